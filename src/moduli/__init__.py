@@ -1,0 +1,58 @@
+"""Neural networks modulo having the same function."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Activation": "activations", "Box": "domains", "Gaussian": "domains", "Samples": "domains",
+    "Layer": "network", "Network": "network",
+    "Certificate": "certificate", "Slack": "certificate",
+    "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
+    "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
+    "to_torch": "pytorch", "load": "formats", "save": "formats",
+    "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve", "equivalent": "solve", "rank": "solve",
+}  # fmt: skip
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'moduli' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from .activations import Activation as Activation
+    from .certificate import Certificate as Certificate
+    from .certificate import Slack as Slack
+    from .domains import Box as Box
+    from .domains import Gaussian as Gaussian
+    from .domains import Samples as Samples
+    from .errors import BudgetExhausted as BudgetExhausted
+    from .errors import CertificateRejected as CertificateRejected
+    from .errors import MissingExtra as MissingExtra
+    from .errors import ModuliError as ModuliError
+    from .errors import PrecisionExhausted as PrecisionExhausted
+    from .errors import ShapeError as ShapeError
+    from .errors import Undecided as Undecided
+    from .errors import UnsupportedModel as UnsupportedModel
+    from .formats import load as load
+    from .formats import save as save
+    from .network import Layer as Layer
+    from .network import Network as Network
+    from .pytorch import to_torch as to_torch
+    from .solve import canonical as canonical
+    from .solve import check as check
+    from .solve import compress as compress
+    from .solve import distance as distance
+    from .solve import equivalent as equivalent
+    from .solve import rank as rank

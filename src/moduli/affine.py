@@ -1,0 +1,604 @@
+"""The tracer: a tensor that is an affine image of the last activations, and what it becomes when it meets an activation.
+
+Readers of graphs (ONNX, torch) walk the operations of a model with one `Tensor` in hand. Rearrangements move positions,
+elementwise scales and shifts stay lazy, matrices compose exactly, and an activation closes a layer:
+
+    tensor = (scale * u[select] + shift)[index],   u = the last activations h, or weight @ h + bias
+
+so that a flattened image of 150 000 pixels costs a vector and no identity matrix. Numbers are kept as `Ball`: exact where
+doubles and pairs of doubles allow, else with a rigorous error bound; they are rounded once, in `finish`, and what that
+rounding does to the function is certified and noted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .activations import Activation
+from .certificate import difference, exact_arrays, rounding_slack
+from .enclosure import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
+from .errors import ModuliError, ShapeError, UnsupportedModel
+from .network import IDENTITY, Layer, Network, _float64
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.intp]]
+
+MAX_PARAMETERS = 2**29
+MAX_ENTRIES = 2**24  # of one tensor
+MAX_MADE = 2**26  # of a matrix that no model holds: an identity, a block diagonal
+EXACT_PRODUCTS = 2**16
+TINY = 1e-320
+
+
+# Numbers with an error bound ------------------------------------------------------------------------------------
+
+
+class Ball:
+    """An array of real numbers: an `ExactArray`, and absolute error bounds, or None where it is exact."""
+
+    def __init__(self, centre: ExactArray, radius: Array | None = None) -> None:
+        self.centre, self.radius = centre, radius
+
+    @staticmethod
+    def of(array: Any) -> Ball:
+        """Stored floats, which are exact and must be finite."""
+        if isinstance(array, Ball):
+            return array
+        own = _float64(array, "a constant")
+        if not np.isfinite(own).all():
+            raise UnsupportedModel(f"a constant of shape {own.shape} holds {own[~np.isfinite(own)][0]}; it must be finite")
+        return Ball(ExactArray(own))
+
+    @staticmethod
+    def near(numbers: Sequence[Fraction], relative: float, shape: tuple[int, ...]) -> Ball:
+        """Rationals that are right up to a relative error, kept as pairs of floats."""
+        centre = ExactArray(np.zeros(len(numbers)))
+        for k, number in enumerate(numbers):
+            centre.put((k,), number)
+        ball = Ball(centre).loose()
+        radius = ball._radius() + (up(relative * np.abs(centre.hi)) + TINY if relative else 0.0)
+        return Ball(ball.centre, up(radius) if radius.any() else None).map(lambda a: a.reshape(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.centre.hi.shape)
+
+    def is_float(self) -> bool:
+        return self.radius is None and self.centre.is_float()
+
+    def is_constant(self, value: float) -> bool:
+        return self.is_float() and bool((self.centre.hi == value).all())
+
+    def _radius(self) -> Array:
+        return np.zeros(self.shape) if self.radius is None else self.radius
+
+    def _size(self) -> Array:
+        """Upper bounds of the absolute values of the centre."""
+        return np.asarray(up(np.abs(self.centre.hi)) + (TINY if self.centre.rest else 0.0))
+
+    def loose(self) -> Ball:
+        """The same numbers as pairs of floats: what these do not hold goes into the radius."""
+        if not self.centre.rest:
+            return self
+        radius = self._radius().copy()
+        pairs = ExactArray(self.centre.hi, self.centre.lo)
+        for at, number in self.centre.rest.items():
+            if not math.isfinite(pairs.hi[at]):
+                raise UnsupportedModel(f"a folded affine map holds a number {_power(number)}, beyond float64")
+            low, high = (end - _rational(pairs, at) for end in enclose(number))
+            radius[at] += math.nextafter(float(max(abs(low), abs(high))), math.inf)
+        return Ball(pairs, up(radius))
+
+    def map(self, fn: Callable[[Array], Array]) -> Ball:
+        """The same rearrangement of centre and radius."""
+        ball = self.loose()
+        lo, radius = ball.centre.lo, ball.radius
+        return Ball(
+            ExactArray(fn(ball.centre.hi), None if lo is None else fn(lo)),
+            None if radius is None else fn(radius),
+        )
+
+    def times(self, other: Ball) -> Ball:
+        """The elementwise product, with broadcasting: exact for plain floats, else right to 2^-101."""
+        a, b = self.loose(), other.loose()
+        exact = a.centre.is_float() and b.centre.is_float()
+        x, y = np.broadcast_arrays(a.centre.hi, b.centre.hi)
+        size = np.abs(np.stack([x, y]))
+        far = ((size < 2.0**-450) | (size > 2.0**450)).any(axis=0) & (x != 0) & (y != 0)
+        near = (x != 0) & (y != 0) & ~far
+        p, q = np.where(near, x, 0.0), np.where(near, y, 0.0)
+        hi, lo = two_product(p, q)
+        if not exact:
+            hi, lo = two_sum(hi, lo + (p * b._low() + q * a._low()))
+        out = ExactArray(hi, lo if lo.any() else None)
+        places = [np.broadcast_to(np.arange(math.prod(c.shape)).reshape(c.shape), x.shape) for c in (a, b)]
+        for at in map(tuple, np.argwhere(far).tolist()):
+            left, right = (_rational(c.centre, np.unravel_index(k[at], c.shape)) for c, k in zip((a, b), places, strict=True))
+            out.put(at, left * right)
+        if exact and a.radius is None and b.radius is None:
+            return Ball(out)
+        ra, rb = a._radius(), b._radius()
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = a._size() * rb + b._size() * ra + ra * rb + (0.0 if exact else 2.0**-101 * np.abs(hi))
+        return Ball(out, up(np.where(np.isnan(total), np.inf, total), 12) + TINY)
+
+    def plus(self, other: Ball) -> Ball:
+        """The exact elementwise sum of two arrays of one shape."""
+        a, b = self.centre, other.centre
+        radius = None
+        if self.radius is not None or other.radius is not None:
+            radius = up(self._radius() + other._radius())
+        with np.errstate(over="ignore", invalid="ignore"):
+            hi, lo = two_sum(a.hi, b.hi)
+        if a.is_float() and b.is_float() and np.isfinite(hi).all():
+            return Ball(ExactArray(hi, lo if lo.any() else None), radius)
+        out = ExactArray(np.zeros(self.shape))
+        for at in np.ndindex(self.shape):
+            out.put(at, _rational(a, at) + _rational(b, at))
+        return Ball(out, radius)
+
+    def after(self, other: Ball) -> Ball:
+        """The matrix product ``self @ other``: exact where it is small or pairs of floats suffice."""
+        if self.shape[0] * math.prod(other.shape) <= EXACT_PRODUCTS:
+            a, b, centre, lost = self, other, matmul(self.centre, other.centre), None
+        else:
+            a, b = self._ranged(), other._ranged()
+            centre, lost = _pair_product(a.centre, b.centre)
+        if a.radius is None and b.radius is None:
+            return Ball(centre, lost)
+        ra, rb = a._radius(), b._radius()
+        radius = up_matmul(up(a._size() + ra), rb) + up_matmul(ra, b._size())
+        return Ball(centre, up(radius if lost is None else radius + lost) + TINY)
+
+    def _ranged(self) -> Ball:
+        """Pairs of floats that `two_product` takes; what is too small goes into the radius."""
+        ball = self.loose()
+        hi, lo = ball.centre.hi, ball._low()
+        if (np.abs(hi) > 2.0**450).any():
+            raise UnsupportedModel(
+                f"consecutive affine maps hold the number {hi[np.abs(hi) > 2.0**450][0]}; at most 2^450 is folded"
+            )
+        tiny_hi, tiny_lo = (np.where(np.abs(part) < 2.0**-450, part, 0.0) for part in (hi, lo))
+        if not (tiny_hi.any() or tiny_lo.any()):
+            return ball
+        radius = up(ball._radius() + np.abs(tiny_hi) + np.abs(tiny_lo))
+        return Ball(ExactArray(hi - tiny_hi, lo - tiny_lo), radius)
+
+    def _low(self) -> Array:
+        return np.zeros(self.shape) if self.centre.lo is None else self.centre.lo
+
+    def rows(self, index: Indices) -> Ball:
+        """Sub-array along the first axis; an index may occur several times."""
+        if len(index) == self.shape[0] and np.array_equal(index, np.arange(len(index))):
+            return self
+        return self.map(lambda a: a[index])
+
+    def spread(self, columns: Indices, width: int) -> Ball:
+        """The matrix of ``width`` columns that applies ``self`` to the given columns of a vector."""
+        if len(columns) == width and np.array_equal(columns, np.arange(width)):
+            return self
+        if len(np.unique(columns)) < len(columns):
+            places, inverse = np.unique(columns, return_inverse=True)
+            merge = np.zeros((len(columns), len(places)))
+            merge[np.arange(len(columns)), inverse] = 1.0
+            return self.after(Ball.of(merge)).spread(places, width)
+
+        def wide(a: Array) -> Array:
+            out = np.zeros((a.shape[0], width))
+            out[:, columns] = a
+            return out
+
+        return self.map(wide)
+
+    def away(self) -> ExactArray:
+        """Numbers at least as far from the nearest floats `hi` as any number of the ball."""
+        if self.radius is None:
+            return self.centre
+        pairs = self.loose()
+        lo = pairs._low()
+        return ExactArray(pairs.centre.hi, np.copysign(up(np.abs(lo) + pairs._radius()), lo))
+
+
+def _rational(array: ExactArray, at: Any) -> Fraction:
+    number = array.get(tuple(int(i) for i in at))
+    assert isinstance(number, Fraction)
+    return number
+
+
+def _pair_product(a: ExactArray, b: ExactArray) -> tuple[ExactArray, Array | None]:
+    """``a @ b`` summed in pairs of floats, and a bound of what was lost, or None where nothing was."""
+    left, right = ([x.hi] if x.lo is None else [x.hi, x.lo] for x in (a, b))
+    shape = a.hi.shape[0], b.hi.shape[1]
+    hi, lo, lost = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for p, q in ((p, q) for p in left for q in right):
+        for k in range(p.shape[1]):
+            product, e = two_product(p[:, k, None], q[None, k])
+            hi, e1 = two_sum(hi, product)
+            e, e2 = two_sum(e, e1)
+            lo, e3 = two_sum(lo, e)
+            lost += np.abs(e2) + np.abs(e3)
+    hi, lo = two_sum(hi, lo)
+    terms = len(left) * len(right) * a.hi.shape[1]
+    return ExactArray(hi, lo if lo.any() else None), up(lost, 2 * terms) if lost.any() else None
+
+
+def _power(number: Any) -> str:
+    low, _ = enclose(number)
+    return f"about 2^{abs(low.numerator).bit_length() - low.denominator.bit_length()}"
+
+
+def reciprocal(array: Any) -> Ball:
+    """1 / array, elementwise.
+
+    Raises:
+        UnsupportedModel: an entry is zero.
+
+    >>> import numpy as np
+    >>> reciprocal(np.array([2.0])).is_float(), reciprocal(np.array([3.0])).is_float()
+    (True, False)
+    """
+    divisor = _float64(array, "a divisor")
+    if not divisor.all():
+        raise UnsupportedModel("a division by zero; remove it from the model")
+    mantissas, _ = np.frexp(divisor)
+    if (np.abs(mantissas) == 0.5).all() and np.isfinite(1 / divisor).all():
+        return Ball.of(1 / divisor)
+    values, inverse = np.unique(divisor, return_inverse=True)
+    ball = Ball.near([1 / Fraction(c) for c in values.tolist()], 0.0, (len(values),))
+    return ball.map(lambda a: a[inverse].reshape(divisor.shape))
+
+
+def inverse_root(variance: Any, epsilon: float) -> Ball:
+    """1 / sqrt(variance + epsilon), elementwise: the factor of a batch normalisation, within 2^-100.
+
+    >>> import numpy as np
+    >>> inverse_root(np.array([3.75]), 0.25).centre.hi
+    array([0.5])
+    """
+    array = _float64(variance, "a variance")
+    roots = []
+    for v in array.ravel().tolist():
+        total = Fraction(v) + Fraction(epsilon)
+        if total <= 0:
+            raise UnsupportedModel(f"variance {v} + epsilon {epsilon} is not positive; the normalisation is undefined")
+        n, d = total.as_integer_ratio()
+        k = max(0, 130 - (n * d).bit_length() // 2)
+        roots.append(Fraction(math.isqrt(n * d << 2 * k), n << k))
+    return Ball.near(roots, 2.0**-120, array.shape)
+
+
+# The tensor -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """An abstract tensor flowing through a graph; made by `Tensor.input`, immutable.
+
+    Attributes:
+        layers: the finished hidden layers (weight, bias, activation).
+        inputs: size of the network's input.
+        width: size of the last activations (of the input, where there are none).
+        dense: pending map (weight [m, width], bias [m]), or None.
+        select, scale, shift, index: as in the module docstring; None is 1 or 0.
+        folded: affine maps met so far, for the notes.
+
+    >>> import numpy as np
+    >>> x = Tensor.input((1, 2)).shifted(np.array([-1.0, 0.0])).matmul(np.array([[1.0, 0.0], [1.0, 2.0]]))
+    >>> net = x.activate(Activation("relu")).matmul(np.array([[1.0], [1.0]])).finish()
+    >>> net.widths, net(np.array([[3.0, 1.0]]))
+    ((2, 2, 1), array([[5.]]))
+    """
+
+    layers: tuple[tuple[Ball, Ball, Activation], ...]
+    inputs: int
+    width: int
+    dense: tuple[Ball, Ball] | None
+    select: Indices
+    scale: Ball | None
+    shift: Ball | None
+    index: Indices
+    folded: int = 0
+
+    @staticmethod
+    def input(shape: Sequence[int]) -> Tensor:
+        """The network's input; the batch axis, where there is one, has size 1."""
+        size = math.prod(shape)
+        _limit(size, f"an input of shape {tuple(shape)}", MAX_ENTRIES)
+        return Tensor((), size, size, None, np.arange(size), None, None, np.arange(size).reshape(tuple(shape)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.index.shape)
+
+    @property
+    def size(self) -> int:
+        return self.index.size
+
+    @property
+    def pristine(self) -> bool:
+        """Whether these are the last activations themselves, rearranged."""
+        return self.dense is None and self.scale is None and self.shift is None
+
+    def rearrange(self, fn: Callable[[Any], Any]) -> Tensor:
+        """Apply a numpy function that moves, drops or repeats entries (reshape, transpose, slice, take)."""
+        index = np.asarray(fn(self.index))
+        _limit(index.size, f"a tensor of shape {index.shape}", MAX_ENTRIES)
+        return replace(self, index=index)
+
+    def _even(self, shape: tuple[int, ...]) -> Tensor:
+        """The same tensor, broadcast, with one lazy entry per entry."""
+        _limit(math.prod(shape), f"a tensor of shape {shape}", MAX_ENTRIES)
+        flat = np.broadcast_to(self.index, shape).ravel()
+        scale, shift = (None if part is None else part.rows(flat) for part in (self.scale, self.shift))
+        return replace(self, select=self.select[flat], scale=scale, shift=shift, index=np.arange(len(flat)).reshape(shape))
+
+    def scaled(self, factor: Any) -> Tensor:
+        """Elementwise product with constants (array or `Ball`), by numpy's broadcasting."""
+        ball = Ball.of(factor)
+        even = self._even(self._joint(ball.shape))
+        if ball.is_constant(1.0):
+            return even
+        flat = ball.map(lambda a: np.broadcast_to(a, even.shape).ravel())
+        scale = flat if even.scale is None else even.scale.times(flat)
+        shift = None if even.shift is None else even.shift.times(flat)
+        return replace(even, scale=scale, shift=shift, folded=self.folded + 1)
+
+    def shifted(self, offset: Any) -> Tensor:
+        """Elementwise sum with constants, by numpy's broadcasting."""
+        ball = Ball.of(offset)
+        even = self._even(self._joint(ball.shape))
+        if ball.is_constant(0.0):
+            return even
+        flat = ball.map(lambda a: np.broadcast_to(a, even.shape).ravel())
+        shift = flat if even.shift is None else even.shift.plus(flat)
+        return replace(even, shift=shift, folded=self.folded + (self.dense is None))
+
+    def normalised(self, scale: Any, shift: Any, mean: Any, variance: Any, epsilon: float, *, axis: int = 1) -> Tensor:
+        """Batch normalisation with stored statistics: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
+        parts = [_float64(a, "a normalisation parameter") for a in (scale, shift, mean, variance)]
+        shape = [1] * len(self.shape)
+        shape[axis] = self.shape[axis]
+        if any(a.shape != (shape[axis],) for a in parts):
+            raise ShapeError(f"normalisation of {shape[axis]} channels with parameters of shape {[a.shape for a in parts]}")
+        gain, offset, centre, var = parts
+        factor = inverse_root(var, epsilon).times(Ball.of(gain)).map(lambda a: a.reshape(shape))
+        return self.shifted(-centre.reshape(shape)).scaled(factor).shifted(offset.reshape(shape))
+
+    def matmul(self, weight: Any) -> Tensor:
+        """``x @ weight`` over the last axis; ``weight`` is [k, n], or [k]."""
+        matrix = Ball.of(weight)
+        columns = matrix.map(lambda a: a[:, None]) if len(matrix.shape) == 1 else matrix
+        if len(columns.shape) != 2 or not self.shape or self.shape[-1] != columns.shape[0]:
+            raise ShapeError(f"a tensor of shape {self.shape} times a matrix of shape {matrix.shape}")
+        copies, (k, n) = math.prod(self.shape[:-1]), columns.shape
+        if copies != 1:
+            _limit(copies * n * copies * k, f"a product of shapes {self.shape} and {matrix.shape}", MAX_MADE)
+
+        def blocks(a: Array) -> Array:
+            return a.T if copies == 1 else np.asarray(np.kron(np.eye(copies), a.T))
+
+        return self.linear(columns.map(blocks), self.shape[:-1] if len(matrix.shape) == 1 else (*self.shape[:-1], n))
+
+    def matmul_left(self, weight: Any) -> Tensor:
+        """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n, k]."""
+        matrix = Ball.of(weight).map(lambda a: a.T)
+        if len(self.shape) == 1:
+            return self.matmul(matrix)
+
+        def swap(a: Any) -> Any:
+            return a.swapaxes(-1, -2)
+
+        moved = self.rearrange(swap).matmul(matrix)
+        return moved if len(matrix.shape) == 1 else moved.rearrange(swap)
+
+    def linear(self, matrix: Any, shape: Sequence[int]) -> Tensor:
+        """``matrix [out, size] @`` all entries in row-major order, as a tensor of the given shape."""
+        weight = Ball.of(matrix)
+        if len(weight.shape) != 2 or weight.shape[1] != self.size:
+            raise ShapeError(f"a matrix of shape {weight.shape} applied to a tensor of shape {self.shape}")
+        flat, rows = self.index.ravel(), weight.shape[0]
+        inner = self.width if self.dense is None else self.dense[0].shape[0]
+        stored = self.dense is None and inner <= weight.shape[1]
+        _limit(rows * max(inner, self.width), f"a layer from {self.width} to {rows}", MAX_PARAMETERS if stored else MAX_MADE)
+        bias = Ball.of(np.zeros((rows, 1)))
+        if self.shift is not None:
+            bias = weight.after(self.shift.rows(flat).map(lambda a: a[:, None]))
+        if self.scale is not None:
+            weight = weight.times(self.scale.rows(flat))
+        weight = weight.spread(self.select[flat], inner)
+        if self.dense is not None:
+            bias = weight.after(self.dense[1].map(lambda a: a[:, None])).plus(bias)
+            weight = weight.after(self.dense[0])
+        out = np.arange(rows)
+        dense = weight, bias.map(lambda a: a[:, 0])
+        return replace(
+            self, dense=dense, select=out, scale=None, shift=None, index=out.reshape(tuple(shape)), folded=self.folded + 1
+        )
+
+    def _joint(self, other: tuple[int, ...]) -> tuple[int, ...]:
+        try:
+            return np.broadcast_shapes(self.shape, other)
+        except ValueError:
+            raise ShapeError(f"a tensor of shape {self.shape} and a constant of shape {other} do not broadcast") from None
+
+    def _closed(self) -> tuple[Ball, Ball]:
+        """Weight and bias of all entries in row-major order over the last activations."""
+        even = self._even(self.shape)
+        made = MAX_MADE if even.dense is None else MAX_PARAMETERS
+        _limit(self.size * self.width, f"a layer from {self.width} to {self.size}", made)
+        if even.dense is None:
+            ones = np.zeros((self.size, self.width))
+            ones[np.arange(self.size), even.select] = 1.0
+            weight, bias = Ball.of(ones), Ball.of(np.zeros(self.size))
+        else:
+            weight, bias = (part.rows(even.select) for part in even.dense)
+        if even.scale is not None:
+            weight, bias = weight.times(even.scale.map(lambda a: a[:, None])), bias.times(even.scale)
+        return weight, bias if even.shift is None else bias.plus(even.shift)
+
+    def activate(self, activation: Activation) -> Tensor:
+        """Apply an activation to every entry; closes a layer."""
+        if activation == IDENTITY or (self.pristine and self.layers and _no_effect(activation, self.layers[-1][2])):
+            return self
+        weight, bias = self._closed()
+        layers = (*self.layers, (weight, bias, activation))
+        _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
+        out = np.arange(self.size)
+        return Tensor(layers, self.inputs, self.size, None, out, None, None, out.reshape(self.shape), self.folded)
+
+    def finish(self, output_map: str | None = None, notes: Sequence[str] = ()) -> Network:
+        """The network whose outputs are all entries in row-major order.
+
+        Args:
+            output_map: what the model applies to them; None: an activation that ends the model becomes the output map.
+            notes: lines for `Network.notes`; the certified effect of rounding follows them where there is any.
+        """
+        if output_map is None and self.pristine and self.layers:
+            *hidden, (weight, bias, last) = self.layers
+            flat = self.select[self.index.ravel()]
+            final, output_map = (weight.rows(flat), bias.rows(flat)), str(last)
+        else:
+            hidden, final, output_map = list(self.layers), self._closed(), output_map or "identity"
+        parts = [*hidden, (*final, IDENTITY)]
+        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), tuple(notes), output_map)
+        if all(w.is_float() and b.is_float() for w, b, _ in parts):
+            return net
+        return replace(net, notes=(*notes, f"folded {self.folded} affine maps into {len(parts)}; {_rounding(parts, net)}"))
+
+
+def _no_effect(outer: Activation, inner: Activation) -> bool:
+    """Whether outer(inner(z)) = inner(z): a ray-linear outer one after an inner one without negative values."""
+    if not (outer.homogeneous and inner.piecewise_linear and outer.exact(Fraction(1)) == 1):
+        return False
+    return all((inner.exact(Fraction(z)) or 0) >= 0 for z in (-1, 1))
+
+
+def _rounding(parts: Sequence[tuple[Ball, Ball, Activation]], net: Network) -> str:
+    """The certified effect of rounding: everywhere, and near the origin where bounded activations hide it."""
+    exact = [(w.away(), b.away()) for w, b, _ in parts]
+    slack = rounding_slack([w for w, _ in exact], [b for _, b in exact], net)
+    near = difference(exact, exact_arrays(net), net.activations, radius=1.0)
+    line = f"rounding to float64 changes the output by at most {slack}"
+    return line if slack.within(1.0) <= 2 * near.constant else f"{line}, at most {near} where |x| <= 1"
+
+
+def _layer(place: int, weight: Ball, bias: Ball, activation: Activation) -> Layer:
+    try:
+        return Layer(weight.centre.hi, bias.centre.hi, activation)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"layer {place}: {error}") from None
+
+
+def _limit(numbers: int, what: str, most: int = MAX_PARAMETERS) -> None:
+    if numbers > most:
+        raise UnsupportedModel(f"{what} needs {numbers} numbers; at most {most} are held")
+
+
+# State dicts ----------------------------------------------------------------------------------------------------
+
+
+def network_from_state_dict(
+    arrays: Mapping[str, Any], *, activation: Any, keys: Sequence[str] | None = None, where: str = "state dict"
+) -> Network:
+    """A network from named arrays ``X.weight`` [out, in] and ``X.bias`` [out], in stored order.
+
+    Args:
+        arrays: path components ``module`` and ``_orig_mod`` (left by wrappers) are ignored.
+        activation: of the hidden layers, one or one for each; a state dict stores none.
+        keys: prefixes that select layers, in the order of evaluation.
+        where: what to call the source in errors.
+
+    >>> import numpy as np
+    >>> arrays = {"module.0.weight": np.ones((3, 2)), "module.0.bias": np.zeros(3), "module.2.weight": np.ones((1, 3))}
+    >>> network_from_state_dict(arrays, activation="tanh").widths
+    (2, 3, 1)
+    """
+    named = _stripped(arrays, where)
+    stems = _stems(named, _chosen(named, keys, where), where)
+    weights = [(stem, named[_member(stem, "weight")]) for stem in stems]
+    layers = [(stem, w, named.get(_member(stem, "bias"), np.zeros(np.shape(w)[0]))) for stem, w in weights]
+    _chained(layers, where)
+    if keys is None:
+        _unbranched(layers, where)
+    if activation is None:
+        raise UnsupportedModel(f"{where} stores no activation; give it, as in activation='relu' (layers: {_listed(stems)})")
+    try:
+        return Network.mlp(*[part for _, w, b in layers for part in (w, b)], activation=activation)
+    except ModuliError as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+
+
+def _stripped(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, array in arrays.items():
+        short = ".".join(part for part in str(name).split(".") if part not in ("module", "_orig_mod"))
+        if short in named:
+            raise UnsupportedModel(f"{where}: {name!r} and another entry are both named {short!r} without their wrappers")
+        named[short] = array
+    return named
+
+
+def _chosen(named: Mapping[str, Any], keys: Sequence[str] | None, where: str) -> list[str]:
+    if keys is None:
+        return list(named)
+    chosen: list[str] = []
+    for key in [keys] if isinstance(keys, str) else keys:
+        found = [name for name in named if name.startswith(key.rstrip(".") + ".")]
+        if not found:
+            raise UnsupportedModel(f"{where}: no entry starts with {key!r}; there are {_listed(list(named))}")
+        chosen += [name for name in found if name not in chosen]
+    return chosen
+
+
+def _member(stem: str, leaf: str) -> str:
+    return f"{stem}.{leaf}" if stem else leaf
+
+
+def _stems(named: Mapping[str, Any], names: Sequence[str], where: str) -> list[str]:
+    """The layers among the entries, in order; every entry must belong to one."""
+    parted = [(name, *(name.rpartition(".")[::2])) for name in names]
+    stems = list(dict.fromkeys(stem for _, stem, leaf in parted if leaf == "weight"))
+    for name, stem, leaf in parted:
+        shape, choose = np.shape(named[name]), f"choose layers with keys=, from {_listed(stems)}"
+        if leaf not in ("weight", "bias") or stem not in stems:
+            raise UnsupportedModel(f"{where}: {name!r} belongs to no dense layer (X.weight, X.bias); {choose}")
+        if len(shape) != (2 if leaf == "weight" else 1):
+            kind = {4: "a convolution", 3: "a convolution", 1: "a normalisation"}.get(len(shape), "no dense layer")
+            raise UnsupportedModel(f"{where}: {name!r} of shape {shape} is {kind}; export the model to ONNX, or {choose}")
+    if not stems:
+        raise UnsupportedModel(f"{where}: no entry is named X.weight; there are {_listed(list(names)) or 'none'}")
+    return stems
+
+
+def _chained(layers: Sequence[tuple[str, Any, Any]], where: str) -> None:
+    for (before, lower, _), (stem, upper, _) in pairwise(layers):
+        if np.shape(lower)[0] != np.shape(upper)[1]:
+            raise UnsupportedModel(
+                f"{where}: {before} gives {np.shape(lower)[0]} numbers but {stem} takes {np.shape(upper)[1]}; "
+                f"choose layers in order with keys=, from {_listed([name for name, _, _ in layers])}"
+            )
+
+
+def _unbranched(layers: Sequence[tuple[str, Any, Any]], where: str) -> None:
+    """Refuse what chains by accident of equal widths: a second group of layers that takes the network's input."""
+    groups: dict[str, Any] = {}
+    for stem, weight, _ in layers:
+        groups.setdefault(stem.rpartition(".")[0], weight)
+    (first, start), *others = groups.items()
+    for name, weight in others:
+        if first and name and np.shape(weight)[1] == np.shape(start)[1]:
+            raise UnsupportedModel(
+                f"{where}: {first!r} and {name!r} both take {np.shape(start)[1]} inputs, in series or side by side; "
+                f"say which with keys=({first!r}, {name!r}) or keys=({first!r},)"
+            )

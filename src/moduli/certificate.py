@@ -1,0 +1,488 @@
+"""The kernel: moves, replay, slack, check. Whoever doubts a result of this library needs to read this file.
+
+A *certificate* says of two networks of the same inputs and outputs, by the digests of their parameters:
+
+    for every input x,  |small(x) - large(x)|_inf <= constant + growth * |x|_inf        (outputs before the output map)
+
+and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units computes the
+function of `large`. The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel
+checks its precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left
+is compared entry by entry, and the difference is carried through the layers with outward-rounded bounds.
+No search, no solver and no tolerance takes part.
+
+| move | precondition | effect on the next layer |
+|---|---|---|
+| constant | incoming weights all zero | bias += outgoing * s(bias of the unit) |
+| drop | outgoing weights all zero | none |
+| merge | row = ratio * row of another unit, s(ratio z) = a s(z) + k z + g | column of the other += a * outgoing, ... |
+| scale | s(z / ratio) = a s(z) + k z + g | outgoing *= a, ... |
+| permute | an order of all remaining units | columns reordered |
+
+... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
+Layers count from 1; units are named by their place in the original network throughout.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .activations import Activation
+from .enclosure import ExactArray, Number, class_keys, enclose, linear, two_sum, up, up_matmul, up_scale, value
+from .errors import CertificateRejected, ShapeError, UnsupportedModel
+from .network import Layer, Network
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Units = np.ndarray[Any, np.dtype[np.intp]]
+SCHEMA = "moduli.certificate/1"
+BLOCK = 2**20
+MAX_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class Move:
+    """One rewriting step of a hidden layer; see the table above."""
+
+    kind: str
+    layer: int
+    units: Units
+    into: Units | None = None
+    ratio: Fraction = Fraction(1)
+
+    def __str__(self) -> str:
+        some = ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "")
+        return f"{self.kind} of unit {some} in layer {self.layer}"
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"move": self.kind, "layer": self.layer, "units": self.units.tolist()}
+        if self.into is not None:
+            out["into"] = self.into.tolist()
+        if self.kind in ("merge", "scale"):
+            out["ratio"] = str(self.ratio)
+        return out
+
+    @staticmethod
+    def from_json(data: Any) -> Move:
+        wanted = {"constant": 3, "drop": 3, "permute": 3, "scale": 4, "merge": 5}
+        if not isinstance(data, dict) or data.get("move") not in wanted or len(data) != wanted[data["move"]]:
+            raise CertificateRejected(f"not a move: {str(data)[:80]}")
+        ratio, layer = data.get("ratio", "1"), data.get("layer")
+        if not isinstance(layer, int) or isinstance(layer, bool) or abs(layer) > 2**31:
+            raise CertificateRejected(f"layer {layer!r} of a {data['move']} is no layer number")
+        if not isinstance(ratio, str) or not re.fullmatch(r"-?[0-9]{1,700}(/[0-9]{1,700})?", ratio) or not ratio.strip("-0"):
+            raise CertificateRejected(f"ratio {str(ratio)[:40]!r} of a {data['move']} is not a non-zero rational")
+        if "/" in ratio and not ratio.split("/")[1].strip("0"):
+            raise CertificateRejected(f"ratio {ratio[:40]!r} of a {data['move']} has denominator zero")
+        into = _indices(data.get("into"), "into") if data["move"] == "merge" else None
+        return Move(data["move"], layer, _indices(data.get("units"), "units"), into, Fraction(ratio))
+
+
+def _indices(values: Any, name: str) -> Units:
+    if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 2**40 for v in values):
+        raise CertificateRejected(f"{name} must be a list of unit numbers, not {str(values)[:60]}")
+    return np.array(values, dtype=np.intp)
+
+
+class State:
+    """A network in exact numbers from which moves remove units.
+
+    Attributes:
+        weights, biases: exact arrays, one per layer, indexed as in the original network.
+        alive: for inputs, every hidden layer and outputs, the original indices that remain, in order.
+    """
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+        self.weights = [ExactArray(layer.weight) for layer in net.layers]
+        self.biases = [ExactArray(layer.bias) for layer in net.layers]
+        self.alive: list[Units] = [np.arange(n) for n in net.widths]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(map(len, self.alive))
+
+    def apply(self, move: Move) -> None:
+        """Check the precondition of a move and carry it out; a rejected merge, drop or constant changes nothing.
+
+        Raises:
+            CertificateRejected: naming the move and what fails.
+        """
+        if not 1 <= move.layer < len(self.alive) - 1:
+            raise CertificateRejected(f"{move}: the network has hidden layers 1 to {len(self.alive) - 2}")
+        present = np.zeros(self.net.widths[move.layer], dtype=bool)
+        present[self.alive[move.layer]] = True
+        self._require_units(move, move.units, present)
+        if np.bincount(move.units, minlength=1).max() > 1:
+            raise CertificateRejected(f"{move}: a unit is named twice")
+        getattr(self, f"_{move.kind}")(move, present)
+
+    def _require_units(self, move: Move, units: Units, present: Any) -> None:
+        if len(units) and (units.min() < 0 or units.max() >= len(present) or not present[units].all()):
+            wrong = next(u for u in units.tolist() if not 0 <= u < len(present) or not present[u])
+            raise CertificateRejected(f"{move}: unit {wrong} is not there (any more)")
+
+    def _remove(self, move: Move, present: Any) -> None:
+        present[move.units] = False
+        self.alive[move.layer] = self.alive[move.layer][present[self.alive[move.layer]]]
+
+    def _constant(self, move: Move, present: Any) -> None:
+        l = move.layer
+        if self.weights[l - 1].take(move.units, self.alive[l - 1]).nonzero().any():
+            raise CertificateRejected(f"{move}: an incoming weight is not zero")
+        values = [value(self.net.layers[l - 1].activation, self.biases[l - 1].get((u,))) for u in move.units.tolist()]
+        moving = [(u, v) for u, v in zip(move.units.tolist(), values, strict=True) if v != 0]
+        for row in self.alive[l + 1].tolist() if moving else ():
+            self._shift(l + 1, row, ((self._weight(l + 1, row, u), v) for u, v in moving))
+        self._remove(move, present)
+
+    def _drop(self, move: Move, present: Any) -> None:
+        if self.weights[move.layer].take(self.alive[move.layer + 1], move.units).nonzero().any():
+            raise CertificateRejected(f"{move}: an outgoing weight is not zero")
+        self._remove(move, present)
+
+    def _merge(self, move: Move, present: Any) -> None:
+        l, into = move.layer, move.into
+        if into is None or len(into) != len(move.units):
+            raise CertificateRejected(f"{move}: {len(move.units)} units, but not as many to merge into")
+        self._require_units(move, into, present)
+        present[move.units] = False
+        if not present[into].all():
+            raise CertificateRejected(f"{move}: merges into a unit that it removes")
+        law = self._law(move, move.ratio)
+        width = max(1, BLOCK // max(1, len(self.alive[l - 1])))
+        for start in range(0, len(into), width):
+            block = slice(start, start + width)
+            if not self._multiple(l, move.units[block], into[block], move.ratio):
+                raise CertificateRejected(f"{move}: a row is not {move.ratio} times the row that it merges into")
+        self._linear_part(move, law[1], into)
+        self._offset(move, law[2])
+        self.weights[l].add_columns(into, move.units, law[0], self.alive[l + 1])
+        self._remove(move, present)
+
+    def _scale(self, move: Move, present: Any) -> None:
+        l, cols, rows = move.layer, self.alive[move.layer - 1], self.alive[move.layer + 1]
+        law = self._law(move, 1 / move.ratio)
+        self.weights[l - 1].scale(move.units, cols, move.ratio)
+        self.biases[l - 1].scale(move.units, None, move.ratio)
+        self._linear_part(move, law[1], move.units)
+        self._offset(move, law[2])
+        self.weights[l].scale(rows, move.units, law[0])
+
+    def _permute(self, move: Move, present: Any) -> None:
+        if len(move.units) != len(self.alive[move.layer]):
+            raise CertificateRejected(f"{move}: orders {len(move.units)} of {len(self.alive[move.layer])} units")
+        self.alive[move.layer] = move.units
+
+    def _law(self, move: Move, ratio: Fraction) -> tuple[Fraction, Fraction, Fraction]:
+        activation = self.net.layers[move.layer - 1].activation
+        law = activation.under(ratio)
+        if law is None:
+            raise CertificateRejected(f"{move}: {activation} has no law for the factor {ratio}")
+        return law
+
+    def _multiple(self, l: int, units: Units, others: Units, ratio: Fraction) -> bool:
+        """Whether row[units[k]] = ratio * row[others[k]] exactly, biases included."""
+        cols, w, b = self.alive[l - 1], self.weights[l - 1], self.biases[l - 1]
+        if abs(ratio) == 1 and not w.rest and not b.rest:
+            sign = float(ratio)
+            same = all(np.array_equal(p[units], sign * p[others]) for p in (b.hi, b.lo) if p is not None)
+            return same and all(
+                np.array_equal(p[np.ix_(units, cols)], sign * p[np.ix_(others, cols)]) for p in (w.hi, w.lo) if p is not None
+            )
+        pairs = list(zip(units.tolist(), others.tolist(), strict=True))
+        return all(b.get((u,)) == linear([(ratio, b.get((v,)))]) for u, v in pairs) and all(
+            self._weight(l, u, j) == ratio * self._weight(l, v, j) for u, v in pairs for j in cols.tolist()
+        )
+
+    def _linear_part(self, move: Move, slope: Fraction, bearers: Units) -> None:
+        """The terms slope * outgoing[unit] * z[bearer]: their weights must cancel, their biases go to the next layer."""
+        if slope == 0:
+            return
+        l, pairs = move.layer, list(zip(move.units.tolist(), bearers.tolist(), strict=True))
+        rows = {row: [(slope * self._weight(l + 1, row, u), v) for u, v in pairs] for row in self.alive[l + 1].tolist()}
+        for j in self.alive[l - 1].tolist():
+            if any(sum(c * self._weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
+                raise CertificateRejected(f"{move}: the linear parts do not cancel")
+        for row, out in rows.items():
+            self._shift(l + 1, row, ((c, self.biases[l - 1].get((v,))) for c, v in out))
+
+    def _offset(self, move: Move, offset: Fraction) -> None:
+        for row in self.alive[move.layer + 1].tolist() if offset else ():
+            self._shift(move.layer + 1, row, ((self._weight(move.layer + 1, row, u), offset) for u in move.units.tolist()))
+
+    def _weight(self, l: int, row: int, column: int) -> Fraction:
+        number = self.weights[l - 1].get((row, column))
+        assert isinstance(number, Fraction)
+        return number
+
+    def _shift(self, l: int, row: int, terms: Iterable[tuple[Fraction, Number]]) -> None:
+        self.biases[l - 1].put((row,), linear([(Fraction(1), self.biases[l - 1].get((row,))), *terms]))
+
+    def arrays(self) -> list[tuple[ExactArray, ExactArray]]:
+        """Exact weight and bias of each layer, remaining units only."""
+        return [
+            (w.take(self.alive[l + 1], self.alive[l]), b.take(self.alive[l + 1]))
+            for l, (w, b) in enumerate(zip(self.weights, self.biases, strict=True))
+        ]
+
+    def network(self) -> Network:
+        """The remaining network, every parameter rounded once to the nearest float."""
+        layers = []
+        for (w, b), layer in zip(self.arrays(), self.net.layers, strict=True):
+            if not (np.isfinite(w.hi).all() and np.isfinite(b.hi).all()):
+                raise UnsupportedModel("a merged weight exceeds the range of float64; rescale the network's weights first")
+            layers.append(Layer(w.hi, b.hi, layer.activation))
+        return self.net.with_layers(layers)
+
+
+def replay(net: Network, moves: Iterable[Move]) -> State:
+    """Apply moves to a network, checking each."""
+    state = State(net)
+    for move in moves:
+        state.apply(move)
+    return state
+
+
+# Slack ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slack:
+    """A certified bound: |f - g|_inf <= constant + growth * |x|_inf."""
+
+    constant: float
+    growth: float
+
+    @property
+    def everywhere(self) -> float:
+        """sup over all of R^n."""
+        return self.constant if self.growth == 0 else float("inf")
+
+    def within(self, radius: float) -> float:
+        """Upper bound for |x|_inf <= radius."""
+        return float(up(up_scale(np.array(self.growth), radius) + self.constant))
+
+    def __str__(self) -> str:
+        return f"{self.constant:.2g}" if self.growth == 0 else f"{self.constant:.2g} + {self.growth:.2g} |x|"
+
+
+Arrays = Sequence[tuple[ExactArray, ExactArray]]
+
+
+def difference(a: Arrays, b: Arrays, activations: Sequence[Activation], *, radius: float | None = None, relative: float = 0.0) -> Slack:
+    """A certified bound of |f_a - f_b|_inf for two networks of one architecture.
+
+    From layer to layer, with h_a - h_b bounded by e and |h_a| by h (affine functions of |x|_inf, two columns):
+    |z_a - z_b| <= |W_a - W_b| h + |W_b| e + |b_a - b_b|, then the Lipschitz constant, or the range where that is less.
+
+    Args:
+        radius: if given, only inputs with |x|_inf <= radius count, and the growth is zero.
+        relative: a further relative uncertainty of every entry of `a`.
+    """
+    inputs = a[0][0].hi.shape[1]
+    h = np.tile([0.0, 1.0] if radius is None else [radius, 0.0], (inputs, 1))
+    e = np.zeros((inputs, 2))
+    for l, ((wa, ba), (wb, bb)) in enumerate(zip(a, b, strict=True)):
+        moved = _deviation(wa, wb, relative)
+        shift = _deviation(ba, bb, relative)
+        e = up_matmul(_size(wb), e) if e.any() else np.zeros((wa.hi.shape[0], 2))
+        if moved is not None:
+            e = up(e + up_matmul(moved, h))
+        if shift is not None:
+            e[:, 0] = up(e[:, 0] + shift)
+        if l == len(activations):
+            break
+        activation = activations[l]
+        e = up_scale(e, _up_float(activation.lipschitz))
+        if activation.bound is not None:
+            e[e[:, 1] > 0] = [2.0 * activation.bound, 0.0]
+        h = _reach(wa, ba, h, activation)
+    worst = e.max(axis=0)
+    return Slack(float(worst[0]), float(worst[1]))
+
+
+def magnitude(a: Arrays, activations: Sequence[Activation], *, radius: float | None = None) -> Slack:
+    """A certified bound of |f|_inf, as in `difference`."""
+    h = np.tile([0.0, 1.0] if radius is None else [radius, 0.0], (a[0][0].hi.shape[1], 1))
+    for (w, b), activation in zip(a, (*activations, Activation("identity")), strict=True):
+        h = _reach(w, b, h, activation)
+    return Slack(*map(float, h.max(axis=0)))
+
+
+def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Array:
+    """A bound of |activation(w h + b)|, given one of |h|."""
+    if activation.bound is not None:
+        return np.tile([float(activation.bound), 0.0], (w.hi.shape[0], 1))
+    h = up_matmul(_size(w), h)
+    h[:, 0] = up(h[:, 0] + _size(b))
+    h = up_scale(h, _up_float(activation.lipschitz))
+    h[:, 0] = up(h[:, 0] + activation.zero)
+    return h
+
+
+def rounding_slack(weights: Sequence[ExactArray], biases: Sequence[ExactArray], net: Network, *, relative: float = 0.0) -> Slack:
+    """What rounding exact parameters to those of `net` does to the function."""
+    return difference(list(zip(weights, biases, strict=True)), exact_arrays(net), net.activations, relative=relative)
+
+
+def exact_arrays(net: Network) -> Arrays:
+    return [(ExactArray(layer.weight), ExactArray(layer.bias)) for layer in net.layers]
+
+
+def _size(x: ExactArray) -> Array:
+    """An upper bound of |x|."""
+    size = np.abs(x.hi) if x.lo is None else up(np.abs(x.hi) + np.abs(x.lo))
+    for at, number in x.rest.items():
+        size[at] = _up_float(max(abs(end) for end in enclose(number)))
+    return size
+
+
+def _deviation(a: ExactArray, b: ExactArray, relative: float) -> Array | None:
+    """An upper bound of |a - b|, None where all of it is zero."""
+    if relative == 0 and a.equals(b):
+        return None
+    s, t = two_sum(a.hi, -b.hi)
+    out = up(np.abs(s) + np.abs(t))
+    for part in (a.lo, b.lo):
+        if part is not None:
+            out = up(out + np.abs(part))
+    for at in {*a.rest, *b.rest}:
+        (a0, a1), (b0, b1) = enclose(a.get(at)), enclose(b.get(at))
+        out[at] = 0.0 if a.get(at) == b.get(at) else _up_float(max(abs(a1 - b0), abs(b1 - a0)))
+    return up(out + up_scale(_size(a), relative)) if relative else out
+
+
+def _up_float(q: Fraction) -> float:
+    try:
+        nearest = float(q)
+    except OverflowError:
+        return float("inf")
+    return nearest if Fraction(nearest) >= q else float(np.nextafter(nearest, np.inf))
+
+
+# Minimality -----------------------------------------------------------------------------------------------------
+
+
+def reducible(state: State) -> str | None:
+    """Why minimality of the remaining network is not proved, or None where it is.
+
+    One hidden layer only. For tanh, sigmoid and erf irreducible networks are minimal (`Activation.source`). For
+    activations that bend at 0, every hyperplane with a non-zero outgoing weight is where the function is not
+    differentiable, and one unit bends along one hyperplane.
+    """
+    if len(state.alive) != 3:
+        return f"{len(state.alive) - 2} hidden layers: minimality is known for one"
+    activation = state.net.layers[0].activation
+    if not (activation.bends or (activation.minimal and activation.kind != "identity")):
+        return f"minimality of irreducible {activation} networks is not known"
+    alive, every = state.alive[1], np.arange(state.net.widths[1])  # whole rows: slicing would copy the weights
+    w, b = state.weights[0].take(every, state.alive[0]), state.biases[0]
+    if not (w.is_float() and b.is_float()):
+        return "the incoming weights are no floats any more"
+    if not w.nonzero().any(axis=1)[alive].all():
+        return "a unit has zero incoming weights"
+    if not state.weights[1].take(state.alive[2], alive).nonzero().any(axis=0).all():
+        return "a unit has zero outgoing weights"
+    keys = np.sort(class_keys(w.hi, b.hi, sign=True, scale=activation.bends)[0][alive])
+    if (keys[1:] == keys[:-1]).any():
+        return "two units may share a hyperplane" if activation.bends else "two units may be equal up to sign"
+    return None
+
+
+# Certificates ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A claim about two networks with its proof; the claim is stated at the top of this module."""
+
+    large: str
+    small: str
+    large_moves: tuple[Move, ...]
+    small_moves: tuple[Move, ...] = ()
+    slack: Slack = Slack(0.0, 0.0)
+    minimal: bool = False
+
+    def verify(self, small: Network, large: Network) -> None:
+        """Check the claim for two networks, trusting nothing but this module, `enclosure` and the two networks.
+
+        Raises:
+            CertificateRejected: naming the move or the claim that fails.
+        """
+        for side, net, digest in (("large", large, self.large), ("small", small, self.small)):
+            if net.digest != digest:
+                raise CertificateRejected(f"the {side} network has digest {net.digest}; the certificate is about {digest}")
+        if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
+            raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
+        left, right = replay(large, self.large_moves), replay(small, self.small_moves)
+        if left.widths != right.widths or small.activations != large.activations:
+            raise CertificateRejected(f"after all moves the widths are {left.widths} and {right.widths}; they must agree")
+        found = difference(left.arrays(), right.arrays(), large.activations)
+        if not (found.constant <= self.slack.constant and found.growth <= self.slack.growth):
+            raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
+        if self.minimal and (why := reducible(left)):
+            raise CertificateRejected(f"minimality is claimed, but {why}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA, "large": self.large, "small": self.small,
+            "slack": {"constant": self.slack.constant, "growth": self.slack.growth}, "minimal": self.minimal,
+            "large_moves": [m.to_json() for m in self.large_moves], "small_moves": [m.to_json() for m in self.small_moves],
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Certificate:
+        """Read a certificate; strict: unknown, missing or doubled fields are refused."""
+        try:
+            data = json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_int=_short_int)
+        except (ValueError, RecursionError) as error:
+            raise CertificateRejected(f"not a JSON certificate: {error}") from None
+        fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) != fields:
+            raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")
+        slack, moves = data["slack"], (data["large_moves"], data["small_moves"])
+        if not isinstance(slack, dict) or set(slack) != {"constant", "growth"} or not all(map(_is_bound, slack.values())):
+            raise CertificateRejected(f"slack {str(slack)[:80]} is not a pair of finite non-negative numbers")
+        if not all(isinstance(data[k], str) for k in ("large", "small")) or not isinstance(data["minimal"], bool):
+            raise CertificateRejected("large and small must be digests, minimal true or false")
+        if not all(isinstance(m, list) for m in moves):
+            raise CertificateRejected("large_moves and small_moves must be lists")
+        large_moves, small_moves = (tuple(map(Move.from_json, m)) for m in moves)
+        bound = Slack(float(slack["constant"]), float(slack["growth"]))
+        return Certificate(data["large"], data["small"], large_moves, small_moves, bound, data["minimal"])
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a field occurs twice")
+    return out
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number here")
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"the number {digits[:20]}... is too long")
+    return int(digits)
+
+
+def _is_bound(x: Any) -> bool:
+    return type(x) in (int, float) and 0 <= x < float("inf")
+
+
+def certify(large: Network, moves: Sequence[Move], small: Network, *, state: State | None = None) -> Certificate:
+    """The certificate that `moves` lead from `large` to `small`, with the least slack and minimality if it is provable."""
+    left = state or replay(large, moves)
+    if left.widths != small.widths:
+        raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
+    slack = difference(left.arrays(), exact_arrays(small), large.activations)
+    return Certificate(large.digest, small.digest, tuple(moves), (), slack, reducible(left) is None)

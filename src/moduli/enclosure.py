@@ -1,0 +1,530 @@
+"""Exact numbers: rationals, constants such as tanh(1/2), and arrays of them stored as floats with remainders.
+
+A stored float *is* a rational, so most numbers of a network need nothing but themselves.
+`ExactArray` keeps an exact real matrix as the nearest floats `hi`, the nearest floats `lo` of what remains, and, for the
+few entries that two floats cannot hold, the number itself. The representation is unique: equal numbers, equal fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal, localcontext
+from fractions import Fraction
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from .activations import Activation
+from .network import Network
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Index = tuple[int, ...]
+Interval = tuple[Fraction, Fraction]
+
+
+# Constants ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Constant:
+    """rational + sum of coefficient * activation(argument), in normal form: equal forms are equal numbers.
+
+    For tanh and rational arguments the converse holds too (Lindemann): different forms are different numbers.
+    """
+
+    rational: Fraction
+    atoms: frozenset[tuple[Activation, Number, Fraction]]
+
+    @cached_property
+    def enclosure(self) -> Interval:
+        """Rationals that enclose the number, about 45 digits apart."""
+        low = high = self.rational
+        for activation, argument, coefficient in self.atoms:
+            ends = [coefficient * end for end in enclose_value(activation, enclose(argument))]
+            low, high = low + min(ends), high + max(ends)
+        return low, high
+
+    @cached_property
+    def leading(self) -> Fraction:
+        """A non-zero rational that changes sign with the number."""
+        return self.rational or min((str(a), repr(z), c) for a, z, c in self.atoms)[2]
+
+
+Number = Fraction | Constant
+
+
+def linear(terms: Iterable[tuple[Fraction, Number]]) -> Number:
+    """sum of coefficient * number."""
+    rational, atoms = Fraction(0), dict[tuple[Activation, Number], Fraction]()
+    for factor, number in terms:
+        if isinstance(number, Fraction):
+            rational += factor * number
+            continue
+        rational += factor * number.rational
+        for activation, argument, coefficient in number.atoms:
+            key = (activation, argument)
+            atoms[key] = atoms.get(key, Fraction(0)) + factor * coefficient
+    kept = frozenset((a, z, c) for (a, z), c in atoms.items() if c)
+    return Constant(rational, kept) if kept else rational
+
+
+def value(activation: Activation, z: Number) -> Number:
+    """activation(z) in normal form: atoms have arguments of positive leading sign.
+
+    >>> from fractions import Fraction
+    >>> tanh = Activation("tanh")
+    >>> linear([(Fraction(1), value(tanh, Fraction(1, 2))), (Fraction(1), value(tanh, Fraction(-1, 2)))])
+    Fraction(0, 1)
+    """
+    if isinstance(z, Fraction):
+        exact = activation.exact(z)
+        if exact is not None:
+            return exact
+    elif activation.piecewise_linear:
+        low, high = enclose(z)
+        if low >= 0 or high <= 0:
+            slope = activation.exact(Fraction(1 if low >= 0 else -1))
+            assert slope is not None
+            return linear([(abs(slope) if low >= 0 else -slope, z)])
+    if (z if isinstance(z, Fraction) else z.leading) < 0:
+        sign, slope, offset = activation.reflection
+        mirrored = linear([(Fraction(-1), z)])
+        return linear([(sign, value(activation, mirrored)), (slope, mirrored), (Fraction(1), offset)])
+    return Constant(Fraction(0), frozenset([(activation, z, Fraction(1))]))
+
+
+def enclose(number: Number) -> Interval:
+    """Rationals low <= number <= high."""
+    return (number, number) if isinstance(number, Fraction) else number.enclosure
+
+
+# Activations at rational points ---------------------------------------------------------------------------------
+
+_DIGITS = Context(prec=110, Emax=10**9, Emin=-(10**9))
+_ERROR = Fraction(1, 10**50)
+
+
+@cache
+def _pi() -> Decimal:
+    """Machin's formula in integers, 110 digits."""
+    unit = 10**120
+
+    def arctan(n: int) -> int:
+        power = total = unit // n
+        k = 1
+        while power:
+            power //= n * n
+            k += 2
+            total += -(power // k) if k % 4 == 3 else power // k
+        return total
+
+    return Decimal(16 * arctan(5) - 4 * arctan(239)) / Decimal(unit)
+
+
+def _sigmoid(x: Decimal) -> Decimal:
+    """For x <= 0 the quotient, elsewhere by reflection: no cancellation, no overflow."""
+    if x > 0:
+        return 1 - _sigmoid(-x)
+    e = max(x, Decimal(-1000)).exp()
+    return e / (1 + e)
+
+
+def _tanh(x: Decimal) -> Decimal:
+    return 2 * _sigmoid(2 * x) - 1
+
+
+def _erf(x: Decimal) -> Decimal:
+    """2/sqrt(pi) exp(-x^2) sum 2^n x^(2n+1) / (2n+1)!!: terms of one sign; erfc(12) < 1e-63."""
+    if abs(x) > 12:
+        return Decimal(1).copy_sign(x)
+    term = total = x
+    n = 0
+    while abs(term) > Decimal("1e-112") * abs(total):
+        n += 1
+        term = term * 2 * x * x / (2 * n + 1)
+        total += term
+    return 2 / _pi().sqrt() * (-x * x).exp() * total
+
+
+def _sin(x: Decimal) -> Decimal:
+    """Taylor after reduction by 2 pi: for |x| <= 1e40 at least 68 digits remain."""
+    turn = 2 * _pi()
+    x -= (x / turn).to_integral_value() * turn
+    term = total = x
+    for n in range(1, 60):
+        term = -term * x * x / (2 * n * (2 * n + 1))
+        total += term
+    return total
+
+
+def _softplus(x: Decimal) -> Decimal:
+    if x > 0:
+        return x + _softplus(-x)
+    return (1 + max(x, Decimal(-1000)).exp()).ln()
+
+
+def _gelu(x: Decimal) -> Decimal:
+    return x / 2 * (1 + _erf(x / Decimal(2).sqrt()))
+
+
+def _gelu_tanh(x: Decimal) -> Decimal:
+    inner = (2 / _pi()).sqrt() * (x + Decimal("0.044715") * x**3)
+    return x / 2 * (1 + _tanh(inner))
+
+
+_NEAR: dict[str, Callable[[Decimal], Decimal]] = {
+    "tanh": _tanh, "sigmoid": _sigmoid, "erf": _erf, "sin": _sin, "softplus": _softplus, "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh, "silu": lambda x: x * _sigmoid(x),
+}  # fmt: skip
+
+
+def _near(kind: str, q: Fraction) -> Fraction:
+    with localcontext(_DIGITS):
+        return Fraction(_NEAR[kind](Decimal(q.numerator) / Decimal(q.denominator)))
+
+
+def enclose_value(activation: Activation, z: Interval) -> Interval:
+    """An interval that holds activation(t) for every t in z.
+
+    At the midpoint the value is computed with 110 decimal digits and widened by 1e-50 (1 + |z|); from there the
+    Lipschitz constant carries it to the ends. The range of a bounded activation caps it.
+    """
+    low, high = z
+    middle, radius = (low + high) / 2, activation.lipschitz * (high - low) / 2
+    exact = activation.exact(middle)
+    if exact is None and (abs(middle) > 10**40):
+        return _enclose_far(activation, z)
+    if exact is None:
+        exact = _near(activation.kind, middle)
+        radius += _ERROR * (1 + abs(middle))
+    ends = exact - radius, exact + radius
+    if activation.bound is None:
+        return ends
+    floor = Fraction(0) if activation.reflection[2] == 1 else -Fraction(activation.bound)
+    return max(ends[0], floor), min(ends[1], Fraction(activation.bound))
+
+
+def _enclose_far(activation: Activation, z: Interval) -> Interval:
+    """Arguments beyond 1e40: saturated (error below 1e-50), or all of the range where nothing better is known."""
+    low, high = z
+    sign, slope, offset = activation.reflection
+    if activation.kind == "sin" or low < 0 < high:
+        reach = activation.lipschitz * max(abs(low), abs(high)) + 1
+        bound = Fraction(activation.bound) if activation.bound is not None else reach
+        return -bound, bound
+    limit = (lambda t: Fraction(1)) if activation.bound is not None else (lambda t: t)
+    if low > 0:
+        return limit(low) - _ERROR, limit(high) + _ERROR
+    at = [sign * limit(-t) + slope * -t + offset for t in (low, high)]
+    return min(at) - _ERROR, max(at) + _ERROR
+
+
+def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:
+    """Enclosures of the outputs (before the output map) at a rational input; points where every value is rational.
+
+    Args:
+        x: ``[in]`` rationals.
+    """
+    h: list[Interval] = [(q, q) for q in x]
+    for layer in net.layers:
+        z = []
+        for row, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True):
+            low = high = Fraction(bias)
+            for w, (a, b) in zip(row, h, strict=True):
+                if w:
+                    q = Fraction(w)
+                    low, high = (low + q * a, high + q * b) if w > 0 else (low + q * b, high + q * a)
+            z.append((low, high))
+        h = z if layer.activation.kind == "identity" else [_coarse(enclose_value(layer.activation, t)) for t in z]
+    return h
+
+
+def _coarse(interval: Interval) -> Interval:
+    """Outward onto a grid of 2^-160, where the interval is no point, so that denominators stay short."""
+    low, high = interval
+    if low == high:
+        return interval
+    return Fraction(math.floor(low * 2**160), 2**160), Fraction(math.ceil(high * 2**160), 2**160)
+
+
+# Exact arrays ---------------------------------------------------------------------------------------------------
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """s, e with s = fl(a + b) and a + b = s + e exactly (Knuth)."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def two_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """p, e with a * b = p + e exactly (Dekker), for magnitudes within 2^-450 and 2^450 or zero."""
+    p = a * b
+    a1 = a * 134217729.0
+    a1 = a1 - (a1 - a)
+    b1 = b * 134217729.0
+    b1 = b1 - (b1 - b)
+    a2, b2 = a - a1, b - b1
+    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def exact_sum(floats: Iterable[float]) -> Fraction:
+    """The exact sum of floats, by integers over one power of two."""
+    pairs = [f.as_integer_ratio() for f in floats]
+    scale = max((d for _, d in pairs), default=1)
+    return Fraction(sum(n * (scale // d) for n, d in pairs), scale)
+
+
+class ExactArray:
+    """A matrix or vector of exact numbers.
+
+    Attributes:
+        hi: nearest floats. lo: nearest floats of exact - hi, or None for all zero.
+        rest: the entries that hi + lo does not hold, by index.
+    """
+
+    def __init__(self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None) -> None:
+        self.hi, self.lo, self.rest = hi, lo, rest or {}
+
+    def get(self, at: Index) -> Number:
+        if at in self.rest:
+            return self.rest[at]
+        return Fraction(float(self.hi[at])) + (Fraction(float(self.lo[at])) if self.lo is not None else 0)
+
+    def put(self, at: Index, number: Number) -> None:
+        low, high = enclose(number)
+        middle = (low + high) / 2
+        hi = _nearest(middle)
+        lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
+        self._write(at, hi, lo)
+        if isinstance(number, Constant) or not math.isfinite(hi) or Fraction(hi) + Fraction(lo) != number:
+            self.rest[at] = number
+        else:
+            self.rest.pop(at, None)
+
+    def _write(self, at: Any, hi: Any, lo: Any) -> None:
+        if not self.hi.flags.writeable:
+            self.hi = self.hi.copy()
+        self.hi[at] = hi
+        if self.lo is None and np.any(lo):
+            self.lo = np.zeros_like(self.hi)
+        if self.lo is not None:
+            self.lo[at] = lo
+
+    def nonzero(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Where the number is not zero."""
+        mask: np.ndarray[Any, np.dtype[np.bool_]] = self.hi != 0
+        for at in self.rest:
+            mask[at] = True
+        return mask
+
+    def is_float(self) -> bool:
+        """Whether every entry is the float `hi`."""
+        return not self.rest and (self.lo is None or not self.lo.any())
+
+    def equals(self, other: ExactArray) -> bool:
+        if self.hi.shape != other.hi.shape or not np.array_equal(self.hi, other.hi) or self.rest != other.rest:
+            return False
+        mine, yours = (a.lo if a.lo is not None else np.zeros_like(a.hi) for a in (self, other))
+        return np.array_equal(mine, yours)
+
+    def take(self, *axes: np.ndarray[Any, np.dtype[np.intp]]) -> ExactArray:
+        """The sub-array of the given (increasing or permuted) indices along each axis."""
+        whole = all(len(a) == n and np.array_equal(a, np.arange(n)) for a, n in zip(axes, self.hi.shape, strict=True))
+        if whole:
+            return ExactArray(self.hi, self.lo, dict(self.rest))
+        grid = np.ix_(*axes)
+        places = [{int(old): new for new, old in enumerate(axis)} for axis in axes] if self.rest else []
+        rest = {
+            tuple(p[i] for p, i in zip(places, at, strict=True)): number
+            for at, number in self.rest.items()
+            if all(i in p for p, i in zip(places, at, strict=True))
+        }
+        return ExactArray(self.hi[grid], None if self.lo is None else self.lo[grid], rest)
+
+    def scale(self, rows: Any, cols: Any, ratio: Fraction) -> None:
+        """entry *= ratio at the given rows (and columns of a matrix)."""
+        if ratio == 1:
+            return
+        at = (rows,) if cols is None else np.ix_(rows, cols)
+        parts = [p for p in (self.hi, self.lo) if p is not None]
+        binary = ratio.numerator.bit_count() == 1 == ratio.denominator.bit_count() and 2**-500 < abs(ratio) < 2**500
+        if binary and not self.rest:
+            with np.errstate(over="ignore", under="ignore"):
+                new = [p[at] * float(ratio) for p in parts]
+            if all(np.array_equal(n / float(ratio), p[at]) for n, p in zip(new, parts, strict=True)):
+                self._write(at, new[0] + 0.0, new[1] + 0.0 if len(new) > 1 else 0.0)
+                return
+        for row in rows.tolist():
+            for index in [(row,)] if cols is None else [(row, col) for col in cols.tolist()]:
+                self.put(index, linear([(ratio, self.get(index))]))
+
+    def add_columns(self, into: Any, units: Any, factor: Fraction, rows: Any) -> None:
+        """column[into[k]] += factor * column[units[k]] for all k, at the given rows. No target is a unit."""
+        into, units = np.asarray(into, dtype=np.intp), np.asarray(units, dtype=np.intp)
+        order = np.argsort(into, kind="stable")
+        targets, starts, counts = np.unique(into[order], return_index=True, return_counts=True)
+        plain = abs(factor) == 1 and not self.rest
+        pairs = plain and self.lo is None
+        if pairs:
+            single = order[starts[counts == 1]]
+            self._add_pairs(into[single], units[single], float(factor), rows)
+            targets, starts, counts = (x[counts > 1] for x in (targets, starts, counts))
+        for target, start, count in zip(targets.tolist(), starts.tolist(), counts.tolist(), strict=True):
+            members = units[order[start : start + count]]
+            for row in rows.tolist():
+                if plain and (row, target) not in self.rest:
+                    self._put_sum((row, target), self._parts(row, [target], 1.0) + self._parts(row, members, float(factor)))
+                else:
+                    parts = [(factor, self.get((row, unit))) for unit in members.tolist()]
+                    self.put((row, target), linear([(Fraction(1), self.get((row, target))), *parts]))
+
+    def _parts(self, row: int, columns: Any, sign: float) -> list[float]:
+        parts = [self.hi] if self.lo is None else [self.hi, self.lo]
+        return [x for part in parts for x in (sign * part[row, columns]).tolist()]
+
+    def _add_pairs(self, into: Any, units: Any, sign: float, rows: Any) -> None:
+        if not len(into):
+            return
+        a, b = self.hi[np.ix_(rows, into)], self.hi[np.ix_(rows, units)] * sign
+        with np.errstate(over="ignore", invalid="ignore"):
+            s, e = two_sum(a, b)
+        self._write(np.ix_(rows, into), s, np.where(np.isfinite(s), e, 0.0))
+        for i, j in np.argwhere(~np.isfinite(s)):
+            self.rest[int(rows[i]), int(into[j])] = Fraction(float(a[i, j])) + Fraction(float(b[i, j]))
+
+    def _put_sum(self, at: Index, terms: list[float]) -> None:
+        try:
+            hi = math.fsum(terms)
+            lo = math.fsum([*terms, -hi])
+            if math.fsum([*terms, -hi, -lo]) == 0:
+                self._write(at, hi, lo)
+                return
+        except OverflowError:
+            pass
+        self.put(at, exact_sum(terms))
+
+
+def _nearest(q: Fraction) -> float:
+    try:
+        return float(q)
+    except OverflowError:
+        return math.inf if q > 0 else -math.inf
+
+
+def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
+    """The exact product ``[n, k] @ [k, m]``.
+
+    Double-double accumulation; the entries where that loses a bit are done again in rationals.
+    """
+    parts_a, parts_b = [p for p in (a.hi, a.lo) if p is not None], [p for p in (b.hi, b.lo) if p is not None]
+    left = np.concatenate([p for p in parts_a for _ in parts_b], axis=1)
+    right = np.concatenate([q for _ in parts_a for q in parts_b], axis=0)
+    shape = (left.shape[0], right.shape[1])
+    hi, lo, bad = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
+    sizes = np.abs(np.concatenate([left.ravel(), right.ravel()]))
+    sizes = sizes[sizes > 0]
+    if sizes.size and (sizes.min() < 2.0**-450 or sizes.max() > 2.0**450):
+        bad[:] = True
+    else:
+        for k in range(left.shape[1]):
+            rows, cols = np.flatnonzero(left[:, k]), np.flatnonzero(right[k])
+            if not (rows.size and cols.size):
+                continue
+            at: Any = (slice(None), slice(None)) if rows.size * cols.size == bad.size else np.ix_(rows, cols)
+            p, e = two_product(left[rows, k][:, None], right[k, cols][None, :])
+            s, e1 = two_sum(hi[at], p)
+            t, e2 = two_sum(e, e1)
+            u, e3 = two_sum(lo[at], t)
+            hi[at], lo[at] = s, u
+            bad[at] |= (e2 != 0) | (e3 != 0)
+        hi, lo = two_sum(hi, lo)
+    out = ExactArray(hi, lo if lo.any() else None)
+    for i in {i for i, _ in (*a.rest, *np.argwhere(bad).tolist())}:
+        bad[i] |= any(at[0] == i for at in a.rest)
+    for j in {j for _, j in b.rest}:
+        bad[:, j] = True
+    for i, j in np.argwhere(bad).tolist():
+        terms = [(a.get((i, k)), b.get((k, j))) for k in range(a.hi.shape[1])]
+        out.put((i, j), linear([(x, y) for x, y in terms if isinstance(x, Fraction)]))
+    return out
+
+
+# Outward-rounded bounds -----------------------------------------------------------------------------------------
+
+
+def up_matmul(a: Array, b: Array) -> Array:
+    """An upper bound of a @ b for non-negative arrays, with 0 * inf = 0; exactly 0 where every product is.
+
+    A float sum of n non-negative products falls short by a factor below 1 - (n + 1) 2^-53 and by underflows of
+    2^-1074 each [Higham 2002, 3.1]; both are added back.
+    """
+    n = a.shape[1]
+    met = (a != 0).astype(np.float64) @ (b != 0).astype(np.float64) > 0
+    with np.errstate(over="ignore"):
+        total = up(a @ np.where(np.isfinite(b), b, 0.0), n + 2) + n * 5e-324
+    if not np.isfinite(b).all():
+        total[(a != 0).astype(np.float64) @ (~np.isfinite(b)).astype(np.float64) > 0] = np.inf
+    return np.asarray(np.where(met, total, 0.0))
+
+
+def up(x: Array, steps: int = 2) -> Array:
+    """An upper bound of a non-negative float sum that lost at most `steps` roundings; 0 stays 0."""
+    return np.where(x > 0, np.nextafter(x * (1 + (steps + 2) * 2.0**-52), np.inf), 0.0)
+
+
+def up_scale(x: Array, factor: float) -> Array:
+    """An upper bound of x * factor for non-negative x and positive factor, safe where the product underflows."""
+    with np.errstate(over="ignore"):
+        return np.where(x > 0, np.nextafter(x * factor * (1 + 2.0**-50), np.inf), 0.0)
+
+
+def row_keys(rows: Array, extra: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """A 64-bit key per row of floats (no -0.0) and one extra column: different keys, different rows.
+
+    The high half is folded onto the low one first, because short mantissas have empty low bits.
+    """
+    factors = np.random.default_rng(20230605).integers(1, 2**63, rows.shape[1] + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    fold, mix = np.uint64(32), np.uint64(29)
+    bits, last = rows.view(np.uint64), extra.view(np.uint64)
+    keys = (bits ^ (bits >> fold)) @ factors[:-1] + (last ^ (last >> fold)) * factors[-1]
+    return np.asarray(keys ^ (keys >> mix))
+
+
+def class_keys(
+    weight: Array, bias: Array, *, sign: bool, scale: bool
+) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Array]:
+    """A key per row (w, b), equal for rows that differ by a sign (`sign`) or a positive factor (`scale`), and the signs.
+
+    So different keys *prove* different classes, and equal keys only suggest equal ones. Float division is correctly
+    rounded, hence proportional rows have the same quotients by their largest entry. Rows are read in blocks that fit
+    the cache; a row of zero weights has sign 1.
+    """
+    rows = len(bias)
+    keys, signs = np.empty(rows, dtype=np.uint64), np.ones(rows)
+    block = max(1, 2**19 // max(1, weight.shape[1]))
+    for start in range(0, rows, block):
+        at = slice(start, start + block)
+        w, b = weight[at], bias[at]
+        if sign:
+            signs[at] = s = _leading_sign(w)
+            w, b = w * s[:, None], b * s
+        if scale:
+            with np.errstate(all="ignore"):
+                size = np.abs(w).max(axis=1, initial=0.0)
+                size[size == 0] = 1.0
+                w, b = w / size[:, None], b / size
+        keys[at] = row_keys(np.ascontiguousarray(w + 0.0), b + 0.0)
+    return keys, signs
+
+
+def _leading_sign(w: Array) -> Array:
+    """The sign of the first non-zero entry of each row, 1 for a zero row."""
+    signs = np.sign(w[:, 0]) if w.shape[1] else np.zeros(len(w))
+    for row in np.flatnonzero(signs == 0):
+        nonzero = np.flatnonzero(w[row])
+        signs[row] = np.sign(w[row, nonzero[0]]) if nonzero.size else 1.0
+    return np.asarray(signs)

@@ -1,0 +1,68 @@
+"""Every error this library raises on purpose.
+
+    ModuliError
+    |- UnsupportedModel(ValueError)    a model that cannot be read, and the first thing not understood
+    |- ShapeError(ValueError)          two shapes that do not fit
+    |- Undecided(RuntimeError)         no answer; carries the best bounds so far
+    |  |- BudgetExhausted              the node budget ran out
+    |  |- PrecisionExhausted           the enclosures stayed too wide
+    |- CertificateRejected             the move that fails, and its precondition
+    |- MissingExtra(ImportError)       the pip command that helps
+
+`exit_code` is what the command line returns: 1 no, 2 usage, 3 undecided, 4 cannot read.
+"""
+
+from __future__ import annotations
+
+
+class ModuliError(Exception):
+    """Base of all errors of this library."""
+
+    exit_code = 2
+
+
+class UnsupportedModel(ModuliError, ValueError):
+    """A model that cannot be read; names the first operation or value not understood and the way out."""
+
+    exit_code = 4
+
+
+class ShapeError(ModuliError, ValueError):
+    """Two shapes that do not fit; names both."""
+
+
+class Undecided(ModuliError, RuntimeError):
+    """The question was not settled.
+
+    Attributes:
+        lower, upper: the best bounds known when the search stopped, or None.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, lower: float | None = None, upper: float | None = None) -> None:
+        super().__init__(message)
+        self.lower, self.upper = lower, upper
+
+
+class BudgetExhausted(Undecided):
+    """The deterministic node budget ran out."""
+
+
+class PrecisionExhausted(Undecided):
+    """Enclosures stayed too wide to decide."""
+
+
+class CertificateRejected(ModuliError):
+    """A certificate that does not prove its claim; names the move and the precondition that failed."""
+
+    exit_code = 1
+
+
+class MissingExtra(ModuliError, ImportError):
+    """An optional dependency is absent."""
+
+    exit_code = 4
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'moduli[{extra}]'")

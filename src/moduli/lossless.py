@@ -1,0 +1,311 @@
+"""Lossless compression and rank on all inputs: the search. What it proposes, the kernel checks, move by move.
+
+One hidden layer with tanh, sigmoid or erf: the result is the smallest network (Sussmann 1992; Farrugia-Roberts 2023,
+section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU, abs): smallest where no two remaining units
+share a hyperplane. Anything deeper: sound, not claimed optimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .certificate import Certificate, Move, State, Units, certify, reducible
+from .enclosure import Number, class_keys, linear
+from .errors import CertificateRejected, Undecided
+from .network import Network
+from .result import Result
+
+Progress = Callable[[int, int | None, str], None]
+MOVES = {"drop": "dropped", "constant": "folded into a bias", "merge": "merged"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Compression(Result):
+    """A smaller network with the same function.
+
+    Attributes:
+        network: the smaller network, parameters rounded once to float64.
+        original: the network it came from.
+        certificate: the proof.
+        optimal: whether fewest units is proved.
+    """
+
+    network: Network
+    original: Network
+    proof: Certificate
+    kind: ClassVar[str] = "compress"
+
+    @property
+    def certificate(self) -> Certificate:
+        return self.proof
+
+    @property
+    def optimal(self) -> bool:
+        """Whether no network of the same kind with fewer hidden units has this function (then one hidden layer)."""
+        return self.proof.minimal or self.network.units == 0
+
+    @property
+    def slack(self) -> float:
+        """Certified sup over all inputs of |network - original|; inf where it grows with the input, see `growth`."""
+        return self.proof.slack.everywhere
+
+    @property
+    def growth(self) -> float:
+        """The difference is at most constant + growth * |x|_inf."""
+        return self.proof.slack.growth
+
+    def within(self, radius: float) -> float:
+        """Certified sup of |network - original|_inf over |x|_inf <= radius."""
+        return self.proof.slack.within(radius)
+
+    @property
+    def error(self) -> None:
+        """For L2 goals: none here."""
+        return None
+
+    def check(self) -> bool:
+        self.proof.verify(self.network, self.original)
+        return True
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Units removed, by move."""
+        return {kind: sum(len(m.units) for m in self.proof.large_moves if m.kind == kind) for kind in MOVES}
+
+    @property
+    def statement(self) -> str:
+        best = ", the fewest possible" if self.optimal else ""
+        same = "the same function" if self.slack == 0 else f"the same function up to {self.proof.slack}"
+        return f"{self.original.units} -> {self.network.units} hidden units{best}; {same}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        moves = ", ".join(f"{n} {MOVES[kind]}" for kind, n in self.removed.items() if n)
+        return [
+            ("network", repr(self.original)),
+            ("smaller", repr(self.network)),
+            ("hidden units", f"{self.original.units} -> {self.network.units}" + (" (optimal)" if self.optimal else "")),
+            ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
+            ("removed", moves or "nothing"),
+            ("same function", f"{self.glyph} proved on all inputs"),
+            ("slack", f"<= {self.proof.slack}" if self.slack else "= 0 (nothing was rounded)"),
+        ]
+
+    def data(self) -> dict[str, Any]:
+        slack = self.proof.slack
+        return {
+            "widths": list(self.network.widths), "original_widths": list(self.original.widths),
+            "units": self.network.units, "original_units": self.original.units,
+            "parameters": self.network.parameters, "original_parameters": self.original.parameters,
+            "removed": self.removed, "optimal": self.optimal,
+            "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
+            "digest": self.network.digest, "original_digest": self.original.digest,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rank(Result):
+    """How many hidden units the function needs.
+
+    Attributes:
+        lower, upper: proved bounds. of: hidden units of the network. reason: what the bounds rest on.
+    """
+
+    lower: int
+    upper: int
+    of: int
+    original: Network
+    moves: tuple[Move, ...] = field(default=())
+    reason: str = ""
+    kind: ClassVar[str] = "rank"
+
+    @property
+    def exact(self) -> bool:
+        return self.lower == self.upper
+
+    @cached_property
+    def compression(self) -> Compression:
+        """The network that reaches `upper`, with its certificate."""
+        return _compression(self.original, self.moves)
+
+    @property
+    def witness(self) -> Network:
+        return self.compression.network
+
+    @property
+    def certificate(self) -> Certificate:
+        return self.compression.proof
+
+    def check(self) -> bool:
+        return self.compression.check() and self.compression.network.units == self.upper
+
+    def __int__(self) -> int:
+        if not self.exact:
+            raise Undecided(f"rank is between {self.lower} and {self.upper}: {self.reason}", lower=self.lower, upper=self.upper)
+        return self.upper
+
+    @property
+    def statement(self) -> str:
+        if self.exact:
+            return f"rank {self.upper} of {self.of} hidden units"
+        return f"rank between {self.lower} and {self.upper} of {self.of} hidden units"
+
+    def rows(self) -> list[tuple[str, str]]:
+        bound = f"= {self.upper}" if self.exact else f"{self.lower} <= . <= {self.upper}"
+        return [("network", repr(self.original)), ("rank", bound), ("because", self.reason)]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of, "reason": self.reason,
+            "digest": self.original.digest,
+        }  # fmt: skip
+
+
+def compress(net: Network, progress: Progress | None = None) -> Compression:
+    """The smallest network found with the same function on all inputs."""
+    state, moves = reduce(net, progress)
+    return _compression(net, moves, state)
+
+
+def _compression(net: Network, moves: tuple[Move, ...], state: State | None = None) -> Compression:
+    if state is None:
+        state = State(net)
+        for move in moves:
+            state.apply(move)
+    small = state.network()
+    return Compression("proved", small, net, certify(net, moves, small, state=state))
+
+
+def rank(net: Network, progress: Progress | None = None) -> Rank:
+    """The least number of hidden units with this function on all inputs; an interval where minimality is no theorem."""
+    state, moves = reduce(net, progress)
+    upper = sum(state.widths[1:-1])
+    why = reducible(state) if upper else None
+    if upper == 0:
+        return Rank("proved", 0, 0, net.units, net, moves, "the function is affine" if len(net.layers) == 1 else "the function is constant")
+    if why is None:
+        source = net.activations[0].source or "every remaining hyperplane bends the function"
+        return Rank("proved", upper, upper, net.units, net, moves, f"irreducible, hence minimal ({source})")
+    return Rank("bounded", _bends(state), upper, net.units, net, moves, why)
+
+
+def _bends(state: State) -> int:
+    """A lower bound: for one hidden layer that bends, hyperplanes that only one remaining unit has."""
+    if len(state.alive) != 3 or not state.net.activations[0].bends:
+        return 0
+    w, b = state.weights[0].take(state.alive[1], state.alive[0]), state.biases[0].take(state.alive[1])
+    keys, _ = class_keys(w.hi, b.hi, sign=True, scale=True)
+    visible = (w.hi != 0).any(axis=1) & state.weights[1].take(state.alive[2], state.alive[1]).nonzero().any(axis=0)
+    single, counts = np.unique(keys, return_counts=True)
+    return int((np.isin(keys, single[counts == 1]) & visible).sum())
+
+
+def reduce(net: Network, progress: Progress | None = None) -> tuple[State, tuple[Move, ...]]:
+    """Apply moves, layer by layer, until no rule applies; the kernel's state and the moves."""
+    state, moves = State(net), list[Move]()
+    hidden = range(1, len(net.layers))
+    waiting, visits = set(hidden), 0
+    while waiting:
+        layer = min(waiting)
+        waiting.remove(layer)
+        if progress is not None:
+            progress(visits, visits + len(waiting) + 1, f"layer {layer}")
+        visits += 1
+        before = len(moves)
+        for move in _proposals(state, layer):
+            moves.append(move)
+        if len(moves) > before:
+            waiting |= {layer - 1, layer + 1} & set(hidden)
+    if progress is not None:
+        progress(visits, visits, "done")
+    return state, tuple(moves)
+
+
+def _proposals(state: State, l: int) -> Iterator[Move]:
+    """Moves of one layer, each applied before it is yielded."""
+    yield from _apply(state, l, "drop", _zero_outgoing(state, l))
+    yield from _apply(state, l, "constant", _zero_incoming(state, l))
+    activation = state.net.layers[l - 1].activation
+    yield from _merge(state, l, sign=activation.symmetric, scale=False)
+    if activation.homogeneous:
+        yield from _merge(state, l, sign=activation.symmetric, scale=True)
+    yield from _apply(state, l, "drop", _zero_outgoing(state, l))
+
+
+def _apply(state: State, l: int, kind: str, units: Units) -> Iterator[Move]:
+    if len(units):
+        move = Move(kind, l, units)
+        state.apply(move)
+        yield move
+
+
+def _zero_outgoing(state: State, l: int) -> Units:
+    columns = state.weights[l].take(state.alive[l + 1], state.alive[l]).nonzero().any(axis=0)
+    return state.alive[l][~columns]
+
+
+def _zero_incoming(state: State, l: int) -> Units:
+    """Rows are read whole where that saves a copy; removed units are masked out afterwards."""
+    every = np.arange(state.net.widths[l])
+    zero = ~state.weights[l - 1].take(every, state.alive[l - 1]).nonzero().any(axis=1)
+    return state.alive[l][zero[state.alive[l]]]
+
+
+def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
+    """Groups of equal keys; where the rows are plain floats and the ratios signs, the kernel's check settles the rest."""
+    every, alive = np.arange(state.net.widths[l]), state.alive[l]
+    w = state.weights[l - 1].take(every, state.alive[l - 1])
+    keys, signs = class_keys(w.hi, state.biases[l - 1].hi, sign=sign, scale=scale)
+    order = alive[np.argsort(keys[alive], kind="stable")]
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = keys[order[1:]] != keys[order[:-1]]
+    leaders = order[fresh][np.cumsum(fresh) - 1]
+    units, into = order[~fresh], leaders[~fresh]
+    if not len(units):
+        return
+    if not scale and w.is_float() and state.biases[l - 1].is_float():
+        try:
+            for factor in (1, -1):
+                of = signs[units] * signs[into] == factor
+                yield from _apply_merge(state, l, Fraction(factor), units[of], into[of])
+            return
+        except CertificateRejected:  # two rows with one key: astronomically rare, settled exactly below
+            present = set(state.alive[l].tolist())
+            units = np.array([u for u in units.tolist() if u in present], dtype=np.intp)
+    yield from _merge_exact(state, l, [*dict.fromkeys(into.tolist()), *units.tolist()], sign)
+
+
+def _apply_merge(state: State, l: int, ratio: Fraction, units: Units, into: Units) -> Iterator[Move]:
+    if len(units):
+        move = Move("merge", l, units, into, ratio)
+        state.apply(move)
+        yield move
+
+
+def _merge_exact(state: State, l: int, candidates: list[int], sign: bool) -> Iterator[Move]:
+    """Group candidates by their exact rows, divided by the first non-zero weight where a factor is allowed."""
+    groups: dict[tuple[Number, ...], list[tuple[Fraction, int]]] = {}
+    homogeneous = state.net.layers[l - 1].activation.homogeneous
+    for unit in sorted(candidates):
+        row = [state.weights[l - 1].get((unit, j)) for j in state.alive[l - 1].tolist()]
+        lead = next((q for q in row if isinstance(q, Fraction) and q != 0), Fraction(1))
+        if not homogeneous:
+            lead /= abs(lead)
+        if not sign:
+            lead = abs(lead)
+        key = tuple(linear([(1 / lead, q)]) for q in [*row, state.biases[l - 1].get((unit,))])
+        groups.setdefault(key, []).append((lead, unit))
+    moves: dict[Fraction, list[tuple[int, int]]] = {}
+    for members in groups.values():
+        leader = min(members, key=lambda m: (abs(m[0]), m[1]))
+        for lead, unit in members:
+            if unit != leader[1]:
+                moves.setdefault(lead / leader[0], []).append((unit, leader[1]))
+    for ratio, pairs in sorted(moves.items()):
+        units, into = (np.array(side, dtype=np.intp) for side in zip(*pairs, strict=True))
+        yield from _apply_merge(state, l, ratio, units, into)

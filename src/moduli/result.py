@@ -1,0 +1,103 @@
+"""The base of all results: one set of `rows()` gives the repr, the rich table, the HTML and the JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .errors import Undecided
+
+if TYPE_CHECKING:
+    from .certificate import Certificate
+
+GLYPHS = {"proved": "=", "bounded": "<=", "estimated": "~", "refuted": "!=", "undecided": "?"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """An answer and how far it is to be trusted.
+
+    Attributes:
+        status: ``proved`` (checked by the kernel), ``bounded`` (a certified bound), ``estimated``, ``refuted`` (with a
+            witness) or ``undecided``.
+    """
+
+    status: str
+    kind: ClassVar[str] = "result"
+
+    def __post_init__(self) -> None:
+        assert self.status in GLYPHS, self.status
+
+    @property
+    def glyph(self) -> str:
+        return GLYPHS[self.status]
+
+    @property
+    def statement(self) -> str:
+        """One sentence."""
+        raise NotImplementedError
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return None
+
+    def check(self) -> bool:
+        """Replay the certificate in exact arithmetic; raises `CertificateRejected`, or `Undecided` where there is none."""
+        raise Undecided(f"{self.kind} carries no certificate: {self.statement}")
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and value of each line of the table."""
+        raise NotImplementedError
+
+    def data(self) -> dict[str, Any]:
+        """The JSON fields beside schema, status and statement."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object whose fields bear the attribute names."""
+        return {"schema": f"moduli.{self.kind}/1", "status": self.status, "statement": self.statement, **self.data()}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the certificate, or the JSON of a result that has none; the file appears whole or not at all."""
+        content = self.certificate.to_json() if self.certificate is not None else self.to_json()
+        return atomic_write(Path(path), json.dumps(content).encode())
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.glyph} {self.statement}>"
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title=self.statement, title_justify="left", show_header=False, box=None, pad_edge=False, title_style="bold")
+        table.add_column(style="dim")
+        table.add_column()
+        for label, text in self.rows():
+            table.add_row(label, text)
+        return table
+
+    def _repr_html_(self) -> str:
+        body = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.rows())
+        return f"<table><caption>{html.escape(self.statement)}</caption>{body}</table>"
+
+
+def atomic_write(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all: a temporary one beside it, then a rename."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path

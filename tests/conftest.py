@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with cases and real models; MODULI_SHARED names another place."""
+    if not (SHARED / "cases").is_dir():
+        warnings.warn(f"SHARED FILES ABSENT at {SHARED}: tests on real models are skipped; set MODULI_SHARED", stacklevel=1)
+        pytest.skip(f"no shared files at {SHARED}; set MODULI_SHARED")
+    return SHARED

@@ -1,0 +1,178 @@
+"""The rules of the house: floors, lazy imports, names, docstrings, and nothing of any one machine in the repository."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import moduli as mo
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "moduli"
+FLOORS = (
+    "errors", "activations", "network", "domains", "enclosure", "certificate", "result", "symmetry", "lossless", "affine",
+    "pytorch", "formats", "solve", "cli",
+)  # fmt: skip
+HEAVY = {
+    "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",
+}  # fmt: skip
+
+
+def imports(tree: ast.AST, *, inside: bool = True) -> Iterator[str]:
+    """What a module imports, ``.name`` for its neighbours; without `inside`, only what happens on import."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not inside:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield from [base] if node.module else [base + alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
+        yield from imports(node, inside=inside)
+
+
+def neighbours(name: str, *, inside: bool = True) -> set[str]:
+    """The modules of this package that a module imports."""
+    found = set()
+    for target in imports(ast.parse((SOURCE / f"{name}.py").read_text()), inside=inside):
+        parts = target.removeprefix("moduli.").lstrip(".").split(".")
+        if target.startswith((".", "moduli.")):
+            found.add(parts[0])
+        assert target != "moduli", f"{name} imports the package itself; name the module"
+    return found
+
+
+def test_every_module_stands_on_a_floor():
+    assert {path.stem for path in SOURCE.glob("*.py")} - {"__init__"} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOORS if (SOURCE / f"{name}.py").exists()])
+def test_a_module_imports_only_from_below(name):
+    above = neighbours(name) - set(FLOORS[: FLOORS.index(name)])
+    assert not above, f"{name} imports {sorted(above)}, which stand no lower"
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("*.py")), ids=lambda path: path.stem)
+def test_heavy_libraries_are_imported_where_they_are_needed(path):
+    allowed = {"click"} if path.stem == "cli" else set()
+    top = {target.split(".")[0] for target in imports(ast.parse(path.read_text()), inside=False)}
+    assert not top & HEAVY - allowed
+
+
+def test_only_pytorch_imports_torch_and_nothing_imports_the_zoo():
+    for path in SOURCE.glob("*.py"):
+        roots = {target.lstrip(".").split(".")[0] for target in imports(ast.parse(path.read_text()))}
+        assert "torch" not in roots or path.stem == "pytorch", path.name
+        assert "zoo" not in roots, path.name
+
+
+def test_the_floor_test_sees_every_way_to_import():
+    """A check on the checker: all spellings, at any depth, and no others."""
+    text = (
+        "import a.b\nfrom .c import d\nfrom . import e\ndef f():\n    from .g import h\n    import_module('.i', p)\n"
+        "class K:\n    import m\nif TYPE_CHECKING:\n    from .n import o\ntry:\n    import q\nexcept ImportError: pass\n"
+    )
+    assert sorted(imports(ast.parse(text))) == sorted(["a.b", ".c", ".e", ".g", ".i", "m", "q"])
+    assert sorted(imports(ast.parse(text), inside=False)) == sorted(["a.b", ".c", ".e", "m", "q"])
+
+
+def test_no_module_bears_the_name_of_something_public():
+    assert not {path.stem for path in SOURCE.glob("*.py")} & set(mo.__all__)
+
+
+def test_importing_loads_nothing_but_the_package_itself():
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    command = [sys.executable, "-X", "importtime", "-c", "import moduli"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    loaded = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    after_start = loaded[loaded.index("site") + 1 :]
+    assert [name for name in after_start if name.split(".")[0] == "moduli"] == ["moduli"]
+    foreign = {name.split(".")[0] for name in after_start} - sys.stdlib_module_names - {"moduli"}
+    assert not foreign
+    assert not {"numpy", "jaxtyping", *HEAVY} & {name.split(".")[0] for name in after_start}
+
+
+def test_names_are_declared_alike_for_people_and_for_type_checkers():
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    seen = {(alias.name, item.module) for block in blocks for item in block.body for alias in item.names}
+    homes = importlib.import_module("moduli")._HOME
+    assert seen == set(homes.items())
+    assert set(dir(mo)) == set(mo.__all__)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        mo.nothing  # noqa: B018
+
+
+PUBLIC = [name for name in mo.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_things_are_documented(name):
+    thing = getattr(mo, name)
+    doc = inspect.getdoc(thing) or ""
+    assert len(doc.splitlines()[0]) > 10
+    if inspect.isfunction(thing):
+        assert ">>>" in doc, f"{name} has no executed example"
+
+
+def files() -> list[Path]:
+    """What git tracks or would, or in an unpacked archive everything there is."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        listed = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+
+
+def test_nothing_of_one_machine_is_in_the_repository():
+    """Paths and registry addresses; the patterns are put together here so that this file does not hold them."""
+    folders = "work/", "farm/", "root/", "tmp/[a-z]", r"home/\w+/", r"Users/\w+/", "opt/wheels", "opt/pypi"
+    hosts = "-".join(("index", "url")), "simple" + "/", r"\.".join(("files", "pythonhosted"))
+    pattern = re.compile(rf"(?<![\w.])/({'|'.join(folders)})|{'|'.join(hosts)}")
+    for bad in (f"see {os.sep}root/x", "pip --extra-{}-{} x".format("index", "url"), "https://host/{}/".format("simple")):
+        assert pattern.search(bad), "a check on the checker"
+    found = []
+    for path in files():
+        data = path.read_bytes()
+        if b"\0" not in data:
+            lines = enumerate(data.decode().splitlines(), 1)
+            found += [f"{path.relative_to(ROOT)}:{n}: {line.strip()}" for n, line in lines if pattern.search(line)]
+    assert not found
+    assert len(files()) > 20
+
+
+def test_large_files_stay_out():
+    assert [path.name for path in files() if path.stat().st_size > 2**20] == []
+
+
+def test_constraints_are_names_and_versions_of_all_that_is_needed():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==\d[\w.]*", line)] == []
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
+    assert not {name for name in pinned if name.startswith(("nvidia", "triton", "moduli"))}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
+    names = {re.match(r"[\w.-]+", need)[0].lower() for need in wanted} - {"moduli"}
+    assert names <= pinned
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = re.search(r"(?m)^version: (\S+)$", (ROOT / "CITATION.cff").read_text())
+    assert citation
+    assert mo.__version__ == project["version"] == citation[1].strip("\"'")
