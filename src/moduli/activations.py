@@ -73,29 +73,48 @@ class _Row:
 
 
 _TABLE: dict[str, _Row] = {
-    "identity": _Row(lambda z: z, np.ones_like, (-1, 0, 0), Fraction(1), None, True, True, True),
-    "relu": _Row(lambda z: np.maximum(z, 0.0), lambda z: (z > 0) * 1.0, (1, -1, 0), Fraction(1), None, True, True),
-    "abs": _Row(np.abs, np.sign, (1, 0, 0), Fraction(1), None, True, True),
+    "identity": _Row(lambda z: z, lambda z: np.ones(z.shape), (-1, 0, 0), Fraction(1), None, True, True, True),
+    "relu": _Row(
+        lambda z: np.maximum(z, 0.0),
+        lambda z: np.asarray(z > 0, dtype=np.float64),
+        (1, -1, 0), Fraction(1), homogeneous=True, piecewise_linear=True,
+    ),
+    "abs": _Row(np.abs, lambda z: np.asarray(np.sign(z), dtype=np.float64), (1, 0, 0), Fraction(1), None, True, True),
     "tanh": _Row(
-        np.tanh, lambda z: 1 - np.tanh(z) ** 2, (-1, 0, 0), Fraction(1), 1, injective=True, minimal=True,
+        np.tanh,
+        lambda z: 1 - np.tanh(z) ** 2,
+        (-1, 0, 0),
+        Fraction(1),
+        1,
+        injective=True,
+        minimal=True,
         source="Sussmann 1992",
     ),
     "sigmoid": _Row(
-        _sigmoid, lambda z: _sigmoid(z) * (1 - _sigmoid(z)), (-1, 0, 1), Fraction(1, 4), 1, injective=True, zero=0.5,
-        minimal=True, source="Sussmann 1992, through 2 sigmoid(z) = 1 + tanh(z/2)",
+        _sigmoid,
+        lambda z: _sigmoid(z) * (1 - _sigmoid(z)),
+        (-1, 0, 1),
+        Fraction(1, 4),
+        1,
+        injective=True,
+        zero=0.5,
+        minimal=True,
+        source="Sussmann 1992, through 2 sigmoid(z) = 1 + tanh(z/2)",
     ),
     "erf": _Row(
-        _erf, lambda z: 2 / np.sqrt(np.pi) * np.exp(-z * z), (-1, 0, 0), Fraction(1129, 1000), 1, injective=True,
-        minimal=True, source="derivatives are Gaussians with distinct exponents",
+        _erf,
+        lambda z: 2 / np.sqrt(np.pi) * np.exp(-z * z),
+        (-1, 0, 0),
+        Fraction(1129, 1000),
+        1,
+        injective=True,
+        minimal=True,
+        source="derivatives are Gaussians with distinct exponents",
     ),
     "sin": _Row(np.sin, np.cos, (-1, 0, 0), Fraction(1), 1),
-    "gelu": _Row(
-        lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal_pdf(z), (1, -1, 0), Fraction(1129, 1000)
-    ),
+    "gelu": _Row(lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal_pdf(z), (1, -1, 0), Fraction(1129, 1000)),
     "gelu_tanh": _Row(_gelu_tanh, _gelu_tanh_derivative, (1, -1, 0), Fraction(113, 100)),
-    "silu": _Row(
-        lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z))), (1, -1, 0), Fraction(11, 10)
-    ),
+    "silu": _Row(lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z))), (1, -1, 0), Fraction(11, 10)),
     "softplus": _Row(lambda z: np.logaddexp(0.0, z), _sigmoid, (1, -1, 0), Fraction(1), injective=True, zero=0.7),
 }
 
@@ -185,7 +204,7 @@ class Activation:
 
     @property
     def odd(self) -> bool:
-        return self.reflection == (-1, 0, 0)
+        return self.reflection[0] == -1 and not any(self.reflection[1:])
 
     @property
     def homogeneous(self) -> bool:

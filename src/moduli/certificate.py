@@ -266,7 +266,7 @@ class Slack:
 
     def within(self, radius: float) -> float:
         """Upper bound for |x|_inf <= radius."""
-        return float(up(up_scale(np.array(self.growth), radius) + self.constant))
+        return float(up(up_scale(np.array([self.growth]), radius) + self.constant)[0])
 
     def __str__(self) -> str:
         return f"{self.constant:.2g}" if self.growth == 0 else f"{self.constant:.2g} + {self.growth:.2g} |x|"
@@ -275,7 +275,9 @@ class Slack:
 Arrays = Sequence[tuple[ExactArray, ExactArray]]
 
 
-def difference(a: Arrays, b: Arrays, activations: Sequence[Activation], *, radius: float | None = None, relative: float = 0.0) -> Slack:
+def difference(
+    a: Arrays, b: Arrays, activations: Sequence[Activation], *, radius: float | None = None, relative: float = 0.0
+) -> Slack:
     """A certified bound of |f_a - f_b|_inf for two networks of one architecture.
 
     From layer to layer, with h_a - h_b bounded by e and |h_a| by h (affine functions of |x|_inf, two columns):
@@ -326,7 +328,9 @@ def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Ar
     return h
 
 
-def rounding_slack(weights: Sequence[ExactArray], biases: Sequence[ExactArray], net: Network, *, relative: float = 0.0) -> Slack:
+def rounding_slack(
+    weights: Sequence[ExactArray], biases: Sequence[ExactArray], net: Network, *, relative: float = 0.0
+) -> Slack:
     """What rounding exact parameters to those of `net` does to the function."""
     return difference(list(zip(weights, biases, strict=True)), exact_arrays(net), net.activations, relative=relative)
 
@@ -385,7 +389,7 @@ def reducible(state: State) -> str | None:
     w, b = state.weights[0].take(every, state.alive[0]), state.biases[0]
     if not (w.is_float() and b.is_float()):
         return "the incoming weights are no floats any more"
-    if not w.nonzero().any(axis=1)[alive].all():
+    if not w.nonzero()[alive].any(axis=1).all():
         return "a unit has zero incoming weights"
     if not state.weights[1].take(state.alive[2], alive).nonzero().any(axis=0).all():
         return "a unit has zero outgoing weights"

@@ -473,13 +473,13 @@ def up_matmul(a: Array, b: Array) -> Array:
 
 def up(x: Array, steps: int = 2) -> Array:
     """An upper bound of a non-negative float sum that lost at most `steps` roundings; 0 stays 0."""
-    return np.where(x > 0, np.nextafter(x * (1 + (steps + 2) * 2.0**-52), np.inf), 0.0)
+    return np.where(x == 0, 0.0, np.nextafter(x * (1 + (steps + 2) * 2.0**-52), np.inf))
 
 
 def up_scale(x: Array, factor: float) -> Array:
     """An upper bound of x * factor for non-negative x and positive factor, safe where the product underflows."""
     with np.errstate(over="ignore"):
-        return np.where(x > 0, np.nextafter(x * factor * (1 + 2.0**-50), np.inf), 0.0)
+        return np.where(x == 0, 0.0, np.nextafter(x * factor * (1 + 2.0**-50), np.inf))
 
 
 def row_keys(rows: Array, extra: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -487,16 +487,16 @@ def row_keys(rows: Array, extra: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
     The high half is folded onto the low one first, because short mantissas have empty low bits.
     """
-    factors = np.random.default_rng(20230605).integers(1, 2**63, rows.shape[1] + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    factors = np.random.default_rng(20230605).integers(1, 2**63, rows.shape[1] + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(
+        1
+    )
     fold, mix = np.uint64(32), np.uint64(29)
     bits, last = rows.view(np.uint64), extra.view(np.uint64)
     keys = (bits ^ (bits >> fold)) @ factors[:-1] + (last ^ (last >> fold)) * factors[-1]
     return np.asarray(keys ^ (keys >> mix))
 
 
-def class_keys(
-    weight: Array, bias: Array, *, sign: bool, scale: bool
-) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Array]:
+def class_keys(weight: Array, bias: Array, *, sign: bool, scale: bool) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Array]:
     """A key per row (w, b), equal for rows that differ by a sign (`sign`) or a positive factor (`scale`), and the signs.
 
     So different keys *prove* different classes, and equal keys only suggest equal ones. Float division is correctly

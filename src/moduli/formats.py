@@ -39,9 +39,9 @@ import numpy as np
 from .activations import Activation
 from .affine import MAX_ENTRIES, MAX_MADE, MAX_PARAMETERS, Ball, Tensor, network_from_state_dict, reciprocal
 from .certificate import Slack, exact_arrays, rounding_slack
-from .domains import Frame
+from .domains import Frame, Samples
 from .errors import MissingExtra, ModuliError, UnsupportedModel
-from .network import Layer, Network
+from .network import Network
 from .result import atomic_write
 
 if TYPE_CHECKING:
@@ -204,18 +204,22 @@ def _zoo(name: str) -> Network:
 
 
 def _float32(net: Network) -> tuple[Network, Slack]:
-    """The network with float32 weights (held as float64), and what that does to the function."""
-    layers = []
-    for l, layer in enumerate(net.layers, 1):
-        with np.errstate(over="ignore", under="ignore"):
-            weight, bias = (a.astype(np.float32).astype(np.float64) for a in (layer.weight, layer.bias))
-        for name, old, new in (("weight", layer.weight, weight), ("bias", layer.bias, bias)):
-            if not np.isfinite(new).all():
-                raise UnsupportedModel(f"layer {l}: {name} {old[~np.isfinite(new)][0]} exceeds float32; write dtype='float64'")
-        layers.append(Layer(weight, bias, layer.activation))
-    rounded = replace(net, layers=tuple(layers))
+    """The network with float32 parameters, and what that does to the function."""
+    rounded = net.rounded("float32")
     weights, biases = zip(*exact_arrays(net), strict=True)
     return rounded, rounding_slack(weights, biases, rounded)
+
+
+def load_samples(path: str | Path) -> Samples:
+    """The rows of a `.npz` file with one two-dimensional array (or one named ``x``)."""
+    file = Path(path)
+    with _one_line(str(file)):
+        arrays = _npz_arrays(file.read_bytes(), str(file))
+        tables = {name: array for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"}
+        if "x" not in tables and len(tables) != 1:
+            held = ', '.join(arrays) or 'nothing'
+            raise UnsupportedModel(f"{file} holds {held}; one array [rows, in] or one named x is needed")
+        return Samples(tables["x"] if "x" in tables else next(iter(tables.values())))
 
 
 # ONNX: values and nodes -----------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ class Compression(Result):
     kind: ClassVar[str] = "compress"
 
     @property
+    def glyph(self) -> str:
+        """Equality where nothing was rounded, a certified bound otherwise."""
+        return "=" if self.slack == 0 else "<="
+
+    @property
     def certificate(self) -> Certificate:
         return self.proof
 
@@ -73,6 +78,13 @@ class Compression(Result):
         self.proof.verify(self.network, self.original)
         return True
 
+    def rounded(self, dtype: str) -> Compression:
+        """The same compression with parameters rounded to ``float32`` and the certificate of that network."""
+        small = self.network.rounded(dtype)
+        if small == self.network:
+            return self
+        return Compression("proved", small, self.original, certify(self.original, self.proof.large_moves, small))
+
     @property
     def removed(self) -> dict[str, int]:
         """Units removed, by move."""
@@ -92,7 +104,7 @@ class Compression(Result):
             ("hidden units", f"{self.original.units} -> {self.network.units}" + (" (optimal)" if self.optimal else "")),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("removed", moves or "nothing"),
-            ("same function", f"{self.glyph} proved on all inputs"),
+            ("same function", f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else "")),
             ("slack", f"<= {self.proof.slack}" if self.slack else "= 0 (nothing was rounded)"),
         ]
 
@@ -187,7 +199,15 @@ def rank(net: Network, progress: Progress | None = None) -> Rank:
     upper = sum(state.widths[1:-1])
     why = reducible(state) if upper else None
     if upper == 0:
-        return Rank("proved", 0, 0, net.units, net, moves, "the function is affine" if len(net.layers) == 1 else "the function is constant")
+        return Rank(
+            "proved",
+            0,
+            0,
+            net.units,
+            net,
+            moves,
+            "the function is affine" if len(net.layers) == 1 else "the function is constant",
+        )
     if why is None:
         source = net.activations[0].source or "every remaining hyperplane bends the function"
         return Rank("proved", upper, upper, net.units, net, moves, f"irreducible, hence minimal ({source})")
@@ -252,7 +272,9 @@ def _zero_outgoing(state: State, l: int) -> Units:
 def _zero_incoming(state: State, l: int) -> Units:
     """Rows are read whole where that saves a copy; removed units are masked out afterwards."""
     every = np.arange(state.net.widths[l])
-    zero = ~state.weights[l - 1].take(every, state.alive[l - 1]).nonzero().any(axis=1)
+    heavy = np.flatnonzero(state.weights[l - 1].take(every, state.alive[l - 1]).nonzero().any(axis=1))
+    zero = np.ones(len(every), dtype=bool)
+    zero[heavy] = False
     return state.alive[l][zero[state.alive[l]]]
 
 

@@ -24,7 +24,10 @@ IDENTITY = Activation("identity")
 
 def _float64(array: Any, where: str) -> Array:
     """An own float64 copy; raises where the conversion would lose a bit."""
-    given = np.asarray(array.detach().cpu().double() if hasattr(array, "detach") else array)
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        array = array.double() if array.is_floating_point() else array
+    given = np.asarray(array)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise UnsupportedModel(f"{where} has dtype {given.dtype}; real numbers are needed")
     with np.errstate(over="ignore"):
@@ -58,7 +61,9 @@ class Layer:
         for name, ndim in (("weight", 2), ("bias", 1)):
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.dtype != np.float64:
-                raise UnsupportedModel(f"{name} is {getattr(array, 'dtype', type(array).__name__)}, not a float64 array; Network.mlp converts")
+                raise UnsupportedModel(
+                    f"{name} is {getattr(array, 'dtype', type(array).__name__)}, not a float64 array; Network.mlp converts"
+                )
             if array.ndim != ndim:
                 raise ShapeError(f"{name} has shape {array.shape}; {ndim} axes are needed")
             if not np.isfinite(array).all():
@@ -102,12 +107,16 @@ class Network:
         if self.output_map != "softmax":
             object.__setattr__(self, "output_map", str(Activation.of(self.output_map)))
         if self.layers[-1].activation != IDENTITY:
-            raise ShapeError(f"the last layer must be affine but has activation {self.layers[-1].activation}; give it as output_map")
+            raise ShapeError(
+                f"the last layer must be affine but has activation {self.layers[-1].activation}; give it as output_map"
+            )
         if self.widths[0] < 1 or self.widths[-1] < 1:
             raise ShapeError(f"widths {self.widths}: at least one input and one output are needed")
         for l, (lower, upper) in enumerate(zip(self.layers, self.layers[1:], strict=False), 1):
             if lower.weight.shape[0] != upper.weight.shape[1]:
-                raise ShapeError(f"layer {l} has {lower.weight.shape[0]} units but layer {l + 1} has weight of shape {upper.weight.shape}")
+                raise ShapeError(
+                    f"layer {l} has {lower.weight.shape[0]} units but layer {l + 1} has weight of shape {upper.weight.shape}"
+                )
 
     @staticmethod
     def mlp(*arrays: Any, activation: Any = "tanh", output_map: str = "identity") -> Network:
@@ -151,6 +160,31 @@ class Network:
     def activations(self) -> tuple[Activation, ...]:
         """One per hidden layer."""
         return tuple(layer.activation for layer in self.layers[:-1])
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest of float32 and float64 that holds every parameter exactly."""
+        arrays = (part for layer in self.layers for part in (layer.weight, layer.bias))
+        with np.errstate(over="ignore"):
+            return "float32" if all(np.array_equal(a.astype(np.float32), a) for a in arrays) else "float64"
+
+    def rounded(self, dtype: str) -> Network:
+        """Every parameter rounded to the nearest float32 (or, for float64, the same network)."""
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype {dtype!r}: float32 or float64")
+        if dtype == "float64":
+            return self
+        layers = []
+        for l, layer in enumerate(self.layers, 1):
+            with np.errstate(over="ignore", under="ignore"):
+                weight, bias = (a.astype(np.float32).astype(np.float64) for a in (layer.weight, layer.bias))
+            for name, old, new in (("weight", layer.weight, weight), ("bias", layer.bias, bias)):
+                if not np.isfinite(new).all():
+                    raise UnsupportedModel(
+                        f"layer {l}: {name} {old[~np.isfinite(new)][0]} exceeds float32; write dtype='float64'"
+                    )
+            layers.append(Layer(weight, bias, layer.activation))
+        return replace(self, layers=tuple(layers))
 
     @cached_property
     def digest(self) -> str:

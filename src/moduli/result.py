@@ -71,23 +71,33 @@ class Result:
         return f"<{self.kind} {self.glyph} {self.statement}>"
 
     def __rich__(self) -> Any:
-        from rich.table import Table
-
-        table = Table(title=self.statement, title_justify="left", show_header=False, box=None, pad_edge=False, title_style="bold")
-        table.add_column(style="dim")
-        table.add_column()
-        for label, text in self.rows():
-            table.add_row(label, text)
-        return table
+        return table(self.statement, self.rows())
 
     def _repr_html_(self) -> str:
         body = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.rows())
         return f"<table><caption>{html.escape(self.statement)}</caption>{body}</table>"
 
 
+def table(title: str, rows: list[tuple[str, str]]) -> Any:
+    """A rich renderable: a line and a borderless table of labels and values."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(show_header=False, box=None, pad_edge=False)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return Group(Text(title, style="bold"), grid)
+
+
 def atomic_write(path: Path, data: bytes) -> Path:
     """Write a file whole or not at all: a temporary one beside it, then a rename."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

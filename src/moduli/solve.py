@@ -83,7 +83,10 @@ def rank(
 def _only_lossless(on: Domain, eps: float, radius: float, units: Any) -> None:
     for name, given, default in (("on", on, None), ("eps", eps, 0.0), ("radius", radius, 0.0), ("units", units, None)):
         if given is not default and given != default:
-            raise ValueError(f"{name}={given!r} is not answered by this version; lossless compression on all inputs is ({name}={default})")
+            shown = type(given).__name__ if name == "on" else repr(given)
+            raise ValueError(
+                f"{name}={shown} is not answered by this version; lossless compression on all inputs is ({name}={default})"
+            )
 
 
 def canonical(net: Any, *, progress: Progress | None = None) -> Network:
@@ -162,7 +165,10 @@ class Equivalence(Result):
     def rows(self) -> list[tuple[str, str]]:
         rows = [("a", repr(self.a)), ("b", repr(self.b)), ("answer", f"{self.glyph} {self.status}"), ("because", self.reason)]
         if self.witness is not None:
-            rows += [("differ at", _short([float(q) for q in self.witness.input])), ("by at least", f"{float(self.witness.gap):.3g}")]
+            rows += [
+                ("differ at", _short([float(q) for q in self.witness.input])),
+                ("by at least", f"{float(self.witness.gap):.3g}"),
+            ]
         return rows
 
     def data(self) -> dict[str, Any]:
@@ -200,7 +206,9 @@ def equivalent(
     'refuted'
     """
     if isinstance(on, (Gaussian, Samples)):
-        raise ValueError(f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance")
+        raise ValueError(
+            f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance"
+        )
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
     a, b = _pair(a, b)
@@ -297,7 +305,7 @@ def _candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.
             near.append(base + step[:, None] * w[pick])
     x = np.concatenate([np.zeros((1, n)), spread, *near])
     x = x[np.isfinite(x).all(axis=1)]
-    return np.clip(x, box.low, box.high) if isinstance(on, Box) else x
+    return np.asarray(np.clip(x, box.low, box.high)) if isinstance(on, Box) else x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -381,7 +389,10 @@ def _upper(a: Network, b: Network, radius: float | None, progress: Progress | No
             best = min(best, difference(left.arrays(), right.arrays(), a.activations, radius=radius).everywhere)
         if best == 0 or all(not act.homogeneous for act in a.activations):
             break
-    size = magnitude(left.arrays(), a.activations, radius=radius).everywhere + magnitude(right.arrays(), b.activations, radius=radius).everywhere
+    size = (
+        magnitude(left.arrays(), a.activations, radius=radius).everywhere
+        + magnitude(right.arrays(), b.activations, radius=radius).everywhere
+    )
     return min(best, math.nextafter(size, math.inf))
 
 
@@ -390,7 +401,11 @@ def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any) -> D
     squares = ((a.logits(x) - b.logits(x)) ** 2).sum(axis=1)
     mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.inf
     ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
-    name = f"root mean square on {len(x)} samples" if isinstance(on, Samples) else f"root mean square under a Gaussian, {DRAWS} draws"
+    name = (
+        f"root mean square on {len(x)} samples"
+        if isinstance(on, Samples)
+        else f"root mean square under a Gaussian, {DRAWS} draws"
+    )
     return Distance("estimated", ends[0], ends[1], None, name, {"value": math.sqrt(mean)})
 
 
@@ -413,7 +428,11 @@ class Verdict(Result):
 
     @property
     def statement(self) -> str:
-        best = f"; no one-hidden-layer network with fewer than {self.small.units} hidden units has it" if self.proof.minimal else ""
+        best = (
+            f"; no one-hidden-layer network with fewer than {self.small.units} hidden units has it"
+            if self.proof.minimal
+            else ""
+        )
         exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
         return f"accepted: {self.small.units} hidden units compute the function of {self.large.units}, {exact}{best}"
 
@@ -428,8 +447,9 @@ class Verdict(Result):
     def data(self) -> dict[str, Any]:
         slack = self.proof.slack
         return {
-            "small": self.small.digest, "large": self.large.digest, "moves": len(self.proof.large_moves) + len(self.proof.small_moves),
-            "minimal": self.proof.minimal, "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
+            "small": self.small.digest, "large": self.large.digest,
+            "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.proof.minimal,
+            "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
         }  # fmt: skip
 
 

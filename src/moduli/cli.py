@@ -1,0 +1,365 @@
+"""The command line. stdout holds the result, stderr everything else.
+
+Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import moduli as mo
+
+if TYPE_CHECKING:
+    from .domains import Domain
+    from .lossless import Compression, Progress
+    from .network import Network
+    from .result import Result
+
+DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
+ANSWER = {"refuted": 1, "undecided": 3}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(mo.__version__, prog_name="moduli")
+def cli() -> None:
+    """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
+
+    MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt) or zoo:NAME. Try: moduli demo
+    """
+
+
+def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that commands share, by name."""
+    table = {
+        "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        "quiet": click.option("--quiet", is_flag=True, help="Print nothing; the exit code answers."),
+        "seed": click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random choice."),
+        "budget": click.option("--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes."),
+        "on": click.option("--on", default="all", show_default=True, metavar="D", help=DOMAINS),
+        "activation": click.option("--activation", help="Hidden activation, for files that store none (state dicts)."),
+        "output": click.option("--output", "output", help="Name of the output to read, where an ONNX file has several."),
+        "keys": click.option("--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."),
+    }
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            function = table[name](function)
+        return function
+
+    return wrap
+
+
+_SOURCE = ("activation", "output", "keys")
+_COMMON = ("json", "quiet", "seed", "budget")
+
+
+def _load(model: str, activation: str | None = None, output: str | None = None, keys: str | None = None) -> Network:
+    from .formats import load
+
+    return load(model, activation=activation, output=output, keys=tuple(keys.split(",")) if keys else None)
+
+
+def _domain(text: str) -> Domain:
+    """Read D of the command line."""
+    if text == "all":
+        return None
+    if text == "gaussian":
+        return mo.Gaussian()
+    if text.startswith("box:"):
+        body = text[4:]
+        if body.endswith(".vnnlib"):
+            return mo.Box.from_vnnlib(body)
+        try:
+            low, high = map(float, body.split(","))
+        except ValueError:
+            raise click.UsageError(f"--on {text}: write box:LO,HI with two numbers, or box:FILE.vnnlib") from None
+        return mo.Box(low, high)
+    if text.endswith(".npz"):
+        from .formats import load_samples
+
+        return load_samples(text)
+    raise click.UsageError(f"--on {text}: write all, box:LO,HI, box:FILE.vnnlib, gaussian or FILE.npz")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress | None]:
+    """A bar on a terminal, for work over a second."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    started, bar = time.monotonic(), Bar(console=Console(stderr=True), transient=True)
+    task = bar.add_task("", start=True)
+
+    def step(done: int, total: int | None, label: str) -> None:
+        if time.monotonic() - started > 1:
+            bar.start()
+            bar.update(task, completed=done, total=total, description=label)
+
+    try:
+        yield step
+    finally:
+        bar.stop()
+
+
+def _show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
+    if quiet:
+        return
+    if as_json:
+        click.echo(json.dumps({**result.to_json(), **extra}))
+        return
+    _print(result.statement, [*result.rows(), *((label, str(text)) for label, text in extra.items())])
+
+
+def _print(title: str, rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+
+    from .result import table
+
+    Console(highlight=False, markup=False, soft_wrap=True).print(table(title, rows))
+
+
+@cli.command()
+@click.argument("model")
+@_options("json", "quiet", *_SOURCE)
+def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
+    """What a model is: widths, activations, what reading it had to do.
+
+    Example: moduli info controller.onnx
+    """
+    net = _load(model, **source)
+    data = {
+        "schema": "moduli.info/1", "model": model, "widths": list(net.widths), "activations": [str(a) for a in net.activations],
+        "output_map": net.output_map, "units": net.units, "parameters": net.parameters,
+        "digest": net.digest, "notes": list(net.notes),
+        "box": None if net.frame is None else [net.frame.box.low.tolist(), net.frame.box.high.tolist()],
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(data))
+    elif not quiet:
+        rows = [
+            ("network", repr(net)),
+            ("hidden units", str(net.units)),
+            ("digest", net.digest),
+            *(("note", n) for n in net.notes),
+        ]
+        if net.frame is not None:
+            rows.append(
+                ("box", f"operating box in the header: {net.frame.low.tolist()} to {net.frame.high.tolist()} (physical units)")
+            )
+        _print(model, rows)
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "-o", "--out", required=True, metavar="OUT", help="Where the smaller model goes; OUT.cert.json appears beside it."
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
+@click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
+@click.option("--units", type=int, help="Wanted number of hidden units.")
+@click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
+@_options("on", *_COMMON, *_SOURCE)
+def compress(
+    model: str, out: str, dtype: str | None, on: str, eps: float, units: int | None, radius: float, as_json: bool, quiet: bool,
+    seed: int, budget: int, **source: Any,
+) -> None:  # fmt: skip
+    """Write a smaller model with the same function, and its certificate.
+
+    Example: moduli compress controller.onnx -o small.onnx
+    """
+    if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
+        raise click.UsageError(f"{out} is the model itself; choose another name for the smaller one")
+    net = _load(model, **source)
+    with _progress(quiet) as progress:
+        small = mo.compress(
+            net, on=_domain(on), eps=eps, units=units, radius=radius, budget=budget, seed=seed, progress=progress
+        )
+    written, proof = _write(small, Path(out), dtype or net.dtype)
+    _show(written, as_json, quiet, written=out, proof=str(proof))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """A target that cannot be written is a matter of usage, not of reading."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
+
+
+def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path]:
+    """Write model and certificate, both or neither; returns the compression that the files hold."""
+    proof, new = out.with_name(out.name + ".cert.json"), not out.exists()
+    rounded = small.rounded(dtype)
+    with _writing(out):
+        target = mo.save(small.network, out, dtype=dtype)
+    try:
+        with _writing(proof):
+            return rounded, rounded.save(proof)
+    except ValueError:
+        if new:
+            target.unlink(missing_ok=True)
+        raise
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
+@_options("on", *_COMMON, *_SOURCE)
+def rank(model: str, radius: float, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+    """How many hidden units the function needs.
+
+    Example: moduli rank zoo:digits-tanh
+    """
+    with _progress(quiet) as progress:
+        _show(
+            mo.rank(_load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, progress=progress),
+            as_json,
+            quiet,
+        )
+
+
+@cli.command()
+@click.argument("certificate")
+@click.argument("small")
+@click.argument("large")
+@_options("json", "quiet", *_SOURCE)
+def check(certificate: str, small: str, large: str, as_json: bool, quiet: bool, **source: Any) -> None:
+    """Replay a certificate in exact arithmetic: does SMALL compute the function of LARGE?
+
+    Example: moduli check small.onnx.cert.json small.onnx controller.onnx
+    """
+    _show(mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source)), as_json, quiet)
+
+
+def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
+    """Options for files that store no activations concern those alone."""
+    bare = Path(model).suffix in (".pth", ".pt", ".tar", ".ckpt")
+    return source if bare else {**source, "activation": None, "keys": None, "output": None}
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
+@_options("on", *_COMMON, *_SOURCE)
+def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+    """Are two models the same function? Proved (0), refuted with a witness (1) or undecided (3).
+
+    Example: moduli equal controller.onnx small.onnx
+    """
+    with _progress(quiet) as progress:
+        answer = mo.equivalent(
+            _load(a, **_fitting(a, source)),
+            _load(b, **_fitting(b, source)),
+            on=_domain(on),
+            eps=eps,
+            budget=budget,
+            seed=seed,
+            progress=progress,
+        )
+    _show(answer, as_json, quiet)
+    sys.exit(ANSWER.get(answer.status, 0))
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@_options("on", *_COMMON, *_SOURCE)
+def distance(a: str, b: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+    """How far are two models apart?
+
+    Example: moduli distance controller.onnx small.onnx --on box:-1,1
+    """
+    with _progress(quiet) as progress:
+        nets = _load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))
+        _show(mo.distance(*nets, on=_domain(on), budget=budget, seed=seed, progress=progress), as_json, quiet)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("-o", "--out", required=True, metavar="OUT", help="Where the normal form goes (float64).")
+@_options("json", "quiet", *_SOURCE)
+def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
+    """Write the normal form: reduced, signs and scales fixed, units sorted.
+
+    Example: moduli canon controller.onnx -o normal.onnx
+    """
+    net = _load(model, **source)
+    with _progress(quiet) as progress:
+        form = mo.canonical(net, progress=progress)
+    with _writing(Path(out)):
+        target = mo.save(form, out)
+    if as_json:
+        click.echo(
+            json.dumps({"schema": "moduli.canon/1", "widths": list(form.widths), "digest": form.digest, "written": str(target)})
+        )
+    elif not quiet:
+        _print(
+            f"normal form of {model}",
+            [("network", repr(net)), ("form", repr(form)), ("digest", form.digest), ("written", str(target))],
+        )
+
+
+@cli.command()
+@click.option("-o", "--out", default="moduli-demo", show_default=True, metavar="DIR", help="Folder for the files it writes.")
+@_options("json", "quiet")
+def demo(out: str, as_json: bool, quiet: bool) -> None:
+    """Compress a bundled trained network, write the smaller model and its certificate, and check it from the files.
+
+    Example: moduli demo
+    """
+    folder = Path(out)
+    net = mo.load("zoo:digits-tanh")
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
+    target = folder / "digits-tanh-small.onnx"
+    small, proof = _write(mo.compress(net), target, net.dtype)
+    verdict = mo.check(proof, target, large)
+    _show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except mo.ModuliError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except FileNotFoundError as error:
+        _fail(f"{error.filename}: no such file or folder", 4)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 4)
+    except (ValueError, MemoryError) as error:
+        _fail(str(error) or "not enough memory", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"moduli: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

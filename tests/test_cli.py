@@ -1,0 +1,172 @@
+"""The command line in its own process: results on stdout, one-line errors on stderr, exit codes, files whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import moduli as mo
+
+ROOT = Path(__file__).parents[1]
+
+
+def moduli(*args: object, cwd: Path) -> tuple[int, str, str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120"}
+    done = subprocess.run([sys.executable, "-m", "moduli.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def answer(*args: object, cwd: Path, code: int = 0) -> dict[str, object]:
+    returned, out, err = moduli(*args, "--json", cwd=cwd)
+    assert returned == code, err
+    return json.loads(out)
+
+
+def test_demo_writes_checked_files(tmp_path):
+    data = answer("demo", cwd=tmp_path)
+    assert data["schema"] == "moduli.compress/1"
+    assert data["optimal"] is True
+    verdict = mo.check(
+        tmp_path / "moduli-demo/digits-tanh-small.onnx.cert.json",
+        tmp_path / "moduli-demo/digits-tanh-small.onnx",
+        tmp_path / "moduli-demo/digits-tanh.onnx",
+    )
+    assert verdict.small.units == data["units"] < data["original_units"]
+    assert verdict.proof.minimal
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "npz", "safetensors"])
+def test_compress_then_check_then_equal(tmp_path, suffix):
+    net = mo.load("zoo:digits-tanh-grid")
+    mo.save(net, tmp_path / "large.onnx")
+    small = answer("compress", "large.onnx", "-o", f"small.{suffix}", cwd=tmp_path)
+    assert small["units"] == 64
+    checked = answer("check", f"small.{suffix}.cert.json", f"small.{suffix}", "large.onnx", cwd=tmp_path)
+    assert checked["status"] == "proved"
+    assert checked["constant"] == small["constant"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["large.onnx", f"small.{suffix}", f"small.{suffix}.cert.json"])
+    tampered = json.loads((tmp_path / f"small.{suffix}.cert.json").read_text())
+    tampered["large_moves"][0]["units"][0] += 1
+    (tmp_path / "bad.json").write_text(json.dumps(tampered))
+    assert moduli("check", "bad.json", f"small.{suffix}", "large.onnx", cwd=tmp_path)[0] == 1
+
+
+def test_equal_answers_with_its_exit_code(tmp_path):
+    net = mo.Network.mlp([[1.0, 2.0]], [0.5], [[1.0]], [0.0])
+    twin = mo.Network.mlp([[-1.0, -2.0]], [-0.5], [[-1.0]], [0.0])
+    other = mo.Network.mlp([[1.0, 2.0]], [0.5], [[np.nextafter(1.0, 2)]], [0.0])
+    for name, each in (("a", net), ("b", twin), ("c", other)):
+        mo.save(each, tmp_path / f"{name}.npz")
+    assert answer("equal", "a.npz", "b.npz", cwd=tmp_path)["status"] == "proved"
+    refuted = answer("equal", "a.npz", "c.npz", cwd=tmp_path, code=1)
+    assert refuted["witness"]["input"]
+    assert answer("equal", "a.npz", "c.npz", "--eps", "1e-9", cwd=tmp_path)["status"] == "proved"
+
+
+def test_rank_info_canon_distance(tmp_path):
+    assert answer("rank", "zoo:digits-plain", cwd=tmp_path)["lower"] == 32
+    assert answer("info", "zoo:digits-relu", cwd=tmp_path)["widths"] == [64, 64, 32, 10]
+    form = answer("canon", "zoo:digits-plain", "-o", "form.npz", cwd=tmp_path)
+    assert mo.load(tmp_path / "form.npz").digest == form["digest"]
+    apart = answer("distance", "zoo:digits-plain", "form.npz", "--on", "box:0,1", cwd=tmp_path)
+    assert apart["lower"] == apart["upper"] == 0
+    near = answer("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "gaussian", cwd=tmp_path)
+    assert 0 < near["lower"] < near["upper"]
+
+
+def test_quiet_prints_nothing(tmp_path):
+    assert moduli("rank", "zoo:digits-plain", "--quiet", cwd=tmp_path) == (0, "", "")
+
+
+def huge_tensor(path: Path) -> None:
+    weight = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[50_000, 50_000], raw_data=b"\0" * 16)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 50_000]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "g", [x], [y], [weight])
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+
+
+def nan_weights(path: Path) -> None:
+    np.savez(path, W1=[[np.nan]], b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity"))
+
+
+def mismatched(path: Path) -> None:
+    np.savez(path, W1=np.ones((3, 2)), b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity"))
+
+
+def truncated(path: Path) -> None:
+    mo.save(mo.load("zoo:digits-plain"), path)
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def pickled(path: Path) -> None:
+    import pickle
+
+    path.write_bytes(pickle.dumps({"state_dict": print}))
+
+
+BAD = {
+    "empty.onnx": (lambda p: p.write_bytes(b""), "0 bytes"),
+    "truncated.onnx": (truncated, "damaged or no ONNX file"),
+    "pickle.pth": (pickled, "pickle"),
+    "nan.npz": (nan_weights, "nan"),
+    "shapes.npz": (mismatched, "(3, 2)"),
+    "huge.onnx": (huge_tensor, "50000"),
+    "missing.onnx": (lambda p: None, "no such file"),
+    "model.h5": (lambda p: p.write_bytes(b"x"), "export the model to ONNX"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_unreadable_models_exit_4_with_one_line(tmp_path, name):
+    make, words = BAD[name]
+    make(tmp_path / name)
+    code, out, err = moduli("compress", name, "-o", "out.onnx", cwd=tmp_path)
+    assert (code, out) == (4, "")
+    assert words in err
+    assert name in err
+    assert err.count("\n") == 1
+    assert {p.name for p in tmp_path.iterdir()} <= {name}
+
+
+USAGE = {
+    ("compress", "zoo:digits-plain", "-o", "no/such/folder/x.onnx"): "cannot write no/such/folder/x.onnx",
+    ("compress", "zoo:digits-plain", "-o", "x.onnx", "--units", "3"): "units=3 is not answered by this version",
+    ("rank", "zoo:digits-plain", "--on", "sphere"): "write all, box:LO,HI",
+    ("equal", "zoo:digits-plain", "zoo:digits-tanh-grid"): "64 inputs, 10 outputs against 4 and 10",
+    ("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "box:1,-1"): "low 1.0 exceeds high -1.0",
+    ("frobnicate",): "No such command",
+    ("rank",): "Missing argument",
+}
+
+
+@pytest.mark.parametrize("args", USAGE)
+def test_wrong_usage_exits_2(tmp_path, args):
+    code, out, err = moduli(*args, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert USAGE[args] in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_itself_is_never_overwritten(tmp_path):
+    mo.save(mo.load("zoo:digits-plain"), tmp_path / "m.onnx")
+    before = (tmp_path / "m.onnx").read_bytes()
+    assert moduli("compress", "m.onnx", "-o", "m.onnx", cwd=tmp_path)[0] == 2
+    assert (tmp_path / "m.onnx").read_bytes() == before
+
+
+def test_float32_onnx_carries_its_slack(tmp_path):
+    mo.save(mo.load("zoo:digits-tanh"), tmp_path / "large.onnx", dtype="float32")
+    data = answer("compress", "large.onnx", "-o", "small.onnx", cwd=tmp_path)
+    stored = {p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props}
+    assert float(stored["moduli.slack"]) > 0
+    assert data["constant"] > 0
+    assert mo.load(tmp_path / "small.onnx").digest == data["digest"]
