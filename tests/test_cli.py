@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 
 def moduli(*args: object, cwd: Path) -> tuple[int, str, str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120"}
-    done = subprocess.run([sys.executable, "-m", "moduli.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "moduli.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -95,11 +97,21 @@ def huge_tensor(path: Path) -> None:
 
 
 def nan_weights(path: Path) -> None:
-    np.savez(path, W1=[[np.nan]], b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity"))
+    np.savez(
+        path, W1=[[np.nan]], b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity")
+    )
 
 
 def mismatched(path: Path) -> None:
-    np.savez(path, W1=np.ones((3, 2)), b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity"))
+    np.savez(
+        path,
+        W1=np.ones((3, 2)),
+        b1=[0.0],
+        W2=[[1.0]],
+        b2=[0.0],
+        activations=np.array(["tanh"]),
+        output_map=np.array("identity"),
+    )
 
 
 def truncated(path: Path) -> None:

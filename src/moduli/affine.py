@@ -101,8 +101,8 @@ class Ball:
         ball = self.loose()
         lo, radius = ball.centre.lo, ball.radius
         return Ball(
-            ExactArray(fn(ball.centre.hi), None if lo is None else fn(lo)),
-            None if radius is None else fn(radius),
+            ExactArray(np.asarray(fn(ball.centre.hi)), None if lo is None else np.asarray(fn(lo))),
+            None if radius is None else np.asarray(fn(radius)),
         )
 
     def times(self, other: Ball) -> Ball:
@@ -169,7 +169,7 @@ class Ball:
         if not (tiny_hi.any() or tiny_lo.any()):
             return ball
         radius = up(ball._radius() + np.abs(tiny_hi) + np.abs(tiny_lo))
-        return Ball(ExactArray(hi - tiny_hi, lo - tiny_lo), radius)
+        return Ball(ExactArray(np.asarray(hi - tiny_hi), np.asarray(lo - tiny_lo)), radius)
 
     def _low(self) -> Array:
         return np.zeros(self.shape) if self.centre.lo is None else self.centre.lo

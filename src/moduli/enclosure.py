@@ -257,7 +257,7 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """s, e with s = fl(a + b) and a + b = s + e exactly (Knuth)."""
     s = a + b
     t = s - a
-    return s, (a - (s - t)) + (b - t)
+    return np.asarray(s), np.asarray((a - (s - t)) + (b - t))
 
 
 def two_product(a: Array, b: Array) -> tuple[Array, Array]:
@@ -268,7 +268,7 @@ def two_product(a: Array, b: Array) -> tuple[Array, Array]:
     b1 = b * 134217729.0
     b1 = b1 - (b1 - b)
     a2, b2 = a - a1, b - b1
-    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+    return np.asarray(p), np.asarray(((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2)
 
 
 def exact_sum(floats: Iterable[float]) -> Fraction:
@@ -471,12 +471,12 @@ def up_matmul(a: Array, b: Array) -> Array:
     return np.asarray(np.where(met, total, 0.0))
 
 
-def up(x: Array, steps: int = 2) -> Array:
+def up(x: Array | np.float64, steps: int = 2) -> Array:
     """An upper bound of a non-negative float sum that lost at most `steps` roundings; 0 stays 0."""
     return np.where(x == 0, 0.0, np.nextafter(x * (1 + (steps + 2) * 2.0**-52), np.inf))
 
 
-def up_scale(x: Array, factor: float) -> Array:
+def up_scale(x: Array | np.float64, factor: float) -> Array:
     """An upper bound of x * factor for non-negative x and positive factor, safe where the product underflows."""
     with np.errstate(over="ignore"):
         return np.where(x == 0, 0.0, np.nextafter(x * factor * (1 + 2.0**-50), np.inf))

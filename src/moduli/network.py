@@ -45,7 +45,7 @@ class Layer:
 
     Args:
         weight: ``[out, in]`` incoming weights, float64.
-        bias: ``[out]``, float64.
+        bias: ``[out]``, float64 (an own axis name, so that a wrong length gets this class's own error).
         activation: elementwise.
 
     Raises:
@@ -54,7 +54,7 @@ class Layer:
     """
 
     weight: Float64[np.ndarray[Any, Any], "out in"]
-    bias: Float64[np.ndarray[Any, Any], " out"]
+    bias: Float64[np.ndarray[Any, Any], " units"]
     activation: Activation
 
     def __post_init__(self) -> None:

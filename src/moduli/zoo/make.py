@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..network import Network
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def main(folder: Path) -> None:
     rows = []
     for recipe in RECIPES:
         made = arrays(recipe, train(recipe))
-        np.savez(folder / f"{recipe.name}.npz", **made)  # type: ignore[arg-type]
+        np.savez(folder / f"{recipe.name}.npz", **made)
         rows.append(line(recipe, made))
     versions = {name: version(name) for name in ("torch", "numpy")} | {"sklearn": version("scikit-learn")}
     text = PROVENANCE.format(rows="\n".join(rows), python=python_version(), **versions)
