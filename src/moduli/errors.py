@@ -40,7 +40,7 @@ class Undecided(ModuliError, RuntimeError):
 
     exit_code = 3
 
-    def __init__(self, message: str, *, lower: float | None = None, upper: float | None = None) -> None:
+    def __init__(self, message: str, *, lower: float | int | None = None, upper: float | int | None = None) -> None:
         super().__init__(message)
         self.lower, self.upper = lower, upper
 
