@@ -415,6 +415,13 @@ def _nearest(q: Fraction) -> float:
         return math.inf if q > 0 else -math.inf
 
 
+def _rational(array: ExactArray, i: int, j: int) -> Fraction:
+    number = array.get((i, j))
+    if not isinstance(number, Fraction):
+        raise TypeError(f"entry [{i}, {j}] of a product is the constant {number}; products are taken of rationals")
+    return number
+
+
 def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
     """The exact product ``[n, k] @ [k, m]``.
 
@@ -448,8 +455,7 @@ def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
     for j in {j for _, j in b.rest}:
         bad[:, j] = True
     for i, j in np.argwhere(bad).tolist():
-        terms = [(a.get((i, k)), b.get((k, j))) for k in range(a.hi.shape[1])]
-        out.put((i, j), linear([(x, y) for x, y in terms if isinstance(x, Fraction)]))
+        out.put((i, j), sum((_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])), Fraction(0)))
     return out
 
 
