@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moduli import formats
+from moduli import onnx_graph
 from moduli.activations import Activation
 from moduli.certificate import rounding_slack
 from moduli.domains import Frame
@@ -686,7 +686,7 @@ def test_flipped_bytes_of_other_formats(tmp_path, suffix):
 def test_scrambled_graphs_load_or_are_refused():
     """Random operations with random attributes on random inputs and constants."""
     rng, loaded = np.random.default_rng(2), 0
-    operations = [*formats._OPS, "MaxPool"]
+    operations = [*onnx_graph._OPS, "MaxPool"]
     for _ in range(600):
         names, nodes = ["x"], []
         for k in range(rng.integers(1, 7)):

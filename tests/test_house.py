@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "certificate", "result", "lossless", "symmetry", "affine",
-    "pytorch", "formats", "solve", "cli",
+    "pytorch", "onnx_graph", "formats", "solve", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

@@ -14,6 +14,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ModuliError(Exception):
     """Base of all errors of this library."""
@@ -66,3 +69,23 @@ class MissingExtra(ModuliError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'moduli[{extra}]'")
+
+
+@contextmanager
+def one_line(where: str) -> Iterator[None]:
+    """Whatever a malformed model makes the readers stumble over becomes one line that names it."""
+    try:
+        yield
+    except (OSError, MissingExtra):
+        raise
+    except ModuliError as error:
+        text = str(error)
+        raise UnsupportedModel(_printable(text if text.startswith(where) else f"{where}: {text}")) from None
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise UnsupportedModel(_printable(f"{where}: malformed ({type(error).__name__}: {error})")) from None
+
+
+def _printable(text: str) -> str:
+    """One line without control characters, whatever names a file brings."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line if len(line) <= 700 else f"{line[:690]} ..."
