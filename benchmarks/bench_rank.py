@@ -6,6 +6,7 @@ python benchmarks/bench_rank.py [--units 1000000] [--inputs 64]
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import time
@@ -29,10 +30,15 @@ def rows(units: int, inputs: int) -> tuple[np.ndarray, np.ndarray]:
     return w, b
 
 
-def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    out = call()
-    return time.perf_counter() - start, out
+def seconds(*calls: Callable[[], Any]) -> list[float]:
+    """Median seconds of each of several calls, made in turn three times."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(3):
+        for call, times in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
 
 
 def peak() -> float:
@@ -64,10 +70,9 @@ def main() -> None:
     w, b = rows(args.units, args.inputs)
     a = np.random.default_rng(1).standard_normal((1, args.units))
     net = mo.Network.mlp(w, b, a, [0.0])
-    rank, answer = min((seconds(lambda: mo.rank(net)) for _ in range(3)), key=lambda t: t[0])
-    unique, _ = seconds(lambda: np.unique(np.column_stack([w, b]), axis=0))
-    compress, small = seconds(lambda: mo.compress(net))
-    check, _ = seconds(small.check)
+    stacked, small, answer = np.column_stack([w, b]), mo.compress(net), mo.rank(net)
+    rank, unique = seconds(lambda: mo.rank(net), lambda: np.unique(stacked, axis=0))
+    compress, check = seconds(lambda: mo.compress(net), small.check)
     command = [sys.executable, __file__, "--memory", "--units", str(args.units), "--inputs", str(args.inputs)]
     times = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     print(f"{args.units} units, {args.inputs} inputs: {answer.statement}\n")

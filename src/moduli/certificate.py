@@ -41,7 +41,7 @@ from .network import Layer, Network
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 SCHEMA = "moduli.certificate/1"
-BLOCK = 2**20
+BLOCK = 2**16
 MAX_BYTES = 2**31
 
 
@@ -193,7 +193,7 @@ class State:
             sign = float(ratio)
             same = all(np.array_equal(p[units], sign * p[others]) for p in (b.hi, b.lo) if p is not None)
             return same and all(
-                np.array_equal(p[np.ix_(units, cols)], sign * p[np.ix_(others, cols)]) for p in (w.hi, w.lo) if p is not None
+                np.array_equal(_rows(p, units, cols), sign * _rows(p, others, cols)) for p in (w.hi, w.lo) if p is not None
             )
         pairs = list(zip(units.tolist(), others.tolist(), strict=True))
         return all(b.get((u,)) == linear([(ratio, b.get((v,)))]) for u, v in pairs) and all(
@@ -239,6 +239,12 @@ class State:
                 raise UnsupportedModel("a merged weight exceeds the range of float64; rescale the network's weights first")
             layers.append(Layer(w.hi, b.hi, layer.activation))
         return self.net.with_layers(layers)
+
+
+def _rows(array: Array, rows: Units, cols: Units) -> Array:
+    """Rows at some columns; a permuted or partial set of columns costs an index grid."""
+    whole = len(cols) == array.shape[1] and bool((cols == np.arange(len(cols))).all())
+    return array[rows] if whole else array[np.ix_(rows, cols)]
 
 
 def replay(net: Network, moves: Iterable[Move]) -> State:

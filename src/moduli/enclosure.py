@@ -511,7 +511,7 @@ def class_keys(weight: Array, bias: Array, *, sign: bool, scale: bool) -> tuple[
     """
     rows = len(bias)
     keys, signs = np.empty(rows, dtype=np.uint64), np.ones(rows)
-    block = max(1, 2**19 // max(1, weight.shape[1]))
+    block = max(1, 2**16 // max(1, weight.shape[1]))
     for start in range(0, rows, block):
         at = slice(start, start + block)
         w, b = weight[at], bias[at]
