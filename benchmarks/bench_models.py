@@ -47,7 +47,8 @@ def main() -> None:
         return
     boxes = json.loads((SHARED / "boxes.json").read_text())
     for path in sorted(SHARED.iterdir()):
-        box = boxes.get(path.name)
+        original = path.name.removesuffix(".converted.onnx")
+        box = next((boxes[k] for k in sorted(boxes) if k == path.name or k.startswith(f"{original}.")), None)
         if path.suffix in (".onnx", ".nnet") and box is not None:
             try:
                 print(line(path.name, path, mo.Box(box["lo"], box["hi"])))

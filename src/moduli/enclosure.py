@@ -368,11 +368,12 @@ class ExactArray:
         order = np.argsort(into, kind="stable")
         targets, starts, counts = np.unique(into[order], return_index=True, return_counts=True)
         plain = abs(factor) == 1 and not self.rest
-        pairs = plain and self.lo is None
-        if pairs:
-            single = order[starts[counts == 1]]
-            self._add_pairs(into[single], units[single], float(factor), rows)
-            targets, starts, counts = (x[counts > 1] for x in (targets, starts, counts))
+        if plain:
+            dirty = np.zeros(self.hi.shape[1], dtype=bool) if self.lo is None else self.lo.any(axis=0)
+            first = order[starts]
+            pairs = (counts == 1) & ~dirty[targets] & ~dirty[units[first]]
+            self._add_pairs(targets[pairs], units[first[pairs]], float(factor), rows)
+            targets, starts, counts = (x[~pairs] for x in (targets, starts, counts))
         for target, start, count in zip(targets.tolist(), starts.tolist(), counts.tolist(), strict=True):
             members = units[order[start : start + count]]
             for row in rows.tolist():
