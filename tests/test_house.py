@@ -20,8 +20,8 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "domains", "network", "enclosure", "certificate", "result", "lossless", "symmetry", "affine",
-    "pytorch", "onnx_graph", "formats", "solve", "cli",
+    "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "lossless", "symmetry",
+    "paths", "cover", "hardness", "nearby", "affine", "pytorch", "onnx_graph", "formats", "plot", "solve", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

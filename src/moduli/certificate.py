@@ -5,10 +5,13 @@ A *certificate* says of two networks of the same inputs and outputs, by the dige
     for every input x,  |small(x) - large(x)|_inf <= constant + growth * |x|_inf        (outputs before the output map)
 
 and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units computes the
-function of `large`. The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel
-checks its precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left
-is compared entry by entry, and the difference is carried through the layers with outward-rounded bounds.
-No search, no solver and no tolerance takes part.
+function of `large`. With a radius (`proximity.Near`) both are said of parameters that differ from those of `large` by
+at most the radius: `small` is compared with one of them, and `minimal` says that none of them has fewer.
+
+The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel checks its
+precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left is compared entry
+by entry, and the difference is carried through the layers with outward-rounded bounds. No search, no solver and no
+tolerance takes part.
 
 | move | precondition | effect on the next layer |
 |---|---|---|
@@ -27,7 +30,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -37,6 +40,7 @@ from .activations import Activation
 from .enclosure import ExactArray, Number, class_keys, enclose, linear, two_sum, up, up_matmul, up_scale, value
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .network import Layer, Network
+from .proximity import Ball, Near
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
@@ -97,11 +101,22 @@ class State:
         alive: for inputs, every hidden layer and outputs, the original indices that remain, in order.
     """
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, net: Network, near: Near | None = None) -> None:
         self.net = net
         self.weights = [ExactArray(layer.weight) for layer in net.layers]
         self.biases = [ExactArray(layer.bias) for layer in net.layers]
+        if near is not None:
+            self._change(near)
         self.alive: list[Units] = [np.arange(n) for n in net.widths]
+
+    def _change(self, near: Near) -> None:
+        parts = {"weight": self.weights, "bias": self.biases}
+        if len({(c.layer, c.part) for c in near.changes}) < len(near.changes):
+            raise CertificateRejected("the weights or biases of a layer are changed in two places")
+        for change in near.changes:
+            if not 1 <= change.layer <= len(self.weights):
+                raise CertificateRejected(f"changes in layer {change.layer} of a network with {len(self.weights)}")
+            change.apply(parts[change.part][change.layer - 1], near.radius)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -247,9 +262,9 @@ def _rows(array: Array, rows: Units, cols: Units) -> Array:
     return array[rows] if whole else array[np.ix_(rows, cols)]
 
 
-def replay(net: Network, moves: Iterable[Move]) -> State:
-    """Apply moves to a network, checking each."""
-    state = State(net)
+def replay(net: Network, moves: Iterable[Move], near: Near | None = None) -> State:
+    """Apply changes and moves to a network, checking each."""
+    state = State(net, near)
     for move in moves:
         state.apply(move)
     return state
@@ -418,6 +433,7 @@ class Certificate:
     small_moves: tuple[Move, ...] = ()
     slack: Slack = Slack(0.0, 0.0)
     minimal: bool = False
+    near: Near | None = None
 
     def verify(self, small: Network, large: Network) -> None:
         """Check the claim for two networks, trusting nothing but this module, `enclosure` and the two networks.
@@ -430,20 +446,29 @@ class Certificate:
                 raise CertificateRejected(f"the {side} network has digest {net.digest}; the certificate is about {digest}")
         if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
-        left, right = replay(large, self.large_moves), replay(small, self.small_moves)
+        left, right = replay(large, self.large_moves, self.near), replay(small, self.small_moves)
         if left.widths != right.widths or small.activations != large.activations:
             raise CertificateRejected(f"after all moves the widths are {left.widths} and {right.widths}; they must agree")
         found = difference(left.arrays(), right.arrays(), large.activations)
         if not (found.constant <= self.slack.constant and found.growth <= self.slack.growth):
             raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
-        if self.minimal and (why := reducible(left)):
+        if self.near is not None and self.near.bound is not None:
+            self.near.bound.verify(ball(large, self.near.radius))
+        if self.minimal and (why := self._not_minimal(left)):
             raise CertificateRejected(f"minimality is claimed, but {why}")
+
+    def _not_minimal(self, left: State) -> str | None:
+        if self.near is None:
+            return reducible(left)
+        lower, units = self.near.bound.lower if self.near.bound else 0, sum(left.widths[1:-1])
+        return None if lower == units else f"{units} units remain and at least {lower} are proved to be needed"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA, "large": self.large, "small": self.small,
             "slack": {"constant": self.slack.constant, "growth": self.slack.growth}, "minimal": self.minimal,
             "large_moves": [m.to_json() for m in self.large_moves], "small_moves": [m.to_json() for m in self.small_moves],
+            **({} if self.near is None else {"near": self.near.to_json()}),
         }  # fmt: skip
 
     @staticmethod
@@ -454,7 +479,7 @@ class Certificate:
         except (ValueError, RecursionError) as error:
             raise CertificateRejected(f"not a JSON certificate: {error}") from None
         fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) != fields:
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near"} != fields:
             raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")
         slack, moves = data["slack"], (data["large_moves"], data["small_moves"])
         if not isinstance(slack, dict) or set(slack) != {"constant", "growth"} or not all(map(_is_bound, slack.values())):
@@ -465,7 +490,11 @@ class Certificate:
             raise CertificateRejected("large_moves and small_moves must be lists")
         large_moves, small_moves = (tuple(map(Move.from_json, m)) for m in moves)
         bound = Slack(float(slack["constant"]), float(slack["growth"]))
-        return Certificate(data["large"], data["small"], large_moves, small_moves, bound, data["minimal"])
+        try:
+            near = Near.from_json(data["near"]) if "near" in data else None
+        except RecursionError:
+            raise CertificateRejected("the tree of the lower bound is too deep") from None
+        return Certificate(data["large"], data["small"], large_moves, small_moves, bound, data["minimal"], near)
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -489,10 +518,28 @@ def _is_bound(x: Any) -> bool:
     return type(x) in (int, float) and 0 <= x < float("inf")
 
 
-def certify(large: Network, moves: Sequence[Move], small: Network, *, state: State | None = None) -> Certificate:
+def ball(net: Network, radius: float) -> Ball:
+    """The parameters within a radius of a network whose rank the kernel can bound from below.
+
+    Raises:
+        CertificateRejected: more than one hidden layer, or an activation whose irreducible networks need not be minimal.
+    """
+    if len(net.layers) != 2 or not (net.activations[0].minimal and net.activations[0].symmetric):
+        raise CertificateRejected(
+            f"lower bounds within a radius are known for one hidden layer of tanh, sigmoid or erf, not {net}"
+        )
+    hidden, last = net.layers
+    rows = np.concatenate([hidden.weight, hidden.bias[:, None]], axis=1)
+    return Ball(rows, np.ascontiguousarray(last.weight.T), radius)
+
+
+def certify(
+    large: Network, moves: Sequence[Move], small: Network, *, state: State | None = None, near: Near | None = None
+) -> Certificate:
     """The certificate that `moves` lead from `large` to `small`, with the least slack and minimality if it is provable."""
-    left = state or replay(large, moves)
+    left = state or replay(large, moves, near)
     if left.widths != small.widths:
         raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
     slack = difference(left.arrays(), exact_arrays(small), large.activations)
-    return Certificate(large.digest, small.digest, tuple(moves), (), slack, reducible(left) is None)
+    proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near)
+    return replace(proof, minimal=proof._not_minimal(left) is None)

@@ -299,13 +299,14 @@ class ExactArray:
         middle = (low + high) / 2
         hi = _nearest(middle)
         lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
-        self._write(at, hi, lo)
+        self.write(at, hi, lo)
         if isinstance(number, Constant) or not math.isfinite(hi) or Fraction(hi) + Fraction(lo) != number:
             self.rest[at] = number
         else:
             self.rest.pop(at, None)
 
-    def _write(self, at: Any, hi: Any, lo: Any) -> None:
+    def write(self, at: Any, hi: Any, lo: Any) -> None:
+        """Set entries to hi + lo; `lo` must be the nearest floats of a remainder."""
         if not self.hi.flags.writeable:
             self.hi = self.hi.copy()
         self.hi[at] = hi
@@ -356,7 +357,7 @@ class ExactArray:
             with np.errstate(over="ignore", under="ignore"):
                 new = [p[at] * float(ratio) for p in parts]
             if all(np.array_equal(n / float(ratio), p[at]) for n, p in zip(new, parts, strict=True)):
-                self._write(at, new[0] + 0.0, new[1] + 0.0 if len(new) > 1 else 0.0)
+                self.write(at, new[0] + 0.0, new[1] + 0.0 if len(new) > 1 else 0.0)
                 return
         for row in rows.tolist():
             for index in [(row,)] if cols is None else [(row, col) for col in cols.tolist()]:
@@ -369,7 +370,9 @@ class ExactArray:
         targets, starts, counts = np.unique(into[order], return_index=True, return_counts=True)
         plain = abs(factor) == 1 and not self.rest
         if plain:
-            dirty = np.zeros(self.hi.shape[1], dtype=bool) if self.lo is None else self.lo.any(axis=0)
+            dirty = np.zeros(self.hi.shape[1], dtype=bool)
+            if self.lo is not None:
+                dirty |= self.lo.any(axis=0)
             first = order[starts]
             pairs = (counts == 1) & ~dirty[targets] & ~dirty[units[first]]
             self._add_pairs(targets[pairs], units[first[pairs]], float(factor), rows)
@@ -393,7 +396,7 @@ class ExactArray:
         a, b = self.hi[np.ix_(rows, into)], self.hi[np.ix_(rows, units)] * sign
         with np.errstate(over="ignore", invalid="ignore"):
             s, e = two_sum(a, b)
-        self._write(np.ix_(rows, into), s, np.where(np.isfinite(s), e, 0.0))
+        self.write(np.ix_(rows, into), s, np.where(np.isfinite(s), e, 0.0))
         for i, j in np.argwhere(~np.isfinite(s)):
             self.rest[int(rows[i]), int(into[j])] = Fraction(float(a[i, j])) + Fraction(float(b[i, j]))
 
@@ -402,7 +405,7 @@ class ExactArray:
             hi = math.fsum(terms)
             lo = math.fsum([*terms, -hi])
             if math.fsum([*terms, -hi, -lo]) == 0:
-                self._write(at, hi, lo)
+                self.write(at, hi, lo)
                 return
         except OverflowError:
             pass

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import Certificate, Move, State, Units, certify, reducible
+from .certificate import Certificate, Move, State, Units, certify, reducible, replay
 from .enclosure import Number, class_keys, linear
 from .errors import CertificateRejected, Undecided
 from .network import Network
+from .proximity import Near
 from .result import Result
 
 Progress = Callable[[int, int | None, str], None]
@@ -185,10 +186,7 @@ def compress(net: Network, progress: Progress | None = None) -> Compression:
 
 
 def _compression(net: Network, moves: tuple[Move, ...], state: State | None = None) -> Compression:
-    if state is None:
-        state = State(net)
-        for move in moves:
-            state.apply(move)
+    state = state or replay(net, moves)
     small = state.network()
     return Compression("proved", small, net, certify(net, moves, small, state=state))
 
@@ -225,9 +223,9 @@ def _bends(state: State) -> int:
     return int((np.isin(keys, single[counts == 1]) & visible).sum())
 
 
-def reduce(net: Network, progress: Progress | None = None) -> tuple[State, tuple[Move, ...]]:
+def reduce(net: Network, progress: Progress | None = None, near: Near | None = None) -> tuple[State, tuple[Move, ...]]:
     """Apply moves, layer by layer, until no rule applies; the kernel's state and the moves."""
-    state, moves = State(net), list[Move]()
+    state, moves = State(net, near), list[Move]()
     hidden = range(1, len(net.layers))
     waiting, visits = set(hidden), 0
     while waiting:

@@ -1,0 +1,398 @@
+"""Least covers: rows to cover, columns of cost 1 that may overlap, and free columns that need resources used only once.
+
+The search behind proximate rank (rows: units; columns: boxes; free columns: free groups; resources: units). Reduce,
+split, solve the linear relaxation and branch; HiGHS proposes covers and weights, the kernel (`proximity`) decides what a
+tree of weights proves. Rows and resources are integers of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .proximity import Branch, Leaf, Sum, Tree
+
+SCALE = 2**30
+ROUNDS = 20
+
+
+@dataclass
+class Cover:
+    """An instance.
+
+    Attributes:
+        columns: row sets of paid columns. free: row sets of free columns. uses: resource sets of free columns.
+    """
+
+    columns: list[frozenset[int]]
+    free: list[frozenset[int]] = field(default_factory=list)
+    uses: list[frozenset[int]] = field(default_factory=list)
+
+
+@dataclass
+class Answer:
+    """Chosen columns (indices: free columns count after the paid ones), and a tree that bounds the number from below."""
+
+    chosen: list[int]
+    upper: int
+    lower: int
+    tree: Tree
+    nodes: int
+
+
+class Relaxed(NamedTuple):
+    """A solved linear relaxation: values of columns, its optimum, and what its weights prove; the odd cuts that bind."""
+
+    x: Any
+    columns: list[int]
+    value: float
+    leaf: Leaf
+    bound: int
+    cuts: list[int]
+
+    @property
+    def whole(self) -> bool:
+        return not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= 1e-6)
+
+
+class Exhausted(Exception):
+    """The node budget is spent."""
+
+
+class _Search:
+    """Columns as bit sets over rows, rows as bit sets over columns."""
+
+    def __init__(self, cover: Cover, rows: Sequence[int], budget: int) -> None:
+        self.cover, self.budget, self.nodes = cover, budget, 0
+        self.names = list(rows)
+        place = {r: k for k, r in enumerate(rows)}
+        self.paid = len(cover.columns)
+        self.sets = [sum(1 << place[r] for r in c if r in place) for c in (*cover.columns, *cover.free)]
+        self.clash = [0] * len(self.sets)
+        users: dict[int, int] = {}
+        for k, used in enumerate(cover.uses):
+            for u in used:
+                users[u] = users.get(u, 0) | 1 << (self.paid + k)
+        for k, used in enumerate(cover.uses):
+            for u in used:
+                self.clash[self.paid + k] |= users[u]
+        self.by_row = [0] * len(rows)
+        for c, bits in enumerate(self.sets):
+            for r in _members(bits):
+                self.by_row[r] |= 1 << c
+        self.all_paid = (1 << self.paid) - 1
+
+    def reduce(self, rows: int, cols: int) -> tuple[int, int, list[int], list[int]]:
+        """Rows and columns that remain, columns that some best cover contains, and rows that only those cover."""
+        chosen: list[int] = []
+        essential: list[int] = []
+        while True:
+            before = rows, cols
+            for c in _members(cols):
+                bits = self.sets[c] & rows
+                if not bits or self._beaten(c, bits, rows, cols):
+                    cols ^= 1 << c
+            for r in _members(rows):
+                if not rows >> r & 1:
+                    continue
+                mine = self.by_row[r] & cols
+                if mine & (mine - 1) == 0 and mine & self.all_paid:
+                    c = mine.bit_length() - 1
+                    chosen.append(c)
+                    essential.append(r)
+                    rows &= ~self.sets[c]
+                    cols &= ~(1 << c)
+                    continue
+                common = rows
+                for c in _members(mine):
+                    common &= self.sets[c]
+                    if common == 1 << r:
+                        break
+                rows &= ~common | 1 << r
+            for c in _members(cols & ~self.all_paid):
+                if self.clash[c] & cols == 1 << c:
+                    chosen.append(c)
+                    rows &= ~self.sets[c]
+                    cols &= ~(1 << c)
+            if (rows, cols) == before:
+                return rows, cols, chosen, essential
+
+    def _beaten(self, c: int, bits: int, rows: int, cols: int) -> bool:
+        """Whether another column covers as much and costs (or uses) no more."""
+        rivals = cols & (self.all_paid if c < self.paid else ~self.all_paid) & ~(1 << c)
+        for r in _members(bits):
+            rivals &= self.by_row[r]
+            if not rivals:
+                return False
+        if c < self.paid:
+            return any(self.sets[d] & rows != bits or d < c for d in _members(rivals))
+        used = self.cover.uses[c - self.paid]
+        for d in _members(rivals):
+            other = self.cover.uses[d - self.paid]
+            if other < used or (other == used and (self.sets[d] & rows != bits or d < c)):
+                return True
+        return False
+
+    def split(self, rows: int, cols: int) -> list[tuple[int, int]]:
+        """Connected parts, by lowest row; free columns that compete for a resource belong together."""
+        parts = []
+        while rows:
+            part, mine, front = 0, 0, rows & -rows
+            while front:
+                part |= front
+                new = 0
+                for r in _members(front):
+                    new |= self.by_row[r] & cols & ~mine
+                for c in _members(new & ~self.all_paid):
+                    new |= self.clash[c] & cols & ~mine
+                mine |= new
+                front = 0
+                for c in _members(new):
+                    front |= self.sets[c]
+                front &= rows & ~part
+            parts.append((part, mine))
+            rows &= ~part
+        return parts
+
+    def relax(self, rows: int, cols: int, cuts: Sequence[int] = ()) -> Relaxed:
+        """The linear relaxation with those odd cuts of an ancestor that still are."""
+        return self._linear(rows, cols, [s for s in {c & rows: None for c in cuts} if s.bit_count() % 2 and s.bit_count() > 1])
+
+    def tighten(self, rows: int, cols: int, found: Relaxed, target: int, rounds: int) -> Relaxed:
+        """Add violated odd cuts until the relaxation proves `target` or gains little."""
+        for _ in range(rounds):
+            if found.bound >= target or found.whole:
+                break
+            new = [s for s in self.odd_cuts(rows, found) if s not in found.cuts]
+            if not new:
+                break
+            better = self._linear(rows, cols, [*found.cuts, *new])
+            gain, found = better.value - found.value, better
+            if gain < 0.02:
+                break
+        return found
+
+    def _linear(self, rows: int, cols: int, cuts: list[int]) -> Relaxed:
+        from scipy.optimize import linprog
+        from scipy.sparse import csr_matrix, vstack
+
+        self.nodes += 1
+        if self.nodes > self.budget:
+            raise Exhausted
+        matrix, index, resources, cost = self._matrix(rows, cols)
+        bounds = [-np.ones(rows.bit_count()), np.ones(len(resources))]
+        if cuts:
+            halves = [[-((self.sets[c] & s).bit_count() + 1 >> 1) for c in index] for s in cuts]
+            matrix = vstack([matrix, csr_matrix(np.array(halves, dtype=float))], format="csr")
+            bounds.append(np.array([-(s.bit_count() + 1 >> 1) for s in cuts], dtype=float))
+        found = linprog(cost, A_ub=matrix, b_ub=np.concatenate(bounds), bounds=(0, None), method="highs-ds")
+        marginals = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
+        tight = [s for s, v in zip(cuts, marginals[len(marginals) - len(cuts) :], strict=True) if v > 1e-9]
+        leaf, bound = self._leaf(rows, cols, marginals, resources, cuts)
+        return Relaxed(np.asarray(found.x), index, float(found.fun), leaf, bound, tight)
+
+    def odd_cuts(self, rows: int, found: Relaxed) -> list[int]:
+        """Sets S of an odd number of rows whose inequality sum_c ceil(|c & S| / 2) x_c >= ceil(|S| / 2) is violated.
+
+        Gaussian elimination modulo 2 of the columns with the largest values (Koster, Zymolka and Kutschka 2009).
+        """
+        order = [k for k in np.argsort(-found.x, kind="stable").tolist() if 1e-6 < found.x[k] < 1 - 1e-6]
+        sets = [self.sets[found.columns[k]] & rows for k in order]
+        value = [float(found.x[k]) for k in order]
+        slack = {r: -1.0 for r in _members(rows)}
+        for k, c in enumerate(found.columns):
+            if found.x[k] > 1e-9:
+                for r in _members(self.sets[c] & rows):
+                    slack[r] += float(found.x[k])
+        odd = {r: sum(1 << k for k, bits in enumerate(sets) if bits >> r & 1) for r in slack}
+        table = [[odd[r], 1 << r, slack[r]] for r in slack if slack[r] < 0.999]
+        cuts: dict[int, float] = {}
+        for k in range(len(order)):
+            live = [row for row in table if row[0] >> k & 1]
+            if not live:
+                continue
+            pivot = min(live, key=lambda row: row[2])
+            table = [row for row in table if row is not pivot]
+            for row in live:
+                if row is not pivot:
+                    row[0] ^= pivot[0]
+                    row[1] ^= pivot[1]
+                    row[2] = sum(slack[r] for r in _members(row[1]))
+                    if row[1].bit_count() % 2 and row[1].bit_count() > 1:
+                        weight = row[2] + sum(value[j] for j in _members(row[0]))
+                        if weight < 0.99:
+                            cuts[row[1]] = weight
+            table = [row for row in table if row[2] < 0.999]
+        return sorted(cuts, key=lambda s: (cuts[s], s))[:200]
+
+    def _matrix(self, rows: int, cols: int) -> tuple[Any, list[int], list[int], Any]:
+        from scipy.sparse import csr_matrix
+
+        place = {r: k for k, r in enumerate(_members(rows))}
+        index = list(_members(cols))
+        resources: dict[int, int] = {}
+        entries: list[tuple[int, int, float]] = []
+        for k, c in enumerate(index):
+            for r in _members(self.sets[c] & rows):
+                entries.append((place[r], k, -1.0))
+            if c >= self.paid and self.clash[c] & cols != 1 << c:
+                for u in sorted(self.cover.uses[c - self.paid]):
+                    entries.append((len(place) + resources.setdefault(u, len(resources)), k, 1.0))
+        i, j, v = zip(*entries, strict=True) if entries else ((), (), ())
+        matrix = csr_matrix((v, (i, j)), shape=(len(place) + len(resources), len(index)))
+        return matrix, index, list(resources), np.array([float(c < self.paid) for c in index])
+
+    def _leaf(self, rows: int, cols: int, marginals: Any, resources: list[int], cuts: list[int]) -> tuple[Leaf, int]:
+        members = list(_members(rows))
+        ints = [int(x * SCALE) for x in marginals]
+        y = dict(zip(members, ints, strict=False))
+        prices = {u: w for u, w in zip(resources, ints[len(members) :], strict=False)}
+        odd = [(s, w) for s, w in zip(cuts, ints[len(ints) - len(cuts) :], strict=True) if w]
+        scale = SCALE
+        for c in _members(cols):
+            bits = self.sets[c] & rows
+            total = sum(y[r] for r in _members(bits)) + sum(w * ((bits & s).bit_count() + 1 >> 1) for s, w in odd)
+            if c < self.paid:
+                scale = max(scale, total)
+            else:
+                used = sorted(self.cover.uses[c - self.paid])
+                short = total - sum(prices.get(u, 0) for u in used)
+                if short > 0:
+                    prices[used[0]] = prices.get(used[0], 0) + short
+        gain = sum(y.values()) + sum(w * (s.bit_count() + 1 >> 1) for s, w in odd) - sum(prices.values())
+        named = tuple((self._units(s), w) for s, w in odd)
+        weights = {self.names[r]: w for r, w in y.items() if w}
+        return Leaf(weights, {u: w for u, w in sorted(prices.items()) if w}, named, scale), max(0, -(-gain // scale))
+
+    def propose(self, rows: int, cols: int) -> list[int]:
+        """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        matrix, index, resources, cost = self._matrix(rows, cols)
+        limits = np.concatenate([-np.ones(rows.bit_count()), np.ones(len(resources))])
+        found = milp(
+            cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
+            options={"node_limit": self.budget, "mip_rel_gap": 0.0},
+        )  # fmt: skip
+        if found.x is None:
+            return self._greedy(rows, cols)
+        return [c for c, x in zip(index, found.x, strict=True) if x > 0.5]
+
+    def _greedy(self, rows: int, cols: int) -> list[int]:
+        chosen = []
+        while rows:
+            best = max(_members(cols & self.all_paid), key=lambda c: (self.sets[c] & rows).bit_count())
+            chosen.append(best)
+            rows &= ~self.sets[best]
+        return chosen
+
+    def cost(self, chosen: Sequence[int]) -> int:
+        return sum(c < self.paid for c in chosen)
+
+    def best(self, rows: int, cols: int) -> tuple[list[int], int, Tree]:
+        """A cover, a lower bound and its tree."""
+        rows, cols, chosen, essential = self.reduce(rows, cols)
+        parts, lower = self._trunk(essential)
+        for part, mine in self.split(rows, cols):
+            cover, bound, tree = self._part(part, mine)
+            chosen += cover
+            lower += bound
+            parts.append((self._units(part), tree))
+        return chosen, lower, _joined(parts)
+
+    def _part(self, rows: int, cols: int) -> tuple[list[int], int, Tree]:
+        try:
+            found = self.relax(rows, cols)
+        except Exhausted:
+            return self._greedy(rows, cols), *self._counted(rows, cols)
+        chosen = [c for c, value in zip(found.columns, found.x, strict=True) if value > 0.5]
+        if not found.whole or self.cost(chosen) > found.bound:
+            chosen = self.propose(rows, cols)
+        return chosen, *self.prove(rows, cols, self.cost(chosen), found, ROUNDS)
+
+    def _counted(self, rows: int, cols: int) -> tuple[int, Tree]:
+        """Without any budget left: rows no two of which share a column (none that free columns touch)."""
+        left, weights = rows, dict[int, int]()
+        for c in _members(cols & ~self.all_paid):
+            left &= ~self.sets[c]
+        while left:
+            r = (left & -left).bit_length() - 1
+            weights[self.names[r]] = 1
+            for c in _members(self.by_row[r] & cols):
+                left &= ~self.sets[c]
+        return len(weights), Leaf(weights, {}, (), 1)
+
+    def prove(self, rows: int, cols: int, target: int, found: Relaxed, rounds: int = 2) -> tuple[int, Tree]:
+        """A tree that proves `target` or, where the budget ends, less."""
+        try:
+            found = self.tighten(rows, cols, found, target, rounds)
+        except Exhausted:
+            pass
+        if found.bound >= target or found.whole:
+            return found.bound, found.leaf
+        sizes = np.array([(self.sets[c] & rows).bit_count() for c in found.columns])
+        apart = np.abs(found.x - np.round(found.x))
+        pick = found.columns[int(np.argmax(np.where(apart > 1e-6, apart * (1 + sizes), -1.0)))]
+        try:
+            inside = self._child(*self.take(pick, rows, cols), target - (pick < self.paid), found.cuts)
+            outside = self._child(rows, cols & ~(1 << pick), target, found.cuts)
+        except Exhausted:
+            return found.bound, found.leaf
+        bound = min(inside[0] + (pick < self.paid), outside[0])
+        if bound <= found.bound:
+            return found.bound, found.leaf
+        return bound, Branch(tuple(sorted(self._set(pick))), pick >= self.paid, inside[1], outside[1])
+
+    def take(self, c: int, rows: int, cols: int) -> tuple[int, int]:
+        if c >= self.paid:
+            cols &= ~self.clash[c]
+        return rows & ~self.sets[c], cols & ~(1 << c)
+
+    def _set(self, c: int) -> frozenset[int]:
+        return self.cover.columns[c] if c < self.paid else self.cover.uses[c - self.paid]
+
+    def _child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, Tree]:
+        rows, cols, _, essential = self.reduce(rows, cols)
+        parts, lower = self._trunk(essential)
+        pieces = [(part, mine, self.relax(part, mine, cuts)) for part, mine in self.split(rows, cols)]
+        need = target - lower - sum(found.bound for _, _, found in pieces)
+        for part, mine, found in pieces:
+            bound, tree = found.bound, found.leaf
+            if need > 0:
+                aim = bound + need if len(pieces) == 1 else self.cost(self.propose(part, mine))
+                bound, tree = self.prove(part, mine, aim, found)  # type: ignore[assignment]
+            need -= bound - found.bound
+            lower += bound
+            parts.append((self._units(part), tree))
+        return lower, _joined(parts)
+
+    def _trunk(self, essential: list[int]) -> tuple[list[tuple[tuple[int, ...], Tree]], int]:
+        if not essential:
+            return [], 0
+        units = tuple(sorted(self.names[r] for r in essential))
+        return [(units, Leaf(dict.fromkeys(units, 1), {}, (), 1))], len(units)
+
+    def _units(self, rows: int) -> tuple[int, ...]:
+        return tuple(sorted(self.names[r] for r in _members(rows)))
+
+
+def _joined(parts: list[tuple[tuple[int, ...], Tree]]) -> Tree:
+    return parts[0][1] if len(parts) == 1 else Sum(tuple(parts))
+
+
+def _members(bits: int) -> Any:
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
+
+
+def solve(cover: Cover, rows: Sequence[int], budget: int) -> Answer:
+    """A least cover, or bounds where the budget of nodes (linear programs, HiGHS's nodes) runs out."""
+    search = _Search(cover, rows, budget)
+    everything = (1 << len(search.names)) - 1
+    chosen, lower, tree = search.best(everything, (1 << len(search.sets)) - 1)
+    return Answer(chosen, search.cost(chosen), lower, tree, search.nodes)

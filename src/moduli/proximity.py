@@ -1,0 +1,687 @@
+"""The kernel of proximate rank: what changing every parameter by at most a radius can do, and the check of such claims.
+
+One hidden layer with incoming rows p_i = (w_i, b_i) and outgoing columns a_i; closed ball of radius r in the largest
+norm. A *signed box* is a set of units with signs s_i such that every coordinate of s_i p_i spreads by at most 2r. Then
+
+    least rank in the ball = least number of *paid* groups,
+
+where some units with |w_i| <= r are constant, all others lie in one group each, every group is a signed box, and a
+group is *free* instead of paid where |sum s_i a_i| <= r * size in every output. (Move constants to w = 0, groups to a
+common row, outgoing weights of free groups to sum zero: at most that many units remain. Conversely the classes of any
+parameter in the ball are such groups.) So, with *optional* units (constant-able, or |a_i| <= r: free alone) set aside:
+
+- paid groups need to cover the required units, and overlaps do no harm: maximal boxes suffice;
+- pairwise compatible units form a box (intervals have the Helly property): boxes are cliques;
+- every unit, optional ones too, lies in at most one free group.
+
+A lower bound is a tree of weights on that covering problem, see `Bound`. The checker finds all boxes and free groups
+that meet the weighted units by itself, in exact comparisons of floats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .enclosure import Array, ExactArray, exact_sum, two_sum
+from .errors import BudgetExhausted, CertificateRejected
+
+Ints = np.ndarray[Any, np.dtype[np.intp]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+BLOCK, WIDEST, PAIRS = 2**20, 2**14, 2**26
+RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?")
+
+
+def at_most(x: Array, y: Array, limit: float) -> Mask:
+    """Whether x - y <= limit, exactly, for floats."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        d, e = two_sum(x, -y)
+        return np.asarray((d < limit) | ((d == limit) & (e <= 0)))
+
+
+class Group(NamedTuple):
+    """Units and their signs."""
+
+    units: tuple[int, ...]
+    signs: tuple[int, ...]
+
+    @staticmethod
+    def of(root: int, others: Ints, signs: Array, chosen: list[int]) -> Group:
+        """(root, +) and some of the vertices around it."""
+        return Group((root, *others[chosen].tolist()), (1, *signs[chosen].astype(int).tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All parameters within a radius of a hidden layer.
+
+    Attributes:
+        rows: ``[h, n + 1]`` incoming weights and bias. outgoing: ``[h, m]``. radius: of the closed ball.
+        signed: whether -p may stand for p (odd and point-symmetric activations).
+    """
+
+    rows: Array
+    outgoing: Array
+    radius: float
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.radius < 2.0**1000:
+            raise ValueError(f"radius={self.radius!r}: choose a finite number >= 0 (below 2^1000)")
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def constant(self) -> Mask:
+        """Units whose incoming weights can all become zero."""
+        return np.asarray((np.abs(self.rows[:, :-1]) <= self.radius).all(axis=1))
+
+    @cached_property
+    def null(self) -> Mask:
+        """Units whose outgoing weights can all become zero."""
+        return np.asarray((np.abs(self.outgoing) <= self.radius).all(axis=1))
+
+    @cached_property
+    def required(self) -> Ints:
+        return np.flatnonzero(~(self.constant | self.null))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Compatible pairs of units."""
+        return Graph.of(self.rows, 2 * self.radius, self.signed)
+
+    def part(self, units: Ints) -> Ball:
+        """The ball of some units that no compatible pair joins to others in one group; graph and freeable units along."""
+        sub = Ball(self.rows[units], self.outgoing[units], self.radius, self.signed)
+        sub.__dict__["graph"], sub.__dict__["freeable"] = self.graph.part(units), self.freeable[units]
+        return sub
+
+    def fits(self, group: Group) -> bool:
+        """Whether a group is a signed box."""
+        p = self.rows[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
+        return bool(at_most(p.max(axis=0), p.min(axis=0), 2 * self.radius).all())
+
+    def free(self, group: Group) -> bool:
+        """Whether |sum s_i a_i| <= radius * size in every output."""
+        a = self.outgoing[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
+        return all(_settled(side * a[:, k], self.radius) <= 0 for k in range(a.shape[1]) for side in (1.0, -1.0))
+
+    @cached_property
+    def freeable(self) -> Mask:
+        """Required units that a necessary condition does not exclude from every free group.
+
+        For each output and direction, g a_i - r plus the best that compatible units can lend must not be positive;
+        only optional units and units that may be free themselves lend; repeated until nothing changes.
+        """
+        lend = np.ones(self.size, dtype=bool)
+        may = np.zeros(self.size, dtype=bool)
+        may[self.required] = True
+        waiting = self.required
+        while len(waiting):
+            out = np.array([i for i in waiting.tolist() if self._stuck(i, lend)], dtype=np.intp)
+            may[out] = lend[out] = False
+            near = np.unique(np.concatenate([np.empty(0, np.intp), *(self.graph.near(i)[0] for i in out.tolist())]))
+            waiting = near[may[near]]
+        return may
+
+    def _stuck(self, unit: int, lend: Mask) -> bool:
+        others, signs = self.graph.near(unit)
+        keep = lend[others]
+        others, signs = others[keep], signs[keep]
+        helps = self.outgoing[others] * signs[:, None]
+        both = np.flatnonzero(others[1:] == others[:-1])  # near() lists (j, +) beside (j, -)
+        for side in (1.0, -1.0):
+            lent = side * helps
+            lent[both] = np.minimum(lent[both], lent[both + 1])
+            lent[both + 1] = self.radius
+            lent = np.minimum(lent, self.radius)
+            for k in range(lent.shape[1]):
+                if _settled(np.append(lent[:, k], side * self.outgoing[unit, k]), self.radius) > 0:
+                    return True
+        return False
+
+
+def _settled(terms: Array, radius: float) -> Fraction | float:
+    """A number with the sign of the sum of terms less as many times the radius, exactly."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        near, size = float(terms.sum() - len(terms) * radius), float(np.abs(terms).sum() + len(terms) * radius)
+        if abs(near) > (len(terms) + 4) * 2.0**-52 * size and np.isfinite(size):
+            return near
+    return exact_sum(terms.tolist()) - len(terms) * Fraction(radius)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Which units fit one signed box: for each unit i, the pairs (j, s) with |p_i - s p_j| <= limit in every coordinate.
+
+    Attributes:
+        start: ``[h + 1]``. other, sign: neighbours of unit i at start[i]:start[i + 1], ordered by (other, -sign).
+    """
+
+    start: Ints
+    other: Ints
+    sign: Array
+
+    @staticmethod
+    def of(rows: Array, limit: float, signed: bool = True) -> Graph:
+        h = len(rows)
+        found: list[tuple[Ints, Ints, Array]] = []
+        count = 0
+        for s in (1.0, -1.0) if signed else (1.0,):
+            for i, j in _pairs(rows, s * rows + 0.0, limit):
+                apart = i != j
+                count += len(i)
+                if count > PAIRS:
+                    raise BudgetExhausted(f"more than {PAIRS} compatible pairs among {h} units")
+                found.append((i[apart], j[apart], np.full(int(apart.sum()), s)))
+        i, j, sign = (np.concatenate(x) for x in zip(*found, strict=True)) if found else (np.empty(0, np.intp),) * 3
+        order = np.lexsort((-sign, j, i))
+        start = np.searchsorted(i[order], np.arange(h + 1))
+        return Graph(start, j[order], np.asarray(sign[order], dtype=np.float64))
+
+    def near(self, i: int) -> tuple[Ints, Array]:
+        at = slice(self.start[i], self.start[i + 1])
+        return self.other[at], self.sign[at]
+
+    def part(self, units: Ints) -> Graph:
+        """The graph on some units (increasing), renumbered."""
+        place = np.full(len(self.start) - 1, -1, dtype=np.intp)
+        place[units] = np.arange(len(units))
+        at = np.concatenate([np.arange(self.start[i], self.start[i + 1]) for i in units.tolist()])
+        keep = place[self.other[at]] >= 0
+        one = np.repeat(np.arange(len(units)), self.degree[units])[keep]
+        start = np.searchsorted(one, np.arange(len(units) + 1))
+        return Graph(start, place[self.other[at[keep]]], self.sign[at[keep]])
+
+    @cached_property
+    def degree(self) -> Ints:
+        return np.diff(self.start)
+
+
+def _pairs(x: Array, y: Array, limit: float) -> Iterator[tuple[Ints, Ints]]:
+    """All (i, j) with |x_i - y_j| <= limit in every coordinate, in blocks: sorted along one coordinate, filtered by all."""
+    if not len(x):
+        return
+    wide = int(np.argmax(x.max(axis=0) - x.min(axis=0)))
+    rows, columns = np.argsort(x[:, wide], kind="stable"), np.argsort(y[:, wide], kind="stable")
+    line = y[columns, wide]
+    with np.errstate(over="ignore"):  # rounding is monotone: no pair within the limit is lost
+        left = np.searchsorted(line, np.nextafter(x[rows, wide] - limit, -np.inf), side="left")
+        right = np.searchsorted(line, np.nextafter(x[rows, wide] + limit, np.inf), side="right")
+    counts = np.cumsum(right - left)
+    begin = 0
+    while begin < len(rows):
+        done = counts[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(counts, done + BLOCK, side="right")))
+        width = (right - left)[begin:end]
+        i = np.repeat(rows[begin:end], width)
+        j = columns[np.arange(len(i)) - np.repeat(np.cumsum(width) - width, width) + np.repeat(left[begin:end], width)]
+        for k in sorted(range(x.shape[1]), key=lambda k: k != wide):
+            p, q = x[i, k], y[j, k]
+            near = at_most(np.maximum(p, q), np.minimum(p, q), limit)
+            i, j = i[near], j[near]
+        yield i, j
+        begin = end
+
+
+# Boxes and free groups ------------------------------------------------------------------------------------------
+
+
+def maximal_boxes(ball: Ball, units: Ints, limit: int) -> list[Group]:
+    """All maximal signed boxes among some units, one of each set of units (signs do not matter for paid groups).
+
+    Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of its neighbourhood.
+
+    Raises:
+        BudgetExhausted: more than `limit` search nodes.
+    """
+    found: dict[frozenset[int], Group] = {}
+    nodes = 0
+    place = np.full(ball.size, -1, dtype=np.intp)
+    place[units] = 0
+    vertex = _scratch(ball)
+    for root in units.tolist():
+        others, signs, near = around(ball, root, place, vertex)
+        adjacent = [_bits(row) for row in near]
+        later = _bits(others > root)
+        stack = [(0, later, ((1 << len(others)) - 1) ^ later)]
+        while stack:
+            clique, may, done = stack.pop()
+            nodes += 1
+            if nodes > limit:
+                raise BudgetExhausted(f"more than {limit} search nodes among {len(units)} units")
+            if not may:
+                if not done:
+                    group = Group.of(root, others, signs, list(_members(clique)))
+                    found.setdefault(frozenset(group.units), group)
+                continue
+            pivot = max(_members(may | done), key=lambda v: (may & adjacent[v]).bit_count())
+            for v in _members(may & ~adjacent[pivot]):
+                stack.append((clique | 1 << v, may & adjacent[v], done & adjacent[v]))
+                may &= ~(1 << v)
+                done |= 1 << v
+    return list(found.values())
+
+
+def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[list[Group], list[int]]:
+    """All free groups that contain one of some freeable units, and the roots that took more than `limit` search nodes.
+
+    For each root in turn, cliques with (root, +) and without the roots before, depth first; a clique is left where even
+    the best that its common neighbours lend cannot bring some sum back. Roots that are given up stay in later searches.
+    Groups that stay free without some optional unit are left out: what they cover can be had for less.
+    """
+    lend = ball.freeable.copy()
+    lend[ball.constant | ball.null] = True
+    place, vertex = np.where(lend, 0, -1), _scratch(ball)
+    found: dict[frozenset[int], Group] = {}
+    given_up = []
+    for root in roots:
+        groups = _rooted(ball, root, place, vertex, limit)
+        if groups is None:
+            given_up.append(root)
+            continue
+        place[root] = -1
+        for group in groups:
+            found.setdefault(frozenset(group.units), group)
+    return list(found.values()), given_up
+
+
+def _rooted(ball: Ball, root: int, place: Ints, vertex: Ints, limit: int) -> list[Group] | None:
+    others, signs, near = around(ball, root, place, vertex)
+    sides = np.concatenate([ball.outgoing[others] * signs[:, None], -ball.outgoing[others] * signs[:, None]], axis=1)
+    own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        values, total = sides - ball.radius, own - ball.radius
+        doubt = (len(others) + 9) * 2.0**-51 * (np.abs(values).sum(axis=0) + np.abs(own) + ball.radius * (len(others) + 1))
+    vast = ~np.isfinite(doubt)  # sums overflow: nothing is certain, every group is tested exactly
+    values[:, vast], total[vast], doubt[vast] = 0.0, 0.0, np.inf
+    optional = (ball.constant | ball.null)[others]
+    groups, nodes = [], 0
+    stack: list[tuple[tuple[int, ...], Array, Ints]] = [((), total, np.arange(len(others)))]
+    while stack:
+        clique, total, may = stack.pop()
+        nodes += 1
+        if nodes > limit:
+            return None
+        if (total <= doubt).all():
+            group = Group.of(root, others, signs, list(clique))
+            if ((total < -doubt).all() or ball.free(group)) and not _wasteful(ball, group, optional[list(clique)]):
+                groups.append(group)
+        with np.errstate(over="ignore", invalid="ignore"):
+            best = np.minimum(values[may], 0.0)
+            tail = best[::-1].cumsum(axis=0)[::-1] - best
+            hopeful = ~((total + values[may] + tail) > doubt).any(axis=1)
+        for k in np.flatnonzero(hopeful)[::-1].tolist():
+            v = int(may[k])
+            later = may[k + 1 :]
+            stack.append(((*clique, v), total + values[v], later[near[v, later]]))
+    return groups
+
+
+def _wasteful(ball: Ball, group: Group, optional: Mask) -> bool:
+    """Whether the group stays free without one of its optional units (the root is required)."""
+    for k in np.flatnonzero(optional).tolist():
+        fewer = Group(*((*part[: k + 1], *part[k + 2 :]) for part in group))
+        if ball.free(fewer):
+            return True
+    return False
+
+
+def _scratch(ball: Ball) -> Ints:
+    return np.full((2, ball.size), -1, dtype=np.intp)
+
+
+def around(ball: Ball, root: int, place: Ints, vertex: Ints) -> tuple[Ints, Array, Mask]:
+    """Vertices (unit, sign) compatible with (root, +), and which of them are compatible with each other.
+
+    Args:
+        place: -1 for units that take no part. vertex: ``[2, h]`` scratch, all -1 before and after.
+    """
+    others, signs = ball.graph.near(root)
+    keep = place[others] >= 0
+    others, signs = others[keep], signs[keep]
+    if len(others) > WIDEST:
+        raise BudgetExhausted(f"{len(others)} units are compatible with unit {root}; boxes are searched among up to {WIDEST}")
+    near = np.zeros((len(others), len(others)), dtype=bool)
+    vertex[(signs < 0).astype(np.intp), others] = np.arange(len(others))
+    for v, (j, s) in enumerate(zip(others.tolist(), signs.tolist(), strict=True)):
+        theirs, relative = ball.graph.near(j)
+        w = vertex[(relative * s < 0).astype(np.intp), theirs]
+        near[v, w[w >= 0]] = True
+    vertex[:, others] = -1
+    return others, signs, near
+
+
+def _bits(flags: Mask) -> int:
+    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
+
+
+def _members(bits: int) -> Iterator[int]:
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
+
+
+# Lower bounds ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A dual solution in integers: weights of rows, prices of units, and weights of odd sets S of rows.
+
+    A column that covers a set c of rows weighs sum of weights over c + sum over S of weight * ceil(|c & S| / 2). Boxes
+    weigh at most `scale`, free groups at most the price of their units; then any cover costs at least
+    (sum of weights + sum of weight * ceil(|S| / 2) - sum of prices) / scale.
+    """
+
+    weights: dict[int, int]
+    prices: dict[int, int]
+    odd: tuple[tuple[tuple[int, ...], int], ...]
+    scale: int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A box (or free group) is in the cover, or it is not."""
+
+    units: tuple[int, ...]
+    free: bool
+    inside: Tree
+    outside: Tree
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Parts that no box and no free group joins; their bounds add up."""
+
+    parts: tuple[tuple[tuple[int, ...], Tree], ...]
+
+
+Tree = Leaf | Branch | Sum
+
+
+def renamed(tree: Tree, names: Ints) -> Tree:
+    """The tree with unit k called names[k]."""
+
+    def of(units: Iterable[int]) -> tuple[int, ...]:
+        return tuple(int(names[u]) for u in units)
+
+    if isinstance(tree, Leaf):
+        weights, prices = (dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices))
+        return Leaf(weights, prices, tuple((of(units), w) for units, w in tree.odd), tree.scale)
+    if isinstance(tree, Sum):
+        return Sum(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
+    return Branch(of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A proof that no parameter in a ball has rank below `lower`.
+
+    Attributes:
+        parts: required units and a tree each. The units of different parts are nowhere compatible, so bounds add up.
+    """
+
+    lower: int
+    parts: tuple[tuple[tuple[int, ...], Tree], ...]
+
+    def verify(self, ball: Ball, limit: int = 10**7) -> None:
+        """Raise `CertificateRejected` unless the parts prove `lower` for this ball.
+
+        Args:
+            limit: search nodes for the boxes of one part, and for the free groups of one unit.
+        """
+        label = np.full(ball.size, -1, dtype=np.intp)
+        for number, (units, _) in enumerate(self.parts):
+            inside = np.array(units, dtype=np.intp)
+            _demand(len(inside) > 0 and inside.min() >= 0 and inside.max() < ball.size, f"part {number} names unknown units")
+            _demand(bool((label[inside] == -1).all()) and len(set(units)) == len(units), f"part {number} names a unit twice")
+            _demand(np.isin(inside, ball.required).all(), f"part {number} names a unit that can be constant or null")
+            label[inside] = number
+        one = np.repeat(np.arange(ball.size), ball.graph.degree)
+        joined = (label[one] >= 0) & (label[ball.graph.other] >= 0) & (label[one] != label[ball.graph.other])
+        _demand(not joined.any(), "two parts have compatible units")
+        total = sum(_Part(ball, units, limit).bound(tree) for units, tree in self.parts)
+        _demand(total >= self.lower, f"at least {self.lower} units are claimed, at least {total} are proved")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"lower": self.lower, "parts": [[list(units), _tree_json(tree)] for units, tree in self.parts]}
+
+    @staticmethod
+    def from_json(data: Any) -> Bound:
+        fields = _object(data, ("lower", "parts"), "a lower bound")
+        return Bound(_count(fields["lower"]), _parts_from(fields["parts"]))
+
+
+class _Part:
+    """The covering problem of some units, enumerated by the checker, and what a tree proves of it."""
+
+    def __init__(self, ball: Ball, units: tuple[int, ...], limit: int) -> None:
+        from scipy.sparse import csr_matrix
+
+        self.units = units
+        place = {u: k for k, u in enumerate(units)}
+        rows = np.array(sorted(units), dtype=np.intp)
+        self.paid = [frozenset(g.units) for g in maximal_boxes(ball, rows, limit)]
+        groups, given_up = free_groups(ball, [u for u in rows.tolist() if ball.freeable[u]], limit)
+        if given_up:
+            raise BudgetExhausted(f"the free groups of unit {given_up[0]} take more than {limit} search nodes")
+        self.free = [frozenset(g.units) for g in groups]
+        columns = [[place[u] for u in c if u in place] for c in (*self.paid, *self.free)]
+        start = np.cumsum([0, *map(len, columns)])
+        flat = np.array([k for c in columns for k in c], dtype=np.intp)
+        self.matrix = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(columns), len(units)))
+        self.place = place
+        self.index = {(False, c): k for k, c in enumerate(self.paid)}
+        self.index |= {(True, c): k + len(self.paid) for k, c in enumerate(self.free)}
+
+    def bound(self, tree: Tree) -> int:
+        return self._bound(tree, np.ones(len(self.units), dtype=bool), np.ones(self.matrix.shape[0], dtype=bool))
+
+    def _bound(self, tree: Tree, rows: Mask, columns: Mask) -> int:
+        if isinstance(tree, Leaf):
+            return self._leaf(tree, rows, columns)
+        if isinstance(tree, Sum):
+            return self._sum(tree, rows, columns)
+        pick = self.index.get((tree.free, frozenset(tree.units)))
+        _demand(pick is not None, f"a tree branches on units {list(tree.units)[:8]}, which are no box or free group here")
+        assert pick is not None
+        left = rows.copy()
+        left[self.matrix[pick].indices] = False
+        without = columns.copy()
+        without[pick] = False
+        with_ = without.copy()
+        if tree.free:
+            used = frozenset(tree.units)
+            with_[[len(self.paid) + k for k, c in enumerate(self.free) if c & used]] = False
+        inside = self._bound(tree.inside, left, with_) + (not tree.free)
+        return min(inside, self._bound(tree.outside, rows, without))
+
+    def _leaf(self, leaf: Leaf, rows: Mask, columns: Mask) -> int:
+        _demand(leaf.scale > 0, "a scale is not positive")
+        weights = self._vector(leaf.weights, rows)
+        weight = self.matrix @ weights
+        size = sum(leaf.weights.values())
+        total = size - sum(leaf.prices.values())
+        for members, w in leaf.odd:
+            inside = self._vector(dict.fromkeys(members, 1), rows)
+            weight += w * ((self.matrix @ inside + 1) // 2)
+            total += w * ((len(members) + 1) // 2)
+            size += w * (len(members) + 1)
+        _demand(size < 2**62, "weights are too large")
+        _demand(bool((weight[: len(self.paid)] <= leaf.scale)[columns[: len(self.paid)]].all()), "a box weighs too much")
+        for k in np.flatnonzero(columns[len(self.paid) :]).tolist():
+            price = sum(leaf.prices.get(u, 0) for u in self.free[k])
+            _demand(int(weight[len(self.paid) + k]) <= price, "a free group weighs more than its price")
+        return max(0, -(-total // leaf.scale))
+
+    def _vector(self, weights: dict[int, int], rows: Mask) -> np.ndarray[Any, np.dtype[np.int64]]:
+        out = np.zeros(len(self.units), dtype=np.int64)
+        for unit, w in weights.items():
+            _demand(unit in self.place and bool(rows[self.place[unit]]), f"unit {unit} has a weight but needs no cover here")
+            out[self.place[unit]] = w
+        return out
+
+    def _sum(self, tree: Sum, rows: Mask, columns: Mask) -> int:
+        label = np.zeros(len(self.units), dtype=np.int64)
+        for number, (units, _) in enumerate(tree.parts, 1):
+            inside = self._vector(dict.fromkeys(units, 1), rows) > 0
+            _demand(not label[inside].any(), "two parts of a sum share a unit")
+            label[inside] = number
+        ones = (self.matrix @ (label > 0).astype(np.int64))[columns]
+        first, second = (self.matrix @ label)[columns], (self.matrix @ label**2)[columns]
+        _demand(bool((first**2 == ones * second).all()), "a box joins two parts of a sum")  # equality in Cauchy-Schwarz
+        return sum(self._bound(sub, rows & (label == number), columns) for number, (_, sub) in enumerate(tree.parts, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """New values of some parameters of a layer (counted from 1): part ``weight`` or ``bias``, places in row-major order."""
+
+    layer: int
+    part: str
+    at: Ints
+    to: ExactArray
+
+    def to_json(self) -> dict[str, Any]:
+        values: list[Any] = self.to.hi.tolist()
+        for k in np.flatnonzero(self.to.lo).tolist() if self.to.lo is not None else []:
+            values[k] = str(self.to.get((k,)))
+        for (k,), number in self.to.rest.items():
+            values[k] = str(number)
+        return {"layer": self.layer, "part": self.part, "at": self.at.tolist(), "to": values}
+
+    @staticmethod
+    def from_json(data: Any) -> Change:
+        fields = _object(data, ("layer", "part", "at", "to"), "a change")
+        at, values = fields["at"], fields["to"]
+        _demand(fields["part"] in ("weight", "bias"), f"{str(fields['part'])[:40]!r} is neither weight nor bias")
+        _demand(
+            isinstance(at, list) and isinstance(values, list) and len(at) == len(values), "a change needs a value per place"
+        )
+        to = ExactArray(np.zeros(len(values)))
+        for k, x in enumerate(values):
+            if type(x) in (int, float):
+                _demand(abs(x) < 2.0**1023, f"{str(x)[:40]} is no finite number")
+                to.hi[k] = x + 0.0
+            else:
+                _demand(isinstance(x, str) and RATIONAL.fullmatch(x), f"{str(x)[:40]!r} is no number")
+                to.put((k,), Fraction(x))
+        return Change(_count(fields["layer"]), fields["part"], np.array([*map(_count, at)], dtype=np.intp), to)
+
+    def apply(self, array: ExactArray, radius: float) -> None:
+        """Set the entries, after checking that each moves by at most `radius`."""
+        _demand(len(self.at) == 0 or self.at.max() < array.hi.size, f"layer {self.layer} has no {self.part} {self.at.max()}")
+        _demand(len(np.unique(self.at)) == len(self.at), f"a {self.part} of layer {self.layer} changes twice")
+        at = np.unravel_index(self.at, array.hi.shape)
+        old = array.hi[at]
+        near = at_most(self.to.hi, old, radius) & at_most(old, self.to.hi, radius)
+        exact = {k for (k,) in self.to.rest} | (set(np.flatnonzero(self.to.lo).tolist()) if self.to.lo is not None else set())
+        for k in sorted(exact):
+            number = self.to.get((k,))
+            assert isinstance(number, Fraction)
+            near[k] = abs(number - Fraction(float(old[k]))) <= Fraction(radius)
+        if not near.all():
+            k = int(np.argmin(near))
+            _demand(
+                False, f"{self.part} {self.at[k]} of layer {self.layer} moves from {old[k]} to {self.to.hi[k]}, beyond {radius}"
+            )
+        array.write(at, self.to.hi, 0.0)
+        for k in sorted(exact):
+            array.put(tuple(int(axis[k]) for axis in at), self.to.get((k,)))
+
+
+@dataclass(frozen=True)
+class Near:
+    """What a certificate says of the parameters within `radius` of its large network.
+
+    Attributes:
+        changes: from the large network to a parameter in the ball, where the moves start.
+        bound: a lower bound of the rank of every parameter in the ball, or None (only for one hidden layer).
+    """
+
+    radius: float
+    changes: tuple[Change, ...] = ()
+    bound: Bound | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        bound = None if self.bound is None else self.bound.to_json()
+        return {"radius": self.radius, "changes": [c.to_json() for c in self.changes], "bound": bound}
+
+    @staticmethod
+    def from_json(data: Any) -> Near:
+        fields = _object(data, ("radius", "changes", "bound"), "near")
+        radius = fields["radius"]
+        _demand(type(radius) in (int, float) and 0 <= radius < 2.0**1000, f"radius {str(radius)[:40]} is no finite number >= 0")
+        _demand(isinstance(fields["changes"], list), "changes must be a list")
+        bound = None if fields["bound"] is None else Bound.from_json(fields["bound"])
+        return Near(float(radius), tuple(map(Change.from_json, fields["changes"])), bound)
+
+
+def _demand(holds: Any, claim: str) -> None:
+    if not holds:
+        raise CertificateRejected(f"within the radius: {claim}")
+
+
+def _tree_json(tree: Tree) -> dict[str, Any]:
+    if isinstance(tree, Leaf):
+        return {
+            "weights": [list(x) for x in tree.weights.items()], "prices": [list(x) for x in tree.prices.items()],
+            "odd": [[list(units), w] for units, w in tree.odd], "scale": tree.scale,
+        }  # fmt: skip
+    if isinstance(tree, Sum):
+        return {"sum": [[list(units), _tree_json(sub)] for units, sub in tree.parts]}
+    inside, outside = _tree_json(tree.inside), _tree_json(tree.outside)
+    return {"units": list(tree.units), "free": tree.free, "inside": inside, "outside": outside}
+
+
+def _tree_from(data: Any) -> Tree:
+    if isinstance(data, dict) and "sum" in data:
+        return Sum(_parts_from(_object(data, ("sum",), "a sum")["sum"]))
+    if isinstance(data, dict) and "scale" in data:
+        fields = _object(data, ("weights", "prices", "odd", "scale"), "a leaf")
+        odd = tuple((_units_from(u), _count(w)) for u, w in _pairs_from(fields["odd"]))
+        return Leaf(_counts_from(fields["weights"]), _counts_from(fields["prices"]), odd, _count(fields["scale"]))
+    fields = _object(data, ("units", "free", "inside", "outside"), "a branch")
+    _demand(isinstance(fields["free"], bool), "free must be true or false")
+    return Branch(_units_from(fields["units"]), fields["free"], _tree_from(fields["inside"]), _tree_from(fields["outside"]))
+
+
+def _parts_from(data: Any) -> tuple[tuple[tuple[int, ...], Tree], ...]:
+    return tuple((_units_from(units), _tree_from(tree)) for units, tree in _pairs_from(data))
+
+
+def _pairs_from(data: Any) -> list[Any]:
+    pairs = isinstance(data, list) and all(isinstance(x, list) and len(x) == 2 for x in data)
+    _demand(pairs, f"{str(data)[:60]} is no list of pairs")
+    return list(data)
+
+
+def _counts_from(data: Any) -> dict[int, int]:
+    out = {_count(u): _count(w) for u, w in _pairs_from(data)}
+    _demand(len(out) == len(data), "a unit has two weights")
+    return out
+
+
+def _units_from(data: Any) -> tuple[int, ...]:
+    _demand(isinstance(data, list) and len(set(map(str, data))) == len(data), f"{str(data)[:60]} is no list of different units")
+    return tuple(map(_count, data))
+
+
+def _count(x: Any) -> int:
+    _demand(type(x) is int and 0 <= x < 2**40, f"{str(x)[:40]} is no number below 2^40")
+    return int(x)
+
+
+def _object(data: Any, fields: tuple[str, ...], what: str) -> dict[str, Any]:
+    _demand(isinstance(data, dict) and set(data) == set(fields), f"{what} has the fields {', '.join(fields)}")
+    return dict(data)
