@@ -57,6 +57,11 @@ class Group(NamedTuple):
         return Group((root, *others[chosen].tolist()), (1, *signs[chosen].astype(int).tolist()))
 
 
+def _require_radius(radius: float) -> None:
+    if not 0 <= radius < 2.0**1000:
+        raise ValueError(f"radius={radius!r}: choose a finite number >= 0 (below 2^1000)")
+
+
 @dataclass(frozen=True, eq=False)
 class Ball:
     """All parameters within a radius of a hidden layer.
@@ -72,8 +77,7 @@ class Ball:
     signed: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.radius < 2.0**1000:
-            raise ValueError(f"radius={self.radius!r}: choose a finite number >= 0 (below 2^1000)")
+        _require_radius(self.radius)
 
     @property
     def size(self) -> int:
@@ -612,6 +616,9 @@ class Near:
     radius: float
     changes: tuple[Change, ...] = ()
     bound: Bound | None = None
+
+    def __post_init__(self) -> None:
+        _require_radius(self.radius)
 
     def to_json(self) -> dict[str, Any]:
         bound = None if self.bound is None else self.bound.to_json()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import lossless, symmetry
+from . import lossless, proximate, symmetry
 from .activations import Activation
 from .certificate import MAX_BYTES, Certificate, State, difference, magnitude
 from .domains import Box, Domain, Gaussian, Samples
@@ -54,7 +54,9 @@ def compress(
     >>> small.network.units, small.optimal, small.check()
     (1, True, True)
     """
-    _only_lossless(on, eps, radius, units)
+    _only_lossless(on, eps, units)
+    if radius:
+        return proximate.compress(load(net), radius, budget, executor, progress)
     return lossless.compress(load(net), progress)
 
 
@@ -76,12 +78,14 @@ def rank(
     >>> int(mo.rank(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0])))
     0
     """
-    _only_lossless(on, 0.0, radius, None)
+    _only_lossless(on, 0.0, None)
+    if radius:
+        return proximate.rank(load(net), radius, budget, executor, progress)
     return lossless.rank(load(net), progress)
 
 
-def _only_lossless(on: Domain, eps: float, radius: float, units: Any) -> None:
-    for name, given, default in (("on", on, None), ("eps", eps, 0.0), ("radius", radius, 0.0), ("units", units, None)):
+def _only_lossless(on: Domain, eps: float, units: Any) -> None:
+    for name, given, default in (("on", on, None), ("eps", eps, 0.0), ("units", units, None)):
         if given is not default and given != default:
             shown = type(given).__name__ if name == "on" else repr(given)
             raise ValueError(

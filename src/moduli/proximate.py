@@ -1,0 +1,354 @@
+"""Rank and compression within a radius: the answers. What `nearby` plans is carried out on the parameters here.
+
+One hidden layer of tanh, sigmoid or erf: bounds from both sides, often equal. Deeper networks, and other activations:
+layer by layer, an upper bound alone. In either case the kernel checks the parameter that is found, entry by entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import lossless, nearby
+from .certificate import Move, State, ball, certify, difference, exact_arrays, replay
+from .enclosure import Array, ExactArray, exact_sum
+from .errors import CertificateRejected
+from .lossless import Compression, Progress, Rank
+from .nearby import Plan
+from .network import Network
+from .proximity import Ball, Change, Group, Ints, Near, at_most
+
+
+class Approach(NamedTuple):
+    """A parameter in the ball, what is proved of the ball, the paper's greedy bound (one hidden layer), nodes spent."""
+
+    near: Near
+    greedy: int | None
+    nodes: int
+
+
+def approach(net: Network, radius: float, budget: int, executor: Executor | None, progress: Progress | None) -> Approach:
+    """The most compressible parameter found within a radius of a network."""
+    try:
+        whole: Ball | None = ball(net, radius)
+    except CertificateRejected:
+        whole = None
+    moved = _Moved(net, radius)
+    coordinates = [Group((j,), (1,)) for j in range(net.widths[0])]
+    bound, nodes = None, 0
+    for l in range(1, len(net.layers)):
+        layer = whole or moved.ball(l, coordinates)
+        found = nearby.solve(layer, budget, executor, progress)
+        nodes += found.nodes
+        coordinates = moved.carry_out(l, coordinates, layer, found.plan)
+        bound = found.bound if whole else None
+    if whole is not None and bound is not None:
+        bound.verify(whole)
+    greedy = None if whole is None else nearby.greedy(whole)
+    return Approach(Near(float(radius), moved.changes(), bound), greedy, nodes)
+
+
+class _Moved:
+    """Parameters on their way to a more compressible place in the ball, entry by entry."""
+
+    def __init__(self, net: Network, radius: float) -> None:
+        self.net, self.radius = net, radius
+        self.weights = [ExactArray(layer.weight.copy()) for layer in net.layers]
+        self.biases = [ExactArray(layer.bias.copy()) for layer in net.layers]
+
+    def ball(self, l: int, coordinates: Sequence[Group]) -> Ball:
+        """A layer as it looks behind merged units: the sum of k weights can move by k times the radius, so it is divided by k.
+
+        Rounded: this only guides the search.
+        """
+        rows = np.column_stack([*self._sums(l, coordinates), self.net.layers[l - 1].bias])
+        law = self.net.layers[l - 1].activation.under(Fraction(-1))
+        signed = law is not None and law[0] == -1 and law[1] == 0
+        return Ball(rows, np.ascontiguousarray(self.net.layers[l].weight.T), self.radius, signed)
+
+    def _sums(self, l: int, coordinates: Sequence[Group]) -> list[Array]:
+        w = self.weights[l - 1].hi
+        return [w[:, list(g.units)] @ np.array(g.signs, dtype=float) / len(g.units) for g in coordinates]
+
+    def carry_out(self, l: int, coordinates: Sequence[Group], layer: Ball, plan: Plan) -> list[Group]:
+        """Give every unit of layer l its fate; the units that stay, as coordinates of the next layer."""
+        self.weights[l].write((slice(None), list(plan.null)), 0.0, 0.0)
+        for group in plan.free:
+            for k in range(self.net.widths[l + 1]):
+                self._balance(l, k, group, Fraction(0))
+        if all(len(c.units) == 1 for c in coordinates):
+            columns = [c.units[0] for c in coordinates]
+            self.weights[l - 1].write(np.ix_(np.array(plan.constant, np.intp), np.array(columns, np.intp)), 0.0, 0.0)
+            self._join(l, columns, layer, [g for g in (*plan.paid, *plan.free) if len(g.units) > 1])
+        else:
+            self._join_sums(l, coordinates, layer, plan)
+        return [*plan.paid, *(Group((i,), (1,)) for i in plan.constant)]
+
+    def _join(self, l: int, columns: list[int], layer: Ball, groups: list[Group]) -> None:
+        """Give the units of each group one row, up to sign."""
+        if not groups:
+            return
+        units = np.concatenate([g.units for g in groups])
+        signs = np.concatenate([g.signs for g in groups]).astype(float)[:, None]
+        start = np.cumsum([0, *(len(g.units) for g in groups[:-1])])
+        centre, ties = _centres(layer.rows[units] * signs, np.abs(layer.outgoing[units]).max(axis=1), start, self.radius)
+        which = np.repeat(np.arange(len(groups)), np.diff(start, append=len(units)))
+        new = centre[which] * signs + 0.0
+        self.weights[l - 1].write(np.ix_(units, np.array(columns)), new[:, :-1], 0.0)
+        self.biases[l - 1].write(units, new[:, -1], 0.0)
+        for (g, k), number in ties.items():
+            for unit, sign in zip(*groups[g], strict=True):
+                place = (unit, columns[k]) if k < len(columns) else (unit,)
+                (self.weights if k < len(columns) else self.biases)[l - 1].put(place, sign * number)
+
+    def _join_sums(self, l: int, coordinates: Sequence[Group], layer: Ball, plan: Plan) -> None:
+        """The same behind merged units: of each coordinate the sum of a unit's weights is brought to a common value."""
+        tasks = [(Group((i,), (1,)), np.zeros(layer.rows.shape[1])) for i in plan.constant]
+        for group in (*plan.paid, *plan.free):
+            if len(group.units) > 1:
+                units, signs = list(group.units), np.array(group.signs, dtype=float)[:, None]
+                size = np.abs(layer.outgoing[units]).max(axis=1)
+                centre, _ = _centres(layer.rows[units] * signs, size, np.array([0]), self.radius)
+                tasks.append((group, centre[0]))
+        for group, centre in tasks:
+            for unit, sign in zip(*group, strict=True):
+                for coordinate, x in zip(coordinates, centre[:-1].tolist(), strict=True):
+                    self._balance(l - 1, unit, coordinate, sign * len(coordinate.units) * _short(x))
+            if group.units[0] not in plan.constant:
+                self.biases[l - 1].write(list(group.units), np.array(group.signs) * centre[-1] + 0.0, 0.0)
+
+    def _balance(self, l: int, row: int, group: Group, target: Fraction) -> None:
+        """Move the weights of a row so that their signed sum over a group is the target, as far as the ball allows."""
+        units = list(group.units)
+        old = self.net.layers[l].weight[row, units]
+        new = _with_sum(old, group.signs, target, self.radius)
+        for unit, number in zip(units, new, strict=True):
+            self.weights[l].put((row, unit), number)
+
+    def changes(self) -> tuple[Change, ...]:
+        out = []
+        for l, layer in enumerate(self.net.layers):
+            for part, array, old in (("weight", self.weights[l], layer.weight), ("bias", self.biases[l], layer.bias)):
+                moved = array.hi != old
+                if array.lo is not None:
+                    moved |= array.lo != 0
+                at = np.flatnonzero(moved.ravel())
+                if len(at):
+                    to = ExactArray(array.hi.ravel()[at])
+                    for k in _inexact(array, old.shape, at):
+                        to.put((k,), array.get(tuple(int(x) for x in np.unravel_index(at[k], old.shape))))
+                    out.append(Change(l + 1, part, at, to))
+        return tuple(out)
+
+
+def _inexact(array: ExactArray, shape: tuple[int, ...], at: Ints) -> list[int]:
+    """Which of some places hold no float."""
+    odd = np.zeros(shape, dtype=bool)
+    if array.lo is not None:
+        odd |= array.lo != 0
+    for place in array.rest:
+        odd[place] = True
+    return [int(k) for k in np.flatnonzero(odd.ravel()[at])]
+
+
+def _centres(
+    rows: Array, size: Array, start: Ints, radius: float
+) -> tuple[Array, dict[tuple[int, int], Fraction]]:
+    """For each group of rows one row within the radius of all: near their mean weighted by size, so that little changes.
+
+    Returns:
+        ``[groups, coordinates]``, and rationals for the entries where no float is near enough.
+    """
+    high, low = np.maximum.reduceat(rows, start, axis=0), np.minimum.reduceat(rows, start, axis=0)
+    share = np.ldexp(size, -int(np.frexp(size.max(initial=1e-300))[1])) + 1e-9
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = np.add.reduceat(rows * share[:, None], start, axis=0) / np.add.reduceat(share, start)[:, None]
+        middle = low / 2 + high / 2
+        clipped = np.clip(mean, np.nextafter(high - radius, high), np.nextafter(low + radius, low))
+    out, waiting = np.where(high == low, high, 0.0), high != low
+    for guess in (clipped, middle, np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf)):
+        with np.errstate(invalid="ignore"):
+            good = waiting & np.isfinite(guess) & at_most(high, guess, radius) & at_most(guess, low, radius)
+        out[good] = guess[good]
+        waiting &= ~good
+    ties = {}
+    for g, k in np.argwhere(waiting).tolist():
+        ties[g, k] = (Fraction(float(high[g, k])) + Fraction(float(low[g, k]))) / 2
+        out[g, k] = float(ties[g, k])
+    return out, ties
+
+
+def _short(x: float) -> Fraction:
+    """A float cut to 40 bits, so that sums around it stay floats."""
+    mantissa, exponent = np.frexp(x)
+    return Fraction(round(float(mantissa) * 2.0**40)) * Fraction(2) ** (int(exponent) - 40)
+
+
+def _with_sum(values: Array, signs: Sequence[int], target: Fraction, radius: float) -> list[Fraction]:
+    """Numbers within the radius of values whose signed sum is the target; floats where possible; unchanged out of reach."""
+    old = [Fraction(v) for v in values.tolist()]
+    shift = (exact_sum((values * np.array(signs, dtype=float)).tolist()) - target) / len(old)
+    if shift == 0 or abs(shift) > Fraction(radius):
+        return old
+    exponent = int(np.frexp(max(float(np.abs(values).max()) / 2 + radius / 2, 1e-300))[1]) + 1
+    step = Fraction(2) ** max(exponent - 50, -1074)
+    new = [round((v - s * shift) / step) * step for v, s in zip(old, signs, strict=True)]
+    new[-1] += signs[-1] * (target - sum(s * x for s, x in zip(signs, new, strict=True)))
+    if all(abs(x - v) <= Fraction(radius) for x, v in zip(new, old, strict=True)):
+        return new
+    return [v - s * shift for v, s in zip(old, signs, strict=True)]
+
+
+# Answers --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NearCompression(Compression):
+    """A smaller network with the function of a parameter within a radius of the original.
+
+    Attributes:
+        network: the smaller network; `slack` is what rounding it did to the function of that parameter.
+        optimal: whether no parameter within the radius needs fewer units.
+    """
+
+    nodes: int = 0
+
+    @property
+    def near(self) -> Near:
+        assert self.proof.near is not None
+        return self.proof.near
+
+    @property
+    def radius(self) -> float:
+        return self.near.radius
+
+    @property
+    def lower(self) -> int:
+        """Hidden units that every parameter within the radius needs."""
+        return self.near.bound.lower if self.near.bound else 0
+
+    @property
+    def optimal(self) -> bool:
+        return self.lower == self.network.units
+
+    def within(self, radius: float) -> float:
+        """Certified sup of |network - original|_inf over inputs with |x|_inf <= radius."""
+        moved = State(self.original, self.near).arrays()
+        far = difference(exact_arrays(self.original), moved, self.original.activations, radius=radius).constant
+        return float(np.nextafter(far + self.proof.slack.within(radius), np.inf))
+
+    def rounded(self, dtype: str) -> NearCompression:
+        small = self.network.rounded(dtype)
+        if small == self.network:
+            return self
+        return replace(self, network=small, proof=certify(self.original, self.proof.large_moves, small, near=self.near))
+
+    @property
+    def statement(self) -> str:
+        best = ", the fewest possible" if self.optimal else ""
+        return f"{self.original.units} -> {self.network.units} hidden units by changes of at most {self.radius:g}{best}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        table = dict(super().rows())
+        del table["same function"]
+        needed = f"{'=' if self.optimal else '>='} {self.lower} within the radius"
+        return [
+            *table.items(),
+            ("needed", needed),
+            ("original - smaller", f"<= {self.within(1.0):.3g} where |x| <= 1"),
+        ]
+
+    def data(self) -> dict[str, Any]:
+        near = {"radius": self.radius, "lower": self.lower, "nodes": self.nodes, "deviation": self.within(1.0)}
+        return {**super().data(), **near}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProximateRank(Rank):
+    """How many hidden units the most compressible parameter within a radius needs.
+
+    Attributes:
+        lower, upper: proved bounds. greedy: the paper's bound, units in stored order (one hidden layer, else None).
+        near: a parameter in the ball and what is proved of the ball. nodes: search nodes spent.
+    """
+
+    near: Near = field(default=Near(0.0))
+    greedy: int | None = None
+    nodes: int = 0
+
+    @property
+    def radius(self) -> float:
+        return self.near.radius
+
+    @cached_property
+    def compression(self) -> NearCompression:
+        return _compression(self.original, self.near, self.moves, self.nodes)
+
+    @property
+    def witness(self) -> Network | None:  # type: ignore[override]
+        """A parameter in the ball whose exact rank is `upper`; None where it is no float vector (see the certificate)."""
+        state = State(self.original, self.near)
+        exact = all(x.is_float() for pair in state.arrays() for x in pair)
+        return state.network() if exact else None
+
+    def check(self) -> bool:
+        bound = self.near.bound
+        return super().check() and self.lower == (bound.lower if bound else 0)
+
+    @property
+    def statement(self) -> str:
+        return f"proximate {super().statement} within radius {self.radius:g}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        greedy = [] if self.greedy is None else [("greedy bound", str(self.greedy))]
+        return [*super().rows(), *greedy, ("nodes", str(self.nodes))]
+
+    def data(self) -> dict[str, Any]:
+        return {**super().data(), "radius": self.radius, "greedy": self.greedy, "nodes": self.nodes}
+
+
+def _compression(
+    net: Network, near: Near, moves: tuple[Move, ...], nodes: int, state: State | None = None
+) -> NearCompression:
+    state = state or replay(net, moves, near)
+    small = state.network()
+    proof = certify(net, moves, small, state=state, near=near)
+    lower = near.bound.lower if near.bound else 0
+    return NearCompression("proved" if lower == small.units else "bounded", small, net, proof, nodes)
+
+
+def compress(
+    net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
+) -> NearCompression:
+    """The smallest network found whose function some parameter within the radius has."""
+    found = approach(net, radius, budget, executor, progress)
+    state, moves = lossless.reduce(net, near=found.near)
+    return _compression(net, found.near, moves, found.nodes, state)
+
+
+def rank(
+    net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
+) -> ProximateRank:
+    """The least rank within the radius."""
+    near, greedy, nodes = approach(net, radius, budget, executor, progress)
+    state, moves = lossless.reduce(net, near=near)
+    lower, upper = near.bound.lower if near.bound else 0, sum(state.widths[1:-1])
+    status = "proved" if lower == upper else "bounded"
+    return ProximateRank(status, lower, upper, net.units, net, moves, _reason(net, near, upper), near, greedy, nodes)
+
+
+def _reason(net: Network, near: Near, upper: int) -> str:
+    if upper == 0:
+        return "all units can vanish"
+    if near.bound is None:
+        what = f"{len(net.layers) - 1} hidden layers" if len(net.layers) != 2 else str(net.activations[0])
+        return f"lower bounds are known for one hidden layer of tanh, sigmoid or erf, not for {what}"
+    if near.bound.lower == upper:
+        return "weights on units that no signed box and no free group outweighs, checked by the kernel"
+    return "the search stopped before the bounds met (raise the budget)"
