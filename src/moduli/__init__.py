@@ -15,6 +15,7 @@ _HOME = {
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "pytorch", "load": "formats", "save": "formats",
     "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve", "equivalent": "solve", "rank": "solve",
+    "rank_curve": "solve",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -56,3 +57,4 @@ if TYPE_CHECKING:
     from .solve import distance as distance
     from .solve import equivalent as equivalent
     from .solve import rank as rank
+    from .solve import rank_curve as rank_curve

@@ -18,6 +18,8 @@ import click
 import moduli as mo
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from .domains import Domain
     from .lossless import Compression, Progress
     from .network import Network
@@ -228,6 +230,57 @@ def rank(model: str, radius: float, on: str, as_json: bool, quiet: bool, seed: i
             as_json,
             quiet,
         )
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--radii", metavar="LO,HI,N", help="N radii from LO to HI; by default 25 from 0 to where every unit can vanish.")
+@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@_options("json", "quiet", "budget", *_SOURCE)
+def curve(
+    models: tuple[str, ...], radii: str | None, out: str | None, workers: int, as_json: bool, quiet: bool, budget: int,
+    **source: Any,
+) -> None:  # fmt: skip
+    """Proximate rank against radius, of one model or the mean of several.
+
+    Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
+    """
+    nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
+    with _progress(quiet) as progress, _workers(workers) as executor:
+        answer = mo.rank_curve(nets, radii=steps, budget=budget, executor=executor, progress=progress)
+    if out is None:
+        return _show(answer, as_json, quiet)
+    from .plot import save
+
+    with _writing(Path(out)):
+        target = save(answer.plot(), out)
+    _show(answer, as_json, quiet, written=str(target))
+
+
+def _radii(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        low, high, count = text.split(",")
+        first, last, steps = float(low), float(high), int(count)
+        if not (0 <= first <= last < 2.0**1000 and 1 <= steps <= 10**6):
+            raise ValueError
+    except ValueError:
+        raise click.UsageError(f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N") from None
+    return [first + (last - first) * k / max(1, steps - 1) for k in range(steps)]
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Executor | None]:
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
+        yield executor
 
 
 @cli.command()

@@ -6,23 +6,24 @@ layer by layer, an upper bound alone. In either case the kernel checks the param
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from . import lossless, nearby
 from .certificate import Move, State, ball, certify, difference, exact_arrays, replay
-from .enclosure import Array, ExactArray, exact_sum
+from .enclosure import Array, ExactArray, exact_sum, up
 from .errors import CertificateRejected
 from .lossless import Compression, Progress, Rank
 from .nearby import Plan
 from .network import Network
 from .proximity import Ball, Change, Group, Ints, Near, at_most
+from .result import Result
 
 
 class Approach(NamedTuple):
@@ -241,7 +242,7 @@ class NearCompression(Compression):
         """Certified sup of |network - original|_inf over inputs with |x|_inf <= radius."""
         moved = State(self.original, self.near).arrays()
         far = difference(exact_arrays(self.original), moved, self.original.activations, radius=radius).constant
-        return float(np.nextafter(far + self.proof.slack.within(radius), np.inf))
+        return float(up(np.array([far + self.proof.slack.within(radius)]))[0])
 
     def rounded(self, dtype: str) -> NearCompression:
         small = self.network.rounded(dtype)
@@ -350,5 +351,125 @@ def _reason(net: Network, near: Near, upper: int) -> str:
         what = f"{len(net.layers) - 1} hidden layers" if len(net.layers) != 2 else str(net.activations[0])
         return f"lower bounds are known for one hidden layer of tanh, sigmoid or erf, not for {what}"
     if near.bound.lower == upper:
-        return "weights on units that no signed box and no free group outweighs, checked by the kernel"
+        return "no cover by fewer signed boxes and free groups, checked by the kernel"
     return "the search stopped before the bounds met (raise the budget)"
+
+
+# The curve ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RankCurve(Result):
+    """Proximate rank against radius, of one network or the mean of several.
+
+    Attributes:
+        radii: ``[k]``, increasing. of: hidden units of each network.
+        lowers, uppers, greedies: ``[networks, k]``; bounds carried to the radii where they hold too, and the running minimum
+            of the paper's greedy bound (which may grow with the radius).
+        nodes: search nodes, all together.
+    """
+
+    radii: Array
+    of: tuple[int, ...]
+    lowers: Ints
+    uppers: Ints
+    greedies: Ints
+    nodes: int
+    kind: ClassVar[str] = "curve"
+
+    @property
+    def lower(self) -> Array:
+        """``[k]``, mean over the networks."""
+        return np.asarray(self.lowers.mean(axis=0))
+
+    @property
+    def upper(self) -> Array:
+        """``[k]``, mean over the networks."""
+        return np.asarray(self.uppers.mean(axis=0))
+
+    @property
+    def greedy(self) -> Array:
+        """``[k]``, mean over the networks."""
+        return np.asarray(self.greedies.mean(axis=0))
+
+    @property
+    def statement(self) -> str:
+        closed = int((self.lowers == self.uppers).sum())
+        what = "a network" if len(self.of) == 1 else f"{len(self.of)} networks"
+        count = f"{closed} of {self.lowers.size} exact"
+        return f"proximate rank of {what} at {len(self.radii)} radii up to {self.radii[-1]:g}: {count}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        rows = [("radius", "rank (greedy bound)" if len(self.of) == 1 else "mean rank (greedy bound)")]
+        for radius, lower, upper, greedy in zip(self.radii, self.lower, self.upper, self.greedy, strict=True):
+            bounds = f"= {upper:g}" if lower == upper else f"{lower:g} <= . <= {upper:g}"
+            rows.append((f"{radius:.4g}", f"{bounds} ({greedy:g})"))
+        return rows
+
+    def data(self) -> dict[str, Any]:
+        table = {"lower": self.lowers, "upper": self.uppers, "greedy": self.greedies}
+        return {
+            "radii": self.radii.tolist(), "of": list(self.of), "nodes": self.nodes,
+            **{name: values.tolist() for name, values in table.items()},
+        }  # fmt: skip
+
+    def plot_data(self) -> dict[str, Any]:
+        """Curves of the picture: radii, lower, upper, greedy (means), of (mean width)."""
+        return {
+            "radii": self.radii, "lower": self.lower, "upper": self.upper, "greedy": self.greedy, "of": float(np.mean(self.of))
+        }  # fmt: skip
+
+    def plot(self, ax: Any = None) -> Any:
+        """Rank against radius: the exact curve, or the band between its bounds, beside the greedy bound."""
+        from .plot import curve_figure
+
+        return curve_figure(self.plot_data(), ax)
+
+
+def curve(
+    nets: Sequence[Network],
+    radii: Sequence[float] | None,
+    budget: int,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> RankCurve:
+    """Proximate rank of every network at every radius."""
+    if not nets:
+        raise ValueError("no networks: a curve needs at least one")
+    if radii is None:
+        radii = np.linspace(0.0, max(_vanishing(net) for net in nets), 25).tolist()
+    steps = np.unique(np.asarray(radii, dtype=np.float64))
+    jobs = [(net, float(r)) for net in nets for r in steps]
+    if not jobs:
+        raise ValueError("no radii: a curve needs at least one")
+    run = map if executor is None else _mapper(executor, len(jobs))
+    points = np.empty((len(jobs), 4), dtype=np.intp)
+    for k, point in enumerate(run(_point, *zip(*jobs, strict=True), [budget] * len(jobs))):
+        points[k] = point
+        if progress is not None:
+            progress(k + 1, len(jobs), f"radius {jobs[k][1]:.4g}")
+    lowers, uppers, greedies, nodes = points.T.reshape(4, len(nets), len(steps))
+    lowers = np.maximum.accumulate(lowers[:, ::-1], axis=1)[:, ::-1]
+    uppers, greedies = np.minimum.accumulate(uppers, axis=1), np.minimum.accumulate(greedies, axis=1)
+    status = "proved" if (lowers == uppers).all() else "bounded"
+    return RankCurve(status, steps, tuple(net.units for net in nets), lowers, uppers, greedies, int(nodes.sum()))
+
+
+def _mapper(executor: Executor, jobs: int) -> Callable[..., Iterator[Any]]:
+    return partial(executor.map, chunksize=max(1, jobs // 64))
+
+
+def _point(net: Network, radius: float, budget: int) -> tuple[int, int, int, int]:
+    if radius == 0:
+        exact = lossless.rank(net)
+        return exact.lower, exact.upper, nearby.greedy(ball(net, 0.0)), 0
+    found = rank(net, radius, budget)
+    assert found.greedy is not None
+    return found.lower, found.upper, found.greedy, found.nodes
+
+
+def _vanishing(net: Network) -> float:
+    """The radius from which on every unit can be made constant or null."""
+    whole = ball(net, 0.0)
+    incoming, outgoing = np.abs(whole.rows[:, :-1]).max(axis=1), np.abs(whole.outgoing).max(axis=1, initial=0.0)
+    return float(np.minimum(incoming, outgoing).max(initial=0.0))

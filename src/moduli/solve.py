@@ -21,6 +21,7 @@ from .errors import CertificateRejected, ShapeError, Undecided
 from .formats import load
 from .lossless import Compression, Progress, Rank
 from .network import Network
+from .proximate import RankCurve
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -82,6 +83,34 @@ def rank(
     if radius:
         return proximate.rank(load(net), radius, budget, executor, progress)
     return lossless.rank(load(net), progress)
+
+
+def rank_curve(
+    nets: Any,
+    *,
+    radii: Sequence[float] | None = None,
+    budget: int = 10_000,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> RankCurve:
+    """Proximate rank against radius: bounds (often equal) and the paper's greedy bound, of one network or a list of them.
+
+    Args:
+        nets: one network with one hidden layer of tanh, sigmoid or erf, or a list of such networks.
+        radii: by default 25 from 0 to where every unit can vanish. executor: takes one radius of one network at a time.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [1.5]], [0.0, 0.0], [[2.0, 2.0]], [0.0])
+    >>> mo.rank_curve(net, radii=[0.0, 0.25, 2.0]).upper.tolist()
+    [2.0, 1.0, 0.0]
+    """
+    several = isinstance(nets, (list, tuple)) and not _is_layers(nets)
+    return proximate.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
+
+
+def _is_layers(nets: Sequence[Any]) -> bool:
+    """Whether a list is one network: (weight, bias) pairs."""
+    return bool(nets) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in nets)
 
 
 def _only_lossless(on: Domain, eps: float, units: Any) -> None:

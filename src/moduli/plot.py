@@ -1,0 +1,60 @@
+"""Pictures. The only module that knows matplotlib: each takes the `plot_data()` of a result and returns the axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import MissingExtra
+from .result import atomic_write
+
+BLUE, ORANGE, GREY = "#2a5c9a", "#c8722b", "#8a8f98"
+
+
+def axes(ax: Any = None) -> Any:
+    """The given axes, or those of a new figure, without a frame at the top and right."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("matplotlib", "plot") from None
+    if ax is None:
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def save(ax: Any, path: str | Path) -> Path:
+    """Write the figure of some axes (.svg .png .pdf), whole or not at all; the same picture gives the same bytes."""
+    import io
+
+    from matplotlib import rc_context
+
+    target, buffer = Path(path), io.BytesIO()
+    kind = target.suffix[1:]
+    if kind not in ("svg", "png", "pdf"):
+        raise ValueError(f"{path}: pictures are written as .svg, .png or .pdf")
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+    with rc_context({"svg.hashsalt": "moduli"}):
+        ax.figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return atomic_write(target, buffer.getvalue())
+
+
+def curve_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Proximate rank against radius: one line where the bounds meet, a band where they do not, beside the greedy bound."""
+    ax = axes(ax)
+    radii, lower, upper = data["radii"], data["lower"], data["upper"]
+    ax.axhline(data["of"], color=GREY, lw=0.8, ls=":")
+    ax.annotate("hidden units", (1.0, data["of"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
+    ax.plot(radii, data["greedy"], color=ORANGE, lw=1.2, marker="o", ms=3, label="greedy bound")
+    ax.plot(radii, upper, color=BLUE, lw=1.6, marker="o", ms=3, label="proximate rank")
+    if (np.asarray(lower) != np.asarray(upper)).any():
+        ax.fill_between(radii, lower, upper, color=BLUE, alpha=0.2, lw=0, label="between proved bounds")
+    ax.set(xlabel="radius (change allowed to every parameter)", ylabel="hidden units needed", ylim=(0, None))
+    ax.margins(x=0.02)
+    ax.legend(frameon=False)
+    return ax
