@@ -8,33 +8,48 @@ tree of weights proves. Rows and resources are integers of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .proximity import Branch, Leaf, Sum, Tree
+from .proximity import Branch, Ints, Leaf, Sieve, Sum, Tree
 
 SCALE = 2**30
 ROUNDS = 20
+FEW, MANY, BATCH = 4000, 40_000, 1000
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cover:
-    """An instance.
+    """An instance in sparse 0/1 matrices with a column per unit.
 
     Attributes:
-        columns: row sets of paid columns. free: row sets of free columns. uses: resource sets of free columns.
+        paid: ``[boxes, h]``. uses: ``[free groups, h]``, all units of each (a unit serves one). rows: units to cover.
     """
 
-    columns: list[frozenset[int]]
-    free: list[frozenset[int]] = field(default_factory=list)
-    uses: list[frozenset[int]] = field(default_factory=list)
+    paid: Any
+    uses: Any
+    rows: Ints
+
+    @cached_property
+    def matrix(self) -> Any:
+        """``[paid, then free columns; rows]``."""
+        from scipy.sparse import vstack
+
+        return vstack([self.paid, self.uses], format="csr")[:, self.rows]
+
+    def part(self, columns: Ints) -> Cover:
+        """The instance of some columns."""
+        count = self.paid.shape[0]
+        return Cover(self.paid[columns[columns < count]], self.uses[columns[columns >= count] - count], self.rows)
 
 
 @dataclass
 class Answer:
-    """Chosen columns (indices: free columns count after the paid ones), and a tree that bounds the number from below."""
+    """Chosen columns (free ones count after the paid ones), and a tree that bounds the number from below."""
 
     chosen: list[int]
     upper: int
@@ -65,21 +80,22 @@ class Exhausted(Exception):
 class _Search:
     """Columns as bit sets over rows, rows as bit sets over columns."""
 
-    def __init__(self, cover: Cover, rows: Sequence[int], budget: int) -> None:
-        self.cover, self.budget, self.nodes = cover, budget, 0
-        self.names = list(rows)
-        place = {r: k for k, r in enumerate(rows)}
-        self.paid = len(cover.columns)
-        self.sets = [sum(1 << place[r] for r in c if r in place) for c in (*cover.columns, *cover.free)]
+    def __init__(self, cover: Cover, budget: int) -> None:
+        self.budget, self.nodes = budget, 0
+        self.names = cover.rows.tolist()
+        self.paid = cover.paid.shape[0]
+        self.members = [*_sets(cover.paid), *_sets(cover.uses)]
+        place = {r: k for k, r in enumerate(self.names)}
+        self.sets = [sum(1 << place[r] for r in c if r in place) for c in self.members]
         self.clash = [0] * len(self.sets)
         users: dict[int, int] = {}
-        for k, used in enumerate(cover.uses):
-            for u in used:
-                users[u] = users.get(u, 0) | 1 << (self.paid + k)
-        for k, used in enumerate(cover.uses):
-            for u in used:
-                self.clash[self.paid + k] |= users[u]
-        self.by_row = [0] * len(rows)
+        for c in range(self.paid, len(self.sets)):
+            for u in self.members[c]:
+                users[u] = users.get(u, 0) | 1 << c
+        for c in range(self.paid, len(self.sets)):
+            for u in self.members[c]:
+                self.clash[c] |= users[u]
+        self.by_row = [0] * len(self.names)
         for c, bits in enumerate(self.sets):
             for r in _members(bits):
                 self.by_row[r] |= 1 << c
@@ -129,9 +145,9 @@ class _Search:
                 return False
         if c < self.paid:
             return any(self.sets[d] & rows != bits or d < c for d in _members(rivals))
-        used = self.cover.uses[c - self.paid]
+        used = self.members[c]
         for d in _members(rivals):
-            other = self.cover.uses[d - self.paid]
+            other = self.members[d]
             if other < used or (other == used and (self.sets[d] & rows != bits or d < c)):
                 return True
         return False
@@ -239,7 +255,7 @@ class _Search:
             for r in _members(self.sets[c] & rows):
                 entries.append((place[r], k, -1.0))
             if c >= self.paid and self.clash[c] & cols != 1 << c:
-                for u in sorted(self.cover.uses[c - self.paid]):
+                for u in sorted(self.members[c]):
                     entries.append((len(place) + resources.setdefault(u, len(resources)), k, 1.0))
         i, j, v = zip(*entries, strict=True) if entries else ((), (), ())
         matrix = csr_matrix((v, (i, j)), shape=(len(place) + len(resources), len(index)))
@@ -258,7 +274,7 @@ class _Search:
             if c < self.paid:
                 scale = max(scale, total)
             else:
-                used = sorted(self.cover.uses[c - self.paid])
+                used = sorted(self.members[c])
                 short = total - sum(prices.get(u, 0) for u in used)
                 if short > 0:
                     prices[used[0]] = prices.get(used[0], 0) + short
@@ -294,16 +310,17 @@ class _Search:
 
     def best(self, rows: int, cols: int) -> tuple[list[int], int, Tree]:
         """A cover, a lower bound and its tree."""
+        alive = cols
         rows, cols, chosen, essential = self.reduce(rows, cols)
         parts, lower = self._trunk(essential)
         for part, mine in self.split(rows, cols):
-            cover, bound, tree = self._part(part, mine)
+            cover, bound, tree = self._part(part, mine, alive)
             chosen += cover
             lower += bound
             parts.append((self._units(part), tree))
         return chosen, lower, _joined(parts)
 
-    def _part(self, rows: int, cols: int) -> tuple[list[int], int, Tree]:
+    def _part(self, rows: int, cols: int, alive: int) -> tuple[list[int], int, Tree]:
         try:
             found = self.relax(rows, cols)
         except Exhausted:
@@ -311,7 +328,7 @@ class _Search:
         chosen = [c for c, value in zip(found.columns, found.x, strict=True) if value > 0.5]
         if not found.whole or self.cost(chosen) > found.bound:
             chosen = self.propose(rows, cols)
-        return chosen, *self.prove(rows, cols, self.cost(chosen), found, ROUNDS)
+        return chosen, *self.prove(rows, cols, alive, self.cost(chosen), found, ROUNDS)
 
     def _counted(self, rows: int, cols: int) -> tuple[int, Tree]:
         """Without any budget left: rows no two of which share a column (none that free columns touch)."""
@@ -325,8 +342,12 @@ class _Search:
                 left &= ~self.sets[c]
         return len(weights), Leaf(weights, {}, (), 1)
 
-    def prove(self, rows: int, cols: int, target: int, found: Relaxed, rounds: int = 2) -> tuple[int, Tree]:
-        """A tree that proves `target` or, where the budget ends, less."""
+    def prove(self, rows: int, cols: int, alive: int, target: int, found: Relaxed, rounds: int = 2) -> tuple[int, Tree]:
+        """A tree that proves `target` or, where the budget ends, less.
+
+        Args:
+            alive: columns that a cover may contain here; `cols` are those of them that no other one beats.
+        """
         try:
             found = self.tighten(rows, cols, found, target, rounds)
         except Exhausted:
@@ -337,25 +358,23 @@ class _Search:
         apart = np.abs(found.x - np.round(found.x))
         pick = found.columns[int(np.argmax(np.where(apart > 1e-6, apart * (1 + sizes), -1.0)))]
         try:
-            inside = self._child(*self.take(pick, rows, cols), target - (pick < self.paid), found.cuts)
-            outside = self._child(rows, cols & ~(1 << pick), target, found.cuts)
+            inside = self._child(*self.take(pick, rows, alive), target - (pick < self.paid), found.cuts)
+            outside = self._child(rows, alive & ~(1 << pick), target, found.cuts)
         except Exhausted:
             return found.bound, found.leaf
         bound = min(inside[0] + (pick < self.paid), outside[0])
         if bound <= found.bound:
             return found.bound, found.leaf
-        return bound, Branch(tuple(sorted(self._set(pick))), pick >= self.paid, inside[1], outside[1])
+        return bound, Branch(tuple(sorted(self.members[pick])), pick >= self.paid, inside[1], outside[1])
 
     def take(self, c: int, rows: int, cols: int) -> tuple[int, int]:
         if c >= self.paid:
             cols &= ~self.clash[c]
         return rows & ~self.sets[c], cols & ~(1 << c)
 
-    def _set(self, c: int) -> frozenset[int]:
-        return self.cover.columns[c] if c < self.paid else self.cover.uses[c - self.paid]
-
     def _child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, Tree]:
-        rows, cols, _, essential = self.reduce(rows, cols)
+        alive = self._touching(rows) & cols
+        rows, cols, _, essential = self.reduce(rows, alive)
         parts, lower = self._trunk(essential)
         pieces = [(part, mine, self.relax(part, mine, cuts)) for part, mine in self.split(rows, cols)]
         need = target - lower - sum(found.bound for _, _, found in pieces)
@@ -363,11 +382,17 @@ class _Search:
             bound, tree = found.bound, found.leaf
             if need > 0:
                 aim = bound + need if len(pieces) == 1 else self.cost(self.propose(part, mine))
-                bound, tree = self.prove(part, mine, aim, found)  # type: ignore[assignment]
+                bound, tree = self.prove(part, mine, alive, aim, found)  # type: ignore[assignment]
             need -= bound - found.bound
             lower += bound
             parts.append((self._units(part), tree))
         return lower, _joined(parts)
+
+    def _touching(self, rows: int) -> int:
+        cols = 0
+        for r in _members(rows):
+            cols |= self.by_row[r]
+        return cols
 
     def _trunk(self, essential: list[int]) -> tuple[list[tuple[tuple[int, ...], Tree]], int]:
         if not essential:
@@ -390,9 +415,108 @@ def _members(bits: int) -> Any:
         bits ^= low
 
 
-def solve(cover: Cover, rows: Sequence[int], budget: int) -> Answer:
-    """A least cover, or bounds where the budget of nodes (linear programs, HiGHS's nodes) runs out."""
-    search = _Search(cover, rows, budget)
-    everything = (1 << len(search.names)) - 1
-    chosen, lower, tree = search.best(everything, (1 << len(search.sets)) - 1)
+def _sets(matrix: Any) -> list[frozenset[int]]:
+    return [frozenset(matrix.indices[a:b].tolist()) for a, b in pairwise(matrix.indptr)]
+
+
+def solve(cover: Cover, budget: int) -> Answer:
+    """A least cover, or bounds where the budget of nodes runs out (linear programs by size, and HiGHS's nodes)."""
+    return _searched(cover, budget) if cover.matrix.shape[0] <= FEW else _Pool(cover, budget).best()
+
+
+def _searched(cover: Cover, budget: int) -> Answer:
+    search = _Search(cover, budget)
+    chosen, lower, tree = search.best((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1)
     return Answer(chosen, search.cost(chosen), lower, tree, search.nodes)
+
+
+class _Pool:
+    """For many columns: the linear relaxation with columns generated from the pool, then only what its weights leave."""
+
+    def __init__(self, cover: Cover, budget: int) -> None:
+        self.cover, self.budget, self.nodes = cover, budget, 0
+        self.paid, self.count = cover.paid.shape[0], cover.matrix.shape[0]
+        self.free = np.arange(self.count) >= self.paid
+
+    def best(self) -> Answer:
+        """Covers of cost at most `target - 1` use columns that the weights leave; raise the target until one is found."""
+        chosen = self._greedy()
+        leaf, total, short = self._relaxed(chosen)
+        lower = max(0, -(-total // leaf.scale))
+        tree: Tree = leaf
+        while lower < self._cost(chosen) and self.nodes < self.budget:
+            columns = np.flatnonzero(total + short <= leaf.scale * lower)
+            if len(columns) > MANY:
+                break
+            part = self.cover.part(columns)
+            bare = np.flatnonzero(np.diff(part.matrix.tocsc().indptr) == 0)
+            if len(bare):
+                found = Answer([], self.count, lower + 1, Leaf({int(self.cover.rows[bare[0]]): lower + 1}, {}, (), 1), 0)
+            else:
+                found = _searched(part, self.budget - self.nodes)
+                self.nodes += found.nodes
+                if found.upper < self._cost(chosen):
+                    chosen = columns[found.chosen].tolist()
+            if found.lower <= lower:
+                break
+            lower += 1
+            tree = Sieve(leaf, lower, found.tree)
+        return Answer(chosen, self._cost(chosen), lower, tree, self.nodes)
+
+    def _cost(self, chosen: Sequence[int]) -> int:
+        return sum(c < self.paid for c in chosen)
+
+    def _greedy(self) -> list[int]:
+        boxes = self.cover.matrix[: self.paid]
+        waiting, chosen = np.ones(len(self.cover.rows), dtype=np.int64), []
+        while waiting.any():
+            chosen.append(int(np.argmax(boxes @ waiting)))
+            waiting[boxes[chosen[-1]].indices] = 0
+        return chosen
+
+    def _relaxed(self, start: list[int]) -> tuple[Leaf, int, Any]:
+        """Weights that no column of the pool violates, their sum, and what each column weighs less than it may."""
+        active = np.zeros(self.count, dtype=bool)
+        active[start] = True
+        while True:
+            y, prices = self._linear(np.flatnonzero(active))
+            short = self._short(y, prices, 1.0)
+            wanted = np.flatnonzero((short < -1e-7) & ~active)
+            if not len(wanted) or self.nodes >= self.budget:
+                break
+            active[wanted[np.argsort(short[wanted], kind="stable")[:BATCH]]] = True
+        return self._rounded(y, prices)
+
+    def _short(self, y: Any, prices: Any, scale: Any) -> Any:
+        return np.concatenate([np.full(self.paid, scale), self.cover.uses @ prices]) - self.cover.matrix @ y
+
+    def _linear(self, columns: Ints) -> tuple[Any, Any]:
+        from scipy.optimize import linprog
+        from scipy.sparse import vstack
+
+        self.nodes += 1 + len(columns) // BATCH
+        part = self.cover.part(columns)
+        busy = np.unique(part.uses.indices)
+        uses = vstack([part.paid[:, busy] * 0, part.uses[:, busy]])
+        limits = np.concatenate([-np.ones(len(self.cover.rows)), np.ones(len(busy))])
+        matrix = vstack([-part.matrix.T, uses.T], format="csr").astype(np.float64)
+        cost = np.where(self.free[columns], 0.0, 1.0)
+        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+        dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
+        prices = np.zeros(self.cover.uses.shape[1])
+        prices[busy] = dual[len(self.cover.rows) :]
+        return dual[: len(self.cover.rows)], prices
+
+    def _rounded(self, y: Any, prices: Any) -> tuple[Leaf, int, Any]:
+        """The same in integers: the scale and single prices give way where a column weighs too much."""
+        weights = np.floor(y * SCALE).astype(np.int64)
+        prices = np.ceil(prices * SCALE).astype(np.int64)
+        scale = max(SCALE, int((self.cover.matrix[: self.paid] @ weights).max(initial=0)))
+        short = self._short(weights, prices, scale)
+        over = np.flatnonzero(short < 0)
+        lift = np.zeros_like(prices)
+        np.maximum.at(lift, self.cover.uses.indices[self.cover.uses.indptr[over - self.paid]], -short[over])
+        prices += lift
+        named = {int(u): int(w) for u, w in zip(self.cover.rows, weights, strict=True) if w}
+        leaf = Leaf(named, {int(u): int(prices[u]) for u in np.flatnonzero(prices)}, (), scale)
+        return leaf, int(weights.sum() - prices.sum()), self._short(weights, prices, scale)

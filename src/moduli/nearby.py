@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,24 +121,27 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
         boxes = maximal_boxes(ball, rows, 100 * budget)
     except BudgetExhausted:
         return _coarse(ball)
-    roots = rows[ball.freeable[rows]].tolist()
-    groups, given_up = free_groups(ball, roots, max(100, 10 * budget // max(1, len(roots))))
-    answer = _cover(boxes, groups, rows, budget)
+    roots = rows[ball.freeable[rows]]
+    roots = roots[np.argsort(ball.graph.degree[roots], kind="stable")].tolist()
+    groups, given_up = free_groups(ball, roots, 100 * budget)
+    answer = _cover(ball, boxes, groups, rows, budget)
     plan = _plan(ball, boxes, groups, answer.chosen, dominated)
     if given_up:
         rows = np.setdiff1d(rows, given_up)
         boxes = maximal_boxes(ball, rows, 100 * budget)
-        groups, _ = free_groups(ball, [i for i in roots if i not in set(given_up)], 10 * budget)
-        answer = _cover(boxes, groups, rows, budget)
+        groups, _ = free_groups(ball, [i for i in roots if i not in set(given_up)], 100 * budget)
+        answer = _cover(ball, boxes, groups, rows, budget)
     part: Parts = ((tuple(rows.tolist()), answer.tree),) if len(rows) else ()
     return plan, part, answer.lower, answer.nodes
 
 
-def _cover(boxes: list[Group], groups: list[Group], rows: Ints, budget: int) -> cover.Answer:
-    units = frozenset(rows.tolist())
-    uses = [frozenset(g.units) for g in groups]
-    instance = cover.Cover([frozenset(g.units) for g in boxes], [u & units for u in uses], uses)
-    return cover.solve(instance, rows.tolist(), budget)
+def _cover(ball: Ball, boxes: list[Group], groups: Any, rows: Ints, budget: int) -> cover.Answer:
+    from scipy.sparse import csr_matrix
+
+    start = np.cumsum([0, *(len(g.units) for g in boxes)])
+    flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
+    paid = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size))
+    return cover.solve(cover.Cover(paid, abs(groups).astype(np.int64), rows), budget)
 
 
 def _dominated(ball: Ball) -> tuple[Ints, list[tuple[int, int, int]]]:
@@ -174,10 +177,11 @@ def _dominated(ball: Ball) -> tuple[Ints, list[tuple[int, int, int]]]:
 
 
 def _plan(
-    ball: Ball, boxes: list[Group], groups: list[Group], chosen: Sequence[int], dominated: list[tuple[int, int, int]]
+    ball: Ball, boxes: list[Group], groups: Any, chosen: Sequence[int], dominated: list[tuple[int, int, int]]
 ) -> Plan:
     """Groups from chosen columns: free ones first, every other unit in the first box that has it, then dominated units."""
-    free = [groups[c - len(boxes)] for c in chosen if c >= len(boxes)]
+    picked = [groups[c - len(boxes)] for c in chosen if c >= len(boxes)]
+    free = [Group(tuple(g.indices.tolist()), tuple(g.data.tolist())) for g in picked]
     placed = {i for g in free for i in g.units}
     paid: list[dict[int, int]] = []
     home: dict[int, dict[int, int]] = {}

@@ -34,7 +34,7 @@ from .errors import BudgetExhausted, CertificateRejected
 
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BLOCK, WIDEST, PAIRS = 2**20, 2**14, 2**26
+BLOCK, FRONT, WIDEST, PAIRS = 2**20, 2**18, 2**13, 2**26
 RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?")
 
 
@@ -275,68 +275,86 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int) -> list[Group]:
     return list(found.values())
 
 
-def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[list[Group], list[int]]:
+def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[Any, list[int]]:
     """All free groups that contain one of some freeable units, and the roots that took more than `limit` search nodes.
 
-    For each root in turn, cliques with (root, +) and without the roots before, depth first; a clique is left where even
-    the best that its common neighbours lend cannot bring some sum back. Roots that are given up stay in later searches.
-    Groups that stay free without some optional unit are left out: what they cover can be had for less.
+    For each root in turn, cliques with (root, +) and without the roots before; a clique is left where even the best that
+    its common neighbours lend cannot bring some sum back. Roots that are given up stay in later searches. Groups that stay
+    free without some optional unit are left out: what they cover can be had for less.
+
+    Returns:
+        sparse ``[groups, h]`` matrix of signs, and the roots given up.
     """
+    from scipy.sparse import csr_matrix
+
     lend = ball.freeable.copy()
     lend[ball.constant | ball.null] = True
     place, vertex = np.where(lend, 0, -1), _scratch(ball)
-    found: dict[frozenset[int], Group] = {}
-    given_up = []
+    units, signs, sizes, given_up = [np.empty(0, np.intp)], [np.empty(0, np.int8)], [np.zeros(1, np.intp)], []
     for root in roots:
-        groups = _rooted(ball, root, place, vertex, limit)
-        if groups is None:
+        others, sign, near = around(ball, root, place, vertex)
+        found = _rooted(ball, root, others, sign, near, limit)
+        if found is None:
             given_up.append(root)
             continue
         place[root] = -1
-        for group in groups:
-            found.setdefault(frozenset(group.units), group)
-    return list(found.values()), given_up
+        group, member = np.nonzero(np.column_stack([np.ones(len(found), dtype=bool), found]))
+        units.append(np.array([root, *others], dtype=np.intp)[member])
+        signs.append(np.array([1, *sign], dtype=np.int8)[member])
+        sizes.append(np.bincount(group, minlength=len(found)))
+    start = np.cumsum(np.concatenate(sizes))
+    return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, ball.size)), given_up
 
 
-def _rooted(ball: Ball, root: int, place: Ints, vertex: Ints, limit: int) -> list[Group] | None:
-    others, signs, near = around(ball, root, place, vertex)
-    sides = np.concatenate([ball.outgoing[others] * signs[:, None], -ball.outgoing[others] * signs[:, None]], axis=1)
-    own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
-    with np.errstate(over="ignore", invalid="ignore"):
-        values, total = sides - ball.radius, own - ball.radius
-        doubt = (len(others) + 9) * 2.0**-51 * (np.abs(values).sum(axis=0) + np.abs(own) + ball.radius * (len(others) + 1))
-    vast = ~np.isfinite(doubt)  # sums overflow: nothing is certain, every group is tested exactly
-    values[:, vast], total[vast], doubt[vast] = 0.0, 0.0, np.inf
-    optional = (ball.constant | ball.null)[others]
-    groups, nodes = [], 0
-    stack: list[tuple[tuple[int, ...], Array, Ints]] = [((), total, np.arange(len(others)))]
-    while stack:
-        clique, total, may = stack.pop()
-        nodes += 1
+def _rooted(ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit: int) -> Mask | None:
+    """Which of the vertices around (root, +) each free group has; None after more than `limit` nodes.
+
+    Depth first in blocks of cliques: sums so far in every output and direction, vertices that may be added, members.
+    """
+    count = len(others)
+    order = np.argsort(near.sum(axis=1), kind="stable")
+    values, total, doubt = _sides(ball, root, others[order], signs[order])
+    lent, optional = np.minimum(values, 0.0), (ball.constant | ball.null)[others[order]]
+    later = np.triu(near[np.ix_(order, order)], 1)
+    sums, may, members = total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool)
+    stack: list[tuple[Array, Mask, Mask, Ints, Ints]] = []
+    found, nodes, front = [np.empty((0, count), dtype=bool)], 0, max(1, FRONT // (count + 1))
+    while True:
+        nodes += len(sums)
         if nodes > limit:
             return None
-        if (total <= doubt).all():
-            group = Group.of(root, others, signs, list(clique))
-            if ((total < -doubt).all() or ball.free(group)) and not _wasteful(ball, group, optional[list(clique)]):
-                groups.append(group)
-        with np.errstate(over="ignore", invalid="ignore"):
-            best = np.minimum(values[may], 0.0)
-            tail = best[::-1].cumsum(axis=0)[::-1] - best
-            hopeful = ~((total + values[may] + tail) > doubt).any(axis=1)
-        for k in np.flatnonzero(hopeful)[::-1].tolist():
-            v = int(may[k])
-            later = may[k + 1 :]
-            stack.append(((*clique, v), total + values[v], later[near[v, later]]))
-    return groups
+        free = np.asarray((sums <= doubt).all(axis=1))
+        for k in np.flatnonzero(free & ~(sums < -doubt).all(axis=1)).tolist():
+            free[k] = ball.free(Group.of(root, others, signs, order[members[k]].tolist()))
+        for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
+            free &= ~(members[:, v] & (sums - values[v] < -doubt).all(axis=1))
+        found.append(members[free])
+        hope = may.any(axis=1) & (sums + may.astype(np.float64) @ lent <= doubt).all(axis=1)
+        sums, may, members = sums[hope], may[hope], members[hope]
+        if hope.any():
+            pairs = np.nonzero(may)
+            stack.append((sums, may, members, pairs[0], pairs[1]))
+        if not stack:
+            return np.concatenate(found)[:, np.argsort(order)]
+        sums, may, members, clique, vertex = stack.pop()
+        if len(clique) > front:
+            stack.append((sums, may, members, clique[front:], vertex[front:]))
+            clique, vertex = clique[:front], vertex[:front]
+        sums, may, members = sums[clique] + values[vertex], may[clique] & later[vertex], members[clique]
+        members[np.arange(len(clique)), vertex] = True
 
 
-def _wasteful(ball: Ball, group: Group, optional: Mask) -> bool:
-    """Whether the group stays free without one of its optional units (the root is required)."""
-    for k in np.flatnonzero(optional).tolist():
-        fewer = Group(*((*part[: k + 1], *part[k + 2 :]) for part in group))
-        if ball.free(fewer):
-            return True
-    return False
+def _sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
+    """What vertices and the root add to (+sum - r * size, -sum - r * size), and how far float sums may be off."""
+    outgoing = ball.outgoing[others] * signs[:, None]
+    own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        values, total = np.concatenate([outgoing, -outgoing], axis=1) - ball.radius, own - ball.radius
+        size = np.abs(values).sum(axis=0) + np.abs(own) + ball.radius * (len(others) + 1)
+        doubt = (len(others) + 9) * 2.0**-50 * size
+    vast = ~np.isfinite(doubt)  # sums overflow: nothing is certain, every group is tested exactly
+    values[:, vast], total[vast], doubt[vast] = 0.0, 0.0, np.inf
+    return values, total, doubt
 
 
 def _scratch(ball: Ball) -> Ints:
@@ -404,13 +422,22 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Sieve:
+    """Any cover with a box or free group that weighs too little under the leaf costs `target` or more: leave those out."""
+
+    leaf: Leaf
+    target: int
+    rest: Tree
+
+
+@dataclass(frozen=True)
 class Sum:
     """Parts that no box and no free group joins; their bounds add up."""
 
     parts: tuple[tuple[tuple[int, ...], Tree], ...]
 
 
-Tree = Leaf | Branch | Sum
+Tree = Leaf | Branch | Sieve | Sum
 
 
 def renamed(tree: Tree, names: Ints) -> Tree:
@@ -424,6 +451,10 @@ def renamed(tree: Tree, names: Ints) -> Tree:
         return Leaf(weights, prices, tuple((of(units), w) for units, w in tree.odd), tree.scale)
     if isinstance(tree, Sum):
         return Sum(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
+    if isinstance(tree, Sieve):
+        leaf = renamed(tree.leaf, names)
+        assert isinstance(leaf, Leaf)
+        return Sieve(leaf, tree.target, renamed(tree.rest, names))
     return Branch(of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names))
 
 
@@ -467,71 +498,90 @@ class Bound:
 
 
 class _Part:
-    """The covering problem of some units, enumerated by the checker, and what a tree proves of it."""
+    """The covering problem of some units, enumerated by the checker, and what a tree proves of it.
+
+    Rows of `matrix` are boxes, then free groups; columns the units to cover. `uses` has the units of free groups.
+    """
 
     def __init__(self, ball: Ball, units: tuple[int, ...], limit: int) -> None:
-        from scipy.sparse import csr_matrix
+        from scipy.sparse import csr_matrix, vstack
 
-        self.units = units
-        place = {u: k for k, u in enumerate(units)}
         rows = np.array(sorted(units), dtype=np.intp)
-        self.paid = [frozenset(g.units) for g in maximal_boxes(ball, rows, limit)]
-        groups, given_up = free_groups(ball, [u for u in rows.tolist() if ball.freeable[u]], limit)
+        self.units, self.place = units, np.full(ball.size, -1, dtype=np.intp)
+        self.place[rows] = np.arange(len(rows))
+        boxes = maximal_boxes(ball, rows, limit)
+        free, given_up = free_groups(ball, rows[ball.freeable[rows]].tolist(), limit)
         if given_up:
             raise BudgetExhausted(f"the free groups of unit {given_up[0]} take more than {limit} search nodes")
-        self.free = [frozenset(g.units) for g in groups]
-        columns = [[place[u] for u in c if u in place] for c in (*self.paid, *self.free)]
-        start = np.cumsum([0, *map(len, columns)])
-        flat = np.array([k for c in columns for k in c], dtype=np.intp)
-        self.matrix = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(columns), len(units)))
-        self.place = place
-        self.index = {(False, c): k for k, c in enumerate(self.paid)}
-        self.index |= {(True, c): k + len(self.paid) for k, c in enumerate(self.free)}
+        start = np.cumsum([0, *(len(g.units) for g in boxes)])
+        flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
+        paid = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size))
+        self.uses = abs(free).astype(np.int64)
+        self.matrix = vstack([paid, self.uses], format="csr")[:, rows]
+        self.paid = len(boxes)
+        self.index = {frozenset(g.units): k for k, g in enumerate(boxes)}
+
+    def pick(self, tree: Branch) -> int:
+        """The row of the matrix that a branch is about."""
+        if tree.free:
+            wanted = np.zeros(self.uses.shape[1], dtype=np.int64)
+            wanted[[u for u in tree.units if u < len(wanted)]] = 1
+            size = np.diff(self.uses.indptr)
+            hits = np.flatnonzero((self.uses @ wanted == len(tree.units)) & (size == len(tree.units)))
+            found = self.paid + int(hits[0]) if len(hits) else -1
+        else:
+            found = self.index.get(frozenset(tree.units), -1)
+        _demand(found >= 0, f"a tree branches on units {list(tree.units)[:8]}, which are no box or free group here")
+        return found
 
     def bound(self, tree: Tree) -> int:
         return self._bound(tree, np.ones(len(self.units), dtype=bool), np.ones(self.matrix.shape[0], dtype=bool))
 
     def _bound(self, tree: Tree, rows: Mask, columns: Mask) -> int:
         if isinstance(tree, Leaf):
-            return self._leaf(tree, rows, columns)
+            return self._leaf(tree, rows, columns)[0]
         if isinstance(tree, Sum):
             return self._sum(tree, rows, columns)
-        pick = self.index.get((tree.free, frozenset(tree.units)))
-        _demand(pick is not None, f"a tree branches on units {list(tree.units)[:8]}, which are no box or free group here")
-        assert pick is not None
+        if isinstance(tree, Sieve):
+            _, keep = self._leaf(tree.leaf, rows, columns, tree.target)
+            return min(tree.target, self._bound(tree.rest, rows, columns & keep))
+        pick = self.pick(tree)
         left = rows.copy()
         left[self.matrix[pick].indices] = False
         without = columns.copy()
         without[pick] = False
         with_ = without.copy()
         if tree.free:
-            used = frozenset(tree.units)
-            with_[[len(self.paid) + k for k, c in enumerate(self.free) if c & used]] = False
+            clash = np.asarray((self.uses @ self.uses[pick - self.paid].T).todense()).ravel() > 0
+            with_[self.paid :] &= ~clash
         inside = self._bound(tree.inside, left, with_) + (not tree.free)
         return min(inside, self._bound(tree.outside, rows, without))
 
-    def _leaf(self, leaf: Leaf, rows: Mask, columns: Mask) -> int:
-        _demand(leaf.scale > 0, "a scale is not positive")
+    def _leaf(self, leaf: Leaf, rows: Mask, columns: Mask, target: int = 0) -> tuple[int, Mask]:
+        """What weights prove, and the columns that covers of cost below `target` may contain."""
+        _demand(0 < leaf.scale < 2**62 and target < 2**31, "a scale is not positive, or too large")
         weights = self._vector(leaf.weights, rows)
-        weight = self.matrix @ weights
-        size = sum(leaf.weights.values())
-        total = size - sum(leaf.prices.values())
+        size = sum(leaf.weights.values()) + sum(leaf.prices.values())
+        total = sum(leaf.weights.values()) - sum(leaf.prices.values())
+        size += sum(w * (len(members) + 1) for members, w in leaf.odd)
+        _demand(size + leaf.scale * (target + 1) < 2**62, "weights are too large")
+        price = np.zeros(len(self.place), dtype=np.int64)
+        for unit, p in leaf.prices.items():
+            _demand(unit < len(price), f"unit {unit} has a price but is unknown")
+            price[unit] = p
+        short = np.concatenate([np.full(self.paid, leaf.scale, dtype=np.int64), self.uses @ price]) - self.matrix @ weights
         for members, w in leaf.odd:
-            inside = self._vector(dict.fromkeys(members, 1), rows)
-            weight += w * ((self.matrix @ inside + 1) // 2)
+            short -= w * ((self.matrix @ self._vector(dict.fromkeys(members, 1), rows) + 1) // 2)
             total += w * ((len(members) + 1) // 2)
-            size += w * (len(members) + 1)
-        _demand(size < 2**62, "weights are too large")
-        _demand(bool((weight[: len(self.paid)] <= leaf.scale)[columns[: len(self.paid)]].all()), "a box weighs too much")
-        for k in np.flatnonzero(columns[len(self.paid) :]).tolist():
-            price = sum(leaf.prices.get(u, 0) for u in self.free[k])
-            _demand(int(weight[len(self.paid) + k]) <= price, "a free group weighs more than its price")
-        return max(0, -(-total // leaf.scale))
+        _demand(bool((short[: self.paid] >= 0)[columns[: self.paid]].all()), "a box weighs too much")
+        _demand(bool((short[self.paid :] >= 0)[columns[self.paid :]].all()), "a free group weighs more than its price")
+        return max(0, -(-total // leaf.scale)), total + short <= leaf.scale * (target - 1)
 
     def _vector(self, weights: dict[int, int], rows: Mask) -> np.ndarray[Any, np.dtype[np.int64]]:
         out = np.zeros(len(self.units), dtype=np.int64)
         for unit, w in weights.items():
-            _demand(unit in self.place and bool(rows[self.place[unit]]), f"unit {unit} has a weight but needs no cover here")
+            known = unit < len(self.place) and self.place[unit] >= 0 and bool(rows[self.place[unit]])
+            _demand(known, f"unit {unit} has a weight but needs no cover here")
             out[self.place[unit]] = w
         return out
 
@@ -647,6 +697,8 @@ def _tree_json(tree: Tree) -> dict[str, Any]:
         }  # fmt: skip
     if isinstance(tree, Sum):
         return {"sum": [[list(units), _tree_json(sub)] for units, sub in tree.parts]}
+    if isinstance(tree, Sieve):
+        return {"leaf": _tree_json(tree.leaf), "target": tree.target, "rest": _tree_json(tree.rest)}
     inside, outside = _tree_json(tree.inside), _tree_json(tree.outside)
     return {"units": list(tree.units), "free": tree.free, "inside": inside, "outside": outside}
 
@@ -658,6 +710,12 @@ def _tree_from(data: Any) -> Tree:
         fields = _object(data, ("weights", "prices", "odd", "scale"), "a leaf")
         odd = tuple((_units_from(u), _count(w)) for u, w in _pairs_from(fields["odd"]))
         return Leaf(_counts_from(fields["weights"]), _counts_from(fields["prices"]), odd, _count(fields["scale"]))
+    if isinstance(data, dict) and "target" in data:
+        fields = _object(data, ("leaf", "target", "rest"), "a sieve")
+        leaf = _tree_from(fields["leaf"])
+        _demand(isinstance(leaf, Leaf), "a sieve needs a leaf")
+        assert isinstance(leaf, Leaf)
+        return Sieve(leaf, _count(fields["target"]), _tree_from(fields["rest"]))
     fields = _object(data, ("units", "free", "inside", "outside"), "a branch")
     _demand(isinstance(fields["free"], bool), "free must be true or false")
     return Branch(_units_from(fields["units"]), fields["free"], _tree_from(fields["inside"]), _tree_from(fields["outside"]))
