@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "lossless", "symmetry",
-    "paths", "cover", "hardness", "nearby", "proximate", "affine", "pytorch", "onnx_graph", "formats", "plot", "solve", "cli",
+    "paths", "cover", "hardness", "fitting", "nearby", "proximate", "affine", "pytorch", "onnx_graph", "formats", "plot",
+    "solve", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .proximity import Branch, Ints, Leaf, Sieve, Sum, Tree
+from .proximity import Branch, Ints, Leaf, Mask, Sieve, Sum, Tree
 
 SCALE = 2**30
 ROUNDS = 20
@@ -358,8 +358,8 @@ class _Search:
         apart = np.abs(found.x - np.round(found.x))
         pick = found.columns[int(np.argmax(np.where(apart > 1e-6, apart * (1 + sizes), -1.0)))]
         try:
-            inside = self._child(*self.take(pick, rows, alive), target - (pick < self.paid), found.cuts)
-            outside = self._child(rows, alive & ~(1 << pick), target, found.cuts)
+            inside = self.child(*self.take(pick, rows, alive), target - (pick < self.paid), found.cuts)
+            outside = self.child(rows, alive & ~(1 << pick), target, found.cuts)
         except Exhausted:
             return found.bound, found.leaf
         bound = min(inside[0] + (pick < self.paid), outside[0])
@@ -372,7 +372,7 @@ class _Search:
             cols &= ~self.clash[c]
         return rows & ~self.sets[c], cols & ~(1 << c)
 
-    def _child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, Tree]:
+    def child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, Tree]:
         alive = self._touching(rows) & cols
         rows, cols, _, essential = self.reduce(rows, alive)
         parts, lower = self._trunk(essential)
@@ -424,8 +424,21 @@ def solve(cover: Cover, budget: int) -> Answer:
     return _searched(cover, budget) if cover.matrix.shape[0] <= FEW else _Pool(cover, budget).best()
 
 
-def _searched(cover: Cover, budget: int) -> Answer:
+def dive(cover: Cover, budget: int) -> tuple[list[int], int]:
+    """A good cover without a bound, and the nodes spent."""
+    pool = _Pool(cover, budget)
+    return pool.dive(pool.start()), pool.nodes
+
+
+def _searched(cover: Cover, budget: int, target: int | None = None) -> Answer:
+    """The search on all columns; for a bound of `target` alone, if that is given."""
     search = _Search(cover, budget)
+    if target is not None:
+        try:
+            lower, tree = search.child((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1, target, [])
+        except Exhausted:
+            lower, tree = 0, Leaf({}, {}, (), 1)
+        return Answer([], target, lower, tree, search.nodes)
     chosen, lower, tree = search.best((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1)
     return Answer(chosen, search.cost(chosen), lower, tree, search.nodes)
 
@@ -440,9 +453,11 @@ class _Pool:
 
     def best(self) -> Answer:
         """Covers of cost at most `target - 1` use columns that the weights leave; raise the target until one is found."""
-        chosen = self._greedy()
-        leaf, total, short = self._relaxed(chosen)
-        lower = max(0, -(-total // leaf.scale))
+        every = np.ones(len(self.cover.rows), dtype=bool)
+        active = self.start()
+        _, y, prices = self._generated(active, every, np.ones(self.count, dtype=bool))
+        leaf, total, short = self._rounded(y, prices)
+        lower, chosen = max(0, -(-total // leaf.scale)), self.dive(active)
         tree: Tree = leaf
         while lower < self._cost(chosen) and self.nodes < self.budget:
             columns = np.flatnonzero(total + short <= leaf.scale * lower)
@@ -453,9 +468,9 @@ class _Pool:
             if len(bare):
                 found = Answer([], self.count, lower + 1, Leaf({int(self.cover.rows[bare[0]]): lower + 1}, {}, (), 1), 0)
             else:
-                found = _searched(part, self.budget - self.nodes)
+                found = _searched(part, self.budget - self.nodes, lower + 1 if self._cost(chosen) == lower + 1 else None)
                 self.nodes += found.nodes
-                if found.upper < self._cost(chosen):
+                if found.chosen and found.upper < self._cost(chosen):
                     chosen = columns[found.chosen].tolist()
             if found.lower <= lower:
                 break
@@ -463,34 +478,61 @@ class _Pool:
             tree = Sieve(leaf, lower, found.tree)
         return Answer(chosen, self._cost(chosen), lower, tree, self.nodes)
 
+    def start(self) -> Mask:
+        active = np.zeros(self.count, dtype=bool)
+        active[self._greedy(np.ones(len(self.cover.rows), dtype=bool))] = True
+        return active
+
     def _cost(self, chosen: Sequence[int]) -> int:
         return sum(c < self.paid for c in chosen)
 
-    def _greedy(self) -> list[int]:
+    def _greedy(self, rows: Mask) -> list[int]:
         boxes = self.cover.matrix[: self.paid]
-        waiting, chosen = np.ones(len(self.cover.rows), dtype=np.int64), []
+        waiting, chosen = rows.astype(np.int64), list[int]()
         while waiting.any():
             chosen.append(int(np.argmax(boxes @ waiting)))
             waiting[boxes[chosen[-1]].indices] = 0
         return chosen
 
-    def _relaxed(self, start: list[int]) -> tuple[Leaf, int, Any]:
-        """Weights that no column of the pool violates, their sum, and what each column weighs less than it may."""
-        active = np.zeros(self.count, dtype=bool)
-        active[start] = True
+    def dive(self, active: Mask) -> list[int]:
+        """A cover: take the columns with the largest values, solve and generate again for the rows that remain."""
+        best: list[int] = []
+        for large in (0.9, 0.6):
+            found = self._dive(active.copy(), large)
+            if not best or self._cost(found) < self._cost(best):
+                best = found
+        return best
+
+    def _dive(self, active: Mask, large: float) -> list[int]:
+        waiting, allowed = np.ones(len(self.cover.rows), dtype=bool), np.ones(self.count, dtype=bool)
+        chosen: list[int] = []
+        while waiting.any() and self.nodes < self.budget:
+            x, _, _ = self._generated(active, waiting, allowed, rounds=2)
+            columns = np.flatnonzero(active & allowed)
+            for k in np.argsort(-x, kind="stable")[: np.count_nonzero(x > large) or 1].tolist():
+                c = int(columns[k])
+                waiting[self.cover.matrix[c].indices] = False
+                allowed[c] = False
+                if c >= self.paid:
+                    allowed[self.paid :] &= (self.cover.uses @ self.cover.uses[c - self.paid].T).toarray()[:, 0] == 0
+                chosen.append(c)
+        return [*chosen, *self._greedy(waiting)]
+
+    def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> tuple[Any, Any, Any]:
+        """Values, weights and prices of the linear relaxation; columns that the weights ask for become active."""
         while True:
-            y, prices = self._linear(np.flatnonzero(active))
+            x, y, prices = self._linear(np.flatnonzero(active & allowed), rows)
             short = self._short(y, prices, 1.0)
-            wanted = np.flatnonzero((short < -1e-7) & ~active)
-            if not len(wanted) or self.nodes >= self.budget:
-                break
+            wanted = np.flatnonzero((short < -1e-7) & allowed & ~active)
+            rounds -= 1
+            if not len(wanted) or not rounds or self.nodes >= self.budget:
+                return x, y, prices
             active[wanted[np.argsort(short[wanted], kind="stable")[:BATCH]]] = True
-        return self._rounded(y, prices)
 
     def _short(self, y: Any, prices: Any, scale: Any) -> Any:
         return np.concatenate([np.full(self.paid, scale), self.cover.uses @ prices]) - self.cover.matrix @ y
 
-    def _linear(self, columns: Ints) -> tuple[Any, Any]:
+    def _linear(self, columns: Ints, rows: Mask) -> tuple[Any, Any, Any]:
         from scipy.optimize import linprog
         from scipy.sparse import vstack
 
@@ -498,14 +540,14 @@ class _Pool:
         part = self.cover.part(columns)
         busy = np.unique(part.uses.indices)
         uses = vstack([part.paid[:, busy] * 0, part.uses[:, busy]])
-        limits = np.concatenate([-np.ones(len(self.cover.rows)), np.ones(len(busy))])
-        matrix = vstack([-part.matrix.T, uses.T], format="csr").astype(np.float64)
+        limits = np.concatenate([-np.ones(int(rows.sum())), np.ones(len(busy))])
+        matrix = vstack([-part.matrix[:, rows].T, uses.T], format="csr").astype(np.float64)
         cost = np.where(self.free[columns], 0.0, 1.0)
         found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
         dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
-        prices = np.zeros(self.cover.uses.shape[1])
-        prices[busy] = dual[len(self.cover.rows) :]
-        return dual[: len(self.cover.rows)], prices
+        y, prices = np.zeros(len(rows)), np.zeros(self.cover.uses.shape[1])
+        y[rows], prices[busy] = dual[: int(rows.sum())], dual[int(rows.sum()) :]
+        return found.x, y, prices
 
     def _rounded(self, y: Any, prices: Any) -> tuple[Leaf, int, Any]:
         """The same in integers: the scale and single prices give way where a column weighs too much."""

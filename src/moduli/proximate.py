@@ -19,8 +19,8 @@ from . import lossless, nearby
 from .certificate import Move, State, ball, certify, difference, exact_arrays, replay
 from .enclosure import Array, ExactArray, exact_sum, up
 from .errors import CertificateRejected
+from .fitting import Plan, greedy
 from .lossless import Compression, Progress, Rank
-from .nearby import Plan
 from .network import Network
 from .proximity import Ball, Change, Group, Ints, Near, at_most
 from .result import Result
@@ -42,17 +42,16 @@ def approach(net: Network, radius: float, budget: int, executor: Executor | None
         whole = None
     moved = _Moved(net, radius)
     coordinates = [Group((j,), (1,)) for j in range(net.widths[0])]
-    bound, nodes = None, 0
+    bound, by_greed, nodes = None, None, 0
     for l in range(1, len(net.layers)):
         layer = whole or moved.ball(l, coordinates)
         found = nearby.solve(layer, budget, executor, progress)
         nodes += found.nodes
         coordinates = moved.carry_out(l, coordinates, layer, found.plan)
-        bound = found.bound if whole else None
-    if whole is not None and bound is not None:
-        bound.verify(whole)
-    greedy = None if whole is None else nearby.greedy(whole)
-    return Approach(Near(float(radius), moved.changes(), bound), greedy, nodes)
+        if whole is not None:
+            bound, by_greed = found.bound, len(found.greedy.paid)
+            bound.verify(whole)
+    return Approach(Near(float(radius), moved.changes(), bound), by_greed, nodes)
 
 
 class _Moved:
@@ -337,11 +336,11 @@ def rank(
     net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
 ) -> ProximateRank:
     """The least rank within the radius."""
-    near, greedy, nodes = approach(net, radius, budget, executor, progress)
+    near, by_greed, nodes = approach(net, radius, budget, executor, progress)
     state, moves = lossless.reduce(net, near=near)
     lower, upper = near.bound.lower if near.bound else 0, sum(state.widths[1:-1])
     status = "proved" if lower == upper else "bounded"
-    return ProximateRank(status, lower, upper, net.units, net, moves, _reason(net, near, upper), near, greedy, nodes)
+    return ProximateRank(status, lower, upper, net.units, net, moves, _reason(net, near, upper), near, by_greed, nodes)
 
 
 def _reason(net: Network, near: Near, upper: int) -> str:
@@ -401,9 +400,9 @@ class RankCurve(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [("radius", "rank (greedy bound)" if len(self.of) == 1 else "mean rank (greedy bound)")]
-        for radius, lower, upper, greedy in zip(self.radii, self.lower, self.upper, self.greedy, strict=True):
-            bounds = f"= {upper:g}" if lower == upper else f"{lower:g} <= . <= {upper:g}"
-            rows.append((f"{radius:.4g}", f"{bounds} ({greedy:g})"))
+        for radius, low, high, by_greed in zip(self.radii, self.lower, self.upper, self.greedy, strict=True):
+            bounds = f"= {high:g}" if low == high else f"{low:g} <= . <= {high:g}"
+            rows.append((f"{radius:.4g}", f"{bounds} ({by_greed:g})"))
         return rows
 
     def data(self) -> dict[str, Any]:
@@ -462,7 +461,7 @@ def _mapper(executor: Executor, jobs: int) -> Callable[..., Iterator[Any]]:
 def _point(net: Network, radius: float, budget: int) -> tuple[int, int, int, int]:
     if radius == 0:
         exact = lossless.rank(net)
-        return exact.lower, exact.upper, nearby.greedy(ball(net, 0.0)), 0
+        return exact.lower, exact.upper, len(greedy(ball(net, 0.0)).paid), 0
     found = rank(net, radius, budget)
     assert found.greedy is not None
     return found.lower, found.upper, found.greedy, found.nodes

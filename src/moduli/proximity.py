@@ -251,7 +251,7 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int) -> list[Group]:
     nodes = 0
     place = np.full(ball.size, -1, dtype=np.intp)
     place[units] = 0
-    vertex = _scratch(ball)
+    vertex = scratch(ball)
     for root in units.tolist():
         others, signs, near = around(ball, root, place, vertex)
         adjacent = [_bits(row) for row in near]
@@ -276,34 +276,48 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int) -> list[Group]:
 
 
 def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[Any, list[int]]:
-    """All free groups that contain one of some freeable units, and the roots that took more than `limit` search nodes.
+    """All free groups that contain one of some freeable units, and the roots that are given up.
 
     For each root in turn, cliques with (root, +) and without the roots before; a clique is left where even the best that
     its common neighbours lend cannot bring some sum back. Roots that are given up stay in later searches. Groups that stay
     free without some optional unit are left out: what they cover can be had for less.
 
-    Returns:
-        sparse ``[groups, h]`` matrix of signs, and the roots given up.
-    """
-    from scipy.sparse import csr_matrix
+    Args:
+        limit: search nodes of each root; a group counts as four.
 
-    lend = ball.freeable.copy()
-    lend[ball.constant | ball.null] = True
-    place, vertex = np.where(lend, 0, -1), _scratch(ball)
-    units, signs, sizes, given_up = [np.empty(0, np.intp)], [np.empty(0, np.int8)], [np.zeros(1, np.intp)], []
+    Returns:
+        sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
+    """
+    place, vertex = lenders(ball), scratch(ball)
+    parts, given_up = [], []
     for root in roots:
         others, sign, near = around(ball, root, place, vertex)
         found = _rooted(ball, root, others, sign, near, limit)
         if found is None:
             given_up.append(root)
-            continue
-        place[root] = -1
+        else:
+            place[root] = -1
+            parts.append((root, others, sign, found))
+    return signs_of(parts, ball.size), given_up
+
+
+def lenders(ball: Ball) -> Ints:
+    """0 for units that free groups may have, -1 for others: a `place` for `around`."""
+    return np.where(ball.freeable | ball.constant | ball.null, 0, -1)
+
+
+def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
+    """Groups as a sparse matrix, from roots, the vertices around each, and which of them each group has."""
+    from scipy.sparse import csr_matrix
+
+    units, signs, sizes = [np.empty(0, np.intp)], [np.empty(0, np.int8)], [np.zeros(1, np.intp)]
+    for root, others, sign, found in parts:
         group, member = np.nonzero(np.column_stack([np.ones(len(found), dtype=bool), found]))
         units.append(np.array([root, *others], dtype=np.intp)[member])
-        signs.append(np.array([1, *sign], dtype=np.int8)[member])
+        signs.append(np.array([1.0, *sign])[member].astype(np.int8))
         sizes.append(np.bincount(group, minlength=len(found)))
     start = np.cumsum(np.concatenate(sizes))
-    return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, ball.size)), given_up
+    return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, width))
 
 
 def _rooted(ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit: int) -> Mask | None:
@@ -313,27 +327,27 @@ def _rooted(ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit
     """
     count = len(others)
     order = np.argsort(near.sum(axis=1), kind="stable")
-    values, total, doubt = _sides(ball, root, others[order], signs[order])
+    values, total, doubt = sides(ball, root, others[order], signs[order])
     lent, optional = np.minimum(values, 0.0), (ball.constant | ball.null)[others[order]]
     later = np.triu(near[np.ix_(order, order)], 1)
     sums, may, members = total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool)
     stack: list[tuple[Array, Mask, Mask, Ints, Ints]] = []
     found, nodes, front = [np.empty((0, count), dtype=bool)], 0, max(1, FRONT // (count + 1))
     while True:
-        nodes += len(sums)
-        if nodes > limit:
-            return None
         free = np.asarray((sums <= doubt).all(axis=1))
         for k in np.flatnonzero(free & ~(sums < -doubt).all(axis=1)).tolist():
             free[k] = ball.free(Group.of(root, others, signs, order[members[k]].tolist()))
         for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
             free &= ~(members[:, v] & (sums - values[v] < -doubt).all(axis=1))
         found.append(members[free])
+        nodes += len(sums) + 4 * len(found[-1])
         hope = may.any(axis=1) & (sums + may.astype(np.float64) @ lent <= doubt).all(axis=1)
         sums, may, members = sums[hope], may[hope], members[hope]
         if hope.any():
             pairs = np.nonzero(may)
             stack.append((sums, may, members, pairs[0], pairs[1]))
+        if nodes > limit:
+            return None
         if not stack:
             return np.concatenate(found)[:, np.argsort(order)]
         sums, may, members, clique, vertex = stack.pop()
@@ -344,7 +358,7 @@ def _rooted(ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit
         members[np.arange(len(clique)), vertex] = True
 
 
-def _sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
+def sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
     """What vertices and the root add to (+sum - r * size, -sum - r * size), and how far float sums may be off."""
     outgoing = ball.outgoing[others] * signs[:, None]
     own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
@@ -357,7 +371,7 @@ def _sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Ar
     return values, total, doubt
 
 
-def _scratch(ball: Ball) -> Ints:
+def scratch(ball: Ball) -> Ints:
     return np.full((2, ball.size), -1, dtype=np.intp)
 
 
