@@ -20,8 +20,8 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "lossless", "symmetry",
-    "paths", "cover", "hardness", "fitting", "nearby", "proximate", "affine", "pytorch", "onnx_graph", "formats", "plot",
+    "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "plot", "lossless",
+    "symmetry", "paths", "cover", "hardness", "fitting", "nearby", "proximate", "affine", "pytorch", "onnx_graph", "formats",
     "solve", "cli",
 )  # fmt: skip
 HEAVY = {

@@ -15,7 +15,7 @@ _HOME = {
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "pytorch", "load": "formats", "save": "formats",
     "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve", "equivalent": "solve", "rank": "solve",
-    "rank_curve": "solve",
+    "path": "solve", "rank_curve": "solve", "hard_instance": "hardness",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .errors import UnsupportedModel as UnsupportedModel
     from .formats import load as load
     from .formats import save as save
+    from .hardness import hard_instance as hard_instance
     from .network import Layer as Layer
     from .network import Network as Network
     from .pytorch import to_torch as to_torch
@@ -56,5 +57,6 @@ if TYPE_CHECKING:
     from .solve import compress as compress
     from .solve import distance as distance
     from .solve import equivalent as equivalent
+    from .solve import path as path
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve

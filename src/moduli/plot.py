@@ -13,18 +13,19 @@ from .result import atomic_write
 BLUE, ORANGE, GREY = "#2a5c9a", "#c8722b", "#8a8f98"
 
 
-def axes(ax: Any = None) -> Any:
-    """The given axes, or those of a new figure, without a frame at the top and right."""
+def axes(ax: Any = None, count: int = 1) -> Any:
+    """The given axes, or a row of new ones (one alone is no row), without frames at the top and right."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("matplotlib", "plot") from None
     if ax is None:
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(6.4 if count == 1 else 4.8 * count, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
-        ax = figure.subplots()
-    ax.spines[["top", "right"]].set_visible(False)
+        ax = figure.subplots(1, count)
+    for one in np.atleast_1d(ax):
+        one.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -58,3 +59,22 @@ def curve_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.margins(x=0.02)
     ax.legend(frameon=False)
     return ax
+
+
+def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """A path of equivalent parameters: its shape in a plane of parameter space, and how the function changes along it."""
+    left, right = axes(ax, 2)
+    knots = data["knots"]
+    left.plot(*knots[[0, -1]].T, color=GREY, lw=1.0, ls="--", label="straight line")
+    left.plot(*knots.T, color=BLUE, lw=1.6, marker="o", ms=4, label="path")
+    for name, knot in (("a", knots[0]), ("b", knots[-1])):
+        left.annotate(name, knot, xytext=(0, 6), textcoords="offset points", ha="center")
+    left.set(xlabel="distance towards b", ylabel="main direction across")
+    left.margins(0.08)
+    left.legend(frameon=False)
+    right.plot(data["straight_position"], data["straight_change"], color=GREY, lw=1.0, ls="--", label="straight line")
+    right.plot(data["position"], data["change"], color=BLUE, lw=1.6, label="path")
+    right.set(xlabel="segment", ylabel="largest change of the outputs", xticks=range(len(knots)))
+    right.set_ylim(-0.03 * max(1e-300, data["straight_change"].max()), None)
+    right.legend(frameon=False)
+    return left, right

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import lossless, proximate, symmetry
+from . import lossless, paths, proximate, symmetry
 from .activations import Activation
 from .certificate import MAX_BYTES, Certificate, State, difference, magnitude
 from .domains import Box, Domain, Gaussian, Samples
@@ -21,6 +21,7 @@ from .errors import CertificateRejected, ShapeError, Undecided
 from .formats import load
 from .lossless import Compression, Progress, Rank
 from .network import Network
+from .paths import Path as ParameterPath
 from .proximate import RankCurve
 from .result import Result
 
@@ -134,6 +135,25 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     True
     """
     return symmetry.canonical(load(net), progress)
+
+
+def path(a: Any, b: Any) -> ParameterPath | None:
+    """A piecewise linear path from a to b along which the function does not change; None where there is none.
+
+    For one hidden layer. At most seven segments if the rank is at most half the hidden units (Farrugia-Roberts 2023).
+    Irreducible parameters are isolated, up to permutation and signs: then None, unless a and b are the same.
+
+    Raises:
+        ShapeError: shapes that cannot be joined. ValueError: different functions. Undecided: not seen to be the same.
+
+    >>> import moduli as mo
+    >>> a = mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0])
+    >>> b = mo.Network.mlp([[2.0], [-1.0]], [0.0, 0.0], [[0.0, -1.0]], [0.0])
+    >>> p = mo.path(a, b)
+    >>> p.segments, p.check()
+    (3, True)
+    """
+    return paths.path(*_pair(a, b))
 
 
 class Witness(NamedTuple):
