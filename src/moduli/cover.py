@@ -19,7 +19,7 @@ from .proximity import Branch, Ints, Leaf, Mask, Sieve, Sum, Tree
 
 SCALE = 2**30
 ROUNDS = 20
-FEW, MANY, BATCH = 4000, 40_000, 1000
+FEW, MANY, BATCH, HEAVY = 4000, 40_000, 1000, 200
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class _Search:
         from scipy.optimize import linprog
         from scipy.sparse import csr_matrix, vstack
 
-        self.nodes += 1
+        self.nodes += 1 + cols.bit_count() // HEAVY
         if self.nodes > self.budget:
             raise Exhausted
         matrix, index, resources, cost = self._matrix(rows, cols)
@@ -291,8 +291,9 @@ class _Search:
         limits = np.concatenate([-np.ones(rows.bit_count()), np.ones(len(resources))])
         found = milp(
             cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
-            options={"node_limit": self.budget, "mip_rel_gap": 0.0},
+            options={"node_limit": 1 + self.budget * HEAVY // (5 * len(cost)), "mip_rel_gap": 0.0},
         )  # fmt: skip
+        self.nodes += 1 + (found.mip_node_count or 0) * len(cost) // HEAVY
         if found.x is None:
             return self._greedy(rows, cols)
         return [c for c, x in zip(index, found.x, strict=True) if x > 0.5]
@@ -328,7 +329,7 @@ class _Search:
         chosen = [c for c, value in zip(found.columns, found.x, strict=True) if value > 0.5]
         if not found.whole or self.cost(chosen) > found.bound:
             chosen = self.propose(rows, cols)
-        return chosen, *self.prove(rows, cols, alive, self.cost(chosen), found, ROUNDS)
+        return chosen, *self.prove(rows, cols, alive & self._touching(rows), self.cost(chosen), found, ROUNDS)
 
     def _counted(self, rows: int, cols: int) -> tuple[int, Tree]:
         """Without any budget left: rows no two of which share a column (none that free columns touch)."""
@@ -375,6 +376,9 @@ class _Search:
     def child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, Tree]:
         alive = self._touching(rows) & cols
         rows, cols, _, essential = self.reduce(rows, alive)
+        bare = next((r for r in _members(rows) if not self.by_row[r] & cols), None)
+        if bare is not None:
+            return target, Leaf({self.names[bare]: target}, {}, (), 1)
         parts, lower = self._trunk(essential)
         pieces = [(part, mine, self.relax(part, mine, cuts)) for part, mine in self.split(rows, cols)]
         need = target - lower - sum(found.bound for _, _, found in pieces)
@@ -468,7 +472,8 @@ class _Pool:
             if len(bare):
                 found = Answer([], self.count, lower + 1, Leaf({int(self.cover.rows[bare[0]]): lower + 1}, {}, (), 1), 0)
             else:
-                found = _searched(part, self.budget - self.nodes, lower + 1 if self._cost(chosen) == lower + 1 else None)
+                goal = None if len(columns) <= FEW and self._cost(chosen) > lower + 1 else lower + 1
+                found = _searched(part, self.budget - self.nodes, goal)
                 self.nodes += found.nodes
                 if found.chosen and found.upper < self._cost(chosen):
                     chosen = columns[found.chosen].tolist()
@@ -536,7 +541,7 @@ class _Pool:
         from scipy.optimize import linprog
         from scipy.sparse import vstack
 
-        self.nodes += 1 + len(columns) // BATCH
+        self.nodes += 1 + len(columns) // HEAVY
         part = self.cover.part(columns)
         busy = np.unique(part.uses.indices)
         uses = vstack([part.paid[:, busy] * 0, part.uses[:, busy]])
