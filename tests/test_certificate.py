@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ import strategies as plants
 
 import moduli as mo
 from moduli.certificate import Certificate, Move, State, certify, difference, exact_arrays
-from moduli.enclosure import evaluate
+from moduli.enclosure import ExactArray, evaluate
 from moduli.lossless import Compression
 
 
@@ -235,3 +236,20 @@ def test_each_precondition(move, why):
     net = mo.Network.mlp([[1.0], [2.0], [3.0]], [0.0, 1.0, 2.0], [[1.0, 1.0, 1.0]], [0.0])
     with pytest.raises(mo.CertificateRejected, match=why):
         State(net).apply(move)
+
+
+def test_unpickled_networks_are_read_only_and_stay_as_they_are():
+    net = pickle.loads(pickle.dumps(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])))
+    before = net.flat().copy()
+    assert not net.layers[0].weight.flags.writeable
+    assert mo.compress(net).network.units == 1
+    assert mo.compress(net, radius=0.1).network.units == 1
+    assert (net.flat() == before).all()
+
+
+def test_exact_arrays_never_change_what_they_were_made_of():
+    given = np.array([1.0, 2.0])
+    array = ExactArray(given)
+    array.put((0,), Fraction(1, 3))
+    array.put((1,), Fraction(7))
+    assert given.tolist() == [1.0, 2.0]

@@ -140,6 +140,9 @@ class Activation:
 
     KINDS = (*_TABLE, "leaky_relu")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Activation, (self.kind, self.slope)
+
     def __post_init__(self) -> None:
         if self.kind not in self.KINDS:
             raise ValueError(f"unknown activation {self.kind!r}; known: {', '.join(sorted(self.KINDS))}")

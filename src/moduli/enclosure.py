@@ -282,12 +282,13 @@ class ExactArray:
     """A matrix or vector of exact numbers.
 
     Attributes:
-        hi: nearest floats. lo: nearest floats of exact - hi, or None for all zero.
+        hi: nearest floats (copied before the first change). lo: nearest floats of exact - hi, or None for all zero.
         rest: the entries that hi + lo does not hold, by index.
     """
 
     def __init__(self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None) -> None:
         self.hi, self.lo, self.rest = hi, lo, rest or {}
+        self._own = False
 
     def get(self, at: Index) -> Number:
         if at in self.rest:
@@ -307,8 +308,9 @@ class ExactArray:
 
     def write(self, at: Any, hi: Any, lo: Any) -> None:
         """Set entries to hi + lo; `lo` must be the nearest floats of a remainder."""
-        if not self.hi.flags.writeable:
-            self.hi = self.hi.copy()
+        if not self._own:
+            self.hi, self.lo = self.hi.copy(), None if self.lo is None else self.lo.copy()
+            self._own = True
         self.hi[at] = hi
         if self.lo is None and np.any(lo):
             self.lo = np.zeros_like(self.hi)

@@ -74,6 +74,10 @@ class Layer:
         if self.weight.shape[0] != self.bias.shape[0]:
             raise ShapeError(f"weight has shape {self.weight.shape} but bias {self.bias.shape}: rows and biases must agree")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Through the constructor, so that arrays are read-only again."""
+        return Layer, (self.weight, self.bias, self.activation)
+
 
 @dataclass(frozen=True, eq=False)
 class Network:

@@ -59,8 +59,8 @@ class _Moved:
 
     def __init__(self, net: Network, radius: float) -> None:
         self.net, self.radius = net, radius
-        self.weights = [ExactArray(layer.weight.copy()) for layer in net.layers]
-        self.biases = [ExactArray(layer.bias.copy()) for layer in net.layers]
+        self.weights = [ExactArray(layer.weight) for layer in net.layers]
+        self.biases = [ExactArray(layer.bias) for layer in net.layers]
 
     def ball(self, l: int, coordinates: Sequence[Group]) -> Ball:
         """A layer as it looks behind merged units: the sum of k weights can move by k times the radius, so it is divided by k.
@@ -172,7 +172,8 @@ def _centres(
         middle = low / 2 + high / 2
         clipped = np.clip(mean, np.nextafter(high - radius, high), np.nextafter(low + radius, low))
     out, waiting = np.where(high == low, high, 0.0), high != low
-    for guess in (clipped, middle, np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf)):
+    beside = (np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf))
+    for guess in (_single(clipped), _single(middle), clipped, middle, *beside):
         with np.errstate(invalid="ignore"):
             good = waiting & np.isfinite(guess) & at_most(high, guess, radius) & at_most(guess, low, radius)
         out[good] = guess[good]
@@ -182,6 +183,12 @@ def _centres(
         ties[g, k] = (Fraction(float(high[g, k])) + Fraction(float(low[g, k]))) / 2
         out[g, k] = float(ties[g, k])
     return out, ties
+
+
+def _single(x: Array) -> Array:
+    """Nearest float32: a network that is stored so keeps its rows."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32).astype(np.float64)
 
 
 def _short(x: float) -> Fraction:

@@ -481,13 +481,14 @@ class Verdict(Result):
 
     @property
     def statement(self) -> str:
-        best = (
-            f"; no one-hidden-layer network with fewer than {self.small.units} hidden units has it"
-            if self.proof.minimal
-            else ""
-        )
+        small, near = self.small.units, self.proof.near
         exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
-        return f"accepted: {self.small.units} hidden units compute the function of {self.large.units}, {exact}{best}"
+        if near is None:
+            best = f"; no one-hidden-layer network with fewer than {small} hidden units has it" if self.proof.minimal else ""
+            return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
+        best = f"; every parameter within it needs {near.bound.lower}" if near.bound and near.bound.lower else ""
+        at = f"a parameter within {near.radius:g} of the {self.large.units}"
+        return f"accepted: {small} hidden units compute the function of {at}, {exact}{best}"
 
     def rows(self) -> list[tuple[str, str]]:
         moves = (*self.proof.large_moves, *self.proof.small_moves)

@@ -1,0 +1,213 @@
+"""Proximate rank: known answers, brute force, properties, real networks."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import moduli as mo
+from moduli.certificate import ball
+from moduli.fitting import greedy
+
+
+def network(a, b, c, d=None, activation="tanh"):
+    h = len(c)
+    a, b = np.array(a, dtype=float).reshape(h, -1), np.array(b, dtype=float).reshape(h, -1)
+    d = np.zeros(a.shape[1]) if d is None else np.resize(np.array(d, dtype=float), a.shape[1])
+    return mo.Network.mlp(b, np.array(c, dtype=float), a.T.copy(), d, activation=activation)
+
+
+def agrees(net, radius, want):
+    rank = mo.rank(net, radius=radius)
+    assert int(rank) == want
+    assert rank.upper <= rank.greedy
+    assert rank.check()
+    small = mo.compress(net, radius=radius)
+    assert small.optimal
+    assert small.network.units == want
+    assert small.check()
+    if rank.witness is not None:
+        assert np.abs(rank.witness.flat() - net.flat()).max() <= radius * (1 + 1e-12)
+        assert int(mo.rank(rank.witness)) == want
+
+
+@pytest.mark.parametrize("file", ["rank.json", "rank_adversarial.json"])
+def test_stored_cases(shared, file):
+    cases = json.loads((shared / "cases" / file).read_text())
+    cases = cases["cases"] if isinstance(cases, dict) else cases
+    assert len(cases) > 100
+    for case in cases:
+        if not len(case["c"]) or float(case["eps"]) == 0:
+            continue
+        net, radius = network(case["a"], case["b"], case["c"]), float(case["eps"])
+        agrees(net, radius, case["prank"])
+        stored = case["greedy"]
+        if isinstance(stored, int):
+            stored = [{"order": None, "either_sign": stored}]
+        for bound in stored:
+            assert len(greedy(ball(net, radius), bound["order"]).paid) == bound["either_sign"]
+
+
+def test_brute_force():
+    rng = np.random.default_rng(5)
+    free = 0
+    for _ in range(150):
+        h, n, m = int(rng.integers(1, 8)), int(rng.integers(1, 3)), int(rng.integers(1, 3))
+        a, b, c = rng.integers(-5, 6, (h, m)) / 4, rng.integers(-5, 6, (h, n)) / 4, rng.integers(-5, 6, h) / 4
+        eps = float(rng.choice([0.125, 0.25, 0.375, 0.5, 0.75]))
+        want = oracles.proximate_rank(a, b, c, eps)
+        net = network(a, b, c)
+        agrees(net, eps, want)
+        assert mo.rank(net, radius=eps).greedy == oracles.greedy(a, b, c, eps)
+        free += want == 0
+    assert 5 < free < 100
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "erf"])
+def test_other_activations_of_known_minimality(activation):
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        a, b, c = rng.integers(-5, 6, (5, 1)) / 4, rng.integers(-5, 6, (5, 1)) / 4, rng.integers(-5, 6, 5) / 4
+        agrees(network(a, b, c, activation=activation), 0.375, oracles.proximate_rank(a, b, c, 0.375))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.sampled_from([0.1, 0.3, 0.5]))
+def test_properties(seed, h, radius):
+    rng = np.random.default_rng(seed)
+    a, b, c = rng.normal(0, 1, (h, 2)), rng.normal(0, 1, (h, 2)), rng.normal(0, 1, h)
+    net = network(a, b, c)
+    rank = mo.rank(net, radius=radius)
+    assert rank.lower <= rank.upper <= rank.greedy
+    wider = mo.rank(net, radius=2 * radius)
+    assert wider.lower <= rank.upper
+    flip, order = rng.choice([-1.0, 1.0], h), rng.permutation(h)
+    twin = network((a * flip[:, None])[order], (b * flip[:, None])[order], (c * flip)[order])
+    moved = mo.rank(twin, radius=radius)
+    assert rank.lower <= moved.upper
+    assert moved.lower <= rank.upper
+    far = network(np.vstack([a, a]), np.vstack([b + 0, b + 1000]), np.concatenate([c, c]))
+    both, shifted = mo.rank(far, radius=radius), mo.rank(network(a, b + 1000, c), radius=radius)
+    assert both.lower <= rank.upper + shifted.upper
+    blank = network(np.vstack([a, [[radius, -radius]]]), np.vstack([b, [[3.0, 3.0]]]), np.append(c, 0.5))
+    assert mo.rank(blank, radius=radius).lower <= rank.upper
+
+
+def test_a_planted_collapse_is_found():
+    rng = np.random.default_rng(7)
+    centres = rng.normal(0, 1, (6, 5)) * 4
+    rows = np.repeat(centres, 8, axis=0) + rng.uniform(-0.04, 0.04, (48, 5))
+    rows *= rng.choice([-1.0, 1.0], (48, 1))
+    net = network(rng.normal(2, 0.1, (48, 3)), rows[:, :-1], rows[:, -1])
+    rank = mo.rank(net, radius=0.05)
+    assert int(rank) == 6
+    small = mo.compress(net, radius=0.05)
+    x = rng.uniform(-1, 1, (200, 4))
+    assert np.abs(small.network(x) - net(x)).max() <= small.within(1.0)
+
+
+def test_deep_networks_give_upper_bounds_that_hold():
+    rng = np.random.default_rng(8)
+    first = np.repeat(rng.normal(0, 1, (4, 3)), 3, axis=0) + rng.uniform(-1e-6, 1e-6, (12, 3))
+    for activation in ("tanh", "relu", "gelu"):
+        net = mo.Network.mlp(
+            first, np.repeat(rng.normal(0, 1, 4), 3), rng.normal(0, 1, (6, 12)), rng.normal(0, 1, 6),
+            rng.normal(0, 1, (2, 6)), np.zeros(2), activation=activation,
+        )  # fmt: skip
+        small = mo.compress(net, radius=1e-6)
+        assert small.network.widths == (3, 4, 6, 2)
+        assert small.status == "bounded"
+        assert small.check()
+        x = rng.uniform(-1, 1, (100, 3))
+        assert np.abs(small.network(x) - net(x)).max() <= small.within(1.0) < 1e-2
+        rank = mo.rank(net, radius=1e-6)
+        assert (rank.lower, rank.upper, rank.greedy) == (0, 10, None)
+        with pytest.raises(mo.Undecided):
+            int(rank)
+
+
+def test_merged_columns_may_merge_rows_behind_them():
+    """Second layer: sums over the twins of the first layer agree within the radius, entries alone do not."""
+    first, bias = np.array([[1.0], [1.0], [-2.0]]), np.array([0.5, 0.5, 1.0])
+    second = np.array([[1.0, 3.0, 1.0], [2.0, 2.0, 1.0], [5.0, 5.0, 0.0]])
+    net = mo.Network.mlp(first, bias, second, [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="tanh")
+    small = mo.compress(net, radius=1e-3)
+    assert small.network.widths == (1, 2, 2, 1)
+    assert small.check()
+
+
+def test_the_quadrotor_has_eight_units_in_its_first_layer(shared):
+    net = mo.load(shared / "models" / "verisig_quadrotor_tanh20x20.converted.onnx")
+    small = mo.compress(net, radius=1e-6)
+    assert small.network.widths == (6, 8, 20, 8)
+    assert small.check()
+
+
+def test_rosetta_is_not_close_to_compressible(shared):
+    with np.load(shared / "models" / "rosetta3_model2_1000nets.npz") as z:
+        parts = [z[k][:40].astype(np.float64) for k in ("W1", "b1", "W2", "b2")]
+    nets = [mo.Network.mlp(*x) for x in zip(*parts, strict=True)]
+    curve = mo.rank_curve(nets, radii=[0.0, 0.1])
+    assert curve.lower.tolist() == [6.0, 6.0]
+    assert curve.status == "proved"
+
+
+def test_curves_are_monotone_and_parallel_ones_the_same():
+    rng = np.random.default_rng(9)
+    net = network(rng.normal(0, 1, (20, 2)), rng.normal(0, 1, (20, 2)), rng.normal(0, 1, 20))
+    seen = []
+    curve = mo.rank_curve(net, progress=lambda *step: seen.append(step))
+    assert len(seen) == len(curve.radii) == 25
+    for line in (curve.lower, curve.upper, curve.greedy):
+        assert (np.diff(line) <= 0).all()
+    assert (curve.lower <= curve.upper).all()
+    assert (curve.upper <= curve.greedy).all()
+    assert curve.upper[0] == 20
+    assert curve.upper[-1] == 0
+    with ThreadPoolExecutor(2) as executor:
+        assert mo.rank_curve(net, executor=executor).to_json() == curve.to_json()
+    assert curve.plot().get_ylabel()
+    with pytest.raises(ValueError, match="no networks"):
+        mo.rank_curve([])
+    with pytest.raises(mo.CertificateRejected, match="one hidden layer"):
+        mo.rank_curve("zoo:digits-relu")
+
+
+def test_a_small_budget_leaves_an_honest_interval():
+    rng = np.random.default_rng(10)
+    net = mo.hard_instance(rng.integers(0, 2**12, (300, 2)) / 2**9, 0.5)
+    rank, full = mo.rank(net, radius=0.5, budget=4), mo.rank(net, radius=0.5)
+    assert rank.lower <= full.lower <= full.upper <= rank.upper
+    assert rank.check()
+    assert full.exact
+
+
+def test_components_in_parallel_give_the_same():
+    rng = np.random.default_rng(11)
+    net = network(rng.normal(0, 1, (40, 1)), rng.normal(0, 9, (40, 1)), rng.normal(0, 9, 40))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        a, b = mo.rank(net, radius=0.5), mo.rank(net, radius=0.5, executor=executor)
+    assert a.to_json() == b.to_json()
+    assert a.certificate.to_json() == b.certificate.to_json()
+
+
+def test_float32_files_carry_the_certificate(tmp_path):
+    rng = np.random.default_rng(12)
+    net = network(rng.normal(0, 1, (12, 2)), rng.normal(0, 1, (12, 2)), rng.normal(0, 1, 12)).rounded("float32")
+    small = mo.compress(net, radius=0.25).rounded("float32")
+    target, proof = mo.save(small.network, tmp_path / "s.onnx", dtype="float32"), small.save(tmp_path / "c.json")
+    verdict = mo.check(proof, target, net)
+    assert "0.25" in verdict.statement
+    assert small.slack < 1e-6
+
+
+def test_processes_answer_as_this_one_does():
+    rng = np.random.default_rng(13)
+    nets = [network(rng.normal(0, 1, (6, 2)), rng.normal(0, 1, (6, 2)), rng.normal(0, 1, 6)) for _ in range(4)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        assert mo.rank_curve(nets, executor=executor).to_json() == mo.rank_curve(nets).to_json()

@@ -1,0 +1,229 @@
+"""The kernel of proximate rank: comparisons, boxes and free groups against brute force; forged bounds are refused."""
+
+import itertools
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import moduli as mo
+from moduli.certificate import ball
+from moduli.proximity import Ball, Bound, Branch, Group, Leaf, Near, Sieve, Sum, at_most, free_groups, maximal_boxes
+
+
+def random_ball(rng, h, m=None):
+    n, m = int(rng.integers(1, 3)), m or int(rng.integers(1, 3))
+    rows, outgoing = rng.integers(-6, 7, (h, n + 1)) / 4.0, rng.integers(-6, 7, (h, m)) / 4.0
+    return Ball(rows + 0.0, outgoing + 0.0, float(rng.choice([0.25, 0.5, 0.75, 1.0])))
+
+
+def signings(units):
+    return itertools.product(*[(1, -1)] * len(units))
+
+
+def test_comparisons_are_exact():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal(2000), rng.standard_normal(2000)
+    for limit in (0.1, 1 / 3):
+        y[:1000] = x[:1000] - limit
+        want = [Fraction(a) - Fraction(b) <= Fraction(limit) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+        assert at_most(x, y, limit).tolist() == want
+    assert 100 < sum(want[:1000]) < 900
+
+
+def test_pairs_are_those_that_fit():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        b = random_ball(rng, 9)
+        for i in range(9):
+            others, signs = b.graph.near(i)
+            found = set(zip(others.tolist(), signs.tolist(), strict=True))
+            assert found == {(j, s) for j in range(9) for s in (1, -1) if j != i and b.fits(Group((i, j), (1, s)))}
+
+
+def test_boxes_are_the_maximal_ones():
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        b = random_ball(rng, 7)
+        fit = [
+            frozenset(units)
+            for size in range(1, 8)
+            for units in itertools.combinations(range(7), size)
+            if any(b.fits(Group(units, signs)) for signs in signings(units))
+        ]
+        top = {s for s in fit if not any(s < t for t in fit)}
+        found = maximal_boxes(b, np.arange(7), 10**6)
+        assert all(b.fits(g) for g in found)
+        assert {frozenset(g.units) for g in found} >= top
+
+
+def test_free_groups_are_all_that_matter():
+    rng = np.random.default_rng(3)
+    seen = 0
+    for _ in range(80):
+        b = random_ball(rng, 6)
+        optional = b.constant | b.null
+        matrix, given_up = free_groups(b, np.flatnonzero(b.freeable).tolist(), 10**6)
+        assert not given_up
+        found = [Group(tuple(r.indices.tolist()), tuple(r.data.tolist())) for r in matrix]
+        assert all(b.fits(g) and b.free(g) for g in found)
+        seen += len(found)
+        for size in range(1, 7):
+            for units in itertools.combinations(range(6), size):
+                need = {u for u in units if not optional[u]}
+                if need and any(b.fits(g) and b.free(g) for g in (Group(units, s) for s in signings(units))):
+                    assert any(set(g.units) <= set(units) and need <= set(g.units) for g in found)
+                    assert b.freeable[list(need)].all()
+    assert seen > 100
+
+
+def test_free_is_exact_at_ties_and_overflow():
+    assert Ball(np.zeros((2, 2)), np.array([[0.1], [0.3]]), 0.2).free(Group((0, 1), (1, 1))) == (
+        Fraction(0.1) + Fraction(0.3) <= 2 * Fraction(0.2)
+    )
+    huge = Ball(np.zeros((3, 2)), np.array([[1e308], [1e308], [-1e308]]), 1.0)
+    assert not huge.free(Group((0, 1, 2), (1, 1, 1)))
+    assert huge.free(Group((0, 2), (1, 1)))
+
+
+def certified(seed=4, h=12):
+    """A network whose bound is a tree that matters, and its certificate."""
+    rng = np.random.default_rng(seed)
+    net = mo.Network.mlp(
+        rng.integers(-8, 9, (h, 1)) / 4.0, rng.integers(-8, 9, h) / 4.0, rng.integers(1, 9, (2, h)) / 2.0, [0.0, 0.0]
+    )
+    small = mo.compress(net, radius=0.375)
+    assert small.optimal
+    assert 1 < small.network.units < h
+    return net, small
+
+
+def test_certificates_survive_json():
+    net, small = certified()
+    text = json.dumps(small.certificate.to_json())
+    again = mo.Certificate.from_json(text)
+    assert again.to_json() == small.certificate.to_json()
+    assert mo.check(again, small.network, net).status == "proved"
+
+
+def forged(small, change):
+    data = json.loads(json.dumps(small.certificate.to_json()))
+    change(data)
+    return data
+
+
+def move_beyond(data):
+    change = data["near"]["changes"][0]
+    change["to"][0] = change["to"][0] + 1.0
+
+
+def smaller_radius(data):
+    data["near"]["radius"] /= 1.5
+
+
+def higher_bound(data):
+    data["near"]["bound"]["lower"] += 1
+
+
+def dropped_part(data):
+    data["near"]["bound"]["parts"] = data["near"]["bound"]["parts"][1:]
+
+
+def no_bound(data):
+    data["near"]["bound"] = None
+
+
+def heavier_weights(data):
+    def visit(tree):
+        if "weights" in tree:
+            tree["weights"] = [[u, 3 * w] for u, w in tree["weights"]]
+        for key in ("rest", "inside", "outside", "leaf"):
+            if key in tree:
+                visit(tree[key])
+        for _, sub in tree.get("sum", []):
+            visit(sub)
+
+    for _, tree in data["near"]["bound"]["parts"]:
+        visit(tree)
+
+
+def twice_the_same(data):
+    data["near"]["bound"]["parts"] *= 2
+
+
+@pytest.mark.parametrize(
+    "change", [move_beyond, smaller_radius, higher_bound, dropped_part, no_bound, heavier_weights, twice_the_same]
+)
+def test_tampering_is_refused(change):
+    net, small = certified()
+    with pytest.raises(mo.CertificateRejected):
+        mo.check(mo.Certificate.from_json(json.dumps(forged(small, change))), small.network, net)
+
+
+LEAF = {"weights": [], "prices": [], "odd": [], "scale": 1}
+
+
+@pytest.mark.parametrize(
+    "near",
+    [
+        {"radius": -1.0, "changes": [], "bound": None},
+        {"radius": float("nan"), "changes": [], "bound": None},
+        {"radius": 0.1, "changes": [{"layer": 1, "part": "weight", "at": [0], "to": ["1/0"]}], "bound": None},
+        {"radius": 0.1, "changes": [{"layer": 9, "part": "weight", "at": [0], "to": [0.0]}], "bound": None},
+        {"radius": 0.1, "changes": [{"layer": 1, "part": "slope", "at": [0], "to": [0.0]}], "bound": None},
+        {"radius": 0.1, "changes": [{"layer": 1, "part": "weight", "at": [10**9], "to": [0.0]}], "bound": None},
+        {"radius": 0.1, "changes": [], "bound": {"lower": 1, "parts": [[[99], LEAF]]}},
+        {"radius": 0.1, "changes": [], "bound": {"lower": 0, "parts": [[[0], {"sum": "x"}]]}},
+        {"radius": 0.1, "changes": []},
+    ],
+)  # fmt: skip
+def test_malformed_claims_are_refused(near):
+    net, small = certified()
+    data = {**small.certificate.to_json(), "near": near}
+    with pytest.raises(mo.CertificateRejected):
+        mo.check(mo.Certificate.from_json(json.dumps(data)), small.network, net)
+
+
+def planar(points):
+    """A ball in which points need boxes of side 1 and nothing is free."""
+    return ball(mo.hard_instance(points, 0.5), 0.5)
+
+
+PENTAGON = [[0.0, 0.0], [0.75, 0.75], [0.25, 1.625], [-0.625, 1.5], [-0.875, 0.625]]
+
+
+def test_trees_prove_what_they_prove():
+    b = planar(PENTAGON)
+    units = (0, 1, 2, 3, 4)
+    boxes = [set(g.units) for g in maximal_boxes(b, np.arange(5), 100)]
+    assert sorted(map(sorted, boxes)) == [[0, 1], [0, 4], [1, 2], [2, 3], [3, 4]]
+    halves = Leaf(dict.fromkeys(units, 1), {}, (), 2)
+    Bound(3, ((units, halves),)).verify(b)  # 5/2 rounds up
+    odd = Leaf({}, {}, ((units, 1),), 1)
+    Bound(3, ((units, odd),)).verify(b)
+    split = Branch((0, 1), False, Leaf({2: 1, 4: 1}, {}, (), 1), Leaf({1: 1, 4: 1}, {}, (), 1))
+    for claim, tree in ((4, halves), (4, odd), (3, split), (3, Leaf(dict.fromkeys(units, 1), {}, (), 1))):
+        with pytest.raises(mo.CertificateRejected):
+            Bound(claim, ((units, tree),)).verify(b)
+    with pytest.raises(mo.CertificateRejected, match="compatible"):
+        Bound(3, (((0, 1), Leaf({0: 1}, {}, (), 1)), ((2, 3, 4), Leaf({2: 1, 4: 1}, {}, (), 1)))).verify(b)
+    with pytest.raises(mo.CertificateRejected, match="joins two parts"):
+        Bound(3, ((units, Sum((((0, 1), Leaf({0: 1}, {}, (), 1)), ((2, 3, 4), Leaf({2: 1, 4: 1}, {}, (), 1))))),)).verify(b)
+
+
+def test_a_sieve_leaves_out_only_what_costs_too_much():
+    b = planar(PENTAGON)
+    units = (0, 1, 2, 3, 4)
+    halves = Leaf(dict.fromkeys(units, 1), {}, (), 2)
+    Bound(3, ((units, Sieve(halves, 3, halves)),)).verify(b)
+    # covers of cost 2 cannot exist, but a sieve for target 9 keeps all boxes: the claim beneath it fails
+    with pytest.raises(mo.CertificateRejected):
+        Bound(9, ((units, Sieve(halves, 9, Leaf({0: 9}, {}, (), 1))),)).verify(b)
+
+
+def test_changes_hold_rationals():
+    near = Near(0.5)
+    assert Near.from_json(json.loads(json.dumps(near.to_json()))) == near
+    with pytest.raises(ValueError, match="radius=-1"):
+        mo.rank(mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0]), radius=-1.0)
