@@ -76,8 +76,8 @@ def run_points(budget: int) -> None:
         row(f"{count} uniform, {4 * per_box} neighbours", mo.hard_instance(uniform_points(count, per_box), 0.5), 0.5, budget)
     row("ring of 99", mo.hard_instance(ring(99), 0.5), 0.5, budget)
     row("lattice 20 x 20", mo.hard_instance(lattice(20), 0.5), 0.5, budget)
-    for clauses in (4, 12):
-        formula = random_planar_formula(clauses, clauses, seed=1)
+    for clauses in (4, 12, 30):
+        formula = random_planar_formula(4 * clauses // 3, clauses, seed=1)
         points, boxes = planar_formula(formula)
         row(f"formula, {clauses} clauses, {len(points)} points, K = {boxes}", mo.hard_instance(points, 0.5), 0.5, budget)
 
@@ -137,4 +137,4 @@ def run_figure(budget: int) -> None:
 if __name__ == "__main__":
     wanted = sys.argv[1:] or ["digits", "points", "large", "models", "rosetta", "figure"]
     for part in wanted:
-        globals()[f"run_{part}"](2_000)
+        globals()[f"run_{part}"](2_000 if part in ("digits", "figure") else 10_000)

@@ -182,3 +182,43 @@ def test_float32_onnx_carries_its_slack(tmp_path):
     assert float(stored["moduli.slack"]) > 0
     assert data["constant"] > 0
     assert mo.load(tmp_path / "small.onnx").digest == data["digest"]
+
+
+def near_twins(path):
+    """Four tanh units, two of them twins up to 0.01."""
+    net = mo.Network.mlp([[1.0], [1.01], [-3.0], [2.0]], [0.0, 0.01, 1.0, 0.5], [[1.0, 2.0, 1.0, 1.0]], [0.0])
+    return mo.save(net, path)
+
+
+def test_within_a_radius(tmp_path):
+    model = near_twins(tmp_path / "m.onnx")
+    data = answer("rank", model, "--radius", 0.1, cwd=tmp_path)
+    assert (data["lower"], data["upper"], data["greedy"], data["radius"]) == (3, 3, 3, 0.1)
+    data = answer("compress", model, "-o", "s.onnx", "--radius", 0.1, cwd=tmp_path)
+    assert data["optimal"] is True
+    assert 0 < data["deviation"] < 0.1
+    data = answer("check", "s.onnx.cert.json", "s.onnx", model, cwd=tmp_path)
+    assert "within 0.1" in data["statement"]
+    code, _, err = moduli("rank", model, "--radius", -1, cwd=tmp_path)
+    assert code == 2
+    assert "radius=-1.0" in err
+
+
+def test_curve_writes_a_picture(tmp_path):
+    model = near_twins(tmp_path / "m.onnx")
+    data = answer("curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", "--workers", 2, cwd=tmp_path)
+    assert data["upper"] == [[4, 3, 3]] * 2
+    first = (tmp_path / "c.svg").read_bytes()
+    assert b"<svg" in first
+    answer("curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", cwd=tmp_path)
+    assert (tmp_path / "c.svg").read_bytes() == first
+    for radii in ("0,1", "1,0,3", "a,b,c", "0,inf,3"):
+        code, _, err = moduli("curve", model, "--radii", radii, cwd=tmp_path)
+        assert code == 2
+        assert "--radii" in err
+    code, _, err = moduli("curve", model, "--radii", "0,0.1,2", "-o", "c.gif", cwd=tmp_path)
+    assert code == 2
+    assert ".svg" in err
+    code, _, err = moduli("curve", "zoo:digits-relu", cwd=tmp_path)
+    assert code == 2
+    assert "one hidden layer" in err

@@ -75,6 +75,8 @@ def _components(ball: Ball) -> list[Ints]:
 
 def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
     """A plan of one component, parts of a bound and its value, nodes spent."""
+    if ball.size > 4 * budget:
+        return _coarse(ball)
     rows, dominated = _dominated(ball)
     if len(rows) > budget // 2:
         return _coarse(ball)

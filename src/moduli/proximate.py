@@ -442,6 +442,11 @@ def curve(
     """Proximate rank of every network at every radius."""
     if not nets:
         raise ValueError("no networks: a curve needs at least one")
+    for net in nets:
+        try:
+            ball(net, 0.0)
+        except CertificateRejected as error:
+            raise ValueError(f"{error}; rank(net, radius=...) gives an upper bound") from None
     if radii is None:
         radii = np.linspace(0.0, max(_vanishing(net) for net in nets), 25).tolist()
     steps = np.unique(np.asarray(radii, dtype=np.float64))
