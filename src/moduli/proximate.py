@@ -172,8 +172,7 @@ def _centres(
         middle = low / 2 + high / 2
         clipped = np.clip(mean, np.nextafter(high - radius, high), np.nextafter(low + radius, low))
     out, waiting = np.where(high == low, high, 0.0), high != low
-    beside = (np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf))
-    for guess in (_single(clipped), _single(middle), clipped, middle, *beside):
+    for guess in (clipped, middle, np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf)):
         with np.errstate(invalid="ignore"):
             good = waiting & np.isfinite(guess) & at_most(high, guess, radius) & at_most(guess, low, radius)
         out[good] = guess[good]
@@ -183,12 +182,6 @@ def _centres(
         ties[g, k] = (Fraction(float(high[g, k])) + Fraction(float(low[g, k]))) / 2
         out[g, k] = float(ties[g, k])
     return out, ties
-
-
-def _single(x: Array) -> Array:
-    """Nearest float32: a network that is stored so keeps its rows."""
-    with np.errstate(over="ignore"):
-        return x.astype(np.float32).astype(np.float64)
 
 
 def _short(x: float) -> Fraction:
@@ -251,10 +244,22 @@ class NearCompression(Compression):
         return float(up(np.array([far + self.proof.slack.within(radius)]))[0])
 
     def rounded(self, dtype: str) -> NearCompression:
+        """The same with parameters rounded; rows of the first layer are rounded inside the ball, where they fit."""
         small = self.network.rounded(dtype)
         if small == self.network:
             return self
-        return replace(self, network=small, proof=certify(self.original, self.proof.large_moves, small, near=self.near))
+        proof = certify(self.original, self.proof.large_moves, small, near=self.near)
+        changes = tuple(_rounded(c, dtype) if c.layer == 1 else c for c in self.near.changes)
+        try:
+            near = replace(self.near, changes=changes)
+            state, moves = lossless.reduce(self.original, near=near)
+            other = _compression(self.original, near, moves, self.nodes, state)
+            if other.network.units == small.units:
+                small = other.network.rounded(dtype)
+                proof = certify(self.original, moves, small, near=near)
+        except CertificateRejected:  # a rounded entry leaves the ball
+            pass
+        return replace(self, network=small, proof=proof)
 
     @property
     def statement(self) -> str:
@@ -264,12 +269,9 @@ class NearCompression(Compression):
     def rows(self) -> list[tuple[str, str]]:
         table = dict(super().rows())
         del table["same function"]
-        needed = f"{'=' if self.optimal else '>='} {self.lower} within the radius"
-        return [
-            *table.items(),
-            ("needed", needed),
-            ("original - smaller", f"<= {self.within(1.0):.3g} where |x| <= 1"),
-        ]
+        if self.near.bound is not None:
+            table["needed"] = f"{'=' if self.optimal else '>='} {self.lower} within the radius"
+        return [*table.items(), ("original - smaller", f"<= {self.within(1.0):.3g} where |x| <= 1")]
 
     def data(self) -> dict[str, Any]:
         near = {"radius": self.radius, "lower": self.lower, "nodes": self.nodes, "deviation": self.within(1.0)}
@@ -318,6 +320,12 @@ class ProximateRank(Rank):
 
     def data(self) -> dict[str, Any]:
         return {**super().data(), "radius": self.radius, "greedy": self.greedy, "nodes": self.nodes}
+
+
+def _rounded(change: Change, dtype: str) -> Change:
+    if not change.to.is_float():
+        return change
+    return replace(change, to=ExactArray(change.to.hi.astype(dtype).astype(np.float64)))
 
 
 def _compression(
