@@ -17,7 +17,7 @@ from . import cover
 from .errors import BudgetExhausted
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .lossless import Progress
-from .proximity import Ball, Bound, Group, Ints, Leaf, Tree, around, free_groups, maximal_boxes, renamed
+from .proximity import Ball, Bound, Group, Ints, Leaf, Tree, around, by_degree, free_groups, maximal_boxes, renamed
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]
@@ -88,11 +88,9 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget)
     except BudgetExhausted:
-        coarse = _coarse(ball)
-        return _better(plan, coarse[0]), *coarse[1:]
-    roots = rows[ball.freeable[rows]]
-    roots = roots[np.argsort(ball.graph.degree[roots], kind="stable")].tolist()
-    groups, given_up = free_groups(ball, roots, 50 * budget)
+        simple, *bound = max(_coarse(ball), _some(ball, rows, budget), key=lambda found: found[2])
+        return (_better(plan, simple), *bound)  # type: ignore[return-value]
+    groups, given_up = free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget)
     if given_up:
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget)
     answer = cover.solve(_cover(ball, boxes, groups, rows), budget)
@@ -114,6 +112,24 @@ def _bracket(
     answer = cover.solve(_cover(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
     part: Parts = ((tuple(rows.tolist()), answer.tree),) if len(rows) else ()
     return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
+
+
+def _some(ball: Ball, rows: Ints, budget: int) -> tuple[Plan, Parts, int, int]:
+    """Where there are too many boxes: a bound from the units with few neighbours, half of them, a quarter, ..."""
+    simple = assembled(ball, first_fit(ball), [])
+    order = np.array(by_degree(ball, rows), dtype=np.intp)
+    while len(order) > 1:
+        order = order[: len(order) // 2]
+        some = np.sort(order)
+        try:
+            maximal_boxes(ball, some, 100 * budget)
+        except BudgetExhausted:
+            continue
+        groups, given_up = free_groups(ball, by_degree(ball, some[ball.freeable[some]]), 50 * budget)
+        some = np.setdiff1d(some, given_up)
+        answer = cover.solve(_cover(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
+        return simple, ((tuple(some.tolist()), answer.tree),) if len(some) else (), answer.lower, answer.nodes
+    return simple, (), 0, 0
 
 
 def _regrouped(ball: Ball, plan: Plan, lower: int, seeds: range, budget: int) -> Plan:
