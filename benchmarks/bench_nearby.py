@@ -72,7 +72,7 @@ def run_digits(budget: int) -> None:
 
 def run_points(budget: int) -> None:
     head("points")
-    for count, per_box in ((500, 3), (1000, 3), (2000, 3), (500, 6), (1000, 6)):
+    for count, per_box in ((500, 3), (1000, 3), (2000, 3), (500, 6), (1000, 6), (1000, 12)):
         row(f"{count} uniform, {4 * per_box} neighbours", mo.hard_instance(uniform_points(count, per_box), 0.5), 0.5, budget)
     row("ring of 99", mo.hard_instance(ring(99), 0.5), 0.5, budget)
     row("lattice 20 x 20", mo.hard_instance(lattice(20), 0.5), 0.5, budget)
