@@ -11,6 +11,7 @@ another through the holes. Irreducible parameters (r = h) are isolated from all 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -19,13 +20,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import difference, exact_arrays
-from .enclosure import Array, ExactArray, Number, linear, value
-from .errors import CertificateRejected, ShapeError, Undecided
+from .certificate import MAX_BYTES, difference, exact_arrays
+from .enclosure import Array, Constant, ExactArray, Number, enclose, evaluate, linear, value
+from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
+from .lossless import Progress
 from .network import Layer, Network
 from .result import Result
 
 SCHEMA = "moduli.path/1"
+RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?", re.ASCII)
 Vector = tuple[Fraction, ...]
 Key = tuple[float, ...]
 
@@ -115,15 +118,47 @@ class _Pair:
     def network(self, knot: Knot) -> Network:
         """A knot, outgoing weights and output bias rounded once."""
         (w, b), (v, d) = self.arrays(knot)
+        if not (np.isfinite(v.hi).all() and np.isfinite(d.hi).all()):
+            raise UnsupportedModel("a knot's outgoing weight or bias exceeds the range of float64; rescale the outputs first")
         return self.a.with_layers([Layer(w.hi, b.hi, self.activation), Layer(v.hi, d.hi, self.a.layers[1].activation)])
 
     def differ(self) -> str | None:
         """Why the functions are not seen to be the same, or None."""
-        if self.sums(self.start(False)) != self.sums(self.start(True)):
-            return "the outgoing weights of equal rows do not add up to the same"
-        if self.base(False) != self.base(True):
-            return "the constant parts differ"
+        one, two = (self.sums(self.start(second)) for second in (False, True))
+        for unit, key in enumerate(self.key):
+            if key is not None and one.get(key) != two.get(key):
+                net, u = ("b", unit - self.h) if unit >= self.h else ("a", unit)
+                up_to = " or opposite" if self.signed else ""
+                return f"outgoing weights of rows equal{up_to} to that of unit {u} of {net} have different sums in a and b"
+        for k, (p, q) in enumerate(zip(self.base(False), self.base(True), strict=True)):
+            if p != q:
+                return f"the constant parts of output {k} differ"
         return None
+
+    def proved_different(self) -> bool:
+        """Whether the functions surely differ: by independence of the classes, by their constants, or at an input."""
+        if self.activation.minimal:
+            if self.sums(self.start(False)) != self.sums(self.start(True)):
+                return True
+            pairs = zip(self.base(False), self.base(True), strict=True)
+            return any(self._nonzero(linear([(Fraction(1), p), (Fraction(-1), q)])) for p, q in pairs)
+        x = np.random.default_rng(0).integers(-64, 65, (64, self.a.widths[0])) / 16.0
+        with np.errstate(all="ignore"):
+            off = np.nan_to_num(np.abs(self.a.logits(x) - self.b.logits(x))).max(axis=1)
+        at = list(map(Fraction, x[int(off.argmax())].tolist()))
+        ends = zip(evaluate(self.a, at), evaluate(self.b, at), strict=True)
+        return any(p[1] < q[0] or q[1] < p[0] for p, q in ends)
+
+    def _nonzero(self, gap: Number) -> bool:
+        """Whether a constant is proved not to be zero: by its enclosure, or because no unit reaches its bounds."""
+        low, high = enclose(gap)
+        if low > 0 or high < 0:
+            return True
+        if not isinstance(gap, Constant) or self.activation.bound is None or not self.activation.injective:
+            return False
+        middle, coefficients = self.offset / 2, [c for _, _, c in gap.atoms]
+        reach = sum(map(abs, coefficients), Fraction(0)) * (self.activation.bound - abs(middle))
+        return abs(gap.rational + middle * sum(coefficients, Fraction(0))) >= reach
 
 
 @dataclass(frozen=True)
@@ -167,17 +202,32 @@ class PathCertificate:
 
     @staticmethod
     def from_json(text: str | bytes) -> PathCertificate:
+        """Read what `to_json` gives; nothing else is accepted.
+
+        Raises:
+            CertificateRejected: naming the knot that is none.
+        """
+        if len(text) > MAX_BYTES:
+            raise CertificateRejected(f"a path of {len(text)} bytes; certificates up to {MAX_BYTES} are read")
         try:
             data = json.loads(text)
-            if set(data) != {"schema", "a", "b", "knots"} or data["schema"] != SCHEMA:
-                raise ValueError
-            knots = tuple(
-                Knot(tuple(int(r) for r in k["rows"]), tuple(tuple(Fraction(str(x)) for x in column) for column in k["out"]))
-                for k in data["knots"]
-            )
-            return PathCertificate(str(data["a"]), str(data["b"]), knots)
-        except (ValueError, TypeError, LookupError, RecursionError, ZeroDivisionError):
-            raise CertificateRejected(f"not a path of schema {SCHEMA}") from None
+        except (ValueError, RecursionError):
+            raise CertificateRejected("a path certificate is a JSON object; this is no JSON") from None
+        if not isinstance(data, dict) or set(data) != {"schema", "a", "b", "knots"} or data["schema"] != SCHEMA:
+            raise CertificateRejected(f"not a path of schema {SCHEMA}: {str(data)[:60]}")
+        if not (isinstance(data["a"], str) and isinstance(data["b"], str) and isinstance(data["knots"], list)):
+            raise CertificateRejected("a path names two digests and a list of knots")
+        return PathCertificate(data["a"], data["b"], tuple(_knot(k, knot) for k, knot in enumerate(data["knots"])))
+
+
+def _knot(k: int, data: Any) -> Knot:
+    """A knot from JSON; the length of numbers is limited before they are made."""
+    if isinstance(data, dict) and set(data) == {"rows", "out"} and all(isinstance(x, list) for x in data.values()):
+        rows, out = data["rows"], data["out"]
+        numbers = all(type(r) is int and 0 <= r < 2**40 for r in rows) and all(isinstance(column, list) for column in out)
+        if numbers and all(isinstance(x, str) and RATIONAL.fullmatch(x) for column in out for x in column):
+            return Knot(tuple(rows), tuple(tuple(map(Fraction, column)) for column in out))
+    raise CertificateRejected(f"knot {k} is no list of rows and outgoing weights: {str(data)[:60]}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -245,11 +295,12 @@ class Path(Result):
         rest = theta - theta[0] - np.outer((theta - theta[0]) @ first, first)
         second = np.linalg.svd(rest, full_matrices=False)[2][0]
         steps = np.linspace(0.0, 1.0, 16)
-        along = np.concatenate([np.outer(1 - steps, p) + np.outer(steps, q) for p, q in pairwise(theta)])
+        ends = list(pairwise(theta)) or [(theta[0], theta[0])]
+        along = np.concatenate([np.outer(1 - steps, p) + np.outer(steps, q) for p, q in ends])
         straight = np.outer(1 - steps, theta[0]) + np.outer(steps, theta[-1])
         return {
             "knots": (theta - theta[0]) @ np.stack([first, second], axis=1),
-            "position": np.concatenate([k + steps for k in range(self.segments)]), "change": self._changes(along, x),
+            "position": np.concatenate([k + steps for k in range(len(ends))]), "change": self._changes(along, x),
             "straight_position": steps * self.segments, "straight_change": self._changes(straight, x),
         }  # fmt: skip
 
@@ -271,31 +322,40 @@ def _kind(one: Knot, two: Knot) -> str:
     return f"load: {sum(p != q for p, q in zip(one.out, two.out, strict=True))} units change outgoing weights"
 
 
-def path(a: Network, b: Network) -> Path | None:
+def path(a: Network, b: Network, *, progress: Progress | None = None) -> Path | None:
     """A path from a to b through parameters of the same function; None where the function isolates them.
 
-    At most seven segments if the rank is at most half the hidden units, else at most 2 (r + cycles + 1).
+    With r the rank and h the hidden units: at most seven segments if r <= h/2, else at most 2 (r + cycles + 1), where
+    cycles count classes that only change places among themselves (an active unit that only changes sign is one).
+    Constant units do not count as they are loaded into the output bias, which may then be no rational number.
+    If r = h the parameters of the function are isolated: None, unless a and b are the same.
 
     Raises:
         ShapeError: not one hidden layer each, or different shapes. ValueError: different functions.
-        Undecided: the activation has laws that this comparison does not know.
+        Undecided: not seen to be the same, or no path found, by an activation whose laws are not all known here.
+
+    >>> a = Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0])
+    >>> b = Network.mlp([[2.0], [-1.0]], [0.0, 0.0], [[0.0, -1.0]], [0.0])
+    >>> found = path(a, b)
+    >>> found.segments, found.check(), found.knots[0] == a, found.knots[-1] == b
+    (3, True, True, True)
     """
     pair = _Pair(a, b)
     if why := pair.differ():
-        if not pair.activation.minimal:
-            raise Undecided(f"{why}; with {pair.activation} the functions may be the same nevertheless")
-        raise ValueError(f"not the same function: {why}")
-    knots = _Walk(pair).knots()
-    if knots is None:
-        return None
-    return Path("proved", a, b, PathCertificate(a.digest, b.digest, tuple(knots)))
+        if pair.proved_different():
+            raise ValueError(f"not the same function: {why}")
+        raise Undecided(f"{why}; with {pair.activation} the functions may be the same nevertheless, by laws not used here")
+    knots = _Walk(pair, progress).knots()
+    if knots is None and not pair.activation.minimal:
+        raise Undecided(f"no blank unit to move through; with {pair.activation} there may be a path by laws not used here")
+    return None if knots is None else Path("proved", a, b, PathCertificate(a.digest, b.digest, tuple(knots)))
 
 
 class _Walk:
     """Where every unit is, and which unit carries each class, on the way from a to b."""
 
-    def __init__(self, pair: _Pair) -> None:
-        self.pair, self.h = pair, pair.h
+    def __init__(self, pair: _Pair, progress: Progress | None = None) -> None:
+        self.pair, self.h, self.progress = pair, pair.h, progress
         first, last = pair.start(False), pair.start(True)
         self.first, self.last, self.sums = first, last, pair.sums(first)
         self.rows = list(first.rows)
@@ -335,7 +395,9 @@ class _Walk:
         if len(self.sums) == self.h:
             return None
         self._load()
-        while not all(map(self._there, self.sums)):
+        while left := [key for key in self.sums if not self._there(key)]:
+            if self.progress is not None:
+                self.progress(len(self.sums) - len(left), len(self.sums), "classes in place")
             self._step()
         self._move(dict(enumerate(self.last.rows)))
         self.found.append(self.last)
@@ -377,4 +439,17 @@ class _Walk:
 
 
 def _shortened(knots: list[Knot]) -> list[Knot]:
-    return [knots[0], *(q for p, q in pairwise(knots) if q != p)]
+    """Without knots whose neighbours one segment joins as well."""
+    kept = knots[:1]
+    for knot in knots[1:]:
+        while len(kept) > 1 and _straight(kept[-2], knot):
+            kept.pop()
+        if knot != kept[-1]:
+            kept.append(knot)
+    return kept
+
+
+def _straight(one: Knot, two: Knot) -> bool:
+    """The segment rule: every unit keeps its row, or is blank at both ends."""
+    units = zip(one.rows, two.rows, one.out, two.out, strict=True)
+    return all(p == q or not (any(x) or any(y)) for p, q, x, y in units)
