@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "plot", "lossless",
-    "symmetry", "paths", "cover", "hardness", "fitting", "nearby", "proximate", "affine", "pytorch", "onnx_graph", "formats",
+    "symmetry", "paths", "cover", "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing",
+    "distillation", "affine", "pytorch", "onnx_graph", "formats",
     "solve", "cli",
 )  # fmt: skip
 HEAVY = {

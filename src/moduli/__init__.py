@@ -15,7 +15,7 @@ _HOME = {
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "pytorch", "load": "formats", "save": "formats",
     "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve", "equivalent": "solve", "rank": "solve",
-    "path": "solve", "rank_curve": "solve", "hard_instance": "hardness",
+    "path": "solve", "rank_curve": "solve", "error_curve": "solve", "hard_instance": "hardness",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .solve import compress as compress
     from .solve import distance as distance
     from .solve import equivalent as equivalent
+    from .solve import error_curve as error_curve
     from .solve import path as path
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve

@@ -20,9 +20,11 @@ import moduli as mo
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from .distillation import ErrorCurve
     from .domains import Domain
     from .lossless import Compression, Progress
     from .network import Network
+    from .proximate import RankCurve
     from .result import Result
 
 DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
@@ -168,27 +170,45 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
     "-o", "--out", required=True, metavar="OUT", help="Where the smaller model goes; OUT.cert.json appears beside it."
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
-@click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
-@click.option("--units", type=int, help="Wanted number of hidden units.")
+@click.option("--eps", type=float, default=0.0, help="Allowed root mean square error; with --on.")
+@click.option("--units", metavar="M[,M...]", help="Hidden units wanted, in all or per hidden layer; with --on.")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
 @_options("on", *_COMMON, *_SOURCE)
 def compress(
-    model: str, out: str, dtype: str | None, on: str, eps: float, units: int | None, radius: float, as_json: bool, quiet: bool,
+    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, as_json: bool, quiet: bool,
     seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Write a smaller model with the same function, and its certificate.
+    """Write a smaller model: the same function with its certificate, or (--on) the closest on average.
 
     Example: moduli compress controller.onnx -o small.onnx
+
+    Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
         raise click.UsageError(f"{out} is the model itself; choose another name for the smaller one")
+    from .lossless import Compression
+
     net = _load(model, **source)
     with _progress(quiet) as progress:
         small = mo.compress(
-            net, on=_domain(on), eps=eps, units=units, radius=radius, budget=budget, seed=seed, progress=progress
+            net, on=_domain(on), eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, progress=progress
         )
+    if not isinstance(small, Compression):
+        small = small.rounded(dtype or net.dtype)
+        with _writing(Path(out)):
+            return _show(small, as_json, quiet, written=str(mo.save(small.network, out, dtype=dtype or net.dtype)))
     written, proof = _write(small, Path(out), dtype or net.dtype)
     _show(written, as_json, quiet, written=out, proof=str(proof))
+
+
+def _units(text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--units {text}: write a number, or one per hidden layer as in 32,16") from None
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 @contextmanager
@@ -236,19 +256,30 @@ def rank(model: str, radius: float, on: str, as_json: bool, quiet: bool, seed: i
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--radii", metavar="LO,HI,N", help="N radii from LO to HI; by default 25 from 0 to where every unit can vanish.")
 @click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("--units", metavar="M,M,...", help="Sizes of the students; by default halves of halves; with --on.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@_options("json", "quiet", "budget", *_SOURCE)
+@_options("on", *_COMMON, *_SOURCE)
 def curve(
-    models: tuple[str, ...], radii: str | None, out: str | None, workers: int, as_json: bool, quiet: bool, budget: int,
-    **source: Any,
+    models: tuple[str, ...], radii: str | None, out: str | None, units: str | None, workers: int, on: str, as_json: bool,
+    quiet: bool, seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Proximate rank against radius, of one model or the mean of several.
+    """Units against error: proximate rank against radius, or (--on) the error of students of several sizes.
 
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
+
+    Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
     nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
+    domain, sizes = _domain(on), _units(units)
+    answer: RankCurve | ErrorCurve
     with _progress(quiet) as progress, _workers(workers) as executor:
-        answer = mo.rank_curve(nets, radii=steps, budget=budget, executor=executor, progress=progress)
+        if domain is None:
+            answer = mo.rank_curve(nets, radii=steps, budget=budget, executor=executor, progress=progress)
+        elif isinstance(domain, mo.Box) or len(nets) > 1:
+            raise click.UsageError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
+        else:
+            sizes = [sizes] if isinstance(sizes, int) else sizes
+            answer = mo.error_curve(nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress)
     if out is None:
         return _show(answer, as_json, quiet)
     from .plot import save
@@ -373,13 +404,15 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
 
     Example: moduli demo
     """
+    from . import lossless
+
     folder = Path(out)
     net = mo.load("zoo:digits-tanh")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
     target = folder / "digits-tanh-small.onnx"
-    small, proof = _write(mo.compress(net), target, net.dtype)
+    small, proof = _write(lossless.compress(net), target, net.dtype)
     verdict = mo.check(proof, target, large)
     _show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
 

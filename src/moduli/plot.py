@@ -78,3 +78,16 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.set_ylim(-0.03 * max(1e-300, data["straight_change"].max()), None)
     right.legend(frameon=False)
     return left, right
+
+
+def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Share of variance lost against hidden units, beside two simpler choices of units and a linear map."""
+    ax = axes(ax)
+    lines = (("magnitude", "largest units", GREY), ("kmeans", "centres of units", ORANGE), ("students", "student", BLUE))
+    for name, label, color in lines:
+        ax.loglog(data["units"], np.maximum(data[name], 1e-16), color=color, lw=1.6, marker="o", ms=3, label=label)
+    ax.axhline(data["linear"], color=GREY, lw=0.8, ls=":")
+    ax.annotate("a linear map", (1.0, data["linear"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
+    ax.set(xlabel="hidden units", ylabel="share of variance lost")
+    ax.legend(frameon=False)
+    return ax

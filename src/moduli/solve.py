@@ -12,9 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import lossless, paths, proximate, symmetry
+from . import distillation, lossless, paths, population, proximate, symmetry
 from .activations import Activation
 from .certificate import MAX_BYTES, Certificate, State, difference, magnitude
+from .distillation import ErrorCurve, Narrowed
 from .domains import Box, Domain, Gaussian, Samples
 from .enclosure import Interval, enclose_value, evaluate
 from .errors import CertificateRejected, ShapeError, Undecided
@@ -39,23 +40,31 @@ def compress(
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
+    skip: bool = False,
     progress: Progress | None = None,
-) -> Compression:
-    """A network with fewer hidden units and the same function on all inputs, with its proof.
+) -> Compression | Narrowed:
+    """A network with fewer hidden units: the same function on all inputs with its proof, or close on average.
 
-    One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise sound, and optimal only
-    where `Compression.optimal` says so. Units with zero weights, duplicates, sign twins, positive multiples and cancelling
-    groups go, layer by layer until nothing changes.
+    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise
+    sound, and optimal only where `Compression.optimal` says so. Units with zero weights, duplicates, sign twins, positive
+    multiples and cancelling groups go, layer by layer until nothing changes. With `radius`, every parameter may move by it.
+
+    On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden units, or the smallest found
+    with root mean square error at most `eps`; an estimate, see `Narrowed`. With `skip`, beside a free linear map.
 
     Raises:
-        UnsupportedModel: the model cannot be read.
+        UnsupportedModel: the model cannot be read. ValueError: a goal that makes no sense there.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [-1.0], [0.0]], [0.5, -0.5, 2.0], [[1.0, 3.0, 1.0]], [0.0])
     >>> small = mo.compress(net)
     >>> small.network.units, small.optimal, small.check()
     (1, True, True)
+    >>> mo.compress(net, units=1, on=mo.Gaussian()).error.relative < 1e-6
+    True
     """
+    if isinstance(on, (Gaussian, Samples)) and not radius:
+        return distillation.narrow(load(net), on, units=units, eps=eps, skip=skip, seed=seed, progress=progress)
     _only_lossless(on, eps, units)
     if radius:
         return proximate.compress(load(net), radius, budget, executor, progress)
@@ -109,6 +118,29 @@ def rank_curve(
     return proximate.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
 
 
+def error_curve(
+    net: Any,
+    *,
+    on: Gaussian | Samples,
+    units: Sequence[int] | None = None,
+    seed: int | np.random.Generator = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> ErrorCurve:
+    """Mean square error against hidden units: students, beside largest units and centres of units, and a linear map.
+
+    Args:
+        units: sizes; by default halves of halves. executor: takes one size at a time.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [2.0], [0.5]], [0.0, 1.0, -1.0], [[1.0, 2.0, -1.0]], [0.0], activation="erf")
+    >>> curve = mo.error_curve(net, on=mo.Gaussian(), units=[1, 2])
+    >>> curve.students[1].relative < curve.students[0].relative < curve.linear.relative
+    True
+    """
+    return distillation.error_curve(load(net), on, units, seed, executor, progress)
+
+
 def _is_layers(nets: Sequence[Any]) -> bool:
     """Whether a list is one network: (weight, bias) pairs."""
     return bool(nets) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in nets)
@@ -119,7 +151,8 @@ def _only_lossless(on: Domain, eps: float, units: Any) -> None:
         if given is not default and given != default:
             shown = type(given).__name__ if name == "on" else repr(given)
             raise ValueError(
-                f"{name}={shown} is not answered by this version; lossless compression on all inputs is ({name}={default})"
+                f"{name}={shown} is not answered here: units and eps go with on=Gaussian(...) or Samples(...), "
+                "radius and lossless compression with all inputs (on=None)"
             )
 
 
@@ -404,7 +437,8 @@ def distance(
     """The distance of two functions: sup over a box (or all inputs), root mean square under a Gaussian or on samples.
 
     On a box: a certified enclosure; the lower end is an exact value at `argmax`, the upper end comes from matched normal
-    forms, or, where units do not match, from the size of both functions. Under a `Gaussian`: seeded sampling with its error.
+    forms, or, where units do not match, from the size of both functions. Under a `Gaussian`, one hidden layer each: a closed
+    form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded draws) with two standard errors.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
@@ -415,7 +449,7 @@ def distance(
     """
     a, b = _pair(a, b)
     if isinstance(on, (Gaussian, Samples)):
-        return _mean_square(a, b, on, seed)
+        return _mean_square(a, b, on, seed, progress)
     radius = _radius(on) if isinstance(on, Box) else None
     upper = _upper(a, b, radius, progress)
     where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
@@ -449,7 +483,15 @@ def _upper(a: Network, b: Network, radius: float | None, progress: Progress | No
     return min(best, math.nextafter(size, math.inf))
 
 
-def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any) -> Distance:
+def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None) -> Distance:
+    if isinstance(on, Gaussian) and max(len(a.layers), len(b.layers)) <= 2:
+        name = "root mean square under the Gaussian, in closed form"
+        if _upper(a, b, None, progress) == 0:
+            return Distance("proved", 0.0, 0.0, None, name)
+        value, low, high = population.distance(a, b, on)
+        return Distance("estimated", low, high, None, name, {"value": value})
+    if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
+        raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
     x = on.x if isinstance(on, Samples) else on.sample(DRAWS, a.widths[0], seed)
     squares = ((a.logits(x) - b.logits(x)) ** 2).sum(axis=1)
     mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.inf

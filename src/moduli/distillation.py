@@ -1,0 +1,398 @@
+"""Students with fewer units in mean square: one hidden layer, deep networks layer by layer, the curve of errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from .domains import Gaussian, Samples
+from .errors import ShapeError
+from .kernels import Units, Whitening
+from .lossless import Progress
+from .narrowing import Empirical, Fit, Goal, Population, fit, kmeans, largest, project
+from .network import Layer, Network
+from .population import Readout
+from .result import Result
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Law = Gaussian | Samples
+DRAWS = 10_000
+REFINEMENT = 200
+Make = Callable[[Goal, int, np.random.Generator], Fit]
+
+
+class Error(NamedTuple):
+    """A mean square difference of outputs.
+
+    Attributes:
+        absolute: root mean square. relative: over the standard deviation of the network's own outputs.
+    """
+
+    absolute: float
+    relative: float
+
+    @property
+    def unexplained(self) -> float:
+        """The share of the variance that is lost: relative squared."""
+        return self.relative**2
+
+    @staticmethod
+    def of(square: float, variance: float) -> Error:
+        absolute, size = math.sqrt(max(0.0, square)), math.sqrt(max(0.0, variance))
+        return Error(absolute, absolute / size if size else (0.0 if not absolute else math.inf))
+
+    def __str__(self) -> str:
+        return f"{100 * self.relative:.3g} % of the standard deviation (root mean square {self.absolute:.3g})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Narrowed(Result):
+    """A network with fewer hidden units that is close on average.
+
+    Attributes:
+        network: the student. original: the network it imitates.
+        error: of the student. linear: of the best affine map, which has no hidden units at all.
+        on: where, in words. start: what the search started from.
+        skip: ``[out, in]``, to be added as x @ skip.T, or None.
+    """
+
+    network: Network
+    original: Network
+    error: Error
+    linear: Error
+    on: str
+    start: str
+    skip: Float64[np.ndarray[Any, Any], "out in"] | None = None
+    kind: ClassVar[str] = "compress"
+    optimal: ClassVar[bool] = False
+    slack: ClassVar[float] = math.inf
+
+    def __call__(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out"]:
+        """The student's outputs before the output map, with the skip where there is one."""
+        y = self.network.logits(x)
+        return y if self.skip is None else np.asarray(y + np.asarray(x, dtype=np.float64) @ self.skip.T)
+
+    @property
+    def statement(self) -> str:
+        units = f"{self.original.units} -> {self.network.units} hidden units"
+        return f"{units}; error {self.error} {self.on}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        rows = [
+            ("network", repr(self.original)), ("smaller", repr(self.network)),
+            ("hidden units", f"{self.original.units} -> {self.network.units}"),
+            ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
+            ("error", f"~ {self.error}"), ("a linear map", f"~ {self.linear}"), ("measured", self.on), ("start", self.start),
+        ]  # fmt: skip
+        return rows + ([("beside it", "a linear map of the inputs, not in the file")] if self.skip is not None else [])
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "original": self.original.digest, "network": self.network.digest, "widths": list(self.network.widths),
+            "units": self.network.units, "error": self.error._asdict(), "linear": self.linear._asdict(), "on": self.on,
+            "start": self.start, "optimal": False, "slack": None,
+            "skip": None if self.skip is None else self.skip.tolist(),
+        }  # fmt: skip
+
+    def rounded(self, dtype: str) -> Narrowed:
+        """The same student with parameters rounded to ``float32``; the error does not see that."""
+        return Narrowed(
+            self.status, self.network.rounded(dtype), self.original, self.error, self.linear, self.on, self.start, self.skip
+        )
+
+
+def narrow(
+    net: Network,
+    on: Law,
+    *,
+    units: int | Sequence[int] | None = None,
+    eps: float = 0.0,
+    skip: bool = False,
+    seed: int | np.random.Generator = 0,
+    progress: Progress | None = None,
+) -> Narrowed:
+    """The student with `units` hidden units, or the smallest found whose root mean square error is at most `eps`.
+
+    One hidden layer: under a Gaussian the error is a closed form. Deeper: layer by layer, then all layers together, on
+    samples (for a Gaussian, on draws from it; the error is measured on fresh ones).
+
+    Raises:
+        ShapeError: widths that do not fit the network. ValueError: neither or both of units and eps, skip on a deep network.
+    """
+    if (units is None) == (not eps):
+        raise ValueError(f"units={units!r}, eps={eps!r}: give one of them; units=16, or eps=0.1 for the fewest that reach it")
+    if skip and len(net.layers) != 2:
+        raise ValueError(f"skip=True on {len(net.layers) - 1} hidden layers; a linear skip stands beside one")
+    task = _Task(net, on, skip, seed)
+    if units is not None:
+        return task.student(_widths(net, units), progress)
+    return _fewest(task, eps, progress)
+
+
+def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
+    hidden = net.widths[1:-1]
+    if isinstance(units, (int, np.integer)):
+        share = int(units) / max(1, net.units)
+        wanted = [int(units)] if len(hidden) == 1 else [max(units > 0, round(share * h)) for h in hidden]
+    else:
+        wanted = [int(u) for u in units]
+    if len(wanted) != len(hidden) or any(not w >= 0 for w in wanted):
+        raise ShapeError(f"units={units!r} for hidden widths {list(hidden)}; one number, or one per hidden layer")
+    return tuple(min(w, h) for w, h in zip(wanted, hidden, strict=True))
+
+
+def _fewest(task: _Task, eps: float, progress: Progress | None) -> Narrowed:
+    """Bisection on the number of units (deep: on the share of units kept)."""
+    if not (eps > 0 and math.isfinite(eps)):
+        raise ValueError(f"eps={eps!r}: a positive finite number is needed")
+    low, high, best = -1, task.net.units, None
+    while high - low > 1:
+        middle = (low + high) // 2 if low > 0 else max(low + 1, high // 8 if best is None and high > 16 else (low + high) // 2)
+        student = task.student(_widths(task.net, middle), progress)
+        if student.error.absolute <= eps:
+            high, best = middle, student
+        else:
+            low = middle
+    return best or task.student(task.net.widths[1:-1], progress)
+
+
+class _Task:
+    """A network and the law of its inputs, with what all students share."""
+
+    def __init__(self, net: Network, on: Law, skip: bool, seed: int | np.random.Generator) -> None:
+        self.net, self.law, self.skip = net, on, skip
+        self.seed = int(np.random.default_rng(seed).integers(2**62))
+        n = net.widths[0]
+        if isinstance(on, Samples) and on.x.shape[1] != n:
+            raise ShapeError(f"samples have shape {on.x.shape}; the network has {n} inputs")
+        gaussian = on if isinstance(on, Gaussian) else _fitted(on.x)
+        self.whitening = Whitening.of(gaussian, n)
+        self.closed = isinstance(on, Gaussian) and len(net.layers) == 2
+        if not self.closed:
+            x: Array = on.x if isinstance(on, Samples) else on.sample(2 * DRAWS, n, self.seed)
+            fitted = len(x) if isinstance(on, Samples) else DRAWS
+            self.x, self.fresh = x[:fitted], x[-fitted:]
+            self.values, self.truth = net.logits(self.x), net.logits(self.fresh)
+        self.goal: Goal | None = None
+        if len(net.layers) == 2:
+            target = Readout.of(net, self.whitening)
+            if self.closed:
+                self.goal = Population(target, skip)
+            else:
+                z = self.whitening.points(self.x)
+                self.goal = Empirical(z, self.values, target.activation, target.units, target.outer, skip)
+
+    @property
+    def on(self) -> str:
+        if isinstance(self.law, Samples):
+            return f"on the {len(self.x)} samples it was fitted to"
+        return "under the Gaussian" if self.closed else f"on {len(self.fresh)} fresh draws from the Gaussian"
+
+    def student(self, widths: tuple[int, ...], progress: Progress | None = None) -> Narrowed:
+        if self.goal is not None:
+            return self._shallow(widths[0])
+        if len(self.net.layers) == 1:
+            return self._measured(self.net, "nothing to remove")
+        found = self._deep(widths, fit, progress)
+        return self._together(found) if all(widths) and widths != self.net.widths[1:-1] else found
+
+    def _shallow(self, count: int) -> Narrowed:
+        assert self.goal is not None
+        if count == self.net.widths[1] and not self.skip:
+            return self._result(self.net, 0.0, "nothing to remove", None)
+        found = fit(self.goal, count, np.random.default_rng(self.seed), self._better_starts(count))
+        small, skip = self.assemble(found)
+        return self._result(small, found.square, found.start, skip)
+
+    def _better_starts(self, count: int) -> list[tuple[str, Units]]:
+        """On samples: the student under the Gaussian fitted to them, where a closed form is cheap."""
+        if self.closed or not count or self.net.activations[0].kind in ("tanh", "sigmoid", "silu", "softplus", "gelu_tanh"):
+            return []
+        goal = Population(Readout.of(self.net, self.whitening), self.skip)
+        return [("Gaussian", fit(goal, count, np.random.default_rng(self.seed)).units)]
+
+    def assemble(self, found: Fit) -> tuple[Network, Array | None]:
+        assert self.goal is not None
+        slope, bias = self.goal.affine(found)
+        weight, shift = self.whitening.parameters(found.units)
+        skip = slope @ self.whitening.pseudoinverse if self.skip else None
+        last = self.net.layers[-1]
+        bias = bias - skip @ self.whitening.mean if skip is not None else bias
+        layers = [Layer(weight, shift, self.net.activations[0]), Layer(found.outer.T.copy(), bias, last.activation)]
+        return self.net.with_layers(layers), skip
+
+    def _result(self, small: Network, square: float, start: str, skip: Array | None) -> Narrowed:
+        assert self.goal is not None
+        variance = self.goal.variance if not self.skip else self._variance()
+        linear = Error.of(self.goal.linear(), variance)
+        return Narrowed("estimated", small, self.net, Error.of(square, variance), linear, self.on, start, skip)
+
+    def _variance(self) -> float:
+        if self.closed:
+            return Population(Readout.of(self.net, self.whitening)).variance
+        return float(self.values.var(axis=0).sum())
+
+    def _measured(self, small: Network, start: str) -> Narrowed:
+        """Deep networks: errors on points that a Gaussian's fit has not seen."""
+        square = float(np.square(small.logits(self.fresh) - self.truth).sum(axis=1).mean())
+        basis = np.column_stack([np.ones(len(self.x)), self.x - self.x.mean(axis=0)])
+        map_ = np.linalg.lstsq(basis, self.values)[0]
+        fresh = np.column_stack([np.ones(len(self.fresh)), self.fresh - self.x.mean(axis=0)])
+        linear = float(np.square(fresh @ map_ - self.truth).sum(axis=1).mean())
+        variance = float(self.truth.var(axis=0).sum())
+        return Narrowed("estimated", small, self.net, Error.of(square, variance), Error.of(linear, variance), self.on, start)
+
+    def _deep(self, widths: tuple[int, ...], make: Make, progress: Progress | None = None) -> Narrowed:
+        """Layer by layer: each sees the inputs that the narrowed layers below give, and aims at the original above."""
+        current, rng, names = self.net, np.random.default_rng(self.seed), []
+        hidden, hidden_true = self.x, self.x
+        for l, count in enumerate(widths):
+            if progress is not None:
+                progress(l, len(widths) + 1, "layers")
+            layer, above = current.layers[l], current.layers[l + 1]
+            true, wide = self.net.layers[l], self.net.layers[l + 1]
+            hidden_true = true.activation(hidden_true @ true.weight.T + true.bias)
+            if count < len(layer.bias):
+                whitening = Whitening.of(_fitted(hidden), hidden.shape[1])
+                goal = Empirical(
+                    whitening.points(hidden), hidden_true @ wide.weight.T + wide.bias, layer.activation,
+                    whitening.units(layer.weight, layer.bias), above.weight.T,
+                )  # fmt: skip
+                found = make(goal, count, rng)
+                _, bias = goal.affine(found)
+                layer = Layer(*whitening.parameters(found.units), layer.activation)
+                above = Layer(found.outer.T.copy(), bias, above.activation)
+                current = current.with_layers([*current.layers[:l], layer, above, *current.layers[l + 2 :]])
+                names.append(found.start)
+            hidden = layer.activation(hidden @ layer.weight.T + layer.bias)
+        return self._measured(current, ", ".join(names) or "nothing to remove")
+
+    def _together(self, best: Narrowed) -> Narrowed:
+        refined = self._measured(refine(best.network, self.x, self.values), best.start)
+        return min(best, refined, key=lambda r: r.error.absolute)
+
+    def point(self, widths: tuple[int, ...]) -> tuple[Narrowed, Error, Error]:
+        """The student, and the errors with units kept by magnitude and with centres of units."""
+        return self.student(widths), self._simple(widths, largest), self._simple(widths, kmeans)
+
+    def _simple(self, widths: tuple[int, ...], choose: Callable[[Goal, int, np.random.Generator], Units]) -> Error:
+        def make(goal: Goal, count: int, rng: np.random.Generator) -> Fit:
+            return project(goal, choose(goal, count, rng))
+
+        if self.goal is None:
+            return self._deep(widths, make).error
+        return Error.of(make(self.goal, widths[0], np.random.default_rng(self.seed)).square, self.goal.variance)
+
+
+def _fitted(x: Array) -> Gaussian:
+    return Gaussian.of(x) if len(x) > 1 else Gaussian(x[0], 0.0)
+
+
+def refine(net: Network, x: Array, values: Array, iterations: int = REFINEMENT) -> Network:
+    """All parameters together on samples, by L-BFGS: least squares of the outputs before the output map."""
+    from scipy.optimize import minimize
+
+    def value(theta: Array) -> tuple[float, Array]:
+        at = net.with_flat(theta)
+        pre, post = [], [x]
+        for layer in at.layers:
+            pre.append(post[-1] @ layer.weight.T + layer.bias)
+            post.append(layer.activation(pre[-1]))
+        gap = post[-1] - values
+        back, parts = 2 * gap / len(x), []
+        for l in reversed(range(len(at.layers))):
+            layer = at.layers[l]
+            back = back * layer.activation.derivative(pre[l])
+            parts += [back.sum(axis=0), (back.T @ post[l]).ravel()]
+            back = back @ layer.weight
+        return float(np.square(gap).sum()) / len(x) / scale, np.concatenate(parts[::-1]) / scale
+
+    scale = 1.0
+    scale = value(net.flat())[0] or 1.0
+    options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-14}
+    found = minimize(value, net.flat(), jac=True, method="L-BFGS-B", options=options)
+    return net.with_layers(net.with_flat(found.x).layers)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ErrorCurve(Result):
+    """Error against the number of hidden units.
+
+    Attributes:
+        units: hidden units of each student. students: the errors reached, and beside them, on the same data, `magnitude`:
+            the units with the largest weights kept, outgoing weights fitted again; `kmeans`: centres of units, fitted again.
+        linear: of the best affine map.
+    """
+
+    units: tuple[int, ...]
+    students: tuple[Error, ...]
+    magnitude: tuple[Error, ...]
+    kmeans: tuple[Error, ...]
+    linear: Error
+    of: int
+    on: str
+    kind: ClassVar[str] = "error_curve"
+
+    @property
+    def statement(self) -> str:
+        ends = ", ".join(f"{e.unexplained:.2g} with {m}" for m, e in zip(self.units, self.students, strict=True))
+        linear = f"{self.linear.unexplained:.2g} with a linear map"
+        return f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        rows = [("hidden units", "share of variance lost: student, k-means, magnitude (outgoing weights fitted in all)")]
+        for m, *errors in zip(self.units, self.students, self.kmeans, self.magnitude, strict=True):
+            rows.append((str(m), "   ".join(f"~ {e.unexplained:.2e}" for e in errors)))
+        return [*rows, ("a linear map", f"~ {self.linear.unexplained:.2e}"), ("measured", self.on)]
+
+    def data(self) -> dict[str, Any]:
+        errors = {name: [e._asdict() for e in getattr(self, name)] for name in ("students", "magnitude", "kmeans")}
+        return {"units": list(self.units), **errors, "linear": self.linear._asdict(), "of": self.of, "on": self.on}
+
+    def plot_data(self) -> dict[str, Any]:
+        """Units, shares of variance lost, and the linear map's."""
+        shares = {name: np.array([e.unexplained for e in getattr(self, name)]) for name in ("students", "magnitude", "kmeans")}
+        return {"units": np.array(self.units), **shares, "linear": self.linear.unexplained, "of": self.of}
+
+    def plot(self, ax: Any = None) -> Any:
+        """Error against units, on logarithmic axes."""
+        from .plot import error_figure
+
+        return error_figure(self.plot_data(), ax)
+
+
+def error_curve(
+    net: Network,
+    on: Law,
+    units: Sequence[int] | None = None,
+    seed: int | np.random.Generator = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> ErrorCurve:
+    """Students of several sizes, beside two simpler ways to choose units with the same refit, and the linear map."""
+    if len(net.layers) < 2:
+        raise ShapeError("an affine network has no hidden units to remove")
+    task = _Task(net, on, False, seed)
+    steps = sorted({int(u) for u in units}) if units is not None else _steps(net.units)
+    if not steps or steps[0] < 1:
+        raise ValueError(f"units={units!r}: positive numbers are needed")
+    jobs = [_widths(net, count) for count in steps]
+    found = []
+    for k, point in enumerate(executor.map(task.point, jobs) if executor else map(task.point, jobs)):
+        found.append(point)
+        if progress is not None:
+            progress(k + 1, len(jobs), "sizes")
+    students, magnitude, centres = zip(*found, strict=True)
+    sizes = tuple(s.network.units for s in students)
+    errors = tuple(s.error for s in students)
+    return ErrorCurve("estimated", sizes, errors, magnitude, centres, students[0].linear, net.units, task.on)
+
+
+def _steps(units: int) -> list[int]:
+    return sorted({max(1, round(units * 2.0 ** (-k))) for k in range(1, max(2, units.bit_length()))})[-7:]

@@ -1,0 +1,532 @@
+"""Gaussian expectations E[s(X) t(Y)] of activations, with all their derivatives.
+
+Every activation here (sin apart) is a sum of a linear function, a constant and *smoothed ramps*
+
+    ramp_d(x) = E (x + d xi)_+,    xi ~ N(0, 1),    and its first two derivatives:
+
+ReLU is ramp_0; the normal distribution function of x/d is ramp_d'; x Phi(x/d) is ramp_d - d^2 ramp_d''. The logistic
+distribution is a normal one with random scale (Andrews & Mallows 1974), so the sigmoid is an average of Phi(x/d) over d,
+softplus of ramp_d, SiLU of x Phi(x/d): here over a Gauss rule in log d, whose error is certified. All expectations then
+follow from one function of two correlated normals, E X_+ Y_+, and its derivatives in the means; derivatives in variances
+and covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm2, d/dv1 = 1/2 d2/dm1^2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from .activations import Activation
+from .domains import Gaussian
+from .errors import ShapeError, UnsupportedModel
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Order = tuple[int, int]
+BLOCK = 2**13
+COARSE, MEDIUM, FINE = 5, 12, 22
+ERRORS = {
+    ("sigmoid", COARSE): 6e-6, ("softplus", COARSE): 4e-6, ("silu", COARSE): 3.3e-5,
+    ("sigmoid", MEDIUM): 7e-10, ("softplus", MEDIUM): 4e-10, ("silu", MEDIUM): 6e-9,
+    ("sigmoid", FINE): 2e-14, ("softplus", FINE): 1e-14, ("silu", FINE): 2e-13, ("gelu_tanh", 10): 2e-9,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units whose pre-activations are mean + row . z, z ~ N(0, I).
+
+    Args:
+        mean: ``[units]``. row: ``[units, k]``.
+    """
+
+    mean: Float64[np.ndarray[Any, Any], " units"]
+    row: Float64[np.ndarray[Any, Any], "units k"]
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, at: Any) -> Units:
+        return Units(self.mean[at], self.row[at])
+
+    @cached_property
+    def variance(self) -> Array:
+        return np.asarray(np.einsum("ik,ik->i", self.row, self.row))
+
+    @staticmethod
+    def joined(*parts: Units) -> Units:
+        return Units(np.concatenate([p.mean for p in parts]), np.concatenate([p.row for p in parts]))
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """Inputs as mean + root z with z ~ N(0, I_k); directions that do not vary are dropped.
+
+    Args:
+        mean: ``[in]``. root: ``[in, k]``, columns orthogonal.
+    """
+
+    mean: Float64[np.ndarray[Any, Any], " in"]
+    root: Float64[np.ndarray[Any, Any], "in k"]
+
+    @staticmethod
+    def of(law: Gaussian, n: int) -> Whitening:
+        """The law on ``n`` inputs.
+
+        Raises:
+            ShapeError: another number of inputs, or no covariance.
+        """
+        try:
+            mean = np.broadcast_to(law.mean, (n,)).astype(np.float64)
+            cov = law.cov if law.cov.ndim == 2 else np.broadcast_to(law.cov, (n,))
+        except ValueError:
+            raise ShapeError(f"a Gaussian of shapes {law.mean.shape}, {law.cov.shape} for a network with {n} inputs") from None
+        if cov.shape not in ((n,), (n, n)):
+            raise ShapeError(f"cov has shape {cov.shape} for a network with {n} inputs")
+        if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max())):
+            raise ShapeError("cov is not symmetric")
+        values, vectors = np.linalg.eigh((cov + cov.T) / 2) if cov.ndim == 2 else (cov, np.eye(n))
+        top = float(np.abs(values).max(initial=0.0))
+        if (values < -1e-9 * top).any():
+            raise ShapeError(f"cov has eigenvalue {values.min():.3g}; a covariance has none below 0")
+        keep = values > 1e-13 * n * top
+        return Whitening(mean, np.ascontiguousarray(vectors[:, keep] * np.sqrt(values[keep])))
+
+    def units(self, weight: Array, bias: Array) -> Units:
+        """Of pre-activations weight @ x + bias."""
+        return Units(weight @ self.mean + bias, weight @ self.root)
+
+    @cached_property
+    def pseudoinverse(self) -> Array:
+        return np.asarray((self.root / np.einsum("ik,ik->k", self.root, self.root)).T)
+
+    def points(self, x: Array) -> Array:
+        """z of inputs ``[rows, in]``."""
+        return np.asarray((x - self.mean) @ self.pseudoinverse.T)
+
+    def parameters(self, units: Units) -> tuple[Array, Array]:
+        """weight, bias with these pre-activations; zero weight in the directions that do not vary."""
+        weight = units.row @ self.pseudoinverse
+        return weight, units.mean - weight @ self.mean
+
+
+class Term(NamedTuple):
+    """weight * (operator applied to the ramp smoothed by `noise`); the operator maps orders of derivatives to factors."""
+
+    weight: float
+    noise: float
+    operator: tuple[tuple[int, float], ...]
+
+
+class Expansion(NamedTuple):
+    """s(x) = slope x + constant + sum of terms, up to `error` on the whole line.
+
+    Where steps are `centred`, Phi(x/d) stands for Phi(x/d) - 1/2: small units of an odd activation keep all their digits.
+    """
+
+    slope: float
+    constant: float
+    terms: tuple[Term, ...]
+    error: float = 0.0
+    centred: bool = False
+
+
+def _ramp(weight: float, noise: float) -> Term:
+    return Term(weight, noise, ((0, 1.0),))
+
+
+def _step(weight: float, noise: float) -> Term:
+    return Term(weight, noise, ((1, 1.0),))
+
+
+def _gate(weight: float, noise: float) -> Term:
+    return Term(weight, noise, ((0, 1.0), (2, -noise * noise)))
+
+
+def expansion(s: Activation, nodes: int = FINE) -> Expansion:
+    """The activation as smoothed ramps; `nodes` of the mixture where one is needed.
+
+    Raises:
+        UnsupportedModel: sin, which is none.
+    """
+    return _expansion(s, nodes)
+
+
+@cache
+def _expansion(s: Activation, nodes: int) -> Expansion:
+    if s.slope is not None:
+        return Expansion(s.slope, 0.0, (_ramp(1 - s.slope, 0.0),))
+    simple = {
+        "identity": Expansion(1.0, 0.0, ()),
+        "relu": Expansion(0.0, 0.0, (_ramp(1.0, 0.0),)),
+        "abs": Expansion(-1.0, 0.0, (_ramp(2.0, 0.0),)),
+        "erf": Expansion(0.0, 0.0, (_step(2.0, 0.5**0.5),), centred=True),
+        "gelu": Expansion(0.0, 0.0, (_gate(1.0, 1.0),)),
+    }
+    if s.kind in simple:
+        return simple[s.kind]
+    if s.kind == "gelu_tanh":
+        return Expansion(0.0, 0.0, tuple(_gate(p, d) for p, d in zip(*_steep(), strict=True)), ERRORS["gelu_tanh", 10])
+    if s.kind not in ("sigmoid", "tanh", "softplus", "silu"):
+        raise UnsupportedModel(f"{s} beside another activation has no closed Gaussian expectation here; use Samples")
+    weights, scales = logistic(nodes)
+    error = ERRORS.get(("sigmoid" if s.kind == "tanh" else s.kind, nodes), np.inf)
+    if s.kind == "tanh":
+        return Expansion(0.0, 0.0, tuple(_step(2 * p, d / 2) for p, d in zip(weights, scales, strict=True)), 2 * error, True)
+    make = {"sigmoid": _step, "softplus": _ramp, "silu": _gate}[s.kind]
+    return Expansion(0.0, 0.0, tuple(make(p, d) for p, d in zip(weights, scales, strict=True)), error)
+
+
+@cache
+def logistic(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Weights p and scales d with sigmoid(x) close to sum_j p_j Phi(x / d_j): a Gauss rule in log d.
+
+    The scale is twice a Kolmogorov variable. The weights are positive with sum 1, and the slope at 0 is right to rounding.
+
+    >>> p, d = logistic(22)
+    >>> bool(abs(sum(q / e for q, e in zip(p, d)) - (2 * np.pi) ** 0.5 / 4) < 1e-14)
+    True
+    """
+    from scipy.linalg import eigh_tridiagonal
+
+    t = np.linspace(-2.0, 3.0, 1201)
+    x, k = np.exp(t)[:, None] / 2, np.arange(1.0, 20.0)
+    small, large = np.pi**2 * (2 * k - 1) ** 2 / 8, 2 * k**2
+    low = np.sqrt(2 * np.pi) * (np.exp(-small / x**2) * (2 * small / x**4 - 1 / x**2)).sum(axis=1)
+    high = 8 * ((-1) ** (k - 1) * k**2 * x * np.exp(-large * x**2)).sum(axis=1)
+    density = np.where(x[:, 0] < 1, low, high) * x[:, 0]
+    mass = np.sqrt(density / density.sum())
+    basis, diagonal, off = [mass], [], []
+    for _ in range(nodes):  # Lanczos with full orthogonalisation
+        new = t * basis[-1]
+        diagonal.append(float(new @ basis[-1]))
+        for _ in range(2):
+            for old in basis:
+                new = new - (new @ old) * old
+        off.append(float(np.linalg.norm(new)))
+        basis.append(new / off[-1])
+    at, vectors = eigh_tridiagonal(diagonal, off[:-1])
+    return tuple((vectors[0] ** 2).tolist()), tuple(np.exp(at).tolist())
+
+
+@cache
+def _steep() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Weights (of both signs, sum 1) and scales for the gate of GELU's tanh form, by least squares."""
+    from scipy.special import ndtr
+
+    x, scales = np.linspace(0.0, 9.0, 2001), np.geomspace(0.7, 1.2, 10)
+    ramps = x[:, None] * (ndtr(x[:, None] / scales) - ndtr(x)[:, None])
+    gap = Activation("gelu_tanh")(x) - x * ndtr(x)
+    weights = np.linalg.lstsq(ramps, gap, rcond=1e-15)[0]
+    return (*weights.tolist(), float(1 - weights.sum())), (*scales.tolist(), 1.0)
+
+
+class _Pair:
+    """E ramp^(a)(X) ramp^(b)(Y) for arrays of pairs: means m1, m2, inflated variances d1, d2, covariance c."""
+
+    def __init__(self, m1: Array, m2: Array, d1: Array, d2: Array, c: Array) -> None:
+        from scipy.special import ndtr
+
+        s1, s2 = np.sqrt(d1), np.sqrt(d2)
+        self.m1, self.m2, self.d1, self.d2, self.c = m1, m2, d1, d2, c
+        r = np.clip(c / (s1 * s2), -1.0, 1.0)
+        q = np.sqrt(np.maximum((1 - r) * (1 + r), 1e-60))
+        if not m1.any() and not m2.any():
+            self.covariance = np.arctan2(r, q) / (2 * np.pi)
+            self.p, self.odd = 0.25 + self.covariance, self.covariance
+            peak = 1 / (2 * np.pi * q)
+            self.a, self.b = 0.5 / np.sqrt(2 * np.pi) / s1, 0.5 / np.sqrt(2 * np.pi) / s2
+        else:
+            h, k = np.clip(m1 / s1, -1e8, 1e8), np.clip(m2 / s2, -1e8, 1e8)
+            sign = np.where(r < 0, -1.0, 1.0)
+            short, apart = 1 - sign * r, k - sign * h
+            u, w = sign * (short * k - apart) / q, (apart + sign * short * h) / q
+            ph, pk = ndtr(h), ndtr(k)
+            self.covariance = _covariance(h, k, r, q, u, w, ph, pk)
+            self.p = ph * pk + self.covariance
+            self.odd = _half_erf(h) * _half_erf(k) + self.covariance
+            tail = np.exp(-0.5 * h * h)
+            self.a, self.b = tail / np.sqrt(2 * np.pi) / s1 * ndtr(w), np.exp(-0.5 * k * k) / np.sqrt(2 * np.pi) / s2 * ndtr(u)
+            peak = tail * np.exp(-0.5 * w * w) / (2 * np.pi * q)
+        self.peak = peak / (s1 * s2)  # the joint density at (0, 0)
+        self.det = d1 * d2 * q * q
+        self.memory: dict[tuple[str, int, int], Any] = {}
+
+    def __call__(self, a: int, b: int) -> Any:
+        m1, m2, d1, d2, c = self.m1, self.m2, self.d1, self.d2, self.c
+        if a >= 2 and b >= 2:
+            return self._density(a - 2, b - 2)
+        if a == 1 and b == 1:
+            return self.p
+        if a + b == 0:
+            return (c + m1 * m2) * self.p + m2 * d1 * self.a + m1 * d2 * self.b + self.det * self.peak
+        if (a, b) == (1, 0):
+            return m2 * self.p + c * self.a + d2 * self.b
+        if (a, b) == (0, 1):
+            return m1 * self.p + c * self.b + d1 * self.a
+        if b == 1:
+            return self._edge(a - 2, first=True)
+        if a == 1:
+            return self._edge(b - 2, first=False)
+        first = b == 0
+        n, mean, var = (a - 2, m2 - c * m1 / d1, d1) if first else (b - 2, m1 - c * m2 / d2, d2)
+        at = (n, 0) if first else (0, n)
+        lower = n * c / var * self._edge(n - 1, first) if n else 0.0
+        return mean * self._edge(n, first) - lower + self.det / var * self._density(*at)
+
+    def _edge(self, n: int, first: bool) -> Any:
+        """d^n/dm1^n of E delta(X) 1(Y > 0), or the same with X and Y exchanged."""
+        key = ("edge", n, int(first))
+        if key not in self.memory:
+            m, d = (self.m1, self.d1) if first else (self.m2, self.d2)
+            if n == 0:
+                return self.a if first else self.b
+            at = (n - 1, 0) if first else (0, n - 1)
+            value = m * self._edge(n - 1, first) + self.c * self._density(*at)
+            self.memory[key] = -(value + (n - 1) * self._edge(n - 2, first) if n > 1 else value) / d
+        return self.memory[key]
+
+    def _density(self, a: int, b: int) -> Any:
+        """d^a/dm1^a d^b/dm2^b of the joint density at (0, 0)."""
+        if a + b == 0:
+            return self.peak
+        key = ("density", a, b)
+        if key not in self.memory:
+            swap = a == 0
+            i, j = (b - 1, a) if swap else (a - 1, b)
+            own, mean, other = (self.d1, self.m2, self.m1) if swap else (self.d2, self.m1, self.m2)
+
+            def lower(x: int, y: int) -> Any:
+                return self._density(y, x) if swap else self._density(x, y)
+
+            value = (own * mean - self.c * other) * lower(i, j)
+            if i:
+                value = value + i * own * lower(i - 1, j)
+            if j:
+                value = value - j * self.c * lower(i, j - 1)
+            self.memory[key] = -value / self.det
+        return self.memory[key]
+
+
+def _half_erf(h: Array) -> Array:
+    from scipy.special import erf
+
+    return np.asarray(0.5 * erf(h / np.sqrt(2)))
+
+
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(7)
+
+
+def _covariance(h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: Array, pk: Array) -> Array:
+    """P(X > 0, Y > 0) - P(X > 0) P(Y > 0): by Plackett's integral (1954) for small r, by Owen's T (1956) else."""
+    found, near = np.empty(r.shape), np.abs(r) < 0.3
+    h, k, ph, pk = (np.broadcast_to(x, r.shape) for x in (h, k, ph, pk))
+    if near.any():
+        x, y, angle = h[near], k[near], np.arcsin(r[near]) / 2
+        total = np.zeros(x.shape)
+        product, squares = x * y, (x * x + y * y) / 2
+        for node, weight in zip(NODES, WEIGHTS, strict=True):
+            t = np.sin(angle * (node + 1))
+            total += weight * np.exp((t * product - squares) / (1 - t * t))
+        found[near] = total * angle / (2 * np.pi)
+    far = ~near
+    if far.any():
+        at = tuple(x[far] for x in (h, k, r, q, u, w, ph, pk))
+        found[far] = _both_positive(*at) - at[-2] * at[-1]
+    return found
+
+
+def _both_positive(h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: Array, pk: Array) -> Array:
+    from scipy.special import owens_t
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a, b = w / h, u / k
+    one = owens_t(h, np.where(h == 0, np.copysign(np.inf, w), a))
+    two = owens_t(k, np.where(k == 0, np.copysign(np.inf, u), b))
+    opposite = (h * k < 0) | ((h * k == 0) & (h + k < 0))
+    p = 0.5 * (ph + pk) - one - two - 0.5 * opposite
+    both = (h == 0) & (k == 0)
+    p = np.where(both, 0.25 + np.arctan2(r, q) / (2 * np.pi), p)
+    return np.clip(p, 0.0, np.minimum(ph, pk))
+
+
+class _Single:
+    """E ramp^(a)(X): mean m, inflated variance d; steps are centred on demand."""
+
+    def __init__(self, m: Array, d: Array, centred: bool) -> None:
+        from scipy.special import ndtr
+
+        self.m, self.d, root = m, d, np.sqrt(d)
+        h = np.clip(m / root, -1e8, 1e8)
+        self.p, self.density = _half_erf(h) if centred else ndtr(h), np.exp(-0.5 * h * h) / np.sqrt(2 * np.pi) / root
+
+    def __call__(self, a: int) -> Array:
+        if a == 0:
+            return np.asarray(self.m * self.p + self.d * self.density)
+        if a == 1:
+            return np.asarray(self.p)
+        if a == 2:
+            return np.asarray(self.density)
+        lower = (a - 3) * self(a - 2) if a > 3 else 0.0
+        return np.asarray(-(self.m * self(a - 1) + lower) / self.d)
+
+
+def means(s: Activation, units: Units, orders: Sequence[int] = (0,), nodes: int = FINE) -> list[Array]:
+    """E s^(a)(X) of every unit, for each order a: arrays ``[units]``.
+
+    >>> import numpy as np
+    >>> one = Units(np.array([0.0]), np.array([[2.0]]))
+    >>> bool(abs(means(Activation("relu"), one)[0][0] - 2 / (2 * np.pi) ** 0.5) < 1e-15)
+    True
+    """
+    m, v = units.mean, units.variance
+    if s.kind == "sin":
+        return [np.exp(-v / 2) * np.sin(m + a * np.pi / 2) for a in orders]
+    e = expansion(s, nodes)
+    found = [(e.slope * m + e.constant) if a == 0 else np.full(len(m), e.slope if a == 1 else 0.0) for a in orders]
+    for term in e.terms:
+        single = _Single(m, _variance(v, term.noise), e.centred)
+        for at, a in enumerate(orders):
+            found[at] = found[at] + term.weight * sum(f * single(a + k) for k, f in term.operator)
+    return found
+
+
+def _variance(v: Array, noise: float) -> Array:
+    return np.maximum(v + noise * noise, 1e-200)
+
+
+def gram(
+    s: Activation, one: Units, t: Activation | None = None, two: Units | None = None, orders: Sequence[Order] = ((0, 0),),
+    nodes: int = FINE,
+) -> list[Array]:  # fmt: skip
+    """E s^(a)(X_i) t^(b)(Y_j) for each order (a, b): arrays ``[units of one, units of two]``.
+
+    Order (1, 0) is the derivative in the mean of X_i, (1, 1) in the covariance, (2, 0) twice that in the variance of X_i.
+    Exact up to rounding, or up to the error of `expansion` where there is one. Singular laws are fine.
+
+    >>> import numpy as np
+    >>> units = Units(np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> K, = gram(Activation("relu"), units)
+    >>> bool(np.allclose(K, [[0.5, 1 / (2 * np.pi)], [1 / (2 * np.pi), 0.5]], atol=1e-15))
+    True
+    """
+    t, two = t or s, two or one
+    found = [np.empty((len(one), len(two))) for _ in orders]
+    for rows, values in blocks(s, one, t, two, orders, nodes):
+        for whole, part in zip(found, values, strict=True):
+            whole[rows] = part
+    return found
+
+
+def blocks(
+    s: Activation, one: Units, t: Activation, two: Units, orders: Sequence[Order], nodes: int = FINE, upper: bool = False
+) -> Iterator[tuple[slice, list[Array]]]:
+    """`gram` in blocks of rows, for sums over more pairs than fit into memory.
+
+    With `upper`, the columns of a block begin with its own first row (for one = two).
+    """
+    step = max(1, BLOCK // max(1, len(two)))
+    work = _waves if (s.kind, t.kind) == ("sin", "sin") else _ramps(expansion(s, nodes), expansion(t, nodes))
+    for at in range(0, len(one), step):
+        rows = slice(at, min(at + step, len(one)))
+        yield rows, work(one[rows], two[at:] if upper else two, orders)
+
+
+Work = Callable[[Units, Units, Sequence[Order]], list[Array]]
+
+
+def _ramps(e: Expansion, f: Expansion) -> Work:
+    def work(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
+        m1, m2, c = one.mean[:, None], two.mean[None, :], one.row @ two.row.T
+        found = [np.zeros(c.shape) for _ in orders]
+        if e.slope or f.slope or e.constant or f.constant:
+            _affine(e, f, one, two, c, orders, found)
+        v1, v2 = one.variance[:, None], two.variance[None, :]
+        for p in e.terms:
+            d1 = _variance(v1, p.noise)
+            for t in f.terms:
+                pair = _Pair(m1, m2, d1, _variance(v2, t.noise), c)
+                for whole, order in zip(found, orders, strict=True):
+                    whole += (p.weight * t.weight) * _product(pair, p, t, e.centred, f.centred, order, v1, v2)
+        return found
+
+    return work
+
+
+def _product(pair: _Pair, p: Term, t: Term, left: bool, right: bool, order: Order, v1: Array, v2: Array) -> Any:
+    """E of two terms, differentiated."""
+    a, b = order
+    if len(p.operator) == len(t.operator) == 2 and a + b == 0:
+        return _gates(pair, p.noise**2, t.noise**2, v1, v2)
+    if left and right and a + b == 0:
+        return pair.odd
+    total = sum(x * y * pair(a + k, b + l) for k, x in p.operator for l, y in t.operator)
+    if left and a == 0:
+        total = total - 0.5 * sum(y * _Single(pair.m2, pair.d2, right)(b + l) for l, y in t.operator)
+    if right and b == 0:
+        total = total - 0.5 * sum(x * _Single(pair.m1, pair.d1, False)(a + k) for k, x in p.operator)
+    return total
+
+
+def _gates(pair: _Pair, n1: float, n2: float, v1: Array, v2: Array) -> Any:
+    """E X Y 1(X + noise > 0) 1(Y + noise > 0), in a form in which small units do not cancel."""
+    m1, m2, d1, d2, c = pair.m1, pair.m2, pair.d1, pair.d2, pair.c
+    edges = (v1 * m2 + m1 * c * n1 / d1) * pair.a + (v2 * m1 + m2 * c * n2 / d2) * pair.b
+    return (m1 * m2 + c) * pair.p + edges + (v1 * v2 - c * c * (v1 / d1 + v2 / d2 - 1)) * pair.peak
+
+
+def _affine(e: Expansion, f: Expansion, one: Units, two: Units, c: Array, orders: Sequence[Order], found: list[Array]) -> None:
+    """Add E of (affine part of s) * t^(b) and of (terms of s)^(a) * (affine part of t)."""
+    top = max(max(o) for o in orders) + 1
+    left = _term_means(e, one, top + 1)[:, :, None]
+    right = _term_means(f, two, top + 1)[:, None, :]
+    m1, m2 = one.mean[:, None], two.mean[None, :]
+    for whole, (a, b) in zip(found, orders, strict=True):
+        whole += _affine_times(e, m1, c, a, right, b) + _affine_times(f, m2, c, b, left, a)
+        if a == 0 and b == 0:
+            whole += e.slope * f.slope * (c + m1 * m2) + e.slope * f.constant * m1 + f.slope * e.constant * m2
+            whole += e.constant * f.constant
+        elif a == 0 and b == 1:
+            whole += f.slope * (e.slope * m1 + e.constant)
+        elif a == 1 and b == 0:
+            whole += e.slope * (f.slope * m2 + f.constant)
+        elif a == 1 and b == 1:
+            whole += e.slope * f.slope
+
+
+def _term_means(e: Expansion, units: Units, top: int) -> Array:
+    """E of the derivatives of order 0 .. top of the terms alone: ``[top + 1, units]``."""
+    found = np.zeros((top + 1, len(units)))
+    for term in e.terms:
+        single = _Single(units.mean, _variance(units.variance, term.noise), e.centred)
+        for a in range(top + 1):
+            found[a] += term.weight * sum(f * single(a + k) for k, f in term.operator)
+    return found
+
+
+def _affine_times(e: Expansion, m: Array, c: Array, a: int, other: Array, b: int) -> Any:
+    if a == 0:
+        return (e.slope * m + e.constant) * other[b] + e.slope * c * other[b + 1]
+    return e.slope * other[b] if a == 1 else 0.0
+
+
+def _waves(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
+    m1, m2, c = one.mean[:, None], two.mean[None, :], one.row @ two.row.T
+    v = one.variance[:, None] + two.variance[None, :]
+    near, far = np.exp(-v / 2 + c), np.exp(-v / 2 - c)
+    turn = np.pi / 2
+    return [0.5 * (near * np.cos(m1 - m2 + (a - b) * turn) - far * np.cos(m1 + m2 + (a + b) * turn)) for a, b in orders]
+
+
+def pulled(s: Activation, one: Units, two: Units, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:
+    """The gradient of sum_ij weight_ij E s(X_i) s(Y_j) in the means and rows of `one`: ``[units]``, ``[units, k]``."""
+    mean, row = np.zeros(len(one)), np.zeros(one.row.shape)
+    for rows, (first, second, cross) in blocks(s, one, s, two, ((1, 0), (2, 0), (1, 1)), nodes):
+        g = weight[rows]
+        mean[rows] = (g * first).sum(axis=1)
+        row[rows] = (g * cross) @ two.row + (g * second).sum(axis=1)[:, None] * one.row[rows]
+    return mean, row

@@ -1,0 +1,346 @@
+"""Fewer hidden units with the least mean square error: variable projection from several starts.
+
+For fixed incoming weights the best outgoing ones solve a linear system, (K + ridge) V = R with K the Gram matrix of the
+student's units and R their products with the target. What is left is a smooth function of the incoming weights, minimised
+with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`kernels`), on samples they are sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from .activations import Activation
+from .kernels import COARSE, MEDIUM, Units, blocks, gram, means
+from .population import Readout, inner
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+RIDGE = 1e-9
+TRIAL, ITERATIONS = 30, 300
+CANDIDATES = 2000
+ORDERS = ((0, 0), (1, 0), (2, 0), (1, 1))
+Pull = Callable[[Array, Array], tuple[Array, Array]]
+
+
+class Goal(Protocol):
+    """What the student's centred outputs are fitted to.
+
+    Attributes:
+        activation: of the student. units: candidates for its units. outer: ``[candidates, out]`` their weights in the target.
+        variance: sum over outputs of the target's variance (what a linear map explains taken out where there is a skip).
+    """
+
+    activation: Activation
+    units: Units
+    outer: Array
+    variance: float
+
+    def system(self, student: Units, exact: bool = False) -> tuple[Array, Array, Pull]:
+        """K ``[M, M]``, R ``[M, out]`` and the map from derivatives by K and R to those by means and rows."""
+        ...
+
+    def linear(self) -> float:
+        """The error of the best affine map."""
+        ...
+
+    def affine(self, fit: Fit) -> tuple[Array, Array]:
+        """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
+        ...
+
+
+class Population:
+    """The target is a network with one hidden layer, the law of its inputs is Gaussian.
+
+    Not `centred`: the student has no output bias, and errors count the mean as well.
+    """
+
+    def __init__(self, target: Readout, skip: bool = False, centred: bool = True) -> None:
+        self.target, self.skip, self.centred = target, skip, float(centred)
+        self.activation, self.units, self.outer = target.activation, target.units, target.outer
+        self.slope = _slope(self.activation, self.units, self.outer)
+        mean = target.mean(MEDIUM)
+        total = inner(target, target, MEDIUM)[0] + (1 - self.centred) * float(mean @ mean)
+        explained = float(np.square(self.slope).sum())
+        self.left = max(0.0, total - explained)
+        self.variance = self.left if skip else total
+
+    def linear(self) -> float:
+        return self.left
+
+    def affine(self, fit: Fit) -> tuple[Array, Array]:
+        """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
+        (mean,) = means(self.activation, fit.units, (0,), MEDIUM)
+        bias = self.centred * (self.target.mean(MEDIUM) - mean @ fit.outer)
+        slope = self.slope - _slope(self.activation, fit.units, fit.outer)
+        return slope if self.skip else 0 * slope, bias
+
+    def system(self, student: Units, exact: bool = False) -> tuple[Array, Array, Pull]:
+        s, nodes = self.activation, MEDIUM if exact else COARSE
+        orders = ORDERS[:1] if exact else ORDERS
+        own = gram(s, student, s, student, orders, nodes)
+        e, d, c, t = means(s, student, (0, 1, 2, 3), nodes)
+        mean, tilt = means(s, self.units, (0, 1), nodes)
+        e, mean = self.centred * e, self.centred * mean
+        k = own[0] - np.outer(e, e)
+        shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.units.row
+        r = np.empty((len(student), self.outer.shape[1]))
+        cross: list[Any] = []
+        for rows, part in blocks(s, student, s, self.units, orders, nodes):
+            r[rows] = part[0] @ self.outer - np.outer(e[rows], shift)
+            cross.append((rows, part))
+        project = student.row * d[:, None]
+        if self.skip:
+            k, r = k - project @ project.T, r - project @ slope.T
+
+        def pull(gk: Array, gr: Array) -> tuple[Array, Array]:
+            g = gk + gk.T
+            dm = (g * own[1]).sum(axis=1)
+            dr = (g * own[3]) @ student.row + (g * own[2]).sum(axis=1)[:, None] * student.row
+            for rows, part in cross:
+                w = gr[rows] @ self.outer.T
+                dm[rows] += (w * part[1]).sum(axis=1)
+                dr[rows] += (w * part[3]) @ self.units.row + (w * part[2]).sum(axis=1)[:, None] * student.row[rows]
+            de = -(g @ e) - gr @ shift
+            de = self.centred * de
+            dm += de * d
+            dr += (de * c)[:, None] * student.row
+            if self.skip:
+                dp = -(g @ project) - gr @ slope
+                dd = (dp * student.row).sum(axis=1)
+                dr += dp * d[:, None] + (dd * t)[:, None] * student.row
+                dm += dd * c
+            return dm, dr
+
+        return k, r, pull
+
+
+def _slope(s: Activation, units: Units, outer: Array) -> Array:
+    """The linear part of a network in whitened inputs: ``[out, k]``."""
+    (tilt,) = means(s, units, (1,), MEDIUM)
+    return np.asarray((outer * tilt[:, None]).T @ units.row)
+
+
+class Empirical:
+    """The target's outputs on samples; inputs whitened."""
+
+    def __init__(self, z: Array, values: Array, activation: Activation, units: Units, outer: Array, skip: bool = False) -> None:
+        self.z, self.activation, self.units, self.outer, self.skip, self.raw = z, activation, units, outer, skip, values
+        basis = np.column_stack([np.ones(len(z)), z])
+        self.basis = np.linalg.qr(basis)[0] if basis.shape[1] < len(z) else np.eye(len(z))
+        self.values = self._free(values)
+        self.variance = float(np.square(self.values).mean(axis=0).sum())
+        rest = values - self.basis @ (self.basis.T @ values)
+        self.left = float(np.square(rest).mean(axis=0).sum())
+
+    def _free(self, h: Array) -> Array:
+        """Without what a constant (or, beside a skip, an affine map) explains."""
+        return np.asarray(h - (self.basis @ (self.basis.T @ h) if self.skip else h.mean(axis=0)))
+
+    def affine(self, fit: Fit) -> tuple[Array, Array]:
+        rest = self.raw - self.activation(self.z @ fit.units.row.T + fit.units.mean) @ fit.outer
+        slope = np.zeros((rest.shape[1], self.z.shape[1]))
+        if self.skip:
+            slope = np.linalg.lstsq(self.z - self.z.mean(axis=0), rest - rest.mean(axis=0))[0].T
+        return slope, np.asarray(rest.mean(axis=0) - slope @ self.z.mean(axis=0))
+
+    def linear(self) -> float:
+        return self.left
+
+    def system(self, student: Units, exact: bool = False) -> tuple[Array, Array, Pull]:
+        pre = self.z @ student.row.T + student.mean
+        h, n = self._free(self.activation(pre)), len(self.z)
+
+        def pull(gk: Array, gr: Array) -> tuple[Array, Array]:
+            back = (h @ (gk + gk.T) + self.values @ gr.T) * self.activation.derivative(pre) / n
+            return back.sum(axis=0), back.T @ self.z
+
+        return h.T @ h / n, h.T @ self.values / n, pull
+
+
+class Fit(NamedTuple):
+    """Units of a student, its outgoing weights ``[M, out]`` and its mean square error."""
+
+    units: Units
+    outer: Array
+    square: float
+    start: str = ""
+
+
+def project(goal: Goal, units: Units, start: str = "") -> Fit:
+    """The best outgoing weights for given units, and the error (not of the ridge, but of these weights)."""
+    if not len(units):
+        return Fit(units, np.zeros((0, goal.outer.shape[1])), goal.variance, start)
+    k, r, _ = goal.system(units, exact=True)
+    size = np.sqrt(np.maximum(np.diag(k), 1e-300))
+    values, vectors = np.linalg.eigh(k / np.outer(size, size))
+    keep = values > 1e-11 * values[-1]
+    v = (vectors[:, keep] / values[keep]) @ (vectors[:, keep].T @ (r / size[:, None])) / size[:, None]
+    square = goal.variance - 2 * float((v * r).sum()) + float((v * (k @ v)).sum())
+    return Fit(units, v, max(0.0, square), start)
+
+
+def descend(goal: Goal, start: Units, iterations: int) -> Units:
+    """L-BFGS on the incoming weights, the outgoing ones eliminated."""
+    from scipy.linalg import cho_factor, cho_solve
+    from scipy.optimize import minimize
+
+    shape, scale = start.row.shape, 1.0
+    homogeneous = goal.activation.homogeneous
+
+    def unpack(theta: Array) -> tuple[Units, Array]:
+        full = theta.reshape(shape[0], shape[1] + 1)
+        size = np.sqrt(np.square(full).sum(axis=1)) if homogeneous else np.ones(shape[0])
+        size = np.maximum(size, 1e-100)
+        full = full / size[:, None]
+        return Units(np.ascontiguousarray(full[:, -1]), np.ascontiguousarray(full[:, :-1])), size
+
+    def value(theta: Array) -> tuple[float, Array]:
+        units, size = unpack(theta)
+        k, r, pull = goal.system(units)
+        diagonal = np.diag(k)
+        k = k + np.diag(RIDGE * diagonal + 1e-14 * diagonal.max() + 1e-280)
+        try:
+            v = cho_solve(cho_factor(k), r)
+        except np.linalg.LinAlgError:
+            return math.inf, np.zeros(theta.size)
+        gk = v @ v.T
+        gk[np.diag_indices(len(gk))] *= 1 + RIDGE
+        dm, dr = pull(gk, -2 * v)
+        g = np.column_stack([dr, dm])
+        if homogeneous:
+            point = np.column_stack([units.row, units.mean])
+            g = (g - (g * point).sum(axis=1)[:, None] * point) / size[:, None]
+        return (goal.variance - float((r * v).sum())) / scale, g.ravel() / scale
+
+    options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-12, "maxfun": 2 * iterations}
+    first = unpack(np.column_stack([start.row, start.mean]).ravel())[0]
+    theta = np.column_stack([first.row, first.mean]).ravel()
+    scale = max(abs(value(theta)[0]), 1e-12 * goal.variance, 1e-280)
+    return unpack(minimize(value, theta, jac=True, method="L-BFGS-B", options=options).x)[0]
+
+
+def pursuit(goal: Goal, count: int) -> tuple[Array, Array]:
+    """Orthogonal matching pursuit among the target's own units: their indices, and the error after each.
+
+    Stops where no unit adds anything.
+    """
+    pick = _candidates(goal)
+    k, r, _ = goal.system(goal.units[pick], exact=len(pick) <= CANDIDATES // 4)
+    return _pursue(k, r, goal.variance, count, pick)
+
+
+def _pursue(k: Array, r: Array, variance: float, count: int, pick: Array) -> tuple[Array, Array]:
+    left, start, r = np.diag(k).copy(), np.diag(k).copy(), r.copy()
+    basis = np.zeros((len(k), min(count, len(k))))
+    chosen: list[int] = []
+    errors = []
+    for step in range(basis.shape[1]):
+        free = left > 1e-11 * np.maximum(start, 1e-300)
+        gain = np.where(free, np.square(r).sum(axis=1) / np.where(free, left, 1.0), -1.0)
+        gain[chosen] = -1.0
+        at = int(gain.argmax())
+        if gain[at] <= 0:
+            break
+        root = math.sqrt(left[at])
+        column = (k[:, at] - basis[:, :step] @ basis[at, :step]) / root
+        share = r[at] / root
+        basis[:, step], variance = column, variance - float(share @ share)
+        left, r = left - column**2, r - np.outer(column, share)
+        chosen.append(at)
+        errors.append(max(0.0, variance))
+    return pick[chosen], np.array(errors)
+
+
+def _candidates(goal: Goal) -> Any:
+    """The target's units, or those with the largest part in it where there are many."""
+    if len(goal.units) <= CANDIDATES:
+        return np.arange(len(goal.units))
+    weight = np.linalg.norm(goal.outer, axis=1) * np.sqrt(goal.units.variance + goal.units.mean**2)
+    return np.sort(np.argsort(-weight, kind="stable")[:CANDIDATES])
+
+
+def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, Units]:
+    """Units to start from, by name."""
+    chosen, _ = pursuit(goal, count)
+    found = {"pursuit": _filled(goal, chosen, count, rng)}
+    found["k-means"] = kmeans(goal, count, rng)
+    found["random"] = goal.units[np.sort(rng.permutation(len(goal.units))[:count])]
+    width = goal.units.row.shape[1]
+    if goal.activation.kind in ("relu", "leaky_relu", "abs", "gelu", "silu", "softplus") and 2 <= count <= width + 1:
+        size = float(np.sqrt(goal.units.variance).mean()) or 1.0
+        turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
+        mean = np.full(count, float(np.average(goal.units.mean, weights=np.abs(goal.outer).sum(axis=1) + 1e-300)))
+        found["frame"] = Units(mean, size * simplex(count, width) @ turn)
+    return found
+
+
+def simplex(count: int, width: int) -> Array:
+    """Unit vectors with pairwise products -1/(count - 1): ``[count, width]``, count <= width + 1."""
+    centred = np.eye(count) - 1 / count
+    basis = np.linalg.svd(centred)[2][: count - 1]
+    frame = np.zeros((count, width))
+    frame[:, : count - 1] = math.sqrt(count / (count - 1)) * centred @ basis.T if count > 1 else 0.0
+    if count == 1:
+        frame[0, 0] = 1.0
+    return frame
+
+
+def _filled(goal: Goal, chosen: Array, count: int, rng: np.random.Generator) -> Units:
+    rest = np.setdiff1d(np.arange(len(goal.units)), chosen)
+    return goal.units[np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]]).astype(int)]
+
+
+def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -> Units:
+    """Centres of the target's units, weighted by their part in it; up to scale and sign where the activation allows."""
+    points = np.column_stack([goal.units.row, goal.units.mean])
+    weight = np.linalg.norm(goal.outer, axis=1)
+    if goal.activation.homogeneous:
+        size = np.linalg.norm(points, axis=1)
+        points, weight = points / np.where(size > 0, size, 1.0)[:, None], weight * size
+    if goal.activation.symmetric:
+        lead = points[np.arange(len(points)), np.abs(points).argmax(axis=1)]
+        points = points * np.where(lead < 0, -1.0, 1.0)[:, None]
+    weight = weight + 1e-12 * (weight.max() or 1.0)
+    centres = points[[int(rng.choice(len(points), p=weight / weight.sum()))]]
+    for _ in range(count - 1):  # k-means++
+        gap = _gaps(points, centres).min(axis=1) * weight
+        at = int(rng.choice(len(points), p=gap / gap.sum())) if gap.sum() > 0 else int(rng.integers(len(points)))
+        centres = np.concatenate([centres, points[[at]]])
+    for _ in range(rounds):
+        nearest = _gaps(points, centres).argmin(axis=1)
+        total = np.zeros(count)
+        np.add.at(total, nearest, weight)
+        moved = np.zeros(centres.shape)
+        np.add.at(moved, nearest, points * weight[:, None])
+        new = np.where(total[:, None] > 0, moved / np.where(total > 0, total, 1.0)[:, None], centres)
+        if np.array_equal(new, centres):
+            break
+        centres = new
+    return Units(np.ascontiguousarray(centres[:, -1]), np.ascontiguousarray(centres[:, :-1]))
+
+
+def largest(goal: Goal, count: int, rng: np.random.Generator) -> Units:
+    """The target's units with the largest weights: magnitude pruning."""
+    size = np.linalg.norm(goal.outer, axis=1) * np.sqrt(goal.units.variance + goal.units.mean**2)
+    return goal.units[np.sort(np.argsort(-size, kind="stable")[:count])]
+
+
+def _gaps(points: Array, centres: Array) -> Array:
+    square = np.square(points).sum(axis=1)[:, None] + np.square(centres).sum(axis=1)[None, :]
+    return np.asarray(np.maximum(square - 2 * points @ centres.T, 0.0))
+
+
+def fit(goal: Goal, count: int, rng: np.random.Generator, more: Sequence[tuple[str, Units]] = ()) -> Fit:
+    """The best student with `count` units that was found: every start a short way, the best one to the end."""
+    if count >= len(goal.units) and not more:
+        return project(goal, goal.units, "target")
+    if not count or goal.variance <= 0:
+        return project(goal, goal.units[:0])
+    trials = {**starts(goal, count, rng), **dict(more)}
+    short = [project(goal, descend(goal, units, TRIAL), name) for name, units in trials.items()]
+    best = min(short, key=lambda f: f.square)
+    last = project(goal, descend(goal, best.units, ITERATIONS), best.start)
+    return min(last, best, key=lambda f: f.square)
