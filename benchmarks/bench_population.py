@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 import moduli as mo
-from moduli.distillation import refine
 from moduli.kernels import Units, Whitening, gram, pulled
 from moduli.narrowing import Empirical, Fit, Goal, Population, descend, fit, kmeans, largest, project, pursuit
 from moduli.population import Readout
@@ -111,8 +110,7 @@ def students(name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int
     def shown(goal: Goal, found: Fit) -> str:
         slope, bias = goal.affine(found)
         y = net.activations[0](z @ found.units.row.T + found.units.mean) @ found.outer + z @ slope.T + bias
-        error = np.square(y - truth).sum() / np.square(truth - truth.mean(axis=0)).sum()
-        return f"{error:.2g}" + (f" / {(y.argmax(axis=1) == labels).mean():.3f}" if labels is not None else "")
+        return scored(y, truth, labels)
 
     for m in sizes:
         rng = np.random.default_rng(0)
@@ -128,9 +126,13 @@ def students(name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int
              round(mid - start, 1), round(end - mid, 1))
     basis = np.column_stack([np.ones(len(x)), x])
     y = np.column_stack([np.ones(len(held)), held]) @ np.linalg.lstsq(basis, net.logits(x))[0]
+    own = f"; the network itself {scored(truth, truth, labels)}" if labels is not None else ""
+    line(name, "linear map", scored(y, truth, labels) + own)
+
+
+def scored(y: Array, truth: Array, labels: Array | None) -> str:
     error = np.square(y - truth).sum() / np.square(truth - truth.mean(axis=0)).sum()
-    own = f", the network itself / {(truth.argmax(axis=1) == labels).mean():.3f}" if labels is not None else ""
-    line(name, "linear map", f"{error:.2g}" + (f" / {(y.argmax(axis=1) == labels).mean():.3f}" if labels is not None else "") + own)
+    return f"{error:.2g}" + (f" / {(y.argmax(axis=1) == labels).mean():.3f}" if labels is not None else "")
 
 
 HEAD = ("network", "M", "random", "magnitude", "k-means", "pursuit, Gaussian", "student, Gaussian", "its own estimate",
@@ -167,7 +169,7 @@ def models() -> None:
     table("model", "on", "units", "student", "k-means", "magnitude", "linear", "seconds")
     rng = np.random.default_rng(0)
     for name in ("arch_docking", "mnistfc_256x2", "safenlp_ruarobot"):
-        net = mo.load(SHARED / "models" / f"{name}.onnx", **({"input_shape": (784, 1)} if False else {}))
+        net = mo.load(SHARED / "models" / f"{name}.onnx")
         if name == "mnistfc_256x2":
             with np.load(SHARED / "data" / "mnist.npz") as file:
                 x = next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:6000] / 255.0
@@ -175,15 +177,15 @@ def models() -> None:
             import json
 
             box = json.loads((SHARED / "models" / "boxes.json").read_text())[f"{name}.onnx"]
-            low, high = np.array(box["low"], dtype=float), np.array(box["high"], dtype=float)
+            low, high = np.array(box["lo"], dtype=float), np.array(box["hi"], dtype=float)
             x = rng.uniform(low, high, (6000, net.widths[0]))
         for on in (mo.Samples(x), mo.Gaussian.of(x)):
             start = time.perf_counter()
             curve = mo.error_curve(net, on=on, units=[net.units // k for k in (16, 8, 4, 2)])
             seconds = time.perf_counter() - start
             for k, m in enumerate(curve.units):
-                line(name, type(on).__name__, m, *(getattr(curve, c)[k].unexplained for c in ("students", "kmeans", "magnitude")),
-                     curve.linear.unexplained, round(seconds / len(curve.units), 1))
+                errors = [getattr(curve, column)[k].unexplained for column in ("students", "kmeans", "magnitude")]
+                line(name, type(on).__name__, m, *errors, curve.linear.unexplained, round(seconds / len(curve.units), 1))
 
 
 def speed() -> None:
@@ -191,19 +193,20 @@ def speed() -> None:
     for inputs in (50, 1000):
         for name in ("relu", "erf", "gelu", "tanh"):
             for bias in (0.0, 1.0):
-                rng = np.random.default_rng(0)
-                one, two = (Units(bias * rng.standard_normal(600), rng.standard_normal((600, inputs)) / inputs**0.5) for _ in "ab")
-                s = mo.Activation(name)
-                times = [min(_seconds(call) for _ in range(3)) / 600**2 * 1e9 for call in
-                         (lambda: gram(s, one, s, two, nodes=5), lambda: pulled(s, one, two, np.ones((600, 600)), 5),
-                          lambda: np.exp(np.ones((600, 600))))]
-                line(name, "yes" if bias else "no", inputs, *map(round, times))
+                rng, s, square = np.random.default_rng(0), mo.Activation(name), np.ones((600, 600))
+                shape = (600, inputs)
+                one, two = (Units(bias * rng.standard_normal(600), rng.standard_normal(shape) / inputs**0.5) for _ in "ab")
+                times = [_best(gram, s, one, s, two, nodes=5), _best(pulled, s, one, two, square, 5), _best(np.exp, square)]
+                line(name, "yes" if bias else "no", inputs, *(round(t / 600**2 * 1e9) for t in times))
 
 
-def _seconds(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _best(call: Any, *args: Any, **options: Any) -> float:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call(*args, **options)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def size() -> None:
@@ -220,8 +223,9 @@ def size() -> None:
     after = project(goal, descend(goal, student, 20)).square
     end = time.perf_counter()
     table("setup, s", "refit, s", "20 iterations, s", "error before", "after", "peak memory, MB")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line(round(setup - start, 1), round(mid - setup, 1), round(end - mid, 1), before / goal.variance, after / goal.variance, round(peak))
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    times = (round(t, 1) for t in (setup - start, mid - setup, end - mid))
+    line(*times, before / goal.variance, after / goal.variance, peak)
 
 
 PARTS = {"random": random_targets, "digits": digits, "regression": regression, "models": models, "speed": speed, "size": size}

@@ -204,6 +204,44 @@ def test_within_a_radius(tmp_path):
     assert "radius=-1.0" in err
 
 
+def test_close_on_average(tmp_path):
+    mo.save(mo.load("zoo:digits-plain"), tmp_path / "a.onnx")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", x=rng.uniform(0, 1, (300, 64)))
+    small = answer("compress", "a.onnx", "-o", "b.onnx", "--on", "x.npz", "--units", "8", cwd=tmp_path)
+    assert small["units"] == 8
+    assert small["status"] == "estimated"
+    assert 0 < small["error"]["relative"] < small["linear"]["relative"] + 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "x.npz"]
+    apart = answer("distance", "a.onnx", "b.onnx", "--on", "x.npz", cwd=tmp_path)
+    assert apart["lower"] < small["error"]["absolute"] < apart["upper"]
+    closed = answer("distance", "a.onnx", "b.onnx", "--on", "gaussian", cwd=tmp_path)
+    assert closed["upper"] - closed["lower"] < 1e-9
+    _, text, _ = moduli("compress", "a.onnx", "-o", "c.onnx", "--on", "gaussian", "--units", "8", cwd=tmp_path)
+    assert "a linear map" in text
+    curve = answer("curve", "a.onnx", "--on", "x.npz", "--units", "2,4", "-o", "e.svg", cwd=tmp_path)
+    assert curve["units"] == [2, 4]
+    assert (tmp_path / "e.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("compress", "--units", "8"), "on=Gaussian"), (("compress", "--on", "gaussian"), "give one of them"),
+        (("compress", "--on", "gaussian", "--units", "many"), "one per hidden layer"),
+        (("compress", "--on", "gaussian", "--units", "8,8"), "hidden widths"),
+        (("compress", "--on", "y.npz", "--units", "2"), "64"),
+        (("curve", "--on", "box:0,1"), "gaussian or FILE.npz"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_averages_exit_2(tmp_path, args, text):
+    np.savez(tmp_path / "y.npz", x=np.zeros((4, 3)))
+    code, _, err = moduli(args[0], "zoo:digits-plain", "-o", "out.onnx", *args[1:], cwd=tmp_path)
+    assert code == 2
+    assert text in err
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_curve_writes_a_picture(tmp_path):
     model = near_twins(tmp_path / "m.onnx")
     data = answer("curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", "--workers", 2, cwd=tmp_path)

@@ -950,7 +950,7 @@ def test_frame_survives_only_in_nnet(tmp_path):
     assert load(save(framed, tmp_path / "a.onnx")).frame is None
 
 
-def test_torch_modules_and_checkpoints_go_to_pytorch(monkeypatch, tmp_path):
+def test_torch_modules_and_checkpoints_go_to_torch_graph(monkeypatch, tmp_path):
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     assert load(module, input_shape=(3,)).widths == (3, 4, 2)

@@ -13,9 +13,10 @@ _HOME = {
     "Certificate": "certificate", "Slack": "certificate",
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
-    "to_torch": "pytorch", "load": "formats", "save": "formats",
+    "to_torch": "torch_graph", "load": "formats", "save": "formats",
     "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve", "equivalent": "solve", "rank": "solve",
-    "path": "solve", "rank_curve": "solve", "error_curve": "solve", "hard_instance": "hardness",
+    "path": "solve", "rank_curve": "solve", "error_curve": "solve", "mean_field": "solve",
+    "etf": "meanfield", "hard_instance": "hardness",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -49,15 +50,17 @@ if TYPE_CHECKING:
     from .formats import load as load
     from .formats import save as save
     from .hardness import hard_instance as hard_instance
+    from .meanfield import etf as etf
     from .network import Layer as Layer
     from .network import Network as Network
-    from .pytorch import to_torch as to_torch
     from .solve import canonical as canonical
     from .solve import check as check
     from .solve import compress as compress
     from .solve import distance as distance
     from .solve import equivalent as equivalent
     from .solve import error_curve as error_curve
+    from .solve import mean_field as mean_field
     from .solve import path as path
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve
+    from .torch_graph import to_torch as to_torch

@@ -89,7 +89,7 @@ def load(
             return _zoo(str(source)[4:])
         return _load_path(Path(source), input_shape, output, activation, keys)
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].nn.Module):
-        return _network(_pytorch().read_module(source, input_shape=input_shape))
+        return _network(_torch().read_module(source, input_shape=input_shape))
     if "onnx" in sys.modules and isinstance(source, sys.modules["onnx"].ModelProto):
         return read_onnx(source, None, "ONNX model", input_shape, output)
     if isinstance(source, (list, tuple)) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in source):
@@ -152,11 +152,11 @@ def _load_path(path: Path, input_shape: Any, output: str | None, activation: Any
             return _read_safetensors(path, activation, keys)
         if suffix == ".npz":
             return _read_npz(path.read_bytes(), str(path))
-        return _network(_pytorch().read_checkpoint(path, activation=activation, keys=keys))
+        return _network(_torch().read_checkpoint(path, activation=activation, keys=keys))
 
 
-def _pytorch() -> Any:
-    return importlib.import_module(".pytorch", __package__)
+def _torch() -> Any:
+    return importlib.import_module(".torch_graph", __package__)
 
 
 def _network(value: Any) -> Network:

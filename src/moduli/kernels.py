@@ -13,7 +13,7 @@ and covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -32,7 +32,8 @@ COARSE, MEDIUM, FINE = 5, 12, 22
 ERRORS = {
     ("sigmoid", COARSE): 6e-6, ("softplus", COARSE): 4e-6, ("silu", COARSE): 3.3e-5,
     ("sigmoid", MEDIUM): 7e-10, ("softplus", MEDIUM): 4e-10, ("silu", MEDIUM): 6e-9,
-    ("sigmoid", FINE): 2e-14, ("softplus", FINE): 1e-14, ("silu", FINE): 2e-13, ("gelu_tanh", 10): 2e-9,
+    ("sigmoid", FINE): 2e-14, ("softplus", FINE): 1e-14, ("silu", FINE): 2e-13,
+    ("gelu_tanh", COARSE): 7e-7, ("gelu_tanh", MEDIUM): 1e-9, ("gelu_tanh", FINE): 1e-9,
 }  # fmt: skip
 
 
@@ -114,37 +115,27 @@ class Whitening:
         return weight, units.mean - weight @ self.mean
 
 
-class Term(NamedTuple):
-    """weight * (operator applied to the ramp smoothed by `noise`); the operator maps orders of derivatives to factors."""
-
-    weight: float
-    noise: float
-    operator: tuple[tuple[int, float], ...]
-
-
 class Expansion(NamedTuple):
-    """s(x) = slope x + constant + sum of terms, up to `error` on the whole line.
+    """s(x) = slope x + sum_j weight_j * (ramp_d, or its operator applied to it), d = noise_j, up to `error` on the whole line.
 
-    Where steps are `centred`, Phi(x/d) stands for Phi(x/d) - 1/2: small units of an odd activation keep all their digits.
+    The operator is a sum of derivatives: (order, power of -noise^2). Where steps are `centred`, Phi(x/d) stands for
+    Phi(x/d) - 1/2, so that small units of an odd activation keep all their digits.
     """
 
     slope: float
-    constant: float
-    terms: tuple[Term, ...]
+    operator: tuple[tuple[int, int], ...]
+    weight: Array
+    noise: Array
     error: float = 0.0
     centred: bool = False
 
-
-def _ramp(weight: float, noise: float) -> Term:
-    return Term(weight, noise, ((0, 1.0),))
-
-
-def _step(weight: float, noise: float) -> Term:
-    return Term(weight, noise, ((1, 1.0),))
+    def factors(self, shape: tuple[int, ...]) -> list[tuple[int, Any]]:
+        """(order, factor) of the operator, one factor per term along the axis that `shape` names."""
+        squares = (-self.noise * self.noise).reshape(shape)
+        return [(order, squares if power else 1.0) for order, power in self.operator]
 
 
-def _gate(weight: float, noise: float) -> Term:
-    return Term(weight, noise, ((0, 1.0), (2, -noise * noise)))
+RAMP, STEP, GATE = ((0, 0),), ((1, 0),), ((0, 0), (2, 1))
 
 
 def expansion(s: Activation, nodes: int = FINE) -> Expansion:
@@ -158,37 +149,37 @@ def expansion(s: Activation, nodes: int = FINE) -> Expansion:
 
 @cache
 def _expansion(s: Activation, nodes: int) -> Expansion:
+    one, none, zero = np.ones(1), np.zeros(0), np.zeros(1)
     if s.slope is not None:
-        return Expansion(s.slope, 0.0, (_ramp(1 - s.slope, 0.0),))
+        return Expansion(s.slope, RAMP, np.array([1 - s.slope]), zero)
     simple = {
-        "identity": Expansion(1.0, 0.0, ()),
-        "relu": Expansion(0.0, 0.0, (_ramp(1.0, 0.0),)),
-        "abs": Expansion(-1.0, 0.0, (_ramp(2.0, 0.0),)),
-        "erf": Expansion(0.0, 0.0, (_step(2.0, 0.5**0.5),), centred=True),
-        "gelu": Expansion(0.0, 0.0, (_gate(1.0, 1.0),)),
+        "identity": Expansion(1.0, RAMP, none, none),
+        "relu": Expansion(0.0, RAMP, one, zero),
+        "abs": Expansion(-1.0, RAMP, 2 * one, zero),
+        "erf": Expansion(0.0, STEP, 2 * one, np.sqrt(one / 2), centred=True),
+        "gelu": Expansion(0.0, GATE, one, one),
     }
     if s.kind in simple:
         return simple[s.kind]
     if s.kind == "gelu_tanh":
-        return Expansion(0.0, 0.0, tuple(_gate(p, d) for p, d in zip(*_steep(), strict=True)), ERRORS["gelu_tanh", 10])
+        return Expansion(0.0, GATE, *_steep(nodes > COARSE), ERRORS.get((s.kind, nodes), np.inf))
     if s.kind not in ("sigmoid", "tanh", "softplus", "silu"):
         raise UnsupportedModel(f"{s} beside another activation has no closed Gaussian expectation here; use Samples")
-    weights, scales = logistic(nodes)
+    weight, noise = logistic(nodes)
     error = ERRORS.get(("sigmoid" if s.kind == "tanh" else s.kind, nodes), np.inf)
     if s.kind == "tanh":
-        return Expansion(0.0, 0.0, tuple(_step(2 * p, d / 2) for p, d in zip(weights, scales, strict=True)), 2 * error, True)
-    make = {"sigmoid": _step, "softplus": _ramp, "silu": _gate}[s.kind]
-    return Expansion(0.0, 0.0, tuple(make(p, d) for p, d in zip(weights, scales, strict=True)), error)
+        return Expansion(0.0, STEP, 2 * weight, noise / 2, 2 * error, True)
+    return Expansion(0.0, {"sigmoid": STEP, "softplus": RAMP, "silu": GATE}[s.kind], weight, noise, error)
 
 
 @cache
-def logistic(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def logistic(nodes: int) -> tuple[Array, Array]:
     """Weights p and scales d with sigmoid(x) close to sum_j p_j Phi(x / d_j): a Gauss rule in log d.
 
     The scale is twice a Kolmogorov variable. The weights are positive with sum 1, and the slope at 0 is right to rounding.
 
     >>> p, d = logistic(22)
-    >>> bool(abs(sum(q / e for q, e in zip(p, d)) - (2 * np.pi) ** 0.5 / 4) < 1e-14)
+    >>> bool(abs((p / d).sum() - (2 * np.pi) ** 0.5 / 4) < 1e-14)
     True
     """
     from scipy.linalg import eigh_tridiagonal
@@ -210,19 +201,19 @@ def logistic(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         off.append(float(np.linalg.norm(new)))
         basis.append(new / off[-1])
     at, vectors = eigh_tridiagonal(diagonal, off[:-1])
-    return tuple((vectors[0] ** 2).tolist()), tuple(np.exp(at).tolist())
+    return vectors[0] ** 2, np.exp(at)
 
 
 @cache
-def _steep() -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _steep(fine: bool) -> tuple[Array, Array]:
     """Weights (of both signs, sum 1) and scales for the gate of GELU's tanh form, by least squares."""
     from scipy.special import ndtr
 
-    x, scales = np.linspace(0.0, 9.0, 2001), np.geomspace(0.7, 1.2, 10)
+    x, scales = np.linspace(0.0, 9.0, 2001), np.geomspace(0.4, 1.7, 16) if fine else np.geomspace(0.6, 1.2, 6)
     ramps = x[:, None] * (ndtr(x[:, None] / scales) - ndtr(x)[:, None])
     gap = Activation("gelu_tanh")(x) - x * ndtr(x)
     weights = np.linalg.lstsq(ramps, gap, rcond=1e-15)[0]
-    return (*weights.tolist(), float(1 - weights.sum())), (*scales.tolist(), 1.0)
+    return np.append(weights, 1 - weights.sum()), np.append(scales, 1.0)
 
 
 class _Pair:
@@ -387,15 +378,18 @@ def means(s: Activation, units: Units, orders: Sequence[int] = (0,), nodes: int 
     if s.kind == "sin":
         return [np.exp(-v / 2) * np.sin(m + a * np.pi / 2) for a in orders]
     e = expansion(s, nodes)
-    found = [(e.slope * m + e.constant) if a == 0 else np.full(len(m), e.slope if a == 1 else 0.0) for a in orders]
-    for term in e.terms:
-        single = _Single(m, _variance(v, term.noise), e.centred)
-        for at, a in enumerate(orders):
-            found[at] = found[at] + term.weight * sum(f * single(a + k) for k, f in term.operator)
-    return found
+    terms = _term_means(e, units, max(orders))
+    return [terms[a] + (e.slope * m if a == 0 else e.slope * (a == 1)) for a in orders]
 
 
-def _variance(v: Array, noise: float) -> Array:
+def _term_means(e: Expansion, units: Units, top: int) -> list[Array]:
+    """E of the derivatives of order 0 .. top of the terms alone."""
+    single = _Single(units.mean, _variance(units.variance, e.noise[:, None]), e.centred)
+    operator = e.factors((-1, 1))
+    return [np.asarray(e.weight @ sum(f * single(a + k) for k, f in operator)) for a in range(top + 1)]
+
+
+def _variance(v: Array, noise: Array) -> Array:
     return np.maximum(v + noise * noise, 1e-200)
 
 
@@ -416,63 +410,53 @@ def gram(
     """
     t, two = t or s, two or one
     found = [np.empty((len(one), len(two))) for _ in orders]
-    for rows, values in blocks(s, one, t, two, orders, nodes):
-        for whole, part in zip(found, values, strict=True):
-            whole[rows] = part
+    work: Work = _waves
+    size = BLOCK
+    if (s.kind, t.kind) != ("sin", "sin"):
+        e, f = expansion(s, nodes), expansion(t, nodes)
+        work, size = _ramps(e, f), max(1, BLOCK // max(1, len(e.weight) * len(f.weight)))
+    wide = min(len(two), max(64, size // max(1, min(len(one), 64)))) or 1
+    high = max(1, size // wide)
+    for top in range(0, len(one), high):
+        for left in range(0, len(two), wide):
+            at = slice(top, top + high), slice(left, left + wide)
+            for whole, part in zip(found, work(one[at[0]], two[at[1]], orders), strict=True):
+                whole[at] = part
     return found
-
-
-def blocks(
-    s: Activation, one: Units, t: Activation, two: Units, orders: Sequence[Order], nodes: int = FINE, upper: bool = False
-) -> Iterator[tuple[slice, list[Array]]]:
-    """`gram` in blocks of rows, for sums over more pairs than fit into memory.
-
-    With `upper`, the columns of a block begin with its own first row (for one = two).
-    """
-    step = max(1, BLOCK // max(1, len(two)))
-    work = _waves if (s.kind, t.kind) == ("sin", "sin") else _ramps(expansion(s, nodes), expansion(t, nodes))
-    for at in range(0, len(one), step):
-        rows = slice(at, min(at + step, len(one)))
-        yield rows, work(one[rows], two[at:] if upper else two, orders)
 
 
 Work = Callable[[Units, Units, Sequence[Order]], list[Array]]
 
 
 def _ramps(e: Expansion, f: Expansion) -> Work:
+    weight, left, right = np.outer(e.weight, f.weight), e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
+    n1, n2 = e.noise[:, None, None, None], f.noise[:, None, None]
+
     def work(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
-        m1, m2, c = one.mean[:, None], two.mean[None, :], one.row @ two.row.T
+        c, v1, v2 = one.row @ two.row.T, one.variance[:, None], two.variance[None, :]
         found = [np.zeros(c.shape) for _ in orders]
-        if e.slope or f.slope or e.constant or f.constant:
+        if e.slope or f.slope:
             _affine(e, f, one, two, c, orders, found)
-        v1, v2 = one.variance[:, None], two.variance[None, :]
-        for p in e.terms:
-            d1 = _variance(v1, p.noise)
-            for t in f.terms:
-                pair = _Pair(m1, m2, d1, _variance(v2, t.noise), c)
-                for whole, order in zip(found, orders, strict=True):
-                    whole += (p.weight * t.weight) * _product(pair, p, t, e.centred, f.centred, order, v1, v2)
+        pair = _Pair(one.mean[:, None], two.mean[None, :], _variance(v1, n1), _variance(v2, n2), c)
+        for whole, (a, b) in zip(found, orders, strict=True):
+            if len(left) == len(right) == 2 and a + b == 0:
+                value = _gates(pair, n1 * n1, n2 * n2, v1, v2)
+            elif e.centred and f.centred and a + b == 0:
+                value = pair.odd
+            else:
+                value = sum(x * y * pair(a + k, b + l) for k, x in left for l, y in right)
+                if e.centred and a == 0:
+                    value = value - 0.5 * sum(y * _Single(pair.m2, pair.d2, f.centred)(b + l) for l, y in right)
+                if f.centred and b == 0:
+                    value = value - 0.5 * sum(x * _Single(pair.m1, pair.d1, False)(a + k) for k, x in left)
+            value = np.broadcast_to(value, (*weight.shape, *c.shape))
+            whole += value[0, 0] * weight[0, 0] if weight.size == 1 else np.tensordot(weight, value)
         return found
 
     return work
 
 
-def _product(pair: _Pair, p: Term, t: Term, left: bool, right: bool, order: Order, v1: Array, v2: Array) -> Any:
-    """E of two terms, differentiated."""
-    a, b = order
-    if len(p.operator) == len(t.operator) == 2 and a + b == 0:
-        return _gates(pair, p.noise**2, t.noise**2, v1, v2)
-    if left and right and a + b == 0:
-        return pair.odd
-    total = sum(x * y * pair(a + k, b + l) for k, x in p.operator for l, y in t.operator)
-    if left and a == 0:
-        total = total - 0.5 * sum(y * _Single(pair.m2, pair.d2, right)(b + l) for l, y in t.operator)
-    if right and b == 0:
-        total = total - 0.5 * sum(x * _Single(pair.m1, pair.d1, False)(a + k) for k, x in p.operator)
-    return total
-
-
-def _gates(pair: _Pair, n1: float, n2: float, v1: Array, v2: Array) -> Any:
+def _gates(pair: _Pair, n1: Array, n2: Array, v1: Array, v2: Array) -> Any:
     """E X Y 1(X + noise > 0) 1(Y + noise > 0), in a form in which small units do not cancel."""
     m1, m2, d1, d2, c = pair.m1, pair.m2, pair.d1, pair.d2, pair.c
     edges = (v1 * m2 + m1 * c * n1 / d1) * pair.a + (v2 * m1 + m2 * c * n2 / d2) * pair.b
@@ -480,38 +464,22 @@ def _gates(pair: _Pair, n1: float, n2: float, v1: Array, v2: Array) -> Any:
 
 
 def _affine(e: Expansion, f: Expansion, one: Units, two: Units, c: Array, orders: Sequence[Order], found: list[Array]) -> None:
-    """Add E of (affine part of s) * t^(b) and of (terms of s)^(a) * (affine part of t)."""
+    """Add what the linear parts contribute: E of (slope x)^(a) t^(b) and of (terms of s)^(a) (slope y)^(b)."""
     top = max(max(o) for o in orders) + 1
-    left = _term_means(e, one, top + 1)[:, :, None]
-    right = _term_means(f, two, top + 1)[:, None, :]
+    left = [x[:, None] for x in _term_means(e, one, top)]
+    right = [x[None, :] for x in _term_means(f, two, top)]
     m1, m2 = one.mean[:, None], two.mean[None, :]
+    both = {(0, 0): m1 * m2 + c, (0, 1): m1, (1, 0): m2, (1, 1): 1.0}
     for whole, (a, b) in zip(found, orders, strict=True):
-        whole += _affine_times(e, m1, c, a, right, b) + _affine_times(f, m2, c, b, left, a)
-        if a == 0 and b == 0:
-            whole += e.slope * f.slope * (c + m1 * m2) + e.slope * f.constant * m1 + f.slope * e.constant * m2
-            whole += e.constant * f.constant
-        elif a == 0 and b == 1:
-            whole += f.slope * (e.slope * m1 + e.constant)
-        elif a == 1 and b == 0:
-            whole += e.slope * (f.slope * m2 + f.constant)
-        elif a == 1 and b == 1:
-            whole += e.slope * f.slope
+        whole += e.slope * f.slope * both.get((a, b), 0.0)
+        whole += e.slope * _times(m1, c, a, right, b) + f.slope * _times(m2, c, b, left, a)
 
 
-def _term_means(e: Expansion, units: Units, top: int) -> Array:
-    """E of the derivatives of order 0 .. top of the terms alone: ``[top + 1, units]``."""
-    found = np.zeros((top + 1, len(units)))
-    for term in e.terms:
-        single = _Single(units.mean, _variance(units.variance, term.noise), e.centred)
-        for a in range(top + 1):
-            found[a] += term.weight * sum(f * single(a + k) for k, f in term.operator)
-    return found
-
-
-def _affine_times(e: Expansion, m: Array, c: Array, a: int, other: Array, b: int) -> Any:
+def _times(m: Array, c: Array, a: int, other: list[Array], b: int) -> Any:
+    """E of x^(a) and a function whose means of derivatives are `other`."""
     if a == 0:
-        return (e.slope * m + e.constant) * other[b] + e.slope * c * other[b + 1]
-    return e.slope * other[b] if a == 1 else 0.0
+        return m * other[b] + c * other[b + 1]
+    return other[b] if a == 1 else 0.0
 
 
 def _waves(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
@@ -524,9 +492,6 @@ def _waves(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
 
 def pulled(s: Activation, one: Units, two: Units, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:
     """The gradient of sum_ij weight_ij E s(X_i) s(Y_j) in the means and rows of `one`: ``[units]``, ``[units, k]``."""
-    mean, row = np.zeros(len(one)), np.zeros(one.row.shape)
-    for rows, (first, second, cross) in blocks(s, one, s, two, ((1, 0), (2, 0), (1, 1)), nodes):
-        g = weight[rows]
-        mean[rows] = (g * first).sum(axis=1)
-        row[rows] = (g * cross) @ two.row + (g * second).sum(axis=1)[:, None] * one.row[rows]
-    return mean, row
+    first, second, cross = gram(s, one, s, two, ((1, 0), (2, 0), (1, 1)), nodes)
+    row = (weight * cross) @ two.row + (weight * second).sum(axis=1)[:, None] * one.row
+    return (weight * first).sum(axis=1), row

@@ -125,8 +125,8 @@ class MeanField(Result):
         rows = frame @ np.linalg.eigh(self.shape)[1][:, order].T
         weight, bias = self.whitening.parameters(Units(np.zeros(units), rows))
         outer = np.full((1, units), self.expected * isotropic(self.inputs) * strength(units) / units)
-        layers = [Layer(weight, bias, self.network.activations[0]), Layer(outer, np.zeros(1), self.network.layers[-1].activation)]
-        return self.network.with_layers(layers)
+        hidden, last = self.network.layers
+        return self.network.with_layers([Layer(weight, bias, hidden.activation), Layer(outer, np.zeros(1), last.activation)])
 
     @property
     def statement(self) -> str:
@@ -171,9 +171,9 @@ def mean_field(net: Network, law: Gaussian) -> MeanField:
         against.append("there is an output bias; with a free one the best student of a constant has no units at all")
     if not against:
         part = float(drift @ drift) / 4 / square if square else 0.0
-        held = total**2 * isotropic(len(drift)) / square if square else 0.0
-        if held < 0.5:
-            against.append(f"outgoing weights nearly cancel: the isotropic term holds {100 * held:.2g} % of the mean square")
+        unsigned = float(np.abs(a) @ size)
+        if abs(total) < 0.2 * unsigned:
+            against.append(f"outgoing weights nearly cancel: their sum is {total:.2g}, without signs {unsigned:.2g}")
         elif part > 0.1:
             against.append(f"the linear part holds {100 * part:.2g} % of the mean square; the best student is no simplex")
     expected = float(len(a) * a.mean() * size.mean()) if len(a) else 0.0

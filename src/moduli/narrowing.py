@@ -8,24 +8,26 @@ with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`k
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import Activation
-from .kernels import COARSE, MEDIUM, Units, blocks, gram, means
+from .kernels import COARSE, MEDIUM, Units, expansion, gram, means
 from .population import Readout, inner
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9
 TRIAL, ITERATIONS = 30, 300
-CANDIDATES = 2000
+CANDIDATES = 4096
+PAIRS = 4 * 10**8
 ORDERS = ((0, 0), (1, 0), (2, 0), (1, 1))
 Pull = Callable[[Array, Array], tuple[Array, Array]]
 
 
-class Goal(Protocol):
+class Goal(ABC):
     """What the student's centred outputs are fitted to.
 
     Attributes:
@@ -38,20 +40,24 @@ class Goal(Protocol):
     outer: Array
     variance: float
 
-    def system(self, student: Units, exact: bool = False) -> tuple[Array, Array, Pull]:
-        """K ``[M, M]``, R ``[M, out]`` and the map from derivatives by K and R to those by means and rows."""
-        ...
+    @abstractmethod
+    def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
+        """K ``[M, M]``, R ``[M, out]`` and, where slopes are wanted, what takes derivatives by K and R to means and rows."""
 
+    @abstractmethod
+    def pairs(self, count: int) -> int:
+        """What one iteration with `count` units costs, in kernel evaluations or what takes as long."""
+
+    @abstractmethod
     def linear(self) -> float:
         """The error of the best affine map."""
-        ...
 
+    @abstractmethod
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
-        ...
 
 
-class Population:
+class Population(Goal):
     """The target is a network with one hidden layer, the law of its inputs is Gaussian.
 
     Not `centred`: the student has no output bias, and errors count the mean as well.
@@ -67,6 +73,10 @@ class Population:
         self.left = max(0.0, total - explained)
         self.variance = self.left if skip else total
 
+    def pairs(self, count: int) -> int:
+        terms: int = 1 if self.activation.kind == "sin" else max(1, len(expansion(self.activation, COARSE).weight))
+        return count * (count + len(self.units)) * terms * terms
+
     def linear(self) -> float:
         return self.left
 
@@ -77,41 +87,28 @@ class Population:
         slope = self.slope - _slope(self.activation, fit.units, fit.outer)
         return slope if self.skip else 0 * slope, bias
 
-    def system(self, student: Units, exact: bool = False) -> tuple[Array, Array, Pull]:
-        s, nodes = self.activation, MEDIUM if exact else COARSE
-        orders = ORDERS[:1] if exact else ORDERS
-        own = gram(s, student, s, student, orders, nodes)
+    def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
+        s, nodes, orders = self.activation, MEDIUM if exact else COARSE, ORDERS if slopes else ORDERS[:1]
+        own, cross = gram(s, student, s, student, orders, nodes), gram(s, student, s, self.units, orders, nodes)
         e, d, c, t = means(s, student, (0, 1, 2, 3), nodes)
         mean, tilt = means(s, self.units, (0, 1), nodes)
         e, mean = self.centred * e, self.centred * mean
-        k = own[0] - np.outer(e, e)
         shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.units.row
-        r = np.empty((len(student), self.outer.shape[1]))
-        cross: list[Any] = []
-        for rows, part in blocks(s, student, s, self.units, orders, nodes):
-            r[rows] = part[0] @ self.outer - np.outer(e[rows], shift)
-            cross.append((rows, part))
-        project = student.row * d[:, None]
+        k, r = own[0] - np.outer(e, e), cross[0] @ self.outer - np.outer(e, shift)
+        linear = student.row * d[:, None]
         if self.skip:
-            k, r = k - project @ project.T, r - project @ slope.T
+            k, r = k - linear @ linear.T, r - linear @ slope.T
 
         def pull(gk: Array, gr: Array) -> tuple[Array, Array]:
-            g = gk + gk.T
-            dm = (g * own[1]).sum(axis=1)
-            dr = (g * own[3]) @ student.row + (g * own[2]).sum(axis=1)[:, None] * student.row
-            for rows, part in cross:
-                w = gr[rows] @ self.outer.T
-                dm[rows] += (w * part[1]).sum(axis=1)
-                dr[rows] += (w * part[3]) @ self.units.row + (w * part[2]).sum(axis=1)[:, None] * student.row[rows]
-            de = -(g @ e) - gr @ shift
-            de = self.centred * de
-            dm += de * d
-            dr += (de * c)[:, None] * student.row
+            g, w = gk + gk.T, gr @ self.outer.T
+            de = -self.centred * (g @ e + gr @ shift)
+            dm = (g * own[1]).sum(axis=1) + (w * cross[1]).sum(axis=1) + de * d
+            along = (g * own[2]).sum(axis=1) + (w * cross[2]).sum(axis=1) + de * c
+            dr = (g * own[3]) @ student.row + (w * cross[3]) @ self.units.row + along[:, None] * student.row
             if self.skip:
-                dp = -(g @ project) - gr @ slope
-                dd = (dp * student.row).sum(axis=1)
-                dr += dp * d[:, None] + (dd * t)[:, None] * student.row
-                dm += dd * c
+                back = -(g @ linear) - gr @ slope
+                dd = (back * student.row).sum(axis=1)
+                dm, dr = dm + dd * c, dr + back * d[:, None] + (dd * t)[:, None] * student.row
             return dm, dr
 
         return k, r, pull
@@ -123,7 +120,7 @@ def _slope(s: Activation, units: Units, outer: Array) -> Array:
     return np.asarray((outer * tilt[:, None]).T @ units.row)
 
 
-class Empirical:
+class Empirical(Goal):
     """The target's outputs on samples; inputs whitened."""
 
     def __init__(self, z: Array, values: Array, activation: Activation, units: Units, outer: Array, skip: bool = False) -> None:
@@ -146,10 +143,14 @@ class Empirical:
             slope = np.linalg.lstsq(self.z - self.z.mean(axis=0), rest - rest.mean(axis=0))[0].T
         return slope, np.asarray(rest.mean(axis=0) - slope @ self.z.mean(axis=0))
 
+    def pairs(self, count: int) -> int:
+        columns: int = self.z.shape[1] + self.values.shape[1]
+        return max(1, count * len(self.z) * (50 + columns + count) // 400)
+
     def linear(self) -> float:
         return self.left
 
-    def system(self, student: Units, exact: bool = False) -> tuple[Array, Array, Pull]:
+    def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         pre = self.z @ student.row.T + student.mean
         h, n = self._free(self.activation(pre)), len(self.z)
 
@@ -173,7 +174,7 @@ def project(goal: Goal, units: Units, start: str = "") -> Fit:
     """The best outgoing weights for given units, and the error (not of the ridge, but of these weights)."""
     if not len(units):
         return Fit(units, np.zeros((0, goal.outer.shape[1])), goal.variance, start)
-    k, r, _ = goal.system(units, exact=True)
+    k, r, _ = goal.system(units, exact=True, slopes=False)
     size = np.sqrt(np.maximum(np.diag(k), 1e-300))
     values, vectors = np.linalg.eigh(k / np.outer(size, size))
     keep = values > 1e-11 * values[-1]
@@ -222,17 +223,17 @@ def descend(goal: Goal, start: Units, iterations: int) -> Units:
     return unpack(minimize(value, theta, jac=True, method="L-BFGS-B", options=options).x)[0]
 
 
-def pursuit(goal: Goal, count: int) -> tuple[Array, Array]:
+def pursuit(goal: Goal, count: int) -> tuple[Any, Array]:
     """Orthogonal matching pursuit among the target's own units: their indices, and the error after each.
 
     Stops where no unit adds anything.
     """
     pick = _candidates(goal)
-    k, r, _ = goal.system(goal.units[pick], exact=len(pick) <= CANDIDATES // 4)
+    k, r, _ = goal.system(goal.units[pick], slopes=False)
     return _pursue(k, r, goal.variance, count, pick)
 
 
-def _pursue(k: Array, r: Array, variance: float, count: int, pick: Array) -> tuple[Array, Array]:
+def _pursue(k: Array, r: Array, variance: float, count: int, pick: Any) -> tuple[Any, Array]:
     left, start, r = np.diag(k).copy(), np.diag(k).copy(), r.copy()
     basis = np.zeros((len(k), min(count, len(k))))
     chosen: list[int] = []
@@ -288,7 +289,7 @@ def simplex(count: int, width: int) -> Array:
     return frame
 
 
-def _filled(goal: Goal, chosen: Array, count: int, rng: np.random.Generator) -> Units:
+def _filled(goal: Goal, chosen: Any, count: int, rng: np.random.Generator) -> Units:
     rest = np.setdiff1d(np.arange(len(goal.units)), chosen)
     return goal.units[np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]]).astype(int)]
 
@@ -334,13 +335,19 @@ def _gaps(points: Array, centres: Array) -> Array:
 
 
 def fit(goal: Goal, count: int, rng: np.random.Generator, more: Sequence[tuple[str, Units]] = ()) -> Fit:
-    """The best student with `count` units that was found: every start a short way, the best one to the end."""
+    """The best student with `count` units that was found: every start a short way, the best one to the end.
+
+    Where an iteration takes long there are fewer, so that all of them take about `PAIRS` evaluations of a kernel.
+    """
     if count >= len(goal.units) and not more:
         return project(goal, goal.units, "target")
     if not count or goal.variance <= 0:
         return project(goal, goal.units[:0])
+    steps = max(20, min(ITERATIONS, PAIRS // goal.pairs(count)))
     trials = {**starts(goal, count, rng), **dict(more)}
-    short = [project(goal, descend(goal, units, TRIAL), name) for name, units in trials.items()]
+    if steps < ITERATIONS:
+        trials = {name: trials[name] for name in ("pursuit", "k-means")}
+    short = [project(goal, descend(goal, units, TRIAL * steps // ITERATIONS), name) for name, units in trials.items()]
     best = min(short, key=lambda f: f.square)
-    last = project(goal, descend(goal, best.units, ITERATIONS), best.start)
+    last = project(goal, descend(goal, best.units, steps), best.start)
     return min(last, best, key=lambda f: f.square)

@@ -12,13 +12,14 @@ from jaxtyping import Float64
 from .activations import Activation
 from .domains import Gaussian
 from .errors import UnsupportedModel
-from .kernels import FINE, Order, Units, Whitening, blocks, expansion, gram, means
+from .kernels import FINE, Order, Units, Whitening, expansion, gram, means
 from .network import Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ROUNDING = 2e-15
 NEAR = 1e-8
-STEPS = 4
+STEPS = 2
+CHUNK = 2**21
 ORDERS: tuple[Order, ...] = (
     (0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3)
 )  # fmt: skip
@@ -67,13 +68,16 @@ def inner(f: Readout, g: Readout, nodes: int = FINE) -> tuple[float, float]:
     same = f is g
     (e,), (k,) = means(f.activation, f.units, (0,), nodes), means(g.activation, g.units, (0,), nodes)
     total, size = 0.0, 0.0
-    for rows, (part,) in blocks(f.activation, f.units, g.activation, g.units, ((0, 0),), nodes, upper=same):
-        at = rows.start if same else 0
-        weight = f.outer[rows] @ g.outer[at:].T
-        if same:  # the part left of the diagonal block was not computed: what lies right of it counts twice
-            weight[:, rows.stop - rows.start :] *= 2
-        total += float((weight * (part - np.outer(e[rows], k[at:]))).sum())
-        size += float((np.abs(weight) * (np.abs(part) + np.outer(np.abs(e[rows]), np.abs(k[at:])))).sum())
+    step = max(1, CHUNK // max(1, len(g)))
+    for top in range(0, len(f), step):
+        one, start = f.units[top : top + step], top if same else 0
+        weight = f.outer[top : top + step] @ g.outer[start:].T
+        if same:  # what lies left of the diagonal block is left out: what lies right of it counts twice
+            weight[:, step:] *= 2
+        (part,) = gram(f.activation, one, g.activation, g.units[start:], ((0, 0),), nodes)
+        product = np.outer(e[top : top + step], k[start:])
+        total += float((weight * (part - product)).sum())
+        size += float((np.abs(weight) * (np.abs(part) + np.abs(product))).sum())
     return total, ROUNDING * size
 
 
@@ -149,7 +153,7 @@ def _along(f: Readout, g: Readout, nodes: int) -> tuple[float, float]:
     symmetry over the triangle u < t, where ReLU's kernel has no kink.
     """
     f, found = _oriented(f), []
-    for steps in (STEPS, STEPS + 2):
+    for steps in (STEPS, STEPS + 1):
         node, weight = np.polynomial.legendre.leggauss(steps)
         total = np.zeros(2)
         for t, p in zip(node / 2 + 0.5, weight / 2, strict=True):

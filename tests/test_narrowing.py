@@ -1,0 +1,233 @@
+"""Students with fewer units: gradients, planted targets, closed-form optima, both laws, deep networks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import moduli as mo
+from moduli.distillation import Narrowed, narrow, refine
+from moduli.kernels import Units
+from moduli.narrowing import Empirical, Population, descend, fit, kmeans, largest, project, pursuit, starts
+from moduli.population import Readout
+
+KINDS = ("relu", "tanh", "erf", "gelu", "sin", "softplus")
+
+
+def readout(kind, units, inputs, outputs, seed=0, bias=1.0):
+    rng = np.random.default_rng(seed)
+    rows = Units(bias * rng.standard_normal(units), rng.standard_normal((units, inputs)))
+    return Readout(mo.Activation(kind), rows, rng.standard_normal((units, outputs)), rng.standard_normal(outputs))
+
+
+def network(kind, units, inputs, outputs, seed=0):
+    r = readout(kind, units, inputs, outputs, seed)
+    return mo.Network.mlp(r.units.row, r.units.mean, r.outer.T, r.bias, activation=kind)
+
+
+def goals(kind, skip):
+    target = readout(kind, 12, 4, 2)
+    yield Population(target, skip)
+    z = np.random.default_rng(1).standard_normal((200, 4))
+    values = target.activation(z @ target.units.row.T + target.units.mean) @ target.outer
+    yield Empirical(z, values, target.activation, target.units, target.outer, skip)
+    if not skip:
+        yield Population(target, centred=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("skip", [False, True])
+def test_gradients(kind, skip):
+    """Of <G, K> + <H, R> for arbitrary G, H."""
+    rng = np.random.default_rng(2)
+    for goal in goals(kind, skip):
+        student = Units(rng.standard_normal(3), rng.standard_normal((3, 4)))
+        g, h = rng.standard_normal((3, 3)), rng.standard_normal((3, 2))
+
+        def value(mean, row, goal=goal, g=g, h=h):
+            k, r, _ = goal.system(Units(mean, row), slopes=False)
+            return float((g * k).sum() + (h * r).sum())
+
+        dm, dr = goal.system(student)[2](g, h)
+        for direction in range(6):
+            a, b = rng.standard_normal(3), rng.standard_normal((3, 4))
+            step = 1e-4
+            ends = [value(student.mean + k * step * a, student.row + k * step * b) for k in (-2, -1, 1, 2)]
+            slope = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * step)
+            kink = isinstance(goal, Empirical) and kind == "relu"
+            assert slope == pytest.approx(float(dm @ a + (dr * b).sum()), rel=2e-2 if kink else 1e-6, abs=1e-7), direction
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_target_with_copies_is_found_again(kind):
+    """Twelve units of which each is there three times: four are enough, whatever the start."""
+    base = readout(kind, 4, 5, 2)
+    copies = np.tile(np.arange(4), 3)
+    target = Readout(base.activation, base.units[copies], base.outer[copies] / 3, base.bias)
+    goal = Population(target)
+    found = fit(goal, 4, np.random.default_rng(0))
+    assert found.square < 1e-6 * goal.variance
+    chosen, errors = pursuit(goal, 12)
+    assert len(chosen) == 4
+    assert errors[-1] < 1e-6 * goal.variance
+
+
+def test_the_error_is_the_distance():
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((4, 2))
+    law = mo.Gaussian(rng.standard_normal(4), half @ half.T)  # singular
+    for kind in KINDS:
+        net = network(kind, 20, 4, 3)
+        small = mo.compress(net, units=3, on=law)
+        apart = mo.distance(net, small.network, on=law)
+        assert small.error.absolute == pytest.approx(apart.extra["value"], rel=1e-6, abs=1e-7)
+        assert small.network.widths == (4, 3, 3)
+        x = law.sample(100_000, 4, 1)
+        spread = np.sqrt(net.logits(x).var(axis=0).sum())
+        assert small.error.relative == pytest.approx(small.error.absolute / spread, rel=0.05)
+
+
+def test_never_worse_than_simpler_choices():
+    for seed in range(3):
+        goal = Population(readout("relu", 60, 8, 2, seed))
+        best = fit(goal, 6, np.random.default_rng(seed)).square
+        for choose in (largest, kmeans):
+            assert best <= project(goal, choose(goal, 6, np.random.default_rng(seed))).square
+        assert best <= pursuit(goal, 6)[1][-1]
+        assert set(starts(goal, 6, np.random.default_rng(0))) == {"pursuit", "k-means", "random", "frame"}
+
+
+def test_pursuit_agrees_with_projection():
+    goal = Population(readout("erf", 30, 6, 2))
+    chosen, errors = pursuit(goal, 8)
+    for m in (1, 4, 8):
+        assert project(goal, goal.units[np.sort(chosen[:m])]).square == pytest.approx(errors[m - 1], rel=1e-6)
+
+
+def test_copy_average_values(shared):
+    """Orthonormal erf teachers: one student for q units has inner norm 1/sqrt(2q - 1) and outer weight q."""
+    cases = json.loads((shared / "cases" / "copy_average.json").read_text())
+    for q in (2, 3, 5, 8):
+        target = Readout(mo.Activation("erf"), Units(np.zeros(q), np.eye(q) / 2**0.5), np.ones((q, 1)), np.zeros(1))
+        found = fit(Population(target, centred=False), 1, np.random.default_rng(0))
+        expected = cases["erf_one_neuron"][str(q)]
+        assert found.square == pytest.approx(expected["loss"], rel=1e-5)
+        assert np.linalg.norm(found.units.row) * 2**0.5 == pytest.approx(expected["inner_norm"], rel=1e-2)
+        assert abs(found.outer[0, 0]) == pytest.approx(q, rel=1e-2)
+    for case in [c for c in cases["students"] if c["act"] == "erf"][:6]:
+        k, n = case["k"], case["n"]
+        target = Readout(mo.Activation("erf"), Units(np.zeros(k), np.eye(k) / 2**0.5), np.ones((k, 1)), np.zeros(1))
+        found = min(fit(Population(target, centred=False), n, np.random.default_rng(s)).square for s in range(4))
+        assert found <= case["copy_average"] * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("on", [mo.Gaussian(0.2, 0.8), mo.Samples(np.random.default_rng(3).standard_normal((400, 5)))])
+def test_goals_of_compress(on):
+    net = network("tanh", 16, 5, 2)
+    half = mo.compress(net, units=8, on=on)
+    assert isinstance(half, Narrowed)
+    assert half.status == "estimated"
+    assert not half.optimal
+    assert half.certificate is None
+    with pytest.raises(mo.Undecided):
+        half.check()
+    fewer = mo.compress(net, eps=2 * half.error.absolute, on=on)
+    assert fewer.error.absolute <= 2 * half.error.absolute
+    assert fewer.network.units <= 8
+    assert mo.compress(net, units=99, on=on).error.absolute == 0
+    none = mo.compress(net, units=0, on=on)
+    assert none.network.units == 0
+    assert none.error.relative == pytest.approx(1, abs=1e-6)
+    assert mo.compress(net, units=8, on=on, seed=0).network == half.network
+    with_skip = mo.compress(net, units=4, on=on, skip=True)
+    assert with_skip.error.relative < min(mo.compress(net, units=4, on=on).error.relative, with_skip.linear.relative)
+    if isinstance(on, mo.Samples):
+        gap = with_skip(on.x) - net.logits(on.x)
+        assert np.sqrt(np.square(gap).sum(axis=1).mean()) == pytest.approx(with_skip.error.absolute, rel=1e-6)
+        assert half.error.absolute == pytest.approx(mo.distance(net, half.network, on=on).extra["value"], rel=1e-9)
+    else:
+        x = on.sample(100_000, 5, 0)
+        gap = np.square(with_skip(x) - net.logits(x)).sum(axis=1).mean()
+        assert np.sqrt(gap) == pytest.approx(with_skip.error.absolute, rel=0.03)
+    data = json.loads(json.dumps(half.to_json()))
+    assert data["error"]["absolute"] == half.error.absolute
+    assert data["slack"] is None
+
+
+def test_mistakes():
+    net = network("relu", 6, 3, 1)
+    for options, text in (
+        ({}, "give one of them"), ({"units": 2, "eps": 0.1}, "give one of them"), ({"eps": -1.0}, "positive"),
+        ({"eps": math.nan}, "positive"), ({"units": [2, 2]}, "hidden widths"), ({"units": -1}, "hidden widths"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            narrow(net, mo.Gaussian(), **options)
+    with pytest.raises(ValueError, match="3 inputs"):
+        narrow(net, mo.Samples(np.zeros((5, 4))), units=2)
+    with pytest.raises(ValueError, match="units=3"):
+        mo.compress(net, units=3)
+    deep = mo.Network.mlp(*[np.ones(s) for s in ((3, 2), (3,), (3, 3), (3,), (1, 3), (1,))])
+    with pytest.raises(ValueError, match="skip"):
+        narrow(deep, mo.Gaussian(), units=2, skip=True)
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_deep_networks(kind):
+    rng = np.random.default_rng(0)
+    shapes = ((24, 5), (24,), (16, 24), (16,), (2, 16), (2,))
+    net = mo.Network.mlp(*(rng.standard_normal(s) / s[-1] ** 0.5 for s in shapes), activation=kind)
+    x = rng.standard_normal((2000, 5))
+    small = mo.compress(net, units=20, on=mo.Samples(x))
+    assert small.network.widths == (5, 12, 8, 2)
+    truth = np.sqrt(np.square(small.network.logits(x) - net.logits(x)).sum(axis=1).mean())
+    assert small.error.absolute == pytest.approx(truth, rel=1e-9)
+    assert small.error.relative < 0.5 * small.linear.relative
+    drawn = mo.compress(net, units=[12, 16], on=mo.Gaussian())
+    assert drawn.network.widths == (5, 12, 16, 2)
+    assert "fresh draws" in drawn.on
+    assert drawn.error.absolute == pytest.approx(mo.distance(net, drawn.network, on=mo.Gaussian()).extra["value"], rel=0.05)
+
+
+def test_refinement_only_improves():
+    rng = np.random.default_rng(0)
+    net = network("gelu", 10, 3, 2)
+    x = rng.standard_normal((300, 3))
+    start = net.with_flat(net.flat() + 0.1 * rng.standard_normal(net.parameters))
+    before = np.square(start.logits(x) - net.logits(x)).sum()
+    assert np.square(refine(start, x, net.logits(x)).logits(x) - net.logits(x)).sum() < 1e-3 * before
+
+
+def test_error_curve():
+    net = network("relu", 24, 4, 2)
+    curve = mo.error_curve(net, on=mo.Gaussian(), units=[2, 4, 8])
+    shares = [e.unexplained for e in curve.students]
+    assert shares[0] > shares[1] > shares[2]
+    assert all(s.absolute <= min(m.absolute, k.absolute) for s, m, k in
+               zip(curve.students, curve.magnitude, curve.kmeans, strict=True))  # fmt: skip
+    assert curve.linear.relative < 1
+    json.dumps(curve.to_json())
+    assert curve.plot().get_xlabel() == "hidden units"
+    assert len(curve.rows()) == 6
+    assert mo.error_curve(net, on=mo.Gaussian()).units[-1] == 12
+    with pytest.raises(ValueError, match="positive"):
+        mo.error_curve(net, on=mo.Gaussian(), units=[0])
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_degenerate_targets(kind):
+    """Dead, constant, duplicate and antipodal units; a target that is constant; more units than anyone needs."""
+    rows = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 1.0]])
+    net = mo.Network.mlp(rows, [0.0, 0.0, 0.0, 2.0, 0.3], [[1.0, 2.0, 1.0, 5.0, 0.0]], [1.0], activation=kind)
+    assert mo.compress(net, units=2, on=mo.Gaussian()).error.relative < 1e-4
+    constant = mo.Network.mlp(rows, np.ones(5), np.zeros((1, 5)), [2.0], activation=kind)
+    assert mo.compress(constant, units=2, on=mo.Gaussian()).error == (0, 0)
+    assert mo.compress(net, units=2, on=mo.Gaussian([1.0, 2.0], 0.0)).error.absolute < 1e-12
+    one = mo.Samples(np.ones((1, 2)))
+    assert mo.compress(net, units=2, on=one).error.absolute < 1e-12
+
+
+def test_descent_respects_the_ridge_free_error():
+    goal = Population(readout("relu", 40, 5, 1))
+    start = goal.units[:5]
+    assert project(goal, descend(goal, start, 50)).square < project(goal, start).square

@@ -1,0 +1,575 @@
+"""Reading and writing torch: every module is compared with torch itself, through both tracers."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import moduli as mo
+from moduli.torch_graph import read_checkpoint, read_module, to_torch
+
+TRACERS = ("export", "fx")
+
+
+@pytest.fixture(params=TRACERS)
+def tracer(request, monkeypatch):
+    """Both ways to a graph; the second by making the first fail."""
+    if request.param == "fx":
+
+        def fail(*args, **options):
+            raise RuntimeError("switched off")
+
+        monkeypatch.setattr(torch.export, "export", fail)
+    return request.param
+
+
+class Written(nn.Module):
+    """A module of parts and one line of forward."""
+
+    def __init__(self, forward, shape=(4,), **parts):
+        super().__init__()
+        self.line, self.shape = forward, shape
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
+
+    def forward(self, x):
+        return self.line(self, x)
+
+
+def seeded(make):
+    torch.manual_seed(5)
+    module = make().double()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+            if part.affine:
+                nn.init.normal_(part.weight)
+                nn.init.normal_(part.bias)
+    return module
+
+
+def agrees(module, net, shape, *, rows=7):
+    x = torch.randn((rows, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = torch.cat([copy.deepcopy(module).eval()(x[i : i + 1]).reshape(1, -1) for i in range(rows)]).numpy()
+    np.testing.assert_allclose(net(x.reshape(rows, -1).numpy()), y, rtol=1e-9, atol=1e-12)
+
+
+def mlp(activation, *, out=None):
+    tail = [] if out is None else [out]
+    return lambda: nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 3), *tail)
+
+
+def linear():
+    return nn.Linear(4, 6)
+
+
+MODULES = {
+    "relu": mlp(nn.ReLU()),
+    "relu in place": mlp(nn.ReLU(inplace=True)),
+    "leaky": mlp(nn.LeakyReLU(0.2)),
+    "prelu": mlp(nn.PReLU()),
+    "tanh": mlp(nn.Tanh()),
+    "sigmoid": mlp(nn.Sigmoid()),
+    "gelu": mlp(nn.GELU()),
+    "gelu tanh": mlp(nn.GELU(approximate="tanh")),
+    "silu": mlp(nn.SiLU()),
+    "softplus": mlp(nn.Softplus()),
+    "softplus beta": mlp(nn.Softplus(beta=3.0)),
+    "softmax": mlp(nn.Tanh(), out=nn.Softmax(dim=-1)),
+    "softmax 1": mlp(nn.Tanh(), out=nn.Softmax(dim=1)),
+    "sigmoid output": mlp(nn.Tanh(), out=nn.Sigmoid()),
+    "nested": lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Identity()), nn.Tanh(), nn.Linear(3, 2, bias=False)),
+    "dropout": lambda: nn.Sequential(linear(), nn.Dropout(0.5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 2)),
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(4), linear(), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+    "batch norm bare": lambda: nn.Sequential(linear(), nn.ReLU(), nn.BatchNorm1d(6, affine=False), nn.Linear(6, 2)),
+    "two affine": lambda: nn.Sequential(linear(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Linear(3, 2)),
+    "affine": lambda: nn.Linear(4, 3),
+    "erf": lambda: Written(lambda m, x: m.b(torch.erf(m.a(x))), a=linear(), b=nn.Linear(6, 2)),
+    "sin": lambda: Written(lambda m, x: m.b(m.a(x).sin()), a=linear(), b=nn.Linear(6, 2)),
+    "abs": lambda: Written(lambda m, x: m.b(abs(m.a(x))), a=linear(), b=nn.Linear(6, 2)),
+    "clamp": lambda: Written(lambda m, x: m.b(m.a(x).clamp(min=0)), a=linear(), b=nn.Linear(6, 2)),
+    "functional": lambda: Written(
+        lambda m, x: F.linear(F.dropout(F.leaky_relu(F.gelu(F.softplus(m.a(x), beta=2)), 0.3), 0.5, m.training), m.w, m.b),
+        a=linear(),
+        w=torch.randn(2, 6),
+        b=torch.randn(2),
+    ),
+    "functional batch norm": lambda: Written(
+        lambda m, x: F.batch_norm(m.a(x), m.mean, m.var, m.gain, None, False, 0.1, 1e-3),
+        a=linear(),
+        mean=torch.randn(6),
+        var=torch.rand(6) + 1,
+        gain=torch.randn(6),
+    ),
+    "arithmetic": lambda: Written(
+        lambda m, x: 3 - (0.25 * torch.tanh(2 + m.a((x - m.mean) / m.std) * 0.5 - 1) * m.gain - m.gain) / 7,
+        a=linear(),
+        mean=torch.randn(4),
+        std=torch.rand(4) + 0.5,
+        gain=torch.randn(6),
+    ),
+    "alpha": lambda: Written(
+        lambda m, x: torch.sub(m.c, torch.add(m.a(x), m.c, alpha=3), alpha=2), a=linear(), c=torch.randn(6)
+    ),
+    "matmul": lambda: Written(
+        lambda m, x: torch.relu(x @ m.w + m.c) @ m.v, w=torch.randn(4, 5), c=torch.randn(5), v=torch.randn(5, 2)
+    ),
+    "matmul left": lambda: Written(lambda m, x: (m.w @ torch.tanh(m.v @ x.t())).t(), v=torch.randn(5, 4), w=torch.randn(2, 5)),
+    "addmm": lambda: Written(
+        lambda m, x: torch.addmm(m.c, x, m.w.t(), beta=2, alpha=0.5), w=torch.randn(5, 4), c=torch.randn(5)
+    ),
+    "negated": lambda: Written(lambda m, x: -torch.tanh(m.a(-x)), a=linear()),
+    "casts": lambda: Written(lambda m, x: m.a(x.to(torch.float64).double()).clone().detach().contiguous(), a=linear()),
+    "in place": lambda: Written(lambda m, x: m.b(m.a(x).relu_().mul_(2).add_(1)), a=linear(), b=nn.Linear(6, 2)),
+    "reshapes": lambda: Written(
+        lambda m, x: m.a(x.view(x.size(0), 2, 2).permute(0, 2, 1).reshape(x.shape[0], -1)).unsqueeze(1).squeeze(1).flatten(1),
+        a=linear(),
+    ),
+    "slices": lambda: Written(lambda m, x: m.a(x[:, 1:5].transpose(0, 1).t())[..., :2], shape=(6,), a=linear()),
+    "flattened image": lambda: Written(lambda m, x: m.a(torch.flatten(x, 1)), shape=(1, 2, 2), a=linear()),
+    "row-wise": lambda: Written(lambda m, x: torch.relu(m.a(x)).flatten(1), shape=(3, 4), a=linear()),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_agree_with_torch(name, tracer):
+    module = seeded(MODULES[name])
+    shape = getattr(module, "shape", (4,))
+    agrees(module, read_module(module, input_shape=shape), shape)
+
+
+def test_a_parameter_of_any_floating_type_is_read_exactly():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).to(dtype)
+        net = read_module(module)
+        for layer, part in zip(net.layers, (module[0], module[2]), strict=True):
+            assert (layer.weight == part.weight.detach().double().numpy()).all()
+            assert (layer.bias == part.bias.detach().double().numpy()).all()
+        assert net.notes == ()
+
+
+def test_activations_are_found_as_such():
+    kinds = {"relu": "relu", "leaky": "leaky_relu(0.2)", "gelu tanh": "gelu_tanh", "silu": "silu", "softplus": "softplus"}
+    for name, kind in kinds.items():
+        net = read_module(seeded(MODULES[name]))
+        assert [str(a) for a in net.activations] == [kind, kind]
+    assert read_module(seeded(MODULES["softmax"])).output_map == "softmax"
+    assert read_module(seeded(MODULES["sigmoid output"])).output_map == "sigmoid"
+
+
+def test_softplus_has_no_threshold():
+    """torch returns z beyond the threshold; over the reals softplus(z) > z."""
+    module = nn.Sequential(nn.Linear(1, 1), nn.Softplus(threshold=1), nn.Linear(1, 1)).double()
+    with torch.no_grad():
+        for part in (module[0], module[2]):
+            part.weight.fill_(1)
+            part.bias.fill_(0)
+    assert read_module(module)(np.array([[2.0]]))[0, 0] == pytest.approx(np.log1p(np.exp(2.0)), rel=1e-15)
+
+
+def test_what_rounding_does_is_noted():
+    module = seeded(MODULES["batch norm"])
+    (note,) = read_module(module).notes
+    assert "rounding to float64 changes the output by at most" in note
+
+
+def test_the_module_stays_as_it_was(tracer):
+    module = seeded(MODULES["batch norm"])
+    module.train()
+    module[1].eval()
+    before = copy.deepcopy(module)
+    state = torch.random.get_rng_state()
+    read_module(module)
+    assert [part.training for part in module.modules()] == [part.training for part in before.modules()]
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), before.state_dict().values(), strict=True))
+    assert [sorted(vars(part)) for part in module.modules()] == [sorted(vars(part)) for part in before.modules()]
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_nothing_is_printed(capfd):
+    """torch logs and prints graphs when it cannot follow a module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(mo.UnsupportedModel):
+            read_module(REFUSED["data-dependent"][0]())
+        with pytest.raises(mo.ShapeError):
+            read_module(nn.Linear(3, 2), input_shape=(4,))
+        read_module(seeded(MODULES["in place"]))
+    assert capfd.readouterr() == ("", "")
+
+
+def square():
+    return nn.Linear(4, 4)
+
+
+REFUSED = {
+    "residual": (lambda: Written(lambda m, x: x + torch.tanh(m.a(x)), a=square()), "add.*two computed tensors"),
+    "gate": (lambda: Written(lambda m, x: torch.sigmoid(m.a(x)) * m.a(x), a=square()), "mul.*two computed tensors"),
+    "quotient": (lambda: Written(lambda m, x: 1.5 / m.a(x), a=square()), "reciprocal|div"),
+    "convolution": (lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), square()), r"(?i)conv1d.* in '0'.*understood are"),
+    "elu": (lambda: nn.Sequential(square(), nn.Sequential(nn.ELU())), r"(?i)elu.* in '1\.0'.*understood are"),
+    "exp": (lambda: Written(lambda m, x: torch.exp(m.a(x)), a=square()), "exp.*not understood"),
+    "softmax inside": (lambda: nn.Sequential(square(), nn.Softmax(-1), square()), "follows a softmax"),
+    "softmax over rows": (lambda: nn.Sequential(square(), nn.Softmax(dim=0)), "axis 0"),
+    "data-dependent": (lambda: Written(lambda m, x: m.a(x) if x.sum() > 0 else x, a=square()), "control flow"),
+    "two outputs": (lambda: Written(lambda m, x: (m.a(x), m.a(x)), a=square()), "returns 2 values"),
+    "constant": (lambda: Written(lambda m, x: m.a.bias, a=square()), "does not depend on its input"),
+    "active dropout": (lambda: Written(lambda m, x: F.dropout(m.a(x)), a=square()), r"training=self\.training"),
+    "integers": (lambda: Written(lambda m, x: m.a(x).to(torch.int32), a=square()), "int32 rounds"),
+    "rounded": (lambda: Written(lambda m, x: torch.div(x, 3, rounding_mode="floor"), a=square()), "rounded"),
+    "computed weight": (lambda: Written(lambda m, x: x @ (m.a.weight * 3), a=square()), "computed from parameters"),
+    "batch statistics": (lambda: nn.Sequential(square(), nn.BatchNorm1d(4, track_running_stats=False)), "stored statistics"),
+    "many slopes": (lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3)), "3 slopes"),
+    "relu6": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU6()), "relu6|hardtanh|ReLU6"),
+    "recurrent": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3)), "LSTM|lstm|zeros"),
+    "division by zero": (lambda: Written(lambda m, x: m.a(x) / 0, a=square()), "zero"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_by_name(name, tracer):
+    make, message = REFUSED[name]
+    with pytest.raises(mo.UnsupportedModel, match=message) as caught:
+        read_module(make(), input_shape=(1, 4) if name == "convolution" else None)
+    assert "\n" not in str(caught.value)
+    assert type(make()).__name__ in str(caught.value)
+
+
+def scripted(module, example):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(module, example)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x, y, scale=1.0):
+        return x + y
+
+
+def test_modules_without_a_usable_input_or_values():
+    for module, message in (
+        (TwoInputs(), r"2 inputs \(x, y\)"),
+        (nn.Sequential(nn.ReLU()), "input_shape="),
+        (nn.Linear(2, 2, device="meta"), "without values"),
+        (nn.LazyLinear(2), "without values"),
+        (scripted(nn.Linear(2, 2), torch.zeros(1, 2)), r"no torch\.nn\.Module in Python"),
+        (3, r"int is no torch\.nn\.Module"),
+    ):
+        with pytest.raises(mo.UnsupportedModel, match=message):
+            read_module(module)
+    with pytest.raises(mo.ShapeError, match=r"\(1, 5\).*\(4, 3\)"):
+        read_module(nn.Linear(4, 3), input_shape=(5,))
+    with pytest.raises(mo.ShapeError, match="positive"):
+        read_module(nn.Linear(4, 3), input_shape=(0,))
+    with pytest.raises(mo.UnsupportedModel, match=r"nan"):
+        read_module(Written(lambda m, x: x @ m.w, w=torch.full((4, 4), torch.nan)), input_shape=(4,))
+
+
+def test_a_buffer_that_changes_is_refused():
+    class Counts(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls.add_(1)
+            return super().forward(x)
+
+    with pytest.raises(mo.UnsupportedModel, match="buffer 'calls'"):
+        read_module(Counts())
+
+
+def test_fx_never_reads_past_hooks_or_aliases(monkeypatch):
+    """What torch.fx does not see must not be read wrongly: hooks, and operations in place on what is read again."""
+    hooked = nn.Sequential(nn.Linear(3, 2))
+    hooked[0].register_forward_hook(lambda m, x, y: 2 * y)
+    alias = Written(lambda m, x: m.b(alias_of(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2)).double()
+
+    def alias_of(y):
+        y.view(-1).relu_()
+        return y
+
+    plain = copy.deepcopy(hooked)
+    plain[0]._forward_hooks.clear()
+    assert read_module(hooked) == read_module(nn.Sequential(plain, Written(lambda m, x: 2 * x)))
+    agrees(alias, read_module(alias), (4,))
+    monkeypatch.setattr(torch.export, "export", lambda *a, **k: 1 / 0)
+    with pytest.raises(mo.UnsupportedModel, match="hooks"):
+        read_module(hooked)
+    with pytest.raises(mo.UnsupportedModel, match="in place"):
+        read_module(alias)
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("serra_mnist_100-100_checkpoint_120.tar", {"activation": "relu"}),
+        ("serra_cifar10_400-400_L1_pruned_checkpoint_120.tar", {"activation": "relu"}),
+        ("sb3_ppo_Acrobot-v1_policy.pth", {"activation": "tanh", "keys": ("mlp_extractor.policy_net", "action_net")}),
+    ],
+)
+def test_real_checkpoints_agree_with_their_references(shared, name, options):
+    expected = np.load(shared / "models" / f"{name}.expected.npz")
+    net = read_checkpoint(shared / "models" / name, **options)
+    output = net(expected["inputs"].reshape(len(expected["inputs"]), -1))
+    assert np.abs(output - expected["output"].reshape(output.shape)).max() <= 1e-5 * np.abs(expected["output"]).max()
+
+
+def test_real_checkpoints_that_are_no_dense_network(shared):
+    with pytest.raises(mo.UnsupportedModel, match="conv1"):
+        read_checkpoint(shared / "models" / "cifar10_resnet2b.pth", activation="relu")
+    with pytest.raises(mo.UnsupportedModel, match="keys="):
+        read_checkpoint(shared / "models" / "sb3_ppo_Acrobot-v1_policy.pth", activation="tanh")
+    with pytest.raises(mo.UnsupportedModel, match="activation="):
+        read_checkpoint(shared / "models" / "serra_mnist_100-100_checkpoint_120.tar")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_every_shape(tmp_path, model, zipped):
+    state, file = model.state_dict(), tmp_path / "model.pth"
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    optimizer = {"state": {}, "param_groups": [{"lr": 0.1}]}
+    for held in (
+        state,
+        dict(state),
+        {"state_dict": wrapped, "epoch": 3, "optimizer": optimizer},
+        {"model": state, "ema": state},
+        {"anything": state, "seed": 2**40},
+        {"model_state_dict": state, "best": state},
+    ):
+        torch.save(held, file, _use_new_zipfile_serialization=zipped)
+        assert read_checkpoint(file, activation="tanh") == read_module(model)
+    half = {name: value.to(torch.bfloat16) for name, value in state.items()}
+    torch.save(half, file, _use_new_zipfile_serialization=zipped)
+    assert read_checkpoint(file, activation="tanh") == read_module(copy.deepcopy(model).to(torch.bfloat16))
+
+
+class Attack:
+    """Unpickled naively, this makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_code_is_never_run(tmp_path, model):
+    marker = tmp_path / "executed"
+    attack = {"state_dict": Attack(str(marker))}
+    files = {name: tmp_path / f"{name}.pth" for name in ("pickle", "zip", "legacy", "module", "script")}
+    files["pickle"].write_bytes(pickle.dumps(attack))
+    torch.save(attack, files["zip"])
+    torch.save(attack, files["legacy"], _use_new_zipfile_serialization=False)
+    torch.save(model, files["module"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(scripted(model, torch.zeros(1, 3)), files["script"])
+    for file in files.values():
+        with pytest.raises(mo.UnsupportedModel, match=r"could run code.*save model.state_dict\(\)") as caught:
+            read_checkpoint(file, activation="tanh")
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not marker.exists()
+    with files["pickle"].open("rb") as stream:
+        pickle.load(stream)
+    assert marker.exists(), "the attack is one"
+
+
+class Bytes:
+    def __reduce__(self):
+        return bytearray, (10**11,)
+
+
+def test_files_that_declare_more_than_they_hold(tmp_path, model):
+    file = tmp_path / "model.pth"
+    for held, message in (
+        ({"0.weight": torch.ones(1).expand(10**6, 10**6)}, "declares 1000000000000 numbers"),
+        ({"0.weight": torch.ones(2, 2).to_sparse()}, "sparse"),
+        ({"0.weight": torch.ones(2, 2, device="meta")}, "empty"),
+        ({"a": Bytes()}, "could run code"),
+    ):
+        torch.save(held, file)
+        with pytest.raises(mo.UnsupportedModel, match=message):
+            read_checkpoint(file, activation="tanh")
+    torch.save(model.state_dict(), file)
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(mo.UnsupportedModel, match="packed"):
+        read_checkpoint(packed, activation="tanh")
+    data = file.read_bytes()
+    declared = data.replace(b"K\x0ctq", b"K\xfftq")  # 255 numbers where 12 are stored
+    assert declared != data
+    file.write_bytes(declared)
+    with pytest.raises(mo.UnsupportedModel, match="damaged"):
+        read_checkpoint(file, activation="tanh")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_end_in_one_line(tmp_path, model, zipped):
+    file = tmp_path / "model.pth"
+    torch.save(model.state_dict(), file, _use_new_zipfile_serialization=zipped)
+    whole, rng = file.read_bytes(), np.random.default_rng(3)
+    lengths = [0, 1, 2, 10, 100, *rng.integers(1, len(whole) - 1, 40).tolist()]
+    damaged = [whole[:n] for n in lengths]
+    for at, value in zip(rng.integers(0, len(whole), 300), rng.integers(1, 256, 300), strict=True):
+        flipped = bytearray(whole)
+        flipped[at] ^= value
+        damaged.append(bytes(flipped))
+    messages = []
+    for data in damaged:
+        file.write_bytes(data)
+        try:
+            read_checkpoint(file, activation="tanh")
+        except mo.ModuliError as error:
+            messages.append(str(error))
+    assert len(messages) >= len(lengths)
+    assert [m for m in messages if "\n" in m or str(file) not in m] == []
+
+
+def test_other_contents(tmp_path, model):
+    file = tmp_path / "model.pth"
+    for held, message in (
+        ([1, 2], "holds a list"),
+        ({"a": 1}, "a dict with a"),
+        ({"x": model.state_dict(), "y": model.state_dict()}, "no single state dict"),
+        (torch.ones(3), "holds a Tensor"),
+        ({"0.weight": torch.full((2, 2), torch.nan)}, "nan"),
+    ):
+        torch.save(held, file)
+        with pytest.raises(mo.UnsupportedModel, match=message):
+            read_checkpoint(file, activation="tanh")
+    file.write_text("no checkpoint at all")
+    with pytest.raises(mo.UnsupportedModel, match="damaged"):
+        read_checkpoint(file)
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(tmp_path / "absent.pth")
+
+
+# Writing --------------------------------------------------------------------------------------------------------
+
+
+def network(kind, output_map="identity", *, widths=(3, 5, 4, 2), seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(n, m) for m, n in pairwise(widths)]
+    arrays = [a for n, m in shapes for a in (rng.normal(size=(n, m)), rng.normal(size=n))]
+    return mo.Network.mlp(*arrays, activation=kind, output_map=output_map)
+
+
+KINDS = sorted({"leaky_relu(0.1)", *mo.Activation.KINDS} - {"leaky_relu", "identity"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("output_map", ["identity", "softmax", "tanh"])
+def test_float64_comes_back_to_the_same_digest(kind, output_map):
+    net = network(kind, output_map)
+    module = to_torch(net)
+    x = np.random.default_rng(1).normal(size=(9, 3))
+    with torch.no_grad():
+        np.testing.assert_allclose(module(torch.from_numpy(x)).numpy(), net(x), rtol=1e-12, atol=1e-14)
+    assert read_module(module).digest == net.digest
+    assert read_module(module).notes == ()
+
+
+def test_shapes_at_the_edge():
+    for widths in ((3, 2), (1, 1), (3, 0, 2), (1, 4, 0, 3)):
+        net = network("tanh", widths=widths)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            module = to_torch(net)
+        with torch.no_grad():
+            np.testing.assert_allclose(
+                module(torch.ones(2, widths[0], dtype=torch.float64)).numpy(), net(np.ones((2, widths[0])))
+            )
+        assert read_module(module) == net
+
+
+def test_mixed_activations_survive():
+    net = mo.Network.mlp(
+        *[np.ones(s) for s in ((3, 2), 3, (2, 3), 2, (1, 2), 1)], activation=["erf", "relu"], output_map="sigmoid"
+    )
+    assert read_module(to_torch(net)) == net
+
+
+def test_other_types_round_to_nearest():
+    net = network("relu")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        module = to_torch(net, dtype=dtype)
+        assert {p.dtype for p in module.parameters()} == {dtype}
+        assert (read_module(module).flat() == torch.from_numpy(net.flat()).to(dtype).double().numpy()).all()
+    with pytest.raises(mo.UnsupportedModel, match=r"layer 1: weight holds 1e\+300"):
+        to_torch(mo.Network.mlp([[1e300]], [0.0]), dtype=torch.float32)
+    with pytest.raises(mo.UnsupportedModel, match=r"torch\.int32"):
+        to_torch(net, dtype=torch.int32)
+
+
+def test_writing_leaves_random_numbers_and_the_network_alone():
+    net = network("tanh")
+    state = torch.random.get_rng_state()
+    module = to_torch(net)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    assert net == network("tanh")
+
+
+def test_written_modules_can_be_trained_pickled_and_exported(tmp_path):
+    module = to_torch(network("sin"))
+    module(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    torch.save(module, tmp_path / "module.pt")
+    again = torch.load(tmp_path / "module.pt", weights_only=False)
+    assert read_module(again) == read_module(module) == network("sin")
+    assert repr(again[1]) == "Elementwise(sin)"
+
+
+def test_load_takes_modules_and_checkpoints(tmp_path):
+    net = network("tanh", "softmax")
+    module = to_torch(net)
+    assert mo.load(module) == net
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    assert mo.load(tmp_path / "model.pt", activation="tanh") == network("tanh")
+
+
+def test_without_torch_the_error_names_the_extra():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import moduli as mo, moduli.torch_graph\n"
+        "net = mo.Network.mlp([[1.0]], [0.0])\n"
+        "for call in (lambda: mo.to_torch(net), lambda: moduli.torch_graph.read_module(net)):\n"
+        "    try: call()\n"
+        "    except mo.MissingExtra as error: print(error)\n"
+    )
+    source = Path(mo.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == ["torch is not installed; run: pip install 'moduli[torch]'"] * 2
