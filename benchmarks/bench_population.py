@@ -45,32 +45,17 @@ def random_targets() -> None:
         row = rng.standard_normal((1000, 50)) / 50**0.5 * {"erf": 2**0.5, "tanh": 2.0}.get(kind, 1.0)
         outer = (rng.uniform(0.5, 1.5, (1000, 1)) if kind == "relu+" else rng.standard_normal((1000, 1))) / 1000
         target = Readout(mo.Activation(kind.rstrip("+")), Units(np.zeros(1000), row), outer, np.zeros(1))
-        goal, free = Population(target, centred=False), Population(target)
+        goal, free = Population(target, biases=False), Population(target)
         for m in sizes:
             start = time.perf_counter()
             best = fit(free, m, np.random.default_rng(0)).square / free.variance
             seconds = time.perf_counter() - start
             simple = [project(goal, make).square for make in
                       (some(goal, m), largest(goal, m, np.random.default_rng(0)), kmeans(goal, m, np.random.default_rng(0)))]
-            bare = project(goal, _bare(goal, m)).square
+            bare = fit(goal, m, np.random.default_rng(0)).square
             errors = [*simple, pursuit(goal, m)[1][-1], bare]
             line(kind, m, *(e / goal.variance for e in errors), best * free.variance / goal.variance,
                  goal.linear() / goal.variance, round(seconds, 1))
-
-
-def _bare(goal: Population, m: int) -> Units:
-    """A student without hidden biases: the descent keeps means at 0 where their gradient is dropped."""
-    system = goal.system
-
-    def still(student: Units, exact: bool = False) -> Any:
-        k, r, pull = system(student, exact)
-        return k, r, lambda gk, gr: (0 * student.mean, pull(gk, gr)[1])
-
-    goal.system = still  # type: ignore[method-assign]
-    try:
-        return fit(goal, m, np.random.default_rng(0)).units
-    finally:
-        goal.system = system  # type: ignore[method-assign]
 
 
 def trained(kind: str, x: Array, y: Array, hidden: int, epochs: int, classes: bool) -> mo.Network:
@@ -172,16 +157,16 @@ def models() -> None:
         net = mo.load(SHARED / "models" / f"{name}.onnx")
         if name == "mnistfc_256x2":
             with np.load(SHARED / "data" / "mnist.npz") as file:
-                x = next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:6000] / 255.0
+                x = next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:2000] / 255.0
         else:
             import json
 
             box = json.loads((SHARED / "models" / "boxes.json").read_text())[f"{name}.onnx"]
             low, high = np.array(box["lo"], dtype=float), np.array(box["hi"], dtype=float)
-            x = rng.uniform(low, high, (6000, net.widths[0]))
+            x = rng.uniform(low, high, (2000, net.widths[0]))
         for on in (mo.Samples(x), mo.Gaussian.of(x)):
             start = time.perf_counter()
-            curve = mo.error_curve(net, on=on, units=[net.units // k for k in (16, 8, 4, 2)])
+            curve = mo.error_curve(net, on=on, units=[net.units // k for k in (16, 8, 4)])
             seconds = time.perf_counter() - start
             for k, m in enumerate(curve.units):
                 errors = [getattr(curve, column)[k].unexplained for column in ("students", "kmeans", "magnitude")]
@@ -215,7 +200,7 @@ def size() -> None:
     units = Units(np.zeros(10_000), rng.standard_normal((10_000, 1000)) / 1000**0.5)
     target = Readout(mo.Activation("relu"), units, rng.standard_normal((10_000, 1)) / 100, np.zeros(1))
     start = time.perf_counter()
-    goal = Population(target, centred=False)
+    goal = Population(target, biases=False)
     setup = time.perf_counter()
     student = Units(np.zeros(1000), units.row[:1000])
     before = project(goal, student).square

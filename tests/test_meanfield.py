@@ -66,11 +66,11 @@ def test_rates():
 
 
 def test_the_student_of_the_simplified_problem():
-    net = wide(2000, 50)
+    net = wide(1500, 50)
     field = mean_field(net, mo.Gaussian())
     assert field.applies
     assert field.share > 0.98
-    goal = Population(Readout.of(net, field.whitening), centred=False)
+    goal = Population(Readout.of(net, field.whitening), biases=False)
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 50)))[0]
     random = project(goal, Units(np.zeros(10), etf(10, 50) @ turn)).square / field.square
     assert random == pytest.approx(field.loss(10), rel=0.05)
@@ -79,7 +79,7 @@ def test_the_student_of_the_simplified_problem():
     turned = distance(net, small, mo.Gaussian())[0] ** 2 / field.square
     assert turned < random
     best = fit(goal, 10, np.random.default_rng(0)).square / field.square
-    assert best < turned
+    assert best < turned < 1.15 * best
     assert "mean square" in field.statement
     json.dumps(field.to_json())
 

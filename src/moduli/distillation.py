@@ -115,6 +115,7 @@ def narrow(
     eps: float = 0.0,
     skip: bool = False,
     seed: int | np.random.Generator = 0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Narrowed:
     """The student with `units` hidden units, or the smallest found whose root mean square error is at most `eps`.
@@ -131,8 +132,8 @@ def narrow(
         raise ValueError(f"skip=True on {len(net.layers) - 1} hidden layers; a linear skip stands beside one")
     task = _Task(net, on, skip, seed)
     if units is not None:
-        return task.student(_widths(net, units), progress)
-    return _fewest(task, eps, progress)
+        return task.student(_widths(net, units), executor, progress)
+    return _fewest(task, eps, executor, progress)
 
 
 def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
@@ -147,19 +148,19 @@ def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(min(w, h) for w, h in zip(wanted, hidden, strict=True))
 
 
-def _fewest(task: _Task, eps: float, progress: Progress | None) -> Narrowed:
-    """Bisection on the number of units (deep: on the share of units kept)."""
+def _fewest(task: _Task, eps: float, executor: Executor | None, progress: Progress | None) -> Narrowed:
+    """Bisection on the logarithm of the number of units (deep: of the share of units kept)."""
     if not (eps > 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a positive finite number is needed")
     low, high, best = -1, task.net.units, None
     while high - low > 1:
-        middle = (low + high) // 2 if low > 0 else max(low + 1, high // 8 if best is None and high > 16 else (low + high) // 2)
-        student = task.student(_widths(task.net, middle), progress)
+        middle = min(high - 1, max(low + 1, math.isqrt(max(low, 1) * high)))
+        student = task.student(_widths(task.net, middle), executor, progress)
         if student.error.absolute <= eps:
             high, best = middle, student
         else:
             low = middle
-    return best or task.student(task.net.widths[1:-1], progress)
+    return best or task.student(task.net.widths[1:-1])
 
 
 class _Task:
@@ -194,19 +195,22 @@ class _Task:
             return f"on the {len(self.x)} samples it was fitted to"
         return "under the Gaussian" if self.closed else f"on {len(self.fresh)} fresh draws from the Gaussian"
 
-    def student(self, widths: tuple[int, ...], progress: Progress | None = None) -> Narrowed:
+    def student(
+        self, widths: tuple[int, ...], executor: Executor | None = None, progress: Progress | None = None
+    ) -> Narrowed:
         if self.goal is not None:
-            return self._shallow(widths[0])
+            return self._shallow(widths[0], executor, progress)
         if len(self.net.layers) == 1:
             return self._measured(self.net, "nothing to remove")
         found = self._deep(widths, fit, progress)
         return self._together(found) if all(widths) and widths != self.net.widths[1:-1] else found
 
-    def _shallow(self, count: int) -> Narrowed:
+    def _shallow(self, count: int, executor: Executor | None, progress: Progress | None) -> Narrowed:
         assert self.goal is not None
         if count == self.net.widths[1] and not self.skip:
             return self._result(self.net, 0.0, "nothing to remove", None)
-        found = fit(self.goal, count, np.random.default_rng(self.seed), self._better_starts(count))
+        more = self._better_starts(count)
+        found = fit(self.goal, count, np.random.default_rng(self.seed), more, executor, progress)
         small, skip = self.assemble(found)
         return self._result(small, found.square, found.start, skip)
 
@@ -290,8 +294,17 @@ class _Task:
         return Error.of(make(self.goal, widths[0], np.random.default_rng(self.seed)).square, self.goal.variance)
 
 
+def smoothed(mean: Array, cov: Array) -> Gaussian:
+    """The Gaussian with these moments and a thousandth of the mean variance added in every direction.
+
+    What barely varies in the samples would otherwise get weights that they hardly determine.
+    """
+    extra = 1e-3 * float(np.trace(cov)) / max(1, len(cov))
+    return Gaussian(mean, cov + extra * np.eye(len(cov)))
+
+
 def _fitted(x: Array) -> Gaussian:
-    return Gaussian.of(x) if len(x) > 1 else Gaussian(x[0], 0.0)
+    return smoothed(x.mean(axis=0), np.atleast_2d(np.cov(x.T, bias=True)))
 
 
 def refine(net: Network, x: Array, values: Array, iterations: int = REFINEMENT) -> Network:

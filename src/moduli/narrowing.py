@@ -10,18 +10,22 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from itertools import count as counted
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import Activation
 from .kernels import COARSE, MEDIUM, Units, expansion, gram, means
+from .lossless import Progress
 from .population import Readout, inner
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9
 TRIAL, ITERATIONS = 30, 300
-CANDIDATES = 4096
+CANDIDATES, ROWS = 4096, 64
 PAIRS = 4 * 10**8
 ORDERS = ((0, 0), (1, 0), (2, 0), (1, 1))
 Pull = Callable[[Array, Array], tuple[Array, Array]]
@@ -60,15 +64,15 @@ class Goal(ABC):
 class Population(Goal):
     """The target is a network with one hidden layer, the law of its inputs is Gaussian.
 
-    Not `centred`: the student has no output bias, and errors count the mean as well.
+    Without `biases`: the student has no output bias, its hidden biases stay as they start, errors count the mean as well.
     """
 
-    def __init__(self, target: Readout, skip: bool = False, centred: bool = True) -> None:
-        self.target, self.skip, self.centred = target, skip, float(centred)
+    def __init__(self, target: Readout, skip: bool = False, biases: bool = True) -> None:
+        self.target, self.skip, self.biases = target, skip, float(biases)
         self.activation, self.units, self.outer = target.activation, target.units, target.outer
         self.slope = _slope(self.activation, self.units, self.outer)
         mean = target.mean(MEDIUM)
-        total = inner(target, target, MEDIUM)[0] + (1 - self.centred) * float(mean @ mean)
+        total = inner(target, target, MEDIUM)[0] + (1 - self.biases) * float(mean @ mean)
         explained = float(np.square(self.slope).sum())
         self.left = max(0.0, total - explained)
         self.variance = self.left if skip else total
@@ -83,33 +87,40 @@ class Population(Goal):
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
         (mean,) = means(self.activation, fit.units, (0,), MEDIUM)
-        bias = self.centred * (self.target.mean(MEDIUM) - mean @ fit.outer)
+        bias = self.biases * (self.target.mean(MEDIUM) - mean @ fit.outer)
         slope = self.slope - _slope(self.activation, fit.units, fit.outer)
         return slope if self.skip else 0 * slope, bias
 
     def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         s, nodes, orders = self.activation, MEDIUM if exact else COARSE, ORDERS if slopes else ORDERS[:1]
-        own, cross = gram(s, student, s, student, orders, nodes), gram(s, student, s, self.units, orders, nodes)
+        own = gram(s, student, s, student, orders, nodes)
+        products, *cross = gram(s, student, s, self.units, orders, nodes)
         e, d, c, t = means(s, student, (0, 1, 2, 3), nodes)
         mean, tilt = means(s, self.units, (0, 1), nodes)
-        e, mean = self.centred * e, self.centred * mean
+        e, mean = self.biases * e, self.biases * mean
         shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.units.row
-        k, r = own[0] - np.outer(e, e), cross[0] @ self.outer - np.outer(e, shift)
+        k, r = own[0] - np.outer(e, e), products @ self.outer - np.outer(e, shift)
         linear = student.row * d[:, None]
         if self.skip:
             k, r = k - linear @ linear.T, r - linear @ slope.T
 
         def pull(gk: Array, gr: Array) -> tuple[Array, Array]:
-            g, w = gk + gk.T, gr @ self.outer.T
-            de = -self.centred * (g @ e + gr @ shift)
-            dm = (g * own[1]).sum(axis=1) + (w * cross[1]).sum(axis=1) + de * d
-            along = (g * own[2]).sum(axis=1) + (w * cross[2]).sum(axis=1) + de * c
-            dr = (g * own[3]) @ student.row + (w * cross[3]) @ self.units.row + along[:, None] * student.row
+            g = gk + gk.T
+            de = -self.biases * (g @ e + gr @ shift)
+            dm, along = (g * own[1]).sum(axis=1) + de * d, (g * own[2]).sum(axis=1) + de * c
+            dr = (g * own[3]) @ student.row
+            for top in range(0, len(student), ROWS):
+                at = slice(top, top + ROWS)
+                w = gr[at] @ self.outer.T
+                dm[at] += (w * cross[0][at]).sum(axis=1)
+                along[at] += (w * cross[1][at]).sum(axis=1)
+                dr[at] += (w * cross[2][at]) @ self.units.row
+            dr += along[:, None] * student.row
             if self.skip:
                 back = -(g @ linear) - gr @ slope
                 dd = (back * student.row).sum(axis=1)
                 dm, dr = dm + dd * c, dr + back * d[:, None] + (dd * t)[:, None] * student.row
-            return dm, dr
+            return self.biases * dm, dr
 
         return k, r, pull
 
@@ -183,7 +194,7 @@ def project(goal: Goal, units: Units, start: str = "") -> Fit:
     return Fit(units, v, max(0.0, square), start)
 
 
-def descend(goal: Goal, start: Units, iterations: int) -> Units:
+def descend(goal: Goal, start: Units, iterations: int, progress: Progress | None = None) -> Units:
     """L-BFGS on the incoming weights, the outgoing ones eliminated."""
     from scipy.linalg import cho_factor, cho_solve
     from scipy.optimize import minimize
@@ -216,11 +227,17 @@ def descend(goal: Goal, start: Units, iterations: int) -> Units:
             g = (g - (g * point).sum(axis=1)[:, None] * point) / size[:, None]
         return (goal.variance - float((r * v).sum())) / scale, g.ravel() / scale
 
+    steps = counted(1)
+
+    def told(_: Array) -> None:
+        if progress is not None:
+            progress(next(steps), iterations, "iterations")
+
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-12, "maxfun": 2 * iterations}
     first = unpack(np.column_stack([start.row, start.mean]).ravel())[0]
     theta = np.column_stack([first.row, first.mean]).ravel()
     scale = max(abs(value(theta)[0]), 1e-12 * goal.variance, 1e-280)
-    return unpack(minimize(value, theta, jac=True, method="L-BFGS-B", options=options).x)[0]
+    return unpack(minimize(value, theta, jac=True, method="L-BFGS-B", callback=told, options=options).x)[0]
 
 
 def pursuit(goal: Goal, count: int) -> tuple[Any, Array]:
@@ -334,7 +351,14 @@ def _gaps(points: Array, centres: Array) -> Array:
     return np.asarray(np.maximum(square - 2 * points @ centres.T, 0.0))
 
 
-def fit(goal: Goal, count: int, rng: np.random.Generator, more: Sequence[tuple[str, Units]] = ()) -> Fit:
+def fit(
+    goal: Goal,
+    count: int,
+    rng: np.random.Generator,
+    more: Sequence[tuple[str, Units]] = (),
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Fit:
     """The best student with `count` units that was found: every start a short way, the best one to the end.
 
     Where an iteration takes long there are fewer, so that all of them take about `PAIRS` evaluations of a kernel.
@@ -347,7 +371,12 @@ def fit(goal: Goal, count: int, rng: np.random.Generator, more: Sequence[tuple[s
     trials = {**starts(goal, count, rng), **dict(more)}
     if steps < ITERATIONS:
         trials = {name: trials[name] for name in ("pursuit", "k-means")}
-    short = [project(goal, descend(goal, units, TRIAL * steps // ITERATIONS), name) for name, units in trials.items()]
+    attempt = partial(_attempt, goal, TRIAL * steps // ITERATIONS)
+    short = list(executor.map(attempt, trials.items()) if executor else map(attempt, trials.items()))
     best = min(short, key=lambda f: f.square)
-    last = project(goal, descend(goal, best.units, steps), best.start)
+    last = project(goal, descend(goal, best.units, steps, progress), best.start)
     return min(last, best, key=lambda f: f.square)
+
+
+def _attempt(goal: Goal, iterations: int, trial: tuple[str, Units]) -> Fit:
+    return project(goal, descend(goal, trial[1], iterations), trial[0])

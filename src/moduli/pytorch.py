@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from .activations import Activation
-from .distillation import Error, narrow
+from .distillation import Error, narrow, smoothed
 from .domains import Gaussian, Samples
 from .errors import MissingExtra, UnsupportedModel
 from .lossless import Progress
@@ -208,7 +208,7 @@ class _Found:
     def law(self) -> Gaussian:
         shift = (self.total / self.count).cpu().numpy()
         cov = (self.square / self.count).cpu().numpy() - np.outer(shift, shift)
-        return Gaussian(self.origin.cpu().numpy() + shift, (cov + cov.T) / 2)
+        return smoothed(self.origin.cpu().numpy() + shift, (cov + cov.T) / 2)
 
 
 def _narrowed(module: Any, block: _Found, units: int | None, eps: float | None, on: str, seed: int) -> Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,7 +28,7 @@ from .proximate import RankCurve
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-DRAWS = 100_000
+DRAWS, PIECE = 100_000, 10_000
 
 
 def compress(
@@ -65,7 +65,9 @@ def compress(
     True
     """
     if isinstance(on, (Gaussian, Samples)) and not radius:
-        return distillation.narrow(load(net), on, units=units, eps=eps, skip=skip, seed=seed, progress=progress)
+        return distillation.narrow(
+            load(net), on, units=units, eps=eps, skip=skip, seed=seed, executor=executor, progress=progress
+        )
     _only_lossless(on, eps, units)
     if radius:
         return proximate.compress(load(net), radius, budget, executor, progress)
@@ -429,12 +431,17 @@ class Distance(Result):
 
     @property
     def statement(self) -> str:
-        if self.status == "proved":
+        if self.upper - self.lower <= 1e-6 * self.upper:
             return f"the distance is {self.upper:.6g} ({self.on})"
         return f"the distance lies in [{self.lower:.6g}, {self.upper:.6g}] ({self.on})"
 
     def rows(self) -> list[tuple[str, str]]:
-        rows = [("distance", f"{self.lower:.6g} <= . <= {self.upper:.6g}"), ("on", self.on), ("status", self.status)]
+        between = f"{self.lower:.6g} <= . <= {self.upper:.6g}"
+        if "value" in self.extra:
+            between = f"~ {self.extra['value']:.6g}, between {self.lower:.6g} and {self.upper:.6g}"
+            if self.upper - self.lower <= 1e-6 * self.upper:
+                between = f"~ {self.extra['value']:.9g}, rounding {self.upper - self.lower:.1g}"
+        rows = [("distance", between), ("on", self.on), ("status", self.status)]
         return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
 
     def data(self) -> dict[str, Any]:
@@ -511,16 +518,24 @@ def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, prog
         return Distance("estimated", low, high, None, name, {"value": value})
     if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
-    x = on.x if isinstance(on, Samples) else on.sample(DRAWS, a.widths[0], seed)
-    squares = ((a.logits(x) - b.logits(x)) ** 2).sum(axis=1)
-    mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.inf
+    squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
+    mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))) if len(squares) > 1 else math.inf
     ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
     name = (
-        f"root mean square on {len(x)} samples"
+        f"root mean square on {len(squares)} samples"
         if isinstance(on, Samples)
         else f"root mean square under a Gaussian, {DRAWS} draws"
     )
     return Distance("estimated", ends[0], ends[1], None, name, {"value": math.sqrt(mean)})
+
+
+def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
+    """The rows, or draws from the Gaussian, a few thousand at a time."""
+    if isinstance(on, Samples):
+        yield from (on.x[at : at + PIECE] for at in range(0, len(on.x), PIECE))
+    else:
+        rng = np.random.default_rng(seed)
+        yield from (on.sample(PIECE, n, rng) for _ in range(DRAWS // PIECE))
 
 
 def _reduced_distance(a: Network, b: Network, on: Gaussian) -> tuple[float, float, float]:
