@@ -151,26 +151,30 @@ def regression() -> None:
 
 
 def models() -> None:
-    table("model", "on", "units", "student", "k-means", "magnitude", "linear", "seconds")
+    table("model", "on", "units", "student", "held out", "k-means", "magnitude", "linear", "seconds")
     rng = np.random.default_rng(0)
     for name in ("arch_docking", "mnistfc_256x2", "safenlp_ruarobot"):
         net = mo.load(SHARED / "models" / f"{name}.onnx")
         if name == "mnistfc_256x2":
             with np.load(SHARED / "data" / "mnist.npz") as file:
-                x = next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:2000] / 255.0
+                x = next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:6000] / 255.0
         else:
             import json
 
             box = json.loads((SHARED / "models" / "boxes.json").read_text())[f"{name}.onnx"]
             low, high = np.array(box["lo"], dtype=float), np.array(box["hi"], dtype=float)
-            x = rng.uniform(low, high, (2000, net.widths[0]))
+            x = rng.uniform(low, high, (6000, net.widths[0]))
+        x, held = x[:4000], x[4000:]
+        spread = net.logits(held).var(axis=0).sum()
         for on in (mo.Samples(x), mo.Gaussian.of(x)):
             start = time.perf_counter()
-            curve = mo.error_curve(net, on=on, units=[net.units // k for k in (16, 8, 4)])
+            curve = mo.error_curve(net, on=on, units=[net.units // k for k in (16, 4)])
             seconds = time.perf_counter() - start
             for k, m in enumerate(curve.units):
                 errors = [getattr(curve, column)[k].unexplained for column in ("students", "kmeans", "magnitude")]
-                line(name, type(on).__name__, m, *errors, curve.linear.unexplained, round(seconds / len(curve.units), 1))
+                gap = np.square(curve.networks[k].logits(held) - net.logits(held)).sum(axis=1).mean() / spread
+                each = round(seconds / len(curve.units), 1)
+                line(name, type(on).__name__, m, errors[0], gap, *errors[1:], curve.linear.unexplained, each)
 
 
 def speed() -> None:

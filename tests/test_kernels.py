@@ -1,6 +1,7 @@
 """Gaussian expectations against quadrature, stored references, and finite differences."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest

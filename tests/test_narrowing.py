@@ -195,7 +195,12 @@ def test_refinement_only_improves():
     x = rng.standard_normal((300, 3))
     start = net.with_flat(net.flat() + 0.1 * rng.standard_normal(net.parameters))
     before = np.square(start.logits(x) - net.logits(x)).sum()
-    assert np.square(refine(start, x, net.logits(x)).logits(x) - net.logits(x)).sum() < 1e-3 * before
+    better = refine(start, x, net.logits(x))
+    assert np.square(better.logits(x) - net.logits(x)).sum() < 1e-3 * before
+    noise = rng.standard_normal((300, 2))
+    kept = refine(net, x[:20], net.logits(x[:20]) + noise[:20])
+    fresh = rng.standard_normal((500, 3))
+    assert np.square(kept.logits(fresh) - net.logits(fresh)).mean() < 1
 
 
 def test_error_curve():

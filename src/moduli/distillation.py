@@ -23,7 +23,7 @@ from .result import Result
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Law = Gaussian | Samples
 DRAWS = 10_000
-REFINEMENT = 200
+REFINEMENT, PATIENCE = 200, 20
 Make = Callable[[Goal, int, np.random.Generator], Fit]
 
 
@@ -278,7 +278,7 @@ class _Task:
         return self._measured(current, ", ".join(names) or "nothing to remove")
 
     def _together(self, best: Narrowed) -> Narrowed:
-        refined = self._measured(refine(best.network, self.x, self.values), best.start)
+        refined = self._measured(refine(best.network, self.x, self.values, self.seed), best.start)
         return min(best, refined, key=lambda r: r.error.absolute)
 
     def point(self, widths: tuple[int, ...]) -> tuple[Narrowed, Error, Error]:
@@ -307,30 +307,51 @@ def _fitted(x: Array) -> Gaussian:
     return smoothed(x.mean(axis=0), np.atleast_2d(np.cov(x.T, bias=True)))
 
 
-def refine(net: Network, x: Array, values: Array, iterations: int = REFINEMENT) -> Network:
-    """All parameters together on samples, by L-BFGS: least squares of the outputs before the output map."""
+def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
+    """All parameters together on samples, by L-BFGS: least squares of the outputs before the output map.
+
+    A fifth of the rows is held out: what is best on them is returned, so that few samples are not learnt by heart.
+    """
     from scipy.optimize import minimize
 
+    order = np.random.default_rng(seed).permutation(len(x))
+    held, used = order[: len(x) // 5], order[len(x) // 5 :]
+
+    def left_out(theta: Array) -> float:
+        return float(np.square(net.with_flat(theta).logits(x[held]) - values[held]).sum())
+
+    best, least, waited = net.flat(), left_out(net.flat()), 0
+
+    def watch(theta: Array) -> None:
+        nonlocal best, least, waited
+        error = left_out(theta)
+        waited += 1
+        if error < least:
+            best, least, waited = theta.copy(), error, 0
+        if len(held) and waited > PATIENCE:
+            raise StopIteration
+
+    points, goal = x[used], values[used]
     def value(theta: Array) -> tuple[float, Array]:
         at = net.with_flat(theta)
-        pre, post = [], [x]
+        pre, post = [], [points]
         for layer in at.layers:
             pre.append(post[-1] @ layer.weight.T + layer.bias)
             post.append(layer.activation(pre[-1]))
-        gap = post[-1] - values
-        back, parts = 2 * gap / len(x), []
+        gap = post[-1] - goal
+        back, parts = 2 * gap / len(goal), []
         for l in reversed(range(len(at.layers))):
             layer = at.layers[l]
             back = back * layer.activation.derivative(pre[l])
             parts += [back.sum(axis=0), (back.T @ post[l]).ravel()]
             back = back @ layer.weight
-        return float(np.square(gap).sum()) / len(x) / scale, np.concatenate(parts[::-1]) / scale
+        return float(np.square(gap).sum()) / len(goal) / scale, np.concatenate(parts[::-1]) / scale
 
     scale = 1.0
     scale = value(net.flat())[0] or 1.0
-    options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-14}
-    found = minimize(value, net.flat(), jac=True, method="L-BFGS-B", options=options)
-    return net.with_layers(net.with_flat(found.x).layers)
+    options = {"maxiter": REFINEMENT, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-14}
+    found = minimize(value, net.flat(), jac=True, method="L-BFGS-B", callback=watch, options=options)
+    return net.with_layers(net.with_flat(best if len(held) else found.x).layers)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -340,7 +361,7 @@ class ErrorCurve(Result):
     Attributes:
         units: hidden units of each student. students: the errors reached, and beside them, on the same data, `magnitude`:
             the units with the largest weights kept, outgoing weights fitted again; `kmeans`: centres of units, fitted again.
-        linear: of the best affine map.
+        linear: of the best affine map. networks: the students.
     """
 
     units: tuple[int, ...]
@@ -350,6 +371,7 @@ class ErrorCurve(Result):
     linear: Error
     of: int
     on: str
+    networks: tuple[Network, ...] = ()
     kind: ClassVar[str] = "error_curve"
 
     @property
@@ -404,7 +426,8 @@ def error_curve(
     students, magnitude, centres = zip(*found, strict=True)
     sizes = tuple(s.network.units for s in students)
     errors = tuple(s.error for s in students)
-    return ErrorCurve("estimated", sizes, errors, magnitude, centres, students[0].linear, net.units, task.on)
+    networks = tuple(s.network for s in students)
+    return ErrorCurve("estimated", sizes, errors, magnitude, centres, students[0].linear, net.units, task.on, networks)
 
 
 def _steps(units: int) -> list[int]:

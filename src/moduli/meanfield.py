@@ -103,6 +103,12 @@ class MeanField(Result):
         """The part of E f^2 that the isotropic term holds."""
         return self.total**2 * isotropic(self.inputs) / self.square if self.square else 0.0
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """How far each simplification is off, relative to the isotropic term: 1/(2d), about N^-1/2, about (dN)^-1/2."""
+        d, n = self.inputs, max(1, self.network.units)
+        return {"S0": 1 / (2 * d) + n**-0.5, "S-iso": n**-0.5, "S1": (d * n) ** -0.5}
+
     def cross(self, rows: Array, level: Level = "S1") -> Array:
         """E f(x) relu(u . x) for rows u ``[M, k]`` (whitened inputs), simplified."""
         size = np.linalg.norm(rows, axis=1)
@@ -136,6 +142,8 @@ class MeanField(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [("network", repr(self.network)), ("isotropic term", f"{self.share:.3g} of the mean square")]
+        rates = ", ".join(f"{level} ~ {rate:.1g}" for level, rate in self.rates.items())
+        rows.append(("simplifications off by", rates))
         for units in (2, 4, 8, 16) if self.applies else ():
             if units <= self.inputs + 1:
                 rows.append((f"simplex of {units}", f"~ {self.loss(units):.3g} of the mean square is lost"))
@@ -145,7 +153,7 @@ class MeanField(Result):
         return {
             "network": self.network.digest, "applies": self.applies, "against": list(self.against), "total": self.total,
             "expected": self.expected, "drift": self.drift.tolist(), "square": self.square, "share": self.share,
-            "spectrum": np.linalg.eigvalsh(self.shape)[::-1].tolist(),
+            "rates": self.rates, "spectrum": np.linalg.eigvalsh(self.shape)[::-1].tolist(),
         }  # fmt: skip
 
 

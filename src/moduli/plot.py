@@ -89,5 +89,7 @@ def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.axhline(data["linear"], color=GREY, lw=0.8, ls=":")
     ax.annotate("a linear map", (1.0, data["linear"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
     ax.set(xlabel="hidden units", ylabel="share of variance lost")
+    ax.set_xticks(data["units"], [str(m) for m in data["units"]])
+    ax.set_xticks([], minor=True)
     ax.legend(frameon=False)
     return ax
