@@ -27,7 +27,8 @@ from .errors import ShapeError, UnsupportedModel
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]
-BLOCK = 2**13
+Law = tuple[Array, Array]  # means and variances of pre-activations
+BLOCK, PANEL = 2**13, 256
 COARSE, MEDIUM, FINE = 5, 12, 22
 ERRORS = {
     ("sigmoid", COARSE): 6e-6, ("softplus", COARSE): 4e-6, ("silu", COARSE): 3.3e-5,
@@ -378,13 +379,13 @@ def means(s: Activation, units: Units, orders: Sequence[int] = (0,), nodes: int 
     if s.kind == "sin":
         return [np.exp(-v / 2) * np.sin(m + a * np.pi / 2) for a in orders]
     e = expansion(s, nodes)
-    terms = _term_means(e, units, max(orders))
+    terms = _term_means(e, (m, v), max(orders))
     return [terms[a] + (e.slope * m if a == 0 else e.slope * (a == 1)) for a in orders]
 
 
-def _term_means(e: Expansion, units: Units, top: int) -> list[Array]:
+def _term_means(e: Expansion, law: Law, top: int) -> list[Array]:
     """E of the derivatives of order 0 .. top of the terms alone."""
-    single = _Single(units.mean, _variance(units.variance, e.noise[:, None]), e.centred)
+    single = _Single(law[0], _variance(law[1], e.noise[:, None]), e.centred)
     operator = e.factors((-1, 1))
     return [np.asarray(e.weight @ sum(f * single(a + k) for k, f in operator)) for a in range(top + 1)]
 
@@ -417,27 +418,31 @@ def gram(
         work, size = _ramps(e, f), max(1, BLOCK // max(1, len(e.weight) * len(f.weight)))
     wide = min(len(two), max(64, size // max(1, min(len(one), 64)))) or 1
     high = max(1, size // wide)
-    for top in range(0, len(one), high):
-        for left in range(0, len(two), wide):
-            at = slice(top, top + high), slice(left, left + wide)
-            for whole, part in zip(found, work(one[at[0]], two[at[1]], orders), strict=True):
-                whole[at] = part
+    for panel in range(0, len(one), PANEL):
+        c = one.row[panel : panel + PANEL] @ two.row.T
+        for top in range(panel, min(panel + PANEL, len(one)), high):
+            for left in range(0, len(two), wide):
+                i, j = slice(top, min(top + high, panel + PANEL)), slice(left, left + wide)
+                laws = (one.mean[i], one.variance[i]), (two.mean[j], two.variance[j])
+                parts = work(*laws, c[top - panel : i.stop - panel, j], orders)
+                for whole, part in zip(found, parts, strict=True):
+                    whole[i, j] = part
     return found
 
 
-Work = Callable[[Units, Units, Sequence[Order]], list[Array]]
+Work = Callable[[Law, Law, Array, Sequence[Order]], list[Array]]
 
 
 def _ramps(e: Expansion, f: Expansion) -> Work:
     weight, left, right = np.outer(e.weight, f.weight), e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
     n1, n2 = e.noise[:, None, None, None], f.noise[:, None, None]
 
-    def work(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
-        c, v1, v2 = one.row @ two.row.T, one.variance[:, None], two.variance[None, :]
+    def work(one: Law, two: Law, c: Array, orders: Sequence[Order]) -> list[Array]:
+        (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
         found = [np.zeros(c.shape) for _ in orders]
         if e.slope or f.slope:
             _affine(e, f, one, two, c, orders, found)
-        pair = _Pair(one.mean[:, None], two.mean[None, :], _variance(v1, n1), _variance(v2, n2), c)
+        pair = _Pair(m1, m2, _variance(v1, n1), _variance(v2, n2), c)
         for whole, (a, b) in zip(found, orders, strict=True):
             if len(left) == len(right) == 2 and a + b == 0:
                 value = _gates(pair, n1 * n1, n2 * n2, v1, v2)
@@ -463,13 +468,13 @@ def _gates(pair: _Pair, n1: Array, n2: Array, v1: Array, v2: Array) -> Any:
     return (m1 * m2 + c) * pair.p + edges + (v1 * v2 - c * c * (v1 / d1 + v2 / d2 - 1)) * pair.peak
 
 
-def _affine(e: Expansion, f: Expansion, one: Units, two: Units, c: Array, orders: Sequence[Order], found: list[Array]) -> None:
+def _affine(e: Expansion, f: Expansion, one: Law, two: Law, c: Array, orders: Sequence[Order], found: list[Array]) -> None:
     """Add what the linear parts contribute: E of (slope x)^(a) t^(b) and of (terms of s)^(a) (slope y)^(b)."""
     top = max(max(o) for o in orders) + 1
     left = [x[:, None] for x in _term_means(e, one, top)]
     right = [x[None, :] for x in _term_means(f, two, top)]
-    m1, m2 = one.mean[:, None], two.mean[None, :]
-    both = {(0, 0): m1 * m2 + c, (0, 1): m1, (1, 0): m2, (1, 1): 1.0}
+    m1, m2 = one[0][:, None], two[0][None, :]
+    both: dict[Order, Any] = {(0, 0): m1 * m2 + c, (0, 1): m1, (1, 0): m2, (1, 1): 1.0}
     for whole, (a, b) in zip(found, orders, strict=True):
         whole += e.slope * f.slope * both.get((a, b), 0.0)
         whole += e.slope * _times(m1, c, a, right, b) + f.slope * _times(m2, c, b, left, a)
@@ -482,9 +487,9 @@ def _times(m: Array, c: Array, a: int, other: list[Array], b: int) -> Any:
     return other[b] if a == 1 else 0.0
 
 
-def _waves(one: Units, two: Units, orders: Sequence[Order]) -> list[Array]:
-    m1, m2, c = one.mean[:, None], two.mean[None, :], one.row @ two.row.T
-    v = one.variance[:, None] + two.variance[None, :]
+def _waves(one: Law, two: Law, c: Array, orders: Sequence[Order]) -> list[Array]:
+    (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
+    v = v1 + v2
     near, far = np.exp(-v / 2 + c), np.exp(-v / 2 - c)
     turn = np.pi / 2
     return [0.5 * (near * np.cos(m1 - m2 + (a - b) * turn) - far * np.cos(m1 + m2 + (a + b) * turn)) for a, b in orders]
