@@ -151,7 +151,7 @@ def test_unreadable_models_exit_4_with_one_line(tmp_path, name):
 
 USAGE = {
     ("compress", "zoo:digits-plain", "-o", "no/such/folder/x.onnx"): "cannot write no/such/folder/x.onnx",
-    ("compress", "zoo:digits-plain", "-o", "x.onnx", "--units", "3"): "units=3 is not answered by this version",
+    ("compress", "zoo:digits-plain", "-o", "x.onnx", "--units", "3"): "units=3 is not answered here",
     ("rank", "zoo:digits-plain", "--on", "sphere"): "write all, box:LO,HI",
     ("equal", "zoo:digits-plain", "zoo:digits-tanh-grid"): "64 inputs, 10 outputs against 4 and 10",
     ("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "box:1,-1"): "low 1.0 exceeds high -1.0",

@@ -233,7 +233,8 @@ def descend(goal: Goal, start: Units, iterations: int, progress: Progress | None
         if progress is not None:
             progress(next(steps), iterations, "iterations")
 
-    options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-12, "maxfun": 2 * iterations}
+    memory = 20 if start.row.size < 10**5 else 8
+    options = {"maxiter": iterations, "maxcor": memory, "ftol": 1e-7, "gtol": 1e-12, "maxfun": 2 * iterations}
     first = unpack(np.column_stack([start.row, start.mean]).ravel())[0]
     theta = np.column_stack([first.row, first.mean]).ravel()
     scale = max(abs(value(theta)[0]), 1e-12 * goal.variance, 1e-280)
