@@ -30,10 +30,10 @@ Order = tuple[int, int]
 Law = tuple[Array, Array]  # means and variances of pre-activations
 BLOCK, PANEL = 2**13, 256
 COARSE, MEDIUM, FINE = 5, 12, 22
-ERRORS = {
-    ("sigmoid", COARSE): 6e-6, ("softplus", COARSE): 4e-6, ("silu", COARSE): 3.3e-5,
-    ("sigmoid", MEDIUM): 7e-10, ("softplus", MEDIUM): 4e-10, ("silu", MEDIUM): 6e-9,
-    ("sigmoid", FINE): 2e-14, ("softplus", FINE): 1e-14, ("silu", FINE): 2e-13,
+ERRORS = {  # sup over the real line, bounded in tests/test_kernels.py; for gelu_tanh measured
+    ("sigmoid", COARSE): 1.1e-5, ("softplus", COARSE): 7e-6, ("silu", COARSE): 6e-5,
+    ("sigmoid", MEDIUM): 1.2e-9, ("softplus", MEDIUM): 7e-10, ("silu", MEDIUM): 1.1e-8,
+    ("sigmoid", FINE): 3e-14, ("softplus", FINE): 2e-14, ("silu", FINE): 3e-13,
     ("gelu_tanh", COARSE): 7e-7, ("gelu_tanh", MEDIUM): 1e-9, ("gelu_tanh", FINE): 1e-9,
 }  # fmt: skip
 
