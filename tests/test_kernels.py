@@ -7,20 +7,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.kernels import (
-    COARSE,
-    ERRORS,
-    FINE,
-    MEDIUM,
-    Units,
-    Whitening,
-    _steep,
-    expansion,
-    gram,
-    logistic,
-    means,
-    pulled,
-)  # fmt: skip
+from moduli.kernels import COARSE, ERRORS, FINE, MEDIUM, Units, Whitening, _steep, expansion, gram, logistic, means, pulled
+from moduli.population import SLOPES
 
 EVERY = [mo.Activation.of(name) for name in (
     "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus",
@@ -34,7 +22,7 @@ def two(m1, s1, m2, s2, rho):
 
 
 def quadrature(f, g, m1, s1, m2, s2, rho):
-    """E f(X) g(Y): trapezoid in polar directions split at the kinks of both functions."""
+    """E f(X) g(Y): Gauss-Legendre in X, then in Y given X, both split at the kinks."""
     nodes, weights = np.polynomial.legendre.leggauss(400)
 
     def pieces(cuts):
@@ -82,7 +70,7 @@ def test_stored_references(shared):
         s = mo.Activation.of(f"leaky_relu({slope})" if case["act"] == "leaky_relu" else case["act"])
         scale = 2**-0.5 if s.kind == "erf" else 1.0  # there erf means erf(x / sqrt 2)
         law = Whitening.of(mo.Gaussian(part["mean"], part["cov"]), part["W"].shape[1])
-        units = Units.joined(law.units(scale * part["W"], scale * part["b"]), law.units(scale * part["U"], scale * part["bu"]))
+        units = law.units(scale * np.vstack([part["W"], part["U"]]), scale * np.concatenate([part["b"], part["bu"]]))
         (k,) = gram(s, units)
         n, outer = len(part["W"]), np.concatenate([part["A"], part["V"]])
         weight = outer @ outer.T
@@ -205,6 +193,17 @@ def test_measured_error_of_the_steep_gate():
         gap = np.abs(x * (ndtr(x[:, None] / scales) @ weights) - mo.Activation("gelu_tanh")(x))
         assert ERRORS["gelu_tanh", nodes] / 10 < gap.max() < ERRORS["gelu_tanh", nodes]
         assert np.abs(weights).sum() < 50
+
+
+def test_errors_of_slopes():
+    """What `population` counts for them, in float64 and so only where it resolves them."""
+    x = np.linspace(-12, 12, 4001)
+    point = Units(x, np.zeros((len(x), 1)))
+    for name in ("tanh", "sigmoid", "softplus", "silu", "gelu_tanh"):
+        s = mo.Activation(name)
+        for nodes in (COARSE, FINE):
+            gap = np.abs(means(s, point, (1,), nodes)[0] - s.derivative(x)).max()
+            assert gap <= SLOPES * expansion(s, nodes).error + 1e-13
 
 
 def test_coarse_expectations_stay_within_the_certified_error():

@@ -13,11 +13,11 @@ from jaxtyping import Float64
 
 from .domains import Gaussian, Samples
 from .errors import ShapeError
-from .kernels import Units, Whitening
+from .kernels import Units, Whitening, accuracy
 from .lossless import Progress
 from .narrowing import Empirical, Fit, Goal, Population, fit, kmeans, largest, project
 from .network import Layer, Network
-from .population import Readout
+from .population import Readout, student
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -216,7 +216,7 @@ class _Task:
 
     def _better_starts(self, count: int) -> list[tuple[str, Units]]:
         """On samples: the student under the Gaussian fitted to them, where a closed form is cheap."""
-        if self.closed or not count or self.net.activations[0].kind in ("tanh", "sigmoid", "silu", "softplus", "gelu_tanh"):
+        if self.closed or not count or accuracy(self.net.activations[0])[0] > 1:
             return []
         goal = Population(Readout.of(self.net, self.whitening), self.skip)
         return [("Gaussian", fit(goal, count, np.random.default_rng(self.seed)).units)]
@@ -224,12 +224,9 @@ class _Task:
     def assemble(self, found: Fit) -> tuple[Network, Array | None]:
         assert self.goal is not None
         slope, bias = self.goal.affine(found)
-        weight, shift = self.whitening.parameters(found.units)
         skip = slope @ self.whitening.pseudoinverse if self.skip else None
-        last = self.net.layers[-1]
         bias = bias - skip @ self.whitening.mean if skip is not None else bias
-        layers = [Layer(weight, shift, self.net.activations[0]), Layer(found.outer.T.copy(), bias, last.activation)]
-        return self.net.with_layers(layers), skip
+        return student(Readout(self.net.activations[0], found.units, found.outer, bias), self.whitening, self.net), skip
 
     def _result(self, small: Network, square: float, start: str, skip: Array | None) -> Narrowed:
         assert self.goal is not None
@@ -332,6 +329,7 @@ def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
             raise StopIteration
 
     points, goal = x[used], values[used]
+
     def value(theta: Array) -> tuple[float, Array]:
         at = net.with_flat(theta)
         pre, post = [], [points]

@@ -1,12 +1,12 @@
 """Gaussian expectations E[s(X) t(Y)] of activations, with all their derivatives.
 
-Every activation here (sin apart) is a sum of a linear function, a constant and *smoothed ramps*
+Every activation here (sin apart) is a sum of a linear function and *smoothed ramps*
 
     ramp_d(x) = E (x + d xi)_+,    xi ~ N(0, 1),    and its first two derivatives:
 
 ReLU is ramp_0; the normal distribution function of x/d is ramp_d'; x Phi(x/d) is ramp_d - d^2 ramp_d''. The logistic
 distribution is a normal one with random scale (Andrews & Mallows 1974), so the sigmoid is an average of Phi(x/d) over d,
-softplus of ramp_d, SiLU of x Phi(x/d): here over a Gauss rule in log d, whose error is certified. All expectations then
+softplus of ramp_d, SiLU of x Phi(x/d): here over a Gauss rule in log d, whose error is bounded. All expectations then
 follow from one function of two correlated normals, E X_+ Y_+, and its derivatives in the means; derivatives in variances
 and covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm2, d/dv1 = 1/2 d2/dm1^2).
 """
@@ -58,10 +58,6 @@ class Units:
     @cached_property
     def variance(self) -> Array:
         return np.asarray(np.einsum("ik,ik->i", self.row, self.row))
-
-    @staticmethod
-    def joined(*parts: Units) -> Units:
-        return Units(np.concatenate([p.mean for p in parts]), np.concatenate([p.row for p in parts]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +135,21 @@ class Expansion(NamedTuple):
 RAMP, STEP, GATE = ((0, 0),), ((1, 0),), ((0, 0), (2, 1))
 
 
+def accuracy(s: Activation, nodes: int = FINE) -> tuple[int, float]:
+    """How many terms an expectation of s sums, and the error of that sum on the whole line."""
+    if s.kind == "sin":
+        return 1, 0.0
+    e = expansion(s, nodes)
+    return max(1, len(e.weight)), e.error
+
+
+@cache
 def expansion(s: Activation, nodes: int = FINE) -> Expansion:
     """The activation as smoothed ramps; `nodes` of the mixture where one is needed.
 
     Raises:
         UnsupportedModel: sin, which is none.
     """
-    return _expansion(s, nodes)
-
-
-@cache
-def _expansion(s: Activation, nodes: int) -> Expansion:
     one, none, zero = np.ones(1), np.zeros(0), np.zeros(1)
     if s.slope is not None:
         return Expansion(s.slope, RAMP, np.array([1 - s.slope]), zero)

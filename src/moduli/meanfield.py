@@ -25,8 +25,8 @@ from jaxtyping import Float64
 from .domains import Gaussian
 from .kernels import MEDIUM, Units, Whitening
 from .narrowing import simplex
-from .network import Layer, Network
-from .population import Readout, inner
+from .network import Network
+from .population import Readout, inner, student
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -127,12 +127,10 @@ class MeanField(Result):
     def student(self, units: int) -> Network:
         """The simplex along the main directions of `shape`, with equal outgoing weights."""
         frame = etf(units, self.inputs)
-        order = np.argsort(-np.linalg.eigh(self.shape)[0], kind="stable")
-        rows = frame @ np.linalg.eigh(self.shape)[1][:, order].T
-        weight, bias = self.whitening.parameters(Units(np.zeros(units), rows))
-        outer = np.full((1, units), self.expected * isotropic(self.inputs) * strength(units) / units)
-        hidden, last = self.network.layers
-        return self.network.with_layers([Layer(weight, bias, hidden.activation), Layer(outer, np.zeros(1), last.activation)])
+        rows = frame @ np.linalg.eigh(self.shape)[1][:, ::-1].T
+        outer = np.full((units, 1), self.expected * isotropic(self.inputs) * strength(units) / units)
+        readout = Readout(self.network.activations[0], Units(np.zeros(units), rows), outer, np.zeros(1))
+        return student(readout, self.whitening, self.network)
 
     @property
     def statement(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .activations import Activation
-from .kernels import COARSE, MEDIUM, Units, expansion, gram, means
+from .kernels import COARSE, MEDIUM, Units, accuracy, gram, means
 from .lossless import Progress
 from .population import Readout, inner
 
@@ -78,7 +78,7 @@ class Population(Goal):
         self.variance = self.left if skip else total
 
     def pairs(self, count: int) -> int:
-        terms: int = 1 if self.activation.kind == "sin" else max(1, len(expansion(self.activation, COARSE).weight))
+        terms, _ = accuracy(self.activation, COARSE)
         return count * (count + len(self.units)) * terms * terms
 
     def linear(self) -> float:
@@ -288,7 +288,7 @@ def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, Units]
     found["k-means"] = kmeans(goal, count, rng)
     found["random"] = goal.units[np.sort(rng.permutation(len(goal.units))[:count])]
     width = goal.units.row.shape[1]
-    if goal.activation.kind in ("relu", "leaky_relu", "abs", "gelu", "silu", "softplus") and 2 <= count <= width + 1:
+    if goal.activation.bound is None and 2 <= count <= width + 1:
         size = float(np.sqrt(goal.units.variance).mean()) or 1.0
         turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
         mean = np.full(count, float(np.average(goal.units.mean, weights=np.abs(goal.outer).sum(axis=1) + 1e-300)))

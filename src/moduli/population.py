@@ -12,13 +12,13 @@ from jaxtyping import Float64
 from .activations import Activation
 from .domains import Gaussian
 from .errors import UnsupportedModel
-from .kernels import FINE, Order, Units, Whitening, expansion, gram, means
+from .kernels import FINE, Order, Units, Whitening, accuracy, gram, means
 from .network import Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ROUNDING = 2e-15
 NEAR = 1e-8
-STEPS = 2
+STEPS, SLOPES = 2, 8
 CHUNK = 2**21
 ORDERS: tuple[Order, ...] = (
     (0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3)
@@ -54,7 +54,7 @@ class Readout:
 
     def reach(self, nodes: int = FINE) -> float:
         """At least the root mean square of what the expansion of the activation leaves out."""
-        error = 0.0 if self.activation.kind == "sin" else expansion(self.activation, nodes).error
+        error = accuracy(self.activation, nodes)[1]
         return error * float(np.linalg.norm(self.outer, axis=1).sum()) if error else 0.0
 
     def mean(self, nodes: int = FINE) -> Array:
@@ -98,8 +98,9 @@ def distance(a: Network, b: Network, law: Gaussian, nodes: int = FINE) -> tuple[
     slip = f.reach(nodes) + g.reach(nodes)
     value, low, high = _ends(square, size, slip)
     if square < size * NEAR / ROUNDING and f.activation == g.activation and len(f) == len(g):
-        near, error = _along(f, _matched(f, g, nodes), nodes)
-        one, low_one, high_one = _ends(near, error, _parameter_rounding(f) + _parameter_rounding(g))
+        end = _matched(f, g)
+        near, error = _along(f, end, nodes)
+        one, low_one, high_one = _ends(near, error, _parameter_rounding(f) + _parameter_rounding(g) + _left_out(f, end, nodes))
         if high_one - low_one < high - low:
             return one, low_one, high_one
     return value, low, high
@@ -109,6 +110,17 @@ def _parameter_rounding(f: Readout) -> float:
     """At least the effect of a few roundings of every mean, row and outgoing weight."""
     reach = np.abs(f.units.mean) + np.sqrt(f.units.variance)
     return 2.0**-50 * float(f.activation.lipschitz) * float((np.linalg.norm(f.outer, axis=1) * reach).sum())
+
+
+def _left_out(f: Readout, g: Readout, nodes: int) -> float:
+    """What the expansion of the activation does to f - g: its error, and that of its slope, at most SLOPES times as large."""
+    error = accuracy(f.activation, nodes)[1]
+    if not error:
+        return 0.0
+    f, size = _oriented(f), np.linalg.norm
+    moved = np.sqrt((f.units.mean - g.units.mean) ** 2 + np.square(f.units.row - g.units.row).sum(axis=1))
+    weight = size(f.outer, axis=1) + size(g.outer, axis=1)
+    return error * float((size(f.outer - g.outer, axis=1) + SLOPES * weight * moved).sum())
 
 
 def _ends(square: float, floor: float, slip: float) -> tuple[float, float, float]:
@@ -135,7 +147,7 @@ def _oriented(f: Readout) -> Readout:
     return Readout(act, Units(mean, row), outer, bias)
 
 
-def _matched(f: Readout, g: Readout, nodes: int) -> Readout:
+def _matched(f: Readout, g: Readout) -> Readout:
     """g with its units in the order, signs and scales in which they lie nearest to those of f."""
     from scipy.optimize import linear_sum_assignment
 

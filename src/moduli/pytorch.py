@@ -18,6 +18,7 @@ from .errors import MissingExtra, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
+from .torch_graph import activation_of
 from .torch_graph import to_torch as to_torch
 
 if TYPE_CHECKING:
@@ -333,20 +334,6 @@ def _evaluating(module: Any, torch: Any) -> Iterator[None]:
             m.training = mode
 
 
-def _activation(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Activation | None:
-    """The activation of a torch function with its arguments, or None."""
-    if name in ("relu", "tanh", "sigmoid", "erf", "silu", "sin", "abs"):
-        return Activation(name)
-    if name == "gelu":
-        return Activation("gelu_tanh" if "tanh" in (*args[1:2], options.get("approximate")) else "gelu")
-    if name == "leaky_relu":
-        return Activation("leaky_relu", float(args[1] if len(args) > 1 else options.get("negative_slope", 0.01)))
-    if name == "softplus":
-        beta = args[1] if len(args) > 1 else options.get("beta", 1)
-        return Activation("softplus") if beta == 1 else None
-    return None
-
-
 def _watcher(linears: Mapping[tuple[int, int], tuple[str, Any]]) -> Any:
     """A mode that follows the outputs of Linears through activations and dropout to other Linears."""
     from torch.overrides import TorchFunctionMode
@@ -382,12 +369,15 @@ def _watcher(linears: Mapping[tuple[int, int], tuple[str, Any]]) -> Any:
             source = args[0] if args else kwargs.get("input")
             at = self.tracked.get(id(source))
             plain = name.rstrip("_")
-            if at is not None and at[2] is None and (act := _activation(plain, args, kwargs)) is not None:
+            if at is not None and at[2] is None and (act := self.applied(plain, args, kwargs)) is not None:
                 self.carry(source, output, at[1], act)
             elif at is not None and at[2] is not None and plain == "dropout" and self.still(source, output):
                 self.carry(source, output, at[1], at[2])
             else:
                 self.escape((args, kwargs), f"its output is used by {name} as well")
+
+        def applied(self, name: str, args: Any, kwargs: Any) -> Activation | None:
+            return activation_of(name, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
 
         def still(self, source: Any, output: Any) -> bool:
             return output is source or bool((output == source).all())

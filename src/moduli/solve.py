@@ -189,7 +189,7 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     return symmetry.canonical(load(net), progress)
 
 
-def path(a: Any, b: Any) -> ParameterPath | None:
+def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath | None:
     """A piecewise linear path from a to b along which the function does not change; None where there is none.
 
     For one hidden layer. At most seven segments if the rank is at most half the hidden units (Farrugia-Roberts 2023).
@@ -205,7 +205,7 @@ def path(a: Any, b: Any) -> ParameterPath | None:
     >>> p.segments, p.check()
     (3, True)
     """
-    return paths.path(*_pair(a, b))
+    return paths.path(*_pair(a, b), progress=progress)
 
 
 class Witness(NamedTuple):
@@ -430,8 +430,13 @@ class Distance(Result):
     kind: ClassVar[str] = "distance"
 
     @property
+    def _narrow(self) -> bool:
+        """An estimate whose ends agree to six digits."""
+        return "value" in self.extra and self.upper - self.lower <= 1e-6 * self.upper
+
+    @property
     def statement(self) -> str:
-        if self.upper - self.lower <= 1e-6 * self.upper:
+        if self.status == "proved" or self._narrow:
             return f"the distance is {self.upper:.6g} ({self.on})"
         return f"the distance lies in [{self.lower:.6g}, {self.upper:.6g}] ({self.on})"
 
@@ -439,8 +444,8 @@ class Distance(Result):
         between = f"{self.lower:.6g} <= . <= {self.upper:.6g}"
         if "value" in self.extra:
             between = f"~ {self.extra['value']:.6g}, between {self.lower:.6g} and {self.upper:.6g}"
-            if self.upper - self.lower <= 1e-6 * self.upper:
-                between = f"~ {self.extra['value']:.9g}, rounding {self.upper - self.lower:.1g}"
+            if self._narrow:
+                between = f"~ {self.extra['value']:.9g}, to {self.upper - self.lower:.1g}"
         rows = [("distance", between), ("on", self.on), ("status", self.status)]
         return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
 

@@ -466,6 +466,26 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "gelu": _gelu,
     "softplus": _softplus,
 }
+
+
+class _Seen:
+    """Stands for a tensor: what is applied to it is what it returns."""
+
+    def activate(self, s: Activation) -> Activation:
+        return s
+
+
+def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> Activation | None:
+    """The activation that a torch function with these further arguments is, or None."""
+    if name not in (*_PLAIN, "leaky_relu", "gelu", "softplus", "clamp"):
+        return None
+    try:
+        found = _OPERATIONS[name](_Seen(), *rest, **options)
+    except (AttributeError, TypeError, UnsupportedModel):
+        return None
+    return found if isinstance(found, Activation) else None
+
+
 _MODULES: dict[str, tuple[str, Callable[[Any], Sequence[Any]]]] = {  # of torch.nn; a class of the user is traced into
     **dict.fromkeys(("Identity", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"), ("identity", lambda m: ())),
     **{name: (name.lower(), lambda m: ()) for name in ("ReLU", "Tanh", "Sigmoid", "SiLU")},
