@@ -1,14 +1,17 @@
-"""Normal forms and what they decide."""
+"""The group, its elements, stabilisers, normal forms and fingerprints."""
 
 from __future__ import annotations
 
 import json
+import math
+from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
 import strategies as plants
 
 import moduli as mo
+from moduli.symmetry import Element, Units, attention, grouped
 
 
 def test_idempotent_and_invariant_bit_for_bit():
@@ -23,78 +26,192 @@ def test_idempotent_and_invariant_bit_for_bit():
         assert mo.canonical(parts.network()) == form, (seed, acts)
 
 
-def test_symmetric_copies_are_proved_equal():
-    for seed in range(60):
-        net, _ = plants.planted(seed)
+def test_invariance_under_many_elements():
+    for seed, acts in enumerate((["tanh"] * 2, ["relu"] * 2, ["abs", "leaky_relu(0.25)"], ["sigmoid"] * 2, ["gelu", "erf"])):
         rng = np.random.default_rng(seed)
-        parts = plants.Parts([[np.array(x.weight), np.array(x.bias)] for x in net.layers], list(net.activations))
-        plants.shuffle(rng, parts)
-        answer = mo.equivalent(net, parts.network())
-        assert answer.status == "proved", seed
-        assert answer.check()
+        net = plants.minimal(rng, (3, 6, 5, 2), acts).network()
+        group, form, mark = mo.symmetries(net), mo.canonical(net), mo.signature(net)
+        for draw in range(200):
+            copy = group.random(draw)(net)
+            assert mo.canonical(copy) == form
+            assert mo.signature(copy) == mark
 
 
-def read(arrays, key, side, activation):
-    names = [f"{key}/{side}/{part}{l}" for l in range(1, 9) for part in "Wb"]
-    return mo.Network.mlp(*(arrays[name] for name in names if name in arrays), activation=activation)
+def test_scales_that_are_no_powers_of_two():
+    """Rows times 3, outgoing weights divided by 3, all exact floats: one form, where nothing is left of the factor."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        parts = plants.minimal(rng, (2, 4, 3, 2), ["relu", "leaky_relu(0.25)"])
+        parts.rows[1][0], parts.rows[2][0] = 3 * parts.rows[1][0], 15 * parts.rows[2][0]
+        net = parts.network()
+        for l, factor in ((0, 3.0), (1, 5.0)):
+            parts.rows[l] = [factor * p for p in parts.rows[l]]
+            parts.rows[l + 1][0] = parts.rows[l + 1][0] / factor
+        assert mo.canonical(parts.network()) == mo.canonical(net)
+        assert mo.signature(parts.network()) == mo.signature(net)
 
 
-@pytest.mark.parametrize("file", ["canon", "canon_extra"])
-def test_shared_verdicts(shared, file):
-    arrays = np.load(shared / "cases" / f"{file}.npz")
-    cases = json.loads((shared / "cases" / f"{file}.json").read_text())
+def test_forms_of_large_numbers_of_bits_are_idempotent():
+    """Rows of full mantissas after merges: remainders in the exact state, rounding in the form."""
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        rows = [rng.standard_normal((4, 2)), rng.standard_normal(4), rng.standard_normal((3, 4)), rng.standard_normal(3)]
+        rows[0][1], rows[1][1] = 2 * rows[0][0], 2 * rows[1][0]
+        net = mo.Network.mlp(*rows, rng.standard_normal((1, 3)), [0.0], activation="relu")
+        form = mo.canonical(net)
+        assert form.widths == (2, 3, 3, 1)
+        assert mo.canonical(form) == form
+
+
+def test_elements_move_networks_and_prove_it():
+    for seed, act in enumerate(plants.EVERY):
+        rng = np.random.default_rng(seed)
+        net = plants.minimal(rng, (2, 4, 3, 2), [act] * 2).network()
+        element = mo.symmetries(net).random(seed)
+        moved = element(net)
+        assert moved != net
+        x = rng.standard_normal((50, 2))
+        assert np.allclose(moved(x), net(x), rtol=1e-12, atol=1e-12)
+        proof = element.certificate(net)
+        assert proof.slack.everywhere == 0
+        assert mo.check(proof, moved, net).status == "proved"
+
+
+def test_what_is_no_symmetry_is_refused():
+    net = plants.minimal(np.random.default_rng(0), (2, 3, 1), ["tanh"]).network()
+    with pytest.raises(ValueError, match=r"factor 2.0 is no symmetry of tanh"):
+        Element((np.arange(3),), (np.array([1.0, 2.0, 1.0]),))(net)
+    with pytest.raises(mo.ShapeError, match=r"hidden widths \(2,\)"):
+        Element((np.arange(2),), (np.ones(2),))(net)
+
+
+def orbit(net):
+    """All networks that permutations with signs make of one: the oracle of orbit and stabiliser."""
+    choices = []
+    for n, s in zip(net.widths[1:-1], net.activations, strict=True):
+        signs = list(product([1.0, -1.0], repeat=n)) if s.symmetric else [(1.0,) * n]
+        choices.append([(np.array(p), np.array(f)) for p in permutations(range(n)) for f in signs])
+    found = set()
+    for some in product(*choices):
+        found.add(Element(tuple(p for p, _ in some), tuple(f for _, f in some))(net).digest)
+    return len(found), math.prod(map(len, choices))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "abs", "relu", "gelu"])
+def test_stabilisers_against_all_elements(activation):
+    rng = np.random.default_rng(0)
+    exact = 0
+    for widths in ((1, 3, 1), (2, 3, 2), (1, 2, 2, 1)):
+        for _ in range(40):
+            arrays = [rng.integers(-1, 2, shape).astype(float) for n, m in pairwise(widths) for shape in ((m, n), m)]
+            net = mo.Network.mlp(*arrays, activation=activation)
+            group = mo.symmetries(net)
+            size, order = orbit(net)
+            assert math.isclose(group.log_order, math.log(order), abs_tol=1e-12)
+            low, high = group.log_stabiliser
+            assert low - 1e-9 <= math.log(order / size) <= high + 1e-9, (widths, arrays)
+            low, high = group.log_orbit
+            assert low - 1e-9 <= math.log(size) <= high + 1e-9
+            exact += low == high
+            if len(widths) == 3:
+                assert low == high
+    assert exact >= 90
+
+
+def test_stored_stabilisers(shared):
+    cases = json.loads((shared / "cases" / "canon.json").read_text())
+    arrays = np.load(shared / "cases" / "canon.npz")
     for case in cases:
-        a, b = (read(arrays, case["key"], side, case["activation"]) for side in "AB")
-        answer = mo.equivalent(a, b)
-        if case["same_function"] is True and case.get("same_reduced") is not False:
-            assert answer.status == "proved", case["key"]
-        elif case["same_function"] is False:
-            assert answer.status == "refuted", case["key"]
-            assert answer.check()
-        elif case["same_function"] is True:
-            assert answer.status != "refuted", case["key"]
-        elif answer.status == "refuted":
-            assert answer.check()
+        if case["stabiliser_a"] is None:
+            continue
+        names = [f"{case['key']}/A/{part}{l}" for l in range(1, 9) for part in "Wb"]
+        net = mo.Network.mlp(*(arrays[name] for name in names if name in arrays), activation=case["activation"])
+        low, high = mo.symmetries(net).log_stabiliser
+        assert math.isclose(low, math.log(case["stabiliser_a"]), abs_tol=1e-12)
+        assert low == high
 
 
-def test_shared_equal_pairs(shared):
-    cases = json.loads((shared / "cases" / "rank_equal.json").read_text())
+def test_orders_of_parts(shared):
+    cases = json.loads((shared / "cases" / "complexity.json").read_text())["cases"]
+    cases += json.loads((shared / "cases" / "complexity_extra.json").read_text())["cases"]
+    seen = 0
     for case in cases:
-        nets = []
-        inputs = len((case["w"][1] or case["v"][1] or [[0.0]])[0])
-        for a, b, c, d in (case["w"], case["v"]):
-            h = len(a)
-            nets.append(
-                mo.Network.mlp(
-                    np.array(b, float).reshape(h, -1 if h else inputs), c, np.array(a, float).reshape(h, len(d)).T, d
-                )
-            )
-        answer = mo.equivalent(*nets)
-        assert answer.status == ("proved" if case["equal"] else "refuted"), case["id"]
+        args, expected = case["args"], case["expected"]
+        if case["function"] == "log_spec":
+            makers = {"units": Units, "heads": Units, "gqa": lambda kv, q: Units(kv, inside=(Units(q),))}
+            value = sum(makers[kind](*numbers).log_order for kind, *numbers in args["spec"])
+        elif case["function"] == "log_attention_group":
+            value = attention(args["kv"], args["dk"], args["dv"], queries=args["q"], rotary=args.get("rope", False)).log_order
+        elif case["function"] == "log_grouped_pair":
+            value = grouped(args["g"], args["i"], args["o"]).log_order
+        else:
+            continue
+        seen += 1
+        assert math.isclose(value, float(expected), rel_tol=1e-12), case["id"]
+    assert seen
 
 
-def test_an_undecided_answer_is_no_truth_value():
-    bump = mo.Network.mlp([[1.0]] * 3, [-0.5, -0.5 - 2.0**-40, -0.5 - 2.0**-39], [[1.0, -2.0, 1.0]], [0.0], activation="relu")
-    zero = mo.Network.mlp([[1.0]], [0.0], [[0.0]], [0.0], activation="relu")
-    answer = mo.equivalent(bump, zero, on=mo.Box(-1e6, 1e6), budget=8)
-    assert answer.status == "undecided"
-    with pytest.raises(mo.Undecided):
-        bool(answer)
+# Fingerprints ---------------------------------------------------------------------------------------------------
 
 
-def test_a_softmax_hides_a_shift_of_all_outputs():
-    from dataclasses import replace
+def test_signatures_see_through_redundancy():
+    for seed in range(200):
+        net, _ = plants.planted(seed)
+        mark = mo.signature(net)
+        assert mo.signature(mo.compress(net).network) == mark or mo.compress(net).slack > 0
+        assert mo.signature(mo.symmetries(net).random(seed)(net)) == mark
 
-    net = replace(mo.Network.mlp([[1.0]], [0.5], [[1.0], [2.0]], [0.0, 1.0]), output_map="softmax")
-    shifted = replace(mo.Network.mlp([[1.0]], [0.5], [[1.0], [2.0]], [1.0, 2.0]), output_map="softmax")
-    assert mo.equivalent(net, shifted).status == "undecided"
+
+def test_complete_where_it_is_known():
+    rng = np.random.default_rng(0)
+
+    def one(act, n=3, h=4, m=1):
+        return plants.minimal(rng, (n, h, m), [act]).network()
+
+    assert all(mo.signature(one(act)).complete for act in ("tanh", "sigmoid", "erf", "abs"))
+    assert not any(mo.signature(one(act)).complete for act in ("sin", "gelu", "softplus"))
+    assert not mo.signature(plants.minimal(rng, (2, 3, 3, 1), ["tanh"] * 2).network()).complete
+    assert mo.signature(one("relu", 3, 3)).complete  # independent products
+    assert mo.signature(one("relu", 2, 6)).complete  # all 63 sets
+    assert mo.signature(one("relu", 30, 25)).complete
+    assert not mo.signature(one("relu", 5, 40)).complete
+    constant = mo.Network.mlp([[0.0], [1.0]], [0.5, 0.0], [[1.0, 1.0]], [0.0])
+    assert mo.signature(constant).complete
+    assert not mo.signature(mo.Network.mlp([[0.0], [1.0]], [0.5, 0.0], [[1.0, 1.0]], [0.0], activation="erf")).complete
+    assert mo.signature(mo.Network.mlp([[1.0]], [0.0])).complete
 
 
-def test_distance_on_a_box_is_an_enclosure():
-    a = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.5], [[1.0, 2.0]], [0.0], activation="relu")
-    b = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.5], [[1.25, 2.0]], [0.0], activation="relu")
-    d = mo.distance(a, b, on=mo.Box(-2, 2))
-    assert 0.49 < d.lower <= 0.5 <= d.upper
-    assert mo.distance(a, a, on=mo.Box(-2, 2)).status == "proved"
-    mean = mo.distance(a, b, on=mo.Gaussian())
-    assert mean.lower < 0.25 * np.sqrt(0.5) < mean.upper
+def test_units_that_turn_around_together_are_not_complete():
+    """Three ReLU units whose products of weights cancel: reflecting all of them gives the same function and another form."""
+    a = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
+    b = mo.Network.mlp([[-1.0, 0.0], [0.0, -1.0], [1.0, 1.0]], [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
+    x = np.random.default_rng(0).standard_normal((100, 2))
+    assert np.allclose(a(x), b(x))
+    assert mo.signature(a) != mo.signature(b)
+    assert not mo.signature(a).complete
+
+
+def test_constants_have_one_signature_whatever_the_architecture():
+    deep = mo.Network.mlp([[0.0]], [0.0], [[1.0]], [0.0], [[2.0]], [0.75], activation="tanh")
+    flat = mo.Network.mlp([[0.0]], [0.75])
+    assert mo.signature(deep) == mo.signature(flat)
+    assert mo.signature(deep).complete
+
+
+def test_a_signature_is_text_that_travels():
+    import pickle
+
+    mark = mo.signature(plants.minimal(np.random.default_rng(0), (2, 3, 1), ["tanh"]).network())
+    assert pickle.loads(pickle.dumps(mark)) == mark
+    assert pickle.loads(pickle.dumps(mark)).complete
+    assert mark.startswith("2-3-1:tanh:")
+
+
+def test_rosetta_and_copies_fall_into_a_thousand_classes(shared):
+    with np.load(shared / "models" / "rosetta3_model2_1000nets.npz") as z:
+        arrays = {name: z[name] for name in z.files}
+    nets = [mo.Network.mlp(*(arrays[name][k].astype(np.float64) for name in ("W1", "b1", "W2", "b2"))) for k in range(1000)]
+    marks = [mo.signature(net) for net in nets]
+    copies = [mo.signature(mo.symmetries(net).random(k)(net)) for k, net in enumerate(nets)]
+    assert copies == marks
+    assert len(set(marks)) == 1000

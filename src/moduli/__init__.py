@@ -14,8 +14,9 @@ _HOME = {
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
-    "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve", "equivalent": "solve", "rank": "solve",
-    "path": "solve", "rank_curve": "solve", "error_curve": "solve", "mean_field": "solve",
+    "align": "solve", "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve",
+    "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "rank": "solve",
+    "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
     "etf": "meanfield", "hard_instance": "hardness",
 }  # fmt: skip
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .meanfield import etf as etf
     from .network import Layer as Layer
     from .network import Network as Network
+    from .solve import align as align
     from .solve import canonical as canonical
     from .solve import check as check
     from .solve import compress as compress
@@ -63,4 +65,6 @@ if TYPE_CHECKING:
     from .solve import path as path
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve
+    from .solve import signature as signature
+    from .solve import symmetries as symmetries
     from .torch_graph import to_torch as to_torch

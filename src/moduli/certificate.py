@@ -297,7 +297,7 @@ Arrays = Sequence[tuple[ExactArray, ExactArray]]
 
 
 def difference(
-    a: Arrays, b: Arrays, activations: Sequence[Activation], *, radius: float | None = None, relative: float = 0.0
+    a: Arrays, b: Arrays, activations: Sequence[Activation], *, radius: float | Array | None = None, relative: float = 0.0
 ) -> Slack:
     """A certified bound of |f_a - f_b|_inf for two networks of one architecture.
 
@@ -305,11 +305,11 @@ def difference(
     |z_a - z_b| <= |W_a - W_b| h + |W_b| e + |b_a - b_b|, then the Lipschitz constant, or the range where that is less.
 
     Args:
-        radius: if given, only inputs with |x|_inf <= radius count, and the growth is zero.
+        radius: if given, only inputs with |x_i| <= radius (of each, or of all) count, and the growth is zero.
         relative: a further relative uncertainty of every entry of `a`.
     """
     inputs = a[0][0].hi.shape[1]
-    h = np.tile([0.0, 1.0] if radius is None else [radius, 0.0], (inputs, 1))
+    h = _inputs(inputs, radius)
     e = np.zeros((inputs, 2))
     for l, ((wa, ba), (wb, bb)) in enumerate(zip(a, b, strict=True)):
         moved = _deviation(wa, wb, relative)
@@ -330,12 +330,19 @@ def difference(
     return Slack(float(worst[0]), float(worst[1]))
 
 
-def magnitude(a: Arrays, activations: Sequence[Activation], *, radius: float | None = None) -> Slack:
+def magnitude(a: Arrays, activations: Sequence[Activation], *, radius: float | Array | None = None) -> Slack:
     """A certified bound of |f|_inf, as in `difference`."""
-    h = np.tile([0.0, 1.0] if radius is None else [radius, 0.0], (a[0][0].hi.shape[1], 1))
+    h = _inputs(a[0][0].hi.shape[1], radius)
     for (w, b), activation in zip(a, (*activations, Activation("identity")), strict=True):
         h = _reach(w, b, h, activation)
     return Slack(*map(float, h.max(axis=0)))
+
+
+def _inputs(count: int, radius: float | Array | None) -> Array:
+    """A bound of the inputs: constants and multiples of |x|_inf."""
+    h = np.zeros((count, 2))
+    h[:, 0 if radius is not None else 1] = 1.0 if radius is None else radius
+    return h
 
 
 def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Array:

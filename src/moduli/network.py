@@ -241,6 +241,19 @@ class Network:
             h = layer.activation(z)
         return total
 
+    def pullback(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"], v: Float64[np.ndarray[Any, Any], "batch out"]
+    ) -> Float64[np.ndarray[Any, Any], "batch in"]:
+        """Gradient of sum(v * logits(x)) with respect to each input."""
+        h, slopes = np.asarray(x, dtype=np.float64), []
+        for layer in self.layers:
+            z = h @ layer.weight.T + layer.bias
+            slopes.append(layer.activation.derivative(z))
+            h = layer.activation(z)
+        for layer, slope in zip(reversed(self.layers), reversed(slopes), strict=True):
+            v = (v * slope) @ layer.weight
+        return v
+
     def flat(self) -> Float64[np.ndarray[Any, Any], " parameters"]:
         """All parameters: W1 (row-major), b1, W2, b2, ..."""
         return np.concatenate([part.ravel() for layer in self.layers for part in (layer.weight, layer.bias)])

@@ -93,3 +93,15 @@ def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.set_xticks([], minor=True)
     ax.legend(frameon=False)
     return ax
+
+
+def barrier_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Loss on the straight line between two networks, with and without the alignment."""
+    ax = axes(ax)
+    ax.plot(data["t"], data["unaligned"], color=GREY, lw=1.2, ls="--", label="as they are")
+    ax.plot(data["t"], data["loss"], color=BLUE, lw=1.6, label="aligned")
+    ax.plot([0, 1], [data["loss"][0], data["loss"][-1]], color=GREY, lw=0.8, ls=":")
+    ax.set(xlabel="t (from a to b)", ylabel=data["measure"], ylim=(0, None))
+    ax.margins(x=0.02)
+    ax.legend(frameon=False)
+    return ax

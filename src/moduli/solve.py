@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
-from . import distillation, lossless, meanfield, paths, population, proximate, symmetry
-from .activations import Activation
-from .certificate import MAX_BYTES, Certificate, State, difference, magnitude
+from . import alignment, comparison, distillation, lossless, meanfield, paths, proximate, symmetry
+from .alignment import Alignment
+from .certificate import MAX_BYTES, Certificate
+from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
-from .domains import Box, Domain, Gaussian, Samples
-from .enclosure import Interval, enclose_value, evaluate
-from .errors import CertificateRejected, ShapeError, Undecided
+from .domains import Domain, Gaussian, Samples
+from .errors import CertificateRejected, ShapeError
 from .formats import load
 from .lossless import Compression, Progress, Rank
 from .meanfield import MeanField
@@ -26,9 +24,7 @@ from .network import Network
 from .paths import Path as ParameterPath
 from .proximate import RankCurve
 from .result import Result
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-DRAWS, PIECE = 100_000, 10_000
+from .symmetry import Signature, SymmetryGroup
 
 
 def compress(
@@ -208,84 +204,56 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
     return paths.path(*_pair(a, b), progress=progress)
 
 
-class Witness(NamedTuple):
-    """An input where two networks differ, and enclosures of both outputs (points where all values are rational)."""
+def signature(net: Any, *, progress: Progress | None = None) -> Signature:
+    """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units; a `str` with `.complete`.
 
-    input: tuple[Fraction, ...]
-    a: tuple[Interval, ...]
-    b: tuple[Interval, ...]
+    Where `complete`, different fingerprints are different functions (of networks with the same activations).
 
-    @property
-    def gap(self) -> Fraction:
-        """A lower bound of |a - b|_inf at the input."""
-        return max((_gap(p, q) for p, q in zip(self.a, self.b, strict=True)), default=Fraction(0))
-
-
-def _gap(p: Interval, q: Interval) -> Fraction:
-    return max(p[0] - q[1], q[0] - p[1], Fraction(0))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Equivalence(Result):
-    """Whether two networks are one function.
-
-    Attributes:
-        status: proved, refuted or undecided. witness: where they differ. reason: one line.
+    >>> import moduli as mo
+    >>> a = mo.signature(mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0]))
+    >>> b = mo.signature(mo.Network.mlp([[2.0], [1.0], [1.0]], [-1.0, 0.0, 0.0], [[-3.0, 0.5, 0.5]], [0.0]))
+    >>> a == b, a.complete
+    (True, True)
     """
-
-    a: Network
-    b: Network
-    eps: float = 0.0
-    proof: Certificate | None = None
-    witness: Witness | None = None
-    reason: str = ""
-    kind: ClassVar[str] = "equal"
-
-    @property
-    def certificate(self) -> Certificate | None:
-        return self.proof
-
-    def __bool__(self) -> bool:
-        if self.status == "undecided":
-            raise Undecided(f"{self.statement}: {self.reason}")
-        return self.status == "proved"
-
-    def check(self) -> bool:
-        if self.proof is not None:
-            self.proof.verify(self.b, self.a)
-            return True
-        if self.witness is not None:
-            x = self.witness.input
-            return _separates(evaluate(self.a, x), evaluate(self.b, x), self.a.output_map, self.eps)
-        return super().check()
-
-    @property
-    def statement(self) -> str:
-        far = f" within {self.eps:g}" if self.eps else ""
-        return {
-            "proved": f"the same function{far}", "refuted": f"not the same function{far}",
-            "undecided": f"neither proved nor refuted the same function{far}",
-        }[self.status]  # fmt: skip
-
-    def rows(self) -> list[tuple[str, str]]:
-        rows = [("a", repr(self.a)), ("b", repr(self.b)), ("answer", f"{self.glyph} {self.status}"), ("because", self.reason)]
-        if self.witness is not None:
-            rows += [
-                ("differ at", _short([float(q) for q in self.witness.input])),
-                ("by at least", f"{float(self.witness.gap):.3g}"),
-            ]
-        return rows
-
-    def data(self) -> dict[str, Any]:
-        witness = None
-        if self.witness is not None:
-            ends = [[[str(end) for end in ends] for ends in side] for side in (self.witness.a, self.witness.b)]
-            witness = {"input": [str(q) for q in self.witness.input], "a": ends[0], "b": ends[1]}
-        return {"a": self.a.digest, "b": self.b.digest, "eps": self.eps, "witness": witness, "reason": self.reason}
+    return symmetry.signature(load(net), progress)
 
 
-def _short(values: list[float]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values[:6]) + (", ..." if len(values) > 6 else "") + ")"
+def symmetries(net: Any) -> SymmetryGroup:
+    """The group of permutations, signs and positive scales of hidden units that keep the function.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
+    >>> group = mo.symmetries(net)
+    >>> round(group.log_order, 4), group.dimension            # log of 2! 2^2
+    (2.0794, 0)
+    >>> mo.canonical(group.random(seed=1)(net)) == mo.canonical(net)
+    True
+    """
+    return SymmetryGroup.of(load(net))
+
+
+def align(
+    a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
+) -> Alignment:
+    """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to merge them.
+
+    An estimate: with two or more hidden layers the best matching is NP-hard. That the moved network computes the function of
+    `a` is proved (`Alignment.check`).
+
+    Args:
+        by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`).
+
+    Raises:
+        ShapeError: different architectures. ValueError: `on` is missing, or given in vain.
+
+    >>> import moduli as mo
+    >>> b = mo.load("zoo:digits-plain")
+    >>> a = mo.symmetries(b).random(seed=1)(b)
+    >>> found = mo.align(a, b)
+    >>> found.after, found.before > 1, found.merge() == b
+    (0.0, True, True)
+    """
+    return alignment.align(*_pair(a, b), by, on, seed)
 
 
 def equivalent(
@@ -300,8 +268,9 @@ def equivalent(
 ) -> Equivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
-    In order: normal forms (a proof), a certified bound on the difference of matched units, a search for an input where they
-    differ, re-evaluated in exact arithmetic. Neither may succeed: then `undecided`. `budget` counts the inputs tried.
+    In order: normal forms (a proof), units aligned and a certified bound on their difference, a search for an input where
+    they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic. Neither may succeed: then `undecided`.
+    `budget` counts the inputs tried.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
@@ -310,25 +279,7 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
-    if isinstance(on, (Gaussian, Samples)):
-        raise ValueError(
-            f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance"
-        )
-    if not (eps >= 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
-    a, b = _pair(a, b)
-    if a.output_map != b.output_map:
-        raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
-    for binary in (True, False):
-        proof, why = _matched(a, b, on, eps, binary, progress)
-        if proof is not None:
-            return Equivalence("proved", a, b, eps, proof, None, why)
-        if all(not act.homogeneous for act in a.activations):
-            break
-    witness = _witness(a, b, on, eps, budget, seed)
-    if witness is not None:
-        return Equivalence("refuted", a, b, eps, None, witness, "an input was found where exact values differ")
-    return Equivalence("undecided", a, b, eps, None, None, f"{why}, and no difference was found at {budget} inputs")
+    return comparison.equivalent(*_pair(a, b), on, eps, budget, seed, progress)
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
@@ -336,122 +287,6 @@ def _pair(a: Any, b: Any) -> tuple[Network, Network]:
     if (a.widths[0], a.widths[-1]) != (b.widths[0], b.widths[-1]):
         raise ShapeError(f"{a.widths[0]} inputs, {a.widths[-1]} outputs against {b.widths[0]} and {b.widths[-1]}")
     return a, b
-
-
-def _matched(
-    a: Network, b: Network, on: Domain, eps: float, binary: bool, progress: Progress | None
-) -> tuple[Certificate | None, str]:
-    """A certificate that a and b agree within eps, by normal forms; or why there is none."""
-    left, left_moves = symmetry.normal_form(a, binary=binary, progress=progress)
-    right, right_moves = symmetry.normal_form(b, binary=binary, progress=progress)
-    if not _comparable(left, right):
-        return None, f"reduced widths {left.widths} and {right.widths} differ"
-    slack = difference(left.arrays(), right.arrays(), a.activations)
-    proof = Certificate(a.digest, b.digest, left_moves, right_moves, slack)
-    if slack.everywhere == 0:
-        return proof, "equal normal forms"
-    within = slack.everywhere
-    if isinstance(on, Box):
-        within = min(within, difference(left.arrays(), right.arrays(), a.activations, radius=_radius(on)).constant)
-    if within <= eps:
-        return proof, f"units matched by normal forms; certified difference at most {within:.3g}"
-    return None, "normal forms differ"
-
-
-def _comparable(left: State, right: State) -> bool:
-    return left.widths == right.widths and left.net.activations == right.net.activations
-
-
-def _radius(box: Box) -> float:
-    return float(max(np.abs(box.low).max(), np.abs(box.high).max()))
-
-
-def _separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps: float) -> bool:
-    """Whether enclosed outputs prove a difference above eps (for eps = 0, one that survives the output map)."""
-    if eps > 0:
-        return any(_gap(x, y) > Fraction(eps) for x, y in zip(p, q, strict=True))
-    if output_map == "softmax":  # shifts of all outputs are invisible
-        d = [(x[0] - y[1], x[1] - y[0]) for x, y in zip(p, q, strict=True)]
-        return any(_gap(x, y) > 0 for x in d for y in d)
-    act = Activation.of(output_map)
-    if act.injective:
-        return any(_gap(x, y) > 0 for x, y in zip(p, q, strict=True))
-    return any(_gap(enclose_value(act, x), enclose_value(act, y)) > 0 for x, y in zip(p, q, strict=True))
-
-
-def _witness(a: Network, b: Network, on: Domain, eps: float, budget: int, seed: Any) -> Witness | None:
-    x = _candidates(a, b, on, budget, np.random.default_rng(seed))
-    with np.errstate(all="ignore"):
-        gap = np.abs(a.logits(x) - b.logits(x)).max(axis=1)
-    gap[~np.isfinite(gap)] = -1.0
-    for k in np.argsort(-gap, kind="stable")[:3]:
-        point = tuple(map(Fraction, x[k].tolist()))
-        p, q = evaluate(a, point), evaluate(b, point)
-        if _separates(p, q, a.output_map, eps):
-            return Witness(point, tuple(p), tuple(q))
-    return None
-
-
-def _candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.Generator) -> Array:
-    """Points at several scales, and points on both sides of the hyperplanes of the first layers."""
-    n = a.widths[0]
-    if isinstance(on, Box):
-        box = on.of_dimension(n)
-        spread = rng.uniform(box.low, box.high, (max(1, budget // 2), n))
-    else:
-        spread = rng.standard_normal((max(1, budget // 2), n)) * rng.choice([0.1, 1.0, 10.0, 100.0], (max(1, budget // 2), 1))
-    near = []
-    for net in (a, b):
-        w, c = net.layers[0].weight, net.layers[0].bias
-        if len(w) and budget > 1:
-            pick, base = rng.integers(0, len(w), budget // 4), spread[rng.integers(0, len(spread), budget // 4)]
-            norm = np.maximum((w[pick] ** 2).sum(axis=1), 1e-300)
-            step = -((w[pick] * base).sum(axis=1) + c[pick]) / norm * rng.choice([0.99, 1.0, 1.01], budget // 4)
-            near.append(base + step[:, None] * w[pick])
-    x = np.concatenate([np.zeros((1, n)), spread, *near])
-    x = x[np.isfinite(x).all(axis=1)]
-    return np.asarray(np.clip(x, box.low, box.high)) if isinstance(on, Box) else x
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Distance(Result):
-    """How far two functions are apart.
-
-    Attributes:
-        lower, upper: certified on a box and on all inputs (sup norm); two standard errors around the root mean square of
-            the Euclidean distance otherwise. argmax: an input that attains `lower`.
-    """
-
-    lower: float
-    upper: float
-    argmax: tuple[float, ...] | None = None
-    on: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
-    kind: ClassVar[str] = "distance"
-
-    @property
-    def _narrow(self) -> bool:
-        """An estimate whose ends agree to six digits."""
-        return "value" in self.extra and self.upper - self.lower <= 1e-6 * self.upper
-
-    @property
-    def statement(self) -> str:
-        if self.status == "proved" or self._narrow:
-            return f"the distance is {self.upper:.6g} ({self.on})"
-        return f"the distance lies in [{self.lower:.6g}, {self.upper:.6g}] ({self.on})"
-
-    def rows(self) -> list[tuple[str, str]]:
-        between = f"{self.lower:.6g} <= . <= {self.upper:.6g}"
-        if "value" in self.extra:
-            between = f"~ {self.extra['value']:.6g}, between {self.lower:.6g} and {self.upper:.6g}"
-            if self._narrow:
-                between = f"~ {self.extra['value']:.9g}, to {self.upper - self.lower:.1g}"
-        rows = [("distance", between), ("on", self.on), ("status", self.status)]
-        return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
-
-    def data(self) -> dict[str, Any]:
-        finite = {k: v if math.isfinite(v) else None for k, v in (("lower", self.lower), ("upper", self.upper))}
-        return {**finite, "argmax": self.argmax, "on": self.on, **self.extra}
 
 
 def distance(
@@ -476,80 +311,7 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
-    a, b = _pair(a, b)
-    if isinstance(on, (Gaussian, Samples)):
-        return _mean_square(a, b, on, seed, progress)
-    radius = _radius(on) if isinstance(on, Box) else None
-    upper = _upper(a, b, radius, progress)
-    where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
-    if upper == 0:
-        return Distance("proved", 0.0, 0.0, None, where)
-    witness = _witness(a, b, on, 0.0, budget, seed)
-    if witness is None:
-        return Distance("bounded", 0.0, upper, None, where)
-    at = tuple(map(float, witness.input))
-    return Distance("bounded", _down(witness.gap), upper, at, where)
-
-
-def _down(q: Fraction) -> float:
-    nearest = float(q)
-    return nearest if Fraction(nearest) <= q else math.nextafter(nearest, -math.inf)
-
-
-def _upper(a: Network, b: Network, radius: float | None, progress: Progress | None) -> float:
-    best = math.inf
-    for binary in (True, False):
-        left, _ = symmetry.normal_form(a, binary=binary, progress=progress)
-        right, _ = symmetry.normal_form(b, binary=binary, progress=progress)
-        if _comparable(left, right):
-            best = min(best, difference(left.arrays(), right.arrays(), a.activations, radius=radius).everywhere)
-        if best == 0 or all(not act.homogeneous for act in a.activations):
-            break
-    size = (
-        magnitude(left.arrays(), a.activations, radius=radius).everywhere
-        + magnitude(right.arrays(), b.activations, radius=radius).everywhere
-    )
-    return min(best, math.nextafter(size, math.inf))
-
-
-def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None) -> Distance:
-    if isinstance(on, Gaussian) and max(len(a.layers), len(b.layers)) <= 2:
-        name = "root mean square under the Gaussian, in closed form"
-        if _upper(a, b, None, progress) == 0:
-            return Distance("proved", 0.0, 0.0, None, name)
-        value, low, high = population.distance(a, b, on)
-        if high - low > 1e-6 * high:
-            value, low, high = min((value, low, high), _reduced_distance(a, b, on), key=lambda ends: ends[2] - ends[1])
-        return Distance("estimated", low, high, None, name, {"value": value})
-    if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
-        raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
-    squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
-    mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))) if len(squares) > 1 else math.inf
-    ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
-    name = (
-        f"root mean square on {len(squares)} samples"
-        if isinstance(on, Samples)
-        else f"root mean square under a Gaussian, {DRAWS} draws"
-    )
-    return Distance("estimated", ends[0], ends[1], None, name, {"value": math.sqrt(mean)})
-
-
-def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
-    """The rows, or draws from the Gaussian, a few thousand at a time."""
-    if isinstance(on, Samples):
-        yield from (on.x[at : at + PIECE] for at in range(0, len(on.x), PIECE))
-    else:
-        rng = np.random.default_rng(seed)
-        yield from (on.sample(PIECE, n, rng) for _ in range(DRAWS // PIECE))
-
-
-def _reduced_distance(a: Network, b: Network, on: Gaussian) -> tuple[float, float, float]:
-    """The same of the losslessly reduced networks, whose units match where those of a and b do not."""
-    small = [lossless.compress(net) for net in (a, b)]
-    value, low, high = population.distance(small[0].network, small[1].network, on)
-    size = math.sqrt(float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1])
-    slip = sum(s.proof.slack.constant * math.sqrt(a.widths[-1]) + s.growth * size for s in small)
-    return value, max(0.0, low - slip), high + slip
+    return comparison.distance(*_pair(a, b), on, budget, seed, progress)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,47 +1,576 @@
-"""Normal forms: one representative of all networks that differ by permutation, sign and positive scale.
+"""The symmetries of a network as data: the group, its elements, normal forms and fingerprints.
 
 Reduce first (`lossless`): equal rows and zero rows are what makes normal forms ambiguous. Then, per hidden layer from the
-input: sign (odd activations, the sigmoid, abs: the first non-zero weight positive), scale (positively homogeneous ones:
-the largest weight 1 in size), order (rows sorted lexicographically). The largest weight, not the l1 norm, is set to 1,
-because then rounding the form to floats and forming it again changes nothing.
+input: sign (odd activations, the sigmoid, abs: the first non-zero weight positive), scale (positively homogeneous ones: the
+weights and bias of a unit coprime integers up to a power of two, which costs no bit of a float), order (rows sorted
+lexicographically). `canonical` shows that form with the largest weight of each scaled unit set to 1, because rounding this to
+floats and forming it again changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .certificate import Move, State
+from .certificate import Certificate, Move, State, certify, reducible
+from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
+from .errors import ShapeError, UnsupportedModel
 from .lossless import Progress, reduce
-from .network import Network
+from .network import Layer, Network
+from .result import Result
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Order = np.ndarray[Any, np.dtype[np.intp]]
 
 
-def normal_form(net: Network, *, binary: bool = False, progress: Progress | None = None) -> tuple[State, tuple[Move, ...]]:
-    """The kernel's state of the reduced, normalised network, and the moves that lead there.
+# The group ------------------------------------------------------------------------------------------------------
 
-    Args:
-        binary: scale by powers of two only (largest weight in [1, 2)): exact in floats and fast, but a normal form only
-            for networks whose scales differ by powers of two.
+
+@dataclass(frozen=True)
+class Units:
+    """Exchangeable things: `count` of them, each with further symmetries of its own.
+
+    Attributes:
+        signs: whether each may change sign. free: continuous dimensions of each (1 for a positive scale).
+        inside: what may be exchanged inside each, as in the coordinates of an attention head.
+
+    >>> round(Units(3, signs=True).log_order, 4), Units(3, free=1).dimension
+    (3.8712, 3)
     """
+
+    count: int
+    signs: bool = False
+    free: int = 0
+    inside: tuple[Units, ...] = ()
+
+    @property
+    def log_order(self) -> float:
+        """Logarithm of the number of discrete symmetries (a wreath product)."""
+        each = sum(part.log_order for part in self.inside) + (math.log(2) if self.signs else 0.0)
+        return math.lgamma(self.count + 1) + self.count * each
+
+    @property
+    def dimension(self) -> int:
+        """Of the continuous part."""
+        return self.count * (self.free + sum(part.dimension for part in self.inside))
+
+
+def attention(heads: int, key: int, value: int, *, queries: int = 1, rotary: bool = False, bias: bool = False) -> Units:
+    """An attention block: `heads` key-value heads of widths `key` and `value`, each read by `queries` query heads.
+
+    Discrete: heads, the query heads of one, coordinates. Continuous: GL(key) between queries and keys, GL(value) between
+    values and output; with rotary positions one complex number for each plane is left of the first. With `bias` (of keys and
+    values): a key bias does nothing unless positions are rotary, a value bias moves into the output bias.
+
+    >>> round(attention(12, 64, 64).log_order, 3)
+    4944.024
+    """
+    turn = key if rotary else key * key
+    dead = (value + (0 if rotary else key)) if bias else 0
+    inside = (Units(queries), Units(value)) if rotary else (Units(queries), Units(key), Units(value))
+    return Units(heads, free=turn + value * value + dead, inside=inside)
+
+
+def grouped(groups: int, inputs: int, outputs: int, *, free: int = 0) -> Units:
+    """A grouped convolution, both channel axes together; depthwise for one input and one output each.
+
+    >>> round(grouped(64, 1, 1).log_order, 3)
+    205.168
+    """
+    return Units(groups, inside=(Units(inputs), Units(outputs, free=free)))
+
+
+class Axis(NamedTuple):
+    """What one axis of a tensor is indexed by: a part of the group, `block` consecutive entries for each of its units.
+
+    The factor of a unit multiplies its entries to the given power: 1 where the unit is written, -1 where it is read, 0 where it
+    only moves.
+    """
+
+    part: str
+    power: int = 0
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The permutations, signs and scales of any collection of tensors: convolutions, residual streams, attention.
+
+    A part that several tensors name moves in all of them at once, so a residual stream is one part and a flattened channel a
+    block. `None` is an axis that stays.
+
+    Attributes:
+        parts: by name. axes: of each tensor, one entry per axis.
+
+    >>> conv = Spec({"c": Units(8, free=1)}, {
+    ...     "conv.weight": (Axis("c", 1), None, None, None), "conv.bias": (Axis("c", 1),),
+    ...     "fc.weight": (None, Axis("c", -1, block=49)),
+    ... })
+    >>> conv.dimension, round(conv.log_order, 3)
+    (8, 10.605)
+    """
+
+    parts: Mapping[str, Units]
+    axes: Mapping[str, tuple[Axis | None, ...]]
+
+    @property
+    def log_order(self) -> float:
+        return sum(part.log_order for part in self.parts.values())
+
+    @property
+    def dimension(self) -> int:
+        return sum(part.dimension for part in self.parts.values())
+
+    def check(self, tensors: Mapping[str, Any]) -> None:
+        """Raises `ShapeError` where tensors do not have the axes described here."""
+        for name, axes in self.axes.items():
+            if name not in tensors:
+                raise ShapeError(f"tensor {name!r} is described but not given; given: {', '.join(sorted(tensors))}")
+            shape = np.shape(tensors[name])
+            wanted = [None if axis is None else self.parts[axis.part].count * axis.block for axis in axes]
+            if len(shape) != len(axes) or any(n not in (None, m) for n, m in zip(wanted, shape, strict=True)):
+                raise ShapeError(f"tensor {name!r} has shape {shape}; its description says {tuple(wanted)}")
+
+    def random(self, seed: int | np.random.Generator = 0) -> dict[str, tuple[Order, Array]]:
+        """A random order of each part, with signs and powers of two where it has them."""
+        rng = np.random.default_rng(seed)
+        return {name: _random_part(part, rng) for name, part in self.parts.items()}
+
+    def move(self, tensors: Mapping[str, Any], element: Mapping[str, tuple[Order, Array]]) -> dict[str, Any]:
+        """The tensors with units in their new places; those that nothing is said about stay as they are."""
+        self.check(tensors)
+        return {**tensors, **{name: self.place(name, tensors[name], element) for name in self.axes}}
+
+    def place(self, name: str, tensor: Any, element: Mapping[str, tuple[Order, Array]], *, but: int | None = None) -> Any:
+        """One tensor, moved along all its axes (but one)."""
+        array = np.asarray(tensor)
+        for k, axis in enumerate(self.axes[name]):
+            if axis is None or axis.part not in element or k == but:
+                continue
+            order, factor = element[axis.part]
+            array = np.take(array, (order[:, None] * axis.block + np.arange(axis.block)).ravel(), axis=k)
+            if axis.power and (factor != 1).any():
+                shape = [-1 if j == k else 1 for j in range(array.ndim)]
+                array = array * np.repeat(factor**axis.power, axis.block).reshape(shape).astype(array.dtype)
+        return array
+
+
+def _random_part(part: Units, rng: np.random.Generator) -> tuple[Order, Array]:
+    factor = np.ones(part.count)
+    if part.free:
+        factor = np.ldexp(factor, rng.integers(-3, 4, part.count))
+    if part.signs:
+        factor = factor * rng.choice([-1.0, 1.0], part.count)
+    return rng.permutation(part.count), factor
+
+
+@dataclass(frozen=True, eq=False)
+class Element:
+    """One symmetry of the networks of one architecture, applied by calling it.
+
+    Attributes:
+        order: of each hidden layer, the unit that comes to each place. factor: what the incoming weights and the bias of the
+            unit at each place are multiplied by; the outgoing ones are adjusted.
+    """
+
+    order: tuple[Order, ...]
+    factor: tuple[Array, ...]
+
+    def __call__(self, net: Network) -> Network:
+        """The moved network; exact for factors that are powers of two (biases that a sigmoid shifts are rounded once)."""
+        self._check(net)
+        weights = [layer.weight for layer in net.layers]
+        biases = [layer.bias for layer in net.layers]
+        for l, (order, factor) in enumerate(zip(self.order, self.factor, strict=True)):
+            sign, _, offset = net.layers[l].activation.reflection
+            out = weights[l + 1][:, order]
+            if offset and (factor < 0).any():
+                shift = np.column_stack([biases[l + 1], float(offset) * out[:, factor < 0]])
+                biases[l + 1] = np.array([math.fsum(row) for row in shift.tolist()])
+            weights[l + 1] = out * (np.where(factor < 0, float(sign), 1.0) / np.abs(factor))
+            weights[l], biases[l] = weights[l][order] * factor[:, None], biases[l][order] * factor
+        return net.with_layers([Layer(w, b, old.activation) for w, b, old in zip(weights, biases, net.layers, strict=True)])
+
+    def _check(self, net: Network) -> None:
+        if tuple(map(len, self.order)) != net.widths[1:-1]:
+            raise ShapeError(f"a symmetry of hidden widths {tuple(map(len, self.order))} on a network with {net.widths[1:-1]}")
+        for l, (act, factor) in enumerate(zip(net.activations, self.factor, strict=True), 1):
+            allowed = (factor != 0) & ((factor > 0) | act.symmetric) & ((np.abs(factor) == 1) | act.homogeneous)
+            if not (np.isfinite(factor) & allowed).all():
+                raise ValueError(f"factor {factor[~allowed][0]} is no symmetry of {act} in layer {l}")
+
+    def moves(self, names: Sequence[Order] | None = None) -> tuple[Move, ...]:
+        """What the kernel replays; `names` are those of the units of each hidden layer where some have gone."""
+        moves = []
+        for l, (order, factor) in enumerate(zip(self.order, self.factor, strict=True), 1):
+            units = order if names is None else names[l - 1][order]
+            for ratio in np.unique(factor[factor != 1]).tolist():
+                moves.append(Move("scale", l, np.sort(units[factor == ratio]), ratio=Fraction(ratio)))
+            moves.append(Move("permute", l, units))
+        return tuple(moves)
+
+    def certificate(self, net: Network) -> Certificate:
+        """That `self(net)` has the function of `net`, up to the rounding of its parameters."""
+        return certify(net, self.moves(), self(net))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SymmetryGroup(Result):
+    """The symmetries of an architecture, and which of them leave this network's parameters where they are.
+
+    Attributes:
+        network: whose. units: one part per hidden layer. log_order: of the discrete part, in nats. dimension: of the
+            continuous part.
+    """
+
+    network: Network
+    units: tuple[Units, ...]
+    kind: ClassVar[str] = "symmetries"
+
+    @staticmethod
+    def of(net: Network) -> SymmetryGroup:
+        acts = zip(net.widths[1:-1], net.activations, strict=True)
+        return SymmetryGroup("proved", net, tuple(Units(n, s.symmetric, int(s.homogeneous)) for n, s in acts))
+
+    @property
+    def log_order(self) -> float:
+        return sum(part.log_order for part in self.units)
+
+    @property
+    def dimension(self) -> int:
+        return sum(part.dimension for part in self.units)
+
+    @property
+    def log_stabiliser(self) -> tuple[float, float]:
+        """Bounds of the logarithm of the number of permutations with signs that change no parameter.
+
+        Equal for one hidden layer, and wherever no two units of a layer have the same row. Otherwise, below: units with one and
+        the same row, bias and outgoing weights. Above: units of one colour, where colours are refined by what units read and
+        write until nothing changes (with zero rows: the order of the group).
+        """
+        return _stabiliser(self.network, [part.signs for part in self.units])
+
+    @property
+    def log_orbit(self) -> tuple[float, float]:
+        """Bounds of the logarithm of the number of parameters that the discrete symmetries make of this one."""
+        low, high = self.log_stabiliser
+        return self.log_order - high, self.log_order - low
+
+    @property
+    def free_bits(self) -> float:
+        """log2 of at least so many orders and signs of units, all stored as other numbers: bits that carry nothing.
+
+        Signs count for odd activations (for the others they change biases, or more).
+        """
+        signs = [s.odd for s in self.network.activations]
+        order = sum(Units(n, sign).log_order for n, sign in zip(self.network.widths[1:-1], signs, strict=True))
+        return (order - _stabiliser(self.network, signs)[1]) / math.log(2)
+
+    def random(self, seed: int | np.random.Generator = 0) -> Element:
+        """A random element: orders and signs uniform, scales powers of two from 1/8 to 8."""
+        rng = np.random.default_rng(seed)
+        drawn = [_random_part(part, rng) for part in self.units]
+        return Element(tuple(order for order, _ in drawn), tuple(factor for _, factor in drawn))
+
+    @property
+    def statement(self) -> str:
+        signs, free = (any(getattr(part, name) for part in self.units) for name in ("signs", "free"))
+        names = ["permutations", *(["signs"] if signs else []), *(["positive scales"] if free else [])]
+        scales = f", {self.dimension} continuous dimensions" if self.dimension else ""
+        of = f"{' and '.join(names)} of {self.network.units} hidden units"
+        return f"{of}: e^{self.log_order:.6g} discrete symmetries{scales}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        low, high = self.log_stabiliser
+        fixed = f"{low:.6g}" if low == high else f"between {low:.6g} and {high:.6g}"
+        return [
+            ("network", repr(self.network)),
+            ("log of the order", f"{self.log_order:.9g} = {self.log_order / math.log(2):.6g} bits"),
+            ("continuous dimension", str(self.dimension)), ("log of the stabiliser", fixed),
+            ("free bits", f"{self.free_bits:.6g} of {64 * self.network.parameters} in float64"),
+        ]  # fmt: skip
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "log_order": self.log_order, "dimension": self.dimension, "log_stabiliser": list(self.log_stabiliser),
+            "log_orbit": list(self.log_orbit), "free_bits": self.free_bits, "widths": list(self.network.widths),
+        }  # fmt: skip
+
+
+def _stabiliser(net: Network, signs: Sequence[bool]) -> tuple[float, float]:
+    """Bounds of the log of the order of the stabiliser in the group of permutations, with signs where they count."""
+    shown = _upright(net, signs)
+    equal = fixed = 0.0
+    for l, signed in enumerate(signs):
+        (w, b), (v, _) = shown[l], shown[l + 1]
+        whole, odd = np.column_stack([w, b, v.T]), signed and net.activations[l].reflection[0] == -1
+        equal += _log_shuffles(_classes(_signed(whole) if odd and len(signs) == 1 else whole))
+        idle = ~np.column_stack([w, b]).any(axis=1) & (not odd or ~v.any(axis=0))
+        fixed += math.log(2) * int(idle.sum()) * signed
+    if len(signs) <= 1:
+        return equal + fixed, equal + fixed
+    rows = [np.column_stack([w, b]) for w, b in shown[:-1]]
+    if any(not x.any(axis=1).all() for x in rows):
+        return equal + fixed, sum(Units(n, sign).log_order for n, sign in zip(net.widths[1:-1], signs, strict=True))
+    if all(len(np.unique(x, axis=0)) == len(x) for x in rows):
+        return 0.0, 0.0
+    sizes = [(np.abs(w) if sign else w, np.abs(b) if sign else b) for (w, b), sign in zip(shown, _touched(signs), strict=True)]
+    return equal, sum(map(_log_shuffles, _refined(sizes)))
+
+
+def _touched(signs: Sequence[bool]) -> list[bool]:
+    """Of each layer, whether signs of the units it reads or writes may change its weights: then only sizes tell units apart.
+
+    Which sign a unit takes is settled by its place, as no row is zero.
+    """
+    return [before or after for before, after in zip((False, *signs), (*signs, False), strict=True)]
+
+
+def _log_shuffles(classes: Order) -> float:
+    return sum(math.lgamma(n + 1) for n in np.bincount(classes).tolist())
+
+
+def _upright(net: Network, signs: Sequence[bool]) -> list[tuple[Array, Array]]:
+    """Weights and biases (exactly equal ones as equal numbers) with the first non-zero entry of each signed row positive."""
+    flip, shown = np.ones(net.widths[0]), list[tuple[Array, Array]]()
+    for layer, signed in zip(net.layers, (*signs, False), strict=True):
+        rows = np.column_stack([layer.weight * flip, layer.bias])
+        if shown and net.layers[len(shown) - 1].activation.reflection[2] and signs[len(shown) - 1]:
+            half = net.layers[len(shown) - 1].activation.reflection[2] / 2  # the bias that remains when s - offset/2 is odd
+            sums = [Fraction(b) + half * exact_sum(w) for w, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
+            names = {q: k + 1 if q else 0 for k, q in enumerate(dict.fromkeys(sums))}
+            rows[:, -1] = [math.copysign(names[abs(q)] if abs(q) in names else names[q], q) for q in sums]
+        upright = _signed(rows) if signed else rows
+        turned = ~(upright == rows).all(axis=1)
+        flip = np.where(turned, float(layer.activation.reflection[0]), 1.0)
+        shown.append((upright[:, :-1], upright[:, -1]))
+    return shown
+
+
+def _signed(rows: Array) -> Array:
+    lead = rows[np.arange(len(rows)), np.argmax(rows != 0, axis=1)] if rows.size else np.ones(len(rows))
+    return rows * np.where(lead < 0, -1.0, 1.0)[:, None] + 0.0
+
+
+def _classes(rows: Array) -> Order:
+    """A number for each row, equal where the rows are."""
+    return np.unique(rows, axis=0, return_inverse=True)[1].ravel() if len(rows) else np.empty(0, np.intp)
+
+
+def _refined(shown: Sequence[tuple[Array, Array]]) -> list[Order]:
+    """Colours of hidden units: equal while colours, biases, and the multisets of (weight, colour) read and written agree."""
+    hidden = [np.zeros(len(b), np.intp) for _, b in shown[:-1]]
+    colours = [np.arange(shown[0][0].shape[1]), *hidden, np.arange(len(shown[-1][1]))]
+    while True:
+        count = sum(len(np.unique(c)) for c in colours)
+        for l in range(1, len(shown)):
+            (w, b), (v, _) = shown[l - 1], shown[l]
+            seen = _multiset(w, colours[l - 1]), _multiset(v.T, colours[l + 1])
+            colours[l] = _classes(np.column_stack([colours[l], b, *seen]))
+        if sum(len(np.unique(c)) for c in colours) == count:
+            return colours[1:-1]
+
+
+def _multiset(weights: Array, colours: Order) -> Array:
+    order = np.lexsort((weights, np.broadcast_to(colours, weights.shape)), axis=1)
+    return np.take_along_axis(weights, order, axis=1)
+
+
+# Normal forms ---------------------------------------------------------------------------------------------------
+
+
+def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, tuple[Move, ...]]:
+    """The kernel's state of the reduced, normalised network, and the moves that lead there."""
     state, moves = reduce(net, progress)
     extra: list[Move] = []
+    scale = _ones(len(state.alive[0]))
     for l in range(1, len(net.layers)):
-        for move in (*_mirror(state, l), *_rescale(state, l, binary)):
+        for move in (*_mirror(state, l), *_rescale(state, l)):
             state.apply(move)
             extra.append(move)
-        order = _order(state, l)
-        if not np.array_equal(order, state.alive[l]):
-            extra.append(Move("permute", l, order))
+        rows, bias, size = _shown(state, l, scale)
+        order = np.lexsort([key for part in (1, 0) for x in (bias, rows) for key in np.atleast_2d(x[part].T)[::-1]])
+        scale = size[0][order], size[1][order]
+        if (np.diff(order) != 1).any():
+            extra.append(Move("permute", l, state.alive[l][order]))
             state.apply(extra[-1])
     return state, (*moves, *extra)
 
 
 def canonical(net: Network, progress: Progress | None = None) -> Network:
     """The normal form, every parameter rounded once to float64; idempotent."""
-    state, _ = normal_form(net, progress=progress)
-    return state.network()
+    state, _ = normal_form(net, progress)
+    layers, scale = list[Layer](), _ones(net.widths[0])
+    for l, layer in enumerate(net.layers, 1):
+        rows, bias, scale = _shown(state, l, scale)
+        if not (np.isfinite(rows[0]).all() and np.isfinite(bias[0]).all()):
+            raise UnsupportedModel("a weight of the normal form exceeds float64; rescale the network's weights first")
+        layers.append(Layer(rows[0] + 0.0, bias[0] + 0.0, layer.activation))
+    return net.with_layers(layers)
+
+
+Pair = tuple[Array, Array]
+
+
+def _ones(count: int) -> Pair:
+    return np.ones(count), np.zeros(count)
+
+
+def _shown(state: State, l: int, scale: Pair) -> tuple[Pair, Pair, Pair]:
+    """Rows, biases and scales of a layer with the largest weight of each scaled unit at 1, each as a sum of two floats.
+
+    Args:
+        scale: of the units that the layer reads.
+    """
+    w, b = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])
+    rows, bias = _times(_pair(w), (scale[0][None, :], scale[1][None, :])), _pair(b)
+    if l == len(state.weights) or not state.net.layers[l - 1].activation.homogeneous or not rows[0].size:
+        return rows, bias, _ones(len(bias[0]))
+    at = np.argmax(np.abs(rows[0]), axis=1)
+    hi, lo = (part[np.arange(len(at)), at] for part in rows)
+    size = np.where(hi != 0, np.abs(hi), 1.0), np.where(hi < 0, -lo, lo)
+    return _over(rows, (size[0][:, None], size[1][:, None])), _over(bias, size), size
+
+
+def _pair(x: ExactArray) -> Pair:
+    return x.hi, np.zeros_like(x.hi) if x.lo is None else x.lo
+
+
+def _times(a: Pair, b: Pair) -> Pair:
+    """The product of two sums of two floats, to about 100 bits."""
+    if (b[0] == 1).all() and not b[1].any():
+        return a
+    with np.errstate(over="ignore", invalid="ignore"):
+        p, e = two_product(*np.broadcast_arrays(a[0], b[0]))
+        return two_sum(p, e + a[0] * b[1] + a[1] * b[0])
+
+
+def _over(a: Pair, b: Pair) -> Pair:
+    """The quotient, likewise: one step of long division."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        q = a[0] / b[0]
+        p, e = two_product(*np.broadcast_arrays(q, b[0]))
+        return two_sum(q, ((a[0] - p) - e + a[1] - q * b[1]) / b[0])
+
+
+class Signature(str):
+    """A fingerprint of a function: SHA-256 of the exact normal form, after the reduced widths and the activations.
+
+    Equal signatures, equal functions. Where `complete`, different signatures (of networks with these activations) are different
+    functions too.
+    """
+
+    complete: bool
+
+    def __new__(cls, text: str, complete: bool) -> Signature:
+        self = super().__new__(cls, text)
+        self.complete = complete
+        return self
+
+    def __getnewargs__(self) -> tuple[str, bool]:  # type: ignore[override]
+        return str(self), self.complete
+
+
+def signature(net: Network, progress: Progress | None = None) -> Signature:
+    """The fingerprint of a network's normal form.
+
+    Complete for constant and affine functions, and for one hidden layer of
+    - tanh, sigmoid, erf (irreducible parameters are unique up to permutation and sign: Sussmann 1992),
+    - abs, and of other activations that bend where no set of units can turn around together unseen: units with
+      sum outgoing * incoming = 0 may all be reflected, so this is asked of sums of products that are linearly independent, or
+      (up to 20 units) of all sets.
+    Constants such as tanh(1/2) are compared by their normal forms: distinct positive rationals have linearly independent values
+    of tanh, which are rational functions of one exponential with different poles; for erf this is not known.
+    """
+    state, _ = normal_form(net, progress)
+    arrays, widths = state.arrays(), state.widths
+    if 0 in widths[1:-1]:
+        arrays, widths = [(ExactArray(np.zeros((widths[-1], widths[0]))), arrays[-1][1])], (widths[0], widths[-1])
+    acts = [str(s) for s in net.activations][: len(widths) - 2]
+    sha = hashlib.sha256(repr((widths, acts, net.output_map)).encode())
+    for x in (x for layer in arrays for x in layer):
+        sha.update(x.hi.tobytes() + (x.lo if x.lo is not None else np.zeros_like(x.hi)).tobytes())
+        sha.update(repr([(at, _text(x.rest[at])) for at in sorted(x.rest)]).encode())
+    name = "/".join(dict.fromkeys(acts)) or "affine"
+    return Signature(f"{'-'.join(map(str, widths))}:{name}:{sha.hexdigest()}", _complete(state, widths))
+
+
+def _text(number: Number) -> str:
+    if isinstance(number, Fraction):
+        return str(number)
+    return f"{number.rational} + {sorted((str(s), _text(z), str(c)) for s, z, c in number.atoms)}"
+
+
+def _complete(state: State, widths: tuple[int, ...]) -> bool:
+    constants = [n for x in state.biases for n in x.rest.values() if isinstance(n, Constant)]
+    atoms = [(s.kind, z) for n in constants for s, z, _ in n.atoms]
+    if any(not isinstance(z, Fraction) for _, z in atoms) or {kind for kind, _ in atoms} not in (set(), {"tanh"}, {"sigmoid"}):
+        return False
+    if len(widths) == 2:
+        return True
+    if reducible(state) is not None:
+        return False
+    s = state.net.activations[0]
+    return s.minimal or s.symmetric or _no_flips(state)
+
+
+PRIMES = 2**31 - 1, 2**61 - 1
+FEW = 20
+
+
+def _no_flips(state: State) -> bool:
+    """Whether no non-empty set of units has sum outgoing * incoming = 0, seen modulo primes (not zero there: not zero)."""
+    incoming = state.weights[0].take(state.alive[1], state.alive[0]).hi
+    outgoing = state.weights[1].take(state.alive[2], state.alive[1])
+    if not outgoing.is_float():
+        return False
+    count, rng = len(incoming), np.random.default_rng(0)
+    small, large = PRIMES
+    if count <= FEW:
+        rows, columns = _modulo(incoming, large), _modulo(outgoing.hi.T, large)
+        weight = [[int(x) for x in rng.integers(1, 2**60, n)] for n in (incoming.shape[1], outgoing.hi.shape[0])]
+        sides = [
+            [sum(x * y for x, y in zip(row, v, strict=True)) for row in m] for m, v in zip((rows, columns), weight, strict=True)
+        ]
+        sums = np.zeros(1, dtype=np.int64)
+        for x, y in zip(*sides, strict=True):
+            sums = np.concatenate([sums, (sums + x * y % large) % large])
+        return bool((sums[1:] != 0).all())
+    if count > incoming.shape[1] * outgoing.hi.shape[0]:
+        return False
+    product = np.ones((count, count), dtype=np.int64)
+    for side in (incoming, outgoing.hi.T):
+        numbers, draws = np.array(_modulo(side, small), dtype=np.int64), rng.integers(1, small, (side.shape[1], count))
+        mixed = np.zeros((count, count), dtype=np.int64)
+        for column, draw in zip(numbers.T, draws, strict=True):
+            mixed = (mixed + column[:, None] * draw) % small
+        product = product * mixed % small
+    return _invertible(product, small)
+
+
+def _modulo(numbers: Array, prime: int) -> list[list[int]]:
+    """Dyadic numbers modulo an odd prime."""
+    ratios = [[x.as_integer_ratio() for x in row] for row in numbers.tolist()]
+    return [[top * pow(bottom, -1, prime) % prime for top, bottom in row] for row in ratios]
+
+
+def _invertible(matrix: Any, prime: int) -> bool:
+    """Whether a square matrix is invertible modulo a prime below 2^31."""
+    a = matrix.copy()
+    for k in range(len(a)):
+        pivots = np.flatnonzero(a[k:, k])
+        if not len(pivots):
+            return False
+        a[[k, k + pivots[0]]] = a[[k + pivots[0], k]]
+        a[k, k:] = a[k, k:] * pow(int(a[k, k]), -1, prime) % prime
+        a[k + 1 :, k:] = (a[k + 1 :, k:] - a[k + 1 :, k, None] * a[k, k:]) % prime
+    return True
 
 
 def _mirror(state: State, l: int) -> list[Move]:
@@ -53,30 +582,44 @@ def _mirror(state: State, l: int) -> list[Move]:
     return [Move("scale", l, negative, ratio=Fraction(-1))] if len(negative) else []
 
 
-def _rescale(state: State, l: int, binary: bool) -> list[Move]:
-    """One move per factor."""
-    if not state.net.layers[l - 1].activation.homogeneous:
+def _rescale(state: State, l: int) -> list[Move]:
+    """One move per factor: a unit's weights and bias coprime integers up to a power of two, the largest weight in [1, 2)."""
+    if not state.net.layers[l - 1].activation.homogeneous or not len(state.alive[l - 1]):
         return []
     factors: dict[Fraction, list[int]] = {}
-    weights = state.weights[l - 1]
-    for unit in state.alive[l].tolist():
-        row = weights.hi[unit, state.alive[l - 1]]
-        if not row.size or not row.any():
+    w, b = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])
+    unusual = {at[0] for x in (w, b) for at in x.rest}
+    for x in (w, b):
+        unusual |= set() if x.lo is None else set(np.flatnonzero(x.lo.reshape(len(x.lo), -1).any(axis=1)).tolist())
+    common, size = _odd_gcd(np.column_stack([w.hi, b.hi])), np.abs(w.hi).max(axis=1)
+    for row, unit in enumerate(state.alive[l].tolist()):
+        if not size[row]:
             continue
-        if binary:
-            ratio = Fraction(2) ** (1 - math.frexp(float(np.abs(row).max()))[1])
-        else:
-            near = state.alive[l - 1][np.abs(row) == np.abs(row).max()]
-            entries = (weights.get((unit, j)) for j in near.tolist())
-            ratio = 1 / max(abs(q) for q in entries if isinstance(q, Fraction))
+        content, top = Fraction(int(common[row])), Fraction(float(size[row]))
+        if row in unusual:
+            weights = [w.get((row, j)) for j in range(w.hi.shape[1])]
+            content, top = _content([*weights, b.get((row,))]), max(abs(q) for q in weights if isinstance(q, Fraction))
+        ratio = 1 / content
+        ratio *= Fraction(2) ** -_exponent(top * ratio)
         factors.setdefault(ratio, []).append(unit)
     return [Move("scale", l, np.array(units, dtype=np.intp), ratio=ratio) for ratio, units in factors.items() if ratio != 1]
 
 
-def _order(state: State, l: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Remaining units by (weights, bias), remainders last."""
-    w = state.weights[l - 1].take(state.alive[l], state.alive[l - 1])
-    b = state.biases[l - 1].take(state.alive[l])
-    keys = [part.T for x in (w, b) for part in [x.hi] if part.size] + [x.lo.T for x in (w, b) if x.lo is not None and x.lo.size]
-    columns = np.vstack([k if k.ndim == 2 else k[None, :] for k in keys]) if keys else np.empty((0, len(state.alive[l])))
-    return state.alive[l][np.lexsort(columns[::-1])] if len(columns) else state.alive[l]
+def _odd_gcd(rows: Array) -> Any:
+    """The greatest common odd divisor of the mantissas in each row."""
+    mantissa = np.abs(np.ldexp(np.frexp(rows)[0], 53)).astype(np.int64)
+    mantissa //= np.maximum(mantissa & -mantissa, 1)
+    return np.maximum(np.gcd.reduce(mantissa, axis=1), 1)
+
+
+def _content(row: Sequence[Number]) -> Fraction:
+    """The odd part of the rational that makes a row coprime integers when divided by it; constants are passed over."""
+    rational = [q for q in row if isinstance(q, Fraction) and q]
+    top, bottom = math.gcd(*(q.numerator for q in rational)), math.lcm(*(q.denominator for q in rational))
+    return Fraction(top // (top & -top), bottom // (bottom & -bottom))
+
+
+def _exponent(q: Fraction) -> int:
+    """k with 2^k <= q < 2^(k+1)."""
+    k = q.numerator.bit_length() - q.denominator.bit_length()
+    return k if Fraction(2) ** k <= q else k - 1

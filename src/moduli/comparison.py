@@ -1,0 +1,416 @@
+"""Whether two networks are one function, and how far apart they are: proofs, certified bounds, witnesses, estimates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from . import lossless, population
+from .activations import Activation
+from .alignment import align
+from .certificate import Certificate, Move, Slack, State, difference, magnitude, replay
+from .domains import Box, Domain, Gaussian, Samples
+from .enclosure import Interval, enclose_value, evaluate
+from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
+from .lossless import Progress
+from .network import Network
+from .result import Result
+from .symmetry import Element, normal_form
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+DRAWS, PIECE = 100_000, 10_000
+STARTS, STEPS = 16, 40
+EXACT = 200_000  # weights that may be scaled by other factors than powers of two
+
+
+# Equality -------------------------------------------------------------------------------------------------------
+
+
+class Witness(NamedTuple):
+    """An input where two networks differ, and enclosures of both outputs (points where all values are rational)."""
+
+    input: tuple[Fraction, ...]
+    a: tuple[Interval, ...]
+    b: tuple[Interval, ...]
+
+    @property
+    def gap(self) -> Fraction:
+        """A lower bound of |a - b|_inf at the input."""
+        return max((_gap(p, q) for p, q in zip(self.a, self.b, strict=True)), default=Fraction(0))
+
+
+def _gap(p: Interval, q: Interval) -> Fraction:
+    return max(p[0] - q[1], q[0] - p[1], Fraction(0))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Equivalence(Result):
+    """Whether two networks are one function.
+
+    Attributes:
+        status: proved, refuted or undecided. witness: where they differ. reason: one line.
+    """
+
+    a: Network
+    b: Network
+    eps: float = 0.0
+    on: Box | None = None
+    proof: Certificate | None = None
+    witness: Witness | None = None
+    reason: str = ""
+    kind: ClassVar[str] = "equal"
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return self.proof
+
+    def __bool__(self) -> bool:
+        if self.status == "undecided":
+            raise Undecided(f"{self.statement}: {self.reason}")
+        return self.status == "proved"
+
+    def check(self) -> bool:
+        if self.proof is not None:
+            self.proof.verify(self.b, self.a)
+            left, right = replay(self.a, self.proof.large_moves), replay(self.b, self.proof.small_moves)
+            found = difference(left.arrays(), right.arrays(), self.a.activations, radius=_radius(self.on, self.a)).everywhere
+            if found > self.eps:
+                raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {found} is proved")
+            return True
+        if self.witness is not None:
+            x = self.witness.input
+            if not _inside(x, self.on):
+                raise CertificateRejected(f"the witness {_short(list(map(float, x)))} is not in the box")
+            return _separates(evaluate(self.a, x), evaluate(self.b, x), self.a.output_map, self.eps)
+        return super().check()
+
+    @property
+    def statement(self) -> str:
+        far = f" within {self.eps:g}" if self.eps else ""
+        return {
+            "proved": f"the same function{far}", "refuted": f"not the same function{far}",
+            "undecided": f"neither proved nor refuted the same function{far}",
+        }[self.status]  # fmt: skip
+
+    def rows(self) -> list[tuple[str, str]]:
+        rows = [("a", repr(self.a)), ("b", repr(self.b)), ("answer", f"{self.glyph} {self.status}"), ("because", self.reason)]
+        if self.witness is not None:
+            rows += [
+                ("differ at", _short([float(q) for q in self.witness.input])),
+                ("by at least", f"{float(self.witness.gap):.3g}"),
+            ]
+        return rows
+
+    def data(self) -> dict[str, Any]:
+        witness = None
+        if self.witness is not None:
+            ends = [[[str(end) for end in ends] for ends in side] for side in (self.witness.a, self.witness.b)]
+            witness = {"input": [str(q) for q in self.witness.input], "a": ends[0], "b": ends[1]}
+        return {"a": self.a.digest, "b": self.b.digest, "eps": self.eps, "witness": witness, "reason": self.reason}
+
+
+def _short(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in values[:6]) + (", ..." if len(values) > 6 else "") + ")"
+
+
+def equivalent(
+    a: Network, b: Network, on: Domain, eps: float, budget: int, seed: int | np.random.Generator, progress: Progress | None
+) -> Equivalence:
+    """See `solve.equivalent`."""
+    if isinstance(on, (Gaussian, Samples)):
+        raise ValueError(
+            f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance"
+        )
+    if not (eps >= 0 and math.isfinite(eps)):
+        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+    if a.output_map != b.output_map:
+        raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
+    why, radius = "reduced widths differ", _radius(on, a)
+    for m in matchings(a, b, progress):
+        slack = m.slack()
+        proof = Certificate(a.digest, b.digest, m.left_moves, m.right_moves, slack)
+        if slack.everywhere == 0:
+            return Equivalence("proved", a, b, eps, on, proof, None, "equal normal forms")
+        within = slack.everywhere if radius is None else m.slack(radius).everywhere
+        if within <= eps:
+            why = f"units matched; certified difference at most {within:.3g}"
+            return Equivalence("proved", a, b, eps, on, proof, None, why)
+        why = (
+            f"units match only up to a certified difference of {within:.3g}" if math.isfinite(within) else "normal forms differ"
+        )
+        if eps == 0:
+            why = "normal forms differ"
+            break
+    witness = _witness(a, b, on, eps, budget, seed)
+    if witness is not None:
+        return Equivalence("refuted", a, b, eps, on, None, witness, "an input was found where exact values differ")
+    return Equivalence("undecided", a, b, eps, on, None, None, f"{why}, and no such difference was found at {budget} inputs")
+
+
+def _radius(on: Domain, net: Network) -> Array | None:
+    """The largest size of each input in a box."""
+    if not isinstance(on, Box):
+        return None
+    box = on.of_dimension(net.widths[0])
+    return np.asarray(np.maximum(np.abs(box.low), np.abs(box.high)))
+
+
+def _inside(x: Sequence[Fraction], on: Box | None) -> bool:
+    if on is None:
+        return True
+    box = on.of_dimension(len(x))
+    return all(low <= q <= high for q, low, high in zip(x, box.low.tolist(), box.high.tolist(), strict=True))
+
+
+class Matching(NamedTuple):
+    """Two networks brought to one architecture by moves, unit beside unit."""
+
+    left: State
+    right: State
+    left_moves: tuple[Move, ...]
+    right_moves: tuple[Move, ...]
+
+    def slack(self, radius: Array | None = None) -> Slack:
+        """A certified bound of the difference."""
+        return difference(self.left.arrays(), self.right.arrays(), self.left.net.activations, radius=radius)
+
+
+def matchings(a: Network, b: Network, progress: Progress | None = None) -> Iterator[Matching]:
+    """Normal forms, where they have one architecture; then, where these differ, the same with units aligned."""
+    left, left_moves = normal_form(a, progress)
+    right, right_moves = normal_form(b, progress)
+    if left.widths != right.widths or a.activations != b.activations:
+        return
+    yield Matching(left, right, left_moves, right_moves)
+    try:
+        element = align(left.network(), right.network()).element
+    except UnsupportedModel:
+        return
+    moves = _binary(element, left).moves(left.alive[1:-1])
+    for move in moves:
+        left.apply(move)
+    yield Matching(left, right, (*left_moves, *moves), right_moves)
+
+
+def _binary(element: Element, state: State) -> Element:
+    """Factors near powers of two become such; all do where exact numbers would be too many."""
+    widths, factors = state.widths, []
+    for l, factor in enumerate(element.factor, 1):
+        near = np.copysign(np.exp2(np.round(np.log2(np.abs(factor)))), factor)
+        many = widths[l] * (widths[l - 1] + widths[l + 1]) > EXACT
+        factors.append(near if many else np.where(np.abs(factor / near - 1) < 1e-6, near, factor))
+    return Element(element.order, tuple(factors))
+
+
+def _separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps: float) -> bool:
+    """Whether enclosed outputs prove a difference above eps (for eps = 0, one that survives the output map)."""
+    if eps > 0:
+        return any(_gap(x, y) > Fraction(eps) for x, y in zip(p, q, strict=True))
+    if output_map == "softmax":  # shifts of all outputs are invisible
+        d = [(x[0] - y[1], x[1] - y[0]) for x, y in zip(p, q, strict=True)]
+        return any(_gap(x, y) > 0 for x in d for y in d)
+    act = Activation.of(output_map)
+    if act.injective:
+        return any(_gap(x, y) > 0 for x, y in zip(p, q, strict=True))
+    return any(_gap(enclose_value(act, x), enclose_value(act, y)) > 0 for x, y in zip(p, q, strict=True))
+
+
+def _witness(
+    a: Network, b: Network, on: Domain, eps: float, budget: int, seed: Any, *, furthest: bool = False
+) -> Witness | None:
+    """An input where exact values differ by more than eps: the best of many, then of ascents from the best of them."""
+    x = _candidates(a, b, on, budget, np.random.default_rng(seed))
+    gap = _gaps(a, b, x)
+    best = np.argsort(-gap, kind="stable")
+    several = min(len(x), max(3, EXACT // (a.parameters + b.parameters)), 64)  # floats may hide what exact values show
+    found = _separated(a, b, x[best[:3]], eps)
+    if found is None and eps == 0:
+        found = _separated(a, b, x[best[:: -(-len(best) // several)]], eps)
+    if found is not None and not furthest:
+        return found
+    x = _ascend(a, b, x[best[:STARTS]], on)
+    climbed = _separated(a, b, x[np.argsort(-_gaps(a, b, x), kind="stable")[:3]], eps)
+    return max((w for w in (found, climbed) if w is not None), key=lambda w: w.gap, default=None)
+
+
+def _separated(a: Network, b: Network, x: Array, eps: float) -> Witness | None:
+    for row in x:
+        point = tuple(map(Fraction, row.tolist()))
+        p, q = evaluate(a, point), evaluate(b, point)
+        if _separates(p, q, a.output_map, eps):
+            return Witness(point, tuple(p), tuple(q))
+    return None
+
+
+def _gaps(a: Network, b: Network, x: Array) -> Array:
+    with np.errstate(all="ignore"):
+        gap = np.abs(a.logits(x) - b.logits(x)).max(axis=1)
+    return np.where(np.isfinite(gap), gap, -1.0)
+
+
+def _ascend(a: Network, b: Network, x: Array, on: Domain) -> Array:
+    """Gradient ascent on the largest difference of outputs, each point with a step of its own."""
+    box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
+    step, gap = np.full((len(x), 1), 0.25), _gaps(a, b, x)
+    for _ in range(STEPS):
+        with np.errstate(all="ignore"):
+            apart = a.logits(x) - b.logits(x)
+            pick = np.zeros_like(apart)
+            at = np.arange(len(x)), np.abs(np.nan_to_num(apart)).argmax(axis=1)
+            pick[at] = np.sign(apart[at])
+            slope = np.nan_to_num(a.pullback(x, pick) - b.pullback(x, pick))
+        if box is not None:
+            new = np.clip(x + step * (box.high - box.low) * np.sign(slope), box.low, box.high)
+        else:
+            size = np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-300)
+            new = x + step * (1 + np.linalg.norm(x, axis=1, keepdims=True)) * slope / size
+        higher = _gaps(a, b, new)
+        better = higher > gap
+        x, gap = np.where(better[:, None], new, x), np.where(better, higher, gap)
+        step = np.where(better[:, None], 1.5 * step, 0.5 * step)
+    return x
+
+
+def _candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.Generator) -> Array:
+    """Points at several scales, on both sides of the hyperplanes of the first layers, and where their units are largest."""
+    n = a.widths[0]
+    if isinstance(on, Box):
+        box = on.of_dimension(n)
+        spread = rng.uniform(box.low, box.high, (max(1, budget // 4), n))
+    else:
+        spread = rng.standard_normal((max(1, budget // 4), n)) * rng.choice([0.1, 1.0, 10.0, 100.0], (max(1, budget // 4), 1))
+    near = []
+    for net in (a, b):
+        w, c = net.layers[0].weight, net.layers[0].bias
+        if len(w) and budget > 1:
+            pick, base = rng.integers(0, len(w), budget // 4), spread[rng.integers(0, len(spread), budget // 4)]
+            norm = np.maximum((w[pick] ** 2).sum(axis=1), 1e-300)
+            step = -((w[pick] * base).sum(axis=1) + c[pick]) / norm * rng.choice([0.99, 1.0, 1.01], budget // 4)
+            near.append(base + step[:, None] * w[pick])
+            pick, side = rng.integers(0, len(w), budget // 8), rng.choice([-1.0, 1.0], (budget // 8, 1))
+            near.append(np.where(side * w[pick] > 0, box.high, box.low) if isinstance(on, Box) else side * w[pick])
+    x = np.concatenate([np.zeros((1, n)), spread, *near])
+    x = x[np.isfinite(x).all(axis=1)]
+    return np.asarray(np.clip(x, box.low, box.high)) if isinstance(on, Box) else x
+
+
+# Distance -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Distance(Result):
+    """How far two functions are apart.
+
+    Attributes:
+        lower, upper: certified on a box and on all inputs (sup norm); two standard errors around the root mean square of
+            the Euclidean distance otherwise. argmax: an input that attains `lower`.
+    """
+
+    lower: float
+    upper: float
+    argmax: tuple[float, ...] | None = None
+    on: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+    kind: ClassVar[str] = "distance"
+
+    @property
+    def _narrow(self) -> bool:
+        """An estimate whose ends agree to six digits."""
+        return "value" in self.extra and self.upper - self.lower <= 1e-6 * self.upper
+
+    @property
+    def statement(self) -> str:
+        if self.status == "proved" or self._narrow:
+            return f"the distance is {self.upper:.6g} ({self.on})"
+        return f"the distance lies in [{self.lower:.6g}, {self.upper:.6g}] ({self.on})"
+
+    def rows(self) -> list[tuple[str, str]]:
+        between = f"{self.lower:.6g} <= . <= {self.upper:.6g}"
+        if "value" in self.extra:
+            between = f"~ {self.extra['value']:.6g}, between {self.lower:.6g} and {self.upper:.6g}"
+            if self._narrow:
+                between = f"~ {self.extra['value']:.9g}, to {self.upper - self.lower:.1g}"
+        rows = [("distance", between), ("on", self.on), ("status", self.status)]
+        return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
+
+    def data(self) -> dict[str, Any]:
+        finite = {k: v if math.isfinite(v) else None for k, v in (("lower", self.lower), ("upper", self.upper))}
+        return {**finite, "argmax": self.argmax, "on": self.on, **self.extra}
+
+
+def distance(
+    a: Network, b: Network, on: Domain, budget: int, seed: int | np.random.Generator, progress: Progress | None
+) -> Distance:
+    """See `solve.distance`."""
+    if isinstance(on, (Gaussian, Samples)):
+        return _mean_square(a, b, on, seed, progress)
+    upper = _upper(a, b, _radius(on, a), progress)
+    where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
+    if upper == 0:
+        return Distance("proved", 0.0, 0.0, None, where)
+    witness = _witness(a, b, on, 0.0, budget, seed, furthest=True)
+    if witness is None:
+        return Distance("bounded", 0.0, upper, None, where)
+    at = tuple(map(float, witness.input))
+    return Distance("bounded", _down(witness.gap), upper, at, where)
+
+
+def _down(q: Fraction) -> float:
+    nearest = float(q)
+    return nearest if Fraction(nearest) <= q else math.nextafter(nearest, -math.inf)
+
+
+def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | None) -> float:
+    """Certified: matched units, or else the size of both functions."""
+    best = math.inf
+    for m in matchings(a, b, progress):
+        best = min(best, m.slack(radius).everywhere)
+        if best == 0:
+            return 0.0
+    size = sum(magnitude(normal_form(net)[0].arrays(), net.activations, radius=radius).everywhere for net in (a, b))
+    return min(best, math.nextafter(size, math.inf))
+
+
+def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None) -> Distance:
+    if isinstance(on, Gaussian) and max(len(a.layers), len(b.layers)) <= 2:
+        name = "root mean square under the Gaussian, in closed form"
+        if _upper(a, b, None, progress) == 0:
+            return Distance("proved", 0.0, 0.0, None, name)
+        value, low, high = population.distance(a, b, on)
+        if high - low > 1e-6 * high:
+            value, low, high = min((value, low, high), _reduced_distance(a, b, on), key=lambda ends: ends[2] - ends[1])
+        return Distance("estimated", low, high, None, name, {"value": value})
+    if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
+        raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
+    squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
+    mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))) if len(squares) > 1 else math.inf
+    ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
+    name = (
+        f"root mean square on {len(squares)} samples"
+        if isinstance(on, Samples)
+        else f"root mean square under a Gaussian, {DRAWS} draws"
+    )
+    return Distance("estimated", ends[0], ends[1], None, name, {"value": math.sqrt(mean)})
+
+
+def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
+    """The rows, or draws from the Gaussian, a few thousand at a time."""
+    if isinstance(on, Samples):
+        yield from (on.x[at : at + PIECE] for at in range(0, len(on.x), PIECE))
+    else:
+        rng = np.random.default_rng(seed)
+        yield from (on.sample(PIECE, n, rng) for _ in range(DRAWS // PIECE))
+
+
+def _reduced_distance(a: Network, b: Network, on: Gaussian) -> tuple[float, float, float]:
+    """The same of the losslessly reduced networks, whose units match where those of a and b do not."""
+    small = [lossless.compress(net) for net in (a, b)]
+    value, low, high = population.distance(small[0].network, small[1].network, on)
+    size = math.sqrt(float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1])
+    slip = sum(s.proof.slack.constant * math.sqrt(a.widths[-1]) + s.growth * size for s in small)
+    return value, max(0.0, low - slip), high + slip
