@@ -14,7 +14,7 @@ _HOME = {
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
-    "align": "solve", "canonical": "solve", "check": "solve", "compress": "solve", "distance": "solve",
+    "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "distance": "solve",
     "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "rank": "solve",
     "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
     "etf": "meanfield", "hard_instance": "hardness",
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .solve import align as align
     from .solve import canonical as canonical
     from .solve import check as check
+    from .solve import complexity as complexity
     from .solve import compress as compress
     from .solve import distance as distance
     from .solve import equivalent as equivalent

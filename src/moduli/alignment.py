@@ -27,6 +27,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 SWEEPS = 100
 GAIN = 1e-12
 DRAWS = 5000
+TIE = 1e-6
 
 
 # Tensors --------------------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def _improve(
                 continue
             moved = spec.place(tensor, a[tensor], found, but=k)
             wanted, have = (np.moveaxis(x, k, 0).reshape(count, -1) for x in (b[tensor], moved))
-            total = signed if signs and axis.power % 2 else still
+            total = signed if signs and axis.power % 2 and not axis.even else still
             total += wanted @ have.T
     gain = still + np.abs(signed)
     order = _assign(gain)
@@ -125,13 +126,13 @@ def spec_of(net: Network) -> Spec:
 
     >>> net = Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 1.0]], [0.0])
     >>> spec_of(net).axes["W2"]
-    (None, Axis(part='1', power=-1, block=1))
+    (None, Axis(part='1', power=-1, block=1, even=False))
     """
     acts = net.activations
     parts = {str(l): part for l, part in enumerate(SymmetryGroup.of(net).units, 1)}
     axes: dict[str, tuple[Axis | None, ...]] = {}
     for l in range(1, len(net.layers) + 1):
-        read = None if l == 1 else Axis(str(l - 1), -1 if acts[l - 2].reflection[0] == -1 or acts[l - 2].homogeneous else 0)
+        read = None if l == 1 else Axis(str(l - 1), -1, even=acts[l - 2].reflection[0] != -1)
         write = None if l > len(acts) else Axis(str(l), 1)
         axes |= {f"W{l}": (write, read), f"b{l}": (write,)}
     return Spec(parts, axes)
@@ -159,16 +160,24 @@ def _bare(net: Network) -> tuple[dict[str, Array], list[Array]]:
 
 
 def _by_activations(a: Network, b: Network, x: Array) -> dict[str, tuple[Order, Array]]:
-    """Layer by layer, the assignment that maximises the sum of correlations of hidden activations."""
-    found, p, q = {}, x, x
+    """Layer by layer, the assignment that maximises the sum of correlations of hidden activations.
+
+    Units that never vary on these inputs are told apart by their incoming weights.
+    """
+    spec, (mine, _), (yours, _) = spec_of(a), _bare(a), _bare(b)
+    found: dict[str, tuple[Order, Array]] = {}
+    p = q = x
     for l, (left, right) in enumerate(zip(a.layers[:-1], b.layers[:-1], strict=True), 1):
         zp, zq = p @ left.weight.T + left.bias, q @ right.weight.T + right.bias
         p, q = left.activation(zp), right.activation(zq)
-        values = _correlation(q, p)
         symmetric, odd = left.activation.symmetric, left.activation.reflection[0] == -1
-        order = _assign(np.abs(values) if symmetric and odd else values)
-        towards = values if odd else _correlation(zq, zp)
-        negative = symmetric & (towards[np.arange(len(order)), order] < 0)
+        rows = np.corrcoef(yours[f"W{l}"], spec.place(f"W{l}", mine[f"W{l}"], found)) if p.shape[1] > 1 else np.zeros((2, 2))
+        near = np.nan_to_num(rows[: p.shape[1], p.shape[1] :])
+        values, towards = _correlation(q, p), _correlation(zq, zp)
+        signed = values if odd else towards
+        order = _assign((np.abs(values) if symmetric and odd else values) + TIE * (np.abs(near) if symmetric else near))
+        at = np.arange(len(order)), order
+        negative = symmetric & (np.where(signed[at] == 0, near[at], signed[at]) < 0)
         found[str(l)] = order, np.where(negative, -1.0, 1.0)
     return found
 

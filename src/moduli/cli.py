@@ -6,6 +6,7 @@ Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 can
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from .distillation import ErrorCurve
-    from .domains import Domain
+    from .domains import Domain, Samples
     from .lossless import Compression, Progress
     from .network import Network
     from .proximate import RankCurve
@@ -122,15 +123,20 @@ def _show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
     if as_json:
         click.echo(json.dumps({**result.to_json(), **extra}))
         return
-    _print(result.statement, [*result.rows(), *((label, str(text)) for label, text in extra.items())])
+    _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
 
 
 def _print(title: str, rows: list[tuple[str, str]]) -> None:
-    from rich.console import Console
-
     from .result import table
 
-    Console(highlight=False, markup=False, soft_wrap=True).print(table(title, rows))
+    _console().print(table(title, rows))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 @cli.command()
@@ -385,15 +391,85 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
         form = mo.canonical(net, progress=progress)
     with _writing(Path(out)):
         target = mo.save(form, out)
+    mark = mo.signature(net)
+    data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
     if as_json:
-        click.echo(
-            json.dumps({"schema": "moduli.canon/1", "widths": list(form.widths), "digest": form.digest, "written": str(target)})
-        )
+        click.echo(json.dumps({"schema": "moduli.canon/1", **data, "written": str(target)}))
     elif not quiet:
-        _print(
-            f"normal form of {model}",
-            [("network", repr(net)), ("form", repr(form)), ("digest", form.digest), ("written", str(target))],
-        )
+        means = "a different signature is a different function" if mark.complete else "a different signature proves nothing"
+        rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
+        _print(f"normal form of {model}", [*rows, ("written", str(target))])
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("-o", "--out", required=True, metavar="OUT", help="Where A, moved onto B, goes.")
+@click.option("--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True)
+@click.option("--merge", metavar="T", type=click.FloatRange(0, 1), help="Write the network at T from A (0) to B (1) instead.")
+@_options("on", "json", "quiet", "seed", *_SOURCE)
+def align(
+    a: str, b: str, out: str, by: str, merge: float | None, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
+) -> None:
+    """Move A onto B by permutations, signs and scales; with --on data also the barrier between them.
+
+    Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
+    """
+    nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
+    if isinstance(domain, mo.Box):
+        raise click.UsageError(f"--on {on}: activations and barriers are compared on gaussian or FILE.npz")
+    found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
+    barrier = None if domain is None else found.barrier(domain, seed=seed)
+    with _writing(Path(out)):
+        target = mo.save(found.network if merge is None else found.merge(merge), out, dtype=nets[0].dtype)
+    extra = {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
+    _show(found, as_json, quiet, **extra, written=str(target))
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL|WIDTHS")
+@click.option("--bound", type=float, help="Of every entry; by default 1, or the largest of each layer of MODEL.")
+@click.option("--input-bound", type=float, default=1.0, show_default=True, help="Of the inputs.")
+@click.option("--norm", type=click.Choice(["inf", "2"]), default="inf", show_default=True, help="Of the inputs.")
+@click.option("--samples", metavar="N|FILE.npz", help="Number of training samples, or the samples.")
+@click.option("--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number.")
+@click.option("--delta", type=float, default=0.05, show_default=True, help="Gaps hold with probability 1 - delta.")
+@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@_options("json", "quiet", *_SOURCE)
+def complexity(
+    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
+    out: str | None, as_json: bool, quiet: bool, activation: str | None, **source: Any,
+) -> None:  # fmt: skip
+    """Covering numbers and bounds on generalisation, with and without symmetry.
+
+    Example: moduli complexity controller.onnx --samples 60000
+
+    Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
+    """
+    widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
+    net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
+    answer = mo.complexity(
+        net, activation=activation if widths else None, bound=bound, input_bound=input_bound, norm=norm,
+        samples=_samples(samples), accuracy=accuracy, delta=delta,
+    )  # fmt: skip
+    extra = {}
+    if out is not None:
+        from .plot import save
+
+        with _writing(Path(out)):
+            extra["written"] = str(save(answer.plot()[0], out))
+    _show(answer, as_json, quiet, **extra)
+
+
+def _samples(text: str | None) -> int | Samples | None:
+    if text is None or text.endswith(".npz"):
+        domain = None if text is None else _domain(text)
+        assert domain is None or isinstance(domain, mo.Samples)
+        return domain
+    try:
+        return int(text)
+    except ValueError:
+        raise click.UsageError(f"--samples {text}: write a number, or FILE.npz") from None
 
 
 @cli.command()

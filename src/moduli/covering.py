@@ -1,19 +1,23 @@
 """Covering numbers of networks with bounded parameters, divided by their symmetries; the volume and the copies they leave.
 
 The class F: architecture (d_0, ..., d_{L+1}), entries of layer l at most B_l in size, inputs at most B_x; sigma_l is
-rho_l-Lipschitz, s_l = |sigma_l(0)|, M_l = sup |sigma_l|. Layer l has S_l = p_l d_l parameters, p_l = d_{l-1} + 1.
+rho_l-Lipschitz, s_l = |sigma_l(0)|, M_l = sup |sigma_l|. Layer l has S_l = p_l d_l parameters, p_l = d_{l-1} + 1; S in all,
+and N hidden units.
 
-**Perturbation.** With H_0 = B_x, H_l = min(rho_l B_l (d_{l-1} H_{l-1} + 1) + s_l, M_l), parameters that differ by at most delta_l in
-layer l have outputs within sum K_l delta_l, where K_l = (d_{l-1} H_{l-1} + 1) prod_{j > l} rho_{j-1} B_j d_{j-1}.
+**Perturbation.** Let H_0 = B_x and H_l = min(rho_l B_l (d_{l-1} H_{l-1} + 1) + s_l, M_l). Parameters that differ by at most
+delta_l in layer l have outputs within sum_l K_l delta_l, where K_l = (d_{l-1} H_{l-1} + 1) prod_{j > l} rho_{j-1} B_j d_{j-1}.
 
-**Theorem P.** Cut each interval [-B_l, B_l] into m_l >= B_l / delta_l pieces; permutations of hidden units move the grid of centres
-onto itself, so one grid point for each orbit is enough: log N(F, eps) <= sum_{l <= L} log C(m_l^p_l + d_l - 1, d_l) + S_{L+1} log m_{L+1},
-if sum K_l delta_l <= eps. The grid is divided, not the domain, so there are no boundary terms. Odd sigma: half the rows, rounded up.
+**Theorem P.** Cut each interval [-B_l, B_l] into m_l >= B_l / delta_l pieces. Permutations of hidden units move the grid of
+centres onto itself, so one grid point for each orbit is enough: if sum_l K_l delta_l <= eps,
 
-**Theorem S** (positively homogeneous sigma). Rows of hidden layers can have size exactly 1: the grid of the faces of a cube has
-2 p m^(p - 1) cells, and the exponent of 1/eps falls from S to S - N.
+    log N(F, eps) <= sum_{l <= L} log C(m_l^p_l + d_l - 1, d_l) + S_{L+1} log m_{L+1}.
 
-Derived and proved for this library, as is every bound here but those marked `published`. Integers and rationals are exact;
+The grid is divided, not the domain, so there are no boundary terms. For odd sigma half the rows, rounded up, are enough.
+
+**Theorem S** (positively homogeneous sigma). Rows of hidden layers can have size exactly 1: the grid of the faces of a cube
+has 2 p m^(p - 1) cells, and the exponent of 1/eps falls from S to S - N.
+
+Derived and proved for this library, as is every bound here but the two called `published`. Integers and rationals are exact;
 logarithms are floats with a relative error below 1e-12.
 """
 
@@ -77,17 +81,15 @@ def log_multisets(count: int, kinds: int | None = None, *, log_kinds: float | No
     >>> round(log_multisets(10**5, log_kinds=1000.0) / 1e5, 3)       # log(e^1000 / 1e5) + 1
     989.487
     """
-    if kinds is not None and kinds < 2**1000:
-        small, large = sorted((count, kinds - 1))  # C(small + large, small)
-        return _log_choose(small, float(large)) if small else 0.0
     size = log(kinds) if kinds is not None else float(log_kinds or 0.0)
-    if size < 650:
-        return _log_choose(min(count, round(math.exp(size)) - 1), max(count, math.exp(size) - 1)) if size and count else 0.0
-    return count * size - math.lgamma(count + 1)
+    if size > 690:
+        return count * size - math.lgamma(count + 1)
+    small, large = sorted((count, (round(math.exp(size)) if kinds is None else kinds) - 1))
+    return _log_choose(small, float(large)) if small else 0.0
 
 
 def _log_choose(small: int, large: float) -> float:
-    """log C(small + large, small) for 1 <= small <= large: log Gamma(large + small + 1) - log Gamma(large + 1) by Stirling's series."""
+    """log C(small + large, small) for 1 <= small <= large, by Stirling's series for the ratio of two factorials."""
     if large < 32:
         return math.log(math.comb(small + int(large), small))
     top, bottom = large + small + 0.0, large + 0.0
@@ -161,7 +163,9 @@ class Class:
     @property
     def parts(self) -> tuple[Units, ...]:
         """The symmetries of each hidden layer."""
-        return tuple(Units(d, s.symmetric, int(s.homogeneous)) for d, s in zip(self.widths[1:-1], self.activations, strict=True))
+        return tuple(
+            Units(d, s.symmetric, int(s.homogeneous)) for d, s in zip(self.widths[1:-1], self.activations, strict=True)
+        )
 
     @property
     def log_group(self) -> float:
@@ -239,7 +243,9 @@ class Class:
             ValueError: an activation that is not positively homogeneous.
         """
         if not all(s.homogeneous for s in self.activations):
-            raise ValueError(f"{', '.join(map(str, self.activations))}: scales are free for positively homogeneous activations only")
+            raise ValueError(
+                f"{', '.join(map(str, self.activations))}: scales are free for positively homogeneous activations only"
+            )
         unit = self.scaled()
         dimensions = [*(s - d for s, d in zip(self.sizes[:-1], self.widths[1:-1], strict=True)), self.sizes[-1]]
         cells = unit.cells(eps, dimensions)
@@ -304,7 +310,7 @@ def published_shallow(cls: Class, eps: Any) -> float:
 
 
 def sorted_cover(count: int, bound: Any, delta: Any) -> tuple[float, float, float]:
-    """Logarithms: sorted vectors in [-B, B]^d covered at delta by a grid; the same by volume; and m^d / d!, which bounds nothing."""
+    """Logs of covers of sorted vectors in [-B, B]^d at delta: by a grid; by volume; and m^d / d!, which bounds nothing."""
     ratio = rational(bound) / rational(delta)
     m = math.ceil(ratio)
     factorial = math.lgamma(count + 1)
@@ -315,7 +321,7 @@ def sorted_cover(count: int, bound: Any, delta: Any) -> tuple[float, float, floa
 
 
 def separation(weight: Array, bias: Array, *, signs: bool = False) -> float:
-    """The least sup distance between rows (weight, bias) of a layer; with signs also between a row and minus another, or itself.
+    """The least sup distance between rows (weight, bias) of a layer; with signs also from minus a row to any row.
 
     Balls of less than half of it around the copies of a network are disjoint.
     """

@@ -105,3 +105,19 @@ def barrier_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.margins(x=0.02)
     ax.legend(frameon=False)
     return ax
+
+
+def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Log covering number against accuracy, and what part of it symmetries save against the width."""
+    left, right = axes(ax, 2)
+    left.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
+    left.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
+    left.set(xlabel="accuracy", ylabel="log covering number")
+    left.invert_xaxis()
+    left.legend(frameon=False)
+    right.loglog(data["units"], [100 * x for x in data["saved"]], color=BLUE, lw=1.6, marker="o", ms=3, label="all symmetries")
+    right.loglog(data["units"], [100 * x for x in data["share"]], color=ORANGE, lw=1.2, marker="o", ms=3, label="finite group")
+    right.axvline(data["here"], color=GREY, lw=0.8, ls=":")
+    right.set(xlabel="hidden units (all layers widened alike)", ylabel=f"saved, % of the logarithm at {data['eps']:g}")
+    right.legend(frameon=False)
+    return left, right

@@ -70,8 +70,12 @@ class Result:
     def __repr__(self) -> str:
         return f"<{self.kind} {self.glyph} {self.statement}>"
 
+    def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
+        """A rich renderable: the statement, the rows, and further ones."""
+        return table(self.statement, [*self.rows(), *(extra or [])])
+
     def __rich__(self) -> Any:
-        return table(self.statement, self.rows())
+        return self.table()
 
     def _repr_html_(self) -> str:
         body = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.rows())

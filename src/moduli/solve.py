@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import alignment, comparison, distillation, lossless, meanfield, paths, proximate, symmetry
+from . import alignment, capacity, comparison, distillation, lossless, meanfield, paths, proximate, symmetry
 from .alignment import Alignment
+from .capacity import Complexity
 from .certificate import MAX_BYTES, Certificate
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
@@ -254,6 +255,39 @@ def align(
     (0.0, True, True)
     """
     return alignment.align(*_pair(a, b), by, on, seed)
+
+
+def complexity(
+    net_or_widths: Any,
+    *,
+    activation: Any = None,
+    bound: Any = None,
+    input_bound: float | int = 1.0,
+    samples: int | Samples | None = None,
+    accuracy: float | int = 0.1,
+    delta: float | int = 0.05,
+    norm: str = "inf",
+) -> Complexity:
+    """How large the class of networks with bounded parameters is, with and without its symmetries; bounds on generalisation.
+
+    Args:
+        net_or_widths: a model, or a list such as [784, 300, 100, 10].
+        activation: of widths; relu by default. bound: of the entries of each layer (one for all, or one per layer): 1 by
+            default for widths, the largest entry of each layer for a model, which pays for having been chosen after training.
+        input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs themselves.
+        accuracy: eps of the covering number. delta: bounds on the gap hold with probability 1 - delta.
+
+    Raises:
+        ValueError: an entry or a sample above its bound, or numbers that make no sense.
+
+    >>> import moduli as mo
+    >>> c = mo.complexity([10, 100, 1], norm="2")
+    >>> round(c.log_covering(symmetry=False)), round(c.log_covering()), round(c.log_symmetries)
+    (10356, 9459, 364)
+    """
+    widths = isinstance(net_or_widths, (list, tuple)) and all(isinstance(d, (int, np.integer)) for d in net_or_widths)
+    net = net_or_widths if widths else load(net_or_widths)
+    return capacity.complexity(net, activation, bound, input_bound, samples, accuracy, delta, norm)
 
 
 def equivalent(

@@ -90,12 +90,13 @@ class Axis(NamedTuple):
     """What one axis of a tensor is indexed by: a part of the group, `block` consecutive entries for each of its units.
 
     The factor of a unit multiplies its entries to the given power: 1 where the unit is written, -1 where it is read, 0 where it
-    only moves.
+    only moves; with `even` its size alone does, as where an absolute value is read.
     """
 
     part: str
     power: int = 0
     block: int = 1
+    even: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class Spec:
                 continue
             order, factor = element[axis.part]
             array = np.take(array, (order[:, None] * axis.block + np.arange(axis.block)).ravel(), axis=k)
+            factor = np.abs(factor) if axis.even else factor
             if axis.power and (factor != 1).any():
                 shape = [-1 if j == k else 1 for j in range(array.ndim)]
                 array = array * np.repeat(factor**axis.power, axis.block).reshape(shape).astype(array.dtype)

@@ -1,0 +1,543 @@
+"""The report on a class of networks: its size, its symmetries, and every bound on the gap with what it assumes.
+
+Bounds of 1 or more say nothing: they are printed as `vacuous`, with the number of samples that would make them say something.
+Norms of trained weights are known only after training, so they are rounded up to a power of two, and the k-th power tried pays
+log(pi^2 k^2 / 6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .activations import Activation
+from .covering import Class, log, published_deep, published_shallow, rational
+from .domains import Samples
+from .errors import ShapeError
+from .generalization import (
+    Norms,
+    Real,
+    anthony_covering,
+    bartlett_capacity,
+    bartlett_rademacher,
+    dudley,
+    golowich_rademacher,
+    lin_zhang_covering,
+    neyshabur_rademacher,
+    occam_gap,
+    rademacher_gap,
+    sparse_covering,
+    spectral_order,
+    uniform_gap,
+    vc_dimension,
+)
+from .lossless import compress
+from .network import Network
+from .result import Result
+from .symmetry import SymmetryGroup
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+SCALES = 21
+MOST = 1e30
+
+
+class Bound(NamedTuple):
+    """One row.
+
+    Attributes:
+        name, source. quantity: what `value` is. gap: the bound on the gap, if the number of samples is known. needed: samples
+            for a gap below 1. norms: what it was computed from. status: proved, bounded (published), estimated (a constant is
+            missing or unverified), not applicable, not computed. note: why, or what is assumed.
+    """
+
+    name: str
+    quantity: str
+    value: Real | None
+    gap: Real | None
+    needed: Real | None
+    norms: str
+    source: str
+    status: str
+    note: str
+
+    @property
+    def vacuous(self) -> bool | None:
+        """Whether the gap is at least the range of the loss; None where there is none."""
+        return None if self.gap is None else self.gap >= 1
+
+    @property
+    def verdict(self) -> str:
+        if self.gap is None:
+            return ""
+        return f"vacuous ({self.gap:.3g})" if self.vacuous else f"{self.gap:.3g}"
+
+
+SHEN = "constant unverified"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Complexity(Result):
+    """How large a class of networks is, with and without its symmetries, and what that says of generalisation.
+
+    Attributes:
+        cls: architecture, bounds and inputs. network: the model, if one was given. chosen: whether the bounds were read off its
+            weights. samples: their number n. inputs: the samples. accuracy: eps of the table. delta: 1 - confidence.
+    """
+
+    cls: Class
+    network: Network | None = None
+    chosen: bool = False
+    samples: int | None = None
+    inputs: Array | None = None
+    accuracy: Real = 0.1
+    delta: Real = 0.05
+    kind: ClassVar[str] = "complexity"
+
+    def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
+        """A proved bound of the log of the covering number in the sup norm: the least of Theorems P, S and the plain grid."""
+        return self.cls.log_covering(self.accuracy if accuracy is None else accuracy, symmetry=symmetry)
+
+    @property
+    def log_symmetries(self) -> float:
+        """Logarithm of the order of the group that keeps the class: permutations, signs of odd units."""
+        return self.cls.log_group
+
+    @property
+    def share(self) -> float:
+        """The part of the plain logarithm that the group is worth."""
+        return self.log_symmetries / self.log_covering(symmetry=False)
+
+    @property
+    def statement(self) -> str:
+        saved = 100 * self.share
+        return (
+            f"log covering number at {self.accuracy:g}: {self.log_covering(symmetry=False):.6g} plain, "
+            f"{self.log_covering():.6g} modulo symmetries (the group is worth {self.log_symmetries:.6g}, {saved:.2g} %)"
+        )
+
+    @cached_property
+    def _small(self) -> Network | None:
+        if self.network is None:
+            return None
+        small = compress(self.network).rounded(self.network.dtype).network
+        return small if small.units < self.network.units and 0 not in small.widths[1:-1] else None
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What is known of architecture and parameters."""
+        cls = self.cls
+        dimension = sum(part.dimension for part in cls.parts)
+        order = math.fsum(part.log_order for part in cls.parts)
+        rows = [
+            ("class", f"{'-'.join(map(str, cls.widths))} {'/'.join(dict.fromkeys(map(str, cls.activations)))}, "
+             f"entries <= {_few([float(b) for b in cls.bounds])}, inputs <= {float(cls.input_bound):g} ({cls.norm} norm)"),
+            ("parameters, units", f"{cls.parameters}, {cls.units}"),
+            ("discrete symmetries", f"e^{order:.6g} = 2^{order / math.log(2):.6g}"),
+            ("continuous symmetries", f"{dimension} dimensions; parameters less these: {cls.parameters - dimension}"),
+        ]  # fmt: skip
+        if self.network is not None:
+            group = SymmetryGroup.of(self.network)
+            low, high = group.log_stabiliser
+            rows.append(("stabiliser", f"e^{low:.6g}" if low == high else f"between e^{low:.6g} and e^{high:.6g}"))
+            rows.append(
+                ("free bits", f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)")
+            )
+            small = self._small
+            if small is not None:
+                less = replace(self, cls=_class_of(small, cls), network=small)
+                gone = self.network.units - small.units
+                rows.append(
+                    ("lossless compression", f"removes {gone} units; log covering number then {less.log_covering():.6g}")
+                )
+            else:
+                rows.append(("lossless compression", "removes nothing"))
+        rows.append(("volume of the class", self._volume()))
+        return rows
+
+    def _volume(self) -> str:
+        steps = [self.cls.log_volume_step(l) for l in range(1, len(self.cls.widths) - 1)]
+        which = (
+            "grows" if all(s > 0 for s in steps) else "shrinks" if all(s < 0 for s in steps) else "grows or shrinks by layer"
+        )
+        return f"e^{self.cls.log_volume():.6g} modulo symmetries; {which} with one more unit" if steps else "no hidden units"
+
+    def _bits(self, net: Network) -> int:
+        return (32 if net.dtype == "float32" else 64) * net.parameters
+
+    def rows(self) -> list[Bound]:  # type: ignore[override]
+        """The table of bounds."""
+        return [*self._ours(), *self._published()]
+
+    def _row(
+        self, name: str, quantity: str, value: Real | None, norms: str, source: str, status: str, note: str = "",
+        gap: Callable[[Real, Real], float] | None = None, price: Real = 0.0,
+    ) -> Bound:  # fmt: skip
+        """`gap` takes the number of samples and delta; `price` is what norms known after training cost."""
+        if gap is None:
+            return Bound(name, quantity, value, None, None, norms, source, status, note)
+        delta = self.delta * math.exp(-price)
+        now = None if self.samples is None else gap(self.samples, delta)
+        return Bound(name, quantity, value, now, _needed(lambda n: gap(n, delta)), norms, source, status, note)
+
+    def _ours(self) -> list[Bound]:
+        cls, eps = self.cls, rational(self.accuracy)
+        source, norms = "derived here", "largest entry of each layer"
+        shells = [_shell(float(b)) for b in cls.bounds]
+        price = sum(cost for _, cost in shells) if self.chosen else 0.0
+        rounded = replace(cls, bounds=tuple(rational(b) for b, _ in shells)) if self.chosen else cls
+        what = "log covering number"
+        rows = [
+            self._row(
+                "plain grid", what, cls.log_plain(eps), norms, source, "proved", "no symmetry", _direct(rounded, False), price
+            ),
+            self._row("Theorem P", what, cls.log_permuted(eps), norms, source, "proved", "multisets of rows"),
+        ]
+        if len(cls.widths) == 3:
+            rows.append(
+                self._row("orbits of the grid", what, cls.log_shallow(eps), norms, source, "proved", "one hidden layer")
+            )
+        if cls.activations and all(s.homogeneous for s in cls.activations):
+            rows.append(
+                self._row("Theorem S", what, cls.log_scaled(eps), norms, source, "proved", "positive scales divided out")
+            )
+        rows.append(self._row(
+            "best of these", what, self.log_covering(), norms, source, "proved", "", _direct(rounded, True), price
+        ))  # fmt: skip
+        rows.append(self._row(
+            "Dudley's integral", "log covering number at 1", rounded.log_covering(1), norms, source, "proved",
+            "permutations", _chained(rounded), price,
+        ))  # fmt: skip
+        if self.network is None:
+            return rows
+        for name, net in (("Occam, as stored", self.network), ("Occam, compressed", self._small)):
+            if net is None:
+                continue
+            named = 0.0 if net is self.network else math.fsum(math.log2(d + 1) for d in self.network.widths[1:-1])
+            bits, free = self._bits(net) + named, SymmetryGroup.of(net).free_bits
+
+            def gap(n: Real, delta: Real, bits: Real = bits, free: Real = free) -> float:
+                return occam_gap(bits, free, n, delta)
+
+            note = f"{bits:.0f} bits, {free:.0f} free; architecture fixed in advance"
+            rows.append(self._row(name, "bits less free bits", bits - free, "none", source, "proved", note, gap))
+        return rows
+
+    def _published(self) -> list[Bound]:
+        cls, eps = self.cls, self.accuracy
+        rows = [self._shen(), self._anthony()]
+        rows += self._by_norms()
+        rows.append(self._vc())
+        entries = "ReLU, entries <= 1, inputs in [0, 1]"
+        nonzero = cls.parameters
+        if self.network is not None:
+            nonzero = int(np.count_nonzero(self.network.flat()))
+        what, source = "log covering number", "Lemma 5, remembered"
+        if any(s.kind != "relu" for s in cls.activations) or max(*cls.bounds, cls.input_bound) > 1:
+            rows.append(self._none("Schmidt-Hieber 2020", what, source, f"needs {entries}"))
+        else:
+
+            def gap(n: Real, delta: Real) -> float:
+                return min(
+                    uniform_gap(sparse_covering(cls.widths, nonzero, 2.0**-k), 2.0**-k, n, delta / SCALES)
+                    for k in range(SCALES)
+                )
+
+            value = sparse_covering(cls.widths, nonzero, eps)
+            rows.append(
+                self._row("Schmidt-Hieber 2020", what, value, f"{nonzero} non-zero entries", source, "bounded", entries, gap)
+            )
+        for name in ("Wei, Ma 2019", "Ledent et al. 2021", "Gouk et al. 2021", "Arora et al. 2018"):
+            rows.append(self._row(name, "", None, "", "", "not computed", "constant not available"))
+        return rows
+
+    def _none(self, name: str, quantity: str, source: str, why: str) -> Bound:
+        return self._row(name, quantity, None, "", source, "not applicable", why)
+
+    def _shen(self) -> Bound:
+        cls, name, what = self.cls, "Shen 2024", "log covering number"
+        if not cls.activations or cls.widths[-1] != 1:
+            return self._none(name, what, SHEN, f"needs hidden layers and one output, not {cls.widths[-1]}")
+        shallow = len(cls.widths) == 3
+        value = (published_shallow if shallow else published_deep)(cls, self.accuracy)
+        return self._row(name, what, value, "largest entry of all", SHEN, "estimated", "one hidden layer" if shallow else "")
+
+    def _anthony(self) -> Bound:
+        cls, name = self.cls, "Anthony, Bartlett 1999"
+        what, source = "log covering number on the sample", "Theorem 14.5, remembered"
+        if not cls.activations or any(s.bound is None for s in cls.activations):
+            return self._none(name, what, source, "needs bounded activations")
+        if self.samples is None:
+            return self._none(name, what, source, "needs the number of samples")
+        bound = max(s.bound or 0 for s in cls.activations)
+        slope = float(max(s.lipschitz for s in cls.activations))
+        row = max(float(b) * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True))
+        if self.network is not None:
+            row = max(float((np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max()) for x in self.network.layers)
+        if slope * row <= 1 or self.accuracy > 2 * bound or cls.input_bound > bound:
+            return self._none(
+                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound}"
+            )
+        value = anthony_covering(cls.parameters, len(cls.widths) - 1, row, bound, slope, self.samples, self.accuracy)
+        return self._row(name, what, value, f"V = {row:.3g}, b = {bound}", source, "bounded")
+
+    def _by_norms(self) -> list[Bound]:
+        """Rows that need weights and no biases; a constant unit carries biases where sigma(1) = 1."""
+        cls, net = self.cls, self.network
+        names = (
+            ("Bartlett et al. 2017", "Theorem 3.3, remembered"),
+            ("Neyshabur et al. 2015", "remembered"),
+            ("Golowich et al. 2018", "Theorem 1"),
+            ("Neyshabur et al. 2018", "remembered, constant not explicit"),
+            ("Lin, Zhang 2019", "through third-party code"),
+        )
+        if net is None:
+            return [self._none(name, "", source, "needs weights; only widths were given") for name, source in names]
+        biased = any(layer.bias.any() for layer in net.layers)
+        linear = all(s.homogeneous and s.exact(Fraction(1)) == 1 for s in net.activations)
+        if not all(s.exact(Fraction(0)) == 0 for s in net.activations):
+            return [self._none(name, "", source, "needs sigma(0) = 0") for name, source in names]
+        if biased and not linear:
+            return [self._none(name, "", source, "needs a network without biases") for name, source in names]
+        norms = Norms.of(_without_biases(net) if biased else [layer.weight for layer in net.layers])
+        slope = float(max((s.lipschitz for s in net.activations), default=Fraction(1)))
+        size, rms = self._input_sizes(biased)
+        note = "biases carried by a constant unit" if biased else ""
+        product, relu = math.prod(norms.frobenius), all(s.kind == "relu" for s in net.activations)
+        largest, price = _shell(product)
+        up = largest / product if product else 1.0
+        n, eps = self.samples, self.accuracy
+        shells = sum(_shell(s)[1] for s in (*norms.spectral, *norms.rows))
+        up_to_two = [tuple(_shell(s)[0] for s in some) for some in (norms.spectral, norms.rows)]
+        shelled = norms._replace(spectral=up_to_two[0], rows=up_to_two[1])
+        rows = []
+
+        def spectral(m: Real, delta: Real) -> float:
+            return rademacher_gap(bartlett_rademacher(shelled, rms * math.sqrt(m), m, slope), m, delta)
+
+        capacity = bartlett_capacity(norms, rms, slope) / eps**2
+        rows.append(self._row(
+            names[0][0], "log covering number, L2 of the sample", capacity, "spectral, sum of row norms, |X|_F", names[0][1],
+            "bounded", note, spectral, shells,
+        ))  # fmt: skip
+        for (name, source), formula in zip(names[1:3], (neyshabur_rademacher, golowich_rademacher), strict=True):
+            if not relu or cls.widths[-1] != 1:
+                rows.append(self._none(name, "Rademacher complexity", source, "needs ReLU and one output"))
+                continue
+
+            def gap(m: Real, delta: Real, formula: Any = formula) -> float:
+                return rademacher_gap(up * formula(norms, size, m), m, delta)
+
+            value = None if n is None else formula(norms, size, n)
+            rows.append(
+                self._row(name, "Rademacher complexity", value, "Frobenius, |x|_2", source, "bounded", note, gap, price)
+            )
+        name, source = names[3]
+        if relu and n is not None:
+            value = spectral_order(norms, size, n, eps, self.delta)
+            rows.append(
+                self._row(name, f"order of the gap at margin {eps:g}", value, "spectral, Frobenius", source, "estimated", note)
+            )
+        else:
+            rows.append(self._none(name, "order of the gap", source, "needs ReLU and the number of samples"))
+        value = lin_zhang_covering(norms, rms, eps)
+        rows.append(self._row(*names[4][:1], "log covering number", value, "spectral, Frobenius", names[4][1], "bounded", note))
+        return rows
+
+    def _input_sizes(self, biased: bool) -> tuple[float, float]:
+        """Largest and root mean square Euclidean norm of the inputs, with the 1 that carries biases."""
+        if self.inputs is not None:
+            squares = np.square(self.inputs).sum(axis=1)
+            largest, mean = float(squares.max()), float(squares.mean())
+        else:
+            largest = mean = float(self.cls.input_bound) ** 2 * (1 if self.cls.norm == "2" else self.cls.widths[0])
+        return math.sqrt(largest + biased), math.sqrt(mean + biased)
+
+    def _vc(self) -> Bound:
+        cls, what = self.cls, "VC dimension"
+        name, source = "Bartlett et al. 2019", "Theorem 7, remembered"
+        if cls.widths[-1] != 1 or not all(s.piecewise_linear for s in cls.activations):
+            return self._none(name, what, source, "needs piecewise linear activations and one output")
+        return self._row(name, what, vc_dimension(cls.widths), "none", source, "bounded")
+
+    # Shown
+
+    def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
+        """Facts, bounds, and the bounds that have no number here."""
+        from rich.console import Group
+        from rich.table import Table
+
+        from .result import table as labelled
+
+        grid = Table(box=None, pad_edge=False)
+        for title in ("bound", "value", "gap", "samples for < 1", "status", ""):
+            right = title in ("value", "gap", "samples for < 1")
+            grid.add_column(title, header_style="dim", no_wrap=bool(title), justify="right" if right else "left")
+        rows, missing = self.rows(), dict[str, list[str]]()
+        for row in rows:
+            if row.value is None and row.gap is None and row.needed is None:
+                missing.setdefault(f"{row.status}: {row.note}", []).append(row.name)
+                continue
+            value, needed = "" if row.value is None else f"{row.value:.6g}", "" if row.needed is None else _count(row.needed)
+            about = "; ".join(part for part in (row.quantity, row.source, row.note) if part)
+            grid.add_row(row.name, value, row.verdict, needed, row.status, about)
+        others = labelled("without a number", [(why, "; ".join(names)) for why, names in missing.items()])
+        return Group(labelled(self.statement, [*self.facts(), *(extra or [])]), "", grid, "", others)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        head = "".join(f"<th>{name}</th>" for name in Bound._fields)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(str(x))}</td>" for x in row) + "</tr>" for row in self.rows())
+        return f"<table><caption>{html.escape(self.statement)}</caption><tr>{head}</tr>{body}</table>"
+
+    def data_rows(self) -> list[dict[str, Any]]:
+        return [{**row._asdict(), "vacuous": row.vacuous} for row in self.rows()]
+
+    def to_json(self) -> dict[str, Any]:
+        cls = self.cls
+        return {
+            "schema": "moduli.complexity/1", "status": self.status, "statement": self.statement, "widths": list(cls.widths),
+            "activations": list(map(str, cls.activations)), "bounds": [float(b) for b in cls.bounds],
+            "input_bound": float(cls.input_bound), "norm": cls.norm, "accuracy": self.accuracy, "delta": self.delta,
+            "samples": self.samples, "log_symmetries": self.log_symmetries, "log_covering": self.log_covering(),
+            "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()), "rows": self.data_rows(),
+            "plot_data": self.plot_data(),
+        }  # fmt: skip
+
+    def plot_data(self) -> dict[str, Any]:
+        """Log covering numbers against accuracy, and the share of the group against the width."""
+        eps = [10.0 ** (-k / 4) for k in range(17)]
+        factors = [2.0**k for k in range(-3, 7)] if self.cls.activations else []
+        wider = [_widened(self.cls, f) for f in factors]
+        return {
+            "accuracy": eps,
+            "plain": [self.log_covering(e, symmetry=False) for e in eps],
+            "modulo": [self.log_covering(e) for e in eps],
+            "units": [c.units for c in wider],
+            "share": [c.log_group / c.log_covering(self.accuracy, symmetry=False) for c in wider],
+            "saved": [1 - c.log_covering(self.accuracy) / c.log_covering(self.accuracy, symmetry=False) for c in wider],
+        }
+
+    def plot(self, ax: Any = None) -> Any:
+        """Both pictures, side by side."""
+        from .plot import complexity_figure
+
+        return complexity_figure({**self.plot_data(), "here": self.cls.units, "eps": self.accuracy}, ax)
+
+
+def complexity(
+    net_or_widths: Network | Sequence[int], activation: Any, bound: Any, input_bound: Any, samples: Any, accuracy: Real,
+    delta: Real, norm: str,
+) -> Complexity:  # fmt: skip
+    """See `solve.complexity`."""
+    net = net_or_widths if isinstance(net_or_widths, Network) else None
+    if not accuracy > 0 or not 0 < delta < 1:
+        raise ValueError(f"accuracy={accuracy!r}, delta={delta!r}: accuracy is positive, delta between 0 and 1")
+    if net is not None:
+        if activation is not None and [Activation.of(activation)] * len(net.activations) != list(net.activations):
+            raise ValueError(
+                f"activation={activation!r}: the network says {', '.join(map(str, net.activations))}; leave it out"
+            )
+        cls = Class.of(net.widths, list(net.activations), 1, input_bound, norm)
+        cls = _class_of(net, cls) if bound is None else replace(cls, bounds=_limits(net, bound))
+    else:
+        cls = Class.of(net_or_widths, activation or "relu", 1 if bound is None else bound, input_bound, norm)  # type: ignore[arg-type]
+    count, data = (len(samples.x), samples.x) if isinstance(samples, Samples) else (samples, None)
+    if count is not None and (int(count) != count or count < 1):
+        raise ValueError(f"samples={samples!r}: a positive number of samples, or Samples(x)")
+    if data is not None:
+        if data.shape[1] != cls.widths[0]:
+            raise ShapeError(f"samples have shape {data.shape}; the networks have {cls.widths[0]} inputs")
+        size = float(np.abs(data).max() if norm == "inf" else np.linalg.norm(data, axis=1).max())
+        if rational(size) > cls.input_bound:
+            raise ValueError(
+                f"samples of size {size:.6g} ({norm} norm) exceed input_bound={float(cls.input_bound):g}; raise it"
+            )
+    chosen = net is not None and bound is None
+    return Complexity("proved", cls, net, chosen, None if count is None else int(count), data, accuracy, delta)
+
+
+def _class_of(net: Network, like: Class) -> Class:
+    """Bounded by the largest entry of each layer."""
+    sizes = [max(float(np.abs(x.weight).max(initial=0)), float(np.abs(x.bias).max(initial=0))) for x in net.layers]
+    return Class.of(net.widths, list(net.activations), [size or 1e-300 for size in sizes], like.input_bound, like.norm)
+
+
+def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
+    """Bounds given before training, which the weights must obey."""
+    given = bound if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
+    limits = Class.of(net.widths, list(net.activations), list(given)).bounds
+    for l, (layer, limit) in enumerate(zip(net.layers, limits, strict=True), 1):
+        size = max(float(np.abs(layer.weight).max(initial=0)), float(np.abs(layer.bias).max(initial=0)))
+        if rational(size) > limit:
+            raise ValueError(f"an entry of layer {l} has size {size:.6g}, above bound={float(limit):g}")
+    return limits
+
+
+def _without_biases(net: Network) -> list[Array]:
+    """The same function on (x, 1): a unit that is always 1 carries the biases; the last layer needs none."""
+    matrices = []
+    for l, layer in enumerate(net.layers):
+        whole = np.column_stack([layer.weight, layer.bias])
+        carry = np.zeros((0 if l == len(net.layers) - 1 else 1, whole.shape[1]))
+        carry[:, -1] = 1
+        matrices.append(np.vstack([whole, carry]))
+    return matrices
+
+
+def _direct(cls: Class, symmetry: bool) -> Callable[[Real, Real], float]:
+    """The best gap over accuracies 1, 1/2, 1/4, ..., at the price of trying them all."""
+    found = [(2.0**-k, cls.log_covering(Fraction(1, 2**k), symmetry=symmetry)) for k in range(SCALES)]
+    return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
+
+
+def _chained(cls: Class) -> Callable[[Real, Real], float]:
+    """Dudley's integral for losses in [0, 1]: log N(e) <= sum S_l log((m_l + 1)/e) - log|G| + what the corollary of P adds.
+
+    m_l are the cells at accuracy 1. Signs are left out: halving the rows adds terms that the corollary does not have.
+    """
+    cells = cls.cells(Fraction(1))
+    log_scale = math.fsum(s * log(m + 1) for s, m in zip(cls.sizes, cells, strict=True)) / cls.parameters
+    hidden = zip(cls.widths[:-2], cls.widths[1:-1], cells, strict=False)
+    extra = math.fsum(d * (d - 1) / 2 * math.exp(-min(700.0, (n + 1) * log(m))) for n, d, m in hidden)
+    group = math.fsum(math.lgamma(d + 1) for d in cls.widths[1:-1]) - extra
+    return lambda n, delta: rademacher_gap(dudley(cls.parameters, log_scale, max(0.0, group), 1.0, n), n, delta)
+
+
+def _shell(size: Real) -> tuple[float, float]:
+    """The next power of two, and what it costs to have chosen it after seeing the data."""
+    mantissa, j = math.frexp(size)
+    j -= mantissa == 0.5
+    k = 2 * j if j > 0 else 1 - 2 * j
+    return math.ldexp(1.0, j), math.log(math.pi**2 * k * k / 6)
+
+
+def _needed(gap: Callable[[Real], float]) -> float | None:
+    """The least number of samples (to a thousandth) with a gap below 1."""
+    low, high = 1.0, 2.0
+    while gap(high) >= 1:
+        low, high = high, high * 2
+        if high > MOST:
+            return None
+    while high / low > 1.001 and high - low > 1:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if gap(middle) >= 1 else (low, middle)
+    return float(math.ceil(high))
+
+
+def _widened(cls: Class, factor: Real) -> Class:
+    hidden = tuple(max(1, round(d * factor)) for d in cls.widths[1:-1])
+    return replace(cls, widths=(cls.widths[0], *hidden, cls.widths[-1]))
+
+
+def _few(numbers: Sequence[float]) -> str:
+    return f"{numbers[0]:g}" if len(set(numbers)) == 1 else ", ".join(f"{x:.4g}" for x in numbers)
+
+
+def _count(n: Real) -> str:
+    return f"{n:.0f}" if n < 1e6 else f"{n:.2g}"
