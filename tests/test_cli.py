@@ -260,3 +260,66 @@ def test_curve_writes_a_picture(tmp_path):
     code, _, err = moduli("curve", "zoo:digits-relu", cwd=tmp_path)
     assert code == 2
     assert "one hidden layer" in err
+
+
+def test_align_writes_the_moved_network_or_the_merged_one(tmp_path):
+    b = mo.load("zoo:digits-relu")
+    a = mo.symmetries(b).random(1)(b)
+    for name, net in (("a.npz", a), ("b.npz", b)):
+        mo.save(net, tmp_path / name)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(0, 1, (50, 64)))
+    data = answer("align", "a.npz", "b.npz", "-o", "moved.npz", cwd=tmp_path)
+    assert data["schema"] == "moduli.align/1"
+    assert data["after"] == 0 < data["before"]
+    assert mo.load(tmp_path / "moved.npz") == b
+    half = ("align", "a.npz", "b.npz", "-o", "half.npz", "--merge", 0.5, "--by", "activations", "--on", "x.npz")
+    data = answer(*half, cwd=tmp_path)
+    assert data["barrier"]["height"] < 1e-9 < data["barrier"]["before"]
+    assert mo.equivalent(tmp_path / "half.npz", b).status == "proved"
+    code, out, _ = moduli("align", "a.npz", "b.npz", "-o", "m.onnx", "--on", "gaussian", cwd=tmp_path)
+    assert code == 0
+    assert "barrier" in out
+    for bad in (
+        ["align", "a.npz", "b.npz", "-o", "c.npz", "--by", "activations"], ["align", "a.npz", "zoo:digits-tanh", "-o", "c.npz"],
+        ["align", "a.npz", "b.npz", "-o", "c.npz", "--on", "box:-1,1"], ["align", "a.npz", "b.npz"],
+        ["align", "a.npz", "b.npz", "-o", "c.npz", "--merge", "2"],
+    ):  # fmt: skip
+        code, _, err = moduli(*bad, cwd=tmp_path)
+        assert code == 2, bad
+        assert err
+    assert not (tmp_path / "c.npz").exists()
+
+
+def test_canon_prints_a_signature(tmp_path):
+    net = mo.load("zoo:digits-tanh")
+    mo.save(mo.symmetries(net).random(3)(net), tmp_path / "copy.npz")
+    models = enumerate(("zoo:digits-tanh", "copy.npz"))
+    one, other = (answer("canon", model, "-o", f"{k}.npz", cwd=tmp_path) for k, model in models)
+    assert one["signature"] == other["signature"] == mo.signature(net)
+    assert one["complete"] is True
+    assert one["digest"] == other["digest"]
+
+
+def test_complexity_of_models_and_widths(tmp_path):
+    wide = ("complexity", "784,300,100,10", "--input-bound", 28, "--norm", 2, "--samples", 60000, "-o", "c.svg")
+    data = answer(*wide, cwd=tmp_path)
+    assert round(data["log_covering_plain"]) == 5240008
+    best = next(row for row in data["rows"] if row["name"] == "best of these")
+    assert best["vacuous"] is True
+    assert (tmp_path / "c.svg").read_text().startswith("<?xml")
+    code, out, _ = moduli("complexity", "zoo:digits-tanh", "--samples", 1000, cwd=tmp_path)
+    assert code == 0
+    assert "vacuous" in out
+    assert "removes 174 units" in out
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(0, 1, (50, 64)))
+    assert answer("complexity", "zoo:digits-relu", "--samples", "x.npz", cwd=tmp_path)["samples"] == 50
+    for bad, said in (
+        (["complexity", "784,0,10"], "positive integer"), (["complexity", "5"], "inputs, hidden layers, outputs"),
+        (["complexity", "zoo:digits-tanh", "--bound", "0.5"], "entry of layer 1"),
+        (["complexity", "3,3,1", "--samples", "many"], "a number"),
+        (["complexity", "3,3,1", "--activation", "swish"], "unknown activation"),
+        (["complexity", "zoo:digits-relu", "--samples", "x.npz", "--input-bound", "0.1"], "raise it"),
+    ):  # fmt: skip
+        code, _, err = moduli(*bad, cwd=tmp_path)
+        assert code == 2, bad
+        assert said in err
