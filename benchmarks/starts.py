@@ -104,9 +104,9 @@ def picture(table: list[tuple[float, ...]], spread: np.ndarray) -> None:
     left.semilogy(d, one, color=GREY, lw=1.2, ls="--", marker="o", ms=3, label="bound, one copy")
     left.set(xlabel="units of the teacher", ylabel="share of random starts", xticks=d)
     left.legend(frameon=False)
-    right.bar(range(len(spread)), spread, color=BLUE, width=0.8)
+    right.bar(range(1, len(spread) + 1), spread, color=BLUE, width=0.8)
     right.axhline(spread.mean(), color=GREY, lw=0.8, ls=":")
-    right.set(xlabel=f"copy of the teacher with 3 units, 1 to {group[2]}", ylabel="starts that ended there")
+    right.set(xlabel=f"which of the {group[2]} copies of the teacher with 3 units", ylabel="starts that ended there")
     save(left, Path(__file__).with_name("starts.svg"))
 
 

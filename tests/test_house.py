@@ -20,10 +20,10 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "plot", "lossless",
-    "symmetry", "alignment", "covering", "generalization", "capacity", "paths", "cover", "hardness", "fitting", "nearby",
-    "proximate", "kernels", "population", "narrowing", "distillation", "meanfield", "comparison", "affine", "torch_graph",
-    "onnx_graph", "formats", "solve", "pytorch", "cli",
+    "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "plot",
+    "lossless", "symmetry", "payload", "alignment", "covering", "generalization", "capacity", "paths", "cover",
+    "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation", "meanfield",
+    "comparison", "affine", "torch_graph", "onnx_graph", "formats", "solve", "pytorch", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

@@ -190,7 +190,7 @@ def _correlation(p: Array, q: Array) -> Array:
 
 
 def align(a: Network, b: Network, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0) -> Alignment:
-    """Move `a` onto `b`; see `solve.align`."""
+    """See `solve.align`."""
     if a.widths != b.widths or a.activations != b.activations:
         raise ShapeError(
             f"{a} and {b}: only networks of one architecture are aligned; for networks that may be equal ask equivalent"

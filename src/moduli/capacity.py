@@ -39,6 +39,7 @@ from .generalization import (
 )
 from .lossless import compress
 from .network import Network
+from .payload import capacity
 from .result import Result
 from .symmetry import SymmetryGroup
 
@@ -147,6 +148,7 @@ class Complexity(Result):
             rows.append(
                 ("free bits", f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)")
             )
+            rows.append(("payload", f"{capacity(self.network)} bits fit into the order of units alone (moduli.payload)"))
             small = self._small
             if small is not None:
                 less = replace(self, cls=_class_of(small, cls), network=small)

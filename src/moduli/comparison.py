@@ -130,26 +130,29 @@ def equivalent(
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
     if a.output_map != b.output_map:
         raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
-    why, radius = "reduced widths differ", _radius(on, a)
+    why, radius, matched = "reduced widths differ", _radius(on, a), None
+    x = _candidates(a, b, on, budget, np.random.default_rng(seed))
+    witness: Witness | None = None
     for m in matchings(a, b, progress):
         slack = m.slack()
-        proof = Certificate(a.digest, b.digest, m.left_moves, m.right_moves, slack)
-        if slack.everywhere == 0:
-            return Equivalence("proved", a, b, eps, on, proof, None, "equal normal forms")
-        within = slack.everywhere if radius is None else m.slack(radius).everywhere
+        within = slack.everywhere if radius is None or slack.everywhere == 0 else m.slack(radius).everywhere
         if within <= eps:
-            why = f"units matched; certified difference at most {within:.3g}"
+            why = f"units matched; certified difference at most {within:.3g}" if within else "equal normal forms"
+            proof = Certificate(a.digest, b.digest, m.left_moves, m.right_moves, slack)
             return Equivalence("proved", a, b, eps, on, proof, None, why)
-        why = (
-            f"units match only up to a certified difference of {within:.3g}" if math.isfinite(within) else "normal forms differ"
-        )
-        if eps == 0:
-            why = "normal forms differ"
+        why, matched = "normal forms differ", m
+        if eps and math.isfinite(within):
+            why = f"units match only up to a certified difference of {within:.3g}"
+        witness = _furthest(a, b, x, _gaps(a, b, x), eps) if eps == 0 else None
+        if witness is not None:
             break
-    witness = _witness(a, b, on, eps, budget, seed)
+    if witness is None and eps == 0 and matched is not None:
+        witness = _furthest(a, b, x, _seen(a, x, matched.tangent(x)), eps)
+    if witness is None:
+        witness = _witness(a, b, on, eps, x)
     if witness is not None:
         return Equivalence("refuted", a, b, eps, on, None, witness, "an input was found where exact values differ")
-    return Equivalence("undecided", a, b, eps, on, None, None, f"{why}, and no such difference was found at {budget} inputs")
+    return Equivalence("undecided", a, b, eps, on, None, None, f"{why}, and no such difference was found at {len(x)} inputs")
 
 
 def _radius(on: Domain, net: Network) -> Array | None:
@@ -178,6 +181,19 @@ class Matching(NamedTuple):
     def slack(self, radius: Array | None = None) -> Slack:
         """A certified bound of the difference."""
         return difference(self.left.arrays(), self.right.arrays(), self.left.net.activations, radius=radius)
+
+    def tangent(self, x: Array) -> Array:
+        """The difference at each input to first order: it keeps its digits where subtracting outputs keeps none."""
+        a, b = self.left.arrays(), self.right.arrays()
+        h, t = x, np.zeros_like(x)
+        with np.errstate(all="ignore"):
+            for k, ((w, c), (v, d)) in enumerate(zip(a, b, strict=True)):
+                z = h @ w.hi.T + c.hi
+                t = t @ w.hi.T + h @ (v.hi - w.hi).T + (d.hi - c.hi)
+                if k < len(a) - 1:
+                    act = self.left.net.activations[k]
+                    h, t = act(z), act.derivative(z) * t
+        return np.asarray(t)
 
 
 def matchings(a: Network, b: Network, progress: Progress | None = None) -> Iterator[Matching]:
@@ -220,22 +236,17 @@ def _separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, ep
     return any(_gap(enclose_value(act, x), enclose_value(act, y)) > 0 for x, y in zip(p, q, strict=True))
 
 
-def _witness(
-    a: Network, b: Network, on: Domain, eps: float, budget: int, seed: Any, *, furthest: bool = False
-) -> Witness | None:
-    """An input where exact values differ by more than eps: the best of many, then of ascents from the best of them."""
-    x = _candidates(a, b, on, budget, np.random.default_rng(seed))
+def _witness(a: Network, b: Network, on: Domain, eps: float, x: Array) -> Witness | None:
+    """Of the best inputs, and those that ascent makes of them, the one where exact values differ most, if by more than eps."""
     gap = _gaps(a, b, x)
-    best = np.argsort(-gap, kind="stable")
-    several = min(len(x), max(3, EXACT // (a.parameters + b.parameters)), 64)  # floats may hide what exact values show
-    found = _separated(a, b, x[best[:3]], eps)
-    if found is None and eps == 0:
-        found = _separated(a, b, x[best[:: -(-len(best) // several)]], eps)
-    if found is not None and not furthest:
-        return found
-    x = _ascend(a, b, x[best[:STARTS]], on)
-    climbed = _separated(a, b, x[np.argsort(-_gaps(a, b, x), kind="stable")[:3]], eps)
-    return max((w for w in (found, climbed) if w is not None), key=lambda w: w.gap, default=None)
+    climbed = _ascend(a, b, x[np.argsort(-gap, kind="stable")[:STARTS]], on)
+    found = [_furthest(a, b, x, gap, eps), _furthest(a, b, climbed, _gaps(a, b, climbed), eps)]
+    return max((w for w in found if w is not None), key=lambda w: w.gap, default=None)
+
+
+def _furthest(a: Network, b: Network, x: Array, gap: Array, eps: float) -> Witness | None:
+    """The first of the three inputs of largest gap where exact values prove a difference above eps."""
+    return _separated(a, b, x[np.argsort(-gap, kind="stable")[:3]], eps)
 
 
 def _separated(a: Network, b: Network, x: Array, eps: float) -> Witness | None:
@@ -251,6 +262,17 @@ def _gaps(a: Network, b: Network, x: Array) -> Array:
     with np.errstate(all="ignore"):
         gap = np.abs(a.logits(x) - b.logits(x)).max(axis=1)
     return np.where(np.isfinite(gap), gap, -1.0)
+
+
+def _seen(a: Network, x: Array, change: Array) -> Array:
+    """How large a small change of the outputs is after the output map."""
+    if a.output_map == "softmax":
+        change = change - change.mean(axis=1, keepdims=True)
+    else:
+        with np.errstate(all="ignore"):
+            change = change * Activation.of(a.output_map).derivative(a.logits(x))
+    size = np.abs(change).max(axis=1)
+    return np.where(np.isfinite(size), size, -1.0)
 
 
 def _ascend(a: Network, b: Network, x: Array, on: Domain) -> Array:
@@ -353,7 +375,7 @@ def distance(
     where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
     if upper == 0:
         return Distance("proved", 0.0, 0.0, None, where)
-    witness = _witness(a, b, on, 0.0, budget, seed, furthest=True)
+    witness = _witness(a, b, on, 0.0, _candidates(a, b, on, budget, np.random.default_rng(seed)))
     if witness is None:
         return Distance("bounded", 0.0, upper, None, where)
     at = tuple(map(float, witness.input))

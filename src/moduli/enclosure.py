@@ -230,16 +230,33 @@ def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:
     """
     h: list[Interval] = [(q, q) for q in x]
     for layer in net.layers:
-        z = []
-        for row, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True):
-            low = high = Fraction(bias)
-            for w, (a, b) in zip(row, h, strict=True):
-                if w:
-                    q = Fraction(w)
-                    low, high = (low + q * a, high + q * b) if w > 0 else (low + q * b, high + q * a)
-            z.append((low, high))
+        z = _affine(layer.weight, layer.bias, h)
         h = z if layer.activation.kind == "identity" else [_coarse(enclose_value(layer.activation, t)) for t in z]
     return h
+
+
+def _affine(weight: Array, bias: Array, h: Sequence[Interval]) -> list[Interval]:
+    """weight @ h + bias, exactly: sums of integers over one denominator."""
+    below = math.lcm(*(end.denominator for ends in h for end in ends))
+    sides = [[ends[k].numerator * (below // ends[k].denominator) for ends in h] for k in (0, 1)]
+    low, high = (np.array(side, dtype=object) for side in sides)
+    whole, exponent = _integers(weight)
+    scale = Fraction(2) ** exponent / below
+    if all(p == q for p, q in h):
+        ends = [whole @ low] * 2
+    else:
+        plus, minus = np.maximum(whole, 0), np.minimum(whole, 0)
+        ends = [plus @ low + minus @ high, plus @ high + minus @ low]
+    return [(int(p) * scale + Fraction(b), int(q) * scale + Fraction(b)) for p, q, b in zip(*ends, bias.tolist(), strict=True)]
+
+
+def _integers(a: Array) -> tuple[Any, int]:
+    """Integers n (as objects) and an exponent e with a = n 2^e."""
+    mantissa, exponent = np.frexp(a)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    exponent = np.where(whole != 0, exponent - 53, 0)
+    least = int(exponent[whole != 0].min()) if whole.any() else 0
+    return whole.astype(object) << np.where(whole != 0, exponent - least, 0).astype(object), least
 
 
 def _coarse(interval: Interval) -> Interval:

@@ -239,7 +239,7 @@ def align(
     """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to merge them.
 
     An estimate: with two or more hidden layers the best matching is NP-hard. That the moved network computes the function of
-    `a` is proved (`Alignment.check`).
+    `a` is proved (`Alignment.check`). Units that do the same, or nothing, can be matched in many ways: `compress` both first.
 
     Args:
         by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`).
