@@ -23,7 +23,8 @@ FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "proximity", "certificate", "result", "plot",
     "lossless", "symmetry", "payload", "alignment", "covering", "generalization", "capacity", "paths", "cover",
     "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation", "meanfield",
-    "comparison", "affine", "torch_graph", "onnx_graph", "formats", "solve", "pytorch", "cli",
+    "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise", "torch_training",
+    "experiments", "onnx_graph", "formats", "solve", "pytorch", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",
@@ -70,7 +71,7 @@ def test_a_module_imports_only_from_below(name):
 
 @pytest.mark.parametrize("path", sorted(SOURCE.glob("*.py")), ids=lambda path: path.stem)
 def test_heavy_libraries_are_imported_where_they_are_needed(path):
-    allowed = {"click"} if path.stem == "cli" else set()
+    allowed = {"cli": {"click"}, "torch_noise": {"torch"}, "torch_training": {"torch"}}.get(path.stem, set())
     top = {target.split(".")[0] for target in imports(ast.parse(path.read_text()), inside=False)}
     assert not top & HEAVY - allowed
 
@@ -78,8 +79,14 @@ def test_heavy_libraries_are_imported_where_they_are_needed(path):
 def test_only_the_torch_modules_import_torch_and_nothing_imports_the_zoo():
     for path in SOURCE.glob("*.py"):
         roots = {target.lstrip(".").split(".")[0] for target in imports(ast.parse(path.read_text()))}
-        assert "torch" not in roots or path.stem in ("torch_graph", "pytorch"), path.name
+        assert "torch" not in roots or path.stem.startswith("torch_"), path.name
         assert "zoo" not in roots, path.name
+
+
+def test_modules_that_are_torch_classes_are_imported_only_by_each_other_or_where_they_are_needed():
+    for path in SOURCE.glob("*.py"):
+        if not path.stem.startswith("torch_"):
+            assert not neighbours(path.stem, inside=False) & {"torch_noise", "torch_training"}, path.name
 
 
 def test_the_floor_test_sees_every_way_to_import():

@@ -15,9 +15,9 @@ _HOME = {
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
     "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "distance": "solve",
-    "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "rank": "solve",
-    "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
-    "etf": "meanfield", "hard_instance": "hardness",
+    "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "pruning_curve": "solve",
+    "rank": "solve", "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
+    "etf": "meanfield", "hard_instance": "hardness", "stable_noise": "noise", "tail_index": "noise",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from .meanfield import etf as etf
     from .network import Layer as Layer
     from .network import Network as Network
+    from .noise import stable_noise as stable_noise
+    from .noise import tail_index as tail_index
     from .solve import align as align
     from .solve import canonical as canonical
     from .solve import check as check
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from .solve import error_curve as error_curve
     from .solve import mean_field as mean_field
     from .solve import path as path
+    from .solve import pruning_curve as pruning_curve
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve
     from .solve import signature as signature

@@ -473,6 +473,94 @@ def _samples(text: str | None) -> int | Samples | None:
 
 
 @cli.command()
+@click.argument("data")
+@click.option("-o", "--out", required=True, metavar="OUT", help="Where the trained network goes.")
+@click.option("--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units.")
+@click.option("--alpha", type=float, help="Heavy-tailed noise of this index; 2 for Gaussian.")
+@click.option("--sigma", type=float, default=0.05, show_default=True, help="Scale of the noise; with --alpha.")
+@click.option("--kind", type=click.Choice(["isotropic", "rows", "iid"]), default="isotropic", show_default=True)
+@click.option("--group-lasso", type=float, help="Strength of a penalty under which units vanish: what to choose for few units.")
+@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
+@click.option("--folder", metavar="DIR", help="Where DATA.npz lies, if DATA is a name.")
+@_options("json", "quiet", "seed")
+def train(
+    data: str, out: str, width: int, alpha: float | None, sigma: float, kind: str, group_lasso: float | None, steps: int,
+    lr: float, folder: str | None, as_json: bool, quiet: bool, seed: int,
+) -> None:  # fmt: skip
+    """Train a network that shrinks, and say how far. DATA: digits, or FILE.npz with x_train, y_train, x_test, y_test.
+
+    Example: moduli train digits -o digits.onnx --group-lasso 0.01
+
+    Example: moduli train digits -o digits.onnx --alpha 1.75 --sigma 0.02
+    """
+    from .experiments import load_data, measure
+    from .pytorch import fit, perceptron
+
+    told = load_data(data, folder)
+    outputs = int(told.y.max()) + 1 if told.y.dtype.kind == "i" else told.y.reshape(len(told.y), -1).shape[1]
+    module = perceptron(told.x.shape[1], width, outputs, seed=seed)
+    noise = None if alpha is None else {"alpha": alpha, "sigma": sigma, "kind": kind}
+    penalty = None if group_lasso is None else {"group_lasso": group_lasso}
+    with _progress(quiet) as progress:
+        run = fit(module, told.x, told.y, steps=steps, lr=lr, noise=noise, penalty=penalty, seed=seed, progress=progress)
+    net = run.network
+    found = measure(net, told.x.astype(float), told.x_test.astype(float), told.y_test, seed=seed)
+    with _writing(Path(out)):
+        target = mo.save(net, out, dtype=net.dtype)
+    if as_json:
+        return _show(run, as_json, quiet, measured=found, written=str(target))
+    shown = {
+        f"test {run.measure}": f"{found['test']:.4g}",
+        "prunable share": f"{found['share']:.3g} (units that hold a tenth of the squared norm)",
+        f"{run.measure} without them": f"{found['after']:.4g}", "change of the function": f"{found['change']:.3g}",
+        "largest unit holds": f"{found['largest']:.3g} of the squared norm",
+    }  # fmt: skip
+    _show(run, as_json, quiet, **shown, written=str(target))
+
+
+@cli.command()
+@click.argument("config")
+@click.option("--store", required=True, metavar="DIR", help="One file per finished run; start again and only the rest is done.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster, such as tcp://host:8786.")
+@click.option("--folder", metavar="DIR", help="Where data files named in CONFIG lie.")
+@_options("json", "quiet")
+def sweep(
+    config: str, store: str, workers: int, scheduler: str | None, folder: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Do the runs of a TOML file, on processes or a cluster, and print their table.
+
+    Example: moduli sweep experiments/digits.toml --store runs --workers 2
+    """
+    from .experiments import Table, read_config
+    from .sweep import run
+
+    if scheduler is not None and workers > 1:
+        raise click.UsageError("--workers are processes here, --scheduler a cluster: give one of them")
+    jobs = read_config(config, folder)
+    with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
+        done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
+    answer = Table.of([name for name, _ in jobs], done)
+    _show(answer, as_json, quiet, store=store)
+    sys.exit(1 if answer.failures else 0)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise mo.MissingExtra("distributed", "cluster") from None
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler at {address}: {error}") from None
+    with client, client.get_executor() as executor:
+        yield executor
+
+
+@cli.command()
 @click.option("-o", "--out", default="moduli-demo", show_default=True, metavar="DIR", help="Folder for the files it writes.")
 @_options("json", "quiet")
 def demo(out: str, as_json: bool, quiet: bool) -> None:

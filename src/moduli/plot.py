@@ -121,3 +121,16 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.set(xlabel="hidden units (all layers widened alike)", ylabel=f"saved, % of the logarithm at {data['eps']:g}")
     right.legend(frameon=False)
     return left, right
+
+
+def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """What is lost against the share that is kept: of the parameters, and of the function where samples were given."""
+    ax = axes(ax)
+    ax.plot(data["kept"], data["error"], color=BLUE, lw=1.6, label="parameters")
+    if data["plain"] is not None:
+        ax.plot(data["kept"], data["plain"], color=GREY, lw=1.2, ls="--", label="parameters, with what no sample sees")
+    if data["function"] is not None:
+        ax.plot(data["probes"], np.minimum(data["function"], 2), color=ORANGE, lw=1.6, label="function")
+    ax.set(xlabel=f"share of {data['by']} kept", ylabel="relative error", xlim=(0, 1), ylim=(0, None))
+    ax.legend(frameon=False)
+    return ax

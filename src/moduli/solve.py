@@ -10,7 +10,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import alignment, capacity, comparison, distillation, lossless, meanfield, paths, proximate, symmetry
+from . import (
+    alignment,
+    capacity,
+    comparison,
+    distillation,
+    lossless,
+    meanfield,
+    paths,
+    proximate,
+    pruning,
+    symmetry,
+)
 from .alignment import Alignment
 from .capacity import Complexity
 from .certificate import MAX_BYTES, Certificate
@@ -24,6 +35,7 @@ from .meanfield import MeanField
 from .network import Network
 from .paths import Path as ParameterPath
 from .proximate import RankCurve
+from .pruning import Curve
 from .result import Result
 from .symmetry import Signature, SymmetryGroup
 
@@ -170,6 +182,22 @@ def _only_lossless(on: Domain, eps: float, units: Any) -> None:
                 f"{name}={shown} is not answered here: units and eps go with on=Gaussian(...) or Samples(...), "
                 "radius and lossless compression with all inputs (on=None)"
             )
+
+
+def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
+    """What is lost when only a share of each hidden layer is kept: relative error of the parameters, change of the function.
+
+    Args:
+        by: "magnitude" (entries), "units" (rows of incoming weights) or "singular" (values of the matrices).
+        on: samples. Units are then measured on the part of their rows that the samples can see, and `by="units"` also shows
+            how the outputs change on them.
+
+    >>> import moduli as mo
+    >>> curve = mo.pruning_curve("zoo:digits-tanh", by="units")
+    >>> curve.at(0.0) < 0.4, curve.pruned(0.5).units            # 174 of 256 units are redundant, 117 have zero rows
+    (True, 128)
+    """
+    return pruning.pruning_curve(load(net), by, on)
 
 
 def canonical(net: Any, *, progress: Progress | None = None) -> Network:

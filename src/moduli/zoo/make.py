@@ -84,6 +84,9 @@ Nothing is planted: what can go is what training and rounding left. The licence 
 *Drop*: outgoing weights zero, or incoming weights and bias zero. *Constant*: incoming weights zero.
 *Merge*, *sign twin*: incoming weights and bias equal to those of an earlier unit, or to their negatives.
 *Dead*: incoming weights and bias zero.
+
+`data/digits.npz` holds the images as bytes (0 to 16) with the same split: Optical Recognition of Handwritten Digits,
+E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (CC BY 4.0), as scikit-learn ships it.
 """
 
 
@@ -195,6 +198,10 @@ def main(folder: Path) -> None:
         made = arrays(recipe, train(recipe))
         np.savez(folder / f"{recipe.name}.npz", **made)
         rows.append(line(recipe, made))
+    (folder / "data").mkdir(exist_ok=True)
+    parts = zip(("x_train", "x_test", "y_train", "y_test"), digits(), strict=True)
+    stored = {name: (16 * part if name[0] == "x" else part).numpy().astype(np.uint8) for name, part in parts}
+    np.savez_compressed(folder / "data" / "digits.npz", **dict[str, Any](stored))
     versions = {name: version(name) for name in ("torch", "numpy")} | {"sklearn": version("scikit-learn")}
     text = PROVENANCE.format(rows="\n".join(rows), python=python_version(), **versions)
     (folder / "PROVENANCE.md").write_text(text)

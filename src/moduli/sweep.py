@@ -1,0 +1,127 @@
+"""Many jobs over any executor, one file per result: killed at any moment and started again, only what is missing is done.
+
+A job is a function by its import path and its arguments as JSON. Its key is a hash of both, so a job is done if a file with its
+key is in the store, whoever put it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .lossless import Progress
+from .result import atomic_write
+
+AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call: `function` as "package.module:name", `arguments` that JSON can hold.
+
+    >>> job = Job("statistics:fmean", {"data": [1, 2], "weights": [1, 3]})
+    >>> job().get("result"), job.key == Job("statistics:fmean", {"weights": [1, 3], "data": [1, 2]}).key
+    (1.75, True)
+    """
+
+    function: str
+    arguments: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        text = json.dumps([self.function, dict(self.arguments)], sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def __call__(self) -> dict[str, Any]:
+        """Do it. A ValueError is a result too: it would come again."""
+        module, _, name = self.function.partition(":")
+        try:
+            result = getattr(importlib.import_module(module), name)(**self.arguments)
+        except ValueError as error:
+            return {**self._call, "error": f"{type(error).__name__}: {error}"}
+        return {**self._call, "result": result}
+
+    @property
+    def _call(self) -> dict[str, Any]:
+        return {"function": self.function, "arguments": dict(self.arguments)}
+
+
+def run(
+    jobs: Iterable[Job], *, store: str | Path, executor: Executor | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Do the jobs whose results are not in the store; all results, in the order of the jobs.
+
+    Args:
+        store: a folder, made if it is not there. executor: any of `concurrent.futures`, or Dask's `Client.get_executor()`; by
+            default this process.
+
+    Returns:
+        For each job its function, arguments, and `result` or (for a ValueError) `error`.
+
+    Raises:
+        What a job raises beside ValueError, after the results of others in flight are written. ValueError: a file of the store
+        that is no result.
+
+    >>> import tempfile
+    >>> jobs = [Job("statistics:fmean", {"data": [1, n]}) for n in (2, 4)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [done["result"] for done in run(jobs, store=folder)]
+    [1.5, 2.5]
+    """
+    folder, listed = Path(store), list(jobs)
+    folder.mkdir(parents=True, exist_ok=True)
+    distinct = {job.key: job for job in listed}
+    missing = [job for key, job in distinct.items() if not _file(folder, key).exists()]
+    done = len(distinct) - len(missing)
+    if progress is not None:
+        progress(done, len(distinct), "jobs")
+    for job, result in _results(missing, executor):
+        atomic_write(_file(folder, job.key), json.dumps(result, allow_nan=True).encode())
+        done += 1
+        if progress is not None:
+            progress(done, len(distinct), "jobs")
+    return [_read(_file(folder, job.key)) for job in listed]
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or not {"result", "error"} & data.keys():
+        raise ValueError(f"{path} is no result of a job; remove it and start again")
+    return data
+
+
+def _results(jobs: list[Job], executor: Executor | None) -> Iterable[tuple[Job, dict[str, Any]]]:
+    """As they come; a few are always waiting, however many there are."""
+    if executor is None:
+        yield from ((job, job()) for job in jobs)
+        return
+    left, flying = iter(jobs), dict[Future[dict[str, Any]], Job]()
+    failed: BaseException | None = None
+    while True:
+        while failed is None and len(flying) < AHEAD and (job := next(left, None)) is not None:
+            flying[executor.submit(job)] = job
+        if not flying:
+            break
+        for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            job = flying.pop(future)
+            error = future.exception()
+            if error is None:
+                yield job, future.result()
+            else:
+                failed = failed or error
+    if failed is not None:
+        raise failed

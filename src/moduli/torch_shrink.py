@@ -1,0 +1,445 @@
+"""PyTorch: narrower Linear-activation-Linear blocks inside any module. Reading and writing modules is in `torch_graph`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .activations import Activation
+from .distillation import Error, narrow, smoothed
+from .domains import Gaussian, Samples
+from .errors import MissingExtra, UnsupportedModel
+from .lossless import Progress
+from .network import Network
+from .result import Result
+from .torch_graph import activation_of
+from .torch_graph import to_torch as to_torch
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+ROWS = 8192
+METADATA = {
+    "shape", "dtype", "device", "ndim", "requires_grad", "is_nested", "is_cuda", "is_sparse", "layout", "size", "dim", "numel",
+    "stride", "is_floating_point", "is_contiguous", "is_complex", "grad_fn", "is_leaf", "nelement", "names", "is_meta",
+    "is_quantized", "get_device", "is_inference", "is_mkldnn", "is_cpu",
+}  # fmt: skip
+
+
+class Block(NamedTuple):
+    """One row of the table: a Linear-activation-Linear block and what became of it.
+
+    Attributes:
+        first, second: names of the two Linear modules. error: of the block's output, on the inputs that it saw.
+        saved: parameters.
+    """
+
+    first: str
+    second: str
+    activation: str
+    width: int
+    kept: int
+    error: Error
+    saved: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Shrunk(Result):
+    """A module with narrower blocks.
+
+    Attributes:
+        module: the new module; the given one is untouched. blocks: what was found, with widths and errors.
+        refused: names of modules that look like part of a block but were left alone, and why.
+    """
+
+    module: torch.nn.Module
+    blocks: tuple[Block, ...]
+    refused: tuple[tuple[str, str], ...]
+    parameters: tuple[int, int]
+    kind: ClassVar[str] = "shrink"
+
+    def __iter__(self) -> Iterator[Any]:
+        """``module, table = shrink(...)``."""
+        return iter((self.module, self.blocks))
+
+    @property
+    def statement(self) -> str:
+        worst = max((b.error.relative for b in self.blocks), default=0.0)
+        before, after = self.parameters
+        return f"{len(self.blocks)} blocks, {before} -> {after} parameters; largest error of a block {100 * worst:.3g} %"
+
+    def rows(self) -> list[tuple[str, str]]:
+        found = [
+            (f"{b.first} - {b.activation} - {b.second}", f"{b.width} -> {b.kept} units, ~ {b.error}, {b.saved} parameters less")
+            for b in self.blocks
+        ]
+        return found + [(name, f"left alone: {why}") for name, why in self.refused]
+
+    def data(self) -> dict[str, Any]:
+        blocks = [{**b._asdict(), "error": b.error._asdict()} for b in self.blocks]
+        return {"blocks": blocks, "refused": [list(r) for r in self.refused], "parameters": list(self.parameters)}
+
+
+def shrink(
+    module: torch.nn.Module,
+    sample_inputs: Any,
+    *,
+    units: int | Mapping[str, int] | None = None,
+    keep: float | None = None,
+    eps: float | None = None,
+    on: str = "gaussian",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Shrunk:
+    """Narrow every Linear-activation-Linear block inside a module; all else stays as it is.
+
+    The module runs once on the sample inputs, in evaluation mode, while it is watched which Linear feeds which through an
+    elementwise activation (and dropout) alone; transformer feed-forward blocks are such blocks. Each is fitted on its own to
+    what it saw: to the Gaussian with the mean and covariance of its inputs, or to (at most 8192 of) the inputs themselves.
+    The new Linears always have a bias.
+
+    Args:
+        sample_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or a list of such batches.
+        units: wanted width of every block, or of blocks by the name of their first Linear. keep: share of the width.
+        eps: allowed error of every block, relative to the standard deviation of its output.
+        on: ``"gaussian"`` or ``"samples"``.
+
+    Raises:
+        UnsupportedModel: there is no such block; says which modules were refused and why.
+        ValueError: not exactly one of units, keep, eps; a name that is none.
+
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.GELU(), torch.nn.Linear(32, 4))
+    >>> small = shrink(net, torch.randn(500, 4), units=16)
+    >>> small.module[0].out_features, small.blocks[0].error.relative < 0.05
+    (16, True)
+    """
+    if sum(x is not None for x in (units, keep, eps)) != 1:
+        raise ValueError(f"units={units!r}, keep={keep!r}, eps={eps!r}: give exactly one of them")
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"keep={keep!r}: a share of the width, above 0 and at most 1")
+    if eps is not None and not (eps > 0 and math.isfinite(eps)):
+        raise ValueError(f"eps={eps!r}: a positive finite number is needed")
+    if on not in ("gaussian", "samples"):
+        raise ValueError(f"on={on!r}: 'gaussian' or 'samples'")
+    new, batches = copy.deepcopy(module), _batches(sample_inputs)
+    found, refused = _find(new, batches)
+    if not found:
+        why = "; ".join(f"{name}: {reason}" for name, reason in refused)
+        raise UnsupportedModel(f"no Linear-activation-Linear block in {type(module).__name__}" + (f" ({why})" if why else ""))
+    names = [block.first for block in found]
+    if isinstance(units, Mapping) and (unknown := set(units) - set(names)):
+        raise ValueError(f"units names {sorted(unknown)}; blocks begin with {names}")
+    table: dict[str, Block] = {}
+    while found:
+        ends = {block.second for block in found}
+        for block in [b for b in found if b.first not in ends]:  # where blocks meet, the lower ones come first
+            if progress is not None:
+                progress(len(table), len(names), block.first)
+            wanted = units.get(block.first, block.width) if isinstance(units, Mapping) else units
+            wanted = max(1, round(keep * block.width)) if keep is not None else wanted
+            table[block.first] = _narrowed(new, block, wanted, eps, on, seed)
+        found = [] if len(table) == len(names) else [b for b in _find(new, batches)[0] if b.first not in table]
+    return Shrunk("estimated", new, tuple(table[n] for n in names), tuple(refused), (_size(module), _size(new)))
+
+
+def _size(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _batches(sample_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    given = sample_inputs if isinstance(sample_inputs, list) else [sample_inputs]
+    if not given:
+        raise ValueError("sample_inputs is an empty list; give at least one batch")
+    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    for batch in given:
+        if isinstance(batch, Mapping):
+            found.append(((), dict(batch)))
+        else:
+            found.append((batch if isinstance(batch, tuple) else (batch,), {}))
+    return found
+
+
+@dataclass
+class _Found:
+    """A block, and what its first Linear has seen: moments of all rows and some of the rows."""
+
+    first: str
+    second: str
+    one: Any
+    two: Any
+    activation: Activation
+    count: int = 0
+    origin: Any = None
+    total: Any = 0.0
+    square: Any = 0.0
+    rows: list[Array] = field(default_factory=list)
+    held: int = 0
+
+    @property
+    def width(self) -> int:
+        return int(self.one.out_features)
+
+    def see(self, x: Any) -> None:
+        wide = x.detach().reshape(-1, x.shape[-1]).double()
+        if not bool(wide.isfinite().all()):
+            raise UnsupportedModel(f"{self.first} sees inputs that are not finite; check the sample inputs")
+        self.origin = wide.mean(dim=0) if self.origin is None else self.origin
+        part = wide - self.origin
+        self.count += len(wide)
+        self.total, self.square = self.total + part.sum(dim=0), self.square + part.T @ part
+        if self.held < 4 * ROWS:
+            self.rows.append(wide[:: max(1, len(wide) // ROWS)].cpu().numpy())
+            self.held += len(self.rows[-1])
+
+    @property
+    def samples(self) -> Array:
+        every = np.concatenate(self.rows)
+        return every[:: max(1, -(-len(every) // ROWS))]
+
+    @property
+    def law(self) -> Gaussian:
+        shift = (self.total / self.count).cpu().numpy()
+        cov = (self.square / self.count).cpu().numpy() - np.outer(shift, shift)
+        return smoothed(self.origin.cpu().numpy() + shift, (cov + cov.T) / 2)
+
+
+def _narrowed(module: Any, block: _Found, units: int | None, eps: float | None, on: str, seed: int) -> Block:
+    """Fit the block, put it in place, and say what it does on the samples."""
+    zeros = [np.zeros(linear.out_features) for linear in (block.one, block.two)]
+    bias = [z if linear.bias is None else linear.bias for z, linear in zip(zeros, (block.one, block.two), strict=True)]
+    net = Network.mlp(block.one.weight, bias[0], block.two.weight, bias[1], activation=block.activation)
+    x = block.samples
+    truth = net.logits(x)
+    spread = float(truth.var(axis=0).sum())
+    law: Gaussian | Samples = block.law if on == "gaussian" else Samples(x)
+    if eps is not None and not spread:
+        units, eps = 1, None
+    goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps * math.sqrt(spread)}
+    small = narrow(net, law, seed=seed, **goal).network
+    error = Error.of(float(np.square(small.logits(x) - truth).sum(axis=1).mean()), spread)
+    if small.units < net.units:
+        for name, old, layer in zip((block.first, block.second), (block.one, block.two), small.layers, strict=True):
+            _put(module, name, _linear(old, layer))
+    saved = sum(_size(linear) for linear in (block.one, block.two)) - small.parameters if small.units < net.units else 0
+    return Block(block.first, block.second, str(block.activation), net.units, small.units, error, saved)
+
+
+def _linear(old: Any, layer: Any) -> Any:
+    import torch
+
+    weight = torch.tensor(layer.weight)
+    new = torch.nn.Linear(weight.shape[1], weight.shape[0], device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight.copy_(weight)
+        new.bias.copy_(torch.tensor(layer.bias))
+    new.requires_grad_(old.weight.requires_grad)
+    return new.train(old.training)
+
+
+def _put(module: Any, name: str, new: Any) -> None:
+    parent, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(parent)
+    owner._modules[leaf] = new
+
+
+# Finding blocks -------------------------------------------------------------------------------------------------
+
+
+def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> tuple[list[_Found], list[tuple[str, str]]]:
+    """Run the module and watch; the blocks in the order of their first Linear, and what was refused."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "torch") from None
+    linears = {(id(m.weight), id(m.bias)): (name, m) for name, m in module.named_modules() if _is_linear(m)}
+    watch = _watcher(linears)
+    marks = [m.register_forward_pre_hook(watch.outside(name)) for name, m in module.named_modules() if _hooked(m)]
+    try:
+        with _evaluating(module, torch):
+            for args, options in batches:
+                with watch:
+                    output = module(*args, **options)
+                watch.ended(output)
+    finally:
+        for mark in marks:
+            mark.remove()
+    unfit, found, refused = _unfit(module), [], dict(watch.against)
+    for (one, two), block in watch.blocks.items():
+        often = max(watch.calls[one], watch.calls[two])
+        if one in unfit or two in unfit:
+            refused.update({name: unfit[name] for name in (one, two) if name in unfit})
+        elif often != watch.batches:
+            refused[one] = f"called {often} times in {watch.batches} forward passes"
+        elif one not in refused:
+            found.append(block)
+    refused = {name: why for name, why in refused.items() if name in watch.bent or name in unfit}
+    names = [name for name, _ in module.named_modules()]
+    return sorted(found, key=lambda b: names.index(b.first)), sorted(refused.items(), key=lambda r: names.index(r[0]))
+
+
+def _is_linear(m: Any) -> bool:
+    import torch
+
+    return isinstance(m, torch.nn.Linear) and isinstance(getattr(m, "weight", None), torch.Tensor)
+
+
+def _hooked(m: Any) -> bool:
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+
+
+def _unfit(module: Any) -> dict[str, str]:
+    """Linear modules that must not be replaced."""
+    import torch
+
+    owners: dict[int, list[str]] = {}
+    for name, m in module.named_modules(remove_duplicate=False):
+        for own, p in m.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(p), []).append(f"{name}.{own}")
+    found = {}
+    for name, m in ((n, m) for n, m in module.named_modules() if _is_linear(m)):
+        shared = [o for p in m.parameters() for o in owners[id(p)] if len(owners[id(p)]) > 1 and not o.startswith(f"{name}.")]
+        if type(m) is not torch.nn.Linear:
+            found[name] = f"it is a {type(m).__name__}, not a plain Linear"
+        elif torch.nn.utils.parametrize.is_parametrized(m):
+            found[name] = "its weight is parametrized; remove the parametrization first"
+        elif shared:
+            found[name] = f"its parameters are shared with {', '.join(sorted(set(shared)))}"
+        elif _hooked(m):
+            found[name] = "it carries a hook"
+    return found
+
+
+@contextmanager
+def _evaluating(module: Any, torch: Any) -> Iterator[None]:
+    """Evaluation mode and no gradients; the modes come back afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for m, mode in modes:
+            m.training = mode
+
+
+def _watcher(linears: Mapping[tuple[int, int], tuple[str, Any]]) -> Any:
+    """A mode that follows the outputs of Linears through activations and dropout to other Linears."""
+    from torch.overrides import TorchFunctionMode
+
+    class Watch(TorchFunctionMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tracked: dict[int, tuple[Any, str, Activation | None]] = {}
+            self.inputs: dict[str, Any] = {}
+            self.blocks: dict[tuple[str, str], _Found] = {}
+            self.against: dict[str, str] = {}
+            self.calls: dict[str, int] = {name: 0 for name, _ in linears.values()}
+            self.bent: set[str] = set()
+            self.once: set[int] = set()
+            self.batches = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            output = func(*args, **kwargs)
+            name = getattr(func, "__name__", "")
+            if name == "__get__":
+                name = getattr(getattr(func, "__self__", None), "__name__", "")
+            if name not in METADATA:
+                self.step(name, args, kwargs, output)
+            return output
+
+        def step(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            if name == "linear" and (id(weight), id(bias)) in linears:
+                self.linear(linears[id(weight), id(bias)], args[0] if args else kwargs["input"], output)
+                return
+            source = args[0] if args else kwargs.get("input")
+            at = self.tracked.get(id(source))
+            plain = name.rstrip("_")
+            if at is not None and at[2] is None and (act := self.applied(plain, args, kwargs)) is not None:
+                self.carry(source, output, at[1], act)
+            elif at is not None and at[2] is not None and plain == "dropout" and self.still(source, output):
+                self.carry(source, output, at[1], at[2])
+            else:
+                self.escape((args, kwargs), f"its output is used by {name} as well")
+
+        def applied(self, name: str, args: Any, kwargs: Any) -> Activation | None:
+            return activation_of(name, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
+
+        def still(self, source: Any, output: Any) -> bool:
+            return output is source or bool((output == source).all())
+
+        def carry(self, source: Any, output: Any, name: str, act: Activation) -> None:
+            self.bent.add(name)
+            if output is not source:
+                self.used(source, name)
+            self.tracked[id(output)] = (output, name, act)
+
+        def used(self, source: Any, name: str) -> None:
+            if id(source) in self.once:
+                self.against.setdefault(name, "its activations are used more than once")
+            self.once.add(id(source))
+
+        def linear(self, owner: tuple[str, Any], x: Any, output: Any) -> None:
+            name, m = owner
+            self.calls[name] += 1
+            at = self.tracked.get(id(x))
+            before, act = ("", None) if at is None else at[1:]
+            if act is not None:
+                self.used(x, before)
+                first = next(one for n, one in linears.values() if n == before)
+                block = self.blocks.setdefault((before, name), _Found(before, name, first, m, act))
+                if block.activation != act:
+                    self.against.setdefault(before, f"followed by {block.activation} and by {act}")
+                block.see(self.inputs[before])
+            else:
+                self.escape(x, f"its output goes to {name} unbent")
+            self.inputs[name] = x
+            self.tracked[id(output)] = (output, name, None)
+
+        def escape(self, values: Any, why: str) -> None:
+            if isinstance(values, (list, tuple)):
+                for value in values:
+                    self.escape(value, why)
+            elif isinstance(values, dict):
+                self.escape(list(values.values()), why)
+            elif id(values) in self.tracked:
+                self.against.setdefault(self.tracked[id(values)][1], why)
+
+        def outside(self, name: str) -> Callable[..., None]:
+            def look(_: Any, args: Any) -> None:
+                self.escape(args, f"a hook on {name} sees its activations")
+
+            return look
+
+        def ended(self, output: Any) -> None:
+            self.escape(_leaves(output), "its activations are an output of the module")
+            self.batches += 1
+            self.tracked.clear()
+            self.inputs.clear()
+            self.once.clear()
+
+    return Watch()
+
+
+def _leaves(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return [_leaves(v) for v in output.values()]
+    if isinstance(output, (list, tuple)):
+        return [_leaves(v) for v in output]
+    if hasattr(output, "__dict__") and not hasattr(output, "detach"):
+        return [_leaves(v) for v in vars(output).values()]
+    return output

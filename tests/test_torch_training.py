@@ -1,0 +1,102 @@
+"""Training runs: determinism, penalties that make units vanish, noise with a clean end, refusals."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import moduli as mo
+
+torch = pytest.importorskip("torch")
+
+from moduli.pytorch import fit, perceptron  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 6))
+    return x, (x[:, 0] * x[:, 1] > 0).astype(int)
+
+
+NOISE = {"alpha": 1.75, "sigma": 0.05, "kind": "isotropic"}
+
+
+def test_the_same_seed_gives_the_same_network(points):
+    module = perceptron(6, 32, 2, seed=1)
+    before = copy.deepcopy(module.state_dict())
+    one, two, other = (fit(module, *points, steps=50, noise=NOISE, seed=s) for s in (0, 0, 1))
+    assert one.network == two.network != other.network
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())  # a copy was trained
+    assert np.array_equal(one.start[0], module[0].weight.detach().double().numpy())
+    assert one.time == pytest.approx(50 * 0.02)
+    assert "training accuracy" in repr(one)
+
+
+def test_noise_has_the_size_it_claims(points):
+    module = perceptron(6, 2000, 2, seed=1)
+    quiet = fit(module, *points, steps=20, lr=1e-4)
+    loud = fit(module, *points, steps=20, lr=1e-4, noise={**NOISE, "alpha": 1.5, "sigma": 1.0})
+    moved = (loud.network.layers[0].weight - quiet.network.layers[0].weight) / (20 * 1e-4) ** (1 / 1.5)
+    values = np.cos(moved[:, 0])
+    assert abs(values.mean() - np.exp(-1)) < 6 * values.std() / np.sqrt(len(values)) + 0.01
+
+
+def test_units_vanish_under_a_group_lasso(points):
+    module = perceptron(6, 64, 2, seed=1)
+    run = fit(module, *points, steps=1500, lr=0.1, penalty={"group_lasso": 0.01})
+    rows = np.abs(run.network.layers[0].weight).sum(axis=1)
+    gone = int((rows == 0).sum())
+    assert gone > 20
+    assert mo.compress(run.network).network.units <= 64 - gone
+    entries = fit(module, *points, steps=800, lr=0.1, penalty={"l1": 0.01}).network.layers[0].weight
+    assert (entries == 0).mean() > 0.3
+
+
+def test_clean_steps_annealing_and_clipping(points):
+    module = perceptron(6, 64, 2, seed=1)
+    loud = {**NOISE, "alpha": 1.2, "sigma": 0.5}
+    plain = fit(module, *points, steps=200, noise=loud)
+    clean = fit(module, *points, steps=200, noise={**loud, "quiet": 200})
+    assert clean.network == fit(module, *points, steps=200).network
+    annealed = fit(module, *points, steps=200, noise={**loud, "annealed": True})
+    sizes = [np.linalg.norm(run.network.layers[0].weight - run.start[0]) for run in (plain, annealed, clean)]
+    assert sizes[0] > sizes[2]
+    assert sizes[1] != sizes[0]
+    clipped = fit(module, *points, steps=200, noise=loud, clip=3.0)
+    rows = np.linalg.norm(clipped.network.layers[0].weight, axis=1)
+    assert rows.max() <= 3.01 * np.median(rows)
+    truncated = fit(module, *points, steps=200, noise={**loud, "truncation": 4.0})
+    assert truncated.redrawn > 0
+
+
+def test_training_stops_at_its_target(points):
+    module = perceptron(6, 64, 2, seed=1)
+    run = fit(module, *points, steps=5000, lr=0.2, target=0.9)
+    assert run.train >= 0.9
+    assert run.steps % 100 == 0
+    assert run.steps < 5000
+
+
+def test_values_are_fitted_in_mean_square(points):
+    x, _ = points
+    y = x[:, :2] * 2.0
+    run = fit(perceptron(6, 32, 2, seed=0), x, y, steps=800, lr=0.05)
+    assert run.measure == "mean square error"
+    assert run.train < 0.3
+    deep = perceptron(6, 16, 2, depth=3, bias=True, seed=0)
+    assert fit(deep, x, y, steps=10).network.widths == (6, 16, 16, 16, 2)
+
+
+def test_refusals(points):
+    module = perceptron(6, 8, 2)
+    for options, said in (
+        ({"noise": {"beta": 1}}, "unknown beta; known: kind, alpha"), ({"penalty": {"l2": 1}}, "unknown l2"),
+        ({"noise": {"alpha": 1.1, "sigma": 1e30}, "lr": 1.0}, "diverged at step"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            fit(module, *points, **{"steps": 100, **options})
+    with pytest.raises(mo.ShapeError, match="400 inputs and 3 targets"):
+        fit(module, points[0], [0, 1, 1])
