@@ -323,3 +323,43 @@ def test_complexity_of_models_and_widths(tmp_path):
         code, _, err = moduli(*bad, cwd=tmp_path)
         assert code == 2, bad
         assert said in err
+
+
+def test_train_measures_what_can_go(tmp_path):
+    noisy = ("--alpha", 1.75, "--sigma", 0.01)
+    data = answer("train", "digits", "-o", "net.onnx", "--width", 40, "--steps", 50, *noisy, cwd=tmp_path)
+    assert data["schema"] == "moduli.train/1"
+    assert data["steps"] == 50
+    assert 0 <= data["measured"]["share"] <= 1
+    assert mo.load(tmp_path / "net.onnx").widths == (64, 40, 10)
+    code, out, _ = moduli("train", "digits", "-o", "net.npz", "--width", 40, "--steps", 50, "--group-lasso", 0.01, cwd=tmp_path)
+    assert code == 0
+    assert "prunable share" in out
+    assert "change of the function" in out
+    for bad, wrong in ((["mnist"], 2), (["none.npz"], 4), (["digits", "--alpha", "3"], 2), (["digits", "--kind", "x"], 2)):
+        code, _, err = moduli("train", *bad, "-o", "bad.onnx", "--steps", 10, cwd=tmp_path)
+        assert code == wrong, err
+        assert err
+    assert not (tmp_path / "bad.onnx").exists()
+
+
+def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
+    (tmp_path / "small.toml").write_text(
+        'data = "digits"\nwidth = 30\nsteps = 20\nseeds = 2\n[[runs]]\nname = "none"\n[[runs]]\nname = "isotropic"\n'
+        'noise = { kind = "isotropic", alpha = 1.75, sigma = 0.02 }\n'
+    )
+    data = answer("sweep", "small.toml", "--store", "runs", cwd=tmp_path)
+    assert data["schema"] == "moduli.sweep/1"
+    assert [line["name"] for line in data["lines"]] == ["none", "isotropic"]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(files) == 4
+    code, out, _ = moduli("sweep", "small.toml", "--store", "runs", "--workers", 2, "-o", "s.svg", cwd=tmp_path)
+    assert code == 0
+    assert (tmp_path / "s.svg").stat().st_size > 1000
+    assert "noise alone" in out
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    (tmp_path / "bad.toml").write_text("[[runs]]\nname = 'x'\ncolour = 1")
+    for bad, wrong in ((["bad.toml"], 2), (["none.toml"], 4), (["small.toml", "--scheduler", "tcp://127.0.0.1:1"], 2)):
+        code, _, err = moduli("sweep", *bad, "--store", "runs", cwd=tmp_path)
+        assert code == wrong, err
+        assert err

@@ -111,6 +111,9 @@ def test_configurations_and_their_tables(tmp_path):
     shares = [one["share"] for one in table.results[1]]
     assert lines[1]["share"] == np.median(shares)
     assert lines[0]["after_worst"] == min(one["after"] for one in table.results[0])
+    left, right = table.plot()
+    assert [t.get_text() for t in left.get_yticklabels()] == ["none", "isotropic"]
+    assert right.get_xlabel() == "test accuracy"
     console = Console(record=True, width=160)
     console.print(table)
     text = console.export_text()

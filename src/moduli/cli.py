@@ -525,9 +525,10 @@ def train(
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster, such as tcp://host:8786.")
 @click.option("--folder", metavar="DIR", help="Where data files named in CONFIG lie.")
+@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @_options("json", "quiet")
 def sweep(
-    config: str, store: str, workers: int, scheduler: str | None, folder: str | None, as_json: bool, quiet: bool
+    config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool, quiet: bool
 ) -> None:
     """Do the runs of a TOML file, on processes or a cluster, and print their table.
 
@@ -542,18 +543,25 @@ def sweep(
     with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
         done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
     answer = Table.of([name for name, _ in jobs], done)
-    _show(answer, as_json, quiet, store=store)
+    extra = {"store": store}
+    if out is not None:
+        from .plot import save
+
+        with _writing(Path(out)):
+            extra["written"] = str(save(answer.plot()[0], out))
+    _show(answer, as_json, quiet, **extra)
     sys.exit(1 if answer.failures else 0)
 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
     try:
-        from distributed import Client
+        import distributed
     except ImportError:
         raise mo.MissingExtra("distributed", "cluster") from None
+    connect: Any = distributed.Client
     try:
-        client = Client(address, timeout=10)
+        client = connect(address, timeout=10)
     except (OSError, TimeoutError, ValueError) as error:
         raise ValueError(f"no Dask scheduler at {address}: {error}") from None
     with client, client.get_executor() as executor:

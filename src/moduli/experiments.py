@@ -249,3 +249,16 @@ class Table(Result):
 
     def data(self) -> dict[str, Any]:
         return {"lines": self.lines(), "failures": list(self.failures)}
+
+    def plot_data(self) -> dict[str, Any]:
+        lines = []
+        for line, some in zip(self.lines(), [r for r in self.results if r], strict=True):
+            tenth = {"tenth": line["at_contribution"][1], "tenth_random": line["at_random"][1]}
+            lines.append({**line, **tenth, "shares": [one["share"] for one in some]})
+        return {"names": [line["name"] for line in lines], "lines": lines}
+
+    def plot(self, ax: Any = None) -> Any:
+        """Shares of all seeds beside what noise alone gives; accuracy before, after, and with nine tenths gone."""
+        from .plot import sweep_figure
+
+        return sweep_figure(self.plot_data(), ax)

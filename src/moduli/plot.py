@@ -134,3 +134,29 @@ def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.set(xlabel=f"share of {data['by']} kept", ylabel="relative error", xlim=(0, 1), ylim=(0, None))
     ax.legend(frameon=False)
     return ax
+
+
+def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Prunable shares of every seed over the range of noise alone; test accuracy before and after, and with nine tenths gone."""
+    left, right = axes(ax, 2)
+    names = data["names"]
+    if ax is None:
+        left.figure.set_size_inches(11.0, 1.2 + 0.3 * len(names))
+    height = np.arange(len(names))[::-1]
+    for y, line in zip(height, data["lines"], strict=True):
+        left.plot(line["shares"], [y] * len(line["shares"]), "o", color=BLUE, ms=3, alpha=0.5)
+        left.plot([line["share"]], [y], "|", color=BLUE, ms=14, mew=2)
+        if line.get("predicted"):
+            left.plot(line["predicted"][3:6:2], [y - 0.25] * 2, color=GREY, lw=3, alpha=0.6, solid_capstyle="butt")
+    left.set(xlabel="prunable share: seeds, median; noise alone (grey)", xlim=(-0.02, 1.02), ylim=(-0.7, len(names) - 0.3))
+    left.set_yticks(height, names)
+    for key, label, color, marker in (
+        ("test", "all units", GREY, "|"), ("after", "without the prunable ones", BLUE, "o"),
+        ("after_worst", "the same, worst seed", BLUE, "x"), ("tenth", "a tenth kept, by contribution", ORANGE, "o"),
+        ("tenth_random", "a tenth kept, at random", ORANGE, "x"),
+    ):  # fmt: skip
+        right.plot([line[key] for line in data["lines"]], height, marker, color=color, ms=5, label=label)
+    right.set(xlabel="test accuracy", ylim=(-0.7, len(names) - 0.3))
+    right.set_yticks(height, [""] * len(names))
+    right.legend(frameon=False, fontsize="small", loc="lower left")
+    return left, right
