@@ -32,6 +32,10 @@ def test_the_same_seed_gives_the_same_network(points):
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())  # a copy was trained
     assert np.array_equal(one.start[0], module[0].weight.detach().double().numpy())
     assert one.time == pytest.approx(50 * 0.02)
+    half = fit(module, *points, steps=50, noise={**NOISE, "quiet": 25}).time
+    falling = fit(module, *points, steps=50, noise={**NOISE, "annealed": True}).time
+    assert half == pytest.approx(25 * 0.02)
+    assert falling == pytest.approx(0.02 * sum((1 - k / 50) ** 1.75 for k in range(50)))
     assert "training accuracy" in repr(one)
 
 

@@ -528,8 +528,9 @@ def train(
 @click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @_options("json", "quiet")
 def sweep(
-    config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool, quiet: bool
-) -> None:
+    config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Do the runs of a TOML file, on processes or a cluster, and print their table.
 
     Example: moduli sweep experiments/digits.toml --store runs --workers 2

@@ -104,7 +104,7 @@ def prunability(
     run = fit(module, x, y, noise=noise, penalty=penalty, seed=stream, **fitting)
     found = measure(run.network, x.astype(np.float64), told.x_test.astype(np.float64), told.y_test, seed=stream)
     found |= {"steps": run.steps, "train": run.train, "redrawn": run.redrawn}
-    if depth == 1 and (noise or {}).get("sigma") and not (noise or {}).get("truncation"):
+    if depth == 1 and (noise or {}).get("sigma") and not ((noise or {}).get("truncation") or fitting.get("clip")):
         noise = dict(noise or {})
         law = (str(noise.get("kind", "isotropic")), float(noise["alpha"]), float(noise["sigma"]), run.time)
         draws = max(20, min(200, 4 * 10**7 // run.start[0].size))
@@ -228,19 +228,23 @@ class Table(Result):
         from .result import table as labelled
 
         grid = Grid(box=None, pad_edge=False)
-        titles = ("run", "test", "share", "noise alone", "whole rows", "largest unit", "after", "function", "@.9 norm",
-                  "@.9 contribution", "@.9 random")  # fmt: skip
-        for title in titles:
-            grid.add_column(title, header_style="dim", justify="left" if title == "run" else "right")
+        for title in ("run", "test", "share", "noise alone", "whole", "largest", "after", "change", "norm", "contr.", "random"):
+            first = title == "run"
+            grid.add_column(title, header_style="dim", justify="left" if first else "right", no_wrap=not first)
         for line in self.lines():
             noise = f"{line['predicted'][3]:.3f}-{line['predicted'][5]:.3f}" if "predicted" in line else ""
             grid.add_row(
                 line["name"], f"{line['test']:.3f}", f"{line['share']:.3f}", noise, f"{line['share_whole']:.3f}",
-                f"{line['largest']:.3f} ({line['largest_worst']:.2f})", f"{line['after']:.3f} ({line['after_worst']:.3f})",
-                f"{line['change']:.3f}", *(f"{line[k][1]:.3f}" for k in ("at_norm", "at_contribution", "at_random")),
+                f"{line['largest']:.2f} ({line['largest_worst']:.2f})", f"{line['after']:.3f} ({line['after_worst']:.3f})",
+                f"{line['change']:.2f}", *(f"{line[k][1]:.3f}" for k in ("at_norm", "at_contribution", "at_random")),
             )  # fmt: skip
-        notes = [("share", "of units that hold a tenth of the squared norm, in the part the data see; medians (worst seed)")]
-        notes += [("noise alone", "the same for start plus noise without training, 5-95 % range of a median of ten")]
+        notes = [
+            ("share", "of units that hold a tenth of the squared norm, in the part the data see; medians (worst seed)"),
+            ("noise alone", "the same for start plus noise without training: 5 to 95 % of a median of ten"),
+            ("whole", "share by whole rows"), ("largest", "part of the squared norm in one unit"),
+            ("after", "test accuracy without those units"), ("change", "of the function, relative, root mean square"),
+            ("norm, ...", "test accuracy with nine tenths of the units gone: by norm, by contribution, at random"),
+        ]  # fmt: skip
         notes += [("failed", text) for text in self.failures]
         return Group(labelled(self.statement, [*notes, *(extra or [])]), "", grid)
 

@@ -34,7 +34,7 @@ class Training(Result):
 
     Attributes:
         module: the copy, for evaluation. start: hidden weights before the first step. steps: made. train: accuracy (classes)
-            or mean square error (values) on the training data. time: sum of learning rates, as long as noise acted.
+            or mean square error (values) on the training data. time: how long noise of full size would act alike.
     """
 
     module: nn.Module
@@ -134,12 +134,13 @@ def fit(
             optimizer, noise["alpha"], noise["sigma"], noise.get("kind", "isotropic"), on=matrices, seed=seed, **options
         )
     order, quiet = torch.Generator().manual_seed(seed), int(noise.get("quiet", 0))
-    done, queue = 0, torch.empty(0, dtype=torch.long)
+    done, time, queue = 0, 0.0, torch.empty(0, dtype=torch.long)
     for done in range(1, steps + 1):
         if added is not None:
+            left = max(0.0, 1 - (done - 1) / max(1, steps - quiet)) if noise.get("annealed") else float(done <= steps - quiet)
+            time += lr * left ** noise["alpha"]
             for group in optimizer.param_groups:
-                left = max(0.0, 1 - (done - 1) / max(1, steps - quiet)) if noise.get("annealed") else 1.0
-                group["sigma"] = noise["sigma"] * left if done <= steps - quiet else 0.0
+                group["sigma"] = noise["sigma"] * left
         if len(queue) < batch:
             queue = torch.cat([queue, torch.randperm(len(points), generator=order)])
         pick, queue = queue[:batch], queue[batch:]
@@ -159,7 +160,7 @@ def fit(
     settings = {"lr": lr, "batch": batch, "seed": seed, **noise, **penalty, "clip": clip}
     measure = "accuracy" if classes else "mean square error"
     train = _score(model, points, wanted, classes)
-    return Training("estimated", model, start, done, train, done * lr, measure, added.redrawn if added else 0, settings)
+    return Training("estimated", model, start, done, train, time, measure, added.redrawn if added else 0, settings)
 
 
 @torch.no_grad()
