@@ -112,7 +112,7 @@ def test_units_really_go():
     assert small.widths == (3, 4, 3, 2)
     assert curve.pruned(1.0) == net
     at = int(np.argmin(np.abs(curve.probes - 0.5)))
-    assert curve.function[at] == pytest.approx(relative_change(net, small, x))
+    assert curve.function[at] == pytest.approx(relative_change(net(x), small(x)))
     assert curve.pruned(0.0).widths == (3, 0, 0, 2)
     masked = keep(net, [np.array([0, 2]), np.arange(6)])
     zero = [np.array(x.weight) for x in net.layers]

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -29,6 +29,7 @@ GONE = (0.8, 0.9, 0.95, 0.99)
 FUNCTION = "moduli.experiments:prunability"
 COMMON = ("data", "width", "depth", "bias", "steps", "lr", "batch", "momentum", "target", "clip", "noise", "penalty", "rows")
 MOST_BYTES = 2**32
+ROWS = 10_000  # training rows that contributions are measured on
 
 
 class Data(NamedTuple):
@@ -114,36 +115,46 @@ def prunability(
 
 def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0) -> dict[str, Any]:
     """Everything that must stand beside a prunable share. Shares are of the first hidden layer, accuracies prune all layers."""
-    classes = np.asarray(y_test).dtype.kind == "i"
-
-    def score(small: Network) -> float:
-        z = small.logits(x_test)
-        return (
-            float((z.argmax(axis=1) == y_test).mean()) if classes else float(np.square(z - y_test.reshape(len(z), -1)).mean())
-        )
-
     seen, h = [], x
-    for layer in net.layers[:-1]:
+    for l, layer in enumerate(net.layers[:-1], 1):
         seen.append(visible(layer.weight, h))
-        h = layer.activation(h @ layer.weight.T + layer.bias)
+        h = layer.activation(h @ layer.weight.T + layer.bias) if l < len(net.layers) - 1 else h
     squares = [np.square(w).sum(axis=1) for w in seen]
-    gone = [removable(s) for s in squares]
-    small = keep(net, [np.argsort(s, kind="stable")[k:] for s, k in zip(squares, gone, strict=True)])
+    some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
+    small = keep(net, some)
+    outputs = _outputs(net, x_test)
+    whole, left = outputs([np.arange(n) for n in net.widths[1:-1]]), outputs(some)
     found: dict[str, Any] = {
-        "test": score(net), "share": prunable_share(seen[0]), "share_whole": prunable_share(net.layers[0].weight),
-        "largest": largest_share(seen[0]), "after": score(small), "change": relative_change(net, small, x_test),
-        "parameters_kept": small.parameters / net.parameters,
+        "test": _score(whole, y_test), "after": _score(left, y_test), "change": relative_change(whole, left),
+        "share": prunable_share(seen[0]), "share_whole": prunable_share(net.layers[0].weight),
+        "largest": largest_share(seen[0]), "parameters_kept": small.parameters / net.parameters,
     }  # fmt: skip
     rng = np.random.default_rng(seed)
     orders = {
         "norm": [np.argsort(-s, kind="stable") for s in squares],
-        "contribution": [np.argsort(-s, kind="stable") for s in contributions(net, x)],
+        "contribution": [np.argsort(-s, kind="stable") for s in contributions(net, x[:ROWS])],
         "random": [rng.permutation(len(s)) for s in squares],
     }
     for name, order in orders.items():
         kept = [[some[: len(some) - math.floor(share * len(some))] for some in order] for share in GONE]
-        found[f"at_{name}"] = [score(keep(net, units)) for units in kept]
+        found[f"at_{name}"] = [_score(outputs(units), y_test) for units in kept]
     return found
+
+
+def _outputs(net: Network, x: Array) -> Callable[[Sequence[Any]], Array]:
+    """Outputs with only some units; what one hidden layer holds is computed once."""
+    if len(net.layers) != 2:
+        return lambda units: keep(net, units).logits(x)
+    hidden, last = net.layers
+    h = hidden.activation(x @ hidden.weight.T + hidden.bias)
+    return lambda units: np.asarray(h[:, units[0]] @ last.weight[:, units[0]].T + last.bias)
+
+
+def _score(z: Array, y: Any) -> float:
+    """Accuracy for classes, mean square error for values."""
+    if np.asarray(y).dtype.kind == "i":
+        return float((z.argmax(axis=1) == y).mean())
+    return float(np.square(z - y.reshape(len(z), -1)).mean())
 
 
 # Configurations and tables --------------------------------------------------------------------------------------

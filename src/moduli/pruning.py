@@ -8,7 +8,7 @@ that span changes neither function nor gradient: it is projected away before uni
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -70,7 +70,7 @@ def largest_share(weight: Array) -> float:
 
 
 def visible(weight: Array, inputs: Array) -> Array:
-    """The part of each row in the span of the inputs: what is left changes neither outputs nor gradients on them.
+    """The part of each row in the span of the inputs: the rest changes neither outputs nor gradients on them.
 
     Args:
         weight: [units, in]. inputs: [samples, in]; directions in which they hold less than 1e-5 of the largest root mean square
@@ -78,16 +78,21 @@ def visible(weight: Array, inputs: Array) -> Array:
     """
     if inputs.shape[1] != weight.shape[1]:
         raise ShapeError(f"inputs have shape {inputs.shape}; the weights read {weight.shape[1]}")
+    basis = _span(inputs)
+    return weight if basis.shape[1] == weight.shape[1] else np.asarray(weight @ basis @ basis.T)
+
+
+def _span(inputs: Array) -> Array:
+    """An orthonormal basis, [in, dimension]."""
     values, directions = np.linalg.eigh(inputs.T @ inputs)
-    kept = directions[:, values > INVISIBLE**2 * max(float(values[-1]), 0.0)]
-    return weight if kept.shape[1] == weight.shape[1] else np.asarray(weight @ kept @ kept.T)
+    return np.asarray(directions[:, values > INVISIBLE**2 * max(float(values[-1]), 0.0)])
 
 
 def noise_share(
     shape: Sequence[int], kind: str, alpha: float, *, draws: int = 200, budget: float = BUDGET, seed: int = 0
 ) -> Array:
     """Prunable shares of layers of pure noise: 5, 50, 95 % quantiles of one, then the same of the median of ten."""
-    return _floor([stable_noise(shape, alpha, kind=kind, seed=rng) for rng in _streams(seed, draws)], budget)
+    return _floor((stable_noise(shape, alpha, kind=kind, seed=rng) for rng in _streams(seed, draws)), budget)
 
 
 def predicted_share(
@@ -103,15 +108,16 @@ def predicted_share(
     True
     """
     scale = sigma * time ** (1 / alpha)
+    basis = None if inputs is None else _span(inputs)
     layers = (start + scale * stable_noise(start.shape, alpha, kind=kind, seed=rng) for rng in _streams(seed, draws))
-    return _floor([visible(w, inputs) if inputs is not None else w for w in layers], budget)
+    return _floor((w if basis is None or basis.shape[1] == w.shape[1] else w @ basis for w in layers), budget)
 
 
 def _streams(seed: int, count: int) -> list[np.random.Generator]:
     return [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(count)]
 
 
-def _floor(layers: Sequence[Array], budget: float) -> Array:
+def _floor(layers: Iterable[Array], budget: float) -> Array:
     shares = np.array([prunable_share(w, budget) for w in layers])
     tens = np.median(np.random.default_rng(0).choice(shares, (1000, 10)), axis=1)
     return np.concatenate([np.quantile(shares, (0.05, 0.5, 0.95)), np.quantile(tens, (0.05, 0.5, 0.95))])
@@ -245,13 +251,13 @@ def _errors(squares: Sequence[Array], kept: Array) -> Array:
 
 def _change(net: Network, orders: Sequence[Order], kept: float, x: Array) -> float:
     small = keep(net, [order[: math.floor(kept * len(order) + 1e-9)] for order in orders])
-    return relative_change(net, small, x)
+    return relative_change(net.logits(x), small.logits(x))
 
 
-def relative_change(net: Network, other: Network, x: Array) -> float:
-    """Root mean square of the difference of outputs over that of the outputs of `net`, about their means."""
-    z = net.logits(x)
-    return float(np.sqrt(np.square(other.logits(x) - z).sum() / max(float(np.square(z - z.mean(axis=0)).sum()), 1e-300)))
+def relative_change(before: Array, after: Array) -> float:
+    """Root mean square of the difference of outputs over that of those before, about their means."""
+    spread = float(np.square(before - before.mean(axis=0)).sum())
+    return float(np.sqrt(np.square(after - before).sum() / max(spread, 1e-300)))
 
 
 def keep(net: Network, units: Sequence[Order]) -> Network:
