@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -157,3 +158,39 @@ def test_twins_that_defeat_solvers():
         at = int(rng.integers(len(one)))
         one[at] = np.nextafter(one[at], np.inf)
         assert mo.equivalent(net, twin.with_flat(one)).status == "refuted"
+
+
+def test_networks_with_zeros_everywhere():
+    """Layers of no units, zero rows and columns, any activation and output map: every question has an answer that checks."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        depth = int(rng.integers(0, 4))
+        widths = [int(rng.integers(1, 4)) for _ in range(depth + 2)]
+        if depth and rng.random() < 0.3:
+            widths[int(rng.integers(1, depth + 1))] = 0
+        acts = [str(rng.choice(plants.EVERY)) for _ in range(depth)]
+        arrays = []
+        for n, m in pairwise(widths):
+            arrays += [rng.integers(-1, 2, (m, n)).astype(float), rng.integers(-2, 3, m) / 2.0]
+        moved = [a + (rng.random(a.shape) < 0.1) * 1e-6 for a in arrays]
+        output = str(rng.choice(["identity", "softmax", "relu", "tanh"]))
+        net, other = (mo.Network.mlp(*some, activation=acts, output_map=output) for some in (arrays, moved))
+        form, group = mo.canonical(net), mo.symmetries(net)
+        assert mo.canonical(form) == form
+        copy = group.random(seed)(net)
+        same = mo.equivalent(net, copy)
+        assert same.status == "proved"
+        assert same.check()
+        assert mo.signature(copy) == mo.signature(net)
+        assert mo.align(copy, net).check()
+        x = rng.uniform(-1, 1, (100, widths[0]))
+        gap = float(np.abs(net.logits(x) - other.logits(x)).max())
+        for eps in (0.0, 1e-3):
+            answer = mo.equivalent(net, other, on=mo.Box(-1, 1), eps=eps, budget=100)
+            assert answer.status == "undecided" or answer.check()
+            assert answer.status != "proved" or gap <= eps + 1e-12
+        d = mo.distance(net, other, on=mo.Box(-1, 1), budget=100)
+        assert d.lower <= d.upper
+        assert gap <= d.upper * (1 + 1e-9) + 1e-12
+        if 0 not in widths:
+            assert mo.complexity(net, samples=10).to_json()["log_covering"] >= 0

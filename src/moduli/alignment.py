@@ -94,7 +94,7 @@ def _improve(
             if axis is None or axis.part != name:
                 continue
             moved = spec.place(tensor, a[tensor], found, but=k)
-            wanted, have = (np.moveaxis(x, k, 0).reshape(count, -1) for x in (b[tensor], moved))
+            wanted, have = (np.moveaxis(x, k, 0).reshape(count, x.size // max(1, count)) for x in (b[tensor], moved))
             total = signed if signs and axis.power % 2 and not axis.even else still
             total += wanted @ have.T
     gain = still + np.abs(signed)

@@ -112,7 +112,7 @@ class Complexity(Result):
     @property
     def share(self) -> float:
         """The part of the plain logarithm that the group is worth."""
-        return self.log_symmetries / self.log_covering(symmetry=False)
+        return _part(self.log_symmetries, self.log_covering(symmetry=False))
 
     @property
     def statement(self) -> str:
@@ -416,13 +416,14 @@ class Complexity(Result):
         eps = [10.0 ** (-k / 4) for k in range(17)]
         factors = [2.0**k for k in range(-3, 7)] if self.cls.activations else []
         wider = [_widened(self.cls, f) for f in factors]
+        plain = [c.log_covering(self.accuracy, symmetry=False) for c in wider]
         return {
             "accuracy": eps,
             "plain": [self.log_covering(e, symmetry=False) for e in eps],
             "modulo": [self.log_covering(e) for e in eps],
             "units": [c.units for c in wider],
-            "share": [c.log_group / c.log_covering(self.accuracy, symmetry=False) for c in wider],
-            "saved": [1 - c.log_covering(self.accuracy) / c.log_covering(self.accuracy, symmetry=False) for c in wider],
+            "share": [_part(c.log_group, whole) for c, whole in zip(wider, plain, strict=True)],
+            "saved": [1 - _part(c.log_covering(self.accuracy), whole) for c, whole in zip(wider, plain, strict=True)],
         }
 
     def plot(self, ax: Any = None) -> Any:
@@ -530,6 +531,10 @@ def _needed(gap: Callable[[Real], float]) -> float | None:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if gap(middle) >= 1 else (low, middle)
     return float(math.ceil(high))
+
+
+def _part(x: float, whole: float) -> float:
+    return x / whole if whole else 0.0
 
 
 def _widened(cls: Class, factor: Real) -> Class:
