@@ -140,3 +140,18 @@ def test_a_cluster_that_loses_a_worker(tmp_path, square):
         done = run(jobs, store=tmp_path / "store", executor=executor, progress=progress)
     assert killed
     assert [one["result"][0] for one in done] == list(range(16))
+
+
+@pytest.mark.slow
+def test_the_command_line_finds_a_cluster_by_its_address(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    (tmp_path / "small.toml").write_text(
+        'data = "digits"\nwidth = 20\nsteps = 10\nseeds = 2\n[[runs]]\nname = "none"\n[[runs]]\nname = "noisy"\n'
+        'noise = { kind = "rows", alpha = 1.75, sigma = 0.02 }\n'
+    )
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        command = [sys.executable, "-m", "moduli.cli", "sweep", "small.toml", "--store", "runs", "--json", "--scheduler"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run([*command, cluster.scheduler_address], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line["seeds"] for line in json.loads(done.stdout)["lines"]] == [2, 2]
