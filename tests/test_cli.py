@@ -363,3 +363,25 @@ def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
         code, _, err = moduli("sweep", *bad, "--store", "runs", cwd=tmp_path)
         assert code == wrong, err
         assert err
+
+
+def test_plot_draws_pieces(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [np.round(8 * rng.standard_normal(shape)) / 8 for shape in ((5, 4), 5, (4, 5), 4, (1, 4), 1)]
+    mo.save(mo.Network.mlp(*arrays, activation="relu"), tmp_path / "net.onnx")
+    data = answer("plot", "net.onnx", "--on", "box:-1,1", "--slice", "random", "-o", "p.svg", cwd=tmp_path)
+    assert data["schema"] == "moduli.pieces/1"
+    assert data["cells"] >= data["linear_regions"] >= data["affine_pieces"] > 1
+    assert (tmp_path / "p.svg").stat().st_size > 1000
+    np.savez(tmp_path / "s.npz", origin=np.zeros(4), u=np.eye(4)[0])
+    line = ["plot", "net.onnx", "--on", "box:-1,1", "--slice", "s.npz", "--color", "layer", "-o", "q.png"]
+    code, out, _ = moduli(*line, cwd=tmp_path)
+    assert code == 0
+    assert "linear regions" in out
+    for bad, wrong in (
+        (["--on", "box:-1,1"], 2), (["--on", "gaussian"], 2), (["--on", "box:-1,1", "--slice", "x"], 2),
+        (["--on", "box:-9,9", "--slice", "random", "--budget", "4"], 3),
+    ):  # fmt: skip
+        code, _, err = moduli("plot", "net.onnx", *bad, "-o", "bad.svg", cwd=tmp_path)
+        assert code == wrong, err
+    assert not (tmp_path / "bad.svg").exists()

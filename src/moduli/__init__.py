@@ -15,7 +15,8 @@ _HOME = {
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
     "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "distance": "solve",
-    "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "pruning_curve": "solve",
+    "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "pieces": "solve",
+    "pruning_curve": "solve",
     "rank": "solve", "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
     "etf": "meanfield", "hard_instance": "hardness", "stable_noise": "noise", "tail_index": "noise",
 }  # fmt: skip
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .solve import error_curve as error_curve
     from .solve import mean_field as mean_field
     from .solve import path as path
+    from .solve import pieces as pieces
     from .solve import pruning_curve as pruning_curve
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve

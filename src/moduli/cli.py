@@ -473,6 +473,51 @@ def _samples(text: str | None) -> int | Samples | None:
 
 
 @cli.command()
+@click.argument("model")
+@click.option("-o", "--out", required=True, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib; of the slice, if there is one.")
+@click.option("--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True)
+@click.option("--slice", "plane", metavar="FILE.npz", help="origin, u (and v): a slice of the inputs; or random.")
+@_options("json", "quiet", "seed", "budget", *_SOURCE)
+def plot(
+    model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
+    **source: Any,
+) -> None:  # fmt: skip
+    """Draw the linear pieces of a ReLU network of one or two inputs, or of a slice of it.
+
+    Example: moduli plot controller.onnx --on box:-1,1 --slice random -o pieces.svg
+    """
+    from .plot import save
+
+    net = _load(model, **source)
+    with _progress(quiet) as progress:
+        found = mo.pieces(net, on=_domain(on), slice=_plane(plane, net.widths[0], seed), budget=budget, progress=progress)
+    with _writing(Path(out)):
+        target = save(found.plot(color=color), out)
+    _show(found, as_json, quiet, written=str(target))
+
+
+def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
+    """A random orthonormal pair through the origin, or the arrays of a file."""
+    import numpy as np
+
+    if text is None:
+        return None
+    if text == "random":
+        if inputs < 2:
+            raise click.UsageError(f"--slice random: the model has {inputs} input; leave it out")
+        u, v = np.linalg.qr(np.random.default_rng(seed).standard_normal((inputs, 2)))[0].T
+        return np.zeros(inputs), u, v
+    if not text.endswith(".npz"):
+        raise click.UsageError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
+    with np.load(text, allow_pickle=False) as z:
+        names = [name for name in ("origin", "u", "v") if name in z.files]
+        if names[:2] != ["origin", "u"]:
+            raise click.UsageError(f"--slice {text} holds {', '.join(z.files)}; needed are origin, u and, for a plane, v")
+        return tuple(z[name].astype(float).ravel() for name in names)
+
+
+@cli.command()
 @click.argument("data")
 @click.option("-o", "--out", required=True, metavar="OUT", help="Where the trained network goes.")
 @click.option("--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units.")

@@ -160,3 +160,47 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.set_yticks(height, [""] * len(names))
     right.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return left, right
+
+
+def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
+    """The linear pieces in the plane, bends by layer or by weight; the graph over one input."""
+    from matplotlib import colormaps
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    ax = axes(ax)
+    cells, bends = data["cells"], data["bends"]
+    if cells[0].shape[1] == 1:
+        for k in range(len(data["maps"][0][1])):
+            for ends, (a, c) in zip(cells, data["maps"], strict=True):
+                x = np.sort(ends[:, 0])
+                ax.plot(x, a[k, 0] * x + c[k], color=BLUE, lw=1.4)
+        for bend in (b for b in bends if b["visible"]):
+            ax.axvline(bend["vertices"][0, 0], color=GREY, lw=0.6, ls=":")
+        ax.set(xlabel="input", ylabel="output")
+        return ax
+    if color == "cell":
+        names: dict[bytes, int] = {}
+        which = [names.setdefault(np.concatenate([a.ravel(), c]).tobytes(), len(names)) for a, c in data["maps"]]
+        hue = np.random.default_rng(0).permutation(len(names)) / max(1, len(names))
+        shade = colormaps["twilight_shifted"](0.15 + 0.7 * hue)
+        ax.add_collection(PolyCollection(cells, facecolors=shade[which], edgecolors="white", linewidths=0.15))
+    elif color == "layer":
+        shades = [BLUE, ORANGE, "#3c8d5a", "#8a4f9e", GREY]
+        for layer in range(1, data["layers"] + 1):
+            lines = [b["vertices"] for b in bends if b["layer"] == layer]
+            width = 1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)
+            ax.add_collection(LineCollection(lines, colors=shades[(layer - 1) % 5], linewidths=width, label=f"layer {layer}"))
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        shown = [b for b in bends if b["visible"]]
+        weight = np.array([max(b["weight"], key=abs) for b in shown])
+        top = np.quantile(np.abs(weight), 0.95) if len(weight) else 1.0
+        coloured = LineCollection([b["vertices"] for b in shown], cmap="RdBu_r", linewidths=1.4)
+        coloured.set_array(weight)
+        coloured.set_clim(-top, top)
+        ax.add_collection(coloured)
+        ax.figure.colorbar(coloured, ax=ax, label="jump of the gradient (convex above 0)")
+    every = np.concatenate(cells)
+    ax.set(xlim=(every[:, 0].min(), every[:, 0].max()), ylim=(every[:, 1].min(), every[:, 1].max()), aspect="equal")
+    ax.set(xlabel="first input", ylabel="second input")
+    return ax

@@ -18,6 +18,7 @@ from . import (
     lossless,
     meanfield,
     paths,
+    polyhedra,
     proximate,
     pruning,
     symmetry,
@@ -34,6 +35,7 @@ from .lossless import Compression, Progress, Rank
 from .meanfield import MeanField
 from .network import Network
 from .paths import Path as ParameterPath
+from .polyhedra import Pieces
 from .proximate import RankCurve
 from .pruning import Curve
 from .result import Result
@@ -182,6 +184,27 @@ def _only_lossless(on: Domain, eps: float, units: Any) -> None:
                 f"{name}={shown} is not answered here: units and eps go with on=Gaussian(...) or Samples(...), "
                 "radius and lossless compression with all inputs (on=None)"
             )
+
+
+def pieces(
+    net: Any, *, on: Domain, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+) -> Pieces:
+    """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells, regions, bends, weights.
+
+    Args:
+        on: a box of up to three inputs, or of the coordinates of the slice. slice: (origin, u) or (origin, u, v), arrays
+            with one entry per input: the points origin + s u + t v. budget: cells.
+
+    Raises:
+        BudgetExhausted: more cells. UnsupportedModel: another activation. ValueError: too many inputs, no box.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0], activation="relu")
+    >>> p = mo.pieces(net, on=mo.Box(-1, 1))
+    >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
+    (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
+    """
+    return polyhedra.pieces(load(net), on, slice, budget, progress)
 
 
 def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
