@@ -14,7 +14,8 @@ _HOME = {
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
-    "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "distance": "solve",
+    "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "dimension": "solve",
+    "distance": "solve",
     "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "pieces": "solve",
     "pruning_curve": "solve",
     "rank": "solve", "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .solve import check as check
     from .solve import complexity as complexity
     from .solve import compress as compress
+    from .solve import dimension as dimension
     from .solve import distance as distance
     from .solve import equivalent as equivalent
     from .solve import error_curve as error_curve

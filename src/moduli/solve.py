@@ -15,6 +15,7 @@ from . import (
     capacity,
     comparison,
     distillation,
+    identify,
     lossless,
     meanfield,
     paths,
@@ -31,6 +32,7 @@ from .distillation import ErrorCurve, Narrowed
 from .domains import Domain, Gaussian, Samples
 from .errors import CertificateRejected, ShapeError
 from .formats import load
+from .identify import Dimension
 from .lossless import Compression, Progress, Rank
 from .meanfield import MeanField
 from .network import Network
@@ -205,6 +207,26 @@ def pieces(
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
     return polyhedra.pieces(load(net), on, slice, budget, progress)
+
+
+def dimension(
+    net: Any, *, on: Domain, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
+    progress: Progress | None = None,
+) -> Dimension:  # fmt: skip
+    """The functional dimension on a box: how many directions of parameters the function can tell apart, at most P - N.
+
+    Proved from below by a rank modulo a prime over all cells; exact where that reaches the number of parameters less hidden
+    units, or where the matrix is small enough for rational elimination.
+
+    Args:
+        on, slice, budget: as for `pieces`. seed: of the combinations of rows that are eliminated.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
+    >>> int(mo.dimension(net, on=mo.Box(-4, 4))), int(mo.dimension(net, on=mo.Box(2, 4)))      # always active on the second
+    (5, 2)
+    """
+    return identify.dimension(polyhedra.pieces(load(net), on, slice, budget, progress), seed)
 
 
 def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
