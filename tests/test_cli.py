@@ -385,3 +385,30 @@ def test_plot_draws_pieces(tmp_path):
         code, _, err = moduli("plot", "net.onnx", *bad, "-o", "bad.svg", cwd=tmp_path)
         assert code == wrong, err
     assert not (tmp_path / "bad.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "args"),
+    [
+        ("torch", "torch", ["train", "digits", "-o", "d.onnx"]),
+        ("torch", "torch", ["sweep", "small.toml", "--store", "runs"]),
+        ("matplotlib", "plot", ["plot", "net.npz", "--on", "box:-1,1", "-o", "p.svg"]),
+        ("matplotlib", "plot", ["complexity", "3,3,1", "-o", "c.svg"]),
+        ("matplotlib", "plot", ["sweep", "small.toml", "--store", "done", "-o", "s.svg"]),
+        ("distributed", "cluster", ["sweep", "small.toml", "--store", "runs", "--scheduler", "tcp://127.0.0.1:1"]),
+    ],
+)
+def test_without_an_extra_its_pip_command_is_printed(tmp_path, package, extra, args):
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    config = 'data = "digits"\nwidth = 3\nsteps = 1\n[[runs]]\nname = "none"\n'
+    (tmp_path / "small.toml").write_text(config)
+    mo.save(mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"), tmp_path / "net.npz")
+    if "done" in args:
+        assert moduli("sweep", "small.toml", "--store", "done", "--quiet", cwd=tmp_path)[0] == 0
+    (shadow / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package}', name={package!r})\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(shadow), str(ROOT / "src")])}
+    done = subprocess.run([sys.executable, "-m", "moduli.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert f"pip install 'moduli[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr

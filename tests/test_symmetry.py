@@ -191,6 +191,20 @@ def test_units_that_turn_around_together_are_not_complete():
     assert not mo.signature(a).complete
 
 
+def test_more_units_along_the_same_hyperplanes_are_not_complete():
+    """Pairs on two parallel hyperplanes whose linear parts cancel: the function of two units, irreducible by these rules."""
+    few = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, 2.0]], [0.0], activation="relu")
+    many = mo.Network.mlp(
+        [[1.0], [-1.0], [1.0], [-1.0]], [0.0, 0.0, -1.0, 1.0], [[2.0, -1.0, 1.0, 1.0]], [-1.0], activation="relu"
+    )
+    x = np.linspace(-3, 3, 61)[:, None]
+    assert np.allclose(few(x), many(x))
+    one, other = mo.signature(few), mo.signature(many)
+    assert one != other
+    assert one.complete
+    assert not other.complete
+
+
 def test_constants_have_one_signature_whatever_the_architecture():
     deep = mo.Network.mlp([[0.0]], [0.0], [[1.0]], [0.0], [[2.0]], [0.75], activation="tanh")
     flat = mo.Network.mlp([[0.0]], [0.75])

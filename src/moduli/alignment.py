@@ -159,12 +159,14 @@ def _bare(net: Network) -> tuple[dict[str, Array], list[Array]]:
     return tensors, norms[:-1]
 
 
-def _by_activations(a: Network, b: Network, x: Array) -> dict[str, tuple[Order, Array]]:
+def _by_activations(
+    a: Network, b: Network, mine: Mapping[str, Array], yours: Mapping[str, Array], x: Array
+) -> dict[str, tuple[Order, Array]]:
     """Layer by layer, the assignment that maximises the sum of correlations of hidden activations.
 
-    Units that never vary on these inputs are told apart by their incoming weights.
+    Units that never vary on these inputs are told apart by their incoming weights (of `mine` and `yours`, as from `_bare`).
     """
-    spec, (mine, _), (yours, _) = spec_of(a), _bare(a), _bare(b)
+    spec = spec_of(a)
     found: dict[str, tuple[Order, Array]] = {}
     p = q = x
     for l, (left, right) in enumerate(zip(a.layers[:-1], b.layers[:-1], strict=True), 1):
@@ -195,17 +197,17 @@ def align(a: Network, b: Network, by: str = "weights", on: Domain = None, seed: 
         raise ShapeError(
             f"{a} and {b}: only networks of one architecture are aligned; for networks that may be equal ask equivalent"
         )
+    (mine, norms), (yours, wanted) = _bare(a), _bare(b)
     if by == "weights":
         if on is not None:
             raise ValueError(f"on={type(on).__name__} goes with by='activations'; weights are matched without data")
-        found = match(spec_of(a), _bare(a)[0], _bare(b)[0], seed=seed)
+        found = match(spec_of(a), mine, yours, seed=seed)
     elif by == "activations":
-        found = _by_activations(a, b, _points(on, a.widths[0], seed))
+        found = _by_activations(a, b, mine, yours, _points(on, a.widths[0], seed))
     else:
         raise ValueError(f"by={by!r}: 'weights' or 'activations'")
     pairs = [found[str(l)] for l in range(1, len(a.layers))]
-    mine, yours = _bare(a)[1], _bare(b)[1]
-    factor = tuple(sign * (m / n[order]) for (order, sign), n, m in zip(pairs, mine, yours, strict=True))
+    factor = tuple(sign * (m / n[order]) for (order, sign), n, m in zip(pairs, norms, wanted, strict=True))
     return Alignment("estimated", a, b, Element(tuple(order for order, _ in pairs), factor), by)
 
 

@@ -1,8 +1,8 @@
 """The report on a class of networks: its size, its symmetries, and every bound on the gap with what it assumes.
 
-Bounds of 1 or more say nothing: they are printed as `vacuous`, with the number of samples that would make them say something.
-Norms of trained weights are known only after training, so they are rounded up to a power of two, and the k-th power tried pays
-log(pi^2 k^2 / 6).
+Each bound on the gap holds with probability 1 - delta by itself. Bounds of 1 or more say nothing: they are printed as
+`vacuous`, with the number of samples that would make them say something. Norms of trained weights are known only after
+training, so they are rounded up to a power of two, and the k-th power tried pays log(pi^2 k^2 / 6).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from . import payload
 from .activations import Activation
 from .covering import Class, log, published_deep, published_shallow, rational
 from .domains import Samples
@@ -39,7 +40,6 @@ from .generalization import (
 )
 from .lossless import compress
 from .network import Network
-from .payload import capacity
 from .result import Result
 from .symmetry import SymmetryGroup
 
@@ -148,7 +148,9 @@ class Complexity(Result):
             rows.append(
                 ("free bits", f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)")
             )
-            rows.append(("payload", f"{capacity(self.network)} bits fit into the order of units alone (moduli.payload)"))
+            rows.append(
+                ("payload", f"up to {payload.capacity(self.network)} bits in the order of units alone (moduli.payload)")
+            )
             small = self._small
             if small is not None:
                 less = replace(self, cls=_class_of(small, cls), network=small)
@@ -219,13 +221,13 @@ class Complexity(Result):
         for name, net in (("Occam, as stored", self.network), ("Occam, compressed", self._small)):
             if net is None:
                 continue
-            named = 0.0 if net is self.network else math.fsum(math.log2(d + 1) for d in self.network.widths[1:-1])
+            named = 1 + math.fsum(math.log2(d + 1) for d in self.network.widths[1:-1] if net is not self.network)
             bits, free = self._bits(net) + named, SymmetryGroup.of(net).free_bits
 
             def gap(n: Real, delta: Real, bits: Real = bits, free: Real = free) -> float:
                 return occam_gap(bits, free, n, delta)
 
-            note = f"{bits:.0f} bits, {free:.0f} free; architecture fixed in advance"
+            note = f"{bits:.0f} bits (one names the format), {free:.0f} free; architecture fixed in advance"
             rows.append(self._row(name, "bits less free bits", bits - free, "none", source, "proved", note, gap))
         return rows
 

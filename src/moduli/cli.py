@@ -396,7 +396,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     if as_json:
         click.echo(json.dumps({"schema": "moduli.canon/1", **data, "written": str(target)}))
     elif not quiet:
-        means = "a different signature is a different function" if mark.complete else "a different signature proves nothing"
+        means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
         rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
         _print(f"normal form of {model}", [*rows, ("written", str(target))])
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -130,9 +131,10 @@ def equivalent(
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
     if a.output_map != b.output_map:
         raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
-    why, radius, matched = "reduced widths differ", _radius(on, a), None
-    x = _candidates(a, b, on, budget, np.random.default_rng(seed))
+    why, radius = "reduced widths differ", _radius(on, a)
     witness: Witness | None = None
+    matched: Matching | None = None
+    inputs = cache(lambda: _candidates(a, b, on, budget, np.random.default_rng(seed)))
     for m in matchings(a, b, progress):
         slack = m.slack()
         within = slack.everywhere if radius is None or slack.everywhere == 0 else m.slack(radius).everywhere
@@ -140,12 +142,15 @@ def equivalent(
             why = f"units matched; certified difference at most {within:.3g}" if within else "equal normal forms"
             proof = Certificate(a.digest, b.digest, m.left_moves, m.right_moves, slack)
             return Equivalence("proved", a, b, eps, on, proof, None, why)
-        why, matched = "normal forms differ", m
+        why = "normal forms differ"
         if eps and math.isfinite(within):
             why = f"units match only up to a certified difference of {within:.3g}"
-        witness = _furthest(a, b, x, _gaps(a, b, x), eps) if eps == 0 else None
-        if witness is not None:
-            break
+        if eps == 0 and matched is None:
+            witness = _furthest(a, b, inputs(), _gaps(a, b, inputs()), eps)
+            if witness is not None:
+                break
+        matched = m
+    x = inputs()
     if witness is None and eps == 0 and matched is not None:
         witness = _furthest(a, b, x, _seen(a, x, matched.tangent(x)), eps)
     if witness is None:

@@ -33,7 +33,7 @@ import numpy as np
 
 from .activations import Activation
 from .errors import ShapeError
-from .symmetry import Units
+from .symmetry import Units, hidden_units
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DIGITS = 10**40
@@ -163,9 +163,7 @@ class Class:
     @property
     def parts(self) -> tuple[Units, ...]:
         """The symmetries of each hidden layer."""
-        return tuple(
-            Units(d, s.symmetric, int(s.homogeneous)) for d, s in zip(self.widths[1:-1], self.activations, strict=True)
-        )
+        return hidden_units(self.widths, self.activations)
 
     @property
     def log_group(self) -> float:

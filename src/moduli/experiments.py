@@ -19,7 +19,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .network import Network
-from .pruning import contributions, keep, largest_share, predicted_share, prunable_share, relative_change, removable, visible
+from .pruning import (
+    contributions,
+    keep,
+    largest_share,
+    predicted_share,
+    prunable_share,
+    relative_change,
+    removable,
+    visible_rows,
+)
 from .result import Result
 from .sweep import Job
 
@@ -93,7 +102,7 @@ def prunability(
             drawn from it *and* all other settings: runs with different alpha are independent. rows: training samples used.
         noise, penalty, fitting: as for `torch_training.fit`.
     """
-    from .torch_training import fit, perceptron
+    from .pytorch import fit, perceptron
 
     told = load_data(data, folder)
     x, y = told.x[:rows], told.y[:rows]
@@ -115,10 +124,7 @@ def prunability(
 
 def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0) -> dict[str, Any]:
     """Everything that must stand beside a prunable share. Shares are of the first hidden layer, accuracies prune all layers."""
-    seen, h = [], x
-    for l, layer in enumerate(net.layers[:-1], 1):
-        seen.append(visible(layer.weight, h))
-        h = layer.activation(h @ layer.weight.T + layer.bias) if l < len(net.layers) - 1 else h
+    seen = visible_rows(net, x)
     squares = [np.square(w).sum(axis=1) for w in seen]
     some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
     small = keep(net, some)

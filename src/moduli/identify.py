@@ -14,7 +14,7 @@ exact rank by elimination over the rationals where the matrix is small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -22,12 +22,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import modular
+from .errors import Undecided
 from .network import Network
 from .polyhedra import Cell, Pieces
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-PRIME = 2**31 - 1
 SMALL = 40_000  # entries that are eliminated over the rationals
 
 
@@ -51,8 +52,6 @@ class Dimension(Result):
         return self.lower == self.upper
 
     def __int__(self) -> int:
-        from .errors import Undecided
-
         if not self.exact:
             raise Undecided(f"functional dimension between {self.lower} and {self.upper}", lower=self.lower, upper=self.upper)
         return self.lower
@@ -65,8 +64,10 @@ class Dimension(Result):
         return np.asarray(rows[rank:])
 
     def check(self) -> bool:
-        """Compute the lower bound again, modulo another prime."""
-        return _rank_modulo(self.pieces, 2**31 - 19, self.seed + 1) <= self.upper and self.pieces.check()
+        """Check the cells and compute both bounds again, the lower one modulo another prime (should that fail, the first)."""
+        ranks = (_rank_modulo(self.pieces, prime, self.seed) for prime in reversed(modular.PRIMES))
+        above = self.upper >= self.generic or self.upper >= _rank_exact(self.pieces)
+        return self.pieces.check() and above and any(rank >= self.lower for rank in ranks)
 
     @property
     def statement(self) -> str:
@@ -93,7 +94,7 @@ def dimension(found: Pieces, seed: int) -> Dimension:
     net = found.network
     hidden = sum(n for n, s in zip(net.widths[1:-1], net.activations, strict=True) if s.homogeneous)
     generic = net.parameters - hidden
-    lower = _rank_modulo(found, PRIME, seed)
+    lower = _rank_modulo(found, modular.PRIMES[0], seed)
     upper = generic
     inputs = len(found.box.low) + 1
     if lower < generic and len(_smooth(found)) * inputs * net.widths[-1] * net.parameters <= SMALL:
@@ -106,19 +107,18 @@ def _smooth(found: Pieces) -> list[Cell]:
     return [cell for cell in found.complex if 0 not in cell.signs]
 
 
-def _slopes(net: Network, signs: Sequence[int]) -> list[list[Fraction]]:
-    """Of the activation of each unit, by layer."""
+def _slopes(net: Network, signs: Sequence[int]) -> list[Array]:
+    """Of the activation of each unit, by layer; floats that hold them exactly."""
     found, at = [], 0
     for n, act in zip(net.widths[1:-1], net.activations, strict=True):
-        below = act.exact(Fraction(-1))
-        found.append([Fraction(1) if s > 0 else -(below or Fraction(0)) for s in signs[at : at + n]])
+        found.append(act.derivative(np.array(signs[at : at + n], dtype=np.float64)))
         at += n
     return found
 
 
-def _blocks(weights: list[Any], biases: list[Any], slopes: list[Any], start: tuple[Any, Any], times: Any) -> Any:
+def _blocks(weights: list[Any], biases: list[Any], slopes: list[Any], start: Any, times: Any) -> Any:
     """Rows d(A | c) of one cell, [outputs * (inputs + 1), parameters], in whatever arithmetic `times` multiplies."""
-    h = np.concatenate(start, axis=1)
+    h = start
     read, gates = [h], []
     for w, b, s in zip(weights[:-1], biases[:-1], slopes, strict=True):
         z = times(w, h)
@@ -142,56 +142,45 @@ def _blocks(weights: list[Any], biases: list[Any], slopes: list[Any], start: tup
     return np.concatenate(parts, axis=1)
 
 
-def _start(found: Pieces) -> tuple[list[list[Fraction]], list[list[Fraction]]]:
-    """The inputs as affine maps of the coordinates of the box or slice."""
+def _start(found: Pieces) -> Array:
+    """The inputs as affine maps of the coordinates of the box or slice, offsets in the last column."""
     inputs = found.network.widths[0]
     if found.slice is None:
-        return [[Fraction(int(i == j)) for j in range(inputs)] for i in range(inputs)], [[Fraction(0)] for _ in range(inputs)]
-    origin, *directions = ([Fraction(v) for v in part.tolist()] for part in found.slice)
-    return [[u[i] for u in directions] for i in range(inputs)], [[origin[i]] for i in range(inputs)]
+        return np.eye(inputs, inputs + 1)
+    origin, *directions = found.slice
+    return np.column_stack([*directions, origin])
+
+
+def _jacobian(found: Pieces, number: Callable[[Array], Any], times: Callable[[Any, Any], Any]) -> Iterator[Any]:
+    """Rows of each cell, in the arithmetic of `number` and `times`."""
+    layers = found.network.layers
+    weights, biases = [number(x.weight) for x in layers], [number(x.bias) for x in layers]
+    start = number(_start(found))
+    for cell in _smooth(found):
+        yield _blocks(weights, biases, [number(s) for s in _slopes(found.network, cell.signs)], start, times)
 
 
 def _jacobian_floats(found: Pieces) -> Array:
-    net = found.network
-    start = tuple(np.array(part, dtype=np.float64) for part in _start(found))
-    weights, biases = [x.weight for x in net.layers], [x.bias for x in net.layers]
-    rows = []
-    for cell in _smooth(found):
-        slopes = [np.array(s, dtype=np.float64) for s in _slopes(net, cell.signs)]
-        rows.append(_blocks(weights, biases, slopes, (start[0], start[1]), np.matmul))
-    whole = np.concatenate([np.zeros((0, net.parameters)), *rows]).astype(np.float64)
+    blocks = _jacobian(found, lambda x: x, np.matmul)
+    whole = np.concatenate([np.zeros((0, found.network.parameters)), *blocks])
     size = np.linalg.norm(whole, axis=1, keepdims=True)
     return np.asarray(whole / np.where(size > 0, size, 1.0))
 
 
 def _rank_modulo(found: Pieces, prime: int, seed: int) -> int:
     """The rank of random combinations of all rows, modulo a prime: never above the rank over the rationals."""
-    net = found.network
+    rng, most = np.random.default_rng(seed), found.network.parameters + 20
+    basis = np.zeros((0, found.network.parameters), dtype=np.int64)
 
-    def reduced(rows: Any) -> Any:
-        return np.array([[q.numerator * pow(q.denominator, -1, prime) % prime for q in row] for row in rows], dtype=np.int64)
+    def product(a: Any, b: Any) -> Any:
+        return modular.times(a % prime, b % prime, prime)
 
-    def times(a: Any, b: Any) -> Any:
-        out = np.zeros((a.shape[0], b.shape[1]), dtype=np.int64)
-        for k in range(a.shape[1]):
-            out = (out + a[:, k, None] * b[None, k]) % prime
-        return out
-
-    def exact(array: Array) -> list[list[Fraction]]:
-        return [[Fraction(v) for v in row] for row in np.atleast_2d(array).tolist()]
-
-    weights = [reduced(exact(x.weight)).reshape(x.weight.shape) for x in net.layers]
-    biases = [reduced(exact(x.bias))[0] if len(x.bias) else np.zeros(0, np.int64) for x in net.layers]
-    start = tuple(reduced(part) for part in _start(found))
-    rng, most = np.random.default_rng(seed), net.parameters + 20
-    basis = np.zeros((0, net.parameters), dtype=np.int64)
-    for cell in _smooth(found):
-        slopes = [reduced([s])[0] if s else np.zeros(0, np.int64) for s in _slopes(net, cell.signs)]
-        rows = _blocks(weights, biases, slopes, (start[0], start[1]), lambda a, b: times(a % prime, b % prime)) % prime
+    for block in _jacobian(found, lambda x: modular.residues(x, prime), product):
+        rows = block % prime
         basis = np.concatenate([basis, rows[rows.any(axis=1)]])
         if len(basis) > 2 * most:
             basis = _mixed(basis, most, prime, rng)
-    return _eliminate(basis, prime)
+    return modular.rank(basis, prime)
 
 
 def _mixed(rows: Any, count: int, prime: int, rng: np.random.Generator) -> Any:
@@ -202,39 +191,10 @@ def _mixed(rows: Any, count: int, prime: int, rng: np.random.Generator) -> Any:
     return out
 
 
-def _eliminate(matrix: Any, prime: int) -> int:
-    a, rank = matrix.copy(), 0
-    for column in range(a.shape[1]):
-        pivots = np.flatnonzero(a[rank:, column])
-        if not len(pivots):
-            continue
-        a[[rank, rank + pivots[0]]] = a[[rank + pivots[0], rank]]
-        a[rank] = a[rank] * pow(int(a[rank, column]), -1, prime) % prime
-        below = rank + 1 + np.flatnonzero(a[rank + 1 :, column])
-        a[below] = (a[below] - a[below, column, None] * a[rank]) % prime
-        rank += 1
-        if rank == len(a):
-            break
-    return rank
-
-
 def _rank_exact(found: Pieces) -> int:
     """By elimination over the rationals."""
-    net = found.network
-
-    def exact(array: Any) -> Any:
-        out = np.empty(np.shape(array), dtype=object)
-        out.ravel()[:] = [Fraction(v) for v in np.asarray(array, dtype=object).ravel()]
-        return out
-
-    start = tuple(exact(part) for part in _start(found))
-    weights, biases = (
-        [exact(x.weight.tolist()).reshape(x.weight.shape) for x in net.layers],
-        [exact(x.bias.tolist()) for x in net.layers],
-    )
     rows: list[list[Fraction]] = []
-    for cell in _smooth(found):
-        block = _blocks(weights, biases, [exact(s) for s in _slopes(net, cell.signs)], (start[0], start[1]), lambda a, b: a @ b)
+    for block in _jacobian(found, np.vectorize(Fraction, otypes=[object]), np.matmul):
         for row in block.tolist():
             row = _reduced_by(list(map(Fraction, row)), rows)
             if any(row):

@@ -164,10 +164,10 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
 
 def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
     """The linear pieces in the plane, bends by layer or by weight; the graph over one input."""
+    ax = axes(ax)  # first: it says what to install
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection, PolyCollection
 
-    ax = axes(ax)
     cells, bends = data["cells"], data["bends"]
     if cells[0].shape[1] == 1:
         for k in range(len(data["maps"][0][1])):

@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, cmp_to_key
 from itertools import combinations, pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .domains import Box, Domain
-from .errors import BudgetExhausted, ShapeError, UnsupportedModel
+from .errors import BudgetExhausted, CertificateRejected, ShapeError, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
@@ -182,23 +182,23 @@ class Pieces(Result):
         """Volumes sum to the box, the function is continuous across facets, sign vectors differ, Euler's formula in the plane.
 
         Raises:
-            AssertionError: naming what fails.
+            CertificateRejected: naming what fails.
         """
         low, high = self.box.low.tolist(), self.box.high.tolist()
         whole = math.prod((Fraction(h) - Fraction(l) for l, h in zip(low, high, strict=True)), start=Fraction(1))
         if sum(cell.volume for cell in self.complex) != whole:
-            raise AssertionError("the volumes of the cells do not sum to that of the box")
+            raise CertificateRejected("the volumes of the cells do not sum to that of the box")
         if len({cell.signs for cell in self.complex}) != self.cells:
-            raise AssertionError("two cells have the same signs")
+            raise CertificateRejected("two cells have the same signs")
         for points, pair in self._meetings[0].items():
             if len(pair) > 2:
-                raise AssertionError("more than two cells meet at a facet")
+                raise CertificateRejected("more than two cells meet at a facet")
             values = [[[_value(form, p) for form in self.complex[k].maps] for p in points] for k in pair]
             if any(v != values[0] for v in values):
-                raise AssertionError("the function jumps across a facet")
+                raise CertificateRejected("the function jumps across a facet")
         edges = len(self._meetings[0])
         if len(low) == 2 and edges - len(self.vertices) + 1 != self.cells:
-            raise AssertionError("Euler's formula fails")
+            raise CertificateRejected("Euler's formula fails")
         return True
 
     @property
@@ -392,8 +392,6 @@ def _ring(points: Sequence[Point]) -> list[Point]:
     def before(p: Point, q: Point) -> int:
         cross = (p[0] - start[0]) * (q[1] - start[1]) - (p[1] - start[1]) * (q[0] - start[0])
         return -1 if cross > 0 else 1 if cross < 0 else 0
-
-    from functools import cmp_to_key
 
     return [start, *sorted((p for p in points if p != start), key=cmp_to_key(before))]
 

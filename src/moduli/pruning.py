@@ -82,6 +82,17 @@ def visible(weight: Array, inputs: Array) -> Array:
     return weight if basis.shape[1] == weight.shape[1] else np.asarray(weight @ basis @ basis.T)
 
 
+def visible_rows(net: Network, x: Array) -> list[Array]:
+    """The visible part of the rows of each hidden layer, on samples of the network's inputs."""
+    seen, h = [], x
+    for l, layer in enumerate(net.layers[:-1]):
+        if l:
+            before = net.layers[l - 1]
+            h = before.activation(h @ before.weight.T + before.bias)
+        seen.append(visible(layer.weight, h))
+    return seen
+
+
 def _span(inputs: Array) -> Array:
     """An orthonormal basis, [in, dimension]."""
     values, directions = np.linalg.eigh(inputs.T @ inputs)
@@ -158,7 +169,7 @@ class Curve(Result):
             raise ValueError(f"by={self.by!r}: only units can go on their own; ask for the curve by='units'")
         if not 0 <= kept <= 1:
             raise ValueError(f"kept={kept!r}: a share between 0 and 1")
-        return keep(self.network, [order[: math.floor(kept * len(order) + 1e-9)] for order in self.orders])
+        return keep(self.network, _first(self.orders, kept))
 
     @cached_property
     def share(self) -> float:
@@ -176,11 +187,9 @@ class Curve(Result):
         rows = [("network", repr(self.network)), ("by", self.by)]
         for share in (0.5, 0.2, 0.1, 0.05):
             at = int(np.searchsorted(self.kept, share - 1e-9))
-            change = (
-                ""
-                if self.function is None
-                else f", function {np.interp(share, self.kept if self.probes is None else self.probes, self.function):.3g}"
-            )
+            change = ""
+            if self.function is not None and self.probes is not None:
+                change = f", function {np.interp(share, self.probes, self.function):.3g}"
             rows.append((f"{100 * share:g} % kept", f"parameters {self.error[at]:.3g}{change}"))
         for l, (share, plain) in enumerate(zip(self.shares, self.plain_shares, strict=True), 1):
             both = f"{share:.3g}" if share == plain else f"{share:.3g} of the part the samples see, {plain:.3g} of whole rows"
@@ -216,10 +225,7 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
         x = np.asarray(on.x)
         if x.shape[1] != net.widths[0]:
             raise ShapeError(f"samples have shape {x.shape}; the network has {net.widths[0]} inputs")
-        seen, h = [], x
-        for layer in net.layers[:-1]:
-            seen.append(visible(layer.weight, h))
-            h = layer.activation(h @ layer.weight.T + layer.bias)
+        seen = visible_rows(net, x)
     whole = [_squares(w, by) for w in hidden]
     parts = [_squares(w, by) for w in seen]
     steps = max(len(s) for s in parts) if by != "magnitude" else 1000
@@ -230,7 +236,7 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
         return Curve("estimated", net, by, kept, error, plain=plain)
     orders = tuple(np.argsort(-s, kind="stable") for s in parts)
     probes = None if x is None else kept[:: max(1, steps // PROBES)]
-    function = None if x is None or probes is None else np.array([_change(net, orders, share, x) for share in probes])
+    function = None if x is None or probes is None else _changes(net, orders, probes, x)
     shares = [[removable(s) / len(s) for s in side] for side in (parts, whole)]
     return Curve("estimated", net, by, kept, error, probes, function, plain, orders, tuple(shares[0]), tuple(shares[1]))
 
@@ -249,9 +255,14 @@ def _errors(squares: Sequence[Array], kept: Array) -> Array:
     return np.sqrt(removed / max(sum(float(s.sum()) for s in squares), 1e-300))
 
 
-def _change(net: Network, orders: Sequence[Order], kept: float, x: Array) -> float:
-    small = keep(net, [order[: math.floor(kept * len(order) + 1e-9)] for order in orders])
-    return relative_change(net.logits(x), small.logits(x))
+def _changes(net: Network, orders: Sequence[Order], probes: Array, x: Array) -> Array:
+    whole = net.logits(x)
+    return np.array([relative_change(whole, keep(net, _first(orders, share)).logits(x)) for share in probes])
+
+
+def _first(orders: Sequence[Order], share: float) -> list[Order]:
+    """That share of each layer's units."""
+    return [order[: math.floor(share * len(order) + 1e-9)] for order in orders]
 
 
 def relative_change(before: Array, after: Array) -> float:

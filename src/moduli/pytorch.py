@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .torch_noise import HeavyTailedNoise as HeavyTailedNoise
     from .torch_noise import HeavyTailedSGD as HeavyTailedSGD
     from .torch_noise import hidden_parameters as hidden_parameters
+    from .torch_shrink import Shrunk as Shrunk
     from .torch_shrink import shrink as shrink
     from .torch_training import fit as fit
     from .torch_training import perceptron as perceptron

@@ -1,4 +1,4 @@
-"""The questions: `compress`, `rank`, `canonical`, `equivalent`, `distance`, `check`. Here it is chosen who answers."""
+"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who answers."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
 def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units; a `str` with `.complete`.
 
-    Where `complete`, different fingerprints are different functions (of networks with the same activations).
+    Two different fingerprints that are both `complete` are different functions (of networks with the same activations).
 
     >>> import moduli as mo
     >>> a = mo.signature(mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0]))

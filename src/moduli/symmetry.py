@@ -18,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from . import modular
+from .activations import Activation
 from .certificate import Certificate, Move, State, certify, reducible
 from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
 from .errors import ShapeError, UnsupportedModel
@@ -59,6 +61,11 @@ class Units:
     def dimension(self) -> int:
         """Of the continuous part."""
         return self.count * (self.free + sum(part.dimension for part in self.inside))
+
+
+def hidden_units(widths: Sequence[int], activations: Sequence[Activation]) -> tuple[Units, ...]:
+    """Of each hidden layer: signs where the activation is odd or even about a constant, scales where it is homogeneous."""
+    return tuple(Units(n, s.symmetric, int(s.homogeneous)) for n, s in zip(widths[1:-1], activations, strict=True))
 
 
 def attention(heads: int, key: int, value: int, *, queries: int = 1, rotary: bool = False, bias: bool = False) -> Units:
@@ -237,8 +244,7 @@ class SymmetryGroup(Result):
 
     @staticmethod
     def of(net: Network) -> SymmetryGroup:
-        acts = zip(net.widths[1:-1], net.activations, strict=True)
-        return SymmetryGroup("proved", net, tuple(Units(n, s.symmetric, int(s.homogeneous)) for n, s in acts))
+        return SymmetryGroup("proved", net, hidden_units(net.widths, net.activations))
 
     @property
     def log_order(self) -> float:
@@ -464,8 +470,8 @@ def _over(a: Pair, b: Pair) -> Pair:
 class Signature(str):
     """A fingerprint of a function: SHA-256 of the exact normal form, after the reduced widths and the activations.
 
-    Equal signatures, equal functions. Where `complete`, different signatures (of networks with these activations) are different
-    functions too.
+    Equal signatures, equal functions. Two different signatures, both `complete`, of networks with the same activations and
+    output map are different functions too (before the output map).
     """
 
     complete: bool
@@ -486,7 +492,7 @@ def signature(net: Network, progress: Progress | None = None) -> Signature:
     - tanh, sigmoid, erf (irreducible parameters are unique up to permutation and sign: Sussmann 1992),
     - abs, and of other activations that bend where no set of units can turn around together unseen: units with
       sum outgoing * incoming = 0 may all be reflected, so this is asked of sums of products that are linearly independent, or
-      (up to 20 units) of all sets.
+      (up to 20 units) of all sets; a network with more units along the same hyperplanes is not complete itself.
     Constants such as tanh(1/2) are compared by their normal forms: distinct positive rationals have linearly independent values
     of tanh, which are rational functions of one exponential with different poles; for erf this is not known.
     """
@@ -522,57 +528,31 @@ def _complete(state: State, widths: tuple[int, ...]) -> bool:
     return s.minimal or s.symmetric or _no_flips(state)
 
 
-PRIMES = 2**31 - 1, 2**61 - 1
-FEW = 20
+FEW, SIEVES = 20, 2
 
 
 def _no_flips(state: State) -> bool:
-    """Whether no non-empty set of units has sum outgoing * incoming = 0, seen modulo primes (not zero there: not zero)."""
+    """Whether no non-empty set of units has sum outgoing * incoming = 0, seen modulo a prime (not zero there: not zero).
+
+    Random combinations of both sides turn the products into numbers; independent products show in the rank of a random square.
+    """
     incoming = state.weights[0].take(state.alive[1], state.alive[0]).hi
     outgoing = state.weights[1].take(state.alive[2], state.alive[1])
     if not outgoing.is_float():
         return False
-    count, rng = len(incoming), np.random.default_rng(0)
-    small, large = PRIMES
-    if count <= FEW:
-        rows, columns = _modulo(incoming, large), _modulo(outgoing.hi.T, large)
-        weight = [[int(x) for x in rng.integers(1, 2**60, n)] for n in (incoming.shape[1], outgoing.hi.shape[0])]
-        sides = [
-            [sum(x * y for x, y in zip(row, v, strict=True)) for row in m] for m, v in zip((rows, columns), weight, strict=True)
-        ]
-        sums = np.zeros(1, dtype=np.int64)
-        for x, y in zip(*sides, strict=True):
-            sums = np.concatenate([sums, (sums + x * y % large) % large])
-        return bool((sums[1:] != 0).all())
-    if count > incoming.shape[1] * outgoing.hi.shape[0]:
+    count, rng, prime = len(incoming), np.random.default_rng(0), modular.PRIMES[0]
+    sides = [modular.residues(side, prime) for side in (incoming, outgoing.hi.T)]
+    if count > FEW and count > incoming.shape[1] * outgoing.hi.shape[0]:
         return False
-    product = np.ones((count, count), dtype=np.int64)
-    for side in (incoming, outgoing.hi.T):
-        numbers, draws = np.array(_modulo(side, small), dtype=np.int64), rng.integers(1, small, (side.shape[1], count))
-        mixed = np.zeros((count, count), dtype=np.int64)
-        for column, draw in zip(numbers.T, draws, strict=True):
-            mixed = (mixed + column[:, None] * draw) % small
-        product = product * mixed % small
-    return _invertible(product, small)
-
-
-def _modulo(numbers: Array, prime: int) -> list[list[int]]:
-    """Dyadic numbers modulo an odd prime."""
-    ratios = [[x.as_integer_ratio() for x in row] for row in numbers.tolist()]
-    return [[top * pow(bottom, -1, prime) % prime for top, bottom in row] for row in ratios]
-
-
-def _invertible(matrix: Any, prime: int) -> bool:
-    """Whether a square matrix is invertible modulo a prime below 2^31."""
-    a = matrix.copy()
-    for k in range(len(a)):
-        pivots = np.flatnonzero(a[k:, k])
-        if not len(pivots):
-            return False
-        a[[k, k + pivots[0]]] = a[[k + pivots[0], k]]
-        a[k, k:] = a[k, k:] * pow(int(a[k, k]), -1, prime) % prime
-        a[k + 1 :, k:] = (a[k + 1 :, k:] - a[k + 1 :, k, None] * a[k, k:]) % prime
-    return True
+    columns = count if count > FEW else SIEVES
+    mixed = [modular.times(side, rng.integers(1, prime, (side.shape[1], columns)), prime) for side in sides]
+    product = mixed[0] * mixed[1] % prime
+    if count > FEW:
+        return modular.rank(product, prime) == count
+    sums = np.zeros((1, SIEVES), dtype=np.int64)
+    for row in product:
+        sums = np.concatenate([sums, (sums + row) % prime])
+    return bool(sums[1:].any(axis=1).all())
 
 
 def _mirror(state: State, l: int) -> list[Move]:

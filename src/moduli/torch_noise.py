@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .noise import check, positive, symmetric
 
-BLOCK = 2**16
+BLOCK, ROUNDS = 2**16, 1000
 STATE = "heavy_tailed_noise"
 
 
@@ -78,7 +78,7 @@ def _uniform(bits: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def _exponential(bits: Tensor, dtype: torch.dtype = torch.float64, *, small: bool = True) -> Tensor:
     """With all digits near 0 (`small`) or far out."""
-    u = _uniform(bits, dtype)
+    u = _uniform(bits, dtype)  # the factor keeps log1p finite in float32, where u rounds to 1
     return -torch.log1p(-u * (1 - 2.0**-24)) if small else -torch.log(u)
 
 
@@ -173,7 +173,7 @@ class HeavyTailedNoise:
         if self.truncation is None and torch.isfinite((noise[:, :1] if kind == "rows" else noise).sum()):
             return noise
         limit = torch.finfo(dtype).max if self.truncation is None else self.truncation
-        while True:
+        for _ in range(ROUNDS):
             rows = noise.flatten(1)
             size = rows.abs() if kind == "iid" else rows[:, :1].abs()
             if kind == "isotropic":
@@ -184,6 +184,7 @@ class HeavyTailedNoise:
             self.redrawn += int(bad.sum())
             again = draw(p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention)
             noise = torch.where(bad, again.flatten(1), rows).reshape(p.shape)
+        raise ValueError(f"truncation={self.truncation!r} leaves next to nothing to draw at alpha {alpha}; choose a larger one")
 
     def _on_save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         streams = {place: g.get_state().clone() for place, g in self._streams.items()}
