@@ -156,8 +156,8 @@ def test_pictures():
     with pytest.raises(ValueError, match="'cell', 'layer' or 'weight'"):
         found.plot(color="red")
     solid = mo.pieces(plants.minimal(rng, (3, 3, 1), ["relu"]).network(), on=mo.Box(-1, 1))
-    with pytest.raises(ValueError, match="ask for a slice"):
-        solid.plot()
+    for color in ("cell", "layer", "weight"):
+        assert solid.plot(color=color).collections
     assert json.dumps(found.to_json())
     assert found.cell_signs.shape == (found.cells, 10)
     assert found.facets[0].unit == found.facets[0].units[0]

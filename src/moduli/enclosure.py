@@ -240,7 +240,7 @@ def _affine(weight: Array, bias: Array, h: Sequence[Interval]) -> list[Interval]
     below = math.lcm(*(end.denominator for ends in h for end in ends))
     sides = [[ends[k].numerator * (below // ends[k].denominator) for ends in h] for k in (0, 1)]
     low, high = (np.array(side, dtype=object) for side in sides)
-    whole, exponent = _integers(weight)
+    whole, exponent = integers(weight)
     scale = Fraction(2) ** exponent / below
     if all(p == q for p, q in h):
         ends = [whole @ low] * 2
@@ -250,7 +250,7 @@ def _affine(weight: Array, bias: Array, h: Sequence[Interval]) -> list[Interval]
     return [(int(p) * scale + Fraction(b), int(q) * scale + Fraction(b)) for p, q, b in zip(*ends, bias.tolist(), strict=True)]
 
 
-def _integers(a: Array) -> tuple[Any, int]:
+def integers(a: Array) -> tuple[Any, int]:
     """Integers n (as objects) and an exponent e with a = n 2^e."""
     mantissa, exponent = np.frexp(a)
     whole = np.ldexp(mantissa, 53).astype(np.int64)

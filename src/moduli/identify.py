@@ -25,7 +25,7 @@ import numpy as np
 from . import modular
 from .errors import Undecided
 from .network import Network
-from .polyhedra import Cell, Pieces
+from .polyhedra import Pieces
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -102,9 +102,9 @@ def dimension(found: Pieces, seed: int) -> Dimension:
     return Dimension("proved" if lower == upper else "bounded", lower, upper, generic, found, seed)
 
 
-def _smooth(found: Pieces) -> list[Cell]:
-    """Cells on which no unit vanishes: elsewhere the function need not be differentiable in the parameters."""
-    return [cell for cell in found.complex if 0 not in cell.signs]
+def _smooth(found: Pieces) -> Any:
+    """Signs of cells on which no unit vanishes: elsewhere the function need not be differentiable in the parameters."""
+    return found.cell_signs[(found.cell_signs != 0).all(axis=1)]
 
 
 def _slopes(net: Network, signs: Sequence[int]) -> list[Array]:
@@ -142,22 +142,13 @@ def _blocks(weights: list[Any], biases: list[Any], slopes: list[Any], start: Any
     return np.concatenate(parts, axis=1)
 
 
-def _start(found: Pieces) -> Array:
-    """The inputs as affine maps of the coordinates of the box or slice, offsets in the last column."""
-    inputs = found.network.widths[0]
-    if found.slice is None:
-        return np.eye(inputs, inputs + 1)
-    origin, *directions = found.slice
-    return np.column_stack([*directions, origin])
-
-
 def _jacobian(found: Pieces, number: Callable[[Array], Any], times: Callable[[Any, Any], Any]) -> Iterator[Any]:
     """Rows of each cell, in the arithmetic of `number` and `times`."""
     layers = found.network.layers
     weights, biases = [number(x.weight) for x in layers], [number(x.bias) for x in layers]
-    start = number(_start(found))
-    for cell in _smooth(found):
-        yield _blocks(weights, biases, [number(s) for s in _slopes(found.network, cell.signs)], start, times)
+    start = number(found.start)
+    for signs in _smooth(found).tolist():
+        yield _blocks(weights, biases, [number(s) for s in _slopes(found.network, signs)], start, times)
 
 
 def _jacobian_floats(found: Pieces) -> Array:
@@ -170,13 +161,13 @@ def _jacobian_floats(found: Pieces) -> Array:
 def _rank_modulo(found: Pieces, prime: int, seed: int) -> int:
     """The rank of random combinations of all rows, modulo a prime: never above the rank over the rationals."""
     rng, most = np.random.default_rng(seed), found.network.parameters + 20
-    basis = np.zeros((0, found.network.parameters), dtype=np.int64)
+    basis = np.zeros((0, found.network.parameters))
 
     def product(a: Any, b: Any) -> Any:
-        return modular.times(a % prime, b % prime, prime)
+        return modular.times(modular.reduced(a, prime), modular.reduced(b, prime), prime)
 
     for block in _jacobian(found, lambda x: modular.residues(x, prime), product):
-        rows = block % prime
+        rows = modular.reduced(block, prime)
         basis = np.concatenate([basis, rows[rows.any(axis=1)]])
         if len(basis) > 2 * most:
             basis = _mixed(basis, most, prime, rng)
@@ -185,10 +176,7 @@ def _rank_modulo(found: Pieces, prime: int, seed: int) -> int:
 
 def _mixed(rows: Any, count: int, prime: int, rng: np.random.Generator) -> Any:
     """So many random combinations: of the same rank, almost surely, and never of more."""
-    out = np.zeros((count, rows.shape[1]), dtype=np.int64)
-    for row in rows:
-        out = (out + rng.integers(0, prime, (count, 1)) * row) % prime
-    return out
+    return modular.times(rng.integers(0, prime, (count, len(rows))).astype(np.float64), rows, prime)
 
 
 def _rank_exact(found: Pieces) -> int:

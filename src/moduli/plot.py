@@ -165,10 +165,11 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
 def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
     """The linear pieces in the plane, bends by layer or by weight; the graph over one input."""
     ax = axes(ax)  # first: it says what to install
-    from matplotlib import colormaps
     from matplotlib.collections import LineCollection, PolyCollection
 
     cells, bends = data["cells"], data["bends"]
+    if cells[0].shape[1] == 3:
+        return _solid_figure(data, color, ax)
     if cells[0].shape[1] == 1:
         for k in range(len(data["maps"][0][1])):
             for ends, (a, c) in zip(cells, data["maps"], strict=True):
@@ -179,17 +180,13 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
         ax.set(xlabel="input", ylabel="output")
         return ax
     if color == "cell":
-        names: dict[bytes, int] = {}
-        which = [names.setdefault(np.concatenate([a.ravel(), c]).tobytes(), len(names)) for a, c in data["maps"]]
-        hue = np.random.default_rng(0).permutation(len(names)) / max(1, len(names))
-        shade = colormaps["twilight_shifted"](0.15 + 0.7 * hue)
-        ax.add_collection(PolyCollection(cells, facecolors=shade[which], edgecolors="white", linewidths=0.15))
+        line = min(0.4, 8 / len(cells) ** 0.5)
+        ax.add_collection(PolyCollection(cells, facecolors=_shades(data["piece"]), edgecolors="white", linewidths=line))
     elif color == "layer":
-        shades = [BLUE, ORANGE, "#3c8d5a", "#8a4f9e", GREY]
         for layer in range(1, data["layers"] + 1):
             lines = [b["vertices"] for b in bends if b["layer"] == layer]
-            width = 1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)
-            ax.add_collection(LineCollection(lines, colors=shades[(layer - 1) % 5], linewidths=width, label=f"layer {layer}"))
+            width = (1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)) * min(1.0, 20 / len(cells) ** 0.5)
+            ax.add_collection(LineCollection(lines, colors=LAYERS[(layer - 1) % len(LAYERS)], linewidths=width, label=f"layer {layer}"))
         ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         shown = [b for b in bends if b["visible"]]
@@ -203,4 +200,53 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
     every = np.concatenate(cells)
     ax.set(xlim=(every[:, 0].min(), every[:, 0].max()), ylim=(every[:, 1].min(), every[:, 1].max()), aspect="equal")
     ax.set(xlabel="first input", ylabel="second input")
+    return ax
+
+
+LAYERS = BLUE, ORANGE, "#3c8d5a", "#8a4f9e", GREY, "#b0413e", "#2f9aa0"
+
+
+def _shades(piece: Any) -> Any:
+    """A colour for each number, neighbours apart."""
+    from matplotlib import colormaps
+
+    count = int(piece.max()) + 1
+    hue = np.random.default_rng(0).permutation(count) / count
+    return colormaps["twilight_shifted"](0.15 + 0.7 * hue)[piece]
+
+
+def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
+    """Three inputs: the bends as polygons in space; or the affine pieces where they meet the sides of the box."""
+    from matplotlib.cm import ScalarMappable
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+
+    if ax.name != "3d":
+        figure, place = ax.figure, ax.get_subplotspec()
+        ax.remove()
+        ax = figure.add_subplot(place, projection="3d")
+    bends = [b for b in data["bends"] if b["visible"]]
+    clear = min(0.5, max(0.12, 6 / max(1, len(bends)) ** 0.5))
+    if color == "cell":
+        shade = _shades(data["piece"])
+        ax.add_collection3d(Poly3DCollection(data["cells"], facecolors=shade, edgecolors="white", linewidths=0.3))
+    elif color == "layer":
+        hues = [LAYERS[(b["layer"] - 1) % len(LAYERS)] for b in bends]
+        ax.add_collection3d(Poly3DCollection([b["vertices"] for b in bends], facecolors=hues, edgecolors="none", alpha=clear))
+        for layer in range(1, data["layers"] + 1):
+            ax.plot([], [], color=LAYERS[(layer - 1) % len(LAYERS)], lw=4, alpha=0.6, label=f"layer {layer}")
+        ax.legend(frameon=False, loc="upper right")
+    elif bends:
+        weight = np.array([max(b["weight"], key=abs) for b in bends])
+        top = np.quantile(np.abs(weight), 0.95)
+        scale = ScalarMappable(cmap="RdBu_r")
+        scale.set_clim(-top, top)
+        shade = scale.to_rgba(weight, alpha=clear)
+        ax.add_collection3d(Poly3DCollection([b["vertices"] for b in bends], facecolors=shade, edgecolors="none"))
+        ax.figure.colorbar(scale, ax=ax, label="jump of the gradient (convex above 0)", shrink=0.7)
+    every = np.concatenate(data["cells"])
+    low, high = every.min(axis=0), every.max(axis=0)
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    ax.set_box_aspect(high - low, zoom=0.85)
+    ax.locator_params(nbins=5)
+    ax.set(xlabel="first input", ylabel="second input", zlabel="third input")
     return ax

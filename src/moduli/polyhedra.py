@@ -1,77 +1,33 @@
-"""The polyhedral complex of a network with piecewise linear activations, in a box of up to three inputs, in exact arithmetic.
+"""The polyhedral complex of a network with piecewise linear activations, in a box of up to three inputs or in a slice.
 
-Cells are split unit by unit, layer by layer: on a cell the pre-activation of a unit is one affine form, and the cell is cut
-where it changes sign. A cell is held as its vertices, each with the set of constraints (sides of the box, units) that vanish
-there: two vertices span an edge if no other vertex has all the constraints they share (the double description method). Nothing
-is assumed about general position: duplicated, proportional, dead and constant units and zero biases need no special case.
+Two routes lead to one `Complex`: `subdivision` (general position; floats propose, outward-rounded arithmetic proves) and, where
+that gives up, `clipping` (integers throughout; no assumption). What is asked of the complex is asked here: cells, regions and
+affine pieces, bends and their weights, each exact: floats decide only where their error bound allows it, integers otherwise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, cmp_to_key
-from itertools import combinations, pairwise
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from . import modular
+from .clipping import Cell, Forms, Point, clip, minus, point_of, value
 from .domains import Box, Domain
-from .errors import BudgetExhausted, CertificateRejected, ShapeError, UnsupportedModel
+from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
+from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Point = tuple[Fraction, ...]
-Form = tuple[Point, Fraction]  # x -> sum a_i x_i + c
-Vertex = tuple[Point, frozenset[int]]
-MOST = 3
-
-
-class Cell(NamedTuple):
-    """A cell with its sign of every hidden unit (-1, 0, 1; in the order of the layers) and the affine maps of its outputs."""
-
-    vertices: tuple[Vertex, ...]
-    signs: tuple[int, ...]
-    maps: tuple[Form, ...]
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        return tuple(point for point, _ in self.vertices)
-
-    @property
-    def centre(self) -> Point:
-        """An interior point."""
-        count = len(self.vertices)
-        return tuple(sum(axis, Fraction(0)) / count for axis in zip(*self.points, strict=True))
-
-    def facets(self) -> dict[int, tuple[Point, ...]]:
-        """Vertices of each facet, by one constraint that vanishes on it (extreme points: as many as inputs span it)."""
-        dimension, found, seen = len(self.vertices[0][0]), dict[int, tuple[Point, ...]](), set[frozenset[Point]]()
-        for constraint in sorted(frozenset().union(*(tight for _, tight in self.vertices))):
-            points = tuple(sorted(point for point, tight in self.vertices if constraint in tight))
-            if len(points) >= dimension and frozenset(points) not in seen:
-                seen.add(frozenset(points))
-                found[constraint] = points
-        return found
-
-    @property
-    def volume(self) -> Fraction:
-        """Length, area or volume."""
-        points = self.points
-        if len(points[0]) == 1:
-            return max(points)[0] - min(points)[0]
-        if len(points[0]) == 2:
-            return _area(points)
-        centre, total = self.centre, Fraction(0)
-        for face in self.facets().values():
-            ring = _ring(face)
-            for b, c in pairwise(ring[1:]):
-                total += abs(_determinant([_minus(p, centre) for p in (ring[0], b, c)]))
-        return total / 6
+Ints = np.ndarray[Any, np.dtype[np.intp]]
+MOST, BLOCK = 3, 2**18
 
 
 class Facet(NamedTuple):
@@ -93,111 +49,305 @@ class Facet(NamedTuple):
         return self.units[0]
 
 
+class Complex(NamedTuple):
+    """Cells, facets and vertices by number.
+
+    Attributes:
+        signs: of all hidden units on each cell [cells, units], -1, 0, 1. points: [vertices, inputs], nearest floats or close.
+        corners, walls: of each cell and of each facet, its vertices. sides: the cells of each facet, -1 beyond the box.
+    """
+
+    signs: Any
+    points: Array
+    corners: list[Ints]
+    walls: list[Ints]
+    sides: Ints
+
+
+def _of_skeleton(skeleton: Skeleton) -> Complex:
+    n = skeleton.points.shape[1]
+    cells = faces(skeleton.marks, n, n)
+    signs = skeleton.unit_signs(cells.signs(cells.first))
+    corners = _grouped(cells.vertex, cells.face, len(signs))
+    if n == 1:  # facets are vertices: the two cells of each
+        side = np.full((len(skeleton.points), 2), -1)
+        side[cells.vertex, np.where(cells.sign[:, 0] > 0, 1, 0)] = cells.face
+        walls = [np.array([v]) for v in range(len(side))]
+        return Complex(signs, skeleton.points, corners, walls, np.sort(side, axis=1)[:, ::-1])
+    facets = faces(skeleton.marks, n, n - 1)
+    cell_at = np.full((len(skeleton.points), 2**n), -1)
+    codes = 2 ** np.arange(n)
+    cell_at[cells.vertex, (cells.sign > 0) @ codes] = cells.face
+    zeros = np.nonzero(skeleton.marks == 0)[1].reshape(-1, n)[facets.vertex[facets.first]]
+    free, sign = facets.free[facets.first], facets.sign[facets.first]
+    freed = zeros[:, :, None] == free[:, None, :]
+    code = ((freed & (sign > 0)[:, None, :]).any(axis=2)) @ codes
+    kept = (~freed.any(axis=2)) @ codes
+    vertex = facets.vertex[facets.first]
+    sides = np.stack([cell_at[vertex, code], cell_at[vertex, code + kept]], axis=1)
+    sides = np.where(sides[:, :1] < 0, sides[:, ::-1], sides)
+    walls = _grouped(facets.vertex, facets.face, len(sides))
+    return Complex(signs, skeleton.points, corners, walls, sides)
+
+
+def _grouped(items: Ints, group: Ints, count: int) -> list[Ints]:
+    order = np.argsort(group, kind="stable")
+    return np.split(items[order], np.cumsum(np.bincount(group, minlength=count))[:-1])
+
+
+def _of_cells(cells: Sequence[Cell], units: int) -> Complex:
+    place: dict[Point, int] = {}
+    corners = [np.array([place.setdefault(p, len(place)) for p in cell.points]) for cell in cells]
+    met: dict[tuple[Point, ...], list[int]] = {}
+    for k, cell in enumerate(cells):
+        for points in cell.facets().values():
+            met.setdefault(points, []).append(k)
+    if any(len(pair) > 2 for pair in met.values()):
+        raise CertificateRejected("more than two cells meet at a facet")
+    walls = [np.array([place[p] for p in points]) for points in met]
+    sides = np.array([[*pair, -1][:2] for pair in met.values()], dtype=np.intp)
+    signs = np.array([cell.signs for cell in cells], dtype=np.int8).reshape(len(cells), units)
+    return Complex(signs, _floats(list(place)), corners, walls, sides)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Pieces(Result):
     """The linear pieces of a network in a box, or in a slice of its inputs.
 
     Attributes:
-        network, box. complex: the cells in exact arithmetic. slice: origin and directions, if one was asked.
+        network, box. source: vertices with proved signs (general position), or all cells in rationals. slice: origin and
+            directions, if one was asked.
     """
 
     network: Network
     box: Box
-    complex: tuple[Cell, ...]
+    source: Skeleton | tuple[Cell, ...]
     slice: tuple[Array, ...] | None = None
     kind: ClassVar[str] = "pieces"
+
+    @cached_property
+    def _complex(self) -> Complex:
+        if isinstance(self.source, Skeleton):
+            return _of_skeleton(self.source)
+        return _of_cells(self.source, self.network.units)
+
+    @property
+    def generic(self) -> bool:
+        """Whether the complex is in general position: as many bends meet in a vertex as there are inputs."""
+        return isinstance(self.source, Skeleton)
 
     @property
     def cells(self) -> int:
         """Number of activation regions: one for each sign vector."""
-        return len(self.complex)
+        return len(self._complex.signs)
 
     @cached_property
-    def affine_pieces(self) -> int:
-        """Number of different affine maps."""
-        return len({cell.maps for cell in self.complex})
+    def complex(self) -> tuple[Cell, ...]:
+        """The cells in rationals."""
+        if not isinstance(self.source, Skeleton):
+            return self.source
+        marks, n = self.source.marks, len(self.box.low)
+        names = _names(self.source)
+        vertices = []
+        for mark in marks:
+            tight = frozenset(name for wall in np.flatnonzero(mark == 0).tolist() for name in names[wall])
+            vertices.append((point_of(exact_vertex(self.source, mark)), tight))
+        assert all(len(point) == n for point, _ in vertices)
+        signs = self._complex.signs.tolist()
+        return tuple(
+            Cell(tuple(vertices[v] for v in corners.tolist()), tuple(sign), self._forms.maps(sign))
+            for corners, sign in zip(self._complex.corners, signs, strict=True)
+        )
 
     @cached_property
+    def start(self) -> Array:
+        """The inputs as affine forms of the coordinates of the box or slice, [inputs, coordinates + 1], offsets last."""
+        return _start(self.network, self.slice)
+
+    @cached_property
+    def _forms(self) -> Forms:
+        return Forms(self.network, self.start)
+
+    @cached_property
+    def _slopes(self) -> Array:
+        """Of each unit at negative inputs."""
+        slopes = [-float(act.exact(Fraction(-1)) or 0) for act in self.network.activations]
+        return np.repeat(slopes, self.network.widths[1:-1]) if slopes else np.zeros(0)
+
+    def _gates(self, cells: Ints) -> list[Array]:
+        """Slopes of the units of each layer on some cells."""
+        gate = np.where(self._complex.signs[cells] > 0, 1.0, self._slopes)
+        return np.split(gate, np.cumsum(self.network.widths[1:-1])[:-1], axis=1) if len(self.network.layers) > 1 else []
+
+    @cached_property
+    def affine_maps(self) -> list[tuple[Array, Array]]:
+        """Matrix and offset of the outputs on each cell."""
+        found = []
+        block = max(1, BLOCK // (max(self.network.widths) * (len(self.box.low) + 1)))
+        for at in range(0, self.cells, block):
+            cells = np.arange(at, min(at + block, self.cells))
+            h = np.broadcast_to(self.start.T[:, None], (self.start.shape[1], len(cells), len(self.start)))
+            for layer, gate in zip(self.network.layers, [*self._gates(cells), None], strict=True):
+                h = h @ layer.weight.T
+                h[-1] += layer.bias
+                h = h if gate is None else h * gate
+            found += [(part[:, :-1], part[:, -1]) for part in np.ascontiguousarray(h.transpose(1, 2, 0))]
+        return found
+
+    @cached_property
+    def _jumps(self) -> tuple[Ints, Array, Any]:
+        """Of the facets inside: their numbers, the jumps of the outputs' gradients [facets, outputs, inputs], seen or not."""
+        inside = np.flatnonzero(self._complex.sides[:, 1] >= 0)
+        outputs, n = self.network.widths[-1], len(self.box.low)
+        jumps, seen = np.zeros((len(inside), outputs, n)), np.zeros(len(inside), dtype=bool)
+        block = max(1, BLOCK // (max(self.network.widths) * (2 * n + 2)))
+        for at in range(0, len(inside), block):
+            sides = self._complex.sides[inside[at : at + block]]
+            jump, size = self._tangent(self._gates(sides[:, 0]), self._gates(sides[:, 1]))
+            jumps[at : at + block] = jump
+            surely = np.abs(jump).max(axis=(1, 2)) > size
+            for k in np.flatnonzero(~surely & (size > 0)).tolist():
+                one, two = (self._map(int(c)) for c in sides[k])
+                surely[k] = any(p[0] != q[0] for p, q in zip(one, two, strict=True))
+                jumps[at + k] = _floats([minus(q[0], p[0]) for p, q in zip(one, two, strict=True)])
+            seen[at : at + block] = surely
+        jumps[~seen] = 0.0
+        return inside, jumps, seen
+
+    def _tangent(self, one: list[Array], two: list[Array]) -> tuple[Array, Array]:
+        """How the gradient changes between cells with gates `one` and `two`, and a bound of the rounding in any entry.
+
+        With z the pre-activations on the first, d = z' - z: h' - h = two d + (two - one) z. Where no path bears a change both
+        are exactly 0. The bound is the sum of the absolute values of all products, times their roundings (Higham 2002, 3.1).
+        """
+        count = len(one[0]) if one else 0
+        n = self.start.shape[1] - 1
+        h = np.broadcast_to(self.start[:, :-1].T[:, None], (n, count, len(self.start)))
+        size = np.broadcast_to(np.abs(self.start[:, :-1]).sum(axis=1), (count, len(self.start)))
+        change, spread = np.zeros(h.shape), np.zeros(size.shape)
+        roundings, growth = 4.0 + n, 1.0
+        for layer, a, b in zip(self.network.layers, [*one, None], [*two, None], strict=True):
+            weight = np.abs(layer.weight).T
+            h, size, change, spread = h @ layer.weight.T, size @ weight, change @ layer.weight.T, spread @ weight
+            roundings += layer.weight.shape[1] + 5
+            growth *= max(1.0, float(weight.sum(axis=0).max(initial=0.0)))
+            if a is not None and b is not None:
+                change = b * change + (b - a) * h
+                spread = np.abs(b) * spread + np.abs(b - a) * size
+                h, size = a * h, np.abs(a) * size
+        lost = np.where(spread.max(axis=1) > 0, spread.max(axis=1) * roundings * 2.0**-51 + 1e-200, 0.0)
+        return np.moveaxis(change, 0, 2), lost if growth < LARGEST else np.full(count, np.inf)
+
+    def _map(self, cell: int) -> Any:
+        return self._forms.maps(self._complex.signs[cell].tolist())
+
+    @cached_property
+    def region(self) -> Ints:
+        """The linear region of each cell: connected unions of cells with one affine map are numbered from 0."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        inside, _, seen = self._jumps
+        a, b = self._complex.sides[inside[~seen]].T
+        graph = coo_array((np.ones(len(a)), (a, b)), shape=(self.cells, self.cells))
+        return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+
+    @property
     def linear_regions(self) -> int:
         """Number of connected unions of cells with one affine map."""
-        root = list(range(self.cells))
-
-        def find(k: int) -> int:
-            while root[k] != k:
-                root[k] = root[root[k]]
-                k = root[k]
-            return k
-
-        for facet in self.facets:
-            if not facet.visible:
-                a, b = map(find, facet.cells)
-                root[a] = b
-        return len({find(k) for k in range(self.cells)})
+        return int(self.region.max()) + 1
 
     @cached_property
+    def piece(self) -> Ints:
+        """The affine map of each cell, numbered from 0: equal numbers, equal maps.
+
+        Residues tell most maps apart, integers the rest.
+        """
+        first = np.unique(self.region, return_index=True)[1]
+        groups: dict[bytes, list[int]] = {}
+        for r, key in enumerate(self._residues(first)):
+            groups.setdefault(key, []).append(r)
+        number, at = np.zeros(len(first), dtype=np.intp), 0
+        for members in groups.values():
+            maps: dict[Any, int] = {}
+            for r in members:
+                exact = self._map(int(first[r])) if len(members) > 1 else ()
+                if exact not in maps:
+                    maps[exact] = at
+                    at += 1
+                number[r] = maps[exact]
+        return number[self.region]
+
+    def _residues(self, cells: Ints) -> list[bytes]:
+        """The maps on some cells modulo a prime."""
+        prime, found = modular.PRIMES[0], []
+        layers = [(modular.residues(x.weight, prime).T, modular.residues(x.bias, prime)) for x in self.network.layers]
+        start = modular.residues(self.start, prime).T
+        block = max(1, BLOCK // (max(self.network.widths) * len(start)))
+        for at in range(0, len(cells), block):
+            some = cells[at : at + block]
+            h = np.broadcast_to(start[:, None], (len(start), len(some), start.shape[1]))
+            for (weight, bias), gate in zip(layers, [*self._gates(some), None], strict=True):
+                h = modular.times(h, weight, prime)
+                h[-1] = modular.reduced(h[-1] + bias, prime)
+                h = h if gate is None else modular.reduced(h * modular.residues(gate, prime), prime)
+            found += [part.tobytes() for part in np.mod(h, prime).transpose(1, 0, 2)]
+        return found
+
+    @property
+    def affine_pieces(self) -> int:
+        """Number of different affine maps."""
+        return int(self.piece.max()) + 1
+
+    @property
     def vertices(self) -> Array:
         """All vertices, [count, inputs]."""
-        return _floats(sorted({point for cell in self.complex for point in cell.points}))
+        return self._complex.points
 
     @property
     def cell_signs(self) -> Any:
         """[cells, hidden units], of -1, 0, 1."""
-        return np.array([cell.signs for cell in self.complex], dtype=np.int8).reshape(self.cells, -1)
-
-    @property
-    def affine_maps(self) -> list[tuple[Array, Array]]:
-        """Matrix and offset of the outputs on each cell."""
-        return [(_floats([a for a, _ in cell.maps]), np.array([float(c) for _, c in cell.maps])) for cell in self.complex]
-
-    @cached_property
-    def _meetings(self) -> tuple[dict[tuple[Point, ...], list[int]], int]:
-        """Cells at each facet, and how many facets are on the box."""
-        met: dict[tuple[Point, ...], list[int]] = {}
-        for k, cell in enumerate(self.complex):
-            for points in cell.facets().values():
-                met.setdefault(points, []).append(k)
-        return met, sum(len(cells) == 1 for cells in met.values())
+        return self._complex.signs
 
     @property
     def boundary_facets(self) -> int:
         """Facets of cells on the sides of the box."""
-        return self._meetings[1]
+        return int((self._complex.sides[:, 1] < 0).sum())
 
     @cached_property
     def facets(self) -> tuple[Facet, ...]:
         """Those inside the box."""
-        found = []
-        for points, pair in self._meetings[0].items():
-            if len(pair) == 1:
-                continue
-            a, b = (self.complex[k] for k in pair)
-            units = tuple(k for k, (s, t) in enumerate(zip(a.signs, b.signs, strict=True)) if s != t)
-            jump = [_minus(q[0], p[0]) for p, q in zip(a.maps, b.maps, strict=True)]
-            across = _minus(b.centre, a.centre)
-            weights = [math.copysign(math.hypot(*map(float, j)), _dot(j, across)) if any(j) else 0.0 for j in jump]
-            found.append(Facet(_floats(points), (pair[0], pair[1]), units, tuple(weights), any(any(j) for j in jump)))
+        found, data = [], self._complex
+        centres = np.array([data.points[corners].mean(axis=0) for corners in data.corners])
+        for k, jump, seen in zip(*self._jumps, strict=True):
+            a, b = data.sides[k].tolist()
+            units = tuple(np.flatnonzero(data.signs[a] != data.signs[b]).tolist())
+            sizes = np.linalg.norm(jump, axis=1)
+            weight = np.copysign(sizes, jump @ (centres[b] - centres[a])) * (sizes > 0)
+            found.append(Facet(data.points[data.walls[k]], (a, b), units, tuple(weight.tolist()), bool(seen)))
         return tuple(found)
 
     def check(self) -> bool:
-        """Volumes sum to the box, the function is continuous across facets, sign vectors differ, Euler's formula in the plane.
+        """Prove the complex again.
+
+        In general position: signs at all vertices, two vertices on every edge, Euler's formula. Else: the volumes of the
+        cells sum to that of the box, no function jumps across a facet, sign vectors differ, Euler's formula in the plane.
 
         Raises:
             CertificateRejected: naming what fails.
         """
-        low, high = self.box.low.tolist(), self.box.high.tolist()
-        whole = math.prod((Fraction(h) - Fraction(l) for l, h in zip(low, high, strict=True)), start=Fraction(1))
-        if sum(cell.volume for cell in self.complex) != whole:
-            raise CertificateRejected("the volumes of the cells do not sum to that of the box")
-        if len({cell.signs for cell in self.complex}) != self.cells:
-            raise CertificateRejected("two cells have the same signs")
-        for points, pair in self._meetings[0].items():
-            if len(pair) > 2:
-                raise CertificateRejected("more than two cells meet at a facet")
-            values = [[[_value(form, p) for form in self.complex[k].maps] for p in points] for k in pair]
-            if any(v != values[0] for v in values):
-                raise CertificateRejected("the function jumps across a facet")
-        edges = len(self._meetings[0])
-        if len(low) == 2 and edges - len(self.vertices) + 1 != self.cells:
+        if isinstance(self.source, Skeleton):
+            try:
+                certify(self.source)
+            except Degenerate as problem:
+                raise CertificateRejected(str(problem)) from None
+        else:
+            _check_cells(self.source, self.box)
+        n, data = len(self.box.low), self._complex
+        edges = faces(self.source.marks, n, 1) if isinstance(self.source, Skeleton) and n == 3 else None
+        if n == 2 and len(data.walls) - len(data.points) + 1 != self.cells:
+            raise CertificateRejected("Euler's formula fails")
+        if edges is not None and len(data.points) - len(edges.first) + len(data.walls) - self.cells != 1:
             raise CertificateRejected("Euler's formula fails")
         return True
 
@@ -206,43 +356,77 @@ class Pieces(Result):
         return f"{self.cells} cells, {self.linear_regions} linear regions, {self.affine_pieces} affine pieces"
 
     def rows(self) -> list[tuple[str, str]]:
-        shown = sum(facet.visible for facet in self.facets)
+        seen = self._jumps[2]
         return [
             ("network", repr(self.network)), ("in", repr(self.box) + (" of a slice" if self.slice else "")),
             ("cells", str(self.cells)),
             ("linear regions", str(self.linear_regions)), ("affine pieces", str(self.affine_pieces)),
-            ("vertices", str(len(self.vertices))), ("facets inside", f"{len(self.facets)}, of which {shown} bend the function"),
+            ("vertices", str(len(self.vertices))),
+            ("facets inside", f"{len(seen)}, of which {int(seen.sum())} bend the function"),
+            ("route", "general position" if self.generic else "degenerate: integers throughout"),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
         return {
             "cells": self.cells, "linear_regions": self.linear_regions, "affine_pieces": self.affine_pieces,
-            "vertices": len(self.vertices), "facets": len(self.facets), "visible_facets": sum(f.visible for f in self.facets),
-            "boundary_facets": self.boundary_facets, "digest": self.network.digest,
+            "vertices": len(self.vertices), "facets": len(self._jumps[2]), "visible_facets": int(self._jumps[2].sum()),
+            "boundary_facets": self.boundary_facets, "generic": self.generic, "digest": self.network.digest,
         }  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
-        """Polygons (or intervals) with their maps, and bends with unit, layer and weight."""
+        """Polygons (or intervals; for three inputs those on the sides of the box) with their maps, and the bends."""
+        data, piece = self._complex, self.piece
         layers = [l for l, n in enumerate(self.network.widths[1:-1], 1) for _ in range(n)]
-        rings = [_floats(_ring(cell.points)) for cell in self.complex]
+        rings = [_ring(data.points[corners]) for corners in data.corners]
+        if len(self.box.low) == 3:
+            outer = np.flatnonzero(data.sides[:, 1] < 0)
+            rings, piece = [_ring(data.points[data.walls[k]]) for k in outer], piece[data.sides[outer, 0]]
         bends = [
-            {"vertices": f.vertices, "layer": layers[f.unit], "weight": f.weight, "visible": f.visible} for f in self.facets
+            {"vertices": _ring(f.vertices), "layer": layers[f.unit], "weight": f.weight, "visible": f.visible}
+            for f in self.facets
         ]  # fmt: skip
-        return {"cells": rings, "maps": self.affine_maps, "bends": bends, "layers": len(self.network.layers) - 1}
+        return {
+            "cells": rings, "piece": piece, "maps": self.affine_maps, "bends": bends, "layers": len(self.network.layers) - 1,
+        }  # fmt: skip
 
     def plot(self, ax: Any = None, *, color: str = "cell") -> Any:
-        """The cells by colour ("cell"), the bends by layer ("layer") or by weight ("weight"); for one input the graph.
+        """The cells by colour ("cell"), the bends by layer ("layer") or by weight ("weight").
+
+        For one input the graph of the function; for three the bends in space, cells by colour on the sides of the box.
 
         Raises:
-            ValueError: three inputs (take a slice), or another colouring.
+            ValueError: another colouring.
         """
-        if len(self.box.low) > 2:
-            raise ValueError("pictures are of one or two inputs; ask for a slice=(origin, u, v)")
         if color not in ("cell", "layer", "weight"):
             raise ValueError(f"color={color!r}: 'cell', 'layer' or 'weight'")
         from .plot import pieces_figure
 
         return pieces_figure(self.plot_data(), color, ax)
+
+
+def _names(skeleton: Skeleton) -> list[list[int]]:
+    """The constraints (sides of the box, then units) that vanish on each wall."""
+    n = len(skeleton.box.low)
+    found, unit = [[k] for k in range(2 * n)], 2 * n
+    for part in skeleton.walls:
+        found += [[unit + u for u in np.flatnonzero(part.wall == w).tolist()] for w in range(len(part.units))]
+        unit += len(part.wall)
+    return found
+
+
+def _check_cells(cells: Sequence[Cell], box: Box) -> None:
+    ends = zip(box.low.tolist(), box.high.tolist(), strict=True)
+    whole = math.prod((Fraction(h) - Fraction(l) for l, h in ends), start=Fraction(1))
+    if sum(cell.volume for cell in cells) != whole:
+        raise CertificateRejected("the volumes of the cells do not sum to that of the box")
+    if len({cell.signs for cell in cells}) != len(cells):
+        raise CertificateRejected("two cells have the same signs")
+    met: dict[tuple[Point, ...], Cell] = {}
+    for cell in cells:
+        for points in cell.facets().values():
+            other = met.setdefault(points, cell)
+            if any(value(f, p) != value(g, p) for p in points for f, g in zip(cell.maps, other.maps, strict=True)):
+                raise CertificateRejected("the function jumps across a facet")
 
 
 def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, progress: Progress | None) -> Pieces:
@@ -252,149 +436,42 @@ def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, p
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
             raise UnsupportedModel(f"layer {l} is {act}: only piecewise linear activations have linear pieces")
+    frame = None if slice is None else tuple(np.asarray(part, dtype=np.float64) for part in slice)
     inputs = net.widths[0]
-    if slice is None:
-        frame = None
-        start = [(tuple(Fraction(int(i == j)) for j in range(inputs)), Fraction(0)) for i in range(inputs)]
-        dimension = inputs
-    else:
-        frame = tuple(np.asarray(part, dtype=np.float64) for part in slice)
-        if len(frame) < 2 or any(part.shape != (inputs,) for part in frame):
-            raise ShapeError(f"slice of shapes {[p.shape for p in frame]}: an origin and directions, each of shape ({inputs},)")
-        exact = [[Fraction(v) for v in part.tolist()] for part in frame]
-        dimension = len(exact) - 1
-        start = [(tuple(u[i] for u in exact[1:]), exact[0][i]) for i in range(inputs)]
+    if frame is not None and (len(frame) < 2 or any(part.shape != (inputs,) for part in frame)):
+        raise ShapeError(f"slice of shapes {[p.shape for p in frame]}: an origin and directions, each of shape ({inputs},)")
+    dimension = inputs if frame is None else len(frame) - 1
     if dimension > MOST:
         raise ValueError(f"{dimension} inputs; pieces are counted for up to {MOST}, or in a slice=(origin, u, v)")
     box = on.of_dimension(dimension)
-    cells = [Cell(_corners(box), (), tuple(start))]
-    name = 2 * dimension
-    for l, layer in enumerate(net.layers[:-1], 1):
-        slope = layer.activation.exact(Fraction(-1))
-        weights = [[Fraction(w) for w in row] for row in layer.weight.tolist()]
-        biases = [Fraction(b) for b in layer.bias.tolist()]
-        done: list[Cell] = []
-        for k, cell in enumerate(cells):
-            if progress is not None and k % 100 == 0:
-                progress(k, len(cells), f"layer {l}")
-            done += _through(cell, weights, biases, -(slope or Fraction(0)), name)
-            if len(done) + len(cells) - k > budget:
-                raise BudgetExhausted(
-                    f"more than {budget} cells, in layer {l} of {len(net.layers) - 1}; give a larger budget or a smaller box"
-                )
-        cells = done
-        name += len(biases)
-    last = net.layers[-1]
-    rows = [[Fraction(w) for w in row] for row in last.weight.tolist()]
-    ends = [Fraction(b) for b in last.bias.tolist()]
-    cells = [cell._replace(maps=_forms(rows, ends, cell.maps, dimension)) for cell in cells]
-    return Pieces("proved", net, box, tuple(cells), frame)
-
-
-def _through(cell: Cell, weights: list[list[Fraction]], biases: list[Fraction], slope: Fraction, name: int) -> list[Cell]:
-    """The cells that a layer makes of one; `slope` is that of the activation at negative inputs."""
-    dimension = len(cell.vertices[0][0])
-    forms = _forms(weights, biases, cell.maps, dimension)
-    none: tuple[int, ...] = ()
-    parts = [(cell.vertices, none)]
-    for k, form in enumerate(forms):
-        parts = [piece for vertices, signs in parts for piece in _split(vertices, signs, form, name + k)]
-    found = []
-    for vertices, signs in parts:
-        maps = tuple(_scaled(form, Fraction(1) if s > 0 else slope) for form, s in zip(forms, signs, strict=True))
-        found.append(Cell(vertices, cell.signs + signs, maps))
-    return found
-
-
-def _split(
-    vertices: tuple[Vertex, ...], signs: tuple[int, ...], form: Form, name: int
-) -> list[tuple[tuple[Vertex, ...], tuple[int, ...]]]:
-    values = [_value(form, point) for point, _ in vertices]
-    low, high = min(values), max(values)
-    if low >= 0 or high <= 0:
-        return [(vertices, (*signs, 1 if high > 0 else -1 if low < 0 else 0))]
-    zero = [(point, tight | {name}) for (point, tight), v in zip(vertices, values, strict=True) if v == 0]
-    for (k, (p, tight)), (m, (q, other)) in combinations(enumerate(vertices), 2):
-        if values[k] * values[m] < 0:
-            common = tight & other
-            if not any(common <= third for j, (_, third) in enumerate(vertices) if j not in (k, m)):
-                t = values[k] / (values[k] - values[m])
-                zero.append((tuple(a + t * (b - a) for a, b in zip(p, q, strict=True)), common | {name}))
-    sides = []
-    for sign in (-1, 1):
-        kept = [vertex for vertex, v in zip(vertices, values, strict=True) if v * sign > 0]
-        sides.append(((*kept, *zero), (*signs, sign)))
-    return sides
-
-
-def _forms(weights: list[list[Fraction]], biases: list[Fraction], maps: Sequence[Form], dimension: int) -> tuple[Form, ...]:
-    """weights @ maps + biases, passing over what is zero."""
-    found = []
-    for row, bias in zip(weights, biases, strict=True):
-        slopes, offset = [Fraction(0)] * dimension, bias
-        for w, (a, c) in zip(row, maps, strict=True):
-            if w and (c or any(a)):
-                slopes = [s + w * x for s, x in zip(slopes, a, strict=True)]
-                offset += w * c
-        found.append((tuple(slopes), offset))
-    return tuple(found)
-
-
-def _scaled(form: Form, factor: Fraction) -> Form:
-    return form if factor == 1 else (tuple(factor * a for a in form[0]), factor * form[1])
-
-
-def _corners(box: Box) -> tuple[Vertex, ...]:
-    """Constraints 2i and 2i + 1 are the lower and the upper side of input i."""
-    ends = list(zip(map(Fraction, box.low.tolist()), map(Fraction, box.high.tolist()), strict=True))
-    if any(low >= high for low, high in ends):
+    if (box.low >= box.high).any():
         raise ValueError(f"{box}: a box with an interior is needed")
-    found: list[Vertex] = [((), frozenset())]
-    for i, pair in enumerate(ends):
-        found = [((*point, x), tight | {2 * i + side}) for point, tight in found for side, x in enumerate(pair)]
-    return tuple(found)
+    start = _start(net, frame)
+    try:
+        skeleton = subdivide(net, box, start, budget, progress)
+        certify(skeleton)
+        return Pieces("proved", net, box, skeleton, frame)
+    except Degenerate:
+        return Pieces("proved", net, box, clip(net, box, start, budget, progress), frame)
 
 
-def _value(form: Form, point: Point) -> Fraction:
-    return sum((a * x for a, x in zip(form[0], point, strict=True) if a), form[1])
+def _start(net: Network, frame: tuple[Array, ...] | None) -> Array:
+    if frame is None:
+        return np.eye(net.widths[0], net.widths[0] + 1)
+    origin, *directions = frame
+    return np.column_stack([*directions, origin])
 
 
-def _minus(p: Point, q: Point) -> Point:
-    return tuple(a - b for a, b in zip(p, q, strict=True))
+def _ring(points: Array) -> Array:
+    """Corners of a convex polygon in order around it; in space, of one in a plane."""
+    n = points.shape[1]
+    if len(points) < 4 or n == 1:
+        return points
+    centred = points - points.mean(axis=0)
+    if n == 3:
+        centred = centred @ np.linalg.svd(centred)[2][:2].T
+    return points[np.argsort(np.arctan2(centred[:, 1], centred[:, 0]), kind="stable")]
 
 
-def _dot(p: Point, q: Point) -> Fraction:
-    return sum((a * b for a, b in zip(p, q, strict=True)), Fraction(0))
-
-
-def _determinant(rows: Sequence[Point]) -> Fraction:
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-
-
-def _area(points: Iterable[Point]) -> Fraction:
-    ring = _ring(tuple(points))
-    return abs(sum((p[0] * q[1] - q[0] * p[1] for p, q in zip(ring, ring[1:] + ring[:1], strict=True)), Fraction(0))) / 2
-
-
-def _ring(points: Sequence[Point]) -> list[Point]:
-    """Extreme points of a polygon (in the plane or in a plane of space) in order around it, by exact cross products."""
-    if len(points[0]) == 1 or len(points) < 3:
-        return sorted(points)
-    if len(points[0]) == 3:  # look along an axis in which the polygon is not flat
-        for drop in range(3):
-            flat = {tuple(p[:drop] + p[drop + 1 :]): p for p in points}
-            if len(flat) == len(points) and _area(tuple(flat)) > 0:
-                return [flat[p] for p in _ring(tuple(flat))]
-        raise AssertionError("a facet without area")
-    start = min(points)
-
-    def before(p: Point, q: Point) -> int:
-        cross = (p[0] - start[0]) * (q[1] - start[1]) - (p[1] - start[1]) * (q[0] - start[0])
-        return -1 if cross > 0 else 1 if cross < 0 else 0
-
-    return [start, *sorted((p for p in points if p != start), key=cmp_to_key(before))]
-
-
-def _floats(points: Sequence[Point]) -> Array:
+def _floats(points: Sequence[Sequence[Fraction]]) -> Array:
     return np.array([[float(x) for x in point] for point in points], dtype=np.float64)

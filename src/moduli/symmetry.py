@@ -545,13 +545,14 @@ def _no_flips(state: State) -> bool:
     if count > FEW and count > incoming.shape[1] * outgoing.hi.shape[0]:
         return False
     columns = count if count > FEW else SIEVES
-    mixed = [modular.times(side, rng.integers(1, prime, (side.shape[1], columns)), prime) for side in sides]
-    product = mixed[0] * mixed[1] % prime
+    random = [rng.integers(1, prime, (side.shape[1], columns)).astype(np.float64) for side in sides]
+    mixed = [modular.times(side, r, prime) for side, r in zip(sides, random, strict=True)]
+    product = modular.reduced(mixed[0] * mixed[1], prime)
     if count > FEW:
         return modular.rank(product, prime) == count
-    sums = np.zeros((1, SIEVES), dtype=np.int64)
+    sums = np.zeros((1, SIEVES))
     for row in product:
-        sums = np.concatenate([sums, (sums + row) % prime])
+        sums = np.concatenate([sums, modular.reduced(sums + row, prime)])
     return bool(sums[1:].any(axis=1).all())
 
 
