@@ -6,6 +6,7 @@ Residues are whole floats of at most about half the prime in size, so that matri
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -47,23 +48,74 @@ def times(a: Array, b: Array, prime: int) -> Array:
 
 
 def rank(matrix: Array, prime: int) -> int:
-    """By elimination, a panel of columns at a time.
+    """By elimination.
 
     >>> rank(np.array([[1.0, 2.0], [2.0, 4.0]]), 7), rank(np.array([[1.0, 2.0], [2.0, 5.0]]), 7)
     (1, 2)
     """
-    a, found = np.array(matrix, dtype=np.float64), 0
+    return len(pivots(matrix, prime)[0])
+
+
+def pivots(matrix: Array, prime: int) -> tuple[list[int], list[int]]:
+    """Rows and columns of a largest invertible block, in an order in which all leading blocks are; by panels of columns."""
+    a, order = np.array(matrix, dtype=np.float64), np.arange(len(matrix))
+    found = list[int]()
     for start in range(0, a.shape[1], PANEL):
-        rows, columns = _pivots(a[found:, start : start + PANEL].copy(), prime)
+        done = len(found)
+        rows, columns = _pivots(a[done:, start : start + PANEL].copy(), prime)
         count = len(rows)
         holes, moved = [r for r in rows if r >= count], [r for r in range(count) if r not in rows]
-        a[[found + r for r in (*range(count), *holes)]] = a[[found + r for r in (*rows, *moved)]]
-        top, below = a[found : found + count, start:], a[found + count :, start:]
-        found += count
+        places, contents = [done + r for r in (*range(count), *holes)], [done + r for r in (*rows, *moved)]
+        a[places], order[places] = a[contents], order[contents]
+        top, below = a[done : done + count, start:], a[done + count :, start:]
+        found += [start + c for c in columns]
         if count and len(below):
-            factor = times(below[:, columns], _inverse(top[:, columns], prime), prime)
+            factor = times(below[:, columns], inverse(top[:, columns], prime), prime)
             below[:] = reduced(below - factor @ top, prime)
-    return found
+    return order[: len(found)].tolist(), found
+
+
+def inverse(block: Array, prime: int) -> Array:
+    """Of a square matrix whose leading blocks are invertible; by halves.
+
+    Raises:
+        ZeroDivisionError: a block is not.
+    """
+    n = len(block)
+    if n <= 1:
+        if n and block[0, 0] == 0:
+            raise ZeroDivisionError("singular modulo the prime")
+        return np.array([[float(pow(int(v), -1, prime)) for v in row] for row in block]).reshape(block.shape)
+    k = n // 2
+    a, b, c = inverse(block[:k, :k], prime), block[:k, k:], block[k:, :k]
+    ab, ca = times(a, b, prime), times(c, a, prime)
+    d = inverse(reduced(block[k:, k:] - times(c, ab, prime), prime), prime)
+    abd = times(ab, d, prime)
+    return np.block([[reduced(a + times(abd, ca, prime), prime), -abd], [-times(d, ca, prime), d]])
+
+
+def null_space(matrix: Array, prime: int) -> Array:
+    """A basis of the vectors x with matrix @ x = 0, as rows.
+
+    >>> null_space(np.array([[1.0, 2.0], [2.0, 4.0]]), 7).tolist()
+    [[-2.0, 1.0]]
+    """
+    a, leading, count = np.array(matrix, dtype=np.float64), list[int](), matrix.shape[1]
+    for column in range(count):
+        rows = np.flatnonzero(a[len(leading) :, column])
+        if len(rows):
+            k = len(leading)
+            a[[k, k + rows[0]]] = a[[k + rows[0], k]]
+            a[k] = reduced(a[k] * pow(int(a[k, column]), -1, prime), prime)
+            factor = a[:, column].copy()
+            factor[k] = 0.0
+            a = reduced(a - factor[:, None] * a[k], prime)
+            leading.append(column)
+    free = [c for c in range(count) if c not in leading]
+    out = np.zeros((len(free), count))
+    out[np.arange(len(free)), free] = 1.0
+    out[:, leading] = -a[: len(leading), free].T
+    return out
 
 
 def _pivots(panel: Array, prime: int) -> tuple[list[int], list[int]]:
@@ -85,15 +137,27 @@ def _pivots(panel: Array, prime: int) -> tuple[list[int], list[int]]:
     return rows, columns
 
 
-def _inverse(block: Array, prime: int) -> Array:
-    """Of an invertible block, by Gauss and Jordan."""
-    n = len(block)
-    a = np.concatenate([block, np.eye(n)], axis=1)
-    for k in range(n):
-        row = k + int(np.flatnonzero(a[k:, k])[0])
-        a[[k, row]] = a[[row, k]]
-        a[k] = reduced(a[k] * pow(int(a[k, k]), -1, prime), prime)
-        factor = a[:, k].copy()
-        factor[k] = 0.0
-        a = reduced(a - reduced(factor[:, None] * a[k], prime), prime)
-    return np.asarray(a[:, n:])
+def prime_below(n: int) -> int:
+    """The largest prime below n."""
+    candidate = n - 1
+    while any(candidate % d == 0 for d in range(2, int(candidate**0.5) + 1)):
+        candidate -= 1
+    return candidate
+
+
+def rationals(residue: list[int], product: int) -> list[tuple[int, int]] | None:
+    """The one fraction (numerator, denominator) for each residue with both below sqrt(product / 2); None if one has none.
+
+    >>> rationals([pow(3, -1, 101) * 2 % 101], 101)
+    [(2, 3)]
+    """
+    bound, found = math.isqrt(product // 2), []
+    for value in residue:
+        r, s, top, bottom = product, value % product, 0, 1
+        while s > bound:
+            q = r // s
+            r, s, top, bottom = s, r - q * s, bottom, top - q * bottom
+        if not 0 < abs(bottom) <= bound:
+            return None
+        found.append((s, bottom) if bottom > 0 else (-s, -bottom))
+    return found

@@ -183,10 +183,11 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
         line = min(0.4, 8 / len(cells) ** 0.5)
         ax.add_collection(PolyCollection(cells, facecolors=_shades(data["piece"]), edgecolors="white", linewidths=line))
     elif color == "layer":
+        fine = min(1.0, 20 / len(cells) ** 0.5)
         for layer in range(1, data["layers"] + 1):
             lines = [b["vertices"] for b in bends if b["layer"] == layer]
-            width = (1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)) * min(1.0, 20 / len(cells) ** 0.5)
-            ax.add_collection(LineCollection(lines, colors=LAYERS[(layer - 1) % len(LAYERS)], linewidths=width, label=f"layer {layer}"))
+            width, hue = fine * (1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)), LAYERS[(layer - 1) % len(LAYERS)]
+            ax.add_collection(LineCollection(lines, colors=hue, linewidths=width, label=f"layer {layer}"))
         ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         shown = [b for b in bends if b["visible"]]

@@ -124,6 +124,7 @@ class Pieces(Result):
     source: Skeleton | tuple[Cell, ...]
     slice: tuple[Array, ...] | None = None
     kind: ClassVar[str] = "pieces"
+    complete: ClassVar[bool] = True
 
     @cached_property
     def _complex(self) -> Complex:
