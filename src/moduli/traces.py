@@ -182,16 +182,21 @@ class Depth(Result):
         }  # fmt: skip
 
 
+def meetings(pieces: Pieces) -> dict[tuple[Point, ...], tuple[int, int]]:
+    """The facets inside the box, by their sorted vertices, with the numbers of the two cells that meet there."""
+    met: dict[tuple[Point, ...], list[int]] = {}
+    for k, cell in enumerate(pieces.complex):
+        for points in cell.facets().values():
+            met.setdefault(tuple(sorted(points)), []).append(k)
+    return {points: (cells[0], cells[1]) for points, cells in met.items() if len(cells) == 2}
+
+
 def creases(pieces: Pieces) -> tuple[Crease, ...]:
     """The visible facets inside the box, from the vertices and affine maps of the cells alone; sorted."""
-    met: dict[tuple[Point, ...], list[Cell]] = {}
-    for cell in pieces.complex:
-        for points in cell.facets().values():
-            met.setdefault(tuple(sorted(points)), []).append(cell)
     found = []
-    for points, cells in met.items():
-        if len(cells) == 2 and cells[0].maps != cells[1].maps:
-            found.append(_crease(points, *cells))
+    for points, (a, b) in meetings(pieces).items():
+        if pieces.complex[a].maps != pieces.complex[b].maps:
+            found.append(_crease(points, pieces.complex[a], pieces.complex[b]))
     return tuple(sorted(found))
 
 
