@@ -4,10 +4,10 @@ With features h on every cell, creases assigned to units, and the cells on which
 
     f = b + sum_j v_j a_j F_j,      F_j = m_j . h + c_j,
 
-v_j the known direction of the weights of its creases (first non-zero entry 1): linear in m, c, b. If unit j is in truth on where
-a_j = 0, its share is v_j (a_j - 1) (m_j . h + c_j) instead. So b is first replaced by any affine function of the features,
--K h - k, and the units to turn are those of a subset with sum v_j m_j^T = K. Systems are refuted and their pivots chosen modulo
-a prime; solutions are lifted from a large prime. They are proposals: whoever asks must compare the network with the function.
+v_j the known direction of the weights of its creases (first non-zero entry 1): linear in m, c, b. If unit j is in truth on
+where a_j = 0, its share is v_j (a_j - 1) (m_j . h + c_j) instead. So b is first replaced by any affine function of the
+features, -K h - k, and the units to turn are those of a subset with sum v_j m_j^T = K. Systems are refuted and their pivots
+chosen modulo a prime; solutions are lifted from a large prime. They are proposals: whoever asks must compare the functions.
 """
 
 from __future__ import annotations
@@ -115,28 +115,37 @@ class Features:
         return total
 
 
-def readouts(features: Features, units: Sequence[Unit], sides: Array, width: int, budget: Budget) -> Iterator[list[Affine]]:
+def readouts(
+    features: Features, units: Sequence[Unit], sides: Array, width: int, budget: Budget, *, all: bool = False
+) -> Iterator[list[Affine]]:
     """Candidates for the last hidden layer and the output layer.
 
     Args:
         sides: [pieces, units], 1 on the pieces at one side of the creases of a unit. width: of the hidden layer; units beyond
-            those that crease carry what is linear in the features, or nothing.
+            those that crease carry what is linear in the features, or nothing. all: every network with these creases that
+            computes the function is among the candidates, up to scale.
+
+    Raises:
+        Undecided: the budget, or (with `all`) something that was not excluded.
     """
-    found = solve(features, units, sides, True, budget)
+    found = solve(features, units, sides, True, budget, all)
     if found is None:
         return
     if found.unique:
+        none = True
         for turned in turns(units, found):
+            none = False
             yield _layers(features, units, found, turned, width)
-            return
-        if width > len(units):
+        if none and width > len(units):
             yield from _carried(features, units, found, width)
         return
     if len(units) > MOST:
         raise Undecided(f"{len(units)} units whose sides would have to be enumerated")
     for turned in product((0, 1), repeat=len(units)):
-        found = solve(features, units, sides ^ np.array(turned, dtype=np.int64), False, budget)
+        found = solve(features, units, sides ^ np.array(turned, dtype=np.int64), False, budget, all)
         if found is not None:
+            if all and not found.unique:
+                raise Undecided("some weights of the last layers are free")
             slopes = [[-m if t else m for m in row] for row, t in zip(found.slopes, turned, strict=True)]
             offsets = [-c if t else c for c, t in zip(found.offsets, turned, strict=True)]
             whole = _completed(units, found._replace(slopes=slopes, offsets=offsets), turned)
@@ -153,17 +162,26 @@ def _completed(units: Sequence[Unit], found: Readout, turned: Sequence[int]) -> 
     return found._replace(linear=linear, constant=constant)
 
 
-def solve(features: Features, units: Sequence[Unit], sides: Array, relaxed: bool, budget: Budget) -> Readout | None:
-    """One solution of the system, with free unknowns zero; None if there is none."""
+def solve(
+    features: Features, units: Sequence[Unit], sides: Array, relaxed: bool, budget: Budget, sure: bool = False
+) -> Readout | None:
+    """One solution of the system, with free unknowns zero; None if there is none, or (unless `sure`) probably none.
+
+    A solution that is `unique` is the only one, and is one if there is any.
+    """
     budget.spend()
     matrix = _system(features, units, sides, relaxed)
-    chosen = _pivots(matrix)
-    if chosen is None:
+    rows, columns, odd = _pivots(matrix)
+    exact = [_exact_row(features, units, sides, relaxed, r) for r in rows] if odd is None or sure else []
+    full = len(columns) == matrix.shape[1] - 1
+    if odd is not None:
+        if sure and not full and not _refuted(exact, columns, _exact_row(features, units, sides, relaxed, odd)):
+            raise Undecided("a linear system is neither solved nor refuted")
         return None
-    rows, columns = chosen
-    exact = [_exact_row(features, units, sides, relaxed, r) for r in rows]
     values = _lifted([[row[c] for c in columns] + [row[-1]] for row in exact])
     if values is None:
+        if sure:
+            raise Undecided("the solution of a linear system has too many digits")
         return None
     unknown = [Fraction(0)] * (matrix.shape[1] - 1)
     for c, v in zip(columns, values, strict=True):
@@ -171,10 +189,20 @@ def solve(features: Features, units: Sequence[Unit], sides: Array, relaxed: bool
     n, outputs = features.count + 1, features.values.shape[1]
     table = [unknown[k : k + n] for k in range(0, len(units) * n, n)]
     rest = unknown[len(units) * n :]
-    ends = [rest[k : k + n] if relaxed else [Fraction(0)] * (n - 1) + [rest[k]] for k in range(0, len(rest), n if relaxed else 1)]
-    assert len(ends) == outputs
-    unique = len(columns) == matrix.shape[1] - 1
-    return Readout([r[:-1] for r in table], [r[-1] for r in table], [e[:-1] for e in ends], [e[-1] for e in ends], unique)
+    size = n if relaxed else 1
+    ends = [[Fraction(0)] * (n - size) + rest[k : k + size] for k in range(0, outputs * size, size)]
+    return Readout([r[:-1] for r in table], [r[-1] for r in table], [e[:-1] for e in ends], [e[-1] for e in ends], full)
+
+
+def _refuted(rows: list[list[Fraction]], columns: list[int], odd: list[Fraction]) -> bool:
+    """Whether one more equation contradicts some: a combination of those has its left but not its right side."""
+    factors = _lifted([[*(row[c] for row in rows), odd[c]] for c in columns])
+    if factors is None:
+        return False
+    total = [Fraction(0)] * len(odd)
+    for f, row in zip(factors, rows, strict=True):
+        total = [t + f * v for t, v in zip(total, row, strict=True)] if f else total
+    return total[:-1] == odd[:-1] and total[-1] != odd[-1]
 
 
 def _system(features: Features, units: Sequence[Unit], sides: Array, relaxed: bool) -> Array:
@@ -209,8 +237,8 @@ def _exact_row(features: Features, units: Sequence[Unit], sides: Array, relaxed:
     return [*found, (*a, c)[k]]
 
 
-def _pivots(matrix: Array) -> tuple[list[int], list[int]] | None:
-    """Rows and columns of a largest minor that is not zero modulo the prime; None if the last column is independent."""
+def _pivots(matrix: Array) -> tuple[list[int], list[int], int | None]:
+    """Rows and columns of a largest minor of the left side that is not zero modulo the prime, and a row that contradicts."""
     a = matrix.copy()
     order = np.arange(len(a))
     rows, columns = list[int](), list[int]()
@@ -220,7 +248,7 @@ def _pivots(matrix: Array) -> tuple[list[int], list[int]] | None:
         if not len(hits):
             continue
         if column == a.shape[1] - 1:
-            return None
+            return rows, columns, int(order[at + int(hits[0])])
         swap = at + int(hits[0])
         a[[at, swap]], order[[at, swap]] = a[[swap, at]], order[[swap, at]]
         below = at + 1 + np.flatnonzero(a[at + 1 :, column])
@@ -230,7 +258,7 @@ def _pivots(matrix: Array) -> tuple[list[int], list[int]] | None:
         columns.append(column)
         if at + 1 == len(a):
             break
-    return rows, columns
+    return rows, columns, None
 
 
 def _lifted(rows: list[list[Fraction]]) -> list[Fraction] | None:
@@ -241,9 +269,14 @@ def _lifted(rows: list[list[Fraction]]) -> list[Fraction] | None:
         if values is None:
             continue
         found = [_rational(v, prime, most) for v in values]
-        if None not in found:
-            return [v for v in found if v is not None]
+        solved = [v for v in found if v is not None]
+        if len(solved) == len(rows) and all(_meets(row, solved) for row in whole):
+            return solved
     return None
+
+
+def _meets(row: list[int], values: Sequence[Fraction]) -> bool:
+    return sum((r * v for r, v in zip(row, values, strict=False) if r), Fraction(0)) == row[-1]
 
 
 def _eliminated(rows: list[list[int]], prime: int) -> list[int] | None:
@@ -291,11 +324,13 @@ def turns(units: Sequence[Unit], found: Readout) -> Iterator[tuple[int, ...]]:
     half = len(entries) // 2
     if len(entries) - half > MOST:
         raise Undecided(f"{len(entries)} units, of which a subset is to be found")
-    left = {_total(entries[:half], pick, target): pick for pick in product((0, 1), repeat=half)}
+    left: dict[tuple[Fraction, ...], list[tuple[int, ...]]] = {}
+    for pick in product((0, 1), repeat=half):
+        left.setdefault(_total(entries[:half], pick, target), []).append(pick)
     for pick in product((0, 1), repeat=len(entries) - half):
         rest = tuple(t - s for t, s in zip(target, _total(entries[half:], pick, target), strict=True))
-        if rest in left:
-            yield (*left[rest], *pick)
+        for first in left.get(rest, []):
+            yield (*first, *pick)
 
 
 def _total(entries: Sequence[tuple[Fraction, ...]], pick: Sequence[int], like: tuple[Fraction, ...]) -> tuple[Fraction, ...]:

@@ -1,4 +1,4 @@
-"""Parameters of a ReLU network from its function: one hidden layer in one to three inputs, two hidden layers mostly in the plane.
+"""Parameters of a ReLU network with one or two hidden layers from its function, in a box of up to three inputs.
 
 Only cells with their affine maps are read, never which unit made them. With two hidden layers,
 
@@ -32,7 +32,7 @@ from .network import Network
 from .polyhedra import Cell, Form, Pieces, _forms, _split, _through, _value
 from .readout import Affine, Budget, Features, Unit, readouts
 from .result import Result
-from .traces import Crease, Star, creases, meetings, stars
+from .traces import Crease, Star, creases, meetings, possible, stars
 
 OWN = 10**6  # the constraints of a candidate are numbered from here, above those of any cell
 
@@ -113,7 +113,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.creases = creases(self.pieces)
-        self.stars = list(stars(self.pieces, self.creases).values())
+        self.stars = [star for star in stars(self.pieces, self.creases).values() if possible(self.creases, star)]
         number = {crease.points: k for k, crease in enumerate(self.creases)}
         self.neighbours = {}
         for points, (a, b) in meetings(self.pieces).items():
@@ -146,12 +146,7 @@ def recover(pieces: Pieces, widths: Sequence[int], budget: int = 5_000) -> Recov
     Raises:
         ShapeError: widths that do not fit. ValueError: no hidden layer, or more than two.
     """
-    wanted = tuple(widths)
-    ends = len(pieces.box.low), len(pieces.complex[0].maps)
-    if (wanted[0], wanted[-1]) != ends:
-        raise ShapeError(f"widths {wanted}: the function has {ends[0]} inputs and {ends[1]} outputs")
-    if len(wanted) not in (3, 4) or min(wanted) < 1:
-        raise ValueError(f"widths {wanted}: one or two hidden layers of at least one unit are recovered")
+    wanted = _accepted(pieces, widths)
     search = Search(pieces, Budget(budget))
     reason = "no choice of hyperplanes and orientations fits"
     try:
@@ -163,9 +158,51 @@ def recover(pieces: Pieces, widths: Sequence[int], budget: int = 5_000) -> Recov
     return Recovery("undecided", pieces, wanted, None, reason, search.budget.spent)
 
 
+def _accepted(pieces: Pieces, widths: Sequence[int]) -> tuple[int, ...]:
+    wanted = tuple(widths)
+    ends = len(pieces.box.low), len(pieces.complex[0].maps)
+    if (wanted[0], wanted[-1]) != ends:
+        raise ShapeError(f"widths {wanted}: the function has {ends[0]} inputs and {ends[1]} outputs")
+    if len(wanted) not in (3, 4) or min(wanted) < 1:
+        raise ValueError(f"widths {wanted}: one or two hidden layers of at least one unit are recovered")
+    return wanted
+
+
+def everything(pieces: Pieces, widths: Sequence[int], budget: int = 5_000) -> list[tuple[Affine, ...]]:
+    """All networks of these widths, with two hidden layers, in general position, that compute the function of `pieces`.
+
+    In `standard` form: up to permutation and scale there are no others. `docs/identifiability.md` says why.
+
+    Raises:
+        Undecided: where that cannot be said, or the budget ran out.
+    """
+    wanted, found = _accepted(pieces, widths), dict[str, tuple[Affine, ...]]()
+    if len(wanted) != 4:
+        raise ValueError(f"widths {wanted}: all networks are enumerated with two hidden layers")
+    for layers in _deep(Search(pieces, Budget(budget)), wanted, all=True):
+        form = standard(layers)
+        if str(form) not in found and same_function(pieces, form):
+            found[str(form)] = form
+    return list(found.values())
+
+
+def standard(layers: Sequence[Affine]) -> tuple[Affine, ...]:
+    """The primitive form with the units of each layer sorted by incoming weights and bias, from the input on."""
+    found = list(primitive(layers))
+    for l in range(len(found) - 1):
+        weights, biases = found[l]
+        order = sorted(range(len(biases)), key=lambda k: (weights[k], biases[k]))
+        above, ends = found[l + 1]
+        found[l] = [weights[k] for k in order], [biases[k] for k in order]
+        found[l + 1] = [[row[k] for k in order] for row in above], ends
+    return tuple(found)
+
+
 def same_function(pieces: Pieces, layers: Sequence[Affine]) -> bool:
-    """Whether a ReLU network with rational parameters computes the function of `pieces`: all cells are cut by its units, and the
-    affine maps compared."""
+    """Whether a ReLU network with rational parameters computes the function of `pieces`.
+
+    Its units cut all cells, and the affine maps are compared.
+    """
     dimension, name = len(pieces.box.low), OWN
     start = _identity(dimension)
     for cell in pieces.complex:
@@ -212,8 +249,14 @@ def _shallow(search: Search, widths: tuple[int, ...]) -> Iterator[Sequence[Affin
     yield from readouts(features, units, np.array(sides, dtype=np.int64).reshape(len(cells), -1), widths[1], search.budget)
 
 
-def _deep(search: Search, widths: tuple[int, ...]) -> Iterator[Sequence[Affine]]:
-    """Guess the first layer, then the units of the second, then orientations."""
+def _deep(search: Search, widths: tuple[int, ...], *, all: bool = False) -> Iterator[Sequence[Affine]]:
+    """Guess the first layer, then the units of the second, then orientations.
+
+    With `all`, every network of these widths in general position that computes the function is among the candidates; Undecided
+    is raised where that cannot be said: fewer planes or units than the widths would do, or a system has many solutions.
+    """
+    if all and next(_hitting(_bends(search), frozenset(), frozenset(), widths[1] - 1), None) is not None:
+        raise Undecided("fewer hyperplanes of the first layer explain all bends")
     for planes in first_layers(search, widths[1]):
         parts = components(search, planes)
         if parts is None:
@@ -221,6 +264,8 @@ def _deep(search: Search, widths: tuple[int, ...]) -> Iterator[Sequence[Affine]]
         forms = [_integral(plane) for plane in planes]
         origin, features = _cut(search.pieces.complex, forms)
         for units in groups(parts, widths[2]):
+            if all and len(units) < widths[2]:
+                raise Undecided("fewer units of the second layer explain all creases")
             sides = search.sides(units)
             if sides is None:
                 continue
@@ -228,7 +273,7 @@ def _deep(search: Search, widths: tuple[int, ...]) -> Iterator[Sequence[Affine]]
             for signs in product((1, -1), repeat=len(planes)):
                 rows = [[s * a for a in form[0]] for form, s in zip(forms, signs, strict=True)]
                 first = rows, [s * form[1] for form, s in zip(forms, signs, strict=True)]
-                for last in readouts(features.turned(signs), units, table, widths[2], search.budget):
+                for last in readouts(features.turned(signs), units, table, widths[2], search.budget, all=all):
                     yield _widened(first, last, widths)
 
 
@@ -260,9 +305,7 @@ def first_layers(search: Search, width: int) -> Iterator[tuple[Form, ...]]:
     At a face with one straight pair and two others the pair's is one of them, at one with three creases any of the three; the
     other creases there are not on a plane of the set. Planes are added that creases follow without a bend.
     """
-    bends = [_options(search.creases, star) for star in search.stars]
-    wanted = [bend for bend in bends if bend is not None]
-    seen = set[frozenset[Form]]()
+    wanted, seen = _bends(search), set[frozenset[Form]]()
     for chosen, barred in _hitting(wanted, frozenset(), frozenset(), width):
         free = sorted({crease.plane for crease in search.creases} - chosen - barred)
         for more in range(min(width - len(chosen), len(free)), -1, -1):
@@ -274,6 +317,11 @@ def first_layers(search: Search, width: int) -> Iterator[tuple[Form, ...]]:
 
 
 Bend = tuple[frozenset[Form], frozenset[Form]]  # planes of which one is of the first layer; all planes there
+
+
+def _bends(search: Search) -> list[Bend]:
+    bends = (_options(search.creases, star) for star in search.stars)
+    return [bend for bend in bends if bend is not None]
 
 
 def _options(found: Sequence[Crease], star: Star) -> Bend | None:
@@ -306,7 +354,7 @@ def _hitting(
 
 
 class Part(NamedTuple):
-    """A connected set of creases of the second layer: as a unit, its plane in each region of the first layer, what it crosses."""
+    """Connected creases of the second layer: as a unit, the plane in each region of the first layer, what they cross."""
 
     unit: Unit
     planes: dict[tuple[bool, ...], Form]
@@ -358,8 +406,8 @@ def groups(parts: Sequence[Part], most: int) -> Iterator[list[Unit]]:
     bad = {
         (a, b)
         for (a, p), (b, q) in combinations(enumerate(parts), 2)
-        if (p.unit.out, p.unit.sign) != (q.unit.out, q.unit.sign) or p.planes.keys() & q.planes.keys()
-        or b in p.crossed or a in q.crossed
+        if (p.unit.out, p.unit.sign) != (q.unit.out, q.unit.sign) or b in p.crossed or a in q.crossed
+        or any(p.planes[region] != q.planes[region] for region in p.planes.keys() & q.planes.keys())
     }  # fmt: skip
 
     def placed(k: int, blocks: list[list[int]]) -> Iterator[list[list[int]]]:

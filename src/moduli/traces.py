@@ -50,14 +50,14 @@ class Crease(NamedTuple):
     def centre(self) -> Point:
         return _mean(self.points)
 
-    @property
-    def ridges(self) -> tuple[Ridge, ...]:
-        """Its own facets: none in one dimension, points in two, edges in three."""
-        dimension = len(self.points[0])
-        if dimension < 3:
-            return tuple((p,) for p in self.points) if dimension == 2 else ()
-        ring = _ring(self.points)
-        return tuple((min(p, q), max(p, q)) for p, q in pairwise([*ring, ring[0]]))
+
+def ridges(points: tuple[Point, ...]) -> tuple[Ridge, ...]:
+    """The facets of a facet: none in one dimension, points in two, edges in three."""
+    dimension = len(points[0])
+    if dimension < 3:
+        return tuple((p,) for p in points) if dimension == 2 else ()
+    ring = _ring(points)
+    return tuple((min(p, q), max(p, q)) for p, q in pairwise([*ring, ring[0]]))
 
 
 class Star(NamedTuple):
@@ -210,9 +210,9 @@ def _crease(points: tuple[Point, ...], a: Cell, b: Cell) -> Crease:
     return Crease(points, plane, tuple(side * jump[lead] for jump, _ in jumps))
 
 
-def inside(pieces: Pieces, point: Point) -> bool:
-    """Whether a point is in the open box."""
-    ends = zip(point, pieces.box.low.tolist(), pieces.box.high.tolist(), strict=True)
+def inside(pieces: Pieces, ridge: Ridge) -> bool:
+    """Whether the relative interior of a face is in the open box."""
+    ends = zip(_mean(ridge), pieces.box.low.tolist(), pieces.box.high.tolist(), strict=True)
     return all(low < x < high for x, low, high in ends)
 
 
@@ -220,9 +220,9 @@ def stars(pieces: Pieces, found: tuple[Crease, ...]) -> dict[Ridge, Star]:
     """The creases at each face of codimension 2 inside the box."""
     met: dict[Ridge, list[int]] = {}
     for k, crease in enumerate(found):
-        for ridge in crease.ridges:
+        for ridge in ridges(crease.points):
             met.setdefault(ridge, []).append(k)
-    return {r: _star(found, group) for r, group in sorted(met.items()) if inside(pieces, _mean(r))}
+    return {r: _star(found, group) for r, group in sorted(met.items()) if inside(pieces, r)}
 
 
 def _star(found: tuple[Crease, ...], group: list[int]) -> Star:
@@ -266,7 +266,7 @@ def traces(pieces: Pieces) -> Traces:
             k = root[k]
         return k
 
-    excepted = tuple(ridge for ridge, star in at.items() if not _possible(found, star))
+    excepted = tuple(ridge for ridge, star in at.items() if not possible(found, star))
     usable = {ridge: star for ridge, star in at.items() if ridge not in excepted}
     for star in usable.values():
         for a, b in (*star.pairs, *([(star.rest[0], star.rest[1])] if star.decisive else [])):
@@ -281,7 +281,7 @@ def traces(pieces: Pieces) -> Traces:
     return Traces(found, at, label, earlier, frozenset(crossing), excepted)
 
 
-def _possible(found: tuple[Crease, ...], star: Star) -> bool:
+def possible(found: tuple[Crease, ...], star: Star) -> bool:
     """Whether a network can have these creases where at most two of its units vanish."""
     if star.decisive:
         plane = found[star.pairs[0][0]].plane
