@@ -144,7 +144,7 @@ def test_checks_catch_changes():
     assert len(found.chain) == 1
     other = traces(cells(net, -2.0, 2.0))
     for bad in (replace(found, strict=1), replace(found, generic=3), replace(found, traces=other)):
-        with pytest.raises(mo.CertificateRejected, match="creases are not|do not follow"):
+        with pytest.raises(mo.CertificateRejected, match=r"creases are not|do not follow"):
             bad.check()
     assert json.dumps(found.to_json())
     assert dict(found.rows())["hidden layers"] == ">= 2"

@@ -90,7 +90,7 @@ class Features:
 
         self.values = table([cell.maps for cell in self.cells])
         count = self.values.shape[2]
-        self.residues = table(self.forms).reshape(len(self.cells), -1, count)
+        self.residues = table(self.forms).reshape(len(self.cells), len(self.forms[0]), count)
 
     def turned(self, signs: Sequence[int]) -> Features:
         """With other orientations: relu(-t) for relu(t) where the sign is -1."""

@@ -30,7 +30,7 @@ import numpy as np
 from .errors import CertificateRejected, ShapeError, Undecided
 from .network import Network
 from .polyhedra import Cell, Form, Pieces, _forms, _split, _through, _value
-from .readout import Affine, Budget, Features, Unit, readouts
+from .readout import Affine, Budget, Features, Unit, readouts, solve
 from .result import Result
 from .traces import Crease, Star, creases, meetings, possible, stars
 
@@ -264,13 +264,15 @@ def _deep(search: Search, widths: tuple[int, ...], *, all: bool = False) -> Iter
         forms = [_integral(plane) for plane in planes]
         origin, features = _cut(search.pieces.complex, forms)
         for units in groups(parts, widths[2]):
-            if all and len(units) < widths[2]:
-                raise Undecided("fewer units of the second layer explain all creases")
             sides = search.sides(units)
             if sides is None:
                 continue
             table = np.array([sides[k] for k in origin], dtype=np.int64).reshape(len(origin), -1)
             for signs in product((1, -1), repeat=len(planes)):
+                if all and len(units) < widths[2]:
+                    if solve(features.turned(signs), units, table, True, search.budget, True):
+                        raise Undecided("fewer units of the second layer explain all creases")
+                    continue
                 rows = [[s * a for a in form[0]] for form, s in zip(forms, signs, strict=True)]
                 first = rows, [s * form[1] for form, s in zip(forms, signs, strict=True)]
                 for last in readouts(features.turned(signs), units, table, widths[2], search.budget, all=all):
