@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "modular", "proximity", "certificate", "result", "plot",
-    "lossless", "symmetry", "payload", "alignment", "covering", "polyhedra", "traces", "readout", "recovery",
+    "lossless", "symmetry", "payload", "alignment", "covering", "polyhedra", "traces", "readout", "layerwise", "recovery",
     "identifiability", "identify", "generalization", "capacity",
     "paths", "cover", "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing",
     "distillation", "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink",
