@@ -86,6 +86,22 @@ def test_outputs_and_inputs_of_two_layers(widths):
     assert answered > 1
 
 
+def test_three_hidden_layers():
+    """Of 60 random networks 13 have full functional dimension; the first five of them here, the rest took as long."""
+    found = 0
+    for seed in range(60):
+        net = drawn(seed, (2, 2, 2, 2, 1))
+        dimension = mo.dimension(net, on=BOX)
+        if dimension.lower == dimension.generic:
+            got = recover(dimension.pieces, net.widths)
+            assert by_l1_norm(got.layers) == by_l1_norm(rational(net))
+            assert got.check()
+            found += 1
+        if found == 5:
+            return
+    raise AssertionError("too few networks of full dimension")
+
+
 def test_symmetric_copies_are_recovered_alike():
     for seed in (4, 6, 8, 9):
         net = drawn(seed, (2, 3, 3, 1))
@@ -197,6 +213,34 @@ def test_everything_in_general_position():
         if standard(rational(net)) in found:
             assert len(found) == 2
             assert all(same_function(mo.pieces(net, on=BOX), form) for form in found)
+            seen += 1
+    assert seen > 2
+
+
+def test_a_turn_in_the_first_layer_is_found():
+    """Two parallel hyperplanes read with opposite weights: relu(t) - relu(t - 1) = 1 - relu(-t) + relu(1 - t)."""
+    rng = np.random.default_rng(5)
+    seen = 0
+    for _ in range(80):
+        row, column = plants.dyadic(rng, 1, 2), plants.dyadic(rng, 2, 1)
+        first = np.vstack([row, row, plants.dyadic(rng, 1, 2)])
+        second = np.hstack([column, -column, plants.dyadic(rng, 2, 1)])
+        biases = plants.dyadic(rng, 3), plants.dyadic(rng, 2)
+        net = mo.Network.mlp(first, biases[0], second, biases[1], plants.dyadic(rng, 1, 2), [0.0], activation="relu")
+        pieces = mo.pieces(net, on=BOX)
+        try:
+            found = everything(pieces, net.widths)
+        except mo.Undecided:
+            continue
+        if standard(rational(net)) in found:
+            turned = rational(net)
+            (w, b), (v, c), last = turned
+            other = [
+                ([[-x for x in w[0]], [-x for x in w[1]], w[2]], [-b[0], -b[1], b[2]]),
+                (v, [ci + row[0] * b[0] + row[1] * b[1] for ci, row in zip(c, v, strict=True)]), last,
+            ]  # fmt: skip
+            assert same_function(pieces, other)
+            assert standard(other) in found
             seen += 1
     assert seen > 2
 

@@ -13,6 +13,7 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
+from moduli.recovery import recover
 from moduli.traces import balance, creases, depth, lines, stars, strict_depth, traces
 
 
@@ -107,7 +108,7 @@ def test_one_input_needs_one_layer_at_most():
 
 
 def test_the_same_hyperplane_with_two_weights_is_not_one_layer():
-    """h = relu(x) and relu(y + ...) gate each other: the line x = 0 bends by 1 on one half and by 2 on the other."""
+    """relu(x) + relu(relu(x) + relu(y) - 1): the line x = 0 bends by 1 where y < 1 and by 2 where y > 1."""
     step = net_of([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 1.0], [1.0, 0.0]], [-1.0, 0.0], [[1.0, 1.0]], [0.0])
     assert strict_depth(cells(step)) == 2
     flat = net_of([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 1.0]], [1.0], [[1.0]], [0.0])
@@ -125,7 +126,7 @@ def test_where_three_lines_meet_general_position_is_not_asked_for():
 
 
 def test_a_line_with_both_branches_on_one_side_is_no_unit_before_another():
-    """relu(x - relu(y)) - relu(x + ... ) with both rays above y = 0: no unit of general position bends there."""
+    """2 relu(|x| - y+) - ...: creases on both sides of x = 0 above y = 0 only, with no unit that could bend so."""
     rays = net_of(
         [[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]], np.zeros(3),
         [[-1.0, 1.0, -1.0], [-2.0, 1.0, -1.0], [0.0, 1.0, -1.0]], np.zeros(3), [[2.0, -1.0, -1.0]], [0.0],
@@ -134,6 +135,15 @@ def test_a_line_with_both_branches_on_one_side_is_no_unit_before_another():
     assert all(not star.decisive or ridge in found.traces.excepted for ridge, star in found.traces.stars.items())
     assert found.traces.earlier == {}
     assert found.strict == 2
+
+
+def test_strict_depth_one_is_what_one_hidden_layer_can_do():
+    """One unit for each hyperplane and two for an affine function recover the function, or strict depth is two."""
+    for seed in range(25):
+        net = plants.minimal(np.random.default_rng(seed), (2, 2, 2, 1), ["relu"] * 2).network()
+        pieces = cells(net, -0.75, 0.75)
+        planes = {crease.plane for crease in creases(pieces)}
+        assert (recover(pieces, (2, len(planes) + 2, 1)).layers is not None) == (strict_depth(pieces) < 2)
 
 
 def test_checks_catch_changes():

@@ -2,14 +2,15 @@
 
 Only cells with their affine maps are read, never which unit made them.
 
-*The last hidden layer*, given those below: its creases are the ones on which no unit below vanishes; all are visible. Continued
-through the others they fall into components, and these into units: a unit has one hyperplane in each region of the units
-below. `readout` does the rest, for every orientation of the layer below.
+*The last hidden layer*, given those below: its creases are the ones on which no unit below vanishes; all are visible. They
+are continued through the others into components, and these are put together into units: a unit has one hyperplane in each
+region of the units below. `readout` does the rest, for every orientation of the layer below.
 
 *The first of two*: its hyperplanes are those at which creases bend. One plane at every face of codimension 2 where creases do not
 all go straight on is of the first layer, and no other plane there is.
 
-*Others*: where a trace has just one vector (W, b) with W h + b = 0 on it, that is a guess at a unit.
+*Others*: where a trace has just one vector (W, b) with W h + b = 0 on it, that is a guess at a unit. A bent one has none
+before the layers at which it bends are known.
 
 With `all` every network with two hidden layers in general position is among the candidates (`docs/identifiability.md`).
 """

@@ -1,9 +1,9 @@
 """Parameters of a ReLU network from its function, in a box or slice of up to three inputs.
 
-Only cells with their affine maps are read, never which unit made them. `layerwise` guesses hidden layers from creases, `readout`
-solves for the last two layers: on every cell the function is linear in them. What the guesses assumed does not matter: every
-answer is compared with the function on every cell in rational arithmetic. One hidden layer is always recovered, where spare
-units suffice; two mostly, where all parameters can be seen; more sometimes.
+Only cells with their affine maps are read, never which unit made them. `layerwise` guesses hidden layers from creases,
+`readout` solves for the last two layers: on every cell the function is linear in them. What the guesses assumed does not
+matter: every answer is compared with the function on every cell in rational arithmetic. One hidden layer is recovered
+whenever each unit has its own hyperplane; deeper ones mostly, where the functional dimension is full.
 """
 
 from __future__ import annotations
@@ -93,6 +93,12 @@ def recover(pieces: Pieces, widths: Sequence[int], budget: int = 5_000) -> Recov
 
     Args:
         widths: inputs (of the box or slice), hidden widths, outputs. budget: linear systems and sets of traces to look at.
+
+    >>> from moduli import Box, Network, pieces
+    >>> hat = Network.mlp([[2.0], [2.0], [2.0]], [0.0, -2.0, -4.0], [[0.5, -1.0, 0.5]], [0.0], activation="relu")
+    >>> found = recover(pieces(hat, on=Box(-4, 4)), (1, 3, 1))
+    >>> found.network.layers[0].bias.tolist(), found.exact, found.check()
+    ([0.0, -1.0, -2.0], True, True)
 
     Raises:
         ShapeError: widths that do not fit. ValueError: no hidden layer, or one of no units.

@@ -317,7 +317,13 @@ def _generic_depth(found: Traces) -> int | None:
 
 
 def depth(pieces: Pieces) -> Depth:
-    """How many hidden layers the function of `pieces` needs in its box (or in the slice), strictly and in general position."""
+    """How many hidden layers the function of `pieces` needs in its box (or in the slice), strictly and in general position.
+
+    >>> from moduli import Box, Network, pieces
+    >>> first, second = ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), ([[1.0, -1.0]], [-1.0])
+    >>> depth(pieces(Network.mlp(*first, *second, [[1.0]], [0.0], activation="relu"), on=Box(-4, 4)))    # relu(x+ - y+ - 1)
+    <depth = 2 hidden layers needed, at least 1 in general position>
+    """
     found = traces(pieces)
     return Depth("proved", strict_depth(pieces), _generic_depth(found), found, pieces)
 
