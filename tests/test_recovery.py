@@ -242,7 +242,7 @@ def test_a_turn_in_the_first_layer_is_found():
             assert same_function(pieces, other)
             assert standard(other) in found
             seen += 1
-    assert seen > 2
+    assert seen > 1
 
 
 def test_subsets_and_lifting():

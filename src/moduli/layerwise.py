@@ -224,19 +224,33 @@ def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
 
 
 def annihilators(search: Search, known: Sequence[Affine]) -> list[tuple[Fraction, ...]]:
-    """Rows (W, b) that are alone, up to scale, in having W h + b = 0 on a trace; those on the most creases first."""
+    """Rows (W, b) that are alone, up to scale, in having W h + b = 0 on a trace, or on two; those on the most creases first.
+
+    Two traces are tried together where neither says enough, and no region of known units has both.
+    """
     search.budget.spend()
     whole = joined(search, known)
     if whole is None:
         return []
-    members: dict[int, set[Point]] = {}
+    members: dict[int, list[int]] = {}
     for k, label in whole.label.items():
-        members.setdefault(label, set()).update(search.creases[k].points)
-    score: dict[tuple[Fraction, ...], int] = {}
-    for points in members.values():
-        row = _annihilator([_read(known, p) for p in sorted(points)])
+        members.setdefault(label, []).append(k)
+    read = {p: _read(known, p) for k in whole.label for p in search.creases[k].points}
+    score, short = dict[tuple[Fraction, ...], int](), list[tuple[set[Point], set[tuple[bool, ...]]]]()
+
+    def tried(points: set[Point]) -> bool:
+        row, free = _annihilator([read[p] for p in sorted(points)])
         if row is not None:
             score[row] = score.get(row, 0) + len(points)
+        return free < 2
+
+    for group in members.values():
+        points = {p for k in group for p in search.creases[k].points}
+        if not tried(points):
+            short.append((points, {whole.region[k] for k in group}))
+    for (points, regions), (others, places) in combinations(short, 2):
+        if not regions & places:
+            tried(points | others)
     return sorted(score, key=lambda row: (-score[row], row))
 
 
@@ -246,8 +260,11 @@ def _read(known: Sequence[Affine], point: Point) -> list[Fraction]:
     return [*h, Fraction(1)]
 
 
-def _annihilator(rows: list[list[Fraction]]) -> tuple[Fraction, ...] | None:
-    """The vector orthogonal to rows, if there is one up to scale: integers, the first positive; None for a constant alone."""
+def _annihilator(rows: list[list[Fraction]]) -> tuple[tuple[Fraction, ...] | None, int]:
+    """The vector orthogonal to rows, if there is one up to scale and it is no constant (integers, the first positive).
+
+    And the dimension of all such vectors.
+    """
     basis, leads = list[list[Fraction]](), list[int]()
     for row in rows:
         for other, lead in zip(basis, leads, strict=True):
@@ -260,15 +277,15 @@ def _annihilator(rows: list[list[Fraction]]) -> tuple[Fraction, ...] | None:
             leads.append(lead)
     free = [k for k in range(len(rows[0])) if k not in leads]
     if len(free) != 1:
-        return None
+        return None, len(free)
     vector = [Fraction(0)] * len(rows[0])
     vector[free[0]] = Fraction(1)
     for other, lead in zip(basis, leads, strict=True):
         vector[lead] = -other[free[0]]
     if not any(vector[:-1]):
-        return None
+        return None, 1
     head = next(v for v in vector if v)
-    return tuple(integral([v / head for v in vector]))
+    return tuple(integral([v / head for v in vector])), 1
 
 
 def first_layers(search: Search, width: int) -> Iterator[tuple[Form, ...]]:
