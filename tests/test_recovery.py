@@ -12,7 +12,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.readout import Readout, Unit, _lifted, turns
+from moduli.readout import PRIME, Readout, Unit, _lifted, _pivots, _refuted, turns
 from moduli.recovery import everything, primitive, recover, same_function, standard
 
 BOX = mo.Box(-1024, 1024)
@@ -262,6 +262,16 @@ def test_subsets_and_lifting():
     matrix = [[Fraction(int(v), 7) for v in row] for row in rng.integers(-5, 6, (3, 3))]
     system = [[*row, sum(a * b for a, b in zip(row, values, strict=True))] for row in matrix]
     assert _lifted(system) == values
+
+
+def test_a_contradiction_modulo_the_prime_is_none_over_the_rationals():
+    """p x = 1 has no solution modulo p; x = 1, 2 x = 3 has none at all; x + y = 1, p y + x = 2 has one."""
+    one, prime = Fraction(1), Fraction(PRIME)
+    assert not _refuted([], [], [prime, one])
+    assert _refuted([[one, one]], [0], [2 * one, 3 * one])
+    assert not _refuted([[one, one]], [0], [2 * one, 2 * one])
+    assert not _refuted([[one, one, one]], [0], [one, one + prime, 2 * one])
+    assert _pivots(np.array([[1, 1, 1], [1, 1, 2]])) == ([0], [0], 1)
 
 
 def test_answers_say_what_they_are():

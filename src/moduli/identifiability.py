@@ -68,7 +68,7 @@ def shallow_identifiability(pieces: Pieces) -> Verdict:
     return _turned(pieces, "every network of these widths")
 
 
-def generic_identifiability(pieces: Pieces, budget: int = 5_000) -> Verdict:
+def generic_identifiability(pieces: Pieces, budget: int = 2_000) -> Verdict:
     """Whether every network of these widths, in general position, with the same function in the box is a symmetric copy.
 
     One hidden layer is decided among all networks. False comes with a network that is no symmetric copy, where it was found by

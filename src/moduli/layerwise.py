@@ -6,8 +6,8 @@ Only cells with their affine maps are read, never which unit made them.
 are continued through the others into components, and these are put together into units: a unit has one hyperplane in each
 region of the units below. `readout` does the rest, for every orientation of the layer below.
 
-*The first of two*: its hyperplanes are those at which creases bend. One plane at every face of codimension 2 where creases do not
-all go straight on is of the first layer, and no other plane there is.
+*The first of two*: its hyperplanes are those at which creases bend. One plane at every face of codimension 2 where creases do
+not all go straight on is of the first layer, and no other plane there is.
 
 *Others*: where a trace has just one vector (W, b) with W h + b = 0 on it, that is a guess at a unit. A bent one has none
 before the layers at which it bends are known.

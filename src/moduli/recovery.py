@@ -88,7 +88,7 @@ class Recovery(Result):
         }  # fmt: skip
 
 
-def recover(pieces: Pieces, widths: Sequence[int], budget: int = 5_000) -> Recovery:
+def recover(pieces: Pieces, widths: Sequence[int], budget: int = 2_000) -> Recovery:
     """A ReLU network of these widths that computes the function of `pieces` in its box, if one is found.
 
     Args:
@@ -125,7 +125,7 @@ def _accepted(pieces: Pieces, widths: Sequence[int]) -> tuple[int, ...]:
     return wanted
 
 
-def everything(pieces: Pieces, widths: Sequence[int], budget: int = 5_000) -> list[tuple[Affine, ...]]:
+def everything(pieces: Pieces, widths: Sequence[int], budget: int = 2_000) -> list[tuple[Affine, ...]]:
     """All networks of these widths, with two hidden layers, in general position, that compute the function of `pieces`.
 
     In `standard` form: up to permutation and scale there are no others. `docs/identifiability.md` says why.

@@ -146,15 +146,15 @@ class Depth(Result):
             CertificateRejected: naming what fails.
         """
         self.pieces.check()
-        found = self.traces
-        if found.creases != creases(self.pieces):
+        found, again = self.traces, traces(self.pieces)
+        if found.creases != again.creases:
             raise CertificateRejected("the creases are not those of the cells")
         for ridge in found.stars:
             if any(balance(found.creases, found.stars[ridge], ridge)):
                 raise CertificateRejected(f"the weights at {_shown(ridge)} do not balance")
-        if found != traces(self.pieces) or any(not found.stars[ridge].decisive for ridge in self.chain):
+        if found != again or any(not found.stars[ridge].decisive for ridge in self.chain):
             raise CertificateRejected("the traces do not follow from the creases")
-        if self.strict != strict_depth(self.pieces) or self.generic != _generic_depth(found):
+        if self.strict != _strict(again.creases, again.stars) or self.generic != _generic_depth(again):
             raise CertificateRejected("the depths do not follow from the traces")
         return True
 
@@ -306,7 +306,11 @@ def _chains(count: int, later: dict[int, list[int]]) -> tuple[tuple[int, ...], .
 def strict_depth(pieces: Pieces) -> int:
     """0, 1 or 2: hidden layers needed by every network that computes this function in this box."""
     found = creases(pieces)
-    for star in stars(pieces, found).values():
+    return _strict(found, stars(pieces, found))
+
+
+def _strict(found: tuple[Crease, ...], at: dict[Ridge, Star]) -> int:
+    for star in at.values():
         if star.rest or any(found[a].weight != found[b].weight for a, b in star.pairs):
             return 2
     return int(bool(found))
@@ -325,7 +329,7 @@ def depth(pieces: Pieces) -> Depth:
     <depth = 2 hidden layers needed, at least 1 in general position>
     """
     found = traces(pieces)
-    return Depth("proved", strict_depth(pieces), _generic_depth(found), found, pieces)
+    return Depth("proved", _strict(found.creases, found.stars), _generic_depth(found), found, pieces)
 
 
 def lines(found: Iterable[Crease]) -> Iterator[tuple[Form, tuple[Point, Point], tuple[Fraction, ...]]]:
