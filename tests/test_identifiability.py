@@ -12,7 +12,7 @@ from test_recovery import BOX, drawn, rational
 
 import moduli as mo
 from moduli.identifiability import chained, generic_identifiability, shallow_identifiability
-from moduli.recovery import same_function, standard
+from moduli.recovery import recover, same_function, standard
 
 
 def test_never_yes_without_full_dimension(shared):
@@ -106,15 +106,15 @@ def test_one_hidden_layer_is_decided():
     assert turned == (False, "units [0, 1] of the last hidden layer can be turned together", None)
 
 
-def test_a_second_proof_for_three_layers():
-    """Chains of three traces, planar, in a wide box."""
-    first = [[-0.75, -0.5], [-0.625, -1.5]], [-0.25, -0.6875]
-    second = [[1.375, -0.625], [-0.9375, 1.375]], [-0.5, 0.6875]
-    third = [[0.9375, 0.375], [-0.4375, 1.3125]], [-0.25, -0.125]
-    net = mo.Network.mlp(*first, *second, *third, [[0.8125, -1.1875]], [0.625], activation="relu")
-    verdict = generic_identifiability(mo.pieces(net, on=mo.Box(-64, 64)))
-    assert verdict.value in (True, None)
-    assert verdict.reason
+def test_chains_of_three_traces_identify_three_layers():
+    net = drawn(44, (2, 3, 3, 3, 1))
+    pieces = mo.pieces(net, on=BOX)
+    assert generic_identifiability(pieces).value is True
+    assert int(mo.dimension(net, on=BOX)) == net.parameters - net.units
+    assert standard(recover(pieces, net.widths).layers) == standard(rational(net))
+    small = generic_identifiability(mo.pieces(net, on=mo.Box(-1, 1)))
+    assert small.value is None
+    assert "has no trace" in small.reason
 
 
 def test_degenerate_parameters_are_left_alone():

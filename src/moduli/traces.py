@@ -121,7 +121,7 @@ class Traces:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Depth(Result):
-    """How many hidden layers a piecewise linear function needs in a box.
+    """How many hidden layers a ReLU network that computes a piecewise linear function in a box needs.
 
     Attributes:
         strict: 0, 1 or 2: needed by every network that computes it. generic: needed by every network in general position that
