@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "modular", "proximity", "certificate", "result", "plot",
-    "lossless", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "identify",
-    "generalization", "capacity",
+    "lossless", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "identify", "traces",
+    "readout", "layerwise", "recovery", "identifiability", "generalization", "capacity",
     "paths", "cover", "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing",
     "distillation", "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink",
     "torch_noise", "torch_training", "onnx_graph", "formats", "solve", "pytorch", "experiments", "cli",

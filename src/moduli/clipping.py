@@ -201,6 +201,45 @@ def _split(
     return sides
 
 
+def parts_of(
+    vertices: tuple[Vertex, ...], forms: Sequence[Form], name: int
+) -> list[tuple[tuple[Vertex, ...], tuple[int, ...]]]:
+    """The same for rational vertices and forms."""
+    whole = tuple((homogeneous(point), tight) for point, tight in vertices)
+    known = {x: point for (x, _), (point, _) in zip(whole, vertices, strict=True)}
+    found = split_by(whole, [homogeneous((*slope, offset))[:-1] for slope, offset in forms], name)
+    return [(tuple((known.get(x) or point_of(x), tight) for x, tight in part), signs) for part, signs in found]
+
+
+def through(cell: Cell, weights: list[list[Fraction]], biases: list[Fraction], slope: Fraction, name: int) -> list[Cell]:
+    """The cells that a layer of rational weights makes of one; `slope` is that of the activation at negative inputs."""
+    forms = affine(weights, biases, cell.maps, len(cell.vertices[0][0]))
+    found = []
+    for vertices, signs in parts_of(cell.vertices, forms, name):
+        maps = tuple(_scaled(form, Fraction(1) if s > 0 else slope) for form, s in zip(forms, signs, strict=True))
+        found.append(Cell(vertices, cell.signs + signs, maps))
+    return found
+
+
+def affine(
+    weights: list[list[Fraction]], biases: list[Fraction], maps: Sequence[Form], dimension: int
+) -> tuple[Form, ...]:
+    """weights @ maps + biases, passing over what is zero."""
+    found = []
+    for row, bias in zip(weights, biases, strict=True):
+        slopes, offset = [Fraction(0)] * dimension, bias
+        for w, (a, c) in zip(row, maps, strict=True):
+            if w and (c or any(a)):
+                slopes = [s + w * x for s, x in zip(slopes, a, strict=True)]
+                offset += w * c
+        found.append((tuple(slopes), offset))
+    return tuple(found)
+
+
+def _scaled(form: Form, factor: Fraction) -> Form:
+    return form if factor == 1 else (tuple(factor * a for a in form[0]), factor * form[1])
+
+
 def corners(box: Box) -> tuple[Corner, ...]:
     """Constraints 2i and 2i + 1 are the lower and the upper side of input i."""
     ends = list(zip(map(Fraction, box.low.tolist()), map(Fraction, box.high.tolist()), strict=True))
@@ -227,6 +266,10 @@ def value(form: Form, point: Point) -> Fraction:
 
 def minus(p: Point, q: Point) -> Point:
     return tuple(a - b for a, b in zip(p, q, strict=True))
+
+
+def dot(p: Point, q: Point) -> Fraction:
+    return sum((a * b for a, b in zip(p, q, strict=True)), Fraction(0))
 
 
 def _determinant(rows: Sequence[Point]) -> Fraction:

@@ -1,0 +1,225 @@
+"""Whether the function of a ReLU network in a box determines its parameters, up to the standard symmetries.
+
+One hidden layer: if and only if every unit has non-zero weights and a hyperplane that meets the open box, no two share one,
+and no set S of units has sum_S v_i w_i^T = 0 (those could be turned together: relu(t) = t + relu(-t)).
+
+Two: `recovery.everything` lists all networks in general position (`traces` says what that is) with the same function, or says
+that it cannot; a second one that is no symmetric copy is a witness.
+
+Any depth, sufficient in general position: with L hidden layers, let every unit j of layer l have a trace at which a chain of at
+least L - l + 1 traces starts, on which (h_{l-1}, 1) has rank n_{l-1}; let every change of orientations in layer l be refuted by
+such a trace of layer l + 1, on which the features built with it and 1 have full rank; let no set of units of the last hidden
+layer be turned together. Then layer by layer, any network of the same widths in general position with the same function has
+the same hyperplanes, then the same orientations, then the same weights.
+
+`docs/identifiability.md` has the proofs. Ranks are taken modulo a prime, where they are never above the true ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import reduce
+from itertools import chain, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import modular
+from .clipping import Point
+from .errors import Undecided
+from .polyhedra import Pieces
+from .readout import MOST, Affine, Readout, Unit, turns
+from .recovery import everything, standard
+from .traces import Traces, inside, meetings, ridges, traces
+
+PRIME = modular.PRIMES[0]
+WIDEST = 12  # units in a layer of which all orientations are refuted
+Values = dict[Point, list[list[Fraction]]]  # at each vertex, the pre-activations of each hidden layer
+
+
+class Verdict(NamedTuple):
+    """Identifiable, not, or undecided; why; and another network with the same function, where one was found."""
+
+    value: bool | None
+    reason: str
+    other: tuple[Affine, ...] | None = None
+
+
+def shallow_identifiability(pieces: Pieces) -> Verdict:
+    """One hidden layer, decided: whether every network of these widths with the same function in the box is a symmetric copy.
+
+    Raises:
+        ValueError: another number of layers, another activation, a slice.
+    """
+    _accept(pieces)
+    if len(pieces.network.layers) != 2:
+        raise ValueError(f"{pieces.network}: decided for one hidden layer only; ask in general position")
+    first, last = pieces.network.layers
+    values = _values(pieces)
+    rows = [[Fraction(v) for v in (*w, b)] for w, b in zip(first.weight.tolist(), first.bias.tolist(), strict=True)]
+    for k, row in enumerate(rows):
+        at = [layers[0][k] for layers in values.values()]
+        if not any(row[:-1]) or not last.weight[:, k].any() or not min(at) < 0 < max(at):
+            return Verdict(False, f"unit {k} has no crease in the box")
+    planes = [tuple(v / next(w for w in row if w) for v in row) for row in rows]
+    for k, plane in enumerate(planes):
+        if plane in planes[:k]:
+            return Verdict(False, f"units {planes.index(plane)} and {k} share a hyperplane")
+    return _turned(pieces, "every network of these widths")
+
+
+def generic_identifiability(pieces: Pieces, budget: int = 2_000) -> Verdict:
+    """Whether every network of these widths, in general position, with the same function in the box is a symmetric copy.
+
+    One hidden layer is decided among all networks. False comes with a network that is no symmetric copy, where it was found by
+    enumeration (`budget` linear systems at most), or names units that can be turned together.
+
+    Raises:
+        ValueError: another activation, a slice.
+    """
+    _accept(pieces)
+    if len(pieces.network.layers) == 2:
+        return shallow_identifiability(pieces)
+    if len(pieces.network.layers) == 3:
+        found = _listed(pieces, budget)
+        if found.value is not None:
+            return found
+    return chained(pieces)
+
+
+def _listed(pieces: Pieces, budget: int) -> Verdict:
+    """Two hidden layers: by all networks in general position with the same function."""
+    try:
+        forms = everything(pieces, pieces.network.widths, budget)
+    except Undecided as stop:
+        return Verdict(None, str(stop))
+    own = standard(_exact(pieces))
+    others = [form for form in forms if form != own]
+    if len(others) == len(forms) or any(_ties(form) for form in forms):
+        return Verdict(None, "the parameters are not in general position")
+    if others:
+        return Verdict(False, "another network, no symmetric copy, has the same function", others[0])
+    return Verdict(True, "every network of these widths in general position with the same function is a symmetric copy")
+
+
+def _ties(layers: Sequence[Affine]) -> bool:
+    """Whether two units of a layer read the same: sorting them is no normal form."""
+    reads = ([(*row, b) for row, b in zip(*pair, strict=True)] for pair in layers[:-1])
+    return any(len(set(rows)) < len(rows) for rows in reads)
+
+
+def _exact(pieces: Pieces) -> list[Affine]:
+    layers = ((x.weight.tolist(), x.bias.tolist()) for x in pieces.network.layers)
+    return [([[Fraction(w) for w in row] for row in weights], [Fraction(b) for b in biases]) for weights, biases in layers]
+
+
+def chained(pieces: Pieces) -> Verdict:
+    """The sufficient condition for any depth: True, False (units of the last hidden layer can be turned together) or None."""
+    _accept(pieces)
+    found, values = traces(pieces), _values(pieces)
+    named = _owners(pieces, found, values)
+    if named is None:
+        return Verdict(None, "the parameters are not in general position")
+    widths = pieces.network.widths
+    depth = len(widths) - 2
+    at = 0
+    for l in range(depth):
+        above = list[list[Point]]()
+        for j in range(widths[l + 1]):
+            own = [t for t, unit in enumerate(named) if unit == at + j and len(found.after[t]) >= depth - l]
+            places = [sorted({p for crease in found.of(t) for p in crease.points}) for t in own]
+            if not any(_rank(_features(values, place, l, None)) == widths[l] for place in places):
+                why = "of full rank" if places else f"that starts a chain of {depth - l}"
+                return Verdict(None, f"unit {j} of layer {l + 1} has no trace {why}")
+            above += places
+        if l:
+            free = _unrefuted(values, above, l, widths[l])
+            if free is not None:
+                return Verdict(None, f"layer {l}: {free}")
+        at += widths[l + 1]
+    return _turned(pieces, "every network of these widths in general position")
+
+
+def _accept(pieces: Pieces) -> None:
+    if pieces.slice is not None:
+        raise ValueError("a slice: parameters are identified by the function of all inputs, not of some directions")
+    if any(str(act) != "relu" for act in pieces.network.activations) or len(pieces.network.layers) < 2:
+        raise ValueError(f"{pieces.network}: identifiability is decided for relu and at least one hidden layer")
+
+
+def _values(pieces: Pieces) -> Values:
+    """Pre-activations at all vertices, exactly."""
+    layers = _exact(pieces)[:-1]
+    found: Values = {}
+    for point in {p for cell in pieces.complex for p in cell.points}:
+        h: Sequence[Fraction] = point
+        found[point] = []
+        for weights, biases in layers:
+            z = [sum((w * x for w, x in zip(row, h, strict=True) if w), b) for row, b in zip(weights, biases, strict=True)]
+            found[point].append(z)
+            h = [max(v, Fraction(0)) for v in z]
+    return found
+
+
+def _owners(pieces: Pieces, found: Traces, values: Values) -> list[int] | None:
+    """The unit on each trace; None if the parameters are not in general position (outside the excepted faces)."""
+    zero = {p: frozenset(k for k, v in enumerate(chain(*layers)) if v == 0) for p, layers in values.items()}
+
+    def on(points: Sequence[Point]) -> frozenset[int]:
+        return reduce(frozenset.intersection, (zero[p] for p in points))
+
+    if not found.possible or any(on(cell.points) for cell in pieces.complex):
+        return None
+    facets = list(meetings(pieces))
+    faces = {ridge for points in facets for ridge in ridges(points)} - set(found.excepted)
+    if any(len(on(points)) > 1 for points in facets) or any(len(on(r)) > 2 for r in faces if inside(pieces, r)):
+        return None
+    owners = [on([p for crease in found.of(t) for p in crease.points]) for t in range(found.count)]
+    assert all(len(units) == 1 for units in owners), "a trace lies in one unit"
+    return [next(iter(units)) for units in owners]
+
+
+def _features(values: Values, points: Sequence[Point], layer: int, signs: Sequence[int] | None) -> Any:
+    """What layer `layer` + 1 reads at points, and 1, modulo the prime; `signs` are orientations of the units below."""
+    rows = []
+    for p in points:
+        h = list(p) if not layer else values[p][layer - 1]
+        if layer:
+            h = [max(s * v, Fraction(0)) for s, v in zip(signs or [1] * len(h), h, strict=True)]
+        rows.append([*(v.numerator * pow(v.denominator, -1, PRIME) % PRIME for v in h), 1])
+    return np.array(rows, dtype=np.float64)
+
+
+def _rank(matrix: Any) -> int:
+    return modular.rank(matrix, PRIME)
+
+
+def _unrefuted(values: Values, places: list[list[Point]], layer: int, width: int) -> str | None:
+    """What is left open about the orientations of a layer, given traces of the next."""
+    if width > WIDEST:
+        return f"more than {WIDEST} units, too many orientations to refute"
+    for signs in product((1, -1), repeat=width):
+        if min(signs) < 0 and all(_rank(_features(values, place, layer, signs)) <= width for place in places):
+            return f"units {[k for k, s in enumerate(signs) if s < 0]} might be turned"
+    return None
+
+
+def _turned(pieces: Pieces, whom: str) -> Verdict:
+    """The last condition: no set of units of the last hidden layer with sum v_i w_i^T = 0."""
+    inner, outer = pieces.network.layers[-2:]
+    rows = [[Fraction(w) for w in row] for row in inner.weight.tolist()]
+    columns = [[Fraction(v) for v in column] for column in outer.weight.T.tolist()]
+    table = np.array([[v * w for v in column for w in row] for column, row in zip(columns, rows, strict=True)], dtype=object)
+    residues = [[x.numerator * pow(x.denominator, -1, PRIME) % PRIME for x in row] for row in table.tolist()]
+    if _rank(np.array(residues, dtype=np.float64)) == len(rows):
+        return Verdict(True, f"{whom} with the same function is a symmetric copy")
+    if len(rows) > 2 * MOST:
+        return Verdict(None, f"{len(rows)} units in the last hidden layer, too many subsets to try")
+    nothing = [[Fraction(0)] * len(rows[0]) for _ in columns[0]]
+    units = [Unit(tuple(column), 1, frozenset()) for column in columns]
+    for pick in turns(units, Readout(rows, [], nothing, [], True)):
+        if any(pick):
+            chosen = [k for k, p in enumerate(pick) if p]
+            return Verdict(False, f"units {chosen} of the last hidden layer can be turned together")
+    return Verdict(True, f"{whom} with the same function is a symmetric copy")

@@ -1,0 +1,358 @@
+"""Creases of a piecewise linear function, the traces they form, and the depth they force; from the function alone.
+
+Where two linear pieces meet, the affine maps differ by f_+ - f_- = w (n.x + c): the hyperplane n.x + c = 0 (first non-zero
+entry of n is 1) and one weight w for each output, positive for a convex crease. Around a face of codimension 2 they balance.
+
+*Strict depth.* f is affine (0 hidden layers), or every crease runs through the box in its whole hyperplane with one weight (1:
+subtract w relu(n.x + c), an affine function is left), or neither. With one to three inputs two hidden layers of some width
+always suffice (Arora, Basu, Mianjy, Mukherjee 2018), so nothing above 2 is ever claimed.
+
+*General position.* At almost all points where two units vanish no third does: the sets of points of the open box where 1, 2
+and 3 units vanish have codimension at least 1, 2 and 3. Near such a point f = a' + a relu(y) + b relu(z), with y affine and
+z = g + c relu(y), so the creases at a face of codimension 2 are
+
+    one hyperplane                                           one unit
+    two crossing hyperplanes                                 two units
+    a hyperplane, and halves of two others on its two sides  decisive: the hyperplane is of a unit of an earlier layer
+    three halves of hyperplanes                              says nothing: any of the three may continue unseen.
+
+Traces are creases continued through the first three kinds. Each lies in the bent hyperplane of one unit, for *every* network in
+general position that computes f, whatever its widths; along a chain of traces, each decisively earlier than the next, the layer
+grows. So a chain of k traces needs k hidden layers, in general position. Any other star excludes general position there, in
+every network: such faces are left out of the box ("excepted") before general position is asked for.
+`docs/identifiability.md` has the proofs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple
+
+from .clipping import Cell, Form, Point, dot, minus, ring_of, value
+from .errors import CertificateRejected
+from .polyhedra import Pieces
+from .result import Result
+
+Ridge = tuple[Point, ...]
+
+
+class Crease(NamedTuple):
+    """A facet on which the gradient jumps: its vertices, its hyperplane, the weight of each output."""
+
+    points: tuple[Point, ...]
+    plane: Form
+    weight: tuple[Fraction, ...]
+
+    @property
+    def centre(self) -> Point:
+        return _mean(self.points)
+
+
+def ridges(points: tuple[Point, ...]) -> tuple[Ridge, ...]:
+    """The facets of a facet: none in one dimension, points in two, edges in three."""
+    dimension = len(points[0])
+    if dimension < 3:
+        return tuple((p,) for p in points) if dimension == 2 else ()
+    ring = ring_of(points)
+    return tuple((min(p, q), max(p, q)) for p, q in pairwise([*ring, ring[0]]))
+
+
+class Star(NamedTuple):
+    """The creases at a face of codimension 2: those that continue straight, in pairs, and the others."""
+
+    pairs: tuple[tuple[int, int], ...]
+    rest: tuple[int, ...]
+
+    @property
+    def decisive(self) -> bool:
+        return len(self.pairs) == 1 and len(self.rest) == 2
+
+    @property
+    def crossing(self) -> bool:
+        return len(self.pairs) == 2 and not self.rest
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The creases of a function in a box, and which of them belong to one unit.
+
+    Attributes:
+        creases. stars: the creases at each face of codimension 2. excepted: those of the faces at which no network that
+            computes the function is in general position.
+        label: the trace of each crease, counted from 0. earlier: pairs of traces with the ridge that orders them. crossing:
+            pairs of traces that meet straight.
+    """
+
+    creases: tuple[Crease, ...]
+    stars: dict[Ridge, Star]
+    label: tuple[int, ...]
+    earlier: dict[tuple[int, int], Ridge]
+    crossing: frozenset[frozenset[int]]
+    excepted: tuple[Ridge, ...]
+
+    @property
+    def count(self) -> int:
+        return len(set(self.label))
+
+    def of(self, trace: int) -> tuple[Crease, ...]:
+        return tuple(c for c, k in zip(self.creases, self.label, strict=True) if k == trace)
+
+    @cached_property
+    def after(self) -> tuple[tuple[int, ...], ...]:
+        """The longest chain that starts at each trace; empty where the order has circles."""
+        later: dict[int, list[int]] = {}
+        for a, b in self.earlier:
+            later.setdefault(a, []).append(b)
+        return _chains(self.count, later)
+
+    @property
+    def possible(self) -> bool:
+        """Whether nothing was found that excludes every network in general position: circles, traces that cross themselves."""
+        return (bool(self.after) or not self.creases) and all(len(pair) == 2 for pair in self.crossing)
+
+    @property
+    def chain(self) -> tuple[int, ...]:
+        """A longest chain of traces, earliest first."""
+        return max(self.after, key=len, default=()) if self.possible else ()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Depth(Result):
+    """How many hidden layers a ReLU network that computes a piecewise linear function in a box needs.
+
+    Attributes:
+        strict: 0, 1 or 2: needed by every network that computes it. generic: needed by every network in general position that
+            computes it; None where there is none. traces, pieces: what it was read from.
+    """
+
+    strict: int
+    generic: int | None
+    traces: Traces
+    pieces: Pieces
+    kind: ClassVar[str] = "depth"
+
+    @property
+    def chain(self) -> tuple[Ridge, ...]:
+        """The faces that order the traces of a longest chain, from the earliest on."""
+        return tuple(self.traces.earlier[pair] for pair in pairwise(self.traces.chain))
+
+    def check(self) -> bool:
+        """Check the cells, the balance at each face of codimension 2, and the chain link by link; then ask again.
+
+        Raises:
+            CertificateRejected: naming what fails.
+        """
+        self.pieces.check()
+        found, again = self.traces, traces(self.pieces)
+        if found.creases != again.creases:
+            raise CertificateRejected("the creases are not those of the cells")
+        for ridge in found.stars:
+            if any(balance(found.creases, found.stars[ridge], ridge)):
+                raise CertificateRejected(f"the weights at {_shown(ridge)} do not balance")
+        if found != again or any(not found.stars[ridge].decisive for ridge in self.chain):
+            raise CertificateRejected("the traces do not follow from the creases")
+        if self.strict != _strict(again.creases, again.stars) or self.generic != _generic_depth(again):
+            raise CertificateRejected("the depths do not follow from the traces")
+        return True
+
+    @property
+    def statement(self) -> str:
+        more = "no network in general position" if self.generic is None else f"at least {self.generic} in general position"
+        but = f" ({len(self.traces.excepted)} faces excepted)" if self.traces.excepted else ""
+        return f"{self.strict} hidden layer{'s' * (self.strict != 1)} needed, {more}{but}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        found, box = self.traces, repr(self.pieces.box) + (" of a slice" if self.pieces.slice else "")
+        return [
+            ("network", repr(self.pieces.network)), ("in", box),
+            ("hidden layers", f">= {self.strict}"),
+            ("in general position", "none exists" if self.generic is None else f">= {self.generic}"),
+            ("creases", str(len(found.creases))), ("traces", str(found.count)),
+            ("chain", " < ".join(map(_shown, self.chain)) or "none"),
+        ]  # fmt: skip
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "strict": self.strict, "generic": self.generic, "creases": len(self.traces.creases), "traces": self.traces.count,
+            "chain": [[[str(x) for x in point] for point in ridge] for ridge in self.chain],
+            "digest": self.pieces.network.digest,
+        }  # fmt: skip
+
+
+def meetings(pieces: Pieces) -> dict[tuple[Point, ...], tuple[int, int]]:
+    """The facets inside the box, by their sorted vertices, with the numbers of the two cells that meet there."""
+    met: dict[tuple[Point, ...], list[int]] = {}
+    for k, cell in enumerate(pieces.complex):
+        for points in cell.facets().values():
+            met.setdefault(tuple(sorted(points)), []).append(k)
+    return {points: (cells[0], cells[1]) for points, cells in met.items() if len(cells) == 2}
+
+
+def creases(pieces: Pieces) -> tuple[Crease, ...]:
+    """The visible facets inside the box, from the vertices and affine maps of the cells alone; sorted."""
+    found = []
+    for points, (a, b) in meetings(pieces).items():
+        if pieces.complex[a].maps != pieces.complex[b].maps:
+            found.append(_crease(points, pieces.complex[a], pieces.complex[b]))
+    return tuple(sorted(found))
+
+
+def _crease(points: tuple[Point, ...], a: Cell, b: Cell) -> Crease:
+    """Both cells are on the sides of one hyperplane, and the difference of their maps vanishes there."""
+    jumps = [(minus(q[0], p[0]), q[1] - p[1]) for p, q in zip(a.maps, b.maps, strict=True)]
+    slope, offset = next(jump for jump in jumps if any(jump[0]))
+    lead = next(k for k, v in enumerate(slope) if v)
+    plane = tuple(v / slope[lead] for v in slope), offset / slope[lead]
+    side = 1 if value(plane, b.centre) > 0 else -1
+    return Crease(points, plane, tuple(side * jump[lead] for jump, _ in jumps))
+
+
+def inside(pieces: Pieces, ridge: Ridge) -> bool:
+    """Whether the relative interior of a face is in the open box."""
+    ends = zip(_mean(ridge), pieces.box.low.tolist(), pieces.box.high.tolist(), strict=True)
+    return all(low < x < high for x, low, high in ends)
+
+
+def stars(pieces: Pieces, found: tuple[Crease, ...]) -> dict[Ridge, Star]:
+    """The creases at each face of codimension 2 inside the box."""
+    met: dict[Ridge, list[int]] = {}
+    for k, crease in enumerate(found):
+        for ridge in ridges(crease.points):
+            met.setdefault(ridge, []).append(k)
+    return {r: _star(found, group) for r, group in sorted(met.items()) if inside(pieces, r)}
+
+
+def _star(found: tuple[Crease, ...], group: list[int]) -> Star:
+    planes: dict[Form, list[int]] = {}
+    for k in group:
+        planes.setdefault(found[k].plane, []).append(k)
+    pairs = tuple((p[0], p[1]) for p in planes.values() if len(p) == 2)
+    return Star(pairs, tuple(p[0] for p in planes.values() if len(p) == 1))
+
+
+def balance(found: tuple[Crease, ...], star: Star, ridge: Ridge) -> tuple[Fraction, ...]:
+    """The sum of the jumps of all gradients on the way around a ridge: zero, for the star of a continuous function."""
+    total: dict[tuple[int, int], Fraction] = {}
+    for k in (*star.rest, *(k for pair in star.pairs for k in pair)):
+        normal = found[k].plane[0]
+        side = 1 if dot(normal, _turned(ridge, found[k].centre)) > 0 else -1
+        for output, w in enumerate(found[k].weight):
+            for axis, n in enumerate(normal):
+                total[output, axis] = total.get((output, axis), Fraction(0)) + side * w * n
+    return tuple(total.values())
+
+
+def _turned(ridge: Ridge, point: Point) -> Point:
+    """The direction from a ridge to a point, turned by a right angle around the ridge."""
+    u = minus(point, _mean(ridge))
+    if len(u) == 2:
+        return (-u[1], u[0])
+    e = minus(ridge[1], ridge[0])
+    return (e[1] * u[2] - e[2] * u[1], e[2] * u[0] - e[0] * u[2], e[0] * u[1] - e[1] * u[0])
+
+
+def traces(pieces: Pieces) -> Traces:
+    """Creases continued through ridges, and their order; see the head of this module."""
+    found = creases(pieces)
+    at = stars(pieces, found)
+    root = list(range(len(found)))
+
+    def find(k: int) -> int:
+        while root[k] != k:
+            root[k] = root[root[k]]
+            k = root[k]
+        return k
+
+    excepted = tuple(ridge for ridge, star in at.items() if not possible(found, star))
+    usable = {ridge: star for ridge, star in at.items() if ridge not in excepted}
+    for star in usable.values():
+        for a, b in (*star.pairs, *([(star.rest[0], star.rest[1])] if star.decisive else [])):
+            root[max(find(a), find(b))] = min(find(a), find(b))
+    names: dict[int, int] = {}
+    label = tuple(names.setdefault(find(k), len(names)) for k in range(len(found)))
+    earlier: dict[tuple[int, int], Ridge] = {}
+    for ridge, star in usable.items():
+        if star.decisive:
+            earlier.setdefault((label[star.pairs[0][0]], label[star.rest[0]]), ridge)
+    crossing = (frozenset(label[a] for a, _ in star.pairs) for star in usable.values() if star.crossing)
+    return Traces(found, at, label, earlier, frozenset(crossing), excepted)
+
+
+def possible(found: tuple[Crease, ...], star: Star) -> bool:
+    """Whether a network can have these creases where at most two of its units vanish."""
+    if star.decisive:
+        plane = found[star.pairs[0][0]].plane
+        a, b = (value(plane, found[k].centre) for k in star.rest)
+        return a * b < 0
+    return star.crossing or (len(star.pairs), len(star.rest)) in ((1, 0), (0, 3))
+
+
+def _chains(count: int, later: dict[int, list[int]]) -> tuple[tuple[int, ...], ...]:
+    """The longest chain that starts at each; nothing where there is a circle."""
+    found: list[tuple[int, ...] | None] = [None] * count
+    for _ in range(count):
+        for k in range(count):
+            if found[k] is None:
+                tails = [found[m] for m in sorted(later.get(k, []))]
+                ready = [t for t in tails if t is not None]
+                if len(ready) == len(tails):
+                    found[k] = (k, *max(ready, key=len, default=()))
+    return tuple(c for c in found if c is not None) if None not in found else ()
+
+
+def strict_depth(pieces: Pieces) -> int:
+    """0, 1 or 2: hidden layers needed by every network that computes this function in this box."""
+    found = creases(pieces)
+    return _strict(found, stars(pieces, found))
+
+
+def _strict(found: tuple[Crease, ...], at: dict[Ridge, Star]) -> int:
+    for star in at.values():
+        if star.rest or any(found[a].weight != found[b].weight for a, b in star.pairs):
+            return 2
+    return int(bool(found))
+
+
+def _generic_depth(found: Traces) -> int | None:
+    return len(found.chain) if found.possible else None
+
+
+def depth(pieces: Pieces) -> Depth:
+    """How many hidden layers the function of `pieces` needs in its box (or in the slice), strictly and in general position.
+
+    >>> from moduli import Box, Network, pieces
+    >>> first, second = ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), ([[1.0, -1.0]], [-1.0])
+    >>> depth(pieces(Network.mlp(*first, *second, [[1.0]], [0.0], activation="relu"), on=Box(-4, 4)))    # relu(x+ - y+ - 1)
+    <depth = 2 hidden layers needed, at least 1 in general position>
+    """
+    found = traces(pieces)
+    return Depth("proved", _strict(found.creases, found.stars), _generic_depth(found), found, pieces)
+
+
+def lines(found: Iterable[Crease]) -> Iterator[tuple[Form, tuple[Point, Point], tuple[Fraction, ...]]]:
+    """In the plane: creases joined where they continue straight with one weight, as (line, ends, weight)."""
+    groups: dict[tuple[Form, tuple[Fraction, ...]], list[tuple[Point, ...]]] = {}
+    for crease in found:
+        groups.setdefault((crease.plane, crease.weight), []).append(tuple(sorted(crease.points)))
+    for (plane, weight), segments in sorted(groups.items()):
+        start, end = None, None
+        for low, high in sorted(segments):
+            if end is not None and start is not None and low != end:
+                yield plane, (start, end), weight
+                start = None
+            start, end = start or low, high
+        if start is not None and end is not None:
+            yield plane, (start, end), weight
+
+
+def _mean(points: Iterable[Point]) -> Point:
+    whole = tuple(points)
+    return tuple(sum(axis, Fraction(0)) / len(whole) for axis in zip(*whole, strict=True))
+
+
+def _shown(ridge: Ridge) -> str:
+    return "-".join("(" + ", ".join(f"{float(x):.4g}" for x in point) + ")" for point in ridge)
