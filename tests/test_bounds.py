@@ -97,6 +97,37 @@ def test_at_every_scale(activation):
             assert holds(found, net.layers, x)
 
 
+def coarse_network(rng, scales=(1.0, 1.0)):
+    """Weights of few bits, so that sums are exact and extremes are often 0."""
+    net = random_network(rng)
+    parts = []
+    for layer in net.layers:
+        parts += [
+            rng.integers(-2, 3, layer.weight.shape) / 2 * scales[0],
+            rng.integers(-2, 3, layer.bias.shape) / 2 * scales[1],
+        ]
+    return mo.Network.mlp(*parts, activation=str(rng.choice(["relu", "abs", "leaky_relu(0.5)", "leaky_relu(0.1)"])))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_sums(seed):
+    """Where nothing is rounded, at every vertex; and where it is, or products underflow, all the same."""
+    rng = np.random.default_rng(seed)
+    for k in range(12):
+        scales = (1.0, 1.0) if k % 2 else 2.0 ** rng.choice([0, -60, -300, -520, -600, -1000, -1070, 300, 500, 900], 2)
+        net = coarse_network(rng, scales)
+        low = rng.integers(-2, 2, net.widths[0]) * 1.0
+        high = low + rng.integers(1, 3, net.widths[0])
+        if k % 2:
+            x = {p for cell in mo.pieces(net, on=mo.Box(low, high)).complex for p in cell.points}
+        else:
+            shrink = 2.0 ** -rng.choice([0.0, 500.0, 1073.0])
+            low, high = low * shrink, high * shrink
+            x = points(rng, low, high)
+        for find in (bounds.interval, bounds.linear):
+            assert holds(find(net.layers, low[None], high[None]), net.layers, x)
+
+
 def test_a_point_has_bounds_as_wide_as_its_rounding():
     rng = np.random.default_rng(1)
     for _ in range(50):

@@ -8,13 +8,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_bounds import exact_layers, points, random_box, random_network
+from test_bounds import coarse_network, exact_layers, points, random_box, random_network
 
 import moduli as mo
 from moduli import bounds
 from moduli.stability import Points, stable
-
-CASES = "compress_deep"
 
 
 def truth(net, box):
@@ -40,6 +38,23 @@ def test_signs_are_those_of_the_exact_extremes(seed):
             assert sign <= 0 or least >= 0
             assert sign or open_ or least < 0 < most
         assert not left.any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extremes_at_exactly_zero(seed):
+    """Networks of few bits, where many units touch zero; what the box tree cannot settle stays undecided, never wrong."""
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        net = coarse_network(rng)
+        low = rng.integers(-2, 2, net.widths[0]) * 1.0
+        box = mo.Box(low, low + rng.integers(1, 3, net.widths[0]))
+        found = stable(net, box, budget=200)
+        assert found.check()
+        signs, left = np.concatenate(found.signs), np.concatenate(found.undecided)
+        for (least, most), sign, open_ in zip(truth(net, box), signs, left, strict=True):
+            assert sign >= 0 or most <= 0
+            assert sign <= 0 or least >= 0
+            assert sign or open_ or least < 0 < most
 
 
 def read(case):

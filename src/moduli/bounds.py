@@ -13,9 +13,9 @@ networks of one architecture, by relations between their units.
 
 Rounding. u = 2^-53. A float sum of n products, in any order, fused or not, is off by at most gamma_n times the sum of
 their sizes plus n 2^-1075, where gamma_n = n u / (1 - n u) <= (n + 1) u [Higham 2002, 3.1; matrix products here are such
-sums]. Extremes that are exactly zero stay zero where the sum is exact: because every product is zero, or because all terms
-are multiples of a power of two, the *grain*, and their sizes sum to at most 2^53 grains (`_grain`), so that no partial sum
-is rounded; and an interval whose sign is in doubt is summed again exactly (`_exact_upper`).
+sums; underflow is gradual]. Extremes that are exactly zero stay zero where the sum is exact: because every product is
+zero, or because all terms are multiples of a power of two, the *grain*, and their sizes sum to at most 2^53 grains, so
+that no partial sum is rounded (`_unrounded`). An interval whose sign is in doubt is summed again exactly (`_exact_upper`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Batch = Float64[np.ndarray[Any, Any], "batch inputs"]
 Bounds = list[tuple[Array, Array]]
 U = 2.0**-53
 LEAST = 5e-324
-TOUCH = 2.0**-35  # of all sizes: so near zero a bound is computed again with care
+TOUCH = 2.0**-35  # of all sizes: so little above zero a bound is computed again with care
 ENTRIES = 2**20  # floats in one array of rows
 
 
@@ -201,7 +201,7 @@ class Propagation:
             c = _raised(c, up(self.sizes[l][0][owner, unit]) * (2 * U) + LEAST)
         rows = map.weight[unit] * sign[:, None]
         top, last = self.upper(l, rows, c, owner)
-        doubt = np.flatnonzero(np.abs(top) <= TOUCH * self.sizes[l][0][owner, unit])
+        doubt = np.flatnonzero((top > 0) & (top <= TOUCH * self.sizes[l][0][owner, unit]))
         if map.exact and len(doubt):
             top[doubt] = np.minimum(top[doubt], self.upper(l, rows[doubt], c[doubt], owner[doubt], careful=True)[0])
         return top, last
