@@ -128,6 +128,31 @@ def test_exact_sums(seed):
             assert holds(find(net.layers, low[None], high[None]), net.layers, x)
 
 
+def test_sums_that_nearly_cancel():
+    """What is left of rounded products, of rounded slopes, of rounded weights: bounds next to zero, on the right side."""
+    rng = np.random.default_rng(11)
+    for _ in range(30):
+        a, b = rng.normal(size=(2, 3))
+        row = np.stack([a, -(a * b)], axis=1).ravel()
+        first = mo.Network.mlp(np.array([row, -row]), [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
+        x = np.stack([b, np.ones(3)], axis=1).ravel()
+        w = float(rng.integers(3, 100))
+        slope = mo.Network.mlp(
+            [[1.0], [-1.0]], [0.0, 0.0], [[w, w * 0.1], [-w, -w * 0.1]], [0.0, 0.0], activation="leaky_relu(0.1)"
+        )
+        p, q = rng.random(2) + 0.5
+        weight = mo.Network.mlp(
+            [[p], [q], [p + q]], [0.0] * 3, [[1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]], [0.0, 0.0], activation="relu"
+        )  # fmt: skip
+        for net, low, high in (
+            (first, x, x),
+            (slope, np.array([-2.0]), np.array([-1.0])),
+            (weight, np.array([1.0]), np.array([2.0])),
+        ):
+            for find in (bounds.interval, bounds.linear):
+                assert holds(find(net.layers, low[None], high[None]), net.layers, [low, high])
+
+
 def test_a_point_has_bounds_as_wide_as_its_rounding():
     rng = np.random.default_rng(1)
     for _ in range(50):
