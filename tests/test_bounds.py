@@ -153,6 +153,41 @@ def test_sums_that_nearly_cancel():
                 assert holds(find(net.layers, low[None], high[None]), net.layers, [low, high])
 
 
+def with_twins(rng, net):
+    """Further units whose rows are those of others or their negatives."""
+    layers = list(net.layers)
+    for l in range(len(layers) - 1):
+        old, after = layers[l], layers[l + 1]
+        pick, sign = rng.integers(0, len(old.bias), 3), rng.choice([-1.0, 1.0], 3)
+        rows, biases = old.weight[pick] * sign[:, None], old.bias[pick] * sign
+        layers[l] = mo.Layer(np.vstack([old.weight, rows]), np.append(old.bias, biases), old.activation)
+        out = after.weight[:, pick] * rng.choice([-1.0, 1.0, 0.7, 1e-9], 3)
+        layers[l + 1] = mo.Layer(np.hstack([after.weight, out]), after.bias, after.activation)
+    return mo.Network(tuple(layers))
+
+
+@pytest.mark.parametrize("activation", LINEAR)
+def test_twins(activation):
+    rng = np.random.default_rng(12)
+    for _ in range(60):
+        scales = 10.0 ** rng.choice([0, 0, 0, -20, 20, -160, 150, -310], 2)
+        net = with_twins(rng, random_network(rng, scales, activation))
+        low, high = random_box(rng, net.widths[0])
+        assert holds(bounds.linear(net.layers, low[None], high[None]), net.layers, points(rng, low, high))
+
+
+def test_twins_that_cancel_leave_exactly_nothing():
+    """relu(z) - relu(-z) - z = 0, whatever z."""
+    rng = np.random.default_rng(13)
+    for row, bias in zip(rng.normal(size=(20, 2)), rng.normal(size=20), strict=True):
+        net = mo.Network.mlp(
+            np.stack([row, -row, row, -row, row]), bias * np.array([1.0, -1, 1, -1, 1]),
+            [[1.0, -1.0, -1.0, 1.0, 0.0], [0.5, 0.0, -1.0, 0.0, 0.5]], [0.0, -0.25], [[1.0, 1.0]], [0.0], activation="relu",
+        )  # fmt: skip
+        lo, hi = bounds.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1]
+        assert lo.tolist() == hi.tolist() == [[0.0, -0.25]]
+
+
 def test_a_point_has_bounds_as_wide_as_its_rounding():
     rng = np.random.default_rng(1)
     for _ in range(50):

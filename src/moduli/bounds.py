@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from .domains import Box
-from .enclosure import two_product, up
+from .enclosure import class_keys, two_product, two_sum, up
 from .envelopes import Envelope, add_up, envelope, kinked, slopes
 from .errors import CertificateRejected, ShapeError
 from .network import Layer, Network
@@ -45,12 +45,39 @@ TOUCH = 2.0**-35  # of all sizes: so little above zero a bound is computed again
 ENTRIES = 2**20  # floats in one array of rows
 
 
+class Twins(NamedTuple):
+    """Activations of a layer by those of fewer units: s(z) = fold @ s(z) + tilt @ z + shift, with entries -1, 0, 1."""
+
+    fold: Array
+    tilt: Array
+    shift: Array
+
+
 class Affine(NamedTuple):
     """h -> weight @ h + bias; each parameter may be off by one rounding unless `exact`."""
 
     weight: Array
     bias: Array
     exact: bool = True
+    twins: Twins | None = None
+
+
+def _twins(layer: Layer) -> Twins | None:
+    """Units whose row and bias equal those of an earlier unit or are their negatives, where the reflection law gives s(-z)."""
+    law, every = layer.activation.reflection, np.arange(len(layer.bias))
+    keys, signs = class_keys(layer.weight, layer.bias, sign=True, scale=False)
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    if len(first) == len(every) or not all(part in (-1, 0, 1) for part in law):
+        return None
+    root = first[group]
+    sign = signs * signs[root]
+    rows = np.concatenate([layer.weight, layer.bias[:, None]], axis=1)
+    same = (rows == sign[:, None] * rows[root]).all(axis=1)
+    root, turned = np.where(same, root, every), same & (sign < 0)
+    twins = Twins(np.zeros((len(every), len(every))), np.zeros((len(every), len(every))), np.where(turned, float(law[2]), 0.0))
+    twins.fold[every, root] = np.where(turned, float(law[0]), 1.0)
+    twins.tilt[every, root] = np.where(turned, float(law[1]), 0.0)
+    return twins
 
 
 def _upper_sum(terms: Array, bias: Array, mass: Array, count: int, met: Mask | bool = True) -> Array:
@@ -232,25 +259,47 @@ class Propagation:
         (b W) . g <= a' . g + gamma_n |b| |W| |g| + n 2^-1074 sum |g|, and |b| |W| |g| + |b| |v| <= |b| . Z.
         So c' = c + b . v + a . t needs (2n + 4) roundings (of a parameter, too) of the mass |c| + |b| . Z + |a| . |t|,
         and underflows as `_measure` counts them, plus 3 n 2^-1075 for the dot products of c'. None of this where b = a s,
-        and the sums of c' and a' are exact.
+        and the sums of c' and a' are exact. `_merge` adds a term d . z to a . h, hence d_j to b_j and one more rounding.
         """
         lines, map = self.envelopes[k], self.maps[k]
+        a, c, tilt = self._merge(k, a, c, owner) if map.twins is not None else (a, c, None)
         rising = a > 0
         s = np.where(rising, lines.upper_slope[owner], lines.lower_slope[owner])
         t = np.where(rising, lines.upper_offset[owner], lines.lower_offset[owner])
         sizes, lost = (part[owner] for part in self.sizes[k])
         b = a * s
+        weight = np.abs(b)
+        if tilt is not None:
+            b, weight = b + tilt, weight + np.abs(tilt)
         shift = c + b @ map.bias + np.einsum("ij,ij->i", a, t)
-        mass = np.abs(c) + np.einsum("ij,ij->i", np.abs(b), sizes) + np.einsum("ij,ij->i", np.abs(a), np.abs(t))
+        mass = np.abs(c) + np.einsum("ij,ij->i", weight, sizes) + np.einsum("ij,ij->i", np.abs(a), np.abs(t))
         n = a.shape[1]
         error = up(up(mass, 2 * n + 4) * ((2 * n + 8) * U)) + lost
         if careful:
-            error[self._exact_step(map, a, s, t, c, mass)] = 0.0
-        return b @ map.weight, np.where((a != 0).any(axis=1), _raised(shift, error), c)
+            error[self._exact_step(map, a, s, t, c, mass, tilt)] = 0.0
+        return b @ map.weight, np.where((weight != 0).any(axis=1) | (a != 0).any(axis=1), _raised(shift, error), c)
 
-    def _exact_step(self, map: Affine, a: Array, s: Array, t: Array, c: Array, mass: Array) -> Mask:
-        """Rows of which `_back` rounds nothing: a s by `two_product`, both sums by their grains."""
+    def _merge(self, k: int, a: Array, c: Array, owner: Ints) -> tuple[Array, Array, Array]:
+        """a . h + c as a' . h + d . z + c' with the twins of map k merged: a' = a fold, d = a tilt, c' = c + a . shift.
+
+        Sums of numbers without products: off by gamma_{n+1} times |c| + sum |a_j| (|fold| |h| + |tilt| |z| + |shift|)_j.
+        """
+        twins = self.maps[k].twins
+        assert twins is not None
+        lines, n = self.envelopes[k], a.shape[1]
+        reach = np.maximum(np.abs(lines.least), np.abs(lines.most))
+        sizes = reach @ np.abs(twins.fold).T + self.sizes[k][0] @ np.abs(twins.tilt).T + np.abs(twins.shift)
+        mass = np.abs(c) + np.einsum("ij,ij->i", np.abs(a), sizes[owner])
+        exact = _unrounded(np.abs(a).sum(axis=1) + np.abs(c), _grain(a).min(axis=1, initial=np.inf), _grain(c))
+        error = np.where(exact, 0.0, up(up(mass, n + 6) * ((n + 4) * U)) + LEAST)
+        return a @ twins.fold, _raised(c + a @ twins.shift, error), a @ twins.tilt
+
+    def _exact_step(self, map: Affine, a: Array, s: Array, t: Array, c: Array, mass: Array, tilt: Array | None) -> Mask:
+        """Rows of which `_back` rounds nothing: a s by `two_product`, sums by their grains."""
         b, lost = two_product(a, s)
+        if tilt is not None:
+            b, more = two_sum(b, tilt)
+            lost = np.abs(lost) + np.abs(more)
         tame = ((np.abs(a) > 2.0**-450) & (np.abs(a) < 2.0**450) | (a == 0)) & ((s == 0) | (np.abs(s) > 2.0**-450))
         same = (tame & (lost == 0) & (np.abs(s) < 2.0**450)).all(axis=1)
         grain, largest = _grain(map.weight).min(axis=1, initial=np.inf), np.abs(map.weight).max(axis=1, initial=0.0)
@@ -275,11 +324,15 @@ def propagate(
     units: Sequence[Mask] | None = None,
 ) -> Propagation:
     """Bounds of the pre-activations of `layers`; see `Propagation`."""
-    return Propagation(
-        [Affine(layer.weight, layer.bias) for layer in layers],
-        lambda l, lo, hi: envelope(layers[l].activation, lo, hi),
-        low, high, linear=linear, lazy=lazy, units=units,
-    )  # fmt: skip
+    maps = [
+        Affine(layer.weight, layer.bias, twins=_twins(layer) if linear and l + 1 < len(layers) else None)
+        for l, layer in enumerate(layers)
+    ]
+
+    def relax(l: int, lo: Array, hi: Array) -> Envelope:
+        return envelope(layers[l].activation, lo, hi)
+
+    return Propagation(maps, relax, low, high, linear=linear, lazy=lazy, units=units)
 
 
 def interval(layers: Sequence[Layer], low: Batch, high: Batch) -> Bounds:
