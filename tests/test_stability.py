@@ -12,6 +12,7 @@ from test_bounds import coarse_network, exact_layers, points, random_box, random
 
 import moduli as mo
 from moduli import bounds
+from moduli.network import IDENTITY
 from moduli.stability import Points, stable
 
 
@@ -178,6 +179,25 @@ def test_other_activations_and_no_hidden_layer():
     assert affine.check()
     with pytest.raises(ValueError, match="Box"):
         stable(net, mo.Gaussian())
+
+
+@pytest.mark.parametrize("size", [1e308, 1e154, 1e-308, 5e-324])
+def test_boxes_and_weights_of_extreme_size(size):
+    rng = np.random.default_rng(5)
+    net = random_network(rng, inputs=2)
+    for these, box in ((net, mo.Box(-size, size)), (net.with_flat(net.flat() * min(size, 1e300)), mo.Box(-1, 1))):
+        found = stable(these, box, budget=100)
+        assert found.check()
+        for x in points(rng, *(np.full(2, side) / 4 for side in (box.low, box.high))):
+            for z, sign in zip(exact_layers(these.layers[:-1], x), found.signs, strict=True):
+                assert all(v * Fraction(int(s)) >= 0 for v, s in zip(z, sign, strict=True))
+
+
+def test_layers_without_units():
+    layers = mo.Layer(np.zeros((0, 2)), np.zeros(0), mo.Activation("relu")), mo.Layer(np.zeros((1, 0)), np.ones(1), IDENTITY)
+    net = mo.Network(layers)
+    assert bounds.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1][1].tolist() == [[1.0]]
+    assert stable(net, mo.Box(-1, 1)).check()
 
 
 def test_a_box_of_real_networks(shared):

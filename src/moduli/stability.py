@@ -26,6 +26,7 @@ Ints = np.ndarray[Any, np.dtype[np.intp]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 BATCH = 256
+HUGE = 1e300
 HOW = ("", "interval", "linear", "bisection")
 
 
@@ -107,9 +108,10 @@ def stable(net: Network, on: Domain, *, budget: int = 10_000, seed: int = 0, pro
     if not isinstance(on, Box):
         raise ShapeError(f"on={on!r}: signs of units are proved on a Box")
     box = on.of_dimension(net.widths[0])
-    seen = Points(net, box, np.random.default_rng(seed))
-    search = Search(net, box, seen, budget, progress)
-    search.run()
+    with np.errstate(all="ignore"):
+        seen = Points(net, box, np.random.default_rng(seed))
+        search = Search(net, box, seen, budget, progress)
+        search.run()
     tree, signs = search.proof()
     failed = bounds.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
     signs[failed] = 0
@@ -146,8 +148,14 @@ class Points:
             corners = rng.random((rows // 4, inputs)) < 0.5
         self.look(np.where(corners, box.high, box.low))
         self.look(bounds.middle(box.low, box.high)[None])
-        self.look(rng.uniform(box.low, box.high, (rows, inputs)))
+        self.look(self._anywhere(rng, (rows, inputs)))
         self._climb(rng)
+
+    def _anywhere(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Uniform points, for boxes of any size."""
+        share = rng.random(shape)
+        points: Array = np.clip((1 - share) * self.box.low + share * self.box.high, self.box.low, self.box.high)
+        return points
 
     def look(self, x: Array) -> None:
         """Evaluate the network at points of the box."""
@@ -157,7 +165,8 @@ class Points:
                 values.append(h @ layer.weight.T + layer.bias)
                 h = layer.activation(values[-1])
             if values:
-                self._keep(x[start : start + 4096], np.concatenate(values, axis=1))
+                z = np.nan_to_num(np.concatenate(values, axis=1), nan=0.0, posinf=HUGE, neginf=-HUGE)
+                self._keep(x[start : start + 4096], z)
 
     def _keep(self, x: Array, z: Array) -> None:
         for best, at, better in (
@@ -185,11 +194,12 @@ class Points:
             first = int(sum(self.net.widths[1 : l + 1]))
             head = Layer(layer.weight[units - first], layer.bias[units - first], IDENTITY)
             prefix = Network((*self.net.layers[:l], head))
-            x = rng.uniform(low, high, (starts, len(units), len(low)))
+            x = self._anywhere(rng, (starts, len(units), len(low)))
             x[0] = np.where(way[:, None] > 0, self.at_most[units], self.at_least[units])
             x, v = x.reshape(-1, len(low)), np.tile(np.diag(way), (starts, 1))
             for k in range(steps):
-                x = np.clip(x + np.sign(prefix.pullback(x, v)) * (high - low) * 0.5 * 0.7**k, low, high)
+                turn = np.nan_to_num(np.sign(prefix.pullback(x, v)))
+                x = np.clip(x + turn * (0.5 * high - 0.5 * low) * 0.7**k, low, high)
                 self.look(x)
 
 
@@ -302,7 +312,7 @@ class Search:
 
         On the way, look at the corners that maximise these bounds.
         """
-        width = high - low
+        width = 0.5 * high - 0.5 * low
         score: Array = 1e-6 * width / np.maximum(width.max(axis=1, keepdims=True), 1e-300)
         start = 0
         for l, (lo, _) in enumerate(found.bounds):
