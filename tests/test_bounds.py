@@ -279,6 +279,16 @@ def test_lines_around_an_activation(activation):
             assert t == -np.inf or Fraction(s) * z + Fraction(t) <= high, (a, b, share)
 
 
+def test_the_least_floats_are_on_the_right_side():
+    """sigmoid(z) > 1/2 and |tanh z| < |z| also for the least floats."""
+    z = np.array([[5e-324, 1e-323, -5e-324, -1e-323, 1e-310]])
+    lines = envelope(Activation.of("sigmoid"), z, z)
+    assert (lines.most[z > 0] > 0.5).all()
+    assert (lines.least[z < 0] < 0.5).all()
+    lines = envelope(Activation.of("tanh"), z, z)
+    assert (np.maximum(np.abs(lines.least), np.abs(lines.most)) <= np.abs(z)).all()
+
+
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_lines_around_s_shapes_are_tight(activation):
     rng = np.random.default_rng(4)

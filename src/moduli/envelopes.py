@@ -194,8 +194,7 @@ def _derivative(z: Array) -> tuple[Array, Array]:
 def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Envelope:
     """Lines around k + b tanh(c z), through the mirror image where the interval is not positive.
 
-    c z is exact, or rounded outward near the least floats; slopes below 2^-900 are 0, so b c s is exact too, and so is
-    b t beside k, unless t is so small that the rounding of the sum covers it.
+    c z is exact, or rounded outward near the least floats; slopes below 2^-900 are 0, so b c s is exact too.
     """
     flip = hi <= 0
     near, far = _scaled(np.where(flip, -hi, lo), c, -np.inf), _scaled(np.where(flip, -lo, hi), c, np.inf)
@@ -205,10 +204,15 @@ def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Envelope:
         np.where(flip, a.lower_slope, a.upper_slope), np.where(flip, -a.lower_offset, a.upper_offset),
         np.where(flip, -a.most, a.least), np.where(flip, -a.least, a.most),
     )  # fmt: skip
-    shift = np.full(lo.shape, k)
-    low, least = (-add_up(-shift, -b * x) for x in (lines[1], lines[4]))
-    high, most = (add_up(shift, b * x) for x in (lines[3], lines[5]))
+    low, least = (-_shifted(-k, -b, x) for x in (lines[1], lines[4]))
+    high, most = (_shifted(k, b, x) for x in (lines[3], lines[5]))
     return Envelope(b * c * lines[0], low, b * c * lines[2], high, np.maximum(least, k - b), np.minimum(most, k + b))
+
+
+def _shifted(k: float, b: float, x: Array) -> Array:
+    """An upper bound of k + b x for powers of two (or k = 0, b = 1): b x is exact, or too small to be seen beside k."""
+    total = k + b * x
+    return np.where((x == 0) | (total == 0) | (k == 0), total, np.nextafter(total, np.inf))
 
 
 def _scaled(z: Array, c: float, way: float) -> Array:
