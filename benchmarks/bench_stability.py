@@ -1,0 +1,113 @@
+"""Units of real ReLU networks that never change sign on their box, and how far two networks are apart on a box.
+
+python benchmarks/bench_stability.py [budget]          (MODULI_SHARED names the folder, default ../shared)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+import moduli as mo
+from moduli import bounds
+from moduli.stability import stable
+
+SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "models"
+PROPERTIES = (
+    ("rl_cartpole.onnx", "cartpole_case_safe_14.vnnlib"),
+    ("acasxu_1_1.onnx", "acasxu_prop_1.vnnlib"),
+    ("acasxu_1_1.onnx", "acasxu_prop_3.vnnlib"),
+    ("safenlp_ruarobot.onnx", "safenlp_ruarobot_hyperrectangle_0.vnnlib"),
+)
+NETS = ((2, 8, 8, 1), (2, 16, 16, 1), (4, 16, 16, 1), (8, 16, 16, 1), (8, 32, 32, 1))
+
+
+def sources() -> Iterator[tuple[str, Path, mo.Box]]:
+    boxes = json.loads((SHARED / "boxes.json").read_text())
+    for path in sorted(SHARED.iterdir()):
+        original = path.name.removesuffix(".converted.onnx")
+        box = next((boxes[k] for k in sorted(boxes) if k == path.name or k.startswith(f"{original}.")), None)
+        twin = path.suffix == ".nnet" or (path.name.endswith(".converted.onnx") and path.with_name(f"{original}.onnx").exists())
+        if path.suffix == ".onnx" and box is not None and not twin:
+            yield path.name, path, mo.Box(box["lo"], box["hi"])
+    for model, file in PROPERTIES:
+        yield f"{model}, {file.removesuffix('.vnnlib')}", SHARED / model, mo.Box.from_vnnlib(SHARED / "vnnlib" / file)
+
+
+def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
+    try:
+        net = mo.load(path)
+    except mo.UnsupportedModel:
+        return None
+    if not any(a.piecewise_linear for a in net.activations):
+        return None
+    start = time.perf_counter()
+    found = stable(net, box, budget=budget)
+    made = time.perf_counter()
+    found.check()
+    checked = time.perf_counter()
+    counts = [" + ".join(str(found.count(sign, how)) for how in (1, 2, 3)) for sign in (-1, 1)]
+    left = sum(int((u != 0).sum()) for u in found.undecided)
+    widths = "-".join(map(str, net.widths))
+    seconds = f"{made - start:.1f} / {checked - made:.1f}"
+    return f"| {name} | {widths} | {counts[0]} | {counts[1]} | {left} | {found.boxes} | {found.tree.count(-1)} | {seconds} |"
+
+
+def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str:
+    """sup |f - g| on [-1, 1]^n for g = f with 0.1 % noise: intervals, affine bounds, bisection of the widest box first."""
+    parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))]
+    f = mo.Network.mlp(*parts, activation="relu")
+    g = f.with_flat(f.flat() * (1 + 1e-3 * rng.normal(size=f.parameters)))
+    low, high = -np.ones((1, widths[0])), np.ones((1, widths[0]))
+
+    def worst(low: np.ndarray, high: np.ndarray, relax: bool = True) -> np.ndarray:
+        lo, hi = bounds.difference(f.layers, g.layers, low, high, relax=relax, lazy=True)[-1]
+        return np.maximum(-lo, hi).max(axis=1)
+
+    plain, relaxed = worst(low, high, False)[0], worst(low, high)[0]
+    start, boxes = time.perf_counter(), 1
+    top = worst(low, high)
+    while boxes < budget:
+        pick = np.argsort(-top)[: min(64, len(top), max(1, (budget - boxes) // 2))]
+        split = np.argmax(high[pick] - low[pick], axis=1)
+        a, b, c, d = bounds.halves(low[pick], high[pick], split)
+        new = np.concatenate([a, c]), np.concatenate([b, d])
+        keep = np.setdiff1d(np.arange(len(top)), pick)
+        fresh = np.minimum(worst(*new), np.tile(top[pick], 2))
+        low, high, top = (
+            np.concatenate([low[keep], new[0]]),
+            np.concatenate([high[keep], new[1]]),
+            np.concatenate([top[keep], fresh]),
+        )
+        boxes += len(fresh)
+    seconds = time.perf_counter() - start
+    x = rng.uniform(-1, 1, (200_000, widths[0]))
+    seen = np.abs(f.logits(x) - g.logits(x)).max()
+    bisected = f"{top.max():.3g} ({boxes} boxes, {seconds:.1f} s)"
+    return f"| {','.join(map(str, widths))} | {plain:.3g} | {relaxed:.3g} | {bisected} | {seen:.3g} |"
+
+
+def main() -> None:
+    budget = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    print("Units by intervals + affine bounds + bisection; seconds of search / check.\n")
+    print("| model, box | widths | inactive | active | undecided | boxes | leaves | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, path, box in sources() if SHARED.is_dir() else ():
+        if text := line(name, path, box, budget):
+            print(text, flush=True)
+    print("\n| sup of the difference | intervals | affine | bisected | sampled |")
+    print("|---|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for widths in NETS:
+        print(apart(widths, 8000, rng), flush=True)
+
+
+if __name__ == "__main__":
+    main()

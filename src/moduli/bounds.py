@@ -1,0 +1,536 @@
+"""Rigorous bounds of pre-activations on boxes, and the check of claims about their signs. A sceptic reads this file.
+
+All bounds hold over the reals for the function whose parameters are the stored floats; every float operation here is
+charged with its worst error, and no tolerance takes part. Boxes come in batches: low, high of shape [batch, inputs].
+
+`interval` carries one interval per unit from layer to layer. `linear` adds, for each unit, an affine function of the
+input above and one below it [idea: Singh et al. 2019, Zhang et al. 2018]: going back through the layers, an inequality
+
+    target <= a . h + c  on the box        (h: activations of a layer, one row a and number c per target and box)
+
+is replaced by one about the layer before, see `Propagation._back`. `difference` does both for the difference of two
+networks of one architecture, by relations between their units.
+
+Rounding. u = 2^-53. A float sum of n products, in any order, fused or not, is off by at most gamma_n times the sum of
+their sizes plus n 2^-1075, where gamma_n = n u / (1 - n u) <= (n + 1) u [Higham 2002, 3.1; matrix products here are such
+sums; underflow is gradual]. Extremes that are exactly zero stay zero where the sum is exact: because every product is
+zero, or because all terms are multiples of a power of two, the *grain*, and their sizes sum to at most 2^53 grains, so
+that no partial sum is rounded (`_unrounded`). An interval whose sign is in doubt is summed again exactly (`_exact_upper`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from .domains import Box
+from .enclosure import class_keys, two_product, two_sum, up
+from .envelopes import Envelope, add_up, envelope, kinked, slopes
+from .errors import CertificateRejected, ShapeError
+from .network import Layer, Network
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.intp]]
+Signs = np.ndarray[Any, np.dtype[np.int8]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Batch = Float64[np.ndarray[Any, Any], "batch inputs"]
+Bounds = list[tuple[Array, Array]]
+U = 2.0**-53
+LEAST = 5e-324
+TOUCH = 2.0**-35  # of all sizes: so little above zero a bound is computed again with care
+ENTRIES = 2**20  # floats in one array of rows
+
+
+class Twins(NamedTuple):
+    """Activations of a layer by those of fewer units: s(z) = fold @ s(z) + tilt @ z + shift, with entries -1, 0, 1."""
+
+    fold: Array
+    tilt: Array
+    shift: Array
+
+
+class Affine(NamedTuple):
+    """h -> weight @ h + bias; each parameter may be off by one rounding unless `exact`."""
+
+    weight: Array
+    bias: Array
+    exact: bool = True
+    twins: Twins | None = None
+
+
+def _twins(layer: Layer) -> Twins | None:
+    """Units whose row and bias equal those of an earlier unit or are their negatives, where the reflection law gives s(-z)."""
+    law, every = layer.activation.reflection, np.arange(len(layer.bias))
+    keys, signs = class_keys(layer.weight, layer.bias, sign=True, scale=False)
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    if len(first) == len(every) or not all(part in (-1, 0, 1) for part in law):
+        return None
+    root = first[group]
+    sign = signs * signs[root]
+    rows = np.concatenate([layer.weight, layer.bias[:, None]], axis=1)
+    same = (rows == sign[:, None] * rows[root]).all(axis=1)
+    root, turned = np.where(same, root, every), same & (sign < 0)
+    twins = Twins(np.zeros((len(every), len(every))), np.zeros((len(every), len(every))), np.where(turned, float(law[2]), 0.0))
+    twins.fold[every, root] = np.where(turned, float(law[0]), 1.0)
+    twins.tilt[every, root] = np.where(turned, float(law[1]), 0.0)
+    return twins
+
+
+def _upper_sum(terms: Array, bias: Array, mass: Array, count: int, met: Mask | bool = True) -> Array:
+    """An upper bound of exact sums that were computed as `terms + bias`.
+
+    Args:
+        mass: float sums of the sizes of the same terms. count: products per sum, at most.
+        met: where some product is not zero; elsewhere the sum is the bias, exactly.
+
+    The sum is off by gamma_{count + 2} times the exact mass (count products, the bias, one rounding of a parameter)
+    and by underflows, count 2^-1075. Where it is not finite nothing is known.
+    """
+    total = terms + bias
+    error = up(up(mass, count + 2) * ((count + 4) * U)) + (count + 1) * LEAST
+    return _raised(total, np.where(met, error, 0.0))
+
+
+def _raised(total: Array, error: Array) -> Array:
+    """An upper bound of total + error; infinite where an overflow may have spoilt a sum."""
+    top = np.where(error == 0, total, np.nextafter(total + error, np.inf))
+    return np.where(np.isfinite(total) & np.isfinite(top), top, np.inf)
+
+
+def _affine(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
+    """Intervals of weight @ h + bias for h in [low, high].
+
+    Upper ends: weight+ @ high + weight- @ low + bias; lower ends: minus the upper ends of -weight, -bias.
+    """
+    inputs = map.weight.shape[1]
+    both = np.concatenate([np.maximum(map.weight, 0.0), np.minimum(map.weight, 0.0)], axis=1).T
+    ends = np.concatenate([np.concatenate([high, low], axis=1), np.concatenate([-low, -high], axis=1)])
+    bias = np.repeat([map.bias, -map.bias], len(low), axis=0)
+    terms, sizes = ends @ both, np.abs(ends) @ np.abs(both)
+    met = sizes != 0
+    if not met.all():
+        met = (ends != 0).astype(np.float64) @ (both != 0).astype(np.float64) > 0
+    if map.exact:
+        grain = np.outer(_grain(ends).min(axis=1, initial=np.inf), _grain(both).min(axis=0, initial=np.inf))
+        met &= ~_unrounded(sizes + np.abs(bias), grain, _grain(bias))
+    else:
+        met |= bias != 0
+    top = _upper_sum(terms, bias, sizes + np.abs(bias), inputs + 1, met)
+    if map.exact:
+        unsure = met & (np.abs(terms + bias) <= top - (terms + bias))
+        for i, j in np.argwhere(unsure).tolist():
+            top[i, j] = min(top[i, j], _exact_upper(ends[i], both[:, j], float(bias[i, j])))
+    return -top[len(low) :], top[: len(low)]
+
+
+def _exact_upper(a: Array, b: Array, bias: float) -> float:
+    """An upper bound of a . b + bias, 0 where that is its exact value: exact products, and a correctly rounded sum.
+
+    `math.fsum` returns the nearest float, which is 0 only for 0, because all terms are multiples of 2^-1074.
+    """
+    kept = (a != 0) & (b != 0)
+    a, b = a[kept], b[kept]
+    sizes = np.abs(np.concatenate([a, b]))
+    if not (np.isfinite(sizes).all() and (sizes > 2.0**-450).all() and (sizes < 2.0**450).all()):
+        return math.inf
+    total = math.fsum([*(float(x) for part in two_product(a, b) for x in part), bias])
+    return total if total == 0 else math.nextafter(total, math.inf)
+
+
+def _grain(x: Array) -> Array:
+    """The largest power of two that divides each float, infinite for 0."""
+    mantissa, exponent = np.frexp(x)
+    whole = (mantissa * 2.0**53).astype(np.int64)
+    return np.where(whole == 0, np.inf, np.ldexp((whole & -whole).astype(np.float64), exponent - 53))
+
+
+def _unrounded(mass: Array, *grains: Array) -> Mask:
+    """Whether float sums of terms with these grains and sums of sizes are exact; a grain below the least float is 0 here."""
+    grain = np.minimum.reduce(grains)
+    return np.asarray((grain > 0) & (up(mass, 2**20) <= 2.0**53 * grain))
+
+
+Relax = Callable[[int, Array, Array], Envelope]
+
+
+class Propagation:
+    """Bounds of all pre-activations of a chain of affine maps on a batch of boxes.
+
+    Args:
+        maps: the affine maps; envelopes stand between them.
+        relax: (layer, lo, hi) -> envelopes of the activations behind a layer, for pre-activations in [lo, hi].
+        low, high: ``[batch, inputs]``.
+        linear: whether to go back through the layers. lazy: only for units whose sign intervals leave open.
+        known: bounds of pre-activations that hold for other reasons, per layer.
+        units: per layer, which units to bound by going back (all by default).
+
+    Attributes:
+        bounds: (lo, hi) per layer, each ``[batch, units]``.
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[Affine],
+        relax: Relax,
+        low: Array,
+        high: Array,
+        *,
+        linear: bool = True,
+        lazy: bool = False,
+        known: Bounds | None = None,
+        units: Sequence[Mask] | None = None,
+    ) -> None:
+        self.maps, self.low, self.high = maps, low, high
+        self.bounds: Bounds = []
+        self.envelopes: list[Envelope] = []
+        self.sizes: list[tuple[Array, Array]] = []
+        h = low, high
+        with np.errstate(all="ignore"):
+            for l, map in enumerate(maps):
+                self._measure(map, *h)
+                lo, hi = _affine(map, *h)
+                if known is not None:
+                    lo, hi = np.maximum(lo, known[l][0]), np.minimum(hi, known[l][1])
+                if linear and l > 0:
+                    wanted = (lo < 0) & (hi > 0) if lazy else np.ones(lo.shape, dtype=bool)
+                    lo, hi = self._tighten(l, lo, hi, wanted if units is None else wanted & units[l])
+                self.bounds.append((lo, hi))
+                if l + 1 < len(maps):
+                    self.envelopes.append(relax(l, lo, hi))
+                    h = self.envelopes[-1].least, self.envelopes[-1].most
+
+    def _measure(self, map: Affine, low: Array, high: Array) -> None:
+        """Upper bounds of |weight| |h| + |bias| per unit, and of what underflows of one step back can cost per box."""
+        count, reach = map.weight.shape[1], np.maximum(np.abs(low), np.abs(high))
+        sizes = up(reach @ np.abs(map.weight).T + np.abs(map.bias), count + 2) + count * LEAST
+        lost = (len(map.bias) + 1) * up(reach.sum(axis=1), count) + up(sizes.sum(axis=1), len(map.bias))
+        self.sizes.append((sizes, (up(lost, 4) + 4.0 * len(map.bias) + 4.0) * (2 * LEAST)))
+
+    def _tighten(self, l: int, lo: Array, hi: Array, wanted: Mask) -> tuple[Array, Array]:
+        owner, unit = np.nonzero(wanted)
+        lo, hi = lo.copy(), hi.copy()
+        step = max(1, ENTRIES // max(max(m.weight.shape) for m in self.maps))
+        for start in range(0, len(unit), step):
+            b, j = owner[start : start + step], unit[start : start + step]
+            hi[b, j] = np.minimum(hi[b, j], self.unit_upper(l, b, j, 1.0)[0])
+            lo[b, j] = np.maximum(lo[b, j], -self.unit_upper(l, b, j, -1.0)[0])
+        return lo, hi
+
+    def unit_upper(self, l: int, owner: Ints, unit: Ints, sign: Any) -> tuple[Array, Array]:
+        """Upper bounds of sign (1 or -1, one or one per row) times the pre-activation of units of layer l on boxes."""
+        map, sign = self.maps[l], np.broadcast_to(sign, unit.shape)
+        c = map.bias[unit] * sign
+        if not map.exact:  # the rows are off by one rounding of each entry
+            c = _raised(c, up(self.sizes[l][0][owner, unit]) * (2 * U) + LEAST)
+        rows = map.weight[unit] * sign[:, None]
+        top, last = self.upper(l, rows, c, owner)
+        doubt = np.flatnonzero((top > 0) & (top <= TOUCH * self.sizes[l][0][owner, unit]))
+        if map.exact and len(doubt):
+            top[doubt] = np.minimum(top[doubt], self.upper(l, rows[doubt], c[doubt], owner[doubt], careful=True)[0])
+        return top, last
+
+    def upper(self, l: int, a: Array, c: Array, owner: Ints, *, careful: bool = False) -> tuple[Array, Array]:
+        """Upper bounds over the boxes `owner` of a . h + c, h the input of map l; and the last rows, about the inputs.
+
+        Args:
+            careful: spend time on finding out which roundings did not happen.
+        """
+        with np.errstate(all="ignore"):
+            for k in reversed(range(l)):
+                a, c = self._back(k, a, c, owner, careful)
+            ends = np.where(a > 0, self.high[owner], self.low[owner])
+            sums, sizes = np.einsum("ij,ij->i", a, ends), np.einsum("ij,ij->i", np.abs(a), np.abs(ends))
+            top = _upper_sum(sums, c, sizes + np.abs(c), a.shape[1] + 1, (a != 0).any(axis=1))
+            for k in range(len(top)) if careful else ():
+                if np.isfinite(top[k]):
+                    top[k] = min(top[k], _exact_upper(a[k], ends[k], float(c[k])))
+        return top, a
+
+    def _back(self, k: int, a: Array, c: Array, owner: Ints, careful: bool) -> tuple[Array, Array]:
+        """From target <= a . h + c, h the activations behind map k, to target <= a' . g + c', g the input of map k.
+
+        With lines h_j <= s_j z_j + t_j where a_j > 0 and h_j >= s_j z_j + t_j elsewhere: a . h <= sum a_j s_j z_j +
+        a_j t_j. Let b_j = fl(a_j s_j): |a_j s_j - b_j| <= u |b_j| + 2^-1075. As z = W g + v, |z_j| is at most
+        Z_j = (|W| |g| + |v|)_j, so sum a_j s_j z_j <= b . (W g + v) + u |b| . Z + 2^-1075 sum Z. Let a' = fl(b W):
+        (b W) . g <= a' . g + gamma_n |b| |W| |g| + n 2^-1074 sum |g|, and |b| |W| |g| + |b| |v| <= |b| . Z.
+        So c' = c + b . v + a . t needs (2n + 4) roundings (of a parameter, too) of the mass |c| + |b| . Z + |a| . |t|,
+        and underflows as `_measure` counts them, plus 3 n 2^-1075 for the dot products of c'. None of this where b = a s,
+        and the sums of c' and a' are exact. `_merge` adds a term d . z to a . h, hence d_j to b_j and one more rounding.
+        """
+        lines, map = self.envelopes[k], self.maps[k]
+        a, c, tilt = self._merge(k, a, c, owner) if map.twins is not None else (a, c, None)
+        rising = a > 0
+        s = np.where(rising, lines.upper_slope[owner], lines.lower_slope[owner])
+        t = np.where(rising, lines.upper_offset[owner], lines.lower_offset[owner])
+        sizes, lost = (part[owner] for part in self.sizes[k])
+        b = a * s
+        weight = np.abs(b)
+        if tilt is not None:
+            b, weight = b + tilt, weight + np.abs(tilt)
+        shift = c + b @ map.bias + np.einsum("ij,ij->i", a, t)
+        mass = np.abs(c) + np.einsum("ij,ij->i", weight, sizes) + np.einsum("ij,ij->i", np.abs(a), np.abs(t))
+        n = a.shape[1]
+        error = up(up(mass, 2 * n + 4) * ((2 * n + 8) * U)) + lost
+        if careful:
+            error[self._exact_step(map, a, s, t, c, mass, tilt)] = 0.0
+        return b @ map.weight, np.where((weight != 0).any(axis=1) | (a != 0).any(axis=1), _raised(shift, error), c)
+
+    def _merge(self, k: int, a: Array, c: Array, owner: Ints) -> tuple[Array, Array, Array]:
+        """a . h + c as a' . h + d . z + c' with the twins of map k merged: a' = a fold, d = a tilt, c' = c + a . shift.
+
+        Sums of numbers without products: off by gamma_{n+1} times |c| + sum |a_j| (|fold| |h| + |tilt| |z| + |shift|)_j.
+        """
+        twins = self.maps[k].twins
+        assert twins is not None
+        lines, n = self.envelopes[k], a.shape[1]
+        reach = np.maximum(np.abs(lines.least), np.abs(lines.most))
+        sizes = reach @ np.abs(twins.fold).T + self.sizes[k][0] @ np.abs(twins.tilt).T + np.abs(twins.shift)
+        mass = np.abs(c) + np.einsum("ij,ij->i", np.abs(a), sizes[owner])
+        exact = _unrounded(np.abs(a).sum(axis=1) + np.abs(c), _grain(a).min(axis=1, initial=np.inf), _grain(c))
+        error = np.where(exact, 0.0, up(up(mass, n + 6) * ((n + 4) * U)) + LEAST)
+        return a @ twins.fold, _raised(c + a @ twins.shift, error), a @ twins.tilt
+
+    def _exact_step(self, map: Affine, a: Array, s: Array, t: Array, c: Array, mass: Array, tilt: Array | None) -> Mask:
+        """Rows of which `_back` rounds nothing: a s by `two_product`, sums by their grains."""
+        b, lost = two_product(a, s)
+        if tilt is not None:
+            b, more = two_sum(b, tilt)
+            lost = np.abs(lost) + np.abs(more)
+        tame = ((np.abs(a) > 2.0**-450) & (np.abs(a) < 2.0**450) | (a == 0)) & ((s == 0) | (np.abs(s) > 2.0**-450))
+        same = (tame & (lost == 0) & (np.abs(s) < 2.0**450)).all(axis=1)
+        grain, largest = _grain(map.weight).min(axis=1, initial=np.inf), np.abs(map.weight).max(axis=1, initial=0.0)
+        rows = _unrounded(np.abs(b) @ largest, (_grain(b) * grain).min(axis=1, initial=np.inf))
+        parts = [(_grain(x) * _grain(y)).min(axis=1, initial=np.inf) for x, y in ((b, map.bias), (a, t))]
+        return np.asarray(same & rows & _unrounded(mass, *parts, _grain(c)))
+
+
+def _cut(count: int, widest: int) -> list[slice]:
+    """Blocks of boxes that keep arrays at a bounded size."""
+    step = max(1, ENTRIES // max(1, widest))
+    return [slice(start, start + step) for start in range(0, max(count, 1), step)]
+
+
+def propagate(
+    layers: Sequence[Layer],
+    low: Array,
+    high: Array,
+    *,
+    linear: bool = True,
+    lazy: bool = False,
+    units: Sequence[Mask] | None = None,
+) -> Propagation:
+    """Bounds of the pre-activations of `layers`; see `Propagation`."""
+    maps = [
+        Affine(layer.weight, layer.bias, twins=_twins(layer) if linear and l + 1 < len(layers) else None)
+        for l, layer in enumerate(layers)
+    ]
+
+    def relax(l: int, lo: Array, hi: Array) -> Envelope:
+        return envelope(layers[l].activation, lo, hi)
+
+    return Propagation(maps, relax, low, high, linear=linear, lazy=lazy, units=units)
+
+
+def interval(layers: Sequence[Layer], low: Batch, high: Batch) -> Bounds:
+    """Bounds (lo, hi) of the pre-activations of each layer, each ``[batch, units]``, by intervals.
+
+    >>> import numpy as np
+    >>> net = Network.mlp([[1.0], [-1.0]], [0.0, -2.0], [[1.0, 1.0]], [0.0], activation="relu")
+    >>> [hi.tolist() for lo, hi in interval(net.layers, np.array([[-1.0]]), np.array([[1.0]]))]
+    [[[1.0, -1.0]], [[1.0]]]
+    """
+    return _batched(lambda low, high: propagate(layers, low, high, linear=False).bounds, layers, low, high)
+
+
+def linear(layers: Sequence[Layer], low: Batch, high: Batch, *, lazy: bool = False) -> Bounds:
+    """Bounds (lo, hi) of the pre-activations of each layer, each ``[batch, units]``, by affine functions and intervals.
+
+    Args:
+        lazy: leave the interval to units whose sign it settles (cheaper, and as tight for signs of ReLU networks).
+    """
+    return _batched(lambda low, high: propagate(layers, low, high, lazy=lazy).bounds, layers, low, high)
+
+
+def _batched(find: Callable[[Array, Array], Bounds], layers: Sequence[Layer], low: Array, high: Array) -> Bounds:
+    inputs = layers[0].weight.shape[1]
+    if low.shape != high.shape or low.ndim != 2 or low.shape[1] != inputs:
+        raise ShapeError(f"boxes of shapes {low.shape} and {high.shape}; [batch, {inputs}] is needed")
+    if not (low <= high).all() or not np.isfinite([low, high]).all():
+        raise ShapeError("a box has low > high, or an end that is not finite")
+    widest = max(max(layer.weight.shape) for layer in layers)
+    parts = [find(low[block], high[block]) for block in _cut(len(low), widest)]
+    return [tuple(np.concatenate(ends) for ends in zip(*layer, strict=True)) for layer in zip(*parts, strict=True)]  # type: ignore[misc]
+
+
+# Two networks ---------------------------------------------------------------------------------------------------
+
+
+def difference(
+    a: Sequence[Layer], b: Sequence[Layer], low: Batch, high: Batch, *, relax: bool = True, lazy: bool = False
+) -> Bounds:
+    """Bounds of z_a - z_b, the pre-activations of two networks of one architecture, layer by layer.
+
+    With h = s(z): z_a - z_b = W_a (h_a - h_b) + (W_a - W_b) h_b + (b_a - b_b), and h_a - h_b is z_a - z_b times a mean
+    slope of s between them. So the pairs (z_a - z_b, z_b) obey a chain of affine maps of twice the width.
+
+    Args:
+        relax: also go back through the layers by affine functions, not only by intervals. lazy: as in `linear`, for the bounds
+            of each network alone.
+    """
+    shapes = [[(layer.weight.shape, layer.activation) for layer in net] for net in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ShapeError(
+            f"networks of shapes {[s for s, _ in shapes[0]]} and {[s for s, _ in shapes[1]]}, or activations, differ"
+        )
+    return _batched(lambda low, high: _difference(a, b, low, high, relax, lazy), a, low, high)
+
+
+def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, relax: bool, lazy: bool) -> Bounds:
+    alone = [propagate(net, low, high, linear=relax, lazy=lazy).bounds for net in (a, b)]
+    maps = [_pair(p, q) for p, q in zip(a, b, strict=True)]
+
+    def lines(l: int, lo: Array, hi: Array) -> Envelope:
+        return _pair_lines(a[l], lo, hi, *alone[0][l])
+
+    known = []
+    for (a_lo, a_hi), (b_lo, b_hi) in zip(*alone, strict=True):
+        apart = -add_up(-a_lo, b_hi), add_up(a_hi, -b_lo)
+        known.append((np.concatenate([apart[0], b_lo], axis=1), np.concatenate([apart[1], b_hi], axis=1)))
+    first = [np.arange(2 * len(layer.bias)) < len(layer.bias) for layer in a]
+    zero = np.zeros_like(low)
+    found = Propagation(
+        maps, lines, np.concatenate([zero, low], axis=1), np.concatenate([zero, high], axis=1),
+        linear=relax, known=known, units=first,
+    ).bounds  # fmt: skip
+    return [(lo[:, mine], hi[:, mine]) for (lo, hi), mine in zip(found, first, strict=True)]
+
+
+def _pair(a: Layer, b: Layer) -> Affine:
+    """(h_a - h_b, h_b) -> (z_a - z_b, z_b); the differences of parameters are rounded once."""
+    with np.errstate(over="ignore"):
+        weight = np.block([[a.weight, a.weight - b.weight], [np.zeros_like(b.weight), b.weight]])
+        return Affine(weight, np.concatenate([a.bias - b.bias, b.bias]), exact=False)
+
+
+def _pair_lines(layer: Layer, lo: Array, hi: Array, a_lo: Array, a_hi: Array) -> Envelope:
+    """Lines around h_a - h_b in z_a - z_b, by mean slopes over what z_a and z_b can be, beside those around h_b."""
+    n = len(layer.bias)
+    b_lo, b_hi = lo[:, n:], hi[:, n:]
+    least, most = slopes(layer.activation, np.minimum(a_lo, b_lo), np.maximum(a_hi, b_hi))
+    apart = kinked(most, least, least, most, lo[:, :n], hi[:, :n])
+    parts = zip(apart, envelope(layer.activation, b_lo, b_hi), strict=True)
+    return Envelope(*(np.concatenate(pair, axis=1) for pair in parts))
+
+
+# Signs of units, proved on a tree of boxes ----------------------------------------------------------------------
+
+
+def middle(low: Array, high: Array) -> Array:
+    """Where a box is split."""
+    return np.clip(0.5 * low + 0.5 * high, low, high)
+
+
+def halves(low: Array, high: Array, split: Ints) -> tuple[Array, Array, Array, Array]:
+    """Low and high of both closed halves of boxes ``[batch, inputs]``, each cut at the middle of one input."""
+    rows = np.arange(len(low))
+    cut = middle(low, high)[rows, split]
+    left, right = high.copy(), low.copy()
+    left[rows, split] = right[rows, split] = cut
+    return low, left, right, high
+
+
+def verify(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> None:
+    """Check that hidden units never change sign on a box, by bounds on boxes of a tree of splits.
+
+    A claim holds on a box if bounds prove it there, or if it holds on both halves. Bounds are computed anew.
+
+    Args:
+        tree: the nodes in preorder: the input at whose `middle` the box is halved, or -1 for a leaf.
+        claims: per hidden layer -1 (pre-activation <= 0 on the box), 1 (>= 0) or 0 (nothing is claimed), ``[units]``.
+
+    Raises:
+        CertificateRejected: the tree is none, or naming the leaf and the unit.
+    """
+    if [c.shape for c in claims] != [(n,) for n in net.widths[1:-1]] or not all(np.isin(c, (-1, 0, 1)).all() for c in claims):
+        raise CertificateRejected(f"claims of shapes {[c.shape for c in claims]} for hidden layers of {net.widths[1:-1]} units")
+    failed = unproved(net, box, tree, claims)
+    if (failed >= 0).any():
+        at = int(np.argmax(failed >= 0))
+        layer, unit = locate(net, at)
+        raise CertificateRejected(
+            f"node {failed[at]} of the tree, a leaf: unit {unit} of layer {layer} is not proved to have sign "
+            f"{_flat(claims)[at]}"
+        )
+
+
+def locate(net: Network, at: int) -> tuple[int, int]:
+    """Layer (from 1) and place of a hidden unit counted over all layers."""
+    ends = np.cumsum(net.widths[1:-1])
+    layer = int(np.searchsorted(ends, at, side="right"))
+    return layer + 1, at - int(ends[layer] - net.widths[layer + 1])
+
+
+def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> Ints:
+    """For each hidden unit -1 where the claim is proved (or none is made), else a leaf where it is not; see `verify`."""
+    whole, right, wanted = box.of_dimension(net.widths[0]), _right(tree, net.widths[0]), _flat(claims)
+    failed = np.full(len(wanted), -1, dtype=np.intp)
+    nodes, low, high, need = np.zeros(1, dtype=np.intp), whole.low[None], whole.high[None], (wanted != 0)[None]
+    split = np.array(tree, dtype=np.intp)
+    while len(nodes):
+        for block in _cut(len(nodes), max(net.widths)):
+            need[block] &= ~signs(net, low[block], high[block], wanted, need[block])[1]
+        ends = split[nodes] < 0
+        for node, missing in zip(nodes[ends].tolist(), need[ends], strict=True):
+            failed[missing & (failed < 0)] = node
+        on = ~ends & need.any(axis=1)
+        nodes, need = nodes[on], np.concatenate([need[on]] * 2)
+        if len(nodes):
+            low, left, rest, high = halves(low[on], high[on], split[nodes])
+            low, high = np.concatenate([low, rest]), np.concatenate([left, high])
+        nodes = np.concatenate([nodes + 1, right[nodes]])
+    return failed
+
+
+def _flat(claims: Sequence[Signs]) -> Signs:
+    return np.concatenate([*claims, np.zeros(0, dtype=np.int8)]).astype(np.int8)
+
+
+def _right(tree: Sequence[int], inputs: int) -> Ints:
+    """The right child of each inner node of a tree in preorder (the left one comes next)."""
+    right, waiting = np.zeros(len(tree), dtype=np.intp), [-1]
+    for at, split in enumerate(tree):
+        if not waiting:
+            raise CertificateRejected(f"the tree ends at node {at} of {len(tree)}")
+        parent = waiting.pop()
+        if parent >= 0:
+            right[parent] = at
+        if type(split) is not int or not -1 <= split < inputs:
+            raise CertificateRejected(f"node {at} splits input {split!r} of {inputs}")
+        if split >= 0:
+            waiting += [at, -1]
+    if waiting:
+        raise CertificateRejected(f"the tree of {len(tree)} nodes lacks {len(waiting)} subtrees")
+    return right
+
+
+def signs(net: Network, low: Array, high: Array, wanted: Signs, need: Mask) -> tuple[Propagation, Mask]:
+    """Where on each box bounds prove the wanted sign of each hidden unit, ``[batch, hidden units]``.
+
+    Args:
+        wanted: -1 (pre-activation <= 0) or 1 (>= 0) per hidden unit. need: where an answer counts: layers behind the last one
+            are left out, and bounds of units of that layer which nobody needs are not improved.
+    """
+    ends = np.cumsum([0, *net.widths[1:-1]])
+    depth = max((l for l in range(1, len(ends)) if need[:, ends[l - 1] : ends[l]].any()), default=0)
+    some: Mask = np.asarray(need.any(axis=0))
+    useful = [some[ends[l] : ends[l + 1]] | (l + 1 < depth) for l in range(depth)]
+    found = propagate(net.layers[:depth], low, high, lazy=True, units=useful)
+    proved = np.zeros(need.shape, dtype=bool)
+    for l, (lo, hi) in enumerate(found.bounds):
+        part = slice(ends[l], ends[l + 1])
+        proved[:, part] = np.where(wanted[part] < 0, hi <= 0, lo >= 0)
+    return found, proved

@@ -1,0 +1,269 @@
+"""Lines below and above an activation on intervals, proved in float arithmetic; part of what a sceptic reads.
+
+For pre-activations z in [lo, hi], one interval per entry, an `Envelope` promises
+
+    lower_slope z + lower_offset <= s(z) <= upper_slope z + upper_offset      and      least <= s(z) <= most.
+
+A slope may be any float: only the offset carries the proof, and it is computed for that very slope with every rounding
+outward. Piecewise linear activations need a kink and two slopes. tanh and the sigmoid are enclosed by an exponential
+with a proved error (`_decay`), and lines come from their shape: convex below zero, concave above, the derivative largest
+at zero. Any other activation gets constant lines from the decimal enclosures of `enclosure`.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .activations import Activation
+from .enclosure import enclose_value
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+TANH = {"tanh": (0.0, 1.0, 1.0), "sigmoid": (0.5, 0.5, 0.5)}  # s(z) = k + b tanh(c z), with powers of two
+
+
+class Envelope(NamedTuple):
+    """Lines and ranges of an activation; the inequalities stand at the top of this module."""
+
+    lower_slope: Array
+    lower_offset: Array
+    upper_slope: Array
+    upper_offset: Array
+    least: Array
+    most: Array
+
+
+def envelope(activation: Activation, lo: Array, hi: Array) -> Envelope:
+    """Lines around s on each [lo, hi]; ends may be infinite.
+
+    >>> import numpy as np
+    >>> lines = envelope(Activation("relu"), np.array([-1.0]), np.array([3.0]))
+    >>> float(lines.upper_slope[0]), float(lines.lower_slope[0]), float(lines.most[0])
+    (0.75, 1.0, 3.0)
+    """
+    with np.errstate(all="ignore"):
+        if activation.piecewise_linear:
+            p, q = (np.full(lo.shape, slope) for slope in _ends(activation))
+            return kinked(p, q, p, q, lo, hi)
+        if activation.kind in TANH:
+            return _finite(_tanh_lines(*TANH[activation.kind], lo, hi))
+    least, most = _ranges(activation, lo, hi)
+    return Envelope(np.zeros(lo.shape), least, np.zeros(lo.shape), most, least, most)
+
+
+def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
+    """Bounds of (s(y) - s(z)) / (y - z) over all y != z in [lo, hi].
+
+    A mean slope lies between the extreme derivatives; for tanh these sit at the ends and at the point next to zero.
+    """
+    if activation.piecewise_linear:
+        p, q = _ends(activation)
+        right, left = np.where(hi > 0, p, q), np.where(lo < 0, q, p)
+        return np.minimum(right, left), np.maximum(right, left)
+    if activation.kind in TANH:
+        _, b, c = TANH[activation.kind]
+        least = np.minimum(_derivative(c * lo)[0], _derivative(c * hi)[0])
+        most = _derivative(c * np.clip(0.0, lo, hi))[1]
+        return b * c * least, b * c * most
+    steepest = _up_float(activation.lipschitz)
+    return np.full(lo.shape, 0.0 if activation.injective else -steepest), np.full(lo.shape, steepest)
+
+
+def _finite(lines: Envelope) -> Envelope:
+    """Constant lines where a slope or an offset is not finite."""
+    out = []
+    for slope, offset, flat in (lines[0:2] + lines[4:5], lines[2:4] + lines[5:6]):
+        fine = np.isfinite(slope) & np.isfinite(offset)
+        out += [np.where(fine, slope, 0.0), np.where(fine, offset, flat)]
+    return Envelope(out[0], out[1], out[2], out[3], lines.least, lines.most)
+
+
+# Rounding -------------------------------------------------------------------------------------------------------
+
+
+def add_up(a: Array, b: Array) -> Array:
+    """An upper bound of a + b; exact where a term is zero or the sum is (a float sum is 0 only if the true one is)."""
+    total = a + b
+    return np.where((a == 0) | (b == 0) | (total == 0), total, np.nextafter(total, np.inf))
+
+
+def times_up(a: Array, b: Array) -> Array:
+    """An upper bound of a * b, also for all b up to an infinite end; exact where a factor is 0 or +-1."""
+    zero = (a == 0) | (b == 0)
+    product = np.where(zero, 0.0, a * b)
+    exact = zero | (np.abs(a) == 1) | (np.abs(b) == 1)
+    return np.where(exact, product, np.nextafter(product, np.inf))
+
+
+def _up_float(q: Fraction) -> float:
+    try:
+        nearest = float(q)
+    except OverflowError:
+        return math.inf if q > 0 else -float(np.finfo(np.float64).max)
+    return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)
+
+
+# Piecewise linear -----------------------------------------------------------------------------------------------
+
+
+def _ends(activation: Activation) -> tuple[float, float]:
+    """Slopes right and left of the kink; floats, hence exact."""
+    right, left = activation.exact(Fraction(1)), activation.exact(Fraction(-1))
+    assert right is not None
+    assert left is not None
+    return float(right), float(-left)
+
+
+def kinked(right: Array, left: Array, low_right: Array, low_left: Array, lo: Array, hi: Array) -> Envelope:
+    """Lines above z -> (right if z > 0 else left) * z and below the same with `low_right` and `low_left`."""
+    below = [-part for part in _above(-low_right, -low_left, lo, hi)]
+    above = _above(right, left, lo, hi)
+    return _finite(Envelope(below[0], below[1], above[0], above[1], below[2], above[2]))
+
+
+def _above(right: Array, left: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+    """Slope, offset of a line above the function with these slopes, and a bound of its values.
+
+    The function minus a line is linear on either side of 0, so its maximum over [lo, hi] is at lo, at hi or, if that
+    lies inside, at 0, where it is 0. The slope is that of the side where 0 is not inside, else the chord (convex), else
+    the steeper choice that is better at the farther end.
+    """
+    inside = (lo < 0) & (hi > 0)
+    chord = (right * hi - left * lo) / (hi - lo)
+    slope = np.where(inside & (right > left), chord, np.where(hi > -lo, right, left))
+    slope = np.where(inside, slope, np.where(hi > 0, right, left))
+    ends = [(np.where(z > 0, right, left), z) for z in (lo, hi)]
+    tops = [times_up(side, z) for side, z in ends]
+    offsets = []
+    for side, z in ends:
+        gap = np.where(z >= 0, add_up(side, -slope), -add_up(slope, -side))
+        offsets.append(times_up(gap, z))
+    offset, top = np.maximum(*offsets), np.maximum(*tops)
+    return slope, np.where(inside, np.maximum(offset, 0.0), offset), np.where(inside, np.maximum(top, 0.0), top)
+
+
+# tanh and the sigmoid -------------------------------------------------------------------------------------------
+
+RELATIVE = 2.0**-41
+
+
+def _decay(y: Array) -> Array:
+    """exp(-y) for 0 <= y <= 64 with a relative error below 2^-41.
+
+    r = y / 512 <= 1/8 is exact (or off by 2^-1075, where the result rounds to 1). Horner's 1 - r(1 - r/2(1 - ... r/13)):
+    all brackets lie in [7/8, 1], so an error d of one becomes at most d/8 + 2u/8 + u in the next, u = 2^-53: below 2u.
+    The rest of the series is below (1/8)^14/14! < u/100. Relative to values above 7/8 this is below 3u. Each of nine
+    squarings doubles the relative error and adds u: below 2^9 (3u + u) = 2^-42, squares of errors included below 2^-41.
+    """
+    r = y * 2.0**-9
+    total = np.ones_like(y)
+    for k in range(13, 0, -1):
+        total = 1.0 - r / k * total
+    for _ in range(9):
+        total = total * total
+    return np.asarray(total)
+
+
+def _tanh(z: Array) -> tuple[Array, Array]:
+    """Bounds of tanh(z), equal to 0 at 0.
+
+    With e = exp(-2|z|), |z| cut at 32: (1 - e)/(1 + e) has a derivative in e of at most 2, so an error below 2^-40 and
+    four roundings: below 2^-39. Near 0: |z| (1 - z^2/3) <= |tanh z| <= |z|; 0.34 for 1/3 and a factor 1 - 4u outweigh
+    the roundings. Beyond the cut tanh grows, up to 1.
+    """
+    y = np.abs(z)
+    e = _decay(2.0 * np.minimum(y, 32.0))
+    value = (1.0 - e) / (1.0 + e)
+    near = np.minimum(y, 1.0)
+    series = np.nextafter(near * (1.0 - 0.34 * near * near) * (1.0 - 2.0**-51), 0.0)
+    least = np.maximum(value - 2.0**-39, np.maximum(series, 0.0))
+    most = np.minimum(np.minimum(value + 2.0**-39, y), 1.0)
+    return np.where(z >= 0, least, -most), np.where(z >= 0, most, -least)
+
+
+def _derivative(z: Array) -> tuple[Array, Array]:
+    """Bounds of tanh'(z) = (1 - |t|)(1 + |t|): three roundings, each below one part in 2^53."""
+    least, most = _tanh(np.abs(z))
+    return (1.0 - most) * (1.0 + most) * (1.0 - 2.0**-50), (1.0 - least) * (1.0 + least) * (1.0 + 2.0**-50)
+
+
+def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Envelope:
+    """Lines around k + b tanh(c z), through the mirror image where the interval is not positive.
+
+    c z is exact, or rounded outward near the least floats; slopes below 2^-900 are 0, so b c s is exact too.
+    """
+    flip = hi <= 0
+    near, far = _scaled(np.where(flip, -hi, lo), c, -np.inf), _scaled(np.where(flip, -lo, hi), c, np.inf)
+    a = _tanh_right(near, far)
+    lines = (
+        np.where(flip, a.upper_slope, a.lower_slope), np.where(flip, -a.upper_offset, a.lower_offset),
+        np.where(flip, a.lower_slope, a.upper_slope), np.where(flip, -a.lower_offset, a.upper_offset),
+        np.where(flip, -a.most, a.least), np.where(flip, -a.least, a.most),
+    )  # fmt: skip
+    low, least = (-_shifted(-k, -b, x) for x in (lines[1], lines[4]))
+    high, most = (_shifted(k, b, x) for x in (lines[3], lines[5]))
+    return Envelope(b * c * lines[0], low, b * c * lines[2], high, np.maximum(least, k - b), np.minimum(most, k + b))
+
+
+def _shifted(k: float, b: float, x: Array) -> Array:
+    """An upper bound of k + b x for powers of two (or k = 0, b = 1): b x is exact, or too small to be seen beside k."""
+    total = k + b * x
+    return np.where((x == 0) | (total == 0) | (k == 0), total, np.nextafter(total, np.inf))
+
+
+def _scaled(z: Array, c: float, way: float) -> Array:
+    """c z for a power of two c, rounded towards `way` where that is not exact."""
+    return np.where((np.abs(z) < 2.0**-1000) & (z != 0) & (c != 1), np.nextafter(c * z, way), c * z)
+
+
+def _tanh_right(lo: Array, hi: Array) -> Envelope:
+    """Lines around tanh where hi > 0, or lo = hi = 0.
+
+    The derivative is at least s = min(tanh'(lo), tanh'(hi)) on [lo, hi], so tanh z - s z grows: its extremes are at the
+    ends. For lo >= 0 tanh is concave: tanh z - s z is least at an end for *every* s, and the tangent at the middle m
+    lies above: tanh z <= tanh m + tanh'(m)(z - m) <= tanh m + s (z - m) + |tanh'(m) - s| (hi - lo).
+    """
+    concave = lo >= 0
+    (least, at_lo), (at_hi, most) = _tanh(lo), _tanh(hi)
+    s = np.maximum(np.minimum(_derivative(lo)[0], _derivative(hi)[0]), 0.0)
+    chord = np.clip((at_hi - at_lo) / (hi - lo), 0.0, 1.0)
+    lower = np.where(concave & (chord > 2.0**-900), chord, s)
+    left, right = -add_up(-least, times_up(lower, lo)), -add_up(-at_hi, times_up(lower, hi))
+    below = np.where(concave, np.minimum(left, right), left)
+    m = np.where(concave, np.clip(0.5 * lo + 0.5 * hi, lo, hi), hi)
+    d_least, d_most = _derivative(m)
+    upper = np.where(concave, d_most, s)
+    spread = times_up(add_up(d_most, -d_least), add_up(hi, -lo))
+    above = add_up(_tanh(m)[1], times_up(-upper, m))
+    above = np.where(concave, add_up(above, spread), above)
+    return Envelope(lower, below, upper, above, least, most)
+
+
+# Any other activation -------------------------------------------------------------------------------------------
+
+
+def _ranges(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
+    pairs = [_range(activation, a, b) for a, b in zip(lo.ravel().tolist(), hi.ravel().tolist(), strict=True)]
+    both = np.array(pairs, dtype=np.float64).reshape(*lo.shape, 2)
+    return np.ascontiguousarray(both[..., 0]), np.ascontiguousarray(both[..., 1])
+
+
+@lru_cache(maxsize=2**16)
+def _value(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
+    """Floats around the values on [lo, hi]."""
+    low, high = enclose_value(activation, (Fraction(lo), Fraction(hi)))
+    return -_up_float(-low), _up_float(high)
+
+
+def _range(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
+    """Increasing activations (continuous and injective, all of positive slope somewhere) by their ends."""
+    reach = math.inf if activation.bound is None else float(activation.bound)
+    if not (math.isfinite(lo) and math.isfinite(hi)):
+        return -reach, reach
+    if not activation.injective:
+        return _value(activation, lo, hi)
+    return max(_value(activation, lo, lo)[0], -reach), min(_value(activation, hi, hi)[1], reach)

@@ -1,0 +1,356 @@
+"""Which hidden units never change sign on a box: stably inactive (z <= 0) or stably active (z >= 0).
+
+The search: points first (a unit seen on both sides is out, with the points as witnesses), then bounds on the whole box,
+then bisection of the box, one tree for all candidates. What it finds is a tree and a list of signs, and only
+`bounds.verify` decides whether they hold. Touching zero is allowed on either side, because relu is continuous.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from . import bounds
+from .domains import Box, Domain
+from .errors import ShapeError
+from .lossless import Progress
+from .network import IDENTITY, Layer, Network
+from .result import Result
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.intp]]
+Signs = np.ndarray[Any, np.dtype[np.int8]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+BATCH = 256
+HUGE = 1e300
+HOW = ("", "interval", "linear", "bisection")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Result):
+    """Signs of hidden units on a box, with a proof.
+
+    Attributes:
+        network, box.
+        signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1 (active: >= 0), 0 (neither is proved).
+        tree: the splits of the proof, see `bounds.verify`.
+        how: per hidden layer 1, 2, 3 where intervals, affine bounds, bisection proved the sign, else 0.
+        undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
+        witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest pre-activation seen.
+        boxes: how many boxes the search has bounded.
+    """
+
+    network: Network
+    box: Box
+    signs: tuple[Signs, ...]
+    tree: tuple[int, ...]
+    how: tuple[Signs, ...]
+    undecided: tuple[Signs, ...]
+    witnesses: tuple[Array, ...]
+    boxes: int
+    kind: ClassVar[str] = "stability"
+
+    @property
+    def inactive(self) -> tuple[Ints, ...]:
+        """Per hidden layer the units proved inactive."""
+        return tuple(np.flatnonzero(s < 0) for s in self.signs)
+
+    @property
+    def active(self) -> tuple[Ints, ...]:
+        """Per hidden layer the units proved active."""
+        return tuple(np.flatnonzero(s > 0) for s in self.signs)
+
+    def count(self, sign: int, how: int | None = None) -> int:
+        """How many units are proved to have a sign (by one method)."""
+        return sum(int(((s == sign) & (h == how if how else h > 0)).sum()) for s, h in zip(self.signs, self.how, strict=True))
+
+    @property
+    def statement(self) -> str:
+        rest = sum(int((u != 0).sum()) for u in self.undecided)
+        tail = f", {rest} undecided" if rest else ""
+        return f"{self.count(-1)} of {self.network.units} hidden units are inactive and {self.count(1)} active on the box{tail}"
+
+    def check(self) -> bool:
+        """Prove all signs anew from the tree; raises `CertificateRejected`."""
+        bounds.verify(self.network, self.box, self.tree, self.signs)
+        return True
+
+    def rows(self) -> list[tuple[str, str]]:
+        rows = [("hidden units", str(self.network.units))]
+        for name, sign in (("inactive", -1), ("active", 1)):
+            parts = ", ".join(f"{n} by {HOW[k]}" for k in (1, 2, 3) if (n := self.count(sign, k)))
+            rows.append((name, f"{self.count(sign)}" + (f" ({parts})" if parts else "")))
+        return [*rows, ("leaves of the proof", str(self.tree.count(-1))), ("boxes bounded", str(self.boxes))]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "network": self.network.digest, "low": self.box.low.tolist(), "high": self.box.high.tolist(),
+            "signs": [s.tolist() for s in self.signs], "undecided": [u.tolist() for u in self.undecided],
+            "tree": list(self.tree), "boxes": self.boxes,
+        }  # fmt: skip
+
+
+def stable(net: Network, on: Domain, *, budget: int = 10_000, seed: int = 0, progress: Progress | None = None) -> Stability:
+    """Prove which hidden units never change sign on a box.
+
+    Args:
+        on: a `Box`. budget: boxes to bound.
+
+    >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
+    >>> found = stable(net, Box(-1, 1))
+    >>> found.signs[0].tolist(), found.check()
+    ([1, 0, -1], True)
+    """
+    if not isinstance(on, Box):
+        raise ShapeError(f"on={on!r}: signs of units are proved on a Box")
+    box = on.of_dimension(net.widths[0])
+    with np.errstate(all="ignore"):
+        seen = Points(net, box, np.random.default_rng(seed))
+        search = Search(net, box, seen, budget, progress)
+        search.run()
+    tree, signs = search.proof()
+    failed = bounds.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
+    signs[failed] = 0
+    left = np.where((signs == 0) & search.alive, search.wanted, 0).astype(np.int8)
+    how = np.where(signs != 0, search.how, 0).astype(np.int8)
+    witnesses = _layers(net, np.stack([seen.at_least, seen.at_most], axis=1))
+    status = "bounded" if left.any() else "proved"
+    return Stability(
+        status, net, box, _layers(net, signs), tree, _layers(net, how), _layers(net, left), witnesses, search.boxes
+    )  # fmt: skip
+
+
+def _layers(net: Network, flat: Any) -> tuple[Any, ...]:
+    """Cut what is stored for all hidden units into layers."""
+    return tuple(np.split(flat, np.cumsum(net.widths[1:-1])[:-1])) if len(net.widths) > 2 else ()
+
+
+class Points:
+    """The least and largest pre-activation of every hidden unit that some point of the box shows, in float arithmetic.
+
+    Attributes:
+        least, most: ``[hidden units]``. at_least, at_most: the points, ``[hidden units, inputs]``.
+    """
+
+    def __init__(self, net: Network, box: Box, rng: np.random.Generator) -> None:
+        self.net, self.box = net, box
+        inputs, units = net.widths[0], net.units
+        self.least, self.most = np.full(units, np.inf), np.full(units, -np.inf)
+        self.at_least, self.at_most = np.zeros((units, inputs)), np.zeros((units, inputs))
+        rows = int(np.clip(2**22 // inputs, 64, 4096))
+        if inputs <= 10:
+            corners = np.array(list(product((False, True), repeat=inputs)))
+        else:
+            corners = rng.random((rows // 4, inputs)) < 0.5
+        self.look(np.where(corners, box.high, box.low))
+        self.look(bounds.middle(box.low, box.high)[None])
+        self.look(self._anywhere(rng, (rows, inputs)))
+        self._climb(rng)
+
+    def _anywhere(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Uniform points, for boxes of any size."""
+        share = rng.random(shape)
+        points: Array = np.clip((1 - share) * self.box.low + share * self.box.high, self.box.low, self.box.high)
+        return points
+
+    def look(self, x: Array) -> None:
+        """Evaluate the network at points of the box."""
+        for start in range(0, len(x), 4096):
+            h, values = x[start : start + 4096], []
+            for layer in self.net.layers[:-1]:
+                values.append(h @ layer.weight.T + layer.bias)
+                h = layer.activation(values[-1])
+            if values:
+                z = np.nan_to_num(np.concatenate(values, axis=1), nan=0.0, posinf=HUGE, neginf=-HUGE)
+                self._keep(x[start : start + 4096], z)
+
+    def _keep(self, x: Array, z: Array) -> None:
+        for best, at, better in (
+            (self.least, self.at_least, np.argmin(z, axis=0)),
+            (self.most, self.at_most, np.argmax(z, axis=0)),
+        ):
+            new = z[better, np.arange(z.shape[1])]
+            found = new < best if best is self.least else new > best
+            best[found], at[found] = new[found], x[better[found]]
+
+    def wanted(self) -> Signs:
+        """The sign that no point refutes, else 0; a breath beyond zero may be rounding."""
+        breath = 2.0**-40 * np.maximum(np.abs(self.least), np.abs(self.most))
+        return np.where(self.most <= breath, -1, np.where(self.least >= -breath, 1, 0)).astype(np.int8)
+
+    def _climb(self, rng: np.random.Generator, starts: int = 6, steps: int = 16) -> None:
+        """Signs of gradients, with shrinking steps, against every sign that is not refuted yet."""
+        low, high = self.box.low, self.box.high
+        for l, units in enumerate(_layers(self.net, np.arange(self.net.units))):
+            units = units[self.wanted()[units] != 0]
+            if not len(units):
+                continue
+            way = -self.wanted()[units].astype(np.float64)
+            layer = self.net.layers[l]
+            first = int(sum(self.net.widths[1 : l + 1]))
+            head = Layer(layer.weight[units - first], layer.bias[units - first], IDENTITY)
+            prefix = Network((*self.net.layers[:l], head))
+            x = self._anywhere(rng, (starts, len(units), len(low)))
+            x[0] = np.where(way[:, None] > 0, self.at_most[units], self.at_least[units])
+            x, v = x.reshape(-1, len(low)), np.tile(np.diag(way), (starts, 1))
+            for k in range(steps):
+                turn = np.nan_to_num(np.sign(prefix.pullback(x, v)))
+                x = np.clip(x + turn * (0.5 * high - 0.5 * low) * 0.7**k, low, high)
+                self.look(x)
+
+
+class Node(NamedTuple):
+    """A box that waits: its place in the tree, its depth, its ends, and the candidates that it has to settle."""
+
+    place: int
+    depth: int
+    low: Array
+    high: Array
+    open: Mask
+
+
+class Search:
+    """Bisection of a box with one tree for all candidates.
+
+    Boxes are bounded in order of depth. When half of the budget is spent, and half of each rest, the half of the candidates
+    with the larger unsettled volume is laid aside, so that the others get what remains; once these are done, all that is
+    unsettled has its turn again.
+
+    Attributes:
+        wanted: the sign that each hidden unit may have (0: no candidate). alive: candidates that no point refutes.
+        tried: those of them in focus. tree: per node the input that is split (or -1), the children, what stayed open.
+    """
+
+    def __init__(self, net: Network, box: Box, seen: Points, budget: int, progress: Progress | None) -> None:
+        self.net, self.seen, self.budget, self.progress = net, seen, budget, progress
+        self.wanted = seen.wanted()
+        self.alive: Mask = self.wanted != 0
+        self.tried, self.stuck = self.alive.copy(), np.zeros(net.units, dtype=bool)
+        self.how = np.zeros(net.units, dtype=np.int8)
+        self.boxes = 0
+        self.tree: list[tuple[int, int, int, Mask]] = [(-1, -1, -1, self.alive.copy())]
+        self.queue = deque([Node(0, 0, box.low, box.high, self.alive.copy())])
+        self.aside: list[Node] = []
+
+    def run(self) -> None:
+        """Search until every candidate is settled or the budget is spent."""
+        root = self.queue[0]
+        if not self.alive.any() or self.budget < 1:
+            return
+        plain = bounds.interval(self.net.layers[:-1], root.low[None], root.high[None])
+        for way, how, (lo, hi) in zip(_layers(self.net, self.wanted), _layers(self.net, self.how), plain, strict=True):
+            how[((way < 0) & (hi[0] <= 0)) | ((way > 0) & (lo[0] >= 0))] = 1
+        self._step()
+        self.how[self.settled & (self.how == 0)] = 2
+        while (self.queue or self.aside) and self.boxes < self.budget:
+            self._round()
+        self.how[self.settled & (self.how == 0)] = 3
+
+    def _round(self) -> None:
+        """All candidates anew, fewer and fewer of them, until those in focus are settled."""
+        self.queue.extend(self.aside)
+        self.aside.clear()
+        self.tried = self.alive.copy()
+        share = (self.budget - self.boxes) // 2
+        while self.queue and self.boxes < self.budget:
+            self._step()
+            if self.boxes >= self.budget - share and share >= BATCH:
+                self._lay_aside()
+                share //= 2
+            if self.progress is not None:
+                self.progress(self.boxes, self.budget, f"{int((self.alive & ~self.settled).sum())} units open")
+
+    def _step(self) -> None:
+        """Bound the next boxes, look at their worst corners, split those that leave something open."""
+        nodes = self._next()
+        if not nodes:
+            return
+        self.boxes += len(nodes)
+        low, high = np.array([n.low for n in nodes]), np.array([n.high for n in nodes])
+        need = np.array([n.open for n in nodes]) & self.tried
+        found, proved = bounds.signs(self.net, low, high, self.wanted, need)
+        need &= ~proved
+        score = self._scores(found, low, high, need)
+        self.alive &= self.seen.wanted() == self.wanted
+        self.tried &= self.alive
+        split = np.argmax(score, axis=1)
+        for k, node in enumerate(nodes):
+            self._place(node, int(split[k]) if score[k, split[k]] >= 0 else -1, node.open & ~proved[k] & self.alive)
+
+    def _next(self) -> list[Node]:
+        nodes: list[Node] = []
+        while self.queue and len(nodes) < min(BATCH, self.budget - self.boxes):
+            node = self.queue.popleft()
+            if (node.open & self.tried).any():
+                nodes.append(node)
+            elif (node.open & self.alive).any():
+                self.aside.append(node)
+        return nodes
+
+    def _place(self, node: Node, split: int, left: Mask) -> None:
+        """Both halves into the queue where a candidate in focus is left; a box that cannot be halved ends the candidate."""
+        self.tree[node.place] = (-1, -1, -1, left)
+        if not (left & self.tried).any():
+            if left.any():
+                self.aside.append(node._replace(open=left))
+        elif split < 0:
+            self.stuck |= left
+        else:
+            at = len(self.tree)
+            self.tree[node.place] = (split, at, at + 1, left)
+            ends = bounds.halves(node.low[None], node.high[None], np.array([split]))
+            for k in (0, 2):
+                self.tree.append((-1, -1, -1, left))
+                self.queue.append(Node(at + k // 2, node.depth + 1, ends[k][0], ends[k + 1][0], left))
+
+    def _scores(self, found: bounds.Propagation, low: Array, high: Array, need: Mask) -> Array:
+        """How much each input moves the affine bounds of open units, -1 where it has no middle.
+
+        On the way, look at the corners that maximise these bounds.
+        """
+        width = 0.5 * high - 0.5 * low
+        score: Array = 1e-6 * width / np.maximum(width.max(axis=1, keepdims=True), 1e-300)
+        start = 0
+        for l, (lo, _) in enumerate(found.bounds):
+            box, unit = np.nonzero(need[:, start : start + lo.shape[1]])
+            way = -self.wanted[start + unit].astype(np.float64)
+            start += lo.shape[1]
+            if len(unit):
+                rows = found.unit_upper(l, box, unit, way)[1]
+                self.seen.look(np.where(rows > 0, high[box], low[box]))
+                weight = np.nan_to_num(np.abs(rows) * width[box])
+                np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
+        inside = bounds.middle(low, high)
+        self.seen.look(inside)
+        return np.where((low < inside) & (inside < high), score, -1.0)
+
+    @property
+    def settled(self) -> Mask:
+        """Candidates with no box left."""
+        open_ = self.stuck.copy()
+        for node in (*self.queue, *self.aside):
+            open_ |= node.open
+        return self.alive & ~open_
+
+    def _lay_aside(self) -> None:
+        volume = np.zeros(len(self.wanted))
+        for node in self.queue:
+            volume += (node.open & self.tried) * 2.0**-node.depth
+        rest = np.flatnonzero(volume)
+        self.tried[rest[np.argsort(volume[rest], kind="stable")][(len(rest) + 1) // 2 :]] = False
+
+    def proof(self) -> tuple[tuple[int, ...], Signs]:
+        """The tree, cut down to what the settled units need, and the signs."""
+        settled, out, stack = self.settled, list[int](), [0]
+        while stack:
+            split, left, right, open_ = self.tree[stack.pop()]
+            if split >= 0 and (open_ & settled).any():
+                out.append(split)
+                stack += [right, left]
+            else:
+                out.append(-1)
+        return tuple(out), np.where(settled, self.wanted, 0).astype(np.int8)
