@@ -22,7 +22,8 @@ SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "certificate",
     "result", "plot", "lossless", "stability", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision",
-    "polyhedra", "identify", "traces", "readout", "layerwise", "recovery", "identifiability", "generalization", "capacity",
+    "polyhedra", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "identifiability", "exploration",
+    "identify", "generalization", "capacity",
     "paths", "cover", "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation",
     "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise",
     "torch_training", "onnx_graph", "formats", "solve", "pytorch", "experiments", "cli",

@@ -95,7 +95,7 @@ def test_a_turn_is_a_witness():
 
 def test_one_hidden_layer_is_decided():
     def asked(*parameters, box=4.0):
-        return shallow_identifiability(mo.pieces(mo.Network.mlp(*parameters, activation="relu"), on=mo.Box(-box, box)))
+        return shallow_identifiability(mo.Network.mlp(*parameters, activation="relu"), mo.Box(-box, box))
 
     plain = [[1.0, 0.0], [0.0, 1.0]], [0.5, 0.25], [[1.0, 2.0]], [0.0]
     assert asked(*plain).value is True
@@ -127,7 +127,7 @@ def test_degenerate_parameters_are_left_alone():
 def test_refusals():
     tall = drawn(0, (2, 3, 3, 1))
     with pytest.raises(ValueError, match="decided for one hidden layer only"):
-        shallow_identifiability(mo.pieces(tall, on=BOX))
+        shallow_identifiability(tall, BOX)
     with pytest.raises(ValueError, match="a slice"):
         generic_identifiability(mo.pieces(tall, on=BOX, slice=(np.zeros(2), np.eye(2)[0], np.eye(2)[1])))
     leaky = plants.minimal(np.random.default_rng(0), (2, 3, 1), ["leaky_relu(0.25)"]).network()

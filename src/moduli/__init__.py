@@ -14,11 +14,10 @@ _HOME = {
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
-    "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "dimension": "solve",
-    "distance": "solve",
-    "equivalent": "solve", "error_curve": "solve", "mean_field": "solve", "path": "solve", "pieces": "solve",
-    "pruning_curve": "solve",
-    "rank": "solve", "rank_curve": "solve", "signature": "solve", "symmetries": "solve",
+    "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "depth": "solve",
+    "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
+    "mean_field": "solve", "path": "solve", "pieces": "solve", "pruning_curve": "solve", "rank": "solve", "rank_curve": "solve",
+    "recover": "solve", "signature": "solve", "symmetries": "solve",
     "etf": "meanfield", "hard_instance": "hardness", "stable_noise": "noise", "tail_index": "noise",
 }  # fmt: skip
 
@@ -63,16 +62,19 @@ if TYPE_CHECKING:
     from .solve import check as check
     from .solve import complexity as complexity
     from .solve import compress as compress
+    from .solve import depth as depth
     from .solve import dimension as dimension
     from .solve import distance as distance
     from .solve import equivalent as equivalent
     from .solve import error_curve as error_curve
+    from .solve import identifiable as identifiable
     from .solve import mean_field as mean_field
     from .solve import path as path
     from .solve import pieces as pieces
     from .solve import pruning_curve as pruning_curve
     from .solve import rank as rank
     from .solve import rank_curve as rank_curve
+    from .solve import recover as recover
     from .solve import signature as signature
     from .solve import symmetries as symmetries
     from .torch_graph import to_torch as to_torch

@@ -474,6 +474,21 @@ def _samples(text: str | None) -> int | Samples | None:
 
 @cli.command()
 @click.argument("model")
+@click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib.")
+@_options("json", "quiet", "seed", "budget", *_SOURCE)
+def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+    """Does the function on a box determine the parameters? Proved (0), refuted by another network (1) or undecided (3).
+
+    Example: moduli identify controller.onnx --on box:-1,1
+    """
+    with _progress(quiet) as progress:
+        answer = mo.identifiable(_load(model, **source), on=_domain(on), budget=budget, seed=seed, progress=progress)
+    _show(answer, as_json, quiet)
+    sys.exit(ANSWER.get(answer.status, 0))
+
+
+@cli.command()
+@click.argument("model")
 @click.option("-o", "--out", required=True, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib; of the slice, if there is one.")
 @click.option("--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True)
@@ -483,7 +498,7 @@ def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
     **source: Any,
 ) -> None:  # fmt: skip
-    """Draw the linear pieces of a ReLU network of one or two inputs, or of a slice of it.
+    """Draw the linear pieces of a ReLU network of up to three inputs, or of a slice of it.
 
     Example: moduli plot controller.onnx --on box:-1,1 --slice random -o pieces.svg
     """

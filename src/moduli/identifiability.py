@@ -27,11 +27,14 @@ import numpy as np
 
 from . import modular
 from .clipping import Point
+from .domains import Box
 from .errors import Undecided
+from .network import Network
 from .polyhedra import Pieces
 from .readout import MOST, Affine, Readout, Unit, turns
 from .recovery import everything, standard
 from .traces import Traces, inside, meetings, ridges, traces
+from .witnesses import exact_layers, over
 
 PRIME = modular.PRIMES[0]
 WIDEST = 12  # units in a layer of which all orientations are refuted
@@ -46,27 +49,29 @@ class Verdict(NamedTuple):
     other: tuple[Affine, ...] | None = None
 
 
-def shallow_identifiability(pieces: Pieces) -> Verdict:
+def shallow_identifiability(net: Network, box: Box) -> Verdict:
     """One hidden layer, decided: whether every network of these widths with the same function in the box is a symmetric copy.
 
+    Any number of inputs.
+
     Raises:
-        ValueError: another number of layers, another activation, a slice.
+        ValueError: another number of layers, another activation.
     """
-    _accept(pieces)
-    if len(pieces.network.layers) != 2:
-        raise ValueError(f"{pieces.network}: decided for one hidden layer only; ask in general position")
-    first, last = pieces.network.layers
-    values = _values(pieces)
-    rows = [[Fraction(v) for v in (*w, b)] for w, b in zip(first.weight.tolist(), first.bias.tolist(), strict=True)]
-    for k, row in enumerate(rows):
-        at = [layers[0][k] for layers in values.values()]
-        if not any(row[:-1]) or not last.weight[:, k].any() or not min(at) < 0 < max(at):
+    _accept(net)
+    if len(net.layers) != 2:
+        raise ValueError(f"{net}: decided for one hidden layer only; ask in general position")
+    box, (rows, biases) = box.of_dimension(net.widths[0]), exact_layers(net)[0]
+    seen: dict[tuple[Fraction, ...], int] = {}
+    for k, (row, bias) in enumerate(zip(rows, biases, strict=True)):
+        low, high = over(row, bias, box)
+        if not any(row) or not net.layers[1].weight[:, k].any() or not low < 0 < high:
             return Verdict(False, f"unit {k} has no crease in the box")
-    planes = [tuple(v / next(w for w in row if w) for v in row) for row in rows]
-    for k, plane in enumerate(planes):
-        if plane in planes[:k]:
-            return Verdict(False, f"units {planes.index(plane)} and {k} share a hyperplane")
-    return _turned(pieces, "every network of these widths")
+        lead = next(w for w in row if w)
+        plane = tuple(v / lead for v in (*row, bias))
+        if plane in seen:
+            return Verdict(False, f"units {seen[plane]} and {k} share a hyperplane")
+        seen[plane] = k
+    return _turned(net, "every network of these widths")
 
 
 def generic_identifiability(pieces: Pieces, budget: int = 2_000) -> Verdict:
@@ -78,9 +83,9 @@ def generic_identifiability(pieces: Pieces, budget: int = 2_000) -> Verdict:
     Raises:
         ValueError: another activation, a slice.
     """
-    _accept(pieces)
+    _accept(pieces.network, pieces)
     if len(pieces.network.layers) == 2:
-        return shallow_identifiability(pieces)
+        return shallow_identifiability(pieces.network, pieces.box)
     if len(pieces.network.layers) == 3:
         found = _listed(pieces, budget)
         if found.value is not None:
@@ -94,7 +99,7 @@ def _listed(pieces: Pieces, budget: int) -> Verdict:
         forms = everything(pieces, pieces.network.widths, budget)
     except Undecided as stop:
         return Verdict(None, str(stop))
-    own = standard(_exact(pieces))
+    own = standard(exact_layers(pieces.network))
     others = [form for form in forms if form != own]
     if len(others) == len(forms) or any(_ties(form) for form in forms):
         return Verdict(None, "the parameters are not in general position")
@@ -109,14 +114,9 @@ def _ties(layers: Sequence[Affine]) -> bool:
     return any(len(set(rows)) < len(rows) for rows in reads)
 
 
-def _exact(pieces: Pieces) -> list[Affine]:
-    layers = ((x.weight.tolist(), x.bias.tolist()) for x in pieces.network.layers)
-    return [([[Fraction(w) for w in row] for row in weights], [Fraction(b) for b in biases]) for weights, biases in layers]
-
-
 def chained(pieces: Pieces) -> Verdict:
     """The sufficient condition for any depth: True, False (units of the last hidden layer can be turned together) or None."""
-    _accept(pieces)
+    _accept(pieces.network, pieces)
     found, values = traces(pieces), _values(pieces)
     named = _owners(pieces, found, values)
     if named is None:
@@ -138,19 +138,19 @@ def chained(pieces: Pieces) -> Verdict:
             if free is not None:
                 return Verdict(None, f"layer {l}: {free}")
         at += widths[l + 1]
-    return _turned(pieces, "every network of these widths in general position")
+    return _turned(pieces.network, "every network of these widths in general position")
 
 
-def _accept(pieces: Pieces) -> None:
-    if pieces.slice is not None:
+def _accept(net: Network, pieces: Pieces | None = None) -> None:
+    if pieces is not None and pieces.slice is not None:
         raise ValueError("a slice: parameters are identified by the function of all inputs, not of some directions")
-    if any(str(act) != "relu" for act in pieces.network.activations) or len(pieces.network.layers) < 2:
-        raise ValueError(f"{pieces.network}: identifiability is decided for relu and at least one hidden layer")
+    if any(str(act) != "relu" for act in net.activations) or len(net.layers) < 2:
+        raise ValueError(f"{net}: identifiability is decided for relu and at least one hidden layer")
 
 
 def _values(pieces: Pieces) -> Values:
     """Pre-activations at all vertices, exactly."""
-    layers = _exact(pieces)[:-1]
+    layers = exact_layers(pieces.network)[:-1]
     found: Values = {}
     for point in {p for cell in pieces.complex for p in cell.points}:
         h: Sequence[Fraction] = point
@@ -205,9 +205,9 @@ def _unrefuted(values: Values, places: list[list[Point]], layer: int, width: int
     return None
 
 
-def _turned(pieces: Pieces, whom: str) -> Verdict:
+def _turned(net: Network, whom: str) -> Verdict:
     """The last condition: no set of units of the last hidden layer with sum v_i w_i^T = 0."""
-    inner, outer = pieces.network.layers[-2:]
+    inner, outer = net.layers[-2:]
     rows = [[Fraction(w) for w in row] for row in inner.weight.tolist()]
     columns = [[Fraction(v) for v in column] for column in outer.weight.T.tolist()]
     table = np.array([[v * w for v in column for w in row] for column, row in zip(columns, rows, strict=True)], dtype=object)
@@ -223,3 +223,20 @@ def _turned(pieces: Pieces, whom: str) -> Verdict:
             chosen = [k for k, p in enumerate(pick) if p]
             return Verdict(False, f"units {chosen} of the last hidden layer can be turned together")
     return Verdict(True, f"{whom} with the same function is a symmetric copy")
+
+
+def trace_ranks(pieces: Pieces) -> list[int]:
+    """Of each hidden unit (l, j): the rank of (h_{l-1}, 1) over the visible facets on which it alone vanishes, 0 without any.
+
+    If all equal the widths n_{l-1}, the parameters are locally identifiable. Take points in these facets: for parameters close
+    by only the same unit can vanish near them, and the function still bends, so its pre-activation vanishes on the same pieces.
+    Layer by layer the features agree up to scale, and the incoming row of the unit is the one annihilator of the points.
+    Ranks modulo a prime: never above the true ones, so a yes is a proof.
+    """
+    values, seen = _values(pieces), {frozenset(f.cells): f.units for f in pieces.facets if f.visible and len(f.units) == 1}
+    places: dict[int, set[Point]] = {}
+    for points, pair in meetings(pieces).items():
+        for unit in seen.get(frozenset(pair), ()):
+            places.setdefault(unit, set()).update(points)
+    layers = [l for l, n in enumerate(pieces.network.widths[1:-1]) for _ in range(n)]
+    return [_rank(_features(values, sorted(places[k]), l, None)) if k in places else 0 for k, l in enumerate(layers)]

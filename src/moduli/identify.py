@@ -1,483 +1,165 @@
-"""Functional dimension: how many directions of parameter space a ReLU network's function can tell apart.
+"""Does a ReLU network's function determine its parameters? One verdict out of all that can be proved.
 
-On a cell the outputs are A x + c with A and c polynomial in the parameters, so the functional dimension on a box is the rank of
-the stacked Jacobians of (A, c) over its cells on which no unit vanishes (Grigsby, Lindsey, Meyerhoff, Wu 2022 define it by
-points; coefficients are used here because points in a sliver are ill conditioned). With B_l = d out / d z_l and
-h_{l-1} = H x + g on the cell,
-
-    d(A | c) / dW_l[i, j] = B_l[:, i] (H[j] | g[j]),      d(A | c) / db_l[i] = B_l[:, i] (0 | 1).
-
-*From below.* Parameters are dyadic rationals, and a rank modulo an odd prime is never above the rank over the rationals, nor is
-that of combinations of rows: one elimination modulo a prime proves the lower bound.
-
-*From above*, by the first that reaches it: the number of parameters less that of hidden units (scaling); independent exact null
-vectors of known kinds (`_losses`, `_starved`), which name what is lost; null vectors reconstructed from residues modulo many
-primes, or the vanishing of all minors of the next size modulo more primes than they could bear (`_rank_at_most`).
+In order: one hidden layer is decided (globally, any number of inputs). Otherwise a functional dimension of parameters less
+hidden units proves that no other parameters close by have the function, up to scaling (local); with two hidden layers an
+enumeration, and with more a chain of traces, may prove it among all parameters in general position (generic). Another network
+with the same function is looked for, mechanism by mechanism: only such a witness refutes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
-from itertools import chain
-from typing import Any, ClassVar, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 
-from . import modular
-from .clipping import whole_numbers
-from .errors import Undecided
+from .domains import Box, Domain
+from .errors import CertificateRejected, UnsupportedModel
+from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
+from .jacobians import Dimension
 from .network import Network
 from .polyhedra import Pieces
+from .readout import Affine
+from .recovery import same_function
 from .result import Result
+from .witnesses import Witness, distinct, exact_layers, shallow_function, shallow_witness, witness
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-BLOCK, WORK, SPREAD, MOST = 2**21, 5e10, 4, 2**25
+EXACT = 400  # cells that are compared in rational arithmetic
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dimension(Result):
-    """The functional dimension of a network on a box.
+class Identifiability(Result):
+    """Whether a network's function on a box determines its parameters, up to permutations and positive scaling.
 
     Attributes:
-        lower, upper: proved. generic: parameters less hidden units, the most it can be. cells: where it was computed.
-        losses: what is lost, by kind and layer: (kind, layer, directions).
+        status: "proved", "refuted" (by `other`) or "undecided". scope: among whom it is proved: "global" all parameters of
+            these widths, "generic" those in general position, "local" those close by; "" otherwise. reason: one sentence.
+        other: layers of another network with the same function, as rationals. mechanism: what makes it possible.
+        dimension: the functional dimension, where it was asked.
     """
 
-    lower: int
-    upper: int
-    generic: int
-    cells: Any
-    losses: tuple[tuple[str, int, int], ...] = ()
-    seed: int = 0
-    kind: ClassVar[str] = "dimension"
-
-    @property
-    def pieces(self) -> Pieces:
-        found: Pieces = self.cells
-        return found
-
-    @property
-    def network(self) -> Network:
-        found: Network = self.cells.network
-        return found
-
-    @property
-    def exact(self) -> bool:
-        return self.lower == self.upper
-
-    def __int__(self) -> int:
-        if not self.exact:
-            raise Undecided(f"functional dimension between {self.lower} and {self.upper}", lower=self.lower, upper=self.upper)
-        return self.lower
+    network: Network
+    on: Box
+    scope: str = ""
+    reason: str = ""
+    other: tuple[Affine, ...] | None = None
+    mechanism: str = ""
+    dimension: Dimension | None = None
+    kind: ClassVar[str] = "identify"
 
     @cached_property
-    def null_space(self) -> Array:
-        """Directions of parameters that change nothing to first order, [count, parameters], orthonormal (floats)."""
-        values, rows = np.linalg.svd(_jacobian_floats(self.cells), full_matrices=True)[1:]
-        rank = self.lower if self.exact else int((values > 1e-9 * values[0]).sum()) if len(values) else 0
-        return np.asarray(rows[rank:])
+    def witness(self) -> Network | None:
+        """The other network, in the nearest floats (`other` has the rationals)."""
+        if self.other is None:
+            return None
+        parts = (np.array(part, dtype=np.float64) for pair in self.other for part in pair)
+        widths = self.network.widths
+        shaped = [p.reshape(widths[k // 2 + 1], -1) if k % 2 == 0 else p for k, p in enumerate(parts)]
+        return Network.mlp(*shaped, activation=list(self.network.activations))
+
+    def __bool__(self) -> bool:
+        from .errors import Undecided
+
+        if self.status == "undecided":
+            raise Undecided(f"{self.statement}: {self.reason}")
+        return self.status == "proved"
 
     def check(self) -> bool:
-        """Check the cells and compute both bounds again, the lower one modulo another prime (should that fail, the first)."""
-        ranks = (_rank(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
-        below = self.cells.check() and any(rank >= self.lower for rank in ranks)
-        return below and (self.upper >= self.generic or _upper(self.cells, self.upper)[0] <= self.upper)
+        """Prove the verdict again, or compare the witness in rational arithmetic.
+
+        Raises:
+            CertificateRejected: naming what fails.
+        """
+        if self.status == "refuted" and self.other is not None:
+            if not distinct(exact_layers(self.network), self.other):
+                raise CertificateRejected("the witness is a symmetric copy")
+            if not _same(self.network, self.on, self.other, self.dimension):
+                raise CertificateRejected("the witness computes another function")
+            return True
+        if self.scope == "local" and self.dimension is not None:
+            return self.dimension.check() and self.dimension.lower == self.dimension.generic
+        again = identifiable(self.network, self.on, self.dimension, 2_000)
+        if (again.status, again.scope) != (self.status, self.scope):
+            raise CertificateRejected(f"asked again the verdict is {again.status} {again.scope}")
+        return True
 
     @property
     def statement(self) -> str:
-        value = str(self.lower) if self.exact else f"between {self.lower} and {self.upper}"
-        why = "" if len(smooth(self.cells)) else "; on every cell a unit vanishes identically: compress the network first"
-        return f"functional dimension {value} of at most {self.generic} ({self.network.parameters} parameters){why}"
+        if self.status == "proved":
+            among = {"global": "among all parameters", "generic": "among parameters in general position",
+                     "local": "among parameters close by"}[self.scope]  # fmt: skip
+            return f"identifiable {among}"
+        return "not identifiable" if self.status == "refuted" else "identifiability undecided"
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [
-            ("network", repr(self.network)), ("in", repr(self.cells.box)), ("cells", str(self.cells.cells)),
-            ("functional dimension", f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}"),
-            ("parameters less units", str(self.generic)), ("directions lost", str(self.generic - self.upper)),
+            ("network", repr(self.network)), ("in", repr(self.on)), ("identifiable", f"{self.glyph} {self.statement}"),
+            ("because", self.reason),
         ]  # fmt: skip
-        return rows + [(f"lost in layer {layer}", f"{count}: {kind}") for kind, layer, count in self.losses]
+        if self.other is not None:
+            rows.append(("also", repr(self.witness)))
+        return rows + (self.dimension.rows()[2:] if self.dimension is not None else [])
 
     def data(self) -> dict[str, Any]:
+        layers = [[[list(map(str, row)) for row in w], list(map(str, b))] for w, b in self.other or ()]
         return {
-            "lower": self.lower, "upper": self.upper, "exact": self.exact, "generic": self.generic,
-            "losses": [list(loss) for loss in self.losses], "cells": self.cells.cells, "digest": self.network.digest,
+            "scope": self.scope or None, "reason": self.reason, "mechanism": self.mechanism or None, "witness": layers or None,
+            "dimension": self.dimension.data() if self.dimension is not None else None, "digest": self.network.digest,
         }  # fmt: skip
 
 
-def dimension(found: Any, seed: int) -> Dimension:
-    """See `solve.dimension`."""
-    net = found.network
-    hidden = sum(n for n, s in zip(net.widths[1:-1], net.activations, strict=True) if s.homogeneous)
-    generic = net.parameters - hidden
-    lower = _rank(found, modular.PRIMES[0], seed)
-    upper, losses = (generic, ()) if lower == generic or not found.complete else _upper(found, lower)
-    return Dimension("proved" if lower == upper else "bounded", lower, upper, generic, found, losses, seed)
-
-
-# Jacobians ------------------------------------------------------------------------------------------------------
-
-
-class Exact(NamedTuple):
-    """Residues modulo a prime: how to read floats and to reduce what is computed with them."""
-
-    prime: int
-
-    def number(self, x: Array) -> Array:
-        return modular.residues(x, self.prime)
-
-    def reduced(self, x: Array) -> Array:
-        return modular.reduced(x, self.prime)
-
-
-class Floats(NamedTuple):
-    """Plain floats."""
-
-    def number(self, x: Array) -> Array:
-        return x
-
-    def reduced(self, x: Array) -> Array:
-        return x
-
-
-def smooth(found: Any) -> Any:
-    """Signs of cells on which no unit vanishes: elsewhere the function need not be differentiable in the parameters."""
-    return found.cell_signs[(found.cell_signs != 0).all(axis=1)]
-
-
-class Local(NamedTuple):
-    """The network on some cells: what layers read (features, then 1), gates, and slopes of the outputs by pre-activations.
-
-    Shapes: features [coefficients, cells, width + 1] with offsets last, gates [cells, width], slopes [outputs, cells, width].
-    """
-
-    features: list[Array]
-    gates: list[Array]
-    slopes: list[Array]
-
-
-def local(found: Any, signs: Any, field: Exact | Floats) -> Local:
-    """Features, gates and slopes on cells of given signs, in floats or residues."""
-    net = found.network
-    gates = [field.number(g) for g in _gates(net, signs)]
-    h = np.broadcast_to(field.number(found.start).T[:, None], (found.start.shape[1], len(signs), len(found.start)))
-    one = np.zeros((len(h), len(signs), 1))
-    one[-1] = 1.0
-    weights = [field.number(np.column_stack([x.weight, x.bias])) for x in net.layers]
-    features = [np.concatenate([h, one], axis=2)]
-    for weight, gate in zip(weights[:-1], gates, strict=True):
-        h = field.reduced(field.reduced(features[-1] @ weight.T) * gate)
-        features.append(np.concatenate([h, one], axis=2))
-    slopes = [np.broadcast_to(np.eye(net.widths[-1])[:, None], (net.widths[-1], len(signs), net.widths[-1]))]
-    for weight, gate in zip(weights[:0:-1], gates[::-1], strict=True):
-        slopes.insert(0, field.reduced(field.reduced(slopes[0] @ weight[:, :-1]) * gate))
-    return Local(features, gates, slopes)
-
-
-def _gates(net: Network, signs: Any) -> list[Array]:
-    """Slopes of the activation of each unit, by layer [cells, width]."""
-    ends = np.cumsum(net.widths[1:-1])[:-1]
-    parts = np.split(signs.astype(np.float64), ends, axis=1) if len(net.layers) > 1 else []
-    return [np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)]
-
-
-def _jacobian(found: Any, field: Exact | Floats) -> Iterator[Array]:
-    """Rows (cell, output, coefficient) of the Jacobian, [rows, parameters] in the order of `Network.flat`, block by block."""
-    signs, net = smooth(found), found.network
-    step = max(1, BLOCK // (net.parameters * net.widths[-1] * found.start.shape[1]))
-    for at in range(0, len(signs), step):
-        here = local(found, signs[at : at + step], field)
-        parts = []
-        for slope, feature in zip(here.slopes, here.features, strict=True):
-            block = slope.transpose(1, 0, 2)[:, :, None, :, None] * feature.transpose(1, 0, 2)[:, None, :, None, :]
-            rows = math.prod(block.shape[:3])
-            parts += [block[..., :-1].reshape(rows, -1), block[..., -1].reshape(rows, -1)]
-        yield field.reduced(np.concatenate(parts, axis=1))
-
-
-def _jacobian_floats(found: Any) -> Array:
-    whole = np.concatenate([np.zeros((0, found.network.parameters)), *_jacobian(found, Floats())])
-    size = np.linalg.norm(whole, axis=1, keepdims=True)
-    return np.asarray(whole / np.where(size > 0, size, 1.0))
-
-
-# From below -----------------------------------------------------------------------------------------------------
-
-
-def _rank(found: Any, prime: int, seed: int) -> int:
-    """The rank modulo a prime of all rows, or of sparse random combinations of them: never above the rank over the rationals.
-
-    Each row goes to four of slightly more sums than parameters: almost surely no rank is lost (as in cuckoo hashing with four
-    places, whose table may be filled to 97 %; Cain, Sanders, Wormald 2007).
-    """
-    from scipy.sparse import csr_array
-
-    rng, most = np.random.default_rng(seed), int(1.1 * found.network.parameters) + 20
-    total, rows = np.zeros((most, found.network.parameters)), list[Array]()
-    count = len(smooth(found)) * found.network.widths[-1] * found.start.shape[1]
-    for block in _jacobian(found, Exact(prime)):
-        if count <= most:
-            rows.append(block)
-            continue
-        spread = min(SPREAD, most)
-        place = rng.integers(0, most, (len(block), spread))
-        factor = rng.integers(1, prime, place.shape).astype(np.float64) - prime // 2
-        start = np.arange(0, place.size + 1, spread)
-        mixing = csr_array((factor.ravel(), place.ravel(), start), shape=(len(block), most)).T
-        for part in range(0, len(block), 512):
-            total = modular.reduced(total + mixing[:, part : part + 512] @ block[part : part + 512], prime)
-    return modular.rank(np.concatenate([np.zeros((0, total.shape[1])), *rows]) if count <= most else total, prime)
-
-
-# From above -----------------------------------------------------------------------------------------------------
-
-
-def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ...]]:
-    """An upper bound, as near to `wanted` as is proved, and what is lost."""
-    net, prime = found.network, modular.PRIMES[0]
-    vectors, rank, losses = [np.zeros((0, net.parameters))], 0, list[tuple[str, int, int]]()
-    known = ((kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(found))
-    for kind, layer, rows in chain(known, _starved(found, prime)):
-        if not len(rows):
-            continue
-        vectors.append(rows)
-        before, rank = rank, modular.rank(np.concatenate(vectors), prime)
-        if rank > before and kind != "scaling":
-            losses.append((kind, layer, rank - before))
-        if net.parameters - rank <= wanted:
-            break
-    upper = net.parameters - rank
-    if upper > wanted:
-        kept = np.setdiff1d(np.arange(net.parameters), modular.pivots(np.concatenate(vectors), prime)[1])
-        sizes, powers = (part[kept] for part in _column_bits(found))
-
-        def rows_of(p: int) -> Array:
-            return np.asarray(np.concatenate([np.zeros((0, net.parameters)), *_jacobian(found, Exact(p))])[:, kept])
-
-        if _rank_at_most(rows_of, wanted, sizes, powers):
-            losses.append(("not of one unit or pair", 0, upper - wanted))
-            upper = wanted
-    total: dict[tuple[str, int], int] = {}
-    for kind, layer, count in losses:
-        total[kind, layer] = total.get((kind, layer), 0) + count
-    return upper, tuple((kind, layer, count) for (kind, layer), count in total.items())
-
-
-def _losses(found: Any) -> Iterator[tuple[str, int, Array]]:
-    """Null vectors, exact in floats: directions along which all coefficients stay, to first order.
-
-    - scaling: the row of a unit grows as its column shrinks (positively homogeneous activations);
-    - a weight or bias that no cell exercises: slope times feature vanishes on all of them;
-    - mixing of units i, k of a layer: i reads a multiple of the row of k, and the column of k takes back what i sends.
-      It is a null vector if on every cell where i is heard (its column times the slopes behind) both have one gate;
-    - shift of unit i: its bias grows, the next layer's bias takes it back; if i is linear wherever it is heard.
-    """
-    net = found.network
-    seen, heard, gates = _heard(found)
-    offsets = np.cumsum([0, *(x.weight.size + x.bias.size for x in net.layers)])
-
-    def at(l: int, unit: Any, column: Any) -> Any:
-        """Place of a weight of layer l in the flat vector; column -1 is the bias."""
-        w = net.layers[l].weight
-        return offsets[l] + (w.size + unit if column == -1 else unit * w.shape[1] + column)
-
-    def empty(count: int) -> Array:
-        return np.zeros((count, net.parameters))
-
-    for l, act in enumerate(net.activations):
-        width, w, b = net.widths[l + 1], net.layers[l].weight, net.layers[l].bias
-        rows, after = empty(width if act.homogeneous else 0), net.layers[l + 1].weight
-        for i in range(len(rows)):
-            rows[i, at(l, i, 0) : at(l, i, 0) + w.shape[1]] = w[i]
-            rows[i, at(l, i, -1)] = b[i]
-            rows[i, at(l + 1, np.arange(len(after)), i)] = -after[:, i]
-        yield "scaling", l + 1, rows
-    for l in range(len(net.layers)):
-        idle = np.argwhere(~seen[l])
-        rows = empty(len(idle))
-        for k, (i, j) in enumerate(idle.tolist()):
-            rows[k, at(l, i, -1 if j == net.widths[l] else j)] = 1.0
-        yield "weights that no cell exercises", l + 1, rows
-    for l in range(len(net.layers) - 1):
-        w, b, after, gate = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight, gates[l]
-        values = np.unique(gate)
-        differ = sum(
-            ((heard[l] & (gate == v)).T.astype(np.float64) @ (gate != v).astype(np.float64) for v in values),
-            start=np.zeros((gate.shape[1], gate.shape[1])),
-        )
-        speaks = (heard[l] & (gate != 0)).any(axis=0)
-        pairs = np.argwhere((differ == 0) & speaks[:, None] & ~np.eye(len(differ), dtype=bool))
-        rows = empty(len(pairs) if len(pairs) * net.parameters < MOST else 0)
-        for row, (i, k) in zip(rows, pairs.tolist(), strict=False):
-            row[at(l, i, 0) : at(l, i, 0) + w.shape[1]] = w[k]
-            row[at(l, i, -1)] = b[k]
-            row[at(l + 1, np.arange(len(after)), k)] = -after[:, i]
-        yield "units that bend nowhere apart, mixed", l + 1, rows
-        straight = [i for i in range(gate.shape[1]) if len(np.unique(gate[heard[l][:, i], i])) == 1]
-        rows = empty(len(straight))
-        for row, i in zip(rows, straight, strict=True):
-            slope = gate[heard[l][:, i], i][0]
-            if np.frexp(abs(slope))[0] in (0.0, 0.5):  # then the product below is exact
-                row[at(l, i, -1)] = 1.0
-                row[at(l + 1, np.arange(len(after)), -1)] = -slope * after[:, i]
-        yield "linear units, shifted", l + 1, rows
-
-
-def _starved(found: Any, prime: int) -> Iterator[tuple[str, int, Array]]:
-    """Null vectors in the row of one unit: the features it reads, where it is heard, span too little.
-
-    Given modulo the prime, as the reduction of exact ones: that the rank of the features is no larger than modulo the prime is
-    proved by vanishing minors, so that the null space there is the reduction of the integer null vectors.
-    """
-    net, signs = found.network, smooth(found)
-    _, heard, gates = _heard(found)
-    busy = [h & (g != 0) for h, g in zip(heard, gates, strict=True)] + [np.ones((len(signs), net.widths[-1]), dtype=bool)]
-    ends = np.cumsum([0, *net.widths[1:-1]])
-    offsets = np.cumsum([0, *(x.weight.size + x.bias.size for x in net.layers)])
-    sizes, shifts = _feature_bits(found)
-    for l in range(len(net.layers)):
-        before = np.column_stack([np.ones(len(signs), dtype=np.int8), signs[:, : ends[l]]])
-        first, pattern = np.unique(before, axis=0, return_index=True, return_inverse=True)[1:]
-        rows = cache(partial(_features, found, signs[first], l))
-        for unit in range(net.widths[l + 1]):
-            where = np.unique(pattern.ravel()[busy[l][:, unit]])
-            null = modular.null_space(rows(prime)[where].reshape(-1, net.widths[l] + 1), prime)
-
-            def read(p: int, rows: Any = rows, where: Any = where) -> Array:
-                return np.asarray(rows(p)[where].reshape(-1, rows(p).shape[2]))
-
-            if len(null) and _rank_at_most(read, net.widths[l] + 1 - len(null), sizes[l], shifts[l]):
-                out = np.zeros((len(null), net.parameters))
-                place = offsets[l] + unit * net.widths[l]
-                out[:, place : place + net.widths[l]] = null[:, :-1]
-                out[:, offsets[l] + net.layers[l].weight.size + unit] = null[:, -1]
-                yield "units that read too little where they are heard", l + 1, out
-
-
-def _features(found: Any, signs: Any, l: int, prime: int) -> Array:
-    """What layer l (from 0) reads on cells of some signs, modulo a prime [cells, coefficients, width + 1]."""
-    return np.ascontiguousarray(local(found, signs, Exact(prime)).features[l].transpose(1, 0, 2))
-
-
-def _heard(found: Any) -> tuple[list[Any], list[Any], list[Array]]:
-    """What the cells exercise, never too little: where a value vanishes for certain (no path bears it) it is left out.
-
-    Returns by layer: seen [units, inputs of the layer + 1]; for hidden layers heard [cells, units], whether the outputs depend
-    on what a unit sends; gates [cells, units].
-    """
-    net, signs = found.network, smooth(found)
-    gates = _gates(net, signs)
-    bears = [np.column_stack([x.weight, x.bias]) != 0 for x in net.layers]
-    one = np.ones((len(signs), 1), dtype=bool)
-    alive = np.broadcast_to((found.start != 0).any(axis=1), (len(signs), len(found.start)))
-    features = [np.concatenate([alive, one], axis=1)]
-    for bear, gate in zip(bears, gates, strict=False):
-        reached = features[-1].astype(np.float64) @ bear.T.astype(np.float64) > 0
-        features.append(np.concatenate([reached & (gate != 0), one], axis=1))
-    behind = np.ones((len(signs), net.widths[-1]), dtype=bool)
-    seen, heard = list[Any](), list[Any]()
-    for l in range(len(net.layers) - 1, -1, -1):
-        seen.insert(0, behind.T.astype(np.float64) @ features[l].astype(np.float64) > 0)
-        if l:
-            sent = behind.astype(np.float64) @ bears[l][:, :-1].astype(np.float64) > 0
-            heard.insert(0, sent)
-            behind = sent & (gates[l - 1] != 0)
-    return seen, heard, gates
-
-
-def _rank_at_most(residues: Callable[[int], Array], rank: int, sizes: Array, powers: Any) -> bool:
-    """Whether a matrix, given modulo any prime, is proved to have no larger rank; entries of a column are below 2^size, and
-    integers after multiplication by 2^power.
-
-    Modulo each of several primes the other columns are combinations X of `rank` columns, on all rows. Either the fractions that
-    X reduces give exact null vectors: they annihilate all rows modulo the product of the primes, which exceeds whatever the
-    integers could be. Or the product exceeds all minors of size rank + 1: they vanish.
-    """
-    minors = float(np.sort(np.maximum(0.0, sizes + powers))[::-1][: rank + 1].sum()) + (rank + 1) * math.log2(rank + 2) / 2 + 1
-    prime, product, crt, count, block = modular.PRIMES[0] + 2, 1, np.zeros(0, dtype=object), 0, None
-    budget = WORK
-    while budget > 0:
-        prime = modular.prime_below(prime)
-        matrix = residues(prime)
-        budget -= matrix.size * (rank + 100) + rank**3 + 1e6
-        if block is None:
-            block = modular.pivots(matrix, prime)
-            if len(block[1]) != rank:
-                return False
-            free = np.setdiff1d(np.arange(matrix.shape[1]), block[1])
-        try:
-            base = modular.inverse(matrix[block[0]][:, block[1]], prime)
-        except ZeroDivisionError:
-            continue
-        combination = modular.times(base, matrix[block[0]][:, free], prime)
-        if modular.reduced(matrix[:, free] - modular.times(matrix[:, block[1]], combination, prime), prime).any():
-            return False
-        crt, product, count = _chinese(crt, product, combination, prime), product * prime, count + 1
-        if product.bit_length() > minors:
-            return True
-        if count & (count - 1) == 0 and _annihilate(crt, product, float(np.max(sizes) + np.max(powers))):
-            return True
-    return False
-
-
-def _chinese(known: Any, product: int, fresh: Array, prime: int) -> Any:
-    """The residues modulo product * prime, as integers (flat)."""
-    values = fresh.ravel().astype(np.int64).astype(object)
-    if product == 1:
-        return values % prime
-    step = (values - known) * pow(product, -1, prime) % prime
-    return known + step * product
-
-
-def _annihilate(residues: Any, product: int, entry: float) -> bool:
-    """Whether the fractions behind the combinations, residues modulo a product, are null vectors of integers below 2^entry.
-
-    With one denominator d and numerators n_k, d J_free - sum n_k J_k vanishes modulo the product, and is smaller.
-    """
-    found = modular.rationals([int(v) for v in residues], product)
-    if found is None:
-        return False
-    bits = max((max(abs(top).bit_length(), bottom.bit_length()) for top, bottom in found), default=0)
-    common = math.lcm(*{bottom for _, bottom in found}).bit_length() if found else 0
-    return entry + bits + common + math.log2(len(found) + 2) + 2 < product.bit_length() - 1
-
-
-def _column_bits(found: Any) -> tuple[Array, Array]:
-    """Of the entries of each column of the Jacobian: log2 of a bound, and the power of two that makes them integers."""
-    net, bits, powers = found.network, list[Array](), list[Array]()
-    sizes, shifts = _feature_bits(found)
-    behind, shift = np.ones(net.widths[-1]), 0
-    for l in range(len(net.layers) - 1, -1, -1):
-        with np.errstate(divide="ignore"):
-            entry = np.log2(behind)[:, None] + sizes[l]
-        bits[:0] = [entry[:, :-1].ravel(), entry[:, -1]]
-        powers.insert(0, np.full(entry.size, float(shift + shifts[l])))
-        steep, power = _gate_size(net, l - 1)
-        behind = steep * (np.abs(net.layers[l].weight).T @ behind)
-        shift += whole_numbers(net.layers[l].weight)[1] + power
-    return np.concatenate(bits) + 1e-6, np.concatenate(powers)
-
-
-def _feature_bits(found: Any) -> tuple[list[Array], list[int]]:
-    """Of what each layer reads (and 1): log2 of a bound on all cells, and the power of two that makes it integers."""
-    net, size, shift = found.network, np.append(np.abs(found.start).max(axis=1), 1.0), whole_numbers(found.start)[1]
-    sizes, shifts = [np.log2(np.maximum(size, 5e-324))], [shift]
-    for l, layer in enumerate(net.layers[:-1]):
-        both = np.column_stack([layer.weight, layer.bias])
-        steep, power = _gate_size(net, l)
-        with np.errstate(over="ignore"):
-            size = np.append(steep * (np.abs(both) @ size), 1.0)
-        shift += whole_numbers(both)[1] + power
-        sizes.append(np.log2(np.maximum(size, 5e-324)) + 1e-6)
-        shifts.append(shift)
-    return sizes, shifts
-
-
-def _gate_size(net: Network, l: int) -> tuple[float, int]:
-    """The steepest slope of the activation after layer l (from 0), and the power of two that makes its slopes integers."""
-    if l < 0:
-        return 1.0, 0
-    slope = net.activations[l].derivative(np.array([-1.0]))
-    return max(1.0, float(np.abs(slope).max())), whole_numbers(slope)[1]
+def _same(net: Network, box: Box, other: tuple[Affine, ...], dimension: Dimension | None) -> bool:
+    if len(net.layers) == 2:
+        whole = box.of_dimension(net.widths[0])
+        return shallow_function(exact_layers(net), whole) == shallow_function(other, whole)
+    return dimension is not None and isinstance(dimension.cells, Pieces) and same_function(dimension.cells, other)
+
+
+def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: int) -> Identifiability:
+    """See `solve.identifiable`; `dimension` of deeper networks is needed."""
+    if not isinstance(on, Box):
+        raise ValueError(f"on={on!r}: identifiability is asked in a Box")
+    relu = all(str(act) == "relu" for act in net.activations)
+    if len(net.layers) < 2 or not all(act.piecewise_linear for act in net.activations):
+        raise UnsupportedModel(f"{net}: identifiability is decided for networks of piecewise linear activations")
+    if len(net.layers) == 2 and relu:
+        return _shallow(net, on)
+    assert dimension is not None
+    cells = dimension.cells
+    small = relu and isinstance(cells, Pieces) and cells.slice is None and cells.cells <= EXACT
+    if dimension.lower < dimension.generic:
+        found = witness(cells, budget) if small else None
+        if found is not None:
+            return _refuted(net, on, found, dimension)
+        sure = f"{dimension.generic - dimension.upper} directions change nothing to first order"
+        why = sure if dimension.upper < dimension.generic else "not all directions were seen to change the function"
+        return Identifiability("undecided", net, on, "", f"{why}; no other network was found", dimension=dimension)
+    if small:
+        found = witness(cells, budget, turned=True)
+        if found is not None:
+            return _refuted(net, on, found, dimension)
+        verdict = generic_identifiability(cells, budget)
+        if verdict.value:
+            return Identifiability("proved", net, on, "generic", verdict.reason, dimension=dimension)
+        if verdict.other is not None:
+            return _refuted(net, on, Witness(verdict.other, "other creases for the same units"), dimension)
+    why = f"functional dimension {dimension.lower}, parameters less hidden units"
+    if small and trace_ranks(cells) == [n for l, n in enumerate(net.widths[:-2]) for _ in range(net.widths[l + 1])]:
+        why = f"every unit is fixed by where it bends the function; {why}"
+    return Identifiability("proved", net, on, "local", why, dimension=dimension)
+
+
+def _shallow(net: Network, on: Box) -> Identifiability:
+    verdict = shallow_identifiability(net, on)
+    if verdict.value:
+        return Identifiability("proved", net, on, "global", verdict.reason)
+    found = shallow_witness(net, on) if verdict.value is False else None
+    if found is not None:
+        return Identifiability("refuted", net, on, "", verdict.reason, found.layers, found.mechanism)
+    return Identifiability("undecided", net, on, "", verdict.reason)
+
+
+def _refuted(net: Network, on: Box, found: Witness, dimension: Dimension) -> Identifiability:
+    why = f"another network, no symmetric copy, has the same function: {found.mechanism}"
+    return Identifiability("refuted", net, on, "", why, found.layers, found.mechanism, dimension)

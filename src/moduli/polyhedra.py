@@ -301,6 +301,11 @@ class Pieces(Result):
         return int(self.piece.max()) + 1
 
     @property
+    def corners(self) -> list[Ints]:
+        """The numbers of the vertices of each cell."""
+        return self._complex.corners
+
+    @property
     def vertices(self) -> Array:
         """All vertices, [count, inputs]."""
         return self._complex.points

@@ -15,24 +15,29 @@ from . import (
     capacity,
     comparison,
     distillation,
+    exploration,
     identify,
+    jacobians,
     lossless,
     meanfield,
     paths,
     polyhedra,
     proximate,
     pruning,
+    recovery,
     symmetry,
+    traces,
 )
 from .alignment import Alignment
 from .capacity import Complexity
 from .certificate import MAX_BYTES, Certificate
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
-from .domains import Domain, Gaussian, Samples
+from .domains import Box, Domain, Gaussian, Samples
 from .errors import CertificateRejected, ShapeError
 from .formats import load
-from .identify import Dimension
+from .identify import Identifiability
+from .jacobians import Dimension
 from .lossless import Compression, Progress, Rank
 from .meanfield import MeanField
 from .network import Network
@@ -40,8 +45,10 @@ from .paths import Path as ParameterPath
 from .polyhedra import Pieces
 from .proximate import RankCurve
 from .pruning import Curve
+from .recovery import Recovery
 from .result import Result
 from .symmetry import Signature, SymmetryGroup
+from .traces import Depth
 
 
 def compress(
@@ -215,18 +222,85 @@ def dimension(
 ) -> Dimension:  # fmt: skip
     """The functional dimension on a box: how many directions of parameters the function can tell apart, at most P - N.
 
-    Proved from below by a rank modulo a prime over all cells; exact where that reaches the number of parameters less hidden
-    units, or where the matrix is small enough for rational elimination.
+    Proved from below by a rank modulo a prime, over all cells for up to three inputs or in a slice, with more inputs over the
+    cells that `budget` points find. From above by P - N, or by exact null vectors on all cells, which say what is lost.
 
     Args:
-        on, slice, budget: as for `pieces`. seed: of the combinations of rows that are eliminated.
+        on, slice, budget: as for `pieces`. seed: of the points, and of the combinations of rows that are eliminated.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
     >>> int(mo.dimension(net, on=mo.Box(-4, 4))), int(mo.dimension(net, on=mo.Box(2, 4)))      # always active on the second
     (5, 2)
     """
-    return identify.dimension(polyhedra.pieces(load(net), on, slice, budget, progress), seed)
+    net = load(net)
+    if slice is None and net.widths[0] > polyhedra.MOST:
+        return jacobians.dimension(exploration.explore(net, on, budget, seed, progress), seed)
+    return jacobians.dimension(polyhedra.pieces(net, on, slice, budget, progress), seed)
+
+
+def identifiable(
+    net: Any, *, on: Domain, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
+) -> Identifiability:
+    """Whether the function on a box determines the parameters of a ReLU network, up to permutations and positive scaling.
+
+    One hidden layer is decided, with any number of inputs. Deeper: proved among parameters in general position, or among those
+    close by, or refuted by another network with the same function, or undecided.
+
+    Args:
+        budget: cells (points, with more than three inputs); at most 2000 linear systems and candidates are tried.
+
+    Raises:
+        UnsupportedModel: an activation that is not piecewise linear. ValueError: no box.
+
+    >>> import moduli as mo
+    >>> hat = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
+    >>> answer = mo.identifiable(hat, on=mo.Box(-8, 8))
+    >>> answer.status, answer.reason
+    ('refuted', 'units [0, 1] of the last hidden layer can be turned together')
+    >>> answer.witness(np.array([[0.5]])).item(), hat(np.array([[0.5]])).item()
+    (0.5, 0.5)
+    """
+    net = load(net)
+    shallow = len(net.layers) == 2 and str(net.activations[0]) == "relu"
+    found = None if shallow or not isinstance(on, Box) else dimension(net, on=on, budget=budget, seed=seed, progress=progress)
+    return identify.identifiable(net, on, found, min(budget, 2_000))
+
+
+def depth(
+    net: Any, *, on: Domain, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+) -> Depth:
+    """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general position (by chains of bends).
+
+    Args:
+        on, slice, budget: as for `pieces`.
+
+    >>> import moduli as mo
+    >>> inner = [[1, 0], [-1, 0], [0, 1]], [0, 0, 0]
+    >>> top = mo.Network.mlp(*inner, [[1, -1, -1], [0, 0, 1]], [0, 0], [[1, 1]], [0], activation="relu")
+    >>> mo.depth(top, on=mo.Box(-8, 8)).strict                                                    # of max(0, x, y)
+    2
+    """
+    return traces.depth(polyhedra.pieces(load(net), on, slice, budget, progress))
+
+
+def recover(
+    net: Any, widths: Sequence[int] | None = None, *, on: Domain, budget: int = 2_000, progress: Progress | None = None
+) -> Recovery:
+    """Parameters of a ReLU network of given widths from a function on a box of up to three inputs; exact, or nothing.
+
+    Of `net` only the function is used: its linear pieces. Any answer was compared with it on every cell, in rationals.
+
+    Args:
+        widths: inputs, hidden layers, outputs; those of `net` by default. budget: linear systems that are tried.
+
+    >>> import moduli as mo
+    >>> hat = mo.Network.mlp([[2], [2], [2]], [0, -2, -4], [[0.5, -1, 0.5]], [0], activation="relu")
+    >>> mo.recover(hat, on=mo.Box(-4, 4)).network.layers[0].bias.tolist()
+    [0.0, -1.0, -2.0]
+    """
+    net = load(net)
+    return recovery.recover(polyhedra.pieces(net, on, None, 10_000, progress), widths or net.widths, budget)
 
 
 def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:

@@ -1,0 +1,101 @@
+"""Functional dimension against stored values, floats, symmetries and named mechanisms."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import strategies as plants
+from test_polyhedra import read, stored
+
+import moduli as mo
+from moduli.jacobians import _jacobian_floats
+
+
+def test_stored_dimensions(shared):
+    cases = stored(shared)
+    for case in cases:
+        found = mo.dimension(read(case)[0], on=read(case)[1])
+        assert found.exact, case["id"]
+        assert int(found) == case["expect"]["functional_dimension_on_box"], case["id"]
+        assert found.generic == case["expect"]["bound"]
+        assert found.check()
+
+
+def test_stored_pairs_of_hidden_symmetries(shared):
+    cases = json.loads((shared / "cases" / "relu.json").read_text())["cases"]
+    seen = 0
+    for case in cases:
+        for side in "fg":
+            wanted = case["expect"].get(f"functional_dimension_{side}")
+            if wanted is None or len(case["box"]) > 3:
+                continue
+            net = mo.Network.mlp(*(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])), activation="relu")
+            box = mo.Box([b[0] for b in case["box"]], [b[1] for b in case["box"]])
+            assert int(mo.dimension(net, on=box)) == wanted, (case["id"], side)
+            seen += 1
+    assert seen > 20
+
+
+def test_the_rank_of_derivatives_of_outputs():
+    """The coefficients' Jacobian has the rank of the Jacobian of outputs at many points, by finite differences."""
+    for seed, widths in enumerate(((1, 3, 2, 1), (2, 3, 3, 2), (2, 4, 1))):
+        rng = np.random.default_rng(seed)
+        net = plants.minimal(rng, widths, ["relu", "leaky_relu(0.25)"][: len(widths) - 2]).network()
+        found = mo.dimension(net, on=mo.Box(-4, 4))
+        corners = [np.array(cell.points, float) for cell in found.pieces.complex]
+        x = np.concatenate([rng.dirichlet(np.ones(len(points)), 12) @ points for points in corners])
+        flat, rows = net.flat(), []
+        for k in range(len(flat)):
+            step = np.zeros(len(flat))
+            step[k] = 1e-7
+            rows.append(((net.with_flat(flat + step)(x) - net.with_flat(flat - step)(x)) / 2e-7).ravel())
+        values = np.linalg.svd(np.array(rows), compute_uv=False)
+        assert int((values > 1e-6 * values[0]).sum()) == found.lower
+
+
+def test_invariant_under_symmetries_and_more_cells():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        net = plants.minimal(rng, (2, 4, 3, 1), ["relu"] * 2).network()
+        found = mo.dimension(net, on=mo.Box(-2, 2))
+        copy = mo.symmetries(net).random(seed)(net)
+        assert int(mo.dimension(copy, on=mo.Box(-2, 2))) == int(found)
+        assert int(mo.dimension(net, on=mo.Box(-8, 8))) >= int(found)
+        assert found.lower <= found.upper <= found.generic
+
+
+def test_null_directions_change_nothing_to_first_order():
+    rng = np.random.default_rng(4)
+    net = plants.minimal(rng, (2, 4, 3, 1), ["relu"] * 2).network()
+    found = mo.dimension(net, on=mo.Box(-2, 2))
+    null = found.null_space
+    assert len(null) == net.parameters - int(found)
+    assert np.allclose(null @ null.T, np.eye(len(null)), atol=1e-10)
+    assert np.abs(_jacobian_floats(found.pieces) @ null.T).max() < 1e-9
+
+
+def test_named_losses():
+    """A dead unit loses what it reads and writes; a stably active pair loses the mixing of two units."""
+    box = mo.Box(-1, 1)
+    alive = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.1, 0.2], [[1.0, 2.0]], [0.0], activation="relu")
+    assert int(mo.dimension(alive, on=box)) == 9 - 2
+    dead = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.1, -5.0], [[1.0, 2.0]], [0.0], activation="relu")
+    found = mo.dimension(dead, on=box)
+    assert found.generic - int(found) == 2 + 1
+    active = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [5.0, 5.0], [[1.0, 2.0]], [0.0], activation="relu")
+    assert int(mo.dimension(active, on=box)) == 3
+
+
+def test_intervals_say_so(monkeypatch):
+    import moduli.jacobians as jacobians
+
+    monkeypatch.setattr(jacobians, "WORK", 0)
+    nets = [plants.minimal(np.random.default_rng(k), (2, 4, 4, 4, 1), ["relu"] * 3).network() for k in range(8)]
+    found = next(d for d in (mo.dimension(net, on=mo.Box(-4, 4)) for net in nets) if not d.exact)
+    assert found.status == "bounded"
+    assert found.lower < found.upper <= found.generic
+    with pytest.raises(mo.Undecided, match="functional dimension between"):
+        int(found)
+    assert "<=" in dict(found.rows())["functional dimension"]
