@@ -237,6 +237,8 @@ def _rank(found: Any, prime: int, seed: int) -> int:
 def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ...]]:
     """An upper bound, as near to `wanted` as is proved, and what is lost."""
     net, prime = found.network, modular.PRIMES[0]
+    if not len(smooth(found)):
+        return 0, ()
     vectors, rank, losses = [np.zeros((0, net.parameters))], 0, list[tuple[str, int, int]]()
     known = ((kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(found))
     for kind, layer, rows in chain(known, _starved(found, prime)):

@@ -1,0 +1,84 @@
+"""Residues, products, ranks, inverses, null spaces and fractions modulo a prime, against integers and rationals."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from moduli import modular
+
+P = modular.PRIMES[0]
+
+
+def test_primes():
+    import sympy
+
+    assert all(sympy.isprime(p) and p < 2**22 for p in modular.PRIMES)
+    assert modular.prime_below(modular.PRIMES[0] + 1) == modular.PRIMES[0]
+    assert modular.prime_below(modular.PRIMES[0]) == modular.PRIMES[1]
+
+
+def test_residues_are_exact():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.standard_normal(500) * 10.0 ** rng.integers(-300, 300, 500), [0.0, 5e-324, -1.5, 2.0**1023]])
+    for value, found in zip(x.tolist(), modular.residues(x, P).tolist(), strict=True):
+        q = Fraction(value)
+        assert int(found) % P == q.numerator * pow(q.denominator, -1, P) % P
+        assert abs(found) <= P / 2 + 1
+
+
+def test_products_of_any_length():
+    rng = np.random.default_rng(1)
+    for inner in (1, 1023, 1024, 2500):
+        a, b = rng.integers(-(P // 2), P // 2 + 1, (3, inner)), rng.integers(-(P // 2), P // 2 + 1, (inner, 2))
+        exact = a.astype(object) @ b.astype(object) % P
+        assert (modular.times(a.astype(float), b.astype(float), P) % P == exact.astype(float)).all()
+    worst = np.full((1, 5000), float(P // 2))
+    assert modular.times(worst, worst.T, P)[0, 0] % P == 5000 * (P // 2) ** 2 % P
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 3), (70, 90, 41), (200, 150, 128), (300, 300, 299), (40, 200, 40), (64, 64, 0)])
+def test_planted_ranks(shape):
+    rows, columns, rank = shape
+    rng = np.random.default_rng(rows)
+    left, right = (rng.integers(-(P // 2), P // 2, s).astype(float) for s in ((rows, rank), (rank, columns)))
+    matrix = modular.times(left, right, P) if rank else np.zeros((rows, columns))
+    matrix[:, ::7] = 0.0
+    expected = min(rank, columns - len(range(0, columns, 7)))
+    assert modular.rank(matrix, P) == expected
+    picked, at = modular.pivots(matrix, P)
+    assert modular.rank(matrix[picked][:, at], P) == expected
+    null = modular.null_space(matrix, P)
+    assert len(null) == columns - expected
+    assert not modular.times(matrix, null.T, P).any()
+    inverse = modular.inverse(matrix[picked][:, at], P)
+    product = modular.times(matrix[picked][:, at], inverse, P)
+    assert np.array_equal(product % P, np.eye(expected))
+
+
+def test_integer_ranks_are_never_exceeded():
+    """Matrices of small integers, where the rank modulo a small prime can drop, but not rise."""
+    import sympy
+
+    rng, dropped = np.random.default_rng(2), 0
+    for _ in range(60):
+        a = rng.integers(-3, 4, (4, 3)) @ rng.integers(-3, 4, (3, 5))
+        true = sympy.Matrix(a.tolist()).rank()
+        found = modular.rank(modular.reduced(a.astype(float), 5), 5)
+        assert found <= true
+        dropped += found < true
+    assert dropped > 0
+
+
+def test_singular_blocks_are_refused():
+    with pytest.raises(ZeroDivisionError):
+        modular.inverse(np.array([[1.0, 2.0], [2.0, 4.0]]), P)
+
+
+def test_fractions_come_back():
+    product = modular.PRIMES[0] * modular.PRIMES[1] * modular.PRIMES[2]
+    wanted = [(3, 7), (-22, 5), (0, 1), (123456789, 1000003)]
+    residues = [top * pow(bottom, -1, product) % product for top, bottom in wanted]
+    assert modular.rationals(residues, product) == wanted
