@@ -153,3 +153,45 @@ def test_two_hundred_networks_by_two_methods():
         widths = SHAPES[seed % len(SHAPES)]
         fast, slow = both(random_net(seed + 1000, widths), mo.Box(-3, 2))
         same(fast, slow)
+
+
+def test_volumes_weights_and_continuity():
+    """Exact volumes sum to the box; around every inner vertex the weighted directions of the bends cancel."""
+    for seed in range(4):
+        for widths in ((2, 6, 5, 2), (3, 4, 3, 1)):
+            found = mo.pieces(random_net(seed, widths), on=mo.Box(-2, 3))
+            assert found.generic
+            assert sum(cell.volume for cell in found.complex) == 5 ** widths[0]
+            if widths[0] == 3:
+                continue
+            total = np.zeros((len(found.vertices), widths[-1], 2))
+            place = {tuple(p): k for k, p in enumerate(found.vertices.tolist())}
+            for facet in found.facets:
+                ends = [place[tuple(p)] for p in facet.vertices.tolist()]
+                for a, b in (ends, ends[::-1]):
+                    u = found.vertices[b] - found.vertices[a]
+                    total[a] += np.outer(facet.weight, u / np.linalg.norm(u))
+            inner = ((found.vertices > -2) & (found.vertices < 3)).all(axis=1)
+            size = max(abs(w) for facet in found.facets for w in facet.weight)
+            assert inner.sum() > 20
+            assert np.abs(total[inner]).max() < 1e-9 * size
+
+
+def test_maps_of_many_cells():
+    net = random_net(7, (2, 20, 20, 3), "leaky_relu(0.1)")
+    found = mo.pieces(net, on=mo.Box(-2, 3))
+    centres = np.array([found.vertices[corners].mean(axis=0) for corners in found.corners])
+    maps = np.array([a @ x + c for x, (a, c) in zip(centres, found.affine_maps, strict=True)])
+    assert found.cells > 500
+    assert np.allclose(maps, net(centres), rtol=1e-9, atol=1e-9)
+    signs = np.concatenate([np.sign(z) for z in _pre(net, centres)], axis=1)
+    assert np.array_equal(signs, found.cell_signs)
+    assert (found.region == found.region[0]).sum() >= 1
+    assert found.affine_pieces <= found.linear_regions <= found.cells
+
+
+def _pre(net, x):
+    for layer in net.layers[:-1]:
+        z = x @ layer.weight.T + layer.bias
+        yield z
+        x = layer.activation(z)

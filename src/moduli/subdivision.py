@@ -163,7 +163,9 @@ def subdivide(net: Network, box: Box, start: Array, budget: int, progress: Progr
         h = np.asarray(layer.activation(full))
     if dimension > 1 and (np.count_nonzero(state.marks == 0, axis=1) != dimension).any():
         raise Degenerate("a vertex on too many walls")
-    return Skeleton(net, box, start, state.points, state.marks)
+    on = state.marks[:, : 2 * dimension] == 0
+    points = np.where(on[:, 0::2], box.low, np.where(on[:, 1::2], box.high, state.points))
+    return Skeleton(net, box, start, points, state.marks)
 
 
 class _Edges:
