@@ -167,8 +167,9 @@ def local(found: Any, signs: Any, field: Exact | Floats) -> Local:
     one[-1] = 1.0
     weights = [field.number(np.column_stack([x.weight, x.bias])) for x in net.layers]
     features = [np.concatenate([h, one], axis=2)]
-    for weight, gate in zip(weights[:-1], gates, strict=True):
-        h = field.reduced(field.reduced(features[-1] @ weight.T) * gate)
+    for l, (weight, gate) in enumerate(zip(weights[:-1], gates, strict=True)):
+        read = features[-1] if l else features[0][:, :1]  # the first layer reads the same on all cells
+        h = field.reduced(field.reduced(read @ weight.T) * gate)
         features.append(np.concatenate([h, one], axis=2))
     slopes = [np.broadcast_to(np.eye(net.widths[-1])[:, None], (net.widths[-1], len(signs), net.widths[-1]))]
     for weight, gate in zip(weights[:0:-1], gates[::-1], strict=True):
@@ -215,7 +216,7 @@ def _rank(found: Any, prime: int, seed: int) -> int:
     from scipy.sparse import csr_array
 
     rng, most = np.random.default_rng(seed), int(1.1 * found.network.parameters) + 20
-    total, rows = np.zeros((most, found.network.parameters)), list[Array]()
+    total, rows, terms = np.zeros((most, found.network.parameters)), list[Array](), 0
     count = len(smooth(found)) * found.network.widths[-1] * found.start.shape[1]
     for block in _jacobian(found, Exact(prime)):
         if count <= most:
@@ -226,9 +227,12 @@ def _rank(found: Any, prime: int, seed: int) -> int:
         factor = rng.integers(1, prime, place.shape).astype(np.float64) - prime // 2
         start = np.arange(0, place.size + 1, spread)
         mixing = csr_array((factor.ravel(), place.ravel(), start), shape=(len(block), most)).T
-        for part in range(0, len(block), 512):
-            total = modular.reduced(total + mixing[:, part : part + 512] @ block[part : part + 512], prime)
-    return modular.rank(np.concatenate([np.zeros((0, total.shape[1])), *rows]) if count <= most else total, prime)
+        terms += int(np.bincount(place.ravel(), minlength=most).max())
+        if terms > 1000:  # products below 2^43: of up to 1024 the sums are exact
+            total, terms = modular.reduced(total, prime), 1 + int(np.bincount(place.ravel(), minlength=most).max())
+        total += mixing @ block
+    whole = np.concatenate([np.zeros((0, total.shape[1])), *rows]) if count <= most else modular.reduced(total, prime)
+    return modular.rank(whole, prime)
 
 
 # From above -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRIMES = 4194301, 4194287, 4194277  # the largest below 2^22
-CHUNK, PANEL = 1024, 64
+CHUNK, PANEL, LAZY = 1024, 64, 16
 
 
 def residues(numbers: Any, prime: int) -> Array:
@@ -57,21 +57,28 @@ def rank(matrix: Array, prime: int) -> int:
 
 
 def pivots(matrix: Array, prime: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of a largest invertible block, in an order in which all leading blocks are; by panels of columns."""
+    """Rows and columns of a largest invertible block, in an order in which all leading blocks are; by panels of columns.
+
+    What is left of the matrix is reduced only when it is read, or after LAZY panels: each adds less than 64 2^42 to an entry.
+    """
     a, order = np.array(matrix, dtype=np.float64), np.arange(len(matrix))
     found = list[int]()
-    for start in range(0, a.shape[1], PANEL):
+    for turn, start in enumerate(range(0, a.shape[1], PANEL)):
         done = len(found)
-        rows, columns = _pivots(a[done:, start : start + PANEL].copy(), prime)
+        if turn % LAZY == LAZY - 1:
+            a[done:, start:] = reduced(a[done:, start:], prime)
+        panel = reduced(a[done:, start : start + PANEL], prime)
+        rows, columns = _pivots(panel.copy(), prime)
         count = len(rows)
         holes, moved = [r for r in rows if r >= count], [r for r in range(count) if r not in rows]
-        places, contents = [done + r for r in (*range(count), *holes)], [done + r for r in (*rows, *moved)]
-        a[places], order[places] = a[contents], order[contents]
-        top, below = a[done : done + count, start:], a[done + count :, start:]
+        places, contents = [*range(count), *holes], [*rows, *moved]
+        for part in (a[done:], order[done:], panel):
+            part[places] = part[contents]
         found += [start + c for c in columns]
-        if count and len(below):
-            factor = times(below[:, columns], inverse(top[:, columns], prime), prime)
-            below[:] = reduced(below - factor @ top, prime)
+        if count and count < len(panel):
+            top = reduced(a[done : done + count, start:], prime)
+            factor = times(panel[count:, columns], inverse(top[:, columns], prime), prime)
+            a[done + count :, start:] -= factor @ top
     return order[: len(found)].tolist(), found
 
 

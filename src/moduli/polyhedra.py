@@ -184,14 +184,15 @@ class Pieces(Result):
     def affine_maps(self) -> list[tuple[Array, Array]]:
         """Matrix and offset of the outputs on each cell."""
         found = []
-        block = max(1, BLOCK // (max(self.network.widths) * (len(self.box.low) + 1)))
+        block = max(1, BLOCK // (max(self.network.widths[1:]) * (len(self.box.low) + 1)))
         for at in range(0, self.cells, block):
             cells = np.arange(at, min(at + block, self.cells))
-            h = np.broadcast_to(self.start.T[:, None], (self.start.shape[1], len(cells), len(self.start)))
+            h = self.start.T[:, None]
             for layer, gate in zip(self.network.layers, [*self._gates(cells), None], strict=True):
                 h = h @ layer.weight.T
                 h[-1] += layer.bias
                 h = h if gate is None else h * gate
+            h = np.broadcast_to(h, (len(h), len(cells), h.shape[2]))
             found += [(part[:, :-1], part[:, -1]) for part in np.ascontiguousarray(h.transpose(1, 2, 0))]
         return found
 
@@ -201,7 +202,7 @@ class Pieces(Result):
         inside = np.flatnonzero(self._complex.sides[:, 1] >= 0)
         outputs, n = self.network.widths[-1], len(self.box.low)
         jumps, seen = np.zeros((len(inside), outputs, n)), np.zeros(len(inside), dtype=bool)
-        block = max(1, BLOCK // (max(self.network.widths) * (2 * n + 2)))
+        block = max(1, BLOCK // (max(self.network.widths[1:]) * (2 * n + 2)))
         for at in range(0, len(inside), block):
             sides = self._complex.sides[inside[at : at + block]]
             jump, size = self._tangent(self._gates(sides[:, 0]), self._gates(sides[:, 1]))
@@ -223,8 +224,7 @@ class Pieces(Result):
         """
         count = len(one[0]) if one else 0
         n = self.start.shape[1] - 1
-        h = np.broadcast_to(self.start[:, :-1].T[:, None], (n, count, len(self.start)))
-        size = np.broadcast_to(np.abs(self.start[:, :-1]).sum(axis=1), (count, len(self.start)))
+        h, size = self.start[:, :-1].T[:, None], np.abs(self.start[:, :-1]).sum(axis=1)[None]
         change, spread = np.zeros(h.shape), np.zeros(size.shape)
         roundings, growth = 4.0 + n, 1.0
         for layer, a, b in zip(self.network.layers, [*one, None], [*two, None], strict=True):
@@ -237,6 +237,8 @@ class Pieces(Result):
                 spread = np.abs(b) * spread + np.abs(b - a) * size
                 h, size = a * h, np.abs(a) * size
         lost = np.where(spread.max(axis=1) > 0, spread.max(axis=1) * roundings * 2.0**-51 + 1e-200, 0.0)
+        change = np.broadcast_to(change, (n, count, self.network.widths[-1]))
+        lost = np.broadcast_to(lost, count)
         return np.moveaxis(change, 0, 2), lost if growth < LARGEST else np.full(count, np.inf)
 
     def _map(self, cell: int) -> Any:
@@ -284,15 +286,16 @@ class Pieces(Result):
         prime, found = modular.PRIMES[0], []
         layers = [(modular.residues(x.weight, prime).T, modular.residues(x.bias, prime)) for x in self.network.layers]
         start = modular.residues(self.start, prime).T
-        block = max(1, BLOCK // (max(self.network.widths) * len(start)))
+        block = max(1, BLOCK // (max(self.network.widths[1:]) * len(start)))
         for at in range(0, len(cells), block):
             some = cells[at : at + block]
-            h = np.broadcast_to(start[:, None], (len(start), len(some), start.shape[1]))
+            h = start[:, None]
             for (weight, bias), gate in zip(layers, [*self._gates(some), None], strict=True):
                 h = modular.times(h, weight, prime)
                 h[-1] = modular.reduced(h[-1] + bias, prime)
                 h = h if gate is None else modular.reduced(h * modular.residues(gate, prime), prime)
-            found += [part.tobytes() for part in np.mod(h, prime).transpose(1, 0, 2)]
+            h = np.broadcast_to(np.mod(h, prime), (len(h), len(some), h.shape[2]))
+            found += [part.tobytes() for part in h.transpose(1, 0, 2)]
         return found
 
     @property

@@ -335,17 +335,16 @@ class _Local:
         parts = [np.broadcast_to(sides[:, None], (n + 1, count, 2 * n))]
         absolute = [np.broadcast_to(np.stack([np.ones(2 * n), np.abs(sides[-1])])[:, None], (2, count, 2 * n))]
         gamma = [np.full(2 * n, 4.0)]
-        h = np.broadcast_to(start.T[:, None], (n + 1, count, len(start)))
-        total = np.stack([np.abs(start[:, :-1]).sum(axis=1), np.abs(start[:, -1])])
-        size = np.broadcast_to(total[:, None], (2, count, len(start)))
+        h = start.T[:, None]  # of one vertex: nothing depends on the marks before the first gates
+        size = np.stack([np.abs(start[:, :-1]).sum(axis=1), np.abs(start[:, -1])])[:, None]
         roundings, at = 2.0 * n + 4, 2 * n
         for layer, part, slope in zip(skeleton.network.layers[:-1], skeleton.walls, skeleton.slopes, strict=True):
             roundings += layer.weight.shape[1] + 4
             z, total = h @ layer.weight.T, size @ np.abs(layer.weight).T
             z[-1] += layer.bias
             total[-1] += np.abs(layer.bias)
-            parts.append(z[..., part.units])
-            absolute.append(total[..., part.units])
+            parts.append(np.broadcast_to(z[..., part.units], (n + 1, count, len(part.units))))
+            absolute.append(np.broadcast_to(total[..., part.units], (2, count, len(part.units))))
             gamma.append(np.full(len(part.units), roundings))
             gate = _gates(self.marks[:, at : at + len(part.units)], part, slope)
             at += len(part.units)
