@@ -195,3 +195,11 @@ def _pre(net, x):
         z = x @ layer.weight.T + layer.bias
         yield z
         x = layer.activation(z)
+
+
+def test_weights_too_small_to_multiply():
+    """The product of two weights underflows: the bend is there all the same, seen by integers."""
+    net = mo.Network.mlp([[1e-200], [1.0]], [0.0, -1.0], [[1.0, 0.5]], [0.0], [[1e-200]], [0.0], activation="relu")
+    fast, slow = both(net, mo.Box(-2, 3))
+    same(fast, slow)
+    assert fast.linear_regions == 3

@@ -226,20 +226,23 @@ class Pieces(Result):
         n = self.start.shape[1] - 1
         h, size = self.start[:, :-1].T[:, None], np.abs(self.start[:, :-1]).sum(axis=1)[None]
         change, spread = np.zeros(h.shape), np.zeros(size.shape)
-        roundings, growth = 4.0 + n, 1.0
+        roundings, growth, least = 4.0 + n, 1.0, 1.0
         for layer, a, b in zip(self.network.layers, [*one, None], [*two, None], strict=True):
             weight = np.abs(layer.weight).T
             h, size, change, spread = h @ layer.weight.T, size @ weight, change @ layer.weight.T, spread @ weight
             roundings += layer.weight.shape[1] + 5
             growth *= max(1.0, float(weight.sum(axis=0).max(initial=0.0)))
+            least *= float(weight[weight > 0].min(initial=1.0))
             if a is not None and b is not None:
+                least *= min(float(np.abs(g)[g != 0].min(initial=1.0)) for g in (a, b))
                 change = b * change + (b - a) * h
                 spread = np.abs(b) * spread + np.abs(b - a) * size
                 h, size = a * h, np.abs(a) * size
         lost = np.where(spread.max(axis=1) > 0, spread.max(axis=1) * roundings * 2.0**-51 + 1e-200, 0.0)
         change = np.broadcast_to(change, (n, count, self.network.widths[-1]))
         lost = np.broadcast_to(lost, count)
-        return np.moveaxis(change, 0, 2), lost if growth < LARGEST else np.full(count, np.inf)
+        sure = growth < LARGEST and least > 1e-200  # else sums might overflow, or products vanish
+        return np.moveaxis(change, 0, 2), lost if sure else np.full(count, np.inf)
 
     def _map(self, cell: int) -> Any:
         return self._forms.maps(self._complex.signs[cell].tolist())

@@ -299,7 +299,7 @@ def certify(skeleton: Skeleton) -> int:
         doubtful += (at + np.flatnonzero(~local.proved() if small else np.ones(len(local.near)))).tolist()
     for v in doubtful:
         _prove_exactly(skeleton, skeleton.marks[v])
-    if n > 1 and (np.bincount(faces(skeleton.marks, n, 1).face) != 2).any():
+    if (np.bincount(faces(skeleton.marks, n, 1).face) != 2).any():
         raise Degenerate("an edge without two ends")
     return len(doubtful)
 
