@@ -184,9 +184,11 @@ def compress(
     model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, as_json: bool, quiet: bool,
     seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Write a smaller model: the same function with its certificate, or (--on) the closest on average.
+    """Write a smaller model: the same function, everywhere or on a box, with its certificate; or the closest on average.
 
     Example: moduli compress controller.onnx -o small.onnx
+
+    Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib
 
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
