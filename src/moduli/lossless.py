@@ -41,6 +41,7 @@ class Compression(Result):
     original: Network
     proof: Certificate
     kind: ClassVar[str] = "compress"
+    names: ClassVar[dict[str, str]] = MOVES
 
     @property
     def glyph(self) -> str:
@@ -98,7 +99,7 @@ class Compression(Result):
         return f"{self.original.units} -> {self.network.units} hidden units{best}; {same}"
 
     def rows(self) -> list[tuple[str, str]]:
-        moves = ", ".join(f"{n} {MOVES[kind]}" for kind, n in self.removed.items() if n)
+        moves = ", ".join(f"{n} {self.names[kind]}" for kind, n in self.removed.items() if n)
         return [
             ("network", repr(self.original)),
             ("smaller", repr(self.network)),

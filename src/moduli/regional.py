@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from . import region
 from .certificate import Move, State, Units, certify
 from .domains import Box
 from .enclosure import ExactArray
-from .lossless import Compression, Progress, settle
+from .lossless import MOVES, Compression, Progress, settle
 from .network import Network
 from .region import Region, Row
 from .stability import HOW, Stability, stable
@@ -40,6 +40,7 @@ class RegionalCompression(Compression):
     """
 
     stability: Stability
+    names: ClassVar[dict[str, str]] = {**MOVES, **NAMES}
 
     @property
     def on(self) -> Box:
@@ -68,8 +69,6 @@ class RegionalCompression(Compression):
     def rows(self) -> list[tuple[str, str]]:
         rows = dict(super().rows())
         rows["same function"] = f"{self.glyph} proved on the box" + (", up to the slack" if self.slack else "")
-        extra = ", ".join(f"{self.removed[kind]} {name}" for kind, name in NAMES.items() if self.removed[kind])
-        rows["removed"] = ", ".join(part for part in (extra, rows["removed"].replace("nothing", "")) if part) or "nothing"
         found = self.stability
         for name, sign in (("inactive", -1), ("active", 1)):
             rows[f"proved {name}"] = ", ".join(f"{n} by {HOW[k]}" for k in (1, 2, 3) if (n := found.count(sign, k))) or "none"

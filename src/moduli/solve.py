@@ -83,7 +83,7 @@ def compress(
     True
     >>> ramps = mo.Network.mlp([[1.0], [1.0], [-1.0]], [0.0, 2.0, -3.0], [[1.0, 2.0, 3.0]], [0.0], activation="relu")
     >>> mo.compress(ramps, on=mo.Box(-1, 1)).network.units, mo.compress(ramps, on=mo.Box(1, 2)).network.units
-    (2, 1)
+    (2, 0)
     """
     if isinstance(on, (Gaussian, Samples)) and not radius:
         return distillation.narrow(
@@ -420,8 +420,9 @@ def distance(
 
     On a box: a certified enclosure; the lower end is an exact value at `argmax`, the upper end comes from matched normal
     forms and from bounds on up to `budget` boxes, the worst halved first. Up to three inputs, piecewise linear and small: the
-    exact number, from the linear pieces of both (`extra["exact"]`). On all inputs: matched normal forms alone. Under a `Gaussian`, one hidden layer each: a closed
-    form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded draws) with two standard errors.
+    exact number, from the linear pieces of both (`extra["exact"]`). On all inputs: matched normal forms alone. Under a
+    `Gaussian`, one hidden layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded
+    draws) with two standard errors.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
