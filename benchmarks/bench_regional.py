@@ -61,21 +61,11 @@ def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
     return f"| {name} | {sizes} | {shape} | {moves} | {small.slack:.1g} | {seen(path, small.network, box)} | {times} |"
 
 
-def hull() -> list[tuple[str, Path, mo.Box]]:
-    """The first hidden model under all of its properties at once."""
-    files = sorted((SHARED / "vnnlib").glob("cartpole*.vnnlib"))
-    boxes = [mo.Box.from_vnnlib(file) for file in files]
-    if not boxes:
-        return []
-    box = mo.Box(np.min([b.low for b in boxes], axis=0), np.max([b.high for b in boxes], axis=0))
-    return [(f"rl_cartpole.onnx, hull of {len(boxes)} property boxes", SHARED / "rl_cartpole.onnx", box)]
-
-
 def main() -> None:
     budget = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     print("| model, box | hidden units | parameters | widths | removed | slack | at points | onnxruntime | seconds | KiB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, path, box in [*sources(), *hull()] if SHARED.is_dir() else ():
+    for name, path, box in sources() if SHARED.is_dir() else ():
         if text := line(name, path, box, budget):
             print(text, flush=True)
 

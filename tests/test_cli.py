@@ -86,6 +86,10 @@ def test_compress_on_a_box_then_check(tmp_path):
     code, out, _ = moduli("compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path)
     assert code == 0
     assert "proved on the box" in out
+    near = answer("compress", "large.npz", "-o", "near.npz", "--on", "box:-1,1", "--eps", "3", "--budget", "500", cwd=tmp_path)
+    assert near["units"] < 2
+    assert 0 < near["error"] <= 3
+    assert mo.load(tmp_path / "near.npz").digest == near["digest"]
 
 
 def test_equal_answers_with_its_exit_code(tmp_path):

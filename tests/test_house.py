@@ -22,11 +22,11 @@ SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "region",
     "certificate", "result", "plot", "lossless", "stability", "regional", "symmetry", "payload", "alignment", "covering",
-    "clipping", "subdivision", "polyhedra", "supremum", "identify", "traces", "readout", "layerwise", "recovery",
-    "identifiability", "generalization", "capacity", "paths", "cover", "hardness", "fitting", "nearby", "proximate",
-    "kernels", "population", "narrowing", "distillation", "meanfield", "noise", "pruning", "sweep", "comparison", "affine",
-    "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_graph", "formats", "solve", "pytorch",
-    "experiments", "cli",
+    "clipping", "subdivision", "polyhedra", "supremum", "tolerance", "identify", "traces", "readout", "layerwise",
+    "recovery", "identifiability", "generalization", "capacity", "paths", "cover", "hardness", "fitting", "nearby",
+    "proximate", "kernels", "population", "narrowing", "distillation", "meanfield", "noise", "pruning", "sweep",
+    "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_graph", "formats",
+    "solve", "pytorch", "experiments", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

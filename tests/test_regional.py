@@ -430,3 +430,79 @@ def test_twins_are_proved_fast():
     start = time.perf_counter()
     assert mo.equivalent(net, twin, on=mo.Box(-1, 1)).status == "proved"
     assert time.perf_counter() - start < 0.5
+
+
+# Within a tolerance ---------------------------------------------------------------------------------------------
+
+
+def noisy(seed=5, scale=1e-4):
+    """A duplicate, a constant unit, one that bends at the rim: all but for a little noise."""
+    rng = np.random.default_rng(seed)
+    w = np.array([[1.0, 0.5], [1.0, 0.5], [0.0, 0.0], [1.0, 1.0], [-0.5, 1.0]]) + scale * rng.normal(size=(5, 2))
+    return relu((w, [0.25, 0.25, 1.0, -2.0, 0.1]), ([[1, 1, 1, 1, 1], [1, -1, 0.5, 2, 1]], [-2, -1]), ([[1, 0.5]], [0]))
+
+
+def test_a_tolerance_is_kept_and_pays():
+    net, box = noisy(), mo.Box(-1, 1)
+    plain = mo.compress(net, on=box).network.units
+    small = mo.compress(net, on=box, eps=0.01, budget=2000)
+    assert small.status == "bounded"
+    assert small.network.units <= plain - 2
+    assert small.check()
+    exact = supremum.peak(net, as_deep(small.network, net), box, 3000)
+    assert exact is not None
+    assert exact.gap <= small.error <= small.eps
+    assert small.error < 3 * exact.gap
+    with pytest.raises(mo.CertificateRejected, match="is claimed"):
+        replace(small, eps=small.error / 2).check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(small, original=noisy(6)).check()
+    rounded = small.rounded("float32")
+    assert rounded.check()
+    assert mo.compress(net, on=box, eps=1e-9, budget=500).network.units == plain
+
+
+def test_a_tolerance_for_smooth_activations():
+    rng = np.random.default_rng(7)
+    row = rng.normal(size=(1, 3))
+    w = np.concatenate([row, row, 1e-5 * row, rng.normal(size=(2, 3))]) + 1e-6 * rng.normal(size=(5, 3))
+    net = mo.Network.mlp(w, [0.1, 0.1, 0.3, -0.2, 0.4], rng.normal(size=(2, 5)), [0.0, 0.0], activation="tanh")
+    small = mo.compress(net, on=mo.Box(-1, 1), eps=1e-3, budget=2000)
+    assert small.network.units == 3
+    assert small.check()
+    x = mo.Box(-1, 1).sample(2000, 3)
+    assert np.abs(small.network(x) - net(x)).max() <= small.error
+
+
+@pytest.mark.parametrize("eps", [-1.0, float("nan"), float("inf")])
+def test_a_tolerance_is_a_number(eps):
+    with pytest.raises(ValueError, match="eps="):
+        mo.compress(noisy(), on=mo.Box(-1, 1), eps=eps)
+
+
+# Real networks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "units", "parameters"),
+    [("nn4sys_lindex.onnx", 81, 979), ("rl_cartpole.onnx", 103, 2977), ("TORA_ReLUtanh_controller.converted.onnx", 21, 151)],
+)
+def test_goals(shared, file, units, parameters):
+    boxes = json.loads((shared / "models" / "boxes.json").read_text())
+    stem = file.removesuffix(".converted.onnx")
+    box = next(boxes[k] for k in sorted(boxes) if k == file or k.startswith(f"{stem}."))
+    net, box = mo.load(shared / "models" / file), mo.Box(box["lo"], box["hi"])
+    small = mo.compress(net, on=box)
+    assert (small.network.units, small.network.parameters) == (units, parameters)
+    assert small.slack < 1e-13
+    assert small.check()
+    x = box.sample(10_000, net.widths[0])
+    assert np.abs(net(x) - small.network(x)).max() < 3e-13
+
+
+def test_goal_under_a_property(shared):
+    folder = shared / "models"
+    net = mo.load(folder / "rl_cartpole.onnx")
+    small = mo.compress(net, on=mo.Box.from_vnnlib(folder / "vnnlib" / "cartpole_case_safe_14.vnnlib"))
+    assert small.network.units <= 11
+    assert small.check()

@@ -176,7 +176,7 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
     "-o", "--out", required=True, metavar="OUT", help="Where the smaller model goes; OUT.cert.json appears beside it."
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
-@click.option("--eps", type=float, default=0.0, help="Allowed root mean square error; with --on.")
+@click.option("--eps", type=float, default=0.0, help="Allowed error: root mean square, or largest on a box; with --on.")
 @click.option("--units", metavar="M[,M...]", help="Hidden units wanted, in all or per hidden layer; with --on.")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
 @_options("on", *_COMMON, *_SOURCE)

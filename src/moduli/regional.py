@@ -195,11 +195,15 @@ def _factorings(
     kept = _kept(units, slopes, outgoing, incoming)
     least = min(len(rows), len(cols))
     some = [_sums(product, rows, cols), _features(product, cols), kept]
-    if kept is not None and all(Fraction(float(q)) == q for column in kept.outgoing for q in column):
+    if kept is not None and all(_is_float(q) for column in kept.outgoing for q in column):
         some = [kept, *some[:2]]
     if _rank(product.hi) < least:
         some.append(_eliminated(product, rows, cols))
     return sorted(some, key=lambda f: len(f.outgoing) if f is not None else len(units))
+
+
+def _is_float(q: Fraction) -> bool:
+    return abs(q) < 2**1000 and Fraction(float(q)) == q
 
 
 def _rank(a: Array) -> int:

@@ -24,6 +24,7 @@ from . import (
     pruning,
     regional,
     symmetry,
+    tolerance,
 )
 from .alignment import Alignment
 from .capacity import Complexity
@@ -43,6 +44,7 @@ from .proximate import RankCurve
 from .pruning import Curve
 from .result import Result
 from .symmetry import Signature, SymmetryGroup
+from .tolerance import Within
 
 
 def compress(
@@ -57,7 +59,7 @@ def compress(
     executor: Executor | None = None,
     skip: bool = False,
     progress: Progress | None = None,
-) -> Compression | Narrowed:
+) -> Compression | Narrowed | Within:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof, or close on average.
 
     On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise
@@ -66,7 +68,8 @@ def compress(
 
     On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up to
     `budget` boxes, go or become as few as the rank of what they add to the next layer; a layer of such units goes where that
-    costs no parameters. `optimal` for one hidden layer whose remaining units all bend inside the box.
+    costs no parameters. `optimal` for one hidden layer whose remaining units all bend inside the box. With `eps`, outputs may
+    differ by it on the box: nearly constant, nearly stable and nearly proportional units go too, see `Within`.
 
     On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden units, or the smallest found
     with root mean square error at most `eps`; an estimate, see `Narrowed`. With `skip`, beside a free linear map.
@@ -90,7 +93,9 @@ def compress(
             load(net), on, units=units, eps=eps, skip=skip, seed=seed, executor=executor, progress=progress
         )
     if isinstance(on, Box) and not radius:
-        _only_lossless(None, eps, units)
+        _only_lossless(None, 0.0, units)
+        if eps:
+            return tolerance.compress(load(net), on, eps, budget, seed, progress)
         return regional.compress(load(net), on, budget, seed, progress)
     _only_lossless(on, eps, units)
     if radius:

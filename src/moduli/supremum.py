@@ -18,7 +18,7 @@ from . import bounds
 from .activations import Activation
 from .domains import Box
 from .enclosure import evaluate
-from .errors import BudgetExhausted, CertificateRejected
+from .errors import CertificateRejected, Undecided
 from .lossless import Progress
 from .network import IDENTITY, Layer, Network
 from .polyhedra import MOST, pieces
@@ -99,7 +99,7 @@ def peak(a: Network, b: Network, box: Box, budget: int, progress: Progress | Non
         return None
     try:
         cells = pieces(both, box, None, min(budget, CELLS), progress).complex
-    except BudgetExhausted:
+    except Undecided:
         return None
     points = dict.fromkeys(point for cell in cells for point, _ in cell.vertices)
     best = Peak(Fraction(-1), ())
