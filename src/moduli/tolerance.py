@@ -18,6 +18,7 @@ import numpy as np
 from . import regional, supremum
 from .certificate import Certificate, certify
 from .domains import Box
+from .enclosure import two_product
 from .errors import CertificateRejected
 from .lossless import Progress
 from .network import Layer, Network
@@ -191,5 +192,14 @@ def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
     likeness[unit] = -1.0
     other = int(likeness.argmax())
     if likeness[other] > 0:
-        ratio = norms[unit] / norms[other] if layer.activation.homogeneous else 1.0
-        yield Change(l, unit, ratio * layer.weight[other], ratio * float(layer.bias[other]), none, other)
+        like = np.append(layer.weight[other], layer.bias[other])
+        ratio = _ratio(like, float(norms[unit] / norms[other])) if layer.activation.homogeneous else 1.0
+        yield Change(l, unit, ratio * like[:-1], float(ratio * like[-1]), none, other)
+
+
+def _ratio(row: Array, ratio: float) -> float:
+    """A number near the ratio by which the row is multiplied exactly: of 24 bits if that will do, else a power of two."""
+    short = float(np.float32(ratio))
+    with np.errstate(all="ignore"):
+        exact = not two_product(row, np.full_like(row, short))[1].any()
+    return short if exact else 2.0 ** round(math.log2(max(ratio, 1e-300)))
