@@ -31,7 +31,7 @@ def seen(path: Path, small: mo.Network, box: mo.Box) -> str:
         given = session.get_inputs()[0]
         rows = given.shape[0] if isinstance(given.shape[0], int) else POINTS
         shape = [rows, *(n for n in given.shape[1:])]
-        rows = 2000 if rows == 1 else rows
+        rows = POINTS if rows == 1 else rows
         x = x[:rows].astype(np.float32)
         parts = [x] if shape[0] == len(x) else [row[None] for row in x]
         out = np.concatenate([session.run(None, {given.name: p.reshape(shape)})[0].reshape(len(p), -1) for p in parts])

@@ -236,7 +236,7 @@ class State:
     def _scale(self, move: Move, present: Any) -> None:
         l, cols, rows = move.layer, self.alive[move.layer - 1], self.alive[move.layer + 1]
         if self.region is not None:
-            raise CertificateRejected(f"{move}: signs on a box would not stay valid")
+            regional.turn(self, move)
         law = self._law(move, 1 / move.ratio)
         self.weights[l - 1].scale(move.units, cols, move.ratio)
         self.biases[l - 1].scale(move.units, None, move.ratio)

@@ -19,8 +19,9 @@ the next biases. New units must be active on the box: d >= -min R h, by what h c
 Why the signs stay valid. Every move of this library keeps each pre-activation of each remaining unit, as a function on the
 box: those of layers before are not touched, and the next layer receives the same sum, which is what moves check. By
 induction on the moves the pre-activation of a unit that was not replaced is that of the same unit in the original network, so
-what was proved of it holds. A unit that a block replaces has a new pre-activation; its sign 1 is what the move proves. Moves
-that change a pre-activation (`scale`) are refused beside a region. After a skip layers behind it count one less.
+what was proved of it holds. A unit that a block replaces has a new pre-activation; its sign 1 is what the move proves. A
+`scale` by -1 turns a pre-activation, its sign and its bounds; other factors are refused beside a region. After a skip layers
+behind it count one less.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 Row = tuple[Fraction, ...]
+PRIME, MOST = 2**31 - 1, 16
 
 
 @dataclass(frozen=True)
@@ -285,20 +287,79 @@ def _up_float(q: Fraction) -> float:
     return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)
 
 
-def straddles(state: State) -> str | None:
-    """Why the remaining units of the one hidden layer may not all bend inside the box, or None where they do.
+def turn(state: State, move: Move) -> None:
+    """What a scale by -1 does to signs and bounds; it must be called before the next bounds are asked for."""
+    if move.ratio != -1:
+        raise CertificateRejected(f"{move}: by {move.ratio}; beside signs on a box only -1 is allowed")
+    lo, hi = lines(state)[move.layer - 1]
+    lo[move.units], hi[move.units] = -hi[move.units], -lo[move.units]
+    state.signs[move.layer - 1][move.units] *= -1
 
-    The box must have an interior, and every pre-activation, affine, take both signs on it: exactly, in rationals.
+
+def straddles(state: State) -> str | None:
+    """Why the remaining network of one hidden layer may not be minimal on the box, or None where it is.
+
+    The box must have an interior. A pre-activation, affine, that takes both signs on it (exactly, in rationals) is seen as a
+    bend of the function, so that every network has a unit with that hyperplane. If this is so for all units but one, which
+    adds c v_0 z_0, let r be their number, p and q the slopes of the activation. A network of r units has exactly these
+    hyperplanes, each unit turned one way or the other, with the same jumps. Turning those of a set T changes the gradient by
+    -(p + q) sum_T v_j w_j, which then must be c v_0 w_0: `turnable` proves that there is no such T.
     """
     assert state.region is not None
     if not all(p < q for p, q in zip(state.region.low, state.region.high, strict=True)):
         return "the box is flat"
-    for unit in state.alive[1].tolist() if state.activations[0].bends else ():
-        row = [state.weights[0].get((unit, j)) for j in state.alive[0].tolist()]
-        bias = state.biases[0].get((unit,))
-        ends = extent(state, 1, tuple(q for q in row if isinstance(q, Fraction)))
-        if not isinstance(bias, Fraction) or ends is None or not ends[0] + bias < 0 < ends[1] + bias:
-            return f"unit {unit} may not bend inside the box"
+    flat = [u for u in state.alive[1].tolist() if state.activations[0].bends and not _bends_inside(state, u)]
+    if not flat:
+        return None
+    if len(flat) > 1 or slope(state, 1, flat[0]) is None:
+        return f"unit {flat[0]} may not bend inside the box"
+    bent = np.setdiff1d(state.alive[1], flat)
+    if len(bent) > MOST or turnable(state, 1, flat[0], bent):
+        return f"unit {flat[0]} may be spared if others are turned"
     return None
+
+
+def _bends_inside(state: State, unit: int) -> bool:
+    row = [state.weights[0].get((unit, j)) for j in state.alive[0].tolist()]
+    bias = state.biases[0].get((unit,))
+    ends = extent(state, 1, tuple(q for q in row if isinstance(q, Fraction)))
+    return isinstance(bias, Fraction) and ends is not None and ends[0] + bias < 0 < ends[1] + bias
+
+
+def turnable(state: State, l: int, unit: int, bent: Units) -> list[Units]:
+    """Sets T of bent units for which c v_0 w_0 + (p + q) sum_T v_j w_j may be zero; none missing, at most a few too many.
+
+    Two fixed combinations of the entries of the matrices v_j w_j are compared modulo a prime, for all sets at once.
+    """
+    c, ends = slope(state, l, unit), [state.activations[l - 1].exact(Fraction(sign)) for sign in (1, -1)]
+    assert c is not None
+    assert ends[0] is not None
+    assert ends[1] is not None
+    zero = np.ones(2 ** len(bent), dtype=bool)
+    try:
+        for seed in (1, 2):
+            total = np.array([_residue(c) * _mix(state, l, unit, seed) % PRIME], dtype=np.int64)
+            for j in bent.tolist():
+                part = _residue(ends[0] - ends[1]) * _mix(state, l, j, seed) % PRIME
+                total = np.concatenate([total, (total + part) % PRIME])
+            zero &= total == 0
+    except ValueError:  # a denominator is a multiple of the prime
+        return [bent]
+    return [bent[[k for k in range(len(bent)) if t >> k & 1]] for t in np.flatnonzero(zero).tolist()]
+
+
+def _mix(state: State, l: int, unit: int, seed: int) -> int:
+    """(a . v)(b . w) modulo the prime for the column and the row of a unit, a and b fixed."""
+    rng, total = np.random.default_rng(seed), 1
+    for array, names in ((state.weights[l], state.alive[l + 1]), (state.weights[l - 1], state.alive[l - 1])):
+        factors = rng.integers(1, PRIME, int(names.max(initial=0)) + 1).tolist()
+        places = [(i, unit) if array is state.weights[l] else (unit, i) for i in names.tolist()]
+        total = total * sum(f * _residue(array.get(at)) for f, at in zip(factors, places, strict=False)) % PRIME
+    return total
+
+
+def _residue(number: Number) -> int:
+    assert isinstance(number, Fraction)
+    return number.numerator * pow(number.denominator, -1, PRIME) % PRIME
 
 

@@ -106,7 +106,7 @@ def reduce(state: State) -> list[Move]:
     moves = list[Move]()
     while True:
         before = len(moves)
-        for rule in (_inactive, _everywhere, _dependent, _skip):
+        for rule in (_inactive, _everywhere, _dependent, _turn, _skip):
             moves += rule(state)
         if len(moves) == before:
             return moves
@@ -153,6 +153,28 @@ def _tame(state: State, l: int, units: Units) -> bool:
     parts = state.weights[l - 1].take(units, state.alive[l - 1]).hi, state.biases[l - 1].take(units).hi
     with np.errstate(all="ignore"):
         return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
+
+
+@_layers
+def _turn(state: State, l: int) -> Move | None:
+    """Turn bent units whose linear parts cancel a linear unit, which then is inactive."""
+    units = _linear(state, l)
+    bent = np.setdiff1d(state.alive[l], units)
+    if len(units) != 1 or state.activations[l - 1].reflection[0] != 1 or not 0 < len(bent) <= region.MOST:
+        return None
+    if region.slope(state, l, int(units[0])) != 1 or state.signs[l - 1][units[0]] != 1:
+        return None
+    for some in region.turnable(state, l, int(units[0]), bent)[:4]:
+        move = Move("scale", l, np.sort(np.concatenate([units, some])), ratio=Fraction(-1))
+        if _cancels(state, move):
+            return move
+    return None
+
+
+def _cancels(state: State, move: Move) -> bool:
+    """Whether the outgoing weights times rows of the units, as they are, sum to zero."""
+    _, product = region.share(state, move.layer, move.units, [Fraction(1)] * len(move.units))
+    return not product.nonzero().any()
 
 
 def _linear(state: State, l: int) -> Units:
