@@ -62,6 +62,36 @@ def test_compress_then_check_then_equal(tmp_path, suffix):
     assert moduli("check", "bad.json", f"small.{suffix}", "large.onnx", cwd=tmp_path)[0] == 1
 
 
+def test_compress_on_a_box_then_check(tmp_path):
+    net = mo.Network.mlp(
+        [[1.0, 1.0], [1.0, -1.0], [1.0, 0.5], [-1.0, 0.0], [0.3, 1.0]], [4.0, 4.0, 2.0, -2.0, 0.1],
+        [[1.0, 0.5, 2.0, 1.0, 1.0]], [0.0], activation="relu",
+    )  # fmt: skip
+    mo.save(net, tmp_path / "large.npz")
+    data = answer("compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path)
+    assert data["units"] == 2
+    assert data["removed"]["inactive"] == 1
+    assert data["box"] == {"low": [-1.0, -1.0], "high": [1.0, 1.0]}
+    assert data["growth"] == 0
+    assert answer("check", "small.npz.cert.json", "small.npz", "large.npz", cwd=tmp_path)["on_box"] is True
+    tampered = json.loads((tmp_path / "small.npz.cert.json").read_text())
+    tampered["region"]["high"] = [100.0, 100.0]
+    (tmp_path / "bad.json").write_text(json.dumps(tampered))
+    assert moduli("check", "bad.json", "small.npz", "large.npz", cwd=tmp_path)[0] == 1
+    inputs = "".join(f"(declare-const X_{k} Real)(assert (>= X_{k} -1))(assert (<= X_{k} 1))" for k in range(2))
+    (tmp_path / "box.vnnlib").write_text(inputs)
+    again = answer("compress", "large.npz", "-o", "again.npz", "--on", "box:box.vnnlib", cwd=tmp_path)
+    assert again["digest"] == data["digest"]
+    assert answer("equal", "large.npz", "small.npz", "--on", "box:-1,1", "--eps", "1e-9", cwd=tmp_path)["status"] == "proved"
+    code, out, _ = moduli("compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path)
+    assert code == 0
+    assert "proved on the box" in out
+    near = answer("compress", "large.npz", "-o", "near.npz", "--on", "box:-1,1", "--eps", "3", "--budget", "500", cwd=tmp_path)
+    assert near["units"] < 2
+    assert 0 < near["error"] <= 3
+    assert mo.load(tmp_path / "near.npz").digest == near["digest"]
+
+
 def test_equal_answers_with_its_exit_code(tmp_path):
     net = mo.Network.mlp([[1.0, 2.0]], [0.5], [[1.0]], [0.0])
     twin = mo.Network.mlp([[-1.0, -2.0]], [-0.5], [[-1.0]], [0.0])

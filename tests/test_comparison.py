@@ -66,7 +66,7 @@ def test_shared_equal_pairs(shared):
 def test_an_undecided_answer_is_no_truth_value():
     bump = mo.Network.mlp([[1.0]] * 3, [-0.5, -0.5 - 2.0**-40, -0.5 - 2.0**-39], [[1.0, -2.0, 1.0]], [0.0], activation="relu")
     zero = mo.Network.mlp([[1.0]], [0.0], [[0.0]], [0.0], activation="relu")
-    answer = mo.equivalent(bump, zero, on=mo.Box(-1e6, 1e6), budget=8)
+    answer = mo.equivalent(bump, zero, on=mo.Box(-1e6, 1e6), budget=4)
     assert answer.status == "undecided"
     with pytest.raises(mo.Undecided):
         bool(answer)

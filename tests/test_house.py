@@ -20,13 +20,13 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "certificate",
-    "result", "plot", "lossless", "stability", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision",
-    "polyhedra", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "identifiability", "exploration",
-    "identify", "generalization", "capacity",
-    "paths", "cover", "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation",
-    "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise",
-    "torch_training", "onnx_graph", "formats", "solve", "pytorch", "experiments", "cli",
+    "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "region",
+    "certificate", "result", "plot", "lossless", "stability", "regional", "symmetry", "payload", "alignment", "covering",
+    "clipping", "subdivision", "polyhedra", "supremum", "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery",
+    "witnesses", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness",
+    "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation", "meanfield", "noise", "pruning",
+    "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_graph", "formats",
+    "solve", "pytorch", "experiments", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

@@ -161,6 +161,6 @@ def test_undecided_rank_is_no_integer():
 
 
 def test_goals_of_other_versions_are_refused_by_name():
-    for goal in ({"eps": 0.1}, {"units": 1}, {"on": mo.Box(-1, 1)}):
+    for goal in ({"eps": 0.1}, {"units": 1}, {"on": mo.Box(-1, 1), "radius": 0.1}):
         with pytest.raises(ValueError, match=next(iter(goal))):
             mo.compress("zoo:digits-plain", **goal)

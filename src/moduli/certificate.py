@@ -8,6 +8,12 @@ and, if `minimal`, that no network of one hidden layer with this activation and 
 function of `large`. With a radius (`proximity.Near`) both are said of parameters that differ from those of `large` by
 at most the radius: `small` is compared with one of them, and `minimal` says that none of them has fewer.
 
+With a `region.Region` the first is said of the inputs in a box instead,
+
+    for every input x in the box,  |small(x) - large(x)|_inf <= constant,
+
+and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `region`).
+
 The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel checks its
 precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left is compared entry
 by entry, and the difference is carried through the layers with outward-rounded bounds. No search, no solver and no
@@ -22,7 +28,8 @@ tolerance takes part.
 | permute | an order of all remaining units | columns reordered |
 
 ... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
-Layers count from 1; units are named by their place in the original network throughout.
+inactive, block, skip: on a box only, see `region`. Layers count from 1; units are named by their place in the original
+network throughout.
 """
 
 from __future__ import annotations
@@ -36,28 +43,34 @@ from typing import Any
 
 import numpy as np
 
+from . import region as regional
 from .activations import Activation
 from .enclosure import ExactArray, Number, class_keys, enclose, linear, two_sum, up, up_matmul, up_scale, value
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
-from .network import Layer, Network
+from .network import IDENTITY, Layer, Network
 from .proximity import Ball, Near
+from .region import Region, Row
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 SCHEMA = "moduli.certificate/1"
 BLOCK = 2**16
 MAX_BYTES = 2**31
+RATIONAL = r"-?[0-9]{1,700}(/[0-9]{1,700})?"
+REGIONAL = ("inactive", "block", "skip")
 
 
 @dataclass(frozen=True)
 class Move:
-    """One rewriting step of a hidden layer; see the table above."""
+    """One rewriting step of a hidden layer; see the table above, and `region` for blocks: their new rows and columns."""
 
     kind: str
     layer: int
     units: Units
     into: Units | None = None
     ratio: Fraction = Fraction(1)
+    rows: tuple[Row | None, ...] = ()
+    outgoing: tuple[Row, ...] = ()
 
     def __str__(self) -> str:
         some = ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "")
@@ -69,22 +82,43 @@ class Move:
             out["into"] = self.into.tolist()
         if self.kind in ("merge", "scale"):
             out["ratio"] = str(self.ratio)
+        if self.kind == "block":
+            out["rows"] = [None if row is None else list(map(str, row)) for row in self.rows]
+            out["outgoing"] = [list(map(str, column)) for column in self.outgoing]
         return out
 
     @staticmethod
     def from_json(data: Any) -> Move:
-        wanted = {"constant": 3, "drop": 3, "permute": 3, "scale": 4, "merge": 5}
+        wanted = {"constant": 3, "drop": 3, "permute": 3, "scale": 4, "merge": 5, "inactive": 3, "skip": 3, "block": 6}
         if not isinstance(data, dict) or data.get("move") not in wanted or len(data) != wanted[data["move"]]:
             raise CertificateRejected(f"not a move: {str(data)[:80]}")
         ratio, layer = data.get("ratio", "1"), data.get("layer")
         if not isinstance(layer, int) or isinstance(layer, bool) or abs(layer) > 2**31:
             raise CertificateRejected(f"layer {layer!r} of a {data['move']} is no layer number")
-        if not isinstance(ratio, str) or not re.fullmatch(r"-?[0-9]{1,700}(/[0-9]{1,700})?", ratio) or not ratio.strip("-0"):
+        if not isinstance(ratio, str) or not re.fullmatch(RATIONAL, ratio) or not ratio.strip("-0"):
             raise CertificateRejected(f"ratio {str(ratio)[:40]!r} of a {data['move']} is not a non-zero rational")
-        if "/" in ratio and not ratio.split("/")[1].strip("0"):
-            raise CertificateRejected(f"ratio {ratio[:40]!r} of a {data['move']} has denominator zero")
-        into = _indices(data.get("into"), "into") if data["move"] == "merge" else None
-        return Move(data["move"], layer, _indices(data.get("units"), "units"), into, Fraction(ratio))
+        into = _indices(data.get("into"), "into") if data["move"] in ("merge", "block") else None
+        units, size = _indices(data.get("units"), "units"), _rational(ratio, f"ratio of a {data['move']}")
+        if data["move"] != "block":
+            return Move(data["move"], layer, units, into, size)
+        if not all(isinstance(data.get(k), list) for k in ("rows", "outgoing")):
+            raise CertificateRejected(f"rows and outgoing of a block must be lists, not {str(data)[:80]}")
+        rows = tuple(None if row is None else _row(row) for row in data["rows"])
+        return Move("block", layer, units, into, size, rows, tuple(map(_row, data["outgoing"])))
+
+
+def _row(values: Any) -> Row:
+    if not isinstance(values, list):
+        raise CertificateRejected(f"a row of a block must be a list of rationals, not {str(values)[:60]}")
+    return tuple(_rational(q, "number of a block") for q in values)
+
+
+def _rational(text: Any, name: str) -> Fraction:
+    if not isinstance(text, str) or not re.fullmatch(RATIONAL, text):
+        raise CertificateRejected(f"{name}: {str(text)[:40]!r} is not a rational")
+    if "/" in text and not text.split("/")[1].strip("0"):
+        raise CertificateRejected(f"{name}: {text[:40]!r} has denominator zero")
+    return Fraction(text)
 
 
 def _indices(values: Any, name: str) -> Units:
@@ -99,10 +133,17 @@ class State:
     Attributes:
         weights, biases: exact arrays, one per layer, indexed as in the original network.
         alive: for inputs, every hidden layer and outputs, the original indices that remain, in order.
+        activations: of the hidden layers.
+        region, signs, reach: a box, signs of units on it, and (once needed) bounds of pre-activations; see `region`.
     """
 
-    def __init__(self, net: Network, near: Near | None = None) -> None:
-        self.net = net
+    def __init__(self, net: Network, near: Near | None = None, region: Region | None = None) -> None:
+        self.net, self.region = net, region
+        self.activations = list(net.activations)
+        self.signs = [] if region is None else [np.array(s, dtype=np.int8) for s in region.signs]
+        self.reach: list[tuple[Array, Array]] | None = None
+        if region is not None and [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
+            raise CertificateRejected(f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}")
         self.weights = [ExactArray(layer.weight) for layer in net.layers]
         self.biases = [ExactArray(layer.bias) for layer in net.layers]
         if near is not None:
@@ -130,12 +171,24 @@ class State:
         """
         if not 1 <= move.layer < len(self.alive) - 1:
             raise CertificateRejected(f"{move}: the network has hidden layers 1 to {len(self.alive) - 2}")
-        present = np.zeros(self.net.widths[move.layer], dtype=bool)
+        present = np.zeros(self.slots(move.layer), dtype=bool)
         present[self.alive[move.layer]] = True
         self._require_units(move, move.units, present)
         if np.bincount(move.units, minlength=1).max() > 1:
             raise CertificateRejected(f"{move}: a unit is named twice")
-        getattr(self, f"_{move.kind}")(move, present)
+        if move.kind in REGIONAL:
+            regional.apply(self, move)
+        else:
+            getattr(self, f"_{move.kind}")(move, present)
+
+    def slots(self, l: int) -> int:
+        """How many units layer l had at first, inputs for l = 0."""
+        return int(self.weights[l - 1].hi.shape[0] if l else self.weights[0].hi.shape[1])
+
+    def remove(self, l: int, units: Units, keep: Units | None = None) -> None:
+        """Let units of layer l go, but for some."""
+        gone = np.setdiff1d(units, [] if keep is None else keep)
+        self.alive[l] = self.alive[l][~np.isin(self.alive[l], gone)]
 
     def _require_units(self, move: Move, units: Units, present: Any) -> None:
         if len(units) and (units.min() < 0 or units.max() >= len(present) or not present[units].all()):
@@ -150,10 +203,10 @@ class State:
         l = move.layer
         if self.weights[l - 1].take(move.units, self.alive[l - 1]).nonzero().any():
             raise CertificateRejected(f"{move}: an incoming weight is not zero")
-        values = [value(self.net.layers[l - 1].activation, self.biases[l - 1].get((u,))) for u in move.units.tolist()]
+        values = [value(self.activations[l - 1], self.biases[l - 1].get((u,))) for u in move.units.tolist()]
         moving = [(u, v) for u, v in zip(move.units.tolist(), values, strict=True) if v != 0]
         for row in self.alive[l + 1].tolist() if moving else ():
-            self._shift(l + 1, row, ((self._weight(l + 1, row, u), v) for u, v in moving))
+            self.shift(l + 1, row, ((self._weight(l + 1, row, u), v) for u, v in moving))
         self._remove(move, present)
 
     def _drop(self, move: Move, present: Any) -> None:
@@ -182,6 +235,8 @@ class State:
 
     def _scale(self, move: Move, present: Any) -> None:
         l, cols, rows = move.layer, self.alive[move.layer - 1], self.alive[move.layer + 1]
+        if self.region is not None:
+            regional.turn(self, move)
         law = self._law(move, 1 / move.ratio)
         self.weights[l - 1].scale(move.units, cols, move.ratio)
         self.biases[l - 1].scale(move.units, None, move.ratio)
@@ -195,7 +250,7 @@ class State:
         self.alive[move.layer] = move.units
 
     def _law(self, move: Move, ratio: Fraction) -> tuple[Fraction, Fraction, Fraction]:
-        activation = self.net.layers[move.layer - 1].activation
+        activation = self.activations[move.layer - 1]
         law = activation.under(ratio)
         if law is None:
             raise CertificateRejected(f"{move}: {activation} has no law for the factor {ratio}")
@@ -225,18 +280,19 @@ class State:
             if any(sum(c * self._weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
                 raise CertificateRejected(f"{move}: the linear parts do not cancel")
         for row, out in rows.items():
-            self._shift(l + 1, row, ((c, self.biases[l - 1].get((v,))) for c, v in out))
+            self.shift(l + 1, row, ((c, self.biases[l - 1].get((v,))) for c, v in out))
 
     def _offset(self, move: Move, offset: Fraction) -> None:
         for row in self.alive[move.layer + 1].tolist() if offset else ():
-            self._shift(move.layer + 1, row, ((self._weight(move.layer + 1, row, u), offset) for u in move.units.tolist()))
+            self.shift(move.layer + 1, row, ((self._weight(move.layer + 1, row, u), offset) for u in move.units.tolist()))
 
     def _weight(self, l: int, row: int, column: int) -> Fraction:
         number = self.weights[l - 1].get((row, column))
         assert isinstance(number, Fraction)
         return number
 
-    def _shift(self, l: int, row: int, terms: Iterable[tuple[Fraction, Number]]) -> None:
+    def shift(self, l: int, row: int, terms: Iterable[tuple[Fraction, Number]]) -> None:
+        """Add a sum of coefficient * number to a bias."""
         self.biases[l - 1].put((row,), linear([(Fraction(1), self.biases[l - 1].get((row,))), *terms]))
 
     def arrays(self) -> list[tuple[ExactArray, ExactArray]]:
@@ -249,10 +305,10 @@ class State:
     def network(self) -> Network:
         """The remaining network, every parameter rounded once to the nearest float."""
         layers = []
-        for (w, b), layer in zip(self.arrays(), self.net.layers, strict=True):
+        for (w, b), activation in zip(self.arrays(), [*self.activations, IDENTITY], strict=True):
             if not (np.isfinite(w.hi).all() and np.isfinite(b.hi).all()):
                 raise UnsupportedModel("a merged weight exceeds the range of float64; rescale the network's weights first")
-            layers.append(Layer(w.hi, b.hi, layer.activation))
+            layers.append(Layer(w.hi, b.hi, activation))
         return self.net.with_layers(layers)
 
 
@@ -262,9 +318,9 @@ def _rows(array: Array, rows: Units, cols: Units) -> Array:
     return array[rows] if whole else array[np.ix_(rows, cols)]
 
 
-def replay(net: Network, moves: Iterable[Move], near: Near | None = None) -> State:
-    """Apply changes and moves to a network, checking each."""
-    state = State(net, near)
+def replay(net: Network, moves: Iterable[Move], near: Near | None = None, region: Region | None = None) -> State:
+    """Apply changes and moves to a network, checking each; the signs of a region are taken as proved."""
+    state = State(net, near, region)
     for move in moves:
         state.apply(move)
     return state
@@ -406,14 +462,15 @@ def reducible(state: State) -> str | None:
 
     One hidden layer only. For tanh, sigmoid and erf irreducible networks are minimal (`Activation.source`). For
     activations that bend at 0, every hyperplane with a non-zero outgoing weight is where the function is not
-    differentiable, and one unit bends along one hyperplane.
+    differentiable, and one unit bends along one hyperplane; on a box, if the hyperplane meets its interior. Networks of
+    tanh, sigmoid or erf that agree on an open box agree everywhere, being analytic.
     """
     if len(state.alive) != 3:
         return f"{len(state.alive) - 2} hidden layers: minimality is known for one"
-    activation = state.net.layers[0].activation
+    activation = state.activations[0]
     if not (activation.bends or (activation.minimal and activation.kind != "identity")):
         return f"minimality of irreducible {activation} networks is not known"
-    alive, every = state.alive[1], np.arange(state.net.widths[1])  # whole rows: slicing would copy the weights
+    alive, every = state.alive[1], np.arange(state.slots(1))  # whole rows: slicing would copy the weights
     w, b = state.weights[0].take(every, state.alive[0]), state.biases[0]
     if not (w.is_float() and b.is_float()):
         return "the incoming weights are no floats any more"
@@ -424,7 +481,7 @@ def reducible(state: State) -> str | None:
     keys = np.sort(class_keys(w.hi, b.hi, sign=True, scale=activation.bends)[0][alive])
     if (keys[1:] == keys[:-1]).any():
         return "two units may share a hyperplane" if activation.bends else "two units may be equal up to sign"
-    return None
+    return None if state.region is None else regional.straddles(state)
 
 
 # Certificates ---------------------------------------------------------------------------------------------------
@@ -441,6 +498,7 @@ class Certificate:
     slack: Slack = Slack(0.0, 0.0)
     minimal: bool = False
     near: Near | None = None
+    region: Region | None = None
 
     def verify(self, small: Network, large: Network) -> None:
         """Check the claim for two networks, trusting nothing but this module, `enclosure` and the two networks.
@@ -453,10 +511,15 @@ class Certificate:
                 raise CertificateRejected(f"the {side} network has digest {net.digest}; the certificate is about {digest}")
         if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
-        left, right = replay(large, self.large_moves, self.near), replay(small, self.small_moves)
-        if left.widths != right.widths or small.activations != large.activations:
+        if self.region is not None:
+            if self.near is not None:
+                raise CertificateRejected("a claim is made on a box or within a radius of parameters, not both")
+            self.region.verify(large)
+        left = replay(large, self.large_moves, self.near, self.region)
+        right = replay(small, self.small_moves)
+        if left.widths != right.widths or left.activations != right.activations:
             raise CertificateRejected(f"after all moves the widths are {left.widths} and {right.widths}; they must agree")
-        found = difference(left.arrays(), right.arrays(), large.activations)
+        found = _slack(left, right.arrays(), self.region)
         if not (found.constant <= self.slack.constant and found.growth <= self.slack.growth):
             raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
         if self.near is not None and self.near.bound is not None:
@@ -476,6 +539,7 @@ class Certificate:
             "slack": {"constant": self.slack.constant, "growth": self.slack.growth}, "minimal": self.minimal,
             "large_moves": [m.to_json() for m in self.large_moves], "small_moves": [m.to_json() for m in self.small_moves],
             **({} if self.near is None else {"near": self.near.to_json()}),
+            **({} if self.region is None else {"region": self.region.to_json()}),
         }  # fmt: skip
 
     @staticmethod
@@ -486,7 +550,7 @@ class Certificate:
         except (ValueError, RecursionError) as error:
             raise CertificateRejected(f"not a JSON certificate: {error}") from None
         fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near"} != fields:
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near", "region"} != fields:
             raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")
         slack, moves = data["slack"], (data["large_moves"], data["small_moves"])
         if not isinstance(slack, dict) or set(slack) != {"constant", "growth"} or not all(map(_is_bound, slack.values())):
@@ -501,7 +565,8 @@ class Certificate:
             near = Near.from_json(data["near"]) if "near" in data else None
         except RecursionError:
             raise CertificateRejected("the tree of the lower bound is too deep") from None
-        return Certificate(data["large"], data["small"], large_moves, small_moves, bound, data["minimal"], near)
+        region = Region.from_json(data["region"]) if "region" in data else None
+        return Certificate(data["large"], data["small"], large_moves, small_moves, bound, data["minimal"], near, region)
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -540,13 +605,28 @@ def ball(net: Network, radius: float) -> Ball:
     return Ball(rows, np.ascontiguousarray(last.weight.T), radius)
 
 
+def _slack(left: State, right: Arrays, region: Region | None) -> Slack:
+    """The difference on all inputs, or on the box of a region."""
+    radius = None if region is None else region.radius
+    return difference(left.arrays(), right, left.activations, radius=radius)
+
+
 def certify(
-    large: Network, moves: Sequence[Move], small: Network, *, state: State | None = None, near: Near | None = None
+    large: Network,
+    moves: Sequence[Move],
+    small: Network,
+    *,
+    state: State | None = None,
+    near: Near | None = None,
+    region: Region | None = None,
 ) -> Certificate:
-    """The certificate that `moves` lead from `large` to `small`, with the least slack and minimality if it is provable."""
-    left = state or replay(large, moves, near)
+    """The certificate that `moves` lead from `large` to `small`, with the least slack and minimality if it is provable.
+
+    The signs of a region are taken as proved here; `Certificate.verify` proves them.
+    """
+    left = state or replay(large, moves, near, region)
     if left.widths != small.widths:
         raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
-    slack = difference(left.arrays(), exact_arrays(small), large.activations)
-    proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near)
+    slack = _slack(left, exact_arrays(small), region)
+    proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near, region=region)
     return replace(proof, minimal=proof._not_minimal(left) is None)

@@ -176,7 +176,7 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
     "-o", "--out", required=True, metavar="OUT", help="Where the smaller model goes; OUT.cert.json appears beside it."
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
-@click.option("--eps", type=float, default=0.0, help="Allowed root mean square error; with --on.")
+@click.option("--eps", type=float, default=0.0, help="Allowed error: root mean square, or largest on a box; with --on.")
 @click.option("--units", metavar="M[,M...]", help="Hidden units wanted, in all or per hidden layer; with --on.")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
 @_options("on", *_COMMON, *_SOURCE)
@@ -184,9 +184,11 @@ def compress(
     model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, as_json: bool, quiet: bool,
     seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Write a smaller model: the same function with its certificate, or (--on) the closest on average.
+    """Write a smaller model: the same function, everywhere or on a box, with its certificate; or the closest on average.
 
     Example: moduli compress controller.onnx -o small.onnx
+
+    Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib
 
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """

@@ -11,16 +11,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import lossless, population
+from . import lossless, population, supremum
 from .activations import Activation
 from .alignment import align
-from .certificate import Certificate, Move, Slack, State, difference, magnitude, replay
+from .certificate import Certificate, Move, Slack, State, difference, exact_arrays, magnitude, replay
 from .domains import Box, Domain, Gaussian, Samples
 from .enclosure import Interval, enclose_value, evaluate
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
+from .supremum import Enclosure
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -30,6 +31,36 @@ EXACT = 200_000  # weights that may be scaled by other factors than powers of tw
 
 
 # Equality -------------------------------------------------------------------------------------------------------
+
+
+class Bisection(NamedTuple):
+    """A bound of |a - b| on a box: by bisection for two networks that moves and one rounding make of a and b.
+
+    Attributes:
+        a_moves, b_moves: from a and b to these networks. enclosure: the bound of their difference.
+    """
+
+    a_moves: tuple[Move, ...]
+    b_moves: tuple[Move, ...]
+    enclosure: Enclosure
+
+    def verify(self, a: Network, b: Network, box: Box) -> float:
+        """The certified bound; raises `CertificateRejected`."""
+        left, right = replay(a, self.a_moves), replay(b, self.b_moves)
+        self.enclosure.verify(left.network(), right.network(), box)
+        return _sum_up(self.enclosure.upper, _rounded(left, box), _rounded(right, box))
+
+
+def _rounded(state: State, box: Box) -> float:
+    """What rounding exact parameters once changes on a box."""
+    small = exact_arrays(state.network())
+    return difference(state.arrays(), small, state.activations, radius=_radius(box, state.net)).everywhere
+
+
+def _sum_up(*parts: float) -> float:
+    """An upper bound of a sum of non-negative numbers, exact where at most one is not zero."""
+    some = [p for p in parts if p]
+    return math.fsum(some) if len(some) < 2 else math.nextafter(math.nextafter(math.fsum(some), math.inf), math.inf)
 
 
 class Witness(NamedTuple):
@@ -55,6 +86,7 @@ class Equivalence(Result):
 
     Attributes:
         status: proved, refuted or undecided. witness: where they differ. reason: one line.
+        bisection: a proof by bounds on a box. pieces: whether the proof is the exact maximum over all linear pieces.
     """
 
     a: Network
@@ -64,6 +96,8 @@ class Equivalence(Result):
     proof: Certificate | None = None
     witness: Witness | None = None
     reason: str = ""
+    bisection: Bisection | None = None
+    pieces: bool = False
     kind: ClassVar[str] = "equal"
 
     @property
@@ -88,7 +122,18 @@ class Equivalence(Result):
             if not _inside(x, self.on):
                 raise CertificateRejected(f"the witness {_short(list(map(float, x)))} is not in the box")
             return _separates(evaluate(self.a, x), evaluate(self.b, x), self.a.output_map, self.eps)
-        return super().check()
+        return self._check_on_box() if self.bisection is not None or self.pieces else super().check()
+
+    def _check_on_box(self) -> bool:
+        assert self.on is not None
+        if self.bisection is not None:
+            found: float | Fraction = self.bisection.verify(self.a, self.b, self.on)
+        else:
+            peak = supremum.peak(self.a, self.b, self.on.of_dimension(self.a.widths[0]), supremum.CELLS)
+            found = math.inf if peak is None else peak.gap
+        if found > self.eps:
+            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {float(found):.6g} is proved")
+        return True
 
     @property
     def statement(self) -> str:
@@ -155,9 +200,53 @@ def equivalent(
         witness = _furthest(a, b, x, _seen(a, x, matched.tangent(x)), eps)
     if witness is None:
         witness = _witness(a, b, on, eps, x)
+    if witness is None and isinstance(on, Box):
+        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, progress)
+        if decided is not None:
+            return decided
     if witness is not None:
         return Equivalence("refuted", a, b, eps, on, None, witness, "an input was found where exact values differ")
     return Equivalence("undecided", a, b, eps, on, None, None, f"{why}, and no such difference was found at {len(x)} inputs")
+
+
+def _on_box(a: Network, b: Network, box: Box, eps: float, budget: int, progress: Progress | None) -> Equivalence | None:
+    """By the exact maximum over all linear pieces, or by bisection."""
+    peak = supremum.peak(a, b, box, budget, progress)
+    if peak is not None:
+        if peak.gap <= eps:
+            why = f"the largest difference at vertices of all linear pieces is {float(peak.gap):.3g}"
+            return Equivalence("proved", a, b, eps, box, None, None, why, None, True)
+        witness = _separated_at(a, b, peak.at, eps)
+        why = "the largest difference of exact values at vertices of all linear pieces"
+        return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
+    found, upper = _bisected(a, b, box, budget, eps, -1.0, progress)
+    if upper <= eps:
+        why = f"certified difference at most {upper:.3g}, by bounds on {found.enclosure.boxes} boxes"
+        return Equivalence("proved", a, b, eps, box, None, None, why, found)
+    witness = _separated_at(a, b, tuple(map(Fraction, found.enclosure.at)), eps)
+    why = "an input was found where exact values differ"
+    return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
+
+
+def _separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) -> Witness | None:
+    p, q = evaluate(a, x), evaluate(b, x)
+    return Witness(x, tuple(p), tuple(q)) if _separates(p, q, a.output_map, eps) else None
+
+
+def _bisected(
+    a: Network, b: Network, box: Box, budget: int, eps: float | None, seen: float, progress: Progress | None
+) -> tuple[Bisection, float]:
+    """Bounds by bisection for the networks as they are, or for their matched forms, whichever start lower."""
+    plain: tuple[tuple[Move, ...], tuple[Move, ...]] = ((), ())
+    pairs = [(a, b, 0.0, plain)]
+    for m in matchings(a, b, progress):
+        extra = _sum_up(_rounded(m.left, box), _rounded(m.right, box))
+        pairs.append((m.left.network(), m.right.network(), extra, (m.left_moves, m.right_moves)))
+    start = [supremum.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
+    p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
+    goal = None if eps is None else max(0.0, eps - extra)
+    found = supremum.enclose(p, q, box, budget, eps=goal, seen=seen, progress=progress)
+    return Bisection(*moves, found), _sum_up(found.upper, extra)
 
 
 def _radius(on: Domain, net: Network) -> Array | None:
@@ -185,7 +274,7 @@ class Matching(NamedTuple):
 
     def slack(self, radius: Array | None = None) -> Slack:
         """A certified bound of the difference."""
-        return difference(self.left.arrays(), self.right.arrays(), self.left.net.activations, radius=radius)
+        return difference(self.left.arrays(), self.right.arrays(), self.left.activations, radius=radius)
 
     def tangent(self, x: Array) -> Array:
         """The difference at each input to first order: it keeps its digits where subtracting outputs keeps none."""
@@ -196,7 +285,7 @@ class Matching(NamedTuple):
                 z = h @ w.hi.T + c.hi
                 t = t @ w.hi.T + h @ (v.hi - w.hi).T + (d.hi - c.hi)
                 if k < len(a) - 1:
-                    act = self.left.net.activations[k]
+                    act = self.left.activations[k]
                     h, t = act(z), act.derivative(z) * t
         return np.asarray(t)
 
@@ -255,12 +344,8 @@ def _furthest(a: Network, b: Network, x: Array, gap: Array, eps: float) -> Witne
 
 
 def _separated(a: Network, b: Network, x: Array, eps: float) -> Witness | None:
-    for row in x:
-        point = tuple(map(Fraction, row.tolist()))
-        p, q = evaluate(a, point), evaluate(b, point)
-        if _separates(p, q, a.output_map, eps):
-            return Witness(point, tuple(p), tuple(q))
-    return None
+    found = (_separated_at(a, b, tuple(map(Fraction, row.tolist())), eps) for row in x)
+    return next((witness for witness in found if witness is not None), None)
 
 
 def _gaps(a: Network, b: Network, x: Array) -> Array:
@@ -380,11 +465,29 @@ def distance(
     where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
     if upper == 0:
         return Distance("proved", 0.0, 0.0, None, where)
+    box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
+    peak = None if box is None else supremum.peak(a, b, box, budget, progress)
+    if peak is not None:
+        at = tuple(map(float, peak.at))
+        return Distance("proved", _down(peak.gap), 0.0 - _down(-peak.gap), at, where, {"exact": str(peak.gap)})
     witness = _witness(a, b, on, 0.0, _candidates(a, b, on, budget, np.random.default_rng(seed)))
+    if box is not None:
+        witness, upper = _narrowed(a, b, box, budget, witness, upper, progress)
     if witness is None:
-        return Distance("bounded", 0.0, upper, None, where)
-    at = tuple(map(float, witness.input))
-    return Distance("bounded", _down(witness.gap), upper, at, where)
+        return Distance("proved" if upper == 0 else "bounded", 0.0, upper, None, where)
+    at, lower = tuple(map(float, witness.input)), _down(witness.gap)
+    return Distance("proved" if lower == upper else "bounded", lower, upper, at, where)
+
+
+def _narrowed(
+    a: Network, b: Network, box: Box, budget: int, witness: Witness | None, upper: float, progress: Progress | None
+) -> tuple[Witness | None, float]:
+    """Both ends after bisection."""
+    seen = -1.0 if witness is None else _down(witness.gap)
+    found, bound = _bisected(a, b, box, budget, None, seen, progress)
+    other = _separated_at(a, b, tuple(map(Fraction, found.enclosure.at)), 0.0)
+    best = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
+    return best, min(upper, bound)
 
 
 def _down(q: Fraction) -> float:

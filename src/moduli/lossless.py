@@ -41,6 +41,7 @@ class Compression(Result):
     original: Network
     proof: Certificate
     kind: ClassVar[str] = "compress"
+    names: ClassVar[dict[str, str]] = MOVES
 
     @property
     def glyph(self) -> str:
@@ -98,7 +99,7 @@ class Compression(Result):
         return f"{self.original.units} -> {self.network.units} hidden units{best}; {same}"
 
     def rows(self) -> list[tuple[str, str]]:
-        moves = ", ".join(f"{n} {MOVES[kind]}" for kind, n in self.removed.items() if n)
+        moves = ", ".join(f"{n} {self.names[kind]}" for kind, n in self.removed.items() if n)
         return [
             ("network", repr(self.original)),
             ("smaller", repr(self.network)),
@@ -214,7 +215,7 @@ def rank(net: Network, progress: Progress | None = None) -> Rank:
 
 def _bends(state: State) -> int:
     """A lower bound: for one hidden layer that bends, hyperplanes that only one remaining unit has."""
-    if len(state.alive) != 3 or not state.net.activations[0].bends:
+    if len(state.alive) != 3 or not state.activations[0].bends:
         return 0
     w, b = state.weights[0].take(state.alive[1], state.alive[0]), state.biases[0].take(state.alive[1])
     keys, _ = class_keys(w.hi, b.hi, sign=True, scale=True)
@@ -225,8 +226,14 @@ def _bends(state: State) -> int:
 
 def reduce(net: Network, progress: Progress | None = None, near: Near | None = None) -> tuple[State, tuple[Move, ...]]:
     """Apply moves, layer by layer, until no rule applies; the kernel's state and the moves."""
-    state, moves = State(net, near), list[Move]()
-    hidden = range(1, len(net.layers))
+    state = State(net, near)
+    return state, tuple(settle(state, progress))
+
+
+def settle(state: State, progress: Progress | None = None) -> list[Move]:
+    """Moves that hold on all inputs, applied until no rule does."""
+    moves = list[Move]()
+    hidden = range(1, len(state.weights))
     waiting, visits = set(hidden), 0
     while waiting:
         layer = min(waiting)
@@ -241,14 +248,14 @@ def reduce(net: Network, progress: Progress | None = None, near: Near | None = N
             waiting |= {layer - 1, layer + 1} & set(hidden)
     if progress is not None:
         progress(visits, visits, "done")
-    return state, tuple(moves)
+    return moves
 
 
 def _proposals(state: State, l: int) -> Iterator[Move]:
     """Moves of one layer, each applied before it is yielded."""
     yield from _apply(state, l, "drop", _zero_outgoing(state, l))
     yield from _apply(state, l, "constant", _zero_incoming(state, l))
-    activation = state.net.layers[l - 1].activation
+    activation = state.activations[l - 1]
     yield from _merge(state, l, sign=activation.symmetric, scale=False)
     if activation.homogeneous:
         yield from _merge(state, l, sign=activation.symmetric, scale=True)
@@ -269,7 +276,7 @@ def _zero_outgoing(state: State, l: int) -> Units:
 
 def _zero_incoming(state: State, l: int) -> Units:
     """Rows are read whole where that saves a copy; removed units are masked out afterwards."""
-    every = np.arange(state.net.widths[l])
+    every = np.arange(state.slots(l))
     heavy = np.flatnonzero(state.weights[l - 1].take(every, state.alive[l - 1]).nonzero().any(axis=1))
     zero = np.ones(len(every), dtype=bool)
     zero[heavy] = False
@@ -278,7 +285,7 @@ def _zero_incoming(state: State, l: int) -> Units:
 
 def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
     """Groups of equal keys; where the rows are plain floats and the ratios signs, the kernel's check settles the rest."""
-    every, alive = np.arange(state.net.widths[l]), state.alive[l]
+    every, alive = np.arange(state.slots(l)), state.alive[l]
     w = state.weights[l - 1].take(every, state.alive[l - 1])
     keys, signs = class_keys(w.hi, state.biases[l - 1].hi, sign=sign, scale=scale)
     order = alive[np.argsort(keys[alive], kind="stable")]
@@ -310,7 +317,7 @@ def _apply_merge(state: State, l: int, ratio: Fraction, units: Units, into: Unit
 def _merge_exact(state: State, l: int, candidates: list[int], sign: bool) -> Iterator[Move]:
     """Group candidates by their exact rows, divided by the first non-zero weight where a factor is allowed."""
     groups: dict[tuple[Number, ...], list[tuple[Fraction, int]]] = {}
-    homogeneous = state.net.layers[l - 1].activation.homogeneous
+    homogeneous = state.activations[l - 1].homogeneous
     for unit in sorted(candidates):
         row = [state.weights[l - 1].get((unit, j)) for j in state.alive[l - 1].tolist()]
         lead = next((q for q in row if isinstance(q, Fraction) and q != 0), Fraction(1))

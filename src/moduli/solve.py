@@ -25,7 +25,9 @@ from . import (
     proximate,
     pruning,
     recovery,
+    regional,
     symmetry,
+    tolerance,
     traces,
 )
 from .alignment import Alignment
@@ -48,6 +50,7 @@ from .pruning import Curve
 from .recovery import Recovery
 from .result import Result
 from .symmetry import Signature, SymmetryGroup
+from .tolerance import Within
 from .traces import Depth
 
 
@@ -63,12 +66,17 @@ def compress(
     executor: Executor | None = None,
     skip: bool = False,
     progress: Progress | None = None,
-) -> Compression | Narrowed:
-    """A network with fewer hidden units: the same function on all inputs with its proof, or close on average.
+) -> Compression | Narrowed | Within:
+    """A network with fewer hidden units: the same function on all inputs or a box with its proof, or close on average.
 
     On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise
     sound, and optimal only where `Compression.optimal` says so. Units with zero weights, duplicates, sign twins, positive
     multiples and cancelling groups go, layer by layer until nothing changes. With `radius`, every parameter may move by it.
+
+    On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up to
+    `budget` boxes, go or become as few as the rank of what they add to the next layer; a layer of such units goes where that
+    costs no parameters. `optimal` for one hidden layer whose remaining units all bend inside the box. With `eps`, outputs may
+    differ by it on the box: nearly constant, nearly stable and nearly proportional units go too, see `Within`.
 
     On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden units, or the smallest found
     with root mean square error at most `eps`; an estimate, see `Narrowed`. With `skip`, beside a free linear map.
@@ -83,11 +91,19 @@ def compress(
     (1, True, True)
     >>> mo.compress(net, units=1, on=mo.Gaussian()).error.relative < 1e-6
     True
+    >>> ramps = mo.Network.mlp([[1.0], [1.0], [-1.0]], [0.0, 2.0, -3.0], [[1.0, 2.0, 3.0]], [0.0], activation="relu")
+    >>> mo.compress(ramps, on=mo.Box(-1, 1)).network.units, mo.compress(ramps, on=mo.Box(1, 2)).network.units
+    (2, 0)
     """
     if isinstance(on, (Gaussian, Samples)) and not radius:
         return distillation.narrow(
             load(net), on, units=units, eps=eps, skip=skip, seed=seed, executor=executor, progress=progress
         )
+    if isinstance(on, Box) and not radius:
+        _only_lossless(None, 0.0, units)
+        if eps:
+            return tolerance.compress(load(net), on, eps, budget, seed, progress)
+        return regional.compress(load(net), on, budget, seed, progress)
     _only_lossless(on, eps, units)
     if radius:
         return proximate.compress(load(net), radius, budget, executor, progress)
@@ -191,7 +207,7 @@ def _only_lossless(on: Domain, eps: float, units: Any) -> None:
             shown = type(given).__name__ if name == "on" else repr(given)
             raise ValueError(
                 f"{name}={shown} is not answered here: units and eps go with on=Gaussian(...) or Samples(...), "
-                "radius and lossless compression with all inputs (on=None)"
+                "lossless compression with all inputs (on=None) or a Box, radius with all inputs"
             )
 
 
@@ -450,8 +466,8 @@ def equivalent(
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     In order: normal forms (a proof), units aligned and a certified bound on their difference, a search for an input where
-    they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic. Neither may succeed: then `undecided`.
-    `budget` counts the inputs tried.
+    they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic; on a box then all linear pieces of both
+    (up to three inputs), or bounds by bisection. None may succeed: then `undecided`. `budget` counts inputs tried, and boxes.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
@@ -482,8 +498,10 @@ def distance(
     """The distance of two functions: sup over a box (or all inputs), root mean square under a Gaussian or on samples.
 
     On a box: a certified enclosure; the lower end is an exact value at `argmax`, the upper end comes from matched normal
-    forms, or, where units do not match, from the size of both functions. Under a `Gaussian`, one hidden layer each: a closed
-    form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded draws) with two standard errors.
+    forms and from bounds on up to `budget` boxes, the worst halved first. Up to three inputs, piecewise linear and small: the
+    exact number, from the linear pieces of both (`extra["exact"]`). On all inputs: matched normal forms alone. Under a
+    `Gaussian`, one hidden layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded
+    draws) with two standard errors.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
@@ -517,6 +535,7 @@ class Verdict(Result):
         small, near = self.small.units, self.proof.near
         exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
         if near is None:
+            exact += ", on a box" if self.proof.region else ""
             best = f"; no one-hidden-layer network with fewer than {small} hidden units has it" if self.proof.minimal else ""
             return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
         best = f"; every parameter within it needs {near.bound.lower}" if near.bound and near.bound.lower else ""
@@ -537,6 +556,7 @@ class Verdict(Result):
             "small": self.small.digest, "large": self.large.digest,
             "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.proof.minimal,
             "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
+            "on_box": self.proof.region is not None,
         }  # fmt: skip
 
 

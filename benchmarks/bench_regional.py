@@ -1,0 +1,74 @@
+"""Hidden units that real networks need on their box, with proof; and how far two networks are apart on a box.
+
+python benchmarks/bench_regional.py [budget]          (MODULI_SHARED names the folder, default ../shared)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from bench_stability import SHARED, sources
+
+import moduli as mo
+
+POINTS = 100_000
+SKIPPED = ("mnist", "serra", "KERAS", "hls", "safenlp", "marabou")
+
+
+def seen(path: Path, small: mo.Network, box: mo.Box) -> str:
+    """The largest difference at random points: of the model by onnxruntime (float32), and by this library (float64)."""
+    large = mo.load(path)
+    x = box.sample(POINTS, large.widths[0], 1)
+    ours = np.abs(small.logits(x) - large.logits(x)).max()
+    try:
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        given = session.get_inputs()[0]
+        rows = given.shape[0] if isinstance(given.shape[0], int) else POINTS
+        shape = [rows, *(n for n in given.shape[1:])]
+        rows = POINTS if rows == 1 else rows
+        x = x[:rows].astype(np.float32)
+        parts = [x] if shape[0] == len(x) else [row[None] for row in x]
+        out = np.concatenate([session.run(None, {given.name: p.reshape(shape)})[0].reshape(len(p), -1) for p in parts])
+        theirs = f"{np.abs(out - small(x.astype(np.float64))).max():.1g} ({len(x)})"
+    except Exception as error:  # an operator that this runtime lacks is no reason to stop
+        theirs = type(error).__name__
+    return f"{ours:.1g} | {theirs}"
+
+
+def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
+    try:
+        net = mo.load(path)
+    except mo.UnsupportedModel:
+        return None
+    if not any(a.piecewise_linear for a in net.activations) or name.startswith(SKIPPED):
+        return None
+    start = time.perf_counter()
+    small = mo.compress(net, on=box, budget=budget)
+    made = time.perf_counter()
+    small.check()
+    checked = time.perf_counter()
+    moves = ", ".join(f"{n} {kind}" for kind, n in small.removed.items() if n)
+    size = len(json.dumps(small.certificate.to_json())) / 1024
+    sizes = f"{net.units} -> {small.network.units} | {net.parameters} -> {small.network.parameters}"
+    shape = "-".join(map(str, small.network.widths))
+    times = f"{made - start:.1f} / {checked - made:.1f} | {size:.0f}"
+    return f"| {name} | {sizes} | {shape} | {moves} | {small.slack:.1g} | {seen(path, small.network, box)} | {times} |"
+
+
+def main() -> None:
+    budget = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    print("| model, box | hidden units | parameters | widths | removed | slack | at points | onnxruntime | seconds | KiB |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name, path, box in sources() if SHARED.is_dir() else ():
+        if text := line(name, path, box, budget):
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

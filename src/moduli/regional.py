@@ -1,0 +1,331 @@
+"""Fewer hidden units with the same function on a box: the search. What it proposes, `region` and `certificate` check.
+
+`stability` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`lossless`);
+the linear ones of a layer, which matter through M = V C W only, become as few as the rank of M (the published rule takes
+the rank of W [Serra et al. 2020]); a layer of linear units goes where that costs no parameters; again, to a fixed point.
+Not tried: units hidden by later layers, dependence of features that bend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from . import region
+from .certificate import Move, State, Units, certify
+from .domains import Box
+from .enclosure import ExactArray
+from .lossless import MOVES, Compression, Progress, settle
+from .network import Network
+from .region import Region, Row
+from .stability import HOW, Stability, stable
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Matrix = list[list[Fraction]]
+ENTRIES, WORK = 2**22, 60_000  # of products; steps of an elimination in rationals
+LARGEST, LONGEST = 1e290, 2**1500
+NAMES = {"inactive": "inactive on the box", "block": "by linear dependence", "skip": "with a linear layer"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RegionalCompression(Compression):
+    """A smaller network with the same function on a box.
+
+    Attributes:
+        stability: the signs of units of the original network that the proof uses.
+    """
+
+    stability: Stability
+    names: ClassVar[dict[str, str]] = {**MOVES, **NAMES}
+
+    @property
+    def on(self) -> Box:
+        return self.stability.box
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Units removed, by move."""
+        found = dict(super().removed)
+        for kind in NAMES:
+            moves = [m for m in self.proof.large_moves if m.kind == kind]
+            found[kind] = sum(len(m.units) - len(m.into if m.into is not None else ()) for m in moves)
+        return found
+
+    def rounded(self, dtype: str) -> Compression:
+        small = self.network.rounded(dtype)
+        if small == self.network:
+            return self
+        proof = certify(self.original, self.proof.large_moves, small, region=self.proof.region)
+        return replace(self, network=small, proof=proof)
+
+    @property
+    def statement(self) -> str:
+        return f"{super().statement}, on the box"
+
+    def rows(self) -> list[tuple[str, str]]:
+        rows = dict(super().rows())
+        rows["same function"] = f"{self.glyph} proved on the box" + (", up to the slack" if self.slack else "")
+        found = self.stability
+        for name, sign in (("inactive", -1), ("active", 1)):
+            rows[f"proved {name}"] = ", ".join(f"{n} by {HOW[k]}" for k in (1, 2, 3) if (n := found.count(sign, k))) or "none"
+        return [*rows.items(), ("boxes bounded", f"{found.boxes}, {found.tree.count(-1)} in the proof")]
+
+    def data(self) -> dict[str, Any]:
+        rest = sum(int((u != 0).sum()) for u in self.stability.undecided)
+        box = {"low": self.on.low.tolist(), "high": self.on.high.tolist()}
+        return {**super().data(), "box": box, "boxes": self.stability.boxes, "undecided": rest}
+
+
+def compress(net: Network, on: Box, budget: int, seed: Any = 0, progress: Progress | None = None) -> RegionalCompression:
+    """The smallest network found with the same function on a box.
+
+    Args:
+        budget: boxes to bound when signs of units are proved.
+    """
+    found = stable(net, on, budget=budget, seed=seed, progress=progress)
+    claim = claimed(found)
+    state = State(net, region=claim)
+    moves = reduce(state)
+    small = state.network()
+    proof = certify(net, moves, small, state=state, region=claim)
+    return RegionalCompression("proved", small, net, proof, found)
+
+
+def claimed(found: Stability) -> Region:
+    """What was proved of signs, as part of a certificate."""
+    signs = tuple(tuple(s.tolist()) for s in found.signs)
+    return Region(tuple(found.box.low.tolist()), tuple(found.box.high.tolist()), found.tree, signs)
+
+
+def reduce(state: State) -> list[Move]:
+    """Apply moves until no rule applies."""
+    moves = list[Move]()
+    while True:
+        before = len(moves)
+        for rule in (_inactive, _everywhere, _dependent, _turn, _skip):
+            moves += rule(state)
+        if len(moves) == before:
+            return moves
+
+
+def _everywhere(state: State) -> list[Move]:
+    return settle(state)
+
+
+def _layers(find: Callable[[State, int], Move | None]) -> Callable[[State], list[Move]]:
+    """A rule for all hidden layers from one that proposes a move for one."""
+
+    def rule(state: State) -> list[Move]:
+        moves, l = list[Move](), 1
+        while l < len(state.alive) - 1:
+            move = find(state, l)
+            if move is not None:
+                state.apply(move)
+                moves.append(move)
+            l += move is None or move.kind != "skip"
+        return moves
+
+    return rule
+
+
+@_layers
+def _inactive(state: State, l: int) -> Move | None:
+    units = [u for u in state.alive[l].tolist() if region.slope(state, l, u) == 0]
+    return Move("inactive", l, np.array(units, dtype=np.intp)) if units else None
+
+
+@_layers
+def _skip(state: State, l: int) -> Move | None:
+    """A layer of linear units, where the network gets no more parameters."""
+    before, here, behind = (len(state.alive[k]) for k in (l - 1, l, l + 1))
+    if behind * (before + 1) > here * (before + 1) + behind * (here + 1) or len(_linear(state, l)) < here:
+        return None
+    return Move("skip", l, state.alive[l]) if _tame(state, l, state.alive[l]) else None
+
+
+def _tame(state: State, l: int, units: Units) -> bool:
+    """Whether what the units add to the next layer stays far below the largest float."""
+    outgoing = np.abs(state.weights[l].take(state.alive[l + 1], units).hi)
+    parts = state.weights[l - 1].take(units, state.alive[l - 1]).hi, state.biases[l - 1].take(units).hi
+    with np.errstate(all="ignore"):
+        return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
+
+
+@_layers
+def _turn(state: State, l: int) -> Move | None:
+    """Turn bent units whose linear parts cancel a linear unit, which then is inactive."""
+    units = _linear(state, l)
+    bent = np.setdiff1d(state.alive[l], units)
+    if len(units) != 1 or state.activations[l - 1].reflection[0] != 1 or not 0 < len(bent) <= region.MOST:
+        return None
+    if region.slope(state, l, int(units[0])) != 1 or state.signs[l - 1][units[0]] != 1:
+        return None
+    for some in region.turnable(state, l, int(units[0]), bent)[:4]:
+        move = Move("scale", l, np.sort(np.concatenate([units, some])), ratio=Fraction(-1))
+        if _cancels(state, move):
+            return move
+    return None
+
+
+def _cancels(state: State, move: Move) -> bool:
+    """Whether the outgoing weights times rows of the units, as they are, sum to zero."""
+    _, product = region.share(state, move.layer, move.units, [Fraction(1)] * len(move.units))
+    return not product.nonzero().any()
+
+
+def _linear(state: State, l: int) -> Units:
+    """The remaining units of a layer that are linear on the box."""
+    return np.array([u for u in state.alive[l].tolist() if region.slope(state, l, u) is not None], dtype=np.intp)
+
+
+# Blocks of linear units -----------------------------------------------------------------------------------------
+
+
+class Factors(NamedTuple):
+    """M = U E R: units that stay as they are, or new rows; outgoing columns."""
+
+    kept: Units | None
+    rows: Matrix
+    outgoing: Matrix
+
+
+@_layers
+def _dependent(state: State, l: int) -> Move | None:
+    """Fewer units in the place of the linear ones of a layer."""
+    units = _linear(state, l)
+    size = len(state.alive[l - 1]) * len(state.alive[l + 1]) * len(units)
+    if len(units) < 2 or size > ENTRIES * 4 or not _tame(state, l, units):
+        return None
+    slopes = [c for u in units.tolist() if (c := region.slope(state, l, u)) is not None]
+    outgoing, product = region.share(state, l, units, slopes)
+    for factors in _factorings(state, l, units, slopes, outgoing, product):
+        if factors is not None and len(factors.outgoing) < len(units) and (move := _move(state, l, units, factors)):
+            return move
+    return None
+
+
+def _factorings(
+    state: State, l: int, units: Units, slopes: list[Fraction], outgoing: ExactArray, product: ExactArray
+) -> list[Factors | None]:
+    """Ways to write M, those of fewest units first; of as many, original rows where their numbers stay short, then sums."""
+    rows, cols = (np.flatnonzero(product.nonzero().any(axis=axis)) for axis in (1, 0))
+    incoming = state.weights[l - 1].take(units, state.alive[l - 1])
+    kept = _kept(units, slopes, outgoing, incoming)
+    least = min(len(rows), len(cols))
+    some = [_sums(product, rows, cols), _features(product, cols), kept]
+    if kept is not None and all(_is_float(q) for column in kept.outgoing for q in column):
+        some = [kept, *some[:2]]
+    if _rank(product.hi) < least:
+        some.append(_eliminated(product, rows, cols))
+    return sorted(some, key=lambda f: len(f.outgoing) if f is not None else len(units))
+
+
+def _is_float(q: Fraction) -> bool:
+    return abs(q) < 2**1000 and Fraction(float(q)) == q
+
+
+def _rank(a: Array) -> int:
+    """The rank that floats suggest."""
+    size = np.abs(a).max(axis=1, initial=0.0)
+    return int(np.linalg.matrix_rank(a[size > 0] / size[size > 0, None])) if (size > 0).any() else 0
+
+
+def _sums(product: ExactArray, rows: Units, cols: Units) -> Factors:
+    """One unit for every row of the next layer that sees the block: R is M without its zero rows."""
+    new = [[_entry(product, i, j) for j in range(product.hi.shape[1])] for i in rows.tolist()]
+    return Factors(None, new, [[Fraction(int(i == k)) for i in range(product.hi.shape[0])] for k in rows.tolist()])
+
+
+def _features(product: ExactArray, cols: Units) -> Factors:
+    """One unit for every feature that the block sees: R is the identity, U is M."""
+    new = [[Fraction(int(j == k)) for j in range(product.hi.shape[1])] for k in cols.tolist()]
+    return Factors(None, new, [[_entry(product, i, k) for i in range(product.hi.shape[0])] for k in cols.tolist()])
+
+
+def _kept(units: Units, slopes: list[Fraction], outgoing: ExactArray, incoming: ExactArray) -> Factors | None:
+    """Units of the block whose rows span all its rows."""
+    n, m = incoming.hi.shape
+    rank = _rank(incoming.hi)
+    if rank >= n or n * m * rank > WORK:
+        return None
+    pivots, by = eliminate([[_entry(incoming, i, j) for j in range(m)] for i in range(n)])
+    columns = [[_entry(outgoing, i, k) for i in range(outgoing.hi.shape[0])] for k in range(n)]
+    new = []
+    for k, pivot in enumerate(pivots):
+        terms = [(by[u][k], columns[u]) for u in range(n) if by[u][k]]
+        new.append([sum((q * c[i] for q, c in terms), Fraction(0)) / slopes[pivot] for i in range(outgoing.hi.shape[0])])
+    return Factors(units[pivots], [[]] * len(pivots), new)
+
+
+def _eliminated(product: ExactArray, rows: Units, cols: Units) -> Factors | None:
+    """Rows of M that span the others."""
+    if len(rows) * len(cols) * _rank(product.hi) > WORK:
+        return None
+    new = [[_entry(product, i, j) for j in range(product.hi.shape[1])] for i in range(product.hi.shape[0])]
+    pivots, by = eliminate(new)
+    return Factors(None, [new[p] for p in pivots], [[by[i][k] for i in range(len(new))] for k in range(len(pivots))])
+
+
+def eliminate(rows: Matrix) -> tuple[list[int], Matrix]:
+    """Rows that are independent, and all rows by these: rows[i] = sum_k by[i][k] rows[pivots[k]].
+
+    >>> pivots, by = eliminate([[Fraction(2), Fraction(4)], [Fraction(1), Fraction(2)], [Fraction(0), Fraction(1)]])
+    >>> pivots, [str(q) for q in by[1]]
+    ([0, 2], ['1/2', '0'])
+    """
+    basis: list[tuple[int, list[Fraction], dict[int, Fraction]]] = []
+    pivots, found = list[int](), list[dict[int, Fraction]]()
+    for i, row in enumerate(rows):
+        rest, by = list(row), dict[int, Fraction]()
+        for lead, other, parts in basis:
+            if factor := rest[lead] / other[lead]:
+                rest = [p - factor * q for p, q in zip(rest, other, strict=True)]
+                for k, q in parts.items():
+                    by[k] = by.get(k, Fraction(0)) + factor * q
+        lead = next((j for j, q in enumerate(rest) if q), -1)
+        if lead >= 0:
+            basis.append((lead, rest, {**{k: -q for k, q in by.items()}, len(pivots): Fraction(1)}))
+            by = {len(pivots): Fraction(1)}
+            pivots.append(i)
+        found.append(by)
+    return pivots, [[by.get(k, Fraction(0)) for k in range(len(pivots))] for by in found]
+
+
+def _entry(array: ExactArray, i: int, j: int) -> Fraction:
+    number = array.get((i, j))
+    assert isinstance(number, Fraction)
+    return number
+
+
+def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
+    """The move, with biases that keep new units active; None where numbers are too long or features have no bounds."""
+    kept, count = factors.kept, len(factors.outgoing)
+    rows = list[Row | None]()
+    for row in factors.rows:
+        bias = None if kept is not None else _bias(state, l, tuple(row))
+        if kept is None and bias is None:
+            return None
+        rows.append(None if bias is None else (*row, bias))
+    numbers = [q for row in (*rows, *factors.outgoing) if row is not None for q in row]
+    if any(max(abs(q.numerator), q.denominator) > LONGEST for q in numbers):
+        return None
+    into = units[:count] if kept is None else kept
+    return Move("block", l, units, into, rows=tuple(rows), outgoing=tuple(map(tuple, factors.outgoing)))
+
+
+def _bias(state: State, l: int, row: Row) -> Fraction | None:
+    """0, or a power of two, that keeps row . h + bias from being negative on the box."""
+    ends = region.extent(state, l, row)
+    if ends is None:
+        return None
+    bias = Fraction(0)
+    if ends[0] < 0:
+        need = -ends[0]
+        bias = Fraction(2) ** (need.numerator.bit_length() - need.denominator.bit_length() - 1)
+        while bias < need:
+            bias *= 2
+    return bias

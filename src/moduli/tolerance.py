@@ -1,0 +1,205 @@
+"""Fewer hidden units on a box within a tolerance: parameters are changed, the change is certified, the rest is lossless.
+
+Two steps with a proof each: bounds of |original - changed| on the box by bisection (`supremum`), for two networks of one
+architecture; then `regional.compress` of the changed network, exact but for one rounding. Changes are such that a unit
+goes: its row becomes zero (nearly constant units), a multiple of another row (nearly dependent ones), or its bias moves so
+that it never bends (nearly stable ones). Tried in the order of their effect at points, as many as the tolerance allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from . import regional, supremum
+from .certificate import Certificate, certify
+from .domains import Box
+from .enclosure import two_product
+from .errors import CertificateRejected
+from .lossless import Progress
+from .network import Layer, Network
+from .regional import RegionalCompression
+from .result import Result
+from .supremum import Enclosure
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+POINTS, SHARE = 512, 8
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Within(Result):
+    """A smaller network whose outputs differ by at most `error` on a box.
+
+    Attributes:
+        network: the smaller network. original: what it came from. eps: the tolerance.
+        enclosure: the bound of the difference of `original` and `lossless.original`. lossless: from there to `network`.
+    """
+
+    network: Network
+    original: Network
+    eps: float
+    enclosure: Enclosure
+    lossless: RegionalCompression
+    kind: ClassVar[str] = "compress"
+
+    @property
+    def glyph(self) -> str:
+        return "<="
+
+    @property
+    def on(self) -> Box:
+        return self.lossless.on
+
+    @property
+    def error(self) -> float:
+        """Certified sup over the box of |network - original|."""
+        return _total(self.enclosure, self.lossless)
+
+    @property
+    def certificate(self) -> Certificate:
+        """Of the lossless step."""
+        return self.lossless.certificate
+
+    def check(self) -> bool:
+        """Prove both steps anew; raises `CertificateRejected`."""
+        self.enclosure.verify(self.original, self.lossless.original, self.on)
+        self.lossless.certificate.verify(self.network, self.lossless.original)
+        if not self.error <= self.eps:
+            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {self.error} is proved")
+        return True
+
+    def rounded(self, dtype: str) -> Within:
+        """The same with parameters rounded to ``float32``; the tolerance grows where that costs more than is left of it."""
+        small = self.network.rounded(dtype)
+        step = self.lossless
+        proof = certify(step.original, step.proof.large_moves, small, region=step.proof.region)
+        step = replace(step, network=small, proof=proof)
+        return replace(self, network=small, lossless=step, eps=max(self.eps, _total(self.enclosure, step)))
+
+    @property
+    def statement(self) -> str:
+        sizes = f"{self.original.units} -> {self.network.units} hidden units"
+        return f"{sizes}; outputs differ by at most {self.error:.3g} on the box"
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [
+            ("network", repr(self.original)), ("smaller", repr(self.network)),
+            ("hidden units", f"{self.original.units} -> {self.network.units}"),
+            ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
+            ("difference", f"<= {self.error:.3g} proved on the box (allowed: {self.eps:.3g})"),
+            ("boxes bounded", str(self.enclosure.boxes)),
+        ]  # fmt: skip
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "widths": list(self.network.widths), "original_widths": list(self.original.widths),
+            "units": self.network.units, "original_units": self.original.units,
+            "parameters": self.network.parameters, "original_parameters": self.original.parameters,
+            "eps": self.eps, "error": self.error, "boxes": self.enclosure.boxes,
+            "box": {"low": self.on.low.tolist(), "high": self.on.high.tolist()},
+            "digest": self.network.digest, "original_digest": self.original.digest,
+        }  # fmt: skip
+
+
+def _total(enclosure: Enclosure, step: RegionalCompression) -> float:
+    parts = [p for p in (enclosure.upper, step.slack) if p]
+    return math.nextafter(math.fsum(parts), math.inf) if len(parts) > 1 else math.fsum(parts)
+
+
+class Change(NamedTuple):
+    """New row and bias of a unit, and what is added to the next biases."""
+
+    layer: int
+    unit: int
+    row: Array
+    bias: float
+    shift: Array
+    into: int = -1
+
+
+def compress(
+    net: Network, on: Box, eps: float, budget: int, seed: Any = 0, progress: Progress | None = None
+) -> RegionalCompression | Within:
+    """The smallest network found within eps on a box; lossless if no change helps."""
+    if not (eps > 0 and math.isfinite(eps)):
+        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+    box = on.of_dimension(net.widths[0])
+    best: RegionalCompression | Within = regional.compress(net, box, budget, seed, progress)
+    changes = _ordered(net, box.sample(POINTS, net.widths[0], seed), eps)
+    low, high = 0, len(changes)
+    while low < high:
+        count = (low + high + 1) // 2
+        if progress is not None:
+            progress(high - count, high, f"{count} changes")
+        found = _within(net, _changed(net, changes[:count]), box, eps, budget, seed)
+        low, high = (count, high) if found is not None else (low, count - 1)
+        if found is not None and found.network.units < best.network.units:
+            best = found
+    return best
+
+
+def _within(net: Network, changed: Network, box: Box, eps: float, budget: int, seed: Any) -> Within | None:
+    enclosure = supremum.enclose(net, changed, box, max(1, budget // SHARE), eps=eps * (1 - 2.0**-20))
+    if enclosure.upper > eps:
+        return None
+    step = regional.compress(changed, box, budget, seed)
+    return Within("bounded", step.network, net, eps, enclosure, step) if _total(enclosure, step) <= eps else None
+
+
+def _changed(net: Network, changes: list[Change]) -> Network:
+    """Changes in order; a unit that others were merged into, or that has changed, stays as it is."""
+    weights, biases = [np.array(x.weight) for x in net.layers], [np.array(x.bias) for x in net.layers]
+    touched = set[tuple[int, int]]()
+    for c in changes:
+        names = {(c.layer, c.unit), (c.layer, c.into)} - {(c.layer, -1)}
+        if not names & touched:
+            touched |= names
+            weights[c.layer][c.unit], biases[c.layer][c.unit] = c.row, c.bias
+            biases[c.layer + 1] = biases[c.layer + 1] + c.shift
+    return net.with_layers([Layer(w, b, x.activation) for w, b, x in zip(weights, biases, net.layers, strict=True)])
+
+
+def _ordered(net: Network, x: Array, eps: float) -> list[Change]:
+    """Changes that alone stay within eps at points, by their effect there; the best of each unit."""
+    y, found = net.logits(x), list[tuple[float, int, Change]]()
+    for l, layer in enumerate(net.layers[:-1]):
+        z = Network((*net.layers[:l], replace(layer, activation=net.layers[-1].activation))).logits(x)
+        for unit in range(len(layer.bias)):
+            best: tuple[float, int, Change] | None = None
+            for change in _proposals(net, l, unit, z):
+                effect = float(np.abs(_changed(net, [change]).logits(x) - y).max())
+                if effect <= eps and (best is None or effect < best[0]):
+                    best = effect, len(found), change
+            found += [] if best is None else [best]
+    return [change for _, _, change in sorted(found, key=lambda f: f[:2])]
+
+
+def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
+    layer, behind = net.layers[l], net.layers[l + 1]
+    row, bias, low, high = layer.weight[unit], float(layer.bias[unit]), float(z[:, unit].min()), float(z[:, unit].max())
+    none, out = np.zeros(len(behind.bias)), behind.weight[:, unit]
+    yield Change(l, unit, 0 * row, 0.5 * (low + high), none)
+    if layer.activation.bends and low < 0 < high:
+        yield Change(l, unit, 0 * row, 0.5 * high, none)
+        shift = 2.0 ** math.ceil(math.log2(-low) + 1)
+        yield Change(l, unit, row, bias + shift, -shift * out)
+    norms = np.maximum(np.linalg.norm(layer.weight, axis=1), 1e-300)
+    likeness = layer.weight @ row / norms
+    likeness[unit] = -1.0
+    other = int(likeness.argmax())
+    if likeness[other] > 0:
+        like = np.append(layer.weight[other], layer.bias[other])
+        ratio = _ratio(like, float(norms[unit] / norms[other])) if layer.activation.homogeneous else 1.0
+        yield Change(l, unit, ratio * like[:-1], float(ratio * like[-1]), none, other)
+
+
+def _ratio(row: Array, ratio: float) -> float:
+    """A number near the ratio by which the row is multiplied exactly: of 24 bits if that will do, else a power of two."""
+    short = float(np.float32(ratio))
+    with np.errstate(all="ignore"):
+        exact = not two_product(row, np.full_like(row, short))[1].any()
+    return short if exact else 2.0 ** round(math.log2(max(ratio, 1e-300)))
