@@ -428,6 +428,48 @@ def solve(cover: Cover, budget: int) -> Answer:
     return _searched(cover, budget) if cover.matrix.shape[0] <= FEW else _Pool(cover, budget).best()
 
 
+def program(cover: Cover) -> tuple[Any, Any, Any, Ints]:
+    """The linear relaxation: matrix, right sides and costs of an inequality form, and the resources behind the last rows."""
+    from scipy.sparse import vstack
+
+    busy = np.unique(cover.uses.indices)
+    uses = vstack([cover.paid[:, busy] * 0, cover.uses[:, busy]])
+    matrix = vstack([-cover.matrix.T, uses.T], format="csr").astype(np.float64)
+    limits = np.concatenate([-np.ones(len(cover.rows)), np.ones(len(busy))])
+    return matrix, limits, (np.arange(cover.matrix.shape[0]) < cover.paid.shape[0]).astype(np.float64), busy
+
+
+def proposed(cover: Cover, budget: int) -> list[int] | None:
+    """A cover by HiGHS's branch and bound, the best one after some of its nodes."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    matrix, limits, cost, _ = program(cover)
+    found = milp(
+        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
+        options={"node_limit": 1 + budget * HEAVY // len(cost), "mip_rel_gap": 0.0},
+    )  # fmt: skip
+    return None if found.x is None else np.flatnonzero(found.x > 0.5).tolist()
+
+
+def greedy(cover: Cover) -> list[int]:
+    """A cover by paid columns, the largest first."""
+    boxes, waiting = cover.matrix[: cover.paid.shape[0]], np.ones(len(cover.rows), dtype=np.int64)
+    chosen = list[int]()
+    while waiting.any():
+        chosen.append(int(np.argmax(boxes @ waiting)))
+        waiting[boxes[chosen[-1]].indices] = 0
+    return chosen
+
+
+def within(cover: Cover, budget: int, target: int, upper: int) -> Answer:
+    """A cover of cost below `target` or a proof that there is none; more if a cover below `upper` may be among few columns."""
+    bare = np.flatnonzero(np.diff(cover.matrix.tocsc().indptr) == 0)
+    if len(bare):
+        return Answer([], upper, target, Leaf({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
+    few = cover.matrix.shape[0] <= FEW and upper > target
+    return _searched(cover, budget, None if few else target)
+
+
 def dive(cover: Cover, budget: int) -> tuple[list[int], int]:
     """A good cover without a bound, and the nodes spent."""
     pool = _Pool(cover, budget)
