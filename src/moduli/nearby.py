@@ -18,7 +18,7 @@ from .errors import BudgetExhausted
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .lossless import Progress
 from .pricing import covering
-from .proximity import Ball, Bound, Group, Ints, Leaf, Tree, around, by_degree, free_groups, listed, maximal_boxes, renamed
+from .proximity import Ball, Bound, Group, Ints, Leaf, Tree, around, by_degree, free_groups, maximal_boxes, renamed
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]
@@ -86,31 +86,22 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
         plan = _regrouped(ball, plan, 0, range(4), budget)
     if not plan.paid:
         return plan, (), 0, 0
-    few = _few(ball, rows, budget)
-    if few is None:
-        priced = pricing.solve(ball, rows, budget)
-        if priced is not None:
-            picked = assembled(ball, *_picked(priced.boxes, priced.groups, priced.chosen), dominated)
-            return _better(plan, picked), ((tuple(rows.tolist()), priced.tree),), priced.lower, priced.nodes
-        return _unpriced(ball, plan, rows, dominated, budget)
-    boxes, groups = few
-    answer = cover.solve(covering(ball, boxes, groups, rows), budget)
-    part: Parts = ((tuple(rows.tolist()), answer.tree),) if len(rows) else ()
-    plan = _better(plan, assembled(ball, *_picked(boxes, groups, answer.chosen), dominated))
-    return plan, part, answer.lower, answer.nodes
+    plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget)
+    priced = pricing.solve(ball, rows, budget) if len(plan.paid) > lower else None
+    if priced is not None:
+        plan = _better(plan, assembled(ball, *_picked(priced.boxes, priced.groups, priced.chosen), dominated))
+        if priced.lower > lower:
+            part, lower = _part(priced.rows, priced.tree), priced.lower
+        nodes += priced.nodes
+    return plan, part, lower, nodes
 
 
-def _few(ball: Ball, rows: Ints, budget: int) -> tuple[list[Group], Any] | None:
-    """All boxes and free groups, where they are few."""
-    try:
-        boxes, groups, given_up = listed(ball, rows, 10 * budget, 10 * budget, enough=cover.FEW)
-    except BudgetExhausted:
-        return None
-    return None if given_up or len(boxes) + groups.shape[0] > cover.FEW else (boxes, groups)
+def _part(rows: Ints, tree: Tree) -> Parts:
+    return ((tuple(rows.tolist()), tree),) if len(rows) else ()
 
 
-def _unpriced(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int) -> tuple[Plan, Parts, int, int]:
-    """Where the relaxation is beyond the budget: all boxes and free groups that can be listed, and what they prove."""
+def _listed(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int) -> tuple[Plan, Parts, int, int]:
+    """All boxes and free groups that can be listed, the best plan of those and what they prove."""
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget)
     except BudgetExhausted:
@@ -121,7 +112,7 @@ def _unpriced(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget)
     answer = cover.solve(covering(ball, boxes, groups, rows), budget)
     plan = _better(plan, assembled(ball, *_picked(boxes, groups, answer.chosen), dominated))
-    return plan, ((tuple(rows.tolist()), answer.tree),), answer.lower, answer.nodes
+    return plan, _part(rows, answer.tree), answer.lower, answer.nodes
 
 
 def _bracket(
@@ -135,7 +126,7 @@ def _bracket(
     plan = _better(plan, assembled(ball, *_picked(boxes, more, chosen), dominated))
     rows = np.setdiff1d(rows, given_up)
     answer = cover.solve(covering(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
-    part: Parts = ((tuple(rows.tolist()), answer.tree),) if len(rows) else ()
+    part = _part(rows, answer.tree)
     return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
 
 
@@ -153,7 +144,7 @@ def _some(ball: Ball, rows: Ints, budget: int) -> tuple[Plan, Parts, int, int]:
         groups, given_up = free_groups(ball, by_degree(ball, some[ball.freeable[some]]), 50 * budget)
         some = np.setdiff1d(some, given_up)
         answer = cover.solve(covering(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
-        return simple, ((tuple(some.tolist()), answer.tree),) if len(some) else (), answer.lower, answer.nodes
+        return simple, _part(some, answer.tree), answer.lower, answer.nodes
     return simple, (), 0, 0
 
 

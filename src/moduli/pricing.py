@@ -16,20 +16,35 @@ from . import cover
 from .errors import BudgetExhausted
 from .fitting import filled, first_fit, sampled
 from .proximity import (
-    Ball, Counts, Group, Heavy, Ints, Leaf, Sieve, Tree, around, bits_of, by_degree, free_groups, listed, members_of, scratch,
+    Ball,
+    Counts,
+    Group,
+    Heavy,
+    Ints,
+    Leaf,
+    Sieve,
+    Tree,
+    around,
+    bits_of,
+    by_degree,
+    free_groups,
+    listed,
+    members_of,
+    scratch,
 )  # fmt: skip
 
 SCALE = 2**30
 NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end
-BEAM, EACH, POOL = 30, 20, 40_000
+BEAM, EACH, POOL, GOOD = 30, 20, 40_000, 1500
 
 
 class Priced(NamedTuple):
-    """Columns, those chosen of them (free groups count after the boxes), what is proved and how; nodes spent."""
+    """Columns, those chosen of them (free groups count after the boxes); of which units what is proved; nodes spent."""
 
     boxes: list[Group]
     groups: Any
     chosen: list[int]
+    rows: Ints
     lower: int
     tree: Tree
     nodes: int
@@ -56,9 +71,10 @@ def solve(ball: Ball, rows: Ints, budget: int) -> Priced | None:
         if not given_up:
             return pool.bracketed(found)
         rest = solve(ball, np.setdiff1d(rows, given_up), budget)
-        plan = pool.proposed(found)
-        bound = (0, Leaf({}, {}, (), 1), 0) if rest is None else rest[3:]
-        return Priced(*plan, *bound)._replace(nodes=pool.nodes + bound[2])
+        if rest is None:
+            return None
+        boxes, groups, chosen = pool.proposed(found)
+        return rest._replace(boxes=boxes, groups=groups, chosen=chosen, nodes=pool.nodes + rest.nodes)
     except BudgetExhausted:
         return None
 
@@ -133,7 +149,13 @@ class _Pool:
         leaf = self._leaf(found)
         lower = max(0, -(-leaf.total // leaf.scale))
         boxes, groups, chosen = self.proposed(found)
-        upper, tree = sum(c < len(boxes) for c in chosen), self._slack_leaf(found, lower)
+        upper = sum(c < len(boxes) for c in chosen)
+        tree: Tree = self._slack_leaf(found, lower)
+        if lower < upper:
+            other = self.dived()
+            count = sum(c < len(other[0]) for c in other[2])
+            if count < upper:
+                (boxes, groups, chosen), upper = other, count
         while lower < upper and self.nodes < self.budget:
             try:
                 columns = listed(
@@ -152,7 +174,7 @@ class _Pool:
                 break
             lower += 1
             tree = Sieve(leaf, lower, answer.tree)
-        return Priced(boxes, groups, chosen, lower, tree, self.nodes)
+        return Priced(boxes, groups, chosen, self.rows, lower, tree, self.nodes)
 
     def _leaf(self, found: Relaxation) -> Leaf:
         weight, price = _integers(found, SLIP)
@@ -166,23 +188,22 @@ class _Pool:
         return loose if -(-loose.total // SCALE) >= lower else tight
 
     def proposed(self, found: Relaxation) -> tuple[list[Group], Any, list[int]]:
-        """The best cover HiGHS finds from columns of small reduced cost."""
+        """The best cover HiGHS finds from all boxes here and free groups of small reduced cost."""
         weight, price = _integers(found, 0.0)
-        best: tuple[list[Group], Any, list[int]] | None = None
-        every = list(self.boxes.values())
-        short = np.array([SCALE - int(weight[list(g.units)].sum()) for g in every])
-        spare = abs(self.groups).astype(np.int64) @ (price - weight)
-        for share in (0.1, 0.3):
-            boxes = [every[k] for k in np.flatnonzero(short <= share * SCALE)]
-            groups = self.groups[np.sort(np.argsort(spare, kind="stable")[: int(np.sum(spare <= share * SCALE))][:4000])]
-            part = covering(self.ball, boxes, groups, self.rows)
-            chosen = cover.proposed(part, self.budget)
-            self.nodes += 1
-            if chosen is not None and (best is None or _cost(boxes, chosen) < _cost(best[0], best[2])):
-                best = boxes, groups, chosen
-        if best is None:
-            best = every, self.groups, cover.greedy(covering(self.ball, every, self.groups, self.rows))
-        return best
+        boxes = list(self.boxes.values())
+        short = abs(self.groups).astype(np.int64) @ (price - weight)
+        groups = self.groups[np.sort(np.argsort(short, kind="stable")[:GOOD])]
+        part = covering(self.ball, boxes, groups, self.rows)
+        self.nodes += 1
+        chosen = cover.proposed(part, self.budget)
+        return boxes, groups, cover.greedy(part) if chosen is None else chosen
+
+    def dived(self) -> tuple[list[Group], Any, list[int]]:
+        """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
+        boxes = list(self.boxes.values())
+        chosen, nodes = cover.dive(covering(self.ball, boxes, self.groups, self.rows), self.budget)
+        self.nodes += nodes
+        return boxes, self.groups, chosen
 
 
 def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> cover.Cover:
@@ -219,10 +240,6 @@ def _integers(found: Relaxation, slip: float) -> tuple[Counts, Counts]:
 
 def _named(numbers: Counts) -> dict[int, int]:
     return {int(u): int(numbers[u]) for u in np.flatnonzero(numbers)}
-
-
-def _cost(boxes: list[Group], chosen: list[int]) -> int:
-    return sum(c < len(boxes) for c in chosen)
 
 
 def _inside(group: Group, among: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -300,7 +300,7 @@ class Heavy:
             if left <= 0:
                 return True
             left -= next((w for bit, w in members if may & bit), 0)
-        return left <= 0
+        return bool(left <= 0)
 
 
 def free_groups(
@@ -475,7 +475,7 @@ def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Arra
     )
     if found.ineqlin is None or found.x is None:
         return np.zeros(len(total))
-    return np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size)
+    return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
 
 
 def _classes(near: Mask, order: Ints) -> Ints:
