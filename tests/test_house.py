@@ -23,8 +23,8 @@ FLOORS = (
     "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "certificate",
     "result", "plot", "lossless", "stability", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision",
     "polyhedra", "identify", "traces", "readout", "layerwise", "recovery", "identifiability", "generalization", "capacity",
-    "paths", "cover", "hardness", "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation",
-    "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise",
+    "paths", "cover", "hardness", "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing",
+    "distillation", "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise",
     "torch_training", "onnx_graph", "formats", "solve", "pytorch", "experiments", "cli",
 )  # fmt: skip
 HEAVY = {

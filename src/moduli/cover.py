@@ -432,7 +432,7 @@ def program(cover: Cover) -> tuple[Any, Any, Any, Ints]:
     """The linear relaxation: matrix, right sides and costs of an inequality form, and the resources behind the last rows."""
     from scipy.sparse import vstack
 
-    busy = np.unique(cover.uses.indices)
+    busy = np.unique(cover.uses.indices).astype(np.intp)
     uses = vstack([cover.paid[:, busy] * 0, cover.uses[:, busy]])
     matrix = vstack([-cover.matrix.T, uses.T], format="csr").astype(np.float64)
     limits = np.concatenate([-np.ones(len(cover.rows)), np.ones(len(busy))])
@@ -451,9 +451,9 @@ def proposed(cover: Cover, budget: int) -> list[int] | None:
     return None if found.x is None else np.flatnonzero(found.x > 0.5).tolist()
 
 
-def greedy(cover: Cover) -> list[int]:
-    """A cover by paid columns, the largest first."""
-    boxes, waiting = cover.matrix[: cover.paid.shape[0]], np.ones(len(cover.rows), dtype=np.int64)
+def greedy(cover: Cover, rows: Mask) -> list[int]:
+    """Paid columns that cover some rows, the largest first."""
+    boxes, waiting = cover.matrix[: cover.paid.shape[0]], rows.astype(np.int64)
     chosen = list[int]()
     while waiting.any():
         chosen.append(int(np.argmax(boxes @ waiting)))
@@ -509,16 +509,10 @@ class _Pool:
             columns = np.flatnonzero(total + short <= leaf.scale * lower)
             if len(columns) > MANY:
                 break
-            part = self.cover.part(columns)
-            bare = np.flatnonzero(np.diff(part.matrix.tocsc().indptr) == 0)
-            if len(bare):
-                found = Answer([], self.count, lower + 1, Leaf({int(self.cover.rows[bare[0]]): lower + 1}, {}, (), 1), 0)
-            else:
-                goal = None if len(columns) <= FEW and self._cost(chosen) > lower + 1 else lower + 1
-                found = _searched(part, self.budget - self.nodes, goal)
-                self.nodes += found.nodes
-                if found.chosen and found.upper < self._cost(chosen):
-                    chosen = columns[found.chosen].tolist()
+            found = within(self.cover.part(columns), self.budget - self.nodes, lower + 1, self._cost(chosen))
+            self.nodes += found.nodes
+            if found.chosen and found.upper < self._cost(chosen):
+                chosen = columns[found.chosen].tolist()
             if found.lower <= lower:
                 break
             lower += 1
@@ -527,19 +521,11 @@ class _Pool:
 
     def start(self) -> Mask:
         active = np.zeros(self.count, dtype=bool)
-        active[self._greedy(np.ones(len(self.cover.rows), dtype=bool))] = True
+        active[greedy(self.cover, np.ones(len(self.cover.rows), dtype=bool))] = True
         return active
 
     def _cost(self, chosen: Sequence[int]) -> int:
         return sum(c < self.paid for c in chosen)
-
-    def _greedy(self, rows: Mask) -> list[int]:
-        boxes = self.cover.matrix[: self.paid]
-        waiting, chosen = rows.astype(np.int64), list[int]()
-        while waiting.any():
-            chosen.append(int(np.argmax(boxes @ waiting)))
-            waiting[boxes[chosen[-1]].indices] = 0
-        return chosen
 
     def dive(self, active: Mask) -> list[int]:
         """A cover: take the columns with the largest values, solve and generate again for the rows that remain."""
@@ -563,7 +549,7 @@ class _Pool:
                 if c >= self.paid:
                     allowed[self.paid :] &= (self.cover.uses @ self.cover.uses[c - self.paid].T).toarray()[:, 0] == 0
                 chosen.append(c)
-        return [*chosen, *self._greedy(waiting)]
+        return [*chosen, *greedy(self.cover, waiting)]
 
     def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> tuple[Any, Any, Any]:
         """Values, weights and prices of the linear relaxation; columns that the weights ask for become active."""

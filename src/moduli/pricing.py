@@ -196,7 +196,7 @@ class _Pool:
         part = covering(self.ball, boxes, groups, self.rows)
         self.nodes += 1
         chosen = cover.proposed(part, self.budget)
-        return boxes, groups, cover.greedy(part) if chosen is None else chosen
+        return boxes, groups, cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
 
     def dived(self) -> tuple[list[Group], Any, list[int]]:
         """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""

@@ -433,13 +433,18 @@ def _rooted(
 def _guides(
     values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask
 ) -> tuple[Ints, Ints, Array, Array, Array]:
-    """Two more sums that must not be positive in a group that is free and cheap: l . sums, and cost - slack + l . sums.
+    """Three more sums that must not be positive in a free group of small cost: l . sums, cost - slack + k . sums, cost - slack.
 
-    Whatever l >= 0. Good ones come from the linear program that relaxes the search: choose at most one vertex of each
-    class of pairwise incompatible ones, so that the sums are at most 0 and, for the second, the cost is least.
+    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any vectors: so nothing depends on
+    the solver. Good ones come from the linear program that relaxes the search (at most one vertex of each class of pairwise
+    incompatible ones, sums at most 0, for k least cost). A search is over where the least that each class can add leaves one
+    of the three positive, by more than float sums may be off: relative 2^-53 for each product and addition.
+
+    Args:
+        values, total, doubt: of `sides`. cost: of the vertices. own: cost of the root less slack.
 
     Returns:
-        an order of the vertices by class, where the classes start, and values, totals and doubts with two columns more.
+        an order of the vertices by class, where the classes start, and values, totals and doubts with three columns more.
     """
     count = len(cost)
     multipliers = np.zeros((3, len(total)))
@@ -447,10 +452,12 @@ def _guides(
     if count and np.isfinite(doubt).all():
         for k, aim in enumerate((np.zeros(count), cost.astype(np.float64))):
             multipliers[k] = _multipliers(values, total, aim, colour)
-    charge = np.outer([0.0, 1.0, 1.0], cost)
+    charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
+    with np.errstate(over="ignore", invalid="ignore"):
+        multipliers[~np.isfinite(multipliers @ gross)] = 0.0  # what is finite here is finite below
     more = charge + multipliers @ values.T
     first = np.array([0.0, own, own]) + multipliers @ total
-    size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ (np.abs(values).sum(axis=0) + np.abs(total))
+    size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ gross
     slip = (count + len(total) + 16) * 2.0**-50 * size
     order = np.lexsort((np.arange(count), colour))
     start = np.flatnonzero(np.diff(colour[order], prepend=-1))
@@ -460,6 +467,7 @@ def _guides(
 
 
 def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:
+    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear ones."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_matrix, hstack, vstack
 
@@ -470,9 +478,8 @@ def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Arra
     one = hstack([csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))])
     limits = np.concatenate([-total / size, np.ones(classes)])
     penalty = 1.0 if not cost.any() else 1000.0
-    found = linprog(
-        np.append(cost / scale, penalty), A_ub=vstack([sums, one], format="csr"), b_ub=limits, bounds=(0, None), method="highs-ds"
-    )
+    matrix, aim = vstack([sums, one], format="csr"), np.append(cost / scale, penalty)
+    found = linprog(aim, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
     if found.ineqlin is None or found.x is None:
         return np.zeros(len(total))
     return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
