@@ -24,8 +24,8 @@ FLOORS = (
     "result", "plot", "lossless", "stability", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision",
     "polyhedra", "identify", "traces", "readout", "layerwise", "recovery", "identifiability", "generalization", "capacity",
     "paths", "cover", "hardness", "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing",
-    "distillation", "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise",
-    "torch_training", "onnx_graph", "formats", "solve", "pytorch", "experiments", "cli",
+    "distillation", "meanfield", "noise", "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink",
+    "torch_noise", "torch_training", "onnx_graph", "formats", "solve", "pytorch", "experiments", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import cover, pricing
+from moduli import cover, pricing, proximity
 from moduli.certificate import ball
 from moduli.errors import CertificateRejected
 from moduli.proximity import (
@@ -97,8 +97,9 @@ def keys(matrix):
     return {frozenset(zip(g.indices.tolist(), g.data.tolist(), strict=True)) for g in matrix}
 
 
-def test_priced_columns_are_those_that_weigh_enough():
+def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
     """Of all boxes and free groups exactly those within the bound on reduced costs; the scale decides about rounding."""
+    monkeypatch.setattr(proximity, "CROWD", 0)  # guides around every unit
     rng = np.random.default_rng(20)
     seen = few = 0
     for _ in range(60):
@@ -124,8 +125,9 @@ def test_priced_columns_are_those_that_weigh_enough():
     assert few > 20
 
 
-def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns():
+def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
     """Optimal weights hold; one unit more of weight, or less of price, and the kernel finds the column that weighs too much."""
+    monkeypatch.setattr(proximity, "CROWD", 0)
     rng = np.random.default_rng(21)
     refused = 0
     for _ in range(80):

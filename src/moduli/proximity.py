@@ -35,7 +35,7 @@ from .errors import BudgetExhausted, CertificateRejected
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
-BLOCK, FRONT, WIDEST, PAIRS = 2**20, 2**18, 2**13, 2**26
+BLOCK, FRONT, WIDEST, PAIRS, CROWD = 2**20, 2**18, 2**13, 2**26, 12
 RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?")
 
 
@@ -449,7 +449,7 @@ def _guides(
     count = len(cost)
     multipliers = np.zeros((3, len(total)))
     colour = _classes(near, np.argsort(cost, kind="stable"))
-    if count and np.isfinite(doubt).all():
+    if count > CROWD and np.isfinite(doubt).all():
         for k, aim in enumerate((np.zeros(count), cost.astype(np.float64))):
             multipliers[k] = _multipliers(values, total, aim, colour)
     charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
