@@ -107,7 +107,8 @@ class _Pool:
             found = self.linear()
             weight, price = _integers(found, 0.0)
             boxes = self.add(self.heaviest(weight, SCALE + NEAR))
-            self.nodes += 1 + (len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)) // cover.HEAVY
+            size = len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)
+            self.nodes += 1 + size // cover.HEAVY + len(self.rows) // 500 * 10
             more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH)
             if not boxes and not more.shape[0]:
                 if not given_up or effort == most:

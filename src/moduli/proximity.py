@@ -15,7 +15,9 @@ parameter in the ball are such groups.) So, with *optional* units (constant-able
 - every unit, optional ones too, lies in at most one free group.
 
 A lower bound is a tree of weights on that covering problem, see `Bound`. The checker finds all boxes and free groups
-that meet the weighted units by itself, in exact comparisons of floats.
+that meet the weighted units by itself, in exact comparisons of floats. Where the tree begins with weights alone (a leaf, or
+a sieve), it finds those that could refute them or that the sieve keeps, and no others: a branch of the search is left when
+what may still be added brings neither the weight nor the sums of outgoing weights to where they have to be (`listed`).
 """
 
 from __future__ import annotations
