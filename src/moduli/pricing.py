@@ -102,7 +102,7 @@ class _Pool:
         """The solved relaxation (None if the budget ends before), and units around which columns may still be missing."""
         from scipy.sparse import vstack
 
-        effort, most = 10 * self.budget, 1000 * self.budget
+        effort, most = 10 * self.budget, max(10 * self.budget, min(1000 * self.budget, 5 * 10**6))
         while self.nodes < self.budget:
             found = self.linear()
             weight, price = _integers(found, 0.0)
@@ -159,9 +159,8 @@ class _Pool:
                 (boxes, groups, chosen), upper = other, count
         while lower < upper and self.nodes < self.budget:
             try:
-                columns = listed(
-                    self.ball, self.rows, 100 * self.budget, 50 * self.budget, (leaf, leaf.scale * lower - leaf.total)
-                )
+                most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
+                columns = listed(self.ball, self.rows, *most, (leaf, spare), cover.MANY)
             except BudgetExhausted:
                 break
             if columns[2] or len(columns[0]) + columns[1].shape[0] > cover.MANY:
@@ -218,6 +217,7 @@ def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> cover.C
 
 
 def _heaviest(near: Any, weight: Counts, least: int, nodes: int = 20_000) -> list[int] | None:
+    """Vertices of a heavy clique, a heaviest one if that takes few nodes; None if there is none."""
     heavy, adjacent = Heavy(near, weight, least), [bits_of(row) for row in near]
     rank = np.argsort(-weight, kind="stable").tolist()
     stack, best = [(0, (1 << len(weight)) - 1)], None
@@ -231,6 +231,8 @@ def _heaviest(near: Any, weight: Counts, least: int, nodes: int = 20_000) -> lis
             continue
         v = next(v for v in rank if may >> v & 1)
         stack += [(clique, may & ~(1 << v)), (clique | 1 << v, may & adjacent[v])]
+    if stack and best is None:
+        raise BudgetExhausted("a heavy box is neither found nor excluded")
     return best
 
 
