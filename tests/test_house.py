@@ -24,8 +24,8 @@ FLOORS = (
     "certificate", "result", "plot", "lossless", "stability", "regional", "symmetry", "payload", "alignment", "covering",
     "clipping", "subdivision", "polyhedra", "supremum", "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery",
     "witnesses", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness",
-    "fitting", "nearby", "proximate", "kernels", "population", "narrowing", "distillation", "meanfield", "noise", "pruning",
-    "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_graph", "formats",
+    "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing", "distillation", "meanfield", "noise",
+    "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_graph", "formats",
     "solve", "pytorch", "experiments", "cli",
 )  # fmt: skip
 HEAVY = {

@@ -8,8 +8,23 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli import cover, pricing, proximity
 from moduli.certificate import ball
-from moduli.proximity import Ball, Bound, Branch, Group, Leaf, Near, Sieve, Sum, at_most, free_groups, maximal_boxes
+from moduli.errors import CertificateRejected
+from moduli.proximity import (
+    Ball,
+    Bound,
+    Branch,
+    Group,
+    Leaf,
+    Near,
+    Sieve,
+    Sum,
+    at_most,
+    free_groups,
+    listed,
+    maximal_boxes,
+)  # fmt: skip
 
 
 def random_ball(rng, h, m=None):
@@ -76,6 +91,100 @@ def test_free_groups_are_all_that_matter():
                     assert any(set(g.units) <= set(units) and need <= set(g.units) for g in found)
                     assert b.freeable[list(need)].all()
     assert seen > 100
+
+
+def keys(matrix):
+    return {frozenset(zip(g.indices.tolist(), g.data.tolist(), strict=True)) for g in matrix}
+
+
+def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
+    """Of all boxes and free groups exactly those within the bound on reduced costs; the scale decides about rounding."""
+    monkeypatch.setattr(proximity, "CROWD", 0)  # guides around every unit
+    rng = np.random.default_rng(20)
+    seen = few = 0
+    for _ in range(60):
+        b = random_ball(rng, 8)
+        if rng.random() < 0.2:
+            b = Ball(b.rows, b.outgoing * 1e300, b.radius)  # sums overflow
+        weights = {int(u): int(w) for u, w in zip(b.required, rng.integers(0, 5, len(b.required)), strict=True)}
+        prices = {u: int(w) for u, w in enumerate(rng.integers(0, 4, b.size))}
+        unit = int(rng.choice([1, 2**30, 2**55]))
+        leaf = Leaf({u: w * unit for u, w in weights.items()}, {u: w * unit for u, w in prices.items()}, (), 6 * unit)
+        slack = int(rng.integers(-3, 5)) * unit - int(rng.integers(0, 2))
+        boxes, free, up = listed(b, b.required, 10**6, 10**6)
+        near, cheap, given_up = listed(b, b.required, 10**6, 10**6, (leaf, slack))
+        assert not up + given_up
+        heavy = {frozenset(g.units) for g in boxes if leaf.scale - sum(leaf.weights.get(u, 0) for u in g.units) <= slack}
+        assert {frozenset(g.units) for g in near} == heavy
+        cost = [leaf.prices[u] - leaf.weights.get(u, 0) for u in range(b.size)]
+        want = {g for g in keys(free) if sum(cost[u] for u, _ in g) <= slack}
+        assert keys(cheap) == want
+        seen += len(want)
+        few += len(want) < free.shape[0]
+    assert seen > 100
+    assert few > 20
+
+
+def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
+    """Optimal weights hold; one unit more of weight, or less of price, and the kernel finds the column that weighs too much."""
+    monkeypatch.setattr(proximity, "CROWD", 0)
+    rng = np.random.default_rng(21)
+    refused = 0
+    for _ in range(80):
+        b = random_ball(rng, 7, 1)
+        rows = b.required
+        if not len(rows):
+            continue
+        boxes, free, _ = listed(b, rows, 10**6, 10**6)
+        weights = {int(u): int(w) for u, w in zip(rows, rng.integers(0, 4, len(rows)), strict=True)}
+        prices = {u: int(w) for u, w in enumerate(rng.integers(0, 4, b.size))}
+        scale = 6
+        holds = all(sum(weights[u] for u in g.units) <= scale for g in boxes) and all(
+            sum(weights.get(u, 0) - prices[u] for u, _ in g) <= 0 for g in keys(free)
+        )
+        leaf = Leaf(weights, prices, (), scale)
+        for target, tree in ((0, leaf), (1, Sieve(leaf, 1, leaf))):
+            lower = min(max(0, -(-leaf.total // scale)), target or 99)
+            if holds:
+                Bound(lower, ((tuple(rows.tolist()), tree),)).verify(b)
+            else:
+                refused += 1
+                with pytest.raises(CertificateRejected, match="weighs"):
+                    Bound(0, ((tuple(rows.tolist()), tree),)).verify(b)
+    assert 20 < refused < 140
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        Leaf({0: -1, 1: 2}, {}, (), 1), Leaf({0: 1}, {1: -1}, (), 1), Leaf({7: 1}, {}, (), 1), Leaf({0: 1}, {7: 1}, (), 1),
+        Leaf({0: 1}, {}, (), 0), Leaf({0: 2**62}, {}, (), 2**61), Leaf({0: 1}, {}, (((0, 1, 2), -1),), 1),
+    ],
+)  # fmt: skip
+def test_leaves_that_make_no_sense_are_refused(leaf):
+    b = planar(PENTAGON)
+    for tree in (leaf, Sieve(leaf, 2, Leaf({0: 1}, {}, (), 1))):
+        with pytest.raises(CertificateRejected):
+            Bound(0, (((0, 1, 2, 3, 4), tree),)).verify(b)
+
+
+def test_pricing_agrees_with_listing():
+    """The same bounds where only columns that matter are listed, and certificates that hold."""
+    rng = np.random.default_rng(22)
+    closed = 0
+    for _ in range(12):
+        b = random_ball(rng, 18)
+        rows = np.array(b.required)
+        if not len(rows):
+            continue
+        boxes, free, _ = listed(b, rows, 10**6, 10**6)
+        whole = cover.solve(pricing.covering(b, boxes, free, rows), 10_000)
+        found = pricing.solve(b, rows, 10_000)
+        Bound(found.lower, ((tuple(found.rows.tolist()), found.tree),)).verify(b)
+        assert found.lower <= whole.upper
+        assert whole.lower <= sum(c < len(found.boxes) for c in found.chosen)
+        closed += found.lower == whole.lower == whole.upper
+    assert closed > 8
 
 
 def test_free_is_exact_at_ties_and_overflow():

@@ -428,6 +428,48 @@ def solve(cover: Cover, budget: int) -> Answer:
     return _searched(cover, budget) if cover.matrix.shape[0] <= FEW else _Pool(cover, budget).best()
 
 
+def program(cover: Cover) -> tuple[Any, Any, Any, Ints]:
+    """The linear relaxation: matrix, right sides and costs of an inequality form, and the resources behind the last rows."""
+    from scipy.sparse import vstack
+
+    busy = np.unique(cover.uses.indices).astype(np.intp)
+    uses = vstack([cover.paid[:, busy] * 0, cover.uses[:, busy]])
+    matrix = vstack([-cover.matrix.T, uses.T], format="csr").astype(np.float64)
+    limits = np.concatenate([-np.ones(len(cover.rows)), np.ones(len(busy))])
+    return matrix, limits, (np.arange(cover.matrix.shape[0]) < cover.paid.shape[0]).astype(np.float64), busy
+
+
+def proposed(cover: Cover, budget: int) -> list[int] | None:
+    """A cover by HiGHS's branch and bound, the best one after some of its nodes."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    matrix, limits, cost, _ = program(cover)
+    found = milp(
+        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
+        options={"node_limit": 1 + budget * HEAVY // len(cost), "mip_rel_gap": 0.0},
+    )  # fmt: skip
+    return None if found.x is None else np.flatnonzero(found.x > 0.5).tolist()
+
+
+def greedy(cover: Cover, rows: Mask) -> list[int]:
+    """Paid columns that cover some rows, the largest first."""
+    boxes, waiting = cover.matrix[: cover.paid.shape[0]], rows.astype(np.int64)
+    chosen = list[int]()
+    while waiting.any():
+        chosen.append(int(np.argmax(boxes @ waiting)))
+        waiting[boxes[chosen[-1]].indices] = 0
+    return chosen
+
+
+def within(cover: Cover, budget: int, target: int, upper: int) -> Answer:
+    """A cover of cost below `target` or a proof that there is none; more if a cover below `upper` may be among few columns."""
+    bare = np.flatnonzero(np.diff(cover.matrix.tocsc().indptr) == 0)
+    if len(bare):
+        return Answer([], upper, target, Leaf({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
+    few = cover.matrix.shape[0] <= FEW and upper > target
+    return _searched(cover, budget, None if few else target)
+
+
 def dive(cover: Cover, budget: int) -> tuple[list[int], int]:
     """A good cover without a bound, and the nodes spent."""
     pool = _Pool(cover, budget)
@@ -467,16 +509,10 @@ class _Pool:
             columns = np.flatnonzero(total + short <= leaf.scale * lower)
             if len(columns) > MANY:
                 break
-            part = self.cover.part(columns)
-            bare = np.flatnonzero(np.diff(part.matrix.tocsc().indptr) == 0)
-            if len(bare):
-                found = Answer([], self.count, lower + 1, Leaf({int(self.cover.rows[bare[0]]): lower + 1}, {}, (), 1), 0)
-            else:
-                goal = None if len(columns) <= FEW and self._cost(chosen) > lower + 1 else lower + 1
-                found = _searched(part, self.budget - self.nodes, goal)
-                self.nodes += found.nodes
-                if found.chosen and found.upper < self._cost(chosen):
-                    chosen = columns[found.chosen].tolist()
+            found = within(self.cover.part(columns), self.budget - self.nodes, lower + 1, self._cost(chosen))
+            self.nodes += found.nodes
+            if found.chosen and found.upper < self._cost(chosen):
+                chosen = columns[found.chosen].tolist()
             if found.lower <= lower:
                 break
             lower += 1
@@ -485,19 +521,11 @@ class _Pool:
 
     def start(self) -> Mask:
         active = np.zeros(self.count, dtype=bool)
-        active[self._greedy(np.ones(len(self.cover.rows), dtype=bool))] = True
+        active[greedy(self.cover, np.ones(len(self.cover.rows), dtype=bool))] = True
         return active
 
     def _cost(self, chosen: Sequence[int]) -> int:
         return sum(c < self.paid for c in chosen)
-
-    def _greedy(self, rows: Mask) -> list[int]:
-        boxes = self.cover.matrix[: self.paid]
-        waiting, chosen = rows.astype(np.int64), list[int]()
-        while waiting.any():
-            chosen.append(int(np.argmax(boxes @ waiting)))
-            waiting[boxes[chosen[-1]].indices] = 0
-        return chosen
 
     def dive(self, active: Mask) -> list[int]:
         """A cover: take the columns with the largest values, solve and generate again for the rows that remain."""
@@ -521,7 +549,7 @@ class _Pool:
                 if c >= self.paid:
                     allowed[self.paid :] &= (self.cover.uses @ self.cover.uses[c - self.paid].T).toarray()[:, 0] == 0
                 chosen.append(c)
-        return [*chosen, *self._greedy(waiting)]
+        return [*chosen, *greedy(self.cover, waiting)]
 
     def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> tuple[Any, Any, Any]:
         """Values, weights and prices of the linear relaxation; columns that the weights ask for become active."""

@@ -136,7 +136,7 @@ def filled(ball: Ball, group: Group, among: Mask | None = None) -> Group:
         taken.append(int(signs[0]))
 
 
-def sampled(ball: Ball, roots: Sequence[int]) -> Any:
+def sampled(ball: Ball, roots: Sequence[int], beam: int = BEAM) -> Any:
     """Some free groups around units that have too many: a beam of those that are nearest to free, and of others evenly."""
     place, vertex = lenders(ball), scratch(ball)
     parts = []
@@ -153,7 +153,7 @@ def sampled(ball: Ball, roots: Sequence[int]) -> Any:
             clique, v = np.nonzero(may & np.reshape(hope, (-1, 1)))
             short = np.maximum(sums[clique] + values[v], 0.0).sum(axis=1)
             order = np.argsort(short, kind="stable")
-            keep = np.concatenate([order[:BEAM], order[BEAM :: len(order) // BEAM + 1]])
+            keep = np.concatenate([order[:beam], order[beam :: len(order) // beam + 1]])
             clique, v = clique[keep], v[keep]
             sums, may, members = sums[clique] + values[v], may[clique] & later[v], members[clique]
             members[np.arange(len(clique)), v] = True

@@ -1,8 +1,8 @@
 """Proximate rank: the least rank within a radius of the parameters (Farrugia-Roberts 2023). The search.
 
 Deciding it is NP-complete. Here is what answers: for layers of any size the plans of `fitting`, and independent sets; up
-to a few thousand units that belong together, least covers by maximal boxes and free groups (`cover`). `proximity` and
-`certificate` decide what it proves.
+to a few thousand units that belong together, least covers by maximal boxes and free groups, all listed (`cover`) or, where
+that leaves an interval, priced (`pricing`). `proximity` and `certificate` decide what it proves.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import cover
+from . import cover, pricing
 from .errors import BudgetExhausted
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .lossless import Progress
+from .pricing import covering
 from .proximity import Ball, Bound, Group, Ints, Leaf, Tree, around, by_degree, free_groups, maximal_boxes, renamed
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
@@ -85,6 +86,22 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
         plan = _regrouped(ball, plan, 0, range(4), budget)
     if not plan.paid:
         return plan, (), 0, 0
+    plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget)
+    priced = pricing.solve(ball, rows, budget) if len(plan.paid) > lower else None
+    if priced is not None:
+        plan = _better(plan, assembled(ball, *_picked(priced.boxes, priced.groups, priced.chosen), dominated))
+        if priced.lower > lower:
+            part, lower = _part(priced.rows, priced.tree), priced.lower
+        nodes += priced.nodes
+    return plan, part, lower, nodes
+
+
+def _part(rows: Ints, tree: Tree) -> Parts:
+    return ((tuple(rows.tolist()), tree),) if len(rows) else ()
+
+
+def _listed(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int) -> tuple[Plan, Parts, int, int]:
+    """All boxes and free groups that can be listed, the best plan of those and what they prove."""
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget)
     except BudgetExhausted:
@@ -93,10 +110,9 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
     groups, given_up = free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget)
     if given_up:
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget)
-    answer = cover.solve(_cover(ball, boxes, groups, rows), budget)
-    part: Parts = ((tuple(rows.tolist()), answer.tree),) if len(rows) else ()
+    answer = cover.solve(covering(ball, boxes, groups, rows), budget)
     plan = _better(plan, assembled(ball, *_picked(boxes, groups, answer.chosen), dominated))
-    return plan, part, answer.lower, answer.nodes
+    return plan, _part(rows, answer.tree), answer.lower, answer.nodes
 
 
 def _bracket(
@@ -106,11 +122,11 @@ def _bracket(
     from scipy.sparse import vstack
 
     more = vstack([groups, sampled(ball, given_up)], format="csr")
-    chosen, nodes = cover.dive(_cover(ball, boxes, more, rows), budget)
+    chosen, nodes = cover.dive(covering(ball, boxes, more, rows), budget)
     plan = _better(plan, assembled(ball, *_picked(boxes, more, chosen), dominated))
     rows = np.setdiff1d(rows, given_up)
-    answer = cover.solve(_cover(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
-    part: Parts = ((tuple(rows.tolist()), answer.tree),) if len(rows) else ()
+    answer = cover.solve(covering(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
+    part = _part(rows, answer.tree)
     return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
 
 
@@ -127,8 +143,8 @@ def _some(ball: Ball, rows: Ints, budget: int) -> tuple[Plan, Parts, int, int]:
             continue
         groups, given_up = free_groups(ball, by_degree(ball, some[ball.freeable[some]]), 50 * budget)
         some = np.setdiff1d(some, given_up)
-        answer = cover.solve(_cover(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
-        return simple, ((tuple(some.tolist()), answer.tree),) if len(some) else (), answer.lower, answer.nodes
+        answer = cover.solve(covering(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
+        return simple, _part(some, answer.tree), answer.lower, answer.nodes
     return simple, (), 0, 0
 
 
@@ -141,15 +157,6 @@ def _regrouped(ball: Ball, plan: Plan, lower: int, seeds: range, budget: int) ->
 
 def _better(a: Plan, b: Plan) -> Plan:
     return min(a, b, key=lambda plan: len(plan.paid))
-
-
-def _cover(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> cover.Cover:
-    from scipy.sparse import csr_matrix
-
-    start = np.cumsum([0, *(len(g.units) for g in boxes)])
-    flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
-    paid = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size))
-    return cover.Cover(paid, abs(groups).astype(np.int64), rows)
 
 
 def _picked(boxes: list[Group], groups: Any, chosen: Sequence[int]) -> tuple[list[Group], list[Group]]:

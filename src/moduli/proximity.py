@@ -15,7 +15,9 @@ parameter in the ball are such groups.) So, with *optional* units (constant-able
 - every unit, optional ones too, lies in at most one free group.
 
 A lower bound is a tree of weights on that covering problem, see `Bound`. The checker finds all boxes and free groups
-that meet the weighted units by itself, in exact comparisons of floats.
+that meet the weighted units by itself, in exact comparisons of floats. Where the tree begins with weights alone (a leaf, or
+a sieve), it finds those that could refute them or that the sieve keeps, and no others: a branch of the search is left when
+what may still be added brings neither the weight nor the sums of outgoing weights to where they have to be (`listed`).
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from .errors import BudgetExhausted, CertificateRejected
 
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BLOCK, FRONT, WIDEST, PAIRS = 2**20, 2**18, 2**13, 2**26
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+BLOCK, FRONT, WIDEST, PAIRS, CROWD = 2**20, 2**18, 2**13, 2**26, 12
 RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?")
 
 
@@ -239,10 +242,14 @@ def _pairs(x: Array, y: Array, limit: float) -> Iterator[tuple[Ints, Ints]]:
 # Boxes and free groups ------------------------------------------------------------------------------------------
 
 
-def maximal_boxes(ball: Ball, units: Ints, limit: int) -> list[Group]:
+def maximal_boxes(ball: Ball, units: Ints, limit: int, weight: Counts | None = None, least: int = 0) -> list[Group]:
     """All maximal signed boxes among some units, one of each set of units (signs do not matter for paid groups).
 
     Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of its neighbourhood.
+
+    Args:
+        weight: ``[h]``, not negative; then only boxes of weight at least `least`. A clique is left where the heaviest
+            vertices of classes of pairwise incompatible common neighbours weigh too little.
 
     Raises:
         BudgetExhausted: more than `limit` search nodes.
@@ -254,28 +261,53 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int) -> list[Group]:
     vertex = scratch(ball)
     for root in units.tolist():
         others, signs, near = around(ball, root, place, vertex)
-        adjacent = [_bits(row) for row in near]
-        later = _bits(others > root)
+        heavy = Heavy(near, weight[others], least - int(weight[root])) if weight is not None else None
+        adjacent = [bits_of(row) for row in near]
+        later = bits_of(others > root)
         stack = [(0, later, ((1 << len(others)) - 1) ^ later)]
         while stack:
             clique, may, done = stack.pop()
             nodes += 1
             if nodes > limit:
                 raise BudgetExhausted(f"more than {limit} search nodes among {len(units)} units")
+            if heavy is not None and not heavy.can(clique, may):
+                continue
             if not may:
                 if not done:
-                    group = Group.of(root, others, signs, list(_members(clique)))
+                    group = Group.of(root, others, signs, list(members_of(clique)))
                     found.setdefault(frozenset(group.units), group)
                 continue
-            pivot = max(_members(may | done), key=lambda v: (may & adjacent[v]).bit_count())
-            for v in _members(may & ~adjacent[pivot]):
+            pivot = max(members_of(may | done), key=lambda v: (may & adjacent[v]).bit_count())
+            for v in members_of(may & ~adjacent[pivot]):
                 stack.append((clique | 1 << v, may & adjacent[v], done & adjacent[v]))
                 may &= ~(1 << v)
                 done |= 1 << v
     return list(found.values())
 
 
-def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[Any, list[int]]:
+class Heavy:
+    """Whether a clique and some of the vertices compatible with it can weigh enough."""
+
+    def __init__(self, near: Mask, weight: Counts, least: int) -> None:
+        self.weight, self.least = weight.tolist(), least
+        order = np.argsort(-weight, kind="stable")
+        colour = _classes(near, order)
+        # classes in falling order of weight: the first member that is allowed is the heaviest
+        ranked = [order[colour[order] == k] for k in range(int(colour.max(initial=-1)) + 1)]
+        self.classes = [[(1 << v, self.weight[v]) for v in members.tolist() if self.weight[v]] for members in ranked]
+
+    def can(self, clique: int, may: int) -> bool:
+        left = self.least - sum(self.weight[v] for v in members_of(clique))
+        for members in self.classes:
+            if left <= 0:
+                return True
+            left -= next((w for bit, w in members if may & bit), 0)
+        return bool(left <= 0)
+
+
+def free_groups(
+    ball: Ball, roots: Sequence[int], limit: int, cost: Counts | None = None, slack: int = 0, enough: int = 2**40
+) -> tuple[Any, list[int]]:
     """All free groups that contain one of some freeable units, and the roots that are given up.
 
     For each root in turn, cliques with (root, +) and without the roots before; a clique is left where even the best that
@@ -284,6 +316,8 @@ def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[Any, list
 
     Args:
         limit: search nodes of each root; a group counts as four.
+        cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most `slack`, see `_guides`.
+        enough: groups around a root that is given up beyond that many (for searches: with costs, its groups are kept).
 
     Returns:
         sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
@@ -292,13 +326,35 @@ def free_groups(ball: Ball, roots: Sequence[int], limit: int) -> tuple[Any, list
     parts, given_up = [], []
     for root in roots:
         others, sign, near = around(ball, root, place, vertex)
-        found = _rooted(ball, root, others, sign, near, limit)
-        if found is None:
-            given_up.append(root)
-        else:
+        found, done = _rooted(ball, root, others, sign, near, limit, cost, slack, enough)
+        if done:
             place[root] = -1
+        else:
+            given_up.append(root)
+        if done or cost is not None:
             parts.append((root, others, sign, found))
-    return signs_of(parts, ball.size), given_up
+    groups = signs_of(parts, ball.size)
+    return (groups if cost is None else groups[abs(groups).astype(np.int64) @ cost <= slack]), given_up
+
+
+def listed(
+    ball: Ball, rows: Ints, nodes: int, limit: int, priced: tuple[Leaf, int] | None = None, enough: int = 2**40
+) -> tuple[list[Group], Any, list[int]]:
+    """Maximal boxes among some required units, free groups that have one of them, and roots that are given up.
+
+    Args:
+        rows: increasing. nodes: for all boxes. limit: for the free groups of each unit.
+        priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box, price less weight of a free
+            group), in units of 1 / scale; then only columns whose reduced cost is at most that.
+    """
+    roots = by_degree(ball, rows[ball.freeable[rows]])
+    if priced is None:
+        return maximal_boxes(ball, rows, nodes), *free_groups(ball, roots, limit, enough=enough)
+    leaf, slack = priced
+    weight, price = np.zeros(ball.size, dtype=np.int64), np.zeros(ball.size, dtype=np.int64)
+    weight[list(leaf.weights)], price[list(leaf.prices)] = list(leaf.weights.values()), list(leaf.prices.values())
+    boxes = maximal_boxes(ball, rows, nodes, weight, leaf.scale - slack)
+    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough)
 
 
 def by_degree(ball: Ball, units: Ints) -> list[int]:
@@ -325,42 +381,123 @@ def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
     return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, width))
 
 
-def _rooted(ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit: int) -> Mask | None:
-    """Which of the vertices around (root, +) each free group has; None after more than `limit` nodes.
+def _rooted(
+    ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit: int, cost: Counts | None, slack: int, enough: int
+) -> tuple[Mask, bool]:
+    """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes.
 
     Depth first in blocks of cliques: sums so far in every output and direction, vertices that may be added, members.
     """
-    count = len(others)
-    order = np.argsort(near.sum(axis=1), kind="stable")
-    values, total, doubt = sides(ball, root, others[order], signs[order])
+    count, outputs = len(others), 2 * ball.outgoing.shape[1]
+    values, total, doubt = sides(ball, root, others, signs)
+    if cost is None:
+        order, start = np.argsort(near.sum(axis=1), kind="stable"), np.empty(0, np.intp)
+    else:
+        order, start, *columns = _guides(values, total, doubt, cost[others], int(cost[root]) - slack, near)
+        values, total, doubt = columns
+    values = values[order]
     lent, optional = np.minimum(values, 0.0), (ball.constant | ball.null)[others[order]]
     later = np.triu(near[np.ix_(order, order)], 1)
     sums, may, members = total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool)
     stack: list[tuple[Array, Mask, Mask, Ints, Ints]] = []
     found, nodes, front = [np.empty((0, count), dtype=bool)], 0, max(1, FRONT // (count + 1))
+    groups = 0
     while True:
         free = np.asarray((sums <= doubt).all(axis=1))
-        for k in np.flatnonzero(free & ~(sums < -doubt).all(axis=1)).tolist():
+        for k in np.flatnonzero(free & ~(sums < -doubt)[:, :outputs].all(axis=1)).tolist():
             free[k] = ball.free(Group.of(root, others, signs, order[members[k]].tolist()))
         for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
-            free &= ~(members[:, v] & (sums - values[v] < -doubt).all(axis=1))
+            free &= ~(members[:, v] & (sums - values[v] < -doubt)[:, :outputs].all(axis=1))
         found.append(members[free])
+        groups += len(found[-1])
         nodes += len(sums) + 4 * len(found[-1])
         hope = may.any(axis=1) & (sums + may.astype(np.float64) @ lent <= doubt).all(axis=1)
         sums, may, members = sums[hope], may[hope], members[hope]
-        if hope.any():
+        for k in range(outputs, len(total) - 1):
+            best = np.minimum.reduceat(np.where(may, lent[:, k], 0.0), start, axis=1).sum(axis=1)
+            hope = sums[:, k] + best <= doubt[k]
+            sums, may, members = sums[hope], may[hope], members[hope]
+        if len(sums):
             pairs = np.nonzero(may)
             stack.append((sums, may, members, pairs[0], pairs[1]))
-        if nodes > limit:
-            return None
+        if nodes > limit or groups > enough:
+            return np.concatenate(found)[:, np.argsort(order)], False
         if not stack:
-            return np.concatenate(found)[:, np.argsort(order)]
+            return np.concatenate(found)[:, np.argsort(order)], True
         sums, may, members, clique, vertex = stack.pop()
         if len(clique) > front:
             stack.append((sums, may, members, clique[front:], vertex[front:]))
             clique, vertex = clique[:front], vertex[:front]
         sums, may, members = sums[clique] + values[vertex], may[clique] & later[vertex], members[clique]
         members[np.arange(len(clique)), vertex] = True
+
+
+def _guides(
+    values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask
+) -> tuple[Ints, Ints, Array, Array, Array]:
+    """Three more sums that must not be positive in a free group of small cost: l . sums, cost - slack + k . sums, cost - slack.
+
+    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any vectors: so nothing depends on
+    the solver. Good ones come from the linear program that relaxes the search (at most one vertex of each class of pairwise
+    incompatible ones, sums at most 0, for k least cost). A search is over where the least that each class can add leaves one
+    of the three positive, by more than float sums may be off: relative 2^-53 for each product and addition.
+
+    Args:
+        values, total, doubt: of `sides`. cost: of the vertices. own: cost of the root less slack.
+
+    Returns:
+        an order of the vertices by class, where the classes start, and values, totals and doubts with three columns more.
+    """
+    count = len(cost)
+    multipliers = np.zeros((3, len(total)))
+    colour = _classes(near, np.argsort(cost, kind="stable"))
+    if count > CROWD and np.isfinite(doubt).all():
+        for k, aim in enumerate((np.zeros(count), cost.astype(np.float64))):
+            multipliers[k] = _multipliers(values, total, aim, colour)
+    charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
+    with np.errstate(over="ignore", invalid="ignore"):
+        multipliers[~np.isfinite(multipliers @ gross)] = 0.0  # what is finite here is finite below
+    more = charge + multipliers @ values.T
+    first = np.array([0.0, own, own]) + multipliers @ total
+    size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ gross
+    slip = (count + len(total) + 16) * 2.0**-50 * size
+    order = np.lexsort((np.arange(count), colour))
+    start = np.flatnonzero(np.diff(colour[order], prepend=-1))
+    return (
+        order, start, np.concatenate([values, more.T], axis=1), np.concatenate([total, first]), np.concatenate([doubt, slip])
+    )  # fmt: skip
+
+
+def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:
+    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear ones."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix, hstack, vstack
+
+    scale = max(1.0, float(np.abs(cost).max()))
+    size = max(float(np.abs(values).max(initial=0.0)), float(np.abs(total).max(initial=0.0)), 1e-300)
+    count, classes = len(cost), int(colour.max()) + 1
+    sums = csr_matrix(np.column_stack([values.T / size, -np.ones(len(total))]))
+    one = hstack([csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))])
+    limits = np.concatenate([-total / size, np.ones(classes)])
+    penalty = 1.0 if not cost.any() else 1000.0
+    matrix, aim = vstack([sums, one], format="csr"), np.append(cost / scale, penalty)
+    found = linprog(aim, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+    if found.ineqlin is None or found.x is None:
+        return np.zeros(len(total))
+    return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
+
+
+def _classes(near: Mask, order: Ints) -> Ints:
+    """Classes of pairwise incompatible vertices: each vertex in order joins the first that takes it."""
+    colour = np.full(len(near), -1, dtype=np.intp)
+    full: list[Mask] = []
+    for v in order.tolist():
+        k = next((k for k, blocked in enumerate(full) if not blocked[v]), len(full))
+        if k == len(full):
+            full.append(np.zeros(len(near), dtype=bool))
+        full[k] |= near[v]
+        colour[v] = k
+    return colour
 
 
 def sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
@@ -401,11 +538,11 @@ def around(ball: Ball, root: int, place: Ints, vertex: Ints) -> tuple[Ints, Arra
     return others, signs, near
 
 
-def _bits(flags: Mask) -> int:
+def bits_of(flags: Mask) -> int:
     return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
 
 
-def _members(bits: int) -> Iterator[int]:
+def members_of(bits: int) -> Iterator[int]:
     while bits:
         low = bits & -bits
         yield low.bit_length() - 1
@@ -428,6 +565,12 @@ class Leaf:
     prices: dict[int, int]
     odd: tuple[tuple[tuple[int, ...], int], ...]
     scale: int
+
+    @property
+    def total(self) -> int:
+        """What every cover costs at least, times the scale."""
+        halves = sum(w * ((len(members) + 1) // 2) for members, w in self.odd)
+        return sum(self.weights.values()) + halves - sum(self.prices.values())
 
 
 @dataclass(frozen=True)
@@ -504,7 +647,7 @@ class Bound:
         one = np.repeat(np.arange(ball.size), ball.graph.degree)
         joined = (label[one] >= 0) & (label[ball.graph.other] >= 0) & (label[one] != label[ball.graph.other])
         _demand(not joined.any(), "two parts have compatible units")
-        total = sum(_Part(ball, units, limit).bound(tree) for units, tree in self.parts)
+        total = sum(_Part(ball, units, limit, tree).bound(tree) for units, tree in self.parts)
         _demand(total >= self.lower, f"at least {self.lower} units are claimed, at least {total} are proved")
 
     def to_json(self) -> dict[str, Any]:
@@ -519,17 +662,18 @@ class Bound:
 class _Part:
     """The covering problem of some units, enumerated by the checker, and what a tree proves of it.
 
+    Where the tree begins with a leaf or a sieve (without odd sets), only columns that its proof is about are enumerated:
+    those that weigh too much, which refute it, and those that a sieve does not leave out.
     Rows of `matrix` are boxes, then free groups; columns the units to cover. `uses` has the units of free groups.
     """
 
-    def __init__(self, ball: Ball, units: tuple[int, ...], limit: int) -> None:
+    def __init__(self, ball: Ball, units: tuple[int, ...], limit: int, tree: Tree) -> None:
         from scipy.sparse import csr_matrix, vstack
 
         rows = np.array(sorted(units), dtype=np.intp)
         self.units, self.place = units, np.full(ball.size, -1, dtype=np.intp)
         self.place[rows] = np.arange(len(rows))
-        boxes = maximal_boxes(ball, rows, limit)
-        free, given_up = free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), limit)
+        boxes, free, given_up = listed(ball, rows, limit, limit, self._priced(tree))
         if given_up:
             raise BudgetExhausted(f"the free groups of unit {given_up[0]} take more than {limit} search nodes")
         start = np.cumsum([0, *(len(g.units) for g in boxes)])
@@ -539,6 +683,28 @@ class _Part:
         self.matrix = vstack([paid, self.uses], format="csr")[:, rows]
         self.paid = len(boxes)
         self.index = {frozenset(g.units): k for k, g in enumerate(boxes)}
+
+    def _priced(self, tree: Tree) -> tuple[Leaf, int] | None:
+        """The leaf that decides which columns are enumerated, and their largest reduced cost."""
+        leaf = tree.leaf if isinstance(tree, Sieve) else tree
+        if not isinstance(leaf, Leaf) or leaf.odd:
+            return None
+        target = tree.target if isinstance(tree, Sieve) else 0
+        self._require_sane(leaf, target)
+        for unit in leaf.weights:
+            known = unit < len(self.place) and self.place[unit] >= 0
+            _demand(known, f"unit {unit} has a weight but needs no cover here")
+        return leaf, max(-1, leaf.scale * (target - 1) - leaf.total)
+
+    def _require_sane(self, leaf: Leaf, target: int) -> None:
+        _demand(0 < leaf.scale < 2**62 and target < 2**31, "a scale is not positive, or too large")
+        numbers = [*leaf.weights.values(), *leaf.prices.values(), *(w for _, w in leaf.odd)]
+        _demand(min(numbers, default=0) >= 0, "a weight is negative")
+        size = sum(leaf.weights.values()) + sum(leaf.prices.values())
+        size += sum(w * (len(members) + 1) for members, w in leaf.odd)
+        _demand(size + leaf.scale * (target + 1) < 2**62, "weights are too large")
+        for unit in leaf.prices:
+            _demand(unit < len(self.place), f"unit {unit} has a price but is unknown")
 
     def pick(self, tree: Branch) -> int:
         """The row of the matrix that a branch is about."""
@@ -578,20 +744,13 @@ class _Part:
 
     def _leaf(self, leaf: Leaf, rows: Mask, columns: Mask, target: int = 0) -> tuple[int, Mask]:
         """What weights prove, and the columns that covers of cost below `target` may contain."""
-        _demand(0 < leaf.scale < 2**62 and target < 2**31, "a scale is not positive, or too large")
-        weights = self._vector(leaf.weights, rows)
-        size = sum(leaf.weights.values()) + sum(leaf.prices.values())
-        total = sum(leaf.weights.values()) - sum(leaf.prices.values())
-        size += sum(w * (len(members) + 1) for members, w in leaf.odd)
-        _demand(size + leaf.scale * (target + 1) < 2**62, "weights are too large")
+        self._require_sane(leaf, target)
+        weights, total = self._vector(leaf.weights, rows), leaf.total
         price = np.zeros(len(self.place), dtype=np.int64)
-        for unit, p in leaf.prices.items():
-            _demand(unit < len(price), f"unit {unit} has a price but is unknown")
-            price[unit] = p
+        price[list(leaf.prices)] = list(leaf.prices.values())
         short = np.concatenate([np.full(self.paid, leaf.scale, dtype=np.int64), self.uses @ price]) - self.matrix @ weights
         for members, w in leaf.odd:
             short -= w * ((self.matrix @ self._vector(dict.fromkeys(members, 1), rows) + 1) // 2)
-            total += w * ((len(members) + 1) // 2)
         _demand(bool((short[: self.paid] >= 0)[columns[: self.paid]].all()), "a box weighs too much")
         _demand(bool((short[self.paid :] >= 0)[columns[self.paid :]].all()), "a free group weighs more than its price")
         return max(0, -(-total // leaf.scale)), total + short <= leaf.scale * (target - 1)

@@ -1,0 +1,251 @@
+"""Least covers by boxes and free groups that are too many to list: columns are priced, and only those that matter listed.
+
+The linear relaxation over all boxes and free groups: solve it over those found so far, hand its weights to searches for
+columns that weigh too much, until there are none; a column whose reduced cost exceeds what a better cover may waste is in
+no better cover. HiGHS proposes covers from the rest, `cover` proves that there are none; the kernel (`proximity`) does the
+same listing when it checks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import cover
+from .errors import BudgetExhausted
+from .fitting import filled, first_fit, sampled
+from .proximity import (
+    Ball,
+    Counts,
+    Group,
+    Heavy,
+    Ints,
+    Leaf,
+    Sieve,
+    Tree,
+    around,
+    bits_of,
+    by_degree,
+    free_groups,
+    listed,
+    members_of,
+    scratch,
+)  # fmt: skip
+
+SCALE = 2**30
+NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end
+BEAM, EACH, POOL, GOOD = 30, 20, 40_000, 1500
+
+
+class Priced(NamedTuple):
+    """Columns, those chosen of them (free groups count after the boxes); of which units what is proved; nodes spent."""
+
+    boxes: list[Group]
+    groups: Any
+    chosen: list[int]
+    rows: Ints
+    lower: int
+    tree: Tree
+    nodes: int
+
+
+class Relaxation(NamedTuple):
+    """Value of the restricted program; weights and prices ``[h]`` of units."""
+
+    value: float
+    weight: Any
+    price: Any
+
+
+def solve(ball: Ball, rows: Ints, budget: int) -> Priced | None:
+    """A cover of some required units, and a bound; None where the relaxation is beyond the budget.
+
+    Units with too many free groups even for that count in the cover, not in the bound.
+    """
+    pool = _Pool(ball, rows, budget)
+    try:
+        found, given_up = pool.generated()
+        if found is None:
+            return None
+        if not given_up:
+            return pool.bracketed(found)
+        rest = solve(ball, np.setdiff1d(rows, given_up), budget)
+        if rest is None:
+            return None
+        boxes, groups, chosen = pool.proposed(found)
+        return rest._replace(boxes=boxes, groups=groups, chosen=chosen, nodes=pool.nodes + rest.nodes)
+    except BudgetExhausted:
+        return None
+
+
+class _Pool:
+    """Boxes and free groups found so far."""
+
+    def __init__(self, ball: Ball, rows: Ints, budget: int) -> None:
+        self.ball, self.rows, self.budget, self.nodes = ball, rows, budget, 0
+        self.among = np.zeros(ball.size, dtype=bool)
+        self.among[rows] = True
+        self.roots = by_degree(ball, rows[ball.freeable[rows]])
+        self.boxes: dict[frozenset[int], Group] = {}
+        self.add([g for g in first_fit(ball) if self.among[g.units[0]]] + [Group((i,), (1,)) for i in rows.tolist()])
+        self.groups = sampled(ball, self.roots, BEAM)
+
+    def add(self, boxes: list[Group]) -> int:
+        before = len(self.boxes)
+        for g in boxes:
+            full = filled(self.ball, Group(*_inside(g, self.among)), self.among)
+            self.boxes.setdefault(frozenset(full.units), full)
+        return len(self.boxes) - before
+
+    def generated(self) -> tuple[Relaxation | None, list[int]]:
+        """The solved relaxation (None if the budget ends before), and units around which columns may still be missing."""
+        from scipy.sparse import vstack
+
+        effort, most = 10 * self.budget, max(10 * self.budget, min(1000 * self.budget, 5 * 10**6))
+        while self.nodes < self.budget:
+            found = self.linear()
+            weight, price = _integers(found, 0.0)
+            boxes = self.add(self.heaviest(weight, SCALE + NEAR))
+            size = len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)
+            self.nodes += 1 + size // cover.HEAVY + len(self.rows) // 500 * 10
+            more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH)
+            if not boxes and not more.shape[0]:
+                if not given_up or effort == most:
+                    return found, given_up
+                effort = most
+            self._trim(price - weight)
+            self.groups = vstack([self.groups, more], format="csr")
+        return None, []
+
+    def _trim(self, cost: Counts) -> None:
+        if self.groups.shape[0] > POOL:
+            short = abs(self.groups).astype(np.int64) @ cost
+            self.groups = self.groups[np.sort(np.argsort(short, kind="stable")[: POOL // 2])]
+
+    def linear(self) -> Relaxation:
+        from scipy.optimize import linprog
+
+        instance = covering(self.ball, list(self.boxes.values()), self.groups, self.rows)
+        matrix, limits, cost, busy = cover.program(instance)
+        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+        dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
+        weight, price = np.zeros(self.ball.size), np.zeros(self.ball.size)
+        weight[self.rows], price[busy] = dual[: len(self.rows)], dual[len(self.rows) :]
+        return Relaxation(float(found.fun), weight, price)
+
+    def heaviest(self, weight: Counts, least: int) -> list[Group]:
+        """A box around each unit that weighs at least so much, the heaviest if the search for it ends soon."""
+        place, vertex, out = np.where(weight > 0, 0, -1), scratch(self.ball), []
+        for root in np.flatnonzero(weight > 0).tolist():
+            others, signs, near = around(self.ball, root, place, vertex)
+            best = _heaviest(near, weight[others], least - int(weight[root]))
+            place[root] = -1
+            if best is not None:
+                out.append(Group.of(root, others, signs, best))
+        return out
+
+    def bracketed(self, found: Relaxation) -> Priced:
+        """Covers of cost at most the bound use only columns of small reduced cost: find one, or raise the bound."""
+        leaf = self._leaf(found)
+        lower = max(0, -(-leaf.total // leaf.scale))
+        boxes, groups, chosen = self.proposed(found)
+        upper = sum(c < len(boxes) for c in chosen)
+        tree: Tree = self._slack_leaf(found, lower)
+        if lower < upper:
+            other = self.dived()
+            count = sum(c < len(other[0]) for c in other[2])
+            if count < upper:
+                (boxes, groups, chosen), upper = other, count
+        while lower < upper and self.nodes < self.budget:
+            try:
+                most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
+                columns = listed(self.ball, self.rows, *most, (leaf, spare), cover.MANY)
+            except BudgetExhausted:
+                break
+            if columns[2] or len(columns[0]) + columns[1].shape[0] > cover.MANY:
+                break
+            part = covering(self.ball, columns[0], columns[1], self.rows)
+            answer = cover.within(part, self.budget - self.nodes, lower + 1, upper)
+            self.nodes += answer.nodes
+            if answer.chosen and answer.upper < upper:
+                boxes, groups, chosen, upper = columns[0], columns[1], answer.chosen, answer.upper
+            if answer.lower <= lower:
+                break
+            lower += 1
+            tree = Sieve(leaf, lower, answer.tree)
+        return Priced(boxes, groups, chosen, self.rows, lower, tree, self.nodes)
+
+    def _leaf(self, found: Relaxation) -> Leaf:
+        weight, price = _integers(found, SLIP)
+        return Leaf(_named(weight), _named(price), (), SCALE)
+
+    def _slack_leaf(self, found: Relaxation, lower: int) -> Leaf:
+        """Weights that prove just the bound: the less they weigh, the sooner is a search for heavy columns over."""
+        total, price = float(found.weight.sum()), float(found.price.sum())
+        share = min(1.0, (lower - 0.99 + price) / max(total, 1e-9))
+        tight, loose = self._leaf(found), self._leaf(found._replace(weight=found.weight * share))
+        return loose if -(-loose.total // SCALE) >= lower else tight
+
+    def proposed(self, found: Relaxation) -> tuple[list[Group], Any, list[int]]:
+        """The best cover HiGHS finds from all boxes here and free groups of small reduced cost."""
+        weight, price = _integers(found, 0.0)
+        boxes = list(self.boxes.values())
+        short = abs(self.groups).astype(np.int64) @ (price - weight)
+        groups = self.groups[np.sort(np.argsort(short, kind="stable")[:GOOD])]
+        part = covering(self.ball, boxes, groups, self.rows)
+        self.nodes += 1
+        chosen = cover.proposed(part, self.budget)
+        return boxes, groups, cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
+
+    def dived(self) -> tuple[list[Group], Any, list[int]]:
+        """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
+        boxes = list(self.boxes.values())
+        chosen, nodes = cover.dive(covering(self.ball, boxes, self.groups, self.rows), self.budget)
+        self.nodes += nodes
+        return boxes, self.groups, chosen
+
+
+def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> cover.Cover:
+    """The instance of `cover` with these boxes and free groups."""
+    from scipy.sparse import csr_matrix
+
+    start = np.cumsum([0, *(len(g.units) for g in boxes)])
+    flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
+    paid = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size))
+    return cover.Cover(paid, abs(groups).astype(np.int64), rows)
+
+
+def _heaviest(near: Any, weight: Counts, least: int, nodes: int = 20_000) -> list[int] | None:
+    """Vertices of a heavy clique, a heaviest one if that takes few nodes; None if there is none."""
+    heavy, adjacent = Heavy(near, weight, least), [bits_of(row) for row in near]
+    rank = np.argsort(-weight, kind="stable").tolist()
+    stack, best = [(0, (1 << len(weight)) - 1)], None
+    while stack and nodes:
+        clique, may = stack.pop()
+        nodes -= 1
+        if not heavy.can(clique, may):
+            continue
+        if not may:
+            best, heavy.least = list(members_of(clique)), 1 + int(weight[list(members_of(clique))].sum())
+            continue
+        v = next(v for v in rank if may >> v & 1)
+        stack += [(clique, may & ~(1 << v)), (clique | 1 << v, may & adjacent[v])]
+    if stack and best is None:
+        raise BudgetExhausted("a heavy box is neither found nor excluded")
+    return best
+
+
+def _integers(found: Relaxation, slip: float) -> tuple[Counts, Counts]:
+    weight = np.where(found.weight > 1e-5, found.weight - slip, 0.0)
+    return np.floor(weight * SCALE).astype(np.int64), np.ceil(found.price * SCALE).astype(np.int64)
+
+
+def _named(numbers: Counts) -> dict[int, int]:
+    return {int(u): int(numbers[u]) for u in np.flatnonzero(numbers)}
+
+
+def _inside(group: Group, among: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The members of a group among some units."""
+    units, signs = zip(*((u, s) for u, s in zip(*group, strict=True) if among[u]), strict=True)
+    return units, signs
