@@ -1,0 +1,72 @@
+"""Sphinx: `sphinx-build -W docs docs/_build`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+project = "moduli"
+author = "The moduli developers"
+copyright = author
+release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+version = release
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_gallery.gen_gallery"]
+exclude_patterns = ["_build", "gallery/*.py", "auto_gallery/*.md5", "auto_gallery/sg_execution_times.rst", "sg_execution_times.rst"]
+default_role = "code"
+nitpicky = False
+
+myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]
+python_maximum_signature_line_length = 90
+python_use_unqualified_type_names = True
+add_module_names = False
+
+html_theme = "furo"
+html_title = "moduli"
+html_static_path = ["_static"]
+html_css_files = ["moduli.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "within_subsection_order": "FileNameSortKey",
+    "filename_pattern": r"plot_",
+    "abort_on_example_error": True,
+    "only_warn_on_example_error": False,
+    "capture_repr": ("__repr__",),
+    "show_memory": False,
+    "show_signature": False,
+    "download_all_examples": False,
+    "min_reported_time": 1e9,
+    "write_computation_times": False,
+    "remove_config_comments": True,
+    "image_scrapers": ("matplotlib",),
+    "reset_modules": ("matplotlib",),
+}
+
+
+def _plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings say |x| for a size, * for a product and a_i for an entry: no markup of reStructuredText is meant."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            parts = re.split(r"(`+[^`]*`+)", line)
+            lines[i] = "".join(p if p.startswith("`") else re.sub(r"(?<!\\)([|])", r"\\\1", p) for p in parts)
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", _plain, priority=100)
