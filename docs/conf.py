@@ -19,13 +19,14 @@ release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 version = release
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["_build", "gallery/*.py", "auto_gallery/*.md5", "auto_gallery/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "gallery/*", "auto_gallery/*.md5", "auto_gallery/sg_execution_times.rst", "sg_execution_times.rst"]
 default_role = "code"
 nitpicky = False
 
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]
 
+napoleon_custom_sections = [("Attributes", "params_style")]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]
@@ -59,6 +60,8 @@ sphinx_gallery_conf = {
     "reset_modules": ("matplotlib",),
 }
 
+HIDDEN = "\ue000"
+
 
 def _plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings say |x| for a size, * for a product and a_i for an entry: no markup of reStructuredText is meant."""
@@ -68,5 +71,16 @@ def _plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[s
             lines[i] = "".join(p if p.startswith("`") else re.sub(r"(?<!\\)([|])", r"\\\1", p) for p in parts)
 
 
+def _hide(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Before napoleon, which would read what stands before a colon in the first line of an attribute as its type."""
+    if what in ("attribute", "property", "data") and lines:
+        lines[0] = lines[0].replace(":", HIDDEN)
+
+
+def _show(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(HIDDEN, ":") for line in lines]
+
+
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-docstring", _plain, priority=100)
+    for listener, priority in ((_plain, 100), (_hide, 100), (_show, 900)):
+        app.connect("autodoc-process-docstring", listener, priority=priority)
