@@ -24,7 +24,7 @@ default_role = "code"
 nitpicky = False
 
 myst_heading_anchors = 3
-suppress_warnings = ["config.cache"]
+suppress_warnings = ["config.cache"]  # a function in the settings of the gallery
 
 napoleon_custom_sections = [("Attributes", "params_style")]
 autodoc_member_order = "bysource"
@@ -42,6 +42,23 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
+
+
+def pictures(block: Any, block_vars: Any, gallery_conf: Any) -> str:
+    """The figure of the axes that a block ends with: `plot()` of a result makes one that pyplot does not know."""
+    from matplotlib.axes import Axes
+    from sphinx_gallery.scrapers import figure_rst
+
+    last = block_vars["example_globals"].get("___")
+    axes = [ax for ax in (last if isinstance(last, (tuple, list)) else [last]) if isinstance(ax, Axes)]
+    if not axes or getattr(axes[0].figure, "in_gallery", False):
+        return ""
+    axes[0].figure.in_gallery = True
+    path = next(block_vars["image_path_iterator"])
+    axes[0].figure.savefig(path, dpi=120)
+    return figure_rst([path], gallery_conf["src_dir"])
+
+
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
@@ -56,7 +73,8 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "write_computation_times": False,
     "remove_config_comments": True,
-    "image_scrapers": ("matplotlib",),
+    "image_scrapers": ("matplotlib", pictures),
+    "ignore_repr_types": r"matplotlib|tuple",
     "reset_modules": ("matplotlib",),
 }
 

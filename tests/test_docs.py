@@ -81,7 +81,8 @@ def test_every_page_is_in_a_tree_of_contents():
     for page in PAGES:
         for language, content in fences(page.read_text()):
             if language == "{toctree}":
-                listed |= {str((page.parent / line).relative_to(DOCS)) for line in content.split() if line[0] != ":"}
+                lines = [line for line in content.splitlines() if line and line[0] != ":"]
+                listed |= {str((page.parent / re.sub(r".*<(.+)>", r"\1", line)).relative_to(DOCS)) for line in lines}
     assert {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} <= listed | {"index"}
 
 

@@ -44,7 +44,7 @@ theta[0] = np.nextafter(theta[0], np.inf)
 try:
     mo.check(small.certificate, small.network.with_flat(theta), net)
 except mo.CertificateRejected as error:
-    print("rejected:", error)
+    print("rejected:", str(error)[:46], "...")
 
 # %%
 # What was redundant? Units without outgoing weights can be dropped; units without incoming weights are constants, which are
@@ -58,8 +58,8 @@ incoming = np.linalg.norm(first.weight, axis=1)
 outgoing = np.linalg.norm(last.weight, axis=0)
 kept = (incoming > 0) & (outgoing > 0)
 fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-ax.plot(incoming[kept], outgoing[kept], "o", ms=4, label=f"both non-zero ({kept.sum()})")
-ax.plot(incoming[~kept], outgoing[~kept], "x", ms=5, label=f"one of them exactly zero ({(~kept).sum()})")
+for some, mark, what in ((kept, "o", "both non-zero"), (~kept, "x", "one exactly zero")):
+    ax.plot(incoming[some], outgoing[some], mark, ms=5, label=f"{what} ({some.sum()})")
 ax.set(xlabel="norm of incoming weights", ylabel="norm of outgoing weights")
 ax.spines[["top", "right"]].set_visible(False)
 _ = ax.legend(frameon=False)

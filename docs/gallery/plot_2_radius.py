@@ -20,7 +20,7 @@ print(mo.rank(net, radius=0.5, budget=300))
 
 curve = mo.rank_curve(net, radii=np.linspace(0, 1.2, 17), budget=300)
 print(curve)
-_ = curve.plot()
+curve.plot()
 
 # %%
 # The wider ``zoo:digits-tanh`` has 256 units and needs 82. The network that reaches the bound comes with a certificate. It has exactly the function of some parameter within the

@@ -36,12 +36,11 @@ print("halfway between the two is the network again:", found.merge(0.5) == net)
 # are there than at the ends.
 
 rng = np.random.default_rng(0)
-noisy = mo.Network.mlp(
-    *(a + 0.3 * a.std() * rng.standard_normal(a.shape) for layer in net.layers for a in (layer.weight, layer.bias)),
-    activation="relu",
-)
+arrays = [a for layer in net.layers for a in (layer.weight, layer.bias)]
+arrays = [a + 0.3 * a.std() * rng.standard_normal(a.shape) for a in arrays]
+noisy = mo.Network.mlp(*arrays, activation="relu")
 found = mo.align(group.random(seed=2)(noisy), net)
 barrier = found.barrier(on=mo.Samples(rng.uniform(0, 1, (500, 64))))
 print(found)
 print(barrier)
-_ = barrier.plot()
+barrier.plot()

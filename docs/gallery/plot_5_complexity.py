@@ -30,4 +30,4 @@ for row in plain.rows():
 # %%
 # Left: both logarithms against the accuracy. Right: the share that symmetry is worth, against the width.
 
-_ = answer.plot()
+answer.plot()

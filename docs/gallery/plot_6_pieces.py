@@ -14,7 +14,9 @@ import moduli as mo
 
 rng = np.random.default_rng(8)
 widths = (2, 3, 3, 3, 1)
-arrays = (a for i, o in zip(widths[:-1], widths[1:]) for a in (rng.standard_normal((o, i)), 0.5 * rng.standard_normal(o)))
+arrays = []
+for i, o in zip(widths[:-1], widths[1:], strict=True):
+    arrays += [rng.standard_normal((o, i)), 0.5 * rng.standard_normal(o)]
 pieces = mo.pieces(mo.Network.mlp(*arrays, activation="relu"), on=mo.Box(-4, 4))
 for label, value in pieces.rows():
     print(f"{label:16s} {value}")
@@ -23,12 +25,12 @@ for label, value in pieces.rows():
 # Three numbers that are often mixed up: *cells* (sign patterns), *linear regions* (connected sets with one affine map), and
 # *affine pieces* (different affine maps). Some bends of this network are bends of no function: a later layer does not see them.
 
-_ = pieces.plot(color="cell")
+pieces.plot(color="cell")
 
 # %%
 # Bends coloured by layer: those of the first layer are straight, those of the second bend where they cross the first.
 
-_ = pieces.plot(color="layer")
+pieces.plot(color="layer")
 
 # %%
 # A network of 64 inputs in the plane through three images of digits. The corners (0, 0), (1, 0) and (0, 1) are the images.
@@ -39,4 +41,4 @@ x, labels = images["x_train"].reshape(-1, 64) / 16, images["y_train"]
 origin, u, v = x[0], x[1] - x[0], x[2] - x[0]
 plane = mo.pieces(digits, on=mo.Box([-0.2, -0.2], [1.2, 1.2]), slice=(origin, u, v))
 print("digits", labels[:3], plane)
-_ = plane.plot(color="layer")
+plane.plot(color="layer")

@@ -19,7 +19,8 @@ box = mo.Box(-8, 8)
 print(mo.dimension(hat, on=box))
 answer = mo.identifiable(hat, on=box)
 print(answer)
-print("witness: rows", answer.witness.layers[0].weight.ravel(), "biases", answer.witness.layers[0].bias)
+hidden = answer.witness.layers[0]
+print("witness: rows", hidden.weight.ravel(), "biases", hidden.bias)
 print("proved again:", answer.check())
 
 # %%
@@ -33,15 +34,14 @@ for low, high in ((-8, 8), (0.25, 0.75), (2, 8)):
 # Random networks with two hidden layers: what the function says of depth, dimension and parameters.
 
 for seed in range(4):
-    rng = np.random.default_rng(seed)
+    draw = np.random.default_rng(seed).standard_normal
     net = mo.Network.mlp(
-        rng.standard_normal((3, 2)), rng.standard_normal(3), rng.standard_normal((3, 3)), rng.standard_normal(3),
-        rng.standard_normal((1, 3)), [0.0], activation="relu",
+        draw((3, 2)), draw(3), draw((3, 3)), draw(3), draw((1, 3)), [0.0], activation="relu"
     )
     box = mo.Box(-64, 64)
-    d, verdict, depth = mo.dimension(net, on=box), mo.identifiable(net, on=box), mo.depth(net, on=box)
-    print(f"seed {seed}: dimension {int(d)} of {d.generic}; layers needed {depth.strict}; {verdict.status} {verdict.scope}")
-    print("        ", verdict.reason)
+    d, verdict, depth = (ask(net, on=box) for ask in (mo.dimension, mo.identifiable, mo.depth))
+    print(f"seed {seed}: dimension {int(d)} of {d.generic}, layers needed {depth.strict}")
+    print("   ", verdict.status, verdict.scope, "-", verdict.reason)
 
 # %%
 # ``recover`` goes the other way: parameters from the function alone, exact or nothing. The bends of this function are all it
@@ -50,5 +50,6 @@ for seed in range(4):
 three = mo.Network.mlp([[2], [2], [2]], [0, -2, -4], [[0.5, -1, 0.5]], [0], activation="relu")
 found = mo.recover(three, on=mo.Box(-4, 4))
 print(found)
-print(found.network.layers[0].weight.ravel(), found.network.layers[0].bias, found.network.layers[1].weight.ravel())
-_ = mo.pieces(three, on=mo.Box(-4, 4)).plot()
+inner, outer = found.network.layers
+print("rows", inner.weight.ravel(), "biases", inner.bias, "outgoing", outer.weight.ravel())
+mo.pieces(three, on=mo.Box(-4, 4)).plot()

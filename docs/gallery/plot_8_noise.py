@@ -17,7 +17,7 @@ images = np.load(Path(mo.__file__).parent / "zoo" / "data" / "digits.npz")
 x = images["x_train"].reshape(-1, 64) / 16
 curve = mo.pruning_curve(net, by="units", on=mo.Samples(x[:300]))
 print(curve)
-_ = curve.plot()
+curve.plot()
 
 # %%
 # The error of the *parameters* and the change of the *function* are different numbers. Look at both.
@@ -44,7 +44,8 @@ for alpha in (1.5, 1.75, 1.9, 2.0):
     rows = mo.stable_noise((1000, 64), alpha, kind="isotropic", seed=1)
     squares = np.sort((rows**2).sum(1))
     share = squares.cumsum() / squares.sum()
-    ax.plot(np.arange(1, 1001) / 1000, share, label=f"alpha {alpha}: {np.searchsorted(share, 0.1) / 1000:.0%} hold a tenth")
+    part = np.searchsorted(share, 0.1) / 1000
+    ax.plot(np.arange(1, 1001) / 1000, share, label=f"alpha {alpha}: {part:.0%} hold a tenth")
 ax.axhline(0.1, color="0.6", lw=0.8)
 ax.set(xlabel="share of units, smallest first", ylabel="share of the squared norm")
 ax.spines[["top", "right"]].set_visible(False)
