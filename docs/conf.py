@@ -19,7 +19,7 @@ release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 version = release
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["_build", "gallery/*", "auto_gallery/*.md5", "auto_gallery/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "gallery/*", "auto_gallery/*.md5", "**sg_execution_times.rst"]
 default_role = "code"
 nitpicky = False
 
@@ -95,10 +95,21 @@ def _hide(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[st
         lines[0] = lines[0].replace(":", HIDDEN)
 
 
+def _one_a_line(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings may describe several arguments in one line, "low: of the box. high: ..."; napoleon wants one in each."""
+    inside, out = False, []
+    for line in lines:
+        if line.strip() and not line.startswith(" "):
+            inside = line.strip() in ("Args:", "Attributes:", "Raises:")
+        parts = re.split(r"(?<=[.)]) (?=[A-Za-z]\w*(?:, \w+)*: )", line) if inside else [line]
+        out += [parts[0], *("    " + part for part in parts[1:])]
+    lines[:] = out
+
+
 def _show(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = [line.replace(HIDDEN, ":") for line in lines]
 
 
 def setup(app: Any) -> None:
-    for listener, priority in ((_plain, 100), (_hide, 100), (_show, 900)):
+    for listener, priority in ((_plain, 100), (_hide, 100), (_one_a_line, 100), (_show, 900)):
         app.connect("autodoc-process-docstring", listener, priority=priority)

@@ -36,8 +36,7 @@ def without_code(text: str) -> str:
 
 def fences(text: str) -> Iterator[tuple[str, str]]:
     """Language and content of each fenced block."""
-    for language, content in re.findall(r"(?ms)^```(\{?[\w-]*\}?)[^\n]*\n(.*?)^```", text):
-        yield language, content
+    yield from re.findall(r"(?ms)^```(\{?[\w-]*\}?)[^\n]*\n(.*?)^```", text)
 
 
 def anchors(path: Path) -> set[str]:
@@ -168,7 +167,8 @@ def test_sphinx_builds_without_a_warning(tmp_path):
         warnings.warn(f"DOCUMENTATION NOT BUILT: {', '.join(missing)} not installed; pip install '.[docs]'", stacklevel=1)
         pytest.skip(f"no {', '.join(missing)}; pip install '.[docs]'")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MPLBACKEND": "Agg"}
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(tmp_path / "trees"), "docs", str(tmp_path / "out")]
+    build = ["sphinx", "-W", "--keep-going", "-q", "-E", "-d", str(tmp_path / "trees"), "docs", str(tmp_path / "out")]
+    command = [sys.executable, "-m", *build]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert (tmp_path / "out" / "index.html").exists()

@@ -16,16 +16,17 @@ print(mo.rank(net))
 print(mo.rank(net, radius=0.5, budget=300))
 
 # %%
-# The curve over many radii. ``greedy`` is the published upper bound, with units in stored order.
+# The curve over many radii. ``greedy`` is the published upper bound, with units in stored order. Rank 0 is reached where
+# some parameter within the radius computes a constant.
 
 curve = mo.rank_curve(net, radii=np.linspace(0, 1.2, 17), budget=300)
 print(curve)
 curve.plot()
 
 # %%
-# The wider ``zoo:digits-tanh`` has 256 units and needs 82. The network that reaches the bound comes with a certificate. It has exactly the function of some parameter within the
-# radius, up to the slack; that parameter is stored in the certificate. Its outputs are *not* those of the original:
-# ``within(1)`` bounds the change for inputs with entries up to 1.
+# The wider ``zoo:digits-tanh`` has 256 units and needs 82. The network that reaches the bound comes with a certificate. It
+# has exactly the function of some parameter within the radius, up to the slack; that parameter is stored in the
+# certificate. Its outputs are *not* those of the original: ``within(1)`` bounds the change for inputs with entries up to 1.
 
 tanh = mo.load("zoo:digits-tanh")
 near = mo.compress(tanh, radius=0.05, budget=300)

@@ -32,8 +32,8 @@ print("halfway between the two is the network again:", found.merge(0.5) == net)
 
 # %%
 # With networks that are not copies the alignment is an estimate. Here the network gets noise of 30 % of the standard deviation
-# of each layer, and is then hidden by a random symmetry. What happens on the straight line between the two networks? ``barrier`` measures how much worse the outputs
-# are there than at the ends.
+# of each layer, and is then hidden by a random symmetry. What happens on the straight line between the two networks?
+# ``barrier`` measures how much worse the outputs are there than at the ends.
 
 rng = np.random.default_rng(0)
 arrays = [a for layer in net.layers for a in (layer.weight, layer.bias)]

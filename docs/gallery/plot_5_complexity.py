@@ -19,8 +19,9 @@ print("log covering number, modulo symmetry <=", f"{answer.log_covering(0.1):,.0
 print("log of the order of the group         ", f"{answer.log_symmetries:,.0f}")
 
 # %%
-# Bounds on the generalisation gap, for a trained network of 2410 parameters if it had been trained on 60 000 samples. A gap of 1 or more says nothing: *vacuous*. The row says how many samples it
-# would need. Bounds whose assumptions fail are not printed as numbers.
+# Bounds on the generalisation gap, for a trained network of 2410 parameters if it had been trained on 60 000 samples. A gap
+# of 1 or more says nothing: *vacuous*. The row says how many samples it would need. Bounds whose assumptions fail are not
+# printed as numbers.
 
 plain = mo.complexity("zoo:digits-plain", input_bound=1, samples=60_000)
 for row in plain.rows():
@@ -28,6 +29,8 @@ for row in plain.rows():
         print(f"{row.name:26s} {row.status:10s} {row.verdict}")
 
 # %%
-# Left: both logarithms against the accuracy. Right: the share that symmetry is worth, against the width.
+# A small class, where the difference can be seen. Left: both logarithms against the accuracy. Right: the share that
+# symmetry is worth, against the width.
 
-answer.plot()
+small = mo.complexity([10, 100, 1], norm="2")
+small.plot()

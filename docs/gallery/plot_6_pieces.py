@@ -6,6 +6,7 @@ A ReLU network is affine on each cell of a polyhedral complex. With up to three 
 lists the cells and proves the list.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import moduli as mo
 rng = np.random.default_rng(8)
 widths = (2, 3, 3, 3, 1)
 arrays = []
-for i, o in zip(widths[:-1], widths[1:], strict=True):
+for i, o in pairwise(widths):
     arrays += [rng.standard_normal((o, i)), 0.5 * rng.standard_normal(o)]
 pieces = mo.pieces(mo.Network.mlp(*arrays, activation="relu"), on=mo.Box(-4, 4))
 for label, value in pieces.rows():
@@ -23,7 +24,7 @@ for label, value in pieces.rows():
 
 # %%
 # Three numbers that are often mixed up: *cells* (sign patterns), *linear regions* (connected sets with one affine map), and
-# *affine pieces* (different affine maps). Some bends of this network are bends of no function: a later layer does not see them.
+# *affine pieces* (different affine maps). Some bends of this network are none of the function: a later layer does not see them.
 
 pieces.plot(color="cell")
 
