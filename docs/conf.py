@@ -64,6 +64,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "within_subsection_order": "FileNameSortKey",
     "filename_pattern": r"plot_",
+    "run_stale_examples": True,  # the library may have changed
     "abort_on_example_error": True,
     "only_warn_on_example_error": False,
     "capture_repr": ("__repr__",),
