@@ -20,8 +20,8 @@ print("log of the order of the group         ", f"{answer.log_symmetries:,.0f}")
 
 # %%
 # Bounds on the generalisation gap, for a trained network of 2410 parameters if it had been trained on 60 000 samples. A gap
-# of 1 or more says nothing: *vacuous*. Each row says how many samples it needs to say something. Bounds whose assumptions fail are not
-# printed as numbers.
+# of 1 or more says nothing: *vacuous*. Each row says how many samples it needs to say something. Bounds whose assumptions
+# fail are not printed as numbers.
 
 plain = mo.complexity("zoo:digits-plain", input_bound=1, samples=60_000)
 for row in plain.rows():
