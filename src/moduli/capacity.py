@@ -464,7 +464,7 @@ def complexity(
                 f"samples of size {size:.6g} ({norm} norm) exceed input_bound={float(cls.input_bound):g}; raise it"
             )
     chosen = net is not None and bound is None
-    return Complexity("proved", cls, net, chosen, None if count is None else int(count), data, accuracy, delta)
+    return Complexity("bounded", cls, net, chosen, None if count is None else int(count), data, accuracy, delta)
 
 
 def _class_of(net: Network, like: Class) -> Class:

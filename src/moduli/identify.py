@@ -94,7 +94,7 @@ class Identifiability(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [
-            ("network", repr(self.network)), ("in", repr(self.on)), ("identifiable", f"{self.glyph} {self.statement}"),
+            ("network", repr(self.network)), ("in", repr(self.on)), ("identifiable", self.statement),
             ("because", self.reason),
         ]  # fmt: skip
         if self.other is not None:

@@ -238,74 +238,90 @@ def _rank(found: Any, prime: int, seed: int) -> int:
 # From above -----------------------------------------------------------------------------------------------------
 
 
+Losses = dict[tuple[str, int], int]  # directions by kind and layer
+
+
 def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ...]]:
     """An upper bound, as near to `wanted` as is proved, and what is lost."""
     net, prime = found.network, modular.PRIMES[0]
     if not len(smooth(found)):
         return 0, ()
-    vectors, rank, losses = [np.zeros((0, net.parameters))], 0, list[tuple[str, int, int]]()
+    vectors = [modular.residues(_scaling(net), prime)]
+    idle, rank, losses = _unexercised(found, vectors[0], prime)
+    most = net.parameters - int(idle.sum())
     known = ((kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(found))
-    for kind, layer, rows in chain(known, _starved(found, prime)):
-        if not len(rows):
-            continue
+    for kind, layer, rows in chain(known, _starved(found, prime)) if most - rank > wanted else ():
         vectors.append(rows)
-        before, rank = rank, modular.rank(np.concatenate(vectors), prime)
-        if rank > before and kind != "scaling":
-            losses.append((kind, layer, rank - before))
-        if net.parameters - rank <= wanted:
+        before, rank = rank, modular.rank(np.concatenate(vectors)[:, ~idle], prime)
+        losses[kind, layer] = losses.get((kind, layer), 0) + rank - before
+        if most - rank <= wanted:
             break
-    upper = net.parameters - rank
-    if upper > wanted:
-        kept = np.setdiff1d(np.arange(net.parameters), modular.pivots(np.concatenate(vectors), prime)[1])
-        sizes, powers = (part[kept] for part in _column_bits(found))
+    upper = most - rank
+    if upper > wanted and _reached(found, np.concatenate(vectors), idle, wanted):
+        losses["not of one unit or pair", 0] = upper - wanted
+        upper = wanted
+    return upper, tuple((kind, layer, count) for (kind, layer), count in losses.items() if count)
 
-        def rows_of(p: int) -> Array:
-            return np.asarray(np.concatenate([np.zeros((0, net.parameters)), *_jacobian(found, Exact(p))])[:, kept])
 
-        if _rank_at_most(rows_of, wanted, sizes, powers):
-            losses.append(("not of one unit or pair", 0, upper - wanted))
-            upper = wanted
-    total: dict[tuple[str, int], int] = {}
-    for kind, layer, count in losses:
-        total[kind, layer] = total.get((kind, layer), 0) + count
-    return upper, tuple((kind, layer, count) for (kind, layer), count in total.items())
+def _unexercised(found: Any, scaling: Array, prime: int) -> tuple[Any, int, Losses]:
+    """Weights that no cell exercises, each lost alone as its column is zero; the rank of scaling in the other columns."""
+    net, losses = found.network, Losses()
+    idle, rank = np.zeros(net.parameters, dtype=bool), modular.rank(scaling, prime)
+    for l, table in enumerate(heard_on(found)[0]):
+        start = _places(net, l, 0, 0)
+        idle[start : start + table.size] = np.concatenate([~table[:, :-1].ravel(), ~table[:, -1]])
+        before, rank = rank, modular.rank(scaling[:, ~idle], prime)
+        losses["weights that no cell exercises", l + 1] = int((~table).sum()) + rank - before
+    return idle, rank, losses
+
+
+def _reached(found: Any, vectors: Array, idle: Any, wanted: int) -> bool:
+    """Whether the rank is proved to be no larger than `wanted`: on the columns that known null vectors leave."""
+    prime, places = modular.PRIMES[0], np.flatnonzero(~idle)
+    kept = np.setdiff1d(places, places[modular.pivots(vectors[:, ~idle], prime)[1]])
+    sizes, powers = (part[kept] for part in _column_bits(found))
+    none = np.zeros((0, found.network.parameters))
+
+    def rows(p: int) -> Array:
+        return np.asarray(np.concatenate([none, *_jacobian(found, Exact(p))])[:, kept])
+
+    return _rank_at_most(rows, wanted, sizes, powers)
+
+
+def _places(net: Network, l: int, unit: Any, column: Any) -> Any:
+    """Where a weight of layer l (from 0) is in the flat vector; column -1 is the bias."""
+    w = net.layers[l].weight
+    start = sum(x.weight.size + x.bias.size for x in net.layers[:l])
+    return start + (w.size + unit if column == -1 else unit * w.shape[1] + column)
+
+
+def _scaling(net: Network) -> Array:
+    """The row of a unit grows as its column shrinks (positively homogeneous activations), [units, parameters]."""
+    rows = []
+    for l, act in enumerate(net.activations):
+        w, b, after = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight
+        for i in range(len(b) if act.homogeneous else 0):
+            row = np.zeros(net.parameters)
+            row[_places(net, l, i, 0) : _places(net, l, i, 0) + w.shape[1]] = w[i]
+            row[_places(net, l, i, -1)] = b[i]
+            row[_places(net, l + 1, np.arange(len(after)), i)] = -after[:, i]
+            rows.append(row)
+    return np.array(rows).reshape(len(rows), net.parameters)
 
 
 def _losses(found: Any) -> Iterator[tuple[str, int, Array]]:
-    """Null vectors, exact in floats: directions along which all coefficients stay, to first order.
+    """Null vectors beside scaling, exact in floats: directions along which all coefficients stay, to first order.
 
-    - scaling: the row of a unit grows as its column shrinks (positively homogeneous activations);
-    - a weight or bias that no cell exercises: slope times feature vanishes on all of them;
     - mixing of units i, k of a layer: i reads a multiple of the row of k, and the column of k takes back what i sends.
       It is a null vector if on every cell where i is heard (its column times the slopes behind) both have one gate;
     - shift of unit i: its bias grows, the next layer's bias takes it back; if i is linear wherever it is heard.
     """
     net = found.network
-    seen, heard, gates = heard_on(found)
-    offsets = np.cumsum([0, *(x.weight.size + x.bias.size for x in net.layers)])
-
-    def at(l: int, unit: Any, column: Any) -> Any:
-        """Place of a weight of layer l in the flat vector; column -1 is the bias."""
-        w = net.layers[l].weight
-        return offsets[l] + (w.size + unit if column == -1 else unit * w.shape[1] + column)
+    _, heard, gates = heard_on(found)
 
     def empty(count: int) -> Array:
         return np.zeros((count, net.parameters))
 
-    for l, act in enumerate(net.activations):
-        width, w, b = net.widths[l + 1], net.layers[l].weight, net.layers[l].bias
-        rows, after = empty(width if act.homogeneous else 0), net.layers[l + 1].weight
-        for i in range(len(rows)):
-            rows[i, at(l, i, 0) : at(l, i, 0) + w.shape[1]] = w[i]
-            rows[i, at(l, i, -1)] = b[i]
-            rows[i, at(l + 1, np.arange(len(after)), i)] = -after[:, i]
-        yield "scaling", l + 1, rows
-    for l in range(len(net.layers)):
-        idle = np.argwhere(~seen[l])
-        rows = empty(len(idle))
-        for k, (i, j) in enumerate(idle.tolist()):
-            rows[k, at(l, i, -1 if j == net.widths[l] else j)] = 1.0
-        yield "weights that no cell exercises", l + 1, rows
     for l in range(len(net.layers) - 1):
         w, b, after, gate = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight, gates[l]
         values = np.unique(gate)
@@ -317,17 +333,17 @@ def _losses(found: Any) -> Iterator[tuple[str, int, Array]]:
         pairs = np.argwhere((differ == 0) & speaks[:, None] & ~np.eye(len(differ), dtype=bool))
         rows = empty(len(pairs) if len(pairs) * net.parameters < MOST else 0)
         for row, (i, k) in zip(rows, pairs.tolist(), strict=False):
-            row[at(l, i, 0) : at(l, i, 0) + w.shape[1]] = w[k]
-            row[at(l, i, -1)] = b[k]
-            row[at(l + 1, np.arange(len(after)), k)] = -after[:, i]
+            row[_places(net, l, i, 0) : _places(net, l, i, 0) + w.shape[1]] = w[k]
+            row[_places(net, l, i, -1)] = b[k]
+            row[_places(net, l + 1, np.arange(len(after)), k)] = -after[:, i]
         yield "units that bend nowhere apart, mixed", l + 1, rows
         straight = [i for i in range(gate.shape[1]) if len(np.unique(gate[heard[l][:, i], i])) == 1]
         rows = empty(len(straight))
         for row, i in zip(rows, straight, strict=True):
             slope = gate[heard[l][:, i], i][0]
             if np.frexp(abs(slope))[0] in (0.0, 0.5):  # then the product below is exact
-                row[at(l, i, -1)] = 1.0
-                row[at(l + 1, np.arange(len(after)), -1)] = -slope * after[:, i]
+                row[_places(net, l, i, -1)] = 1.0
+                row[_places(net, l + 1, np.arange(len(after)), -1)] = -slope * after[:, i]
         yield "linear units, shifted", l + 1, rows
 
 
@@ -346,7 +362,7 @@ def _starved(found: Any, prime: int) -> Iterator[tuple[str, int, Array]]:
     for l in range(len(net.layers)):
         before = np.column_stack([np.ones(len(signs), dtype=np.int8), signs[:, : ends[l]]])
         first, pattern = np.unique(before, axis=0, return_index=True, return_inverse=True)[1:]
-        rows = cache(partial(_features, found, signs[first], l))
+        rows, short = cache(partial(_features, found, signs[first], l)), list[Array]()
         for unit in range(net.widths[l + 1]):
             where = np.unique(pattern.ravel()[busy[l][:, unit]])
             null = modular.null_space(rows(prime)[where].reshape(-1, net.widths[l] + 1), prime)
@@ -359,7 +375,9 @@ def _starved(found: Any, prime: int) -> Iterator[tuple[str, int, Array]]:
                 place = offsets[l] + unit * net.widths[l]
                 out[:, place : place + net.widths[l]] = null[:, :-1]
                 out[:, offsets[l] + net.layers[l].weight.size + unit] = null[:, -1]
-                yield "units that read too little where they are heard", l + 1, out
+                short.append(out)
+        if short:
+            yield "units that read too little where they are heard", l + 1, np.concatenate(short)
 
 
 def _features(found: Any, signs: Any, l: int, prime: int) -> Array:

@@ -1,4 +1,4 @@
-"""The simplified problem of wide random ReLU networks, and its frames (Amani, Simsek, Gerstner, Brea & Zdeborova 2022).
+"""The simplified problem of wide random ReLU networks, and its frames (Amani, Bombari, Mondelli, Pukdee & Rini 2022).
 
 f(x) = sum_i a_i relu(w_i . x), x ~ N(0, I_d). Expand the product of f with a unit relu(u . x) in the angle between u and w_i:
 

@@ -177,7 +177,7 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
                 ax.plot(x, a[k, 0] * x + c[k], color=BLUE, lw=1.4)
         for bend in (b for b in bends if b["visible"]):
             ax.axvline(bend["vertices"][0, 0], color=GREY, lw=0.6, ls=":")
-        ax.set(xlabel="input", ylabel="output")
+        ax.set(xlabel=data["coordinates"][0].removeprefix("first "), ylabel="output")
         return ax
     if color == "cell":
         line = min(0.4, 8 / len(cells) ** 0.5)
@@ -200,7 +200,7 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
         ax.figure.colorbar(coloured, ax=ax, label="jump of the gradient (convex above 0)")
     every = np.concatenate(cells)
     ax.set(xlim=(every[:, 0].min(), every[:, 0].max()), ylim=(every[:, 1].min(), every[:, 1].max()), aspect="equal")
-    ax.set(xlabel="first input", ylabel="second input")
+    ax.set(xlabel=data["coordinates"][0], ylabel=data["coordinates"][1])
     return ax
 
 
@@ -249,5 +249,5 @@ def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     ax.set_box_aspect(high - low, zoom=0.85)
     ax.locator_params(nbins=5)
-    ax.set(xlabel="first input", ylabel="second input", zlabel="third input")
+    ax.set(**{f"{axis}label": name for axis, name in zip("xyz", data["coordinates"], strict=True)})
     return ax

@@ -393,12 +393,14 @@ class Pieces(Result):
         if len(self.box.low) == 3:
             outer = np.flatnonzero(data.sides[:, 1] < 0)
             rings, piece = [_ring(data.points[data.walls[k]]) for k in outer], piece[data.sides[outer, 0]]
+        along = "input" if self.slice is None else "direction"
         bends = [
             {"vertices": _ring(f.vertices), "layer": layers[f.unit], "weight": f.weight, "visible": f.visible}
             for f in self.facets
         ]  # fmt: skip
         return {
             "cells": rings, "piece": piece, "maps": self.affine_maps, "bends": bends, "layers": len(self.network.layers) - 1,
+            "coordinates": [f"{place} {along}" for place in ("first", "second", "third")],
         }  # fmt: skip
 
     def plot(self, ax: Any = None, *, color: str = "cell") -> Any:

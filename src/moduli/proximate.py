@@ -52,7 +52,7 @@ def approach(net: Network, radius: float, budget: int, executor: Executor | None
             bound, by_greed = found.bound, len(found.greedy.paid)
             try:
                 bound.verify(whole)
-            except BudgetExhausted:  # what took more than the kernel's own limit is not claimed
+            except (BudgetExhausted, CertificateRejected):  # what the kernel does not accept is not claimed
                 bound = Bound(0, ())
     return Approach(Near(float(radius), moved.changes(), bound), by_greed, nodes)
 

@@ -120,9 +120,12 @@ def rank(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Rank:
-    """The least number of hidden units with this function on all inputs.
+    """The least number of hidden units with this function on all inputs; with a radius, of any parameter that close.
 
     Exact for one hidden layer where minimality is a theorem; otherwise proved bounds.
+
+    Args:
+        radius: largest change of any parameter (proximate rank). budget: search nodes, with a radius. seed: not used.
 
     >>> import moduli as mo
     >>> int(mo.rank(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0])))
