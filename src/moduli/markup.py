@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ MEANING = {
     "?": ("?", "undecided"), "": ("", "no answer"),
 }  # fmt: skip
 SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
+POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
 SHOWN = 9  # layers in a drawing
 
 
@@ -35,7 +37,7 @@ def prose(text: object) -> Markup:
     line = str(text)
     for spelled, sign in SIGNS:
         line = line.replace(spelled, sign)
-    return escape(line)
+    return Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line)))
 
 
 def element(name: str, *parts: object, **attributes: object) -> Markup:
@@ -63,7 +65,8 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
         for first, *rest in rows
     ]
     about = {"aria_label": label} if label else {}
-    grid = element("table", titles, element("tbody", *body), class_="grid" if head else "facts", **about)
+    kind = "facts" if not head else "grid wide" if len(head) > 4 else "grid"
+    grid = element("table", titles, element("tbody", *body), class_=kind, **about)
     return element("div", grid, class_="scroll", tabindex="0", role="region", aria_label=label or "facts") if head else grid
 
 
@@ -73,7 +76,7 @@ def figure(svg: str, caption: str) -> Markup:
 
 def commands(lines: Sequence[str]) -> Markup:
     """What to type to get a section's numbers again."""
-    return element("pre", element("code", "\n".join(lines)), class_="command", aria_label="command line", tabindex="0")
+    return element("pre", element("code", "\n".join(lines)), class_="command", aria_label="command line")
 
 
 class Bar(NamedTuple):
@@ -157,7 +160,7 @@ p{margin:.5rem 0}
 .answer{display:flex;gap:.6rem;align-items:baseline}
 .answer.none,.note{color:var(--quiet)}
 .badge{font:600 .95rem/1 ui-monospace,Menlo,Consolas,monospace;display:inline-block;min-width:1.5em;text-align:center;
-padding:.22em 0;border-radius:.3em;background:var(--wash);color:var(--blue);flex:none}
+padding:.22em 0;border-radius:.3em;background:var(--wash);color:var(--blue);flex:none}.badge:empty{background:none}
 nav ol{list-style:none;margin:1.5rem 0 0;padding:0}
 nav li{display:grid;grid-template-columns:1.9rem 9.5rem 1fr;gap:.6rem;align-items:baseline;padding:.28rem 0}
 nav li span:last-child{overflow-wrap:anywhere}
@@ -165,7 +168,7 @@ nav li span:last-child{overflow-wrap:anywhere}
 table{border-collapse:collapse;font-size:.9375rem;margin:.8rem 0;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.32rem .9rem .32rem 0;font-weight:400;overflow-wrap:break-word}
 .facts{table-layout:fixed}.facts th{width:11.5rem;color:var(--quiet)}.facts td{overflow-wrap:anywhere}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto}.wide{min-width:34rem}
 .grid thead th{color:var(--quiet);font-size:.8125rem;border-bottom:1px solid var(--line)}
 .grid td,.grid th{font-variant-numeric:tabular-nums}
 .grid tbody tr+tr>*{border-top:1px solid var(--wash)}
@@ -186,14 +189,15 @@ gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
 .legend{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
 .key i{display:inline-block;width:.75em;height:.75em;border-radius:.15em;margin-right:.4em}
 .command{font:.8125rem/1.55 ui-monospace,Menlo,Consolas,monospace;background:var(--wash);color:var(--ink);padding:.55rem .8rem;
-border-radius:.35rem;margin:1rem 0 0;overflow-x:auto;white-space:pre}
+border-radius:.35rem;margin:1rem 0 0;white-space:pre-wrap;overflow-wrap:anywhere}
+sup{line-height:0}
 footer{margin-top:2.5rem;padding-top:1rem;border-top:1px solid var(--line);font-size:.875rem;
 color:var(--quiet);overflow-wrap:anywhere}
 @media (max-width:36rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.4rem}nav li{grid-template-columns:1.9rem 1fr}
 nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2rem .7rem}.row span{grid-column:2}
 .facts th{width:8rem}}
 @media print{:root{color-scheme:light}main{max-width:none;padding:0}body{font-size:10.5pt}section{break-inside:avoid-page}
-figure,tr,.command{break-inside:avoid}.command{white-space:pre-wrap}.scroll{overflow:visible}
+figure,tr,.command{break-inside:avoid}.scroll{overflow:visible}
 nav a{color:inherit;text-decoration:none}
 .badge,.net *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

@@ -17,12 +17,12 @@ from .formats import load
 from .lossless import MOVES, Compression, Progress, Rank
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
 from .network import Network
-from .polyhedra import Pieces, random_plane
+from .polyhedra import MOST, Pieces, random_plane
 from .result import GLYPHS, Result, atomic_write
 
 RADII = 1e-6, 1e-3, 1e-2
 STUDENTS = 16, 8, 4  # parts of the units needed
-NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 3_000, 1_000
+NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 1_000
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
 
 
@@ -98,7 +98,7 @@ class Report(Result):
             element("li", badge(s.glyph), element("a", s.title, href=f"#{s.name}"), element("span", prose(s.line)))
             for s in self.sections
         )
-        signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values())
+        signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values() if sign)
         header = element("header", element("h1", self.name), element("p", repr(self.network)))
         trust = element("p", f"{signs}.", class_="trust note")
         nav = element("nav", element("ol", *lines), trust, aria_label="answers")
@@ -241,7 +241,7 @@ def _network(asked: Asked) -> Section:
     net = asked.net
     names = ["inputs", *map(str, net.activations), "outputs" if net.output_map == "identity" else net.output_map]
     rows = [
-        ("hidden units", net.units), ("parameters", f"{net.parameters}, {net.dtype}"),
+        ("hidden units", net.units), ("parameters", f"{net.parameters}, {net.dtype}, up to {np.abs(net.flat()).max():.3g}"),
         *(("note", note) for note in net.notes),
     ]  # fmt: skip
     if net.frame is not None:
@@ -268,12 +268,12 @@ def _units(asked: Asked) -> Section:
     if isinstance(rank, Refusal) or isinstance(small, Refusal):
         return Section("units", title, None, next(x.why for x in (rank, small) if isinstance(x, Refusal)))
     rows = [_on_all(rank, small), _on_box(asked), *_nearby(asked), *_on_average(asked)]
-    body = table([(r[0], r[1], badge(r[2]), r[3]) for r in rows], ("where", "hidden units", "", "because"), "units needed")
+    body = table([(r[0], badge(r[2]), r[1], r[3]) for r in rows], ("where", "", "hidden units", "because"), "units needed")
     typed = [f"moduli compress {asked.name} -o small.onnx", f"moduli rank {asked.name} --radius {RADII[0]:g}"]
     if asked.box is not None:
         typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where}")
-    best = ", the fewest possible" if small.optimal else " at most"
-    line = f"{rank.upper} of {rank.of} hidden units on all inputs{best}"
+    count = f"{rank.upper} of {rank.of} hidden units on all inputs"
+    line = f"{count}, the fewest possible" if small.optimal else f"at most {count}"
     answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
     return Section("units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers)
 
@@ -295,21 +295,21 @@ def _between(rank: Rank) -> str:
 def _on_box(asked: Asked) -> Row:
     found = asked.region()
     if isinstance(found, Refusal):
-        return "a box", "", "", found.why if asked.box is None else f"does not apply: {found.why}"
+        return "a box", "", "", found.why if asked.box is None else f"does not apply: {found.why.split(': ')[0]}"
     return asked.where, str(found.network.units), found.glyph, found.statement
 
 
 def _nearby(asked: Asked) -> Iterator[Row]:
     """Radii as long as the question is answered; the first refusal speaks for the others."""
+    said = ""
     for radius in RADII:
         found = asked.near(radius)
         name = f"parameters within {radius:g}"
         if isinstance(found, Refusal):
             yield name, "", "", found.why
             return
-        greedy = "" if found.greedy is None else f"; greedy bound {found.greedy}"
-        proof = "both bounds meet" if found.exact else f"lower bound {found.lower}"
-        yield name, _between(found), "=" if found.exact else "<=", f"{proof}{greedy}"
+        yield name, _between(found), "=" if found.exact else "<=", "" if found.reason == said else found.reason
+        said = found.reason
 
 
 def _on_average(asked: Asked) -> Iterator[Row]:
@@ -371,7 +371,8 @@ def _kept(small: Compression) -> list[int]:
 def _identity(asked: Asked) -> Section:
     """Does the function determine the parameters?"""
     name, title, net = "identity", "Is it the only one", asked.net
-    typed = (f"moduli identify {asked.name} --on {asked.where} --budget {asked.budget}",)
+    budget = asked.budget * (1 if net.widths[0] > MOST else 5)  # points, or cells
+    typed = (f"moduli identify {asked.name} --on {asked.where} --budget {budget} --seed {asked.seed}",)
     if not net.units:
         return Section(name, title, None, "no hidden layer")
     if not all(kind.piecewise_linear for kind in net.activations):
@@ -380,7 +381,7 @@ def _identity(asked: Asked) -> Section:
         return Section(name, title, None, "asked in a box; add --on box:LO,HI")
     if net.parameters > IDENTITY:
         return Section(name, title, None, f"{net.parameters} parameters; asked here up to {IDENTITY}", typed)
-    found = asked.ask("identifiable", lambda: solve.identifiable(net, on=asked.box, budget=asked.budget, seed=asked.seed))
+    found = asked.ask("identifiable", lambda: solve.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, typed)
     body = table([row for row in found.rows() if row[0] not in ("network", "identifiable")])
@@ -420,8 +421,8 @@ def _symmetry(asked: Asked) -> Section:
             return Section("symmetry", title, None, found.why, (typed,))
     saved = f"{100 * size.share:.2g} % of the log covering number"
     line = f"e^{group.log_order:.5g} discrete symmetries, {group.dimension} continuous dimensions: worth {saved}"
-    pictures = _complexity_pictures(asked)
-    body = Markup(table(size.facts()) + _bounds(size) + pictures)
+    picture = _picture(asked, lambda ax: _saved(size, ax), "saved", "share of the log covering number saved, against the width")
+    body = Markup(table(size.facts()) + _bounds(size) + picture)
     return Section("symmetry", title, size.status, line, (typed,), body, {"symmetries": group, "complexity": size})
 
 
@@ -432,25 +433,26 @@ def _bounds(size: Any) -> Markup:
         if bound.value is None and bound.gap is None and bound.needed is None:
             without.append(bound.name)
             continue
-        value = "" if bound.value is None else f"{bound.value:.4g}"
-        needed = "" if bound.needed is None else f"{float(bound.needed):.3g}"
-        rows.append((bound.name, value, bound.verdict, needed, badge(GLYPHS.get(bound.status, "")), bound.quantity))
-    grid = table(rows, ("bound", "value", "gap", "samples for < 1", "", "of"), "bounds on capacity")
-    note = f"No number here: {', '.join(without)}." if without else ""
+        gap = () if size.samples is None else (bound.verdict,)
+        glyph = badge(GLYPHS.get(bound.status, ""))
+        rows.append((bound.name, glyph, _count(bound.value), *gap, _count(bound.needed), bound.quantity))
+    gap = () if size.samples is None else ("gap",)
+    grid = table(rows, ("bound", "", "value", *gap, "samples for a gap < 1", "of"), "bounds on capacity")
+    note = f"No number here: {'; '.join(without)}." if without else ""
     return Markup(grid + (element("p", note, class_="note trust") if note else ""))
 
 
-def _complexity_pictures(asked: Asked) -> Markup:
-    """The two halves of the picture, one above the other."""
-    from .plot import complexity_figure
+def _count(value: Any) -> str:
+    """A large number as people write it."""
+    if value is None:
+        return ""
+    return f"{float(value):,.0f}" if 100 <= value < 1e9 else f"{float(value):.3g}"
 
-    data = asked.found["complexity"].plot_data()
 
-    def half(k: int) -> Callable[[Any], Any]:
-        return lambda ax: complexity_figure(data, tuple(ax if j == k else plot.axes() for j in range(2)))
-
-    labels = "log covering number against accuracy", "share that symmetry saves against the width"
-    return Markup("".join(_picture(asked, half(k), f"cover{k}", label) for k, label in enumerate(labels)))
+def _saved(size: Any, ax: Any) -> Any:
+    """The right half of the picture."""
+    data = {**size.plot_data(), "here": size.cls.units, "eps": size.accuracy}
+    return plot.complexity_figure(data, (plot.axes(), ax))
 
 
 def _picture(asked: Asked, draw: Callable[[Any], Any], name: str, caption: str) -> Markup:
@@ -473,7 +475,7 @@ def _average(asked: Asked) -> Section:
     )
     last = found.students[-1].unexplained
     line = (
-        f"{found.units[-1]} of {found.of} needed units lose {_percent(last)} of the variance {found.on}; "
+        f"{found.units[-1]} of {found.of} units lose {_percent(last)} of the variance {found.on}; "
         f"a linear map {_percent(found.linear.unexplained)}"
     )
     columns = zip(found.units, found.students, found.kmeans, found.magnitude, strict=True)
@@ -513,8 +515,10 @@ def _pieces(asked: Asked) -> Section:
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, (typed.format(_spelled(_window(asked))),))
     where = _spelled(found.box)
-    shown = f"{'a random plane through 0' if plane else 'the inputs'}, {where.removeprefix('box:').replace(',', ' to ')}"
-    caption = "the function" if net.widths[0] == 1 else f"linear pieces on {shown}, one shade for each affine piece"
+    shown = f"a random plane through 0, coordinates in {where}" if plane else where
+    caption = "the function" if net.widths[0] == 1 else f"linear pieces on {shown}, one shade for each"
+    if where != _spelled(_window(asked)):
+        caption += f"; more than {CELLS} in {_spelled(_window(asked))}"
     body = _picture(asked, found.plot, "pieces", caption)
     return Section(name, title, found.status, f"{found.statement} on {shown}", (typed.format(where),), body, {"pieces": found})
 

@@ -64,7 +64,7 @@ def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
     parts = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"
     buffer = io.StringIO()
     settings: Any = {**dict.fromkeys(parts, INK), "svg.fonttype": "none", "svg.hashsalt": "moduli", "font.size": 10}
-    with rc_context(settings):
+    with rc_context(settings), np.errstate(over="ignore"):
         ax = axes()
         ax.figure.set_size_inches(4.8, 3.2)
         draw(ax)
