@@ -172,6 +172,13 @@ def test_mistakes():
         narrow(deep, mo.Gaussian(), units=2, skip=True)
 
 
+def test_one_unit_in_all_of_a_deep_network_is_one_in_each_layer():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=shape) for shape in ((5, 4), 5, (4, 5), 4, (2, 4), 2)]
+    found = mo.compress(mo.Network.mlp(*parts, activation="relu"), units=1, on=mo.Samples(rng.normal(size=(50, 4))))
+    assert found.network.widths == (4, 1, 1, 2)
+
+
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 def test_deep_networks(kind):
     rng = np.random.default_rng(0)

@@ -112,7 +112,7 @@ def test_commands_are_commands(made, name):
     for section in made[name].sections:
         for line in section.commands:
             if line.startswith("moduli "):
-                _, command, *args = shlex.split(line)
+                _, command, *args = shlex.split(line, comments=True)
                 cli.cli.commands[command].make_context(command, args)
 
 

@@ -145,7 +145,7 @@ def document(title: str, *body: Markup) -> str:
 STYLE = """
 :root{--ink:#1b1f24;--quiet:#57606a;--paper:#fff;--line:#d8dce1;--wash:#f4f6f8;--blue:#2a5c9a;--orange:#b8621f;
 --grey:#737a84;--green:#3c8d5a;--violet:#8a4f9e}
-@media (prefers-color-scheme:dark){:root{--ink:#e4e7ea;--quiet:#a3adb7;--paper:#14171a;--line:#343a41;--wash:#1e2226;
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e4e7ea;--quiet:#a3adb7;--paper:#14171a;--line:#343a41;--wash:#1e2226;
 --blue:#7fb0e8;--orange:#e39a5c;--grey:#98a1ab;--green:#7cc596;--violet:#c79bd8}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}

@@ -22,7 +22,7 @@ from .result import GLYPHS, Result, atomic_write
 
 RADII = 1e-6, 1e-3, 1e-2
 STUDENTS = 16, 8, 4  # parts of the units needed
-NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 1_000
+NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 4_000
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
 
 
@@ -145,7 +145,7 @@ def build(
     """The page of a network that was read; `typed` and `where` are the model and the domain as a command line has them."""
     plot.axes()  # first: it says what to install
     if on is None and net.frame is not None:
-        on, where = net.frame.box, "box:LO,HI"
+        on, where = net.frame.box, _spelled(net.frame.box)
     asked, sections = Asked(net, model, typed, on, where, budget, seed), []
     for k, section in enumerate(ORDER):
         if progress is not None:
@@ -269,9 +269,13 @@ def _units(asked: Asked) -> Section:
         return Section("units", title, None, next(x.why for x in (rank, small) if isinstance(x, Refusal)))
     rows = [_on_all(rank, small), _on_box(asked), *_nearby(asked), *_on_average(asked)]
     body = table([(r[0], badge(r[2]), r[1], r[3]) for r in rows], ("where", "", "hidden units", "because"), "units needed")
-    typed = [f"moduli compress {asked.name} -o small.onnx", f"moduli rank {asked.name} --radius {RADII[0]:g}"]
+    others = ", ".join(f"{radius:g}" for radius in RADII[1:])
+    typed = [
+        f"moduli compress {asked.name} -o small.onnx",
+        f"moduli rank {asked.name} --radius {RADII[0]:g} --budget {asked.budget}  # {others}",
+    ]
     if asked.box is not None:
-        typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where}")
+        typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}")
     count = f"{rank.upper} of {rank.of} hidden units on all inputs"
     line = f"{count}, the fewest possible" if small.optimal else f"at most {count}"
     answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
@@ -370,7 +374,7 @@ def _kept(small: Compression) -> list[int]:
 
 def _identity(asked: Asked) -> Section:
     """Does the function determine the parameters?"""
-    name, title, net = "identity", "Is it the only one", asked.net
+    name, title, net = "identity", "Is it identifiable", asked.net
     budget = asked.budget * (1 if net.widths[0] > MOST else 5)  # points, or cells
     typed = (f"moduli identify {asked.name} --on {asked.where} --budget {budget} --seed {asked.seed}",)
     if not net.units:
@@ -384,8 +388,14 @@ def _identity(asked: Asked) -> Section:
     found = asked.ask("identifiable", lambda: solve.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, typed)
-    body = table([row for row in found.rows() if row[0] not in ("network", "identifiable")])
-    return Section(name, title, found.status, found.statement, typed, body, {"identifiable": found})
+    size = found.dimension or asked.ask("dimension", lambda: solve.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
+    rows = [row for row in found.rows()[3:] if row[0] != "also"]
+    if isinstance(size, Refusal):
+        return Section(name, title, found.status, found.statement, typed, table([*rows, ("functional dimension", size.why)]),
+                       {"identifiable": found})  # fmt: skip
+    rows += size.rows()[2:] if found.dimension is None else []
+    line = f"{found.statement}; {size.statement.split(' (')[0]}"
+    return Section(name, title, found.status, line, typed, table(rows), {"identifiable": found, "dimension": size})
 
 
 def _by_rank(asked: Asked, name: str, title: str) -> Section:
@@ -406,16 +416,13 @@ def _symmetry(asked: Asked) -> Section:
     """What the group is worth."""
     title, net = "What symmetry buys", asked.net
     samples = asked.on if isinstance(asked.on, Samples) else None
-    largest = 1.0
-    if asked.box is not None:
-        largest = float(max(np.abs(asked.box.low).max(), np.abs(asked.box.high).max()))
-    if samples is not None:
-        largest = float(np.abs(samples.x).max())
-    typed = f"moduli complexity {asked.name} --input-bound {largest!r}" + (f" --samples {asked.where}" if samples else "")
+    largest = _largest(asked)
+    spelled = str(largest).removesuffix(".0")
+    typed = f"moduli complexity {asked.name} --input-bound {spelled}" + (f" --samples {asked.where}" if samples else "")
     if not net.units:
         return Section("symmetry", title, None, "no hidden layer")
     group = asked.ask("symmetries", lambda: solve.symmetries(net))
-    size = asked.ask("complexity", lambda: solve.complexity(net, input_bound=largest or 1.0, samples=samples))
+    size = asked.ask("complexity", lambda: solve.complexity(net, input_bound=largest, samples=samples))
     for found in (group, size):
         if isinstance(found, Refusal):
             return Section("symmetry", title, None, found.why, (typed,))
@@ -424,6 +431,13 @@ def _symmetry(asked: Asked) -> Section:
     picture = _picture(asked, lambda ax: _saved(size, ax), "saved", "share of the log covering number saved, against the width")
     body = Markup(table(size.facts()) + _bounds(size) + picture)
     return Section("symmetry", title, size.status, line, (typed,), body, {"symmetries": group, "complexity": size})
+
+
+def _largest(asked: Asked) -> float:
+    """The largest input of the box or the samples; 1 where neither is given."""
+    given = asked.box or asked.on
+    ends = [given.low, given.high] if isinstance(given, Box) else [given.x] if isinstance(given, Samples) else []
+    return max((float(np.abs(part).max()) for part in ends), default=0.0) or 1.0
 
 
 def _bounds(size: Any) -> Markup:

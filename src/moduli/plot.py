@@ -75,6 +75,7 @@ def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
     text = text[text.index(">", box.end()) + 1 :].replace("xlink:href", "href")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
     text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     for colour, role in ROLES.items():
         text = text.replace(colour, role)
     return f'<svg {box[0]} role="img" aria-label="{html.escape(label)}">{text.strip()}'
