@@ -167,7 +167,7 @@ nav li span:last-child{overflow-wrap:anywhere}
 .trust{font-size:.875rem}
 table{border-collapse:collapse;font-size:.9375rem;margin:.8rem 0;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.32rem .9rem .32rem 0;font-weight:400;overflow-wrap:break-word}
-.facts{table-layout:fixed}.facts th{width:11.5rem;color:var(--quiet)}.facts td{overflow-wrap:anywhere}
+.facts{table-layout:fixed}.facts th{width:12.5rem;color:var(--quiet)}.facts td{overflow-wrap:anywhere}
 .scroll{overflow-x:auto}.wide{min-width:34rem}
 .grid thead th{color:var(--quiet);font-size:.8125rem;border-bottom:1px solid var(--line)}
 .grid td,.grid th{font-variant-numeric:tabular-nums}
