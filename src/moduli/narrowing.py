@@ -190,7 +190,7 @@ def project(goal: Goal, units: Units, start: str = "") -> Fit:
         return Fit(units, np.zeros((0, goal.outer.shape[1])), goal.variance, start)
     k, r, _ = goal.system(units, exact=True, slopes=False)
     spread = np.diag(k)
-    size = np.where(spread > 1e-28 * spread.max(), np.sqrt(np.maximum(spread, 0.0)), np.inf)
+    size = np.where(spread.astype(bool) | r.any(axis=1), np.sqrt(np.maximum(spread, 1e-300)), np.inf)
     values, vectors = np.linalg.eigh(k / np.outer(size, size))
     keep = values > 1e-11 * values[-1]
     v = (vectors[:, keep] / values[keep]) @ (vectors[:, keep].T @ (r / size[:, None])) / size[:, None]
