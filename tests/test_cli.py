@@ -437,12 +437,28 @@ def test_plot_draws_pieces(tmp_path):
     assert not (tmp_path / "bad.svg").exists()
 
 
+def test_report(tmp_path):
+    mo.save(mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"), tmp_path / "net.npz")
+    data = answer("report", "net.npz", "-o", "r.html", "--on", "box:-2,2", cwd=tmp_path)
+    assert data["schema"] == "moduli.report/1"
+    assert data["sections"][3]["commands"] == ["moduli identify net.npz --on box:-2,2 --budget 10000 --seed 0"]
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+    code, out, err = moduli("report", "net.npz", "-o", "r.pdf", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "written as .html" in err
+    code, out, err = moduli("report", "net.npz", "-o", "no/r.html", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "cannot write no/r.html" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.npz", "r.html"]
+
+
 @pytest.mark.parametrize(
     ("package", "extra", "args"),
     [
         ("torch", "torch", ["train", "digits", "-o", "d.onnx"]),
         ("torch", "torch", ["sweep", "small.toml", "--store", "runs"]),
         ("matplotlib", "plot", ["plot", "net.npz", "--on", "box:-1,1", "-o", "p.svg"]),
+        ("matplotlib", "plot", ["report", "net.npz", "-o", "r.html"]),
         ("matplotlib", "plot", ["complexity", "3,3,1", "-o", "c.svg"]),
         ("matplotlib", "plot", ["sweep", "small.toml", "--store", "done", "-o", "s.svg"]),
         ("distributed", "cluster", ["sweep", "small.toml", "--store", "runs", "--scheduler", "tcp://127.0.0.1:1"]),

@@ -26,7 +26,7 @@ FLOORS = (
     "witnesses", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness",
     "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing", "distillation", "meanfield", "noise",
     "pruning", "sweep", "comparison", "affine", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_graph",
-    "formats", "solve", "pytorch", "experiments", "cli",
+    "formats", "solve", "markup", "page", "pytorch", "experiments", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

@@ -172,6 +172,25 @@ def test_mistakes():
         narrow(deep, mo.Gaussian(), units=2, skip=True)
 
 
+def test_units_that_no_sample_moves_get_no_outgoing_weight():
+    target = readout("relu", 4, 3, 2)
+    z = np.random.default_rng(1).standard_normal((50, 3))
+    values = target.activation(z @ target.units.row.T + target.units.mean) @ target.outer
+    goal = Empirical(z, values, target.activation, target.units, target.outer, False)
+    rows = np.concatenate([target.units.row, 0.01 * target.units.row[:2]])
+    found = project(goal, Units(np.concatenate([target.units.mean, [-9.0, 9.0]]), rows))
+    assert not found.outer[4].any()
+    assert np.abs(found.outer).max() < 1e3
+    assert not project(goal, Units(np.array([-9.0]), rows[4:5])).outer.any()
+
+
+def test_one_unit_in_all_of_a_deep_network_is_one_in_each_layer():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=shape) for shape in ((5, 4), 5, (4, 5), 4, (2, 4), 2)]
+    found = mo.compress(mo.Network.mlp(*parts, activation="relu"), units=1, on=mo.Samples(rng.normal(size=(50, 4))))
+    assert found.network.widths == (4, 1, 1, 2)
+
+
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 def test_deep_networks(kind):
     rng = np.random.default_rng(0)

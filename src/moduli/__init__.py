@@ -18,7 +18,7 @@ _HOME = {
     "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
     "mean_field": "solve", "path": "solve", "pieces": "solve", "pruning_curve": "solve", "rank": "solve", "rank_curve": "solve",
     "recover": "solve", "signature": "solve", "symmetries": "solve",
-    "etf": "meanfield", "hard_instance": "hardness", "stable_noise": "noise", "tail_index": "noise",
+    "report": "page", "etf": "meanfield", "hard_instance": "hardness", "stable_noise": "noise", "tail_index": "noise",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .network import Network as Network
     from .noise import stable_noise as stable_noise
     from .noise import tail_index as tail_index
+    from .page import report as report
     from .solve import align as align
     from .solve import canonical as canonical
     from .solve import check as check

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -518,13 +519,14 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
     import numpy as np
 
+    from .polyhedra import random_plane
+
     if text is None:
         return None
     if text == "random":
         if inputs < 2:
             raise click.UsageError(f"--slice random: the model has {inputs} input; leave it out")
-        u, v = np.linalg.qr(np.random.default_rng(seed).standard_normal((inputs, 2)))[0].T
-        return np.zeros(inputs), u, v
+        return random_plane(inputs, seed)
     if not text.endswith(".npz"):
         raise click.UsageError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
     with np.load(text, allow_pickle=False) as z:
@@ -532,6 +534,29 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
         if names[:2] != ["origin", "u"]:
             raise click.UsageError(f"--slice {text} holds {', '.join(z.files)}; needed are origin, u and, for a plane, v")
         return tuple(z[name].astype(float).ravel() for name in names)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("-o", "--out", required=True, metavar="OUT", help="Where the page goes (.html).")
+@click.option("--budget", type=click.IntRange(4), default=2_000, show_default=True, help="Search nodes of each question.")
+@_options("on", "json", "quiet", "seed", *_SOURCE)
+def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any) -> None:
+    """Answer all questions about a model on one page that needs no other file and no network.
+
+    Example: moduli report controller.onnx -o report.html --on box:-1,1
+    """
+    from .page import build
+
+    if Path(out).suffix not in (".html", ".htm"):
+        raise click.UsageError(f"-o {out}: a report is written as .html")
+    given = [f"--{key} {shlex.quote(value)}" for key, value in source.items() if value]
+    typed = " ".join([shlex.quote(model), *given])
+    net, domain = _load(model, **source), _domain(on)
+    with _progress(quiet) as progress:
+        page = build(net, model, typed, domain, on, budget, seed, progress)
+    with _writing(Path(out)):
+        _show(page, as_json, quiet, written=str(page.save(out)))
 
 
 @cli.command()

@@ -140,7 +140,7 @@ def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
     hidden = net.widths[1:-1]
     if isinstance(units, (int, np.integer)):
         share = int(units) / max(1, net.units)
-        wanted = [int(units)] if len(hidden) == 1 else [max(units > 0, round(share * h)) for h in hidden]
+        wanted = [int(units)] if len(hidden) == 1 else [max(int(units > 0), round(share * h)) for h in hidden]
     else:
         wanted = [int(u) for u in units]
     if len(wanted) != len(hidden) or any(not w >= 0 for w in wanted):

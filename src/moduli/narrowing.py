@@ -182,11 +182,15 @@ class Fit(NamedTuple):
 
 
 def project(goal: Goal, units: Units, start: str = "") -> Fit:
-    """The best outgoing weights for given units, and the error (not of the ridge, but of these weights)."""
+    """The best outgoing weights for given units, and the error (not of the ridge, but of these weights).
+
+    Units that are constant where the error is measured get none.
+    """
     if not len(units):
         return Fit(units, np.zeros((0, goal.outer.shape[1])), goal.variance, start)
     k, r, _ = goal.system(units, exact=True, slopes=False)
-    size = np.sqrt(np.maximum(np.diag(k), 1e-300))
+    spread = np.diag(k)
+    size = np.where(spread.astype(bool) | r.any(axis=1), np.sqrt(np.maximum(spread, 1e-300)), np.inf)
     values, vectors = np.linalg.eigh(k / np.outer(size, size))
     keep = values > 1e-11 * values[-1]
     v = (vectors[:, keep] / values[keep]) @ (vectors[:, keep].T @ (r / size[:, None])) / size[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from .errors import MissingExtra
 from .result import atomic_write
 
 BLUE, ORANGE, GREY = "#2a5c9a", "#c8722b", "#8a8f98"
+INK = "#010203"  # not black, which SVG leaves unsaid
+ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)"}
 
 
 def axes(ax: Any = None, count: int = 1) -> Any:
@@ -43,6 +46,39 @@ def save(ax: Any, path: str | Path) -> Path:
     with rc_context({"svg.hashsalt": "moduli"}):
         ax.figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return atomic_write(target, buffer.getvalue())
+
+
+def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
+    """A picture to stand in a page: its text is text, its ink and its colours those of the page, its identifiers its own.
+
+    Args:
+        draw: draws on the axes it is given. name: goes before every identifier. label: what the picture shows, in words.
+    """
+    import html
+    import io
+    import re
+
+    axes()  # first: it says what to install
+    from matplotlib import rc_context
+
+    parts = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"
+    buffer = io.StringIO()
+    settings: Any = {**dict.fromkeys(parts, INK), "svg.fonttype": "none", "svg.hashsalt": "moduli", "font.size": 10}
+    with rc_context(settings), np.errstate(over="ignore"):
+        ax = axes()
+        ax.figure.set_size_inches(4.8, 3.2)
+        draw(ax)
+        ax.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    text = text[text.index(">", box.end()) + 1 :].replace("xlink:href", "href")
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
+    for colour, role in ROLES.items():
+        text = text.replace(colour, role)
+    return f'<svg {box[0]} role="img" aria-label="{html.escape(label)}">{text.strip()}'
 
 
 def curve_figure(data: dict[str, Any], ax: Any = None) -> Any:

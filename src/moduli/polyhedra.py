@@ -469,6 +469,12 @@ def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, p
         return Pieces("proved", net, box, clip(net, box, start, budget, progress), frame)
 
 
+def random_plane(inputs: int, seed: int) -> tuple[Array, Array, Array]:
+    """A plane through the origin: origin and two random orthonormal directions."""
+    u, v = np.linalg.qr(np.random.default_rng(seed).standard_normal((inputs, 2)))[0].T
+    return np.zeros(inputs), u, v
+
+
 def _start(net: Network, frame: tuple[Array, ...] | None) -> Array:
     if frame is None:
         return np.eye(net.widths[0], net.widths[0] + 1)

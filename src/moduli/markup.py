@@ -1,0 +1,203 @@
+"""The few pieces of HTML that a page is made of. Text is escaped here and nowhere else; the page asks nothing of a network."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+MEANING = {
+    "=": ("=", "proved"), "<=": ("≤", "certified bound"), "~": ("~", "estimate"), "!=": ("≠", "refuted"),
+    "?": ("?", "undecided"), "": ("", "no answer"),
+}  # fmt: skip
+SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
+POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
+SHOWN = 9  # layers in a drawing
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+NOTHING = Markup("")
+
+
+def escape(text: object) -> Markup:
+    """Text as HTML; markup stays what it is."""
+    return text if isinstance(text, Markup) else Markup(html.escape(str(text)))
+
+
+def prose(text: object) -> Markup:
+    """Escaped text with the signs that print has and a terminal spells."""
+    if isinstance(text, Markup):
+        return text
+    line = str(text)
+    for spelled, sign in SIGNS:
+        line = line.replace(spelled, sign)
+    return Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line)))
+
+
+def element(name: str, *parts: object, **attributes: object) -> Markup:
+    """An element; a trailing underscore of an attribute goes, others become hyphens.
+
+    >>> element("p", "1 < 2", class_="answer", aria_label='"')
+    '<p class="answer" aria-label="&quot;">1 &lt; 2</p>'
+    """
+    named = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items())
+    given = "".join(f' {key}="{html.escape(str(value))}"' for key, value in named)
+    return Markup(f"<{name}{given}>{''.join(map(escape, parts))}</{name}>")
+
+
+def badge(glyph: str) -> Markup:
+    """How far a line is to be trusted: the sign, its meaning for those who hover or listen."""
+    sign, meaning = MEANING[glyph]
+    return element("span", sign, class_="badge", role="img", aria_label=meaning, title=meaning)
+
+
+def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str = "") -> Markup:
+    """The first cell of a row is its heading; wide tables scroll inside their own frame."""
+    titles = element("thead", element("tr", *(element("th", prose(name), scope="col") for name in head))) if head else ""
+    body = [
+        element("tr", element("th", prose(first), scope="row"), *(element("td", prose(cell)) for cell in rest))
+        for first, *rest in rows
+    ]
+    about = {"aria_label": label} if label else {}
+    kind = "facts" if not head else "grid wide" if len(head) > 4 else "grid"
+    grid = element("table", titles, element("tbody", *body), class_=kind, **about)
+    return element("div", grid, class_="scroll", tabindex="0", role="region", aria_label=label or "facts") if head else grid
+
+
+def figure(svg: str, caption: str) -> Markup:
+    return element("figure", Markup(svg), element("figcaption", prose(caption)))
+
+
+def commands(lines: Sequence[str]) -> Markup:
+    """What to type to get a section's numbers again."""
+    return element("pre", element("code", "\n".join(lines)), class_="command", aria_label="command line")
+
+
+class Bar(NamedTuple):
+    """A layer: its label and how many units there are of each kind, in the order of `KINDS`."""
+
+    label: str
+    counts: dict[str, int]
+
+
+KINDS = {"kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged", "other": "other"}
+
+
+def bars(layers: Sequence[Bar], caption: str) -> Markup:
+    """One bar per layer, all of one length: shares are seen, numbers are read."""
+    rows = []
+    for layer in layers:
+        total = max(1, sum(layer.counts.values()))
+        present = [(kind, count) for kind, count in layer.counts.items() if count]
+        parts = [element("i", class_=kind, style=f"width:{100 * count / total:.3f}%") for kind, count in present]
+        words = ", ".join(f"{count} {KINDS[kind]}" for kind, count in present) or "no units"
+        bar = element("div", *parts, class_="bar", role="img", aria_label=f"{layer.label}: {words}")
+        rows.append(element("div", element("b", layer.label), bar, element("span", words), class_="row"))
+    found = [kind for kind in KINDS if any(layer.counts.get(kind) for layer in layers)]
+    keys = [element("span", element("i", class_=kind), KINDS[kind], class_="key") for kind in found]
+    legend = element("p", *keys, class_="legend", aria_hidden="true")
+    return element("figure", *rows, legend, element("figcaption", prose(caption)), class_="bars")
+
+
+def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
+    """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is left out."""
+    columns = [*zip(widths, names, strict=True)]
+    if len(columns) > SHOWN:
+        columns = [*columns[: SHOWN // 2], (0, f"{len(columns) - SHOWN + 1} more"), *columns[-(SHOWN // 2) :]]
+    step, middle, tall = 84, 60, max(widths).bit_length()
+    parts, before = [], 0.0
+    for k, (width, name) in enumerate(columns):
+        x, half = 42 + step * k, 44 * width.bit_length() / tall if width else 0.0
+        if k and before and half:
+            left, right = x - step + 9, x - 9
+            corners = (left, -before), (right, -half), (right, half), (left, before)
+            points = " ".join(f"{a},{middle + b:.1f}" for a, b in corners)
+            parts.append(element("polygon", points=points, class_="maps"))
+        if half:
+            parts.append(
+                element("rect", x=x - 9, y=f"{middle - half:.1f}", width=18, height=f"{2 * half:.1f}", rx=3, class_="layer")
+            )
+        parts.append(element("text", width or "…", x=x, y=middle + 62, class_="width"))
+        parts.append(element("text", name, x=x, y=middle + 78))
+        before = half
+    label = "layers: " + ", ".join(f"{width or '...'} {name}" for width, name in columns)
+    size = step * len(columns)
+    return element(
+        "svg", *parts, viewBox=f"0 0 {size} 144", role="img", aria_label=label, class_="net", style=f"max-width:{size}px"
+    )
+
+
+def document(title: str, *body: Markup) -> str:
+    """A page that needs nothing else."""
+    head = element(
+        "head", Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup('<meta name="color-scheme" content="light dark">'), element("title", title), Markup(f"<style>{STYLE}</style>"),
+    )  # fmt: skip
+    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"
+
+
+STYLE = """
+:root{--ink:#1b1f24;--quiet:#57606a;--paper:#fff;--line:#d8dce1;--wash:#f4f6f8;--blue:#2a5c9a;--orange:#b8621f;
+--grey:#737a84;--green:#3c8d5a;--violet:#8a4f9e}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e4e7ea;--quiet:#a3adb7;--paper:#14171a;--line:#343a41;--wash:#1e2226;
+--blue:#7fb0e8;--orange:#e39a5c;--grey:#98a1ab;--green:#7cc596;--violet:#c79bd8}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:47rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
+h1{font-size:1.7rem;line-height:1.25;margin:0;overflow-wrap:anywhere}
+h2{font-size:1.2rem;line-height:1.3;margin:0 0 .35rem}
+header p{margin:.4rem 0 0;color:var(--quiet)}
+section{padding:1.9rem 0 0;margin-top:1.9rem;border-top:1px solid var(--line)}
+a{color:var(--blue)}
+:focus-visible{outline:2px solid var(--blue);outline-offset:2px}
+p{margin:.5rem 0}
+.answer{display:flex;gap:.6rem;align-items:baseline}
+.answer.none,.note{color:var(--quiet)}
+.badge{font:600 .95rem/1 ui-monospace,Menlo,Consolas,monospace;display:inline-block;min-width:1.5em;text-align:center;
+padding:.22em 0;border-radius:.3em;background:var(--wash);color:var(--blue);flex:none}.badge:empty{background:none}
+nav ol{list-style:none;margin:1.5rem 0 0;padding:0}
+nav li{display:grid;grid-template-columns:1.9rem 9.5rem 1fr;gap:.6rem;align-items:baseline;padding:.28rem 0}
+nav li span:last-child{overflow-wrap:anywhere}
+.trust{font-size:.875rem}
+table{border-collapse:collapse;font-size:.9375rem;margin:.8rem 0;width:100%}
+th,td{text-align:left;vertical-align:top;padding:.32rem .9rem .32rem 0;font-weight:400;overflow-wrap:break-word}
+.facts{table-layout:fixed}.facts th{width:12.5rem;color:var(--quiet)}.facts td{overflow-wrap:anywhere}
+.scroll{overflow-x:auto}.wide{min-width:34rem}
+.grid thead th{color:var(--quiet);font-size:.8125rem;border-bottom:1px solid var(--line)}
+.grid td,.grid th{font-variant-numeric:tabular-nums}
+.grid tbody tr+tr>*{border-top:1px solid var(--wash)}
+figure{margin:1.2rem 0 .4rem}
+figcaption{font-size:.875rem;color:var(--quiet);max-width:36rem}
+figure svg{display:block;width:100%;max-width:32rem;height:auto;overflow:visible}
+svg text{font-family:inherit!important}
+.net{display:block;width:100%;height:auto;margin:1rem 0 .2rem}
+.net text{fill:var(--quiet);font-size:12px;text-anchor:middle}.net .width{fill:var(--ink);font-size:14px;font-weight:600}
+.net .layer{fill:var(--blue)}.net .maps{fill:var(--blue);opacity:.13}
+.row{display:grid;grid-template-columns:4.5rem minmax(8rem,1fr) minmax(0,17rem);
+gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
+.row b{font-weight:400;color:var(--quiet)}
+.bar{display:flex;height:1.05rem;border-radius:.25rem;overflow:hidden;background:var(--wash);gap:1px}
+.bar i,.key i{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.kept{background:var(--blue)}.drop{background:var(--orange)}.constant{background:var(--grey)}.merge{background:var(--green)}
+.other{background:var(--violet)}
+.legend{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
+.key i{display:inline-block;width:.75em;height:.75em;border-radius:.15em;margin-right:.4em}
+.command{font:.8125rem/1.55 ui-monospace,Menlo,Consolas,monospace;background:var(--wash);color:var(--ink);padding:.55rem .8rem;
+border-radius:.35rem;margin:1rem 0 0;white-space:pre-wrap;overflow-wrap:anywhere}
+sup{line-height:0}
+footer{margin-top:2.5rem;padding-top:1rem;border-top:1px solid var(--line);font-size:.875rem;
+color:var(--quiet);overflow-wrap:anywhere}
+@media (max-width:36rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.4rem}nav li{grid-template-columns:1.9rem 1fr}
+nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2rem .7rem}.row span{grid-column:2}
+.facts th{width:8rem}}
+@media print{:root{color-scheme:light}main{max-width:none;padding:0}body{font-size:10.5pt}section{break-inside:avoid-page}
+figure,tr,.command{break-inside:avoid}.scroll{overflow:visible}
+nav a{color:inherit;text-decoration:none}
+.badge,.net *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+"""

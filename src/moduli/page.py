@@ -1,0 +1,559 @@
+"""All questions about one network on one page. Every answer is a `Result`: here they are chosen and laid out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from . import plot, solve
+from .domains import Box, Domain, Gaussian, Samples
+from .errors import BudgetExhausted, MissingExtra, ModuliError
+from .formats import load
+from .lossless import MOVES, Compression, Progress, Rank
+from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
+from .network import Network
+from .polyhedra import MOST, Pieces, random_plane
+from .result import GLYPHS, Result, atomic_write
+
+RADII = 1e-6, 1e-3, 1e-2
+STUDENTS = 16, 8, 4  # parts of the units needed
+NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 4_000
+TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
+
+
+class Refusal(NamedTuple):
+    """Why there is no answer, in one line."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A question of the page, and what was found.
+
+    Attributes:
+        name: its anchor. title: the question. status: how far the answer is to be trusted; None where there is none.
+        line: the answer in one line, or why there is none. body: HTML under it. commands: what to type to get it again.
+        answers: the results it rests on.
+    """
+
+    name: str
+    title: str
+    status: str | None
+    line: str
+    commands: tuple[str, ...] = ()
+    body: Markup = NOTHING
+    answers: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def glyph(self) -> str:
+        return "" if self.status is None else GLYPHS[self.status]
+
+    def html(self) -> Markup:
+        kind = "answer" if self.status else "answer none"
+        typed = commands(self.commands) if self.commands else NOTHING
+        heading = element("h2", self.title, id=f"{self.name}-title")
+        line = element("p", badge(self.glyph), element("span", prose(self.line)), class_=kind)
+        return element("section", heading, line, self.body, typed, id=self.name, aria_labelledby=f"{self.name}-title")
+
+    def to_json(self) -> dict[str, Any]:
+        answers = {name: answer.to_json() for name, answer in self.answers.items()}
+        return {"name": self.name, "title": self.title, "status": self.status, "line": self.line,
+                "commands": list(self.commands), "answers": answers}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report(Result):
+    """A page about one network.
+
+    Attributes:
+        network, name: whose. sections: in the reader's order. status: of the least trusted section.
+    """
+
+    network: Network
+    name: str
+    sections: tuple[Section, ...]
+    kind: ClassVar[str] = "report"
+
+    @property
+    def statement(self) -> str:
+        answered = sum(section.status is not None for section in self.sections)
+        return f"{self.name}: {answered} of {len(self.sections)} questions answered"
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [(section.title, f"{section.glyph} {section.line}".strip()) for section in self.sections]
+
+    def data(self) -> dict[str, Any]:
+        return {"model": self.name, "digest": self.network.digest, "sections": [s.to_json() for s in self.sections]}
+
+    @property
+    def html(self) -> str:
+        """The page: one file that needs no other, and no network."""
+        lines = (
+            element("li", badge(s.glyph), element("a", s.title, href=f"#{s.name}"), element("span", prose(s.line)))
+            for s in self.sections
+        )
+        signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values() if sign)
+        header = element("header", element("h1", self.name), element("p", repr(self.network)))
+        trust = element("p", f"{signs}.", class_="trust note")
+        nav = element("nav", element("ol", *lines), trust, aria_label="answers")
+        footer = element("footer", f"moduli, parameters {self.network.digest}")
+        main = element("main", header, nav, *(section.html() for section in self.sections), footer)
+        return document(f"{self.name}: what moduli finds", main)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page (.html), or its data (.json); the file appears whole or not at all."""
+        target = Path(path)
+        if target.suffix == ".json":
+            return super().save(target)
+        if target.suffix not in (".html", ".htm"):
+            raise ValueError(f"{path}: a report is written as .html, or its data as .json")
+        return atomic_write(target, self.html.encode())
+
+
+def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, progress: Progress | None = None) -> Report:
+    """All questions about a network on one page: units needed, what can go, symmetry, errors, linear pieces.
+
+    What does not apply, fails or would take long says so in one line; the page is made in any case.
+
+    Args:
+        on: a `Box` for what concerns a region, `Gaussian` or `Samples` for averages (by default the standard normal law, and
+            the box in the file where there is one). budget: of each question.
+
+    Raises:
+        MissingExtra: matplotlib is not installed. UnsupportedModel: the model cannot be read.
+
+    >>> import moduli as mo
+    >>> page = mo.report(mo.Network.mlp([[1.0], [-1.0], [0.0]], [0.5, -0.5, 2.0], [[1.0, 3.0, 1.0]], [0.0]))
+    >>> page.sections[1].line
+    '1 of 3 hidden units on all inputs, the fewest possible'
+    >>> page.html.startswith("<!DOCTYPE html>"), "http" in page.html
+    (True, False)
+    """
+    name = str(net) if isinstance(net, (str, Path)) else "MODEL"
+    return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
+
+
+def build(
+    net: Network, model: str, typed: str, on: Domain, where: str, budget: int, seed: int, progress: Progress | None
+) -> Report:
+    """The page of a network that was read; `typed` and `where` are the model and the domain as a command line has them."""
+    plot.axes()  # first: it says what to install
+    if on is None and net.frame is not None:
+        on, where = net.frame.box, _spelled(net.frame.box)
+    asked, sections = Asked(net, model, typed, on, where, budget, seed), []
+    for k, section in enumerate(ORDER):
+        if progress is not None:
+            progress(k, len(ORDER), section.__name__.strip("_"))
+        sections.append(section(asked))
+    statuses = [s.status for s in sections if s.status is not None]
+    return Report(max(statuses, key=TRUST.index), net, Path(model).name, tuple(sections))
+
+
+def _spelled(on: Domain) -> str:
+    """A domain as the command line writes it."""
+    if isinstance(on, Box):
+        low, high = np.unique(on.low), np.unique(on.high)
+        return f"box:{low[0]:g},{high[0]:g}" if len(low) == len(high) == 1 else "box:FILE.vnnlib"
+    return "FILE.npz" if isinstance(on, Samples) else "gaussian"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The network and all that was asked about it, each question once."""
+
+    net: Network
+    model: str
+    name: str
+    on: Domain
+    where: str
+    budget: int
+    seed: int
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def ask(self, key: str, question: Callable[[], Any]) -> Any:
+        """The answer, or a `Refusal`: whatever goes wrong with one question, the others are answered."""
+        if key not in self.found:
+            try:
+                self.found[key] = question()
+            except MissingExtra:
+                raise
+            except Exception as error:
+                kind = "" if isinstance(error, (ModuliError, ValueError)) else f"{type(error).__name__}: "
+                self.found[key] = Refusal(" ".join(f"{kind}{error}".split()) or type(error).__name__)
+        return self.found[key]
+
+    @property
+    def box(self) -> Box | None:
+        return self.on if isinstance(self.on, Box) else None
+
+    @property
+    def law(self) -> Gaussian | Samples:
+        return self.on if isinstance(self.on, (Gaussian, Samples)) else Gaussian()
+
+    def rank(self) -> Rank | Refusal:
+        found: Rank | Refusal = self.ask("rank", lambda: solve.rank(self.net))
+        return found
+
+    def small(self) -> Compression | Refusal:
+        rank = self.rank()
+        found: Compression | Refusal = self.ask("small", lambda: rank if isinstance(rank, Refusal) else rank.compression)
+        return found
+
+    def region(self) -> Any:
+        """Lossless on the box."""
+        if self.box is None:
+            return Refusal("no box given; add --on box:LO,HI")
+        return self.ask("region", lambda: solve.compress(self.net, on=self.box, budget=self.budget))
+
+    def near(self, radius: float) -> Any:
+        if self.net.units > NEAR:
+            return Refusal(f"{self.net.units} hidden units; asked here up to {NEAR}")
+        return self.ask(f"near {radius}", lambda: solve.rank(self.net, radius=radius, budget=self.budget))
+
+    def students(self) -> Any:
+        """Students of the smaller network: it has the same function, and its students are found sooner."""
+        small = self.small()
+        if isinstance(small, Refusal):
+            return small
+        net = small.network
+        if net.parameters > AVERAGE:
+            return Refusal(f"{net.parameters} parameters after lossless compression; asked here up to {AVERAGE}")
+        if net.units < 2:
+            return Refusal(f"{net.units} hidden units: nothing to leave out")
+        return self.ask("students", lambda: solve.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed))
+
+    @staticmethod
+    def sizes(units: int) -> list[int]:
+        return sorted({max(1, units // part) for part in STUDENTS})
+
+    @property
+    def law_typed(self) -> str:
+        return _spelled(self.law) if self.box or self.on is None else self.where
+
+
+def _network(asked: Asked) -> Section:
+    net = asked.net
+    names = ["inputs", *map(str, net.activations), "outputs" if net.output_map == "identity" else net.output_map]
+    rows = [
+        ("hidden units", net.units), ("parameters", f"{net.parameters}, {net.dtype}, up to {np.abs(net.flat()).max():.3g}"),
+        *(("note", note) for note in net.notes),
+    ]  # fmt: skip
+    if net.frame is not None:
+        rows.append(("box in the file", f"{net.frame.box.low.tolist()} to {net.frame.box.high.tolist()}"))
+    line = f"{net.widths[0]} inputs, {_layers(net)}, {net.widths[-1]} outputs"
+    return Section(
+        "network",
+        "What it is",
+        "proved",
+        line,
+        (f"moduli info {asked.name}",),
+        Markup(drawing(net.widths, names) + table(rows)),
+    )
+
+
+def _layers(net: Network) -> str:
+    hidden = [f"{width} {kind}" for width, kind in zip(net.widths[1:-1], net.activations, strict=True)]
+    return " - ".join(hidden) if hidden else "no hidden layer"
+
+
+def _units(asked: Asked) -> Section:
+    title = "How many units"
+    rank, small = asked.rank(), asked.small()
+    if isinstance(rank, Refusal) or isinstance(small, Refusal):
+        return Section("units", title, None, next(x.why for x in (rank, small) if isinstance(x, Refusal)))
+    rows = [_on_all(rank, small), _on_box(asked), *_nearby(asked), *_on_average(asked)]
+    body = table([(r[0], badge(r[2]), r[1], r[3]) for r in rows], ("where", "", "hidden units", "because"), "units needed")
+    others = ", ".join(f"{radius:g}" for radius in RADII[1:])
+    typed = [
+        f"moduli compress {asked.name} -o small.onnx",
+        f"moduli rank {asked.name} --radius {RADII[0]:g} --budget {asked.budget}  # {others}",
+    ]
+    if asked.box is not None:
+        typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}")
+    count = f"{rank.upper} of {rank.of} hidden units on all inputs"
+    line = f"{count}, the fewest possible" if small.optimal else f"at most {count}"
+    answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
+    return Section("units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers)
+
+
+Row = tuple[str, str, str, str]
+
+
+def _on_all(rank: Rank, small: Compression) -> Row:
+    slack = "nothing was rounded" if small.slack == 0 else f"rounding changes outputs by <= {small.proof.slack}"
+    return "all inputs", _between(rank), "=" if rank.exact else "<=", f"{rank.reason}; {slack}"
+
+
+def _between(rank: Rank) -> str:
+    if rank.exact:
+        return str(rank.upper)
+    return f"{rank.lower} to {rank.upper}" if rank.lower else f"<= {rank.upper}"
+
+
+def _on_box(asked: Asked) -> Row:
+    found = asked.region()
+    if isinstance(found, Refusal):
+        return "a box", "", "", found.why if asked.box is None else f"does not apply: {found.why.split(': ')[0]}"
+    return asked.where, str(found.network.units), found.glyph, found.statement
+
+
+def _nearby(asked: Asked) -> Iterator[Row]:
+    """Radii as long as the question is answered; the first refusal speaks for the others."""
+    said = ""
+    for radius in RADII:
+        found = asked.near(radius)
+        name = f"parameters within {radius:g}"
+        if isinstance(found, Refusal):
+            yield name, "", "", found.why
+            return
+        yield name, _between(found), "=" if found.exact else "<=", "" if found.reason == said else found.reason
+        said = found.reason
+
+
+def _on_average(asked: Asked) -> Iterator[Row]:
+    found = asked.students()
+    where = "on average"
+    if isinstance(found, Refusal):
+        yield where, "", "", found.why
+        return
+    for units, error in zip(found.units, found.students, strict=True):
+        yield where, str(units), "~", f"{_percent(error.unexplained)} of the variance lost"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+def _removed(asked: Asked) -> Section:
+    title, small = "What can go", asked.small()
+    if isinstance(small, Refusal):
+        return Section("removed", title, None, small.why)
+    if not small.original.units:
+        return Section("removed", title, None, "no hidden layer")
+    caption = (
+        "Units of each hidden layer, on all inputs. Dropped: nothing reads it. Constant: it goes into a bias. "
+        "Merged: it repeats another one."
+    )
+    parts = [bars([*_shares(small)], caption)]
+    region = asked.region()
+    if isinstance(region, Compression):
+        parts.append(bars([*_shares(region)], f"The same on {asked.where}."))
+    gone = small.original.units - small.network.units
+    kinds = ", ".join(f"{count} {MOVES[kind]}" for kind, count in small.removed.items() if count)
+    line = f"{gone} of {small.original.units} units: {kinds}" if gone else "no unit, by the lossless rules on all inputs"
+    return Section(
+        "removed", title, "proved" if gone or small.optimal else "bounded", line,
+        (f"moduli compress {asked.name} -o small.onnx --json",), Markup("".join(parts)),
+    )  # fmt: skip
+
+
+def _shares(small: Compression) -> Iterator[Bar]:
+    """Units of each layer by what became of them, as the moves of the certificate say."""
+    for l, (before, after) in enumerate(zip(small.original.widths[1:-1], _kept(small), strict=True), 1):
+        counts = {"kept": after}
+        for move in small.proof.large_moves:
+            if move.layer == l and move.kind in MOVES:
+                counts[move.kind] = counts.get(move.kind, 0) + len(move.units)
+        yield Bar(f"layer {l}", {**counts, "other": max(0, before - sum(counts.values()))})
+
+
+def _kept(small: Compression) -> list[int]:
+    """Units that remain of each layer; a layer that is gone altogether keeps none."""
+    before, after = small.original.widths[1:-1], small.network.widths[1:-1]
+    if len(before) == len(after):
+        return list(after)
+    gone = [sum(len(m.units) for m in small.proof.large_moves if m.layer == l) for l in range(1, len(before) + 1)]
+    return [max(0, width - count) for width, count in zip(before, gone, strict=True)]
+
+
+def _identity(asked: Asked) -> Section:
+    """Does the function determine the parameters?"""
+    name, title, net = "identity", "Is it identifiable", asked.net
+    budget = asked.budget * (1 if net.widths[0] > MOST else 5)  # points, or cells
+    typed = (f"moduli identify {asked.name} --on {asked.where} --budget {budget} --seed {asked.seed}",)
+    if not net.units:
+        return Section(name, title, None, "no hidden layer")
+    if not all(kind.piecewise_linear for kind in net.activations):
+        return _by_rank(asked, name, title)
+    if asked.box is None:
+        return Section(name, title, None, "asked in a box; add --on box:LO,HI")
+    if net.parameters > IDENTITY:
+        return Section(name, title, None, f"{net.parameters} parameters; asked here up to {IDENTITY}", typed)
+    found = asked.ask("identifiable", lambda: solve.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
+    if isinstance(found, Refusal):
+        return Section(name, title, None, found.why, typed)
+    size = found.dimension or asked.ask("dimension", lambda: solve.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
+    rows = [row for row in found.rows()[3:] if row[0] != "also"]
+    if isinstance(size, Refusal):
+        return Section(name, title, found.status, found.statement, typed, table([*rows, ("functional dimension", size.why)]),
+                       {"identifiable": found})  # fmt: skip
+    rows += size.rows()[2:] if found.dimension is None else []
+    line = f"{found.statement}; {size.statement.split(' (')[0]}"
+    return Section(name, title, found.status, line, typed, table(rows), {"identifiable": found, "dimension": size})
+
+
+def _by_rank(asked: Asked, name: str, title: str) -> Section:
+    """Irreducible units of tanh, sigmoid, erf are determined up to symmetry; redundant ones are not."""
+    rank, net = asked.rank(), asked.net
+    if isinstance(rank, Refusal) or not rank.exact or len(net.layers) != 2:
+        kinds = "/".join(dict.fromkeys(map(str, net.activations)))
+        return Section(name, title, None, f"decided for ReLU, or one hidden layer of tanh, sigmoid, erf; not for {kinds} here")
+    typed = (f"moduli rank {asked.name}",)
+    if rank.upper < net.units:
+        line = f"not identifiable: {net.units - rank.upper} redundant units leave other parameters with the same function"
+        return Section(name, title, "refuted", line, typed)
+    line = f"identifiable up to the symmetries below: irreducible ({net.activations[0].source})"
+    return Section(name, title, "proved", line, typed)
+
+
+def _symmetry(asked: Asked) -> Section:
+    """What the group is worth."""
+    title, net = "What symmetry buys", asked.net
+    samples = asked.on if isinstance(asked.on, Samples) else None
+    largest = _largest(asked)
+    spelled = str(largest).removesuffix(".0")
+    typed = f"moduli complexity {asked.name} --input-bound {spelled}" + (f" --samples {asked.where}" if samples else "")
+    if not net.units:
+        return Section("symmetry", title, None, "no hidden layer")
+    group = asked.ask("symmetries", lambda: solve.symmetries(net))
+    size = asked.ask("complexity", lambda: solve.complexity(net, input_bound=largest, samples=samples))
+    for found in (group, size):
+        if isinstance(found, Refusal):
+            return Section("symmetry", title, None, found.why, (typed,))
+    saved = f"{100 * size.share:.2g} % of the log covering number"
+    line = f"e^{group.log_order:.5g} discrete symmetries, {group.dimension} continuous dimensions: worth {saved}"
+    picture = _picture(asked, lambda ax: _saved(size, ax), "saved", "share of the log covering number saved, against the width")
+    body = Markup(table(size.facts()) + _bounds(size) + picture)
+    return Section("symmetry", title, size.status, line, (typed,), body, {"symmetries": group, "complexity": size})
+
+
+def _largest(asked: Asked) -> float:
+    """The largest input of the box or the samples; 1 where neither is given."""
+    given = asked.box or asked.on
+    ends = [given.low, given.high] if isinstance(given, Box) else [given.x] if isinstance(given, Samples) else []
+    return max((float(np.abs(part).max()) for part in ends), default=0.0) or 1.0
+
+
+def _bounds(size: Any) -> Markup:
+    """Rows with a number, and one line for the others."""
+    rows, without = [], []
+    for bound in size.rows():
+        if bound.value is None and bound.gap is None and bound.needed is None:
+            without.append(bound.name)
+            continue
+        gap = () if size.samples is None else (bound.verdict,)
+        glyph = badge(GLYPHS.get(bound.status, ""))
+        rows.append((bound.name, glyph, _count(bound.value), *gap, _count(bound.needed), bound.quantity))
+    gap = () if size.samples is None else ("gap",)
+    grid = table(rows, ("bound", "", "value", *gap, "samples for a gap < 1", "of"), "bounds on capacity")
+    note = f"No number here: {'; '.join(without)}." if without else ""
+    return Markup(grid + (element("p", note, class_="note trust") if note else ""))
+
+
+def _count(value: Any) -> str:
+    """A large number as people write it."""
+    if value is None:
+        return ""
+    return f"{float(value):,.0f}" if 100 <= value < 1e9 else f"{float(value):.3g}"
+
+
+def _saved(size: Any, ax: Any) -> Any:
+    """The right half of the picture."""
+    data = {**size.plot_data(), "here": size.cls.units, "eps": size.accuracy}
+    return plot.complexity_figure(data, (plot.axes(), ax))
+
+
+def _picture(asked: Asked, draw: Callable[[Any], Any], name: str, caption: str) -> Markup:
+    """A figure, or the reason why there is none."""
+    made = asked.ask(f"picture {name}", lambda: plot.inline(draw, name, caption))
+    if isinstance(made, Refusal):
+        return element("p", f"No picture: {made.why}", class_="note")
+    return figure(made, f"{caption[0].upper()}{caption[1:]}.")
+
+
+def _average(asked: Asked) -> Section:
+    """Error against units."""
+    name, title, found = "average", "Fewer units on average", asked.students()
+    if isinstance(found, Refusal):
+        return Section(name, title, None, found.why)
+    sizes = ",".join(map(str, found.units))
+    typed = (
+        f"moduli compress {asked.name} -o small.onnx --dtype float64",
+        f"moduli curve small.onnx --on {asked.law_typed} --units {sizes} --seed {asked.seed}",
+    )
+    last = found.students[-1].unexplained
+    line = (
+        f"{found.units[-1]} of {found.of} units lose {_percent(last)} of the variance {found.on}; "
+        f"a linear map {_percent(found.linear.unexplained)}"
+    )
+    columns = zip(found.units, found.students, found.kmeans, found.magnitude, strict=True)
+    rows = [(str(m), *(f"{error.unexplained:.2g}" for error in errors)) for m, *errors in columns]
+    grid = table(rows, ("hidden units", "student", "centres of units", "largest units"), "share of variance lost")
+    body = Markup(_picture(asked, found.plot, "errors", "share of the variance lost against hidden units") + grid)
+    return Section(name, title, found.status, line, typed, body, {"error_curve": found})
+
+
+def _pruning(asked: Asked) -> Section:
+    """What is lost when units are left out by size."""
+    name, title = "pruning", "Pruning by size"
+    if not asked.net.units:
+        return Section(name, title, None, "no hidden layer")
+    samples = asked.on if isinstance(asked.on, Samples) else None
+    found = asked.ask("pruning", lambda: solve.pruning_curve(asked.net, by="units", on=samples))
+    if isinstance(found, Refusal):
+        return Section(name, title, None, found.why)
+    asking = f'mo.pruning_curve({asked.model!r}, by="units"{", on=mo.Samples(x)" if samples else ""})'
+    typed = ("python", ">>> import moduli as mo", f">>> {asking}.rows()")
+    caption = "relative error against the share of units kept"
+    body = Markup(_picture(asked, found.plot, "pruning", caption) + table(found.rows()[2:]))
+    return Section(name, title, found.status, found.statement, typed, body, {"pruning_curve": found})
+
+
+def _pieces(asked: Asked) -> Section:
+    """A picture of the linear pieces, of a plane through more than two inputs."""
+    name, title, net = "pieces", "Linear pieces", asked.net
+    if not net.units:
+        return Section(name, title, None, "no hidden layer: one piece")
+    curved = [str(kind) for kind in net.activations if not kind.piecewise_linear]
+    if curved:
+        return Section(name, title, None, f"{curved[0]} has none: it is nowhere linear")
+    plane = None if net.widths[0] <= 2 else random_plane(net.widths[0], asked.seed)
+    found = asked.ask("pieces", lambda: _widest(net, _window(asked), plane))
+    typed = f"moduli plot {asked.name} -o pieces.svg --on {{}}{' --slice random' if plane else ''} --seed {asked.seed}"
+    if isinstance(found, Refusal):
+        return Section(name, title, None, found.why, (typed.format(_spelled(_window(asked))),))
+    where = _spelled(found.box)
+    shown = f"a random plane through 0, coordinates in {where}" if plane else where
+    caption = "the function" if net.widths[0] == 1 else f"linear pieces on {shown}, one shade for each"
+    if where != _spelled(_window(asked)):
+        caption += f"; more than {CELLS} in {_spelled(_window(asked))}"
+    body = _picture(asked, found.plot, "pieces", caption)
+    return Section(name, title, found.status, f"{found.statement} on {shown}", (typed.format(where),), body, {"pieces": found})
+
+
+def _window(asked: Asked) -> Box:
+    """The box of inputs, or the range of both coordinates of a plane."""
+    inputs, box = asked.net.widths[0], asked.box
+    if box is not None and (inputs <= 2 or _spelled(box) != "box:FILE.vnnlib"):
+        return box
+    return Box(-1, 1)
+
+
+def _widest(net: Network, box: Box, plane: Any) -> Pieces:
+    """The pieces in the box, or in the half, quarter, ... of it around its centre where they are few enough for a picture."""
+    for _ in range(12):
+        try:
+            return solve.pieces(net, on=box, slice=plane, budget=CELLS)
+        except BudgetExhausted:
+            low, high = (3 * box.low + box.high) / 4, (box.low + 3 * box.high) / 4
+            box = Box(low, high)
+    return solve.pieces(net, on=box, slice=plane, budget=CELLS)
+
+
+ORDER = _network, _units, _removed, _identity, _symmetry, _average, _pruning, _pieces
