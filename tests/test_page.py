@@ -156,10 +156,9 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
     Outline(made.html)
 
 
-def test_a_box_is_asked_or_its_refusal_is_one_row(monkeypatch):
-    monkeypatch.setattr(solve, "compress", lambda net, **options: mo.lossless.compress(net))
+def test_a_box_is_asked():
     made = report(planted(), on=mo.Box(-1, 1))
-    assert "The same on box:-1,1." in made.html
+    assert "On box:-1,1. Inactive:" in made.html
     assert page._on_box(page.Asked(planted(), "m", "m", None, "all", 100, 0))[1:3] == ("", "")
 
 

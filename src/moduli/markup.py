@@ -86,7 +86,10 @@ class Bar(NamedTuple):
     counts: dict[str, int]
 
 
-KINDS = {"kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged", "other": "other"}
+KINDS = {
+    "kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged", "inactive": "inactive", "block": "dependent",
+    "other": "other",
+}  # fmt: skip
 
 
 def bars(layers: Sequence[Bar], caption: str) -> Markup:
@@ -185,7 +188,7 @@ gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
 .bar{display:flex;height:1.05rem;border-radius:.25rem;overflow:hidden;background:var(--wash);gap:1px}
 .bar i,.key i{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .kept{background:var(--blue)}.drop{background:var(--orange)}.constant{background:var(--grey)}.merge{background:var(--green)}
-.other{background:var(--violet)}
+.inactive{background:var(--orange)}.block{background:var(--green)}.other{background:var(--violet)}
 .legend{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
 .key i{display:inline-block;width:.75em;height:.75em;border-radius:.15em;margin-right:.4em}
 .command{font:.8125rem/1.55 ui-monospace,Menlo,Consolas,monospace;background:var(--wash);color:var(--ink);padding:.55rem .8rem;

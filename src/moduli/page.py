@@ -343,7 +343,8 @@ def _removed(asked: Asked) -> Section:
     parts = [bars([*_shares(small)], caption)]
     region = asked.region()
     if isinstance(region, Compression):
-        parts.append(bars([*_shares(region)], f"The same on {asked.where}."))
+        more = f"On {asked.where}. Inactive: never positive there. Dependent: linear there, as other units are."
+        parts.append(bars([*_shares(region)], more))
     gone = small.original.units - small.network.units
     kinds = ", ".join(f"{count} {MOVES[kind]}" for kind, count in small.removed.items() if count)
     line = f"{gone} of {small.original.units} units: {kinds}" if gone else "no unit, by the lossless rules on all inputs"
@@ -358,8 +359,11 @@ def _shares(small: Compression) -> Iterator[Bar]:
     for l, (before, after) in enumerate(zip(small.original.widths[1:-1], _kept(small), strict=True), 1):
         counts = {"kept": after}
         for move in small.proof.large_moves:
-            if move.layer == l and move.kind in MOVES:
-                counts[move.kind] = counts.get(move.kind, 0) + len(move.units)
+            if move.kind == "skip":  # layers behind it are numbered anew
+                break
+            if move.layer == l and move.kind in (*MOVES, "inactive", "block"):
+                stay = len(move.into) if move.kind == "block" and move.into is not None else 0
+                counts[move.kind] = counts.get(move.kind, 0) + len(move.units) - stay
         yield Bar(f"layer {l}", {**counts, "other": max(0, before - sum(counts.values()))})
 
 
