@@ -101,7 +101,7 @@ def near(seed=0, activation="relu", widths=(3, 8, 8, 2), scale=1e-9):
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "abs"])
 def test_noisy_copies_are_proved_close_on_a_box(activation):
-    for seed in range(5):
+    for seed in range(3):
         a, b = near(seed, activation)
         box = mo.Box([-1, 0, -2], [1, 0.5, 0])
         answer = mo.equivalent(a, b, on=box, eps=1e-3)
@@ -112,7 +112,7 @@ def test_noisy_copies_are_proved_close_on_a_box(activation):
         far = mo.equivalent(a, b, on=box, eps=1e-13)
         assert far.status == "refuted"
         assert far.check()
-        d = mo.distance(a, b, on=box)
+        d = mo.distance(a, b, on=box, budget=200)
         assert 1e-13 < d.lower < d.upper < 1e-3
 
 
