@@ -118,7 +118,7 @@ def dimensions(draws: int) -> dict[int, list[float]]:
         line = []
         for depth in range(1, 6 if inputs == 2 else 5):
             widths = (inputs, *[width] * depth, 1)
-            count = draws if width * depth <= 24 else draws // 4
+            count = draws if inputs == 2 and width * depth <= 24 else draws // 4
             found = [mo.dimension(he(seed, widths, 0.1), on=mo.Box(-1000, 1000), budget=20_000) for seed in range(count)]
             mean, most = np.mean([d.lower for d in found]), found[0].generic
             exact = np.mean([d.exact for d in found])
