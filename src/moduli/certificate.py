@@ -501,7 +501,7 @@ class Certificate:
     region: Region | None = None
 
     def verify(self, small: Network, large: Network) -> None:
-        """Check the claim for two networks, trusting nothing but this module, `enclosure` and the two networks.
+        """Check the claim for two networks, trusting nothing but this module, those it imports, and the two networks.
 
         Raises:
             CertificateRejected: naming the move or the claim that fails.
