@@ -395,6 +395,13 @@ def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
         assert err
 
 
+def test_shells_complete_commands():
+    asked = {"_MODULI_COMPLETE": "bash_complete", "COMP_WORDS": "moduli id", "COMP_CWORD": "1"}
+    code = "import sys; from moduli.cli import main; sys.argv[0] = 'moduli'; main()"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "plain,identify"
+
+
 def test_identify_says_who_else(tmp_path):
     hat = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
     line = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.25], [[1.0, 2.0]], [0.0], activation="relu")
