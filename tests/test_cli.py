@@ -398,7 +398,8 @@ def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
 def test_shells_complete_commands():
     asked = {"_MODULI_COMPLETE": "bash_complete", "COMP_WORDS": "moduli id", "COMP_CWORD": "1"}
     code = "import sys; from moduli.cli import main; sys.argv[0] = 'moduli'; main()"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    line, env = [sys.executable, "-c", code], {**os.environ, **asked}
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "plain,identify"
 
 
