@@ -126,21 +126,24 @@ def null_space(matrix: Array, prime: int) -> Array:
 
 
 def _pivots(panel: Array, prime: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of a largest invertible block."""
+    """Rows and columns of a largest invertible block of up to PANEL columns.
+
+    A column or a row is reduced when it is read; 64 updates of less than 2^42 leave whole numbers below 2^53.
+    """
     rows: list[int] = []
     columns: list[int] = []
     free = np.ones(len(panel), dtype=bool)
     for column in range(panel.shape[1]):
-        candidates = np.flatnonzero(free & (panel[:, column] != 0))
+        head = reduced(panel[:, column], prime) * free
+        candidates = np.flatnonzero(head)
         if not len(candidates):
             continue
         row = int(candidates[0])
         free[row] = False
         rows.append(row)
         columns.append(column)
-        inverse = pow(int(panel[row, column]), -1, prime)
-        factor = reduced(panel[:, column] * inverse, prime) * free
-        panel[:, column:] = reduced(panel[:, column:] - factor[:, None] * panel[row, column:], prime)
+        factor = reduced(head * pow(int(head[row]), -1, prime), prime) * free
+        panel[:, column + 1 :] -= factor[:, None] * reduced(panel[row, column + 1 :], prime)
     return rows, columns
 
 
