@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
-from moduli.jacobians import _jacobian_floats
+from moduli import modular
+from moduli.jacobians import Exact, _jacobian_floats, _rank, local
 
 
 def test_stored_dimensions(shared):
@@ -93,7 +95,7 @@ def test_named_losses():
 def test_intervals_say_so(monkeypatch):
     import moduli.jacobians as jacobians
 
-    monkeypatch.setattr(jacobians, "WORK", 0)
+    monkeypatch.setattr(jacobians, "WORK", 0.0)
     nets = [plants.minimal(np.random.default_rng(k), (2, 4, 4, 4, 1), ["relu"] * 3).network() for k in range(8)]
     found = next(d for d in (mo.dimension(net, on=mo.Box(-4, 4)) for net in nets) if not d.exact)
     assert found.status == "bounded"
@@ -147,3 +149,27 @@ def test_a_unit_that_vanishes_identically_is_named():
     found = mo.dimension(net, on=mo.Box(-1, 1))
     assert int(found) == 0
     assert "compress the network first" in found.statement
+
+
+def test_residues_of_wide_layers_are_exact():
+    """5001 products of the largest residues pass 2^53: they are summed in parts."""
+    prime, wide = modular.PRIMES[0], 5001
+    largest = float(prime // 2 - 1)  # odd, so that sums beyond 2^53 are rounded
+    rows = np.full((wide, 1), largest), np.zeros(wide), np.full((2, wide), largest), np.zeros(2), np.ones((1, 2)), [0.0]
+    net = mo.Network.mlp(*rows, activation="relu")
+    found = mo.pieces(net, on=mo.Box(1, 2))
+    here = local(found, found.cell_signs, Exact(prime))
+    assert here.features[2][0, 0, 0] % prime == wide * (prime // 2 - 1) ** 2 % prime
+    assert here.slopes[0][0, 0, 0] % prime == 2 * (prime // 2 - 1) % prime
+
+
+def test_mixtures_of_many_rows_stay_below_the_rank():
+    """Few parameters, many cells, residues as large as they come: each sum has thousands of terms."""
+    rng = np.random.default_rng(0)
+    net = mo.Network.mlp(rng.standard_normal((2, 2)), rng.standard_normal(2), [[1.0, 1.0]], [0.0], activation="relu")
+    found = mo.pieces(net, on=mo.Box(-8, 8))
+    many = SimpleNamespace(
+        network=net, start=found.start, cell_signs=np.tile(found.cell_signs, (4000, 1)), complete=True, cells=4000 * found.cells
+    )  # fmt: skip
+    for prime in modular.PRIMES:
+        assert _rank(many, prime, 0) == _rank(found, prime, 0) == net.parameters - net.units

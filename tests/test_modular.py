@@ -80,5 +80,38 @@ def test_singular_blocks_are_refused():
 def test_fractions_come_back():
     product = modular.PRIMES[0] * modular.PRIMES[1] * modular.PRIMES[2]
     wanted = [(3, 7), (-22, 5), (0, 1), (123456789, 1000003)]
-    residues = [top * pow(bottom, -1, product) % product for top, bottom in wanted]
-    assert modular.rationals(residues, product) == wanted
+    for number in (Fraction(*pair) for pair in wanted):
+        assert modular.fraction(modular.residue(number, product), product, 2**32) == number
+    assert modular.fraction(modular.residue(Fraction(3, 7), product), product, 2) is None
+    with pytest.raises(ValueError, match="not invertible"):
+        modular.residue(Fraction(1, 7), 7)
+
+
+def test_ranks_are_proved_from_above():
+    """Rational matrices of known rank, given by residues: the true rank is proved, one less never, too little work never."""
+    rng = np.random.default_rng(4)
+    for rank in (0, 1, 3, 5):
+        whole = rng.integers(-50, 51, (12, rank)) @ rng.integers(-50, 51, (rank, 6))
+        exact = [[Fraction(int(v), 8) for v in row] for row in whole]
+
+        def modulo(prime, exact=exact):
+            return modular.reduced(np.array([[modular.residue(q, prime) for q in row] for row in exact], float), prime)
+
+        sizes, powers = np.full(6, float(np.log2(np.abs(whole).max() / 8 + 1))), np.full(6, 3.0)
+        assert modular.rank_at_most(modulo, rank, sizes, powers, 1e9)
+        assert not modular.rank_at_most(modulo, rank, sizes, powers, 0.0)
+        if rank:
+            assert not modular.rank_at_most(modulo, rank - 1, sizes, powers, 1e9)
+        if rank < 5:
+            assert not modular.rank_at_most(modulo, rank + 1, sizes, powers, 1e9)  # not the rank: nothing is said
+
+
+def test_a_rank_that_drops_modulo_one_prime_is_not_proved():
+    """Divisible by the first prime, not zero: the next primes say so."""
+    big = float(modular.PRIMES[0])
+
+    def modulo(prime):
+        return modular.residues(np.array([[1.0, 2.0], [2.0, 4.0 + big]]), prime)
+
+    assert modular.rank(modulo(modular.PRIMES[0]), modular.PRIMES[0]) == 1
+    assert not modular.rank_at_most(modulo, 1, np.full(2, 23.0), np.zeros(2), 1e9)

@@ -132,7 +132,7 @@ def test_false_marks_are_rejected():
     with pytest.raises(Degenerate):
         certify(replace(good, marks=good.marks[doubled], points=good.points[doubled]))
     moved = replace(good, points=good.points + rng.standard_normal(good.points.shape) * 0.05)
-    assert certify(moved) >= 0  # points are only hints
+    certify(moved)  # points are only hints: it raises where the marks are not proved
     bad = Pieces("proved", net, box, replace(good, marks=good.marks[:-1], points=good.points[:-1]))
     with pytest.raises(mo.CertificateRejected):
         bad.check()
@@ -186,7 +186,6 @@ def test_maps_of_many_cells():
     assert np.allclose(maps, net(centres), rtol=1e-9, atol=1e-9)
     signs = np.concatenate([np.sign(z) for z in _pre(net, centres)], axis=1)
     assert np.array_equal(signs, found.cell_signs)
-    assert (found.region == found.region[0]).sum() >= 1
     assert found.affine_pieces <= found.linear_regions <= found.cells
 
 

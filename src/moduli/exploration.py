@@ -2,7 +2,7 @@
 
 Points at several scales; lines through them, which meet a cell between any two breaks of the network along the line, aimed
 also at units that were seen on one side only; steps across facets that a linear program exhibits. Every cell comes with a point
-inside, and the signs there are proved by a bound of all rounding errors: what cannot be proved is left out.
+inside, and the signs there are proved (`bounds.signs_at`): what cannot be proved is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import bounds
 from .domains import Box, Domain
 from .errors import BudgetExhausted, CertificateRejected, UnsupportedModel
 from .lossless import Progress
@@ -57,31 +58,10 @@ class Exploration:
         if (self.points < box.low).any() or (self.points > box.high).any():
             raise CertificateRejected("a point outside the box")
         for at in range(0, self.cells, BLOCK):
-            signs, sure = proved_signs(self.network, self.points[at : at + BLOCK])
+            signs, sure = bounds.signs_at(self.network, self.points[at : at + BLOCK])
             if not sure.all() or not np.array_equal(signs, self.cell_signs[at : at + BLOCK]):
                 raise CertificateRejected("a sign at a point is not the one claimed")
         return True
-
-
-def proved_signs(net: Network, x: Array) -> tuple[Any, Any]:
-    """Signs of all hidden units at points [points, units], and for which points all are proved.
-
-    A layer's rounding is below gamma_{n+2} (|W| |h| + |b|) and what h was off is carried through |W|; Higham 2002, 3.1.
-    """
-    h, off = x, np.zeros_like(x)
-    signs, sure = [np.zeros((len(x), 0), dtype=np.int8)], np.ones(len(x), dtype=bool)
-    for layer in net.layers[:-1]:
-        weight, steep = np.abs(layer.weight), float(layer.activation.lipschitz)
-        gamma = (layer.weight.shape[1] + 4) * 2.0**-52
-        with np.errstate(all="ignore"):
-            z = h @ layer.weight.T + layer.bias
-            rounded = gamma * (np.abs(h) @ weight.T + np.abs(layer.bias))
-            lost = (off @ weight.T * (1 + 2 * gamma) + rounded) * (1 + 1e-12) + 1e-290
-            sure &= (np.abs(z) > lost).all(axis=1) & np.isfinite(lost).all(axis=1)
-            h = np.asarray(layer.activation(z))
-            off = (steep * lost + 2.0**-52 * np.abs(h)) * (1 + 1e-12)
-        signs.append(np.sign(z).astype(np.int8))
-    return np.concatenate(signs, axis=1), sure
 
 
 def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None) -> Exploration:
@@ -104,8 +84,8 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
         x = x[: max(0, budget - spent)]
         for at in range(0, len(x), BLOCK):
             part = x[at : at + BLOCK]
-            signs, sure = proved_signs(net, part)
-            for k in np.flatnonzero(sure).tolist():
+            signs, sure = bounds.signs_at(net, part)
+            for k in np.flatnonzero(sure.all(axis=1)).tolist():
                 found.setdefault(signs[k].tobytes(), (part[k], signs[k]))
         spent += len(x)
         if progress is not None:

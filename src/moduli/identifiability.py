@@ -29,6 +29,7 @@ from . import modular
 from .clipping import Point
 from .domains import Box
 from .errors import Undecided
+from .layerwise import values as values_at
 from .network import Network
 from .polyhedra import Pieces
 from .readout import MOST, Affine, Readout, Unit, turns
@@ -151,15 +152,7 @@ def _accept(net: Network, pieces: Pieces | None = None) -> None:
 def _values(pieces: Pieces) -> Values:
     """Pre-activations at all vertices, exactly."""
     layers = exact_layers(pieces.network)[:-1]
-    found: Values = {}
-    for point in {p for cell in pieces.complex for p in cell.points}:
-        h: Sequence[Fraction] = point
-        found[point] = []
-        for weights, biases in layers:
-            z = [sum((w * x for w, x in zip(row, h, strict=True) if w), b) for row, b in zip(weights, biases, strict=True)]
-            found[point].append(z)
-            h = [max(v, Fraction(0)) for v in z]
-    return found
+    return {point: values_at(layers, point) for point in {p for cell in pieces.complex for p in cell.points}}
 
 
 def _owners(pieces: Pieces, found: Traces, values: Values) -> list[int] | None:
@@ -187,7 +180,7 @@ def _features(values: Values, points: Sequence[Point], layer: int, signs: Sequen
         h = list(p) if not layer else values[p][layer - 1]
         if layer:
             h = [max(s * v, Fraction(0)) for s, v in zip(signs or [1] * len(h), h, strict=True)]
-        rows.append([*(v.numerator * pow(v.denominator, -1, PRIME) % PRIME for v in h), 1])
+        rows.append([*(modular.residue(v, PRIME) for v in h), 1])
     return np.array(rows, dtype=np.float64)
 
 
@@ -211,7 +204,7 @@ def _turned(net: Network, whom: str) -> Verdict:
     rows = [[Fraction(w) for w in row] for row in inner.weight.tolist()]
     columns = [[Fraction(v) for v in column] for column in outer.weight.T.tolist()]
     table = np.array([[v * w for v in column for w in row] for column, row in zip(columns, rows, strict=True)], dtype=object)
-    residues = [[x.numerator * pow(x.denominator, -1, PRIME) % PRIME for x in row] for row in table.tolist()]
+    residues = [[modular.residue(x, PRIME) for x in row] for row in table.tolist()]
     if _rank(np.array(residues, dtype=np.float64)) == len(rows):
         return Verdict(True, f"{whom} with the same function is a symmetric copy")
     if len(rows) > 2 * MOST:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .domains import Box, Domain
-from .errors import CertificateRejected, UnsupportedModel
+from .errors import CertificateRejected, Undecided, UnsupportedModel
 from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
 from .jacobians import Dimension
 from .network import Network
@@ -59,8 +59,6 @@ class Identifiability(Result):
         return Network.mlp(*shaped, activation=list(self.network.activations))
 
     def __bool__(self) -> bool:
-        from .errors import Undecided
-
         if self.status == "undecided":
             raise Undecided(f"{self.statement}: {self.reason}")
         return self.status == "proved"
@@ -78,7 +76,9 @@ class Identifiability(Result):
                 raise CertificateRejected("the witness computes another function")
             return True
         if self.scope == "local" and self.dimension is not None:
-            return self.dimension.check() and self.dimension.lower == self.dimension.generic
+            if not self.dimension.check() or self.dimension.lower < self.dimension.generic:
+                raise CertificateRejected("the functional dimension is not proved to be the largest possible")
+            return True
         again = identifiable(self.network, self.on, self.dimension, 2_000)
         if (again.status, again.scope) != (self.status, self.scope):
             raise CertificateRejected(f"asked again the verdict is {again.status} {again.scope}")

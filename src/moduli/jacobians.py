@@ -12,13 +12,13 @@ that of combinations of rows: one elimination modulo a prime proves the lower bo
 
 *From above*, by the first that reaches it: the number of parameters less that of hidden units (scaling); independent exact null
 vectors of known kinds (`_losses`, `_starved`), which name what is lost; null vectors reconstructed from residues modulo many
-primes, or the vanishing of all minors of the next size modulo more primes than they could bear (`_rank_at_most`).
+primes, or the vanishing of all minors of the next size modulo more primes than they could bear (`modular.rank_at_most`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import chain
@@ -30,11 +30,12 @@ from . import modular
 from .clipping import whole_numbers
 from .errors import Undecided
 from .network import Network
-from .polyhedra import Pieces
+from .polyhedra import Pieces, gates
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-BLOCK, WORK, SPREAD, MOST = 2**21, 5e10, 4, 2**25
+BLOCK, WORK, MOST = 2**21, 5e10, 2**25
+PART, SPREAD = 256, 4  # rows mixed at a time, sums that each goes to: at most 1024 terms of one sum
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,6 +132,9 @@ class Exact(NamedTuple):
     def reduced(self, x: Array) -> Array:
         return modular.reduced(x, self.prime)
 
+    def times(self, a: Array, b: Array) -> Array:
+        return modular.times(a, b, self.prime)
+
 
 class Floats(NamedTuple):
     """Plain floats."""
@@ -140,6 +144,9 @@ class Floats(NamedTuple):
 
     def reduced(self, x: Array) -> Array:
         return x
+
+    def times(self, a: Array, b: Array) -> Array:
+        return np.asarray(a @ b)
 
 
 def smooth(found: Any) -> Any:
@@ -161,27 +168,20 @@ class Local(NamedTuple):
 def local(found: Any, signs: Any, field: Exact | Floats) -> Local:
     """Features, gates and slopes on cells of given signs, in floats or residues."""
     net = found.network
-    gates = [field.number(g) for g in _gates(net, signs)]
+    gate_of = [field.number(g) for g in gates(net, signs)]
     h = np.broadcast_to(field.number(found.start).T[:, None], (found.start.shape[1], len(signs), len(found.start)))
     one = np.zeros((len(h), len(signs), 1))
     one[-1] = 1.0
     weights = [field.number(np.column_stack([x.weight, x.bias])) for x in net.layers]
     features = [np.concatenate([h, one], axis=2)]
-    for l, (weight, gate) in enumerate(zip(weights[:-1], gates, strict=True)):
+    for l, (weight, gate) in enumerate(zip(weights[:-1], gate_of, strict=True)):
         read = features[-1] if l else features[0][:, :1]  # the first layer reads the same on all cells
-        h = field.reduced(field.reduced(read @ weight.T) * gate)
+        h = field.reduced(field.times(read, weight.T) * gate)
         features.append(np.concatenate([h, one], axis=2))
     slopes = [np.broadcast_to(np.eye(net.widths[-1])[:, None], (net.widths[-1], len(signs), net.widths[-1]))]
-    for weight, gate in zip(weights[:0:-1], gates[::-1], strict=True):
-        slopes.insert(0, field.reduced(field.reduced(slopes[0] @ weight[:, :-1]) * gate))
-    return Local(features, gates, slopes)
-
-
-def _gates(net: Network, signs: Any) -> list[Array]:
-    """Slopes of the activation of each unit, by layer [cells, width]."""
-    ends = np.cumsum(net.widths[1:-1])[:-1]
-    parts = np.split(signs.astype(np.float64), ends, axis=1) if len(net.layers) > 1 else []
-    return [np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)]
+    for weight, gate in zip(weights[:0:-1], gate_of[::-1], strict=True):
+        slopes.insert(0, field.reduced(field.times(slopes[0], weight[:, :-1]) * gate))
+    return Local(features, gate_of, slopes)
 
 
 def _jacobian(found: Any, field: Exact | Floats) -> Iterator[Array]:
@@ -222,15 +222,15 @@ def _rank(found: Any, prime: int, seed: int) -> int:
         if count <= most:
             rows.append(block)
             continue
-        spread = min(SPREAD, most)
-        place = rng.integers(0, most, (len(block), spread))
-        factor = rng.integers(1, prime, place.shape).astype(np.float64) - prime // 2
-        start = np.arange(0, place.size + 1, spread)
-        mixing = csr_array((factor.ravel(), place.ravel(), start), shape=(len(block), most)).T
-        terms += int(np.bincount(place.ravel(), minlength=most).max())
-        if terms > 1000:  # products below 2^43: of up to 1024 the sums are exact
-            total, terms = modular.reduced(total, prime), 1 + int(np.bincount(place.ravel(), minlength=most).max())
-        total += mixing @ block
+        for part in np.array_split(block, range(PART, len(block), PART)):
+            place = rng.integers(0, most, (len(part), SPREAD))
+            factor = rng.integers(1, prime, place.shape).astype(np.float64) - prime // 2
+            start = np.arange(0, place.size + 1, SPREAD)
+            fresh = int(np.bincount(place.ravel()).max())
+            if terms + fresh > 2000:  # of fewer than 2^11 products below 2^42 the sums are exact
+                total, terms = modular.reduced(total, prime), 1
+            total += csr_array((factor.ravel(), place.ravel(), start), shape=(len(part), most)).T @ part
+            terms += fresh
     whole = np.concatenate([np.zeros((0, total.shape[1])), *rows]) if count <= most else modular.reduced(total, prime)
     return modular.rank(whole, prime)
 
@@ -246,11 +246,11 @@ def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ..
     net, prime = found.network, modular.PRIMES[0]
     if not len(smooth(found)):
         return 0, ()
-    vectors = [modular.residues(_scaling(net), prime)]
-    idle, rank, losses = _unexercised(found, vectors[0], prime)
+    vectors, busy = [modular.residues(_scaling(net), prime)], exercised(found)
+    idle, rank, losses = _unexercised(net, busy, vectors[0], prime)
     most = net.parameters - int(idle.sum())
-    known = ((kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(found))
-    for kind, layer, rows in chain(known, _starved(found, prime)) if most - rank > wanted else ():
+    known = ((kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(net, busy))
+    for kind, layer, rows in chain(known, _starved(found, busy, prime)) if most - rank > wanted else ():
         vectors.append(rows)
         before, rank = rank, modular.rank(np.concatenate(vectors)[:, ~idle], prime)
         losses[kind, layer] = losses.get((kind, layer), 0) + rank - before
@@ -263,11 +263,11 @@ def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ..
     return upper, tuple((kind, layer, count) for (kind, layer), count in losses.items() if count)
 
 
-def _unexercised(found: Any, scaling: Array, prime: int) -> tuple[Any, int, Losses]:
+def _unexercised(net: Network, busy: Exercised, scaling: Array, prime: int) -> tuple[Any, int, Losses]:
     """Weights that no cell exercises, each lost alone as its column is zero; the rank of scaling in the other columns."""
-    net, losses = found.network, Losses()
+    losses = Losses()
     idle, rank = np.zeros(net.parameters, dtype=bool), modular.rank(scaling, prime)
-    for l, table in enumerate(heard_on(found)[0]):
+    for l, table in enumerate(busy.seen):
         start = _places(net, l, 0, 0)
         idle[start : start + table.size] = np.concatenate([~table[:, :-1].ravel(), ~table[:, -1]])
         before, rank = rank, modular.rank(scaling[:, ~idle], prime)
@@ -285,7 +285,7 @@ def _reached(found: Any, vectors: Array, idle: Any, wanted: int) -> bool:
     def rows(p: int) -> Array:
         return np.asarray(np.concatenate([none, *_jacobian(found, Exact(p))])[:, kept])
 
-    return _rank_at_most(rows, wanted, sizes, powers)
+    return modular.rank_at_most(rows, wanted, sizes, powers, WORK)
 
 
 def _places(net: Network, l: int, unit: Any, column: Any) -> Any:
@@ -309,27 +309,26 @@ def _scaling(net: Network) -> Array:
     return np.array(rows).reshape(len(rows), net.parameters)
 
 
-def _losses(found: Any) -> Iterator[tuple[str, int, Array]]:
+def _losses(net: Network, busy: Exercised) -> Iterator[tuple[str, int, Array]]:
     """Null vectors beside scaling, exact in floats: directions along which all coefficients stay, to first order.
 
     - mixing of units i, k of a layer: i reads a multiple of the row of k, and the column of k takes back what i sends.
       It is a null vector if on every cell where i is heard (its column times the slopes behind) both have one gate;
     - shift of unit i: its bias grows, the next layer's bias takes it back; if i is linear wherever it is heard.
     """
-    net = found.network
-    _, heard, gates = heard_on(found)
 
     def empty(count: int) -> Array:
         return np.zeros((count, net.parameters))
 
     for l in range(len(net.layers) - 1):
-        w, b, after, gate = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight, gates[l]
+        w, b, after = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight
+        gate, heard = busy.gates[l], busy.heard[l]
         values = np.unique(gate)
         differ = sum(
-            ((heard[l] & (gate == v)).T.astype(np.float64) @ (gate != v).astype(np.float64) for v in values),
+            ((heard & (gate == v)).T.astype(np.float64) @ (gate != v).astype(np.float64) for v in values),
             start=np.zeros((gate.shape[1], gate.shape[1])),
         )
-        speaks = (heard[l] & (gate != 0)).any(axis=0)
+        speaks = (heard & (gate != 0)).any(axis=0)
         pairs = np.argwhere((differ == 0) & speaks[:, None] & ~np.eye(len(differ), dtype=bool))
         rows = empty(len(pairs) if len(pairs) * net.parameters < MOST else 0)
         for row, (i, k) in zip(rows, pairs.tolist(), strict=False):
@@ -337,25 +336,26 @@ def _losses(found: Any) -> Iterator[tuple[str, int, Array]]:
             row[_places(net, l, i, -1)] = b[k]
             row[_places(net, l + 1, np.arange(len(after)), k)] = -after[:, i]
         yield "units that bend nowhere apart, mixed", l + 1, rows
-        straight = [i for i in range(gate.shape[1]) if len(np.unique(gate[heard[l][:, i], i])) == 1]
+        straight = [i for i in range(gate.shape[1]) if len(np.unique(gate[heard[:, i], i])) == 1]
         rows = empty(len(straight))
         for row, i in zip(rows, straight, strict=True):
-            slope = gate[heard[l][:, i], i][0]
-            if np.frexp(abs(slope))[0] in (0.0, 0.5):  # then the product below is exact
+            slope = gate[heard[:, i], i][0]
+            back = slope * after[:, i]
+            if slope == 0 or (np.frexp(abs(slope))[0] == 0.5 and (back / slope == after[:, i]).all()):  # the product is exact
                 row[_places(net, l, i, -1)] = 1.0
-                row[_places(net, l + 1, np.arange(len(after)), -1)] = -slope * after[:, i]
+                row[_places(net, l + 1, np.arange(len(after)), -1)] = -back
         yield "linear units, shifted", l + 1, rows
 
 
-def _starved(found: Any, prime: int) -> Iterator[tuple[str, int, Array]]:
+def _starved(found: Any, busy: Exercised, prime: int) -> Iterator[tuple[str, int, Array]]:
     """Null vectors in the row of one unit: the features it reads, where it is heard, span too little.
 
     Given modulo the prime, as the reduction of exact ones: that the rank of the features is no larger than modulo the prime is
-    proved by vanishing minors, so that the null space there is the reduction of the integer null vectors.
+    proved (`modular.rank_at_most`), so that the null space there is the reduction of the integer null vectors.
     """
     net, signs = found.network, smooth(found)
-    _, heard, gates = heard_on(found)
-    busy = [h & (g != 0) for h, g in zip(heard, gates, strict=True)] + [np.ones((len(signs), net.widths[-1]), dtype=bool)]
+    on = [h & (g != 0) for h, g in zip(busy.heard, busy.gates, strict=True)]
+    on.append(np.ones((len(signs), net.widths[-1]), dtype=bool))
     ends = np.cumsum([0, *net.widths[1:-1]])
     offsets = np.cumsum([0, *(x.weight.size + x.bias.size for x in net.layers)])
     sizes, shifts = _feature_bits(found)
@@ -364,13 +364,13 @@ def _starved(found: Any, prime: int) -> Iterator[tuple[str, int, Array]]:
         first, pattern = np.unique(before, axis=0, return_index=True, return_inverse=True)[1:]
         rows, short = cache(partial(_features, found, signs[first], l)), list[Array]()
         for unit in range(net.widths[l + 1]):
-            where = np.unique(pattern.ravel()[busy[l][:, unit]])
+            where = np.unique(pattern.ravel()[on[l][:, unit]])
             null = modular.null_space(rows(prime)[where].reshape(-1, net.widths[l] + 1), prime)
 
             def read(p: int, rows: Any = rows, where: Any = where) -> Array:
                 return np.asarray(rows(p)[where].reshape(-1, rows(p).shape[2]))
 
-            if len(null) and _rank_at_most(read, net.widths[l] + 1 - len(null), sizes[l], shifts[l]):
+            if len(null) and modular.rank_at_most(read, net.widths[l] + 1 - len(null), sizes[l], shifts[l], WORK):
                 out = np.zeros((len(null), net.parameters))
                 place = offsets[l] + unit * net.widths[l]
                 out[:, place : place + net.widths[l]] = null[:, :-1]
@@ -385,87 +385,37 @@ def _features(found: Any, signs: Any, l: int, prime: int) -> Array:
     return np.ascontiguousarray(local(found, signs, Exact(prime)).features[l].transpose(1, 0, 2))
 
 
-def heard_on(found: Any) -> tuple[list[Any], list[Any], list[Array]]:
-    """What the cells exercise, never too little: where a value vanishes for certain (no path bears it) it is left out.
+class Exercised(NamedTuple):
+    """What the cells exercise, never too little: a value that vanishes for certain (no path bears it) is left out.
 
-    Returns by layer: seen [units, inputs of the layer + 1]; for hidden layers heard [cells, units], whether the outputs depend
-    on what a unit sends; gates [cells, units].
+    By layer: seen [units, inputs of the layer + 1]; of hidden layers heard [cells, units], whether the outputs depend on what
+    a unit sends, and gates [cells, units].
     """
+
+    seen: list[Any]
+    heard: list[Any]
+    gates: list[Array]
+
+
+def exercised(found: Any) -> Exercised:
+    """See `Exercised`; on the cells on which no unit vanishes."""
     net, signs = found.network, smooth(found)
-    gates = _gates(net, signs)
+    slopes = gates(net, signs)
     bears = [np.column_stack([x.weight, x.bias]) != 0 for x in net.layers]
     one = np.ones((len(signs), 1), dtype=bool)
     alive = np.broadcast_to((found.start != 0).any(axis=1), (len(signs), len(found.start)))
     features = [np.concatenate([alive, one], axis=1)]
-    for bear, gate in zip(bears, gates, strict=False):
+    for bear, slope in zip(bears, slopes, strict=False):
         reached = features[-1].astype(np.float64) @ bear.T.astype(np.float64) > 0
-        features.append(np.concatenate([reached & (gate != 0), one], axis=1))
+        features.append(np.concatenate([reached & (slope != 0), one], axis=1))
     behind = np.ones((len(signs), net.widths[-1]), dtype=bool)
     seen, heard = list[Any](), list[Any]()
     for l in range(len(net.layers) - 1, -1, -1):
         seen.insert(0, behind.T.astype(np.float64) @ features[l].astype(np.float64) > 0)
         if l:
-            sent = behind.astype(np.float64) @ bears[l][:, :-1].astype(np.float64) > 0
-            heard.insert(0, sent)
-            behind = sent & (gates[l - 1] != 0)
-    return seen, heard, gates
-
-
-def _rank_at_most(residues: Callable[[int], Array], rank: int, sizes: Array, powers: Any) -> bool:
-    """Whether a matrix, given modulo any prime, is proved to have no larger rank; entries of a column are below 2^size, and
-    integers after multiplication by 2^power.
-
-    Modulo each of several primes the other columns are combinations X of `rank` columns, on all rows. Either the fractions that
-    X reduces give exact null vectors: they annihilate all rows modulo the product of the primes, which exceeds whatever the
-    integers could be. Or the product exceeds all minors of size rank + 1: they vanish.
-    """
-    minors = float(np.sort(np.maximum(0.0, sizes + powers))[::-1][: rank + 1].sum()) + (rank + 1) * math.log2(rank + 2) / 2 + 1
-    prime, product, crt, count, block = modular.PRIMES[0] + 2, 1, np.zeros(0, dtype=object), 0, None
-    budget = WORK
-    while budget > 0:
-        prime = modular.prime_below(prime)
-        matrix = residues(prime)
-        budget -= matrix.size * (rank + 100) + rank**3 + 1e6
-        if block is None:
-            block = modular.pivots(matrix, prime)
-            if len(block[1]) != rank:
-                return False
-            free = np.setdiff1d(np.arange(matrix.shape[1]), block[1])
-        try:
-            base = modular.inverse(matrix[block[0]][:, block[1]], prime)
-        except ZeroDivisionError:
-            continue
-        combination = modular.times(base, matrix[block[0]][:, free], prime)
-        if modular.reduced(matrix[:, free] - modular.times(matrix[:, block[1]], combination, prime), prime).any():
-            return False
-        crt, product, count = _chinese(crt, product, combination, prime), product * prime, count + 1
-        if product.bit_length() > minors:
-            return True
-        if count & (count - 1) == 0 and _annihilate(crt, product, float(np.max(sizes) + np.max(powers))):
-            return True
-    return False
-
-
-def _chinese(known: Any, product: int, fresh: Array, prime: int) -> Any:
-    """The residues modulo product * prime, as integers (flat)."""
-    values = fresh.ravel().astype(np.int64).astype(object)
-    if product == 1:
-        return values % prime
-    step = (values - known) * pow(product, -1, prime) % prime
-    return known + step * product
-
-
-def _annihilate(residues: Any, product: int, entry: float) -> bool:
-    """Whether the fractions behind the combinations, residues modulo a product, are null vectors of integers below 2^entry.
-
-    With one denominator d and numerators n_k, d J_free - sum n_k J_k vanishes modulo the product, and is smaller.
-    """
-    found = modular.rationals([int(v) for v in residues], product)
-    if found is None:
-        return False
-    bits = max((max(abs(top).bit_length(), bottom.bit_length()) for top, bottom in found), default=0)
-    common = math.lcm(*{bottom for _, bottom in found}).bit_length() if found else 0
-    return entry + bits + common + math.log2(len(found) + 2) + 2 < product.bit_length() - 1
+            heard.insert(0, behind.astype(np.float64) @ bears[l][:, :-1].astype(np.float64) > 0)
+            behind = heard[0] & (slopes[l - 1] != 0)
+    return Exercised(seen, heard, slopes)
 
 
 def _column_bits(found: Any) -> tuple[Array, Array]:

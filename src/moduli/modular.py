@@ -1,4 +1,4 @@
-"""Arithmetic modulo a prime below 2^22, for proofs that something is not zero: a rank there is never above the true one.
+"""Arithmetic modulo primes below 2^22, for proofs about ranks: modulo one never above the true one, modulo enough equal to it.
 
 Residues are whole floats of at most about half the prime in size, so that matrix products are those of floats: sums of up to
 1024 products stay below 2^53 and are exact.
@@ -7,6 +7,8 @@ Residues are whole floats of at most about half the prime in size, so that matri
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -155,19 +157,90 @@ def prime_below(n: int) -> int:
     return candidate
 
 
-def rationals(residue: list[int], product: int) -> list[tuple[int, int]] | None:
-    """The one fraction (numerator, denominator) for each residue with both below sqrt(product / 2); None if one has none.
+def residue(number: Fraction, prime: int) -> int:
+    """A rational modulo a prime that does not divide its denominator, at least 0.
 
-    >>> rationals([pow(3, -1, 101) * 2 % 101], 101)
-    [(2, 3)]
+    Raises:
+        ValueError: it does.
+
+    >>> residue(Fraction(1, 2), 7)
+    4
     """
-    bound, found = math.isqrt(product // 2), []
-    for value in residue:
-        r, s, top, bottom = product, value % product, 0, 1
-        while s > bound:
-            q = r // s
-            r, s, top, bottom = s, r - q * s, bottom, top - q * bottom
-        if not 0 < abs(bottom) <= bound:
-            return None
-        found.append((s, bottom) if bottom > 0 else (-s, -bottom))
-    return found
+    return number.numerator * pow(number.denominator, -1, prime) % prime
+
+
+def fraction(value: int, modulus: int, most: int) -> Fraction | None:
+    """A fraction n / d with n = d * value modulo the modulus, n and d at most `most` (Wang 1981); None if there is none.
+
+    If 2 most^2 is below the modulus, there is no second one.
+
+    >>> fraction(residue(Fraction(2, 3), 101), 101, 7)
+    Fraction(2, 3)
+    """
+    r, s, top, bottom = modulus, value % modulus, 0, 1
+    while s > most:
+        q = r // s
+        r, s, top, bottom = s, r - q * s, bottom, top - q * bottom
+    return Fraction(s, bottom) if 0 < abs(bottom) <= most and math.gcd(s, bottom) == 1 else None
+
+
+def rank_at_most(matrix_of: Callable[[int], Array], rank: int, sizes: Array, powers: Any, work: float) -> bool:
+    """Whether a rational matrix, given modulo any prime, is proved to have no larger rank; False says nothing.
+
+    Args:
+        sizes, powers: entries of a column are below 2^size, and integers after multiplication by 2^power. work: about as many
+            products of numbers are spent.
+
+    Modulo each of several primes the other columns are combinations X of `rank` columns, on all rows. Either the fractions that
+    X reduces give exact null vectors: they annihilate all rows modulo the product of the primes, which exceeds whatever the
+    integers could be. Or the product exceeds all minors of size rank + 1: they vanish.
+    """
+    minors = float(np.sort(np.maximum(0.0, sizes + powers))[::-1][: rank + 1].sum()) + (rank + 1) * math.log2(rank + 2) / 2 + 1
+    prime, product, crt, count, block = PRIMES[0] + 2, 1, np.zeros(0, dtype=object), 0, None
+    while work > 0:
+        prime = prime_below(prime)
+        matrix = matrix_of(prime)
+        work -= matrix.size * (rank + 100) + rank**3 + 1e6
+        if block is None:
+            block = pivots(matrix, prime)
+            if len(block[1]) != rank:
+                return False
+            free = np.setdiff1d(np.arange(matrix.shape[1]), block[1])
+        try:
+            base = inverse(matrix[block[0]][:, block[1]], prime)
+        except ZeroDivisionError:
+            continue
+        combination = times(base, matrix[block[0]][:, free], prime)
+        if reduced(matrix[:, free] - times(matrix[:, block[1]], combination, prime), prime).any():
+            return False
+        crt, product, count = _chinese(crt, product, combination, prime), product * prime, count + 1
+        if product.bit_length() > minors:
+            return True
+        if count & (count - 1) == 0 and _annihilate(crt, product, float(np.max(sizes) + np.max(powers))):
+            return True
+    return False
+
+
+def _chinese(known: Any, product: int, fresh: Array, prime: int) -> Any:
+    """The residues modulo product * prime, as integers (flat)."""
+    values = fresh.ravel().astype(np.int64).astype(object)
+    if product == 1:
+        return values % prime
+    step = (values - known) * pow(product, -1, prime) % prime
+    return known + step * product
+
+
+def _annihilate(residues: Any, product: int, entry: float) -> bool:
+    """Whether the fractions behind the combinations, residues modulo a product, are null vectors of integers below 2^entry.
+
+    With one denominator d and numerators n_k, d J_free - sum n_k J_k vanishes modulo the product, and is smaller.
+    """
+    found, most = list[Fraction](), math.isqrt(product // 2)
+    for value in residues:
+        number = fraction(int(value), product, most)
+        if number is None:
+            return False
+        found.append(number)
+    bits = max((max(abs(q.numerator), q.denominator).bit_length() for q in found), default=0)
+    common = math.lcm(*{q.denominator for q in found}).bit_length()
+    return entry + bits + common + math.log2(len(found) + 2) + 2 < product.bit_length() - 1

@@ -23,7 +23,7 @@ from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
-from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide
+from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -69,21 +69,15 @@ def _of_skeleton(skeleton: Skeleton) -> Complex:
     cells = faces(skeleton.marks, n, n)
     signs = skeleton.unit_signs(cells.signs(cells.first))
     corners = _grouped(cells.vertex, cells.face, len(signs))
-    if n == 1:  # facets are vertices: the two cells of each
-        side = np.full((len(skeleton.points), 2), -1)
-        side[cells.vertex, np.where(cells.sign[:, 0] > 0, 1, 0)] = cells.face
-        walls = [np.array([v]) for v in range(len(side))]
-        return Complex(signs, skeleton.points, corners, walls, np.sort(side, axis=1)[:, ::-1])
     facets = faces(skeleton.marks, n, n - 1)
     cell_at = np.full((len(skeleton.points), 2**n), -1)
     codes = 2 ** np.arange(n)
     cell_at[cells.vertex, (cells.sign > 0) @ codes] = cells.face
-    zeros = np.nonzero(skeleton.marks == 0)[1].reshape(-1, n)[facets.vertex[facets.first]]
-    free, sign = facets.free[facets.first], facets.sign[facets.first]
+    vertex, free, sign = (part[facets.first] for part in (facets.vertex, facets.free, facets.sign))
+    zeros = zeros_of(skeleton.marks, n)[vertex]
     freed = zeros[:, :, None] == free[:, None, :]
     code = ((freed & (sign > 0)[:, None, :]).any(axis=2)) @ codes
     kept = (~freed.any(axis=2)) @ codes
-    vertex = facets.vertex[facets.first]
     sides = np.stack([cell_at[vertex, code], cell_at[vertex, code + kept]], axis=1)
     sides = np.where(sides[:, :1] < 0, sides[:, ::-1], sides)
     walls = _grouped(facets.vertex, facets.face, len(sides))
@@ -147,13 +141,10 @@ class Pieces(Result):
         """The cells in rationals."""
         if not isinstance(self.source, Skeleton):
             return self.source
-        marks, n = self.source.marks, len(self.box.low)
-        names = _names(self.source)
-        vertices = []
-        for mark in marks:
+        names, vertices = _names(self.source), []
+        for mark in self.source.marks:
             tight = frozenset(name for wall in np.flatnonzero(mark == 0).tolist() for name in names[wall])
             vertices.append((point_of(exact_vertex(self.source, mark)), tight))
-        assert all(len(point) == n for point, _ in vertices)
         signs = self._complex.signs.tolist()
         return tuple(
             Cell(tuple(vertices[v] for v in corners.tolist()), tuple(sign), self._forms.maps(sign))
@@ -169,16 +160,8 @@ class Pieces(Result):
     def _forms(self) -> Forms:
         return Forms(self.network, self.start)
 
-    @cached_property
-    def _slopes(self) -> Array:
-        """Of each unit at negative inputs."""
-        slopes = [-float(act.exact(Fraction(-1)) or 0) for act in self.network.activations]
-        return np.repeat(slopes, self.network.widths[1:-1]) if slopes else np.zeros(0)
-
     def _gates(self, cells: Ints) -> list[Array]:
-        """Slopes of the units of each layer on some cells."""
-        gate = np.where(self._complex.signs[cells] > 0, 1.0, self._slopes)
-        return np.split(gate, np.cumsum(self.network.widths[1:-1])[:-1], axis=1) if len(self.network.layers) > 1 else []
+        return gates(self.network, self._complex.signs[cells])
 
     @cached_property
     def affine_maps(self) -> list[tuple[Array, Array]]:
@@ -226,7 +209,7 @@ class Pieces(Result):
         n = self.start.shape[1] - 1
         h, size = self.start[:, :-1].T[:, None], np.abs(self.start[:, :-1]).sum(axis=1)[None]
         change, spread = np.zeros(h.shape), np.zeros(size.shape)
-        roundings, growth, least = 4.0 + n, 1.0, 1.0
+        roundings, growth, least = 4.0 + n, 1.0, float(np.abs(self.start)[self.start != 0].min(initial=1.0))
         for layer, a, b in zip(self.network.layers, [*one, None], [*two, None], strict=True):
             weight = np.abs(layer.weight).T
             h, size, change, spread = h @ layer.weight.T, size @ weight, change @ layer.weight.T, spread @ weight
@@ -416,6 +399,13 @@ class Pieces(Result):
         from .plot import pieces_figure
 
         return pieces_figure(self.plot_data(), color, ax)
+
+
+def gates(net: Network, signs: Any) -> list[Array]:
+    """Slopes of the activation of each unit by its sign, by layer [cells, width]."""
+    ends = np.cumsum(net.widths[1:-1])[:-1]
+    parts = np.split(signs.astype(np.float64), ends, axis=1) if len(net.layers) > 1 else []
+    return [np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)]
 
 
 def _names(skeleton: Skeleton) -> list[list[int]]:

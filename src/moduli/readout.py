@@ -83,7 +83,7 @@ class Features:
 
         def residue(v: Fraction) -> int:
             if v not in known:
-                known[v] = v.numerator * pow(v.denominator, -1, PRIME) % PRIME
+                known[v] = modular.residue(v, PRIME)
             return known[v]
 
         def table(rows: Sequence[Sequence[Form]]) -> Array:
@@ -212,7 +212,8 @@ def _system(features: Features, units: Sequence[Unit], sides: Array, relaxed: bo
     one = np.zeros((pieces, 1, count), dtype=np.int64)
     one[..., -1] = 1
     h = np.concatenate([features.residues * features.on[..., None], one], axis=1)
-    out = np.array([[_residue(v) for v in unit.out] for unit in units], dtype=np.int64).reshape(len(units), outputs)
+    out = np.array([[modular.residue(v, PRIME) for v in unit.out] for unit in units], dtype=np.int64)
+    out = out.reshape(len(units), outputs)
     block = out.T[None, :, :, None, None] * h[:, None, None] % PRIME * sides[:, None, :, None, None]
     whole = [block.transpose(0, 1, 4, 2, 3).reshape(pieces * outputs * count, -1)]
     for o in range(outputs):
@@ -240,25 +241,9 @@ def _exact_row(features: Features, units: Sequence[Unit], sides: Array, relaxed:
 
 def _pivots(matrix: Array) -> tuple[list[int], list[int], int | None]:
     """Rows and columns of a largest minor of the left side that is not zero modulo the prime, and a row that contradicts."""
-    a = matrix.copy()
-    order = np.arange(len(a))
-    rows, columns = list[int](), list[int]()
-    for column in range(a.shape[1]):
-        at = len(rows)
-        hits = np.flatnonzero(a[at:, column])
-        if not len(hits):
-            continue
-        if column == a.shape[1] - 1:
-            return rows, columns, int(order[at + int(hits[0])])
-        swap = at + int(hits[0])
-        a[[at, swap]], order[[at, swap]] = a[[swap, at]], order[[swap, at]]
-        below = at + 1 + np.flatnonzero(a[at + 1 :, column])
-        factor = a[below, column] * pow(int(a[at, column]), -1, PRIME) % PRIME
-        a[below, column:] = (a[below, column:] - factor[:, None] * a[at, column:]) % PRIME
-        rows.append(int(order[at]))
-        columns.append(column)
-        if at + 1 == len(a):
-            break
+    rows, columns = modular.pivots(matrix.astype(np.float64), PRIME)
+    if columns and columns[-1] == matrix.shape[1] - 1:
+        return rows[:-1], columns[:-1], rows[-1]
     return rows, columns, None
 
 
@@ -269,7 +254,7 @@ def _lifted(rows: list[list[Fraction]]) -> list[Fraction] | None:
         values = _eliminated(whole, prime)
         if values is None:
             continue
-        found = [_rational(v, prime, most) for v in values]
+        found = [modular.fraction(v, prime, most) for v in values]
         solved = [v for v in found if v is not None]
         if len(solved) == len(rows) and all(_meets(row, solved) for row in whole):
             return solved
@@ -301,21 +286,8 @@ def _eliminated(rows: list[list[int]], prime: int) -> list[int] | None:
     return values
 
 
-def _rational(value: int, prime: int, most: int) -> Fraction | None:
-    """The fraction with small numerator and denominator that has this residue (Wang 1981)."""
-    a, b, u, v = prime, value, 0, 1
-    while b > most:
-        q = a // b
-        a, b, u, v = b, a - q * b, v, u - q * v
-    return Fraction(b, v) if 0 < abs(v) <= most else None
-
-
 def _signed(form: Form, sign: int) -> Form:
     return form if sign > 0 else (tuple(-a for a in form[0]), -form[1])
-
-
-def _residue(v: Fraction) -> int:
-    return v.numerator * pow(v.denominator, -1, PRIME) % PRIME
 
 
 def turns(units: Sequence[Unit], found: Readout) -> Iterator[tuple[int, ...]]:

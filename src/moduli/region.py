@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import bounds
+from . import bounds, modular
 from .domains import Box
 from .enclosure import ExactArray, Index, Number, matmul
 from .envelopes import envelope
@@ -360,6 +360,4 @@ def _mix(state: State, l: int, unit: int, seed: int) -> int:
 
 def _residue(number: Number) -> int:
     assert isinstance(number, Fraction)
-    return number.numerator * pow(number.denominator, -1, PRIME) % PRIME
-
-
+    return modular.residue(number, PRIME)

@@ -42,6 +42,7 @@ class Stability(Result):
         undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
         witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest pre-activation seen.
         boxes: how many boxes the search has bounded.
+        status: proved if all other units are proved to have both signs, at the witnesses.
     """
 
     network: Network
@@ -118,10 +119,20 @@ def stable(net: Network, on: Domain, *, budget: int = 10_000, seed: int = 0, pro
     left = np.where((signs == 0) & search.alive, search.wanted, 0).astype(np.int8)
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
     witnesses = _layers(net, np.stack([seen.at_least, seen.at_most], axis=1))
-    status = "bounded" if left.any() else "proved"
+    status = "proved" if not left.any() and _refuted(net, seen, signs == 0) else "bounded"
     return Stability(
         status, net, box, _layers(net, signs), tree, _layers(net, how), _layers(net, left), witnesses, search.boxes
     )  # fmt: skip
+
+
+def _refuted(net: Network, seen: Points, units: Mask) -> bool:
+    """Whether some units are proved to have both signs on the box, at the points that show them."""
+    at = np.flatnonzero(units)
+    return all(
+        bool((sure & (found == sign))[np.arange(len(at)), at].all())
+        for points, sign in ((seen.at_least[at], -1), (seen.at_most[at], 1))
+        for found, sure in (bounds.signs_at(net, points),)
+    )
 
 
 def _layers(net: Network, flat: Any) -> tuple[Any, ...]:

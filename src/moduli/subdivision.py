@@ -133,16 +133,6 @@ class Skeleton:
             found.append(np.concatenate([column, constant], axis=1)[:, part.wall] * part.sign)
         return np.concatenate([np.zeros((len(marks), 0), dtype=np.int8), *found], axis=1)
 
-    def unit_of(self, wall: int) -> int:
-        """The first unit, counted over all layers, of a column of `marks` beyond the sides of the box."""
-        column, at = wall - 2 * self.points.shape[1], 0
-        for part in self.walls:
-            if column < len(part.units):
-                return at + int(part.units[column])
-            column -= len(part.units)
-            at += len(part.wall)
-        raise IndexError(wall)
-
 
 def subdivide(net: Network, box: Box, start: Array, budget: int, progress: Progress | None = None) -> Skeleton:
     """Propose the skeleton of the complex of a network in a box.
@@ -161,7 +151,7 @@ def subdivide(net: Network, box: Box, start: Array, budget: int, progress: Progr
         full = np.concatenate([z, np.ones((len(z), 1))], axis=1)[:, part.wall] * part.sign * part.factor
         full[:, part.wall < 0] = layer.bias[part.wall < 0]
         h = np.asarray(layer.activation(full))
-    if dimension > 1 and (np.count_nonzero(state.marks == 0, axis=1) != dimension).any():
+    if (np.count_nonzero(state.marks == 0, axis=1) != dimension).any():
         raise Degenerate("a vertex on too many walls")
     on = state.marks[:, : 2 * dimension] == 0
     points = np.where(on[:, 0::2], box.low, np.where(on[:, 1::2], box.high, state.points))
@@ -308,7 +298,7 @@ def _growth(skeleton: Skeleton) -> float:
     size = max(1.0, float(np.abs(skeleton.box.low).max()), float(np.abs(skeleton.box.high).max()))
     for matrix in (skeleton.start, *(np.column_stack([x.weight, x.bias]) for x in skeleton.network.layers[:-1])):
         size *= max(1.0, float(np.abs(matrix).sum(axis=1).max(initial=0.0)))
-    return size * max(1.0, *map(abs, skeleton.slopes), 1.0)
+    return size * math.prod(max(1.0, abs(slope)) for slope in skeleton.slopes)
 
 
 class _Local:
@@ -331,7 +321,6 @@ class _Local:
         sides = np.zeros((n + 1, 2 * n))
         sides[np.arange(2 * n) // 2, np.arange(2 * n)] = np.tile([1.0, -1.0], n)
         sides[-1, 0::2], sides[-1, 1::2] = -box.low, box.high
-        self.gates: list[Array] = []
         parts = [np.broadcast_to(sides[:, None], (n + 1, count, 2 * n))]
         absolute = [np.broadcast_to(np.stack([np.ones(2 * n), np.abs(sides[-1])])[:, None], (2, count, 2 * n))]
         gamma = [np.full(2 * n, 4.0)]
@@ -348,12 +337,11 @@ class _Local:
             gamma.append(np.full(len(part.units), roundings))
             gate = _gates(self.marks[:, at : at + len(part.units)], part, slope)
             at += len(part.units)
-            self.gates.append(gate)
             h, size = z * gate, total * np.abs(gate)
         self.forms = np.concatenate(parts, axis=2)
         self.size, self.flat = np.concatenate(absolute, axis=2)
         self.gamma = np.concatenate(gamma) * 2.0**-52
-        self.zeros = _zeros(self.marks, n)
+        self.zeros = zeros_of(self.marks, n)
 
     def _at(self, x: Array) -> Array:
         """Values of all forms at one point for each vertex."""
@@ -382,7 +370,7 @@ class _Local:
         return clear.all(axis=1) & (q < 0.5) & np.isfinite(reach[:, 0])
 
 
-def _zeros(marks: Marks, inputs: int) -> Ints:
+def zeros_of(marks: Marks, inputs: int) -> Ints:
     """The walls of each vertex; it has as many as there are inputs."""
     return np.nonzero(marks == 0)[1].reshape(len(marks), inputs)
 
@@ -416,13 +404,13 @@ def exact_forms(skeleton: Skeleton, marks: Marks) -> list[tuple[int, ...]]:
             row[i] = sign * end.denominator
             found.append((*row, -sign * end.numerator))
     exact = skeleton.exact
-    h, shift, at, unit = exact.start, exact.start_shift, 2 * n, 0
+    h, shift, unit = exact.start, exact.start_shift, 0
     signs = skeleton.unit_signs(marks[None])[0].tolist()
     for l, part in enumerate(skeleton.walls):
         z, shift = exact.through(l, h, shift)
         found += [tuple(z[k].tolist()) for k in part.units.tolist()]
         h, shift = exact.gated(l, z, shift, signs[unit : unit + len(z)])
-        at, unit = at + len(part.units), unit + len(z)
+        unit += len(z)
     return found
 
 
@@ -434,8 +422,7 @@ def exact_vertex(skeleton: Skeleton, marks: Marks, forms: list[tuple[int, ...]] 
     """
     forms = forms or exact_forms(skeleton, marks)
     rows = [forms[k] for k in np.flatnonzero(marks == 0).tolist()]
-    n = len(marks) and len(rows[0]) - 1
-    minors = [(-1) ** i * _determinant([[*row[:i], *row[i + 1 :]] for row in rows]) for i in range(n + 1)]
+    minors = [(-1) ** i * _determinant([[*row[:i], *row[i + 1 :]] for row in rows]) for i in range(len(rows) + 1)]
     if minors[-1] == 0:
         raise Degenerate("walls that do not meet in a point")
     sign, factor = (1 if minors[-1] > 0 else -1), math.gcd(*minors)
@@ -490,7 +477,7 @@ def faces(marks: Marks, inputs: int, dimension: int) -> Faces:
     """
     words = np.random.default_rng(1).integers(0, 2**63, (2, marks.shape[1]), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     base = (marks > 0) @ words[1] + (marks < 0) @ words[0]
-    zeros = _zeros(marks, inputs)
+    zeros = zeros_of(marks, inputs)
     vertices, frees, signs, hashes = [], [], [], []
     for chosen in combinations(range(inputs), dimension):
         free = zeros[:, chosen]

@@ -25,7 +25,7 @@ import numpy as np
 from .clipping import Form
 from .domains import Box
 from .errors import Undecided
-from .jacobians import heard_on
+from .jacobians import exercised
 from .layerwise import integral
 from .network import Network
 from .polyhedra import Pieces
@@ -99,7 +99,7 @@ def _copy(layers: Layers) -> list[Affine]:
 def proposals(pieces: Pieces) -> Iterator[tuple[str, list[Affine]]]:
     """Parameters that may compute the same function, most promising first."""
     own = exact_layers(pieces.network)
-    _, heard, gates = heard_on(pieces)
+    seen, heard, gates = exercised(pieces)
     for l in range(len(own) - 1):
         speaks = heard[l] & (gates[l] != 0)
         for i in range(len(own[l][1])):
@@ -110,7 +110,7 @@ def proposals(pieces: Pieces) -> Iterator[tuple[str, list[Affine]]]:
         yield from (("units turned together", layers) for layers in _turned(own, l))
     for l in range(len(own) - 1):
         yield from _linear(own, l, heard[l], gates[l])
-    yield from _unexercised(own, pieces)
+    yield from _unexercised(own, seen)
 
 
 def _louder(own: Layers, l: int, unit: int) -> Iterator[list[Affine]]:
@@ -189,8 +189,7 @@ def _linear(own: Layers, l: int, heard: Any, gates: Any) -> Iterator[tuple[str, 
                     yield "units that bend nowhere apart, mixed", found
 
 
-def _unexercised(own: Layers, pieces: Pieces) -> Iterator[tuple[str, list[Affine]]]:
-    seen = heard_on(pieces)[0]
+def _unexercised(own: Layers, seen: list[Any]) -> Iterator[tuple[str, list[Affine]]]:
     for l, table in enumerate(seen):
         for i, j in np.argwhere(~table).tolist():
             for step in (STEPS[1], STEPS[0], *STEPS[2:]):
