@@ -129,14 +129,13 @@ def test_shared_rank_cases(shared, file):
         assert small.network.units == case["rank"]
 
 
-def test_relu_bounds_bracket_the_shared_minimal_widths(shared):
+def test_shared_minimal_widths_are_reached(shared):
     cases = json.loads((shared / "cases" / "relu.json").read_text())["cases"]
     shallow = [c for c in cases if c["kind"] == "compress_shallow" and c["box"] is None]
     assert shallow
     for case in shallow:
         net = mo.Network.mlp(*(np.array(layer[k]) for layer in case["net"] for k in "Wb"), activation="relu")
-        rank = mo.rank(net)
-        assert rank.lower <= case["expect"]["min_width"] <= rank.upper, case["id"]
+        assert int(mo.rank(net)) == case["expect"]["min_width"], case["id"]
 
 
 def test_lattice_network_is_exactly_redundant(shared):
@@ -145,8 +144,8 @@ def test_lattice_network_is_exactly_redundant(shared):
     path = shared / "models" / "tll_8.onnx"
     net = mo.load(path)
     small = mo.compress(net)
-    assert small.network.units <= 136 < net.units == 252
-    assert small.slack == 0
+    assert small.network.units <= 62 < net.units == 252
+    assert small.within(1.0) < 1e-11
     assert mo.check(small.certificate, small.network, net).status == "proved"
     x = np.load(f"{path}.expected.npz")["inputs"]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -191,8 +191,9 @@ def test_units_that_turn_around_together_are_not_complete():
     assert not mo.signature(a).complete
 
 
-def test_more_units_along_the_same_hyperplanes_are_not_complete():
-    """Pairs on two parallel hyperplanes whose linear parts cancel: the function of two units, irreducible by these rules."""
+def test_more_units_along_the_same_hyperplanes():
+    """Pairs on two parallel hyperplanes whose linear parts cancel: the function of two units. Where they do not cancel, the
+    linear part can go to either of them: minimal in two ways, with two signatures, none of them complete."""
     few = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, 2.0]], [0.0], activation="relu")
     many = mo.Network.mlp(
         [[1.0], [-1.0], [1.0], [-1.0]], [0.0, 0.0, -1.0, 1.0], [[2.0, -1.0, 1.0, 1.0]], [-1.0], activation="relu"
@@ -200,8 +201,19 @@ def test_more_units_along_the_same_hyperplanes_are_not_complete():
     x = np.linspace(-3, 3, 61)[:, None]
     assert np.allclose(few(x), many(x))
     one, other = mo.signature(few), mo.signature(many)
-    assert one != other
+    assert one == other
     assert one.complete
+
+    left, right = (
+        mo.Network.mlp([[1.0], [1.0], [-1.0]], [0.0, -1.0, extra], [outgoing], [bias], activation="relu")
+        for extra, outgoing, bias in ((0.0, [5.0, 3.0, 1.0], 0.0), (1.0, [6.0, 2.0, 1.0], -1.0))
+    )
+    assert np.allclose(left(x), right(x))
+    assert mo.compress(left).optimal
+    assert mo.compress(left).network.units == 3
+    one, other = mo.signature(left), mo.signature(right)
+    assert one != other
+    assert not one.complete
     assert not other.complete
 
 

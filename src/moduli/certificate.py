@@ -12,7 +12,7 @@ With a `region.Region` the first is said of the inputs in a box instead,
 
     for every input x in the box,  |small(x) - large(x)|_inf <= constant,
 
-and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `region`).
+and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `blocks`).
 
 The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel checks its
 precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left is compared entry
@@ -26,9 +26,10 @@ tolerance takes part.
 | merge | row = ratio * row of another unit, s(ratio z) = a s(z) + k z + g | column of the other += a * outgoing, ... |
 | scale | s(z / ratio) = a s(z) + k z + g | outgoing *= a, ... |
 | permute | an order of all remaining units | columns reordered |
+| block | other units in the place of some, with the same sum, see `blocks` | columns of these |
 
 ... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
-inactive, block, skip: on a box only, see `region`. Layers count from 1; units are named by their place in the original
+inactive, skip: on a box only, see `blocks`. Layers count from 1; units are named by their place in the original
 network throughout.
 """
 
@@ -43,7 +44,7 @@ from typing import Any
 
 import numpy as np
 
-from . import region as regional
+from . import blocks, creases
 from .activations import Activation
 from .enclosure import ExactArray, Number, class_keys, enclose, linear, two_sum, up, up_matmul, up_scale, value
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
@@ -57,12 +58,11 @@ SCHEMA = "moduli.certificate/1"
 BLOCK = 2**16
 MAX_BYTES = 2**31
 RATIONAL = r"-?[0-9]{1,700}(/[0-9]{1,700})?"
-REGIONAL = ("inactive", "block", "skip")
 
 
 @dataclass(frozen=True)
 class Move:
-    """One rewriting step of a hidden layer; see the table above, and `region` for blocks: their new rows and columns."""
+    """One rewriting step of a hidden layer; see the table above, and `blocks` for new rows and columns."""
 
     kind: str
     layer: int
@@ -176,8 +176,8 @@ class State:
         self._require_units(move, move.units, present)
         if np.bincount(move.units, minlength=1).max() > 1:
             raise CertificateRejected(f"{move}: a unit is named twice")
-        if move.kind in REGIONAL:
-            regional.apply(self, move)
+        if move.kind in blocks.MOVES:
+            blocks.apply(self, move)
         else:
             getattr(self, f"_{move.kind}")(move, present)
 
@@ -236,7 +236,7 @@ class State:
     def _scale(self, move: Move, present: Any) -> None:
         l, cols, rows = move.layer, self.alive[move.layer - 1], self.alive[move.layer + 1]
         if self.region is not None:
-            regional.turn(self, move)
+            raise CertificateRejected(f"{move}: not beside signs on a box, which it may change")
         law = self._law(move, 1 / move.ratio)
         self.weights[l - 1].scale(move.units, cols, move.ratio)
         self.biases[l - 1].scale(move.units, None, move.ratio)
@@ -460,28 +460,32 @@ def _up_float(q: Fraction) -> float:
 def reducible(state: State) -> str | None:
     """Why minimality of the remaining network is not proved, or None where it is.
 
-    One hidden layer only. For tanh, sigmoid and erf irreducible networks are minimal (`Activation.source`). For
-    activations that bend at 0, every hyperplane with a non-zero outgoing weight is where the function is not
-    differentiable, and one unit bends along one hyperplane; on a box, if the hyperplane meets its interior. Networks of
-    tanh, sigmoid or erf that agree on an open box agree everywhere, being analytic.
+    One hidden layer only. For tanh, sigmoid and erf irreducible networks are minimal (`Activation.source`); those that agree
+    on an open box agree everywhere, being analytic. For activations that bend at 0 see `creases`.
     """
     if len(state.alive) != 3:
         return f"{len(state.alive) - 2} hidden layers: minimality is known for one"
     activation = state.activations[0]
     if not (activation.bends or (activation.minimal and activation.kind != "identity")):
         return f"minimality of irreducible {activation} networks is not known"
-    alive, every = state.alive[1], np.arange(state.slots(1))  # whole rows: slicing would copy the weights
-    w, b = state.weights[0].take(every, state.alive[0]), state.biases[0]
-    if not (w.is_float() and b.is_float()):
-        return "the incoming weights are no floats any more"
+    alive = state.alive[1]
+    w = state.weights[0].take(np.arange(state.slots(1)), state.alive[0])  # whole rows: slicing would copy the weights
     if not w.nonzero()[alive].any(axis=1).all():
         return "a unit has zero incoming weights"
     if not state.weights[1].take(state.alive[2], alive).nonzero().any(axis=0).all():
         return "a unit has zero outgoing weights"
-    keys = np.sort(class_keys(w.hi, b.hi, sign=True, scale=activation.bends)[0][alive])
-    if (keys[1:] == keys[:-1]).any():
-        return "two units may share a hyperplane" if activation.bends else "two units may be equal up to sign"
-    return None if state.region is None else regional.straddles(state)
+    if activation.bends:
+        return None if state.region is None and distinct(state) else creases.reducible(state)
+    return None if distinct(state) else "two units may be equal up to sign"
+
+
+def distinct(state: State) -> bool:
+    """Whether no two remaining units of the first layer are proportional (where that merges them) or equal up to sign."""
+    w, b = state.weights[0].take(np.arange(state.slots(1)), state.alive[0]), state.biases[0]
+    if not (w.is_float() and b.is_float()):
+        return False
+    keys = np.sort(class_keys(w.hi, b.hi, sign=True, scale=state.activations[0].homogeneous)[0][state.alive[1]])
+    return not (keys[1:] == keys[:-1]).any()
 
 
 # Certificates ---------------------------------------------------------------------------------------------------

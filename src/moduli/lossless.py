@@ -1,8 +1,8 @@
 """Lossless compression and rank on all inputs: the search. What it proposes, the kernel checks, move by move.
 
 One hidden layer with tanh, sigmoid or erf: the result is the smallest network (Sussmann 1992; Farrugia-Roberts 2023,
-section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU, abs): smallest where no two remaining units
-share a hyperplane. Anything deeper: sound, not claimed optimal.
+section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU, abs): smallest for one output (see `turning`), and
+where no two remaining units share a hyperplane. Anything deeper: sound, not claimed optimal.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import turning
 from .certificate import Certificate, Move, State, Units, certify, reducible, replay
 from .enclosure import Number, class_keys, linear
 from .errors import CertificateRejected, Undecided
@@ -23,7 +24,7 @@ from .proximity import Near
 from .result import Result
 
 Progress = Callable[[int, int | None, str], None]
-MOVES = {"drop": "dropped", "constant": "folded into a bias", "merge": "merged"}
+MOVES = {"drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -208,7 +209,7 @@ def rank(net: Network, progress: Progress | None = None) -> Rank:
             "the function is affine" if len(net.layers) == 1 else "the function is constant",
         )
     if why is None:
-        source = net.activations[0].source or "every remaining hyperplane bends the function"
+        source = net.activations[0].source or "no unit can be spared, whichever way the others are turned"
         return Rank("proved", upper, upper, net.units, net, moves, f"irreducible, hence minimal ({source})")
     return Rank("bounded", _bends(state), upper, net.units, net, moves, why)
 
@@ -260,6 +261,18 @@ def _proposals(state: State, l: int) -> Iterator[Move]:
     if activation.homogeneous:
         yield from _merge(state, l, sign=activation.symmetric, scale=True)
     yield from _apply(state, l, "drop", _zero_outgoing(state, l))
+    yield from _turned(state, l)
+
+
+def _turned(state: State, l: int) -> Iterator[Move]:
+    """The best block of fewer units that the kernel accepts."""
+    for move in turning.proposals(state, l):
+        try:
+            state.apply(move)
+        except CertificateRejected:  # a unit that would bend is linear on the box, or the other way round
+            continue
+        yield move
+        return
 
 
 def _apply(state: State, l: int, kind: str, units: Units) -> Iterator[Move]:

@@ -1,8 +1,8 @@
 """Fewer hidden units with the same function on a box: the search. What it proposes, `region` and `certificate` check.
 
-`stability` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`lossless`);
-the linear ones of a layer, which matter through M = V C W only, become as few as the rank of M (the published rule takes
-the rank of W [Serra et al. 2020]); a layer of linear units goes where that costs no parameters; again, to a fixed point.
+`stability` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`lossless`); the
+linear ones of a layer, which matter through M = V C W only, become as few as the rank of M (the published rule takes the
+rank of W [Serra et al. 2020]); a layer of linear units goes where that costs no parameters; again, to a fixed point.
 Not tried: units hidden by later layers, dependence of features that bend.
 """
 
@@ -15,19 +15,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import region
+from .blocks import share
 from .certificate import Move, State, Units, certify
 from .domains import Box
 from .enclosure import ExactArray
 from .lossless import MOVES, Compression, Progress, settle
 from .network import Network
-from .region import Region, Row
+from .region import Region, Row, slope
 from .stability import HOW, Stability, stable
+from .turning import LONGEST, active, eliminate
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Matrix = list[list[Fraction]]
 ENTRIES, WORK = 2**22, 60_000  # of products; steps of an elimination in rationals
-LARGEST, LONGEST = 1e290, 2**1500
+LARGEST = 1e290
 NAMES = {"inactive": "inactive on the box", "block": "by linear dependence", "skip": "with a linear layer"}
 
 
@@ -106,7 +107,7 @@ def reduce(state: State) -> list[Move]:
     moves = list[Move]()
     while True:
         before = len(moves)
-        for rule in (_inactive, _everywhere, _dependent, _turn, _skip):
+        for rule in (_inactive, _everywhere, _dependent, _skip):
             moves += rule(state)
         if len(moves) == before:
             return moves
@@ -134,7 +135,7 @@ def _layers(find: Callable[[State, int], Move | None]) -> Callable[[State], list
 
 @_layers
 def _inactive(state: State, l: int) -> Move | None:
-    units = [u for u in state.alive[l].tolist() if region.slope(state, l, u) == 0]
+    units = [u for u in state.alive[l].tolist() if slope(state, l, u) == 0]
     return Move("inactive", l, np.array(units, dtype=np.intp)) if units else None
 
 
@@ -155,31 +156,9 @@ def _tame(state: State, l: int, units: Units) -> bool:
         return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
 
 
-@_layers
-def _turn(state: State, l: int) -> Move | None:
-    """Turn bent units whose linear parts cancel a linear unit, which then is inactive."""
-    units = _linear(state, l)
-    bent = np.setdiff1d(state.alive[l], units)
-    if len(units) != 1 or state.activations[l - 1].reflection[0] != 1 or not 0 < len(bent) <= region.MOST:
-        return None
-    if region.slope(state, l, int(units[0])) != 1 or state.signs[l - 1][units[0]] != 1:
-        return None
-    for some in region.turnable(state, l, int(units[0]), bent)[:4]:
-        move = Move("scale", l, np.sort(np.concatenate([units, some])), ratio=Fraction(-1))
-        if _cancels(state, move):
-            return move
-    return None
-
-
-def _cancels(state: State, move: Move) -> bool:
-    """Whether the outgoing weights times rows of the units, as they are, sum to zero."""
-    _, product = region.share(state, move.layer, move.units, [Fraction(1)] * len(move.units))
-    return not product.nonzero().any()
-
-
 def _linear(state: State, l: int) -> Units:
     """The remaining units of a layer that are linear on the box."""
-    return np.array([u for u in state.alive[l].tolist() if region.slope(state, l, u) is not None], dtype=np.intp)
+    return np.array([u for u in state.alive[l].tolist() if slope(state, l, u) is not None], dtype=np.intp)
 
 
 # Blocks of linear units -----------------------------------------------------------------------------------------
@@ -200,8 +179,8 @@ def _dependent(state: State, l: int) -> Move | None:
     size = len(state.alive[l - 1]) * len(state.alive[l + 1]) * len(units)
     if len(units) < 2 or size > ENTRIES * 4 or not _tame(state, l, units):
         return None
-    slopes = [c for u in units.tolist() if (c := region.slope(state, l, u)) is not None]
-    outgoing, product = region.share(state, l, units, slopes)
+    slopes = [c for u in units.tolist() if (c := slope(state, l, u)) is not None]
+    outgoing, product = share(state, l, units, slopes)
     for factors in _factorings(state, l, units, slopes, outgoing, product):
         if factors is not None and len(factors.outgoing) < len(units) and (move := _move(state, l, units, factors)):
             return move
@@ -270,31 +249,6 @@ def _eliminated(product: ExactArray, rows: Units, cols: Units) -> Factors | None
     return Factors(None, [new[p] for p in pivots], [[by[i][k] for i in range(len(new))] for k in range(len(pivots))])
 
 
-def eliminate(rows: Matrix) -> tuple[list[int], Matrix]:
-    """Rows that are independent, and all rows by these: rows[i] = sum_k by[i][k] rows[pivots[k]].
-
-    >>> pivots, by = eliminate([[Fraction(2), Fraction(4)], [Fraction(1), Fraction(2)], [Fraction(0), Fraction(1)]])
-    >>> pivots, [str(q) for q in by[1]]
-    ([0, 2], ['1/2', '0'])
-    """
-    basis: list[tuple[int, list[Fraction], dict[int, Fraction]]] = []
-    pivots, found = list[int](), list[dict[int, Fraction]]()
-    for i, row in enumerate(rows):
-        rest, by = list(row), dict[int, Fraction]()
-        for lead, other, parts in basis:
-            if factor := rest[lead] / other[lead]:
-                rest = [p - factor * q for p, q in zip(rest, other, strict=True)]
-                for k, q in parts.items():
-                    by[k] = by.get(k, Fraction(0)) + factor * q
-        lead = next((j for j, q in enumerate(rest) if q), -1)
-        if lead >= 0:
-            basis.append((lead, rest, {**{k: -q for k, q in by.items()}, len(pivots): Fraction(1)}))
-            by = {len(pivots): Fraction(1)}
-            pivots.append(i)
-        found.append(by)
-    return pivots, [[by.get(k, Fraction(0)) for k in range(len(pivots))] for by in found]
-
-
 def _entry(array: ExactArray, i: int, j: int) -> Fraction:
     number = array.get((i, j))
     assert isinstance(number, Fraction)
@@ -306,7 +260,7 @@ def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
     kept, count = factors.kept, len(factors.outgoing)
     rows = list[Row | None]()
     for row in factors.rows:
-        bias = None if kept is not None else _bias(state, l, tuple(row))
+        bias = None if kept is not None else active(state, l, tuple(row))
         if kept is None and bias is None:
             return None
         rows.append(None if bias is None else (*row, bias))
@@ -315,17 +269,3 @@ def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
         return None
     into = units[:count] if kept is None else kept
     return Move("block", l, units, into, rows=tuple(rows), outgoing=tuple(map(tuple, factors.outgoing)))
-
-
-def _bias(state: State, l: int, row: Row) -> Fraction | None:
-    """0, or a power of two, that keeps row . h + bias from being negative on the box."""
-    ends = region.extent(state, l, row)
-    if ends is None:
-        return None
-    bias = Fraction(0)
-    if ends[0] < 0:
-        need = -ends[0]
-        bias = Fraction(2) ** (need.numerator.bit_length() - need.denominator.bit_length() - 1)
-        while bias < need:
-            bias *= 2
-    return bias

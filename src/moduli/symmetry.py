@@ -20,7 +20,7 @@ import numpy as np
 
 from . import modular
 from .activations import Activation
-from .certificate import Certificate, Move, State, certify, reducible
+from .certificate import Certificate, Move, State, certify, distinct, reducible
 from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
 from .errors import ShapeError, UnsupportedModel
 from .lossless import Progress, reduce
@@ -522,7 +522,7 @@ def _complete(state: State, widths: tuple[int, ...]) -> bool:
         return False
     if len(widths) == 2:
         return True
-    if reducible(state) is not None:
+    if reducible(state) is not None or not distinct(state):
         return False
     s = state.net.activations[0]
     return s.minimal or s.symmetric or _no_flips(state)

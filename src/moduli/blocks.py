@@ -1,0 +1,218 @@
+"""Moves that put other units in the place of some, or none. Part of the kernel.
+
+A unit with pre-activation z = w . h + b, h the activations of the layer before, and outgoing column v adds v s(z) to the next
+layer. Where the sign of z is known on the box of a `region`, s(z) = c z is linear there, with slope c (relu: 1 or 0).
+Otherwise, for an activation with s(-z) = s(z) - 2 c z, s(z) = e(z) + c z with e even, see `creases`.
+
+| move | precondition | effect |
+|---|---|---|
+| inactive | the units have slope 0 | they go: s(z) = 0 on the box |
+| block | units S; see below | other units in their place |
+| skip | all remaining units S of a hidden layer are linear | V, c behind W, b become V C W, V C b + c; the layer goes |
+
+Block. The units S, with incoming rows W_S, biases b_S, C = diag(c) and outgoing columns V_S, add M h + V_S C b_S and their
+creases to the next layer, M = V_S C W_S. The move names units K of S, for each either "as it is" or a new row and bias, and new
+outgoing columns U. With rows R, biases d and E = diag(c) of the units K, M = U E R and the equality of all creases must hold
+exactly; the difference of constants, V_S C b_S - U E d, goes to the next biases. Without a box a new unit bends; on one it is
+linear (with sign 1) if d >= -min R h, by what h can be on the box (`region.reach`), in rationals, and bends otherwise.
+
+Why signs stay valid. Every move of this library keeps each pre-activation of each remaining unit, as a function on the
+box: those of layers before are not touched, and the next layer receives the same sum, which is what moves check. By
+induction on the moves the pre-activation of a unit that was not replaced is that of the same unit in the original network, so
+what was proved of it holds. A unit that a block replaces has a new pre-activation; its sign 1 is what the move proves, and
+otherwise none is known. A `scale` is refused beside a region. After a skip layers behind it count one less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .creases import creases, half, unit
+from .enclosure import ExactArray, Index, Number, matmul
+from .errors import CertificateRejected
+from .region import Row, extent, lines, slope
+
+if TYPE_CHECKING:
+    from .certificate import Move, State
+
+Units = np.ndarray[Any, np.dtype[np.intp]]
+MOVES = ("inactive", "block", "skip")
+
+
+class Part(NamedTuple):
+    """A unit of a block: its new row (None: as it is), c, and whether it bends."""
+
+    row: Row | None
+    slope: Fraction
+    bends: bool
+
+
+def apply(state: State, move: Move) -> None:
+    """Check the precondition of a move of this module and carry it out."""
+    if state.region is None and move.kind != "block":
+        raise CertificateRejected(f"{move}: the certificate claims no signs on a box")
+    {"inactive": _inactive, "block": _block, "skip": _skip}[move.kind](state, move)
+
+
+def _slopes(state: State, move: Move) -> list[Fraction]:
+    found = [slope(state, move.layer, u) for u in move.units.tolist()]
+    for name, c in zip(move.units.tolist(), found, strict=True):
+        if c is None:
+            raise CertificateRejected(f"{move}: unit {name} is not known to be linear on the box")
+    return [c for c in found if c is not None]
+
+
+def _inactive(state: State, move: Move) -> None:
+    for name, c in zip(move.units.tolist(), _slopes(state, move), strict=True):
+        if c != 0:
+            raise CertificateRejected(f"{move}: unit {name} has slope {c} on the box")
+    state.remove(move.layer, move.units)
+
+
+def share(state: State, l: int, units: Units, slopes: Sequence[Fraction]) -> tuple[ExactArray, ExactArray]:
+    """V C and V C W of units of layer l, at the remaining rows of the next layer and columns of the one before."""
+    outgoing = state.weights[l].take(state.alive[l + 1], units)
+    every = np.arange(len(state.alive[l + 1]))
+    for k, c in enumerate(slopes):
+        outgoing.scale(every, np.array([k]), c)
+    return outgoing, matmul(outgoing, state.weights[l - 1].take(units, state.alive[l - 1]))
+
+
+def _constants(state: State, l: int, outgoing: ExactArray, units: Units) -> None:
+    """Add V C b of units of layer l to the next biases."""
+    for i, row in enumerate(state.alive[l + 1].tolist()):
+        terms = [(outgoing.get((i, k)), state.biases[l - 1].get((u,))) for k, u in enumerate(units.tolist())]
+        state.shift(l + 1, row, [(q, b) for q, b in terms if isinstance(q, Fraction) and q != 0])
+
+
+def _skip(state: State, move: Move) -> None:
+    l = move.layer
+    if not np.array_equal(move.units, state.alive[l]):
+        raise CertificateRejected(f"{move}: names {len(move.units)} units; the layer has {len(state.alive[l])}, in their order")
+    lines(state)  # bounds of the original units are found before a layer goes
+    outgoing, product = share(state, l, move.units, _slopes(state, move))
+    _constants(state, l, outgoing, move.units)
+    shape = state.weights[l].hi.shape[0], state.slots(l - 1)
+    state.weights[l] = _spread(product, shape, state.alive[l + 1], state.alive[l - 1])
+    for part in (state.weights, state.biases, state.activations, state.signs, lines(state)):
+        del part[l - 1]
+    del state.alive[l]
+
+
+def _spread(small: ExactArray, shape: tuple[int, int], rows: Units, cols: Units) -> ExactArray:
+    """The array with zeros where units are gone."""
+    grid = np.ix_(rows, cols)
+    hi, lo = np.zeros(shape), np.zeros(shape)
+    hi[grid] = small.hi
+    if small.lo is not None:
+        lo[grid] = small.lo
+    rest: dict[Index, Number] = {(int(rows[i]), int(cols[j])): number for (i, j), number in small.rest.items()}
+    return ExactArray(hi, lo if lo.any() else None, rest)
+
+
+def _block(state: State, move: Move) -> None:
+    l, into, cols, rows = move.layer, move.into, state.alive[move.layer - 1], state.alive[move.layer + 1]
+    if into is None or len(set(into.tolist())) < len(into) or not set(into.tolist()) <= set(move.units.tolist()):
+        raise CertificateRejected(f"{move}: the units that stay must be different ones of the block")
+    if len(move.rows) != len(into) or len(move.outgoing) != len(into):
+        raise CertificateRejected(f"{move}: {len(into)} units stay, with {len(move.rows)} rows, {len(move.outgoing)} columns")
+    if any(len(r) != len(cols) + 1 for r in move.rows if r is not None) or any(len(c) != len(rows) for c in move.outgoing):
+        raise CertificateRejected(f"{move}: rows need {len(cols)} weights and a bias, columns {len(rows)} weights")
+    old = [_part(state, move, name, None) for name in move.units.tolist()]
+    new = [_part(state, move, name, row) for name, row in zip(into.tolist(), move.rows, strict=True)]
+    outgoing, before = share(state, l, move.units, [p.slope for p in old])
+    if not before.equals(_product(state, move, new)):
+        raise CertificateRejected(f"{move}: the new units do not have the product of weights of the old ones")
+    _require_creases(state, move, old, new)
+    _constants(state, l, outgoing, move.units)
+    state.remove(l, move.units, keep=into)
+    _replace(state, move, new)
+
+
+def _part(state: State, move: Move, name: int, row: Row | None) -> Part:
+    activation, c = state.activations[move.layer - 1], slope(state, move.layer, name)
+    if row is not None:
+        ends, steep = extent(state, move.layer, row[:-1]), activation.exact(Fraction(1))
+        c = steep if ends is not None and ends[0] + row[-1] >= 0 and activation.piecewise_linear else None
+    if c is not None:
+        return Part(row, c, False)
+    c = half(state, move.layer)
+    if c is None:
+        raise CertificateRejected(f"{move}: unit {name} is not known to be linear, and {activation} is not even but for a line")
+    return Part(row, c, True)
+
+
+def _product(state: State, move: Move, new: Sequence[Part]) -> ExactArray:
+    """U E R."""
+    l, cols, rows = move.layer, state.alive[move.layer - 1], state.alive[move.layer + 1]
+    assert move.into is not None
+    incoming = state.weights[l - 1].take(move.into, cols)
+    outgoing = ExactArray(np.zeros((len(rows), len(move.into))))
+    for k, (part, column) in enumerate(zip(new, move.outgoing, strict=True)):
+        for j, q in enumerate(part.row[:-1] if part.row is not None else ()):
+            incoming.put((k, j), q)
+        for i, q in enumerate(column):
+            outgoing.put((i, k), q * part.slope)
+    return matmul(outgoing, incoming)
+
+
+def _require_creases(state: State, move: Move, old: Sequence[Part], new: Sequence[Part]) -> None:
+    """The units of each hyperplane must have the same sum before and after."""
+    l, before, after = move.layer, list[tuple[Row, Row]](), list[tuple[Row, Row]]()
+    assert move.into is not None
+    rows = dict[int, Row]()
+    for name, part in [*zip(move.units.tolist(), old, strict=True), *zip(move.into.tolist(), new, strict=True)]:
+        if part.bends and part.row is None and name not in rows:
+            found = unit(state, l, name)
+            if found is None:
+                raise CertificateRejected(f"{move}: unit {name} bends, and its parameters are not all rational")
+            rows[name] = found.row
+            before += [(found.row, found.column)]
+    for name, part, column in zip(move.into.tolist(), new, move.outgoing, strict=True):
+        if part.bends:
+            after.append((rows[name] if part.row is None else part.row, column))
+    homogeneous = state.activations[l - 1].homogeneous
+    if creases(before, homogeneous=homogeneous) != creases(after, homogeneous=homogeneous):
+        raise CertificateRejected(f"{move}: the new units do not bend as the old ones")
+
+
+def _replace(state: State, move: Move, new: Sequence[Part]) -> None:
+    """Write new rows and columns, and take U E d from the next biases."""
+    l, cols, rows = move.layer, state.alive[move.layer - 1].tolist(), state.alive[move.layer + 1].tolist()
+    assert move.into is not None
+    for name, part, column in zip(move.into.tolist(), new, move.outgoing, strict=True):
+        if part.row is not None:
+            if state.region is not None:
+                _bound(state, l, name, part.row, bends=part.bends)
+            for j, q in zip(cols, part.row[:-1], strict=True):
+                state.weights[l - 1].put((name, j), q)
+            state.biases[l - 1].put((name,), part.row[-1])
+        bias = state.biases[l - 1].get((name,))
+        for i, q in zip(rows, column, strict=True):
+            state.weights[l].put((i, name), q)
+            if q:
+                state.shift(l + 1, i, [(-q * part.slope, bias)])
+
+
+def _bound(state: State, l: int, name: int, row: Row, *, bends: bool) -> None:
+    """The sign and the bounds of a new pre-activation; that of a turned unit has those of the old one, turned."""
+    ends, (lo, hi) = extent(state, l, row[:-1]), lines(state)[l - 1]
+    least, most = (-math.inf, math.inf) if ends is None else (-_up(-(ends[0] + row[-1])), _up(ends[1] + row[-1]))
+    old = unit(state, l, name)
+    if old is not None and old.row == tuple(-q for q in row):
+        least, most = max(least, -hi[name]), min(most, -lo[name])
+    lo[name], hi[name] = least if bends else max(least, 0.0), most
+    state.signs[l - 1][name] = 0 if bends else 1
+
+
+def _up(q: Fraction) -> float:
+    try:
+        nearest = float(q)
+    except OverflowError:
+        return math.inf
+    return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)

@@ -1,0 +1,186 @@
+"""Shared hyperplanes: minimal widths against brute force over orientations, equality of functions, forged blocks."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+import moduli as mo
+from moduli import supremum
+from moduli.certificate import Certificate, State
+from moduli.creases import creases, spares, unit
+from moduli.turning import Folded, eliminate, proposals
+
+
+def folded(rng, inputs, hyperplanes, outputs, units, kind="relu"):
+    """A network whose units share hyperplanes, in small integers."""
+    planes = rng.integers(-2, 3, (hyperplanes, inputs + 1))
+    planes[:, 0] += (planes[:, :inputs] == 0).all(axis=1)
+    scale = rng.choice([-2, -1, 1, 2] if kind in ("relu", "leaky_relu(0.5)") else [-1, 1], units)
+    rows = planes[rng.integers(0, hyperplanes, units)] * scale[:, None]
+    return mo.Network.mlp(
+        rows[:, :inputs], rows[:, inputs], rng.integers(-2, 3, (outputs, units)), rng.integers(-2, 3, outputs), activation=kind
+    )
+
+
+def least(net):
+    """The fewest units of a ReLU network of one output on all inputs: r, r + 1 or r + 2, trying all orientations."""
+    hidden, last = net.layers
+    planes, gradient = {}, np.zeros(hidden.weight.shape[1])
+    for w, b, v in zip(hidden.weight, hidden.bias, last.weight[0], strict=True):
+        if not w.any():
+            continue
+        lead = w[np.flatnonzero(w)[0]]
+        key = tuple(Fraction(float(q)) / Fraction(float(lead)) for q in (*w, b))
+        planes[key] = planes.get(key, 0) + Fraction(abs(float(lead))) * Fraction(float(v))
+        gradient = gradient + v * w / 2
+    seen = [(np.array(key[:-1]), a) for key, a in planes.items() if a]
+    rests = []
+    for signs in product((1, -1), repeat=len(seen)):
+        turned = [(s * a / 2, u) for s, (u, a) in zip(signs, seen, strict=True)]
+        rests.append([Fraction(float(g)) - sum(a * u[j] for a, u in turned) for j, g in enumerate(gradient)])
+    if any(not any(rest) for rest in rests):
+        return len(seen)
+    parallel = False
+    for u, _ in seen:
+        at = next(j for j, q in enumerate(u) if q)
+        parallel |= any(all(q * u[at] == rest[at] * p for p, q in zip(u, rest, strict=True)) for rest in rests)
+    return len(seen) + (1 if parallel else 2)
+
+
+def test_minimal_widths_agree_with_brute_force():
+    rng = np.random.default_rng(0)
+    extra = set()
+    for _ in range(150):
+        net = folded(rng, int(rng.integers(1, 4)), int(rng.integers(1, 5)), 1, int(rng.integers(1, 9)))
+        small, wanted = mo.compress(net), least(net)
+        assert (small.network.units, small.optimal) == (wanted, True), net.layers
+        assert small.check()
+        assert int(mo.rank(net)) == wanted
+        rows = small.network.layers[0]
+        planes = {tuple(np.append(w, b) / w[np.flatnonzero(w)[0]]) for w, b in zip(rows.weight, rows.bias, strict=True)}
+        extra.add(wanted - len(planes))
+    assert len(extra) > 1
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu(0.5)", "gelu", "softplus", "abs", "silu", "gelu_tanh"])
+def test_the_function_stays_the_same(kind):
+    rng = np.random.default_rng(1)
+    fewer = 0
+    for _ in range(40):
+        net = folded(rng, *map(int, rng.integers((1, 1, 1, 2), (4, 6, 4, 12))), kind)
+        small = mo.compress(net)
+        assert small.check()
+        x = rng.uniform(-4, 4, (50, net.widths[0]))
+        assert np.abs(small.network(x) - net(x)).max() <= 1e-12 + small.within(4.0)
+        fewer += any(move.kind == "block" for move in small.certificate.large_moves)
+    assert fewer > 3 or kind == "abs"
+
+
+def test_more_outputs_are_never_claimed_minimal_too_early():
+    """Two orders of the same units and a split unit lead to one claim; a claim is never above another width found."""
+    rng = np.random.default_rng(2)
+    claimed = 0
+    for _ in range(60):
+        net = folded(rng, 2, 3, 2, 7)
+        order = rng.permutation(net.units)
+        hidden, last = net.layers
+        again = mo.Network.mlp(hidden.weight[order], hidden.bias[order], last.weight[:, order], last.bias, activation="relu")
+        one, two = mo.compress(net), mo.compress(again)
+        if one.optimal:
+            claimed += 1
+            assert two.network.units >= one.network.units
+        assert mo.rank(net).lower <= two.network.units
+    assert claimed > 10
+
+
+def test_on_a_box_shared_hyperplanes_become_linear_units():
+    rng = np.random.default_rng(3)
+    fewer = 0
+    for _ in range(30):
+        net, box = folded(rng, 2, 4, 2, 8), mo.Box(-2, 2)
+        small, free = mo.compress(net, on=box), mo.compress(net)
+        assert small.check()
+        assert supremum.peak(net, small.network, box, 2000).gap <= small.slack
+        assert small.network.units <= free.network.units
+        fewer += small.network.units < free.network.units
+    assert fewer > 3
+
+
+def test_deep_layers_are_folded_too():
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        first, second = folded(rng, 2, 3, 3, 5), folded(rng, 3, 3, 1, 6)
+        bridge = replace(first.layers[1], activation=first.layers[0].activation)
+        net = mo.Network((first.layers[0], bridge, *second.layers))
+        small = mo.compress(net)
+        assert small.check()
+        assert supremum.peak(net, small.network, mo.Box(-4, 4), 4000).gap <= small.within(4.0)
+
+
+def test_spares_misses_no_set():
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        state = State(folded(rng, 2, 5, 1, 7))
+        units = [u for name in range(7) if (u := unit(state, 1, name)) is not None and any(u.row[:-1])]
+        seen, half = creases(((u.row, u.column) for u in units), homogeneous=True), Fraction(1, 2)
+        found = {frozenset(some) for some in spares(units, seen, half)}
+        for mask in product((0, 1), repeat=len(seen)):
+            turned = frozenset(key for key, on in zip(seen, mask, strict=True) if on)
+            rest = [
+                sum(half * u.column[0] * u.row[j] for u in units)
+                - sum((-1 if key in turned else 1) * half * a[0] * key[j] for key, a in seen.items())
+                for j in range(2)
+            ]
+            assert (turned in found) == (not any(rest)) or len(found) == 16
+
+
+def test_forged_blocks_are_noticed():
+    net = mo.Network.mlp([[1], [-1], [1]], [1, -1, -3], [[1, 1, 1]], [0], activation="relu")
+    small = mo.compress(net)
+    data = small.certificate.to_json()
+    (move,) = data["large_moves"]
+    assert move["move"] == "block"
+    forged = [{**move, "units": move["units"][:-1]}, {**move, "into": move["into"][::-1]}]
+    forged += [{**move, "rows": [None] * len(move["rows"])}]
+    for side in ("rows", "outgoing"):
+        for k, row in enumerate(move[side]):
+            for j in range(len(row or ())):
+                for number in ("0", "-1", "7", "1/3"):
+                    wrong = copy.deepcopy(move)
+                    if wrong[side][k][j] != number:
+                        wrong[side][k][j] = number
+                        forged.append(wrong)
+    assert len(forged) > 8
+    for wrong in forged:
+        with pytest.raises(mo.CertificateRejected):
+            Certificate.from_json(json.dumps({**data, "large_moves": [wrong]})).verify(small.network, net)
+
+
+def test_units_that_are_not_even_but_for_a_line_are_refused():
+    net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="sigmoid")
+    assert Folded.of(State(net), 1) is None
+    assert not list(proposals(State(net), 1))
+    relu = mo.Network.mlp([[1], [-1], [1]], [1, -1, -3], [[1, 1, 1]], [0], activation="relu")
+    data = mo.compress(relu).certificate.to_json()
+    with pytest.raises(mo.CertificateRejected, match="digest"):
+        Certificate.from_json(json.dumps(data)).verify(mo.compress(net).network, net)
+    proof = Certificate.from_json(json.dumps({**data, "large": net.digest, "small": net.digest}))
+    with pytest.raises(mo.CertificateRejected):
+        proof.verify(net, net)
+
+
+def test_elimination():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        rows = [[Fraction(int(x)) for x in row] for row in rng.integers(-2, 3, (5, 2)) @ rng.integers(-2, 3, (2, 4))]
+        pivots, by = eliminate(rows)
+        assert len(pivots) == np.linalg.matrix_rank(np.array(rows, dtype=float))
+        for row, parts in zip(rows, by, strict=True):
+            assert row == [sum((c * rows[p][j] for c, p in zip(parts, pivots, strict=True)), Fraction(0)) for j in range(4)]
