@@ -20,8 +20,8 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "region",
-    "creases", "blocks", "certificate", "result", "plot", "turning", "lossless", "stability", "regional", "symmetry",
+    "errors", "activations", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "proximity", "differences",
+    "region", "creases", "blocks", "certificate", "result", "plot", "turning", "lossless", "stability", "regional", "symmetry",
     "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "supremum", "tolerance", "jacobians", "traces",
     "readout", "layerwise", "recovery", "witnesses", "identifiability", "exploration", "identify", "generalization",
     "capacity", "paths", "cover", "hardness", "fitting", "pricing", "nearby", "proximate", "kernels", "population",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise, product
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -475,6 +477,21 @@ def test_twins_are_proved():
     assert answer.check()
 
 
+def test_an_executor_changes_nothing_but_the_time():
+    rng = np.random.default_rng(8)
+    shapes = (12, 4), 12, (12, 12), 12, (2, 12), 2
+    first, other = (mo.Network.mlp(*(rng.normal(size=s) for s in shapes), activation="relu") for _ in range(2))
+    near, box = first.with_flat(first.flat() + 1e-3 * rng.normal(size=first.parameters)), mo.Box(-1, 1)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        alone, shared = (mo.compress(first, on=box, budget=600, executor=e) for e in (None, executor))
+        assert alone.certificate.to_json() == shared.certificate.to_json()
+        assert alone.stability.boxes == shared.stability.boxes > 64
+        for b in (near, other):
+            one, two = (mo.distance(first, b, on=box, budget=500, executor=e) for e in (None, executor))
+            assert one.to_json() == two.to_json()
+        assert mo.equivalent(first, near, on=box, eps=1.0, budget=500, executor=executor).status == "proved"
+
+
 # Within a tolerance ---------------------------------------------------------------------------------------------
 
 
@@ -503,6 +520,38 @@ def test_a_tolerance_is_kept_and_pays():
     rounded = small.rounded("float32")
     assert rounded.check()
     assert mo.compress(net, on=box, eps=1e-9, budget=500).network.units == plain
+
+
+def test_the_certificate_of_a_tolerance_is_a_file_and_cannot_be_forged(tmp_path):
+    net = noisy()
+    small = mo.compress(net, on=mo.Box(-1, 1), eps=0.01, budget=500)
+    verdict = mo.check(small.save(tmp_path / "small.cert.json"), small.network, net)
+    assert verdict.proof.slack.constant == small.error
+    data = json.loads((tmp_path / "small.cert.json").read_text())
+    assert data["changed"]["changes"]
+    forged = [
+        ("upper",),
+        ("tree",),
+        ("how",),
+        ("changes",),
+        ("changes", 0, "to", 0),
+        ("changes", 0, "layer"),
+        ("changes", 0, "at", 0),
+    ]
+    values = [0.0, [0, -1], "separate", [], 3.0, 9, 10**6]
+    for path, value in [*zip(forged, values, strict=True), (("how",), "none"), (("changes", 0, "part"), "slope")]:
+        wrong = copy.deepcopy(data)
+        at = wrong["changed"]
+        for step in path[:-1]:
+            at = at[step]
+        at[path[-1]] = value
+        with pytest.raises(mo.CertificateRejected):
+            Certificate.from_json(json.dumps(wrong)).verify(small.network, net)
+    for gone in ("region", "changed"):
+        with pytest.raises(mo.CertificateRejected):
+            Certificate.from_json(json.dumps({k: v for k, v in data.items() if k != gone})).verify(small.network, net)
+    with pytest.raises(mo.CertificateRejected, match="minimal"):
+        Certificate.from_json(json.dumps({**data, "minimal": True})).verify(small.network, net)
 
 
 def test_a_tolerance_for_smooth_activations():

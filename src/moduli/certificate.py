@@ -13,6 +13,8 @@ With a `region.Region` the first is said of the inputs in a box instead,
     for every input x in the box,  |small(x) - large(x)|_inf <= constant,
 
 and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `blocks`).
+With `differences.Changed` beside it the moves start at other parameters, proved to change the outputs on the box by little,
+which counts into the constant; signs are then those of units of that network, and nothing is minimal.
 
 The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel checks its
 precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left is compared entry
@@ -46,6 +48,7 @@ import numpy as np
 
 from . import blocks, creases
 from .activations import Activation
+from .differences import Changed
 from .enclosure import ExactArray, Number, class_keys, enclose, linear, two_sum, up, up_matmul, up_scale, value
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .network import IDENTITY, Layer, Network
@@ -503,6 +506,7 @@ class Certificate:
     minimal: bool = False
     near: Near | None = None
     region: Region | None = None
+    changed: Changed | None = None
 
     def verify(self, small: Network, large: Network) -> None:
         """Check the claim for two networks, trusting nothing but this module, those it imports, and the two networks.
@@ -515,15 +519,12 @@ class Certificate:
                 raise CertificateRejected(f"the {side} network has digest {net.digest}; the certificate is about {digest}")
         if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
-        if self.region is not None:
-            if self.near is not None:
-                raise CertificateRejected("a claim is made on a box or within a radius of parameters, not both")
-            self.region.verify(large)
-        left = replay(large, self.large_moves, self.near, self.region)
+        start = self._start(large)
+        left = replay(start, self.large_moves, self.near, self.region)
         right = replay(small, self.small_moves)
         if left.widths != right.widths or left.activations != right.activations:
             raise CertificateRejected(f"after all moves the widths are {left.widths} and {right.widths}; they must agree")
-        found = _slack(left, right.arrays(), self.region)
+        found = _slack(left, right.arrays(), self.region, self.changed)
         if not (found.constant <= self.slack.constant and found.growth <= self.slack.growth):
             raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
         if self.near is not None and self.near.bound is not None:
@@ -531,7 +532,23 @@ class Certificate:
         if self.minimal and (why := self._not_minimal(left)):
             raise CertificateRejected(f"minimality is claimed, but {why}")
 
+    def _start(self, large: Network) -> Network:
+        """The network at which the moves start, after the check of what is claimed on a box."""
+        if self.region is None:
+            if self.changed is not None:
+                raise CertificateRejected("parameters are changed, and no box says where the outputs stay close")
+            return large
+        if self.near is not None:
+            raise CertificateRejected("a claim is made on a box or within a radius of parameters, not both")
+        start = large if self.changed is None else self.changed.network(large)
+        self.region.verify(start)
+        if self.changed is not None:
+            self.changed.enclosure.verify(large, start, self.region.box)
+        return start
+
     def _not_minimal(self, left: State) -> str | None:
+        if self.changed is not None:
+            return "parameters are changed"
         if self.near is None:
             return reducible(left)
         lower, units = self.near.bound.lower if self.near.bound else 0, sum(left.widths[1:-1])
@@ -544,6 +561,7 @@ class Certificate:
             "large_moves": [m.to_json() for m in self.large_moves], "small_moves": [m.to_json() for m in self.small_moves],
             **({} if self.near is None else {"near": self.near.to_json()}),
             **({} if self.region is None else {"region": self.region.to_json()}),
+            **({} if self.changed is None else {"changed": self.changed.to_json()}),
         }  # fmt: skip
 
     @staticmethod
@@ -554,7 +572,7 @@ class Certificate:
         except (ValueError, RecursionError) as error:
             raise CertificateRejected(f"not a JSON certificate: {error}") from None
         fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near", "region"} != fields:
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near", "region", "changed"} != fields:
             raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")
         slack, moves = data["slack"], (data["large_moves"], data["small_moves"])
         if not isinstance(slack, dict) or set(slack) != {"constant", "growth"} or not all(map(_is_bound, slack.values())):
@@ -570,7 +588,9 @@ class Certificate:
         except RecursionError:
             raise CertificateRejected("the tree of the lower bound is too deep") from None
         region = Region.from_json(data["region"]) if "region" in data else None
-        return Certificate(data["large"], data["small"], large_moves, small_moves, bound, data["minimal"], near, region)
+        changed = Changed.from_json(data["changed"]) if "changed" in data else None
+        sides = data["large"], data["small"], large_moves, small_moves
+        return Certificate(*sides, bound, data["minimal"], near, region, changed)
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -609,10 +629,14 @@ def ball(net: Network, radius: float) -> Ball:
     return Ball(rows, np.ascontiguousarray(last.weight.T), radius)
 
 
-def _slack(left: State, right: Arrays, region: Region | None) -> Slack:
-    """The difference on all inputs, or on the box of a region."""
+def _slack(left: State, right: Arrays, region: Region | None, changed: Changed | None) -> Slack:
+    """The difference on all inputs, or on the box of a region; plus what changed parameters do there."""
     radius = None if region is None else region.radius
-    return difference(left.arrays(), right, left.activations, radius=radius)
+    found = difference(left.arrays(), right, left.activations, radius=radius)
+    if changed is None:
+        return found
+    parts = [part for part in (found.constant, changed.enclosure.upper) if part]
+    return replace(found, constant=float(up(np.float64(sum(parts)), 1)) if len(parts) > 1 else sum(parts, 0.0))
 
 
 def certify(
@@ -623,14 +647,15 @@ def certify(
     state: State | None = None,
     near: Near | None = None,
     region: Region | None = None,
+    changed: Changed | None = None,
 ) -> Certificate:
     """The certificate that `moves` lead from `large` to `small`, with the least slack and minimality if it is provable.
 
-    The signs of a region are taken as proved here; `Certificate.verify` proves them.
+    The signs of a region and the effect of changes are taken as proved here; `Certificate.verify` proves them.
     """
-    left = state or replay(large, moves, near, region)
+    left = state or replay(large if changed is None else changed.network(large), moves, near, region)
     if left.widths != small.widths:
         raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
-    slack = _slack(left, exact_arrays(small), region)
-    proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near, region=region)
+    slack = _slack(left, exact_arrays(small), region, changed)
+    proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near, region=region, changed=changed)
     return replace(proof, minimal=proof._not_minimal(left) is None)

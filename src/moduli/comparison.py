@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -15,13 +16,13 @@ from . import lossless, population, supremum
 from .activations import Activation
 from .alignment import align
 from .certificate import Certificate, Move, Slack, State, difference, exact_arrays, magnitude, replay
+from .differences import Enclosure
 from .domains import Box, Domain, Gaussian, Samples
 from .enclosure import Interval, enclose_value, evaluate
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
-from .supremum import Enclosure
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -165,7 +166,14 @@ def _short(values: list[float]) -> str:
 
 
 def equivalent(
-    a: Network, b: Network, on: Domain, eps: float, budget: int, seed: int | np.random.Generator, progress: Progress | None
+    a: Network,
+    b: Network,
+    on: Domain,
+    eps: float,
+    budget: int,
+    seed: int | np.random.Generator,
+    executor: Executor | None,
+    progress: Progress | None,
 ) -> Equivalence:
     """See `solve.equivalent`."""
     if isinstance(on, (Gaussian, Samples)):
@@ -201,7 +209,7 @@ def equivalent(
     if witness is None:
         witness = _witness(a, b, on, eps, x)
     if witness is None and isinstance(on, Box):
-        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, progress)
+        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, executor, progress)
         if decided is not None:
             return decided
     if witness is not None:
@@ -209,7 +217,9 @@ def equivalent(
     return Equivalence("undecided", a, b, eps, on, None, None, f"{why}, and no such difference was found at {len(x)} inputs")
 
 
-def _on_box(a: Network, b: Network, box: Box, eps: float, budget: int, progress: Progress | None) -> Equivalence | None:
+def _on_box(
+    a: Network, b: Network, box: Box, eps: float, budget: int, executor: Executor | None, progress: Progress | None
+) -> Equivalence | None:
     """By the exact maximum over all linear pieces, or by bisection."""
     peak = supremum.peak(a, b, box, budget, progress)
     if peak is not None:
@@ -219,7 +229,7 @@ def _on_box(a: Network, b: Network, box: Box, eps: float, budget: int, progress:
         witness = _separated_at(a, b, peak.at, eps)
         why = "the largest difference of exact values at vertices of all linear pieces"
         return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
-    found, upper = _bisected(a, b, box, budget, eps, -1.0, progress)
+    found, upper = _bisected(a, b, box, budget, eps, -1.0, executor, progress)
     if upper <= eps:
         why = f"certified difference at most {upper:.3g}, by bounds on {found.enclosure.boxes} boxes"
         return Equivalence("proved", a, b, eps, box, None, None, why, found)
@@ -234,7 +244,14 @@ def _separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) -
 
 
 def _bisected(
-    a: Network, b: Network, box: Box, budget: int, eps: float | None, seen: float, progress: Progress | None
+    a: Network,
+    b: Network,
+    box: Box,
+    budget: int,
+    eps: float | None,
+    seen: float,
+    executor: Executor | None,
+    progress: Progress | None,
 ) -> tuple[Bisection, float]:
     """Bounds by bisection for the networks as they are, or for their matched forms, whichever start lower."""
     plain: tuple[tuple[Move, ...], tuple[Move, ...]] = ((), ())
@@ -245,7 +262,7 @@ def _bisected(
     start = [supremum.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
     p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
     goal = None if eps is None else max(0.0, eps - extra)
-    found = supremum.enclose(p, q, box, budget, eps=goal, seen=seen, progress=progress)
+    found = supremum.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
     return Bisection(*moves, found), _sum_up(found.upper, extra)
 
 
@@ -456,7 +473,13 @@ class Distance(Result):
 
 
 def distance(
-    a: Network, b: Network, on: Domain, budget: int, seed: int | np.random.Generator, progress: Progress | None
+    a: Network,
+    b: Network,
+    on: Domain,
+    budget: int,
+    seed: int | np.random.Generator,
+    executor: Executor | None,
+    progress: Progress | None,
 ) -> Distance:
     """See `solve.distance`."""
     if isinstance(on, (Gaussian, Samples)):
@@ -472,7 +495,7 @@ def distance(
         return Distance("proved", _down(peak.gap), 0.0 - _down(-peak.gap), at, where, {"exact": str(peak.gap)})
     witness = _witness(a, b, on, 0.0, _candidates(a, b, on, budget, np.random.default_rng(seed)))
     if box is not None:
-        witness, upper = _narrowed(a, b, box, budget, witness, upper, progress)
+        witness, upper = _narrowed(a, b, box, budget, witness, upper, executor, progress)
     if witness is None:
         return Distance("proved" if upper == 0 else "bounded", 0.0, upper, None, where)
     at, lower = tuple(map(float, witness.input)), _down(witness.gap)
@@ -480,11 +503,18 @@ def distance(
 
 
 def _narrowed(
-    a: Network, b: Network, box: Box, budget: int, witness: Witness | None, upper: float, progress: Progress | None
+    a: Network,
+    b: Network,
+    box: Box,
+    budget: int,
+    witness: Witness | None,
+    upper: float,
+    executor: Executor | None,
+    progress: Progress | None,
 ) -> tuple[Witness | None, float]:
     """Both ends after bisection."""
     seen = -1.0 if witness is None else _down(witness.gap)
-    found, bound = _bisected(a, b, box, budget, None, seen, progress)
+    found, bound = _bisected(a, b, box, budget, None, seen, executor, progress)
     other = _separated_at(a, b, tuple(map(Fraction, found.enclosure.at)), 0.0)
     best = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
     return best, min(upper, bound)

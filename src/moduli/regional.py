@@ -9,6 +9,7 @@ Not tried: units hidden by later layers, dependence of features that bend.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -81,13 +82,15 @@ class RegionalCompression(Compression):
         return {**super().data(), "box": box, "boxes": self.stability.boxes, "undecided": rest}
 
 
-def compress(net: Network, on: Box, budget: int, seed: Any = 0, progress: Progress | None = None) -> RegionalCompression:
+def compress(
+    net: Network, on: Box, budget: int, seed: Any = 0, executor: Executor | None = None, progress: Progress | None = None
+) -> RegionalCompression:
     """The smallest network found with the same function on a box.
 
     Args:
         budget: boxes to bound when signs of units are proved.
     """
-    found = stable(net, on, budget=budget, seed=seed, progress=progress)
+    found = stable(net, on, budget=budget, seed=seed, executor=executor, progress=progress)
     claim = claimed(found)
     state = State(net, region=claim)
     moves = reduce(state)

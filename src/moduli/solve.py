@@ -102,8 +102,8 @@ def compress(
     if isinstance(on, Box) and not radius:
         _only_lossless(None, 0.0, units)
         if eps:
-            return tolerance.compress(load(net), on, eps, budget, seed, progress)
-        return regional.compress(load(net), on, budget, seed, progress)
+            return tolerance.compress(load(net), on, eps, budget, seed, executor, progress)
+        return regional.compress(load(net), on, budget, seed, executor, progress)
     _only_lossless(on, eps, units)
     if radius:
         return proximate.compress(load(net), radius, budget, executor, progress)
@@ -464,6 +464,7 @@ def equivalent(
     eps: float = 0.0,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Equivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
@@ -479,7 +480,7 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
-    return comparison.equivalent(*_pair(a, b), on, eps, budget, seed, progress)
+    return comparison.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
@@ -496,6 +497,7 @@ def distance(
     on: Domain,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Distance:
     """The distance of two functions: sup over a box (or all inputs), root mean square under a Gaussian or on samples.
@@ -513,7 +515,7 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
-    return comparison.distance(*_pair(a, b), on, budget, seed, progress)
+    return comparison.distance(*_pair(a, b), on, budget, seed, executor, progress)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

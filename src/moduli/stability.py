@@ -8,7 +8,9 @@ then bisection of the box, one tree for all candidates. What it finds is a tree 
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,7 +27,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BATCH = 256
+BATCH, PART = 256, 64
 HUGE = 1e300
 HOW = ("", "interval", "linear", "bisection")
 
@@ -95,11 +97,19 @@ class Stability(Result):
         }  # fmt: skip
 
 
-def stable(net: Network, on: Domain, *, budget: int = 10_000, seed: int = 0, progress: Progress | None = None) -> Stability:
+def stable(
+    net: Network,
+    on: Domain,
+    *,
+    budget: int = 10_000,
+    seed: Any = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Stability:
     """Prove which hidden units never change sign on a box.
 
     Args:
-        on: a `Box`. budget: boxes to bound.
+        on: a `Box`. budget: boxes to bound. executor: takes boxes.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
     >>> found = stable(net, Box(-1, 1))
@@ -111,7 +121,7 @@ def stable(net: Network, on: Domain, *, budget: int = 10_000, seed: int = 0, pro
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed))
-        search = Search(net, box, seen, budget, progress)
+        search = Search(net, box, seen, budget, executor, progress)
         search.run()
     tree, signs = search.proof()
     failed = bounds.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
@@ -224,6 +234,39 @@ class Node(NamedTuple):
     open: Mask
 
 
+class Look(NamedTuple):
+    """What bounds say on some boxes.
+
+    Attributes:
+        proved: signs, ``[boxes, units]``. score: how much each input moves the affine bounds of open units, -1 where it has no
+            middle. corners: where these bounds are largest.
+    """
+
+    proved: Mask
+    score: Array
+    corners: Array
+
+
+def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> Look:
+    with np.errstate(all="ignore"):
+        found, proved = bounds.signs(net, low, high, wanted, need)
+        need = need & ~proved
+        width = 0.5 * high - 0.5 * low
+        score: Array = 1e-6 * width / np.maximum(width.max(axis=1, keepdims=True), 1e-300)
+        start, corners = 0, [np.zeros((0, low.shape[1]))]
+        for l, (lo, _) in enumerate(found.bounds):
+            box, unit = np.nonzero(need[:, start : start + lo.shape[1]])
+            way = -wanted[start + unit].astype(np.float64)
+            start += lo.shape[1]
+            if len(unit):
+                rows = found.unit_upper(l, box, unit, way)[1]
+                corners.append(np.where(rows > 0, high[box], low[box]))
+                weight = np.nan_to_num(np.abs(rows) * width[box])
+                np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
+        inside = bounds.middle(low, high)
+        return Look(proved, np.where((low < inside) & (inside < high), score, -1.0), np.unique(np.concatenate(corners), axis=0))
+
+
 class Search:
     """Bisection of a box with one tree for all candidates.
 
@@ -236,8 +279,11 @@ class Search:
         tried: those of them in focus. tree: per node the input that is split (or -1), the children, what stayed open.
     """
 
-    def __init__(self, net: Network, box: Box, seen: Points, budget: int, progress: Progress | None) -> None:
+    def __init__(
+        self, net: Network, box: Box, seen: Points, budget: int, executor: Executor | None, progress: Progress | None
+    ) -> None:
         self.net, self.seen, self.budget, self.progress = net, seen, budget, progress
+        self.map = map if executor is None else executor.map
         self.wanted = seen.wanted()
         self.alive: Mask = self.wanted != 0
         self.tried, self.stuck = self.alive.copy(), np.zeros(net.units, dtype=bool)
@@ -283,11 +329,15 @@ class Search:
         self.boxes += len(nodes)
         low, high = np.array([n.low for n in nodes]), np.array([n.high for n in nodes])
         need = np.array([n.open for n in nodes]) & self.tried
-        found, proved = bounds.signs(self.net, low, high, self.wanted, need)
-        need &= ~proved
-        score = self._scores(found, low, high, need)
+        parts = [slice(k, k + PART) for k in range(0, len(nodes), PART)]
+        look = partial(_look, self.net, self.wanted)
+        found = list(self.map(look, *([x[part] for part in parts] for x in (low, high, need))))
+        for one in found:
+            self.seen.look(one.corners)
+        self.seen.look(bounds.middle(low, high))
         self.alive &= self.seen.wanted() == self.wanted
         self.tried &= self.alive
+        proved, score = (np.concatenate([getattr(one, name) for one in found]) for name in ("proved", "score"))
         split = np.argmax(score, axis=1)
         for k, node in enumerate(nodes):
             self._place(node, int(split[k]) if score[k, split[k]] >= 0 else -1, node.open & ~proved[k] & self.alive)
@@ -317,27 +367,6 @@ class Search:
             for k in (0, 2):
                 self.tree.append((-1, -1, -1, left))
                 self.queue.append(Node(at + k // 2, node.depth + 1, ends[k][0], ends[k + 1][0], left))
-
-    def _scores(self, found: bounds.Propagation, low: Array, high: Array, need: Mask) -> Array:
-        """How much each input moves the affine bounds of open units, -1 where it has no middle.
-
-        On the way, look at the corners that maximise these bounds.
-        """
-        width = 0.5 * high - 0.5 * low
-        score: Array = 1e-6 * width / np.maximum(width.max(axis=1, keepdims=True), 1e-300)
-        start = 0
-        for l, (lo, _) in enumerate(found.bounds):
-            box, unit = np.nonzero(need[:, start : start + lo.shape[1]])
-            way = -self.wanted[start + unit].astype(np.float64)
-            start += lo.shape[1]
-            if len(unit):
-                rows = found.unit_upper(l, box, unit, way)[1]
-                self.seen.look(np.where(rows > 0, high[box], low[box]))
-                weight = np.nan_to_num(np.abs(rows) * width[box])
-                np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
-        inside = bounds.middle(low, high)
-        self.seen.look(inside)
-        return np.where((low < inside) & (inside < high), score, -1.0)
 
     @property
     def settled(self) -> Mask:

@@ -1,6 +1,6 @@
 """Fewer hidden units on a box within a tolerance: parameters are changed, the change is certified, the rest is lossless.
 
-Two steps with a proof each: bounds of |original - changed| on the box by bisection (`supremum`), for two networks of one
+Two steps in one certificate: bounds of |original - changed| on the box by bisection (`supremum`), for two networks of one
 architecture; then `regional.compress` of the changed network, exact but for one rounding. Changes are such that a unit
 goes: its row becomes zero (nearly constant units), a multiple of another row (nearly dependent ones), or its bias moves so
 that it never bends (nearly stable ones). Tried in the order of their effect at points, as many as the tolerance allows.
@@ -10,41 +10,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import regional, supremum
-from .certificate import Certificate, certify
+from .certificate import certify
+from .differences import Changed
 from .domains import Box
 from .enclosure import two_product
 from .errors import CertificateRejected
-from .lossless import Progress
+from .lossless import Compression, Progress
 from .network import Layer, Network
 from .regional import RegionalCompression
-from .result import Result
-from .supremum import Enclosure
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 POINTS, SHARE = 512, 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Within(Result):
+class Within(Compression):
     """A smaller network whose outputs differ by at most `error` on a box.
 
     Attributes:
-        network: the smaller network. original: what it came from. eps: the tolerance.
-        enclosure: the bound of the difference of `original` and `lossless.original`. lossless: from there to `network`.
+        eps: the tolerance. boxes: how many were bounded to prove the difference.
     """
 
-    network: Network
-    original: Network
     eps: float
-    enclosure: Enclosure
-    lossless: RegionalCompression
-    kind: ClassVar[str] = "compress"
+    boxes: int
 
     @property
     def glyph(self) -> str:
@@ -52,33 +47,26 @@ class Within(Result):
 
     @property
     def on(self) -> Box:
-        return self.lossless.on
+        assert self.proof.region is not None
+        return self.proof.region.box
 
     @property
-    def error(self) -> float:
+    def error(self) -> float:  # type: ignore[override]
         """Certified sup over the box of |network - original|."""
-        return _total(self.enclosure, self.lossless)
-
-    @property
-    def certificate(self) -> Certificate:
-        """Of the lossless step."""
-        return self.lossless.certificate
+        return self.proof.slack.constant
 
     def check(self) -> bool:
         """Prove both steps anew; raises `CertificateRejected`."""
-        self.enclosure.verify(self.original, self.lossless.original, self.on)
-        self.lossless.certificate.verify(self.network, self.lossless.original)
+        super().check()
         if not self.error <= self.eps:
             raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {self.error} is proved")
         return True
 
     def rounded(self, dtype: str) -> Within:
         """The same with parameters rounded to ``float32``; the tolerance grows where that costs more than is left of it."""
-        small = self.network.rounded(dtype)
-        step = self.lossless
-        proof = certify(step.original, step.proof.large_moves, small, region=step.proof.region)
-        step = replace(step, network=small, proof=proof)
-        return replace(self, network=small, lossless=step, eps=max(self.eps, _total(self.enclosure, step)))
+        small, old = self.network.rounded(dtype), self.proof
+        proof = certify(self.original, old.large_moves, small, region=old.region, changed=old.changed)
+        return replace(self, network=small, proof=proof, eps=max(self.eps, proof.slack.constant))
 
     @property
     def statement(self) -> str:
@@ -91,7 +79,7 @@ class Within(Result):
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("difference", f"<= {self.error:.3g} proved on the box (allowed: {self.eps:.3g})"),
-            ("boxes bounded", str(self.enclosure.boxes)),
+            ("boxes bounded", str(self.boxes)),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
@@ -99,15 +87,10 @@ class Within(Result):
             "widths": list(self.network.widths), "original_widths": list(self.original.widths),
             "units": self.network.units, "original_units": self.original.units,
             "parameters": self.network.parameters, "original_parameters": self.original.parameters,
-            "eps": self.eps, "error": self.error, "boxes": self.enclosure.boxes,
+            "eps": self.eps, "error": self.error, "boxes": self.boxes,
             "box": {"low": self.on.low.tolist(), "high": self.on.high.tolist()},
             "digest": self.network.digest, "original_digest": self.original.digest,
         }  # fmt: skip
-
-
-def _total(enclosure: Enclosure, step: RegionalCompression) -> float:
-    parts = [p for p in (enclosure.upper, step.slack) if p]
-    return math.nextafter(math.fsum(parts), math.inf) if len(parts) > 1 else math.fsum(parts)
 
 
 class Change(NamedTuple):
@@ -122,32 +105,42 @@ class Change(NamedTuple):
 
 
 def compress(
-    net: Network, on: Box, eps: float, budget: int, seed: Any = 0, progress: Progress | None = None
+    net: Network,
+    on: Box,
+    eps: float,
+    budget: int,
+    seed: Any = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> RegionalCompression | Within:
     """The smallest network found within eps on a box; lossless if no change helps."""
     if not (eps > 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
     box = on.of_dimension(net.widths[0])
-    best: RegionalCompression | Within = regional.compress(net, box, budget, seed, progress)
+    best: RegionalCompression | Within = regional.compress(net, box, budget, seed, executor, progress)
     changes = _ordered(net, box.sample(POINTS, net.widths[0], seed), eps)
     low, high = 0, len(changes)
     while low < high:
         count = (low + high + 1) // 2
         if progress is not None:
             progress(high - count, high, f"{count} changes")
-        found = _within(net, _changed(net, changes[:count]), box, eps, budget, seed)
+        found = _within(net, _changed(net, changes[:count]), box, eps, budget, seed, executor)
         low, high = (count, high) if found is not None else (low, count - 1)
         if found is not None and found.network.units < best.network.units:
             best = found
     return best
 
 
-def _within(net: Network, changed: Network, box: Box, eps: float, budget: int, seed: Any) -> Within | None:
-    enclosure = supremum.enclose(net, changed, box, max(1, budget // SHARE), eps=eps * (1 - 2.0**-20))
+def _within(
+    net: Network, changed: Network, box: Box, eps: float, budget: int, seed: Any, executor: Executor | None
+) -> Within | None:
+    enclosure = supremum.enclose(net, changed, box, max(1, budget // SHARE), eps=eps * (1 - 2.0**-20), executor=executor)
     if enclosure.upper > eps:
         return None
-    step = regional.compress(changed, box, budget, seed)
-    return Within("bounded", step.network, net, eps, enclosure, step) if _total(enclosure, step) <= eps else None
+    step = regional.compress(changed, box, budget, seed, executor)
+    between = Changed.between(net, changed, enclosure)
+    proof = certify(net, step.proof.large_moves, step.network, region=step.proof.region, changed=between)
+    return Within("bounded", step.network, net, proof, eps, enclosure.boxes) if proof.slack.constant <= eps else None
 
 
 def _changed(net: Network, changes: list[Change]) -> Network:

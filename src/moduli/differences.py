@@ -1,0 +1,207 @@
+"""Bounds of |a - b| on a box, for two networks, by a tree of smaller boxes. Part of the kernel.
+
+Three kinds of bounds (`measures`), all from `bounds`: of the two networks apart; of their difference unit by unit, if they have
+one architecture; of both side by side as one network of twice the width (`joint`), minus one output from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import bounds
+from .activations import Activation
+from .domains import Box
+from .enclosure import ExactArray
+from .errors import CertificateRejected
+from .network import IDENTITY, Layer, Network
+from .proximity import Change
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Worst = Callable[[Array, Array], Array]
+BATCH, FAR = 64, 2.0**1000
+
+
+def joint(a: Network, b: Network) -> Network | None:
+    """x -> (a(x), b(x)) as one network; None where hidden layers have different activations.
+
+    The less deep one gets further layers, where z = s(z) - s(-z) is a law of the activation.
+
+    >>> a = Network.mlp([[1.0]], [0.0], [[2.0]], [1.0], activation="relu")
+    >>> joint(a, a).widths
+    (1, 2, 2)
+    """
+    a, b = _deepened(a, b.activations), _deepened(b, a.activations)
+    if a.activations != b.activations:
+        return None
+    layers = []
+    for l, (p, q) in enumerate(zip(a.layers, b.layers, strict=True)):
+        weight = np.concatenate([p.weight, q.weight]) if l == 0 else _diagonal(p.weight, q.weight)
+        layers.append(Layer(weight, np.concatenate([p.bias, q.bias]), p.activation))
+    return Network(tuple(layers))
+
+
+def _diagonal(p: Array, q: Array) -> Array:
+    return np.block([[p, np.zeros((len(p), q.shape[1]))], [np.zeros((len(q), p.shape[1])), q]])
+
+
+def _deepened(net: Network, others: Sequence[Activation]) -> Network:
+    layers = list(net.layers)
+    for activation in others[len(layers) - 1 :]:
+        if list(activation.reflection) != [Fraction(1), Fraction(-1), Fraction(0)]:
+            break
+        last = layers.pop()
+        one = np.eye(len(last.bias))
+        layers.append(Layer(np.concatenate([last.weight, -last.weight]), np.concatenate([last.bias, -last.bias]), activation))
+        layers.append(Layer(np.concatenate([one, -one], axis=1), np.zeros(len(one)), IDENTITY))
+    return Network(tuple(layers))
+
+
+def measures(a: Network, b: Network) -> dict[str, Worst]:
+    """Upper bounds of |a - b|_inf on boxes [batch, inputs], by how they are found."""
+    found: dict[str, Worst] = {"separate": partial(_separate, a, b)}
+    if a.widths == b.widths and a.activations == b.activations:
+        found["difference"] = partial(_difference, a, b)
+    both = joint(a, b)
+    if both is not None:
+        one = np.eye(a.widths[-1])
+        minus = Layer(np.concatenate([one, -one], axis=1), np.zeros(len(one)), IDENTITY)
+        found["joint"] = partial(_outputs, (*both.layers, minus))
+    return found
+
+
+def _separate(a: Network, b: Network, low: Array, high: Array) -> Array:
+    (a_lo, a_hi), (b_lo, b_hi) = (bounds.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b))
+    with np.errstate(all="ignore"):
+        return _size(np.nextafter(a_lo - b_hi, -np.inf), np.nextafter(a_hi - b_lo, np.inf))
+
+
+def _difference(a: Network, b: Network, low: Array, high: Array) -> Array:
+    return _size(*bounds.difference(a.layers, b.layers, low, high, lazy=True)[-1])
+
+
+def _outputs(layers: Sequence[Layer], low: Array, high: Array) -> Array:
+    return _size(*bounds.linear(layers, low, high, lazy=True)[-1])
+
+
+def _size(lo: Array, hi: Array) -> Array:
+    worst: Array = np.maximum(-lo, hi).max(axis=1)
+    return np.where(np.isnan(worst), np.inf, np.maximum(worst, 0.0))
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """A certified upper bound of |a - b|_inf on a box with its proof.
+
+    Attributes:
+        upper: the bound. how: the kind of bounds, see `measures`.
+        tree: splits in preorder, -1 for a leaf, as in `bounds.verify`.
+        at: the input of the largest difference seen. boxes: how many were bounded.
+    """
+
+    upper: float
+    how: str
+    tree: tuple[int, ...]
+    at: tuple[float, ...]
+    boxes: int
+
+    def verify(self, a: Network, b: Network, box: Box) -> None:
+        """Bound all leaves of the tree anew; raises `CertificateRejected`."""
+        measure = measures(a, b).get(self.how)
+        if measure is None:
+            raise CertificateRejected(f"bounds by {self.how!r} do not apply to {a} and {b}")
+        found = worst(measure, box.of_dimension(a.widths[0]), self.tree)
+        if not found <= self.upper:
+            raise CertificateRejected(f"a difference up to {self.upper} is claimed, but only {found} is proved")
+
+
+def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
+    """The largest bound on the leaves of a tree."""
+    low, high = leaves(box, tree)
+    blocks = [slice(start, start + BATCH) for start in range(0, len(low), BATCH)]
+    return max(float(measure(low[block], high[block]).max()) for block in blocks)
+
+
+def leaves(box: Box, tree: Sequence[int]) -> tuple[Array, Array]:
+    """The boxes of the leaves of a tree in preorder, which cover the box."""
+    stack, low, high = [(box.low, box.high)], list[Array](), list[Array]()
+    for at, split in enumerate(tree):
+        if not stack or not -1 <= split < len(box.low):
+            raise CertificateRejected(f"node {at} of {len(tree)} is no part of a tree of {len(box.low)} inputs")
+        p, q = stack.pop()
+        if split < 0:
+            low.append(p)
+            high.append(q)
+        else:
+            a, b, c, d = bounds.halves(p[None], q[None], np.array([split]))
+            stack += [(c[0], d[0]), (a[0], b[0])]
+    if stack or not low:
+        raise CertificateRejected(f"the tree of {len(tree)} nodes lacks {max(1, len(stack))} subtrees")
+    return np.array(low), np.array(high)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Other parameters with nearly the same function on a box: where the moves of a certificate start.
+
+    Attributes:
+        changes: from the large network. enclosure: the proof of how far that moves the outputs.
+    """
+
+    changes: tuple[Change, ...]
+    enclosure: Enclosure
+
+    @staticmethod
+    def between(a: Network, b: Network, enclosure: Enclosure) -> Changed:
+        """From the parameters of one network to those of another, of one architecture."""
+        changes = []
+        for l, (old, new) in enumerate(zip(a.layers, b.layers, strict=True), 1):
+            for part, p, q in (("weight", old.weight, new.weight), ("bias", old.bias, new.bias)):
+                at = np.flatnonzero(p != q)
+                if len(at):
+                    changes.append(Change(l, part, at, ExactArray(q.ravel()[at])))
+        return Changed(tuple(changes), enclosure)
+
+    def network(self, net: Network) -> Network:
+        """The network with the changes.
+
+        Raises:
+            CertificateRejected: a place that is not there, or a value that is no float.
+        """
+        parts = {(l, name): ExactArray(getattr(x, name)) for l, x in enumerate(net.layers, 1) for name in ("weight", "bias")}
+        if len({(c.layer, c.part) for c in self.changes}) < len(self.changes):
+            raise CertificateRejected("the weights or biases of a layer are changed in two places")
+        for change in self.changes:
+            if (change.layer, change.part) not in parts:
+                raise CertificateRejected(f"changes in layer {change.layer} of a network with {len(net.layers)}")
+            array = parts[change.layer, change.part]
+            change.apply(array, FAR)
+            if not array.is_float():
+                raise CertificateRejected(f"a changed {change.part} of layer {change.layer} is no float")
+        layers = [Layer(parts[l, "weight"].hi, parts[l, "bias"].hi, x.activation) for l, x in enumerate(net.layers, 1)]
+        return net.with_layers(layers)
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.enclosure
+        return {
+            "changes": [c.to_json() for c in self.changes], "upper": found.upper, "how": found.how, "tree": list(found.tree),
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Any) -> Changed:
+        """Strict: unknown or missing fields and other types are refused."""
+        if not isinstance(data, dict) or set(data) != {"changes", "upper", "how", "tree"}:
+            raise CertificateRejected(f"changes on a box have fields changes, upper, how and tree, not {str(data)[:80]}")
+        changes, upper, how, tree = (data[k] for k in ("changes", "upper", "how", "tree"))
+        if type(upper) not in (int, float) or not 0 <= upper < float("inf"):
+            raise CertificateRejected(f"upper {str(upper)[:40]} of the changes is no finite number >= 0")
+        if not isinstance(tree, list) or not all(type(x) is int and -1 <= x < 2**31 for x in tree):
+            raise CertificateRejected(f"the tree of the changes must be a list of inputs or -1, not {str(tree)[:60]}")
+        if not isinstance(how, str) or not isinstance(changes, list):
+            raise CertificateRejected(f"how {str(how)[:40]} must be a name and changes a list")
+        return Changed(tuple(map(Change.from_json, changes)), Enclosure(float(upper), how, tuple(tree), (), 0))
