@@ -184,3 +184,15 @@ def test_elimination():
         assert len(pivots) == np.linalg.matrix_rank(np.array(rows, dtype=float))
         for row, parts in zip(rows, by, strict=True):
             assert row == [sum((c * rows[p][j] for c, p in zip(parts, pivots, strict=True)), Fraction(0)) for j in range(4)]
+
+
+def test_rank_on_a_box():
+    net = mo.Network.mlp([[1], [1], [1]], [3, 0, -0.5], [[1, -1, 2]], [0], activation="relu")
+    found = mo.rank(net, on=mo.Box(-1, 1))
+    assert (int(found), found.witness.units, found.check()) == (2, 2, True)
+    assert int(mo.rank(net, on=mo.Box(1, 2))) == 0  # affine there
+    wide = mo.Network.mlp([[1.0]] * 42, [*np.linspace(-0.9, 0.9, 41), 3], [[1.0] * 42], [0], activation="relu")
+    some = mo.rank(wide, on=mo.Box(-1, 1))
+    assert (some.status, some.lower, some.upper) == ("bounded", 41, 42)
+    with pytest.raises(ValueError, match="on=Gaussian"):
+        mo.rank(net, on=mo.Gaussian())

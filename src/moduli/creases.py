@@ -94,31 +94,48 @@ def creases(units: Iterable[tuple[Row, Row]], *, homogeneous: bool) -> dict[Row,
     return {key: column for key, column in found.items() if any(column)}
 
 
-def reducible(state: State) -> str | None:
-    """Why a network of one hidden layer that bends may not have the fewest units, or None where it has; see above."""
-    inside = state.region is None or all(p < q for p, q in zip(state.region.low, state.region.high, strict=True))
-    if not inside:
+class Bends(NamedTuple):
+    """The units of a hidden layer, creases on the domain, and units that may not bend there though nothing says so."""
+
+    units: list[Unit]
+    seen: dict[Row, Row]
+    doubtful: list[int]
+
+
+def bends(state: State) -> Bends | str:
+    """Of a network of one hidden layer, or why that is not known."""
+    if state.region is not None and not all(p < q for p, q in zip(state.region.low, state.region.high, strict=True)):
         return "the box is flat"
     size = len(state.alive[1]) * (len(state.alive[0]) + len(state.alive[2]))
     if size > ENTRIES:
         return f"{size} parameters are too many to compare hyperplanes in rationals"
-    c, units = half(state, 1), [unit(state, 1, name) for name in state.alive[1].tolist()]
-    if c is None or not all(units):
-        return "not all parameters are rational"
-    known = [u for u in units if u is not None]
-    bent = [u for u in known if u.slope is None]
-    if state.region is not None and (flat := [k for k, u in enumerate(known) if u.slope is None and not _inside(state, u)]):
-        return f"unit {state.alive[1][flat[0]]} may not bend inside the box"
-    seen = creases(((u.row, u.column) for u in bent), homogeneous=True)
-    extra = len(known) - len(seen)
+    names = state.alive[1].tolist()
+    units = [u for name in names if (u := unit(state, 1, name)) is not None]
+    if len(units) < len(names) or not all(any(u.row[:-1]) for u in units):
+        return "a parameter is not rational, or a unit has no incoming weight"
+    inside = [u.slope is None and (state.region is None or _inside(state, u)) for u in units]
+    seen = creases(((u.row, u.column) for u, bent in zip(units, inside, strict=True) if bent), homogeneous=True)
+    doubtful = [name for name, u, bent in zip(names, units, inside, strict=True) if u.slope is None and not bent]
+    return Bends(units, seen, doubtful)
+
+
+def reducible(state: State) -> str | None:
+    """Why a network of one hidden layer that bends may not have the fewest units, or None where it has; see above."""
+    found, c = bends(state), half(state, 1)
+    if isinstance(found, str) or c is None:
+        return str(found)
+    if found.doubtful:
+        return f"unit {found.doubtful[0]} may not bend inside the box"
+    units, seen = found.units, found.seen
+    extra = len(units) - len(seen)
     if extra == 0:
         return None
     if extra > (2 if state.region is None else 1) or len(seen) > (MOST if extra == 1 else TURNS):
-        return f"{len(known)} units remain and no more than {len(seen)}, one for each bend of the function, are proved needed"
+        return f"{len(units)} units remain and no more than {len(seen)}, one for each bend of the function, are proved needed"
     try:
-        spare = spares(known, seen, c) or any(spares(known, seen, c, at) for at in seen if extra == 2)
+        spare = bool(spares(units, seen, c)) or (extra == 2 and any(spares(units, seen, c, at) for at in seen))
     except ValueError:  # a denominator is a multiple of the prime
-        spare = [()]
+        spare = True
     return "a unit may be spared if others are turned" if spare else None
 
 

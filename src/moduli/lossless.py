@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import turning
+from . import creases, turning
 from .certificate import Certificate, Move, State, Units, certify, reducible, replay
 from .enclosure import Number, class_keys, linear
 from .errors import CertificateRejected, Undecided
@@ -137,6 +137,7 @@ class Rank(Result):
     original: Network
     moves: tuple[Move, ...] = field(default=())
     reason: str = ""
+    found: Compression | None = field(default=None, kw_only=True)
     kind: ClassVar[str] = "rank"
 
     @property
@@ -146,7 +147,7 @@ class Rank(Result):
     @cached_property
     def compression(self) -> Compression:
         """The network that reaches `upper`, with its certificate."""
-        return _compression(self.original, self.moves)
+        return self.found or _compression(self.original, self.moves)
 
     @property
     def witness(self) -> Network:
@@ -211,12 +212,17 @@ def rank(net: Network, progress: Progress | None = None) -> Rank:
     if why is None:
         source = net.activations[0].source or "no unit can be spared, whichever way the others are turned"
         return Rank("proved", upper, upper, net.units, net, moves, f"irreducible, hence minimal ({source})")
-    return Rank("bounded", _bends(state), upper, net.units, net, moves, why)
+    return Rank("bounded", needed(state), upper, net.units, net, moves, why)
 
 
-def _bends(state: State) -> int:
-    """A lower bound: for one hidden layer that bends, hyperplanes that only one remaining unit has."""
+def needed(state: State) -> int:
+    """A lower bound: for one hidden layer that bends, hyperplanes where the function does."""
     if len(state.alive) != 3 or not state.activations[0].bends:
+        return 0
+    found = creases.bends(state)
+    if not isinstance(found, str):
+        return len(found.seen)
+    if state.region is not None:
         return 0
     w, b = state.weights[0].take(state.alive[1], state.alive[0]), state.biases[0].take(state.alive[1])
     keys, _ = class_keys(w.hi, b.hi, sign=True, scale=True)

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .blocks import share
-from .certificate import Move, State, Units, certify
+from .certificate import Move, State, Units, certify, reducible, replay
 from .domains import Box
 from .enclosure import ExactArray
-from .lossless import MOVES, Compression, Progress, settle
+from .lossless import MOVES, Compression, Progress, Rank, needed, settle
 from .network import Network
 from .region import Region, Row, slope
 from .stability import HOW, Stability, stable
@@ -97,6 +97,18 @@ def compress(
     small = state.network()
     proof = certify(net, moves, small, state=state, region=claim)
     return RegionalCompression("proved", small, net, proof, found)
+
+
+def rank(
+    net: Network, on: Box, budget: int, seed: Any = 0, executor: Executor | None = None, progress: Progress | None = None
+) -> Rank:
+    """The least number of hidden units with this function on a box; an interval where minimality is no theorem."""
+    small = compress(net, on, budget, seed, executor, progress)
+    upper, moves = small.network.units, small.proof.large_moves
+    if small.optimal:
+        return Rank("proved", upper, upper, net.units, net, moves, "no unit can be spared on the box", found=small)
+    state = replay(net, moves, region=small.proof.region)
+    return Rank("bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small)
 
 
 def claimed(found: Stability) -> Region:

@@ -120,17 +120,21 @@ def rank(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Rank:
-    """The least number of hidden units with this function on all inputs; with a radius, of any parameter that close.
+    """The least number of hidden units with this function on all inputs or a box; with a radius, of any parameter that close.
 
     Exact for one hidden layer where minimality is a theorem; otherwise proved bounds.
 
     Args:
-        radius: largest change of any parameter (proximate rank). budget: search nodes, with a radius. seed: not used.
+        radius: largest change of any parameter (proximate rank). budget: search nodes with a radius, boxes on a box.
 
     >>> import moduli as mo
     >>> int(mo.rank(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0])))
     0
+    >>> int(mo.rank(mo.Network.mlp([[1.0], [1.0]], [0.0, -2.0], [[1.0, 1.0]], [0.0], activation="relu"), on=mo.Box(-1, 1)))
+    1
     """
+    if isinstance(on, Box) and not radius:
+        return regional.rank(load(net), on, budget, seed, executor, progress)
     _only_lossless(on, 0.0, None)
     if radius:
         return proximate.rank(load(net), radius, budget, executor, progress)
