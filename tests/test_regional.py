@@ -390,7 +390,7 @@ def block(units, into, rows, *outgoing):
     [
         (Move("inactive", 1, np.array([0])), "slope 1"),
         (Move("inactive", 1, np.array([2])), "not known to be linear"),
-        (Move("skip", 1, np.arange(3)), "not known to be linear"),
+        (Move("skip", 1, np.arange(3)), "the layer bends"),
         (Move("skip", 1, np.arange(2)), "names 2 units"),
         (Move("scale", 1, np.array([2]), ratio=Fraction(-1)), "not beside signs"),
         (block([0, 2], [0], (None,), fractions(2.5)), "bend as the old"),

@@ -186,6 +186,22 @@ def test_elimination():
             assert row == [sum((c * rows[p][j] for c, p in zip(parts, pivots, strict=True)), Fraction(0)) for j in range(4)]
 
 
+def test_a_layer_that_is_linear_everywhere_goes(shared):
+    cases = json.loads((shared / "cases" / "relu.json").read_text())["cases"]
+    case = next(c for c in cases if c["id"] == "depth/two-layers-that-are-one")
+    net = mo.Network.mlp(*(np.array(layer[k]) for layer in case["net"] for k in "Wb"), activation="relu")
+    small = mo.compress(net)
+    assert (small.network.widths, small.optimal, small.slack) == ((2, 2, 1), True, 0.0)
+    assert small.check()
+    assert mo.rank(net).exact
+    assert mo.signature(net).startswith("2-2-1:relu")
+    assert mo.equivalent(net, small.network).status == "proved"
+    data = small.certificate.to_json()
+    forged = [{**m, "layer": 2} if m["move"] == "skip" else m for m in data["large_moves"]]
+    with pytest.raises(mo.CertificateRejected):
+        Certificate.from_json(json.dumps({**data, "large_moves": forged})).verify(small.network, net)
+
+
 def test_rank_on_a_box():
     net = mo.Network.mlp([[1], [1], [1]], [3, 0, -0.5], [[1, -1, 2]], [0], activation="relu")
     found = mo.rank(net, on=mo.Box(-1, 1))
@@ -196,3 +212,13 @@ def test_rank_on_a_box():
     assert (some.status, some.lower, some.upper) == ("bounded", 41, 42)
     with pytest.raises(ValueError, match="on=Gaussian"):
         mo.rank(net, on=mo.Gaussian())
+
+
+def test_normal_forms_of_shared_hyperplanes_are_idempotent():
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        net = folded(rng, *map(int, rng.integers((1, 1, 1, 2), (4, 6, 4, 12))))
+        once = mo.canonical(net)
+        assert mo.canonical(once) == once
+        x = rng.uniform(-2, 2, (20, net.widths[0]))
+        assert np.allclose(once(x), net(x), atol=1e-9)

@@ -8,7 +8,7 @@ Otherwise, for an activation with s(-z) = s(z) - 2 c z, s(z) = e(z) + c z with e
 |---|---|---|
 | inactive | the units have slope 0 | they go: s(z) = 0 on the box |
 | block | units S; see below | other units in their place |
-| skip | all remaining units S of a hidden layer are linear | V, c behind W, b become V C W, V C b + c; the layer goes |
+| skip | all remaining units S of a hidden layer; their creases are zero | V, c behind W, b become V C W, V C b + c; no layer |
 
 Block. The units S, with incoming rows W_S, biases b_S, C = diag(c) and outgoing columns V_S, add M h + V_S C b_S and their
 creases to the next layer, M = V_S C W_S. The move names units K of S, for each either "as it is" or a new row and bias, and new
@@ -54,23 +54,16 @@ class Part(NamedTuple):
 
 def apply(state: State, move: Move) -> None:
     """Check the precondition of a move of this module and carry it out."""
-    if state.region is None and move.kind != "block":
+    if state.region is None and move.kind == "inactive":
         raise CertificateRejected(f"{move}: the certificate claims no signs on a box")
     {"inactive": _inactive, "block": _block, "skip": _skip}[move.kind](state, move)
 
 
-def _slopes(state: State, move: Move) -> list[Fraction]:
-    found = [slope(state, move.layer, u) for u in move.units.tolist()]
-    for name, c in zip(move.units.tolist(), found, strict=True):
-        if c is None:
-            raise CertificateRejected(f"{move}: unit {name} is not known to be linear on the box")
-    return [c for c in found if c is not None]
-
-
 def _inactive(state: State, move: Move) -> None:
-    for name, c in zip(move.units.tolist(), _slopes(state, move), strict=True):
-        if c != 0:
-            raise CertificateRejected(f"{move}: unit {name} has slope {c} on the box")
+    for name in move.units.tolist():
+        if (c := slope(state, move.layer, name)) != 0:
+            found = "is not known to be linear" if c is None else f"has slope {c}"
+            raise CertificateRejected(f"{move}: unit {name} {found} on the box")
     state.remove(move.layer, move.units)
 
 
@@ -94,12 +87,15 @@ def _skip(state: State, move: Move) -> None:
     l = move.layer
     if not np.array_equal(move.units, state.alive[l]):
         raise CertificateRejected(f"{move}: names {len(move.units)} units; the layer has {len(state.alive[l])}, in their order")
-    lines(state)  # bounds of the original units are found before a layer goes
-    outgoing, product = share(state, l, move.units, _slopes(state, move))
+    parts = [_part(state, move, name, None) for name in move.units.tolist()]
+    _require_creases(state, move, parts, [])
+    if state.region is not None:
+        del lines(state)[l - 1], state.signs[l - 1]
+    outgoing, product = share(state, l, move.units, [p.slope for p in parts])
     _constants(state, l, outgoing, move.units)
     shape = state.weights[l].hi.shape[0], state.slots(l - 1)
     state.weights[l] = _spread(product, shape, state.alive[l + 1], state.alive[l - 1])
-    for part in (state.weights, state.biases, state.activations, state.signs, lines(state)):
+    for part in (state.weights, state.biases, state.activations):
         del part[l - 1]
     del state.alive[l]
 
@@ -164,21 +160,20 @@ def _product(state: State, move: Move, new: Sequence[Part]) -> ExactArray:
 def _require_creases(state: State, move: Move, old: Sequence[Part], new: Sequence[Part]) -> None:
     """The units of each hyperplane must have the same sum before and after."""
     l, before, after = move.layer, list[tuple[Row, Row]](), list[tuple[Row, Row]]()
-    assert move.into is not None
-    rows = dict[int, Row]()
-    for name, part in [*zip(move.units.tolist(), old, strict=True), *zip(move.into.tolist(), new, strict=True)]:
+    rows, into = dict[int, Row](), [] if move.into is None else move.into.tolist()
+    for name, part in [*zip(move.units.tolist(), old, strict=True), *zip(into, new, strict=True)]:
         if part.bends and part.row is None and name not in rows:
             found = unit(state, l, name)
             if found is None:
                 raise CertificateRejected(f"{move}: unit {name} bends, and its parameters are not all rational")
             rows[name] = found.row
             before += [(found.row, found.column)]
-    for name, part, column in zip(move.into.tolist(), new, move.outgoing, strict=True):
+    for name, part, column in zip(into, new, move.outgoing, strict=True):
         if part.bends:
             after.append((rows[name] if part.row is None else part.row, column))
     homogeneous = state.activations[l - 1].homogeneous
     if creases(before, homogeneous=homogeneous) != creases(after, homogeneous=homogeneous):
-        raise CertificateRejected(f"{move}: the new units do not bend as the old ones")
+        raise CertificateRejected(f"{move}: {'the new units do not bend as the old ones' if into else 'the layer bends'}")
 
 
 def _replace(state: State, move: Move, new: Sequence[Part]) -> None:

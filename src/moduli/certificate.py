@@ -79,6 +79,12 @@ class Move:
         some = ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "")
         return f"{self.kind} of unit {some} in layer {self.layer}"
 
+    @property
+    def gone(self) -> int:
+        """How many units it removes."""
+        stay = len(self.into) if self.kind == "block" and self.into is not None else 0
+        return 0 if self.kind in ("scale", "permute") else len(self.units) - stay
+
     def to_json(self) -> dict[str, Any]:
         out: dict[str, Any] = {"move": self.kind, "layer": self.layer, "units": self.units.tolist()}
         if self.into is not None:

@@ -311,7 +311,7 @@ def matchings(a: Network, b: Network, progress: Progress | None = None) -> Itera
     """Normal forms, where they have one architecture; then, where these differ, the same with units aligned."""
     left, left_moves = normal_form(a, progress)
     right, right_moves = normal_form(b, progress)
-    if left.widths != right.widths or a.activations != b.activations:
+    if left.widths != right.widths or left.activations != right.activations:
         return
     yield Matching(left, right, left_moves, right_moves)
     try:

@@ -24,7 +24,10 @@ from .proximity import Near
 from .result import Result
 
 Progress = Callable[[int, int | None, str], None]
-MOVES = {"drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others"}
+MOVES = {
+    "drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others",
+    "skip": "with a linear layer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,7 +94,8 @@ class Compression(Result):
     @property
     def removed(self) -> dict[str, int]:
         """Units removed, by move."""
-        return {kind: sum(len(m.units) for m in self.proof.large_moves if m.kind == kind) for kind in MOVES}
+        moves = self.proof.large_moves
+        return {kind: sum(move.gone for move in moves if move.kind == kind) for kind in self.names}
 
     @property
     def statement(self) -> str:
@@ -207,7 +211,7 @@ def rank(net: Network, progress: Progress | None = None) -> Rank:
             net.units,
             net,
             moves,
-            "the function is affine" if len(net.layers) == 1 else "the function is constant",
+            "the function is affine" if len(state.alive) == 2 else "the function is constant",
         )
     if why is None:
         source = net.activations[0].source or "no unit can be spared, whichever way the others are turned"
@@ -240,8 +244,7 @@ def reduce(net: Network, progress: Progress | None = None, near: Near | None = N
 def settle(state: State, progress: Progress | None = None) -> list[Move]:
     """Moves that hold on all inputs, applied until no rule does."""
     moves = list[Move]()
-    hidden = range(1, len(state.weights))
-    waiting, visits = set(hidden), 0
+    waiting, visits = set(range(1, len(state.weights))), 0
     while waiting:
         layer = min(waiting)
         waiting.remove(layer)
@@ -251,7 +254,10 @@ def settle(state: State, progress: Progress | None = None) -> list[Move]:
         before = len(moves)
         for move in _proposals(state, layer):
             moves.append(move)
-        if len(moves) > before:
+        hidden = range(1, len(state.weights))
+        if any(move.kind == "skip" for move in moves[before:]):
+            waiting = set(hidden)
+        elif len(moves) > before:
             waiting |= {layer - 1, layer + 1} & set(hidden)
     if progress is not None:
         progress(visits, visits, "done")

@@ -361,9 +361,8 @@ def _shares(small: Compression) -> Iterator[Bar]:
         for move in small.proof.large_moves:
             if move.kind == "skip":  # layers behind it are numbered anew
                 break
-            if move.layer == l and move.kind in (*MOVES, "inactive", "block"):
-                stay = len(move.into) if move.kind == "block" and move.into is not None else 0
-                counts[move.kind] = counts.get(move.kind, 0) + len(move.units) - stay
+            if move.layer == l and move.kind in (*MOVES, "inactive"):
+                counts[move.kind] = counts.get(move.kind, 0) + move.gone
         yield Bar(f"layer {l}", {**counts, "other": max(0, before - sum(counts.values()))})
 
 
@@ -372,7 +371,7 @@ def _kept(small: Compression) -> list[int]:
     before, after = small.original.widths[1:-1], small.network.widths[1:-1]
     if len(before) == len(after):
         return list(after)
-    gone = [sum(len(m.units) for m in small.proof.large_moves if m.layer == l) for l in range(1, len(before) + 1)]
+    gone = [sum(m.gone for m in small.proof.large_moves if m.layer == l) for l in range(1, len(before) + 1)]
     return [max(0, width - count) for width, count in zip(before, gone, strict=True)]
 
 

@@ -24,13 +24,11 @@ from .lossless import MOVES, Compression, Progress, Rank, needed, settle
 from .network import Network
 from .region import Region, Row, slope
 from .stability import HOW, Stability, stable
-from .turning import LONGEST, active, eliminate
+from .turning import LONGEST, active, eliminate, skippable, tame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Matrix = list[list[Fraction]]
 ENTRIES, WORK = 2**22, 60_000  # of products; steps of an elimination in rationals
-LARGEST = 1e290
-NAMES = {"inactive": "inactive on the box", "block": "by linear dependence", "skip": "with a linear layer"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,20 +40,11 @@ class RegionalCompression(Compression):
     """
 
     stability: Stability
-    names: ClassVar[dict[str, str]] = {**MOVES, **NAMES}
+    names: ClassVar[dict[str, str]] = {**MOVES, "inactive": "inactive on the box", "block": "by linear dependence"}
 
     @property
     def on(self) -> Box:
         return self.stability.box
-
-    @property
-    def removed(self) -> dict[str, int]:
-        """Units removed, by move."""
-        found = dict(super().removed)
-        for kind in NAMES:
-            moves = [m for m in self.proof.large_moves if m.kind == kind]
-            found[kind] = sum(len(m.units) - len(m.into if m.into is not None else ()) for m in moves)
-        return found
 
     def rounded(self, dtype: str) -> Compression:
         small = self.network.rounded(dtype)
@@ -157,18 +146,8 @@ def _inactive(state: State, l: int) -> Move | None:
 @_layers
 def _skip(state: State, l: int) -> Move | None:
     """A layer of linear units, where the network gets no more parameters."""
-    before, here, behind = (len(state.alive[k]) for k in (l - 1, l, l + 1))
-    if behind * (before + 1) > here * (before + 1) + behind * (here + 1) or len(_linear(state, l)) < here:
-        return None
-    return Move("skip", l, state.alive[l]) if _tame(state, l, state.alive[l]) else None
-
-
-def _tame(state: State, l: int, units: Units) -> bool:
-    """Whether what the units add to the next layer stays far below the largest float."""
-    outgoing = np.abs(state.weights[l].take(state.alive[l + 1], units).hi)
-    parts = state.weights[l - 1].take(units, state.alive[l - 1]).hi, state.biases[l - 1].take(units).hi
-    with np.errstate(all="ignore"):
-        return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
+    linear = len(_linear(state, l)) == len(state.alive[l])
+    return Move("skip", l, state.alive[l]) if linear and skippable(state, l) else None
 
 
 def _linear(state: State, l: int) -> Units:
@@ -192,7 +171,7 @@ def _dependent(state: State, l: int) -> Move | None:
     """Fewer units in the place of the linear ones of a layer."""
     units = _linear(state, l)
     size = len(state.alive[l - 1]) * len(state.alive[l + 1]) * len(units)
-    if len(units) < 2 or size > ENTRIES * 4 or not _tame(state, l, units):
+    if len(units) < 2 or size > ENTRIES * 4 or not tame(state, l, units):
         return None
     slopes = [c for u in units.tolist() if (c := slope(state, l, u)) is not None]
     outgoing, product = share(state, l, units, slopes)

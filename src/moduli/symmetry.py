@@ -24,7 +24,7 @@ from .certificate import Certificate, Move, State, certify, distinct, reducible
 from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
 from .errors import ShapeError, UnsupportedModel
 from .lossless import Progress, reduce
-from .network import Layer, Network
+from .network import IDENTITY, Layer, Network
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -398,7 +398,7 @@ def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, 
     state, moves = reduce(net, progress)
     extra: list[Move] = []
     scale = _ones(len(state.alive[0]))
-    for l in range(1, len(net.layers)):
+    for l in range(1, len(state.weights)):
         for move in (*_mirror(state, l), *_rescale(state, l)):
             state.apply(move)
             extra.append(move)
@@ -415,11 +415,11 @@ def canonical(net: Network, progress: Progress | None = None) -> Network:
     """The normal form, every parameter rounded once to float64; idempotent."""
     state, _ = normal_form(net, progress)
     layers, scale = list[Layer](), _ones(net.widths[0])
-    for l, layer in enumerate(net.layers, 1):
+    for l, activation in enumerate([*state.activations, IDENTITY], 1):
         rows, bias, scale = _shown(state, l, scale)
         if not (np.isfinite(rows[0]).all() and np.isfinite(bias[0]).all()):
             raise UnsupportedModel("a weight of the normal form exceeds float64; rescale the network's weights first")
-        layers.append(Layer(rows[0] + 0.0, bias[0] + 0.0, layer.activation))
+        layers.append(Layer(rows[0] + 0.0, bias[0] + 0.0, activation))
     return net.with_layers(layers)
 
 
@@ -438,7 +438,7 @@ def _shown(state: State, l: int, scale: Pair) -> tuple[Pair, Pair, Pair]:
     """
     w, b = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])
     rows, bias = _times(_pair(w), (scale[0][None, :], scale[1][None, :])), _pair(b)
-    if l == len(state.weights) or not state.net.layers[l - 1].activation.homogeneous or not rows[0].size:
+    if l == len(state.weights) or not state.activations[l - 1].homogeneous or not rows[0].size:
         return rows, bias, _ones(len(bias[0]))
     at = np.argmax(np.abs(rows[0]), axis=1)
     hi, lo = (part[np.arange(len(at)), at] for part in rows)
@@ -500,7 +500,7 @@ def signature(net: Network, progress: Progress | None = None) -> Signature:
     arrays, widths = state.arrays(), state.widths
     if 0 in widths[1:-1]:
         arrays, widths = [(ExactArray(np.zeros((widths[-1], widths[0]))), arrays[-1][1])], (widths[0], widths[-1])
-    acts = [str(s) for s in net.activations][: len(widths) - 2]
+    acts = [str(s) for s in state.activations][: len(widths) - 2]
     sha = hashlib.sha256(repr((widths, acts, net.output_map)).encode())
     for x in (x for layer in arrays for x in layer):
         sha.update(x.hi.tobytes() + (x.lo if x.lo is not None else np.zeros_like(x.hi)).tobytes())
@@ -524,7 +524,7 @@ def _complete(state: State, widths: tuple[int, ...]) -> bool:
         return True
     if reducible(state) is not None or not distinct(state):
         return False
-    s = state.net.activations[0]
+    s = state.activations[0]
     return s.minimal or s.symmetric or _no_flips(state)
 
 
@@ -557,7 +557,7 @@ def _no_flips(state: State) -> bool:
 
 
 def _mirror(state: State, l: int) -> list[Move]:
-    if not state.net.layers[l - 1].activation.symmetric:
+    if not state.activations[l - 1].symmetric:
         return []
     w = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]).hi
     first = np.argmax(w != 0, axis=1) if w.size else np.zeros(len(w), dtype=np.intp)
@@ -567,7 +567,7 @@ def _mirror(state: State, l: int) -> list[Move]:
 
 def _rescale(state: State, l: int) -> list[Move]:
     """One move per factor: a unit's weights and bias coprime integers up to a power of two, the largest weight in [1, 2)."""
-    if not state.net.layers[l - 1].activation.homogeneous or not len(state.alive[l - 1]):
+    if not state.activations[l - 1].homogeneous or not len(state.alive[l - 1]):
         return []
     factors: dict[Fraction, list[int]] = {}
     w, b = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from . import region
-from .certificate import Move
+from .certificate import Move, Units
 from .creases import MOST, TURNS, Unit, creases, half, hyperplane, spares, unit
 from .enclosure import class_keys
 from .region import Row
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .certificate import State
 
 Matrix = list[list[Fraction]]
-WORK, LONGEST = 2**17, 2**1500
+WORK, LONGEST, LARGEST = 2**17, 2**1500, 1e290
 
 
 class New(NamedTuple):
@@ -42,10 +42,13 @@ class New(NamedTuple):
 
 
 def proposals(state: State, l: int) -> Iterator[Move]:
-    """Blocks with fewer units of a layer, the best first."""
+    """The layer away, where it is linear; blocks with fewer units of it, the best first."""
     layer = Folded.of(state, l)
     if layer is None:
         return
+    deep = len(state.alive) > 3
+    if deep and state.region is None and layer.whole and not layer.seen and skippable(state, l):
+        yield Move("skip", l, state.alive[l])
     found = sorted((list(new) for new in layer.ways()), key=len)
     for new in found:
         if len(new) < len(layer.units) and (move := layer.move(l, new)) is not None:
@@ -215,6 +218,20 @@ class Folded:
                 into.append(n.name)
                 free = [name for name in free if name != n.name]
         return into
+
+
+def skippable(state: State, l: int) -> bool:
+    """Whether the network gets no more parameters without a layer, and no numbers beyond floats."""
+    before, here, behind = (len(state.alive[k]) for k in (l - 1, l, l + 1))
+    return behind * (before + 1) <= here * (before + 1) + behind * (here + 1) and tame(state, l, state.alive[l])
+
+
+def tame(state: State, l: int, units: Units) -> bool:
+    """Whether what the units add to the next layer stays far below the largest float."""
+    outgoing = np.abs(state.weights[l].take(state.alive[l + 1], units).hi)
+    parts = state.weights[l - 1].take(units, state.alive[l - 1]).hi, state.biases[l - 1].take(units).hi
+    with np.errstate(all="ignore"):
+        return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
 
 
 def active(state: State, l: int, row: Row) -> Fraction | None:
