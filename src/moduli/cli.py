@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import moduli as mo
+
+from .errors import printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -33,7 +37,19 @@ DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Interrupted(Exception):
+    """Ctrl-C, and what it leaves; click would print a line of its own."""
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("nothing was written") from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(mo.__version__, prog_name="moduli")
 def cli() -> None:
     """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
@@ -238,7 +254,7 @@ def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path
     try:
         with _writing(proof):
             return rounded, rounded.save(proof)
-    except ValueError:
+    except BaseException:
         if new:
             target.unlink(missing_ok=True)
         raise
@@ -317,10 +333,23 @@ def _workers(count: int) -> Iterator[Executor | None]:
         yield None
         return
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
+    executor = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process alone
+    try:
+        for k in range(count):
+            executor.submit(abs, k)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
         yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+    executor.shutdown()
 
 
 @cli.command()
@@ -517,8 +546,7 @@ def plot(
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
-    import numpy as np
-
+    from .files import load_arrays
     from .polyhedra import random_plane
 
     if text is None:
@@ -529,11 +557,12 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
         return random_plane(inputs, seed)
     if not text.endswith(".npz"):
         raise click.UsageError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
-    with np.load(text, allow_pickle=False) as z:
-        names = [name for name in ("origin", "u", "v") if name in z.files]
-        if names[:2] != ["origin", "u"]:
-            raise click.UsageError(f"--slice {text} holds {', '.join(z.files)}; needed are origin, u and, for a plane, v")
-        return tuple(z[name].astype(float).ravel() for name in names)
+    z = load_arrays(text)
+    names = [name for name in ("origin", "u", "v") if name in z]
+    if names[:2] != ["origin", "u"] or any(z[name].dtype.kind not in "fiu" for name in names):
+        held = ", ".join(list(z)[:8]) or "nothing"
+        raise click.UsageError(printable(f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"))
+    return tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
@@ -628,8 +657,13 @@ def sweep(
     if scheduler is not None and workers > 1:
         raise click.UsageError("--workers are processes here, --scheduler a cluster: give one of them")
     jobs = read_config(config, folder)
-    with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
-        done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
+    with _writing(Path(store)):
+        Path(store).mkdir(parents=True, exist_ok=True)
+    try:
+        with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
+            done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
+    except KeyboardInterrupt:
+        raise _Interrupted(f"finished runs are kept in {store}; the same command does the rest") from None
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}
     if out is not None:
@@ -683,15 +717,17 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written", 130)
+    except _Interrupted as error:
+        _fail(f"interrupted; {error}", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except mo.ModuliError as error:
         _fail(str(error), error.exit_code)
+    except BrokenExecutor:
+        _fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
     except BrokenPipeError:
         sys.exit(0)
     except FileNotFoundError as error:
@@ -703,7 +739,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"moduli: {' '.join(message.split())}", err=True)
+    click.echo(f"moduli: {printable(message)}", err=True)
     sys.exit(code)
 
 
