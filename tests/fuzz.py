@@ -199,6 +199,9 @@ FORMATS = {
 # One input ------------------------------------------------------------------------------------------------------
 
 
+accepted: list[Path] = []
+
+
 class Slow(BaseException):
     """Ten seconds have passed."""
 
@@ -238,6 +241,7 @@ def _python(form: Format, path: Path, rng: np.random.Generator) -> tuple[str, st
         warnings.simplefilter("always")
         try:
             form.attempt(path, rng)
+            accepted.append(path)
         except (Exception, Slow) as error:
             wrong = "slow" if isinstance(error, Slow) else _faults(form, error)
             if wrong is not None:
@@ -321,6 +325,8 @@ def _worker(form: Format, seed: int, numbers: range, folder: Path, at: mmap.mmap
             at[:8] = number.to_bytes(8, "little")
             data = made(form, seed, number)
             wrong = one(form, data, folder, [seed, number], command=number % COMMAND == 0)
+            at[8:] = (int.from_bytes(at[8:], "little") + len(accepted)).to_bytes(8, "little")
+            accepted.clear()
             if wrong is not None:
                 found.write(json.dumps({"format": form.name, "number": number, "kind": wrong[0], "story": wrong[1]}) + "\n")
                 found.flush()
@@ -353,9 +359,9 @@ def _forked(work: Callable[[], None], at: mmap.mmap) -> str | None:
     return None if status == 0 else f"worker died: status {os.waitstatus_to_exitcode(status)}"
 
 
-def fuzz(form: Format, seed: int, count: int, folder: Path) -> list[Finding]:
-    """Try the inputs 0, 1, ..., count - 1 of a format."""
-    with mmap.mmap(-1, 8) as at:
+def fuzz(form: Format, seed: int, count: int, folder: Path) -> tuple[list[Finding], int]:
+    """Try the inputs 0, 1, ..., count - 1 of a format: what was found, and how many were read."""
+    with mmap.mmap(-1, 16) as at:
         start = 0
         while start < count:
             numbers = range(start, min(count, start + CHUNK))
@@ -370,10 +376,11 @@ def fuzz(form: Format, seed: int, count: int, folder: Path) -> list[Finding]:
                 for path in [*(folder / "in").iterdir(), *(folder / "tmp").iterdir()]:
                     if path.name not in ("a.npz", "b.npz", "w.bin", "sub"):
                         path.unlink()
+        read = int.from_bytes(at[8:], "little")
     file = folder / "found"
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     file.unlink(missing_ok=True)
-    return found
+    return found, read
 
 
 def smaller(form: Format, finding: Finding, seed: int, folder: Path, tries: int = 300) -> bytes:
@@ -396,7 +403,7 @@ def smaller(form: Format, finding: Finding, seed: int, folder: Path, tries: int 
                 size //= 2
         (folder / "least").write_bytes(best)
 
-    with mmap.mmap(-1, 8) as at:
+    with mmap.mmap(-1, 16) as at:
         _forked(shrink, at)
     least = folder / "least"
     return least.read_bytes() if least.exists() else data
@@ -429,9 +436,9 @@ def campaign(
     with places() as folder:
         for name in names:
             share, started = -(-count // len(names)), time.monotonic()
-            found = fuzz(FORMATS[name], seed, share, folder)
+            found, read = fuzz(FORMATS[name], seed, share, folder)
             kinds = Counter(one["kind"] for one in found)
-            say(f"{name}: {share} inputs, {len(found)} findings, {time.monotonic() - started:.0f} s")
+            say(f"{name}: {share} inputs, {read} read, {len(found)} findings, {time.monotonic() - started:.0f} s")
             for kind, times in kinds.most_common():
                 first = next(one for one in found if one["kind"] == kind)
                 line = (first["story"].splitlines() or [""])[0][:300].encode("ascii", "backslashreplace").decode()

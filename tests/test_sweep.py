@@ -83,7 +83,7 @@ def test_a_file_that_is_no_result_is_named(tmp_path, square):
     store = tmp_path / "store"
     store.mkdir()
     (store / f"{square(1).key}.json").write_text("{")
-    with pytest.raises(ValueError, match="is no result of a job; remove it"):
+    with pytest.raises(ValueError, match="is no result of its job; remove it"):
         run([square(1)], store=store)
 
 

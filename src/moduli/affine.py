@@ -384,7 +384,8 @@ class Tensor:
         def blocks(a: Array) -> Array:
             return a.T if copies == 1 else np.asarray(np.kron(np.eye(copies), a.T))
 
-        return replace(self, made=made).linear(columns.map(blocks), self.shape[:-1] if len(matrix.shape) == 1 else (*self.shape[:-1], n))
+        shape = self.shape[:-1] if len(matrix.shape) == 1 else (*self.shape[:-1], n)
+        return replace(self, made=made).linear(columns.map(blocks), shape)
 
     def matmul_left(self, weight: Any) -> Tensor:
         """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n, k]."""

@@ -1,6 +1,7 @@
 """The command line. stdout holds the result, stderr everything else.
 
-Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read.
+Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read, 130 interrupted, 141 nobody reads
+the answer.
 """
 
 from __future__ import annotations
@@ -138,22 +139,32 @@ def _show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
     if quiet:
         return
     if as_json:
-        click.echo(json.dumps({**result.to_json(), **extra}))
-        return
-    _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+        return _json({**result.to_json(), **extra})
+    with _writing("the answer"):
+        _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+
+
+def _json(data: dict[str, Any]) -> None:
+    with _writing("the answer"):
+        click.echo(json.dumps(data))
 
 
 def _print(title: str, rows: list[tuple[str, str]]) -> None:
     from .result import table
 
-    _console().print(table(title, rows))
+    with _writing("the answer"):
+        _console().print(table(title, rows))
 
 
 def _console() -> Any:
     from rich.console import Console
 
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 @cli.command()
@@ -172,7 +183,7 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
         "box": None if net.frame is None else [net.frame.box.low.tolist(), net.frame.box.high.tolist()],
     }  # fmt: skip
     if as_json:
-        click.echo(json.dumps(data))
+        _json(data)
     elif not quiet:
         rows = [
             ("network", repr(net)),
@@ -237,10 +248,12 @@ def _units(text: str | None) -> int | list[int] | None:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def _writing(out: Path | str) -> Iterator[None]:
     """A target that cannot be written is a matter of usage, not of reading."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
 
@@ -335,7 +348,7 @@ def _workers(count: int) -> Iterator[Executor | None]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import active_children, get_context
 
-    executor = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    executor = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_leash)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process alone
     try:
         for k in range(count):
@@ -350,6 +363,22 @@ def _workers(count: int) -> Iterator[Executor | None]:
             child.terminate()
         raise
     executor.shutdown()
+
+
+def _leash() -> None:
+    """A worker ends with its parent, however that ends."""
+    import threading
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @cli.command()
@@ -426,7 +455,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     mark = mo.signature(net)
     data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
     if as_json:
-        click.echo(json.dumps({"schema": "moduli.canon/1", **data, "written": str(target)}))
+        _json({"schema": "moduli.canon/1", **data, "written": str(target)})
     elif not quiet:
         means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
         rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
@@ -713,6 +742,7 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code."""
+    sys.stdout, sys.stderr = (out or open(os.devnull, "w") for out in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -729,7 +759,8 @@ def main() -> None:
     except BrokenExecutor:
         _fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
     except BrokenPipeError:
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
     except FileNotFoundError as error:
         _fail(f"{error.filename}: no such file or folder", 4)
     except OSError as error:

@@ -277,7 +277,7 @@ def _read_npz(data: bytes, where: str) -> Network:
             "activations (one per hidden layer) and output_map"
         )
     if any(arrays[name].dtype.kind != "U" or arrays[name].ndim != k for k, name in enumerate(("output_map", "activations"))):
-        raise UnsupportedModel(f"{where}: activations must be a list of unicode text, output_map one")
+        raise UnsupportedModel(f"{where}: activations (a list) and output_map must be unicode text")
     names, output_map = arrays["activations"].tolist(), str(arrays["output_map"][()])
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 
