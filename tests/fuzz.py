@@ -190,7 +190,7 @@ FORMATS = {
         Format("proof.json", _certificate, _check, ("check", "{}", "a.npz", "b.npz"), (0, 1)),
         Format("run.json", _stored, _store, (), errors=(ValueError,)),
         Format("sweep.toml", make.config_file, _config, (), errors=(ValueError,)),
-        Format("data.npz", make.samples_file, _samples, ("distance", "a.npz", "b.npz", "--on", "{}"), (0, 2, 4),
+        Format("data.npz", make.samples_file, _samples, ("distance", "a.npz", "b.npz", "--on", "{}"), (0, 2, 3, 4),
         (ValueError, cli.click.UsageError)),
     )
 }  # fmt: skip

@@ -71,7 +71,7 @@ def pick(rng, options):
 def scramble(rng, data, others=()):
     """A few changes of bytes: flips, cuts, insertions, copies, and pieces of other files."""
     data = bytearray(data)
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.geometric(0.6))):
         at, size = (int(rng.integers(len(data) + 1)), int(2 ** rng.uniform(0, 8)))
         kind = int(rng.integers(10))
         if kind < 3 and data:
@@ -127,7 +127,7 @@ def _places(tree, found):
 def bend(rng, value, tokens=TOKENS):
     """JSON text of a value with a few fields replaced, doubled, dropped, renamed, swapped or moved by one."""
     tree = _tree(value)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.geometric(0.6))):
         places = _places(tree, [])
         if not places:
             break
@@ -206,7 +206,7 @@ def _bent_model(rng):
     import onnx
 
     model = onnx.load_model_from_string(pick(rng, saved(".onnx")))
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.geometric(0.6))):
         pick(rng, _BENDS)(rng, model, model.graph)
     return model.SerializeToString()
 
@@ -376,7 +376,7 @@ def _npy(array):
 
 def _archive(rng, entries):
     """A zip of .npy entries with headers, names, methods and sizes that may lie."""
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.geometric(0.6)) - 1):
         if not entries:
             break
         entry, kind = pick(rng, entries), int(rng.integers(9))
@@ -479,7 +479,7 @@ NUMBERS = (
 def bent_text(rng, data, pattern, tokens):
     """Some tokens replaced, dropped, doubled or swapped."""
     parts = re.split(b"(" + pattern + b")", data)
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.geometric(0.6))):
         at, kind = int(rng.integers(len(parts))), int(rng.integers(8))
         if kind < 5:
             parts[at] = pick(rng, tokens)

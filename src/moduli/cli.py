@@ -39,15 +39,20 @@ ANSWER = {"refuted": 1, "undecided": 3}
 
 
 class _Interrupted(Exception):
-    """Ctrl-C, and what it leaves; click would print a line of its own."""
+    """Ctrl-C, and what it leaves."""
 
 
 class _Commands(click.Group):
+    """Takes Ctrl-C and closed pipes before click does, which prints a line of its own or calls them 1, a no."""
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Interrupted("nothing was written") from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(141)  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -758,9 +763,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except BrokenExecutor:
         _fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
     except FileNotFoundError as error:
         _fail(f"{error.filename}: no such file or folder", 4)
     except OSError as error:

@@ -188,26 +188,30 @@ def read_config(path: str | Path, folder: str | None = None) -> list[tuple[str, 
     Raises:
         ValueError: not TOML, or a setting nobody knows.
     """
+
+    def wrong(text: str) -> ValueError:
+        return ValueError(printable(f"{path}: {text}"))
+
     try:
         config = tomllib.loads(content(path, MOST_TEXT).decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError(printable(f"{path}: {error}")) from None
+        raise wrong(str(error)) from None
     runs, seeds = config.pop("runs", None), config.pop("seeds", 1)
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
-        raise ValueError(f"{path}: needed is at least one [[runs]] with a name")
+        raise wrong("needed is at least one [[runs]] with a name")
     if type(seeds) is not int or not 1 <= seeds <= SEEDS:
-        raise ValueError(f"{path}: needed is seeds = N from 1 to {SEEDS}, not {str(seeds)[:40]}")
+        raise wrong(f"needed is seeds = N from 1 to {SEEDS}, not {str(seeds)[:40]}")
     jobs = []
     for run in runs:
         settings = {**config, **run}
         name = settings.pop("name", None)
         unknown = sorted(set(settings) - set(COMMON))
-        if not isinstance(name, str) or unknown or "data" not in settings or "width" not in settings:
-            wrong = f"unknown {', '.join(unknown)}" if unknown else "name, data or width missing"
-            raise ValueError(printable(f"{path}: run {name!r}: {wrong}; known: name, {', '.join(COMMON)}"))
+        if not (isinstance(name, str) and name.isprintable()) or unknown or not {"data", "width"} <= set(settings):
+            missed = f"unknown {', '.join(unknown)}" if unknown else "name, data or width missing"
+            raise wrong(f"run {str(name)[:80]!r}: {missed}; known: name, {', '.join(COMMON)}")
         for key, value in settings.items():
             if needed := _misfit(key, value):
-                raise ValueError(printable(f"{path}: run {name!r}: {key} = {str(value)[:80]}; {needed}"))
+                raise wrong(f"run {name[:80]!r}: {key} = {str(value)[:80]}; {needed}")
         if folder is not None and settings["data"] != "digits":
             settings["folder"] = folder
         jobs += [(name, Job(FUNCTION, {**settings, "seed": seed})) for seed in range(seeds)]

@@ -30,11 +30,11 @@ def _float64(array: Any, where: str) -> Array:
     given = np.asarray(array)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise UnsupportedModel(f"{where} has dtype {given.dtype}; real numbers are needed")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         own = np.array(given, dtype=np.float64, order="C")
+        own += 0.0  # -0.0 and 0.0 are one number
     if given.dtype.itemsize >= 8 and given.dtype != np.float64 and not _same(own, given):
         raise UnsupportedModel(f"{where} has dtype {given.dtype} and values that float64 cannot hold exactly; convert it first")
-    own += 0.0  # -0.0 and 0.0 are one number
     own.setflags(write=False)
     return own
 
