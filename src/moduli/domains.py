@@ -155,7 +155,8 @@ class Frame:
     @property
     def box(self) -> Box:
         """The operating box in the network's own (normalised) input coordinates."""
-        return Box((self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return Box((self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale)
 
 
 def _vnnlib(text: str) -> Box:

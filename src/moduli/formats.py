@@ -244,7 +244,9 @@ def _frame(rows: list[list[float]], inputs: int, path: Path) -> Frame | None:
         )
     if (low == -_FAR).all() and (high == _FAR).all():
         return None
-    return Frame(low, high, mean[:-1], scale[:-1], float(mean[-1]), float(scale[-1]))
+    frame = Frame(low, high, mean[:-1], scale[:-1], float(mean[-1]), float(scale[-1]))
+    _ = frame.box  # refuses bounds that are none
+    return frame
 
 
 def _nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:

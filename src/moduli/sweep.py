@@ -105,7 +105,7 @@ def _read(path: Path, job: Job) -> dict[str, Any]:
         ours = isinstance(data, dict) and {**data, **json.loads(json.dumps(job._call))} == data
     except (ValueError, RecursionError):
         ours = False
-    if not ours or not ("result" in data) ^ isinstance(data.get("error"), str):
+    if not ours or ("result" in data) == ("error" in data) or not isinstance(data.get("error", ""), str):
         raise ValueError(f"{path} is no result of its job; remove it and start again")
     return dict(data)
 
