@@ -36,6 +36,7 @@ from moduli.certificate import Certificate
 from moduli.enclosure import evaluate
 from moduli.experiments import Table, load_data, read_config
 from moduli.formats import load_samples
+from moduli.paths import PathCertificate
 from moduli.sweep import run
 
 SECONDS, MEMORY, CHUNK, COMMAND = 10, 2**30, 400, 40
@@ -161,6 +162,25 @@ def _check(path: Path, rng: np.random.Generator) -> None:
     raise last
 
 
+@cache
+def _path() -> tuple[PathCertificate, mo.Network, mo.Network]:
+    """A path between two orders of the same units."""
+    a = mo.Network.mlp([[1.0], [2.0], [0.5]], [0.0, 1.0, 0.25], [[1.0, -2.0, 0.0]], [0.0], activation="tanh")
+    b = mo.Network.mlp([[2.0], [1.0], [-1.0]], [1.0, 0.0, 0.0], [[-2.0, 0.5, -0.5]], [0.0], activation="tanh")
+    return mo.path(a, b).proof, a, b
+
+
+def _bent_path(rng: np.random.Generator) -> bytes:
+    good = _path()[0].to_json()
+    text = json.dumps(good).encode()
+    return make.bend(rng, good) if rng.random() < 0.75 else make.scramble(rng, text, [text])
+
+
+def _walk(path: Path, rng: np.random.Generator) -> None:
+    _, a, b = _path()
+    PathCertificate.from_json(path.read_bytes()).verify(a, b)
+
+
 def _true(claim: Certificate, honest: Certificate, small: mo.Network, large: mo.Network) -> None:
     """What an accepted certificate says holds at points,
     in rationals; fewest units are claimed only where they were proved."""
@@ -188,6 +208,7 @@ FORMATS = {
         Format("box.vnnlib", make.box_file, lambda path, _: mo.Box.from_vnnlib(path), ("rank", "a.npz", "--on", "box:{}"),
         (0, 2, 3, 4)),
         Format("proof.json", _certificate, _check, ("check", "{}", "a.npz", "b.npz"), (0, 1)),
+        Format("path.json", _bent_path, _walk, ()),
         Format("run.json", _stored, _store, (), errors=(ValueError,)),
         Format("sweep.toml", make.config_file, _config, (), errors=(ValueError,)),
         Format("data.npz", make.samples_file, _samples, ("distance", "a.npz", "b.npz", "--on", "{}"), (0, 2, 3, 4),
@@ -430,7 +451,7 @@ def campaign(
 ) -> list[Finding]:
     """Findings of that many inputs in all; the first of each kind is kept with its bytes."""
     everything: list[Finding] = []
-    _runs(), _honest(), make.checkpoints()
+    _runs(), _honest(), _path(), make.checkpoints()
     for suffix in (".onnx", ".npz", ".safetensors", ".nnet"):
         make.saved(suffix)
     with places() as folder:

@@ -31,9 +31,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="FAULTS ARE PLAY
 
 def start(*args: object, cwd: Path, limits=None) -> subprocess.Popen[str]:
     """The command line, loaded and about to begin."""
+
+    def before() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # jobs in the background of a shell inherit that it is ignored
+        if limits is not None:
+            limits()
+
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", READY, *map(str, args)]
-    process = subprocess.Popen(command, cwd=cwd, env=ENV, start_new_session=True, preexec_fn=limits, **pipes)
+    process = subprocess.Popen(command, cwd=cwd, env=ENV, start_new_session=True, preexec_fn=before, **pipes)
     assert process.stderr.readline() == "ready\n"
     return process
 
