@@ -142,6 +142,19 @@ JUNK = [
     json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "1/0"}]}).encode(),
     json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "٣"}]}).encode(),
     json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "1e5"}]}).encode(),
+    json.dumps({**GOOD, "large_moves": [{"move": [], "layer": 1, "units": [1]}]}).encode(),
+    json.dumps({**GOOD, "large_moves": [{"move": {}, "layer": 1, "units": [1]}]}).encode(),
+    json.dumps({**GOOD, "large_moves": ["\0\x1b[31m\n"]}).encode(),
+    json.dumps({**GOOD, "large_moves": [{"move": "drop", "layer": 1, "units": "\0"}]}).encode(),
+    json.dumps({**GOOD, "large": "\0\n" + "x" * 10**5}).encode(),
+    json.dumps({**GOOD, "large": "\ud800"}).encode(),
+    json.dumps(GOOD).replace('"minimal": false', '"minimal": ' + "9" * 5000).encode(),
+    json.dumps({**GOOD, "near": {"radius": "\uff11", "changes": [], "bound": None}}).encode(),
+    json.dumps({**GOOD, "near": {"radius": 1, "changes": [], "bound": {"lower": "\ud800", "parts": []}}}).encode(),
+    *(json.dumps(GOOD).replace('"large_moves": [', '"large_moves": [' + "[" * k + "]" * k + ", ", 1).encode()
+      for k in (300, 600, 800, 900, 950, 980, 990)),
+    *(json.dumps({**GOOD, "near": {"radius": 0, "changes": [], "bound": 7}}).replace(": 7", ": " + "[" * k + "]" * k).encode()
+      for k in (800, 950)),
 ]  # fmt: skip
 
 
@@ -149,8 +162,10 @@ JUNK = [
 def test_malformed_certificates_are_rejected(text, tmp_path):
     small = SMALL["tanh"]
     (tmp_path / "c.json").write_bytes(text)
-    with pytest.raises(mo.CertificateRejected):
+    with pytest.raises(mo.CertificateRejected) as caught:
         mo.check(tmp_path / "c.json", small.network, small.original)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 1000
 
 
 def test_random_mutations_never_prove_a_falsehood():

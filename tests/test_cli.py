@@ -425,6 +425,22 @@ def test_identify_says_who_else(tmp_path):
     assert "Box" in err
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "damaged or no .npz archive"), (b"PK", "damaged"), (None, "holds a; needed are numbers: origin, u")],
+)
+def test_a_slice_that_is_none(tmp_path, data, said):
+    if data is None:
+        np.savez(tmp_path / "s.npz", a=np.ones(2))
+    else:
+        (tmp_path / "s.npz").write_bytes(data)
+    code, out, err = moduli(
+        "plot", "zoo:digits-relu", "--on", "box:-1,1", "--slice", "s.npz", "-o", "p.svg", cwd=tmp_path
+    )
+    assert (code, out) == (2 if data is None else 4, "")
+    assert said in err
+
+
 def test_plot_draws_pieces(tmp_path):
     rng = np.random.default_rng(0)
     arrays = [np.round(8 * rng.standard_normal(shape)) / 8 for shape in ((5, 4), 5, (4, 5), 4, (1, 4), 1)]

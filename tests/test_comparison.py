@@ -194,3 +194,11 @@ def test_networks_with_zeros_everywhere():
         assert gap <= d.upper * (1 + 1e-9) + 1e-12
         if 0 not in widths:
             assert "log covering number" in mo.complexity(net).statement
+
+
+@pytest.mark.parametrize("x", [[1.7e308, 1e308], [1e200, 0.0]])
+def test_outputs_beyond_float64_have_no_distance(x):
+    """Infinity minus infinity was taken for 0."""
+    one, two = (mo.Network.mlp([[1.0, 2.0]], [0.5], [[w]], [0.25], activation="relu") for w in (1.0, 1.5))
+    with pytest.raises(mo.Undecided, match="exceeds float64"):
+        mo.distance(one, two, on=mo.Samples(np.array([x, x])))

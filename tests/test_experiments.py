@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from moduli.errors import UnsupportedModel
 from moduli.experiments import Table, load_data, measure, prunability, read_config
 from moduli.sweep import run
 
@@ -126,13 +127,58 @@ def test_configurations_and_their_tables(tmp_path):
     [
         ("seeds = [", "small.toml"), ("seeds = 3", r"\[\[runs\]\]"), ("[[runs]]\nname='a'\nwidth=3", "data or width missing"),
         ("data='digits'\nwidth=3\n[[runs]]\nname='a'\ncolour=3", "unknown colour"),
-        ("seeds=0\n[[runs]]\nname='a'", "seeds = N"),
+        ("seeds=0\n[[runs]]\nname='a'", "seeds = N"), ("seeds=true\n[[runs]]\nname='a'", "seeds = N"),
+        ("seeds=999999999\n[[runs]]\nname='a'", "seeds = N"), ('seeds="\\u0000"\n[[runs]]\nname="a"', r"not \?"),
+        ("runs = [1, 2]", r"\[\[runs\]\]"), ("a = " + "[" * 5000, "small.toml"), ("a = " + "9" * 5000, "small.toml"),
+        ('[[runs]]\nname="\\u001b[31m"\nwidth=3\ndata="digits"', "name, data or width missing"),
+        *((f"data='digits'\nwidth=3\n[[runs]]\nname='a'\n{line}", "is needed") for line in (
+            "width=true", "width='x'", "width=0", "width=2147483648", "steps=1.5", "lr='x'", "lr=nan", "lr=inf", "bias=1",
+            "noise=3", "noise={alpha='x'}", "noise={alpha=[1]}", "noise={kind=3}", "noise={annealed=3}", "penalty={l1={}}",
+            "data=3", "clip=1979-05-27", "lr=" + "9" * 400,
+        )),
     ],
 )  # fmt: skip
 def test_configurations_that_are_none(tmp_path, text, said):
     (tmp_path / "small.toml").write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as caught:
         read_config(tmp_path / "small.toml")
+    assert str(caught.value).isprintable()
+
+
+def test_stored_results_that_lack_something_are_named():
+    good = {key: 0.5 for key in ("test", "share", "share_whole", "largest", "after", "change")} | {"steps": 3}
+    good |= {f"at_{name}": [0.5] * 4 for name in ("norm", "contribution", "random")} | {"predicted": [0.1] * 6}
+    assert Table.of(["a"], [{"result": good}]).lines()[0]["test"] == 0.5
+    bad = [{**good, key: value} for key in good for value in (None, "x", [], True, 10**400, [None] * 4)]
+    for one in [*bad, {k: v for k, v in good.items() if k != "at_norm"}, None, [], 3]:
+        with pytest.raises(ValueError, match="a: a stored result lacks what was measured"):
+            Table.of(["a"], [{"result": one}])
+
+
+TABLES = {"x_train": np.ones((4, 2)), "y_train": np.arange(4), "x_test": np.ones((2, 2)), "y_test": np.arange(2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"x_train": np.array("text")}, "finite numbers are needed"), ({"x_train": np.full((4, 2), np.nan)},
+        "finite numbers"),
+        ({"y_test": np.float64(1)}, "finite numbers"), ({"x_test": np.ones((0, 2))}, "finite numbers"),
+        ({"x_train": np.full((4, 2), 1e39)}, "beyond float32"), ({"y_train": np.arange(4) - 1}, "classes are 0 to"),
+        ({"y_train": np.arange(4) * 10**9}, "classes are 0 to"), ({"x_test": np.ones((2, 3))}, "do not fit together"),
+    ],
+)  # fmt: skip
+def test_training_data_that_are_none(tmp_path, changes, said):
+    np.savez(tmp_path / "data.npz", **(TABLES | changes))
+    with pytest.raises(UnsupportedModel, match=said):
+        load_data(str(tmp_path / "data.npz"))
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", b"PK\3\4" + bytes(40), b"\x93NUMPY\1\0"])
+def test_training_data_that_are_no_archive(tmp_path, data):
+    (tmp_path / "data.npz").write_bytes(data)
+    with pytest.raises(UnsupportedModel, match=r"data\.npz: damaged or no \.npz archive"):
+        load_data(str(tmp_path / "data.npz"))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem)

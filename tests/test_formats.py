@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import os
+import tracemalloc
 import zipfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -217,7 +219,8 @@ def test_rearrangements(node, shape):
     }  # fmt: skip
     stored = {name: np.array(v, np.int64) for name, v in numbers.items()}
     columns = {"Gather": 4, "Slice": 3 if "two" in node[1] else 6}.get(node[0], 6)
-    nodes = [node, ("Reshape", "f flat", "g", {}), ("MatMul", "g w", "z", {}), ("Tanh", "z", "h", {}), ("Add", "h c", "y", {})]
+    nodes = [node, ("Reshape", "f flat", "g", {}), ("MatMul", "g w", "z", {}), ("Tanh", "z", "h", {}), ("Add", "h c", "y",
+    {})]
     agree(model(nodes, stored | {"w": floats(columns, 4), "c": floats(4)}, shape), shape)
 
 
@@ -433,7 +436,8 @@ def test_bfloat16_and_typed_fields():
             r"node 2 \(Add\): adds two tensors .*residual",
         ),
         ([("MatMul", "x w", "a", {}), ("Mul", "a a", "y", {})], r"node 1 \(Mul\): multiplies two tensors"),
-        ([("MatMul", "x w", "a", {}), ("Elu", "a", "y", {})], r"node 1 \(Elu\) is not understood; understood are dense layers"),
+        ([("MatMul", "x w", "a", {}), ("Elu", "a", "y", {})],
+        r"node 1 \(Elu\) is not understood; understood are dense layers"),
         ([("Elu", "x", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [1]})], r"node 0 \(Elu\) is not understood"),
         ([("Div", "w x", "y", {})], r"node 0 \(Div\): the divisor depends on the input"),
         ([("Div", "x zero", "y", {})], "division by zero"),
@@ -615,6 +619,73 @@ def test_ten_gigabytes_declared_in_a_kilobyte(tmp_path, field):
         load(path)
 
 
+def made_of_little(*nodes, shape=(1, 3), **stored):
+    def one(value):
+        return {"value": numpy_helper.from_array(np.array([value]))}
+
+    fill = [("ConstantOfShape", f"n{k}", f"c{k}", one(1.1)) for k in range(3)]
+    sizes = {"n0": np.array([2**22]), "n1": np.array([2**11, 2**11]), "n2": np.array([1, 2**22])}
+    return model([*fill, *nodes], sizes | {"w": floats(3, 1), "s": np.array([1.5])} | stored, shape)
+
+
+BOMBS = {
+    "a chain of constants": [*(("Neg", f"{'t' if k else 'c'}{k}", f"t{k + 1}", {}) for k in range(5)), ("Add", "x t5", "y",
+    {})],
+    "squares": [("MatMul", "c1 c1", "a", {}), ("MatMul", "a a", "b", {}), ("MatMul", "x b", "y", {})],
+    "a larger constant": [("Concat", "c0 c0 c0", "a", {"axis": 0}), ("Concat", "a a a", "b", {"axis": 0}), ("Add", "x b",
+    "y", {})],
+    "a broadcast output": [("MatMul", "x w", "a", {}), ("Add", "a c2", "b", {}), ("Tanh", "b", "c", {}), ("Add", "c c2",
+    "y", {})],
+    "a wide product": [("Add", "x c2", "a", {}), ("MatMul", "a c1", "y", {})],
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_kilobyte_that_would_make_gigabytes(name):
+    proto = made_of_little(*BOMBS[name])
+    assert len(proto.SerializeToString()) < 2000
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedModel):
+            load(proto)
+        assert tracemalloc.get_traced_memory()[1] < 2**30
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("nodes", [[("Relu", "x", "y", {})], [("Mul", "x s", "a", {}), ("Tanh", "a", "y", {})]])
+def test_identities_that_no_file_stores_are_limited(nodes):
+    assert load(made_of_little(*nodes, shape=(1, 64))).widths == (64, 64)
+    with pytest.raises(UnsupportedModel, match="with what was made before it, needs 25000000 numbers; at most 16777216"):
+        load(made_of_little(*nodes, shape=(1, 5000)))
+    turns = [("Tanh", f"{'t' if k else 'x'}{k or ''}", f"t{k + 1}", {}) for k in range(40)]
+    with pytest.raises(UnsupportedModel, match="with what was made before it"):
+        load(made_of_little(*turns, ("Relu", "t40", "y", {}), shape=(1, 1000)))
+
+
+def test_names_that_stand_twice_and_endless_shapes():
+    proto = model([("MatMul", "x w", "y", {})], {"w": floats(3, 2)})
+    assert load(proto).widths == (3, 2)
+    for part, said in (("initializer", "two tensors are named 'w'"), ("input", "two inputs are named 'x'")):
+        twice = onnx.ModelProto()
+        twice.CopyFrom(proto)
+        getattr(twice.graph, part).append(getattr(proto.graph, part)[0])
+        with pytest.raises(UnsupportedModel, match=said):
+            load(twice)
+    proto.graph.initializer[0].dims[:] = [2**62] * 200_000
+    with pytest.raises(UnsupportedModel, match="a tensor with 200000 axes"):
+        load(proto)
+
+
+def test_numbers_that_numpy_warns_of():
+    signalling = np.frombuffer(b"\1\0\0\0\0\0\xf0\x7f" * 6).reshape(3, 2)
+    with pytest.raises(UnsupportedModel, match="nan"):
+        load(model([("MatMul", "x w", "y", {})], {"w": signalling}))
+    for whole in (np.int64([2**63 - 1]), np.uint64([2**64 - 1]), np.int64([2**53 + 1])):
+        with pytest.raises(UnsupportedModel, match="float64 cannot hold"):
+            load(model([("MatMul", "x w", "h", {}), ("Add", "h i", "y", {})], {"w": floats(3, 1), "i": whole}))
+
+
 def external(folder: Path, location: str, **entries: str) -> Path:
     tensor = TensorProto(name="w", data_type=TensorProto.DOUBLE, dims=[3, 1], data_location=TensorProto.EXTERNAL)
     for key, value in ({"location": location} | entries).items():
@@ -645,6 +716,9 @@ def test_external_data(tmp_path):
         "",
         "C:w.bin",
     ]
+    for location in ("x" * 300, "é" * 200, "x/" * 600 + "x"):
+        with pytest.raises(UnsupportedModel, match=f"a name of {len(location)} characters"):
+            load(external(inside, location))
     for location in [*escapes, "pipe.bin", "sub", "missing.bin", "..\\secret.bin"]:
         with pytest.raises(UnsupportedModel, match="inside the model's folder"):
             load(external(inside, location))
@@ -692,7 +766,8 @@ def test_scrambled_graphs_load_or_are_refused():
         for k in range(rng.integers(1, 7)):
             pool = [*names, *names, *SCRAMBLE]
             inputs = [str(name) for name in rng.choice(pool, rng.integers(1, 4))]
-            chosen = {name: options[rng.integers(len(options))] for name, options in ATTRIBUTES.items() if rng.random() < 0.06}
+            chosen = {name: options[rng.integers(len(options))] for name,
+            options in ATTRIBUTES.items() if rng.random() < 0.06}
             nodes.append((str(rng.choice(operations)), " ".join([names[-1], *inputs[1:]]), f"t{k}", chosen))
             names.append(f"t{k}")
         shape = [(1, 3), ("N", 3), (1, 1, 1, 3), (3,), (5, 3), (3, 1), ("N", 4), ()][rng.integers(8)]
@@ -738,7 +813,8 @@ def npz(**arrays):
 
 def test_npz_refusals(tmp_path):
     path = tmp_path / "a.npz"
-    good = {"W1": np.ones((2, 3)), "b1": np.ones(2), "activations": np.array([], dtype=str), "output_map": np.array("identity")}
+    good = {"W1": np.ones((2, 3)), "b1": np.ones(2), "activations": np.array([], dtype=str),
+    "output_map": np.array("identity")}
     path.write_bytes(npz(**good))
     assert load(path).widths == (3, 2)
     cases = [
@@ -746,6 +822,8 @@ def test_npz_refusals(tmp_path):
         (npz(**(good | {"activations": np.array(["tanh"])})), "1 activations for 0 hidden layers"),
         (npz(**(good | {"output_map": np.array("argmax")})), "unknown activation 'argmax'"),
         (npz(**(good | {"output_map": np.array(3)})), "must be unicode text"),
+        (npz(**(good | {"activations": np.zeros((10**9, 0), dtype="U1")})), "must be unicode text"),
+        (npz(**(good | {"output_map": np.array(["identity"])})), "must be unicode text"),
         (npz(**(good | {"W1": np.full((2, 3), np.inf)})), r"weight\[0, 0\] is inf"),
         (npz(**(good | {"W1": np.ones((2, 3), dtype=complex)})), "real numbers are needed"),
         (npz(**(good | {"W1": np.ones((2, 3), dtype=object)})), "declares object"),
@@ -759,7 +837,7 @@ def test_npz_refusals(tmp_path):
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (50_000, 50_000)})
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("W1.npy", header.getvalue())
-    with pytest.raises(UnsupportedModel, match=r"W1\.npy declares float64"):
+    with pytest.raises(UnsupportedModel, match="'W1' declares float64"):
         load(path)
 
 
@@ -825,6 +903,19 @@ def test_nnet(tmp_path):
 
 
 # The doors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("row", "text"), [(3, "1e308,"), (4, "-1e308,"), (6, "1e-310,0.5,1.0,1.0,")])
+def test_nnet_bounds_that_are_no_box(tmp_path, row, text):
+    net = replace(network(3, 2, kind="relu"), frame=Frame(-np.ones(3), np.ones(3), np.full(3, -1e308), np.ones(3), 0.0, 1.0))
+    path = save(net, tmp_path / "a.nnet")
+    assert load(path).frame is not None
+    lines = path.read_text().splitlines()
+    start = next(k for k, line in enumerate(lines) if not line.startswith("//"))
+    lines[start + row] = text * 3 if row < 6 else text
+    path.write_text("\n".join(lines))
+    with pytest.raises(UnsupportedModel, match=r"finite|exceeds high"):
+        load(path)
 
 
 def test_load_objects():

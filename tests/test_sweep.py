@@ -83,8 +83,24 @@ def test_a_file_that_is_no_result_is_named(tmp_path, square):
     store = tmp_path / "store"
     store.mkdir()
     (store / f"{square(1).key}.json").write_text("{")
-    with pytest.raises(ValueError, match="is no result of a job; remove it"):
+    with pytest.raises(ValueError, match="is no result of its job; remove it"):
         run([square(1)], store=store)
+
+
+def test_a_result_of_another_job_is_named(tmp_path, square):
+    store, job = tmp_path / "store", square(1)
+    (done,) = run([job], store=store)
+    file = store / f"{job.key}.json"
+    others = [
+        {**done, "function": "squaring:cube"}, {**done, "arguments": {}}, {**done, "error": "both"}, {**done, "arguments": 3},
+        {k: v for k, v in done.items() if k != "result"}, {**done, "error": 7}, [done],
+    ]  # fmt: skip
+    for text in [*map(json.dumps, others), "[" * 10**5, "\ud800", '{"result": ' + "9" * 5000 + "}"]:
+        file.write_text(text, errors="surrogatepass")
+        with pytest.raises(ValueError, match="is no result of its job; remove it"):
+            run([job], store=store)
+    file.write_text(json.dumps(done))
+    assert run([job], store=store) == [done]
 
 
 def test_processes_do_the_same(tmp_path, square):

@@ -31,8 +31,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 MAX_PARAMETERS = 2**29
-MAX_ENTRIES = 2**24  # of one tensor
-MAX_MADE = 2**26  # of a matrix that no model holds: an identity, a block diagonal
+MAX_ENTRIES = 2**22  # of one tensor
+MAX_MADE = 2**24  # of all matrices that no model holds: identities, block diagonals, products of narrow ones
 EXACT_PRODUCTS = 2**16
 TINY = 1e-320
 
@@ -287,7 +287,7 @@ class Tensor:
         width: size of the last activations (of the input, where there are none).
         dense: pending map (weight [m, width], bias [m]), or None.
         select, scale, shift, index: as in the module docstring; None is 1 or 0.
-        folded: affine maps met so far, for the notes.
+        folded: affine maps met so far, for the notes. made: numbers in matrices so far that no file stores.
 
     >>> import numpy as np
     >>> x = Tensor.input((1, 2)).shifted(np.array([-1.0, 0.0])).matmul(np.array([[1.0, 0.0], [1.0, 2.0]]))
@@ -305,6 +305,7 @@ class Tensor:
     shift: Ball | None
     index: Indices
     folded: int = 0
+    made: int = 0
 
     @staticmethod
     def input(shape: Sequence[int]) -> Tensor:
@@ -378,13 +379,13 @@ class Tensor:
         if len(columns.shape) != 2 or not self.shape or self.shape[-1] != columns.shape[0]:
             raise ShapeError(f"a tensor of shape {self.shape} times a matrix of shape {matrix.shape}")
         copies, (k, n) = math.prod(self.shape[:-1]), columns.shape
-        if copies != 1:
-            _limit(copies * n * copies * k, f"a product of shapes {self.shape} and {matrix.shape}", MAX_MADE)
+        made = self._made(copies * n * copies * k, k * n, f"a product of shapes {self.shape} and {matrix.shape}")
 
         def blocks(a: Array) -> Array:
             return a.T if copies == 1 else np.asarray(np.kron(np.eye(copies), a.T))
 
-        return self.linear(columns.map(blocks), self.shape[:-1] if len(matrix.shape) == 1 else (*self.shape[:-1], n))
+        shape = self.shape[:-1] if len(matrix.shape) == 1 else (*self.shape[:-1], n)
+        return replace(self, made=made).linear(columns.map(blocks), shape)
 
     def matmul_left(self, weight: Any) -> Tensor:
         """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n, k]."""
@@ -405,8 +406,8 @@ class Tensor:
             raise ShapeError(f"a matrix of shape {weight.shape} applied to a tensor of shape {self.shape}")
         flat, rows = self.index.ravel(), weight.shape[0]
         inner = self.width if self.dense is None else self.dense[0].shape[0]
-        stored = self.dense is None and inner <= weight.shape[1]
-        _limit(rows * max(inner, self.width), f"a layer from {self.width} to {rows}", MAX_PARAMETERS if stored else MAX_MADE)
+        stored = math.prod(weight.shape) + (0 if self.dense is None else math.prod(self.dense[0].shape))
+        made = self._made(rows * max(inner, self.width), stored, f"a layer from {self.width} to {rows}")
         bias = Ball.of(np.zeros((rows, 1)))
         if self.shift is not None:
             bias = weight.after(self.shift.rows(flat).map(lambda a: a[:, None]))
@@ -418,9 +419,15 @@ class Tensor:
             weight = weight.after(self.dense[0])
         out = np.arange(rows)
         dense = weight, bias.map(lambda a: a[:, 0])
-        return replace(
-            self, dense=dense, select=out, scale=None, shift=None, index=out.reshape(tuple(shape)), folded=self.folded + 1
-        )
+        index, folded = out.reshape(tuple(shape)), self.folded + 1
+        return replace(self, dense=dense, select=out, scale=None, shift=None, index=index, folded=folded, made=made)
+
+    def _made(self, numbers: int, stored: int, what: str) -> int:
+        """`made` with a further matrix: a small file may not ask for gigabytes."""
+        _limit(numbers, what)
+        made = self.made + max(0, numbers - stored)
+        _limit(made, f"{what}, with what was made before it,", MAX_MADE)
+        return made
 
     def _joint(self, other: tuple[int, ...]) -> tuple[int, ...]:
         try:
@@ -428,30 +435,34 @@ class Tensor:
         except ValueError:
             raise ShapeError(f"a tensor of shape {self.shape} and a constant of shape {other} do not broadcast") from None
 
-    def _closed(self) -> tuple[Ball, Ball]:
-        """Weight and bias of all entries in row-major order over the last activations."""
+    def _closed(self) -> tuple[Ball, Ball, int]:
+        """Weight and bias of all entries in row-major order over the last activations; what was made so far."""
         even = self._even(self.shape)
-        made = MAX_MADE if even.dense is None else MAX_PARAMETERS
-        _limit(self.size * self.width, f"a layer from {self.width} to {self.size}", made)
+        stored = 0 if even.dense is None else math.prod(even.dense[0].shape)
+        made = self._made(self.size * self.width, stored, f"a layer from {self.width} to {self.size}")
         if even.dense is None:
-            ones = np.zeros((self.size, self.width))
-            ones[np.arange(self.size), even.select] = 1.0
-            weight, bias = Ball.of(ones), Ball.of(np.zeros(self.size))
+
+            def placed(a: Array) -> Array:
+                out = np.zeros((self.size, self.width))
+                out[np.arange(self.size), even.select] = a
+                return out
+
+            weight, bias = (even.scale or Ball.of(np.ones(self.size))).map(placed), Ball.of(np.zeros(self.size))
         else:
             weight, bias = (part.rows(even.select) for part in even.dense)
-        if even.scale is not None:
-            weight, bias = weight.times(even.scale.map(lambda a: a[:, None])), bias.times(even.scale)
-        return weight, bias if even.shift is None else bias.plus(even.shift)
+            if even.scale is not None:
+                weight, bias = weight.times(even.scale.map(lambda a: a[:, None])), bias.times(even.scale)
+        return weight, bias if even.shift is None else bias.plus(even.shift), made
 
     def activate(self, activation: Activation) -> Tensor:
         """Apply an activation to every entry; closes a layer."""
         if activation == IDENTITY or (self.pristine and self.layers and _no_effect(activation, self.layers[-1][2])):
             return self
-        weight, bias = self._closed()
+        weight, bias, made = self._closed()
         layers = (*self.layers, (weight, bias, activation))
         _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
         out = np.arange(self.size)
-        return Tensor(layers, self.inputs, self.size, None, out, None, None, out.reshape(self.shape), self.folded)
+        return Tensor(layers, self.inputs, self.size, None, out, None, None, out.reshape(self.shape), self.folded, made)
 
     def finish(self, output_map: str | None = None, notes: Sequence[str] = ()) -> Network:
         """The network whose outputs are all entries in row-major order.
@@ -465,7 +476,7 @@ class Tensor:
             flat = self.select[self.index.ravel()]
             final, output_map = (weight.rows(flat), bias.rows(flat)), str(last)
         else:
-            hidden, final, output_map = list(self.layers), self._closed(), output_map or "identity"
+            hidden, final, output_map = list(self.layers), self._closed()[:2], output_map or "identity"
         parts = [*hidden, (*final, IDENTITY)]
         net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), tuple(notes), output_map)
         if all(w.is_float() and b.is_float() for w, b, _ in parts):

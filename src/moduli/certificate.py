@@ -39,10 +39,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -57,6 +57,7 @@ from .region import Region, Row
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
+T = TypeVar("T")
 SCHEMA = "moduli.certificate/1"
 BLOCK = 2**16
 MAX_BYTES = 2**31
@@ -99,7 +100,8 @@ class Move:
     @staticmethod
     def from_json(data: Any) -> Move:
         wanted = {"constant": 3, "drop": 3, "permute": 3, "scale": 4, "merge": 5, "inactive": 3, "skip": 3, "block": 6}
-        if not isinstance(data, dict) or data.get("move") not in wanted or len(data) != wanted[data["move"]]:
+        kind = data.get("move") if isinstance(data, dict) else None
+        if not isinstance(kind, str) or len(data) != wanted.get(kind):
             raise CertificateRejected(f"not a move: {str(data)[:80]}")
         ratio, layer = data.get("ratio", "1"), data.get("layer")
         if not isinstance(layer, int) or isinstance(layer, bool) or abs(layer) > 2**31:
@@ -573,10 +575,10 @@ class Certificate:
     @staticmethod
     def from_json(text: str | bytes) -> Certificate:
         """Read a certificate; strict: unknown, missing or doubled fields are refused."""
-        try:
-            data = json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_int=_short_int)
-        except (ValueError, RecursionError) as error:
-            raise CertificateRejected(f"not a JSON certificate: {error}") from None
+        return read_json(text, Certificate._of)
+
+    @staticmethod
+    def _of(data: Any) -> Certificate:
         fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near", "region", "changed"} != fields:
             raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")
@@ -589,14 +591,23 @@ class Certificate:
             raise CertificateRejected("large_moves and small_moves must be lists")
         large_moves, small_moves = (tuple(map(Move.from_json, m)) for m in moves)
         bound = Slack(float(slack["constant"]), float(slack["growth"]))
-        try:
-            near = Near.from_json(data["near"]) if "near" in data else None
-        except RecursionError:
-            raise CertificateRejected("the tree of the lower bound is too deep") from None
+        near = Near.from_json(data["near"]) if "near" in data else None
         region = Region.from_json(data["region"]) if "region" in data else None
         changed = Changed.from_json(data["changed"]) if "changed" in data else None
         sides = data["large"], data["small"], large_moves, small_moves
         return Certificate(*sides, bound, data["minimal"], near, region, changed)
+
+
+def read_json(text: str | bytes, make: Callable[[Any], T]) -> T:
+    """What `make` makes of JSON in which no field stands twice and every number is one."""
+    if len(text) > MAX_BYTES:
+        raise CertificateRejected(f"a certificate of {len(text)} bytes; up to {MAX_BYTES} are read")
+    try:
+        return make(json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_int=_short_int))
+    except RecursionError:
+        raise CertificateRejected("not a certificate: its fields are nested too deep") from None
+    except ValueError as error:
+        raise CertificateRejected(f"not a JSON certificate: {error}") from None
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line. stdout holds the result, stderr everything else.
 
-Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read.
+Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read, 130 interrupted, 141 nobody reads
+the answer.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import moduli as mo
+
+from .errors import printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -33,7 +38,24 @@ DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Interrupted(Exception):
+    """Ctrl-C, and what it leaves."""
+
+
+class _Commands(click.Group):
+    """Takes Ctrl-C and closed pipes before click does, which prints a line of its own or calls them 1, a no."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("nothing was written") from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(141)  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(mo.__version__, prog_name="moduli")
 def cli() -> None:
     """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
@@ -122,22 +144,32 @@ def _show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
     if quiet:
         return
     if as_json:
-        click.echo(json.dumps({**result.to_json(), **extra}))
-        return
-    _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+        return _json({**result.to_json(), **extra})
+    with _writing("the answer"):
+        _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+
+
+def _json(data: dict[str, Any]) -> None:
+    with _writing("the answer"):
+        click.echo(json.dumps(data))
 
 
 def _print(title: str, rows: list[tuple[str, str]]) -> None:
     from .result import table
 
-    _console().print(table(title, rows))
+    with _writing("the answer"):
+        _console().print(table(title, rows))
 
 
 def _console() -> Any:
     from rich.console import Console
 
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 @cli.command()
@@ -156,7 +188,7 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
         "box": None if net.frame is None else [net.frame.box.low.tolist(), net.frame.box.high.tolist()],
     }  # fmt: skip
     if as_json:
-        click.echo(json.dumps(data))
+        _json(data)
     elif not quiet:
         rows = [
             ("network", repr(net)),
@@ -221,10 +253,12 @@ def _units(text: str | None) -> int | list[int] | None:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def _writing(out: Path | str) -> Iterator[None]:
     """A target that cannot be written is a matter of usage, not of reading."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
 
@@ -238,7 +272,7 @@ def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path
     try:
         with _writing(proof):
             return rounded, rounded.save(proof)
-    except ValueError:
+    except BaseException:
         if new:
             target.unlink(missing_ok=True)
         raise
@@ -317,10 +351,39 @@ def _workers(count: int) -> Iterator[Executor | None]:
         yield None
         return
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
+    executor = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_leash)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process alone
+    try:
+        for k in range(count):
+            executor.submit(abs, k)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
         yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+    executor.shutdown()
+
+
+def _leash() -> None:
+    """A worker ends with its parent, however that ends."""
+    import threading
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @cli.command()
@@ -397,7 +460,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     mark = mo.signature(net)
     data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
     if as_json:
-        click.echo(json.dumps({"schema": "moduli.canon/1", **data, "written": str(target)}))
+        _json({"schema": "moduli.canon/1", **data, "written": str(target)})
     elif not quiet:
         means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
         rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
@@ -517,8 +580,7 @@ def plot(
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
-    import numpy as np
-
+    from .files import load_arrays
     from .polyhedra import random_plane
 
     if text is None:
@@ -529,11 +591,12 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
         return random_plane(inputs, seed)
     if not text.endswith(".npz"):
         raise click.UsageError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
-    with np.load(text, allow_pickle=False) as z:
-        names = [name for name in ("origin", "u", "v") if name in z.files]
-        if names[:2] != ["origin", "u"]:
-            raise click.UsageError(f"--slice {text} holds {', '.join(z.files)}; needed are origin, u and, for a plane, v")
-        return tuple(z[name].astype(float).ravel() for name in names)
+    z = load_arrays(text)
+    names = [name for name in ("origin", "u", "v") if name in z]
+    if names[:2] != ["origin", "u"] or any(z[name].dtype.kind not in "fiu" for name in names):
+        held = ", ".join(list(z)[:8]) or "nothing"
+        raise click.UsageError(printable(f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"))
+    return tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
@@ -628,8 +691,13 @@ def sweep(
     if scheduler is not None and workers > 1:
         raise click.UsageError("--workers are processes here, --scheduler a cluster: give one of them")
     jobs = read_config(config, folder)
-    with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
-        done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
+    with _writing(Path(store)):
+        Path(store).mkdir(parents=True, exist_ok=True)
+    try:
+        with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
+            done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
+    except KeyboardInterrupt:
+        raise _Interrupted(f"finished runs are kept in {store}; the same command does the rest") from None
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}
     if out is not None:
@@ -679,21 +747,22 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code."""
+    sys.stdout, sys.stderr = (out or open(os.devnull, "w") for out in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written", 130)
+    except _Interrupted as error:
+        _fail(f"interrupted; {error}", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except mo.ModuliError as error:
         _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)
+    except BrokenExecutor:
+        _fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
     except FileNotFoundError as error:
         _fail(f"{error.filename}: no such file or folder", 4)
     except OSError as error:
@@ -703,7 +772,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"moduli: {' '.join(message.split())}", err=True)
+    click.echo(f"moduli: {printable(message)}", err=True)
     sys.exit(code)
 
 

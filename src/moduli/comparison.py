@@ -547,7 +547,10 @@ def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, prog
         return Distance("estimated", low, high, None, name, {"value": value})
     if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
-    squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
+        if not np.isfinite(squares.sum()):
+            raise Undecided("the squared difference of the outputs exceeds float64 on these inputs; scale them down")
     mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))) if len(squares) > 1 else math.inf
     ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
     name = (

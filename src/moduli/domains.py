@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from .errors import ShapeError, UnsupportedModel
+from .errors import ShapeError, UnsupportedModel, one_line
+from .files import content
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 MAX_TEXT = 64 * 2**20
+INPUT = re.compile(r"X_[0-9]{1,9}")
+Bounds = dict[str, tuple[float, float]]
 
 
 def _finite(name: str, value: Any) -> Array:
@@ -68,13 +71,9 @@ class Box:
 
         Constraints on outputs are ignored; a disjunction gives the hull of its branches.
         """
-        file = Path(path)
-        if file.stat().st_size > MAX_TEXT:
-            raise UnsupportedModel(f"{file}: {file.stat().st_size} bytes; VNN-LIB files up to {MAX_TEXT} are read")
-        try:
-            return _vnnlib(file.read_text())
-        except (UnicodeDecodeError, UnsupportedModel) as error:
-            raise UnsupportedModel(f"{file}: {error}") from None
+        data = content(path, MAX_TEXT)
+        with one_line(str(path)):
+            return _vnnlib(data.decode())
 
     def of_dimension(self, n: int) -> Box:
         """The same box with vectors of length ``n``."""
@@ -156,18 +155,19 @@ class Frame:
     @property
     def box(self) -> Box:
         """The operating box in the network's own (normalised) input coordinates."""
-        return Box((self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return Box((self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale)
 
 
 def _vnnlib(text: str) -> Box:
-    bounds: dict[str, tuple[float, float]] = {}
+    bounds: Bounds = {}
     names: set[str] = set()
     for form in _s_expressions(text):
         if form and form[0] == "declare-const" and len(form) >= 2 and isinstance(form[1], str):
             names.add(form[1])
         elif form and form[0] == "assert" and len(form) == 2:
-            bounds = _both(bounds, _hull(form[1]))
-    inputs = sorted((n for n in names if re.fullmatch(r"X_\d+", n, re.ASCII)), key=lambda n: int(n[2:]))
+            _narrow(bounds, _hull(form[1]))
+    inputs = sorted((n for n in names if INPUT.fullmatch(n)), key=lambda n: int(n[2:]))
     if not inputs:
         raise UnsupportedModel("no input X_0, X_1, ... is declared")
     low, high = [], []
@@ -184,7 +184,7 @@ def _vnnlib(text: str) -> Box:
 
 def _s_expressions(text: str) -> Iterator[list[Any]]:
     stack: list[list[Any]] = []
-    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
+    for token in (found[0] for found in re.finditer(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text))):
         if token == "(":
             stack.append([])
             if len(stack) > 100:
@@ -203,15 +203,15 @@ def _s_expressions(text: str) -> Iterator[list[Any]]:
         raise UnsupportedModel("a bracket is not closed")
 
 
-def _hull(form: Any) -> dict[str, tuple[float, float]]:
+def _hull(form: Any) -> Bounds:
     """Bounds that every solution of the formula obeys."""
     if not isinstance(form, list) or not form:
         return {}
     head, *rest = form
     if head == "and":
-        bounds: dict[str, tuple[float, float]] = {}
+        bounds: Bounds = {}
         for part in rest:
-            bounds = _both(bounds, _hull(part))
+            _narrow(bounds, _hull(part))
         return bounds
     if head == "or" and rest:
         parts = [_hull(part) for part in rest]
@@ -222,19 +222,17 @@ def _hull(form: Any) -> dict[str, tuple[float, float]]:
         }
     if head in ("<=", ">=", "<", ">") and len(rest) == 2 and all(isinstance(r, str) for r in rest):
         small, large = rest if head in ("<=", "<") else reversed(rest)
-        if re.fullmatch(r"X_\d+", small, re.ASCII) and (number := _rational(large)) is not None:
+        if INPUT.fullmatch(small) and (number := _rational(large)) is not None:
             return {small: (-math.inf, _outward(number, up=True))}
-        if re.fullmatch(r"X_\d+", large, re.ASCII) and (number := _rational(small)) is not None:
+        if INPUT.fullmatch(large) and (number := _rational(small)) is not None:
             return {large: (_outward(number, up=False), math.inf)}
     return {}
 
 
-def _both(a: dict[str, tuple[float, float]], b: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    merged = dict(a)
-    for name, (lo, hi) in b.items():
-        old = merged.get(name, (-math.inf, math.inf))
-        merged[name] = (max(lo, old[0]), min(hi, old[1]))
-    return merged
+def _narrow(bounds: Bounds, more: Bounds) -> None:
+    for name, (lo, hi) in more.items():
+        old = bounds.get(name, (-math.inf, math.inf))
+        bounds[name] = (max(lo, old[0]), min(hi, old[1]))
 
 
 def _rational(token: str) -> Fraction | None:
@@ -247,7 +245,7 @@ def _outward(number: Fraction, *, up: bool) -> float:
     try:
         nearest = float(number)
     except OverflowError:
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf
     if Fraction(nearest) == number:
         return nearest
     if up:

@@ -19,9 +19,12 @@ from contextlib import contextmanager
 
 
 class ModuliError(Exception):
-    """Base of all errors of this library."""
+    """Base of all errors of this library; the message is one printable line, whatever names and values files bring."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UnsupportedModel(ModuliError, ValueError):
@@ -80,12 +83,12 @@ def one_line(where: str) -> Iterator[None]:
         raise
     except ModuliError as error:
         text = str(error)
-        raise UnsupportedModel(_printable(text if text.startswith(where) else f"{where}: {text}")) from None
+        raise UnsupportedModel(text if text.startswith(where) else f"{where}: {text}") from None
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise UnsupportedModel(_printable(f"{where}: malformed ({type(error).__name__}: {error})")) from None
+        raise UnsupportedModel(f"{where}: malformed ({type(error).__name__}: {error})") from None
 
 
-def _printable(text: str) -> str:
-    """One line without control characters, whatever names a file brings."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return line if len(line) <= 700 else f"{line[:690]} ..."
+def printable(text: str) -> str:
+    """One line of at most 1000 characters, none of which controls a terminal."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text[:4000].split()))
+    return line if len(line) <= 1000 else f"{line[:990]} ..."

@@ -18,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .errors import UnsupportedModel, printable
+from .files import content, load_arrays
 from .network import Network
 from .pruning import (
     contributions,
@@ -36,8 +38,14 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 FOLDER = "MODULI_DATA"
 GONE = (0.8, 0.9, 0.95, 0.99)
 FUNCTION = "moduli.experiments:prunability"
-COMMON = ("data", "width", "depth", "bias", "steps", "lr", "batch", "momentum", "target", "clip", "noise", "penalty", "rows")
+WHOLE = ("width", "depth", "steps", "batch", "rows")
+COMMON = ("data", *WHOLE, "bias", "lr", "momentum", "target", "clip", "noise", "penalty")
 MOST_BYTES = 2**32
+MOST_TEXT = 2**20
+CLASSES, FLOAT32 = 2**16, 3.4e38
+SEEDS = 10_000
+NUMBERS = ("test", "share", "share_whole", "largest", "after", "change", "steps")
+LISTS = {"at_norm": len(GONE), "at_contribution": len(GONE), "at_random": len(GONE), "predicted": 6}
 ROWS = 10_000  # training rows that contributions are measured on
 
 
@@ -73,22 +81,30 @@ def load_data(name: str, folder: str | Path | None = None) -> Data:
         if place is None:
             raise ValueError(f"data {name!r}: bundled is 'digits'; others are FILE.npz, or NAME.npz in a folder (or {FOLDER})")
         path = Path(place) / f"{name}.npz"
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; up to {MOST_BYTES} are read")
-    with np.load(path, allow_pickle=False) as z:
-        wanted = ("x_train", "y_train", "x_test", "y_test")
-        missing = [k for k in wanted if k not in z.files]
-        if missing:
-            raise ValueError(f"{path} holds {', '.join(z.files)}; needed are {', '.join(wanted)}")
-        x, y, x_test, y_test = (z[k] for k in wanted)
-    if len(x) != len(y) or len(x_test) != len(y_test) or x.shape[1:] != x_test.shape[1:]:
-        raise ValueError(f"{path}: shapes {x.shape}, {y.shape}, {x_test.shape}, {y_test.shape} do not fit together")
+    x, y, x_test, y_test = _tables(path)
     mean, scale = (float(x.mean()), float(x.std()) or 1.0) if x.dtype == np.uint8 else (0.0, 1.0)
     both = [((part.reshape(len(part), -1) - mean) / scale).astype(np.float32) for part in (x, x_test)]
     labels = [part.astype(np.int64) if part.dtype.kind in "iub" else part for part in (y, y_test)]
     return Data(both[0], labels[0], both[1], labels[1])
+
+
+def _tables(path: Path) -> list[Any]:
+    """Four arrays of finite numbers whose shapes fit; whole targets are numbers of classes."""
+    wanted, z = ("x_train", "y_train", "x_test", "y_test"), load_arrays(path, MOST_BYTES)
+    if not set(wanted) <= set(z):
+        raise UnsupportedModel(f"{path} holds {', '.join(list(z)[:8]) or 'nothing'}; needed are {', '.join(wanted)}")
+    for name in wanted:
+        if z[name].dtype.kind not in "fiub" or not z[name].size or not z[name].ndim or not np.isfinite(z[name]).all():
+            raise UnsupportedModel(f"{path}: {name} is {z[name].dtype} {z[name].shape}; finite numbers are needed")
+        if name[0] == "x" and not (z[name].min() > -FLOAT32 and z[name].max() < FLOAT32):
+            raise UnsupportedModel(f"{path}: {name} runs from {z[name].min()} to {z[name].max()}, beyond float32")
+        if name[0] == "y" and z[name].dtype.kind in "iu" and not (z[name].min() >= 0 and z[name].max() < CLASSES):
+            span = f"{z[name].min()} to {z[name].max()}"
+            raise UnsupportedModel(f"{path}: {name} runs from {span}; classes are 0 to {CLASSES - 1}")
+    x, y, x_test, y_test = found = [z[k] for k in wanted]
+    if len(x) != len(y) or len(x_test) != len(y_test) or x.shape[1:] != x_test.shape[1:]:
+        raise UnsupportedModel(f"{path}: shapes {x.shape}, {y.shape}, {x_test.shape}, {y_test.shape} do not fit together")
+    return found
 
 
 def prunability(
@@ -172,25 +188,71 @@ def read_config(path: str | Path, folder: str | None = None) -> list[tuple[str, 
     Raises:
         ValueError: not TOML, or a setting nobody knows.
     """
+
+    def wrong(text: str) -> ValueError:
+        return ValueError(printable(f"{path}: {text}"))
+
     try:
-        config = tomllib.loads(Path(path).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        config = tomllib.loads(content(path, MOST_TEXT).decode())
+    except (ValueError, RecursionError) as error:
+        raise wrong(str(error)) from None
     runs, seeds = config.pop("runs", None), config.pop("seeds", 1)
-    if not isinstance(runs, list) or not runs or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"{path}: needed are seeds = N and at least one [[runs]] with a name")
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
+        raise wrong("needed is at least one [[runs]] with a name")
+    if type(seeds) is not int or not 1 <= seeds <= SEEDS:
+        raise wrong(f"needed is seeds = N from 1 to {SEEDS}, not {str(seeds)[:40]}")
     jobs = []
     for run in runs:
         settings = {**config, **run}
         name = settings.pop("name", None)
         unknown = sorted(set(settings) - set(COMMON))
-        if not isinstance(name, str) or unknown or "data" not in settings or "width" not in settings:
-            wrong = f"unknown {', '.join(unknown)}" if unknown else "name, data or width missing"
-            raise ValueError(f"{path}: run {name!r}: {wrong}; known: name, {', '.join(COMMON)}")
+        if not (isinstance(name, str) and name.isprintable()) or unknown or not {"data", "width"} <= set(settings):
+            missed = f"unknown {', '.join(unknown)}" if unknown else "name, data or width missing"
+            raise wrong(f"run {str(name)[:80]!r}: {missed}; known: name, {', '.join(COMMON)}")
+        for key, value in settings.items():
+            if needed := _misfit(key, value):
+                raise wrong(f"run {name[:80]!r}: {key} = {str(value)[:80]}; {needed}")
         if folder is not None and settings["data"] != "digits":
             settings["folder"] = folder
         jobs += [(name, Job(FUNCTION, {**settings, "seed": seed})) for seed in range(seeds)]
     return jobs
+
+
+def _misfit(key: str, value: Any) -> str | None:
+    """What a setting has to be, where it is not."""
+    if key in WHOLE:
+        return None if type(value) is int and 1 <= value < 2**31 else "a number from 1 on is needed"
+    if key == "data":
+        return None if isinstance(value, str) and value.isprintable() else "the name of data is needed"
+    if key == "bias":
+        return None if isinstance(value, bool) else "true or false is needed"
+    if key in ("noise", "penalty"):
+        kinds = {"kind": str, "convention": str, "annealed": bool}
+        plain = isinstance(value, dict) and all(
+            isinstance(v, kinds[k]) if k in kinds else _is_number(v) for k, v in value.items()
+        )
+        return None if plain else "a table of numbers is needed, but for kind, convention (names) and annealed (true or false)"
+    return None if _is_number(value) else "a finite number is needed"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**1000
+
+
+def _require_measured(one: Any, name: str) -> dict[str, Any]:
+    """A result as `prunability` gives it; a store may hold others."""
+
+    def numbers(values: list[Any]) -> bool:
+        return all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in values)
+
+    good = isinstance(one, dict) and numbers([one.get(key) for key in NUMBERS])
+    if not good or not all(
+        isinstance(one.get(key), list) and len(one[key]) == size and numbers(one[key])
+        for key, size in LISTS.items()
+        if key != "predicted" or key in one
+    ):
+        raise ValueError(f"{name}: a stored result lacks what was measured; remove its file from the store and start again")
+    return dict(one)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,9 +271,9 @@ class Table(Result):
         for name, one in zip(names, done, strict=True):
             groups.setdefault(name, [])
             if "result" in one:
-                groups[name].append(one["result"])
+                groups[name].append(_require_measured(one["result"], name))
             else:
-                failures.append(f"{name}, seed {one['arguments'].get('seed')}: {one['error']}")
+                failures.append(printable(f"{name}, seed {one['arguments'].get('seed')}: {one['error']}"))
         return Table("estimated", tuple(groups), tuple(map(tuple, groups.values())), tuple(failures))
 
     @property
@@ -226,14 +288,14 @@ class Table(Result):
             if not some:
                 continue
             line: dict[str, Any] = {"name": name, "seeds": len(some)}
-            for key in ("test", "share", "share_whole", "largest", "after", "change", "steps"):
+            for key in NUMBERS:
                 line[key] = float(np.median([one[key] for one in some]))
             line["test_worst"], line["after_worst"] = (min(one[key] for one in some) for key in ("test", "after"))
             line["largest_worst"] = max(one["largest"] for one in some)
             for key in ("at_norm", "at_contribution", "at_random"):
                 line[key] = np.median([one[key] for one in some], axis=0).tolist()
                 line[f"{key}_worst"] = np.min([one[key] for one in some], axis=0).tolist()
-            if "predicted" in some[0]:
+            if all("predicted" in one for one in some):
                 line["predicted"] = np.median([one["predicted"] for one in some], axis=0).tolist()
             found.append(line)
         return found

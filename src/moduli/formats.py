@@ -20,12 +20,10 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import math
 import os
 import re
 import sys
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -34,13 +32,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .affine import MAX_PARAMETERS, network_from_state_dict
+from .affine import network_from_state_dict
 from .certificate import Slack, exact_arrays, rounding_slack
 from .domains import Frame, Samples
 from .errors import UnsupportedModel, one_line
+from .files import MAX_FILE, atomic_write, load_arrays, unpack
 from .network import Network
 from .onnx_graph import onnx_bytes, read_onnx
-from .result import atomic_write
 
 if TYPE_CHECKING:
     pass
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
 
-MAX_FILE = 2**31
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
 FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".tflite", ".yml", ".yaml", ".json", ".mat", ".polar")
 
@@ -191,8 +188,8 @@ def _float32(net: Network) -> tuple[Network, Slack]:
 def load_samples(path: str | Path) -> Samples:
     """The rows of a `.npz` file with one two-dimensional array (or one named ``x``)."""
     file = Path(path)
+    arrays = load_arrays(file)
     with one_line(str(file)):
-        arrays = _npz_arrays(file.read_bytes(), str(file))
         tables = {name: array for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"}
         if "x" not in tables and len(tables) != 1:
             held = ', '.join(arrays) or 'nothing'
@@ -247,7 +244,9 @@ def _frame(rows: list[list[float]], inputs: int, path: Path) -> Frame | None:
         )
     if (low == -_FAR).all() and (high == _FAR).all():
         return None
-    return Frame(low, high, mean[:-1], scale[:-1], float(mean[-1]), float(scale[-1]))
+    frame = Frame(low, high, mean[:-1], scale[:-1], float(mean[-1]), float(scale[-1]))
+    _ = frame.box  # refuses bounds that are none
+    return frame
 
 
 def _nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
@@ -271,7 +270,7 @@ def _nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
 
 
 def _read_npz(data: bytes, where: str) -> Network:
-    arrays = _npz_arrays(data, where)
+    arrays = unpack(data)
     depth = sum(name.startswith("W") for name in arrays)
     wanted = [f"{part}{l}" for l in range(1, depth + 1) for part in "Wb"]
     if not depth or set(arrays) - {"slack"} != {*wanted, "activations", "output_map"}:
@@ -279,36 +278,10 @@ def _read_npz(data: bytes, where: str) -> Network:
             f"{where}: entries {', '.join(list(arrays)[:8])}; needed are W1, b1, W2, b2, ..., "
             "activations (one per hidden layer) and output_map"
         )
-    if any(arrays[name].dtype.kind != "U" for name in ("activations", "output_map")):
-        raise UnsupportedModel(f"{where}: activations and output_map must be unicode text")
+    if any(arrays[name].dtype.kind != "U" or arrays[name].ndim != k for k, name in enumerate(("output_map", "activations"))):
+        raise UnsupportedModel(f"{where}: activations (a list) and output_map must be unicode text")
     names, output_map = arrays["activations"].tolist(), str(arrays["output_map"][()])
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
-
-
-def _npz_arrays(data: bytes, where: str) -> dict[str, Any]:
-    """The arrays of an archive whose declared sizes are small enough, and true."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            total = sum(member.file_size for member in members)
-            if total > min(8 * MAX_PARAMETERS, max(2**26, 100 * len(data))) or len(members) > 10_000:
-                raise UnsupportedModel(f"{where}: {len(data)} bytes unpack to {total}; this is no archive of weights")
-            return {member.filename.removesuffix(".npy"): _npy(archive, member, where) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UnsupportedModel(f"{where}: damaged or no .npz archive ({error})") from None
-
-
-def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Any:
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise UnsupportedModel(f"{where}: {member.filename} has .npy version {version}")
-        shape, _, dtype = readers[version](file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize + file.tell() != member.file_size:
-            raise UnsupportedModel(f"{where}: {member.filename} declares {dtype} {shape} but holds {member.file_size} bytes")
-    with archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _npz_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:

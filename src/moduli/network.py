@@ -30,13 +30,20 @@ def _float64(array: Any, where: str) -> Array:
     given = np.asarray(array)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise UnsupportedModel(f"{where} has dtype {given.dtype}; real numbers are needed")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         own = np.array(given, dtype=np.float64, order="C")
-    if given.dtype.itemsize >= 8 and given.dtype != np.float64 and not np.array_equal(own.astype(given.dtype), given):
+        own += 0.0  # -0.0 and 0.0 are one number
+    if given.dtype.itemsize >= 8 and given.dtype != np.float64 and not _same(own, given):
         raise UnsupportedModel(f"{where} has dtype {given.dtype} and values that float64 cannot hold exactly; convert it first")
-    own += 0.0  # -0.0 and 0.0 are one number
     own.setflags(write=False)
     return own
+
+
+def _same(own: Array, given: Any) -> bool:
+    """Whether nothing was lost; a float beyond all integers of a type has no cast to it."""
+    if given.dtype.kind in "iu" and (own >= 2.0 ** (63 if given.dtype.kind == "i" else 64)).any():
+        return False
+    return bool(np.array_equal(own.astype(given.dtype), given))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
+MAX_AXES = 32
 
 # ONNX: values and nodes -----------------------------------------------------------------------------------------
 
@@ -113,11 +115,16 @@ class _Reader:
     def __init__(self, model: ModelProto, folder: Path | None) -> None:
         graph = model.graph
         self.folder, self.notes = folder, dict[str, int]()
+        self.made = self.held = 0  # numbers of constants: computed, and read
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
         if self.opset < 6:
             raise UnsupportedModel(
                 f"opset {self.opset}; opset 6 and later are understood, convert the model with onnx.version_converter"
             )
+        for what, entries in (("tensors", graph.initializer), ("inputs", graph.input)):
+            names = [entry.name for entry in entries]
+            if len(set(names)) < len(names):
+                raise UnsupportedModel(f"two {what} are named {next(n for n in names if names.count(n) > 1)!r}")
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = {entry.name: entry for entry in graph.input if entry.name not in self.stored}
         self.outputs = [entry.name for entry in graph.output]
@@ -194,6 +201,7 @@ class _Reader:
     def _trace(self, output: str, shape: tuple[int, ...], *, batched: bool) -> Network:
         self.rank = len(shape) if batched else 0
         self.values: dict[str, Value] = {self.input: Tensor.input(shape)}
+        self.made = self.held = 0
         self.notes = {}
         value = self.value(output)
         notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self.notes.items()]
@@ -223,9 +231,20 @@ class _Reader:
                 stack += reversed(missing)
                 continue
             open_nodes.discard(name)
-            self.values[name] = make([self.values[need] if need else None for need in needs])
+            self.values[name] = self._counted(make([self.values[need] if need else None for need in needs]), needs)
             stack.pop()
         return self.values[output]
+
+    def _counted(self, value: Value, needs: Sequence[str]) -> Value:
+        """A value, unless constants that no file stores become too many."""
+        if needs and isinstance(value, (Ball, np.ndarray)):
+            self.made += math.prod(value.shape)
+            if self.made > MAX_ENTRIES + 8 * self.held:
+                raise UnsupportedModel(
+                    f"makes constants of {self.made} numbers from {self.held} stored ones; at most {MAX_ENTRIES} and "
+                    "eight times the stored are made, fold the constants of the model first"
+                )
+        return value
 
     def _plan(self, name: str) -> tuple[tuple[str, ...], Callable[[list[Value | None]], Value]]:
         """What a value needs, and how it is made of that."""
@@ -253,6 +272,7 @@ class _Reader:
 
     def constant(self, tensor: TensorProto) -> Value:
         array: Integers = _array(tensor, self.folder)
+        self.held += array.size
         if array.dtype.kind in "iub":
             return array
         with one_line(f"tensor {tensor.name!r}"):
@@ -262,7 +282,7 @@ class _Reader:
         """The value of a stored number, for patterns."""
         node = self.makers.get(name)
         tensor = node.tensor("value") if node is not None and node.op == "Constant" else self.stored.get(name)
-        if tensor is None or math.prod(tensor.dims) != 1:
+        if tensor is None or _size(tensor.dims) != 1:
             return None
         return _number(self.constant(tensor), name)
 
@@ -301,7 +321,7 @@ def _array(tensor: TensorProto, folder: Path | None) -> Any:
         raise UnsupportedModel(f"{where} has ONNX data type {kind}; floats up to 64 bits and integers are understood")
     if any(d < 0 for d in dims):
         raise UnsupportedModel(f"{where} has shape {dims}")
-    count = math.prod(dims)
+    count = _size(dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         payload = _external(tensor, folder, count * _WIDTHS[kind], where)
         tensor = TensorProto(data_type=kind, dims=dims, raw_data=payload)
@@ -314,6 +334,12 @@ def _array(tensor: TensorProto, folder: Path | None) -> Any:
     return array
 
 
+def _size(dims: Sequence[int]) -> int:
+    if len(dims) > MAX_AXES:
+        raise UnsupportedModel(f"a tensor with {len(dims)} axes; at most {MAX_AXES} are understood")
+    return math.prod(dims)
+
+
 def _external(tensor: TensorProto, folder: Path | None, size: int, where: str) -> bytes:
     """The payload of a tensor kept in another file, which must be a regular one inside the model's folder."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -323,6 +349,8 @@ def _external(tensor: TensorProto, folder: Path | None, size: int, where: str) -
     parts = PurePosixPath(location).parts
     if not location or "\\" in location or "\0" in location or ":" in location or location.startswith("/") or ".." in parts:
         raise UnsupportedModel(f"{where} lies in {location!r}; only files inside the model's folder are read")
+    if max(map(len, map(os.fsencode, parts))) > 255 or len(location) > 1000:
+        raise UnsupportedModel(f"{where} lies in {location[:40]!r}..., a name of {len(location)} characters")
     target = (folder / location).resolve()
     if not target.is_relative_to(folder.resolve()) or not target.is_file():
         raise UnsupportedModel(f"{where} lies in {location!r}, which is no regular file inside the model's folder")
@@ -851,12 +879,12 @@ def _constant(reader: _Reader, node: _Node) -> Value:
 @_op("ConstantOfShape")
 def _constant_of_shape(reader: _Reader, node: _Node, shape: Value) -> Value:
     dims = _ints(shape, "the shape")
-    if any(d < 0 for d in dims) or math.prod(dims) > MAX_ENTRIES:
+    if any(d < 0 for d in dims) or _size(dims) > MAX_ENTRIES:
         raise UnsupportedModel(f"makes a constant of shape {dims}; at most {MAX_ENTRIES} entries are made")
     tensor = node.tensor("value")
     if tensor is None:
         return Ball.of(np.zeros(dims))
-    if math.prod(tensor.dims) != 1:
+    if _size(tensor.dims) != 1:
         raise UnsupportedModel(f"has a value of shape {tuple(tensor.dims)}; one number is needed")
     return _move(reader.constant(tensor), lambda v: np.broadcast_to(v.ravel(), dims))
 

@@ -13,12 +13,13 @@ import numpy as np
 from . import plot, solve
 from .domains import Box, Domain, Gaussian, Samples
 from .errors import BudgetExhausted, MissingExtra, ModuliError
+from .files import atomic_write
 from .formats import load
 from .lossless import MOVES, Compression, Progress, Rank
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
 from .network import Network
 from .polyhedra import MOST, Pieces, random_plane
-from .result import GLYPHS, Result, atomic_write
+from .result import GLYPHS, Result
 
 RADII = 1e-6, 1e-3, 1e-2
 STUDENTS = 16, 8, 4  # parts of the units needed

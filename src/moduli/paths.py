@@ -10,7 +10,6 @@ another through the holes. Irreducible parameters (r = h) are isolated from all 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import MAX_BYTES, difference, exact_arrays
+from .certificate import difference, exact_arrays, read_json
 from .enclosure import Array, Constant, ExactArray, Number, enclose, evaluate, linear, value
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
@@ -207,12 +206,10 @@ class PathCertificate:
         Raises:
             CertificateRejected: naming the knot that is none.
         """
-        if len(text) > MAX_BYTES:
-            raise CertificateRejected(f"a path of {len(text)} bytes; certificates up to {MAX_BYTES} are read")
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise CertificateRejected("a path certificate is a JSON object; this is no JSON") from None
+        return read_json(text, PathCertificate._of)
+
+    @staticmethod
+    def _of(data: Any) -> PathCertificate:
         if not isinstance(data, dict) or set(data) != {"schema", "a", "b", "knots"} or data["schema"] != SCHEMA:
             raise CertificateRejected(f"not a path of schema {SCHEMA}: {str(data)[:60]}")
         if not (isinstance(data["a"], str) and isinstance(data["b"], str) and isinstance(data["knots"], list)):

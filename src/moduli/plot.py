@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import MissingExtra
-from .result import atomic_write
+from .files import atomic_write
 
 BLUE, ORANGE, GREY = "#2a5c9a", "#c8722b", "#8a8f98"
 INK = "#010203"  # not black, which SVG leaves unsaid

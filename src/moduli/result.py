@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import html
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import Undecided
+from .files import atomic_write
 
 if TYPE_CHECKING:
     from .certificate import Certificate
@@ -94,24 +93,3 @@ def table(title: str, rows: list[tuple[str, str]]) -> Any:
     for row in rows:
         grid.add_row(*row)
     return Group(Text(title, style="bold"), grid)
-
-
-def atomic_write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: a temporary one beside it, then a rename."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

@@ -32,11 +32,12 @@ from . import (
 )
 from .alignment import Alignment
 from .capacity import Complexity
-from .certificate import MAX_BYTES, Certificate
+from .certificate import Certificate
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
 from .domains import Box, Domain, Gaussian, Samples
-from .errors import CertificateRejected, ShapeError
+from .errors import ShapeError
+from .files import content
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
@@ -582,10 +583,7 @@ def check(certificate: Certificate | str | Path, small: Any, large: Any) -> Verd
     'proved'
     """
     if not isinstance(certificate, Certificate):
-        file = Path(certificate)
-        if file.stat().st_size > MAX_BYTES:
-            raise CertificateRejected(f"{file}: {file.stat().st_size} bytes; certificates up to {MAX_BYTES} are read")
-        certificate = Certificate.from_json(file.read_bytes())
+        certificate = Certificate.from_json(content(certificate))
     small, large = load(small), load(large)
     certificate.verify(small, large)
     return Verdict("proved", certificate, small, large)

@@ -10,14 +10,15 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .errors import Undecided
+from .files import atomic_write, content
 from .lossless import Progress
-from .result import atomic_write
 
 AHEAD = 64
 
@@ -66,8 +67,8 @@ def run(
         For each job its function, arguments, and `result` or (for a ValueError) `error`.
 
     Raises:
-        What a job raises beside ValueError, after the results of others in flight are written. ValueError: a file of the store
-        that is no result.
+        What a job raises beside ValueError, after the results of others in flight are written. Undecided: a process of the
+        executor died. ValueError: a file of the store that is no result of its job.
 
     >>> import tempfile
     >>> jobs = [Job("statistics:fmean", {"data": [1, n]}) for n in (2, 4)]
@@ -82,26 +83,31 @@ def run(
     done = len(distinct) - len(missing)
     if progress is not None:
         progress(done, len(distinct), "jobs")
-    for job, result in _results(missing, executor):
-        atomic_write(_file(folder, job.key), json.dumps(result, allow_nan=True).encode())
-        done += 1
-        if progress is not None:
-            progress(done, len(distinct), "jobs")
-    return [_read(_file(folder, job.key)) for job in listed]
+    try:
+        for job, result in _results(missing, executor):
+            atomic_write(_file(folder, job.key), json.dumps(result, allow_nan=True).encode())
+            done += 1
+            if progress is not None:
+                progress(done, len(distinct), "jobs")
+    except BrokenExecutor:
+        kept = f"{done} of {len(distinct)} results are in {folder}; start again and only the rest is done"
+        raise Undecided(f"a worker process died, killed or out of memory; {kept}") from None
+    return [_read(_file(folder, job.key), job) for job in listed]
 
 
 def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, job: Job) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
-    except ValueError:
-        data = None
-    if not isinstance(data, dict) or not {"result", "error"} & data.keys():
-        raise ValueError(f"{path} is no result of a job; remove it and start again")
-    return data
+        data = json.loads(content(path))
+        ours = isinstance(data, dict) and {**data, **json.loads(json.dumps(job._call))} == data
+    except (ValueError, RecursionError):
+        ours = False
+    if not ours or ("result" in data) == ("error" in data) or not isinstance(data.get("error", ""), str):
+        raise ValueError(f"{path} is no result of its job; remove it and start again")
+    return dict(data)
 
 
 def _results(jobs: list[Job], executor: Executor | None) -> Iterable[tuple[Job, dict[str, Any]]]:
@@ -113,7 +119,10 @@ def _results(jobs: list[Job], executor: Executor | None) -> Iterable[tuple[Job, 
     failed: BaseException | None = None
     while True:
         while failed is None and len(flying) < AHEAD and (job := next(left, None)) is not None:
-            flying[executor.submit(job)] = job
+            try:
+                flying[executor.submit(job)] = job
+            except BrokenExecutor as broken:
+                failed = broken
         if not flying:
             break
         for future in wait(flying, return_when=FIRST_COMPLETED).done:
