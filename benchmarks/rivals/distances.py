@@ -13,7 +13,7 @@ BOX = mo.Box(-1, 1)
 
 
 def shown(low: float, high: float) -> tuple[str, str, str]:
-    return f"{low:.6f}", f"{high:.6f}", "yes" if high - low <= 1e-6 * high else "no"
+    return f"{low:.6f}", f"{high:.6f}", "yes" if low >= (1 - 1e-6) * high else "no"
 
 
 def main() -> None:
