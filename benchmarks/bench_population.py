@@ -110,7 +110,7 @@ def students(name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int
         line(name, m, *cheap, picked, shown(gauss, g), f"{g.square / gauss.variance:.2g}", shown(data, e),
              round(mid - start, 1), round(end - mid, 1))
     basis = np.column_stack([np.ones(len(x)), x])
-    y = np.column_stack([np.ones(len(held)), held]) @ np.linalg.lstsq(basis, net.logits(x))[0]
+    y = np.column_stack([np.ones(len(held)), held]) @ np.linalg.lstsq(basis, net.logits(x), rcond=None)[0]
     own = f"; the network itself {scored(truth, truth, labels)}" if labels is not None else ""
     line(name, "linear map", scored(y, truth, labels) + own)
 

@@ -243,7 +243,7 @@ class _Task:
         """Deep networks: errors on points that a Gaussian's fit has not seen."""
         square = float(np.square(small.logits(self.fresh) - self.truth).sum(axis=1).mean())
         basis = np.column_stack([np.ones(len(self.x)), self.x - self.x.mean(axis=0)])
-        map_ = np.linalg.lstsq(basis, self.values)[0]
+        map_ = np.linalg.lstsq(basis, self.values, rcond=None)[0]
         fresh = np.column_stack([np.ones(len(self.fresh)), self.fresh - self.x.mean(axis=0)])
         linear = float(np.square(fresh @ map_ - self.truth).sum(axis=1).mean())
         variance = float(self.truth.var(axis=0).sum())

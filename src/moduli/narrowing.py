@@ -151,7 +151,7 @@ class Empirical(Goal):
         rest = self.raw - self.activation(self.z @ fit.units.row.T + fit.units.mean) @ fit.outer
         slope = np.zeros((rest.shape[1], self.z.shape[1]))
         if self.skip:
-            slope = np.linalg.lstsq(self.z - self.z.mean(axis=0), rest - rest.mean(axis=0))[0].T
+            slope = np.linalg.lstsq(self.z - self.z.mean(axis=0), rest - rest.mean(axis=0), rcond=None)[0].T
         return slope, np.asarray(rest.mean(axis=0) - slope @ self.z.mean(axis=0))
 
     def pairs(self, count: int) -> int:
