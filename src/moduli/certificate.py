@@ -506,9 +506,11 @@ class Certificate:
         Raises:
             CertificateRejected: naming the move or the claim that fails.
         """
+        if (small.digest, large.digest) == (self.large, self.small) != (self.small, self.large):
+            raise CertificateRejected("the networks are swapped: give the smaller one first, the original second")
         for side, net, digest in (("large", large, self.large), ("small", small, self.small)):
             if net.digest != digest:
-                raise CertificateRejected(f"the {side} network has digest {net.digest}; the certificate is about {digest}")
+                raise CertificateRejected(f"the {side} network is not the certified one: digest {net.digest}, not {digest}")
         if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
         if self.region is not None:
@@ -548,7 +550,7 @@ class Certificate:
         try:
             data = json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_int=_short_int)
         except (ValueError, RecursionError) as error:
-            raise CertificateRejected(f"not a JSON certificate: {error}") from None
+            raise CertificateRejected(f"no certificate, which is JSON as in OUT.cert.json ({error})") from None
         fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near", "region"} != fields:
             raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")

@@ -6,10 +6,8 @@ Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 can
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +17,16 @@ import click
 
 import moduli as mo
 
+from .terminal import MODEL, PAGE, PICTURE, bar, fail_with, processes, show, show_rows, writing
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from .distillation import ErrorCurve
     from .domains import Domain, Samples
-    from .lossless import Compression, Progress
+    from .lossless import Compression
     from .network import Network
     from .proximate import RankCurve
-    from .result import Result
 
 DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
@@ -51,6 +50,9 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "budget": click.option("--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes."),
         "on": click.option("--on", default="all", show_default=True, metavar="D", help=DOMAINS),
         "activation": click.option("--activation", help="Hidden activation, for files that store none (state dicts)."),
+        "input_shape": click.option(
+            "--input-shape", metavar="N[,N...]", help="Of one input, where an ONNX file leaves it open."
+        ),
         "output": click.option("--output", "output", help="Name of the output to read, where an ONNX file has several."),
         "keys": click.option("--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."),
     }
@@ -63,14 +65,18 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return wrap
 
 
-_SOURCE = ("activation", "output", "keys")
+_SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
 
 
-def _load(model: str, activation: str | None = None, output: str | None = None, keys: str | None = None) -> Network:
+def _load(
+    model: str, *, activation: str | None, output: str | None, keys: str | None, input_shape: str | None
+) -> Network:
     from .formats import load
 
-    return load(model, activation=activation, output=output, keys=tuple(keys.split(",")) if keys else None)
+    names = tuple(keys.split(",")) if keys else None
+    shape = None if input_shape is None else _numbers("--input-shape", input_shape)
+    return load(model, activation=activation, output=output, keys=names, input_shape=shape)
 
 
 def _domain(text: str) -> Domain:
@@ -86,58 +92,15 @@ def _domain(text: str) -> Domain:
         try:
             low, high = map(float, body.split(","))
         except ValueError:
-            raise click.UsageError(f"--on {text}: write box:LO,HI with two numbers, or box:FILE.vnnlib") from None
+            raise ValueError(f"--on {text}: write box:LO,HI with two numbers, or box:FILE.vnnlib") from None
+        if low > high:
+            raise ValueError(f"--on {text}: {low:g} exceeds {high:g}; write box:{high:g},{low:g}")
         return mo.Box(low, high)
     if text.endswith(".npz"):
         from .formats import load_samples
 
         return load_samples(text)
-    raise click.UsageError(f"--on {text}: write all, box:LO,HI, box:FILE.vnnlib, gaussian or FILE.npz")
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """A bar on a terminal, for work over a second."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    started, bar = time.monotonic(), Bar(console=Console(stderr=True), transient=True)
-    task = bar.add_task("", start=True)
-
-    def step(done: int, total: int | None, label: str) -> None:
-        if time.monotonic() - started > 1:
-            bar.start()
-            bar.update(task, completed=done, total=total, description=label)
-
-    try:
-        yield step
-    finally:
-        bar.stop()
-
-
-def _show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
-    if quiet:
-        return
-    if as_json:
-        click.echo(json.dumps({**result.to_json(), **extra}))
-        return
-    _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
-
-
-def _print(title: str, rows: list[tuple[str, str]]) -> None:
-    from .result import table
-
-    _console().print(table(title, rows))
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    raise ValueError(f"--on {text}: write all, box:LO,HI, box:FILE.vnnlib, gaussian or FILE.npz")
 
 
 @cli.command()
@@ -168,13 +131,13 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
             rows.append(
                 ("box", f"operating box in the header: {net.frame.low.tolist()} to {net.frame.high.tolist()} (physical units)")
             )
-        _print(model, rows)
+        show_rows(model, rows)
 
 
 @cli.command()
 @click.argument("model")
 @click.option(
-    "-o", "--out", required=True, metavar="OUT", help="Where the smaller model goes; OUT.cert.json appears beside it."
+    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the smaller model goes, with OUT.cert.json beside it."
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
 @click.option("--eps", type=float, default=0.0, help="Allowed error: root mean square, or largest on a box; with --on.")
@@ -194,51 +157,45 @@ def compress(
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
-        raise click.UsageError(f"{out} is the model itself; choose another name for the smaller one")
+        raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
     from .lossless import Compression
 
     net = _load(model, **source)
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         small = mo.compress(
             net, on=_domain(on), eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, progress=progress
         )
     if not isinstance(small, Compression):
         small = small.rounded(dtype or net.dtype)
-        with _writing(Path(out)):
-            return _show(small, as_json, quiet, written=str(mo.save(small.network, out, dtype=dtype or net.dtype)))
+        with writing(Path(out)):
+            target = mo.save(small.network, out, dtype=dtype or net.dtype)
+        return show(small, as_json, quiet, written=str(target))
     written, proof = _write(small, Path(out), dtype or net.dtype)
-    _show(written, as_json, quiet, written=out, proof=str(proof))
+    show(written, as_json, quiet, written=out, proof=str(proof))
 
 
 def _units(text: str | None) -> int | list[int] | None:
-    if text is None:
-        return None
+    numbers = None if text is None else _numbers("--units", text)
+    return numbers[0] if numbers and len(numbers) == 1 else numbers
+
+
+def _numbers(option: str, text: str) -> list[int]:
     try:
-        numbers = [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.UsageError(f"--units {text}: write a number, or one per hidden layer as in 32,16") from None
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """A target that cannot be written is a matter of usage, not of reading."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
+        raise ValueError(f"{option} {text}: write a whole number, or several as in 32,16") from None
 
 
 def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path]:
     """Write model and certificate, both or neither; returns the compression that the files hold."""
     proof, new = out.with_name(out.name + ".cert.json"), not out.exists()
     rounded = small.rounded(dtype)
-    with _writing(out):
+    with writing(out):
         target = mo.save(small.network, out, dtype=dtype)
     try:
-        with _writing(proof):
+        with writing(proof):
             return rounded, rounded.save(proof)
-    except ValueError:
+    except BaseException:
         if new:
             target.unlink(missing_ok=True)
         raise
@@ -253,18 +210,15 @@ def rank(model: str, radius: float, on: str, as_json: bool, quiet: bool, seed: i
 
     Example: moduli rank zoo:digits-tanh
     """
-    with _progress(quiet) as progress:
-        _show(
-            mo.rank(_load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, progress=progress),
-            as_json,
-            quiet,
-        )
+    with bar(quiet) as progress:
+        answer = mo.rank(_load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, progress=progress)
+    show(answer, as_json, quiet)
 
 
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--radii", metavar="LO,HI,N", help="N radii from LO to HI; by default 25 from 0 to where every unit can vanish.")
-@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @click.option("--units", metavar="M,M,...", help="Sizes of the students; by default halves of halves; with --on.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @_options("on", *_COMMON, *_SOURCE)
@@ -281,21 +235,21 @@ def curve(
     nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
-    with _progress(quiet) as progress, _workers(workers) as executor:
+    with bar(quiet) as progress, processes(workers) as executor:
         if domain is None:
             answer = mo.rank_curve(nets, radii=steps, budget=budget, executor=executor, progress=progress)
         elif isinstance(domain, mo.Box) or len(nets) > 1:
-            raise click.UsageError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
+            raise ValueError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
         else:
             sizes = [sizes] if isinstance(sizes, int) else sizes
             answer = mo.error_curve(nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress)
     if out is None:
-        return _show(answer, as_json, quiet)
+        return show(answer, as_json, quiet)
     from .plot import save
 
-    with _writing(Path(out)):
+    with writing(Path(out)):
         target = save(answer.plot(), out)
-    _show(answer, as_json, quiet, written=str(target))
+    show(answer, as_json, quiet, written=str(target))
 
 
 def _radii(text: str | None) -> list[float] | None:
@@ -307,20 +261,8 @@ def _radii(text: str | None) -> list[float] | None:
         if not (0 <= first <= last < 2.0**1000 and 1 <= steps <= 10**6):
             raise ValueError
     except ValueError:
-        raise click.UsageError(f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N") from None
+        raise ValueError(f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N") from None
     return [first + (last - first) * k / max(1, steps - 1) for k in range(steps)]
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[Executor | None]:
-    if count == 1:
-        yield None
-        return
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
-        yield executor
 
 
 @cli.command()
@@ -333,7 +275,9 @@ def check(certificate: str, small: str, large: str, as_json: bool, quiet: bool, 
 
     Example: moduli check small.onnx.cert.json small.onnx controller.onnx
     """
-    _show(mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source)), as_json, quiet)
+    with bar(quiet):
+        verdict = mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source))
+    show(verdict, as_json, quiet)
 
 
 def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
@@ -352,7 +296,7 @@ def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed:
 
     Example: moduli equal controller.onnx small.onnx
     """
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         answer = mo.equivalent(
             _load(a, **_fitting(a, source)),
             _load(b, **_fitting(b, source)),
@@ -362,7 +306,7 @@ def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed:
             seed=seed,
             progress=progress,
         )
-    _show(answer, as_json, quiet)
+    show(answer, as_json, quiet)
     sys.exit(ANSWER.get(answer.status, 0))
 
 
@@ -375,14 +319,15 @@ def distance(a: str, b: str, on: str, as_json: bool, quiet: bool, seed: int, bud
 
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         nets = _load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))
-        _show(mo.distance(*nets, on=_domain(on), budget=budget, seed=seed, progress=progress), as_json, quiet)
+        answer = mo.distance(*nets, on=_domain(on), budget=budget, seed=seed, progress=progress)
+    show(answer, as_json, quiet)
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the normal form goes (float64).")
+@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the normal form goes (float64).")
 @_options("json", "quiet", *_SOURCE)
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
     """Write the normal form: reduced, signs and scales fixed, units sorted.
@@ -390,24 +335,23 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     Example: moduli canon controller.onnx -o normal.onnx
     """
     net = _load(model, **source)
-    with _progress(quiet) as progress:
-        form = mo.canonical(net, progress=progress)
-    with _writing(Path(out)):
+    with bar(quiet) as progress:
+        form, mark = mo.canonical(net, progress=progress), mo.signature(net)
+    with writing(Path(out)):
         target = mo.save(form, out)
-    mark = mo.signature(net)
     data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
     if as_json:
         click.echo(json.dumps({"schema": "moduli.canon/1", **data, "written": str(target)}))
     elif not quiet:
         means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
         rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
-        _print(f"normal form of {model}", [*rows, ("written", str(target))])
+        show_rows(f"normal form of {model}", [*rows, ("written", str(target))])
 
 
 @cli.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where A, moved onto B, goes.")
+@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where A, moved onto B, goes.")
 @click.option("--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True)
 @click.option("--merge", metavar="T", type=click.FloatRange(0, 1), help="Write the network at T from A (0) to B (1) instead.")
 @_options("on", "json", "quiet", "seed", *_SOURCE)
@@ -420,13 +364,14 @@ def align(
     """
     nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
     if isinstance(domain, mo.Box):
-        raise click.UsageError(f"--on {on}: activations and barriers are compared on gaussian or FILE.npz")
-    found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
-    barrier = None if domain is None else found.barrier(domain, seed=seed)
-    with _writing(Path(out)):
+        raise ValueError(f"--on {on}: activations and barriers are compared on gaussian or FILE.npz")
+    with bar(quiet):
+        found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
+        barrier = None if domain is None else found.barrier(domain, seed=seed)
+    with writing(Path(out)):
         target = mo.save(found.network if merge is None else found.merge(merge), out, dtype=nets[0].dtype)
     extra = {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
-    _show(found, as_json, quiet, **extra, written=str(target))
+    show(found, as_json, quiet, **extra, written=str(target))
 
 
 @cli.command()
@@ -437,7 +382,7 @@ def align(
 @click.option("--samples", metavar="N|FILE.npz", help="Number of training samples, or the samples.")
 @click.option("--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number.")
 @click.option("--delta", type=float, default=0.05, show_default=True, help="Gaps hold with probability 1 - delta.")
-@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @_options("json", "quiet", *_SOURCE)
 def complexity(
     model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
@@ -451,17 +396,18 @@ def complexity(
     """
     widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
     net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
-    answer = mo.complexity(
-        net, activation=activation if widths else None, bound=bound, input_bound=input_bound, norm=norm,
-        samples=_samples(samples), accuracy=accuracy, delta=delta,
-    )  # fmt: skip
+    with bar(quiet):
+        answer = mo.complexity(
+            net, activation=activation if widths else None, bound=bound, input_bound=input_bound, norm=norm,
+            samples=_samples(samples), accuracy=accuracy, delta=delta,
+        )  # fmt: skip
     extra = {}
     if out is not None:
         from .plot import save
 
-        with _writing(Path(out)):
+        with writing(Path(out)):
             extra["written"] = str(save(answer.plot()[0], out))
-    _show(answer, as_json, quiet, **extra)
+    show(answer, as_json, quiet, **extra)
 
 
 def _samples(text: str | None) -> int | Samples | None:
@@ -472,7 +418,7 @@ def _samples(text: str | None) -> int | Samples | None:
     try:
         return int(text)
     except ValueError:
-        raise click.UsageError(f"--samples {text}: write a number, or FILE.npz") from None
+        raise ValueError(f"--samples {text}: write a number, or FILE.npz") from None
 
 
 @cli.command()
@@ -484,15 +430,15 @@ def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget:
 
     Example: moduli identify controller.onnx --on box:-1,1
     """
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         answer = mo.identifiable(_load(model, **source), on=_domain(on), budget=budget, seed=seed, progress=progress)
-    _show(answer, as_json, quiet)
+    show(answer, as_json, quiet)
     sys.exit(ANSWER.get(answer.status, 0))
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", required=True, type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib; of the slice, if there is one.")
 @click.option("--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True)
 @click.option("--slice", "plane", metavar="FILE.npz", help="origin, u (and v): a slice of the inputs; or random.")
@@ -508,11 +454,11 @@ def plot(
     from .plot import save
 
     net = _load(model, **source)
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         found = mo.pieces(net, on=_domain(on), slice=_plane(plane, net.widths[0], seed), budget=budget, progress=progress)
-    with _writing(Path(out)):
+    with writing(Path(out)):
         target = save(found.plot(color=color), out)
-    _show(found, as_json, quiet, written=str(target))
+    show(found, as_json, quiet, written=str(target))
 
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
@@ -525,20 +471,20 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
         return None
     if text == "random":
         if inputs < 2:
-            raise click.UsageError(f"--slice random: the model has {inputs} input; leave it out")
+            raise ValueError(f"--slice random: the model has {inputs} input; leave it out")
         return random_plane(inputs, seed)
     if not text.endswith(".npz"):
-        raise click.UsageError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
+        raise ValueError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
     with np.load(text, allow_pickle=False) as z:
         names = [name for name in ("origin", "u", "v") if name in z.files]
         if names[:2] != ["origin", "u"]:
-            raise click.UsageError(f"--slice {text} holds {', '.join(z.files)}; needed are origin, u and, for a plane, v")
+            raise ValueError(f"--slice {text} holds {', '.join(z.files)}; needed are origin, u and, for a plane, v")
         return tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the page goes (.html).")
+@click.option("-o", "--out", required=True, type=PAGE, metavar="OUT", help="Where the page goes (.html).")
 @click.option("--budget", type=click.IntRange(4), default=2_000, show_default=True, help="Search nodes of each question.")
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any) -> None:
@@ -548,20 +494,19 @@ def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: boo
     """
     from .page import build
 
-    if Path(out).suffix not in (".html", ".htm"):
-        raise click.UsageError(f"-o {out}: a report is written as .html")
     given = [f"--{key} {shlex.quote(value)}" for key, value in source.items() if value]
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load(model, **source), _domain(on)
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         page = build(net, model, typed, domain, on, budget, seed, progress)
-    with _writing(Path(out)):
-        _show(page, as_json, quiet, written=str(page.save(out)))
+    with writing(Path(out)):
+        written = str(page.save(out))
+    show(page, as_json, quiet, written=written)
 
 
 @cli.command()
 @click.argument("data")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the trained network goes.")
+@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the trained network goes.")
 @click.option("--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units.")
 @click.option("--alpha", type=float, help="Heavy-tailed noise of this index; 2 for Gaussian.")
 @click.option("--sigma", type=float, default=0.05, show_default=True, help="Scale of the noise; with --alpha.")
@@ -589,21 +534,21 @@ def train(
     module = perceptron(told.x.shape[1], width, outputs, seed=seed)
     noise = None if alpha is None else {"alpha": alpha, "sigma": sigma, "kind": kind}
     penalty = None if group_lasso is None else {"group_lasso": group_lasso}
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         run = fit(module, told.x, told.y, steps=steps, lr=lr, noise=noise, penalty=penalty, seed=seed, progress=progress)
     net = run.network
     found = measure(net, told.x.astype(float), told.x_test.astype(float), told.y_test, seed=seed)
-    with _writing(Path(out)):
+    with writing(Path(out)):
         target = mo.save(net, out, dtype=net.dtype)
     if as_json:
-        return _show(run, as_json, quiet, measured=found, written=str(target))
+        return show(run, as_json, quiet, measured=found, written=str(target))
     shown = {
         f"test {run.measure}": f"{found['test']:.4g}",
         "prunable share": f"{found['share']:.3g} (units that hold a tenth of the squared norm)",
         f"{run.measure} without them": f"{found['after']:.4g}", "change of the function": f"{found['change']:.3g}",
         "largest unit holds": f"{found['largest']:.3g} of the squared norm",
     }  # fmt: skip
-    _show(run, as_json, quiet, **shown, written=str(target))
+    show(run, as_json, quiet, **shown, written=str(target))
 
 
 @cli.command()
@@ -612,7 +557,7 @@ def train(
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster, such as tcp://host:8786.")
 @click.option("--folder", metavar="DIR", help="Where data files named in CONFIG lie.")
-@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @_options("json", "quiet")
 def sweep(
     config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool,
@@ -626,18 +571,18 @@ def sweep(
     from .sweep import run
 
     if scheduler is not None and workers > 1:
-        raise click.UsageError("--workers are processes here, --scheduler a cluster: give one of them")
+        raise ValueError("--workers are processes here, --scheduler a cluster: give one of them")
     jobs = read_config(config, folder)
-    with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
+    with bar(quiet) as progress, _cluster(scheduler) if scheduler else processes(workers) as executor:
         done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}
     if out is not None:
         from .plot import save
 
-        with _writing(Path(out)):
+        with writing(Path(out)):
             extra["written"] = str(save(answer.plot()[0], out))
-    _show(answer, as_json, quiet, **extra)
+    show(answer, as_json, quiet, **extra)
     sys.exit(1 if answer.failures else 0)
 
 
@@ -668,43 +613,30 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
 
     folder = Path(out)
     net = mo.load("zoo:digits-tanh")
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
     target = folder / "digits-tanh-small.onnx"
     small, proof = _write(lossless.compress(net), target, net.dtype)
     verdict = mo.check(proof, target, large)
-    _show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
+    show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
 
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="moduli", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
-    except mo.ModuliError as error:
-        _fail(str(error), error.exit_code)
+    except click.Abort as error:
+        fail_with(error.__cause__ or KeyboardInterrupt())
     except BrokenPipeError:
         sys.exit(0)
-    except FileNotFoundError as error:
-        _fail(f"{error.filename}: no such file or folder", 4)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 4)
-    except (ValueError, MemoryError) as error:
-        _fail(str(error) or "not enough memory", 2)
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"moduli: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    except (click.UsageError, mo.ModuliError, KeyboardInterrupt, OSError, ValueError, MemoryError) as error:
+        fail_with(error)
 
 
 if __name__ == "__main__":

@@ -457,7 +457,7 @@ def curve(
         try:
             ball(net, 0.0)
         except CertificateRejected as error:
-            raise ValueError(f"{error}; rank(net, radius=...) gives an upper bound") from None
+            raise ValueError(f"{error}; `rank` with a radius gives an upper bound") from None
     if radii is None:
         radii = np.linspace(0.0, max(_vanishing(net) for net in nets), 25).tolist()
     steps = np.unique(np.asarray(radii, dtype=np.float64))

@@ -1,0 +1,200 @@
+"""What the commands share: the bar, the printing of answers, files that can be written, and failing in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from .errors import ModuliError
+from .result import table
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from .lossless import Progress
+    from .result import Result
+
+# Asking ---------------------------------------------------------------------------------------------------------
+
+
+class Target(click.ParamType[str]):
+    """A file that a command writes, refused before the work if its suffix or its folder cannot be."""
+
+    name = "file"
+
+    def __init__(self, *suffixes: str) -> None:
+        self.suffixes = suffixes
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = Path(value)
+        if path.suffix.lower() not in self.suffixes:
+            raise ValueError(f"cannot write {value}: the suffix {path.suffix!r} is none of {' '.join(self.suffixes)}")
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {value}: there is no folder {path.parent}; make it, or choose another place")
+        return value
+
+
+MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
+PICTURE = Target(".svg", ".png", ".pdf")
+PAGE = Target(".html", ".htm")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """A target that cannot be written is a matter of usage, not of reading."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
+
+
+# Waiting --------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and how far the work was."""
+
+
+@contextmanager
+def bar(quiet: bool) -> Iterator[Progress]:
+    """A bar on a terminal, for work over a second; interrupted, the last that was told of the work is said."""
+    last = ""
+    with _drawn(quiet) as draw:
+
+        def step(done: int, total: int | None, label: str) -> None:
+            nonlocal last
+            last = f"{label} ({done} of {total})" if total else label
+            draw(done, total, label)
+
+        try:
+            yield step
+        except KeyboardInterrupt:
+            raise Interrupted(last) from None
+
+
+@contextmanager
+def _drawn(quiet: bool) -> Iterator[Progress]:
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, label: None
+        return
+    from threading import Timer
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    shown = Progress(console=Console(stderr=True), transient=True)
+    task, timer = shown.add_task("working", total=None), Timer(1, shown.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda done, total, label: shown.update(task, completed=done, total=total, description=label)
+    finally:
+        timer.cancel()
+        timer.join()
+        shown.stop()
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor | None]:
+    """Processes, which end with this one."""
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+    from signal import SIG_IGN, SIGINT, signal
+
+    executor = ProcessPoolExecutor(count, get_context("spawn"), initializer=signal, initargs=(SIGINT, SIG_IGN))
+    try:
+        yield executor
+    except BaseException:
+        for child in active_children():
+            child.terminate()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+# Answering ------------------------------------------------------------------------------------------------------
+
+
+def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
+    if quiet:
+        return
+    if as_json:
+        click.echo(json.dumps({**result.to_json(), **extra}))
+        return
+    _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+
+
+def show_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    _console().print(table(title, list(rows)))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+# Failing --------------------------------------------------------------------------------------------------------
+
+SPOKEN = (
+    (r"on=Box\(([^,()]+), ([^()]+)\)", r"--on box:\1,\2"), (r"on=Box\b", "--on box"), (r"on=Gaussian(\(\))?", "--on gaussian"),
+    (r"on=Samples(\(x\))?", "--on FILE.npz"), (r"on=None", "--on all"), (r"slice=\(origin, u, v\)", "--slice random"),
+    (r"\binput_shape=", "--input-shape "), (r"\b(keys|output)=,", r"--\1,"),
+    (r"\b(on|eps|radius|units|budget|seed|activation|output|keys|by|radii|bound|samples)='?([^',;) ]*)'?", r"--\1 \2"),
+)  # fmt: skip
+
+
+def spoken(message: str) -> str:
+    """A message of the library in one line, its keywords as options."""
+    for keyword, option in SPOKEN:
+        message = re.sub(keyword, option, message)
+    return " ".join(message.split())
+
+
+def fail(message: str, code: int) -> NoReturn:
+    click.echo(f"moduli: {spoken(message)}", err=True)
+    sys.exit(code)
+
+
+def fail_with(error: BaseException) -> NoReturn:
+    """One line and the exit code for whatever went wrong."""
+    if isinstance(error, KeyboardInterrupt):
+        fail(f"interrupted{f' at: {error}' if str(error) else ''}; nothing was written", 130)
+    if isinstance(error, click.UsageError):
+        fail(_usage(error), 2)
+    if isinstance(error, ModuliError):
+        fail(str(error), error.exit_code)
+    if isinstance(error, FileNotFoundError):
+        fail(f"{error.filename}: no such file or folder{_nearby(str(error.filename))}", 4)
+    if isinstance(error, OSError):
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 4)
+    fail(str(error) or "not enough memory", 2)
+
+
+def _usage(error: click.UsageError) -> str:
+    """What was typed wrong, and how it is typed."""
+    message, command = error.format_message().rstrip("."), error.ctx.command if error.ctx else None
+    example = re.search(r"Example: (.+)", (command and command.help) or "")
+    way_out = f"as in: {example[1]}" if example else "moduli --help lists the commands"
+    return f"{message[0].lower()}{message[1:]}; {way_out}"
+
+
+def _nearby(name: str) -> str:
+    """The file that was meant, perhaps."""
+    path = Path(name)
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, 1, 0.8)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
