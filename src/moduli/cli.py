@@ -573,7 +573,8 @@ def sweep(
     if scheduler is not None and workers > 1:
         raise ValueError("--workers are processes here, --scheduler a cluster: give one of them")
     jobs = read_config(config, folder)
-    with bar(quiet) as progress, _cluster(scheduler) if scheduler else processes(workers) as executor:
+    kept = f"finished runs are kept in {store}, the same command does the rest"
+    with bar(quiet, kept) as progress, _cluster(scheduler) if scheduler else processes(workers) as executor:
         done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}

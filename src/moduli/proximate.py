@@ -469,7 +469,7 @@ def curve(
     for k, point in enumerate(run(_point, *zip(*jobs, strict=True), [budget] * len(jobs))):
         points[k] = point
         if progress is not None:
-            progress(k + 1, len(jobs), f"radius {jobs[k][1]:.4g}")
+            progress(k + 1, len(jobs), f"rank in [{point[0]}, {point[1]}] at radius {jobs[k][1]:.4g}")
     lowers, uppers, greedies, nodes = points.T.reshape(4, len(nets), len(steps))
     lowers = np.maximum.accumulate(lowers[:, ::-1], axis=1)[:, ::-1]
     uppers, greedies = np.minimum.accumulate(uppers, axis=1), np.minimum.accumulate(greedies, axis=1)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,15 +60,22 @@ def writing(out: Path) -> Iterator[None]:
 # Waiting --------------------------------------------------------------------------------------------------------
 
 
+SHOW_CURSOR = "\x1b[?25h"
+
+
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, and how far the work was."""
+    """Ctrl-C: how far the work was, and what stays of it."""
 
 
 @contextmanager
-def bar(quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal, for work over a second; interrupted, the last that was told of the work is said."""
+def bar(quiet: bool, kept: str = "nothing was written") -> Iterator[Progress]:
+    """A bar on a terminal, for work over a second. Interrupted, the last that the work told is said, and what is kept."""
     last = ""
-    with _drawn(quiet) as draw:
+
+    def said() -> str:
+        return f"interrupted{f' at: {last}' if last else ''}; {kept}"
+
+    with _drawn(quiet) as draw, _ends_soon(said):
 
         def step(done: int, total: int | None, label: str) -> None:
             nonlocal last
@@ -78,7 +85,43 @@ def bar(quiet: bool) -> Iterator[Progress]:
         try:
             yield step
         except KeyboardInterrupt:
-            raise Interrupted(last) from None
+            raise Interrupted(said()) from None
+
+
+@contextmanager
+def _ends_soon(said: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C ends within a second, also in a solver's own code, which does not return to Python before it is done."""
+    from multiprocessing import active_children
+    from signal import SIGINT, set_wakeup_fd
+    from socket import socketpair
+    from threading import Event, Thread, current_thread, main_thread
+
+    if current_thread() is not main_thread():
+        yield
+        return
+    (here, there), over = socketpair(), Event()
+
+    def watch() -> None:
+        while (came := here.recv(1)) not in (bytes([SIGINT]), b""):
+            pass
+        if came and not over.wait(0.8):
+            for child in active_children():
+                child.terminate()
+            click.echo(f"{SHOW_CURSOR if sys.stderr.isatty() else ''}\nmoduli: {said()}", err=True)
+            os._exit(130)
+
+    there.setblocking(False)
+    before = set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        set_wakeup_fd(before)
+        there.close()
+        watcher.join()
+        here.close()
 
 
 @contextmanager
@@ -89,14 +132,21 @@ def _drawn(quiet: bool) -> Iterator[Progress]:
     from threading import Timer
 
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    shown = Progress(console=Console(stderr=True), transient=True)
+    times = TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")
+    shown = Progress("{task.description}", BarColumn(), *times, console=Console(stderr=True), transient=True)
     task, timer = shown.add_task("working", total=None), Timer(1, shown.start)
     timer.daemon = True
     timer.start()
+
+    def step(done: int, total: int | None, label: str) -> None:
+        """A stage that is complete leaves the bar open: another may follow."""
+        still = total if total and done < total else None
+        shown.update(task, completed=done if still else 0, total=still, description=label)
+
     try:
-        yield lambda done, total, label: shown.update(task, completed=done, total=total, description=label)
+        yield step
     finally:
         timer.cancel()
         timer.join()
@@ -172,7 +222,7 @@ def fail(message: str, code: int) -> NoReturn:
 def fail_with(error: BaseException) -> NoReturn:
     """One line and the exit code for whatever went wrong."""
     if isinstance(error, KeyboardInterrupt):
-        fail(f"interrupted{f' at: {error}' if str(error) else ''}; nothing was written", 130)
+        fail(str(error) or "interrupted; files are written whole or not at all", 130)
     if isinstance(error, click.UsageError):
         fail(_usage(error), 2)
     if isinstance(error, ModuliError):
