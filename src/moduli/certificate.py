@@ -500,6 +500,10 @@ class Certificate:
     near: Near | None = None
     region: Region | None = None
 
+    def __repr__(self) -> str:
+        moves = len(self.large_moves) + len(self.small_moves)
+        return f"<certificate: {self.small[:19]}... is {self.large[:19]}... after {moves} moves, slack {self.slack}>"
+
     def verify(self, small: Network, large: Network) -> None:
         """Check the claim for two networks, trusting nothing but this module, those it imports, and the two networks.
 

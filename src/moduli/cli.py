@@ -32,12 +32,22 @@ DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Ordered(click.Group):
+    """Lists its commands from the first to need to the last."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        first = ["demo", "info", "compress", "check", "report", "rank", "equal", "distance"]
+        return first + [name for name in self.commands if name not in first]
+
+
+@click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(mo.__version__, prog_name="moduli")
 def cli() -> None:
     """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
 
     MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt) or zoo:NAME. Try: moduli demo
+
+    Exit codes: 0 yes or done, 1 no, 2 usage, 3 undecided, 4 cannot read.
     """
 
 
@@ -47,8 +57,10 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         "quiet": click.option("--quiet", is_flag=True, help="Print nothing; the exit code answers."),
         "seed": click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random choice."),
-        "budget": click.option("--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes."),
-        "on": click.option("--on", default="all", show_default=True, metavar="D", help=DOMAINS),
+        "budget": click.option(
+            "--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes, never seconds."
+        ),
+        "on": click.option("--on", default="all", show_default=True, metavar="D", help=f"Inputs that count: {DOMAINS}."),
         "activation": click.option("--activation", help="Hidden activation, for files that store none (state dicts)."),
         "input_shape": click.option(
             "--input-shape", metavar="N[,N...]", help="Of one input, where an ONNX file leaves it open."
@@ -107,8 +119,9 @@ def _domain(text: str) -> Domain:
 @click.argument("model")
 @_options("json", "quiet", *_SOURCE)
 def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
-    """What a model is: widths, activations, what reading it had to do.
+    """What a model is: layers, units, what reading it had to round.
 
+    \b
     Example: moduli info controller.onnx
     """
     net = _load(model, **source)
@@ -148,12 +161,14 @@ def compress(
     model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, as_json: bool, quiet: bool,
     seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Write a smaller model: the same function, everywhere or on a box, with its certificate; or the closest on average.
+    """Write a smaller model with the same function and its proof.
 
+    On all inputs; with --on box:... on that box, exactly or (--eps) nearly; with --radius the function of parameters that near;
+    with --on data.npz or gaussian the closest on average that has --units, or whose error is at most --eps.
+
+    \b
     Example: moduli compress controller.onnx -o small.onnx
-
     Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib
-
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
@@ -208,7 +223,11 @@ def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path
 def rank(model: str, radius: float, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
     """How many hidden units the function needs.
 
+    With --radius: any function of parameters that near (proximate rank).
+
+    \b
     Example: moduli rank zoo:digits-tanh
+    Example: moduli rank zoo:digits-plain --radius 0.05
     """
     with bar(quiet) as progress:
         answer = mo.rank(_load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, progress=progress)
@@ -226,10 +245,10 @@ def curve(
     models: tuple[str, ...], radii: str | None, out: str | None, units: str | None, workers: int, on: str, as_json: bool,
     quiet: bool, seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Units against error: proximate rank against radius, or (--on) the error of students of several sizes.
+    """Units against radius, or with --on against the error.
 
+    \b
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
-
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
     nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
@@ -271,8 +290,11 @@ def _radii(text: str | None) -> list[float] | None:
 @click.argument("large")
 @_options("json", "quiet", *_SOURCE)
 def check(certificate: str, small: str, large: str, as_json: bool, quiet: bool, **source: Any) -> None:
-    """Replay a certificate in exact arithmetic: does SMALL compute the function of LARGE?
+    """Replay the proof that two models are the same function.
 
+    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1).
+
+    \b
     Example: moduli check small.onnx.cert.json small.onnx controller.onnx
     """
     with bar(quiet):
@@ -292,9 +314,12 @@ def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
 @click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
 @_options("on", *_COMMON, *_SOURCE)
 def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
-    """Are two models the same function? Proved (0), refuted with a witness (1) or undecided (3).
+    """Are two models the same function?
 
-    Example: moduli equal controller.onnx small.onnx
+    Proved (exit code 0), refuted with a witness (1) or undecided (3).
+
+    \b
+    Example: moduli equal controller.onnx small.onnx --eps 1e-6
     """
     with bar(quiet) as progress:
         answer = mo.equivalent(
@@ -315,8 +340,11 @@ def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed:
 @click.argument("b")
 @_options("on", *_COMMON, *_SOURCE)
 def distance(a: str, b: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
-    """How far are two models apart?
+    """How far two models are apart.
 
+    The largest difference, in certified bounds; with --on data.npz or gaussian the root mean square.
+
+    \b
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
     with bar(quiet) as progress:
@@ -330,8 +358,11 @@ def distance(a: str, b: str, on: str, as_json: bool, quiet: bool, seed: int, bud
 @click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the normal form goes (float64).")
 @_options("json", "quiet", *_SOURCE)
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
-    """Write the normal form: reduced, signs and scales fixed, units sorted.
+    """Write the normal form and print the signature of the function.
 
+    Reduced, signs and scales fixed, units sorted.
+
+    \b
     Example: moduli canon controller.onnx -o normal.onnx
     """
     net = _load(model, **source)
@@ -358,8 +389,11 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 def align(
     a: str, b: str, out: str, by: str, merge: float | None, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
 ) -> None:
-    """Move A onto B by permutations, signs and scales; with --on data also the barrier between them.
+    """Move A onto B by permutations, signs and scales.
 
+    With --on data also the barrier between them.
+
+    \b
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
     nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
@@ -388,10 +422,12 @@ def complexity(
     model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
     out: str | None, as_json: bool, quiet: bool, activation: str | None, **source: Any,
 ) -> None:  # fmt: skip
-    """Covering numbers and bounds on generalisation, with and without symmetry.
+    """Covering numbers and bounds on generalisation.
 
+    With and without symmetry; of a model or of widths.
+
+    \b
     Example: moduli complexity controller.onnx --samples 60000
-
     Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
     """
     widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
@@ -426,8 +462,11 @@ def _samples(text: str | None) -> int | Samples | None:
 @click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib.")
 @_options("json", "quiet", "seed", "budget", *_SOURCE)
 def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
-    """Does the function on a box determine the parameters? Proved (0), refuted by another network (1) or undecided (3).
+    """Does the function on a box determine the parameters?
 
+    Proved (exit code 0), refuted by another network (1) or undecided (3).
+
+    \b
     Example: moduli identify controller.onnx --on box:-1,1
     """
     with bar(quiet) as progress:
@@ -447,8 +486,11 @@ def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
     **source: Any,
 ) -> None:  # fmt: skip
-    """Draw the linear pieces of a ReLU network of up to three inputs, or of a slice of it.
+    """Draw the linear pieces of a ReLU network.
 
+    Of up to three inputs, or of a slice of more.
+
+    \b
     Example: moduli plot controller.onnx --on box:-1,1 --slice random -o pieces.svg
     """
     from .plot import save
@@ -488,8 +530,11 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
 @click.option("--budget", type=click.IntRange(4), default=2_000, show_default=True, help="Search nodes of each question.")
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any) -> None:
-    """Answer all questions about a model on one page that needs no other file and no network.
+    """Answer all questions about a model on one page.
 
+    The page needs no other file and no network.
+
+    \b
     Example: moduli report controller.onnx -o report.html --on box:-1,1
     """
     from .page import build
@@ -520,10 +565,12 @@ def train(
     data: str, out: str, width: int, alpha: float | None, sigma: float, kind: str, group_lasso: float | None, steps: int,
     lr: float, folder: str | None, as_json: bool, quiet: bool, seed: int,
 ) -> None:  # fmt: skip
-    """Train a network that shrinks, and say how far. DATA: digits, or FILE.npz with x_train, y_train, x_test, y_test.
+    """Train a network that shrinks, and say how far.
 
+    DATA: digits, or FILE.npz with x_train, y_train, x_test, y_test.
+
+    \b
     Example: moduli train digits -o digits.onnx --group-lasso 0.01
-
     Example: moduli train digits -o digits.onnx --alpha 1.75 --sigma 0.02
     """
     from .experiments import load_data, measure
@@ -563,8 +610,11 @@ def sweep(
     config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Do the runs of a TOML file, on processes or a cluster, and print their table.
+    """Do the runs of a TOML file and print their table.
 
+    On processes or a cluster. Killed and started again, it does what is missing.
+
+    \b
     Example: moduli sweep experiments/digits.toml --store runs --workers 2
     """
     from .experiments import Table, read_config
@@ -606,8 +656,11 @@ def _cluster(address: str) -> Iterator[Executor]:
 @click.option("-o", "--out", default="moduli-demo", show_default=True, metavar="DIR", help="Folder for the files it writes.")
 @_options("json", "quiet")
 def demo(out: str, as_json: bool, quiet: bool) -> None:
-    """Compress a bundled trained network, write the smaller model and its certificate, and check it from the files.
+    """Compress a bundled network and check the proof.
 
+    Writes the network, the smaller one and its certificate, and checks them from the files.
+
+    \b
     Example: moduli demo
     """
     from . import lossless
@@ -618,8 +671,9 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
     target = folder / "digits-tanh-small.onnx"
-    small, proof = _write(lossless.compress(net), target, net.dtype)
-    verdict = mo.check(proof, target, large)
+    with bar(quiet, f"what is in {out} stays"):
+        small, proof = _write(lossless.compress(net), target, net.dtype)
+        verdict = mo.check(proof, target, large)
     show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
 
 

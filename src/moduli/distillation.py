@@ -94,8 +94,11 @@ class Narrowed(Result):
 
     def data(self) -> dict[str, Any]:
         return {
-            "original": self.original.digest, "network": self.network.digest, "widths": list(self.network.widths),
-            "units": self.network.units, "error": self.error._asdict(), "linear": self.linear._asdict(), "on": self.on,
+            "digest": self.network.digest, "original_digest": self.original.digest,
+            "widths": list(self.network.widths), "original_widths": list(self.original.widths),
+            "units": self.network.units, "original_units": self.original.units,
+            "parameters": self.network.parameters, "original_parameters": self.original.parameters,
+            "error": self.error._asdict(), "linear": self.linear._asdict(), "on": self.on,
             "start": self.start, "optimal": False, "slack": None,
             "skip": None if self.skip is None else self.skip.tolist(),
         }  # fmt: skip

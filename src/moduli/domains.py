@@ -55,7 +55,7 @@ class Box:
             raise ShapeError(f"low {low.flat[at]} exceeds high {high.flat[at]} at input {at}; give the lower one first")
 
     def __repr__(self) -> str:
-        return f"Box({_short(self.low)}, {_short(self.high)})"
+        return f"Box({_short(_same(self.low))}, {_short(_same(self.high))})"
 
     @staticmethod
     def of(samples: Float64[np.ndarray[Any, Any], "rows in"]) -> Box:
@@ -91,6 +91,11 @@ class Box:
         """Uniform points ``[rows, n]``."""
         box = self.of_dimension(n)
         return np.random.default_rng(seed).uniform(box.low, box.high, (rows, n))
+
+
+def _same(array: Array) -> Array:
+    """One number in place of many equal ones."""
+    return np.asarray(array.flat[0]) if array.size and (array == array.flat[0]).all() else array
 
 
 def _short(array: Array) -> str:

@@ -99,7 +99,8 @@ class Dimension(Result):
             ("functional dimension", f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}"),
             ("parameters less units", str(self.generic)), ("directions lost", str(self.generic - self.upper)),
         ]  # fmt: skip
-        return rows + [(f"lost in layer {layer}", f"{count}: {kind}") for kind, layer, count in self.losses]
+        places = [(f"lost in layer {layer}" if layer else "lost together", kind, count) for kind, layer, count in self.losses]
+        return rows + [(place, f"{count}: {kind}") for place, kind, count in places]
 
     def data(self) -> dict[str, Any]:
         return {
