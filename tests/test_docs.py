@@ -21,6 +21,7 @@ import moduli as mo
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "auto_gallery"} & set(path.parts))
 EXAMPLES = sorted((DOCS / "gallery").glob("plot_*.py"))
 GALLERY = "auto_gallery"  # made by Sphinx from docs/gallery
@@ -65,7 +66,7 @@ def broken(page: Path, text: str) -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
 def test_links_lead_somewhere(page):
     assert not broken(page, page.read_text())
 
@@ -120,7 +121,7 @@ def test_nothing_of_one_machine(path):
     assert not re.search(r"(?<![\w.:/])/(?:[a-z]+/)*(?:home|root|usr|opt|tmp|work|mnt|Users)/", path.read_text())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
 def test_python_compiles_and_prompts_run(page):
     for language, content in fences(page.read_text()):
         if language == "python" and ">>>" in content:

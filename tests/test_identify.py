@@ -199,7 +199,7 @@ def test_depth_and_recovery_at_the_door(shared):
 
 def test_refusals():
     net = he(0, (2, 3, 3, 1))
-    with pytest.raises(ValueError, match="in a Box"):
+    with pytest.raises(ValueError, match="in a box"):
         mo.identifiable(net, on=None)
     with pytest.raises(mo.UnsupportedModel, match="piecewise linear"):
         mo.identifiable("zoo:digits-tanh", on=mo.Box(-1, 1))

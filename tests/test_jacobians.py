@@ -13,7 +13,7 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
-from moduli import modular
+from moduli import jacobians, modular
 from moduli.jacobians import Exact, _jacobian_floats, _rank, local
 
 
@@ -173,3 +173,14 @@ def test_mixtures_of_many_rows_stay_below_the_rank():
     )  # fmt: skip
     for prime in modular.PRIMES:
         assert _rank(many, prime, 0) == _rank(found, prime, 0) == net.parameters - net.units
+
+
+def test_a_matrix_beyond_memory_is_refused_before_it_is_made(monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = (rng.standard_normal(shape) for shape in ((6, 2), 6, (1, 6), 1))
+    net = mo.Network.mlp(*arrays, activation="relu")
+    assert mo.dimension(net, on=mo.Box(-9, 9)).lower == 16
+    monkeypatch.setattr(jacobians, "MEMORY", 1000)
+    with pytest.raises(mo.Undecided, match="25 columns, one for each parameter") as caught:
+        mo.dimension(net, on=mo.Box(-9, 9))
+    assert (caught.value.lower, caught.value.upper) == (0, 25)

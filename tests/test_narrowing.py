@@ -255,3 +255,13 @@ def test_descent_respects_the_ridge_free_error():
     goal = Population(readout("relu", 40, 5, 1))
     start = goal.units[:5]
     assert project(goal, descend(goal, start, 50)).square < project(goal, start).square
+
+
+def test_deep_students_keep_a_unit_in_each_layer():
+    rng = np.random.default_rng(0)
+    net = mo.Network.mlp(*(rng.standard_normal(s) for s in ((4, 3), 4, (4, 4), 4, (1, 4), 1)), activation="relu")
+    on = mo.Samples(rng.standard_normal((50, 3)))
+    for units in (0, -3, [2, 0]):
+        with pytest.raises(mo.ShapeError, match="each at least 1"):
+            mo.compress(net, units=units, on=on)
+    assert mo.compress(net, eps=1e6, on=on).network.widths == (3, 1, 1, 1)

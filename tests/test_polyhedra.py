@@ -167,7 +167,7 @@ def test_refusals():
     net = plants.minimal(np.random.default_rng(0), (2, 6, 4, 1), ["relu"] * 2).network()
     with pytest.raises(mo.BudgetExhausted, match="more than 5 cells, in layer 1 of 2"):
         mo.pieces(net, on=mo.Box(-4, 4), budget=5)
-    with pytest.raises(ValueError, match="in a Box"):
+    with pytest.raises(ValueError, match="in a box"):
         mo.pieces(net, on=None)
     with pytest.raises(mo.UnsupportedModel, match="layer 1 is tanh"):
         mo.pieces("zoo:digits-tanh", on=mo.Box(-1, 1))

@@ -581,7 +581,7 @@ def _stems(named: Mapping[str, Any], names: Sequence[str], where: str) -> list[s
     parted = [(name, *(name.rpartition(".")[::2])) for name in names]
     stems = list(dict.fromkeys(stem for _, stem, leaf in parted if leaf == "weight"))
     for name, stem, leaf in parted:
-        shape, choose = np.shape(named[name]), f"choose layers with keys=, from {_listed(stems)}"
+        shape, choose = tuple(np.shape(named[name])), f"choose layers with keys=, from {_listed(stems)}"
         if leaf not in ("weight", "bias") or stem not in stems:
             raise UnsupportedModel(f"{where}: {name!r} belongs to no dense layer (X.weight, X.bias); {choose}")
         if len(shape) != (2 if leaf == "weight" else 1):

@@ -40,7 +40,7 @@ from .generalization import (
 )
 from .lossless import compress
 from .network import Network
-from .result import Result
+from .result import Result, notebook
 from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -393,11 +393,12 @@ class Complexity(Result):
         return Group(labelled(self.statement, [*self.facts(), *(extra or [])]), "", grid, "", others)
 
     def _repr_html_(self) -> str:
-        import html
-
-        head = "".join(f"<th>{name}</th>" for name in Bound._fields)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(str(x))}</td>" for x in row) + "</tr>" for row in self.rows())
-        return f"<table><caption>{html.escape(self.statement)}</caption><tr>{head}</tr>{body}</table>"
+        shown = [row for row in self.rows() if not (row.value is None and row.gap is None and row.needed is None)]
+        rows = [
+            (row.name, "" if row.value is None else f"{row.value:.6g}", row.verdict, row.status, row.quantity, row.source)
+            for row in shown
+        ]
+        return notebook(self, rows, ("bound", "value", "gap", "status", "of what", "source"))
 
     def data_rows(self) -> list[dict[str, Any]]:
         return [{**row._asdict(), "vacuous": row.vacuous} for row in self.rows()]

@@ -516,15 +516,21 @@ class Certificate:
     region: Region | None = None
     changed: Changed | None = None
 
+    def __repr__(self) -> str:
+        moves = len(self.large_moves) + len(self.small_moves)
+        return f"<certificate: {self.small[:19]}... is {self.large[:19]}... after {moves} moves, slack {self.slack}>"
+
     def verify(self, small: Network, large: Network) -> None:
         """Check the claim for two networks, trusting nothing but this module, those it imports, and the two networks.
 
         Raises:
             CertificateRejected: naming the move or the claim that fails.
         """
+        if (small.digest, large.digest) == (self.large, self.small) != (self.small, self.large):
+            raise CertificateRejected("the networks are swapped: give the smaller one first, the original second")
         for side, net, digest in (("large", large, self.large), ("small", small, self.small)):
             if net.digest != digest:
-                raise CertificateRejected(f"the {side} network has digest {net.digest}; the certificate is about {digest}")
+                raise CertificateRejected(f"the {side} network is not the certified one: digest {net.digest}, not {digest}")
         if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
         start = self._start(large)

@@ -6,12 +6,9 @@ the answer.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -22,37 +19,36 @@ import click
 
 import moduli as mo
 
-from .errors import printable
+from .terminal import MODEL, PAGE, PICTURE, Interrupted, bar, fail_with, processes, show, show_data, show_rows, writing
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from .distillation import ErrorCurve
     from .domains import Domain, Samples
-    from .lossless import Compression, Progress
+    from .lossless import Compression
     from .network import Network
     from .proximate import RankCurve
-    from .result import Result
 
 DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
 
 
-class _Interrupted(Exception):
-    """Ctrl-C, and what it leaves."""
-
-
 class _Commands(click.Group):
-    """Takes Ctrl-C and closed pipes before click does, which prints a line of its own or calls them 1, a no."""
+    """Lists its commands from the first to need to the last; takes Ctrl-C and closed pipes, which click calls 1, a no."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted("nothing was written") from None
+            raise Interrupted("interrupted; files are written whole or not at all") from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(141)  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        first = ["demo", "info", "compress", "check", "report", "rank", "equal", "distance"]
+        return first + [name for name in self.commands if name not in first]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,6 +57,8 @@ def cli() -> None:
     """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
 
     MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt) or zoo:NAME. Try: moduli demo
+
+    Exit codes: 0 yes or done, 1 no, 2 usage, 3 undecided, 4 cannot read.
     """
 
 
@@ -70,9 +68,15 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         "quiet": click.option("--quiet", is_flag=True, help="Print nothing; the exit code answers."),
         "seed": click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random choice."),
-        "budget": click.option("--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes."),
-        "on": click.option("--on", default="all", show_default=True, metavar="D", help=DOMAINS),
+        "budget": click.option(
+            "--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes, never seconds."
+        ),
+        "workers": click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
+        "on": click.option("--on", default="all", show_default=True, metavar="D", help=f"Inputs that count: {DOMAINS}."),
         "activation": click.option("--activation", help="Hidden activation, for files that store none (state dicts)."),
+        "input_shape": click.option(
+            "--input-shape", metavar="N[,N...]", help="Of one input, where an ONNX file leaves it open."
+        ),
         "output": click.option("--output", "output", help="Name of the output to read, where an ONNX file has several."),
         "keys": click.option("--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."),
     }
@@ -85,14 +89,16 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return wrap
 
 
-_SOURCE = ("activation", "output", "keys")
+_SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
 
 
-def _load(model: str, activation: str | None = None, output: str | None = None, keys: str | None = None) -> Network:
+def _load(model: str, *, activation: str | None, output: str | None, keys: str | None, input_shape: str | None) -> Network:
     from .formats import load
 
-    return load(model, activation=activation, output=output, keys=tuple(keys.split(",")) if keys else None)
+    names = tuple(keys.split(",")) if keys else None
+    shape = None if input_shape is None else _numbers("--input-shape", input_shape)
+    return load(model, activation=activation, output=output, keys=names, input_shape=shape)
 
 
 def _domain(text: str) -> Domain:
@@ -108,76 +114,24 @@ def _domain(text: str) -> Domain:
         try:
             low, high = map(float, body.split(","))
         except ValueError:
-            raise click.UsageError(f"--on {text}: write box:LO,HI with two numbers, or box:FILE.vnnlib") from None
+            raise ValueError(f"--on {text}: write box:LO,HI with two numbers, or box:FILE.vnnlib") from None
+        if low > high:
+            raise ValueError(f"--on {text}: {low:g} exceeds {high:g}; write box:{high:g},{low:g}")
         return mo.Box(low, high)
     if text.endswith(".npz"):
         from .formats import load_samples
 
         return load_samples(text)
-    raise click.UsageError(f"--on {text}: write all, box:LO,HI, box:FILE.vnnlib, gaussian or FILE.npz")
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """A bar on a terminal, for work over a second."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    started, bar = time.monotonic(), Bar(console=Console(stderr=True), transient=True)
-    task = bar.add_task("", start=True)
-
-    def step(done: int, total: int | None, label: str) -> None:
-        if time.monotonic() - started > 1:
-            bar.start()
-            bar.update(task, completed=done, total=total, description=label)
-
-    try:
-        yield step
-    finally:
-        bar.stop()
-
-
-def _show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
-    if quiet:
-        return
-    if as_json:
-        return _json({**result.to_json(), **extra})
-    with _writing("the answer"):
-        _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
-
-
-def _json(data: dict[str, Any]) -> None:
-    with _writing("the answer"):
-        click.echo(json.dumps(data))
-
-
-def _print(title: str, rows: list[tuple[str, str]]) -> None:
-    from .result import table
-
-    with _writing("the answer"):
-        _console().print(table(title, rows))
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    class Ours(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
+    raise ValueError(f"--on {text}: write all, box:LO,HI, box:FILE.vnnlib, gaussian or FILE.npz")
 
 
 @cli.command()
 @click.argument("model")
 @_options("json", "quiet", *_SOURCE)
 def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
-    """What a model is: widths, activations, what reading it had to do.
+    """What a model is: layers, units, what reading it had to round.
 
+    \b
     Example: moduli info controller.onnx
     """
     net = _load(model, **source)
@@ -188,7 +142,7 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
         "box": None if net.frame is None else [net.frame.box.low.tolist(), net.frame.box.high.tolist()],
     }  # fmt: skip
     if as_json:
-        _json(data)
+        show_data(data)
     elif not quiet:
         rows = [
             ("network", repr(net)),
@@ -200,77 +154,72 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
             rows.append(
                 ("box", f"operating box in the header: {net.frame.low.tolist()} to {net.frame.high.tolist()} (physical units)")
             )
-        _print(model, rows)
+        show_rows(model, rows)
 
 
 @cli.command()
 @click.argument("model")
 @click.option(
-    "-o", "--out", required=True, metavar="OUT", help="Where the smaller model goes; OUT.cert.json appears beside it."
+    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the smaller model goes, with OUT.cert.json beside it."
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
 @click.option("--eps", type=float, default=0.0, help="Allowed error: root mean square, or largest on a box; with --on.")
 @click.option("--units", metavar="M[,M...]", help="Hidden units wanted, in all or per hidden layer; with --on.")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
-@_options("on", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_COMMON, *_SOURCE)
 def compress(
-    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, as_json: bool, quiet: bool,
-    seed: int, budget: int, **source: Any,
+    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, workers: int, as_json: bool,
+    quiet: bool, seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Write a smaller model: the same function, everywhere or on a box, with its certificate; or the closest on average.
+    """Write a smaller model with the same function and its proof.
 
+    On all inputs; with --on box:... on that box, exactly or (--eps) nearly; with --radius the function of parameters that near;
+    with --on data.npz or gaussian the closest on average that has --units, or whose error is at most --eps.
+
+    \b
     Example: moduli compress controller.onnx -o small.onnx
-
     Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib
-
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
-        raise click.UsageError(f"{out} is the model itself; choose another name for the smaller one")
+        raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
     from .lossless import Compression
 
     net = _load(model, **source)
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress, processes(workers) as executor:
         small = mo.compress(
-            net, on=_domain(on), eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, progress=progress
-        )
+            net, on=_domain(on), eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, executor=executor,
+            progress=progress,
+        )  # fmt: skip
     if not isinstance(small, Compression):
         small = small.rounded(dtype or net.dtype)
-        with _writing(Path(out)):
-            return _show(small, as_json, quiet, written=str(mo.save(small.network, out, dtype=dtype or net.dtype)))
+        with writing(Path(out)):
+            target = mo.save(small.network, out, dtype=dtype or net.dtype)
+        return show(small, as_json, quiet, written=str(target))
     written, proof = _write(small, Path(out), dtype or net.dtype)
-    _show(written, as_json, quiet, written=out, proof=str(proof))
+    show(written, as_json, quiet, written=out, proof=str(proof))
 
 
 def _units(text: str | None) -> int | list[int] | None:
-    if text is None:
-        return None
+    numbers = None if text is None else _numbers("--units", text)
+    return numbers[0] if numbers and len(numbers) == 1 else numbers
+
+
+def _numbers(option: str, text: str) -> list[int]:
     try:
-        numbers = [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.UsageError(f"--units {text}: write a number, or one per hidden layer as in 32,16") from None
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-@contextmanager
-def _writing(out: Path | str) -> Iterator[None]:
-    """A target that cannot be written is a matter of usage, not of reading."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
+        raise ValueError(f"{option} {text}: write a whole number, or several as in 32,16") from None
 
 
 def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path]:
     """Write model and certificate, both or neither; returns the compression that the files hold."""
     proof, new = out.with_name(out.name + ".cert.json"), not out.exists()
     rounded = small.rounded(dtype)
-    with _writing(out):
+    with writing(out):
         target = mo.save(small.network, out, dtype=dtype)
     try:
-        with _writing(proof):
+        with writing(proof):
             return rounded, rounded.save(proof)
     except BaseException:
         if new:
@@ -281,55 +230,60 @@ def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path
 @cli.command()
 @click.argument("model")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
-@_options("on", *_COMMON, *_SOURCE)
-def rank(model: str, radius: float, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+@_options("on", "workers", *_COMMON, *_SOURCE)
+def rank(
+    model: str, radius: float, on: str, workers: int, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
+) -> None:
     """How many hidden units the function needs.
 
+    On all inputs; with --on box:... on that box; with --radius any function of parameters that near (proximate rank).
+
+    \b
     Example: moduli rank zoo:digits-tanh
+    Example: moduli rank zoo:digits-plain --radius 0.05
     """
-    with _progress(quiet) as progress:
-        _show(
-            mo.rank(_load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, progress=progress),
-            as_json,
-            quiet,
-        )
+    with bar(quiet) as progress, processes(workers) as executor:
+        answer = mo.rank(
+            _load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, executor=executor,
+            progress=progress,
+        )  # fmt: skip
+    show(answer, as_json, quiet)
 
 
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--radii", metavar="LO,HI,N", help="N radii from LO to HI; by default 25 from 0 to where every unit can vanish.")
-@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @click.option("--units", metavar="M,M,...", help="Sizes of the students; by default halves of halves; with --on.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@_options("on", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_COMMON, *_SOURCE)
 def curve(
     models: tuple[str, ...], radii: str | None, out: str | None, units: str | None, workers: int, on: str, as_json: bool,
     quiet: bool, seed: int, budget: int, **source: Any,
 ) -> None:  # fmt: skip
-    """Units against error: proximate rank against radius, or (--on) the error of students of several sizes.
+    """Units against radius, or with --on against the error.
 
+    \b
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
-
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
     nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
-    with _progress(quiet) as progress, _workers(workers) as executor:
+    with bar(quiet) as progress, processes(workers) as executor:
         if domain is None:
             answer = mo.rank_curve(nets, radii=steps, budget=budget, executor=executor, progress=progress)
         elif isinstance(domain, mo.Box) or len(nets) > 1:
-            raise click.UsageError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
+            raise ValueError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
         else:
             sizes = [sizes] if isinstance(sizes, int) else sizes
             answer = mo.error_curve(nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress)
     if out is None:
-        return _show(answer, as_json, quiet)
+        return show(answer, as_json, quiet)
     from .plot import save
 
-    with _writing(Path(out)):
+    with writing(Path(out)):
         target = save(answer.plot(), out)
-    _show(answer, as_json, quiet, written=str(target))
+    show(answer, as_json, quiet, written=str(target))
 
 
 def _radii(text: str | None) -> list[float] | None:
@@ -341,49 +295,8 @@ def _radii(text: str | None) -> list[float] | None:
         if not (0 <= first <= last < 2.0**1000 and 1 <= steps <= 10**6):
             raise ValueError
     except ValueError:
-        raise click.UsageError(f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N") from None
+        raise ValueError(f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N") from None
     return [first + (last - first) * k / max(1, steps - 1) for k in range(steps)]
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[Executor | None]:
-    if count == 1:
-        yield None
-        return
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import active_children, get_context
-
-    executor = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_leash)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process alone
-    try:
-        for k in range(count):
-            executor.submit(abs, k)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    try:
-        yield executor
-    except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():
-            child.terminate()
-        raise
-    executor.shutdown()
-
-
-def _leash() -> None:
-    """A worker ends with its parent, however that ends."""
-    import threading
-    from multiprocessing import parent_process
-    from multiprocessing.connection import wait
-
-    parent = parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 @cli.command()
@@ -392,11 +305,16 @@ def _leash() -> None:
 @click.argument("large")
 @_options("json", "quiet", *_SOURCE)
 def check(certificate: str, small: str, large: str, as_json: bool, quiet: bool, **source: Any) -> None:
-    """Replay a certificate in exact arithmetic: does SMALL compute the function of LARGE?
+    """Replay the proof that two models are the same function.
 
+    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1).
+
+    \b
     Example: moduli check small.onnx.cert.json small.onnx controller.onnx
     """
-    _show(mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source)), as_json, quiet)
+    with bar(quiet):
+        verdict = mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source))
+    show(verdict, as_json, quiet)
 
 
 def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
@@ -409,13 +327,18 @@ def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
 @click.argument("a")
 @click.argument("b")
 @click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
-@_options("on", *_COMMON, *_SOURCE)
-def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
-    """Are two models the same function? Proved (0), refuted with a witness (1) or undecided (3).
+@_options("on", "workers", *_COMMON, *_SOURCE)
+def equal(
+    a: str, b: str, eps: float, on: str, workers: int, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
+) -> None:
+    """Are two models the same function?
 
-    Example: moduli equal controller.onnx small.onnx
+    Proved (exit code 0), refuted with a witness (1) or undecided (3).
+
+    \b
+    Example: moduli equal controller.onnx small.onnx --eps 1e-6
     """
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress, processes(workers) as executor:
         answer = mo.equivalent(
             _load(a, **_fitting(a, source)),
             _load(b, **_fitting(b, source)),
@@ -423,73 +346,84 @@ def equal(a: str, b: str, eps: float, on: str, as_json: bool, quiet: bool, seed:
             eps=eps,
             budget=budget,
             seed=seed,
+            executor=executor,
             progress=progress,
         )
-    _show(answer, as_json, quiet)
+    show(answer, as_json, quiet)
     sys.exit(ANSWER.get(answer.status, 0))
 
 
 @cli.command()
 @click.argument("a")
 @click.argument("b")
-@_options("on", *_COMMON, *_SOURCE)
-def distance(a: str, b: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
-    """How far are two models apart?
+@_options("on", "workers", *_COMMON, *_SOURCE)
+def distance(a: str, b: str, on: str, workers: int, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+    """How far two models are apart.
 
+    The largest difference, in certified bounds; with --on data.npz or gaussian the root mean square.
+
+    \b
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress, processes(workers) as executor:
         nets = _load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))
-        _show(mo.distance(*nets, on=_domain(on), budget=budget, seed=seed, progress=progress), as_json, quiet)
+        answer = mo.distance(*nets, on=_domain(on), budget=budget, seed=seed, executor=executor, progress=progress)
+    show(answer, as_json, quiet)
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the normal form goes (float64).")
+@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the normal form goes (float64).")
 @_options("json", "quiet", *_SOURCE)
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
-    """Write the normal form: reduced, signs and scales fixed, units sorted.
+    """Write the normal form and print the signature of the function.
 
+    Reduced, signs and scales fixed, units sorted.
+
+    \b
     Example: moduli canon controller.onnx -o normal.onnx
     """
     net = _load(model, **source)
-    with _progress(quiet) as progress:
-        form = mo.canonical(net, progress=progress)
-    with _writing(Path(out)):
+    with bar(quiet) as progress:
+        form, mark = mo.canonical(net, progress=progress), mo.signature(net)
+    with writing(Path(out)):
         target = mo.save(form, out)
-    mark = mo.signature(net)
     data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
     if as_json:
-        _json({"schema": "moduli.canon/1", **data, "written": str(target)})
+        show_data({"schema": "moduli.canon/1", **data, "written": str(target)})
     elif not quiet:
         means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
         rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
-        _print(f"normal form of {model}", [*rows, ("written", str(target))])
+        show_rows(f"normal form of {model}", [*rows, ("written", str(target))])
 
 
 @cli.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where A, moved onto B, goes.")
+@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where A, moved onto B, goes.")
 @click.option("--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True)
 @click.option("--merge", metavar="T", type=click.FloatRange(0, 1), help="Write the network at T from A (0) to B (1) instead.")
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def align(
     a: str, b: str, out: str, by: str, merge: float | None, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
 ) -> None:
-    """Move A onto B by permutations, signs and scales; with --on data also the barrier between them.
+    """Move A onto B by permutations, signs and scales.
 
+    With --on data also the barrier between them.
+
+    \b
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
     nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
     if isinstance(domain, mo.Box):
-        raise click.UsageError(f"--on {on}: activations and barriers are compared on gaussian or FILE.npz")
-    found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
-    barrier = None if domain is None else found.barrier(domain, seed=seed)
-    with _writing(Path(out)):
+        raise ValueError(f"--on {on}: activations and barriers are compared on gaussian or FILE.npz")
+    with bar(quiet):
+        found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
+        barrier = None if domain is None else found.barrier(domain, seed=seed)
+    with writing(Path(out)):
         target = mo.save(found.network if merge is None else found.merge(merge), out, dtype=nets[0].dtype)
     extra = {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
-    _show(found, as_json, quiet, **extra, written=str(target))
+    show(found, as_json, quiet, **extra, written=str(target))
 
 
 @cli.command()
@@ -500,31 +434,34 @@ def align(
 @click.option("--samples", metavar="N|FILE.npz", help="Number of training samples, or the samples.")
 @click.option("--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number.")
 @click.option("--delta", type=float, default=0.05, show_default=True, help="Gaps hold with probability 1 - delta.")
-@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @_options("json", "quiet", *_SOURCE)
 def complexity(
     model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
     out: str | None, as_json: bool, quiet: bool, activation: str | None, **source: Any,
 ) -> None:  # fmt: skip
-    """Covering numbers and bounds on generalisation, with and without symmetry.
+    """Covering numbers and bounds on generalisation.
 
+    With and without symmetry; of a model or of widths.
+
+    \b
     Example: moduli complexity controller.onnx --samples 60000
-
     Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
     """
     widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
     net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
-    answer = mo.complexity(
-        net, activation=activation if widths else None, bound=bound, input_bound=input_bound, norm=norm,
-        samples=_samples(samples), accuracy=accuracy, delta=delta,
-    )  # fmt: skip
+    with bar(quiet):
+        answer = mo.complexity(
+            net, activation=activation if widths else None, bound=bound, input_bound=input_bound, norm=norm,
+            samples=_samples(samples), accuracy=accuracy, delta=delta,
+        )  # fmt: skip
     extra = {}
     if out is not None:
         from .plot import save
 
-        with _writing(Path(out)):
+        with writing(Path(out)):
             extra["written"] = str(save(answer.plot()[0], out))
-    _show(answer, as_json, quiet, **extra)
+    show(answer, as_json, quiet, **extra)
 
 
 def _samples(text: str | None) -> int | Samples | None:
@@ -535,7 +472,7 @@ def _samples(text: str | None) -> int | Samples | None:
     try:
         return int(text)
     except ValueError:
-        raise click.UsageError(f"--samples {text}: write a number, or FILE.npz") from None
+        raise ValueError(f"--samples {text}: write a number, or FILE.npz") from None
 
 
 @cli.command()
@@ -543,19 +480,22 @@ def _samples(text: str | None) -> int | Samples | None:
 @click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib.")
 @_options("json", "quiet", "seed", "budget", *_SOURCE)
 def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
-    """Does the function on a box determine the parameters? Proved (0), refuted by another network (1) or undecided (3).
+    """Does the function on a box determine the parameters?
 
+    Proved (exit code 0), refuted by another network (1) or undecided (3).
+
+    \b
     Example: moduli identify controller.onnx --on box:-1,1
     """
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         answer = mo.identifiable(_load(model, **source), on=_domain(on), budget=budget, seed=seed, progress=progress)
-    _show(answer, as_json, quiet)
+    show(answer, as_json, quiet)
     sys.exit(ANSWER.get(answer.status, 0))
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", required=True, type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib; of the slice, if there is one.")
 @click.option("--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True)
 @click.option("--slice", "plane", metavar="FILE.npz", help="origin, u (and v): a slice of the inputs; or random.")
@@ -564,22 +504,26 @@ def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
     **source: Any,
 ) -> None:  # fmt: skip
-    """Draw the linear pieces of a ReLU network of up to three inputs, or of a slice of it.
+    """Draw the linear pieces of a ReLU network.
 
+    Of up to three inputs, or of a slice of more.
+
+    \b
     Example: moduli plot controller.onnx --on box:-1,1 --slice random -o pieces.svg
     """
     from .plot import save
 
     net = _load(model, **source)
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         found = mo.pieces(net, on=_domain(on), slice=_plane(plane, net.widths[0], seed), budget=budget, progress=progress)
-    with _writing(Path(out)):
+    with writing(Path(out)):
         target = save(found.plot(color=color), out)
-    _show(found, as_json, quiet, written=str(target))
+    show(found, as_json, quiet, written=str(target))
 
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
+    from .errors import printable
     from .files import load_arrays
     from .polyhedra import random_plane
 
@@ -587,44 +531,46 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
         return None
     if text == "random":
         if inputs < 2:
-            raise click.UsageError(f"--slice random: the model has {inputs} input; leave it out")
+            raise ValueError(f"--slice random: the model has {inputs} input; leave it out")
         return random_plane(inputs, seed)
     if not text.endswith(".npz"):
-        raise click.UsageError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
+        raise ValueError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
     z = load_arrays(text)
     names = [name for name in ("origin", "u", "v") if name in z]
     if names[:2] != ["origin", "u"] or any(z[name].dtype.kind not in "fiu" for name in names):
         held = ", ".join(list(z)[:8]) or "nothing"
-        raise click.UsageError(printable(f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"))
+        raise ValueError(printable(f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"))
     return tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the page goes (.html).")
+@click.option("-o", "--out", required=True, type=PAGE, metavar="OUT", help="Where the page goes (.html).")
 @click.option("--budget", type=click.IntRange(4), default=2_000, show_default=True, help="Search nodes of each question.")
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any) -> None:
-    """Answer all questions about a model on one page that needs no other file and no network.
+    """Answer all questions about a model on one page.
 
+    The page needs no other file and no network.
+
+    \b
     Example: moduli report controller.onnx -o report.html --on box:-1,1
     """
     from .page import build
 
-    if Path(out).suffix not in (".html", ".htm"):
-        raise click.UsageError(f"-o {out}: a report is written as .html")
     given = [f"--{key} {shlex.quote(value)}" for key, value in source.items() if value]
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load(model, **source), _domain(on)
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         page = build(net, model, typed, domain, on, budget, seed, progress)
-    with _writing(Path(out)):
-        _show(page, as_json, quiet, written=str(page.save(out)))
+    with writing(Path(out)):
+        written = str(page.save(out))
+    show(page, as_json, quiet, written=written)
 
 
 @cli.command()
 @click.argument("data")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Where the trained network goes.")
+@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the trained network goes.")
 @click.option("--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units.")
 @click.option("--alpha", type=float, help="Heavy-tailed noise of this index; 2 for Gaussian.")
 @click.option("--sigma", type=float, default=0.05, show_default=True, help="Scale of the noise; with --alpha.")
@@ -638,10 +584,12 @@ def train(
     data: str, out: str, width: int, alpha: float | None, sigma: float, kind: str, group_lasso: float | None, steps: int,
     lr: float, folder: str | None, as_json: bool, quiet: bool, seed: int,
 ) -> None:  # fmt: skip
-    """Train a network that shrinks, and say how far. DATA: digits, or FILE.npz with x_train, y_train, x_test, y_test.
+    """Train a network that shrinks, and say how far.
 
+    DATA: digits, or FILE.npz with x_train, y_train, x_test, y_test.
+
+    \b
     Example: moduli train digits -o digits.onnx --group-lasso 0.01
-
     Example: moduli train digits -o digits.onnx --alpha 1.75 --sigma 0.02
     """
     from .experiments import load_data, measure
@@ -652,21 +600,21 @@ def train(
     module = perceptron(told.x.shape[1], width, outputs, seed=seed)
     noise = None if alpha is None else {"alpha": alpha, "sigma": sigma, "kind": kind}
     penalty = None if group_lasso is None else {"group_lasso": group_lasso}
-    with _progress(quiet) as progress:
+    with bar(quiet) as progress:
         run = fit(module, told.x, told.y, steps=steps, lr=lr, noise=noise, penalty=penalty, seed=seed, progress=progress)
     net = run.network
     found = measure(net, told.x.astype(float), told.x_test.astype(float), told.y_test, seed=seed)
-    with _writing(Path(out)):
+    with writing(Path(out)):
         target = mo.save(net, out, dtype=net.dtype)
     if as_json:
-        return _show(run, as_json, quiet, measured=found, written=str(target))
+        return show(run, as_json, quiet, measured=found, written=str(target))
     shown = {
         f"test {run.measure}": f"{found['test']:.4g}",
         "prunable share": f"{found['share']:.3g} (units that hold a tenth of the squared norm)",
         f"{run.measure} without them": f"{found['after']:.4g}", "change of the function": f"{found['change']:.3g}",
         "largest unit holds": f"{found['largest']:.3g} of the squared norm",
     }  # fmt: skip
-    _show(run, as_json, quiet, **shown, written=str(target))
+    show(run, as_json, quiet, **shown, written=str(target))
 
 
 @cli.command()
@@ -675,37 +623,38 @@ def train(
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster, such as tcp://host:8786.")
 @click.option("--folder", metavar="DIR", help="Where data files named in CONFIG lie.")
-@click.option("-o", "--out", metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
 @_options("json", "quiet")
 def sweep(
     config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Do the runs of a TOML file, on processes or a cluster, and print their table.
+    """Do the runs of a TOML file and print their table.
 
+    On processes or a cluster. Killed and started again, it does what is missing.
+
+    \b
     Example: moduli sweep experiments/digits.toml --store runs --workers 2
     """
     from .experiments import Table, read_config
     from .sweep import run
 
     if scheduler is not None and workers > 1:
-        raise click.UsageError("--workers are processes here, --scheduler a cluster: give one of them")
+        raise ValueError("--workers are processes here, --scheduler a cluster: give one of them")
     jobs = read_config(config, folder)
-    with _writing(Path(store)):
+    with writing(store):
         Path(store).mkdir(parents=True, exist_ok=True)
-    try:
-        with _progress(quiet) as progress, _cluster(scheduler) if scheduler else _workers(workers) as executor:
-            done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
-    except KeyboardInterrupt:
-        raise _Interrupted(f"finished runs are kept in {store}; the same command does the rest") from None
+    kept = f"finished runs are kept in {store}, the same command does the rest"
+    with bar(quiet, kept) as progress, _cluster(scheduler) if scheduler else processes(workers) as executor:
+        done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}
     if out is not None:
         from .plot import save
 
-        with _writing(Path(out)):
+        with writing(Path(out)):
             extra["written"] = str(save(answer.plot()[0], out))
-    _show(answer, as_json, quiet, **extra)
+    show(answer, as_json, quiet, **extra)
     sys.exit(1 if answer.failures else 0)
 
 
@@ -728,52 +677,41 @@ def _cluster(address: str) -> Iterator[Executor]:
 @click.option("-o", "--out", default="moduli-demo", show_default=True, metavar="DIR", help="Folder for the files it writes.")
 @_options("json", "quiet")
 def demo(out: str, as_json: bool, quiet: bool) -> None:
-    """Compress a bundled trained network, write the smaller model and its certificate, and check it from the files.
+    """Compress a bundled network and check the proof.
 
+    Writes the network, the smaller one and its certificate, and checks them from the files.
+
+    \b
     Example: moduli demo
     """
     from . import lossless
 
     folder = Path(out)
     net = mo.load("zoo:digits-tanh")
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
     target = folder / "digits-tanh-small.onnx"
-    small, proof = _write(lossless.compress(net), target, net.dtype)
-    verdict = mo.check(proof, target, large)
-    _show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
+    with bar(quiet, f"what is in {out} stays"):
+        small, proof = _write(lossless.compress(net), target, net.dtype)
+        verdict = mo.check(proof, target, large)
+    show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
 
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code."""
     sys.stdout, sys.stderr = (out or open(os.devnull, "w") for out in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="moduli", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing was written", 130)
-    except _Interrupted as error:
-        _fail(f"interrupted; {error}", 130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
-    except mo.ModuliError as error:
-        _fail(str(error), error.exit_code)
-    except BrokenExecutor:
-        _fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
-    except FileNotFoundError as error:
-        _fail(f"{error.filename}: no such file or folder", 4)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 4)
-    except (ValueError, MemoryError) as error:
-        _fail(str(error) or "not enough memory", 2)
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"moduli: {printable(message)}", err=True)
-    sys.exit(code)
+    except (click.Abort, KeyboardInterrupt):
+        fail_with(Interrupted("interrupted; nothing was written"))
+    except (click.UsageError, mo.ModuliError, Interrupted, BrokenExecutor, OSError, ValueError, MemoryError) as error:
+        fail_with(error)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,11 @@ class Narrowed(Result):
 
     def data(self) -> dict[str, Any]:
         return {
-            "original": self.original.digest, "network": self.network.digest, "widths": list(self.network.widths),
-            "units": self.network.units, "error": self.error._asdict(), "linear": self.linear._asdict(), "on": self.on,
+            "digest": self.network.digest, "original_digest": self.original.digest,
+            "widths": list(self.network.widths), "original_widths": list(self.original.widths),
+            "units": self.network.units, "original_units": self.original.units,
+            "parameters": self.network.parameters, "original_parameters": self.original.parameters,
+            "error": self.error._asdict(), "linear": self.linear._asdict(), "on": self.on,
             "start": self.start, "optimal": False, "slack": None,
             "skip": None if self.skip is None else self.skip.tolist(),
         }  # fmt: skip
@@ -143,8 +146,11 @@ def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
         wanted = [int(units)] if len(hidden) == 1 else [max(int(units > 0), round(share * h)) for h in hidden]
     else:
         wanted = [int(u) for u in units]
-    if len(wanted) != len(hidden) or any(not w >= 0 for w in wanted):
-        raise ShapeError(f"units={units!r} for hidden widths {list(hidden)}; one number, or one per hidden layer")
+    least = 0 if len(hidden) == 1 else 1
+    if len(wanted) != len(hidden) or any(not w >= least for w in wanted):
+        raise ShapeError(
+            f"units={units!r} for hidden widths {list(hidden)}; give one number, or one per hidden layer, each at least {least}"
+        )
     return tuple(min(w, h) for w, h in zip(wanted, hidden, strict=True))
 
 
@@ -152,7 +158,8 @@ def _fewest(task: _Task, eps: float, executor: Executor | None, progress: Progre
     """Bisection on the logarithm of the number of units (deep: of the share of units kept)."""
     if not (eps > 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a positive finite number is needed")
-    low, high, best = -1, task.net.units, None
+    low = -1 if len(task.net.widths) == 3 else 0  # every one of several hidden layers keeps a unit
+    high, best = task.net.units, None
     while high - low > 1:
         middle = min(high - 1, max(low + 1, math.isqrt(max(low, 1) * high)))
         student = task.student(_widths(task.net, middle), executor, progress)
@@ -171,7 +178,7 @@ class _Task:
         self.seed = int(np.random.default_rng(seed).integers(2**62))
         n = net.widths[0]
         if isinstance(on, Samples) and on.x.shape[1] != n:
-            raise ShapeError(f"samples have shape {on.x.shape}; the network has {n} inputs")
+            raise ShapeError(f"samples have shape {on.x.shape}; the network has {n} inputs, so rows of {n} numbers are needed")
         gaussian = on if isinstance(on, Gaussian) else _fitted(on.x)
         self.whitening = Whitening.of(gaussian, n)
         self.closed = isinstance(on, Gaussian) and len(net.layers) == 2

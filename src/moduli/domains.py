@@ -55,7 +55,10 @@ class Box:
             raise ShapeError(f"low has shape {self.low.shape} but high {self.high.shape}") from None
         if (low > high).any():
             at = int(np.argmax(np.ravel(low > high)))
-            raise ShapeError(f"low {low.flat[at]} exceeds high {high.flat[at]} at input {at}")
+            raise ShapeError(f"low {low.flat[at]} exceeds high {high.flat[at]} at input {at}; give the lower one first")
+
+    def __repr__(self) -> str:
+        return f"Box({_short(_same(self.low))}, {_short(_same(self.high))})"
 
     @staticmethod
     def of(samples: Float64[np.ndarray[Any, Any], "rows in"]) -> Box:
@@ -80,12 +83,27 @@ class Box:
         try:
             return Box(np.broadcast_to(self.low, (n,)), np.broadcast_to(self.high, (n,)))
         except ValueError:
-            raise ShapeError(f"a box of {max(self.low.size, self.high.size)} inputs for a network with {n}") from None
+            size = max(self.low.size, self.high.size)
+            raise ShapeError(f"a box of {size} inputs for a network with {n}; give one for {n}, or one pair for all") from None
 
     def sample(self, rows: int, n: int, seed: int | np.random.Generator = 0) -> Array:
         """Uniform points ``[rows, n]``."""
         box = self.of_dimension(n)
         return np.random.default_rng(seed).uniform(box.low, box.high, (rows, n))
+
+
+def _same(array: Array) -> Array:
+    """One number in place of many equal ones."""
+    return np.asarray(array.flat[0]) if array.size and (array == array.flat[0]).all() else array
+
+
+def _short(array: Array) -> str:
+    """A number as it is, few in brackets, many by their shape."""
+    if not array.ndim:
+        return f"{float(array):g}"
+    if array.ndim == 1 and len(array) <= 6:
+        return str([float(f"{v:g}") for v in array])
+    return f"<{' x '.join(map(str, array.shape))}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +123,10 @@ class Gaussian:
         object.__setattr__(self, "cov", _finite("cov", self.cov))
         if self.mean.ndim > 1 or self.cov.ndim > 2:
             raise ShapeError(f"mean has shape {self.mean.shape}, cov {self.cov.shape}")
+
+    def __repr__(self) -> str:
+        plain = not self.mean.ndim and not self.cov.ndim and (float(self.mean), float(self.cov)) == (0.0, 1.0)
+        return "Gaussian()" if plain else f"Gaussian(mean={_short(self.mean)}, cov={_short(self.cov)})"
 
     @staticmethod
     def of(samples: Float64[np.ndarray[Any, Any], "rows in"]) -> Gaussian:
@@ -131,6 +153,9 @@ class Samples:
         object.__setattr__(self, "x", _finite("samples", self.x))
         if self.x.ndim != 2 or not len(self.x):
             raise ShapeError(f"samples have shape {self.x.shape}; [rows, in] with at least one row is needed")
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self.x)} rows of {self.x.shape[1]})"
 
 
 Domain = Box | Gaussian | Samples | None

@@ -71,7 +71,7 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
         ValueError: no box. UnsupportedModel: an activation that is not piecewise linear.
     """
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: cells are looked for in a Box")
+        raise ValueError(f"on={on!r}: cells are looked for in a box; give on=Box(-1, 1)")
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
             raise UnsupportedModel(f"layer {l} is {act}: only piecewise linear activations have cells")

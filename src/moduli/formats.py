@@ -47,7 +47,6 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
 
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
-FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".tflite", ".yml", ".yaml", ".json", ".mat", ".polar")
 
 
 # The doors ------------------------------------------------------------------------------------------------------
@@ -130,12 +129,10 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
 
 
 def _load_path(path: Path, input_shape: Any, output: str | None, activation: Any, keys: Sequence[str] | None) -> Network:
-    suffix = path.suffix.lower()
+    size, suffix = path.stat().st_size, path.suffix.lower()
     known = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS)
     if suffix not in known:
-        hint = "; export the model to ONNX" if suffix in FOREIGN else ""
-        raise UnsupportedModel(f"{path}: cannot read suffix {suffix!r}; suffixes: {' '.join(known)}{hint}")
-    size = path.stat().st_size
+        raise UnsupportedModel(f"{path}: cannot read suffix {suffix!r}; suffixes: {' '.join(known)}; export the model to ONNX")
     if not path.is_file():
         raise UnsupportedModel(f"{path} is no regular file; give the path of one")
     if not 0 < size <= MAX_FILE:

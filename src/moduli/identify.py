@@ -119,7 +119,7 @@ def _same(net: Network, box: Box, other: tuple[Affine, ...], dimension: Dimensio
 def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: int) -> Identifiability:
     """See `solve.identifiable`; `dimension` of deeper networks is needed."""
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: identifiability is asked in a Box")
+        raise ValueError(f"on={on!r}: identifiability is asked in a box; give on=Box(-1, 1)")
     relu = all(str(act) == "relu" for act in net.activations)
     if len(net.layers) < 2 or not all(act.piecewise_linear for act in net.activations):
         raise UnsupportedModel(f"{net}: identifiability is decided for networks of piecewise linear activations")

@@ -34,7 +34,7 @@ from .polyhedra import Pieces, gates
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-BLOCK, WORK, MOST = 2**21, 5e10, 2**25
+BLOCK, WORK, MOST, MEMORY = 2**21, 5e10, 2**25, 2**33
 PART, SPREAD = 256, 4  # rows mixed at a time, sums that each goes to: at most 1024 terms of one sum
 
 
@@ -99,7 +99,8 @@ class Dimension(Result):
             ("functional dimension", f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}"),
             ("parameters less units", str(self.generic)), ("directions lost", str(self.generic - self.upper)),
         ]  # fmt: skip
-        return rows + [(f"lost in layer {layer}", f"{count}: {kind}") for kind, layer, count in self.losses]
+        places = [(f"lost in layer {layer}" if layer else "lost together", kind, count) for kind, layer, count in self.losses]
+        return rows + [(place, f"{count}: {kind}") for place, kind, count in places]
 
     def data(self) -> dict[str, Any]:
         return {
@@ -215,9 +216,16 @@ def _rank(found: Any, prime: int, seed: int) -> int:
     """
     from scipy.sparse import csr_array
 
-    rng, most = np.random.default_rng(seed), int(1.1 * found.network.parameters) + 20
-    total, rows, terms = np.zeros((most, found.network.parameters)), list[Array](), 0
+    columns = found.network.parameters
+    rng, most = np.random.default_rng(seed), int(1.1 * columns) + 20
     count = len(smooth(found)) * found.network.widths[-1] * found.start.shape[1]
+    if 8 * min(count, most) * columns > MEMORY:
+        raise Undecided(
+            f"the rank of a matrix of {min(count, most)} rows and {columns} columns, one for each parameter, is not taken: "
+            f"more than {MEMORY >> 30} GiB; give a smaller budget or box, or a smaller network",
+            lower=0, upper=columns,
+        )  # fmt: skip
+    total, rows, terms = np.zeros((0 if count <= most else most, columns)), list[Array](), 0
     for block in _jacobian(found, Exact(prime)):
         if count <= most:
             rows.append(block)
@@ -231,7 +239,7 @@ def _rank(found: Any, prime: int, seed: int) -> int:
                 total, terms = modular.reduced(total, prime), 1
             total += csr_array((factor.ravel(), place.ravel(), start), shape=(len(part), most)).T @ part
             terms += fresh
-    whole = np.concatenate([np.zeros((0, total.shape[1])), *rows]) if count <= most else modular.reduced(total, prime)
+    whole = np.concatenate([np.zeros((0, columns)), *rows]) if count <= most else modular.reduced(total, prime)
     return modular.rank(whole, prime)
 
 

@@ -260,7 +260,7 @@ def settle(state: State, progress: Progress | None = None) -> list[Move]:
         elif len(moves) > before:
             waiting |= {layer - 1, layer + 1} & set(hidden)
     if progress is not None:
-        progress(visits, visits, "done")
+        progress(visits, visits, "reduced")
     return moves
 
 

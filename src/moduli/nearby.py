@@ -48,13 +48,14 @@ def solve(ball: Ball, budget: int = 10_000, executor: Executor | None = None, pr
     many = sorted((c for c in components if len(c) > 1), key=len, reverse=True)
     lower, nodes = len(alone), 0
     answers = (map if executor is None else executor.map)(_component, (ball.part(c) for c in many), [budget] * len(many))
-    for k, (units, (plan, found, bound, spent)) in enumerate(zip(many, answers, strict=True)):
+    for k, units in enumerate(many):
+        if progress is not None:
+            progress(k, len(many), f"component of {len(units)} units")
+        plan, found, bound, spent = next(answers)
         paid += [_renamed(g, units) for g in plan.paid]
         free += [_renamed(g, units) for g in plan.free]
         parts += [(tuple(units[list(rows)].tolist()), renamed(tree, units)) for rows, tree in found]
         lower, nodes = lower + bound, nodes + spent
-        if progress is not None:
-            progress(k + 1, len(many), f"component of {len(units)} units")
     return Found(_better(completed(ball, paid, free), by_greed), by_greed, Bound(lower, tuple(parts)), nodes)
 
 

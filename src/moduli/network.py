@@ -86,6 +86,15 @@ class Layer:
         return Layer, (self.weight, self.bias, self.activation)
 
 
+def _layer(l: int, weight: Any, bias: Any, activation: Activation) -> Layer:
+    """A layer of anything array-like; errors name it."""
+    arrays = _float64(weight, f"W{l}"), _float64(bias, f"b{l}")
+    try:
+        return Layer(*arrays, activation)
+    except (ShapeError, UnsupportedModel) as error:
+        raise type(error)(f"layer {l}: {error}") from None
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A feed-forward network; immutable.
@@ -147,10 +156,7 @@ class Network:
         if len(names) != depth - 1:
             raise ShapeError(f"{len(names)} activations for {depth - 1} hidden layers")
         kinds = [*map(Activation.of, names), IDENTITY]
-        layers = [
-            Layer(_float64(arrays[2 * l], f"W{l + 1}"), _float64(arrays[2 * l + 1], f"b{l + 1}"), kinds[l])
-            for l in range(depth)
-        ]
+        layers = [_layer(l + 1, arrays[2 * l], arrays[2 * l + 1], kinds[l]) for l in range(depth)]
         return Network(tuple(layers), output_map=output_map)
 
     @property

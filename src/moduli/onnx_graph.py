@@ -258,7 +258,7 @@ class _Reader:
         if node.op == "Mul" and (gate := _Gate(self, node).match()) is not None:
             return (gate[0],), lambda values: self._run(node, lambda: _gated(self, values[0], *gate[1:]))
         if node.op not in _OPS:
-            return node.inputs, lambda _: _refuse(node, f"is not understood; understood are {UNDERSTOOD}")
+            return node.inputs, lambda _: _refuse(node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}")
         operation = _OPS[node.op]
         try:
             inspect.signature(operation).bind(self, node, *node.inputs)
@@ -609,7 +609,8 @@ def _sum(reader: _Reader, node: _Node, a: Value, b: Value) -> Value:
         return p.plus(q)
     if isinstance(c, (Tensor, _Mapped)):
         raise UnsupportedModel(
-            "adds two tensors that depend on the input (a residual connection); adding constants is understood"
+            "adds two tensors that depend on the input (a residual connection); adding constants is understood; "
+            f"{ELSEWHERE}"
         )
     _broadcast(reader, _data(x), c)
     return _data(x).shifted(_ball(c, "a term"))
@@ -714,7 +715,8 @@ def _conv(reader: _Reader, node: _Node, x: Value, w: Value, b: Value | None = No
     )
     if not plain or image != window or tensor.shape[:1] != (1,):
         raise UnsupportedModel(
-            f"a convolution proper (kernel {window} on an image {image}); understood is one unpadded kernel on all of its image"
+            f"a convolution proper (kernel {window} on an image {image}); "
+            f"understood is one unpadded kernel on all of its image; {ELSEWHERE}"
         )
     if tensor.shape[1] != kernel.shape[1]:
         raise UnsupportedModel(f"a kernel of shape {kernel.shape} on a tensor of shape {tensor.shape}")
@@ -894,6 +896,7 @@ UNDERSTOOD = (
     "rearrangements, the activations Relu, LeakyRelu, "
     "PRelu, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs, and Softmax last"
 )
+ELSEWHERE = "dense blocks inside any torch module are narrowed by moduli.pytorch.shrink"
 
 
 def read_onnx(source: Any, folder: Path | None, where: str, input_shape: Any, output: str | None) -> Network:

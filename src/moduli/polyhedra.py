@@ -436,7 +436,7 @@ def _check_cells(cells: Sequence[Cell], box: Box) -> None:
 def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, progress: Progress | None) -> Pieces:
     """See `solve.pieces`."""
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: pieces are counted in a Box")
+        raise ValueError(f"on={on!r}: pieces are counted in a box; give on=Box(-1, 1)")
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
             raise UnsupportedModel(f"layer {l} is {act}: only piecewise linear activations have linear pieces")
@@ -446,7 +446,7 @@ def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, p
         raise ShapeError(f"slice of shapes {[p.shape for p in frame]}: an origin and directions, each of shape ({inputs},)")
     dimension = inputs if frame is None else len(frame) - 1
     if dimension > MOST:
-        raise ValueError(f"{dimension} inputs; pieces are counted for up to {MOST}, or in a slice=(origin, u, v)")
+        raise ValueError(f"{dimension} inputs; pieces are counted for up to {MOST}; of more, give slice=(origin, u, v)")
     box = on.of_dimension(dimension)
     if (box.low >= box.high).any():
         raise ValueError(f"{box}: a box with an interior is needed")

@@ -457,7 +457,7 @@ def curve(
         try:
             ball(net, 0.0)
         except CertificateRejected as error:
-            raise ValueError(f"{error}; rank(net, radius=...) gives an upper bound") from None
+            raise ValueError(f"{error}; `rank` with a radius gives an upper bound") from None
     if radii is None:
         radii = np.linspace(0.0, max(_vanishing(net) for net in nets), 25).tolist()
     steps = np.unique(np.asarray(radii, dtype=np.float64))
@@ -469,7 +469,7 @@ def curve(
     for k, point in enumerate(run(_point, *zip(*jobs, strict=True), [budget] * len(jobs))):
         points[k] = point
         if progress is not None:
-            progress(k + 1, len(jobs), f"radius {jobs[k][1]:.4g}")
+            progress(k + 1, len(jobs), f"rank in [{point[0]}, {point[1]}] at radius {jobs[k][1]:.4g}")
     lowers, uppers, greedies, nodes = points.T.reshape(4, len(nets), len(steps))
     lowers = np.maximum.accumulate(lowers[:, ::-1], axis=1)[:, ::-1]
     uppers, greedies = np.minimum.accumulate(uppers, axis=1), np.minimum.accumulate(greedies, axis=1)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .errors import Undecided
+from .errors import MissingExtra, Undecided
 from .files import atomic_write
 
 if TYPE_CHECKING:
     from .certificate import Certificate
 
+SCREEN = 80  # pixels for an inch of a picture
 GLYPHS = {"proved": "=", "bounded": "<=", "estimated": "~", "refuted": "!=", "undecided": "?"}
 
 
@@ -77,8 +81,37 @@ class Result:
         return self.table()
 
     def _repr_html_(self) -> str:
-        body = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.rows())
-        return f"<table><caption>{html.escape(self.statement)}</caption>{body}</table>"
+        return notebook(self, [(label, text) for label, text in self.rows()])
+
+    def _picture(self) -> str:
+        """What `plot` draws, as an image in HTML; nothing where there is no picture or no matplotlib."""
+        draw = getattr(self, "plot", None)
+        if draw is None:
+            return ""
+        try:
+            drawn = draw()
+        except (MissingExtra, ValueError):
+            return ""
+        buffer, figure = io.BytesIO(), (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure
+        figure.savefig(buffer, format="png", dpi=2 * SCREEN, bbox_inches="tight", facecolor="white")
+        image, width = base64.b64encode(buffer.getvalue()).decode(), round(SCREEN * figure.get_size_inches()[0])
+        alt, style = html.escape(self.statement), f"max-width:{width}px;width:100%"
+        return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
+
+
+def notebook(result: Result, rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """A result as HTML: the sign and the statement, the picture where there is one, a table."""
+    left, quiet = "text-align:left;vertical-align:top", "font-weight:normal;opacity:.7"
+    titles = "".join(f'<th style="{left};{quiet}">{html.escape(name)}</th>' for name in head)
+    lines = "".join(
+        f'<tr><th style="{left};{quiet}">{html.escape(first)}</th>'
+        + "".join(f'<td style="{left}">{html.escape(cell)}</td>' for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    body = f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody>" if head else f"<tbody>{lines}</tbody>"
+    line = f"<code>{html.escape(result.glyph)}</code> <b>{html.escape(result.statement)}</b>"
+    return f"<div><p>{line}</p>{result._picture()}<table>{body}</table></div>"
 
 
 def table(title: str, rows: list[tuple[str, str]]) -> Any:

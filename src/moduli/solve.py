@@ -36,7 +36,7 @@ from .certificate import Certificate
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
 from .domains import Box, Domain, Gaussian, Samples
-from .errors import ShapeError
+from .errors import CertificateRejected, ShapeError
 from .files import content
 from .formats import load
 from .identify import Identifiability
@@ -96,16 +96,15 @@ def compress(
     >>> mo.compress(ramps, on=mo.Box(-1, 1)).network.units, mo.compress(ramps, on=mo.Box(1, 2)).network.units
     (2, 0)
     """
-    if isinstance(on, (Gaussian, Samples)) and not radius:
+    _only_alone(on, eps, radius, units)
+    if isinstance(on, (Gaussian, Samples)):
         return distillation.narrow(
             load(net), on, units=units, eps=eps, skip=skip, seed=seed, executor=executor, progress=progress
         )
-    if isinstance(on, Box) and not radius:
-        _only_lossless(None, 0.0, units)
+    if isinstance(on, Box):
         if eps:
             return tolerance.compress(load(net), on, eps, budget, seed, executor, progress)
         return regional.compress(load(net), on, budget, seed, executor, progress)
-    _only_lossless(on, eps, units)
     if radius:
         return proximate.compress(load(net), radius, budget, executor, progress)
     return lossless.compress(load(net), progress)
@@ -134,9 +133,12 @@ def rank(
     >>> int(mo.rank(mo.Network.mlp([[1.0], [1.0]], [0.0, -2.0], [[1.0, 1.0]], [0.0], activation="relu"), on=mo.Box(-1, 1)))
     1
     """
-    if isinstance(on, Box) and not radius:
+    _only_alone(on, 0.0, radius, None)
+    if isinstance(on, Box):
         return regional.rank(load(net), on, budget, seed, executor, progress)
-    _only_lossless(on, 0.0, None)
+    if on is not None:
+        name = type(on).__name__
+        raise ValueError(f"on={name}: a rank counts units needed on all inputs or on a box; for averages use compress")
     if radius:
         return proximate.rank(load(net), radius, budget, executor, progress)
     return lossless.rank(load(net), progress)
@@ -209,14 +211,18 @@ def _is_layers(nets: Sequence[Any]) -> bool:
     return bool(nets) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in nets)
 
 
-def _only_lossless(on: Domain, eps: float, units: Any) -> None:
-    for name, given, default in (("on", on, None), ("eps", eps, 0.0), ("units", units, None)):
-        if given is not default and given != default:
-            shown = type(given).__name__ if name == "on" else repr(given)
-            raise ValueError(
-                f"{name}={shown} is not answered here: units and eps go with on=Gaussian(...) or Samples(...), "
-                "lossless compression with all inputs (on=None) or a Box, radius with all inputs"
-            )
+def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
+    """Refuse goals that do not go together."""
+    where = "on all inputs" if on is None else f"with on={type(on).__name__}"
+    if radius and (on is not None or eps or units is not None):
+        other = where if on is not None else f"with eps={eps!r}" if eps else f"with units={units!r}"
+        raise ValueError(f"radius={radius!r} {other}: a radius goes alone, on all inputs; leave out one of them")
+    if units is not None and not isinstance(on, (Gaussian, Samples)):
+        raise ValueError(f"units={units!r} {where}: a size goes with mean errors; give on=Gaussian() or on=Samples(x)")
+    if eps and on is None:
+        raise ValueError(
+            f"eps={eps!r} on all inputs: say where the error is measured; give on=Box(-1, 1), on=Gaussian() or on=Samples(x)"
+        )
 
 
 def pieces(
@@ -491,7 +497,10 @@ def equivalent(
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
     a, b = load(a), load(b)
     if (a.widths[0], a.widths[-1]) != (b.widths[0], b.widths[-1]):
-        raise ShapeError(f"{a.widths[0]} inputs, {a.widths[-1]} outputs against {b.widths[0]} and {b.widths[-1]}")
+        first, second = (f"R^{net.widths[0]} to R^{net.widths[-1]}" for net in (a, b))
+        raise ShapeError(
+            f"the first network maps {first}, the second {second}; only networks with the same inputs and outputs are compared"
+        )
     return a, b
 
 
@@ -583,7 +592,10 @@ def check(certificate: Certificate | str | Path, small: Any, large: Any) -> Verd
     'proved'
     """
     if not isinstance(certificate, Certificate):
-        certificate = Certificate.from_json(content(certificate))
+        try:
+            certificate = Certificate.from_json(content(certificate))
+        except CertificateRejected as error:
+            raise CertificateRejected(f"{certificate}: {error}") from None
     small, large = load(small), load(large)
     certificate.verify(small, large)
     return Verdict("proved", certificate, small, large)

@@ -160,7 +160,7 @@ def enclose(
         if top - floor <= CLOSE * top or (eps is not None and (top * BREATH <= eps or floor > eps)):
             break
         if progress is not None:
-            progress(search.boxes, budget, f"difference between {max(floor, 0.0):.3g} and {top:.3g}")
+            progress(search.boxes, budget, f"difference at most {1.001 * top:.4g}, {max(floor, 0.0):.3g} seen")
         if not search.split(budget - search.boxes):
             break
     tree = search.preorder()

@@ -1,0 +1,288 @@
+"""What the commands share: the bar, the printing of answers, files that can be written, and failing in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from .errors import ModuliError, printable
+from .result import table
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from .lossless import Progress
+    from .result import Result
+
+# Asking ---------------------------------------------------------------------------------------------------------
+
+
+class Target(click.ParamType[str]):
+    """A file that a command writes, refused before the work if its suffix or its folder cannot be."""
+
+    name = "file"
+
+    def __init__(self, *suffixes: str) -> None:
+        self.suffixes = suffixes
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = Path(value)
+        if path.suffix.lower() not in self.suffixes:
+            raise ValueError(f"cannot write {value}: the suffix {path.suffix!r} is none of {' '.join(self.suffixes)}")
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {value}: there is no folder {path.parent}; make it, or choose another place")
+        return value
+
+
+MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
+PICTURE = Target(".svg", ".png", ".pdf")
+PAGE = Target(".html", ".htm")
+
+
+@contextmanager
+def writing(out: Path | str) -> Iterator[None]:
+    """A target that cannot be written is a matter of usage, not of reading."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
+
+
+# Waiting --------------------------------------------------------------------------------------------------------
+
+
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Interrupted(Exception):
+    """Ctrl-C: how far the work was, and what stays of it. No `KeyboardInterrupt`, on which click prints a line of its own."""
+
+
+@contextmanager
+def bar(quiet: bool, kept: str = "nothing was written") -> Iterator[Progress]:
+    """A bar on a terminal, for work over a second. Interrupted, the last that the work told is said, and what is kept."""
+    last = ""
+
+    def said() -> str:
+        return f"interrupted{f' at: {last}' if last else ''}; {kept}"
+
+    with _drawn(quiet) as draw, _ends_soon(said):
+
+        def step(done: int, total: int | None, label: str) -> None:
+            nonlocal last
+            last = f"{label} ({done} of {total})" if total else label
+            draw(done, total, label)
+
+        try:
+            yield step
+        except KeyboardInterrupt:
+            raise Interrupted(said()) from None
+
+
+@contextmanager
+def _ends_soon(said: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C ends within a second, also in a solver's own code, which does not return to Python before it is done."""
+    from multiprocessing import active_children
+    from signal import SIGINT, set_wakeup_fd
+    from socket import socketpair
+    from threading import Event, Thread, current_thread, main_thread
+
+    if current_thread() is not main_thread():
+        yield
+        return
+    (here, there), over = socketpair(), Event()
+
+    def watch() -> None:
+        while (came := here.recv(1)) not in (bytes([SIGINT]), b""):
+            pass
+        if came and not over.wait(0.8):
+            for child in active_children():
+                child.terminate()
+            click.echo(f"{SHOW_CURSOR if sys.stderr.isatty() else ''}\nmoduli: {said()}", err=True)
+            os._exit(130)
+
+    there.setblocking(False)
+    before = set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        set_wakeup_fd(before)
+        there.close()
+        watcher.join()
+        here.close()
+
+
+@contextmanager
+def _drawn(quiet: bool) -> Iterator[Progress]:
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, label: None
+        return
+    from threading import Timer
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    times = TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")
+    shown = Progress("{task.description}", BarColumn(), *times, console=Console(stderr=True), transient=True)
+    task, timer = shown.add_task("working", total=None), Timer(1, shown.start)
+    timer.daemon = True
+    timer.start()
+
+    def step(done: int, total: int | None, label: str) -> None:
+        """A stage that is complete leaves the bar open: another may follow."""
+        still = total if total and done < total else None
+        shown.update(task, completed=done if still else 0, total=still, description=label)
+
+    try:
+        yield step
+    finally:
+        timer.cancel()
+        timer.join()
+        shown.stop()
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor | None]:
+    """Processes, which end with this one."""
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+    from signal import SIG_IGN, SIGINT, signal
+
+    executor = ProcessPoolExecutor(count, get_context("spawn"), initializer=_leash)
+    before = signal(SIGINT, SIG_IGN)  # inherited: Ctrl-C is for this process alone
+    try:
+        for k in range(count):
+            executor.submit(abs, k)
+    finally:
+        signal(SIGINT, before)
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+    executor.shutdown()
+
+
+def _leash() -> None:
+    """A worker ends with its parent, however that ends."""
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+    from threading import Thread
+
+    parent = parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def follow() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
+
+
+# Answering ------------------------------------------------------------------------------------------------------
+
+
+def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
+    if quiet:
+        return
+    if as_json:
+        return show_data({**result.to_json(), **extra})
+    with writing("the answer"):
+        _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+
+
+def show_data(data: dict[str, Any]) -> None:
+    with writing("the answer"):
+        click.echo(json.dumps(data))
+
+
+def show_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    with writing("the answer"):
+        _console().print(table(title, list(rows)))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+# Failing --------------------------------------------------------------------------------------------------------
+
+SPOKEN = (
+    (r"on=Box\(([^,()]+), ([^()]+)\)", r"--on box:\1,\2"), (r"on=Box\b", "--on box"), (r"on=Gaussian(\(\))?", "--on gaussian"),
+    (r"on=Samples(\(x\))?", "--on FILE.npz"), (r"on=None", "--on all"), (r"slice=\(origin, u, v\)", "--slice random"),
+    (r"\binput_shape=", "--input-shape "), (r"\b(keys|output)=,", r"--\1,"),
+    (r"\b(on|eps|radius|units|budget|seed|activation|output|keys|by|radii|bound|samples)='?([^',;) ]*)'?", r"--\1 \2"),
+)  # fmt: skip
+
+
+def spoken(message: str) -> str:
+    """A message of the library in one line, its keywords as options."""
+    for keyword, option in SPOKEN:
+        message = re.sub(keyword, option, message)
+    return printable(message)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    click.echo(f"moduli: {spoken(message)}", err=True)
+    sys.exit(code)
+
+
+def fail_with(error: BaseException) -> NoReturn:
+    """One line and the exit code for whatever went wrong."""
+    if isinstance(error, Interrupted):
+        fail(str(error), 130)
+    if isinstance(error, BrokenExecutor):
+        fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
+    if isinstance(error, click.UsageError):
+        fail(_usage(error), 2)
+    if isinstance(error, ModuliError):
+        fail(str(error), error.exit_code)
+    if isinstance(error, FileNotFoundError):
+        fail(f"{error.filename}: no such file or folder{_nearby(str(error.filename))}", 4)
+    if isinstance(error, OSError):
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 4)
+    fail(str(error) or "not enough memory", 2)
+
+
+def _usage(error: click.UsageError) -> str:
+    """What was typed wrong, and how it is typed."""
+    message, command = error.format_message().rstrip("."), error.ctx.command if error.ctx else None
+    example = re.search(r"Example: (.+)", (command and command.help) or "")
+    way_out = f"as in: {example[1]}" if example else "moduli --help lists the commands"
+    return f"{message[0].lower()}{message[1:]}; {way_out}"
+
+
+def _nearby(name: str) -> str:
+    """The file that was meant, perhaps."""
+    path = Path(name)
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, 1, 0.8)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
