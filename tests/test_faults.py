@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from moduli.sweep import Job, run
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-READY = "import sys, moduli.cli as c; print('ready', file=sys.stderr, flush=True); c.main()"
+READY = "import os, moduli.cli as c; os.write(2, b'ready!'); c.main()"
 CONFIG = 'data = "digits"\nwidth = 8\nsteps = 20\nseeds = {}\n[[runs]]\nname = "a"\n[[runs]]\nname = "b"\nlr = 0.01\n'
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="FAULTS ARE PLAYED ON LINUX ONLY")
 
@@ -41,7 +41,7 @@ def start(*args: object, cwd: Path, limits=None) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", READY, *map(str, args)]
     process = subprocess.Popen(command, cwd=cwd, env=ENV, start_new_session=True, preexec_fn=before, **pipes)
-    assert os.read(process.stderr.fileno(), 6) == b"ready\n"  # no more: what is buffered here, `communicate` does not see
+    assert os.read(process.stderr.fileno(), 6) == b"ready!"  # no more: what is buffered here, `communicate` does not see
     return process
 
 
