@@ -1,6 +1,6 @@
-"""Hidden units that real networks need on their box, with proof; and how far two networks are apart on a box.
+"""Hidden units that real networks need on their box, with proof: exactly, and within a tolerance.
 
-python benchmarks/bench_regional.py [budget]          (MODULI_SHARED names the folder, default ../shared)
+python benchmarks/bench_regional.py [exact] [tolerance]          (both by default; MODULI_SHARED names the folder)
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_stability import SHARED, sources
+from bench_stability import sources
 
 import moduli as mo
+from moduli.tolerance import Within
 
-POINTS = 100_000
+POINTS, BUDGET = 100_000, 10_000
+SHARES = 1e-4, 1e-3, 1e-2, 3e-2
+WITHIN = ("rl_cartpole", "nn4sys", "arch_acc", "arch_tora", "reach_vdp", "TORA", "HCAS", "tll_8", "acasxu_1_1.onnx, ")
 SKIPPED = ("mnist", "serra", "KERAS", "hls", "safenlp", "marabou")
 
 
@@ -61,14 +64,37 @@ def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
     return f"| {name} | {sizes} | {shape} | {moves} | {small.slack:.1g} | {seen(path, small.network, box)} | {times} |"
 
 
-def main() -> None:
-    budget = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+def exact() -> None:
     print("| model, box | hidden units | parameters | widths | removed | slack | at points | onnxruntime | seconds | KiB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, path, box in sources() if SHARED.is_dir() else ():
-        if text := line(name, path, box, budget):
+    for name, path, box in sources():
+        if text := line(name, path, box, BUDGET):
             print(text, flush=True)
 
 
+def tolerance() -> None:
+    """Units against a tolerance that is a share of the range of the outputs at points."""
+    print("\n| model, box | units | exactly |" + "".join(f" {share:g} of the range |" for share in SHARES))
+    print("|---|---|---|" + len(SHARES) * "---|")
+    for name, path, box in sources():
+        if not name.startswith(WITHIN):
+            continue
+        net = mo.load(path)
+        x = box.sample(POINTS, net.widths[0], 1)
+        y = net.logits(x)
+        size = float(np.ptp(y, axis=0).max())
+        cells = [f"{name} | {net.units} | {mo.compress(net, on=box, budget=BUDGET // 10).network.units}"]
+        for share in SHARES:
+            start = time.perf_counter()
+            small = mo.compress(net, on=box, eps=share * size, budget=BUDGET // 10)
+            seconds = time.perf_counter() - start
+            small.check()
+            error = small.error if isinstance(small, Within) else small.slack
+            seen = np.abs(small.network.logits(x) - y).max()
+            cells.append(f"{small.network.units}: {error / size:.1e} ({seen / size:.1e}), {seconds:.0f} s")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    for part in sys.argv[1:] or ["exact", "tolerance"]:
+        {"exact": exact, "tolerance": tolerance}[part]()

@@ -1,9 +1,9 @@
-"""Does a ReLU network's function determine its parameters? One verdict out of all that can be proved.
+"""Does a network's function determine its parameters? One verdict out of all that can be proved.
 
-In order: one hidden layer is decided (globally, any number of inputs). Otherwise a functional dimension of parameters less
-hidden units proves that no other parameters close by have the function, up to scaling (local); with two hidden layers an
-enumeration, and with more a chain of traces, may prove it among all parameters in general position (generic). Another network
-with the same function is looked for, mechanism by mechanism: only such a witness refutes.
+In order: one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `analytic`). Otherwise a
+functional dimension of parameters less hidden units proves that no other parameters close by have the function, up to scaling
+(local); with two hidden layers an enumeration, and with more a chain of traces, may prove it among all parameters in general
+position (generic). Another network with the same function is looked for, mechanism by mechanism: only such a witness refutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import analytic
 from .domains import Box, Domain
 from .errors import CertificateRejected, Undecided, UnsupportedModel
 from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
@@ -30,7 +31,7 @@ EXACT = 400  # cells that are compared in rational arithmetic
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Identifiability(Result):
-    """Whether a network's function on a box determines its parameters, up to permutations and positive scaling.
+    """Whether a network's function on a box determines its parameters, up to permutations and positive scaling (or signs).
 
     Attributes:
         status: "proved", "refuted" (by `other`) or "undecided". scope: among whom it is proved: "global" all parameters of
@@ -40,7 +41,7 @@ class Identifiability(Result):
     """
 
     network: Network
-    on: Box
+    on: Box | None
     scope: str = ""
     reason: str = ""
     other: tuple[Affine, ...] | None = None
@@ -70,7 +71,7 @@ class Identifiability(Result):
             CertificateRejected: naming what fails.
         """
         if self.status == "refuted" and self.other is not None:
-            if not distinct(exact_layers(self.network), self.other):
+            if not _distinct(self.network, self.other):
                 raise CertificateRejected("the witness is a symmetric copy")
             if not _same(self.network, self.on, self.other, self.dimension):
                 raise CertificateRejected("the witness computes another function")
@@ -109,7 +110,14 @@ class Identifiability(Result):
         }  # fmt: skip
 
 
-def _same(net: Network, box: Box, other: tuple[Affine, ...], dimension: Dimension | None) -> bool:
+def _distinct(net: Network, other: tuple[Affine, ...]) -> bool:
+    return not analytic.copies(net, other) if analytic.applies(net) else distinct(exact_layers(net), other)
+
+
+def _same(net: Network, box: Box | None, other: tuple[Affine, ...], dimension: Dimension | None) -> bool:
+    if analytic.applies(net):
+        return analytic.same(net, other)
+    assert box is not None
     if len(net.layers) == 2:
         whole = box.of_dimension(net.widths[0])
         return shallow_function(exact_layers(net), whole) == shallow_function(other, whole)
@@ -118,11 +126,15 @@ def _same(net: Network, box: Box, other: tuple[Affine, ...], dimension: Dimensio
 
 def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: int) -> Identifiability:
     """See `solve.identifiable`; `dimension` of deeper networks is needed."""
+    if analytic.applies(net) and (on is None or isinstance(on, Box)):
+        return _analytic(net, on)
     if not isinstance(on, Box):
         raise ValueError(f"on={on!r}: identifiability is asked in a box; give on=Box(-1, 1)")
     relu = all(str(act) == "relu" for act in net.activations)
     if len(net.layers) < 2 or not all(act.piecewise_linear for act in net.activations):
-        raise UnsupportedModel(f"{net}: identifiability is decided for networks of piecewise linear activations")
+        raise UnsupportedModel(
+            f"{net}: identifiability is decided for piecewise linear activations, and one hidden layer of tanh, sigmoid, erf"
+        )
     if len(net.layers) == 2 and relu:
         return _shallow(net, on)
     assert dimension is not None
@@ -148,6 +160,17 @@ def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: 
     if small and trace_ranks(cells) == [n for l, n in enumerate(net.widths[:-2]) for _ in range(net.widths[l + 1])]:
         why = f"every unit is fixed by where it bends the function; {why}"
     return Identifiability("proved", net, on, "local", why, dimension=dimension)
+
+
+def _analytic(net: Network, on: Box | None) -> Identifiability:
+    if on is not None and (on.of_dimension(net.widths[0]).low >= on.high).any():
+        return Identifiability("undecided", net, on, "", "the box is flat")
+    why, found = analytic.other(net)
+    if not why:
+        sure = f"irreducible, hence unique up to permutations and signs ({net.activations[0].source})"
+        return Identifiability("proved", net, on, "global", sure)
+    layers = None if found is None else found.layers
+    return Identifiability("refuted", net, on, "", f"{why}: others have the same function", layers, why)
 
 
 def _shallow(net: Network, on: Box) -> Identifiability:

@@ -380,18 +380,20 @@ def _identity(asked: Asked) -> Section:
     """Does the function determine the parameters?"""
     name, title, net = "identity", "Is it identifiable", asked.net
     budget = asked.budget * (1 if net.widths[0] > MOST else 5)  # points, or cells
-    typed = (f"moduli identify {asked.name} --on {asked.where} --budget {budget} --seed {asked.seed}",)
+    where = "all" if asked.box is None else asked.where
+    typed = (f"moduli identify {asked.name} --on {where} --budget {budget} --seed {asked.seed}",)
     if not net.units:
         return Section(name, title, None, "no hidden layer")
-    if not all(kind.piecewise_linear for kind in net.activations):
-        return _by_rank(asked, name, title)
-    if asked.box is None:
+    piecewise = all(kind.piecewise_linear for kind in net.activations)
+    if piecewise and asked.box is None:
         return Section(name, title, None, "asked in a box; add --on box:LO,HI")
-    if net.parameters > IDENTITY:
+    if piecewise and net.parameters > IDENTITY:
         return Section(name, title, None, f"{net.parameters} parameters; asked here up to {IDENTITY}", typed)
     found = asked.ask("identifiable", lambda: solve.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, typed)
+    if not piecewise:
+        return Section(name, title, found.status, f"{found.statement}: {found.reason}", typed, answers={"identifiable": found})
     size = found.dimension or asked.ask("dimension", lambda: solve.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
     rows = [row for row in found.rows()[3:] if row[0] != "also"]
     if isinstance(size, Refusal):
@@ -400,20 +402,6 @@ def _identity(asked: Asked) -> Section:
     rows += size.rows()[2:] if found.dimension is None else []
     line = f"{found.statement}; {size.statement.split(' (')[0]}"
     return Section(name, title, found.status, line, typed, table(rows), {"identifiable": found, "dimension": size})
-
-
-def _by_rank(asked: Asked, name: str, title: str) -> Section:
-    """Irreducible units of tanh, sigmoid, erf are determined up to symmetry; redundant ones are not."""
-    rank, net = asked.rank(), asked.net
-    if isinstance(rank, Refusal) or not rank.exact or len(net.layers) != 2:
-        kinds = "/".join(dict.fromkeys(map(str, net.activations)))
-        return Section(name, title, None, f"decided for ReLU, or one hidden layer of tanh, sigmoid, erf; not for {kinds} here")
-    typed = (f"moduli rank {asked.name}",)
-    if rank.upper < net.units:
-        line = f"not identifiable: {net.units - rank.upper} redundant units leave other parameters with the same function"
-        return Section(name, title, "refuted", line, typed)
-    line = f"identifiable up to the symmetries below: irreducible ({net.activations[0].source})"
-    return Section(name, title, "proved", line, typed)
 
 
 def _symmetry(asked: Asked) -> Section:

@@ -12,6 +12,7 @@ import numpy as np
 
 from . import (
     alignment,
+    analytic,
     capacity,
     comparison,
     distillation,
@@ -272,10 +273,11 @@ def dimension(
 def identifiable(
     net: Any, *, on: Domain, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
 ) -> Identifiability:
-    """Whether the function on a box determines the parameters of a ReLU network, up to permutations and positive scaling.
+    """Whether the function on a box determines the parameters of a network, up to permutations and positive scaling (or signs).
 
-    One hidden layer is decided, with any number of inputs. Deeper: proved among parameters in general position, or among those
-    close by, or refuted by another network with the same function, or undecided.
+    One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth ones on all inputs, too).
+    Deeper and piecewise linear: proved among parameters in general position, or among those close by, or refuted by another
+    network with the same function, or undecided.
 
     Args:
         budget: cells (points, with more than three inputs); at most 2000 linear systems and candidates are tried.
@@ -292,7 +294,7 @@ def identifiable(
     (0.5, 0.5)
     """
     net = load(net)
-    shallow = len(net.layers) == 2 and str(net.activations[0]) == "relu"
+    shallow = analytic.applies(net) or (len(net.layers) == 2 and str(net.activations[0]) == "relu")
     found = None if shallow or not isinstance(on, Box) else dimension(net, on=on, budget=budget, seed=seed, progress=progress)
     return identify.identifiable(net, on, found, min(budget, 2_000))
 
