@@ -3,7 +3,7 @@
 Two steps in one certificate: bounds of |original - changed| on the box by bisection (`supremum`), for two networks of one
 architecture; then `regional.compress` of the changed network, exact but for one rounding. Changes are such that a unit
 goes: its row becomes zero (nearly constant units), a multiple of another row (nearly dependent ones), or its bias moves so
-that it never bends (nearly stable ones). Tried in the order of their effect at points, as many as the tolerance allows.
+that it never bends (nearly stable ones). Tried in the order of their effect at points: all together, then halves, and so on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from . import regional, supremum
 from .certificate import certify
-from .differences import Changed
+from .differences import Changed, Enclosure
 from .domains import Box
 from .enclosure import two_product
 from .errors import CertificateRejected
@@ -27,7 +27,8 @@ from .network import Layer, Network
 from .regional import RegionalCompression
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-POINTS, SHARE = 512, 8
+Ints = np.ndarray[Any, np.dtype[np.intp]]
+POINTS, SHARE, TRIES = 512, 8, 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,30 +118,51 @@ def compress(
     if not (eps > 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
     box = on.of_dimension(net.widths[0])
-    best: RegionalCompression | Within = regional.compress(net, box, budget, seed, executor, progress)
-    changes = _ordered(net, box.sample(POINTS, net.widths[0], seed), eps)
-    low, high = 0, len(changes)
-    while low < high:
-        count = (low + high + 1) // 2
-        if progress is not None:
-            progress(high - count, high, f"{count} changes")
-        found = _within(net, _changed(net, changes[:count]), box, eps, budget, seed, executor)
-        low, high = (count, high) if found is not None else (low, count - 1)
-        if found is not None and found.network.units < best.network.units:
-            best = found
-    return best
-
-
-def _within(
-    net: Network, changed: Network, box: Box, eps: float, budget: int, seed: Any, executor: Executor | None
-) -> Within | None:
-    enclosure = supremum.enclose(net, changed, box, max(1, budget // SHARE), eps=eps * (1 - 2.0**-20), executor=executor)
-    if enclosure.upper > eps:
-        return None
+    best = regional.compress(net, box, budget, seed, executor, progress)
+    known = zip(best.stability.signs, net.activations, strict=True)
+    units = [np.flatnonzero((signs >= 0) | (not s.bends)) for signs, s in known]
+    changes = _ordered(net, units, box.sample(POINTS, net.widths[0], seed), eps)
+    points = box.sample(8 * POINTS, net.widths[0], seed)
+    kept, enclosure = _kept(net, changes, points, box, eps, max(1, budget // SHARE), executor, progress)
+    if enclosure is None:
+        return best
+    changed = _changed(net, kept)
     step = regional.compress(changed, box, budget, seed, executor)
     between = Changed.between(net, changed, enclosure)
     proof = certify(net, step.proof.large_moves, step.network, region=step.proof.region, changed=between)
-    return Within("bounded", step.network, net, proof, eps, enclosure.boxes) if proof.slack.constant <= eps else None
+    if proof.slack.constant > eps or step.network.units >= best.network.units:
+        return best
+    return Within("bounded", step.network, net, proof, eps, enclosure.boxes)
+
+
+def _kept(
+    net: Network,
+    changes: list[Change],
+    points: Array,
+    box: Box,
+    eps: float,
+    budget: int,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> tuple[list[Change], Enclosure | None]:
+    """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of those that are left."""
+    kept, proof, waiting, size, tries = list[Change](), None, changes, len(changes), 0
+    y = net.logits(points)
+    while size and tries < TRIES:
+        left = list[Change]()
+        for start in range(0, len(waiting), size):
+            part = waiting[start : start + size]
+            trial = _changed(net, [*kept, *part])
+            if tries < TRIES and np.abs(trial.logits(points) - y).max() <= eps:
+                if progress is not None:
+                    progress(tries, TRIES, f"{len(kept)} changes kept")
+                tries += 1
+                found = supremum.enclose(net, trial, box, budget, eps=eps * (1 - 2.0**-20), executor=executor)
+                if found.upper <= eps:
+                    kept, proof, part = [*kept, *part], found, []
+            left += part
+        waiting, size = left, min(size // 2, len(left))
+    return kept, proof
 
 
 def _changed(net: Network, changes: list[Change]) -> Network:
@@ -156,12 +178,12 @@ def _changed(net: Network, changes: list[Change]) -> Network:
     return net.with_layers([Layer(w, b, x.activation) for w, b, x in zip(weights, biases, net.layers, strict=True)])
 
 
-def _ordered(net: Network, x: Array, eps: float) -> list[Change]:
-    """Changes that alone stay within eps at points, by their effect there; the best of each unit."""
+def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Change]:
+    """Changes of units that alone stay within eps at points, by their effect there; the best of each."""
     y, found = net.logits(x), list[tuple[float, int, Change]]()
     for l, layer in enumerate(net.layers[:-1]):
         z = Network((*net.layers[:l], replace(layer, activation=net.layers[-1].activation))).logits(x)
-        for unit in range(len(layer.bias)):
+        for unit in units[l].tolist():
             best: tuple[float, int, Change] | None = None
             for change in _proposals(net, l, unit, z):
                 effect = float(np.abs(_changed(net, [change]).logits(x) - y).max())
