@@ -12,8 +12,10 @@ import pytest
 import strategies as plants
 
 import moduli as mo
+from moduli import certificate
 from moduli.certificate import Certificate, Move, State, certify, difference, exact_arrays
 from moduli.enclosure import ExactArray, evaluate
+from moduli.errors import CertificateRejected
 from moduli.lossless import Compression
 
 
@@ -268,3 +270,30 @@ def test_exact_arrays_never_change_what_they_were_made_of():
     array.put((0,), Fraction(1, 3))
     array.put((1,), Fraction(7))
     assert given.tolist() == [1.0, 2.0]
+
+
+def test_biases_that_differ_by_less_than_any_float_shows_are_not_equal():
+    """Two units with one row take up a tanh(1/2); one has 2^-200 besides."""
+    first = [[0.0], [0.0], [1.0]], [0.5, 1.0, 0.0]
+    second = [[1.0, 0.0, 1.0], [1.0, 2.0**-200, 1.0]], [0.0, 0.0]
+    net = mo.Network.mlp(*first, *second, [[1.0, 1.0]], [0.0], activation="tanh")
+    state = State(net)
+    state.apply(Move("constant", 1, np.array([0, 1])))
+    assert all(part[0] == part[1] for part in (state.biases[1].hi, state.biases[1].lo))
+    with pytest.raises(CertificateRejected, match="not 1 times the row"):
+        state.apply(Move("merge", 2, np.array([1]), np.array([0])))
+
+
+def test_bounds_are_the_same_in_blocks_of_rows(monkeypatch):
+    rng = np.random.default_rng(0)
+    for activation in ("relu", "tanh"):
+        parts = [rng.standard_normal(shape) for shape in ((9, 3), 9, (7, 9), 7, (2, 7), 2)]
+        parts[0][5:7] = 0
+        net = mo.Network.mlp(*parts, activation=activation)
+        whole = mo.compress(net).rounded("float32").certificate.slack
+        with monkeypatch.context() as patch:
+            patch.setattr(certificate, "ENTRIES", 1)
+            small = mo.compress(net).rounded("float32")
+            assert small.check()
+        slack = small.certificate.slack
+        assert (slack.constant, slack.growth) == pytest.approx((whole.constant, whole.growth), rel=1e-12)

@@ -1047,3 +1047,12 @@ def test_torch_modules_and_checkpoints_go_to_torch_graph(monkeypatch, tmp_path):
     assert load(module, input_shape=(3,)).widths == (3, 4, 2)
     torch.save(module.state_dict(), tmp_path / "a.pth")
     assert load(tmp_path / "a.pth", activation=Activation("tanh")).widths == (3, 4, 2)
+
+
+def test_a_network_beyond_protobuf_is_sent_to_safetensors(tmp_path, monkeypatch):
+    net = load("zoo:digits-plain")
+    monkeypatch.setattr("moduli.onnx_graph.MAX_GRAPH", 4 * net.parameters)
+    save(net, tmp_path / "a.onnx", dtype="float32")
+    with pytest.raises(UnsupportedModel, match=f"{net.parameters} parameters in float64 exceed .*write .safetensors"):
+        save(net, tmp_path / "b.onnx")
+    assert not (tmp_path / "b.onnx").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import defaultdict
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -163,3 +165,37 @@ def test_goals_of_other_versions_are_refused_by_name():
     for goal in ({"eps": 0.1}, {"units": 1}, {"on": mo.Box(-1, 1), "radius": 0.1}):
         with pytest.raises(ValueError, match=next(iter(goal))):
             mo.compress("zoo:digits-plain", **goal)
+
+
+@pytest.mark.slow
+def test_ten_million_parameters_take_at_most_four_times_their_bytes(tmp_path):
+    rng = np.random.default_rng(0)
+    widths = 1296, 5184, 648, 16
+    parts = [rng.standard_normal(s, dtype=np.float32) for n, m in pairwise(widths) for s in ((m, n), m)]
+    for l in (0, 1):
+        k = widths[l + 1] // 8
+        parts[2 * l][k : 2 * k], parts[2 * l + 1][k : 2 * k] = parts[2 * l][:k], parts[2 * l + 1][:k]
+        parts[2 * l + 2][:, 2 * k : 3 * k] = 0
+        parts[2 * l][-8:] = 0
+    path = mo.save(mo.Network.mlp(*parts, activation="relu"), tmp_path / "large.safetensors", dtype="float32")
+    del parts
+    tracemalloc.start()
+    try:
+        net = mo.load(path)
+        small = mo.compress(net).rounded("float32")
+        assert small.network.widths == (1296, 5184 - 2 * 648 - 8, 648 - 2 * 81 - 8, 16)
+        assert small.check()
+        mo.save(small.network, tmp_path / "small.safetensors", dtype="float32")
+        assert tracemalloc.get_traced_memory()[1] <= 4 * 8 * net.parameters
+    finally:
+        tracemalloc.stop()
+
+
+def test_copies_whose_biases_took_up_constants_are_merged_by_sign():
+    """Their rows are floats, their biases sums of tanh at rationals."""
+    first = [[0.0, 0.0], [1.0, 2.0]], [0.5, 0.25]
+    second = [[3.0, 1.0], [3.0, 1.0], [-3.0, -1.0]], [0.5, 0.5, -0.5]
+    small = mo.compress(mo.Network.mlp(*first, *second, [[1.0, 2.0, 4.0]], [0.0], activation="tanh"))
+    assert (small.removed["merge"], small.removed["constant"]) == (2, 1)
+    assert [str(m.ratio) for m in small.certificate.large_moves if m.kind == "merge"] == ["1", "-1"]
+    assert small.check()

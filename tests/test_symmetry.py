@@ -11,7 +11,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.symmetry import Element, Units, attention, grouped
+from moduli.symmetry import Element, Units, _sorted, attention, grouped
 
 
 def test_idempotent_and_invariant_bit_for_bit():
@@ -241,3 +241,24 @@ def test_rosetta_and_copies_fall_into_a_thousand_classes(shared):
     copies = [mo.signature(mo.symmetries(net).random(k)(net)) for k, net in enumerate(nets)]
     assert copies == marks
     assert len(set(marks)) == 1000
+
+
+def test_rows_are_ordered_as_by_all_their_columns():
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        keys = list(rng.integers(0, 2, (int(rng.integers(1, 40)), int(rng.integers(0, 30)))).astype(float))
+        assert _sorted(keys).tolist() == np.lexsort(keys[::-1]).tolist(), seed
+
+
+def test_normal_forms_of_sums_that_no_float_holds():
+    """Merged units leave columns of two floats, and biases of several, beside plain ones."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        parts = [rng.standard_normal(shape) for shape in ((6, 3), 6, (5, 6), 5, (2, 5), 2)]
+        parts[0][4], parts[1][4] = parts[0][0], parts[1][0]
+        parts[0][5] = 0
+        parts[1][5] = 0.3
+        net = mo.Network.mlp(*parts, activation="relu")
+        twin = mo.symmetries(net).random(seed)(net)
+        assert mo.canonical(twin) == mo.canonical(net), seed
+        assert mo.signature(twin) == mo.signature(net), seed

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -59,7 +59,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 T = TypeVar("T")
 SCHEMA = "moduli.certificate/1"
-BLOCK = 2**16
+BLOCK, ENTRIES = 2**16, 2**18
 MAX_BYTES = 2**31
 RATIONAL = r"-?[0-9]{1,700}(/[0-9]{1,700})?"
 
@@ -269,17 +269,18 @@ class State:
 
     def _multiple(self, l: int, units: Units, others: Units, ratio: Fraction) -> bool:
         """Whether row[units[k]] = ratio * row[others[k]] exactly, biases included."""
-        cols, w, b = self.alive[l - 1], self.weights[l - 1], self.biases[l - 1]
-        if abs(ratio) == 1 and not w.rest and not b.rest:
-            sign = float(ratio)
-            same = all(np.array_equal(p[units], sign * p[others]) for p in (b.hi, b.lo) if p is not None)
-            return same and all(
-                np.array_equal(_rows(p, units, cols), sign * _rows(p, others, cols)) for p in (w.hi, w.lo) if p is not None
-            )
-        pairs = list(zip(units.tolist(), others.tolist(), strict=True))
-        return all(b.get((u,)) == linear([(ratio, b.get((v,)))]) for u, v in pairs) and all(
-            self._weight(l, u, j) == ratio * self._weight(l, v, j) for u, v in pairs for j in cols.tolist()
-        )
+        w, b = self.weights[l - 1], self.biases[l - 1]
+        return self._multiples(w, ratio, units, others, self.alive[l - 1]) and self._multiples(b, ratio, units, others)
+
+    @staticmethod
+    def _multiples(x: ExactArray, ratio: Fraction, units: Units, others: Units, cols: Units | None = None) -> bool:
+        """The same of the rows of one array; where the factor is a sign, the fields of equal numbers are equal."""
+        if abs(ratio) == 1 and not x.rest:
+            parts = [p for p in (x.hi, x.lo) if p is not None]
+            return all(np.array_equal(_rows(p, units, cols), float(ratio) * _rows(p, others, cols)) for p in parts)
+        places: list[tuple[int, ...]] = [()] if cols is None else [(j,) for j in cols.tolist()]
+        pairs = zip(units.tolist(), others.tolist(), strict=True)
+        return all(x.get((u, *at)) == linear([(ratio, x.get((v, *at)))]) for u, v in pairs for at in places)
 
     def _linear_part(self, move: Move, slope: Fraction, bearers: Units) -> None:
         """The terms slope * outgoing[unit] * z[bearer]: their weights must cancel, their biases go to the next layer."""
@@ -306,12 +307,10 @@ class State:
         """Add a sum of coefficient * number to a bias."""
         self.biases[l - 1].put((row,), linear([(Fraction(1), self.biases[l - 1].get((row,))), *terms]))
 
-    def arrays(self) -> list[tuple[ExactArray, ExactArray]]:
-        """Exact weight and bias of each layer, remaining units only."""
-        return [
-            (w.take(self.alive[l + 1], self.alive[l]), b.take(self.alive[l + 1]))
-            for l, (w, b) in enumerate(zip(self.weights, self.biases, strict=True))
-        ]
+    def arrays(self) -> Iterator[tuple[ExactArray, ExactArray]]:
+        """Exact weight and bias of each layer, remaining units only; one layer at a time, as it may be a copy."""
+        for l, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            yield w.take(self.alive[l + 1], self.alive[l]), b.take(self.alive[l + 1])
 
     def network(self) -> Network:
         """The remaining network, every parameter rounded once to the nearest float."""
@@ -323,8 +322,10 @@ class State:
         return self.net.with_layers(layers)
 
 
-def _rows(array: Array, rows: Units, cols: Units) -> Array:
+def _rows(array: Array, rows: Units, cols: Units | None) -> Array:
     """Rows at some columns; a permuted or partial set of columns costs an index grid."""
+    if cols is None:
+        return array[rows]
     whole = len(cols) == array.shape[1] and bool((cols == np.arange(len(cols))).all())
     return array[rows] if whole else array[np.ix_(rows, cols)]
 
@@ -360,11 +361,11 @@ class Slack:
         return f"{self.constant:.2g}" if self.growth == 0 else f"{self.constant:.2g} + {self.growth:.2g} |x|"
 
 
-Arrays = Sequence[tuple[ExactArray, ExactArray]]
+Layers = Iterable[tuple[ExactArray, ExactArray]]
 
 
 def difference(
-    a: Arrays, b: Arrays, activations: Sequence[Activation], *, radius: float | Array | None = None, relative: float = 0.0
+    a: Layers, b: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None, relative: float = 0.0
 ) -> Slack:
     """A certified bound of |f_a - f_b|_inf for two networks of one architecture.
 
@@ -375,15 +376,12 @@ def difference(
         radius: if given, only inputs with |x_i| <= radius (of each, or of all) count, and the growth is zero.
         relative: a further relative uncertainty of every entry of `a`.
     """
-    inputs = a[0][0].hi.shape[1]
-    h = _inputs(inputs, radius)
-    e = np.zeros((inputs, 2))
+    h = e = np.zeros((0, 2))
     for l, ((wa, ba), (wb, bb)) in enumerate(zip(a, b, strict=True)):
-        moved = _deviation(wa, wb, relative)
+        if l == 0:
+            h, e = _inputs(wa.hi.shape[1], radius), np.zeros((wa.hi.shape[1], 2))
+        e = _carried(wa, wb, h, e, relative)
         shift = _deviation(ba, bb, relative)
-        e = up_matmul(_size(wb), e) if e.any() else np.zeros((wa.hi.shape[0], 2))
-        if moved is not None:
-            e = up(e + up_matmul(moved, h))
         if shift is not None:
             e[:, 0] = up(e[:, 0] + shift)
         if l == len(activations):
@@ -397,12 +395,33 @@ def difference(
     return Slack(float(worst[0]), float(worst[1]))
 
 
-def magnitude(a: Arrays, activations: Sequence[Activation], *, radius: float | Array | None = None) -> Slack:
+def magnitude(a: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None) -> Slack:
     """A certified bound of |f|_inf, as in `difference`."""
-    h = _inputs(a[0][0].hi.shape[1], radius)
-    for (w, b), activation in zip(a, (*activations, Activation("identity")), strict=True):
+    h = np.zeros((0, 2))
+    for l, ((w, b), activation) in enumerate(zip(a, (*activations, IDENTITY), strict=True)):
+        if l == 0:
+            h = _inputs(w.hi.shape[1], radius)
         h = _reach(w, b, h, activation)
     return Slack(*map(float, h.max(axis=0)))
+
+
+def _carried(a: ExactArray, b: ExactArray, h: Array, e: Array, relative: float) -> Array:
+    """A bound of |a x - b y| for |x| <= h, |x - y| <= e; in blocks of rows, as a layer may fill the memory."""
+    out = np.zeros((a.hi.shape[0], 2))
+    for at in row_blocks(a):
+        x, y = a.rows(at), b.rows(at)
+        if e.any():
+            out[at] = up_matmul(_size(y), e)
+        moved = _deviation(x, y, relative)
+        if moved is not None:
+            out[at] = up(out[at] + up_matmul(moved, h))
+    return out
+
+
+def row_blocks(x: ExactArray) -> Iterator[slice]:
+    """Rows in blocks of two megabytes."""
+    height = max(1, ENTRIES // max(1, x.hi.shape[1]))
+    return (slice(start, start + height) for start in range(0, x.hi.shape[0], height))
 
 
 def _inputs(count: int, radius: float | Array | None) -> Array:
@@ -416,7 +435,7 @@ def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Ar
     """A bound of |activation(w h + b)|, given one of |h|."""
     if activation.bound is not None:
         return np.tile([float(activation.bound), 0.0], (w.hi.shape[0], 1))
-    h = up_matmul(_size(w), h)
+    h = np.concatenate([up_matmul(_size(w.rows(at)), h) for at in row_blocks(w)] or [np.zeros((0, 2))])
     h[:, 0] = up(h[:, 0] + _size(b))
     h = up_scale(h, _up_float(activation.lipschitz))
     h[:, 0] = up(h[:, 0] + activation.zero)
@@ -430,7 +449,7 @@ def rounding_slack(
     return difference(list(zip(weights, biases, strict=True)), exact_arrays(net), net.activations, relative=relative)
 
 
-def exact_arrays(net: Network) -> Arrays:
+def exact_arrays(net: Network) -> list[tuple[ExactArray, ExactArray]]:
     return [(ExactArray(layer.weight), ExactArray(layer.bias)) for layer in net.layers]
 
 
@@ -652,7 +671,7 @@ def ball(net: Network, radius: float) -> Ball:
     return Ball(rows, np.ascontiguousarray(last.weight.T), radius)
 
 
-def _slack(left: State, right: Arrays, region: Region | None, changed: Changed | None) -> Slack:
+def _slack(left: State, right: Layers, region: Region | None, changed: Changed | None) -> Slack:
     """The difference on all inputs, or on the box of a region; plus what changed parameters do there."""
     radius = None if region is None else region.radius
     found = difference(left.arrays(), right, left.activations, radius=radius)

@@ -383,9 +383,12 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     \b
     Example: moduli canon controller.onnx -o normal.onnx
     """
+    from . import symmetry
+
     net = _load(model, **source)
     with bar(quiet) as progress:
-        form, mark = mo.canonical(net, progress=progress), mo.signature(net)
+        state, _ = symmetry.normal_form(net, progress)
+        form, mark = symmetry.canonical(net, form=state), symmetry.signature(net, form=state)
     with writing(Path(out)):
         target = mo.save(form, out)
     data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}

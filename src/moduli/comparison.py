@@ -301,7 +301,7 @@ class Matching(NamedTuple):
             for k, ((w, c), (v, d)) in enumerate(zip(a, b, strict=True)):
                 z = h @ w.hi.T + c.hi
                 t = t @ w.hi.T + h @ (v.hi - w.hi).T + (d.hi - c.hi)
-                if k < len(a) - 1:
+                if k < len(self.left.activations):
                     act = self.left.activations[k]
                     h, t = act(z), act.derivative(z) * t
         return np.asarray(t)

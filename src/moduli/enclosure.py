@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Constant:
         """Rationals that enclose the number, about 45 digits apart."""
         low = high = self.rational
         for activation, argument, coefficient in self.atoms:
-            ends = [coefficient * end for end in enclose_value(activation, enclose(argument))]
+            ends = [coefficient * end for end in _at(activation, argument)]
             low, high = low + min(ends), high + max(ends)
         return low, high
 
@@ -54,6 +54,12 @@ class Constant:
 
 
 Number = Fraction | Constant
+
+
+@lru_cache(2**16)
+def _at(activation: Activation, z: Number) -> Interval:
+    """Activation(z) enclosed: one unit's value stands in the biases of all units that it feeds."""
+    return enclose_value(activation, enclose(z))
 
 
 def linear(terms: Iterable[tuple[Fraction, Number]]) -> Number:
@@ -330,7 +336,7 @@ class ExactArray:
             self._own = True
         self.hi[at] = hi
         if self.lo is None and np.any(lo):
-            self.lo = np.zeros_like(self.hi)
+            self.lo = np.zeros(self.hi.shape)  # takes no memory where it stays zero, unlike zeros_like
         if self.lo is not None:
             self.lo[at] = lo
 
@@ -348,8 +354,16 @@ class ExactArray:
     def equals(self, other: ExactArray) -> bool:
         if self.hi.shape != other.hi.shape or not np.array_equal(self.hi, other.hi) or self.rest != other.rest:
             return False
-        mine, yours = (a.lo if a.lo is not None else np.zeros_like(a.hi) for a in (self, other))
+        if self.lo is None and other.lo is None:
+            return True
+        mine, yours = (np.zeros(a.hi.shape) if a.lo is None else a.lo for a in (self, other))
         return np.array_equal(mine, yours)
+
+    def rows(self, at: slice) -> ExactArray:
+        """Rows at a slice of step 1, without a copy."""
+        first, last, _ = at.indices(self.hi.shape[0])
+        rest = {(i[0] - first, *i[1:]): number for i, number in self.rest.items() if first <= i[0] < last}
+        return ExactArray(self.hi[at], None if self.lo is None else self.lo[at], rest)
 
     def take(self, *axes: np.ndarray[Any, np.dtype[np.intp]]) -> ExactArray:
         """The sub-array of the given (increasing or permuted) indices along each axis."""

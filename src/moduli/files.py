@@ -10,6 +10,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,13 @@ def _header(text: bytes, name: str) -> tuple[np.dtype[Any], bool, tuple[int, ...
         raise UnsupportedModel(f"{name[:40]!r} holds {descr[:40]}; numbers and text are understood") from None
 
 
-def atomic_write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: a temporary one beside it, then a rename."""
+def atomic_write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> Path:
+    """Write a file whole or not at all: a temporary one beside it, then a rename. `data` may come in parts."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             mask = os.umask(0)

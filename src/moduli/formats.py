@@ -24,7 +24,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
 
+Writer = Callable[[Network, str, Slack | None], bytes | Iterator[bytes | memoryview]]
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
 
 
@@ -114,7 +115,9 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
     True
     """
     file = Path(path)
-    writers = {".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes, ".nnet": _nnet_bytes}
+    writers: dict[str, Writer] = {
+        ".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes, ".nnet": _nnet_bytes,
+    }  # fmt: skip
     writer = writers.get(file.suffix.lower())
     if writer is None:
         raise UnsupportedModel(
@@ -135,8 +138,9 @@ def _load_path(path: Path, input_shape: Any, output: str | None, activation: Any
         raise UnsupportedModel(f"{path}: cannot read suffix {suffix!r}; suffixes: {' '.join(known)}; export the model to ONNX")
     if not path.is_file():
         raise UnsupportedModel(f"{path} is no regular file; give the path of one")
-    if not 0 < size <= MAX_FILE:
-        raise UnsupportedModel(f"{path}: {size} bytes; a model file holds between 1 and {MAX_FILE}")
+    most = 2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE  # which holds all that `affine.MAX_PARAMETERS` allows
+    if not 0 < size <= most:
+        raise UnsupportedModel(f"{path}: {size} bytes; such a file holds between 1 and {most}")
     with one_line(str(path)):
         if suffix == ".onnx":
             return read_onnx(path.read_bytes(), path.parent, str(path), input_shape, output)
@@ -320,17 +324,22 @@ def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 
 
-def _safetensors_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
-    """By hand, because the library orders its header by chance: the same network, the same bytes."""
+def _safetensors_bytes(net: Network, dtype: str, slack: Slack | None) -> Iterator[bytes | memoryview]:
+    """By hand, because the library orders its header by chance: the same network, the same bytes; one array at a time."""
     metadata = {"format": "moduli/1", "activations": ",".join(map(str, net.activations)), "output_map": net.output_map}
     header: dict[str, Any] = {"__metadata__": metadata if slack is None else metadata | {"moduli.slack": str(slack)}}
-    payload, at = [], 0
-    for l, layer in enumerate(net.layers):
-        for part, array in (("weight", layer.weight), ("bias", layer.bias)):
-            data = array.astype("<f8" if dtype == "float64" else "<f4").tobytes()
-            offsets = [at, at := at + len(data)]
-            header[f"layers.{l}.{part}"] = {"dtype": f"F{dtype[5:]}", "shape": list(array.shape), "data_offsets": offsets}
-            payload.append(data)
+    arrays = [
+        (f"layers.{l}.{name}", array)
+        for l, layer in enumerate(net.layers)
+        for name, array in (("weight", layer.weight), ("bias", layer.bias))
+    ]
+    at, width = 0, int(dtype[5:]) // 8
+    for name, array in arrays:
+        offsets = [at, at := at + array.size * width]
+        header[name] = {"dtype": f"F{dtype[5:]}", "shape": list(array.shape), "data_offsets": offsets}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *payload])
+    yield len(text).to_bytes(8, "little") + text
+    for _, array in arrays:
+        if array.size:
+            yield array.astype(f"<f{width}", copy=False).data.cast("B")

@@ -309,7 +309,7 @@ def _zero_incoming(state: State, l: int) -> Units:
 
 
 def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
-    """Groups of equal keys; where the rows are plain floats and the ratios signs, the kernel's check settles the rest."""
+    """Groups of equal keys; where ratios are signs, the kernel's check settles the rest."""
     every, alive = np.arange(state.slots(l)), state.alive[l]
     w = state.weights[l - 1].take(every, state.alive[l - 1])
     keys, signs = class_keys(w.hi, state.biases[l - 1].hi, sign=sign, scale=scale)
@@ -320,13 +320,13 @@ def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
     units, into = order[~fresh], leaders[~fresh]
     if not len(units):
         return
-    if not scale and w.is_float() and state.biases[l - 1].is_float():
+    if not scale:
         try:
             for factor in (1, -1):
                 of = signs[units] * signs[into] == factor
                 yield from _apply_merge(state, l, Fraction(factor), units[of], into[of])
             return
-        except CertificateRejected:  # two rows with one key: astronomically rare, settled exactly below
+        except CertificateRejected:  # two rows with one key, astronomically rare among floats: settled exactly below
             present = set(state.alive[l].tolist())
             units = np.array([u for u in units.tolist() if u in present], dtype=np.intp)
     yield from _merge_exact(state, l, [*dict.fromkeys(into.tolist()), *units.tolist()], sign)

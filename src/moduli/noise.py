@@ -26,6 +26,7 @@ from jaxtyping import Float64
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+BLOCK = 2**15
 KINDS = ("iid", "rows", "isotropic")
 CONVENTIONS = ("exact", "published")
 
@@ -97,9 +98,13 @@ def stable_noise(
 def _symmetric(shape: tuple[int, ...], alpha: float, rng: np.random.Generator) -> Array:
     if alpha == 2:
         return np.asarray(math.sqrt(2) * rng.standard_normal(shape))
-    sign = rng.integers(0, 2, shape) * 2.0 - 1.0
+    sign, out, wait = rng.integers(0, 2, shape), rng.random(shape), rng.standard_exponential(shape)
+    parts = sign.reshape(-1), out.reshape(-1), wait.reshape(-1)
     with np.errstate(divide="ignore"):
-        return np.asarray(symmetric(1 - rng.random(shape), sign, rng.standard_exponential(shape), alpha))
+        for start in range(0, out.size, BLOCK):
+            s, u, w = (part[start : start + BLOCK] for part in parts)
+            u[:] = symmetric(1 - u, s * 2.0 - 1.0, w, alpha)
+    return out
 
 
 def radius(shape: tuple[int, ...], alpha: float, rng: np.random.Generator, convention: str = "exact") -> Array:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
+Stored = tuple[str, Array, str]
 MAX_AXES = 32
+MAX_GRAPH = 2**31 - 2**20  # bytes of parameters: protobuf holds less than 2 GiB
 
 # ONNX: values and nodes -----------------------------------------------------------------------------------------
 
@@ -925,11 +927,13 @@ _SINGLE = ("erf", "softplus", "gelu", "gelu_tanh")  # onnxruntime runs these in 
 def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
+    if net.parameters * int(dtype[5:]) // 8 > MAX_GRAPH:
+        raise UnsupportedModel(f"{net.parameters} parameters in {dtype} exceed the 2 GiB of an ONNX graph; write .safetensors")
     kind, single = (TensorProto.DOUBLE if dtype == "float64" else TensorProto.FLOAT), dtype == "float32"
-    nodes, stored, name = [], [], "input"
+    nodes, stored, name = list[Any](), list[Stored](), "input"
     for l, layer in enumerate(net.layers, 1):
         for part, array in (("weight", layer.weight), ("bias", layer.bias)):
-            stored.append(numpy_helper.from_array(array.astype(dtype), f"{part}{l}"))
+            stored.append((f"{part}{l}", array, dtype))
         nodes.append(helper.make_node("Gemm", [name, f"weight{l}", f"bias{l}"], [f"z{l}"], f"layer{l}", transB=1))
         name = f"z{l}"
         if l < len(net.layers):
@@ -942,18 +946,20 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     ends = [
         helper.make_tensor_value_info(n, kind, ["batch", w]) for n, w in (("input", net.widths[0]), ("output", net.widths[-1]))
     ]
-    graph = helper.make_graph(nodes, "moduli", ends[:1], ends[1:], stored)
+    graph = helper.make_graph(nodes, "moduli", ends[:1], ends[1:])
     opset = 20 if any(node.op_type == "Gelu" for node in nodes) else 17
     model = helper.make_model(graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 9 if opset == 20 else 8
     version = str(getattr(importlib.import_module(str(__package__)), "__version__", "unknown"))
     helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.slack": str(slack)}))
+    for label, array, of in stored:  # one at a time, and last: graphs and models copy what they are made of
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(of), label))
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stored: list[Any]) -> list[Any]:
+def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stored: list[Stored]) -> list[Any]:
     """Nodes for y = activation(x) that onnxruntime runs, in float32 or float64."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     if activation.kind == "silu":
         gate = helper.make_node("Sigmoid", [x], [f"{y}_gate"])
@@ -962,9 +968,7 @@ def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stor
     cast = activation.kind in _SINGLE and not single
     if slope is not None:
         cast = single and float(np.float32(slope)) != slope  # the slope is no float32: it keeps its own precision
-        stored.append(
-            numpy_helper.from_array(np.array([slope], np.float32 if single and not cast else np.float64), f"{y}_slope")
-        )
+        stored.append((f"{y}_slope", np.array([slope]), "float32" if single and not cast else "float64"))
         inner = helper.make_node("PRelu", [f"{y}_in" if cast else x, f"{y}_slope"], [f"{y}_out" if cast else y])
     else:
         extra = {"approximate": "tanh"} if activation.kind == "gelu_tanh" else {}

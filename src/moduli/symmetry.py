@@ -20,7 +20,7 @@ import numpy as np
 
 from . import modular
 from .activations import Activation
-from .certificate import Certificate, Move, State, certify, distinct, reducible
+from .certificate import Certificate, Move, State, certify, distinct, reducible, row_blocks
 from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
 from .errors import ShapeError, UnsupportedModel
 from .lossless import Progress, reduce
@@ -403,7 +403,7 @@ def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, 
             state.apply(move)
             extra.append(move)
         rows, bias, size = _shown(state, l, scale)
-        order = np.lexsort([key for part in (1, 0) for x in (bias, rows) for key in np.atleast_2d(x[part].T)[::-1]])
+        order = _sorted([key for part in (0, 1) for x in (rows, bias) for key in np.atleast_2d(x[part].T)])
         scale = size[0][order], size[1][order]
         if (np.diff(order) != 1).any():
             extra.append(Move("permute", l, state.alive[l][order]))
@@ -411,9 +411,21 @@ def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, 
     return state, (*moves, *extra)
 
 
-def canonical(net: Network, progress: Progress | None = None) -> Network:
-    """The normal form, every parameter rounded once to float64; idempotent."""
-    state, _ = normal_form(net, progress)
+def _sorted(keys: Sequence[Array]) -> Order:
+    """Lexicographic order, the first key first; all keys are looked at only where the first few are equal."""
+    first = keys[:FEW]
+    order = np.lexsort(first[::-1])
+    same = np.all([key[order[1:]] == key[order[:-1]] for key in first], axis=0)
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    if len(tied):
+        some = np.sort(order[tied])
+        order[tied] = some[np.lexsort([key[some] for key in keys[::-1]])]
+    return order
+
+
+def canonical(net: Network, progress: Progress | None = None, *, form: State | None = None) -> Network:
+    """The normal form, every parameter rounded once to float64; idempotent. `form` is the exact one, where it is known."""
+    state = form or normal_form(net, progress)[0]
     layers, scale = list[Layer](), _ones(net.widths[0])
     for l, activation in enumerate([*state.activations, IDENTITY], 1):
         rows, bias, scale = _shown(state, l, scale)
@@ -437,22 +449,38 @@ def _shown(state: State, l: int, scale: Pair) -> tuple[Pair, Pair, Pair]:
         scale: of the units that the layer reads.
     """
     w, b = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])
-    rows, bias = _times(_pair(w), (scale[0][None, :], scale[1][None, :])), _pair(b)
-    if l == len(state.weights) or not state.activations[l - 1].homogeneous or not rows[0].size:
-        return rows, bias, _ones(len(bias[0]))
+    bias, ones = _pair(b), _ones(len(b.hi))
+    scaled = l < len(state.weights) and state.activations[l - 1].homogeneous and w.hi.size > 0
+    if not scaled and _is_one(scale):
+        return _pair(w), bias, ones
+    rows, size = (np.empty(w.hi.shape), np.zeros(w.hi.shape)), ones
+    for at in row_blocks(w):
+        part = _times(_pair(w.rows(at)), (scale[0][None, :], scale[1][None, :]))
+        if scaled:
+            size[0][at], size[1][at] = largest = _largest(part)
+            part = _over(part, (largest[0][:, None], largest[1][:, None]))
+        rows[0][at], rows[1][at] = part
+    return rows, _over(bias, size) if scaled else bias, size
+
+
+def _largest(rows: Pair) -> Pair:
+    """The largest absolute value of each row, 1 where all is zero."""
     at = np.argmax(np.abs(rows[0]), axis=1)
     hi, lo = (part[np.arange(len(at)), at] for part in rows)
-    size = np.where(hi != 0, np.abs(hi), 1.0), np.where(hi < 0, -lo, lo)
-    return _over(rows, (size[0][:, None], size[1][:, None])), _over(bias, size), size
+    return np.where(hi != 0, np.abs(hi), 1.0), np.where(hi < 0, -lo, lo)
+
+
+def _is_one(x: Pair) -> bool:
+    return bool((x[0] == 1).all() and not x[1].any())
 
 
 def _pair(x: ExactArray) -> Pair:
-    return x.hi, np.zeros_like(x.hi) if x.lo is None else x.lo
+    return x.hi, np.zeros(x.hi.shape) if x.lo is None else x.lo
 
 
 def _times(a: Pair, b: Pair) -> Pair:
     """The product of two sums of two floats, to about 100 bits."""
-    if (b[0] == 1).all() and not b[1].any():
+    if _is_one(b):
         return a
     with np.errstate(over="ignore", invalid="ignore"):
         p, e = two_product(*np.broadcast_arrays(a[0], b[0]))
@@ -485,8 +513,8 @@ class Signature(str):
         return str(self), self.complete
 
 
-def signature(net: Network, progress: Progress | None = None) -> Signature:
-    """The fingerprint of a network's normal form.
+def signature(net: Network, progress: Progress | None = None, *, form: State | None = None) -> Signature:
+    """The fingerprint of a network's normal form (`form`, where it is known).
 
     Complete for constant and affine functions, and for one hidden layer of
     - tanh, sigmoid, erf (irreducible parameters are unique up to permutation and sign: Sussmann 1992),
@@ -496,14 +524,15 @@ def signature(net: Network, progress: Progress | None = None) -> Signature:
     Constants such as tanh(1/2) are compared by their normal forms: distinct positive rationals have linearly independent values
     of tanh, which are rational functions of one exponential with different poles; for erf this is not known.
     """
-    state, _ = normal_form(net, progress)
+    state = form or normal_form(net, progress)[0]
     arrays, widths = state.arrays(), state.widths
     if 0 in widths[1:-1]:
-        arrays, widths = [(ExactArray(np.zeros((widths[-1], widths[0]))), arrays[-1][1])], (widths[0], widths[-1])
+        arrays, widths = iter([(ExactArray(np.zeros((widths[-1], widths[0]))), [*arrays][-1][1])]), (widths[0], widths[-1])
     acts = [str(s) for s in state.activations][: len(widths) - 2]
     sha = hashlib.sha256(repr((widths, acts, net.output_map)).encode())
     for x in (x for layer in arrays for x in layer):
-        sha.update(x.hi.tobytes() + (x.lo if x.lo is not None else np.zeros_like(x.hi)).tobytes())
+        for part in _pair(x):
+            sha.update(np.ascontiguousarray(part).data.cast("B") if part.size else b"")
         sha.update(repr([(at, _text(x.rest[at])) for at in sorted(x.rest)]).encode())
     name = "/".join(dict.fromkeys(acts)) or "affine"
     return Signature(f"{'-'.join(map(str, widths))}:{name}:{sha.hexdigest()}", _complete(state, widths))
@@ -571,28 +600,43 @@ def _rescale(state: State, l: int) -> list[Move]:
         return []
     factors: dict[Fraction, list[int]] = {}
     w, b = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])
-    unusual = {at[0] for x in (w, b) for at in x.rest}
-    for x in (w, b):
-        unusual |= set() if x.lo is None else set(np.flatnonzero(x.lo.reshape(len(x.lo), -1).any(axis=1)).tolist())
-    common, size = _odd_gcd(np.column_stack([w.hi, b.hi])), np.abs(w.hi).max(axis=1)
-    for row, unit in enumerate(state.alive[l].tolist()):
-        if not size[row]:
-            continue
+    odd, bent = _unusual(w), _unusual(b)
+    plain = w.hi if not odd.any() else np.where(odd, 0.0, w.hi)
+    common, size = _odd_gcd(plain, np.where(bent, 0.0, b.hi)), np.abs(plain).max(axis=1)
+    for row in np.flatnonzero((w.hi != 0).any(axis=1)).tolist():
         content, top = Fraction(int(common[row])), Fraction(float(size[row]))
-        if row in unusual:
-            weights = [w.get((row, j)) for j in range(w.hi.shape[1])]
-            content, top = _content([*weights, b.get((row,))]), max(abs(q) for q in weights if isinstance(q, Fraction))
+        if bent[row] or odd[row].any():
+            weights = [w.get((row, j)) for j in np.flatnonzero(odd[row]).tolist()]
+            content = _content([content, *weights, *([b.get((row,))] if bent[row] else [])])
+            top = max([top, *(abs(q) for q in weights if isinstance(q, Fraction))])
         ratio = 1 / content
         ratio *= Fraction(2) ** -_exponent(top * ratio)
-        factors.setdefault(ratio, []).append(unit)
+        factors.setdefault(ratio, []).append(int(state.alive[l][row]))
     return [Move("scale", l, np.array(units, dtype=np.intp), ratio=ratio) for ratio, units in factors.items() if ratio != 1]
 
 
-def _odd_gcd(rows: Array) -> Any:
-    """The greatest common odd divisor of the mantissas in each row."""
-    mantissa = np.abs(np.ldexp(np.frexp(rows)[0], 53)).astype(np.int64)
-    mantissa //= np.maximum(mantissa & -mantissa, 1)
-    return np.maximum(np.gcd.reduce(mantissa, axis=1), 1)
+def _unusual(x: ExactArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where the number is not the float `hi`."""
+    mask = np.zeros(x.hi.shape, dtype=bool) if x.lo is None else x.lo != 0
+    for at in x.rest:
+        mask[at] = True
+    return mask
+
+
+def _odd_gcd(weights: Array, biases: Array) -> Any:
+    """The greatest common odd divisor of the mantissas in each row and its bias; 0 where all are zero."""
+    out = _odd(biases)
+    block = max(1, 2**18 // max(1, weights.shape[1]))
+    for start in range(0, len(out), block):
+        at = slice(start, start + block)
+        out[at] = np.gcd(out[at], np.gcd.reduce(_odd(weights[at]), axis=1))
+    return out
+
+
+def _odd(x: Array) -> Any:
+    """The odd parts of mantissas, 0 for 0."""
+    mantissa = np.abs(np.ldexp(np.frexp(x)[0], 53)).astype(np.int64)
+    return mantissa // np.maximum(mantissa & -mantissa, 1)
 
 
 def _content(row: Sequence[Number]) -> Fraction:
