@@ -31,7 +31,7 @@ import mutations as make
 import numpy as np
 
 import moduli as mo
-from moduli import cli
+from moduli import cli, terminal
 from moduli.certificate import Certificate
 from moduli.enclosure import evaluate
 from moduli.experiments import Table, load_data, read_config
@@ -113,7 +113,7 @@ def _store(path: Path, rng: np.random.Generator) -> None:
         path.with_name(names[0]).write_bytes(path.read_bytes())
         table = Table.of([name for name, _ in jobs], run([job for _, job in jobs], store=path.parent))
         json.dumps([table.to_json(), table.rows(), table.plot_data()])
-        cli._console().render_lines(table.table())
+        terminal._console().render_lines(table.table())
     finally:
         for name in names:
             path.with_name(name).unlink()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -405,7 +406,8 @@ def started(*args: object, cwd: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "moduli.cli", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(line, cwd=cwd, env=env, start_new_session=True, **pipes)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs inherit that it is ignored
+    return subprocess.Popen(line, cwd=cwd, env=env, start_new_session=True, preexec_fn=listen, **pipes)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -447,6 +449,7 @@ def test_ctrl_c_ends_a_solver_that_does_not_listen(tmp_path):
 import os, signal, threading, numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from moduli.terminal import bar
+signal.signal(signal.SIGINT, signal.default_int_handler)
 hard = (np.random.default_rng(0).random((150, 200)) < 0.08).astype(float)
 threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
 with bar(False) as progress:

@@ -326,11 +326,11 @@ def test_an_answer_that_cannot_be_printed(form, tmp_path):
     command = [sys.executable, "-c", READY, "info", "zoo:digits-tanh", *form]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    refused_to_write((done.returncode, "", done.stderr.removeprefix("ready\n")), "cannot write the answer: No space left")
+    refused_to_write((done.returncode, "", done.stderr.removeprefix("ready!")), "cannot write the answer: No space left")
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(command, env=ENV, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     os.close(write)
-    assert (done.returncode, done.stderr) == (141, "ready\n")
+    assert (done.returncode, done.stderr) == (141, "ready!")
     done = subprocess.run(command, env=ENV, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "ready\n")
+    assert (done.returncode, done.stderr) == (0, "ready!")
