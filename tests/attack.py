@@ -145,8 +145,8 @@ def region(rng: np.random.Generator, case: Case) -> None:
         return
     if way == 1:
         found = {**found, "signs": signs}
-    elif way == 2 and at < min(len(found["low"]), len(found["high"])):
-        found["low"][at] = found["high"][at]
+    elif way == 2:
+        found = {**found, "low": [q if rng.random() < 0.7 else p for p, q in zip(found["low"], found["high"], strict=False)]}
     elif way == 3:
         found = {**found, "low": [x - 0.5 for x in found["low"]], "high": [x - 0.5 for x in found["high"]]}
     elif way == 4:

@@ -514,3 +514,9 @@ def test_exact_arrays_at_extremes(ratio):
         again.put((k,), q * Fraction(x))
     assert again.equals(array)
     assert (array.nonzero() == (np.array(EXTREMES) != 0)).all()
+
+
+def test_a_difference_beyond_the_largest_float_is_no_claim():
+    most = np.finfo(np.float64).max
+    with pytest.raises(mo.CertificateRejected, match="is claimed"):
+        judged(net([[1]], [0], [[most]], [0]), small=net([[1]], [0], [[-most]], [0]), slack=Slack(1e300, 1e300))

@@ -449,7 +449,8 @@ def _deviation(a: ExactArray, b: ExactArray, relative: float) -> Array | None:
     """An upper bound of |a - b|, None where all of it is zero."""
     if relative == 0 and a.equals(b):
         return None
-    s, t = two_sum(a.hi, -b.hi)
+    with np.errstate(over="ignore", invalid="ignore"):  # not a number where a sum overflows: no claim is below it
+        s, t = two_sum(a.hi, -b.hi)
     out = up(np.abs(s) + np.abs(t))
     for part in (a.lo, b.lo):
         if part is not None:
