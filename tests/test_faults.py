@@ -89,7 +89,7 @@ def long_work(folder: Path) -> dict[str, tuple[object, ...]]:
     mo.save(mo.Network.mlp(rows, rng.uniform(-1, 1, 60), rng.normal(size=(1, 60)), [0.0]), folder / "t.npz")
     (folder / "s.toml").write_text(CONFIG.format(5000))
     return {
-        "compress": ("compress", "t.npz", "-o", "small.npz", "--radius", "0.3", "--budget", 10**9),
+        "compress": ("compress", "a.npz", "-o", "small.npz", "--on", "box:-1,1", "--budget", 10**9),
         "rank": ("rank", "t.npz", "--radius", "0.3", "--budget", 10**9),
         "distance": ("distance", "a.npz", "b.npz", "--on", "box:-1,1", "--budget", 10**9),
         "report": ("report", "t.npz", "-o", "page.html", "--budget", 10**9),

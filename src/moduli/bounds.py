@@ -426,7 +426,8 @@ def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array,
 
     known = []
     for (a_lo, a_hi), (b_lo, b_hi) in zip(*alone, strict=True):
-        apart = -add_up(-a_lo, b_hi), add_up(a_hi, -b_lo)
+        with np.errstate(over="ignore"):
+            apart = -add_up(-a_lo, b_hi), add_up(a_hi, -b_lo)
         known.append((np.concatenate([apart[0], b_lo], axis=1), np.concatenate([apart[1], b_hi], axis=1)))
     first = [np.arange(2 * len(layer.bias)) < len(layer.bias) for layer in a]
     zero = np.zeros_like(low)

@@ -4,8 +4,8 @@ A *certificate* says of two networks of the same inputs and outputs, by the dige
 
     for every input x,  |small(x) - large(x)|_inf <= constant + growth * |x|_inf        (outputs before the output map)
 
-and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units computes the
-function of `large`. With a radius (`proximity.Near`) both are said of parameters that differ from those of `large` by
+and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units than `small` computes
+the function of `large`. With a radius (`proximity.Near`) both are said of parameters that differ from those of `large` by
 at most the radius: `small` is compared with one of them, and `minimal` says that none of them has fewer.
 
 With a `region.Region` the first is said of the inputs in a box instead,
@@ -62,6 +62,10 @@ SCHEMA = "moduli.certificate/1"
 BLOCK, ENTRIES = 2**16, 2**18
 MAX_BYTES = 2**31
 RATIONAL = r"-?[0-9]{1,700}(/[0-9]{1,700})?"
+KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units
+    "constant": (), "drop": (), "permute": (), "scale": ("ratio",), "merge": ("into", "ratio"), "inactive": (), "skip": (),
+    "block": ("into", "rows", "outgoing"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,8 @@ class Move:
 
     @staticmethod
     def from_json(data: Any) -> Move:
-        wanted = {"constant": 3, "drop": 3, "permute": 3, "scale": 4, "merge": 5, "inactive": 3, "skip": 3, "block": 6}
         kind = data.get("move") if isinstance(data, dict) else None
-        if not isinstance(kind, str) or len(data) != wanted.get(kind):
+        if not isinstance(kind, str) or kind not in KINDS or set(data) != {"move", "layer", "units", *KINDS[kind]}:
             raise CertificateRejected(f"not a move: {str(data)[:80]}")
         ratio, layer = data.get("ratio", "1"), data.get("layer")
         if not isinstance(layer, int) or isinstance(layer, bool) or abs(layer) > 2**31:
@@ -465,7 +468,8 @@ def _deviation(a: ExactArray, b: ExactArray, relative: float) -> Array | None:
     """An upper bound of |a - b|, None where all of it is zero."""
     if relative == 0 and a.equals(b):
         return None
-    s, t = two_sum(a.hi, -b.hi)
+    with np.errstate(over="ignore", invalid="ignore"):  # not a number where a sum overflows: no claim is below it
+        s, t = two_sum(a.hi, -b.hi)
     out = up(np.abs(s) + np.abs(t))
     for part in (a.lo, b.lo):
         if part is not None:
@@ -493,6 +497,8 @@ def reducible(state: State) -> str | None:
     One hidden layer only. For tanh, sigmoid and erf irreducible networks are minimal (`Activation.source`); those that agree
     on an open box agree everywhere, being analytic. For activations that bend at 0 see `creases`.
     """
+    if state.region is not None and state.region.flat:
+        return "the box is flat"
     if len(state.alive) != 3:
         return f"{len(state.alive) - 2} hidden layers: minimality is known for one"
     activation = state.activations[0]
@@ -562,7 +568,7 @@ class Certificate:
             raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
         if self.near is not None and self.near.bound is not None:
             self.near.bound.verify(ball(large, self.near.radius))
-        if self.minimal and (why := self._not_minimal(left)):
+        if self.minimal and (why := self._not_minimal(left, small)):
             raise CertificateRejected(f"minimality is claimed, but {why}")
 
     def _start(self, large: Network) -> Network:
@@ -579,9 +585,11 @@ class Certificate:
             self.changed.enclosure.verify(large, start, self.region.box)
         return start
 
-    def _not_minimal(self, left: State) -> str | None:
+    def _not_minimal(self, left: State, small: Network) -> str | None:
         if self.changed is not None:
             return "parameters are changed"
+        if small.units != sum(left.widths[1:-1]):
+            return f"the small network has {small.units} units, and moves leave {sum(left.widths[1:-1])}"
         if self.near is None:
             return reducible(left)
         lower, units = self.near.bound.lower if self.near.bound else 0, sum(left.widths[1:-1])
@@ -653,7 +661,7 @@ def _short_int(digits: str) -> int:
 
 
 def _is_bound(x: Any) -> bool:
-    return type(x) in (int, float) and 0 <= x < float("inf")
+    return type(x) in (int, float) and 0 <= x < float("inf") and float(x) == x
 
 
 def ball(net: Network, radius: float) -> Ball:
@@ -700,4 +708,4 @@ def certify(
         raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
     slack = _slack(left, exact_arrays(small), region, changed)
     proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near, region=region, changed=changed)
-    return replace(proof, minimal=proof._not_minimal(left) is None)
+    return replace(proof, minimal=proof._not_minimal(left, small) is None)

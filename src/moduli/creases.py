@@ -104,7 +104,7 @@ class Bends(NamedTuple):
 
 def bends(state: State) -> Bends | str:
     """Of a network of one hidden layer, or why that is not known."""
-    if state.region is not None and not all(p < q for p, q in zip(state.region.low, state.region.high, strict=True)):
+    if state.region is not None and state.region.flat:
         return "the box is flat"
     size = len(state.alive[1]) * (len(state.alive[0]) + len(state.alive[2]))
     if size > ENTRIES:

@@ -198,7 +198,7 @@ class Changed:
         if not isinstance(data, dict) or set(data) != {"changes", "upper", "how", "tree"}:
             raise CertificateRejected(f"changes on a box have fields changes, upper, how and tree, not {str(data)[:80]}")
         changes, upper, how, tree = (data[k] for k in ("changes", "upper", "how", "tree"))
-        if type(upper) not in (int, float) or not 0 <= upper < float("inf"):
+        if type(upper) not in (int, float) or not 0 <= upper < float("inf") or float(upper) != upper:
             raise CertificateRejected(f"upper {str(upper)[:40]} of the changes is no finite number >= 0")
         if not isinstance(tree, list) or not all(type(x) is int and -1 <= x < 2**31 for x in tree):
             raise CertificateRejected(f"the tree of the changes must be a list of inputs or -1, not {str(tree)[:60]}")

@@ -111,6 +111,7 @@ def enclose(number: Number) -> Interval:
 
 _DIGITS = Context(prec=110, Emax=10**9, Emin=-(10**9))
 _ERROR = Fraction(1, 10**50)
+_FAR = 10**40
 
 
 @cache
@@ -201,7 +202,7 @@ def enclose_value(activation: Activation, z: Interval) -> Interval:
     low, high = z
     middle, radius = (low + high) / 2, activation.lipschitz * (high - low) / 2
     exact = activation.exact(middle)
-    if exact is None and (abs(middle) > 10**40):
+    if exact is None and abs(middle) > _FAR:
         return _enclose_far(activation, z)
     if exact is None:
         exact = _near(activation.kind, middle)
@@ -214,10 +215,10 @@ def enclose_value(activation: Activation, z: Interval) -> Interval:
 
 
 def _enclose_far(activation: Activation, z: Interval) -> Interval:
-    """Arguments beyond 1e40: saturated (error below 1e-50), or all of the range where nothing better is known."""
+    """All arguments beyond 1e40: saturated (error below 1e-50); else all of the range, as nothing better is known here."""
     low, high = z
     sign, slope, offset = activation.reflection
-    if activation.kind == "sin" or low < 0 < high:
+    if activation.kind == "sin" or (low <= _FAR and high >= -_FAR):
         reach = activation.lipschitz * max(abs(low), abs(high)) + 1
         bound = Fraction(activation.bound) if activation.bound is not None else reach
         return -bound, bound
@@ -429,8 +430,9 @@ class ExactArray:
         a, b = self.hi[np.ix_(rows, into)], self.hi[np.ix_(rows, units)] * sign
         with np.errstate(over="ignore", invalid="ignore"):
             s, e = two_sum(a, b)
-        self.write(np.ix_(rows, into), s, np.where(np.isfinite(s), e, 0.0))
-        for i, j in np.argwhere(~np.isfinite(s)):
+        held = np.isfinite(s) & np.isfinite(e)  # next to the largest float a step may overflow though the sum does not
+        self.write(np.ix_(rows, into), s, np.where(held, e, 0.0))
+        for i, j in np.argwhere(~held):
             self.rest[int(rows[i]), int(into[j])] = Fraction(float(a[i, j])) + Fraction(float(b[i, j]))
 
     def _put_sum(self, at: Index, terms: list[float]) -> None:
@@ -507,8 +509,9 @@ def up_matmul(a: Array, b: Array) -> Array:
     """
     n = a.shape[1]
     met = (a != 0).astype(np.float64) @ (b != 0).astype(np.float64) > 0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         total = up(a @ np.where(np.isfinite(b), b, 0.0), n + 2) + n * 5e-324
+    total[np.isnan(total)] = np.inf
     if not np.isfinite(b).all():
         total[(a != 0).astype(np.float64) @ (~np.isfinite(b)).astype(np.float64) > 0] = np.inf
     return np.asarray(np.where(met, total, 0.0))
@@ -516,7 +519,8 @@ def up_matmul(a: Array, b: Array) -> Array:
 
 def up(x: Array | np.float64, steps: int = 2) -> Array:
     """An upper bound of a non-negative float sum that lost at most `steps` roundings; 0 stays 0."""
-    return np.where(x == 0, 0.0, np.nextafter(x * (1 + (steps + 2) * 2.0**-52), np.inf))
+    with np.errstate(over="ignore"):
+        return np.where(x == 0, 0.0, np.nextafter(x * (1 + (steps + 2) * 2.0**-52), np.inf))
 
 
 def up_scale(x: Array | np.float64, factor: float) -> Array:

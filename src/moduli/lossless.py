@@ -229,6 +229,8 @@ def needed(state: State) -> int:
     if state.region is not None:
         return 0
     w, b = state.weights[0].take(state.alive[1], state.alive[0]), state.biases[0].take(state.alive[1])
+    if not (w.is_float() and b.is_float()):
+        return 0
     keys, _ = class_keys(w.hi, b.hi, sign=True, scale=True)
     visible = (w.hi != 0).any(axis=1) & state.weights[1].take(state.alive[2], state.alive[1]).nonzero().any(axis=0)
     single, counts = np.unique(keys, return_counts=True)

@@ -856,7 +856,8 @@ class Near:
     def from_json(data: Any) -> Near:
         fields = _object(data, ("radius", "changes", "bound"), "near")
         radius = fields["radius"]
-        _demand(type(radius) in (int, float) and 0 <= radius < 2.0**1000, f"radius {str(radius)[:40]} is no finite number >= 0")
+        fine = type(radius) in (int, float) and 0 <= radius < 2.0**1000 and float(radius) == radius
+        _demand(fine, f"radius {str(radius)[:40]} is no finite float >= 0")
         _demand(isinstance(fields["changes"], list), "changes must be a list")
         bound = None if fields["bound"] is None else Bound.from_json(fields["bound"])
         return Near(float(radius), tuple(map(Change.from_json, fields["changes"])), bound)

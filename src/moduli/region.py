@@ -41,6 +41,10 @@ class Region:
     tree: tuple[int, ...]
     signs: tuple[tuple[int, ...], ...]
 
+    def __str__(self) -> str:
+        ends = [f"[{p!r}, {q!r}]" for p, q in zip(self.low[:3], self.high[:3], strict=True)]
+        return " x ".join(ends) + (f" x ... ({len(self.low)} inputs)" if len(self.low) > 3 else "")
+
     @property
     def box(self) -> Box:
         return Box(np.array(self.low), np.array(self.high))
@@ -49,6 +53,11 @@ class Region:
     def radius(self) -> Array:
         """The largest size of each input."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    @property
+    def flat(self) -> bool:
+        """Whether functions that agree on the box may differ close to it: an input has one value only."""
+        return any(p == q for p, q in zip(self.low, self.high, strict=True))
 
     def verify(self, net: Network) -> None:
         """Prove the signs of the units of a network; raises `CertificateRejected`."""
@@ -71,8 +80,8 @@ class Region:
             raise CertificateRejected(f"a region has fields low, high, tree and signs, not {str(data)[:80]}")
         low, high, tree, signs = (data[k] for k in ("low", "high", "tree", "signs"))
         for name, end in (("low", low), ("high", high)):
-            if not isinstance(end, list) or not all(type(x) in (int, float) and math.isfinite(x) for x in end):
-                raise CertificateRejected(f"{name} of the region must be a list of finite numbers, not {str(end)[:60]}")
+            if not isinstance(end, list) or not all(map(_is_float, end)):
+                raise CertificateRejected(f"{name} of the region must be a list of finite floats, not {str(end)[:60]}")
         if len(low) != len(high) or any(p > q for p, q in zip(low, high, strict=True)):
             raise CertificateRejected(f"low {str(low)[:40]} and high {str(high)[:40]} of the region are no box")
         if not isinstance(tree, list) or not all(type(x) is int and -1 <= x < 2**31 for x in tree):
@@ -82,6 +91,10 @@ class Region:
         ):
             raise CertificateRejected(f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}")
         return Region(tuple(map(float, low)), tuple(map(float, high)), tuple(tree), tuple(map(tuple, signs)))
+
+
+def _is_float(x: Any) -> bool:
+    return type(x) in (int, float) and math.isfinite(x) and float(x) == x
 
 
 def slope(state: State, l: int, unit: int) -> Fraction | None:

@@ -556,7 +556,7 @@ class Verdict(Result):
         small, near = self.small.units, self.proof.near
         exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
         if near is None:
-            exact += ", on a box" if self.proof.region else ""
+            exact += f", {self._domain}" if self.proof.region else ""
             best = f"; no one-hidden-layer network with fewer than {small} hidden units has it" if self.proof.minimal else ""
             return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
         best = f"; every parameter within it needs {near.bound.lower}" if near.bound and near.bound.lower else ""
@@ -568,16 +568,25 @@ class Verdict(Result):
         return [
             ("large", repr(self.large)), ("small", repr(self.small)), ("moves replayed", str(len(moves))),
             ("units moved", str(sum(len(m.units) for m in moves))), ("slack", f"<= {self.proof.slack}"),
-            ("fewest units", "proved" if self.proof.minimal else "not claimed"),
+            ("holds", self._domain), ("fewest units", "proved" if self.proof.minimal else "not claimed"),
         ]  # fmt: skip
 
+    @property
+    def _domain(self) -> str:
+        """Where the claim holds: whoever made the certificate chose it."""
+        near, region = self.proof.near, self.proof.region
+        if region is not None:
+            return f"on the box {region}"
+        return "for all inputs" if near is None else f"for all inputs, a parameter within {near.radius!r}"
+
     def data(self) -> dict[str, Any]:
-        slack = self.proof.slack
+        slack, near, region = self.proof.slack, self.proof.near, self.proof.region
         return {
             "small": self.small.digest, "large": self.large.digest,
             "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.proof.minimal,
             "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
-            "on_box": self.proof.region is not None,
+            "on_box": region is not None, "radius": None if near is None else near.radius,
+            "box": None if region is None else {"low": list(region.low), "high": list(region.high)},
         }  # fmt: skip
 
 
