@@ -90,7 +90,7 @@ def long_work(folder: Path) -> dict[str, tuple[object, ...]]:
     (folder / "s.toml").write_text(CONFIG.format(5000))
     return {
         "compress": ("compress", "a.npz", "-o", "small.npz", "--on", "box:-1,1", "--budget", 10**9),
-        "rank": ("rank", "t.npz", "--radius", "0.3", "--budget", 10**9),
+        "rank": ("rank", "a.npz", "--on", "box:-1,1", "--budget", 10**9),
         "distance": ("distance", "a.npz", "b.npz", "--on", "box:-1,1", "--budget", 10**9),
         "report": ("report", "t.npz", "-o", "page.html", "--budget", 10**9),
         "sweep": ("sweep", "s.toml", "--store", "runs"),
@@ -121,7 +121,7 @@ def test_interrupted(name, tmp_path):
     assert process.poll() is None, "the work was too short to interrupt"
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = end(process)
-    kept = "finished runs are kept in runs; the same command does the rest" if "sweep" in name else "nothing was written"
+    kept = "finished runs are kept in runs, the same command does the rest" if "sweep" in name else "nothing was written"
     assert (code in INTERRUPTED, out) == (True, "")
     assert re.fullmatch(rf"\n?moduli: interrupted( at: [^\n]+)?; {kept}\n", err), err
     assert set(tmp_path.iterdir()) - before == ({runs} if "sweep" in name else set())
