@@ -69,6 +69,26 @@ def test_minimal_widths_agree_with_brute_force():
     assert len(extra) > 1
 
 
+def test_many_units_on_few_hyperplanes():
+    """Thirty units, each split into two that look opposite ways; the linear part that this leaves goes to a pair."""
+    rng = np.random.default_rng(7)
+    rows, v = rng.integers(-9, 10, (30, 4)).astype(float), rng.integers(1, 9, 30).astype(float)
+    w, b, split = rows[:, :3], rows[:, 3], rng.integers(-4, 5, 30).astype(float)
+    line, end = split @ w, split @ b  # v s(z) = (v - u) s(z) + u s(-z) + u z
+    wide = mo.Network.mlp(
+        np.concatenate([w, -w, line[None], -line[None]]),
+        [*b, *-b, end, -end],
+        [[*(v - split), *split, 1, -1]],
+        [0],
+        activation="relu",
+    )
+    few = mo.Network.mlp(w, b, v[None], [0], activation="relu")
+    x = rng.normal(size=(100, 3))
+    assert np.allclose(wide(x), few(x))
+    small = mo.compress(wide)
+    assert (small.network.units, small.optimal, small.check()) == (30, True, True)
+
+
 @pytest.mark.parametrize("kind", ["relu", "leaky_relu(0.5)", "gelu", "softplus", "abs", "silu", "gelu_tanh"])
 def test_the_function_stays_the_same(kind):
     rng = np.random.default_rng(1)

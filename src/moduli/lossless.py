@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -279,14 +279,19 @@ def _proposals(state: State, l: int) -> Iterator[Move]:
 
 
 def _turned(state: State, l: int) -> Iterator[Move]:
-    """The best block of fewer units that the kernel accepts."""
-    for move in turning.proposals(state, l):
-        try:
-            state.apply(move)
-        except CertificateRejected:  # a unit that would bend is linear on the box, or the other way round
-            continue
+    """The best block of fewer units that the kernel accepts, and again: with fewer units more can be tried."""
+    while move := next(filter(partial(_accepted, state), turning.proposals(state, l)), None):
         yield move
-        return
+        if move.kind == "skip":
+            return
+
+
+def _accepted(state: State, move: Move) -> bool:
+    try:
+        state.apply(move)
+    except CertificateRejected:  # a unit that would bend is linear on the box, or the other way round
+        return False
+    return True
 
 
 def _apply(state: State, l: int, kind: str, units: Units) -> Iterator[Move]:
