@@ -21,13 +21,17 @@ from .result import table
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    Text = click.ParamType[str]
+
     from .lossless import Progress
     from .result import Result
+else:
+    Text = click.ParamType  # generic in the newest click only
 
 # Asking ---------------------------------------------------------------------------------------------------------
 
 
-class Target(click.ParamType[str]):
+class Target(Text):
     """A file that a command writes, refused before the work if its suffix or its folder cannot be."""
 
     name = "file"
