@@ -21,10 +21,10 @@ from .result import table
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    Text = click.ParamType[str]
-
     from .lossless import Progress
     from .result import Result
+
+    Text = click.ParamType[str]
 else:
     Text = click.ParamType  # generic in the newest click only
 
