@@ -70,3 +70,11 @@ def test_deep_networks_of_these_are_not_decided():
     net = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], [[1.0]], [0.0], activation="tanh")
     with pytest.raises(mo.UnsupportedModel, match="only piecewise linear"):
         mo.identifiable(net, on=mo.Box(-1, 1))
+
+
+def test_what_no_rule_decides_is_undecided(monkeypatch):
+    net = network(np.random.default_rng(0), "tanh")
+    monkeypatch.setattr("moduli.certificate.distinct", lambda state: False)  # as where two rows share a key
+    found = mo.identifiable(net, on=None)
+    assert (found.status, found.scope) == ("undecided", "")
+    assert "two units may be equal" in found.reason

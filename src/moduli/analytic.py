@@ -28,6 +28,9 @@ def applies(net: Network) -> bool:
 def other(net: Network) -> tuple[str, Witness | None]:
     """Why other parameters have the function, and such parameters where they are rational; ("", None) if there are none.
 
+    Raises:
+        Undecided: no unit was found redundant, and no proof that none is.
+
     >>> net = Network.mlp([[1.0], [-1.0]], [0.5, -0.5], [[1.0, 3.0]], [0.0], activation="tanh")
     >>> why, found = other(net)
     >>> why, [[str(q) for q in row] for row in found.layers[1][0]]
@@ -35,6 +38,7 @@ def other(net: Network) -> tuple[str, Witness | None]:
     """
     rank = lossless.rank(net)
     if rank.upper == net.units:
+        int(rank)
         return "", None
     move, activation = rank.moves[0], net.activations[0]
     (w, b), (v, d) = exact_layers(net)

@@ -165,7 +165,10 @@ def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: 
 def _analytic(net: Network, on: Box | None) -> Identifiability:
     if on is not None and (on.of_dimension(net.widths[0]).low >= on.high).any():
         return Identifiability("undecided", net, on, "", "the box is flat")
-    why, found = analytic.other(net)
+    try:
+        why, found = analytic.other(net)
+    except Undecided as error:
+        return Identifiability("undecided", net, on, "", str(error))
     if not why:
         sure = f"irreducible, hence unique up to permutations and signs ({net.activations[0].source})"
         return Identifiability("proved", net, on, "global", sure)
