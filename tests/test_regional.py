@@ -276,6 +276,16 @@ def test_the_attacked_certificate_uses_all_moves():
     assert len(SMALL.certificate.region.tree) > 1
 
 
+def with_value(data, path, value):
+    """A copy with another value at one place."""
+    wrong = copy.deepcopy(data)
+    at = wrong
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    return wrong
+
+
 def test_forged_regions_are_noticed():
     data = SMALL.certificate.to_json()
     forged = []
@@ -286,13 +296,8 @@ def test_forged_regions_are_noticed():
     forged += [(("tree",), [*data["region"]["tree"], -1]), (("low",), [-1.0]), (("low", 0), 2.0), (("signs",), [])]
     forged += [(("signs",), [[0] * len(s) for s in data["region"]["signs"]])]
     for path, value in forged:
-        wrong = copy.deepcopy(data)
-        at = wrong["region"]
-        for step in path[:-1]:
-            at = at[step]
-        at[path[-1]] = value
         with pytest.raises(mo.CertificateRejected):
-            verify(SMALL, wrong)
+            verify(SMALL, with_value(data, ("region", *path), value))
 
 
 def test_moves_without_a_region_are_refused():
@@ -540,18 +545,13 @@ def test_the_certificate_of_a_tolerance_is_a_file_and_cannot_be_forged(tmp_path)
     ]
     values = [0.0, [0, -1], "separate", [], 3.0, 9, 10**6]
     for path, value in [*zip(forged, values, strict=True), (("how",), "none"), (("changes", 0, "part"), "slope")]:
-        wrong = copy.deepcopy(data)
-        at = wrong["changed"]
-        for step in path[:-1]:
-            at = at[step]
-        at[path[-1]] = value
         with pytest.raises(mo.CertificateRejected):
-            Certificate.from_json(json.dumps(wrong)).verify(small.network, net)
+            verify(small, with_value(data, ("changed", *path), value))
     for gone in ("region", "changed"):
         with pytest.raises(mo.CertificateRejected):
-            Certificate.from_json(json.dumps({k: v for k, v in data.items() if k != gone})).verify(small.network, net)
+            verify(small, {k: v for k, v in data.items() if k != gone})
     with pytest.raises(mo.CertificateRejected, match="minimal"):
-        Certificate.from_json(json.dumps({**data, "minimal": True})).verify(small.network, net)
+        verify(small, {**data, "minimal": True})
 
 
 def test_a_tolerance_for_smooth_activations():

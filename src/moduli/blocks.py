@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .creases import creases, half, unit
-from .enclosure import ExactArray, Index, Number, matmul
+from .enclosure import ExactArray, Index, Number, ceiling, matmul
 from .errors import CertificateRejected
 from .region import Row, extent, lines, slope
 
@@ -197,17 +197,9 @@ def _replace(state: State, move: Move, new: Sequence[Part]) -> None:
 def _bound(state: State, l: int, name: int, row: Row, *, bends: bool) -> None:
     """The sign and the bounds of a new pre-activation; that of a turned unit has those of the old one, turned."""
     ends, (lo, hi) = extent(state, l, row[:-1]), lines(state)[l - 1]
-    least, most = (-math.inf, math.inf) if ends is None else (-_up(-(ends[0] + row[-1])), _up(ends[1] + row[-1]))
+    least, most = (-math.inf, math.inf) if ends is None else (-ceiling(-ends[0] - row[-1]), ceiling(ends[1] + row[-1]))
     old = unit(state, l, name)
     if old is not None and old.row == tuple(-q for q in row):
         least, most = max(least, -hi[name]), min(most, -lo[name])
     lo[name], hi[name] = least if bends else max(least, 0.0), most
     state.signs[l - 1][name] = 0 if bends else 1
-
-
-def _up(q: Fraction) -> float:
-    try:
-        nearest = float(q)
-    except OverflowError:
-        return math.inf
-    return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)

@@ -546,6 +546,17 @@ def _right(tree: Sequence[int], inputs: int) -> Ints:
     return right
 
 
+def read_tree(values: Any, of: str) -> tuple[int, ...]:
+    """The splits of a tree, as JSON has them; whether they are a tree is for those who walk it.
+
+    Raises:
+        CertificateRejected: they are no list of inputs or -1.
+    """
+    if not isinstance(values, list) or not all(type(x) is int and -1 <= x < 2**31 for x in values):
+        raise CertificateRejected(f"the tree of the {of} must be a list of inputs or -1, not {str(values)[:60]}")
+    return tuple(values)
+
+
 def signs(net: Network, low: Array, high: Array, wanted: Signs, need: Mask) -> tuple[Propagation, Mask]:
     """Where on each box bounds prove the wanted sign of each hidden unit, ``[batch, hidden units]``.
 

@@ -31,8 +31,8 @@ tolerance takes part.
 | block | other units in the place of some, with the same sum, see `blocks` | columns of these |
 
 ... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
-inactive, skip: on a box only, see `blocks`. Layers count from 1; units are named by their place in the original
-network throughout.
+skip: a layer that is linear goes; inactive: on a box only; for both see `blocks`. Layers count from 1; units are named by
+their place in the original network throughout.
 """
 
 from __future__ import annotations
@@ -49,7 +49,20 @@ import numpy as np
 from . import blocks, creases
 from .activations import Activation
 from .differences import Changed
-from .enclosure import ExactArray, Number, class_keys, enclose, linear, two_sum, up, up_matmul, up_scale, value
+from .enclosure import (
+    ExactArray,
+    Number,
+    ceiling,
+    class_keys,
+    enclose,
+    linear,
+    sum_up,
+    two_sum,
+    up,
+    up_matmul,
+    up_scale,
+    value,
+)
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .network import IDENTITY, Layer, Network
 from .proximity import Ball, Near
@@ -390,7 +403,7 @@ def difference(
         if l == len(activations):
             break
         activation = activations[l]
-        e = up_scale(e, _up_float(activation.lipschitz))
+        e = up_scale(e, ceiling(activation.lipschitz))
         if activation.bound is not None:
             e[e[:, 1] > 0] = [2.0 * activation.bound, 0.0]
         h = _reach(wa, ba, h, activation)
@@ -440,7 +453,7 @@ def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Ar
         return np.tile([float(activation.bound), 0.0], (w.hi.shape[0], 1))
     h = np.concatenate([up_matmul(_size(w.rows(at)), h) for at in row_blocks(w)] or [np.zeros((0, 2))])
     h[:, 0] = up(h[:, 0] + _size(b))
-    h = up_scale(h, _up_float(activation.lipschitz))
+    h = up_scale(h, ceiling(activation.lipschitz))
     h[:, 0] = up(h[:, 0] + activation.zero)
     return h
 
@@ -460,7 +473,7 @@ def _size(x: ExactArray) -> Array:
     """An upper bound of |x|."""
     size = np.abs(x.hi) if x.lo is None else up(np.abs(x.hi) + np.abs(x.lo))
     for at, number in x.rest.items():
-        size[at] = _up_float(max(abs(end) for end in enclose(number)))
+        size[at] = ceiling(max(abs(end) for end in enclose(number)))
     return size
 
 
@@ -476,16 +489,8 @@ def _deviation(a: ExactArray, b: ExactArray, relative: float) -> Array | None:
             out = up(out + np.abs(part))
     for at in {*a.rest, *b.rest}:
         (a0, a1), (b0, b1) = enclose(a.get(at)), enclose(b.get(at))
-        out[at] = 0.0 if a.get(at) == b.get(at) else _up_float(max(abs(a1 - b0), abs(b1 - a0)))
+        out[at] = 0.0 if a.get(at) == b.get(at) else ceiling(max(abs(a1 - b0), abs(b1 - a0)))
     return up(out + up_scale(_size(a), relative)) if relative else out
-
-
-def _up_float(q: Fraction) -> float:
-    try:
-        nearest = float(q)
-    except OverflowError:
-        return float("inf")
-    return nearest if Fraction(nearest) >= q else float(np.nextafter(nearest, np.inf))
 
 
 # Minimality -----------------------------------------------------------------------------------------------------
@@ -685,8 +690,7 @@ def _slack(left: State, right: Layers, region: Region | None, changed: Changed |
     found = difference(left.arrays(), right, left.activations, radius=radius)
     if changed is None:
         return found
-    parts = [part for part in (found.constant, changed.enclosure.upper) if part]
-    return replace(found, constant=float(up(np.float64(sum(parts)), 1)) if len(parts) > 1 else sum(parts, 0.0))
+    return replace(found, constant=sum_up(found.constant, changed.enclosure.upper))
 
 
 def certify(

@@ -18,7 +18,7 @@ from .alignment import align
 from .certificate import Certificate, Move, Slack, State, difference, exact_arrays, magnitude, replay
 from .differences import Enclosure
 from .domains import Box, Domain, Gaussian, Samples
-from .enclosure import Interval, enclose_value, evaluate
+from .enclosure import Interval, ceiling, enclose_value, evaluate, sum_up
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
 from .network import Network
@@ -49,19 +49,13 @@ class Bisection(NamedTuple):
         """The certified bound; raises `CertificateRejected`."""
         left, right = replay(a, self.a_moves), replay(b, self.b_moves)
         self.enclosure.verify(left.network(), right.network(), box)
-        return _sum_up(self.enclosure.upper, _rounded(left, box), _rounded(right, box))
+        return sum_up(self.enclosure.upper, _rounded(left, box), _rounded(right, box))
 
 
 def _rounded(state: State, box: Box) -> float:
     """What rounding exact parameters once changes on a box."""
     small = exact_arrays(state.network())
     return difference(state.arrays(), small, state.activations, radius=_radius(box, state.net)).everywhere
-
-
-def _sum_up(*parts: float) -> float:
-    """An upper bound of a sum of non-negative numbers, exact where at most one is not zero."""
-    some = [p for p in parts if p]
-    return math.fsum(some) if len(some) < 2 else math.nextafter(math.nextafter(math.fsum(some), math.inf), math.inf)
 
 
 class Witness(NamedTuple):
@@ -257,13 +251,13 @@ def _bisected(
     plain: tuple[tuple[Move, ...], tuple[Move, ...]] = ((), ())
     pairs = [(a, b, 0.0, plain)]
     for m in matchings(a, b, progress):
-        extra = _sum_up(_rounded(m.left, box), _rounded(m.right, box))
+        extra = sum_up(_rounded(m.left, box), _rounded(m.right, box))
         pairs.append((m.left.network(), m.right.network(), extra, (m.left_moves, m.right_moves)))
     start = [supremum.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
     p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
     goal = None if eps is None else max(0.0, eps - extra)
     found = supremum.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
-    return Bisection(*moves, found), _sum_up(found.upper, extra)
+    return Bisection(*moves, found), sum_up(found.upper, extra)
 
 
 def _radius(on: Domain, net: Network) -> Array | None:
@@ -492,13 +486,13 @@ def distance(
     peak = None if box is None else supremum.peak(a, b, box, budget, progress)
     if peak is not None:
         at = tuple(map(float, peak.at))
-        return Distance("proved", _down(peak.gap), 0.0 - _down(-peak.gap), at, where, {"exact": str(peak.gap)})
+        return Distance("proved", 0.0 - ceiling(-peak.gap), ceiling(peak.gap), at, where, {"exact": str(peak.gap)})
     witness = _witness(a, b, on, 0.0, _candidates(a, b, on, budget, np.random.default_rng(seed)))
     if box is not None:
         witness, upper = _narrowed(a, b, box, budget, witness, upper, executor, progress)
     if witness is None:
         return Distance("proved" if upper == 0 else "bounded", 0.0, upper, None, where)
-    at, lower = tuple(map(float, witness.input)), _down(witness.gap)
+    at, lower = tuple(map(float, witness.input)), 0.0 - ceiling(-witness.gap)
     return Distance("proved" if lower == upper else "bounded", lower, upper, at, where)
 
 
@@ -513,16 +507,11 @@ def _narrowed(
     progress: Progress | None,
 ) -> tuple[Witness | None, float]:
     """Both ends after bisection."""
-    seen = -1.0 if witness is None else _down(witness.gap)
+    seen = -1.0 if witness is None else 0.0 - ceiling(-witness.gap)
     found, bound = _bisected(a, b, box, budget, None, seen, executor, progress)
     other = _separated_at(a, b, tuple(map(Fraction, found.enclosure.at)), 0.0)
     best = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
     return best, min(upper, bound)
-
-
-def _down(q: Fraction) -> float:
-    nearest = float(q)
-    return nearest if Fraction(nearest) <= q else math.nextafter(nearest, -math.inf)
 
 
 def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | None) -> float:

@@ -122,8 +122,9 @@ def bends(state: State) -> Bends | str:
 def reducible(state: State) -> str | None:
     """Why a network of one hidden layer that bends may not have the fewest units, or None where it has; see above."""
     found, c = bends(state), half(state, 1)
-    if isinstance(found, str) or c is None:
-        return str(found)
+    if isinstance(found, str):
+        return found
+    assert c is not None
     if found.doubtful:
         return f"unit {found.doubtful[0]} may not bend inside the box"
     units, seen = found.units, found.seen

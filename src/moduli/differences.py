@@ -200,8 +200,7 @@ class Changed:
         changes, upper, how, tree = (data[k] for k in ("changes", "upper", "how", "tree"))
         if type(upper) not in (int, float) or not 0 <= upper < float("inf") or float(upper) != upper:
             raise CertificateRejected(f"upper {str(upper)[:40]} of the changes is no finite number >= 0")
-        if not isinstance(tree, list) or not all(type(x) is int and -1 <= x < 2**31 for x in tree):
-            raise CertificateRejected(f"the tree of the changes must be a list of inputs or -1, not {str(tree)[:60]}")
         if not isinstance(how, str) or not isinstance(changes, list):
             raise CertificateRejected(f"how {str(how)[:40]} must be a name and changes a list")
-        return Changed(tuple(map(Change.from_json, changes)), Enclosure(float(upper), how, tuple(tree), (), 0))
+        found = Enclosure(float(upper), how, bounds.read_tree(tree, "changes"), (), 0)
+        return Changed(tuple(map(Change.from_json, changes)), found)

@@ -8,6 +8,7 @@ few entries that two floats cannot hold, the number itself. The representation i
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
@@ -499,6 +500,28 @@ def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
 
 
 # Outward-rounded bounds -----------------------------------------------------------------------------------------
+
+
+def ceiling(q: Fraction) -> float:
+    """The least float that is at least q.
+
+    >>> ceiling(Fraction(1, 3)) > 1 / 3 == -ceiling(Fraction(-1, 3))
+    True
+    """
+    try:
+        nearest = float(q)
+    except OverflowError:
+        return math.inf if q > 0 else -sys.float_info.max
+    return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)
+
+
+def sum_up(*parts: float) -> float:
+    """An upper bound of a sum of non-negative numbers, exact where at most one is not zero."""
+    some = [p for p in parts if p]
+    try:
+        return math.fsum(some) if len(some) < 2 else math.nextafter(math.fsum(some), math.inf)
+    except OverflowError:
+        return math.inf
 
 
 def up_matmul(a: Array, b: Array) -> Array:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .activations import Activation
-from .enclosure import enclose_value
+from .enclosure import ceiling, enclose_value
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 TANH = {"tanh": (0.0, 1.0, 1.0), "sigmoid": (0.5, 0.5, 0.5)}  # s(z) = k + b tanh(c z), with powers of two
@@ -69,7 +69,7 @@ def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
         least = np.minimum(_derivative(c * lo)[0], _derivative(c * hi)[0])
         most = _derivative(c * np.clip(0.0, lo, hi))[1]
         return b * c * least, b * c * most
-    steepest = _up_float(activation.lipschitz)
+    steepest = ceiling(activation.lipschitz)
     return np.full(lo.shape, 0.0 if activation.injective else -steepest), np.full(lo.shape, steepest)
 
 
@@ -97,14 +97,6 @@ def times_up(a: Array, b: Array) -> Array:
     product = np.where(zero, 0.0, a * b)
     exact = zero | (np.abs(a) == 1) | (np.abs(b) == 1)
     return np.where(exact, product, np.nextafter(product, np.inf))
-
-
-def _up_float(q: Fraction) -> float:
-    try:
-        nearest = float(q)
-    except OverflowError:
-        return math.inf if q > 0 else -float(np.finfo(np.float64).max)
-    return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)
 
 
 # Piecewise linear -----------------------------------------------------------------------------------------------
@@ -256,7 +248,7 @@ def _ranges(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]
 def _value(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
     """Floats around the values on [lo, hi]."""
     low, high = enclose_value(activation, (Fraction(lo), Fraction(hi)))
-    return -_up_float(-low), _up_float(high)
+    return -ceiling(-low), ceiling(high)
 
 
 def _range(activation: Activation, lo: float, hi: float) -> tuple[float, float]:

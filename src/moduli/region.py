@@ -84,13 +84,12 @@ class Region:
                 raise CertificateRejected(f"{name} of the region must be a list of finite floats, not {str(end)[:60]}")
         if len(low) != len(high) or any(p > q for p, q in zip(low, high, strict=True)):
             raise CertificateRejected(f"low {str(low)[:40]} and high {str(high)[:40]} of the region are no box")
-        if not isinstance(tree, list) or not all(type(x) is int and -1 <= x < 2**31 for x in tree):
-            raise CertificateRejected(f"the tree of the region must be a list of inputs or -1, not {str(tree)[:60]}")
         if not isinstance(signs, list) or not all(
             isinstance(s, list) and all(type(x) is int and x in (-1, 0, 1) for x in s) for s in signs
         ):
             raise CertificateRejected(f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}")
-        return Region(tuple(map(float, low)), tuple(map(float, high)), tuple(tree), tuple(map(tuple, signs)))
+        ends = tuple(map(float, low)), tuple(map(float, high))
+        return Region(*ends, bounds.read_tree(tree, "region"), tuple(map(tuple, signs)))
 
 
 def _is_float(x: Any) -> bool:

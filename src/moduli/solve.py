@@ -52,7 +52,6 @@ from .pruning import Curve
 from .recovery import Recovery
 from .result import Result
 from .symmetry import Signature, SymmetryGroup
-from .tolerance import Within
 from .traces import Depth
 
 
@@ -68,7 +67,7 @@ def compress(
     executor: Executor | None = None,
     skip: bool = False,
     progress: Progress | None = None,
-) -> Compression | Narrowed | Within:
+) -> Compression | Narrowed:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof, or close on average.
 
     On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise

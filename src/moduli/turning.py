@@ -9,7 +9,7 @@ layer. So all shared hyperplanes get one unit, and the linear part P that is the
 4. second units on hyperplanes whose rows span P;
 5. new pairs s(z) - s(-z), twice the rank of P.
 
-For one hidden layer, one output and at most 32 hyperplanes that is the fewest possible on all inputs.
+For one hidden layer, one output and at most 32 hyperplanes that is the fewest possible on all inputs (below WORK numbers).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def proposals(state: State, l: int) -> Iterator[Move]:
         yield Move("skip", l, state.alive[l])
     found = sorted((list(new) for new in layer.ways()), key=len)
     for new in found:
-        if len(new) < len(layer.units) and (move := layer.move(l, new)) is not None:
+        if len(new) < len(layer.units) and (move := layer.move(new)) is not None:
             yield move
 
 
@@ -114,7 +114,8 @@ class Folded:
         by = eliminate(rest)
         if box:
             yield [*ones, *(New(None, row, column) for row, column in self._linear(rest, *by))]
-        yield [new for key, part in self._spanned(turned).items() for new in self._crease(key, key in turned, part)]
+        if parts := self._spanned(rest):
+            yield [new for key, part in parts.items() for new in self._crease(key, key in turned, part)]
         pivots, columns = by
         for k, pivot in enumerate(pivots):
             row, column = (*rest[pivot], Fraction(0)), tuple(q[k] / (2 * self.c) for q in columns)
@@ -154,40 +155,25 @@ class Folded:
         t, name = self.names[key][0]
         return New(name, tuple(-q for q in self.units[name].row), tuple(q / abs(t) for q in column))
 
-    def _parts(self, turned: set[Row]) -> Iterator[tuple[Row, Row]]:
-        """Columns and rows whose products sum to P."""
-        for u in self.units.values():
-            yield tuple((self.c if u.slope is None else u.slope) * q for q in u.column), u.row[:-1]
-        for key, column in self.seen.items():
-            yield tuple((self.c if key in turned else -self.c) * q for q in column), key[:-1]
-
     def _rest(self, turned: set[Row]) -> Matrix:
         """P."""
         total = [[Fraction(0)] * len(self.state.alive[self.l - 1]) for _ in self.state.alive[self.l + 1]]
-        for column, row in self._parts(turned):
+        parts = [(self.c if u.slope is None else u.slope, u.column, u.row) for u in self.units.values()]
+        parts += [(self.c if key in turned else -self.c, column, key) for key, column in self.seen.items()]
+        for c, column, row in parts:
             for i, v in enumerate(column):
                 if v:
-                    total[i] = [p + v * q for p, q in zip(total[i], row, strict=True)]
+                    total[i] = [p + c * v * q for p, q in zip(total[i], row[:-1], strict=True)]
         return total
 
-    def _spanned(self, turned: set[Row]) -> dict[Row, Row]:
-        """P as a sum of products v w over few hyperplanes, among those that have units; creases first."""
+    def _spanned(self, rest: Matrix) -> dict[Row, Row] | None:
+        """P as a sum of products v w over few of the hyperplanes that have units, creases first; None where it is none."""
         keys = sorted(self.names, key=lambda key: key not in self.seen)
-        pivots, by = eliminate([list(key[:-1]) for key in keys])
-        sums = {keys[p]: [Fraction(0)] * len(self.state.alive[self.l + 1]) for p in pivots}
-        for k, key in enumerate(keys):
-            for column, row in self._parts_of(key, turned):
-                lead = next(q / p for p, q in zip(key[:-1], row, strict=True) if p)
-                for p, share in zip(pivots, by[k], strict=True):
-                    if share:
-                        sums[keys[p]] = [s + lead * share * v for s, v in zip(sums[keys[p]], column, strict=True)]
-        return {key: tuple(sums.get(key, ())) for key in keys if key in self.seen or any(sums.get(key, ()))}
-
-    def _parts_of(self, key: Row, turned: set[Row]) -> Iterator[tuple[Row, Row]]:
-        for _, name in self.names[key]:
-            yield tuple(self.c * q for q in self.units[name].column), self.units[name].row[:-1]
-        if key in self.seen:
-            yield tuple((self.c if key in turned else -self.c) * q for q in self.seen[key]), key[:-1]
+        pivots, by = eliminate([*(list(key[:-1]) for key in keys), *rest])
+        if any(p >= len(keys) for p in pivots):
+            return None
+        parts = {keys[p]: tuple(row[k] for row in by[len(keys) :]) for k, p in enumerate(pivots)}
+        return {key: parts.get(key, ()) for key in keys if key in self.seen or any(parts.get(key, ()))}
 
     def _linear(self, rest: Matrix, pivots: list[int], by: Matrix) -> Iterator[tuple[Row, Row]]:
         """Linear units with sum P; a row that has no bounds is left without a bias, which the kernel refuses."""
@@ -195,7 +181,7 @@ class Folded:
             bias = active(self.state, self.l, tuple(rest[pivot]))
             yield (*rest[pivot], bias if bias is not None else Fraction(0)), tuple(row[k] for row in by)
 
-    def move(self, l: int, new: Sequence[New]) -> Move | None:
+    def move(self, new: Sequence[New]) -> Move | None:
         """The move; units that stay as they are take no part. None where numbers are too long."""
         same = {n.name for n in new if n.row is None and n.name is not None and n.column == self.units[n.name].column}
         units = [name for name in self.units if name not in same]
@@ -204,7 +190,7 @@ class Folded:
         if any(max(abs(q.numerator), q.denominator) > LONGEST for n in new for q in (*(n.row or ()), *n.column)):
             return None
         rows, columns = tuple(n.row for n in new), tuple(n.column for n in new)
-        return Move("block", l, np.array(units, dtype=np.intp), np.array(into, dtype=np.intp), rows=rows, outgoing=columns)
+        return Move("block", self.l, np.array(units, dtype=np.intp), np.array(into, dtype=np.intp), rows=rows, outgoing=columns)
 
     @staticmethod
     def _names(units: list[int], new: Sequence[New]) -> list[int]:
