@@ -229,6 +229,6 @@ def test_the_search_believes_the_kernel(monkeypatch):
     net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu")
     real = bounds.unproved
     monkeypatch.setattr(bounds, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
-    found = stable(net, mo.Box(-1, 1))
+    found = stable(net, mo.Box(-1, 1), budget=20)
     assert found.signs[1].tolist() == [0]
     assert found.undecided[1].tolist() == [-1]

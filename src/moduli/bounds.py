@@ -62,6 +62,12 @@ class Affine(NamedTuple):
     twins: Twins | None = None
 
 
+def maps(layers: Sequence[Layer], *, merged: bool = True) -> list[Affine]:
+    """The affine maps of layers; with twins merged in all but the last."""
+    last = len(layers) - 1
+    return [Affine(x.weight, x.bias, twins=_twins(x) if merged and l < last else None) for l, x in enumerate(layers)]
+
+
 def _twins(layer: Layer) -> Twins | None:
     """Units whose row and bias equal those of an earlier unit or are their negatives, where the reflection law gives s(-z)."""
     law, every = layer.activation.reflection, np.arange(len(layer.bias))
@@ -157,6 +163,26 @@ def _unrounded(mass: Array, *grains: Array) -> Mask:
 Relax = Callable[[int, Array, Array], Envelope]
 
 
+class Choice(NamedTuple):
+    """What a step back may choose, one row for each target: multipliers, as a linear program has them.
+
+    Attributes:
+        free: where the line on one side of the activation may be any through the origin, and is of the slope `slope`.
+        rising: whether that is the side above. tilt: multiples of pre-activations, each >= 0 where it counts, to be added.
+    """
+
+    free: Mask
+    slope: Array
+    rising: bool
+    tilt: Array
+
+    def rows(self, at: Ints) -> Choice:
+        return Choice(self.free[at], self.slope[at], self.rising, self.tilt[at])
+
+
+Choices = Sequence[Choice]
+
+
 class Propagation:
     """Bounds of all pre-activations of a chain of affine maps on a batch of boxes.
 
@@ -220,20 +246,30 @@ class Propagation:
             lo[b, j] = np.maximum(lo[b, j], -self.unit_upper(l, b, j, -1.0)[0])
         return lo, hi
 
-    def unit_upper(self, l: int, owner: Ints, unit: Ints, sign: Any) -> tuple[Array, Array]:
-        """Upper bounds of sign (1 or -1, one or one per row) times the pre-activation of units of layer l on boxes."""
+    def unit_upper(
+        self, l: int, owner: Ints, unit: Ints, sign: Any, choices: Choices | None = None
+    ) -> tuple[Array, Array]:
+        """Upper bounds of sign (1 or -1, one or one per row) times the pre-activation of units of layer l on boxes.
+
+        Args:
+            choices: per layer before l; by default the lines of the envelopes.
+        """
         map, sign = self.maps[l], np.broadcast_to(sign, unit.shape)
         c = map.bias[unit] * sign
         if not map.exact:  # the rows are off by one rounding of each entry
             c = _raised(c, up(self.sizes[l][0][owner, unit]) * (2 * U) + LEAST)
         rows = map.weight[unit] * sign[:, None]
-        top, last = self.upper(l, rows, c, owner)
+        top, last = self.upper(l, rows, c, owner, choices)
         doubt = np.flatnonzero((top > 0) & (top <= TOUCH * self.sizes[l][0][owner, unit]))
         if map.exact and len(doubt):
-            top[doubt] = np.minimum(top[doubt], self.upper(l, rows[doubt], c[doubt], owner[doubt], careful=True)[0])
+            some = None if choices is None else [choice.rows(doubt) for choice in choices]
+            again = self.upper(l, rows[doubt], c[doubt], owner[doubt], some, careful=True)[0]
+            top[doubt] = np.minimum(top[doubt], again)
         return top, last
 
-    def upper(self, l: int, a: Array, c: Array, owner: Ints, *, careful: bool = False) -> tuple[Array, Array]:
+    def upper(
+        self, l: int, a: Array, c: Array, owner: Ints, choices: Choices | None = None, *, careful: bool = False
+    ) -> tuple[Array, Array]:
         """Upper bounds over the boxes `owner` of a . h + c, h the input of map l; and the last rows, about the inputs.
 
         Args:
@@ -241,7 +277,7 @@ class Propagation:
         """
         with np.errstate(all="ignore"):
             for k in reversed(range(l)):
-                a, c = self._back(k, a, c, owner, careful)
+                a, c = self._back(k, a, c, owner, None if choices is None else choices[k], careful)
             ends = np.where(a > 0, self.high[owner], self.low[owner])
             sums, sizes = np.einsum("ij,ij->i", a, ends), np.einsum("ij,ij->i", np.abs(a), np.abs(ends))
             top = _upper_sum(sums, c, sizes + np.abs(c), a.shape[1] + 1, (a != 0).any(axis=1))
@@ -250,7 +286,9 @@ class Propagation:
                     top[k] = min(top[k], _exact_upper(a[k], ends[k], float(c[k])))
         return top, a
 
-    def _back(self, k: int, a: Array, c: Array, owner: Ints, careful: bool) -> tuple[Array, Array]:
+    def _back(
+        self, k: int, a: Array, c: Array, owner: Ints, choice: Choice | None, careful: bool
+    ) -> tuple[Array, Array]:
         """From target <= a . h + c, h the activations behind map k, to target <= a' . g + c', g the input of map k.
 
         With lines h_j <= s_j z_j + t_j where a_j > 0 and h_j >= s_j z_j + t_j elsewhere: a . h <= sum a_j s_j z_j +
@@ -260,12 +298,17 @@ class Propagation:
         So c' = c + b . v + a . t needs (2n + 4) roundings (of a parameter, too) of the mass |c| + |b| . Z + |a| . |t|,
         and underflows as `_measure` counts them, plus 3 n 2^-1075 for the dot products of c'. None of this where b = a s,
         and the sums of c' and a' are exact. `_merge` adds a term d . z to a . h, hence d_j to b_j and one more rounding.
+        A `Choice` has other lines, and its tilt adds multiples of z_j that are >= 0; twins stay apart then.
         """
         lines, map = self.envelopes[k], self.maps[k]
-        a, c, tilt = self._merge(k, a, c, owner) if map.twins is not None else (a, c, None)
+        a, c, tilt = self._merge(k, a, c, owner) if map.twins is not None and choice is None else (a, c, None)
         rising = a > 0
         s = np.where(rising, lines.upper_slope[owner], lines.lower_slope[owner])
         t = np.where(rising, lines.upper_offset[owner], lines.lower_offset[owner])
+        if choice is not None:
+            chosen = choice.free & (rising == choice.rising)
+            s, t = np.where(chosen, choice.slope, s), np.where(chosen, 0.0, t)
+            tilt = choice.tilt
         sizes, lost = (part[owner] for part in self.sizes[k])
         b = a * s
         weight = np.abs(b)
@@ -324,15 +367,11 @@ def propagate(
     units: Sequence[Mask] | None = None,
 ) -> Propagation:
     """Bounds of the pre-activations of `layers`; see `Propagation`."""
-    maps = [
-        Affine(layer.weight, layer.bias, twins=_twins(layer) if linear and l + 1 < len(layers) else None)
-        for l, layer in enumerate(layers)
-    ]
 
     def relax(l: int, lo: Array, hi: Array) -> Envelope:
         return envelope(layers[l].activation, lo, hi)
 
-    return Propagation(maps, relax, low, high, linear=linear, lazy=lazy, units=units)
+    return Propagation(maps(layers, merged=linear), relax, low, high, linear=linear, lazy=lazy, units=units)
 
 
 def interval(layers: Sequence[Layer], low: Batch, high: Batch) -> Bounds:

@@ -13,6 +13,7 @@ With a `region.Region` the first is said of the inputs in a box instead,
     for every input x in the box,  |small(x) - large(x)|_inf <= constant,
 
 and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `blocks`).
+Weights that play no part there are zero before the first move (see `cases`).
 With `differences.Changed` beside it the moves start at other parameters, proved to change the outputs on the box by little,
 which counts into the constant; signs are then those of units of that network, and nothing is minimal.
 
@@ -48,6 +49,7 @@ import numpy as np
 
 from . import blocks, creases
 from .activations import Activation
+from .cases import cut
 from .differences import Changed
 from .enclosure import (
     ExactArray,
@@ -585,10 +587,9 @@ class Certificate:
         if self.near is not None:
             raise CertificateRejected("a claim is made on a box or within a radius of parameters, not both")
         start = large if self.changed is None else self.changed.network(large)
-        self.region.verify(start)
         if self.changed is not None:
             self.changed.enclosure.verify(large, start, self.region.box)
-        return start
+        return self.region.verify(start)
 
     def _not_minimal(self, left: State, small: Network) -> str | None:
         if self.changed is not None:
@@ -684,6 +685,12 @@ def ball(net: Network, radius: float) -> Ball:
     return Ball(rows, np.ascontiguousarray(last.weight.T), radius)
 
 
+def first(large: Network, region: Region | None, changed: Changed | None = None) -> Network:
+    """Where the moves start: parameters are changed, weights that play no part on the box are zero; nothing is proved here."""
+    start = large if changed is None else changed.network(large)
+    return start if region is None else cut(start, region.cases)
+
+
 def _slack(left: State, right: Layers, region: Region | None, changed: Changed | None) -> Slack:
     """The difference on all inputs, or on the box of a region; plus what changed parameters do there."""
     radius = None if region is None else region.radius
@@ -707,7 +714,7 @@ def certify(
 
     The signs of a region and the effect of changes are taken as proved here; `Certificate.verify` proves them.
     """
-    left = state or replay(large if changed is None else changed.network(large), moves, near, region)
+    left = state or replay(first(large, region, changed), moves, near, region)
     if left.widths != small.widths:
         raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
     slack = _slack(left, exact_arrays(small), region, changed)

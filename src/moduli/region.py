@@ -1,9 +1,9 @@
 """What is proved on a box: signs of hidden units, and what activations can be there. Part of the kernel.
 
-A `Region` is a box, a tree of splits and, for every hidden unit of a network, -1 (its pre-activation z is <= 0 on the box),
-1 (z >= 0) or 0 (nothing is said); `bounds.verify` proves these signs anew. Where a sign is known, an activation with slopes
-on either side of 0 is linear on the box: s(z) = c z, and c is the unit's *slope* (relu: 1 or 0). `blocks` has the moves that
-rest on this.
+A `Region` is a box and, for every hidden unit of a network, -1 (its pre-activation z is <= 0 on the box), 1 (z >= 0) or 0
+(nothing is said); a tree of splits and `cases` prove these signs anew, and cases also that some weights may be zero. Where a
+sign is known, an activation with slopes on either side of 0 is linear on the box: s(z) = c z, and c is the unit's *slope*
+(relu: 1 or 0). `blocks` has the moves that rest on this.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import bounds
+from .cases import Case, verify
 from .domains import Box
 from .envelopes import envelope
 from .errors import CertificateRejected, ShapeError
@@ -34,12 +35,14 @@ class Region:
 
     Attributes:
         low, high: one number per input. tree: the splits of the proof, see `bounds.verify`. signs: per hidden layer, per unit.
+        cases: what the tree does not prove, and weights that play no part, see `cases`.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     tree: tuple[int, ...]
     signs: tuple[tuple[int, ...], ...]
+    cases: tuple[Case, ...] = ()
 
     def __str__(self) -> str:
         ends = [f"[{p!r}, {q!r}]" for p, q in zip(self.low[:3], self.high[:3], strict=True)]
@@ -59,25 +62,30 @@ class Region:
         """Whether functions that agree on the box may differ close to it: an input has one value only."""
         return any(p == q for p, q in zip(self.low, self.high, strict=True))
 
-    def verify(self, net: Network) -> None:
-        """Prove the signs of the units of a network; raises `CertificateRejected`."""
+    def verify(self, net: Network) -> Network:
+        """Prove the signs of the units of a network; the network without the weights that play no part is returned.
+
+        Raises:
+            CertificateRejected: naming what is not proved.
+        """
         if len(self.low) != net.widths[0]:
             raise CertificateRejected(f"the box has {len(self.low)} inputs, the network {net.widths[0]}")
         try:
-            bounds.verify(net, self.box, self.tree, [np.array(s, dtype=np.int8) for s in self.signs])
+            return verify(net, self.box, self.tree, [np.array(s, dtype=np.int8) for s in self.signs], self.cases)
         except ShapeError as error:
             raise CertificateRejected(f"the box of the certificate: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "low": list(self.low), "high": list(self.high), "tree": list(self.tree), "signs": [list(s) for s in self.signs],
+            **({"cases": [case.to_json() for case in self.cases]} if self.cases else {}),
         }  # fmt: skip
 
     @staticmethod
     def from_json(data: Any) -> Region:
         """Strict: unknown or missing fields, other types, numbers that are not finite are refused."""
-        if not isinstance(data, dict) or set(data) != {"low", "high", "tree", "signs"}:
-            raise CertificateRejected(f"a region has fields low, high, tree and signs, not {str(data)[:80]}")
+        if not isinstance(data, dict) or set(data) - {"cases"} != {"low", "high", "tree", "signs"}:
+            raise CertificateRejected(f"a region has fields low, high, tree, signs and maybe cases, not {str(data)[:80]}")
         low, high, tree, signs = (data[k] for k in ("low", "high", "tree", "signs"))
         for name, end in (("low", low), ("high", high)):
             if not isinstance(end, list) or not all(map(_is_float, end)):
@@ -88,8 +96,12 @@ class Region:
             isinstance(s, list) and all(type(x) is int and x in (-1, 0, 1) for x in s) for s in signs
         ):
             raise CertificateRejected(f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}")
+        cases = data.get("cases", [])
+        if not isinstance(cases, list):
+            raise CertificateRejected(f"the cases of the region must be a list, not {str(cases)[:60]}")
         ends = tuple(map(float, low)), tuple(map(float, high))
-        return Region(*ends, bounds.read_tree(tree, "region"), tuple(map(tuple, signs)))
+        read = tuple(map(Case.from_json, cases))
+        return Region(*ends, bounds.read_tree(tree, "region"), tuple(map(tuple, signs)), read)
 
 
 def _is_float(x: Any) -> bool:

@@ -3,12 +3,13 @@
 `stability` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`lossless`); the
 linear ones of a layer, which matter through M = V C W only, become as few as the rank of M (the published rule takes the
 rank of W [Serra et al. 2020]); a layer of linear units goes where that costs no parameters; again, to a fixed point.
-Not tried: units hidden by later layers, dependence of features that bend.
+Before all that, units that later layers hide lose their outgoing weights (`hidden`).
+Not tried: dependence of features that bend, but for shared hyperplanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,13 +18,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .blocks import share
-from .certificate import Move, State, Units, certify, reducible, replay
+from .cases import Case
+from .certificate import Move, State, Units, certify, first, reducible, replay
 from .domains import Box
 from .enclosure import ExactArray
+from .hidden import cuts
 from .lossless import MOVES, Compression, Progress, Rank, needed, settle
 from .network import Network
 from .region import Region, Row, slope
-from .stability import HOW, Stability, stable
+from .stability import BOXES, Stability, stable
 from .turning import LONGEST, active, eliminate, skippable, tame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -46,6 +49,12 @@ class RegionalCompression(Compression):
     def on(self) -> Box:
         return self.stability.box
 
+    @property
+    def hidden(self) -> int:
+        """How many units lost their outgoing weights because later layers hide them."""
+        cases = self.proof.region.cases if self.proof.region is not None else ()
+        return len({(case.layer, case.given) for case in cases if case.given >= 0})
+
     def rounded(self, dtype: str) -> Compression:
         small = self.network.rounded(dtype)
         if small == self.network:
@@ -62,13 +71,16 @@ class RegionalCompression(Compression):
         rows["same function"] = f"{self.glyph} proved on the box" + (", up to the slack" if self.slack else "")
         found = self.stability
         for name, sign in (("inactive", -1), ("active", 1)):
-            rows[f"proved {name}"] = ", ".join(f"{n} by {HOW[k]}" for k in (1, 2, 3) if (n := found.count(sign, k))) or "none"
-        return [*rows.items(), ("boxes bounded", f"{found.boxes}, {found.tree.count(-1)} in the proof")]
+            rows[f"proved {name}"] = found.methods(sign) or "none"
+        if self.hidden:
+            rows["hidden by later layers"] = str(self.hidden)
+        return [*rows.items(), ("bounded", f"{found.effort}; {found.leaves} leaves in the proof")]
 
     def data(self) -> dict[str, Any]:
         rest = sum(int((u != 0).sum()) for u in self.stability.undecided)
         box = {"low": self.on.low.tolist(), "high": self.on.high.tolist()}
-        return {**super().data(), "box": box, "boxes": self.stability.boxes, "undecided": rest}
+        effort = {"boxes": self.stability.boxes, "programs": self.stability.programs}
+        return {**super().data(), "box": box, **effort, "undecided": rest, "hidden": self.hidden}
 
 
 def compress(
@@ -80,8 +92,9 @@ def compress(
         budget: boxes to bound when signs of units are proved.
     """
     found = stable(net, on, budget=budget, seed=seed, executor=executor, progress=progress)
-    claim = claimed(found)
-    state = State(net, region=claim)
+    cases = cuts(net, found.box, found.signs, budget // BOXES, seed, progress)
+    claim = claimed(found, cases)
+    state = State(first(net, claim), region=claim)
     moves = reduce(state)
     small = state.network()
     proof = certify(net, moves, small, state=state, region=claim)
@@ -96,14 +109,15 @@ def rank(
     upper, moves = small.network.units, small.proof.large_moves
     if small.optimal:
         return Rank("proved", upper, upper, net.units, net, moves, "no unit can be spared on the box", found=small)
-    state = replay(net, moves, region=small.proof.region)
+    state = replay(first(net, small.proof.region), moves, region=small.proof.region)
     return Rank("bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small)
 
 
-def claimed(found: Stability) -> Region:
-    """What was proved of signs, as part of a certificate."""
+def claimed(found: Stability, cuts: Sequence[Case] = ()) -> Region:
+    """What was proved of signs, and weights that play no part, as part of a certificate."""
     signs = tuple(tuple(s.tolist()) for s in found.signs)
-    return Region(tuple(found.box.low.tolist()), tuple(found.box.high.tolist()), found.tree, signs)
+    ends = tuple(found.box.low.tolist()), tuple(found.box.high.tolist())
+    return Region(*ends, found.tree, signs, (*found.cases, *cuts))
 
 
 def reduce(state: State) -> list[Move]:

@@ -1,8 +1,9 @@
 """Which hidden units never change sign on a box: stably inactive (z <= 0) or stably active (z >= 0).
 
-The search: points first (a unit seen on both sides is out, with the points as witnesses), then bounds on the whole box,
-then bisection of the box, one tree for all candidates. What it finds is a tree and a list of signs, and only
-`bounds.verify` decides whether they hold. Touching zero is allowed on either side, because relu is continuous.
+The search: points first (a unit seen on both sides is out, with the points as witnesses), then bounds on the whole box, then
+bisection of the box, one tree for all candidates (briefly where inputs are many), then for each that is left a linear
+program, and at last programs and branching. What it finds is a tree, a list of signs and cases, and only `cases.verify`
+decides whether they hold. Touching zero is allowed on either side, because relu is continuous.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import bounds
+from . import bounds, programs
+from .cases import Case, ends_of, holds, verify
 from .domains import Box, Domain
 from .errors import ShapeError
 from .lossless import Progress
@@ -29,7 +31,9 @@ Signs = np.ndarray[Any, np.dtype[np.int8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 BATCH, PART = 256, 64
 HUGE = 1e300
-HOW = ("", "interval", "linear", "bisection")
+HOW = ("", "interval", "linear", "bisection", "program", "branching")
+MANY, LITTLE = 10, 64  # inputs beyond which a share of the budget is enough for bisection
+BOXES = 50  # that a linear program counts as
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,10 +44,11 @@ class Stability(Result):
         network, box.
         signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1 (active: >= 0), 0 (neither is proved).
         tree: the splits of the proof, see `bounds.verify`.
-        how: per hidden layer 1, 2, 3 where intervals, affine bounds, bisection proved the sign, else 0.
+        cases: the proofs of those signs that the tree does not prove, see `cases`.
+        how: per hidden layer where in `HOW` the method stands that proved the sign, else 0.
         undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
         witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest pre-activation seen.
-        boxes: how many boxes the search has bounded.
+        boxes, programs: how many boxes the search has bounded, and linear programs solved.
         status: proved if all other units are proved to have both signs, at the witnesses.
     """
 
@@ -51,10 +56,12 @@ class Stability(Result):
     box: Box
     signs: tuple[Signs, ...]
     tree: tuple[int, ...]
+    cases: tuple[Case, ...]
     how: tuple[Signs, ...]
     undecided: tuple[Signs, ...]
     witnesses: tuple[Array, ...]
     boxes: int
+    programs: int
     kind: ClassVar[str] = "stability"
 
     @property
@@ -78,22 +85,37 @@ class Stability(Result):
         return f"{self.count(-1)} of {self.network.units} hidden units are inactive and {self.count(1)} active on the box{tail}"
 
     def check(self) -> bool:
-        """Prove all signs anew from the tree; raises `CertificateRejected`."""
-        bounds.verify(self.network, self.box, self.tree, self.signs)
+        """Prove all signs anew from the tree and the cases; raises `CertificateRejected`."""
+        verify(self.network, self.box, self.tree, self.signs, self.cases)
         return True
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [("hidden units", str(self.network.units))]
         for name, sign in (("inactive", -1), ("active", 1)):
-            parts = ", ".join(f"{n} by {HOW[k]}" for k in (1, 2, 3) if (n := self.count(sign, k)))
+            parts = self.methods(sign)
             rows.append((name, f"{self.count(sign)}" + (f" ({parts})" if parts else "")))
-        return [*rows, ("leaves of the proof", str(self.tree.count(-1))), ("boxes bounded", str(self.boxes))]
+        return [*rows, ("leaves of the proof", str(self.leaves)), ("bounded", self.effort)]
+
+    def methods(self, sign: int) -> str:
+        """How many units each method proved to have a sign."""
+        return ", ".join(f"{n} by {HOW[k]}" for k in range(1, len(HOW)) if (n := self.count(sign, k)))
+
+    @property
+    def leaves(self) -> int:
+        """Of the tree and of all cases."""
+        return self.tree.count(-1) + sum(len(case.leaves) for case in self.cases)
+
+    @property
+    def effort(self) -> str:
+        """What the search has bounded."""
+        return f"{self.boxes} boxes" + (f", {self.programs} linear programs" if self.programs else "")
 
     def data(self) -> dict[str, Any]:
         return {
             "network": self.network.digest, "low": self.box.low.tolist(), "high": self.box.high.tolist(),
             "signs": [s.tolist() for s in self.signs], "undecided": [u.tolist() for u in self.undecided],
-            "tree": list(self.tree), "boxes": self.boxes,
+            "tree": list(self.tree), "cases": [case.to_json() for case in self.cases], "boxes": self.boxes,
+            "programs": self.programs,
         }  # fmt: skip
 
 
@@ -109,7 +131,8 @@ def stable(
     """Prove which hidden units never change sign on a box.
 
     Args:
-        on: a `Box`. budget: boxes to bound. executor: takes boxes.
+        on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear programs to solve.
+        executor: takes boxes, and units of a layer.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
     >>> found = stable(net, Box(-1, 1))
@@ -121,18 +144,52 @@ def stable(
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed))
-        search = Search(net, box, seen, budget, executor, progress)
+        search = Search(net, box, seen, budget if net.widths[0] <= MANY else budget // LITTLE, executor, progress)
         search.run()
     tree, signs = search.proof()
     failed = bounds.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
     signs[failed] = 0
-    left = np.where((signs == 0) & search.alive, search.wanted, 0).astype(np.int8)
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
+    with np.errstate(all="ignore"):
+        cases, solved = _by_cases(net, box, signs, how, search, budget // BOXES, executor, progress)
+    left = np.where((signs == 0) & search.alive, search.wanted, 0).astype(np.int8)
     witnesses = _layers(net, np.stack([seen.at_least, seen.at_most], axis=1))
     status = "proved" if not left.any() and _refuted(net, seen, signs == 0) else "bounded"
     return Stability(
-        status, net, box, _layers(net, signs), tree, _layers(net, how), _layers(net, left), witnesses, search.boxes
+        status, net, box, _layers(net, signs), tree, tuple(cases), _layers(net, how), _layers(net, left), witnesses,
+        search.boxes, solved,
     )  # fmt: skip
+
+
+def _by_cases(
+    net: Network, box: Box, signs: Signs, how: Signs, search: Search, limit: int, executor: Executor | None,
+    progress: Progress | None,
+) -> tuple[list[Case], int]:  # fmt: skip
+    """Linear programs for the signs that are open, one for each and then many; `signs`, `how`, `search.alive` are updated."""
+    ends, cases, left, map_ = ends_of(net), list[Case](), limit, map if executor is None else executor.map
+    if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
+        return cases, 0
+    for method in (HOW.index("program"), HOW.index("branching")):
+        for layer in range(2, len(net.layers)):
+            at = np.arange(ends[layer - 1], ends[layer])
+            at = at[(signs[at] == 0) & search.alive[at]] if net.activations[layer - 1].bends else at[:0]
+            each = 1 if method == HOW.index("program") else left // max(1, int(((signs == 0) & search.alive).sum()))
+            at = at[: left // max(1, each)]
+            if not len(at) or each < 1:
+                continue
+            one = partial(programs.prove, net, box, signs.copy(), layer, limit=each)
+            tried = map_(one, (at - ends[layer - 1]).tolist(), search.wanted[at].tolist())
+            for unit, found in zip(at.tolist(), tried, strict=True):
+                left -= found.programs
+                search.seen.look(np.clip(found.points, box.low, box.high))
+                if found.case is not None and holds(net, box, signs, found.case):
+                    cases.append(found.case)
+                    signs[unit] = search.wanted[unit]
+                    how[unit] = method if found.programs else HOW.index("linear")
+                if progress is not None:
+                    progress(limit - left, limit, f"linear programs, {int(((signs == 0) & search.alive).sum())} units open")
+            search.alive &= search.seen.wanted() == search.wanted
+    return cases, limit - left
 
 
 def _refuted(net: Network, seen: Points, units: Mask) -> bool:

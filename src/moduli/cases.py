@@ -1,0 +1,287 @@
+"""Signs of units by cases and multipliers, and weights that play no part on a box. Part of the kernel.
+
+A `Case` says of one hidden unit, z = w . h + b with h the activations of the layer before, on a box where signs of other units
+are known,
+
+    sign * z >= 0,      or, with `given`, a unit i of the layer before:      w' . h + b <= 0 wherever z_i >= 0,
+
+w' being w with max(w_i, 0) for w_i. Its proof is a tree: a node tells apart the two signs of a unit (z_k <= 0 left, z_k >= 0
+right), and at each leaf a bound is computed anew (`bounds.Propagation`) under the signs that hold there. Multipliers may go
+with a leaf, from the dual of a linear program or from anywhere; any will do:
+
+    a unit that bends at 0, with slopes p and q beside it, lies on one side of all lines s z through 0 with s between p and q;
+    where z_k >= 0 (or <= 0) is known, m z_k (or -m z_k) with m >= 0 may be added to what is bounded from above.
+
+A number beyond these limits is cut. So no solver is believed: this is weak duality, computed with outward rounding. A leaf
+whose bounds contradict its signs is empty.
+
+Why w_i may become 0 then (a *cut*; ReLU on both layers). Where z_i <= 0, h_i = 0 and nothing changes. Elsewhere z <= w' . h +
+b <= 0 and also z - w_i h_i <= w' . h + b <= 0, as h_i >= 0: the unit is off before and after. So all activations stay the same
+functions on the box, and cuts may follow each other. A sign -1 of the unit stays true; a sign 1 may become false, so a cut
+into a unit with that sign is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate, islice
+from typing import Any
+
+import numpy as np
+
+from . import bounds
+from .activations import Activation
+from .bounds import Choice, Propagation, locate
+from .domains import Box
+from .envelopes import Envelope, envelope
+from .errors import CertificateRejected
+from .network import IDENTITY, Layer, Network
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Signs = np.ndarray[Any, np.dtype[np.int8]]
+Leaf = tuple[tuple[int, ...], tuple[float, ...]]
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A claim about a hidden unit with its proof; see the top of this module.
+
+    Attributes:
+        layer, unit: whose pre-activation is bounded; layers count from 1. sign: 1 or -1; -1 with `given`.
+        given: a unit of the layer before, -1 for none.
+        tree: nodes in preorder: the hidden unit, counted over all layers, whose signs are told apart, or -1 for a leaf.
+        leaves: for each leaf hidden units and their multipliers.
+    """
+
+    layer: int
+    unit: int
+    sign: int
+    given: int
+    tree: tuple[int, ...]
+    leaves: tuple[Leaf, ...]
+
+    def __str__(self) -> str:
+        return f"unit {self.unit} of layer {self.layer}" + (f" where unit {self.given} is on" if self.given >= 0 else "")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer, "unit": self.unit, "sign": self.sign, "given": self.given, "tree": list(self.tree),
+            "leaves": [[list(units), list(values)] for units, values in self.leaves],
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Any) -> Case:
+        """Strict: unknown or missing fields, other types, numbers that are not finite are refused."""
+        names = ("layer", "unit", "sign", "given", "tree", "leaves")
+        if not isinstance(data, dict) or set(data) != set(names):
+            raise CertificateRejected(f"a case has fields {', '.join(names)}, not {str(data)[:80]}")
+        numbers = [data[name] for name in names[:4]]
+        if not all(type(x) is int and -1 <= x < 2**31 for x in numbers):
+            raise CertificateRejected(f"layer, unit, sign and given of a case must be whole numbers, not {str(numbers)[:80]}")
+        if not isinstance(data["leaves"], list):
+            raise CertificateRejected(f"leaves of a case must be a list, not {str(data['leaves'])[:60]}")
+        layer, unit, sign, given = numbers
+        return Case(layer, unit, sign, given, bounds.read_tree(data["tree"], "case"), tuple(map(_leaf, data["leaves"])))
+
+
+def _leaf(data: Any) -> Leaf:
+    fine = isinstance(data, list) and len(data) == 2 and all(isinstance(part, list) for part in data)
+    if not fine or len(data[0]) != len(data[1]) or not all(type(u) is int and 0 <= u < 2**31 for u in data[0]):
+        raise CertificateRejected(f"a leaf of a case has units and as many multipliers, not {str(data)[:60]}")
+    if not all(type(x) in (int, float) and math.isfinite(x) and float(x) == x for x in data[1]):
+        raise CertificateRejected(f"multipliers of a case must be finite floats, not {str(data[1])[:60]}")
+    return tuple(data[0]), tuple(map(float, data[1]))
+
+
+# Bounds ---------------------------------------------------------------------------------------------------------
+
+
+def head(net: Network, layer: int, unit: int, sign: int, given: int = -1) -> Network:
+    """What a case bounds from above by 0, as the output of a network of the layers before."""
+    last = net.layers[layer - 1]
+    row, bias = last.weight[unit : unit + 1] * float(-sign), last.bias[unit : unit + 1] * float(-sign)
+    if given >= 0:
+        row[0, given] = max(row[0, given], 0.0)
+    return Network((*net.layers[: layer - 1], Layer(row, bias, IDENTITY)))
+
+
+def propagate(target: Network, box: Box, signs: Signs) -> Propagation:
+    """Bounds of the layers of a `head` on parts of a box, where hidden units have signs ``[parts, units]`` (0: not known)."""
+    layers, count = target.layers, len(signs)
+    signs = np.concatenate([signs, np.zeros((count, 1), dtype=np.int8)], axis=1)
+    known = [
+        (np.where(s > 0, 0.0, -np.inf), np.where(s < 0, 0.0, np.inf)) for s in np.split(signs, ends_of(target)[1:], axis=1)
+    ]
+
+    def relax(l: int, lo: Array, hi: Array) -> Envelope:
+        return envelope(layers[l].activation, lo, hi)
+
+    low, high = (np.tile(end, (count, 1)) for end in (box.low, box.high))
+    return Propagation(bounds.maps(layers), relax, low, high, lazy=True, known=known)
+
+
+def upper(target: Network, found: Propagation, signs: Signs, multipliers: Array | None = None) -> Array:
+    """Upper bounds of the output of a `head`, -inf on parts that are empty.
+
+    Args:
+        multipliers: ``[parts, hidden units]``, not a number where the usual lines are to be taken.
+    """
+    top = found.bounds[-1][1][:, 0]
+    if multipliers is not None:
+        every, zero = np.arange(len(top)), np.zeros(len(top), dtype=np.intp)
+        with np.errstate(all="ignore"):
+            choices = _choices(target, found, signs, multipliers)
+            top = np.fmin(top, found.unit_upper(len(target.layers) - 1, every, zero, 1.0, choices)[0])
+    empty = np.any([(lo > hi).any(axis=1) for lo, hi in found.bounds], axis=0)
+    return np.where(empty, -np.inf, top)
+
+
+def _choices(target: Network, found: Propagation, signs: Signs, multipliers: Array) -> list[Choice]:
+    out, cuts = [], ends_of(target)[1:-1]
+    parts = zip(target.layers, found.bounds, *(np.split(x, cuts, axis=1) for x in (multipliers, signs)), strict=False)
+    for layer, (lo, hi), m, s in parts:
+        given = ~np.isnan(m)
+        right, left = beside(layer.activation)
+        free = given & (lo < 0) & (hi > 0) & (right != left)
+        slope: Array = np.clip(m, min(right, left), max(right, left))
+        tilt: Array = np.where(given & (s != 0), s * np.maximum(m, 0.0), 0.0)
+        out.append(Choice(free, slope, right < left, tilt))
+    return out
+
+
+def beside(activation: Activation) -> tuple[float, float]:
+    """Slopes right and left of 0 of a piecewise linear activation, else zeros; floats, hence exact."""
+    right, left = (activation.exact(Fraction(z)) for z in (1, -1)) if activation.piecewise_linear else (None, None)
+    return (0.0, 0.0) if right is None or left is None else (float(right), float(-left))
+
+
+def ends_of(net: Network) -> list[int]:
+    """Where the hidden units of each layer start, counted over all layers."""
+    return [0, *accumulate(net.widths[1:-1])]
+
+
+# The check ------------------------------------------------------------------------------------------------------
+
+
+def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], cases: Sequence[Case] = ()) -> Network:
+    """Check signs of hidden units on a box, by a tree of boxes and by cases; the network with its cuts is returned.
+
+    Args:
+        tree: proves those signs that no case does, see `bounds.verify`.
+        cases: signs, each by what was proved before it, then cuts.
+
+    Raises:
+        CertificateRejected: naming the unit.
+    """
+    own = {(case.layer, case.unit): case.sign for case in cases if case.given < 0}
+    for layer, unit in own:
+        if not (1 <= layer <= len(signs) and 0 <= unit < len(signs[layer - 1])):
+            raise CertificateRejected(f"a case of unit {unit} of layer {layer}, which is not there")
+    rest = [np.array(s, dtype=np.int8) for s in signs]
+    for layer, unit in own:
+        rest[layer - 1][unit] = 0
+    bounds.verify(net, box, tree, rest)
+    whole, known = box.of_dimension(net.widths[0]), np.concatenate([*rest, np.zeros(0, dtype=np.int8)])
+    ends = ends_of(net)
+    for at, case in enumerate(cases):
+        if case.given >= 0:
+            continue
+        if any(c.given >= 0 for c in cases[:at]):
+            raise CertificateRejected(f"the case of {case} stands behind a cut")
+        if case.sign not in (-1, 1) or signs[case.layer - 1][case.unit] != case.sign:
+            raise CertificateRejected(f"a case proves sign {case.sign} of {case}, and another one is claimed")
+        require(net, whole, known, case)
+        known[ends[case.layer - 1] + case.unit] = case.sign
+    for case in cases:
+        if case.given >= 0:
+            _require_cut(net, case, known)
+            require(net, whole, known, case)
+            net = cut(net, [case])
+    return net
+
+
+def _require_cut(net: Network, case: Case, known: Signs) -> None:
+    widths = net.widths[1:-1]
+    if not (2 <= case.layer <= len(widths) and 0 <= case.unit < widths[case.layer - 1] and case.given < widths[case.layer - 2]):
+        raise CertificateRejected(f"a cut into {case}, which is not there")
+    if any(beside(net.activations[l]) != (1.0, 0.0) for l in (case.layer - 2, case.layer - 1)):
+        raise CertificateRejected(f"a cut into {case}: not both layers are of ReLU")
+    if case.sign != -1 or known[ends_of(net)[case.layer - 1] + case.unit] > 0:
+        raise CertificateRejected(f"a cut into {case}, which is not known to be off there")
+
+
+def cut(net: Network, cases: Sequence[Case]) -> Network:
+    """The network with zeros in place of the weights that cases cut."""
+    layers = list(net.layers)
+    for case in cases:
+        if case.given >= 0:
+            layer = layers[case.layer - 1]
+            weight = layer.weight.copy()
+            weight[case.unit, case.given] = 0.0
+            layers[case.layer - 1] = Layer(weight, layer.bias, layer.activation)
+    return net.with_layers(layers)
+
+
+def require(net: Network, box: Box, known: Signs, case: Case) -> None:
+    """Check one case, given signs of all hidden units; raises `CertificateRejected` naming the leaf."""
+    target = head(net, case.layer, case.unit, case.sign, case.given)
+    walk, leaf = _walk(net, known, case), 0
+    while some := list(islice(walk, BATCH)):
+        if leaf + len(some) > len(case.leaves):
+            raise CertificateRejected(f"the case of {case} has more leaves than the {len(case.leaves)} that it lists")
+        signs = np.array(some)
+        given = np.full(signs.shape, np.nan)
+        for row, (units, values) in zip(given, case.leaves[leaf:], strict=False):
+            if any(u >= len(row) for u in units):
+                raise CertificateRejected(f"a multiplier in the case of {case} names a unit that is not below it")
+            row[list(units)] = values
+        tops = upper(target, propagate(target, box, signs), signs, given)
+        if not (tops <= 0).all():
+            at = leaf + int(np.argmax(~(tops <= 0)))
+            raise CertificateRejected(f"leaf {at} of the case of {case}: sign {case.sign} is not proved")
+        leaf += len(some)
+    if leaf < len(case.leaves):
+        raise CertificateRejected(f"the case of {case} has {leaf} leaves and lists {len(case.leaves)}")
+
+
+def holds(net: Network, box: Box, known: Signs, case: Case) -> bool:
+    """Whether `require` accepts a case."""
+    try:
+        require(net, box, known, case)
+    except CertificateRejected:
+        return False
+    return True
+
+
+def _walk(net: Network, known: Signs, case: Case) -> Iterator[Signs]:
+    """The signs at the leaves of a case, one by one."""
+    ends = ends_of(net)
+    below = ends[case.layer - 1]
+    start = known[:below].copy()
+    if case.given >= 0:
+        start[ends[case.layer - 2] + case.given] = 1
+    stack = [start]
+    for at, split in enumerate(case.tree):
+        if not stack or not -1 <= split < below:
+            raise CertificateRejected(f"node {at} of the case of {case}: {split} is no part of its tree")
+        signs = stack.pop()
+        if split < 0:
+            yield signs
+        elif signs[split]:
+            layer, unit = locate(net, split)
+            raise CertificateRejected(f"node {at} of the case of {case}: the sign of unit {unit} of layer {layer} is known")
+        else:
+            stack += [told(signs, split, sign) for sign in (1, -1)]
+    if stack:
+        raise CertificateRejected(f"the tree of the case of {case} lacks {len(stack)} subtrees")
+
+
+def told(signs: Signs, unit: int, sign: int) -> Signs:
+    """Signs, with that of one more unit."""
+    signs = signs.copy()
+    signs[unit] = sign
+    return signs
