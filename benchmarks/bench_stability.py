@@ -1,6 +1,6 @@
 """Units of real ReLU networks that never change sign on their box, and how far two networks are apart on a box.
 
-python benchmarks/bench_stability.py [budget]          (MODULI_SHARED names the folder, default ../shared)
+python benchmarks/bench_stability.py [boxes] [local] [apart]     (all by default; MODULI_SHARED names the folder)
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ import numpy as np
 
 import moduli as mo
 from moduli import bounds
-from moduli.stability import stable
+from moduli.stability import HOW, stable
 
-SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "models"
+FOLDER = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
+SHARED = FOLDER / "models"
+BUDGET, IMAGES = 10_000, 3
 PROPERTIES = (
     ("rl_cartpole.onnx", "cartpole_case_safe_14.vnnlib"),
     ("acasxu_1_1.onnx", "acasxu_prop_1.vnnlib"),
     ("acasxu_1_1.onnx", "acasxu_prop_3.vnnlib"),
     ("safenlp_ruarobot.onnx", "safenlp_ruarobot_hyperrectangle_0.vnnlib"),
 )
+LOCAL = (
+    ("mnistfc_256x2.onnx", 0.03), ("mnistfc_256x2.onnx", 0.05),
+    ("serra_mnist_100-100_checkpoint_120.converted.onnx", 0.02), ("serra_mnist_100-100_checkpoint_120.converted.onnx", 0.03),
+    ("marabou_mnist5x20_leaky_relu.onnx", 0.02), ("marabou_mnist5x20_leaky_relu.onnx", 0.04),
+)  # fmt: skip
 NETS = ((2, 8, 8, 1), (2, 16, 16, 1), (4, 16, 16, 1), (8, 16, 16, 1), (8, 32, 32, 1))
 
 
@@ -41,7 +48,7 @@ def sources() -> Iterator[tuple[str, Path, mo.Box]]:
         yield f"{model}, {file.removesuffix('.vnnlib')}", SHARED / model, mo.Box.from_vnnlib(SHARED / "vnnlib" / file)
 
 
-def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
+def line(name: str, path: Path, box: mo.Box) -> str | None:
     try:
         net = mo.load(path)
     except mo.UnsupportedModel:
@@ -49,15 +56,40 @@ def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
     if not any(a.piecewise_linear for a in net.activations):
         return None
     start = time.perf_counter()
-    found = stable(net, box, budget=budget)
+    found = stable(net, box, budget=BUDGET)
     made = time.perf_counter()
     found.check()
     checked = time.perf_counter()
-    counts = [" + ".join(str(found.count(sign, how)) for how in (1, 2, 3)) for sign in (-1, 1)]
+    counts = [" + ".join(str(found.count(sign, how)) for how in range(1, len(HOW))) for sign in (-1, 1)]
     left = sum(int((u != 0).sum()) for u in found.undecided)
     widths = "-".join(map(str, net.widths))
-    seconds = f"{made - start:.1f} / {checked - made:.1f}"
-    return f"| {name} | {widths} | {counts[0]} | {counts[1]} | {left} | {found.boxes} | {found.tree.count(-1)} | {seconds} |"
+    work = f"{found.boxes} | {found.programs} | {found.leaves} | {made - start:.1f} / {checked - made:.1f}"
+    return f"| {name} | {widths} | {counts[0]} | {counts[1]} | {left} | {work} |"
+
+
+def around(name: str, radius: float, images: np.ndarray) -> str:
+    """Signs on small boxes around images: sums over the images, and the smaller network of the first."""
+    net, sums, seconds = mo.load(SHARED / name), np.zeros(len(HOW), dtype=int), np.zeros(2)
+    both, left, solved, size = 0, 0, 0, 0
+    for k, image in enumerate(images):
+        box = mo.Box(np.clip(image - radius, 0, 1), np.clip(image + radius, 0, 1))
+        start = time.perf_counter()
+        found = stable(net, box, budget=BUDGET)
+        made = time.perf_counter()
+        found.check()
+        seconds += made - start, time.perf_counter() - made
+        sums += [0, *(found.count(-1, how) + found.count(1, how) for how in range(1, len(HOW)))]
+        open_ = sum(int((u != 0).sum()) for u in found.undecided)
+        left, solved, both = left + open_, solved + found.programs, both + net.units - found.count(-1) - found.count(1) - open_
+        if k == 0:
+            small = mo.compress(net, on=box, budget=BUDGET)
+            small.check()
+            size = small.network.units
+            x = box.sample(10_000, net.widths[0], 0)
+            assert np.abs(small.network.logits(x) - net.logits(x)).max() <= small.slack + 1e-9
+    ladder = " | ".join(map(str, sums[1:].tolist()))
+    work = f"{solved} | {seconds[0]:.0f} / {seconds[1]:.1f} | {net.units} -> {size}"
+    return f"| {name.split('.')[0]}, {radius} | {ladder} | {both} | {left} | {work} |"
 
 
 def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str:
@@ -94,14 +126,27 @@ def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str
     return f"| {','.join(map(str, widths))} | {plain:.3g} | {relaxed:.3g} | {bisected} | {seen:.3g} |"
 
 
-def main() -> None:
-    budget = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    print("Units by intervals + affine bounds + bisection; seconds of search / check.\n")
-    print("| model, box | widths | inactive | active | undecided | boxes | leaves | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+def boxes() -> None:
+    print("Units by intervals + affine bounds + bisection + linear programs + branching; seconds of search / check.\n")
+    print("| model, box | widths | inactive | active | undecided | boxes | programs | leaves | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, path, box in sources() if SHARED.is_dir() else ():
-        if text := line(name, path, box, budget):
+        if text := line(name, path, box):
             print(text, flush=True)
+
+
+def local() -> None:
+    if not SHARED.is_dir():
+        return
+    images = np.load(FOLDER / "data" / "mnist.npz")["x_test"].reshape(-1, 784)[:IMAGES] / 255.0
+    names = " | ".join(HOW[1:])
+    print(f"\n| model, radius | {names} | both signs seen | undecided | programs | seconds | units, first image |")
+    print("|---" * (len(HOW) + 5) + "|")
+    for name, radius in LOCAL:
+        print(around(name, radius, images), flush=True)
+
+
+def differences() -> None:
     print("\n| sup of the difference | intervals | affine | bisected | sampled |")
     print("|---|---|---|---|---|")
     rng = np.random.default_rng(0)
@@ -110,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    for part in sys.argv[1:] or ["boxes", "local", "apart"]:
+        {"boxes": boxes, "local": local, "apart": differences}[part]()

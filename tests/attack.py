@@ -8,6 +8,7 @@ slack that `verify` would let pass is claimed, and minimality too if that passes
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import json
@@ -31,6 +32,7 @@ from moduli import certificate as kernel
 FILES = [
     "blocks",
     "bounds",
+    "cases",
     "certificate",
     "creases",
     "differences",
@@ -155,6 +157,33 @@ def region(rng: np.random.Generator, case: Case) -> None:
     case.data.pop("near", None)
 
 
+def case_of(rng: np.random.Generator, case: Case) -> None:
+    """A sign, or a weight that plays no part, that nobody proved; or one that is there with other multipliers."""
+    found = case.data.get("region")
+    if not isinstance(found, dict) or len(case.large.widths) < 4:
+        return
+    layer = int(rng.integers(2, len(case.large.widths) - 1))
+    unit, below = int(rng.integers(case.large.widths[layer])), sum(case.large.widths[1:layer])
+    given = int(rng.integers(case.large.widths[layer - 1])) if rng.random() < 0.6 else -1
+    sign = -1 if given >= 0 else int(rng.choice([-1, 1]))
+    tree = [-1]
+    for _ in range(int(rng.integers(3))):
+        at = int(rng.choice([k for k, x in enumerate(tree) if x < 0]))
+        tree[at : at + 1] = [int(rng.integers(below)), -1, -1]
+    leaves = []
+    for _ in range(tree.count(-1)):
+        units = rng.permutation(below)[: int(rng.integers(below + 1))].tolist()
+        leaves.append([units, [float(rng.choice([0.0, 0.5, 1.0, 2.0, -1.0, 1e9])) for _ in units]])
+    new = {"layer": layer, "unit": unit, "sign": sign, "given": given, "tree": tree, "leaves": leaves}
+    cases = found.get("cases", [])
+    if not isinstance(cases, list):
+        return
+    found["cases"] = [*cases, new] if given >= 0 else [new, *cases]
+    if given < 0 and isinstance(found.get("signs"), list) and rng.random() < 0.8:
+        with contextlib.suppress(IndexError, TypeError):
+            found["signs"][layer - 1][unit] = sign
+
+
 def parameter(rng: np.random.Generator, case: Case) -> None:
     """Another number in a network, perhaps one that stands elsewhere; in both networks where they are one."""
     name = "small" if rng.random() < 0.4 else "large"
@@ -173,8 +202,10 @@ def mutant(rng: np.random.Generator, parent: Case, pool: list[Case]) -> Case:
             anywhere(rng, case.data)
         elif way < 0.65:
             invented(rng, case)
-        elif way < 0.75:
+        elif way < 0.72:
             region(rng, case)
+        elif way < 0.78:
+            case_of(rng, case)
         elif way < 0.9:
             parameter(rng, case)
         elif way < 0.95:

@@ -17,7 +17,9 @@ import oracles
 import strategies as plants
 
 import moduli as mo
-from moduli.certificate import Certificate
+from moduli import programs
+from moduli.certificate import Certificate, Move, certify, replay
+from moduli.region import Region
 
 EXACT = ("identity", "relu", "abs", "leaky_relu")
 DIGITS = 120
@@ -75,6 +77,9 @@ def _seeds() -> tuple[Case, ...]:
     tanh = _net([[1, 2], [1.01, 2], [0.01, 0], [-1, -2]], [0, 0, 1, 0.01], [[1, 1, 1, 1]], [0], activation="tanh")
     rows = [[1.0, 0.5], [1.0, 0.5001], [0.0001, 0.0], [1.0, 1.0]]
     noisy = _net(rows, [0.25, 0.25, 1, -2.0001], [[1, 1, 1, 1], [1, -1, 0.5, 2]], [-2, -1], [[1, 0.5]], [0])
+    shadowed = _net(
+        [[1, 0], [-1, 0], [0, 1]], [0, -0.5, 0.5], [[1, -1, 0.5], [1, -0.5, -1]], [-0.75, -0.5], [[1, 2]], [0],
+    )  # fmt: skip
     nets: list[tuple[str, mo.Network, dict[str, Any]]] = [
         ("shallow tanh", _planted("tanh", (2, 3, 1), 1), {}),
         ("deep tanh", _planted("tanh", (2, 2, 2, 1), 2), {}),
@@ -87,6 +92,7 @@ def _seeds() -> tuple[Case, ...]:
         ("folded leaky", _folded("leaky_relu(-1.5)", 9), {}),
         ("skip", collapsing, {}),
         ("region", regional, {"on": box}),
+        ("hidden", shadowed, {"on": box}),
         ("linear", linear, {"on": box}),
         ("turned", turned, {"on": box}),
         ("smooth", smooth, {"on": wide}),
@@ -99,9 +105,26 @@ def _seeds() -> tuple[Case, ...]:
     for name, net, options in nets:
         small = mo.compress(net, **options)
         found.append(Case(name, small.network, net, small.certificate.to_json()))
+    found.append(_by_programs(mo.Box(-1, 1)))
     other = mo.compress(nets[0][1]).network
     both = mo.equivalent(nets[0][1], other).proof
     return (*found, Case("both sides", other, nets[0][1], both.to_json()))
+
+
+def _by_programs(box: mo.Box) -> Case:
+    """Signs by multipliers and by cases, with no tree beside them."""
+    rng, found = np.random.default_rng(46), []
+    first = rng.normal(size=(4, 3)), rng.normal(size=4)
+    net = _net(*first, rng.normal(size=(4, 4)), rng.normal(size=4) - 1.6, [[1, 1, 1, 1]], [0])
+    known = np.zeros(8, dtype=np.int8)
+    for unit in range(4):
+        case = programs.prove(net, box.of_dimension(3), known, 2, unit, -1, limit=20).case
+        found += [] if case is None else [case]
+    signs = (0,) * 4, tuple(-1 if any(c.unit == u for c in found) else 0 for u in range(4))
+    claim = Region((-1.0,) * 3, (1.0,) * 3, (-1,), signs, tuple(found))
+    moves = [Move("inactive", 2, np.flatnonzero(signs[1]))]
+    small = replay(net, moves, region=claim).network()
+    return Case("programs", small, net, certify(net, moves, small, region=claim).to_json())
 
 
 def seeds() -> list[Case]:

@@ -23,7 +23,7 @@ from forgeries import Case
 import moduli as mo
 from moduli import bounds, envelopes
 from moduli.activations import Activation
-from moduli.certificate import Certificate, Move, Slack, State
+from moduli.certificate import Certificate, Move, Slack, State, first
 from moduli.differences import Changed, Enclosure
 from moduli.enclosure import ExactArray, enclose_value
 from moduli.proximity import Bound, Change, Leaf, Near
@@ -58,7 +58,7 @@ def judged(large: mo.Network, *moves: Move, small: mo.Network | None = None, mor
     """Verify, through JSON, what somebody claims of two networks; the small one is what the moves leave, if they hold."""
     if small is None:
         try:
-            state = State(large, claim.get("near"), claim.get("region"))
+            state = State(first(large, claim.get("region")), claim.get("near"), claim.get("region"))
             for one in moves:
                 state.apply(one)
             small = state.network()

@@ -338,10 +338,9 @@ def test_forged_cuts_are_refused():
             judged(replace(first, **change))
     with pytest.raises(mo.CertificateRejected, match="behind a cut"):
         judged(first, Case(2, 0, int(found.signs[1][0]), -1, (-1,), (((), ()),)))
-    leaky = [replace(x, activation=mo.Activation("leaky_relu(0.5)")) for x in net.layers[:-1]]
-    smooth = net.with_layers([*leaky, net.layers[-1]])
+    leaky = mo.Network.mlp(*(p for x in net.layers for p in (x.weight, x.bias)), activation="leaky_relu(0.5)")
     with pytest.raises(mo.CertificateRejected, match="ReLU"):
-        kernel.verify(smooth, found.box, (-1,), [np.zeros(n, dtype=np.int8) for n in net.widths[1:-1]], [first])
+        kernel.verify(leaky, found.box, (-1,), [np.zeros(n, dtype=np.int8) for n in net.widths[1:-1]], [first])
 
 
 def test_a_cut_into_a_unit_that_is_claimed_active_is_refused():
