@@ -130,6 +130,8 @@ def _honest() -> list[tuple[Certificate, mo.Network, mo.Network]]:
     deep = mo.Network.mlp(
         [[1, 0], [0, 1], [1, 1]], [3, 0, -3], [[1, 0.5, 1], [0.1, 1, 0]], [1, 0.1], [[1, 1]], [0], activation="relu"
     )
+    first, second = ([[1, 0], [-1, 0], [0, 1]], [0, -0.5, 0.5]), ([[1, -1, 0.5], [1, -0.5, -1]], [-0.75, -0.5])
+    shadowed = mo.Network.mlp(*first, *second, [[1, 2]], [0], activation="relu")
     rough = mo.Network.mlp([[0.1], [0.3]], [0.1, 0.3], [[0.1, 0.7]], [0.2], activation="relu")
     asked = [
         (relu, {}),
@@ -137,6 +139,7 @@ def _honest() -> list[tuple[Certificate, mo.Network, mo.Network]]:
         (rough, {}),
         (deep, {"on": mo.Box(-1, 1)}),
         (relu, {"on": mo.Box(0, 1)}),
+        (shadowed, {"on": mo.Box(-1, 1)}),
         (tanh, {"radius": 0.05}),
     ]
     answers = [mo.compress(net, **options) for net, options in asked]
