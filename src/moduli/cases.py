@@ -34,7 +34,7 @@ import numpy as np
 
 from . import bounds
 from .activations import Activation
-from .bounds import Choice, Propagation, locate
+from .bounds import Choice, Propagation, flat, locate
 from .domains import Box
 from .envelopes import Envelope, envelope
 from .errors import CertificateRejected
@@ -177,35 +177,31 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
     Raises:
         CertificateRejected: naming the unit.
     """
-    own = {(case.layer, case.unit): case.sign for case in cases if case.given < 0}
-    for layer, unit in own:
-        if not (1 <= layer <= len(signs) and 0 <= unit < len(signs[layer - 1])):
-            raise CertificateRejected(f"a case of unit {unit} of layer {layer}, which is not there")
+    count = next((k for k, case in enumerate(cases) if case.given >= 0), len(cases))
+    own, cuts = cases[:count], cases[count:]
     rest = [np.array(s, dtype=np.int8) for s in signs]
-    for layer, unit in own:
-        rest[layer - 1][unit] = 0
-    bounds.verify(net, box, tree, rest)
-    whole, known = box.of_dimension(net.widths[0]), np.concatenate([*rest, np.zeros(0, dtype=np.int8)])
-    ends = ends_of(net)
-    for at, case in enumerate(cases):
-        if case.given >= 0:
-            continue
-        if any(c.given >= 0 for c in cases[:at]):
-            raise CertificateRejected(f"the case of {case} stands behind a cut")
+    for case in own:
+        if not (1 <= case.layer <= len(signs) and 0 <= case.unit < len(signs[case.layer - 1])):
+            raise CertificateRejected(f"a case of {case}, which is not there")
         if case.sign not in (-1, 1) or signs[case.layer - 1][case.unit] != case.sign:
             raise CertificateRejected(f"a case proves sign {case.sign} of {case}, and another one is claimed")
+        rest[case.layer - 1][case.unit] = 0
+    bounds.verify(net, box, tree, rest)
+    whole, known, ends = box.of_dimension(net.widths[0]), flat(rest), ends_of(net)
+    for case in own:
         require(net, whole, known, case)
         known[ends[case.layer - 1] + case.unit] = case.sign
-    for case in cases:
-        if case.given >= 0:
-            _require_cut(net, case, known)
-            require(net, whole, known, case)
-            net = cut(net, [case])
+    for case in cuts:
+        _require_cut(net, case, known)
+        require(net, whole, known, case)
+        net = cut(net, [case])
     return net
 
 
 def _require_cut(net: Network, case: Case, known: Signs) -> None:
     widths = net.widths[1:-1]
+    if case.given < 0:
+        raise CertificateRejected(f"the case of {case} stands behind a cut")
     if not (2 <= case.layer <= len(widths) and 0 <= case.unit < widths[case.layer - 1] and case.given < widths[case.layer - 2]):
         raise CertificateRejected(f"a cut into {case}, which is not there")
     if any(beside(net.activations[l]) != (1.0, 0.0) for l in (case.layer - 2, case.layer - 1)):

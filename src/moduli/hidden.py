@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import programs
+from .bounds import flat
 from .cases import Case, beside, cut, ends_of, holds
 from .domains import Box
 from .lossless import Progress
@@ -33,7 +34,7 @@ def cuts(
     """
     if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
         return []
-    found, known, rng = list[Case](), np.concatenate([*signs, np.zeros(0, dtype=np.int8)]), np.random.default_rng(seed)
+    found, known, rng = list[Case](), flat(signs), np.random.default_rng(seed)
     start = net
     for l in range(1, len(net.layers) - 1):
         if any(beside(a) != (1.0, 0.0) for a in net.activations[l - 1 : l + 1]):
@@ -44,7 +45,7 @@ def cuts(
             found += cases
             net = cut(net, cases)
             if progress is not None:
-                progress(len(found), None, f"units of layer {l} that later layers may hide")
+                progress(len(found), None, f"units of layer {l} that the next layer may hide")
     return found
 
 

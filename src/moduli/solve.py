@@ -74,10 +74,11 @@ def compress(
     sound, and optimal only where `Compression.optimal` says so. Units with zero weights, duplicates, sign twins, positive
     multiples and cancelling groups go, layer by layer until nothing changes. With `radius`, every parameter may move by it.
 
-    On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up to
-    `budget` boxes, go or become as few as the rank of what they add to the next layer; a layer of such units goes where that
-    costs no parameters. `optimal` for one hidden layer whose remaining units all bend inside the box. With `eps`, outputs may
-    differ by it on the box: nearly constant, nearly stable and nearly proportional units go too, see `Within`.
+    On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up
+    to `budget` boxes and a fiftieth as many linear programs, go or become as few as the rank of what they add to the next
+    layer; a layer of such units goes where that costs no parameters; so do units that the next layer hides. `optimal` for one
+    hidden layer whose remaining units all bend inside the box. With `eps`, outputs may differ by it on the box: nearly
+    constant, nearly stable and nearly proportional units go too, see `Within`.
 
     On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden units, or the smallest found
     with root mean square error at most `eps`; an estimate, see `Narrowed`. With `skip`, beside a free linear map.
