@@ -212,7 +212,7 @@ def _pieces(size: float, folder: Path) -> Made:
 
 
 def _dimension(size: float, folder: Path) -> Made:
-    width = max(2, round(size**0.5))
+    width = round(size**0.5)
     net = _dense((2, width, width, 1))
     return (lambda: mo.dimension(net, on=mo.Box(-4, 4))), net.parameters
 
@@ -241,7 +241,7 @@ OPERATIONS: dict[str, tuple[Callable[[float, Path], Made], tuple[float, ...], st
     "proximate rank": (_proximate, (3e1, 3e2, 3e3, 3e4), "units"),
     "stability": (_stable, (1e3, 1e4, 1e5, 1e6), "parameters"),
     "pieces": (_pieces, (3e1, 3e2, 3e3, 3e4), "cells"),
-    "dimension": (_dimension, (1e1, 3e1, 1e2, 5e2), "parameters"),
+    "dimension": (_dimension, (1.0, 2.5e1, 6.8e2, 6.7e3), "parameters"),
 }
 
 

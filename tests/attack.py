@@ -38,6 +38,7 @@ FILES = [
     "differences",
     "enclosure",
     "envelopes",
+    "groups",
     "modular",
     "proximity",
     "region",

@@ -26,7 +26,8 @@ from moduli.activations import Activation
 from moduli.certificate import Certificate, Move, Slack, State, first
 from moduli.differences import Changed, Enclosure
 from moduli.enclosure import ExactArray, enclose_value
-from moduli.proximity import Bound, Change, Leaf, Near
+from moduli.groups import Leaf
+from moduli.proximity import Bound, Change, Near
 from moduli.region import Region
 
 ROOT = Path(__file__).parents[1]

@@ -8,23 +8,11 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import cover, pricing, proximity
+from moduli import cover, groups, pricing
 from moduli.certificate import ball
 from moduli.errors import CertificateRejected
-from moduli.proximity import (
-    Ball,
-    Bound,
-    Branch,
-    Group,
-    Leaf,
-    Near,
-    Sieve,
-    Sum,
-    at_most,
-    free_groups,
-    listed,
-    maximal_boxes,
-)  # fmt: skip
+from moduli.groups import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
+from moduli.proximity import Bound, Branch, Near, Sieve, Sum
 
 
 def random_ball(rng, h, m=None):
@@ -99,7 +87,7 @@ def keys(matrix):
 
 def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
     """Of all boxes and free groups exactly those within the bound on reduced costs; the scale decides about rounding."""
-    monkeypatch.setattr(proximity, "CROWD", 0)  # guides around every unit
+    monkeypatch.setattr(groups, "CROWD", 0)  # guides around every unit
     rng = np.random.default_rng(20)
     seen = few = 0
     for _ in range(60):
@@ -127,7 +115,7 @@ def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
 
 def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
     """Optimal weights hold; one unit more of weight, or less of price, and the kernel finds the column that weighs too much."""
-    monkeypatch.setattr(proximity, "CROWD", 0)
+    monkeypatch.setattr(groups, "CROWD", 0)
     rng = np.random.default_rng(21)
     refused = 0
     for _ in range(80):

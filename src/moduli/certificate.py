@@ -66,8 +66,9 @@ from .enclosure import (
     value,
 )
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
+from .groups import Ball
 from .network import IDENTITY, Layer, Network
-from .proximity import Ball, Near
+from .proximity import Near
 from .region import Region, Row
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

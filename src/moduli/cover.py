@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .proximity import Branch, Ints, Leaf, Mask, Sieve, Sum, Tree
+from .groups import Ints, Leaf, Mask
+from .proximity import Branch, Sieve, Sum, Tree
 
 SCALE = 2**30
 ROUNDS = 20

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .enclosure import Array
-from .proximity import Ball, Group, Ints, Mask, around, at_most, lenders, scratch, sides, signs_of
+from .groups import Ball, Group, Ints, Mask, around, at_most, lenders, scratch, sides, signs_of
 
 BEAM = 1000
 

@@ -16,9 +16,10 @@ import numpy as np
 from . import cover, pricing
 from .errors import BudgetExhausted
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
+from .groups import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
 from .lossless import Progress
 from .pricing import covering
-from .proximity import Ball, Bound, Group, Ints, Leaf, Tree, around, by_degree, free_groups, maximal_boxes, renamed
+from .proximity import Bound, Tree, renamed
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]

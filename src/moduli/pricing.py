@@ -15,23 +15,8 @@ import numpy as np
 from . import cover
 from .errors import BudgetExhausted
 from .fitting import filled, first_fit, sampled
-from .proximity import (
-    Ball,
-    Counts,
-    Group,
-    Heavy,
-    Ints,
-    Leaf,
-    Sieve,
-    Tree,
-    around,
-    bits_of,
-    by_degree,
-    free_groups,
-    listed,
-    members_of,
-    scratch,
-)  # fmt: skip
+from .groups import Ball, Counts, Group, Heavy, Ints, Leaf, around, bits_of, by_degree, free_groups, listed, members_of, scratch
+from .proximity import Sieve, Tree
 
 SCALE = 2**30
 NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end

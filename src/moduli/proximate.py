@@ -20,9 +20,10 @@ from .certificate import Move, State, ball, certify, difference, exact_arrays, r
 from .enclosure import Array, ExactArray, exact_sum, up
 from .errors import BudgetExhausted, CertificateRejected
 from .fitting import Plan, greedy
+from .groups import Ball, Group, Ints, at_most
 from .lossless import Compression, Progress, Rank
 from .network import Network
-from .proximity import Ball, Bound, Change, Group, Ints, Near, at_most
+from .proximity import Bound, Change, Near
 from .result import Result
 
 

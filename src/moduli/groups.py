@@ -1,0 +1,553 @@
+"""Units near each other: signed boxes and free groups, found by exact comparisons of floats. Part of the kernel.
+
+What they are, and what follows, stands in `proximity`. Two units are compatible if some signs make a box of them; pairwise
+compatible units form one, so boxes are cliques of a graph and the maximal ones are listed as such. Of free groups, whose
+sums of outgoing weights are to be small, only those are followed that what may still be added can bring there (`listed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .enclosure import Array, exact_sum, two_sum
+from .errors import BudgetExhausted
+
+Ints = np.ndarray[Any, np.dtype[np.intp]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+BLOCK, FRONT, WIDEST, PAIRS, CROWD = 2**20, 2**18, 2**13, 2**26, 12
+
+
+def at_most(x: Array, y: Array, limit: float) -> Mask:
+    """Whether x - y <= limit, exactly, for floats."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        d, e = two_sum(x, -y)
+        return np.asarray((d < limit) | ((d == limit) & (e <= 0)))
+
+
+class Group(NamedTuple):
+    """Units and their signs."""
+
+    units: tuple[int, ...]
+    signs: tuple[int, ...]
+
+    @staticmethod
+    def of(root: int, others: Ints, signs: Array, chosen: list[int]) -> Group:
+        """(root, +) and some of the vertices around it."""
+        return Group((root, *others[chosen].tolist()), (1, *signs[chosen].astype(int).tolist()))
+
+
+def require_radius(radius: float) -> None:
+    if not 0 <= radius < 2.0**1000:
+        raise ValueError(f"radius={radius!r}: choose a finite number >= 0 (below 2^1000)")
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All parameters within a radius of a hidden layer.
+
+    Attributes:
+        rows: ``[h, n + 1]`` incoming weights and bias. outgoing: ``[h, m]``. radius: of the closed ball.
+        signed: whether -p may stand for p (odd and point-symmetric activations).
+    """
+
+    rows: Array
+    outgoing: Array
+    radius: float
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        require_radius(self.radius)
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def constant(self) -> Mask:
+        """Units whose incoming weights can all become zero."""
+        return np.asarray((np.abs(self.rows[:, :-1]) <= self.radius).all(axis=1))
+
+    @cached_property
+    def null(self) -> Mask:
+        """Units whose outgoing weights can all become zero."""
+        return np.asarray((np.abs(self.outgoing) <= self.radius).all(axis=1))
+
+    @cached_property
+    def required(self) -> Ints:
+        return np.flatnonzero(~(self.constant | self.null))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Compatible pairs of units."""
+        return Graph.of(self.rows, 2 * self.radius, self.signed)
+
+    def part(self, units: Ints) -> Ball:
+        """The ball of some units that no compatible pair joins to others in one group; graph and freeable units along."""
+        sub = Ball(self.rows[units], self.outgoing[units], self.radius, self.signed)
+        sub.__dict__["graph"], sub.__dict__["freeable"] = self.graph.part(units), self.freeable[units]
+        return sub
+
+    def fits(self, group: Group) -> bool:
+        """Whether a group is a signed box."""
+        p = self.rows[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
+        return bool(at_most(p.max(axis=0), p.min(axis=0), 2 * self.radius).all())
+
+    def free(self, group: Group) -> bool:
+        """Whether |sum s_i a_i| <= radius * size in every output."""
+        a = self.outgoing[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
+        return all(_settled(side * a[:, k], self.radius) <= 0 for k in range(a.shape[1]) for side in (1.0, -1.0))
+
+    @cached_property
+    def freeable(self) -> Mask:
+        """Required units that a necessary condition does not exclude from every free group.
+
+        For each output and direction, g a_i - r plus the best that compatible units can lend must not be positive;
+        only optional units and units that may be free themselves lend; repeated until nothing changes.
+        """
+        lend = np.ones(self.size, dtype=bool)
+        may = np.zeros(self.size, dtype=bool)
+        may[self.required] = True
+        waiting = self.required
+        while len(waiting):
+            out = np.array([i for i in waiting.tolist() if self._stuck(i, lend)], dtype=np.intp)
+            may[out] = lend[out] = False
+            near = np.unique(np.concatenate([np.empty(0, np.intp), *(self.graph.near(i)[0] for i in out.tolist())]))
+            waiting = near[may[near]]
+        return may
+
+    def _stuck(self, unit: int, lend: Mask) -> bool:
+        others, signs = self.graph.near(unit)
+        keep = lend[others]
+        others, signs = others[keep], signs[keep]
+        helps = self.outgoing[others] * signs[:, None]
+        both = np.flatnonzero(others[1:] == others[:-1])  # near() lists (j, +) beside (j, -)
+        for side in (1.0, -1.0):
+            lent = side * helps
+            lent[both] = np.minimum(lent[both], lent[both + 1])
+            lent[both + 1] = self.radius
+            lent = np.minimum(lent, self.radius)
+            for k in range(lent.shape[1]):
+                if _settled(np.append(lent[:, k], side * self.outgoing[unit, k]), self.radius) > 0:
+                    return True
+        return False
+
+
+def _settled(terms: Array, radius: float) -> Fraction | float:
+    """A number with the sign of the sum of terms less as many times the radius, exactly."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        near, size = float(terms.sum() - len(terms) * radius), float(np.abs(terms).sum() + len(terms) * radius)
+        if abs(near) > (len(terms) + 4) * 2.0**-52 * size and np.isfinite(size):
+            return near
+    return exact_sum(terms.tolist()) - len(terms) * Fraction(radius)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Which units fit one signed box: for each unit i, the pairs (j, s) with |p_i - s p_j| <= limit in every coordinate.
+
+    Attributes:
+        start: ``[h + 1]``. other, sign: neighbours of unit i at start[i]:start[i + 1], ordered by (other, -sign).
+    """
+
+    start: Ints
+    other: Ints
+    sign: Array
+
+    @staticmethod
+    def of(rows: Array, limit: float, signed: bool = True) -> Graph:
+        h = len(rows)
+        found: list[tuple[Ints, Ints, Array]] = []
+        count = 0
+        for s in (1.0, -1.0) if signed else (1.0,):
+            for i, j in _pairs(rows, s * rows + 0.0, limit):
+                apart = i != j
+                count += len(i)
+                if count > PAIRS:
+                    raise BudgetExhausted(f"more than {PAIRS} compatible pairs among {h} units")
+                found.append((i[apart], j[apart], np.full(int(apart.sum()), s)))
+        i, j, sign = (np.concatenate(x) for x in zip(*found, strict=True)) if found else (np.empty(0, np.intp),) * 3
+        order = np.lexsort((-sign, j, i))
+        start = np.searchsorted(i[order], np.arange(h + 1))
+        return Graph(start, j[order], np.asarray(sign[order], dtype=np.float64))
+
+    def near(self, i: int) -> tuple[Ints, Array]:
+        at = slice(self.start[i], self.start[i + 1])
+        return self.other[at], self.sign[at]
+
+    def part(self, units: Ints) -> Graph:
+        """The graph on some units (increasing), renumbered."""
+        place = np.full(len(self.start) - 1, -1, dtype=np.intp)
+        place[units] = np.arange(len(units))
+        at = np.concatenate([np.arange(self.start[i], self.start[i + 1]) for i in units.tolist()])
+        keep = place[self.other[at]] >= 0
+        one = np.repeat(np.arange(len(units)), self.degree[units])[keep]
+        start = np.searchsorted(one, np.arange(len(units) + 1))
+        return Graph(start, place[self.other[at[keep]]], self.sign[at[keep]])
+
+    @cached_property
+    def degree(self) -> Ints:
+        return np.diff(self.start)
+
+
+def _pairs(x: Array, y: Array, limit: float) -> Iterator[tuple[Ints, Ints]]:
+    """All (i, j) with |x_i - y_j| <= limit in every coordinate, in blocks: sorted along one coordinate, filtered by all."""
+    if not len(x):
+        return
+    wide = int(np.argmax(x.max(axis=0) - x.min(axis=0)))
+    rows, columns = np.argsort(x[:, wide], kind="stable"), np.argsort(y[:, wide], kind="stable")
+    line = y[columns, wide]
+    with np.errstate(over="ignore"):  # rounding is monotone: no pair within the limit is lost
+        left = np.searchsorted(line, np.nextafter(x[rows, wide] - limit, -np.inf), side="left")
+        right = np.searchsorted(line, np.nextafter(x[rows, wide] + limit, np.inf), side="right")
+    counts = np.cumsum(right - left)
+    begin = 0
+    while begin < len(rows):
+        done = counts[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(counts, done + BLOCK, side="right")))
+        width = (right - left)[begin:end]
+        i = np.repeat(rows[begin:end], width)
+        j = columns[np.arange(len(i)) - np.repeat(np.cumsum(width) - width, width) + np.repeat(left[begin:end], width)]
+        for k in sorted(range(x.shape[1]), key=lambda k: k != wide):
+            p, q = x[i, k], y[j, k]
+            near = at_most(np.maximum(p, q), np.minimum(p, q), limit)
+            i, j = i[near], j[near]
+        yield i, j
+        begin = end
+
+
+# Boxes and free groups ------------------------------------------------------------------------------------------
+
+
+def maximal_boxes(ball: Ball, units: Ints, limit: int, weight: Counts | None = None, least: int = 0) -> list[Group]:
+    """All maximal signed boxes among some units, one of each set of units (signs do not matter for paid groups).
+
+    Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of its neighbourhood.
+
+    Args:
+        weight: ``[h]``, not negative; then only boxes of weight at least `least`. A clique is left where the heaviest
+            vertices of classes of pairwise incompatible common neighbours weigh too little.
+
+    Raises:
+        BudgetExhausted: more than `limit` search nodes.
+    """
+    found: dict[frozenset[int], Group] = {}
+    nodes = 0
+    place = np.full(ball.size, -1, dtype=np.intp)
+    place[units] = 0
+    vertex = scratch(ball)
+    for root in units.tolist():
+        others, signs, near = around(ball, root, place, vertex)
+        heavy = Heavy(near, weight[others], least - int(weight[root])) if weight is not None else None
+        adjacent = [bits_of(row) for row in near]
+        later = bits_of(others > root)
+        stack = [(0, later, ((1 << len(others)) - 1) ^ later)]
+        while stack:
+            clique, may, done = stack.pop()
+            nodes += 1
+            if nodes > limit:
+                raise BudgetExhausted(f"more than {limit} search nodes among {len(units)} units")
+            if heavy is not None and not heavy.can(clique, may):
+                continue
+            if not may:
+                if not done:
+                    group = Group.of(root, others, signs, list(members_of(clique)))
+                    found.setdefault(frozenset(group.units), group)
+                continue
+            pivot = max(members_of(may | done), key=lambda v: (may & adjacent[v]).bit_count())
+            for v in members_of(may & ~adjacent[pivot]):
+                stack.append((clique | 1 << v, may & adjacent[v], done & adjacent[v]))
+                may &= ~(1 << v)
+                done |= 1 << v
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A dual solution in integers: weights of rows, prices of units, and weights of odd sets S of rows.
+
+    A column that covers a set c of rows weighs sum of weights over c + sum over S of weight * ceil(|c & S| / 2). Boxes
+    weigh at most `scale`, free groups at most the price of their units; then any cover costs at least
+    (sum of weights + sum of weight * ceil(|S| / 2) - sum of prices) / scale.
+    """
+
+    weights: dict[int, int]
+    prices: dict[int, int]
+    odd: tuple[tuple[tuple[int, ...], int], ...]
+    scale: int
+
+    @property
+    def total(self) -> int:
+        """What every cover costs at least, times the scale."""
+        halves = sum(w * ((len(members) + 1) // 2) for members, w in self.odd)
+        return sum(self.weights.values()) + halves - sum(self.prices.values())
+
+
+class Heavy:
+    """Whether a clique and some of the vertices compatible with it can weigh enough."""
+
+    def __init__(self, near: Mask, weight: Counts, least: int) -> None:
+        self.weight, self.least = weight.tolist(), least
+        order = np.argsort(-weight, kind="stable")
+        colour = _classes(near, order)
+        # classes in falling order of weight: the first member that is allowed is the heaviest
+        ranked = [order[colour[order] == k] for k in range(int(colour.max(initial=-1)) + 1)]
+        self.classes = [[(1 << v, self.weight[v]) for v in members.tolist() if self.weight[v]] for members in ranked]
+
+    def can(self, clique: int, may: int) -> bool:
+        left = self.least - sum(self.weight[v] for v in members_of(clique))
+        for members in self.classes:
+            if left <= 0:
+                return True
+            left -= next((w for bit, w in members if may & bit), 0)
+        return bool(left <= 0)
+
+
+def free_groups(
+    ball: Ball, roots: Sequence[int], limit: int, cost: Counts | None = None, slack: int = 0, enough: int = 2**40
+) -> tuple[Any, list[int]]:
+    """All free groups that contain one of some freeable units, and the roots that are given up.
+
+    For each root in turn, cliques with (root, +) and without the roots before; a clique is left where even the best that
+    its common neighbours lend cannot bring some sum back. Roots that are given up stay in later searches. Groups that stay
+    free without some optional unit are left out: what they cover can be had for less.
+
+    Args:
+        limit: search nodes of each root; a group counts as four.
+        cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most `slack`, see `_guides`.
+        enough: groups around a root that is given up beyond that many (for searches: with costs, its groups are kept).
+
+    Returns:
+        sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
+    """
+    place, vertex = lenders(ball), scratch(ball)
+    parts, given_up = [], []
+    for root in roots:
+        others, sign, near = around(ball, root, place, vertex)
+        found, done = _rooted(ball, root, others, sign, near, limit, cost, slack, enough)
+        if done:
+            place[root] = -1
+        else:
+            given_up.append(root)
+        if done or cost is not None:
+            parts.append((root, others, sign, found))
+    groups = signs_of(parts, ball.size)
+    return (groups if cost is None else groups[abs(groups).astype(np.int64) @ cost <= slack]), given_up
+
+
+def listed(
+    ball: Ball, rows: Ints, nodes: int, limit: int, priced: tuple[Leaf, int] | None = None, enough: int = 2**40
+) -> tuple[list[Group], Any, list[int]]:
+    """Maximal boxes among some required units, free groups that have one of them, and roots that are given up.
+
+    Args:
+        rows: increasing. nodes: for all boxes. limit: for the free groups of each unit.
+        priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box, price less weight of a free
+            group), in units of 1 / scale; then only columns whose reduced cost is at most that.
+    """
+    roots = by_degree(ball, rows[ball.freeable[rows]])
+    if priced is None:
+        return maximal_boxes(ball, rows, nodes), *free_groups(ball, roots, limit, enough=enough)
+    leaf, slack = priced
+    weight, price = np.zeros(ball.size, dtype=np.int64), np.zeros(ball.size, dtype=np.int64)
+    weight[list(leaf.weights)], price[list(leaf.prices)] = list(leaf.weights.values()), list(leaf.prices.values())
+    boxes = maximal_boxes(ball, rows, nodes, weight, leaf.scale - slack)
+    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough)
+
+
+def by_degree(ball: Ball, units: Ints) -> list[int]:
+    """Units with few neighbours first: searches that leave out earlier roots are shortest so."""
+    return [int(u) for u in units[np.argsort(ball.graph.degree[units], kind="stable")]]
+
+
+def lenders(ball: Ball) -> Ints:
+    """0 for units that free groups may have, -1 for others: a `place` for `around`."""
+    return np.where(ball.freeable | ball.constant | ball.null, 0, -1)
+
+
+def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
+    """Groups as a sparse matrix, from roots, the vertices around each, and which of them each group has."""
+    from scipy.sparse import csr_matrix
+
+    units, signs, sizes = [np.empty(0, np.intp)], [np.empty(0, np.int8)], [np.zeros(1, np.intp)]
+    for root, others, sign, found in parts:
+        group, member = np.nonzero(np.column_stack([np.ones(len(found), dtype=bool), found]))
+        units.append(np.array([root, *others], dtype=np.intp)[member])
+        signs.append(np.array([1.0, *sign])[member].astype(np.int8))
+        sizes.append(np.bincount(group, minlength=len(found)))
+    start = np.cumsum(np.concatenate(sizes))
+    return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, width))
+
+
+def _rooted(
+    ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit: int, cost: Counts | None, slack: int, enough: int
+) -> tuple[Mask, bool]:
+    """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes.
+
+    Depth first in blocks of cliques: sums so far in every output and direction, vertices that may be added, members.
+    """
+    count, outputs = len(others), 2 * ball.outgoing.shape[1]
+    values, total, doubt = sides(ball, root, others, signs)
+    if cost is None:
+        order, start = np.argsort(near.sum(axis=1), kind="stable"), np.empty(0, np.intp)
+    else:
+        order, start, *columns = _guides(values, total, doubt, cost[others], int(cost[root]) - slack, near)
+        values, total, doubt = columns
+    values = values[order]
+    lent, optional = np.minimum(values, 0.0), (ball.constant | ball.null)[others[order]]
+    later = np.triu(near[np.ix_(order, order)], 1)
+    sums, may, members = total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool)
+    stack: list[tuple[Array, Mask, Mask, Ints, Ints]] = []
+    found, nodes, front = [np.empty((0, count), dtype=bool)], 0, max(1, FRONT // (count + 1))
+    groups = 0
+    while True:
+        free = np.asarray((sums <= doubt).all(axis=1))
+        for k in np.flatnonzero(free & ~(sums < -doubt)[:, :outputs].all(axis=1)).tolist():
+            free[k] = ball.free(Group.of(root, others, signs, order[members[k]].tolist()))
+        for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
+            free &= ~(members[:, v] & (sums - values[v] < -doubt)[:, :outputs].all(axis=1))
+        found.append(members[free])
+        groups += len(found[-1])
+        nodes += len(sums) + 4 * len(found[-1])
+        hope = may.any(axis=1) & (sums + may.astype(np.float64) @ lent <= doubt).all(axis=1)
+        sums, may, members = sums[hope], may[hope], members[hope]
+        for k in range(outputs, len(total) - 1):
+            best = np.minimum.reduceat(np.where(may, lent[:, k], 0.0), start, axis=1).sum(axis=1)
+            hope = sums[:, k] + best <= doubt[k]
+            sums, may, members = sums[hope], may[hope], members[hope]
+        if len(sums):
+            pairs = np.nonzero(may)
+            stack.append((sums, may, members, pairs[0], pairs[1]))
+        if nodes > limit or groups > enough:
+            return np.concatenate(found)[:, np.argsort(order)], False
+        if not stack:
+            return np.concatenate(found)[:, np.argsort(order)], True
+        sums, may, members, clique, vertex = stack.pop()
+        if len(clique) > front:
+            stack.append((sums, may, members, clique[front:], vertex[front:]))
+            clique, vertex = clique[:front], vertex[:front]
+        sums, may, members = sums[clique] + values[vertex], may[clique] & later[vertex], members[clique]
+        members[np.arange(len(clique)), vertex] = True
+
+
+def _guides(
+    values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask
+) -> tuple[Ints, Ints, Array, Array, Array]:
+    """Three more sums that must not be positive in a free group of small cost: l . sums, cost - slack + k . sums, cost - slack.
+
+    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any vectors: so nothing depends on
+    the solver. Good ones come from the linear program that relaxes the search (at most one vertex of each class of pairwise
+    incompatible ones, sums at most 0, for k least cost). A search is over where the least that each class can add leaves one
+    of the three positive, by more than float sums may be off: relative 2^-53 for each product and addition.
+
+    Args:
+        values, total, doubt: of `sides`. cost: of the vertices. own: cost of the root less slack.
+
+    Returns:
+        an order of the vertices by class, where the classes start, and values, totals and doubts with three columns more.
+    """
+    count = len(cost)
+    multipliers = np.zeros((3, len(total)))
+    colour = _classes(near, np.argsort(cost, kind="stable"))
+    if count > CROWD and np.isfinite(doubt).all():
+        for k, aim in enumerate((np.zeros(count), cost.astype(np.float64))):
+            multipliers[k] = _multipliers(values, total, aim, colour)
+    charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
+    with np.errstate(over="ignore", invalid="ignore"):
+        multipliers[~np.isfinite(multipliers @ gross)] = 0.0  # what is finite here is finite below
+    more = charge + multipliers @ values.T
+    first = np.array([0.0, own, own]) + multipliers @ total
+    size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ gross
+    slip = (count + len(total) + 16) * 2.0**-50 * size
+    order = np.lexsort((np.arange(count), colour))
+    start = np.flatnonzero(np.diff(colour[order], prepend=-1))
+    return (
+        order, start, np.concatenate([values, more.T], axis=1), np.concatenate([total, first]), np.concatenate([doubt, slip])
+    )  # fmt: skip
+
+
+def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:
+    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear ones."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix, hstack, vstack
+
+    scale = max(1.0, float(np.abs(cost).max()))
+    size = max(float(np.abs(values).max(initial=0.0)), float(np.abs(total).max(initial=0.0)), 1e-300)
+    count, classes = len(cost), int(colour.max()) + 1
+    sums = csr_matrix(np.column_stack([values.T / size, -np.ones(len(total))]))
+    one = hstack([csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))])
+    limits = np.concatenate([-total / size, np.ones(classes)])
+    penalty = 1.0 if not cost.any() else 1000.0
+    matrix, aim = vstack([sums, one], format="csr"), np.append(cost / scale, penalty)
+    found = linprog(aim, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+    if found.ineqlin is None or found.x is None:
+        return np.zeros(len(total))
+    return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
+
+
+def _classes(near: Mask, order: Ints) -> Ints:
+    """Classes of pairwise incompatible vertices: each vertex in order joins the first that takes it."""
+    colour = np.full(len(near), -1, dtype=np.intp)
+    full: list[Mask] = []
+    for v in order.tolist():
+        k = next((k for k, blocked in enumerate(full) if not blocked[v]), len(full))
+        if k == len(full):
+            full.append(np.zeros(len(near), dtype=bool))
+        full[k] |= near[v]
+        colour[v] = k
+    return colour
+
+
+def sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
+    """What vertices and the root add to (+sum - r * size, -sum - r * size), and how far float sums may be off."""
+    outgoing = ball.outgoing[others] * signs[:, None]
+    own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        values, total = np.concatenate([outgoing, -outgoing], axis=1) - ball.radius, own - ball.radius
+        size = np.abs(values).sum(axis=0) + np.abs(own) + ball.radius * (len(others) + 1)
+        doubt = (len(others) + 9) * 2.0**-50 * size
+    vast = ~np.isfinite(doubt)  # sums overflow: nothing is certain, every group is tested exactly
+    values[:, vast], total[vast], doubt[vast] = 0.0, 0.0, np.inf
+    return values, total, doubt
+
+
+def scratch(ball: Ball) -> Ints:
+    return np.full((2, ball.size), -1, dtype=np.intp)
+
+
+def around(ball: Ball, root: int, place: Ints, vertex: Ints) -> tuple[Ints, Array, Mask]:
+    """Vertices (unit, sign) compatible with (root, +), and which of them are compatible with each other.
+
+    Args:
+        place: -1 for units that take no part. vertex: ``[2, h]`` scratch, all -1 before and after.
+    """
+    others, signs = ball.graph.near(root)
+    keep = place[others] >= 0
+    others, signs = others[keep], signs[keep]
+    if len(others) > WIDEST:
+        raise BudgetExhausted(f"{len(others)} units are compatible with unit {root}; boxes are searched among up to {WIDEST}")
+    near = np.zeros((len(others), len(others)), dtype=bool)
+    vertex[(signs < 0).astype(np.intp), others] = np.arange(len(others))
+    for v, (j, s) in enumerate(zip(others.tolist(), signs.tolist(), strict=True)):
+        theirs, relative = ball.graph.near(j)
+        w = vertex[(relative * s < 0).astype(np.intp), theirs]
+        near[v, w[w >= 0]] = True
+    vertex[:, others] = -1
+    return others, signs, near
+
+
+def bits_of(flags: Mask) -> int:
+    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
+
+
+def members_of(bits: int) -> Iterator[int]:
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
