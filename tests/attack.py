@@ -42,6 +42,8 @@ FILES = [
     "modular",
     "proximity",
     "region",
+    "slack",
+    "trees",
 ]
 KERNEL = {str(Path(kernel.__file__).with_name(f"{name}.py")) for name in FILES}
 NUMBERS = (0.0, 1.0, -1.0, 0.5, 5e-324, -5e-324, 2.0**-537, 1e41, -1e160, 1e308, 1.7976931348623157e308, 2.0**31 - 1)

@@ -23,12 +23,13 @@ from forgeries import Case
 import moduli as mo
 from moduli import bounds, envelopes
 from moduli.activations import Activation
-from moduli.certificate import Certificate, Move, Slack, State, first
+from moduli.certificate import Certificate, Move, State, first
 from moduli.differences import Changed, Enclosure
 from moduli.enclosure import ExactArray, enclose_value
 from moduli.groups import Leaf
 from moduli.proximity import Bound, Change, Near
 from moduli.region import Region
+from moduli.slack import Slack
 
 ROOT = Path(__file__).parents[1]
 ULP = Fraction(1, 2**52)

@@ -11,7 +11,7 @@ import strategies as plants
 from hypothesis import given, settings
 
 import moduli as mo
-from moduli import bounds
+from moduli import bounds, trees
 from moduli.activations import Activation
 from moduli.enclosure import enclose_value
 from moduli.envelopes import add_up, envelope, slopes, times_up
@@ -396,10 +396,10 @@ def hat():
 
 def test_a_tree_proves_what_the_root_does_not():
     net, claims = hat()
-    bounds.verify(net, mo.Box(-1, 1), (0, -1, -1), claims)
+    trees.verify(net, mo.Box(-1, 1), (0, -1, -1), claims)
     wide = mo.Box(-1.625, 1.375)
     with pytest.raises(mo.CertificateRejected, match="unit 0 of layer 2"):
-        bounds.verify(net, wide, (0, -1, 0, -1, -1), claims)
+        trees.verify(net, wide, (0, -1, 0, -1, -1), claims)
 
 
 @pytest.mark.parametrize(
@@ -409,24 +409,24 @@ def test_a_tree_proves_what_the_root_does_not():
 def test_what_is_no_tree_is_rejected(tree):
     net, claims = hat()
     with pytest.raises(mo.CertificateRejected):
-        bounds.verify(net, mo.Box(-1, 1), tree, claims)
+        trees.verify(net, mo.Box(-1, 1), tree, claims)
 
 
 def test_false_claims_are_rejected():
     net, claims = hat()
     for false in ([np.zeros(2, dtype=np.int8), np.array([1], dtype=np.int8)], [np.array([-1, 0], dtype=np.int8), claims[1]]):
         with pytest.raises(mo.CertificateRejected, match="is not proved"):
-            bounds.verify(net, mo.Box(-1, 1), (0, -1, -1), false)
+            trees.verify(net, mo.Box(-1, 1), (0, -1, -1), false)
     for wrong in (claims[:1], [claims[1], claims[0]], [claims[0] + np.int8(2), claims[1]]):
         with pytest.raises(mo.CertificateRejected, match="claims"):
-            bounds.verify(net, mo.Box(-1, 1), (0, -1, -1), wrong)
+            trees.verify(net, mo.Box(-1, 1), (0, -1, -1), wrong)
 
 
 def test_halves_cover_boxes_without_an_inside():
     net, claims = hat()
-    bounds.verify(net, mo.Box(0.5, 0.5), (0, -1, 0, -1, -1), claims)
+    trees.verify(net, mo.Box(0.5, 0.5), (0, -1, 0, -1, -1), claims)
     tight = mo.Box(1.0, np.nextafter(1.0, 2))
-    bounds.verify(net, tight, (0, -1, 0, -1, -1), claims)
+    trees.verify(net, tight, (0, -1, 0, -1, -1), claims)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu(0.1)", "abs", "tanh"])

@@ -12,11 +12,12 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli import certificate
-from moduli.certificate import Certificate, Move, State, certify, difference, exact_arrays
+from moduli import slack
+from moduli.certificate import Certificate, Move, State, certify
 from moduli.enclosure import ExactArray, evaluate
 from moduli.errors import CertificateRejected
 from moduli.lossless import Compression
+from moduli.slack import difference, exact_arrays
 
 
 def example(activation: str) -> Compression:
@@ -292,7 +293,7 @@ def test_bounds_are_the_same_in_blocks_of_rows(monkeypatch):
         net = mo.Network.mlp(*parts, activation=activation)
         whole = mo.compress(net).rounded("float32").certificate.slack
         with monkeypatch.context() as patch:
-            patch.setattr(certificate, "ENTRIES", 1)
+            patch.setattr(slack, "ENTRIES", 1)
             small = mo.compress(net).rounded("float32")
             assert small.check()
         slack = small.certificate.slack

@@ -19,11 +19,11 @@ from onnx.reference import ReferenceEvaluator
 
 from moduli import onnx_graph
 from moduli.activations import Activation
-from moduli.certificate import rounding_slack
 from moduli.domains import Frame
 from moduli.errors import ModuliError, UnsupportedModel
 from moduli.formats import load, save
 from moduli.network import Network
+from moduli.slack import rounding_slack
 
 RNG = np.random.default_rng(7)
 KINDS = [
@@ -1000,7 +1000,7 @@ def test_float32_carries_its_slack(tmp_path):
     proto = onnx.load(save(net, tmp_path / "net.onnx", dtype="float32"))
     props = {entry.key: entry.value for entry in proto.metadata_props}
     rounded = load(proto)
-    from moduli.certificate import exact_arrays
+    from moduli.slack import exact_arrays
 
     weights, biases = zip(*exact_arrays(net), strict=True)
     slack = rounding_slack(weights, biases, rounded)

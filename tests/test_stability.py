@@ -11,7 +11,7 @@ import pytest
 from test_bounds import coarse_network, exact_layers, points, random_box, random_network
 
 import moduli as mo
-from moduli import bounds
+from moduli import bounds, trees
 from moduli.network import IDENTITY
 from moduli.stability import Points, stable
 
@@ -227,8 +227,8 @@ def test_collision_avoidance(shared):
 def test_the_search_believes_the_kernel(monkeypatch):
     """Should bounds differ between batches, the units that the tree does not prove are not claimed."""
     net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu")
-    real = bounds.unproved
-    monkeypatch.setattr(bounds, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
+    real = trees.unproved
+    monkeypatch.setattr(trees, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
     found = stable(net, mo.Box(-1, 1), budget=20)
     assert found.signs[1].tolist() == [0]
     assert found.undecided[1].tolist() == [-1]

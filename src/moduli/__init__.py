@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Activation": "activations", "Box": "domains", "Gaussian": "domains", "Samples": "domains",
     "Layer": "network", "Network": "network",
-    "Certificate": "certificate", "Slack": "certificate",
+    "Certificate": "certificate", "Slack": "slack",
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
     "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
@@ -37,7 +37,6 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .activations import Activation as Activation
     from .certificate import Certificate as Certificate
-    from .certificate import Slack as Slack
     from .domains import Box as Box
     from .domains import Gaussian as Gaussian
     from .domains import Samples as Samples
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from .noise import stable_noise as stable_noise
     from .noise import tail_index as tail_index
     from .page import report as report
+    from .slack import Slack as Slack
     from .solve import align as align
     from .solve import canonical as canonical
     from .solve import check as check

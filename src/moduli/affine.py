@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from .activations import Activation
-from .certificate import difference, exact_arrays, rounding_slack
 from .enclosure import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
 from .errors import ModuliError, ShapeError, UnsupportedModel
 from .network import IDENTITY, Layer, Network, _float64
+from .slack import difference, exact_arrays, rounding_slack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]

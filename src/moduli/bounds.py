@@ -1,4 +1,4 @@
-"""Rigorous bounds of pre-activations on boxes, and the check of claims about their signs. A sceptic reads this file.
+"""Rigorous bounds of pre-activations on boxes. A sceptic reads this file.
 
 All bounds hold over the reals for the function whose parameters are the stored floats; every float operation here is
 charged with its worst error, and no tolerance takes part. Boxes come in batches: low, high of shape [batch, inputs].
@@ -27,10 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from .domains import Box
 from .enclosure import class_keys, two_product, two_sum, up
 from .envelopes import Envelope, add_up, envelope, kinked, slopes
-from .errors import CertificateRejected, ShapeError
+from .errors import ShapeError
 from .network import Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -351,7 +350,7 @@ class Propagation:
         return np.asarray(same & rows & _unrounded(mass, *parts, _grain(c)))
 
 
-def _cut(count: int, widest: int) -> list[slice]:
+def blocks_of(count: int, widest: int) -> list[slice]:
     """Blocks of boxes that keep arrays at a bounded size."""
     step = max(1, ENTRIES // max(1, widest))
     return [slice(start, start + step) for start in range(0, max(count, 1), step)]
@@ -401,7 +400,7 @@ def _batched(find: Callable[[Array, Array], Bounds], layers: Sequence[Layer], lo
     if not (low <= high).all() or not np.isfinite([low, high]).all():
         raise ShapeError("a box has low > high, or an end that is not finite")
     widest = max(max(layer.weight.shape) for layer in layers)
-    parts = [find(low[block], high[block]) for block in _cut(len(low), widest)]
+    parts = [find(low[block], high[block]) for block in blocks_of(len(low), widest)]
     return [tuple(np.concatenate(ends) for ends in zip(*layer, strict=True)) for layer in zip(*parts, strict=True)]  # type: ignore[misc]
 
 
@@ -492,125 +491,3 @@ def _pair_lines(layer: Layer, lo: Array, hi: Array, a_lo: Array, a_hi: Array) ->
     apart = kinked(most, least, least, most, lo[:, :n], hi[:, :n])
     parts = zip(apart, envelope(layer.activation, b_lo, b_hi), strict=True)
     return Envelope(*(np.concatenate(pair, axis=1) for pair in parts))
-
-
-# Signs of units, proved on a tree of boxes ----------------------------------------------------------------------
-
-
-def middle(low: Array, high: Array) -> Array:
-    """Where a box is split."""
-    return np.clip(0.5 * low + 0.5 * high, low, high)
-
-
-def halves(low: Array, high: Array, split: Ints) -> tuple[Array, Array, Array, Array]:
-    """Low and high of both closed halves of boxes ``[batch, inputs]``, each cut at the middle of one input."""
-    rows = np.arange(len(low))
-    cut = middle(low, high)[rows, split]
-    left, right = high.copy(), low.copy()
-    left[rows, split] = right[rows, split] = cut
-    return low, left, right, high
-
-
-def verify(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> None:
-    """Check that hidden units never change sign on a box, by bounds on boxes of a tree of splits.
-
-    A claim holds on a box if bounds prove it there, or if it holds on both halves. Bounds are computed anew.
-
-    Args:
-        tree: the nodes in preorder: the input at whose `middle` the box is halved, or -1 for a leaf.
-        claims: per hidden layer -1 (pre-activation <= 0 on the box), 1 (>= 0) or 0 (nothing is claimed), ``[units]``.
-
-    Raises:
-        CertificateRejected: the tree is none, or naming the leaf and the unit.
-    """
-    if [c.shape for c in claims] != [(n,) for n in net.widths[1:-1]] or not all(np.isin(c, (-1, 0, 1)).all() for c in claims):
-        raise CertificateRejected(f"claims of shapes {[c.shape for c in claims]} for hidden layers of {net.widths[1:-1]} units")
-    failed = unproved(net, box, tree, claims)
-    if (failed >= 0).any():
-        at = int(np.argmax(failed >= 0))
-        layer, unit = locate(net, at)
-        raise CertificateRejected(
-            f"node {failed[at]} of the tree, a leaf: unit {unit} of layer {layer} is not proved to have sign "
-            f"{flat(claims)[at]}"
-        )
-
-
-def locate(net: Network, at: int) -> tuple[int, int]:
-    """Layer (from 1) and place of a hidden unit counted over all layers."""
-    ends = np.cumsum(net.widths[1:-1])
-    layer = int(np.searchsorted(ends, at, side="right"))
-    return layer + 1, at - int(ends[layer] - net.widths[layer + 1])
-
-
-def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> Ints:
-    """For each hidden unit -1 where the claim is proved (or none is made), else a leaf where it is not; see `verify`."""
-    whole, right, wanted = box.of_dimension(net.widths[0]), _right(tree, net.widths[0]), flat(claims)
-    failed = np.full(len(wanted), -1, dtype=np.intp)
-    nodes, low, high, need = np.zeros(1, dtype=np.intp), whole.low[None], whole.high[None], (wanted != 0)[None]
-    split = np.array(tree, dtype=np.intp)
-    while len(nodes):
-        for block in _cut(len(nodes), max(net.widths)):
-            need[block] &= ~signs(net, low[block], high[block], wanted, need[block])[1]
-        ends = split[nodes] < 0
-        for node, missing in zip(nodes[ends].tolist(), need[ends], strict=True):
-            failed[missing & (failed < 0)] = node
-        on = ~ends & need.any(axis=1)
-        nodes, need = nodes[on], np.concatenate([need[on]] * 2)
-        if len(nodes):
-            low, left, rest, high = halves(low[on], high[on], split[nodes])
-            low, high = np.concatenate([low, rest]), np.concatenate([left, high])
-        nodes = np.concatenate([nodes + 1, right[nodes]])
-    return failed
-
-
-def flat(claims: Sequence[Signs]) -> Signs:
-    """Signs of all hidden units, from those of each layer."""
-    return np.concatenate([*claims, np.zeros(0, dtype=np.int8)]).astype(np.int8)
-
-
-def _right(tree: Sequence[int], inputs: int) -> Ints:
-    """The right child of each inner node of a tree in preorder (the left one comes next)."""
-    right, waiting = np.zeros(len(tree), dtype=np.intp), [-1]
-    for at, split in enumerate(tree):
-        if not waiting:
-            raise CertificateRejected(f"the tree ends at node {at} of {len(tree)}")
-        parent = waiting.pop()
-        if parent >= 0:
-            right[parent] = at
-        if type(split) is not int or not -1 <= split < inputs:
-            raise CertificateRejected(f"node {at} splits input {split!r} of {inputs}")
-        if split >= 0:
-            waiting += [at, -1]
-    if waiting:
-        raise CertificateRejected(f"the tree of {len(tree)} nodes lacks {len(waiting)} subtrees")
-    return right
-
-
-def read_tree(values: Any, of: str) -> tuple[int, ...]:
-    """The splits of a tree, as JSON has them; whether they are a tree is for those who walk it.
-
-    Raises:
-        CertificateRejected: they are no list of inputs or -1.
-    """
-    if not isinstance(values, list) or not all(type(x) is int and -1 <= x < 2**31 for x in values):
-        raise CertificateRejected(f"the tree of the {of} must be a list of inputs or -1, not {str(values)[:60]}")
-    return tuple(values)
-
-
-def signs(net: Network, low: Array, high: Array, wanted: Signs, need: Mask) -> tuple[Propagation, Mask]:
-    """Where on each box bounds prove the wanted sign of each hidden unit, ``[batch, hidden units]``.
-
-    Args:
-        wanted: -1 (pre-activation <= 0) or 1 (>= 0) per hidden unit. need: where an answer counts: layers behind the last one
-            are left out, and bounds of units of that layer which nobody needs are not improved.
-    """
-    ends = np.cumsum([0, *net.widths[1:-1]])
-    depth = max((l for l in range(1, len(ends)) if need[:, ends[l - 1] : ends[l]].any()), default=0)
-    some: Mask = np.asarray(need.any(axis=0))
-    useful = [some[ends[l] : ends[l + 1]] | (l + 1 < depth) for l in range(depth)]
-    found = propagate(net.layers[:depth], low, high, lazy=True, units=useful)
-    proved = np.zeros(need.shape, dtype=bool)
-    for l, (lo, hi) in enumerate(found.bounds):
-        part = slice(ends[l], ends[l + 1])
-        proved[:, part] = np.where(wanted[part] < 0, hi <= 0, lo >= 0)
-    return found, proved

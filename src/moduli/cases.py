@@ -32,13 +32,14 @@ from typing import Any
 
 import numpy as np
 
-from . import bounds
+from . import bounds, trees
 from .activations import Activation
-from .bounds import Choice, Propagation, flat, locate
+from .bounds import Choice, Propagation
 from .domains import Box
 from .envelopes import Envelope, envelope
 from .errors import CertificateRejected
 from .network import IDENTITY, Layer, Network
+from .trees import flat, locate
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
@@ -85,7 +86,7 @@ class Case:
         if not isinstance(data["leaves"], list):
             raise CertificateRejected(f"leaves of a case must be a list, not {str(data['leaves'])[:60]}")
         layer, unit, sign, given = numbers
-        return Case(layer, unit, sign, given, bounds.read_tree(data["tree"], "case"), tuple(map(_leaf, data["leaves"])))
+        return Case(layer, unit, sign, given, trees.read_tree(data["tree"], "case"), tuple(map(_leaf, data["leaves"])))
 
 
 def _leaf(data: Any) -> Leaf:
@@ -171,7 +172,7 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
     """Check signs of hidden units on a box, by a tree of boxes and by cases; the network with its cuts is returned.
 
     Args:
-        tree: proves those signs that no case does, see `bounds.verify`.
+        tree: proves those signs that no case does, see `trees.verify`.
         cases: signs, each by what was proved before it, then cuts.
 
     Raises:
@@ -186,7 +187,7 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
         if case.sign not in (-1, 1) or signs[case.layer - 1][case.unit] != case.sign:
             raise CertificateRejected(f"a case proves sign {case.sign} of {case}, and another one is claimed")
         rest[case.layer - 1][case.unit] = 0
-    bounds.verify(net, box, tree, rest)
+    trees.verify(net, box, tree, rest)
     whole, known, ends = box.of_dimension(net.widths[0]), flat(rest), ends_of(net)
     for case in own:
         require(net, whole, known, case)

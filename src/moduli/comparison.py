@@ -15,7 +15,7 @@ import numpy as np
 from . import lossless, population, supremum
 from .activations import Activation
 from .alignment import align
-from .certificate import Certificate, Move, Slack, State, difference, exact_arrays, magnitude, replay
+from .certificate import Certificate, Move, State, replay
 from .differences import Enclosure
 from .domains import Box, Domain, Gaussian, Samples
 from .enclosure import Interval, ceiling, enclose_value, evaluate, sum_up
@@ -23,6 +23,7 @@ from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
 from .network import Network
 from .result import Result
+from .slack import Slack, difference, exact_arrays, magnitude
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import bounds
+from . import bounds, trees
 from .activations import Activation
 from .domains import Box
 from .enclosure import ExactArray
@@ -100,7 +100,7 @@ class Enclosure:
 
     Attributes:
         upper: the bound. how: the kind of bounds, see `measures`.
-        tree: splits in preorder, -1 for a leaf, as in `bounds.verify`.
+        tree: splits in preorder, -1 for a leaf, as in `trees.verify`.
         at: the input of the largest difference seen. boxes: how many were bounded.
     """
 
@@ -122,27 +122,9 @@ class Enclosure:
 
 def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
     """The largest bound on the leaves of a tree."""
-    low, high = leaves(box, tree)
+    low, high = trees.leaves(box, tree)
     blocks = [slice(start, start + BATCH) for start in range(0, len(low), BATCH)]
     return max(float(measure(low[block], high[block]).max()) for block in blocks)
-
-
-def leaves(box: Box, tree: Sequence[int]) -> tuple[Array, Array]:
-    """The boxes of the leaves of a tree in preorder, which cover the box."""
-    stack, low, high = [(box.low, box.high)], list[Array](), list[Array]()
-    for at, split in enumerate(tree):
-        if not stack or not -1 <= split < len(box.low):
-            raise CertificateRejected(f"node {at} of {len(tree)} is no part of a tree of {len(box.low)} inputs")
-        p, q = stack.pop()
-        if split < 0:
-            low.append(p)
-            high.append(q)
-        else:
-            a, b, c, d = bounds.halves(p[None], q[None], np.array([split]))
-            stack += [(c[0], d[0]), (a[0], b[0])]
-    if stack or not low:
-        raise CertificateRejected(f"the tree of {len(tree)} nodes lacks {max(1, len(stack))} subtrees")
-    return np.array(low), np.array(high)
 
 
 @dataclass(frozen=True)
@@ -202,5 +184,5 @@ class Changed:
             raise CertificateRejected(f"upper {str(upper)[:40]} of the changes is no finite number >= 0")
         if not isinstance(how, str) or not isinstance(changes, list):
             raise CertificateRejected(f"how {str(how)[:40]} must be a name and changes a list")
-        found = Enclosure(float(upper), how, bounds.read_tree(tree, "changes"), (), 0)
+        found = Enclosure(float(upper), how, trees.read_tree(tree, "changes"), (), 0)
         return Changed(tuple(map(Change.from_json, changes)), found)

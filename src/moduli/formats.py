@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .affine import network_from_state_dict
-from .certificate import Slack, exact_arrays, rounding_slack
 from .domains import Frame, Samples
 from .errors import UnsupportedModel, one_line
 from .files import MAX_FILE, atomic_write, load_arrays, unpack
 from .network import Network
 from .onnx_graph import onnx_bytes, read_onnx
+from .slack import Slack, exact_arrays, rounding_slack
 
 if TYPE_CHECKING:
     pass

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from . import programs
-from .bounds import flat
 from .cases import Case, beside, cut, ends_of, holds
 from .domains import Box
 from .lossless import Progress
 from .network import Network
+from .trees import flat
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

@@ -18,9 +18,9 @@ import numpy as np
 
 from .activations import Activation
 from .affine import MAX_ENTRIES, MAX_MADE, Ball, Tensor, reciprocal
-from .certificate import Slack
 from .errors import UnsupportedModel, one_line
 from .network import Network
+from .slack import Slack
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import difference, exact_arrays, read_json
+from .certificate import read_json
 from .enclosure import Array, Constant, ExactArray, Number, enclose, evaluate, linear, value
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
 from .network import Layer, Network
 from .result import Result
+from .slack import difference, exact_arrays
 
 SCHEMA = "moduli.path/1"
 RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?", re.ASCII)

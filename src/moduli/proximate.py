@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from . import lossless, nearby
-from .certificate import Move, State, ball, certify, difference, exact_arrays, replay
+from .certificate import Move, State, ball, certify, replay
 from .enclosure import Array, ExactArray, exact_sum, up
 from .errors import BudgetExhausted, CertificateRejected
 from .fitting import Plan, greedy
@@ -25,6 +25,7 @@ from .lossless import Compression, Progress, Rank
 from .network import Network
 from .proximity import Bound, Change, Near
 from .result import Result
+from .slack import difference, exact_arrays
 
 
 class Approach(NamedTuple):

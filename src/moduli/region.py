@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import bounds
+from . import bounds, trees
 from .cases import Case, verify
 from .domains import Box
 from .envelopes import envelope
@@ -34,7 +34,7 @@ class Region:
     """A box and signs of hidden units on it.
 
     Attributes:
-        low, high: one number per input. tree: the splits of the proof, see `bounds.verify`. signs: per hidden layer, per unit.
+        low, high: one number per input. tree: the splits of the proof, see `trees.verify`. signs: per hidden layer, per unit.
         cases: what the tree does not prove, and weights that play no part, see `cases`.
     """
 
@@ -101,7 +101,7 @@ class Region:
             raise CertificateRejected(f"the cases of the region must be a list, not {str(cases)[:60]}")
         ends = tuple(map(float, low)), tuple(map(float, high))
         read = tuple(map(Case.from_json, cases))
-        return Region(*ends, bounds.read_tree(tree, "region"), tuple(map(tuple, signs)), read)
+        return Region(*ends, trees.read_tree(tree, "region"), tuple(map(tuple, signs)), read)
 
 
 def _is_float(x: Any) -> bool:

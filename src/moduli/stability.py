@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import bounds, programs
+from . import bounds, programs, trees
 from .cases import Case, ends_of, holds, verify
 from .domains import Box, Domain
 from .errors import ShapeError
@@ -43,7 +43,7 @@ class Stability(Result):
     Attributes:
         network, box.
         signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1 (active: >= 0), 0 (neither is proved).
-        tree: the splits of the proof, see `bounds.verify`.
+        tree: the splits of the proof, see `trees.verify`.
         cases: the proofs of those signs that the tree does not prove, see `cases`.
         how: per hidden layer where in `HOW` the method stands that proved the sign, else 0.
         undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
@@ -147,7 +147,7 @@ def stable(
         search = Search(net, box, seen, budget if net.widths[0] <= MANY else budget // LITTLE, executor, progress)
         search.run()
     tree, signs = search.proof()
-    failed = bounds.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
+    failed = trees.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
     signs[failed] = 0
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
     with np.errstate(all="ignore"):
@@ -225,7 +225,7 @@ class Points:
         else:
             corners = rng.random((rows // 4, inputs)) < 0.5
         self.look(np.where(corners, box.high, box.low))
-        self.look(bounds.middle(box.low, box.high)[None])
+        self.look(trees.middle(box.low, box.high)[None])
         self.look(self._anywhere(rng, (rows, inputs)))
         self._climb(rng)
 
@@ -306,7 +306,7 @@ class Look(NamedTuple):
 
 def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> Look:
     with np.errstate(all="ignore"):
-        found, proved = bounds.signs(net, low, high, wanted, need)
+        found, proved = trees.signs(net, low, high, wanted, need)
         need = need & ~proved
         width = 0.5 * high - 0.5 * low
         score: Array = 1e-6 * width / np.maximum(width.max(axis=1, keepdims=True), 1e-300)
@@ -320,7 +320,7 @@ def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> L
                 corners.append(np.where(rows > 0, high[box], low[box]))
                 weight = np.nan_to_num(np.abs(rows) * width[box])
                 np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
-        inside = bounds.middle(low, high)
+        inside = trees.middle(low, high)
         return Look(proved, np.where((low < inside) & (inside < high), score, -1.0), np.unique(np.concatenate(corners), axis=0))
 
 
@@ -391,7 +391,7 @@ class Search:
         found = list(self.map(look, *([x[part] for part in parts] for x in (low, high, need))))
         for one in found:
             self.seen.look(one.corners)
-        self.seen.look(bounds.middle(low, high))
+        self.seen.look(trees.middle(low, high))
         self.alive &= self.seen.wanted() == self.wanted
         self.tried &= self.alive
         proved, score = (np.concatenate([getattr(one, name) for one in found]) for name in ("proved", "score"))
@@ -420,7 +420,7 @@ class Search:
         else:
             at = len(self.tree)
             self.tree[node.place] = (split, at, at + 1, left)
-            ends = bounds.halves(node.low[None], node.high[None], np.array([split]))
+            ends = trees.halves(node.low[None], node.high[None], np.array([split]))
             for k in (0, 2):
                 self.tree.append((-1, -1, -1, left))
                 self.queue.append(Node(at + k // 2, node.depth + 1, ends[k][0], ends[k + 1][0], left))

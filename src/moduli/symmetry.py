@@ -20,12 +20,13 @@ import numpy as np
 
 from . import modular
 from .activations import Activation
-from .certificate import Certificate, Move, State, certify, distinct, reducible, row_blocks
+from .certificate import Certificate, Move, State, certify, distinct, reducible
 from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
 from .errors import ShapeError, UnsupportedModel
 from .lossless import Progress, reduce
 from .network import IDENTITY, Layer, Network
 from .result import Result
+from .slack import row_blocks
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]
