@@ -296,5 +296,5 @@ def test_bounds_are_the_same_in_blocks_of_rows(monkeypatch):
             patch.setattr(slack, "ENTRIES", 1)
             small = mo.compress(net).rounded("float32")
             assert small.check()
-        slack = small.certificate.slack
-        assert (slack.constant, slack.growth) == pytest.approx((whole.constant, whole.growth), rel=1e-12)
+        found = small.certificate.slack
+        assert (found.constant, found.growth) == pytest.approx((whole.constant, whole.growth), rel=1e-12)
