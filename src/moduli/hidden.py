@@ -20,7 +20,6 @@ from .trees import flat
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 POINTS = 256, 4096
 
 
@@ -35,11 +34,10 @@ def cuts(
     if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
         return []
     found, known, rng = list[Case](), flat(signs), np.random.default_rng(seed)
-    start = net
     for l in range(1, len(net.layers) - 1):
         if any(beside(a) != (1.0, 0.0) for a in net.activations[l - 1 : l + 1]):
             continue
-        for unit in _candidates(start, box, signs, l, rng):
+        for unit in _candidates(net, box, signs, l, rng):
             cases, used = _unit(net, box, known, l, int(unit), limit)
             limit -= used
             found += cases

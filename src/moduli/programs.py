@@ -22,7 +22,6 @@ from .domains import Box
 from .network import IDENTITY, Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Ints = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
 ENTRIES = 2**22  # weights of a program
@@ -55,26 +54,32 @@ def prove(
     start = known[: ends[layer - 1]].copy()
     if given >= 0:
         start[ends[layer - 2] + given] = 1
-    stack, tree, leaves = [start[None]], list[int](), list[Leaf]()
-    points = [np.zeros((0, len(box.low)))]
+    stack, tree, leaves, points = [start[None]], list[int](), list[Leaf](), [np.zeros((0, len(box.low)))]
+
+    def done(case: Case | None) -> Attempt:
+        return Attempt(case, len(points) - 1, np.concatenate(points))
+
     while stack:
         signs = stack.pop()
-        found, split = propagate(target, box, signs), -1
-        leaf: Leaf | None = ((), ()) if upper(target, found, signs)[0] <= 0 else None
-        if leaf is None:
-            best = _optimum(target, box, found, signs) if len(points) <= limit else None
-            if best is None:
-                return Attempt(None, len(points) - 1, np.concatenate(points))
-            points.append(best.at[None])
-            leaf = _leaf(target, found, signs, best)
-            if leaf is None:
-                if _refutes(target, best.at, given) or not best.slack.max(initial=0.0) > 0:
-                    return Attempt(None, len(points) - 1, np.concatenate(points))
-                split = int(np.argmax(best.slack))
-                stack += [told(signs[0], split, s)[None] for s in (1, -1)]
-        tree.append(split)
-        leaves += [leaf] if leaf is not None else []
-    return Attempt(Case(layer, unit, sign, given, tuple(tree), tuple(leaves)), len(points) - 1, np.concatenate(points))
+        found = propagate(target, box, signs)
+        if upper(target, found, signs)[0] <= 0:
+            tree.append(-1)
+            leaves.append(((), ()))
+            continue
+        best = _optimum(target, box, found, signs) if len(points) <= limit else None
+        if best is None:
+            return done(None)
+        points.append(best.at[None])
+        leaf = _leaf(target, found, signs, best)
+        if leaf is not None:
+            tree.append(-1)
+            leaves.append(leaf)
+        elif _refutes(target, best.at, given) or not best.slack.max(initial=0.0) > 0:
+            return done(None)
+        else:
+            tree.append(int(np.argmax(best.slack)))
+            stack += [told(signs[0], tree[-1], s)[None] for s in (1, -1)]
+    return done(Case(layer, unit, sign, given, tuple(tree), tuple(leaves)))
 
 
 def _refutes(target: Network, x: Array, given: int) -> bool:
