@@ -83,10 +83,9 @@ def _unit(net: Network, box: Box, known: Signs, l: int, unit: int, limit: int) -
     ends, used, cases = ends_of(net), 0, list[Case]()
     by = _seen(net, known[ends[l] : ends[l + 1]], l, unit).tolist()
     for k, other in enumerate(by):
-        share = (limit - used) // (len(by) - k)
-        found = programs.prove(net, box, known, l + 1, other, -1, unit, share) if share else None
-        used += found.programs if found is not None else 0
-        if found is None or found.case is None or not holds(net, box, known, found.case):
+        found = programs.prove(net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k))
+        used += found.programs
+        if found.case is None or not holds(net, box, known, found.case):
             return [], used
         cases.append(found.case)
     return cases, used

@@ -35,11 +35,13 @@ class Attempt(NamedTuple):
 
     Attributes:
         case: a proof, or None. programs: how many were solved. points: inputs at which they were largest ``[points, inputs]``.
+        gap: what the first was above zero, as a share of the sizes that it adds.
     """
 
     case: Case | None
     programs: int
     points: Array
+    gap: float
 
 
 def prove(
@@ -56,8 +58,10 @@ def prove(
         start[ends[layer - 2] + given] = 1
     stack, tree, leaves, points = [start[None]], list[int](), list[Leaf](), [np.zeros((0, len(box.low)))]
 
+    gap = np.inf
+
     def done(case: Case | None) -> Attempt:
-        return Attempt(case, len(points) - 1, np.concatenate(points))
+        return Attempt(case, len(points) - 1, np.concatenate(points), float(gap))
 
     while stack:
         signs = stack.pop()
@@ -70,6 +74,7 @@ def prove(
         if best is None:
             return done(None)
         points.append(best.at[None])
+        gap = best.value / max(found.sizes[-1][0][0, 0], 1e-300) if len(points) == 2 else gap
         leaf = _leaf(target, found, signs, best)
         if leaf is not None:
             tree.append(-1)

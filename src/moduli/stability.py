@@ -33,7 +33,7 @@ BATCH, PART = 256, 64
 HUGE = 1e300
 HOW = ("", "interval", "linear", "bisection", "program", "branching")
 MANY, LITTLE = 10, 64  # inputs beyond which a share of the budget is enough for bisection
-BOXES = 50  # that a linear program counts as
+BOXES, WORTH = 50, 8  # that a linear program counts as; programs that branching is worth with
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -167,20 +167,20 @@ def _by_cases(
 ) -> tuple[list[Case], int]:  # fmt: skip
     """Linear programs for the signs that are open, one for each and then many; `signs`, `how`, `search.alive` are updated."""
     ends, cases, left, map_ = ends_of(net), list[Case](), limit, map if executor is None else executor.map
+    gap = np.zeros(net.units)
     if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
         return cases, 0
-    for method in (HOW.index("program"), HOW.index("branching")):
+    for method, least in ((HOW.index("program"), 1), (HOW.index("branching"), WORTH)):
         for layer in range(2, len(net.layers)):
-            at = np.arange(ends[layer - 1], ends[layer])
-            at = at[(signs[at] == 0) & search.alive[at]] if net.activations[layer - 1].bends else at[:0]
-            each = 1 if method == HOW.index("program") else left // max(1, int(((signs == 0) & search.alive).sum()))
-            at = at[: left // max(1, each)]
-            if not len(at) or each < 1:
-                continue
+            open_ = (signs == 0) & search.alive
+            units = np.arange(ends[layer - 1], ends[layer])
+            units = units[open_[units]] if net.activations[layer - 1].bends else units[:0]
+            each = least if least == 1 else max(least, left // max(1, int(open_.sum())))
+            units = units[np.argsort(gap[units], kind="stable")][: left // each]
             one = partial(programs.prove, net, box, signs.copy(), layer, limit=each)
-            tried = map_(one, (at - ends[layer - 1]).tolist(), search.wanted[at].tolist())
-            for unit, found in zip(at.tolist(), tried, strict=True):
-                left -= found.programs
+            tried = map_(one, (units - ends[layer - 1]).tolist(), search.wanted[units].tolist())
+            for unit, found in zip(units.tolist(), tried, strict=True):
+                left, gap[unit] = left - found.programs, found.gap
                 search.seen.look(np.clip(found.points, box.low, box.high))
                 if found.case is not None and holds(net, box, signs, found.case):
                     cases.append(found.case)
