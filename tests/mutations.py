@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import moduli as mo
-from moduli import onnx_graph
+from moduli import onnx_ops  # noqa: F401  fills the registry
+from moduli.onnx_nodes import OPS
 
 INTEGERS = (
     0,
@@ -252,7 +253,7 @@ def _bent_node(rng, model, graph):
     if kind == 0 and node.input:
         node.input[int(rng.integers(len(node.input)))] = pick(rng, (*TEXTS, *(n.output[0] for n in graph.node if n.output)))
     elif kind == 1:
-        node.op_type = pick(rng, (*onnx_graph._OPS, *TEXTS, "MaxPool", "If", "Loop"))
+        node.op_type = pick(rng, (*OPS, *TEXTS, "MaxPool", "If", "Loop"))
     elif kind == 2 and node.output:
         node.output[0] = pick(rng, (*TEXTS, *(n.output[0] for n in graph.node if n.output)))
     elif kind == 3:
@@ -317,7 +318,7 @@ def _graph(rng):
         1e-300]),
         "o": np.array([0, 2**22]), "q": np.float16([1.0, np.inf]), "y8": np.array([255, 1], dtype=np.uint8),
     }  # fmt: skip
-    names, nodes, ops = ["x"], [], tuple(onnx_graph._OPS)
+    names, nodes, ops = ["x"], [], tuple(OPS)
     for k in range(int(rng.integers(1, 9))):
         if rng.random() < 0.1:
             nodes.append(helper.make_node("ConstantOfShape", [pick(rng, ("t", "g", "h", "i", "far", "o", "e"))], [f"t{k}"]))
