@@ -202,11 +202,12 @@ def _factorings(
     rows, cols = (np.flatnonzero(product.nonzero().any(axis=axis)) for axis in (1, 0))
     incoming = state.weights[l - 1].take(units, state.alive[l - 1])
     kept = _kept(units, slopes, outgoing, incoming)
-    least = min(len(rows), len(cols))
-    some = [_sums(product, rows, cols), _features(product, cols), kept]
-    if kept is not None and all(_is_float(q) for column in kept.outgoing for q in column):
-        some = [kept, *some[:2]]
-    if _rank(product.hi) < least:
+    short = kept is not None and all(_is_float(q) for column in kept.outgoing for q in column)
+    some = [kept] if short else []
+    some += [_sums(product, rows)] if len(rows) < len(units) else []
+    some += [_features(product, cols)] if len(cols) < len(units) else []
+    some += [] if short else [kept]
+    if _rank(product.hi) < min(len(rows), len(cols)):
         some.append(_eliminated(product, rows, cols))
     return sorted(some, key=lambda f: len(f.outgoing) if f is not None else len(units))
 
@@ -221,7 +222,7 @@ def _rank(a: Array) -> int:
     return int(np.linalg.matrix_rank(a[size > 0] / size[size > 0, None])) if (size > 0).any() else 0
 
 
-def _sums(product: ExactArray, rows: Units, cols: Units) -> Factors:
+def _sums(product: ExactArray, rows: Units) -> Factors:
     """One unit for every row of the next layer that sees the block: R is M without its zero rows."""
     new = [[_entry(product, i, j) for j in range(product.hi.shape[1])] for i in rows.tolist()]
     return Factors(None, new, [[Fraction(int(i == k)) for i in range(product.hi.shape[0])] for k in rows.tolist()])

@@ -144,7 +144,7 @@ def stable(
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed))
-        search = Search(net, box, seen, budget if net.widths[0] <= MANY else budget // LITTLE, executor, progress)
+        search = Search(net, box, seen, share(net.widths[0], budget), executor, progress)
         search.run()
     tree, signs = search.proof()
     failed = trees.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
@@ -159,6 +159,11 @@ def stable(
         status, net, box, _layers(net, signs), tree, tuple(cases), _layers(net, how), _layers(net, left), witnesses,
         search.boxes, solved,
     )  # fmt: skip
+
+
+def share(inputs: int, budget: int) -> int:
+    """How much of a budget bisection is worth: little where inputs are many."""
+    return budget if inputs <= MANY else budget // LITTLE
 
 
 def _by_cases(

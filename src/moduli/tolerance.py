@@ -25,6 +25,7 @@ from .errors import CertificateRejected
 from .lossless import Compression, Progress
 from .network import Layer, Network
 from .regional import RegionalCompression
+from .stability import share
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -123,7 +124,7 @@ def compress(
     units = [np.flatnonzero((signs >= 0) | (not s.bends)) for signs, s in known]
     changes = _ordered(net, units, box.sample(POINTS, net.widths[0], seed), eps)
     points = box.sample(8 * POINTS, net.widths[0], seed)
-    kept, enclosure = _kept(net, changes, points, box, eps, max(1, budget // SHARE), executor, progress)
+    kept, enclosure = _kept(net, changes, points, box, eps, max(1, share(net.widths[0], budget) // SHARE), executor, progress)
     if enclosure is None:
         return best
     changed = _changed(net, kept)
