@@ -18,7 +18,9 @@ from moduli.tolerance import Within
 
 POINTS, BUDGET = 100_000, 10_000
 SHARES = 1e-3, 1e-2, 3e-2
-WITHIN = ("rl_cartpole", "nn4sys", "arch_acc", "arch_tora", "reach_vdp", "TORA", "HCAS", "tll_8", "acasxu_1_1.onnx, ", "serra_c")
+WITHIN = (
+    "rl_cartpole", "nn4sys", "arch_acc", "arch_tora", "reach_vdp", "TORA", "HCAS", "tll_8", "acasxu_1_1.onnx, ", "serra_cifar",
+)  # fmt: skip
 SKIPPED = ("mnist", "serra_mnist", "KERAS", "hls", "safenlp", "marabou")
 
 
