@@ -214,7 +214,7 @@ def _pieces(size: float, folder: Path) -> Made:
 def _dimension(size: float, folder: Path) -> Made:
     width = round(size**0.5)
     net = _dense((2, width, width, 1))
-    return (lambda: mo.dimension(net, on=mo.Box(-4, 4))), net.parameters
+    return (lambda: mo.dimension(net, on=mo.Box(-4, 4), budget=10**6)), net.parameters
 
 
 def _pruning(size: float, folder: Path) -> Made:
