@@ -364,3 +364,36 @@ def test_cuts_within_a_tolerance():
     assert small.check()
     x = rng.uniform(-2, 2, (5000, 2))
     assert np.abs(small.network.logits(x) - noisy.logits(x)).max() <= 0.01
+
+
+# Networks of different widths on a box ------------------------------------------------------------------------------
+
+
+def test_a_network_and_what_its_box_leaves_are_one():
+    many, box = gated(np.random.default_rng(5), inputs=12), mo.Box(-1, 1)
+    small = mo.compress(many, on=box)
+    assert small.slack == 0
+    answer = mo.equivalent(many, small.network, on=box)
+    assert answer.status == "proved"
+    assert answer.check()
+    assert "units that the box leaves" in answer.reason
+    assert mo.distance(many, small.network, on=box).upper == 0
+    other = small.network.with_flat(small.network.flat() + 2.0**-20)
+    assert mo.equivalent(many, other, on=box).status == "refuted"
+
+
+def test_rounded_networks_are_close_on_their_box(local):
+    small = mo.compress(local.network, on=local.box, budget=20_000).network
+    noisy = small.with_flat(small.flat() * (1 + 1e-9))
+    close = mo.equivalent(local.network, noisy, on=local.box, eps=1e-5)
+    assert close.status == "proved"
+    assert close.check()
+    found = mo.distance(local.network, noisy, on=local.box)
+    assert 0 < found.lower <= found.upper < 1e-5
+    with pytest.raises(mo.CertificateRejected, match="another box"):
+        replace(close, on=mo.Box(local.box.low - 1, local.box.high)).check()
+    reduced = close.bisection
+    with pytest.raises(mo.CertificateRejected):
+        replace(close, bisection=reduced._replace(left=reduced.right)).check()
+    with pytest.raises(mo.CertificateRejected, match="is claimed"):
+        replace(close, eps=1e-12).check()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import lossless, population, supremum
+from . import lossless, population, regional, supremum
 from .activations import Activation
 from .alignment import align
 from .certificate import Certificate, Move, State, replay
@@ -20,15 +20,17 @@ from .differences import Enclosure
 from .domains import Box, Domain, Gaussian, Samples
 from .enclosure import Interval, ceiling, enclose_value, evaluate, sum_up
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from .lossless import Progress
+from .lossless import Compression, Progress
 from .network import Network
 from .result import Result
 from .slack import Slack, difference, exact_arrays, magnitude
+from .stability import share
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS, PIECE = 100_000, 10_000
 STARTS, STEPS = 16, 40
+AGAIN = 2  # compressions of one network more on a box, until both have the same widths
 EXACT = 200_000  # weights that may be scaled by other factors than powers of two
 
 
@@ -51,6 +53,35 @@ class Bisection(NamedTuple):
         left, right = replay(a, self.a_moves), replay(b, self.b_moves)
         self.enclosure.verify(left.network(), right.network(), box)
         return sum_up(self.enclosure.upper, _rounded(left, box), _rounded(right, box))
+
+
+class Reduced(NamedTuple):
+    """A bound of |a - b| on a box through smaller networks that have the functions of a and b there.
+
+    Attributes:
+        left, right: ever smaller networks, each with a proof that on the box it is the one before, the first that it is a or b.
+        bisection: how far the last two are apart.
+    """
+
+    left: tuple[Compression, ...]
+    right: tuple[Compression, ...]
+    bisection: Bisection
+
+    @property
+    def slack(self) -> float:
+        """What rounding did on the way."""
+        return sum_up(*(small.slack for small in (*self.left, *self.right)))
+
+    def verify(self, a: Network, b: Network, box: Box) -> float:
+        """The certified bound; raises `CertificateRejected`."""
+        for large, chain in ((a, self.left), (b, self.right)):
+            for small in chain:
+                small.proof.verify(small.network, large)
+                region, large = small.proof.region, small.network
+                if region is None or (region.low, region.high) != (tuple(box.low), tuple(box.high)):
+                    raise CertificateRejected(f"a proof holds on another box than {box}")
+        apart = self.bisection.verify(self.left[-1].network, self.right[-1].network, box)
+        return sum_up(apart, self.slack)
 
 
 def _rounded(state: State, box: Box) -> float:
@@ -92,7 +123,7 @@ class Equivalence(Result):
     proof: Certificate | None = None
     witness: Witness | None = None
     reason: str = ""
-    bisection: Bisection | None = None
+    bisection: Bisection | Reduced | None = None
     pieces: bool = False
     kind: ClassVar[str] = "equal"
 
@@ -123,7 +154,7 @@ class Equivalence(Result):
     def _check_on_box(self) -> bool:
         assert self.on is not None
         if self.bisection is not None:
-            found: float | Fraction = self.bisection.verify(self.a, self.b, self.on)
+            found: float | Fraction = self.bisection.verify(self.a, self.b, self.on.of_dimension(self.a.widths[0]))
         else:
             peak = supremum.peak(self.a, self.b, self.on.of_dimension(self.a.widths[0]), supremum.CELLS)
             found = math.inf if peak is None else peak.gap
@@ -220,15 +251,18 @@ def _on_box(
     if peak is not None:
         if peak.gap <= eps:
             why = f"the largest difference at vertices of all linear pieces is {float(peak.gap):.3g}"
-            return Equivalence("proved", a, b, eps, box, None, None, why, None, True)
+            return Equivalence("proved", a, b, eps, box, None, None, why, pieces=True)
         witness = _separated_at(a, b, peak.at, eps)
         why = "the largest difference of exact values at vertices of all linear pieces"
         return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
-    found, upper = _bisected(a, b, box, budget, eps, -1.0, executor, progress)
+    found, upper, enclosure = _narrowed(a, b, box, budget, eps, -1.0, executor, progress)
     if upper <= eps:
-        why = f"certified difference at most {upper:.3g}, by bounds on {found.enclosure.boxes} boxes"
+        why = f"certified difference at most {upper:.3g}" if upper else "no difference"
+        why += f", by bounds on {enclosure.boxes} {'boxes' if enclosure.boxes > 1 else 'box'}"
+        if isinstance(found, Reduced):
+            why += f", of the {found.left[-1].network.units} and {found.right[-1].network.units} units that the box leaves"
         return Equivalence("proved", a, b, eps, box, None, None, why, found)
-    witness = _separated_at(a, b, tuple(map(Fraction, found.enclosure.at)), eps)
+    witness = _separated_at(a, b, tuple(map(Fraction, enclosure.at)), eps)
     why = "an input was found where exact values differ"
     return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
 
@@ -236,6 +270,33 @@ def _on_box(
 def _separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) -> Witness | None:
     p, q = evaluate(a, x), evaluate(b, x)
     return Witness(x, tuple(p), tuple(q)) if _separates(p, q, a.output_map, eps) else None
+
+
+def _narrowed(
+    a: Network,
+    b: Network,
+    box: Box,
+    budget: int,
+    eps: float | None,
+    seen: float,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> tuple[Bisection | Reduced, float, Enclosure]:
+    """A bound by bisection; of what both networks become on the box, where units cannot be matched as they are."""
+    if any(matchings(a, b)) or a.widths[1:-1] == b.widths[1:-1]:
+        found, upper = _bisected(a, b, box, budget, eps, seen, executor, progress)
+        return found, upper, found.enclosure
+    chains = [[regional.compress(net, box, budget, 0, executor, progress)] for net in (a, b)]
+    for _ in range(AGAIN):
+        p, q = (chain[-1].network for chain in chains)
+        if p.widths == q.widths:
+            break
+        larger = chains[p.units < q.units]
+        larger.append(regional.compress(larger[-1].network, box, budget, 0, executor, progress))
+    extra = sum_up(*(small.slack for chain in chains for small in chain))
+    goal = None if eps is None else max(0.0, eps - extra)
+    found, upper = _bisected(chains[0][-1].network, chains[1][-1].network, box, budget, goal, seen, executor, progress)
+    return Reduced(tuple(chains[0]), tuple(chains[1]), found), sum_up(upper, extra), found.enclosure
 
 
 def _bisected(
@@ -257,6 +318,7 @@ def _bisected(
     start = [supremum.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
     p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
     goal = None if eps is None else max(0.0, eps - extra)
+    budget = max(1, share(len(box.low), budget))
     found = supremum.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
     return Bisection(*moves, found), sum_up(found.upper, extra)
 
@@ -490,29 +552,15 @@ def distance(
         return Distance("proved", 0.0 - ceiling(-peak.gap), ceiling(peak.gap), at, where, {"exact": str(peak.gap)})
     witness = _witness(a, b, on, 0.0, _candidates(a, b, on, budget, np.random.default_rng(seed)))
     if box is not None:
-        witness, upper = _narrowed(a, b, box, budget, witness, upper, executor, progress)
+        seen = -1.0 if witness is None else 0.0 - ceiling(-witness.gap)
+        _, bound, enclosure = _narrowed(a, b, box, budget, None, seen, executor, progress)
+        other = _separated_at(a, b, tuple(map(Fraction, enclosure.at)), 0.0)
+        witness = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
+        upper = min(upper, bound)
     if witness is None:
         return Distance("proved" if upper == 0 else "bounded", 0.0, upper, None, where)
     at, lower = tuple(map(float, witness.input)), 0.0 - ceiling(-witness.gap)
     return Distance("proved" if lower == upper else "bounded", lower, upper, at, where)
-
-
-def _narrowed(
-    a: Network,
-    b: Network,
-    box: Box,
-    budget: int,
-    witness: Witness | None,
-    upper: float,
-    executor: Executor | None,
-    progress: Progress | None,
-) -> tuple[Witness | None, float]:
-    """Both ends after bisection."""
-    seen = -1.0 if witness is None else 0.0 - ceiling(-witness.gap)
-    found, bound = _bisected(a, b, box, budget, None, seen, executor, progress)
-    other = _separated_at(a, b, tuple(map(Fraction, found.enclosure.at)), 0.0)
-    best = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
-    return best, min(upper, bound)
 
 
 def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | None) -> float:
