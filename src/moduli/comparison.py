@@ -13,23 +13,22 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from . import lossless, population, regional, supremum
-from .activations import Activation
 from .alignment import align
 from .certificate import Certificate, Move, State, replay
 from .differences import Enclosure
 from .domains import Box, Domain, Gaussian, Samples
-from .enclosure import Interval, ceiling, enclose_value, evaluate, sum_up
+from .enclosure import ceiling, evaluate, sum_up
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Compression, Progress
 from .network import Network
 from .result import Result
+from .separation import Witness, candidates, find_witness, furthest, gaps, seen_through, separated_at, separates
 from .slack import Slack, difference, exact_arrays, magnitude
 from .stability import share
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS, PIECE = 100_000, 10_000
-STARTS, STEPS = 16, 40
 AGAIN = 2  # compressions of one network more on a box, until both have the same widths
 EXACT = 200_000  # weights that may be scaled by other factors than powers of two
 
@@ -90,23 +89,6 @@ def _rounded(state: State, box: Box) -> float:
     return difference(state.arrays(), small, state.activations, radius=_radius(box, state.net)).everywhere
 
 
-class Witness(NamedTuple):
-    """An input where two networks differ, and enclosures of both outputs (points where all values are rational)."""
-
-    input: tuple[Fraction, ...]
-    a: tuple[Interval, ...]
-    b: tuple[Interval, ...]
-
-    @property
-    def gap(self) -> Fraction:
-        """A lower bound of |a - b|_inf at the input."""
-        return max((_gap(p, q) for p, q in zip(self.a, self.b, strict=True)), default=Fraction(0))
-
-
-def _gap(p: Interval, q: Interval) -> Fraction:
-    return max(p[0] - q[1], q[0] - p[1], Fraction(0))
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Equivalence(Result):
     """Whether two networks are one function.
@@ -148,7 +130,7 @@ class Equivalence(Result):
             x = self.witness.input
             if not _inside(x, self.on):
                 raise CertificateRejected(f"the witness {_short(list(map(float, x)))} is not in the box")
-            return _separates(evaluate(self.a, x), evaluate(self.b, x), self.a.output_map, self.eps)
+            return separates(evaluate(self.a, x), evaluate(self.b, x), self.a.output_map, self.eps)
         return self._check_on_box() if self.bisection is not None or self.pieces else super().check()
 
     def _check_on_box(self) -> bool:
@@ -213,7 +195,7 @@ def equivalent(
     why, radius = "reduced widths differ", _radius(on, a)
     witness: Witness | None = None
     matched: Matching | None = None
-    inputs = cache(lambda: _candidates(a, b, on, budget, np.random.default_rng(seed)))
+    inputs = cache(lambda: candidates(a, b, on, budget, np.random.default_rng(seed)))
     for m in matchings(a, b, progress):
         slack = m.slack()
         within = slack.everywhere if radius is None or slack.everywhere == 0 else m.slack(radius).everywhere
@@ -225,15 +207,15 @@ def equivalent(
         if eps and math.isfinite(within):
             why = f"units match only up to a certified difference of {within:.3g}"
         if eps == 0 and matched is None:
-            witness = _furthest(a, b, inputs(), _gaps(a, b, inputs()), eps)
+            witness = furthest(a, b, inputs(), gaps(a, b, inputs()), eps)
             if witness is not None:
                 break
         matched = m
     x = inputs()
     if witness is None and eps == 0 and matched is not None:
-        witness = _furthest(a, b, x, _seen(a, x, matched.tangent(x)), eps)
+        witness = furthest(a, b, x, seen_through(a, x, matched.tangent(x)), eps)
     if witness is None:
-        witness = _witness(a, b, on, eps, x)
+        witness = find_witness(a, b, on, eps, x)
     if witness is None and isinstance(on, Box):
         decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, executor, progress)
         if decided is not None:
@@ -252,7 +234,7 @@ def _on_box(
         if peak.gap <= eps:
             why = f"the largest difference at vertices of all linear pieces is {float(peak.gap):.3g}"
             return Equivalence("proved", a, b, eps, box, None, None, why, pieces=True)
-        witness = _separated_at(a, b, peak.at, eps)
+        witness = separated_at(a, b, peak.at, eps)
         why = "the largest difference of exact values at vertices of all linear pieces"
         return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
     found, upper, enclosure = _narrowed(a, b, box, budget, eps, -1.0, executor, progress)
@@ -262,14 +244,9 @@ def _on_box(
         if isinstance(found, Reduced):
             why += f", of the {found.left[-1].network.units} and {found.right[-1].network.units} units that the box leaves"
         return Equivalence("proved", a, b, eps, box, None, None, why, found)
-    witness = _separated_at(a, b, tuple(map(Fraction, enclosure.at)), eps)
+    witness = separated_at(a, b, tuple(map(Fraction, enclosure.at)), eps)
     why = "an input was found where exact values differ"
     return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
-
-
-def _separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) -> Witness | None:
-    p, q = evaluate(a, x), evaluate(b, x)
-    return Witness(x, tuple(p), tuple(q)) if _separates(p, q, a.output_map, eps) else None
 
 
 def _narrowed(
@@ -391,100 +368,6 @@ def _binary(element: Element, state: State) -> Element:
     return Element(element.order, tuple(factors))
 
 
-def _separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps: float) -> bool:
-    """Whether enclosed outputs prove a difference above eps (for eps = 0, one that survives the output map)."""
-    if eps > 0:
-        return any(_gap(x, y) > Fraction(eps) for x, y in zip(p, q, strict=True))
-    if output_map == "softmax":  # shifts of all outputs are invisible
-        d = [(x[0] - y[1], x[1] - y[0]) for x, y in zip(p, q, strict=True)]
-        return any(_gap(x, y) > 0 for x in d for y in d)
-    act = Activation.of(output_map)
-    if act.injective:
-        return any(_gap(x, y) > 0 for x, y in zip(p, q, strict=True))
-    return any(_gap(enclose_value(act, x), enclose_value(act, y)) > 0 for x, y in zip(p, q, strict=True))
-
-
-def _witness(a: Network, b: Network, on: Domain, eps: float, x: Array) -> Witness | None:
-    """Of the best inputs, and those that ascent makes of them, the one where exact values differ most, if by more than eps."""
-    gap = _gaps(a, b, x)
-    climbed = _ascend(a, b, x[np.argsort(-gap, kind="stable")[:STARTS]], on)
-    found = [_furthest(a, b, x, gap, eps), _furthest(a, b, climbed, _gaps(a, b, climbed), eps)]
-    return max((w for w in found if w is not None), key=lambda w: w.gap, default=None)
-
-
-def _furthest(a: Network, b: Network, x: Array, gap: Array, eps: float) -> Witness | None:
-    """The first of the three inputs of largest gap where exact values prove a difference above eps."""
-    return _separated(a, b, x[np.argsort(-gap, kind="stable")[:3]], eps)
-
-
-def _separated(a: Network, b: Network, x: Array, eps: float) -> Witness | None:
-    found = (_separated_at(a, b, tuple(map(Fraction, row.tolist())), eps) for row in x)
-    return next((witness for witness in found if witness is not None), None)
-
-
-def _gaps(a: Network, b: Network, x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        gap = np.abs(a.logits(x) - b.logits(x)).max(axis=1)
-    return np.where(np.isfinite(gap), gap, -1.0)
-
-
-def _seen(a: Network, x: Array, change: Array) -> Array:
-    """How large a small change of the outputs is after the output map."""
-    if a.output_map == "softmax":
-        change = change - change.mean(axis=1, keepdims=True)
-    else:
-        with np.errstate(all="ignore"):
-            change = change * Activation.of(a.output_map).derivative(a.logits(x))
-    size = np.abs(change).max(axis=1)
-    return np.where(np.isfinite(size), size, -1.0)
-
-
-def _ascend(a: Network, b: Network, x: Array, on: Domain) -> Array:
-    """Gradient ascent on the largest difference of outputs, each point with a step of its own."""
-    box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
-    step, gap = np.full((len(x), 1), 0.25), _gaps(a, b, x)
-    for _ in range(STEPS):
-        with np.errstate(all="ignore"):
-            apart = a.logits(x) - b.logits(x)
-            pick = np.zeros_like(apart)
-            at = np.arange(len(x)), np.abs(np.nan_to_num(apart)).argmax(axis=1)
-            pick[at] = np.sign(apart[at])
-            slope = np.nan_to_num(a.pullback(x, pick) - b.pullback(x, pick))
-        if box is not None:
-            new = np.clip(x + step * (box.high - box.low) * np.sign(slope), box.low, box.high)
-        else:
-            size = np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-300)
-            new = x + step * (1 + np.linalg.norm(x, axis=1, keepdims=True)) * slope / size
-        higher = _gaps(a, b, new)
-        better = higher > gap
-        x, gap = np.where(better[:, None], new, x), np.where(better, higher, gap)
-        step = np.where(better[:, None], 1.5 * step, 0.5 * step)
-    return x
-
-
-def _candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.Generator) -> Array:
-    """Points at several scales, on both sides of the hyperplanes of the first layers, and where their units are largest."""
-    n = a.widths[0]
-    if isinstance(on, Box):
-        box = on.of_dimension(n)
-        spread = rng.uniform(box.low, box.high, (max(1, budget // 4), n))
-    else:
-        spread = rng.standard_normal((max(1, budget // 4), n)) * rng.choice([0.1, 1.0, 10.0, 100.0], (max(1, budget // 4), 1))
-    near = []
-    for net in (a, b):
-        w, c = net.layers[0].weight, net.layers[0].bias
-        if len(w) and budget > 1:
-            pick, base = rng.integers(0, len(w), budget // 4), spread[rng.integers(0, len(spread), budget // 4)]
-            norm = np.maximum((w[pick] ** 2).sum(axis=1), 1e-300)
-            step = -((w[pick] * base).sum(axis=1) + c[pick]) / norm * rng.choice([0.99, 1.0, 1.01], budget // 4)
-            near.append(base + step[:, None] * w[pick])
-            pick, side = rng.integers(0, len(w), budget // 8), rng.choice([-1.0, 1.0], (budget // 8, 1))
-            near.append(np.where(side * w[pick] > 0, box.high, box.low) if isinstance(on, Box) else side * w[pick])
-    x = np.concatenate([np.zeros((1, n)), spread, *near])
-    x = x[np.isfinite(x).all(axis=1)]
-    return np.asarray(np.clip(x, box.low, box.high)) if isinstance(on, Box) else x
-
-
 # Distance -------------------------------------------------------------------------------------------------------
 
 
@@ -550,11 +433,11 @@ def distance(
     if peak is not None:
         at = tuple(map(float, peak.at))
         return Distance("proved", 0.0 - ceiling(-peak.gap), ceiling(peak.gap), at, where, {"exact": str(peak.gap)})
-    witness = _witness(a, b, on, 0.0, _candidates(a, b, on, budget, np.random.default_rng(seed)))
+    witness = find_witness(a, b, on, 0.0, candidates(a, b, on, budget, np.random.default_rng(seed)))
     if box is not None:
         seen = -1.0 if witness is None else 0.0 - ceiling(-witness.gap)
         _, bound, enclosure = _narrowed(a, b, box, budget, None, seen, executor, progress)
-        other = _separated_at(a, b, tuple(map(Fraction, enclosure.at)), 0.0)
+        other = separated_at(a, b, tuple(map(Fraction, enclosure.at)), 0.0)
         witness = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
         upper = min(upper, bound)
     if witness is None:
