@@ -74,7 +74,7 @@ class RegionalCompression(Compression):
             rows[f"proved {name}"] = found.methods(sign) or "none"
         if self.hidden:
             rows["hidden by later layers"] = str(self.hidden)
-        return [*rows.items(), ("bounded", f"{found.effort}; {found.leaves} leaves in the proof")]
+        return [*rows.items(), ("bounded", found.effort)]
 
     def data(self) -> dict[str, Any]:
         rest = sum(int((u != 0).sum()) for u in self.stability.undecided)

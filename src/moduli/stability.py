@@ -94,7 +94,7 @@ class Stability(Result):
         for name, sign in (("inactive", -1), ("active", 1)):
             parts = self.methods(sign)
             rows.append((name, f"{self.count(sign)}" + (f" ({parts})" if parts else "")))
-        return [*rows, ("leaves of the proof", str(self.leaves)), ("bounded", self.effort)]
+        return [*rows, ("bounded", self.effort)]
 
     def methods(self, sign: int) -> str:
         """How many units each method proved to have a sign."""
@@ -107,8 +107,10 @@ class Stability(Result):
 
     @property
     def effort(self) -> str:
-        """What the search has bounded."""
-        return f"{self.boxes} boxes" + (f", {self.programs} linear programs" if self.programs else "")
+        """What the search has bounded, and what of it is left in the proof."""
+        parts = [_counted(self.boxes, "box", "boxes")]
+        parts += [_counted(self.programs, "linear program", "linear programs")] if self.programs else []
+        return f"{', '.join(parts)}; {_counted(self.leaves, 'leaf', 'leaves')} in the proof"
 
     def data(self) -> dict[str, Any]:
         return {
@@ -117,6 +119,10 @@ class Stability(Result):
             "tree": list(self.tree), "cases": [case.to_json() for case in self.cases], "boxes": self.boxes,
             "programs": self.programs,
         }  # fmt: skip
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def stable(
