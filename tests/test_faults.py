@@ -224,8 +224,10 @@ def test_sweep_whose_worker_dies_keeps_what_is_done(tmp_path):
 
 @pytest.mark.slow
 def test_curve_whose_worker_dies_says_so(tmp_path):
-    long_work(tmp_path)
-    process = start("curve", "t.npz", "--radii", "0.2,0.4,20", "--workers", "2", "--budget", 10**9, cwd=tmp_path)
+    rng = np.random.default_rng(0)
+    dense = rng.uniform(-1, 1, (1000, 2)), rng.uniform(-1, 1, 1000), rng.normal(size=(1, 1000)), [0.0]
+    mo.save(mo.Network.mlp(*dense), tmp_path / "t.npz")
+    process = start("curve", "t.npz", "--radii", "0.1,0.2,20", "--workers", "2", "--budget", 10**9, cwd=tmp_path)
     until(lambda: len(children(process)) > 2)
     time.sleep(2)
     os.kill(children(process)[-1], signal.SIGKILL)
