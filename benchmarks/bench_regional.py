@@ -5,8 +5,8 @@ python benchmarks/bench_regional.py [exact] [tolerance] [--only NAME]      (both
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -66,20 +66,20 @@ def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
     return f"| {name} | {sizes} | {shape} | {moves} | {small.slack:.1g} | {seen(path, small.network, box)} | {times} |"
 
 
-def exact() -> None:
+def exact(only: str) -> None:
     print("| model, box | hidden units | parameters | widths | removed | slack | at points | onnxruntime | seconds | KiB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, path, box in sources():
-        if text := line(name, path, box, BUDGET):
+        if only in name and (text := line(name, path, box, BUDGET)):
             print(text, flush=True)
 
 
-def tolerance() -> None:
+def tolerance(only: str) -> None:
     """Units against a tolerance that is a share of the range of the outputs at points."""
     print("\n| model, box | units | exactly |" + "".join(f" {share:g} of the range |" for share in SHARES))
     print("|---|---|---|" + len(SHARES) * "---|")
     for name, path, box in sources():
-        if not name.startswith(WITHIN):
+        if not name.startswith(WITHIN) or only not in name:
             continue
         net = mo.load(path)
         x = box.sample(min(POINTS, 2**27 // net.widths[0]), net.widths[0], 1)
@@ -97,10 +97,14 @@ def tolerance() -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["exact", "tolerance"])
+    parser.add_argument("--only", default="", help="a part of the names of models")
+    given = parser.parse_args()
+    for part in given.parts:
+        {"exact": exact, "tolerance": tolerance}[part](given.only)
+
+
 if __name__ == "__main__":
-    if "--only" in sys.argv:
-        at = sys.argv.index("--only")
-        only, sys.argv[at : at + 2] = sys.argv[at + 1], []
-        every, sources = sources, lambda: (line for line in every() if only in line[0])
-    for part in sys.argv[1:] or ["exact", "tolerance"]:
-        {"exact": exact, "tolerance": tolerance}[part]()
+    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -17,8 +16,11 @@ import moduli as mo
 from moduli import cases as kernel
 from moduli import hidden, programs, supremum
 from moduli.cases import Case
+from moduli.certificate import State, certify
+from moduli.certificate import first as starting
+from moduli.differences import Changed
 from moduli.region import Region
-from moduli.regional import claimed
+from moduli.regional import claimed, reduce
 from moduli.stability import HOW, Points, stable
 
 PROGRAM, BRANCHING = HOW.index("program"), HOW.index("branching")
@@ -188,12 +190,14 @@ def test_tampered_cases_are_refused(local):
     known = int(np.flatnonzero(signs[:below])[0])
     with pytest.raises(mo.CertificateRejected, match="is known"):
         judged(*base[:branched], replace(case, tree=(known, -1, -1), leaves=case.leaves[:2]), *base[branched + 1 :])
-    for _ in range(200):  # any multipliers prove only what is true
-        k = int(rng.integers(len(base)))
-        size = 10.0 ** rng.integers(-3, 300)
-        leaves = tuple((units, tuple(rng.normal(size=len(units)) * size)) for units, _ in base[k].leaves)
-        with suppress(mo.CertificateRejected):
-            judged(*base[:k], replace(base[k], leaves=leaves), *base[k + 1 :])
+    for _ in range(200):  # no multipliers prove what is false
+        layer = int(rng.integers(2, 4))
+        unit = int(rng.choice(np.flatnonzero((local.signs[layer - 1] == 0) & (local.undecided[layer - 1] == 0))))
+        below = sum(local.network.widths[1:layer])
+        values = tuple((rng.normal(size=below) * 10.0 ** rng.integers(-3, 300)).tolist())
+        false = Case(layer, unit, int(rng.choice([-1, 1])), -1, (-1,), ((tuple(range(below)), values),))
+        with pytest.raises(mo.CertificateRejected, match="is not proved"):
+            kernel.require(local.network, local.box, signs, false)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +282,7 @@ def test_planted_hidden_units_go_and_visible_ones_stay():
         assert small.check()
         assert supremum.peak(net, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
         gone += small.hidden
+        assert small.network.widths[1] < net.widths[1], k
         seen = gated(np.random.default_rng(k), visible=2.0**-20)
         small = mo.compress(seen, on=mo.Box(-2, 2))
         assert supremum.peak(seen, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
@@ -356,14 +361,28 @@ def test_a_cut_into_a_unit_that_is_claimed_active_is_refused():
         kernel.verify(zero, box, (-1,), signs, [cut])
 
 
-def test_cuts_within_a_tolerance():
-    rng = np.random.default_rng(5)
-    net = gated(rng)
-    noisy = net.with_flat(net.flat() + 1e-9 * rng.normal(size=net.parameters))
-    small = mo.compress(noisy, on=mo.Box(-2, 2), eps=0.01)
-    assert small.check()
-    x = rng.uniform(-2, 2, (5000, 2))
-    assert np.abs(small.network.logits(x) - noisy.logits(x)).max() <= 0.01
+def test_cuts_beside_changed_parameters():
+    """Both in one certificate: a nearly constant unit becomes constant, then a hidden one loses its weights."""
+    first = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1e-5, 0.0]], [0.0, -2.0, 0.5, 1.0]
+    behind = ([[1.0, -1.0, 0.5, 1.0], [1.0, -0.5, -1.0, 0.5]], [-3.0, -2.0]), ([[1.0, 2.0]], [0.0])
+    net, box = relu(first, *behind), mo.Box([-4, -2], [4, 2]).of_dimension(2)
+    near = relu(([*first[0][:3], [0.0, 0.0]], first[1]), *behind)
+    changed = Changed.between(net, near, supremum.enclose(net, near, box, 1))
+    found = stable(near, box)
+    claim = claimed(found, hidden.cuts(near, box, found.signs, 200))
+    assert any(case.given == 1 for case in claim.cases)
+    state = State(starting(net, claim, changed), region=claim)
+    moves = reduce(state)
+    small = state.network()
+    assert small.widths == (2, 2, 2, 1)
+    proof = certify(net, moves, small, region=claim, changed=changed)
+    mo.Certificate.from_json(json.dumps(proof.to_json())).verify(small, net)
+    assert 0 < proof.slack.constant < 1e-3
+    x = box.sample(5000, 2, 0)
+    assert np.abs(small.logits(x) - net.logits(x)).max() <= proof.slack.constant
+    for wrong in (replace(proof, region=replace(claim, cases=())), replace(proof, changed=None)):
+        with pytest.raises(mo.CertificateRejected):
+            wrong.verify(small, net)
 
 
 # Networks of different widths on a box ------------------------------------------------------------------------------

@@ -26,17 +26,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
 
 from . import bounds, trees
-from .activations import Activation
 from .bounds import Choice, Propagation
 from .domains import Box
-from .envelopes import Envelope, envelope
+from .envelopes import Envelope, beside, envelope
 from .errors import CertificateRejected
 from .network import IDENTITY, Layer, Network
 from .trees import flat, locate
@@ -152,12 +150,6 @@ def _choices(target: Network, found: Propagation, signs: Signs, multipliers: Arr
         tilt: Array = np.where(given & (s != 0), s * np.maximum(m, 0.0), 0.0)
         out.append(Choice(free, slope, right < left, tilt))
     return out
-
-
-def beside(activation: Activation) -> tuple[float, float]:
-    """Slopes right and left of 0 of a piecewise linear activation, else zeros; floats, hence exact."""
-    right, left = (activation.exact(Fraction(z)) for z in (1, -1)) if activation.piecewise_linear else (None, None)
-    return (0.0, 0.0) if right is None or left is None else (float(right), float(-left))
 
 
 def ends_of(net: Network) -> list[int]:

@@ -21,7 +21,7 @@ from .enclosure import ceiling, evaluate, sum_up
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Compression, Progress
 from .network import Network
-from .result import Result
+from .result import Result, counted
 from .separation import Witness, candidates, find_witness, furthest, gaps, seen_through, separated_at, separates
 from .slack import Slack, difference, exact_arrays, magnitude
 from .stability import share
@@ -240,7 +240,7 @@ def _on_box(
     found, upper, enclosure = _narrowed(a, b, box, budget, eps, -1.0, executor, progress)
     if upper <= eps:
         why = f"certified difference at most {upper:.3g}" if upper else "no difference"
-        why += f", by bounds on {enclosure.boxes} {'boxes' if enclosure.boxes > 1 else 'box'}"
+        why += f", by bounds on {counted(enclosure.boxes, 'box', 'boxes')}"
         if isinstance(found, Reduced):
             why += f", of the {found.left[-1].network.units} and {found.right[-1].network.units} units that the box leaves"
         return Equivalence("proved", a, b, eps, box, None, None, why, found)

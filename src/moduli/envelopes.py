@@ -47,7 +47,7 @@ def envelope(activation: Activation, lo: Array, hi: Array) -> Envelope:
     """
     with np.errstate(all="ignore"):
         if activation.piecewise_linear:
-            p, q = (np.full(lo.shape, slope) for slope in _ends(activation))
+            p, q = (np.full(lo.shape, slope) for slope in beside(activation))
             return kinked(p, q, p, q, lo, hi)
         if activation.kind in TANH:
             return _finite(_tanh_lines(*TANH[activation.kind], lo, hi))
@@ -61,7 +61,7 @@ def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
     A mean slope lies between the extreme derivatives; for tanh these sit at the ends and at the point next to zero.
     """
     if activation.piecewise_linear:
-        p, q = _ends(activation)
+        p, q = beside(activation)
         right, left = np.where(hi > 0, p, q), np.where(lo < 0, q, p)
         return np.minimum(right, left), np.maximum(right, left)
     if activation.kind in TANH:
@@ -102,12 +102,10 @@ def times_up(a: Array, b: Array) -> Array:
 # Piecewise linear -----------------------------------------------------------------------------------------------
 
 
-def _ends(activation: Activation) -> tuple[float, float]:
-    """Slopes right and left of the kink; floats, hence exact."""
-    right, left = activation.exact(Fraction(1)), activation.exact(Fraction(-1))
-    assert right is not None
-    assert left is not None
-    return float(right), float(-left)
+def beside(activation: Activation) -> tuple[float, float]:
+    """Slopes right and left of 0 of a piecewise linear activation, else zeros; floats, hence exact."""
+    right, left = (activation.exact(Fraction(z)) for z in (1, -1)) if activation.piecewise_linear else (None, None)
+    return (0.0, 0.0) if right is None or left is None else (float(right), float(-left))
 
 
 def kinked(right: Array, left: Array, low_right: Array, low_left: Array, lo: Array, hi: Array) -> Envelope:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from . import programs
-from .cases import Case, beside, cut, ends_of, holds
+from .cases import Case, cut, ends_of, holds
 from .domains import Box
+from .envelopes import beside
 from .lossless import Progress
 from .network import Network
 from .trees import flat

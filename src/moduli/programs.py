@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bounds import Propagation
-from .cases import Case, Leaf, beside, ends_of, head, propagate, told, upper
+from .cases import Case, Leaf, ends_of, head, propagate, told, upper
 from .domains import Box
+from .envelopes import beside
 from .network import IDENTITY, Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -56,9 +57,8 @@ def prove(
     start = known[: ends[layer - 1]].copy()
     if given >= 0:
         start[ends[layer - 2] + given] = 1
-    stack, tree, leaves, points = [start[None]], list[int](), list[Leaf](), [np.zeros((0, len(box.low)))]
-
-    gap = np.inf
+    stack, tree, leaves = [start[None]], list[int](), list[Leaf]()
+    points, gap = [np.zeros((0, len(box.low)))], np.inf
 
     def done(case: Case | None) -> Attempt:
         return Attempt(case, len(points) - 1, np.concatenate(points), float(gap))

@@ -99,6 +99,11 @@ class Result:
         return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def notebook(result: Result, rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     """A result as HTML: the sign and the statement, the picture where there is one, a table."""
     left, quiet = "text-align:left;vertical-align:top", "font-weight:normal;opacity:.7"

@@ -484,7 +484,8 @@ def equivalent(
 
     In order: normal forms (a proof), units aligned and a certified bound on their difference, a search for an input where
     they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic; on a box then all linear pieces of both
-    (up to three inputs), or bounds by bisection. None may succeed: then `undecided`. `budget` counts inputs tried, and boxes.
+    (up to three inputs), or bounds by bisection, networks of different widths being
+    compressed on the box first. None may succeed: then `undecided`. `budget` counts inputs tried, and boxes, each time anew.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
@@ -519,8 +520,9 @@ def distance(
     """The distance of two functions: sup over a box (or all inputs), root mean square under a Gaussian or on samples.
 
     On a box: a certified enclosure; the lower end is an exact value at `argmax`, the upper end comes from matched normal
-    forms and from bounds on up to `budget` boxes, the worst halved first. Up to three inputs, piecewise linear and small: the
-    exact number, from the linear pieces of both (`extra["exact"]`). On all inputs: matched normal forms alone. Under a
+    forms and from bounds on up to `budget` boxes, the worst halved first (few where inputs are many); networks of different
+    widths are compressed on the box before. Up to three inputs, piecewise linear and small: the exact number, from the linear
+    pieces of both (`extra["exact"]`). On all inputs: matched normal forms alone. Under a
     `Gaussian`, one hidden layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded
     draws) with two standard errors.
 

@@ -23,7 +23,7 @@ from .domains import Box, Domain
 from .errors import ShapeError
 from .lossless import Progress
 from .network import IDENTITY, Layer, Network
-from .result import Result
+from .result import Result, counted
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -108,9 +108,9 @@ class Stability(Result):
     @property
     def effort(self) -> str:
         """What the search has bounded, and what of it is left in the proof."""
-        parts = [_counted(self.boxes, "box", "boxes")]
-        parts += [_counted(self.programs, "linear program", "linear programs")] if self.programs else []
-        return f"{', '.join(parts)}; {_counted(self.leaves, 'leaf', 'leaves')} in the proof"
+        parts = [counted(self.boxes, "box", "boxes")]
+        parts += [counted(self.programs, "linear program", "linear programs")] if self.programs else []
+        return f"{', '.join(parts)}; {counted(self.leaves, 'leaf', 'leaves')} in the proof"
 
     def data(self) -> dict[str, Any]:
         return {
@@ -119,10 +119,6 @@ class Stability(Result):
             "tree": list(self.tree), "cases": [case.to_json() for case in self.cases], "boxes": self.boxes,
             "programs": self.programs,
         }  # fmt: skip
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def stable(
