@@ -87,7 +87,7 @@ def test_a_dual_gives_the_value_of_its_program():
                 found = kernel.propagate(target, box, signs[None])
                 if not np.isfinite(kernel.upper(target, found, signs[None])[0]):
                     continue
-                best = programs._optimum(target, box, found, signs[None])
+                best, _ = programs._optimum(target, box, found, signs[None])
                 bound = kernel.upper(target, found, signs[None], best.multipliers[None])[0]
                 plain = kernel.upper(target, found, signs[None])[0]
                 assert bound <= min(plain, best.value + 1e-6 * (1 + abs(best.value)))

@@ -13,14 +13,16 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import strategies as plants
+from test_stability import Work, dearest, wide
 
 import moduli as mo
-from moduli import supremum
+from moduli import programs, regional, supremum
+from moduli.blocks import share
 from moduli.certificate import Certificate, Move, State
 from moduli.enclosure import evaluate
 from moduli.region import Region
 from moduli.regional import claimed
-from moduli.stability import stable
+from moduli.stability import CLIMB, TOGETHER, stable
 
 
 def relu(*layers, activation="relu"):
@@ -598,3 +600,41 @@ def test_goal_under_a_property(shared):
     small = mo.compress(net, on=mo.Box.from_vnnlib(folder / "vnnlib" / "cartpole_case_safe_14.vnnlib"))
     assert small.network.units <= 11
     assert small.check()
+
+
+# Work -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [20, 100, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_budget_bounds_the_work_of_every_question_on_a_box(monkeypatch, width):
+    """Twenty times what its boxes may take, and first looks: boxes of both networks side by side, points for each unit."""
+    work, net, budget, box = Work(monkeypatch), wide(width), 60, mo.Box(-1, 1)
+    other = wide(width // 2, seed=1)
+    first = 16 * dearest(net), 20_000 * net.parameters
+    for question in (
+        lambda: mo.compress(net, on=box, budget=budget),
+        lambda: mo.compress(net, on=box, eps=0.05, budget=budget),
+        lambda: mo.rank(net, on=box, budget=budget),
+        lambda: mo.distance(net, net.rounded("float32"), on=box, budget=budget),
+        lambda: mo.distance(net, other, on=box, budget=budget),
+        lambda: mo.equivalent(net, net.rounded("float32"), on=box, eps=1e-2, budget=budget),
+    ):
+        work.products = work.steps = work.forward = 0
+        question()
+        assert work.products <= 20 * budget * programs.PRODUCTS + 4 * first[0]
+        assert work.steps <= 4 * (budget // programs.BOXES + TOGETHER * programs.LONG) * programs.STEPS
+        assert work.forward <= 20 * budget * CLIMB + 4 * first[1]
+
+
+def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
+    """Exact products are taken only where floats leave room for fewer units: one output needs one unit of the last layer."""
+    rng, calls = np.random.default_rng(0), []
+    monkeypatch.setattr(regional, "share", lambda state, l, *rest: calls.append(l) or share(state, l, *rest))
+    for rows, layers, left in (([0, 1, 2, 3, 4, 5], {2}, 6), ([0, 1, 2, 3, 4, 4], {1, 2}, 5)):
+        first, second = rng.normal(size=(6, 8))[rows], rng.normal(size=(7, 6))
+        net = relu((first, np.full(6, 99.0)), (second, np.full(7, 9999.0)), (np.ones((1, 7)), [0.0]))
+        state = State(net, region=claimed(stable(net, mo.Box(-1, 1))))
+        calls.clear()
+        regional._dependent(state)
+        assert set(calls) == layers
+        assert len(state.alive[1]) == left

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import optimize
 from test_bounds import coarse_network, exact_layers, points, random_box, random_network
 
 import moduli as mo
-from moduli import bounds, trees
+from moduli import bounds, programs, trees
 from moduli.network import IDENTITY
-from moduli.stability import Points, stable
+from moduli.stability import CLIMB, TOGETHER, Points, stable
 
 
 def truth(net, box):
@@ -232,3 +234,76 @@ def test_the_search_believes_the_kernel(monkeypatch):
     found = stable(net, mo.Box(-1, 1), budget=20)
     assert found.signs[1].tolist() == [0]
     assert found.undecided[1].tolist() == [-1]
+
+
+# Work -------------------------------------------------------------------------------------------------------------
+
+
+class Work:
+    """What a search does: multiplications of bounds, iterations times numbers of linear programs, points of networks."""
+
+    def __init__(self, monkeypatch):
+        self.products, self.steps, self.forward = 0, 0, 0
+        upper, solve, logits, look = bounds.Propagation.upper, optimize.linprog, mo.Network.logits, Points.look
+
+        def counted_upper(found, l, a, *rest, **more):
+            self.products += len(a) * sum(map.weight.size for map in found.maps[:l])
+            return upper(found, l, a, *rest, **more)
+
+        def counted_solve(c, a, b, e, *rest, **more):
+            done = solve(c, a, b, e, *rest, **more)
+            self.steps += done.nit * (a.nnz + e.nnz)
+            return done
+
+        def counted_logits(net, x):
+            self.forward += len(x) * net.parameters
+            return logits(net, x)
+
+        def counted_look(seen, x):
+            self.forward += len(x) * seen.net.parameters
+            return look(seen, x)
+
+        monkeypatch.setattr(bounds.Propagation, "upper", counted_upper)
+        monkeypatch.setattr(optimize, "linprog", counted_solve)
+        monkeypatch.setattr(mo.Network, "logits", counted_logits)
+        monkeypatch.setattr(Points, "look", counted_look)
+
+
+def wide(width, seed=0, depth=3):
+    """Many units, about half of which are nearly stable on the box."""
+    rng = np.random.default_rng(seed)
+    widths = [4, *[width] * depth, 1]
+    parts = []
+    for n, m in pairwise(widths):
+        parts += [rng.normal(0, 1 / np.sqrt(n), (m, n)), rng.normal(0, 1, m)]
+    return mo.Network.mlp(*parts, activation="relu")
+
+
+def dearest(net):
+    """Multiplications for bounds of all units on one box."""
+    sizes = np.cumsum([layer.weight.size for layer in net.layers])
+    return sum(2 * n * int(size) for n, size in zip(net.widths[2:-1], sizes, strict=False))
+
+
+@pytest.mark.parametrize(("width", "budget"), [(20, 50), (20, 400), (150, 50), (150, 400), (400, 60)])
+def test_a_budget_bounds_the_work_of_a_box_whatever_the_network(monkeypatch, width, budget):
+    """Boxes of the search and of its replay, as many programs as count for them; points by the budget and a first look."""
+    work, net = Work(monkeypatch), wide(width)
+    found = stable(net, mo.Box(-1, 1), budget=budget)
+    assert work.products <= 2 * budget * programs.PRODUCTS + 4 * dearest(net)
+    assert work.steps <= (budget // programs.BOXES + TOGETHER * programs.LONG) * programs.STEPS
+    assert work.forward <= 3 * budget * CLIMB + 40_000 * net.parameters
+    assert found.boxes <= budget
+    if width == 20:
+        assert found.boxes == budget or found.status == "proved"
+    assert found.check()
+
+
+def test_what_was_found_when_the_budget_ends_is_kept():
+    """More of a budget never proves fewer signs here, and the largest network has its share at once."""
+    net, proved = wide(150), -1
+    for budget in (1, 20, 200):
+        found = stable(net, mo.Box(-1, 1), budget=budget)
+        count = sum(int((s != 0).sum()) for s in found.signs)
+        assert count >= max(proved, 1)
+        proved = count

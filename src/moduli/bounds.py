@@ -195,6 +195,7 @@ class Propagation:
 
     Attributes:
         bounds: (lo, hi) per layer, each ``[batch, units]``.
+        products: multiplications of matrix entries so far: what a search that is bounded in work counts.
     """
 
     def __init__(
@@ -213,6 +214,7 @@ class Propagation:
         self.bounds: Bounds = []
         self.envelopes: list[Envelope] = []
         self.sizes: list[tuple[Array, Array]] = []
+        self.products = 4 * len(low) * sum(map.weight.size for map in maps)
         h = low, high
         with np.errstate(all="ignore"):
             for l, map in enumerate(maps):
@@ -274,6 +276,7 @@ class Propagation:
         Args:
             careful: spend time on finding out which roundings did not happen.
         """
+        self.products += len(a) * sum(map.weight.size for map in self.maps[:l])
         with np.errstate(all="ignore"):
             for k in reversed(range(l)):
                 a, c = self._back(k, a, c, owner, None if choices is None else choices[k], careful)

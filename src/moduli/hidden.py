@@ -85,7 +85,7 @@ def _unit(net: Network, box: Box, known: Signs, l: int, unit: int, limit: int) -
     by = _seen(net, known[ends[l] : ends[l + 1]], l, unit).tolist()
     for k, other in enumerate(by):
         found = programs.prove(net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k))
-        used += found.programs
+        used += found.spent
         if found.case is None or not holds(net, box, known, found.case):
             return [], used
         cases.append(found.case)

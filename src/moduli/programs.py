@@ -28,6 +28,10 @@ Signs = np.ndarray[Any, np.dtype[np.int8]]
 ENTRIES = 2**22  # weights of a program
 CLOSE = 2.0**-20  # of the sizes of a pre-activation: so little above zero a program may mean zero
 PRICE = 2.0**10
+PRODUCTS = 2**23  # multiplications that bounds of one box may take before it counts as several
+BOXES = 50  # that a linear program counts as
+STEPS = 2**25  # iterations times numbers of a program, beyond which it counts as several
+LONG = 8  # as how many a program may count at most: then the solver stops
 LARGEST = 1e20  # what the solver takes for infinite
 
 
@@ -37,12 +41,14 @@ class Attempt(NamedTuple):
     Attributes:
         case: a proof, or None. programs: how many were solved. points: inputs at which they were largest ``[points, inputs]``.
         gap: what the first was above zero, as a share of the sizes that it adds.
+        spent: as how many programs of a small network all that counts.
     """
 
     case: Case | None
     programs: int
     points: Array
     gap: float
+    spent: int
 
 
 def prove(
@@ -51,26 +57,31 @@ def prove(
     """Try to prove a `cases.Case`.
 
     Args:
-        known: signs of all hidden units that are proved on the box, 0 where none is. limit: linear programs to solve.
+        known: signs of all hidden units that are proved on the box, 0 where none is.
+        limit: linear programs to solve; long ones count as several, and the last one may go beyond.
     """
     target, ends = head(net, layer, unit, sign, given), ends_of(net)
     start = known[: ends[layer - 1]].copy()
     if given >= 0:
         start[ends[layer - 2] + given] = 1
     stack, tree, leaves = [start[None]], list[int](), list[Leaf]()
-    points, gap = [np.zeros((0, len(box.low)))], np.inf
+    points, gap, spent = [np.zeros((0, len(box.low)))], np.inf, 0
 
     def done(case: Case | None) -> Attempt:
-        return Attempt(case, len(points) - 1, np.concatenate(points), float(gap))
+        return Attempt(case, len(points) - 1, np.concatenate(points), float(gap), spent)
 
     while stack:
         signs = stack.pop()
         found = propagate(target, box, signs)
         if upper(target, found, signs)[0] <= 0:
+            spent += found.products // (BOXES * PRODUCTS)
             tree.append(-1)
             leaves.append(((), ()))
             continue
-        best = _optimum(target, box, found, signs) if len(points) <= limit else None
+        if spent >= limit:
+            return done(None)
+        best, price = _optimum(target, box, found, signs)
+        spent += max(price, found.products // (BOXES * PRODUCTS))
         if best is None:
             return done(None)
         points.append(best.at[None])
@@ -141,8 +152,11 @@ class Block(NamedTuple):
     broken: int
 
 
-def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> Optimum | None:
-    """The maximum of the output of a `head` over the triangles, where units have signs ``[1, units]``; None if it has none."""
+def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tuple[Optimum | None, int]:
+    """The maximum of the output of a `head` over the triangles, where units have signs ``[1, units]``, and what it counts as.
+
+    None where numbers are too large, or the solver finds no maximum in so many steps that it would count as `LONG`.
+    """
     from scipy import sparse
     from scipy.optimize import linprog
 
@@ -169,9 +183,11 @@ def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> Opt
     costs -= h.T @ last.weight[0]
     rows = sparse.vstack(below), np.concatenate(tops), sparse.vstack(equal), np.concatenate(right_sides)
     if not all((np.abs(numbers) < LARGEST).all() for numbers in (costs, rows[0].data, rows[1], rows[2].data, rows[3])):
-        return None
-    done = linprog(costs, *rows, np.stack([low, high], axis=1), method="highs")
-    return None if done.status != 0 else _read(target, done, blocks)
+        return None, 1
+    size = rows[0].nnz + rows[2].nnz + 1
+    most = {"maxiter": 1 + LONG * STEPS // size}
+    done = linprog(costs, *rows, np.stack([low, high], axis=1), method="highs", options=most)
+    return None if done.status != 0 else _read(target, done, blocks), max(1, done.nit * size // STEPS)
 
 
 def _blocks(target: Network, found: Propagation, signs: Signs) -> tuple[list[Block], int]:

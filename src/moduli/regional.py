@@ -25,12 +25,14 @@ from .enclosure import ExactArray
 from .hidden import cuts
 from .lossless import MOVES, Compression, Progress, Rank, needed, settle
 from .network import Network
+from .programs import BOXES
 from .region import Region, Row, slope
-from .stability import BOXES, Stability, stable
+from .stability import Stability, stable
 from .turning import LONGEST, active, eliminate, skippable, tame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Matrix = list[list[Fraction]]
+MARGIN = 1e-9  # of the largest singular value: what floats may get wrong stays far below
 ENTRIES, WORK = 2**22, 60_000  # of products; steps of an elimination in rationals
 
 
@@ -188,11 +190,29 @@ def _dependent(state: State, l: int) -> Move | None:
     if len(units) < 2 or size > ENTRIES * 4 or not tame(state, l, units):
         return None
     slopes = [c for u in units.tolist() if (c := slope(state, l, u)) is not None]
+    if _independent(state, l, units, slopes):
+        return None
     outgoing, product = share(state, l, units, slopes)
     for factors in _factorings(state, l, units, slopes, outgoing, product):
         if factors is not None and len(factors.outgoing) < len(units) and (move := _move(state, l, units, factors)):
             return move
     return None
+
+
+def _independent(state: State, l: int, units: Units, slopes: list[Fraction]) -> bool:
+    """Whether M clearly has as many independent rows as there are units, so that none can go: floats say so by a margin.
+
+    The exact product takes a rational for every number of it, which is most of the work where nothing is to be had.
+    """
+    with np.errstate(all="ignore"):
+        outgoing = state.weights[l].take(state.alive[l + 1], units).hi * np.array(slopes, dtype=float)
+        product = outgoing @ state.weights[l - 1].take(units, state.alive[l - 1]).hi
+    size = np.abs(product).max(axis=1, initial=0.0)
+    some = (size > 0) & np.isfinite(size)
+    if np.count_nonzero(some) < len(units):
+        return False
+    values = np.linalg.svd(product[some] / size[some, None], compute_uv=False)
+    return int((values > MARGIN * values[0]).sum()) >= len(units)
 
 
 def _factorings(

@@ -23,6 +23,7 @@ from .domains import Box, Domain
 from .errors import ShapeError
 from .lossless import Progress
 from .network import IDENTITY, Layer, Network
+from .programs import BOXES, PRODUCTS
 from .result import Result, counted
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -33,7 +34,9 @@ BATCH, PART = 256, 64
 HUGE = 1e300
 HOW = ("", "interval", "linear", "bisection", "program", "branching")
 MANY, LITTLE = 10, 64  # inputs beyond which a share of the budget is enough for bisection
-BOXES, WORTH = 50, 8  # that a linear program counts as; programs that branching is worth with
+WORTH = 8  # programs that branching is worth with
+CLIMB = 8 * PRODUCTS  # multiplications, for each box of the budget, that the first look at points may take
+TOGETHER = 8  # linear programs that are begun before the next look at the budget
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,7 +136,8 @@ def stable(
     """Prove which hidden units never change sign on a box.
 
     Args:
-        on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear programs to solve.
+        on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear programs to solve;
+            those of large networks count as several, see `programs.PRODUCTS` and `programs.STEPS`.
         executor: takes boxes, and units of a layer.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
@@ -145,7 +149,7 @@ def stable(
         raise ShapeError(f"on={on!r}: signs of units are proved on a Box")
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
-        seen = Points(net, box, np.random.default_rng(seed))
+        seen = Points(net, box, np.random.default_rng(seed), budget)
         search = Search(net, box, seen, share(net.widths[0], budget), executor, progress)
         search.run()
     tree, signs = search.proof()
@@ -174,7 +178,7 @@ def _by_cases(
 ) -> tuple[list[Case], int]:  # fmt: skip
     """Linear programs for the signs that are open, one for each and then many; `signs`, `how`, `search.alive` are updated."""
     ends, cases, left, map_ = ends_of(net), list[Case](), limit, map if executor is None else executor.map
-    gap = np.zeros(net.units)
+    gap, solved = np.zeros(net.units), 0
     if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
         return cases, 0
     for method, least in ((HOW.index("program"), 1), (HOW.index("branching"), WORTH)):
@@ -183,20 +187,25 @@ def _by_cases(
             units = np.arange(ends[layer - 1], ends[layer])
             units = units[open_[units]] if net.activations[layer - 1].bends else units[:0]
             each = least if least == 1 else max(least, left // max(1, int(open_.sum())))
-            units = units[np.argsort(gap[units], kind="stable")][: left // each]
+            units = units[np.argsort(gap[units], kind="stable")][: max(0, left) // each]
             one = partial(programs.prove, net, box, signs.copy(), layer, limit=each)
-            tried = map_(one, (units - ends[layer - 1]).tolist(), search.wanted[units].tolist())
-            for unit, found in zip(units.tolist(), tried, strict=True):
-                left, gap[unit] = left - found.programs, found.gap
-                search.seen.look(np.clip(found.points, box.low, box.high))
-                if found.case is not None and holds(net, box, signs, found.case):
-                    cases.append(found.case)
-                    signs[unit] = search.wanted[unit]
-                    how[unit] = method if found.programs else HOW.index("linear")
-                if progress is not None:
-                    progress(limit - left, limit, f"linear programs, {int(((signs == 0) & search.alive).sum())} units open")
+            for start in range(0, len(units), TOGETHER):
+                if left <= 0:
+                    break
+                some = units[start : start + TOGETHER]
+                tried = map_(one, (some - ends[layer - 1]).tolist(), search.wanted[some].tolist())
+                for unit, found in zip(some.tolist(), tried, strict=True):
+                    left, solved, gap[unit] = left - found.spent, solved + found.programs, found.gap
+                    search.seen.look(np.clip(found.points, box.low, box.high))
+                    if found.case is not None and holds(net, box, signs, found.case):
+                        cases.append(found.case)
+                        signs[unit] = search.wanted[unit]
+                        how[unit] = method if found.programs else HOW.index("linear")
+                    if progress is not None:
+                        count = int(((signs == 0) & search.alive).sum())
+                        progress(min(limit, limit - left), limit, f"linear programs, {count} units open")
             search.alive &= search.seen.wanted() == search.wanted
-    return cases, limit - left
+    return cases, solved
 
 
 def _refuted(net: Network, seen: Points, units: Mask) -> bool:
@@ -221,7 +230,7 @@ class Points:
         least, most: ``[hidden units]``. at_least, at_most: the points, ``[hidden units, inputs]``.
     """
 
-    def __init__(self, net: Network, box: Box, rng: np.random.Generator) -> None:
+    def __init__(self, net: Network, box: Box, rng: np.random.Generator, budget: int = 10_000) -> None:
         self.net, self.box = net, box
         inputs, units = net.widths[0], net.units
         self.least, self.most = np.full(units, np.inf), np.full(units, -np.inf)
@@ -234,7 +243,7 @@ class Points:
         self.look(np.where(corners, box.high, box.low))
         self.look(trees.middle(box.low, box.high)[None])
         self.look(self._anywhere(rng, (rows, inputs)))
-        self._climb(rng)
+        self._climb(rng, budget)
 
     def _anywhere(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Uniform points, for boxes of any size."""
@@ -267,8 +276,11 @@ class Points:
         breath = 2.0**-40 * np.maximum(np.abs(self.least), np.abs(self.most))
         return np.where(self.most <= breath, -1, np.where(self.least >= -breath, 1, 0)).astype(np.int8)
 
-    def _climb(self, rng: np.random.Generator, starts: int = 6, steps: int = 16) -> None:
-        """Signs of gradients, with shrinking steps, against every sign that is not refuted yet."""
+    def _climb(self, rng: np.random.Generator, budget: int, most: int = 6, steps: int = 16) -> None:
+        """Signs of gradients, with shrinking steps, against every sign that is not refuted yet.
+
+        From up to `most` starts for each unit; fewer, or none, where all steps from one start are beyond the budget.
+        """
         low, high = self.box.low, self.box.high
         for l, units in enumerate(_layers(self.net, np.arange(self.net.units))):
             units = units[self.wanted()[units] != 0]
@@ -279,6 +291,10 @@ class Points:
             first = int(sum(self.net.widths[1 : l + 1]))
             head = Layer(layer.weight[units - first], layer.bias[units - first], IDENTITY)
             prefix = Network((*self.net.layers[:l], head))
+            each = len(units) * steps * 2 * sum(layer.weight.size for layer in prefix.layers)
+            starts = min(most, budget * CLIMB // max(1, each * (len(self.net.layers) - 1)))
+            if not starts:
+                continue
             x = self._anywhere(rng, (starts, len(units), len(low)))
             x[0] = np.where(way[:, None] > 0, self.at_most[units], self.at_least[units])
             x, v = x.reshape(-1, len(low)), np.tile(np.diag(way), (starts, 1))
@@ -303,12 +319,13 @@ class Look(NamedTuple):
 
     Attributes:
         proved: signs, ``[boxes, units]``. score: how much each input moves the affine bounds of open units, -1 where it has no
-            middle. corners: where these bounds are largest.
+            middle. corners: where these bounds are largest. products: what that took.
     """
 
     proved: Mask
     score: Array
     corners: Array
+    products: int
 
 
 def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> Look:
@@ -328,7 +345,8 @@ def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> L
                 weight = np.nan_to_num(np.abs(rows) * width[box])
                 np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
         inside = trees.middle(low, high)
-        return Look(proved, np.where((low < inside) & (inside < high), score, -1.0), np.unique(np.concatenate(corners), axis=0))
+        score = np.where((low < inside) & (inside < high), score, -1.0)
+        return Look(proved, score, np.unique(np.concatenate(corners), axis=0), found.products)
 
 
 class Search:
@@ -340,7 +358,8 @@ class Search:
 
     Attributes:
         wanted: the sign that each hidden unit may have (0: no candidate). alive: candidates that no point refutes.
-        tried: those of them in focus. tree: per node the input that is split (or -1), the children, what stayed open.
+        tried: those of them in focus. boxes, spent: how many were bounded, and as how many of a small network these count.
+        tree: per node the input that is split (or -1), the children, what stayed open.
     """
 
     def __init__(
@@ -352,7 +371,8 @@ class Search:
         self.alive: Mask = self.wanted != 0
         self.tried, self.stuck = self.alive.copy(), np.zeros(net.units, dtype=bool)
         self.how = np.zeros(net.units, dtype=np.int8)
-        self.boxes = 0
+        self.boxes, self.spent = 0, 0
+        self.price = 1  # as how many boxes each of the last ones counted
         self.tree: list[tuple[int, int, int, Mask]] = [(-1, -1, -1, self.alive.copy())]
         self.queue = deque([Node(0, 0, box.low, box.high, self.alive.copy())])
         self.aside: list[Node] = []
@@ -367,7 +387,7 @@ class Search:
             how[((way < 0) & (hi[0] <= 0)) | ((way > 0) & (lo[0] >= 0))] = 1
         self._step()
         self.how[self.settled & (self.how == 0)] = 2
-        while (self.queue or self.aside) and self.boxes < self.budget:
+        while (self.queue or self.aside) and self.spent < self.budget:
             self._round()
         self.how[self.settled & (self.how == 0)] = 3
 
@@ -376,26 +396,29 @@ class Search:
         self.queue.extend(self.aside)
         self.aside.clear()
         self.tried = self.alive.copy()
-        share = (self.budget - self.boxes) // 2
-        while self.queue and self.boxes < self.budget:
+        share = (self.budget - self.spent) // 2
+        while self.queue and self.spent < self.budget:
             self._step()
-            if self.boxes >= self.budget - share and share >= BATCH:
+            if self.spent >= self.budget - share and share >= BATCH:
                 self._lay_aside()
                 share //= 2
             if self.progress is not None:
-                self.progress(self.boxes, self.budget, f"{int((self.alive & ~self.settled).sum())} units open")
+                count = int((self.alive & ~self.settled).sum())
+                self.progress(min(self.spent, self.budget), self.budget, f"{count} units open")
 
     def _step(self) -> None:
         """Bound the next boxes, look at their worst corners, split those that leave something open."""
         nodes = self._next()
         if not nodes:
             return
-        self.boxes += len(nodes)
         low, high = np.array([n.low for n in nodes]), np.array([n.high for n in nodes])
         need = np.array([n.open for n in nodes]) & self.tried
         parts = [slice(k, k + PART) for k in range(0, len(nodes), PART)]
         look = partial(_look, self.net, self.wanted)
         found = list(self.map(look, *([x[part] for part in parts] for x in (low, high, need))))
+        self.price = max(1, -(-sum(one.products for one in found) // (len(nodes) * PRODUCTS)))
+        self.boxes += len(nodes)
+        self.spent += len(nodes) * self.price
         for one in found:
             self.seen.look(one.corners)
         self.seen.look(trees.middle(low, high))
@@ -408,7 +431,8 @@ class Search:
 
     def _next(self) -> list[Node]:
         nodes: list[Node] = []
-        while self.queue and len(nodes) < min(BATCH, self.budget - self.boxes):
+        most = max(1, min(BATCH, (self.budget - self.spent) // self.price))
+        while self.queue and len(nodes) < most:
             node = self.queue.popleft()
             if (node.open & self.tried).any():
                 nodes.append(node)

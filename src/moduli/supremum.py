@@ -21,10 +21,12 @@ from .errors import Undecided
 from .lossless import Progress
 from .network import Network
 from .polyhedra import MOST, pieces
+from .programs import PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]
 CELLS, UNITS, PART = 3000, 128, 32
+PAIR = 4 * PRODUCTS  # multiplications that bounds of a difference may take on one box before it counts as several
 BREATH = 1 + 2.0**-40
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
 
@@ -133,6 +135,18 @@ class _Search:
         return tuple(out)
 
 
+def price(a: Network, b: Network) -> int:
+    """As how many boxes one counts: by the multiplications that bounds of all units of both networks side by side take."""
+    both = joint(a, b)
+    total = 0
+    for net in (a, b) if both is None else (both,):
+        below = 0
+        for layer in net.layers:
+            total += 4 * layer.weight.size + 2 * len(layer.bias) * below
+            below += layer.weight.size
+    return max(1, -(-total // PAIR))
+
+
 def enclose(
     a: Network,
     b: Network,
@@ -147,6 +161,7 @@ def enclose(
     """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is spent.
 
     Args:
+        budget: boxes; one of large networks counts as several, see `price`.
         seen: a difference known from elsewhere. executor: takes boxes.
 
     >>> a = Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
@@ -155,6 +170,7 @@ def enclose(
     True
     """
     search = _Search(a, b, box.of_dimension(a.widths[0]), executor)
+    budget //= price(a, b)
     while search.boxes + 2 <= budget:
         top, floor = float(search.top.max()), max(seen, search.seen)
         if top - floor <= CLOSE * top or (eps is not None and (top * BREATH <= eps or floor > eps)):

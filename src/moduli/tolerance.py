@@ -25,11 +25,13 @@ from .errors import CertificateRejected
 from .lossless import Compression, Progress
 from .network import Layer, Network
 from .regional import RegionalCompression
-from .stability import share
+from .stability import CLIMB, share
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 POINTS, SHARE, TRIES = 512, 8, 16
+FEW = 16  # points, at least, at which the effect of a change is looked at
+KINDS = 4  # changes of a unit that are tried
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,7 +124,8 @@ def compress(
     best = regional.compress(net, box, budget, seed, executor, progress)
     known = zip(best.stability.signs, net.activations, strict=True)
     units = [np.flatnonzero((signs >= 0) | (not s.bends)) for signs, s in known]
-    changes = _ordered(net, units, box.sample(POINTS, net.widths[0], seed), eps)
+    units, count = _affordable(net, units, box.sample(FEW, net.widths[0], seed), budget)
+    changes = _ordered(net, units, box.sample(count, net.widths[0], seed), eps)
     points = box.sample(8 * POINTS, net.widths[0], seed)
     kept, enclosure = _kept(net, changes, points, box, eps, max(1, share(net.widths[0], budget) // SHARE), executor, progress)
     if enclosure is None:
@@ -148,15 +151,15 @@ def _kept(
 ) -> tuple[list[Change], Enclosure | None]:
     """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of those that are left."""
     kept, proof, waiting, size, tries = list[Change](), None, changes, len(changes), 0
-    y = net.logits(points)
-    while size and tries < TRIES:
+    y, most = net.logits(points), max(1, min(TRIES, SHARE * budget // (4 * supremum.price(net, net))))
+    while size and tries < most:
         left = list[Change]()
         for start in range(0, len(waiting), size):
             part = waiting[start : start + size]
             trial = _changed(net, [*kept, *part])
-            if tries < TRIES and np.abs(trial.logits(points) - y).max() <= eps:
+            if tries < most and np.abs(trial.logits(points) - y).max() <= eps:
                 if progress is not None:
-                    progress(tries, TRIES, f"{len(kept)} changes kept")
+                    progress(tries, most, f"{len(kept)} changes kept")
                 tries += 1
                 found = supremum.enclose(net, trial, box, budget, eps=eps * (1 - 2.0**-20), executor=executor)
                 if found.upper <= eps:
@@ -177,6 +180,24 @@ def _changed(net: Network, changes: list[Change]) -> Network:
             weights[c.layer][c.unit], biases[c.layer][c.unit] = c.row, c.bias
             biases[c.layer + 1] = biases[c.layer + 1] + c.shift
     return net.with_layers([Layer(w, b, x.activation) for w, b, x in zip(weights, biases, net.layers, strict=True)])
+
+
+def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple[list[Ints], int]:
+    """Units of which changes are tried, and at how many points: fewer points, then units that matter least, by the budget."""
+    most, each = budget * CLIMB, KINDS * sum(layer.weight.size for layer in net.layers)
+    total = sum(map(len, units))
+    if total * each * POINTS <= most:
+        return units, POINTS
+    count = int(np.clip(most // max(1, total * each), FEW, POINTS))
+    size, h = list[Array](), x
+    for l, (layer, some) in enumerate(zip(net.layers[:-1], units, strict=True)):
+        h = layer.activation(h @ layer.weight.T + layer.bias)
+        size.append(np.ptp(h[:, some], axis=0) * np.abs(net.layers[l + 1].weight[:, some]).max(axis=0, initial=0.0))
+    order = np.argsort(np.concatenate(size), kind="stable")[: most // (each * count)]
+    keep = np.zeros(total, dtype=bool)
+    keep[order] = True
+    ends = np.cumsum([len(some) for some in units])[:-1]
+    return [some[mask] for some, mask in zip(units, np.split(keep, ends), strict=True)], count
 
 
 def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Change]:
