@@ -28,6 +28,7 @@ MOVES = {
     "drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others",
     "skip": "with a linear layer",
 }  # fmt: skip
+EXACT = 2**18  # numbers of rows that are not floats, and are compared one by one
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -325,6 +326,9 @@ def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
     fresh[1:] = keys[order[1:]] != keys[order[:-1]]
     leaders = order[fresh][np.cumsum(fresh) - 1]
     units, into = order[~fresh], leaders[~fresh]
+    if scale and not w.is_float() and len(alive) * w.hi.shape[1] <= EXACT:
+        yield from _merge_exact(state, l, alive.tolist(), sign)  # keys are of floats: they do not show such multiples
+        return
     if not len(units):
         return
     if not scale:

@@ -17,15 +17,19 @@ import numpy as np
 
 from . import lossless, nearby
 from .certificate import Move, State, ball, certify, replay
-from .enclosure import Array, ExactArray, exact_sum, up
+from .enclosure import Array, ExactArray, up
 from .errors import BudgetExhausted, CertificateRejected
 from .fitting import Plan, greedy
 from .groups import Ball, Group, Ints, at_most
 from .lossless import Compression, Progress, Rank
 from .network import Network
+from .programs import PRODUCTS
+from .proportional import Bundle, bundles
 from .proximity import Bound, Change, Near
 from .result import Result
 from .slack import difference, exact_arrays
+
+ROWS = 2**7  # multiplications that a comparison of two numbers of rows counts as
 
 
 class Approach(NamedTuple):
@@ -36,20 +40,68 @@ class Approach(NamedTuple):
     nodes: int
 
 
-def approach(net: Network, radius: float, budget: int, executor: Executor | None, progress: Progress | None) -> Approach:
-    """The most compressible parameter found within a radius of a network."""
+class Approached(NamedTuple):
+    """The best parameter found, with the moves that reduce it."""
+
+    found: Approach
+    state: State
+    moves: tuple[Move, ...]
+
+
+def approached(
+    net: Network, radius: float, budget: int, executor: Executor | None, progress: Progress | None
+) -> Approached:
+    """The most compressible parameter found within a radius, by the units that are left of it.
+
+    Where positive factors pass through an activation, rows become multiples of each other, too; once more with negative
+    factors where those leave two units on one hyperplane, which helps if others can be turned.
+    """
+    best: Approached | None = None
+    kinds = [False]
+    if any(s.homogeneous and not s.symmetric for s in net.activations):
+        kinds.append(True)
+    for opposite in kinds:
+        found = approach(net, radius, budget, executor, progress, opposite=opposite)
+        state, moves = lossless.reduce(net, near=found.near)
+        if best is None or sum(state.widths[1:-1]) < sum(best.state.widths[1:-1]):
+            nodes = found.nodes if best is None else best.found.nodes
+            best = Approached(found._replace(nodes=nodes), state, moves)
+    assert best is not None
+    return best
+
+
+def approach(
+    net: Network, radius: float, budget: int, executor: Executor | None, progress: Progress | None, *, opposite: bool = False
+) -> Approach:
+    """A compressible parameter within a radius of a network.
+
+    Args:
+        opposite: whether rows of layers through which factors pass may become negative multiples; then groups of units with
+            nearly the same row are not searched for there.
+    """
     try:
         whole: Ball | None = ball(net, radius)
     except CertificateRejected:
         whole = None
     moved = _Moved(net, radius)
-    coordinates = [Group((j,), (1,)) for j in range(net.widths[0])]
+    coordinates = [Coordinate((j,), (Fraction(1),)) for j in range(net.widths[0])]
     bound, by_greed, nodes = None, None, 0
     for l in range(1, len(net.layers)):
-        layer = whole or moved.ball(l, coordinates)
+        layer, activation = whole or moved.ball(l, coordinates), net.activations[l - 1]
+        scaled: list[Bundle] | None = None
+        if activation.homogeneous:
+            symmetric = activation.symmetric
+            most = budget * PRODUCTS // ROWS
+            scaled = bundles(layer, opposite=opposite or symmetric, symmetric=symmetric, most=most)
+        if scaled is not None and opposite:
+            coordinates = moved.carry_out_scaled(l, coordinates, layer, scaled)
+            continue
         found = nearby.solve(layer, budget, executor, progress)
         nodes += found.nodes
-        coordinates = moved.carry_out(l, coordinates, layer, found.plan)
+        if scaled is not None and sum(not b.free for b in scaled) < len(found.plan.paid):
+            coordinates = moved.carry_out_scaled(l, coordinates, layer, scaled)
+        else:
+            coordinates = moved.carry_out(l, coordinates, layer, found.plan)
         if whole is not None:
             bound, by_greed = found.bound, len(found.greedy.paid)
             try:
@@ -57,6 +109,30 @@ def approach(net: Network, radius: float, budget: int, executor: Executor | None
             except (BudgetExhausted, CertificateRejected):  # what the kernel does not accept is not claimed
                 bound = Bound(0, ())
     return Approach(Near(float(radius), moved.changes(), bound), by_greed, nodes)
+
+
+class Coordinate(NamedTuple):
+    """What the next layer sees of units that became one: the sum of its weights on them, each times a ratio."""
+
+    units: tuple[int, ...]
+    ratios: tuple[Fraction, ...]
+
+    @property
+    def size(self) -> Fraction:
+        """By how many radii the sum can move."""
+        return sum(map(abs, self.ratios), Fraction(0))
+
+    def sides(self) -> list[Coordinate]:
+        """The units of positive and those of negative ratio, which are units of their own."""
+        out = []
+        for side in (1, -1):
+            some = [(unit, side * t) for unit, t in zip(self.units, self.ratios, strict=True) if side * t > 0]
+            out.append(Coordinate(tuple(unit for unit, _ in some), tuple(t for _, t in some)))
+        return out
+
+    @staticmethod
+    def of(group: Group) -> Coordinate:
+        return Coordinate(group.units, tuple(map(Fraction, group.signs)))
 
 
 class _Moved:
@@ -67,7 +143,7 @@ class _Moved:
         self.weights = [ExactArray(layer.weight) for layer in net.layers]
         self.biases = [ExactArray(layer.bias) for layer in net.layers]
 
-    def ball(self, l: int, coordinates: Sequence[Group]) -> Ball:
+    def ball(self, l: int, coordinates: Sequence[Coordinate]) -> Ball:
         """A layer as it looks behind merged units: the sum of k weights can move by k times the radius, so it is divided by k.
 
         Rounded: this only guides the search.
@@ -77,23 +153,49 @@ class _Moved:
         signed = law is not None and law[0] == -1 and law[1] == 0
         return Ball(rows, np.ascontiguousarray(self.net.layers[l].weight.T), self.radius, signed)
 
-    def _sums(self, l: int, coordinates: Sequence[Group]) -> list[Array]:
+    def _sums(self, l: int, coordinates: Sequence[Coordinate]) -> list[Array]:
         w = self.weights[l - 1].hi
-        return [w[:, list(g.units)] @ np.array(g.signs, dtype=float) / len(g.units) for g in coordinates]
+        return [w[:, list(c.units)] @ np.array(c.ratios, dtype=float) / float(c.size) for c in coordinates]
 
-    def carry_out(self, l: int, coordinates: Sequence[Group], layer: Ball, plan: Plan) -> list[Group]:
+    def carry_out(self, l: int, coordinates: Sequence[Coordinate], layer: Ball, plan: Plan) -> list[Coordinate]:
         """Give every unit of layer l its fate; the units that stay, as coordinates of the next layer."""
         self.weights[l].write((slice(None), list(plan.null)), 0.0, 0.0)
         for group in plan.free:
             for k in range(self.net.widths[l + 1]):
-                self._balance(l, k, group, Fraction(0))
+                self._balance(l, k, Coordinate.of(group), Fraction(0))
         if all(len(c.units) == 1 for c in coordinates):
             columns = [c.units[0] for c in coordinates]
             self.weights[l - 1].write(np.ix_(np.array(plan.constant, np.intp), np.array(columns, np.intp)), 0.0, 0.0)
             self._join(l, columns, layer, [g for g in (*plan.paid, *plan.free) if len(g.units) > 1])
         else:
             self._join_sums(l, coordinates, layer, plan)
-        return [*plan.paid, *(Group((i,), (1,)) for i in plan.constant)]
+        return [*map(Coordinate.of, plan.paid), *(Coordinate((i,), (Fraction(1),)) for i in plan.constant)]
+
+    def carry_out_scaled(
+        self, l: int, coordinates: Sequence[Coordinate], layer: Ball, scaled: Sequence[Bundle]
+    ) -> list[Coordinate]:
+        """The same where units become multiples of each other."""
+        optional = layer.constant | layer.null
+        constant = np.flatnonzero(optional & layer.constant).tolist()
+        self.weights[l].write((slice(None), np.flatnonzero(optional & ~layer.constant)), 0.0, 0.0)
+        for unit in constant:
+            for coordinate in coordinates:
+                self._balance(l - 1, unit, coordinate, Fraction(0))
+        out = [Coordinate((i,), (Fraction(1),)) for i in constant]
+        for bundle in scaled:
+            own = Coordinate(bundle.units, bundle.ratios)
+            if bundle.free:
+                for k in range(self.net.widths[l + 1]):
+                    self._balance(l, k, own, Fraction(0))
+            elif any(t < 0 for t in bundle.ratios) and not layer.signed:
+                out += own.sides()
+            else:
+                out.append(own)
+            for unit, ratio in zip(*own, strict=True) if len(own.units) > 1 else ():
+                for coordinate, x in zip(coordinates, bundle.row[:-1], strict=True):
+                    self._balance(l - 1, unit, coordinate, ratio * coordinate.size * x)
+                self.biases[l - 1].put((unit,), ratio * bundle.row[-1])
+        return out
 
     def _join(self, l: int, columns: list[int], layer: Ball, groups: list[Group]) -> None:
         """Give the units of each group one row, up to sign."""
@@ -112,7 +214,7 @@ class _Moved:
                 place = (unit, columns[k]) if k < len(columns) else (unit,)
                 (self.weights if k < len(columns) else self.biases)[l - 1].put(place, sign * number)
 
-    def _join_sums(self, l: int, coordinates: Sequence[Group], layer: Ball, plan: Plan) -> None:
+    def _join_sums(self, l: int, coordinates: Sequence[Coordinate], layer: Ball, plan: Plan) -> None:
         """The same behind merged units: of each coordinate the sum of a unit's weights is brought to a common value."""
         tasks = [(Group((i,), (1,)), np.zeros(layer.rows.shape[1])) for i in plan.constant]
         for group in (*plan.paid, *plan.free):
@@ -124,15 +226,15 @@ class _Moved:
         for group, centre in tasks:
             for unit, sign in zip(*group, strict=True):
                 for coordinate, x in zip(coordinates, centre[:-1].tolist(), strict=True):
-                    self._balance(l - 1, unit, coordinate, sign * len(coordinate.units) * _short(x))
+                    self._balance(l - 1, unit, coordinate, sign * coordinate.size * _short(x))
             if group.units[0] not in plan.constant:
                 self.biases[l - 1].write(list(group.units), np.array(group.signs) * centre[-1] + 0.0, 0.0)
 
-    def _balance(self, l: int, row: int, group: Group, target: Fraction) -> None:
-        """Move the weights of a row so that their signed sum over a group is the target, as far as the ball allows."""
+    def _balance(self, l: int, row: int, group: Coordinate, target: Fraction) -> None:
+        """Move the weights of a row so that their sum with ratios is the target, as far as the ball allows."""
         units = list(group.units)
         old = self.net.layers[l].weight[row, units]
-        new = _with_sum(old, group.signs, target, self.radius)
+        new = _with_sum(old, group.ratios, target, self.radius)
         for unit, number in zip(units, new, strict=True):
             self.weights[l].put((row, unit), number)
 
@@ -197,16 +299,20 @@ def _short(x: float) -> Fraction:
     return Fraction(round(float(mantissa) * 2.0**40)) * Fraction(2) ** (int(exponent) - 40)
 
 
-def _with_sum(values: Array, signs: Sequence[int], target: Fraction, radius: float) -> list[Fraction]:
-    """Numbers within the radius of values whose signed sum is the target; floats where possible; unchanged out of reach."""
-    old = [Fraction(v) for v in values.tolist()]
-    shift = (exact_sum((values * np.array(signs, dtype=float)).tolist()) - target) / len(old)
+def _with_sum(values: Array, ratios: Sequence[Fraction], target: Fraction, radius: float) -> list[Fraction]:
+    """Numbers within the radius of values whose sum with ratios is the target; floats where possible; unchanged out of reach.
+
+    All move by one shift, with the sign of their ratio.
+    """
+    old, signs = [Fraction(v) for v in values.tolist()], [1 if t > 0 else -1 for t in ratios]
+    total = sum((t * v for t, v in zip(ratios, old, strict=True)), Fraction(0))
+    shift = (total - target) / sum(map(abs, ratios), Fraction(0))
     if shift == 0 or abs(shift) > Fraction(radius):
         return old
     exponent = int(np.frexp(max(float(np.abs(values).max()) / 2 + radius / 2, 1e-300))[1]) + 1
     step = Fraction(2) ** max(exponent - 50, -1074)
     new = [round((v - s * shift) / step) * step for v, s in zip(old, signs, strict=True)]
-    new[-1] += signs[-1] * (target - sum(s * x for s, x in zip(signs, new, strict=True)))
+    new[-1] += (target - sum(t * x for t, x in zip(ratios, new, strict=True))) / ratios[-1]
     if all(abs(x - v) <= Fraction(radius) for x, v in zip(new, old, strict=True)):
         return new
     return [v - s * shift for v, s in zip(old, signs, strict=True)]
@@ -349,8 +455,7 @@ def compress(
     net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
 ) -> NearCompression:
     """The smallest network found whose function some parameter within the radius has."""
-    found = approach(net, radius, budget, executor, progress)
-    state, moves = lossless.reduce(net, near=found.near)
+    found, state, moves = approached(net, radius, budget, executor, progress)
     return _compression(net, found.near, moves, found.nodes, state)
 
 
@@ -358,8 +463,7 @@ def rank(
     net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
 ) -> ProximateRank:
     """The least rank within the radius."""
-    near, by_greed, nodes = approach(net, radius, budget, executor, progress)
-    state, moves = lossless.reduce(net, near=near)
+    (near, by_greed, nodes), state, moves = approached(net, radius, budget, executor, progress)
     lower, upper = near.bound.lower if near.bound else 0, sum(state.widths[1:-1])
     status = "proved" if lower == upper else "bounded"
     return ProximateRank(status, lower, upper, net.units, net, moves, _reason(net, near, upper), near, by_greed, nodes)
