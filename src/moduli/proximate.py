@@ -62,6 +62,8 @@ def approached(
         kinds.append(True)
     for opposite in kinds:
         found = approach(net, radius, budget, executor, progress, opposite=opposite)
+        if found is None:
+            continue
         state, moves = lossless.reduce(net, near=found.near)
         if best is None or sum(state.widths[1:-1]) < sum(best.state.widths[1:-1]):
             nodes = found.nodes if best is None else best.found.nodes
@@ -72,12 +74,12 @@ def approached(
 
 def approach(
     net: Network, radius: float, budget: int, executor: Executor | None, progress: Progress | None, *, opposite: bool = False
-) -> Approach:
+) -> Approach | None:
     """A compressible parameter within a radius of a network.
 
     Args:
-        opposite: whether rows of layers through which factors pass may become negative multiples; then groups of units with
-            nearly the same row are not searched for there.
+        opposite: whether rows of layers through which factors pass may become negative multiples (None if none do); then
+            groups of units with nearly the same row are not searched for.
     """
     try:
         whole: Ball | None = ball(net, radius)
@@ -85,7 +87,7 @@ def approach(
         whole = None
     moved = _Moved(net, radius)
     coordinates = [Coordinate((j,), (Fraction(1),)) for j in range(net.widths[0])]
-    bound, by_greed, nodes = None, None, 0
+    bound, by_greed, nodes, negative = None, None, 0, False
     for l in range(1, len(net.layers)):
         layer, activation = whole or moved.ball(l, coordinates), net.activations[l - 1]
         scaled: list[Bundle] | None = None
@@ -94,6 +96,7 @@ def approach(
             most = budget * PRODUCTS // ROWS
             scaled = bundles(layer, opposite=opposite or symmetric, symmetric=symmetric, most=most)
         if scaled is not None and opposite:
+            negative |= any(t < 0 for b in scaled for t in b.ratios)
             coordinates = moved.carry_out_scaled(l, coordinates, layer, scaled)
             continue
         found = nearby.solve(layer, budget, executor, progress)
@@ -108,6 +111,8 @@ def approach(
                 bound.verify(whole)
             except (BudgetExhausted, CertificateRejected):  # what the kernel does not accept is not claimed
                 bound = Bound(0, ())
+    if opposite and not negative:
+        return None
     return Approach(Near(float(radius), moved.changes(), bound), by_greed, nodes)
 
 
@@ -178,9 +183,9 @@ class _Moved:
         optional = layer.constant | layer.null
         constant = np.flatnonzero(optional & layer.constant).tolist()
         self.weights[l].write((slice(None), np.flatnonzero(optional & ~layer.constant)), 0.0, 0.0)
+        zero = (Fraction(0),) * len(coordinates)
         for unit in constant:
-            for coordinate in coordinates:
-                self._balance(l - 1, unit, coordinate, Fraction(0))
+            self._bring(l, unit, coordinates, zero)
         out = [Coordinate((i,), (Fraction(1),)) for i in constant]
         for bundle in scaled:
             own = Coordinate(bundle.units, bundle.ratios)
@@ -192,10 +197,22 @@ class _Moved:
             else:
                 out.append(own)
             for unit, ratio in zip(*own, strict=True) if len(own.units) > 1 else ():
-                for coordinate, x in zip(coordinates, bundle.row[:-1], strict=True):
-                    self._balance(l - 1, unit, coordinate, ratio * coordinate.size * x)
+                self._bring(l, unit, coordinates, [ratio * x for x in bundle.row[:-1]])
                 self.biases[l - 1].put((unit,), ratio * bundle.row[-1])
         return out
+
+    def _bring(self, l: int, unit: int, coordinates: Sequence[Coordinate], row: Sequence[Fraction]) -> None:
+        """Bring what a unit of layer l reads from each coordinate to a number times its size."""
+        plain, values = list[int](), list[float]()
+        for coordinate, x in zip(coordinates, row, strict=True):
+            if len(coordinate.units) > 1 or coordinate.ratios[0] != 1:
+                self._balance(l - 1, unit, coordinate, coordinate.size * x)
+            elif (value := float(x)) == x:
+                plain.append(coordinate.units[0])
+                values.append(value)
+            else:
+                self.weights[l - 1].put((unit, coordinate.units[0]), x)
+        self.weights[l - 1].write((unit, plain), values, 0.0)
 
     def _join(self, l: int, columns: list[int], layer: Ball, groups: list[Group]) -> None:
         """Give the units of each group one row, up to sign."""
