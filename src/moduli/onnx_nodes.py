@@ -249,7 +249,7 @@ class Reader:
         self.stored |= {sparse.values.name: sparse for sparse in graph.sparse_initializer}
         self.inputs = {entry.name: entry for entry in graph.input if entry.name not in self.stored}
         self.defaults = {entry.name for entry in graph.input if entry.name in self.stored} if model.ir_version >= 4 else set()
-        self.outputs = [entry.name for entry in graph.output]
+        self.outputs: list[str] = [entry.name for entry in graph.output]
         self.nodes = [
             Node(
                 k, n.op_type if n.domain in ("", "ai.onnx") else f"{n.domain}.{n.op_type}", n.name, (*n.input,), (*n.output,), n
@@ -335,7 +335,7 @@ class Reader:
         if chosen is None or chosen not in self.outputs:
             given = f"no output {output!r}" if output is not None else f"{len(self.outputs)} outputs"
             raise UnsupportedModel(f"{given}; choose one with output=, from {', '.join(map(repr, self.outputs)) or 'none'}")
-        return f"{chosen}"
+        return chosen
 
     def _ancestors(self, output: str) -> set[str]:
         """All names that an output depends on."""
