@@ -51,9 +51,11 @@ from .differences import Changed
 from .enclosure import (
     ExactArray,
     Number,
+    Work,
     class_keys,
     linear,
     sum_up,
+    total,
     value,
 )
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
@@ -67,6 +69,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 SCHEMA = "moduli.certificate/1"
 BLOCK = 2**16
+ENTRIES, TIMES = 2 * 10**5, 16  # of work in rationals: some for every network, and so often each parameter of a large one
 KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units
     "constant": (), "drop": (), "permute": (), "scale": ("ratio",), "merge": ("into", "ratio"), "inactive": (), "skip": (),
     "block": ("into", "rows", "outgoing"),
@@ -150,8 +153,10 @@ class State:
         self.reach: list[tuple[Array, Array]] | None = None
         if region is not None and [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
             raise CertificateRejected(f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}")
-        self.weights = [ExactArray(layer.weight) for layer in net.layers]
-        self.biases = [ExactArray(layer.bias) for layer in net.layers]
+        arithmetic.require()
+        work = Work(ENTRIES + TIMES * net.parameters)
+        self.weights = [ExactArray(layer.weight, work=work) for layer in net.layers]
+        self.biases = [ExactArray(layer.bias, work=work) for layer in net.layers]
         if near is not None:
             self._change(near)
         self.alive: list[Units] = [np.arange(n) for n in net.widths]
@@ -182,6 +187,13 @@ class State:
         self._require_units(move, move.units, present)
         if np.bincount(move.units, minlength=1).max() > 1:
             raise CertificateRejected(f"{move}: a unit is named twice")
+        try:
+            self._dispatch(move, present)
+        except CertificateRejected as error:
+            text = str(error)
+            raise error if text.startswith(str(move)) else CertificateRejected(f"{move}: {text}") from None
+
+    def _dispatch(self, move: Move, present: Any) -> None:
         if move.kind in blocks.MOVES:
             blocks.apply(self, move)
         elif move.kind in WAYS:
@@ -286,7 +298,7 @@ class State:
         l, pairs = move.layer, list(zip(move.units.tolist(), bearers.tolist(), strict=True))
         rows = {row: [(slope * self._weight(l + 1, row, u), v) for u, v in pairs] for row in self.alive[l + 1].tolist()}
         for j in self.alive[l - 1].tolist():
-            if any(sum(c * self._weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
+            if any(total(c * self._weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
                 raise CertificateRejected(f"{move}: the linear parts do not cancel")
         for row, out in rows.items():
             self.shift(l + 1, row, ((c, self.biases[l - 1].get((v,))) for c, v in out))

@@ -112,12 +112,14 @@ class Enclosure:
 
     def verify(self, a: Network, b: Network, box: Box) -> None:
         """Bound all leaves of the tree anew; raises `CertificateRejected`."""
-        measure = measures(a, b).get(self.how)
+        with fields.made_by_hand("bound of a difference"):
+            claim = Changed.from_json(Changed((), self).plain()).enclosure
+        measure = measures(a, b).get(claim.how)
         if measure is None:
-            raise CertificateRejected(f"bounds by {self.how!r} do not apply to {a} and {b}")
-        found = worst(measure, box.of_dimension(a.widths[0]), self.tree)
-        if not found <= self.upper:
-            raise CertificateRejected(f"a difference up to {self.upper} is claimed, but only {found} is proved")
+            raise CertificateRejected(f"bounds by {claim.how!r} do not apply to {a} and {b}")
+        found = worst(measure, box.of_dimension(a.widths[0]), claim.tree)
+        if not found <= claim.upper:
+            raise CertificateRejected(f"a difference up to {claim.upper} is claimed, but only {found} is proved")
 
 
 def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import arithmetic, fields
-from .enclosure import Array, Constant, ExactArray, Number, enclose, evaluate, linear, value
+from .enclosure import Array, Constant, ExactArray, Number, bounded, enclose, evaluate, linear, value
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
 from .network import Layer, Network, rebuilt
@@ -83,7 +83,7 @@ class _Pair:
             if key is not None and any(column):
                 factor = self.flip if self.sign[row] < 0 else 1
                 before = total.get(key, (Fraction(0),) * len(column))
-                total[key] = tuple(x + factor * y for x, y in zip(before, column, strict=True))
+                total[key] = tuple(bounded(x + factor * y) for x, y in zip(before, column, strict=True))
         return {key: column for key, column in total.items() if any(column)}
 
     def constants(self, knot: Knot, k: int) -> Number:

@@ -18,6 +18,7 @@ import numpy as np
 from . import bounds, fields, trees
 from .cases import Case, verify
 from .domains import Box
+from .enclosure import total
 from .envelopes import envelope
 from .errors import CertificateRejected, ShapeError
 from .network import Network
@@ -119,7 +120,7 @@ def extent(state: State, l: int, row: Row) -> tuple[Fraction, Fraction] | None:
     if not all(math.isfinite(p) and math.isfinite(r) for _, p, r in used):
         return None
     ends = [[q * Fraction(p if (q > 0) == low else r) for q, p, r in used] for low in (True, False)]
-    return sum(ends[0], Fraction(0)), sum(ends[1], Fraction(0))
+    return total(ends[0]), total(ends[1])
 
 
 def reach(state: State, l: int) -> tuple[Array, Array]:
