@@ -71,6 +71,9 @@ class Layer:
                 raise UnsupportedModel(
                     f"{name} is {getattr(array, 'dtype', type(array).__name__)}, not a float64 array; Network.mlp converts"
                 )
+            if type(array) is not np.ndarray:  # a class of somebody's own may compute as it likes
+                array = _float64(array, name)
+                object.__setattr__(self, name, array)
             if array.ndim != ndim:
                 raise ShapeError(f"{name} has shape {array.shape}; {ndim} axes are needed")
             if not np.isfinite(array).all():
@@ -288,3 +291,16 @@ class Network:
     def with_layers(self, layers: Iterable[Layer] | Sequence[Layer], notes: tuple[str, ...] = ()) -> Network:
         """The same output map and frame around other layers."""
         return replace(self, layers=tuple(layers), notes=notes)
+
+
+def rebuilt(net: Network) -> Network:
+    """The same network made anew: arrays of plain floats, activations by their names, and a digest of just these.
+
+    Whatever else an object brought, such as a class of its own or a digest that was set by hand, stays behind. Arrays that are
+    read-only and own their memory are not copied.
+    """
+    layers = []
+    for layer in net.layers:
+        activation = Activation.of(str.__str__(str(layer.activation)))
+        layers.append(Layer(layer.weight, layer.bias, activation))
+    return Network(tuple(layers), net.notes, str.__str__(net.output_map), net.frame)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import arithmetic
 from .activations import Activation
 from .enclosure import ExactArray, ceiling, enclose, two_sum, up, up_matmul, up_scale
 from .network import IDENTITY, Network
@@ -55,6 +56,7 @@ def difference(
         radius: if given, only inputs with |x_i| <= radius (of each, or of all) count, and the growth is zero.
         relative: a further relative uncertainty of every entry of `a`.
     """
+    arithmetic.require()
     h = e = np.zeros((0, 2))
     for l, ((wa, ba), (wb, bb)) in enumerate(zip(a, b, strict=True)):
         if l == 0:
@@ -76,6 +78,7 @@ def difference(
 
 def magnitude(a: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None) -> Slack:
     """A certified bound of |f|_inf, as in `difference`."""
+    arithmetic.require()
     h = np.zeros((0, 2))
     for l, ((w, b), activation) in enumerate(zip(a, (*activations, IDENTITY), strict=True)):
         if l == 0:

@@ -33,7 +33,7 @@ from . import (
 )
 from .alignment import Alignment
 from .capacity import Complexity
-from .certificate import Certificate
+from .certificate import Certificate, proved
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
 from .domains import Box, Domain, Gaussian, Samples
@@ -609,6 +609,4 @@ def check(certificate: Certificate | str | Path, small: Any, large: Any) -> Verd
             certificate = Certificate.from_json(content(certificate))
         except CertificateRejected as error:
             raise CertificateRejected(f"{certificate}: {error}") from None
-    small, large = load(small), load(large)
-    certificate.verify(small, large)
-    return Verdict("proved", certificate, small, large)
+    return Verdict("proved", *proved(certificate, load(small), load(large)))
