@@ -5,6 +5,7 @@ From layer to layer a bound of the activations and one of their difference are c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,11 @@ class Slack:
 
     constant: float
     growth: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether it bounds anything."""
+        return math.isfinite(self.constant) and math.isfinite(self.growth)
 
     @property
     def everywhere(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from .errors import ModuliError, printable
-from .result import table
+from .result import encoded, table
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -218,7 +217,7 @@ def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
 
 def show_data(data: dict[str, Any]) -> None:
     with writing("the answer"):
-        click.echo(json.dumps(data))
+        click.echo(encoded(data))
 
 
 def show_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
