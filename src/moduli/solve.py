@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,12 +39,13 @@ from .certificate import Certificate
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
 from .domains import Box, Domain, Gaussian, Samples
+from .enclosure import ceiling
 from .errors import CertificateRejected, ShapeError
 from .files import content
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
-from .lossless import Compression, Progress, Rank
+from .lossless import Compression, Progress, Rank, one_layer
 from .meanfield import MeanField
 from .network import Network
 from .paths import Path as ParameterPath
@@ -70,8 +73,9 @@ def compress(
 ) -> Compression | Narrowed:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof, or close on average.
 
-    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise
-    sound, and optimal only where `Compression.optimal` says so. Units with zero weights, duplicates, sign twins, positive
+    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible in one hidden layer of that
+    activation (Sussmann 1992). Otherwise sound, and optimal only where `Compression.optimal` says so, among the networks
+    that `Compression.among` names. Units with zero weights, duplicates, sign twins, positive
     multiples and cancelling groups go, layer by layer until nothing changes. With `radius`, every parameter may move by it.
 
     On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up
@@ -123,7 +127,9 @@ def rank(
 ) -> Rank:
     """The least number of hidden units with this function on all inputs or a box; with a radius, of any parameter that close.
 
-    Exact for one hidden layer where minimality is a theorem; otherwise proved bounds.
+    Exact for one hidden layer where minimality is a theorem; otherwise proved bounds. The least is one among networks with one
+    hidden layer of the same activation (`Rank.among`): deeper ones may need fewer, and an affine function needs no hidden
+    unit where a network may have no hidden layer. On a box it has rank 0.
 
     Args:
         radius: largest change of any parameter (proximate rank). budget: search nodes with a radius, boxes on a box.
@@ -171,7 +177,7 @@ def rank_curve(
 def error_curve(
     net: Any,
     *,
-    on: Gaussian | Samples,
+    on: Gaussian | Samples | None = None,
     units: Sequence[int] | None = None,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
@@ -188,6 +194,8 @@ def error_curve(
     >>> curve.students[1].relative < curve.students[0].relative < curve.linear.relative
     True
     """
+    if on is None:
+        raise ValueError("on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)")
     return distillation.error_curve(load(net), on, units, seed, executor, progress)
 
 
@@ -227,7 +235,7 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
 
 
 def pieces(
-    net: Any, *, on: Domain, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+    net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
 ) -> Pieces:
     """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells, regions, bends, weights.
 
@@ -248,7 +256,7 @@ def pieces(
 
 
 def dimension(
-    net: Any, *, on: Domain, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
+    net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
 ) -> Dimension:  # fmt: skip
     """The functional dimension on a box: how many directions of parameters the function can tell apart, at most P - N.
@@ -271,7 +279,7 @@ def dimension(
 
 
 def identifiable(
-    net: Any, *, on: Domain, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
+    net: Any, *, on: Domain = None, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
 ) -> Identifiability:
     """Whether the function on a box determines the parameters of a network, up to permutations and positive scaling (or signs).
 
@@ -300,7 +308,7 @@ def identifiable(
 
 
 def depth(
-    net: Any, *, on: Domain, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+    net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
 ) -> Depth:
     """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general position (by chains of bends).
 
@@ -317,7 +325,7 @@ def depth(
 
 
 def recover(
-    net: Any, widths: Sequence[int] | None = None, *, on: Domain, budget: int = 2_000, progress: Progress | None = None
+    net: Any, widths: Sequence[int] | None = None, *, on: Domain = None, budget: int = 2_000, progress: Progress | None = None
 ) -> Recovery:
     """Parameters of a ReLU network of given widths from a function on a box of up to three inputs; exact, or nothing.
 
@@ -482,6 +490,9 @@ def equivalent(
 ) -> Equivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
+    Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is carried through by its
+    Lipschitz constant (1/2 for a softmax), a witness is one behind it.
+
     In order: normal forms (a proof), units aligned and a certified bound on their difference, a search for an input where
     they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic; on a box then all linear pieces of both
     (up to three inputs), or bounds by bisection, networks of different widths being
@@ -511,7 +522,7 @@ def distance(
     a: Any,
     b: Any,
     *,
-    on: Domain,
+    on: Domain = None,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
@@ -526,6 +537,12 @@ def distance(
     `Gaussian`, one hidden layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded
     draws) with two standard errors.
 
+    All this is before the output map (softmax, ...), which must be the same for both; `Distance.behind` has bounds of the
+    distance of the outputs, behind it.
+
+    Raises:
+        ShapeError: other inputs, outputs or output maps.
+
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
     >>> b = mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0], activation="relu")
@@ -536,14 +553,106 @@ def distance(
     return comparison.distance(*_pair(a, b), on, budget, seed, executor, progress)
 
 
+class Demands(NamedTuple):
+    """What a certificate must claim at least; see `check`.
+
+    Attributes:
+        max_slack: bound of the difference of outputs. on: where; "all", a box, or None for wherever it is claimed.
+        radius: of the parameters that may be meant. minimal: whether fewest units must be proved.
+    """
+
+    max_slack: float | None = None
+    on: Box | str | None = None
+    radius: float | None = None
+    minimal: bool = False
+
+    @staticmethod
+    def of(max_slack: float | None, on: Box | str | None, radius: float | None, minimal: bool, inputs: int) -> Demands:
+        """The demands, if they make sense for networks with so many inputs."""
+        for name, bound in (("max_slack", max_slack), ("radius", radius)):
+            if bound is not None and not 0 <= bound < math.inf:
+                raise ValueError(f"{name}={bound!r}: a finite non-negative number is needed")
+        if isinstance(on, Box):
+            on = on.of_dimension(inputs)
+        elif on is not None and on != "all":
+            name = type(on).__name__ if isinstance(on, (Gaussian, Samples)) else repr(on)
+            raise ValueError(f"on={name}: a certificate holds on all inputs or on a box; give on='all' or on=Box(-1, 1)")
+        return Demands(max_slack, on, radius, bool(minimal))
+
+    def require(self, verdict: Verdict) -> None:
+        """Raises `CertificateRejected` where less is claimed."""
+        if self == Demands():
+            return
+        near = verdict.proof.near
+        if self.minimal and not verdict.minimal:
+            raise CertificateRejected("minimal=True is demanded, but the certificate does not claim that units are the fewest")
+        if near is not None and near.radius > (self.radius or 0.0):
+            wanted = f"radius={self.radius!r} is" if self.radius is not None else "a claim about the large network itself is"
+            way_out = "" if self.radius is not None else f"; demand radius={near.radius!r} to accept that"
+            raise CertificateRejected(
+                f"{wanted} demanded, but the certificate is about parameters within {near.radius!r} of it{way_out}"
+            )
+        self._require_domain(verdict)
+        if self.max_slack is not None and not verdict.bound <= self.max_slack:
+            raise CertificateRejected(
+                f"max_slack={self.max_slack!r} is demanded, but {verdict.bound!r} is certified {verdict.where}"
+            )
+
+    def _require_domain(self, verdict: Verdict) -> None:
+        region = verdict.proof.region
+        if region is None or self.on is None:
+            return
+        if not isinstance(self.on, Box):
+            raise CertificateRejected(f"on='all' is demanded, but the certificate holds on the box {region} only")
+        ends = zip(region.low, self.on.low.tolist(), self.on.high.tolist(), region.high, strict=True)
+        for at, (least, low, high, most) in enumerate(ends):
+            if not least <= low <= high <= most:
+                raise CertificateRejected(
+                    f"on={self.on!r} is demanded, but at input {at} the certificate holds from {least!r} to {most!r} only"
+                )
+
+    def data(self) -> dict[str, Any]:
+        on: Any = self.on
+        if isinstance(on, Box):
+            on = {"low": on.low.tolist(), "high": on.high.tolist()}
+        return {"max_slack": self.max_slack, "on": on, "radius": self.radius, "minimal": self.minimal}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Verdict(Result):
-    """A certificate that was replayed and accepted."""
+    """A certificate that was replayed and accepted.
+
+    Attributes:
+        demands: what it had to claim at least. bound: certified sup of |small - large|, before the output map, on the box that
+            was demanded, else where the certificate holds; inf where it grows on all inputs. minimal: whether fewest units
+            are proved, in one hidden layer.
+    """
 
     proof: Certificate
     small: Network
     large: Network
+    demands: Demands = Demands()
     kind: ClassVar[str] = "check"
+
+    @property
+    def minimal(self) -> bool:
+        return self.proof.minimal or self.small.units == 0
+
+    @property
+    def bound(self) -> float:
+        slack, region = self.proof.slack, self.proof.region
+        if slack.growth == 0:
+            return slack.constant
+        box = self.demands.on if isinstance(self.demands.on, Box) else None if region is None else region.box
+        if box is None or not slack.finite:
+            return math.inf
+        size = Fraction(float(np.abs([box.low, box.high]).max()))
+        return ceiling(Fraction(slack.constant) + Fraction(slack.growth) * size)
+
+    @property
+    def where(self) -> str:
+        """Where `bound` holds."""
+        return f"on {self.demands.on!r}" if isinstance(self.demands.on, Box) else self._domain
 
     @property
     def certificate(self) -> Certificate:
@@ -559,7 +668,8 @@ class Verdict(Result):
         exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
         if near is None:
             exact += f", {self._domain}" if self.proof.region else ""
-            best = f"; no one-hidden-layer network with fewer than {small} hidden units has it" if self.proof.minimal else ""
+            layer = one_layer(self.small) if small else "one hidden layer"
+            best = f"; no network of {layer} with fewer than {small} hidden units has it" if self.proof.minimal else ""
             return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
         best = f"; every parameter within it needs {near.bound.lower}" if near.bound and near.bound.lower else ""
         at = f"a parameter within {near.radius:g} of the {self.large.units}"
@@ -570,8 +680,26 @@ class Verdict(Result):
         return [
             ("large", repr(self.large)), ("small", repr(self.small)), ("moves replayed", str(len(moves))),
             ("units moved", str(sum(len(m.units) for m in moves))), ("slack", f"<= {self.proof.slack}"),
-            ("holds", self._domain), ("fewest units", "proved" if self.proof.minimal else "not claimed"),
+            ("holds", self._domain), ("fewest units", self._fewest), *self._demanded(),
         ]  # fmt: skip
+
+    @property
+    def _fewest(self) -> str:
+        if not self.minimal:
+            return "not claimed"
+        return f"proved, in {one_layer(self.small)}" if self.small.units else "proved"
+
+    def _demanded(self) -> list[tuple[str, str]]:
+        asked, lines = self.demands, list[str]()
+        if asked.max_slack is not None:
+            lines.append(f"slack at most {asked.max_slack!r}: {self.bound:.6g} {self.where}")
+        if asked.on is not None:
+            lines.append("on all inputs" if asked.on == "all" else f"on {asked.on!r}")
+        if asked.radius is not None:
+            lines.append(f"parameters within {asked.radius!r}")
+        if asked.minimal:
+            lines.append("fewest units")
+        return [("demanded", line) for line in lines]
 
     @property
     def _domain(self) -> str:
@@ -585,24 +713,56 @@ class Verdict(Result):
         slack, near, region = self.proof.slack, self.proof.near, self.proof.region
         return {
             "small": self.small.digest, "large": self.large.digest,
-            "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.proof.minimal,
+            "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.minimal,
+            "among": one_layer(self.small) if self.minimal and self.small.units else None,
             "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
             "on_box": region is not None, "radius": None if near is None else near.radius,
             "box": None if region is None else {"low": list(region.low), "high": list(region.high)},
+            "bound": self.bound, "demands": self.demands.data(),
         }  # fmt: skip
 
 
-def check(certificate: Certificate | str | Path, small: Any, large: Any) -> Verdict:
+def check(
+    certificate: Certificate | str | Path,
+    small: Any,
+    large: Any,
+    *,
+    max_slack: float | None = None,
+    on: Box | str | None = None,
+    radius: float | None = None,
+    minimal: bool = False,
+) -> Verdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
+    Whoever made the certificate chose what it claims. Demands say what is needed: a certificate that claims less is rejected,
+    however true it is. With any demand, the claim must be about the function of `large` itself, unless `radius` allows others.
+
+    Args:
+        max_slack: at most so much may outputs differ, before the output map: on the box demanded, else wherever the certificate
+            holds. A slack that grows with the input is infinite on all inputs.
+        on: "all" for all inputs, or a `Box` that the certificate's box must contain (a claim on all inputs does); None
+            demands nothing.
+        radius: how far the parameters that the claim is about may be from those of `large`; 0 where another demand is made.
+        minimal: fewest units must be proved, see `Compression.optimal`.
+
+    Returns:
+        What is certified (`Verdict`).
+
     Raises:
-        CertificateRejected: naming the move or the claim that fails.
+        CertificateRejected: naming the move or the claim that fails, or the demand and what is claimed. ValueError: a demand
+            that makes no sense.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
     >>> small = mo.compress(net)
-    >>> mo.check(small.certificate, small.network, net).status
+    >>> mo.check(small.certificate, small.network, net, max_slack=0.0, on="all", minimal=True).status
     'proved'
+    >>> near = mo.compress(net, on=mo.Box(-1, 1))
+    >>> try:
+    ...     mo.check(near.certificate, near.network, net, on=mo.Box(-2, 2))
+    ... except mo.CertificateRejected as error:
+    ...     print(error)
+    on=Box(-2, 2) is demanded, but at input 0 the certificate holds from -1.0 to 1.0 only
     """
     if not isinstance(certificate, Certificate):
         try:
@@ -610,5 +770,8 @@ def check(certificate: Certificate | str | Path, small: Any, large: Any) -> Verd
         except CertificateRejected as error:
             raise CertificateRejected(f"{certificate}: {error}") from None
     small, large = load(small), load(large)
+    demands = Demands.of(max_slack, on, radius, minimal, large.widths[0])
     certificate.verify(small, large)
-    return Verdict("proved", certificate, small, large)
+    verdict = Verdict("proved", certificate, small, large, demands)
+    demands.require(verdict)
+    return verdict
