@@ -418,7 +418,7 @@ def distance(a: str, b: str, on: str, workers: int, as_json: bool, quiet: bool, 
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
     """Write the normal form and print the signature of the function.
 
-    Reduced, signs and scales fixed, units sorted.
+    Reduced, signs and scales fixed, units sorted; rounded once to float64, with a certified bound of what that changes.
 
     \b
     Example: moduli canon controller.onnx -o normal.onnx
@@ -427,17 +427,12 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 
     net = _load(model, **source)
     with bar(quiet) as progress:
-        state, _ = symmetry.normal_form(net, progress)
-        form, mark = symmetry.canonical(net, form=state), symmetry.signature(net, form=state)
+        form = symmetry.canon(net, progress)
+    slack = form.slack if form.status == "bounded" else None
     with writing(Path(out)):
-        target = mo.save(form, out)
-    data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
-    if as_json:
-        show_data({"schema": "moduli.canon/1", **data, "written": str(target)})
-    elif not quiet:
-        means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
-        rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
-        show_rows(f"normal form of {model}", [*rows, ("written", str(target))])
+        target = mo.save(form.network, out, slack=slack)
+    show(form, as_json, quiet, written=str(target))
+    sys.exit(ANSWER.get(form.status, 0))
 
 
 @cli.command()

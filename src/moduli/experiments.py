@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence

@@ -362,7 +362,8 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
 def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to float64.
 
-    Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for bit.
+    Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for bit. Where rounding changed
+    the function, `Network.notes` say by how much at most, certified; `moduli canon` prints it and writes it into the file.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
@@ -581,7 +582,7 @@ class Demands(NamedTuple):
 
     def require(self, verdict: Verdict) -> None:
         """Raises `CertificateRejected` where less is claimed."""
-        if self == Demands():
+        if self == NO_DEMANDS:
             return
         near = verdict.proof.near
         if self.minimal and not verdict.minimal:
@@ -618,6 +619,9 @@ class Demands(NamedTuple):
         return {"max_slack": self.max_slack, "on": on, "radius": self.radius, "minimal": self.minimal}
 
 
+NO_DEMANDS = Demands()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Verdict(Result):
     """A certificate that was replayed and accepted.
@@ -631,7 +635,7 @@ class Verdict(Result):
     proof: Certificate
     small: Network
     large: Network
-    demands: Demands = Demands()
+    demands: Demands = NO_DEMANDS
     kind: ClassVar[str] = "check"
 
     @property
