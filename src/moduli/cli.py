@@ -51,8 +51,11 @@ class _Command(click.Command):
     """With --json, whatever goes wrong in it is one JSON object, too: a refusal is an answer to whoever reads answers."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        import numpy as np
+
         try:
-            return super().invoke(ctx)
+            with np.errstate(all="ignore"):
+                return super().invoke(ctx)
         except (mo.ModuliError, BrokenExecutor, OSError, ValueError, MemoryError) as error:
             if ctx.params.get("as_json") and not ctx.params.get("quiet") and not isinstance(error, BrokenPipeError):
                 show_data(refusal(str(ctx.info_name), error))

@@ -117,6 +117,7 @@ class Report(Result):
         return atomic_write(target, self.html.encode())
 
 
+@np.errstate(all="ignore")
 def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, progress: Progress | None = None) -> Report:
     """All questions about a network on one page: units needed, what can go, symmetry, errors, linear pieces.
 
@@ -140,6 +141,7 @@ def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, p
     return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
 
 
+@np.errstate(all="ignore")
 def build(
     net: Network, model: str, typed: str, on: Domain, where: str, budget: int, seed: int, progress: Progress | None
 ) -> Report:

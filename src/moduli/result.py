@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from .errors import MissingExtra, Undecided
 from .files import atomic_write
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from .certificate import Certificate
 
 SCREEN = 80  # pixels for an inch of a picture
+SILENT = {
+    "check", "rows", "data", "table", "to_json", "plot_data", "plot", "within", "barrier", "merge", "loss", "log_covering",
+}  # fmt: skip
 GLYPHS = {"proved": "=", "bounded": "<=", "estimated": "~", "refuted": "!=", "undecided": "?"}
 
 
@@ -33,6 +38,11 @@ class Result:
 
     status: str
     kind: ClassVar[str] = "result"
+
+    def __init_subclass__(cls) -> None:
+        """What an answer computes later is as silent as the question: numbers that are too large are told in words."""
+        for name in SILENT & vars(cls).keys():
+            setattr(cls, name, np.errstate(all="ignore")(vars(cls)[name]))
 
     def __post_init__(self) -> None:
         assert self.status in GLYPHS, self.status
@@ -65,7 +75,8 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """A JSON object whose fields bear the attribute names; null where a number is not finite."""
         head = {"schema": f"moduli.{self.kind}/1", "status": self.status, "statement": self.statement}
-        return dict(plain({**head, **self.data()}))
+        with np.errstate(all="ignore"):
+            return dict(plain({**head, **self.data()}))
 
     def save(self, path: str | Path) -> Path:
         """Write the certificate, or the JSON of a result that has none; the file appears whole or not at all."""

@@ -1,4 +1,7 @@
-"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who answers."""
+"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who answers.
+
+NumPy warns of no overflow here: whoever needs finite numbers looks for them, and says so in words.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,7 @@ from .symmetry import Signature, SymmetryGroup
 from .traces import Depth
 
 
+@np.errstate(all="ignore")
 def compress(
     net: Any,
     *,
@@ -115,6 +119,7 @@ def compress(
     return lossless.compress(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def rank(
     net: Any,
     *,
@@ -151,6 +156,7 @@ def rank(
     return lossless.rank(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def rank_curve(
     nets: Any,
     *,
@@ -174,6 +180,7 @@ def rank_curve(
     return proximate.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
 
 
+@np.errstate(all="ignore")
 def error_curve(
     net: Any,
     *,
@@ -199,6 +206,7 @@ def error_curve(
     return distillation.error_curve(load(net), on, units, seed, executor, progress)
 
 
+@np.errstate(all="ignore")
 def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
     """The simplified problem of wide random ReLU networks for this one: whether it applies, what it predicts, its frame.
 
@@ -234,6 +242,7 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
         )
 
 
+@np.errstate(all="ignore")
 def pieces(
     net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
 ) -> Pieces:
@@ -255,6 +264,7 @@ def pieces(
     return polyhedra.pieces(load(net), on, slice, budget, progress)
 
 
+@np.errstate(all="ignore")
 def dimension(
     net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
@@ -278,6 +288,7 @@ def dimension(
     return jacobians.dimension(polyhedra.pieces(net, on, slice, budget, progress), seed)
 
 
+@np.errstate(all="ignore")
 def identifiable(
     net: Any, *, on: Domain = None, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
 ) -> Identifiability:
@@ -307,6 +318,7 @@ def identifiable(
     return identify.identifiable(net, on, found, min(budget, 2_000))
 
 
+@np.errstate(all="ignore")
 def depth(
     net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
 ) -> Depth:
@@ -324,6 +336,7 @@ def depth(
     return traces.depth(polyhedra.pieces(load(net), on, slice, budget, progress))
 
 
+@np.errstate(all="ignore")
 def recover(
     net: Any, widths: Sequence[int] | None = None, *, on: Domain = None, budget: int = 2_000, progress: Progress | None = None
 ) -> Recovery:
@@ -343,6 +356,7 @@ def recover(
     return recovery.recover(polyhedra.pieces(net, on, None, 10_000, progress), widths or net.widths, budget)
 
 
+@np.errstate(all="ignore")
 def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
     """What is lost when only a share of each hidden layer is kept: relative error of the parameters, change of the function.
 
@@ -359,6 +373,7 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
     return pruning.pruning_curve(load(net), by, on)
 
 
+@np.errstate(all="ignore")
 def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to float64.
 
@@ -374,6 +389,7 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     return symmetry.canonical(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath | None:
     """A piecewise linear path from a to b along which the function does not change; None where there is none.
 
@@ -393,6 +409,7 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
     return paths.path(*_pair(a, b), progress=progress)
 
 
+@np.errstate(all="ignore")
 def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units; a `str` with `.complete`.
 
@@ -407,6 +424,7 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     return symmetry.signature(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def symmetries(net: Any) -> SymmetryGroup:
     """The group of permutations, signs and positive scales of hidden units that keep the function.
 
@@ -421,6 +439,7 @@ def symmetries(net: Any) -> SymmetryGroup:
     return SymmetryGroup.of(load(net))
 
 
+@np.errstate(all="ignore")
 def align(
     a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
 ) -> Alignment:
@@ -445,6 +464,7 @@ def align(
     return alignment.align(*_pair(a, b), by, on, seed)
 
 
+@np.errstate(all="ignore")
 def complexity(
     net_or_widths: Any,
     *,
@@ -478,6 +498,7 @@ def complexity(
     return capacity.complexity(net, activation, bound, input_bound, samples, accuracy, delta, norm)
 
 
+@np.errstate(all="ignore")
 def equivalent(
     a: Any,
     b: Any,
@@ -519,6 +540,7 @@ def _pair(a: Any, b: Any) -> tuple[Network, Network]:
     return a, b
 
 
+@np.errstate(all="ignore")
 def distance(
     a: Any,
     b: Any,
@@ -568,15 +590,15 @@ class Demands(NamedTuple):
     minimal: bool = False
 
     @staticmethod
-    def of(max_slack: float | None, on: Box | str | None, radius: float | None, minimal: bool, inputs: int) -> Demands:
+    def of(max_slack: float | None, on: Domain | str, radius: float | None, minimal: bool, inputs: int) -> Demands:
         """The demands, if they make sense for networks with so many inputs."""
         for name, bound in (("max_slack", max_slack), ("radius", radius)):
             if bound is not None and not 0 <= bound < math.inf:
                 raise ValueError(f"{name}={bound!r}: a finite non-negative number is needed")
         if isinstance(on, Box):
-            on = on.of_dimension(inputs)
-        elif on is not None and on != "all":
-            name = type(on).__name__ if isinstance(on, (Gaussian, Samples)) else repr(on)
+            return Demands(max_slack, on.of_dimension(inputs), radius, bool(minimal))
+        if isinstance(on, (Gaussian, Samples)) or on not in (None, "all"):
+            name = repr(on) if isinstance(on, str) else type(on).__name__
             raise ValueError(f"on={name}: a certificate holds on all inputs or on a box; give on='all' or on=Box(-1, 1)")
         return Demands(max_slack, on, radius, bool(minimal))
 
@@ -726,13 +748,14 @@ class Verdict(Result):
         }  # fmt: skip
 
 
+@np.errstate(all="ignore")
 def check(
     certificate: Certificate | str | Path,
     small: Any,
     large: Any,
     *,
     max_slack: float | None = None,
-    on: Box | str | None = None,
+    on: Domain | str = None,
     radius: float | None = None,
     minimal: bool = False,
 ) -> Verdict:

@@ -192,6 +192,7 @@ class Element:
     order: tuple[Order, ...]
     factor: tuple[Array, ...]
 
+    @np.errstate(all="ignore")
     def __call__(self, net: Network) -> Network:
         """The moved network; exact for factors that are powers of two (biases that a sigmoid shifts are rounded once)."""
         self._check(net)

@@ -187,7 +187,10 @@ def processes(count: int) -> Iterator[Executor | None]:
 
 
 def _leash() -> None:
-    """A worker ends with its parent, however that ends."""
+    """A worker ends with its parent, however that ends, and is silent."""
+    import numpy as np
+
+    np.seterr(all="ignore")
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
     from threading import Thread
