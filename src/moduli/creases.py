@@ -129,6 +129,8 @@ def reducible(state: State) -> str | None:
     if found.doubtful:
         return f"unit {found.doubtful[0]} may not bend inside the box"
     units, seen = found.units, found.seen
+    if units and not seen and state.region is not None:  # units that stay active there; nothing bends
+        return "the function is affine on the box, and a network without hidden units has it"
     extra = len(units) - len(seen)
     if extra == 0:
         return None
