@@ -288,6 +288,7 @@ class Tensor:
         dense: pending map (weight [m, width], bias [m]), or None.
         select, scale, shift, index: as in the module docstring; None is 1 or 0.
         folded: affine maps met so far, for the notes. made: numbers in matrices so far that no file stores.
+        notes: what was done to the model on the way, for `Network.notes`.
 
     >>> import numpy as np
     >>> x = Tensor.input((1, 2)).shifted(np.array([-1.0, 0.0])).matmul(np.array([[1.0, 0.0], [1.0, 2.0]]))
@@ -306,6 +307,7 @@ class Tensor:
     index: Indices
     folded: int = 0
     made: int = 0
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def input(shape: Sequence[int]) -> Tensor:
@@ -455,22 +457,83 @@ class Tensor:
         return weight, bias if even.shift is None else bias.plus(even.shift), made
 
     def activate(self, activation: Activation) -> Tensor:
-        """Apply an activation to every entry; closes a layer."""
-        if activation == IDENTITY or (self.pristine and self.layers and _no_effect(activation, self.layers[-1][2])):
+        """Apply an activation to every entry; closes a layer, or goes into the last one where both are one activation."""
+        if activation == IDENTITY:
             return self
+        if self.pristine and self.layers:
+            *before, (weight, bias, last) = self.layers
+            both = activation.after(last)
+            if both is not None:
+                return replace(self, layers=(*before, (weight, bias, both)))
         weight, bias, made = self._closed()
+        return self._behind(weight, bias, activation, made)
+
+    def clamped(self, low: float | None, high: float | None) -> Tensor:
+        """min(max(x, low), high), the low end below the high one; None is no end.
+
+        >>> Tensor.input((1, 2)).clamped(None, 6.0).finish()
+        Network(2-2-2, relu, 12 parameters)
+        """
+        if low is not None and high is not None:
+            if not low < high:
+                raise UnsupportedModel(f"a clip to [{low}, {high}] is constant; its low end must lie below its high end")
+            return self.activate(Activation("clip", low, high))
+        if low is not None:
+            return self.shifted(-low).activate(Activation("relu")).shifted(low)
+        if high is not None:
+            return self.scaled(-1.0).shifted(high).activate(Activation("relu")).scaled(-1.0).shifted(high)
+        return self
+
+    def rectified(self, slopes: Any) -> Tensor:
+        """max(z, 0) + slope * min(z, 0), with one slope for every entry (by numpy's broadcasting): a PReLU.
+
+        Slopes that differ have no activation of their own: an entry becomes relu(z) - slope * relu(-z), a pair of units, and
+        one unit where its slope is 0.
+
+        Raises:
+            ShapeError: the slopes would change the shape.
+
+        >>> import numpy as np
+        >>> x = Tensor.input((1, 3)).rectified(np.array([0.0, 0.5, -2.0]))
+        >>> net = x.finish()
+        >>> net.widths, net(np.array([[-1.0, -1.0, -1.0], [4.0, 5.0, 6.0]])).tolist()
+        ((3, 5, 3), [[0.0, -0.5, 2.0], [4.0, 5.0, 6.0]])
+        """
+        given = _float64(slopes, "a slope")
+        if self._joint(given.shape) != self.shape:
+            raise ShapeError(f"slopes of shape {given.shape} would change a tensor of shape {self.shape}")
+        slope = np.broadcast_to(given, self.shape).ravel()
+        if len(np.unique(slope)) == 1:
+            return self.activate(Activation("leaky_relu", float(slope[0])) if slope[0] else Activation("relu"))
+        _limit(self.size * (self.size + int(np.count_nonzero(slope))), f"a PReLU of {self.size} units", MAX_MADE)
+        weight, bias, made = self._closed()
+        pairs, units = np.flatnonzero(slope), np.concatenate([np.arange(self.size), np.flatnonzero(slope)])
+        signs = np.where(np.arange(len(units)) < self.size, 1.0, -1.0)
+        turned = Ball.of(signs)
+        rows = weight.rows(units).times(turned.map(lambda a: a[:, None]))
+        relu = self._behind(rows, bias.rows(units).times(turned), Activation("relu"), made)
+        joined = np.eye(self.size, len(units))
+        joined[pairs, np.arange(self.size, len(units))] = -slope[pairs]
+        note = f"read a PReLU of {self.size} units as {len(units)} ReLU units: relu(z) - slope * relu(-z)"
+        return replace(relu.linear(joined, self.shape), notes=(*self.notes, note))
+
+    def _behind(self, weight: Ball, bias: Ball, activation: Activation, made: int) -> Tensor:
+        """The activations of a further layer; in the shape of this tensor where there is one for every entry."""
         layers = (*self.layers, (weight, bias, activation))
         _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
-        out = np.arange(self.size)
-        return Tensor(layers, self.inputs, self.size, None, out, None, None, out.reshape(self.shape), self.folded, made)
+        out = np.arange(weight.shape[0])
+        index = out.reshape(self.shape) if len(out) == self.size else out
+        return Tensor(layers, self.inputs, len(out), None, out, None, None, index, self.folded, made, self.notes)
 
     def finish(self, output_map: str | None = None, notes: Sequence[str] = ()) -> Network:
         """The network whose outputs are all entries in row-major order.
 
         Args:
             output_map: what the model applies to them; None: an activation that ends the model becomes the output map.
-            notes: lines for `Network.notes`; the certified effect of rounding follows them where there is any.
+            notes: lines for `Network.notes`, after the tensor's own. The certified effect of rounding follows them where
+                there is any.
         """
+        notes = (*self.notes, *notes)
         if output_map is None and self.pristine and self.layers:
             *hidden, (weight, bias, last) = self.layers
             flat = self.select[self.index.ravel()]
@@ -478,17 +541,10 @@ class Tensor:
         else:
             hidden, final, output_map = list(self.layers), self._closed()[:2], output_map or "identity"
         parts = [*hidden, (*final, IDENTITY)]
-        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), tuple(notes), output_map)
+        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), notes, output_map)
         if all(w.is_float() and b.is_float() for w, b, _ in parts):
             return net
         return replace(net, notes=(*notes, f"folded {self.folded} affine maps into {len(parts)}; {_rounding(parts, net)}"))
-
-
-def _no_effect(outer: Activation, inner: Activation) -> bool:
-    """Whether outer(inner(z)) = inner(z): a ray-linear outer one after an inner one without negative values."""
-    if not (outer.homogeneous and inner.piecewise_linear and outer.exact(Fraction(1)) == 1):
-        return False
-    return all((inner.exact(Fraction(z)) or 0) >= 0 for z in (-1, 1))
 
 
 def _rounding(parts: Sequence[tuple[Ball, Ball, Activation]], net: Network) -> str:
