@@ -28,8 +28,8 @@ FLOORS = (
     "generalization", "capacity", "paths", "cover", "hardness", "fitting", "pricing", "nearby", "proximate", "kernels",
     "population", "narrowing", "distillation", "meanfield", "noise", "pruning", "sweep", "separation", "comparison",
     "affine", "second_reading", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_constants",
-    "onnx_reference", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats", "solve", "markup", "page", "pytorch",
-    "experiments", "terminal", "cli",
+    "onnx_reference", "onnx_nodes", "onnx_gates", "onnx_activations", "onnx_ops", "onnx_graph", "formats", "solve",
+    "markup", "page", "pytorch", "experiments", "terminal", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

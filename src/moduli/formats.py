@@ -322,7 +322,7 @@ def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
         raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
-    names = [name for name in metadata.get("activations", "").split(",") if name]
+    names = [name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name]  # not within clip(0,6)
     output_map = metadata.get("output_map", "identity")
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 
