@@ -115,6 +115,7 @@ class Graph:
         self.dtype = np.dtype(self.weighted({"float32": 20, "float64": 2, "float16": 1}))
         self.batch = self.weighted({0: 10, 1: 3, 2: 2, 3: 1, None: 2})
         self.rows = self.batch or (3 if self.batch == 0 and self.chance(0.1) else 1)
+        self.main_domain = "ai.onnx" if self.chance(0.02) else ""
         self.odd_constants = self.weighted({0.0: 5, 0.05: 3, 0.3: 1})
         self.nodes: list[Any] = []
         self.stored: dict[str, Any] = {}
@@ -150,6 +151,8 @@ class Graph:
 
     def integer(self, low: int, high: int) -> int:
         """From low to high, both included."""
+        if low > high:
+            raise Rejected("nothing to choose from")
         return int(self.rng.integers(low, high + 1))
 
     def some(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +291,7 @@ class Graph:
     ) -> onnx.ModelProto:
         """The graph as a model; with feeds, one of a few nodes."""
         chosen = self.nodes if nodes is None else nodes
-        needed = set(names_read(chosen)) | set(outputs)
+        needed, fed = set(names_read(chosen)) | set(outputs), set(feeds or ())
         if feeds is None:
             ends = self.ends()
             needed.update(end.name for end in ends)
@@ -299,15 +302,18 @@ class Graph:
             "random",
             ends,
             [helper.make_empty_tensor_value_info(name) for name in outputs],
-            [tensor for name, tensor in self.stored.items() if name in needed],
-            sparse_initializer=[one for one in self.sparse if one.values.name in needed],
+            [tensor for name, tensor in self.stored.items() if name in needed - fed],
+            sparse_initializer=[one for one in self.sparse if one.values.name in needed - fed],
         )
         if feeds is None and self.ir < 4:
             named = {end.name for end in ends}
             missing = [tensor for tensor in graph.initializer if tensor.name not in named]
             graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in missing)
-        imports = [helper.make_opsetid("", self.opset)]
+        imports = [helper.make_opsetid(self.main_domain, self.opset)]
         imports += [helper.make_opsetid(domain, version) for domain, version in self.domains.items()]
+        if self.main_domain:
+            for proto in graph.node:
+                proto.domain = proto.domain or self.main_domain
         model = helper.make_model(graph, opset_imports=imports, functions=self.functions)
         model.ir_version = max(self.ir, 8) if self.functions else self.ir
         return model
@@ -319,6 +325,8 @@ class Graph:
         if axes is None:
             return str(self.node(op, x, **more))
         if self.opset < since:
+            if not axes:
+                raise Rejected("an attribute without entries has no type")
             return str(self.node(op, x, axes=list(axes), **more))
         return str(self.node(op, x, self.const(np.array(axes, dtype=np.int64)), **more))
 
@@ -385,12 +393,15 @@ def _sparse(g: Graph, array: Array, name: str) -> Any:
 
 
 def _sparse_node(g: Graph, array: Array) -> str:
-    return str(g.node("Constant", sparse_value=_sparse(g, array, g.name("s"))))
+    name = str(g.node("Constant", sparse_value=_sparse(g, array, g.name("s"))))
+    g.values[name] = array  # onnxruntime gives back no sparse tensors
+    return name
 
 
 def _sparse_stored(g: Graph, array: Array) -> str:
     name = g.name("s")
     g.sparse.append(_sparse(g, array, name))
+    g.values[name] = array
     return name
 
 
@@ -429,18 +440,42 @@ def _unsqueezed(g: Graph, array: Array) -> str:
 
 
 def _dequantized(g: Graph, array: Array) -> str:
-    steps = array * 8.0 if array.dtype.kind == "f" else array
+    """Small integers, with scales for all, for an axis, or for blocks of one."""
+    dtype = np.dtype(g.pick(("int8", "uint8", "int16", "uint16", "int32")))
+    steps = array * 8.0
     if array.dtype != np.float32 or not array.ndim or not (np.abs(steps) <= 100).all() or (steps % 1).any():
         raise Rejected("is not quantised")
-    zero = g.integer(-20, 20)
-    small = (steps + zero).astype(np.int8)
-    scale, shift = np.float32(0.125), np.int8(zero)
-    if g.opset >= 13 and g.chance(0.5):
-        axis = g.integer(0, array.ndim - 1)
-        scales = np.full(array.shape[axis], scale)
-        shifts = np.full(array.shape[axis], shift)
-        return str(g.node("DequantizeLinear", g.store(small), g.store(scales), g.store(shifts), axis=axis))
-    return str(g.node("DequantizeLinear", g.store(small), g.store(np.array(scale)), g.store(np.array(shift))))
+    zero = 0 if dtype.kind == "i" and dtype.itemsize == 4 else g.integer(0, 20) + (100 if dtype.kind == "u" else 0)
+    finer = g.chance(0.5) and dtype.itemsize == 1 and (np.abs(steps) <= 13).all()
+    axis = g.integer(0, array.ndim - 1)
+    form = g.weighted({"one": 2, "axis": 2, "blocks": 1, "no zero": 1})
+    zero = 0 if form == "no zero" else zero
+    if form in ("one", "no zero"):
+        small, scale = (steps + zero).astype(dtype), np.array(0.125, np.float32)
+        ends = [g.store(small), g.store(scale), *([g.store(np.array(zero, dtype))] if form == "one" else [])]
+        return str(g.node("DequantizeLinear", *ends))
+    halves = g.rng.random(array.shape[axis]) < 0.5 if finer else np.zeros(array.shape[axis], bool)
+    scales = np.where(halves, 0.0625, 0.125).astype(np.float32)
+    along = [1] * array.ndim
+    along[axis] = -1
+    small = (steps * np.where(halves, 2, 1).reshape(along) + zero).astype(dtype)
+    if form == "axis":
+        zeros = np.full(array.shape[axis], zero, dtype)
+        return str(g.node("DequantizeLinear", g.store(small), g.store(scales), g.store(zeros), axis=axis))
+    wide = np.broadcast_to(scales.reshape(along), array.shape)
+    zeros = np.full(array.shape, zero, dtype)
+    ends = [g.store(small), g.store(np.ascontiguousarray(wide)), g.store(zeros)]
+    return str(g.node("DequantizeLinear", *ends, axis=axis, block_size=1))
+
+
+def _range(g: Graph, array: Array) -> str:
+    if array.ndim != 1 or len(array) < 2 or array.dtype not in (np.int64, np.int32, np.float32):
+        raise Rejected("is no range")
+    delta = array[1] - array[0]
+    if not delta or (np.diff(array) != delta).any():
+        raise Rejected("is no range")
+    limit = array[-1] + g.pick((delta, np.sign(delta)))
+    return str(g.node("Range", *[g.store(np.array(v, array.dtype)) for v in (array[0], limit, delta)]))
 
 
 def _filled(g: Graph, array: Array) -> str:
@@ -516,6 +551,6 @@ def _where(g: Graph, array: Array) -> str:
 
 CONSTANTS: tuple[Callable[[Graph, Array], str], ...] = (
     _constant_node, _constant_node, _constant_numbers, _sparse_node, _sparse_stored, _identity, _cast, _reshaped,
-    _transposed, _unsqueezed, _dequantized, _filled, _added, _doubled, _joined, _gathered, _branch, _input, _sliced,
+    _transposed, _unsqueezed, _dequantized, _range, _filled, _added, _doubled, _joined, _gathered, _branch, _input, _sliced,
     _where,
 )  # fmt: skip

@@ -39,6 +39,7 @@ CAMPAIGN = 1_000_000  # graphs of one seed at most: graph number n of seed s is 
 CHUNK = 250  # graphs of one process
 SECONDS = 20  # for reading one graph
 LONGEST = 1500  # characters of a message
+FOLLOWED = 0.25  # of odd steps are followed by another: what a first one does to axes, the next one shows
 SAFETY = 8.0  # kernels may sum in any order and use functions right to a few units in the last place
 SMALL = 4.0  # inputs up to here make no float32 overflow by themselves
 UNITS = {"tensor(double)": 2.0**-53, "tensor(float16)": 2.0**-11, "tensor(bfloat16)": 2.0**-8}
@@ -124,15 +125,17 @@ def _chain(g: Graph, x: str) -> tuple[str, list[str], list[str]]:
             wanted.append(g.pick(("affine", "batch_norm", "nothing")))
         if layer < layers - 1 or g.chance(0.3):
             wanted.append("activation" if g.chance(0.9) else "clip")
-    for _ in range(g.weighted({0: 1, 1: 6, 2: 3, 3: 1})):
+    for _ in range(g.weighted({0: 1, 1: 7, 2: 2, 3: 0.5})):
         wanted.insert(len(wanted) if g.chance(0.3) else g.integer(0, len(wanted)), None)
     names, passed = list[str](), list[str]()
-    for name in wanted:
+    for place, name in enumerate(wanted, 1):  # which grows
         found = _taken(g, x, name)
         if found is not None:
             x, step = found
             names.append(step)
             passed.append(x)
+        if found is not None and name is None and g.chance(FOLLOWED):
+            wanted.insert(place, None)
     if not passed:
         raise Rejected("nothing was made")
     return x, names, passed
@@ -143,6 +146,8 @@ def _taken(g: Graph, x: str, name: str | None) -> tuple[str, str] | None:
     for _ in range(3 if name else 6):
         step: Step = PLAIN[name] if name else ODD[g.weighted({one.name: one.weight for one in ODD.values()})]
         mark = g.mark()
+        if g.rank(x) < step.axes:
+            continue
         try:
             return g.settled(step.build(g, x)), step.name
         except Rejected:

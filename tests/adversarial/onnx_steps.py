@@ -20,30 +20,31 @@ Build = Callable[[Graph, str], str]
 
 @dataclass(frozen=True)
 class Step:
-    """A way to go on: its name, how it is built, and how often it is taken."""
+    """A way to go on: its name, how it is built, how often it is taken, and how many axes its data has at least."""
 
     name: str
     build: Build
     weight: float
+    axes: int = 0
 
 
 PLAIN: dict[str, Step] = {}
 ODD: dict[str, Step] = {}
 
 
-def odd(weight: float = 1.0) -> Callable[[Build], Build]:
+def odd(weight: float = 1.0, axes: int = 1) -> Callable[[Build], Build]:
     def keep(build: Build) -> Build:
         name = build.__name__.strip("_")
-        ODD[name] = Step(name, build, weight)
+        ODD[name] = Step(name, build, weight, axes)
         return build
 
     return keep
 
 
-def plain(weight: float = 1.0) -> Callable[[Build], Build]:
+def plain(weight: float = 1.0, axes: int = 0) -> Callable[[Build], Build]:
     def keep(build: Build) -> Build:
         name = build.__name__.strip("_")
-        PLAIN[name] = Step(name, build, weight)
+        PLAIN[name] = Step(name, build, weight, axes)
         return build
 
     return keep
@@ -125,7 +126,7 @@ def _activation(g: Graph, x: str) -> str:
     return str(g.node(op, x, attributes=g.some(COMMON[op])))
 
 
-@plain(1)
+@plain(1, axes=1)
 def _affine(g: Graph, x: str) -> str:
     n = g.shape(x)[-1]
     y = g.node("Mul", x, g.const(row(g, n)))
@@ -172,7 +173,7 @@ def clipped(g: Graph, x: str, low: float | None, high: float | None) -> str:
 # Types ----------------------------------------------------------------------------------------------------------
 
 
-@odd(2)
+@odd(2, axes=0)
 def _cast_and_back(g: Graph, x: str) -> str:
     to = g.pick(("int8", "int16", "int32", "int64", "uint8", "bool", "float16", "float64", "bfloat16", "float32"))
     if to == "bfloat16":
@@ -185,7 +186,7 @@ def _cast_and_back(g: Graph, x: str) -> str:
     return g.cast(y, g.dtype)
 
 
-@odd(1)
+@odd(1, axes=0)
 def _cast_like(g: Graph, x: str) -> str:
     to = g.pick(("int8", "int32", "int64", "bool", "float16", "float64", "float32"))
     y = g.node("CastLike", x, g.const(np.zeros(g.pick(((), (1,), (2,))), to)))
@@ -194,34 +195,35 @@ def _cast_like(g: Graph, x: str) -> str:
     return g.cast(y, g.dtype)
 
 
-@odd(1)
+@odd(1, axes=0)
 def _quantised_data(g: Graph, x: str) -> str:
     zero = g.const(np.array(g.integer(-5, 5), g.pick(("int8",))))
     scale = g.const(np.array(0.125, np.float32))
     return str(g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale, zero), scale, zero))
 
 
-@odd(2)
+@odd(2, axes=0)
 def _integer_constant(g: Graph, x: str) -> str:
     """Integers (or halves) are computed, wrap or round, and then scale or shift the data."""
     dtype = g.pick((*INTEGERS, "float16", "float16"))
-    most = 60000 if dtype == "float16" else 100
-    low = 0 if dtype.startswith("u") else -100
     size = g.pick(((), (1,), (g.shape(x)[-1] if g.rank(x) else 1,)))
 
     def numbers() -> str:
         if dtype == "float16":
             return g.const(g.rng.uniform(-2, 2, size), dtype)
-        return g.const(g.rng.integers(low, most, size), dtype)
+        most = 100 if dtype.endswith("int8") else 400
+        return g.const(g.rng.integers(0 if dtype.startswith("u") else -most, most, size), dtype)
 
     total = numbers()
     for _ in range(g.integer(1, 3)):
-        op = g.pick(("Add", "Mul", "Sub", "Max", "Min", "Neg", "Abs", "Div", "Pow", "Mod", "Not"))
+        op = g.pick(("Add", "Mul", "Sub", "Max", "Min", "Neg", "Abs", "Div", "Pow", "Mod", "Cast", "Cast", "Cast"))
         if op in ("Neg", "Abs"):
             total = g.node(op, total)
-        elif op == "Not":
-            total = g.cast(total, g.pick(("int8", "uint8", "int32", "bool", "float32")))
-            total = g.cast(total, dtype)
+        elif op == "Cast":  # among integers, which wraps, or to numbers that hold all of them
+            narrow = g.pick(("float32", "float16") if dtype == "float16" else (*INTEGERS, *INTEGERS, "bool", "float32"))
+            total = g.cast(total, narrow)
+            dtype = dtype if narrow in ("bool", "float32") else narrow
+            total = g.cast(total, dtype) if narrow in ("bool", "float32") else total
         elif op in ("Div", "Mod"):
             divisor = g.const(np.full(size, g.pick((2, 3, 7, 10))), dtype)
             total = g.node(op, total, divisor, fmod=1 if op == "Mod" and dtype == "float16" else None)
@@ -251,7 +253,7 @@ def dimension(g: Graph, x: str, k: int) -> str:
     return g.unsqueeze(g.node("Gather", sizes, g.const(np.array(k))), [0])
 
 
-@odd(2)
+@odd(2, axes=0)
 def _reshape_by_shape(g: Graph, x: str) -> str:
     shape = g.shape(x)
     parts = [dimension(g, x, k) if g.chance(0.6) else g.const(np.array([n])) for k, n in enumerate(shape)]
@@ -344,7 +346,7 @@ def _broadcast(g: Graph, x: str) -> str:
     return str(g.node(op, *ends))
 
 
-@odd(0.7)
+@odd(0.7, axes=0)
 def _maximum(g: Graph, x: str) -> str:
     """A ReLU as a maximum with zeros of all shapes, in either order."""
     zero = np.zeros(odd_shape(g, g.shape(x)))
@@ -370,7 +372,7 @@ def number(g: Graph, value: float) -> str:
     """A number of a shape that may add axes; rarely a slightly wrong one."""
     if g.chance(0.1):
         value = value * (1 + g.pick((1e-7, 1e-6, -1e-6, 1e-5, 1e-4, -1e-3, 1e-2)))
-    shape = g.weighted({(): 6, (1,): 3, (1, 1): 1, (1, 1, 1): 0.5, (3,): 0.3})
+    shape = g.weighted({(): 5, (1,): 3, (1, 1): 1.5, (1, 1, 1): 1.5, (3,): 0.3})
     stored = g.const(np.full(shape, value))
     if g.chance(0.05):
         stored = g.cast(g.const(np.full(shape, value), g.pick(("float16", "float64", "int64"))), g.dtype)
@@ -397,7 +399,7 @@ def passed(g: Graph, x: str) -> str:
     return g.cast(g.cast(x, between), g.dtype)
 
 
-@odd(3)
+@odd(3, axes=0)
 def _sigmoid_gate(g: Graph, x: str) -> str:
     form = g.weighted({"plain": 4, "twice": 2, "scaled": 2, "other": 1, "numbers": 2, "squared": 1, "sum": 1})
     x = passed(g, x)
@@ -419,7 +421,7 @@ def _sigmoid_gate(g: Graph, x: str) -> str:
     return product(g, x, gate)
 
 
-@odd(2)
+@odd(2, axes=0)
 def _gelu_by_erf(g: Graph, x: str) -> str:
     x = passed(g, x)
     if g.chance(0.5):
@@ -444,7 +446,7 @@ def halved(g: Graph, x: str, gate: str) -> str:
     return product(g, x, gate, *more)
 
 
-@odd(1.5)
+@odd(1.5, axes=0)
 def _gelu_by_tanh(g: Graph, x: str) -> str:
     cube = g.node("Pow", x, number(g, 3.0)) if g.chance(0.5) else product(g, x, x, x)
     ends = [x, product(g, cube, number(g, 0.044715))]
@@ -455,7 +457,7 @@ def _gelu_by_tanh(g: Graph, x: str) -> str:
     return halved(g, x, g.node("Add", *ends))
 
 
-@odd(1.5)
+@odd(1.5, axes=0)
 def _spelled(g: Graph, x: str) -> str:
     """Other activations by their formulas."""
     form = g.pick(("softplus", "mish", "hardswish", "relu", "where", "sigmoid", "abs", "square", "softsign", "leaky", "relu6"))
@@ -499,7 +501,7 @@ RARE = {
 }  # fmt: skip
 
 
-@odd(4)
+@odd(4, axes=0)
 def _rare_activation(g: Graph, x: str) -> str:
     op = g.pick(RARE)
     return str(g.node(op, x, attributes=g.some(RARE[op])))
@@ -515,13 +517,13 @@ def _prelu(g: Graph, x: str) -> str:
     return str(g.node("PRelu", x, g.const(array)))
 
 
-@odd(2)
+@odd(2, axes=0)
 def _clip_forms(g: Graph, x: str) -> str:
     ends = (None, 0.0, 1.0, 6.0, -1.0, 0.5, -0.5, math.inf, -math.inf)
     return clipped(g, x, g.pick(ends), g.pick(ends))
 
 
-@odd(1)
+@odd(1, axes=0)
 def _after_abs(g: Graph, x: str) -> str:
     """Functions of positive numbers."""
     positive = g.node("Add", g.node("Abs", x), number(g, 1.0))
@@ -762,7 +764,7 @@ def factored(g: Graph, n: int) -> list[int]:
     return [*sizes, n]
 
 
-@odd(3)
+@odd(3, axes=0)
 def _reshape(g: Graph, x: str) -> str:
     shape = g.shape(x)
     lead, rest = (shape[0], shape[1:]) if shape else (1, ())
@@ -794,7 +796,7 @@ def _transpose(g: Graph, x: str) -> str:
     return str(g.node("Transpose", x, perm=None if g.chance(0.2) else order))
 
 
-@odd(1.5)
+@odd(1.5, axes=0)
 def _axes_added(g: Graph, x: str) -> str:
     rank = g.rank(x)
     if g.chance(0.6):
@@ -806,7 +808,7 @@ def _axes_added(g: Graph, x: str) -> str:
     return g.squeeze(x, None if g.chance(0.3) else [g.pick(ones)])
 
 
-@odd(1)
+@odd(1, axes=0)
 def _flatten(g: Graph, x: str) -> str:
     rank = g.rank(x)
     return str(g.node("Flatten", x, axis=g.integer(-rank if g.opset >= 11 else 0, rank)))
@@ -841,6 +843,48 @@ def _slice(g: Graph, x: str) -> str:
     while parts[-1] == "":
         parts.pop()
     return str(g.node("Slice", x, *parts))
+
+
+@odd(1)
+def _cut_by_shape(g: Graph, x: str) -> str:
+    """A slice up to a size of the data, or what stands at its last place."""
+    axis = 0 if g.chance(0.5) else g.integer(0, g.rank(x) - 1)
+    size = dimension(g, x, axis)
+    if g.chance(0.3):
+        size = g.node(g.pick(("Sub", "Div")), size, g.const(np.array([g.integer(1, 2)])))
+    if g.chance(0.6) and g.opset >= 10:
+        start = g.const(np.array([0]))
+        ends = [start, size] if g.chance(0.7) else [size, g.const(np.array([2**31 - 1]))]
+        return str(g.node("Slice", x, *ends, g.const(np.array([g.pick((axis, 0))]))))
+    last = g.node("Sub", size, g.const(np.array([1])))
+    return str(g.node("Gather", x, last, axis=axis))
+
+
+@odd(1)
+def _by_sequence(g: Graph, x: str) -> str:
+    axis = g.integer(0, g.rank(x) - 1)
+    parts = g.node("SplitToSequence", x, axis=axis)
+    if g.chance(0.5):
+        return str(g.node("SequenceAt", parts, g.const(np.array(0))))
+    return str(g.node("ConcatFromSequence", parts, axis=axis))
+
+
+@odd(1)
+def _second_output(g: Graph, x: str) -> str:
+    """An output that is not the first, or both."""
+    op = g.pick(("Dropout", "MaxPool", "LayerNormalization", "BatchNormalization"))
+    if op == "Dropout":
+        made = g.node(op, x, outputs=2)
+    elif op == "MaxPool":
+        x = image(g, x, 1)
+        made = g.node(op, x, kernel_shape=[g.integer(1, min(2, g.shape(x)[-1]))], outputs=2)
+    elif op == "LayerNormalization":
+        made = g.node(op, x, g.const(g.dyadic(g.shape(x)[-1:])), outputs=2)
+    else:
+        n = g.shape(x)[1] if g.rank(x) > 1 else 1
+        parts = [g.const(v) for v in (g.dyadic((n,)), g.dyadic((n,)), g.dyadic((n,)), np.ones(n))]
+        made = g.node(op, x, *parts, outputs=3, training_mode=1)
+    return str(made[0] if g.chance(0.3) else made[1])
 
 
 @odd(3)
@@ -1051,7 +1095,7 @@ def _after_inputs(g: Graph, x: str) -> str:
 def _sklearn(g: Graph, x: str) -> str:
     ml = "ai.onnx.ml"
     n = g.shape(x)[-1]
-    op = g.pick(("Scaler", "Scaler", "Scaler", "Normalizer", "LinearRegressor", "Binarizer", "Imputer"))
+    op = g.pick(("Scaler", "Scaler", "Scaler", "Normalizer", "LinearRegressor", "LinearClassifier", "Binarizer", "Imputer"))
     x = flat(g, x) if g.chance(0.8) else x
     if op == "Scaler":
         size = g.pick((n, n, 1))
@@ -1065,6 +1109,17 @@ def _sklearn(g: Graph, x: str) -> str:
         more = {"intercepts": g.dyadic((m,)).tolist()} if g.chance(0.7) else {}
         after = g.weighted({None: 6, "NONE": 2, "LOGISTIC": 1, "SOFTMAX": 1})
         return str(g.node(op, x, domain=ml, coefficients=weights, targets=m, post_transform=after, attributes=more))
+    if op == "LinearClassifier":
+        m = g.integer(1, 3)
+        weights, more = g.dyadic((m * n,)).tolist(), {"intercepts": g.dyadic((m,)).tolist()}
+        labels = list(range(max(2, m)))
+        after = g.pick((None, "NONE", "LOGISTIC", "SOFTMAX"))
+        made = g.node(
+            op, x, domain=ml, coefficients=weights, classlabels_ints=labels, post_transform=after, outputs=2, attributes=more
+        )
+        if g.chance(0.4):
+            return str(g.node("Normalizer", made[1], domain=ml, norm="L1"))
+        return str(made[1] if g.chance(0.8) else made[0])
     if op == "Binarizer":
         return str(g.node(op, x, domain=ml, threshold=0.25))
     return str(g.node(op, x, domain=ml, imputed_value_floats=[0.0], replaced_value_float=g.pick((0.5, math.nan))))
@@ -1078,7 +1133,6 @@ def _branches(g: Graph, x: str) -> str:
         name = g.name("b")
         op = g.pick(("Relu", "Neg", "Identity", "Abs"))
         source = x if g.chance(0.6) else g.const(g.dyadic(g.shape(x)), plain=True)
-        end = helper.make_empty_tensor_value_info(name)
         end = helper.make_tensor_value_info(name, kind_of(g.dtype), None)
         graphs.append(helper.make_graph([helper.make_node(op, [source], [name])], g.name("branch"), [], [end]))
     if g.chance(0.6):
@@ -1096,7 +1150,7 @@ def _branches(g: Graph, x: str) -> str:
 @odd(0.7)
 def _function(g: Graph, x: str) -> str:
     """A function that the model defines, under a name of its own or that of something else."""
-    domain = "local"
+    domain = g.pick(("local", "local", "com.microsoft", ""))
     name = g.pick(("Block", "Relu", "Gemm", "Tanh"))
     if any(f.name == name for f in g.functions):
         raise Rejected("is defined already")
@@ -1107,6 +1161,25 @@ def _function(g: Graph, x: str) -> str:
     imports = [helper.make_opsetid("", g.opset)]
     g.functions.append(helper.make_function(domain, name, ["a"], ["c"], body, imports))
     return str(g.node(name, x, domain=domain))
+
+
+@odd(0.7)
+def _contributed(g: Graph, x: str) -> str:
+    """What onnxruntime adds to ONNX, some of it under the same names."""
+    own = "com.microsoft"
+    op = g.pick(("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "FusedMatMul", "FusedGemm", "Inverse"))
+    n = g.shape(x)[-1]
+    if op == "BiasGelu":
+        return str(g.node(op, x, g.const(g.dyadic((n,))), domain=own))
+    if op == "QuickGelu":
+        return str(g.node(op, x, domain=own, alpha=g.pick((None, 1.0))))
+    if op == "FusedMatMul":
+        return str(g.node(op, x, g.const(g.dyadic((2, n))), domain=own, transB=1, alpha=g.pick((None, 0.5))))
+    if op == "FusedGemm":
+        x = flat(g, x)
+        weight = g.const(g.dyadic((g.shape(x)[-1], 2)))
+        return str(g.node(op, x, weight, domain=own, activation=g.pick(("Relu", "Tanh"))))
+    return str(g.node(op, x, domain=own))
 
 
 @odd(0.5)
