@@ -13,8 +13,10 @@ and covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ Order = tuple[int, int]
 Law = tuple[Array, Array]  # means and variances of pre-activations
 BLOCK, PANEL = 2**13, 256
 DIFFERENCES = 2**20  # entries of rows that are subtracted at once
+RATIONAL = 24  # rows of a covariance whose rank is counted in rationals
 LEAST = 1e-200  # a variance that counts as none
 COARSE, MEDIUM, FINE = 5, 12, 22
 ERRORS = {  # sup over the real line, bounded in tests/test_kernels.py; for gelu_tanh measured
@@ -67,11 +70,13 @@ class Whitening:
     """Inputs as mean + root z with z ~ N(0, I_k); directions that do not vary are dropped.
 
     Args:
-        mean: ``[in]``. root: ``[in, k]``, columns orthogonal.
+        mean: ``[in]``. root: ``[in, k]``, columns orthogonal. error: the inputs can be coupled with mean + root z so that
+            their distance along a unit vector has a root mean square of at most this.
     """
 
     mean: Float64[np.ndarray[Any, Any], " in"]
     root: Float64[np.ndarray[Any, Any], "in k"]
+    error: float = 0.0
 
     @staticmethod
     def of(law: Gaussian, n: int) -> Whitening:
@@ -89,16 +94,32 @@ class Whitening:
             raise ShapeError(f"cov has shape {cov.shape} for a network with {n} inputs")
         if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max())):
             raise ShapeError("cov is not symmetric")
-        values, vectors = np.linalg.eigh((cov + cov.T) / 2) if cov.ndim == 2 else (cov, np.eye(n))
+        if cov.ndim < 2:
+            if (cov < 0).any():
+                raise ShapeError(f"cov has eigenvalue {cov.min():.3g}; a covariance has none below 0")
+            keep = cov > 0
+            diagonal = np.sqrt(cov)
+            return Whitening(mean, np.diag(diagonal)[:, keep], float(diagonal.max(initial=0.0)) * 2.0**-52)
+        cov = (cov + cov.T) / 2
+        vary = np.abs(cov).any(axis=1)  # what does not vary at all is left out exactly
+        values, vectors = np.linalg.eigh(cov[np.ix_(vary, vary)])
         top = float(np.abs(values).max(initial=0.0))
         if (values < -1e-9 * top).any():
             raise ShapeError(f"cov has eigenvalue {values.min():.3g}; a covariance has none below 0")
         keep = values > 1e-13 * n * top
-        return Whitening(mean, np.ascontiguousarray(vectors[:, keep] * np.sqrt(values[keep])))
+        root = np.zeros((n, int(keep.sum())))
+        root[vary] = vectors[:, keep] * np.sqrt(values[keep])
+        return Whitening(mean, root, _coupling(cov[np.ix_(vary, vary)], values, keep))
 
     def units(self, weight: Array, bias: Array) -> Units:
         """Of pre-activations weight @ x + bias."""
         return Units(weight @ self.mean + bias, weight @ self.root)
+
+    def rounding(self, weight: Array, bias: Array) -> Array:
+        """At least the root mean square of what rounding does to the pre-activations of `units`: ``[units]``."""
+        size, few = np.abs(weight), (len(self.mean) + 4) * 2.0**-53
+        spread = np.linalg.norm(size @ np.abs(self.root), axis=1)
+        return np.asarray(few * (size @ np.abs(self.mean) + np.abs(bias) + spread) + self.error * np.linalg.norm(weight, axis=1))
 
     @cached_property
     def pseudoinverse(self) -> Array:
@@ -112,6 +133,35 @@ class Whitening:
         """weight, bias with these pre-activations; zero weight in the directions that do not vary."""
         weight = units.row @ self.pseudoinverse
         return weight, units.mean - weight @ self.mean
+
+
+def _coupling(cov: Array, values: Array, keep: Any) -> float:
+    """How far mean + root z is from the law: rounding in the directions that are kept, and all of those that are not.
+
+    Roots R, Q of covariances that differ by E can be turned so that |R - Q| <= |E| / (least singular value) in the directions
+    of both; what is left out has at most the standard deviation sqrt(its eigenvalue + |E|), and none where the rank of the
+    covariance is proved to be what is kept.
+    """
+    top = float(np.abs(values).max(initial=0.0))
+    rounding = 8 * len(values) * 2.0**-53 * top
+    kept = rounding / math.sqrt(float(values[keep].min())) if keep.any() else 0.0
+    if keep.all() or _rank_at_most(cov, int(keep.sum())):
+        return kept
+    return kept + math.sqrt(float(np.abs(values[~keep]).max()) + rounding)
+
+
+def _rank_at_most(cov: Array, rank: int) -> bool:
+    """Whether Gauss elimination in rationals ends after `rank` steps; small matrices only."""
+    if len(cov) > RATIONAL:
+        return False
+    rest = [[Fraction(x) for x in row] for row in cov.tolist()]
+    for _ in range(rank):
+        pivot = max(range(len(rest)), key=lambda k: rest[k][k])
+        top = rest[pivot]
+        if top[pivot] <= 0:
+            return False
+        rest = [[x - row[pivot] / top[pivot] * y for x, y in zip(row, top, strict=True)] for row in rest]
+    return not any(any(row) for row in rest)
 
 
 class Expansion(NamedTuple):
@@ -143,6 +193,16 @@ def accuracy(s: Activation, nodes: int = FINE) -> tuple[int, float]:
         return 1, 0.0
     e = expansion(s, nodes)
     return max(1, len(e.weight)), e.error
+
+
+def cancellation(s: Activation) -> float:
+    """How much larger the parts of the activation's expansion are than their sum."""
+    if s.kind == "sin":
+        return 1.0
+    e = expansion(s)
+    parts = abs(e.slope) + float(np.abs(e.weight).sum())
+    whole = float(s.lipschitz) if s.homogeneous else float(abs(e.weight.sum()))
+    return max(1.0, parts / whole)
 
 
 @cache
@@ -539,12 +599,19 @@ def _times(m: Array, c: Array, a: int, other: list[Array], b: int) -> Any:
 
 
 def _waves(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> list[Array]:
+    """E sin^(a)(X) sin^(b)(Y): half of E cos(X - Y) - E cos(X + Y), for small covariances in a form that does not cancel."""
     (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
     alike, other = gap.square, v1 + v2 + 2 * np.abs(c)
     near = np.exp(-0.5 * np.where(c < 0, other, alike))
     far = np.exp(-0.5 * np.where(c < 0, alike, other))
-    turn = np.pi / 2
-    return [0.5 * (near * np.cos(m1 - m2 + (a - b) * turn) - far * np.cos(m1 + m2 + (a + b) * turn)) for a, b in orders]
+    small = np.abs(c) < 0.5
+    growth = np.expm1(np.where(small, 2 * c, 0.0))
+    found = []
+    for a, b in orders:
+        x, y = m1 + a * np.pi / 2, m2 + b * np.pi / 2
+        direct = 0.5 * (near * np.cos(m1 - m2 + (a - b) * np.pi / 2) - far * np.cos(m1 + m2 + (a + b) * np.pi / 2))
+        found.append(np.where(small, far * (0.5 * growth * np.cos(x - y) + np.sin(x) * np.sin(y)), direct))
+    return found
 
 
 def pulled(s: Activation, one: Units, two: Units, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:
