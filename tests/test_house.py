@@ -25,9 +25,9 @@ FLOORS = (
     "lossless", "programs", "stability", "hidden", "regional", "symmetry", "payload", "alignment", "covering", "clipping",
     "subdivision", "polyhedra", "supremum", "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery",
     "witnesses", "analytic", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover",
-    "hardness", "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing", "distillation",
-    "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "torch_graph", "torch_shrink",
-    "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats", "solve", "markup",
+    "hardness", "fitting", "pricing", "nearby", "proximate", "twofold", "kinked", "kernels", "population", "narrowing",
+    "distillation", "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "torch_graph",
+    "torch_shrink", "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats", "solve", "markup",
     "page", "pytorch", "experiments", "terminal", "cli",
 )  # fmt: skip
 HEAVY = {

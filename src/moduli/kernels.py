@@ -70,13 +70,15 @@ class Whitening:
     """Inputs as mean + root z with z ~ N(0, I_k); directions that do not vary are dropped.
 
     Args:
-        mean: ``[in]``. root: ``[in, k]``, columns orthogonal. error: the inputs can be coupled with mean + root z so that
-            their distance along a unit vector has a root mean square of at most this.
+        mean: ``[in]``. root: ``[in, k]``, columns orthogonal. error, lost: the inputs are mean + root z + e + e', where
+            e has a root mean square of at most `error` along any unit vector, and e', of mean 0 and independent of the rest,
+            of at most `lost`.
     """
 
     mean: Float64[np.ndarray[Any, Any], " in"]
     root: Float64[np.ndarray[Any, Any], "in k"]
     error: float = 0.0
+    lost: float = 0.0
 
     @staticmethod
     def of(law: Gaussian, n: int) -> Whitening:
@@ -109,7 +111,7 @@ class Whitening:
         keep = values > 1e-13 * n * top
         root = np.zeros((n, int(keep.sum())))
         root[vary] = vectors[:, keep] * np.sqrt(values[keep])
-        return Whitening(mean, root, _coupling(cov[np.ix_(vary, vary)], values, keep))
+        return Whitening(mean, root, *_coupling(cov[np.ix_(vary, vary)], values, keep))
 
     def units(self, weight: Array, bias: Array) -> Units:
         """Of pre-activations weight @ x + bias."""
@@ -119,7 +121,8 @@ class Whitening:
         """At least the root mean square of what rounding does to the pre-activations of `units`: ``[units]``."""
         size, few = np.abs(weight), (len(self.mean) + 4) * 2.0**-53
         spread = np.linalg.norm(size @ np.abs(self.root), axis=1)
-        return np.asarray(few * (size @ np.abs(self.mean) + np.abs(bias) + spread) + self.error * np.linalg.norm(weight, axis=1))
+        lengths = np.linalg.norm(weight, axis=1)
+        return np.asarray(few * (size @ np.abs(self.mean) + np.abs(bias) + spread) + self.error * lengths)
 
     @cached_property
     def pseudoinverse(self) -> Array:
@@ -135,7 +138,7 @@ class Whitening:
         return weight, units.mean - weight @ self.mean
 
 
-def _coupling(cov: Array, values: Array, keep: Any) -> float:
+def _coupling(cov: Array, values: Array, keep: Any) -> tuple[float, float]:
     """How far mean + root z is from the law: rounding in the directions that are kept, and all of those that are not.
 
     Roots R, Q of covariances that differ by E can be turned so that |R - Q| <= |E| / (least singular value) in the directions
@@ -146,8 +149,8 @@ def _coupling(cov: Array, values: Array, keep: Any) -> float:
     rounding = 8 * len(values) * 2.0**-53 * top
     kept = rounding / math.sqrt(float(values[keep].min())) if keep.any() else 0.0
     if keep.all() or _rank_at_most(cov, int(keep.sum())):
-        return kept
-    return kept + math.sqrt(float(np.abs(values[~keep]).max()) + rounding)
+        return kept, 0.0
+    return kept, math.sqrt(float(np.abs(values[~keep]).max()) + rounding)
 
 
 def _rank_at_most(cov: Array, rank: int) -> bool:
@@ -280,7 +283,7 @@ def _steep(fine: bool) -> tuple[Array, Array]:
 
 
 class Gap(NamedTuple):
-    """What is left of two pre-activations X, Y that are nearly parallel, without cancellation; sign is that of their covariance c.
+    """What is left of pre-activations X, Y that are nearly parallel, without cancellation; sign is that of their covariance c.
 
     Attributes:
         first: Var X - |c|. second: Var Y - |c|. square: Var(X - sign Y). sine: 1 - correlation^2.
@@ -350,7 +353,7 @@ class _Pair:
         self.memory: dict[tuple[str, int, int], Any] = {}
 
     def _pulled(self, first: bool) -> Any:
-        """d2 m1 - c m2 for the first, d1 m2 - c m1 for the second: the mean of one given that the other is 0, up to a factor."""
+        """d2 m1 - c m2 for the first, d1 m2 - c m1 for the second: up to a factor the mean of one given that the other is 0."""
         own, other, d = (self.m1, self.m2, self.d2) if first else (self.m2, self.m1, self.d1)
         rest = self.gap.second + self.n2 if first else self.gap.first + self.n1
         sign = np.where(self.c < 0, -1.0, 1.0)
@@ -518,7 +521,7 @@ def gram(
     >>> bool(np.allclose(K, [[0.5, 1 / (2 * np.pi)], [1 / (2 * np.pi), 0.5]], atol=1e-15))
     True
     """
-    t, two = t or s, two or one
+    t, two = s if t is None else t, one if two is None else two  # units may be none at all
     found = [np.empty((len(one), len(two))) for _ in orders]
     work: Work = _waves
     size = BLOCK

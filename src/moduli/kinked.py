@@ -36,6 +36,7 @@ PAIRS = 2 * 10**5  # of units, about five seconds
 PRODUCTS = 5 * 10**7  # in A S A^T
 BLOCK = 2**13
 TINY = 2.0**-900
+BEYOND = 1e8
 
 
 class Square(NamedTuple):
@@ -93,11 +94,13 @@ def squared(a: Network, b: Network, law: Gaussian) -> Square:
         bias = bias + product(weight * left, Twofold.of(first.bias[:, None]))[:, 0]
         rows.append(first.weight)
         starts.append(first.bias)
-        outer.append((weight * Twofold(*exact_sum(right, -left))))
+        outer.append(weight * Twofold(*exact_sum(right, -left)))
     weight = Twofold.of(np.concatenate([*rows, np.zeros((0, inputs))]))
     mean = _along(weight, centre) + np.concatenate([*starts, np.zeros(0)])
     bias = bias + _along(slope, centre)
-    out = Twofold(*(np.concatenate([*(getattr(x, part) for x in outer), np.zeros((outputs, 0))], axis=1).T for part in ("high", "low")))
+    nothing = np.zeros((outputs, 0))
+    high, low = (np.concatenate([*(getattr(x, part) for x in outer), nothing], axis=1).T for part in ("high", "low"))
+    out = Twofold(high, low)
     covariance = _covariance(law, inputs)
     size = np.maximum(np.abs(weight.high).max(axis=1, initial=0.0), np.abs(mean.high))
     scale = np.exp2(np.floor(np.log2(np.where(size > 0, size, 1.0))))  # powers of two: exact
@@ -144,7 +147,7 @@ def _expected(ramps: _Ramps, slope: Twofold, bias: Twofold, covariance: Twofold)
     sizes = [float(np.square(bias.high).sum()), float(parts[1].high)]
     count = ramps.mean.shape[0]
     if count:
-        h = ramps.mean / ramps.spread
+        h = _bounded(ramps.mean / ramps.spread)
         tail, inside = density(h), distribution(h)
         means = ramps.mean * inside + ramps.spread * tail
         shared = product(ramps.rows, Twofold(linear.high.T, linear.low.T))  # covariances of X and the affine map
@@ -188,14 +191,15 @@ def _kernel(ramps: _Ramps, h: Twofold, tail: Twofold, inside: Twofold, some: sli
     u, w = _bounded(u), _bounded(w)
     p1, p2 = inside[some][:, None], inside[others][None, :]
     both = _both_positive(h1, h2, r, q, u, w, p1, p2)
-    edge = h2 * tail[some][:, None] * distribution(w) + h1 * tail[others][None, :] * distribution(u)
-    peak = q * exponential((h1 * h1 + w * w).scaled(-0.5)) / PI.scaled(2.0)
-    return s1 * s2 * ((r + h1 * h2) * both + edge + peak)
+    m1, m2 = ramps.mean[some][:, None], ramps.mean[others][None, :]
+    edge = m2 * s1 * tail[some][:, None] * distribution(w) + m1 * s2 * tail[others][None, :] * distribution(u)
+    peak = s1 * s2 * q * exponential((h1 * h1 + w * w).scaled(-0.5)) / PI.scaled(2.0)
+    return (r * s1 * s2 + m1 * m2) * both + edge + peak
 
 
 def _bounded(x: Twofold) -> Twofold:
-    """Arguments of normal laws, which are 0 or 1 from 12 on."""
-    return where(np.abs(x.high) < 1e8, x, np.clip(x.high, -1e8, 1e8))
+    """Arguments of normal laws, which are 0 or 1 from 12 on; differences of such far ones do not matter."""
+    return where(np.abs(x.high) < BEYOND, x, np.clip(x.high, -BEYOND, BEYOND))
 
 
 def _both_positive(
@@ -206,7 +210,7 @@ def _both_positive(
     two = owen(k.absolute() + 0.0 * u.high, u.absolute()) * (np.sign(u.high) * np.where(k.high < 0, -1.0, 1.0))
     crossed = h.high * k.high
     opposite = (crossed < 0) | ((crossed == 0) & (h.high + k.high < 0))
-    found = (p + at).scaled(0.5) - one - two - np.where(opposite, 0.5, 0.0)
+    found: Twofold = (p + at).scaled(0.5) - one - two - np.where(opposite, 0.5, 0.0)
     centre = (h.high == 0) & (k.high == 0)
     if np.any(centre):
         found = where(centre, 0.5 - angle(q, r) / PI.scaled(2.0), found)

@@ -37,7 +37,7 @@ ROUNDING = 8e-15  # 72 roundings: of a kernel, of its part in the sum, and of su
 SPREAD = 32  # inputs whose products add another ROUNDING
 LINEAR_ROUNDING = 2.0**-44
 UNDERFLOW = 2.0**-460  # of networks scaled to outgoing weights of about 1
-NARROW = 1e-9  # a relative width that needs no second way
+NARROW = 1e-7  # a relative width that needs no second way
 MATCHED = 3000  # units that are matched
 SLOPES = 8  # the error of an expansion's slope, in errors of its values
 CHUNK = 2**21
@@ -86,8 +86,9 @@ class Readout:
     """f(z) = outer^T s(mean + row z) + bias, z ~ N(0, I).
 
     Args:
-        outer: ``[units, out]``. bias: ``[out]``. rounding: ``[units]``, at least the root mean square of what rounding did to the
-            pre-activations; None where these units are what is meant.
+        outer: ``[units, out]``. bias: ``[out]``. rounding, lost: ``[units]``, at least the root mean squares of what
+            rounding did to the pre-activations, and of what is independent of them and left out; None where these units are
+            what is meant.
     """
 
     activation: Activation
@@ -95,19 +96,20 @@ class Readout:
     outer: Float64[np.ndarray[Any, Any], "units out"]
     bias: Float64[np.ndarray[Any, Any], " out"]
     rounding: Float64[np.ndarray[Any, Any], " units"] | None = None
+    lost: Float64[np.ndarray[Any, Any], " units"] | None = None
 
     @staticmethod
     def of(net: Network, whitening: Whitening) -> Readout:
         """A network with at most one hidden layer."""
         first, last = net.layers[0], net.layers[-1]
-        if len(net.layers) == 1:  # affine: one identity unit per output
-            eye, zero = np.eye(len(last.bias)), np.zeros(len(last.bias))
-            units, moved = whitening.units(last.weight, last.bias), whitening.rounding(last.weight, last.bias)
-            return Readout(last.activation, units, eye, zero, moved)
-        if len(net.layers) != 2:
+        if len(net.layers) > 2:
             raise UnsupportedModel(f"{len(net.layers) - 1} hidden layers; the closed form is for one")
         units, moved = whitening.units(first.weight, first.bias), whitening.rounding(first.weight, first.bias)
-        return Readout(first.activation, units, last.weight.T, last.bias, moved)
+        lost = whitening.lost * np.linalg.norm(first.weight, axis=1)
+        if len(net.layers) == 1:  # affine: one identity unit per output
+            eye, zero = np.eye(len(last.bias)), np.zeros(len(last.bias))
+            return Readout(last.activation, units, eye, zero, moved, lost)
+        return Readout(first.activation, units, last.weight.T, last.bias, moved, lost)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -125,6 +127,24 @@ class Readout:
         if self.activation.bound is not None:
             each = np.minimum(each, 2.0 * self.activation.bound)
         return float(np.linalg.norm(self.outer, axis=1) @ each)
+
+    def smoothed(self) -> tuple[float, float]:
+        """What is lost of the pre-activations: its root mean square in the outputs, and that of its mean given the rest.
+
+        A unit s(X + e) has mean s(X) + sup|s''| Var e / 2 at most given X; with a kink, the smoothed kink less the kink, which
+        has a mean square of at most (jump of the slope)^2 Var(e)^(3/2) / (10 sqrt(2 pi Var X)).
+        """
+        if self.lost is None or not self.lost.any():
+            return 0.0, 0.0
+        s, weight = self.activation, np.linalg.norm(self.outer, axis=1)
+        whole = float(s.lipschitz) * self.lost
+        part = whole
+        if s.kind in BENDS:
+            part = np.minimum(whole, BENDS[s.kind][0] * self.lost**2 / 2)
+        elif s.homogeneous:
+            spread = np.sqrt(np.maximum(self.units.variance, 1e-300))
+            part = np.minimum(whole, 2 * float(s.lipschitz) * np.sqrt(self.lost**3 / (10 * math.sqrt(2 * math.pi) * spread)))
+        return float(weight @ whole), float(weight @ part)
 
     def sizes(self) -> Array:
         """At least the root mean square of each unit's output, times how much its expansion cancels: ``[units]``."""
@@ -168,6 +188,9 @@ def distance(a: Network, b: Network, law: Gaussian, nodes: int = FINE) -> Ends:
     Raises:
         UnsupportedModel: an activation, or a pair of them, without a closed form.
     """
+    a, b = _used(a), _used(b)
+    if a.digest == b.digest:
+        return Ends(0.0, 0.0, 0.0)
     a, b, scale = _of_one_size(a, b)
     whitening = Whitening.of(law, a.widths[0])
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -191,6 +214,16 @@ def _closer(a: Network, b: Network, law: Gaussian, whitening: Whitening, nodes: 
     if len(kinds) == 1 and next(iter(kinds)).kind in BENDS and a.widths == b.widths and a.units <= MATCHED:
         found.append(_linear(a, b, whitening, nodes))
     return found
+
+
+def _used(net: Network) -> Network:
+    """Without hidden units that no output reads."""
+    if len(net.layers) != 2 or net.layers[1].weight.any(axis=0).all():
+        return net
+    first, last = net.layers
+    read = last.weight.any(axis=0)
+    inside = Layer(first.weight[read], first.bias[read], first.activation)
+    return net.with_layers([inside, Layer(last.weight[:, read], last.bias, last.activation)])
 
 
 def _of_one_size(a: Network, b: Network) -> tuple[Network, Network, float]:
@@ -229,6 +262,8 @@ def _direct(f: Readout, g: Readout, nodes: int) -> Ends:
     reach = [float(np.square(r.sizes() @ np.abs(r.outer) + np.abs(r.bias)).sum()) for r in (f, g)]
     error = parts[0][1] + 2 * parts[1][1] + parts[2][1] + 4 * ROUNDING * (1 + max(len(f), len(g)) / SPREAD) * sum(reach)
     square = parts[0][0] - 2 * parts[1][0] + parts[2][0] + float(shift @ shift)
+    whole, part = map(sum, zip(f.smoothed(), g.smoothed(), strict=True))
+    error += whole**2 + 2 * part * math.sqrt(max(0.0, square + error))
     return Ends.of(square, error, f.reach(nodes) + g.reach(nodes) + f.slip() + g.slip())
 
 
@@ -306,6 +341,7 @@ def _linear(a: Network, b: Network, whitening: Whitening, nodes: int) -> Ends:
     left_out = accuracy(act, nodes)[1]
     slip += left_out * (changed + SLOPES * weight * near)
     at, by = whitening.rounding(p.weight, p.bias), whitening.rounding(p.rows, p.starts)
+    at, by = (x + whitening.lost * np.linalg.norm(w, axis=1) for x, w in ((at, p.weight), (by, p.rows)))
     slip += changed * lipschitz * at + weight * (3 * second * at * near + lipschitz * by)
     sizes = Readout(act, middle, p.outer, p.shift).sizes()
     slip += 2.0**-50 * (changed * sizes + weight * lipschitz * near)

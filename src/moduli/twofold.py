@@ -91,7 +91,8 @@ class Twofold:
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Twofold:
-        return self + (-Twofold.of(other))
+        difference: Twofold = self + (-Twofold.of(other))
+        return difference
 
     def __rsub__(self, other: Any) -> Twofold:
         return (-self) + other
@@ -109,7 +110,8 @@ class Twofold:
         rest = self - other * first
         second = rest.high / other.high
         rest = rest - other * second
-        return _renormalised(*exact_sum(first, second)) + rest.high / other.high
+        found: Twofold = _renormalised(*exact_sum(first, second)) + rest.high / other.high
+        return found
 
     def scaled(self, power: float | Array) -> Twofold:
         """Times powers of two."""
