@@ -27,8 +27,8 @@ FLOORS = (
     "witnesses", "analytic", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover",
     "hardness", "fitting", "pricing", "nearby", "proximate", "twofold", "kinked", "kernels", "population", "narrowing",
     "distillation", "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "torch_graph",
-    "torch_shrink", "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats", "solve", "markup",
-    "page", "pytorch", "experiments", "terminal", "cli",
+    "torch_shrink", "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats",
+    "solve", "markup", "page", "pytorch", "experiments", "terminal", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

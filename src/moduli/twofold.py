@@ -95,7 +95,8 @@ class Twofold:
         return difference
 
     def __rsub__(self, other: Any) -> Twofold:
-        return (-self) + other
+        difference: Twofold = (-self) + other
+        return difference
 
     def __mul__(self, other: Any) -> Twofold:
         other = Twofold.of(other)
