@@ -359,9 +359,10 @@ def test_checkpoints_of_every_shape(tmp_path, model, zipped):
         state,
         dict(state),
         {"state_dict": wrapped, "epoch": 3, "optimizer": optimizer},
-        {"model": state, "ema": state},
         {"anything": state, "seed": 2**40},
-        {"model_state_dict": state, "best": state},
+        {"model_state_dict": state, "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(4, 3)}}}},
+        {"accuracy": torch.tensor(0.9), "state_dict": [state]},
+        [state, optimizer],
     ):
         torch.save(held, file, _use_new_zipfile_serialization=zipped)
         assert read_checkpoint(file, activation="tanh") == read_module(model)
@@ -460,7 +461,11 @@ def test_other_contents(tmp_path, model):
     for held, message in (
         ([1, 2], "holds a list"),
         ({"a": 1}, "a dict with a"),
-        ({"x": model.state_dict(), "y": model.state_dict()}, "no single state dict"),
+        ({"x": model.state_dict(), "y": model.state_dict()}, "no single state dict is found but 2: .*keys=, from x, y"),
+        ({"model": model.state_dict(), "ema": model.state_dict()}, "keys=, from model, ema"),
+        ({"state_dict": [model.state_dict()] * 2}, "keys=, from state_dict.0, state_dict.1"),
+        ({"mean": torch.ones(3), "scale": [1, 2]}, "no entry is named X.weight; there are mean, scale"),
+        ({"optimizer": {"0": torch.ones(3)}}, "a dict with optimizer, in which no state dict is found"),
         (torch.ones(3), "holds a Tensor"),
         ({"0.weight": torch.full((2, 2), torch.nan)}, "nan"),
     ):

@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .activations import Activation
-from .affine import Ball, Tensor, network_from_state_dict, reciprocal
+from .affine import Ball, Tensor, reciprocal
 from .errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from .network import Network, _float64
+from .state_dicts import network_from_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
 MAX_BYTES = 4 * 2**30
-STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "policy")
 UNDERSTOOD = (
     "understood are linear, matmul, addmm, + - * / with constants, batch_norm, dropout, reshapes and slices, "
     "relu, leaky_relu, prelu, tanh, sigmoid, erf, gelu, silu, softplus, sin, abs, and a softmax at the end"
@@ -510,10 +510,12 @@ def read_checkpoint(path: str | Path, *, activation: Any = None, keys: Sequence[
 
     Args:
         activation: of the hidden layers, one or one for each; the file does not say.
-        keys: prefixes that select layers, in the order of evaluation.
+        keys: prefixes that select layers, in the order of evaluation; needed where there are several networks, or
+            where nothing tells the order.
 
     Raises:
-        UnsupportedModel: the file is damaged, too large or holds more than tensors, or the layers form no chain.
+        UnsupportedModel: the file is damaged, too large or holds more than tensors, or the layers form no chain; see
+            `state_dicts`.
         MissingExtra: torch is not installed.
 
     >>> import tempfile, torch
@@ -525,10 +527,14 @@ def read_checkpoint(path: str | Path, *, activation: Any = None, keys: Sequence[
     """
     file = Path(path)
     _limited(file)
-    arrays = _state_dict(_loaded(file), str(file))
-    for name, tensor in arrays.items():
-        _whole(tensor, f"{file}: {name!r}", file.stat().st_size)
-    return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(file))
+    size = file.stat().st_size
+    return network_from_checkpoint(
+        _loaded(file),
+        activation=activation,
+        keys=keys,
+        where=str(file),
+        check=lambda name, tensor: _whole(tensor, f"{file}: {name!r}", size),
+    )
 
 
 def _limited(file: Path) -> None:
@@ -572,19 +578,6 @@ def _loaded(file: Path) -> Any:
             raise UnsupportedModel(f"{file} is damaged or no torch file, or {CODE}") from None
         reason = f": {_brief(error)}" if isinstance(error, RuntimeError) else ""
         raise UnsupportedModel(f"{file} is damaged or no torch file{reason}") from None
-
-
-def _state_dict(loaded: Any, where: str) -> Mapping[str, Any]:
-    """The state dict in what a file held: itself, or an entry of a checkpoint."""
-    entries = loaded if isinstance(loaded, Mapping) else {}
-    if any(hasattr(value, "detach") for value in entries.values()):
-        return {str(name): value for name, value in entries.items()}
-    inner = {k: v for k, v in entries.items() if isinstance(v, Mapping) and any(hasattr(t, "detach") for t in v.values())}
-    known = [name for name in STATE_DICTS if name in inner] or list(inner)[: len(inner) == 1]
-    if known:
-        return _state_dict(inner[known[0]], where)
-    found = f"a {type(loaded).__name__}" + (f" with {', '.join(map(str, list(entries)[:8]))}" if entries else "")
-    raise UnsupportedModel(f"{where} holds {found}, in which no single state dict is found; save model.state_dict() alone")
 
 
 def _whole(tensor: Any, where: str, size: int) -> None:
