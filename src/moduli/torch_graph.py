@@ -3,8 +3,8 @@
 A module is read as the function of one sample that it is in evaluation mode, over the reals: dropout does nothing, batch
 normalisation uses its stored statistics, casts between floating types do nothing, softplus has no threshold (which is
 noted, and refused below 20). Its graph comes from `torch.export` (one spelling for each operation) or, where that fails,
-from `torch.fx`. It is traced for three samples, which must stay apart (`batches`), and what was read is compared with the
-module run by torch, one by one and three at a time (`second_reading`). All of that happens to a copy.
+from `torch.fx`. It is traced for three samples, which must stay apart, and what was read is compared with the module run by
+torch, one by one and three at a time (`second_reading`). All of that happens to a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import numpy as np
 
 from .activations import Activation
 from .affine import Ball, Tensor
-from .batches import APART, SAMPLES, Batch
 from .errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from .network import Network, _float64
 from .second_reading import MAX_PARAMETERS, UNITS, confirm
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_BYTES = 4 * 2**30
+SAMPLES = 3  # that a module is traced with: they must stay apart
 MIN_THRESHOLD = 20.0  # of a softplus: torch's default; below it the linear part is another function
 UNDERSTOOD = (
     "understood are linear, matmul, addmm, + - * / with constants, batch_norm, dropout, reshapes and slices, "
@@ -92,7 +92,7 @@ def read_module(module: torch.nn.Module, *, input_shape: int | Sequence[int] | N
         raise UnsupportedModel(f"{name} has parameters without values (lazy, or on the meta device); load them first")
     shape = _input_shape(module, name, input_shape)
     like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
-    start = Batch.of_samples(shape)
+    start = Tensor.input((SAMPLES, *shape), samples=SAMPLES)
     with _silence(), torch.no_grad(), _same_random_numbers(name):
         plain, found = settled(module)
         nodes, stored = _graph(plain, torch.zeros((SAMPLES, *shape), dtype=like.dtype, device=like.device))
@@ -263,7 +263,7 @@ class _Softmax:
 
 
 class _Walk:
-    """Evaluates a graph with one `Batch` in hand; stored tensors are float64 arrays, computed ones these or a `Ball`.
+    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays, computed ones these or a `Ball`.
 
     Attributes:
         unit: relative rounding error of the coarsest arithmetic that the graph itself asks for.
@@ -387,11 +387,6 @@ def _moved(fn: Callable[..., Any]) -> Callable[..., Any]:
     return operation
 
 
-def _full_shape(x: Any) -> tuple[int, ...]:
-    """As torch sees it: with all samples of the batch."""
-    return x.batch_shape if isinstance(x, Batch) else tuple(x.shape)
-
-
 def _sizes(given: tuple[Any, ...]) -> tuple[Any, ...]:
     """(2, 3) and ((2, 3),) are one thing."""
     return given[0] if len(given) == 1 and isinstance(given[0], tuple) else given
@@ -417,7 +412,7 @@ def _getitem(x: Any, key: Any) -> Any:
 
 
 def _getattr(x: Any, name: str) -> Any:
-    return _MOVES["t"](x) if name == "T" else {"shape": _full_shape(x), "ndim": len(x.shape)}[name]
+    return _MOVES["t"](x) if name == "T" else {"shape": tuple(x.shape), "ndim": len(x.shape)}[name]
 
 
 def _constant(value: Any) -> Any:
@@ -485,11 +480,15 @@ def _dropout(x: Any, p: Any = 0.5, training: bool = True, inplace: bool = False)
 
 def _softmax(x: Any, dim: int | None = None, *_: Any, **__: Any) -> _Softmax:
     axis = (len(x.shape) not in (0, 1, 3)) * 1 if dim is None else dim
-    if isinstance(x, Batch) and x.is_batch_axis(axis):
-        raise UnsupportedModel(f"a softmax over axis {axis}, which is the batch axis; {APART}")
-    if not x.shape or x.shape[axis] != x.size:
-        raise UnsupportedModel(f"a softmax over axis {axis} of shape {x.shape} is not over all outputs")
+    if not x.shape or not _all_of_a_sample(x, axis):
+        raise UnsupportedModel(f"a softmax over axis {axis} of shape {x.shape} is not over all outputs of a sample")
     return _Softmax(x)
+
+
+def _all_of_a_sample(x: Tensor, axis: int) -> bool:
+    """Whether every line along an axis holds all entries of one sample, and there are as many lines as samples."""
+    of = np.moveaxis(x.index // max(1, len(x.select)), axis, -1)
+    return x.shape[axis] * x.samples == x.size and bool((of == of[..., :1]).all())
 
 
 def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
@@ -561,7 +560,7 @@ _MOVES: dict[str, Callable[..., Any]] = {  # exact on stored tensors too
     "neg": lambda x: x.scaled(-1.0) if isinstance(x, Tensor) else _moved(np.negative)(x),
     "getitem": _getitem,
     "getattr": _getattr,
-    "size": lambda x, dim=None: _full_shape(x) if dim is None else _full_shape(x)[dim],
+    "size": lambda x, dim=None: tuple(x.shape) if dim is None else x.shape[dim],
 }  # fmt: skip
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     **{kind: _plain(kind) for kind in _PLAIN},
