@@ -148,8 +148,12 @@ class Activation:
             raise ValueError(f"unknown activation {self.kind!r}; known: {', '.join(sorted(self.KINDS))}")
         if (self.kind == "leaky_relu") != (self.slope is not None):
             raise ValueError(f"activation {self.kind!r} with slope {self.slope!r}: leaky_relu(slope) takes one, no other does")
-        if self.slope is not None and not isfinite(self.slope):
-            raise ValueError(f"leaky_relu slope {self.slope!r} is not finite")
+        if self.slope is None:
+            return
+        slope = float.__add__(float(self.slope), 0.0)  # plain, as its text is part of digests
+        if not isfinite(slope) or slope != self.slope:
+            raise ValueError(f"leaky_relu slope {self.slope!r} is no finite float")
+        object.__setattr__(self, "slope", slope)
 
     @staticmethod
     def of(name: str | Activation) -> Activation:

@@ -282,7 +282,8 @@ class Alignment(Result):
 
     @property
     def statement(self) -> str:
-        size = float(np.linalg.norm(self.b.flat())) or 1.0
+        with np.errstate(all="ignore"):
+            size = float(np.linalg.norm(self.b.flat())) or 1.0
         return (
             f"matched by {self.by}: the parameters are {self.after / size:.3g} of their norm apart, "
             f"{self.before / size:.3g} before"

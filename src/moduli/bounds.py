@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from . import arithmetic
 from .enclosure import class_keys, two_product, two_sum, up
 from .envelopes import Envelope, add_up, envelope, kinked, slopes
 from .errors import ShapeError
@@ -209,6 +210,7 @@ class Propagation:
         known: Bounds | None = None,
         units: Sequence[Mask] | None = None,
     ) -> None:
+        arithmetic.require()  # here, because worker processes begin here too
         self.maps, self.low, self.high = maps, low, high
         self.bounds: Bounds = []
         self.envelopes: list[Envelope] = []

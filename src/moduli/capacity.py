@@ -8,6 +8,7 @@ training, so they are rounded up to a power of two, and the k-th power tried pay
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -40,7 +41,7 @@ from .generalization import (
 )
 from .lossless import compress
 from .network import Network
-from .result import Result, notebook
+from .result import Result, notebook, plain
 from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -405,14 +406,14 @@ class Complexity(Result):
 
     def to_json(self) -> dict[str, Any]:
         cls = self.cls
-        return {
+        return dict(plain({
             "schema": "moduli.complexity/1", "status": self.status, "statement": self.statement, "widths": list(cls.widths),
             "activations": list(map(str, cls.activations)), "bounds": [float(b) for b in cls.bounds],
             "input_bound": float(cls.input_bound), "norm": cls.norm, "accuracy": self.accuracy, "delta": self.delta,
             "samples": self.samples, "log_symmetries": self.log_symmetries, "log_covering": self.log_covering(),
             "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()), "rows": self.data_rows(),
             "plot_data": self.plot_data(),
-        }  # fmt: skip
+        }))  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
         """Log covering numbers against accuracy, and the share of the group against the width."""
@@ -520,7 +521,8 @@ def _shell(size: Real) -> tuple[float, float]:
     mantissa, j = math.frexp(size)
     j -= mantissa == 0.5
     k = 2 * j if j > 0 else 1 - 2 * j
-    return math.ldexp(1.0, j), math.log(math.pi**2 * k * k / 6)
+    shell = math.ldexp(1.0, j) if j < 1024 else sys.float_info.max
+    return shell, math.log(math.pi**2 * k * k / 6)
 
 
 def _needed(gap: Callable[[Real], float]) -> float | None:

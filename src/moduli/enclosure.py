@@ -19,11 +19,54 @@ from typing import Any
 import numpy as np
 
 from .activations import Activation
+from .errors import CertificateRejected
 from .network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Index = tuple[int, ...]
 Interval = tuple[Fraction, Fraction]
+LONGEST = 2**14  # bits of a numerator or denominator; a product of seven floats of any size has fewer
+
+
+# Rationals ------------------------------------------------------------------------------------------------------
+
+
+def bounded(q: Fraction) -> Fraction:
+    """The rational, if its numerator and denominator are not too long.
+
+    Moves can make numbers that grow without end, and so can sums of terms with different denominators: a short
+    certificate would keep its reader busy for hours.
+
+    Raises:
+        CertificateRejected: they are.
+    """
+    if q.denominator.bit_length() > LONGEST or q.numerator.bit_length() > LONGEST:
+        raise CertificateRejected(
+            f"a number of {max(q.numerator.bit_length(), q.denominator.bit_length())} bits; the kernel computes with up to "
+            f"{LONGEST}"
+        )
+    return q
+
+
+class Work:
+    """How much is left to be done in rationals: an entry that is put counts 1, a long one as much as it takes longer."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.left = limit
+
+    def spend(self, q: Fraction) -> None:
+        bits = max(q.denominator.bit_length(), q.numerator.bit_length())
+        self.left -= 1 + (bits * bits >> 20)
+        if self.left < 0:
+            raise CertificateRejected(f"more than {self.limit} entries would be computed in rationals")
+
+
+def total(terms: Iterable[Fraction]) -> Fraction:
+    """The sum of rationals, none of it too long."""
+    found = Fraction(0)
+    for term in terms:
+        found = bounded(found + term)
+    return found
 
 
 # Constants ------------------------------------------------------------------------------------------------------
@@ -45,7 +88,7 @@ class Constant:
         low = high = self.rational
         for activation, argument, coefficient in self.atoms:
             ends = [coefficient * end for end in _at(activation, argument)]
-            low, high = low + min(ends), high + max(ends)
+            low, high = bounded(low + min(ends)), bounded(high + max(ends))
         return low, high
 
     @cached_property
@@ -68,12 +111,12 @@ def linear(terms: Iterable[tuple[Fraction, Number]]) -> Number:
     rational, atoms = Fraction(0), dict[tuple[Activation, Number], Fraction]()
     for factor, number in terms:
         if isinstance(number, Fraction):
-            rational += factor * number
+            rational = bounded(rational + factor * number)
             continue
-        rational += factor * number.rational
+        rational = bounded(rational + factor * number.rational)
         for activation, argument, coefficient in number.atoms:
             key = (activation, argument)
-            atoms[key] = atoms.get(key, Fraction(0)) + factor * coefficient
+            atoms[key] = bounded(atoms.get(key, Fraction(0)) + factor * coefficient)
     kept = frozenset((a, z, c) for (a, z), c in atoms.items() if c)
     return Constant(rational, kept) if kept else rational
 
@@ -309,10 +352,13 @@ class ExactArray:
     Attributes:
         hi: nearest floats (copied before the first change). lo: nearest floats of exact - hi, or None for all zero.
         rest: the entries that hi + lo does not hold, by index.
+        work: what entries that are put are charged to, if anything.
     """
 
-    def __init__(self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None) -> None:
-        self.hi, self.lo, self.rest = hi, lo, rest or {}
+    def __init__(
+        self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None, work: Work | None = None
+    ) -> None:
+        self.hi, self.lo, self.rest, self.work = hi, lo, rest or {}, work
         self._own = False
 
     def get(self, at: Index) -> Number:
@@ -322,7 +368,9 @@ class ExactArray:
 
     def put(self, at: Index, number: Number) -> None:
         low, high = enclose(number)
-        middle = (low + high) / 2
+        middle = bounded((low + high) / 2)
+        if self.work is not None:
+            self.work.spend(middle)
         hi = _nearest(middle)
         lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
         self.write(at, hi, lo)
@@ -495,7 +543,7 @@ def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
     for j in {j for _, j in b.rest}:
         bad[:, j] = True
     for i, j in np.argwhere(bad).tolist():
-        out.put((i, j), sum((_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])), Fraction(0)))
+        out.put((i, j), total(_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])))
     return out
 
 

@@ -358,7 +358,7 @@ class Reader:
         if len(found) != 1:
             listed = ", ".join(map(repr, found))
             raise UnsupportedModel(f"output {output!r} depends on {len(found)} inputs ({listed or 'none'}); one is understood")
-        return found[0]
+        return str(found[0])
 
     def _shapes(self, output: str, given: Any) -> tuple[tuple[int, ...], int | None]:
         """The shape of one sample, and how many samples the input declares: 0 any number, None no axis for them."""
