@@ -24,7 +24,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,13 +32,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .affine import network_from_state_dict
 from .domains import Frame, Samples
 from .errors import UnsupportedModel, one_line
 from .files import MAX_FILE, atomic_write, load_arrays, unpack
 from .network import Network
 from .onnx_graph import onnx_bytes, read_onnx
+from .safetensors_file import read_safetensors, shared_tensors
 from .slack import Slack, exact_arrays, rounding_slack
+from .state_dicts import network_from_state_dict
 
 if TYPE_CHECKING:
     pass
@@ -309,16 +310,10 @@ def _npz_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
 
 
 def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -> Network:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UnsupportedModel(f"{path}: damaged or no .safetensors file ({error})") from None
-    if metadata.get("format") != "moduli/1":
-        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path))
+    metadata, stored = read_safetensors(path)
+    arrays = shared_tensors(metadata, stored)
+    if metadata.get("format") != "moduli/1":  # names come sorted as text, which is no order
+        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path), ordered=False)
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
         raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
