@@ -308,6 +308,8 @@ class _Reader:
         if not form or not isinstance(form[0], str):
             return self.passed_over(form, holds)
         head, *rest = form
+        if head == "!" and rest:  # a formula with a name or a hint
+            return self.cases(rest[0], holds)
         if head == "not":
             return self.cases(_only(form, 1)[0], not holds)
         if head == "=>" and len(rest) >= 2:
