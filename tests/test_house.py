@@ -20,14 +20,15 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "files", "vnnlib", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "trees",
-    "groups", "proximity", "differences", "cases", "region", "creases", "blocks", "slack", "certificate", "result", "plot",
-    "turning", "lossless", "programs", "stability", "hidden", "regional", "symmetry", "payload", "alignment", "covering", "clipping",
+    "errors", "activations", "files", "vnnlib",
+    "domains", "network", "enclosure", "modular", "envelopes", "bounds", "trees", "groups",
+    "proximity", "differences", "cases", "region", "creases", "blocks", "slack", "certificate", "result", "plot", "turning",
+    "lossless", "programs", "stability", "hidden", "regional", "symmetry", "payload", "alignment", "covering", "clipping",
     "subdivision", "polyhedra", "supremum", "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery",
     "witnesses", "analytic", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover",
     "hardness", "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing", "distillation",
     "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "torch_graph", "torch_shrink",
-    "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats", "solve", "markup",
+    "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "nnet", "formats", "solve", "markup",
     "page", "pytorch", "experiments", "terminal", "cli",
 )  # fmt: skip
 HEAVY = {
