@@ -504,7 +504,7 @@ class Tensor:
             raise ShapeError(f"slopes of shape {given.shape} would change a tensor of shape {self.shape}")
         slope = np.broadcast_to(given, self.shape).ravel()
         if len(np.unique(slope)) == 1:
-            return self.activate(Activation("leaky_relu", float(slope[0])) if slope[0] else Activation("relu"))
+            return self.activate(Activation("leaky_relu", float(slope[0])))
         _limit(self.size * (self.size + int(np.count_nonzero(slope))), f"a PReLU of {self.size} units", MAX_MADE)
         weight, bias, made = self._closed()
         pairs, units = np.flatnonzero(slope), np.concatenate([np.arange(self.size), np.flatnonzero(slope)])
