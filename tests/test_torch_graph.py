@@ -86,6 +86,15 @@ def linear():
     return nn.Linear(4, 6)
 
 
+def slopes(count):
+    """A PReLU with another slope for each unit, one of them 0 and one 1."""
+    module = nn.PReLU(count)
+    with torch.no_grad():
+        module.weight[:] = torch.linspace(-0.5, 2.0, count)
+        module.weight[:2] = torch.tensor([0.0, 1.0])
+    return module
+
+
 MODULES = {
     "relu": mlp(nn.ReLU()),
     "relu in place": mlp(nn.ReLU(inplace=True)),
@@ -96,6 +105,20 @@ MODULES = {
     "gelu": mlp(nn.GELU()),
     "gelu tanh": mlp(nn.GELU(approximate="tanh")),
     "silu": mlp(nn.SiLU()),
+    "elu": mlp(nn.ELU()),
+    "elu alpha": mlp(nn.ELU(0.3, inplace=True)),
+    "selu": mlp(nn.SELU()),
+    "celu": mlp(nn.CELU(0.7)),
+    "relu6": mlp(nn.ReLU6()),
+    "hardtanh": mlp(nn.Hardtanh(-0.25, 3.0)),
+    "hardsigmoid": mlp(nn.Hardsigmoid()),
+    "hardswish": mlp(nn.Hardswish()),
+    "mish": mlp(nn.Mish()),
+    "prelu per unit": lambda: nn.Sequential(linear(), slopes(6), nn.Linear(6, 2)),
+    "clamp two": lambda: Written(lambda m, x: m.b(m.a(x).clamp(-0.5, 0.25)), a=linear(), b=nn.Linear(6, 2)),
+    "clamp max": lambda: Written(lambda m, x: m.b(m.a(x).clamp_max(0.25)), a=linear(), b=nn.Linear(6, 2)),
+    "clamp min": lambda: Written(lambda m, x: m.b(torch.clamp(m.a(x), min=0.25)), a=linear(), b=nn.Linear(6, 2)),
+    "functional elu": lambda: Written(lambda m, x: m.b(F.elu(m.a(x), 0.5, False)), a=linear(), b=nn.Linear(6, 2)),
     "softplus": mlp(nn.Softplus()),
     "softplus beta": mlp(nn.Softplus(beta=3.0)),
     "softmax": mlp(nn.Tanh(), out=nn.Softmax(dim=-1)),
@@ -250,7 +273,7 @@ REFUSED = {
     "gate": (lambda: Written(lambda m, x: torch.sigmoid(m.a(x)) * m.a(x), a=square()), "mul.*two computed tensors"),
     "quotient": (lambda: Written(lambda m, x: 1.5 / m.a(x), a=square()), "reciprocal|div"),
     "convolution": (lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), square()), r"(?i)conv1d.* in '0'.*understood are"),
-    "elu": (lambda: nn.Sequential(square(), nn.Sequential(nn.ELU())), r"(?i)elu.* in '1\.0'.*understood are"),
+    "softsign": (lambda: nn.Sequential(square(), nn.Sequential(nn.Softsign())), r"(?i)abs|softsign"),
     "exp": (lambda: Written(lambda m, x: torch.exp(m.a(x)), a=square()), "exp.*not understood"),
     "softmax inside": (lambda: nn.Sequential(square(), nn.Softmax(-1), square()), "follows a softmax"),
     "softmax over rows": (lambda: nn.Sequential(square(), nn.Softmax(dim=0)), "axis 0"),
@@ -262,8 +285,10 @@ REFUSED = {
     "rounded": (lambda: Written(lambda m, x: torch.div(x, 3, rounding_mode="floor"), a=square()), "rounded"),
     "computed weight": (lambda: Written(lambda m, x: x @ torch.inverse(m.a.weight), a=square()), "computed from parameters"),
     "batch statistics": (lambda: nn.Sequential(square(), nn.BatchNorm1d(4, track_running_stats=False)), "stored statistics"),
-    "many slopes": (lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3)), "3 slopes"),
-    "relu6": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU6()), "relu6|hardtanh|ReLU6"),
+    "shrinking": (lambda: nn.Sequential(square(), nn.Sequential(nn.Hardshrink())), r"(?i)shrink.* in '1\.0'.*understood are"),
+    "negative celu": (lambda: nn.Sequential(square(), nn.CELU(-1.0)), "alpha=-1"),
+    "clamp by tensors": (lambda: Written(lambda m, x: m.a(x).clamp(min=m.a.bias), a=square()), "numbers are read"),
+    "empty clamp": (lambda: Written(lambda m, x: m.a(x).clamp(2, 1), a=square()), r"\[2\.0, 1\.0\] is constant"),
     "recurrent": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3)), "LSTM|lstm|zeros"),
     "division by zero": (lambda: Written(lambda m, x: m.a(x) / 0, a=square()), "zero"),
 }

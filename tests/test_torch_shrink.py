@@ -24,7 +24,7 @@ def _seeded():
 
 @pytest.mark.parametrize(
     "act", [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.GELU(approximate="tanh"), nn.Tanh(), nn.Sigmoid(), nn.SiLU(),
-            nn.LeakyReLU(0.2), nn.Softplus()], ids=repr,
+            nn.LeakyReLU(0.2), nn.Softplus(), nn.ELU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.Mish()], ids=repr,
 )  # fmt: skip
 def test_every_activation(act):
     on = "samples" if isinstance(act, nn.LeakyReLU) else "gaussian"
