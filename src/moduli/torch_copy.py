@@ -131,8 +131,16 @@ def _without_parametrizations(part: Any, name: str) -> list[Computed]:
 
     if not parametrize.is_parametrized(part):
         return []
+    _with_own_class(part)
     found = []
     for tensor, steps in list(part.parametrizations.items()):
         found.append(Computed(name, tensor, ", ".join(type(step).__name__ for step in steps)))
         parametrize.remove_parametrizations(part, tensor, leave_parametrized=True)
     return found
+
+
+def _with_own_class(part: Any) -> None:
+    """Parametrised tensors are properties of a class that a copy shares with the module it was copied from."""
+    shared = type(part)
+    members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    part.__class__ = type(shared.__name__, shared.__bases__, members)

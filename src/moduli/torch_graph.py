@@ -143,7 +143,8 @@ def _agreement(
         x = torch.from_numpy(rows).to(device=like.device, dtype=dtype).reshape(len(rows), *shape)
         result = model(x)
         result = result[0] if isinstance(result, (tuple, list)) else result
-        return result.detach().double().cpu().numpy()
+        values = result.detach().double().cpu().numpy()
+        return values.reshape(1, -1) if len(rows) == 1 else values  # squeeze() drops the axis of a batch of one
 
     unit = max(unit, UNITS.get(kind, UNITS["bfloat16"]))
     try:
