@@ -217,6 +217,6 @@ def test_normalised_weights_are_refused_with_the_way_out():
         wrap(net[0])
         with pytest.raises(mo.UnsupportedModel, match=r"no Linear-activation-Linear block.*0: its weight.*remove_param"):
             shrink(net, x, units=4)
-        both = nn.Sequential(block(), nn.Tanh(), nn.Linear(3, 4), nn.Tanh(), net)
-        refused = dict(shrink(both, x, units={"0.0": 4}).refused)
+        both = nn.Sequential(block(width=5), nn.Tanh(), nn.Linear(3, 4), nn.Tanh(), net)
+        refused = dict(shrink(both, x, units={"0.0": 5}).refused)
         assert "remove_parametrizations" in refused["4.0"]
