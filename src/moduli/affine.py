@@ -317,6 +317,7 @@ class Tensor:
         select, scale, shift, index: as in the module docstring; None is 1 or 0.
         folded: affine maps met so far, for the notes. made: numbers in matrices so far that no file stores.
         samples: how many are carried.
+        notes: what was done to the model on the way, for `Network.notes`.
 
     >>> import numpy as np
     >>> x = Tensor.input((1, 2)).shifted(np.array([-1.0, 0.0])).matmul(np.array([[1.0, 0.0], [1.0, 2.0]]))
@@ -340,6 +341,7 @@ class Tensor:
     folded: int = 0
     made: int = 0
     samples: int = 1
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def input(shape: Sequence[int], *, samples: int = 1) -> Tensor:
@@ -633,16 +635,75 @@ class Tensor:
     # Layers -----------------------------------------------------------------------------------------------------
 
     def activate(self, activation: Activation) -> Tensor:
-        """Apply an activation to every entry; closes a layer."""
-        if activation == IDENTITY or (self.pristine and self.layers and _no_effect(activation, self.layers[-1][2])):
+        """Apply an activation to every entry; closes a layer, or goes into the last one where both are one activation."""
+        if activation == IDENTITY:
             return self
-        index = self._even(self.shape).index
+        if self.pristine and self.layers:
+            *before, (weight, bias, last) = self.layers
+            both = activation.after(last)
+            if both is not None:
+                return replace(self, layers=(*before, (weight, bias, both)))
         weight, bias, made = self._closed()
+        return self._behind(weight, bias, activation, made, self._even(self.shape).index)
+
+    def clamped(self, low: float | None, high: float | None) -> Tensor:
+        """min(max(x, low), high), the low end below the high one; None is no end.
+
+        >>> Tensor.input((1, 2)).clamped(None, 6.0).finish()
+        Network(2-2-2, relu, 12 parameters)
+        """
+        if low is not None and high is not None:
+            if not low < high:
+                raise UnsupportedModel(f"a clip to [{low}, {high}] is constant; its low end must lie below its high end")
+            return self.activate(Activation("clip", low, high))
+        if low is not None:
+            return self.shifted(-low).activate(Activation("relu")).shifted(low)
+        if high is not None:
+            return self.scaled(-1.0).shifted(high).activate(Activation("relu")).scaled(-1.0).shifted(high)
+        return self
+
+    def rectified(self, slopes: Any) -> Tensor:
+        """max(z, 0) + slope * min(z, 0), with one slope for every entry (by numpy's broadcasting): a PReLU.
+
+        Slopes that differ have no activation of their own: an entry becomes relu(z) - slope * relu(-z), a pair of units, and
+        one unit where its slope is 0.
+
+        Raises:
+            ShapeError: the slopes would change the shape.
+
+        >>> import numpy as np
+        >>> x = Tensor.input((1, 3)).rectified(np.array([0.0, 0.5, -2.0]))
+        >>> net = x.finish()
+        >>> net.widths, net(np.array([[-1.0, -1.0, -1.0], [4.0, 5.0, 6.0]])).tolist()
+        ((3, 5, 3), [[0.0, -0.5, 2.0], [4.0, 5.0, 6.0]])
+        """
+        ball = Ball.of(slopes)
+        if self._joint(ball.shape) != self.shape:
+            raise ShapeError(f"slopes of shape {ball.shape} would change a tensor of shape {self.shape}")
+        places, entries = self._places(self.shape)
+        slope, size = self._constant(ball, self.shape, places).centre.hi, len(entries)
+        if len(np.unique(slope)) == 1:
+            return self.activate(Activation("leaky_relu", float(slope[0])))
+        pairs = np.flatnonzero(slope)
+        units = np.concatenate([np.arange(size), pairs])
+        _limit(size * len(units), f"a PReLU of {size} units", MAX_MADE)
+        weight, bias, made = self._closed()
+        turned = Ball.of(np.where(np.arange(len(units)) < size, 1.0, -1.0))
+        rows = weight.rows(units).times(turned.map(lambda a: a[:, None]))
+        relu = self._behind(rows, bias.rows(units).times(turned), Activation("relu"), made, np.arange(len(units)))
+        joined = np.eye(size, len(units))
+        joined[pairs, np.arange(size, len(units))] = -slope[pairs]
+        note = f"read a PReLU of {size} units as {len(units)} ReLU units: relu(z) - slope * relu(-z)"
+        index = self._spread(self.shape, places, entries).index
+        return replace(relu._mapped(Ball.of(joined), np.arange(len(units)), index), notes=(*self.notes, note))
+
+    def _behind(self, weight: Ball, bias: Ball, activation: Activation, made: int, index: Indices) -> Tensor:
+        """The activations of a further layer, placed by an index."""
         layers = (*self.layers, (weight, bias, activation))
         _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
         size = weight.shape[0]
         return Tensor(
-            layers, self.inputs, size, None, np.arange(size), None, None, index, self.folded, made, self.samples
+            layers, self.inputs, size, None, np.arange(size), None, None, index, self.folded, made, self.samples, self.notes
         )
 
     def one_sample(self) -> Tensor:
@@ -676,10 +737,12 @@ class Tensor:
 
         Args:
             output_map: what the model applies to them; None: an activation that ends the model becomes the output map.
-            notes: lines for `Network.notes`; the certified effect of rounding follows them where there is any.
+            notes: lines for `Network.notes`, after the tensor's own. The certified effect of rounding follows them where
+                there is any.
         """
         parts, output_map = self.parts(output_map)
-        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), tuple(notes), output_map)
+        notes = (*self.notes, *notes)
+        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), notes, output_map)
         if all(w.is_float() and b.is_float() for w, b, _ in parts):
             return net
         return replace(net, notes=(*notes, f"folded {self.folded} affine maps into {len(parts)}; {_rounding(parts, net)}"))
@@ -699,13 +762,6 @@ def _stacked(parts: Sequence[Ball]) -> Ball:
     lo = None if all(part.centre.lo is None for part in loose) else np.concatenate([part._low() for part in loose])
     radius = None if all(part.radius is None for part in loose) else np.concatenate([part._radius() for part in loose])
     return Ball(ExactArray(hi, lo), radius)
-
-
-def _no_effect(outer: Activation, inner: Activation) -> bool:
-    """Whether outer(inner(z)) = inner(z): a ray-linear outer one after an inner one without negative values."""
-    if not (outer.homogeneous and inner.piecewise_linear and outer.exact(Fraction(1)) == 1):
-        return False
-    return all((inner.exact(Fraction(z)) or 0) >= 0 for z in (-1, 1))
 
 
 def _rounding(parts: Sequence[tuple[Ball, Ball, Activation]], net: Network) -> str:

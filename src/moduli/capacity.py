@@ -278,17 +278,17 @@ class Complexity(Result):
             return self._none(name, what, source, "needs bounded activations")
         if self.samples is None:
             return self._none(name, what, source, "needs the number of samples")
-        bound = max(s.bound or 0 for s in cls.activations)
+        bound = max(float(s.bound or 0) for s in cls.activations)
         slope = float(max(s.lipschitz for s in cls.activations))
         row = max(float(b) * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True))
         if self.network is not None:
             row = max(float((np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max()) for x in self.network.layers)
         if slope * row <= 1 or self.accuracy > 2 * bound or cls.input_bound > bound:
             return self._none(
-                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound}"
+                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound:g}"
             )
         value = anthony_covering(cls.parameters, len(cls.widths) - 1, row, bound, slope, self.samples, self.accuracy)
-        return self._row(name, what, value, f"V = {row:.3g}, b = {bound}", source, "bounded")
+        return self._row(name, what, value, f"V = {row:.3g}, b = {bound:g}", source, "bounded")
 
     def _by_norms(self) -> list[Bound]:
         """Rows that need weights and no biases; a constant unit carries biases where sigma(1) = 1."""

@@ -47,8 +47,8 @@ class Unit(NamedTuple):
 
 def half(state: State, l: int) -> Fraction | None:
     """c for the activation of layer l with s(-z) = s(z) - 2 c z, None if it has another law."""
-    sign, slope, offset = state.activations[l - 1].reflection
-    return -Fraction(slope) / 2 if sign == 1 and offset == 0 else None
+    law = state.activations[l - 1].reflection
+    return -law[1] / 2 if law is not None and law[0] == 1 and law[2] == 0 else None
 
 
 def unit(state: State, l: int, name: int) -> Unit | None:

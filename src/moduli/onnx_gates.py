@@ -40,7 +40,7 @@ def gate(reader: Reader, node: Node) -> tuple[tuple[str, ...], Op] | None:
         factors = _factors(reader, node.outputs[0], found.x)
         numbers = [other for other in factors if other not in (name, found.x)]
         once = factors.count(name) == factors.count(found.x) == 1
-        if once and all(_is_constant(reader, other) for other in numbers):
+        if once and all(reader.is_constant(other) for other in numbers):
             return (found.x, *numbers), lambda x, *given, found=found: _gated(reader, found, x, given)
     return None
 
@@ -67,7 +67,7 @@ def _origin(reader: Reader, name: str) -> str:
         node = reader.makers.get(name)
         if node is None or not node.inputs or not (node.op == "Identity" or _to_float(node)):
             break
-        if _is_constant(reader, name):  # a cast rounds a constant
+        if reader.is_constant(name):  # a cast rounds a constant
             break
         name = node.inputs[0]
     return name
@@ -77,26 +77,13 @@ def _to_float(node: Node) -> bool:
     return node.op == "Cast" and node.attribute("to", 0) in FLOATS
 
 
-def _is_constant(reader: Reader, name: str) -> bool:
-    """Whether a value does not depend on the numbers of the input, its shape and type aside."""
-    seen, stack = set[str](), [name]
-    while stack:
-        name = stack.pop()
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        node = reader.makers.get(name)
-        if name == reader.input or (node is None and name not in reader.stored):
-            return False
-        if node is not None and node.op not in ("Shape", "Size"):
-            stack += node.inputs[:1] if node.op == "CastLike" else node.inputs
-    return True
-
-
 def _made(reader: Reader, name: str, *ops: str) -> Node | None:
     """The node that makes a value of data, if it is of these operations."""
     node = reader.makers.get(_origin(reader, name))
-    return node if node is not None and node.op in ops and all(node.inputs) else None
+    if node is None or node.op not in ops or not all(node.inputs) or node.proto.attribute:
+        return None
+    node.require_known(reader.opset)
+    return node
 
 
 def _factors(reader: Reader, name: str, stop: str = "") -> list[str]:
@@ -104,7 +91,7 @@ def _factors(reader: Reader, name: str, stop: str = "") -> list[str]:
     stack, found = [name], list[str]()
     while stack:
         name = _origin(reader, stack.pop())
-        node = None if name == stop or _is_constant(reader, name) else _made(reader, name, "Mul")
+        node = None if name == stop or reader.is_constant(name) else _made(reader, name, "Mul")
         if node is None or len(node.inputs) != 2 or len(found) + len(stack) > MOST_FACTORS:
             found.append(name)
         else:
@@ -143,11 +130,47 @@ def _gate(reader: Reader, name: str) -> _Gate | None:
     node = _made(reader, name, "Sigmoid")
     if node is not None:
         return _Gate(_origin(reader, node.inputs[0]), "silu")
+    found = _hard_gate(reader, name) or _soft_gate(reader, name)
+    if found is not None:
+        return found
     plus = _with_number(reader, name, "Add")
     node = _made(reader, plus[0], "Erf", "Tanh") if plus is not None and plus[1] == 1.0 else None
     if node is None:
         return None
     return _erf_gate(reader, node.inputs[0]) if node.op == "Erf" else _tanh_gate(reader, node.inputs[0])
+
+
+def _hard_gate(reader: Reader, name: str) -> _Gate | None:
+    """``clip(x + 3, 0, 6)``, or a hard sigmoid of slope 1/6.
+
+    With a slope off by a relative error e, x gate is off by at most 9 / 6 e where |x| <= 3, and hardly beyond.
+    """
+    node = reader.makers.get(_origin(reader, name))
+    if node is None or not all(node.inputs[:1]):
+        return None
+    if node.op == "HardSigmoid":
+        node.require_known(reader.opset)
+        slope = node.attribute("alpha", float(np.float32(0.2)))
+        error = _nearest(slope, 1 / 6) if node.attribute("beta", 0.5) == 0.5 else None
+        return None if error is None else _Gate(_origin(reader, node.inputs[0]), "hardswish", 1.0, 1.6 * error)
+    if node.op != "Clip" or _ends(reader, node) != (0.0, 6.0):
+        return None
+    node.require_known(reader.opset)
+    plus = _with_number(reader, node.inputs[0], "Add")
+    return _Gate(plus[0], "hardswish", 6.0) if plus is not None and plus[1] == 3.0 else None
+
+
+def _ends(reader: Reader, node: Node) -> tuple[float | None, ...]:
+    if reader.opset < 11:
+        return node.attribute("min", -math.inf), node.attribute("max", math.inf)
+    return tuple(_number(reader, name) for name in node.inputs[1:])
+
+
+def _soft_gate(reader: Reader, name: str) -> _Gate | None:
+    """``tanh(softplus(x))``."""
+    tanh = _made(reader, name, "Tanh")
+    soft = _made(reader, tanh.inputs[0], "Softplus") if tanh is not None else None
+    return None if soft is None else _Gate(_origin(reader, soft.inputs[0]), "mish")
 
 
 def _erf_gate(reader: Reader, name: str) -> _Gate | None:

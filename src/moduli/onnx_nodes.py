@@ -489,12 +489,12 @@ class Reader:
             raise UnsupportedModel(f"{node} is a function of the model; write it out with onnx.inliner")
         if node.outputs[0] != name and node.op != "Split":
             return node.inputs, lambda _: _refuse(node, f"output {name!r} is not its first, and not understood")
-        if node.op in PATTERNS and (found := PATTERNS[node.op](self, node)) is not None:
-            need, make = found
-            return need, lambda values: self._run(node, values, make)
         if node.op not in OPS and node.op not in EVALUATED:
             return node.inputs, lambda _: _refuse(node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}")
         node.require_known(self.versions.get(node.proto.domain, self.opset))
+        if node.op in PATTERNS and not self.is_constant(name) and (found := PATTERNS[node.op](self, node)) is not None:
+            need, make = found
+            return need, lambda values: self._made_of(node, lambda: make(*values))
         if node.op not in OPS:
             return node.inputs, lambda values: self._run(node, values, None)
         operation = OPS[node.op]
@@ -510,10 +510,30 @@ class Reader:
                 return self._evaluated(node, values)
             if make is None:
                 return _refuse(node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}")
-            made = make(*values)
+        return self._made_of(node, lambda: make(*values))
+
+    def _made_of(self, node: Node, make: Callable[[], Made]) -> Made:
+        with one_line(str(node)):
+            made = make()
             node.require_read()
-            self._type(node, values)
+            self._type(node)
             return made
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value does not depend on the numbers of the input, its shape and type aside."""
+        stack = [name]
+        seen = set[str]()
+        while stack:
+            name = stack.pop()
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            node = self.makers.get(name)
+            if name == self.input or (node is None and name not in self.stored):
+                return False
+            if node is not None and node.op not in ("Shape", "Size"):
+                stack += node.inputs[:1] if node.op == "CastLike" else node.inputs
+        return True
 
     def _typed(self, node: Node, values: list[Value | None]) -> bool:
         """Whether a node is a constant that the file's own types decide."""
@@ -571,7 +591,7 @@ class Reader:
             return int(helper.np_dtype_to_tensor_dtype(value.dtype))
         return self.kinds.get(name, 1)
 
-    def _type(self, node: Node, values: list[Value | None]) -> None:
+    def _type(self, node: Node) -> None:
         """Note the floating type of what a node made: that of its first operand, if the operation did not say."""
         for output in node.outputs:
             known = [self.kinds[n] for n in node.inputs if n in self.kinds]

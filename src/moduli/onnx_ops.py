@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .activations import Activation
 from .affine import MAX_ENTRIES, MAX_MADE, Ball, Tensor, reciprocal
 from .errors import UnsupportedModel
 from .onnx_constants import FLOATS, size_of, sparse_array, stored_array
@@ -32,55 +31,9 @@ MOST_PRODUCTS = 2**28  # of numbers in one product of constant matrices, each ex
 
 Indices = np.ndarray[Any, np.dtype[Any]]
 
-# Activations, sums and products ---------------------------------------------------------------------------------
+# Sums and products ----------------------------------------------------------------------------------------------
 
 
-def _activated(reader: Reader, value: Value | None, activation: Activation) -> Tensor:
-    return as_data(value).activate(activation)
-
-
-_PLAIN = {
-    "Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Softplus": "softplus", "Sin": "sin", "Abs": "abs",
-}  # fmt: skip
-
-
-@op(*_PLAIN)
-def _plain(reader: Reader, node: Node, x: Value) -> Value:
-    return _activated(reader, x, Activation(_PLAIN[node.op]))
-
-
-@op("LeakyRelu")
-def _leaky_relu(reader: Reader, node: Node, x: Value) -> Value:
-    slope = node.attribute("alpha", float(np.float32(0.01)))
-    return _activated(reader, x, Activation("leaky_relu", slope) if slope else Activation("relu"))
-
-
-@op("PRelu")
-def _prelu(reader: Reader, node: Node, x: Value, slope: Value) -> Value:
-    return _activated(reader, x, Activation("leaky_relu", as_number(slope, "the slope")))
-
-
-@op("Gelu")
-def _gelu(reader: Reader, node: Node, x: Value) -> Value:
-    form = node.attribute("approximate", "none")
-    if form not in ("none", "tanh"):
-        raise UnsupportedModel(f"approximate={form!r}; 'none' and 'tanh' are understood")
-    return _activated(reader, x, Activation("gelu" if form == "none" else "gelu_tanh"))
-
-
-@op("Swish")
-def _swish(reader: Reader, node: Node, x: Value) -> Value:
-    if node.attribute("alpha", 1.0) != 1.0:
-        raise UnsupportedModel(f"alpha={node.attribute('alpha', 1.0)}; x sigmoid(x) is understood")
-    return _activated(reader, x, Activation("silu"))
-
-
-@op("Max")
-def _max(reader: Reader, node: Node, x: Value, y: Value | None = None, *more: Value) -> Value:
-    data, other = (x, y) if isinstance(x, Tensor) else (y, x)
-    if other is None or more or as_number(other, "the other operand of Max") != 0:
-        raise UnsupportedModel("Max(x, 0), which is a ReLU, is understood")
-    return _activated(reader, as_data(data).shifted(np.zeros(shape_of(other))), Activation("relu"))
 
 
 @op("Softmax")

@@ -72,7 +72,8 @@ def span(output_map: str) -> float:
     act = Activation.of(output_map)
     if act.bound is None:
         return math.inf
-    positive = act.reflection[2] == 1  # values from 0 to 1
+    law = act.reflection
+    positive = law is not None and law[2] == 1  # values from 0 to 1
     return float(act.bound) if positive else 2.0 * act.bound
 
 

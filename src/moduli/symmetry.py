@@ -199,7 +199,7 @@ class Element:
         weights = [layer.weight for layer in net.layers]
         biases = [layer.bias for layer in net.layers]
         for l, (order, factor) in enumerate(zip(self.order, self.factor, strict=True)):
-            sign, _, offset = net.layers[l].activation.reflection
+            sign, offset = net.layers[l].activation.turned
             out = weights[l + 1][:, order]
             if offset and (factor < 0).any():
                 shift = np.column_stack([biases[l + 1], float(offset) * out[:, factor < 0]])
@@ -319,7 +319,7 @@ def _stabiliser(net: Network, signs: Sequence[bool]) -> tuple[float, float]:
     equal = fixed = 0.0
     for l, signed in enumerate(signs):
         (w, b), (v, _) = shown[l], shown[l + 1]
-        whole, odd = np.column_stack([w, b, v.T]), signed and net.activations[l].reflection[0] == -1
+        whole, odd = np.column_stack([w, b, v.T]), signed and net.activations[l].turned[0] == -1
         equal += _log_shuffles(_classes(_signed(whole) if odd and len(signs) == 1 else whole))
         idle = ~np.column_stack([w, b]).any(axis=1) & (not odd or ~v.any(axis=0))
         fixed += math.log(2) * int(idle.sum()) * signed
@@ -351,14 +351,14 @@ def _upright(net: Network, signs: Sequence[bool]) -> list[tuple[Array, Array]]:
     flip, shown = np.ones(net.widths[0]), list[tuple[Array, Array]]()
     for layer, signed in zip(net.layers, (*signs, False), strict=True):
         rows = np.column_stack([layer.weight * flip, layer.bias])
-        if shown and net.layers[len(shown) - 1].activation.reflection[2] and signs[len(shown) - 1]:
-            half = net.layers[len(shown) - 1].activation.reflection[2] / 2  # the bias that remains when s - offset/2 is odd
+        if shown and net.layers[len(shown) - 1].activation.turned[1] and signs[len(shown) - 1]:
+            half = net.layers[len(shown) - 1].activation.turned[1] / 2  # the bias that remains when s - offset/2 is odd
             sums = [Fraction(b) + half * exact_sum(w) for w, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
             names = {q: k + 1 if q else 0 for k, q in enumerate(dict.fromkeys(sums))}
             rows[:, -1] = [math.copysign(names[abs(q)] if abs(q) in names else names[q], q) for q in sums]
         upright = _signed(rows) if signed else rows
         turned = ~(upright == rows).all(axis=1)
-        flip = np.where(turned, float(layer.activation.reflection[0]), 1.0)
+        flip = np.where(turned, float(layer.activation.turned[0]), 1.0)
         shown.append((upright[:, :-1], upright[:, -1]))
     return shown
 
