@@ -314,8 +314,9 @@ class _Walk:
         name = _name(node)
         if node.op == "call_module":
             part = self.module.get_submodule(node.target)
-            if type(part).__name__ not in _MODULES:
-                raise UnsupportedModel(f"this module is not understood; {UNDERSTOOD}")
+            own = type(part).__module__.startswith("torch.nn.modules.")  # not its quantised namesakes
+            if not own or type(part).__name__ not in _MODULES:
+                raise UnsupportedModel(f"this module of {type(part).__module__} is not understood; {UNDERSTOOD}")
             name, read = _MODULES[type(part).__name__]
             args = (*args, *(_float64(a, node.target) if hasattr(a, "detach") else a for a in read(part)))
         flat = [b for a in (*args, *options.values()) for b in (a if isinstance(a, tuple) else (a,))]
