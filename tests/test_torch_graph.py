@@ -302,7 +302,7 @@ def test_modules_without_a_usable_input_or_values():
     ):
         with pytest.raises(mo.UnsupportedModel, match=message):
             read_module(module)
-    with pytest.raises(mo.ShapeError, match=r"\(1, 5\).*\(4, 3\)"):
+    with pytest.raises(mo.ShapeError, match=r"\(3, 5\).*\(4, 3\)"):
         read_module(nn.Linear(4, 3), input_shape=(5,))
     with pytest.raises(mo.ShapeError, match="positive"):
         read_module(nn.Linear(4, 3), input_shape=(0,))
