@@ -243,8 +243,9 @@ def _read_policy(path: Path, activation: Any, keys: Sequence[str] | None) -> Net
 
 def _member(path: Path, name: str) -> bytes:
     """One entry of a zip archive, as large as it says it is."""
+    whole = content(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
             entries = archive.infolist()
             found = [entry for entry in entries if entry.filename == name]
             if len(found) != 1:
@@ -258,7 +259,7 @@ def _member(path: Path, name: str) -> bytes:
                 raise UnsupportedModel(f"{path}: {name} is packed in a way that is not read; unzip and zip it again")
             with archive.open(entry) as file:
                 data = file.read(entry.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
         raise UnsupportedModel(f"{path} is damaged or no zip archive ({error})") from None
     if len(data) != entry.file_size:
         raise UnsupportedModel(f"{path}: {name} says it has {entry.file_size} bytes but holds {len(data)}")
