@@ -14,7 +14,7 @@ Suffixes do not mind case; .onnx.gz, .nnet.gz and .npz.gz are unpacked on the wa
 
 Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
 folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32 carries the certified effect of that rounding (metadata ``moduli.slack``, npz entry ``slack``).
+in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
 Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
@@ -25,12 +25,13 @@ import io
 import json
 import os
 import pickletools
+import re
 import struct
 import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -38,7 +39,6 @@ from typing import Any
 
 import numpy as np
 
-from .affine import network_from_state_dict
 from .domains import Box, Samples
 from .errors import UnsupportedModel, one_line
 from .files import (
@@ -57,7 +57,9 @@ from .files import (
 from .network import Network
 from .nnet import nnet_bytes, read_nnet
 from .onnx_graph import onnx_bytes, read_onnx
+from .safetensors_file import read_safetensors, shared_tensors
 from .slack import Slack, exact_arrays, rounding_slack
+from .state_dicts import network_from_state_dict
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
@@ -134,11 +136,12 @@ def load(
     )
 
 
-def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
+def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None) -> Path:
     """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at all.
 
     Args:
         dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified slack).
+        slack: what was rounded before, which the file then carries too; that of `canonical`, for one.
 
     Raises:
         UnsupportedModel: unknown suffix, a network the format cannot hold, or a weight beyond float32.
@@ -164,8 +167,10 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
         raise UnsupportedModel(f"dtype {dtype!r}; 'float64' or 'float32' is written")
     if not isinstance(net, Network):
         raise UnsupportedModel(f"save takes a Network, not {type(net).__name__}; load it first")
-    rounded, slack = (net, None) if dtype == "float64" else _float32(net)
-    return atomic_write(file, writer(rounded, dtype, slack))
+    if dtype == "float32":
+        net, more = _float32(net)
+        slack = more if slack is None else slack.plus(more)
+    return atomic_write(file, writer(net, dtype, slack))
 
 
 def _load_path(
@@ -389,20 +394,14 @@ def _npz_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
 
 
 def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -> Network:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UnsupportedModel(f"{path}: damaged or no .safetensors file ({error})") from None
-    if metadata.get("format") != "moduli/1":
-        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path))
+    metadata, stored = read_safetensors(path)
+    arrays = shared_tensors(metadata, stored)
+    if metadata.get("format") != "moduli/1":  # names come sorted as text, which is no order
+        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path), ordered=False)
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
         raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
-    names = [name for name in metadata.get("activations", "").split(",") if name]
+    names = [name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name]  # not within clip(0,6)
     output_map = metadata.get("output_map", "identity")
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 

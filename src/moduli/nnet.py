@@ -224,5 +224,5 @@ def nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
         [*f.mean.tolist(), f.out_mean], [*f.scale.tolist(), f.out_scale],
     ]  # fmt: skip
     rows = [row for layer in net.layers for part in (layer.weight, layer.bias[:, None]) for row in part.tolist()]
-    comment = "// written by moduli" + (f" in float32; slack {slack}" if slack is not None else "")
+    comment = "// written by moduli" + (f" in {dtype}; slack {slack}" if slack is not None else "")
     return "\n".join([comment, *(",".join(map(repr, row)) + "," for row in [*header, *rows]), ""]).encode()
