@@ -100,6 +100,17 @@ def test_every_command_takes_a_box_by_input_and_says_what_a_hull_is(folder, comm
     assert "hull of 2 boxes" in out
 
 
+def test_check_takes_a_box_by_input(folder):
+    small = mo.compress(NET, on=mo.Box([0, 0], [3, 4]))
+    mo.save(small.network, "small.npz")
+    small.save("small.cert.json")
+    for on, domain in (("box:0,1;3,4", None), ("box:two.vnnlib", "hull of 2 boxes")):
+        code, out, error = said("check", "small.cert.json", "small.npz", "net.npz", "--on", on, "--json")
+        assert code == 0, error
+        assert json.loads(out).get("domain") == domain
+    assert said("check", "small.cert.json", "small.npz", "net.npz", "--on", "box:0,1;3,4.5", "--json")[0] == 1
+
+
 def test_commands_of_a_report_can_be_typed_again(folder):
     pytest.importorskip("matplotlib")
     _, out, _ = said("report", "net.npz", "-o", "out.html", "--budget", "20", "--on", "box:-1,-2;1,2", "--json")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_files import STAND_INS
+from test_files import LFS, STAND_INS
 
 from moduli import files, formats
 from moduli.domains import Box
@@ -63,6 +63,9 @@ def test_external_data_of_a_packed_model_lies_in_its_folder(tmp_path):
     graph = helper.make_graph([helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g", ends[:1], ends[1:], [tensor])
     (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     assert load(packed(tmp_path / "a.onnx")).layers[0].weight.tolist() == weight.tolist()
+    (tmp_path / "w.bin").write_bytes(LFS)  # longer than the weights: its text must not be taken for numbers
+    with pytest.raises(UnsupportedModel, match=r"w\.bin is a Git LFS pointer"):
+        load(tmp_path / "a.onnx.gz")
     shutil.move(tmp_path / "a.onnx.gz", tmp_path.parent / "away.onnx.gz")
     with pytest.raises(UnsupportedModel, match=r"w\.bin"):
         load(tmp_path.parent / "away.onnx.gz")
