@@ -66,7 +66,8 @@ Integers = np.ndarray[Any, np.dtype[Any]]
 
 Writer = Callable[[Network, str, Slack | None], bytes | Iterator[bytes | memoryview]]
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
-READ = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS, ".zip")
+MODELS = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS)
+READ = (*MODELS, ".zip")  # an archive is read for one library's sake, and offered to no other
 UNPACKED = (".onnx", ".nnet", ".npz")  # from .gz
 POLICY = "policy.pth"
 MAX_PICKLE = 1 << 24  # bytes of an archive's list of tensors that are scanned for names
@@ -210,7 +211,7 @@ def _unread(path: Path, suffix: str, packed: bool) -> str:
     whole = f"{suffix}.gz" if packed else suffix
     means, way_out = FOREIGN.get(suffix, ("", EXPORT))
     said = f"{means}: {way_out.format(path.name)}" if means else way_out
-    return f"{path}: cannot read suffix {whole!r}; suffixes: {' '.join(READ)}; {said}"
+    return f"{path}: cannot read suffix {whole!r}; suffixes: {' '.join(MODELS)}; {said}"
 
 
 def _inside(folder: Path) -> str:
