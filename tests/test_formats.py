@@ -595,7 +595,7 @@ def test_missing_empty_truncated_directory(tmp_path):
         load(tmp_path / "none.onnx")
     for suffix in (".onnx", ".nnet", ".npz", ".safetensors"):
         (tmp_path / f"folder{suffix}").mkdir()
-        with pytest.raises(UnsupportedModel, match="no regular file"):
+        with pytest.raises(UnsupportedModel, match="is a folder; give the file"):
             load(tmp_path / f"folder{suffix}")
         whole = save(network(3, 4, 2, kind="relu"), tmp_path / f"a{suffix}")
         data = whole.read_bytes()
