@@ -249,7 +249,7 @@ ASKED = {
 def test_no_answer_warns_or_holds_what_json_does_not(size, kind, tmp_path):
     """Networks of huge and tiny weights, every question: words of the library, or an answer in strict JSON."""
     nets = [extreme(size, kind), extreme(size, kind, "softmax"), extreme(size, kind, depth=3)]
-    asked = 0
+    asked, refusals = 0, list[Exception]()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for net in nets:
@@ -260,9 +260,9 @@ def test_no_answer_warns_or_holds_what_json_does_not(size, kind, tmp_path):
                         look(found, tmp_path / f"{name}.json")
                     asked += 1
                 except (mo.ModuliError, ValueError) as error:
-                    assert "JSON" not in str(error), name
-                    assert not isinstance(error, mo.CertificateRejected), name
+                    refusals.append(error)
     assert asked > 40
+    assert not [error for error in refusals if "JSON" in str(error) or isinstance(error, mo.CertificateRejected)]
 
 
 def look(found: Result, path: Path) -> None:
