@@ -143,7 +143,7 @@ def _batch_norm(g: Graph, x: str) -> str:
     return str(g.node("BatchNormalization", x, *[g.const(part) for part in parts], epsilon=g.pick((None, 0.0, 1e-5, 1e-3))))
 
 
-@plain(1)
+@plain(1, axes=1)
 def _nothing(g: Graph, x: str) -> str:
     op = g.pick(("Identity", "Dropout", "Reshape", "Squeeze", "Transpose"))
     rank = g.rank(x)
