@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from .domains import Gaussian, Samples
 from .errors import ShapeError
-from .kernels import Units, Whitening, accuracy
+from .kernels import Units, Whitening, accuracy, closed
 from .lossless import Progress
 from .narrowing import Empirical, Fit, Goal, Population, fit, kmeans, largest, project
 from .network import Layer, Network
@@ -223,7 +223,8 @@ class _Task:
 
     def _better_starts(self, count: int) -> list[tuple[str, Units]]:
         """On samples: the student under the Gaussian fitted to them, where a closed form is cheap."""
-        if self.closed or not count or accuracy(self.net.activations[0])[0] > 1:
+        s = self.net.activations[0]
+        if self.closed or not count or not closed(s) or accuracy(s)[0] > 1:
             return []
         goal = Population(Readout.of(self.net, self.whitening), self.skip)
         return [("Gaussian", fit(goal, count, np.random.default_rng(self.seed)).units)]

@@ -11,7 +11,7 @@
 
 Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
 folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32 carries the certified effect of that rounding (metadata ``moduli.slack``, npz entry ``slack``).
+in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
 Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
@@ -97,11 +97,12 @@ def load(
     )
 
 
-def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
+def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None) -> Path:
     """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at all.
 
     Args:
         dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified slack).
+        slack: what was rounded before, which the file then carries too; that of `canonical`, for one.
 
     Raises:
         UnsupportedModel: unknown suffix, a network the format cannot hold, or a weight beyond float32.
@@ -127,8 +128,10 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
         raise UnsupportedModel(f"dtype {dtype!r}; 'float64' or 'float32' is written")
     if not isinstance(net, Network):
         raise UnsupportedModel(f"save takes a Network, not {type(net).__name__}; load it first")
-    rounded, slack = (net, None) if dtype == "float64" else _float32(net)
-    return atomic_write(file, writer(rounded, dtype, slack))
+    if dtype == "float32":
+        net, more = _float32(net)
+        slack = more if slack is None else slack.plus(more)
+    return atomic_write(file, writer(net, dtype, slack))
 
 
 def _load_path(path: Path, input_shape: Any, output: str | None, activation: Any, keys: Sequence[str] | None) -> Network:
@@ -263,7 +266,7 @@ def _nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
         [*f.mean.tolist(), f.out_mean], [*f.scale.tolist(), f.out_scale],
     ]  # fmt: skip
     rows = [row for layer in net.layers for part in (layer.weight, layer.bias[:, None]) for row in part.tolist()]
-    comment = "// written by moduli" + (f" in float32; slack {slack}" if slack is not None else "")
+    comment = "// written by moduli" + (f" in {dtype}; slack {slack}" if slack is not None else "")
     return "\n".join([comment, *(",".join(map(repr, row)) + "," for row in [*header, *rows]), ""]).encode()
 
 
@@ -319,7 +322,7 @@ def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
         raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
-    names = [name for name in metadata.get("activations", "").split(",") if name]
+    names = [name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name]  # not within clip(0,6)
     output_map = metadata.get("output_map", "identity")
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 

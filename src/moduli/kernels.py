@@ -1,6 +1,6 @@
 """Gaussian expectations E[s(X) t(Y)] of activations, with all their derivatives.
 
-Every activation here (sin apart) is a sum of a linear function and *smoothed ramps*
+Most activations are a sum of a linear function and *smoothed ramps*
 
     ramp_d(x) = E (x + d xi)_+,    xi ~ N(0, 1),    and its first two derivatives:
 
@@ -135,6 +135,14 @@ class Expansion(NamedTuple):
 RAMP, STEP, GATE = ((0, 0),), ((1, 0),), ((0, 0), (2, 1))
 
 
+CLOSED = ("identity", "relu", "leaky_relu", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus")
+
+
+def closed(s: Activation) -> bool:
+    """Whether expectations of s have a closed form here."""
+    return s.kind in CLOSED
+
+
 def accuracy(s: Activation, nodes: int = FINE) -> tuple[int, float]:
     """How many terms an expectation of s sums, and the error of that sum on the whole line."""
     if s.kind == "sin":
@@ -148,7 +156,7 @@ def expansion(s: Activation, nodes: int = FINE) -> Expansion:
     """The activation as smoothed ramps; `nodes` of the mixture where one is needed.
 
     Raises:
-        UnsupportedModel: sin, which is none.
+        UnsupportedModel: sin, which is none, and activations that are not `closed`.
     """
     one, none, zero = np.ones(1), np.zeros(0), np.zeros(1)
     if s.slope is not None:
@@ -165,7 +173,8 @@ def expansion(s: Activation, nodes: int = FINE) -> Expansion:
     if s.kind == "gelu_tanh":
         return Expansion(0.0, GATE, *_steep(nodes > COARSE), ERRORS.get((s.kind, nodes), np.inf))
     if s.kind not in ("sigmoid", "tanh", "softplus", "silu"):
-        raise UnsupportedModel(f"{s} beside another activation has no closed Gaussian expectation here; use Samples")
+        beside = " beside another activation" if s.kind == "sin" else ""
+        raise UnsupportedModel(f"{s}{beside} has no closed Gaussian expectation here; use Samples")
     weight, noise = logistic(nodes)
     error = ERRORS.get(("sigmoid" if s.kind == "tanh" else s.kind, nodes), np.inf)
     if s.kind == "tanh":

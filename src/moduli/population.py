@@ -139,7 +139,7 @@ def _oriented(f: Readout) -> Readout:
     if act.symmetric:
         ends = np.column_stack([row, mean])
         lead = ends[np.arange(len(ends)), np.abs(ends).argmax(axis=1)]
-        sign, _, offset = map(float, act.reflection)
+        sign, offset = map(float, act.turned)
         turn = lead < 0
         bias = bias + offset * outer[turn].sum(axis=0)
         flip = np.where(turn, -1.0, 1.0)

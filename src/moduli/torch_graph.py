@@ -11,6 +11,7 @@ import functools
 import inspect
 import io
 import logging
+import math
 import mmap
 import pickle
 import warnings
@@ -35,7 +36,8 @@ MAX_BYTES = 4 * 2**30
 STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "policy")
 UNDERSTOOD = (
     "understood are linear, matmul, addmm, + - * / with constants, batch_norm, dropout, reshapes and slices, "
-    "relu, leaky_relu, prelu, tanh, sigmoid, erf, gelu, silu, softplus, sin, abs, and a softmax at the end"
+    "relu, leaky_relu, prelu, elu, selu, celu, relu6, hardtanh, clamp, hardsigmoid, hardswish, mish, tanh, sigmoid, erf, "
+    "gelu, silu, softplus, sin, abs, and a softmax at the end"
 )
 CODE = (
     "holds pickled objects beyond tensors, which could run code and are not loaded; "
@@ -400,9 +402,41 @@ def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> An
 
 
 def _prelu(x: Any, weight: Any) -> Any:
-    if weight.size != 1:
-        raise UnsupportedModel(f"a prelu with {weight.size} slopes; one slope for all units is read")
-    return _leaky_relu(x, weight.item())
+    """One slope for all, or one for each channel, which is axis 1 (torch broadcasts no other way)."""
+    if weight.size == 1:
+        return x.rectified(weight.reshape(()))
+    return x.rectified(weight.reshape(-1, *[1] * (len(x.shape) - 2)))
+
+
+def _elu(x: Any, alpha: Any = 1.0, scale: Any = 1.0, input_scale: Any = 1.0, inplace: bool = False) -> Any:
+    """scale times x where x >= 0, alpha (exp(input_scale x) - 1) elsewhere."""
+    if isinstance(scale, bool):  # torch.nn.functional.elu has `inplace` in this place
+        scale = 1.0
+    if input_scale != 1:
+        raise UnsupportedModel(f"an elu with input_scale={input_scale}; 1 is read")
+    y = x.activate(Activation("elu", float(alpha)) if alpha else Activation("relu"))
+    return y if scale == 1 else y.scaled(_constant(scale))
+
+
+_SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def _selu(x: Any, inplace: bool = False) -> Any:
+    return _elu(x, *_SELU)
+
+
+def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+    if not alpha > 0:
+        raise UnsupportedModel(f"a celu with alpha={alpha}; a positive one is read")
+    return x.scaled(reciprocal(_constant(alpha))).activate(Activation("elu", 1.0)).scaled(_constant(alpha))
+
+
+def _hardtanh(x: Any, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False) -> Any:
+    return x.activate(Activation("clip", min_val, max_val))
+
+
+def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
+    return x.scaled(reciprocal(np.array([6.0]))).shifted(0.5).activate(Activation("clip", 0.0, 1.0))
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
@@ -416,16 +450,17 @@ def _softplus(x: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Any:
 
 
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
-    if max is not None or min is None or float(min) != 0:
-        raise UnsupportedModel(f"a clamp to [{min}, {max}]; only min=0 (a relu) is read")
-    return x.activate(Activation("relu"))
+    if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
+        raise UnsupportedModel("a clamp by tensors; numbers are read")
+    low, high = (None if end is None or math.isinf(end) else float(end) for end in (min, max))
+    return x.clamped(low, high)
 
 
 def _plain(kind: str) -> Callable[..., Any]:
     return lambda x, inplace=False: x.activate(Activation(kind))
 
 
-_PLAIN = ("relu", "tanh", "sigmoid", "erf", "silu", "sin", "abs")
+_PLAIN = ("relu", "tanh", "sigmoid", "erf", "silu", "sin", "abs", "hardswish", "mish")
 _MOVES: dict[str, Callable[..., Any]] = {  # exact on stored tensors too
     **dict.fromkeys(
         ("identity", "clone", "detach", "contiguous", "alias", "lift_fresh_copy", "to", "_to_copy", "type", "type_as", "float",
@@ -449,7 +484,14 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     **{kind: _plain(kind) for kind in _PLAIN},
     **dict.fromkeys(("matmul", "mm", "mv"), _matmul),
     **dict.fromkeys(("softmax", "_softmax"), _softmax),
-    **dict.fromkeys(("clamp", "clamp_min"), _clamp),
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
+    "clamp_max": lambda x, max: _clamp(x, None, max),
+    "elu": _elu,
+    "selu": _selu,
+    "celu": _celu,
+    "hardtanh": _hardtanh,
+    "relu6": lambda x, inplace=False: _hardtanh(x, 0.0, 6.0),
+    "hardsigmoid": _hardsigmoid,
     "add": _add,
     "sub": _sub,
     "rsub": lambda x, y, alpha=1: _sub(y, x, alpha),
@@ -474,10 +516,15 @@ class _Seen:
     def activate(self, s: Activation) -> Activation:
         return s
 
+    def clamped(self, low: float | None, high: float | None) -> Activation | None:
+        if high is not None:
+            return None if low is None else Activation("clip", low, high)
+        return Activation("relu") if low == 0 else None
+
 
 def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> Activation | None:
     """The activation that a torch function with these further arguments is, or None."""
-    if name not in (*_PLAIN, "leaky_relu", "gelu", "softplus", "clamp"):
+    if name not in (*_PLAIN, "leaky_relu", "gelu", "softplus", "clamp", "clip", "elu", "hardtanh", "relu6"):
         return None
     try:
         found = _OPERATIONS[name](_Seen(), *rest, **options)
@@ -488,7 +535,11 @@ def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) ->
 
 _MODULES: dict[str, tuple[str, Callable[[Any], Sequence[Any]]]] = {  # of torch.nn; a class of the user is traced into
     **dict.fromkeys(("Identity", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"), ("identity", lambda m: ())),
-    **{name: (name.lower(), lambda m: ()) for name in ("ReLU", "Tanh", "Sigmoid", "SiLU")},
+    **{name: (name.lower(), lambda m: ()) for name in ("ReLU", "Tanh", "Sigmoid", "SiLU", "SELU", "ReLU6", "Mish")},
+    **{name: (name.lower(), lambda m: ()) for name in ("Hardsigmoid", "Hardswish")},
+    "ELU": ("elu", lambda m: (m.alpha,)),
+    "CELU": ("celu", lambda m: (m.alpha,)),
+    "Hardtanh": ("hardtanh", lambda m: (m.min_val, m.max_val)),
     "Linear": ("linear", lambda m: (m.weight, m.bias)),
     "BatchNorm1d": ("batch_norm", lambda m: (m.weight, m.bias, m.running_mean, m.running_var, False, m.momentum, m.eps)),
     "Flatten": ("flatten", lambda m: (m.start_dim, m.end_dim)),
@@ -658,7 +709,12 @@ def _activation_module(activation: Activation) -> Any:
     nn = _torch().nn
     if activation.slope is not None:
         return nn.LeakyReLU(activation.slope)
+    if activation.kind == "elu":
+        return nn.ELU(activation.parameters[0])
+    if activation.kind == "clip":
+        return nn.Hardtanh(*activation.parameters)
     known = {
+        "hardswish": nn.Hardswish, "mish": nn.Mish,
         "identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU,
         "softplus": nn.Softplus, "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
     }  # fmt: skip

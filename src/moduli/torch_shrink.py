@@ -15,6 +15,7 @@ from .activations import Activation
 from .distillation import Error, narrow, smoothed
 from .domains import Gaussian, Samples
 from .errors import MissingExtra, UnsupportedModel
+from .kernels import closed
 from .lossless import Progress
 from .network import Network
 from .result import Result
@@ -220,7 +221,8 @@ def _narrowed(module: Any, block: _Found, units: int | None, eps: float | None, 
     x = block.samples
     truth = net.logits(x)
     spread = float(truth.var(axis=0).sum())
-    law: Gaussian | Samples = block.law if on == "gaussian" else Samples(x)
+    fitted = on == "gaussian" and closed(block.activation)
+    law: Gaussian | Samples = block.law if fitted else Samples(x)
     if eps is not None and not spread:
         units, eps = 1, None
     goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps * math.sqrt(spread)}
