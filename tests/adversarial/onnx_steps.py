@@ -1167,7 +1167,7 @@ def _function(g: Graph, x: str) -> str:
 def _contributed(g: Graph, x: str) -> str:
     """What onnxruntime adds to ONNX, some of it under the same names."""
     own = "com.microsoft"
-    op = g.pick(("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "FusedMatMul", "FusedGemm", "Inverse"))
+    op = g.pick(("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "FusedMatMul", "FusedGemm"))
     n = g.shape(x)[-1]
     if op == "BiasGelu":
         return str(g.node(op, x, g.const(g.dyadic((n,))), domain=own))
