@@ -13,7 +13,7 @@ rounding does to the function is certified and noted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -23,7 +23,7 @@ import numpy as np
 
 from .activations import Activation
 from .enclosure import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
-from .errors import ModuliError, ShapeError, UnsupportedModel
+from .errors import ShapeError, UnsupportedModel
 from .network import IDENTITY, Layer, Network, _float64
 from .slack import difference, exact_arrays, rounding_slack
 
@@ -288,10 +288,15 @@ def inverse_root(variance: Any, epsilon: float) -> Ball:
         total = Fraction(v) + Fraction(epsilon)
         if total <= 0:
             raise UnsupportedModel(f"variance {v} + epsilon {epsilon} is not positive; the normalisation is undefined")
-        n, d = total.as_integer_ratio()
-        k = max(0, 130 - (n * d).bit_length() // 2)
-        roots.append(Fraction(math.isqrt(n * d << 2 * k), n << k))
+        roots.append(inverse_root_of(total))
     return Ball.near(roots, 2.0**-120, array.shape)
+
+
+def inverse_root_of(total: Fraction) -> Fraction:
+    """1 / sqrt(total) of a positive rational, with a relative error of at most 2^-120."""
+    n, d = total.as_integer_ratio()
+    k = max(0, 130 - (n * d).bit_length() // 2)
+    return Fraction(math.isqrt(n * d << 2 * k), n << k)
 
 
 # The tensor -----------------------------------------------------------------------------------------------------
@@ -778,106 +783,3 @@ def _layer(place: int, weight: Ball, bias: Ball, activation: Activation) -> Laye
 def _limit(numbers: int, what: str, most: int = MAX_PARAMETERS) -> None:
     if numbers > most:
         raise UnsupportedModel(f"{what} needs {numbers} numbers; at most {most} are held")
-
-
-# State dicts ----------------------------------------------------------------------------------------------------
-
-
-def network_from_state_dict(
-    arrays: Mapping[str, Any], *, activation: Any, keys: Sequence[str] | None = None, where: str = "state dict"
-) -> Network:
-    """A network from named arrays ``X.weight`` [out, in] and ``X.bias`` [out], in stored order.
-
-    Args:
-        arrays: path components ``module`` and ``_orig_mod`` (left by wrappers) are ignored.
-        activation: of the hidden layers, one or one for each; a state dict stores none.
-        keys: prefixes that select layers, in the order of evaluation.
-        where: what to call the source in errors.
-
-    >>> import numpy as np
-    >>> arrays = {"module.0.weight": np.ones((3, 2)), "module.0.bias": np.zeros(3), "module.2.weight": np.ones((1, 3))}
-    >>> network_from_state_dict(arrays, activation="tanh").widths
-    (2, 3, 1)
-    """
-    named = _stripped(arrays, where)
-    stems = _stems(named, _chosen(named, keys, where), where)
-    weights = [(stem, named[_member(stem, "weight")]) for stem in stems]
-    layers = [(stem, w, named.get(_member(stem, "bias"), np.zeros(np.shape(w)[0]))) for stem, w in weights]
-    _chained(layers, where)
-    if keys is None:
-        _unbranched(layers, where)
-    if activation is None:
-        raise UnsupportedModel(f"{where} stores no activation; give it, as in activation='relu' (layers: {_listed(stems)})")
-    try:
-        return Network.mlp(*[part for _, w, b in layers for part in (w, b)], activation=activation)
-    except ModuliError as error:
-        raise type(error)(f"{where}: {error}") from None
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
-
-
-def _stripped(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for name, array in arrays.items():
-        short = ".".join(part for part in str(name).split(".") if part not in ("module", "_orig_mod"))
-        if short in named:
-            raise UnsupportedModel(f"{where}: {name!r} and another entry are both named {short!r} without their wrappers")
-        named[short] = array
-    return named
-
-
-def _chosen(named: Mapping[str, Any], keys: Sequence[str] | None, where: str) -> list[str]:
-    if keys is None:
-        return list(named)
-    chosen: list[str] = []
-    for key in [keys] if isinstance(keys, str) else keys:
-        found = [name for name in named if name.startswith(key.rstrip(".") + ".")]
-        if not found:
-            raise UnsupportedModel(f"{where}: no entry starts with {key!r}; there are {_listed(list(named))}")
-        chosen += [name for name in found if name not in chosen]
-    return chosen
-
-
-def _member(stem: str, leaf: str) -> str:
-    return f"{stem}.{leaf}" if stem else leaf
-
-
-def _stems(named: Mapping[str, Any], names: Sequence[str], where: str) -> list[str]:
-    """The layers among the entries, in order; every entry must belong to one."""
-    parted = [(name, *(name.rpartition(".")[::2])) for name in names]
-    stems = list(dict.fromkeys(stem for _, stem, leaf in parted if leaf == "weight"))
-    for name, stem, leaf in parted:
-        shape, choose = tuple(np.shape(named[name])), f"choose layers with keys=, from {_listed(stems)}"
-        if leaf not in ("weight", "bias") or stem not in stems:
-            raise UnsupportedModel(f"{where}: {name!r} belongs to no dense layer (X.weight, X.bias); {choose}")
-        if len(shape) != (2 if leaf == "weight" else 1):
-            kind = {4: "a convolution", 3: "a convolution", 1: "a normalisation"}.get(len(shape), "no dense layer")
-            raise UnsupportedModel(f"{where}: {name!r} of shape {shape} is {kind}; export the model to ONNX, or {choose}")
-    if not stems:
-        raise UnsupportedModel(f"{where}: no entry is named X.weight; there are {_listed(list(names)) or 'none'}")
-    return stems
-
-
-def _chained(layers: Sequence[tuple[str, Any, Any]], where: str) -> None:
-    for (before, lower, _), (stem, upper, _) in pairwise(layers):
-        if np.shape(lower)[0] != np.shape(upper)[1]:
-            raise UnsupportedModel(
-                f"{where}: {before} gives {np.shape(lower)[0]} numbers but {stem} takes {np.shape(upper)[1]}; "
-                f"choose layers in order with keys=, from {_listed([name for name, _, _ in layers])}"
-            )
-
-
-def _unbranched(layers: Sequence[tuple[str, Any, Any]], where: str) -> None:
-    """Refuse what chains by accident of equal widths: a second group of layers that takes the network's input."""
-    groups: dict[str, Any] = {}
-    for stem, weight, _ in layers:
-        groups.setdefault(stem.rpartition(".")[0], weight)
-    (first, start), *others = groups.items()
-    for name, weight in others:
-        if first and name and np.shape(weight)[1] == np.shape(start)[1]:
-            raise UnsupportedModel(
-                f"{where}: {first!r} and {name!r} both take {np.shape(start)[1]} inputs, in series or side by side; "
-                f"say which with keys=({first!r}, {name!r}) or keys=({first!r},)"
-            )

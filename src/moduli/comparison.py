@@ -546,20 +546,22 @@ def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | No
 
 def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None) -> Distance:
     if isinstance(on, Gaussian) and max(len(a.layers), len(b.layers)) <= 2:
-        name = "root mean square under the Gaussian, in closed form"
-        if _upper(a, b, None, progress) == 0:
-            return Distance("proved", 0.0, 0.0, None, name)
-        value, low, high = population.distance(a, b, on)
-        if high - low > 1e-6 * high:
-            value, low, high = min((value, low, high), _reduced_distance(a, b, on), key=lambda ends: ends[2] - ends[1])
-        return Distance("estimated", low, high, None, name, {"value": value})
+        try:
+            return _closed_form(a, b, on, progress)
+        except UnsupportedModel:  # an activation without Gaussian expectations: by draws, as for deeper networks
+            pass
     if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
         if not np.isfinite(squares.sum()):
             raise Undecided("the squared difference of the outputs exceeds float64 on these inputs; scale them down")
-    mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))) if len(squares) > 1 else math.inf
+    top = float(squares.max()) or 1.0  # the squares of these may overflow
+    squares = squares / top
+    mean, error = float(squares.mean()), math.inf
+    if len(squares) > 1:
+        error = float(squares.std(ddof=1) / math.sqrt(len(squares)))
+    mean, error = mean * top, error * top
     ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
     name = (
         f"root mean square on {len(squares)} samples"
@@ -567,6 +569,18 @@ def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, prog
         else f"root mean square under a Gaussian, {DRAWS} draws"
     )
     return Distance("estimated", ends[0], ends[1], None, name, {"value": math.sqrt(mean)})
+
+
+def _closed_form(a: Network, b: Network, on: Gaussian, progress: Progress | None) -> Distance:
+    name = "root mean square under the Gaussian, in closed form"
+    if _upper(a, b, None, progress) == 0:
+        return Distance("proved", 0.0, 0.0, None, name)
+    ends = population.distance(a, b, on)
+    if ends.width > 1e-6:
+        ends = population.common([ends, _reduced_distance(a, b, on)])
+    if not math.isfinite(ends.high):
+        raise Undecided("the squared difference of the outputs exceeds float64 under this Gaussian; scale the networks down")
+    return Distance("estimated", ends.low, ends.high, None, name, {"value": ends.value})
 
 
 def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
@@ -578,10 +592,10 @@ def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
         yield from (on.sample(PIECE, n, rng) for _ in range(DRAWS // PIECE))
 
 
-def _reduced_distance(a: Network, b: Network, on: Gaussian) -> tuple[float, float, float]:
+def _reduced_distance(a: Network, b: Network, on: Gaussian) -> population.Ends:
     """The same of the losslessly reduced networks, whose units match where those of a and b do not."""
     small = [lossless.compress(net) for net in (a, b)]
-    value, low, high = population.distance(small[0].network, small[1].network, on)
+    ends = population.distance(small[0].network, small[1].network, on)
     size = math.sqrt(float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1])
     slip = sum(s.proof.slack.constant * math.sqrt(a.widths[-1]) + s.growth * size for s in small)
-    return value, max(0.0, low - slip), high + slip
+    return population.Ends(ends.value, max(0.0, ends.low - slip), ends.high + slip)
