@@ -153,6 +153,17 @@ def refuse(text):
     raise mo.UnsupportedModel(text)
 
 
+class Loud(mo.UnsupportedModel):
+    """An error whose text nothing has cleaned."""
+
+    def __str__(self) -> str:
+        return "two\nlines"
+
+
+def loud():
+    raise Loud("two")
+
+
 FAULTS = {
     "disagrees": lambda model: read(WEIGHT.T + [[0, 0], [1e-4, 0]]),
     "disagrees ": lambda model: read(output_map="identity"),
@@ -161,7 +172,7 @@ FAULTS = {
     "not finite": lambda model: read(np.full((2, 2), 1.5e308)),
     "escapes: KeyError": lambda model: {}["a"],
     "escapes: MemoryError": lambda model: (_ for _ in ()).throw(MemoryError),
-    "message: UnsupportedModel": lambda model: refuse("x" * 2000),
+    "message: Loud": lambda model: loud(),
     "message: UnsupportedModel ": lambda model: refuse(""),
     "warns: UserWarning": lambda model: warnings.warn("careful", stacklevel=1) or read(),
 }
