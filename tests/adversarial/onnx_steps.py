@@ -143,7 +143,7 @@ def _batch_norm(g: Graph, x: str) -> str:
     return str(g.node("BatchNormalization", x, *[g.const(part) for part in parts], epsilon=g.pick((None, 0.0, 1e-5, 1e-3))))
 
 
-@plain(1)
+@plain(1, axes=1)
 def _nothing(g: Graph, x: str) -> str:
     op = g.pick(("Identity", "Dropout", "Reshape", "Squeeze", "Transpose"))
     rank = g.rank(x)
@@ -1167,7 +1167,7 @@ def _function(g: Graph, x: str) -> str:
 def _contributed(g: Graph, x: str) -> str:
     """What onnxruntime adds to ONNX, some of it under the same names."""
     own = "com.microsoft"
-    op = g.pick(("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "FusedMatMul", "FusedGemm", "Inverse"))
+    op = g.pick(("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "FusedMatMul", "FusedGemm"))
     n = g.shape(x)[-1]
     if op == "BiasGelu":
         return str(g.node(op, x, g.const(g.dyadic((n,))), domain=own))
