@@ -106,8 +106,9 @@ def test_the_predicted_losses_against_integration(units, lean):
     assert field.cross(rows, "S1") == pytest.approx(cross, rel=1e-6)
     left = truth - hidden @ np.linalg.lstsq(hidden, truth, rcond=None)[0]
     assert field.loss(units, "S1") == pytest.approx(np.square(left).mean() / np.square(truth).mean(), rel=1e-5)
-    assert field.loss(units, "S-iso") == pytest.approx(1 - (field.expected * isotropic(2)) ** 2 * strength(units) / field.square)
-    assert field.loss(units, "S0") == pytest.approx(1 - (field.expected / (2 * np.pi)) ** 2 * strength(units) / field.square)
+    for level, weight in (("S-iso", isotropic(2)), ("S0", 1 / (2 * np.pi))):
+        explained = (field.expected * weight) ** 2 * strength(units)
+        assert field.loss(units, level) == pytest.approx(1 - explained / field.square)
     leans = np.abs(rows @ field.drift).max() > 1e-3
     assert (abs(field.loss(units, "S1") - field.loss(units, "S-iso")) > 1e-4) == leans
     constant = 2 * (np.maximum(x[:, 0], 0) * np.maximum(x[:, :1] * 0.6 + x[:, 1:] * 0.8, 0)[:, 0]).mean()

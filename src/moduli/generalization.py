@@ -98,7 +98,7 @@ class Norms(NamedTuple):
         spectral, frobenius, rows = [], [], []
         for w in weights:
             some = w if w.size else np.zeros((1, 1))
-            spectral.append(_upward(np.linalg.norm(some, 2), 8 * sum(some.shape)))  # the error of a singular value decomposition
+            spectral.append(_upward(np.linalg.norm(some, 2), 8 * sum(some.shape)))  # what LAPACK may be off
             frobenius.append(_upward(np.linalg.norm(some), some.size))
             rows.append(_upward(np.linalg.norm(some, axis=1).sum(), sum(some.shape)))
         sizes = tuple(w.size for w in weights)
