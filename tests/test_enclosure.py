@@ -66,7 +66,7 @@ def test_intervals_hold_every_value(kind):
 
 @pytest.mark.parametrize("kind", Activation.KINDS)
 def test_declared_properties(kind):
-    act = Activation(kind, 0.25 if kind == "leaky_relu" else None)
+    act = Activation(kind, *([0.25] if kind == "leaky_relu" else []))
     z = np.linspace(-12, 12, 4801)
     sign, slope, offset = map(float, act.reflection)
     assert np.allclose(act(-z), sign * act(z) + slope * z + offset, rtol=0, atol=1e-12)

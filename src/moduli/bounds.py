@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,8 +71,9 @@ def maps(layers: Sequence[Layer], *, merged: bool = True) -> list[Affine]:
 
 def _twins(layer: Layer) -> Twins | None:
     """Units whose row and bias equal those of an earlier unit or are their negatives, where the reflection law gives s(-z)."""
-    law, every = layer.activation.reflection, np.arange(len(layer.bias))
-    keys, signs = class_keys(layer.weight, layer.bias, sign=True, scale=False)
+    law, every = layer.activation.under(Fraction(-1)), np.arange(len(layer.bias))
+    keys, signs = class_keys(layer.weight, layer.bias, sign=law is not None, scale=False)
+    law = law or (Fraction(1), Fraction(0), Fraction(0))  # of use for no unit
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     if len(first) == len(every) or not all(part in (-1, 0, 1) for part in law):
         return None

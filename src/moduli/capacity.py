@@ -8,6 +8,7 @@ training, so they are rounded up to a power of two, and the k-th power tried pay
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -40,7 +41,7 @@ from .generalization import (
 )
 from .lossless import compress
 from .network import Network
-from .result import Result, notebook
+from .result import Result, notebook, plain
 from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -277,17 +278,17 @@ class Complexity(Result):
             return self._none(name, what, source, "needs bounded activations")
         if self.samples is None:
             return self._none(name, what, source, "needs the number of samples")
-        bound = max(s.bound or 0 for s in cls.activations)
+        bound = max(float(s.bound or 0) for s in cls.activations)
         slope = float(max(s.lipschitz for s in cls.activations))
         row = max(float(b) * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True))
         if self.network is not None:
             row = max(float((np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max()) for x in self.network.layers)
         if slope * row <= 1 or self.accuracy > 2 * bound or cls.input_bound > bound:
             return self._none(
-                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound}"
+                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound:g}"
             )
         value = anthony_covering(cls.parameters, len(cls.widths) - 1, row, bound, slope, self.samples, self.accuracy)
-        return self._row(name, what, value, f"V = {row:.3g}, b = {bound}", source, "bounded")
+        return self._row(name, what, value, f"V = {row:.3g}, b = {bound:g}", source, "bounded")
 
     def _by_norms(self) -> list[Bound]:
         """Rows that need weights and no biases; a constant unit carries biases where sigma(1) = 1."""
@@ -405,14 +406,14 @@ class Complexity(Result):
 
     def to_json(self) -> dict[str, Any]:
         cls = self.cls
-        return {
+        return dict(plain({
             "schema": "moduli.complexity/1", "status": self.status, "statement": self.statement, "widths": list(cls.widths),
             "activations": list(map(str, cls.activations)), "bounds": [float(b) for b in cls.bounds],
             "input_bound": float(cls.input_bound), "norm": cls.norm, "accuracy": self.accuracy, "delta": self.delta,
             "samples": self.samples, "log_symmetries": self.log_symmetries, "log_covering": self.log_covering(),
             "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()), "rows": self.data_rows(),
             "plot_data": self.plot_data(),
-        }  # fmt: skip
+        }))  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
         """Log covering numbers against accuracy, and the share of the group against the width."""
@@ -520,7 +521,8 @@ def _shell(size: Real) -> tuple[float, float]:
     mantissa, j = math.frexp(size)
     j -= mantissa == 0.5
     k = 2 * j if j > 0 else 1 - 2 * j
-    return math.ldexp(1.0, j), math.log(math.pi**2 * k * k / 6)
+    shell = math.ldexp(1.0, j) if j < 1024 else sys.float_info.max
+    return shell, math.log(math.pi**2 * k * k / 6)
 
 
 def _needed(gap: Callable[[Real], float]) -> float | None:

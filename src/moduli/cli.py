@@ -19,7 +19,20 @@ import click
 
 import moduli as mo
 
-from .terminal import MODEL, PAGE, PICTURE, Interrupted, bar, fail_with, processes, show, show_data, show_rows, writing
+from .terminal import (
+    MODEL,
+    PAGE,
+    PICTURE,
+    Interrupted,
+    bar,
+    fail_with,
+    processes,
+    refusal,
+    show,
+    show_data,
+    show_rows,
+    writing,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -34,8 +47,25 @@ DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
 
 
+class _Command(click.Command):
+    """With --json, whatever goes wrong in it is one JSON object, too: a refusal is an answer to whoever reads answers."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        import numpy as np
+
+        try:
+            with np.errstate(all="ignore"):
+                return super().invoke(ctx)
+        except (mo.ModuliError, BrokenExecutor, OSError, ValueError, MemoryError) as error:
+            if ctx.params.get("as_json") and not ctx.params.get("quiet") and not isinstance(error, BrokenPipeError):
+                show_data(refusal(str(ctx.info_name), error))
+            raise
+
+
 class _Commands(click.Group):
     """Lists its commands from the first to need to the last; takes Ctrl-C and closed pipes, which click calls 1, a no."""
+
+    command_class = _Command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -198,6 +228,7 @@ def compress(
         return show(small, as_json, quiet, written=str(target))
     written, proof = _write(small, Path(out), dtype or net.dtype)
     show(written, as_json, quiet, written=out, proof=str(proof))
+    sys.exit(ANSWER.get(written.status, 0))
 
 
 def _units(text: str | None) -> int | list[int] | None:
@@ -303,17 +334,29 @@ def _radii(text: str | None) -> list[float] | None:
 @click.argument("certificate")
 @click.argument("small")
 @click.argument("large")
+@click.option("--max-slack", type=float, metavar="S", help="Demand that outputs differ by at most S there.")
+@click.option("--on", metavar="D", help="Demand that it holds on these inputs: all | box:LO,HI | box:FILE.vnnlib.")
+@click.option("--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE.")
+@click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
 @_options("json", "quiet", *_SOURCE)
-def check(certificate: str, small: str, large: str, as_json: bool, quiet: bool, **source: Any) -> None:
+def check(
+    certificate: str, small: str, large: str, max_slack: float | None, on: str | None, radius: float | None, minimal: bool,
+    as_json: bool, quiet: bool, **source: Any,
+) -> None:  # fmt: skip
     """Replay the proof that two models are the same function.
 
-    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1).
+    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1). Whoever made the proof
+    chose what it claims: say what you need, and a weaker claim is rejected.
 
     \b
-    Example: moduli check small.onnx.cert.json small.onnx controller.onnx
+    Example: moduli check small.onnx.cert.json small.onnx controller.onnx --on all --max-slack 1e-6
     """
+    domain: Any = on if on is None or on == "all" else _domain(on)
     with bar(quiet):
-        verdict = mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source))
+        verdict = mo.check(
+            certificate, _load(small, **_fitting(small, source)), _load(large, **source), max_slack=max_slack, on=domain,
+            radius=radius, minimal=minimal,
+        )  # fmt: skip
     show(verdict, as_json, quiet)
 
 
@@ -378,7 +421,7 @@ def distance(a: str, b: str, on: str, workers: int, as_json: bool, quiet: bool, 
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
     """Write the normal form and print the signature of the function.
 
-    Reduced, signs and scales fixed, units sorted.
+    Reduced, signs and scales fixed, units sorted; rounded once to float64, with a certified bound of what that changes.
 
     \b
     Example: moduli canon controller.onnx -o normal.onnx
@@ -387,17 +430,12 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 
     net = _load(model, **source)
     with bar(quiet) as progress:
-        state, _ = symmetry.normal_form(net, progress)
-        form, mark = symmetry.canonical(net, form=state), symmetry.signature(net, form=state)
+        form = symmetry.canon(net, progress)
+    slack = form.slack if form.status == "bounded" else None
     with writing(Path(out)):
-        target = mo.save(form, out)
-    data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
-    if as_json:
-        show_data({"schema": "moduli.canon/1", **data, "written": str(target)})
-    elif not quiet:
-        means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
-        rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
-        show_rows(f"normal form of {model}", [*rows, ("written", str(target))])
+        target = mo.save(form.network, out, slack=slack)
+    show(form, as_json, quiet, written=str(target))
+    sys.exit(ANSWER.get(form.status, 0))
 
 
 @cli.command()

@@ -47,8 +47,8 @@ class Unit(NamedTuple):
 
 def half(state: State, l: int) -> Fraction | None:
     """c for the activation of layer l with s(-z) = s(z) - 2 c z, None if it has another law."""
-    sign, slope, offset = state.activations[l - 1].reflection
-    return -Fraction(slope) / 2 if sign == 1 and offset == 0 else None
+    law = state.activations[l - 1].reflection
+    return -law[1] / 2 if law is not None and law[0] == 1 and law[2] == 0 else None
 
 
 def unit(state: State, l: int, name: int) -> Unit | None:
@@ -129,6 +129,8 @@ def reducible(state: State) -> str | None:
     if found.doubtful:
         return f"unit {found.doubtful[0]} may not bend inside the box"
     units, seen = found.units, found.seen
+    if units and not seen and state.region is not None:  # units that stay active there; nothing bends
+        return "the function is affine on the box, and a network without hidden units has it"
     extra = len(units) - len(seen)
     if extra == 0:
         return None

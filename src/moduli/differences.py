@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -53,7 +52,7 @@ def _diagonal(p: Array, q: Array) -> Array:
 def _deepened(net: Network, others: Sequence[Activation]) -> Network:
     layers = list(net.layers)
     for activation in others[len(layers) - 1 :]:
-        if list(activation.reflection) != [Fraction(1), Fraction(-1), Fraction(0)]:
+        if not activation.ramp:
             break
         last = layers.pop()
         one = np.eye(len(last.bias))

@@ -240,11 +240,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _require_measured(one: Any, name: str) -> dict[str, Any]:
-    """A result as `prunability` gives it; a store may hold others."""
+    """A result as `prunability` gives it; a store may hold others. JSON has null for what is not finite: NaN here."""
 
     def numbers(values: list[Any]) -> bool:
         return all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in values)
 
+    one = {key: _number(value) for key, value in one.items()} if isinstance(one, dict) else one
     good = isinstance(one, dict) and numbers([one.get(key) for key in NUMBERS])
     if not good or not all(
         isinstance(one.get(key), list) and len(one[key]) == size and numbers(one[key])
@@ -253,6 +254,13 @@ def _require_measured(one: Any, name: str) -> dict[str, Any]:
     ):
         raise ValueError(f"{name}: a stored result lacks what was measured; remove its file from the store and start again")
     return dict(one)
+
+
+def _number(value: Any) -> Any:
+    """NaN in the place of null, in lists too."""
+    if isinstance(value, list):
+        return [math.nan if part is None else part for part in value]
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,7 @@
 
 Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
 folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32 carries the certified effect of that rounding (metadata ``moduli.slack``, npz entry ``slack``).
+in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
 Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
@@ -24,7 +24,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,13 +32,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .affine import network_from_state_dict
 from .domains import Frame, Samples
 from .errors import UnsupportedModel, one_line
 from .files import MAX_FILE, atomic_write, load_arrays, unpack
 from .network import Network
 from .onnx_graph import onnx_bytes, read_onnx
+from .safetensors_file import read_safetensors, shared_tensors
 from .slack import Slack, exact_arrays, rounding_slack
+from .state_dicts import network_from_state_dict
 
 if TYPE_CHECKING:
     pass
@@ -97,11 +98,12 @@ def load(
     )
 
 
-def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
+def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None) -> Path:
     """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at all.
 
     Args:
         dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified slack).
+        slack: what was rounded before, which the file then carries too; that of `canonical`, for one.
 
     Raises:
         UnsupportedModel: unknown suffix, a network the format cannot hold, or a weight beyond float32.
@@ -127,8 +129,10 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
         raise UnsupportedModel(f"dtype {dtype!r}; 'float64' or 'float32' is written")
     if not isinstance(net, Network):
         raise UnsupportedModel(f"save takes a Network, not {type(net).__name__}; load it first")
-    rounded, slack = (net, None) if dtype == "float64" else _float32(net)
-    return atomic_write(file, writer(rounded, dtype, slack))
+    if dtype == "float32":
+        net, more = _float32(net)
+        slack = more if slack is None else slack.plus(more)
+    return atomic_write(file, writer(net, dtype, slack))
 
 
 def _load_path(path: Path, input_shape: Any, output: str | None, activation: Any, keys: Sequence[str] | None) -> Network:
@@ -263,7 +267,7 @@ def _nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
         [*f.mean.tolist(), f.out_mean], [*f.scale.tolist(), f.out_scale],
     ]  # fmt: skip
     rows = [row for layer in net.layers for part in (layer.weight, layer.bias[:, None]) for row in part.tolist()]
-    comment = "// written by moduli" + (f" in float32; slack {slack}" if slack is not None else "")
+    comment = "// written by moduli" + (f" in {dtype}; slack {slack}" if slack is not None else "")
     return "\n".join([comment, *(",".join(map(repr, row)) + "," for row in [*header, *rows]), ""]).encode()
 
 
@@ -306,20 +310,14 @@ def _npz_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
 
 
 def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -> Network:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UnsupportedModel(f"{path}: damaged or no .safetensors file ({error})") from None
-    if metadata.get("format") != "moduli/1":
-        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path))
+    metadata, stored = read_safetensors(path)
+    arrays = shared_tensors(metadata, stored)
+    if metadata.get("format") != "moduli/1":  # names come sorted as text, which is no order
+        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path), ordered=False)
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
         raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
-    names = [name for name in metadata.get("activations", "").split(",") if name]
+    names = [name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name]  # not within clip(0,6)
     output_map = metadata.get("output_map", "identity")
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 

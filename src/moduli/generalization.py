@@ -96,8 +96,8 @@ class Norms(NamedTuple):
 def bartlett_capacity(norms: Norms, data: Real, lipschitz: Real = 1.0) -> float:
     """Bartlett, Foster, Telgarsky 2017, Theorem 3.3: eps^2 log N in the Frobenius norm of all outputs, `data` = |X|_F."""
     ratios = sum((b / s) ** (2 / 3) for b, s in zip(norms.rows, norms.spectral, strict=True) if s)
-    product = math.prod((s * lipschitz) ** 2 for s in norms.spectral)
-    return float(data**2 * math.log(2 * norms.width**2) * product * ratios**3)
+    product = math.prod(s * lipschitz * s * lipschitz for s in norms.spectral)  # powers of floats would raise where too large
+    return float(data * data * math.log(2 * norms.width**2) * product * ratios * ratios * ratios)
 
 
 def bartlett_rademacher(norms: Norms, data: Real, samples: Real, lipschitz: Real = 1.0) -> float:
@@ -134,6 +134,8 @@ def lin_zhang_covering(norms: Norms, data_rms: Real, eps: Real) -> float:
 def anthony_covering(parameters: int, layers: int, row: Real, bound: Real, lipschitz: Real, samples: Real, eps: float) -> float:
     """Anthony and Bartlett 1999, Theorem 14.5: rows of l1 norm at most V > 1/L."""
     growth = lipschitz * row
+    if math.isinf(growth):
+        return math.inf
     inside = 4 * math.e * samples * bound * parameters / (eps * (growth - 1))
     return parameters * (math.log(inside) + layers * math.log(growth))
 

@@ -57,6 +57,10 @@ class Goal(ABC):
     def linear(self) -> float:
         """The error of the best affine map."""
 
+    def at_most(self, fit: Fit) -> float:
+        """The mean square error of a fit, with what rounding may have hidden of it."""
+        return fit.square
+
     @abstractmethod
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
@@ -73,8 +77,8 @@ class Population(Goal):
         self.activation, self.units, self.outer = target.activation, target.units, target.outer
         self.slope = _slope(self.activation, self.units, self.outer)
         mean = target.mean(MEDIUM)
-        total, rounding = inner(target, target, MEDIUM)
-        if total <= rounding:  # a constant, as far as can be seen: which part of the rounding units explain says nothing
+        total, self.rounding = inner(target, target, MEDIUM)
+        if total <= self.rounding:  # a constant, as far as can be seen: which part of the rounding units explain says nothing
             total = 0.0
         total += (1 - self.biases) * float(mean @ mean)
         explained = float(np.square(self.slope).sum())
@@ -87,6 +91,12 @@ class Population(Goal):
 
     def linear(self) -> float:
         return self.left
+
+    def at_most(self, fit: Fit) -> float:
+        student = Readout(self.activation, fit.units, fit.outer, np.zeros(fit.outer.shape[1]))
+        rounding = 2 * (self.rounding + inner(student, student, MEDIUM)[1])  # of twice the product of both: at most as much
+        slip = self.target.slip() + self.target.reach(MEDIUM) + student.reach(MEDIUM)
+        return (math.sqrt(fit.square + rounding) + slip) ** 2
 
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""

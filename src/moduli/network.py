@@ -230,6 +230,7 @@ class Network:
         tail = "" if self.output_map == "identity" else f", {self.output_map} output"
         return f"Network({'-'.join(map(str, self.widths))}, {'/'.join(kinds)}{tail}, {self.parameters} parameters)"
 
+    @np.errstate(all="ignore")
     def logits(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out"]:
         """The output before `output_map`, in float64 arithmetic."""
         h = np.asarray(x, dtype=np.float64)
@@ -239,6 +240,7 @@ class Network:
             h = layer.activation(h @ layer.weight.T + layer.bias)
         return h
 
+    @np.errstate(all="ignore")
     def __call__(self, x: Any) -> Float64[np.ndarray[Any, Any], "batch out"]:
         """Evaluate at ``x`` of shape ``[batch, in]`` in float64 arithmetic."""
         z = self.logits(np.asarray(x, dtype=np.float64))
@@ -247,6 +249,7 @@ class Network:
             return np.asarray(e / e.sum(axis=1, keepdims=True))
         return Activation.of(self.output_map)(z)
 
+    @np.errstate(all="ignore")
     def jacobian(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out in"]:
         """Derivative of `logits` with respect to the input."""
         h = np.asarray(x, dtype=np.float64)
@@ -257,6 +260,7 @@ class Network:
             h = layer.activation(z)
         return total
 
+    @np.errstate(all="ignore")
     def pullback(
         self, x: Float64[np.ndarray[Any, Any], "batch in"], v: Float64[np.ndarray[Any, Any], "batch out"]
     ) -> Float64[np.ndarray[Any, Any], "batch in"]:

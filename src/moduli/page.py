@@ -117,6 +117,7 @@ class Report(Result):
         return atomic_write(target, self.html.encode())
 
 
+@np.errstate(all="ignore")
 def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, progress: Progress | None = None) -> Report:
     """All questions about a network on one page: units needed, what can go, symmetry, errors, linear pieces.
 
@@ -132,7 +133,7 @@ def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, p
     >>> import moduli as mo
     >>> page = mo.report(mo.Network.mlp([[1.0], [-1.0], [0.0]], [0.5, -0.5, 2.0], [[1.0, 3.0, 1.0]], [0.0]))
     >>> page.sections[1].line
-    '1 of 3 hidden units on all inputs, the fewest possible'
+    '1 of 3 hidden units on all inputs, the fewest possible in one hidden layer of tanh'
     >>> page.html.startswith("<!DOCTYPE html>"), "http" in page.html
     (True, False)
     """
@@ -140,6 +141,7 @@ def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, p
     return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
 
 
+@np.errstate(all="ignore")
 def build(
     net: Network, model: str, typed: str, on: Domain, where: str, budget: int, seed: int, progress: Progress | None
 ) -> Report:
@@ -278,7 +280,7 @@ def _units(asked: Asked) -> Section:
     if asked.box is not None:
         typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}")
     count = f"{rank.upper} of {rank.of} hidden units on all inputs"
-    line = f"{count}, the fewest possible" if small.optimal else f"at most {count}"
+    line = f"{count}{small.fewest}" if small.optimal else f"at most {count}"
     answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
     return Section("units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers)
 

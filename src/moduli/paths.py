@@ -54,8 +54,8 @@ class _Pair:
             raise ShapeError(f"paths join networks of one shape and activation, not {a} and {b}")
         self.a, self.b, self.h = a, b, a.widths[1]
         self.activation = a.activations[0]
-        self.flip, slope, self.offset = self.activation.reflection
-        self.signed = slope == 0
+        self.flip, self.offset = self.activation.turned
+        self.signed = self.activation.symmetric
         rows = np.concatenate([np.column_stack([n.layers[0].weight, n.layers[0].bias]) for n in (a, b)]) + 0.0
         self.rows: list[Key] = [tuple(row) for row in rows.tolist()]
         seen: dict[Key, int] = {}
