@@ -34,7 +34,7 @@ def test_bounds_are_rounded_outward_and_disjunctions_give_the_hull(tmp_path):
         (b"(" * 101, "nested deeper than 100"),
         (b"(assert", "a bracket is not closed"),
         (b"x\x1b[31m", "stands outside brackets"),
-        (b"\xff", "UnicodeDecodeError"),
+        (b"\xff", "stands outside brackets"),
     ],
 )
 def test_refusals(tmp_path, more, said):
@@ -58,5 +58,5 @@ def test_many_inputs_take_time_in_proportion(tmp_path):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.vnnlib")
     for place in (tmp_path / "pipe.vnnlib", tmp_path):
-        with pytest.raises(UnsupportedModel, match="no regular file"):
+        with pytest.raises(UnsupportedModel, match=r"no regular file|is a folder"):
             Box.from_vnnlib(place)

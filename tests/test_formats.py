@@ -390,10 +390,12 @@ def test_batches():
     fixed = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([6, -1])}, (6, 6))
     assert load(fixed).widths == (6, 2)
     column = model([("MatMul", "m x", "z", {}), ("Add", "z b", "y", {})], {"m": floats(4, 3), "b": floats(4, 1)}, (3, 1))
-    agree(column, (3, 1))
+    with pytest.raises(UnsupportedModel, match=r"mixes samples .* say input_shape=\(3, 1\)"):
+        load(column)
+    agree(column, (3, 1), input_shape=(3, 1))
     agree(model([("MatMul", "x w", "z", {}), ("Relu", "z", "y", {})], {"w": W}, (3,)), (3,))
     image = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([1, 6])}, (2, 3))
-    agree(image, (2, 3))
+    agree(image, (2, 3), input_shape=(2, 3))
     with pytest.raises(UnsupportedModel, match="do not broadcast"):
         load(model([("Add", "x c", "y", {})], {"c": floats(7, 3)}))
     with pytest.raises(UnsupportedModel, match="it would differ from sample to sample"):

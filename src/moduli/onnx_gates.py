@@ -48,7 +48,7 @@ def gate(reader: Reader, node: Node) -> tuple[tuple[str, ...], Op] | None:
 def _gated(reader: Reader, found: _Gate, x: Value, numbers: Sequence[Value]) -> Value:
     """The activation times all numbers, exactly, with the shape that they broadcast to."""
     if found.change:
-        reader.rounded(1)
+        reader.unit = max(reader.unit, found.change)
         reader.note(
             f"read a product as {found.kind}: its constants are the floats nearest to the irrational ones, "
             f"which changes the value by at most {found.change:.1e} times the constant factors"

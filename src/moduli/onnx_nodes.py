@@ -277,10 +277,7 @@ class Reader:
             traced, batches = self._free(name, sample)
         else:
             traced, batches = self._fixed(name, sample, declared)
-        if self.declared is None:  # one sample without an axis that counts samples
-            shape = sample if declared is None else (declared, *sample)
-        else:
-            shape = (-1, *sample)
+        shape = sample if declared is None else (-1, *sample)
         notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self.notes.items()]
         notes += [f"the input {n!r} has a default, which is read" for n in sorted(self.defaults & self.values.keys())]
         net = traced.tensor.finish(traced.output_map, notes)
@@ -306,23 +303,15 @@ class Reader:
         return one, (1, FREE)
 
     def _fixed(self, output: str, sample: tuple[int, ...], declared: int) -> tuple[Traced, tuple[int, ...]]:
-        """A batch of a fixed number of samples; or one sample, if the output does not count them."""
+        """A batch of a fixed number of samples."""
         few = declared if declared * math.prod(sample) <= MANY else FREE
         try:
             traced = self._trace(output, (few, *sample), few, declared)
             self._uncounted(output)
             return Traced(replace_sample(traced.value), few), (few,)
         except UnsupportedModel as error:
-            first = error
-        try:
-            whole = self._trace(output, (declared, *sample), 1)
-        except UnsupportedModel:
-            raise first from None
-        if whole.tensor.shape[:1] == (declared,):
-            raise first
-        self.declared = None
-        self.note(f"the input of shape {(declared, *sample)} is one sample, as the output does not count its rows")
-        return whole, (1,)
+            whole = (declared, *sample)
+            raise UnsupportedModel(f"{error}; if the input of shape {whole} is one sample, say input_shape={whole}") from None
 
     def _uncounted(self, output: str) -> None:
         """Refuse numbers that were computed from the number of samples."""
@@ -419,7 +408,10 @@ class Reader:
         """The network with a note that `onnx.reference`, running the file, agrees with it."""
         if net.parameters > MAX_PARAMETERS:
             return noted(net, f"too large to be compared with onnx.reference ({net.parameters} parameters)")
-        run = self._evaluator(output)
+        try:
+            run = self._evaluator(output)
+        except CannotRun as error:
+            return noted(net, f"not compared with onnx.reference, which cannot run the model: {error}")
 
         def rows(x: Any) -> Any:
             result = run(x.reshape(shape))
@@ -557,6 +549,8 @@ class Reader:
         if array.dtype.kind in "iub":
             return np.asarray(array)
         self.kinds[name] = int(helper.np_dtype_to_tensor_dtype(array.dtype))
+        if self.kinds[name] in (10, 16):  # some runtimes round each result, others only the last one
+            raise UnsupportedModel("constants computed in half precision, on which runtimes do not agree; store the result")
         self.rounded(self.kinds[name])
         self.note(f"constants computed in {FLOATS[self.kinds[name]]}, as the file does")
         return Ball.of(array)
@@ -660,6 +654,8 @@ def _given_shape(own: tuple[int, ...], dims: list[int | None] | None) -> tuple[t
         return (own[1:], True) if len(own) > 1 and own[0] == 1 else (own, True)
     if len(own) < len(dims):
         return own, True
+    if list(own) == dims and own[0] > 1:  # the whole of a declared shape: no axis of it counts samples
+        return own, False
     return (own[1:], True) if len(dims) > 1 else (own, False)
 
 

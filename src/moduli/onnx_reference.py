@@ -50,7 +50,7 @@ class Evaluator:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
         try:
-            self.evaluator = ReferenceEvaluator(model, new_ops=_mended())
+            self.evaluator = ReferenceEvaluator(model, new_ops=_mended(opsets.get("", 1)))
         except Exception as error:  # whatever the evaluator stumbles over
             raise CannotRun(f"{type(error).__name__}: {error}") from None
 
@@ -68,10 +68,11 @@ class Evaluator:
         return np.asarray(result)
 
 
-def _mended() -> list[Any]:
-    """Operators that `onnx.reference` evaluates in float32 only, or before opset 14 in training mode.
+def _mended(opset: int) -> list[Any]:
+    """Operators that `onnx.reference` evaluates otherwise than ONNX defines them.
 
-    ONNX has a normalisation in evaluation mode wherever the reader accepts it, and erf in the type of its operand.
+    Erf in float32 only; quantised weights not at all before opset 19; a normalisation before opset 14 in training mode,
+    whatever it says; a softmax before opset 13 along one axis, where it is over that axis and all after it.
     """
     from onnx.reference.op_run import OpRun
     from scipy import special
@@ -86,9 +87,28 @@ def _mended() -> list[Any]:
             scale, bias, mean, var = (part.reshape(shape) for part in (scale, bias, mean, var))
             return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
 
-    for kind in (Erf, BatchNormalization):
+    class Softmax(OpRun):
+        def _run(self, x: Any, axis: Any = 1) -> Any:
+            flat = x.reshape(int(np.prod(x.shape[: axis % x.ndim])), -1)
+            powers = np.exp(flat - flat.max(axis=1, keepdims=True))
+            return ((powers / powers.sum(axis=1, keepdims=True)).reshape(x.shape).astype(x.dtype),)
+
+    class DequantizeLinear(OpRun):
+        def _run(self, x: Any, scale: Any, zero: Any = None, axis: Any = 1, **_: Any) -> Any:
+            shape = [1] * x.ndim
+            if np.size(scale) > 1:
+                shape[axis] = -1
+            offset = 0 if zero is None else np.reshape(zero, shape).astype(np.float64)
+            return ((x.astype(np.float64) - offset) * np.reshape(scale, shape),)
+
+    found: list[Any] = [Erf, BatchNormalization]
+    if opset < 13:
+        found.append(Softmax)
+    if opset < 19:
+        found.append(DequantizeLinear)
+    for kind in found:
         kind.op_domain = ""
-    return [Erf, BatchNormalization]
+    return found
 
 
 def _wide(array: Any) -> Any:

@@ -22,6 +22,7 @@ from .polyhedra import MOST, Pieces, random_plane
 from .result import GLYPHS, Result
 
 RADII = 1e-6, 1e-3, 1e-2
+SPELLED = 8  # inputs of a box that are written out in a command
 STUDENTS = 16, 8, 4  # parts of the units needed
 NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 4_000
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
@@ -162,7 +163,12 @@ def _spelled(on: Domain) -> str:
     """A domain as the command line writes it."""
     if isinstance(on, Box):
         low, high = np.unique(on.low), np.unique(on.high)
-        return f"box:{low[0]:g},{high[0]:g}" if len(low) == len(high) == 1 else "box:FILE.vnnlib"
+        if len(low) == len(high) == 1:
+            return f"box:{low[0]:g},{high[0]:g}"
+        ends = [np.ravel(end).tolist() for end in (on.low, on.high)]
+        if max(map(len, ends)) > SPELLED:
+            return "box:FILE.npz"
+        return shlex.quote(f"box:{';'.join(','.join(map(repr, end)) for end in ends)}")
     return "FILE.npz" if isinstance(on, Samples) else "gaussian"
 
 
