@@ -15,8 +15,29 @@ from moduli.affine import Tensor
 from moduli.enclosure import enclose_value
 from moduli.envelopes import envelope, slopes
 
-NEW = ("elu(1.0)", "elu(-0.5)", "clip(0.0,6.0)", "clip(-1.0,1.0)", "clip(-0.25,0.5)", "hardswish", "mish")
-UNITY = [*NEW, "relu", "leaky_relu(-0.5)", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus"]
+NEW = (
+    "elu(1.0)",
+    "elu(-0.5)",
+    "clip(0.0,6.0)",
+    "clip(-1.0,1.0)",
+    "clip(-0.25,0.5)",
+    "hardswish",
+    "mish",
+)
+UNITY = [
+    *NEW,
+    "relu",
+    "leaky_relu(-0.5)",
+    "abs",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "sin",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "softplus",
+]
 DIGESTS = {  # as of before activations had parameters other than a slope
     "identity": "1418f78a0f8a712e", "relu": "da12b071cbb19056", "leaky_relu(0.1)": "d2169263fcd4e3e0",
     "abs": "b1e17d0d5a731ea3", "tanh": "1e31195d58547324", "sigmoid": "0f5cddc1a3df4f28", "erf": "493953935274d640",
@@ -34,7 +55,14 @@ def as_mp(q):
 
 @pytest.mark.parametrize("kind", DIGESTS)
 def test_digests_stay(kind):
-    net = mo.Network.mlp([[1.0, -2.0], [0.5, 0.25]], [0.5, -1.0], [[1.0, -1.0]], [0.25], activation=kind, output_map=kind)
+    net = mo.Network.mlp(
+        [[1.0, -2.0], [0.5, 0.25]],
+        [0.5, -1.0],
+        [[1.0, -1.0]],
+        [0.25],
+        activation=kind,
+        output_map=kind,
+    )
     assert net.digest[7:23] == DIGESTS[kind]
 
 
@@ -77,7 +105,9 @@ def test_parameters_are_floats():
 DERIVATIVES = {
     "silu": lambda z: 1 / (1 + mp.exp(-z)) * (1 + z / (1 + mp.exp(z))),
     "gelu": lambda z: mp.ncdf(z) + z * mp.npdf(z),
-    "gelu_tanh": lambda z: mp.diff(lambda x: x / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3))), z),
+    "gelu_tanh": lambda z: mp.diff(
+        lambda x: x / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3))), z
+    ),
     "mish": lambda z: mp.diff(lambda x: x * mp.tanh(mp.log1p(mp.exp(x))), z),
 }
 
@@ -116,12 +146,17 @@ def test_ranges_hold_and_are_tight(kind):
         ends = np.sort(rng.normal(size=2) * 10.0 ** rng.uniform(-3, 2.5))
         lo, hi = (-np.inf if trial % 20 == 0 else ends[0]), (np.inf if trial % 20 == 7 else ends[1])
         found = envelope(s, np.array([lo]), np.array([hi]))
-        inside = np.concatenate([ends, [max(ends[0], min(0.0, ends[1]))], np.linspace(*ends, 50)[1:-1]])
+        inside = np.concatenate(
+            [ends, [max(ends[0], min(0.0, ends[1]))], np.linspace(*ends, 50)[1:-1]]
+        )
         for z in inside.tolist():
             least, most = enclose_value(s, (Fraction(z), Fraction(z)))
             assert found.least[0] == -np.inf or Fraction(found.least[0]) <= most
             assert found.most[0] == np.inf or Fraction(found.most[0]) >= least
-            below, above = (found.lower_slope, found.lower_offset, 1), (found.upper_slope, found.upper_offset, -1)
+            below, above = (
+                (found.lower_slope, found.lower_offset, 1),
+                (found.upper_slope, found.upper_offset, -1),
+            )
             for slope, offset, sign in (below, above):
                 if np.isfinite(offset[0]):
                     line = Fraction(slope[0]) * Fraction(z) + Fraction(offset[0])
@@ -138,9 +173,19 @@ def test_lines_around_a_clip_are_tight_where_it_has_one_bend(kind):
     s = Activation.of(kind)
     low, high = s.parameters
     inside = envelope(s, np.array([low]), np.array([high]))
-    assert (inside.lower_slope[0], inside.upper_slope[0], inside.lower_offset[0], inside.upper_offset[0]) == (1, 1, 0, 0)
+    assert (
+        inside.lower_slope[0],
+        inside.upper_slope[0],
+        inside.lower_offset[0],
+        inside.upper_offset[0],
+    ) == (1, 1, 0, 0)
     flat = envelope(s, np.array([high]), np.array([high + 3]))
-    assert (flat.least[0], flat.most[0], flat.lower_slope[0], flat.upper_slope[0]) == (high, high, 0, 0)
+    assert (flat.least[0], flat.most[0], flat.lower_slope[0], flat.upper_slope[0]) == (
+        high,
+        high,
+        0,
+        0,
+    )
     bent = envelope(s, np.array([low - 1.0]), np.array([high]))
     chord = (high - low) / (high - low + 1)
     assert bent.upper_slope[0] == pytest.approx(chord)
@@ -171,7 +216,9 @@ def test_what_follows_an_activation():
         found = Activation.of(outer).after(Activation.of(inner))
         assert (found and str(found)) == wanted
         if found is not None:
-            assert np.allclose(found(z), Activation.of(outer)(Activation.of(inner)(z)), rtol=0, atol=1e-15)
+            assert np.allclose(
+                found(z), Activation.of(outer)(Activation.of(inner)(z)), rtol=0, atol=1e-15
+            )
 
 
 # Units with slopes of their own ---------------------------------------------------------------------------------
@@ -250,15 +297,25 @@ def test_deep_redundant_networks(kind):
     rng = np.random.default_rng(12)
     inner, _ = redundant(kind, rng, outputs=3)
     outer, _ = redundant(kind, rng, inputs=3)
-    layers = (*inner.layers[:1], mo.Network.mlp(
-        outer.layers[0].weight @ inner.layers[1].weight, outer.layers[0].bias + outer.layers[0].weight @ inner.layers[1].bias
-    ).layers[0], outer.layers[1])
-    net = mo.Network.mlp(*(part for layer in layers for part in (layer.weight, layer.bias)), activation=kind)
+    layers = (
+        *inner.layers[:1],
+        mo.Network.mlp(
+            outer.layers[0].weight @ inner.layers[1].weight,
+            outer.layers[0].bias + outer.layers[0].weight @ inner.layers[1].bias,
+        ).layers[0],
+        outer.layers[1],
+    )
+    net = mo.Network.mlp(
+        *(part for layer in layers for part in (layer.weight, layer.bias)), activation=kind
+    )
     found = mo.compress(net)
     assert found.network.units <= 8
     assert found.check()
     x = rng.normal(size=(100, 2))
-    assert np.abs(found.network(x) - net(x)).max() <= found.proof.slack.within(float(np.abs(x).max())) + 1e-11
+    assert (
+        np.abs(found.network(x) - net(x)).max()
+        <= found.proof.slack.within(float(np.abs(x).max())) + 1e-11
+    )
 
 
 def test_an_odd_clip_merges_opposite_units_and_another_clip_does_not():
@@ -273,7 +330,9 @@ def test_an_odd_clip_merges_opposite_units_and_another_clip_does_not():
 
 def small(kind, seed=0, outputs=1):
     rng = np.random.default_rng(seed)
-    draw = (rng.integers(-16, 17, shape) / 8.0 + 0.125 for shape in ((3, 2), 3, (outputs, 3), outputs))
+    draw = (
+        rng.integers(-16, 17, shape) / 8.0 + 0.125 for shape in ((3, 2), 3, (outputs, 3), outputs)
+    )
     return mo.Network.mlp(*draw, activation=kind)
 
 
@@ -313,7 +372,15 @@ QUESTIONS = {
     "mean field": lambda n, m: mo.mean_field(n),
     "to_torch": lambda n, m: mo.to_torch(n),
 }
-NOT_ANSWERED = {"compress on a Gaussian", "distance on a Gaussian", "dimension", "identifiable", "pieces", "path", "mean field"}
+NOT_ANSWERED = {
+    "compress on a Gaussian",
+    "distance on a Gaussian",
+    "dimension",
+    "identifiable",
+    "pieces",
+    "path",
+    "mean field",
+}
 
 
 def answer(question, n, m):

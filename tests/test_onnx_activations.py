@@ -19,10 +19,20 @@ def model(nodes, stored=(), opset=17, shape=("n", 4)):
     rng = np.random.default_rng(3)
     tensors = {"w": rng.normal(size=(4, 4)).astype(F), **dict(stored)}
     made = [helper.make_node("MatMul", ["x", "w"], ["z"])]
-    made += [helper.make_node(op, given.split(" "), [out], **attributes) for op, given, out, attributes in nodes]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), ("y", None))]
+    made += [
+        helper.make_node(op, given.split(" "), [out], **attributes)
+        for op, given, out, attributes in nodes
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+        for name, size in (("x", shape), ("y", None))
+    ]
     graph = helper.make_graph(
-        made, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.asarray(a), name) for name, a in tensors.items()]
+        made,
+        "g",
+        ends[:1],
+        ends[1:],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in tensors.items()],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     proto.ir_version = 8
@@ -51,7 +61,10 @@ OPERATIONS = {
     "HardSwish": lambda rng: ({}, (14, 17)),
     "Mish": lambda rng: ({}, (18,)),
     "Softplus": lambda rng: ({}, (6, 17)),
-    "Clip": lambda rng: (dict(zip(("min", "max"), sorted(rng.normal(size=2).tolist()), strict=True)), (6, 10)),
+    "Clip": lambda rng: (
+        dict(zip(("min", "max"), sorted(rng.normal(size=2).tolist()), strict=True)),
+        (6, 10),
+    ),
 }
 
 
@@ -85,13 +98,25 @@ SPELLED = {
     "relu6 of tensorflow": ([("Relu", "z", "a", {}), ("Min", "a six", "y", {})], "clip(0.0,6.0)"),
     "cut ends": ([("Max", "z lo", "a", {}), ("Min", "hi a", "y", {})], "clip(-0.25,0.5)"),
     "other way round": ([("Min", "z hi", "a", {}), ("Max", "lo a", "y", {})], "clip(-0.25,0.5)"),
-    "clip of a clip": ([("Clip", "z lo six", "a", {}), ("Clip", "a  hi", "y", {})], "clip(-0.25,0.5)"),
+    "clip of a clip": (
+        [("Clip", "z lo six", "a", {}), ("Clip", "a  hi", "y", {})],
+        "clip(-0.25,0.5)",
+    ),
     "relu of a clip": ([("Clip", "z lo six", "a", {}), ("Relu", "a", "y", {})], "clip(0.0,6.0)"),
     "max as a relu": ([("Max", "zero z", "y", {})], "relu"),
     "relu twice": ([("Relu", "z", "a", {}), ("Relu", "a", "y", {})], "relu"),
-    "softplus": ([("Exp", "z", "a", {}), ("Add", "a one", "b", {}), ("Log", "b", "y", {})], "softplus"),
-    "softplus turned": ([("Exp", "z", "a", {}), ("Add", "one a", "b", {}), ("Log", "b", "y", {})], "softplus"),
-    "elu with a slope": ([("Elu", "z", "a", {}), ("PRelu", "a lean", "y", {})], f"elu({float(F(0.3))})"),
+    "softplus": (
+        [("Exp", "z", "a", {}), ("Add", "a one", "b", {}), ("Log", "b", "y", {})],
+        "softplus",
+    ),
+    "softplus turned": (
+        [("Exp", "z", "a", {}), ("Add", "one a", "b", {}), ("Log", "b", "y", {})],
+        "softplus",
+    ),
+    "elu with a slope": (
+        [("Elu", "z", "a", {}), ("PRelu", "a lean", "y", {})],
+        f"elu({float(F(0.3))})",
+    ),
 }
 NUMBERS = {"six": F(6), "lo": F(-0.25), "hi": F(0.5), "zero": F([0]), "one": F(1), "lean": F([0.3])}
 
@@ -173,8 +198,14 @@ def test_refused(name):
 
 def test_old_slopes_belong_to_channels():
     """Before opset 7 a PRelu of an image has one slope per channel, not per column."""
-    nodes = [helper.make_node("PRelu", ["x", "s"], ["h"]), helper.make_node("Flatten", ["h"], ["y"])]
-    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 2, 2)), helper.make_tensor_value_info("y", 1, None)]
+    nodes = [
+        helper.make_node("PRelu", ["x", "s"], ["h"]),
+        helper.make_node("Flatten", ["h"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 2, 2)),
+        helper.make_tensor_value_info("y", 1, None),
+    ]
     slope = numpy_helper.from_array(np.array([0.25, 0.5], F), "s")
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [slope])
     with pytest.raises(mo.UnsupportedModel, match="belong to channels"):
@@ -190,7 +221,9 @@ def test_written_and_run_in_both_precisions(tmp_path, kind, dtype):
     path = mo.save(net, tmp_path / "net.onnx", dtype=dtype)
     onnx.checker.check_model(onnx.load(path), full_check=True)
     x = rng.normal(size=(50, 3)).astype(dtype)
-    got = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(None, {"input": x})[0]
+    got = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(
+        None, {"input": x}
+    )[0]
     assert got.dtype == dtype
     assert np.allclose(got, net(x.astype(float)), rtol=1e-5, atol=1e-5)
     again = mo.load(path)

@@ -5,8 +5,9 @@ Most activations obey a *reflection law*
 
     s(-z) = sign * s(z) + slope * z + offset        for all real z:
 
-tanh has (-1, 0, 0), the sigmoid (-1, 0, 1), ReLU (1, -1, 0). Those without one (elu, mish, a clip whose ends are not opposite)
-let no unit change its sign. That constant, dead and equal units can go, and every enclosure, needs no law at all.
+tanh has (-1, 0, 0), the sigmoid (-1, 0, 1), ReLU (1, -1, 0). Those without one (elu, mish, a clip whose
+ends are not opposite) let no unit change its sign. That constant, dead and equal units can go, and every
+enclosure, needs no law at all.
 """
 
 from __future__ import annotations
@@ -102,21 +103,22 @@ def _mish_derivative(z: Array) -> Array:
 def _valley(near: str) -> Ends:
     """A function that falls, then rises, turns within 1e-15 of this decimal.
 
-    The derivative has other signs at these two ends (tests/test_activations.py), and changes its sign only once:
+    The derivative has other signs at these two ends (tests/test_activations.py), and one change of sign:
     silu' = sigmoid(z) (1 + z sigmoid(-z)), where z sigmoid(-z) grows for z < 0 and is positive for z > 0.
-    gelu' = Phi + z phi falls from 0 up to -sqrt(2), rises up to sqrt(2), to more than 1, and falls towards 1.
-    gelu_tanh' = (1 + t)/2 (1 + z (1 - t) u') with t = tanh(u): for z < 0 the factors |z|, 1 - t, u' all grow with |z|.
+    gelu' = Phi + z phi falls from 0 up to -sqrt(2), rises up to sqrt(2), to more than 1, and falls to 1.
+    gelu_tanh' = (1 + t)/2 (1 + z (1 - t) u'), t = tanh(u): for z < 0 all of |z|, 1 - t, u' grow with |z|.
     mish' = t (1 + z q) with q as below: for z < 0 both |z| and q grow with |z|.
     """
     return Fraction(near) - Fraction(1, 10**15), Fraction(near) + Fraction(1, 10**15)
 
 
 # mish(z) = z t with t = tanh(softplus(z)). Let w = e^z, v = w + 1, D = v^2 + 1: then t = 1 - 2/D and
-#     mish' = t + 4 z w v / D^2 = t (1 + z q),  q = 4 v / (D (v + 1)), which falls as v >= 1 grows: its logarithm has the
-#     derivative 1/v - 1/(v + 1) - 2v/D = 1/(v (v + 1)) - 2v/D < 0, as 2 v^2 (v + 1) > v^2 + 1.
+#     mish' = t + 4 z w v / D^2 = t (1 + z q),  q = 4 v / (D (v + 1)), which falls as v >= 1 grows, since
+#     its logarithm has the derivative 1/(v (v + 1)) - 2v/D < 0, as 2 v^2 (v + 1) > v^2 + 1.
 # z <= 0: D >= 2v, so |4 z w v / D^2| <= |z| w <= 1/e, and 0 < t < 1: |mish'| < 1.
-# z > 0: z = ln w <= w/e < 3w/8, so mish' - 1 < (3/2 w^2 v - 2 D) / D^2. This is below 3/20, as 3/20 D^2 + 2 D - 3/2 w^2 v
-#     = w^2 (3/20 w^2 - 9/10 w + 17/10) + 26/5 w + 23/5 with D = w^2 + 2w + 2, and 81/100 < 4 (3/20) (17/10): all positive.
+# z > 0: z = ln w <= w/e < 3w/8, so mish' - 1 < (3/2 w^2 v - 2 D) / D^2. This is below 3/20:
+#     3/20 D^2 + 2 D - 3/2 w^2 v = w^2 (3/20 w^2 - 9/10 w + 17/10) + 26/5 w + 23/5 with D = w^2 + 2w + 2,
+#     and the square has no zero, as 81/100 < 4 (3/20) (17/10): all terms are positive.
 MISH_STEEPEST = Fraction(23, 20)
 
 
@@ -135,14 +137,18 @@ class _Row:
     valley: Ends | None = None
     lines: tuple[Line, ...] = ()  # where s is affine
     between: Callable[[Fraction], Fraction] | None = None  # s at rationals outside the lines
-    tails: tuple[Ends, Ends] | None = None  # (slope, offset) far left and far right: off by less than 1e-50 beyond 1e40
+    tails: tuple[Ends, Ends] | None = (
+        None  # (slope, offset) far left and far right: off by less than 1e-50 beyond 1e40
+    )
     at_zero: Fraction | None = None
     zero: float = 0.0  # an upper bound of |s(0)|
     minimal: bool = False  # irreducible one-hidden-layer networks are minimal on R^n
     source: str = ""
 
 
-def _kinked(value: Callable[[Array], Array], derivative: Callable[[Array], Array], law: Law, left: float) -> _Row:
+def _kinked(
+    value: Callable[[Array], Array], derivative: Callable[[Array], Array], law: Law, left: float
+) -> _Row:
     """z for z >= 0, left * z for z <= 0."""
     return _Row(
         value, derivative, law, max(Fraction(1), abs(Fraction(left))),
@@ -225,7 +231,8 @@ _TABLE: dict[str, _Row] = {
         lambda z: np.logaddexp(0.0, z), _sigmoid, _RAMP, _ONE, least=_ZERO, injective=True, monotone=True,
         tails=_RAMP_TAILS, zero=0.7,
     ),
-    # -z clip(1/2 - z/6, 0, 1) = z clip(1/2 + z/6, 0, 1) - z; between -3 and 3 the derivative is z/3 + 1/2, at most 3/2 in size
+    # -z clip(1/2 - z/6, 0, 1) = z clip(1/2 + z/6, 0, 1) - z; between -3 and 3 the derivative is
+    # z/3 + 1/2, at most 3/2 in size
     "hardswish": _Row(
         _hardswish, _hardswish_derivative, _RAMP, Fraction(3, 2), least=Fraction(-3, 8),
         valley=(Fraction(-3, 2), Fraction(-3, 2)), lines=(_line(None, -3, 0, 0), _line(3, None, 1, 0)),
@@ -270,7 +277,9 @@ class Activation:
             raise ValueError(f"unknown activation {kind!r}; known: {', '.join(sorted(self.KINDS))}")
         names = _FAMILIES[kind][1] if kind in _FAMILIES else ()
         if len(parameters) != len(names):
-            raise ValueError(f"activation {kind!r} with parameters {parameters}: {_taken(kind, names)}")
+            raise ValueError(
+                f"activation {kind!r} with parameters {parameters}: {_taken(kind, names)}"
+            )
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "parameters", tuple(map(_float, names, parameters)))
         self._check()
@@ -292,22 +301,34 @@ class Activation:
         if isinstance(name, Activation):
             return name
         text = str(name).strip()
-        match = re.fullmatch(r"(\w+)\s*(?:\(\s*([^()]+?)\s*\))?", _SPELLINGS.get(text, text), re.ASCII)
+        match = re.fullmatch(
+            r"(\w+)\s*(?:\(\s*([^()]+?)\s*\))?", _SPELLINGS.get(text, text), re.ASCII
+        )
         if not match:
-            raise ValueError(f"cannot read activation {name!r}; examples: 'tanh', 'leaky_relu(0.1)', 'clip(0,6)'")
+            raise ValueError(
+                f"cannot read activation {name!r}; examples: 'tanh', 'leaky_relu(0.1)', 'clip(0,6)'"
+            )
         kind, inside = match.groups()
         if kind in _FAMILIES and inside is None:
             needed = ", ".join(_FAMILIES[kind][1])
             example = {"leaky_relu": "leaky_relu(0.01)", "clip": "clip(0,6)"}[kind]
             raise ValueError(f"{kind} needs its {needed}: write {example!r}")
-        return Activation(kind, *(_number(part, str(name)) for part in (inside.split(",") if inside else ())))
+        return Activation(
+            kind, *(_number(part, str(name)) for part in (inside.split(",") if inside else ()))
+        )
 
     def __str__(self) -> str:
-        return f"{self.kind}({','.join(map(repr, self.parameters))})" if self.parameters else self.kind
+        return (
+            f"{self.kind}({','.join(map(repr, self.parameters))})" if self.parameters else self.kind
+        )
 
     @cached_property
     def _row(self) -> _Row:
-        return _FAMILIES[self.kind][0](*self.parameters) if self.kind in _FAMILIES else _TABLE[self.kind]
+        return (
+            _FAMILIES[self.kind][0](*self.parameters)
+            if self.kind in _FAMILIES
+            else _TABLE[self.kind]
+        )
 
     def __call__(self, z: Array) -> Array:
         return self._row.value(z)
@@ -415,7 +436,7 @@ class Activation:
 
     @property
     def tails(self) -> tuple[Ends, Ends] | None:
-        """Lines (slope, offset) left of -1e40 and right of 1e40, where s is less than 1e-50 off; None where there are none."""
+        """Lines (slope, offset) left of -1e40 and right of 1e40, where s is less than 1e-50 off."""
         return self._row.tails
 
     def under(self, ratio: Fraction) -> Law | None:
@@ -438,7 +459,8 @@ class Activation:
     def after(self, inner: Activation) -> Activation | None:
         """The activation that z -> self(inner(z)) is, where it is one of these.
 
-        >>> str(Activation.of("relu").after(Activation.of("sigmoid"))), Activation.of("tanh").after(Activation.of("relu"))
+        >>> relu, sigmoid = Activation.of("relu"), Activation.of("sigmoid")
+        >>> str(relu.after(sigmoid)), sigmoid.after(relu)
         ('sigmoid', None)
         """
         if not (self.homogeneous and self.exact(_ONE) == 1):
@@ -447,13 +469,15 @@ class Activation:
             return inner
         if inner.kind != "elu" or inner.least == 0 or self.kind not in ("relu", "leaky_relu"):
             return None
-        alpha = Fraction(self.slope or 0) * Fraction(inner.parameters[0])  # elu has the sign of z, as its alpha is positive
+        alpha = Fraction(self.slope or 0) * Fraction(
+            inner.parameters[0]
+        )  # elu has the sign of z, as its alpha is positive
         if alpha == 0:
             return Activation("relu")
         return Activation("elu", float(alpha)) if _is_float(alpha) else None
 
     def line(self, low: Fraction, high: Fraction) -> tuple[Fraction, Fraction] | None:
-        """(slope, offset) of s on [low, high] where it is affine there by algebra alone, else None."""
+        """(slope, offset) of s on [low, high] where it is affine there, else None."""
         return next(((x.slope, x.offset) for x in self._row.lines if x.covers(low, high)), None)
 
     def exact(self, z: Fraction) -> Fraction | None:
@@ -480,7 +504,9 @@ def _taken(kind: str, names: tuple[str, ...]) -> str:
 def _float(name: str, number: Real) -> float:
     own = float(number) + 0.0 if name != "slope" else float(number)
     if own != number and own == own:
-        raise ValueError(f"{name} {number!r} of an activation is no float64; give the float that is meant")
+        raise ValueError(
+            f"{name} {number!r} of an activation is no float64; give the float that is meant"
+        )
     return own
 
 
@@ -488,4 +514,6 @@ def _number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{text.strip()!r} in {name!r} is not a number; examples: 'leaky_relu(0.1)', 'clip(0,6)'") from None
+        raise ValueError(
+            f"{text.strip()!r} in {name!r} is not a number; examples: 'leaky_relu(0.1)', 'clip(0,6)'"
+        ) from None

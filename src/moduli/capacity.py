@@ -283,7 +283,7 @@ class Complexity(Result):
             return self._none(name, what, source, "needs bounded activations")
         if self.samples is None:
             return self._none(name, what, source, "needs the number of samples")
-        bound = max(_above(s.bound or 0) for s in cls.activations)
+        bound = max(_above(Fraction(s.bound or 0)) for s in cls.activations)
         slope = _above(max(s.lipschitz for s in cls.activations))
         row = _above(max(b * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True)))
         if self.network is not None:

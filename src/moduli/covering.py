@@ -45,7 +45,7 @@ def signed(s: Activation) -> bool:
 
     Not for the sigmoid, whose law shifts the next bias.
     """
-    return s.symmetric and not s.reflection[2]
+    return s.symmetric and not s.turned[1]
 
 
 def holding(x: Any) -> Fraction:

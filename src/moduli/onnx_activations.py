@@ -1,7 +1,7 @@
-"""ONNX: activations, each a function under its names in the registry of `onnx_nodes`, and how exporters spell some of them.
+"""ONNX: activations, each a function in the registry of `onnx_nodes`, and how exporters spell some of them.
 
-Attributes are float32 numbers, their defaults too. Maxima and minima with numbers, clips and ReLUs in a row are one clip:
-min(max(x, a), b) with the ends that follow from all of them.
+Attributes are float32 numbers, their defaults too. Maxima and minima with numbers, clips and ReLUs in
+a row are one clip: min(max(x, a), b) with the ends that follow from all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from .affine import Tensor, reciprocal
 from .errors import UnsupportedModel
 from .onnx_nodes import Node, Op, Reader, Value, as_ball, as_data, op
 
-LARGEST = float(np.finfo(np.float32).max)  # as an end it is none: the default before opset 11, which exporters write out
+LARGEST = float(
+    np.finfo(np.float32).max
+)  # as an end it is none: the default before opset 11, which exporters write out
 MAX_CHAIN = 64  # nodes
 
 
@@ -25,7 +27,7 @@ def _float32(number: float) -> float:
     return float(np.float32(number))
 
 
-# Spelled out; all nodes but the last are bare: an attribute would make them something else -----------------------
+# Spelled out; inner nodes are bare, as an attribute would make them something else ----------------
 
 
 class Step(NamedTuple):
@@ -38,14 +40,16 @@ class Step(NamedTuple):
 
 
 def _chain(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
-    """Maxima and minima with stored numbers, clips and ReLUs in a row as one clip of what the first of them reads."""
+    """Maxima and minima with stored numbers, clips, ReLUs in a row: one clip of what the first reads."""
     steps, found = list[Step](), _step(reader, node)
     while found is not None and len(steps) < MAX_CHAIN:
         steps.append(found)
         maker = reader.makers.get(found.reads)
         found = None if maker is None else _step(reader, maker)
     low, high = -math.inf, math.inf
-    for step in reversed(steps):  # a clip after a clip is the clip between the images of its ends, if these differ
+    for step in reversed(
+        steps
+    ):  # a clip after a clip is the clip between the images of its ends, if these differ
         low, high = (min(max(end, step.low), step.high) for end in (low, high))
     if len(steps) < 2 or not low < high:
         return None
@@ -67,25 +71,35 @@ def _step(reader: Reader, node: Node) -> Step | None:
         number = _stored(reader, name)
         if number is not None:
             end, axes = number
-            return Step(data, end, math.inf, axes) if node.op == "Max" else Step(data, -math.inf, end, axes)
+            return (
+                Step(data, end, math.inf, axes)
+                if node.op == "Max"
+                else Step(data, -math.inf, end, axes)
+            )
     return None
 
 
 def _clip_step(reader: Reader, node: Node) -> Step | None:
     if reader.opset < 11:
-        if len(node.inputs) != 1 or not {found.name for found in node.proto.attribute} <= {"min", "max"}:
+        if len(node.inputs) != 1 or not {found.name for found in node.proto.attribute} <= {
+            "min",
+            "max",
+        }:
             return None
         low, high = node.attribute("min", -math.inf), node.attribute("max", math.inf)
     else:
         if len(node.inputs) not in (1, 2, 3) or node.proto.attribute:
             return None
         names = [*node.inputs[1:], "", ""]
-        low, high = _stored_end(reader, names[0], -math.inf), _stored_end(reader, names[1], math.inf)
+        low, high = (
+            _stored_end(reader, names[0], -math.inf),
+            _stored_end(reader, names[1], math.inf),
+        )
     return Step(node.inputs[0], low, high) if low < high else None
 
 
 def _stored_end(reader: Reader, name: str, default: float) -> float:
-    """An end of a Clip, which has no axes that count as nothing is broadcast; nan where it is no stored number."""
+    """An end of a Clip, which broadcasts nothing; nan where it is no stored number."""
     if not name:
         return default
     number = _stored(reader, name)
@@ -95,7 +109,11 @@ def _stored_end(reader: Reader, name: str, default: float) -> float:
 def _stored(reader: Reader, name: str) -> tuple[float, int] | None:
     """A stored number of shape [] or [1], and how many axes it has."""
     node = reader.makers.get(name)
-    tensor = node.tensor("value") if node is not None and node.op == "Constant" else reader.stored.get(name)
+    tensor = (
+        node.tensor("value")
+        if node is not None and node.op == "Constant"
+        else reader.stored.get(name)
+    )
     number = None if tensor is None or tuple(tensor.dims) not in ((), (1,)) else reader.scalar(name)
     return None if tensor is None or number is None else (number, len(tensor.dims))
 
@@ -132,7 +150,7 @@ def _log(reader: Reader, node: Node, x: Value) -> Value:
     raise UnsupportedModel("a logarithm; log(1 + exp(x)), which is a softplus, is understood")
 
 
-# One operation, one activation ----------------------------------------------------------------------------------
+# One operation, one activation --------------------------------------------------------------------
 
 _PLAIN = {
     "Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Softplus": "softplus", "Sin": "sin", "Abs": "abs",
@@ -156,9 +174,13 @@ def _leaky_relu(reader: Reader, node: Node, x: Value) -> Value:
 def _prelu(reader: Reader, node: Node, x: Value, slope: Value) -> Value:
     tensor, slopes = as_data(x), as_ball(slope, "the slope")
     if not slopes.is_float():
-        raise UnsupportedModel("the slope is itself a result of rounding arithmetic; fold the constants of the model first")
+        raise UnsupportedModel(
+            "the slope is itself a result of rounding arithmetic; fold the constants of the model first"
+        )
     if not _fits(slopes.shape, tensor.shape):
-        raise UnsupportedModel(f"slopes of shape {slopes.shape} do not broadcast to a tensor of shape {tensor.shape}")
+        raise UnsupportedModel(
+            f"slopes of shape {slopes.shape} do not broadcast to a tensor of shape {tensor.shape}"
+        )
     if reader.opset < 7 and math.prod(slopes.shape) > 1 and len(tensor.shape) != 2:
         raise UnsupportedModel(
             f"slopes of shape {slopes.shape} on a tensor of shape {tensor.shape} before opset 7, where they belong to "
@@ -213,7 +235,12 @@ def _celu(reader: Reader, node: Node, x: Value) -> Value:
     alpha = node.attribute("alpha", 1.0)
     if not 0 < alpha < math.inf:
         raise UnsupportedModel(f"a CELU with alpha={alpha}; a positive one is understood")
-    return as_data(x).scaled(reciprocal(np.array([alpha]))).activate(Activation("elu", 1.0)).scaled(alpha)
+    return (
+        as_data(x)
+        .scaled(reciprocal(np.array([alpha])))
+        .activate(Activation("elu", 1.0))
+        .scaled(alpha)
+    )
 
 
 @op("HardSigmoid")
@@ -226,19 +253,25 @@ def _hard_sigmoid(reader: Reader, node: Node, x: Value) -> Value:
 def _thresholded_relu(reader: Reader, node: Node, x: Value) -> Value:
     alpha = node.attribute("alpha", 1.0)
     if alpha != 0:
-        raise UnsupportedModel(f"a ThresholdedRelu with alpha={alpha} jumps there; continuous activations are understood")
+        raise UnsupportedModel(
+            f"a ThresholdedRelu with alpha={alpha} jumps there; continuous activations are understood"
+        )
     return as_data(x).activate(Activation("relu"))
 
 
-# Clips ----------------------------------------------------------------------------------------------------------
+# Clips --------------------------------------------------------------------------------------------
 
 
 @op("Clip", pattern=_chain)
-def _clip(reader: Reader, node: Node, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
+def _clip(
+    reader: Reader, node: Node, x: Value, low: Value | None = None, high: Value | None = None
+) -> Value:
     tensor = as_data(x)
     if reader.opset < 11:
         if low is not None or high is not None:
-            raise UnsupportedModel(f"ends as inputs at opset {reader.opset}; they are attributes before opset 11")
+            raise UnsupportedModel(
+                f"ends as inputs at opset {reader.opset}; they are attributes before opset 11"
+            )
         ends = node.attribute("min", -math.inf), node.attribute("max", math.inf)
     else:
         ends = _end(low, -math.inf, "min"), _end(high, math.inf, "max")
@@ -273,14 +306,22 @@ def _bound(reader: Reader, node: Node, x: Value, *more: Value) -> Value:
     if len(operands) == 1:
         return x
     if len(data) != 1 or len(numbers) != 1:
-        raise UnsupportedModel(f"a {node.op} of one tensor that depends on the input with one constant number is understood")
+        raise UnsupportedModel(
+            f"a {node.op} of one tensor that depends on the input with one constant number is understood"
+        )
     number, tensor = as_ball(numbers[0], f"the other operand of {node.op}"), data[0]
-    if math.prod(number.shape) != 1 or not number.is_float() or not _fits(number.shape, tensor.shape):
+    if (
+        math.prod(number.shape) != 1
+        or not number.is_float()
+        or not _fits(number.shape, tensor.shape)
+    ):
         raise UnsupportedModel(
             f"the other operand of {node.op} has shape {number.shape}, the tensor {tensor.shape}; one constant number is "
             "understood, with no more axes than the tensor"
         )
     if reader.opset < 8 and number.shape != tensor.shape:
-        raise UnsupportedModel(f"operands of shapes {tensor.shape} and {number.shape} before opset 8, where none is broadcast")
+        raise UnsupportedModel(
+            f"operands of shapes {tensor.shape} and {number.shape} before opset 8, where none is broadcast"
+        )
     end = float(number.centre.hi.ravel()[0])
     return tensor.clamped(end, None) if node.op == "Max" else tensor.clamped(None, end)

@@ -278,7 +278,7 @@ class SymmetryGroup(Result):
 
         Signs count for odd and even activations (for the others they change biases, or more).
         """
-        signs = [s.symmetric and not s.reflection[2] for s in self.network.activations]
+        signs = [s.symmetric and not s.turned[1] for s in self.network.activations]
         order = sum(Units(n, sign).log_order for n, sign in zip(self.network.widths[1:-1], signs, strict=True))
         return (order - _stabiliser(self.network, signs)[1]) / math.log(2)
 
