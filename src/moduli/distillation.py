@@ -323,6 +323,8 @@ def smoothed(mean: Array, cov: Array) -> Gaussian:
 
 
 def _fitted(x: Array) -> Gaussian:
+    if not x.shape[1]:  # behind a layer without units
+        return Gaussian(np.zeros(0), np.zeros((0, 0)))
     return smoothed(x.mean(axis=0), np.atleast_2d(np.cov(x.T, bias=True)))
 
 
@@ -431,8 +433,8 @@ def error_curve(
     progress: Progress | None = None,
 ) -> ErrorCurve:
     """Students of several sizes, beside two simpler ways to choose units with the same refit, and the linear map."""
-    if len(net.layers) < 2:
-        raise ShapeError("an affine network has no hidden units to remove")
+    if not net.units:
+        raise ShapeError(f"{net!r} has no hidden units to remove")
     task = _Task(net, on, False, seed)
     steps = sorted({int(u) for u in units}) if units is not None else _steps(net.units)
     if not steps or steps[0] < 1:

@@ -94,7 +94,7 @@ class Whitening:
             raise ShapeError(f"a Gaussian of shapes {law.mean.shape}, {law.cov.shape} for a network with {n} inputs") from None
         if cov.shape not in ((n,), (n, n)):
             raise ShapeError(f"cov has shape {cov.shape} for a network with {n} inputs")
-        if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max())):
+        if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max(initial=0.0))):
             raise ShapeError("cov is not symmetric")
         if cov.ndim < 2:
             if (cov < 0).any():

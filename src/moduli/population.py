@@ -237,11 +237,13 @@ def _closer(a: Network, b: Network, law: Gaussian, whitening: Whitening, nodes: 
 
 
 def _used(net: Network) -> Network:
-    """Without hidden units that no output reads."""
-    if len(net.layers) != 2 or net.layers[1].weight.any(axis=0).all():
+    """Without hidden units that no output reads; a constant as an affine map."""
+    if len(net.layers) != 2:
         return net
     first, last = net.layers
     read = last.weight.any(axis=0)
+    if not read.any():
+        return net.with_layers([Layer(np.zeros((net.widths[-1], net.widths[0])), last.bias, last.activation)])
     inside = Layer(first.weight[read], first.bias[read], first.activation)
     return net.with_layers([inside, Layer(last.weight[:, read], last.bias, last.activation)])
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from . import (
     alignment,
-    analytic,
     capacity,
     comparison,
     distillation,
@@ -297,6 +296,7 @@ def identifiable(
     """Whether the function on a box determines the parameters of a network, up to permutations and positive scaling (or signs).
 
     One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth ones on all inputs, too).
+    So are affine maps, and networks with hidden units that are constant or that nothing reads.
     Deeper and piecewise linear: proved among parameters in general position, or among those close by, or refuted by another
     network with the same function, or undecided.
 
@@ -315,8 +315,10 @@ def identifiable(
     (0.5, 0.5)
     """
     net = load(net)
-    shallow = analytic.applies(net) or (len(net.layers) == 2 and str(net.activations[0]) == "relu")
-    found = None if shallow or not isinstance(on, Box) else dimension(net, on=on, budget=budget, seed=seed, progress=progress)
+    answer = identify.without_dimension(net, on)
+    if answer is not None:
+        return answer
+    found = dimension(net, on=on, budget=budget, seed=seed, progress=progress)
     return identify.identifiable(net, on, found, min(budget, 2_000))
 
 

@@ -183,6 +183,8 @@ def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Chan
     """Changes of units that alone stay within eps at points, by their effect there; the best of each."""
     y, found = net.logits(x), list[tuple[float, int, Change]]()
     for l, layer in enumerate(net.layers[:-1]):
+        if not len(units[l]):
+            continue
         z = Network((*net.layers[:l], replace(layer, activation=net.layers[-1].activation))).logits(x)
         for unit in units[l].tolist():
             best: tuple[float, int, Change] | None = None
