@@ -273,7 +273,7 @@ def test_a_network_is_what_its_arrays_say(name, given):
 def test_an_activation_is_what_its_name_says():
     """A law that was set by hand: merging tanh(x) and tanh(-x) with the same sign would need an even function."""
     even = Activation("tanh")
-    even.__dict__["reflection"] = (Fraction(1), Fraction(0), Fraction(0))
+    even.__dict__["_row"] = replace(even._row, reflection=(Fraction(1), Fraction(0), Fraction(0)))
     layers = net([[1], [-1]], [0, 0], [[1, 1]], [0]).layers
     large = Network((Layer(layers[0].weight, layers[0].bias, even), layers[1]))
     move = Move("merge", 1, units(1), units(0), Fraction(-1))

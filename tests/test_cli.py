@@ -467,7 +467,8 @@ with bar(False) as progress:
 
 
 def test_a_bar_on_a_terminal_only(tmp_path):
-    script = 'import sys\nfrom moduli.terminal import bar\nwith bar(False) as tell: tell(1, 4, "half a cover"), sys.stdin.read()'
+    work = "with bar(False) as tell: tell(1, 4, 'half a cover'), sys.stdin.read()"
+    script = f"import sys\nfrom moduli.terminal import bar\n{work}"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
     main, side = pty.openpty()
     shown = subprocess.Popen([sys.executable, "-c", script], env=env, stdin=subprocess.PIPE, stderr=side)

@@ -20,17 +20,17 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "files", "vnnlib", "safetensors_file", "domains", "network", "arithmetic", "fields",
+    "errors", "activations", "files", "safetensors_file", "vnnlib", "domains", "network", "arithmetic", "fields",
     "enclosure", "modular", "envelopes", "bounds", "trees", "groups", "proximity", "differences", "cases", "region",
     "creases", "blocks", "slack", "certificate", "result", "plot", "turning", "lossless", "programs", "stability", "hidden",
     "regional", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "supremum",
     "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "analytic", "identifiability",
     "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness", "fitting", "pricing", "nearby",
     "proximate", "twofold", "kinked", "kernels", "population", "narrowing", "distillation", "meanfield", "noise", "pruning",
-    "sweep", "separation", "comparison", "affine", "second_reading", "state_dicts", "torch_copy", "torch_constants",
-    "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_constants", "onnx_reference", "onnx_nodes",
-    "onnx_gates", "onnx_activations", "onnx_ops", "onnx_graph", "nnet", "formats", "solve", "markup", "page", "pytorch",
-    "experiments", "terminal", "cli",
+    "sweep", "separation", "comparison", "affine", "second_reading", "state_entries", "state_dicts", "torch_copy",
+    "torch_constants", "torch_graph", "torch_shrink", "torch_noise", "torch_training", "onnx_constants", "onnx_reference",
+    "onnx_nodes", "onnx_gates", "onnx_activations", "onnx_ops", "onnx_graph", "nnet", "formats", "solve", "markup", "page",
+    "pytorch", "experiments", "terminal", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",

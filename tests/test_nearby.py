@@ -211,3 +211,82 @@ def test_processes_answer_as_this_one_does():
     nets = [network(rng.normal(0, 1, (6, 2)), rng.normal(0, 1, (6, 2)), rng.normal(0, 1, 6)) for _ in range(4)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         assert mo.rank_curve(nets, executor=executor).to_json() == mo.rank_curve(nets).to_json()
+
+
+# Any network, any budget -----------------------------------------------------------------------------------------
+
+
+def any_network(seed):
+    """Networks of up to 80 units, radius and budget: plain, on a grid, with copies, near copies, zeros, at extreme sizes."""
+    rng = np.random.default_rng(seed)
+    small = rng.random() < 0.3
+    h = int(rng.integers(1, 8 if small else 81))
+    n, m = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    radius = float(10.0 ** rng.uniform(-3.5, 0.5))
+    b, c, a = rng.normal(0, 1, (h, n)), rng.normal(0, 1, h), rng.normal(0, 1, (h, m))
+    kind = ["plain", "grid", "copies", "near copies", "zeros", "tiny", "huge", "mixed", "cancelling"][seed % 9]
+    if kind == "grid":
+        b, c, a = (np.round(4 * x) / 4 for x in (b, c, a))
+        radius = float(rng.choice([0.125, 0.25, 0.375, 0.5, 1.0]))
+    elif kind in ("copies", "near copies"):
+        of, sign = rng.integers(0, max(1, h // 3), h), rng.choice([-1.0, 1.0], h)
+        b, c = b[of] * sign[:, None], c[of] * sign
+        if kind == "near copies":
+            b, c = b + rng.uniform(-radius, radius, (h, n)), c + rng.uniform(-radius, radius, h)
+    elif kind == "zeros":
+        b[rng.random(h) < 0.3], a[rng.random(h) < 0.2], c[rng.random(h) < 0.2] = 0.0, 0.0, 0.0
+    elif kind in ("tiny", "huge"):
+        size = float(rng.choice([5e-324, 1e-310, 1e-160] if kind == "tiny" else [1e30, 1e150, 1e300]))
+        b, c, a, radius = b * size, c * size, a * size, max(radius * size, 5e-324)
+    elif kind == "mixed":
+        b, a = b * 10.0 ** rng.uniform(-6, 6, (h, 1)), a * 10.0 ** rng.uniform(-12, 12, (h, 1))
+    elif kind == "cancelling":
+        c, radius = 0.5 * c, float(rng.uniform(0.3, 0.7))
+    budget = int(rng.choice([5, 20, 100, 500, 2000, 10_000], p=[0.25, 0.25, 0.2, 0.2, 0.07, 0.03]))
+    return a, b, c, radius, budget, str(rng.choice(["tanh", "sigmoid", "erf"]))
+
+
+def ends_in_the_bracket(seed):
+    a, b, c, radius, budget, activation = any_network(seed)
+    net = network(a, b, c, activation=activation)
+    rank = mo.rank(net, radius=radius, budget=budget)
+    assert 0 <= rank.lower <= rank.upper <= min(len(c), rank.greedy)
+    assert rank.check()
+    small = mo.compress(net, radius=radius, budget=budget)
+    assert (small.lower, small.network.units) == (rank.lower, rank.upper)
+    if len(c) <= 7:
+        assert rank.lower <= oracles.proximate_rank(a, b, c, radius) <= rank.upper
+        curve = mo.rank_curve(net, radii=[0.5 * radius, radius], budget=budget)
+        assert (curve.lowers <= curve.uppers).all()
+        assert curve.lowers[0, -1] <= rank.upper
+        assert curve.uppers[0, -1] >= rank.lower
+
+
+def test_some_networks_at_any_budget_end_in_the_bracket():
+    for seed in range(27):
+        ends_in_the_bracket(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(1000, 2000, 100))
+def test_a_thousand_networks_at_any_budget_end_in_the_bracket(start):
+    for seed in range(start, start + 100):
+        ends_in_the_bracket(seed)
+
+
+def test_free_groups_that_clash_leave_a_branch_without_a_cover():
+    """Free groups compete for units: a linear program in the search has no solution."""
+    b = [[-0.97, -0.44], [-0.9, -0.45], [-0.94, 0.97], [0.71, -0.01], [-0.76, -0.69], [0.03,
+        -0.74], [-0.96, 0.67], [-0.7, 0.75], [-0.85, 0.35], [0.85, 0.5]]  # fmt: skip
+    c = [-0.04, -0.29, -0.18, 0.1, 0.12, -0.0, 0.18, 0.23, -0.18, -0.2]
+    a = [[0.8, 1.3], [-1.21, 1.28], [0.98, -0.97], [0.9, 0.95], [-1.01, 0.98], [-1.17, -0.9],
+        [-1.01, -1.01], [-1.06, -1.12], [0.56, -1.13], [1.35, -0.86]]  # fmt: skip
+    net = network(a, b, c)
+    agrees(net, 0.5, 2)
+    assert mo.rank_curve(net, radii=[0.5]).uppers.tolist() == [[2]]
+
+
+def test_a_change_below_the_least_float_is_kept():
+    """Two outgoing weights, each moved by half the least float: no pair of floats shows the change of the second."""
+    least = 5e-324
+    agrees(network(np.array([3.0, -2.0]) * least, [1.0, 1.0], [1.0, 1.0]), least, 0)

@@ -344,3 +344,19 @@ def test_piecewise_linear_networks_of_different_kinds():
     found = distance(one, mo.Network.mlp(*both, [1e-9], activation="relu"), law)
     assert found.low <= 1e-9 <= found.high
     assert found.width < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["tanh", "relu", "gelu", "sin"])
+def test_a_law_that_does_not_vary_is_a_point(kind):
+    """There the distance is that of two values, to all digits."""
+    rng = np.random.default_rng(0)
+    a, b = (mo.Network.mlp(*(rng.normal(size=s) for s in ((5, 2), 5, (2, 5), 2)), activation=kind) for _ in "ab")
+    found = distance(a, b, mo.Gaussian([1.0, -0.5], 0.0))
+    gap = np.linalg.norm(a.logits(np.array([[1.0, -0.5]])) - b.logits(np.array([[1.0, -0.5]])))
+    assert found.low <= found.value <= found.high
+    assert found.high - found.low <= 1e-15 * found.high
+    assert found.value == pytest.approx(gap, rel=1e-13)
+    near = b.with_flat(b.flat() * np.where(np.arange(b.parameters) == b.parameters - 1, 1 + 2.0**-52, 1.0))
+    tiny = distance(b, near, mo.Gaussian([1.0, -0.5], 0.0))
+    assert tiny.value == pytest.approx(abs(b.flat()[-1]) * 2.0**-52, rel=1.0)
+    assert 0 < tiny.low <= tiny.high

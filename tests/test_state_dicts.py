@@ -15,7 +15,8 @@ from moduli.enclosure import enclose
 from moduli.errors import ModuliError, UnsupportedModel
 from moduli.formats import load
 from moduli.safetensors_file import read_safetensors
-from moduli.state_dicts import _dense, _modules, network_from_checkpoint, network_from_state_dict
+from moduli.state_dicts import network_from_checkpoint, network_from_state_dict
+from moduli.state_entries import dense, modules_of
 
 RNG = np.random.default_rng(11)
 
@@ -340,7 +341,7 @@ def test_the_ball_of_a_weight_normalisation_holds_the_true_weight():
     rng = np.random.default_rng(5)
     v = rng.normal(size=(3, 5)) * 2.0 ** rng.integers(-60, 60, size=(3, 5))
     g = rng.normal(size=(3, 1))
-    ball = _dense(_modules({"0.weight_g": g, "0.weight_v": v})["0"], "test").weight
+    ball = dense(modules_of({"0.weight_g": g, "0.weight_v": v})["0"], "test").weight
     for i in range(3):
         square = sum(Fraction(x) ** 2 for x in v[i].tolist())
         for j in range(5):
@@ -408,6 +409,26 @@ def test_what_stands_beside_a_state_dict_is_noted_and_optimizers_are_not():
     }
     assert checkpoint(held).notes == ("read from agent.model", "not read: obs_rms", "layers read in this order: 0, 2")
     assert checkpoint({"accuracy": np.ones(()), "state_dict": [net]}).notes[1] == "not read: tensors beside it"
+
+
+def test_an_optimizer_is_no_network():
+    torch.manual_seed(0)
+    module = nn.Sequential(L(4, 3), nn.Tanh(), L(3, 2))
+    adam = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 4)).sum().backward()
+    adam.step()
+    with pytest.raises(UnsupportedModel, match="in which no state dict is found"):
+        checkpoint(adam.state_dict())
+    net = checkpoint({"net": module.state_dict(), "opt": adam.state_dict(), "rng": torch.get_rng_state()})
+    assert net.notes == ("read from net", "not read: tensors beside it", "layers read in this order: 0, 2")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_modules_and_their_state_dicts_are_refused():
+    module = torch.ao.quantization.quantize_dynamic(nn.Sequential(L(4, 3), nn.Tanh(), L(3, 2)), {nn.Linear})
+    refused("belongs to quantised weights", module.state_dict())
+    with pytest.raises(ModuliError, match=r"torch\.ao\.nn\.quantized.* is not understood"):
+        load(module, input_shape=4)
 
 
 def test_a_checkpoint_that_holds_itself_ends():

@@ -324,3 +324,9 @@ def test_what_is_not_read_of_the_second_version(shape, form, options, said):
     with pytest.raises(UnsupportedModel) as caught:
         second(shape, form, **options)
     assert said in str(caught.value)
+
+
+def test_notes_are_printable(tmp_path):
+    found = box(tmp_path, b"(declare-const X_0 Real)(assert (<= 0 X_0 1))(assert (\x1b31mif X_0 \x01))")
+    assert len(found.notes) == 1
+    assert repr(found).isprintable()

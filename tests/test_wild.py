@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_files import STAND_INS
+from test_files import LFS, STAND_INS
 
 from moduli import files, formats
 from moduli.domains import Box
@@ -63,6 +63,9 @@ def test_external_data_of_a_packed_model_lies_in_its_folder(tmp_path):
     graph = helper.make_graph([helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g", ends[:1], ends[1:], [tensor])
     (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     assert load(packed(tmp_path / "a.onnx")).layers[0].weight.tolist() == weight.tolist()
+    (tmp_path / "w.bin").write_bytes(LFS)  # longer than the weights: its text must not be taken for numbers
+    with pytest.raises(UnsupportedModel, match=r"w\.bin is a Git LFS pointer"):
+        load(tmp_path / "a.onnx.gz")
     shutil.move(tmp_path / "a.onnx.gz", tmp_path.parent / "away.onnx.gz")
     with pytest.raises(UnsupportedModel, match=r"w\.bin"):
         load(tmp_path.parent / "away.onnx.gz")
@@ -312,6 +315,15 @@ def test_archives_that_lie_or_are_damaged(tmp_path, monkeypatch):
     path.write_bytes(small)
     with pytest.raises(UnsupportedModel, match=r"damaged|holds several"):
         load(path)
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("policy.pth", bytes(100))
+    astray = bytearray(path.read_bytes())
+    end = astray.find(b"PK\5\6")
+    for start in (0, 200, 2**31 - 1):  # where the directory is said to lie, which moves the entries before the file
+        astray[end + 16 : end + 20] = start.to_bytes(4, "little")
+        path.write_bytes(astray)
+        with pytest.raises(UnsupportedModel, match=r"a\.zip( is damaged|: malformed)"):
+            load(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as target:
         target.writestr("policy.pth", bytes(100))
     with pytest.raises(UnsupportedModel, match="packed in a way that is not read; unzip and zip it again"):

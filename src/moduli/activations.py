@@ -158,13 +158,13 @@ def _leaky(a: float) -> _Row:
 
 
 def _elu(a: float) -> _Row:
-    """z for z >= 0, a (e^z - 1) for z <= 0: its derivatives are 1 and a e^z."""
+    """z for z >= 0, a (e^z - 1) for z <= 0: its derivatives are 1 and a e^z; with a < 0 it falls up to 0."""
     return _Row(
         lambda z: np.where(z > 0, z, a * np.expm1(np.minimum(z, 0.0))),
         lambda z: np.where(z > 0, 1.0, a * np.exp(np.minimum(z, 0.0))),
         None, max(Fraction(1), abs(Fraction(a))),
         least=min(-Fraction(a), Fraction(0)),
-        injective=a > 0, monotone=a > 0,
+        injective=a > 0, monotone=a > 0, valley=None if a > 0 else (Fraction(0), Fraction(0)),
         lines=(_line(0, None, 1, 0),),
         tails=((Fraction(0), -Fraction(a)), (Fraction(1), Fraction(0))),
     )  # fmt: skip

@@ -366,7 +366,7 @@ def _radii(text: str | None) -> list[float] | None:
 @click.argument("small")
 @click.argument("large")
 @click.option("--max-slack", type=float, metavar="S", help="Demand that outputs differ by at most S there.")
-@click.option("--on", metavar="D", help="Demand that it holds on these inputs: all | box:LO,HI | box:FILE.vnnlib.")
+@click.option("--on", metavar="D", help=f"Demand that it holds on these inputs: all | {BOXES}.")
 @click.option("--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE.")
 @click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
 @_options("json", "quiet", *_SOURCE)
@@ -388,7 +388,7 @@ def check(
             certificate, _load(small, **_fitting(small, source)), _load(large, **source), max_slack=max_slack, on=domain,
             radius=radius, minimal=minimal,
         )  # fmt: skip
-    show(verdict, as_json, quiet)
+    show(verdict, as_json, quiet, **_told(domain))
 
 
 def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from .proximity import Branch, Sieve, Sum, Tree
 SCALE = 2**30
 ROUNDS = 20
 FEW, MANY, BATCH, HEAVY = 4000, 40_000, 1000, 200
+OPTIMAL = 0  # the status of a solved program in scipy
+DEAR = 16  # times the rows: what a row costs that is left uncovered, so that every linear program has a solution
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,13 @@ class Cover:
 
 @dataclass
 class Answer:
-    """Chosen columns (free ones count after the paid ones), and a tree that bounds the number from below."""
+    """Chosen columns (free ones count after the paid ones), and a tree that bounds the number from below.
 
-    chosen: list[int]
+    Attributes:
+        chosen: a cover of cost `upper`, None where none was found.
+    """
+
+    chosen: list[int] | None
     upper: int
     lower: int
     tree: Tree
@@ -60,7 +66,11 @@ class Answer:
 
 
 class Relaxed(NamedTuple):
-    """A solved linear relaxation: values of columns, its optimum, and what its weights prove; the odd cuts that bind."""
+    """A solved linear relaxation: values of columns, its optimum, and what its weights prove; the odd cuts that bind.
+
+    Attributes:
+        short: how much of the rows the columns leave uncovered, where they cannot cover all.
+    """
 
     x: Any
     columns: list[int]
@@ -68,14 +78,16 @@ class Relaxed(NamedTuple):
     leaf: Leaf
     bound: int
     cuts: list[int]
+    short: float
 
     @property
     def whole(self) -> bool:
-        return not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= 1e-6)
+        """Whether the columns of value 1 are a cover."""
+        return self.short <= 1e-6 and (not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= 1e-6))
 
 
 class Exhausted(Exception):
-    """The node budget is spent."""
+    """The node budget is spent, or the solver has given up."""
 
 
 class _Search:
@@ -205,11 +217,31 @@ class _Search:
             halves = [[-((self.sets[c] & s).bit_count() + 1 >> 1) for c in index] for s in cuts]
             matrix = vstack([matrix, csr_matrix(np.array(halves, dtype=float))], format="csr")
             bounds.append(np.array([-(s.bit_count() + 1 >> 1) for s in cuts], dtype=float))
-        found = linprog(cost, A_ub=matrix, b_ub=np.concatenate(bounds), bounds=(0, None), method="highs-ds")
+        limits = np.concatenate(bounds)
+        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+        if found.status != OPTIMAL:
+            cost, matrix = self._elastic(cost, matrix, limits)
+            found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+        if found.status != OPTIMAL:
+            raise Exhausted
         marginals = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
         tight = [s for s, v in zip(cuts, marginals[len(marginals) - len(cuts) :], strict=True) if v > 1e-9]
         leaf, bound = self._leaf(rows, cols, marginals, resources, cuts)
-        return Relaxed(np.asarray(found.x), index, float(found.fun), leaf, bound, tight)
+        x, rest = np.split(np.asarray(found.x), [len(index)])
+        return Relaxed(x, index, float(found.fun), leaf, bound, tight, float(rest.sum()))
+
+    @staticmethod
+    def _elastic(cost: Any, matrix: Any, limits: Any) -> tuple[Any, Any]:
+        """The program with a column for each row and cut that covers just that, at a price above any target.
+
+        Free columns that compete may leave no cover at all. The multipliers of this program then prove more than is asked.
+        """
+        from scipy.sparse import csr_matrix, hstack
+
+        open_ = np.flatnonzero(limits < 0)
+        ones = csr_matrix((limits[open_], (open_, np.arange(len(open_)))), shape=(len(limits), len(open_)))
+        price = float(DEAR * (len(open_) + 1))
+        return np.concatenate([cost, np.full(len(open_), price)]), hstack([matrix, ones], format="csr")
 
     def odd_cuts(self, rows: int, found: Relaxed) -> list[int]:
         """Sets S of an odd number of rows whose inequality sum_c ceil(|c & S| / 2) x_c >= ceil(|S| / 2) is violated.
@@ -284,8 +316,8 @@ class _Search:
         weights = {self.names[r]: w for r, w in y.items() if w}
         return Leaf(weights, {u: w for u, w in sorted(prices.items()) if w}, named, scale), max(0, -(-gain // scale))
 
-    def propose(self, rows: int, cols: int) -> list[int]:
-        """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget."""
+    def propose(self, rows: int, cols: int) -> list[int] | None:
+        """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget; None where that fails."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         matrix, index, resources, cost = self._matrix(rows, cols)
@@ -299,10 +331,13 @@ class _Search:
             return self._greedy(rows, cols)
         return [c for c, x in zip(index, found.x, strict=True) if x > 0.5]
 
-    def _greedy(self, rows: int, cols: int) -> list[int]:
+    def _greedy(self, rows: int, cols: int) -> list[int] | None:
+        """Paid columns, the largest first; None where some row has only free ones."""
         chosen = []
         while rows:
-            best = max(_members(cols & self.all_paid), key=lambda c: (self.sets[c] & rows).bit_count())
+            best = max(_members(cols & self.all_paid), key=lambda c: (self.sets[c] & rows).bit_count(), default=-1)
+            if best < 0 or not self.sets[best] & rows:
+                return None
             chosen.append(best)
             rows &= ~self.sets[best]
         return chosen
@@ -310,19 +345,22 @@ class _Search:
     def cost(self, chosen: Sequence[int]) -> int:
         return sum(c < self.paid for c in chosen)
 
-    def best(self, rows: int, cols: int) -> tuple[list[int], int, Tree]:
-        """A cover, a lower bound and its tree."""
+    def best(self, rows: int, cols: int) -> tuple[list[int] | None, int, Tree]:
+        """A cover (None where none is found), a lower bound and its tree."""
         alive = cols
         rows, cols, chosen, essential = self.reduce(rows, cols)
         parts, lower = self._trunk(essential)
+        complete = True
         for part, mine in self.split(rows, cols):
             cover, bound, tree = self._part(part, mine, alive)
-            chosen += cover
+            complete &= cover is not None
+            chosen += cover or []
             lower += bound
             parts.append((self._units(part), tree))
-        return chosen, lower, _joined(parts)
+        return chosen if complete else None, lower, _joined(parts)
 
-    def _part(self, rows: int, cols: int, alive: int) -> tuple[list[int], int, Tree]:
+    def _part(self, rows: int, cols: int, alive: int) -> tuple[list[int] | None, int, Tree]:
+        chosen: list[int] | None
         try:
             found = self.relax(rows, cols)
         except Exhausted:
@@ -330,7 +368,8 @@ class _Search:
         chosen = [c for c, value in zip(found.columns, found.x, strict=True) if value > 0.5]
         if not found.whole or self.cost(chosen) > found.bound:
             chosen = self.propose(rows, cols)
-        return chosen, *self.prove(rows, cols, alive & self._touching(rows), self.cost(chosen), found, ROUNDS)
+        target = rows.bit_count() + 1 if chosen is None else self.cost(chosen)
+        return chosen, *self.prove(rows, cols, alive & self._touching(rows), target, found, ROUNDS)
 
     def _counted(self, rows: int, cols: int) -> tuple[int, Tree]:
         """Without any budget left: rows no two of which share a column (none that free columns touch)."""
@@ -386,7 +425,8 @@ class _Search:
         for part, mine, found in pieces:
             bound, tree = found.bound, found.leaf
             if need > 0:
-                aim = bound + need if len(pieces) == 1 else self.cost(self.propose(part, mine))
+                cover = self.propose(part, mine) if len(pieces) > 1 else None
+                aim = bound + need if cover is None else self.cost(cover)
                 bound, tree = self.prove(part, mine, alive, aim, found)  # type: ignore[assignment]
             need -= bound - found.bound
             lower += bound
@@ -452,12 +492,15 @@ def proposed(cover: Cover, budget: int) -> list[int] | None:
     return None if found.x is None else np.flatnonzero(found.x > 0.5).tolist()
 
 
-def greedy(cover: Cover, rows: Mask) -> list[int]:
-    """Paid columns that cover some rows, the largest first."""
+def greedy(cover: Cover, rows: Mask) -> list[int] | None:
+    """Paid columns that cover some rows, the largest first; None where some row has only free columns."""
     boxes, waiting = cover.matrix[: cover.paid.shape[0]], rows.astype(np.int64)
     chosen = list[int]()
     while waiting.any():
-        chosen.append(int(np.argmax(boxes @ waiting)))
+        new = boxes @ waiting
+        if not new.max(initial=0):
+            return None
+        chosen.append(int(np.argmax(new)))
         waiting[boxes[chosen[-1]].indices] = 0
     return chosen
 
@@ -466,13 +509,13 @@ def within(cover: Cover, budget: int, target: int, upper: int) -> Answer:
     """A cover of cost below `target` or a proof that there is none; more if a cover below `upper` may be among few columns."""
     bare = np.flatnonzero(np.diff(cover.matrix.tocsc().indptr) == 0)
     if len(bare):
-        return Answer([], upper, target, Leaf({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
+        return Answer(None, upper, target, Leaf({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
     few = cover.matrix.shape[0] <= FEW and upper > target
     return _searched(cover, budget, None if few else target)
 
 
-def dive(cover: Cover, budget: int) -> tuple[list[int], int]:
-    """A good cover without a bound, and the nodes spent."""
+def dive(cover: Cover, budget: int) -> tuple[list[int] | None, int]:
+    """A good cover without a bound (None where none is found), and the nodes spent."""
     pool = _Pool(cover, budget)
     return pool.dive(pool.start()), pool.nodes
 
@@ -485,9 +528,10 @@ def _searched(cover: Cover, budget: int, target: int | None = None) -> Answer:
             lower, tree = search.child((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1, target, [])
         except Exhausted:
             lower, tree = 0, Leaf({}, {}, (), 1)
-        return Answer([], target, lower, tree, search.nodes)
+        return Answer(None, target, lower, tree, search.nodes)
     chosen, lower, tree = search.best((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1)
-    return Answer(chosen, search.cost(chosen), lower, tree, search.nodes)
+    upper = len(search.names) if chosen is None else search.cost(chosen)
+    return Answer(chosen, upper, lower, tree, search.nodes)
 
 
 class _Pool:
@@ -502,7 +546,11 @@ class _Pool:
         """Covers of cost at most `target - 1` use columns that the weights leave; raise the target until one is found."""
         every = np.ones(len(self.cover.rows), dtype=bool)
         active = self.start()
-        _, y, prices = self._generated(active, every, np.ones(self.count, dtype=bool))
+        try:
+            _, y, prices = self._generated(active, every, np.ones(self.count, dtype=bool))
+        except Exhausted:
+            chosen = greedy(self.cover, every)
+            return Answer(chosen, self._cost(chosen), 0, Leaf({}, {}, (), 1), self.nodes)
         leaf, total, short = self._rounded(y, prices)
         lower, chosen = max(0, -(-total // leaf.scale)), self.dive(active)
         tree: Tree = leaf
@@ -512,7 +560,7 @@ class _Pool:
                 break
             found = within(self.cover.part(columns), self.budget - self.nodes, lower + 1, self._cost(chosen))
             self.nodes += found.nodes
-            if found.chosen and found.upper < self._cost(chosen):
+            if found.chosen is not None and found.upper < self._cost(chosen):
                 chosen = columns[found.chosen].tolist()
             if found.lower <= lower:
                 break
@@ -521,27 +569,33 @@ class _Pool:
         return Answer(chosen, self._cost(chosen), lower, tree, self.nodes)
 
     def start(self) -> Mask:
+        """Columns to begin with: a cover by paid ones, all columns where there is none."""
         active = np.zeros(self.count, dtype=bool)
-        active[greedy(self.cover, np.ones(len(self.cover.rows), dtype=bool))] = True
+        chosen = greedy(self.cover, np.ones(len(self.cover.rows), dtype=bool))
+        active[slice(None) if chosen is None else chosen] = True
         return active
 
-    def _cost(self, chosen: Sequence[int]) -> int:
-        return sum(c < self.paid for c in chosen)
+    def _cost(self, chosen: Sequence[int] | None) -> int:
+        """What a cover costs; without one as much as a box for every row would."""
+        return len(self.cover.rows) if chosen is None else sum(c < self.paid for c in chosen)
 
-    def dive(self, active: Mask) -> list[int]:
+    def dive(self, active: Mask) -> list[int] | None:
         """A cover: take the columns with the largest values, solve and generate again for the rows that remain."""
-        best: list[int] = []
+        best: list[int] | None = None
         for large in (0.9, 0.6):
             found = self._dive(active.copy(), large)
-            if not best or self._cost(found) < self._cost(best):
+            if best is None or (found is not None and self._cost(found) < self._cost(best)):
                 best = found
         return best
 
-    def _dive(self, active: Mask, large: float) -> list[int]:
+    def _dive(self, active: Mask, large: float) -> list[int] | None:
         waiting, allowed = np.ones(len(self.cover.rows), dtype=bool), np.ones(self.count, dtype=bool)
         chosen: list[int] = []
         while waiting.any() and self.nodes < self.budget:
-            x, _, _ = self._generated(active, waiting, allowed, rounds=2)
+            try:
+                x, _, _ = self._generated(active, waiting, allowed, rounds=2)
+            except Exhausted:
+                break
             columns = np.flatnonzero(active & allowed)
             for k in np.argsort(-x, kind="stable")[: np.count_nonzero(x > large) or 1].tolist():
                 c = int(columns[k])
@@ -550,7 +604,8 @@ class _Pool:
                 if c >= self.paid:
                     allowed[self.paid :] &= (self.cover.uses @ self.cover.uses[c - self.paid].T).toarray()[:, 0] == 0
                 chosen.append(c)
-        return [*chosen, *greedy(self.cover, waiting)]
+        rest = greedy(self.cover, waiting)
+        return None if rest is None else [*chosen, *rest]
 
     def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> tuple[Any, Any, Any]:
         """Values, weights and prices of the linear relaxation; columns that the weights ask for become active."""
@@ -578,6 +633,8 @@ class _Pool:
         matrix = vstack([-part.matrix[:, rows].T, uses.T], format="csr").astype(np.float64)
         cost = np.where(self.free[columns], 0.0, 1.0)
         found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+        if found.status != OPTIMAL:
+            raise Exhausted
         dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
         y, prices = np.zeros(len(rows)), np.zeros(self.cover.uses.shape[1])
         y[rows], prices[busy] = dual[: int(rows.sum())], dual[int(rows.sum()) :]

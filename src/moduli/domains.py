@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from . import vnnlib
-from .errors import ShapeError, one_line
+from .errors import ShapeError, one_line, printable
 from .files import content
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -113,7 +113,7 @@ class Box:
         with one_line(str(path)):
             found = vnnlib.read(data.decode("utf-8-sig", errors="replace"))
             branches = tuple(Box(*ends) for ends in found.boxes) if len(found.boxes) > 1 else ()
-            return Box(*found.hull, hull_of=branches, notes=tuple(found.notes))
+            return Box(*found.hull, hull_of=branches, notes=tuple(map(printable, found.notes)))
 
     def of_dimension(self, n: int) -> Box:
         """The same box with vectors of length ``n``."""

@@ -31,7 +31,7 @@ from .pruning import (
     removable,
     visible_rows,
 )
-from .result import Result
+from .result import Result, plain
 from .sweep import Job
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -135,6 +135,8 @@ def prunability(
         law = (str(noise.get("kind", "isotropic")), float(noise["alpha"]), float(noise["sigma"]), run.time)
         draws = max(20, min(200, 4 * 10**7 // run.start[0].size))
         found["predicted"] = predicted_share(run.start[0], *law, draws=draws, inputs=x.astype(np.float64), seed=stream).tolist()
+    if plain(found) != found:
+        raise ValueError("a measurement is not finite; lower lr or sigma")
     return found
 
 
@@ -240,12 +242,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _require_measured(one: Any, name: str) -> dict[str, Any]:
-    """A result as `prunability` gives it; a store may hold others. JSON has null for what is not finite: NaN here."""
+    """A result as `prunability` gives it; a store may hold others."""
 
     def numbers(values: list[Any]) -> bool:
         return all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in values)
 
-    one = {key: _number(value) for key, value in one.items()} if isinstance(one, dict) else one
     good = isinstance(one, dict) and numbers([one.get(key) for key in NUMBERS])
     if not good or not all(
         isinstance(one.get(key), list) and len(one[key]) == size and numbers(one[key])
@@ -254,13 +255,6 @@ def _require_measured(one: Any, name: str) -> dict[str, Any]:
     ):
         raise ValueError(f"{name}: a stored result lacks what was measured; remove its file from the store and start again")
     return dict(one)
-
-
-def _number(value: Any) -> Any:
-    """NaN in the place of null, in lists too."""
-    if isinstance(value, list):
-        return [math.nan if part is None else part for part in value]
-    return math.nan if value is None else value
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -66,7 +66,8 @@ Integers = np.ndarray[Any, np.dtype[Any]]
 
 Writer = Callable[[Network, str, Slack | None], bytes | Iterator[bytes | memoryview]]
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
-READ = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS, ".zip")
+MODELS = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS)
+READ = (*MODELS, ".zip")  # an archive is read for one library's sake, and offered to no other
 UNPACKED = (".onnx", ".nnet", ".npz")  # from .gz
 POLICY = "policy.pth"
 MAX_PICKLE = 1 << 24  # bytes of an archive's list of tensors that are scanned for names
@@ -210,7 +211,7 @@ def _unread(path: Path, suffix: str, packed: bool) -> str:
     whole = f"{suffix}.gz" if packed else suffix
     means, way_out = FOREIGN.get(suffix, ("", EXPORT))
     said = f"{means}: {way_out.format(path.name)}" if means else way_out
-    return f"{path}: cannot read suffix {whole!r}; suffixes: {' '.join(READ)}; {said}"
+    return f"{path}: cannot read suffix {whole!r}; suffixes: {' '.join(MODELS)}; {said}"
 
 
 def _inside(folder: Path) -> str:
@@ -248,8 +249,9 @@ def _read_policy(path: Path, activation: Any, keys: Sequence[str] | None) -> Net
 
 def _member(path: Path, name: str) -> bytes:
     """One entry of a zip archive, as large as it says it is."""
+    whole = content(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
             entries = archive.infolist()
             found = [entry for entry in entries if entry.filename == name]
             if len(found) != 1:
@@ -263,7 +265,7 @@ def _member(path: Path, name: str) -> bytes:
                 raise UnsupportedModel(f"{path}: {name} is packed in a way that is not read; unzip and zip it again")
             with archive.open(entry) as file:
                 data = file.read(entry.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
         raise UnsupportedModel(f"{path} is damaged or no zip archive ({error})") from None
     if len(data) != entry.file_size:
         raise UnsupportedModel(f"{path}: {name} says it has {entry.file_size} bytes but holds {len(data)}")

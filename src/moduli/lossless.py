@@ -134,7 +134,7 @@ class Compression(Result):
         return [
             ("network", repr(self.original)),
             ("smaller", repr(self.network)),
-            ("hidden units", f"{self.original.units} -> {self.network.units}" + self.fewest),
+            ("hidden units", f"{self.original.units} -> {self.network.units}" + (" (optimal)" if self.optimal else "")),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("removed", moves or "nothing"),
             ("same function", f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else "")),

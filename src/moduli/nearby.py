@@ -91,7 +91,7 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
     plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget)
     priced = pricing.solve(ball, rows, budget) if len(plan.paid) > lower else None
     if priced is not None:
-        plan = _better(plan, assembled(ball, *_picked(priced.boxes, priced.groups, priced.chosen), dominated))
+        plan = _improved(ball, plan, priced.boxes, priced.groups, priced.chosen, dominated)
         if priced.lower > lower:
             part, lower = _part(priced.rows, priced.tree), priced.lower
         nodes += priced.nodes
@@ -113,7 +113,7 @@ def _listed(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int) 
     if given_up:
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget)
     answer = cover.solve(covering(ball, boxes, groups, rows), budget)
-    plan = _better(plan, assembled(ball, *_picked(boxes, groups, answer.chosen), dominated))
+    plan = _improved(ball, plan, boxes, groups, answer.chosen, dominated)
     return plan, _part(rows, answer.tree), answer.lower, answer.nodes
 
 
@@ -125,7 +125,7 @@ def _bracket(
 
     more = vstack([groups, sampled(ball, given_up)], format="csr")
     chosen, nodes = cover.dive(covering(ball, boxes, more, rows), budget)
-    plan = _better(plan, assembled(ball, *_picked(boxes, more, chosen), dominated))
+    plan = _improved(ball, plan, boxes, more, chosen, dominated)
     rows = np.setdiff1d(rows, given_up)
     answer = cover.solve(covering(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
     part = _part(rows, answer.tree)
@@ -159,6 +159,15 @@ def _regrouped(ball: Ball, plan: Plan, lower: int, seeds: range, budget: int) ->
 
 def _better(a: Plan, b: Plan) -> Plan:
     return min(a, b, key=lambda plan: len(plan.paid))
+
+
+def _improved(
+    ball: Ball, plan: Plan, boxes: list[Group], groups: Any, chosen: Sequence[int] | None, dominated: Hosted
+) -> Plan:
+    """A plan, or that of the boxes and free groups of a cover, where one was found and has fewer paid groups."""
+    if chosen is None:
+        return plan
+    return _better(plan, assembled(ball, *_picked(boxes, groups, chosen), dominated))
 
 
 def _picked(boxes: list[Group], groups: Any, chosen: Sequence[int]) -> tuple[list[Group], list[Group]]:

@@ -7,6 +7,7 @@ min(max(x, a), b) with the ends that follow from all of them.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +29,12 @@ def _float32(number: float) -> float:
 
 
 class Step(NamedTuple):
-    """What a node reads, and the ends to which it clips that."""
+    """What a node reads, the ends to which it clips that, and how many axes these have (0 or 1)."""
 
     reads: str
     low: float
     high: float
-    numbered: bool = True  # with a number as an operand, which may have an axis
+    axes: int = 0
 
 
 def _chain(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
@@ -48,39 +49,55 @@ def _chain(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
         low, high = (min(max(end, step.low), step.high) for end in (low, high))
     if len(steps) < 2 or not low < high:
         return None
-    data = _with_axes if any(step.numbered for step in steps) else as_data
-    return (steps[-1].reads,), lambda value: data(value).clamped(*_open(reader, low, high))
+    axes = max(step.axes for step in steps)
+    return (steps[-1].reads,), lambda value: _with_axes(value, axes).clamped(*_open(reader, low, high))
 
 
 def _step(reader: Reader, node: Node) -> Step | None:
-    """None where the ends are no stored numbers, or have axes of their own."""
+    """None where the ends are no stored numbers."""
     if node.op == "Clip":
         return _clip_step(reader, node)
     if node.proto.attribute:
         return None
     if node.op == "Relu" and len(node.inputs) == 1:
-        return Step(node.inputs[0], 0.0, math.inf, numbered=False)
+        return Step(node.inputs[0], 0.0, math.inf)
     if node.op not in ("Max", "Min") or len(node.inputs) != 2 or reader.opset < 8:
         return None
     for data, name in (node.inputs, node.inputs[::-1]):
-        end = reader.scalar(name)
-        if end is not None:
-            return Step(data, end, math.inf) if node.op == "Max" else Step(data, -math.inf, end)
+        number = _stored(reader, name)
+        if number is not None:
+            end, axes = number
+            return Step(data, end, math.inf, axes) if node.op == "Max" else Step(data, -math.inf, end, axes)
     return None
 
 
 def _clip_step(reader: Reader, node: Node) -> Step | None:
     if reader.opset < 11:
-        known = {found.name for found in node.proto.attribute} <= {"min", "max"} and len(node.inputs) == 1
-        ends: list[float | None] = [node.attribute("min", -math.inf), node.attribute("max", math.inf)] if known else []
-    elif not node.proto.attribute and len(node.inputs) in (1, 2, 3):
-        names = [*node.inputs[1:], "", ""]
-        ends = [end if not name else reader.scalar(name) for name, end in zip(names, (-math.inf, math.inf), strict=False)]
+        if len(node.inputs) != 1 or not {found.name for found in node.proto.attribute} <= {"min", "max"}:
+            return None
+        low, high = node.attribute("min", -math.inf), node.attribute("max", math.inf)
     else:
-        ends = []
-    if len(ends) != 2 or ends[0] is None or ends[1] is None or not ends[0] < ends[1]:
-        return None
-    return Step(node.inputs[0], ends[0], ends[1])
+        if len(node.inputs) not in (1, 2, 3) or node.proto.attribute:
+            return None
+        names = [*node.inputs[1:], "", ""]
+        low, high = _stored_end(reader, names[0], -math.inf), _stored_end(reader, names[1], math.inf)
+    return Step(node.inputs[0], low, high) if low < high else None
+
+
+def _stored_end(reader: Reader, name: str, default: float) -> float:
+    """An end of a Clip, which has no axes that count as nothing is broadcast; nan where it is no stored number."""
+    if not name:
+        return default
+    number = _stored(reader, name)
+    return math.nan if number is None else number[0]
+
+
+def _stored(reader: Reader, name: str) -> tuple[float, int] | None:
+    """A stored number of shape [] or [1], and how many axes it has."""
+    node = reader.makers.get(name)
+    tensor = node.tensor("value") if node is not None and node.op == "Constant" else reader.stored.get(name)
+    number = None if tensor is None or tuple(tensor.dims) not in ((), (1,)) else reader.scalar(name)
+    return None if tensor is None or number is None else (number, len(tensor.dims))
 
 
 def _log_of_sum(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
@@ -92,15 +109,20 @@ def _log_of_sum(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
         exp = reader.makers.get(power)
         if exp is None or exp.op != "Exp" or len(exp.inputs) != 1 or exp.proto.attribute:
             continue
-        if reader.scalar(one) == 1.0:
-            return (exp.inputs[0],), lambda value: _with_axes(value).activate(Activation("softplus"))
+        number = _stored(reader, one)
+        if number is not None and number[0] == 1.0:
+            return (exp.inputs[0],), partial(_softplus, number[1])
     return None
 
 
-def _with_axes(value: Value | None) -> Tensor:
-    """Data of a shape that a constant of shape [1] leaves as it is."""
+def _softplus(axes: int, value: Value | None) -> Value:
+    return _with_axes(value, axes).activate(Activation("softplus"))
+
+
+def _with_axes(value: Value | None, axes: int) -> Tensor:
+    """Data of a shape that numbers of so many axes leave as it is."""
     tensor = as_data(value)
-    if not tensor.shape:
+    if len(tensor.shape) < axes:
         raise UnsupportedModel("a number of one axis meets a tensor of none")
     return tensor
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from .affine import MAX_ENTRIES
 from .errors import UnsupportedModel
+from .files import refuse_stand_in
 
 if TYPE_CHECKING:
     from onnx import NodeProto, SparseTensorProto, TensorProto
@@ -177,6 +178,7 @@ def _external(tensor: TensorProto, folder: Path | None, size: int, where: str) -
     target = (folder / location).resolve()
     if not target.is_relative_to(folder.resolve()) or not target.is_file():
         raise UnsupportedModel(f"{where} lies in {location!r}, which is no regular file inside the model's folder")
+    refuse_stand_in(target)  # whose text must not be taken for numbers
     offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(size)))
     if offset < 0 or length != size or offset + length > target.stat().st_size:
         raise UnsupportedModel(

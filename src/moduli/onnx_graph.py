@@ -42,6 +42,9 @@ _NODES = {
     "gelu": "Gelu", "gelu_tanh": "Gelu", "identity": "Identity", "hardswish": "HardSwish", "mish": "Mish",
 }  # fmt: skip
 _SINGLE = ("erf", "softplus", "gelu", "gelu_tanh", "hardswish", "mish")  # onnxruntime runs these in float32 only
+_WITH_NUMBERS: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {
+    "leaky_relu": ("PRelu", (1,), ("slope",)), "clip": ("Clip", (), ("low", "high")),
+}  # fmt: skip
 _SINCE = {"Gelu": 20, "Mish": 18}  # opsets; 17 has all others
 
 
@@ -87,13 +90,12 @@ def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stor
         return [gate, helper.make_node("Mul", [x, f"{y}_gate"], [y])]
     if activation.kind == "elu":
         return _elu_nodes(activation.parameters[0], x, y, single, stored)
-    if activation.kind not in _NODES:  # leaky_relu and clip, by parameters that stand in the graph
+    if activation.kind in _WITH_NUMBERS:  # which keep float64 where they are no float32
+        kind, shape, parts = _WITH_NUMBERS[activation.kind]
         exact = not single or all(float(np.float32(p)) == p for p in activation.parameters)
-        dtype, ends = "float32" if single and exact else "float64", np.array(activation.parameters)
-        shape: tuple[int, ...] = (1,) if activation.kind == "leaky_relu" else ()
-        names = [f"{y}_{k}" for k in range(len(ends))]
-        stored += [(name, end.reshape(shape), dtype) for name, end in zip(names, ends, strict=True)]
-        kind = "PRelu" if activation.kind == "leaky_relu" else "Clip"
+        names = [f"{y}_{part}" for part in parts]
+        for label, number in zip(names, activation.parameters, strict=True):
+            stored.append((label, np.full(shape, number), "float32" if single and exact else "float64"))
         return _cast(x, y, not exact, single, lambda a, b: helper.make_node(kind, [a, *names], [b]))
     extra = {"approximate": "tanh"} if activation.kind == "gelu_tanh" else {}
     kind = _NODES[activation.kind]

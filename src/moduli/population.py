@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +29,13 @@ from jaxtyping import Float64
 from . import kinked
 from .activations import Activation
 from .domains import Gaussian
+from .enclosure import ceiling, evaluate
 from .errors import UnsupportedModel
 from .kernels import FINE, Order, Units, Whitening, accuracy, cancellation, gram, means
 from .network import Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+POINT = 4096  # hidden units whose values are enclosed one by one
 ROUNDING = 8e-15  # 72 roundings: of a kernel, of its part in the sum, and of sums in blocks
 SPREAD = 32  # inputs whose products add another ROUNDING
 LINEAR_ROUNDING = 2.0**-44
@@ -156,6 +159,8 @@ class Readout:
 
     def mean(self, nodes: int = FINE) -> Array:
         """E f: ``[out]``."""
+        if not self.units.row.any():  # nothing varies
+            return np.asarray(self.activation(self.units.mean) @ self.outer + self.bias)
         (e,) = means(self.activation, self.units, (0,), nodes)
         return np.asarray(e @ self.outer + self.bias)
 
@@ -193,6 +198,8 @@ def distance(a: Network, b: Network, law: Gaussian, nodes: int = FINE) -> Ends:
         return Ends(0.0, 0.0, 0.0)
     a, b, scale = _of_one_size(a, b)
     whitening = Whitening.of(law, a.widths[0])
+    if not whitening.root.shape[1] and a.units + b.units <= POINT:
+        return _at_point(a, b, whitening.mean).scaled(scale)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         found = [_direct(Readout.of(a, whitening), Readout.of(b, whitening), nodes)]
         if not found[0].width <= NARROW:
@@ -202,6 +209,19 @@ def distance(a: Network, b: Network, law: Gaussian, nodes: int = FINE) -> Ends:
         return Ends(math.inf, 0.0, math.inf)
     best = common(found)
     return Ends(best.value, best.low, best.high + UNDERFLOW).scaled(scale)
+
+
+def _at_point(a: Network, b: Network, x: Array) -> Ends:
+    """Where nothing varies: the difference at one input, by exact enclosures."""
+    at = [Fraction(v) for v in x.tolist()]
+    low = high = Fraction(0)
+    for p, q in zip(evaluate(a, at), evaluate(b, at), strict=True):
+        least, most = p[0] - q[1], p[1] - q[0]
+        low += max(Fraction(0), least, -most) ** 2
+        high += max(most, -least) ** 2
+    ends = -ceiling(-low), ceiling(high)
+    lower, upper = math.nextafter(math.sqrt(ends[0]), 0.0), math.sqrt(ends[1])
+    return Ends(upper, lower, math.nextafter(upper, math.inf) if upper else 0.0)
 
 
 def _closer(a: Network, b: Network, law: Gaussian, whitening: Whitening, nodes: int) -> list[Ends]:

@@ -24,11 +24,15 @@ BEAM, EACH, POOL, GOOD = 30, 20, 40_000, 1500
 
 
 class Priced(NamedTuple):
-    """Columns, those chosen of them (free groups count after the boxes); of which units what is proved; nodes spent."""
+    """Columns, those chosen of them (free groups count after the boxes); of which units what is proved; nodes spent.
+
+    Attributes:
+        chosen: None where no cover was found.
+    """
 
     boxes: list[Group]
     groups: Any
-    chosen: list[int]
+    chosen: list[int] | None
     rows: Ints
     lower: int
     tree: Tree
@@ -114,6 +118,8 @@ class _Pool:
         instance = covering(self.ball, list(self.boxes.values()), self.groups, self.rows)
         matrix, limits, cost, busy = cover.program(instance)
         found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+        if found.status != cover.OPTIMAL:
+            raise BudgetExhausted("the relaxation has no solution that the solver can find")
         dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
         weight, price = np.zeros(self.ball.size), np.zeros(self.ball.size)
         weight[self.rows], price[busy] = dual[: len(self.rows)], dual[len(self.rows) :]
@@ -135,11 +141,11 @@ class _Pool:
         leaf = self._leaf(found)
         lower = max(0, -(-leaf.total // leaf.scale))
         boxes, groups, chosen = self.proposed(found)
-        upper = sum(c < len(boxes) for c in chosen)
+        upper = self._cost(boxes, chosen)
         tree: Tree = self._slack_leaf(found, lower)
         if lower < upper:
             other = self.dived()
-            count = sum(c < len(other[0]) for c in other[2])
+            count = self._cost(other[0], other[2])
             if count < upper:
                 (boxes, groups, chosen), upper = other, count
         while lower < upper and self.nodes < self.budget:
@@ -153,13 +159,17 @@ class _Pool:
             part = covering(self.ball, columns[0], columns[1], self.rows)
             answer = cover.within(part, self.budget - self.nodes, lower + 1, upper)
             self.nodes += answer.nodes
-            if answer.chosen and answer.upper < upper:
+            if answer.chosen is not None and answer.upper < upper:
                 boxes, groups, chosen, upper = columns[0], columns[1], answer.chosen, answer.upper
             if answer.lower <= lower:
                 break
             lower += 1
             tree = Sieve(leaf, lower, answer.tree)
         return Priced(boxes, groups, chosen, self.rows, lower, tree, self.nodes)
+
+    def _cost(self, boxes: list[Group], chosen: list[int] | None) -> int:
+        """What a cover costs; without one as much as a box for every unit would."""
+        return len(self.rows) if chosen is None else sum(c < len(boxes) for c in chosen)
 
     def _leaf(self, found: Relaxation) -> Leaf:
         weight, price = _integers(found, SLIP)
@@ -172,7 +182,7 @@ class _Pool:
         tight, loose = self._leaf(found), self._leaf(found._replace(weight=found.weight * share))
         return loose if -(-loose.total // SCALE) >= lower else tight
 
-    def proposed(self, found: Relaxation) -> tuple[list[Group], Any, list[int]]:
+    def proposed(self, found: Relaxation) -> tuple[list[Group], Any, list[int] | None]:
         """The best cover HiGHS finds from all boxes here and free groups of small reduced cost."""
         weight, price = _integers(found, 0.0)
         boxes = list(self.boxes.values())
@@ -183,7 +193,7 @@ class _Pool:
         chosen = cover.proposed(part, self.budget)
         return boxes, groups, cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
 
-    def dived(self) -> tuple[list[Group], Any, list[int]]:
+    def dived(self) -> tuple[list[Group], Any, list[int] | None]:
         """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
         boxes = list(self.boxes.values())
         chosen, nodes = cover.dive(covering(self.ball, boxes, self.groups, self.rows), self.budget)

@@ -143,6 +143,8 @@ class _Moved:
                 moved = array.hi != old
                 if array.lo is not None:
                     moved |= array.lo != 0
+                for place in array.rest:  # a remainder below the least float shows in neither
+                    moved[place] = True
                 at = np.flatnonzero(moved.ravel())
                 if len(at):
                     to = ExactArray(array.hi.ravel()[at])

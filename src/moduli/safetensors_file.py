@@ -58,14 +58,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no object")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise _damaged(path, "its metadata are no text")
     slots = {name: _slot(path, name, entry) for name, entry in header.items()}
     ends = sorted((slot.start, slot.end) for slot in slots.values())
     joints = [0, *(end for _, end in ends)]
     if [start for start, _ in ends] != joints[:-1] or joints[-1] != size - 8 - length:
         raise _damaged(path, "its tensors do not fill the bytes behind the header")
-    data = np.memmap(path, np.uint8, "r", 8 + length, (joints[-1],)) if joints[-1] else np.zeros(0, np.uint8)
+    data = (
+        np.memmap(path, np.uint8, "r", 8 + length, (joints[-1],))
+        if joints[-1]
+        else np.zeros(0, np.uint8)
+    )
     return metadata, {name: slot.array(data) for name, slot in slots.items()}
 
 
@@ -104,17 +110,28 @@ def _slot(path: Path, name: str, entry: Any) -> _Slot:
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise _damaged(path, f"{name[:40]!r} has dtype {str(dtype)[:40]}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise _damaged(path, f"{name[:40]!r} has shape {str(shape)[:40]} and offsets {str(offsets)[:40]}")
+        raise _damaged(
+            path, f"{name[:40]!r} has shape {str(shape)[:40]} and offsets {str(offsets)[:40]}"
+        )
     if 8 * (offsets[1] - offsets[0]) != _BITS[dtype] * math.prod(shape):
-        raise _damaged(path, f"{name[:40]!r} declares {dtype} {str(shape)[:40]} but holds {offsets[1] - offsets[0]} bytes")
+        raise _damaged(
+            path,
+            f"{name[:40]!r} declares {dtype} {str(shape)[:40]} but holds {offsets[1] - offsets[0]} bytes",
+        )
     return _Slot(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_LENGTH for value in values)
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value < MAX_LENGTH for value in values
+    )
 
 
 def shared_tensors(metadata: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays with those that `safetensors.torch.save_model` left out because they share memory with another."""
-    again = {name: arrays[kept] for name, kept in metadata.items() if name not in arrays and kept in arrays}
+    again = {
+        name: arrays[kept]
+        for name, kept in metadata.items()
+        if name not in arrays and kept in arrays
+    }
     return {**arrays, **again}

@@ -261,7 +261,9 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    return polyhedra.pieces(load(net), on, slice, budget, progress)
+    found = polyhedra.pieces(load(net), on, slice, budget, progress)
+    _ = found.linear_regions  # slopes that no float holds are told here, not when the answer is read
+    return found
 
 
 @np.errstate(all="ignore")

@@ -1,92 +1,59 @@
 """State dicts: named tensors of checkpoints and `.safetensors` files, read as a chain of dense layers.
 
-A state dict stores numbers and names, no function. What names and shapes decide is read, and said in `Network.notes`:
-
-| entries of `X` | read as |
-|---|---|
-| ``weight`` [out, in], ``bias`` [out] or none | a dense layer |
-| ``weight_orig``, ``weight_mask`` (and of the bias) | their product: `torch.nn.utils.prune` |
-| ``weight_g``, ``weight_v``; ``parametrizations.weight.original0``, ``.original1`` | g v / \\|v\\|: weight normalisation |
-| ``running_mean``, ``running_var`` (``weight``, ``bias``) | a batch normalisation, folded where its place is certain |
-
-Everything else is refused by name: what the names do not tell would be a guess, and a guess is another function.
+A state dict stores numbers and names, no function. What names and shapes decide is read, and said in
+`Network.notes`: the order of the layers, and batch normalisations, which are folded where their place is
+certain. What they do not tell would be a guess, and a guess is another function: it is asked for, or refused
+by name. What the entries of one module are is in `state_entries`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import Activation
-from .affine import Ball, Tensor, inverse_root_of
-from .enclosure import two_product
+from .affine import Ball, Tensor
 from .errors import ModuliError, UnsupportedModel
-from .network import Network, _float64
+from .network import Network
+from .state_entries import (
+    BATCH_NORM,
+    DENSE,
+    OTHER_WAYS,
+    UNKNOWN,
+    WEIGHTS,
+    Dense,
+    Module,
+    Token,
+    batch_norm,
+    dense,
+    joined,
+    listed,
+    modules_of,
+    parent,
+    precedes,
+    shape_of,
+    shown,
+    split,
+    token_of,
+    tokens_of,
+    within,
+)  # fmt: skip
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-WRAPPERS = ("module", "_orig_mod")  # path components that DataParallel and torch.compile put before names
-ADAPTERS = ("lora", "hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_")  # low-rank updates beside a layer
+# Path components that DataParallel and torch.compile put before names.
+WRAPPERS = ("module", "_orig_mod")
+# Low-rank updates beside a layer.
+ADAPTERS = ("lora", "hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_")
 EPSILON = 1e-5  # of torch.nn.BatchNorm1d, where nobody says another one
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 MAX_DEPTH = 8  # of dicts and lists in a checkpoint
-MAX_DIGITS = 18  # longer runs of digits are hashes, not numbers
-NORMALISED_FAR = 2.0**450  # beyond it, squares leave what `two_product` takes
-OTHER_WAYS = "pass the module itself to moduli.load, or export the model to ONNX"
 
 
-# Names ----------------------------------------------------------------------------------------------------------
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    tail = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(_shown(name) for name in names[:most]) + tail
-
-
-def _shown(stem: str) -> str:
-    """The module at the root has an empty name."""
-    return stem or "(root)"
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
-
-
-def _parent(stem: str) -> str:
-    return stem.rpartition(".")[0]
-
-
-def _within(name: str, prefix: str) -> bool:
-    return not prefix or name == prefix or name.startswith(prefix + ".")
-
-
-Token = str | int
-
-
-def _tokens(stem: str) -> tuple[Token, ...]:
-    """The name cut into text and numbers: ``blocks.10.fc2`` is ``blocks.`` 10 ``.fc`` 2."""
-    parts = re.split(r"([0-9]+)", stem)
-    return tuple(_token(part) for part in parts if part)
-
-
-def _token(part: str) -> Token:
-    return int(part) if part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS else part
-
-
-def _precedes(one: str, other: str) -> bool | None:
-    """Whether the first thing in which two names differ is a smaller number; None where it is no number."""
-    for a, b in zip(_tokens(one), _tokens(other), strict=False):
-        if a != b:
-            return a < b if isinstance(a, int) and isinstance(b, int) else None
-    return None
+# Order ---------------------------------------------------------------------------------------------
 
 
 def _in_order(stems: Sequence[str], ordered: bool, where: str) -> list[str]:
@@ -99,21 +66,21 @@ def _in_order(stems: Sequence[str], ordered: bool, where: str) -> list[str]:
         _no_number_falls(stems, where)
         return list(stems)
     _numbers_decide(stems, where)
-    return sorted(stems, key=_tokens)
+    return sorted(stems, key=tokens_of)
 
 
 def _no_number_falls(stems: Sequence[str], where: str) -> None:
     """Behind one beginning of names, numbers must not fall in stored order."""
     last: dict[tuple[Token, ...], int] = {}
     for stem in stems:
-        tokens = _tokens(stem)
+        tokens = tokens_of(stem)
         for at, token in enumerate(tokens):
             if not isinstance(token, int):
                 continue
             if last.get(tokens[:at], token) > token:
                 raise UnsupportedModel(
-                    f"{where}: {_shown(stem)!r} is stored behind a higher number, so that stored order and names disagree; "
-                    f"say the order of evaluation with keys=, from {_listed(stems)}"
+                    f"{where}: {shown(stem)!r} is stored behind a higher number, so that stored order and names disagree; "
+                    f"say the order of evaluation with keys=, from {listed(stems)}"
                 )
             last[tokens[:at]] = token
 
@@ -122,238 +89,22 @@ def _numbers_decide(stems: Sequence[str], where: str) -> None:
     """Behind one beginning of names, there must be one continuation, or numbers only."""
     following: dict[tuple[Token, ...], set[Token]] = {}
     for stem in stems:
-        tokens: tuple[Token, ...] = (*_tokens(stem), "")  # an end differs from every continuation
+        tokens: tuple[Token, ...] = (*tokens_of(stem), "")  # an end differs from every continuation
         for at, token in enumerate(tokens):
             following.setdefault(tokens[:at], set()).add(token)
-    alike = len({_tokens(stem) for stem in stems}) < len(stems)
-    mixed = any(len(tokens) > 1 and not all(isinstance(t, int) for t in tokens) for tokens in following.values())
+    alike = len({tokens_of(stem) for stem in stems}) < len(stems)
+    mixed = any(
+        len(tokens) > 1 and not all(isinstance(t, int) for t in tokens)
+        for tokens in following.values()
+    )
     if alike or mixed:
         raise UnsupportedModel(
             f"{where} keeps no order of its entries and their names do not tell one; "
-            f"say the order of evaluation with keys=, from {_listed(sorted(stems))}"
+            f"say the order of evaluation with keys=, from {listed(sorted(stems))}"
         )
 
 
-# Modules --------------------------------------------------------------------------------------------------------
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in value.shape) if hasattr(value, "shape") else tuple(np.shape(value))
-
-
-def _dtype(value: Any) -> str:
-    given = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-    return str(given).removeprefix("torch.")
-
-
-DENSE = "a dense layer"
-BATCH_NORM = "a batch normalisation"
-SCALE = "a normalisation without running statistics (such as a LayerNorm)"
-SLOPES = "a PReLU (or a normalisation without bias)"
-CONVOLUTION = "a convolution"
-UNKNOWN = "no dense layer"
-WEIGHTS = ("weight", "weight_orig", "weight_v", "parametrizations.weight.original1", "parametrizations.weight.original")
-STATISTICS = {"running_mean", "running_var"}
-
-
-@dataclass(frozen=True)
-class _Module:
-    """The entries of one stem, by what follows it in their names."""
-
-    stem: str
-    entries: Mapping[str, Any]
-
-    @cached_property
-    def kind(self) -> str:
-        if self.entries.keys() & STATISTICS:
-            return BATCH_NORM if self._is_batch_norm() else UNKNOWN
-        main = next((leaf for leaf in WEIGHTS if leaf in self.entries), None)
-        if main is None:
-            return UNKNOWN
-        axes = len(_shape(self.entries[main]))
-        if axes == 1:
-            return SCALE if "bias" in self.entries else SLOPES
-        return {2: DENSE, 3: CONVOLUTION, 4: CONVOLUTION, 5: CONVOLUTION}.get(axes, UNKNOWN)
-
-    def _is_batch_norm(self) -> bool:
-        known = {"weight", "bias", "num_batches_tracked", *STATISTICS}
-        return self.entries.keys() >= STATISTICS and self.entries.keys() <= known
-
-    @property
-    def bends(self) -> bool:
-        """Whether leaving it out changes the function without changing any width."""
-        return self.kind in (BATCH_NORM, SCALE, SLOPES)
-
-    @property
-    def width(self) -> int:
-        """Of a module that bends: the number of its channels."""
-        main = next(leaf for leaf in ("running_mean", *WEIGHTS) if leaf in self.entries)
-        return math.prod(_shape(self.entries[main]))
-
-    def name(self, leaf: str) -> str:
-        return _joined(self.stem, leaf)
-
-
-def _modules(named: Mapping[str, Any]) -> dict[str, _Module]:
-    """Entries by stem, in stored order."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in named.items():
-        stem, leaf = _split(name)
-        found.setdefault(stem, {})[leaf] = value
-    return {stem: _Module(stem, entries) for stem, entries in found.items()}
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Stem and leaf; what `torch.nn.utils.parametrize` puts below a layer belongs to the layer."""
-    parts = name.split(".")
-    at = parts.index("parametrizations") if "parametrizations" in parts else len(parts) - 1
-    return ".".join(parts[:at]), ".".join(parts[at:])
-
-
-class _Dense(NamedTuple):
-    """A dense layer as it is evaluated; numbers that are not stored as such are a `Ball`."""
-
-    stem: str
-    weight: Array | Ball
-    bias: Array
-    notes: tuple[str, ...]
-
-
-def _dense(module: _Module, where: str) -> _Dense:
-    """The layer that a module's entries are.
-
-    Raises:
-        UnsupportedModel: entries beyond those of the table at the top of this module, or numbers that are not read.
-    """
-    left = dict(module.entries)
-    weight, notes = _weight(module, left, where)
-    rows = _shape(weight)[0]
-    bias, more = _bias(module, left, rows, where)
-    for leaf in left:
-        raise UnsupportedModel(f"{where}: {module.name(leaf)!r} {_foreign(module, leaf)}")
-    if len(bias) != rows:
-        turned = "; its weight looks stored as [in, out]: transpose it" if len(bias) == _shape(weight)[1] else ""
-        raise UnsupportedModel(
-            f"{where}: {module.name('weight')!r} of shape {_shape(weight)} and a bias of length {len(bias)}: "
-            f"rows and biases must agree{turned}"
-        )
-    return _Dense(module.stem, weight, bias, (*notes, *more))
-
-
-def _foreign(module: _Module, leaf: str) -> str:
-    """What an entry is that a dense layer has no use for."""
-    spectral = {"weight_u", "parametrizations.weight.0._u"} & module.entries.keys()
-    if spectral:
-        return (
-            f"is part of a spectral normalisation, which a state dict does not tell exactly; "
-            f"torch.nn.utils.remove_spectral_norm or parametrize.remove_parametrizations, then save again, or {OTHER_WAYS}"
-        )
-    if leaf.startswith("parametrizations."):
-        return (
-            "is part of a parametrisation, whose function a state dict does not store; "
-            f"torch.nn.utils.parametrize.remove_parametrizations, then save again, or {OTHER_WAYS}"
-        )
-    if any(word in leaf for word in ("scale", "zero_point", "packed", "absmax", "quant")):
-        return f"belongs to quantised weights, which are not read; save them in floating point, or {OTHER_WAYS}"
-    return f"belongs to no dense layer (X.weight, X.bias); {OTHER_WAYS}"
-
-
-def _weight(module: _Module, left: dict[str, Any], where: str) -> tuple[Array | Ball, list[str]]:
-    """The weight, taken out of what is left of the entries, and how it came about."""
-    if "weight" in left:
-        return _numbers(module, left, "weight", 2, where), []
-    if "weight_orig" in left and "weight_mask" in left:
-        return _masked(module, left, "weight", 2, where)
-    for scale, direction in (
-        ("weight_g", "weight_v"),
-        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-    ):
-        if scale in left and direction in left:
-            return _normalised(module, left, scale, direction, where)
-    leaf = next(leaf for leaf in WEIGHTS if leaf in left)
-    raise UnsupportedModel(f"{where}: {module.name(leaf)!r} {_foreign(module, leaf)}")
-
-
-def _bias(module: _Module, left: dict[str, Any], rows: int, where: str) -> tuple[Array, list[str]]:
-    if "bias" in left:
-        return _numbers(module, left, "bias", 1, where), []
-    if "bias_orig" in left and "bias_mask" in left:
-        return _masked(module, left, "bias", 1, where)
-    return np.zeros(rows), []
-
-
-def _numbers(module: _Module, left: dict[str, Any], leaf: str, axes: int | None, where: str) -> Array:
-    """The entry in float64, taken out of what is left; half precision and bfloat16 are exact there."""
-    value, name = left.pop(leaf), module.name(leaf)
-    shape, dtype = _shape(value), _dtype(value)
-    if axes is not None and len(shape) != axes:
-        raise UnsupportedModel(f"{where}: {name!r} has shape {shape}; {axes} axes are needed")
-    if dtype not in FLOATS:
-        raise UnsupportedModel(
-            f"{where}: {name!r} is stored as {dtype[:40]}; quantised and other numbers than {', '.join(FLOATS)} "
-            "are not read: save it in floating point"
-        )
-    return _float64(value, f"{where}: {name!r}")
-
-
-def _masked(module: _Module, left: dict[str, Any], what: str, axes: int, where: str) -> tuple[Array, list[str]]:
-    """The product of a pruned parameter and its mask, exact because a mask holds zeros and ones."""
-    stored = _numbers(module, left, f"{what}_orig", axes, where)
-    mask, name = _float64(left.pop(f"{what}_mask"), f"{where}: a mask"), module.name(f"{what}_mask")
-    if mask.shape != stored.shape:
-        raise UnsupportedModel(f"{where}: {name!r} has shape {mask.shape}, what it masks {stored.shape}")
-    strange = mask[(mask != 0) & (mask != 1)]
-    if strange.size:
-        raise UnsupportedModel(f"{where}: {name!r} holds {strange[0]}; a mask of torch.nn.utils.prune holds 0 and 1")
-    return stored * mask, [f"{module.name(what)} is {what}_orig times {what}_mask (torch.nn.utils.prune)"]
-
-
-def _normalised(
-    module: _Module, left: dict[str, Any], scale: str, direction: str, where: str
-) -> tuple[Ball, list[str]]:
-    """g v / |v| over the rows, the columns, or all of v, as the shape of g says."""
-    g = _numbers(module, left, scale, None, where)
-    v = _numbers(module, left, direction, 2, where)
-    axis = {(v.shape[0], 1): 1, (1, v.shape[1]): 0, (): None, (1,): None}.get(g.shape, -1)
-    if axis == -1:
-        raise UnsupportedModel(
-            f"{where}: {module.name(scale)!r} has shape {g.shape}, {module.name(direction)!r} {v.shape}: "
-            f"no weight normalisation; {OTHER_WAYS}"
-        )
-    size = np.abs(v[v != 0])
-    if size.size and (size.min() < 1 / NORMALISED_FAR or size.max() > NORMALISED_FAR):
-        raise UnsupportedModel(f"{where}: {module.name(direction)!r} holds {size.max()} or {size.min()}, beyond 2^450")
-    rows = [v.ravel()] if axis is None else list(v if axis == 1 else v.T)
-    squares = [_square(row) for row in rows]
-    if not all(squares):
-        raise UnsupportedModel(f"{where}: {module.name(direction)!r} holds only zeros where its length divides")
-    roots = [inverse_root_of(square) for square in squares]
-    shape = (len(rows), 1) if axis == 1 else (1, len(rows))
-    # `_square` is right to 2^-104 and a root halves relative errors; 2^-100 covers both with those of the root itself.
-    length = Ball.near(roots, 2.0**-100, shape)
-    factor = length.times(Ball.of(g.reshape(shape)))
-    name = module.name("weight")
-    return factor.times(Ball.of(v)), [f"{name} is g v / |v|, a weight normalisation ({scale}, {direction})"]
-
-
-def _square(row: Array) -> Fraction:
-    """|row|^2 with a relative error of at most 2^-104: two correctly rounded sums of exact products."""
-    high, low = two_product(row, row)
-    terms = [*high.tolist(), *low.tolist()]
-    first = math.fsum(terms)
-    return Fraction(first) + Fraction(math.fsum([*terms, -first]))
-
-
-def _batch_norm(module: _Module, where: str) -> tuple[Array, Array, Array, Array]:
-    """Gain, offset, mean and variance."""
-    left = dict(module.entries)
-    mean, variance = (_numbers(module, left, leaf, 1, where) for leaf in ("running_mean", "running_var"))
-    gain = _numbers(module, left, "weight", 1, where) if "weight" in left else np.ones(len(mean))
-    offset = _numbers(module, left, "bias", 1, where) if "bias" in left else np.zeros(len(mean))
-    return gain, offset, mean, variance
-
-
-# The chain ------------------------------------------------------------------------------------------------------
+# The chain -----------------------------------------------------------------------------------------
 
 
 def network_from_state_dict(
@@ -394,22 +145,29 @@ def _stripped(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name, array in arrays.items():
         short = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
         if short in named:
-            raise UnsupportedModel(f"{where}: {name!r} and another entry are both named {short!r} without their wrappers")
+            raise UnsupportedModel(
+                f"{where}: {name!r} and another entry are both named {short!r} without their wrappers"
+            )
         named[short] = array
     return named
 
 
 def _read(
-    named: Mapping[str, Any], activation: Any, keys: Sequence[str] | None, where: str, ordered: bool, notes: Sequence[str]
+    named: Mapping[str, Any],
+    activation: Any,
+    keys: Sequence[str] | None,
+    where: str,
+    ordered: bool,
+    notes: Sequence[str],
 ) -> Network:
-    modules = _modules(named)
+    modules = modules_of(named)
     _no_adapters(named, keys, where)
     if keys is None:
         _understood(modules, list(modules), where)
         chain = _in_order(list(modules), ordered, where)
     else:
         chain = _completed(modules, _chosen(modules, keys, ordered, where), ordered, where)
-    layers = [_dense(modules[stem], where) for stem in chain if modules[stem].kind == DENSE]
+    layers = [dense(modules[stem], where) for stem in chain if modules[stem].kind == DENSE]
     _chained(layers, where)
     if keys is None:
         _unbranched(layers, where)
@@ -418,7 +176,7 @@ def _read(
     folds = _folds(modules, chain, where)
     lines = [
         *notes,
-        f"layers read in this order: {_listed([layer.stem for layer in layers], 40)}",
+        f"layers read in this order: {listed([layer.stem for layer in layers], 40)}",
         *(line for layer in layers for line in layer.notes),
         *(fold.note for fold in folds),
         *_not_read(modules, chain),
@@ -429,14 +187,16 @@ def _read(
         raise type(error)(f"{where}: {error}") from None
 
 
-def _chosen(modules: Mapping[str, _Module], keys: Any, ordered: bool, where: str) -> list[str]:
+def _chosen(modules: Mapping[str, Module], keys: Any, ordered: bool, where: str) -> list[str]:
     """The stems that keys select, in the order of the keys."""
     chosen: list[str] = []
     for key in [keys] if isinstance(keys, str) else keys:
         found = _selected(modules, str(key), where)
         twice = [stem for stem in found if stem in chosen]
         if twice:
-            raise UnsupportedModel(f"{where}: keys= choose {_shown(twice[0])!r} twice; a layer is read once")
+            raise UnsupportedModel(
+                f"{where}: keys= choose {shown(twice[0])!r} twice; a layer is read once"
+            )
         chosen += _in_order(found, ordered, where)
     if not chosen:
         raise UnsupportedModel(f"{where}: keys= is empty; {_choose(modules)}")
@@ -444,44 +204,59 @@ def _chosen(modules: Mapping[str, _Module], keys: Any, ordered: bool, where: str
     return chosen
 
 
-def _selected(modules: Mapping[str, _Module], key: str, where: str) -> list[str]:
+def _selected(modules: Mapping[str, Module], key: str, where: str) -> list[str]:
     """The module that a key names, or those below it; with or without the wrappers in it."""
     bare = ".".join(part for part in key.split(".") if part not in WRAPPERS)
     for prefix in (key.rstrip("."), bare.rstrip(".")):
         if prefix in modules and modules[prefix].kind == DENSE:
             return [prefix]
-        found = [stem for stem in modules if prefix and _within(stem, prefix)]
+        found = [stem for stem in modules if prefix and within(stem, prefix)]
         if found:
             return found
     there = [module.name(leaf) for module in modules.values() for leaf in module.entries]
-    raise UnsupportedModel(f"{where}: no entry starts with {key!r}; there are {_listed(there) or 'none'}")
+    raise UnsupportedModel(
+        f"{where}: no entry starts with {key!r}; there are {listed(there) or 'none'}"
+    )
 
 
-def _choose(modules: Mapping[str, _Module]) -> str:
+def _choose(modules: Mapping[str, Module]) -> str:
     """The way out by keys, where there is one."""
     layers = [stem for stem, module in modules.items() if stem and module.kind == DENSE]
-    return f"choose layers with keys=, from {_listed(layers)}" if layers else OTHER_WAYS
+    return f"choose layers with keys=, from {listed(layers)}" if layers else OTHER_WAYS
 
 
-def _understood(modules: Mapping[str, _Module], stems: Sequence[str], where: str) -> None:
+def _understood(modules: Mapping[str, Module], stems: Sequence[str], where: str) -> None:
     """Every entry must belong to a dense layer or a batch normalisation."""
     if not any(modules[stem].kind == DENSE for stem in stems):
         _first_foreign([modules[stem] for stem in stems], where, OTHER_WAYS)
         there = [module.name(leaf) for module in modules.values() for leaf in module.entries]
-        raise UnsupportedModel(f"{where}: no entry is named X.weight; there are {_listed(there) or 'none'}")
+        raise UnsupportedModel(
+            f"{where}: no entry is named X.weight; there are {listed(there) or 'none'}"
+        )
     _first_foreign([modules[stem] for stem in stems], where, _choose(modules))
 
 
-def _first_foreign(modules: Sequence[_Module], where: str, way: str) -> None:
+def _first_foreign(modules: Sequence[Module], where: str, way: str) -> None:
     for module in modules:
         kind = module.kind
         if kind in (DENSE, BATCH_NORM):
             continue
-        leaf = next((leaf for leaf in WEIGHTS if leaf in module.entries), next(iter(module.entries)))
+        leaf = next(
+            (leaf for leaf in WEIGHTS if leaf in module.entries), next(iter(module.entries))
+        )
+        if kind == UNKNOWN and any(
+            word in leaf for word in ("zero_point", "packed") for leaf in module.entries
+        ):
+            raise UnsupportedModel(
+                f"{where}: {module.name(leaf)!r} belongs to quantised weights, which are not read; "
+                f"save the network in floating point, or {way}"
+            )
         if kind == UNKNOWN:
-            raise UnsupportedModel(f"{where}: {module.name(leaf)!r} belongs to no dense layer (X.weight, X.bias); {way}")
+            raise UnsupportedModel(
+                f"{where}: {module.name(leaf)!r} belongs to no dense layer (X.weight, X.bias); {way}"
+            )
         raise UnsupportedModel(
-            f"{where}: {module.name(leaf)!r} of shape {_shape(module.entries[leaf])} is {kind}; "
+            f"{where}: {module.name(leaf)!r} of shape {shape_of(module.entries[leaf])} is {kind}; "
             f"export the model to ONNX, or {way}"
         )
 
@@ -495,32 +270,34 @@ def _no_adapters(named: Mapping[str, Any], keys: Any, where: str) -> None:
         if at is None:
             continue
         base = ".".join(parts[:at])
-        if chosen is None or any(_within(str(key), base) or _within(base, str(key)) for key in chosen):
+        if chosen is None or any(
+            within(str(key), base) or within(base, str(key)) for key in chosen
+        ):
             raise UnsupportedModel(
-                f"{where}: {name!r} is an adapter of {_shown(base)!r}, whose factor is not stored; "
+                f"{where}: {name!r} is an adapter of {shown(base)!r}, whose factor is not stored; "
                 "merge it into the layer first (merge_and_unload in peft) and save again"
             )
 
 
-def _chained(layers: Sequence[_Dense], where: str) -> None:
+def _chained(layers: Sequence[Dense], where: str) -> None:
     for lower, upper in pairwise(layers):
-        given, taken = _shape(lower.weight)[0], _shape(upper.weight)[1]
+        given, taken = shape_of(lower.weight)[0], shape_of(upper.weight)[1]
         if given != taken:
             raise UnsupportedModel(
-                f"{where}: {_shown(lower.stem)} gives {given} numbers but {_shown(upper.stem)} takes {taken}; "
-                f"choose layers in order with keys=, from {_listed([layer.stem for layer in layers])}"
+                f"{where}: {shown(lower.stem)} gives {given} numbers but {shown(upper.stem)} takes {taken}; "
+                f"choose layers in order with keys=, from {listed([layer.stem for layer in layers])}"
             )
 
 
-def _unbranched(layers: Sequence[_Dense], where: str) -> None:
+def _unbranched(layers: Sequence[Dense], where: str) -> None:
     """Refuse what chains by accident of equal widths: a second group of layers that takes the network's input."""
-    groups: dict[str, list[_Dense]] = {}
+    groups: dict[str, list[Dense]] = {}
     for layer in layers:
-        groups.setdefault(_parent(layer.stem), []).append(layer)
+        groups.setdefault(parent(layer.stem), []).append(layer)
     (first, start), *others = groups.items()
-    inputs = _shape(start[0].weight)[1]
+    inputs = shape_of(start[0].weight)[1]
     for name, group in others:
-        if _shape(group[0].weight)[1] != inputs or not name:
+        if shape_of(group[0].weight)[1] != inputs or not name:
             continue
         if first:
             raise UnsupportedModel(
@@ -531,30 +308,37 @@ def _unbranched(layers: Sequence[_Dense], where: str) -> None:
         if all(layer.stem.removeprefix(name + ".") in names for layer in group):
             raise UnsupportedModel(
                 f"{where}: {name!r} repeats layers beside it (an average of the weights, a target?); "
-                f"choose layers with keys=, from {_listed([layer.stem for layer in layers])}"
+                f"choose layers with keys=, from {listed([layer.stem for layer in layers])}"
             )
 
 
-def _no_embedding(layers: Sequence[_Dense], modules: Mapping[str, _Module], where: str) -> None:
+def _no_embedding(layers: Sequence[Dense], modules: Mapping[str, Module], where: str) -> None:
     """A table of an embedding has the shape of a dense layer without bias, and is looked up by integers."""
     for layer in layers:
-        if "embed" in layer.stem.rpartition(".")[2].lower() and "bias" not in modules[layer.stem].entries:
+        if (
+            "embed" in layer.stem.rpartition(".")[2].lower()
+            and "bias" not in modules[layer.stem].entries
+        ):
             raise UnsupportedModel(
                 f"{where}: {layer.stem!r} is named as an embedding, which is no dense layer; "
-                f"if it is one, choose layers with keys=, from {_listed([one.stem for one in layers])}"
+                f"if it is one, choose layers with keys=, from {listed([one.stem for one in layers])}"
             )
 
 
-def _known_activation(activation: Any, layers: Sequence[_Dense], where: str) -> None:
+def _known_activation(activation: Any, layers: Sequence[Dense], where: str) -> None:
     if activation is None and len(layers) > 1:
-        stems = _listed([layer.stem for layer in layers])
-        raise UnsupportedModel(f"{where} stores no activation; give it, as in activation='relu' (layers: {stems})")
+        stems = listed([layer.stem for layer in layers])
+        raise UnsupportedModel(
+            f"{where} stores no activation; give it, as in activation='relu' (layers: {stems})"
+        )
 
 
-# Between the layers ---------------------------------------------------------------------------------------------
+# Between the layers --------------------------------------------------------------------------------
 
 
-def _completed(modules: Mapping[str, _Module], chosen: Sequence[str], ordered: bool, where: str) -> list[str]:
+def _completed(
+    modules: Mapping[str, Module], chosen: Sequence[str], ordered: bool, where: str
+) -> list[str]:
     """What was chosen, with the normalisations and PReLUs that stand between it: they are not left out in silence."""
     gaps: dict[tuple[str, str], list[str]] = {}
     layers = [stem for stem in chosen if modules[stem].kind == DENSE]
@@ -574,29 +358,31 @@ def _completed(modules: Mapping[str, _Module], chosen: Sequence[str], ordered: b
     return complete
 
 
-def _of_the_chain(stem: str, modules: Mapping[str, _Module], layers: Sequence[str]) -> bool:
+def _of_the_chain(stem: str, modules: Mapping[str, Module], layers: Sequence[str]) -> bool:
     """Whether the nearest module that holds a dense layer beside this one holds a chosen layer."""
     path = stem
     while path:
-        path = _parent(path)
-        beside = [name for name, module in modules.items() if module.kind == DENSE and _within(name, path)]
+        path = parent(path)
+        beside = [
+            name for name, module in modules.items() if module.kind == DENSE and within(name, path)
+        ]
         if beside:
             return any(name in layers for name in beside)
     return False
 
 
 def _stands_between(
-    stem: str, gap: tuple[str, str], modules: Mapping[str, _Module], ordered: bool, where: str
+    stem: str, gap: tuple[str, str], modules: Mapping[str, Module], ordered: bool, where: str
 ) -> bool:
     lower, upper = gap
-    between = _shape(_main(modules[lower]))[0]
+    between = shape_of(_main(modules[lower]))[0]
     if modules[stem].width not in (1, between):
         return False
     if ordered:
         order = list(modules)
         ends = sorted((order.index(lower), order.index(upper)))
         return ends[0] < order.index(stem) < ends[1]
-    behind, before = _precedes(lower, stem), _precedes(stem, upper)
+    behind, before = precedes(lower, stem), precedes(stem, upper)
     if False in (behind, before):
         return False
     if None in (behind, before):
@@ -607,7 +393,7 @@ def _stands_between(
     return True
 
 
-def _main(module: _Module) -> Any:
+def _main(module: Module) -> Any:
     return next(module.entries[leaf] for leaf in WEIGHTS if leaf in module.entries)
 
 
@@ -620,7 +406,7 @@ class _Fold(NamedTuple):
     note: str
 
 
-def _folds(modules: Mapping[str, _Module], chain: Sequence[str], where: str) -> list[_Fold]:
+def _folds(modules: Mapping[str, Module], chain: Sequence[str], where: str) -> list[_Fold]:
     """The batch normalisations of the chain, each where the numbers of a Sequential place it."""
     layers = [stem for stem in chain if modules[stem].kind == DENSE]
     folds: list[_Fold] = []
@@ -634,10 +420,12 @@ def _folds(modules: Mapping[str, _Module], chain: Sequence[str], where: str) -> 
         behind = _folds_behind(stem, lower, upper, where)
         owner, place = (lower, passed - 1) if behind else (upper, passed)
         assert owner is not None
-        width = _shape(_main(modules[owner]))[0 if behind else 1]
-        parameters = _batch_norm(modules[stem], where)
+        width = shape_of(_main(modules[owner]))[0 if behind else 1]
+        parameters = batch_norm(modules[stem], where)
         if any(len(part) != width for part in parameters):
-            raise UnsupportedModel(f"{where}: {stem!r} normalises {len(parameters[2])} channels where {owner!r} has {width}")
+            raise UnsupportedModel(
+                f"{where}: {stem!r} normalises {len(parameters[2])} channels where {owner!r} has {width}"
+            )
         side = "behind it, before its activation" if behind else "before it"
         if behind and upper is None:
             side = "behind it"
@@ -656,7 +444,11 @@ def _folds_behind(stem: str, lower: str | None, upper: str | None, where: str) -
     leads = upper is not None and _adjacent(stem, upper)
     if follows != leads:
         return follows
-    sides = f"{lower!r} and {upper!r}" if lower and upper else f"{lower or upper!r} and the end of the network"
+    sides = (
+        f"{lower!r} and {upper!r}"
+        if lower and upper
+        else f"{lower or upper!r} and the end of the network"
+    )
     raise UnsupportedModel(
         f"{where}: {stem!r} is a batch normalisation between {sides}, and the names do not tell on which side of the "
         f"activation; fold it into its layer (torch.nn.utils.fusion.fuse_linear_bn_eval) and save again, or {OTHER_WAYS}"
@@ -665,26 +457,40 @@ def _folds_behind(stem: str, lower: str | None, upper: str | None, where: str) -
 
 def _adjacent(one: str, other: str) -> bool:
     """Whether two names are successive numbers in one module."""
-    (parent, _, k), (same, _, n) = one.rpartition("."), other.rpartition(".")
-    first, second = _token(k), _token(n)
-    return parent == same and isinstance(first, int) and isinstance(second, int) and first + 1 == second
+    (holder, _, k), (same, _, n) = one.rpartition("."), other.rpartition(".")
+    first, second = token_of(k), token_of(n)
+    return (
+        holder == same
+        and isinstance(first, int)
+        and isinstance(second, int)
+        and first + 1 == second
+    )
 
 
-def _not_read(modules: Mapping[str, _Module], chain: Sequence[str]) -> Iterator[str]:
+def _not_read(modules: Mapping[str, Module], chain: Sequence[str]) -> Iterator[str]:
     """A line on what keys left out; normalisations and PReLUs first, by name."""
     left = [module for stem, module in modules.items() if stem not in chain]
-    bending = [f"{_shown(module.stem)} ({module.kind})" for module in left if module.bends]
-    others = [_shown(m.stem) if m.kind == DENSE else m.name(next(iter(m.entries))) for m in left if not m.bends]
+    bending = [f"{shown(module.stem)} ({module.kind})" for module in left if module.bends]
+    others = [
+        shown(m.stem) if m.kind == DENSE else m.name(next(iter(m.entries)))
+        for m in left
+        if not m.bends
+    ]
     if left:
-        yield f"not read: {_listed([*bending, *others], 12)}"
+        yield f"not read: {listed([*bending, *others], 12)}"
 
 
-def _built(layers: Sequence[_Dense], folds: Sequence[_Fold], activation: Any, notes: Sequence[str]) -> Network:
+def _built(
+    layers: Sequence[Dense], folds: Sequence[_Fold], activation: Any, notes: Sequence[str]
+) -> Network:
     if not folds and not any(isinstance(layer.weight, Ball) for layer in layers):
-        net = Network.mlp(*[part for layer in layers for part in (layer.weight, layer.bias)], activation=activation or "relu")
+        net = Network.mlp(
+            *[part for layer in layers for part in (layer.weight, layer.bias)],
+            activation=activation or "relu",
+        )
         return replace(net, notes=tuple(notes))
     kinds = _activations(activation, len(layers) - 1)
-    x = Tensor.input((1, _shape(layers[0].weight)[1]))
+    x = Tensor.input((1, shape_of(layers[0].weight)[1]))
     for place, layer in enumerate(layers):
         for fold in folds:
             if fold.place == place and not fold.behind:
@@ -705,7 +511,7 @@ def _activations(given: Any, hidden: int) -> list[Activation]:
     return [Activation.of(name) for name in names]
 
 
-# Checkpoints ----------------------------------------------------------------------------------------------------
+# Checkpoints ---------------------------------------------------------------------------------------
 
 
 def network_from_checkpoint(
@@ -735,22 +541,24 @@ def network_from_checkpoint(
     """
     found = dict(_state_dicts(loaded, (), set()))
     networks = {path: entries for path, entries in found.items() if _holds_weights(entries)}
-    candidates = networks or {path: entries for path, entries in found.items() if not _of_an_optimizer(path)}
+    candidates = networks or {
+        path: entries for path, entries in found.items() if not _of_an_optimizer(path)
+    }
     if not candidates:
         raise UnsupportedModel(
             f"{where} holds {_summary(loaded)}, in which no state dict is found; save model.state_dict() alone"
         )
     if len(candidates) > 1 and keys is None:
-        places = [_shown(".".join(path)) for path in candidates]
+        places = [shown(".".join(path)) for path in candidates]
         raise UnsupportedModel(
             f"{where} holds {_summary(loaded)}, in which no single state dict is found but {len(places)}: "
-            f"choose one with keys=, from {_listed(places)}"
+            f"choose one with keys=, from {listed(places)}"
         )
     named: dict[str, Any] = {}
     for path, entries in candidates.items():
         prefix = ".".join(path) if len(candidates) > 1 else ""
         own = {name: value for name, value in entries.items() if not isinstance(value, Mapping)}
-        named |= {_joined(prefix, name): value for name, value in _stripped(own, where).items()}
+        named |= {joined(prefix, name): value for name, value in _stripped(own, where).items()}
     for name, tensor in named.items():
         check(name, tensor)
     notes = _places(found, candidates)
@@ -760,10 +568,14 @@ def network_from_checkpoint(
 Place = tuple[str, ...]
 
 
-def _state_dicts(value: Any, path: Place, above: set[int]) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+def _state_dicts(
+    value: Any, path: Place, above: set[int]
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     """Every dict that holds tensors, with its place; lists count their entries."""
     if id(value) in above or len(path) > MAX_DEPTH:
         return
+    if isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys():
+        return  # of an optimizer: moments of the gradients, no network
     if isinstance(value, Mapping):
         entries = {str(name): entry for name, entry in value.items()}
     elif isinstance(value, (list, tuple)):
@@ -781,7 +593,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _holds_weights(entries: Mapping[str, Any]) -> bool:
-    return any(_split(name)[1] in WEIGHTS for name, value in entries.items() if _is_tensor(value))
+    return any(split(name)[1] in WEIGHTS for name, value in entries.items() if _is_tensor(value))
 
 
 def _of_an_optimizer(path: Place) -> bool:
@@ -791,11 +603,15 @@ def _of_an_optimizer(path: Place) -> bool:
 def _places(found: Mapping[Place, Any], read: Mapping[Place, Any]) -> list[str]:
     """Where the state dict stood, and what else held tensors beside it; optimizers are no part of the function."""
     notes = [f"read from {'.'.join(path)}" for path in read if path and len(read) == 1]
-    beside = ['.'.join(path) or "tensors beside it" for path in found if path not in read and not _of_an_optimizer(path)]
-    return [*notes, f"not read: {_listed(beside)}"] if beside else notes
+    beside = [
+        ".".join(path) or "tensors beside it"
+        for path in found
+        if path not in read and not _of_an_optimizer(path)
+    ]
+    return [*notes, f"not read: {listed(beside)}"] if beside else notes
 
 
 def _summary(loaded: Any) -> str:
     names = [str(name) for name in loaded] if isinstance(loaded, Mapping) else []
     held = f"a {type(loaded).__name__}"
-    return f"{held} with {_listed(names)}" if names else held
+    return f"{held} with {listed(names)}" if names else held

@@ -276,9 +276,9 @@ class SymmetryGroup(Result):
     def free_bits(self) -> float:
         """log2 of at least so many orders and signs of units, all stored as other numbers: bits that carry nothing.
 
-        Signs count for odd activations (for the others they change biases, or more).
+        Signs count for odd and even activations (for the others they change biases, or more).
         """
-        signs = [s.odd for s in self.network.activations]
+        signs = [s.symmetric and not s.reflection[2] for s in self.network.activations]
         order = sum(Units(n, sign).log_order for n, sign in zip(self.network.widths[1:-1], signs, strict=True))
         return (order - _stabiliser(self.network, signs)[1]) / math.log(2)
 
@@ -343,7 +343,7 @@ def _touched(signs: Sequence[bool]) -> list[bool]:
 
 
 def _log_shuffles(classes: Order) -> float:
-    return sum(math.lgamma(n + 1) for n in np.bincount(classes).tolist())
+    return math.fsum(math.lgamma(n + 1) for n in np.bincount(classes).tolist())
 
 
 def _upright(net: Network, signs: Sequence[bool]) -> list[tuple[Array, Array]]:

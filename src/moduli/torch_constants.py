@@ -30,7 +30,9 @@ def is_constant(value: Any) -> bool:
     return isinstance(value, (np.ndarray, Ball))
 
 
-def compute(name: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Constant, bool]:
+def compute(
+    name: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Constant, bool]:
     """The value of an operation on constants, and whether torch rounded it in float64.
 
     Args:
@@ -108,7 +110,9 @@ def reciprocal(x: Any) -> Ball:
 
 
 def _sqrt(x: Any) -> Ball:
-    return _elementwise(_ball(x), lambda q: q * inverse_root_of(_positive(q)) if q else q, ROOT_ERROR)
+    return _elementwise(
+        _ball(x), lambda q: q * inverse_root_of(_positive(q)) if q else q, ROOT_ERROR
+    )
 
 
 def _rsqrt(x: Any) -> Ball:
@@ -135,7 +139,13 @@ def _power(x: Any, exponent: Any) -> Ball:
     return _POWERS[float(exponent)](x)
 
 
-_POWERS: dict[float, Callable[[Any], Ball]] = {2.0: _square, 0.5: _sqrt, -0.5: _rsqrt, -1.0: reciprocal, 1.0: _ball}
+_POWERS: dict[float, Callable[[Any], Ball]] = {
+    2.0: _square,
+    0.5: _sqrt,
+    -0.5: _rsqrt,
+    -1.0: reciprocal,
+    1.0: _ball,
+}
 
 
 def _matmul(x: Any, y: Any) -> Ball:
@@ -175,21 +185,34 @@ def _relative(ball: Ball, numbers: list[Fraction]) -> float:
         ratio = Fraction(radius) / abs(number) if number else Fraction(1)
         worst = max(worst, math.nextafter(float(ratio), math.inf))
     if worst > 0.5:
-        raise UnsupportedModel(f"a computed constant is known only up to a relative error of {worst:.2g}; {WAY_OUT}")
+        raise UnsupportedModel(
+            f"a computed constant is known only up to a relative error of {worst:.2g}; {WAY_OUT}"
+        )
     return worst
 
 
 def _countable(ball: Ball) -> None:
     if math.prod(ball.shape) > MAX_EXACT:
-        raise UnsupportedModel(f"a constant of shape {ball.shape} is computed when the model runs; {WAY_OUT}")
+        raise UnsupportedModel(
+            f"a constant of shape {ball.shape} is computed when the model runs; {WAY_OUT}"
+        )
 
 
 def _applies(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
     """Whether the operation over the reals covers these arguments."""
     if name == "pow":
-        return not options and len(args) == 2 and not is_constant(args[1]) and float(args[1]) in _POWERS
+        return (
+            not options
+            and len(args) == 2
+            and not is_constant(args[1])
+            and float(args[1]) in _POWERS
+        )
     if name == "div":
-        return set(options) <= {"rounding_mode"} and options.get("rounding_mode") is None and len(args) == 2
+        return (
+            set(options) <= {"rounding_mode"}
+            and options.get("rounding_mode") is None
+            and len(args) == 2
+        )
     if name in ("matmul", "mm"):
         return all(len(a.shape) == 2 for a in args)
     return set(options) <= {"alpha"}
@@ -227,7 +250,11 @@ _ROUNDED = {
 def _by_torch(target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Array:
     given = tuple(_to_torch(a) for a in args)
     named = {key: _to_torch(a) for key, a in options.items()}
-    result = getattr(given[0], target)(*given[1:], **named) if isinstance(target, str) else target(*given, **named)
+    result = (
+        getattr(given[0], target)(*given[1:], **named)
+        if isinstance(target, str)
+        else target(*given, **named)
+    )
     if not hasattr(result, "detach"):
         raise UnsupportedModel(f"parameters are computed from parameters; {WAY_OUT}")
     return _float64(result, "a computed constant")

@@ -47,7 +47,9 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
     >>> bool((copied(layer).weight == layer.weight).all())
     True
     """
-    memo = {id(value): value.detach().clone() for part in module.modules() for value in _derived(part)}
+    memo = {
+        id(value): value.detach().clone() for part in module.modules() for value in _derived(part)
+    }
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:  # whatever the user's objects raise
@@ -95,17 +97,25 @@ def _settle(part: Any, name: str) -> list[Computed]:
         return [*_without_hooks(part, name), *_without_parametrizations(part, name)]
     except Exception as error:  # of torch, or of the user's parametrisation
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UnsupportedModel(f"{name or type(part).__name__}: a computed parameter ({first}); {WAYS_OUT}") from None
+        raise UnsupportedModel(
+            f"{name or type(part).__name__}: a computed parameter ({first}); {WAYS_OUT}"
+        ) from None
 
 
 def unpruned(part: Any, name: str) -> list[Computed]:
     """Make the masks of `torch.nn.utils.prune` on a module permanent, in place."""
     from torch.nn.utils import prune
 
-    hooks = [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]
+    hooks = [
+        hook
+        for hook in part._forward_pre_hooks.values()
+        if isinstance(hook, prune.BasePruningMethod)
+    ]
     found = []
     for hook in hooks:
-        found.append(Computed(name, hook._tensor_name, f"torch.nn.utils.prune: {type(hook).__name__}"))
+        found.append(
+            Computed(name, hook._tensor_name, f"torch.nn.utils.prune: {type(hook).__name__}")
+        )
         prune.remove(part, hook._tensor_name)  # type: ignore[no-untyped-call]
     return found
 
@@ -131,8 +141,20 @@ def _without_parametrizations(part: Any, name: str) -> list[Computed]:
 
     if not parametrize.is_parametrized(part):
         return []
+    _with_own_class(part)
     found = []
     for tensor, steps in list(part.parametrizations.items()):
         found.append(Computed(name, tensor, ", ".join(type(step).__name__ for step in steps)))
         parametrize.remove_parametrizations(part, tensor, leave_parametrized=True)
     return found
+
+
+def _with_own_class(part: Any) -> None:
+    """Parametrised tensors are properties of a class that a copy shares with the module it was copied from."""
+    shared = type(part)
+    members = {
+        name: value
+        for name, value in vars(shared).items()
+        if name not in ("__dict__", "__weakref__")
+    }
+    part.__class__ = type(shared.__name__, shared.__bases__, members)

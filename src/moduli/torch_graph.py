@@ -145,7 +145,8 @@ def _agreement(
         x = torch.from_numpy(rows).to(device=like.device, dtype=dtype).reshape(len(rows), *shape)
         result = model(x)
         result = result[0] if isinstance(result, (tuple, list)) else result
-        return result.detach().double().cpu().numpy()
+        values = result.detach().double().cpu().numpy()
+        return values.reshape(1, -1) if len(rows) == 1 else values  # squeeze() drops the axis of a batch of one
 
     unit = max(unit, UNITS.get(kind, UNITS["bfloat16"]))
     try:
@@ -313,8 +314,9 @@ class _Walk:
         name = _name(node)
         if node.op == "call_module":
             part = self.module.get_submodule(node.target)
-            if type(part).__name__ not in _MODULES:
-                raise UnsupportedModel(f"this module is not understood; {UNDERSTOOD}")
+            own = type(part).__module__.startswith("torch.nn.modules.")  # not its quantised namesakes
+            if not own or type(part).__name__ not in _MODULES:
+                raise UnsupportedModel(f"this module of {type(part).__module__} is not understood; {UNDERSTOOD}")
             name, read = _MODULES[type(part).__name__]
             args = (*args, *(_float64(a, node.target) if hasattr(a, "detach") else a for a in read(part)))
         flat = [b for a in (*args, *options.values()) for b in (a if isinstance(a, tuple) else (a,))]

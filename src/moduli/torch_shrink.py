@@ -286,7 +286,8 @@ def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
             refused[one] = f"called {often} times in {watch.batches} forward passes"
         elif one not in refused:
             found.append(block)
-    refused = {name: why for name, why in refused.items() if name in watch.bent or name in unfit}
+    computed = {name: why for name, why in unfit.items() if WAYS_OUT in why}  # never seen, as their weights come and go
+    refused = computed | {name: why for name, why in refused.items() if name in watch.bent or name in unfit}
     names = [name for name, _ in module.named_modules()]
     return sorted(found, key=lambda b: names.index(b.first)), sorted(refused.items(), key=lambda r: names.index(r[0]))
 
