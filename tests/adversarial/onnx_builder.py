@@ -471,9 +471,10 @@ def _dequantized(g: Graph, array: Array) -> str:
 def _range(g: Graph, array: Array) -> str:
     if array.ndim != 1 or len(array) < 2 or array.dtype not in (np.int64, np.int32, np.float32):
         raise Rejected("is no range")
-    delta = array[1] - array[0]
-    if not delta or (np.diff(array) != delta).any():
-        raise Rejected("is no range")
+    with np.errstate(all="ignore"):
+        delta = array[1] - array[0]
+        if not delta or (np.diff(array) != delta).any():
+            raise Rejected("is no range")
     limit = array[-1] + g.pick((delta, np.sign(delta)))
     return str(g.node("Range", *[g.store(np.array(v, array.dtype)) for v in (array[0], limit, delta)]))
 

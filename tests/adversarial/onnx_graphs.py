@@ -41,7 +41,6 @@ SECONDS = 20  # for reading one graph
 LONGEST = 1500  # characters of a message
 FOLLOWED = 0.25  # of odd steps are followed by another: what a first one does to axes, the next one shows
 SAFETY = 8.0  # kernels may sum in any order and use functions right to a few units in the last place
-SMALL = 4.0  # inputs up to here make no float32 overflow by themselves
 UNITS = {"tensor(double)": 2.0**-53, "tensor(float16)": 2.0**-11, "tensor(bfloat16)": 2.0**-8}
 SINGLE = 2.0**-24
 
@@ -345,7 +344,7 @@ def _difference(case: Case, net: mo.Network, x: Array, theirs: Array, small: boo
         gap = np.abs(ours - given)
         far = finite & ~(gap <= allowance(net, rows, 0.0, SINGLE / 2))
         if far.any():
-            unit, biggest = _arithmetic(case, x)
+            unit, biggest = _arithmetic(case, x, small)
             allowed = allowance(net, rows, biggest, unit)
             far = finite & np.isfinite(allowed) & ~(gap <= allowed)
     if far.any():
@@ -392,8 +391,11 @@ def _steepest(activation: Any, z: Array) -> float:
     return float(np.nanmax(slopes))
 
 
-def _arithmetic(case: Case, x: Array) -> tuple[float, float]:
-    """The coarsest unit of roundoff in which data is computed, and the largest number met on the way."""
+def _arithmetic(case: Case, x: Array, small: bool) -> tuple[float, float]:
+    """The coarsest unit of roundoff in which data is computed, and the largest number met on the way.
+
+    A large input may overflow in a runtime where real numbers do not, and a later Clip hide it: infinity is met then.
+    """
     data = {case.input}
     made = []
     for node in case.model.graph.node:
@@ -404,12 +406,18 @@ def _arithmetic(case: Case, x: Array) -> tuple[float, float]:
     every.CopyFrom(case.model)
     del every.graph.output[:]
     every.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made)
-    opened = session(every)
+    try:
+        opened = session(every)
+    except Rejected:  # a value that cannot be fetched
+        return SINGLE, 0.0
     types = {end.name: end.type for end in opened.get_outputs()}
     real = [name for name in made if types[name] in ("tensor(float)", "tensor(double)", "tensor(float16)")]
     feeds = {case.input: x, **{name: _second(case.model, name) for name in _others(case)}}
     values = run(opened, real, feeds)
-    sizes = [float(np.abs(v[np.isfinite(v)].astype(np.float64)).max(initial=0.0)) for v in values]
+    numbers = [np.abs(v.astype(np.float64)).ravel() for v in values]
+    if small:
+        numbers = [v[np.isfinite(v)] for v in numbers]
+    sizes = [float(np.nan_to_num(v, nan=np.inf, posinf=np.inf).max(initial=0.0)) for v in numbers]
     kinds = {types[name] for name in made} | {opened.get_inputs()[0].type}
     floats = [UNITS.get(kind, SINGLE) for kind in kinds if kind in UNITS or kind == "tensor(float)"]
     return max(floats, default=SINGLE), max([float(np.abs(x.astype(np.float64)).max(initial=0.0)), *sizes])
@@ -758,7 +766,7 @@ def _told(tally: Tally, keep: Path | None, shrinks: int, say: Callable[[str], No
     order = sorted(tally.findings, key=lambda r: _rank(r, sorts))
     kinds: dict[str, list[dict[str, Any]]] = {}
     for result in order[:shrinks]:
-        case, verdict = _least(result)
+        case, verdict = _apart(result)
         label = result["kind"] if case is None else _label(case, verdict)
         same = kinds.setdefault(label, [])
         same.append(result)
@@ -773,6 +781,20 @@ def _told(tally: Tally, keep: Path | None, shrinks: int, say: Callable[[str], No
 def _rank(result: dict[str, Any], sorts: dict[Any, list[dict[str, Any]]]) -> tuple[int, int]:
     same = sorts[(result["status"], _plain_words(result["kind"]), *result["steps"])]
     return same.index(result) + (0 if result["status"] == "finding" else 1000), result["number"]
+
+
+def _apart(result: dict[str, Any]) -> tuple[Case | None, Verdict]:
+    """A finding shrunk in a process of its own, which onnxruntime may end."""
+    ours, theirs = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=lambda: theirs.send(_least(result)))
+    process.start()
+    theirs.close()
+    try:
+        found: tuple[Case | None, Verdict] = ours.recv()
+    except EOFError:
+        found = None, Verdict(result["status"], result["kind"], result["story"])
+    process.join()
+    return found
 
 
 def _least(result: dict[str, Any]) -> tuple[Case | None, Verdict]:
