@@ -83,8 +83,8 @@ def reference(cls, eps, kind):
     if cls.norm == "2":
         lead[0] = mpmath.sqrt(widths[0])
     for l, s in enumerate(acts):
-        h = lipschitz(l) * bounds[l] * (lead[l] * reach[l] + 1) + mp(s.zero)
-        reach.append(h if s.bound is None else min(h, mp(s.bound)))
+        h = lipschitz(l) * bounds[l] * (lead[l] * reach[l] + 1) + exact(Fraction(s.zero))
+        reach.append(h if s.bound is None else min(h, exact(Fraction(s.bound))))
     total = mp(0)
     logs = []
     for l in range(depth):

@@ -22,7 +22,12 @@ from moduli.enclosure import (
     value,
 )
 
-mp.mp.dps = 120
+
+@pytest.fixture(autouse=True)
+def digits():
+    """Other tests in the same process work with other precisions."""
+    with mp.workdps(120):
+        yield
 TRUTH = {
     "tanh": mp.tanh,
     "sigmoid": lambda x: 1 / (1 + mp.exp(-x)),

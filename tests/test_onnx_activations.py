@@ -145,7 +145,8 @@ def test_a_clip_at_the_largest_float_is_none():
     net = agrees(model([("Clip", "z", "y", {"min": 0.0, "max": largest})], opset=6))
     assert net.output_map == "relu"
     assert any("largest float32" in note for note in net.notes)
-    assert not agrees(model([("Clip", "z", "y", {"min": 0.0})], opset=6)).notes
+    notes = agrees(model([("Clip", "z", "y", {"min": 0.0})], opset=6)).notes
+    assert not any("largest float32" in note for note in notes)
 
 
 def test_slopes_per_unit():

@@ -497,6 +497,8 @@ def _beyond(data: Array, bound: Fraction, norm: str) -> float | None:
 
 def _above(x: Fraction) -> float:
     """The float next above a positive rational, or equal to it."""
+    if x > sys.float_info.max:
+        return math.inf
     near = float(x)
     return near if Fraction(near) >= x else math.nextafter(near, math.inf)
 

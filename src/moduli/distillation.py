@@ -232,7 +232,8 @@ class _Task:
         terms, _ = accuracy(self.net.activations[0], FINE)
         fine = ((self.net.units + small.units) * terms) ** 2 <= PAIRS
         ends = distance(self.net, small, self.law, FINE if fine else MEDIUM)
-        return (ends.value if ends.width <= DIGITS else ends.high) ** 2
+        root = ends.value if ends.width <= DIGITS else ends.high
+        return root * root  # a power would raise where this is infinite
 
     def _better_starts(self, count: int) -> list[tuple[str, Units]]:
         """On samples: the student under the Gaussian fitted to them, where a closed form is cheap."""

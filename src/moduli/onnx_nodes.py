@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Integers = np.ndarray[Any, np.dtype[Any]]
 UNDERSTOOD = (
     "dense layers (Gemm, MatMul, Conv on its whole image), Add/Sub/Mul/Div with constants, BatchNormalization, "
-    "rearrangements, the activations Relu, LeakyRelu, PRelu, Elu, Selu, Celu, Clip, Max/Min with a number, HardSigmoid, "
-    "HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs, and Softmax last"
+    "rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, "
+    "Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax last"
 )
 ELSEWHERE = "dense blocks inside any torch module are narrowed by moduli.pytorch.shrink"
 FREE = 3  # samples that are carried through a graph whose number of samples is free
