@@ -65,8 +65,8 @@ MISTAKES = {
         "compress pool.onnx -o out.onnx", 4,
         "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
-        "Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax last; "
-        "dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
+        "Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax "
+        "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
     ),
     "a residual network": (
         "compress residual.onnx -o out.onnx", 4,
