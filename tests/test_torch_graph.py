@@ -542,7 +542,7 @@ def network(kind, output_map="identity", *, widths=(3, 5, 4, 2), seed=0):
     return mo.Network.mlp(*arrays, activation=kind, output_map=output_map)
 
 
-KINDS = sorted({"leaky_relu(0.1)", *mo.Activation.KINDS} - {"leaky_relu", "identity"})
+KINDS = sorted({"leaky_relu(0.1)", "clip(0,6)", "elu(1.5)", *mo.Activation.KINDS} - {"leaky_relu", "clip", "elu", "identity"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
