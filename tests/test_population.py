@@ -192,7 +192,7 @@ def holds(kind, seed):
     assert found.low <= truth <= found.high, (kind, seed, mp.nstr(truth, 17), found)
     assert found.high > 0
     if np.abs(a.layers[0].weight).max() < 100:
-        assert found.width < 1e-6 or found.high < 1e-9, (kind, seed, found)
+        assert found.width < 1e-2 or found.high < 1e-6, (kind, seed, found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
