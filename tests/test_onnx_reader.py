@@ -65,7 +65,7 @@ def test_samples_that_are_mixed_are_refused(batch):
         ("h = MatMul(x, w)  y = Transpose(h)", "does not hold one sample in each row|not treated alike"),
         ("h = MatMul(x, w)  y = Reshape(h, flat)", "does not hold one sample in each row"),
         ("h = MatMul(x, w)  y = Gather<axis=0>(h, zero)", "does not hold one sample|not treated alike"),
-        ("h = MatMul(x, w)  y = Slice(h, one, last, zero)", "does not hold one sample|not treated alike|another"),
+        ("h = MatMul(x, w)  y = Slice(h, one, last, zero)", "does not hold one sample|not treated alike|counts samples"),
         ("n = Shape(x)  f = Cast<to=1>(n)  h = MatMul(x, w)  k = Gather<axis=0>(f, zero)  y = Mul(h, k)", "how many|number of"),
     ],
 )
@@ -103,9 +103,33 @@ def test_shapes_of_the_data_as_exporters_compute_them():
         agrees(graph(body, batch=batch, sample=(1, 3), stored=stored), batches=(5,), sample=(1, 3))
 
 
-def test_a_graph_that_runs_for_one_sample_only_says_so():
-    net = load(graph("r = Reshape(x, s)  y = MatMul(r, w)", stored=WEIGHTS + ", int64[2] s = {1, 3}"))
-    assert "the model runs at batch 1 only, though it leaves the number of samples open" in net.notes
+def test_a_graph_for_one_sample_at_a_time_is_read_as_such_when_asked():
+    model = graph("r = Reshape(x, s)  y = MatMul(r, w)", stored=WEIGHTS + ", int64[2] s = {1, 3}")
+    refused(model, r"say input_shape=\(1, 3\)")
+    assert load(model, input_shape=(1, 3)).widths == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "r = Slice(x, minus_three, far, zero)  y = MatMul(r, w)",
+        "r = Slice(x, minus_seven, far, zero)  y = MatMul(r, w)",
+        "r = Slice(x, zero, seven, zero)  y = MatMul(r, w)",
+        "n = Shape(x)  b = Gather<axis=0>(n, zero)  m = Mod(b, two)  f = Cast<to=1>(m)  h = MatMul(x, w)  y = Mul(h, f)",
+        "n = Size(x)  m = Mod(n, two)  f = Cast<to=1>(m)  h = MatMul(x, w)  y = Mul(h, f)",
+    ],
+)
+def test_what_agrees_at_some_numbers_of_samples_is_refused(body):
+    stored = WEIGHTS + (
+        ", int64[1] zero = {0}, int64[1] minus_three = {-3}, int64[1] minus_seven = {-7}, int64[1] seven = {7}"
+        ", int64[1] far = {9223372036854775807}, int64[1] two = {2}"
+    )
+    refused(graph(body, stored=stored), "number of samples|samples are given|counts samples|not treated alike")
+
+
+def test_all_samples_may_be_sliced():
+    stored = WEIGHTS + ", int64[1] zero = {0}, int64[1] far = {9223372036854775807}"
+    agrees(graph("r = Slice(x, zero, far, zero)  y = MatMul(r, w)", stored=stored))
 
 
 def test_an_input_without_an_axis_for_samples():
@@ -168,6 +192,7 @@ def test_constants_of_gelu_are_the_nearest_floats(root, read):
     if not read:
         return refused(model, "multiplies two tensors")
     note = next(note for note in agrees(model).notes if note.startswith("read a product as gelu"))
+    refused(graph(f"z = MatMul(x, w)  {ERF}", stored=stored.replace(repr(float(root)), "0.70703125")), "half precision")
     bound = 0.5 * float(note.split("at most ")[1].split(" ")[0])
     z = np.linspace(-6, 6, 20001)
     from scipy.special import erf
@@ -227,6 +252,12 @@ def test_constants_are_what_the_types_of_the_file_make_of_them(body, expected):
     net = agrees(model)
     if expected is not None:
         assert np.allclose(net.layers[0].weight[0, 0], expected, rtol=1e-7)
+
+
+def test_integers_round_where_they_become_floats():
+    stored = WEIGHTS + ", int64 k = {17850625}"
+    net = agrees(graph("f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)", stored=stored))
+    assert net.layers[0].weight[0, 0] == 17850624
 
 
 def test_casts_on_which_runtimes_differ_are_refused():

@@ -19,6 +19,7 @@ from .onnx_constants import FLOATS, numpy_type
 from .onnx_nodes import Node, Op, Reader, Value, as_ball, as_data
 
 MOST_FACTORS = 8
+SINGLE = 1e-6  # constants that are the nearest float32 change an activation by less
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def gate(reader: Reader, node: Node) -> tuple[tuple[str, ...], Op] | None:
 def _gated(reader: Reader, found: _Gate, x: Value, numbers: Sequence[Value]) -> Value:
     """The activation times all numbers, exactly, with the shape that they broadcast to."""
     if found.change:
+        if found.change > SINGLE and reader.kind(found.x) in (1, 11):
+            raise UnsupportedModel(f"the constants of a {found.kind} in half precision, on data that is not")
         reader.unit = max(reader.unit, found.change)
         reader.note(
             f"read a product as {found.kind}: its constants are the floats nearest to the irrational ones, "

@@ -31,6 +31,7 @@ UNDERSTOOD = (
     "Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax last"
 )
 ELSEWHERE = "dense blocks inside any torch module are narrowed by moduli.pytorch.shrink"
+MORE = 7  # and once more, where this does not make too many numbers: what depends on their number may agree at 1 and 3
 FREE = 3  # samples that are carried through a graph whose number of samples is free
 MANY = 2**20  # numbers of a batch of fixed size beyond which fewer samples stand for it
 NOT_READ = {  # attributes that change nothing in what is read
@@ -284,22 +285,18 @@ class Reader:
         return self._confirmed(net, name, shape, batches)
 
     def _free(self, output: str, sample: tuple[int, ...]) -> tuple[Traced, tuple[int, ...]]:
-        """One sample, and several at once: they must give the same network."""
-        several: Traced | UnsupportedModel
-        try:
-            several = self._trace(output, (FREE, *sample), FREE)
-        except UnsupportedModel as error:
-            several = error
+        """One sample, and two numbers of samples at once: they must give the same network."""
         one = self._trace(output, (1, *sample), 1)
-        if isinstance(several, UnsupportedModel):
-            if self._runs(output, sample, FREE):
-                raise several
-            if one.tensor.shape[:1] != (1,):
-                raise several
-            self.note("the model runs at batch 1 only, though it leaves the number of samples open")
-            return one, (1,)
-        if not one.same_as(several):
-            raise UnsupportedModel(f"output {output!r} depends on how many samples are given; each must stand for itself")
+        more = MORE if MORE * math.prod(sample) <= MANY else FREE - 1
+        for count in (more, FREE):
+            try:
+                several = self._trace(output, (count, *sample), count)
+                self._uncounted(output)
+            except UnsupportedModel as error:
+                whole = (1, *sample)
+                raise UnsupportedModel(f"{error}; if only one sample at a time is meant, say input_shape={whole}") from None
+            if not one.same_as(several):
+                raise UnsupportedModel(f"output {output!r} depends on how many samples are given; each must stand for itself")
         return one, (1, FREE)
 
     def _fixed(self, output: str, sample: tuple[int, ...], declared: int) -> tuple[Traced, tuple[int, ...]]:
@@ -360,8 +357,11 @@ class Reader:
             dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim]
         self.input, self.declared = name, None
         if given is not None:
-            sample, batched = _given_shape((given,) if isinstance(given, int) else tuple(int(n) for n in given), dims)
+            given_axes = (given,) if isinstance(given, int) else tuple(int(n) for n in given)
+            sample, batched = _given_shape(given_axes, dims)
             self.declared = None if not batched else (dims[0] or 0) if dims else 0
+            if self.declared == 0 and dims is not None and len(given_axes) == len(dims) and given_axes[0] == 1:
+                self.declared = 1  # of the samples that the file leaves open, one at a time
             return sample, self.declared
         rest = dims[1:] if dims is not None and len(dims) > 1 else dims
         if dims is None or rest is None or None in rest:
@@ -395,14 +395,6 @@ class Reader:
             if name in seen
         }
         return Evaluator(nodes, arrays, self.input, output, self.versions)
-
-    def _runs(self, output: str, sample: tuple[int, ...], batch: int) -> bool:
-        """Whether the model can be run on so many samples at all."""
-        try:
-            self._evaluator(output)(np.zeros((batch, *sample)))
-        except CannotRun:
-            return False
-        return True
 
     def _confirmed(self, net: Network, output: str, shape: tuple[int, ...], batches: tuple[int, ...]) -> Network:
         """The network with a note that `onnx.reference`, running the file, agrees with it."""
@@ -572,7 +564,7 @@ class Reader:
         self.kinds[node.outputs[0]] = kind
         if made.dtype.kind in "iub":
             return np.asarray(made)
-        if isinstance(x, Ball) and not np.array_equal(made.astype(np.float64), x.centre.hi):
+        if not np.array_equal(made.astype(np.float64), x.centre.hi if isinstance(x, Ball) else x):
             self.rounded(kind)
         return Ball.of(made)
 

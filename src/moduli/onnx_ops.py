@@ -27,6 +27,7 @@ from .onnx_nodes import (
     shape_of,
 )  # fmt: skip
 
+FAR = 2**31 - 1  # as the end of a slice it means all
 MOST_PRODUCTS = 2**28  # of numbers in one product of constant matrices, each exact
 
 Indices = np.ndarray[Any, np.dtype[Any]]
@@ -460,8 +461,20 @@ def _slice(reader: Reader, node: Node, x: Value, *given: Value | None) -> Value:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not -rank <= axis < rank or cuts[axis] != slice(None) or step == 0:
             raise UnsupportedModel(f"axis {axis} with step {step} of a tensor with {rank} axes")
+        if (start, step) != (0, 1) or end < FAR:
+            _keeps_samples(reader, x, axis)
         cuts[axis] = slice(start, end, step)
     return move(x, lambda v: v[tuple(cuts)])
+
+
+def _keeps_samples(reader: Reader, x: Value, axis: int) -> None:
+    """Refuse to cut the axis of samples where their number is free: what keeps three may drop the fourth."""
+    if reader.declared != 0 or reader.samples == 1 or not isinstance(x, (Tensor, Mapped)):
+        return
+    tensor = x.tensor if isinstance(x, Mapped) else x
+    of = tensor.index // max(1, len(tensor.select))
+    if of.size and (of != of.take([0], axis)).any():
+        raise UnsupportedModel("cuts the axis that counts samples, whose number is free")
 
 
 @op("Constant")

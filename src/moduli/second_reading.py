@@ -21,6 +21,7 @@ Run = Callable[[Array], Any]
 
 MAX_PARAMETERS = 2**24  # larger networks are not run twice: an evaluator copies what it runs
 SAFETY = 16.0  # evaluators may sum in any order and use activations right to a few units in the last place
+FLOOR = 1e-9  # of sizes: what cancels inside a model may leave this much of its parts
 # Relative errors of arithmetic; float64 with room for numbers that cancel inside a model but not in what was read of it.
 UNITS = {"float64": 2.0**-42, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -69,7 +70,7 @@ def _compare(net: Network, rows: Array, run: Run, unit: float, by: str) -> int:
     """How many rows were compared; those at which the model overflows say nothing."""
     with np.errstate(all="ignore"):
         theirs = np.asarray(run(rows), dtype=np.float64)
-        ours, error = net(rows), SAFETY * unit * _sensitivity(net, rows)
+        ours, error = net(rows), SAFETY * unit * (_sensitivity(net, rows) + FLOOR)
     if theirs.size != ours.size or theirs.shape[:1] != (len(rows),):
         raise UnsupportedModel(
             f"read as {net}, which gives outputs of shape {ours.shape} for {len(rows)} samples, "
