@@ -30,6 +30,7 @@ import moduli as mo
 from moduli import certificate as kernel
 
 FILES = [
+    "arithmetic",
     "blocks",
     "bounds",
     "cases",
@@ -38,6 +39,7 @@ FILES = [
     "differences",
     "enclosure",
     "envelopes",
+    "fields",
     "groups",
     "modular",
     "proximity",
@@ -48,6 +50,7 @@ FILES = [
 KERNEL = {str(Path(kernel.__file__).with_name(f"{name}.py")) for name in FILES}
 NUMBERS = (0.0, 1.0, -1.0, 0.5, 5e-324, -5e-324, 2.0**-537, 1e41, -1e160, 1e308, 1.7976931348623157e308, 2.0**31 - 1)
 KINDS = ("merge", "constant", "drop", "permute", "scale", "block", "skip", "inactive")
+ODD = ("0/5", "-0", "00/1", "2/4", "1/01", "\uff11", "1/0", "7" * 700, f"1/{'9' * 700}", "1" + "0" * 700)
 PARTS = ("large_moves", "small_moves", "near", "region", "changed")
 WORDS = (*KINDS, "joint", "separate", "difference", "weight", "bias")
 POOL, FAR = 60, 1e300
@@ -79,6 +82,10 @@ def number(rng: np.random.Generator, old: float) -> float:
 
 
 def rational(rng: np.random.Generator, old: str) -> str:
+    if rng.random() < 0.05:
+        return str(rng.choice(ODD))
+    if old in ODD:
+        return old
     q, kinds = (
         Fraction(old),
         (Fraction(number(rng, 1.0)), Fraction(1, 3), Fraction(2**31 - 1), Fraction(1, 2**31 - 1), Fraction(0)),

@@ -7,7 +7,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # how long an example takes says nothing of the code
 SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 
 

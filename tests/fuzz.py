@@ -74,6 +74,21 @@ def _checkpoint(path: Path, rng: np.random.Generator) -> None:
     mo.load(path, activation=make.pick(rng, ("relu", "relu", "tanh", None)), keys=keys)
 
 
+def _policy(path: Path, rng: np.random.Generator) -> None:
+    keys = make.pick(rng, (("a",), ("a.0", "a"), "q_net", None, ("",)))
+    mo.load(path, activation=make.pick(rng, ("relu", "tanh", None)), keys=keys)
+
+
+def _box(path: Path, rng: np.random.Generator) -> None:
+    """Every box lies in the hull, and more than one is said."""
+    box = mo.Box.from_vnnlib(path)
+    assert repr(box).isprintable()
+    assert (len(box.branches) > 1) == any(note.startswith("hull of") for note in box.notes)
+    for part in box.branches:
+        assert (box.low <= part.low).all()
+        assert (part.high <= box.high).all()
+
+
 def _samples(path: Path, rng: np.random.Generator) -> None:
     make.pick(rng, (load_samples, load_data, lambda p: cli._plane(str(p), 2, 0)))(str(path))
 
@@ -208,7 +223,12 @@ FORMATS = {
         Format("net.npz", make.npz_file, _load, ("info", "{}")),
         Format("net.nnet", make.nnet_file, _load, ("info", "{}")),
         Format("net.pt", make.checkpoint_file, _checkpoint, ("info", "{}", "--activation", "relu")),
-        Format("box.vnnlib", make.box_file, lambda path, _: mo.Box.from_vnnlib(path), ("rank", "a.npz", "--on", "box:{}"),
+        Format("net.onnx.gz", lambda rng: make.packed_file(rng, make.onnx_file), _load, ("info", "{}")),
+        Format("net.nnet.gz", lambda rng: make.packed_file(rng, make.nnet_file), _load, ("info", "{}")),
+        Format("net.zip", make.policy_file, _policy, ("info", "{}", "--activation", "relu", "--keys", "a.0,a")),
+        Format("box.vnnlib.gz", lambda rng: make.packed_file(rng, make.box_file), _box, ("rank", "a.npz", "--on", "box:{}"),
+        (0, 2, 3, 4)),
+        Format("box.vnnlib", make.box_file, _box, ("rank", "a.npz", "--on", "box:{}"),
         (0, 2, 3, 4)),
         Format("proof.json", _certificate, _check, ("check", "{}", "a.npz", "b.npz"), (0, 1)),
         Format("path.json", _bent_path, _walk, ()),
@@ -306,13 +326,13 @@ def one(form: Format, data: bytes, folder: Path, seed: list[int], *, command: bo
     place = folder / "in"
     path, before = place / form.name, set(os.listdir(place))
     path.write_bytes(data)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of work: a busy machine takes longer
     try:
         found = _python(form, path, np.random.default_rng(seed))
         if found is None and command and form.arguments:
             found = _command(form, path, folder / "stdout")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     path.unlink()
     left = (set(os.listdir(place)) - before) | set(os.listdir(folder / "tmp"))
     if found is None and left:
@@ -330,7 +350,7 @@ def one(form: Format, data: bytes, folder: Path, seed: list[int], *, command: bo
 
 def _prepare(folder: Path) -> None:
     """Limits and places of a worker."""
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
     os.chdir(folder / "in")
     noise = os.open(folder / "noise", os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -375,7 +395,7 @@ def _forked(work: Callable[[], None], at: mmap.mmap) -> str | None:
             break
         if bytes(at[:8]) != last:
             last, since = bytes(at[:8]), time.monotonic()
-        if time.monotonic() - since > 3 * SECONDS:
+        if time.monotonic() - since > 60 * SECONDS:  # waits for something, as work is limited: no machine is that busy
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return "hangs"
@@ -454,7 +474,7 @@ def campaign(
 ) -> list[Finding]:
     """Findings of that many inputs in all; the first of each kind is kept with its bytes."""
     everything: list[Finding] = []
-    _runs(), _honest(), _path(), make.checkpoints()
+    _runs(), _honest(), _path(), make.checkpoints(), make.policies()
     for suffix in (".onnx", ".npz", ".safetensors", ".nnet"):
         make.saved(suffix)
     with places() as folder:

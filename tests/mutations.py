@@ -5,6 +5,7 @@ Every maker takes a `numpy.random.Generator` and gives the bytes of one file; th
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -465,8 +466,96 @@ def _safetensors(rng):
 
 
 def nnet_file(rng):
-    return any_bytes(rng, ".nnet", lambda r: bent_text(r, pick(r, saved(".nnet")), rb"[^,\n]+", (*NUMBERS, b",", b"\n",
-    b"//")))
+    return any_bytes(rng, ".nnet", lambda r: bent_text(r, _dialect(r), rb"[^,\n]+", (*NUMBERS, b",", b"\n", b"//",
+    "// Réseau".encode("latin-1"), b"\r", b"\xef\xbb\xbf")))
+
+
+HEADERS = (
+    b"0,\n-1,-2,\n1,2,\n0.5,0,4,\n2,1,8,\n", b"0\n-1,-2,7,8\n1,2,9,9\n0.5,0,7,7,4\n2,1,7,7,8\n", b"0\n-1,-2\n1,2\n0.5,0\n2,1\n",
+    b"0\n-1,-2\n1,2\n", b"-1,-2\n1,2\n0.5,0,4\n2,1,8\n", b"0\n0\n0\n0\n0\n", b"0\n0\n0\n0.5,0,4\n2,1,8\n", b"",
+)  # fmt: skip
+
+
+def _dialect(rng):
+    """A file of this library, or one in a dialect of others."""
+    if rng.random() < 0.5:
+        return pick(rng, saved(".nnet"))
+    sizes = pick(rng, (b"2,2,1,3,\n2,3,1,\n", b"2 2 1 3\n2 3 1 1\n"))
+    start = pick(rng, (b"", b"\xef\xbb\xbf", "// größte\n".encode()))
+    weights = b"1.0,2.0,\n-1.0,0.5,\n0.25,-0.75,\n0.1,\n0.2,\n-0.3,\n1.0,-1.0,2.0,\n0.5,\n"
+    text = start + sizes + pick(rng, HEADERS) + weights
+    return text.replace(b"\n", b"\r\n") if rng.random() < 0.2 else text
+
+
+# Files in other files -------------------------------------------------------------------------------------------
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+
+
+def _gzip(data):
+    return gzip.compress(data, 1, mtime=0)
+
+
+def packed_file(rng, made):
+    """A file packed by gzip: whole, in members, cut, changed, with more behind it; or a pointer in its place."""
+    data, kind = made(rng), int(rng.integers(10))
+    if kind == 0:
+        return pick(rng, (POINTER, POINTER[:50], scramble(rng, POINTER), _gzip(POINTER), b"<html>", data))
+    packed = _gzip(data)
+    if kind == 1:
+        at = int(rng.integers(len(data) + 1))
+        packed = _gzip(data[:at]) + _gzip(data[at:])
+    elif kind == 2:
+        packed = packed[: int(rng.integers(len(packed) + 1))]
+    elif kind == 3:
+        packed += pick(rng, (bytes(100), b"more", _gzip(b""), packed, packed[:15]))
+    elif kind == 4 and rng.random() < 0.05:
+        packed = _gzip(bytes(2**27)) if rng.random() < 0.5 else _gzip(bytes(2**22)) * 24
+    elif kind == 5:
+        packed = _gzip(packed)
+    elif kind < 8:
+        packed = scramble(rng, packed, [packed])
+    return packed
+
+
+@cache
+def policies():
+    """The bytes of torch files such as Stable-Baselines3 keeps in its archives."""
+    import torch
+
+    def layers(**sizes):
+        shapes = {stem.replace("_0", ".0"): size for stem, size in sizes.items()}
+        weights = {f"{stem}.weight": torch.ones(m, n) for stem, (n, m) in shapes.items()}
+        return weights | {f"{stem}.bias": torch.ones(m) for stem, (_, m) in shapes.items()}
+
+    found = [layers(a_0=(3, 4), b_0=(3, 4), a=(4, 2)) | {"log_std": torch.zeros(2)}, layers(q_net_0=(2, 3), q_net=(3, 2)), {}]
+    return [_torch_bytes(state) for state in found] + checkpoints()[:6]
+
+
+def _torch_bytes(value):
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def policy_file(rng):
+    """A zip archive with a policy, whose entries, sizes and methods may lie."""
+    policy = pick(rng, policies())
+    if rng.random() < 0.2:
+        policy = scramble(rng, policy, policies())
+    entries = [["data", b"{}"], ["policy.pth", policy], ["pytorch_variables.pth", pickle.dumps(print)]]
+    if rng.random() < 0.3:
+        pick(rng, entries)[0] = pick(rng, ("policy.pth", "../policy.pth", "a/data.pkl", "x", ""))
+    method, buffer = pick(rng, (0, 0, 8, 8, zipfile.ZIP_BZIP2)), io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression=method) as archive:
+        for name, data in entries:
+            archive.writestr(zipfile.ZipInfo(name), data, method)
+    packed = bytearray(buffer.getvalue())
+    if rng.random() < 0.3:
+        _lie(rng, packed)
+    return scramble(rng, bytes(packed), policies()) if rng.random() < 0.3 else bytes(packed)
 
 
 NUMBERS = (
@@ -575,6 +664,9 @@ BOX = b"; a box\n(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-co
 WORDS = (
     b"(", b")", b"((", b"))", b"(" * 200, b"(" * 100_000, b"and", b"or", b"<=", b">=", b"not", b"assert", b"declare-const",
     b"X_0", b"X_1", b"X_2",
+    b"(- 1)", b"(* 2 0.5)", b"(/ 1 0)", b"(/ X_0 -2)", b"(+ X_0 X_1)", b"=", b"distinct", b"=>", b"let", b"true", b"false",
+    b"(or (<= X_0 0) (<= X_1 0))" * 20, b"(* 1e999 1e999)", b"|", b'"', b"[", b"]", b"X[0,1]", b"X[1]", b"[1,2]", b"push",
+    b"Int", b"<2.0>", b"declare-input", b"declare-network",
     "X_\uff11".encode(), b"X_" + b"9" * 5000, b"X_00", b"X_-1", b"Y_0", b"Real", b";", b"\n", b"(or)", b"(and)",
     b"(assert)", b"()", b"\xff", *NUMBERS,
 )  # fmt: skip
@@ -603,9 +695,15 @@ TOML = (
 )  # fmt: skip
 
 
+BOX_2 = (
+    b"(vnnlib-version <2.0>)\n(declare-network f (declare-input X real [1,2]) (declare-output Y real [1]))\n"
+    b"(assert (and (<= X[0,0] 1.0) (>= X[0,0] (- 1)) (== X[0,1] 0.5)))\n(assert (or (<= Y[0] 0) (<= X[0,0] 0.5)))\n"
+)
+
+
 def box_file(rng):
-    data = bent_text(rng, BOX, rb"[^\s()]+|[()]", WORDS)
-    return data if rng.random() < 0.7 else scramble(rng, data, [BOX])
+    data = bent_text(rng, BOX if rng.random() < 0.6 else BOX_2, rb"[^\s()]+|[()]", WORDS)
+    return data if rng.random() < 0.7 else scramble(rng, data, [BOX, BOX_2])
 
 
 def config_file(rng):

@@ -19,7 +19,10 @@ Array = np.ndarray[Any, Any]
 ODD = ("tanh", "erf", "sin")
 SYMMETRIC = (*ODD, "sigmoid", "abs")
 HOMOGENEOUS = ("relu", "abs", "leaky_relu(0.25)")
-EVERY = (*SYMMETRIC, "relu", "leaky_relu(0.25)", "gelu", "gelu_tanh", "silu", "softplus")
+EVERY = (
+    *SYMMETRIC, "relu", "leaky_relu(0.25)", "gelu", "gelu_tanh", "silu", "softplus", "elu(1.0)", "clip(0.0,6.0)", "hardswish",
+    "mish",
+)  # fmt: skip
 
 
 @dataclass
@@ -100,7 +103,7 @@ def shuffle(rng: np.random.Generator, parts: Parts) -> None:
         order = rng.permutation(len(b))
         factor = 2.0 ** rng.integers(-2, 3, len(b)) if act.homogeneous else np.ones(len(b))
         flip = rng.choice([-1.0, 1.0], len(b)) if act.symmetric else np.ones(len(b))
-        sign, _, offset = map(float, act.reflection)
+        sign, offset = map(float, act.turned)
         parts.rows[l + 1][1] = c + offset * v[:, flip < 0].sum(axis=1)
         v = v * np.where(flip < 0, sign, 1.0) / factor
         w, b = w * (flip * factor)[:, None], b * flip * factor

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import tracemalloc
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from moduli import affine
 from moduli.activations import Activation
-from moduli.affine import Ball, Tensor, inverse_root, network_from_state_dict, reciprocal
+from moduli.affine import Ball, Tensor, inverse_root, reciprocal
 from moduli.errors import ShapeError, UnsupportedModel
 
 RELU, TANH, ABS = Activation("relu"), Activation("tanh"), Activation("abs")
@@ -239,74 +238,3 @@ def test_a_large_image_costs_vectors_only():
         x.activate(RELU)
     with pytest.raises(UnsupportedModel, match="at most"):
         Tensor.input((1, 2**40))
-
-
-# State dicts ----------------------------------------------------------------------------------------------------
-
-
-def sequential(*widths, prefix="", start=0):
-    rng = np.random.default_rng(len(widths))
-    arrays = {}
-    for k, (n, m) in enumerate(pairwise(widths)):
-        arrays[f"{prefix}{start + 2 * k}.weight"] = rng.normal(size=(m, n)).astype(np.float32)
-        arrays[f"{prefix}{start + 2 * k}.bias"] = rng.normal(size=m).astype(np.float32)
-    return arrays
-
-
-def test_state_dict_plain_and_wrapped():
-    arrays = sequential(3, 4, 2)
-    net = network_from_state_dict(arrays, activation="tanh")
-    assert net.widths == (3, 4, 2)
-    assert np.array_equal(net.layers[1].weight, arrays["2.weight"].astype(float))
-    for prefix in ("module.", "_orig_mod.module.", "features.module."):
-        assert network_from_state_dict({prefix + k: v for k, v in arrays.items()}, activation="tanh") == net
-    single = {"weight": np.ones((2, 3)), "bias": np.ones(2)}
-    assert network_from_state_dict(single, activation="relu").widths == (3, 2)
-    del arrays["0.bias"]
-    assert not network_from_state_dict(arrays, activation="tanh").layers[0].bias.any()
-    assert [str(a) for a in network_from_state_dict(sequential(2, 3, 3, 1), activation=["relu", "sin"]).activations] == [
-        "relu",
-        "sin",
-    ]
-
-
-def test_state_dict_keys():
-    actor, critic = sequential(3, 4, 4, prefix="policy."), sequential(3, 4, 4, prefix="value.")
-    heads = {"action.weight": np.ones((2, 4)), "action.bias": np.zeros(2), "critic.weight": np.ones((1, 4))}
-    arrays = actor | critic | heads | {"log_std": np.zeros(2)}
-    net = network_from_state_dict(arrays, activation="tanh", keys=("policy", "action"))
-    assert net.widths == (3, 4, 4, 2)
-    with pytest.raises(UnsupportedModel, match=r"'log_std' belongs to no dense layer.*keys="):
-        network_from_state_dict(arrays, activation="tanh")
-    with pytest.raises(UnsupportedModel, match=r"policy.2 gives 4 numbers but value.0 takes 3.*keys="):
-        network_from_state_dict(actor | critic | heads, activation="tanh")
-    with pytest.raises(UnsupportedModel, match="no entry starts with 'actor'"):
-        network_from_state_dict(arrays, activation="tanh", keys=("actor",))
-    square = sequential(4, 4, 4, prefix="a.") | sequential(4, 4, 4, prefix="b.")
-    with pytest.raises(UnsupportedModel, match="in series or side by side"):
-        network_from_state_dict(square, activation="tanh")
-    assert network_from_state_dict(square, activation="tanh", keys=("a", "b")).widths == (4,) * 5
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"0.weight": np.ones((4, 1, 3, 3))}, r"'0.weight' of shape \(4, 1, 3, 3\) is a convolution"),
-        ({"1.weight": np.ones(4), "1.bias": np.ones(4)}, "'1.weight' .* is a normalisation"),
-        ({"1.running_mean": np.ones(4)}, "'1.running_mean' belongs to no dense layer"),
-        ({"0.weight_orig": np.ones(4)}, "'0.weight_orig' belongs to no dense layer"),
-        ({"module.0.weight": np.ones((4, 3))}, "both named '0.weight'"),
-        ({"0.weight": np.full((4, 3), np.nan)}, "finite"),
-        ({"0.bias": np.ones(5)}, "rows and biases must agree"),
-    ],
-)
-def test_state_dict_refusals(change, message):
-    with pytest.raises(ValueError, match=message):
-        network_from_state_dict(sequential(3, 4, 2) | change, activation="tanh", where="w.safetensors")
-
-
-def test_state_dict_needs_an_activation():
-    with pytest.raises(UnsupportedModel, match=r"w.pth stores no activation; give it, as in activation='relu'"):
-        network_from_state_dict(sequential(3, 4, 2), activation=None, where="w.pth")
-    with pytest.raises(UnsupportedModel, match=r"no entry is named X\.weight"):
-        network_from_state_dict({}, activation="relu")

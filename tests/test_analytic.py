@@ -68,7 +68,7 @@ def test_redundant_ones_are_not(kind, how):
 
 def test_deep_networks_of_these_are_not_decided():
     net = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], [[1.0]], [0.0], activation="tanh")
-    with pytest.raises(mo.UnsupportedModel, match="only piecewise linear"):
+    with pytest.raises(mo.UnsupportedModel, match="identifiability is decided for piecewise linear activations"):
         mo.identifiable(net, on=mo.Box(-1, 1))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 
+import mpmath as mp
 import numpy as np
 import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.capacity import _shell, _without_biases
+from moduli.capacity import SCALES, _shell, _without_biases
 from moduli.covering import Class
+from moduli.generalization import Norms, sparse_covering, uniform_gap
 
 
 def by_name(answer):
@@ -141,3 +144,77 @@ def test_pictures():
     data = mo.complexity([10, 30, 30, 1]).plot_data()
     assert all(a >= b for a, b in zip(data["plain"], data["modulo"], strict=True))
     assert len(right.lines) == 3
+
+
+def test_a_class_holds_the_network_it_is_read_off():
+    """In the exact floats: 0.1 is above a tenth. Powers of two stay what they are, however short they are written."""
+    net = mo.Network.mlp([[0.1, -(2.0**-30)]], [2.0**-30], [[0.7]], [0.1], activation="relu")
+    answer = mo.complexity(net, samples=100)
+    assert answer.cls.bounds == (Fraction(0.1), Fraction(0.7))
+    assert mo.complexity(net, bound=[0.1, 0.7]).cls.bounds[0] == Fraction(0.1)
+    with pytest.raises(ValueError, match="entry of layer 1"):
+        mo.complexity(net, bound=Fraction(1, 10))
+    tiny = mo.Network.mlp([[2.0**-30]], [0.0], [[2.0**-30]], [0.0], activation="relu")
+    assert math.isfinite(by_name(mo.complexity(tiny, samples=100))["best of these"].gap)
+    x = np.array([[0.6, 0.8], [0.8, 0.6 + 2.0**-52]])
+    with pytest.raises(ValueError, match="exceed input_bound"):
+        mo.complexity(net, samples=mo.Samples(x), norm="2", input_bound=1)
+    inside = np.nextafter(0.6, 0), np.nextafter(0.8, 0)
+    assert mo.complexity(net, samples=mo.Samples([inside]), norm="2", input_bound=1).samples == 1
+
+
+def test_norms_are_rounded_up():
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 7), (40, 30)):
+        w = rng.standard_normal(shape)
+        norms = Norms.of([w])
+        with mp.workdps(40):
+            matrix = mp.matrix(w.tolist())
+            squares = [mp.fsum(x * x for x in row) for row in matrix.tolist()]
+            assert mp.sqrt(mp.fsum(squares)) <= norms.frobenius[0]
+            assert mp.fsum(map(mp.sqrt, squares)) <= norms.rows[0]
+            if shape[0] < 10:
+                assert max(mp.svd_r(matrix, compute_uv=False)) <= norms.spectral[0]
+        assert norms.spectral[0] == pytest.approx(np.linalg.norm(w, 2), rel=1e-12)
+    assert Norms.of([np.zeros((3, 0)), np.zeros((0, 2))]).spectral == (0.0, 0.0)
+
+
+def test_schmidt_hieber_on_its_own_terms():
+    """Inputs in [0, 1], and entries that are counted after training are paid for."""
+    rng = np.random.default_rng(0)
+    weight = np.where(rng.random((6, 4)) < 0.5, 0.0, rng.uniform(-1, 1, (6, 4)))
+    net = mo.Network.mlp(weight, np.zeros(6), rng.uniform(-1, 1, (1, 6)), [0.0], activation="relu")
+    x = rng.uniform(0, 1, (50, 4))
+    row = by_name(mo.complexity(net, samples=mo.Samples(x)))["Schmidt-Hieber 2020"]
+    nonzero = int(np.count_nonzero(weight)) + 6
+    assert row.norms == f"{nonzero} non-zero entries"
+    assert row.value == pytest.approx(sparse_covering((4, 6, 1), nonzero, 0.1))
+    below = by_name(mo.complexity(net, samples=mo.Samples(x - 0.75)))["Schmidt-Hieber 2020"]
+    assert (below.status, below.value, below.gap) == ("not applicable", None, None)
+    assert "go down to -0.7" in below.note
+    n = 10**6
+    paid = by_name(mo.complexity(net, samples=n))["Schmidt-Hieber 2020"].gap
+    free = min(uniform_gap(sparse_covering((4, 6, 1), nonzero, 2.0**-k), 2.0**-k, n, 0.05 / SCALES) for k in range(SCALES))
+    dear = 0.05 / SCALES / (net.parameters + 1)
+    sizes = [(2.0**-k, sparse_covering((4, 6, 1), nonzero, 2.0**-k)) for k in range(SCALES)]
+    assert paid == pytest.approx(min(uniform_gap(size, eps, n, dear) for eps, size in sizes))
+    assert paid > free
+    planned = by_name(mo.complexity([4, 6, 1], samples=n))["Schmidt-Hieber 2020"]
+    assert planned.norms == "37 non-zero entries"
+
+
+def test_signs_of_abs_are_counted():
+    net = plants.minimal(np.random.default_rng(0), (3, 5, 4, 1), ["abs", "abs"]).network()
+    order = math.lgamma(6) + math.lgamma(5) + 9 * math.log(2)
+    assert mo.complexity(net).log_symmetries == pytest.approx(order)
+    assert mo.symmetries(net).log_order == pytest.approx(order)
+    assert mo.symmetries(net).free_bits == pytest.approx(order / math.log(2))
+
+
+def test_a_network_that_is_a_constant_says_what_is_removed():
+    dead = mo.Network.mlp([[1.0, 2.0], [3.0, 4.0]], [0.5, 0.25], np.zeros((1, 2)), [0.5], activation="tanh")
+    assert dict(mo.complexity(dead).facts())["lossless compression"].startswith("removes 2 units")
+    empty = mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.5], activation="tanh")
+    answer = mo.complexity(empty, samples=1000)
+    assert answer.log_covering() == pytest.approx(math.log(5))  # an interval of half-width 1/2 at a tenth
+    assert by_name(answer)["Shen 2024"].status == "not applicable"

@@ -83,8 +83,8 @@ def reference(cls, eps, kind):
     if cls.norm == "2":
         lead[0] = mpmath.sqrt(widths[0])
     for l, s in enumerate(acts):
-        h = lipschitz(l) * bounds[l] * (lead[l] * reach[l] + 1) + mp(s.zero)
-        reach.append(h if s.bound is None else min(h, mp(s.bound)))
+        h = lipschitz(l) * bounds[l] * (lead[l] * reach[l] + 1) + exact(Fraction(s.zero))
+        reach.append(h if s.bound is None else min(h, exact(Fraction(s.bound))))
     total = mp(0)
     logs = []
     for l in range(depth):
@@ -183,8 +183,8 @@ def test_stored_values(shared):
     assert len(seen) == 16
 
 
-def orbits(widths, m, signs):
-    """Brute force: grid points modulo the group, by the least image of each."""
+def orbits(widths, m, signs, *, even=False):
+    """Brute force: grid points modulo the group, by the least image of each; signs of even units leave what reads them."""
     cells = [c - (m - 1) / 2 for c in range(m)]
     shapes = [shape for a, b in pairwise(widths) for shape in ((b, a), (b,))]
     count = sum(math.prod(s) for s in shapes)
@@ -208,7 +208,7 @@ def orbits(widths, m, signs):
                 order, sign = list(order), np.array(sign)
                 arrays[2 * l] = arrays[2 * l][order] * sign[:, None]
                 arrays[2 * l + 1] = arrays[2 * l + 1][order] * sign
-                arrays[2 * l + 2] = arrays[2 * l + 2][:, order] * sign
+                arrays[2 * l + 2] = arrays[2 * l + 2][:, order] * (1 if even else sign)
             seen.add(tuple(float(x) for p in arrays for x in p.ravel()))
     return total
 
@@ -228,6 +228,57 @@ def test_counts_of_orbits_by_brute_force(widths, m, signs):
     finer = math.comb((-(-kinds // 2) if signs else kinds) + d - 1, d) * m ** widths[-1]
     assert points / order <= exact <= min(theorem, points)
     assert exact == finer if not signs else exact <= finer
+
+
+@pytest.mark.parametrize(("widths", "m"), [((1, 2, 1), 2), ((1, 2, 1), 3), ((2, 1, 1), 3), ((1, 3, 1), 2)])
+def test_rows_of_even_units_count_up_to_sign(widths, m, monkeypatch):
+    """One hidden layer of abs: the number of orbits is that of `log_shallow`, and Theorem P counts them all."""
+    exact = orbits(widths, m, True, even=True)
+    cls = Class.of(widths, "abs", 1, 1)
+    monkeypatch.setattr(Class, "cells", lambda self, *_, **__: [m] * len(self.bounds))
+    assert cls.log_shallow(Fraction(1)) == pytest.approx(math.log(exact), abs=1e-12)
+    assert cls.log_permuted(Fraction(1)) >= math.log(exact) - 1e-12
+    assert exact >= m ** sum((a + 1) * b for a, b in pairwise(widths)) / math.exp(cls.log_group) - 1e-9
+
+
+def test_signs_of_even_units_are_symmetries():
+    for act, each in (("abs", 2), ("leaky_relu(-1)", 2), ("tanh", 2), ("sin", 2), ("relu", 1), ("sigmoid", 1), ("gelu", 1)):
+        cls = Class.of([3, 5, 4, 1], act)
+        assert cls.log_group == pytest.approx(math.lgamma(6) + math.lgamma(5) + 9 * math.log(each))
+        assert cls.log_volume() == pytest.approx(sum(cls.sizes) * math.log(2) - cls.log_group)
+        wider = Class.of([3, 6, 4, 1], act)
+        assert cls.log_volume_step(1) == pytest.approx(wider.log_volume() - cls.log_volume())
+    plain, up = (Class.of([3, 5, 1], act, Fraction(1, 2)) for act in ("relu", "abs"))
+    eps = Fraction(1, 50)
+    assert up.log_permuted(eps) == pytest.approx(plain.log_permuted(eps) - 5 * math.log(2), abs=1e-4)
+    assert up.log_scaled(eps) == pytest.approx(plain.log_scaled(eps) - 5 * math.log(2), abs=1e-4)
+
+
+def test_nothing_is_larger_than_the_largest_function():
+    for act in ("relu", "tanh"):
+        cls = Class.of([2, 3, 2], act, Fraction(1, 3), 2)
+        largest = cls.bounds[-1] * (3 * cls.reaches()[-1] + 1)
+        assert cls.log_covering(largest) == 0
+        assert cls.log_covering(largest * Fraction(99, 100)) > 0
+
+
+def test_layers_without_units_add_nothing():
+    """Constant functions: an interval for each output."""
+    for widths in ((3, 0, 1), (3, 4, 0, 1), (3, 0, 4, 1)):
+        cls = Class.of_network(widths, "tanh", 1, 1)
+        eps = Fraction(1, 10)
+        assert cls.log_covering(eps) >= 0
+        assert cls.log_permuted(eps) <= cls.log_plain(eps) + 1e-9
+    assert Class.of_network((3, 0, 1), "relu", 1, 1).log_covering(Fraction(1, 10)) == pytest.approx(math.log(10))
+    with pytest.raises(ValueError, match="positive integer"):
+        Class.of([3, 0, 1])
+
+
+def test_bounds_hold_what_they_name():
+    """0.1 is a decimal to some and a float, a little more than that, to others."""
+    assert Class.of([1, 1], "relu", 0.1).bounds[0] == Fraction(0.1) > Fraction(1, 10)
+    assert Class.of([1, 1], "relu", 0.3).bounds[0] == Fraction(3, 10) > Fraction(0.3)
+    assert Class.of([1, 1], "relu", Fraction(1, 10)).bounds[0] == Fraction(1, 10)
 
 
 def test_stored_orbits(shared):

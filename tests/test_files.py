@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
@@ -11,8 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from moduli import files
 from moduli.errors import UnsupportedModel
-from moduli.files import atomic_write, content, load_arrays, unpack
+from moduli.files import atomic_write, content, load_arrays, suffix_of, unpack
 
 
 def archive(*entries, method=zipfile.ZIP_STORED):
@@ -104,7 +106,7 @@ def test_only_regular_files_are_read(tmp_path):
         content(tmp_path / "file", 4)
     os.mkfifo(tmp_path / "pipe.npz")
     for place in (tmp_path, tmp_path / "pipe.npz", "/dev/zero"):
-        with pytest.raises(UnsupportedModel, match="no regular file"):
+        with pytest.raises(UnsupportedModel, match=r"no regular file|is a folder; give the file"):
             load_arrays(place)
     with pytest.raises(FileNotFoundError):
         content(tmp_path / "missing")
@@ -131,3 +133,106 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, monkeypatc
         atomic_write(tmp_path / "y", b"x")
     assert caught.value.filename == str(tmp_path / "y")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# Packed by gzip -------------------------------------------------------------------------------------------------
+
+WORDS = b"a line of text\n" * 500
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "A.TXT.GZ"])
+def test_what_gzip_packs_is_read_in_one_member_and_in_several(tmp_path, name):
+    path = tmp_path / name
+    for packed in (gzip.compress(WORDS), gzip.compress(WORDS[:7]) + gzip.compress(WORDS[7:]) + gzip.compress(b"") + bytes(512)):
+        path.write_bytes(packed)
+        assert content(path) == WORDS
+
+
+def test_suffixes_do_not_mind_case():
+    assert suffix_of("a.b/Net.ONNX") == (".onnx", False)
+    assert suffix_of("net.Onnx.GZ") == (".onnx", True)
+    assert suffix_of(".gz") == ("", False)
+    assert suffix_of("net.gz") == ("", True)
+
+
+@pytest.mark.parametrize("keep", [1, 5, 11, 40, -9, -4, -1])
+def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, keep):
+    """Cut in the header, in the data, in the sum and in the length at the end, after a member that is whole."""
+    for before in (b"", gzip.compress(b"whole")):
+        (tmp_path / "a.gz").write_bytes(before + gzip.compress(WORDS)[:keep])
+        with pytest.raises(UnsupportedModel, match=r"a\.gz (is cut off|is named \.gz but not packed|is damaged)"):
+            content(tmp_path / "a.gz")
+
+
+@pytest.mark.parametrize("at", [10, 30, -8, -4])
+def test_a_packed_file_with_one_bit_changed_is_refused(tmp_path, at):
+    data = bytearray(gzip.compress(WORDS))
+    data[at] ^= 4
+    (tmp_path / "a.gz").write_bytes(data)
+    with pytest.raises(UnsupportedModel, match=r"a\.gz is (damaged|cut off)"):
+        content(tmp_path / "a.gz")
+
+
+def test_what_follows_a_packed_file_is_refused(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(WORDS) + b"more")
+    with pytest.raises(UnsupportedModel, match="is damaged"):
+        content(tmp_path / "a.gz")
+
+
+def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    """In one member, and in many that are small each."""
+    block = gzip.compress(bytes(2**22))
+    for data in (gzip.compress(bytes(2**26)), block * 16):
+        (tmp_path / "a.gz").write_bytes(data)
+        monkeypatch.setattr(files, "UNPACKED_FLOOR", 2**23)
+        tracemalloc.start()
+        with pytest.raises(UnsupportedModel, match=f"bytes unpack to more than {2**23}; gunzip it first"):
+            content(tmp_path / "a.gz")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**25
+
+
+def test_the_limit_of_a_reader_holds_for_what_is_unpacked(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(WORDS))
+    assert content(tmp_path / "a.gz", len(WORDS)) == WORDS
+    with pytest.raises(UnsupportedModel, match=f"unpack to more than {len(WORDS) - 1}"):
+        content(tmp_path / "a.gz", len(WORDS) - 1)
+
+
+def test_names_that_say_the_wrong_packing(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(WORDS)
+    with pytest.raises(UnsupportedModel, match=r"named \.gz but not packed by gzip; rename it without \.gz"):
+        content(tmp_path / "a.txt.gz")
+    (tmp_path / "a.txt").write_bytes(gzip.compress(WORDS))
+    with pytest.raises(UnsupportedModel, match=r"a\.txt is packed by gzip; rename it a\.txt\.gz, or gunzip it"):
+        content(tmp_path / "a.txt")
+
+
+# What stands in the place of a file -----------------------------------------------------------------------------
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+STAND_INS = {
+    LFS: "a Git LFS pointer, not the file; run git lfs pull",
+    LFS.replace(b"\n", b"\r\n"): "a Git LFS pointer",
+    LFS.replace(b"git-lfs", b"hawser"): "a Git LFS pointer",
+    b"/annex/objects/SHA256E-s12--ab.onnx\n": "a git-annex pointer, not the file; run git annex get",
+    b"\n<!DOCTYPE html>\n<html>": "a web page, not the file; download the raw file",
+    b"<html lang='en'>": "a web page",
+}
+
+
+@pytest.mark.parametrize("data", STAND_INS)
+@pytest.mark.parametrize("name", ["a.npz", "a.cert.json", "a.vnnlib.gz"])
+def test_a_pointer_in_the_place_of_a_file_is_named(tmp_path, data, name):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UnsupportedModel) as caught:
+        content(tmp_path / name)
+    assert STAND_INS[data] in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_a_folder_is_named():
+    for place in (".", ""):
+        with pytest.raises(UnsupportedModel, match="is a folder; give the file"):
+            content(place)

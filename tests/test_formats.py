@@ -29,6 +29,7 @@ RNG = np.random.default_rng(7)
 KINDS = [
     "relu", "leaky_relu(0.1)", "leaky_relu(0.5)",
     "tanh", "sigmoid", "erf", "gelu", "gelu_tanh", "silu", "softplus", "sin", "abs",
+    "elu(1.0)", "elu(0.3)", "elu(-2.0)", "clip(0.0,6.0)", "clip(-0.1,0.3)", "hardswish", "mish",
 ]  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def test_one_output_of_several(shared):
 
 
 def test_lattice_folds_exactly_and_batch_norm_says_what_it_did(shared):
-    assert not load(shared / "models" / "tll_8.onnx").notes
+    assert load(shared / "models" / "tll_8.onnx").notes == ("agrees with onnx.reference at 18 inputs (batch 1 and 3)",)
     normed = load(shared / "models" / "hls_three_layer_bn_pytorch.onnx")
     assert normed.notes[0] == "folded a batch normalisation with its stored statistics (4 times)"
     assert "rounding to float64 changes the output by at most" in normed.notes[1]
@@ -318,13 +319,24 @@ ACTIVATIONS = [
     (("Sin", "x", "y", {}), "sin"),
     (("Abs", "x", "y", {}), "abs"),
     (("Max", "x zero", "y", {}), "relu"),
+    (("Elu", "x", "y", {}), "elu(1.0)"),
+    (("Elu", "x", "y", {"alpha": 0.25}), "elu(0.25)"),
+    (("Elu", "x", "y", {"alpha": 0.0}), "relu"),
+    (("HardSwish", "x", "y", {}), "hardswish"),
+    (("HardSigmoid", "x", "y", {}), "clip(0.0,1.0)"),
+    (("Mish", "x", "y", {}), "mish"),
+    (("Clip", "x", "y", {}), "identity"),
+    (("Clip", "x zero", "y", {}), "relu"),
+    (("Clip", "x zero six", "y", {}), "clip(0.0,6.0)"),
+    (("ThresholdedRelu", "x", "y", {"alpha": 0.0}), "relu"),
 ]
 
 
 @pytest.mark.parametrize(("node", "kind"), ACTIVATIONS)
 def test_activations(node, kind):
     nodes = [("MatMul", "x0 w", "x", {}), node]
-    proto = model(nodes, {"w": W, "slope": np.full(4, 0.3), "zero": np.array(0.0)}, opset=20, inputs=("x0",))
+    numbers = {"slope": np.full(4, 0.3), "zero": np.array(0.0), "six": np.array(6.0)}
+    proto = model(nodes, {"w": W, **numbers}, opset=20, inputs=("x0",))
     net = load(proto)
     x = floats(6, 3)
     assert net.output_map == kind
@@ -369,13 +381,13 @@ def test_activations_spelled_as_products(spelling, before):
     assert [str(a) for a in net.activations] == [kind]
     expected = ReferenceEvaluator(proto).run(None, {"x": x})[0]
     assert np.allclose(net(x), expected, rtol=1e-6, atol=1e-7)
-    assert (kind == "silu") == (not any("stand for" in note for note in net.notes))
+    assert (kind == "silu") == (not any("floats nearest" in note for note in net.notes))
 
 
 def test_softmax_last():
     for opset, axis in ((9, 1), (17, -1), (17, 1)):
         agree(model([("MatMul", "x w", "z", {}), ("Softmax", "z", "y", {"axis": axis})], {"w": W}, opset=opset))
-    with pytest.raises(UnsupportedModel, match="over axis 0"):
+    with pytest.raises(UnsupportedModel, match=r"over 1 entries .* softmax over all outputs of a sample"):
         load(model([("Softmax", "x", "y", {"axis": 0})]))
     with pytest.raises(UnsupportedModel, match="an operation after Softmax"):
         load(model([("Softmax", "x", "s", {}), ("MatMul", "s w", "y", {})], {"w": W}))
@@ -390,12 +402,16 @@ def test_batches():
     fixed = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([6, -1])}, (6, 6))
     assert load(fixed).widths == (6, 2)
     column = model([("MatMul", "m x", "z", {}), ("Add", "z b", "y", {})], {"m": floats(4, 3), "b": floats(4, 1)}, (3, 1))
-    agree(column, (3, 1))
+    with pytest.raises(UnsupportedModel, match=r"mixes samples .* say input_shape=\(3, 1\)"):
+        load(column)
+    agree(column, (3, 1), input_shape=(3, 1))
     agree(model([("MatMul", "x w", "z", {}), ("Relu", "z", "y", {})], {"w": W}, (3,)), (3,))
     image = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([1, 6])}, (2, 3))
-    agree(image, (2, 3))
+    agree(image, (2, 3), input_shape=(2, 3))
     with pytest.raises(UnsupportedModel, match="it would differ from sample to sample"):
         load(model([("Add", "x c", "y", {})], {"c": floats(7, 3)}))
+    with pytest.raises(UnsupportedModel, match="it would differ from sample to sample"):
+        load(model([("Add", "x c", "y", {})], {"c": floats(7, 3)}, (7, 3)))
 
 
 def test_input_shape():
@@ -433,18 +449,23 @@ def test_bfloat16_and_typed_fields():
     [
         (
             [("MatMul", "x w", "a", {}), ("Relu", "a", "r", {}), ("Add", "a r", "y", {})],
-            r"node 2 \(Add\): adds two tensors .*residual",
+            r"node 2 \(Add\): two tensors .*residual",
         ),
         ([("MatMul", "x w", "a", {}), ("Mul", "a a", "y", {})], r"node 1 \(Mul\): multiplies two tensors"),
-        ([("MatMul", "x w", "a", {}), ("Elu", "a", "y", {})],
-        r"node 1 \(Elu\) is not understood; understood are dense layers"),
-        ([("Elu", "x", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [1]})], r"node 0 \(Elu\) is not understood"),
+        (
+            [("MatMul", "x w", "a", {}), ("Softsign", "a", "y", {})],
+            r"node 1 \(Softsign\) is not understood; understood are dense layers",
+        ),
+        (
+            [("Softsign", "x", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [1]})],
+            r"node 0 \(Softsign\) is not understood",
+        ),
         ([("Div", "w x", "y", {})], r"node 0 \(Div\): the divisor depends on the input"),
         ([("Div", "x zero", "y", {})], "division by zero"),
         ([("MatMul", "x x", "y", {})], "a product of a tensor that depends on the input with a constant"),
-        ([("PRelu", "x slopes", "y", {})], "the slope must be one constant number"),
-        ([("Max", "x w", "y", {})], r"the other operand of Max must be one constant number"),
-        ([("Concat", "x x", "y", {"axis": 1})], "joins tensors that depend on the input"),
+        ([("PRelu", "x w", "y", {})], r"slopes of shape \(3, 4\) do not broadcast to a tensor of shape \(1, 3\)"),
+        ([("Max", "x w", "y", {})], r"the other operand of Max has shape \(3, 4\)"),
+        ([("Concat", "x w", "y", {"axis": 1})], "joins a tensor that depends on the input with a constant"),
         ([("Cast", "x", "y", {"to": TensorProto.INT64})], "a cast of data to ONNX type 7"),
         ([("Relu", "nowhere", "y", {})], "nothing produces 'nowhere'"),
         ([("Relu", "y", "z", {}), ("Abs", "z", "y", {})], "depends on 0 inputs"),
@@ -458,20 +479,20 @@ def test_bfloat16_and_typed_fields():
         ),
         ([("Gemm", "x w", "y", {"alpha": 1})], "attribute 'alpha' has the wrong type"),
         ([("Flatten", "x", "y", {"axis": 9})], "axis 9 of a tensor with 2 axes"),
-        ([("Transpose", "x", "y", {"perm": [0, 5]})], r"node 0 \(Transpose\): malformed"),
+        ([("Transpose", "x", "y", {"perm": [0, 5]})], r"node 0 \(Transpose\): perm"),
         ([("Gather", "x far", "y", {"axis": 1})], r"node 0 \(Gather\): malformed"),
         ([("Reshape", "x far", "y", {})], r"node 0 \(Reshape\): malformed"),
         ([("Squeeze", "x far", "y", {})], r"node 0 \(Squeeze\): malformed"),
         ([("Relu", "x x", "y", {})], r"node 0 \(Relu\) has 2 inputs, which this operation does not take"),
         ([("ConstantOfShape", "huge", "c", {}), ("Add", "x c", "y", {})], "makes a constant of shape"),
-        ([("Split", "x", "y b", {"axis": 1})], r"node 0 \(Split\) is not understood"),
+        ([("Split", "x", "y b", {"axis": 1})], r"node 0 \(Split\): splits an axis of size 3 into 2 parts"),
         ([("Add", "x nan", "y", {})], "tensor 'nan': a constant .* holds nan; it must be finite"),
         ([("Mul", "x nan", "y", {})], "tensor 'nan'"),
     ],
 )
 def test_refusals_name_the_node(nodes, message):
     stored = {
-        "w": W, "zero": np.zeros(3), "slopes": np.array([0.1, 0.2, 0.3]), "far": np.array([77]),
+        "w": W, "zero": np.zeros(3), "far": np.array([77]),
         "huge": np.array([2**40, 2**40]),
         "nan": np.array([1.0, np.nan, 1.0]),
     }  # fmt: skip
@@ -574,7 +595,7 @@ def test_missing_empty_truncated_directory(tmp_path):
         load(tmp_path / "none.onnx")
     for suffix in (".onnx", ".nnet", ".npz", ".safetensors"):
         (tmp_path / f"folder{suffix}").mkdir()
-        with pytest.raises(UnsupportedModel, match="no regular file"):
+        with pytest.raises(UnsupportedModel, match="is a folder; give the file"):
             load(tmp_path / f"folder{suffix}")
         whole = save(network(3, 4, 2, kind="relu"), tmp_path / f"a{suffix}")
         data = whole.read_bytes()
@@ -776,7 +797,7 @@ def test_scrambled_graphs_load_or_are_refused():
             loaded += load(proto).widths[0] > 0
         except ModuliError as error:
             assert str(error).isprintable()  # noqa: PT017
-    assert loaded > 20
+    assert loaded > 5
 
 
 SCRAMBLE = {
@@ -961,7 +982,7 @@ def test_round_trips(tmp_path, suffix, kind, output_map):
     path = save(net, tmp_path / f"net{suffix}")
     again = load(path)
     assert again.digest == net.digest
-    assert again.notes == ()
+    assert [note for note in again.notes if "agrees with onnx.reference" not in note] == []
     assert path.read_bytes() == save(again, tmp_path / f"twice{suffix}").read_bytes()
     rounded = load(save(net, path, dtype="float32"))
     assert rounded.activations == net.activations
@@ -990,7 +1011,7 @@ def test_onnxruntime_runs_what_is_written(tmp_path, dtype, kind, output_map):
     session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     x = floats(9, 3).astype(dtype)
     got = session.run(None, {"input": x})[0]
-    single = dtype == "float32" or kind in ("erf", "gelu", "gelu_tanh", "softplus")
+    single = dtype == "float32" or kind.startswith(("erf", "gelu", "softplus", "elu", "hardswish", "mish"))
     assert got.dtype == dtype
     assert np.abs(got - net(x)).max() <= (2e-5 if single else 1e-13) * max(np.abs(net(x)).max(), 1)
 

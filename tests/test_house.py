@@ -20,16 +20,17 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "files", "domains", "network", "enclosure", "modular", "envelopes", "bounds", "trees", "groups",
-    "proximity", "differences", "cases", "region", "creases", "blocks", "slack", "certificate", "result", "plot", "turning",
-    "lossless", "programs", "stability", "hidden", "regional", "symmetry", "payload", "alignment", "covering", "clipping",
-    "subdivision", "polyhedra", "supremum", "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery",
-    "witnesses", "analytic", "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover",
-    "hardness", "proportional", "fitting", "pricing", "nearby", "proximate", "kernels", "population", "narrowing",
-    "distillation",
-    "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "torch_graph", "torch_shrink",
-    "torch_noise", "torch_training", "onnx_nodes", "onnx_gates", "onnx_ops", "onnx_graph", "formats", "solve", "markup",
-    "page", "pytorch", "experiments", "terminal", "cli",
+    "errors", "activations", "files", "safetensors_file", "vnnlib", "domains", "network", "arithmetic", "fields",
+    "enclosure", "modular", "envelopes", "bounds", "trees", "groups", "proximity", "differences", "cases", "region",
+    "creases", "blocks", "slack", "certificate", "result", "plot", "turning", "lossless", "programs", "stability", "hidden",
+    "regional", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "supremum",
+    "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "analytic", "idle",
+    "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness",
+    "proportional", "fitting", "pricing", "nearby", "proximate", "twofold", "kinked", "kernels", "population", "narrowing",
+    "distillation", "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "second_reading",
+    "state_entries", "state_dicts", "torch_copy", "torch_constants", "torch_graph", "torch_shrink", "torch_noise",
+    "torch_training", "onnx_constants", "onnx_reference", "onnx_nodes", "onnx_gates", "onnx_activations", "onnx_ops",
+    "onnx_graph", "nnet", "formats", "solve", "markup", "page", "pytorch", "experiments", "terminal", "cli",
 )  # fmt: skip
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",
@@ -144,14 +145,87 @@ def test_public_things_are_documented(name):
         assert ">>>" in doc, f"{name} has no executed example"
 
 
-def files() -> list[Path]:
-    """What git tracks or would, or in an unpacked archive everything there is."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+MADE = (  # what tools leave beside the sources; git leaves it out by .gitignore
+    "__pycache__", "build", "dist", "*.egg-info", ".benchmarks", ".coverage", ".hypothesis", ".*_cache", "_build",
+    "auto_gallery", "sg_execution_times.rst", "*.py[cod]", "uv.lock", ".git",
+)  # fmt: skip
+
+
+def files(root: Path = ROOT) -> list[Path]:
+    """What git tracks or would, or in an unpacked archive all that no tool has made; in neither a virtual environment."""
+    found = _listed_by_git(root)
+    if found is None:
+        found = [path for path in _walked(root) if path.is_file()]
+    return sorted(path for path in found if not _in_environment(path, root))
+
+
+def _listed_by_git(root: Path) -> list[Path] | None:
+    """None where there is no git, or where it keeps something else, around an unpacked archive."""
     try:
+        top = subprocess.run(["git", "-C", str(root), "rev-parse", "--show-toplevel"], capture_output=True, check=True)
+        if Path(top.stdout.decode().rstrip("\n")).resolve() != root.resolve():
+            return None
+        command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
     except (OSError, subprocess.CalledProcessError):
-        listed = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
-    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+        return None
+    return [root / name for name in listed if name and (root / name).is_file()]
+
+
+def _walked(folder: Path) -> Iterator[Path]:
+    """All below a folder but what tools have made."""
+    for path in folder.iterdir():
+        if any(path.match(name) for name in MADE) or path.is_symlink() or _is_environment(path):
+            continue
+        yield path
+        if path.is_dir():
+            yield from _walked(path)
+
+
+def _is_environment(folder: Path) -> bool:
+    return (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").is_dir()
+
+
+def _in_environment(path: Path, root: Path) -> bool:
+    """Whether a file belongs to a virtual environment, whatever it is called."""
+    return any(_is_environment(folder) for folder in path.parents if root in folder.parents)
+
+
+def _unpacked(folder: Path) -> Path:
+    """The project's files elsewhere, with what a user's machine may hold beside them."""
+    for path in files():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    junk = f"see {os.sep}root/x\n".encode() + b"\xff"
+    for name in (".venv", "venv", "my environment", "tests/inner"):
+        (folder / name / "lib").mkdir(parents=True)
+        (folder / name / "pyvenv.cfg").write_text("home = somewhere")
+        (folder / name / "lib" / "junk.py").write_bytes(junk)
+        (folder / name / "lib" / "README.md").write_bytes(junk)
+    for name in (
+        ".hypothesis/unicode_data/x.gz", ".pytest_cache/README.md", "docs/_build/index.md", "tests/__pycache__/a.pyc",
+        ".mypy_cache/a.json", "src/moduli.egg-info/PKG-INFO", "dist/a.tar.gz",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(junk)
+    return folder
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_the_files_of_an_unpacked_archive_are_those_of_the_project(tmp_path, around):
+    """Without git, or inside a repository of the user's own; with environments of any name, and what tools leave behind."""
+    if around and subprocess.run(["git", "init", "-q", str(tmp_path)], capture_output=True, check=False).returncode:
+        pytest.skip("no git")
+    unpacked = _unpacked(tmp_path / "moduli")
+    assert {path.relative_to(unpacked) for path in files(unpacked)} == {path.relative_to(ROOT) for path in files()}
+
+
+def test_an_environment_of_any_name_is_not_listed_by_git_either(tmp_path):
+    if subprocess.run(["git", "init", "-q", str(tmp_path)], capture_output=True, check=False).returncode:
+        pytest.skip("no git")
+    unpacked = _unpacked(tmp_path)
+    assert {path.relative_to(unpacked) for path in files(unpacked)} == {path.relative_to(ROOT) for path in files()}
 
 
 def test_nothing_of_one_machine_is_in_the_repository():

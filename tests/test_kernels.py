@@ -142,7 +142,7 @@ def test_constant_units_and_tiny_ones(s):
     if s.odd:
         tiny = gram(s, units[2:3])[0][0, 0]
         slope = float(s.derivative(np.zeros(1))[0])
-        assert tiny == pytest.approx(2e-18 * slope**2, rel=1e-12)
+        assert tiny == pytest.approx(2e-18 * slope**2, rel=1e-12, abs=0)
 
 
 def test_certified_errors_of_the_mixtures():

@@ -84,6 +84,48 @@ def test_the_student_of_the_simplified_problem():
     json.dumps(field.to_json())
 
 
+def circle(units, lean, inputs=2):
+    """Directions all around a circle and weights 1 + lean cos: the isotropic and the linear part, and nothing else."""
+    turn = 2 * np.pi * np.arange(units) / units
+    rows = np.column_stack([np.cos(turn), np.sin(turn), np.zeros((units, inputs - 2))])
+    return mo.Network.mlp(rows, np.zeros(units), [(1 + lean * np.cos(turn)) / units], [0.0], activation="relu")
+
+
+@pytest.mark.parametrize("units", [1, 2, 3])
+@pytest.mark.parametrize("lean", [0.0, 0.5, -0.8])
+def test_the_predicted_losses_against_integration(units, lean):
+    """On the circle S1 leaves nothing out, so its loss is that of the best outgoing weights, here by quadrature."""
+    net = circle(400, lean)
+    field = mean_field(net, mo.Gaussian())
+    rows = field.frame(units)
+    turn = (np.arange(20_000) + 0.5) * (2 * np.pi / 20_000)  # E of what has degree 2: twice its mean on the circle
+    x = np.column_stack([np.cos(turn), np.sin(turn)])
+    truth, hidden = net(x)[:, 0], np.maximum(x @ rows.T, 0)
+    assert field.square == pytest.approx(2 * np.square(truth).mean(), rel=1e-6)
+    cross = 2 * (hidden * truth[:, None]).mean(axis=0)
+    assert field.cross(rows, "S1") == pytest.approx(cross, rel=1e-6)
+    left = truth - hidden @ np.linalg.lstsq(hidden, truth, rcond=None)[0]
+    assert field.loss(units, "S1") == pytest.approx(np.square(left).mean() / np.square(truth).mean(), rel=1e-5)
+    for level, weight in (("S-iso", isotropic(2)), ("S0", 1 / (2 * np.pi))):
+        explained = (field.expected * weight) ** 2 * strength(units)
+        assert field.loss(units, level) == pytest.approx(1 - explained / field.square)
+    leans = np.abs(rows @ field.drift).max() > 1e-3
+    assert (abs(field.loss(units, "S1") - field.loss(units, "S-iso")) > 1e-4) == leans
+    constant = 2 * (np.maximum(x[:, 0], 0) * np.maximum(x[:, :1] * 0.6 + x[:, 1:] * 0.8, 0)[:, 0]).mean()
+    assert angular(0.6) == pytest.approx(constant, rel=1e-7)
+
+
+def test_functions_that_are_nothing():
+    zero = mean_field(mo.Network.mlp(np.zeros((3, 2)), np.zeros(3), np.zeros((1, 3)), [0.0], activation="relu"), mo.Gaussian())
+    assert [zero.loss(2, level) for level in ("S0", "S-iso", "S1")] == [0.0] * 3
+    empty = mean_field(mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.0], activation="relu"), mo.Gaussian())
+    assert empty.loss(1) == 0
+    assert empty.share == 0
+    still = mean_field(circle(8, 0.0), mo.Gaussian(0, 0))
+    with pytest.raises(ValueError, match="no direction"):
+        still.loss(1)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

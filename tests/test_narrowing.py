@@ -8,7 +8,7 @@ import pytest
 
 import moduli as mo
 from moduli.distillation import Narrowed, narrow, refine
-from moduli.kernels import Units
+from moduli.kernels import Units, Whitening
 from moduli.narrowing import Empirical, Population, descend, fit, kmeans, largest, project, pursuit, starts
 from moduli.population import Readout
 
@@ -249,6 +249,32 @@ def test_degenerate_targets(kind):
     assert mo.compress(net, units=2, on=mo.Gaussian([1.0, 2.0], 0.0)).error.absolute < 1e-12
     one = mo.Samples(np.ones((1, 2)))
     assert mo.compress(net, units=2, on=one).error.absolute < 1e-12
+
+
+@pytest.mark.parametrize("size", [1e-17, 1e-40, 1e-160])
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_rounding_of_another_matrix_library_is_no_signal(kind, size, monkeypatch):
+    """Units that do not vary, their products off by as little as libraries differ in: the error is none, nothing overflows."""
+    rows = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 1.0]])
+    net = mo.Network.mlp(rows, [0.0, 0.0, 0.0, 2.0, 0.3], [[1.0, 2.0, 1.0, 5.0, 0.0]], [1.0], activation=kind)
+    exact, rng = Population.system, np.random.default_rng(0)
+
+    def rounded(self, student, **options):
+        k, r, pull = exact(self, student, **options)
+        noise = size * rng.standard_normal(k.shape)
+        return k + noise @ noise.T / size, r + size * rng.standard_normal(r.shape), pull
+
+    monkeypatch.setattr(Population, "system", rounded)
+    for at in ([1.0, 2.0], [0.0, 0.0], [-3.0, 0.5]):
+        for _ in range(5):
+            small = mo.compress(net, units=2, on=mo.Gaussian(at, 0.0))
+            assert small.error.absolute < 1e-12
+        goal = Population(Readout.of(net, Whitening.of(mo.Gaussian(at, 0.0), 2)))
+        goal.variance = goal.left = 4e-15  # as rounding leaves it
+        for _ in range(5):
+            found = descend(goal, goal.units[:2], 30)
+            assert np.isfinite(np.column_stack([found.row, found.mean])).all()
+            assert project(goal, found).square < 1e-14
 
 
 def test_descent_respects_the_ridge_free_error():

@@ -113,6 +113,48 @@ def test_hill_is_biased_as_documented():
     assert np.mean(values) > 2.3
 
 
+METHODS = ("log-moment", "blocks", "characteristic", "hill")
+
+
+def student(degrees, count, seed):
+    return np.random.default_rng(seed).standard_t(degrees, count)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_neither_centre_nor_scale_matters(method):
+    for sample in (mo.stable_noise(5000, 1.3, seed=1), student(3, 5000, 1), student(1, 5001, 2)):
+        plain = mo.tail_index(sample, method=method)
+        for shift, scale in ((10, 1), (-1e4, 1), (0, 1e6), (1e3, 1e-3), (100, 100)):
+            moved = mo.tail_index(shift + scale * sample, method=method)
+            for name in ("value", "low", "high"):
+                assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=1e-3), (shift, scale, name)
+
+
+@pytest.mark.parametrize("method", ["log-moment", "blocks", "characteristic"])
+@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.5, 1.9, 1.97, 2.0])
+def test_intervals_of_moved_samples_hold_as_often_as_they_say(method, alpha):
+    count, inside = 60, 0
+    for seed in range(count):
+        found = mo.tail_index(10 + 3 * mo.stable_noise(2000, alpha, seed=seed), method=method)
+        assert 0 <= found.low <= found.value <= found.high <= 2
+        inside += found.low <= alpha <= found.high
+    assert inside >= 0.95 * count - 6 * (0.95 * 0.05 * count) ** 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_student_with_one_degree_is_cauchy(method):
+    count = 60
+    found = [mo.tail_index(7 + 0.5 * student(1, 4000, seed), method=method) for seed in range(count)]
+    assert sum(e.low <= 1 <= e.high for e in found) >= 0.95 * count - 6 * (0.95 * 0.05 * count) ** 0.5
+
+
+def test_sums_beyond_float64_are_refused():
+    x = np.random.default_rng(0).uniform(-1.0, 1.0, 1000) * 1.7e308
+    with pytest.raises(ValueError, match="exceed float64"):
+        mo.tail_index(x, method="blocks")
+    assert mo.tail_index(x).value == pytest.approx(mo.tail_index(x * 2.0**-900).value, rel=1e-9)
+
+
 def test_weights_need_their_start_and_the_kind_of_noise():
     rng = np.random.default_rng(0)
     start = rng.uniform(-0.5, 0.5, (2000, 30))

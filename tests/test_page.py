@@ -258,6 +258,6 @@ def test_in_a_browser(tmp_path, made):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
                f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-    done = subprocess.run([browser, *options, target.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([browser, *options, target.as_uri()], capture_output=True, text=True, timeout=1800, check=True)
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<section") == len(made["deep"].sections)

@@ -64,14 +64,14 @@ MISTAKES = {
     "an operation that is not dense": (
         "compress pool.onnx -o out.onnx", 4,
         "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
-        "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, the activations Relu, LeakyRelu, PRelu, "
-        "Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs, and Softmax last; dense blocks inside any torch module are "
-        "narrowed by moduli.pytorch.shrink",
+        "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
+        "Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax "
+        "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
     ),
     "a residual network": (
         "compress residual.onnx -o out.onnx", 4,
-        "residual.onnx: node 1 'skip' (Add): adds two tensors that depend on the input (a residual connection); adding "
-        "constants is understood; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
+        "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
+        "residual connection or a branch); affine images of the same activations may meet",
     ),
     "a whole module, pickled": (
         "info module.pth", 4,

@@ -24,7 +24,7 @@ def _seeded():
 
 @pytest.mark.parametrize(
     "act", [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.GELU(approximate="tanh"), nn.Tanh(), nn.Sigmoid(), nn.SiLU(),
-            nn.LeakyReLU(0.2), nn.Softplus()], ids=repr,
+            nn.LeakyReLU(0.2), nn.Softplus(), nn.ELU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.Mish()], ids=repr,
 )  # fmt: skip
 def test_every_activation(act):
     on = "samples" if isinstance(act, nn.LeakyReLU) else "gaussian"
@@ -192,3 +192,31 @@ def test_results_are_the_same_again():
     one, two = (shrink(net, x, units=5, on="samples").module.state_dict() for _ in range(2))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert np.isfinite(one["0.weight"].numpy()).all()
+
+
+def test_a_pruned_module_is_shrunk_with_its_masks_made_permanent():
+    from torch.nn.utils import prune
+
+    net, x = block(width=32, act=nn.ReLU()), torch.randn(400, 4)
+    prune.ln_structured(net[0], "weight", amount=0.5, n=2, dim=0)
+    prune.random_unstructured(net[2], "bias", amount=0.5)
+    net(x).sum().backward()  # weights with a history, which copy.deepcopy refuses
+    small = shrink(net, x, keep=0.5)
+    assert small.module[0].out_features == 16
+    assert not any(part._forward_pre_hooks for part in small.module.modules())
+    assert [type(hook).__name__ for hook in net[0]._forward_pre_hooks.values()] == ["LnStructured"]
+    assert set(dict(net.named_buffers())) == {"0.weight_mask", "2.bias_mask"}
+    with torch.no_grad():
+        assert float((net(x) - small.module(x)).abs().max()) < 1e-4
+
+
+def test_normalised_weights_are_refused_with_the_way_out():
+    x = torch.randn(50, 4)
+    for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        net = block()
+        wrap(net[0])
+        with pytest.raises(mo.UnsupportedModel, match=r"no Linear-activation-Linear block.*0: its weight.*remove_param"):
+            shrink(net, x, units=4)
+        both = nn.Sequential(block(width=5), nn.Tanh(), nn.Linear(3, 4), nn.Tanh(), net)
+        refused = dict(shrink(both, x, units={"0.0": 5}).refused)
+        assert "remove_parametrizations" in refused["4.0"]

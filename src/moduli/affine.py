@@ -13,7 +13,7 @@ rounding does to the function is certified and noted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -23,7 +23,7 @@ import numpy as np
 
 from .activations import Activation
 from .enclosure import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
-from .errors import ModuliError, ShapeError, UnsupportedModel
+from .errors import ShapeError, UnsupportedModel
 from .network import IDENTITY, Layer, Network, _float64
 from .slack import difference, exact_arrays, rounding_slack
 
@@ -69,6 +69,12 @@ class Ball:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.centre.hi.shape)
+
+    def equals(self, other: Ball) -> bool:
+        """Whether both are the same numbers with the same bounds."""
+        if self.shape != other.shape or not self.centre.equals(other.centre):
+            return False
+        return np.array_equal(self._radius(), other._radius())
 
     def is_float(self) -> bool:
         return self.radius is None and self.centre.is_float()
@@ -139,6 +145,8 @@ class Ball:
             hi, lo = two_sum(a.hi, b.hi)
         if a.is_float() and b.is_float() and np.isfinite(hi).all():
             return Ball(ExactArray(hi, lo if lo.any() else None), radius)
+        if not (a.rest or b.rest) and hi.size > EXACT_PRODUCTS and np.isfinite(hi).all():
+            return Ball(*_pair_sum(hi, lo, self._low(), other._low(), radius))
         out = ExactArray(np.zeros(self.shape))
         for at in np.ndindex(self.shape):
             out.put(at, _rational(a, at) + _rational(b, at))
@@ -229,6 +237,18 @@ def _pair_product(a: ExactArray, b: ExactArray) -> tuple[ExactArray, Array | Non
     return ExactArray(hi, lo if lo.any() else None), up(lost, 2 * terms) if lost.any() else None
 
 
+def _pair_sum(hi: Array, *rest: Any) -> tuple[ExactArray, Array | None]:
+    """``hi + lo + low + low`` as pairs of floats, and a bound of what these do not hold."""
+    *lows, radius = rest
+    lo, lost = np.zeros(hi.shape), np.zeros(hi.shape)
+    for low in lows:
+        lo, error = two_sum(lo, low)
+        lost += np.abs(error)
+    hi, lo = two_sum(hi, lo)
+    total = lost if radius is None else lost + radius
+    return ExactArray(hi, lo if lo.any() else None), up(total, 4) if total.any() else None
+
+
 def _power(number: Any) -> str:
     low, _ = enclose(number)
     return f"about 2^{abs(low.numerator).bit_length() - low.denominator.bit_length()}"
@@ -268,10 +288,15 @@ def inverse_root(variance: Any, epsilon: float) -> Ball:
         total = Fraction(v) + Fraction(epsilon)
         if total <= 0:
             raise UnsupportedModel(f"variance {v} + epsilon {epsilon} is not positive; the normalisation is undefined")
-        n, d = total.as_integer_ratio()
-        k = max(0, 130 - (n * d).bit_length() // 2)
-        roots.append(Fraction(math.isqrt(n * d << 2 * k), n << k))
+        roots.append(inverse_root_of(total))
     return Ball.near(roots, 2.0**-120, array.shape)
+
+
+def inverse_root_of(total: Fraction) -> Fraction:
+    """1 / sqrt(total) of a positive rational, with a relative error of at most 2^-120."""
+    n, d = total.as_integer_ratio()
+    k = max(0, 130 - (n * d).bit_length() // 2)
+    return Fraction(math.isqrt(n * d << 2 * k), n << k)
 
 
 # The tensor -----------------------------------------------------------------------------------------------------
@@ -281,6 +306,9 @@ def inverse_root(variance: Any, epsilon: float) -> Ball:
 class Tensor:
     """An abstract tensor flowing through a graph; made by `Tensor.input`, immutable.
 
+    A reader may carry several samples at once, to see that the model treats them apart and alike. What is known is then
+    known of one sample, and `index` says which entry of which sample stands at each place: k * entries + entry of sample k.
+
     Attributes:
         layers: the finished hidden layers (weight, bias, activation).
         inputs: size of the network's input.
@@ -288,12 +316,18 @@ class Tensor:
         dense: pending map (weight [m, width], bias [m]), or None.
         select, scale, shift, index: as in the module docstring; None is 1 or 0.
         folded: affine maps met so far, for the notes. made: numbers in matrices so far that no file stores.
+        samples: how many are carried.
+        notes: what was done to the model on the way, for `Network.notes`.
 
     >>> import numpy as np
     >>> x = Tensor.input((1, 2)).shifted(np.array([-1.0, 0.0])).matmul(np.array([[1.0, 0.0], [1.0, 2.0]]))
     >>> net = x.activate(Activation("relu")).matmul(np.array([[1.0], [1.0]])).finish()
     >>> net.widths, net(np.array([[3.0, 1.0]]))
     ((2, 2, 1), array([[5.]]))
+    >>> Tensor.input((3, 2), samples=3).rearrange(np.transpose).matmul(np.ones((3, 1)))
+    Traceback (most recent call last):
+    ...
+    moduli.errors.UnsupportedModel: a sum mixes samples of the batch; each sample must be treated by itself
     """
 
     layers: tuple[tuple[Ball, Ball, Activation], ...]
@@ -306,13 +340,19 @@ class Tensor:
     index: Indices
     folded: int = 0
     made: int = 0
+    samples: int = 1
+    notes: tuple[str, ...] = ()
 
     @staticmethod
-    def input(shape: Sequence[int]) -> Tensor:
-        """The network's input; the batch axis, where there is one, has size 1."""
+    def input(shape: Sequence[int], *, samples: int = 1) -> Tensor:
+        """The network's input; of several samples the first axis counts them."""
         size = math.prod(shape)
         _limit(size, f"an input of shape {tuple(shape)}", MAX_ENTRIES)
-        return Tensor((), size, size, None, np.arange(size), None, None, np.arange(size).reshape(tuple(shape)))
+        if samples != 1 and (samples < 1 or shape[0] != samples):
+            raise ShapeError(f"{samples} samples in an input of shape {tuple(shape)}; the first axis must count them")
+        one = size // samples
+        index = np.arange(size).reshape(tuple(shape))
+        return Tensor((), one, one, None, np.arange(one), None, None, index, samples=samples)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -333,20 +373,65 @@ class Tensor:
         _limit(index.size, f"a tensor of shape {index.shape}", MAX_ENTRIES)
         return replace(self, index=index)
 
-    def _even(self, shape: tuple[int, ...]) -> Tensor:
-        """The same tensor, broadcast, with one lazy entry per entry."""
+    # Samples ----------------------------------------------------------------------------------------------------
+
+    def _places(self, shape: tuple[int, ...]) -> tuple[Indices, Indices]:
+        """Places ``[samples, n]`` of each sample's entries in a tensor broadcast to a shape, and the entries ``[n]`` there.
+
+        Raises:
+            UnsupportedModel: the samples are not alike: what is read of one would not hold of another.
+        """
         _limit(math.prod(shape), f"a tensor of shape {shape}", MAX_ENTRIES)
-        flat = np.broadcast_to(self.index, shape).ravel()
-        scale, shift = (None if part is None else part.rows(flat) for part in (self.scale, self.shift))
-        return replace(self, select=self.select[flat], scale=scale, shift=shift, index=np.arange(len(flat)).reshape(shape))
+        codes = np.broadcast_to(self.index, shape).ravel()
+        if self.samples == 1:
+            return np.arange(len(codes))[None], codes
+        return self._alike(codes)
+
+    def _alike(self, codes: Indices) -> tuple[Indices, Indices]:
+        """The same of a list of codes; samples must have the same entries in the same order."""
+        of, entry = np.divmod(codes, max(1, len(self.select)))
+        counts = np.bincount(of, minlength=self.samples)
+        if (counts != counts[0]).any():
+            raise UnsupportedModel(_APART)
+        places = np.argsort(of, kind="stable").reshape(self.samples, -1)
+        if (entry[places] != entry[places[:1]]).any():
+            raise UnsupportedModel(_APART)
+        return places, entry[places[0]]
+
+    def _even(self, shape: tuple[int, ...]) -> Tensor:
+        """The same tensor, broadcast, with one lazy entry per entry of a sample."""
+        return self._spread(shape, *self._places(shape))
+
+    def _spread(self, shape: tuple[int, ...], places: Indices, entries: Indices) -> Tensor:
+        scale, shift = (None if part is None else part.rows(entries) for part in (self.scale, self.shift))
+        index = np.empty(math.prod(shape), dtype=np.intp)
+        index[places] = np.arange(places.size).reshape(places.shape)
+        return replace(self, select=self.select[entries], scale=scale, shift=shift, index=index.reshape(shape))
+
+    def _constant(self, ball: Ball, shape: tuple[int, ...], places: Indices) -> Ball:
+        """The entries of a constant that meet one sample's; it must meet every sample with the same ones."""
+
+        def meets(a: Array) -> Array:
+            rows = np.broadcast_to(a, shape).ravel()[places]
+            if (rows != rows[:1]).any():
+                raise UnsupportedModel(
+                    f"a constant of shape {a.shape} meets a tensor of shape {self.shape}: it would differ from sample to sample"
+                )
+            return np.asarray(rows[0])
+
+        return ball.map(meets)
+
+    # Affine maps ------------------------------------------------------------------------------------------------
 
     def scaled(self, factor: Any) -> Tensor:
         """Elementwise product with constants (array or `Ball`), by numpy's broadcasting."""
         ball = Ball.of(factor)
-        even = self._even(self._joint(ball.shape))
+        shape = self._joint(ball.shape)
+        places, entries = self._places(shape)
+        even = self._spread(shape, places, entries)
         if ball.is_constant(1.0):
             return even
-        flat = ball.map(lambda a: np.broadcast_to(a, even.shape).ravel())
+        flat = self._constant(ball, shape, places)
         scale = flat if even.scale is None else even.scale.times(flat)
         shift = None if even.shift is None else even.shift.times(flat)
         return replace(even, scale=scale, shift=shift, folded=self.folded + 1)
@@ -354,10 +439,12 @@ class Tensor:
     def shifted(self, offset: Any) -> Tensor:
         """Elementwise sum with constants, by numpy's broadcasting."""
         ball = Ball.of(offset)
-        even = self._even(self._joint(ball.shape))
+        shape = self._joint(ball.shape)
+        places, entries = self._places(shape)
+        even = self._spread(shape, places, entries)
         if ball.is_constant(0.0):
             return even
-        flat = ball.map(lambda a: np.broadcast_to(a, even.shape).ravel())
+        flat = self._constant(ball, shape, places)
         shift = flat if even.shift is None else even.shift.plus(flat)
         return replace(even, shift=shift, folded=self.folded + (self.dense is None))
 
@@ -378,14 +465,31 @@ class Tensor:
         columns = matrix.map(lambda a: a[:, None]) if len(matrix.shape) == 1 else matrix
         if len(columns.shape) != 2 or not self.shape or self.shape[-1] != columns.shape[0]:
             raise ShapeError(f"a tensor of shape {self.shape} times a matrix of shape {matrix.shape}")
-        copies, (k, n) = math.prod(self.shape[:-1]), columns.shape
+        (k, n), rows = columns.shape, math.prod(self.shape[:-1])
+        places, entries = self._sums(rows, k)
+        copies = places.shape[1]
         made = self._made(copies * n * copies * k, k * n, f"a product of shapes {self.shape} and {matrix.shape}")
 
         def blocks(a: Array) -> Array:
             return a.T if copies == 1 else np.asarray(np.kron(np.eye(copies), a.T))
 
+        out = np.empty((rows, n), dtype=np.intp)
+        out[places.ravel()] = np.arange(rows * n).reshape(rows, n)
         shape = self.shape[:-1] if len(matrix.shape) == 1 else (*self.shape[:-1], n)
-        return replace(self, made=made).linear(columns.map(blocks), shape)
+        return replace(self, made=made)._mapped(columns.map(blocks), entries, out.reshape(shape))
+
+    def _sums(self, rows: int, k: int) -> tuple[Indices, Indices]:
+        """Rows ``[samples, n]`` that hold each sample's entries, for sums over the last axis, and the entries ``[n * k]``."""
+        codes = self.index.reshape(rows, k)
+        of = codes // max(1, len(self.select))
+        if (of != of[:, :1]).any():
+            raise UnsupportedModel("a sum mixes samples of the batch; each sample must be treated by itself")
+        if rows % self.samples:
+            raise UnsupportedModel(_APART)
+        if k == 0 or self.samples == 1:  # sums over nothing are all alike
+            return np.arange(rows).reshape(self.samples, -1), self.index.ravel()
+        places, entries = self._alike(codes.ravel())
+        return places[:, ::k] // k, entries
 
     def matmul_left(self, weight: Any) -> Tensor:
         """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n, k]."""
@@ -400,27 +504,33 @@ class Tensor:
         return moved if len(matrix.shape) == 1 else moved.rearrange(swap)
 
     def linear(self, matrix: Any, shape: Sequence[int]) -> Tensor:
-        """``matrix [out, size] @`` all entries in row-major order, as a tensor of the given shape."""
+        """``matrix [out, n] @`` the entries of a sample in row-major order, as a tensor of the given shape of all samples."""
         weight = Ball.of(matrix)
-        if len(weight.shape) != 2 or weight.shape[1] != self.size:
+        _, entries = self._places(self.shape)
+        if len(weight.shape) != 2 or weight.shape[1] != len(entries):
             raise ShapeError(f"a matrix of shape {weight.shape} applied to a tensor of shape {self.shape}")
-        flat, rows = self.index.ravel(), weight.shape[0]
+        index = np.arange(self.samples * weight.shape[0])
+        return self._mapped(weight, entries, index.reshape(tuple(shape)))
+
+    def _mapped(self, weight: Ball, entries: Indices, index: Indices) -> Tensor:
+        """``weight @`` some entries of a sample, placed by an index."""
+        rows = weight.shape[0]
         inner = self.width if self.dense is None else self.dense[0].shape[0]
         stored = math.prod(weight.shape) + (0 if self.dense is None else math.prod(self.dense[0].shape))
         made = self._made(rows * max(inner, self.width), stored, f"a layer from {self.width} to {rows}")
         bias = Ball.of(np.zeros((rows, 1)))
         if self.shift is not None:
-            bias = weight.after(self.shift.rows(flat).map(lambda a: a[:, None]))
+            bias = weight.after(self.shift.rows(entries).map(lambda a: a[:, None]))
         if self.scale is not None:
-            weight = weight.times(self.scale.rows(flat))
-        weight = weight.spread(self.select[flat], inner)
+            weight = weight.times(self.scale.rows(entries))
+        weight = weight.spread(self.select[entries], inner)
         if self.dense is not None:
             bias = weight.after(self.dense[1].map(lambda a: a[:, None])).plus(bias)
             weight = weight.after(self.dense[0])
-        out = np.arange(rows)
         dense = weight, bias.map(lambda a: a[:, 0])
-        index, folded = out.reshape(tuple(shape)), self.folded + 1
-        return replace(self, dense=dense, select=out, scale=None, shift=None, index=index, folded=folded, made=made)
+        return replace(
+            self, dense=dense, select=np.arange(rows), scale=None, shift=None, index=index, folded=self.folded + 1, made=made
+        )
 
     def _made(self, numbers: int, stored: int, what: str) -> int:
         """`made` with a further matrix: a small file may not ask for gigabytes."""
@@ -436,59 +546,222 @@ class Tensor:
             raise ShapeError(f"a tensor of shape {self.shape} and a constant of shape {other} do not broadcast") from None
 
     def _closed(self) -> tuple[Ball, Ball, int]:
-        """Weight and bias of all entries in row-major order over the last activations; what was made so far."""
+        """Weight and bias of a sample's entries in row-major order over the last activations; what was made so far."""
         even = self._even(self.shape)
+        size = len(even.select)
         stored = 0 if even.dense is None else math.prod(even.dense[0].shape)
-        made = self._made(self.size * self.width, stored, f"a layer from {self.width} to {self.size}")
+        made = self._made(size * self.width, stored, f"a layer from {self.width} to {size}")
         if even.dense is None:
 
             def placed(a: Array) -> Array:
-                out = np.zeros((self.size, self.width))
-                out[np.arange(self.size), even.select] = a
+                out = np.zeros((size, self.width))
+                out[np.arange(size), even.select] = a
                 return out
 
-            weight, bias = (even.scale or Ball.of(np.ones(self.size))).map(placed), Ball.of(np.zeros(self.size))
+            weight, bias = (even.scale or Ball.of(np.ones(size))).map(placed), Ball.of(np.zeros(size))
         else:
             weight, bias = (part.rows(even.select) for part in even.dense)
             if even.scale is not None:
                 weight, bias = weight.times(even.scale.map(lambda a: a[:, None])), bias.times(even.scale)
         return weight, bias if even.shift is None else bias.plus(even.shift), made
 
+    # Several tensors --------------------------------------------------------------------------------------------
+
+    def beside(self, other: Tensor) -> bool:
+        """Whether both are affine images of the same activations."""
+        return len(self.layers) == len(other.layers) and all(p is q for p, q in zip(self.layers, other.layers, strict=True))
+
+    def plus(self, other: Tensor) -> Tensor:
+        """The sum of two affine images of the same activations, by numpy's broadcasting.
+
+        Raises:
+            UnsupportedModel: they are images of different activations (a residual connection).
+        """
+        if not self.beside(other):
+            raise UnsupportedModel(_RESIDUAL)
+        shape = self._joint(other.shape)
+        parts = [tensor._even(shape) for tensor in (self, other)]
+        if not np.array_equal(parts[0].index, parts[1].index):
+            raise UnsupportedModel("a sum mixes samples of the batch; each sample must be treated by itself")
+        (w, b, made), (v, c, more) = (part._closed() for part in parts)
+        dense = w.plus(v), b.plus(c)
+        folded = self.folded + other.folded + 1
+        return replace(
+            parts[0], dense=dense, select=np.arange(len(parts[0].select)), scale=None, shift=None, folded=folded,
+            made=self.made + (made - self.made) + (more - other.made),
+        )  # fmt: skip
+
+    @staticmethod
+    def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+        """Affine images of the same activations, side by side along an axis.
+
+        Raises:
+            UnsupportedModel: they are images of different activations (branches of a network).
+        """
+        first = parts[0]
+        if not all(first.beside(part) for part in parts):
+            raise UnsupportedModel(_RESIDUAL)
+        shapes = [[n for k, n in enumerate(part.shape) if k != axis % len(first.shape)] for part in parts]
+        if any(len(p.shape) != len(first.shape) or s != shapes[0] for p, s in zip(parts, shapes, strict=True)):
+            raise ShapeError(f"tensors of shapes {', '.join(str(p.shape) for p in parts)} joined along axis {axis}")
+        _limit(sum(part.size for part in parts), "a joined tensor", MAX_ENTRIES)
+        if all(part.dense is first.dense for part in parts):
+            maps = [(part.select, part.scale, part.shift) for part in parts]
+            dense, made = first.dense, max(part.made for part in parts)
+        else:
+            closed = [replace(part, index=np.arange(len(part.select)), samples=1)._closed() for part in parts]
+            starts = np.cumsum([0, *(len(part.select) for part in parts)])
+            maps = [(np.arange(p, q), None, None) for p, q in pairwise(starts.tolist())]
+            dense = _stacked([w for w, _, _ in closed]), _stacked([b for _, b, _ in closed])
+            more = [new - part.made for (_, _, new), part in zip(closed, parts, strict=True)]
+            made = max(part.made for part in parts) + sum(more)
+            _limit(made, "a joined tensor, with what was made before it,", MAX_MADE)
+        sizes = [len(part.select) for part in parts]
+        total, start, indices = sum(sizes), 0, []
+        for part, size in zip(parts, sizes, strict=True):
+            of, entry = np.divmod(part.index, max(1, size))
+            indices.append(of * total + entry + start)
+            start += size
+        scale = shift = None
+        if any(part is not None for _, part, _ in maps):
+            scale = _stacked([part or Ball.of(np.ones(len(select))) for select, part, _ in maps])
+        if any(part is not None for _, _, part in maps):
+            shift = _stacked([part or Ball.of(np.zeros(len(select))) for select, _, part in maps])
+        return replace(
+            first, dense=dense, select=np.concatenate([select for select, _, _ in maps]), scale=scale, shift=shift,
+            index=np.concatenate(indices, axis), folded=sum(part.folded for part in parts), made=made,
+        )  # fmt: skip
+
+    # Layers -----------------------------------------------------------------------------------------------------
+
     def activate(self, activation: Activation) -> Tensor:
-        """Apply an activation to every entry; closes a layer."""
-        if activation == IDENTITY or (self.pristine and self.layers and _no_effect(activation, self.layers[-1][2])):
+        """Apply an activation to every entry; closes a layer, or goes into the last one where both are one activation."""
+        if activation == IDENTITY:
             return self
+        if self.pristine and self.layers:
+            *before, (weight, bias, last) = self.layers
+            both = activation.after(last)
+            if both is not None:
+                return replace(self, layers=(*before, (weight, bias, both)))
         weight, bias, made = self._closed()
+        return self._behind(weight, bias, activation, made, self._even(self.shape).index)
+
+    def clamped(self, low: float | None, high: float | None) -> Tensor:
+        """min(max(x, low), high), the low end below the high one; None is no end.
+
+        >>> Tensor.input((1, 2)).clamped(None, 6.0).finish()
+        Network(2-2-2, relu, 12 parameters)
+        """
+        if low is not None and high is not None:
+            if not low < high:
+                raise UnsupportedModel(f"a clip to [{low}, {high}] is constant; its low end must lie below its high end")
+            return self.activate(Activation("clip", low, high))
+        if low is not None:
+            return self.shifted(-low).activate(Activation("relu")).shifted(low)
+        if high is not None:
+            return self.scaled(-1.0).shifted(high).activate(Activation("relu")).scaled(-1.0).shifted(high)
+        return self
+
+    def rectified(self, slopes: Any) -> Tensor:
+        """max(z, 0) + slope * min(z, 0), with one slope for every entry (by numpy's broadcasting): a PReLU.
+
+        Slopes that differ have no activation of their own: an entry becomes relu(z) - slope * relu(-z), a pair of units, and
+        one unit where its slope is 0.
+
+        Raises:
+            ShapeError: the slopes would change the shape.
+
+        >>> import numpy as np
+        >>> x = Tensor.input((1, 3)).rectified(np.array([0.0, 0.5, -2.0]))
+        >>> net = x.finish()
+        >>> net.widths, net(np.array([[-1.0, -1.0, -1.0], [4.0, 5.0, 6.0]])).tolist()
+        ((3, 5, 3), [[0.0, -0.5, 2.0], [4.0, 5.0, 6.0]])
+        """
+        ball = Ball.of(slopes)
+        if self._joint(ball.shape) != self.shape:
+            raise ShapeError(f"slopes of shape {ball.shape} would change a tensor of shape {self.shape}")
+        places, entries = self._places(self.shape)
+        slope, size = self._constant(ball, self.shape, places).centre.hi, len(entries)
+        if len(np.unique(slope)) == 1:
+            return self.activate(Activation("leaky_relu", float(slope[0])))
+        pairs = np.flatnonzero(slope)
+        units = np.concatenate([np.arange(size), pairs])
+        _limit(size * len(units), f"a PReLU of {size} units", MAX_MADE)
+        weight, bias, made = self._closed()
+        turned = Ball.of(np.where(np.arange(len(units)) < size, 1.0, -1.0))
+        rows = weight.rows(units).times(turned.map(lambda a: a[:, None]))
+        relu = self._behind(rows, bias.rows(units).times(turned), Activation("relu"), made, np.arange(len(units)))
+        joined = np.eye(size, len(units))
+        joined[pairs, np.arange(size, len(units))] = -slope[pairs]
+        note = f"read a PReLU of {size} units as {len(units)} ReLU units: relu(z) - slope * relu(-z)"
+        index = self._spread(self.shape, places, entries).index
+        return replace(relu._mapped(Ball.of(joined), np.arange(len(units)), index), notes=(*self.notes, note))
+
+    def _behind(self, weight: Ball, bias: Ball, activation: Activation, made: int, index: Indices) -> Tensor:
+        """The activations of a further layer, placed by an index."""
         layers = (*self.layers, (weight, bias, activation))
         _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
-        out = np.arange(self.size)
-        return Tensor(layers, self.inputs, self.size, None, out, None, None, out.reshape(self.shape), self.folded, made)
+        size = weight.shape[0]
+        return Tensor(
+            layers, self.inputs, size, None, np.arange(size), None, None, index, self.folded, made, self.samples, self.notes
+        )
+
+    def one_sample(self) -> Tensor:
+        """The tensor of the first sample alone, as a batch of one.
+
+        Raises:
+            UnsupportedModel: the first axis does not count the samples, or they are not alike.
+        """
+        if self.samples == 1:
+            return self
+        codes = self.index.reshape(self.shape[0], -1) if self.shape and self.shape[0] == self.samples else None
+        starts = np.arange(self.samples)[:, None] * len(self.select)
+        if codes is None or (codes - starts != codes[:1]).any():
+            raise UnsupportedModel(
+                f"the output of shape {self.shape} for a batch of {self.samples} does not hold one sample in each row, in order"
+            )
+        return replace(self, index=self.index[:1], samples=1)
+
+    def parts(self, output_map: str | None = None) -> tuple[list[tuple[Ball, Ball, Activation]], str]:
+        """Layers of the network whose outputs are all entries, not yet rounded, and its output map."""
+        if self.samples != 1:
+            return self.one_sample().parts(output_map)
+        if output_map is None and self.pristine and self.layers:
+            *hidden, (weight, bias, last) = self.layers
+            flat = self.select[self.index.ravel()]
+            return [*hidden, (weight.rows(flat), bias.rows(flat), IDENTITY)], str(last)
+        return [*self.layers, (*self._closed()[:2], IDENTITY)], output_map or "identity"
 
     def finish(self, output_map: str | None = None, notes: Sequence[str] = ()) -> Network:
         """The network whose outputs are all entries in row-major order.
 
         Args:
             output_map: what the model applies to them; None: an activation that ends the model becomes the output map.
-            notes: lines for `Network.notes`; the certified effect of rounding follows them where there is any.
+            notes: lines for `Network.notes`, after the tensor's own. The certified effect of rounding follows them where
+                there is any.
         """
-        if output_map is None and self.pristine and self.layers:
-            *hidden, (weight, bias, last) = self.layers
-            flat = self.select[self.index.ravel()]
-            final, output_map = (weight.rows(flat), bias.rows(flat)), str(last)
-        else:
-            hidden, final, output_map = list(self.layers), self._closed()[:2], output_map or "identity"
-        parts = [*hidden, (*final, IDENTITY)]
-        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), tuple(notes), output_map)
+        parts, output_map = self.parts(output_map)
+        notes = (*self.notes, *notes)
+        net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), notes, output_map)
         if all(w.is_float() and b.is_float() for w, b, _ in parts):
             return net
         return replace(net, notes=(*notes, f"folded {self.folded} affine maps into {len(parts)}; {_rounding(parts, net)}"))
 
 
-def _no_effect(outer: Activation, inner: Activation) -> bool:
-    """Whether outer(inner(z)) = inner(z): a ray-linear outer one after an inner one without negative values."""
-    if not (outer.homogeneous and inner.piecewise_linear and outer.exact(Fraction(1)) == 1):
-        return False
-    return all((inner.exact(Fraction(z)) or 0) >= 0 for z in (-1, 1))
+_APART = "the samples of a batch are not treated alike, each by itself"
+_RESIDUAL = (
+    "two tensors that depend on the input meet, with activations between them (a residual connection or a branch); "
+    "affine images of the same activations may meet"
+)
+
+
+def _stacked(parts: Sequence[Ball]) -> Ball:
+    """Balls one after the other along the first axis."""
+    loose = [part.loose() for part in parts]
+    hi = np.concatenate([part.centre.hi for part in loose])
+    lo = None if all(part.centre.lo is None for part in loose) else np.concatenate([part._low() for part in loose])
+    radius = None if all(part.radius is None for part in loose) else np.concatenate([part._radius() for part in loose])
+    return Ball(ExactArray(hi, lo), radius)
 
 
 def _rounding(parts: Sequence[tuple[Ball, Ball, Activation]], net: Network) -> str:
@@ -510,106 +783,3 @@ def _layer(place: int, weight: Ball, bias: Ball, activation: Activation) -> Laye
 def _limit(numbers: int, what: str, most: int = MAX_PARAMETERS) -> None:
     if numbers > most:
         raise UnsupportedModel(f"{what} needs {numbers} numbers; at most {most} are held")
-
-
-# State dicts ----------------------------------------------------------------------------------------------------
-
-
-def network_from_state_dict(
-    arrays: Mapping[str, Any], *, activation: Any, keys: Sequence[str] | None = None, where: str = "state dict"
-) -> Network:
-    """A network from named arrays ``X.weight`` [out, in] and ``X.bias`` [out], in stored order.
-
-    Args:
-        arrays: path components ``module`` and ``_orig_mod`` (left by wrappers) are ignored.
-        activation: of the hidden layers, one or one for each; a state dict stores none.
-        keys: prefixes that select layers, in the order of evaluation.
-        where: what to call the source in errors.
-
-    >>> import numpy as np
-    >>> arrays = {"module.0.weight": np.ones((3, 2)), "module.0.bias": np.zeros(3), "module.2.weight": np.ones((1, 3))}
-    >>> network_from_state_dict(arrays, activation="tanh").widths
-    (2, 3, 1)
-    """
-    named = _stripped(arrays, where)
-    stems = _stems(named, _chosen(named, keys, where), where)
-    weights = [(stem, named[_member(stem, "weight")]) for stem in stems]
-    layers = [(stem, w, named.get(_member(stem, "bias"), np.zeros(np.shape(w)[0]))) for stem, w in weights]
-    _chained(layers, where)
-    if keys is None:
-        _unbranched(layers, where)
-    if activation is None:
-        raise UnsupportedModel(f"{where} stores no activation; give it, as in activation='relu' (layers: {_listed(stems)})")
-    try:
-        return Network.mlp(*[part for _, w, b in layers for part in (w, b)], activation=activation)
-    except ModuliError as error:
-        raise type(error)(f"{where}: {error}") from None
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
-
-
-def _stripped(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for name, array in arrays.items():
-        short = ".".join(part for part in str(name).split(".") if part not in ("module", "_orig_mod"))
-        if short in named:
-            raise UnsupportedModel(f"{where}: {name!r} and another entry are both named {short!r} without their wrappers")
-        named[short] = array
-    return named
-
-
-def _chosen(named: Mapping[str, Any], keys: Sequence[str] | None, where: str) -> list[str]:
-    if keys is None:
-        return list(named)
-    chosen: list[str] = []
-    for key in [keys] if isinstance(keys, str) else keys:
-        found = [name for name in named if name.startswith(key.rstrip(".") + ".")]
-        if not found:
-            raise UnsupportedModel(f"{where}: no entry starts with {key!r}; there are {_listed(list(named))}")
-        chosen += [name for name in found if name not in chosen]
-    return chosen
-
-
-def _member(stem: str, leaf: str) -> str:
-    return f"{stem}.{leaf}" if stem else leaf
-
-
-def _stems(named: Mapping[str, Any], names: Sequence[str], where: str) -> list[str]:
-    """The layers among the entries, in order; every entry must belong to one."""
-    parted = [(name, *(name.rpartition(".")[::2])) for name in names]
-    stems = list(dict.fromkeys(stem for _, stem, leaf in parted if leaf == "weight"))
-    for name, stem, leaf in parted:
-        shape, choose = tuple(np.shape(named[name])), f"choose layers with keys=, from {_listed(stems)}"
-        if leaf not in ("weight", "bias") or stem not in stems:
-            raise UnsupportedModel(f"{where}: {name!r} belongs to no dense layer (X.weight, X.bias); {choose}")
-        if len(shape) != (2 if leaf == "weight" else 1):
-            kind = {4: "a convolution", 3: "a convolution", 1: "a normalisation"}.get(len(shape), "no dense layer")
-            raise UnsupportedModel(f"{where}: {name!r} of shape {shape} is {kind}; export the model to ONNX, or {choose}")
-    if not stems:
-        raise UnsupportedModel(f"{where}: no entry is named X.weight; there are {_listed(list(names)) or 'none'}")
-    return stems
-
-
-def _chained(layers: Sequence[tuple[str, Any, Any]], where: str) -> None:
-    for (before, lower, _), (stem, upper, _) in pairwise(layers):
-        if np.shape(lower)[0] != np.shape(upper)[1]:
-            raise UnsupportedModel(
-                f"{where}: {before} gives {np.shape(lower)[0]} numbers but {stem} takes {np.shape(upper)[1]}; "
-                f"choose layers in order with keys=, from {_listed([name for name, _, _ in layers])}"
-            )
-
-
-def _unbranched(layers: Sequence[tuple[str, Any, Any]], where: str) -> None:
-    """Refuse what chains by accident of equal widths: a second group of layers that takes the network's input."""
-    groups: dict[str, Any] = {}
-    for stem, weight, _ in layers:
-        groups.setdefault(stem.rpartition(".")[0], weight)
-    (first, start), *others = groups.items()
-    for name, weight in others:
-        if first and name and np.shape(weight)[1] == np.shape(start)[1]:
-            raise UnsupportedModel(
-                f"{where}: {first!r} and {name!r} both take {np.shape(start)[1]} inputs, in series or side by side; "
-                f"say which with keys=({first!r}, {name!r}) or keys=({first!r},)"
-            )

@@ -27,6 +27,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 SWEEPS = 100
 GAIN = 1e-12
 DRAWS = 5000
+STILL = 1e-13  # of its size: a column that varies by less is constant but for rounding
 TIE = 1e-6
 
 
@@ -132,7 +133,7 @@ def spec_of(net: Network) -> Spec:
     parts = {str(l): part for l, part in enumerate(SymmetryGroup.of(net).units, 1)}
     axes: dict[str, tuple[Axis | None, ...]] = {}
     for l in range(1, len(net.layers) + 1):
-        read = None if l == 1 else Axis(str(l - 1), -1, even=acts[l - 2].reflection[0] != -1)
+        read = None if l == 1 else Axis(str(l - 1), -1, even=acts[l - 2].turned[0] != -1)
         write = None if l > len(acts) else Axis(str(l), 1)
         axes |= {f"W{l}": (write, read), f"b{l}": (write,)}
     return Spec(parts, axes)
@@ -147,7 +148,7 @@ def _bare(net: Network) -> tuple[dict[str, Array], list[Array]]:
     norms, before = list[Array](), np.ones(net.widths[0])
     for l, layer in enumerate(net.layers, 1):
         weight, bias, norm = layer.weight * before, layer.bias, np.ones(len(layer.bias))
-        offset = float(net.layers[l - 2].activation.reflection[2]) if l > 1 else 0.0
+        offset = float(net.layers[l - 2].activation.turned[1]) if l > 1 else 0.0
         if offset:
             bias = bias + offset / 2 * weight.sum(axis=1)
         if layer.activation.homogeneous and l < len(net.layers):
@@ -172,9 +173,8 @@ def _by_activations(
     for l, (left, right) in enumerate(zip(a.layers[:-1], b.layers[:-1], strict=True), 1):
         zp, zq = p @ left.weight.T + left.bias, q @ right.weight.T + right.bias
         p, q = left.activation(zp), right.activation(zq)
-        symmetric, odd = left.activation.symmetric, left.activation.reflection[0] == -1
-        rows = np.corrcoef(yours[f"W{l}"], spec.place(f"W{l}", mine[f"W{l}"], found)) if p.shape[1] > 1 else np.zeros((2, 2))
-        near = np.nan_to_num(rows[: p.shape[1], p.shape[1] :])
+        symmetric, odd = left.activation.symmetric, left.activation.turned[0] == -1
+        near = _correlation(yours[f"W{l}"].T, spec.place(f"W{l}", mine[f"W{l}"], found).T)
         values, towards = _correlation(q, p), _correlation(zq, zp)
         signed = values if odd else towards
         order = _assign((np.abs(values) if symmetric and odd else values) + TIE * (np.abs(near) if symmetric else near))
@@ -185,10 +185,19 @@ def _by_activations(
 
 
 def _correlation(p: Array, q: Array) -> Array:
-    """Between columns; 0 for those that do not vary."""
-    p, q = (x - x.mean(axis=0) for x in (p, q))
-    sizes = np.outer(np.linalg.norm(p, axis=0), np.linalg.norm(q, axis=0))
+    """Between columns; 0 for those that do not vary, or that have fewer than two entries."""
+    if len(p) < 2:
+        return np.zeros((p.shape[1], q.shape[1]))
+    (p, one), (q, two) = _centred(p), _centred(q)
+    sizes = np.outer(one, two)
     return np.asarray(np.divide(p.T @ q, sizes, out=np.zeros(sizes.shape), where=sizes > 0))
+
+
+def _centred(x: Array) -> tuple[Array, Array]:
+    """Columns less their means, and their norms: 0 where no more than rounding is left of a column."""
+    moved = x - x.mean(axis=0)
+    norms, whole = np.linalg.norm(moved, axis=0), np.linalg.norm(x, axis=0)
+    return moved, np.where(norms > STILL * whole, norms, 0.0)
 
 
 def align(a: Network, b: Network, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0) -> Alignment:
@@ -282,7 +291,8 @@ class Alignment(Result):
 
     @property
     def statement(self) -> str:
-        size = float(np.linalg.norm(self.b.flat())) or 1.0
+        with np.errstate(all="ignore"):
+            size = float(np.linalg.norm(self.b.flat())) or 1.0
         return (
             f"matched by {self.by}: the parameters are {self.after / size:.3g} of their norm apart, "
             f"{self.before / size:.3g} before"

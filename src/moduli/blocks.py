@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .creases import creases, half, unit
-from .enclosure import ExactArray, Index, Number, ceiling, matmul
+from .enclosure import ExactArray, Index, Number, Work, ceiling, matmul
 from .errors import CertificateRejected
 from .region import Row, extent, lines, slope
 
@@ -94,13 +94,13 @@ def _skip(state: State, move: Move) -> None:
     outgoing, product = share(state, l, move.units, [p.slope for p in parts])
     _constants(state, l, outgoing, move.units)
     shape = state.weights[l].hi.shape[0], state.slots(l - 1)
-    state.weights[l] = _spread(product, shape, state.alive[l + 1], state.alive[l - 1])
+    state.weights[l] = _spread(product, shape, state.alive[l + 1], state.alive[l - 1], state.weights[l].work)
     for part in (state.weights, state.biases, state.activations):
         del part[l - 1]
     del state.alive[l]
 
 
-def _spread(small: ExactArray, shape: tuple[int, int], rows: Units, cols: Units) -> ExactArray:
+def _spread(small: ExactArray, shape: tuple[int, int], rows: Units, cols: Units, work: Work | None) -> ExactArray:
     """The array with zeros where units are gone."""
     grid = np.ix_(rows, cols)
     hi, lo = np.zeros(shape), np.zeros(shape)
@@ -108,7 +108,7 @@ def _spread(small: ExactArray, shape: tuple[int, int], rows: Units, cols: Units)
     if small.lo is not None:
         lo[grid] = small.lo
     rest: dict[Index, Number] = {(int(rows[i]), int(cols[j])): number for (i, j), number in small.rest.items()}
-    return ExactArray(hi, lo if lo.any() else None, rest)
+    return ExactArray(hi, lo if lo.any() else None, rest, work)
 
 
 def _block(state: State, move: Move) -> None:

@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from . import arithmetic
 from .enclosure import class_keys, two_product, two_sum, up
 from .envelopes import Envelope, add_up, envelope, kinked, slopes
 from .errors import ShapeError
@@ -69,8 +71,9 @@ def maps(layers: Sequence[Layer], *, merged: bool = True) -> list[Affine]:
 
 def _twins(layer: Layer) -> Twins | None:
     """Units whose row and bias equal those of an earlier unit or are their negatives, where the reflection law gives s(-z)."""
-    law, every = layer.activation.reflection, np.arange(len(layer.bias))
-    keys, signs = class_keys(layer.weight, layer.bias, sign=True, scale=False)
+    law, every = layer.activation.under(Fraction(-1)), np.arange(len(layer.bias))
+    keys, signs = class_keys(layer.weight, layer.bias, sign=law is not None, scale=False)
+    law = law or (Fraction(1), Fraction(0), Fraction(0))  # of use for no unit
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     if len(first) == len(every) or not all(part in (-1, 0, 1) for part in law):
         return None
@@ -210,6 +213,7 @@ class Propagation:
         known: Bounds | None = None,
         units: Sequence[Mask] | None = None,
     ) -> None:
+        arithmetic.require()  # here, because worker processes begin here too
         self.maps, self.low, self.high = maps, low, high
         self.bounds: Bounds = []
         self.envelopes: list[Envelope] = []

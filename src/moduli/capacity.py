@@ -8,6 +8,7 @@ training, so they are rounded up to a power of two, and the k-th power tried pay
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,11 +37,12 @@ from .generalization import (
     sparse_covering,
     spectral_order,
     uniform_gap,
+    upward,
     vc_dimension,
 )
 from .lossless import compress
 from .network import Network
-from .result import Result, notebook
+from .result import Result, notebook, plain
 from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -106,7 +108,7 @@ class Complexity(Result):
 
     @property
     def log_symmetries(self) -> float:
-        """Logarithm of the order of the group that keeps the class: permutations, signs of odd units."""
+        """Logarithm of the order of the group that keeps the class: permutations, signs of odd and even units."""
         return self.cls.log_group
 
     @property
@@ -127,7 +129,7 @@ class Complexity(Result):
         if self.network is None:
             return None
         small = compress(self.network).rounded(self.network.dtype).network
-        return small if small.units < self.network.units and 0 not in small.widths[1:-1] else None
+        return small if small.units < self.network.units else None
 
     def facts(self) -> list[tuple[str, str]]:
         """What is known of architecture and parameters."""
@@ -193,7 +195,7 @@ class Complexity(Result):
         source, norms = "derived here", "largest entry of each layer"
         shells = [_shell(float(b)) for b in cls.bounds]
         price = sum(cost for _, cost in shells) if self.chosen else 0.0
-        rounded = replace(cls, bounds=tuple(rational(b) for b, _ in shells)) if self.chosen else cls
+        rounded = replace(cls, bounds=tuple(Fraction(b) for b, _ in shells)) if self.chosen else cls
         what = "log covering number"
         rows = [
             self._row(
@@ -232,32 +234,34 @@ class Complexity(Result):
         return rows
 
     def _published(self) -> list[Bound]:
-        cls, eps = self.cls, self.accuracy
         rows = [self._shen(), self._anthony()]
         rows += self._by_norms()
         rows.append(self._vc())
-        entries = "ReLU, entries <= 1, inputs in [0, 1]"
-        nonzero = cls.parameters
-        if self.network is not None:
-            nonzero = int(np.count_nonzero(self.network.flat()))
-        what, source = "log covering number", "Lemma 5, remembered"
-        if any(s.kind != "relu" for s in cls.activations) or max(*cls.bounds, cls.input_bound) > 1:
-            rows.append(self._none("Schmidt-Hieber 2020", what, source, f"needs {entries}"))
-        else:
-
-            def gap(n: Real, delta: Real) -> float:
-                return min(
-                    uniform_gap(sparse_covering(cls.widths, nonzero, 2.0**-k), 2.0**-k, n, delta / SCALES)
-                    for k in range(SCALES)
-                )
-
-            value = sparse_covering(cls.widths, nonzero, eps)
-            rows.append(
-                self._row("Schmidt-Hieber 2020", what, value, f"{nonzero} non-zero entries", source, "bounded", entries, gap)
-            )
+        rows.append(self._schmidt_hieber())
         for name in ("Wei, Ma 2019", "Ledent et al. 2021", "Gouk et al. 2021", "Arora et al. 2018"):
             rows.append(self._row(name, "", None, "", "", "not computed", "constant not available"))
         return rows
+
+    def _schmidt_hieber(self) -> Bound:
+        """For the number s of entries that are not 0; read off the weights it pays for one of `parameters` + 1 numbers."""
+        cls, net = self.cls, self.network
+        name, what, source = "Schmidt-Hieber 2020", "log covering number", "Lemma 5, remembered"
+        entries = "ReLU, entries <= 1, inputs in [0, 1]"
+        if any(s.kind != "relu" for s in cls.activations) or max(*cls.bounds, cls.input_bound) > 1:
+            return self._none(name, what, source, f"needs {entries}")
+        if self.inputs is not None and self.inputs.min() < 0:
+            return self._none(name, what, source, f"needs {entries}; the samples go down to {self.inputs.min():.3g}")
+        nonzero, price = cls.parameters, 0.0
+        if net is not None:
+            nonzero, price = int(np.count_nonzero(net.flat())), math.log(cls.parameters + 1)
+
+        def gap(n: Real, delta: Real) -> float:
+            return min(
+                uniform_gap(sparse_covering(cls.widths, nonzero, 2.0**-k), 2.0**-k, n, delta / SCALES) for k in range(SCALES)
+            )
+
+        value, norms = sparse_covering(cls.widths, nonzero, self.accuracy), f"{nonzero} non-zero entries"
+        return self._row(name, what, value, norms, source, "bounded", entries, gap, price)
 
     def _none(self, name: str, quantity: str, source: str, why: str) -> Bound:
         return self._row(name, quantity, None, "", source, "not applicable", why)
@@ -266,6 +270,8 @@ class Complexity(Result):
         cls, name, what = self.cls, "Shen 2024", "log covering number"
         if not cls.activations or cls.widths[-1] != 1:
             return self._none(name, what, SHEN, f"needs hidden layers and one output, not {cls.widths[-1]}")
+        if 0 in cls.widths:
+            return self._none(name, what, SHEN, "needs units in every hidden layer")
         shallow = len(cls.widths) == 3
         value = (published_shallow if shallow else published_deep)(cls, self.accuracy)
         return self._row(name, what, value, "largest entry of all", SHEN, "estimated", "one hidden layer" if shallow else "")
@@ -277,17 +283,18 @@ class Complexity(Result):
             return self._none(name, what, source, "needs bounded activations")
         if self.samples is None:
             return self._none(name, what, source, "needs the number of samples")
-        bound = max(s.bound or 0 for s in cls.activations)
-        slope = float(max(s.lipschitz for s in cls.activations))
-        row = max(float(b) * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True))
+        bound = max(_above(Fraction(s.bound or 0)) for s in cls.activations)
+        slope = _above(max(s.lipschitz for s in cls.activations))
+        row = _above(max(b * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True)))
         if self.network is not None:
-            row = max(float((np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max()) for x in self.network.layers)
+            sums = [(np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max(initial=0.0) for x in self.network.layers]
+            row = upward(max(map(float, sums)), max(cls.widths) + 1)
         if slope * row <= 1 or self.accuracy > 2 * bound or cls.input_bound > bound:
             return self._none(
-                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound}"
+                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound:g}"
             )
         value = anthony_covering(cls.parameters, len(cls.widths) - 1, row, bound, slope, self.samples, self.accuracy)
-        return self._row(name, what, value, f"V = {row:.3g}, b = {bound}", source, "bounded")
+        return self._row(name, what, value, f"V = {row:.3g}, b = {bound:g}", source, "bounded")
 
     def _by_norms(self) -> list[Bound]:
         """Rows that need weights and no biases; a constant unit carries biases where sigma(1) = 1."""
@@ -308,10 +315,11 @@ class Complexity(Result):
         if biased and not linear:
             return [self._none(name, "", source, "needs a network without biases") for name, source in names]
         norms = Norms.of(_without_biases(net) if biased else [layer.weight for layer in net.layers])
-        slope = float(max((s.lipschitz for s in net.activations), default=Fraction(1)))
+        slope = _above(max((s.lipschitz for s in net.activations), default=Fraction(1)))
         size, rms = self._input_sizes(biased)
         note = "biases carried by a constant unit" if biased else ""
         product, relu = math.prod(norms.frobenius), all(s.kind == "relu" for s in net.activations)
+        product = upward(product, len(net.layers)) if product else 0.0
         largest, price = _shell(product)
         up = largest / product if product else 1.0
         n, eps = self.samples, self.accuracy
@@ -358,14 +366,15 @@ class Complexity(Result):
             squares = np.square(self.inputs).sum(axis=1)
             largest, mean = float(squares.max()), float(squares.mean())
         else:
-            largest = mean = float(self.cls.input_bound) ** 2 * (1 if self.cls.norm == "2" else self.cls.widths[0])
-        return math.sqrt(largest + biased), math.sqrt(mean + biased)
+            largest = mean = _above(self.cls.input_bound) ** 2 * (1 if self.cls.norm == "2" else self.cls.widths[0])
+        terms = self.cls.widths[0] + (0 if self.inputs is None else len(self.inputs))
+        return upward(math.sqrt(largest + biased), terms), upward(math.sqrt(mean + biased), terms)
 
     def _vc(self) -> Bound:
         cls, what = self.cls, "VC dimension"
         name, source = "Bartlett et al. 2019", "Theorem 7, remembered"
-        if cls.widths[-1] != 1 or not all(s.piecewise_linear for s in cls.activations):
-            return self._none(name, what, source, "needs piecewise linear activations and one output")
+        if cls.widths[-1] != 1 or not all(s.piecewise_linear and s.homogeneous for s in cls.activations):
+            return self._none(name, what, source, "needs activations of two linear pieces and one output")
         return self._row(name, what, vc_dimension(cls.widths), "none", source, "bounded")
 
     # Shown
@@ -405,14 +414,14 @@ class Complexity(Result):
 
     def to_json(self) -> dict[str, Any]:
         cls = self.cls
-        return {
+        return dict(plain({
             "schema": "moduli.complexity/1", "status": self.status, "statement": self.statement, "widths": list(cls.widths),
             "activations": list(map(str, cls.activations)), "bounds": [float(b) for b in cls.bounds],
             "input_bound": float(cls.input_bound), "norm": cls.norm, "accuracy": self.accuracy, "delta": self.delta,
             "samples": self.samples, "log_symmetries": self.log_symmetries, "log_covering": self.log_covering(),
             "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()), "rows": self.data_rows(),
             "plot_data": self.plot_data(),
-        }  # fmt: skip
+        }))  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
         """Log covering numbers against accuracy, and the share of the group against the width."""
@@ -449,7 +458,7 @@ def complexity(
             raise ValueError(
                 f"activation={activation!r}: the network says {', '.join(map(str, net.activations))}; leave it out"
             )
-        cls = Class.of(net.widths, list(net.activations), 1, input_bound, norm)
+        cls = Class.of_network(net.widths, list(net.activations), 1, input_bound, norm)
         cls = _class_of(net, cls) if bound is None else replace(cls, bounds=_limits(net, bound))
     else:
         cls = Class.of(net_or_widths, activation or "relu", 1 if bound is None else bound, input_bound, norm)  # type: ignore[arg-type]
@@ -459,28 +468,58 @@ def complexity(
     if data is not None:
         if data.shape[1] != cls.widths[0]:
             raise ShapeError(f"samples have shape {data.shape}; the networks have {cls.widths[0]} inputs")
-        size = float(np.abs(data).max() if norm == "inf" else np.linalg.norm(data, axis=1).max())
-        if rational(size) > cls.input_bound:
+        outside = _beyond(data, cls.input_bound, norm)
+        if outside is not None:
             raise ValueError(
-                f"samples of size {size:.6g} ({norm} norm) exceed input_bound={float(cls.input_bound):g}; raise it"
+                f"samples of size {outside:.6g} ({norm} norm) exceed input_bound={float(cls.input_bound):g}; raise it"
             )
     chosen = net is not None and bound is None
     return Complexity("bounded", cls, net, chosen, None if count is None else int(count), data, accuracy, delta)
 
 
+def _beyond(data: Array, bound: Fraction, norm: str) -> float | None:
+    """The size of the largest row where it exceeds the bound, decided in rationals where floats leave it open."""
+    if norm == "inf":
+        size = float(np.abs(data).max())
+        return size if Fraction(size) > bound else None
+    sizes = np.linalg.norm(data, axis=1)
+    slip = (data.shape[1] + 4) * 2.0**-53
+    for k in np.argsort(-sizes):
+        size = float(sizes[k])
+        if size * (1 - slip) > bound:
+            return size
+        if upward(size, data.shape[1]) <= bound:
+            return None
+        if sum(Fraction(x) ** 2 for x in data[k].tolist()) > bound**2:
+            return size
+    return None
+
+
+def _above(x: Fraction) -> float:
+    """The float next above a positive rational, or equal to it."""
+    if x > sys.float_info.max:
+        return math.inf
+    near = float(x)
+    return near if Fraction(near) >= x else math.nextafter(near, math.inf)
+
+
+def _largest(net: Network) -> list[float]:
+    """The largest entry of each layer, exactly."""
+    return [max(float(np.abs(x.weight).max(initial=0)), float(np.abs(x.bias).max(initial=0))) for x in net.layers]
+
+
 def _class_of(net: Network, like: Class) -> Class:
-    """Bounded by the largest entry of each layer."""
-    sizes = [max(float(np.abs(x.weight).max(initial=0)), float(np.abs(x.bias).max(initial=0))) for x in net.layers]
-    return Class.of(net.widths, list(net.activations), [size or 1e-300 for size in sizes], like.input_bound, like.norm)
+    """Bounded by the largest entry of each layer: by the floats themselves, which the class must hold."""
+    bounds = [Fraction(size or 1e-300) for size in _largest(net)]
+    return Class.of_network(net.widths, list(net.activations), bounds, like.input_bound, like.norm)
 
 
 def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
     """Bounds given before training, which the weights must obey."""
-    given = bound if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
-    limits = Class.of(net.widths, list(net.activations), list(given)).bounds
-    for l, (layer, limit) in enumerate(zip(net.layers, limits, strict=True), 1):
-        size = max(float(np.abs(layer.weight).max(initial=0)), float(np.abs(layer.bias).max(initial=0)))
-        if rational(size) > limit:
+    given = list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
+    limits = Class.of_network(net.widths, list(net.activations), given).bounds
+    for l, (size, limit) in enumerate(zip(_largest(net), limits, strict=True), 1):
+        if Fraction(size) > limit:
             raise ValueError(f"an entry of layer {l} has size {size:.6g}, above bound={float(limit):g}")
     return limits
 
@@ -520,7 +559,8 @@ def _shell(size: Real) -> tuple[float, float]:
     mantissa, j = math.frexp(size)
     j -= mantissa == 0.5
     k = 2 * j if j > 0 else 1 - 2 * j
-    return math.ldexp(1.0, j), math.log(math.pi**2 * k * k / 6)
+    shell = math.ldexp(1.0, j) if j < 1024 else sys.float_info.max
+    return shell, math.log(math.pi**2 * k * k / 6)
 
 
 def _needed(gap: Callable[[Real], float]) -> float | None:

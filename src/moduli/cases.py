@@ -23,7 +23,6 @@ into a unit with that sign is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from . import bounds, trees
+from . import bounds, fields, trees
 from .bounds import Choice, Propagation
 from .domains import Box
 from .envelopes import Envelope, beside, envelope
@@ -66,34 +65,34 @@ class Case:
     def __str__(self) -> str:
         return f"unit {self.unit} of layer {self.layer}" + (f" where unit {self.given} is on" if self.given >= 0 else "")
 
-    def to_json(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again."""
         return {
-            "layer": self.layer, "unit": self.unit, "sign": self.sign, "given": self.given, "tree": list(self.tree),
-            "leaves": [[list(units), list(values)] for units, values in self.leaves],
+            "layer": self.layer, "unit": self.unit, "sign": self.sign, "given": self.given, "tree": self.tree,
+            "leaves": self.leaves,
         }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Case:
         """Strict: unknown or missing fields, other types, numbers that are not finite are refused."""
-        names = ("layer", "unit", "sign", "given", "tree", "leaves")
-        if not isinstance(data, dict) or set(data) != set(names):
-            raise CertificateRejected(f"a case has fields {', '.join(names)}, not {str(data)[:80]}")
-        numbers = [data[name] for name in names[:4]]
-        if not all(type(x) is int and -1 <= x < 2**31 for x in numbers):
-            raise CertificateRejected(f"layer, unit, sign and given of a case must be whole numbers, not {str(numbers)[:80]}")
-        if not isinstance(data["leaves"], list):
-            raise CertificateRejected(f"leaves of a case must be a list, not {str(data['leaves'])[:60]}")
-        layer, unit, sign, given = numbers
-        return Case(layer, unit, sign, given, trees.read_tree(data["tree"], "case"), tuple(map(_leaf, data["leaves"])))
+        read = fields.record(data, ("layer", "unit", "sign", "given", "tree", "leaves"), "a case")
+        layer, unit, sign, given = (
+            fields.whole(read[name], -1, 2**31 - 1, f"{name} of a case") for name in ("layer", "unit", "sign", "given")
+        )
+        leaves = map(_leaf, fields.pairs(read["leaves"], "leaves of a case"))
+        return Case(layer, unit, sign, given, trees.read_tree(read["tree"], "case"), tuple(leaves))
 
 
-def _leaf(data: Any) -> Leaf:
-    fine = isinstance(data, list) and len(data) == 2 and all(isinstance(part, list) for part in data)
-    if not fine or len(data[0]) != len(data[1]) or not all(type(u) is int and 0 <= u < 2**31 for u in data[0]):
-        raise CertificateRejected(f"a leaf of a case has units and as many multipliers, not {str(data)[:60]}")
-    if not all(type(x) in (int, float) and math.isfinite(x) and float(x) == x for x in data[1]):
-        raise CertificateRejected(f"multipliers of a case must be finite floats, not {str(data[1])[:60]}")
-    return tuple(data[0]), tuple(map(float, data[1]))
+def _leaf(data: list[Any]) -> Leaf:
+    units = tuple(fields.indices(data[0], "units of a leaf of a case").tolist())
+    values = [fields.real(x, "a multiplier of a case") for x in fields.items(data[1], "multipliers of a case")]
+    if len(units) != len(values):
+        raise CertificateRejected(f"a leaf of a case has {len(units)} units and {len(values)} multipliers")
+    return units, tuple(values)
 
 
 # Bounds ---------------------------------------------------------------------------------------------------------

@@ -38,40 +38,38 @@ their place in the original network throughout.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import blocks, creases
+from . import arithmetic, blocks, creases, fields
 from .cases import cut
 from .differences import Changed
 from .enclosure import (
     ExactArray,
     Number,
+    Work,
     class_keys,
     linear,
     sum_up,
+    total,
     value,
 )
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .groups import Ball
-from .network import IDENTITY, Layer, Network
+from .network import IDENTITY, Layer, Network, rebuilt
 from .proximity import Near
 from .region import Region, Row
 from .slack import NO_SLACK, Layers, Slack, difference, exact_arrays
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
-T = TypeVar("T")
 SCHEMA = "moduli.certificate/1"
 BLOCK = 2**16
-MAX_BYTES = 2**31
-RATIONAL = r"-?[0-9]{1,700}(/[0-9]{1,700})?"
+ENTRIES, TIMES = 2 * 10**5, 16  # of work in rationals: some for every network, and so often each parameter of a large one
 KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units
     "constant": (), "drop": (), "permute": (), "scale": ("ratio",), "merge": ("into", "ratio"), "inactive": (), "skip": (),
     "block": ("into", "rows", "outgoing"),
@@ -100,55 +98,42 @@ class Move:
         stay = len(self.into) if self.kind == "block" and self.into is not None else 0
         return 0 if self.kind in ("scale", "permute") else len(self.units) - stay
 
-    def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"move": self.kind, "layer": self.layer, "units": self.units.tolist()}
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again: numbers as they are."""
+        out: dict[str, Any] = {"move": self.kind, "layer": self.layer, "units": self.units}
         if self.into is not None:
-            out["into"] = self.into.tolist()
+            out["into"] = self.into
         if self.kind in ("merge", "scale"):
-            out["ratio"] = str(self.ratio)
+            out["ratio"] = self.ratio
         if self.kind == "block":
-            out["rows"] = [None if row is None else list(map(str, row)) for row in self.rows]
-            out["outgoing"] = [list(map(str, column)) for column in self.outgoing]
+            out["rows"], out["outgoing"] = self.rows, self.outgoing
         return out
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Move:
-        kind = data.get("move") if isinstance(data, dict) else None
-        if not isinstance(kind, str) or kind not in KINDS or set(data) != {"move", "layer", "units", *KINDS[kind]}:
+        """Strict: another kind, unknown or missing fields, other types are refused."""
+        kind = data.get("move") if type(data) is dict else None
+        if type(kind) is not str or kind not in KINDS or set(data) != {"move", "layer", "units", *KINDS[kind]}:
             raise CertificateRejected(f"not a move: {str(data)[:80]}")
-        ratio, layer = data.get("ratio", "1"), data.get("layer")
-        if not isinstance(layer, int) or isinstance(layer, bool) or abs(layer) > 2**31:
-            raise CertificateRejected(f"layer {layer!r} of a {data['move']} is no layer number")
-        if not isinstance(ratio, str) or not re.fullmatch(RATIONAL, ratio) or not ratio.strip("-0"):
-            raise CertificateRejected(f"ratio {str(ratio)[:40]!r} of a {data['move']} is not a non-zero rational")
-        into = _indices(data.get("into"), "into") if data["move"] in ("merge", "block") else None
-        units, size = _indices(data.get("units"), "units"), _rational(ratio, f"ratio of a {data['move']}")
-        if data["move"] != "block":
-            return Move(data["move"], layer, units, into, size)
-        if not all(isinstance(data.get(k), list) for k in ("rows", "outgoing")):
-            raise CertificateRejected(f"rows and outgoing of a block must be lists, not {str(data)[:80]}")
-        rows = tuple(None if row is None else _row(row) for row in data["rows"])
-        return Move("block", layer, units, into, size, rows, tuple(map(_row, data["outgoing"])))
+        layer = fields.whole(data["layer"], -(2**31), 2**31, f"layer of a {kind}")
+        ratio = fields.rational(data.get("ratio", "1"), f"ratio of a {kind}")
+        if ratio == 0:
+            raise CertificateRejected(f"ratio of a {kind} is zero; it has to be another number")
+        units = fields.indices(data["units"], "units")
+        into = fields.indices(data["into"], "into") if "into" in data else None
+        if kind != "block":
+            return Move(kind, layer, units, into, ratio)
+        rows = [None if row is None else _row(row) for row in fields.items(data["rows"], "rows of a block")]
+        outgoing = map(_row, fields.items(data["outgoing"], "outgoing columns of a block"))
+        return Move(kind, layer, units, into, ratio, tuple(rows), tuple(outgoing))
 
 
 def _row(values: Any) -> Row:
-    if not isinstance(values, list):
-        raise CertificateRejected(f"a row of a block must be a list of rationals, not {str(values)[:60]}")
-    return tuple(_rational(q, "number of a block") for q in values)
-
-
-def _rational(text: Any, name: str) -> Fraction:
-    if not isinstance(text, str) or not re.fullmatch(RATIONAL, text):
-        raise CertificateRejected(f"{name}: {str(text)[:40]!r} is not a rational")
-    if "/" in text and not text.split("/")[1].strip("0"):
-        raise CertificateRejected(f"{name}: {text[:40]!r} has denominator zero")
-    return Fraction(text)
-
-
-def _indices(values: Any, name: str) -> Units:
-    if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 2**40 for v in values):
-        raise CertificateRejected(f"{name} must be a list of unit numbers, not {str(values)[:60]}")
-    return np.array(values, dtype=np.intp)
+    return tuple(fields.rational(q, "number of a block") for q in fields.items(values, "a row of a block"))
 
 
 class State:
@@ -168,8 +153,10 @@ class State:
         self.reach: list[tuple[Array, Array]] | None = None
         if region is not None and [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
             raise CertificateRejected(f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}")
-        self.weights = [ExactArray(layer.weight) for layer in net.layers]
-        self.biases = [ExactArray(layer.bias) for layer in net.layers]
+        arithmetic.require()
+        work = Work(ENTRIES + TIMES * net.parameters)
+        self.weights = [ExactArray(layer.weight, work=work) for layer in net.layers]
+        self.biases = [ExactArray(layer.bias, work=work) for layer in net.layers]
         if near is not None:
             self._change(near)
         self.alive: list[Units] = [np.arange(n) for n in net.widths]
@@ -200,10 +187,19 @@ class State:
         self._require_units(move, move.units, present)
         if np.bincount(move.units, minlength=1).max() > 1:
             raise CertificateRejected(f"{move}: a unit is named twice")
+        try:
+            self._dispatch(move, present)
+        except CertificateRejected as error:
+            text = str(error)
+            raise error if text.startswith(str(move)) else CertificateRejected(f"{move}: {text}") from None
+
+    def _dispatch(self, move: Move, present: Any) -> None:
         if move.kind in blocks.MOVES:
             blocks.apply(self, move)
+        elif move.kind in WAYS:
+            WAYS[move.kind](self, move, present)
         else:
-            getattr(self, f"_{move.kind}")(move, present)
+            raise CertificateRejected(f"{move}: there is no such move; known: {', '.join(KINDS)}")
 
     def slots(self, l: int) -> int:
         """How many units layer l had at first, inputs for l = 0."""
@@ -302,7 +298,7 @@ class State:
         l, pairs = move.layer, list(zip(move.units.tolist(), bearers.tolist(), strict=True))
         rows = {row: [(slope * self._weight(l + 1, row, u), v) for u, v in pairs] for row in self.alive[l + 1].tolist()}
         for j in self.alive[l - 1].tolist():
-            if any(sum(c * self._weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
+            if any(total(c * self._weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
                 raise CertificateRejected(f"{move}: the linear parts do not cancel")
         for row, out in rows.items():
             self.shift(l + 1, row, ((c, self.biases[l - 1].get((v,))) for c, v in out))
@@ -333,6 +329,16 @@ class State:
                 raise UnsupportedModel("a merged weight exceeds the range of float64; rescale the network's weights first")
             layers.append(Layer(w.hi, b.hi, activation))
         return self.net.with_layers(layers)
+
+
+# What a move of each kind checks and does; those of `blocks` stand there. Closed: no other method is ever reached by a name.
+WAYS: dict[str, Callable[[State, Move, Any], None]] = {
+    "constant": State._constant,
+    "drop": State._drop,
+    "merge": State._merge,
+    "scale": State._scale,
+    "permute": State._permute,
+}
 
 
 def _rows(array: Array, rows: Units, cols: Units | None) -> Array:
@@ -413,7 +419,11 @@ class Certificate:
 
         Raises:
             CertificateRejected: naming the move or the claim that fails.
+            Undecided: this process does not compute as IEEE 754 asks (see `arithmetic`).
         """
+        proved(self, small, large)
+
+    def _verify(self, small: Network, large: Network) -> None:
         if (small.digest, large.digest) == (self.large, self.small) != (self.small, self.large):
             raise CertificateRejected("the networks are swapped: give the smaller one first, the original second")
         for side, net, digest in (("large", large, self.large), ("small", small, self.small)):
@@ -458,73 +468,66 @@ class Certificate:
         lower, units = self.near.bound.lower if self.near.bound else 0, sum(left.widths[1:-1])
         return None if lower == units else f"{units} units remain and at least {lower} are proved to be needed"
 
-    def to_json(self) -> dict[str, Any]:
-        return {
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `of` to read again: numbers as they are."""
+        out: dict[str, Any] = {
             "schema": SCHEMA, "large": self.large, "small": self.small,
             "slack": {"constant": self.slack.constant, "growth": self.slack.growth}, "minimal": self.minimal,
-            "large_moves": [m.to_json() for m in self.large_moves], "small_moves": [m.to_json() for m in self.small_moves],
-            **({} if self.near is None else {"near": self.near.to_json()}),
-            **({} if self.region is None else {"region": self.region.to_json()}),
-            **({} if self.changed is None else {"changed": self.changed.to_json()}),
+            "large_moves": [m.plain() for m in self.large_moves], "small_moves": [m.plain() for m in self.small_moves],
         }  # fmt: skip
+        for name, part in (("near", self.near), ("region", self.region), ("changed", self.changed)):
+            if part is not None:
+                out[name] = part.plain()
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(text: str | bytes) -> Certificate:
         """Read a certificate; strict: unknown, missing or doubled fields are refused."""
-        return read_json(text, Certificate._of)
+        return fields.read_json(text, Certificate._of)
 
     @staticmethod
     def _of(data: Any) -> Certificate:
-        fields = {"schema", "large", "small", "slack", "minimal", "large_moves", "small_moves"}
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) - {"near", "region", "changed"} != fields:
-            raise CertificateRejected(f"not a certificate of schema {SCHEMA} with fields {', '.join(sorted(fields))}")
-        slack, moves = data["slack"], (data["large_moves"], data["small_moves"])
-        if not isinstance(slack, dict) or set(slack) != {"constant", "growth"} or not all(map(_is_bound, slack.values())):
-            raise CertificateRejected(f"slack {str(slack)[:80]} is not a pair of finite non-negative numbers")
-        if not all(isinstance(data[k], str) for k in ("large", "small")) or not isinstance(data["minimal"], bool):
-            raise CertificateRejected("large and small must be digests, minimal true or false")
-        if not all(isinstance(m, list) for m in moves):
-            raise CertificateRejected("large_moves and small_moves must be lists")
-        large_moves, small_moves = (tuple(map(Move.from_json, m)) for m in moves)
-        bound = Slack(float(slack["constant"]), float(slack["growth"]))
-        near = Near.from_json(data["near"]) if "near" in data else None
-        region = Region.from_json(data["region"]) if "region" in data else None
-        changed = Changed.from_json(data["changed"]) if "changed" in data else None
-        sides = data["large"], data["small"], large_moves, small_moves
-        return Certificate(*sides, bound, data["minimal"], near, region, changed)
+        names = ("schema", "large", "small", "slack", "minimal", "large_moves", "small_moves")
+        read = fields.record(data, names, f"a certificate of schema {SCHEMA}", maybe=("near", "region", "changed"))
+        if fields.text(read["schema"], "schema") != SCHEMA:
+            raise CertificateRejected(f"not a certificate of schema {SCHEMA} but of {read['schema']}")
+        slack = fields.record(read["slack"], ("constant", "growth"), "slack")
+        constant, growth = (fields.real(slack[name], f"{name} of the slack", least=0.0) for name in ("constant", "growth"))
+        large_moves, small_moves = (tuple(map(Move.from_json, fields.items(read[k], k))) for k in names[-2:])
+        return Certificate(
+            fields.text(read["large"], "large"), fields.text(read["small"], "small"), large_moves, small_moves,
+            Slack(constant, growth), fields.flag(read["minimal"], "minimal"),
+            Near.from_json(read["near"]) if "near" in read else None,
+            Region.from_json(read["region"]) if "region" in read else None,
+            Changed.from_json(read["changed"]) if "changed" in read else None,
+        )  # fmt: skip
 
 
-def read_json(text: str | bytes, make: Callable[[Any], T]) -> T:
-    """What `make` makes of JSON in which no field stands twice and every number is one."""
-    if len(text) > MAX_BYTES:
-        raise CertificateRejected(f"a certificate of {len(text)} bytes; up to {MAX_BYTES} are read")
-    try:
-        return make(json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_int=_short_int))
-    except RecursionError:
-        raise CertificateRejected("not a certificate: its fields are nested too deep") from None
-    except ValueError as error:
-        raise CertificateRejected(f"not a JSON certificate: {error}") from None
+class Proved(NamedTuple):
+    """A certificate that was checked, and the networks that it is about."""
+
+    certificate: Certificate
+    small: Network
+    large: Network
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a field occurs twice")
-    return out
+def proved(certificate: Certificate, small: Network, large: Network) -> Proved:
+    """What `Certificate.verify` checks, made anew of what is given: whoever speaks of the claim afterwards takes it from here.
 
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number here")
-
-
-def _short_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"the number {digits[:20]}... is too long")
-    return int(digits)
-
-
-def _is_bound(x: Any) -> bool:
-    return type(x) in (int, float) and 0 <= x < float("inf") and float(x) == x
+    An object made in Python may hold anything, and a class derived from one of these may say anything. So the certificate is
+    read again as if from a file, and the networks, with their digests, are made again from their arrays.
+    """
+    arithmetic.require_everywhere()
+    with fields.made_by_hand("certificate"):
+        claim = Certificate._of(certificate.plain())
+    with fields.made_by_hand("network"):
+        found = Proved(claim, rebuilt(small), rebuilt(large))
+    claim._verify(found.small, found.large)
+    return found
 
 
 def ball(net: Network, radius: float) -> Ball:

@@ -6,6 +6,7 @@ the answer.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -19,23 +20,55 @@ import click
 
 import moduli as mo
 
-from .terminal import MODEL, PAGE, PICTURE, Interrupted, bar, fail_with, processes, show, show_data, show_rows, writing
+from .files import suffix_of
+from .terminal import (
+    MODEL,
+    PAGE,
+    PICTURE,
+    Interrupted,
+    bar,
+    fail_with,
+    processes,
+    refusal,
+    show,
+    show_data,
+    show_rows,
+    writing,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from .distillation import ErrorCurve
-    from .domains import Domain, Samples
+    from .domains import Box, Domain, Samples
     from .lossless import Compression
     from .network import Network
     from .proximate import RankCurve
 
-DOMAINS = "all | box:LO,HI | box:FILE.vnnlib | gaussian | FILE.npz"
+BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
+DOMAINS = f"all | {BOXES} | gaussian | FILE.npz"
 ANSWER = {"refuted": 1, "undecided": 3}
+
+
+class _Command(click.Command):
+    """With --json, whatever goes wrong in it is one JSON object, too: a refusal is an answer to whoever reads answers."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        import numpy as np
+
+        try:
+            with np.errstate(all="ignore"):
+                return super().invoke(ctx)
+        except (mo.ModuliError, BrokenExecutor, OSError, ValueError, MemoryError) as error:
+            if ctx.params.get("as_json") and not ctx.params.get("quiet") and not isinstance(error, BrokenPipeError):
+                show_data(refusal(str(ctx.info_name), error))
+            raise
 
 
 class _Commands(click.Group):
     """Lists its commands from the first to need to the last; takes Ctrl-C and closed pipes, which click calls 1, a no."""
+
+    command_class = _Command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -56,7 +89,7 @@ class _Commands(click.Group):
 def cli() -> None:
     """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
 
-    MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt) or zoo:NAME. Try: moduli demo
+    MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt .zip, also .onnx.gz) or zoo:NAME. Try: moduli demo
 
     Exit codes: 0 yes or done, 1 no, 2 usage, 3 undecided, 4 cannot read.
     """
@@ -108,21 +141,48 @@ def _domain(text: str) -> Domain:
     if text == "gaussian":
         return mo.Gaussian()
     if text.startswith("box:"):
-        body = text[4:]
-        if body.endswith(".vnnlib"):
-            return mo.Box.from_vnnlib(body)
-        try:
-            low, high = map(float, body.split(","))
-        except ValueError:
-            raise ValueError(f"--on {text}: write box:LO,HI with two numbers, or box:FILE.vnnlib") from None
-        if low > high:
-            raise ValueError(f"--on {text}: {low:g} exceeds {high:g}; write box:{high:g},{low:g}")
-        return mo.Box(low, high)
-    if text.endswith(".npz"):
+        return _box(text[4:])
+    if suffix_of(text)[0] == ".npz":
         from .formats import load_samples
 
         return load_samples(text)
-    raise ValueError(f"--on {text}: write all, box:LO,HI, box:FILE.vnnlib, gaussian or FILE.npz")
+    raise ValueError(f"--on {text}: write {DOMAINS.replace(' | ', ', ')}")
+
+
+def _box(text: str) -> Box:
+    """Read what follows box: on the command line."""
+    suffix, _ = suffix_of(text)
+    if suffix == ".vnnlib":
+        return mo.Box.from_vnnlib(text)
+    if suffix == ".npz":
+        from .formats import load_box
+
+        return load_box(text)
+    parts = text.split(";") if ";" in text else text.split(",")
+    try:
+        ends = [[float(number) for number in part.split(",")] for part in parts]
+        low, high = ends
+        if not all(map(math.isfinite, [*low, *high])):
+            raise ValueError
+        if 1 not in (len(low), len(high)) and len(low) != len(high):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"--on box:{text}: write box:LO,HI for all inputs alike, 'box:L1,L2,...;H1,H2,...' for each its own (in quotes), "
+            "box:FILE.vnnlib, or box:FILE.npz with arrays low and high"
+        ) from None
+    if len(low) == len(high) == 1 and low > high:
+        raise ValueError(f"--on box:{text}: {low[0]:g} exceeds {high[0]:g}; write box:{high[0]:g},{low[0]:g}")
+    try:
+        return mo.Box(low if len(low) > 1 else low[0], high if len(high) > 1 else high[0])
+    except mo.ShapeError as error:
+        raise ValueError(f"--on box:{text}: {error}") from None
+
+
+def _told(domain: Domain) -> dict[str, str]:
+    """What is to be said of a domain beside every answer: in which ways a box is larger than what was meant."""
+    notes = domain.notes if isinstance(domain, mo.Box) else ()
+    return {"domain": "; ".join(notes)} if notes else {}
 
 
 @cli.command()
@@ -185,19 +245,20 @@ def compress(
         raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
     from .lossless import Compression
 
-    net = _load(model, **source)
+    net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress, processes(workers) as executor:
         small = mo.compress(
-            net, on=_domain(on), eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, executor=executor,
+            net, on=domain, eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, executor=executor,
             progress=progress,
         )  # fmt: skip
     if not isinstance(small, Compression):
         small = small.rounded(dtype or net.dtype)
         with writing(Path(out)):
             target = mo.save(small.network, out, dtype=dtype or net.dtype)
-        return show(small, as_json, quiet, written=str(target))
+        return show(small, as_json, quiet, **_told(domain), written=str(target))
     written, proof = _write(small, Path(out), dtype or net.dtype)
-    show(written, as_json, quiet, written=out, proof=str(proof))
+    show(written, as_json, quiet, **_told(domain), written=out, proof=str(proof))
+    sys.exit(ANSWER.get(written.status, 0))
 
 
 def _units(text: str | None) -> int | list[int] | None:
@@ -243,11 +304,12 @@ def rank(
     Example: moduli rank zoo:digits-plain --radius 0.05
     """
     with bar(quiet) as progress, processes(workers) as executor:
+        net, domain = _load(model, **source), _domain(on)
         answer = mo.rank(
-            _load(model, **source), on=_domain(on), radius=radius, budget=budget, seed=seed, executor=executor,
+            net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
             progress=progress,
         )  # fmt: skip
-    show(answer, as_json, quiet)
+    show(answer, as_json, quiet, **_told(domain))
 
 
 @cli.command()
@@ -303,23 +365,35 @@ def _radii(text: str | None) -> list[float] | None:
 @click.argument("certificate")
 @click.argument("small")
 @click.argument("large")
+@click.option("--max-slack", type=float, metavar="S", help="Demand that outputs differ by at most S there.")
+@click.option("--on", metavar="D", help=f"Demand that it holds on these inputs: all | {BOXES}.")
+@click.option("--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE.")
+@click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
 @_options("json", "quiet", *_SOURCE)
-def check(certificate: str, small: str, large: str, as_json: bool, quiet: bool, **source: Any) -> None:
+def check(
+    certificate: str, small: str, large: str, max_slack: float | None, on: str | None, radius: float | None, minimal: bool,
+    as_json: bool, quiet: bool, **source: Any,
+) -> None:  # fmt: skip
     """Replay the proof that two models are the same function.
 
-    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1).
+    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1). Whoever made the proof
+    chose what it claims: say what you need, and a weaker claim is rejected.
 
     \b
-    Example: moduli check small.onnx.cert.json small.onnx controller.onnx
+    Example: moduli check small.onnx.cert.json small.onnx controller.onnx --on all --max-slack 1e-6
     """
+    domain: Any = on if on is None or on == "all" else _domain(on)
     with bar(quiet):
-        verdict = mo.check(certificate, _load(small, **_fitting(small, source)), _load(large, **source))
-    show(verdict, as_json, quiet)
+        verdict = mo.check(
+            certificate, _load(small, **_fitting(small, source)), _load(large, **source), max_slack=max_slack, on=domain,
+            radius=radius, minimal=minimal,
+        )  # fmt: skip
+    show(verdict, as_json, quiet, **_told(domain))
 
 
 def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
     """Options for files that store no activations concern those alone."""
-    bare = Path(model).suffix in (".pth", ".pt", ".tar", ".ckpt")
+    bare = suffix_of(model)[0] in (".pth", ".pt", ".tar", ".ckpt", ".zip")
     return source if bare else {**source, "activation": None, "keys": None, "output": None}
 
 
@@ -339,17 +413,17 @@ def equal(
     Example: moduli equal controller.onnx small.onnx --eps 1e-6
     """
     with bar(quiet) as progress, processes(workers) as executor:
+        nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
         answer = mo.equivalent(
-            _load(a, **_fitting(a, source)),
-            _load(b, **_fitting(b, source)),
-            on=_domain(on),
+            *nets,
+            on=domain,
             eps=eps,
             budget=budget,
             seed=seed,
             executor=executor,
             progress=progress,
         )
-    show(answer, as_json, quiet)
+    show(answer, as_json, quiet, **_told(domain))
     sys.exit(ANSWER.get(answer.status, 0))
 
 
@@ -366,9 +440,9 @@ def distance(a: str, b: str, on: str, workers: int, as_json: bool, quiet: bool, 
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets = _load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))
-        answer = mo.distance(*nets, on=_domain(on), budget=budget, seed=seed, executor=executor, progress=progress)
-    show(answer, as_json, quiet)
+        nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
+        answer = mo.distance(*nets, on=domain, budget=budget, seed=seed, executor=executor, progress=progress)
+    show(answer, as_json, quiet, **_told(domain))
 
 
 @cli.command()
@@ -378,7 +452,7 @@ def distance(a: str, b: str, on: str, workers: int, as_json: bool, quiet: bool, 
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
     """Write the normal form and print the signature of the function.
 
-    Reduced, signs and scales fixed, units sorted.
+    Reduced, signs and scales fixed, units sorted; rounded once to float64, with a certified bound of what that changes.
 
     \b
     Example: moduli canon controller.onnx -o normal.onnx
@@ -387,17 +461,12 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 
     net = _load(model, **source)
     with bar(quiet) as progress:
-        state, _ = symmetry.normal_form(net, progress)
-        form, mark = symmetry.canonical(net, form=state), symmetry.signature(net, form=state)
+        form = symmetry.canon(net, progress)
+    slack = form.slack if form.status == "bounded" else None
     with writing(Path(out)):
-        target = mo.save(form, out)
-    data = {"widths": list(form.widths), "digest": form.digest, "signature": mark, "complete": mark.complete}
-    if as_json:
-        show_data({"schema": "moduli.canon/1", **data, "written": str(target)})
-    elif not quiet:
-        means = "another complete signature is another function" if mark.complete else "another signature proves nothing"
-        rows = [("network", repr(net)), ("form", repr(form)), ("signature", mark), ("complete", means)]
-        show_rows(f"normal form of {model}", [*rows, ("written", str(target))])
+        target = mo.save(form.network, out, slack=slack)
+    show(form, as_json, quiet, written=str(target))
+    sys.exit(ANSWER.get(form.status, 0))
 
 
 @cli.command()
@@ -468,7 +537,7 @@ def complexity(
 
 
 def _samples(text: str | None) -> int | Samples | None:
-    if text is None or text.endswith(".npz"):
+    if text is None or suffix_of(text)[0] == ".npz":
         domain = None if text is None else _domain(text)
         assert domain is None or isinstance(domain, mo.Samples)
         return domain
@@ -480,7 +549,7 @@ def _samples(text: str | None) -> int | Samples | None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib.")
+@click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
 @_options("json", "quiet", "seed", "budget", *_SOURCE)
 def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
     """Does the function on a box determine the parameters?
@@ -491,15 +560,16 @@ def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget:
     Example: moduli identify controller.onnx --on box:-1,1
     """
     with bar(quiet) as progress:
-        answer = mo.identifiable(_load(model, **source), on=_domain(on), budget=budget, seed=seed, progress=progress)
-    show(answer, as_json, quiet)
+        net, domain = _load(model, **source), _domain(on)
+        answer = mo.identifiable(net, on=domain, budget=budget, seed=seed, progress=progress)
+    show(answer, as_json, quiet, **_told(domain))
     sys.exit(ANSWER.get(answer.status, 0))
 
 
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", required=True, type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
-@click.option("--on", required=True, metavar="D", help="box:LO,HI or box:FILE.vnnlib; of the slice, if there is one.")
+@click.option("--on", required=True, metavar="D", help=f"{BOXES}; of the slice, if there is one.")
 @click.option("--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True)
 @click.option("--slice", "plane", metavar="FILE.npz", help="origin, u (and v): a slice of the inputs; or random.")
 @_options("json", "quiet", "seed", "budget", *_SOURCE)
@@ -516,12 +586,12 @@ def plot(
     """
     from .plot import save
 
-    net = _load(model, **source)
+    net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress:
-        found = mo.pieces(net, on=_domain(on), slice=_plane(plane, net.widths[0], seed), budget=budget, progress=progress)
+        found = mo.pieces(net, on=domain, slice=_plane(plane, net.widths[0], seed), budget=budget, progress=progress)
     with writing(Path(out)):
         target = save(found.plot(color=color), out)
-    show(found, as_json, quiet, written=str(target))
+    show(found, as_json, quiet, **_told(domain), written=str(target))
 
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
@@ -536,7 +606,7 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
         if inputs < 2:
             raise ValueError(f"--slice random: the model has {inputs} input; leave it out")
         return random_plane(inputs, seed)
-    if not text.endswith(".npz"):
+    if suffix_of(text)[0] != ".npz":
         raise ValueError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
     z = load_arrays(text)
     names = [name for name in ("origin", "u", "v") if name in z]
@@ -565,10 +635,10 @@ def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: boo
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress:
-        page = build(net, model, typed, domain, on, budget, seed, progress)
+        page = build(net, model, typed, domain, shlex.quote(on), budget, seed, progress)
     with writing(Path(out)):
         written = str(page.save(out))
-    show(page, as_json, quiet, written=written)
+    show(page, as_json, quiet, **_told(domain), written=written)
 
 
 @cli.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -22,7 +22,19 @@ from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Compression, Progress
 from .network import Network
 from .result import Result, counted
-from .separation import Witness, candidates, find_witness, furthest, gaps, seen_through, separated_at, separates
+from .separation import (
+    Witness,
+    allowed,
+    candidates,
+    find_witness,
+    furthest,
+    gaps,
+    lipschitz,
+    seen_through,
+    separated_at,
+    separates,
+    span,
+)
 from .slack import Slack, difference, exact_arrays, magnitude
 from .stability import share
 from .symmetry import Element, normal_form
@@ -91,7 +103,7 @@ def _rounded(state: State, box: Box) -> float:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Equivalence(Result):
-    """Whether two networks are one function.
+    """Whether two networks are one function: of their outputs, behind the output map.
 
     Attributes:
         status: proved, refuted or undecided. witness: where they differ. reason: one line.
@@ -123,8 +135,7 @@ class Equivalence(Result):
             self.proof.verify(self.b, self.a)
             left, right = replay(self.a, self.proof.large_moves), replay(self.b, self.proof.small_moves)
             found = difference(left.arrays(), right.arrays(), self.a.activations, radius=_radius(self.on, self.a)).everywhere
-            if found > self.eps:
-                raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {found} is proved")
+            self._require(found)
             return True
         if self.witness is not None:
             x = self.witness.input
@@ -138,11 +149,19 @@ class Equivalence(Result):
         if self.bisection is not None:
             found: float | Fraction = self.bisection.verify(self.a, self.b, self.on.of_dimension(self.a.widths[0]))
         else:
-            peak = supremum.peak(self.a, self.b, self.on.of_dimension(self.a.widths[0]), supremum.CELLS)
+            box, shifts = self.on.of_dimension(self.a.widths[0]), self.a.output_map == "softmax"
+            peak = supremum.peak(self.a, self.b, box, supremum.CELLS, shifts=shifts)
             found = math.inf if peak is None else peak.gap
-        if found > self.eps:
-            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {float(found):.6g} is proved")
+        self._require(found)
         return True
+
+    def _require(self, found: float | Fraction) -> None:
+        """What is proved before the output map must be enough behind it."""
+        most = allowed(self.eps, self.a.output_map)
+        if found > most:
+            raise CertificateRejected(
+                f"a difference up to {most}{before(self.a)} is claimed, but only {float(found):.6g} is proved"
+            )
 
     @property
     def statement(self) -> str:
@@ -155,22 +174,37 @@ class Equivalence(Result):
     def rows(self) -> list[tuple[str, str]]:
         rows = [("a", repr(self.a)), ("b", repr(self.b)), ("answer", f"{self.glyph} {self.status}"), ("because", self.reason)]
         if self.witness is not None:
-            rows += [
-                ("differ at", _short([float(q) for q in self.witness.input])),
-                ("by at least", f"{float(self.witness.gap):.3g}"),
-            ]
+            gap = self.witness.gap
+            rows += [("differ at", _short([float(q) for q in self.witness.input]))]
+            rows += [("by at least", f"{float(gap):.3g}")] if gap else []
+        if self.a.output_map != "identity":
+            rows += [("outputs", f"behind the {self.a.output_map} of both")]
         return rows
 
     def data(self) -> dict[str, Any]:
         witness = None
         if self.witness is not None:
             ends = [[[str(end) for end in ends] for ends in side] for side in (self.witness.a, self.witness.b)]
-            witness = {"input": [str(q) for q in self.witness.input], "a": ends[0], "b": ends[1]}
-        return {"a": self.a.digest, "b": self.b.digest, "eps": self.eps, "witness": witness, "reason": self.reason}
+            gap = 0.0 - ceiling(-self.witness.gap)
+            witness = {"input": [str(q) for q in self.witness.input], "a": ends[0], "b": ends[1], "gap": gap}
+        return {
+            "a": self.a.digest, "b": self.b.digest, "eps": self.eps, "output_map": self.a.output_map, "witness": witness,
+            "reason": self.reason,
+        }  # fmt: skip
 
 
 def _short(values: list[float]) -> str:
     return "(" + ", ".join(f"{v:.4g}" for v in values[:6]) + (", ..." if len(values) > 6 else "") + ")"
+
+
+def before(net: Network) -> str:
+    """Where bounds hold, in words: before the output map, if there is one."""
+    return "" if net.output_map == "identity" else f" before the output {net.output_map}"
+
+
+def _require_one_map(a: Network, b: Network) -> None:
+    if a.output_map != b.output_map:
+        raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
 
 
 def equivalent(
@@ -190,22 +224,23 @@ def equivalent(
         )
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
-    if a.output_map != b.output_map:
-        raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
+    _require_one_map(a, b)
     why, radius = "reduced widths differ", _radius(on, a)
+    most = allowed(eps, a.output_map)
     witness: Witness | None = None
     matched: Matching | None = None
     inputs = cache(lambda: candidates(a, b, on, budget, np.random.default_rng(seed)))
     for m in matchings(a, b, progress):
         slack = m.slack()
         within = slack.everywhere if radius is None or slack.everywhere == 0 else m.slack(radius).everywhere
-        if within <= eps:
-            why = f"units matched; certified difference at most {within:.3g}" if within else "equal normal forms"
+        if within <= most:
+            far = f"units matched; certified difference at most {within:.3g}{before(a)}"
+            why = far if within else "equal normal forms"
             proof = Certificate(a.digest, b.digest, m.left_moves, m.right_moves, slack)
             return Equivalence("proved", a, b, eps, on, proof, None, why)
         why = "normal forms differ"
         if eps and math.isfinite(within):
-            why = f"units match only up to a certified difference of {within:.3g}"
+            why = f"units match only up to a certified difference of {within:.3g}{before(a)}"
         if eps == 0 and matched is None:
             witness = furthest(a, b, inputs(), gaps(a, b, inputs()), eps)
             if witness is not None:
@@ -229,17 +264,19 @@ def _on_box(
     a: Network, b: Network, box: Box, eps: float, budget: int, executor: Executor | None, progress: Progress | None
 ) -> Equivalence | None:
     """By the exact maximum over all linear pieces, or by bisection."""
-    peak = supremum.peak(a, b, box, budget, progress)
+    most, shifts = allowed(eps, a.output_map), a.output_map == "softmax"
+    peak = supremum.peak(a, b, box, budget, progress, shifts=shifts)
     if peak is not None:
-        if peak.gap <= eps:
-            why = f"the largest difference at vertices of all linear pieces is {float(peak.gap):.3g}"
+        if peak.gap <= most:
+            free = ", up to shifts of all values," if shifts else ""
+            why = f"the largest difference{before(a)}{free} at vertices of all linear pieces is {float(peak.gap):.3g}"
             return Equivalence("proved", a, b, eps, box, None, None, why, pieces=True)
         witness = separated_at(a, b, peak.at, eps)
         why = "the largest difference of exact values at vertices of all linear pieces"
         return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
-    found, upper, enclosure = _narrowed(a, b, box, budget, eps, -1.0, executor, progress)
-    if upper <= eps:
-        why = f"certified difference at most {upper:.3g}" if upper else "no difference"
+    found, upper, enclosure = _narrowed(a, b, box, budget, most, -1.0, executor, progress)
+    if upper <= most:
+        why = f"certified difference at most {upper:.3g}{before(a)}" if upper else "no difference"
         why += f", by bounds on {counted(enclosure.boxes, 'box', 'boxes')}"
         if isinstance(found, Reduced):
             why += f", of the {found.left[-1].network.units} and {found.right[-1].network.units} units that the box leaves"
@@ -373,11 +410,13 @@ def _binary(element: Element, state: State) -> Element:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Distance(Result):
-    """How far two functions are apart.
+    """How far two functions are apart, before the output map where there is one.
 
     Attributes:
         lower, upper: certified on a box and on all inputs (sup norm); two standard errors around the root mean square of
             the Euclidean distance otherwise. argmax: an input that attains `lower`.
+        output_map: of both networks. behind: for the sup norm, certified bounds of the distance of the outputs, behind the
+            output map; None for means.
     """
 
     lower: float
@@ -385,6 +424,8 @@ class Distance(Result):
     argmax: tuple[float, ...] | None = None
     on: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    output_map: str = "identity"
+    behind: tuple[float, float] | None = None
     kind: ClassVar[str] = "distance"
 
     @property
@@ -394,9 +435,14 @@ class Distance(Result):
 
     @property
     def statement(self) -> str:
+        mapped = self.output_map != "identity"
+        what = f"the distance before the output {self.output_map}" if mapped else "the distance"
+        found = f"lies in [{self.lower:.6g}, {self.upper:.6g}]"
         if self.status == "proved" or self._narrow:
-            return f"the distance is {self.upper:.6g} ({self.on})"
-        return f"the distance lies in [{self.lower:.6g}, {self.upper:.6g}] ({self.on})"
+            found = f"is {self.upper:.6g}"
+        if mapped and self.behind is not None:
+            found += f", behind it in [{self.behind[0]:.6g}, {self.behind[1]:.6g}]"
+        return f"{what} {found} ({self.on})"
 
     def rows(self) -> list[tuple[str, str]]:
         between = f"{self.lower:.6g} <= . <= {self.upper:.6g}"
@@ -405,11 +451,18 @@ class Distance(Result):
             if self._narrow:
                 between = f"~ {self.extra['value']:.9g}, to {self.upper - self.lower:.1g}"
         rows = [("distance", between), ("on", self.on), ("status", self.status)]
+        if self.output_map != "identity":
+            rows[0] = (f"before the {self.output_map}", between)
+            if self.behind is not None:
+                rows.insert(1, (f"behind the {self.output_map}", f"{self.behind[0]:.6g} <= . <= {self.behind[1]:.6g}"))
         return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
 
     def data(self) -> dict[str, Any]:
-        finite = {k: v if math.isfinite(v) else None for k, v in (("lower", self.lower), ("upper", self.upper))}
-        return {**finite, "argmax": self.argmax, "on": self.on, **self.extra}
+        behind = None if self.behind is None else {"lower": self.behind[0], "upper": self.behind[1]}
+        return {
+            "lower": self.lower, "upper": self.upper, "argmax": self.argmax, "on": self.on, "output_map": self.output_map,
+            "behind": behind, **self.extra,
+        }  # fmt: skip
 
 
 def distance(
@@ -422,8 +475,42 @@ def distance(
     progress: Progress | None,
 ) -> Distance:
     """See `solve.distance`."""
+    _require_one_map(a, b)
+    bare = replace(a, output_map="identity"), replace(b, output_map="identity")
     if isinstance(on, (Gaussian, Samples)):
-        return _mean_square(a, b, on, seed, progress)
+        return replace(_mean_square(*bare, on, seed, progress), output_map=a.output_map)
+    found = _supremum(*bare, on, budget, seed, executor, progress)
+    if a.output_map == "identity":
+        return replace(found, behind=(found.lower, found.upper))
+    return replace(found, output_map=a.output_map, behind=_behind(a, b, on, budget, seed, found))
+
+
+def _behind(
+    a: Network, b: Network, on: Box | None, budget: int, seed: int | np.random.Generator, found: Distance
+) -> tuple[float, float]:
+    """Bounds of the distance of outputs: the upper end carried through the map, exact values behind it from below."""
+    if found.upper == 0:
+        return 0.0, 0.0
+    upper = math.inf if math.isinf(found.upper) else ceiling(Fraction(found.upper) * lipschitz(a.output_map))
+    x = candidates(a, b, on, budget, np.random.default_rng(seed))
+    tiny = math.ulp(0.0)  # so that outputs are compared, and not values before the map
+    places = [find_witness(a, b, on, tiny, x)]
+    if found.argmax is not None:
+        places.append(separated_at(a, b, tuple(map(Fraction, found.argmax)), tiny))
+    gap = max((w.gap for w in places if w is not None), default=Fraction(0))
+    return max(0.0, 0.0 - ceiling(-gap)), min(upper, span(a.output_map))
+
+
+def _supremum(
+    a: Network,
+    b: Network,
+    on: Box | None,
+    budget: int,
+    seed: int | np.random.Generator,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> Distance:
+    """Of networks without an output map."""
     upper = _upper(a, b, _radius(on, a), progress)
     where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
     if upper == 0:
@@ -459,20 +546,22 @@ def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | No
 
 def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None) -> Distance:
     if isinstance(on, Gaussian) and max(len(a.layers), len(b.layers)) <= 2:
-        name = "root mean square under the Gaussian, in closed form"
-        if _upper(a, b, None, progress) == 0:
-            return Distance("proved", 0.0, 0.0, None, name)
-        value, low, high = population.distance(a, b, on)
-        if high - low > 1e-6 * high:
-            value, low, high = min((value, low, high), _reduced_distance(a, b, on), key=lambda ends: ends[2] - ends[1])
-        return Distance("estimated", low, high, None, name, {"value": value})
+        try:
+            return _closed_form(a, b, on, progress)
+        except UnsupportedModel:  # an activation without Gaussian expectations: by draws, as for deeper networks
+            pass
     if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
         if not np.isfinite(squares.sum()):
             raise Undecided("the squared difference of the outputs exceeds float64 on these inputs; scale them down")
-    mean, error = float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))) if len(squares) > 1 else math.inf
+    top = float(squares.max()) or 1.0  # the squares of these may overflow
+    squares = squares / top
+    mean, error = float(squares.mean()), math.inf
+    if len(squares) > 1:
+        error = float(squares.std(ddof=1) / math.sqrt(len(squares)))
+    mean, error = mean * top, error * top
     ends = [math.sqrt(max(0.0, mean + k * error)) for k in (-2, 2)]
     name = (
         f"root mean square on {len(squares)} samples"
@@ -480,6 +569,18 @@ def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, prog
         else f"root mean square under a Gaussian, {DRAWS} draws"
     )
     return Distance("estimated", ends[0], ends[1], None, name, {"value": math.sqrt(mean)})
+
+
+def _closed_form(a: Network, b: Network, on: Gaussian, progress: Progress | None) -> Distance:
+    name = "root mean square under the Gaussian, in closed form"
+    if _upper(a, b, None, progress) == 0:
+        return Distance("proved", 0.0, 0.0, None, name)
+    ends = population.distance(a, b, on)
+    if ends.width > 1e-6:
+        ends = population.common([ends, _reduced_distance(a, b, on)])
+    if not math.isfinite(ends.high):
+        raise Undecided("the squared difference of the outputs exceeds float64 under this Gaussian; scale the networks down")
+    return Distance("estimated", ends.low, ends.high, None, name, {"value": ends.value})
 
 
 def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
@@ -491,10 +592,10 @@ def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
         yield from (on.sample(PIECE, n, rng) for _ in range(DRAWS // PIECE))
 
 
-def _reduced_distance(a: Network, b: Network, on: Gaussian) -> tuple[float, float, float]:
+def _reduced_distance(a: Network, b: Network, on: Gaussian) -> population.Ends:
     """The same of the losslessly reduced networks, whose units match where those of a and b do not."""
     small = [lossless.compress(net) for net in (a, b)]
-    value, low, high = population.distance(small[0].network, small[1].network, on)
+    ends = population.distance(small[0].network, small[1].network, on)
     size = math.sqrt(float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1])
     slip = sum(s.proof.slack.constant * math.sqrt(a.widths[-1]) + s.growth * size for s in small)
-    return value, max(0.0, low - slip), high + slip
+    return population.Ends(ends.value, max(0.0, ends.low - slip), ends.high + slip)

@@ -12,10 +12,11 @@ centres onto itself, so one grid point for each orbit is enough: if sum_l K_l de
 
     log N(F, eps) <= sum_{l <= L} log C(m_l^p_l + d_l - 1, d_l) + S_{L+1} log m_{L+1}.
 
-The grid is divided, not the domain, so there are no boundary terms. For odd sigma half the rows, rounded up, are enough.
+The grid is divided, not the domain, so there are no boundary terms. For odd sigma half the rows, rounded up, are enough: minus
+a row gives minus the unit, which the outgoing weights undo. For even sigma (abs) too: minus a row gives the same unit.
 
 **Theorem S** (positively homogeneous sigma). Rows of hidden layers can have size exactly 1: the grid of the faces of a cube
-has 2 p m^(p - 1) cells, and the exponent of 1/eps falls from S to S - N.
+has 2 p m^(p - 1) cells, and the exponent of 1/eps falls from S to S - N. Up to sign, where that counts, half of the cells.
 
 Derived and proved for this library, as is every bound here but the two called `published`. Integers and rationals are exact;
 logarithms are floats with a relative error below 1e-12.
@@ -37,6 +38,24 @@ from .symmetry import Units, hidden_units
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DIGITS = 10**40
+
+
+def signed(s: Activation) -> bool:
+    """Whether a change of sign of rows, with one of outgoing weights for odd activations, keeps functions and boxes.
+
+    Not for the sigmoid, whose law shifts the next bias.
+    """
+    return s.symmetric and not s.turned[1]
+
+
+def holding(x: Any) -> Fraction:
+    """A bound that holds where `x` stands for a decimal and where it stands for the float itself.
+
+    >>> holding(0.1) > rational(0.1), holding(0.3) == rational(0.3)
+    (True, True)
+    """
+    near = rational(x)
+    return max(near, Fraction(float(x))) if isinstance(x, (float, np.floating)) else near
 
 
 def rational(x: Any) -> Fraction:
@@ -134,6 +153,13 @@ class Class:
         sizes = tuple(int(d) for d in widths)
         if len(sizes) < 2 or any(d < 1 or d != e for d, e in zip(sizes, widths, strict=True)):
             raise ValueError(f"widths {list(widths)}: inputs, hidden layers, outputs, each a positive integer")
+        return Class.of_network(sizes, activation, bound, input_bound, norm)
+
+    @staticmethod
+    def of_network(
+        sizes: tuple[int, ...], activation: Any = "relu", bound: Any = 1, input_bound: Any = 1, norm: str = "inf"
+    ) -> Class:  # fmt: skip
+        """The same for the widths of a network, which may have hidden layers without units."""
         depth = len(sizes) - 1
         acts = [activation] * (depth - 1) if isinstance(activation, (str, Activation)) else list(activation)
         limits = list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * depth
@@ -141,7 +167,7 @@ class Class:
             raise ShapeError(f"{len(acts)} activations and {len(limits)} bounds for {depth - 1} hidden layers, {depth} layers")
         if norm not in ("inf", "2"):
             raise ValueError(f"norm={norm!r}: 'inf' or '2'")
-        numbers = [rational(x) for x in (*limits, input_bound)]
+        numbers = [holding(x) for x in (*limits, input_bound)]
         if min(numbers) <= 0:
             raise ValueError(f"bounds {[float(q) for q in numbers]}: each must be positive")
         return Class(sizes, tuple(map(Activation.of, acts)), tuple(numbers[:-1]), numbers[-1], norm)
@@ -167,8 +193,8 @@ class Class:
 
     @property
     def log_group(self) -> float:
-        """Logarithm of the number of permutations, with signs of odd units: those that move the box onto itself."""
-        return math.fsum(Units(d, s.odd).log_order for d, s in zip(self.widths[1:-1], self.activations, strict=True))
+        """Logarithm of the number of permutations, with signs of odd and even units: those that move the box onto itself."""
+        return math.fsum(Units(d, signed(s)).log_order for d, s in zip(self.widths[1:-1], self.activations, strict=True))
 
     def reaches(self) -> list[Fraction]:
         """H_0, ..., H_L: bounds of the outputs of each layer."""
@@ -197,19 +223,22 @@ class Class:
             raise ValueError(f"accuracy {float(eps)!r}: a positive number is needed")
         shares, moved = list(dimensions or self.sizes), self.sensitivities()
         if uniform:
-            return [math.ceil(b * sum(moved) / eps) for b in self.bounds]
+            return [max(1, math.ceil(b * sum(moved) / eps)) for b in self.bounds]
         total = sum(shares)
-        return [math.ceil(b * total * k / (eps * s)) for b, k, s in zip(self.bounds, moved, shares, strict=True)]
+        # a layer without free parameters, or that nothing reads, needs one cell
+        layers = zip(self.bounds, moved, shares, strict=True)
+        return [max(1, math.ceil(b * total * k / (eps * s))) if s else 1 for b, k, s in layers]
 
     def log_plain(self, eps: Fraction) -> float:
         """Without symmetries: all grid points."""
         return math.fsum(s * log(m) for s, m in zip(self.sizes, self.cells(eps), strict=True))
 
     def log_permuted(self, eps: Fraction, *, signs: bool = True, uniform: bool = False) -> float:
-        """Theorem P; `signs` where activations are odd."""
+        """Theorem P; `signs` where activations are odd or even."""
         cells = self.cells(eps, uniform=uniform)
         hidden = zip(self.widths[:-2], self.widths[1:-1], self.activations, cells, strict=False)
-        return math.fsum([self.sizes[-1] * log(cells[-1]), *(_log_rows(m, n + 1, d, signs and s.odd) for n, d, s, m in hidden)])
+        rows = [_log_rows(m, n + 1, d, signs and signed(s)) for n, d, s, m in hidden]
+        return math.fsum([self.sizes[-1] * log(cells[-1]), *rows])
 
     def log_shallow(self, eps: Fraction, *, signs: bool = True) -> float:
         """One hidden layer: the exact number of orbits on the grid."""
@@ -218,10 +247,14 @@ class Class:
         inner, outer = self.cells(eps)
         inputs, count, outputs = self.widths
         logs = (inputs + 1) * log(inner) + outputs * log(outer)
-        halved = signs and self.activations[0].odd
+        s = self.activations[0]
+        halved = signs and signed(s)
         if logs < 650:
-            kinds = inner ** (inputs + 1) * outer**outputs
-            multisets = log_multisets(count, -(-kinds // 2) if halved else kinds)
+            rows, ends = inner ** (inputs + 1), outer**outputs
+            kinds = rows * ends
+            if halved:  # odd: rows and outgoing weights change sign together; else the rows alone
+                kinds = -(-kinds // 2) if s.odd else -(-rows // 2) * ends
+            multisets = log_multisets(count, kinds)
         else:
             multisets = log_multisets(count, log_kinds=logs - (math.log(2) if halved else 0.0))
         return multisets + outputs * log(outer)
@@ -248,15 +281,17 @@ class Class:
         dimensions = [*(s - d for s, d in zip(self.sizes[:-1], self.widths[1:-1], strict=True)), self.sizes[-1]]
         cells = unit.cells(eps, dimensions)
         total = [self.sizes[-1] * log(cells[-1])]
-        for n, d, m in zip(self.widths[:-2], self.widths[1:-1], cells, strict=False):
-            p = n + 1
-            logs = math.log(2 * p) + (p - 1) * log(m)
-            total.append(log_multisets(d, 2 * p * m ** (p - 1)) if logs < 650 else log_multisets(d, log_kinds=logs))
+        for n, d, s, m in zip(self.widths[:-2], self.widths[1:-1], self.activations, cells, strict=False):
+            p, faces = n + 1, (n + 1) * (1 if signed(s) else 2)  # opposite faces are one up to sign
+            logs = math.log(faces) + (p - 1) * log(m)
+            total.append(log_multisets(d, faces * m ** (p - 1)) if logs < 650 else log_multisets(d, log_kinds=logs))
         return math.fsum(total)
 
     def log_covering(self, eps: Any, *, symmetry: bool = True) -> float:
         """The least of the bounds proved here."""
         eps = rational(eps)
+        if eps >= self.bounds[-1] * self._read(len(self.activations), self.reaches()[-1]):
+            return 0.0  # no function of the class is larger: 0 covers them all
         found = [self.log_plain(eps)]
         if symmetry and self.activations:
             found.append(self.log_permuted(eps))
@@ -276,13 +311,13 @@ class Class:
         """How much one more unit in a hidden layer adds to `log_volume`."""
         d, s = self.widths, self.activations[layer - 1]
         own = (d[layer - 1] + 1) * log(2 * self.bounds[layer - 1]) + d[layer + 1] * log(2 * self.bounds[layer])
-        return own - log(d[layer] + 1) - (math.log(2) if s.odd else 0.0)
+        return own - log(d[layer] + 1) - (math.log(2) if signed(s) else 0.0)
 
     def log_peak_width(self, layer: int = 1) -> float:
         """log(d + 1) where the volume stops growing with the width d of a layer; 0 where it always shrinks."""
         d, s = self.widths, self.activations[layer - 1]
         own = (d[layer - 1] + 1) * log(2 * self.bounds[layer - 1]) + d[layer + 1] * log(2 * self.bounds[layer])
-        return max(0.0, own - (math.log(2) if s.odd else 0.0))
+        return max(0.0, own - (math.log(2) if signed(s) else 0.0))
 
 
 def _log_rows(m: int, p: int, count: int, signs: bool) -> float:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import modular, region
+from .enclosure import bounded
 from .errors import CertificateRejected
 from .region import Row
 
@@ -46,8 +47,8 @@ class Unit(NamedTuple):
 
 def half(state: State, l: int) -> Fraction | None:
     """c for the activation of layer l with s(-z) = s(z) - 2 c z, None if it has another law."""
-    sign, slope, offset = state.activations[l - 1].reflection
-    return -Fraction(slope) / 2 if sign == 1 and offset == 0 else None
+    law = state.activations[l - 1].reflection
+    return -law[1] / 2 if law is not None and law[0] == 1 and law[2] == 0 else None
 
 
 def unit(state: State, l: int, name: int) -> Unit | None:
@@ -89,8 +90,8 @@ def creases(units: Iterable[tuple[Row, Row]], *, homogeneous: bool) -> dict[Row,
     found: dict[Row, Row] = {}
     for row, column in units:
         key, t = hyperplane(row, homogeneous=homogeneous)
-        parts = tuple(abs(t) * q for q in column)
-        found[key] = tuple(p + q for p, q in zip(found[key], parts, strict=True)) if key in found else parts
+        parts = tuple(bounded(abs(t) * q) for q in column)
+        found[key] = tuple(bounded(p + q) for p, q in zip(found[key], parts, strict=True)) if key in found else parts
     return {key: column for key, column in found.items() if any(column)}
 
 
@@ -128,6 +129,8 @@ def reducible(state: State) -> str | None:
     if found.doubtful:
         return f"unit {found.doubtful[0]} may not bend inside the box"
     units, seen = found.units, found.seen
+    if units and not seen and state.region is not None:  # units that stay active there; nothing bends
+        return "the function is affine on the box, and a network without hidden units has it"
     extra = len(units) - len(seen)
     if extra == 0:
         return None

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from . import bounds, trees
+from . import bounds, fields, trees
 from .activations import Activation
 from .domains import Box
 from .enclosure import ExactArray
@@ -53,7 +52,7 @@ def _diagonal(p: Array, q: Array) -> Array:
 def _deepened(net: Network, others: Sequence[Activation]) -> Network:
     layers = list(net.layers)
     for activation in others[len(layers) - 1 :]:
-        if list(activation.reflection) != [Fraction(1), Fraction(-1), Fraction(0)]:
+        if not activation.ramp:
             break
         last = layers.pop()
         one = np.eye(len(last.bias))
@@ -112,12 +111,14 @@ class Enclosure:
 
     def verify(self, a: Network, b: Network, box: Box) -> None:
         """Bound all leaves of the tree anew; raises `CertificateRejected`."""
-        measure = measures(a, b).get(self.how)
+        with fields.made_by_hand("bound of a difference"):
+            claim = Changed.from_json(Changed((), self).plain()).enclosure
+        measure = measures(a, b).get(claim.how)
         if measure is None:
-            raise CertificateRejected(f"bounds by {self.how!r} do not apply to {a} and {b}")
-        found = worst(measure, box.of_dimension(a.widths[0]), self.tree)
-        if not found <= self.upper:
-            raise CertificateRejected(f"a difference up to {self.upper} is claimed, but only {found} is proved")
+            raise CertificateRejected(f"bounds by {claim.how!r} do not apply to {a} and {b}")
+        found = worst(measure, box.of_dimension(a.widths[0]), claim.tree)
+        if not found <= claim.upper:
+            raise CertificateRejected(f"a difference up to {claim.upper} is claimed, but only {found} is proved")
 
 
 def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
@@ -168,21 +169,20 @@ class Changed:
         layers = [Layer(parts[l, "weight"].hi, parts[l, "bias"].hi, x.activation) for l, x in enumerate(net.layers, 1)]
         return net.with_layers(layers)
 
-    def to_json(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again."""
         found = self.enclosure
-        return {
-            "changes": [c.to_json() for c in self.changes], "upper": found.upper, "how": found.how, "tree": list(found.tree),
-        }  # fmt: skip
+        return {"changes": [c.plain() for c in self.changes], "upper": found.upper, "how": found.how, "tree": found.tree}
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Changed:
         """Strict: unknown or missing fields and other types are refused."""
-        if not isinstance(data, dict) or set(data) != {"changes", "upper", "how", "tree"}:
-            raise CertificateRejected(f"changes on a box have fields changes, upper, how and tree, not {str(data)[:80]}")
-        changes, upper, how, tree = (data[k] for k in ("changes", "upper", "how", "tree"))
-        if type(upper) not in (int, float) or not 0 <= upper < float("inf") or float(upper) != upper:
-            raise CertificateRejected(f"upper {str(upper)[:40]} of the changes is no finite number >= 0")
-        if not isinstance(how, str) or not isinstance(changes, list):
-            raise CertificateRejected(f"how {str(how)[:40]} must be a name and changes a list")
-        found = Enclosure(float(upper), how, trees.read_tree(tree, "changes"), (), 0)
-        return Changed(tuple(map(Change.from_json, changes)), found)
+        read = fields.record(data, ("changes", "upper", "how", "tree"), "changes on a box")
+        upper = fields.real(read["upper"], "upper of the changes", least=0.0)
+        how, tree = fields.text(read["how"], "how of the changes"), trees.read_tree(read["tree"], "changes")
+        changes = map(Change.from_json, fields.items(read["changes"], "changes"))
+        return Changed(tuple(changes), Enclosure(upper, how, tree, (), 0))

@@ -13,16 +13,17 @@ from jaxtyping import Float64
 
 from .domains import Gaussian, Samples
 from .errors import ShapeError
-from .kernels import Units, Whitening, accuracy
+from .kernels import FINE, MEDIUM, Units, Whitening, accuracy, closed
 from .lossless import Progress
-from .narrowing import Empirical, Fit, Goal, Population, fit, kmeans, largest, project
+from .narrowing import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
 from .network import Layer, Network
-from .population import Readout, student
+from .population import Readout, distance, student
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Law = Gaussian | Samples
 DRAWS = 10_000
+DIGITS = 1e-6  # a relative width at which an error is stated as it is
 REFINEMENT, PATIENCE = 200, 20
 Make = Callable[[Goal, int, np.random.Generator], Fit]
 
@@ -31,7 +32,8 @@ class Error(NamedTuple):
     """A mean square difference of outputs.
 
     Attributes:
-        absolute: root mean square. relative: over the standard deviation of the network's own outputs.
+        absolute: root mean square; where rounding leaves less than six digits of it, the most that it can be.
+        relative: over the standard deviation of the network's own outputs.
     """
 
     absolute: float
@@ -215,15 +217,28 @@ class _Task:
     def _shallow(self, count: int, executor: Executor | None, progress: Progress | None) -> Narrowed:
         assert self.goal is not None
         if count == self.net.widths[1] and not self.skip:
-            return self._result(self.net, 0.0, "nothing to remove", None)
+            return self._result(self.net, 0.0, "nothing to remove", None)  # the network itself: no error at all
         more = self._better_starts(count)
         found = fit(self.goal, count, np.random.default_rng(self.seed), more, executor, progress)
         small, skip = self.assemble(found)
-        return self._result(small, found.square, found.start, skip)
+        return self._result(small, self._square(small, found), found.start, skip)
+
+    def _square(self, small: Network, found: Fit) -> float:
+        """The mean square error of the student as it is emitted; of what was fitted where a skip stands beside it."""
+        assert self.goal is not None
+        if not self.closed or self.skip:
+            return self.goal.at_most(found)
+        assert isinstance(self.law, Gaussian)
+        terms, _ = accuracy(self.net.activations[0], FINE)
+        fine = ((self.net.units + small.units) * terms) ** 2 <= PAIRS
+        ends = distance(self.net, small, self.law, FINE if fine else MEDIUM)
+        root = ends.value if ends.width <= DIGITS else ends.high
+        return root * root  # a power would raise where this is infinite
 
     def _better_starts(self, count: int) -> list[tuple[str, Units]]:
         """On samples: the student under the Gaussian fitted to them, where a closed form is cheap."""
-        if self.closed or not count or accuracy(self.net.activations[0])[0] > 1:
+        s = self.net.activations[0]
+        if self.closed or not count or not closed(s) or accuracy(s)[0] > 1:
             return []
         goal = Population(Readout.of(self.net, self.whitening), self.skip)
         return [("Gaussian", fit(goal, count, np.random.default_rng(self.seed)).units)]
@@ -295,7 +310,8 @@ class _Task:
 
         if self.goal is None:
             return self._deep(widths, make).error
-        return Error.of(make(self.goal, widths[0], np.random.default_rng(self.seed)).square, self.goal.variance)
+        found = make(self.goal, widths[0], np.random.default_rng(self.seed))
+        return Error.of(self.goal.at_most(found), self.goal.variance)
 
 
 def smoothed(mean: Array, cov: Array) -> Gaussian:
@@ -308,6 +324,8 @@ def smoothed(mean: Array, cov: Array) -> Gaussian:
 
 
 def _fitted(x: Array) -> Gaussian:
+    if not x.shape[1]:  # behind a layer without units
+        return Gaussian(np.zeros(0), np.zeros((0, 0)))
     return smoothed(x.mean(axis=0), np.atleast_2d(np.cov(x.T, bias=True)))
 
 
@@ -416,8 +434,8 @@ def error_curve(
     progress: Progress | None = None,
 ) -> ErrorCurve:
     """Students of several sizes, beside two simpler ways to choose units with the same refit, and the linear map."""
-    if len(net.layers) < 2:
-        raise ShapeError("an affine network has no hidden units to remove")
+    if not net.units:
+        raise ShapeError(f"{net!r} has no hidden units to remove")
     task = _Task(net, on, False, seed)
     steps = sorted({int(u) for u in units}) if units is not None else _steps(net.units)
     if not steps or steps[0] < 1:

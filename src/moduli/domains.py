@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from .errors import ShapeError, UnsupportedModel, one_line
+from . import vnnlib
+from .errors import ShapeError, one_line, printable
 from .files import content
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 MAX_TEXT = 64 * 2**20
-INPUT = re.compile(r"X_[0-9]{1,9}")
-Bounds = dict[str, tuple[float, float]]
 
 
 def _finite(name: str, value: Any) -> Array:
@@ -35,30 +30,52 @@ class Box:
     """A box of inputs, compared in sup norm.
 
     Args:
-        low, high: scalars (broadcast to any dimension) or vectors ``[in]``.
+        low, high: scalars (broadcast to any dimension), vectors ``[in]``, or arrays of an input's shape without the batch
+            axis, which are broadcast against each other and kept flattened, row by row.
+        hull_of: boxes whose hull this is, where only these are meant; see `branches`.
+        notes: in which ways the box is larger than what it was made of (a VNN-LIB file with alternatives, ...).
+
+    Raises:
+        ShapeError: shapes that do not fit, a number that is not finite, or a low end above the high one.
 
     >>> Box(-1, 1).of_dimension(2).high
     array([1., 1.])
+    >>> Box([[0, 0], [1, 1]], [[2], [3]])
+    Box([0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0])
     """
 
     low: Any
     high: Any
+    hull_of: tuple[Box, ...] = field(default=(), kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "low", _finite("low", self.low))
-        object.__setattr__(self, "high", _finite("high", self.high))
-        if self.low.ndim > 1 or self.high.ndim > 1:
-            raise ShapeError(f"low has shape {self.low.shape}, high {self.high.shape}; scalars or vectors are needed")
+        low, high = _finite("low", self.low), _finite("high", self.high)
         try:
-            low, high = np.broadcast_arrays(self.low, self.high)
+            wide_low, wide_high = np.broadcast_arrays(low, high)
         except ValueError:
-            raise ShapeError(f"low has shape {self.low.shape} but high {self.high.shape}") from None
-        if (low > high).any():
-            at = int(np.argmax(np.ravel(low > high)))
-            raise ShapeError(f"low {low.flat[at]} exceeds high {high.flat[at]} at input {at}; give the lower one first")
+            raise ShapeError(f"low has shape {low.shape} but high {high.shape}; give one shape, or one number") from None
+        above = np.ravel(wide_low > wide_high)
+        if above.any():
+            at = int(np.argmax(above))
+            raise ShapeError(
+                f"low {wide_low.flat[at]} exceeds high {wide_high.flat[at]} at input {at}; give the lower one first"
+            )
+        if wide_low.ndim > 1:
+            low, high = _finite("low", wide_low.ravel()), _finite("high", wide_high.ravel())
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+        object.__setattr__(self, "hull_of", tuple(self.hull_of))
+        object.__setattr__(self, "notes", tuple(self.notes))
 
     def __repr__(self) -> str:
-        return f"Box({_short(_same(self.low))}, {_short(_same(self.high))})"
+        said = "".join(f", {note}" for note in self.notes)
+        return f"Box({_short(_same(self.low))}, {_short(_same(self.high))}{said})"
+
+    @property
+    def branches(self) -> tuple[Box, ...]:
+        """The boxes that were meant: those whose hull this is, else the box alone."""
+        return self.hull_of or (self,)
 
     @staticmethod
     def of(samples: Float64[np.ndarray[Any, Any], "rows in"]) -> Box:
@@ -70,18 +87,38 @@ class Box:
 
     @staticmethod
     def from_vnnlib(path: str | Path) -> Box:
-        """The hull of the input constraints of a VNN-LIB file, rounded outward to float64.
+        """The hull of what a VNN-LIB file allows its inputs, rounded outward to float64.
 
-        Constraints on outputs are ignored; a disjunction gives the hull of its branches.
+        Constraints on outputs are passed over. A disjunction gives the hull of its alternatives, which stand in
+        `branches`; `notes` says of how many, and which constraints on inputs are no bounds of single inputs and were
+        passed over. What is proved on the box is true of all inputs that the file allows.
+
+        Args:
+            path: VNN-LIB 1, or of VNN-LIB 2.0 queries about one network with one input; also packed (``.vnnlib.gz``).
+
+        Raises:
+            UnsupportedModel: no VNN-LIB file, or an input that is not bounded on both sides.
+            OSError: the file cannot be opened.
+
+        >>> import pathlib, tempfile
+        >>> text = "(declare-const X_0 Real) (assert (or (and (>= X_0 0) (<= X_0 1)) (and (>= X_0 2) (<= X_0 3))))"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "two.vnnlib")
+        ...     _ = file.write_text(text)
+        ...     box = Box.from_vnnlib(file)
+        >>> box, box.branches
+        (Box(0, 3, hull of 2 boxes), (Box(0, 1), Box(2, 3)))
         """
         data = content(path, MAX_TEXT)
         with one_line(str(path)):
-            return _vnnlib(data.decode())
+            found = vnnlib.read(data.decode("utf-8-sig", errors="replace"))
+            branches = tuple(Box(*ends) for ends in found.boxes) if len(found.boxes) > 1 else ()
+            return Box(*found.hull, hull_of=branches, notes=tuple(map(printable, found.notes)))
 
     def of_dimension(self, n: int) -> Box:
         """The same box with vectors of length ``n``."""
         try:
-            return Box(np.broadcast_to(self.low, (n,)), np.broadcast_to(self.high, (n,)))
+            return replace(self, low=np.broadcast_to(self.low, (n,)), high=np.broadcast_to(self.high, (n,)))
         except ValueError:
             size = max(self.low.size, self.high.size)
             raise ShapeError(f"a box of {size} inputs for a network with {n}; give one for {n}, or one pair for all") from None
@@ -182,97 +219,3 @@ class Frame:
         """The operating box in the network's own (normalised) input coordinates."""
         with np.errstate(over="ignore", invalid="ignore"):
             return Box((self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale)
-
-
-def _vnnlib(text: str) -> Box:
-    bounds: Bounds = {}
-    names: set[str] = set()
-    for form in _s_expressions(text):
-        if form and form[0] == "declare-const" and len(form) >= 2 and isinstance(form[1], str):
-            names.add(form[1])
-        elif form and form[0] == "assert" and len(form) == 2:
-            _narrow(bounds, _hull(form[1]))
-    inputs = sorted((n for n in names if INPUT.fullmatch(n)), key=lambda n: int(n[2:]))
-    if not inputs:
-        raise UnsupportedModel("no input X_0, X_1, ... is declared")
-    low, high = [], []
-    for k, name in enumerate(inputs):
-        lo, hi = bounds.get(name, (-math.inf, math.inf))
-        if name != f"X_{k}" or math.isinf(lo) or math.isinf(hi):
-            raise UnsupportedModel(f"input X_{k} is not bounded on both sides")
-        if lo > hi:
-            raise UnsupportedModel(f"input {name} is constrained to the empty interval [{lo}, {hi}]")
-        low.append(lo)
-        high.append(hi)
-    return Box(low, high)
-
-
-def _s_expressions(text: str) -> Iterator[list[Any]]:
-    stack: list[list[Any]] = []
-    for token in (found[0] for found in re.finditer(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text))):
-        if token == "(":
-            stack.append([])
-            if len(stack) > 100:
-                raise UnsupportedModel("brackets are nested deeper than 100")
-        elif not stack:
-            raise UnsupportedModel(f"{token[:40]!r} stands outside brackets")
-        elif token == ")":
-            done = stack.pop()
-            if stack:
-                stack[-1].append(done)
-            else:
-                yield done
-        else:
-            stack[-1].append(token)
-    if stack:
-        raise UnsupportedModel("a bracket is not closed")
-
-
-def _hull(form: Any) -> Bounds:
-    """Bounds that every solution of the formula obeys."""
-    if not isinstance(form, list) or not form:
-        return {}
-    head, *rest = form
-    if head == "and":
-        bounds: Bounds = {}
-        for part in rest:
-            _narrow(bounds, _hull(part))
-        return bounds
-    if head == "or" and rest:
-        parts = [_hull(part) for part in rest]
-        return {
-            name: (min(p[name][0] for p in parts), max(p[name][1] for p in parts))
-            for name in parts[0]
-            if all(name in p for p in parts)
-        }
-    if head in ("<=", ">=", "<", ">") and len(rest) == 2 and all(isinstance(r, str) for r in rest):
-        small, large = rest if head in ("<=", "<") else reversed(rest)
-        if INPUT.fullmatch(small) and (number := _rational(large)) is not None:
-            return {small: (-math.inf, _outward(number, up=True))}
-        if INPUT.fullmatch(large) and (number := _rational(small)) is not None:
-            return {large: (_outward(number, up=False), math.inf)}
-    return {}
-
-
-def _narrow(bounds: Bounds, more: Bounds) -> None:
-    for name, (lo, hi) in more.items():
-        old = bounds.get(name, (-math.inf, math.inf))
-        bounds[name] = (max(lo, old[0]), min(hi, old[1]))
-
-
-def _rational(token: str) -> Fraction | None:
-    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", token, re.ASCII) or len(token) > 400:
-        return None
-    return Fraction(token)
-
-
-def _outward(number: Fraction, *, up: bool) -> float:
-    try:
-        nearest = float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
-    if Fraction(nearest) == number:
-        return nearest
-    if up:
-        return nearest if Fraction(nearest) > number else math.nextafter(nearest, math.inf)
-    return nearest if Fraction(nearest) < number else math.nextafter(nearest, -math.inf)

@@ -19,11 +19,54 @@ from typing import Any
 import numpy as np
 
 from .activations import Activation
+from .errors import CertificateRejected
 from .network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Index = tuple[int, ...]
 Interval = tuple[Fraction, Fraction]
+LONGEST = 2**14  # bits of a numerator or denominator; a product of seven floats of any size has fewer
+
+
+# Rationals ------------------------------------------------------------------------------------------------------
+
+
+def bounded(q: Fraction) -> Fraction:
+    """The rational, if its numerator and denominator are not too long.
+
+    Moves can make numbers that grow without end, and so can sums of terms with different denominators: a short
+    certificate would keep its reader busy for hours.
+
+    Raises:
+        CertificateRejected: they are.
+    """
+    if q.denominator.bit_length() > LONGEST or q.numerator.bit_length() > LONGEST:
+        raise CertificateRejected(
+            f"a number of {max(q.numerator.bit_length(), q.denominator.bit_length())} bits; the kernel computes with up to "
+            f"{LONGEST}"
+        )
+    return q
+
+
+class Work:
+    """How much is left to be done in rationals: an entry that is put counts 1, a long one as much as it takes longer."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.left = limit
+
+    def spend(self, q: Fraction) -> None:
+        bits = max(q.denominator.bit_length(), q.numerator.bit_length())
+        self.left -= 1 + (bits * bits >> 20)
+        if self.left < 0:
+            raise CertificateRejected(f"more than {self.limit} entries would be computed in rationals")
+
+
+def total(terms: Iterable[Fraction]) -> Fraction:
+    """The sum of rationals, none of it too long."""
+    found = Fraction(0)
+    for term in terms:
+        found = bounded(found + term)
+    return found
 
 
 # Constants ------------------------------------------------------------------------------------------------------
@@ -45,7 +88,7 @@ class Constant:
         low = high = self.rational
         for activation, argument, coefficient in self.atoms:
             ends = [coefficient * end for end in _at(activation, argument)]
-            low, high = low + min(ends), high + max(ends)
+            low, high = bounded(low + min(ends)), bounded(high + max(ends))
         return low, high
 
     @cached_property
@@ -68,18 +111,18 @@ def linear(terms: Iterable[tuple[Fraction, Number]]) -> Number:
     rational, atoms = Fraction(0), dict[tuple[Activation, Number], Fraction]()
     for factor, number in terms:
         if isinstance(number, Fraction):
-            rational += factor * number
+            rational = bounded(rational + factor * number)
             continue
-        rational += factor * number.rational
+        rational = bounded(rational + factor * number.rational)
         for activation, argument, coefficient in number.atoms:
             key = (activation, argument)
-            atoms[key] = atoms.get(key, Fraction(0)) + factor * coefficient
+            atoms[key] = bounded(atoms.get(key, Fraction(0)) + factor * coefficient)
     kept = frozenset((a, z, c) for (a, z), c in atoms.items() if c)
     return Constant(rational, kept) if kept else rational
 
 
 def value(activation: Activation, z: Number) -> Number:
-    """activation(z) in normal form: atoms have arguments of positive leading sign.
+    """activation(z) in normal form: atoms have arguments of positive leading sign where a reflection law makes it so.
 
     >>> from fractions import Fraction
     >>> tanh = Activation("tanh")
@@ -90,13 +133,9 @@ def value(activation: Activation, z: Number) -> Number:
         exact = activation.exact(z)
         if exact is not None:
             return exact
-    elif activation.piecewise_linear:
-        low, high = enclose(z)
-        if low >= 0 or high <= 0:
-            slope = activation.exact(Fraction(1 if low >= 0 else -1))
-            assert slope is not None
-            return linear([(abs(slope) if low >= 0 else -slope, z)])
-    if (z if isinstance(z, Fraction) else z.leading) < 0:
+    elif (line := activation.line(*enclose(z))) is not None:
+        return linear([(line[0], z), (Fraction(1), line[1])])
+    if activation.reflection is not None and (z if isinstance(z, Fraction) else z.leading) < 0:
         sign, slope, offset = activation.reflection
         mirrored = linear([(Fraction(-1), z)])
         return linear([(sign, value(activation, mirrored)), (slope, mirrored), (Fraction(1), offset)])
@@ -174,6 +213,19 @@ def _softplus(x: Decimal) -> Decimal:
     return (1 + max(x, Decimal(-1000)).exp()).ln()
 
 
+def _elu(x: Decimal, alpha: float) -> Decimal:
+    """For x < 0; the other side is rational."""
+    return Decimal(alpha) * (max(x, Decimal(-1000)).exp() - 1)
+
+
+def _mish(x: Decimal) -> Decimal:
+    """x tanh(softplus(x)), with w = e^x for x <= 0 and v = e^-x for x > 0: no cancellation, no overflow."""
+    w = max(-abs(x), Decimal(-1000)).exp()
+    if x > 0:
+        return x * (1 + 2 * w) / (1 + 2 * w + 2 * w * w)
+    return x * w * (w + 2) / (w * (w + 2) + 2)
+
+
 def _gelu(x: Decimal) -> Decimal:
     return x / 2 * (1 + _erf(x / Decimal(2).sqrt()))
 
@@ -183,22 +235,23 @@ def _gelu_tanh(x: Decimal) -> Decimal:
     return x / 2 * (1 + _tanh(inner))
 
 
-_NEAR: dict[str, Callable[[Decimal], Decimal]] = {
+_NEAR: dict[str, Callable[..., Decimal]] = {
     "tanh": _tanh, "sigmoid": _sigmoid, "erf": _erf, "sin": _sin, "softplus": _softplus, "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh, "silu": lambda x: x * _sigmoid(x),
+    "gelu_tanh": _gelu_tanh, "silu": lambda x: x * _sigmoid(x), "elu": _elu, "mish": _mish,
 }  # fmt: skip
 
 
-def _near(kind: str, q: Fraction) -> Fraction:
+def _near(activation: Activation, q: Fraction) -> Fraction:
     with localcontext(_DIGITS):
-        return Fraction(_NEAR[kind](Decimal(q.numerator) / Decimal(q.denominator)))
+        return Fraction(_NEAR[activation.kind](Decimal(q.numerator) / Decimal(q.denominator), *activation.parameters))
 
 
 def enclose_value(activation: Activation, z: Interval) -> Interval:
     """An interval that holds activation(t) for every t in z.
 
-    At the midpoint the value is computed with 110 decimal digits and widened by 1e-50 (1 + |z|); from there the
-    Lipschitz constant carries it to the ends. The range of a bounded activation caps it.
+    At the midpoint the value is computed with 110 decimal digits and widened by 1e-50 (1 + |z|), times the Lipschitz
+    constant where that is large; from there the Lipschitz constant carries it to the ends. The range of a bounded
+    activation caps it.
     """
     low, high = z
     middle, radius = (low + high) / 2, activation.lipschitz * (high - low) / 2
@@ -206,28 +259,23 @@ def enclose_value(activation: Activation, z: Interval) -> Interval:
     if exact is None and abs(middle) > _FAR:
         return _enclose_far(activation, z)
     if exact is None:
-        exact = _near(activation.kind, middle)
-        radius += _ERROR * (1 + abs(middle))
+        exact = _near(activation, middle)
+        radius += _ERROR * (1 + abs(middle)) * max(Fraction(1), activation.lipschitz)
     ends = exact - radius, exact + radius
-    if activation.bound is None:
+    if activation.least is None or activation.most is None:
         return ends
-    floor = Fraction(0) if activation.reflection[2] == 1 else -Fraction(activation.bound)
-    return max(ends[0], floor), min(ends[1], Fraction(activation.bound))
+    return max(ends[0], activation.least), min(ends[1], activation.most)
 
 
 def _enclose_far(activation: Activation, z: Interval) -> Interval:
     """All arguments beyond 1e40: saturated (error below 1e-50); else all of the range, as nothing better is known here."""
     low, high = z
-    sign, slope, offset = activation.reflection
-    if activation.kind == "sin" or (low <= _FAR and high >= -_FAR):
-        reach = activation.lipschitz * max(abs(low), abs(high)) + 1
-        bound = Fraction(activation.bound) if activation.bound is not None else reach
+    if activation.tails is None or (low <= _FAR and high >= -_FAR):
+        reach = activation.lipschitz * max(abs(low), abs(high)) + 1  # |s(0)| is below 1 where nothing bounds s
+        bound = activation.bound if activation.bound is not None else reach
         return -bound, bound
-    limit = (lambda t: Fraction(1)) if activation.bound is not None else (lambda t: t)
-    if low > 0:
-        return limit(low) - _ERROR, limit(high) + _ERROR
-    at = [sign * limit(-t) + slope * -t + offset for t in (low, high)]
-    return min(at) - _ERROR, max(at) + _ERROR
+    slope, offset = activation.tails[low > 0]
+    return slope * low + offset - _ERROR, slope * high + offset + _ERROR
 
 
 def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:
@@ -309,10 +357,13 @@ class ExactArray:
     Attributes:
         hi: nearest floats (copied before the first change). lo: nearest floats of exact - hi, or None for all zero.
         rest: the entries that hi + lo does not hold, by index.
+        work: what entries that are put are charged to, if anything.
     """
 
-    def __init__(self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None) -> None:
-        self.hi, self.lo, self.rest = hi, lo, rest or {}
+    def __init__(
+        self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None, work: Work | None = None
+    ) -> None:
+        self.hi, self.lo, self.rest, self.work = hi, lo, rest or {}, work
         self._own = False
 
     def get(self, at: Index) -> Number:
@@ -322,7 +373,9 @@ class ExactArray:
 
     def put(self, at: Index, number: Number) -> None:
         low, high = enclose(number)
-        middle = (low + high) / 2
+        middle = bounded((low + high) / 2)
+        if self.work is not None:
+            self.work.spend(middle)
         hi = _nearest(middle)
         lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
         self.write(at, hi, lo)
@@ -495,7 +548,7 @@ def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
     for j in {j for _, j in b.rest}:
         bad[:, j] = True
     for i, j in np.argwhere(bad).tolist():
-        out.put((i, j), sum((_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])), Fraction(0)))
+        out.put((i, j), total(_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])))
     return out
 
 

@@ -7,7 +7,7 @@ For pre-activations z in [lo, hi], one interval per entry, an `Envelope` promise
 A slope may be any float: only the offset carries the proof, and it is computed for that very slope with every rounding
 outward. Piecewise linear activations need a kink and two slopes. tanh and the sigmoid are enclosed by an exponential
 with a proved error (`_decay`), and lines come from their shape: convex below zero, concave above, the derivative largest
-at zero. Any other activation gets constant lines from the decimal enclosures of `enclosure`.
+at zero. A clip has two kinks. Any other activation gets constant lines from the decimal enclosures of `enclosure`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def envelope(activation: Activation, lo: Array, hi: Array) -> Envelope:
             return kinked(p, q, p, q, lo, hi)
         if activation.kind in TANH:
             return _finite(_tanh_lines(*TANH[activation.kind], lo, hi))
+        if activation.kind == "clip":
+            return _finite(_clip_lines(activation.parameters, lo, hi))
     least, most = _ranges(activation, lo, hi)
     return Envelope(np.zeros(lo.shape), least, np.zeros(lo.shape), most, least, most)
 
@@ -70,7 +72,7 @@ def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
         most = _derivative(c * np.clip(0.0, lo, hi))[1]
         return b * c * least, b * c * most
     steepest = ceiling(activation.lipschitz)
-    return np.full(lo.shape, 0.0 if activation.injective else -steepest), np.full(lo.shape, steepest)
+    return np.full(lo.shape, 0.0 if activation.monotone else -steepest), np.full(lo.shape, steepest)
 
 
 def _finite(lines: Envelope) -> Envelope:
@@ -233,6 +235,31 @@ def _tanh_right(lo: Array, hi: Array) -> Envelope:
     return Envelope(lower, below, upper, above, least, most)
 
 
+# Clips ----------------------------------------------------------------------------------------------------------
+
+
+def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Envelope:
+    """Lines around z -> min(max(z, low), high), which grows, with slopes 0 and 1.
+
+    Minus any line it is linear between lo, low, high and hi, so its extremes are at those of the four that lie inside. The
+    line above goes through the value at lo and, where the function is flat at the end, through its upper kink; it is level
+    where lo lies beyond the lower kink and the flat part is the longer one. Below it is the same, seen from the other end.
+    """
+    low, high = ends
+    at_lo, at_hi = np.clip(lo, low, high), np.clip(hi, low, high)
+    rise, run = high - at_lo, np.minimum(hi, high) - lo
+    upper = np.where(hi > lo, np.where(hi > high, rise, at_hi - at_lo) / run, 0.0)
+    upper = np.where((hi - high > high - lo) & (lo >= low) | (lo >= high), 0.0, upper)
+    fall, back = at_hi - low, hi - np.maximum(lo, low)
+    lower = np.where(hi > lo, np.where(lo < low, fall, at_hi - at_lo) / back, 0.0)
+    lower = np.where((low - lo > hi - low) & (hi <= high) | (hi <= low), 0.0, lower)
+    upper, lower = (np.clip(np.where(np.isnan(slope), 0.0, slope), 0.0, 1.0) for slope in (upper, lower))
+    corners = [(lo, at_lo), (hi, at_hi), *((np.clip(z, lo, hi), np.clip(np.clip(z, lo, hi), low, high)) for z in (low, high))]
+    above = np.maximum.reduce([add_up(value, times_up(-upper, z)) for z, value in corners])
+    below = np.maximum.reduce([add_up(-value, times_up(lower, z)) for z, value in corners])
+    return Envelope(lower, -below, upper, above, at_lo, at_hi)
+
+
 # Any other activation -------------------------------------------------------------------------------------------
 
 
@@ -250,10 +277,25 @@ def _value(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
 
 
 def _range(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
-    """Increasing activations (continuous and injective, all of positive slope somewhere) by their ends."""
-    reach = math.inf if activation.bound is None else float(activation.bound)
+    """Activations that never fall, by their ends; those with a valley by their ends and the bottom of it."""
+    floor = -math.inf if activation.least is None else -ceiling(-activation.least)
+    roof = math.inf if activation.most is None else ceiling(activation.most)
+    if activation.valley is not None:
+        floor = max(floor, _bottom(activation))
     if not (math.isfinite(lo) and math.isfinite(hi)):
-        return -reach, reach
-    if not activation.injective:
+        return floor, roof
+    if not (activation.monotone or activation.valley):
         return _value(activation, lo, hi)
-    return max(_value(activation, lo, lo)[0], -reach), min(_value(activation, hi, hi)[1], reach)
+    left, right = _value(activation, lo, lo), _value(activation, hi, hi)
+    if activation.valley is None:
+        return max(left[0], floor), min(right[1], roof)
+    start, end = activation.valley
+    least = floor if lo <= end and hi >= start else max(min(left[0], right[0]), floor)
+    return least, max(left[1], right[1])
+
+
+@lru_cache
+def _bottom(activation: Activation) -> float:
+    """A lower bound of all values of an activation with a valley."""
+    assert activation.valley is not None
+    return -ceiling(-enclose_value(activation, activation.valley)[0])

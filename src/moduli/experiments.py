@@ -31,7 +31,7 @@ from .pruning import (
     removable,
     visible_rows,
 )
-from .result import Result
+from .result import Result, plain
 from .sweep import Job
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -135,6 +135,8 @@ def prunability(
         law = (str(noise.get("kind", "isotropic")), float(noise["alpha"]), float(noise["sigma"]), run.time)
         draws = max(20, min(200, 4 * 10**7 // run.start[0].size))
         found["predicted"] = predicted_share(run.start[0], *law, draws=draws, inputs=x.astype(np.float64), seed=stream).tolist()
+    if plain(found) != found:
+        raise ValueError("a measurement is not finite; lower lr or sigma")
     return found
 
 

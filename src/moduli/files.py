@@ -1,7 +1,10 @@
-"""Bytes in and out: regular files up to a limit, NumPy archives as data, and files written whole or not at all."""
+"""Bytes in and out: regular files up to a limit, packed by gzip or not, NumPy archives as data, files written whole or
+not at all.
+"""
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import os
@@ -20,27 +23,113 @@ from .errors import UnsupportedModel, one_line
 
 MAX_FILE = 2**31
 MAX_UNPACKED = 2**32
+UNPACKED_FLOOR = 2**26  # bytes: a small archive may unpack to that much at any ratio
+UNPACKED_RATIO = 100  # text and weights pack to a tenth at best: beyond this, a file was made to fill the memory
+BLOCK = 2**20  # bytes unpacked at a time
+POINTER = 1024  # bytes: a Git LFS pointer is shorter than that
 HEADER = 10_000
 FIELD = (
     rb"""['"](descr|fortran_order|shape)['"]\s*:\s*"""
     rb"""(['"][<>|=]?[?biufcUO][0-9]{0,9}['"]|True|False|\([0-9,\s]*\))\s*,?\s*"""
 )
+STAND_INS = (
+    (rb"version https?://[^\s]*(git-lfs|hawser|git-media)", "a Git LFS pointer, not the file; run git lfs pull"),
+    (rb"/annex/objects/", "a git-annex pointer, not the file; run git annex get"),
+    (rb"\s*<(!doctype\s+html|html)\b", "a web page, not the file; download the raw file"),
+)
+
+
+def suffix_of(path: str | Path) -> tuple[str, bool]:
+    """The suffix in lower case, without ``.gz``, and whether that was there.
+
+    >>> suffix_of("a/Net.ONNX.gz"), suffix_of("box.vnnlib")
+    (('.onnx', True), ('.vnnlib', False))
+    """
+    file = Path(path)
+    packed = file.suffix.lower() == ".gz"
+    inner = file.with_suffix("") if packed else file
+    return inner.suffix.lower(), packed
+
+
+def regular(path: str | Path) -> Path:
+    """The path of a regular file.
+
+    Raises:
+        UnsupportedModel: something else than a file: a folder, a pipe, a device.
+        OSError: it cannot be looked at.
+    """
+    file = Path(path)
+    file.stat()
+    if file.is_dir():
+        raise UnsupportedModel(f"{named(path)} is a folder; give the file")
+    if not file.is_file():
+        raise UnsupportedModel(f"{file} is no regular file; give the path of one")
+    return file
+
+
+def named(path: str | Path) -> str:
+    """A path as it is called in messages: the empty one is the current folder."""
+    return str(path) if str(path) else "'' (the current folder)"
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Refuse what version control or a browser left in the place of a file.
+
+    Raises:
+        UnsupportedModel: names what it is, and how to get the file.
+    """
+    with path.open("rb") as file:
+        head = file.read(POINTER)
+    for pattern, means in STAND_INS:
+        if re.match(pattern, head, re.IGNORECASE):
+            raise UnsupportedModel(f"{path} is {means}")
 
 
 def content(path: str | Path, most: int = MAX_FILE) -> bytes:
-    """The bytes of a regular file.
+    """The bytes of a regular file, unpacked where its name ends in ``.gz``.
 
     Raises:
-        UnsupportedModel: something else than a file (a folder, a pipe, a device), or more than `most` bytes.
+        UnsupportedModel: no file (a folder, a pipe, a device), a Git LFS pointer or a web page in its place, more than
+            `most` bytes, packed or not, or damaged packing.
         OSError: it cannot be opened.
     """
-    file = Path(path)
+    file = regular(path)
     size = file.stat().st_size
-    if not file.is_file():
-        raise UnsupportedModel(f"{file} is no regular file; give the path of one")
     if size > most:
         raise UnsupportedModel(f"{file}: {size} bytes; files up to {most} are read here")
-    return file.read_bytes()
+    refuse_stand_in(file)
+    data = file.read_bytes()
+    packed = data.startswith(b"\x1f\x8b\x08")
+    if suffix_of(file)[1]:
+        if not packed:
+            raise UnsupportedModel(f"{file} is named .gz but not packed by gzip; rename it without .gz")
+        return gunzip(data, most, str(file))
+    if packed:
+        raise UnsupportedModel(f"{file} is packed by gzip; rename it {file.name}.gz, or gunzip it")
+    return data
+
+
+def gunzip(data: bytes, most: int, where: str) -> bytes:
+    """What gzip packed, of one member or several, up to a size that is watched while it is unpacked.
+
+    Raises:
+        UnsupportedModel: damaged, cut off, or larger than `most` or than such a file unpacks to.
+    """
+    limit = min(most, max(UNPACKED_FLOOR, UNPACKED_RATIO * len(data)))
+    unpacked = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while block := file.read(BLOCK):
+                unpacked += block
+                if len(unpacked) > limit:
+                    raise UnsupportedModel(
+                        f"{where}: {len(data)} bytes unpack to more than {limit}; gunzip it first if it is meant to"
+                    )
+    except EOFError:
+        raise UnsupportedModel(f"{where} is cut off: the packed data ends early; get the file again") from None
+    except (gzip.BadGzipFile, zlib.error, struct.error) as error:
+        raise UnsupportedModel(f"{where} is damaged, gzip cannot unpack it ({error}); get the file again") from None
+    return bytes(unpacked)
 
 
 def load_arrays(path: str | Path, most: int = MAX_FILE) -> dict[str, Any]:
@@ -62,7 +151,7 @@ def unpack(data: bytes) -> dict[str, Any]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
-            if total > min(MAX_UNPACKED, max(2**26, 100 * len(data))) or len(members) > 10_000:
+            if total > min(MAX_UNPACKED, max(UNPACKED_FLOOR, UNPACKED_RATIO * len(data))) or len(members) > 10_000:
                 raise UnsupportedModel(f"{len(data)} bytes unpack to {total}; this is no archive of arrays")
             names = [member.filename.removesuffix(".npy") for member in members]
             if len(set(names)) < len(names):

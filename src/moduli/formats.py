@@ -2,16 +2,19 @@
 
     .onnx          dense graphs, opset 6 to today; written with opset 17 (20 where Gelu occurs)
     .nnet          text; the network stays in its normalised coordinates, `Network.frame` holds the physical ones; written
-                   without a frame, the bounds are the largest floats, mean 0 and range 1
+                   without a frame, the bounds are the largest floats, mean 0 and range 1; `nnet` says which dialects are read
     .safetensors   layers.0.weight [out, in], layers.0.bias [out], layers.1.weight, ...; metadata
                    format = moduli/1, activations = tanh,tanh (one per hidden layer), output_map = identity
     .npz           W1 [out, in], b1 [out], W2, b2, ...; activations: unicode, one per hidden layer; output_map: unicode
     .pth .pt .tar .ckpt   torch checkpoints, read with ``weights_only=True``
+    .zip           of Stable-Baselines3: the layers of ``policy.pth`` that ``keys`` chooses; nothing else in it is read
     zoo:NAME       the small trained networks of this package
+
+Suffixes do not mind case; .onnx.gz, .nnet.gz and .npz.gz are unpacked on the way, up to a size that is watched.
 
 Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
 folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32 carries the certified effect of that rounding (metadata ``moduli.slack``, npz entry ``slack``).
+in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
 Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
@@ -21,33 +24,70 @@ import importlib
 import io
 import json
 import os
+import pickletools
 import re
+import struct
 import sys
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .affine import network_from_state_dict
-from .domains import Frame, Samples
+from .domains import Box, Samples
 from .errors import UnsupportedModel, one_line
-from .files import MAX_FILE, atomic_write, load_arrays, unpack
+from .files import (
+    MAX_FILE,
+    UNPACKED_FLOOR,
+    UNPACKED_RATIO,
+    atomic_write,
+    content,
+    load_arrays,
+    named,
+    refuse_stand_in,
+    regular,
+    suffix_of,
+    unpack,
+)  # fmt: skip
 from .network import Network
+from .nnet import nnet_bytes, read_nnet
 from .onnx_graph import onnx_bytes, read_onnx
+from .safetensors_file import read_safetensors, shared_tensors
 from .slack import Slack, exact_arrays, rounding_slack
-
-if TYPE_CHECKING:
-    pass
+from .state_dicts import network_from_state_dict
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
 
 Writer = Callable[[Network, str, Slack | None], bytes | Iterator[bytes | memoryview]]
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
+MODELS = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS)
+READ = (*MODELS, ".zip")  # an archive is read for one library's sake, and offered to no other
+UNPACKED = (".onnx", ".nnet", ".npz")  # from .gz
+POLICY = "policy.pth"
+MAX_PICKLE = 1 << 24  # bytes of an archive's list of tensors that are scanned for names
+MAX_NAMES = 1 << 12  # of a folder that are looked at
+EXPORT = "export the model to ONNX"
+TENSORFLOW = f"{EXPORT}: python -m tf2onnx.convert"
+FOREIGN = {
+    ".h5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
+    ".hdf5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
+    ".keras": ("this is a Keras model", f"{EXPORT}: keras.models.load_model({{!r}}).export('model.onnx', format='onnx')"),
+    ".pb": ("this is a TensorFlow graph", f"{TENSORFLOW} --graphdef {{}} --output model.onnx --inputs X:0 --outputs Y:0"),
+    ".tflite": ("this is a TensorFlow Lite model", f"{TENSORFLOW} --tflite {{}} --output model.onnx"),
+    ".pkl": ("this is a pickle, which is code", f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)"),
+    ".pickle": ("this is a pickle, which is code", f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)"),
+    ".joblib": ("this is a pickle, which is code", f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)"),
+    ".bin": ("many programs write .bin", "take the .safetensors beside it; if torch.save wrote it, rename it .pt"),
+    ".gguf": ("this is a quantised language model", "take the .safetensors that it was made of"),
+    ".mlmodel": ("this is a Core ML model", f"{EXPORT} with the library that trained it"),
+    ".mat": ("this is a MATLAB file", f"{EXPORT} with exportONNXNetwork"),
+}  # fmt: skip
 
 
 # The doors ------------------------------------------------------------------------------------------------------
@@ -84,7 +124,7 @@ def load(
     if isinstance(source, (str, os.PathLike)):
         if str(source).startswith("zoo:"):
             return _zoo(str(source)[4:])
-        return _load_path(Path(source), input_shape, output, activation, keys)
+        return _load_path(source, input_shape, output, activation, keys)
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].nn.Module):
         return _network(_torch().read_module(source, input_shape=input_shape))
     if "onnx" in sys.modules and isinstance(source, sys.modules["onnx"].ModelProto):
@@ -97,11 +137,12 @@ def load(
     )
 
 
-def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
+def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None) -> Path:
     """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at all.
 
     Args:
         dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified slack).
+        slack: what was rounded before, which the file then carries too; that of `canonical`, for one.
 
     Raises:
         UnsupportedModel: unknown suffix, a network the format cannot hold, or a weight beyond float32.
@@ -116,7 +157,7 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
     """
     file = Path(path)
     writers: dict[str, Writer] = {
-        ".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes, ".nnet": _nnet_bytes,
+        ".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes, ".nnet": nnet_bytes,
     }  # fmt: skip
     writer = writers.get(file.suffix.lower())
     if writer is None:
@@ -127,30 +168,131 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64") -> Path:
         raise UnsupportedModel(f"dtype {dtype!r}; 'float64' or 'float32' is written")
     if not isinstance(net, Network):
         raise UnsupportedModel(f"save takes a Network, not {type(net).__name__}; load it first")
-    rounded, slack = (net, None) if dtype == "float64" else _float32(net)
-    return atomic_write(file, writer(rounded, dtype, slack))
+    if dtype == "float32":
+        net, more = _float32(net)
+        slack = more if slack is None else slack.plus(more)
+    return atomic_write(file, writer(net, dtype, slack))
 
 
-def _load_path(path: Path, input_shape: Any, output: str | None, activation: Any, keys: Sequence[str] | None) -> Network:
-    size, suffix = path.stat().st_size, path.suffix.lower()
-    known = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS)
-    if suffix not in known:
-        raise UnsupportedModel(f"{path}: cannot read suffix {suffix!r}; suffixes: {' '.join(known)}; export the model to ONNX")
-    if not path.is_file():
-        raise UnsupportedModel(f"{path} is no regular file; give the path of one")
+def _load_path(
+    source: str | os.PathLike[str], input_shape: Any, output: str | None, activation: Any, keys: Sequence[str] | None
+) -> Network:
+    path = Path(source)
+    size = path.stat().st_size
+    if path.is_dir():
+        raise UnsupportedModel(f"{named(str(source))} is a folder; give the file{_inside(path)}")
+    suffix, packed = suffix_of(path)
+    if suffix not in READ:
+        raise UnsupportedModel(_unread(path, suffix, packed))
+    if packed and suffix not in UNPACKED:
+        command = "tar -xzf" if suffix == ".tar" else "gunzip"
+        raise UnsupportedModel(f"{path}: {suffix}.gz is not unpacked here; {command} it first and give the model file")
+    regular(path)
     most = 2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE  # which holds all that `affine.MAX_PARAMETERS` allows
     if not 0 < size <= most:
         raise UnsupportedModel(f"{path}: {size} bytes; such a file holds between 1 and {most}")
+    refuse_stand_in(path)
     with one_line(str(path)):
         if suffix == ".onnx":
-            return read_onnx(path.read_bytes(), path.parent, str(path), input_shape, output)
+            return read_onnx(content(path), path.parent, str(path), input_shape, output)
         if suffix == ".nnet":
-            return _read_nnet(path)
+            return read_nnet(content(path), str(path))
         if suffix == ".safetensors":
             return _read_safetensors(path, activation, keys)
         if suffix == ".npz":
-            return _read_npz(path.read_bytes(), str(path))
+            return _read_npz(content(path), str(path))
+        if suffix == ".zip":
+            return _read_policy(path, activation, keys)
         return _network(_torch().read_checkpoint(path, activation=activation, keys=keys))
+
+
+def _unread(path: Path, suffix: str, packed: bool) -> str:
+    """Why a file of another suffix is not read, and what to do."""
+    whole = f"{suffix}.gz" if packed else suffix
+    means, way_out = FOREIGN.get(suffix, ("", EXPORT))
+    said = f"{means}: {way_out.format(path.name)}" if means else way_out
+    return f"{path}: cannot read suffix {whole!r}; suffixes: {' '.join(MODELS)}; {said}"
+
+
+def _inside(folder: Path) -> str:
+    """What a folder is, where that can be told, or the files in it that could be meant."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in islice(entries, MAX_NAMES))
+    if "saved_model.pb" in names:
+        return f" (this is a TensorFlow SavedModel: {TENSORFLOW} --saved-model {folder} --output model.onnx)"
+    models = [name for name in names if suffix_of(name)[0] in READ]
+    what = "this is a Hugging Face model: " if "config.json" in names else ""
+    if models:
+        return f" ({what}{', '.join(str(folder / name) for name in models[:3])}{', ...' if len(models) > 3 else ''})"
+    return f" ({what}{EXPORT})" if what else ""
+
+
+def _read_policy(path: Path, activation: Any, keys: Sequence[str] | None) -> Network:
+    """The chosen layers of the policy in an archive of Stable-Baselines3."""
+    data = _member(path, POLICY)
+    if keys is None:
+        names = _layer_names(data)
+        listed = f", from {', '.join(names[:16])}{', ...' if len(names) > 16 else ''}" if names else ""
+        raise UnsupportedModel(
+            f"{path}: {POLICY} holds several networks, actor and critic; choose layers, in order, with keys={listed}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / POLICY
+        file.write_bytes(data)
+        try:
+            net = _network(_torch().read_checkpoint(file, activation=activation, keys=keys))
+        except UnsupportedModel as error:
+            raise UnsupportedModel(str(error).replace(str(file), f"{path}: {POLICY}")) from None
+    note = f"layers of {POLICY} alone: scaling of observations, squashing and clipping of actions are not in them"
+    return replace(net, notes=(*net.notes, note))
+
+
+def _member(path: Path, name: str) -> bytes:
+    """One entry of a zip archive, as large as it says it is."""
+    whole = content(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            entries = archive.infolist()
+            found = [entry for entry in entries if entry.filename == name]
+            if len(found) != 1:
+                raise UnsupportedModel(f"{path} {_no_policy(entries, len(found))}")
+            entry = found[0]
+            if entry.file_size > min(MAX_FILE, max(UNPACKED_FLOOR, UNPACKED_RATIO * entry.compress_size)):
+                raise UnsupportedModel(
+                    f"{path}: {name} unpacks from {entry.compress_size} bytes to {entry.file_size}; unzip it if it is meant to"
+                )
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UnsupportedModel(f"{path}: {name} is packed in a way that is not read; unzip and zip it again")
+            with archive.open(entry) as file:
+                data = file.read(entry.file_size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
+        raise UnsupportedModel(f"{path} is damaged or no zip archive ({error})") from None
+    if len(data) != entry.file_size:
+        raise UnsupportedModel(f"{path}: {name} says it has {entry.file_size} bytes but holds {len(data)}")
+    return data
+
+
+def _no_policy(entries: Sequence[zipfile.ZipInfo], found: int) -> str:
+    names = [entry.filename for entry in entries]
+    if found:
+        return f"holds {POLICY} {found} times; an archive holds every name once"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "is a torch file; rename it .pt"
+    listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else "nothing"
+    return f"holds {listed} and no {POLICY} of Stable-Baselines3; unzip it and give the model file"
+
+
+def _layer_names(data: bytes) -> list[str]:
+    """The layers that a torch archive names, read as text: its pickle is scanned for words, not run."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+            with archive.open(pickles[0]) as file:
+                text = file.read(min(pickles[0].file_size, MAX_PICKLE))
+        words = [word for _, word, _ in pickletools.genops(text) if isinstance(word, str)]
+    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, NotImplementedError, RuntimeError, ValueError, OSError):
+        return []
+    return list(dict.fromkeys(word.removesuffix(".weight") for word in words if word.endswith(".weight")))
 
 
 def _torch() -> Any:
@@ -198,73 +340,20 @@ def load_samples(path: str | Path) -> Samples:
         return Samples(tables["x"] if "x" in tables else next(iter(tables.values())))
 
 
-# .nnet ----------------------------------------------------------------------------------------------------------
+def load_box(path: str | Path) -> Box:
+    """The box of a `.npz` file with two arrays, ``low`` and ``high``: numbers, or arrays of an input's shape.
 
-_FAR = sys.float_info.max
-
-
-def _read_nnet(path: Path) -> Network:
-    lines = [
-        line for line in path.read_text(encoding="ascii").splitlines() if line.strip() and not line.lstrip().startswith("//")
-    ]
-    if len(lines) < 7:
-        raise UnsupportedModel(f"{path}: {len(lines)} lines; a .nnet file has a header of 7")
-    depth, inputs, outputs, *_ = (int(n) for n in _tokens(lines[0]))
-    sizes = [int(n) for n in _tokens(lines[1])]
-    if len(sizes) != depth + 1 or sizes[0] != inputs or sizes[-1] != outputs or min(sizes) < 0:
-        raise UnsupportedModel(f"{path}: {depth} layers, {inputs} inputs, {outputs} outputs do not fit the sizes {sizes}")
-    numbers = [token for line in lines[7:] for token in _tokens(line)]
-    needed = sum(m * (n + 1) for n, m in pairwise(sizes))
-    if len(numbers) != needed:
-        raise UnsupportedModel(f"{path}: the sizes {sizes} need {needed} weights and biases, but {len(numbers)} are stored")
-    flat, arrays, at = np.array([float(n) for n in numbers]), list[Array](), 0
-    for n, m in pairwise(sizes):
-        arrays += [flat[at : at + m * n].reshape(m, n), flat[at + m * n : at + m * (n + 1)]]
-        at += m * (n + 1)
-    net = Network.mlp(*arrays, activation="relu")
-    return replace(net, frame=_frame([[float(n) for n in _tokens(line)] for line in lines[3:7]], inputs, path))
-
-
-def _tokens(line: str) -> list[str]:
-    if "_" in line:
-        raise UnsupportedModel(f"{line[:40]!r} holds no numbers")
-    return [token for token in re.split(r"[,\s]+", line) if token]
-
-
-def _frame(rows: list[list[float]], inputs: int, path: Path) -> Frame | None:
-    lengths, numbers = [len(row) for row in rows], np.concatenate(rows)
-    if lengths != [inputs, inputs, inputs + 1, inputs + 1]:
-        raise UnsupportedModel(
-            f"{path}: minima, maxima, means and ranges of lengths {lengths}; for {inputs} inputs "
-            f"{[inputs, inputs, inputs + 1, inputs + 1]} are needed"
-        )
-    low, high, mean, scale = (np.array(row) for row in rows)
-    if not (np.isfinite(numbers).all() and (scale > 0).all()):
-        raise UnsupportedModel(
-            f"{path}: ranges {scale.tolist()} and the other rows of the header must be finite, ranges positive"
-        )
-    if (low == -_FAR).all() and (high == _FAR).all():
-        return None
-    frame = Frame(low, high, mean[:-1], scale[:-1], float(mean[-1]), float(scale[-1]))
-    _ = frame.box  # refuses bounds that are none
-    return frame
-
-
-def _nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
-    """Without a frame: mean 0, range 1, and the largest floats as bounds, which `_read_nnet` takes for no frame."""
-    wrong = next((str(a) for a in net.activations if a.kind != "relu"), None)
-    if wrong is not None or net.output_map != "identity":
-        found = f"{wrong} units" if wrong is not None else f"{net.output_map} on the output"
-        raise UnsupportedModel(f".nnet holds ReLU networks with affine output only, this one has {found}; write .onnx")
-    n, widths, frame = net.widths[0], net.widths, net.frame
-    f = frame or Frame(np.full(n, -_FAR), np.full(n, _FAR), np.zeros(n), np.ones(n), 0.0, 1.0)
-    header = [
-        [len(net.layers), n, widths[-1], max(widths)], widths, [0], f.low.tolist(), f.high.tolist(),
-        [*f.mean.tolist(), f.out_mean], [*f.scale.tolist(), f.out_scale],
-    ]  # fmt: skip
-    rows = [row for layer in net.layers for part in (layer.weight, layer.bias[:, None]) for row in part.tolist()]
-    comment = "// written by moduli" + (f" in float32; slack {slack}" if slack is not None else "")
-    return "\n".join([comment, *(",".join(map(repr, row)) + "," for row in [*header, *rows]), ""]).encode()
+    Raises:
+        UnsupportedModel: other entries, or ends that are no box.
+        OSError: the file cannot be opened.
+    """
+    arrays = load_arrays(path)
+    with one_line(str(path)):
+        ends = [arrays[name] for name in ("low", "high") if name in arrays and arrays[name].dtype.kind in "fiu"]
+        if len(ends) != 2 or len(arrays) != 2:
+            held = ", ".join(list(arrays)[:8]) or "nothing"
+            raise UnsupportedModel(f"{path} holds {held}; two arrays of numbers are needed: low and high")
+        return Box(*ends)
 
 
 # .npz and .safetensors ------------------------------------------------------------------------------------------
@@ -306,20 +395,14 @@ def _npz_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
 
 
 def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -> Network:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UnsupportedModel(f"{path}: damaged or no .safetensors file ({error})") from None
-    if metadata.get("format") != "moduli/1":
-        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path))
+    metadata, stored = read_safetensors(path)
+    arrays = shared_tensors(metadata, stored)
+    if metadata.get("format") != "moduli/1":  # names come sorted as text, which is no order
+        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path), ordered=False)
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
         raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
-    names = [name for name in metadata.get("activations", "").split(",") if name]
+    names = [name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name]  # not within clip(0,6)
     output_map = metadata.get("output_map", "identity")
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 

@@ -71,8 +71,17 @@ def occam_gap(bits: Real, free: Real, samples: Real, delta: Real = 0.05) -> floa
     return math.sqrt(((bits - free) * math.log(2) + math.log(2 / delta)) / (2 * samples))
 
 
+def upward(x: Real, roundings: int) -> float:
+    """At least what `x` is a rounding of: the sum of so many non-negative terms, or a root or product of such.
+
+    >>> upward(1.0, 1) > 1
+    True
+    """
+    return math.nextafter(float(x) * (1 + (roundings + 4) * 2.0**-53), math.inf)
+
+
 class Norms(NamedTuple):
-    """Of the weight matrices of a network without biases.
+    """Of the weight matrices of a network without biases, rounded up.
 
     Attributes:
         spectral, frobenius: one per layer. rows: sums of the Euclidean norms of rows. sizes: entries. width: largest dimension.
@@ -86,18 +95,25 @@ class Norms(NamedTuple):
 
     @staticmethod
     def of(weights: Sequence[Array]) -> Norms:
-        return Norms(
-            tuple(float(np.linalg.norm(w, 2)) for w in weights), tuple(float(np.linalg.norm(w)) for w in weights),
-            tuple(float(np.linalg.norm(w, axis=1).sum()) for w in weights), tuple(w.size for w in weights),
-            max(max(w.shape) for w in weights),
-        )  # fmt: skip
+        spectral, frobenius, rows = [], [], []
+        for w in weights:
+            some = w if w.size else np.zeros((1, 1))
+            spectral.append(_upward(np.linalg.norm(some, 2), 8 * sum(some.shape)))  # what LAPACK may be off
+            frobenius.append(_upward(np.linalg.norm(some), some.size))
+            rows.append(_upward(np.linalg.norm(some, axis=1).sum(), sum(some.shape)))
+        sizes = tuple(w.size for w in weights)
+        return Norms(tuple(spectral), tuple(frobenius), tuple(rows), sizes, max(max(w.shape) for w in weights))
+
+
+def _upward(x: Any, roundings: int) -> float:
+    return upward(float(x), roundings) if x else 0.0
 
 
 def bartlett_capacity(norms: Norms, data: Real, lipschitz: Real = 1.0) -> float:
     """Bartlett, Foster, Telgarsky 2017, Theorem 3.3: eps^2 log N in the Frobenius norm of all outputs, `data` = |X|_F."""
     ratios = sum((b / s) ** (2 / 3) for b, s in zip(norms.rows, norms.spectral, strict=True) if s)
-    product = math.prod((s * lipschitz) ** 2 for s in norms.spectral)
-    return float(data**2 * math.log(2 * norms.width**2) * product * ratios**3)
+    product = math.prod(s * lipschitz * s * lipschitz for s in norms.spectral)  # powers of floats would raise where too large
+    return float(data * data * math.log(2 * norms.width**2) * product * ratios * ratios * ratios)
 
 
 def bartlett_rademacher(norms: Norms, data: Real, samples: Real, lipschitz: Real = 1.0) -> float:
@@ -134,6 +150,8 @@ def lin_zhang_covering(norms: Norms, data_rms: Real, eps: Real) -> float:
 def anthony_covering(parameters: int, layers: int, row: Real, bound: Real, lipschitz: Real, samples: Real, eps: float) -> float:
     """Anthony and Bartlett 1999, Theorem 14.5: rows of l1 norm at most V > 1/L."""
     growth = lipschitz * row
+    if math.isinf(growth):
+        return math.inf
     inside = 4 * math.e * samples * bound * parameters / (eps * (growth - 1))
     return parameters * (math.log(inside) + layers * math.log(growth))
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import arithmetic
 from .enclosure import Array, exact_sum, two_sum
 from .errors import BudgetExhausted
 
@@ -162,6 +163,7 @@ class Graph:
 
     @staticmethod
     def of(rows: Array, limit: float, signed: bool = True) -> Graph:
+        arithmetic.require()
         h = len(rows)
         found: list[tuple[Ints, Ints, Array]] = []
         count = 0
@@ -351,6 +353,7 @@ def listed(
         priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box, price less weight of a free
             group), in units of 1 / scale; then only columns whose reduced cost is at most that.
     """
+    arithmetic.require()  # worker processes begin here
     roots = by_degree(ball, rows[ball.freeable[rows]])
     if priced is None:
         return maximal_boxes(ball, rows, nodes), *free_groups(ball, roots, limit, enough=enough)

@@ -1,6 +1,7 @@
 """Does a network's function determine its parameters? One verdict out of all that can be proved.
 
-In order: one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `analytic`). Otherwise a
+In order: affine maps, and networks with units that nothing reads or that are constant, are decided (`idle`, any activation);
+one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `analytic`). Otherwise a
 functional dimension of parameters less hidden units proves that no other parameters close by have the function, up to scaling
 (local); with two hidden layers an enumeration, and with more a chain of traces, may prove it among all parameters in general
 position (generic). Another network with the same function is looked for, mechanism by mechanism: only such a witness refutes.
@@ -9,6 +10,7 @@ position (generic). Another network with the same function is looked for, mechan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,6 +20,7 @@ from . import analytic
 from .domains import Box, Domain
 from .errors import CertificateRejected, Undecided, UnsupportedModel
 from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
+from .idle import idle
 from .jacobians import Dimension
 from .network import Network
 from .polyhedra import Pieces
@@ -56,7 +59,7 @@ class Identifiability(Result):
             return None
         parts = (np.array(part, dtype=np.float64) for pair in self.other for part in pair)
         widths = self.network.widths
-        shaped = [p.reshape(widths[k // 2 + 1], -1) if k % 2 == 0 else p for k, p in enumerate(parts)]
+        shaped = [p.reshape(widths[k // 2 + 1], widths[k // 2]) if k % 2 == 0 else p for k, p in enumerate(parts)]
         return Network.mlp(*shaped, activation=list(self.network.activations))
 
     def __bool__(self) -> bool:
@@ -70,6 +73,11 @@ class Identifiability(Result):
         Raises:
             CertificateRejected: naming what fails.
         """
+        known = _at_once(self.network, self.on)
+        if known is not None:
+            if (known.status, known.scope, known.other) != (self.status, self.scope, self.other):
+                raise CertificateRejected(f"asked again the verdict is {known.status} {known.scope}, or its witness another")
+            return True
         if self.status == "refuted" and self.other is not None:
             if not _distinct(self.network, self.other):
                 raise CertificateRejected("the witness is a symmetric copy")
@@ -125,19 +133,13 @@ def _same(net: Network, box: Box | None, other: tuple[Affine, ...], dimension: D
 
 
 def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: int) -> Identifiability:
-    """See `solve.identifiable`; `dimension` of deeper networks is needed."""
-    if analytic.applies(net) and (on is None or isinstance(on, Box)):
-        return _analytic(net, on)
-    if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: identifiability is asked in a box; give on=Box(-1, 1)")
-    relu = all(str(act) == "relu" for act in net.activations)
-    if len(net.layers) < 2 or not all(act.piecewise_linear for act in net.activations):
-        raise UnsupportedModel(
-            f"{net}: identifiability is decided for piecewise linear activations, and one hidden layer of tanh, sigmoid, erf"
-        )
-    if len(net.layers) == 2 and relu:
-        return _shallow(net, on)
+    """See `solve.identifiable`; `dimension` of networks that `without_dimension` does not decide is needed."""
+    answer = without_dimension(net, on)
+    if answer is not None:
+        return answer
+    assert isinstance(on, Box)
     assert dimension is not None
+    relu = _relu(net)
     cells = dimension.cells
     small = relu and isinstance(cells, Pieces) and cells.slice is None and cells.cells <= EXACT
     if dimension.lower < dimension.generic:
@@ -160,6 +162,60 @@ def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: 
     if small and trace_ranks(cells) == [n for l, n in enumerate(net.widths[:-2]) for _ in range(net.widths[l + 1])]:
         why = f"every unit is fixed by where it bends the function; {why}"
     return Identifiability("proved", net, on, "local", why, dimension=dimension)
+
+
+def without_dimension(net: Network, on: Domain) -> Identifiability | None:
+    """The verdict where no functional dimension is needed: affine maps, idle units, one hidden layer of several activations.
+
+    Raises:
+        UnsupportedModel: an activation about which nothing is known here. ValueError: no box where one is needed.
+    """
+    if on is None or isinstance(on, Box):
+        answer = _at_once(net, on)
+        if answer is not None:
+            return answer
+        if analytic.applies(net):
+            return _analytic(net, on)
+    if not isinstance(on, Box):
+        raise ValueError(f"on={on!r}: identifiability is asked in a box; give on=Box(-1, 1)")
+    if not all(act.piecewise_linear for act in net.activations):
+        raise UnsupportedModel(
+            f"{net}: identifiability is decided for piecewise linear activations, and one hidden layer of tanh, sigmoid, erf"
+        )
+    return _shallow(net, on) if len(net.layers) == 2 and _relu(net) else None
+
+
+def _relu(net: Network) -> bool:
+    return all(str(act) == "relu" for act in net.activations)
+
+
+def _at_once(net: Network, on: Box | None) -> Identifiability | None:
+    """Affine maps, networks without hidden units, idle units; those of ReLU and of `analytic` have mechanisms of their own."""
+    if len(net.layers) == 1:
+        return _affine(net, on)
+    if not net.units:
+        return Identifiability("proved", net, on, "global", "a constant, and its output biases are all the parameters")
+    if 0 not in net.widths and (_relu(net) or analytic.applies(net)):
+        return None
+    found = idle(net)
+    if found is None:
+        return None
+    why, other = found
+    layers = None if other is None else other.layers
+    return Identifiability("refuted", net, on, "", f"{why}: others have the same function", layers, why)
+
+
+def _affine(net: Network, on: Box | None) -> Identifiability:
+    """The weights of an affine map are its slopes, which all show unless the box is flat."""
+    if on is not None:
+        box = on.of_dimension(net.widths[0])
+        flat = np.flatnonzero(box.low >= box.high)
+        if len(flat):
+            at, (weights, biases) = int(flat[0]), exact_layers(net)[0]
+            weights[0][at], biases[0] = weights[0][at] + 1, biases[0] - Fraction(float(box.low[at]))
+            why = f"the box is flat along input {at}"
+            return Identifiability("refuted", net, on, "", f"{why}: others agree on it", ((weights, biases),), why)
+    return Identifiability("proved", net, on, "global", "an affine map determines its weights and biases")
 
 
 def _analytic(net: Network, on: Box | None) -> Identifiability:

@@ -34,6 +34,7 @@ from .polyhedra import Pieces, gates
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+FLOOR = 2.0**-900  # bounds are at least this: below, products underflow, and a bound of 0 would claim a lower rank
 BLOCK, WORK, MOST, MEMORY = 2**21, 5e10, 2**25, 2**33
 PART, SPREAD = 256, 4  # rows mixed at a time, sums that each goes to: at most 1024 terms of one sum
 
@@ -432,12 +433,12 @@ def _column_bits(found: Any) -> tuple[Array, Array]:
     sizes, shifts = _feature_bits(found)
     behind, shift = np.ones(net.widths[-1]), 0
     for l in range(len(net.layers) - 1, -1, -1):
-        with np.errstate(divide="ignore"):
-            entry = np.log2(behind)[:, None] + sizes[l]
+        entry = np.log2(np.maximum(behind, FLOOR))[:, None] + sizes[l]
         bits[:0] = [entry[:, :-1].ravel(), entry[:, -1]]
         powers.insert(0, np.full(entry.size, float(shift + shifts[l])))
         steep, power = _gate_size(net, l - 1)
-        behind = steep * (np.abs(net.layers[l].weight).T @ behind)
+        with np.errstate(over="ignore"):
+            behind = steep * (np.abs(net.layers[l].weight).T @ np.maximum(behind, FLOOR))
         shift += whole_numbers(net.layers[l].weight)[1] + power
     return np.concatenate(bits) + 1e-6, np.concatenate(powers)
 
@@ -445,14 +446,14 @@ def _column_bits(found: Any) -> tuple[Array, Array]:
 def _feature_bits(found: Any) -> tuple[list[Array], list[int]]:
     """Of what each layer reads (and 1): log2 of a bound on all cells, and the power of two that makes it integers."""
     net, size, shift = found.network, np.append(np.abs(found.start).max(axis=1), 1.0), whole_numbers(found.start)[1]
-    sizes, shifts = [np.log2(np.maximum(size, 5e-324))], [shift]
+    sizes, shifts = [np.log2(np.maximum(size, FLOOR))], [shift]
     for l, layer in enumerate(net.layers[:-1]):
         both = np.column_stack([layer.weight, layer.bias])
         steep, power = _gate_size(net, l)
         with np.errstate(over="ignore"):
-            size = np.append(steep * (np.abs(both) @ size), 1.0)
+            size = np.append(steep * (np.abs(both) @ np.maximum(size, FLOOR)), 1.0)
         shift += whole_numbers(both)[1] + power
-        sizes.append(np.log2(np.maximum(size, 5e-324)) + 1e-6)
+        sizes.append(np.log2(np.maximum(size, FLOOR)) + 1e-6)
         shifts.append(shift)
     return sizes, shifts
 

@@ -1,6 +1,6 @@
 """Gaussian expectations E[s(X) t(Y)] of activations, with all their derivatives.
 
-Every activation here (sin apart) is a sum of a linear function and *smoothed ramps*
+Most activations are a sum of a linear function and *smoothed ramps*
 
     ramp_d(x) = E (x + d xi)_+,    xi ~ N(0, 1),    and its first two derivatives:
 
@@ -13,8 +13,10 @@ and covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -29,6 +31,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]
 Law = tuple[Array, Array]  # means and variances of pre-activations
 BLOCK, PANEL = 2**13, 256
+DIFFERENCES = 2**20  # entries of rows that are subtracted at once
+RATIONAL = 24  # rows of a covariance whose rank is counted in rationals
+LEAST = 1e-200  # a variance that counts as none
 COARSE, MEDIUM, FINE = 5, 12, 22
 ERRORS = {  # sup over the real line, bounded in tests/test_kernels.py; for gelu_tanh measured
     ("sigmoid", COARSE): 1.1e-5, ("softplus", COARSE): 7e-6, ("silu", COARSE): 6e-5,
@@ -65,11 +70,15 @@ class Whitening:
     """Inputs as mean + root z with z ~ N(0, I_k); directions that do not vary are dropped.
 
     Args:
-        mean: ``[in]``. root: ``[in, k]``, columns orthogonal.
+        mean: ``[in]``. root: ``[in, k]``, columns orthogonal. error, lost: the inputs are mean + root z + e + e', where
+            e has a root mean square of at most `error` along any unit vector, and e', of mean 0 and independent of the rest,
+            of at most `lost`.
     """
 
     mean: Float64[np.ndarray[Any, Any], " in"]
     root: Float64[np.ndarray[Any, Any], "in k"]
+    error: float = 0.0
+    lost: float = 0.0
 
     @staticmethod
     def of(law: Gaussian, n: int) -> Whitening:
@@ -85,18 +94,35 @@ class Whitening:
             raise ShapeError(f"a Gaussian of shapes {law.mean.shape}, {law.cov.shape} for a network with {n} inputs") from None
         if cov.shape not in ((n,), (n, n)):
             raise ShapeError(f"cov has shape {cov.shape} for a network with {n} inputs")
-        if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max())):
+        if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max(initial=0.0))):
             raise ShapeError("cov is not symmetric")
-        values, vectors = np.linalg.eigh((cov + cov.T) / 2) if cov.ndim == 2 else (cov, np.eye(n))
+        if cov.ndim < 2:
+            if (cov < 0).any():
+                raise ShapeError(f"cov has eigenvalue {cov.min():.3g}; a covariance has none below 0")
+            keep = cov > 0
+            diagonal = np.sqrt(cov)
+            return Whitening(mean, np.diag(diagonal)[:, keep], float(diagonal.max(initial=0.0)) * 2.0**-52)
+        cov = (cov + cov.T) / 2
+        vary = np.abs(cov).any(axis=1)  # what does not vary at all is left out exactly
+        values, vectors = np.linalg.eigh(cov[np.ix_(vary, vary)])
         top = float(np.abs(values).max(initial=0.0))
         if (values < -1e-9 * top).any():
             raise ShapeError(f"cov has eigenvalue {values.min():.3g}; a covariance has none below 0")
         keep = values > 1e-13 * n * top
-        return Whitening(mean, np.ascontiguousarray(vectors[:, keep] * np.sqrt(values[keep])))
+        root = np.zeros((n, int(keep.sum())))
+        root[vary] = vectors[:, keep] * np.sqrt(values[keep])
+        return Whitening(mean, root, *_coupling(cov[np.ix_(vary, vary)], values, keep))
 
     def units(self, weight: Array, bias: Array) -> Units:
         """Of pre-activations weight @ x + bias."""
         return Units(weight @ self.mean + bias, weight @ self.root)
+
+    def rounding(self, weight: Array, bias: Array) -> Array:
+        """At least the root mean square of what rounding does to the pre-activations of `units`: ``[units]``."""
+        size, few = np.abs(weight), (len(self.mean) + 4) * 2.0**-53
+        spread = np.linalg.norm(size @ np.abs(self.root), axis=1)
+        lengths = np.linalg.norm(weight, axis=1)
+        return np.asarray(few * (size @ np.abs(self.mean) + np.abs(bias) + spread) + self.error * lengths)
 
     @cached_property
     def pseudoinverse(self) -> Array:
@@ -110,6 +136,35 @@ class Whitening:
         """weight, bias with these pre-activations; zero weight in the directions that do not vary."""
         weight = units.row @ self.pseudoinverse
         return weight, units.mean - weight @ self.mean
+
+
+def _coupling(cov: Array, values: Array, keep: Any) -> tuple[float, float]:
+    """How far mean + root z is from the law: rounding in the directions that are kept, and all of those that are not.
+
+    Roots R, Q of covariances that differ by E can be turned so that |R - Q| <= |E| / (least singular value) in the directions
+    of both; what is left out has at most the standard deviation sqrt(its eigenvalue + |E|), and none where the rank of the
+    covariance is proved to be what is kept.
+    """
+    top = float(np.abs(values).max(initial=0.0))
+    rounding = 8 * len(values) * 2.0**-53 * top
+    kept = rounding / math.sqrt(float(values[keep].min())) if keep.any() else 0.0
+    if keep.all() or _rank_at_most(cov, int(keep.sum())):
+        return kept, 0.0
+    return kept, math.sqrt(float(np.abs(values[~keep]).max()) + rounding)
+
+
+def _rank_at_most(cov: Array, rank: int) -> bool:
+    """Whether Gauss elimination in rationals ends after `rank` steps; small matrices only."""
+    if len(cov) > RATIONAL:
+        return False
+    rest = [[Fraction(x) for x in row] for row in cov.tolist()]
+    for _ in range(rank):
+        pivot = max(range(len(rest)), key=lambda k: rest[k][k])
+        top = rest[pivot]
+        if top[pivot] <= 0:
+            return False
+        rest = [[x - row[pivot] / top[pivot] * y for x, y in zip(row, top, strict=True)] for row in rest]
+    return not any(any(row) for row in rest)
 
 
 class Expansion(NamedTuple):
@@ -135,6 +190,14 @@ class Expansion(NamedTuple):
 RAMP, STEP, GATE = ((0, 0),), ((1, 0),), ((0, 0), (2, 1))
 
 
+CLOSED = ("identity", "relu", "leaky_relu", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus")
+
+
+def closed(s: Activation) -> bool:
+    """Whether expectations of s have a closed form here."""
+    return s.kind in CLOSED
+
+
 def accuracy(s: Activation, nodes: int = FINE) -> tuple[int, float]:
     """How many terms an expectation of s sums, and the error of that sum on the whole line."""
     if s.kind == "sin":
@@ -143,12 +206,22 @@ def accuracy(s: Activation, nodes: int = FINE) -> tuple[int, float]:
     return max(1, len(e.weight)), e.error
 
 
+def cancellation(s: Activation) -> float:
+    """How much larger the parts of the activation's expansion are than their sum."""
+    if s.kind == "sin":
+        return 1.0
+    e = expansion(s)
+    parts = abs(e.slope) + float(np.abs(e.weight).sum())
+    whole = float(s.lipschitz) if s.homogeneous else float(abs(e.weight.sum()))
+    return max(1.0, parts / whole)
+
+
 @cache
 def expansion(s: Activation, nodes: int = FINE) -> Expansion:
     """The activation as smoothed ramps; `nodes` of the mixture where one is needed.
 
     Raises:
-        UnsupportedModel: sin, which is none.
+        UnsupportedModel: sin, which is none, and activations that are not `closed`.
     """
     one, none, zero = np.ones(1), np.zeros(0), np.zeros(1)
     if s.slope is not None:
@@ -165,7 +238,8 @@ def expansion(s: Activation, nodes: int = FINE) -> Expansion:
     if s.kind == "gelu_tanh":
         return Expansion(0.0, GATE, *_steep(nodes > COARSE), ERRORS.get((s.kind, nodes), np.inf))
     if s.kind not in ("sigmoid", "tanh", "softplus", "silu"):
-        raise UnsupportedModel(f"{s} beside another activation has no closed Gaussian expectation here; use Samples")
+        beside = " beside another activation" if s.kind == "sin" else ""
+        raise UnsupportedModel(f"{s}{beside} has no closed Gaussian expectation here; use Samples")
     weight, noise = logistic(nodes)
     error = ERRORS.get(("sigmoid" if s.kind == "tanh" else s.kind, nodes), np.inf)
     if s.kind == "tanh":
@@ -217,16 +291,55 @@ def _steep(fine: bool) -> tuple[Array, Array]:
     return np.append(weights, 1 - weights.sum()), np.append(scales, 1.0)
 
 
-class _Pair:
-    """E ramp^(a)(X) ramp^(b)(Y) for arrays of pairs: means m1, m2, inflated variances d1, d2, covariance c."""
+class Gap(NamedTuple):
+    """What is left of pre-activations X, Y that are nearly parallel, without cancellation; sign is that of their covariance c.
 
-    def __init__(self, m1: Array, m2: Array, d1: Array, d2: Array, c: Array) -> None:
+    Attributes:
+        first: Var X - |c|. second: Var Y - |c|. square: Var(X - sign Y). sine: 1 - correlation^2.
+    """
+
+    first: Array
+    second: Array
+    square: Array
+    sine: Array
+
+    @staticmethod
+    def of(one: Units, two: Units, c: Array) -> Gap:
+        """Of all pairs; those of correlation above 0.9 from the differences of their rows."""
+        v1, v2, size = one.variance[:, None], two.variance[None, :], np.abs(c)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = np.where(size > 0, size / np.sqrt(v1) / np.sqrt(v2), 0.0)
+        found = Gap(v1 - size, v2 - size, v1 + v2 - 2 * size, np.maximum((1 - r) * (1 + r), 0.0))
+        left, right = np.nonzero(r > 0.9)
+        step = max(1, DIFFERENCES // max(1, one.row.shape[1]))
+        for top in range(0, len(left), step):
+            i, j = left[top : top + step], right[top : top + step]
+            x, y = one.row[i], np.where(c[i, j] < 0, -1.0, 1.0)[:, None] * two.row[j]
+            apart = x - y
+            across = apart - (np.einsum("ik,ik->i", apart, y) / two.variance[j])[:, None] * y
+            found.first[i, j] = np.einsum("ik,ik->i", x, apart)
+            found.second[i, j] = -np.einsum("ik,ik->i", y, apart)
+            found.square[i, j] = np.einsum("ik,ik->i", apart, apart)
+            found.sine[i, j] = np.minimum(1.0, np.einsum("ik,ik->i", across, across) / one.variance[i])
+        return found
+
+
+class _Pair:
+    """E ramp^(a)(X) ramp^(b)(Y) for arrays of pairs: means m1, m2, variances v1 + n1, v2 + n2, covariance c."""
+
+    def __init__(self, m1: Array, m2: Array, v1: Array, v2: Array, n1: Any, n2: Any, c: Array, gap: Gap) -> None:
         from scipy.special import ndtr
 
+        n1, n2 = np.maximum(n1, LEAST - v1), np.maximum(n2, LEAST - v2)
+        d1, d2 = v1 + n1, v2 + n2
         s1, s2 = np.sqrt(d1), np.sqrt(d2)
-        self.m1, self.m2, self.d1, self.d2, self.c = m1, m2, d1, d2, c
+        self.m1, self.m2, self.d1, self.d2, self.c, self.n1, self.n2, self.gap = m1, m2, d1, d2, c, n1, n2, gap
+        self.v1, self.v2 = v1, v2
         r = np.clip(c / (s1 * s2), -1.0, 1.0)
-        q = np.sqrt(np.maximum((1 - r) * (1 + r), 1e-60))
+        a1, a2, b1, b2 = v1 / d1, v2 / d2, n1 / d1, n2 / d2
+        # 1 - r^2 as a sum of positive terms: steep units have r within rounding of 1
+        square = np.clip(a1 * a2 * gap.sine + a1 * b2 + b1 * a2 + b1 * b2, 1e-60, 1.0)
+        q = np.sqrt(square)
         if not m1.any() and not m2.any():
             self.covariance = np.arctan2(r, q) / (2 * np.pi)
             self.p, self.odd = 0.25 + self.covariance, self.covariance
@@ -235,7 +348,7 @@ class _Pair:
         else:
             h, k = np.clip(m1 / s1, -1e8, 1e8), np.clip(m2 / s2, -1e8, 1e8)
             sign = np.where(r < 0, -1.0, 1.0)
-            short, apart = 1 - sign * r, k - sign * h
+            short, apart = square / (1 + np.abs(r)), k - sign * h
             u, w = sign * (short * k - apart) / q, (apart + sign * short * h) / q
             ph, pk = ndtr(h), ndtr(k)
             self.covariance = _covariance(h, k, r, q, u, w, ph, pk)
@@ -247,6 +360,13 @@ class _Pair:
         self.peak = peak / (s1 * s2)  # the joint density at (0, 0)
         self.det = d1 * d2 * q * q
         self.memory: dict[tuple[str, int, int], Any] = {}
+
+    def _pulled(self, first: bool) -> Any:
+        """d2 m1 - c m2 for the first, d1 m2 - c m1 for the second: up to a factor the mean of one given that the other is 0."""
+        own, other, d = (self.m1, self.m2, self.d2) if first else (self.m2, self.m1, self.d1)
+        rest = self.gap.second + self.n2 if first else self.gap.first + self.n1
+        sign = np.where(self.c < 0, -1.0, 1.0)
+        return sign * other * rest + (own - sign * other) * d
 
     def __call__(self, a: int, b: int) -> Any:
         m1, m2, d1, d2, c = self.m1, self.m2, self.d1, self.d2, self.c
@@ -265,7 +385,8 @@ class _Pair:
         if a == 1:
             return self._edge(b - 2, first=False)
         first = b == 0
-        n, mean, var = (a - 2, m2 - c * m1 / d1, d1) if first else (b - 2, m1 - c * m2 / d2, d2)
+        n, var = (a - 2, d1) if first else (b - 2, d2)
+        mean = self._pulled(not first) / var
         at = (n, 0) if first else (0, n)
         lower = n * c / var * self._edge(n - 1, first) if n else 0.0
         return mean * self._edge(n, first) - lower + self.det / var * self._density(*at)
@@ -290,12 +411,12 @@ class _Pair:
         if key not in self.memory:
             swap = a == 0
             i, j = (b - 1, a) if swap else (a - 1, b)
-            own, mean, other = (self.d1, self.m2, self.m1) if swap else (self.d2, self.m1, self.m2)
+            own = self.d1 if swap else self.d2
 
             def lower(x: int, y: int) -> Any:
                 return self._density(y, x) if swap else self._density(x, y)
 
-            value = (own * mean - self.c * other) * lower(i, j)
+            value = self._pulled(not swap) * lower(i, j)
             if i:
                 value = value + i * own * lower(i - 1, j)
             if j:
@@ -391,7 +512,7 @@ def _term_means(e: Expansion, law: Law, top: int) -> list[Array]:
 
 
 def _variance(v: Array, noise: Array) -> Array:
-    return np.maximum(v + noise * noise, 1e-200)
+    return np.maximum(v + noise * noise, LEAST)
 
 
 def gram(
@@ -409,7 +530,7 @@ def gram(
     >>> bool(np.allclose(K, [[0.5, 1 / (2 * np.pi)], [1 / (2 * np.pi), 0.5]], atol=1e-15))
     True
     """
-    t, two = t or s, two or one
+    t, two = s if t is None else t, one if two is None else two  # units may be none at all
     found = [np.empty((len(one), len(two))) for _ in orders]
     work: Work = _waves
     size = BLOCK
@@ -424,28 +545,29 @@ def gram(
             for left in range(0, len(two), wide):
                 i, j = slice(top, min(top + high, panel + PANEL)), slice(left, left + wide)
                 laws = (one.mean[i], one.variance[i]), (two.mean[j], two.variance[j])
-                parts = work(*laws, c[top - panel : i.stop - panel, j], orders)
-                for whole, part in zip(found, parts, strict=True):
-                    whole[i, j] = part
+                part = c[top - panel : i.stop - panel, j]
+                parts = work(*laws, part, Gap.of(one[i], two[j], part), orders)
+                for whole, piece in zip(found, parts, strict=True):
+                    whole[i, j] = piece
     return found
 
 
-Work = Callable[[Law, Law, Array, Sequence[Order]], list[Array]]
+Work = Callable[[Law, Law, Array, Gap, Sequence[Order]], list[Array]]
 
 
 def _ramps(e: Expansion, f: Expansion) -> Work:
     weight, left, right = np.outer(e.weight, f.weight), e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
     n1, n2 = e.noise[:, None, None, None], f.noise[:, None, None]
 
-    def work(one: Law, two: Law, c: Array, orders: Sequence[Order]) -> list[Array]:
+    def work(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> list[Array]:
         (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
         found = [np.zeros(c.shape) for _ in orders]
         if e.slope or f.slope:
             _affine(e, f, one, two, c, orders, found)
-        pair = _Pair(m1, m2, _variance(v1, n1), _variance(v2, n2), c)
+        pair = _Pair(m1, m2, v1, v2, n1 * n1, n2 * n2, c, gap)
         for whole, (a, b) in zip(found, orders, strict=True):
             if len(left) == len(right) == 2 and a + b == 0:
-                value = _gates(pair, n1 * n1, n2 * n2, v1, v2)
+                value = _gates(pair)
             elif e.centred and f.centred and a + b == 0:
                 value = pair.odd
             else:
@@ -461,11 +583,12 @@ def _ramps(e: Expansion, f: Expansion) -> Work:
     return work
 
 
-def _gates(pair: _Pair, n1: Array, n2: Array, v1: Array, v2: Array) -> Any:
-    """E X Y 1(X + noise > 0) 1(Y + noise > 0), in a form in which small units do not cancel."""
-    m1, m2, d1, d2, c = pair.m1, pair.m2, pair.d1, pair.d2, pair.c
-    edges = (v1 * m2 + m1 * c * n1 / d1) * pair.a + (v2 * m1 + m2 * c * n2 / d2) * pair.b
-    return (m1 * m2 + c) * pair.p + edges + (v1 * v2 - c * c * (v1 / d1 + v2 / d2 - 1)) * pair.peak
+def _gates(pair: _Pair) -> Any:
+    """E X Y 1(X + noise > 0) 1(Y + noise > 0), in a form in which neither small nor steep units cancel."""
+    m1, m2, d1, d2, c, v1, v2 = pair.m1, pair.m2, pair.d1, pair.d2, pair.c, pair.v1, pair.v2
+    n1, n2 = pair.n1 / d1, pair.n2 / d2
+    edges = (v1 * m2 + m1 * c * n1) * pair.a + (v2 * m1 + m2 * c * n2) * pair.b
+    return (m1 * m2 + c) * pair.p + edges + (v1 * v2 * pair.gap.sine + c * c * (n1 + n2)) * pair.peak
 
 
 def _affine(e: Expansion, f: Expansion, one: Law, two: Law, c: Array, orders: Sequence[Order], found: list[Array]) -> None:
@@ -487,12 +610,20 @@ def _times(m: Array, c: Array, a: int, other: list[Array], b: int) -> Any:
     return other[b] if a == 1 else 0.0
 
 
-def _waves(one: Law, two: Law, c: Array, orders: Sequence[Order]) -> list[Array]:
+def _waves(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> list[Array]:
+    """E sin^(a)(X) sin^(b)(Y): half of E cos(X - Y) - E cos(X + Y), for small covariances in a form that does not cancel."""
     (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
-    v = v1 + v2
-    near, far = np.exp(-v / 2 + c), np.exp(-v / 2 - c)
-    turn = np.pi / 2
-    return [0.5 * (near * np.cos(m1 - m2 + (a - b) * turn) - far * np.cos(m1 + m2 + (a + b) * turn)) for a, b in orders]
+    alike, other = gap.square, v1 + v2 + 2 * np.abs(c)
+    near = np.exp(-0.5 * np.where(c < 0, other, alike))
+    far = np.exp(-0.5 * np.where(c < 0, alike, other))
+    small = np.abs(c) < 0.5
+    growth = np.expm1(np.where(small, 2 * c, 0.0))
+    found = []
+    for a, b in orders:
+        x, y = m1 + a * np.pi / 2, m2 + b * np.pi / 2
+        direct = 0.5 * (near * np.cos(m1 - m2 + (a - b) * np.pi / 2) - far * np.cos(m1 + m2 + (a + b) * np.pi / 2))
+        found.append(np.where(small, far * (0.5 * growth * np.cos(x - y) + np.sin(x) * np.sin(y)), direct))
+    return found
 
 
 def pulled(s: Activation, one: Units, two: Units, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:

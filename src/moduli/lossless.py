@@ -39,7 +39,8 @@ class Compression(Result):
         network: the smaller network, parameters rounded once to float64.
         original: the network it came from.
         certificate: the proof.
-        optimal: whether fewest units is proved.
+        optimal: whether fewest units is proved, among the networks that `among` names.
+        status: undecided where no float bounds what rounding changes.
     """
 
     network: Network
@@ -48,9 +49,16 @@ class Compression(Result):
     kind: ClassVar[str] = "compress"
     names: ClassVar[dict[str, str]] = MOVES
 
+    def __post_init__(self) -> None:
+        if not self.proof.slack.finite:
+            object.__setattr__(self, "status", "undecided")
+        super().__post_init__()
+
     @property
     def glyph(self) -> str:
         """Equality where nothing was rounded, a certified bound otherwise."""
+        if self.status == "undecided":
+            return super().glyph
         return "=" if self.slack == 0 else "<="
 
     @property
@@ -59,8 +67,16 @@ class Compression(Result):
 
     @property
     def optimal(self) -> bool:
-        """Whether no network of the same kind with fewer hidden units has this function (then one hidden layer)."""
+        """Whether no network of one hidden layer of this activation with fewer hidden units has this function.
+
+        No hidden units are the fewest of all networks. Deeper networks may need fewer than one hidden layer does.
+        """
         return self.proof.minimal or self.network.units == 0
+
+    @property
+    def among(self) -> str | None:
+        """The networks among which the units are the fewest: "one hidden layer of tanh"; None where that is not claimed."""
+        return one_layer(self.network) if self.optimal and self.network.units else None
 
     @property
     def slack(self) -> float:
@@ -82,6 +98,8 @@ class Compression(Result):
         return None
 
     def check(self) -> bool:
+        if self.status == "undecided":
+            return super().check()
         self.proof.verify(self.network, self.original)
         return True
 
@@ -100,9 +118,17 @@ class Compression(Result):
 
     @property
     def statement(self) -> str:
-        best = ", the fewest possible" if self.optimal else ""
         same = "the same function" if self.slack == 0 else f"the same function up to {self.proof.slack}"
-        return f"{self.original.units} -> {self.network.units} hidden units{best}; {same}"
+        if self.status == "undecided":
+            same = "no float bounds what rounding the parameters changes; scale the weights of the network down first"
+        return f"{self.original.units} -> {self.network.units} hidden units{self.fewest}; {same}"
+
+    @property
+    def fewest(self) -> str:
+        """What is said of fewest units, as a part of a sentence."""
+        if not self.optimal:
+            return ""
+        return ", the fewest possible" + (f" in {self.among}" if self.among else "")
 
     def rows(self) -> list[tuple[str, str]]:
         moves = ", ".join(f"{n} {self.names[kind]}" for kind, n in self.removed.items() if n)
@@ -122,7 +148,7 @@ class Compression(Result):
             "widths": list(self.network.widths), "original_widths": list(self.original.widths),
             "units": self.network.units, "original_units": self.original.units,
             "parameters": self.network.parameters, "original_parameters": self.original.parameters,
-            "removed": self.removed, "optimal": self.optimal,
+            "removed": self.removed, "optimal": self.optimal, "among": self.among,
             "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
             "digest": self.network.digest, "original_digest": self.original.digest,
         }  # fmt: skip
@@ -133,7 +159,8 @@ class Rank(Result):
     """How many hidden units the function needs.
 
     Attributes:
-        lower, upper: proved bounds. of: hidden units of the network. reason: what the bounds rest on.
+        lower, upper: proved bounds; `lower` among the networks that `among` names, `upper` is attained by `witness`.
+        of: hidden units of the network. reason: what the bounds rest on.
     """
 
     lower: int
@@ -148,6 +175,16 @@ class Rank(Result):
     @property
     def exact(self) -> bool:
         return self.lower == self.upper
+
+    @property
+    def among(self) -> str | None:
+        """The networks that need `lower` units: "one hidden layer of tanh"; None where that is 0, for all networks.
+
+        Deeper networks may have the function with fewer units.
+        """
+        if not self.lower:
+            return None
+        return one_layer(self.original if len(self.original.layers) == 2 else self.compression.network)
 
     @cached_property
     def compression(self) -> Compression:
@@ -172,9 +209,10 @@ class Rank(Result):
 
     @property
     def statement(self) -> str:
+        among = f", in {self.among}" if self.among else ""
         if self.exact:
-            return f"rank {self.upper} of {self.of} hidden units"
-        return f"rank between {self.lower} and {self.upper} of {self.of} hidden units"
+            return f"rank {self.upper} of {self.of} hidden units{among}"
+        return f"rank between {self.lower} and {self.upper} of {self.of} hidden units{among}"
 
     def rows(self) -> list[tuple[str, str]]:
         bound = f"= {self.upper}" if self.exact else f"{self.lower} <= . <= {self.upper}"
@@ -182,9 +220,14 @@ class Rank(Result):
 
     def data(self) -> dict[str, Any]:
         return {
-            "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of, "reason": self.reason,
-            "digest": self.original.digest,
+            "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of, "among": self.among,
+            "reason": self.reason, "digest": self.original.digest,
         }  # fmt: skip
+
+
+def one_layer(net: Network) -> str:
+    """The class of networks in which minimality is a theorem, in words."""
+    return f"one hidden layer of {net.activations[0]}"
 
 
 def compress(net: Network, progress: Progress | None = None) -> Compression:
@@ -202,22 +245,37 @@ def _compression(net: Network, moves: tuple[Move, ...], state: State | None = No
 def rank(net: Network, progress: Progress | None = None) -> Rank:
     """The least number of hidden units with this function on all inputs; an interval where minimality is no theorem."""
     state, moves = reduce(net, progress)
+    moves = (*moves, *flattened(state))
     upper = sum(state.widths[1:-1])
-    why = reducible(state) if upper else None
     if upper == 0:
-        return Rank(
-            "proved",
-            0,
-            0,
-            net.units,
-            net,
-            moves,
-            "the function is affine" if len(state.alive) == 2 else "the function is constant",
-        )
+        return Rank("proved", 0, 0, net.units, net, moves, no_units(state))
+    why = reducible(state)
     if why is None:
-        source = net.activations[0].source or "no unit can be spared, whichever way the others are turned"
-        return Rank("proved", upper, upper, net.units, net, moves, f"irreducible, hence minimal ({source})")
+        source = state.activations[0].source or "no unit can be spared, whichever way the others are turned"
+        why = f"irreducible, hence minimal ({source})"
+        if upper == 2 and needed(state) == 0 and state.activations[0].bends:
+            why += "; the function is affine, without a hidden layer it needs no unit"
+        return Rank("proved", upper, upper, net.units, net, moves, why)
     return Rank("bounded", needed(state), upper, net.units, net, moves, why)
+
+
+def no_units(state: State) -> str:
+    """Why no hidden unit is needed."""
+    return "the function is affine" if len(state.alive) == 2 else "the function is constant"
+
+
+def flattened(state: State) -> list[Move]:
+    """Layers that are linear go, at any cost of parameters: a rank counts units.
+
+    On all inputs a single layer that bends stays, as two units that face each other: the rank is one among such layers.
+    """
+    moves = list[Move]()
+    for l in range(len(state.alive) - 2, 0, -1):
+        alone = len(state.alive) == 3 and state.region is None and state.activations[0].bends
+        move = None if alone else turning.flat(state, l)
+        if move is not None and _accepted(state, move):
+            moves.append(move)
+    return moves
 
 
 def needed(state: State) -> int:

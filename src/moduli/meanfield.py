@@ -44,6 +44,8 @@ def etf(units: int, inputs: int) -> Float64[np.ndarray[Any, Any], "units inputs"
     >>> bool(np.allclose(frame @ frame.T, np.eye(3) * 1.5 - 0.5, atol=1e-15))
     True
     """
+    if inputs < 1:
+        raise ValueError(f"etf({units}, {inputs}): no direction at all; at least one input that varies is needed")
     if not 1 <= units <= inputs + 1:
         raise ValueError(f"etf({units}, {inputs}): a simplex in {inputs} dimensions has 1 to {inputs + 1} vectors")
     return simplex(units, inputs)
@@ -118,16 +120,26 @@ class MeanField(Result):
             return np.asarray(self.expected * isotropic(self.inputs) * size)
         return np.asarray(self.total * isotropic(self.inputs) * size + rows @ self.drift / 4)
 
+    def frame(self, units: int) -> Array:
+        """The simplex along the main directions of `shape`: rows ``[units, k]``, units <= k + 1."""
+        return np.asarray(etf(units, self.inputs) @ np.linalg.eigh(self.shape)[1][:, ::-1].T)
+
     def loss(self, units: int, level: Level = "S-iso") -> float:
-        """Predicted E |f - student|^2 / E f^2 of the simplex with its best outgoing weights: no biases, units <= k + 1."""
-        etf(units, self.inputs)
-        weight = 1 / (2 * math.pi) if level == "S0" else isotropic(self.inputs)
-        return 1 - (self.expected * weight) ** 2 * strength(units) / self.square
+        """Predicted E |f - student|^2 / E f^2 of the simplex `frame` with its best outgoing weights: no biases, units <= k + 1.
+
+        With B = `cross` and K the kernel of the frame: 1 - B^T K^-1 B / E f^2. Where the cross term is the same for all
+        directions that is 1 - B^2 S / E f^2 (see `strength`); in S1 the part of `drift` along the frame counts as well.
+        """
+        rows = self.frame(units)
+        if not self.square:
+            return 0.0  # the zero function: nothing is lost
+        cross = self.cross(rows, level)
+        explained = float(cross @ np.linalg.solve(angular(rows @ rows.T), cross))
+        return 1 - explained / self.square
 
     def student(self, units: int) -> Network:
-        """The simplex along the main directions of `shape`, with equal outgoing weights."""
-        frame = etf(units, self.inputs)
-        rows = frame @ np.linalg.eigh(self.shape)[1][:, ::-1].T
+        """The simplex `frame` with equal outgoing weights."""
+        rows = self.frame(units)
         outer = np.full((units, 1), self.expected * isotropic(self.inputs) * strength(units) / units)
         readout = Readout(self.network.activations[0], Units(np.zeros(units), rows), outer, np.zeros(1))
         return student(readout, self.whitening, self.network)

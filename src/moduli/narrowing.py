@@ -24,6 +24,7 @@ from .population import Readout, inner
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9
+FAR = 1e100  # incoming weights beyond are no candidates: products of their squares leave the range of floats
 TRIAL, ITERATIONS = 30, 300
 CANDIDATES, ROWS = 4096, 64
 PAIRS = 4 * 10**8
@@ -56,6 +57,10 @@ class Goal(ABC):
     def linear(self) -> float:
         """The error of the best affine map."""
 
+    def at_most(self, fit: Fit) -> float:
+        """The mean square error of a fit, with what rounding may have hidden of it."""
+        return fit.square
+
     @abstractmethod
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
@@ -72,7 +77,10 @@ class Population(Goal):
         self.activation, self.units, self.outer = target.activation, target.units, target.outer
         self.slope = _slope(self.activation, self.units, self.outer)
         mean = target.mean(MEDIUM)
-        total = inner(target, target, MEDIUM)[0] + (1 - self.biases) * float(mean @ mean)
+        total, self.rounding = inner(target, target, MEDIUM)
+        if total <= self.rounding:  # a constant, as far as can be seen: which part of the rounding units explain says nothing
+            total = 0.0
+        total += (1 - self.biases) * float(mean @ mean)
         explained = float(np.square(self.slope).sum())
         self.left = max(0.0, total - explained)
         self.variance = self.left if skip else total
@@ -83,6 +91,12 @@ class Population(Goal):
 
     def linear(self) -> float:
         return self.left
+
+    def at_most(self, fit: Fit) -> float:
+        student = Readout(self.activation, fit.units, fit.outer, np.zeros(fit.outer.shape[1]))
+        rounding = 2 * (self.rounding + inner(student, student, MEDIUM)[1])  # of twice the product of both: at most as much
+        slip = self.target.slip() + self.target.reach(MEDIUM) + student.reach(MEDIUM)
+        return (math.sqrt(fit.square + rounding) + slip) ** 2
 
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
@@ -214,6 +228,8 @@ def descend(goal: Goal, start: Units, iterations: int, progress: Progress | None
         return Units(np.ascontiguousarray(full[:, -1]), np.ascontiguousarray(full[:, :-1])), size
 
     def value(theta: Array) -> tuple[float, Array]:
+        if not (np.abs(theta) < FAR).all():  # a step along a slope that is rounding over rounding
+            return math.inf, np.zeros(theta.size)
         units, size = unpack(theta)
         k, r, pull = goal.system(units)
         diagonal = np.diag(k)
@@ -222,10 +238,13 @@ def descend(goal: Goal, start: Units, iterations: int, progress: Progress | None
             v = cho_solve(cho_factor(k), r)
         except np.linalg.LinAlgError:
             return math.inf, np.zeros(theta.size)
-        gk = v @ v.T
-        gk[np.diag_indices(len(gk))] *= 1 + RIDGE
-        dm, dr = pull(gk, -2 * v)
+        with np.errstate(over="ignore", invalid="ignore"):
+            gk = v @ v.T
+            gk[np.diag_indices(len(gk))] *= 1 + RIDGE
+            dm, dr = pull(gk, -2 * v)
         g = np.column_stack([dr, dm])
+        if not np.isfinite(g).all():  # outgoing weights of a matrix that is all but zero
+            return math.inf, np.zeros(theta.size)
         if homogeneous:
             point = np.column_stack([units.row, units.mean])
             g = (g - (g * point).sum(axis=1)[:, None] * point) / size[:, None]

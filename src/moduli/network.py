@@ -71,6 +71,9 @@ class Layer:
                 raise UnsupportedModel(
                     f"{name} is {getattr(array, 'dtype', type(array).__name__)}, not a float64 array; Network.mlp converts"
                 )
+            if type(array) is not np.ndarray:  # a class of somebody's own may compute as it likes
+                array = _float64(array, name)
+                object.__setattr__(self, name, array)
             if array.ndim != ndim:
                 raise ShapeError(f"{name} has shape {array.shape}; {ndim} axes are needed")
             if not np.isfinite(array).all():
@@ -227,6 +230,7 @@ class Network:
         tail = "" if self.output_map == "identity" else f", {self.output_map} output"
         return f"Network({'-'.join(map(str, self.widths))}, {'/'.join(kinds)}{tail}, {self.parameters} parameters)"
 
+    @np.errstate(all="ignore")
     def logits(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out"]:
         """The output before `output_map`, in float64 arithmetic."""
         h = np.asarray(x, dtype=np.float64)
@@ -236,6 +240,7 @@ class Network:
             h = layer.activation(h @ layer.weight.T + layer.bias)
         return h
 
+    @np.errstate(all="ignore")
     def __call__(self, x: Any) -> Float64[np.ndarray[Any, Any], "batch out"]:
         """Evaluate at ``x`` of shape ``[batch, in]`` in float64 arithmetic."""
         z = self.logits(np.asarray(x, dtype=np.float64))
@@ -244,6 +249,7 @@ class Network:
             return np.asarray(e / e.sum(axis=1, keepdims=True))
         return Activation.of(self.output_map)(z)
 
+    @np.errstate(all="ignore")
     def jacobian(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out in"]:
         """Derivative of `logits` with respect to the input."""
         h = np.asarray(x, dtype=np.float64)
@@ -254,6 +260,7 @@ class Network:
             h = layer.activation(z)
         return total
 
+    @np.errstate(all="ignore")
     def pullback(
         self, x: Float64[np.ndarray[Any, Any], "batch in"], v: Float64[np.ndarray[Any, Any], "batch out"]
     ) -> Float64[np.ndarray[Any, Any], "batch in"]:
@@ -288,3 +295,16 @@ class Network:
     def with_layers(self, layers: Iterable[Layer] | Sequence[Layer], notes: tuple[str, ...] = ()) -> Network:
         """The same output map and frame around other layers."""
         return replace(self, layers=tuple(layers), notes=notes)
+
+
+def rebuilt(net: Network) -> Network:
+    """The same network made anew: arrays of plain floats, activations by their names, and a digest of just these.
+
+    Whatever else an object brought, such as a class of its own or a digest that was set by hand, stays behind. Arrays that are
+    read-only and own their memory are not copied.
+    """
+    layers = []
+    for layer in net.layers:
+        activation = Activation.of(str.__str__(str(layer.activation)))
+        layers.append(Layer(layer.weight, layer.bias, activation))
+    return Network(tuple(layers), net.notes, str.__str__(net.output_map), net.frame)

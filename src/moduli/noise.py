@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -127,8 +128,9 @@ class Estimate(Result):
     """A tail index with an interval.
 
     Attributes:
-        value: in (0, 2] for stable laws (Hill may exceed it). low, high: two standard errors by a jackknife over groups.
-            method. count: numbers used.
+        value: in (0, 2] for stable laws (Hill may exceed it). low, high: two standard errors (95 %) on either side of what the
+            method averages, by a jackknife over groups; they hold where the values are symmetric about any centre and stable,
+            for Hill where the tail is a power beyond its share. method. count: numbers used.
     """
 
     value: float
@@ -154,13 +156,16 @@ class Estimate(Result):
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
-        return {"value": self.value, "low": self.low, "high": self.high, "method": self.method, "count": self.count}
+        high = self.high if math.isfinite(self.high) else None  # Hill with a handful of values in the tail
+        return {"value": self.value, "low": self.low, "high": high, "method": self.method, "count": self.count}
 
 
 def tail_index(
     values: Any, *, start: Any = None, kind: str = "iid", method: str = "log-moment", share: float = 0.01, seed: int = 0
 ) -> Estimate:
-    """The tail index of values that are symmetric alpha-stable, as far as it can be told from them.
+    """The tail index of values that are symmetric alpha-stable about some centre, as far as it can be told from them.
+
+    The centre is estimated by the median, and neither it nor the scale matters.
 
     Weights after training are a start plus noise: give the start too, or the estimate means nothing. For noise of kind "rows"
     or "isotropic" the entries of a row depend on each other: one number per row is used.
@@ -177,8 +182,9 @@ def tail_index(
     >>> round(float(mo.tail_index(mo.stable_noise(20_000, 1.5, seed=1))), 1)
     1.5
     """
-    methods: dict[str, Callable[[Array], float]] = {
-        "log-moment": _log_moment, "blocks": _blocks, "characteristic": _characteristic, "hill": lambda x: _hill(x, share),
+    methods: dict[str, _Method] = {
+        "log-moment": _Method(_log_moment, _from_square), "blocks": _Method(_blocks, _from_inverse),
+        "characteristic": _Method(_characteristic, _capped), "hill": _Method(partial(_hill, share=share), _inverse),
     }  # fmt: skip
     if method not in methods:
         raise ValueError(f"method={method!r}: {', '.join(methods)}")
@@ -201,26 +207,55 @@ def tail_index(
             f"{100 * repeated:.3g} % of the values repeat others: no sample of a stable law; for noise that is one number "
             "for each row say kind='rows'"
         )
-    estimate = methods[method]
-    value = estimate(x)
+    average, index = methods[method].average, methods[method].of
+    x = x - np.median(x)  # within n^-1/2 of the centre of symmetry, on which all averages depend to second order
+    found = average(x)
     parts = np.array_split(x, GROUPS)
-    left = np.array([estimate(np.concatenate(parts[:k] + parts[k + 1 :])) for k in range(GROUPS)])
-    error = math.sqrt((GROUPS - 1) / GROUPS * float(np.square(left - left.mean()).sum()))
-    return Estimate("estimated", value, max(0.0, value - 2 * error), value + 2 * error, method, len(x))
+    with np.errstate(invalid="ignore"):  # where sums overflow
+        left = np.array([average(np.concatenate(parts[:k] + parts[k + 1 :])) for k in range(GROUPS)])
+        error = math.sqrt((GROUPS - 1) / GROUPS * float(np.square(left - left.mean()).sum()))
+    if not math.isfinite(found + error):
+        raise ValueError(f"sums of values up to {np.abs(x).max():.3g} exceed float64; divide them, or choose another method")
+    low, high = sorted((index(found - 2 * error), index(found + 2 * error)))
+    return Estimate("estimated", index(found), low, high, method, len(x))
+
+
+class _Method(NamedTuple):
+    """What is averaged over the sample, near normal for many values, and the index as a monotone function of it."""
+
+    average: Callable[[Array], float]
+    of: Callable[[float], float]
+
+
+def _from_square(x: float) -> float:
+    """From 1/alpha^2, at least 1/4."""
+    return float(max(x, 0.25) ** -0.5)
+
+
+def _from_inverse(x: float) -> float:
+    """From 1/alpha, at least 1/2."""
+    return float(1 / max(x, 0.5))
+
+
+def _capped(x: float) -> float:
+    return min(2.0, max(0.0, x))
+
+
+def _inverse(x: float) -> float:
+    return 1 / x if x > 0 else math.inf
 
 
 def _log_moment(x: Array) -> float:
-    """var log|X| = pi^2/6 (1/alpha^2 + 1/2)."""
-    spread = float(np.log(np.abs(x[x != 0])).var())
-    return float(max(6 * spread / math.pi**2 - 0.5, 0.25) ** -0.5)
+    """1/alpha^2 = 6/pi^2 var log|X| - 1/2."""
+    return float(6 * np.log(np.abs(x[x != 0])).var() / math.pi**2 - 0.5)
 
 
 def _blocks(x: Array) -> float:
-    """Sums of m values are m^(1/alpha) times as large (Mohammadi et al. 2015)."""
+    """1/alpha, as sums of m values are m^(1/alpha) times as large (Mohammadi et al. 2015)."""
     m = max(2, math.isqrt(len(x)))
-    sums = x[: len(x) // m * m].reshape(-1, m).sum(axis=1)
-    slope = (np.log(np.abs(sums[sums != 0])).mean() - np.log(np.abs(x[x != 0])).mean()) / math.log(m)
-    return float(min(2.0, 1 / max(slope, 0.5)))
+    with np.errstate(over="ignore", invalid="ignore"):  # found by the caller, who refuses
+        sums = x[: len(x) // m * m].reshape(-1, m).sum(axis=1)
+    return float((np.log(np.abs(sums[sums != 0])).mean() - np.log(np.abs(x[x != 0])).mean()) / math.log(m))
 
 
 def _characteristic(x: Array) -> float:
@@ -228,10 +263,11 @@ def _characteristic(x: Array) -> float:
     x = x / max(float(np.subtract(*np.percentile(x, [75, 25]))) / 2, 1e-300)
     t = np.pi * np.arange(1, 12) / 25
     size = np.array([np.cos(s * x).mean() ** 2 + np.sin(s * x).mean() ** 2 for s in t])
-    return float(min(2.0, np.polyfit(np.log(t), np.log(-np.log(size)), 1)[0]))
+    return float(np.polyfit(np.log(t), np.log(-np.log(size)), 1)[0])
 
 
 def _hill(x: Array, share: float) -> float:
+    """1/alpha, the mean of log(|X| / level) beyond a level."""
     count = max(2, int(share * len(x)))
     top = np.sort(np.abs(x))[-count - 1 :]
-    return float(1 / np.log(top[1:] / top[0]).mean())
+    return float(np.log(top[1:] / top[0]).mean())

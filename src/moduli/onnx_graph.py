@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import onnx_ops  # noqa: F401  fills the registry
+from . import onnx_activations, onnx_ops  # noqa: F401  they fill the registry
 from .activations import Activation
 from .errors import UnsupportedModel, one_line
 from .network import Network
@@ -38,9 +39,13 @@ def read_onnx(source: Any, folder: Path | None, where: str, input_shape: Any, ou
 
 _NODES = {
     "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "sin": "Sin", "abs": "Abs", "erf": "Erf", "softplus": "Softplus",
-    "gelu": "Gelu", "gelu_tanh": "Gelu", "identity": "Identity",
+    "gelu": "Gelu", "gelu_tanh": "Gelu", "identity": "Identity", "hardswish": "HardSwish", "mish": "Mish",
 }  # fmt: skip
-_SINGLE = ("erf", "softplus", "gelu", "gelu_tanh")  # onnxruntime runs these in float32 only
+_SINGLE = ("erf", "softplus", "gelu", "gelu_tanh", "hardswish", "mish")  # onnxruntime runs these in float32 only
+_WITH_NUMBERS: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {
+    "leaky_relu": ("PRelu", (1,), ("slope",)), "clip": ("Clip", (), ("low", "high")),
+}  # fmt: skip
+_SINCE = {"Gelu": 20, "Mish": 18}  # opsets; 17 has all others
 
 
 def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
@@ -66,7 +71,7 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
         helper.make_tensor_value_info(n, kind, ["batch", w]) for n, w in (("input", net.widths[0]), ("output", net.widths[-1]))
     ]
     graph = helper.make_graph(nodes, "moduli", ends[:1], ends[1:])
-    opset = 20 if any(node.op_type == "Gelu" for node in nodes) else 17
+    opset = max([17, *(_SINCE.get(node.op_type, 17) for node in nodes)])
     model = helper.make_model(graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 9 if opset == 20 else 8
     version = str(getattr(importlib.import_module(str(__package__)), "__version__", "unknown"))
@@ -78,23 +83,42 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
 
 def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stored: list[Stored]) -> list[Any]:
     """Nodes for y = activation(x) that onnxruntime runs, in float32 or float64."""
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     if activation.kind == "silu":
         gate = helper.make_node("Sigmoid", [x], [f"{y}_gate"])
         return [gate, helper.make_node("Mul", [x, f"{y}_gate"], [y])]
-    slope = activation.slope
+    if activation.kind == "elu":
+        return _elu_nodes(activation.parameters[0], x, y, single, stored)
+    if activation.kind in _WITH_NUMBERS:  # which keep float64 where they are no float32
+        kind, shape, parts = _WITH_NUMBERS[activation.kind]
+        exact = not single or all(float(np.float32(p)) == p for p in activation.parameters)
+        names = [f"{y}_{part}" for part in parts]
+        for label, number in zip(names, activation.parameters, strict=True):
+            stored.append((label, np.full(shape, number), "float32" if single and exact else "float64"))
+        return _cast(x, y, not exact, single, lambda a, b: helper.make_node(kind, [a, *names], [b]))
+    extra = {"approximate": "tanh"} if activation.kind == "gelu_tanh" else {}
+    kind = _NODES[activation.kind]
     cast = activation.kind in _SINGLE and not single
-    if slope is not None:
-        cast = single and float(np.float32(slope)) != slope  # the slope is no float32: it keeps its own precision
-        stored.append((f"{y}_slope", np.array([slope]), "float32" if single and not cast else "float64"))
-        inner = helper.make_node("PRelu", [f"{y}_in" if cast else x, f"{y}_slope"], [f"{y}_out" if cast else y])
-    else:
-        extra = {"approximate": "tanh"} if activation.kind == "gelu_tanh" else {}
-        inner = helper.make_node(_NODES[activation.kind], [f"{y}_in" if cast else x], [f"{y}_out" if cast else y], **extra)
+    return _cast(x, y, cast, single, lambda a, b: helper.make_node(kind, [a], [b], **extra))
+
+
+def _elu_nodes(alpha: float, x: str, y: str, single: bool, stored: list[Stored]) -> list[Any]:
+    """Elu holds alpha in float32; any other one is the slope of a PRelu behind an Elu with 1, which keeps signs."""
+    from onnx import helper
+
+    if float(np.float32(alpha)) == alpha:
+        return _cast(x, y, not single, single, lambda a, b: helper.make_node("Elu", [a], [b], alpha=alpha))
+    nodes = _elu_nodes(1.0, x, f"{y}_one", single, stored)
+    return nodes + _activation_nodes(Activation("leaky_relu", alpha), f"{y}_one", y, single, stored)
+
+
+def _cast(x: str, y: str, cast: bool, single: bool, node: Callable[[str, str], Any]) -> list[Any]:
+    """A node from x to y; with `cast` in the other precision, between two casts."""
+    from onnx import TensorProto, helper
+
     if not cast:
-        return [inner]
-    wide = (TensorProto.FLOAT, TensorProto.DOUBLE)
-    there, back = wide[single], wide[not single]
+        return [node(x, y)]
+    here, there = (TensorProto.FLOAT, TensorProto.DOUBLE) if single else (TensorProto.DOUBLE, TensorProto.FLOAT)
     before = helper.make_node("Cast", [x], [f"{y}_in"], to=there)
-    return [before, inner, helper.make_node("Cast", [f"{y}_out"], [y], to=back)]
+    return [before, node(f"{y}_in", f"{y}_out"), helper.make_node("Cast", [f"{y}_out"], [y], to=here)]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +17,28 @@ import numpy as np
 from .affine import MAX_ENTRIES, Ball, Tensor
 from .errors import UnsupportedModel, one_line
 from .network import Network
+from .onnx_constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
+from .onnx_reference import CannotRun, Evaluator
+from .second_reading import MAX_PARAMETERS, UNITS, confirm
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 Integers = np.ndarray[Any, np.dtype[Any]]
-MAX_AXES = 32
 UNDERSTOOD = (
     "dense layers (Gemm, MatMul, Conv on its whole image), Add/Sub/Mul/Div with constants, BatchNormalization, "
-    "rearrangements, the activations Relu, LeakyRelu, "
-    "PRelu, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs, and Softmax last"
+    "rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, "
+    "Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax last"
 )
 ELSEWHERE = "dense blocks inside any torch module are narrowed by moduli.pytorch.shrink"
+MORE = 7  # and once more, where this does not make too many numbers: what depends on their number may agree at 1 and 3
+FREE = 3  # samples that are carried through a graph whose number of samples is free
+MANY = 2**20  # numbers of a batch of fixed size beyond which fewer samples stand for it
+NOT_READ = {  # attributes that change nothing in what is read
+    "BatchNormalization": {"momentum"}, "Dropout": {"ratio", "seed"}, "Cast": {"saturate", "round_mode"},
+    "CastLike": {"saturate", "round_mode"}, "Conv": {"strides"},
+}  # fmt: skip
+REALS = {"Add", "Sum", "Sub", "Mul", "Neg", "Div", "MatMul"}  # taken over the reals where constants are float32 or float64
 
 # Values and nodes -----------------------------------------------------------------------------------------------
 
@@ -41,8 +50,19 @@ class Mapped:
     tensor: Tensor
     output_map: str
 
+    def rearranged(self, fn: Callable[[Any], Any]) -> Mapped:
+        """A softmax of reordered outputs is the reordered softmax; nothing may be dropped or repeated."""
+        moved = self.tensor.rearrange(fn)
+        if not np.array_equal(np.sort(moved.index, axis=None), np.sort(self.tensor.index, axis=None)):
+            raise UnsupportedModel(
+                "drops or repeats entries after Softmax, which is not the Softmax of what is left; choose an earlier output= "
+                "or export the model without it"
+            )
+        return Mapped(moved, self.output_map)
+
 
 Value = Tensor | Ball | Integers | Mapped
+Made = Value | list[Value]  # of all outputs of a node
 
 
 def shape_of(value: Value) -> tuple[int, ...]:
@@ -52,7 +72,7 @@ def shape_of(value: Value) -> tuple[int, ...]:
 def move(value: Value, fn: Callable[[Any], Any]) -> Value:
     """Apply a numpy rearrangement to data and constants alike."""
     if isinstance(value, Mapped):
-        return Mapped(value.tensor.rearrange(fn), value.output_map)
+        return value.rearranged(fn)
     if isinstance(value, Tensor):
         return value.rearrange(fn)
     return value.map(fn) if isinstance(value, Ball) else np.asarray(fn(value))
@@ -96,12 +116,14 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     proto: NodeProto = field(repr=False)
+    asked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"node {self.place} {self.name!r} ({self.op})" if self.name else f"node {self.place} ({self.op})"
 
     def attribute(self, name: str, default: Any) -> Any:
         """An attribute of the type of its default: int, float, str or tuple of ints; None asks for ints that may lack."""
+        self.asked.add(name)
         for found in self.proto.attribute:
             if found.name == name:
                 kinds = {int: (2, "i"), float: (1, "f"), str: (3, "s"), tuple: (7, "ints"), type(None): (7, "ints")}
@@ -112,31 +134,103 @@ class Node:
                 return tuple(got) if kind == 7 else got.decode() if kind == 3 else got
         return default
 
+    def has(self, name: str) -> bool:
+        return any(found.name == name for found in self.proto.attribute)
+
+    def floats(self, name: str) -> list[float]:
+        """A list of floats, which must be there."""
+        self.asked.add(name)
+        for found in self.proto.attribute:
+            if found.name == name and found.type == 6:
+                return list(found.floats)
+        raise UnsupportedModel(f"has no list of floats {name!r}")
+
     def tensor(self, name: str) -> TensorProto | None:
+        self.asked.add(name)
         return next((found.t for found in self.proto.attribute if found.name == name and found.type == 4), None)
+
+    def require_known(self, opset: int) -> None:
+        """Refuse what ONNX does not define in this opset: operators, attributes, their types."""
+        import onnx
+
+        domain, _, operator = self.op.rpartition(".")
+        try:
+            schema = onnx.defs.get_schema(operator, opset, domain)
+        except onnx.defs.SchemaError:
+            raise UnsupportedModel(f"{self}: {self.op} is no operator of opset {opset}") from None
+        if schema.deprecated:
+            raise UnsupportedModel(f"{self}: {self.op} is deprecated in opset {opset}")
+        names = [found.name for found in self.proto.attribute]
+        for found in self.proto.attribute:
+            if found.name not in schema.attributes:
+                raise UnsupportedModel(f"{self}: attribute {found.name!r} is none of {self.op} in opset {opset}")
+            if found.ref_attr_name or found.type != _attribute_type(schema.attributes[found.name]):
+                raise UnsupportedModel(f"{self}: attribute {found.name!r} has the wrong type {found.type}")
+            if names.count(found.name) > 1:
+                raise UnsupportedModel(f"{self}: attribute {found.name!r} is given twice")
+
+    def require_read(self) -> None:
+        """Refuse an attribute that nobody asked for: what it changes would be missed."""
+        for found in self.proto.attribute:
+            if found.name not in self.asked | NOT_READ.get(self.op, set()):
+                raise UnsupportedModel(f"attribute {found.name!r} is not understood here")
+
+
+def _attribute_type(attribute: Any) -> int:
+    return int(attribute.type.value)
 
 
 # The registry ---------------------------------------------------------------------------------------------------
 
-Op = Callable[..., Value]
-Pattern = Callable[..., tuple[str, Op] | None]
+Op = Callable[..., Made]
+Pattern = Callable[..., tuple[tuple[str, ...], Op] | None]
 OPS: dict[str, Op] = {}
 PATTERNS: dict[str, Pattern] = {}
+MOVES: set[str] = set()  # operations that only rearrange, constants of all types too
 
 
-def op(*names: str, pattern: Pattern | None = None) -> Callable[[Op], Op]:
-    """Register an operation; its pattern may find one earlier value of which a node is made instead, and how."""
+def op(*names: str, pattern: Pattern | None = None, moves: bool = False) -> Callable[[Op], Op]:
+    """Register an operation; its pattern may find earlier values of which a node is made instead, and how."""
 
     def keep(fn: Op) -> Op:
         OPS.update(dict.fromkeys(names, fn))
         if pattern is not None:
             PATTERNS.update(dict.fromkeys(names, pattern))
+        if moves:
+            MOVES.update(names)
         return fn
 
     return keep
 
 
 # The reader -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a graph makes of a batch of inputs."""
+
+    value: Tensor | Mapped
+    samples: int
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.value.tensor if isinstance(self.value, Mapped) else self.value
+
+    @property
+    def output_map(self) -> str | None:
+        return self.value.output_map if isinstance(self.value, Mapped) else None
+
+    def same_as(self, other: Traced) -> bool:
+        """Whether both are the same network."""
+        if self.tensor.one_sample().shape[1:] != other.tensor.one_sample().shape[1:]:
+            return False
+        (ours, a), (theirs, b) = self.tensor.parts(self.output_map), other.tensor.parts(other.output_map)
+        return a == b and len(ours) == len(theirs) and all(map(_same_layer, ours, theirs))
+
+
+def _same_layer(a: tuple[Ball, Ball, Any], b: tuple[Ball, Ball, Any]) -> bool:
+    return a[2] == b[2] and all(p.equals(q) for p, q in zip(a[:2], b[:2], strict=True))
 
 
 class Reader:
@@ -146,103 +240,189 @@ class Reader:
         graph = model.graph
         self.folder, self.notes = folder, dict[str, int]()
         self.made = self.held = 0  # numbers of constants: computed, and read
-        self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-        if self.opset < 6:
-            raise UnsupportedModel(
-                f"opset {self.opset}; opset 6 and later are understood, convert the model with onnx.version_converter"
-            )
-        for what, entries in (("tensors", graph.initializer), ("inputs", graph.input)):
-            names = [entry.name for entry in entries]
+        self.opset = _opset(model)
+        self.functions = {(f.domain, f.name) for f in model.functions}
+        stored = [tensor.name for tensor in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
+        for what, names in (("tensors", stored), ("inputs", [entry.name for entry in graph.input])):
             if len(set(names)) < len(names):
                 raise UnsupportedModel(f"two {what} are named {next(n for n in names if names.count(n) > 1)!r}")
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+        self.stored |= {sparse.values.name: sparse for sparse in graph.sparse_initializer}
         self.inputs = {entry.name: entry for entry in graph.input if entry.name not in self.stored}
-        self.outputs = [entry.name for entry in graph.output]
+        self.defaults = {entry.name for entry in graph.input if entry.name in self.stored} if model.ir_version >= 4 else set()
+        self.outputs: list[str] = [entry.name for entry in graph.output]
         self.nodes = [
             Node(
                 k, n.op_type if n.domain in ("", "ai.onnx") else f"{n.domain}.{n.op_type}", n.name, (*n.input,), (*n.output,), n
             )
             for k, n in enumerate(graph.node)
         ]
+        self.versions = {entry.domain: entry.version for entry in model.opset_import} | {"": self.opset}
         self.makers: dict[str, Node] = {}
         for node in self.nodes:
             for name in filter(None, node.outputs):
                 if name in self.makers or name in self.stored or name in self.inputs:
                     raise UnsupportedModel(f"{node} produces {name!r}, which something else produces as well")
                 self.makers[name] = node
+        self.constants: dict[str, tuple[Value, int]] = {}  # read once
+        self.input = ""
+        self.declared: int | None = None  # samples that the shape of the input declares: 0 any number, None no axis
 
     def network(self, output: str | None, input_shape: Any) -> Network:
         name = self._chosen(output)
-        trials = self._shapes(name, input_shape)
-        errors: list[UnsupportedModel] = []
-        for k, shape in enumerate(trials):
+        sample, declared = self._shapes(name, input_shape)
+        batches: tuple[int, ...] = (1,)
+        if declared is None or declared == 1:
+            traced = self._trace(name, sample if declared is None else (1, *sample), 1)
+        elif declared == 0:
+            traced, batches = self._free(name, sample)
+        else:
+            traced, batches = self._fixed(name, sample, declared)
+        shape = sample if declared is None else (-1, *sample)
+        notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self.notes.items()]
+        notes += [f"the input {n!r} has a default, which is read" for n in sorted(self.defaults & self.values.keys())]
+        net = traced.tensor.finish(traced.output_map, notes)
+        return self._confirmed(net, name, shape, batches)
+
+    def _free(self, output: str, sample: tuple[int, ...]) -> tuple[Traced, tuple[int, ...]]:
+        """One sample, and two numbers of samples at once: they must give the same network."""
+        one = self._trace(output, (1, *sample), 1)
+        more = MORE if MORE * math.prod(sample) <= MANY else FREE - 1
+        for count in (more, FREE):
             try:
-                return self._trace(name, shape, batched=k == 0)
+                several = self._trace(output, (count, *sample), count)
+                self._uncounted(output)
             except UnsupportedModel as error:
-                errors.append(error)
-        raise errors[0]
+                whole = (1, *sample)
+                raise UnsupportedModel(f"{error}; if only one sample at a time is meant, say input_shape={whole}") from None
+            if not one.same_as(several):
+                raise UnsupportedModel(f"output {output!r} depends on how many samples are given; each must stand for itself")
+        return one, (1, FREE)
+
+    def _fixed(self, output: str, sample: tuple[int, ...], declared: int) -> tuple[Traced, tuple[int, ...]]:
+        """A batch of a fixed number of samples."""
+        few = declared if declared * math.prod(sample) <= MANY else FREE
+        try:
+            traced = self._trace(output, (few, *sample), few, declared)
+            self._uncounted(output)
+            return Traced(replace_sample(traced.value), few), (few,)
+        except UnsupportedModel as error:
+            whole = (declared, *sample)
+            raise UnsupportedModel(f"{error}; if the input of shape {whole} is one sample, say input_shape={whole}") from None
+
+    def _uncounted(self, output: str) -> None:
+        """Refuse numbers that were computed from the number of samples."""
+        for name in self.counted:
+            if isinstance(self.values.get(name), Ball):
+                raise UnsupportedModel(f"{self.makers[name]} computes with the number of samples; each must stand for itself")
 
     def _chosen(self, output: str | None) -> str:
-        chosen = self.outputs[0] if output is None and len(self.outputs) == 1 else output
+        chosen: str | None = self.outputs[0] if output is None and len(self.outputs) == 1 else output
         if chosen is None or chosen not in self.outputs:
             given = f"no output {output!r}" if output is not None else f"{len(self.outputs)} outputs"
             raise UnsupportedModel(f"{given}; choose one with output=, from {', '.join(map(repr, self.outputs)) or 'none'}")
         return chosen
 
-    def _data_input(self, output: str) -> str:
-        """The one input that an output depends on."""
-        seen, found, stack = {""}, list[str](), [output]
+    def _ancestors(self, output: str) -> set[str]:
+        """All names that an output depends on."""
+        seen, stack = set[str](), [output]
         while stack:
             name = stack.pop()
-            if name in seen:
+            if not name or name in seen:
                 continue
             seen.add(name)
-            if name in self.inputs:
-                found.append(name)
-            elif name in self.makers:
+            if name in self.makers:
                 stack += self.makers[name].inputs
-            elif name not in self.stored:
+            elif name not in self.stored and name not in self.inputs:
                 raise UnsupportedModel(f"nothing produces {name!r}")
-        if len(found) != 1:
-            listed = ", ".join(repr(name) for name in self.inputs if name in found)
-            raise UnsupportedModel(f"output {output!r} depends on {len(found)} inputs ({listed or 'none'}); one is understood")
-        return found[0]
+        return seen
 
-    def _shapes(self, output: str, given: Any) -> list[tuple[int, ...]]:
-        """Shapes under which the input is read: first with its leading axis as the batch, of size 1, then as it stands."""
+    def _data_input(self, output: str) -> str:
+        """The one input that an output depends on."""
+        seen = self._ancestors(output)
+        found = [name for name in self.inputs if name in seen]
+        if len(found) != 1:
+            listed = ", ".join(map(repr, found))
+            raise UnsupportedModel(f"output {output!r} depends on {len(found)} inputs ({listed or 'none'}); one is understood")
+        return str(found[0])
+
+    def _shapes(self, output: str, given: Any) -> tuple[tuple[int, ...], int | None]:
+        """The shape of one sample, and how many samples the input declares: 0 any number, None no axis for them."""
         name = self._data_input(output)
         kind = self.inputs[name].type.tensor_type
-        if not self.inputs[name].type.HasField("tensor_type") or kind.elem_type not in (1, 10, 11, 16):
+        if not self.inputs[name].type.HasField("tensor_type") or kind.elem_type not in FLOATS:
             raise UnsupportedModel(f"input {name!r} is no tensor of real numbers")
         dims: list[int | None] | None = None
         if kind.HasField("shape"):
             dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim]
-        self.input, self.batch = name, (dims[0] or 0) if dims else 0
+        self.input, self.declared = name, None
         if given is not None:
-            return [_given_shape((given,) if isinstance(given, int) else tuple(int(n) for n in given), dims)]
+            given_axes = (given,) if isinstance(given, int) else tuple(int(n) for n in given)
+            sample, batched = _given_shape(given_axes, dims)
+            self.declared = None if not batched else (dims[0] or 0) if dims else 0
+            if self.declared == 0 and dims is not None and len(given_axes) == len(dims) and given_axes[0] == 1:
+                self.declared = 1  # of the samples that the file leaves open, one at a time
+            return sample, self.declared
         rest = dims[1:] if dims is not None and len(dims) > 1 else dims
-        if rest is None or None in rest:
+        if dims is None or rest is None or None in rest:
             raise UnsupportedModel(f"input {name!r} has shape {dims if dims is not None else 'unknown'}; give input_shape=")
-        sizes = tuple(d for d in rest if d is not None)
-        if dims is None or len(dims) < 2:
-            return [sizes]
-        return [(1, *sizes), (self.batch, *sizes)] if self.batch > 1 else [(1, *sizes)]
+        self.declared = (dims[0] or 0) if len(dims) > 1 else None
+        return tuple(d for d in rest if d is not None), self.declared
 
-    def _trace(self, output: str, shape: tuple[int, ...], *, batched: bool) -> Network:
-        self.rank = len(shape) if batched else 0
-        self.values: dict[str, Value] = {self.input: Tensor.input(shape)}
+    def _trace(self, output: str, shape: tuple[int, ...], samples: int, stands_for: int | None = None) -> Traced:
+        self.samples, self.stands_for = samples, stands_for
+        self.values: dict[str, Value] = {self.input: Tensor.input(shape, samples=samples)}
+        self.kinds = {self.input: int(self.inputs[self.input].type.tensor_type.elem_type)}
+        self.counted: set[str] = set()
         self.made = self.held = 0
-        self.notes = {}
+        self.notes, self.unit = {}, UNITS["float64"]
         value = self.value(output)
-        notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self.notes.items()]
-        if isinstance(value, Mapped):
-            return value.tensor.finish(value.output_map, notes)
-        if isinstance(value, Tensor):
-            return value.finish(notes=notes)
-        raise UnsupportedModel(f"output {output!r} does not depend on the input")
+        if not isinstance(value, (Tensor, Mapped)):
+            raise UnsupportedModel(f"output {output!r} does not depend on the input")
+        traced = Traced(value, samples)
+        if samples > 1:
+            traced.tensor.one_sample()
+        return traced
+
+    # The second reading -----------------------------------------------------------------------------------------
+
+    def _evaluator(self, output: str) -> Evaluator:
+        seen = self._ancestors(output)
+        nodes = [node.proto for node in self.nodes if seen.intersection(filter(None, node.outputs))]
+        arrays = {
+            name: sparse_array(found, self.folder) if hasattr(found, "indices") else stored_array(found, self.folder)
+            for name, found in self.stored.items()
+            if name in seen
+        }
+        return Evaluator(nodes, arrays, self.input, output, self.versions)
+
+    def _confirmed(self, net: Network, output: str, shape: tuple[int, ...], batches: tuple[int, ...]) -> Network:
+        """The network with a note that `onnx.reference`, running the file, agrees with it."""
+        if net.parameters > MAX_PARAMETERS:
+            return noted(net, f"too large to be compared with onnx.reference ({net.parameters} parameters)")
+        try:
+            run = self._evaluator(output)
+        except CannotRun as error:
+            return noted(net, f"not compared with onnx.reference, which cannot run the model: {error}")
+
+        def rows(x: Any) -> Any:
+            result = run(x.reshape(shape))
+            return result.reshape(1, -1) if len(x) == 1 else result
+
+        unit = max(self.unit, UNITS["float32"]) if run.single else self.unit
+        try:
+            return noted(net, confirm(net, rows, samples=batches, unit=unit, by="onnx.reference"))
+        except CannotRun as error:
+            return noted(net, f"not compared with onnx.reference, which cannot run the model: {error}")
+
+    # Values -----------------------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
         self.notes[text] = self.notes.get(text, 0) + 1
+
+    def rounded(self, kind: int) -> None:
+        """The file's arithmetic and the reading may differ by roundings of a floating type."""
+        self.unit = max(self.unit, UNITS[FLOATS[kind]], UNITS["float32"])
 
     def value(self, output: str) -> Value:
         """Depth first, without recursion."""
@@ -261,137 +441,215 @@ class Reader:
                 stack += reversed(missing)
                 continue
             open_nodes.discard(name)
-            self.values[name] = self._counted(make([self.values[need] if need else None for need in needs]), needs)
+            self._keep(name, needs, make([self.values[need] if need else None for need in needs]))
             stack.pop()
         return self.values[output]
 
-    def _counted(self, value: Value, needs: Sequence[str]) -> Value:
-        """A value, unless constants that no file stores become too many."""
-        if needs and isinstance(value, (Ball, np.ndarray)):
-            self.made += math.prod(value.shape)
+    def _keep(self, name: str, needs: Sequence[str], made: Made) -> None:
+        """Values of all outputs of a node; constants that no file stores must not become too many."""
+        outputs = self.makers[name].outputs if isinstance(made, list) else (name,)
+        if self.counted.intersection(needs):
+            self.counted.update(outputs)
+        for output, value in zip(outputs, made if isinstance(made, list) else [made], strict=False):
+            if needs and isinstance(value, (Ball, np.ndarray)):
+                self.made += math.prod(value.shape)
             if self.made > MAX_ENTRIES + 8 * self.held:
                 raise UnsupportedModel(
                     f"makes constants of {self.made} numbers from {self.held} stored ones; at most {MAX_ENTRIES} and "
                     "eight times the stored are made, fold the constants of the model first"
                 )
-        return value
+            self.values[output] = value
+        if name not in self.values:
+            raise UnsupportedModel(f"{self.makers[name]} has no output {name!r}")
 
-    def _plan(self, name: str) -> tuple[tuple[str, ...], Callable[[list[Value | None]], Value]]:
+    def _plan(self, name: str) -> tuple[tuple[str, ...], Callable[[list[Value | None]], Made]]:
         """What a value needs, and how it is made of that."""
         if name in self.stored:
-            return (), lambda _: self.constant(self.stored[name])
+            return (), lambda _: self._stored(name)
         if name in self.inputs or name not in self.makers:
             raise UnsupportedModel(f"nothing produces {name!r}")
         node = self.makers[name]
-        if node.outputs[0] != name:
+        if (node.proto.domain, node.proto.op_type) in self.functions:
+            raise UnsupportedModel(f"{node} is a function of the model; write it out with onnx.inliner")
+        if node.outputs[0] != name and node.op != "Split":
             return node.inputs, lambda _: _refuse(node, f"output {name!r} is not its first, and not understood")
-        if node.op in PATTERNS and (found := PATTERNS[node.op](self, node)) is not None:
-            need, make = found
-            return (need,), lambda values: self._run(node, lambda: make(*values))
-        if node.op not in OPS:
+        if node.op not in OPS and node.op not in EVALUATED:
             return node.inputs, lambda _: _refuse(node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}")
+        node.require_known(self.versions.get(node.proto.domain, self.opset))
+        if node.op in PATTERNS and not self.is_constant(name) and (found := PATTERNS[node.op](self, node)) is not None:
+            need, make = found
+            return need, lambda values: self._made_of(node, lambda: make(*values))
+        if node.op not in OPS:
+            return node.inputs, lambda values: self._run(node, values, None)
         operation = OPS[node.op]
         try:
             inspect.signature(operation).bind(self, node, *node.inputs)
         except TypeError:
             raise UnsupportedModel(f"{node} has {len(node.inputs)} inputs, which this operation does not take") from None
-        return node.inputs, lambda values: self._run(node, lambda: operation(self, node, *values))
+        return node.inputs, lambda values: self._run(node, values, lambda *args: operation(self, node, *args))
 
-    def _run(self, node: Node, make: Callable[[], Value]) -> Value:
+    def _run(self, node: Node, values: list[Value | None], make: Op | None) -> Made:
         with one_line(str(node)):
-            return make()
+            if self._typed(node, values):
+                return self._evaluated(node, values)
+            if make is None:
+                return _refuse(node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}")
+        return self._made_of(node, lambda: make(*values))
 
-    def constant(self, tensor: TensorProto) -> Value:
-        array: Integers = _array(tensor, self.folder)
-        self.held += array.size
+    def _made_of(self, node: Node, make: Callable[[], Made]) -> Made:
+        with one_line(str(node)):
+            made = make()
+            node.require_read()
+            self._type(node)
+            return made
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value does not depend on the numbers of the input, its shape and type aside."""
+        stack = [name]
+        seen = set[str]()
+        while stack:
+            name = stack.pop()
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            node = self.makers.get(name)
+            if name == self.input or (node is None and name not in self.stored):
+                return False
+            if node is not None and node.op not in ("Shape", "Size"):
+                stack += node.inputs[:1] if node.op == "CastLike" else node.inputs
+        return True
+
+    def _typed(self, node: Node, values: list[Value | None]) -> bool:
+        """Whether a node is a constant that the file's own types decide."""
+        if node.op not in EVALUATED or any(isinstance(value, (Tensor, Mapped)) for value in values):
+            return False
+        kinds = {self.kinds.get(name, 0) for name, value in zip(node.inputs, values, strict=False) if isinstance(value, Ball)}
+        reals = node.op in REALS and kinds <= {1, 11} and not any(isinstance(value, np.ndarray) for value in values)
+        divisor = values[1] if node.op == "Div" and len(values) > 1 else None
+        return not reals or (isinstance(divisor, Ball) and not divisor.is_float())
+
+    def _evaluated(self, node: Node, values: list[Value | None]) -> Value:
+        given = zip(node.inputs, values, strict=True)
+        arrays = [None if value is None else self.array(name, value) for name, value in given]
+        result = evaluate(node.proto, arrays, self.opset)
+        return self.typed(node.outputs[0], result)
+
+    def typed(self, name: str, array: Any) -> Value:
+        """A constant computed in a type of the file."""
+        from onnx import helper
+
         if array.dtype.kind in "iub":
-            return array
-        with one_line(f"tensor {tensor.name!r}"):
+            return np.asarray(array)
+        self.kinds[name] = int(helper.np_dtype_to_tensor_dtype(array.dtype))
+        if self.kinds[name] in (10, 16):  # some runtimes round each result, others only the last one
+            raise UnsupportedModel("constants computed in half precision, on which runtimes do not agree; store the result")
+        self.rounded(self.kinds[name])
+        self.note(f"constants computed in {FLOATS[self.kinds[name]]}, as the file does")
+        return Ball.of(array)
+
+    def array(self, name: str, value: Value) -> Any:
+        """A constant as an array of its type."""
+        if isinstance(value, np.ndarray):
+            return value
+        assert isinstance(value, Ball)
+        with np.errstate(over="ignore"):
+            return value.centre.hi.astype(numpy_type(self.kinds.get(name, 1)))
+
+    def cast_constant(self, node: Node, x: Ball | Integers, kind: int) -> Value:
+        """A constant in another type."""
+        array = self.array(node.inputs[0], x)
+        if isinstance(x, Ball) and kind == 11 and self.kinds.get(node.inputs[0]) in FLOATS:
+            return x
+        made = cast(array, kind, str(node.op))
+        self.kinds[node.outputs[0]] = kind
+        if made.dtype.kind in "iub":
+            return np.asarray(made)
+        if not np.array_equal(made.astype(np.float64), x.centre.hi if isinstance(x, Ball) else x):
+            self.rounded(kind)
+        return Ball.of(made)
+
+    def kind(self, name: str) -> int:
+        """The ONNX element type of a value."""
+        from onnx import helper
+
+        value = self.values.get(name)
+        if isinstance(value, np.ndarray):
+            return int(helper.np_dtype_to_tensor_dtype(value.dtype))
+        return self.kinds.get(name, 1)
+
+    def _type(self, node: Node) -> None:
+        """Note the floating type of what a node made: that of its first operand, if the operation did not say."""
+        for output in node.outputs:
+            known = [self.kinds[n] for n in node.inputs if n in self.kinds]
+            if output and output not in self.kinds and known:
+                self.kinds[output] = known[0]
+
+    def _stored(self, name: str) -> Value:
+        if name not in self.constants:
+            found = self.stored[name]
+            sparse = hasattr(found, "indices")
+            array = sparse_array(found, self.folder) if sparse else stored_array(found, self.folder)
+            self.constants[name] = self.constant(array, f"tensor {name!r}"), (found.values if sparse else found).data_type
+        value, self.kinds[name] = self.constants[name]
+        self.held += math.prod(shape_of(value))
+        return value
+
+    def constant(self, array: Any, where: str) -> Value:
+        if array.dtype.kind in "iub":
+            return np.asarray(array)
+        with one_line(where):
             return Ball.of(array)
 
     def scalar(self, name: str) -> float | None:
-        """The value of a stored number, for patterns."""
+        """The value of a stored number of shape () or (1,), for patterns: others add axes to what they meet."""
         node = self.makers.get(name)
         tensor = node.tensor("value") if node is not None and node.op == "Constant" else self.stored.get(name)
-        if tensor is None or size_of(tensor.dims) != 1:
+        if tensor is None or hasattr(tensor, "indices") or tuple(tensor.dims) not in ((), (1,)):
             return None
-        return as_number(self.constant(tensor), name)
+        array = stored_array(tensor, self.folder)
+        return float(array.ravel()[0]) if array.dtype.kind not in "iub" else None
 
 
-def _given_shape(own: tuple[int, ...], dims: list[int | None] | None) -> tuple[int, ...]:
-    """The shape of one sample as the user gives it, with a batch axis of size 1 where the model has one."""
+def noted(net: Network, note: str) -> Network:
+    return replace(net, notes=(*net.notes, note))
+
+
+def replace_sample(value: Tensor | Mapped) -> Tensor | Mapped:
+    """The first of several samples."""
+    if isinstance(value, Mapped):
+        return Mapped(value.tensor.one_sample(), value.output_map)
+    return value.one_sample()
+
+
+def _opset(model: ModelProto) -> int:
+    import onnx
+
+    found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    opset = max(found, default=1)
+    if len(found) > 1:
+        raise UnsupportedModel(f"imports the ONNX operators in opsets {found}; one is needed")
+    if opset < 6:
+        raise UnsupportedModel(
+            f"opset {opset}; opset 6 and later are understood, convert the model with onnx.version_converter"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise UnsupportedModel(f"opset {opset}; the installed onnx knows opsets up to {newest}")
+    return opset
+
+
+def _given_shape(own: tuple[int, ...], dims: list[int | None] | None) -> tuple[tuple[int, ...], bool]:
+    """The shape of one sample as the user gives it, and whether the model has an axis for samples before it."""
     if any(n < 1 for n in own) or (dims is not None and len(dims) - len(own) not in (0, 1)):
         raise UnsupportedModel(f"input_shape {own} does not fit the declared shape {dims}")
     if dims is None:
-        return own if len(own) > 1 and own[0] == 1 else (1, *own)
+        return (own[1:], True) if len(own) > 1 and own[0] == 1 else (own, True)
     if len(own) < len(dims):
-        return (1, *own)
-    return (1, *own[1:]) if len(dims) > 1 else own
+        return own, True
+    if list(own) == dims and own[0] > 1:  # the whole of a declared shape: no axis of it counts samples
+        return own, False
+    return (own[1:], True) if len(dims) > 1 else (own, False)
 
 
 def _refuse(node: Node, why: str) -> Value:
     raise UnsupportedModel(f"{node} {why}")
-
-
-# Stored arrays --------------------------------------------------------------------------------------------------
-
-_WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
-_FIELDS = {
-    1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data",
-    **dict.fromkeys((2, 3, 4, 5, 6, 9, 10, 16), "int32_data"),
-}  # fmt: skip
-
-
-def _array(tensor: TensorProto, folder: Path | None) -> Any:
-    """The stored array; its declared size is compared with its payload before anything is allocated."""
-    from onnx import TensorProto, numpy_helper
-
-    where = f"tensor {tensor.name!r}"
-    kind, dims = tensor.data_type, tuple(tensor.dims)
-    if kind not in _WIDTHS:
-        raise UnsupportedModel(f"{where} has ONNX data type {kind}; floats up to 64 bits and integers are understood")
-    if any(d < 0 for d in dims):
-        raise UnsupportedModel(f"{where} has shape {dims}")
-    count = size_of(dims)
-    if tensor.data_location == TensorProto.EXTERNAL:
-        payload = _external(tensor, folder, count * _WIDTHS[kind], where)
-        tensor = TensorProto(data_type=kind, dims=dims, raw_data=payload)
-    stored = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, _FIELDS[kind]))
-    needed = count * (_WIDTHS[kind] if tensor.HasField("raw_data") else 1)
-    if stored != needed:
-        unit = "bytes" if tensor.HasField("raw_data") else "numbers"
-        raise UnsupportedModel(f"{where} declares shape {dims}, which takes {needed} {unit}, but stores {stored}")
-    array: Any = numpy_helper.to_array(tensor)
-    return array
-
-
-def size_of(dims: Sequence[int]) -> int:
-    if len(dims) > MAX_AXES:
-        raise UnsupportedModel(f"a tensor with {len(dims)} axes; at most {MAX_AXES} are understood")
-    return math.prod(dims)
-
-
-def _external(tensor: TensorProto, folder: Path | None, size: int, where: str) -> bytes:
-    """The payload of a tensor kept in another file, which must be a regular one inside the model's folder."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if folder is None:
-        raise UnsupportedModel(f"{where} lies in the file {location!r}; load the model by its path")
-    parts = PurePosixPath(location).parts
-    if not location or "\\" in location or "\0" in location or ":" in location or location.startswith("/") or ".." in parts:
-        raise UnsupportedModel(f"{where} lies in {location!r}; only files inside the model's folder are read")
-    if max(map(len, map(os.fsencode, parts))) > 255 or len(location) > 1000:
-        raise UnsupportedModel(f"{where} lies in {location[:40]!r}..., a name of {len(location)} characters")
-    target = (folder / location).resolve()
-    if not target.is_relative_to(folder.resolve()) or not target.is_file():
-        raise UnsupportedModel(f"{where} lies in {location!r}, which is no regular file inside the model's folder")
-    offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(size)))
-    if offset < 0 or length != size or offset + length > target.stat().st_size:
-        raise UnsupportedModel(
-            f"{where} takes {size} bytes but is said to be {length} from {offset} on in {location!r}, "
-            f"which has {target.stat().st_size}"
-        )
-    with target.open("rb") as file:
-        file.seek(offset)
-        payload: bytes = file.read(length)
-    return payload

@@ -22,6 +22,7 @@ from .polyhedra import MOST, Pieces, random_plane
 from .result import GLYPHS, Result
 
 RADII = 1e-6, 1e-3, 1e-2
+SPELLED = 8  # inputs of a box that are written out in a command
 STUDENTS = 16, 8, 4  # parts of the units needed
 NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 4_000
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
@@ -117,6 +118,7 @@ class Report(Result):
         return atomic_write(target, self.html.encode())
 
 
+@np.errstate(all="ignore")
 def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, progress: Progress | None = None) -> Report:
     """All questions about a network on one page: units needed, what can go, symmetry, errors, linear pieces.
 
@@ -132,7 +134,7 @@ def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, p
     >>> import moduli as mo
     >>> page = mo.report(mo.Network.mlp([[1.0], [-1.0], [0.0]], [0.5, -0.5, 2.0], [[1.0, 3.0, 1.0]], [0.0]))
     >>> page.sections[1].line
-    '1 of 3 hidden units on all inputs, the fewest possible'
+    '1 of 3 hidden units on all inputs, the fewest possible in one hidden layer of tanh'
     >>> page.html.startswith("<!DOCTYPE html>"), "http" in page.html
     (True, False)
     """
@@ -140,6 +142,7 @@ def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, p
     return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
 
 
+@np.errstate(all="ignore")
 def build(
     net: Network, model: str, typed: str, on: Domain, where: str, budget: int, seed: int, progress: Progress | None
 ) -> Report:
@@ -160,7 +163,12 @@ def _spelled(on: Domain) -> str:
     """A domain as the command line writes it."""
     if isinstance(on, Box):
         low, high = np.unique(on.low), np.unique(on.high)
-        return f"box:{low[0]:g},{high[0]:g}" if len(low) == len(high) == 1 else "box:FILE.vnnlib"
+        if len(low) == len(high) == 1:
+            return f"box:{low[0]:g},{high[0]:g}"
+        ends = [np.ravel(end).tolist() for end in (on.low, on.high)]
+        if max(map(len, ends)) > SPELLED:
+            return "box:FILE.npz"
+        return shlex.quote(f"box:{';'.join(','.join(map(repr, end)) for end in ends)}")
     return "FILE.npz" if isinstance(on, Samples) else "gaussian"
 
 
@@ -278,7 +286,7 @@ def _units(asked: Asked) -> Section:
     if asked.box is not None:
         typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}")
     count = f"{rank.upper} of {rank.of} hidden units on all inputs"
-    line = f"{count}, the fewest possible" if small.optimal else f"at most {count}"
+    line = f"{count}{small.fewest}" if small.optimal else f"at most {count}"
     answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
     return Section("units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers)
 

@@ -10,7 +10,6 @@ another through the holes. Irreducible parameters (r = h) are isolated from all 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -19,16 +18,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import read_json
-from .enclosure import Array, Constant, ExactArray, Number, enclose, evaluate, linear, value
+from . import arithmetic, fields
+from .enclosure import Array, Constant, ExactArray, Number, bounded, enclose, evaluate, linear, value
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from .lossless import Progress
-from .network import Layer, Network
+from .network import Layer, Network, rebuilt
 from .result import Result
 from .slack import difference, exact_arrays
 
 SCHEMA = "moduli.path/1"
-RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?", re.ASCII)
 Vector = tuple[Fraction, ...]
 Key = tuple[float, ...]
 
@@ -56,8 +54,8 @@ class _Pair:
             raise ShapeError(f"paths join networks of one shape and activation, not {a} and {b}")
         self.a, self.b, self.h = a, b, a.widths[1]
         self.activation = a.activations[0]
-        self.flip, slope, self.offset = self.activation.reflection
-        self.signed = slope == 0
+        self.flip, self.offset = self.activation.turned
+        self.signed = self.activation.symmetric
         rows = np.concatenate([np.column_stack([n.layers[0].weight, n.layers[0].bias]) for n in (a, b)]) + 0.0
         self.rows: list[Key] = [tuple(row) for row in rows.tolist()]
         seen: dict[Key, int] = {}
@@ -85,7 +83,7 @@ class _Pair:
             if key is not None and any(column):
                 factor = self.flip if self.sign[row] < 0 else 1
                 before = total.get(key, (Fraction(0),) * len(column))
-                total[key] = tuple(x + factor * y for x, y in zip(before, column, strict=True))
+                total[key] = tuple(bounded(x + factor * y) for x, y in zip(before, column, strict=True))
         return {key: column for key, column in total.items() if any(column)}
 
     def constants(self, knot: Knot, k: int) -> Number:
@@ -174,7 +172,16 @@ class PathCertificate:
 
         Raises:
             CertificateRejected: naming the knot or segment.
+            Undecided: this process does not compute as IEEE 754 asks (see `arithmetic`).
         """
+        arithmetic.require_everywhere()
+        with fields.made_by_hand("path"):
+            claim = PathCertificate._of(self.plain())
+        with fields.made_by_hand("network"):
+            a, b = rebuilt(a), rebuilt(b)
+        claim._verify(a, b)
+
+    def _verify(self, a: Network, b: Network) -> None:
         for digest, net in ((self.a, a), (self.b, b)):
             if net.digest != digest:
                 raise CertificateRejected(f"a network has digest {net.digest}; the path is about {digest}")
@@ -196,9 +203,14 @@ class PathCertificate:
                 if one.rows[u] != two.rows[u] and (any(one.out[u]) or any(two.out[u])):
                     raise CertificateRejected(f"segment {k} moves unit {u}, which is not blank at both ends")
 
-    def to_json(self) -> dict[str, Any]:
-        knots = [{"rows": list(k.rows), "out": [[str(x) for x in column] for column in k.out]} for k in self.knots]
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again: numbers as they are."""
+        knots = [{"rows": knot.rows, "out": knot.out} for knot in self.knots]
         return {"schema": SCHEMA, "a": self.a, "b": self.b, "knots": knots}
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(text: str | bytes) -> PathCertificate:
@@ -207,25 +219,24 @@ class PathCertificate:
         Raises:
             CertificateRejected: naming the knot that is none.
         """
-        return read_json(text, PathCertificate._of)
+        return fields.read_json(text, PathCertificate._of)
 
     @staticmethod
     def _of(data: Any) -> PathCertificate:
-        if not isinstance(data, dict) or set(data) != {"schema", "a", "b", "knots"} or data["schema"] != SCHEMA:
-            raise CertificateRejected(f"not a path of schema {SCHEMA}: {str(data)[:60]}")
-        if not (isinstance(data["a"], str) and isinstance(data["b"], str) and isinstance(data["knots"], list)):
-            raise CertificateRejected("a path names two digests and a list of knots")
-        return PathCertificate(data["a"], data["b"], tuple(_knot(k, knot) for k, knot in enumerate(data["knots"])))
+        read = fields.record(data, ("schema", "a", "b", "knots"), f"a path of schema {SCHEMA}")
+        if fields.text(read["schema"], "schema") != SCHEMA:
+            raise CertificateRejected(f"not a path of schema {SCHEMA} but of {read['schema']}")
+        knots = tuple(_knot(k, knot) for k, knot in enumerate(fields.items(read["knots"], "knots")))
+        return PathCertificate(fields.text(read["a"], "a"), fields.text(read["b"], "b"), knots)
 
 
 def _knot(k: int, data: Any) -> Knot:
-    """A knot from JSON; the length of numbers is limited before they are made."""
-    if isinstance(data, dict) and set(data) == {"rows", "out"} and all(isinstance(x, list) for x in data.values()):
-        rows, out = data["rows"], data["out"]
-        numbers = all(type(r) is int and 0 <= r < 2**40 for r in rows) and all(isinstance(column, list) for column in out)
-        if numbers and all(isinstance(x, str) and RATIONAL.fullmatch(x) for column in out for x in column):
-            return Knot(tuple(rows), tuple(tuple(map(Fraction, column)) for column in out))
-    raise CertificateRejected(f"knot {k} is no list of rows and outgoing weights: {str(data)[:60]}")
+    """A knot; the length of numbers is limited before they are made."""
+    read = fields.record(data, ("rows", "out"), f"knot {k}")
+    rows = tuple(fields.indices(read["rows"], f"rows of knot {k}").tolist())
+    columns = [fields.items(column, f"a column of knot {k}") for column in fields.items(read["out"], f"out of knot {k}")]
+    out = [tuple(fields.rational(x, f"a number of knot {k}") for x in column) for column in columns]
+    return Knot(rows, tuple(out))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

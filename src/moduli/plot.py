@@ -116,16 +116,23 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     return left, right
 
 
+def _share(values: Any) -> Any:
+    """Shares on a logarithmic axis; none of a function that does not vary."""
+    return np.maximum(np.where(np.isfinite(values), values, 0.0), 1e-16)
+
+
 def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Share of variance lost against hidden units, beside two simpler choices of units and a linear map."""
     ax = axes(ax)
     lines = (("magnitude", "largest units", GREY), ("kmeans", "centres of units", ORANGE), ("students", "student", BLUE))
-    for name, label, color in lines:
-        ax.loglog(data["units"], np.maximum(data[name], 1e-16), color=color, lw=1.6, marker="o", ms=3, label=label)
-    ax.axhline(data["linear"], color=GREY, lw=0.8, ls=":")
-    ax.annotate("a linear map", (1.0, data["linear"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
+    places = np.maximum(data["units"], 0.5)  # a logarithmic axis has no place for students without units
+    linear, *shares = (_share(data[name]) for name in ("linear", "magnitude", "kmeans", "students"))
+    for (_, label, color), share in zip(lines, shares, strict=True):
+        ax.loglog(places, share, color=color, lw=1.6, marker="o", ms=3, label=label)
+    ax.axhline(float(linear), color=GREY, lw=0.8, ls=":")
+    ax.annotate("a linear map", (1.0, float(linear)), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
     ax.set(xlabel="hidden units", ylabel="share of variance lost")
-    ax.set_xticks(data["units"], [str(m) for m in data["units"]])
+    ax.set_xticks(places, [str(m) for m in data["units"]])
     ax.set_xticks([], minor=True)
     ax.legend(frameon=False)
     return ax

@@ -199,6 +199,7 @@ class Pieces(Result):
         jumps[~seen] = 0.0
         return inside, jumps, seen
 
+    @np.errstate(all="ignore")
     def _tangent(self, one: list[Array], two: list[Array]) -> tuple[Array, Array]:
         """How the gradient changes between cells with gates `one` and `two`, and a bound of the rounding in any entry.
 
@@ -484,4 +485,7 @@ def _ring(points: Array) -> Array:
 
 
 def _floats(points: Sequence[Sequence[Fraction]]) -> Array:
-    return np.array([[float(x) for x in point] for point in points], dtype=np.float64)
+    try:
+        return np.array([[float(x) for x in point] for point in points], dtype=np.float64)
+    except OverflowError:
+        raise UnsupportedModel("a vertex or a slope of a linear piece exceeds float64; scale the weights down") from None

@@ -52,6 +52,8 @@ def solve(ball: Ball, rows: Ints, budget: int) -> Priced | None:
 
     Units with too many free groups even for that count in the cover, not in the bound.
     """
+    if not len(rows):  # all units were given up: nothing is left that a bound could speak of
+        return None
     pool = _Pool(ball, rows, budget)
     try:
         found, given_up = pool.generated()

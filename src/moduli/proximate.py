@@ -393,8 +393,8 @@ class NearCompression(Compression):
 
     @property
     def statement(self) -> str:
-        best = ", the fewest possible" if self.optimal else ""
-        return f"{self.original.units} -> {self.network.units} hidden units by changes of at most {self.radius:g}{best}"
+        units = f"{self.original.units} -> {self.network.units} hidden units"
+        return f"{units} by changes of at most {self.radius:g}{self.fewest}"
 
     def rows(self) -> list[tuple[str, str]]:
         table = dict(super().rows())

@@ -22,7 +22,6 @@ what may still be added brings neither the weight nor the sums of outgoing weigh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,12 +29,10 @@ from typing import Any
 
 import numpy as np
 
+from . import arithmetic, fields
 from .enclosure import ExactArray
 from .errors import BudgetExhausted, CertificateRejected
 from .groups import Ball, Ints, Leaf, Mask, at_most, listed, require_radius
-
-RATIONAL = re.compile(r"-?[0-9]{1,700}(/0*[1-9][0-9]{0,700})?")
-
 
 # Lower bounds ---------------------------------------------------------------------------------------------------
 
@@ -104,8 +101,11 @@ class Bound:
         Args:
             limit: search nodes for the boxes of one part, and for the free groups of one unit.
         """
+        arithmetic.require()
+        with fields.made_by_hand("lower bound"):
+            claim = Bound.from_json(self.plain())
         label = np.full(ball.size, -1, dtype=np.intp)
-        for number, (units, _) in enumerate(self.parts):
+        for number, (units, _) in enumerate(claim.parts):
             inside = np.array(units, dtype=np.intp)
             _demand(len(inside) > 0 and inside.min() >= 0 and inside.max() < ball.size, f"part {number} names unknown units")
             _demand(bool((label[inside] == -1).all()) and len(set(units)) == len(units), f"part {number} names a unit twice")
@@ -114,16 +114,21 @@ class Bound:
         one = np.repeat(np.arange(ball.size), ball.graph.degree)
         joined = (label[one] >= 0) & (label[ball.graph.other] >= 0) & (label[one] != label[ball.graph.other])
         _demand(not joined.any(), "two parts have compatible units")
-        total = sum(_Part(ball, units, limit, tree).bound(tree) for units, tree in self.parts)
-        _demand(total >= self.lower, f"at least {self.lower} units are claimed, at least {total} are proved")
+        total = sum(_Part(ball, units, limit, tree).bound(tree) for units, tree in claim.parts)
+        _demand(total >= claim.lower, f"at least {claim.lower} units are claimed, at least {total} are proved")
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again."""
+        return {"lower": self.lower, "parts": [[units, _tree_fields(tree)] for units, tree in self.parts]}
 
     def to_json(self) -> dict[str, Any]:
-        return {"lower": self.lower, "parts": [[list(units), _tree_json(tree)] for units, tree in self.parts]}
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Bound:
-        fields = _object(data, ("lower", "parts"), "a lower bound")
-        return Bound(_count(fields["lower"]), _parts_from(fields["parts"]))
+        read = fields.record(data, ("lower", "parts"), "a lower bound")
+        return Bound(_count(read["lower"]), _parts_from(read["parts"]))
 
 
 class _Part:
@@ -159,7 +164,7 @@ class _Part:
         target = tree.target if isinstance(tree, Sieve) else 0
         self._require_sane(leaf, target)
         for unit in leaf.weights:
-            known = unit < len(self.place) and self.place[unit] >= 0
+            known = 0 <= unit < len(self.place) and self.place[unit] >= 0
             _demand(known, f"unit {unit} has a weight but needs no cover here")
         return leaf, max(-1, leaf.scale * (target - 1) - leaf.total)
 
@@ -170,8 +175,10 @@ class _Part:
         size = sum(leaf.weights.values()) + sum(leaf.prices.values())
         size += sum(w * (len(members) + 1) for members, w in leaf.odd)
         _demand(size + leaf.scale * (target + 1) < 2**62, "weights are too large")
+        for members, _ in leaf.odd:  # `total` counts members, the columns below count different ones
+            _demand(len(set(members)) == len(members), f"an odd set names a unit twice: {str(list(members))[:60]}")
         for unit in leaf.prices:
-            _demand(unit < len(self.place), f"unit {unit} has a price but is unknown")
+            _demand(0 <= unit < len(self.place), f"unit {unit} has a price but is unknown")
 
     def pick(self, tree: Branch) -> int:
         """The row of the matrix that a branch is about."""
@@ -225,7 +232,7 @@ class _Part:
     def _vector(self, weights: dict[int, int], rows: Mask) -> np.ndarray[Any, np.dtype[np.int64]]:
         out = np.zeros(len(self.units), dtype=np.int64)
         for unit, w in weights.items():
-            known = unit < len(self.place) and self.place[unit] >= 0 and bool(rows[self.place[unit]])
+            known = 0 <= unit < len(self.place) and self.place[unit] >= 0 and bool(rows[self.place[unit]])
             _demand(known, f"unit {unit} has a weight but needs no cover here")
             out[self.place[unit]] = w
         return out
@@ -251,31 +258,34 @@ class Change:
     at: Ints
     to: ExactArray
 
-    def to_json(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again: what is no float is a rational."""
         values: list[Any] = self.to.hi.tolist()
         for k in np.flatnonzero(self.to.lo).tolist() if self.to.lo is not None else []:
-            values[k] = str(self.to.get((k,)))
+            values[k] = self.to.get((k,))
         for (k,), number in self.to.rest.items():
-            values[k] = str(number)
-        return {"layer": self.layer, "part": self.part, "at": self.at.tolist(), "to": values}
+            values[k] = number
+        return {"layer": self.layer, "part": self.part, "at": self.at, "to": values}
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Change:
-        fields = _object(data, ("layer", "part", "at", "to"), "a change")
-        at, values = fields["at"], fields["to"]
-        _demand(fields["part"] in ("weight", "bias"), f"{str(fields['part'])[:40]!r} is neither weight nor bias")
-        _demand(
-            isinstance(at, list) and isinstance(values, list) and len(at) == len(values), "a change needs a value per place"
-        )
+        """Strict: unknown or missing fields, other types, numbers that are not finite are refused."""
+        read = fields.record(data, ("layer", "part", "at", "to"), "a change")
+        part, at = fields.text(read["part"], "part of a change"), fields.indices(read["at"], "places of a change")
+        values = fields.items(read["to"], "values of a change")
+        _demand(part in ("weight", "bias"), f"{part[:40]!r} is neither weight nor bias")
+        _demand(len(at) == len(values), f"a change has {len(at)} places and {len(values)} values; each place needs one")
         to = ExactArray(np.zeros(len(values)))
         for k, x in enumerate(values):
             if type(x) in (int, float):
-                _demand(abs(x) < 2.0**1023, f"{str(x)[:40]} is no finite number")
-                to.hi[k] = x + 0.0
+                to.hi[k] = fields.real(x, "value of a change")
             else:
-                _demand(isinstance(x, str) and RATIONAL.fullmatch(x), f"{str(x)[:40]!r} is no number")
-                to.put((k,), Fraction(x))
-        return Change(_count(fields["layer"]), fields["part"], np.array([*map(_count, at)], dtype=np.intp), to)
+                to.put((k,), fields.rational(x, "value of a change"))
+        return Change(_count(read["layer"]), part, at, to)
 
     def apply(self, array: ExactArray, radius: float) -> None:
         """Set the entries, after checking that each moves by at most `radius`."""
@@ -315,19 +325,23 @@ class Near:
     def __post_init__(self) -> None:
         require_radius(self.radius)
 
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again."""
+        bound = None if self.bound is None else self.bound.plain()
+        return {"radius": self.radius, "changes": [c.plain() for c in self.changes], "bound": bound}
+
     def to_json(self) -> dict[str, Any]:
-        bound = None if self.bound is None else self.bound.to_json()
-        return {"radius": self.radius, "changes": [c.to_json() for c in self.changes], "bound": bound}
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Near:
-        fields = _object(data, ("radius", "changes", "bound"), "near")
-        radius = fields["radius"]
-        fine = type(radius) in (int, float) and 0 <= radius < 2.0**1000 and float(radius) == radius
-        _demand(fine, f"radius {str(radius)[:40]} is no finite float >= 0")
-        _demand(isinstance(fields["changes"], list), "changes must be a list")
-        bound = None if fields["bound"] is None else Bound.from_json(fields["bound"])
-        return Near(float(radius), tuple(map(Change.from_json, fields["changes"])), bound)
+        """Strict: unknown or missing fields and other types are refused."""
+        read = fields.record(data, ("radius", "changes", "bound"), "near")
+        radius = fields.real(read["radius"], "radius", least=0.0)
+        _demand(radius < 2.0**1000, f"radius {radius} is not below 2^1000")
+        bound = None if read["bound"] is None else Bound.from_json(read["bound"])
+        return Near(radius, tuple(map(Change.from_json, fields.items(read["changes"], "changes"))), bound)
 
 
 def _demand(holds: Any, claim: str) -> None:
@@ -335,64 +349,52 @@ def _demand(holds: Any, claim: str) -> None:
         raise CertificateRejected(f"within the radius: {claim}")
 
 
-def _tree_json(tree: Tree) -> dict[str, Any]:
+def _tree_fields(tree: Tree) -> dict[str, Any]:
     if isinstance(tree, Leaf):
         return {
-            "weights": [list(x) for x in tree.weights.items()], "prices": [list(x) for x in tree.prices.items()],
-            "odd": [[list(units), w] for units, w in tree.odd], "scale": tree.scale,
+            "weights": list(tree.weights.items()), "prices": list(tree.prices.items()), "odd": tree.odd, "scale": tree.scale,
         }  # fmt: skip
     if isinstance(tree, Sum):
-        return {"sum": [[list(units), _tree_json(sub)] for units, sub in tree.parts]}
+        return {"sum": [[units, _tree_fields(sub)] for units, sub in tree.parts]}
     if isinstance(tree, Sieve):
-        return {"leaf": _tree_json(tree.leaf), "target": tree.target, "rest": _tree_json(tree.rest)}
-    inside, outside = _tree_json(tree.inside), _tree_json(tree.outside)
-    return {"units": list(tree.units), "free": tree.free, "inside": inside, "outside": outside}
+        return {"leaf": _tree_fields(tree.leaf), "target": tree.target, "rest": _tree_fields(tree.rest)}
+    inside, outside = _tree_fields(tree.inside), _tree_fields(tree.outside)
+    return {"units": tree.units, "free": tree.free, "inside": inside, "outside": outside}
 
 
 def _tree_from(data: Any) -> Tree:
-    if isinstance(data, dict) and "sum" in data:
-        return Sum(_parts_from(_object(data, ("sum",), "a sum")["sum"]))
-    if isinstance(data, dict) and "scale" in data:
-        fields = _object(data, ("weights", "prices", "odd", "scale"), "a leaf")
-        odd = tuple((_units_from(u), _count(w)) for u, w in _pairs_from(fields["odd"]))
-        return Leaf(_counts_from(fields["weights"]), _counts_from(fields["prices"]), odd, _count(fields["scale"]))
-    if isinstance(data, dict) and "target" in data:
-        fields = _object(data, ("leaf", "target", "rest"), "a sieve")
-        leaf = _tree_from(fields["leaf"])
-        _demand(isinstance(leaf, Leaf), "a sieve needs a leaf")
-        assert isinstance(leaf, Leaf)
-        return Sieve(leaf, _count(fields["target"]), _tree_from(fields["rest"]))
-    fields = _object(data, ("units", "free", "inside", "outside"), "a branch")
-    _demand(isinstance(fields["free"], bool), "free must be true or false")
-    return Branch(_units_from(fields["units"]), fields["free"], _tree_from(fields["inside"]), _tree_from(fields["outside"]))
+    names = set(data) if type(data) is dict else set()
+    if "sum" in names:
+        return Sum(_parts_from(fields.record(data, ("sum",), "a sum")["sum"]))
+    if "scale" in names:
+        read = fields.record(data, ("weights", "prices", "odd", "scale"), "a leaf")
+        odd = tuple((_units_from(u), _count(w)) for u, w in fields.pairs(read["odd"], "odd sets"))
+        return Leaf(_counts_from(read["weights"]), _counts_from(read["prices"]), odd, _count(read["scale"]))
+    if "target" in names:
+        read = fields.record(data, ("leaf", "target", "rest"), "a sieve")
+        leaf = _tree_from(read["leaf"])
+        if not isinstance(leaf, Leaf):
+            raise CertificateRejected("within the radius: a sieve needs a leaf")
+        return Sieve(leaf, _count(read["target"]), _tree_from(read["rest"]))
+    read = fields.record(data, ("units", "free", "inside", "outside"), "a branch")
+    free = fields.flag(read["free"], "free of a branch")
+    return Branch(_units_from(read["units"]), free, _tree_from(read["inside"]), _tree_from(read["outside"]))
 
 
 def _parts_from(data: Any) -> tuple[tuple[tuple[int, ...], Tree], ...]:
-    return tuple((_units_from(units), _tree_from(tree)) for units, tree in _pairs_from(data))
-
-
-def _pairs_from(data: Any) -> list[Any]:
-    pairs = isinstance(data, list) and all(isinstance(x, list) and len(x) == 2 for x in data)
-    _demand(pairs, f"{str(data)[:60]} is no list of pairs")
-    return list(data)
+    return tuple((_units_from(units), _tree_from(tree)) for units, tree in fields.pairs(data, "parts"))
 
 
 def _counts_from(data: Any) -> dict[int, int]:
-    out = {_count(u): _count(w) for u, w in _pairs_from(data)}
-    _demand(len(out) == len(data), "a unit has two weights")
+    given = fields.pairs(data, "weights")
+    out = {_count(unit): _count(weight) for unit, weight in given}
+    _demand(len(out) == len(given), "a unit has two weights")
     return out
 
 
 def _units_from(data: Any) -> tuple[int, ...]:
-    _demand(isinstance(data, list) and len(set(map(str, data))) == len(data), f"{str(data)[:60]} is no list of different units")
-    return tuple(map(_count, data))
+    return fields.units(data, "units of a part or set")
 
 
 def _count(x: Any) -> int:
-    _demand(type(x) is int and 0 <= x < 2**40, f"{str(x)[:40]} is no number below 2^40")
-    return int(x)
-
-
-def _object(data: Any, fields: tuple[str, ...], what: str) -> dict[str, Any]:
-    _demand(isinstance(data, dict) and set(data) == set(fields), f"{what} has the fields {', '.join(fields)}")
-    return dict(data)
+    return fields.whole(x, 0, 2**40 - 1, "a number within the radius")

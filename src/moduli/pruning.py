@@ -95,6 +95,8 @@ def visible_rows(net: Network, x: Array) -> list[Array]:
 
 def _span(inputs: Array) -> Array:
     """An orthonormal basis, [in, dimension]."""
+    if not inputs.shape[1]:
+        return np.zeros((0, 0))
     values, directions = np.linalg.eigh(inputs.T @ inputs)
     return np.asarray(directions[:, values > INVISIBLE**2 * max(float(values[-1]), 0.0)])
 
@@ -228,7 +230,7 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
         seen = visible_rows(net, x)
     whole = [_squares(w, by) for w in hidden]
     parts = [_squares(w, by) for w in seen]
-    steps = max(len(s) for s in parts) if by != "magnitude" else 1000
+    steps = max(1, *(len(s) for s in parts)) if by != "magnitude" else 1000
     kept = np.arange(steps + 1) / steps
     error = _errors(parts, kept)
     plain = _errors(whole, kept) if any(p is not q for p, q in zip(seen, hidden, strict=True)) else None
@@ -237,7 +239,7 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
     orders = tuple(np.argsort(-s, kind="stable") for s in parts)
     probes = None if x is None else kept[:: max(1, steps // PROBES)]
     function = None if x is None or probes is None else _changes(net, orders, probes, x)
-    shares = [[removable(s) / len(s) for s in side] for side in (parts, whole)]
+    shares = [[removable(s) / max(1, len(s)) for s in side] for side in (parts, whole)]
     return Curve("estimated", net, by, kept, error, probes, function, plain, orders, tuple(shares[0]), tuple(shares[1]))
 
 

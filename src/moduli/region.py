@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import bounds, trees
+from . import bounds, fields, trees
 from .cases import Case, verify
 from .domains import Box
+from .enclosure import total
 from .envelopes import envelope
 from .errors import CertificateRejected, ShapeError
 from .network import Network
@@ -75,37 +76,28 @@ class Region:
         except ShapeError as error:
             raise CertificateRejected(f"the box of the certificate: {error}") from None
 
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again."""
+        out = {"low": self.low, "high": self.high, "tree": self.tree, "signs": self.signs}
+        return {**out, "cases": [case.plain() for case in self.cases]} if self.cases else out
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "low": list(self.low), "high": list(self.high), "tree": list(self.tree), "signs": [list(s) for s in self.signs],
-            **({"cases": [case.to_json() for case in self.cases]} if self.cases else {}),
-        }  # fmt: skip
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
 
     @staticmethod
     def from_json(data: Any) -> Region:
         """Strict: unknown or missing fields, other types, numbers that are not finite are refused."""
-        if not isinstance(data, dict) or set(data) - {"cases"} != {"low", "high", "tree", "signs"}:
-            raise CertificateRejected(f"a region has fields low, high, tree, signs and maybe cases, not {str(data)[:80]}")
-        low, high, tree, signs = (data[k] for k in ("low", "high", "tree", "signs"))
-        for name, end in (("low", low), ("high", high)):
-            if not isinstance(end, list) or not all(map(_is_float, end)):
-                raise CertificateRejected(f"{name} of the region must be a list of finite floats, not {str(end)[:60]}")
+        read = fields.record(data, ("low", "high", "tree", "signs"), "a region", maybe=("cases",))
+        low, high = ([fields.real(x, f"{k} of the region") for x in fields.items(read[k], k)] for k in ("low", "high"))
         if len(low) != len(high) or any(p > q for p, q in zip(low, high, strict=True)):
             raise CertificateRejected(f"low {str(low)[:40]} and high {str(high)[:40]} of the region are no box")
-        if not isinstance(signs, list) or not all(
-            isinstance(s, list) and all(type(x) is int and x in (-1, 0, 1) for x in s) for s in signs
-        ):
+        signs = [fields.items(part, "signs of a layer") for part in fields.items(read["signs"], "signs of the region")]
+        if not all(type(x) is int and -1 <= x <= 1 for part in signs for x in part):
             raise CertificateRejected(f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}")
-        cases = data.get("cases", [])
-        if not isinstance(cases, list):
-            raise CertificateRejected(f"the cases of the region must be a list, not {str(cases)[:60]}")
-        ends = tuple(map(float, low)), tuple(map(float, high))
-        read = tuple(map(Case.from_json, cases))
-        return Region(*ends, trees.read_tree(tree, "region"), tuple(map(tuple, signs)), read)
-
-
-def _is_float(x: Any) -> bool:
-    return type(x) in (int, float) and math.isfinite(x) and float(x) == x
+        cases = map(Case.from_json, fields.items(read.get("cases", []), "cases of the region"))
+        tree = trees.read_tree(read["tree"], "region")
+        return Region(tuple(low), tuple(high), tree, tuple(map(tuple, signs)), tuple(cases))
 
 
 def slope(state: State, l: int, unit: int) -> Fraction | None:
@@ -128,7 +120,7 @@ def extent(state: State, l: int, row: Row) -> tuple[Fraction, Fraction] | None:
     if not all(math.isfinite(p) and math.isfinite(r) for _, p, r in used):
         return None
     ends = [[q * Fraction(p if (q > 0) == low else r) for q, p, r in used] for low in (True, False)]
-    return sum(ends[0], Fraction(0)), sum(ends[1], Fraction(0))
+    return total(ends[0]), total(ends[1])
 
 
 def reach(state: State, l: int) -> tuple[Array, Array]:

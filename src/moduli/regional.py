@@ -23,7 +23,7 @@ from .certificate import Move, State, Units, certify, first, reducible, replay
 from .domains import Box
 from .enclosure import ExactArray
 from .hidden import cuts
-from .lossless import MOVES, Compression, Progress, Rank, needed, settle
+from .lossless import MOVES, Compression, Progress, Rank, flattened, needed, no_units, settle
 from .network import Network
 from .programs import BOXES
 from .region import Region, Row, slope
@@ -108,10 +108,16 @@ def rank(
 ) -> Rank:
     """The least number of hidden units with this function on a box; an interval where minimality is no theorem."""
     small = compress(net, on, budget, seed, executor, progress)
+    region = small.proof.region
+    state = replay(first(net, region), small.proof.large_moves, region=region)
+    more = flattened(state)
+    if more:
+        flat, moves = state.network(), (*small.proof.large_moves, *more)
+        small = replace(small, network=flat, proof=certify(net, moves, flat, state=state, region=region))
     upper, moves = small.network.units, small.proof.large_moves
     if small.optimal:
-        return Rank("proved", upper, upper, net.units, net, moves, "no unit can be spared on the box", found=small)
-    state = replay(first(net, small.proof.region), moves, region=small.proof.region)
+        why = no_units(state) if upper == 0 else "no unit can be spared on the box"
+        return Rank("proved", upper, upper, net.units, net, moves, f"{why} on the box" if upper == 0 else why, found=small)
     return Rank("bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small)
 
 

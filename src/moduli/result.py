@@ -6,10 +6,13 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from .errors import MissingExtra, Undecided
 from .files import atomic_write
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from .certificate import Certificate
 
 SCREEN = 80  # pixels for an inch of a picture
+SILENT = {
+    "check", "rows", "data", "table", "to_json", "plot_data", "plot", "within", "barrier", "merge", "loss", "log_covering",
+}  # fmt: skip
 GLYPHS = {"proved": "=", "bounded": "<=", "estimated": "~", "refuted": "!=", "undecided": "?"}
 
 
@@ -32,6 +38,11 @@ class Result:
 
     status: str
     kind: ClassVar[str] = "result"
+
+    def __init_subclass__(cls) -> None:
+        """What an answer computes later is as silent as the question: numbers that are too large are told in words."""
+        for name in SILENT & vars(cls).keys():
+            setattr(cls, name, np.errstate(all="ignore")(vars(cls)[name]))
 
     def __post_init__(self) -> None:
         assert self.status in GLYPHS, self.status
@@ -62,13 +73,15 @@ class Result:
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object whose fields bear the attribute names."""
-        return {"schema": f"moduli.{self.kind}/1", "status": self.status, "statement": self.statement, **self.data()}
+        """A JSON object whose fields bear the attribute names; null where a number is not finite."""
+        head = {"schema": f"moduli.{self.kind}/1", "status": self.status, "statement": self.statement}
+        with np.errstate(all="ignore"):
+            return dict(plain({**head, **self.data()}))
 
     def save(self, path: str | Path) -> Path:
         """Write the certificate, or the JSON of a result that has none; the file appears whole or not at all."""
         content = self.certificate.to_json() if self.certificate is not None else self.to_json()
-        return atomic_write(Path(path), json.dumps(content).encode())
+        return atomic_write(Path(path), encoded(content).encode())
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.glyph} {self.statement}>"
@@ -97,6 +110,28 @@ class Result:
         image, width = base64.b64encode(buffer.getvalue()).decode(), round(SCREEN * figure.get_size_inches()[0])
         alt, style = html.escape(self.statement), f"max-width:{width}px;width:100%"
         return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: null in the place of numbers that are not finite, lists of tuples, numbers of NumPy's.
+
+    >>> plain({"slack": float("inf"), "ends": (0.5, float("nan"))})
+    {'slack': None, 'ends': [0.5, None]}
+    """
+    if hasattr(value, "tolist"):  # arrays and scalars of NumPy
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value
+
+
+def encoded(value: Any) -> str:
+    """Strict JSON: readers such as jq refuse Infinity and NaN, which `json.dumps` writes."""
+    return json.dumps(plain(value), allow_nan=False)
 
 
 def counted(count: int, one: str, many: str) -> str:

@@ -1,8 +1,14 @@
-"""Inputs where two networks differ: floats look for them, exact values at rational points decide."""
+"""Inputs where two networks differ: floats look for them, exact values at rational points decide.
+
+What a network puts out stands behind its output map (softmax, ...). Bounds are made before the map and carried through it by
+its Lipschitz constant; a witness of different outputs is one behind it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -10,24 +16,109 @@ import numpy as np
 
 from .activations import Activation
 from .domains import Box, Domain
-from .enclosure import Interval, enclose_value, evaluate
+from .enclosure import Interval, ceiling, enclose_value, evaluate
 from .network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 STARTS, STEPS = 16, 40
 
 
+DIGITS = Context(prec=110, Emax=10**9, Emin=-(10**9))
+UNIT = 10**80  # powers of e are whole multiples of 1 / UNIT, with an error of two of them
+DEEP = -1000  # e^-1000 < 1 / UNIT
+
+
 class Witness(NamedTuple):
-    """An input where two networks differ, and enclosures of both outputs (points where all values are rational)."""
+    """An input where two networks differ.
+
+    Attributes:
+        input: rationals. a, b: enclosures of both values before the output map, points where all are rational.
+        output_map: of both networks.
+    """
 
     input: tuple[Fraction, ...]
     a: tuple[Interval, ...]
     b: tuple[Interval, ...]
+    output_map: str = "identity"
 
     @property
     def gap(self) -> Fraction:
-        """A lower bound of |a - b|_inf at the input."""
-        return max((_gap(p, q) for p, q in zip(self.a, self.b, strict=True)), default=Fraction(0))
+        """A lower bound of |a - b|_inf at the input, of the outputs, behind the output map.
+
+        It may be 0 where a difference is proved without a number: a softmax tells apart whatever is no shift.
+        """
+        return apart(behind(self.a, self.output_map), behind(self.b, self.output_map))
+
+
+# The output map -------------------------------------------------------------------------------------------------
+
+
+def lipschitz(output_map: str) -> Fraction:
+    """A constant L with |m(x) - m(y)|_inf <= L |x - y|_inf for an output map m.
+
+    For p = softmax(z) the derivative is diag(p) - p p^T. Its row i has absolute sum p_i (1 - p_i) + p_i sum_{j != i} p_j =
+    2 p_i (1 - p_i) <= 1/2, and that is its norm from sup to sup; along the segment from x to y this gives L = 1/2.
+
+    >>> str(lipschitz("softmax")), str(lipschitz("relu"))
+    ('1/2', '1')
+    """
+    return Fraction(1, 2) if output_map == "softmax" else Activation.of(output_map).lipschitz
+
+
+def span(output_map: str) -> float:
+    """How far two outputs can be apart at most: less than twice the bound of an activation, 1 for shares."""
+    if output_map == "softmax":
+        return 1.0
+    act = Activation.of(output_map)
+    if act.bound is None:
+        return math.inf
+    law = act.reflection
+    positive = law is not None and law[2] == 1  # values from 0 to 1
+    return float(act.bound) if positive else 2.0 * act.bound
+
+
+def allowed(eps: float, output_map: str) -> float:
+    """How far values before the map may differ so that outputs differ by at most eps: eps / L, rounded down."""
+    return eps if output_map == "identity" else 0.0 - ceiling(-Fraction(eps) / lipschitz(output_map))
+
+
+def behind(z: Sequence[Interval], output_map: str) -> Sequence[Interval]:
+    """Enclosures of outputs, from those of the values before the map."""
+    if output_map == "identity":
+        return z
+    if output_map == "softmax":
+        return _softmax(z)
+    act = Activation.of(output_map)
+    return [enclose_value(act, t) for t in z]
+
+
+def _softmax(z: Sequence[Interval]) -> list[Interval]:
+    """Rises in its own argument and falls in all others; arguments are taken from the largest."""
+    top = max(high for _, high in z)
+    low, high = ([_power(t[side] - top)[side] for t in z] for side in (0, 1))
+    all_low, all_high = sum(low), sum(high)
+    found = []
+    for p, q in zip(low, high, strict=True):
+        others = all_low - p, all_high - q
+        found.append((Fraction(p, max(1, p + others[1])), Fraction(q, q + others[0])))
+    return found
+
+
+def _power(q: Fraction) -> tuple[int, int]:
+    """Whole numbers around UNIT e^q, for q <= 0; the upper one is positive.
+
+    The quotient and `exp` of `decimal`, correctly rounded to 110 digits, are off by a factor below 1 + 1e-105 together.
+    """
+    if q < DEEP:
+        return 0, 1
+    with localcontext(DIGITS):
+        found = int((Decimal(q.numerator) / Decimal(q.denominator)).exp() * UNIT)
+    return max(0, found - 1), found + 2
+
+
+def apart(p: Sequence[Interval], q: Sequence[Interval]) -> Fraction:
+    """A lower bound of the largest difference of enclosed numbers."""
+    return max((_gap(x, y) for x, y in zip(p, q, strict=True)), default=Fraction(0))
 
 
 def _gap(p: Interval, q: Interval) -> Fraction:
@@ -37,27 +128,29 @@ def _gap(p: Interval, q: Interval) -> Fraction:
 def separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) -> Witness | None:
     """The input as a witness, if exact values prove a difference above eps there."""
     p, q = evaluate(a, x), evaluate(b, x)
-    return Witness(x, tuple(p), tuple(q)) if separates(p, q, a.output_map, eps) else None
+    return Witness(x, tuple(p), tuple(q), a.output_map) if separates(p, q, a.output_map, eps) else None
 
 
 def separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps: float) -> bool:
-    """Whether enclosed outputs prove a difference above eps (for eps = 0, one that survives the output map)."""
+    """Whether enclosed values before the map prove that outputs, behind it, differ by more than eps."""
     if eps > 0:
-        return any(_gap(x, y) > Fraction(eps) for x, y in zip(p, q, strict=True))
+        return apart(behind(p, output_map), behind(q, output_map)) > Fraction(eps)
     if output_map == "softmax":  # shifts of all outputs are invisible
         d = [(x[0] - y[1], x[1] - y[0]) for x, y in zip(p, q, strict=True)]
         return any(_gap(x, y) > 0 for x in d for y in d)
-    act = Activation.of(output_map)
-    if act.injective:
-        return any(_gap(x, y) > 0 for x, y in zip(p, q, strict=True))
-    return any(_gap(enclose_value(act, x), enclose_value(act, y)) > 0 for x, y in zip(p, q, strict=True))
+    if Activation.of(output_map).injective:
+        return apart(p, q) > 0
+    return apart(behind(p, output_map), behind(q, output_map)) > 0
+
+
+# Searching ------------------------------------------------------------------------------------------------------
 
 
 def find_witness(a: Network, b: Network, on: Domain, eps: float, x: Array) -> Witness | None:
     """Of the best inputs, and those that ascent makes of them, the one where exact values differ most, if by more than eps."""
-    gap = gaps(a, b, x)
-    climbed = _ascend(a, b, x[np.argsort(-gap, kind="stable")[:STARTS]], on)
-    found = [furthest(a, b, x, gap, eps), furthest(a, b, climbed, gaps(a, b, climbed), eps)]
+    gap = gaps(a, b, x, eps)
+    climbed = _ascend(a, b, x[np.argsort(-gap, kind="stable")[:STARTS]], on, eps)
+    found = [furthest(a, b, x, gap, eps), furthest(a, b, climbed, gaps(a, b, climbed, eps), eps)]
     return max((w for w in found if w is not None), key=lambda w: w.gap, default=None)
 
 
@@ -71,10 +164,14 @@ def _separated(a: Network, b: Network, x: Array, eps: float) -> Witness | None:
     return next((witness for witness in found if witness is not None), None)
 
 
-def gaps(a: Network, b: Network, x: Array) -> Array:
-    """The largest difference of outputs at each input, in floats; -1 where that is not finite."""
+def gaps(a: Network, b: Network, x: Array, eps: float = 0.0) -> Array:
+    """The largest difference at each input, in floats; -1 where that is not finite.
+
+    Of outputs where they may differ by eps; else before the output map, behind which floats may be equal.
+    """
     with np.errstate(all="ignore"):
-        gap = np.abs(a.logits(x) - b.logits(x)).max(axis=1)
+        apart = a(x) - b(x) if eps > 0 else a.logits(x) - b.logits(x)
+        gap = np.abs(apart).max(axis=1)
     return np.where(np.isfinite(gap), gap, -1.0)
 
 
@@ -89,10 +186,10 @@ def seen_through(a: Network, x: Array, change: Array) -> Array:
     return np.where(np.isfinite(size), size, -1.0)
 
 
-def _ascend(a: Network, b: Network, x: Array, on: Domain) -> Array:
-    """Gradient ascent on the largest difference of outputs, each point with a step of its own."""
+def _ascend(a: Network, b: Network, x: Array, on: Domain, eps: float) -> Array:
+    """Ascent on the largest difference along the gradient before the output map, each point with a step of its own."""
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
-    step, gap = np.full((len(x), 1), 0.25), gaps(a, b, x)
+    step, gap = np.full((len(x), 1), 0.25), gaps(a, b, x, eps)
     for _ in range(STEPS):
         with np.errstate(all="ignore"):
             apart = a.logits(x) - b.logits(x)
@@ -105,7 +202,7 @@ def _ascend(a: Network, b: Network, x: Array, on: Domain) -> Array:
         else:
             size = np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-300)
             new = x + step * (1 + np.linalg.norm(x, axis=1, keepdims=True)) * slope / size
-        higher = gaps(a, b, new)
+        higher = gaps(a, b, new, eps)
         better = higher > gap
         x, gap = np.where(better[:, None], new, x), np.where(better, higher, gap)
         step = np.where(better[:, None], 1.5 * step, 0.5 * step)

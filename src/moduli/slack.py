@@ -5,14 +5,17 @@ From layer to layer a bound of the activations and one of their difference are c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import numpy as np
 
+from . import arithmetic
 from .activations import Activation
-from .enclosure import ExactArray, ceiling, enclose, two_sum, up, up_matmul, up_scale
+from .enclosure import ExactArray, ceiling, enclose, sum_up, two_sum, up, up_matmul, up_scale
 from .network import IDENTITY, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -27,6 +30,11 @@ class Slack:
     growth: float
 
     @property
+    def finite(self) -> bool:
+        """Whether it bounds anything."""
+        return math.isfinite(self.constant) and math.isfinite(self.growth)
+
+    @property
     def everywhere(self) -> float:
         """sup over all of R^n."""
         return self.constant if self.growth == 0 else float("inf")
@@ -35,8 +43,18 @@ class Slack:
         """Upper bound for |x|_inf <= radius."""
         return float(up(up_scale(np.array([self.growth]), radius) + self.constant)[0])
 
+    def plus(self, other: Slack) -> Slack:
+        """Of two roundings, one after the other."""
+        return Slack(sum_up(self.constant, other.constant), sum_up(self.growth, other.growth))
+
     def __str__(self) -> str:
-        return f"{self.constant:.2g}" if self.growth == 0 else f"{self.constant:.2g} + {self.growth:.2g} |x|"
+        return _shown(self.constant) if self.growth == 0 else f"{_shown(self.constant)} + {_shown(self.growth)} |x|"
+
+
+def _shown(bound: float) -> str:
+    """Two digits, rounded up: what is printed is a bound too."""
+    digits = Context(prec=2, rounding=ROUND_CEILING).create_decimal(bound) if math.isfinite(bound) else bound
+    return f"{float(digits):.2g}"
 
 
 NO_SLACK = Slack(0.0, 0.0)
@@ -55,6 +73,7 @@ def difference(
         radius: if given, only inputs with |x_i| <= radius (of each, or of all) count, and the growth is zero.
         relative: a further relative uncertainty of every entry of `a`.
     """
+    arithmetic.require()
     h = e = np.zeros((0, 2))
     for l, ((wa, ba), (wb, bb)) in enumerate(zip(a, b, strict=True)):
         if l == 0:
@@ -76,6 +95,7 @@ def difference(
 
 def magnitude(a: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None) -> Slack:
     """A certified bound of |f|_inf, as in `difference`."""
+    arithmetic.require()
     h = np.zeros((0, 2))
     for l, ((w, b), activation) in enumerate(zip(a, (*activations, IDENTITY), strict=True)):
         if l == 0:

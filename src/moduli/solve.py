@@ -1,18 +1,22 @@
-"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who answers."""
+"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who answers.
+
+NumPy warns of no overflow here: whoever needs finite numbers looks for them, and says so in words.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from . import (
     alignment,
-    analytic,
     capacity,
     comparison,
     distillation,
@@ -33,16 +37,17 @@ from . import (
 )
 from .alignment import Alignment
 from .capacity import Complexity
-from .certificate import Certificate
+from .certificate import Certificate, proved
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
 from .domains import Box, Domain, Gaussian, Samples
+from .enclosure import ceiling
 from .errors import CertificateRejected, ShapeError
 from .files import content
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
-from .lossless import Compression, Progress, Rank
+from .lossless import Compression, Progress, Rank, one_layer
 from .meanfield import MeanField
 from .network import Network
 from .paths import Path as ParameterPath
@@ -55,6 +60,7 @@ from .symmetry import Signature, SymmetryGroup
 from .traces import Depth
 
 
+@np.errstate(all="ignore")
 def compress(
     net: Any,
     *,
@@ -70,8 +76,9 @@ def compress(
 ) -> Compression | Narrowed:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof, or close on average.
 
-    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible (Sussmann 1992). Otherwise
-    sound, and optimal only where `Compression.optimal` says so. Units with zero weights, duplicates, sign twins, positive
+    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible in one hidden layer of that
+    activation (Sussmann 1992). Otherwise sound, and optimal only where `Compression.optimal` says so, among the networks
+    that `Compression.among` names. Units with zero weights, duplicates, sign twins, positive
     multiples and cancelling groups go, layer by layer until nothing changes. With `radius`, every parameter may move by it.
 
     On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up
@@ -91,7 +98,7 @@ def compress(
     >>> small = mo.compress(net)
     >>> small.network.units, small.optimal, small.check()
     (1, True, True)
-    >>> mo.compress(net, units=1, on=mo.Gaussian()).error.relative < 1e-6
+    >>> mo.compress(net, units=1, on=mo.Gaussian()).error.relative < 1e-5
     True
     >>> ramps = mo.Network.mlp([[1.0], [1.0], [-1.0]], [0.0, 2.0, -3.0], [[1.0, 2.0, 3.0]], [0.0], activation="relu")
     >>> mo.compress(ramps, on=mo.Box(-1, 1)).network.units, mo.compress(ramps, on=mo.Box(1, 2)).network.units
@@ -111,6 +118,7 @@ def compress(
     return lossless.compress(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def rank(
     net: Any,
     *,
@@ -123,7 +131,9 @@ def rank(
 ) -> Rank:
     """The least number of hidden units with this function on all inputs or a box; with a radius, of any parameter that close.
 
-    Exact for one hidden layer where minimality is a theorem; otherwise proved bounds.
+    Exact for one hidden layer where minimality is a theorem; otherwise proved bounds. The least is one among networks with one
+    hidden layer of the same activation (`Rank.among`): deeper ones may need fewer, and an affine function needs no hidden
+    unit where a network may have no hidden layer. On a box it has rank 0.
 
     Args:
         radius: largest change of any parameter (proximate rank). budget: search nodes with a radius, boxes on a box.
@@ -145,6 +155,7 @@ def rank(
     return lossless.rank(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def rank_curve(
     nets: Any,
     *,
@@ -168,10 +179,11 @@ def rank_curve(
     return proximate.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
 
 
+@np.errstate(all="ignore")
 def error_curve(
     net: Any,
     *,
-    on: Gaussian | Samples,
+    on: Gaussian | Samples | None = None,
     units: Sequence[int] | None = None,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
@@ -188,9 +200,12 @@ def error_curve(
     >>> curve.students[1].relative < curve.students[0].relative < curve.linear.relative
     True
     """
+    if on is None:
+        raise ValueError("on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)")
     return distillation.error_curve(load(net), on, units, seed, executor, progress)
 
 
+@np.errstate(all="ignore")
 def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
     """The simplified problem of wide random ReLU networks for this one: whether it applies, what it predicts, its frame.
 
@@ -226,8 +241,9 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
         )
 
 
+@np.errstate(all="ignore")
 def pieces(
-    net: Any, *, on: Domain, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+    net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
 ) -> Pieces:
     """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells, regions, bends, weights.
 
@@ -244,11 +260,14 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    return polyhedra.pieces(load(net), on, slice, budget, progress)
+    found = polyhedra.pieces(load(net), on, slice, budget, progress)
+    _ = found.linear_regions  # slopes that no float holds are told here, not when the answer is read
+    return found
 
 
+@np.errstate(all="ignore")
 def dimension(
-    net: Any, *, on: Domain, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
+    net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
 ) -> Dimension:  # fmt: skip
     """The functional dimension on a box: how many directions of parameters the function can tell apart, at most P - N.
@@ -270,12 +289,14 @@ def dimension(
     return jacobians.dimension(polyhedra.pieces(net, on, slice, budget, progress), seed)
 
 
+@np.errstate(all="ignore")
 def identifiable(
-    net: Any, *, on: Domain, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
+    net: Any, *, on: Domain = None, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
 ) -> Identifiability:
     """Whether the function on a box determines the parameters of a network, up to permutations and positive scaling (or signs).
 
     One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth ones on all inputs, too).
+    So are affine maps, and networks with hidden units that are constant or that nothing reads.
     Deeper and piecewise linear: proved among parameters in general position, or among those close by, or refuted by another
     network with the same function, or undecided.
 
@@ -294,13 +315,16 @@ def identifiable(
     (0.5, 0.5)
     """
     net = load(net)
-    shallow = analytic.applies(net) or (len(net.layers) == 2 and str(net.activations[0]) == "relu")
-    found = None if shallow or not isinstance(on, Box) else dimension(net, on=on, budget=budget, seed=seed, progress=progress)
+    answer = identify.without_dimension(net, on)
+    if answer is not None:
+        return answer
+    found = dimension(net, on=on, budget=budget, seed=seed, progress=progress)
     return identify.identifiable(net, on, found, min(budget, 2_000))
 
 
+@np.errstate(all="ignore")
 def depth(
-    net: Any, *, on: Domain, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+    net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
 ) -> Depth:
     """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general position (by chains of bends).
 
@@ -316,8 +340,9 @@ def depth(
     return traces.depth(polyhedra.pieces(load(net), on, slice, budget, progress))
 
 
+@np.errstate(all="ignore")
 def recover(
-    net: Any, widths: Sequence[int] | None = None, *, on: Domain, budget: int = 2_000, progress: Progress | None = None
+    net: Any, widths: Sequence[int] | None = None, *, on: Domain = None, budget: int = 2_000, progress: Progress | None = None
 ) -> Recovery:
     """Parameters of a ReLU network of given widths from a function on a box of up to three inputs; exact, or nothing.
 
@@ -335,6 +360,7 @@ def recover(
     return recovery.recover(polyhedra.pieces(net, on, None, 10_000, progress), widths or net.widths, budget)
 
 
+@np.errstate(all="ignore")
 def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
     """What is lost when only a share of each hidden layer is kept: relative error of the parameters, change of the function.
 
@@ -351,10 +377,12 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
     return pruning.pruning_curve(load(net), by, on)
 
 
+@np.errstate(all="ignore")
 def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to float64.
 
-    Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for bit.
+    Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for bit. Where rounding changed
+    the function, `Network.notes` say by how much at most, certified; `moduli canon` prints it and writes it into the file.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
@@ -365,6 +393,7 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     return symmetry.canonical(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath | None:
     """A piecewise linear path from a to b along which the function does not change; None where there is none.
 
@@ -384,6 +413,7 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
     return paths.path(*_pair(a, b), progress=progress)
 
 
+@np.errstate(all="ignore")
 def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units; a `str` with `.complete`.
 
@@ -398,6 +428,7 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     return symmetry.signature(load(net), progress)
 
 
+@np.errstate(all="ignore")
 def symmetries(net: Any) -> SymmetryGroup:
     """The group of permutations, signs and positive scales of hidden units that keep the function.
 
@@ -412,6 +443,7 @@ def symmetries(net: Any) -> SymmetryGroup:
     return SymmetryGroup.of(load(net))
 
 
+@np.errstate(all="ignore")
 def align(
     a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
 ) -> Alignment:
@@ -436,6 +468,7 @@ def align(
     return alignment.align(*_pair(a, b), by, on, seed)
 
 
+@np.errstate(all="ignore")
 def complexity(
     net_or_widths: Any,
     *,
@@ -469,6 +502,7 @@ def complexity(
     return capacity.complexity(net, activation, bound, input_bound, samples, accuracy, delta, norm)
 
 
+@np.errstate(all="ignore")
 def equivalent(
     a: Any,
     b: Any,
@@ -481,6 +515,9 @@ def equivalent(
     progress: Progress | None = None,
 ) -> Equivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
+
+    Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is carried through by its
+    Lipschitz constant (1/2 for a softmax), a witness is one behind it.
 
     In order: normal forms (a proof), units aligned and a certified bound on their difference, a search for an input where
     they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic; on a box then all linear pieces of both
@@ -507,11 +544,12 @@ def _pair(a: Any, b: Any) -> tuple[Network, Network]:
     return a, b
 
 
+@np.errstate(all="ignore")
 def distance(
     a: Any,
     b: Any,
     *,
-    on: Domain,
+    on: Domain = None,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
@@ -526,6 +564,12 @@ def distance(
     `Gaussian`, one hidden layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded
     draws) with two standard errors.
 
+    All this is before the output map (softmax, ...), which must be the same for both; `Distance.behind` has bounds of the
+    distance of the outputs, behind it.
+
+    Raises:
+        ShapeError: other inputs, outputs or output maps.
+
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
     >>> b = mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0], activation="relu")
@@ -536,14 +580,109 @@ def distance(
     return comparison.distance(*_pair(a, b), on, budget, seed, executor, progress)
 
 
+class Demands(NamedTuple):
+    """What a certificate must claim at least; see `check`.
+
+    Attributes:
+        max_slack: bound of the difference of outputs. on: where; "all", a box, or None for wherever it is claimed.
+        radius: of the parameters that may be meant. minimal: whether fewest units must be proved.
+    """
+
+    max_slack: float | None = None
+    on: Box | str | None = None
+    radius: float | None = None
+    minimal: bool = False
+
+    @staticmethod
+    def of(max_slack: float | None, on: Domain | str, radius: float | None, minimal: bool, inputs: int) -> Demands:
+        """The demands, if they make sense for networks with so many inputs."""
+        for name, bound in (("max_slack", max_slack), ("radius", radius)):
+            if bound is not None and not 0 <= bound < math.inf:
+                raise ValueError(f"{name}={bound!r}: a finite non-negative number is needed")
+        if isinstance(on, Box):
+            return Demands(max_slack, on.of_dimension(inputs), radius, bool(minimal))
+        if isinstance(on, (Gaussian, Samples)) or on not in (None, "all"):
+            name = repr(on) if isinstance(on, str) else type(on).__name__
+            raise ValueError(f"on={name}: a certificate holds on all inputs or on a box; give on='all' or on=Box(-1, 1)")
+        return Demands(max_slack, on, radius, bool(minimal))
+
+    def require(self, verdict: Verdict) -> None:
+        """Raises `CertificateRejected` where less is claimed."""
+        if self == NO_DEMANDS:
+            return
+        near = verdict.proof.near
+        if self.minimal and not verdict.minimal:
+            raise CertificateRejected("minimal=True is demanded, but the certificate does not claim that units are the fewest")
+        if near is not None and near.radius > (self.radius or 0.0):
+            wanted = f"radius={self.radius!r} is" if self.radius is not None else "a claim about the large network itself is"
+            way_out = "" if self.radius is not None else f"; demand radius={near.radius!r} to accept that"
+            raise CertificateRejected(
+                f"{wanted} demanded, but the certificate is about parameters within {near.radius!r} of it{way_out}"
+            )
+        self._require_domain(verdict)
+        if self.max_slack is not None and not verdict.bound <= self.max_slack:
+            raise CertificateRejected(
+                f"max_slack={self.max_slack!r} is demanded, but {verdict.bound!r} is certified {verdict.where}"
+            )
+
+    def _require_domain(self, verdict: Verdict) -> None:
+        region = verdict.proof.region
+        if region is None or self.on is None:
+            return
+        if not isinstance(self.on, Box):
+            raise CertificateRejected(f"on='all' is demanded, but the certificate holds on the box {region} only")
+        ends = zip(region.low, self.on.low.tolist(), self.on.high.tolist(), region.high, strict=True)
+        for at, (least, low, high, most) in enumerate(ends):
+            if not least <= low <= high <= most:
+                raise CertificateRejected(
+                    f"on={self.on!r} is demanded, but at input {at} the certificate holds from {least!r} to {most!r} only"
+                )
+
+    def data(self) -> dict[str, Any]:
+        on: Any = self.on
+        if isinstance(on, Box):
+            on = {"low": on.low.tolist(), "high": on.high.tolist()}
+        return {"max_slack": self.max_slack, "on": on, "radius": self.radius, "minimal": self.minimal}
+
+
+NO_DEMANDS = Demands()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Verdict(Result):
-    """A certificate that was replayed and accepted."""
+    """A certificate that was replayed and accepted.
+
+    Attributes:
+        demands: what it had to claim at least. bound: certified sup of |small - large|, before the output map, on the box that
+            was demanded, else where the certificate holds; inf where it grows on all inputs. minimal: whether fewest units
+            are proved, in one hidden layer.
+    """
 
     proof: Certificate
     small: Network
     large: Network
+    demands: Demands = NO_DEMANDS
     kind: ClassVar[str] = "check"
+
+    @property
+    def minimal(self) -> bool:
+        return self.proof.minimal or self.small.units == 0
+
+    @property
+    def bound(self) -> float:
+        slack, region = self.proof.slack, self.proof.region
+        if slack.growth == 0:
+            return slack.constant
+        box = self.demands.on if isinstance(self.demands.on, Box) else None if region is None else region.box
+        if box is None or not slack.finite:
+            return math.inf
+        size = Fraction(float(np.abs([box.low, box.high]).max()))
+        return ceiling(Fraction(slack.constant) + Fraction(slack.growth) * size)
+
+    @property
+    def where(self) -> str:
+        """Where `bound` holds."""
+        return f"on {self.demands.on!r}" if isinstance(self.demands.on, Box) else self._domain
 
     @property
     def certificate(self) -> Certificate:
@@ -559,7 +698,8 @@ class Verdict(Result):
         exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
         if near is None:
             exact += f", {self._domain}" if self.proof.region else ""
-            best = f"; no one-hidden-layer network with fewer than {small} hidden units has it" if self.proof.minimal else ""
+            layer = one_layer(self.small) if small else "one hidden layer"
+            best = f"; no network of {layer} with fewer than {small} hidden units has it" if self.proof.minimal else ""
             return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
         best = f"; every parameter within it needs {near.bound.lower}" if near.bound and near.bound.lower else ""
         at = f"a parameter within {near.radius:g} of the {self.large.units}"
@@ -570,8 +710,26 @@ class Verdict(Result):
         return [
             ("large", repr(self.large)), ("small", repr(self.small)), ("moves replayed", str(len(moves))),
             ("units moved", str(sum(len(m.units) for m in moves))), ("slack", f"<= {self.proof.slack}"),
-            ("holds", self._domain), ("fewest units", "proved" if self.proof.minimal else "not claimed"),
+            ("holds", self._domain), ("fewest units", self._fewest), *self._demanded(),
         ]  # fmt: skip
+
+    @property
+    def _fewest(self) -> str:
+        if not self.minimal:
+            return "not claimed"
+        return f"proved, in {one_layer(self.small)}" if self.small.units else "proved"
+
+    def _demanded(self) -> list[tuple[str, str]]:
+        asked, lines = self.demands, list[str]()
+        if asked.max_slack is not None:
+            lines.append(f"slack at most {asked.max_slack!r}: {self.bound:.6g} {self.where}")
+        if asked.on is not None:
+            lines.append("on all inputs" if asked.on == "all" else f"on {asked.on!r}")
+        if asked.radius is not None:
+            lines.append(f"parameters within {asked.radius!r}")
+        if asked.minimal:
+            lines.append("fewest units")
+        return [("demanded", line) for line in lines]
 
     @property
     def _domain(self) -> str:
@@ -585,30 +743,65 @@ class Verdict(Result):
         slack, near, region = self.proof.slack, self.proof.near, self.proof.region
         return {
             "small": self.small.digest, "large": self.large.digest,
-            "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.proof.minimal,
+            "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.minimal,
+            "among": one_layer(self.small) if self.minimal and self.small.units else None,
             "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
             "on_box": region is not None, "radius": None if near is None else near.radius,
             "box": None if region is None else {"low": list(region.low), "high": list(region.high)},
+            "bound": self.bound, "demands": self.demands.data(),
         }  # fmt: skip
 
 
-def check(certificate: Certificate | str | Path, small: Any, large: Any) -> Verdict:
+@np.errstate(all="ignore")
+def check(
+    certificate: Certificate | str | Path,
+    small: Any,
+    large: Any,
+    *,
+    max_slack: float | None = None,
+    on: Domain | str = None,
+    radius: float | None = None,
+    minimal: bool = False,
+) -> Verdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
+    Whoever made the certificate chose what it claims. Demands say what is needed: a certificate that claims less is rejected,
+    however true it is. With any demand, the claim must be about the function of `large` itself, unless `radius` allows others.
+
+    Args:
+        max_slack: at most so much may outputs differ, before the output map: on the box demanded, else wherever the certificate
+            holds. A slack that grows with the input is infinite on all inputs.
+        on: "all" for all inputs, or a `Box` that the certificate's box must contain (a claim on all inputs does); None
+            demands nothing.
+        radius: how far the parameters that the claim is about may be from those of `large`; 0 where another demand is made.
+        minimal: fewest units must be proved, see `Compression.optimal`.
+
+    Returns:
+        What is certified (`Verdict`).
+
     Raises:
-        CertificateRejected: naming the move or the claim that fails.
+        CertificateRejected: naming the move or the claim that fails, or the demand and what is claimed. ValueError: a demand
+            that makes no sense.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
     >>> small = mo.compress(net)
-    >>> mo.check(small.certificate, small.network, net).status
+    >>> mo.check(small.certificate, small.network, net, max_slack=0.0, on="all", minimal=True).status
     'proved'
+    >>> near = mo.compress(net, on=mo.Box(-1, 1))
+    >>> try:
+    ...     mo.check(near.certificate, near.network, net, on=mo.Box(-2, 2))
+    ... except mo.CertificateRejected as error:
+    ...     print(error)
+    on=Box(-2, 2) is demanded, but at input 0 the certificate holds from -1.0 to 1.0 only
     """
     if not isinstance(certificate, Certificate):
         try:
             certificate = Certificate.from_json(content(certificate))
         except CertificateRejected as error:
             raise CertificateRejected(f"{certificate}: {error}") from None
-    small, large = load(small), load(large)
-    certificate.verify(small, large)
-    return Verdict("proved", certificate, small, large)
+    large = load(large)
+    demands = Demands.of(max_slack, on, radius, minimal, large.widths[0])
+    verdict = Verdict("proved", *proved(certificate, load(small), large), demands)
+    demands.require(verdict)
+    return verdict

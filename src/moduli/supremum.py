@@ -35,7 +35,7 @@ CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to
 
 
 class Peak(NamedTuple):
-    """The supremum of |a - b|_inf over a box, and a point where it is attained."""
+    """The supremum of |a - b|_inf over a box (or up to shifts, see `shifted`), and a point where it is attained."""
 
     gap: Fraction
     at: Point
@@ -47,12 +47,24 @@ def gap(a: Network, b: Network, x: Point) -> Fraction:
     return max((max(p[0] - q[1], q[0] - p[1], Fraction(0)) for p, q in pairs), default=Fraction(0))
 
 
-def peak(a: Network, b: Network, box: Box, budget: int, progress: Progress | None = None) -> Peak | None:
+def shifted(a: Network, b: Network, x: Point) -> Fraction:
+    """min over c of |a(x) - b(x) - c|_inf, half the spread of the differences: what a softmax sees; all values rational.
+
+    A convex function of a - b, as `gap` is: on a cell where a - b is affine it is largest at a vertex.
+    """
+    apart = [p[0] - q[0] for p, q in zip(evaluate(a, x), evaluate(b, x), strict=True)]
+    return (max(apart) - min(apart)) / 2
+
+
+def peak(
+    a: Network, b: Network, box: Box, budget: int, progress: Progress | None = None, *, shifts: bool = False
+) -> Peak | None:
     """The exact supremum, or None: too many inputs, cells or units, a flat box, another activation.
 
     Args:
-        budget: cells.
+        budget: cells. shifts: up to a shift of all outputs by one number, see `shifted`.
     """
+    measure = shifted if shifts else gap
     both = joint(a, b)
     flat = bool((box.low >= box.high).any())
     if both is None or flat or both.widths[0] > MOST or both.units > UNITS:
@@ -66,7 +78,7 @@ def peak(a: Network, b: Network, box: Box, budget: int, progress: Progress | Non
     points = dict.fromkeys(point for cell in cells for point, _ in cell.vertices)
     best = Peak(Fraction(-1), ())
     for point in points:
-        here = gap(a, b, point)
+        here = measure(a, b, point)
         if here > best.gap:
             best = Peak(here, point)
     return best

@@ -19,6 +19,7 @@ from typing import Any
 from .errors import Undecided
 from .files import atomic_write, content
 from .lossless import Progress
+from .result import encoded
 
 AHEAD = 64
 
@@ -64,7 +65,8 @@ def run(
             default this process.
 
     Returns:
-        For each job its function, arguments, and `result` or (for a ValueError) `error`.
+        For each job its function, arguments, and `result` or (for a ValueError) `error`. Results are read back from JSON:
+        a number that is not finite is None.
 
     Raises:
         What a job raises beside ValueError, after the results of others in flight are written. Undecided: a process of the
@@ -85,7 +87,7 @@ def run(
         progress(done, len(distinct), "jobs")
     try:
         for job, result in _results(missing, executor):
-            atomic_write(_file(folder, job.key), json.dumps(result, allow_nan=True).encode())
+            atomic_write(_file(folder, job.key), encoded(result).encode())
             done += 1
             if progress is not None:
                 progress(done, len(distinct), "jobs")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,13 +20,13 @@ import numpy as np
 
 from . import modular
 from .activations import Activation
-from .certificate import Certificate, Move, State, certify, distinct, reducible
-from .enclosure import Constant, ExactArray, Number, exact_sum, two_product, two_sum
-from .errors import ShapeError, UnsupportedModel
+from .certificate import Certificate, Move, State, certify, distinct, reducible, replay
+from .enclosure import Constant, ExactArray, Number, enclose, exact_sum, two_product, two_sum
+from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .lossless import Progress, reduce
 from .network import IDENTITY, Layer, Network
 from .result import Result
-from .slack import row_blocks
+from .slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]
@@ -192,13 +192,14 @@ class Element:
     order: tuple[Order, ...]
     factor: tuple[Array, ...]
 
+    @np.errstate(all="ignore")
     def __call__(self, net: Network) -> Network:
         """The moved network; exact for factors that are powers of two (biases that a sigmoid shifts are rounded once)."""
         self._check(net)
         weights = [layer.weight for layer in net.layers]
         biases = [layer.bias for layer in net.layers]
         for l, (order, factor) in enumerate(zip(self.order, self.factor, strict=True)):
-            sign, _, offset = net.layers[l].activation.reflection
+            sign, offset = net.layers[l].activation.turned
             out = weights[l + 1][:, order]
             if offset and (factor < 0).any():
                 shift = np.column_stack([biases[l + 1], float(offset) * out[:, factor < 0]])
@@ -275,9 +276,9 @@ class SymmetryGroup(Result):
     def free_bits(self) -> float:
         """log2 of at least so many orders and signs of units, all stored as other numbers: bits that carry nothing.
 
-        Signs count for odd activations (for the others they change biases, or more).
+        Signs count for odd and even activations (for the others they change biases, or more).
         """
-        signs = [s.odd for s in self.network.activations]
+        signs = [s.symmetric and not s.turned[1] for s in self.network.activations]
         order = sum(Units(n, sign).log_order for n, sign in zip(self.network.widths[1:-1], signs, strict=True))
         return (order - _stabiliser(self.network, signs)[1]) / math.log(2)
 
@@ -318,7 +319,7 @@ def _stabiliser(net: Network, signs: Sequence[bool]) -> tuple[float, float]:
     equal = fixed = 0.0
     for l, signed in enumerate(signs):
         (w, b), (v, _) = shown[l], shown[l + 1]
-        whole, odd = np.column_stack([w, b, v.T]), signed and net.activations[l].reflection[0] == -1
+        whole, odd = np.column_stack([w, b, v.T]), signed and net.activations[l].turned[0] == -1
         equal += _log_shuffles(_classes(_signed(whole) if odd and len(signs) == 1 else whole))
         idle = ~np.column_stack([w, b]).any(axis=1) & (not odd or ~v.any(axis=0))
         fixed += math.log(2) * int(idle.sum()) * signed
@@ -342,7 +343,7 @@ def _touched(signs: Sequence[bool]) -> list[bool]:
 
 
 def _log_shuffles(classes: Order) -> float:
-    return sum(math.lgamma(n + 1) for n in np.bincount(classes).tolist())
+    return math.fsum(math.lgamma(n + 1) for n in np.bincount(classes).tolist())
 
 
 def _upright(net: Network, signs: Sequence[bool]) -> list[tuple[Array, Array]]:
@@ -350,14 +351,14 @@ def _upright(net: Network, signs: Sequence[bool]) -> list[tuple[Array, Array]]:
     flip, shown = np.ones(net.widths[0]), list[tuple[Array, Array]]()
     for layer, signed in zip(net.layers, (*signs, False), strict=True):
         rows = np.column_stack([layer.weight * flip, layer.bias])
-        if shown and net.layers[len(shown) - 1].activation.reflection[2] and signs[len(shown) - 1]:
-            half = net.layers[len(shown) - 1].activation.reflection[2] / 2  # the bias that remains when s - offset/2 is odd
+        if shown and net.layers[len(shown) - 1].activation.turned[1] and signs[len(shown) - 1]:
+            half = net.layers[len(shown) - 1].activation.turned[1] / 2  # the bias that remains when s - offset/2 is odd
             sums = [Fraction(b) + half * exact_sum(w) for w, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
             names = {q: k + 1 if q else 0 for k, q in enumerate(dict.fromkeys(sums))}
             rows[:, -1] = [math.copysign(names[abs(q)] if abs(q) in names else names[q], q) for q in sums]
         upright = _signed(rows) if signed else rows
         turned = ~(upright == rows).all(axis=1)
-        flip = np.where(turned, float(layer.activation.reflection[0]), 1.0)
+        flip = np.where(turned, float(layer.activation.turned[0]), 1.0)
         shown.append((upright[:, :-1], upright[:, -1]))
     return shown
 
@@ -424,16 +425,125 @@ def _sorted(keys: Sequence[Array]) -> Order:
     return order
 
 
-def canonical(net: Network, progress: Progress | None = None, *, form: State | None = None) -> Network:
-    """The normal form, every parameter rounded once to float64; idempotent. `form` is the exact one, where it is known."""
-    state = form or normal_form(net, progress)[0]
-    layers, scale = list[Layer](), _ones(net.widths[0])
+@dataclass(frozen=True, eq=False, repr=False)
+class NormalForm(Result):
+    """The normal form of a network, and what rounding it to floats did to the function.
+
+    Attributes:
+        status: proved where nothing was rounded, bounded by `slack`, or undecided where no float bounds it. network: the form.
+        original: whose. slack: certified, |network - original|_inf <= constant + growth |x|_inf. signature: the fingerprint.
+        moves: from `original` to the exact form.
+    """
+
+    network: Network
+    original: Network
+    slack: Slack
+    signature: Signature
+    moves: tuple[Move, ...]
+    kind: ClassVar[str] = "canon"
+
+    @property
+    def statement(self) -> str:
+        form = f"normal form with {self.network.units} of {self.original.units} hidden units"
+        if self.status == "undecided":
+            return f"{form}; no float bounds what rounding it changes"
+        return f"{form}; the same function" + ("" if self.status == "proved" else f" up to {self.slack}")
+
+    def check(self) -> bool:
+        """Replay the moves, form and bound anew; raises `CertificateRejected`, or `Undecided` where nothing is claimed."""
+        if self.status == "undecided":
+            return super().check()
+        network, slack = _rounded(replay(self.original, self.moves))
+        if network != self.network or slack != self.slack:
+            raise CertificateRejected(f"slack {self.slack} is claimed of a form, but {slack} is found")
+        return True
+
+    def rows(self) -> list[tuple[str, str]]:
+        means = "another complete signature is another function"
+        if not self.signature.complete:
+            means = "another signature proves nothing"
+        slack = "= 0 (nothing was rounded)" if self.status == "proved" else f"<= {self.slack}"
+        return [
+            ("network", repr(self.original)), ("form", repr(self.network)), ("slack", slack), ("signature", self.signature),
+            ("complete", means),
+        ]  # fmt: skip
+
+    def data(self) -> dict[str, Any]:
+        slack = self.slack
+        return {
+            "widths": list(self.network.widths), "digest": self.network.digest, "original_digest": self.original.digest,
+            "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
+            "signature": str(self.signature), "complete": self.signature.complete,
+        }  # fmt: skip
+
+
+def canon(net: Network, progress: Progress | None = None) -> NormalForm:
+    """The normal form, every parameter rounded once to float64, with the effect of that."""
+    state, moves = normal_form(net, progress)
+    network, slack = _rounded(state)
+    status = "bounded" if slack.finite else "undecided"
+    status = "proved" if slack == NO_SLACK else status
+    mark = signature(net, form=state)
+    if slack != NO_SLACK:
+        bound = f"outputs are the same up to {slack}" if slack.finite else "no float bounds what that changes"
+        network = replace(network, notes=(f"normal form, rounded to float64; {bound}",))
+    return NormalForm(status, network, net, slack, mark, moves)
+
+
+def canonical(net: Network, progress: Progress | None = None) -> Network:
+    """The normal form alone; idempotent."""
+    return canon(net, progress).network
+
+
+CLOSE = 2.0**-95  # above the relative error of `_shown`: 2^-98
+LEAST = 2.0**-300  # numbers from LEAST to MOST: no product of two, divided by a third, underflows or overflows
+MOST = 2.0**300
+
+
+def _rounded(state: State) -> tuple[Network, Slack]:
+    """The form as floats, and a bound of what rounding it changes.
+
+    The form has rows W_l D_{l-1} / D_l and biases b_l / D_l, with positive diagonal D_l, D = 1 for inputs, outputs and layers
+    that are not scaled: the same function for any such numbers, so for the sums of two floats that `_shown` takes. Each
+    step there, a product or a quotient of sums of two floats, is off by a factor 1 + 2^-100 at most (the terms left out
+    and the roundings of the small terms are below 40 units of 2^-106 of the result), where nothing underflows or overflows;
+    entries that are no sum of two floats are off by 2^-98 at most, which is looked at. In all 2^-97, and CLOSE is taken.
+    """
+    layers, exact, scale = list[Layer](), list[tuple[ExactArray, ExactArray]](), _ones(len(state.alive[0]))
+    certain, scaled = True, False
     for l, activation in enumerate([*state.activations, IDENTITY], 1):
-        rows, bias, scale = _shown(state, l, scale)
+        scaled |= not _is_one(scale)
+        rows, bias, after = _shown(state, l, scale)
+        scaled |= not _is_one(after)
         if not (np.isfinite(rows[0]).all() and np.isfinite(bias[0]).all()):
             raise UnsupportedModel("a weight of the normal form exceeds float64; rescale the network's weights first")
         layers.append(Layer(rows[0] + 0.0, bias[0] + 0.0, activation))
-    return net.with_layers(layers)
+        held = state.weights[l - 1].take(state.alive[l], state.alive[l - 1]), state.biases[l - 1].take(state.alive[l])
+        if _is_one(scale) and _is_one(after):
+            exact.append(held)
+        else:
+            exact.append((ExactArray(*rows), ExactArray(*bias)))
+            sizes = held[0].hi, held[1].hi, scale[0], after[0]
+            certain &= all(map(_moderate, sizes)) and all(map(_close, held))
+        scale = after
+    network = state.net.with_layers(layers)
+    slack = difference(exact, exact_arrays(network), state.activations, relative=CLOSE if scaled else 0.0)
+    return network, slack if certain else Slack(math.inf, math.inf)
+
+
+def _moderate(x: Array) -> bool:
+    size = np.abs(x[x != 0])
+    return bool(((size >= LEAST) & (size <= MOST)).all())
+
+
+def _close(x: ExactArray) -> bool:
+    """Whether hi + lo is off by a factor 1 + 2^-98 at most, everywhere."""
+    for at, number in x.rest.items():
+        low, high = enclose(number)
+        held = Fraction(float(x.hi[at])) + (Fraction(float(x.lo[at])) if x.lo is not None else 0)
+        if max(high - held, held - low) > abs(held) / 2**98:
+            return False
+    return True
 
 
 Pair = tuple[Array, Array]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from .errors import ModuliError, printable
-from .result import table
+from .result import encoded, table
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -188,7 +187,10 @@ def processes(count: int) -> Iterator[Executor | None]:
 
 
 def _leash() -> None:
-    """A worker ends with its parent, however that ends."""
+    """A worker ends with its parent, however that ends, and is silent."""
+    import numpy as np
+
+    np.seterr(all="ignore")
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
     from threading import Thread
@@ -218,7 +220,7 @@ def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
 
 def show_data(data: dict[str, Any]) -> None:
     with writing("the answer"):
-        click.echo(json.dumps(data))
+        click.echo(encoded(data))
 
 
 def show_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -243,6 +245,7 @@ SPOKEN = (
     (r"on=Box\(([^,()]+), ([^()]+)\)", r"--on box:\1,\2"), (r"on=Box\b", "--on box"), (r"on=Gaussian(\(\))?", "--on gaussian"),
     (r"on=Samples(\(x\))?", "--on FILE.npz"), (r"on=None", "--on all"), (r"slice=\(origin, u, v\)", "--slice random"),
     (r"\binput_shape=", "--input-shape "), (r"\b(keys|output)=,", r"--\1,"),
+    (r"\bmax_slack=", "--max-slack "), (r"\bminimal=True", "--minimal"),
     (r"\b(on|eps|radius|units|budget|seed|activation|output|keys|by|radii|bound|samples)='?([^',;) ]*)'?", r"--\1 \2"),
 )  # fmt: skip
 
@@ -261,19 +264,33 @@ def fail(message: str, code: int) -> NoReturn:
 
 def fail_with(error: BaseException) -> NoReturn:
     """One line and the exit code for whatever went wrong."""
+    fail(*failure(error))
+
+
+def failure(error: BaseException) -> tuple[str, int]:
+    """What is said of an error, and the exit code."""
     if isinstance(error, Interrupted):
-        fail(str(error), 130)
+        return str(error), 130
     if isinstance(error, BrokenExecutor):
-        fail("a worker process died, killed or out of memory; try again with fewer --workers", 3)
+        return "a worker process died, killed or out of memory; try again with fewer --workers", 3
     if isinstance(error, click.UsageError):
-        fail(_usage(error), 2)
+        return _usage(error), 2
     if isinstance(error, ModuliError):
-        fail(str(error), error.exit_code)
+        return str(error), error.exit_code
     if isinstance(error, FileNotFoundError):
-        fail(f"{error.filename}: no such file or folder{_nearby(str(error.filename))}", 4)
+        return f"{error.filename}: no such file or folder{_nearby(str(error.filename))}", 4
     if isinstance(error, OSError):
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 4)
-    fail(str(error) or "not enough memory", 2)
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error), 4
+    return str(error) or "not enough memory", 2
+
+
+STATUS = {1: "rejected", 2: "usage", 3: "undecided", 4: "unreadable"}
+
+
+def refusal(command: str, error: BaseException) -> dict[str, Any]:
+    """The JSON object of a command that has no answer: why, in one line."""
+    reason, code = failure(error)
+    return {"schema": f"moduli.{command}/1", "status": STATUS[code], "reason": spoken(reason)}
 
 
 def _usage(error: click.UsageError) -> str:

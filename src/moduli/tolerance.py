@@ -204,6 +204,8 @@ def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Chan
     """Changes of units that alone stay within eps at points, by their effect there; the best of each."""
     y, found = net.logits(x), list[tuple[float, int, Change]]()
     for l, layer in enumerate(net.layers[:-1]):
+        if not len(units[l]):
+            continue
         z = Network((*net.layers[:l], replace(layer, activation=net.layers[-1].activation))).logits(x)
         for unit in units[l].tolist():
             best: tuple[float, int, Change] | None = None
@@ -222,7 +224,7 @@ def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
     yield Change(l, unit, 0 * row, 0.5 * (low + high), none)
     if layer.activation.bends and low < 0 < high:
         yield Change(l, unit, 0 * row, 0.5 * high, none)
-        shift = 2.0 ** math.ceil(math.log2(-low) + 1)
+        shift = 2.0 ** min(1023, math.ceil(math.log2(-low) + 1))
         yield Change(l, unit, row, bias + shift, -shift * out)
     norms = np.maximum(np.linalg.norm(layer.weight, axis=1), 1e-300)
     likeness = layer.weight @ row / norms
@@ -239,4 +241,4 @@ def _ratio(row: Array, ratio: float) -> float:
     short = float(np.float32(ratio))
     with np.errstate(all="ignore"):
         exact = not two_product(row, np.full_like(row, short))[1].any()
-    return short if exact else 2.0 ** round(math.log2(max(ratio, 1e-300)))
+    return short if exact else 2.0 ** round(math.log2(min(max(ratio, 1e-300), 1e300)))

@@ -1,8 +1,10 @@
 """The only door to torch: modules and checkpoints in, `torch.nn.Sequential` out.
 
-A module is read as the function of one example that it is in evaluation mode, over the reals: dropout does nothing, batch
-normalisation uses its stored statistics, casts between floating types do nothing, softplus has no threshold. Its graph
-comes from `torch.export` (one spelling for each operation) or, where that fails, from `torch.fx`.
+A module is read as the function of one sample that it is in evaluation mode, over the reals: dropout does nothing, batch
+normalisation uses its stored statistics, casts between floating types do nothing, softplus has no threshold (which is
+noted, and refused below 20). Its graph comes from `torch.export` (one spelling for each operation) or, where that fails,
+from `torch.fx`. It is traced for three samples, which must stay apart, and what was read is compared with the module run by
+torch, one by one and three at a time (`second_reading`). All of that happens to a copy.
 """
 
 from __future__ import annotations
@@ -11,31 +13,39 @@ import functools
 import inspect
 import io
 import logging
+import math
 import mmap
 import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Context, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from .activations import Activation
-from .affine import Ball, Tensor, network_from_state_dict, reciprocal
+from .affine import Ball, Tensor
 from .errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from .network import Network, _float64
+from .second_reading import MAX_PARAMETERS, UNITS, confirm
+from .state_dicts import network_from_checkpoint
+from .torch_constants import compute, is_constant, reciprocal
+from .torch_copy import settled
 
 if TYPE_CHECKING:
     import torch
 
 MAX_BYTES = 4 * 2**30
-STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "policy")
+SAMPLES = 3  # that a module is traced with: they must stay apart
+MIN_THRESHOLD = 20.0  # of a softplus: torch's default; below it the linear part is another function
 UNDERSTOOD = (
     "understood are linear, matmul, addmm, + - * / with constants, batch_norm, dropout, reshapes and slices, "
-    "relu, leaky_relu, prelu, tanh, sigmoid, erf, gelu, silu, softplus, sin, abs, and a softmax at the end"
+    "relu, leaky_relu, prelu, elu, selu, celu, relu6, hardtanh, clamp, hardsigmoid, hardswish, mish, tanh, sigmoid, erf, "
+    "gelu, silu, softplus, sin, abs, and a softmax at the end"
 )
 CODE = (
     "holds pickled objects beyond tensors, which could run code and are not loaded; "
@@ -54,20 +64,25 @@ def _torch() -> Any:
 # Modules --------------------------------------------------------------------------------------------------------
 
 
-def read_module(module: torch.nn.Module, *, input_shape: Sequence[int] | None = None) -> Network:
+def read_module(module: torch.nn.Module, *, input_shape: int | Sequence[int] | None = None) -> Network:
     """The network that a module is in evaluation mode; the module stays as it was.
 
+    Masks of `torch.nn.utils.prune`, weight and spectral normalisation and other parametrisations are applied as torch
+    does in evaluation mode, which is noted.
+
     Args:
-        input_shape: of one example, without the batch axis; None: ``(in_features,)`` of the module's first `Linear`.
+        input_shape: of one sample, without the batch axis; None: ``(in_features,)`` of the module's first `Linear`.
 
     Raises:
-        UnsupportedModel: with the first operation that is not understood, and where it stands.
+        UnsupportedModel: with the first operation that is not understood, and where it stands; samples of a batch do
+            not stay apart; the module, run by torch, gives other values than what was read.
         ShapeError: the input shape does not fit the module.
         MissingExtra: torch is not installed.
 
     >>> import torch
-    >>> read_module(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)))
-    Network(3-5-2, tanh, 32 parameters)
+    >>> net = read_module(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)))
+    >>> net, net.notes
+    (Network(3-5-2, tanh, 32 parameters), ('agrees with torch in float64 at 18 inputs (batch 1 and 3)',))
     """
     torch = _torch()
     name = type(module).__name__
@@ -79,10 +94,65 @@ def read_module(module: torch.nn.Module, *, input_shape: Sequence[int] | None = 
         raise UnsupportedModel(f"{name} has parameters without values (lazy, or on the meta device); load them first")
     shape = _input_shape(module, name, input_shape)
     like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
-    start = Tensor.input((1, *shape))
-    with _evaluation(module), _silence(), torch.no_grad():
-        nodes, stored = _graph(module, torch.zeros((1, *shape), dtype=like.dtype, device=like.device))
-        return _Walk(module, nodes, stored).run(start)
+    start = Tensor.input((SAMPLES, *shape), samples=SAMPLES)
+    with _silence(), torch.no_grad(), _same_random_numbers(name):
+        plain, found = settled(module)
+        nodes, stored = _graph(plain, torch.zeros((SAMPLES, *shape), dtype=like.dtype, device=like.device))
+        walk = _Walk(plain, nodes, stored)
+        net = walk.run(start, [parameter.note for parameter in found])
+        return replace(net, notes=(*net.notes, _second_reading(net, module, plain, like, shape, walk.unit)))
+
+
+@contextmanager
+def _same_random_numbers(name: str) -> Iterator[None]:
+    """The generator's state comes back; a module that draws from it is no function."""
+    torch = _torch()
+    state = torch.random.get_rng_state()
+    try:
+        yield
+        if not torch.equal(torch.random.get_rng_state(), state):
+            raise UnsupportedModel(f"{name} draws random numbers in evaluation mode; it is no function of its input")
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _second_reading(net: Network, module: Any, plain: Any, like: Any, shape: tuple[int, ...], unit: float) -> str:
+    """Compare what was read with the module run by torch: in float64, or in its own type where it insists on that."""
+    if net.parameters > MAX_PARAMETERS:
+        return f"not compared with torch: {net.parameters} parameters, at most {MAX_PARAMETERS} are run twice"
+    name = type(module).__name__
+    try:
+        return _agreement(net, plain.double(), name, _torch().float64, like, shape, unit)
+    except ModuliError:
+        raise
+    except Exception:  # casts in forward, a device without float64: then as it is
+        own, _ = settled(module)
+    try:
+        return _agreement(net, own, name, like.dtype, like, shape, unit)
+    except ModuliError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(f"{name} does not run on batches of 1 and of {SAMPLES} samples: {_brief(error)}") from None
+
+
+def _agreement(
+    net: Network, model: Any, name: str, dtype: Any, like: Any, shape: tuple[int, ...], unit: float
+) -> str:
+    torch = _torch()
+    kind = str(dtype).removeprefix("torch.")
+
+    def run(rows: Any) -> Any:
+        x = torch.from_numpy(rows).to(device=like.device, dtype=dtype).reshape(len(rows), *shape)
+        result = model(x)
+        result = result[0] if isinstance(result, (tuple, list)) else result
+        values = result.detach().double().cpu().numpy()
+        return values.reshape(1, -1) if len(rows) == 1 else values  # squeeze() drops the axis of a batch of one
+
+    unit = max(unit, UNITS.get(kind, UNITS["bfloat16"]))
+    try:
+        return confirm(net, run, samples=(1, SAMPLES), unit=unit, by=f"torch in {kind}")
+    except ModuliError as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _one_input(module: Any, name: str) -> None:
@@ -93,29 +163,16 @@ def _one_input(module: Any, name: str) -> None:
         raise UnsupportedModel(f"{name}.forward takes {len(needed)} inputs ({', '.join(needed)}); one is needed")
 
 
-def _input_shape(module: Any, name: str, given: Sequence[int] | None) -> tuple[int, ...]:
+def _input_shape(module: Any, name: str, given: int | Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
         linear = next((part for part in module.modules() if isinstance(part, _torch().nn.Linear)), None)
         if linear is None:
             raise UnsupportedModel(f"{name} has no Linear to tell its input; give input_shape=, without the batch axis")
         return (int(linear.in_features),)
-    shape = tuple(int(n) for n in given)
+    shape = (int(given),) if isinstance(given, int) else tuple(int(n) for n in given)
     if any(n < 1 for n in shape):
         raise ShapeError(f"input_shape {shape}: every axis must be positive; leave out the batch axis")
     return shape
-
-
-@contextmanager
-def _evaluation(module: Any) -> Iterator[None]:
-    """Evaluation mode, every flag as it was afterwards."""
-    flags = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in flags:
-            part.training = False
-        yield
-    finally:
-        for part, flag in flags:
-            part.training = flag
 
 
 @contextmanager
@@ -209,12 +266,18 @@ class _Softmax:
 
 
 class _Walk:
-    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays."""
+    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays, computed ones these or a `Ball`.
+
+    Attributes:
+        unit: relative rounding error of the coarsest arithmetic that the graph itself asks for.
+    """
 
     def __init__(self, module: Any, nodes: list[Any], stored: dict[str, Any]) -> None:
         self.module, self.nodes, self.stored, self.values = module, nodes, stored, dict[str, Any]()
+        self.notes: list[str] = []
+        self.unit = 0.0
 
-    def run(self, start: Tensor) -> Network:
+    def run(self, start: Tensor, notes: Sequence[str]) -> Network:
         needed: set[Any] = set()
         for node in reversed(self.nodes):
             if node.op == "output" or node in needed:
@@ -223,7 +286,7 @@ class _Walk:
             if node.op == "output":
                 break
             self.values[node.name] = self._evaluate(node, start)
-        return self._finish(node.args[0])
+        return self._finish(node.args[0], [*notes, *dict.fromkeys(self.notes)])
 
     def _evaluate(self, node: Any, start: Tensor) -> Any:
         if node.name in self.stored:
@@ -251,31 +314,56 @@ class _Walk:
         name = _name(node)
         if node.op == "call_module":
             part = self.module.get_submodule(node.target)
-            if type(part).__name__ not in _MODULES:
-                raise UnsupportedModel(f"this module is not understood; {UNDERSTOOD}")
+            own = type(part).__module__.startswith("torch.nn.modules.")  # not its quantised namesakes
+            if not own or type(part).__name__ not in _MODULES:
+                raise UnsupportedModel(f"this module of {type(part).__module__} is not understood; {UNDERSTOOD}")
             name, read = _MODULES[type(part).__name__]
             args = (*args, *(_float64(a, node.target) if hasattr(a, "detach") else a for a in read(part)))
         flat = [b for a in (*args, *options.values()) for b in (a if isinstance(a, tuple) else (a,))]
         if callable(node.target) and all(isinstance(a, int) for a in flat):
             return node.target(*args, **options)
         computed = any(isinstance(a, (Tensor, _Softmax)) for a in flat)
-        if any(isinstance(a, np.ndarray) for a in flat) and not computed and name not in _MOVES:
-            raise UnsupportedModel("parameters are computed from parameters; store the result as a parameter first")
+        if any(map(is_constant, flat)) and not computed and name not in _MOVES:
+            return self._constant(node, name, args, options)
         if name not in _MOVES and name not in _OPERATIONS:
             raise UnsupportedModel(f"this operation is not understood; {UNDERSTOOD}")
         if any(isinstance(a, _Softmax) for a in flat) and _MOVES.get(name) is not _same:
             raise UnsupportedModel("it follows a softmax, which is read only as the last operation")
+        self._observe(name, args, options)
         return (_MOVES.get(name) or _OPERATIONS[name])(*args, **options)
 
-    def _finish(self, output: Any) -> Network:
+    def _constant(self, node: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """A constant computed from constants; integers wrap around in torch, which is not followed."""
+        kind = getattr(node.meta.get("val"), "dtype", None)
+        if kind is not None and not kind.is_floating_point:
+            raise UnsupportedModel(f"parameters are computed from parameters in {kind}; store the result in floating point")
+        value, rounded = compute(name, node.target, args, options)
+        if rounded:
+            self.notes.append(f"a constant was computed by torch in float64, rounded as it rounds: {name}")
+        return value
+
+    def _observe(self, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Where torch computes something else than what is read: a softplus that turns linear, a cast that rounds."""
+        if name == "softplus":
+            note, error = _softplus_error(*args[1:], **{k: v for k, v in options.items() if k != "input"})
+            self.notes.append(note)
+            self.unit = max(self.unit, error)
+        if _MOVES.get(name) is _same:
+            kinds = [name, *(str(v).removeprefix("torch.") for v in (*args[1:], *options.values()))]
+            self.unit = max([self.unit, *(UNITS[_SHORT.get(kind, kind)] for kind in kinds if _SHORT.get(kind, kind) in UNITS)])
+
+    def _finish(self, output: Any, notes: Sequence[str]) -> Network:
         result, name = self._value(output), type(self.module).__name__
         if isinstance(result, dict) or (isinstance(result, tuple) and len(result) > 1):
             raise UnsupportedModel(f"{name} returns {len(result)} values; one tensor is needed")
         result = result[0] if isinstance(result, tuple) else result
-        if isinstance(result, _Softmax):
-            return result.of.finish("softmax")
-        if isinstance(result, Tensor):
-            return result.finish()
+        output_map = "softmax" if isinstance(result, _Softmax) else None
+        tensor = result.of if isinstance(result, _Softmax) else result
+        if isinstance(tensor, Tensor):
+            try:
+                return tensor.finish(output_map, notes)
+            except ModuliError as error:
+                raise type(error)(f"{name}: {error}") from None
         raise UnsupportedModel(f"{name} returns something that does not depend on its input; one computed tensor is needed")
 
 
@@ -294,7 +382,11 @@ def _moved(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Rearranges a computed tensor, or a stored one, as `fn` does an array."""
 
     def operation(x: Any, *args: Any, **options: Any) -> Any:
-        return x.rearrange(lambda a: fn(a, *args, **options)) if isinstance(x, Tensor) else fn(x, *args, **options)
+        if isinstance(x, Tensor):
+            return x.rearrange(lambda a: fn(a, *args, **options))
+        if isinstance(x, Ball):
+            return x.map(lambda a: fn(a, *args, **options))
+        return fn(x, *args, **options)
 
     return operation
 
@@ -330,6 +422,8 @@ def _getattr(x: Any, name: str) -> Any:
 def _constant(value: Any) -> Any:
     if isinstance(value, Tensor):
         raise UnsupportedModel(f"two computed tensors meet (a residual or branching network); {UNDERSTOOD}")
+    if isinstance(value, Ball):
+        return value if value.shape else value.map(np.atleast_1d)
     return np.atleast_1d(value)
 
 
@@ -360,7 +454,7 @@ def _matmul(x: Any, y: Any) -> Any:
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    y = x.matmul(_constant(weight).T)
+    y = x.matmul(_MOVES["t"](_constant(weight)))
     return y if bias is None else y.shifted(_constant(bias))
 
 
@@ -390,9 +484,15 @@ def _dropout(x: Any, p: Any = 0.5, training: bool = True, inplace: bool = False)
 
 def _softmax(x: Any, dim: int | None = None, *_: Any, **__: Any) -> _Softmax:
     axis = (len(x.shape) not in (0, 1, 3)) * 1 if dim is None else dim
-    if not x.shape or x.shape[axis] != x.size:
-        raise UnsupportedModel(f"a softmax over axis {axis} of shape {x.shape} is not over all outputs")
+    if not x.shape or not _all_of_a_sample(x, axis):
+        raise UnsupportedModel(f"a softmax over axis {axis} of shape {x.shape} is not over all outputs of a sample")
     return _Softmax(x)
+
+
+def _all_of_a_sample(x: Tensor, axis: int) -> bool:
+    """Whether every line along an axis holds all entries of one sample, and there are as many lines as samples."""
+    of = np.moveaxis(x.index // max(1, len(x.select)), axis, -1)
+    return x.shape[axis] * x.samples == x.size and bool((of == of[..., :1]).all())
 
 
 def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
@@ -400,9 +500,41 @@ def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> An
 
 
 def _prelu(x: Any, weight: Any) -> Any:
-    if weight.size != 1:
-        raise UnsupportedModel(f"a prelu with {weight.size} slopes; one slope for all units is read")
-    return _leaky_relu(x, weight.item())
+    """One slope for all, or one for each channel, which is axis 1 (torch broadcasts no other way)."""
+    if weight.size == 1:
+        return x.rectified(weight.reshape(()))
+    return x.rectified(weight.reshape(-1, *[1] * (len(x.shape) - 2)))
+
+
+def _elu(x: Any, alpha: Any = 1.0, scale: Any = 1.0, input_scale: Any = 1.0, inplace: bool = False) -> Any:
+    """scale times x where x >= 0, alpha (exp(input_scale x) - 1) elsewhere."""
+    if isinstance(scale, bool):  # torch.nn.functional.elu has `inplace` in this place
+        scale = 1.0
+    if input_scale != 1:
+        raise UnsupportedModel(f"an elu with input_scale={input_scale}; 1 is read")
+    y = x.activate(Activation("elu", float(alpha)) if alpha else Activation("relu"))
+    return y if scale == 1 else y.scaled(_constant(scale))
+
+
+_SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def _selu(x: Any, inplace: bool = False) -> Any:
+    return _elu(x, *_SELU)
+
+
+def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+    if not alpha > 0:
+        raise UnsupportedModel(f"a celu with alpha={alpha}; a positive one is read")
+    return x.scaled(reciprocal(_constant(alpha))).activate(Activation("elu", 1.0)).scaled(_constant(alpha))
+
+
+def _hardtanh(x: Any, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False) -> Any:
+    return x.activate(Activation("clip", min_val, max_val))
+
+
+def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
+    return x.scaled(reciprocal(np.array([6.0]))).shifted(0.5).activate(Activation("clip", 0.0, 1.0))
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
@@ -410,22 +542,44 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
 
 
 def _softplus(x: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Any:
+    if not threshold >= MIN_THRESHOLD:
+        raise UnsupportedModel(
+            f"a softplus with threshold {threshold}, beyond which torch takes the identity: another function by up to "
+            f"{_decay(threshold, beta)}; a threshold of at least {MIN_THRESHOLD:g} is read"
+        )
     if beta == 1:
         return x.activate(Activation("softplus"))
     return x.scaled(_constant(beta)).activate(Activation("softplus")).scaled(reciprocal(_constant(beta)))
 
 
+def _softplus_error(beta: Any = 1.0, threshold: Any = 20.0) -> tuple[str, float]:
+    """What is noted about the threshold, and the error that it makes: log(1 + exp(-t)) / |beta| <= exp(-t) / |beta|."""
+    note = f"torch's softplus is linear beyond threshold {threshold:g}: at most {_decay(threshold, beta)} from the one read"
+    return note, float(_decay(threshold, 1.0))
+
+
+def _decay(threshold: Any, beta: Any) -> Decimal:
+    """exp(-threshold) / |beta|, rounded up to two digits."""
+    fine = Context(prec=40, rounding=ROUND_CEILING)
+    least = fine.minus(Decimal(float(threshold)))  # -threshold, rounded up
+    above = fine.next_plus(fine.exp(least))  # `exp` rounds to nearest, whatever the context's rounding
+    size = Decimal(float(beta)).copy_abs()
+    return Context(prec=2, rounding=ROUND_CEILING).plus(fine.divide(above, size)) if size else Decimal("Infinity")
+
+
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
-    if max is not None or min is None or float(min) != 0:
-        raise UnsupportedModel(f"a clamp to [{min}, {max}]; only min=0 (a relu) is read")
-    return x.activate(Activation("relu"))
+    if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
+        raise UnsupportedModel("a clamp by tensors; numbers are read")
+    low, high = (None if end is None or math.isinf(end) else float(end) for end in (min, max))
+    return x.clamped(low, high)
 
 
 def _plain(kind: str) -> Callable[..., Any]:
     return lambda x, inplace=False: x.activate(Activation(kind))
 
 
-_PLAIN = ("relu", "tanh", "sigmoid", "erf", "silu", "sin", "abs")
+_SHORT = {"half": "float16", "float": "float32", "double": "float64"}  # methods that cast
+_PLAIN = ("relu", "tanh", "sigmoid", "erf", "silu", "sin", "abs", "hardswish", "mish")
 _MOVES: dict[str, Callable[..., Any]] = {  # exact on stored tensors too
     **dict.fromkeys(
         ("identity", "clone", "detach", "contiguous", "alias", "lift_fresh_copy", "to", "_to_copy", "type", "type_as", "float",
@@ -440,7 +594,7 @@ _MOVES: dict[str, Callable[..., Any]] = {  # exact on stored tensors too
     "unsqueeze": _moved(lambda a, dim: np.expand_dims(a, dim)),
     "slice": _moved(_slice),
     "select": _moved(lambda a, dim, index: a.take([index], axis=dim).squeeze(dim)),
-    "neg": lambda x: x.scaled(-1.0) if isinstance(x, Tensor) else -x,
+    "neg": lambda x: x.scaled(-1.0) if isinstance(x, Tensor) else _moved(np.negative)(x),
     "getitem": _getitem,
     "getattr": _getattr,
     "size": lambda x, dim=None: tuple(x.shape) if dim is None else x.shape[dim],
@@ -449,7 +603,14 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     **{kind: _plain(kind) for kind in _PLAIN},
     **dict.fromkeys(("matmul", "mm", "mv"), _matmul),
     **dict.fromkeys(("softmax", "_softmax"), _softmax),
-    **dict.fromkeys(("clamp", "clamp_min"), _clamp),
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
+    "clamp_max": lambda x, max: _clamp(x, None, max),
+    "elu": _elu,
+    "selu": _selu,
+    "celu": _celu,
+    "hardtanh": _hardtanh,
+    "relu6": lambda x, inplace=False: _hardtanh(x, 0.0, 6.0),
+    "hardsigmoid": _hardsigmoid,
     "add": _add,
     "sub": _sub,
     "rsub": lambda x, y, alpha=1: _sub(y, x, alpha),
@@ -474,10 +635,15 @@ class _Seen:
     def activate(self, s: Activation) -> Activation:
         return s
 
+    def clamped(self, low: float | None, high: float | None) -> Activation | None:
+        if high is not None:
+            return None if low is None else Activation("clip", low, high)
+        return Activation("relu") if low == 0 else None
+
 
 def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> Activation | None:
     """The activation that a torch function with these further arguments is, or None."""
-    if name not in (*_PLAIN, "leaky_relu", "gelu", "softplus", "clamp"):
+    if name not in (*_PLAIN, "leaky_relu", "gelu", "softplus", "clamp", "clip", "elu", "hardtanh", "relu6"):
         return None
     try:
         found = _OPERATIONS[name](_Seen(), *rest, **options)
@@ -488,7 +654,11 @@ def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) ->
 
 _MODULES: dict[str, tuple[str, Callable[[Any], Sequence[Any]]]] = {  # of torch.nn; a class of the user is traced into
     **dict.fromkeys(("Identity", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"), ("identity", lambda m: ())),
-    **{name: (name.lower(), lambda m: ()) for name in ("ReLU", "Tanh", "Sigmoid", "SiLU")},
+    **{name: (name.lower(), lambda m: ()) for name in ("ReLU", "Tanh", "Sigmoid", "SiLU", "SELU", "ReLU6", "Mish")},
+    **{name: (name.lower(), lambda m: ()) for name in ("Hardsigmoid", "Hardswish")},
+    "ELU": ("elu", lambda m: (m.alpha,)),
+    "CELU": ("celu", lambda m: (m.alpha,)),
+    "Hardtanh": ("hardtanh", lambda m: (m.min_val, m.max_val)),
     "Linear": ("linear", lambda m: (m.weight, m.bias)),
     "BatchNorm1d": ("batch_norm", lambda m: (m.weight, m.bias, m.running_mean, m.running_var, False, m.momentum, m.eps)),
     "Flatten": ("flatten", lambda m: (m.start_dim, m.end_dim)),
@@ -510,10 +680,12 @@ def read_checkpoint(path: str | Path, *, activation: Any = None, keys: Sequence[
 
     Args:
         activation: of the hidden layers, one or one for each; the file does not say.
-        keys: prefixes that select layers, in the order of evaluation.
+        keys: prefixes that select layers, in the order of evaluation; needed where there are several networks, or
+            where nothing tells the order.
 
     Raises:
-        UnsupportedModel: the file is damaged, too large or holds more than tensors, or the layers form no chain.
+        UnsupportedModel: the file is damaged, too large or holds more than tensors, or the layers form no chain; see
+            `state_dicts`.
         MissingExtra: torch is not installed.
 
     >>> import tempfile, torch
@@ -525,10 +697,14 @@ def read_checkpoint(path: str | Path, *, activation: Any = None, keys: Sequence[
     """
     file = Path(path)
     _limited(file)
-    arrays = _state_dict(_loaded(file), str(file))
-    for name, tensor in arrays.items():
-        _whole(tensor, f"{file}: {name!r}", file.stat().st_size)
-    return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(file))
+    size = file.stat().st_size
+    return network_from_checkpoint(
+        _loaded(file),
+        activation=activation,
+        keys=keys,
+        where=str(file),
+        check=lambda name, tensor: _whole(tensor, f"{file}: {name!r}", size),
+    )
 
 
 def _limited(file: Path) -> None:
@@ -572,19 +748,6 @@ def _loaded(file: Path) -> Any:
             raise UnsupportedModel(f"{file} is damaged or no torch file, or {CODE}") from None
         reason = f": {_brief(error)}" if isinstance(error, RuntimeError) else ""
         raise UnsupportedModel(f"{file} is damaged or no torch file{reason}") from None
-
-
-def _state_dict(loaded: Any, where: str) -> Mapping[str, Any]:
-    """The state dict in what a file held: itself, or an entry of a checkpoint."""
-    entries = loaded if isinstance(loaded, Mapping) else {}
-    if any(hasattr(value, "detach") for value in entries.values()):
-        return {str(name): value for name, value in entries.items()}
-    inner = {k: v for k, v in entries.items() if isinstance(v, Mapping) and any(hasattr(t, "detach") for t in v.values())}
-    known = [name for name in STATE_DICTS if name in inner] or list(inner)[: len(inner) == 1]
-    if known:
-        return _state_dict(inner[known[0]], where)
-    found = f"a {type(loaded).__name__}" + (f" with {', '.join(map(str, list(entries)[:8]))}" if entries else "")
-    raise UnsupportedModel(f"{where} holds {found}, in which no single state dict is found; save model.state_dict() alone")
 
 
 def _whole(tensor: Any, where: str, size: int) -> None:
@@ -658,7 +821,12 @@ def _activation_module(activation: Activation) -> Any:
     nn = _torch().nn
     if activation.slope is not None:
         return nn.LeakyReLU(activation.slope)
+    if activation.kind == "elu":
+        return nn.ELU(activation.parameters[0])
+    if activation.kind == "clip":
+        return nn.Hardtanh(*activation.parameters)
     known = {
+        "hardswish": nn.Hardswish, "mish": nn.Mish,
         "identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU,
         "softplus": nn.Softplus, "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
     }  # fmt: skip

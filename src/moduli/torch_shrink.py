@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ from .activations import Activation
 from .distillation import Error, narrow, smoothed
 from .domains import Gaussian, Samples
 from .errors import MissingExtra, UnsupportedModel
+from .kernels import closed
 from .lossless import Progress
 from .network import Network
 from .result import Result
+from .torch_copy import WAYS_OUT, copied, unpruned
 from .torch_graph import activation_of
 from .torch_graph import to_torch as to_torch
 
@@ -103,7 +104,7 @@ def shrink(
     The module runs once on the sample inputs, in evaluation mode, while it is watched which Linear feeds which through an
     elementwise activation (and dropout) alone; transformer feed-forward blocks are such blocks. Each is fitted on its own to
     what it saw: to the Gaussian with the mean and covariance of its inputs, or to (at most 8192 of) the inputs themselves.
-    The new Linears always have a bias.
+    The new Linears always have a bias. Masks of `torch.nn.utils.prune` on Linears are made permanent in the new module.
 
     Args:
         sample_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or a list of such batches.
@@ -130,7 +131,10 @@ def shrink(
         raise ValueError(f"eps={eps!r}: a positive finite number is needed")
     if on not in ("gaussian", "samples"):
         raise ValueError(f"on={on!r}: 'gaussian' or 'samples'")
-    new, batches = copy.deepcopy(module), _batches(sample_inputs)
+    new, batches = copied(module), _batches(sample_inputs)
+    for name, part in new.named_modules():
+        if _is_linear(part):
+            unpruned(part, name)
     found, refused = _find(new, batches)
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused)
@@ -220,7 +224,8 @@ def _narrowed(module: Any, block: _Found, units: int | None, eps: float | None, 
     x = block.samples
     truth = net.logits(x)
     spread = float(truth.var(axis=0).sum())
-    law: Gaussian | Samples = block.law if on == "gaussian" else Samples(x)
+    fitted = on == "gaussian" and closed(block.activation)
+    law: Gaussian | Samples = block.law if fitted else Samples(x)
     if eps is not None and not spread:
         units, eps = 1, None
     goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps * math.sqrt(spread)}
@@ -281,7 +286,8 @@ def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
             refused[one] = f"called {often} times in {watch.batches} forward passes"
         elif one not in refused:
             found.append(block)
-    refused = {name: why for name, why in refused.items() if name in watch.bent or name in unfit}
+    computed = {name: why for name, why in unfit.items() if WAYS_OUT in why}  # never seen, as their weights come and go
+    refused = computed | {name: why for name, why in refused.items() if name in watch.bent or name in unfit}
     names = [name for name, _ in module.named_modules()]
     return sorted(found, key=lambda b: names.index(b.first)), sorted(refused.items(), key=lambda r: names.index(r[0]))
 
@@ -307,14 +313,14 @@ def _unfit(module: Any) -> dict[str, str]:
     found = {}
     for name, m in ((n, m) for n, m in module.named_modules() if _is_linear(m)):
         shared = [o for p in m.parameters() for o in owners[id(p)] if len(owners[id(p)]) > 1 and not o.startswith(f"{name}.")]
-        if type(m) is not torch.nn.Linear:
+        if torch.nn.utils.parametrize.is_parametrized(m):
+            found[name] = f"its weight is parametrized; {WAYS_OUT}"
+        elif type(m) is not torch.nn.Linear:
             found[name] = f"it is a {type(m).__name__}, not a plain Linear"
-        elif torch.nn.utils.parametrize.is_parametrized(m):
-            found[name] = "its weight is parametrized; remove the parametrization first"
         elif shared:
             found[name] = f"its parameters are shared with {', '.join(sorted(set(shared)))}"
         elif _hooked(m):
-            found[name] = "it carries a hook"
+            found[name] = "it carries a hook" + (f"; {WAYS_OUT}" if "weight" not in m._parameters else "")
     return found
 
 

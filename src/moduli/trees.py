@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import fields
 from .bounds import Propagation, blocks_of, propagate
 from .domains import Box
 from .errors import CertificateRejected
@@ -129,14 +130,15 @@ def leaves(box: Box, tree: Sequence[int]) -> tuple[Array, Array]:
 
 
 def read_tree(values: Any, of: str) -> tuple[int, ...]:
-    """The splits of a tree, as JSON has them; whether they are a tree is for those who walk it.
+    """The splits of a tree; whether they are a tree is for those who walk it.
 
     Raises:
         CertificateRejected: they are no list of inputs or -1.
     """
-    if not isinstance(values, list) or not all(type(x) is int and -1 <= x < 2**31 for x in values):
+    tree = fields.items(values, f"the tree of the {of}")
+    if not all(type(x) is int and -1 <= x < 2**31 for x in tree):
         raise CertificateRejected(f"the tree of the {of} must be a list of inputs or -1, not {str(values)[:60]}")
-    return tuple(values)
+    return tuple(tree)
 
 
 def signs(net: Network, low: Array, high: Array, wanted: Signs, need: Mask) -> tuple[Propagation, Mask]:

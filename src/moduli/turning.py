@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Matrix = list[list[Fraction]]
 WORK, LONGEST, LARGEST = 2**17, 2**1500, 1e290
+FLAT = 2**20  # entries of the matrix that a linear layer leaves
 
 
 class New(NamedTuple):
@@ -204,6 +205,21 @@ class Folded:
                 into.append(n.name)
                 free = [name for name in free if name != n.name]
         return into
+
+
+def flat(state: State, l: int) -> Move | None:
+    """That a layer goes because it is linear, whatever that does to the number of parameters; None where it may bend.
+
+    Matrices of more than FLAT entries are not made.
+    """
+    units = state.alive[l]
+    if not len(units) or len(state.alive[l - 1]) * len(state.alive[l + 1]) > FLAT:
+        return None
+    if any(region.slope(state, l, name) is None for name in units.tolist()):
+        layer = Folded.of(state, l)
+        if layer is None or not layer.whole or layer.seen:
+            return None
+    return Move("skip", l, units) if tame(state, l, units) else None
 
 
 def skippable(state: State, l: int) -> bool:

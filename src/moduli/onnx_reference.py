@@ -1,0 +1,133 @@
+"""ONNX: the file itself, run by the reference evaluator of the onnx package in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+SINGLE = {"Gelu", "Celu", "Elu", "Selu", "Mish", "Softplus", "HardSwish"}  # some of these are evaluated in float32
+FLOATS = (1, 10, 16)  # element types that are widened: float32, float16, bfloat16
+DOUBLE = 11
+
+
+class CannotRun(UnsupportedModel):
+    """The reference evaluator does not take the model."""
+
+
+class Evaluator:
+    """Some nodes of a model, run by `onnx.reference`.
+
+    Stored floats keep their values and are widened to float64, and so are all casts to floating types, so that the result is
+    the function over the reals up to roundings of float64. Integers stay what they are.
+
+    Args:
+        nodes: of the model, in order.
+        arrays: the stored tensors by name.
+        opsets: versions by domain.
+    """
+
+    def __init__(
+        self, nodes: Sequence[NodeProto], arrays: Mapping[str, Any], source: str, output: str, opsets: Mapping[str, int]
+    ) -> None:
+        from onnx import helper, numpy_helper
+        from onnx.reference import ReferenceEvaluator
+
+        self.source, self.output = source, output
+        self.single = any(node.op_type in SINGLE for node in nodes)
+        graph = helper.make_graph(
+            [_widened(node) for node in nodes],
+            "second_reading",
+            [helper.make_tensor_value_info(source, DOUBLE, None)],
+            [helper.make_value_info(output, helper.make_tensor_type_proto(DOUBLE, None))],
+            [numpy_helper.from_array(_wide(array), name) for name, array in arrays.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
+        try:
+            self.evaluator = ReferenceEvaluator(model, new_ops=_mended(opsets.get("", 1)))
+        except Exception as error:  # whatever the evaluator stumbles over
+            raise CannotRun(f"{type(error).__name__}: {error}") from None
+
+    def __call__(self, x: Any) -> Any:
+        """The output for an input of the model's shape.
+
+        Raises:
+            CannotRun: the evaluator fails.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                (result,) = self.evaluator.run([self.output], {self.source: np.asarray(x, dtype=np.float64)})
+        except Exception as error:  # whatever the evaluator stumbles over
+            raise CannotRun(f"{type(error).__name__}: {error}") from None
+        return np.asarray(result)
+
+
+def _mended(opset: int) -> list[Any]:
+    """Operators that `onnx.reference` evaluates otherwise than ONNX defines them.
+
+    Erf in float32 only; quantised weights not at all before opset 19; a normalisation before opset 14 in training mode,
+    whatever it says; a softmax before opset 13 along one axis, where it is over that axis and all after it.
+    """
+    from onnx.reference.op_run import OpRun
+    from scipy import special
+
+    class Erf(OpRun):
+        def _run(self, x: Any) -> Any:
+            return (special.erf(x).astype(x.dtype),)
+
+    class BatchNormalization(OpRun):
+        def _run(self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: Any = None, **_: Any) -> Any:
+            shape = [1, -1] + [1] * (x.ndim - 2)
+            scale, bias, mean, var = (part.reshape(shape) for part in (scale, bias, mean, var))
+            return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
+
+    class Softmax(OpRun):
+        def _run(self, x: Any, axis: Any = 1) -> Any:
+            flat = x.reshape(int(np.prod(x.shape[: axis % x.ndim])), -1)
+            powers = np.exp(flat - flat.max(axis=1, keepdims=True))
+            return ((powers / powers.sum(axis=1, keepdims=True)).reshape(x.shape).astype(x.dtype),)
+
+    class DequantizeLinear(OpRun):
+        def _run(self, x: Any, scale: Any, zero: Any = None, axis: Any = 1, **_: Any) -> Any:
+            shape = [1] * x.ndim
+            if np.size(scale) > 1:
+                shape[axis] = -1
+            offset = 0 if zero is None else np.reshape(zero, shape).astype(np.float64)
+            return ((x.astype(np.float64) - offset) * np.reshape(scale, shape),)
+
+    found: list[Any] = [Erf, BatchNormalization]
+    if opset < 13:
+        found.append(Softmax)
+    if opset < 19:
+        found.append(DequantizeLinear)
+    for kind in found:
+        kind.op_domain = ""
+    return found
+
+
+def _wide(array: Any) -> Any:
+    return np.asarray(array) if array.dtype.kind in "iub" else np.asarray(array).astype(np.float64)
+
+
+def _widened(node: NodeProto) -> NodeProto:
+    """The same node, with float64 for other floating types in what it stores or casts to."""
+    from onnx import helper, numpy_helper
+
+    own = type(node)()
+    own.CopyFrom(node)
+    for attribute in own.attribute:
+        if attribute.name == "to" and attribute.i in FLOATS:
+            attribute.i = DOUBLE
+        elif attribute.name == "value" and attribute.t.data_type in FLOATS:
+            attribute.t.CopyFrom(numpy_helper.from_array(_wide(numpy_helper.to_array(attribute.t)), attribute.t.name))
+        elif attribute.name in ("value_float", "value_floats"):
+            numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            wide = numpy_helper.from_array(np.array(numbers, dtype=np.float64))
+            attribute.CopyFrom(helper.make_attribute("value", wide))
+    return own
