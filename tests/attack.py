@@ -28,25 +28,13 @@ from forgeries import Case
 
 import moduli as mo
 from moduli import certificate as kernel
+from moduli import rules
 
 FILES = [
-    "arithmetic",
-    "blocks",
-    "bounds",
-    "cases",
-    "certificate",
-    "creases",
-    "differences",
-    "enclosure",
-    "envelopes",
-    "fields",
-    "groups",
-    "modular",
-    "proximity",
-    "region",
-    "slack",
-    "trees",
-]
+    "activation_bounds", "arithmetic", "blocks", "bounds", "cases", "certificate", "creases", "differences", "enclosure",
+    "envelopes", "fields", "flippable_subsets", "groups", "minimality", "modular", "move", "proximity", "region", "rules", "slack",
+    "state", "trees",
+]  # fmt: skip
 KERNEL = {str(Path(kernel.__file__).with_name(f"{name}.py")) for name in FILES}
 NUMBERS = (0.0, 1.0, -1.0, 0.5, 5e-324, -5e-324, 2.0**-537, 1e41, -1e160, 1e308, 1.7976931348623157e308, 2.0**31 - 1)
 KINDS = ("merge", "constant", "drop", "permute", "scale", "block", "skip", "inactive")
@@ -237,9 +225,9 @@ def tried(case: Case) -> tuple[str, kernel.Certificate | None]:
         proof.verify(case.small, case.large)
     except (mo.CertificateRejected, mo.BudgetExhausted) as error:
         return re.sub(r"[-+]?[0-9][0-9./e+-]*|\[.*\]|\{.*", "#", str(error))[:90], None
-    left = kernel.replay(proof._start(case.large), proof.large_moves, proof.near, proof.region)
-    right = kernel.replay(case.small, proof.small_moves)
-    proof = dataclasses.replace(proof, slack=kernel._slack(left, right.arrays(), proof.region, proof.changed))
+    left = rules.replay(proof._start(case.large), proof.large_moves, proof.near, proof.region)
+    right = rules.replay(case.small, proof.small_moves)
+    proof = dataclasses.replace(proof, slack=kernel.slack_of(left, right.arrays(), proof.region, proof.changed))
     proof.verify(case.small, case.large)
     try:
         most = dataclasses.replace(proof, minimal=True)

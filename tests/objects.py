@@ -20,18 +20,22 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import arithmetic, certificate, enclosure, fields, jacobians
+from moduli import arithmetic, enclosure, fields, jacobians, rules
+from moduli import state as states
 from moduli.activations import Activation
 from moduli.cases import Case
-from moduli.certificate import KINDS, Certificate, Move, State, proved
+from moduli.certificate import Certificate, proved
 from moduli.differences import Enclosure, measures
 from moduli.enclosure import ExactArray, total
 from moduli.groups import Ball, Leaf
+from moduli.move import KINDS, Move
 from moduli.network import Layer, Network, rebuilt
 from moduli.paths import Knot, path
 from moduli.proximity import Bound, Change, Near
 from moduli.region import Region
+from moduli.rules import apply
 from moduli.slack import Slack
+from moduli.state import State
 
 ROOT = Path(__file__).parents[1]
 
@@ -191,11 +195,11 @@ def test_ratios_stand_in_lowest_terms_and_are_not_zero(kind, text):
 
 
 def test_moves_are_dispatched_by_a_closed_table():
-    assert set(KINDS) == {*certificate.WAYS, *certificate.blocks.MOVES}
+    assert set(KINDS) == set(rules.RULES)
     for kind in ("remove", "_remove", "apply", "slots", "network", "", "__init__"):
         state = State(SAME)
         with pytest.raises(mo.CertificateRejected, match="there is no such move"):
-            state.apply(Move(kind, 1, units(0)))
+            apply(state, Move(kind, 1, units(0)))
         assert state.widths == SAME.widths
 
 
@@ -278,7 +282,7 @@ def test_an_activation_is_what_its_name_says():
     large = Network((Layer(layers[0].weight, layers[0].bias, even), layers[1]))
     move = Move("merge", 1, units(1), units(0), Fraction(-1))
     state = State(large)
-    state.apply(move)
+    apply(state, move)
     small = state.network()
     assert small.layers[1].weight.tolist() == [[2.0]], "a check on the checker: the forged law would add"
     with pytest.raises(mo.CertificateRejected):
@@ -457,7 +461,7 @@ def test_work_in_rationals_is_counted(monkeypatch):
     large = net(rng.normal(size=(10, 10)), rng.normal(size=10), rng.normal(size=(2, 10)), np.zeros(2), activation="relu")
     moves = scales(20, Fraction(3), 10)
     read(large, moves)
-    monkeypatch.setattr(certificate, "ENTRIES", 0)
+    monkeypatch.setattr(states, "ENTRIES", 0)
     with pytest.raises(mo.CertificateRejected, match=r"more than \d+ entries would be computed in rationals"):
         read(large, moves)
     read(large, moves[:6])

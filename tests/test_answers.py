@@ -16,10 +16,12 @@ import pytest
 
 import moduli as mo
 from moduli import symmetry
-from moduli.certificate import Certificate, Move
+from moduli.certificate import Certificate
 from moduli.cli import main
+from moduli.move import Move
 from moduli.plot import save
 from moduli.result import Result, encoded, plain
+from moduli.rules import apply
 from moduli.separation import allowed, behind, lipschitz
 from moduli.slack import Slack, difference, exact_arrays
 
@@ -558,7 +560,7 @@ def exactly(net: mo.Network, form: mo.Network) -> Slack:
         for unit in state.alive[l].tolist():
             top = max(abs(state.weights[l - 1].get((unit, j))) for j in state.alive[l - 1].tolist())
             if top:
-                state.apply(Move("scale", l, np.array([unit]), ratio=1 / top))
+                apply(state, Move("scale", l, np.array([unit]), ratio=1 / top))
     return difference(state.arrays(), exact_arrays(form), state.activations)
 
 

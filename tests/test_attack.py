@@ -23,13 +23,17 @@ from forgeries import Case
 import moduli as mo
 from moduli import bounds, envelopes
 from moduli.activations import Activation
-from moduli.certificate import Certificate, Move, State, first
+from moduli.certificate import Certificate
+from moduli.certify import first
 from moduli.differences import Changed, Enclosure
 from moduli.enclosure import ExactArray, enclose_value
 from moduli.groups import Leaf
+from moduli.move import Move
 from moduli.proximity import Bound, Change, Near
 from moduli.region import Region
+from moduli.rules import apply
 from moduli.slack import Slack
+from moduli.state import State
 
 ROOT = Path(__file__).parents[1]
 ULP = Fraction(1, 2**52)
@@ -62,7 +66,7 @@ def judged(large: mo.Network, *moves: Move, small: mo.Network | None = None, mor
         try:
             state = State(first(large, claim.get("region")), claim.get("near"), claim.get("region"))
             for one in moves:
-                state.apply(one)
+                apply(state, one)
             small = state.network()
         except mo.CertificateRejected:
             small = large

@@ -14,14 +14,15 @@ from test_regional import box_of, cases, read, relu
 
 import moduli as mo
 from moduli import cases as kernel
-from moduli import hidden, programs, supremum
+from moduli import exact_gap, hidden, programs, supremum
 from moduli.cases import Case
-from moduli.certificate import State, certify
-from moduli.certificate import first as starting
+from moduli.certify import certify
+from moduli.certify import first as starting
 from moduli.differences import Changed
 from moduli.region import Region
 from moduli.regional import claimed, reduce
 from moduli.stability import HOW, Points, stable
+from moduli.state import State
 
 PROGRAM, BRANCHING = HOW.index("program"), HOW.index("branching")
 
@@ -280,12 +281,12 @@ def test_planted_hidden_units_go_and_visible_ones_stay():
         net = gated(rng)
         small = mo.compress(net, on=mo.Box(-2, 2))
         assert small.check()
-        assert supremum.peak(net, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
+        assert exact_gap.peak(net, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
         gone += small.hidden
         assert small.network.widths[1] < net.widths[1], k
         seen = gated(np.random.default_rng(k), visible=2.0**-20)
         small = mo.compress(seen, on=mo.Box(-2, 2))
-        assert supremum.peak(seen, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
+        assert exact_gap.peak(seen, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
     assert gone >= 20
     many = gated(np.random.default_rng(5), inputs=12)
     small = mo.compress(many, on=mo.Box(-1, 1))

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from moduli.domains import Box
+from moduli.box import Box
 from moduli.errors import ShapeError, UnsupportedModel
 from moduli.network import Network
 from moduli.solve import equivalent

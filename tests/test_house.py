@@ -20,11 +20,12 @@ import moduli as mo
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
-    "errors", "activations", "files", "safetensors_file", "vnnlib", "domains", "network", "arithmetic", "fields",
+    "errors", "activations", "files", "safetensors_file", "box", "vnnlib", "domains", "progress", "network", "arithmetic", "fields",
     "enclosure", "modular", "envelopes", "bounds", "trees", "groups", "proximity", "differences", "cases", "region",
-    "creases", "blocks", "slack", "certificate", "result", "plot", "turning", "lossless", "programs", "stability", "hidden",
+    "slack", "move", "state", "activation_bounds", "creases", "flippable_subsets", "minimality", "blocks", "rules",
+    "certificate", "certify", "result", "plot", "results", "turning", "lossless", "programs", "stability", "hidden",
     "regional", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "supremum",
-    "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "analytic", "idle",
+    "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "analytic", "idle", "exact_gap",
     "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness",
     "proportional", "fitting", "pricing", "nearby", "proximate", "twofold", "kinked", "kernels", "population", "narrowing",
     "distillation", "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "second_reading",

@@ -16,13 +16,16 @@ import strategies as plants
 from test_stability import Work, dearest, wide
 
 import moduli as mo
-from moduli import programs, regional, supremum
+from moduli import exact_gap, programs, regional, supremum
 from moduli.blocks import share
-from moduli.certificate import Certificate, Move, State
+from moduli.certificate import Certificate
 from moduli.enclosure import evaluate
+from moduli.move import Move
 from moduli.region import Region
 from moduli.regional import claimed
+from moduli.rules import apply
 from moduli.stability import CLIMB, TOGETHER, stable
+from moduli.state import State
 
 
 def relu(*layers, activation="relu"):
@@ -57,7 +60,7 @@ def test_reachable_widths_are_reached(shared):
         assert small.network.units <= sum(case["expect"]["reachable_widths"]), case["id"]
         assert small.network.parameters <= net.parameters, case["id"]
         assert small.slack == 0, case["id"]
-        assert supremum.peak(net, small.network, box, 1000).gap == 0, case["id"]
+        assert exact_gap.peak(net, small.network, box, 1000).gap == 0, case["id"]
 
 
 def test_the_corner_that_touches_zero(shared):
@@ -73,7 +76,7 @@ def test_near_misses_keep_their_units_and_their_distance(shared):
         f, g, box = read(case["net_f"]), read(case["net_g"]), box_of(case)
         for net in (f, g):
             small = mo.compress(net, on=box)
-            assert supremum.peak(net, small.network, box, 1000).gap <= small.slack, case["id"]
+            assert exact_gap.peak(net, small.network, box, 1000).gap <= small.slack, case["id"]
         gap = Fraction(case["expect"]["sup_abs_diff"])
         d = mo.distance(f, g, on=box)
         assert Fraction(d.lower) <= gap <= Fraction(d.upper), case["id"]
@@ -83,7 +86,7 @@ def test_near_misses_keep_their_units_and_their_distance(shared):
         assert answer.status == ("proved" if case["expect"]["equal_on_box"] else "refuted"), case["id"]
         assert answer.check()
         if case["expect"]["argmax"]:  # one of several, maybe
-            assert supremum.gap(f, g, tuple(map(Fraction, case["expect"]["argmax"]))) == gap
+            assert exact_gap.gap(f, g, tuple(map(Fraction, case["expect"]["argmax"]))) == gap
 
 
 def test_equal_on_the_box_and_different_outside(shared):
@@ -128,7 +131,7 @@ def test_random_networks_agree_with_exact_enumeration(activation):
         box = mo.Box(low, low + rng.integers(1, 5, net.widths[0]) / 2)
         small = mo.compress(net, on=box, budget=200)
         assert small.check()
-        found = supremum.peak(net, as_deep(small.network, net), box, 3000)
+        found = exact_gap.peak(net, as_deep(small.network, net), box, 3000)
         assert found is not None
         assert found.gap <= small.slack, k
         removed = {kind: n + small.removed[kind] for kind, n in removed.items()}
@@ -166,13 +169,13 @@ def test_a_unit_active_only_at_a_corner(share):
 def test_a_block_of_lower_rank_than_its_rows():
     net = relu(([[1, 0], [0, 1], [1, 1]], [9, 9, 20]), ([[0.5, 1, 0], [1, 2, 0]], [0, 0]), ([[1, 1]], [0]))
     state = State(net, region=claimed(stable(net, mo.Box(-8, 8))))
-    state.apply(Move("block", 1, np.arange(3), np.array([0]), rows=(fractions(0.5, 1, 12),), outgoing=(fractions(1, 2),)))
+    apply(state, Move("block", 1, np.arange(3), np.array([0]), rows=(fractions(0.5, 1, 12),), outgoing=(fractions(1, 2),)))
     assert state.widths == (2, 1, 2, 1)
-    assert supremum.peak(net, state.network(), mo.Box(-8, 8), 1000).gap == 0
+    assert exact_gap.peak(net, state.network(), mo.Box(-8, 8), 1000).gap == 0
     forged = Move("block", 1, np.arange(3), np.array([0]), rows=(fractions(0.5, 1, 11),), outgoing=(fractions(1, 2),))
     fresh = State(net, region=state.region)
     with pytest.raises(mo.CertificateRejected, match="product of weights"):
-        fresh.apply(forged)
+        apply(fresh, forged)
 
 
 def fractions(*values):
@@ -187,7 +190,7 @@ def test_a_second_block_reads_the_bounds_of_the_first():
     )  # fmt: skip
     small = mo.compress(net, on=mo.Box(-1, 1))
     assert small.check()
-    assert supremum.peak(net, small.network, mo.Box(-1, 1), 1000).gap == small.slack == 0
+    assert exact_gap.peak(net, small.network, mo.Box(-1, 1), 1000).gap == small.slack == 0
 
 
 def test_an_infinite_reach_gives_up_and_does_not_prove():
@@ -216,14 +219,14 @@ def test_turned_units_spare_a_linear_one(shared):
     net = relu(([[1], [1], [1]], [3, 0, -0.5]), ([[1, -1, 2]], [0]))  # (x + 3) - relu(x) = 3 - relu(-x) ... on the box
     small = mo.compress(net, on=mo.Box(-1, 1))
     assert (small.network.units, small.optimal, small.check()) == (2, True, True)
-    assert supremum.peak(net, small.network, mo.Box(-1, 1), 1000).gap == 0
+    assert exact_gap.peak(net, small.network, mo.Box(-1, 1), 1000).gap == 0
     assert "block" in {m.kind for m in small.certificate.large_moves}
     for case in cases(shared, "compress_shallow"):
         wide = read(case["net"])
         box = box_of(case) if case["box"] else mo.Box(-64.0, 64.0)
         found = mo.compress(wide, on=box)
         assert found.check()
-        assert supremum.peak(wide, found.network, box, 1000).gap == 0
+        assert exact_gap.peak(wide, found.network, box, 1000).gap == 0
         least = case["expect"]["visible_hyperplanes"]
         assert not found.optimal or least <= found.network.units <= case["expect"]["min_width"], case["id"]
 
@@ -244,7 +247,7 @@ def test_minimality_agrees_with_brute_force_over_turns():
         net = relu((rows, biases), ([[*v, 1]], [0]))
         small = mo.compress(net, on=mo.Box(-1, 1))
         assert small.check()
-        assert supremum.peak(net, small.network, mo.Box(-1, 1), 1000).gap <= small.slack
+        assert exact_gap.peak(net, small.network, mo.Box(-1, 1), 1000).gap <= small.slack
         signs = np.array(list(product((0, 1), repeat=len(small.network.layers[0].bias))))
         rows, column = small.network.layers[0].weight, small.network.layers[1].weight[0]
         reach = np.abs(rows).sum(axis=1)
@@ -412,7 +415,7 @@ def block(units, into, rows, *outgoing):
 )
 def test_each_precondition(move, why):
     with pytest.raises(mo.CertificateRejected, match=why):
-        State(WIDE, region=REGION).apply(move)
+        apply(State(WIDE, region=REGION), move)
 
 
 def test_claims_on_a_box_and_within_a_radius_do_not_mix():
@@ -516,7 +519,7 @@ def test_a_tolerance_is_kept_and_pays():
     assert small.status == "bounded"
     assert small.network.units <= plain - 2
     assert small.check()
-    exact = supremum.peak(net, as_deep(small.network, net), box, 3000)
+    exact = exact_gap.peak(net, as_deep(small.network, net), box, 3000)
     assert exact is not None
     assert exact.gap <= small.error <= small.eps
     assert small.error < 3 * exact.gap

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import supremum
-from moduli.certificate import Certificate, State
-from moduli.creases import creases, spares, unit
+from moduli import exact_gap
+from moduli.certificate import Certificate
+from moduli.creases import creases, unit
+from moduli.flippable_subsets import spares
+from moduli.state import State
 from moduli.turning import Folded, eliminate, proposals
 
 
@@ -127,7 +129,7 @@ def test_on_a_box_shared_hyperplanes_become_linear_units():
         net, box = folded(rng, 2, 4, 2, 8), mo.Box(-2, 2)
         small, free = mo.compress(net, on=box), mo.compress(net)
         assert small.check()
-        assert supremum.peak(net, small.network, box, 2000).gap <= small.slack
+        assert exact_gap.peak(net, small.network, box, 2000).gap <= small.slack
         assert small.network.units <= free.network.units
         fewer += small.network.units < free.network.units
     assert fewer > 3
@@ -141,7 +143,7 @@ def test_deep_layers_are_folded_too():
         net = mo.Network((first.layers[0], bridge, *second.layers))
         small = mo.compress(net)
         assert small.check()
-        assert supremum.peak(net, small.network, mo.Box(-4, 4), 4000).gap <= small.within(4.0)
+        assert exact_gap.peak(net, small.network, mo.Box(-4, 4), 4000).gap <= small.within(4.0)
 
 
 def test_spares_misses_no_set():

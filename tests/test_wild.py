@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_files import LFS, STAND_INS
 
 from moduli import files, formats
-from moduli.domains import Box
+from moduli.box import Box
 from moduli.errors import CertificateRejected, UnsupportedModel
 from moduli.formats import load, load_box, save
 from moduli.network import Network

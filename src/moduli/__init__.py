@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Activation": "activations", "Box": "domains", "Gaussian": "domains", "Samples": "domains",
+    "Activation": "activations", "Box": "vnnlib", "Gaussian": "domains", "Samples": "domains",
     "Layer": "network", "Network": "network",
     "Certificate": "certificate", "Slack": "slack",
     "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
@@ -37,7 +37,6 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .activations import Activation as Activation
     from .certificate import Certificate as Certificate
-    from .domains import Box as Box
     from .domains import Gaussian as Gaussian
     from .domains import Samples as Samples
     from .errors import BudgetExhausted as BudgetExhausted
@@ -79,3 +78,4 @@ if TYPE_CHECKING:
     from .solve import signature as signature
     from .solve import symmetries as symmetries
     from .torch_graph import to_torch as to_torch
+    from .vnnlib import Box as Box

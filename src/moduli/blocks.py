@@ -28,20 +28,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .activation_bounds import extent, lines, slope
 from .creases import creases, half, unit
 from .enclosure import ExactArray, Index, Number, Work, ceiling, matmul
 from .errors import CertificateRejected
-from .region import Row, extent, lines, slope
-
-if TYPE_CHECKING:
-    from .certificate import Move, State
+from .move import Move
+from .region import Row
+from .state import State
 
 Units = np.ndarray[Any, np.dtype[np.intp]]
-MOVES = ("inactive", "block", "skip")
 
 
 class Part(NamedTuple):
@@ -52,14 +51,10 @@ class Part(NamedTuple):
     bends: bool
 
 
-def apply(state: State, move: Move) -> None:
-    """Check the precondition of a move of this module and carry it out."""
-    if state.region is None and move.kind == "inactive":
+def inactive(state: State, move: Move) -> None:
+    """Units that are zero on the box go."""
+    if state.region is None:
         raise CertificateRejected(f"{move}: the certificate claims no signs on a box")
-    {"inactive": _inactive, "block": _block, "skip": _skip}[move.kind](state, move)
-
-
-def _inactive(state: State, move: Move) -> None:
     for name in move.units.tolist():
         if (c := slope(state, move.layer, name)) != 0:
             found = "is not known to be linear" if c is None else f"has slope {c}"
@@ -83,7 +78,8 @@ def _constants(state: State, l: int, outgoing: ExactArray, units: Units) -> None
         state.shift(l + 1, row, [(q, b) for q, b in terms if isinstance(q, Fraction) and q != 0])
 
 
-def _skip(state: State, move: Move) -> None:
+def skip(state: State, move: Move) -> None:
+    """A layer that is linear goes."""
     l = move.layer
     if not np.array_equal(move.units, state.alive[l]):
         raise CertificateRejected(f"{move}: names {len(move.units)} units; the layer has {len(state.alive[l])}, in their order")
@@ -111,7 +107,8 @@ def _spread(small: ExactArray, shape: tuple[int, int], rows: Units, cols: Units,
     return ExactArray(hi, lo if lo.any() else None, rest, work)
 
 
-def _block(state: State, move: Move) -> None:
+def block(state: State, move: Move) -> None:
+    """Other units in the place of some."""
     l, into, cols, rows = move.layer, move.into, state.alive[move.layer - 1], state.alive[move.layer + 1]
     if into is None or len(set(into.tolist())) < len(into) or not set(into.tolist()) <= set(move.units.tolist()):
         raise CertificateRejected(f"{move}: the units that stay must be different ones of the block")

@@ -32,7 +32,7 @@ import numpy as np
 
 from . import bounds, fields, trees
 from .bounds import Choice, Propagation
-from .domains import Box
+from .box import Box
 from .envelopes import Envelope, beside, envelope
 from .errors import CertificateRejected
 from .network import IDENTITY, Layer, Network

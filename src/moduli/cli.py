@@ -39,11 +39,12 @@ from .terminal import (
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from .box import Box
     from .distillation import ErrorCurve
-    from .domains import Box, Domain, Samples
-    from .lossless import Compression
+    from .domains import Domain, Samples
     from .network import Network
     from .proximate import RankCurve
+    from .results import Compression
 
 BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
 DOMAINS = f"all | {BOXES} | gaussian | FILE.npz"
@@ -243,7 +244,7 @@ def compress(
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
         raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
-    from .lossless import Compression
+    from .results import Compression
 
     net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress, processes(workers) as executor:

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .domains import Box
+from .box import Box
 from .enclosure import integers
 from .errors import BudgetExhausted
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]

@@ -12,16 +12,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import lossless, population, regional, supremum
+from . import exact_gap, lossless, population, regional, supremum
 from .alignment import align
-from .certificate import Certificate, Move, State, replay
+from .box import Box
+from .certificate import Certificate
 from .differences import Enclosure
-from .domains import Box, Domain, Gaussian, Samples
+from .domains import Domain, Gaussian, Samples
 from .enclosure import ceiling, evaluate, sum_up
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from .lossless import Compression, Progress
+from .move import Move
 from .network import Network
+from .progress import Progress
 from .result import Result, counted
+from .results import Compression
+from .rules import apply, replay
 from .separation import (
     Witness,
     allowed,
@@ -37,6 +41,7 @@ from .separation import (
 )
 from .slack import Slack, difference, exact_arrays, magnitude
 from .stability import share
+from .state import State
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -150,7 +155,7 @@ class Equivalence(Result):
             found: float | Fraction = self.bisection.verify(self.a, self.b, self.on.of_dimension(self.a.widths[0]))
         else:
             box, shifts = self.on.of_dimension(self.a.widths[0]), self.a.output_map == "softmax"
-            peak = supremum.peak(self.a, self.b, box, supremum.CELLS, shifts=shifts)
+            peak = exact_gap.peak(self.a, self.b, box, exact_gap.CELLS, shifts=shifts)
             found = math.inf if peak is None else peak.gap
         self._require(found)
         return True
@@ -265,7 +270,7 @@ def _on_box(
 ) -> Equivalence | None:
     """By the exact maximum over all linear pieces, or by bisection."""
     most, shifts = allowed(eps, a.output_map), a.output_map == "softmax"
-    peak = supremum.peak(a, b, box, budget, progress, shifts=shifts)
+    peak = exact_gap.peak(a, b, box, budget, progress, shifts=shifts)
     if peak is not None:
         if peak.gap <= most:
             free = ", up to shifts of all values," if shifts else ""
@@ -391,7 +396,7 @@ def matchings(a: Network, b: Network, progress: Progress | None = None) -> Itera
         return
     moves = _binary(element, left).moves(left.alive[1:-1])
     for move in moves:
-        left.apply(move)
+        apply(left, move)
     yield Matching(left, right, (*left_moves, *moves), right_moves)
 
 
@@ -516,7 +521,7 @@ def _supremum(
     if upper == 0:
         return Distance("proved", 0.0, 0.0, None, where)
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
-    peak = None if box is None else supremum.peak(a, b, box, budget, progress)
+    peak = None if box is None else exact_gap.peak(a, b, box, budget, progress)
     if peak is not None:
         at = tuple(map(float, peak.at))
         return Distance("proved", 0.0 - ceiling(-peak.gap), ceiling(peak.gap), at, where, {"exact": str(peak.gap)})

@@ -17,24 +17,21 @@ matrix v w_j: the one unit more cannot bend elsewhere, so it shares the hyperpla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import modular, region
+from .activation_bounds import slope
 from .enclosure import bounded
 from .errors import CertificateRejected
 from .region import Row
-
-if TYPE_CHECKING:
-    from .certificate import State
+from .state import State
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
-PRIME, MOST, TURNS, ENTRIES = 2**31 - 1, 40, 32, 2**20
 
 
 class Unit(NamedTuple):
@@ -58,7 +55,7 @@ def unit(state: State, l: int, name: int) -> Unit | None:
     column = [state.weights[l].get((i, name)) for i in behind]
     if not all(isinstance(q, Fraction) for q in (*row, *column)):
         return None
-    return Unit(tuple(map(_fraction, row)), tuple(map(_fraction, column)), region.slope(state, l, name))
+    return Unit(tuple(map(_fraction, row)), tuple(map(_fraction, column)), slope(state, l, name))
 
 
 def _fraction(number: Any) -> Fraction:
@@ -95,123 +92,3 @@ def creases(units: Iterable[tuple[Row, Row]], *, homogeneous: bool) -> dict[Row,
     return {key: column for key, column in found.items() if any(column)}
 
 
-class Bends(NamedTuple):
-    """The units of a hidden layer, creases on the domain, and units that may not bend there though nothing says so."""
-
-    units: list[Unit]
-    seen: dict[Row, Row]
-    doubtful: list[int]
-
-
-def bends(state: State) -> Bends | str:
-    """Of a network of one hidden layer, or why that is not known."""
-    if state.region is not None and state.region.flat:
-        return "the box is flat"
-    size = len(state.alive[1]) * (len(state.alive[0]) + len(state.alive[2]))
-    if size > ENTRIES:
-        return f"{size} parameters are too many to compare hyperplanes in rationals"
-    names = state.alive[1].tolist()
-    units = [u for name in names if (u := unit(state, 1, name)) is not None]
-    if len(units) < len(names) or not all(any(u.row[:-1]) for u in units):
-        return "a parameter is not rational, or a unit has no incoming weight"
-    inside = [u.slope is None and (state.region is None or _inside(state, u)) for u in units]
-    seen = creases(((u.row, u.column) for u, bent in zip(units, inside, strict=True) if bent), homogeneous=True)
-    doubtful = [name for name, u, bent in zip(names, units, inside, strict=True) if u.slope is None and not bent]
-    return Bends(units, seen, doubtful)
-
-
-def reducible(state: State) -> str | None:
-    """Why a network of one hidden layer that bends may not have the fewest units, or None where it has; see above."""
-    found, c = bends(state), half(state, 1)
-    if isinstance(found, str):
-        return found
-    assert c is not None
-    if found.doubtful:
-        return f"unit {found.doubtful[0]} may not bend inside the box"
-    units, seen = found.units, found.seen
-    if units and not seen and state.region is not None:  # units that stay active there; nothing bends
-        return "the function is affine on the box, and a network without hidden units has it"
-    extra = len(units) - len(seen)
-    if extra == 0:
-        return None
-    if extra > (2 if state.region is None else 1) or len(seen) > (MOST if extra == 1 else TURNS):
-        return f"{len(units)} units remain and no more than {len(seen)}, one for each bend of the function, are proved needed"
-    try:
-        spare = bool(spares(units, seen, c)) or (extra == 2 and any(spares(units, seen, c, at) for at in seen))
-    except ValueError:  # a denominator is a multiple of the prime
-        spare = True
-    return "a unit may be spared if others are turned" if spare else None
-
-
-def _inside(state: State, u: Unit) -> bool:
-    ends = region.extent(state, 1, u.row[:-1])
-    return ends is not None and ends[0] + u.row[-1] < 0 < ends[1] + u.row[-1]
-
-
-def spares(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, but: Row | None = None) -> list[tuple[Row, ...]]:
-    """Sets T of hyperplanes with P(T) = 0, or P(T) = v w for that of one hyperplane: none missing, at most a few too many.
-
-    Two fixed numbers are read off the matrices modulo a prime, (a . v)(y . w) for each term v w, y with y . w = 0 for the one
-    hyperplane; then sums of one half of the terms are looked up among sums of the other.
-
-    Raises:
-        ValueError: a denominator is a multiple of the prime.
-    """
-    turned = [key for key in seen if key != but]
-    total, terms = np.zeros(2, dtype=np.int64), np.zeros((len(turned), 2), dtype=np.int64)
-    for seed in (0, 1):
-        rng = np.random.default_rng(seed)
-        a, y = _weights(rng, len(units[0].column) if units else 0), _across(rng, units, but)
-        part = [_dot(a, u.column) * _dot(y, u.row[:-1]) * _residue(c if u.slope is None else u.slope) for u in units]
-        flips = [_dot(a, seen[key]) * _dot(y, key[:-1]) * _residue(c) for key in turned]
-        total[seed] = (sum(flips) - sum(part)) % PRIME
-        terms[:, seed] = [2 * x % PRIME for x in flips]
-    return [tuple(turned[k] for k in some) for some in _subsets(total, terms)]
-
-
-def _weights(rng: np.random.Generator, count: int) -> list[int]:
-    found: list[int] = rng.integers(1, PRIME, count).tolist()
-    return found
-
-
-def _across(rng: np.random.Generator, units: Sequence[Unit], but: Row | None) -> list[int]:
-    inputs = len(units[0].row) - 1 if units else 0
-    y, z = _weights(rng, inputs), _weights(rng, inputs)
-    if but is None:
-        return y
-    p, q = _dot(y, but[:-1]), _dot(z, but[:-1])
-    return [(i * q - j * p) % PRIME for i, j in zip(y, z, strict=True)]
-
-
-def _residue(q: Fraction) -> int:
-    return modular.residue(q, PRIME)
-
-
-def _dot(weights: Sequence[int], row: Row) -> int:
-    return sum(w * _residue(q) for w, q in zip(weights, row, strict=True)) % PRIME
-
-
-def _subsets(total: Any, terms: Any, limit: int = 16) -> list[tuple[int, ...]]:
-    """Sets of terms, up to a number of them, whose sums are the total modulo the prime, in both columns."""
-    cut = len(terms) // 2
-    left, right = _sums(terms[:cut]), _sums(terms[cut:])
-    wanted = _key((total - left) % PRIME)
-    order = np.argsort(_key(right), kind="stable")
-    keys = _key(right)[order]
-    first, last = (np.searchsorted(keys, wanted, side=side) for side in ("left", "right"))
-    some = np.flatnonzero(last > first)[:limit].tolist()
-    found = [(i, int(j)) for i in some for j in order[first[i] : last[i]][:limit]]
-    return [tuple(k for k in range(len(terms)) if (i >> k if k < cut else j >> (k - cut)) & 1) for i, j in found[:limit]]
-
-
-def _sums(terms: Any) -> Any:
-    """Sums of all subsets, in the order of their binary numbers, modulo the prime."""
-    found = np.zeros((1, 2), dtype=np.int64)
-    for term in terms:
-        found = np.concatenate([found, (found + term) % PRIME])
-    return found
-
-
-def _key(pairs: Any) -> Keys:
-    keys: Keys = (pairs[:, 0] << 31 | pairs[:, 1]).astype(np.uint64)
-    return keys

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import bounds, fields, trees
 from .activations import Activation
-from .domains import Box
+from .box import Box
 from .enclosure import ExactArray
 from .errors import CertificateRejected
 from .network import IDENTITY, Layer, Network

@@ -14,10 +14,10 @@ from jaxtyping import Float64
 from .domains import Gaussian, Samples
 from .errors import ShapeError
 from .kernels import FINE, MEDIUM, Units, Whitening, accuracy, closed
-from .lossless import Progress
 from .narrowing import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
 from .network import Layer, Network
 from .population import Readout, distance, student
+from .progress import Progress
 from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

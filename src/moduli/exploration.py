@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import bounds
-from .domains import Box, Domain
+from .box import Box
+from .domains import Domain
 from .errors import BudgetExhausted, CertificateRejected, UnsupportedModel
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 from .subdivision import Degenerate, subdivide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

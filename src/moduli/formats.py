@@ -39,7 +39,8 @@ from typing import Any
 
 import numpy as np
 
-from .domains import Box, Samples
+from .box import Box
+from .domains import Samples
 from .errors import UnsupportedModel, one_line
 from .files import (
     MAX_FILE,

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from . import programs
+from .box import Box
 from .cases import Case, cut, ends_of, holds
-from .domains import Box
 from .envelopes import beside
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 from .trees import flat
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import modular
+from .box import Box
 from .clipping import Point
-from .domains import Box
 from .errors import Undecided
 from .layerwise import values as values_at
 from .network import Network

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import analytic
-from .domains import Box, Domain
+from .box import Box
+from .domains import Domain
 from .errors import CertificateRejected, Undecided, UnsupportedModel
 from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
 from .idle import idle

@@ -7,239 +7,31 @@ where no two remaining units share a hyperplane. Anything deeper: sound, not cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from fractions import Fraction
-from functools import cached_property, partial
-from typing import Any, ClassVar
+from functools import partial
 
 import numpy as np
 
-from . import creases, turning
-from .certificate import Certificate, Move, State, Units, certify, reducible, replay
+from . import turning
 from .enclosure import Number, class_keys, linear
-from .errors import CertificateRejected, Undecided
+from .errors import CertificateRejected
+from .minimality import bends, reducible
+from .move import Move, Units
 from .network import Network
+from .progress import Progress
 from .proximity import Near
-from .result import Result
+from .results import Compression, Rank, compression_of
+from .rules import apply
+from .state import State
 
-Progress = Callable[[int, int | None, str], None]
-MOVES = {
-    "drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others",
-    "skip": "with a linear layer",
-}  # fmt: skip
 EXACT = 2**18  # numbers of rows that are not floats, and are compared one by one
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Compression(Result):
-    """A smaller network with the same function.
-
-    Attributes:
-        network: the smaller network, parameters rounded once to float64.
-        original: the network it came from.
-        certificate: the proof.
-        optimal: whether fewest units is proved, among the networks that `among` names.
-        status: undecided where no float bounds what rounding changes.
-    """
-
-    network: Network
-    original: Network
-    proof: Certificate
-    kind: ClassVar[str] = "compress"
-    names: ClassVar[dict[str, str]] = MOVES
-
-    def __post_init__(self) -> None:
-        if not self.proof.slack.finite:
-            object.__setattr__(self, "status", "undecided")
-        super().__post_init__()
-
-    @property
-    def glyph(self) -> str:
-        """Equality where nothing was rounded, a certified bound otherwise."""
-        if self.status == "undecided":
-            return super().glyph
-        return "=" if self.slack == 0 else "<="
-
-    @property
-    def certificate(self) -> Certificate:
-        return self.proof
-
-    @property
-    def optimal(self) -> bool:
-        """Whether no network of one hidden layer of this activation with fewer hidden units has this function.
-
-        No hidden units are the fewest of all networks. Deeper networks may need fewer than one hidden layer does.
-        """
-        return self.proof.minimal or self.network.units == 0
-
-    @property
-    def among(self) -> str | None:
-        """The networks among which the units are the fewest: "one hidden layer of tanh"; None where that is not claimed."""
-        return one_layer(self.network) if self.optimal and self.network.units else None
-
-    @property
-    def slack(self) -> float:
-        """Certified sup over all inputs of |network - original|; inf where it grows with the input, see `growth`."""
-        return self.proof.slack.everywhere
-
-    @property
-    def growth(self) -> float:
-        """The difference is at most constant + growth * |x|_inf."""
-        return self.proof.slack.growth
-
-    def within(self, radius: float) -> float:
-        """Certified sup of |network - original|_inf over |x|_inf <= radius."""
-        return self.proof.slack.within(radius)
-
-    @property
-    def error(self) -> None:
-        """For L2 goals: none here."""
-        return None
-
-    def check(self) -> bool:
-        if self.status == "undecided":
-            return super().check()
-        self.proof.verify(self.network, self.original)
-        return True
-
-    def rounded(self, dtype: str) -> Compression:
-        """The same compression with parameters rounded to ``float32`` and the certificate of that network."""
-        small = self.network.rounded(dtype)
-        if small == self.network:
-            return self
-        return Compression("proved", small, self.original, certify(self.original, self.proof.large_moves, small))
-
-    @property
-    def removed(self) -> dict[str, int]:
-        """Units removed, by move."""
-        moves = self.proof.large_moves
-        return {kind: sum(move.gone for move in moves if move.kind == kind) for kind in self.names}
-
-    @property
-    def statement(self) -> str:
-        same = "the same function" if self.slack == 0 else f"the same function up to {self.proof.slack}"
-        if self.status == "undecided":
-            same = "no float bounds what rounding the parameters changes; scale the weights of the network down first"
-        return f"{self.original.units} -> {self.network.units} hidden units{self.fewest}; {same}"
-
-    @property
-    def fewest(self) -> str:
-        """What is said of fewest units, as a part of a sentence."""
-        if not self.optimal:
-            return ""
-        return ", the fewest possible" + (f" in {self.among}" if self.among else "")
-
-    def rows(self) -> list[tuple[str, str]]:
-        moves = ", ".join(f"{n} {self.names[kind]}" for kind, n in self.removed.items() if n)
-        return [
-            ("network", repr(self.original)),
-            ("smaller", repr(self.network)),
-            ("hidden units", f"{self.original.units} -> {self.network.units}" + (" (optimal)" if self.optimal else "")),
-            ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
-            ("removed", moves or "nothing"),
-            ("same function", f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else "")),
-            ("slack", f"<= {self.proof.slack}" if self.slack else "= 0 (nothing was rounded)"),
-        ]
-
-    def data(self) -> dict[str, Any]:
-        slack = self.proof.slack
-        return {
-            "widths": list(self.network.widths), "original_widths": list(self.original.widths),
-            "units": self.network.units, "original_units": self.original.units,
-            "parameters": self.network.parameters, "original_parameters": self.original.parameters,
-            "removed": self.removed, "optimal": self.optimal, "among": self.among,
-            "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
-            "digest": self.network.digest, "original_digest": self.original.digest,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Rank(Result):
-    """How many hidden units the function needs.
-
-    Attributes:
-        lower, upper: proved bounds; `lower` among the networks that `among` names, `upper` is attained by `witness`.
-        of: hidden units of the network. reason: what the bounds rest on.
-    """
-
-    lower: int
-    upper: int
-    of: int
-    original: Network
-    moves: tuple[Move, ...] = field(default=())
-    reason: str = ""
-    found: Compression | None = field(default=None, kw_only=True)
-    kind: ClassVar[str] = "rank"
-
-    @property
-    def exact(self) -> bool:
-        return self.lower == self.upper
-
-    @property
-    def among(self) -> str | None:
-        """The networks that need `lower` units: "one hidden layer of tanh"; None where that is 0, for all networks.
-
-        Deeper networks may have the function with fewer units.
-        """
-        if not self.lower:
-            return None
-        return one_layer(self.original if len(self.original.layers) == 2 else self.compression.network)
-
-    @cached_property
-    def compression(self) -> Compression:
-        """The network that reaches `upper`, with its certificate."""
-        return self.found or _compression(self.original, self.moves)
-
-    @property
-    def witness(self) -> Network:
-        return self.compression.network
-
-    @property
-    def certificate(self) -> Certificate:
-        return self.compression.proof
-
-    def check(self) -> bool:
-        return self.compression.check() and self.compression.network.units == self.upper
-
-    def __int__(self) -> int:
-        if not self.exact:
-            raise Undecided(f"rank is between {self.lower} and {self.upper}: {self.reason}", lower=self.lower, upper=self.upper)
-        return self.upper
-
-    @property
-    def statement(self) -> str:
-        among = f", in {self.among}" if self.among else ""
-        if self.exact:
-            return f"rank {self.upper} of {self.of} hidden units{among}"
-        return f"rank between {self.lower} and {self.upper} of {self.of} hidden units{among}"
-
-    def rows(self) -> list[tuple[str, str]]:
-        bound = f"= {self.upper}" if self.exact else f"{self.lower} <= . <= {self.upper}"
-        return [("network", repr(self.original)), ("rank", bound), ("because", self.reason)]
-
-    def data(self) -> dict[str, Any]:
-        return {
-            "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of, "among": self.among,
-            "reason": self.reason, "digest": self.original.digest,
-        }  # fmt: skip
-
-
-def one_layer(net: Network) -> str:
-    """The class of networks in which minimality is a theorem, in words."""
-    return f"one hidden layer of {net.activations[0]}"
 
 
 def compress(net: Network, progress: Progress | None = None) -> Compression:
     """The smallest network found with the same function on all inputs."""
     state, moves = reduce(net, progress)
-    return _compression(net, moves, state)
-
-
-def _compression(net: Network, moves: tuple[Move, ...], state: State | None = None) -> Compression:
-    state = state or replay(net, moves)
-    small = state.network()
-    return Compression("proved", small, net, certify(net, moves, small, state=state))
+    return compression_of(net, moves, state)
 
 
 def rank(net: Network, progress: Progress | None = None) -> Rank:
@@ -282,7 +74,7 @@ def needed(state: State) -> int:
     """A lower bound: for one hidden layer that bends, hyperplanes where the function does."""
     if len(state.alive) != 3 or not state.activations[0].bends:
         return 0
-    found = creases.bends(state)
+    found = bends(state)
     if not isinstance(found, str):
         return len(found.seen)
     if state.region is not None:
@@ -347,7 +139,7 @@ def _turned(state: State, l: int) -> Iterator[Move]:
 
 def _accepted(state: State, move: Move) -> bool:
     try:
-        state.apply(move)
+        apply(state, move)
     except CertificateRejected:  # a unit that would bend is linear on the box, or the other way round
         return False
     return True
@@ -356,7 +148,7 @@ def _accepted(state: State, move: Move) -> bool:
 def _apply(state: State, l: int, kind: str, units: Units) -> Iterator[Move]:
     if len(units):
         move = Move(kind, l, units)
-        state.apply(move)
+        apply(state, move)
         yield move
 
 
@@ -404,7 +196,7 @@ def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
 def _apply_merge(state: State, l: int, ratio: Fraction, units: Units, into: Units) -> Iterator[Move]:
     if len(units):
         move = Move("merge", l, units, into, ratio)
-        state.apply(move)
+        apply(state, move)
         yield move
 
 

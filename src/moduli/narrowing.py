@@ -19,8 +19,8 @@ import numpy as np
 
 from .activations import Activation
 from .kernels import COARSE, MEDIUM, Units, accuracy, gram, means
-from .lossless import Progress
 from .population import Readout, inner
+from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9

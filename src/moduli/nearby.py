@@ -17,8 +17,8 @@ from . import cover, pricing
 from .errors import BudgetExhausted
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .groups import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
-from .lossless import Progress
 from .pricing import covering
+from .progress import Progress
 from .proximity import Bound, Tree, renamed
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]

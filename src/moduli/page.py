@@ -11,15 +11,17 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from . import plot, solve
-from .domains import Box, Domain, Gaussian, Samples
+from .box import Box
+from .domains import Domain, Gaussian, Samples
 from .errors import BudgetExhausted, MissingExtra, ModuliError
 from .files import atomic_write
 from .formats import load
-from .lossless import MOVES, Compression, Progress, Rank
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
 from .network import Network
 from .polyhedra import MOST, Pieces, random_plane
+from .progress import Progress
 from .result import GLYPHS, Result
+from .results import MOVES, Compression, Rank
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command

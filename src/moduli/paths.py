@@ -21,8 +21,8 @@ import numpy as np
 from . import arithmetic, fields
 from .enclosure import Array, Constant, ExactArray, Number, bounded, enclose, evaluate, linear, value
 from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from .lossless import Progress
 from .network import Layer, Network, rebuilt
+from .progress import Progress
 from .result import Result
 from .slack import difference, exact_arrays
 

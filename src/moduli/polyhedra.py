@@ -17,11 +17,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from . import modular
+from .box import Box
 from .clipping import Cell, Forms, Point, clip, minus, point_of, value
-from .domains import Box, Domain
+from .domains import Domain
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 from .result import Result
 from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bounds import Propagation
+from .box import Box
 from .cases import Case, Leaf, ends_of, head, propagate, told, upper
-from .domains import Box
 from .envelopes import beside
 from .network import IDENTITY, Layer, Network
 

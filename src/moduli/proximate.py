@@ -16,18 +16,23 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from . import lossless, nearby
-from .certificate import Move, State, ball, certify, replay
+from .certificate import ball
+from .certify import certify
 from .enclosure import Array, ExactArray, up
 from .errors import BudgetExhausted, CertificateRejected
 from .fitting import Plan, greedy
 from .groups import Ball, Group, Ints, at_most
-from .lossless import Compression, Progress, Rank
+from .move import Move
 from .network import Network
 from .programs import PRODUCTS
+from .progress import Progress
 from .proportional import Bundle, bundles
 from .proximity import Bound, Change, Near
 from .result import Result
+from .results import Compression, Rank
+from .rules import replay
 from .slack import difference, exact_arrays
+from .state import State
 
 ROWS = 2**7  # multiplications that a comparison of two numbers of rows counts as
 

@@ -17,17 +17,24 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .activation_bounds import slope
 from .blocks import share
+from .box import Box
 from .cases import Case
-from .certificate import Move, State, Units, certify, first, reducible, replay
-from .domains import Box
+from .certify import certify, first
 from .enclosure import ExactArray
 from .hidden import cuts
-from .lossless import MOVES, Compression, Progress, Rank, flattened, needed, no_units, settle
+from .lossless import flattened, needed, no_units, settle
+from .minimality import reducible
+from .move import Move, Units
 from .network import Network
 from .programs import BOXES
-from .region import Region, Row, slope
+from .progress import Progress
+from .region import Region, Row
+from .results import MOVES, Compression, Rank
+from .rules import apply, replay
 from .stability import Stability, stable
+from .state import State
 from .turning import LONGEST, active, eliminate, skippable, tame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -151,7 +158,7 @@ def _layers(find: Callable[[State, int], Move | None]) -> Callable[[State], list
         while l < len(state.alive) - 1:
             move = find(state, l)
             if move is not None:
-                state.apply(move)
+                apply(state, move)
                 moves.append(move)
             l += move is None or move.kind != "skip"
         return moves

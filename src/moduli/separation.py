@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .activations import Activation
-from .domains import Box, Domain
+from .box import Box
+from .domains import Domain
 from .enclosure import Interval, ceiling, enclose_value, evaluate
 from .network import Network
 

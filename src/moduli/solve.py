@@ -36,26 +36,28 @@ from . import (
     traces,
 )
 from .alignment import Alignment
+from .box import Box
 from .capacity import Complexity
 from .certificate import Certificate, proved
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
-from .domains import Box, Domain, Gaussian, Samples
+from .domains import Domain, Gaussian, Samples
 from .enclosure import ceiling
 from .errors import CertificateRejected, ShapeError
 from .files import content
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
-from .lossless import Compression, Progress, Rank, one_layer
 from .meanfield import MeanField
 from .network import Network
 from .paths import Path as ParameterPath
 from .polyhedra import Pieces
+from .progress import Progress
 from .proximate import RankCurve
 from .pruning import Curve
 from .recovery import Recovery
 from .result import Result
+from .results import Compression, Rank, one_layer
 from .symmetry import Signature, SymmetryGroup
 from .traces import Depth
 

@@ -18,12 +18,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from . import bounds, programs, trees
+from .box import Box
 from .cases import Case, ends_of, holds, verify
-from .domains import Box, Domain
+from .domains import Domain
 from .errors import ShapeError
-from .lossless import Progress
 from .network import IDENTITY, Layer, Network
 from .programs import BOXES, PRODUCTS
+from .progress import Progress
 from .result import Result, counted
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .box import Box
 from .clipping import Forms, Homogeneous
-from .domains import Box
 from .enclosure import class_keys
 from .errors import BudgetExhausted
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

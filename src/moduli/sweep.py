@@ -18,7 +18,7 @@ from typing import Any
 
 from .errors import Undecided
 from .files import atomic_write, content
-from .lossless import Progress
+from .progress import Progress
 from .result import encoded
 
 AHEAD = 64

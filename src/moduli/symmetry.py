@@ -20,13 +20,19 @@ import numpy as np
 
 from . import modular
 from .activations import Activation
-from .certificate import Certificate, Move, State, certify, distinct, reducible, replay
+from .certificate import Certificate
+from .certify import certify
 from .enclosure import Constant, ExactArray, Number, enclose, exact_sum, two_product, two_sum
 from .errors import CertificateRejected, ShapeError, UnsupportedModel
-from .lossless import Progress, reduce
+from .lossless import reduce
+from .minimality import distinct, reducible
+from .move import Move
 from .network import IDENTITY, Layer, Network
+from .progress import Progress
 from .result import Result
+from .rules import apply, replay
 from .slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
+from .state import State
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]
@@ -402,14 +408,14 @@ def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, 
     scale = _ones(len(state.alive[0]))
     for l in range(1, len(state.weights)):
         for move in (*_mirror(state, l), *_rescale(state, l)):
-            state.apply(move)
+            apply(state, move)
             extra.append(move)
         rows, bias, size = _shown(state, l, scale)
         order = _sorted([key for part in (0, 1) for x in (rows, bias) for key in np.atleast_2d(x[part].T)])
         scale = size[0][order], size[1][order]
         if (np.diff(order) != 1).any():
             extra.append(Move("permute", l, state.alive[l][order]))
-            state.apply(extra[-1])
+            apply(state, extra[-1])
     return state, (*moves, *extra)
 
 

@@ -20,7 +20,7 @@ from .result import encoded, table
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from .lossless import Progress
+    from .progress import Progress
     from .result import Result
 
     Text = click.ParamType[str]

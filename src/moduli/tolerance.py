@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import regional, supremum
-from .certificate import certify
+from .box import Box
+from .certify import certify
 from .differences import Changed, Enclosure
-from .domains import Box
 from .enclosure import two_product
 from .errors import CertificateRejected
-from .lossless import Compression, Progress
 from .network import Layer, Network
+from .progress import Progress
 from .regional import RegionalCompression
+from .results import Compression
 from .stability import CLIMB, share
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -15,8 +15,8 @@ from .distillation import Error, narrow, smoothed
 from .domains import Gaussian, Samples
 from .errors import MissingExtra, UnsupportedModel
 from .kernels import closed
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 from .result import Result
 from .torch_copy import WAYS_OUT, copied, unpruned
 from .torch_graph import activation_of

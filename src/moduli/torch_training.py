@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ShapeError
-from .lossless import Progress
 from .network import Network
+from .progress import Progress
 from .result import Result
 from .torch_graph import read_module
 from .torch_noise import HeavyTailedNoise, hidden_parameters

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import fields
 from .bounds import Propagation, blocks_of, propagate
-from .domains import Box
+from .box import Box
 from .errors import CertificateRejected
 from .network import Network
 

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from . import region
-from .certificate import Move, Units
-from .creases import MOST, TURNS, Unit, creases, half, hyperplane, spares, unit
+from .activation_bounds import extent, slope
+from .creases import Unit, creases, half, hyperplane, unit
 from .enclosure import class_keys
+from .flippable_subsets import spares
+from .minimality import MOST, TURNS
+from .move import Move, Units
 from .region import Row
 
 if TYPE_CHECKING:
-    from .certificate import State
+    from .state import State
 
 Matrix = list[list[Fraction]]
 WORK, LONGEST, LARGEST = 2**17, 2**1500, 1e290
@@ -79,7 +81,7 @@ class Folded:
         c, alive = half(state, l), state.alive[l]
         if not c or not len(alive) or not len(state.alive[l - 1]):
             return None
-        linear = [u for u in alive.tolist() if state.region is not None and region.slope(state, l, u) is not None]
+        linear = [u for u in alive.tolist() if state.region is not None and slope(state, l, u) is not None]
         bent = np.setdiff1d(alive, linear)
         every = np.arange(state.slots(l))
         w = state.weights[l - 1].take(every, state.alive[l - 1])
@@ -215,7 +217,7 @@ def flat(state: State, l: int) -> Move | None:
     units = state.alive[l]
     if not len(units) or len(state.alive[l - 1]) * len(state.alive[l + 1]) > FLAT:
         return None
-    if any(region.slope(state, l, name) is None for name in units.tolist()):
+    if any(slope(state, l, name) is None for name in units.tolist()):
         layer = Folded.of(state, l)
         if layer is None or not layer.whole or layer.seen:
             return None
@@ -238,7 +240,7 @@ def tame(state: State, l: int, units: Units) -> bool:
 
 def active(state: State, l: int, row: Row) -> Fraction | None:
     """0, or a power of two, that keeps row . h + bias from being negative on the box; None where features have no bounds."""
-    ends = region.extent(state, l, row)
+    ends = extent(state, l, row)
     if ends is None:
         return None
     bias = Fraction(0)

@@ -17,10 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import UnsupportedModel
+from .box import Box as Box
+from .errors import UnsupportedModel, one_line, printable
+from .files import content
 
+MAX_TEXT = 64 * 2**20
 MAX_DEPTH = 100
 MAX_CASES = 10_000
 MAX_BOUNDS = 2**19  # kept for all cases together
@@ -571,3 +575,36 @@ def _box(case: Bounds, size: int, reader: _Reader) -> tuple[tuple[float, float],
 
 def _ends(box: tuple[tuple[float, float], ...]) -> Ends:
     return Ends([low for low, _ in box], [high for _, high in box])
+
+
+def from_vnnlib(path: str | Path) -> Box:
+    """The hull of what a VNN-LIB file allows its inputs, rounded outward to float64.
+
+    Constraints on outputs are passed over. A disjunction gives the hull of its alternatives, which stand in
+    `branches`; `notes` says of how many, and which constraints on inputs are no bounds of single inputs and were
+    passed over. What is proved on the box is true of all inputs that the file allows.
+
+    Args:
+        path: VNN-LIB 1, or of VNN-LIB 2.0 queries about one network with one input; also packed (``.vnnlib.gz``).
+
+    Raises:
+        UnsupportedModel: no VNN-LIB file, or an input that is not bounded on both sides.
+        OSError: the file cannot be opened.
+
+    >>> import pathlib, tempfile
+    >>> text = "(declare-const X_0 Real) (assert (or (and (>= X_0 0) (<= X_0 1)) (and (>= X_0 2) (<= X_0 3))))"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "two.vnnlib")
+    ...     _ = file.write_text(text)
+    ...     box = Box.from_vnnlib(file)
+    >>> box, box.branches
+    (Box(0, 3, hull of 2 boxes), (Box(0, 1), Box(2, 3)))
+    """
+    data = content(path, MAX_TEXT)
+    with one_line(str(path)):
+        found = read(data.decode("utf-8-sig", errors="replace"))
+        branches = tuple(Box(*ends) for ends in found.boxes) if len(found.boxes) > 1 else ()
+        return Box(*found.hull, hull_of=branches, notes=tuple(map(printable, found.notes)))
+
+
+Box.from_vnnlib = staticmethod(from_vnnlib)

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .box import Box
 from .clipping import Form
-from .domains import Box
 from .errors import Undecided
 from .jacobians import exercised
 from .layerwise import integral

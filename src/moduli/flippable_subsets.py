@@ -1,0 +1,88 @@
+"""Which sets of units can be turned the other way round so that their linear parts cancel others. Part of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import modular
+from .creases import Unit
+from .region import Row
+
+if TYPE_CHECKING:
+    pass
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+PRIME = 2**31 - 1
+
+
+def spares(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, but: Row | None = None) -> list[tuple[Row, ...]]:
+    """Sets T of hyperplanes with P(T) = 0, or P(T) = v w for that of one hyperplane: none missing, at most a few too many.
+
+    Two fixed numbers are read off the matrices modulo a prime, (a . v)(y . w) for each term v w, y with y . w = 0 for the one
+    hyperplane; then sums of one half of the terms are looked up among sums of the other.
+
+    Raises:
+        ValueError: a denominator is a multiple of the prime.
+    """
+    turned = [key for key in seen if key != but]
+    total, terms = np.zeros(2, dtype=np.int64), np.zeros((len(turned), 2), dtype=np.int64)
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        a, y = _weights(rng, len(units[0].column) if units else 0), _across(rng, units, but)
+        part = [_dot(a, u.column) * _dot(y, u.row[:-1]) * _residue(c if u.slope is None else u.slope) for u in units]
+        flips = [_dot(a, seen[key]) * _dot(y, key[:-1]) * _residue(c) for key in turned]
+        total[seed] = (sum(flips) - sum(part)) % PRIME
+        terms[:, seed] = [2 * x % PRIME for x in flips]
+    return [tuple(turned[k] for k in some) for some in _subsets(total, terms)]
+
+
+def _weights(rng: np.random.Generator, count: int) -> list[int]:
+    found: list[int] = rng.integers(1, PRIME, count).tolist()
+    return found
+
+
+def _across(rng: np.random.Generator, units: Sequence[Unit], but: Row | None) -> list[int]:
+    inputs = len(units[0].row) - 1 if units else 0
+    y, z = _weights(rng, inputs), _weights(rng, inputs)
+    if but is None:
+        return y
+    p, q = _dot(y, but[:-1]), _dot(z, but[:-1])
+    return [(i * q - j * p) % PRIME for i, j in zip(y, z, strict=True)]
+
+
+def _residue(q: Fraction) -> int:
+    return modular.residue(q, PRIME)
+
+
+def _dot(weights: Sequence[int], row: Row) -> int:
+    return sum(w * _residue(q) for w, q in zip(weights, row, strict=True)) % PRIME
+
+
+def _subsets(total: Any, terms: Any, limit: int = 16) -> list[tuple[int, ...]]:
+    """Sets of terms, up to a number of them, whose sums are the total modulo the prime, in both columns."""
+    cut = len(terms) // 2
+    left, right = _sums(terms[:cut]), _sums(terms[cut:])
+    wanted = _key((total - left) % PRIME)
+    order = np.argsort(_key(right), kind="stable")
+    keys = _key(right)[order]
+    first, last = (np.searchsorted(keys, wanted, side=side) for side in ("left", "right"))
+    some = np.flatnonzero(last > first)[:limit].tolist()
+    found = [(i, int(j)) for i in some for j in order[first[i] : last[i]][:limit]]
+    return [tuple(k for k in range(len(terms)) if (i >> k if k < cut else j >> (k - cut)) & 1) for i, j in found[:limit]]
+
+
+def _sums(terms: Any) -> Any:
+    """Sums of all subsets, in the order of their binary numbers, modulo the prime."""
+    found = np.zeros((1, 2), dtype=np.int64)
+    for term in terms:
+        found = np.concatenate([found, (found + term) % PRIME])
+    return found
+
+
+def _key(pairs: Any) -> Keys:
+    keys: Keys = (pairs[:, 0] << 31 | pairs[:, 1]).astype(np.uint64)
+    return keys
