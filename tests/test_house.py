@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
 FLOORS = (
     "errors", "activations", "files", "safetensors_file", "box", "vnnlib", "domains", "progress", "network", "arithmetic", "fields",
-    "enclosure", "modular", "envelopes", "bounds", "trees", "groups", "proximity", "differences", "cases", "region",
+    "enclosure", "envelopes", "modular", "bounds", "trees", "groups", "proximity", "differences", "cases", "region",
     "slack", "move", "state", "activation_bounds", "creases", "flippable_subsets", "minimality", "blocks", "rules",
     "certificate", "certify", "result", "plot", "results", "turning", "lossless", "programs", "stability", "hidden",
     "regional", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "supremum",

@@ -31,6 +31,18 @@ LONGEST = 2**14  # bits of a numerator or denominator; a product of seven floats
 # Rationals ------------------------------------------------------------------------------------------------------
 
 
+def residue(number: Fraction, prime: int) -> int:
+    """A rational modulo a prime that does not divide its denominator, at least 0.
+
+    Raises:
+        ValueError: it does.
+
+    >>> residue(Fraction(1, 2), 7)
+    4
+    """
+    return number.numerator * pow(number.denominator, -1, prime) % prime
+
+
 def bounded(q: Fraction) -> Fraction:
     """The rational, if its numerator and denominator are not too long.
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import modular
 from .creases import Unit
+from .enclosure import residue
 from .region import Row
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _across(rng: np.random.Generator, units: Sequence[Unit], but: Row | None) ->
 
 
 def _residue(q: Fraction) -> int:
-    return modular.residue(q, PRIME)
+    return residue(q, PRIME)
 
 
 def _dot(weights: Sequence[int], row: Row) -> int:

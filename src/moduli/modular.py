@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .enclosure import residue as residue
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRIMES = 4194301, 4194287, 4194277  # the largest below 2^22
 CHUNK, PANEL, LAZY = 1024, 64, 16
@@ -155,18 +157,6 @@ def prime_below(n: int) -> int:
     while any(candidate % d == 0 for d in range(2, int(candidate**0.5) + 1)):
         candidate -= 1
     return candidate
-
-
-def residue(number: Fraction, prime: int) -> int:
-    """A rational modulo a prime that does not divide its denominator, at least 0.
-
-    Raises:
-        ValueError: it does.
-
-    >>> residue(Fraction(1, 2), 7)
-    4
-    """
-    return number.numerator * pow(number.denominator, -1, prime) % prime
 
 
 def fraction(value: int, modulus: int, most: int) -> Fraction | None:
