@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import moduli as mo
-from moduli import bounds, trees
+from moduli.kernel.bounds import input_splits, propagation
 from moduli.stability import HOW, stable
 
 FOLDER = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
@@ -100,7 +100,7 @@ def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str
     low, high = -np.ones((1, widths[0])), np.ones((1, widths[0]))
 
     def worst(low: np.ndarray, high: np.ndarray, relax: bool = True) -> np.ndarray:
-        lo, hi = bounds.difference(f.layers, g.layers, low, high, relax=relax, lazy=True)[-1]
+        lo, hi = propagation.difference(f.layers, g.layers, low, high, relax=relax, lazy=True)[-1]
         return np.maximum(-lo, hi).max(axis=1)
 
     plain, relaxed = worst(low, high, False)[0], worst(low, high)[0]
@@ -109,7 +109,7 @@ def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str
     while boxes < budget:
         pick = np.argsort(-top)[: min(64, len(top), max(1, (budget - boxes) // 2))]
         split = np.argmax(high[pick] - low[pick], axis=1)
-        a, b, c, d = trees.halves(low[pick], high[pick], split)
+        a, b, c, d = input_splits.halves(low[pick], high[pick], split)
         new = np.concatenate([a, c]), np.concatenate([b, d])
         keep = np.setdiff1d(np.arange(len(top)), pick)
         fresh = np.minimum(worst(*new), np.tile(top[pick], 2))

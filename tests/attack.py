@@ -27,8 +27,8 @@ import numpy as np
 from forgeries import Case
 
 import moduli as mo
-from moduli import certificate as kernel
-from moduli import rules
+from moduli.kernel import certificate as kernel
+from moduli.kernel import rules
 
 FILES = [
     "activation_bounds", "arithmetic", "blocks", "bounds", "cases", "certificate", "creases", "differences", "enclosure",

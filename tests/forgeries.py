@@ -18,11 +18,11 @@ import strategies as plants
 
 import moduli as mo
 from moduli import programs
-from moduli.certificate import Certificate
 from moduli.certify import certify
-from moduli.move import Move
-from moduli.region import Region
-from moduli.rules import replay
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.move import Move
+from moduli.kernel.rules import replay
 
 EXACT = ("identity", "relu", "abs", "leaky_relu")
 DIGITS = 120

@@ -20,22 +20,23 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import arithmetic, enclosure, fields, jacobians, rules
-from moduli import state as states
-from moduli.activations import Activation
-from moduli.cases import Case
-from moduli.certificate import Certificate, proved
-from moduli.differences import Enclosure, measures
-from moduli.enclosure import ExactArray, total
-from moduli.groups import Ball, Leaf
-from moduli.move import KINDS, Move
-from moduli.network import Layer, Network, rebuilt
+from moduli import jacobians
+from moduli.kernel import arithmetic, exact_numbers, fields, rules
+from moduli.kernel import state as states
+from moduli.kernel.activations import Activation
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.bounds.output_gap import Enclosure, measures
+from moduli.kernel.bounds.sign_splits import Case
+from moduli.kernel.certificate import Certificate, proved
+from moduli.kernel.exact_numbers import ExactArray, total
+from moduli.kernel.move import KINDS, Move
+from moduli.kernel.network import Layer, Network, rebuilt
+from moduli.kernel.radius.compatibility import Ball, Leaf
+from moduli.kernel.radius.cover_bound import Bound, Change, Near
+from moduli.kernel.rules import apply
+from moduli.kernel.slack import Slack
+from moduli.kernel.state import State
 from moduli.paths import Knot, path
-from moduli.proximity import Bound, Change, Near
-from moduli.region import Region
-from moduli.rules import apply
-from moduli.slack import Slack
-from moduli.state import State
 
 ROOT = Path(__file__).parents[1]
 
@@ -222,7 +223,7 @@ def test_a_unit_counts_once_in_an_odd_set():
 
 def test_a_part_of_the_checker_refuses_a_unit_that_counts_twice():
     """Below the reader, too: whoever calls it with a leaf of their own."""
-    from moduli.proximity import _Part
+    from moduli.kernel.radius.cover_bound import _Part
 
     ball = Ball(np.array([[1.0, 0.0], [1.25, 0.0]]), np.ones((2, 1)), 0.125)
     for leaf, why in ((Leaf({}, {}, (((0, 1, 0), 1),), 1), "twice"), (Leaf({0: 1, -2: 1}, {}, (), 1), "needs no cover")):
@@ -419,7 +420,7 @@ def test_numbers_that_grow_are_refused(monkeypatch):
     """Each move makes them longer by as much; before this was limited, 160 moves took a minute."""
     large = net(np.arange(1, 13).reshape(4, 3), np.arange(4), [[1, 2, 3, 4]], [0], activation="relu")
     longest = []
-    bounded = enclosure.bounded
+    bounded = exact_numbers.bounded
 
     def watched(q):
         longest.append(max(q.numerator.bit_length(), q.denominator.bit_length()))
@@ -428,7 +429,7 @@ def test_numbers_that_grow_are_refused(monkeypatch):
     monkeypatch.setattr(enclosure, "bounded", watched)
     with pytest.raises(mo.CertificateRejected, match=r"scale of unit 0, 1, 2, 3 in layer 1: a number of \d+ bits"):
         read(large, scales(160))
-    assert max(longest) < 2 * enclosure.LONGEST
+    assert max(longest) < 2 * exact_numbers.LONGEST
     assert len(longest) < 1000, "refused as soon as it is too long"
 
 
@@ -439,18 +440,18 @@ def test_sums_of_long_numbers_are_refused():
     assert total([Fraction(1, 3)] * 3) == 1
     weights = [Fraction(1, 10**699 + 2 * k + 1) for k in range(40)]
     with pytest.raises(mo.CertificateRejected, match="bits"):
-        enclosure.linear([(w, Fraction(1)) for w in weights])
+        exact_numbers.linear([(w, Fraction(1)) for w in weights])
     one, two = ExactArray(np.zeros((1, 40))), ExactArray(np.ones((40, 1)))
     for k, w in enumerate(weights):
         one.put((0, k), w)
     with pytest.raises(mo.CertificateRejected, match="bits"):
-        enclosure.matmul(one, two)
+        exact_numbers.matmul(one, two)
 
 
 def test_the_extremes_of_floats_are_not_too_long():
     """A product of seven floats, and a sum of all of them, whatever their sizes."""
     ends = [Fraction(5e-324), Fraction(np.finfo(np.float64).max)]
-    assert enclosure.bounded(ends[0] ** 7 + ends[1] ** 7)
+    assert exact_numbers.bounded(ends[0] ** 7 + ends[1] ** 7)
     assert str(sum(ends))
     assert fields.rational(str(sum(ends)), "a sum") == sum(ends)
 
@@ -477,10 +478,10 @@ REFUSED = """
 import numpy as np, moduli as mo
 from concurrent.futures import ThreadPoolExecutor
 from moduli import bounds
-from moduli.certificate import State
-from moduli.groups import Ball
+from moduli.kernel.certificate import State
+from moduli.kernel.radius.compatibility import Ball
 from moduli.paths import path
-from moduli.slack import difference, exact_arrays
+from moduli.kernel.slack import difference, exact_arrays
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
 small = mo.compress(net)
 walk = path(*(mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0]) for _ in "ab"))

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from moduli.activations import Activation
-from moduli.network import Network
+from moduli.kernel.activations import Activation
+from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, Any]
 ODD = ("tanh", "erf", "sin")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.activations import Activation
 from moduli.affine import Tensor
-from moduli.enclosure import enclose_value
-from moduli.envelopes import envelope, slopes
+from moduli.kernel.activations import Activation
+from moduli.kernel.bounds.relaxations import envelope, slopes
+from moduli.kernel.exact_numbers import enclose_value
 
 NEW = (
     "elu(1.0)",

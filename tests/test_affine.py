@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from moduli import affine
-from moduli.activations import Activation
 from moduli.affine import Ball, Tensor, inverse_root, reciprocal
-from moduli.errors import ShapeError, UnsupportedModel
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ShapeError, UnsupportedModel
 
 RELU, TANH, ABS = Activation("relu"), Activation("tanh"), Activation("abs")
 

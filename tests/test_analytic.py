@@ -74,7 +74,7 @@ def test_deep_networks_of_these_are_not_decided():
 
 def test_what_no_rule_decides_is_undecided(monkeypatch):
     net = network(np.random.default_rng(0), "tanh")
-    monkeypatch.setattr("moduli.minimality.distinct", lambda state: False)  # as where two rows share a key
+    monkeypatch.setattr("moduli.kernel.minimality.distinct", lambda state: False)  # as where two rows share a key
     found = mo.identifiable(net, on=None)
     assert (found.status, found.scope) == ("undecided", "")
     assert "two units may be equal" in found.reason

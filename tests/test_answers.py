@@ -16,14 +16,14 @@ import pytest
 
 import moduli as mo
 from moduli import symmetry
-from moduli.certificate import Certificate
 from moduli.cli import main
-from moduli.move import Move
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.move import Move
+from moduli.kernel.rules import apply
+from moduli.kernel.slack import Slack, difference, exact_arrays
 from moduli.plot import save
 from moduli.result import Result, encoded, plain
-from moduli.rules import apply
 from moduli.separation import allowed, behind, lipschitz
-from moduli.slack import Slack, difference, exact_arrays
 
 BOX = mo.Box(-1, 1)
 

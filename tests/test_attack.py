@@ -21,19 +21,19 @@ import pytest
 from forgeries import Case
 
 import moduli as mo
-from moduli import bounds, envelopes
-from moduli.activations import Activation
-from moduli.certificate import Certificate
 from moduli.certify import first
-from moduli.differences import Changed, Enclosure
-from moduli.enclosure import ExactArray, enclose_value
-from moduli.groups import Leaf
-from moduli.move import Move
-from moduli.proximity import Bound, Change, Near
-from moduli.region import Region
-from moduli.rules import apply
-from moduli.slack import Slack
-from moduli.state import State
+from moduli.kernel.activations import Activation
+from moduli.kernel.bounds import propagation, relaxations
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.bounds.output_gap import Changed, Enclosure
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.exact_numbers import ExactArray, enclose_value
+from moduli.kernel.move import Move
+from moduli.kernel.radius.compatibility import Leaf
+from moduli.kernel.radius.cover_bound import Bound, Change, Near
+from moduli.kernel.rules import apply
+from moduli.kernel.slack import Slack
+from moduli.kernel.state import State
 
 ROOT = Path(__file__).parents[1]
 ULP = Fraction(1, 2**52)
@@ -470,8 +470,8 @@ def test_bounds_of_extreme_networks_hold(kind):
             )
             b = a.with_flat(np.where(rng.random(a.parameters) < 0.1, extreme(rng, a.parameters), a.flat()))
             low, high = np.sort(np.stack([extreme(rng, 2), extreme(rng, 2)]), axis=0)[:, None]
-            found = [bounds.linear(one.layers, low, high, lazy=lazy)[-1] for one in (a, b) for lazy in (True, False)]
-            found.append(bounds.difference(a.layers, b.layers, low, high)[-1])
+            found = [propagation.linear(one.layers, low, high, lazy=lazy)[-1] for one in (a, b) for lazy in (True, False)]
+            found.append(propagation.difference(a.layers, b.layers, low, high)[-1])
             finite += sum(bool(np.isfinite(ends).all()) for ends in found)
             for share in [*product((0, 1), repeat=2), *(rng.integers(0, 9, (3, 2)) / 8)]:
                 x = [
@@ -490,7 +490,7 @@ def test_bounds_of_extreme_networks_hold(kind):
 def test_lines_around_activations_hold_at_extremes(kind):
     activation, ends = Activation.of(kind), sorted({*EXTREMES, -40.0, -1e-9, 1e-9, 0.75, 19.0, 2.0**-28, 3.0})
     pairs = [(p, q) for p, q in product(ends, ends) if p <= q]
-    lines = envelopes.envelope(activation, *(np.array([[pair[k] for pair in pairs]]) for k in (0, 1)))
+    lines = relaxations.envelope(activation, *(np.array([[pair[k] for pair in pairs]]) for k in (0, 1)))
     with mpmath.workdps(60):
         for k, (lo, hi) in enumerate(pairs):
             for x in {lo, hi, *(z for z in ends if lo <= z <= hi)}:

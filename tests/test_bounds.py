@@ -11,10 +11,10 @@ import strategies as plants
 from hypothesis import given, settings
 
 import moduli as mo
-from moduli import bounds, trees
-from moduli.activations import Activation
-from moduli.enclosure import enclose_value
-from moduli.envelopes import add_up, envelope, slopes, times_up
+from moduli.kernel.activations import Activation
+from moduli.kernel.bounds import input_splits, propagation
+from moduli.kernel.bounds.relaxations import add_up, envelope, slopes, times_up
+from moduli.kernel.exact_numbers import enclose_value
 
 LINEAR = ("relu", "abs", "leaky_relu(0.1)", "leaky_relu(-0.3)", "leaky_relu(2.0)", "identity")
 SMOOTH = ("tanh", "sigmoid", "erf", "softplus", "sin", "gelu", "silu")
@@ -73,7 +73,7 @@ def test_at_every_vertex_of_the_linear_pieces(seed):
         if not (low < high).all():
             continue
         vertices = {p for cell in mo.pieces(net, on=mo.Box(low, high)).complex for p in cell.points}
-        for found in (bounds.interval, bounds.linear):
+        for found in (propagation.interval, propagation.linear):
             assert holds(found(net.layers, low[None], high[None]), net.layers, vertices)
 
 
@@ -90,9 +90,9 @@ def test_at_every_scale(activation):
             continue
         x = points(rng, low, high)
         for found in (
-            bounds.interval(net.layers, low[None], high[None]),
-            bounds.linear(net.layers, low[None], high[None]),
-            bounds.linear(net.layers, low[None], high[None], lazy=True),
+            propagation.interval(net.layers, low[None], high[None]),
+            propagation.linear(net.layers, low[None], high[None]),
+            propagation.linear(net.layers, low[None], high[None], lazy=True),
         ):
             assert holds(found, net.layers, x)
 
@@ -124,7 +124,7 @@ def test_exact_sums(seed):
             shrink = 2.0 ** -rng.choice([0.0, 500.0, 1073.0])
             low, high = low * shrink, high * shrink
             x = points(rng, low, high)
-        for find in (bounds.interval, bounds.linear):
+        for find in (propagation.interval, propagation.linear):
             assert holds(find(net.layers, low[None], high[None]), net.layers, x)
 
 
@@ -149,7 +149,7 @@ def test_sums_that_nearly_cancel():
             (slope, np.array([-2.0]), np.array([-1.0])),
             (weight, np.array([1.0]), np.array([2.0])),
         ):
-            for find in (bounds.interval, bounds.linear):
+            for find in (propagation.interval, propagation.linear):
                 assert holds(find(net.layers, low[None], high[None]), net.layers, [low, high])
 
 
@@ -173,7 +173,7 @@ def test_twins(activation):
         scales = 10.0 ** rng.choice([0, 0, 0, -20, 20, -160, 150, -310], 2)
         net = with_twins(rng, random_network(rng, scales, activation))
         low, high = random_box(rng, net.widths[0])
-        assert holds(bounds.linear(net.layers, low[None], high[None]), net.layers, points(rng, low, high))
+        assert holds(propagation.linear(net.layers, low[None], high[None]), net.layers, points(rng, low, high))
 
 
 def test_twins_that_cancel_leave_exactly_nothing():
@@ -184,7 +184,7 @@ def test_twins_that_cancel_leave_exactly_nothing():
             np.stack([row, -row, row, -row, row]), bias * np.array([1.0, -1, 1, -1, 1]),
             [[1.0, -1.0, -1.0, 1.0, 0.0], [0.5, 0.0, -1.0, 0.0, 0.5]], [0.0, -0.25], [[1.0, 1.0]], [0.0], activation="relu",
         )  # fmt: skip
-        lo, hi = bounds.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1]
+        lo, hi = propagation.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1]
         assert lo.tolist() == hi.tolist() == [[0.0, -0.25]]
 
 
@@ -193,7 +193,7 @@ def test_a_point_has_bounds_as_wide_as_its_rounding():
     for _ in range(50):
         net, x = random_network(rng), rng.normal(size=3)
         x = x[: net.widths[0]]
-        for lo, hi in bounds.linear(net.layers, x[None], x[None]):
+        for lo, hi in propagation.linear(net.layers, x[None], x[None]):
             assert (hi - lo <= 1e-13 * (1 + np.abs(lo))).all()
 
 
@@ -204,7 +204,7 @@ def test_batches_agree_with_single_boxes_up_to_rounding():
     low, high = (np.array(side) for side in zip(*boxes, strict=True))
     for k, (a, b) in enumerate(boxes):
         for (lo, hi), (p, q) in zip(
-            bounds.linear(net.layers, low, high), bounds.linear(net.layers, a[None], b[None]), strict=True
+            propagation.linear(net.layers, low, high), propagation.linear(net.layers, a[None], b[None]), strict=True
         ):
             assert np.allclose(lo[k], p[0], rtol=1e-12, atol=1e-12)
             assert np.allclose(hi[k], q[0], rtol=1e-12, atol=1e-12)
@@ -214,8 +214,8 @@ def test_affine_bounds_are_exact_where_nothing_bends():
     """Second layer of units that are all active: x - x = 0 up to rounding, where intervals see [-2, 2]."""
     net = mo.Network.mlp([[1.0], [1.0]], [2.0, 2.0], [[1.0, -1.0]], [0.0], activation="relu")
     box = np.array([[-1.0]]), np.array([[1.0]])
-    assert bounds.interval(net.layers, *box)[1][1][0, 0] == pytest.approx(2)
-    assert 0 <= bounds.linear(net.layers, *box)[1][1][0, 0] < 1e-14
+    assert propagation.interval(net.layers, *box)[1][1][0, 0] == pytest.approx(2)
+    assert 0 <= propagation.linear(net.layers, *box)[1][1][0, 0] < 1e-14
 
 
 def test_extremes_that_are_exactly_zero():
@@ -226,12 +226,12 @@ def test_extremes_that_are_exactly_zero():
         [[-0.1, -0.7, -1e-300], [0.0, 0.0, 0.0]], [0.0, -0.0], [[1.0, 1.0]], [0.0], activation="relu",
     )  # fmt: skip
     low, high = np.array([[-8.0, -8.0]]), np.array([[8.0, 8.0]])
-    for find in (bounds.interval, bounds.linear):
+    for find in (propagation.interval, propagation.linear):
         found = find(net.layers, low, high)
         assert found[0][1].tolist() == [[0.0, 0.0, 0.0]]
         assert [x.tolist() for x in found[1]] == [[[0.0, 0.0]], [[0.0, 0.0]]]
     almost = mo.Network.mlp([[1.0, 1.0]], [-16 + 2.0**-49], [[1.0]], [0.0], activation="relu")
-    assert bounds.interval(almost.layers, low, high)[0][1][0, 0] > 0
+    assert propagation.interval(almost.layers, low, high)[0][1][0, 0] > 0
 
 
 @given(plants.SEEDS)
@@ -240,7 +240,7 @@ def test_planted_networks_of_every_activation(seed):
     rng = np.random.default_rng(seed)
     net, _ = plants.planted(seed)
     low, high = random_box(rng, net.widths[0])
-    found = bounds.linear(net.layers, low[None], high[None])
+    found = propagation.linear(net.layers, low[None], high[None])
     for x in points(rng, low, high, 4):
         h = [(Fraction(v), Fraction(v)) for v in x]
         for layer, (lo, hi) in zip(net.layers, found, strict=True):
@@ -332,7 +332,7 @@ def test_difference_of_two_networks(seed):
     b = a.with_flat(a.flat() * (1 + noise * rng.normal(size=a.parameters)))
     low, high = random_box(rng, a.widths[0])
     for relax in (False, True):
-        found = bounds.difference(a.layers, b.layers, low[None], high[None], relax=relax)
+        found = propagation.difference(a.layers, b.layers, low[None], high[None], relax=relax)
         for x in points(rng, low, high):
             za, zb = exact_layers(a.layers, x), exact_layers(b.layers, x)
             for l, (lo, hi) in enumerate(found):
@@ -345,7 +345,7 @@ def test_equal_networks_have_difference_zero():
     for activation in ("relu", "tanh", "leaky_relu(0.1)"):
         net = random_network(rng, activation=activation)
         low, high = random_box(rng, net.widths[0])
-        for lo, hi in bounds.difference(net.layers, net.layers, low[None], high[None], relax=False):
+        for lo, hi in propagation.difference(net.layers, net.layers, low[None], high[None], relax=False):
             assert not lo.any()
             assert not hi.any()
 
@@ -355,8 +355,8 @@ def test_relations_beat_two_separate_bounds():
     a = mo.Network.mlp(rng.normal(size=(16, 4)), rng.normal(size=16), rng.normal(size=(1, 16)), [0.0], activation="relu")
     b = a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters)))
     box = -np.ones((1, 4)), np.ones((1, 4))
-    apart = np.subtract(*(part[0, 0] for part in bounds.linear(a.layers, *box)[-1][::-1]))
-    plain, relaxed = (bounds.difference(a.layers, b.layers, *box, relax=r)[-1][1][0, 0] for r in (False, True))
+    apart = np.subtract(*(part[0, 0] for part in propagation.linear(a.layers, *box)[-1][::-1]))
+    plain, relaxed = (propagation.difference(a.layers, b.layers, *box, relax=r)[-1][1][0, 0] for r in (False, True))
     assert relaxed <= plain < 0.1 * apart
 
 
@@ -365,7 +365,7 @@ def test_difference_through_tanh():
     a = mo.Network.mlp(rng.normal(size=(8, 2)), rng.normal(size=8), rng.normal(size=(1, 8)), [0.0], activation="tanh")
     b = a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters)))
     low, high = -np.ones((1, 2)), np.ones((1, 2))
-    lo, hi = bounds.difference(a.layers, b.layers, low, high)[-1]
+    lo, hi = propagation.difference(a.layers, b.layers, low, high)[-1]
     x = rng.uniform(low, high, (500, 2))
     apart = a.logits(x) - b.logits(x)
     assert lo[0, 0] <= apart.min()
@@ -378,10 +378,10 @@ def test_networks_of_other_shapes_and_bad_boxes_are_refused():
     a, b = random_network(rng, inputs=2), random_network(rng, inputs=3)
     box = np.zeros((1, 2)), np.ones((1, 2))
     with pytest.raises(mo.ShapeError, match="shapes"):
-        bounds.difference(a.layers, b.layers, *box)
+        propagation.difference(a.layers, b.layers, *box)
     for low, high in ((box[1], box[0]), (box[0], box[1] * np.inf), (box[0][:, :1], box[1][:, :1])):
         with pytest.raises(mo.ShapeError):
-            bounds.linear(a.layers, low, high)
+            propagation.linear(a.layers, low, high)
 
 
 # The checker ----------------------------------------------------------------------------------------------------
@@ -396,10 +396,10 @@ def hat():
 
 def test_a_tree_proves_what_the_root_does_not():
     net, claims = hat()
-    trees.verify(net, mo.Box(-1, 1), (0, -1, -1), claims)
+    input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), claims)
     wide = mo.Box(-1.625, 1.375)
     with pytest.raises(mo.CertificateRejected, match="unit 0 of layer 2"):
-        trees.verify(net, wide, (0, -1, 0, -1, -1), claims)
+        input_splits.verify(net, wide, (0, -1, 0, -1, -1), claims)
 
 
 @pytest.mark.parametrize(
@@ -409,24 +409,24 @@ def test_a_tree_proves_what_the_root_does_not():
 def test_what_is_no_tree_is_rejected(tree):
     net, claims = hat()
     with pytest.raises(mo.CertificateRejected):
-        trees.verify(net, mo.Box(-1, 1), tree, claims)
+        input_splits.verify(net, mo.Box(-1, 1), tree, claims)
 
 
 def test_false_claims_are_rejected():
     net, claims = hat()
     for false in ([np.zeros(2, dtype=np.int8), np.array([1], dtype=np.int8)], [np.array([-1, 0], dtype=np.int8), claims[1]]):
         with pytest.raises(mo.CertificateRejected, match="is not proved"):
-            trees.verify(net, mo.Box(-1, 1), (0, -1, -1), false)
+            input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), false)
     for wrong in (claims[:1], [claims[1], claims[0]], [claims[0] + np.int8(2), claims[1]]):
         with pytest.raises(mo.CertificateRejected, match="claims"):
-            trees.verify(net, mo.Box(-1, 1), (0, -1, -1), wrong)
+            input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), wrong)
 
 
 def test_halves_cover_boxes_without_an_inside():
     net, claims = hat()
-    trees.verify(net, mo.Box(0.5, 0.5), (0, -1, 0, -1, -1), claims)
+    input_splits.verify(net, mo.Box(0.5, 0.5), (0, -1, 0, -1, -1), claims)
     tight = mo.Box(1.0, np.nextafter(1.0, 2))
-    trees.verify(net, tight, (0, -1, 0, -1, -1), claims)
+    input_splits.verify(net, tight, (0, -1, 0, -1, -1), claims)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu(0.1)", "abs", "tanh"])
@@ -440,7 +440,7 @@ def test_signs_at_points_are_those_of_rationals(activation):
         net = mo.Network.mlp(*parts, activation=activation)
         x = rng.normal(size=(5, 3))
         x[0] -= parts[0][0] * (parts[0][0] @ x[0] + parts[1][0]) / (parts[0][0] @ parts[0][0])  # nearly on a hyperplane
-        signs, sure = bounds.signs_at(net, x)
+        signs, sure = propagation.signs_at(net, x)
         for point, row, known in zip(x, signs, sure, strict=True):
             h, exact = [Fraction(v) for v in point.tolist()], []
             for layer in net.layers[:-1] if activation != "tanh" else net.layers[:1]:

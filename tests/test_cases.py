@@ -13,16 +13,16 @@ from test_bounds import coarse_network, exact_layers, random_box, random_network
 from test_regional import box_of, cases, read, relu
 
 import moduli as mo
-from moduli import cases as kernel
 from moduli import exact_gap, hidden, programs, supremum
-from moduli.cases import Case
 from moduli.certify import certify
 from moduli.certify import first as starting
-from moduli.differences import Changed
-from moduli.region import Region
+from moduli.kernel.bounds import sign_splits as kernel
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.bounds.output_gap import Changed
+from moduli.kernel.bounds.sign_splits import Case
+from moduli.kernel.state import State
 from moduli.regional import claimed, reduce
 from moduli.stability import HOW, Points, stable
-from moduli.state import State
 
 PROGRAM, BRANCHING = HOW.index("program"), HOW.index("branching")
 

@@ -12,16 +12,16 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli import slack
-from moduli.certificate import Certificate
 from moduli.certify import certify
-from moduli.enclosure import ExactArray, evaluate
-from moduli.errors import CertificateRejected
-from moduli.move import Move
+from moduli.kernel import slack
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.exact_numbers import ExactArray, evaluate
+from moduli.kernel.move import Move
+from moduli.kernel.rules import apply
+from moduli.kernel.slack import difference, exact_arrays
+from moduli.kernel.state import State
 from moduli.results import Compression
-from moduli.rules import apply
-from moduli.slack import difference, exact_arrays
-from moduli.state import State
 
 
 def example(activation: str) -> Compression:

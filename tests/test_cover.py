@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from moduli import cover
-from moduli.proximity import _Part
+from moduli.kernel.radius.cover_bound import _Part
 
 
 def instance(seed):

@@ -8,8 +8,8 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from moduli.activations import Activation
-from moduli.enclosure import (
+from moduli.kernel.activations import Activation
+from moduli.kernel.exact_numbers import (
     ExactArray,
     class_keys,
     enclose_value,

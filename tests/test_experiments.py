@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from moduli.errors import UnsupportedModel
 from moduli.experiments import Table, load_data, measure, prunability, read_config
+from moduli.kernel.errors import UnsupportedModel
 from moduli.sweep import run
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from moduli import files
-from moduli.errors import UnsupportedModel
 from moduli.files import atomic_write, content, load_arrays, suffix_of, unpack
+from moduli.kernel.errors import UnsupportedModel
 
 
 def archive(*entries, method=zipfile.ZIP_STORED):

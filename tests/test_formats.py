@@ -17,13 +17,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moduli.activations import Activation
 from moduli.domains import Frame
-from moduli.errors import ModuliError, UnsupportedModel
 from moduli.formats import load, save
-from moduli.network import Network
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ModuliError, UnsupportedModel
+from moduli.kernel.network import Network
+from moduli.kernel.slack import rounding_slack
 from moduli.onnx_nodes import OPS
-from moduli.slack import rounding_slack
 
 RNG = np.random.default_rng(7)
 KINDS = [
@@ -1021,14 +1021,14 @@ def test_float32_carries_its_slack(tmp_path):
     proto = onnx.load(save(net, tmp_path / "net.onnx", dtype="float32"))
     props = {entry.key: entry.value for entry in proto.metadata_props}
     rounded = load(proto)
-    from moduli.slack import exact_arrays
+    from moduli.kernel.slack import exact_arrays
 
     weights, biases = zip(*exact_arrays(net), strict=True)
     slack = rounding_slack(weights, biases, rounded)
-    assert props["moduli.slack"] == str(slack)
+    assert props["moduli.kernel.slack"] == str(slack)
     x = floats(200, 3)
     assert 0 < np.abs(net(x) - rounded(x)).max() <= slack.within(float(np.abs(x).max()))
-    assert "moduli.slack" not in {e.key for e in onnx.load(save(net, tmp_path / "net.onnx")).metadata_props}
+    assert "moduli.kernel.slack" not in {e.key for e in onnx.load(save(net, tmp_path / "net.onnx")).metadata_props}
     large = Network.mlp([[1e300]], [0.0], activation="tanh")
     with pytest.raises(UnsupportedModel, match="layer 1: weight 1e\\+300 exceeds float32; write dtype='float64'"):
         save(large, tmp_path / "large.npz", dtype="float32")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moduli as mo
-from moduli.certificate import ball
 from moduli.fitting import greedy
+from moduli.kernel.certificate import ball
 
 
 def network(a, b, c, d=None, activation="tanh"):

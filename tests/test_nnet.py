@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moduli.errors import UnsupportedModel
 from moduli.formats import load, save
-from moduli.network import Network
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.network import Network
 
 WEIGHTS = "1.0,2.0,\n-1.0,0.5,\n0.25,-0.75,\n0.1,\n0.2,\n-0.3,\n1.0,-1.0,2.0,\n0.5,\n"  # of 2-3-1
 NET = Network.mlp(

@@ -9,9 +9,9 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from moduli import onnx_nodes
-from moduli.activations import Activation
-from moduli.errors import UnsupportedModel
 from moduli.formats import load
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import UnsupportedModel
 from moduli.onnx_nodes import OPS
 
 WEIGHTS = "float[3,4] w = {1, -2, 3, 0.5, 2, 1, -1, 0.25, -0.5, 1, 2, -3}, float[4,2] v = {1, 2, -1, 0.5, 3, -2, 0.25, 1}"

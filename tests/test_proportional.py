@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.groups import Ball
+from moduli.kernel.radius.compatibility import Ball
 from moduli.proportional import bundles, shortest
 
 HOMOGENEOUS = ["relu", "leaky_relu(0.1)", "abs"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import cover, groups, pricing
-from moduli.certificate import ball
-from moduli.errors import CertificateRejected
-from moduli.groups import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
-from moduli.proximity import Bound, Branch, Near, Sieve, Sum
+from moduli import cover, pricing
+from moduli.kernel.certificate import ball
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.radius.compatibility import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
+from moduli.kernel.radius.cover_bound import Bound, Branch, Near, Sieve, Sum
 
 
 def random_ball(rng, h, m=None):

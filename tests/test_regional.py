@@ -17,15 +17,15 @@ from test_stability import Work, dearest, wide
 
 import moduli as mo
 from moduli import exact_gap, programs, regional, supremum
-from moduli.blocks import share
-from moduli.certificate import Certificate
-from moduli.enclosure import evaluate
-from moduli.move import Move
-from moduli.region import Region
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.exact_numbers import evaluate
+from moduli.kernel.move import Move
+from moduli.kernel.rules import apply
+from moduli.kernel.state import State
+from moduli.kernel.substitution import share
 from moduli.regional import claimed
-from moduli.rules import apply
 from moduli.stability import CLIMB, TOGETHER, stable
-from moduli.state import State
 
 
 def relu(*layers, activation="relu"):

@@ -13,8 +13,9 @@ from scipy import optimize
 from test_bounds import coarse_network, exact_layers, points, random_box, random_network
 
 import moduli as mo
-from moduli import bounds, programs, trees
-from moduli.network import IDENTITY
+from moduli import programs
+from moduli.kernel.bounds import input_splits, propagation
+from moduli.kernel.network import IDENTITY
 from moduli.stability import CLIMB, TOGETHER, Points, stable
 
 
@@ -198,7 +199,7 @@ def test_boxes_and_weights_of_extreme_size(size):
 def test_layers_without_units():
     layers = mo.Layer(np.zeros((0, 2)), np.zeros(0), mo.Activation("relu")), mo.Layer(np.zeros((1, 0)), np.ones(1), IDENTITY)
     net = mo.Network(layers)
-    assert bounds.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1][1].tolist() == [[1.0]]
+    assert propagation.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1][1].tolist() == [[1.0]]
     assert stable(net, mo.Box(-1, 1)).check()
 
 
@@ -229,7 +230,7 @@ def test_collision_avoidance(shared):
 def test_the_search_believes_the_kernel(monkeypatch):
     """Should bounds differ between batches, the units that the tree does not prove are not claimed."""
     net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu")
-    real = trees.unproved
+    real = input_splits.unproved
     monkeypatch.setattr(trees, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
     found = stable(net, mo.Box(-1, 1), budget=20)
     assert found.signs[1].tolist() == [0]
@@ -244,7 +245,7 @@ class Work:
 
     def __init__(self, monkeypatch):
         self.products, self.steps, self.forward = 0, 0, 0
-        upper, solve, logits, look = bounds.Propagation.upper, optimize.linprog, mo.Network.logits, Points.look
+        upper, solve, logits, look = propagation.Propagation.upper, optimize.linprog, mo.Network.logits, Points.look
 
         def counted_upper(found, l, a, *rest, **more):
             self.products += len(a) * sum(map.weight.size for map in found.maps[:l])
@@ -263,7 +264,7 @@ class Work:
             self.forward += len(x) * seen.net.parameters
             return look(seen, x)
 
-        monkeypatch.setattr(bounds.Propagation, "upper", counted_upper)
+        monkeypatch.setattr(propagation.Propagation, "upper", counted_upper)
         monkeypatch.setattr(optimize, "linprog", counted_solve)
         monkeypatch.setattr(mo.Network, "logits", counted_logits)
         monkeypatch.setattr(Points, "look", counted_look)

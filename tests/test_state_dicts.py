@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from moduli.enclosure import enclose
-from moduli.errors import ModuliError, UnsupportedModel
 from moduli.formats import load
+from moduli.kernel.errors import ModuliError, UnsupportedModel
+from moduli.kernel.exact_numbers import enclose
 from moduli.safetensors_file import read_safetensors
 from moduli.state_dicts import network_from_checkpoint, network_from_state_dict
 from moduli.state_entries import dense, modules_of

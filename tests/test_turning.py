@@ -13,10 +13,10 @@ import pytest
 
 import moduli as mo
 from moduli import exact_gap
-from moduli.certificate import Certificate
-from moduli.creases import creases, unit
-from moduli.flippable_subsets import spares
-from moduli.state import State
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.flippable_subsets import spares
+from moduli.kernel.hyperplane_sums import creases, unit
+from moduli.kernel.state import State
 from moduli.turning import Folded, eliminate, proposals
 
 

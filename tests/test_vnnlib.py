@@ -11,7 +11,7 @@ import pytest
 from test_domains import box
 
 from moduli import vnnlib
-from moduli.errors import UnsupportedModel
+from moduli.kernel.errors import UnsupportedModel
 
 TWO = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"
 WITHIN = "(assert (and (<= -4 X_0) (<= X_0 4) (<= -4 X_1) (<= X_1 4)))"

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from test_files import LFS, STAND_INS
 
 from moduli import files, formats
-from moduli.box import Box
-from moduli.errors import CertificateRejected, UnsupportedModel
 from moduli.formats import load, load_box, save
-from moduli.network import Network
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected, UnsupportedModel
+from moduli.kernel.network import Network
 from moduli.solve import check, compress
 
 RELU = Network.mlp([[1.0, 2.0], [1.0, -1.0]], [0.5, 0.0], [[1.0, -1.0]], [0.25], activation="relu")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Activation": "activations", "Box": "vnnlib", "Gaussian": "domains", "Samples": "domains",
-    "Layer": "network", "Network": "network",
-    "Certificate": "certificate", "Slack": "slack",
-    "BudgetExhausted": "errors", "CertificateRejected": "errors", "MissingExtra": "errors", "ModuliError": "errors",
-    "PrecisionExhausted": "errors", "ShapeError": "errors", "Undecided": "errors", "UnsupportedModel": "errors",
+    "Activation": "kernel.activations", "Box": "vnnlib", "Gaussian": "domains", "Samples": "domains",
+    "Layer": "kernel.network", "Network": "kernel.network",
+    "Certificate": "kernel.certificate", "Slack": "kernel.slack",
+    "BudgetExhausted": "kernel.errors", "CertificateRejected": "kernel.errors", "MissingExtra": "kernel.errors", "ModuliError": "kernel.errors",
+    "PrecisionExhausted": "kernel.errors", "ShapeError": "kernel.errors", "Undecided": "kernel.errors", "UnsupportedModel": "kernel.errors",
     "to_torch": "torch_graph", "load": "formats", "save": "formats",
     "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "depth": "solve",
     "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
@@ -35,28 +35,29 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from .activations import Activation as Activation
-    from .certificate import Certificate as Certificate
+    from moduli.kernel.activations import Activation as Activation
+    from moduli.kernel.certificate import Certificate as Certificate
+    from moduli.kernel.errors import BudgetExhausted as BudgetExhausted
+    from moduli.kernel.errors import CertificateRejected as CertificateRejected
+    from moduli.kernel.errors import MissingExtra as MissingExtra
+    from moduli.kernel.errors import ModuliError as ModuliError
+    from moduli.kernel.errors import PrecisionExhausted as PrecisionExhausted
+    from moduli.kernel.errors import ShapeError as ShapeError
+    from moduli.kernel.errors import Undecided as Undecided
+    from moduli.kernel.errors import UnsupportedModel as UnsupportedModel
+    from moduli.kernel.network import Layer as Layer
+    from moduli.kernel.network import Network as Network
+    from moduli.kernel.slack import Slack as Slack
+
     from .domains import Gaussian as Gaussian
     from .domains import Samples as Samples
-    from .errors import BudgetExhausted as BudgetExhausted
-    from .errors import CertificateRejected as CertificateRejected
-    from .errors import MissingExtra as MissingExtra
-    from .errors import ModuliError as ModuliError
-    from .errors import PrecisionExhausted as PrecisionExhausted
-    from .errors import ShapeError as ShapeError
-    from .errors import Undecided as Undecided
-    from .errors import UnsupportedModel as UnsupportedModel
     from .formats import load as load
     from .formats import save as save
     from .hardness import hard_instance as hard_instance
     from .meanfield import etf as etf
-    from .network import Layer as Layer
-    from .network import Network as Network
     from .noise import stable_noise as stable_noise
     from .noise import tail_index as tail_index
     from .page import report as report
-    from .slack import Slack as Slack
     from .solve import align as align
     from .solve import canonical as canonical
     from .solve import check as check

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from .activations import Activation
-from .enclosure import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
-from .errors import ShapeError, UnsupportedModel
-from .network import IDENTITY, Layer, Network, _float64
-from .slack import difference, exact_arrays, rounding_slack
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ShapeError, UnsupportedModel
+from moduli.kernel.exact_numbers import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
+from moduli.kernel.network import IDENTITY, Layer, Network, _float64
+from moduli.kernel.slack import difference, exact_arrays, rounding_slack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]
@@ -327,7 +327,7 @@ class Tensor:
     >>> Tensor.input((3, 2), samples=3).rearrange(np.transpose).matmul(np.ones((3, 1)))
     Traceback (most recent call last):
     ...
-    moduli.errors.UnsupportedModel: a sum mixes samples of the batch; each sample must be treated by itself
+    moduli.kernel.errors.UnsupportedModel: a sum mixes samples of the batch; each sample must be treated by itself
     """
 
     layers: tuple[tuple[Ball, Ball, Activation], ...]

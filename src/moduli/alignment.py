@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import Certificate
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.network import Layer, Network
+
 from .domains import Domain, Gaussian, Samples
-from .errors import ShapeError
-from .network import Layer, Network
 from .result import Result
 from .symmetry import Axis, Element, Order, Spec, SymmetryGroup
 

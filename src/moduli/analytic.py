@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from moduli.kernel.activations import Activation
+from moduli.kernel.network import Network
+
 from . import lossless
-from .activations import Activation
-from .network import Network
 from .readout import Affine
 from .witnesses import Witness, exact_layers
 

@@ -17,11 +17,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.network import Network
+
 from . import payload
-from .activations import Activation
 from .covering import Class, log, published_deep, published_shallow, rational
 from .domains import Samples
-from .errors import ShapeError
 from .generalization import (
     Norms,
     Real,
@@ -41,7 +43,6 @@ from .generalization import (
     vc_dimension,
 )
 from .lossless import compress
-from .network import Network
 from .result import Result, notebook, plain
 from .symmetry import SymmetryGroup
 

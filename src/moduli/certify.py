@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .cases import cut
-from .certificate import Certificate, slack_of
-from .differences import Changed
-from .errors import ShapeError
-from .move import Move
-from .network import Network
-from .proximity import Near
-from .region import Region
-from .rules import replay
-from .slack import exact_arrays
-from .state import State
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.bounds.output_gap import Changed
+from moduli.kernel.bounds.sign_splits import cut
+from moduli.kernel.certificate import Certificate, slack_of
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.move import Move
+from moduli.kernel.network import Network
+from moduli.kernel.radius.cover_bound import Near
+from moduli.kernel.rules import replay
+from moduli.kernel.slack import exact_arrays
+from moduli.kernel.state import State
 
 
 def first(large: Network, region: Region | None, changed: Changed | None = None) -> Network:

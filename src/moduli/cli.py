@@ -39,10 +39,11 @@ from .terminal import (
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from .box import Box
+    from moduli.kernel.box import Box
+    from moduli.kernel.network import Network
+
     from .distillation import ErrorCurve
     from .domains import Domain, Samples
-    from .network import Network
     from .proximate import RankCurve
     from .results import Compression
 
@@ -597,7 +598,8 @@ def plot(
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
-    from .errors import printable
+    from moduli.kernel.errors import printable
+
     from .files import load_arrays
     from .polyhedra import random_plane
 

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .box import Box
-from .enclosure import integers
-from .errors import BudgetExhausted
-from .network import Network
+from moduli.kernel.box import Box
+from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.exact_numbers import integers
+from moduli.kernel.network import Network
+
 from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

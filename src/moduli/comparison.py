@@ -12,20 +12,23 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.bounds.output_gap import Enclosure
+from moduli.kernel.box import Box
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
+from moduli.kernel.exact_numbers import ceiling, evaluate, sum_up
+from moduli.kernel.move import Move
+from moduli.kernel.network import Network
+from moduli.kernel.rules import apply, replay
+from moduli.kernel.slack import Slack, difference, exact_arrays, magnitude
+from moduli.kernel.state import State
+
 from . import exact_gap, lossless, population, regional, supremum
 from .alignment import align
-from .box import Box
-from .certificate import Certificate
-from .differences import Enclosure
 from .domains import Domain, Gaussian, Samples
-from .enclosure import ceiling, evaluate, sum_up
-from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from .move import Move
-from .network import Network
 from .progress import Progress
 from .result import Result, counted
 from .results import Compression
-from .rules import apply, replay
 from .separation import (
     Witness,
     allowed,
@@ -39,9 +42,7 @@ from .separation import (
     separates,
     span,
 )
-from .slack import Slack, difference, exact_arrays, magnitude
 from .stability import share
-from .state import State
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .groups import Ints, Leaf, Mask
-from .proximity import Branch, Sieve, Sum, Tree
+from moduli.kernel.radius.compatibility import Ints, Leaf, Mask
+from moduli.kernel.radius.cover_bound import Branch, Sieve, Sum, Tree
 
 SCALE = 2**30
 ROUNDS = 20

@@ -32,8 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from .activations import Activation
-from .errors import ShapeError
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ShapeError
+
 from .symmetry import Units, hidden_units
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

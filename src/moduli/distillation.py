@@ -11,11 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.network import Layer, Network
+
 from .domains import Gaussian, Samples
-from .errors import ShapeError
 from .kernels import FINE, MEDIUM, Units, Whitening, accuracy, closed
 from .narrowing import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
-from .network import Layer, Network
 from .population import Readout, distance, student
 from .progress import Progress
 from .result import Result

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from .box import Box, _finite, _short
-from .errors import ShapeError
+from moduli.kernel.box import Box, _finite, _short
+from moduli.kernel.errors import ShapeError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
-from .box import Box
-from .differences import joint
-from .enclosure import evaluate
-from .errors import Undecided
-from .network import Network
+from moduli.kernel.bounds.output_gap import joint
+from moduli.kernel.box import Box
+from moduli.kernel.errors import Undecided
+from moduli.kernel.exact_numbers import evaluate
+from moduli.kernel.network import Network
+
 from .polyhedra import MOST, pieces
 from .progress import Progress
 

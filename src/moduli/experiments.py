@@ -18,9 +18,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .errors import UnsupportedModel, printable
+from moduli.kernel.errors import UnsupportedModel, printable
+from moduli.kernel.network import Network
+
 from .files import content, load_arrays
-from .network import Network
 from .pruning import (
     contributions,
     keep,

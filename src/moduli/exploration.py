@@ -2,7 +2,7 @@
 
 Points at several scales; lines through them, which meet a cell between any two breaks of the network along the line, aimed
 also at units that were seen on one side only; steps across facets that a linear program exhibits. Every cell comes with a point
-inside, and the signs there are proved (`bounds.signs_at`): what cannot be proved is left out.
+inside, and the signs there are proved (`propagation.signs_at`): what cannot be proved is left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import bounds
-from .box import Box
+from moduli.kernel.bounds import propagation
+from moduli.kernel.box import Box
+from moduli.kernel.errors import BudgetExhausted, CertificateRejected, UnsupportedModel
+from moduli.kernel.network import Network
+
 from .domains import Domain
-from .errors import BudgetExhausted, CertificateRejected, UnsupportedModel
-from .network import Network
 from .progress import Progress
 from .subdivision import Degenerate, subdivide
 
@@ -59,7 +60,7 @@ class Exploration:
         if (self.points < box.low).any() or (self.points > box.high).any():
             raise CertificateRejected("a point outside the box")
         for at in range(0, self.cells, BLOCK):
-            signs, sure = bounds.signs_at(self.network, self.points[at : at + BLOCK])
+            signs, sure = propagation.signs_at(self.network, self.points[at : at + BLOCK])
             if not sure.all() or not np.array_equal(signs, self.cell_signs[at : at + BLOCK]):
                 raise CertificateRejected("a sign at a point is not the one claimed")
         return True
@@ -85,7 +86,7 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
         x = x[: max(0, budget - spent)]
         for at in range(0, len(x), BLOCK):
             part = x[at : at + BLOCK]
-            signs, sure = bounds.signs_at(net, part)
+            signs, sure = propagation.signs_at(net, part)
             for k in np.flatnonzero(sure.all(axis=1)).tolist():
                 found.setdefault(signs[k].tobytes(), (part[k], signs[k]))
         spent += len(x)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedModel, one_line
+from moduli.kernel.errors import UnsupportedModel, one_line
 
 MAX_FILE = 2**31
 MAX_UNPACKED = 2**32

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .enclosure import Array
-from .groups import Ball, Group, Ints, Mask, around, at_most, lenders, scratch, sides, signs_of
+from moduli.kernel.exact_numbers import Array
+from moduli.kernel.radius.compatibility import Ball, Group, Ints, Mask, around, at_most, lenders, scratch, sides, signs_of
 
 BEAM = 1000
 

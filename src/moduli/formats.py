@@ -14,7 +14,7 @@ Suffixes do not mind case; .onnx.gz, .nnet.gz and .npz.gz are unpacked on the wa
 
 Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
 folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
+in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.kernel.slack``, npz entry ``slack``).
 Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
@@ -39,9 +39,12 @@ from typing import Any
 
 import numpy as np
 
-from .box import Box
+from moduli.kernel.box import Box
+from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.network import Network
+from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
+
 from .domains import Samples
-from .errors import UnsupportedModel, one_line
 from .files import (
     MAX_FILE,
     UNPACKED_FLOOR,
@@ -55,11 +58,9 @@ from .files import (
     suffix_of,
     unpack,
 )  # fmt: skip
-from .network import Network
 from .nnet import nnet_bytes, read_nnet
 from .onnx_graph import onnx_bytes, read_onnx
 from .safetensors_file import read_safetensors, shared_tensors
-from .slack import Slack, exact_arrays, rounding_slack
 from .state_dicts import network_from_state_dict
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -150,7 +151,7 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack
         OSError: the file cannot be written.
 
     >>> import tempfile
-    >>> from moduli.network import Network
+    >>> from moduli.kernel.network import Network
     >>> net = Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     load(save(net, f"{folder}/net.npz")) == net
@@ -411,7 +412,7 @@ def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -
 def _safetensors_bytes(net: Network, dtype: str, slack: Slack | None) -> Iterator[bytes | memoryview]:
     """By hand, because the library orders its header by chance: the same network, the same bytes; one array at a time."""
     metadata = {"format": "moduli/1", "activations": ",".join(map(str, net.activations)), "output_map": net.output_map}
-    header: dict[str, Any] = {"__metadata__": metadata if slack is None else metadata | {"moduli.slack": str(slack)}}
+    header: dict[str, Any] = {"__metadata__": metadata if slack is None else metadata | {"moduli.kernel.slack": str(slack)}}
     arrays = [
         (f"layers.{l}.{name}", array)
         for l, layer in enumerate(net.layers)

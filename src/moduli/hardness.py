@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .enclosure import Array, two_sum
-from .errors import ShapeError
-from .network import Network
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.exact_numbers import Array, two_sum
+from moduli.kernel.network import Network
 
 Clause = Sequence[int]
 BASE, PITCH, LEVEL, WIDE, SIDE = 32, 48, 64, 14, 4  # in eighths of the box side; SIDE: half a box

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from moduli.kernel.bounds.input_splits import flat
+from moduli.kernel.bounds.relaxations import beside
+from moduli.kernel.bounds.sign_splits import Case, cut, ends_of, holds
+from moduli.kernel.box import Box
+from moduli.kernel.network import Network
+
 from . import programs
-from .box import Box
-from .cases import Case, cut, ends_of, holds
-from .envelopes import beside
-from .network import Network
 from .progress import Progress
-from .trees import flat
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.box import Box
+from moduli.kernel.errors import Undecided
+from moduli.kernel.network import Network
+
 from . import modular
-from .box import Box
 from .clipping import Point
-from .errors import Undecided
 from .layerwise import values as values_at
-from .network import Network
 from .polyhedra import Pieces
 from .readout import MOST, Affine, Readout, Unit, turns
 from .recovery import everything, standard

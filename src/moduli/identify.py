@@ -16,14 +16,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedModel
+from moduli.kernel.network import Network
+
 from . import analytic
-from .box import Box
 from .domains import Domain
-from .errors import CertificateRejected, Undecided, UnsupportedModel
 from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
 from .idle import idle
 from .jacobians import Dimension
-from .network import Network
 from .polyhedra import Pieces
 from .readout import Affine
 from .recovery import same_function

@@ -10,7 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from .network import Network
+from moduli.kernel.network import Network
+
 from .readout import Affine
 from .witnesses import Witness, exact_layers
 

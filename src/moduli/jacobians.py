@@ -26,10 +26,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.errors import Undecided
+from moduli.kernel.network import Network
+
 from . import modular
 from .clipping import whole_numbers
-from .errors import Undecided
-from .network import Network
 from .polyhedra import Pieces, gates
 from .result import Result
 

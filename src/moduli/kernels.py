@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ShapeError, UnsupportedModel
+
 from .domains import Gaussian
-from .errors import ShapeError, UnsupportedModel
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]

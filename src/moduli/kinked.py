@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+from moduli.kernel.network import Network
+
 from .domains import Gaussian
-from .network import Network
 from .twofold import (
     PI,
     UNIT,

@@ -26,8 +26,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moduli.kernel.errors import Undecided
+
 from .clipping import Cell, Form, Point, affine, parts_of, through
-from .errors import Undecided
 from .polyhedra import Pieces
 from .readout import Affine, Budget, Features, Unit, readouts, solve
 from .traces import Crease, Star, creases, meetings, possible, stars

@@ -13,17 +13,18 @@ from functools import partial
 
 import numpy as np
 
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.exact_numbers import Number, class_keys, linear
+from moduli.kernel.minimality import bends, reducible
+from moduli.kernel.move import Move, Units
+from moduli.kernel.network import Network
+from moduli.kernel.radius.cover_bound import Near
+from moduli.kernel.rules import apply
+from moduli.kernel.state import State
+
 from . import turning
-from .enclosure import Number, class_keys, linear
-from .errors import CertificateRejected
-from .minimality import bends, reducible
-from .move import Move, Units
-from .network import Network
 from .progress import Progress
-from .proximity import Near
 from .results import Compression, Rank, compression_of
-from .rules import apply
-from .state import State
 
 EXACT = 2**18  # numbers of rows that are not floats, and are compared one by one
 

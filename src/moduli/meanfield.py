@@ -22,10 +22,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.kernel.network import Network
+
 from .domains import Gaussian
 from .kernels import MEDIUM, Units, Whitening
 from .narrowing import simplex
-from .network import Network
 from .population import Readout, inner, student
 from .result import Result
 

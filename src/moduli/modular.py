@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .enclosure import residue as residue
+from moduli.kernel.exact_numbers import residue as residue
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRIMES = 4194301, 4194287, 4194277  # the largest below 2^22

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+
 from .kernels import COARSE, MEDIUM, Units, accuracy, gram, means
 from .population import Readout, inner
 from .progress import Progress

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.radius.compatibility import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
+from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
+
 from . import cover, pricing
-from .errors import BudgetExhausted
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
-from .groups import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
 from .pricing import covering
 from .progress import Progress
-from .proximity import Bound, Tree, renamed
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]

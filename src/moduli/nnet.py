@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.network import Network
+from moduli.kernel.slack import Slack
+
 from .domains import Frame
-from .errors import UnsupportedModel
-from .network import Network
-from .slack import Slack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 HEADER = 5  # lines between the sizes and the weights

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import UnsupportedModel
+
 from .affine import Tensor, reciprocal
-from .errors import UnsupportedModel
 from .onnx_nodes import Node, Op, Reader, Value, as_ball, as_data, op
 
 LARGEST = float(

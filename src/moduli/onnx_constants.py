@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moduli.kernel.errors import UnsupportedModel
+
 from .affine import MAX_ENTRIES
-from .errors import UnsupportedModel
 from .files import refuse_stand_in
 
 if TYPE_CHECKING:

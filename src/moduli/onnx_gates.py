@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .activations import Activation
-from .errors import UnsupportedModel
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import UnsupportedModel
+
 from .onnx_constants import FLOATS, numpy_type
 from .onnx_nodes import Node, Op, Reader, Value, as_ball, as_data
 

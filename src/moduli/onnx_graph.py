@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.network import Network
+from moduli.kernel.slack import Slack
+
 from . import onnx_activations, onnx_ops  # noqa: F401  they fill the registry
-from .activations import Activation
-from .errors import UnsupportedModel, one_line
-from .network import Network
 from .onnx_nodes import Reader
-from .slack import Slack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Stored = tuple[str, Array, str]
@@ -75,7 +76,7 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     model = helper.make_model(graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 9 if opset == 20 else 8
     version = str(getattr(importlib.import_module(str(__package__)), "__version__", "unknown"))
-    helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.slack": str(slack)}))
+    helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.kernel.slack": str(slack)}))
     for label, array, of in stored:  # one at a time, and last: graphs and models copy what they are made of
         model.graph.initializer.append(numpy_helper.from_array(array.astype(of), label))
     return bytes(model.SerializeToString(deterministic=True))

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.network import Network
+
 from .affine import MAX_ENTRIES, Ball, Tensor
-from .errors import UnsupportedModel, one_line
-from .network import Network
 from .onnx_constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
 from .onnx_reference import CannotRun, Evaluator
 from .second_reading import MAX_PARAMETERS, UNITS, confirm

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from moduli.kernel.errors import UnsupportedModel
+
 from .affine import MAX_ENTRIES, MAX_MADE, Ball, Tensor, reciprocal
-from .errors import UnsupportedModel
 from .onnx_constants import FLOATS, size_of, sparse_array, stored_array
 from .onnx_gates import gate
 from .onnx_nodes import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UnsupportedModel
+from moduli.kernel.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from onnx import NodeProto

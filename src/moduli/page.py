@@ -10,14 +10,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.box import Box
+from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
+from moduli.kernel.network import Network
+
 from . import plot, solve
-from .box import Box
 from .domains import Domain, Gaussian, Samples
-from .errors import BudgetExhausted, MissingExtra, ModuliError
 from .files import atomic_write
 from .formats import load
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
-from .network import Network
 from .polyhedra import MOST, Pieces, random_plane
 from .progress import Progress
 from .result import GLYPHS, Result

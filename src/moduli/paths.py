@@ -18,13 +18,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import arithmetic, fields
-from .enclosure import Array, Constant, ExactArray, Number, bounded, enclose, evaluate, linear, value
-from .errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from .network import Layer, Network, rebuilt
+from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
+from moduli.kernel.exact_numbers import Array, Constant, ExactArray, Number, bounded, enclose, evaluate, linear, value
+from moduli.kernel.network import Layer, Network, rebuilt
+from moduli.kernel.slack import difference, exact_arrays
+
+from .kernel import arithmetic, fields
 from .progress import Progress
 from .result import Result
-from .slack import difference, exact_arrays
 
 SCHEMA = "moduli.path/1"
 Vector = tuple[Fraction, ...]

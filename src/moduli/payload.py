@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedModel
-from .network import Network
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.network import Network
+
 from .symmetry import Element, Order
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import MissingExtra
+from moduli.kernel.errors import MissingExtra
+
 from .files import atomic_write
 
 BLUE, ORANGE, GREY = "#2a5c9a", "#c8722b", "#8a8f98"

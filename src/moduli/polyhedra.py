@@ -16,12 +16,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.network import Network
+
 from . import modular
-from .box import Box
 from .clipping import Cell, Forms, Point, clip, minus, point_of, value
 from .domains import Domain
-from .errors import CertificateRejected, ShapeError, UnsupportedModel
-from .network import Network
 from .progress import Progress
 from .result import Result
 from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of

@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.exact_numbers import ceiling, evaluate
+from moduli.kernel.network import Layer, Network
+
 from . import kinked
-from .activations import Activation
 from .domains import Gaussian
-from .enclosure import ceiling, evaluate
-from .errors import UnsupportedModel
 from .kernels import FINE, Order, Units, Whitening, accuracy, cancellation, gram, means
-from .network import Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 POINT = 4096  # hidden units whose values are enclosed one by one

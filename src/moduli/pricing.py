@@ -12,11 +12,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.radius.compatibility import (
+    Ball,
+    Counts,
+    Group,
+    Heavy,
+    Ints,
+    Leaf,
+    around,
+    bits_of,
+    by_degree,
+    free_groups,
+    listed,
+    members_of,
+    scratch,
+)
+from moduli.kernel.radius.cover_bound import Sieve, Tree
+
 from . import cover
-from .errors import BudgetExhausted
 from .fitting import filled, first_fit, sampled
-from .groups import Ball, Counts, Group, Heavy, Ints, Leaf, around, bits_of, by_degree, free_groups, listed, members_of, scratch
-from .proximity import Sieve, Tree
 
 SCALE = 2**30
 NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end

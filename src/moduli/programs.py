@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bounds import Propagation
-from .box import Box
-from .cases import Case, Leaf, ends_of, head, propagate, told, upper
-from .envelopes import beside
-from .network import IDENTITY, Layer, Network
+from moduli.kernel.bounds.propagation import Propagation
+from moduli.kernel.bounds.relaxations import beside
+from moduli.kernel.bounds.sign_splits import Case, Leaf, ends_of, head, propagate, told, upper
+from moduli.kernel.box import Box
+from moduli.kernel.network import IDENTITY, Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .enclosure import Array
-from .groups import Ball, Ints
+from moduli.kernel.exact_numbers import Array
+from moduli.kernel.radius.compatibility import Ball, Ints
 
 RATIONAL = 2**7  # floats that a rational number counts as
 

@@ -15,24 +15,25 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.certificate import ball
+from moduli.kernel.errors import BudgetExhausted, CertificateRejected
+from moduli.kernel.exact_numbers import Array, ExactArray, up
+from moduli.kernel.move import Move
+from moduli.kernel.network import Network
+from moduli.kernel.radius.compatibility import Ball, Group, Ints, at_most
+from moduli.kernel.radius.cover_bound import Bound, Change, Near
+from moduli.kernel.rules import replay
+from moduli.kernel.slack import difference, exact_arrays
+from moduli.kernel.state import State
+
 from . import lossless, nearby
-from .certificate import ball
 from .certify import certify
-from .enclosure import Array, ExactArray, up
-from .errors import BudgetExhausted, CertificateRejected
 from .fitting import Plan, greedy
-from .groups import Ball, Group, Ints, at_most
-from .move import Move
-from .network import Network
 from .programs import PRODUCTS
 from .progress import Progress
 from .proportional import Bundle, bundles
-from .proximity import Bound, Change, Near
 from .result import Result
 from .results import Compression, Rank
-from .rules import replay
-from .slack import difference, exact_arrays
-from .state import State
 
 ROWS = 2**7  # multiplications that a comparison of two numbers of rows counts as
 

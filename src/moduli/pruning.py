@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.network import Layer, Network
+
 from .domains import Domain, Samples
-from .errors import ShapeError
-from .network import Layer, Network
 from .noise import stable_noise
 from .result import Result
 

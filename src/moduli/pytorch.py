@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingExtra
+from moduli.kernel.errors import MissingExtra
 
 _HOME = {
     "to_torch": "torch_graph", "shrink": "torch_shrink", "Shrunk": "torch_shrink",

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided
+from moduli.kernel.network import Network
+
 from .clipping import Cell, affine, through
-from .errors import CertificateRejected, ShapeError, Undecided
 from .layerwise import OWN, Search, content, identity, networks
-from .network import Network
 from .polyhedra import Pieces
 from .readout import Affine, Budget
 from .result import Result

@@ -17,24 +17,25 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .activation_bounds import slope
-from .blocks import share
-from .box import Box
-from .cases import Case
+from moduli.kernel.bounds.activation_bounds import slope
+from moduli.kernel.bounds.box_claim import Region, Row
+from moduli.kernel.bounds.sign_splits import Case
+from moduli.kernel.box import Box
+from moduli.kernel.exact_numbers import ExactArray
+from moduli.kernel.minimality import reducible
+from moduli.kernel.move import Move, Units
+from moduli.kernel.network import Network
+from moduli.kernel.rules import apply, replay
+from moduli.kernel.state import State
+from moduli.kernel.substitution import share
+
 from .certify import certify, first
-from .enclosure import ExactArray
 from .hidden import cuts
 from .lossless import flattened, needed, no_units, settle
-from .minimality import reducible
-from .move import Move, Units
-from .network import Network
 from .programs import BOXES
 from .progress import Progress
-from .region import Region, Row
 from .results import MOVES, Compression, Rank
-from .rules import apply, replay
 from .stability import Stability, stable
-from .state import State
 from .turning import LONGEST, active, eliminate, skippable, tame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .errors import MissingExtra, Undecided
+from moduli.kernel.errors import MissingExtra, Undecided
+
 from .files import atomic_write
 
 if TYPE_CHECKING:
-    from .certificate import Certificate
+    from moduli.kernel.certificate import Certificate
 
 SCREEN = 80  # pixels for an inch of a picture
 SILENT = {

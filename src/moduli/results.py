@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from .certificate import Certificate
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.errors import Undecided
+from moduli.kernel.move import Move
+from moduli.kernel.network import Network
+from moduli.kernel.rules import replay
+from moduli.kernel.state import State
+
 from .certify import certify
-from .errors import Undecided
-from .move import Move
-from .network import Network
 from .result import Result
-from .rules import replay
-from .state import State
 
 MOVES = {
     "drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others",

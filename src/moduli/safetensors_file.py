@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import UnsupportedModel
+from moduli.kernel.errors import UnsupportedModel
 
 MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
 MAX_LENGTH = 2**48  # of an axis, and of a file

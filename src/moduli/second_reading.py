@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .activations import Activation
-from .errors import UnsupportedModel
-from .network import Network
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Run = Callable[[Array], Any]
@@ -45,7 +45,7 @@ def confirm(net: Network, run: Run, *, samples: Sequence[int], unit: float, by: 
     >>> confirm(net, lambda x: x, samples=(1,), unit=2.0**-53, by="hand")
     Traceback (most recent call last):
     ...
-    moduli.errors.UnsupportedModel: read as Network(1-2-1, relu, 7 parameters), which gives ...
+    moduli.kernel.errors.UnsupportedModel: read as Network(1-2-1, relu, 7 parameters), which gives ...
     """
     inputs, compared = _inputs(net.widths[0]), 0
     for batch in samples:

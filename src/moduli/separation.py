@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import Activation
-from .box import Box
+from moduli.kernel.activations import Activation
+from moduli.kernel.box import Box
+from moduli.kernel.exact_numbers import Interval, ceiling, enclose_value, evaluate
+from moduli.kernel.network import Network
+
 from .domains import Domain
-from .enclosure import Interval, ceiling, enclose_value, evaluate
-from .network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 STARTS, STEPS = 16, 40

@@ -15,6 +15,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.box import Box
+from moduli.kernel.certificate import Certificate, proved
+from moduli.kernel.errors import CertificateRejected, ShapeError
+from moduli.kernel.exact_numbers import ceiling
+from moduli.kernel.network import Network
+
 from . import (
     alignment,
     capacity,
@@ -36,20 +42,15 @@ from . import (
     traces,
 )
 from .alignment import Alignment
-from .box import Box
 from .capacity import Complexity
-from .certificate import Certificate, proved
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
 from .domains import Domain, Gaussian, Samples
-from .enclosure import ceiling
-from .errors import CertificateRejected, ShapeError
 from .files import content
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
 from .meanfield import MeanField
-from .network import Network
 from .paths import Path as ParameterPath
 from .polyhedra import Pieces
 from .progress import Progress

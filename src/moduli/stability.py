@@ -17,12 +17,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from . import bounds, programs, trees
-from .box import Box
-from .cases import Case, ends_of, holds, verify
+from moduli.kernel.bounds import input_splits, propagation
+from moduli.kernel.bounds.sign_splits import Case, ends_of, holds, verify
+from moduli.kernel.box import Box
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.network import IDENTITY, Layer, Network
+
+from . import programs
 from .domains import Domain
-from .errors import ShapeError
-from .network import IDENTITY, Layer, Network
 from .programs import BOXES, PRODUCTS
 from .progress import Progress
 from .result import Result, counted
@@ -47,7 +49,7 @@ class Stability(Result):
     Attributes:
         network, box.
         signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1 (active: >= 0), 0 (neither is proved).
-        tree: the splits of the proof, see `trees.verify`.
+        tree: the splits of the proof, see `input_splits.verify`.
         cases: the proofs of those signs that the tree does not prove, see `cases`.
         how: per hidden layer where in `HOW` the method stands that proved the sign, else 0.
         undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
@@ -154,7 +156,7 @@ def stable(
         search = Search(net, box, seen, share(net.widths[0], budget), executor, progress)
         search.run()
     tree, signs = search.proof()
-    failed = trees.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
+    failed = input_splits.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
     signs[failed] = 0
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
     with np.errstate(all="ignore"):
@@ -215,7 +217,7 @@ def _refuted(net: Network, seen: Points, units: Mask) -> bool:
     return all(
         bool((sure & (found == sign))[np.arange(len(at)), at].all())
         for points, sign in ((seen.at_least[at], -1), (seen.at_most[at], 1))
-        for found, sure in (bounds.signs_at(net, points),)
+        for found, sure in (propagation.signs_at(net, points),)
     )
 
 
@@ -242,7 +244,7 @@ class Points:
         else:
             corners = rng.random((rows // 4, inputs)) < 0.5
         self.look(np.where(corners, box.high, box.low))
-        self.look(trees.middle(box.low, box.high)[None])
+        self.look(input_splits.middle(box.low, box.high)[None])
         self.look(self._anywhere(rng, (rows, inputs)))
         self._climb(rng, budget)
 
@@ -331,7 +333,7 @@ class Look(NamedTuple):
 
 def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> Look:
     with np.errstate(all="ignore"):
-        found, proved = trees.signs(net, low, high, wanted, need)
+        found, proved = input_splits.signs(net, low, high, wanted, need)
         need = need & ~proved
         width = 0.5 * high - 0.5 * low
         score: Array = 1e-6 * width / np.maximum(width.max(axis=1, keepdims=True), 1e-300)
@@ -345,7 +347,7 @@ def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> L
                 corners.append(np.where(rows > 0, high[box], low[box]))
                 weight = np.nan_to_num(np.abs(rows) * width[box])
                 np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
-        inside = trees.middle(low, high)
+        inside = input_splits.middle(low, high)
         score = np.where((low < inside) & (inside < high), score, -1.0)
         return Look(proved, score, np.unique(np.concatenate(corners), axis=0), found.products)
 
@@ -383,7 +385,7 @@ class Search:
         root = self.queue[0]
         if not self.alive.any() or self.budget < 1:
             return
-        plain = bounds.interval(self.net.layers[:-1], root.low[None], root.high[None])
+        plain = propagation.interval(self.net.layers[:-1], root.low[None], root.high[None])
         for way, how, (lo, hi) in zip(_layers(self.net, self.wanted), _layers(self.net, self.how), plain, strict=True):
             how[((way < 0) & (hi[0] <= 0)) | ((way > 0) & (lo[0] >= 0))] = 1
         self._step()
@@ -422,7 +424,7 @@ class Search:
         self.spent += len(nodes) * self.price
         for one in found:
             self.seen.look(one.corners)
-        self.seen.look(trees.middle(low, high))
+        self.seen.look(input_splits.middle(low, high))
         self.alive &= self.seen.wanted() == self.wanted
         self.tried &= self.alive
         proved, score = (np.concatenate([getattr(one, name) for one in found]) for name in ("proved", "score"))
@@ -452,7 +454,7 @@ class Search:
         else:
             at = len(self.tree)
             self.tree[node.place] = (split, at, at + 1, left)
-            ends = trees.halves(node.low[None], node.high[None], np.array([split]))
+            ends = input_splits.halves(node.low[None], node.high[None], np.array([split]))
             for k in (0, 2):
                 self.tree.append((-1, -1, -1, left))
                 self.queue.append(Node(at + k // 2, node.depth + 1, ends[k][0], ends[k + 1][0], left))

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import ModuliError, UnsupportedModel
+from moduli.kernel.network import Network
+
 from .affine import Ball, Tensor
-from .errors import ModuliError, UnsupportedModel
-from .network import Network
 from .state_entries import (
     BATCH_NORM,
     DENSE,

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.exact_numbers import two_product
+from moduli.kernel.network import _float64
+
 from .affine import Ball, inverse_root_of
-from .enclosure import two_product
-from .errors import UnsupportedModel
-from .network import _float64
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

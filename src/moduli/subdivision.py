@@ -28,11 +28,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .box import Box
+from moduli.kernel.box import Box
+from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.exact_numbers import class_keys
+from moduli.kernel.network import Network
+
 from .clipping import Forms, Homogeneous
-from .enclosure import class_keys
-from .errors import BudgetExhausted
-from .network import Network
 from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from . import trees
-from .box import Box
-from .differences import BATCH, Enclosure, joint, measures, worst
-from .network import Network
+from moduli.kernel.bounds import input_splits
+from moduli.kernel.bounds.output_gap import BATCH, Enclosure, joint, measures, worst
+from moduli.kernel.box import Box
+from moduli.kernel.network import Network
+
 from .programs import PRODUCTS
 from .progress import Progress
 
@@ -38,7 +39,7 @@ class _Search:
         self.low, self.high, self.top = box.low[None], box.high[None], np.array([top])
         self.node, self.tree, self.boxes = np.zeros(1, dtype=np.intp), [(-1, -1, -1)], 1
         self.seen, self.at = -1.0, box.low
-        self.look(trees.middle(box.low, box.high)[None])
+        self.look(input_splits.middle(box.low, box.high)[None])
 
     def look(self, x: Array) -> None:
         with np.errstate(all="ignore"):
@@ -52,17 +53,17 @@ class _Search:
         pick = np.argsort(-self.top, kind="stable")[: max(1, min(BATCH, len(self.top), room // 2))]
         width = np.maximum(self.box.high - self.box.low, 1e-300)
         low, high = self.low[pick], self.high[pick]
-        middle = trees.middle(low, high)
+        middle = input_splits.middle(low, high)
         score = np.where((low < middle) & (middle < high), (high - low) / width, -1.0)
         able = score.max(axis=1) >= 0
         if not able[0]:
             return False
         pick, low, high, axis = pick[able], low[able], high[able], score[able].argmax(axis=1)
-        a, b, c, d = trees.halves(low, high, axis)
+        a, b, c, d = input_splits.halves(low, high, axis)
         new = np.concatenate([a, c]), np.concatenate([b, d])
         parts = [slice(k, k + PART) for k in range(0, len(new[0]), PART)]
         fresh = np.concatenate([*self.map(self.measure, *([ends[part] for part in parts] for ends in new))])
-        self.look(trees.middle(*new))
+        self.look(input_splits.middle(*new))
         self._replace(pick, axis, new, fresh)
         return True
 

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import Undecided
+from moduli.kernel.errors import Undecided
+
 from .files import atomic_write, content
 from .progress import Progress
 from .result import encoded

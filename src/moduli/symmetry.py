@@ -18,21 +18,22 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.activations import Activation
+from moduli.kernel.certificate import Certificate
+from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.exact_numbers import Constant, ExactArray, Number, enclose, exact_sum, two_product, two_sum
+from moduli.kernel.minimality import distinct, reducible
+from moduli.kernel.move import Move
+from moduli.kernel.network import IDENTITY, Layer, Network
+from moduli.kernel.rules import apply, replay
+from moduli.kernel.slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
+from moduli.kernel.state import State
+
 from . import modular
-from .activations import Activation
-from .certificate import Certificate
 from .certify import certify
-from .enclosure import Constant, ExactArray, Number, enclose, exact_sum, two_product, two_sum
-from .errors import CertificateRejected, ShapeError, UnsupportedModel
 from .lossless import reduce
-from .minimality import distinct, reducible
-from .move import Move
-from .network import IDENTITY, Layer, Network
 from .progress import Progress
 from .result import Result
-from .rules import apply, replay
-from .slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
-from .state import State
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .errors import ModuliError, printable
+from moduli.kernel.errors import ModuliError, printable
+
 from .result import encoded, table
 
 if TYPE_CHECKING:

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.bounds.output_gap import Changed, Enclosure
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.exact_numbers import two_product
+from moduli.kernel.network import Layer, Network
+
 from . import regional, supremum
-from .box import Box
 from .certify import certify
-from .differences import Changed, Enclosure
-from .enclosure import two_product
-from .errors import CertificateRejected
-from .network import Layer, Network
 from .progress import Progress
 from .regional import RegionalCompression
 from .results import Compression

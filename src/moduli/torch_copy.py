@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import UnsupportedModel
+from moduli.kernel.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch

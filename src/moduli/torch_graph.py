@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
+from moduli.kernel.network import Network, _float64
+
 from .affine import Ball, Tensor
-from .errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
-from .network import Network, _float64
 from .second_reading import MAX_PARAMETERS, UNITS, confirm
 from .state_dicts import network_from_checkpoint
 from .torch_constants import compute, is_constant, reciprocal

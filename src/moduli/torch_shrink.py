@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .activations import Activation
+from moduli.kernel.activations import Activation
+from moduli.kernel.errors import MissingExtra, UnsupportedModel
+from moduli.kernel.network import Network
+
 from .distillation import Error, narrow, smoothed
 from .domains import Gaussian, Samples
-from .errors import MissingExtra, UnsupportedModel
 from .kernels import closed
-from .network import Network
 from .progress import Progress
 from .result import Result
 from .torch_copy import WAYS_OUT, copied, unpruned

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import ShapeError
-from .network import Network
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.network import Network
+
 from .progress import Progress
 from .result import Result
 from .torch_graph import read_module

@@ -32,8 +32,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
+from moduli.kernel.errors import CertificateRejected
+
 from .clipping import Cell, Form, Point, dot, minus, ring_of, value
-from .errors import CertificateRejected
 from .polyhedra import Pieces
 from .result import Result
 

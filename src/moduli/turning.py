@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .activation_bounds import extent, slope
-from .creases import Unit, creases, half, hyperplane, unit
-from .enclosure import class_keys
-from .flippable_subsets import spares
-from .minimality import MOST, TURNS
-from .move import Move, Units
-from .region import Row
+from moduli.kernel.bounds.activation_bounds import extent, slope
+from moduli.kernel.bounds.box_claim import Row
+from moduli.kernel.exact_numbers import class_keys
+from moduli.kernel.flippable_subsets import spares
+from moduli.kernel.hyperplane_sums import Unit, creases, half, hyperplane, unit
+from moduli.kernel.minimality import MOST, TURNS
+from moduli.kernel.move import Move, Units
 
 if TYPE_CHECKING:
-    from .state import State
+    from moduli.kernel.state import State
 
 Matrix = list[list[Fraction]]
 WORK, LONGEST, LARGEST = 2**17, 2**1500, 1e290

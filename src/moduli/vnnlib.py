@@ -20,8 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .box import Box as Box
-from .errors import UnsupportedModel, one_line, printable
+from moduli.kernel.box import Box as Box
+from moduli.kernel.errors import UnsupportedModel, one_line, printable
+
 from .files import content
 
 MAX_TEXT = 64 * 2**20

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .box import Box
+from moduli.kernel.box import Box
+from moduli.kernel.errors import Undecided
+from moduli.kernel.network import Network
+
 from .clipping import Form
-from .errors import Undecided
 from .jacobians import exercised
 from .layerwise import integral
-from .network import Network
 from .polyhedra import Pieces
 from .readout import MOST, Affine, Readout, Unit, turns
 from .recovery import primitive, same_function

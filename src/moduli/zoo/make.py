@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from ..network import Network
+from moduli.kernel.network import Network
 
 Arrays = dict[str, Any]
 

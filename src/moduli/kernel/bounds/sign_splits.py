@@ -6,7 +6,7 @@ are known,
     sign * z >= 0,      or, with `given`, a unit i of the layer before:      w' . h + b <= 0 wherever z_i >= 0,
 
 w' being w with max(w_i, 0) for w_i. Its proof is a tree: a node tells apart the two signs of a unit (z_k <= 0 left, z_k >= 0
-right), and at each leaf a bound is computed anew (`bounds.Propagation`) under the signs that hold there. Multipliers may go
+right), and at each leaf a bound is computed anew (`propagation.Propagation`) under the signs that hold there. Multipliers may go
 with a leaf, from the dual of a linear program or from anywhere; any will do:
 
     a unit that bends at 0, with slopes p and q beside it, lies on one side of all lines s z through 0 with s between p and q;
@@ -30,13 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from . import bounds, fields, trees
-from .bounds import Choice, Propagation
-from .box import Box
-from .envelopes import Envelope, beside, envelope
-from .errors import CertificateRejected
-from .network import IDENTITY, Layer, Network
-from .trees import flat, locate
+from moduli.kernel import fields
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.network import IDENTITY, Layer, Network
+
+from . import input_splits, propagation
+from .input_splits import flat, locate
+from .propagation import Choice, Propagation
+from .relaxations import Envelope, beside, envelope
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
@@ -84,7 +86,7 @@ class Case:
             fields.whole(read[name], -1, 2**31 - 1, f"{name} of a case") for name in ("layer", "unit", "sign", "given")
         )
         leaves = map(_leaf, fields.pairs(read["leaves"], "leaves of a case"))
-        return Case(layer, unit, sign, given, trees.read_tree(read["tree"], "case"), tuple(leaves))
+        return Case(layer, unit, sign, given, input_splits.read_tree(read["tree"], "case"), tuple(leaves))
 
 
 def _leaf(data: list[Any]) -> Leaf:
@@ -119,7 +121,7 @@ def propagate(target: Network, box: Box, signs: Signs) -> Propagation:
         return envelope(layers[l].activation, lo, hi)
 
     low, high = (np.tile(end, (count, 1)) for end in (box.low, box.high))
-    return Propagation(bounds.maps(layers), relax, low, high, lazy=True, known=known)
+    return Propagation(propagation.maps(layers), relax, low, high, lazy=True, known=known)
 
 
 def upper(target: Network, found: Propagation, signs: Signs, multipliers: Array | None = None) -> Array:
@@ -163,7 +165,7 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
     """Check signs of hidden units on a box, by a tree of boxes and by cases; the network with its cuts is returned.
 
     Args:
-        tree: proves those signs that no case does, see `trees.verify`.
+        tree: proves those signs that no case does, see `input_splits.verify`.
         cases: signs, each by what was proved before it, then cuts.
 
     Raises:
@@ -178,7 +180,7 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
         if case.sign not in (-1, 1) or signs[case.layer - 1][case.unit] != case.sign:
             raise CertificateRejected(f"a case proves sign {case.sign} of {case}, and another one is claimed")
         rest[case.layer - 1][case.unit] = 0
-    trees.verify(net, box, tree, rest)
+    input_splits.verify(net, box, tree, rest)
     whole, known, ends = box.of_dimension(net.widths[0]), flat(rest), ends_of(net)
     for case in own:
         require(net, whole, known, case)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from . import fields
+from .bounds.box_claim import Row
 from .errors import CertificateRejected
-from .region import Row
 
 Units = np.ndarray[Any, np.dtype[np.intp]]
 KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import arithmetic
 from .activations import Activation
-from .enclosure import ExactArray, ceiling, enclose, sum_up, two_sum, up, up_matmul, up_scale
+from .exact_numbers import ExactArray, ceiling, enclose, sum_up, two_sum, up, up_matmul, up_scale
 from .network import IDENTITY, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -44,17 +44,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import arithmetic, fields
-from .differences import Changed
-from .enclosure import (
-    sum_up,
-)
+from .bounds.box_claim import Region
+from .bounds.output_gap import Changed
 from .errors import CertificateRejected
-from .groups import Ball
+from .exact_numbers import sum_up
 from .minimality import reducible
 from .move import Move
 from .network import Network, rebuilt
-from .proximity import Near
-from .region import Region
+from .radius.compatibility import Ball
+from .radius.cover_bound import Near
 from .rules import replay
 from .slack import NO_SLACK, Layers, Slack, difference
 from .state import State

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from . import bounds, fields, trees
-from .activations import Activation
-from .box import Box
-from .enclosure import ExactArray
-from .errors import CertificateRejected
-from .network import IDENTITY, Layer, Network
-from .proximity import Change
+from moduli.kernel import fields
+from moduli.kernel.activations import Activation
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.exact_numbers import ExactArray
+from moduli.kernel.network import IDENTITY, Layer, Network
+from moduli.kernel.radius.cover_bound import Change
+
+from . import input_splits, propagation
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Worst = Callable[[Array, Array], Array]
@@ -75,17 +77,17 @@ def measures(a: Network, b: Network) -> dict[str, Worst]:
 
 
 def _separate(a: Network, b: Network, low: Array, high: Array) -> Array:
-    (a_lo, a_hi), (b_lo, b_hi) = (bounds.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b))
+    (a_lo, a_hi), (b_lo, b_hi) = (propagation.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b))
     with np.errstate(all="ignore"):
         return _size(np.nextafter(a_lo - b_hi, -np.inf), np.nextafter(a_hi - b_lo, np.inf))
 
 
 def _difference(a: Network, b: Network, low: Array, high: Array) -> Array:
-    return _size(*bounds.difference(a.layers, b.layers, low, high, lazy=True)[-1])
+    return _size(*propagation.difference(a.layers, b.layers, low, high, lazy=True)[-1])
 
 
 def _outputs(layers: Sequence[Layer], low: Array, high: Array) -> Array:
-    return _size(*bounds.linear(layers, low, high, lazy=True)[-1])
+    return _size(*propagation.linear(layers, low, high, lazy=True)[-1])
 
 
 def _size(lo: Array, hi: Array) -> Array:
@@ -99,7 +101,7 @@ class Enclosure:
 
     Attributes:
         upper: the bound. how: the kind of bounds, see `measures`.
-        tree: splits in preorder, -1 for a leaf, as in `trees.verify`.
+        tree: splits in preorder, -1 for a leaf, as in `input_splits.verify`.
         at: the input of the largest difference seen. boxes: how many were bounded.
     """
 
@@ -123,7 +125,7 @@ class Enclosure:
 
 def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
     """The largest bound on the leaves of a tree."""
-    low, high = trees.leaves(box, tree)
+    low, high = input_splits.leaves(box, tree)
     blocks = [slice(start, start + BATCH) for start in range(0, len(low), BATCH)]
     return max(float(measure(low[block], high[block]).max()) for block in blocks)
 
@@ -183,6 +185,6 @@ class Changed:
         """Strict: unknown or missing fields and other types are refused."""
         read = fields.record(data, ("changes", "upper", "how", "tree"), "changes on a box")
         upper = fields.real(read["upper"], "upper of the changes", least=0.0)
-        how, tree = fields.text(read["how"], "how of the changes"), trees.read_tree(read["tree"], "changes")
+        how, tree = fields.text(read["how"], "how of the changes"), input_splits.read_tree(read["tree"], "changes")
         changes = map(Change.from_json, fields.items(read["changes"], "changes"))
         return Changed(tuple(changes), Enclosure(upper, how, tree, (), 0))

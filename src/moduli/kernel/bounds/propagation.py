@@ -28,11 +28,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from . import arithmetic
-from .enclosure import class_keys, two_product, two_sum, up
-from .envelopes import Envelope, add_up, envelope, kinked, slopes
-from .errors import ShapeError
-from .network import Layer, Network
+from moduli.kernel import arithmetic
+from moduli.kernel.errors import ShapeError
+from moduli.kernel.exact_numbers import class_keys, two_product, two_sum, up
+from moduli.kernel.network import Layer, Network
+
+from .relaxations import Envelope, add_up, envelope, kinked, slopes
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

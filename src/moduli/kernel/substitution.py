@@ -32,12 +32,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activation_bounds import extent, lines, slope
-from .creases import creases, half, unit
-from .enclosure import ExactArray, Index, Number, Work, ceiling, matmul
+from .bounds.activation_bounds import extent, lines, slope
+from .bounds.box_claim import Row
 from .errors import CertificateRejected
+from .exact_numbers import ExactArray, Index, Number, Work, ceiling, matmul
+from .hyperplane_sums import creases, half, unit
 from .move import Move
-from .region import Row
 from .state import State
 
 Units = np.ndarray[Any, np.dtype[np.intp]]

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activation_bounds import slope
-from .enclosure import bounded
+from .bounds.activation_bounds import slope
+from .bounds.box_claim import Row
 from .errors import CertificateRejected
-from .region import Row
+from .exact_numbers import bounded
 from .state import State
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

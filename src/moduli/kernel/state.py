@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 
 from . import arithmetic
-from .enclosure import (
-    ExactArray,
-    Number,
-    Work,
-    linear,
-)
+from .bounds.box_claim import Region
 from .errors import CertificateRejected, UnsupportedModel
+from .exact_numbers import ExactArray, Number, Work, linear
 from .network import IDENTITY, Layer, Network
-from .proximity import Near
-from .region import Region
+from .radius.cover_bound import Near
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]

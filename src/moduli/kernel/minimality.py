@@ -6,13 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .activation_bounds import extent
-from .creases import Unit, creases, half, unit
-from .enclosure import (
-    class_keys,
-)
+from .bounds.activation_bounds import extent
+from .bounds.box_claim import Row
+from .exact_numbers import class_keys
 from .flippable_subsets import spares
-from .region import Row
+from .hyperplane_sums import Unit, creases, half, unit
 from .state import State
 
 MOST = 40  # hyperplanes whose turns are tried where one unit more remains than they need

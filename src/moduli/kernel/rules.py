@@ -11,18 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from . import blocks
-from .enclosure import (
-    ExactArray,
-    linear,
-    total,
-    value,
-)
+from . import substitution
+from .bounds.box_claim import Region
 from .errors import CertificateRejected
+from .exact_numbers import ExactArray, linear, total, value
 from .move import Move
 from .network import Network
-from .proximity import Near
-from .region import Region
+from .radius.cover_bound import Near
 from .state import State
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -182,9 +177,9 @@ RULES: dict[str, Callable[[State, Move], None]] = {
     "merge": _merge,
     "scale": _scale,
     "permute": _permute,
-    "inactive": blocks.inactive,
-    "skip": blocks.skip,
-    "block": blocks.block,
+    "inactive": substitution.inactive,
+    "skip": substitution.skip,
+    "block": substitution.block,
 }
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import fields
-from .bounds import Propagation, blocks_of, propagate
-from .box import Box
-from .errors import CertificateRejected
-from .network import Network
+from moduli.kernel import fields
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.network import Network
+
+from .propagation import Propagation, blocks_of, propagate
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

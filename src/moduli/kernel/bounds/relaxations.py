@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import Activation
-from .enclosure import ceiling, enclose_value
+from moduli.kernel.activations import Activation
+from moduli.kernel.exact_numbers import ceiling, enclose_value
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 TANH = {"tanh": (0.0, 1.0, 1.0), "sigmoid": (0.5, 0.5, 0.5)}  # s(z) = k + b tanh(c z), with powers of two

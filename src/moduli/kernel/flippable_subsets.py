@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .creases import Unit
-from .enclosure import residue
-from .region import Row
+from .bounds.box_claim import Row
+from .exact_numbers import residue
+from .hyperplane_sums import Unit
 
 if TYPE_CHECKING:
     pass

@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from . import arithmetic, fields
-from .enclosure import ExactArray
-from .errors import BudgetExhausted, CertificateRejected
-from .groups import Ball, Ints, Leaf, Mask, at_most, listed, require_radius
+from moduli.kernel import arithmetic, fields
+from moduli.kernel.errors import BudgetExhausted, CertificateRejected
+from moduli.kernel.exact_numbers import ExactArray
+
+from .compatibility import Ball, Ints, Leaf, Mask, at_most, listed, require_radius
 
 # Lower bounds ---------------------------------------------------------------------------------------------------
 

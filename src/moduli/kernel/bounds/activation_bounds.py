@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from . import bounds
-from .enclosure import total
-from .envelopes import envelope
-from .state import State
+from moduli.kernel.exact_numbers import total
+from moduli.kernel.state import State
+
+from . import propagation
+from .relaxations import envelope
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Row = tuple[Fraction, ...]
@@ -62,6 +63,6 @@ def lines(state: State) -> list[tuple[Array, Array]]:
         assert state.region is not None
         low, high = np.array([state.region.low]), np.array([state.region.high])
         hidden = state.net.layers[:-1]
-        found = bounds.linear(hidden, low, high, lazy=True) if hidden else []
+        found = propagation.linear(hidden, low, high, lazy=True) if hidden else []
         state.reach = [(lo[0].copy(), hi[0].copy()) for lo, hi in found]
     return state.reach

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arithmetic
-from .enclosure import Array, exact_sum, two_sum
-from .errors import BudgetExhausted
+from moduli.kernel import arithmetic
+from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.exact_numbers import Array, exact_sum, two_sum
 
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

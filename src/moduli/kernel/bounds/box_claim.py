@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from . import fields, trees
-from .box import Box
-from .cases import Case, verify
-from .errors import CertificateRejected, ShapeError
-from .network import Network
+from moduli.kernel import fields
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected, ShapeError
+from moduli.kernel.network import Network
+
+from . import input_splits
+from .sign_splits import Case, verify
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Row = tuple[Fraction, ...]
@@ -29,7 +31,7 @@ class Region:
     """A box and signs of hidden units on it.
 
     Attributes:
-        low, high: one number per input. tree: the splits of the proof, see `trees.verify`. signs: per hidden layer, per unit.
+        low, high: one number per input. tree: the splits of the proof, see `input_splits.verify`. signs: per hidden layer, per unit.
         cases: what the tree does not prove, and weights that play no part, see `cases`.
     """
 
@@ -90,7 +92,7 @@ class Region:
         if not all(type(x) is int and -1 <= x <= 1 for part in signs for x in part):
             raise CertificateRejected(f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}")
         cases = map(Case.from_json, fields.items(read.get("cases", []), "cases of the region"))
-        tree = trees.read_tree(read["tree"], "region")
+        tree = input_splits.read_tree(read["tree"], "region")
         return Region(tuple(low), tuple(high), tree, tuple(map(tuple, signs)), tuple(cases))
 
 
