@@ -16,7 +16,7 @@ from pathlib import Path
 from bench_stability import SHARED
 
 import moduli as mo
-from moduli.result import GLYPHS
+from moduli.common.result import GLYPHS
 
 MODELS = (
     "sl2p_v1_v2_v3.converted.onnx", "reach_vdp.onnx", "safenlp_ruarobot.onnx", "verisig_quadrotor_tanh20x20.converted.onnx",

@@ -127,7 +127,7 @@ def run_rosetta(budget: int) -> None:
 
 
 def run_figure(budget: int) -> None:
-    from moduli.plot import save
+    from moduli.common.figures import save
 
     curve = mo.rank_curve(digits(64, 0.01), radii=np.linspace(0, 0.3, 31).tolist(), budget=budget)
     save(curve.plot(), Path(__file__).with_name("proximate_rank.svg"))

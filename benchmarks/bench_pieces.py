@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import moduli as mo
-from moduli import modular
 from moduli.clipping import clip
+from moduli.common import modular
 from moduli.subdivision import certify, faces, subdivide
 
 HERE = Path(__file__).parent
@@ -157,7 +157,7 @@ def identified(draws: int = 60) -> None:
 
 
 def figures(seen: list[tuple[int, float]], curves: dict[int, list[float]]) -> None:
-    from moduli.plot import BLUE, GREY, LAYERS, axes, save
+    from moduli.common.figures import BLUE, GREY, LAYERS, axes, save
 
     left, right = axes(None, 2)
     cells, seconds = np.array(seen).T

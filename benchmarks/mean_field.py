@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import moduli as mo
+from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
 from moduli.kernels import Units, gram
 from moduli.narrowing import Population, descend, project
-from moduli.plot import BLUE, GREY, ORANGE, axes, save
 from moduli.population import Readout
 
 LEVELS = (("S0", GREY), ("S-iso", ORANGE), ("S1", BLUE))

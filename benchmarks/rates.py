@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from moduli import stable_noise
-from moduli.plot import BLUE, GREY, ORANGE, axes, save
+from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
 
 STEPS, LIMIT = 64, 10**6
 COLOURS = {1.5: ORANGE, 1.75: BLUE, 1.9: GREY}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
 from moduli.covering import log_hit_probability, separation
-from moduli.plot import BLUE, GREY, ORANGE, axes, save
 from moduli.symmetry import Units
 
 POINTS, STEPS = 64, 300

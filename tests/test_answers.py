@@ -17,12 +17,12 @@ import pytest
 import moduli as mo
 from moduli import symmetry
 from moduli.cli import main
+from moduli.common.figures import save
+from moduli.common.result import Result, encoded, plain
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.move import Move
 from moduli.kernel.rules import apply
 from moduli.kernel.slack import Slack, difference, exact_arrays
-from moduli.plot import save
-from moduli.result import Result, encoded, plain
 from moduli.separation import allowed, behind, lipschitz
 
 BOX = mo.Box(-1, 1)

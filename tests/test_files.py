@@ -12,8 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from moduli import files
-from moduli.files import atomic_write, content, load_arrays, suffix_of, unpack
+from moduli.common import files
+from moduli.common.files import atomic_write, content, load_arrays, suffix_of, unpack
 from moduli.kernel.errors import UnsupportedModel
 
 

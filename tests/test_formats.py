@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moduli.domains import Frame
+from moduli.common.domains import Frame
 from moduli.formats import load, save
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ModuliError, UnsupportedModel

@@ -13,7 +13,8 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
-from moduli import jacobians, modular
+from moduli import jacobians
+from moduli.common import modular
 from moduli.jacobians import Exact, _jacobian_floats, _rank, local
 
 

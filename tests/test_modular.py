@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from moduli import modular
+from moduli.common import modular
 
 P = modular.PRIMES[0]
 

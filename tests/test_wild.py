@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from test_files import LFS, STAND_INS
 
-from moduli import files, formats
+from moduli import formats
+from moduli.common import files
 from moduli.formats import load, load_box, save
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Activation": "kernel.activations", "Box": "vnnlib", "Gaussian": "domains", "Samples": "domains",
+    "Activation": "kernel.activations", "Box": "vnnlib", "Gaussian": "common.domains", "Samples": "common.domains",
     "Layer": "kernel.network", "Network": "kernel.network",
     "Certificate": "kernel.certificate", "Slack": "kernel.slack",
     "BudgetExhausted": "kernel.errors", "CertificateRejected": "kernel.errors", "MissingExtra": "kernel.errors", "ModuliError": "kernel.errors",
@@ -35,6 +35,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from moduli.common.domains import Gaussian as Gaussian
+    from moduli.common.domains import Samples as Samples
     from moduli.kernel.activations import Activation as Activation
     from moduli.kernel.certificate import Certificate as Certificate
     from moduli.kernel.errors import BudgetExhausted as BudgetExhausted
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
     from moduli.kernel.network import Network as Network
     from moduli.kernel.slack import Slack as Slack
 
-    from .domains import Gaussian as Gaussian
-    from .domains import Samples as Samples
     from .formats import load as load
     from .formats import save as save
     from .hardness import hard_instance as hard_instance

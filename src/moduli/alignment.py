@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.result import Result
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
-from .domains import Domain, Gaussian, Samples
-from .result import Result
 from .symmetry import Axis, Element, Order, Spec, SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -402,6 +402,6 @@ class Barrier(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Loss along the line, with and without the alignment."""
-        from .plot import barrier_figure
+        from moduli.common.figures import barrier_figure
 
         return barrier_figure({**self.plot_data(), "measure": self.measure}, ax)

@@ -17,13 +17,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Samples
+from moduli.common.result import Result, notebook, plain
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
 
 from . import payload
 from .covering import Class, log, published_deep, published_shallow, rational
-from .domains import Samples
 from .generalization import (
     Norms,
     Real,
@@ -43,7 +44,6 @@ from .generalization import (
     vc_dimension,
 )
 from .lossless import compress
-from .result import Result, notebook, plain
 from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -385,7 +385,7 @@ class Complexity(Result):
         from rich.console import Group
         from rich.table import Table
 
-        from .result import table as labelled
+        from moduli.common.result import table as labelled
 
         grid = Table(box=None, pad_edge=False)
         for title in ("bound", "value", "gap", "samples for < 1", "status", ""):
@@ -441,7 +441,7 @@ class Complexity(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Both pictures, side by side."""
-        from .plot import complexity_figure
+        from moduli.common.figures import complexity_figure
 
         return complexity_figure({**self.plot_data(), "here": self.cls.units, "eps": self.accuracy}, ax)
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import moduli as mo
+from moduli.common.files import suffix_of
 
-from .files import suffix_of
 from .terminal import (
     MODEL,
     PAGE,
@@ -39,11 +39,11 @@ from .terminal import (
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from moduli.common.domains import Domain, Samples
     from moduli.kernel.box import Box
     from moduli.kernel.network import Network
 
     from .distillation import ErrorCurve
-    from .domains import Domain, Samples
     from .proximate import RankCurve
     from .results import Compression
 
@@ -343,7 +343,7 @@ def curve(
             answer = mo.error_curve(nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress)
     if out is None:
         return show(answer, as_json, quiet)
-    from .plot import save
+    from moduli.common.figures import save
 
     with writing(Path(out)):
         target = save(answer.plot(), out)
@@ -531,7 +531,7 @@ def complexity(
         )  # fmt: skip
     extra = {}
     if out is not None:
-        from .plot import save
+        from moduli.common.figures import save
 
         with writing(Path(out)):
             extra["written"] = str(save(answer.plot()[0], out))
@@ -586,7 +586,7 @@ def plot(
     \b
     Example: moduli plot controller.onnx --on box:-1,1 --slice random -o pieces.svg
     """
-    from .plot import save
+    from moduli.common.figures import save
 
     net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress:
@@ -598,9 +598,9 @@ def plot(
 
 def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
+    from moduli.common.files import load_arrays
     from moduli.kernel.errors import printable
 
-    from .files import load_arrays
     from .polyhedra import random_plane
 
     if text is None:
@@ -726,7 +726,7 @@ def sweep(
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}
     if out is not None:
-        from .plot import save
+        from moduli.common.figures import save
 
         with writing(Path(out)):
             extra["written"] = str(save(answer.plot()[0], out))

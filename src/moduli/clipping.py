@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.exact_numbers import integers
 from moduli.kernel.network import Network
-
-from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]

@@ -12,6 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.progress import Progress
+from moduli.common.result import Result, counted
 from moduli.kernel.bounds.output_gap import Enclosure
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate
@@ -25,9 +28,6 @@ from moduli.kernel.state import State
 
 from . import exact_gap, lossless, population, regional, supremum
 from .alignment import align
-from .domains import Domain, Gaussian, Samples
-from .progress import Progress
-from .result import Result, counted
 from .results import Compression
 from .separation import (
     Witness,

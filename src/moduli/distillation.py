@@ -11,15 +11,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.common.domains import Gaussian, Samples
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
-from .domains import Gaussian, Samples
 from .kernels import FINE, MEDIUM, Units, Whitening, accuracy, closed
 from .narrowing import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
 from .population import Readout, distance, student
-from .progress import Progress
-from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Law = Gaussian | Samples
@@ -421,7 +421,7 @@ class ErrorCurve(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Error against units, on logarithmic axes."""
-        from .plot import error_figure
+        from moduli.common.figures import error_figure
 
         return error_figure(self.plot_data(), ax)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
+from moduli.common.progress import Progress
 from moduli.kernel.bounds.output_gap import joint
 from moduli.kernel.box import Box
 from moduli.kernel.errors import Undecided
@@ -16,7 +17,6 @@ from moduli.kernel.exact_numbers import evaluate
 from moduli.kernel.network import Network
 
 from .polyhedra import MOST, pieces
-from .progress import Progress
 
 Point = tuple[Fraction, ...]
 CELLS = 3000  # of the complex of both networks

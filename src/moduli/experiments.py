@@ -18,10 +18,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.files import content, load_arrays
+from moduli.common.result import Result, plain
 from moduli.kernel.errors import UnsupportedModel, printable
 from moduli.kernel.network import Network
 
-from .files import content, load_arrays
 from .pruning import (
     contributions,
     keep,
@@ -32,7 +33,6 @@ from .pruning import (
     removable,
     visible_rows,
 )
-from .result import Result, plain
 from .sweep import Job
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -307,7 +307,7 @@ class Table(Result):
         from rich.console import Group
         from rich.table import Table as Grid
 
-        from .result import table as labelled
+        from moduli.common.result import table as labelled
 
         grid = Grid(box=None, pad_edge=False)
         for title in ("run", "test", "share", "noise alone", "whole", "largest", "after", "change", "norm", "contr.", "random"):
@@ -345,6 +345,6 @@ class Table(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Shares of all seeds beside what noise alone gives; accuracy before, after, and with nine tenths gone."""
-        from .plot import sweep_figure
+        from moduli.common.figures import sweep_figure
 
         return sweep_figure(self.plot_data(), ax)

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.common.domains import Domain
+from moduli.common.progress import Progress
 from moduli.kernel.bounds import propagation
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected, UnsupportedModel
 from moduli.kernel.network import Network
 
-from .domains import Domain
-from .progress import Progress
 from .subdivision import Degenerate, subdivide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

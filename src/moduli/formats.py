@@ -39,13 +39,8 @@ from typing import Any
 
 import numpy as np
 
-from moduli.kernel.box import Box
-from moduli.kernel.errors import UnsupportedModel, one_line
-from moduli.kernel.network import Network
-from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
-
-from .domains import Samples
-from .files import (
+from moduli.common.domains import Samples
+from moduli.common.files import (  # fmt: skip
     MAX_FILE,
     UNPACKED_FLOOR,
     UNPACKED_RATIO,
@@ -57,7 +52,12 @@ from .files import (
     regular,
     suffix_of,
     unpack,
-)  # fmt: skip
+)
+from moduli.kernel.box import Box
+from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.network import Network
+from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
+
 from .nnet import nnet_bytes, read_nnet
 from .onnx_graph import onnx_bytes, read_onnx
 from .safetensors_file import read_safetensors, shared_tensors

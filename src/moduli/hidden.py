@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.bounds.input_splits import flat
 from moduli.kernel.bounds.relaxations import beside
 from moduli.kernel.bounds.sign_splits import Case, cut, ends_of, holds
@@ -17,7 +18,6 @@ from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
 from . import programs
-from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

@@ -29,8 +29,8 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
-from . import modular
 from .clipping import Point
+from .common import modular
 from .layerwise import values as values_at
 from .polyhedra import Pieces
 from .readout import MOST, Affine, Readout, Unit, turns

@@ -16,19 +16,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.common.domains import Domain
+from moduli.common.result import Result
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedModel
 from moduli.kernel.network import Network
 
 from . import analytic
-from .domains import Domain
 from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
 from .idle import idle
 from .jacobians import Dimension
 from .polyhedra import Pieces
 from .readout import Affine
 from .recovery import same_function
-from .result import Result
 from .witnesses import Witness, distinct, exact_layers, shallow_function, shallow_witness, witness
 
 EXACT = 400  # cells that are compared in rational arithmetic

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.common.domains import Gaussian
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
-
-from .domains import Gaussian
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]

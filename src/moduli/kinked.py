@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Gaussian
 from moduli.kernel.activations import Activation
 from moduli.kernel.network import Network
 
-from .domains import Gaussian
 from .twofold import (
     PI,
     UNIT,

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import Number, class_keys, linear
 from moduli.kernel.minimality import bends, reducible
@@ -23,7 +24,6 @@ from moduli.kernel.rules import apply
 from moduli.kernel.state import State
 
 from . import turning
-from .progress import Progress
 from .results import Compression, Rank, compression_of
 
 EXACT = 2**18  # numbers of rows that are not floats, and are compared one by one

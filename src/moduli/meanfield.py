@@ -22,13 +22,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.common.domains import Gaussian
+from moduli.common.result import Result
 from moduli.kernel.network import Network
 
-from .domains import Gaussian
 from .kernels import MEDIUM, Units, Whitening
 from .narrowing import simplex
 from .population import Readout, inner, student
-from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Level = Literal["S0", "S-iso", "S1"]

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.activations import Activation
 
 from .kernels import COARSE, MEDIUM, Units, accuracy, gram, means
 from .population import Readout, inner
-from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9

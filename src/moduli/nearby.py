@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.radius.compatibility import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
 from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
@@ -20,7 +21,6 @@ from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
 from . import cover, pricing
 from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .pricing import covering
-from .progress import Progress
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]

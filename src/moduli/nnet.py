@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.domains import Frame
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack
-
-from .domains import Frame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 HEADER = 5  # lines between the sizes and the weights

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from .result import Result
+from moduli.common.result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BLOCK = 2**15

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moduli.common.files import refuse_stand_in
 from moduli.kernel.errors import UnsupportedModel
 
 from .affine import MAX_ENTRIES
-from .files import refuse_stand_in
 
 if TYPE_CHECKING:
     from onnx import NodeProto, SparseTensorProto, TensorProto

@@ -10,18 +10,19 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.files import atomic_write
+from moduli.common.progress import Progress
+from moduli.common.result import GLYPHS, Result
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
 from moduli.kernel.network import Network
 
-from . import plot, solve
-from .domains import Domain, Gaussian, Samples
-from .files import atomic_write
+from . import solve
+from .common import figures
 from .formats import load
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
 from .polyhedra import MOST, Pieces, random_plane
-from .progress import Progress
-from .result import GLYPHS, Result
 from .results import MOVES, Compression, Rank
 
 RADII = 1e-6, 1e-3, 1e-2
@@ -150,7 +151,7 @@ def build(
     net: Network, model: str, typed: str, on: Domain, where: str, budget: int, seed: int, progress: Progress | None
 ) -> Report:
     """The page of a network that was read; `typed` and `where` are the model and the domain as a command line has them."""
-    plot.axes()  # first: it says what to install
+    figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
     asked, sections = Asked(net, model, typed, on, where, budget, seed), []
@@ -469,12 +470,12 @@ def _count(value: Any) -> str:
 def _saved(size: Any, ax: Any) -> Any:
     """The right half of the picture."""
     data = {**size.plot_data(), "here": size.cls.units, "eps": size.accuracy}
-    return plot.complexity_figure(data, (plot.axes(), ax))
+    return figures.complexity_figure(data, (figures.axes(), ax))
 
 
 def _picture(asked: Asked, draw: Callable[[Any], Any], name: str, caption: str) -> Markup:
     """A figure, or the reason why there is none."""
-    made = asked.ask(f"picture {name}", lambda: plot.inline(draw, name, caption))
+    made = asked.ask(f"picture {name}", lambda: figures.inline(draw, name, caption))
     if isinstance(made, Refusal):
         return element("p", f"No picture: {made.why}", class_="note")
     return figure(made, f"{caption[0].upper()}{caption[1:]}.")

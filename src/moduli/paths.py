@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from moduli.kernel.exact_numbers import Array, Constant, ExactArray, Number, bounded, enclose, evaluate, linear, value
 from moduli.kernel.network import Layer, Network, rebuilt
 from moduli.kernel.slack import difference, exact_arrays
 
 from .kernel import arithmetic, fields
-from .progress import Progress
-from .result import Result
 
 SCHEMA = "moduli.path/1"
 Vector = tuple[Fraction, ...]
@@ -320,7 +320,7 @@ class Path(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """The path in a plane of parameter space (left), the change of the function along it (right); returns both axes."""
-        from .plot import path_figure
+        from moduli.common.figures import path_figure
 
         return path_figure(self.plot_data(), ax)
 

@@ -16,15 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Domain
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
 from moduli.kernel.network import Network
 
-from . import modular
 from .clipping import Cell, Forms, Point, clip, minus, point_of, value
-from .domains import Domain
-from .progress import Progress
-from .result import Result
+from .common import modular
 from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -399,7 +399,7 @@ class Pieces(Result):
         """
         if color not in ("cell", "layer", "weight"):
             raise ValueError(f"color={color!r}: 'cell', 'layer' or 'weight'")
-        from .plot import pieces_figure
+        from moduli.common.figures import pieces_figure
 
         return pieces_figure(self.plot_data(), color, ax)
 

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.common.domains import Gaussian
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.exact_numbers import ceiling, evaluate
 from moduli.kernel.network import Layer, Network
 
 from . import kinked
-from .domains import Gaussian
 from .kernels import FINE, Order, Units, Whitening, accuracy, cancellation, gram, means
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

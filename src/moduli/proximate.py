@@ -15,6 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import Array, ExactArray, up
@@ -30,9 +32,7 @@ from . import lossless, nearby
 from .certify import certify
 from .fitting import Plan, greedy
 from .programs import PRODUCTS
-from .progress import Progress
 from .proportional import Bundle, bundles
-from .result import Result
 from .results import Compression, Rank
 
 ROWS = 2**7  # multiplications that a comparison of two numbers of rows counts as
@@ -569,7 +569,7 @@ class RankCurve(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Rank against radius: the exact curve, or the band between its bounds, beside the greedy bound."""
-        from .plot import curve_figure
+        from moduli.common.figures import curve_figure
 
         return curve_figure(self.plot_data(), ax)
 

@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.common.domains import Domain, Samples
+from moduli.common.result import Result
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
-from .domains import Domain, Samples
 from .noise import stable_noise
-from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]
@@ -209,7 +209,7 @@ class Curve(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Error of parameters and change of the function against the share kept."""
-        from .plot import pruning_figure
+        from moduli.common.figures import pruning_figure
 
         return pruning_figure({**self.plot_data(), "by": self.by}, ax)
 

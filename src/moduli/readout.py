@@ -23,9 +23,9 @@ import numpy as np
 
 from moduli.kernel.errors import Undecided
 
-from . import modular
 from .clipping import Cell, Form
 from .clipping import value as value_at
+from .common import modular
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 Affine = tuple[list[list[Fraction]], list[Fraction]]  # weights, biases of a layer

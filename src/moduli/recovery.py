@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided
 from moduli.kernel.network import Network
 
@@ -23,7 +24,6 @@ from .clipping import Cell, affine, through
 from .layerwise import OWN, Search, content, identity, networks
 from .polyhedra import Pieces
 from .readout import Affine, Budget
-from .result import Result
 
 
 @dataclass(frozen=True, eq=False, repr=False)

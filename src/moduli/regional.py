@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.bounds.activation_bounds import slope
 from moduli.kernel.bounds.box_claim import Region, Row
 from moduli.kernel.bounds.sign_splits import Case
@@ -33,7 +34,6 @@ from .certify import certify, first
 from .hidden import cuts
 from .lossless import flattened, needed, no_units, settle
 from .programs import BOXES
-from .progress import Progress
 from .results import MOVES, Compression, Rank
 from .stability import Stability, stable
 from .turning import LONGEST, active, eliminate, skippable, tame

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+from moduli.common.result import Result
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import Undecided
 from moduli.kernel.move import Move
@@ -14,7 +15,6 @@ from moduli.kernel.rules import replay
 from moduli.kernel.state import State
 
 from .certify import certify
-from .result import Result
 
 MOVES = {
     "drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others",

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Domain
 from moduli.kernel.activations import Activation
 from moduli.kernel.box import Box
 from moduli.kernel.exact_numbers import Interval, ceiling, enclose_value, evaluate
 from moduli.kernel.network import Network
-
-from .domains import Domain
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 STARTS, STEPS = 16, 40

@@ -15,6 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.files import content
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError
@@ -45,19 +49,15 @@ from .alignment import Alignment
 from .capacity import Complexity
 from .comparison import Distance, Equivalence
 from .distillation import ErrorCurve, Narrowed
-from .domains import Domain, Gaussian, Samples
-from .files import content
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
 from .meanfield import MeanField
 from .paths import Path as ParameterPath
 from .polyhedra import Pieces
-from .progress import Progress
 from .proximate import RankCurve
 from .pruning import Curve
 from .recovery import Recovery
-from .result import Result
 from .results import Compression, Rank, one_layer
 from .symmetry import Signature, SymmetryGroup
 from .traces import Depth

@@ -17,6 +17,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Domain
+from moduli.common.progress import Progress
+from moduli.common.result import Result, counted
 from moduli.kernel.bounds import input_splits, propagation
 from moduli.kernel.bounds.sign_splits import Case, ends_of, holds, verify
 from moduli.kernel.box import Box
@@ -24,10 +27,7 @@ from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
 
 from . import programs
-from .domains import Domain
 from .programs import BOXES, PRODUCTS
-from .progress import Progress
-from .result import Result, counted
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

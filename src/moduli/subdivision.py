@@ -28,13 +28,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.exact_numbers import class_keys
 from moduli.kernel.network import Network
 
 from .clipping import Forms, Homogeneous
-from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.bounds import input_splits
 from moduli.kernel.bounds.output_gap import BATCH, Enclosure, joint, measures, worst
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
 from .programs import PRODUCTS
-from .progress import Progress
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]

@@ -16,11 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from moduli.common.files import atomic_write, content
+from moduli.common.progress import Progress
+from moduli.common.result import encoded
 from moduli.kernel.errors import Undecided
-
-from .files import atomic_write, content
-from .progress import Progress
-from .result import encoded
 
 AHEAD = 64
 

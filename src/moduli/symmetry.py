@@ -18,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
@@ -29,11 +31,9 @@ from moduli.kernel.rules import apply, replay
 from moduli.kernel.slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
 from moduli.kernel.state import State
 
-from . import modular
 from .certify import certify
+from .common import modular
 from .lossless import reduce
-from .progress import Progress
-from .result import Result
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from moduli.common.result import encoded, table
 from moduli.kernel.errors import ModuliError, printable
-
-from .result import encoded, table
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from .progress import Progress
-    from .result import Result
+    from moduli.common.progress import Progress
+    from moduli.common.result import Result
 
     Text = click.ParamType[str]
 else:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.progress import Progress
 from moduli.kernel.bounds.output_gap import Changed, Enclosure
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected
@@ -24,7 +25,6 @@ from moduli.kernel.network import Layer, Network
 
 from . import regional, supremum
 from .certify import certify
-from .progress import Progress
 from .regional import RegionalCompression
 from .results import Compression
 from .stability import CLIMB, share

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.domains import Gaussian, Samples
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import MissingExtra, UnsupportedModel
 from moduli.kernel.network import Network
 
 from .distillation import Error, narrow, smoothed
-from .domains import Gaussian, Samples
 from .kernels import closed
-from .progress import Progress
-from .result import Result
 from .torch_copy import WAYS_OUT, copied, unpruned
 from .torch_graph import activation_of
 from .torch_graph import to_torch as to_torch

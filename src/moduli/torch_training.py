@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moduli.common.progress import Progress
+from moduli.common.result import Result
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
 
-from .progress import Progress
-from .result import Result
 from .torch_graph import read_module
 from .torch_noise import HeavyTailedNoise, hidden_parameters
 

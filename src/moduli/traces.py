@@ -32,11 +32,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
+from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected
 
 from .clipping import Cell, Form, Point, dot, minus, ring_of, value
 from .polyhedra import Pieces
-from .result import Result
 
 Ridge = tuple[Point, ...]
 

@@ -20,10 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moduli.common.files import content
 from moduli.kernel.box import Box as Box
 from moduli.kernel.errors import UnsupportedModel, one_line, printable
-
-from .files import content
 
 MAX_TEXT = 64 * 2**20
 MAX_DEPTH = 100

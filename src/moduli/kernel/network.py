@@ -16,7 +16,7 @@ from .activations import Activation
 from .errors import ShapeError, UnsupportedModel
 
 if TYPE_CHECKING:
-    from moduli.domains import Frame
+    from moduli.common.domains import Frame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 IDENTITY = Activation("identity")
