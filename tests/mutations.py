@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import moduli as mo
-from moduli import onnx_ops  # noqa: F401  fills the registry
-from moduli.onnx_nodes import OPS
+from moduli.formats.onnx import operations  # noqa: F401  fills the registry
+from moduli.formats.onnx.nodes import OPS
 
 INTEGERS = (
     0,

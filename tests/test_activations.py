@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.affine import Tensor
+from moduli.formats.affine_tracer import Tensor
 from moduli.kernel.activations import Activation
 from moduli.kernel.bounds.relaxations import envelope, slopes
 from moduli.kernel.exact_numbers import enclose_value

@@ -9,8 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from moduli import affine
-from moduli.affine import Ball, Tensor, inverse_root, reciprocal
+from moduli.formats.affine_tracer import Ball, Tensor, inverse_root, reciprocal
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 

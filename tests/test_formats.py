@@ -19,11 +19,11 @@ from onnx.reference import ReferenceEvaluator
 
 from moduli.common.domains import Frame
 from moduli.formats import load, save
+from moduli.formats.onnx.nodes import OPS
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ModuliError, UnsupportedModel
 from moduli.kernel.network import Network
 from moduli.kernel.slack import rounding_slack
-from moduli.onnx_nodes import OPS
 
 RNG = np.random.default_rng(7)
 KINDS = [
@@ -1072,7 +1072,7 @@ def test_torch_modules_and_checkpoints_go_to_torch_graph(monkeypatch, tmp_path):
 
 def test_a_network_beyond_protobuf_is_sent_to_safetensors(tmp_path, monkeypatch):
     net = load("zoo:digits-plain")
-    monkeypatch.setattr("moduli.onnx_graph.MAX_GRAPH", 4 * net.parameters)
+    monkeypatch.setattr("moduli.formats.onnx.model_files.MAX_GRAPH", 4 * net.parameters)
     save(net, tmp_path / "a.onnx", dtype="float32")
     with pytest.raises(UnsupportedModel, match=f"{net.parameters} parameters in float64 exceed .*write .safetensors"):
         save(net, tmp_path / "b.onnx")

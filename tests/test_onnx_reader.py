@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from moduli import onnx_nodes
 from moduli.formats import load
+from moduli.formats.onnx import nodes
+from moduli.formats.onnx.nodes import OPS
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import UnsupportedModel
-from moduli.onnx_nodes import OPS
 
 WEIGHTS = "float[3,4] w = {1, -2, 3, 0.5, 2, 1, -1, 0.25, -0.5, 1, 2, -3}, float[4,2] v = {1, 2, -1, 0.5, 3, -2, 0.25, 1}"
 
@@ -379,7 +379,7 @@ def test_what_cannot_be_compared_is_said(monkeypatch):
         single = False
 
         def __call__(self, x):
-            raise onnx_nodes.CannotRun("no")
+            raise nodes.CannotRun("no")
 
-    monkeypatch.setattr(onnx_nodes.Reader, "_evaluator", lambda self, output: Broken())
+    monkeypatch.setattr(nodes.Reader, "_evaluator", lambda self, output: Broken())
     assert load(model).notes == ("not compared with onnx.reference, which cannot run the model: no",)

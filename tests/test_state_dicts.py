@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from moduli.formats import load
+from moduli.formats.safetensors_file import read_safetensors
+from moduli.formats.state_dicts import network_from_checkpoint, network_from_state_dict
+from moduli.formats.state_entries import dense, modules_of
 from moduli.kernel.errors import ModuliError, UnsupportedModel
 from moduli.kernel.exact_numbers import enclose
-from moduli.safetensors_file import read_safetensors
-from moduli.state_dicts import network_from_checkpoint, network_from_state_dict
-from moduli.state_entries import dense, modules_of
 
 RNG = np.random.default_rng(11)
 

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import moduli as mo
-from moduli import torch_constants, torch_graph
-from moduli.torch_graph import read_checkpoint, read_module, to_torch
+from moduli.formats import torch_constants, torch_modules
+from moduli.formats.torch_modules import read_checkpoint, read_module, to_torch
 
 TRACERS = ("export", "fx")
 
@@ -621,9 +621,9 @@ def test_load_takes_modules_and_checkpoints(tmp_path):
 def test_without_torch_the_error_names_the_extra():
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import moduli as mo, moduli.torch_graph\n"
+        "import moduli as mo, moduli.formats.torch_modules\n"
         "net = mo.Network.mlp([[1.0]], [0.0])\n"
-        "for call in (lambda: mo.to_torch(net), lambda: moduli.torch_graph.read_module(net)):\n"
+        "for call in (lambda: mo.to_torch(net), lambda: moduli.formats.torch_modules.read_module(net)):\n"
         "    try: call()\n"
         "    except mo.MissingExtra as error: print(error)\n"
     )
@@ -694,7 +694,7 @@ def test_a_reader_that_misreads_is_stopped(monkeypatch):
         module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3), nn.Softmax(-1))
         assert read_module(module).output_map == "softmax"
         with monkeypatch.context() as patch:
-            patch.setitem(torch_graph._OPERATIONS, name, wrong)
+            patch.setitem(torch_modules._OPERATIONS, name, wrong)
             with pytest.raises(mo.UnsupportedModel, match=r"Sequential: read as .*, which gives .* torch in float64 gives"):
                 read_module(module)
 

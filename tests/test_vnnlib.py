@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_domains import box
 
-from moduli import vnnlib
+from moduli.formats import vnnlib
 from moduli.kernel.errors import UnsupportedModel
 
 TWO = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Activation": "kernel.activations", "Box": "vnnlib", "Gaussian": "common.domains", "Samples": "common.domains",
+    "Activation": "kernel.activations", "Box": "formats.vnnlib", "Gaussian": "common.domains", "Samples": "common.domains",
     "Layer": "kernel.network", "Network": "kernel.network",
     "Certificate": "kernel.certificate", "Slack": "kernel.slack",
     "BudgetExhausted": "kernel.errors", "CertificateRejected": "kernel.errors", "MissingExtra": "kernel.errors", "ModuliError": "kernel.errors",
     "PrecisionExhausted": "kernel.errors", "ShapeError": "kernel.errors", "Undecided": "kernel.errors", "UnsupportedModel": "kernel.errors",
-    "to_torch": "torch_graph", "load": "formats", "save": "formats",
+    "to_torch": "formats.torch_modules", "load": "formats", "save": "formats",
     "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "depth": "solve",
     "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
     "mean_field": "solve", "path": "solve", "pieces": "solve", "pruning_curve": "solve", "rank": "solve", "rank_curve": "solve",
@@ -37,6 +37,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from moduli.common.domains import Gaussian as Gaussian
     from moduli.common.domains import Samples as Samples
+    from moduli.formats.torch_modules import to_torch as to_torch
+    from moduli.formats.vnnlib import Box as Box
     from moduli.kernel.activations import Activation as Activation
     from moduli.kernel.certificate import Certificate as Certificate
     from moduli.kernel.errors import BudgetExhausted as BudgetExhausted
@@ -78,5 +80,3 @@ if TYPE_CHECKING:
     from .solve import recover as recover
     from .solve import signature as signature
     from .solve import symmetries as symmetries
-    from .torch_graph import to_torch as to_torch
-    from .vnnlib import Box as Box

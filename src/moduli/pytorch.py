@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from moduli.kernel.errors import MissingExtra
 
 _HOME = {
-    "to_torch": "torch_graph", "shrink": "torch_shrink", "Shrunk": "torch_shrink",
+    "to_torch": "formats.torch_modules", "shrink": "torch_shrink", "Shrunk": "torch_shrink",
     "HeavyTailedSGD": "torch_noise", "HeavyTailedNoise": "torch_noise", "hidden_parameters": "torch_noise",
     "fit": "torch_training", "perceptron": "torch_training",
 }  # fmt: skip
@@ -43,7 +43,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from .torch_graph import to_torch as to_torch
+    from moduli.formats.torch_modules import to_torch as to_torch
+
     from .torch_noise import HeavyTailedNoise as HeavyTailedNoise
     from .torch_noise import HeavyTailedSGD as HeavyTailedSGD
     from .torch_noise import hidden_parameters as hidden_parameters

@@ -13,15 +13,15 @@ import numpy as np
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.formats.torch_copy import WAYS_OUT, copied, unpruned
+from moduli.formats.torch_modules import activation_of
+from moduli.formats.torch_modules import to_torch as to_torch
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import MissingExtra, UnsupportedModel
 from moduli.kernel.network import Network
 
 from .distillation import Error, narrow, smoothed
 from .kernels import closed
-from .torch_copy import WAYS_OUT, copied, unpruned
-from .torch_graph import activation_of
-from .torch_graph import to_torch as to_torch
 
 if TYPE_CHECKING:
     import torch

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.formats.torch_modules import read_module
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
 
-from .torch_graph import read_module
 from .torch_noise import HeavyTailedNoise, hidden_parameters
 
 NOISE = ("kind", "alpha", "sigma", "truncation", "quiet", "convention", "annealed")

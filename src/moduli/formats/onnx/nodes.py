@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moduli.formats.affine_tracer import MAX_ENTRIES, Ball, Tensor
+from moduli.formats.second_reading import MAX_PARAMETERS, UNITS, confirm
 from moduli.kernel.errors import UnsupportedModel, one_line
 from moduli.kernel.network import Network
 
-from .affine import MAX_ENTRIES, Ball, Tensor
-from .onnx_constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
-from .onnx_reference import CannotRun, Evaluator
-from .second_reading import MAX_PARAMETERS, UNITS, confirm
+from .constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
+from .reference import CannotRun, Evaluator
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

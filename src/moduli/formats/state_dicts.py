@@ -19,7 +19,7 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ModuliError, UnsupportedModel
 from moduli.kernel.network import Network
 
-from .affine import Ball, Tensor
+from .affine_tracer import Ball, Tensor
 from .state_entries import (
     BATCH_NORM,
     DENSE,

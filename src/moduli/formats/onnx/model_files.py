@@ -14,8 +14,8 @@ from moduli.kernel.errors import UnsupportedModel, one_line
 from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack
 
-from . import onnx_activations, onnx_ops  # noqa: F401  they fill the registry
-from .onnx_nodes import Reader
+from . import activation_nodes, operations  # noqa: F401  they fill the registry
+from .nodes import Reader
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Stored = tuple[str, Array, str]

@@ -16,8 +16,8 @@ import numpy as np
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import UnsupportedModel
 
-from .onnx_constants import FLOATS, numpy_type
-from .onnx_nodes import Node, Op, Reader, Value, as_ball, as_data
+from .constants import FLOATS, numpy_type
+from .nodes import Node, Op, Reader, Value, as_ball, as_data
 
 MOST_FACTORS = 8
 SINGLE = 1e-6  # constants that are the nearest float32 change an activation by less

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from moduli.common.domains import Samples
-from moduli.common.files import (  # fmt: skip
+from moduli.common.files import (
     MAX_FILE,
     UNPACKED_FLOOR,
     UNPACKED_RATIO,
@@ -59,7 +59,7 @@ from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
 
 from .nnet import nnet_bytes, read_nnet
-from .onnx_graph import onnx_bytes, read_onnx
+from .onnx.model_files import onnx_bytes, read_onnx
 from .safetensors_file import read_safetensors, shared_tensors
 from .state_dicts import network_from_state_dict
 

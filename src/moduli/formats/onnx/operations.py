@@ -8,25 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from moduli.formats.affine_tracer import MAX_ENTRIES, MAX_MADE, Ball, Tensor, reciprocal
 from moduli.kernel.errors import UnsupportedModel
 
-from .affine import MAX_ENTRIES, MAX_MADE, Ball, Tensor, reciprocal
-from .onnx_constants import FLOATS, size_of, sparse_array, stored_array
-from .onnx_gates import gate
-from .onnx_nodes import (
-    ELSEWHERE,
-    Mapped,
-    Node,
-    Reader,
-    Value,
-    as_ball,
-    as_data,
-    as_ints,
-    as_number,
-    move,
-    op,
-    shape_of,
-)  # fmt: skip
+from .constants import FLOATS, size_of, sparse_array, stored_array
+from .gated_activations import gate
+from .nodes import ELSEWHERE, Mapped, Node, Reader, Value, as_ball, as_data, as_ints, as_number, move, op, shape_of  # fmt: skip
 
 FAR = 2**31 - 1  # as the end of a slice it means all
 MOST_PRODUCTS = 2**28  # of numbers in one product of constant matrices, each exact

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moduli.common.files import refuse_stand_in
+from moduli.formats.affine_tracer import MAX_ENTRIES
 from moduli.kernel.errors import UnsupportedModel
-
-from .affine import MAX_ENTRIES
 
 if TYPE_CHECKING:
     from onnx import NodeProto, SparseTensorProto, TensorProto

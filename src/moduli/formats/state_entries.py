@@ -27,7 +27,7 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.exact_numbers import two_product
 from moduli.kernel.network import _float64
 
-from .affine import Ball, inverse_root_of
+from .affine_tracer import Ball, inverse_root_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -31,7 +31,7 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from moduli.kernel.network import Network, _float64
 
-from .affine import Ball, Tensor
+from .affine_tracer import Ball, Tensor
 from .second_reading import MAX_PARAMETERS, UNITS, confirm
 from .state_dicts import network_from_checkpoint
 from .torch_constants import compute, is_constant, reciprocal

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moduli.formats.affine_tracer import Tensor, reciprocal
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import UnsupportedModel
 
-from .affine import Tensor, reciprocal
-from .onnx_nodes import Node, Op, Reader, Value, as_ball, as_data, op
+from .nodes import Node, Op, Reader, Value, as_ball, as_data, op
 
 LARGEST = float(
     np.finfo(np.float32).max
