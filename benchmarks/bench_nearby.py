@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import moduli as mo
-from moduli.fitting import first_fit
-from moduli.hardness import lattice, planar_formula, random_planar_formula, ring, uniform_points
+from moduli.compression.radius.cover_heuristics import first_fit
+from moduli.compression.radius.hard_instances import lattice, planar_formula, random_planar_formula, ring, uniform_points
 from moduli.kernel.certificate import ball
 
 SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))

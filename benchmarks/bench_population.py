@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 import moduli as mo
-from moduli.kernels import Units, Whitening, gram, pulled
-from moduli.narrowing import Empirical, Fit, Goal, Population, descend, fit, kmeans, largest, project, pursuit
-from moduli.population import Readout
+from moduli.compression.average.closed_form import Readout
+from moduli.compression.average.fit import Empirical, Fit, Goal, Population, descend, fit, kmeans, largest, project, pursuit
+from moduli.compression.average.gaussian_expectations import Units, Whitening, gram, pulled
 
 SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 Array = np.ndarray[Any, Any]

@@ -14,7 +14,7 @@ import numpy as np
 from bench_stability import sources
 
 import moduli as mo
-from moduli.tolerance import Within
+from moduli.compression.box.tolerance import Within
 
 POINTS, BUDGET = 100_000, 10_000
 SHARES = 1e-3, 1e-2, 3e-2

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import moduli as mo
-from moduli.hardness import uniform_points
+from moduli.compression.radius.hard_instances import uniform_points
 
 HERE = Path(__file__).parent
 LARGE = (4096, 16384, 2048, 16)
@@ -197,7 +197,7 @@ def _dense(widths: tuple[int, ...], seed: int = 0) -> mo.Network:
 
 
 def _stable(size: float, folder: Path) -> Made:
-    from moduli.stability import stable
+    from moduli.compression.box.stable_units import stable
 
     width = round(size**0.5)
     net = _dense((8, width, width, 1))

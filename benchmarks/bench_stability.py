@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import moduli as mo
+from moduli.compression.box.stable_units import HOW, stable
 from moduli.kernel.bounds import input_splits, propagation
-from moduli.stability import HOW, stable
 
 FOLDER = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 SHARED = FOLDER / "models"

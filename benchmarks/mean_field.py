@@ -12,9 +12,9 @@ import numpy as np
 
 import moduli as mo
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
-from moduli.kernels import Units, gram
-from moduli.narrowing import Population, descend, project
-from moduli.population import Readout
+from moduli.compression.average.closed_form import Readout
+from moduli.compression.average.fit import Population, descend, project
+from moduli.compression.average.gaussian_expectations import Units, gram
 
 LEVELS = (("S0", GREY), ("S-iso", ORANGE), ("S1", BLUE))
 

@@ -17,8 +17,8 @@ import oracles
 import strategies as plants
 
 import moduli as mo
-from moduli import programs
-from moduli.certify import certify
+from moduli.compression.box import linear_programs
+from moduli.compression.certify import certify
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.move import Move
@@ -121,7 +121,7 @@ def _by_programs(box: mo.Box) -> Case:
     net = _net(*first, rng.normal(size=(4, 4)), rng.normal(size=4) - 1.6, [[1, 1, 1, 1]], [0])
     known = np.zeros(8, dtype=np.int8)
     for unit in range(4):
-        case = programs.prove(net, box.of_dimension(3), known, 2, unit, -1, limit=20).case
+        case = linear_programs.prove(net, box.of_dimension(3), known, 2, unit, -1, limit=20).case
         found += [] if case is None else [case]
     signs = (0,) * 4, tuple(-1 if any(c.unit == u for c in found) else 0 for u in range(4))
     claim = Region((-1.0,) * 3, (1.0,) * 3, (-1,), signs, tuple(found))

@@ -21,7 +21,7 @@ import pytest
 from forgeries import Case
 
 import moduli as mo
-from moduli.certify import first
+from moduli.compression.certify import first
 from moduli.kernel.activations import Activation
 from moduli.kernel.bounds import propagation, relaxations
 from moduli.kernel.bounds.box_claim import Region

@@ -13,16 +13,17 @@ from test_bounds import coarse_network, exact_layers, random_box, random_network
 from test_regional import box_of, cases, read, relu
 
 import moduli as mo
-from moduli import exact_gap, hidden, programs, supremum
-from moduli.certify import certify
-from moduli.certify import first as starting
+from moduli import exact_gap
+from moduli.compression.box import bisection, linear_programs, masked_units
+from moduli.compression.box.reduce_on_box import claimed, reduce
+from moduli.compression.box.stable_units import HOW, Points, stable
+from moduli.compression.certify import certify
+from moduli.compression.certify import first as starting
 from moduli.kernel.bounds import sign_splits as kernel
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.output_gap import Changed
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.state import State
-from moduli.regional import claimed, reduce
-from moduli.stability import HOW, Points, stable
 
 PROGRAM, BRANCHING = HOW.index("program"), HOW.index("branching")
 
@@ -61,7 +62,7 @@ def test_signs_against_exact_extremes():
             for unit in range(net.widths[layer]):
                 values = [z[layer - 1][unit] for z in seen]
                 for sign, most in ((-1, max(values)), (1, -min(values))):
-                    found = programs.prove(net, box, nothing_known(net), layer, unit, sign, limit=60).case
+                    found = linear_programs.prove(net, box, nothing_known(net), layer, unit, sign, limit=60).case
                     assert found is None or most <= 0
                     proved += found is not None
                     missed += most < -1e-6 and found is None
@@ -88,7 +89,7 @@ def test_a_dual_gives_the_value_of_its_program():
                 found = kernel.propagate(target, box, signs[None])
                 if not np.isfinite(kernel.upper(target, found, signs[None])[0]):
                     continue
-                best, _ = programs._optimum(target, box, found, signs[None])
+                best, _ = linear_programs._optimum(target, box, found, signs[None])
                 bound = kernel.upper(target, found, signs[None], best.multipliers[None])[0]
                 plain = kernel.upper(target, found, signs[None])[0]
                 assert bound <= min(plain, best.value + 1e-6 * (1 + abs(best.value)))
@@ -304,7 +305,7 @@ def test_cuts_against_exact_vertices():
             weight, bias = net.layers[layer - 1].weight, net.layers[layer - 1].bias
             for unit in range(net.widths[layer]):
                 for given in range(net.widths[layer - 1]):
-                    found = programs.prove(net, box, nothing_known(net), layer, unit, -1, given, 20).case
+                    found = linear_programs.prove(net, box, nothing_known(net), layer, unit, -1, given, 20).case
                     if found is None:
                         continue
                     proved += 1
@@ -325,7 +326,7 @@ def hidden_pair():
     net = relu(first, ([[1.0, -1.0, 0.5], [1.0, -0.5, -1.0]], [-2.0, -1.5]), ([[1.0, 2.0]], [0.0]))
     box = mo.Box([-4, -2], [4, 2])
     found = stable(net, box)
-    cuts = hidden.cuts(net, box, found.signs, 200)
+    cuts = masked_units.cuts(net, box, found.signs, 200)
     assert cuts
     return net, found, cuts
 
@@ -368,9 +369,9 @@ def test_cuts_beside_changed_parameters():
     behind = ([[1.0, -1.0, 0.5, 1.0], [1.0, -0.5, -1.0, 0.5]], [-3.0, -2.0]), ([[1.0, 2.0]], [0.0])
     net, box = relu(first, *behind), mo.Box([-4, -2], [4, 2]).of_dimension(2)
     near = relu(([*first[0][:3], [0.0, 0.0]], first[1]), *behind)
-    changed = Changed.between(net, near, supremum.enclose(net, near, box, 1))
+    changed = Changed.between(net, near, bisection.enclose(net, near, box, 1))
     found = stable(near, box)
-    claim = claimed(found, hidden.cuts(near, box, found.signs, 200))
+    claim = claimed(found, masked_units.cuts(near, box, found.signs, 200))
     assert any(case.given == 1 for case in claim.cases)
     state = State(starting(net, claim, changed), region=claim)
     moves = reduce(state)

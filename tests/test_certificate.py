@@ -12,7 +12,8 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.certify import certify
+from moduli.compression.certify import certify
+from moduli.compression.results import Compression
 from moduli.kernel import slack
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import CertificateRejected
@@ -21,7 +22,6 @@ from moduli.kernel.move import Move
 from moduli.kernel.rules import apply
 from moduli.kernel.slack import difference, exact_arrays
 from moduli.kernel.state import State
-from moduli.results import Compression
 
 
 def example(activation: str) -> Compression:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from moduli import cover
+from moduli.compression.radius import set_cover
 from moduli.kernel.radius.cover_bound import _Part
 
 
@@ -21,7 +21,7 @@ def instance(seed):
             paid[rng.integers(0, paid_count), r] = 1
     uses = (rng.random((free_count, h)) < rng.choice([0.2, 0.5])).astype(np.int64)
     uses = uses[uses[:, rows].any(axis=1)]
-    return cover.Cover(csr_matrix(paid), csr_matrix(uses), rows), paid, uses
+    return set_cover.Cover(csr_matrix(paid), csr_matrix(uses), rows), paid, uses
 
 
 def compatible(uses):
@@ -68,18 +68,18 @@ def agrees(seed):
         return
     want = least(problem, paid, uses)
     for budget in (0, 1, 2, 3, 5, 30, 1000):
-        for answer in (cover.solve(problem, budget), cover._Pool(problem, budget).best()):
+        for answer in (set_cover.solve(problem, budget), set_cover._Pool(problem, budget).best()):
             assert proved(problem, answer.tree) >= answer.lower
             assert want is None or answer.lower <= want
             if answer.chosen is not None:
                 assert covers(problem, answer.chosen)
                 assert answer.upper == sum(c < len(paid) for c in answer.chosen)
         if want is not None:
-            aimed = cover._searched(problem, budget, want)
+            aimed = set_cover._searched(problem, budget, want)
             assert aimed.lower <= want
             assert proved(problem, aimed.tree) >= aimed.lower
     if seed % 3:
-        whole = cover.solve(problem, 1000)
+        whole = set_cover.solve(problem, 1000)
         assert whole.lower == whole.upper == want
 
 
@@ -103,11 +103,11 @@ def test_covers_agree_with_brute_force():
 def test_a_program_without_a_solution_proves_more_than_any_target():
     """Two rows with one free column each, both of which need one unit."""
     uses = np.array([[1, 0, 1], [0, 1, 1]])
-    problem = cover.Cover(csr_matrix((0, 3), dtype=np.int64), csr_matrix(uses), np.array([0, 1]))
-    search = cover._Search(problem, 10)
+    problem = set_cover.Cover(csr_matrix((0, 3), dtype=np.int64), csr_matrix(uses), np.array([0, 1]))
+    search = set_cover._Search(problem, 10)
     found = search.relax(0b11, 0b11)
     assert not found.whole
     assert found.bound > 2
-    assert cover.greedy(problem, np.ones(2, dtype=bool)) is None
-    assert cover.solve(problem, 10).chosen is None
-    assert proved(problem, cover.solve(problem, 10).tree) >= 2
+    assert set_cover.greedy(problem, np.ones(2, dtype=bool)) is None
+    assert set_cover.solve(problem, 10).chosen is None
+    assert proved(problem, set_cover.solve(problem, 10).tree) >= 2

@@ -8,7 +8,14 @@ import oracles
 import pytest
 
 import moduli as mo
-from moduli.hardness import hard_instance, lattice, planar_formula, random_planar_formula, ring, uniform_points
+from moduli.compression.radius.hard_instances import (
+    hard_instance,
+    lattice,
+    planar_formula,
+    random_planar_formula,
+    ring,
+    uniform_points,
+)
 
 
 def test_the_oracles_know_the_stored_cases(shared):

@@ -9,8 +9,8 @@ import pytest
 import strategies as plants
 
 import moduli as mo
+from moduli.compression.average.mean_field_limit import mean_field
 from moduli.idle import idle
-from moduli.meanfield import mean_field
 
 BOX = mo.Box(-1, 1)
 X = np.random.default_rng(0).standard_normal((40, 2))

@@ -7,8 +7,21 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.kernels import COARSE, ERRORS, FINE, MEDIUM, Units, Whitening, _steep, expansion, gram, logistic, means, pulled
-from moduli.population import SLOPES
+from moduli.compression.average.closed_form import SLOPES
+from moduli.compression.average.gaussian_expectations import (
+    COARSE,
+    ERRORS,
+    FINE,
+    MEDIUM,
+    Units,
+    Whitening,
+    _steep,
+    expansion,
+    gram,
+    logistic,
+    means,
+    pulled,
+)
 
 EVERY = [mo.Activation.of(name) for name in (
     "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.kernels import Units, gram
-from moduli.meanfield import angular, etf, isotropic, mean_field, strength
-from moduli.narrowing import Population, fit, project
-from moduli.population import Readout, distance
+from moduli.compression.average.closed_form import Readout, distance
+from moduli.compression.average.fit import Population, fit, project
+from moduli.compression.average.gaussian_expectations import Units, gram
+from moduli.compression.average.mean_field_limit import angular, etf, isotropic, mean_field, strength
 
 
 def wide(units, inputs, seed=0):

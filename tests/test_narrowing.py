@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.distillation import Narrowed, narrow, refine
-from moduli.kernels import Units, Whitening
-from moduli.narrowing import Empirical, Population, descend, fit, kmeans, largest, project, pursuit, starts
-from moduli.population import Readout
+from moduli.compression.average.closed_form import Readout
+from moduli.compression.average.fit import Empirical, Population, descend, fit, kmeans, largest, project, pursuit, starts
+from moduli.compression.average.gaussian_expectations import Units, Whitening
+from moduli.compression.average.students import Narrowed, narrow, refine
 
 KINDS = ("relu", "tanh", "erf", "gelu", "sin", "softplus")
 

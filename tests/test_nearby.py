@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moduli as mo
-from moduli.fitting import greedy
+from moduli.compression.radius.cover_heuristics import greedy
 from moduli.kernel.certificate import ball
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import lossless
+from moduli.compression.exact import reduce
 from moduli.paths import Knot, PathCertificate, path
 
 
@@ -77,7 +77,7 @@ def test_planted_pairs():
     lengths = []
     for _ in range(1000):
         a, b = planted(rng)
-        found, rank, h = path(a, b), int(lossless.rank(a)), a.widths[1]
+        found, rank, h = path(a, b), int(reduce.rank(a)), a.widths[1]
         if found is None:
             assert rank == h
             continue

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.kernels import Whitening
-from moduli.population import BENDS, distance
+from moduli.compression.average.closed_form import BENDS, distance
+from moduli.compression.average.gaussian_expectations import Whitening
 
 KINDS = (
     "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "gelu", "gelu_tanh", "silu", "softplus", "sin",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli.compression.radius.multiples import bundles, shortest
 from moduli.kernel.radius.compatibility import Ball
-from moduli.proportional import bundles, shortest
 
 HOMOGENEOUS = ["relu", "leaky_relu(0.1)", "abs"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import cover, pricing
+from moduli.compression.radius import column_generation, set_cover
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.radius.compatibility import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
@@ -166,8 +166,8 @@ def test_pricing_agrees_with_listing():
         if not len(rows):
             continue
         boxes, free, _ = listed(b, rows, 10**6, 10**6)
-        whole = cover.solve(pricing.covering(b, boxes, free, rows), 10_000)
-        found = pricing.solve(b, rows, 10_000)
+        whole = set_cover.solve(column_generation.covering(b, boxes, free, rows), 10_000)
+        found = column_generation.solve(b, rows, 10_000)
         Bound(found.lower, ((tuple(found.rows.tolist()), found.tree),)).verify(b)
         assert found.lower <= whole.upper
         assert whole.lower <= sum(c < len(found.boxes) for c in found.chosen)

@@ -16,7 +16,10 @@ import strategies as plants
 from test_stability import Work, dearest, wide
 
 import moduli as mo
-from moduli import exact_gap, programs, regional, supremum
+from moduli import exact_gap
+from moduli.compression.box import bisection, linear_programs, reduce_on_box
+from moduli.compression.box.reduce_on_box import claimed
+from moduli.compression.box.stable_units import CLIMB, TOGETHER, stable
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.exact_numbers import evaluate
@@ -24,8 +27,6 @@ from moduli.kernel.move import Move
 from moduli.kernel.rules import apply
 from moduli.kernel.state import State
 from moduli.kernel.substitution import share
-from moduli.regional import claimed
-from moduli.stability import CLIMB, TOGETHER, stable
 
 
 def relu(*layers, activation="relu"):
@@ -459,7 +460,7 @@ def test_forged_bisections_are_noticed():
     a = mo.Network.mlp(*parts, activation="relu")
     b = a.with_flat(a.flat() * (1 + 1e-2 * rng.normal(size=a.parameters)))
     box = mo.Box(-np.ones(4), np.ones(4))
-    found = supremum.enclose(a, b, box, 200)
+    found = bisection.enclose(a, b, box, 200)
     found.verify(a, b, box)
     for wrong in (
         {"upper": found.upper * 0.99}, {"tree": (-1,)}, {"tree": found.tree[:-1]}, {"tree": (*found.tree, -1)}, {"how": "hope"},
@@ -624,8 +625,8 @@ def test_a_budget_bounds_the_work_of_every_question_on_a_box(monkeypatch, width)
     ):
         work.products = work.steps = work.forward = 0
         question()
-        assert work.products <= 20 * budget * programs.PRODUCTS + 4 * first[0]
-        assert work.steps <= 4 * (budget // programs.BOXES + TOGETHER * programs.LONG) * programs.STEPS
+        assert work.products <= 20 * budget * linear_programs.PRODUCTS + 4 * first[0]
+        assert work.steps <= 4 * (budget // linear_programs.BOXES + TOGETHER * linear_programs.LONG) * linear_programs.STEPS
         assert work.forward <= 20 * budget * CLIMB + 4 * first[1]
 
 
@@ -638,6 +639,6 @@ def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
         net = relu((first, np.full(6, 99.0)), (second, np.full(7, 9999.0)), (np.ones((1, 7)), [0.0]))
         state = State(net, region=claimed(stable(net, mo.Box(-1, 1))))
         calls.clear()
-        regional._dependent(state)
+        reduce_on_box._dependent(state)
         assert set(calls) == layers
         assert len(state.alive[1]) == left

@@ -13,10 +13,10 @@ from scipy import optimize
 from test_bounds import coarse_network, exact_layers, points, random_box, random_network
 
 import moduli as mo
-from moduli import programs
+from moduli.compression.box import linear_programs
+from moduli.compression.box.stable_units import CLIMB, TOGETHER, Points, stable
 from moduli.kernel.bounds import input_splits, propagation
 from moduli.kernel.network import IDENTITY
-from moduli.stability import CLIMB, TOGETHER, Points, stable
 
 
 def truth(net, box):
@@ -291,8 +291,8 @@ def test_a_budget_bounds_the_work_of_a_box_whatever_the_network(monkeypatch, wid
     """Boxes of the search and of its replay, as many programs as count for them; points by the budget and a first look."""
     work, net = Work(monkeypatch), wide(width)
     found = stable(net, mo.Box(-1, 1), budget=budget)
-    assert work.products <= 2 * budget * programs.PRODUCTS + 4 * dearest(net)
-    assert work.steps <= (budget // programs.BOXES + TOGETHER * programs.LONG) * programs.STEPS
+    assert work.products <= 2 * budget * linear_programs.PRODUCTS + 4 * dearest(net)
+    assert work.steps <= (budget // linear_programs.BOXES + TOGETHER * linear_programs.LONG) * linear_programs.STEPS
     assert work.forward <= 3 * budget * CLIMB + 40_000 * net.parameters
     assert found.boxes <= budget
     if width == 20:

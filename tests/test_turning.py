@@ -13,11 +13,11 @@ import pytest
 
 import moduli as mo
 from moduli import exact_gap
+from moduli.compression.exact.hyperplane_merging import Folded, eliminate, proposals
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.flippable_subsets import spares
 from moduli.kernel.hyperplane_sums import creases, unit
 from moduli.kernel.state import State
-from moduli.turning import Folded, eliminate, proposals
 
 
 def folded(rng, inputs, hyperplanes, outputs, units, kind="relu"):

@@ -4,7 +4,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from moduli.twofold import (
+from moduli.compression.average.double_double import (
     LOG2,
     PI,
     UNIT,

@@ -18,7 +18,7 @@ _HOME = {
     "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
     "mean_field": "solve", "path": "solve", "pieces": "solve", "pruning_curve": "solve", "rank": "solve", "rank_curve": "solve",
     "recover": "solve", "signature": "solve", "symmetries": "solve",
-    "report": "page", "etf": "meanfield", "hard_instance": "hardness", "stable_noise": "noise", "tail_index": "noise",
+    "report": "page", "etf": "compression.average.mean_field_limit", "hard_instance": "compression.radius.hard_instances", "stable_noise": "noise", "tail_index": "noise",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -37,6 +37,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from moduli.common.domains import Gaussian as Gaussian
     from moduli.common.domains import Samples as Samples
+    from moduli.compression.average.mean_field_limit import etf as etf
+    from moduli.compression.radius.hard_instances import hard_instance as hard_instance
     from moduli.formats.torch_modules import to_torch as to_torch
     from moduli.formats.vnnlib import Box as Box
     from moduli.kernel.activations import Activation as Activation
@@ -55,8 +57,6 @@ if TYPE_CHECKING:
 
     from .formats import load as load
     from .formats import save as save
-    from .hardness import hard_instance as hard_instance
-    from .meanfield import etf as etf
     from .noise import stable_noise as stable_noise
     from .noise import tail_index as tail_index
     from .page import report as report

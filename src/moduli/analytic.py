@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from moduli.compression.exact import reduce
 from moduli.kernel.activations import Activation
 from moduli.kernel.network import Network
 
-from . import lossless
 from .readout import Affine
 from .witnesses import Witness, exact_layers
 
@@ -37,7 +37,7 @@ def other(net: Network) -> tuple[str, Witness | None]:
     >>> why, [[str(q) for q in row] for row in found.layers[1][0]]
     ('units 1 and 0 are equal up to sign', [['2', '4']])
     """
-    rank = lossless.rank(net)
+    rank = reduce.rank(net)
     if rank.upper == net.units:
         int(rank)
         return "", None

@@ -19,6 +19,7 @@ import numpy as np
 
 from moduli.common.domains import Samples
 from moduli.common.result import Result, notebook, plain
+from moduli.compression.exact.reduce import compress
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
@@ -43,7 +44,6 @@ from .generalization import (
     upward,
     vc_dimension,
 )
-from .lossless import compress
 from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -40,12 +40,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from moduli.common.domains import Domain, Samples
+    from moduli.compression.average.students import ErrorCurve
+    from moduli.compression.radius.reduce_within import RankCurve
+    from moduli.compression.results import Compression
     from moduli.kernel.box import Box
     from moduli.kernel.network import Network
-
-    from .distillation import ErrorCurve
-    from .proximate import RankCurve
-    from .results import Compression
 
 BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
 DOMAINS = f"all | {BOXES} | gaussian | FILE.npz"
@@ -245,7 +244,7 @@ def compress(
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
         raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
-    from .results import Compression
+    from moduli.compression.results import Compression
 
     net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress, processes(workers) as executor:
@@ -760,7 +759,7 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
     \b
     Example: moduli demo
     """
-    from . import lossless
+    from moduli.compression.exact import reduce
 
     folder = Path(out)
     net = mo.load("zoo:digits-tanh")
@@ -769,7 +768,7 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
         large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
     target = folder / "digits-tanh-small.onnx"
     with bar(quiet, f"what is in {out} stays"):
-        small, proof = _write(lossless.compress(net), target, net.dtype)
+        small, proof = _write(reduce.compress(net), target, net.dtype)
         verdict = mo.check(proof, target, large)
     show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
 

@@ -15,6 +15,11 @@ import numpy as np
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted
+from moduli.compression.average import closed_form
+from moduli.compression.box import bisection, reduce_on_box
+from moduli.compression.box.stable_units import share
+from moduli.compression.exact import reduce
+from moduli.compression.results import Compression
 from moduli.kernel.bounds.output_gap import Enclosure
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate
@@ -26,9 +31,8 @@ from moduli.kernel.rules import apply, replay
 from moduli.kernel.slack import Slack, difference, exact_arrays, magnitude
 from moduli.kernel.state import State
 
-from . import exact_gap, lossless, population, regional, supremum
+from . import exact_gap
 from .alignment import align
-from .results import Compression
 from .separation import (
     Witness,
     allowed,
@@ -42,7 +46,6 @@ from .separation import (
     separates,
     span,
 )
-from .stability import share
 from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -306,13 +309,13 @@ def _narrowed(
     if any(matchings(a, b)) or a.widths[1:-1] == b.widths[1:-1]:
         found, upper = _bisected(a, b, box, budget, eps, seen, executor, progress)
         return found, upper, found.enclosure
-    chains = [[regional.compress(net, box, budget, 0, executor, progress)] for net in (a, b)]
+    chains = [[reduce_on_box.compress(net, box, budget, 0, executor, progress)] for net in (a, b)]
     for _ in range(AGAIN):
         p, q = (chain[-1].network for chain in chains)
         if p.widths == q.widths:
             break
         larger = chains[p.units < q.units]
-        larger.append(regional.compress(larger[-1].network, box, budget, 0, executor, progress))
+        larger.append(reduce_on_box.compress(larger[-1].network, box, budget, 0, executor, progress))
     extra = sum_up(*(small.slack for chain in chains for small in chain))
     goal = None if eps is None else max(0.0, eps - extra)
     found, upper = _bisected(chains[0][-1].network, chains[1][-1].network, box, budget, goal, seen, executor, progress)
@@ -335,11 +338,11 @@ def _bisected(
     for m in matchings(a, b, progress):
         extra = sum_up(_rounded(m.left, box), _rounded(m.right, box))
         pairs.append((m.left.network(), m.right.network(), extra, (m.left_moves, m.right_moves)))
-    start = [supremum.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
+    start = [bisection.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
     p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
     goal = None if eps is None else max(0.0, eps - extra)
     budget = max(1, share(len(box.low), budget))
-    found = supremum.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
+    found = bisection.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
     return Bisection(*moves, found), sum_up(found.upper, extra)
 
 
@@ -581,9 +584,9 @@ def _closed_form(a: Network, b: Network, on: Gaussian, progress: Progress | None
     name = "root mean square under the Gaussian, in closed form"
     if _upper(a, b, None, progress) == 0:
         return Distance("proved", 0.0, 0.0, None, name)
-    ends = population.distance(a, b, on)
+    ends = closed_form.distance(a, b, on)
     if ends.width > 1e-6:
-        ends = population.common([ends, _reduced_distance(a, b, on)])
+        ends = closed_form.common([ends, _reduced_distance(a, b, on)])
     if not math.isfinite(ends.high):
         raise Undecided("the squared difference of the outputs exceeds float64 under this Gaussian; scale the networks down")
     return Distance("estimated", ends.low, ends.high, None, name, {"value": ends.value})
@@ -598,10 +601,10 @@ def _pieces(on: Gaussian | Samples, n: int, seed: Any) -> Iterator[Array]:
         yield from (on.sample(PIECE, n, rng) for _ in range(DRAWS // PIECE))
 
 
-def _reduced_distance(a: Network, b: Network, on: Gaussian) -> population.Ends:
+def _reduced_distance(a: Network, b: Network, on: Gaussian) -> closed_form.Ends:
     """The same of the losslessly reduced networks, whose units match where those of a and b do not."""
-    small = [lossless.compress(net) for net in (a, b)]
-    ends = population.distance(small[0].network, small[1].network, on)
+    small = [reduce.compress(net) for net in (a, b)]
+    ends = closed_form.distance(small[0].network, small[1].network, on)
     size = math.sqrt(float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1])
     slip = sum(s.proof.slack.constant * math.sqrt(a.widths[-1]) + s.growth * size for s in small)
-    return population.Ends(ends.value, max(0.0, ends.low - slip), ends.high + slip)
+    return closed_form.Ends(ends.value, max(0.0, ends.low - slip), ends.high + slip)

@@ -14,6 +14,7 @@ from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.files import atomic_write
 from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
+from moduli.compression.results import MOVES, Compression, Rank
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
 from moduli.kernel.network import Network
@@ -23,7 +24,6 @@ from .common import figures
 from .formats import load
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
 from .polyhedra import MOST, Pieces, random_plane
-from .results import MOVES, Compression, Rank
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from moduli.kernel.errors import MissingExtra
 
 _HOME = {
-    "to_torch": "formats.torch_modules", "shrink": "torch_shrink", "Shrunk": "torch_shrink",
+    "to_torch": "formats.torch_modules", "shrink": "compression.torch_blocks", "Shrunk": "compression.torch_blocks",
     "HeavyTailedSGD": "torch_noise", "HeavyTailedNoise": "torch_noise", "hidden_parameters": "torch_noise",
     "fit": "torch_training", "perceptron": "torch_training",
 }  # fmt: skip
@@ -43,12 +43,12 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from moduli.compression.torch_blocks import Shrunk as Shrunk
+    from moduli.compression.torch_blocks import shrink as shrink
     from moduli.formats.torch_modules import to_torch as to_torch
 
     from .torch_noise import HeavyTailedNoise as HeavyTailedNoise
     from .torch_noise import HeavyTailedSGD as HeavyTailedSGD
     from .torch_noise import hidden_parameters as hidden_parameters
-    from .torch_shrink import Shrunk as Shrunk
-    from .torch_shrink import shrink as shrink
     from .torch_training import fit as fit
     from .torch_training import perceptron as perceptron

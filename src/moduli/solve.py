@@ -19,6 +19,14 @@ from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.files import content
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.compression.average import mean_field_limit, students
+from moduli.compression.average.mean_field_limit import MeanField
+from moduli.compression.average.students import ErrorCurve, Narrowed
+from moduli.compression.box import reduce_on_box, tolerance
+from moduli.compression.exact import reduce
+from moduli.compression.radius import reduce_within
+from moduli.compression.radius.reduce_within import RankCurve
+from moduli.compression.results import Compression, Rank, one_layer
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError
@@ -29,36 +37,26 @@ from . import (
     alignment,
     capacity,
     comparison,
-    distillation,
     exploration,
     identify,
     jacobians,
-    lossless,
-    meanfield,
     paths,
     polyhedra,
-    proximate,
     pruning,
     recovery,
-    regional,
     symmetry,
-    tolerance,
     traces,
 )
 from .alignment import Alignment
 from .capacity import Complexity
 from .comparison import Distance, Equivalence
-from .distillation import ErrorCurve, Narrowed
 from .formats import load
 from .identify import Identifiability
 from .jacobians import Dimension
-from .meanfield import MeanField
 from .paths import Path as ParameterPath
 from .polyhedra import Pieces
-from .proximate import RankCurve
 from .pruning import Curve
 from .recovery import Recovery
-from .results import Compression, Rank, one_layer
 from .symmetry import Signature, SymmetryGroup
 from .traces import Depth
 
@@ -109,16 +107,16 @@ def compress(
     """
     _only_alone(on, eps, radius, units)
     if isinstance(on, (Gaussian, Samples)):
-        return distillation.narrow(
+        return students.narrow(
             load(net), on, units=units, eps=eps, skip=skip, seed=seed, executor=executor, progress=progress
         )
     if isinstance(on, Box):
         if eps:
             return tolerance.compress(load(net), on, eps, budget, seed, executor, progress)
-        return regional.compress(load(net), on, budget, seed, executor, progress)
+        return reduce_on_box.compress(load(net), on, budget, seed, executor, progress)
     if radius:
-        return proximate.compress(load(net), radius, budget, executor, progress)
-    return lossless.compress(load(net), progress)
+        return reduce_within.compress(load(net), radius, budget, executor, progress)
+    return reduce.compress(load(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -149,13 +147,13 @@ def rank(
     """
     _only_alone(on, 0.0, radius, None)
     if isinstance(on, Box):
-        return regional.rank(load(net), on, budget, seed, executor, progress)
+        return reduce_on_box.rank(load(net), on, budget, seed, executor, progress)
     if on is not None:
         name = type(on).__name__
         raise ValueError(f"on={name}: a rank counts units needed on all inputs or on a box; for averages use compress")
     if radius:
-        return proximate.rank(load(net), radius, budget, executor, progress)
-    return lossless.rank(load(net), progress)
+        return reduce_within.rank(load(net), radius, budget, executor, progress)
+    return reduce.rank(load(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -179,7 +177,7 @@ def rank_curve(
     [2.0, 1.0, 0.0]
     """
     several = isinstance(nets, (list, tuple)) and not _is_layers(nets)
-    return proximate.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
+    return reduce_within.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
 
 
 @np.errstate(all="ignore")
@@ -205,7 +203,7 @@ def error_curve(
     """
     if on is None:
         raise ValueError("on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)")
-    return distillation.error_curve(load(net), on, units, seed, executor, progress)
+    return students.error_curve(load(net), on, units, seed, executor, progress)
 
 
 @np.errstate(all="ignore")
@@ -222,7 +220,7 @@ def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
     >>> field.applies, 0 < field.loss(8) < field.loss(2) < 0.4
     (True, True)
     """
-    return meanfield.mean_field(load(net), on or Gaussian())
+    return mean_field_limit.mean_field(load(net), on or Gaussian())
 
 
 def _is_layers(nets: Sequence[Any]) -> bool:

@@ -20,6 +20,8 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.compression.certify import certify
+from moduli.compression.exact.reduce import reduce
 from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
@@ -31,9 +33,7 @@ from moduli.kernel.rules import apply, replay
 from moduli.kernel.slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
 from moduli.kernel.state import State
 
-from .certify import certify
 from .common import modular
-from .lossless import reduce
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]

@@ -17,7 +17,7 @@ from moduli.kernel.bounds.sign_splits import Case, cut, ends_of, holds
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
-from . import programs
+from . import linear_programs
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -33,7 +33,7 @@ def cuts(
     Args:
         signs: what is proved of hidden units, per layer. limit: linear programs to solve.
     """
-    if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
+    if sum(layer.weight.size for layer in net.layers) > linear_programs.ENTRIES:
         return []
     found, known, rng = list[Case](), flat(signs), np.random.default_rng(seed)
     for l in range(1, len(net.layers) - 1):
@@ -85,7 +85,7 @@ def _unit(net: Network, box: Box, known: Signs, l: int, unit: int, limit: int) -
     ends, used, cases = ends_of(net), 0, list[Case]()
     by = _seen(net, known[ends[l] : ends[l + 1]], l, unit).tolist()
     for k, other in enumerate(by):
-        found = programs.prove(net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k))
+        found = linear_programs.prove(net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k))
         used += found.spent
         if found.case is None or not holds(net, box, known, found.case):
             return [], used

@@ -18,6 +18,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.progress import Progress
+from moduli.compression.certify import certify, first
+from moduli.compression.exact.hyperplane_merging import LONGEST, active, eliminate, skippable, tame
+from moduli.compression.exact.reduce import flattened, needed, no_units, settle
+from moduli.compression.results import MOVES, Compression, Rank
 from moduli.kernel.bounds.activation_bounds import slope
 from moduli.kernel.bounds.box_claim import Region, Row
 from moduli.kernel.bounds.sign_splits import Case
@@ -30,13 +34,9 @@ from moduli.kernel.rules import apply, replay
 from moduli.kernel.state import State
 from moduli.kernel.substitution import share
 
-from .certify import certify, first
-from .hidden import cuts
-from .lossless import flattened, needed, no_units, settle
-from .programs import BOXES
-from .results import MOVES, Compression, Rank
-from .stability import Stability, stable
-from .turning import LONGEST, active, eliminate, skippable, tame
+from .linear_programs import BOXES
+from .masked_units import cuts
+from .stable_units import Stability, stable
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Matrix = list[list[Fraction]]

@@ -30,8 +30,8 @@ from moduli.kernel.radius.compatibility import (
 )
 from moduli.kernel.radius.cover_bound import Sieve, Tree
 
-from . import cover
-from .fitting import filled, first_fit, sampled
+from . import set_cover
+from .cover_heuristics import filled, first_fit, sampled
 
 SCALE = 2**30
 NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end
@@ -114,7 +114,7 @@ class _Pool:
             weight, price = _integers(found, 0.0)
             boxes = self.add(self.heaviest(weight, SCALE + NEAR))
             size = len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)
-            self.nodes += 1 + size // cover.HEAVY + len(self.rows) // 500 * 10
+            self.nodes += 1 + size // set_cover.HEAVY + len(self.rows) // 500 * 10
             more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH)
             if not boxes and not more.shape[0]:
                 if not given_up or effort == most:
@@ -133,9 +133,9 @@ class _Pool:
         from scipy.optimize import linprog
 
         instance = covering(self.ball, list(self.boxes.values()), self.groups, self.rows)
-        matrix, limits, cost, busy = cover.program(instance)
+        matrix, limits, cost, busy = set_cover.program(instance)
         found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
-        if found.status != cover.OPTIMAL:
+        if found.status != set_cover.OPTIMAL:
             raise BudgetExhausted("the relaxation has no solution that the solver can find")
         dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
         weight, price = np.zeros(self.ball.size), np.zeros(self.ball.size)
@@ -168,13 +168,13 @@ class _Pool:
         while lower < upper and self.nodes < self.budget:
             try:
                 most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
-                columns = listed(self.ball, self.rows, *most, (leaf, spare), cover.MANY)
+                columns = listed(self.ball, self.rows, *most, (leaf, spare), set_cover.MANY)
             except BudgetExhausted:
                 break
-            if columns[2] or len(columns[0]) + columns[1].shape[0] > cover.MANY:
+            if columns[2] or len(columns[0]) + columns[1].shape[0] > set_cover.MANY:
                 break
             part = covering(self.ball, columns[0], columns[1], self.rows)
-            answer = cover.within(part, self.budget - self.nodes, lower + 1, upper)
+            answer = set_cover.within(part, self.budget - self.nodes, lower + 1, upper)
             self.nodes += answer.nodes
             if answer.chosen is not None and answer.upper < upper:
                 boxes, groups, chosen, upper = columns[0], columns[1], answer.chosen, answer.upper
@@ -207,25 +207,25 @@ class _Pool:
         groups = self.groups[np.sort(np.argsort(short, kind="stable")[:GOOD])]
         part = covering(self.ball, boxes, groups, self.rows)
         self.nodes += 1
-        chosen = cover.proposed(part, self.budget)
-        return boxes, groups, cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
+        chosen = set_cover.proposed(part, self.budget)
+        return boxes, groups, set_cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
 
     def dived(self) -> tuple[list[Group], Any, list[int] | None]:
         """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
         boxes = list(self.boxes.values())
-        chosen, nodes = cover.dive(covering(self.ball, boxes, self.groups, self.rows), self.budget)
+        chosen, nodes = set_cover.dive(covering(self.ball, boxes, self.groups, self.rows), self.budget)
         self.nodes += nodes
         return boxes, self.groups, chosen
 
 
-def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> cover.Cover:
+def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> set_cover.Cover:
     """The instance of `cover` with these boxes and free groups."""
     from scipy.sparse import csr_matrix
 
     start = np.cumsum([0, *(len(g.units) for g in boxes)])
     flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
     paid = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size))
-    return cover.Cover(paid, abs(groups).astype(np.int64), rows)
+    return set_cover.Cover(paid, abs(groups).astype(np.int64), rows)
 
 
 def _heaviest(near: Any, weight: Counts, least: int, nodes: int = 20_000) -> list[int] | None:

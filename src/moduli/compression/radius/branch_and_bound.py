@@ -18,9 +18,9 @@ from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.radius.compatibility import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
 from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
 
-from . import cover, pricing
-from .fitting import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
-from .pricing import covering
+from . import column_generation, set_cover
+from .column_generation import covering
+from .cover_heuristics import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]
@@ -90,7 +90,7 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
     if not plan.paid:
         return plan, (), 0, 0
     plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget)
-    priced = pricing.solve(ball, rows, budget) if len(plan.paid) > lower else None
+    priced = column_generation.solve(ball, rows, budget) if len(plan.paid) > lower else None
     if priced is not None:
         plan = _improved(ball, plan, priced.boxes, priced.groups, priced.chosen, dominated)
         if priced.lower > lower:
@@ -113,7 +113,7 @@ def _listed(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int) 
     groups, given_up = free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget)
     if given_up:
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget)
-    answer = cover.solve(covering(ball, boxes, groups, rows), budget)
+    answer = set_cover.solve(covering(ball, boxes, groups, rows), budget)
     plan = _improved(ball, plan, boxes, groups, answer.chosen, dominated)
     return plan, _part(rows, answer.tree), answer.lower, answer.nodes
 
@@ -125,10 +125,10 @@ def _bracket(
     from scipy.sparse import vstack
 
     more = vstack([groups, sampled(ball, given_up)], format="csr")
-    chosen, nodes = cover.dive(covering(ball, boxes, more, rows), budget)
+    chosen, nodes = set_cover.dive(covering(ball, boxes, more, rows), budget)
     plan = _improved(ball, plan, boxes, more, chosen, dominated)
     rows = np.setdiff1d(rows, given_up)
-    answer = cover.solve(covering(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
+    answer = set_cover.solve(covering(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
     part = _part(rows, answer.tree)
     return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
 
@@ -146,7 +146,7 @@ def _some(ball: Ball, rows: Ints, budget: int) -> tuple[Plan, Parts, int, int]:
             continue
         groups, given_up = free_groups(ball, by_degree(ball, some[ball.freeable[some]]), 50 * budget)
         some = np.setdiff1d(some, given_up)
-        answer = cover.solve(covering(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
+        answer = set_cover.solve(covering(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
         return simple, _part(some, answer.tree), answer.lower, answer.nodes
     return simple, (), 0, 0
 

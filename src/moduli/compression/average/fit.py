@@ -20,8 +20,8 @@ import numpy as np
 from moduli.common.progress import Progress
 from moduli.kernel.activations import Activation
 
-from .kernels import COARSE, MEDIUM, Units, accuracy, gram, means
-from .population import Readout, inner
+from .closed_form import Readout, inner
+from .gaussian_expectations import COARSE, MEDIUM, Units, accuracy, gram, means
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9

@@ -26,9 +26,9 @@ from moduli.common.domains import Gaussian
 from moduli.common.result import Result
 from moduli.kernel.network import Network
 
-from .kernels import MEDIUM, Units, Whitening
-from .narrowing import simplex
-from .population import Readout, inner, student
+from .closed_form import Readout, inner, student
+from .fit import simplex
+from .gaussian_expectations import MEDIUM, Units, Whitening
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Level = Literal["S0", "S-iso", "S1"]

@@ -20,8 +20,8 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.errors import MissingExtra, UnsupportedModel
 from moduli.kernel.network import Network
 
-from .distillation import Error, narrow, smoothed
-from .kernels import closed
+from .average.gaussian_expectations import closed
+from .average.students import Error, narrow, smoothed
 
 if TYPE_CHECKING:
     import torch

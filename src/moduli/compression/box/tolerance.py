@@ -1,7 +1,7 @@
 """Fewer hidden units on a box within a tolerance: parameters are changed, the change is certified, the rest is lossless.
 
 Two steps in one certificate: bounds of |original - changed| on the box by bisection (`supremum`), for two networks of one
-architecture; then `regional.compress` of the changed network, exact but for one rounding. Changes are such that a unit
+architecture; then `reduce_on_box.compress` of the changed network, exact but for one rounding. Changes are such that a unit
 goes: its row becomes zero (nearly constant units), a multiple of another row (nearly dependent ones), or its bias moves so
 that it never bends (nearly stable ones). Tried in the order of their effect at points: all together, then halves, and so on.
 """
@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.common.progress import Progress
+from moduli.compression.certify import certify
+from moduli.compression.results import Compression
 from moduli.kernel.bounds.output_gap import Changed, Enclosure
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import two_product
 from moduli.kernel.network import Layer, Network
 
-from . import regional, supremum
-from .certify import certify
-from .regional import RegionalCompression
-from .results import Compression
-from .stability import CLIMB, share
+from . import bisection, reduce_on_box
+from .reduce_on_box import RegionalCompression
+from .stable_units import CLIMB, share
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -123,7 +123,7 @@ def compress(
     if not (eps > 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
     box = on.of_dimension(net.widths[0])
-    best = regional.compress(net, box, budget, seed, executor, progress)
+    best = reduce_on_box.compress(net, box, budget, seed, executor, progress)
     known = zip(best.stability.signs, net.activations, strict=True)
     units = [np.flatnonzero((signs >= 0) | (not s.bends)) for signs, s in known]
     units, count = _affordable(net, units, box.sample(FEW, net.widths[0], seed), budget)
@@ -133,7 +133,7 @@ def compress(
     if enclosure is None:
         return best
     changed = _changed(net, kept)
-    step = regional.compress(changed, box, budget, seed, executor)
+    step = reduce_on_box.compress(changed, box, budget, seed, executor)
     between = Changed.between(net, changed, enclosure)
     proof = certify(net, step.proof.large_moves, step.network, region=step.proof.region, changed=between)
     if proof.slack.constant > eps or step.network.units >= best.network.units:
@@ -153,7 +153,7 @@ def _kept(
 ) -> tuple[list[Change], Enclosure | None]:
     """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of those that are left."""
     kept, proof, waiting, size, tries = list[Change](), None, changes, len(changes), 0
-    y, most = net.logits(points), max(1, min(TRIES, SHARE * budget // (4 * supremum.price(net, net))))
+    y, most = net.logits(points), max(1, min(TRIES, SHARE * budget // (4 * bisection.price(net, net))))
     while size and tries < most:
         left = list[Change]()
         for start in range(0, len(waiting), size):
@@ -163,7 +163,7 @@ def _kept(
                 if progress is not None:
                     progress(tries, most, f"{len(kept)} changes kept")
                 tries += 1
-                found = supremum.enclose(net, trial, box, budget, eps=eps * (1 - 2.0**-20), executor=executor)
+                found = bisection.enclose(net, trial, box, budget, eps=eps * (1 - 2.0**-20), executor=executor)
                 if found.upper <= eps:
                     kept, proof, part = [*kept, *part], found, []
             left += part

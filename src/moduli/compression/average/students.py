@@ -17,9 +17,9 @@ from moduli.common.result import Result
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
-from .kernels import FINE, MEDIUM, Units, Whitening, accuracy, closed
-from .narrowing import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
-from .population import Readout, distance, student
+from .closed_form import Readout, distance, student
+from .fit import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
+from .gaussian_expectations import FINE, MEDIUM, Units, Whitening, accuracy, closed
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Law = Gaussian | Samples

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from moduli.common.progress import Progress
+from moduli.compression.results import Compression, Rank, compression_of
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import Number, class_keys, linear
 from moduli.kernel.minimality import bends, reducible
@@ -23,8 +24,7 @@ from moduli.kernel.radius.cover_bound import Near
 from moduli.kernel.rules import apply
 from moduli.kernel.state import State
 
-from . import turning
-from .results import Compression, Rank, compression_of
+from . import hyperplane_merging
 
 EXACT = 2**18  # numbers of rows that are not floats, and are compared one by one
 
@@ -65,7 +65,7 @@ def flattened(state: State) -> list[Move]:
     moves = list[Move]()
     for l in range(len(state.alive) - 2, 0, -1):
         alone = len(state.alive) == 3 and state.region is None and state.activations[0].bends
-        move = None if alone else turning.flat(state, l)
+        move = None if alone else hyperplane_merging.flat(state, l)
         if move is not None and _accepted(state, move):
             moves.append(move)
     return moves
@@ -132,7 +132,7 @@ def _proposals(state: State, l: int) -> Iterator[Move]:
 
 def _turned(state: State, l: int) -> Iterator[Move]:
     """The best block of fewer units that the kernel accepts, and again: with fewer units more can be tried."""
-    while move := next(filter(partial(_accepted, state), turning.proposals(state, l)), None):
+    while move := next(filter(partial(_accepted, state), hyperplane_merging.proposals(state, l)), None):
         yield move
         if move.kind == "skip":
             return

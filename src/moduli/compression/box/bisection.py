@@ -18,7 +18,7 @@ from moduli.kernel.bounds.output_gap import BATCH, Enclosure, joint, measures, w
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
-from .programs import PRODUCTS
+from .linear_programs import PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]

@@ -17,6 +17,10 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.compression.box.linear_programs import PRODUCTS
+from moduli.compression.certify import certify
+from moduli.compression.exact import reduce
+from moduli.compression.results import Compression, Rank
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import Array, ExactArray, up
@@ -28,12 +32,9 @@ from moduli.kernel.rules import replay
 from moduli.kernel.slack import difference, exact_arrays
 from moduli.kernel.state import State
 
-from . import lossless, nearby
-from .certify import certify
-from .fitting import Plan, greedy
-from .programs import PRODUCTS
-from .proportional import Bundle, bundles
-from .results import Compression, Rank
+from . import branch_and_bound
+from .cover_heuristics import Plan, greedy
+from .multiples import Bundle, bundles
 
 ROWS = 2**7  # multiplications that a comparison of two numbers of rows counts as
 
@@ -70,7 +71,7 @@ def approached(
         found = approach(net, radius, budget, executor, progress, opposite=opposite)
         if found is None:
             continue
-        state, moves = lossless.reduce(net, near=found.near)
+        state, moves = reduce.reduce(net, near=found.near)
         if best is None or sum(state.widths[1:-1]) < sum(best.state.widths[1:-1]):
             nodes = found.nodes if best is None else best.found.nodes
             best = Approached(found._replace(nodes=nodes), state, moves)
@@ -105,7 +106,7 @@ def approach(
             negative |= any(t < 0 for b in scaled for t in b.ratios)
             coordinates = moved.carry_out_scaled(l, coordinates, layer, scaled)
             continue
-        found = nearby.solve(layer, budget, executor, progress)
+        found = branch_and_bound.solve(layer, budget, executor, progress)
         nodes += found.nodes
         if scaled is not None and sum(not b.free for b in scaled) < len(found.plan.paid):
             coordinates = moved.carry_out_scaled(l, coordinates, layer, scaled)
@@ -388,7 +389,7 @@ class NearCompression(Compression):
         changes = tuple(_rounded(c, dtype) if c.layer == 1 else c for c in self.near.changes)
         try:
             near = replace(self.near, changes=changes)
-            state, moves = lossless.reduce(self.original, near=near)
+            state, moves = reduce.reduce(self.original, near=near)
             other = _compression(self.original, near, moves, self.nodes, state)
             if other.network.units == small.units:
                 small = other.network.rounded(dtype)
@@ -614,7 +615,7 @@ def _mapper(executor: Executor, jobs: int) -> Callable[..., Iterator[Any]]:
 
 def _point(net: Network, radius: float, budget: int) -> tuple[int, int, int, int]:
     if radius == 0:
-        exact = lossless.rank(net)
+        exact = reduce.rank(net)
         return exact.lower, exact.upper, len(greedy(ball(net, 0.0)).paid), 0
     found = rank(net, radius, budget)
     assert found.greedy is not None

@@ -26,8 +26,8 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
 
-from . import programs
-from .programs import BOXES, PRODUCTS
+from . import linear_programs
+from .linear_programs import BOXES, PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -140,7 +140,7 @@ def stable(
 
     Args:
         on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear programs to solve;
-            those of large networks count as several, see `programs.PRODUCTS` and `programs.STEPS`.
+            those of large networks count as several, see `linear_programs.PRODUCTS` and `linear_programs.STEPS`.
         executor: takes boxes, and units of a layer.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
@@ -182,7 +182,7 @@ def _by_cases(
     """Linear programs for the signs that are open, one for each and then many; `signs`, `how`, `search.alive` are updated."""
     ends, cases, left, map_ = ends_of(net), list[Case](), limit, map if executor is None else executor.map
     gap, solved = np.zeros(net.units), 0
-    if sum(layer.weight.size for layer in net.layers) > programs.ENTRIES:
+    if sum(layer.weight.size for layer in net.layers) > linear_programs.ENTRIES:
         return cases, 0
     for method, least in ((HOW.index("program"), 1), (HOW.index("branching"), WORTH)):
         for layer in range(2, len(net.layers)):
@@ -191,7 +191,7 @@ def _by_cases(
             units = units[open_[units]] if net.activations[layer - 1].bends else units[:0]
             each = least if least == 1 else max(least, left // max(1, int(open_.sum())))
             units = units[np.argsort(gap[units], kind="stable")][: max(0, left) // each]
-            one = partial(programs.prove, net, box, signs.copy(), layer, limit=each)
+            one = partial(linear_programs.prove, net, box, signs.copy(), layer, limit=each)
             for start in range(0, len(units), TOGETHER):
                 if left <= 0:
                     break

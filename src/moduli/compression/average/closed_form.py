@@ -32,8 +32,8 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.exact_numbers import ceiling, evaluate
 from moduli.kernel.network import Layer, Network
 
-from . import kinked
-from .kernels import FINE, Order, Units, Whitening, accuracy, cancellation, gram, means
+from . import piecewise_linear_expectations
+from .gaussian_expectations import FINE, Order, Units, Whitening, accuracy, cancellation, gram, means
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 POINT = 4096  # hidden units whose values are enclosed one by one
@@ -228,8 +228,8 @@ def _at_point(a: Network, b: Network, x: Array) -> Ends:
 def _closer(a: Network, b: Network, law: Gaussian, whitening: Whitening, nodes: int) -> list[Ends]:
     """By what cancels less, where it applies."""
     found = []
-    if kinked.feasible(a, b, law):
-        square = kinked.squared(a, b, law)
+    if piecewise_linear_expectations.feasible(a, b, law):
+        square = piecewise_linear_expectations.squared(a, b, law)
         found.append(Ends.of(square.value, square.error, 0.0))
     kinds = {layer.activation for net in (a, b) for layer in net.layers[:-1]}
     if len(kinds) == 1 and next(iter(kinds)).kind in BENDS and a.widths == b.widths and a.units <= MATCHED:
