@@ -19,9 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import moduli as mo
-from moduli.clipping import clip
 from moduli.common import modular
-from moduli.subdivision import certify, faces, subdivide
+from moduli.piecewise.cells_exact import clip
+from moduli.piecewise.cells_generic import certify, faces, subdivide
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("MODULI_SHARED", HERE.parents[1] / "shared")) / "models"

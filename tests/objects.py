@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import jacobians
 from moduli.kernel import arithmetic, exact_numbers, fields, rules
 from moduli.kernel import state as states
 from moduli.kernel.activations import Activation
@@ -37,6 +36,7 @@ from moduli.kernel.rules import apply
 from moduli.kernel.slack import Slack
 from moduli.kernel.state import State
 from moduli.paths import Knot, path
+from moduli.piecewise import functional_dimension
 
 ROOT = Path(__file__).parents[1]
 
@@ -587,8 +587,8 @@ def test_bounds_of_entries_of_a_jacobian_do_not_underflow(tiny):
     parts = [[2], [-1]], [1, 0.5], [[tiny, 0], [tiny, tiny]], [0.25, 0], [[tiny, tiny]], [0], [[tiny]], [0]
     large = net(*parts, activation="relu")
     found = mo.pieces(large, on=mo.Box(-1, 1))
-    sizes, powers = jacobians._column_bits(found)
-    features, shifts = jacobians._feature_bits(found)
+    sizes, powers = functional_dimension._column_bits(found)
+    features, shifts = functional_dimension._feature_bits(found)
     assert np.isfinite(sizes).all()
     assert all(np.isfinite(part).all() for part in features)
     start = [max(abs(Fraction(x)) for x in row) for row in found.start.tolist()]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.witnesses import exact_layers
+from moduli.piecewise.equivalent_parameters import exact_layers
 
 KINDS = "tanh", "sigmoid", "erf"
 

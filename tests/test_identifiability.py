@@ -11,8 +11,8 @@ from test_polyhedra import read, stored
 from test_recovery import BOX, drawn, rational
 
 import moduli as mo
-from moduli.identifiability import chained, generic_identifiability, shallow_identifiability
-from moduli.recovery import recover, same_function, standard
+from moduli.piecewise.generic_position import chained, generic_identifiability, shallow_identifiability
+from moduli.piecewise.recovery import recover, same_function, standard
 
 
 def test_never_yes_without_full_dimension(shared):

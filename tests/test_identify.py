@@ -13,8 +13,8 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
-from moduli.identifiability import trace_ranks
-from moduli.witnesses import distinct, exact_layers, shallow_function
+from moduli.piecewise.equivalent_parameters import distinct, exact_layers, shallow_function
+from moduli.piecewise.generic_position import trace_ranks
 
 
 def pairs(shared):
@@ -172,7 +172,7 @@ def test_more_inputs_than_cells_can_be_listed():
 
 def test_exploration_finds_cells_of_the_complex():
     """Every cell found is one of the complete complex, and nearly all are found."""
-    from moduli.exploration import explore
+    from moduli.piecewise.cells_sampled import explore
 
     for widths in ((2, 6, 5, 1), (3, 5, 4, 1)):
         net = he(1, widths)

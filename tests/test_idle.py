@@ -10,7 +10,7 @@ import strategies as plants
 
 import moduli as mo
 from moduli.compression.average.mean_field_limit import mean_field
-from moduli.idle import idle
+from moduli.piecewise.idle_units import idle
 
 BOX = mo.Box(-1, 1)
 X = np.random.default_rng(0).standard_normal((40, 2))

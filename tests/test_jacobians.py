@@ -13,9 +13,8 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
-from moduli import jacobians
 from moduli.common import modular
-from moduli.jacobians import Exact, _jacobian_floats, _rank, local
+from moduli.piecewise.functional_dimension import Exact, _jacobian_floats, _rank, local
 
 
 def test_stored_dimensions(shared):
@@ -94,7 +93,7 @@ def test_named_losses():
 
 
 def test_intervals_say_so(monkeypatch):
-    import moduli.jacobians as jacobians
+    import moduli.piecewise.functional_dimension as jacobians
 
     monkeypatch.setattr(jacobians, "WORK", 0.0)
     nets = [plants.minimal(np.random.default_rng(k), (2, 4, 4, 4, 1), ["relu"] * 3).network() for k in range(8)]

@@ -12,8 +12,8 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.readout import PRIME, Readout, Unit, _lifted, _pivots, _refuted, turns
-from moduli.recovery import everything, primitive, recover, same_function, standard
+from moduli.piecewise.output_layer import PRIME, Readout, Unit, _lifted, _pivots, _refuted, turns
+from moduli.piecewise.recovery import everything, primitive, recover, same_function, standard
 
 BOX = mo.Box(-1024, 1024)
 

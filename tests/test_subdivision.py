@@ -10,9 +10,9 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.clipping import clip
-from moduli.polyhedra import Pieces
-from moduli.subdivision import Degenerate, certify, subdivide, walls
+from moduli.piecewise.cells_exact import clip
+from moduli.piecewise.cells_generic import Degenerate, certify, subdivide, walls
+from moduli.piecewise.polyhedral_complex import Pieces
 
 SHAPES = (1, 5, 4, 1), (2, 5, 4, 1), (2, 4, 3, 3, 2), (3, 4, 3, 1), (1, 3, 3, 3, 1), (2, 6, 1)
 

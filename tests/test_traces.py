@@ -13,8 +13,8 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
-from moduli.recovery import recover
-from moduli.traces import balance, creases, depth, lines, meetings, stars, strict_depth, traces
+from moduli.piecewise.forced_depth import balance, creases, depth, lines, meetings, stars, strict_depth, traces
+from moduli.piecewise.recovery import recover
 
 
 def net_of(*parameters):

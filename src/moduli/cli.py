@@ -599,8 +599,7 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     """A random orthonormal pair through the origin, or the arrays of a file."""
     from moduli.common.files import load_arrays
     from moduli.kernel.errors import printable
-
-    from .polyhedra import random_plane
+    from moduli.piecewise.polyhedral_complex import random_plane
 
     if text is None:
         return None

@@ -15,8 +15,7 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import Undecided
 from moduli.kernel.exact_numbers import evaluate
 from moduli.kernel.network import Network
-
-from .polyhedra import MOST, pieces
+from moduli.piecewise.polyhedral_complex import MOST, pieces
 
 Point = tuple[Fraction, ...]
 CELLS = 3000  # of the complex of both networks

@@ -18,12 +18,12 @@ from moduli.compression.results import MOVES, Compression, Rank
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
 from moduli.kernel.network import Network
+from moduli.piecewise.polyhedral_complex import MOST, Pieces, random_plane
 
 from . import solve
 from .common import figures
 from .formats import load
 from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
-from .polyhedra import MOST, Pieces, random_plane
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command

@@ -32,33 +32,21 @@ from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError
 from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.network import Network
+from moduli.piecewise.forced_depth import Depth
+from moduli.piecewise.functional_dimension import Dimension
+from moduli.piecewise.identifiability import Identifiability
+from moduli.piecewise.polyhedral_complex import Pieces
+from moduli.piecewise.recovery import Recovery
 
-from . import (
-    alignment,
-    capacity,
-    comparison,
-    exploration,
-    identify,
-    jacobians,
-    paths,
-    polyhedra,
-    pruning,
-    recovery,
-    symmetry,
-    traces,
-)
+from . import alignment, capacity, comparison, paths, pruning, symmetry
 from .alignment import Alignment
 from .capacity import Complexity
 from .comparison import Distance, Equivalence
 from .formats import load
-from .identify import Identifiability
-from .jacobians import Dimension
 from .paths import Path as ParameterPath
-from .polyhedra import Pieces
+from .piecewise import cells_sampled, forced_depth, functional_dimension, identifiability, polyhedral_complex, recovery
 from .pruning import Curve
-from .recovery import Recovery
 from .symmetry import Signature, SymmetryGroup
-from .traces import Depth
 
 
 @np.errstate(all="ignore")
@@ -261,7 +249,7 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    found = polyhedra.pieces(load(net), on, slice, budget, progress)
+    found = polyhedral_complex.pieces(load(net), on, slice, budget, progress)
     _ = found.linear_regions  # slopes that no float holds are told here, not when the answer is read
     return found
 
@@ -285,9 +273,9 @@ def dimension(
     (5, 2)
     """
     net = load(net)
-    if slice is None and net.widths[0] > polyhedra.MOST:
-        return jacobians.dimension(exploration.explore(net, on, budget, seed, progress), seed)
-    return jacobians.dimension(polyhedra.pieces(net, on, slice, budget, progress), seed)
+    if slice is None and net.widths[0] > polyhedral_complex.MOST:
+        return functional_dimension.dimension(cells_sampled.explore(net, on, budget, seed, progress), seed)
+    return functional_dimension.dimension(polyhedral_complex.pieces(net, on, slice, budget, progress), seed)
 
 
 @np.errstate(all="ignore")
@@ -316,11 +304,11 @@ def identifiable(
     (0.5, 0.5)
     """
     net = load(net)
-    answer = identify.without_dimension(net, on)
+    answer = identifiability.without_dimension(net, on)
     if answer is not None:
         return answer
     found = dimension(net, on=on, budget=budget, seed=seed, progress=progress)
-    return identify.identifiable(net, on, found, min(budget, 2_000))
+    return identifiability.identifiable(net, on, found, min(budget, 2_000))
 
 
 @np.errstate(all="ignore")
@@ -338,7 +326,7 @@ def depth(
     >>> mo.depth(top, on=mo.Box(-8, 8)).strict                                                    # of max(0, x, y)
     2
     """
-    return traces.depth(polyhedra.pieces(load(net), on, slice, budget, progress))
+    return forced_depth.depth(polyhedral_complex.pieces(load(net), on, slice, budget, progress))
 
 
 @np.errstate(all="ignore")
@@ -358,7 +346,7 @@ def recover(
     [0.0, -1.0, -2.0]
     """
     net = load(net)
-    return recovery.recover(polyhedra.pieces(net, on, None, 10_000, progress), widths or net.widths, budget)
+    return recovery.recover(polyhedral_complex.pieces(net, on, None, 10_000, progress), widths or net.widths, budget)
 
 
 @np.errstate(all="ignore")

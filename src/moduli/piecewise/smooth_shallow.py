@@ -14,8 +14,8 @@ from moduli.compression.exact import reduce
 from moduli.kernel.activations import Activation
 from moduli.kernel.network import Network
 
-from .readout import Affine
-from .witnesses import Witness, exact_layers
+from .equivalent_parameters import Witness, exact_layers
+from .output_layer import Affine
 
 Column = tuple[Fraction, ...]
 Term = tuple[Column, Column]

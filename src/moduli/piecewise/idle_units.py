@@ -12,8 +12,8 @@ import numpy as np
 
 from moduli.kernel.network import Network
 
-from .readout import Affine
-from .witnesses import Witness, exact_layers
+from .equivalent_parameters import Witness, exact_layers
+from .output_layer import Affine
 
 
 def idle(net: Network) -> tuple[str, Witness | None] | None:

@@ -26,13 +26,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common import modular
 from moduli.common.result import Result
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
-from .clipping import whole_numbers
-from .common import modular
-from .polyhedra import Pieces, gates
+from .cells_exact import whole_numbers
+from .polyhedral_complex import Pieces, gates
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FLOOR = 2.0**-900  # bounds are at least this: below, products underflow, and a bound of 0 would claim a lower rank

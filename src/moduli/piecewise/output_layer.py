@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common import modular
 from moduli.kernel.errors import Undecided
 
-from .clipping import Cell, Form
-from .clipping import value as value_at
-from .common import modular
+from .cells_exact import Cell, Form
+from .cells_exact import value as value_at
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 Affine = tuple[list[list[Fraction]], list[Fraction]]  # weights, biases of a layer

@@ -21,7 +21,7 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected, UnsupportedModel
 from moduli.kernel.network import Network
 
-from .subdivision import Degenerate, subdivide
+from .cells_generic import Degenerate, subdivide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BLOCK, PROGRAMS = 4096, 50

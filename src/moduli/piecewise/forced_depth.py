@@ -35,8 +35,8 @@ from typing import Any, ClassVar, NamedTuple
 from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected
 
-from .clipping import Cell, Form, Point, dot, minus, ring_of, value
-from .polyhedra import Pieces
+from .cells_exact import Cell, Form, Point, dot, minus, ring_of, value
+from .polyhedral_complex import Pieces
 
 Ridge = tuple[Point, ...]
 

@@ -26,11 +26,11 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
-from .clipping import Form
-from .jacobians import exercised
-from .layerwise import integral
-from .polyhedra import Pieces
-from .readout import MOST, Affine, Readout, Unit, turns
+from .cells_exact import Form
+from .functional_dimension import exercised
+from .layer_peeling import integral
+from .output_layer import MOST, Affine, Readout, Unit, turns
+from .polyhedral_complex import Pieces
 from .recovery import primitive, same_function
 
 STEPS = tuple(sign * Fraction(1, 2**k) for k in (0, 4, 10, 20) for sign in (1, -1))

@@ -28,10 +28,10 @@ import numpy as np
 
 from moduli.kernel.errors import Undecided
 
-from .clipping import Cell, Form, Point, affine, parts_of, through
-from .polyhedra import Pieces
-from .readout import Affine, Budget, Features, Unit, readouts, solve
-from .traces import Crease, Star, creases, meetings, possible, stars
+from .cells_exact import Cell, Form, Point, affine, parts_of, through
+from .forced_depth import Crease, Star, creases, meetings, possible, stars
+from .output_layer import Affine, Budget, Features, Unit, readouts, solve
+from .polyhedral_complex import Pieces
 
 OWN = 10**6  # the constraints of a candidate are numbered from here, above those of any cell
 Bend = tuple[frozenset[Form], frozenset[Form]]  # planes of which one is of the first layer; all planes there

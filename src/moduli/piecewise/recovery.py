@@ -20,10 +20,10 @@ from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided
 from moduli.kernel.network import Network
 
-from .clipping import Cell, affine, through
-from .layerwise import OWN, Search, content, identity, networks
-from .polyhedra import Pieces
-from .readout import Affine, Budget
+from .cells_exact import Cell, affine, through
+from .layer_peeling import OWN, Search, content, identity, networks
+from .output_layer import Affine, Budget
+from .polyhedral_complex import Pieces
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -25,18 +25,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common import modular
 from moduli.kernel.box import Box
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
-from .clipping import Point
-from .common import modular
-from .layerwise import values as values_at
-from .polyhedra import Pieces
-from .readout import MOST, Affine, Readout, Unit, turns
+from .cells_exact import Point
+from .equivalent_parameters import exact_layers, over
+from .forced_depth import Traces, inside, meetings, ridges, traces
+from .layer_peeling import values as values_at
+from .output_layer import MOST, Affine, Readout, Unit, turns
+from .polyhedral_complex import Pieces
 from .recovery import everything, standard
-from .traces import Traces, inside, meetings, ridges, traces
-from .witnesses import exact_layers, over
 
 PRIME = modular.PRIMES[0]
 WIDEST = 12  # units in a layer of which all orientations are refuted

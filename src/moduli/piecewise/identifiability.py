@@ -22,14 +22,14 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedModel
 from moduli.kernel.network import Network
 
-from . import analytic
-from .identifiability import generic_identifiability, shallow_identifiability, trace_ranks
-from .idle import idle
-from .jacobians import Dimension
-from .polyhedra import Pieces
-from .readout import Affine
+from . import smooth_shallow
+from .equivalent_parameters import Witness, distinct, exact_layers, shallow_function, shallow_witness, witness
+from .functional_dimension import Dimension
+from .generic_position import generic_identifiability, shallow_identifiability, trace_ranks
+from .idle_units import idle
+from .output_layer import Affine
+from .polyhedral_complex import Pieces
 from .recovery import same_function
-from .witnesses import Witness, distinct, exact_layers, shallow_function, shallow_witness, witness
 
 EXACT = 400  # cells that are compared in rational arithmetic
 
@@ -121,12 +121,12 @@ class Identifiability(Result):
 
 
 def _distinct(net: Network, other: tuple[Affine, ...]) -> bool:
-    return not analytic.copies(net, other) if analytic.applies(net) else distinct(exact_layers(net), other)
+    return not smooth_shallow.copies(net, other) if smooth_shallow.applies(net) else distinct(exact_layers(net), other)
 
 
 def _same(net: Network, box: Box | None, other: tuple[Affine, ...], dimension: Dimension | None) -> bool:
-    if analytic.applies(net):
-        return analytic.same(net, other)
+    if smooth_shallow.applies(net):
+        return smooth_shallow.same(net, other)
     assert box is not None
     if len(net.layers) == 2:
         whole = box.of_dimension(net.widths[0])
@@ -176,7 +176,7 @@ def without_dimension(net: Network, on: Domain) -> Identifiability | None:
         answer = _at_once(net, on)
         if answer is not None:
             return answer
-        if analytic.applies(net):
+        if smooth_shallow.applies(net):
             return _analytic(net, on)
     if not isinstance(on, Box):
         raise ValueError(f"on={on!r}: identifiability is asked in a box; give on=Box(-1, 1)")
@@ -197,7 +197,7 @@ def _at_once(net: Network, on: Box | None) -> Identifiability | None:
         return _affine(net, on)
     if not net.units:
         return Identifiability("proved", net, on, "global", "a constant, and its output biases are all the parameters")
-    if 0 not in net.widths and (_relu(net) or analytic.applies(net)):
+    if 0 not in net.widths and (_relu(net) or smooth_shallow.applies(net)):
         return None
     found = idle(net)
     if found is None:
@@ -224,7 +224,7 @@ def _analytic(net: Network, on: Box | None) -> Identifiability:
     if on is not None and (on.of_dimension(net.widths[0]).low >= on.high).any():
         return Identifiability("undecided", net, on, "", "the box is flat")
     try:
-        why, found = analytic.other(net)
+        why, found = smooth_shallow.other(net)
     except Undecided as error:
         return Identifiability("undecided", net, on, "", str(error))
     if not why:

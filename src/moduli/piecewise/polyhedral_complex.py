@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common import modular
 from moduli.common.domains import Domain
 from moduli.common.progress import Progress
 from moduli.common.result import Result
@@ -23,9 +24,8 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
 from moduli.kernel.network import Network
 
-from .clipping import Cell, Forms, Point, clip, minus, point_of, value
-from .common import modular
-from .subdivision import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of
+from .cells_exact import Cell, Forms, Point, clip, minus, point_of, value
+from .cells_generic import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

@@ -34,7 +34,7 @@ from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.exact_numbers import class_keys
 from moduli.kernel.network import Network
 
-from .clipping import Forms, Homogeneous
+from .cells_exact import Forms, Homogeneous
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
