@@ -18,8 +18,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 import moduli as mo
-from moduli import alignment
-from moduli.symmetry import Element, Spec, Units
+from moduli.equivalence import alignment
+from moduli.equivalence.group import Element, Spec, Units
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 WIDE = (784, 512, 512, 512, 10)

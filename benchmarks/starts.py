@@ -18,7 +18,7 @@ import numpy as np
 
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
 from moduli.covering import log_hit_probability, separation
-from moduli.symmetry import Units
+from moduli.equivalence.group import Units
 
 POINTS, STEPS = 64, 300
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli.equivalence.constant_paths import Knot, path
 from moduli.kernel import arithmetic, exact_numbers, fields, rules
 from moduli.kernel import state as states
 from moduli.kernel.activations import Activation
@@ -35,7 +36,6 @@ from moduli.kernel.radius.cover_bound import Bound, Change, Near
 from moduli.kernel.rules import apply
 from moduli.kernel.slack import Slack
 from moduli.kernel.state import State
-from moduli.paths import Knot, path
 from moduli.piecewise import functional_dimension
 
 ROOT = Path(__file__).parents[1]
@@ -480,7 +480,7 @@ from concurrent.futures import ThreadPoolExecutor
 from moduli import bounds
 from moduli.kernel.certificate import State
 from moduli.kernel.radius.compatibility import Ball
-from moduli.paths import path
+from moduli.equivalence.constant_paths import path
 from moduli.kernel.slack import difference, exact_arrays
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
 small = mo.compress(net)

@@ -9,8 +9,8 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.alignment import match, spec_of
-from moduli.symmetry import Axis, Element, Spec, Units
+from moduli.equivalence.alignment import match, spec_of
+from moduli.equivalence.group import Axis, Element, Spec, Units
 
 
 def dense(rng, widths, activation):

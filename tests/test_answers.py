@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import symmetry
 from moduli.cli import main
 from moduli.common.figures import save
 from moduli.common.result import Result, encoded, plain
+from moduli.equivalence import group
+from moduli.equivalence.witness_search import allowed, behind, lipschitz
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.move import Move
 from moduli.kernel.rules import apply
 from moduli.kernel.slack import Slack, difference, exact_arrays
-from moduli.separation import allowed, behind, lipschitz
 
 BOX = mo.Box(-1, 1)
 
@@ -234,7 +234,7 @@ ASKED = {
     "rows": lambda n: mo.distance(n, shifted(n), on=mo.Samples(X)),
     "equal": lambda n: mo.equivalent(n, shifted(n), budget=40),
     "within": lambda n: mo.equivalent(n, shifted(n), on=BOX, budget=40, eps=0.1),
-    "canon": symmetry.canon, "signature": mo.signature, "symmetries": mo.symmetries,
+    "canon": group.canon, "signature": mo.signature, "symmetries": mo.symmetries,
     "moved": lambda n: mo.symmetries(n).random(1)(n), "align": lambda n: mo.align(n, shifted(n)),
     "activations": lambda n: mo.align(n, shifted(n), by="activations", on=mo.Samples(X)),
     "barrier": lambda n: mo.align(n, shifted(n)).barrier(mo.Samples(X)), "path": lambda n: mo.path(n, n),
@@ -553,7 +553,7 @@ def test_fewest_names_the_networks_among_which_it_is():
 
 def exactly(net: mo.Network, form: mo.Network) -> Slack:
     """The slack of a form, by moves in rationals."""
-    state, _ = symmetry.normal_form(net)
+    state, _ = group.normal_form(net)
     for l in range(1, len(state.weights)):
         if not state.activations[l - 1].homogeneous or not len(state.alive[l - 1]):
             continue
@@ -574,7 +574,7 @@ def test_the_slack_of_a_form_is_what_rationals_find(kind):
         for n, m in pairwise(widths):
             arrays += [rng.standard_normal((m, n)) * size, rng.standard_normal(m)]
         net = one(kind, *arrays)
-        found, exact = symmetry.canon(net), exactly(net, mo.canonical(net))
+        found, exact = group.canon(net), exactly(net, mo.canonical(net))
         assert found.check()
         assert found.network == mo.canonical(net)
         assert found.slack.constant >= exact.constant * (1 - 1e-12)
@@ -589,7 +589,7 @@ def test_the_slack_of_a_form_is_what_rationals_find(kind):
 def test_forms_beyond_the_range_of_floats_are_undecided():
     for size in (1e-200, 1e150):
         net = one("relu", [[size, size / 3]], [1.0], [[1.0 / 7]], [0.0])
-        found = symmetry.canon(net)
+        found = group.canon(net)
         assert (found.status, found.glyph) == ("undecided", "?")
         with pytest.raises(mo.Undecided, match="no float bounds"):
             found.check()
@@ -597,7 +597,7 @@ def test_forms_beyond_the_range_of_floats_are_undecided():
 
 def test_a_changed_slack_of_a_form_is_rejected():
     net = one("relu", [[3.0, 1.0]], [0.7], [[0.1]], [0.0])
-    found = symmetry.canon(net)
+    found = group.canon(net)
     assert found.status == "bounded"
     with pytest.raises(mo.CertificateRejected, match="is claimed of a form"):
         replace(found, slack=Slack(0.0, 1e-30)).check()

@@ -13,12 +13,12 @@ from test_bounds import coarse_network, exact_layers, random_box, random_network
 from test_regional import box_of, cases, read, relu
 
 import moduli as mo
-from moduli import exact_gap
 from moduli.compression.box import bisection, linear_programs, masked_units
 from moduli.compression.box.reduce_on_box import claimed, reduce
 from moduli.compression.box.stable_units import HOW, Points, stable
 from moduli.compression.certify import certify
 from moduli.compression.certify import first as starting
+from moduli.equivalence import exact_gap
 from moduli.kernel.bounds import sign_splits as kernel
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.output_gap import Changed

@@ -10,7 +10,7 @@ import pytest
 
 import moduli as mo
 from moduli.compression.exact import reduce
-from moduli.paths import Knot, PathCertificate, path
+from moduli.equivalence.constant_paths import Knot, PathCertificate, path
 
 
 def network(w):

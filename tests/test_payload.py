@@ -9,7 +9,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.payload import _number, _order, capacity, read, write
+from moduli.equivalence.order_payload import _number, _order, capacity, read, write
 
 
 def test_codes_are_all_orders_once():

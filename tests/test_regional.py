@@ -16,10 +16,10 @@ import strategies as plants
 from test_stability import Work, dearest, wide
 
 import moduli as mo
-from moduli import exact_gap
 from moduli.compression.box import bisection, linear_programs, reduce_on_box
 from moduli.compression.box.reduce_on_box import claimed
 from moduli.compression.box.stable_units import CLIMB, TOGETHER, stable
+from moduli.equivalence import exact_gap
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.exact_numbers import evaluate

@@ -11,7 +11,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.symmetry import Element, Units, _sorted, attention, grouped
+from moduli.equivalence.group import Element, Units, _sorted, attention, grouped
 
 
 def test_idempotent_and_invariant_bit_for_bit():

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import exact_gap
 from moduli.compression.exact.hyperplane_merging import Folded, eliminate, proposals
+from moduli.equivalence import exact_gap
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.flippable_subsets import spares
 from moduli.kernel.hyperplane_sums import creases, unit

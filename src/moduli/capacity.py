@@ -20,12 +20,13 @@ import numpy as np
 from moduli.common.domains import Samples
 from moduli.common.result import Result, notebook, plain
 from moduli.compression.exact.reduce import compress
+from moduli.equivalence.group import SymmetryGroup
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
 
-from . import payload
 from .covering import Class, log, published_deep, published_shallow, rational
+from .equivalence import order_payload
 from .generalization import (
     Norms,
     Real,
@@ -44,7 +45,6 @@ from .generalization import (
     upward,
     vc_dimension,
 )
-from .symmetry import SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SCALES = 21
@@ -152,7 +152,7 @@ class Complexity(Result):
                 ("free bits", f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)")
             )
             rows.append(
-                ("payload", f"up to {payload.capacity(self.network)} bits in the order of units alone (moduli.payload)")
+                ("payload", f"up to {order_payload.capacity(self.network)} bits in the order of units alone (moduli.equivalence.order_payload)")
             )
             small = self._small
             if small is not None:

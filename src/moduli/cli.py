@@ -458,11 +458,11 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     \b
     Example: moduli canon controller.onnx -o normal.onnx
     """
-    from . import symmetry
+    from .equivalence import group
 
     net = _load(model, **source)
     with bar(quiet) as progress:
-        form = symmetry.canon(net, progress)
+        form = group.canon(net, progress)
     slack = form.slack if form.status == "bounded" else None
     with writing(Path(out)):
         target = mo.save(form.network, out, slack=slack)

@@ -32,10 +32,9 @@ from typing import Any
 
 import numpy as np
 
+from moduli.equivalence.group import Units, hidden_units
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError
-
-from .symmetry import Units, hidden_units
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DIGITS = 10**40

@@ -27,6 +27,10 @@ from moduli.compression.exact import reduce
 from moduli.compression.radius import reduce_within
 from moduli.compression.radius.reduce_within import RankCurve
 from moduli.compression.results import Compression, Rank, one_layer
+from moduli.equivalence.alignment import Alignment
+from moduli.equivalence.compare import Distance, Equivalence
+from moduli.equivalence.constant_paths import Path as ParameterPath
+from moduli.equivalence.group import Signature, SymmetryGroup
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError
@@ -38,15 +42,12 @@ from moduli.piecewise.identifiability import Identifiability
 from moduli.piecewise.polyhedral_complex import Pieces
 from moduli.piecewise.recovery import Recovery
 
-from . import alignment, capacity, comparison, paths, pruning, symmetry
-from .alignment import Alignment
+from . import capacity, pruning
 from .capacity import Complexity
-from .comparison import Distance, Equivalence
+from .equivalence import alignment, compare, constant_paths, group
 from .formats import load
-from .paths import Path as ParameterPath
 from .piecewise import cells_sampled, forced_depth, functional_dimension, identifiability, polyhedral_complex, recovery
 from .pruning import Curve
-from .symmetry import Signature, SymmetryGroup
 
 
 @np.errstate(all="ignore")
@@ -379,7 +380,7 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     >>> mo.canonical(a) == mo.canonical(b)
     True
     """
-    return symmetry.canonical(load(net), progress)
+    return group.canonical(load(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -399,7 +400,7 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
     >>> p.segments, p.check()
     (3, True)
     """
-    return paths.path(*_pair(a, b), progress=progress)
+    return constant_paths.path(*_pair(a, b), progress=progress)
 
 
 @np.errstate(all="ignore")
@@ -414,7 +415,7 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     >>> a == b, a.complete
     (True, True)
     """
-    return symmetry.signature(load(net), progress)
+    return group.signature(load(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -520,7 +521,7 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
-    return comparison.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
+    return compare.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
@@ -566,7 +567,7 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
-    return comparison.distance(*_pair(a, b), on, budget, seed, executor, progress)
+    return compare.distance(*_pair(a, b), on, budget, seed, executor, progress)
 
 
 class Demands(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.network import Network
 
-from .symmetry import Element, Order
+from .group import Element, Order
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

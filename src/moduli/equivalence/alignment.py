@@ -22,7 +22,7 @@ from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
-from .symmetry import Axis, Element, Order, Spec, SymmetryGroup
+from .group import Axis, Element, Order, Spec, SymmetryGroup
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SWEEPS = 100
@@ -43,7 +43,7 @@ def match(
     From two starts: part by part in the order of the spec, which finds exact copies, and where all units are; then in random
     orders until no inner product grows.
 
-    >>> from moduli.symmetry import Units
+    >>> from moduli.equivalence.group import Units
     >>> spec = Spec({"h": Units(3)}, {"w": (Axis("h", 1), None), "v": (None, Axis("h", -1))})
     >>> b = {"w": np.array([[1.0], [2.0], [3.0]]), "v": np.array([[4.0, 5.0, 6.0]])}
     >>> a = spec.move(b, spec.random(1))

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common import modular
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.compression.certify import certify
@@ -32,8 +33,6 @@ from moduli.kernel.network import IDENTITY, Layer, Network
 from moduli.kernel.rules import apply, replay
 from moduli.kernel.slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
 from moduli.kernel.state import State
-
-from .common import modular
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = np.ndarray[Any, np.dtype[np.intp]]

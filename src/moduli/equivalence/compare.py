@@ -33,7 +33,8 @@ from moduli.kernel.state import State
 
 from . import exact_gap
 from .alignment import align
-from .separation import (
+from .group import Element, normal_form
+from .witness_search import (
     Witness,
     allowed,
     candidates,
@@ -46,7 +47,6 @@ from .separation import (
     separates,
     span,
 )
-from .symmetry import Element, normal_form
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS, PIECE = 100_000, 10_000
