@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from moduli.capacity.complexity_table.covering_numbers import log_hit_probability, separation
 
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
-from moduli.covering import log_hit_probability, separation
 from moduli.equivalence.group import Units
 
 POINTS, STEPS = 64, 300

@@ -10,9 +10,7 @@ from itertools import pairwise, permutations, product
 import mpmath
 import numpy as np
 import pytest
-
-import moduli as mo
-from moduli.covering import (
+from moduli.capacity.complexity_table.covering_numbers import (
     Class,
     log,
     log_hit_cap,
@@ -25,6 +23,8 @@ from moduli.covering import (
     separation,
     sorted_cover,
 )
+
+import moduli as mo
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "abs", "leaky_relu(0.1)", "gelu", "sin")
 

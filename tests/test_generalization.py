@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 import pytest
-
-from moduli.generalization import (
+from moduli.capacity.complexity_table.gap_bounds import (
     Norms,
     anthony_covering,
     bartlett_capacity,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.capacity.complexity_table.complexity_table import Complexity
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.files import content
 from moduli.common.progress import Progress
@@ -42,8 +43,8 @@ from moduli.piecewise.identifiability import Identifiability
 from moduli.piecewise.polyhedral_complex import Pieces
 from moduli.piecewise.recovery import Recovery
 
-from . import capacity, pruning
-from .capacity import Complexity
+from . import pruning
+from .capacity import complexity_table
 from .equivalence import alignment, compare, constant_paths, group
 from .formats import load
 from .piecewise import cells_sampled, forced_depth, functional_dimension, identifiability, polyhedral_complex, recovery
@@ -489,7 +490,7 @@ def complexity(
     """
     widths = isinstance(net_or_widths, (list, tuple)) and all(isinstance(d, (int, np.integer)) for d in net_or_widths)
     net = net_or_widths if widths else load(net_or_widths)
-    return capacity.complexity(net, activation, bound, input_bound, samples, accuracy, delta, norm)
+    return complexity_table.complexity(net, activation, bound, input_bound, samples, accuracy, delta, norm)
 
 
 @np.errstate(all="ignore")

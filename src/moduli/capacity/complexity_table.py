@@ -20,14 +20,14 @@ import numpy as np
 from moduli.common.domains import Samples
 from moduli.common.result import Result, notebook, plain
 from moduli.compression.exact.reduce import compress
+from moduli.equivalence import order_payload
 from moduli.equivalence.group import SymmetryGroup
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
 
-from .covering import Class, log, published_deep, published_shallow, rational
-from .equivalence import order_payload
-from .generalization import (
+from .covering_numbers import Class, log, published_deep, published_shallow, rational
+from .gap_bounds import (
     Norms,
     Real,
     anthony_covering,
