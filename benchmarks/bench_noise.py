@@ -14,9 +14,9 @@ import torch
 from scipy.stats import levy_stable
 
 from moduli import stable_noise
-from moduli.noise import KINDS
 from moduli.pytorch import HeavyTailedNoise, perceptron
-from moduli.torch_noise import draw
+from moduli.training.noise import KINDS
+from moduli.training.torch_sgd import draw
 
 DRAWS, ALPHA = 10**6, 1.75
 

@@ -292,7 +292,7 @@ def job(seed: int) -> int:
 
 
 def sweep(count: int = 10**4) -> None:
-    from moduli.sweep import Job, run
+    from moduli.training.job_store import Job, run
 
     sys.path.insert(0, str(HERE))
     jobs = [Job("bench_size:job", {"seed": seed}) for seed in range(count)]

@@ -33,11 +33,11 @@ import numpy as np
 import moduli as mo
 from moduli import cli, terminal
 from moduli.equivalence.constant_paths import PathCertificate
-from moduli.experiments import Table, load_data, read_config
 from moduli.formats import load_samples
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.exact_numbers import evaluate
-from moduli.sweep import run
+from moduli.training.experiments import Table, load_data, read_config
+from moduli.training.job_store import run
 
 SECONDS, MEMORY, CHUNK, COMMAND = 10, 2**30, 400, 40
 Finding = dict[str, Any]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from moduli.experiments import Table, load_data, measure, prunability, read_config
 from moduli.kernel.errors import UnsupportedModel
-from moduli.sweep import run
+from moduli.training.experiments import Table, load_data, measure, prunability, read_config
+from moduli.training.job_store import run
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[1]
@@ -74,8 +74,8 @@ def test_type_one_noise_is_invisible_on_centred_inputs(shared):
     common = {"data": "ecg5000", "folder": folder, "width": 300, "steps": 100, "seed": 0}
     told = load_data("ecg5000", folder)
     loud = prunability(noise={"kind": "rows", "alpha": 1.75, "sigma": 0.03}, **common)
-    from moduli.pruning import prunable_share, visible
     from moduli.pytorch import perceptron
+    from moduli.training.pruning import prunable_share, visible
 
     start = perceptron(140, 300, 2, seed=0)[0].weight.detach().double().numpy()
     assert loud["share_whole"] > 2 * loud["share"]

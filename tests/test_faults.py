@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.sweep import Job, run
+from moduli.training.job_store import Job, run
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}

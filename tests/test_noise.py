@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.noise import KINDS, positive, radius, symmetric
+from moduli.training.noise import KINDS, positive, radius, symmetric
 
 ALPHAS = (0.7, 1.0, 1.3, 1.75, 1.9, 2.0)
 

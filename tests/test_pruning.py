@@ -10,7 +10,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.pruning import (
+from moduli.training.pruning import (
     contributions,
     keep,
     largest_share,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from moduli.sweep import Job, run
+from moduli.training.job_store import Job, run
 
 ROOT = Path(__file__).parents[1]
 SQUARE = """
@@ -114,7 +114,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path, square):
     """SIGKILL at several moments: what has a file is not done again, and everything is done in the end."""
     script = tmp_path / "go.py"
     script.write_text(
-        "from moduli.sweep import Job, run\n"
+        "from moduli.training.job_store import Job, run\n"
         f"run([Job('squaring:square', dict(n=n, folder={str(tmp_path / 'logs')!r}, wait=0.05)) for n in range(20, 50)], "
         f"store={str(tmp_path / 'store')!r})\n"
     )

@@ -13,9 +13,9 @@ import moduli as mo
 
 torch = pytest.importorskip("torch")
 
-from moduli.noise import KINDS  # noqa: E402
 from moduli.pytorch import HeavyTailedNoise, HeavyTailedSGD, hidden_parameters  # noqa: E402
-from moduli.torch_noise import STATE, draw  # noqa: E402
+from moduli.training.noise import KINDS  # noqa: E402
+from moduli.training.torch_sgd import STATE, draw  # noqa: E402
 
 
 def agrees(values, exact):
@@ -291,7 +291,7 @@ def test_without_torch_the_error_names_the_extra(monkeypatch):
     import moduli.pytorch as door
 
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "moduli.torch_noise")
+    monkeypatch.delitem(sys.modules, "moduli.training.torch_sgd")
     with pytest.raises(mo.MissingExtra, match=r"pip install 'moduli\[torch\]'"):
         door.HeavyTailedSGD  # noqa: B018
     with pytest.raises(AttributeError, match="nothing"):

@@ -18,7 +18,7 @@ _HOME = {
     "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
     "mean_field": "solve", "path": "solve", "pieces": "solve", "pruning_curve": "solve", "rank": "solve", "rank_curve": "solve",
     "recover": "solve", "signature": "solve", "symmetries": "solve",
-    "report": "page", "etf": "compression.average.mean_field_limit", "hard_instance": "compression.radius.hard_instances", "stable_noise": "noise", "tail_index": "noise",
+    "report": "page", "etf": "compression.average.mean_field_limit", "hard_instance": "compression.radius.hard_instances", "stable_noise": "training.noise", "tail_index": "training.noise",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
     from moduli.kernel.network import Layer as Layer
     from moduli.kernel.network import Network as Network
     from moduli.kernel.slack import Slack as Slack
+    from moduli.training.noise import stable_noise as stable_noise
+    from moduli.training.noise import tail_index as tail_index
 
     from .formats import load as load
     from .formats import save as save
-    from .noise import stable_noise as stable_noise
-    from .noise import tail_index as tail_index
     from .page import report as report
     from .solve import align as align
     from .solve import canonical as canonical

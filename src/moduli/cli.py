@@ -666,7 +666,8 @@ def train(
     Example: moduli train digits -o digits.onnx --group-lasso 0.01
     Example: moduli train digits -o digits.onnx --alpha 1.75 --sigma 0.02
     """
-    from .experiments import load_data, measure
+    from moduli.training.experiments import load_data, measure
+
     from .pytorch import fit, perceptron
 
     told = load_data(data, folder)
@@ -710,8 +711,8 @@ def sweep(
     \b
     Example: moduli sweep experiments/digits.toml --store runs --workers 2
     """
-    from .experiments import Table, read_config
-    from .sweep import run
+    from moduli.training.experiments import Table, read_config
+    from moduli.training.job_store import run
 
     if scheduler is not None and workers > 1:
         raise ValueError("--workers are processes here, --scheduler a cluster: give one of them")

@@ -22,8 +22,8 @@ from moduli.kernel.errors import MissingExtra
 
 _HOME = {
     "to_torch": "formats.torch_modules", "shrink": "compression.torch_blocks", "Shrunk": "compression.torch_blocks",
-    "HeavyTailedSGD": "torch_noise", "HeavyTailedNoise": "torch_noise", "hidden_parameters": "torch_noise",
-    "fit": "torch_training", "perceptron": "torch_training",
+    "HeavyTailedSGD": "training.torch_sgd", "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_sgd",
+    "fit": "training.torch_runs", "perceptron": "training.torch_runs",
 }  # fmt: skip
 
 
@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from moduli.compression.torch_blocks import Shrunk as Shrunk
     from moduli.compression.torch_blocks import shrink as shrink
     from moduli.formats.torch_modules import to_torch as to_torch
-
-    from .torch_noise import HeavyTailedNoise as HeavyTailedNoise
-    from .torch_noise import HeavyTailedSGD as HeavyTailedSGD
-    from .torch_noise import hidden_parameters as hidden_parameters
-    from .torch_training import fit as fit
-    from .torch_training import perceptron as perceptron
+    from moduli.training.torch_runs import fit as fit
+    from moduli.training.torch_runs import perceptron as perceptron
+    from moduli.training.torch_sgd import HeavyTailedNoise as HeavyTailedNoise
+    from moduli.training.torch_sgd import HeavyTailedSGD as HeavyTailedSGD
+    from moduli.training.torch_sgd import hidden_parameters as hidden_parameters

@@ -42,13 +42,13 @@ from moduli.piecewise.functional_dimension import Dimension
 from moduli.piecewise.identifiability import Identifiability
 from moduli.piecewise.polyhedral_complex import Pieces
 from moduli.piecewise.recovery import Recovery
+from moduli.training.pruning import Curve
 
-from . import pruning
 from .capacity import complexity_table
 from .equivalence import alignment, compare, constant_paths, group
 from .formats import load
 from .piecewise import cells_sampled, forced_depth, functional_dimension, identifiability, polyhedral_complex, recovery
-from .pruning import Curve
+from .training import pruning
 
 
 @np.errstate(all="ignore")

@@ -23,6 +23,7 @@ from moduli.common.result import Result, plain
 from moduli.kernel.errors import UnsupportedModel, printable
 from moduli.kernel.network import Network
 
+from .job_store import Job
 from .pruning import (
     contributions,
     keep,
@@ -33,7 +34,6 @@ from .pruning import (
     removable,
     visible_rows,
 )
-from .sweep import Job
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FOLDER = "MODULI_DATA"
@@ -119,7 +119,7 @@ def prunability(
             drawn from it *and* all other settings: runs with different alpha are independent. rows: training samples used.
         noise, penalty, fitting: as for `torch_training.fit`.
     """
-    from .pytorch import fit, perceptron
+    from moduli.pytorch import fit, perceptron
 
     told = load_data(data, folder)
     x, y = told.x[:rows], told.y[:rows]

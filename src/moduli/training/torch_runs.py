@@ -22,7 +22,7 @@ from moduli.formats.torch_modules import read_module
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Network
 
-from .torch_noise import HeavyTailedNoise, hidden_parameters
+from .torch_sgd import HeavyTailedNoise, hidden_parameters
 
 NOISE = ("kind", "alpha", "sigma", "truncation", "quiet", "convention", "annealed")
 PENALTIES = ("group_lasso", "l1", "weight_decay")
