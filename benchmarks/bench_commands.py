@@ -78,7 +78,7 @@ def cell(line: list[str], folder: Path, reasons: dict[str, int]) -> str:
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "moduli.cli", *line, "--json"], cwd=folder, capture_output=True, text=True, timeout=LIMIT
+            [sys.executable, "-m", "moduli.interface.cli", *line, "--json"], cwd=folder, capture_output=True, text=True, timeout=LIMIT
         )
     except subprocess.TimeoutExpired:
         return f"over {LIMIT} s"

@@ -117,7 +117,7 @@ def command(*arguments: object) -> tuple[float, float]:
 
 def watched() -> None:
     """In the process of a command: the command line, then its cost on stderr."""
-    from moduli.cli import main
+    from moduli.interface.cli import main
 
     base, start = memory("VmRSS:"), time.process_time()
     try:

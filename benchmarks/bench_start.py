@@ -24,7 +24,7 @@ def median(*command: str, runs: int = 9) -> float:
 def main() -> None:
     numpy = median("-c", "import numpy")
     both = median("-c", "import numpy, moduli")
-    rank = median("-m", "moduli.cli", "rank", "zoo:digits-plain")
+    rank = median("-m", "moduli.interface.cli", "rank", "zoo:digits-plain")
     print("| what | measured | goal |\n|---|---|---|")
     print(f"| import numpy | {numpy:.0f} ms | |\n| import moduli beyond it | {both - numpy:.0f} ms | 50 ms |")
     print(f"| moduli rank, a small file | {rank:.0f} ms | 1000 ms |")

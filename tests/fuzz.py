@@ -31,9 +31,9 @@ import mutations as make
 import numpy as np
 
 import moduli as mo
-from moduli import cli, terminal
 from moduli.equivalence.constant_paths import PathCertificate
 from moduli.formats import load_samples
+from moduli.interface import cli, cli_support
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.exact_numbers import evaluate
 from moduli.training.experiments import Table, load_data, read_config
@@ -128,7 +128,7 @@ def _store(path: Path, rng: np.random.Generator) -> None:
         path.with_name(names[0]).write_bytes(path.read_bytes())
         table = Table.of([name for name, _ in jobs], run([job for _, job in jobs], store=path.parent))
         json.dumps([table.to_json(), table.rows(), table.plot_data()])
-        terminal._console().render_lines(table.table())
+        cli_support._console().render_lines(table.table())
     finally:
         for name in names:
             path.with_name(name).unlink()

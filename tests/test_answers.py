@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.cli import main
 from moduli.common.figures import save
 from moduli.common.result import Result, encoded, plain
 from moduli.equivalence import group
 from moduli.equivalence.witness_search import allowed, behind, lipschitz
+from moduli.interface.cli import main
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.move import Move
 from moduli.kernel.rules import apply

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import moduli as mo
-from moduli import cli
+from moduli.interface import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 def moduli(*args: object, cwd: Path) -> tuple[int, str, str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120"}
     done = subprocess.run(
-        [sys.executable, "-m", "moduli.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "moduli.interface.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
@@ -404,7 +404,7 @@ def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
 
 def started(*args: object, cwd: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "moduli.cli", *map(str, args)]
+    line = [sys.executable, "-m", "moduli.interface.cli", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs inherit that it is ignored
     return subprocess.Popen(line, cwd=cwd, env=env, start_new_session=True, preexec_fn=listen, **pipes)
@@ -448,7 +448,7 @@ def test_ctrl_c_ends_a_solver_that_does_not_listen(tmp_path):
     script = """
 import os, signal, threading, numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from moduli.terminal import bar
+from moduli.interface.cli_support import bar
 signal.signal(signal.SIGINT, signal.default_int_handler)
 hard = (np.random.default_rng(0).random((150, 200)) < 0.08).astype(float)
 with bar(False) as progress:
@@ -468,7 +468,7 @@ with bar(False) as progress:
 
 def test_a_bar_on_a_terminal_only(tmp_path):
     work = "with bar(False) as tell: tell(1, 4, 'half a cover'), sys.stdin.read()"
-    script = f"import sys\nfrom moduli.terminal import bar\n{work}"
+    script = f"import sys\nfrom moduli.interface.cli_support import bar\n{work}"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
     main, side = pty.openpty()
     shown = subprocess.Popen([sys.executable, "-c", script], env=env, stdin=subprocess.PIPE, stderr=side)
@@ -490,7 +490,7 @@ def test_a_bar_on_a_terminal_only(tmp_path):
 
 def test_shells_complete_commands():
     asked = {"_MODULI_COMPLETE": "bash_complete", "COMP_WORDS": "moduli id", "COMP_CWORD": "1"}
-    code = "import sys; from moduli.cli import main; sys.argv[0] = 'moduli'; main()"
+    code = "import sys; from moduli.interface.cli import main; sys.argv[0] = 'moduli'; main()"
     line, env = [sys.executable, "-c", code], {**os.environ, **asked}
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "plain,identify"
@@ -593,7 +593,7 @@ def test_without_an_extra_its_pip_command_is_printed(tmp_path, package, extra, a
         assert moduli("sweep", "small.toml", "--store", "done", "--quiet", cwd=tmp_path)[0] == 0
     (shadow / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package}', name={package!r})\n")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(shadow), str(ROOT / "src")])}
-    done = subprocess.run([sys.executable, "-m", "moduli.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "moduli.interface.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 4
     assert f"pip install 'moduli[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr

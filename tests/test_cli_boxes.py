@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import moduli as mo
-from moduli import cli
+from moduli.interface import cli
 
 HULL = "(declare-const X_0 Real)(declare-const X_1 Real)(assert (or (<= 0 X_0 1) (<= 2 X_0 3)))(assert (<= 0 X_1 3))"
 NET = mo.Network.mlp([[1.0, 0.5], [-1.0, 1.0]], [0.5, 0.25], [[1.0, -1.0]], [0.0], activation="relu")

@@ -78,7 +78,7 @@ def test_the_installed_wheel_works_and_shows_its_types(built, tmp_path):
     run(python, "-m", "pip", "install", "--no-deps", "--no-index", built[0])
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
-    assert "accepted" in run(python, "-m", "moduli.cli", "demo", cwd=tmp_path)
+    assert "accepted" in run(python, "-m", "moduli.interface.cli", "demo", cwd=tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)
     told = run(sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "script.py", cwd=tmp_path)
     assert 'Revealed type is "moduli.' in told

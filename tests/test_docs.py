@@ -143,7 +143,7 @@ def test_commands_print_what_the_page_shows(tmp_path, monkeypatch):
     """Digests too: the zoo is in the repository, and writing it gives the same file."""
     from click.testing import CliRunner
 
-    from moduli.cli import cli
+    from moduli.interface.cli import cli
 
     page = (DOCS / "onnx.md").read_text()
     monkeypatch.chdir(tmp_path)

@@ -7,10 +7,10 @@ import os
 import numpy as np
 import pytest
 
+from moduli.api import equivalent
 from moduli.kernel.box import Box
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 from moduli.kernel.network import Network
-from moduli.solve import equivalent
 
 GOOD = b"(declare-const X_0 Real)\n(declare-const X_1 Real)\n(assert (and (<= X_0 1) (>= X_0 -0.1)))\n(assert (<= X_1 2))\n"
 

@@ -25,7 +25,7 @@ from moduli.training.job_store import Job, run
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-READY = "import os, moduli.cli as c; os.write(2, b'ready!'); c.main()"
+READY = "import os, moduli.interface.cli as c; os.write(2, b'ready!'); c.main()"
 CONFIG = 'data = "digits"\nwidth = 8\nsteps = 20\nseeds = {}\n[[runs]]\nname = "a"\n[[runs]]\nname = "b"\nlr = 0.01\n'
 PATIENCE = 1800  # seconds until a test is given up that would wait for ever
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="FAULTS ARE PLAYED ON LINUX ONLY")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli import cli, markup, page, solve
-from moduli.page import Refusal, report
+from moduli.interface import cli, html, report_page
+from moduli.interface.report_page import Refusal, report
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 
@@ -77,7 +77,7 @@ NETS = {
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, page.Report]:
+def made() -> dict[str, report_page.Report]:
     return {name: report(net, on=on, budget=200) for name, (net, on) in NETS.items()}
 
 
@@ -138,7 +138,7 @@ def test_the_answers_are_those_of_the_questions(made):
 
 def test_bars_account_for_every_unit():
     small = mo.compress(planted())
-    (bar,) = page._shares(small)
+    (bar,) = report_page._shares(small)
     assert bar.counts["kept"] == small.network.units == 3
     assert {k: n for k, n in bar.counts.items() if k in small.removed} == {k: n for k, n in small.removed.items() if n}
     assert sum(bar.counts.values()) == 6
@@ -159,7 +159,7 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
 def test_a_box_is_asked():
     made = report(planted(), on=mo.Box(-1, 1))
     assert "On box:-1,1. Inactive:" in made.html
-    assert page._on_box(page.Asked(planted(), "m", "m", None, "all", 100, 0))[1:3] == ("", "")
+    assert report_page._on_box(report_page.Asked(planted(), "m", "m", None, "all", 100, 0))[1:3] == ("", "")
 
 
 def test_large_networks_say_what_is_left_out(monkeypatch):
@@ -215,7 +215,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_has_contrast_aa_and_shapes_have_three_to_one(theme):
-    colours = dict(re.findall(r"--(\w+):(#\w+)", re.findall(r":root\{(--[^}]*)\}", markup.STYLE)[theme]))
+    colours = dict(re.findall(r"--(\w+):(#\w+)", re.findall(r":root\{(--[^}]*)\}", html.STYLE)[theme]))
 
     def contrast(a: str, b: str) -> float:
         low, high = sorted((luminance(colours[a]), luminance(colours[b])))
@@ -226,15 +226,15 @@ def test_text_has_contrast_aa_and_shapes_have_three_to_one(theme):
 
 
 def test_pieces_of_markup():
-    assert markup.element("a", "<", href='"', class_="k") == '<a href="&quot;" class="k">&lt;</a>'
-    assert markup.prose("a -> b <= e^12.5") == "a → b ≤ e<sup>12.5</sup>"
-    deep = markup.drawing([4] * 30, ["x"] * 30)
+    assert html.element("a", "<", href='"', class_="k") == '<a href="&quot;" class="k">&lt;</a>'
+    assert html.prose("a -> b <= e^12.5") == "a → b ≤ e<sup>12.5</sup>"
+    deep = html.drawing([4] * 30, ["x"] * 30)
     assert deep.count('class="layer"') == 8
     assert "22 more" in deep
 
 
 def test_a_refusal_is_asked_once():
-    asked, calls = page.Asked(planted(), "m", "m", None, "all", 100, 0), []
+    asked, calls = report_page.Asked(planted(), "m", "m", None, "all", 100, 0), []
     for _ in range(2):
         assert asked.ask("x", lambda: calls.append(1) or 1 / 0) == Refusal("ZeroDivisionError: division by zero")
     assert calls == [1]

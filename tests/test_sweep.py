@@ -166,7 +166,7 @@ def test_the_command_line_finds_a_cluster_by_its_address(tmp_path):
         'noise = { kind = "rows", alpha = 1.75, sigma = 0.02 }\n'
     )
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        command = [sys.executable, "-m", "moduli.cli", "sweep", "small.toml", "--store", "runs", "--json", "--scheduler"]
+        command = [sys.executable, "-m", "moduli.interface.cli", "sweep", "small.toml", "--store", "runs", "--json", "--scheduler"]
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         done = subprocess.run([*command, cluster.scheduler_address], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, save_model
 
 import moduli as mo
-from moduli.cli import main
-from moduli.terminal import spoken
+from moduli.interface.cli import main
+from moduli.interface.cli_support import spoken
 
 SUFFIXES = ".onnx .nnet .safetensors .npz .pth .pt .tar .ckpt"
 

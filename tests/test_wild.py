@@ -15,12 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from test_files import LFS, STAND_INS
 
 from moduli import formats
+from moduli.api import check, compress
 from moduli.common import files
 from moduli.formats import load, load_box, save
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.network import Network
-from moduli.solve import check, compress
 
 RELU = Network.mlp([[1.0, 2.0], [1.0, -1.0]], [0.5, 0.0], [[1.0, -1.0]], [0.25], activation="relu")
 

@@ -14,11 +14,11 @@ _HOME = {
     "BudgetExhausted": "kernel.errors", "CertificateRejected": "kernel.errors", "MissingExtra": "kernel.errors", "ModuliError": "kernel.errors",
     "PrecisionExhausted": "kernel.errors", "ShapeError": "kernel.errors", "Undecided": "kernel.errors", "UnsupportedModel": "kernel.errors",
     "to_torch": "formats.torch_modules", "load": "formats", "save": "formats",
-    "align": "solve", "canonical": "solve", "check": "solve", "complexity": "solve", "compress": "solve", "depth": "solve",
-    "dimension": "solve", "distance": "solve", "equivalent": "solve", "error_curve": "solve", "identifiable": "solve",
-    "mean_field": "solve", "path": "solve", "pieces": "solve", "pruning_curve": "solve", "rank": "solve", "rank_curve": "solve",
-    "recover": "solve", "signature": "solve", "symmetries": "solve",
-    "report": "page", "etf": "compression.average.mean_field_limit", "hard_instance": "compression.radius.hard_instances", "stable_noise": "training.noise", "tail_index": "training.noise",
+    "align": "api", "canonical": "api", "check": "api", "complexity": "api", "compress": "api", "depth": "api",
+    "dimension": "api", "distance": "api", "equivalent": "api", "error_curve": "api", "identifiable": "api",
+    "mean_field": "api", "path": "api", "pieces": "api", "pruning_curve": "api", "rank": "api", "rank_curve": "api",
+    "recover": "api", "signature": "api", "symmetries": "api",
+    "report": "interface.report_page", "etf": "compression.average.mean_field_limit", "hard_instance": "compression.radius.hard_instances", "stable_noise": "training.noise", "tail_index": "training.noise",
 }  # fmt: skip
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from moduli.compression.radius.hard_instances import hard_instance as hard_instance
     from moduli.formats.torch_modules import to_torch as to_torch
     from moduli.formats.vnnlib import Box as Box
+    from moduli.interface.report_page import report as report
     from moduli.kernel.activations import Activation as Activation
     from moduli.kernel.certificate import Certificate as Certificate
     from moduli.kernel.errors import BudgetExhausted as BudgetExhausted
@@ -57,26 +58,25 @@ if TYPE_CHECKING:
     from moduli.training.noise import stable_noise as stable_noise
     from moduli.training.noise import tail_index as tail_index
 
+    from .api import align as align
+    from .api import canonical as canonical
+    from .api import check as check
+    from .api import complexity as complexity
+    from .api import compress as compress
+    from .api import depth as depth
+    from .api import dimension as dimension
+    from .api import distance as distance
+    from .api import equivalent as equivalent
+    from .api import error_curve as error_curve
+    from .api import identifiable as identifiable
+    from .api import mean_field as mean_field
+    from .api import path as path
+    from .api import pieces as pieces
+    from .api import pruning_curve as pruning_curve
+    from .api import rank as rank
+    from .api import rank_curve as rank_curve
+    from .api import recover as recover
+    from .api import signature as signature
+    from .api import symmetries as symmetries
     from .formats import load as load
     from .formats import save as save
-    from .page import report as report
-    from .solve import align as align
-    from .solve import canonical as canonical
-    from .solve import check as check
-    from .solve import complexity as complexity
-    from .solve import compress as compress
-    from .solve import depth as depth
-    from .solve import dimension as dimension
-    from .solve import distance as distance
-    from .solve import equivalent as equivalent
-    from .solve import error_curve as error_curve
-    from .solve import identifiable as identifiable
-    from .solve import mean_field as mean_field
-    from .solve import path as path
-    from .solve import pieces as pieces
-    from .solve import pruning_curve as pruning_curve
-    from .solve import rank as rank
-    from .solve import rank_curve as rank_curve
-    from .solve import recover as recover
-    from .solve import signature as signature
-    from .solve import symmetries as symmetries

@@ -21,7 +21,7 @@ import click
 import moduli as mo
 from moduli.common.files import suffix_of
 
-from .terminal import (
+from .cli_support import (
     MODEL,
     PAGE,
     PICTURE,
@@ -128,7 +128,7 @@ _COMMON = ("json", "quiet", "seed", "budget")
 
 
 def _load(model: str, *, activation: str | None, output: str | None, keys: str | None, input_shape: str | None) -> Network:
-    from .formats import load
+    from moduli.formats import load
 
     names = tuple(keys.split(",")) if keys else None
     shape = None if input_shape is None else _numbers("--input-shape", input_shape)
@@ -144,7 +144,7 @@ def _domain(text: str) -> Domain:
     if text.startswith("box:"):
         return _box(text[4:])
     if suffix_of(text)[0] == ".npz":
-        from .formats import load_samples
+        from moduli.formats import load_samples
 
         return load_samples(text)
     raise ValueError(f"--on {text}: write {DOMAINS.replace(' | ', ', ')}")
@@ -156,7 +156,7 @@ def _box(text: str) -> Box:
     if suffix == ".vnnlib":
         return mo.Box.from_vnnlib(text)
     if suffix == ".npz":
-        from .formats import load_box
+        from moduli.formats import load_box
 
         return load_box(text)
     parts = text.split(";") if ";" in text else text.split(",")
@@ -458,7 +458,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     \b
     Example: moduli canon controller.onnx -o normal.onnx
     """
-    from .equivalence import group
+    from moduli.equivalence import group
 
     net = _load(model, **source)
     with bar(quiet) as progress:
@@ -630,7 +630,7 @@ def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: boo
     \b
     Example: moduli report controller.onnx -o report.html --on box:-1,1
     """
-    from .page import build
+    from .report_page import build
 
     given = [f"--{key} {shlex.quote(value)}" for key, value in source.items() if value]
     typed = " ".join([shlex.quote(model), *given])
@@ -666,9 +666,8 @@ def train(
     Example: moduli train digits -o digits.onnx --group-lasso 0.01
     Example: moduli train digits -o digits.onnx --alpha 1.75 --sigma 0.02
     """
+    from moduli.pytorch import fit, perceptron
     from moduli.training.experiments import load_data, measure
-
-    from .pytorch import fit, perceptron
 
     told = load_data(data, folder)
     outputs = int(told.y.max()) + 1 if told.y.dtype.kind == "i" else told.y.reshape(len(told.y), -1).shape[1]

@@ -10,20 +10,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli import api
+from moduli.common import figures
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.files import atomic_write
 from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
 from moduli.compression.results import MOVES, Compression, Rank
+from moduli.formats import load
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
 from moduli.kernel.network import Network
 from moduli.piecewise.polyhedral_complex import MOST, Pieces, random_plane
 
-from . import solve
-from .common import figures
-from .formats import load
-from .markup import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
+from .html import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
@@ -210,7 +210,7 @@ class Asked:
         return self.on if isinstance(self.on, (Gaussian, Samples)) else Gaussian()
 
     def rank(self) -> Rank | Refusal:
-        found: Rank | Refusal = self.ask("rank", lambda: solve.rank(self.net))
+        found: Rank | Refusal = self.ask("rank", lambda: api.rank(self.net))
         return found
 
     def small(self) -> Compression | Refusal:
@@ -222,12 +222,12 @@ class Asked:
         """Lossless on the box."""
         if self.box is None:
             return Refusal("no box given; add --on box:LO,HI")
-        return self.ask("region", lambda: solve.compress(self.net, on=self.box, budget=self.budget))
+        return self.ask("region", lambda: api.compress(self.net, on=self.box, budget=self.budget))
 
     def near(self, radius: float) -> Any:
         if self.net.units > NEAR:
             return Refusal(f"{self.net.units} hidden units; asked here up to {NEAR}")
-        return self.ask(f"near {radius}", lambda: solve.rank(self.net, radius=radius, budget=self.budget))
+        return self.ask(f"near {radius}", lambda: api.rank(self.net, radius=radius, budget=self.budget))
 
     def students(self) -> Any:
         """Students of the smaller network: it has the same function, and its students are found sooner."""
@@ -239,7 +239,7 @@ class Asked:
             return Refusal(f"{net.parameters} parameters after lossless compression; asked here up to {AVERAGE}")
         if net.units < 2:
             return Refusal(f"{net.units} hidden units: nothing to leave out")
-        return self.ask("students", lambda: solve.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed))
+        return self.ask("students", lambda: api.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed))
 
     @staticmethod
     def sizes(units: int) -> list[int]:
@@ -401,12 +401,12 @@ def _identity(asked: Asked) -> Section:
         return Section(name, title, None, "asked in a box; add --on box:LO,HI")
     if piecewise and net.parameters > IDENTITY:
         return Section(name, title, None, f"{net.parameters} parameters; asked here up to {IDENTITY}", typed)
-    found = asked.ask("identifiable", lambda: solve.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
+    found = asked.ask("identifiable", lambda: api.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, typed)
     if not piecewise:
         return Section(name, title, found.status, f"{found.statement}: {found.reason}", typed, answers={"identifiable": found})
-    size = found.dimension or asked.ask("dimension", lambda: solve.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
+    size = found.dimension or asked.ask("dimension", lambda: api.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
     rows = [row for row in found.rows()[3:] if row[0] != "also"]
     if isinstance(size, Refusal):
         return Section(name, title, found.status, found.statement, typed, table([*rows, ("functional dimension", size.why)]),
@@ -425,8 +425,8 @@ def _symmetry(asked: Asked) -> Section:
     typed = f"moduli complexity {asked.name} --input-bound {spelled}" + (f" --samples {asked.where}" if samples else "")
     if not net.units:
         return Section("symmetry", title, None, "no hidden layer")
-    group = asked.ask("symmetries", lambda: solve.symmetries(net))
-    size = asked.ask("complexity", lambda: solve.complexity(net, input_bound=largest, samples=samples))
+    group = asked.ask("symmetries", lambda: api.symmetries(net))
+    size = asked.ask("complexity", lambda: api.complexity(net, input_bound=largest, samples=samples))
     for found in (group, size):
         if isinstance(found, Refusal):
             return Section("symmetry", title, None, found.why, (typed,))
@@ -509,7 +509,7 @@ def _pruning(asked: Asked) -> Section:
     if not asked.net.units:
         return Section(name, title, None, "no hidden layer")
     samples = asked.on if isinstance(asked.on, Samples) else None
-    found = asked.ask("pruning", lambda: solve.pruning_curve(asked.net, by="units", on=samples))
+    found = asked.ask("pruning", lambda: api.pruning_curve(asked.net, by="units", on=samples))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why)
     asking = f'mo.pruning_curve({asked.model!r}, by="units"{", on=mo.Samples(x)" if samples else ""})'
@@ -553,11 +553,11 @@ def _widest(net: Network, box: Box, plane: Any) -> Pieces:
     """The pieces in the box, or in the half, quarter, ... of it around its centre where they are few enough for a picture."""
     for _ in range(12):
         try:
-            return solve.pieces(net, on=box, slice=plane, budget=CELLS)
+            return api.pieces(net, on=box, slice=plane, budget=CELLS)
         except BudgetExhausted:
             low, high = (3 * box.low + box.high) / 4, (box.low + 3 * box.high) / 4
             box = Box(low, high)
-    return solve.pieces(net, on=box, slice=plane, budget=CELLS)
+    return api.pieces(net, on=box, slice=plane, budget=CELLS)
 
 
 ORDER = _network, _units, _removed, _identity, _symmetry, _average, _pruning, _pieces
