@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from moduli.capacity.complexity_table.covering_numbers import log_hit_probability, separation
 
+from moduli.capacity.covering_numbers import log_hit_probability, separation
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
 from moduli.equivalence.group import Units
 

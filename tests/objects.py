@@ -426,7 +426,7 @@ def test_numbers_that_grow_are_refused(monkeypatch):
         longest.append(max(q.numerator.bit_length(), q.denominator.bit_length()))
         return bounded(q)
 
-    monkeypatch.setattr(enclosure, "bounded", watched)
+    monkeypatch.setattr(exact_numbers, "bounded", watched)
     with pytest.raises(mo.CertificateRejected, match=r"scale of unit 0, 1, 2, 3 in layer 1: a number of \d+ bits"):
         read(large, scales(160))
     assert max(longest) < 2 * exact_numbers.LONGEST

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from moduli.formats import affine_tracer
 from moduli.formats.affine_tracer import Ball, Tensor, inverse_root, reciprocal
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
@@ -56,7 +57,7 @@ def random_program(rng, tensor, value):
 
 @pytest.mark.parametrize("exact_products", [2**16, 0])
 def test_random_programs_on_integers_are_exact(exact_products, monkeypatch):
-    monkeypatch.setattr(affine, "EXACT_PRODUCTS", exact_products)
+    monkeypatch.setattr(affine_tracer, "EXACT_PRODUCTS", exact_products)
     kinds = set()
     for seed in range(150):
         rng = np.random.default_rng(seed)
@@ -99,7 +100,7 @@ def bound(note):
 @pytest.mark.parametrize("exact_products", [2**16, 0])
 def test_certified_rounding_holds(exact_products, monkeypatch):
     """x/3 scaled, normalised, ReLU, twice folded: against rationals, with square roots to 120 digits."""
-    monkeypatch.setattr(affine, "EXACT_PRODUCTS", exact_products)
+    monkeypatch.setattr(affine_tracer, "EXACT_PRODUCTS", exact_products)
     for seed in range(5):
         rng = np.random.default_rng(seed)
         mean, std, w1, w2, w3 = (

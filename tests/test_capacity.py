@@ -10,11 +10,11 @@ import mpmath as mp
 import numpy as np
 import pytest
 import strategies as plants
-from moduli.capacity.complexity_table.complexity_table import SCALES, _shell, _without_biases
-from moduli.capacity.complexity_table.covering_numbers import Class
-from moduli.capacity.complexity_table.gap_bounds import Norms, sparse_covering, uniform_gap
 
 import moduli as mo
+from moduli.capacity.complexity_table import SCALES, _shell, _without_biases
+from moduli.capacity.covering_numbers import Class
+from moduli.capacity.gap_bounds import Norms, sparse_covering, uniform_gap
 
 
 def by_name(answer):

@@ -10,7 +10,9 @@ from itertools import pairwise, permutations, product
 import mpmath
 import numpy as np
 import pytest
-from moduli.capacity.complexity_table.covering_numbers import (
+
+import moduli as mo
+from moduli.capacity.covering_numbers import (
     Class,
     log,
     log_hit_cap,
@@ -23,8 +25,6 @@ from moduli.capacity.complexity_table.covering_numbers import (
     separation,
     sorted_cover,
 )
-
-import moduli as mo
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "abs", "leaky_relu(0.1)", "gelu", "sin")
 

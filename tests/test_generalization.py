@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from moduli.capacity.complexity_table.gap_bounds import (
+
+from moduli.capacity.gap_bounds import (
     Norms,
     anthony_covering,
     bartlett_capacity,

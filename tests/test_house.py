@@ -19,96 +19,157 @@ import moduli as mo
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moduli"
-FLOORS = (
-    "errors", "activations", "files", "safetensors_file", "box", "vnnlib", "domains", "progress", "network", "arithmetic", "fields",
-    "enclosure", "envelopes", "modular", "bounds", "trees", "groups", "proximity", "differences", "cases", "region",
-    "slack", "move", "state", "activation_bounds", "creases", "flippable_subsets", "minimality", "blocks", "rules",
-    "certificate", "certify", "result", "plot", "results", "turning", "lossless", "programs", "stability", "hidden",
-    "regional", "symmetry", "payload", "alignment", "covering", "clipping", "subdivision", "polyhedra", "supremum",
-    "tolerance", "jacobians", "traces", "readout", "layerwise", "recovery", "witnesses", "analytic", "idle", "exact_gap",
-    "identifiability", "exploration", "identify", "generalization", "capacity", "paths", "cover", "hardness",
-    "proportional", "fitting", "pricing", "nearby", "proximate", "twofold", "kinked", "kernels", "population", "narrowing",
-    "distillation", "meanfield", "noise", "pruning", "sweep", "separation", "comparison", "affine", "second_reading",
-    "state_entries", "state_dicts", "torch_copy", "torch_constants", "torch_graph", "torch_shrink", "torch_noise",
-    "torch_training", "onnx_constants", "onnx_reference", "onnx_nodes", "onnx_gates", "onnx_activations", "onnx_ops",
-    "onnx_graph", "nnet", "formats", "solve", "markup", "page", "pytorch", "experiments", "terminal", "cli",
-)  # fmt: skip
+# What the modules of a package may import beside each other; the longest name that fits a module counts.
+MAY_IMPORT: dict[str, set[str]] = {
+    "kernel": set(),
+    "common": {"kernel"},
+    "formats": {"kernel", "common"},
+    "compression": {"kernel", "common"},
+    "compression.torch_blocks": {"kernel", "common", "formats", "compression"},
+    "piecewise": {"kernel", "common", "compression.results", "compression.exact"},
+    "equivalence": {"kernel", "common", "compression", "piecewise"},
+    "capacity": {"kernel", "common", "compression", "equivalence"},
+    "training": {"kernel", "common", "formats"},
+    "api": {"kernel", "common", "formats", "compression", "piecewise", "equivalence", "capacity", "training"},
+    "interface": {
+        "kernel", "common", "formats", "compression", "piecewise", "equivalence", "capacity", "training", "api", "pytorch", "",
+    },
+    "pytorch": {"kernel", "common", "formats", "compression", "training"},
+    "": {"kernel", "common", "formats", "compression", "equivalence", "training", "api", "interface"},
+    "zoo": {""},
+}  # fmt: skip
+BY_NAME = {"", "pytorch", "training.job_store"}  # these import what a table or a caller names
+KERNEL_LINES = 4800  # without blank ones: what a sceptic reads
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask", "distributed", "sklearn",
 }  # fmt: skip
 
 
-def imports(tree: ast.AST, *, inside: bool = True) -> Iterator[str]:
-    """What a module imports, ``.name`` for its neighbours; without `inside`, only what happens on import."""
+def modules() -> dict[str, Path]:
+    """Every module by its name below the package; the package itself is called ""."""
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {name: path for name, path in found.items() if name != "zoo.make"}  # a script: it trains the zoo
+
+
+MODULES = modules()
+
+
+def imports(tree: ast.AST, *, lazily: bool = True, for_types: bool = True) -> Iterator[str]:
+    """What a module imports, with a dot for each level of a neighbour; also by strings, in functions and for types."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not for_types:
             continue
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not inside:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not lazily:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
-            yield from [base] if node.module else [base + alias.name for alias in node.names]
+            joint = "" if base.endswith(".") else "."
+            yield from (base + joint + alias.name for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
-        yield from imports(node, inside=inside)
+            yield from (a.value if isinstance(a, ast.Constant) else "?" for a in node.args[:1])
+        yield from imports(node, lazily=lazily, for_types=for_types)
 
 
-def neighbours(name: str, *, inside: bool = True) -> set[str]:
+def neighbours(name: str, **how: bool) -> set[str]:
     """The modules of this package that a module imports."""
-    found = set()
-    for target in imports(ast.parse((SOURCE / f"{name}.py").read_text()), inside=inside):
-        parts = target.removeprefix("moduli.").lstrip(".").split(".")
-        if target.startswith((".", "moduli.")):
-            found.add(parts[0])
-        assert target != "moduli" or name == "cli", f"{name} imports the package itself; name the module"
-    return found
+    path, found = MODULES[name], set()
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    for target in imports(ast.parse(path.read_text()), **how):
+        level = len(target) - len(target.lstrip("."))
+        parts = target.lstrip(".").split(".")
+        if level:
+            parts = [*package[: len(package) - level + 1], *parts]
+        elif parts[0] == "moduli":
+            parts = parts[1:]
+        else:
+            continue
+        while parts and ".".join(parts) not in MODULES:  # a name in a module
+            parts.pop()
+        found.add(".".join(parts))
+    return found - {name}
 
 
-def test_every_module_stands_on_a_floor():
-    assert {path.stem for path in SOURCE.glob("*.py")} - {"__init__"} <= set(FLOORS)
+def fits(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
-@pytest.mark.parametrize("name", [name for name in FLOORS if (SOURCE / f"{name}.py").exists()])
-def test_a_module_imports_only_from_below(name):
-    above = neighbours(name) - set(FLOORS[: FLOORS.index(name)])
-    assert not above, f"{name} imports {sorted(above)}, which stand no lower"
+def home(name: str) -> str:
+    """The entry of the table that speaks of a module."""
+    return max((package for package in MAY_IMPORT if fits(name, package)), key=len, default="")
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.glob("*.py")), ids=lambda path: path.stem)
-def test_heavy_libraries_are_imported_where_they_are_needed(path):
-    lenders = {"cli": {"click"}, "terminal": {"click"}, "torch_noise": {"torch"}, "torch_training": {"torch"}}
-    allowed = lenders.get(path.stem, set())
-    top = {target.split(".")[0] for target in imports(ast.parse(path.read_text()), inside=False)}
-    assert not top & HEAVY - allowed
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_its_own_package_and_those_below(name):
+    package = home(name)
+    allowed = MAY_IMPORT[package] | ({package} if package else set())
+    wrong = [other for other in neighbours(name) if not any(other == p or (p and fits(other, p)) for p in allowed)]
+    assert not wrong, f"{name} imports {wrong}; {package} may import {sorted(allowed)}"
 
 
-def test_only_the_torch_modules_import_torch_and_nothing_imports_the_zoo():
-    for path in SOURCE.glob("*.py"):
-        roots = {target.lstrip(".").split(".")[0] for target in imports(ast.parse(path.read_text()))}
-        assert "torch" not in roots or path.stem.startswith("torch_"), path.name
-        assert "zoo" not in roots, path.name
+def test_no_modules_import_each_other_in_a_circle():
+    """Not even lazily or for types; what only names things, a package's own first file or a door, stands aside."""
+    edges = {name: neighbours(name) for name, path in MODULES.items() if path.stem != "__init__" and name != "pytorch"}
+    edges = {name: {other for other in found if other in edges} for name, found in edges.items()}
+    while free := {name for name, found in edges.items() if not found}:
+        edges = {name: found - free for name, found in edges.items() if name not in free}
+    assert not edges
+
+
+def test_the_kernel_imports_no_solver_and_stays_short_enough_to_read():
+    kernel = [path for name, path in MODULES.items() if fits(name, "kernel")]
+    for path in kernel:
+        foreign = {target for target in imports(ast.parse(path.read_text())) if not target.startswith((".", "moduli"))}
+        roots = {target.split(".")[0] for target in foreign}
+        assert roots <= sys.stdlib_module_names | {"numpy", "jaxtyping", "scipy"}, path.name
+        solvers = {t for t in foreign if t.startswith("scipy") and not t.startswith(("scipy.sparse", "scipy.special"))}
+        assert not solvers, path.name
+    assert sum(bool(line.strip()) for path in kernel for line in path.read_text().splitlines()) <= KERNEL_LINES
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_heavy_libraries_are_imported_where_they_are_needed(name):
+    lenders = {
+        "interface.cli": {"click"}, "interface.cli_support": {"click"},
+        "training.torch_sgd": {"torch"}, "training.torch_runs": {"torch"},
+    }  # fmt: skip
+    top = {target.split(".")[0] for target in imports(ast.parse(MODULES[name].read_text()), lazily=False, for_types=False)}
+    assert not top & HEAVY - lenders.get(name, set())
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_the_torch_modules_import_torch_and_nothing_imports_the_zoo(name):
+    roots = {target.lstrip(".").split(".")[0] for target in imports(ast.parse(MODULES[name].read_text()))}
+    assert "torch" not in roots or name.rpartition(".")[2].startswith("torch_")
+    assert fits(name, "zoo") or not any(fits(other, "zoo") for other in neighbours(name))
+    assert "?" not in imports(ast.parse(MODULES[name].read_text())) or name in BY_NAME
 
 
 def test_modules_that_are_torch_classes_are_imported_only_by_each_other_or_where_they_are_needed():
-    for path in SOURCE.glob("*.py"):
-        if not path.stem.startswith("torch_"):
-            assert not neighbours(path.stem, inside=False) & {"torch_noise", "torch_training"}, path.name
+    for name in MODULES:
+        if not name.rpartition(".")[2].startswith("torch_"):
+            assert not neighbours(name, lazily=False, for_types=False) & {"training.torch_sgd", "training.torch_runs"}, name
 
 
-def test_the_floor_test_sees_every_way_to_import():
+def test_the_import_test_sees_every_way_to_import():
     """A check on the checker: all spellings, at any depth, and no others."""
     text = (
-        "import a.b\nfrom .c import d\nfrom . import e\ndef f():\n    from .g import h\n    import_module('.i', p)\n"
-        "class K:\n    import m\nif TYPE_CHECKING:\n    from .n import o\ntry:\n    import q\nexcept ImportError: pass\n"
+        "import a.b\nfrom .c import d\nfrom . import e\ndef f():\n    from ..g import h\n    import_module('.i', p)\n"
+        "    import_module(f'.{p}')\nclass K:\n    import m\nif TYPE_CHECKING:\n    from .n import o\n"
+        "try:\n    import q\nexcept ImportError: pass\n"
     )
-    assert sorted(imports(ast.parse(text))) == sorted(["a.b", ".c", ".e", ".g", ".i", "m", "q"])
-    assert sorted(imports(ast.parse(text), inside=False)) == sorted(["a.b", ".c", ".e", "m", "q"])
+    tree = ast.parse(text)
+    assert sorted(imports(tree)) == sorted(["a.b", ".c.d", ".e", "..g.h", ".i", "?", "m", ".n.o", "q"])
+    assert sorted(imports(tree, lazily=False, for_types=False)) == sorted(["a.b", ".c.d", ".e", "m", "q"])
+    assert neighbours("kernel.bounds.box_claim") >= {"kernel.errors", "kernel.bounds.sign_splits"}
 
 
-def test_no_module_bears_the_name_of_something_public():
-    assert not {path.stem for path in SOURCE.glob("*.py")} & set(mo.__all__)
+def test_no_module_or_package_bears_the_name_of_something_public():
+    assert not {part for name in MODULES for part in name.split(".")} & set(mo.__all__)
 
 
 def test_importing_loads_nothing_but_the_package_itself():

@@ -14,6 +14,7 @@ from test_polyhedra import read, stored
 
 import moduli as mo
 from moduli.common import modular
+from moduli.piecewise import functional_dimension
 from moduli.piecewise.functional_dimension import Exact, _jacobian_floats, _rank, local
 
 
@@ -93,9 +94,8 @@ def test_named_losses():
 
 
 def test_intervals_say_so(monkeypatch):
-    import moduli.piecewise.functional_dimension as jacobians
 
-    monkeypatch.setattr(jacobians, "WORK", 0.0)
+    monkeypatch.setattr(functional_dimension, "WORK", 0.0)
     nets = [plants.minimal(np.random.default_rng(k), (2, 4, 4, 4, 1), ["relu"] * 3).network() for k in range(8)]
     found = next(d for d in (mo.dimension(net, on=mo.Box(-4, 4)) for net in nets) if not d.exact)
     assert found.status == "bounded"
@@ -180,7 +180,7 @@ def test_a_matrix_beyond_memory_is_refused_before_it_is_made(monkeypatch):
     arrays = (rng.standard_normal(shape) for shape in ((6, 2), 6, (1, 6), 1))
     net = mo.Network.mlp(*arrays, activation="relu")
     assert mo.dimension(net, on=mo.Box(-9, 9)).lower == 16
-    monkeypatch.setattr(jacobians, "MEMORY", 1000)
+    monkeypatch.setattr(functional_dimension, "MEMORY", 1000)
     with pytest.raises(mo.Undecided, match="25 columns, one for each parameter") as caught:
         mo.dimension(net, on=mo.Box(-9, 9))
     assert (caught.value.lower, caught.value.upper) == (0, 25)

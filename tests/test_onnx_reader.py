@@ -371,7 +371,7 @@ def test_a_wrong_reading_is_caught(monkeypatch):
 
 def test_what_cannot_be_compared_is_said(monkeypatch):
     model = graph("h = MatMul(x, w)  y = Relu(h)")
-    monkeypatch.setattr(onnx_nodes, "MAX_PARAMETERS", 10)
+    monkeypatch.setattr(nodes, "MAX_PARAMETERS", 10)
     assert load(model).notes == ("too large to be compared with onnx.reference (16 parameters)",)
     monkeypatch.undo()
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli import api
 from moduli.interface import cli, html, report_page
 from moduli.interface.report_page import Refusal, report
 
@@ -149,7 +150,7 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
         raise RuntimeError("no\nluck <b>")
 
     for name in ("pruning_curve", "error_curve", "symmetries", "rank"):
-        monkeypatch.setattr(solve, name, broken)
+        monkeypatch.setattr(api, name, broken)
     made = report(planted())
     assert made.sections[6].line == "RuntimeError: no luck <b>"
     assert made.html.count("RuntimeError: no luck &lt;b&gt;") >= 4
@@ -163,16 +164,16 @@ def test_a_box_is_asked():
 
 
 def test_large_networks_say_what_is_left_out(monkeypatch):
-    monkeypatch.setattr(page, "NEAR", 3)
-    monkeypatch.setattr(page, "AVERAGE", 10)
-    monkeypatch.setattr(page, "IDENTITY", 10)
+    monkeypatch.setattr(report_page, "NEAR", 3)
+    monkeypatch.setattr(report_page, "AVERAGE", 10)
+    monkeypatch.setattr(report_page, "IDENTITY", 10)
     text = Outline(report(dense(4, 5, 4, 2), on=mo.Box(-1, 1)).html).text
     for words in ("9 hidden units; asked here up to 3", "asked here up to 10", "59 parameters; asked here up to 10"):
         assert words in text
 
 
 def test_too_many_pieces_are_drawn_on_a_part(monkeypatch):
-    monkeypatch.setattr(page, "CELLS", 30)
+    monkeypatch.setattr(report_page, "CELLS", 30)
     made = report(dense(2, 12, 1), on=mo.Box(-4, 4))
     found = made.sections[-1].answers["pieces"]
     assert found.cells <= 30

@@ -2,13 +2,15 @@
 
 import itertools
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.compression.radius import column_generation, set_cover
+from moduli.compression.radius import column_generation, guides, set_cover
+from moduli.compression.radius.guides import guided
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.radius.compatibility import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
@@ -87,9 +89,9 @@ def keys(matrix):
 
 def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
     """Of all boxes and free groups exactly those within the bound on reduced costs; the scale decides about rounding."""
-    monkeypatch.setattr(groups, "CROWD", 0)  # guides around every unit
+    monkeypatch.setattr(guides, "CROWD", 0)  # multipliers around every unit
     rng = np.random.default_rng(20)
-    seen = few = 0
+    seen = few = held = 0
     for _ in range(60):
         b = random_ball(rng, 8)
         if rng.random() < 0.2:
@@ -100,6 +102,9 @@ def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
         leaf = Leaf({u: w * unit for u, w in weights.items()}, {u: w * unit for u, w in prices.items()}, (), 6 * unit)
         slack = int(rng.integers(-3, 5)) * unit - int(rng.integers(0, 2))
         boxes, free, up = listed(b, b.required, 10**6, 10**6)
+        bound = guided(b, Bound(0, ((tuple(b.required.tolist()), leaf),)))
+        leaf = bound.parts[0][1]
+        held += len(leaf.guides)
         near, cheap, given_up = listed(b, b.required, 10**6, 10**6, (leaf, slack))
         assert not up + given_up
         heavy = {frozenset(g.units) for g in boxes if leaf.scale - sum(leaf.weights.get(u, 0) for u in g.units) <= slack}
@@ -111,11 +116,33 @@ def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
         few += len(want) < free.shape[0]
     assert seen > 100
     assert few > 20
+    assert held > 20
+
+
+def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
+    rng = np.random.default_rng(22)
+    for _ in range(40):
+        b = random_ball(rng, 8)
+        leaf = Leaf({int(u): 2 for u in b.required}, dict.fromkeys(range(b.size), 1), (), 3)
+        rows = rng.exponential(size=(b.size, 2, 2 * b.outgoing.shape[1])) * 10.0 ** rng.integers(-300, 300, (b.size, 2, 1))
+        made = tuple((unit, tuple(map(tuple, row))) for unit, row in enumerate(rows.tolist()))
+        plain, other = (listed(b, b.required, 10**6, 10**6, (one, 1))[1] for one in (leaf, replace(leaf, guides=made)))
+        assert keys(plain) == keys(other)
+    for wrong in (-1.0, float("inf"), float("nan"), "1", True, None):
+        odd = ((0, ((wrong,), (0.0,))),)
+        data = {"weights": [], "prices": [], "odd": [], "scale": 1, "guides": odd}
+        with pytest.raises(CertificateRejected, match="multiplier"):
+            Bound.from_json({"lower": 0, "parts": [[[0], data]]})
+    b = Ball(np.ones((3, 2)), np.ones((3, 1)), 0.5)
+    for shape in ((), ((0.0,) * 5,) * 2, ((0.0, 0.0),)):
+        rows = tuple(b.required.tolist())
+        with pytest.raises(CertificateRejected, match="two rows of"):
+            Bound(0, ((rows, Leaf(dict.fromkeys(rows, 1), {}, (), 1, ((rows[0], shape),))),)).verify(b)
 
 
 def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
     """Optimal weights hold; one unit more of weight, or less of price, and the kernel finds the column that weighs too much."""
-    monkeypatch.setattr(groups, "CROWD", 0)
+    monkeypatch.setattr(guides, "CROWD", 0)
     rng = np.random.default_rng(21)
     refused = 0
     for _ in range(80):
@@ -134,7 +161,7 @@ def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
         for target, tree in ((0, leaf), (1, Sieve(leaf, 1, leaf))):
             lower = min(max(0, -(-leaf.total // scale)), target or 99)
             if holds:
-                Bound(lower, ((tuple(rows.tolist()), tree),)).verify(b)
+                guided(b, Bound(lower, ((tuple(rows.tolist()), tree),))).verify(b)
             else:
                 refused += 1
                 with pytest.raises(CertificateRejected, match="weighs"):

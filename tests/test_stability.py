@@ -231,7 +231,7 @@ def test_the_search_believes_the_kernel(monkeypatch):
     """Should bounds differ between batches, the units that the tree does not prove are not claimed."""
     net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu")
     real = input_splits.unproved
-    monkeypatch.setattr(trees, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
+    monkeypatch.setattr(input_splits, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
     found = stable(net, mo.Box(-1, 1), budget=20)
     assert found.signs[1].tolist() == [0]
     assert found.undecided[1].tolist() == [-1]

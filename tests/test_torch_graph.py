@@ -711,9 +711,9 @@ def test_modules_that_insist_on_their_type_are_compared_in_it():
 
 
 def test_large_modules_say_that_they_were_not_compared(monkeypatch):
-    monkeypatch.setattr(torch_graph, "MAX_PARAMETERS", 29)
+    monkeypatch.setattr(torch_modules, "MAX_PARAMETERS", 29)
     assert "not compared with torch" not in read_module(nn.Linear(4, 5)).notes[0]
-    monkeypatch.setattr(torch_graph, "MAX_PARAMETERS", 24)
+    monkeypatch.setattr(torch_modules, "MAX_PARAMETERS", 24)
     assert read_module(nn.Linear(4, 5)).notes == ("not compared with torch: 25 parameters, at most 24 are run twice",)
 
 

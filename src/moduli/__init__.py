@@ -35,29 +35,6 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from moduli.common.domains import Gaussian as Gaussian
-    from moduli.common.domains import Samples as Samples
-    from moduli.compression.average.mean_field_limit import etf as etf
-    from moduli.compression.radius.hard_instances import hard_instance as hard_instance
-    from moduli.formats.torch_modules import to_torch as to_torch
-    from moduli.formats.vnnlib import Box as Box
-    from moduli.interface.report_page import report as report
-    from moduli.kernel.activations import Activation as Activation
-    from moduli.kernel.certificate import Certificate as Certificate
-    from moduli.kernel.errors import BudgetExhausted as BudgetExhausted
-    from moduli.kernel.errors import CertificateRejected as CertificateRejected
-    from moduli.kernel.errors import MissingExtra as MissingExtra
-    from moduli.kernel.errors import ModuliError as ModuliError
-    from moduli.kernel.errors import PrecisionExhausted as PrecisionExhausted
-    from moduli.kernel.errors import ShapeError as ShapeError
-    from moduli.kernel.errors import Undecided as Undecided
-    from moduli.kernel.errors import UnsupportedModel as UnsupportedModel
-    from moduli.kernel.network import Layer as Layer
-    from moduli.kernel.network import Network as Network
-    from moduli.kernel.slack import Slack as Slack
-    from moduli.training.noise import stable_noise as stable_noise
-    from moduli.training.noise import tail_index as tail_index
-
     from .api import align as align
     from .api import canonical as canonical
     from .api import check as check
@@ -78,5 +55,27 @@ if TYPE_CHECKING:
     from .api import recover as recover
     from .api import signature as signature
     from .api import symmetries as symmetries
+    from .common.domains import Gaussian as Gaussian
+    from .common.domains import Samples as Samples
+    from .compression.average.mean_field_limit import etf as etf
+    from .compression.radius.hard_instances import hard_instance as hard_instance
     from .formats import load as load
     from .formats import save as save
+    from .formats.torch_modules import to_torch as to_torch
+    from .formats.vnnlib import Box as Box
+    from .interface.report_page import report as report
+    from .kernel.activations import Activation as Activation
+    from .kernel.certificate import Certificate as Certificate
+    from .kernel.errors import BudgetExhausted as BudgetExhausted
+    from .kernel.errors import CertificateRejected as CertificateRejected
+    from .kernel.errors import MissingExtra as MissingExtra
+    from .kernel.errors import ModuliError as ModuliError
+    from .kernel.errors import PrecisionExhausted as PrecisionExhausted
+    from .kernel.errors import ShapeError as ShapeError
+    from .kernel.errors import Undecided as Undecided
+    from .kernel.errors import UnsupportedModel as UnsupportedModel
+    from .kernel.network import Layer as Layer
+    from .kernel.network import Network as Network
+    from .kernel.slack import Slack as Slack
+    from .training.noise import stable_noise as stable_noise
+    from .training.noise import tail_index as tail_index

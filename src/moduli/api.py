@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from moduli.capacity.complexity_table.complexity_table import Complexity
+from moduli.capacity.complexity_table import Complexity
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.files import content
 from moduli.common.progress import Progress

@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from moduli.kernel.errors import MissingExtra
+from moduli.common.extras import needed
 
 _HOME = {
     "to_torch": "formats.torch_modules", "shrink": "compression.torch_blocks", "Shrunk": "compression.torch_blocks",
@@ -30,12 +30,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'moduli.pytorch' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
-    try:
+    with needed("torch", "torch"):
         return getattr(importlib.import_module(f".{_HOME[name]}", __package__), name)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtra("torch", "torch") from None
 
 
 def __dir__() -> list[str]:
@@ -43,11 +39,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from moduli.compression.torch_blocks import Shrunk as Shrunk
-    from moduli.compression.torch_blocks import shrink as shrink
-    from moduli.formats.torch_modules import to_torch as to_torch
-    from moduli.training.torch_runs import fit as fit
-    from moduli.training.torch_runs import perceptron as perceptron
-    from moduli.training.torch_sgd import HeavyTailedNoise as HeavyTailedNoise
-    from moduli.training.torch_sgd import HeavyTailedSGD as HeavyTailedSGD
-    from moduli.training.torch_sgd import hidden_parameters as hidden_parameters
+    from .compression.torch_blocks import Shrunk as Shrunk
+    from .compression.torch_blocks import shrink as shrink
+    from .formats.torch_modules import to_torch as to_torch
+    from .training.torch_runs import fit as fit
+    from .training.torch_runs import perceptron as perceptron
+    from .training.torch_sgd import HeavyTailedNoise as HeavyTailedNoise
+    from .training.torch_sgd import HeavyTailedSGD as HeavyTailedSGD
+    from .training.torch_sgd import hidden_parameters as hidden_parameters

@@ -1,1 +1,4 @@
-"""..."""
+"""What symmetry buys:
+
+covering numbers modulo it, bounds of the generalisation gap, and the table of both.
+"""

@@ -1,1 +1,4 @@
-"""..."""
+"""Results, domains, files, progress, arithmetic modulo primes, figures:
+
+what the questions share.
+"""

@@ -69,24 +69,3 @@ class Samples:
 Domain = Box | Gaussian | Samples | None
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """Physical coordinates of a `.nnet` file: network input = (x - mean) / scale, output = scale * y + mean.
-
-    Args:
-        low, high, mean, scale: one number per input; low and high in physical units.
-        out_mean, out_scale: one number for all outputs.
-    """
-
-    low: Array
-    high: Array
-    mean: Array
-    scale: Array
-    out_mean: float
-    out_scale: float
-
-    @property
-    def box(self) -> Box:
-        """The operating box in the network's own (normalised) input coordinates."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return Box((self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moduli.kernel.errors import MissingExtra
+from moduli.common.extras import needed
 
 from .files import atomic_write
 
@@ -19,11 +19,9 @@ ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY
 
 def axes(ax: Any = None, count: int = 1) -> Any:
     """The given axes, or a row of new ones (one alone is no row), without frames at the top and right."""
-    try:
+    with needed("matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("matplotlib", "plot") from None
     if ax is None:
         figure = Figure(figsize=(6.4 if count == 1 else 4.8 * count, 4.0), layout="constrained")
         FigureCanvasAgg(figure)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.domains import Gaussian, Samples
+from moduli.common.extras import needed
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.formats.torch_copy import WAYS_OUT, copied, unpruned
 from moduli.formats.torch_modules import activation_of
 from moduli.formats.torch_modules import to_torch as to_torch
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import MissingExtra, UnsupportedModel
+from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.network import Network
 
 from .average.gaussian_expectations import closed
@@ -262,10 +263,8 @@ def _put(module: Any, name: str, new: Any) -> None:
 
 def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> tuple[list[_Found], list[tuple[str, str]]]:
     """Run the module and watch; the blocks in the order of their first Linear, and what was refused."""
-    try:
+    with needed("torch", "torch"):
         import torch
-    except ImportError:
-        raise MissingExtra("torch", "torch") from None
     linears = {(id(m.weight), id(m.bias)): (name, m) for name, m in module.named_modules() if _is_linear(m)}
     watch = _watcher(linears)
     marks = [m.register_forward_pre_hook(watch.outside(name)) for name, m in module.named_modules() if _hooked(m)]

@@ -298,7 +298,7 @@ def _layer_names(data: bytes) -> list[str]:
 
 
 def _torch() -> Any:
-    return importlib.import_module(".torch_graph", __package__)
+    return importlib.import_module(".torch_modules", __package__)
 
 
 def _network(value: Any) -> Network:
@@ -315,7 +315,7 @@ def _from_pairs(pairs: Sequence[Any], activation: Any) -> Network:
 def _zoo(name: str) -> Network:
     from importlib.resources import files
 
-    folder = files(__package__) / "zoo"
+    folder = files("moduli") / "zoo"
     found = sorted(entry.name[:-4] for entry in folder.iterdir() if entry.name.endswith(".npz")) if folder.is_dir() else []
     if name not in found:
         raise UnsupportedModel(f"no zoo:{name}; there are {', '.join('zoo:' + n for n in found) or 'none'}")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from moduli.common.domains import Frame
+from moduli.kernel.box import Frame
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack

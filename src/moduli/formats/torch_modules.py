@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from moduli.common.extras import needed
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from moduli.kernel.network import Network, _float64
@@ -55,10 +56,8 @@ CODE = (
 
 
 def _torch() -> Any:
-    try:
+    with needed("torch", "torch"):
         import torch
-    except ImportError:
-        raise MissingExtra("torch", "torch") from None
     return torch
 
 

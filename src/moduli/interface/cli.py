@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import moduli as mo
+from moduli.common.extras import needed
 from moduli.common.files import suffix_of
 
 from .cli_support import (
@@ -734,10 +735,8 @@ def sweep(
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    try:
+    with needed("distributed", "cluster"):
         import distributed
-    except ImportError:
-        raise mo.MissingExtra("distributed", "cluster") from None
     connect: Any = distributed.Client
     try:
         client = connect(address, timeout=10)

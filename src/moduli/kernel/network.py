@@ -7,16 +7,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from .activations import Activation
+from .box import Frame
 from .errors import ShapeError, UnsupportedModel
-
-if TYPE_CHECKING:
-    from moduli.common.domains import Frame
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 IDENTITY = Activation("identity")

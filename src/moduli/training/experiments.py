@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.extras import needed
 from moduli.common.files import content, load_arrays
 from moduli.common.result import Result, plain
 from moduli.kernel.errors import UnsupportedModel, printable
@@ -74,7 +75,7 @@ def load_data(name: str, folder: str | Path | None = None) -> Data:
     (1347, 64)
     """
     if name == "digits":
-        path = Path(__file__).with_name("zoo") / "data" / "digits.npz"
+        path = Path(__file__).parents[1] / "zoo" / "data" / "digits.npz"
     elif name.endswith(".npz"):
         path = Path(name)
     else:
@@ -119,7 +120,8 @@ def prunability(
             drawn from it *and* all other settings: runs with different alpha are independent. rows: training samples used.
         noise, penalty, fitting: as for `torch_training.fit`.
     """
-    from moduli.pytorch import fit, perceptron
+    with needed("torch", "torch"):
+        from .torch_runs import fit, perceptron
 
     told = load_data(data, folder)
     x, y = told.x[:rows], told.y[:rows]

@@ -22,6 +22,7 @@ from moduli.common.result import encoded
 from moduli.kernel.errors import Undecided
 
 AHEAD = 64
+MOVED = {"moduli.experiments": "moduli.training.experiments"}  # stored jobs name where their functions stood; keys stay
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Job:
         """Do it. A ValueError is a result too: it would come again."""
         module, _, name = self.function.partition(":")
         try:
-            result = getattr(importlib.import_module(module), name)(**self.arguments)
+            result = getattr(importlib.import_module(MOVED.get(module, module)), name)(**self.arguments)
         except ValueError as error:
             return {**self._call, "error": f"{type(error).__name__}: {error}"}
         return {**self._call, "result": result}

@@ -1,1 +1,1 @@
-"""..."""
+"""Fewer units under Gaussian inputs, and the distances that this takes."""

@@ -1,1 +1,1 @@
-"""..."""
+"""The same function on all inputs."""

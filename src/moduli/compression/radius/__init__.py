@@ -1,1 +1,1 @@
-"""..."""
+"""Parameters within a radius that need fewer units."""

@@ -21,6 +21,7 @@ from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
 from . import column_generation, set_cover
 from .column_generation import covering
 from .cover_heuristics import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
+from .guides import guided
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]
@@ -58,7 +59,7 @@ def solve(ball: Ball, budget: int = 10_000, executor: Executor | None = None, pr
         free += [_renamed(g, units) for g in plan.free]
         parts += [(tuple(units[list(rows)].tolist()), renamed(tree, units)) for rows, tree in found]
         lower, nodes = lower + bound, nodes + spent
-    return Found(_better(completed(ball, paid, free), by_greed), by_greed, Bound(lower, tuple(parts)), nodes)
+    return Found(_better(completed(ball, paid, free), by_greed), by_greed, guided(ball, Bound(lower, tuple(parts))), nodes)
 
 
 def _components(ball: Ball) -> list[Ints]:

@@ -32,6 +32,7 @@ from moduli.kernel.radius.cover_bound import Sieve, Tree
 
 from . import set_cover
 from .cover_heuristics import filled, first_fit, sampled
+from .guides import guide
 
 SCALE = 2**30
 NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end
@@ -115,7 +116,7 @@ class _Pool:
             boxes = self.add(self.heaviest(weight, SCALE + NEAR))
             size = len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)
             self.nodes += 1 + size // set_cover.HEAVY + len(self.rows) // 500 * 10
-            more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH)
+            more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH, guide)
             if not boxes and not more.shape[0]:
                 if not given_up or effort == most:
                     return found, given_up
@@ -168,7 +169,7 @@ class _Pool:
         while lower < upper and self.nodes < self.budget:
             try:
                 most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
-                columns = listed(self.ball, self.rows, *most, (leaf, spare), set_cover.MANY)
+                columns = listed(self.ball, self.rows, *most, (leaf, spare), set_cover.MANY, guide)
             except BudgetExhausted:
                 break
             if columns[2] or len(columns[0]) + columns[1].shape[0] > set_cover.MANY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     opset = max([17, *(_SINCE.get(node.op_type, 17) for node in nodes)])
     model = helper.make_model(graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 9 if opset == 20 else 8
-    version = str(getattr(importlib.import_module(str(__package__)), "__version__", "unknown"))
+    version = _version()
     helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.kernel.slack": str(slack)}))
     for label, array, of in stored:  # one at a time, and last: graphs and models copy what they are made of
         model.graph.initializer.append(numpy_helper.from_array(array.astype(of), label))
@@ -123,3 +124,11 @@ def _cast(x: str, y: str, cast: bool, single: bool, node: Callable[[str, str], A
     here, there = (TensorProto.FLOAT, TensorProto.DOUBLE) if single else (TensorProto.DOUBLE, TensorProto.FLOAT)
     before = helper.make_node("Cast", [x], [f"{y}_in"], to=there)
     return [before, node(f"{y}_in", f"{y}_out"), helper.make_node("Cast", [f"{y}_out"], [y], to=here)]
+
+
+def _version() -> str:
+    """Of this package, where it is installed."""
+    try:
+        return metadata.version("moduli")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -7,7 +7,7 @@ sums of outgoing weights are to be small, only those are followed that what may 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -22,7 +22,14 @@ from moduli.kernel.exact_numbers import Array, exact_sum, two_sum
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
-BLOCK, FRONT, WIDEST, PAIRS, CROWD = 2**20, 2**18, 2**13, 2**26, 12
+BLOCK = 2**20  # pairs that are compared at a time
+FRONT = 2**18  # entries of the cliques that are extended at a time
+WIDEST = 2**13  # vertices around a unit, which take the square of that in memory
+PAIRS = 2**26  # compatible pairs in all
+
+# Multipliers ``[2, 2 m]`` for the sums of `sides` around a root: see `_guided`. Given are root, values, total, doubt, the
+# cost of the vertices, and which of them are compatible.
+Guide = Callable[[int, Array, Array, Array, Counts, Mask], Array]
 
 
 def at_most(x: Array, y: Array, limit: float) -> Mask:
@@ -277,12 +284,16 @@ class Leaf:
     A column that covers a set c of rows weighs sum of weights over c + sum over S of weight * ceil(|c & S| / 2). Boxes
     weigh at most `scale`, free groups at most the price of their units; then any cover costs at least
     (sum of weights + sum of weight * ceil(|S| / 2) - sum of prices) / scale.
+
+    Attributes:
+        guides: units and multipliers, two rows each, that shorten the search for free groups around them; see `_guided`.
     """
 
     weights: dict[int, int]
     prices: dict[int, int]
     odd: tuple[tuple[tuple[int, ...], int], ...]
     scale: int
+    guides: tuple[tuple[int, tuple[tuple[float, ...], ...]], ...] = ()
 
     @property
     def total(self) -> int:
@@ -297,7 +308,7 @@ class Heavy:
     def __init__(self, near: Mask, weight: Counts, least: int) -> None:
         self.weight, self.least = weight.tolist(), least
         order = np.argsort(-weight, kind="stable")
-        colour = _classes(near, order)
+        colour = classes(near, order)
         # classes in falling order of weight: the first member that is allowed is the heaviest
         ranked = [order[colour[order] == k] for k in range(int(colour.max(initial=-1)) + 1)]
         self.classes = [[(1 << v, self.weight[v]) for v in members.tolist() if self.weight[v]] for members in ranked]
@@ -312,7 +323,13 @@ class Heavy:
 
 
 def free_groups(
-    ball: Ball, roots: Sequence[int], limit: int, cost: Counts | None = None, slack: int = 0, enough: int = 2**40
+    ball: Ball,
+    roots: Sequence[int],
+    limit: int,
+    cost: Counts | None = None,
+    slack: int = 0,
+    enough: int = 2**40,
+    guide: Guide | None = None,
 ) -> tuple[Any, list[int]]:
     """All free groups that contain one of some freeable units, and the roots that are given up.
 
@@ -322,8 +339,9 @@ def free_groups(
 
     Args:
         limit: search nodes of each root; a group counts as four.
-        cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most `slack`, see `_guides`.
+        cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most `slack`.
         enough: groups around a root that is given up beyond that many (for searches: with costs, its groups are kept).
+        guide: multipliers that shorten a search with costs; what is found does not depend on them.
 
     Returns:
         sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
@@ -332,7 +350,7 @@ def free_groups(
     parts, given_up = [], []
     for root in roots:
         others, sign, near = around(ball, root, place, vertex)
-        found, done = _rooted(ball, root, others, sign, near, limit, cost, slack, enough)
+        found, done = _rooted(ball, root, others, sign, near, limit, cost, slack, enough, guide)
         if done:
             place[root] = -1
         else:
@@ -344,7 +362,13 @@ def free_groups(
 
 
 def listed(
-    ball: Ball, rows: Ints, nodes: int, limit: int, priced: tuple[Leaf, int] | None = None, enough: int = 2**40
+    ball: Ball,
+    rows: Ints,
+    nodes: int,
+    limit: int,
+    priced: tuple[Leaf, int] | None = None,
+    enough: int = 2**40,
+    guide: Guide | None = None,
 ) -> tuple[list[Group], Any, list[int]]:
     """Maximal boxes among some required units, free groups that have one of them, and roots that are given up.
 
@@ -352,6 +376,7 @@ def listed(
         rows: increasing. nodes: for all boxes. limit: for the free groups of each unit.
         priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box, price less weight of a free
             group), in units of 1 / scale; then only columns whose reduced cost is at most that.
+        guide: by default the multipliers that the leaf holds.
     """
     arithmetic.require()  # worker processes begin here
     roots = by_degree(ball, rows[ball.freeable[rows]])
@@ -361,7 +386,17 @@ def listed(
     weight, price = np.zeros(ball.size, dtype=np.int64), np.zeros(ball.size, dtype=np.int64)
     weight[list(leaf.weights)], price[list(leaf.prices)] = list(leaf.weights.values()), list(leaf.prices.values())
     boxes = maximal_boxes(ball, rows, nodes, weight, leaf.scale - slack)
-    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough)
+    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough, guide or _held(leaf))
+
+
+def _held(leaf: Leaf) -> Guide:
+    """The multipliers of a leaf, none where it has none."""
+    held = {unit: np.array(rows) for unit, rows in leaf.guides}
+
+    def guide(root: int, values: Array, total: Array, doubt: Array, cost: Counts, near: Mask) -> Array:
+        return held.get(root, np.zeros((2, len(total))))
+
+    return guide
 
 
 def by_degree(ball: Ball, units: Ints) -> list[int]:
@@ -389,7 +424,16 @@ def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
 
 
 def _rooted(
-    ball: Ball, root: int, others: Ints, signs: Array, near: Mask, limit: int, cost: Counts | None, slack: int, enough: int
+    ball: Ball,
+    root: int,
+    others: Ints,
+    signs: Array,
+    near: Mask,
+    limit: int,
+    cost: Counts | None,
+    slack: int,
+    enough: int,
+    guide: Guide | None,
 ) -> tuple[Mask, bool]:
     """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes.
 
@@ -400,7 +444,10 @@ def _rooted(
     if cost is None:
         order, start = np.argsort(near.sum(axis=1), kind="stable"), np.empty(0, np.intp)
     else:
-        order, start, *columns = _guides(values, total, doubt, cost[others], int(cost[root]) - slack, near)
+        multipliers = np.zeros((3, len(total)))
+        if guide is not None:
+            multipliers[:2] = guide(root, values, total, doubt, cost[others], near)
+        order, start, *columns = _guided(values, total, doubt, cost[others], int(cost[root]) - slack, near, multipliers)
         values, total, doubt = columns
     values = values[order]
     lent, optional = np.minimum(values, 0.0), (ball.constant | ball.null)[others[order]]
@@ -439,31 +486,29 @@ def _rooted(
         members[np.arange(len(clique)), vertex] = True
 
 
-def _guides(
-    values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask
+def _guided(
+    values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask, multipliers: Array
 ) -> tuple[Ints, Ints, Array, Array, Array]:
     """Three more sums that must not be positive in a free group of small cost: l . sums, cost - slack + k . sums, cost - slack.
 
-    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any vectors: so nothing depends on
-    the solver. Good ones come from the linear program that relaxes the search (at most one vertex of each class of pairwise
-    incompatible ones, sums at most 0, for k least cost). A search is over where the least that each class can add leaves one
-    of the three positive, by more than float sums may be off: relative 2^-53 for each product and addition.
+    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any vectors: nothing depends on
+    where they come from. A search is over where the least that each class of pairwise incompatible vertices can add leaves
+    one of the three positive, by more than float sums may be off: relative 2^-53 for each product and addition.
 
     Args:
         values, total, doubt: of `sides`. cost: of the vertices. own: cost of the root less slack.
+        multipliers: ``[3, 2 m]``, l, k and zeros; none is negative.
 
     Returns:
         an order of the vertices by class, where the classes start, and values, totals and doubts with three columns more.
     """
     count = len(cost)
-    multipliers = np.zeros((3, len(total)))
-    colour = _classes(near, np.argsort(cost, kind="stable"))
-    if count > CROWD and np.isfinite(doubt).all():
-        for k, aim in enumerate((np.zeros(count), cost.astype(np.float64))):
-            multipliers[k] = _multipliers(values, total, aim, colour)
+    colour = classes(near, np.argsort(cost, kind="stable"))
+    if not np.isfinite(doubt).all():
+        multipliers = np.zeros_like(multipliers)
     charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
     with np.errstate(over="ignore", invalid="ignore"):
-        multipliers[~np.isfinite(multipliers @ gross)] = 0.0  # what is finite here is finite below
+        multipliers = np.where(np.isfinite(multipliers @ gross)[:, None], multipliers, 0.0)  # finite here is finite below
     more = charge + multipliers @ values.T
     first = np.array([0.0, own, own]) + multipliers @ total
     size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ gross
@@ -475,26 +520,7 @@ def _guides(
     )  # fmt: skip
 
 
-def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:
-    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear ones."""
-    from scipy.optimize import linprog
-    from scipy.sparse import csr_matrix, hstack, vstack
-
-    scale = max(1.0, float(np.abs(cost).max()))
-    size = max(float(np.abs(values).max(initial=0.0)), float(np.abs(total).max(initial=0.0)), 1e-300)
-    count, classes = len(cost), int(colour.max()) + 1
-    sums = csr_matrix(np.column_stack([values.T / size, -np.ones(len(total))]))
-    one = hstack([csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))])
-    limits = np.concatenate([-total / size, np.ones(classes)])
-    penalty = 1.0 if not cost.any() else 1000.0
-    matrix, aim = vstack([sums, one], format="csr"), np.append(cost / scale, penalty)
-    found = linprog(aim, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
-    if found.ineqlin is None or found.x is None:
-        return np.zeros(len(total))
-    return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
-
-
-def _classes(near: Mask, order: Ints) -> Ints:
+def classes(near: Mask, order: Ints) -> Ints:
     """Classes of pairwise incompatible vertices: each vertex in order joins the first that takes it."""
     colour = np.full(len(near), -1, dtype=np.intp)
     full: list[Mask] = []

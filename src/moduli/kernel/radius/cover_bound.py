@@ -75,7 +75,8 @@ def renamed(tree: Tree, names: Ints) -> Tree:
 
     if isinstance(tree, Leaf):
         weights, prices = (dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices))
-        return Leaf(weights, prices, tuple((of(units), w) for units, w in tree.odd), tree.scale)
+        odd = tuple((of(units), w) for units, w in tree.odd)
+        return Leaf(weights, prices, odd, tree.scale, tuple((int(names[u]), rows) for u, rows in tree.guides))
     if isinstance(tree, Sum):
         return Sum(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
     if isinstance(tree, Sieve):
@@ -146,6 +147,7 @@ class _Part:
         rows = np.array(sorted(units), dtype=np.intp)
         self.units, self.place = units, np.full(ball.size, -1, dtype=np.intp)
         self.place[rows] = np.arange(len(rows))
+        self.outputs = ball.outgoing.shape[1]
         boxes, free, given_up = listed(ball, rows, limit, limit, self._priced(tree))
         if given_up:
             raise BudgetExhausted(f"the free groups of unit {given_up[0]} take more than {limit} search nodes")
@@ -164,6 +166,9 @@ class _Part:
             return None
         target = tree.target if isinstance(tree, Sieve) else 0
         self._require_sane(leaf, target)
+        for unit, rows in leaf.guides:
+            right = len(rows) == 2 and all(len(row) == 2 * self.outputs for row in rows)
+            _demand(right, f"unit {unit} needs two rows of {2 * self.outputs} multipliers")
         for unit in leaf.weights:
             known = 0 <= unit < len(self.place) and self.place[unit] >= 0
             _demand(known, f"unit {unit} has a weight but needs no cover here")
@@ -352,9 +357,10 @@ def _demand(holds: Any, claim: str) -> None:
 
 def _tree_fields(tree: Tree) -> dict[str, Any]:
     if isinstance(tree, Leaf):
-        return {
+        out = {
             "weights": list(tree.weights.items()), "prices": list(tree.prices.items()), "odd": tree.odd, "scale": tree.scale,
         }  # fmt: skip
+        return {**out, "guides": tree.guides} if tree.guides else out
     if isinstance(tree, Sum):
         return {"sum": [[units, _tree_fields(sub)] for units, sub in tree.parts]}
     if isinstance(tree, Sieve):
@@ -368,9 +374,10 @@ def _tree_from(data: Any) -> Tree:
     if "sum" in names:
         return Sum(_parts_from(fields.record(data, ("sum",), "a sum")["sum"]))
     if "scale" in names:
-        read = fields.record(data, ("weights", "prices", "odd", "scale"), "a leaf")
+        read = fields.record(data, ("weights", "prices", "odd", "scale"), "a leaf", maybe=("guides",))
         odd = tuple((_units_from(u), _count(w)) for u, w in fields.pairs(read["odd"], "odd sets"))
-        return Leaf(_counts_from(read["weights"]), _counts_from(read["prices"]), odd, _count(read["scale"]))
+        guides = _guides_from(read.get("guides", []))
+        return Leaf(_counts_from(read["weights"]), _counts_from(read["prices"]), odd, _count(read["scale"]), guides)
     if "target" in names:
         read = fields.record(data, ("leaf", "target", "rest"), "a sieve")
         leaf = _tree_from(read["leaf"])
@@ -384,6 +391,15 @@ def _tree_from(data: Any) -> Tree:
 
 def _parts_from(data: Any) -> tuple[tuple[tuple[int, ...], Tree], ...]:
     return tuple((_units_from(units), _tree_from(tree)) for units, tree in fields.pairs(data, "parts"))
+
+
+def _guides_from(data: Any) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
+    given = fields.pairs(data, "guides")
+    return tuple((_count(unit), tuple(map(_multipliers_from, fields.items(rows, "guides of a unit")))) for unit, rows in given)
+
+
+def _multipliers_from(row: Any) -> tuple[float, ...]:
+    return tuple(fields.real(x, "a multiplier", least=0.0) for x in fields.items(row, "multipliers"))
 
 
 def _counts_from(data: Any) -> dict[int, int]:

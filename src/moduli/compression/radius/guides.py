@@ -1,0 +1,93 @@
+"""Multipliers that shorten the search for free groups, from linear programs; a leaf carries them to the kernel.
+
+The kernel lists the free groups around a unit that could refute a bound. Sums of outgoing weights and costs, combined with
+any multipliers, tell it where to stop early; good ones are the dual values of the linear program that relaxes the search: at
+most one vertex of each class of pairwise incompatible ones, sums at most 0, and for the second row least cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.exact_numbers import Array
+from moduli.kernel.radius.compatibility import (
+    Ball,
+    Counts,
+    Ints,
+    Leaf,
+    Mask,
+    around,
+    by_degree,
+    classes,
+    lenders,
+    scratch,
+    sides,
+)
+from moduli.kernel.radius.cover_bound import Bound, Sieve, Tree
+
+CROWD = 12  # vertices around a unit: with fewer the search is short anyway
+DIGITS = 6  # of multipliers in a certificate: any do
+
+
+def guide(root: int, values: Array, total: Array, doubt: Array, cost: Counts, near: Mask) -> Array:
+    """Multipliers ``[2, 2 m]`` for the search around a root; see `compatibility.Guide`."""
+    found = np.zeros((2, len(total)))
+    if len(cost) > CROWD and np.isfinite(doubt).all():
+        colour = classes(near, np.argsort(cost, kind="stable"))
+        found[0] = _multipliers(values, total, np.zeros(len(cost)), colour)
+        found[1] = _multipliers(values, total, cost.astype(np.float64), colour)
+    return found
+
+
+def guided(ball: Ball, bound: Bound) -> Bound:
+    """The bound, with multipliers in the leaves by which the kernel decides what it lists."""
+    return Bound(bound.lower, tuple((units, _guided(ball, units, tree)) for units, tree in bound.parts))
+
+
+def _guided(ball: Ball, units: tuple[int, ...], tree: Tree) -> Tree:
+    leaf = tree.leaf if isinstance(tree, Sieve) else tree
+    if not isinstance(leaf, Leaf) or leaf.odd:
+        return tree
+    try:
+        better = replace(leaf, guides=_held(ball, np.array(sorted(units), dtype=np.intp), leaf))
+    except BudgetExhausted:  # more units are compatible with one than any search takes
+        return tree
+    return replace(tree, leaf=better) if isinstance(tree, Sieve) else better
+
+
+def _held(ball: Ball, rows: Ints, leaf: Leaf) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
+    """Multipliers for each unit around which the kernel searches, where there are any, short enough to be stored."""
+    cost = np.zeros(ball.size, dtype=np.int64)
+    cost[list(leaf.prices)] = list(leaf.prices.values())
+    cost[list(leaf.weights)] -= np.array(list(leaf.weights.values()), dtype=np.int64)
+    place, vertex, found = lenders(ball), scratch(ball), []
+    for root in by_degree(ball, rows[ball.freeable[rows]]):
+        others, signs, near = around(ball, root, place, vertex)
+        place[root] = -1
+        rows_of_root = guide(root, *sides(ball, root, others, signs), cost[others], near)
+        if rows_of_root.any():
+            short = [tuple(float(f"{x:.{DIGITS}g}") for x in row) for row in rows_of_root.tolist()]
+            found.append((root, tuple(short)))
+    return tuple(found)
+
+
+def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:
+    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear ones."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix, hstack, vstack
+
+    scale = max(1.0, float(np.abs(cost).max()))
+    size = max(float(np.abs(values).max(initial=0.0)), float(np.abs(total).max(initial=0.0)), 1e-300)
+    count, classes = len(cost), int(colour.max()) + 1
+    sums = csr_matrix(np.column_stack([values.T / size, -np.ones(len(total))]))
+    one = hstack([csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))])
+    limits = np.concatenate([-total / size, np.ones(classes)])
+    penalty = 1.0 if not cost.any() else 1000.0
+    matrix, aim = vstack([sums, one], format="csr"), np.append(cost / scale, penalty)
+    found = linprog(aim, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+    if found.ineqlin is None or found.x is None:
+        return np.zeros(len(total))
+    return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
