@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Activation": "kernel.activations", "Box": "formats.vnnlib", "Gaussian": "common.domains", "Samples": "common.domains",
-    "Layer": "kernel.network", "Network": "kernel.network",
-    "Certificate": "kernel.certificate", "Slack": "kernel.slack",
-    "BudgetExhausted": "kernel.errors", "CertificateRejected": "kernel.errors", "MissingExtra": "kernel.errors", "ModuliError": "kernel.errors",
-    "PrecisionExhausted": "kernel.errors", "ShapeError": "kernel.errors", "Undecided": "kernel.errors", "UnsupportedModel": "kernel.errors",
-    "to_torch": "formats.torch_modules", "load": "formats", "save": "formats",
-    "align": "api", "canonical": "api", "check": "api", "complexity": "api", "compress": "api", "depth": "api",
-    "dimension": "api", "distance": "api", "equivalent": "api", "error_curve": "api", "identifiable": "api",
-    "mean_field": "api", "path": "api", "pieces": "api", "pruning_curve": "api", "rank": "api", "rank_curve": "api",
-    "recover": "api", "signature": "api", "symmetries": "api",
-    "report": "interface.report_page", "etf": "compression.average.mean_field_limit", "hard_instance": "compression.radius.hard_instances", "stable_noise": "training.noise", "tail_index": "training.noise",
-}  # fmt: skip
+_PLACES = {
+    "kernel.activations": "Activation",
+    "kernel.certificate": "Certificate",
+    "kernel.errors": "BudgetExhausted CertificateRejected MissingExtra ModuliError PrecisionExhausted ShapeError "
+    "Undecided UnsupportedModel",
+    "kernel.network": "Layer Network",
+    "kernel.slack": "Slack",
+    "common.domains": "Gaussian Samples",
+    "formats": "load save",
+    "formats.torch_modules": "to_torch",
+    "formats.vnnlib": "Box",
+    "compression.average.mean_field_limit": "etf",
+    "compression.radius.hard_instances": "hard_instance",
+    "training.noise": "stable_noise tail_index",
+    "api": "align canonical check complexity compress depth dimension distance equivalent error_curve identifiable "
+    "mean_field path pieces pruning_curve rank rank_curve recover signature symmetries",
+    "interface.report_page": "report",
+}
+_HOME = {name: place for place, names in _PLACES.items() for name in names.split()}
 
 __all__ = [*sorted(_HOME), "__version__"]
 

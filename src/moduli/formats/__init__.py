@@ -14,7 +14,7 @@ Suffixes do not mind case; .onnx.gz, .nnet.gz and .npz.gz are unpacked on the wa
 
 Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
 folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.kernel.slack``, npz entry ``slack``).
+in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
 Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
@@ -412,7 +412,7 @@ def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -
 def _safetensors_bytes(net: Network, dtype: str, slack: Slack | None) -> Iterator[bytes | memoryview]:
     """By hand, because the library orders its header by chance: the same network, the same bytes; one array at a time."""
     metadata = {"format": "moduli/1", "activations": ",".join(map(str, net.activations)), "output_map": net.output_map}
-    header: dict[str, Any] = {"__metadata__": metadata if slack is None else metadata | {"moduli.kernel.slack": str(slack)}}
+    header: dict[str, Any] = {"__metadata__": metadata if slack is None else metadata | {"moduli.slack": str(slack)}}
     arrays = [
         (f"layers.{l}.{name}", array)
         for l, layer in enumerate(net.layers)

@@ -77,7 +77,7 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     model = helper.make_model(graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 9 if opset == 20 else 8
     version = _version()
-    helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.kernel.slack": str(slack)}))
+    helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.slack": str(slack)}))
     for label, array, of in stored:  # one at a time, and last: graphs and models copy what they are made of
         model.graph.initializer.append(numpy_helper.from_array(array.astype(of), label))
     return bytes(model.SerializeToString(deterministic=True))
