@@ -11,7 +11,7 @@ import moduli as mo
 from moduli import cover, groups, pricing
 from moduli.certificate import ball
 from moduli.errors import CertificateRejected
-from moduli.groups import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
+from moduli.groups import Ball, Effort, Group, Leaf, at_most, free_groups, listed, maximal_boxes
 from moduli.proximity import Bound, Branch, Near, Sieve, Sum
 
 
@@ -167,7 +167,7 @@ def test_pricing_agrees_with_listing():
             continue
         boxes, free, _ = listed(b, rows, 10**6, 10**6)
         whole = cover.solve(pricing.covering(b, boxes, free, rows), 10_000)
-        found = pricing.solve(b, rows, 10_000)
+        found = pricing.solve(b, rows, 10_000, Effort(10**8))
         Bound(found.lower, ((tuple(found.rows.tolist()), found.tree),)).verify(b)
         assert found.lower <= whole.upper
         assert whole.lower <= sum(c < len(found.boxes) for c in found.chosen)

@@ -20,7 +20,7 @@ from .certificate import Move, State, ball, certify, replay
 from .enclosure import Array, ExactArray, up
 from .errors import BudgetExhausted, CertificateRejected
 from .fitting import Plan, greedy
-from .groups import Ball, Group, Ints, at_most
+from .groups import Ball, Effort, Group, Ints, at_most
 from .lossless import Compression, Progress, Rank
 from .network import Network
 from .programs import PRODUCTS
@@ -108,7 +108,7 @@ def approach(
         if whole is not None:
             bound, by_greed = found.bound, len(found.greedy.paid)
             try:
-                bound.verify(whole)
+                bound.verify(whole, effort=Effort(nearby.NODES * budget * len(bound.parts)))
             except (BudgetExhausted, CertificateRejected):  # what the kernel does not accept is not claimed
                 bound = Bound(0, ())
     if opposite and not negative:
