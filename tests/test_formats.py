@@ -17,10 +17,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moduli.common.domains import Frame
 from moduli.formats import load, save
 from moduli.formats.onnx.nodes import OPS
 from moduli.kernel.activations import Activation
+from moduli.kernel.box import Frame
 from moduli.kernel.errors import ModuliError, UnsupportedModel
 from moduli.kernel.network import Network
 from moduli.kernel.slack import rounding_slack

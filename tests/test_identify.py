@@ -13,6 +13,8 @@ import strategies as plants
 from test_polyhedra import read, stored
 
 import moduli as mo
+from moduli.kernel.bounds import propagation
+from moduli.piecewise import cells_generic
 from moduli.piecewise.equivalent_parameters import distinct, exact_layers, shallow_function
 from moduli.piecewise.generic_position import trace_ranks
 
@@ -183,6 +185,40 @@ def test_exploration_finds_cells_of_the_complex():
         assert found <= every
         assert len(found) > 0.8 * len(every)
         assert found == {tuple(s) for s in explore(net, mo.Box(-4, 4), 4000, 0).cell_signs.tolist()}
+
+
+def folded(depth):
+    """Four inputs; along most lines a zigzag of 2^depth pieces."""
+    rng = np.random.default_rng(0)  # close to tents, whose tips would meet creases of the next layer
+    layers = [np.full((2, 4), 0.125), np.array([0.5, 0.0])]
+    for _ in range(depth - 1):
+        tent = np.array([2.0, -4.0]) * (1 - rng.uniform(0, 1e-3))
+        layers += [np.stack([tent, tent]), np.array([rng.uniform(0, 1e-3), -0.5 - rng.uniform(0, 1e-3)])]
+    return mo.Network.mlp(*layers, [[2.0, -4.0]], [0.0], activation="relu")
+
+
+@pytest.mark.parametrize("budget", [5, 20, 80, 320])
+def test_a_budget_bounds_the_work_where_lines_meet_many_cells(monkeypatch, budget):
+    """Vertices on lines, and points: neither grows with the number of cells, of which there are 65,536 on a line."""
+    work = {"vertices": 0, "points": 0}
+    split, signs = cells_generic._Edges.split, propagation.signs_at
+
+    def counted_split(edges, z, layer):
+        before = len(edges.points)
+        try:
+            return split(edges, z, layer)
+        finally:
+            work["vertices"] += max(len(edges.points) - before, edges.cells - before)
+
+    def counted_signs(net, x):
+        work["points"] += len(x)
+        return signs(net, x)
+
+    monkeypatch.setattr(cells_generic._Edges, "split", counted_split)
+    monkeypatch.setattr(propagation, "signs_at", counted_signs)
+    mo.identifiable(folded(16), on=mo.Box(-1, 1), budget=budget)
+    assert work["vertices"] <= 1_000 * budget
+    assert work["points"] <= 2 * budget
 
 
 def test_depth_and_recovery_at_the_door(shared):

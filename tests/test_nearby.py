@@ -1,16 +1,20 @@
 """Proximate rank: known answers, brute force, properties, real networks."""
 
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 import moduli as mo
+from moduli.compression.radius import branch_and_bound
 from moduli.compression.radius.cover_heuristics import greedy
 from moduli.kernel.certificate import ball
 
@@ -268,10 +272,57 @@ def test_some_networks_at_any_budget_end_in_the_bracket():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(1000, 1200, 100))
-def test_hundreds_of_networks_at_any_budget_end_in_the_bracket(start):
+@pytest.mark.parametrize("start", range(1000, 2000, 100))
+def test_a_thousand_networks_at_any_budget_end_in_the_bracket(start):
     for seed in range(start, start + 100):
         ends_in_the_bracket(seed)
+
+
+def test_searches_for_groups_that_end_early_leave_the_bracket(monkeypatch):
+    """With next to no nodes for boxes and free groups, every search for them ends somewhere in the middle."""
+    for seed in range(3000, 3027):
+        monkeypatch.setattr(branch_and_bound, "NODES", (1, 20, 300)[seed // 9 % 3])
+        ends_in_the_bracket(seed)
+
+
+class Work:
+    """Calls of functions of this package (as written, without what the tests wrap around them), and linear programs."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.programs = 0, 0
+        solve = optimize.linprog
+
+        def counted(*args, **options):
+            self.programs += 1
+            return solve(*args, **options)
+
+        monkeypatch.setattr(optimize, "linprog", counted)
+
+    def of(self, question):
+        package = str(Path(mo.__file__).parent)
+
+        def count(frame, event, _arg):
+            self.calls += event == "call" and frame.f_code.co_filename.startswith(package)
+
+        self.calls = self.programs = 0
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            question()
+        finally:
+            sys.setprofile(before)
+        return self
+
+
+@pytest.mark.parametrize("seed", [1067, 1580, pytest.param(1738, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("budget", [10, 40, pytest.param(160, marks=pytest.mark.slow)])
+def test_a_budget_bounds_the_work(monkeypatch, seed, budget):
+    """Networks with vastly many free groups, most of which only exact sums can tell from others."""
+    a, b, c, radius, _, activation = any_network(seed)
+    net = network(a, b, c, activation=activation)
+    work = Work(monkeypatch).of(lambda: mo.rank(net, radius=radius, budget=budget))
+    assert work.calls <= 3_000 * budget + 20_000
+    assert work.programs <= 10 * budget + 100
 
 
 def test_free_groups_that_clash_leave_a_branch_without_a_cover():

@@ -13,7 +13,7 @@ from moduli.compression.radius import column_generation, guides, set_cover
 from moduli.compression.radius.guides import guided
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.radius.compatibility import Ball, Group, Leaf, at_most, free_groups, listed, maximal_boxes
+from moduli.kernel.radius.compatibility import Ball, Effort, Group, Leaf, at_most, free_groups, listed, maximal_boxes
 from moduli.kernel.radius.cover_bound import Bound, Branch, Near, Sieve, Sum
 
 
@@ -194,7 +194,7 @@ def test_pricing_agrees_with_listing():
             continue
         boxes, free, _ = listed(b, rows, 10**6, 10**6)
         whole = set_cover.solve(column_generation.covering(b, boxes, free, rows), 10_000)
-        found = column_generation.solve(b, rows, 10_000)
+        found = column_generation.solve(b, rows, 10_000, Effort(10**8))
         Bound(found.lower, ((tuple(found.rows.tolist()), found.tree),)).verify(b)
         assert found.lower <= whole.upper
         assert whole.lower <= sum(c < len(found.boxes) for c in found.chosen)

@@ -25,6 +25,8 @@ from .cells_generic import Degenerate, subdivide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BLOCK, PROGRAMS = 4096, 50
+LONGEST = 10  # times the budget: cells that a line may meet
+FAILED = 100  # a line that shows nothing counts as the budget divided by this
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,8 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
     found: dict[bytes, tuple[Array, Any]] = {}
     spent = 0
 
+    whole = budget
+
     def keep(x: Array) -> None:
         nonlocal spent
         x = x[: max(0, budget - spent)]
@@ -100,10 +104,13 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
         known = np.array([point for point, _ in found.values()]).reshape(-1, len(box.low))
         signs = np.array([sign for _, sign in found.values()]).reshape(len(known), net.units)
         before = spent
-        for x in _lines(net, box, known, signs, rng):
+        failed = 0
+        for x in _lines(net, box, known, signs, rng, LONGEST * whole):
+            failed += not len(x)
             keep(x)
         if spent == before:
             break
+        spent += failed * (1 + whole // FAILED)
     budget += programs
     for x in _across(net, box, list(found.values()), programs, rng):
         keep(x)
@@ -121,8 +128,13 @@ def _scattered(box: Box, count: int, rng: np.random.Generator) -> Array:
     return np.asarray(np.clip(x, box.low, box.high))
 
 
-def _lines(net: Network, box: Box, known: Array, signs: Any, rng: np.random.Generator) -> Iterator[Array]:
-    """Points between the breaks along lines: one through two points, and one towards each of the rarest signs of units."""
+def _lines(
+    net: Network, box: Box, known: Array, signs: Any, rng: np.random.Generator, most: int
+) -> Iterator[Array]:
+    """Points between the breaks along lines: one through two points, and one towards each of the rarest signs of units.
+
+    None on a line with more than `most` of them, or with breaks that floats cannot tell apart.
+    """
     pairs = rng.uniform(box.low, box.high, (8, 2, len(box.low)))
     aims = [(a, b - a) for a, b in pairs]
     if len(known):
@@ -139,8 +151,9 @@ def _lines(net: Network, box: Box, known: Array, signs: Any, rng: np.random.Gene
         low, high = float(np.nanmax(ends[0])), float(np.nanmin(ends[1]))
         if np.isfinite([low, high]).all() and low < high:
             try:
-                line = subdivide(net, Box(np.array([low]), np.array([high])), np.column_stack([direction, origin]), 10**6)
+                line = subdivide(net, Box(np.array([low]), np.array([high])), np.column_stack([direction, origin]), most)
             except (Degenerate, BudgetExhausted):
+                yield box.low[None][:0]
                 continue
             t = np.sort(line.points[:, 0])
             yield np.clip(origin + ((t[1:] + t[:-1]) / 2)[:, None] * direction, box.low, box.high)

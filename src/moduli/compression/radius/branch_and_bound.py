@@ -15,16 +15,18 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.kernel.errors import BudgetExhausted
-from moduli.kernel.radius.compatibility import Ball, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
+from moduli.kernel.radius.compatibility import Ball, Effort, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
 from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
 
 from . import column_generation, set_cover
 from .column_generation import covering
-from .cover_heuristics import Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
+from .cover_heuristics import BEAM, Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .guides import guided
 
 Parts = tuple[tuple[tuple[int, ...], Tree], ...]
 Hosted = list[tuple[int, int, int]]
+NODES = 10_000  # of the searches for groups, all together, to each node of the budget
+BEAMS = 10  # nodes of the budget to each clique that the search for a few free groups follows
 
 
 class Found(NamedTuple):
@@ -90,8 +92,9 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
         plan = _regrouped(ball, plan, 0, range(4), budget)
     if not plan.paid:
         return plan, (), 0, 0
-    plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget)
-    priced = column_generation.solve(ball, rows, budget) if len(plan.paid) > lower else None
+    effort = Effort(NODES * budget)
+    plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget, effort)
+    priced = column_generation.solve(ball, rows, budget, effort) if len(plan.paid) > lower else None
     if priced is not None:
         plan = _improved(ball, plan, priced.boxes, priced.groups, priced.chosen, dominated)
         if priced.lower > lower:
@@ -104,37 +107,56 @@ def _part(rows: Ints, tree: Tree) -> Parts:
     return ((tuple(rows.tolist()), tree),) if len(rows) else ()
 
 
-def _listed(ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int) -> tuple[Plan, Parts, int, int]:
+def _listed(
+    ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int, effort: Effort
+) -> tuple[Plan, Parts, int, int]:
     """All boxes and free groups that can be listed, the best plan of those and what they prove."""
     try:
-        boxes = maximal_boxes(ball, rows, 100 * budget)
+        boxes = maximal_boxes(ball, rows, 100 * budget, effort=effort)
     except BudgetExhausted:
-        simple, *bound = max(_coarse(ball), _some(ball, rows, budget), key=lambda found: found[2])
+        simple, *bound = max(_coarse(ball), _some(ball, rows, budget, effort), key=lambda found: found[2])
         return (_better(plan, simple), *bound)  # type: ignore[return-value]
-    groups, given_up = free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget)
+    groups, given_up = _freed(ball, rows, budget, effort)
     if given_up:
-        return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget)
+        return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget, effort)
     answer = set_cover.solve(covering(ball, boxes, groups, rows), budget)
     plan = _improved(ball, plan, boxes, groups, answer.chosen, dominated)
     return plan, _part(rows, answer.tree), answer.lower, answer.nodes
 
 
 def _bracket(
-    ball: Ball, plan: Plan, boxes: list[Group], groups: Any, given_up: list[int], rows: Ints, dominated: Hosted, budget: int
+    ball: Ball,
+    plan: Plan,
+    boxes: list[Group],
+    groups: Any,
+    given_up: list[int],
+    rows: Ints,
+    dominated: Hosted,
+    budget: int,
+    effort: Effort,
 ) -> tuple[Plan, Parts, int, int]:
     """Where some units have too many free groups: a plan with a few of those, a bound from the other units alone."""
     from scipy.sparse import vstack
 
-    more = vstack([groups, sampled(ball, given_up)], format="csr")
+    more = vstack([groups, sampled(ball, given_up, min(BEAM, 1 + budget // BEAMS))], format="csr")
     chosen, nodes = set_cover.dive(covering(ball, boxes, more, rows), budget)
     plan = _improved(ball, plan, boxes, more, chosen, dominated)
     rows = np.setdiff1d(rows, given_up)
-    answer = set_cover.solve(covering(ball, maximal_boxes(ball, rows, 100 * budget), groups, rows), budget)
+    try:
+        boxes = maximal_boxes(ball, rows, 100 * budget, effort=effort)
+    except BudgetExhausted:
+        return _regrouped(ball, plan, 0, range(4, 12), budget), (), 0, nodes
+    answer = set_cover.solve(covering(ball, boxes, groups, rows), budget)
     part = _part(rows, answer.tree)
     return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
 
 
-def _some(ball: Ball, rows: Ints, budget: int) -> tuple[Plan, Parts, int, int]:
+def _freed(ball: Ball, rows: Ints, budget: int, effort: Effort) -> tuple[Any, list[int]]:
+    """The free groups around some required units, and units that are given up."""
+    return free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget, effort=effort)
+
+
+def _some(ball: Ball, rows: Ints, budget: int, effort: Effort) -> tuple[Plan, Parts, int, int]:
     """Where there are too many boxes: a bound from the units with few neighbours, half of them, a quarter, ..."""
     simple = assembled(ball, first_fit(ball), [])
     order = np.array(by_degree(ball, rows), dtype=np.intp)
@@ -142,12 +164,13 @@ def _some(ball: Ball, rows: Ints, budget: int) -> tuple[Plan, Parts, int, int]:
         order = order[: len(order) // 2]
         some = np.sort(order)
         try:
-            maximal_boxes(ball, some, 100 * budget)
+            maximal_boxes(ball, some, 100 * budget, effort=effort)
+            groups, given_up = _freed(ball, some, budget, effort)
+            some = np.setdiff1d(some, given_up)
+            boxes = maximal_boxes(ball, some, 100 * budget, effort=effort)
         except BudgetExhausted:
             continue
-        groups, given_up = free_groups(ball, by_degree(ball, some[ball.freeable[some]]), 50 * budget)
-        some = np.setdiff1d(some, given_up)
-        answer = set_cover.solve(covering(ball, maximal_boxes(ball, some, 100 * budget), groups, some), budget)
+        answer = set_cover.solve(covering(ball, boxes, groups, some), budget)
         return simple, _part(some, answer.tree), answer.lower, answer.nodes
     return simple, (), 0, 0
 

@@ -16,6 +16,7 @@ from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.radius.compatibility import (
     Ball,
     Counts,
+    Effort,
     Group,
     Heavy,
     Ints,
@@ -63,21 +64,21 @@ class Relaxation(NamedTuple):
     price: Any
 
 
-def solve(ball: Ball, rows: Ints, budget: int) -> Priced | None:
-    """A cover of some required units, and a bound; None where the relaxation is beyond the budget.
+def solve(ball: Ball, rows: Ints, budget: int, effort: Effort) -> Priced | None:
+    """A cover of some required units, and a bound; None where the relaxation is beyond the budget, or the effort.
 
     Units with too many free groups even for that count in the cover, not in the bound.
     """
     if not len(rows):  # all units were given up: nothing is left that a bound could speak of
         return None
-    pool = _Pool(ball, rows, budget)
+    pool = _Pool(ball, rows, budget, effort)
     try:
         found, given_up = pool.generated()
         if found is None:
             return None
         if not given_up:
             return pool.bracketed(found)
-        rest = solve(ball, np.setdiff1d(rows, given_up), budget)
+        rest = solve(ball, np.setdiff1d(rows, given_up), budget, effort)
         if rest is None:
             return None
         boxes, groups, chosen = pool.proposed(found)
@@ -89,8 +90,8 @@ def solve(ball: Ball, rows: Ints, budget: int) -> Priced | None:
 class _Pool:
     """Boxes and free groups found so far."""
 
-    def __init__(self, ball: Ball, rows: Ints, budget: int) -> None:
-        self.ball, self.rows, self.budget, self.nodes = ball, rows, budget, 0
+    def __init__(self, ball: Ball, rows: Ints, budget: int, effort: Effort) -> None:
+        self.ball, self.rows, self.budget, self.nodes, self.effort = ball, rows, budget, 0, effort
         self.among = np.zeros(ball.size, dtype=bool)
         self.among[rows] = True
         self.roots = by_degree(ball, rows[ball.freeable[rows]])
@@ -110,13 +111,13 @@ class _Pool:
         from scipy.sparse import vstack
 
         effort, most = 10 * self.budget, max(10 * self.budget, min(1000 * self.budget, 5 * 10**6))
-        while self.nodes < self.budget:
+        while self.nodes < self.budget and self.effort.left > 0:
             found = self.linear()
             weight, price = _integers(found, 0.0)
             boxes = self.add(self.heaviest(weight, SCALE + NEAR))
             size = len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)
             self.nodes += 1 + size // set_cover.HEAVY + len(self.rows) // 500 * 10
-            more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH, guide)
+            more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH, guide, self.effort)
             if not boxes and not more.shape[0]:
                 if not given_up or effort == most:
                     return found, given_up
@@ -148,7 +149,7 @@ class _Pool:
         place, vertex, out = np.where(weight > 0, 0, -1), scratch(self.ball), []
         for root in np.flatnonzero(weight > 0).tolist():
             others, signs, near = around(self.ball, root, place, vertex)
-            best = _heaviest(near, weight[others], least - int(weight[root]))
+            best = _heaviest(near, weight[others], least - int(weight[root]), self.effort)
             place[root] = -1
             if best is not None:
                 out.append(Group.of(root, others, signs, best))
@@ -169,7 +170,7 @@ class _Pool:
         while lower < upper and self.nodes < self.budget:
             try:
                 most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
-                columns = listed(self.ball, self.rows, *most, (leaf, spare), set_cover.MANY, guide)
+                columns = listed(self.ball, self.rows, *most, (leaf, spare), set_cover.MANY, guide, self.effort)
             except BudgetExhausted:
                 break
             if columns[2] or len(columns[0]) + columns[1].shape[0] > set_cover.MANY:
@@ -229,14 +230,15 @@ def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> set_cov
     return set_cover.Cover(paid, abs(groups).astype(np.int64), rows)
 
 
-def _heaviest(near: Any, weight: Counts, least: int, nodes: int = 20_000) -> list[int] | None:
+def _heaviest(near: Any, weight: Counts, least: int, effort: Effort, nodes: int = 20_000) -> list[int] | None:
     """Vertices of a heavy clique, a heaviest one if that takes few nodes; None if there is none."""
     heavy, adjacent = Heavy(near, weight, least), [bits_of(row) for row in near]
     rank = np.argsort(-weight, kind="stable").tolist()
     stack, best = [(0, (1 << len(weight)) - 1)], None
-    while stack and nodes:
+    while stack and nodes and effort.left > 0:
         clique, may = stack.pop()
         nodes -= 1
+        effort.spend(1)
         if not heavy.can(clique, may):
             continue
         if not may:

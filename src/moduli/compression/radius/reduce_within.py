@@ -26,7 +26,7 @@ from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import Array, ExactArray, up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network
-from moduli.kernel.radius.compatibility import Ball, Group, Ints, at_most
+from moduli.kernel.radius.compatibility import Ball, Effort, Group, Ints, at_most
 from moduli.kernel.radius.cover_bound import Bound, Change, Near
 from moduli.kernel.rules import replay
 from moduli.kernel.slack import difference, exact_arrays
@@ -115,7 +115,7 @@ def approach(
         if whole is not None:
             bound, by_greed = found.bound, len(found.greedy.paid)
             try:
-                bound.verify(whole)
+                bound.verify(whole, effort=Effort(branch_and_bound.NODES * budget * len(bound.parts)))
             except (BudgetExhausted, CertificateRejected):  # what the kernel does not accept is not claimed
                 bound = Bound(0, ())
     if opposite and not negative:

@@ -26,6 +26,7 @@ BLOCK = 2**20  # pairs that are compared at a time
 FRONT = 2**18  # entries of the cliques that are extended at a time
 WIDEST = 2**13  # vertices around a unit, which take the square of that in memory
 PAIRS = 2**26  # compatible pairs in all
+EXACT = 16  # search nodes that an exact test of a group counts as
 
 # Multipliers ``[2, 2 m]`` for the sums of `sides` around a root: see `_guided`. Given are root, values, total, doubt, the
 # cost of the vertices, and which of them are compatible.
@@ -234,7 +235,19 @@ def _pairs(x: Array, y: Array, limit: float) -> Iterator[tuple[Ints, Ints]]:
 # Boxes and free groups ------------------------------------------------------------------------------------------
 
 
-def maximal_boxes(ball: Ball, units: Ints, limit: int, weight: Counts | None = None, least: int = 0) -> list[Group]:
+@dataclass
+class Effort:
+    """Search nodes left to all searches that share it; some go beyond it by what they do at once."""
+
+    left: int
+
+    def spend(self, nodes: int) -> None:
+        self.left -= nodes
+
+
+def maximal_boxes(
+    ball: Ball, units: Ints, limit: int, weight: Counts | None = None, least: int = 0, effort: Effort | None = None
+) -> list[Group]:
     """All maximal signed boxes among some units, one of each set of units (signs do not matter for paid groups).
 
     Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of its neighbourhood.
@@ -242,10 +255,13 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int, weight: Counts | None = N
     Args:
         weight: ``[h]``, not negative; then only boxes of weight at least `least`. A clique is left where the heaviest
             vertices of classes of pairwise incompatible common neighbours weigh too little.
+        effort: search nodes for this and other searches.
 
     Raises:
         BudgetExhausted: more than `limit` search nodes.
     """
+    if effort is not None:
+        limit = min(limit, effort.left)
     found: dict[frozenset[int], Group] = {}
     nodes = 0
     place = np.full(ball.size, -1, dtype=np.intp)
@@ -261,6 +277,8 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int, weight: Counts | None = N
             clique, may, done = stack.pop()
             nodes += 1
             if nodes > limit:
+                if effort is not None:
+                    effort.spend(nodes)
                 raise BudgetExhausted(f"more than {limit} search nodes among {len(units)} units")
             if heavy is not None and not heavy.can(clique, may):
                 continue
@@ -274,6 +292,8 @@ def maximal_boxes(ball: Ball, units: Ints, limit: int, weight: Counts | None = N
                 stack.append((clique | 1 << v, may & adjacent[v], done & adjacent[v]))
                 may &= ~(1 << v)
                 done |= 1 << v
+    if effort is not None:
+        effort.spend(nodes)
     return list(found.values())
 
 
@@ -330,6 +350,7 @@ def free_groups(
     slack: int = 0,
     enough: int = 2**40,
     guide: Guide | None = None,
+    effort: Effort | None = None,
 ) -> tuple[Any, list[int]]:
     """All free groups that contain one of some freeable units, and the roots that are given up.
 
@@ -338,10 +359,11 @@ def free_groups(
     free without some optional unit are left out: what they cover can be had for less.
 
     Args:
-        limit: search nodes of each root; a group counts as four.
+        limit: search nodes of each root; a group counts as four, an exact test as `EXACT`.
         cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most `slack`.
         enough: groups around a root that is given up beyond that many (for searches: with costs, its groups are kept).
         guide: multipliers that shorten a search with costs; what is found does not depend on them.
+        effort: search nodes of all roots; what is left then is given up at once.
 
     Returns:
         sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
@@ -349,8 +371,14 @@ def free_groups(
     place, vertex = lenders(ball), scratch(ball)
     parts, given_up = [], []
     for root in roots:
+        if effort is not None and effort.left <= 0:
+            given_up.append(root)
+            continue
+        most = limit if effort is None else min(limit, effort.left)
         others, sign, near = around(ball, root, place, vertex)
-        found, done = _rooted(ball, root, others, sign, near, limit, cost, slack, enough, guide)
+        found, done, nodes = _rooted(ball, root, others, sign, near, most, cost, slack, enough, guide)
+        if effort is not None:
+            effort.spend(nodes)
         if done:
             place[root] = -1
         else:
@@ -369,6 +397,7 @@ def listed(
     priced: tuple[Leaf, int] | None = None,
     enough: int = 2**40,
     guide: Guide | None = None,
+    effort: Effort | None = None,
 ) -> tuple[list[Group], Any, list[int]]:
     """Maximal boxes among some required units, free groups that have one of them, and roots that are given up.
 
@@ -377,16 +406,18 @@ def listed(
         priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box, price less weight of a free
             group), in units of 1 / scale; then only columns whose reduced cost is at most that.
         guide: by default the multipliers that the leaf holds.
+        effort: search nodes for all of it.
     """
     arithmetic.require()  # worker processes begin here
     roots = by_degree(ball, rows[ball.freeable[rows]])
     if priced is None:
-        return maximal_boxes(ball, rows, nodes), *free_groups(ball, roots, limit, enough=enough)
+        boxes = maximal_boxes(ball, rows, nodes, effort=effort)
+        return boxes, *free_groups(ball, roots, limit, enough=enough, effort=effort)
     leaf, slack = priced
     weight, price = np.zeros(ball.size, dtype=np.int64), np.zeros(ball.size, dtype=np.int64)
     weight[list(leaf.weights)], price[list(leaf.prices)] = list(leaf.weights.values()), list(leaf.prices.values())
-    boxes = maximal_boxes(ball, rows, nodes, weight, leaf.scale - slack)
-    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough, guide or _held(leaf))
+    boxes = maximal_boxes(ball, rows, nodes, weight, leaf.scale - slack, effort)
+    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough, guide or _held(leaf), effort)
 
 
 def _held(leaf: Leaf) -> Guide:
@@ -434,8 +465,8 @@ def _rooted(
     slack: int,
     enough: int,
     guide: Guide | None,
-) -> tuple[Mask, bool]:
-    """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes.
+) -> tuple[Mask, bool, int]:
+    """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes; nodes.
 
     Depth first in blocks of cliques: sums so far in every output and direction, vertices that may be added, members.
     """
@@ -458,7 +489,12 @@ def _rooted(
     groups = 0
     while True:
         free = np.asarray((sums <= doubt).all(axis=1))
-        for k in np.flatnonzero(free & ~(sums < -doubt)[:, :outputs].all(axis=1)).tolist():
+        doubtful = np.flatnonzero(free & ~(sums < -doubt)[:, :outputs].all(axis=1))
+        # each exact test costs as much as many nodes: what goes beyond the limit is left undone, and the root is given up
+        affordable = max(0, limit - nodes) // EXACT + 1
+        free[doubtful[affordable:]] = False
+        nodes += EXACT * len(doubtful)
+        for k in doubtful[:affordable].tolist():
             free[k] = ball.free(Group.of(root, others, signs, order[members[k]].tolist()))
         for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
             free &= ~(members[:, v] & (sums - values[v] < -doubt)[:, :outputs].all(axis=1))
@@ -475,9 +511,9 @@ def _rooted(
             pairs = np.nonzero(may)
             stack.append((sums, may, members, pairs[0], pairs[1]))
         if nodes > limit or groups > enough:
-            return np.concatenate(found)[:, np.argsort(order)], False
+            return np.concatenate(found)[:, np.argsort(order)], False, nodes
         if not stack:
-            return np.concatenate(found)[:, np.argsort(order)], True
+            return np.concatenate(found)[:, np.argsort(order)], True, nodes
         sums, may, members, clique, vertex = stack.pop()
         if len(clique) > front:
             stack.append((sums, may, members, clique[front:], vertex[front:]))

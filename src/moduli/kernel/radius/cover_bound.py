@@ -33,7 +33,7 @@ from moduli.kernel import arithmetic, fields
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import ExactArray
 
-from .compatibility import Ball, Ints, Leaf, Mask, at_most, listed, require_radius
+from .compatibility import Ball, Effort, Ints, Leaf, Mask, at_most, listed, require_radius
 
 # Lower bounds ---------------------------------------------------------------------------------------------------
 
@@ -97,11 +97,11 @@ class Bound:
     lower: int
     parts: tuple[tuple[tuple[int, ...], Tree], ...]
 
-    def verify(self, ball: Ball, limit: int = 10**7) -> None:
+    def verify(self, ball: Ball, limit: int = 10**7, effort: Effort | None = None) -> None:
         """Raise `CertificateRejected` unless the parts prove `lower` for this ball.
 
         Args:
-            limit: search nodes for the boxes of one part, and for the free groups of one unit.
+            limit: search nodes for the boxes of one part, and for the free groups of one unit. effort: for all of them.
         """
         arithmetic.require()
         with fields.made_by_hand("lower bound"):
@@ -116,7 +116,7 @@ class Bound:
         one = np.repeat(np.arange(ball.size), ball.graph.degree)
         joined = (label[one] >= 0) & (label[ball.graph.other] >= 0) & (label[one] != label[ball.graph.other])
         _demand(not joined.any(), "two parts have compatible units")
-        total = sum(_Part(ball, units, limit, tree).bound(tree) for units, tree in claim.parts)
+        total = sum(_Part(ball, units, limit, tree, effort).bound(tree) for units, tree in claim.parts)
         _demand(total >= claim.lower, f"at least {claim.lower} units are claimed, at least {total} are proved")
 
     def plain(self) -> dict[str, Any]:
@@ -141,14 +141,14 @@ class _Part:
     Rows of `matrix` are boxes, then free groups; columns the units to cover. `uses` has the units of free groups.
     """
 
-    def __init__(self, ball: Ball, units: tuple[int, ...], limit: int, tree: Tree) -> None:
+    def __init__(self, ball: Ball, units: tuple[int, ...], limit: int, tree: Tree, effort: Effort | None = None) -> None:
         from scipy.sparse import csr_matrix, vstack
 
         rows = np.array(sorted(units), dtype=np.intp)
         self.units, self.place = units, np.full(ball.size, -1, dtype=np.intp)
         self.place[rows] = np.arange(len(rows))
         self.outputs = ball.outgoing.shape[1]
-        boxes, free, given_up = listed(ball, rows, limit, limit, self._priced(tree))
+        boxes, free, given_up = listed(ball, rows, limit, limit, self._priced(tree), effort=effort)
         if given_up:
             raise BudgetExhausted(f"the free groups of unit {given_up[0]} take more than {limit} search nodes")
         start = np.cumsum([0, *(len(g.units) for g in boxes)])
