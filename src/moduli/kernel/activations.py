@@ -103,7 +103,7 @@ def _mish_derivative(z: Array) -> Array:
 def _valley(near: str) -> Ends:
     """A function that falls, then rises, turns within 1e-15 of this decimal.
 
-    The derivative has other signs at these two ends (tests/test_activations.py), and one change of sign:
+    The derivative has other signs at these two ends (tests/kernel/test_activations.py), and one change of sign:
     silu' = sigmoid(z) (1 + z sigmoid(-z)), where z sigmoid(-z) grows for z < 0 and is positive for z > 0.
     gelu' = Phi + z phi falls from 0 up to -sqrt(2), rises up to sqrt(2), to more than 1, and falls to 1.
     gelu_tanh' = (1 + t)/2 (1 + z (1 - t) u'), t = tanh(u): for z < 0 all of |z|, 1 - t, u' grow with |z|.

@@ -48,7 +48,7 @@ CHUNK = 2**21
 ORDERS: tuple[Order, ...] = (
     (0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3)
 )  # fmt: skip
-BENDS = {  # sup |s''| and sup |s'''|, rounded up; tests/test_population.py
+BENDS = {  # sup |s''| and sup |s'''|, rounded up; tests/compression/average/test_closed_form.py
     "tanh": (0.77, 2.0), "sigmoid": (0.0963, 0.125), "softplus": (0.25, 0.0963), "silu": (0.5, 0.31), "sin": (1.0, 1.0),
     "erf": (0.968, 2.257), "gelu": (0.798, 0.779), "gelu_tanh": (0.798, 0.777), "identity": (0.0, 0.0),
 }  # fmt: skip

@@ -35,7 +35,7 @@ DIFFERENCES = 2**20  # entries of rows that are subtracted at once
 RATIONAL = 24  # rows of a covariance whose rank is counted in rationals
 LEAST = 1e-200  # a variance that counts as none
 COARSE, MEDIUM, FINE = 5, 12, 22
-ERRORS = {  # sup over the real line, bounded in tests/test_kernels.py; for gelu_tanh measured
+ERRORS = {  # sup over the real line, bounded in tests/compression/average/test_gaussian_expectations.py; for gelu_tanh measured
     ("sigmoid", COARSE): 1.1e-5, ("softplus", COARSE): 7e-6, ("silu", COARSE): 6e-5,
     ("sigmoid", MEDIUM): 1.2e-9, ("softplus", MEDIUM): 7e-10, ("silu", MEDIUM): 1.1e-8,
     ("sigmoid", FINE): 3e-14, ("softplus", FINE): 2e-14, ("silu", FINE): 3e-13,

@@ -1,0 +1,599 @@
+"""The command line in its own process: results on stdout, one-line errors on stderr, exit codes, files whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import moduli as mo
+from moduli.interface import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def moduli(*args: object, cwd: Path) -> tuple[int, str, str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-m", "moduli.interface.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def answer(*args: object, cwd: Path, code: int = 0) -> dict[str, object]:
+    returned, out, err = moduli(*args, "--json", cwd=cwd)
+    assert returned == code, err
+    return json.loads(out)
+
+
+def test_demo_writes_checked_files(tmp_path):
+    data = answer("demo", cwd=tmp_path)
+    assert data["schema"] == "moduli.compress/1"
+    assert data["optimal"] is True
+    verdict = mo.check(
+        tmp_path / "moduli-demo/digits-tanh-small.onnx.cert.json",
+        tmp_path / "moduli-demo/digits-tanh-small.onnx",
+        tmp_path / "moduli-demo/digits-tanh.onnx",
+    )
+    assert verdict.small.units == data["units"] < data["original_units"]
+    assert verdict.proof.minimal
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "npz", "safetensors"])
+def test_compress_then_check_then_equal(tmp_path, suffix):
+    net = mo.load("zoo:digits-tanh-grid")
+    mo.save(net, tmp_path / "large.onnx")
+    small = answer("compress", "large.onnx", "-o", f"small.{suffix}", cwd=tmp_path)
+    assert small["units"] == 64
+    checked = answer("check", f"small.{suffix}.cert.json", f"small.{suffix}", "large.onnx", cwd=tmp_path)
+    assert checked["status"] == "proved"
+    assert checked["constant"] == small["constant"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["large.onnx", f"small.{suffix}", f"small.{suffix}.cert.json"])
+    tampered = json.loads((tmp_path / f"small.{suffix}.cert.json").read_text())
+    tampered["large_moves"][0]["units"][0] += 1
+    (tmp_path / "bad.json").write_text(json.dumps(tampered))
+    assert moduli("check", "bad.json", f"small.{suffix}", "large.onnx", cwd=tmp_path)[0] == 1
+
+
+def test_compress_on_a_box_then_check(tmp_path):
+    net = mo.Network.mlp(
+        [[1.0, 1.0], [1.0, -1.0], [1.0, 0.5], [-1.0, 0.0], [0.3, 1.0]], [4.0, 4.0, 2.0, -2.0, 0.1],
+        [[1.0, 0.5, 2.0, 1.0, 1.0]], [0.0], activation="relu",
+    )  # fmt: skip
+    mo.save(net, tmp_path / "large.npz")
+    data = answer("compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path)
+    assert data["units"] == 2
+    assert data["removed"]["inactive"] == 1
+    assert data["box"] == {"low": [-1.0, -1.0], "high": [1.0, 1.0]}
+    assert data["growth"] == 0
+    assert answer("check", "small.npz.cert.json", "small.npz", "large.npz", cwd=tmp_path)["on_box"] is True
+    tampered = json.loads((tmp_path / "small.npz.cert.json").read_text())
+    tampered["region"]["high"] = [100.0, 100.0]
+    (tmp_path / "bad.json").write_text(json.dumps(tampered))
+    assert moduli("check", "bad.json", "small.npz", "large.npz", cwd=tmp_path)[0] == 1
+    inputs = "".join(f"(declare-const X_{k} Real)(assert (>= X_{k} -1))(assert (<= X_{k} 1))" for k in range(2))
+    (tmp_path / "box.vnnlib").write_text(inputs)
+    again = answer("compress", "large.npz", "-o", "again.npz", "--on", "box:box.vnnlib", cwd=tmp_path)
+    assert again["digest"] == data["digest"]
+    assert answer("equal", "large.npz", "small.npz", "--on", "box:-1,1", "--eps", "1e-9", cwd=tmp_path)["status"] == "proved"
+    code, out, _ = moduli("compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path)
+    assert code == 0
+    assert "proved on the box" in out
+    near = answer("compress", "large.npz", "-o", "near.npz", "--on", "box:-1,1", "--eps", "3", "--budget", "500", cwd=tmp_path)
+    assert near["units"] < 2
+    assert 0 < near["error"] <= 3
+    assert mo.load(tmp_path / "near.npz").digest == near["digest"]
+
+
+def test_equal_answers_with_its_exit_code(tmp_path):
+    net = mo.Network.mlp([[1.0, 2.0]], [0.5], [[1.0]], [0.0])
+    twin = mo.Network.mlp([[-1.0, -2.0]], [-0.5], [[-1.0]], [0.0])
+    other = mo.Network.mlp([[1.0, 2.0]], [0.5], [[np.nextafter(1.0, 2)]], [0.0])
+    for name, each in (("a", net), ("b", twin), ("c", other)):
+        mo.save(each, tmp_path / f"{name}.npz")
+    assert answer("equal", "a.npz", "b.npz", cwd=tmp_path)["status"] == "proved"
+    refuted = answer("equal", "a.npz", "c.npz", cwd=tmp_path, code=1)
+    assert refuted["witness"]["input"]
+    assert answer("equal", "a.npz", "c.npz", "--eps", "1e-9", cwd=tmp_path)["status"] == "proved"
+
+
+def test_rank_info_canon_distance(tmp_path):
+    assert answer("rank", "zoo:digits-plain", cwd=tmp_path)["lower"] == 32
+    assert answer("info", "zoo:digits-relu", cwd=tmp_path)["widths"] == [64, 64, 32, 10]
+    form = answer("canon", "zoo:digits-plain", "-o", "form.npz", cwd=tmp_path)
+    assert mo.load(tmp_path / "form.npz").digest == form["digest"]
+    apart = answer("distance", "zoo:digits-plain", "form.npz", "--on", "box:0,1", cwd=tmp_path)
+    assert apart["lower"] == apart["upper"] == 0
+    near = answer("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "gaussian", cwd=tmp_path)
+    assert 0 < near["lower"] < near["upper"]
+
+
+def test_quiet_prints_nothing(tmp_path):
+    assert moduli("rank", "zoo:digits-plain", "--quiet", cwd=tmp_path) == (0, "", "")
+
+
+def huge_tensor(path: Path) -> None:
+    weight = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[50_000, 50_000], raw_data=b"\0" * 16)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 50_000]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "g", [x], [y], [weight])
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+
+
+def nan_weights(path: Path) -> None:
+    np.savez(
+        path, W1=[[np.nan]], b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity")
+    )
+
+
+def mismatched(path: Path) -> None:
+    np.savez(
+        path,
+        W1=np.ones((3, 2)),
+        b1=[0.0],
+        W2=[[1.0]],
+        b2=[0.0],
+        activations=np.array(["tanh"]),
+        output_map=np.array("identity"),
+    )
+
+
+def truncated(path: Path) -> None:
+    mo.save(mo.load("zoo:digits-plain"), path)
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def pickled(path: Path) -> None:
+    import pickle
+
+    path.write_bytes(pickle.dumps({"state_dict": print}))
+
+
+BAD = {
+    "empty.onnx": (lambda p: p.write_bytes(b""), "0 bytes"),
+    "truncated.onnx": (truncated, "damaged or no ONNX file"),
+    "pickle.pth": (pickled, "pickle"),
+    "nan.npz": (nan_weights, "nan"),
+    "shapes.npz": (mismatched, "(3, 2)"),
+    "huge.onnx": (huge_tensor, "50000"),
+    "missing.onnx": (lambda p: None, "no such file"),
+    "model.h5": (lambda p: p.write_bytes(b"x"), "export the model to ONNX"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_unreadable_models_exit_4_with_one_line(tmp_path, name):
+    make, words = BAD[name]
+    make(tmp_path / name)
+    code, out, err = moduli("compress", name, "-o", "out.onnx", cwd=tmp_path)
+    assert (code, out) == (4, "")
+    assert words in err
+    assert name in err
+    assert err.count("\n") == 1
+    assert {p.name for p in tmp_path.iterdir()} <= {name}
+
+
+USAGE = {
+    ("compress", "zoo:digits-plain", "-o", "no/such/folder/x.onnx"): "cannot write no/such/folder/x.onnx",
+    ("compress", "zoo:digits-plain", "-o", "x.onnx", "--units", "3"): "--units 3 on all inputs",
+    ("rank", "zoo:digits-plain", "--on", "sphere"): "write all, box:LO,HI",
+    ("equal", "zoo:digits-plain", "zoo:digits-tanh-grid"): "R^64 to R^10, the second R^4 to R^10",
+    ("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "box:1,-1"): "1 exceeds -1; write box:-1,1",
+    ("frobnicate",): "no such command",
+    ("rank",): "missing argument",
+}
+
+
+@pytest.mark.parametrize("args", USAGE)
+def test_wrong_usage_exits_2(tmp_path, args):
+    code, out, err = moduli(*args, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert USAGE[args] in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_itself_is_never_overwritten(tmp_path):
+    mo.save(mo.load("zoo:digits-plain"), tmp_path / "m.onnx")
+    before = (tmp_path / "m.onnx").read_bytes()
+    assert moduli("compress", "m.onnx", "-o", "m.onnx", cwd=tmp_path)[0] == 2
+    assert (tmp_path / "m.onnx").read_bytes() == before
+
+
+def test_float32_onnx_carries_its_slack(tmp_path):
+    mo.save(mo.load("zoo:digits-tanh"), tmp_path / "large.onnx", dtype="float32")
+    data = answer("compress", "large.onnx", "-o", "small.onnx", cwd=tmp_path)
+    stored = {p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props}
+    assert float(stored["moduli.slack"]) > 0
+    assert data["constant"] > 0
+    assert mo.load(tmp_path / "small.onnx").digest == data["digest"]
+
+
+def near_twins(path):
+    """Four tanh units, two of them twins up to 0.01."""
+    net = mo.Network.mlp([[1.0], [1.01], [-3.0], [2.0]], [0.0, 0.01, 1.0, 0.5], [[1.0, 2.0, 1.0, 1.0]], [0.0])
+    return mo.save(net, path)
+
+
+def test_within_a_radius(tmp_path):
+    model = near_twins(tmp_path / "m.onnx")
+    data = answer("rank", model, "--radius", 0.1, cwd=tmp_path)
+    assert (data["lower"], data["upper"], data["greedy"], data["radius"]) == (3, 3, 3, 0.1)
+    data = answer("compress", model, "-o", "s.onnx", "--radius", 0.1, cwd=tmp_path)
+    assert data["optimal"] is True
+    assert 0 < data["deviation"] < 0.1
+    data = answer("check", "s.onnx.cert.json", "s.onnx", model, cwd=tmp_path)
+    assert "within 0.1" in data["statement"]
+    code, _, err = moduli("rank", model, "--radius", -1, cwd=tmp_path)
+    assert code == 2
+    assert "--radius -1.0" in err
+
+
+def test_close_on_average(tmp_path):
+    mo.save(mo.load("zoo:digits-plain"), tmp_path / "a.onnx")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", x=rng.uniform(0, 1, (300, 64)))
+    small = answer("compress", "a.onnx", "-o", "b.onnx", "--on", "x.npz", "--units", "8", cwd=tmp_path)
+    assert small["units"] == 8
+    assert small["status"] == "estimated"
+    assert 0 < small["error"]["relative"] < small["linear"]["relative"] + 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "x.npz"]
+    apart = answer("distance", "a.onnx", "b.onnx", "--on", "x.npz", cwd=tmp_path)
+    assert apart["lower"] < small["error"]["absolute"] < apart["upper"]
+    closed = answer("distance", "a.onnx", "b.onnx", "--on", "gaussian", cwd=tmp_path)
+    assert closed["upper"] - closed["lower"] < 1e-9
+    _, text, _ = moduli("compress", "a.onnx", "-o", "c.onnx", "--on", "gaussian", "--units", "8", cwd=tmp_path)
+    assert "a linear map" in text
+    curve = answer("curve", "a.onnx", "--on", "x.npz", "--units", "2,4", "-o", "e.svg", cwd=tmp_path)
+    assert curve["units"] == [2, 4]
+    assert (tmp_path / "e.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("compress", "--units", "8"), "--on gaussian"), (("compress", "--on", "gaussian"), "give one of them"),
+        (("compress", "--on", "gaussian", "--units", "many"), "several as in 32,16"),
+        (("compress", "--on", "gaussian", "--units", "8,8"), "hidden widths"),
+        (("compress", "--on", "y.npz", "--units", "2"), "64"),
+        (("curve", "--on", "box:0,1"), "gaussian or FILE.npz"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_averages_exit_2(tmp_path, args, text):
+    np.savez(tmp_path / "y.npz", x=np.zeros((4, 3)))
+    out = "out.svg" if args[0] == "curve" else "out.onnx"
+    code, _, err = moduli(args[0], "zoo:digits-plain", "-o", out, *args[1:], cwd=tmp_path)
+    assert code == 2
+    assert text in err
+    assert not (tmp_path / out).exists()
+
+
+def test_curve_writes_a_picture(tmp_path):
+    model = near_twins(tmp_path / "m.onnx")
+    data = answer("curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", "--workers", 2, cwd=tmp_path)
+    assert data["upper"] == [[4, 3, 3]] * 2
+    first = (tmp_path / "c.svg").read_bytes()
+    assert b"<svg" in first
+    answer("curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", cwd=tmp_path)
+    assert (tmp_path / "c.svg").read_bytes() == first
+    for radii in ("0,1", "1,0,3", "a,b,c", "0,inf,3"):
+        code, _, err = moduli("curve", model, "--radii", radii, cwd=tmp_path)
+        assert code == 2
+        assert "--radii" in err
+    code, _, err = moduli("curve", model, "--radii", "0,0.1,2", "-o", "c.gif", cwd=tmp_path)
+    assert code == 2
+    assert ".svg" in err
+    code, _, err = moduli("curve", "zoo:digits-relu", cwd=tmp_path)
+    assert code == 2
+    assert "one hidden layer" in err
+
+
+def test_align_writes_the_moved_network_or_the_merged_one(tmp_path):
+    b = mo.load("zoo:digits-relu")
+    a = mo.symmetries(b).random(1)(b)
+    for name, net in (("a.npz", a), ("b.npz", b)):
+        mo.save(net, tmp_path / name)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(0, 1, (50, 64)))
+    data = answer("align", "a.npz", "b.npz", "-o", "moved.npz", cwd=tmp_path)
+    assert data["schema"] == "moduli.align/1"
+    assert data["after"] == 0 < data["before"]
+    assert mo.load(tmp_path / "moved.npz") == b
+    half = ("align", "a.npz", "b.npz", "-o", "half.npz", "--merge", 0.5, "--by", "activations", "--on", "x.npz")
+    data = answer(*half, cwd=tmp_path)
+    assert data["barrier"]["height"] < 1e-9 < data["barrier"]["before"]
+    assert mo.equivalent(tmp_path / "half.npz", b).status == "proved"
+    code, out, _ = moduli("align", "a.npz", "b.npz", "-o", "m.onnx", "--on", "gaussian", cwd=tmp_path)
+    assert code == 0
+    assert "barrier" in out
+    for bad in (
+        ["align", "a.npz", "b.npz", "-o", "c.npz", "--by", "activations"], ["align", "a.npz", "zoo:digits-tanh", "-o", "c.npz"],
+        ["align", "a.npz", "b.npz", "-o", "c.npz", "--on", "box:-1,1"], ["align", "a.npz", "b.npz"],
+        ["align", "a.npz", "b.npz", "-o", "c.npz", "--merge", "2"],
+    ):  # fmt: skip
+        code, _, err = moduli(*bad, cwd=tmp_path)
+        assert code == 2, bad
+        assert err
+    assert not (tmp_path / "c.npz").exists()
+
+
+def test_canon_prints_a_signature(tmp_path):
+    net = mo.load("zoo:digits-tanh")
+    mo.save(mo.symmetries(net).random(3)(net), tmp_path / "copy.npz")
+    models = enumerate(("zoo:digits-tanh", "copy.npz"))
+    one, other = (answer("canon", model, "-o", f"{k}.npz", cwd=tmp_path) for k, model in models)
+    assert one["signature"] == other["signature"] == mo.signature(net)
+    assert one["complete"] is True
+    assert one["digest"] == other["digest"]
+
+
+def test_complexity_of_models_and_widths(tmp_path):
+    wide = ("complexity", "784,300,100,10", "--input-bound", 28, "--norm", 2, "--samples", 60000, "-o", "c.svg")
+    data = answer(*wide, cwd=tmp_path)
+    assert round(data["log_covering_plain"]) == 5240008
+    best = next(row for row in data["rows"] if row["name"] == "best of these")
+    assert best["vacuous"] is True
+    assert (tmp_path / "c.svg").read_text().startswith("<?xml")
+    code, out, _ = moduli("complexity", "zoo:digits-tanh", "--samples", 1000, cwd=tmp_path)
+    assert code == 0
+    assert "vacuous" in out
+    assert "removes 174 units" in out
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(0, 1, (50, 64)))
+    assert answer("complexity", "zoo:digits-relu", "--samples", "x.npz", cwd=tmp_path)["samples"] == 50
+    for bad, said in (
+        (["complexity", "784,0,10"], "positive integer"), (["complexity", "5"], "inputs, hidden layers, outputs"),
+        (["complexity", "zoo:digits-tanh", "--bound", "0.5"], "entry of layer 1"),
+        (["complexity", "3,3,1", "--samples", "many"], "a number"),
+        (["complexity", "3,3,1", "--activation", "swish"], "unknown activation"),
+        (["complexity", "zoo:digits-relu", "--samples", "x.npz", "--input-bound", "0.1"], "raise it"),
+    ):  # fmt: skip
+        code, _, err = moduli(*bad, cwd=tmp_path)
+        assert code == 2, bad
+        assert said in err
+
+
+def test_train_measures_what_can_go(tmp_path):
+    noisy = ("--alpha", 1.75, "--sigma", 0.01)
+    data = answer("train", "digits", "-o", "net.onnx", "--width", 40, "--steps", 50, *noisy, cwd=tmp_path)
+    assert data["schema"] == "moduli.train/1"
+    assert data["steps"] == 50
+    assert 0 <= data["measured"]["share"] <= 1
+    assert mo.load(tmp_path / "net.onnx").widths == (64, 40, 10)
+    code, out, _ = moduli("train", "digits", "-o", "net.npz", "--width", 40, "--steps", 50, "--group-lasso", 0.01, cwd=tmp_path)
+    assert code == 0
+    assert "prunable share" in out
+    assert "change of the function" in out
+    for bad, wrong in ((["mnist"], 2), (["none.npz"], 4), (["digits", "--alpha", "3"], 2), (["digits", "--kind", "x"], 2)):
+        code, _, err = moduli("train", *bad, "-o", "bad.onnx", "--steps", 10, cwd=tmp_path)
+        assert code == wrong, err
+        assert err
+    assert not (tmp_path / "bad.onnx").exists()
+
+
+def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
+    (tmp_path / "small.toml").write_text(
+        'data = "digits"\nwidth = 30\nsteps = 20\nseeds = 2\n[[runs]]\nname = "none"\n[[runs]]\nname = "isotropic"\n'
+        'noise = { kind = "isotropic", alpha = 1.75, sigma = 0.02 }\n'
+    )
+    data = answer("sweep", "small.toml", "--store", "runs", cwd=tmp_path)
+    assert data["schema"] == "moduli.sweep/1"
+    assert [line["name"] for line in data["lines"]] == ["none", "isotropic"]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(files) == 4
+    code, out, _ = moduli("sweep", "small.toml", "--store", "runs", "--workers", 2, "-o", "s.svg", cwd=tmp_path)
+    assert code == 0
+    assert (tmp_path / "s.svg").stat().st_size > 1000
+    assert "noise alone" in out
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    (tmp_path / "bad.toml").write_text("[[runs]]\nname = 'x'\ncolour = 1")
+    for bad, wrong in ((["bad.toml"], 2), (["none.toml"], 4), (["small.toml", "--scheduler", "tcp://127.0.0.1:1"], 2)):
+        code, _, err = moduli("sweep", *bad, "--store", "runs", cwd=tmp_path)
+        assert code == wrong, err
+        assert err
+
+
+def started(*args: object, cwd: Path) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "moduli.interface.cli", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs inherit that it is ignored
+    return subprocess.Popen(line, cwd=cwd, env=env, start_new_session=True, preexec_fn=listen, **pipes)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_keeps_what_a_sweep_has_done(tmp_path, workers):
+    config = 'data = "digits"\nwidth = 3\nsteps = 1\nseeds = 5000\n[[runs]]\nname = "none"\n'
+    (tmp_path / "many.toml").write_text(config)
+    process = started("sweep", "many.toml", "--store", "runs", "--workers", workers, cwd=tmp_path)
+    while not list(tmp_path.glob("runs/*.json")) and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, ""), err
+    assert err.strip().startswith("moduli: interrupted")
+    assert err.strip().endswith("finished runs are kept in runs, the same command does the rest")
+    assert err.strip().count("\n") == 0
+    files = list((tmp_path / "runs").iterdir())
+    assert 0 < len(files) < 5000
+    assert all("result" in json.loads(path.read_text()) for path in files)
+
+
+def test_ctrl_c_says_how_far_a_search_was(tmp_path, monkeypatch, capsys):
+    def found(*nets, progress, **options):
+        progress(31, 1000, "difference at most 4.9, 0.1 seen")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mo, "distance", found, raising=False)
+    monkeypatch.setattr(sys, "argv", ["moduli", "distance", "zoo:digits-tanh", "zoo:digits-plain", "--on", "box:0,1"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (130, "")
+    assert err.strip() == (
+        "moduli: interrupted at: difference at most 4.9, 0.1 seen (31 of 1000); nothing was written"
+    )
+
+
+def test_ctrl_c_ends_a_solver_that_does_not_listen(tmp_path):
+    script = """
+import os, signal, threading, numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from moduli.interface.cli_support import bar
+signal.signal(signal.SIGINT, signal.default_int_handler)
+hard = (np.random.default_rng(0).random((150, 200)) < 0.08).astype(float)
+with bar(False) as progress:
+    progress(0, None, "a cover")
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        milp(np.ones(200), integrality=np.ones(200), bounds=Bounds(0, 1), constraints=LinearConstraint(hard, 1, np.inf),
+             options={"time_limit": 600})
+    except KeyboardInterrupt:
+        print("only after the solver")
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.strip() == "moduli: interrupted at: a cover; nothing was written"
+
+
+def test_a_bar_on_a_terminal_only(tmp_path):
+    work = "with bar(False) as tell: tell(1, 4, 'half a cover'), sys.stdin.read()"
+    script = f"import sys\nfrom moduli.interface.cli_support import bar\n{work}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
+    main, side = pty.openpty()
+    shown = subprocess.Popen([sys.executable, "-c", script], env=env, stdin=subprocess.PIPE, stderr=side)
+    os.close(side)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(main, 65536):
+            seen += part
+            if b"half a cover" in seen and b"left" in seen:
+                shown.stdin.close()  # the work lasts until the bar is there
+    os.close(main)
+    assert shown.wait() == 0
+    assert b"half a cover" in seen
+    assert b"left" in seen
+    script = script.replace("sys.stdin.read()", "__import__('time').sleep(1.5)")  # longer than it takes for a bar to appear
+    piped = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True)
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, b"", b"")
+
+
+def test_shells_complete_commands():
+    asked = {"_MODULI_COMPLETE": "bash_complete", "COMP_WORDS": "moduli id", "COMP_CWORD": "1"}
+    code = "import sys; from moduli.interface.cli import main; sys.argv[0] = 'moduli'; main()"
+    line, env = [sys.executable, "-c", code], {**os.environ, **asked}
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "plain,identify"
+
+
+def test_identify_says_who_else(tmp_path):
+    hat = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
+    line = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.25], [[1.0, 2.0]], [0.0], activation="relu")
+    rng = np.random.default_rng(0)
+    deep = mo.Network.mlp(*(rng.standard_normal(s) for s in ((4, 4), 4, (4, 4), 4, (1, 4), 1)), activation="relu")
+    for name, net in (("hat", hat), ("line", line), ("deep", deep)):
+        mo.save(net, tmp_path / f"{name}.npz")
+    code, out, _ = moduli("identify", "hat.npz", "--on", "box:-8,8", "--json", cwd=tmp_path)
+    data = json.loads(out)
+    assert (code, data["schema"], data["status"]) == (1, "moduli.identify/1", "refuted")
+    assert len(data["witness"]) == 2
+    code, out, _ = moduli("identify", "line.npz", "--on", "box:-8,8", cwd=tmp_path)
+    assert code == 0
+    assert "identifiable among all parameters" in out
+    code, out, _ = moduli("identify", "deep.npz", "--on", "box:0,1", "--budget", "5", cwd=tmp_path)
+    assert code == 3
+    assert "functional dimension" in out
+    code, _, err = moduli("identify", "line.npz", "--on", "all", cwd=tmp_path)
+    assert code == 2
+    assert "box:-1,1" in err
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "damaged or no .npz archive"), (b"PK", "damaged"), (None, "holds a; needed are numbers: origin, u")],
+)
+def test_a_slice_that_is_none(tmp_path, data, said):
+    if data is None:
+        np.savez(tmp_path / "s.npz", a=np.ones(2))
+    else:
+        (tmp_path / "s.npz").write_bytes(data)
+    code, out, err = moduli(
+        "plot", "zoo:digits-relu", "--on", "box:-1,1", "--slice", "s.npz", "-o", "p.svg", cwd=tmp_path
+    )
+    assert (code, out) == (2 if data is None else 4, "")
+    assert said in err
+
+
+def test_plot_draws_pieces(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [np.round(8 * rng.standard_normal(shape)) / 8 for shape in ((5, 4), 5, (4, 5), 4, (1, 4), 1)]
+    mo.save(mo.Network.mlp(*arrays, activation="relu"), tmp_path / "net.onnx")
+    data = answer("plot", "net.onnx", "--on", "box:-1,1", "--slice", "random", "-o", "p.svg", cwd=tmp_path)
+    assert data["schema"] == "moduli.pieces/1"
+    assert data["cells"] >= data["linear_regions"] >= data["affine_pieces"] > 1
+    assert (tmp_path / "p.svg").stat().st_size > 1000
+    np.savez(tmp_path / "s.npz", origin=np.zeros(4), u=np.eye(4)[0])
+    line = ["plot", "net.onnx", "--on", "box:-1,1", "--slice", "s.npz", "--color", "layer", "-o", "q.png"]
+    code, out, _ = moduli(*line, cwd=tmp_path)
+    assert code == 0
+    assert "linear regions" in out
+    for bad, wrong in (
+        (["--on", "box:-1,1"], 2), (["--on", "gaussian"], 2), (["--on", "box:-1,1", "--slice", "x"], 2),
+        (["--on", "box:-9,9", "--slice", "random", "--budget", "4"], 3),
+    ):  # fmt: skip
+        code, _, err = moduli("plot", "net.onnx", *bad, "-o", "bad.svg", cwd=tmp_path)
+        assert code == wrong, err
+    assert not (tmp_path / "bad.svg").exists()
+
+
+def test_report(tmp_path):
+    mo.save(mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"), tmp_path / "net.npz")
+    data = answer("report", "net.npz", "-o", "r.html", "--on", "box:-2,2", cwd=tmp_path)
+    assert data["schema"] == "moduli.report/1"
+    assert data["sections"][3]["commands"] == ["moduli identify net.npz --on box:-2,2 --budget 10000 --seed 0"]
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+    code, out, err = moduli("report", "net.npz", "-o", "r.pdf", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert ".html" in err
+    code, out, err = moduli("report", "net.npz", "-o", "no/r.html", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "cannot write no/r.html" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.npz", "r.html"]
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "args"),
+    [
+        ("torch", "torch", ["train", "digits", "-o", "d.onnx"]),
+        ("torch", "torch", ["sweep", "small.toml", "--store", "runs"]),
+        ("matplotlib", "plot", ["plot", "net.npz", "--on", "box:-1,1", "-o", "p.svg"]),
+        ("matplotlib", "plot", ["report", "net.npz", "-o", "r.html"]),
+        ("matplotlib", "plot", ["complexity", "3,3,1", "-o", "c.svg"]),
+        ("matplotlib", "plot", ["sweep", "small.toml", "--store", "done", "-o", "s.svg"]),
+        ("distributed", "cluster", ["sweep", "small.toml", "--store", "runs", "--scheduler", "tcp://127.0.0.1:1"]),
+    ],
+)
+def test_without_an_extra_its_pip_command_is_printed(tmp_path, package, extra, args):
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    config = 'data = "digits"\nwidth = 3\nsteps = 1\n[[runs]]\nname = "none"\n'
+    (tmp_path / "small.toml").write_text(config)
+    mo.save(mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"), tmp_path / "net.npz")
+    if "done" in args:
+        assert moduli("sweep", "small.toml", "--store", "done", "--quiet", cwd=tmp_path)[0] == 0
+    (shadow / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package}', name={package!r})\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(shadow), str(ROOT / "src")])}
+    done = subprocess.run([sys.executable, "-m", "moduli.interface.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert f"pip install 'moduli[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr

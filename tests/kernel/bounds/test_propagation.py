@@ -1,0 +1,415 @@
+"""Bounds against exact arithmetic: at the vertices of all linear pieces, at rational points, at every scale of floats."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import strategies as plants
+from hypothesis import given, settings
+from on_boxes import coarse_network, exact_layers, points, random_box, random_network
+
+import moduli as mo
+from moduli.kernel.activations import Activation
+from moduli.kernel.bounds import input_splits, propagation
+from moduli.kernel.bounds.relaxations import add_up, envelope, slopes, times_up
+from moduli.kernel.exact_numbers import enclose_value
+
+LINEAR = ("relu", "abs", "leaky_relu(0.1)", "leaky_relu(-0.3)", "leaky_relu(2.0)", "identity")
+SMOOTH = ("tanh", "sigmoid", "erf", "softplus", "sin", "gelu", "silu")
+
+
+def contains(lo, exact, hi):
+    """lo <= exact <= hi for floats, perhaps infinite, around a rational."""
+    return (lo == -np.inf or Fraction(lo) <= exact) and (hi == np.inf or exact <= Fraction(hi))
+
+
+def holds(found, layers, points, box=0):
+    """Whether bounds of one box hold at points of it."""
+    return all(
+        contains(l, z, h)
+        for x in points
+        for zs, (lo, hi) in zip(exact_layers(layers, x), found, strict=True)
+        for z, l, h in zip(zs, lo[box].tolist(), hi[box].tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_at_every_vertex_of_the_linear_pieces(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        net = random_network(rng, activation=str(rng.choice(["relu", "abs", "leaky_relu(0.25)"])))
+        low, high = random_box(rng, net.widths[0])
+        if not (low < high).all():
+            continue
+        vertices = {p for cell in mo.pieces(net, on=mo.Box(low, high)).complex for p in cell.points}
+        for found in (propagation.interval, propagation.linear):
+            assert holds(found(net.layers, low[None], high[None]), net.layers, vertices)
+
+
+@pytest.mark.parametrize("activation", LINEAR)
+def test_at_every_scale(activation):
+    rng = np.random.default_rng(LINEAR.index(activation))
+    for k in range(60):
+        scales = 10.0 ** rng.choice([0, -20, 20, -160, 150, -300, 300, -310, -322], 2)
+        net = random_network(rng, scales, activation)
+        low, high = random_box(rng, net.widths[0])
+        if k % 3 == 0:
+            low, high = low * scales[0], high * scales[0]
+        if not np.isfinite([low, high]).all():
+            continue
+        x = points(rng, low, high)
+        for found in (
+            propagation.interval(net.layers, low[None], high[None]),
+            propagation.linear(net.layers, low[None], high[None]),
+            propagation.linear(net.layers, low[None], high[None], lazy=True),
+        ):
+            assert holds(found, net.layers, x)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_sums(seed):
+    """Where nothing is rounded, at every vertex; and where it is, or products underflow, all the same."""
+    rng = np.random.default_rng(seed)
+    for k in range(12):
+        scales = (1.0, 1.0) if k % 2 else 2.0 ** rng.choice([0, -60, -300, -520, -600, -1000, -1070, 300, 500, 900], 2)
+        net = coarse_network(rng, scales)
+        low = rng.integers(-2, 2, net.widths[0]) * 1.0
+        high = low + rng.integers(1, 3, net.widths[0])
+        if k % 2:
+            x = {p for cell in mo.pieces(net, on=mo.Box(low, high)).complex for p in cell.points}
+        else:
+            shrink = 2.0 ** -rng.choice([0.0, 500.0, 1073.0])
+            low, high = low * shrink, high * shrink
+            x = points(rng, low, high)
+        for find in (propagation.interval, propagation.linear):
+            assert holds(find(net.layers, low[None], high[None]), net.layers, x)
+
+
+def test_sums_that_nearly_cancel():
+    """What is left of rounded products, of rounded slopes, of rounded weights: bounds next to zero, on the right side."""
+    rng = np.random.default_rng(11)
+    for _ in range(30):
+        a, b = rng.normal(size=(2, 3))
+        row = np.stack([a, -(a * b)], axis=1).ravel()
+        first = mo.Network.mlp(np.array([row, -row]), [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
+        x = np.stack([b, np.ones(3)], axis=1).ravel()
+        w = float(rng.integers(3, 100))
+        slope = mo.Network.mlp(
+            [[1.0], [-1.0]], [0.0, 0.0], [[w, w * 0.1], [-w, -w * 0.1]], [0.0, 0.0], activation="leaky_relu(0.1)"
+        )
+        p, q = rng.random(2) + 0.5
+        weight = mo.Network.mlp(
+            [[p], [q], [p + q]], [0.0] * 3, [[1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]], [0.0, 0.0], activation="relu"
+        )  # fmt: skip
+        for net, low, high in (
+            (first, x, x),
+            (slope, np.array([-2.0]), np.array([-1.0])),
+            (weight, np.array([1.0]), np.array([2.0])),
+        ):
+            for find in (propagation.interval, propagation.linear):
+                assert holds(find(net.layers, low[None], high[None]), net.layers, [low, high])
+
+
+def with_twins(rng, net):
+    """Further units whose rows are those of others or their negatives."""
+    layers = list(net.layers)
+    for l in range(len(layers) - 1):
+        old, after = layers[l], layers[l + 1]
+        pick, sign = rng.integers(0, len(old.bias), 3), rng.choice([-1.0, 1.0], 3)
+        rows, biases = old.weight[pick] * sign[:, None], old.bias[pick] * sign
+        layers[l] = mo.Layer(np.vstack([old.weight, rows]), np.append(old.bias, biases), old.activation)
+        out = after.weight[:, pick] * rng.choice([-1.0, 1.0, 0.7, 1e-9], 3)
+        layers[l + 1] = mo.Layer(np.hstack([after.weight, out]), after.bias, after.activation)
+    return mo.Network(tuple(layers))
+
+
+@pytest.mark.parametrize("activation", LINEAR)
+def test_twins(activation):
+    rng = np.random.default_rng(12)
+    for _ in range(60):
+        scales = 10.0 ** rng.choice([0, 0, 0, -20, 20, -160, 150, -310], 2)
+        net = with_twins(rng, random_network(rng, scales, activation))
+        low, high = random_box(rng, net.widths[0])
+        assert holds(propagation.linear(net.layers, low[None], high[None]), net.layers, points(rng, low, high))
+
+
+def test_twins_that_cancel_leave_exactly_nothing():
+    """relu(z) - relu(-z) - z = 0, whatever z."""
+    rng = np.random.default_rng(13)
+    for row, bias in zip(rng.normal(size=(20, 2)), rng.normal(size=20), strict=True):
+        net = mo.Network.mlp(
+            np.stack([row, -row, row, -row, row]), bias * np.array([1.0, -1, 1, -1, 1]),
+            [[1.0, -1.0, -1.0, 1.0, 0.0], [0.5, 0.0, -1.0, 0.0, 0.5]], [0.0, -0.25], [[1.0, 1.0]], [0.0], activation="relu",
+        )  # fmt: skip
+        lo, hi = propagation.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1]
+        assert lo.tolist() == hi.tolist() == [[0.0, -0.25]]
+
+
+def test_a_point_has_bounds_as_wide_as_its_rounding():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        net, x = random_network(rng), rng.normal(size=3)
+        x = x[: net.widths[0]]
+        for lo, hi in propagation.linear(net.layers, x[None], x[None]):
+            assert (hi - lo <= 1e-13 * (1 + np.abs(lo))).all()
+
+
+def test_batches_agree_with_single_boxes_up_to_rounding():
+    rng = np.random.default_rng(2)
+    net = random_network(rng, inputs=3)
+    boxes = [random_box(rng, 3) for _ in range(20)]
+    low, high = (np.array(side) for side in zip(*boxes, strict=True))
+    for k, (a, b) in enumerate(boxes):
+        for (lo, hi), (p, q) in zip(
+            propagation.linear(net.layers, low, high), propagation.linear(net.layers, a[None], b[None]), strict=True
+        ):
+            assert np.allclose(lo[k], p[0], rtol=1e-12, atol=1e-12)
+            assert np.allclose(hi[k], q[0], rtol=1e-12, atol=1e-12)
+
+
+def test_affine_bounds_are_exact_where_nothing_bends():
+    """Second layer of units that are all active: x - x = 0 up to rounding, where intervals see [-2, 2]."""
+    net = mo.Network.mlp([[1.0], [1.0]], [2.0, 2.0], [[1.0, -1.0]], [0.0], activation="relu")
+    box = np.array([[-1.0]]), np.array([[1.0]])
+    assert propagation.interval(net.layers, *box)[1][1][0, 0] == pytest.approx(2)
+    assert 0 <= propagation.linear(net.layers, *box)[1][1][0, 0] < 1e-14
+
+
+def test_extremes_that_are_exactly_zero():
+    """Zero rows, non-positive weights on non-negative features, a corner that is touched, biases that cancel."""
+    third = 1 / 3
+    net = mo.Network.mlp(
+        [[1.0, 1.0], [0.0, 0.0], [third, third]], [-16.0, 0.0, -16 * third],
+        [[-0.1, -0.7, -1e-300], [0.0, 0.0, 0.0]], [0.0, -0.0], [[1.0, 1.0]], [0.0], activation="relu",
+    )  # fmt: skip
+    low, high = np.array([[-8.0, -8.0]]), np.array([[8.0, 8.0]])
+    for find in (propagation.interval, propagation.linear):
+        found = find(net.layers, low, high)
+        assert found[0][1].tolist() == [[0.0, 0.0, 0.0]]
+        assert [x.tolist() for x in found[1]] == [[[0.0, 0.0]], [[0.0, 0.0]]]
+    almost = mo.Network.mlp([[1.0, 1.0]], [-16 + 2.0**-49], [[1.0]], [0.0], activation="relu")
+    assert propagation.interval(almost.layers, low, high)[0][1][0, 0] > 0
+
+
+@given(plants.SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_planted_networks_of_every_activation(seed):
+    rng = np.random.default_rng(seed)
+    net, _ = plants.planted(seed)
+    low, high = random_box(rng, net.widths[0])
+    found = propagation.linear(net.layers, low[None], high[None])
+    for x in points(rng, low, high, 4):
+        h = [(Fraction(v), Fraction(v)) for v in x]
+        for layer, (lo, hi) in zip(net.layers, found, strict=True):
+            for k, (row, b) in enumerate(zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)):
+                ends = [sorted((Fraction(w) * p, Fraction(w) * q)) for w, (p, q) in zip(row, h, strict=True)]
+                least, most = (sum((e[s] for e in ends), Fraction(b)) for s in (0, 1))
+                assert lo[0, k] == -np.inf or Fraction(lo[0, k]) <= most
+                assert hi[0, k] == np.inf or Fraction(hi[0, k]) >= least
+            z = [[sum((e[s] for e in ends), Fraction(b)) for s in (0, 1)] for ends, b in _terms(layer, h)]
+            h = [enclose_value(layer.activation, (p, q)) for p, q in z]
+
+
+def _terms(layer, h):
+    for row, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True):
+        yield [sorted((Fraction(w) * p, Fraction(w) * q)) for w, (p, q) in zip(row, h, strict=True)], b
+
+
+@pytest.mark.parametrize("activation", [*SMOOTH, *LINEAR])
+def test_lines_around_an_activation(activation):
+    act, rng = Activation.of(activation), np.random.default_rng(3)
+    ends = np.sort(np.concatenate([
+        rng.normal(size=(40, 2)) * 10.0 ** rng.integers(-3, 3, (40, 1)),
+        rng.normal(size=(20, 2)) * 10.0 ** rng.choice([-320, -300, -20, 20, 150, 300], (20, 1)),
+        [[0, 0], [0, 1], [-1, 0], [5e-324, 1e-323], [-5e-324, 5e-324], [-1e308, 1e308], [1, 1], [40, 700], [-700, 5e-324]],
+    ]), axis=1)  # fmt: skip
+    lo, hi = ends.T
+    lines = envelope(act, lo[None], hi[None])
+    for k, (a, b) in enumerate(ends.tolist()):
+        s, t, p, q, least, most = (float(part[0, k]) for part in lines)
+        for share in (0, Fraction(1, 7), Fraction(1, 2), 1):
+            z = Fraction(a) + share * (Fraction(b) - Fraction(a))
+            low, high = enclose_value(act, (z, z))
+            assert most == np.inf or low <= Fraction(most), (a, b, share)
+            assert least == -np.inf or Fraction(least) <= high, (a, b, share)
+            assert q == np.inf or low <= Fraction(p) * z + Fraction(q), (a, b, share)
+            assert t == -np.inf or Fraction(s) * z + Fraction(t) <= high, (a, b, share)
+
+
+def test_the_least_floats_are_on_the_right_side():
+    """sigmoid(z) > 1/2 and |tanh z| < |z| also for the least floats."""
+    z = np.array([[5e-324, 1e-323, -5e-324, -1e-323, 1e-310]])
+    lines = envelope(Activation.of("sigmoid"), z, z)
+    assert (lines.most[z > 0] > 0.5).all()
+    assert (lines.least[z < 0] < 0.5).all()
+    lines = envelope(Activation.of("tanh"), z, z)
+    assert (np.maximum(np.abs(lines.least), np.abs(lines.most)) <= np.abs(z)).all()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_lines_around_s_shapes_are_tight(activation):
+    rng = np.random.default_rng(4)
+    lo = rng.normal(size=200) * 2
+    hi = lo + 0.1 * rng.random(200)
+    lines = envelope(Activation.of(activation), lo[None], hi[None])
+    z = lo + (hi - lo) * rng.random(200)
+    gap = (lines.upper_slope - lines.lower_slope) * z + lines.upper_offset - lines.lower_offset
+    assert (gap <= 1.5 * (hi - lo) ** 2 + 1e-10).all()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "abs", "leaky_relu(0.1)", "softplus"])
+def test_mean_slopes(activation):
+    act, rng = Activation.of(activation), np.random.default_rng(5)
+    lo = rng.normal(size=100) * 3
+    hi = lo + rng.random(100)
+    least, most = slopes(act, lo, hi)
+    for k in range(100):
+        y, z = (Fraction(x) for x in sorted((lo + (hi - lo) * rng.random((2, 100)))[:, k]))
+        (p, q), (r, s) = enclose_value(act, (y, y)), enclose_value(act, (z, z))
+        assert Fraction(least[k]) * (z - y) <= s - p
+        assert r - q <= Fraction(most[k]) * (z - y)
+
+
+def test_rounded_operations_bound_the_exact_ones():
+    rng = np.random.default_rng(6)
+    a, b = (rng.normal(size=500) * 10.0 ** rng.choice([-310, -160, -8, 0, 8, 140], 500) for _ in range(2))
+    a[:50], b[25:75], b[100:110] = 0, 0, -a[100:110]
+    for x, y, total, product in zip(a, b, add_up(a, b), times_up(a, b), strict=True):
+        assert Fraction(x) + Fraction(y) <= Fraction(total)
+        assert Fraction(x) * Fraction(y) <= Fraction(product)
+        assert (x + y == 0) == (total == 0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_difference_of_two_networks(seed):
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.choice([0, 0, 0, -20, 100, -150])
+    a = random_network(rng, (scale, 1.0), str(rng.choice(LINEAR)))
+    noise = rng.choice([0.0, 1e-16, 1e-3, 1.0])
+    b = a.with_flat(a.flat() * (1 + noise * rng.normal(size=a.parameters)))
+    low, high = random_box(rng, a.widths[0])
+    for relax in (False, True):
+        found = propagation.difference(a.layers, b.layers, low[None], high[None], relax=relax)
+        for x in points(rng, low, high):
+            za, zb = exact_layers(a.layers, x), exact_layers(b.layers, x)
+            for l, (lo, hi) in enumerate(found):
+                apart = [p - q for p, q in zip(za[l], zb[l], strict=True)]
+                assert all(contains(p, d, q) for p, d, q in zip(lo[0].tolist(), apart, hi[0].tolist(), strict=True))
+
+
+def test_equal_networks_have_difference_zero():
+    rng = np.random.default_rng(7)
+    for activation in ("relu", "tanh", "leaky_relu(0.1)"):
+        net = random_network(rng, activation=activation)
+        low, high = random_box(rng, net.widths[0])
+        for lo, hi in propagation.difference(net.layers, net.layers, low[None], high[None], relax=False):
+            assert not lo.any()
+            assert not hi.any()
+
+
+def test_relations_beat_two_separate_bounds():
+    rng = np.random.default_rng(8)
+    a = mo.Network.mlp(rng.normal(size=(16, 4)), rng.normal(size=16), rng.normal(size=(1, 16)), [0.0], activation="relu")
+    b = a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters)))
+    box = -np.ones((1, 4)), np.ones((1, 4))
+    apart = np.subtract(*(part[0, 0] for part in propagation.linear(a.layers, *box)[-1][::-1]))
+    plain, relaxed = (propagation.difference(a.layers, b.layers, *box, relax=r)[-1][1][0, 0] for r in (False, True))
+    assert relaxed <= plain < 0.1 * apart
+
+
+def test_difference_through_tanh():
+    rng = np.random.default_rng(9)
+    a = mo.Network.mlp(rng.normal(size=(8, 2)), rng.normal(size=8), rng.normal(size=(1, 8)), [0.0], activation="tanh")
+    b = a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters)))
+    low, high = -np.ones((1, 2)), np.ones((1, 2))
+    lo, hi = propagation.difference(a.layers, b.layers, low, high)[-1]
+    x = rng.uniform(low, high, (500, 2))
+    apart = a.logits(x) - b.logits(x)
+    assert lo[0, 0] <= apart.min()
+    assert apart.max() <= hi[0, 0]
+    assert hi[0, 0] - lo[0, 0] < 0.1
+
+
+def test_networks_of_other_shapes_and_bad_boxes_are_refused():
+    rng = np.random.default_rng(10)
+    a, b = random_network(rng, inputs=2), random_network(rng, inputs=3)
+    box = np.zeros((1, 2)), np.ones((1, 2))
+    with pytest.raises(mo.ShapeError, match="shapes"):
+        propagation.difference(a.layers, b.layers, *box)
+    for low, high in ((box[1], box[0]), (box[0], box[1] * np.inf), (box[0][:, :1], box[1][:, :1])):
+        with pytest.raises(mo.ShapeError):
+            propagation.linear(a.layers, low, high)
+
+
+# The checker ----------------------------------------------------------------------------------------------------
+
+
+def hat():
+    """z = relu(x) + relu(-x) - 1.5 <= -0.5 on [-1, 1]: seen by affine bounds on both halves."""
+    return mo.Network.mlp(
+        [[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu"
+    ), [np.zeros(2, dtype=np.int8), np.array([-1], dtype=np.int8)]  # fmt: skip
+
+
+def test_a_tree_proves_what_the_root_does_not():
+    net, claims = hat()
+    input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), claims)
+    wide = mo.Box(-1.625, 1.375)
+    with pytest.raises(mo.CertificateRejected, match="unit 0 of layer 2"):
+        input_splits.verify(net, wide, (0, -1, 0, -1, -1), claims)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [(), (0,), (0, -1), (0, -1, -1, -1), (1, -1, -1), (-2,), (0, 0, -1, -1), (True, -1, -1)],
+)
+def test_what_is_no_tree_is_rejected(tree):
+    net, claims = hat()
+    with pytest.raises(mo.CertificateRejected):
+        input_splits.verify(net, mo.Box(-1, 1), tree, claims)
+
+
+def test_false_claims_are_rejected():
+    net, claims = hat()
+    for false in ([np.zeros(2, dtype=np.int8), np.array([1], dtype=np.int8)], [np.array([-1, 0], dtype=np.int8), claims[1]]):
+        with pytest.raises(mo.CertificateRejected, match="is not proved"):
+            input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), false)
+    for wrong in (claims[:1], [claims[1], claims[0]], [claims[0] + np.int8(2), claims[1]]):
+        with pytest.raises(mo.CertificateRejected, match="claims"):
+            input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), wrong)
+
+
+def test_halves_cover_boxes_without_an_inside():
+    net, claims = hat()
+    input_splits.verify(net, mo.Box(0.5, 0.5), (0, -1, 0, -1, -1), claims)
+    tight = mo.Box(1.0, np.nextafter(1.0, 2))
+    input_splits.verify(net, tight, (0, -1, 0, -1, -1), claims)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu(0.1)", "abs", "tanh"])
+def test_signs_at_points_are_those_of_rationals(activation):
+    """Wherever a sign is called proved, exact evaluation has it; cancellation is not called proved."""
+    count = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        parts = [rng.normal(size=shape) * 10.0 ** rng.integers(-3, 4) for shape in ((4, 3), 4, (4, 4), 4, (1, 4), 1)]
+        parts[0][1], parts[1][1] = parts[0][0], parts[1][0] * (1 + 1e-15)
+        net = mo.Network.mlp(*parts, activation=activation)
+        x = rng.normal(size=(5, 3))
+        x[0] -= parts[0][0] * (parts[0][0] @ x[0] + parts[1][0]) / (parts[0][0] @ parts[0][0])  # nearly on a hyperplane
+        signs, sure = propagation.signs_at(net, x)
+        for point, row, known in zip(x, signs, sure, strict=True):
+            h, exact = [Fraction(v) for v in point.tolist()], []
+            for layer in net.layers[:-1] if activation != "tanh" else net.layers[:1]:
+                rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+                z = [sum((Fraction(w) * v for w, v in zip(r, h, strict=True)), Fraction(b)) for r, b in rows]
+                exact += z
+                h = [layer.activation.exact(v) for v in z] if activation != "tanh" else h
+            for k, (value, s, proved) in enumerate(zip(exact, row.tolist(), known.tolist(), strict=False)):
+                assert not proved or s == (value > 0) - (value < 0), (seed, k)
+            count += int(known.sum())
+            assert activation != "tanh" or not known[4:].any()
+        assert not sure[0, 0]
+    assert count > 100

@@ -1,0 +1,13 @@
+"""What stands where a file should be."""
+
+from __future__ import annotations
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+STAND_INS = {
+    LFS: "a Git LFS pointer, not the file; run git lfs pull",
+    LFS.replace(b"\n", b"\r\n"): "a Git LFS pointer",
+    LFS.replace(b"git-lfs", b"hawser"): "a Git LFS pointer",
+    b"/annex/objects/SHA256E-s12--ab.onnx\n": "a git-annex pointer, not the file; run git annex get",
+    b"\n<!DOCTYPE html>\n<html>": "a web page, not the file; download the raw file",
+    b"<html lang='en'>": "a web page",
+}
