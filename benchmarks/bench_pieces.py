@@ -2,7 +2,7 @@
 
 python benchmarks/bench_pieces.py            the tables; python benchmarks/bench_pieces.py figures   also the two figures
 
-The baseline splits cells one by one in integers (`clipping`): the route that needs no general position. Networks have He
+The baseline splits cells one by one in integers (`cells_exact`): the route that needs no general position. Networks have He
 weights and biases of deviation 0.3 (0.1 where said), seeded.
 """
 

@@ -450,7 +450,7 @@ def complexity(
     net_or_widths: Network | Sequence[int], activation: Any, bound: Any, input_bound: Any, samples: Any, accuracy: Real,
     delta: Real, norm: str,
 ) -> Complexity:  # fmt: skip
-    """See `solve.complexity`."""
+    """See `api.complexity`."""
     net = net_or_widths if isinstance(net_or_widths, Network) else None
     if not accuracy > 0 or not 0 < delta < 1:
         raise ValueError(f"accuracy={accuracy!r}, delta={delta!r}: accuracy is positive, delta between 0 and 1")

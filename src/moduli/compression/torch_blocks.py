@@ -1,4 +1,4 @@
-"""PyTorch: narrower Linear-activation-Linear blocks inside any module. Reading and writing modules is in `torch_graph`."""
+"""PyTorch: narrower Linear-activation-Linear blocks inside any module. Reading and writing modules is in `torch_modules`."""
 
 from __future__ import annotations
 

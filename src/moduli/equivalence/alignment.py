@@ -2,7 +2,7 @@
 
 Weight matching (Ainsworth et al. 2023): for one part of the group at a time, the assignment that maximises the inner product of
 all tensors that the part touches, until nothing grows; monotone and finite, and a local optimum (two or more layers: NP-hard).
-It runs on any tensors that a `symmetry.Spec` describes. For networks the free scales are removed first (every unit's incoming
+It runs on any tensors that a `group.Spec` describes. For networks the free scales are removed first (every unit's incoming
 weights get norm 1), odd units are matched up to sign, and sigmoids through 2 sigmoid(z) = 1 + tanh(z/2).
 """
 
@@ -202,7 +202,7 @@ def _centred(x: Array) -> tuple[Array, Array]:
 
 
 def align(a: Network, b: Network, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0) -> Alignment:
-    """See `solve.align`."""
+    """See `api.align`."""
     if a.widths != b.widths or a.activations != b.activations:
         raise ShapeError(
             f"{a} and {b}: only networks of one architecture are aligned; for networks that may be equal ask equivalent"

@@ -226,7 +226,7 @@ def equivalent(
     executor: Executor | None,
     progress: Progress | None,
 ) -> Equivalence:
-    """See `solve.equivalent`."""
+    """See `api.equivalent`."""
     if isinstance(on, (Gaussian, Samples)):
         raise ValueError(
             f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance"
@@ -483,7 +483,7 @@ def distance(
     executor: Executor | None,
     progress: Progress | None,
 ) -> Distance:
-    """See `solve.distance`."""
+    """See `api.distance`."""
     _require_one_map(a, b)
     bare = replace(a, output_map="identity"), replace(b, output_map="identity")
     if isinstance(on, (Gaussian, Samples)):

@@ -1,6 +1,6 @@
 """sup |a - b| over a box as an exact number, from the linear pieces of both networks side by side.
 
-Both networks side by side are one network of twice the width (`differences.joint`). Up to three inputs and piecewise linear:
+Both networks side by side are one network of twice the width (`output_gap.joint`). Up to three inputs and piecewise linear:
 a - b is affine on each cell of its complex, so the supremum is at a vertex, and all is rational.
 """
 

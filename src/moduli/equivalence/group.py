@@ -1,6 +1,6 @@
 """The symmetries of a network as data: the group, its elements, normal forms and fingerprints.
 
-Reduce first (`lossless`): equal rows and zero rows are what makes normal forms ambiguous. Then, per hidden layer from the
+Reduce first (`reduce`): equal rows and zero rows are what makes normal forms ambiguous. Then, per hidden layer from the
 input: sign (odd activations, the sigmoid, abs: the first non-zero weight positive), scale (positively homogeneous ones: the
 weights and bias of a unit coprime integers up to a power of two, which costs no bit of a float), order (rows sorted
 lexicographically). `canonical` shows that form with the largest weight of each scaled unit set to 1, because rounding this to

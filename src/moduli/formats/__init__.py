@@ -190,7 +190,7 @@ def _load_path(
         command = "tar -xzf" if suffix == ".tar" else "gunzip"
         raise UnsupportedModel(f"{path}: {suffix}.gz is not unpacked here; {command} it first and give the model file")
     regular(path)
-    most = 2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE  # which holds all that `affine.MAX_PARAMETERS` allows
+    most = 2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE  # which holds all that `affine_tracer.MAX_PARAMETERS` allows
     if not 0 < size <= most:
         raise UnsupportedModel(f"{path}: {size} bytes; such a file holds between 1 and {most}")
     refuse_stand_in(path)

@@ -9,7 +9,7 @@ time; other calls change the way of rounding. Either makes a bound false, so it 
   enough for the library to share it out, all entries of which are known. That every thread took part is not known.
 
 The matrix library itself is trusted to form an entry of a product from the products of its terms by sums in some order
-(fused or not), as the bounds of `up_matmul` and `bounds` need; Strassen's scheme would not.
+(fused or not), as the bounds of `up_matmul` and `propagation` need; Strassen's scheme would not.
 """
 
 from __future__ import annotations

@@ -5,20 +5,20 @@ A *certificate* says of two networks of the same inputs and outputs, by the dige
     for every input x,  |small(x) - large(x)|_inf <= constant + growth * |x|_inf        (outputs before the output map)
 
 and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units than `small` computes
-the function of `large`. With a radius (`proximity.Near`) both are said of parameters that differ from those of `large` by
+the function of `large`. With a radius (`cover_bound.Near`) both are said of parameters that differ from those of `large` by
 at most the radius: `small` is compared with one of them, and `minimal` says that none of them has fewer.
 
-With a `region.Region` the first is said of the inputs in a box instead,
+With a `box_claim.Region` the first is said of the inputs in a box instead,
 
     for every input x in the box,  |small(x) - large(x)|_inf <= constant,
 
-and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `blocks`).
-Weights that play no part there are zero before the first move (see `cases`).
-With `differences.Changed` beside it the moves start at other parameters, proved to change the outputs on the box by little,
+and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `substitution`).
+Weights that play no part there are zero before the first move (see `sign_splits`).
+With `output_gap.Changed` beside it the moves start at other parameters, proved to change the outputs on the box by little,
 which counts into the constant; signs are then those of units of that network, and nothing is minimal.
 
 The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel checks its
-precondition in exact arithmetic (`enclosure.ExactArray`; a stored float is a rational). What is left is compared entry
+precondition in exact arithmetic (`exact_numbers.ExactArray`; a stored float is a rational). What is left is compared entry
 by entry, and the difference is carried through the layers with outward-rounded bounds. No search, no solver and no
 tolerance takes part.
 
@@ -29,10 +29,10 @@ tolerance takes part.
 | merge | row = ratio * row of another unit, s(ratio z) = a s(z) + k z + g | column of the other += a * outgoing, ... |
 | scale | s(z / ratio) = a s(z) + k z + g | outgoing *= a, ... |
 | permute | an order of all remaining units | columns reordered |
-| block | other units in the place of some, with the same sum, see `blocks` | columns of these |
+| block | other units in the place of some, with the same sum, see `substitution` | columns of these |
 
 ... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
-skip: a layer that is linear goes; inactive: on a box only; for both see `blocks`. Layers count from 1; units are named by
+skip: a layer that is linear goes; inactive: on a box only; for both see `substitution`. Layers count from 1; units are named by
 their place in the original network throughout.
 """
 

@@ -22,7 +22,7 @@ def reducible(state: State) -> str | None:
     """Why minimality of the remaining network is not proved, or None where it is.
 
     One hidden layer only. For tanh, sigmoid and erf irreducible networks are minimal (`Activation.source`); those that agree
-    on an open box agree everywhere, being analytic. For activations that bend at 0 see `creases`.
+    on an open box agree everywhere, being analytic. For activations that bend at 0 see `hyperplane_sums`.
     """
     if state.region is not None and state.region.flat:
         return "the box is flat"

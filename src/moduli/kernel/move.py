@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units
 
 @dataclass(frozen=True)
 class Move:
-    """One rewriting step of a hidden layer; see the table above, and `blocks` for new rows and columns."""
+    """One rewriting step of a hidden layer; see the table above, and `substitution` for new rows and columns."""
 
     kind: str
     layer: int

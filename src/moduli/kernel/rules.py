@@ -1,6 +1,6 @@
 """What each kind of move demands of a network in exact numbers, and what it does. Part of the kernel.
 
-The table of moves is in `certificate`; `blocks` has those that put other units in the place of some.
+The table of moves is in `certificate`; `substitution` has those that put other units in the place of some.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ class State:
         weights, biases: exact arrays, one per layer, indexed as in the original network.
         alive: for inputs, every hidden layer and outputs, the original indices that remain, in order.
         activations: of the hidden layers.
-        region, signs, reach: a box, signs of units on it, and (once needed) bounds of pre-activations; see `region`.
+        region, signs, preactivation_bounds: a box, signs of units on it, and (once needed) bounds of pre-activations; see `box_claim`.
     """
 
     def __init__(self, net: Network, near: Near | None = None, region: Region | None = None) -> None:
         self.net, self.region = net, region
         self.activations = list(net.activations)
         self.signs = [] if region is None else [np.array(s, dtype=np.int8) for s in region.signs]
-        self.reach: list[tuple[Array, Array]] | None = None
+        self.preactivation_bounds: list[tuple[Array, Array]] | None = None
         if region is not None and [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
             raise CertificateRejected(f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}")
         arithmetic.require()

@@ -1,8 +1,8 @@
 """Moves that put other units in the place of some, or none. Part of the kernel.
 
 A unit with pre-activation z = w . h + b, h the activations of the layer before, and outgoing column v adds v s(z) to the next
-layer. Where the sign of z is known on the box of a `region`, s(z) = c z is linear there, with slope c (relu: 1 or 0).
-Otherwise, for an activation with s(-z) = s(z) - 2 c z, s(z) = e(z) + c z with e even, see `creases`.
+layer. Where the sign of z is known on the box of a `box_claim`, s(z) = c z is linear there, with slope c (relu: 1 or 0).
+Otherwise, for an activation with s(-z) = s(z) - 2 c z, s(z) = e(z) + c z with e even, see `hyperplane_sums`.
 
 | move | precondition | effect |
 |---|---|---|
@@ -14,7 +14,7 @@ Block. The units S, with incoming rows W_S, biases b_S, C = diag(c) and outgoing
 creases to the next layer, M = V_S C W_S. The move names units K of S, for each either "as it is" or a new row and bias, and new
 outgoing columns U. With rows R, biases d and E = diag(c) of the units K, M = U E R and the equality of all creases must hold
 exactly; the difference of constants, V_S C b_S - U E d, goes to the next biases. Without a box a new unit bends; on one it is
-linear (with sign 1) if d >= -min R h, by what h can be on the box (`region.reach`), in rationals, and bends otherwise.
+linear (with sign 1) if d >= -min R h, by what h can be on the box (`activation_bounds`), in rationals, and bends otherwise.
 
 Why signs stay valid. Every move of this library keeps each pre-activation of each remaining unit, as a function on the
 box: those of layers before are not touched, and the next layer receives the same sum, which is what moves check. By
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bounds.activation_bounds import extent, lines, slope
+from .bounds.activation_bounds import extent, preactivation_bounds, slope
 from .bounds.box_claim import Row
 from .errors import CertificateRejected
 from .exact_numbers import ExactArray, Index, Number, Work, ceiling, matmul
@@ -86,7 +86,7 @@ def skip(state: State, move: Move) -> None:
     parts = [_part(state, move, name, None) for name in move.units.tolist()]
     _require_creases(state, move, parts, [])
     if state.region is not None:
-        del lines(state)[l - 1], state.signs[l - 1]
+        del preactivation_bounds(state)[l - 1], state.signs[l - 1]
     outgoing, product = share(state, l, move.units, [p.slope for p in parts])
     _constants(state, l, outgoing, move.units)
     shape = state.weights[l].hi.shape[0], state.slots(l - 1)
@@ -193,7 +193,7 @@ def _replace(state: State, move: Move, new: Sequence[Part]) -> None:
 
 def _bound(state: State, l: int, name: int, row: Row, *, bends: bool) -> None:
     """The sign and the bounds of a new pre-activation; that of a turned unit has those of the old one, turned."""
-    ends, (lo, hi) = extent(state, l, row[:-1]), lines(state)[l - 1]
+    ends, (lo, hi) = extent(state, l, row[:-1]), preactivation_bounds(state)[l - 1]
     least, most = (-math.inf, math.inf) if ends is None else (-ceiling(-ends[0] - row[-1]), ceiling(ends[1] + row[-1]))
     old = unit(state, l, name)
     if old is not None and old.row == tuple(-q for q in row):

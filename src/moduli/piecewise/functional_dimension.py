@@ -112,7 +112,7 @@ class Dimension(Result):
 
 
 def dimension(found: Any, seed: int) -> Dimension:
-    """See `solve.dimension`."""
+    """See `api.dimension`."""
     net = found.network
     hidden = sum(n for n, s in zip(net.widths[1:-1], net.activations, strict=True) if s.homogeneous)
     generic = net.parameters - hidden

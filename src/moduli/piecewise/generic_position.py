@@ -3,7 +3,7 @@
 One hidden layer: if and only if every unit has non-zero weights and a hyperplane that meets the open box, no two share one,
 and no set S of units has sum_S v_i w_i^T = 0 (those could be turned together: relu(t) = t + relu(-t)).
 
-Two: `recovery.everything` lists all networks in general position (`traces` says what that is) with the same function, or says
+Two: `recovery.everything` lists all networks in general position (`forced_depth` says what that is) with the same function, or says
 that it cannot; a second one that is no symmetric copy is a witness.
 
 Any depth, sufficient in general position: with L hidden layers, let every unit j of layer l have a trace at which a chain of at

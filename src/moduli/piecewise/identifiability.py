@@ -1,7 +1,7 @@
 """Does a network's function determine its parameters? One verdict out of all that can be proved.
 
-In order: affine maps, and networks with units that nothing reads or that are constant, are decided (`idle`, any activation);
-one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `analytic`). Otherwise a
+In order: affine maps, and networks with units that nothing reads or that are constant, are decided (`idle_units`, any activation);
+one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `smooth_shallow`). Otherwise a
 functional dimension of parameters less hidden units proves that no other parameters close by have the function, up to scaling
 (local); with two hidden layers an enumeration, and with more a chain of traces, may prove it among all parameters in general
 position (generic). Another network with the same function is looked for, mechanism by mechanism: only such a witness refutes.
@@ -135,7 +135,7 @@ def _same(net: Network, box: Box | None, other: tuple[Affine, ...], dimension: D
 
 
 def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: int) -> Identifiability:
-    """See `solve.identifiable`; `dimension` of networks that `without_dimension` does not decide is needed."""
+    """See `api.identifiable`; `dimension` of networks that `without_dimension` does not decide is needed."""
     answer = without_dimension(net, on)
     if answer is not None:
         return answer
@@ -192,7 +192,7 @@ def _relu(net: Network) -> bool:
 
 
 def _at_once(net: Network, on: Box | None) -> Identifiability | None:
-    """Affine maps, networks without hidden units, idle units; those of ReLU and of `analytic` have mechanisms of their own."""
+    """Affine maps, networks without hidden units, idle units; those of ReLU and of `smooth_shallow` have mechanisms of their own."""
     if len(net.layers) == 1:
         return _affine(net, on)
     if not net.units:

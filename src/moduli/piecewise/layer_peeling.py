@@ -4,7 +4,7 @@ Only cells with their affine maps are read, never which unit made them.
 
 *The last hidden layer*, given those below: its creases are the ones on which no unit below vanishes; all are visible. They
 are continued through the others into components, and these are put together into units: a unit has one hyperplane in each
-region of the units below. `readout` does the rest, for every orientation of the layer below.
+region of the units below. `output_layer` does the rest, for every orientation of the layer below.
 
 *The first of two*: its hyperplanes are those at which creases bend. One plane at every face of codimension 2 where creases do
 not all go straight on is of the first layer, and no other plane there is.

@@ -1,7 +1,7 @@
 """The polyhedral complex of a network with piecewise linear activations, in a box of up to three inputs or in a slice.
 
-Two routes lead to one `Complex`: `subdivision` (general position; floats propose, outward-rounded arithmetic proves) and, where
-that gives up, `clipping` (integers throughout; no assumption). What is asked of the complex is asked here: cells, regions and
+Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded arithmetic proves) and, where
+that gives up, `cells_exact` (integers throughout; no assumption). What is asked of the complex is asked here: cells, regions and
 affine pieces, bends and their weights, each exact: floats decide only where their error bound allows it, integers otherwise.
 """
 
@@ -437,7 +437,7 @@ def _check_cells(cells: Sequence[Cell], box: Box) -> None:
 
 
 def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, progress: Progress | None) -> Pieces:
-    """See `solve.pieces`."""
+    """See `api.pieces`."""
     if not isinstance(on, Box):
         raise ValueError(f"on={on!r}: pieces are counted in a box; give on=Box(-1, 1)")
     for l, act in enumerate(net.activations, 1):

@@ -1,7 +1,7 @@
 """Parameters of a ReLU network from its function, in a box or slice of up to three inputs.
 
-Only cells with their affine maps are read, never which unit made them. `layerwise` guesses hidden layers from creases,
-`readout` solves for the last two layers: on every cell the function is linear in them. What the guesses assumed does not
+Only cells with their affine maps are read, never which unit made them. `layer_peeling` guesses hidden layers from creases,
+`output_layer` solves for the last two layers: on every cell the function is linear in them. What the guesses assumed does not
 matter: every answer is compared with the function on every cell in rational arithmetic. One hidden layer is recovered
 whenever each unit has its own hyperplane; deeper ones mostly, where the functional dimension is full.
 """

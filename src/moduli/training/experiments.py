@@ -118,7 +118,7 @@ def prunability(
     Args:
         data, folder: as for `load_data`. width, depth, bias: of the ReLU network. seed: a number; start, batches and noise are
             drawn from it *and* all other settings: runs with different alpha are independent. rows: training samples used.
-        noise, penalty, fitting: as for `torch_training.fit`.
+        noise, penalty, fitting: as for `torch_runs.fit`.
     """
     with needed("torch", "torch"):
         from .torch_runs import fit, perceptron

@@ -215,7 +215,7 @@ class Curve(Result):
 
 
 def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
-    """See `solve.pruning_curve`."""
+    """See `api.pruning_curve`."""
     if by not in WAYS:
         raise ValueError(f"by={by!r}: {', '.join(WAYS)}")
     if on is not None and not isinstance(on, Samples):

@@ -209,7 +209,7 @@ def test_measured_error_of_the_steep_gate():
 
 
 def test_errors_of_slopes():
-    """What `population` counts for them, in float64 and so only where it resolves them."""
+    """What `closed_form` counts for them, in float64 and so only where it resolves them."""
     x = np.linspace(-12, 12, 4001)
     point = Units(x, np.zeros((len(x), 1)))
     for name in ("tanh", "sigmoid", "softplus", "silu", "gelu_tanh"):

@@ -12,7 +12,7 @@ weights a, b and pre-activations X, Y, let M = (X + Y) / 2 and D = X - Y. Taylor
 and the mean square of the sum of the first two terms is a quadratic form in which nothing cancels: D comes from the
 differences of the weights.
 
-In 31 digits, for piecewise linear networks (`kinked`).
+In 31 digits, for piecewise linear networks (`piecewise_linear_expectations`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 For fixed incoming weights the best outgoing ones solve a linear system, (K + ridge) V = R with K the Gram matrix of the
 student's units and R their products with the target. What is left is a smooth function of the incoming weights, minimised
-with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`kernels`), on samples they are sums.
+with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`gaussian_expectations`), on samples they are sums.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """E |f - g|^2 under a Gaussian for piecewise linear networks, in 31 digits.
 
 With s(x) = left x + (right - left) x_+ the difference of two networks is a sum of ramps (X_i)_+ of both and one affine map. The
-expectation of a product of two ramps is a closed form (`kernels`); for nearly equal networks these cancel in pairs, down to the
+expectation of a product of two ramps is a closed form (`gaussian_expectations`); for nearly equal networks these cancel in pairs, down to the
 square of what they differ by. Here they have 31 digits, so that what is left keeps about 15 of them at a distance of 1e-8. No
 root of the covariance is taken: the law of the pre-activations is A S A^T, from the exact floats.
 """

@@ -1,6 +1,6 @@
 """sup |a - b| over a box: a certified enclosure by bisection.
 
-Bounds of a - b on boxes (`differences`), the box with the largest one halved first; from below, values at points,
+Bounds of a - b on boxes (`output_gap`), the box with the largest one halved first; from below, values at points,
 re-evaluated exactly. `exact_gap` has the exact number where linear pieces give it.
 """
 

@@ -1,4 +1,4 @@
-"""Cases by linear programs and branching: the search. What it proposes, `cases` checks.
+"""Cases by linear programs and branching: the search. What it proposes, `sign_splits` checks.
 
 On a part of a box, with bounds of all pre-activations, an activation that bends lies in a triangle: above both of its lines,
 below its chord [Ehlers 2017]. The largest pre-activation of a unit over these triangles is a linear program, and its dual
@@ -54,7 +54,7 @@ class Attempt(NamedTuple):
 def prove(
     net: Network, box: Box, known: Signs, layer: int, unit: int, sign: int, given: int = -1, limit: int = 1
 ) -> Attempt:
-    """Try to prove a `cases.Case`.
+    """Try to prove a `sign_splits.Case`.
 
     Args:
         known: signs of all hidden units that are proved on the box, 0 where none is.

@@ -1,4 +1,4 @@
-"""Units that later layers hide on a box: the search. What it proposes, `cases` checks.
+"""Units that later layers hide on a box: the search. What it proposes, `sign_splits` checks.
 
 A ReLU unit plays no part if every unit of the next layer that sees it is off wherever it is on. Points of the box refute
 nearly all candidates; what is left is proved pair by pair, by linear programs and branching.

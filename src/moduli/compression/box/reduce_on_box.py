@@ -1,9 +1,9 @@
-"""Fewer hidden units with the same function on a box: the search. What it proposes, `region` and `certificate` check.
+"""Fewer hidden units with the same function on a box: the search. What it proposes, `box_claim` and `certificate` check.
 
-`stability` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`lossless`); the
+`stable_units` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`reduce`); the
 linear ones of a layer, which matter through M = V C W only, become as few as the rank of M (the published rule takes the
 rank of W [Serra et al. 2020]); a layer of linear units goes where that costs no parameters; again, to a fixed point.
-Before all that, units that later layers hide lose their outgoing weights (`hidden`).
+Before all that, units that later layers hide lose their outgoing weights (`masked_units`).
 Not tried: dependence of features that bend, but for shared hyperplanes.
 """
 

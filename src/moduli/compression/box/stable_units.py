@@ -2,7 +2,7 @@
 
 The search: points first (a unit seen on both sides is out, with the points as witnesses), then bounds on the whole box, then
 bisection of the box, one tree for all candidates (briefly where inputs are many), then for each that is left a linear
-program, and at last programs and branching. What it finds is a tree, a list of signs and cases, and only `cases.verify`
+program, and at last programs and branching. What it finds is a tree, a list of signs and cases, and only `sign_splits.verify`
 decides whether they hold. Touching zero is allowed on either side, because relu is continuous.
 """
 
@@ -50,7 +50,7 @@ class Stability(Result):
         network, box.
         signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1 (active: >= 0), 0 (neither is proved).
         tree: the splits of the proof, see `input_splits.verify`.
-        cases: the proofs of those signs that the tree does not prove, see `cases`.
+        cases: the proofs of those signs that the tree does not prove, see `sign_splits`.
         how: per hidden layer where in `HOW` the method stands that proved the sign, else 0.
         undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
         witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest pre-activation seen.

@@ -1,6 +1,6 @@
 """Fewer hidden units on a box within a tolerance: parameters are changed, the change is certified, the rest is lossless.
 
-Two steps in one certificate: bounds of |original - changed| on the box by bisection (`supremum`), for two networks of one
+Two steps in one certificate: bounds of |original - changed| on the box by bisection (`bisection`), for two networks of one
 architecture; then `reduce_on_box.compress` of the changed network, exact but for one rounding. Changes are such that a unit
 goes: its row becomes zero (nearly constant units), a multiple of another row (nearly dependent ones), or its bias moves so
 that it never bends (nearly stable ones). Tried in the order of their effect at points: all together, then halves, and so on.

@@ -1,6 +1,6 @@
-"""Fewer units where hyperplanes are shared: the search. `blocks` checks what it proposes.
+"""Fewer units where hyperplanes are shared: the search. `substitution` checks what it proposes.
 
-A hyperplane needs one unit for its crease (see `creases`); a unit turned the other way round changes the linear part of its
+A hyperplane needs one unit for its crease (see `hyperplane_sums`); a unit turned the other way round changes the linear part of its
 layer. So all shared hyperplanes get one unit, and the linear part P that is then missing comes from, fewest units first,
 
 1. nothing, if units can be turned so that P = 0;

@@ -1,8 +1,8 @@
 """Proximate rank: the least rank within a radius of the parameters (Farrugia-Roberts 2023). The search.
 
-Deciding it is NP-complete. Here is what answers: for layers of any size the plans of `fitting`, and independent sets; up
-to a few thousand units that belong together, least covers by maximal boxes and free groups, all listed (`cover`) or, where
-that leaves an interval, priced (`pricing`). `proximity` and `certificate` decide what it proves.
+Deciding it is NP-complete. Here is what answers: for layers of any size the plans of `cover_heuristics`, and independent sets; up
+to a few thousand units that belong together, least covers by maximal boxes and free groups, all listed (`set_cover`) or, where
+that leaves an interval, priced (`column_generation`). `cover_bound` and `certificate` decide what it proves.
 """
 
 from __future__ import annotations

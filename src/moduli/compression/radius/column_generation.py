@@ -2,7 +2,7 @@
 
 The linear relaxation over all boxes and free groups: solve it over those found so far, hand its weights to searches for
 columns that weigh too much, until there are none; a column whose reduced cost exceeds what a better cover may waste is in
-no better cover. HiGHS proposes covers from the rest, `cover` proves that there are none; the kernel (`proximity`) does the
+no better cover. HiGHS proposes covers from the rest, `set_cover` proves that there are none; the kernel (`cover_bound`) does the
 same listing when it checks.
 """
 
@@ -221,7 +221,7 @@ class _Pool:
 
 
 def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> set_cover.Cover:
-    """The instance of `cover` with these boxes and free groups."""
+    """The instance of `set_cover` with these boxes and free groups."""
     from scipy.sparse import csr_matrix
 
     start = np.cumsum([0, *(len(g.units) for g in boxes)])

@@ -1,4 +1,4 @@
-"""Rank and compression within a radius: the answers. What `nearby` plans is carried out on the parameters here.
+"""Rank and compression within a radius: the answers. What `branch_and_bound` plans is carried out on the parameters here.
 
 One hidden layer of tanh, sigmoid or erf: bounds from both sides, often equal. Deeper networks, and other activations:
 layer by layer, an upper bound alone. In either case the kernel checks the parameter that is found, entry by entry.

@@ -1,7 +1,7 @@
 """Least covers: rows to cover, columns of cost 1 that may overlap, and free columns that need resources used only once.
 
 The search behind proximate rank (rows: units; columns: boxes; free columns: free groups; resources: units). Reduce,
-split, solve the linear relaxation and branch; HiGHS proposes covers and weights, the kernel (`proximity`) decides what a
+split, solve the linear relaxation and branch; HiGHS proposes covers and weights, the kernel (`cover_bound`) decides what a
 tree of weights proves. Rows and resources are integers of the caller.
 """
 

@@ -1,4 +1,4 @@
-"""ONNX: activations, each a function in the registry of `onnx_nodes`, and how exporters spell some of them.
+"""ONNX: activations, each a function in the registry of `nodes`, and how exporters spell some of them.
 
 Attributes are float32 numbers, their defaults too. Maxima and minima with numbers, clips and ReLUs in
 a row are one clip: min(max(x, a), b) with the ends that follow from all of them.

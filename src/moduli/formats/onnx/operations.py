@@ -1,4 +1,4 @@
-"""ONNX: the operations that are understood, each a function under its names in the registry of `onnx_nodes`."""
+"""ONNX: the operations that are understood, each a function under its names in the registry of `nodes`."""
 
 from __future__ import annotations
 

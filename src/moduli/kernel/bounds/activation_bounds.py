@@ -37,7 +37,7 @@ def extent(state: State, l: int, row: Row) -> tuple[Fraction, Fraction] | None:
     """Bounds of row . h on the box, h what layer l reads (remaining columns); None where there is no box or no finite one."""
     if state.region is None:
         return None
-    lo, hi = (part[state.alive[l - 1]] for part in reach(state, l - 1))
+    lo, hi = (part[state.alive[l - 1]] for part in activation_bounds(state, l - 1))
     used = [(q, p, r) for q, p, r in zip(row, lo.tolist(), hi.tolist(), strict=True) if q != 0]
     if not all(math.isfinite(p) and math.isfinite(r) for _, p, r in used):
         return None
@@ -45,24 +45,24 @@ def extent(state: State, l: int, row: Row) -> tuple[Fraction, Fraction] | None:
     return total(ends[0]), total(ends[1])
 
 
-def reach(state: State, l: int) -> tuple[Array, Array]:
+def activation_bounds(state: State, l: int) -> tuple[Array, Array]:
     """Bounds of the activations of layer l on the box (0: the inputs)."""
     assert state.region is not None
     if l == 0:
         return np.array(state.region.low), np.array(state.region.high)
-    lo, hi = lines(state)[l - 1]
+    lo, hi = preactivation_bounds(state)[l - 1]
     sign = state.signs[l - 1]
     lo, hi = np.where(sign > 0, np.maximum(lo, 0.0), lo), np.where(sign < 0, np.minimum(hi, 0.0), hi)
     found = envelope(state.activations[l - 1], lo, hi)
     return found.least, found.most
 
 
-def lines(state: State) -> list[tuple[Array, Array]]:
+def preactivation_bounds(state: State) -> list[tuple[Array, Array]]:
     """Bounds of pre-activations on the box: of the original units, and those that blocks have proved of new ones."""
-    if state.reach is None:
+    if state.preactivation_bounds is None:
         assert state.region is not None
         low, high = np.array([state.region.low]), np.array([state.region.high])
         hidden = state.net.layers[:-1]
         found = propagation.linear(hidden, low, high, lazy=True) if hidden else []
-        state.reach = [(lo[0].copy(), hi[0].copy()) for lo, hi in found]
-    return state.reach
+        state.preactivation_bounds = [(lo[0].copy(), hi[0].copy()) for lo, hi in found]
+    return state.preactivation_bounds

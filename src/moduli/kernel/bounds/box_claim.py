@@ -1,9 +1,9 @@
 """What is proved on a box: signs of hidden units, and what activations can be there. Part of the kernel.
 
 A `Region` is a box and, for every hidden unit of a network, -1 (its pre-activation z is <= 0 on the box), 1 (z >= 0) or 0
-(nothing is said); a tree of splits and `cases` prove these signs anew, and cases also that some weights may be zero. Where a
+(nothing is said); a tree of splits and `sign_splits` prove these signs anew, and cases also that some weights may be zero. Where a
 sign is known, an activation with slopes on either side of 0 is linear on the box: s(z) = c z, and c is the unit's *slope*
-(relu: 1 or 0). `blocks` has the moves that rest on this.
+(relu: 1 or 0). `substitution` has the moves that rest on this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Region:
 
     Attributes:
         low, high: one number per input. tree: the splits of the proof, see `input_splits.verify`. signs: per hidden layer, per unit.
-        cases: what the tree does not prove, and weights that play no part, see `cases`.
+        cases: what the tree does not prove, and weights that play no part, see `sign_splits`.
     """
 
     low: tuple[float, ...]

@@ -1,6 +1,6 @@
 """Bounds of |a - b| on a box, for two networks, by a tree of smaller boxes. Part of the kernel.
 
-Three kinds of bounds (`measures`), all from `bounds`: of the two networks apart; of their difference unit by unit, if they have
+Three kinds of bounds (`measures`), all from `propagation`: of the two networks apart; of their difference unit by unit, if they have
 one architecture; of both side by side as one network of twice the width (`joint`), minus one output from the other.
 """
 

@@ -7,7 +7,7 @@ For pre-activations z in [lo, hi], one interval per entry, an `Envelope` promise
 A slope may be any float: only the offset carries the proof, and it is computed for that very slope with every rounding
 outward. Piecewise linear activations need a kink and two slopes. tanh and the sigmoid are enclosed by an exponential
 with a proved error (`_decay`), and lines come from their shape: convex below zero, concave above, the derivative largest
-at zero. A clip has two kinks. Any other activation gets constant lines from the decimal enclosures of `enclosure`.
+at zero. A clip has two kinks. Any other activation gets constant lines from the decimal enclosures of `exact_numbers`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Units near each other: signed boxes and free groups, found by exact comparisons of floats. Part of the kernel.
 
-What they are, and what follows, stands in `proximity`. Two units are compatible if some signs make a box of them; pairwise
+What they are, and what follows, stands in `cover_bound`. Two units are compatible if some signs make a box of them; pairwise
 compatible units form one, so boxes are cliques of a graph and the maximal ones are listed as such. Of free groups, whose
 sums of outgoing weights are to be small, only those are followed that what may still be added can bring there (`listed`).
 """
