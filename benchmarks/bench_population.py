@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 import moduli as mo
-from moduli.compression.average.closed_form import Readout
+from moduli.compression.average.closed_form import ShallowNetwork
 from moduli.compression.average.fit import Empirical, Fit, Goal, Population, descend, fit, kmeans, largest, project, pursuit
-from moduli.compression.average.gaussian_expectations import Units, Whitening, gram, pulled
+from moduli.compression.average.gaussian_expectations import UnitLaw, Whitening, gram, pulled
 
 SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 Array = np.ndarray[Any, Any]
@@ -33,7 +33,7 @@ def line(*cells: object) -> None:
     print("|", *(f"{cell} |" for cell in shown), flush=True)
 
 
-def some(goal: Goal, count: int) -> Units:
+def some(goal: Goal, count: int) -> UnitLaw:
     return goal.units[np.sort(np.random.default_rng(2).permutation(len(goal.units))[:count])]
 
 
@@ -44,7 +44,7 @@ def random_targets() -> None:
         rng = np.random.default_rng(0)
         row = rng.standard_normal((1000, 50)) / 50**0.5 * {"erf": 2**0.5, "tanh": 2.0}.get(kind, 1.0)
         outer = (rng.uniform(0.5, 1.5, (1000, 1)) if kind == "relu+" else rng.standard_normal((1000, 1))) / 1000
-        target = Readout(mo.Activation(kind.rstrip("+")), Units(np.zeros(1000), row), outer, np.zeros(1))
+        target = ShallowNetwork(mo.Activation(kind.rstrip("+")), UnitLaw(np.zeros(1000), row), outer, np.zeros(1))
         goal, free = Population(target, biases=False), Population(target)
         for m in sizes:
             start = time.perf_counter()
@@ -87,7 +87,7 @@ def students(name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int
     """Held-out error (and accuracy) of students made with the Gaussian fitted to x, and with x itself."""
     law = mo.Gaussian(x.mean(axis=0), np.cov(x.T) + 1e-4 * np.eye(x.shape[1]))
     whitening = Whitening.of(law, x.shape[1])
-    target = Readout.of(net, whitening)
+    target = ShallowNetwork.of(net, whitening)
     gauss = Population(target)
     data = Empirical(whitening.points(x), net.logits(x), target.activation, target.units, target.outer)
     z, truth = whitening.points(held), net.logits(held)
@@ -184,7 +184,7 @@ def speed() -> None:
             for bias in (0.0, 1.0):
                 rng, s, square = np.random.default_rng(0), mo.Activation(name), np.ones((600, 600))
                 shape = (600, inputs)
-                one, two = (Units(bias * rng.standard_normal(600), rng.standard_normal(shape) / inputs**0.5) for _ in "ab")
+                one, two = (UnitLaw(bias * rng.standard_normal(600), rng.standard_normal(shape) / inputs**0.5) for _ in "ab")
                 times = [_best(gram, s, one, s, two, nodes=5), _best(pulled, s, one, two, square, 5), _best(np.exp, square)]
                 line(name, "yes" if bias else "no", inputs, *(round(t / 600**2 * 1e9) for t in times))
 
@@ -201,12 +201,12 @@ def _best(call: Any, *args: Any, **options: Any) -> float:
 def size() -> None:
     """10^4 units to 10^3, 10^3 inputs, ReLU without biases."""
     rng = np.random.default_rng(0)
-    units = Units(np.zeros(10_000), rng.standard_normal((10_000, 1000)) / 1000**0.5)
-    target = Readout(mo.Activation("relu"), units, rng.standard_normal((10_000, 1)) / 100, np.zeros(1))
+    units = UnitLaw(np.zeros(10_000), rng.standard_normal((10_000, 1000)) / 1000**0.5)
+    target = ShallowNetwork(mo.Activation("relu"), units, rng.standard_normal((10_000, 1)) / 100, np.zeros(1))
     start = time.perf_counter()
     goal = Population(target, biases=False)
     setup = time.perf_counter()
-    student = Units(np.zeros(1000), units.row[:1000])
+    student = UnitLaw(np.zeros(1000), units.row[:1000])
     before = project(goal, student).square
     mid = time.perf_counter()
     after = project(goal, descend(goal, student, 20)).square

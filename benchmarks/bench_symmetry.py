@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 import moduli as mo
 from moduli.equivalence import alignment
-from moduli.equivalence.group import Element, Spec, Units
+from moduli.equivalence.group import Element, Spec, SymmetricPart
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 WIDE = (784, 512, 512, 512, 10)
@@ -35,7 +35,7 @@ def dense(rng: np.random.Generator, widths: tuple[int, ...], activation: str) ->
 def by_permutations(a: mo.Network, b: mo.Network) -> alignment.Alignment:
     """Weight matching as published: no signs, no scales."""
     spec = alignment.spec_of(b)
-    plain = Spec({name: Units(part.count) for name, part in spec.parts.items()}, spec.axes)
+    plain = Spec({name: SymmetricPart(part.count) for name, part in spec.parts.items()}, spec.axes)
     found = alignment.match(plain, *(tensors(net) for net in (a, b)))
     hidden = b.widths[1:-1]
     element = Element(tuple(found[str(l)][0] for l in range(1, len(hidden) + 1)), tuple(np.ones(d) for d in hidden))

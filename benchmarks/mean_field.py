@@ -12,9 +12,9 @@ import numpy as np
 
 import moduli as mo
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
-from moduli.compression.average.closed_form import Readout
+from moduli.compression.average.closed_form import ShallowNetwork
 from moduli.compression.average.fit import Population, descend, project
-from moduli.compression.average.gaussian_expectations import Units, gram
+from moduli.compression.average.gaussian_expectations import UnitLaw, gram
 
 LEVELS = (("S0", GREY), ("S-iso", ORANGE), ("S1", BLUE))
 
@@ -28,10 +28,10 @@ def wide(units: int, inputs: int, seed: int) -> mo.Network:
 def errors(units: int, inputs: int, seed: int) -> list[float]:
     """sup over 302 directions of |simplified - exact| / exact, for S0, S-iso, S1."""
     net = wide(units, inputs, seed)
-    target = Readout.of(net, mo.mean_field(wide(2, inputs, 0)).whitening)
+    target = ShallowNetwork.of(net, mo.mean_field(wide(2, inputs, 0)).whitening)
     rows = np.random.default_rng(seed + 1).standard_normal((302, inputs))
     rows /= np.linalg.norm(rows, axis=1)[:, None]
-    truth = (gram(target.activation, Units(np.zeros(302), rows), None, target.units)[0] @ target.outer)[:, 0]
+    truth = (gram(target.activation, UnitLaw(np.zeros(302), rows), None, target.units)[0] @ target.outer)[:, 0]
     field = mo.mean_field(net)
     return [float(np.abs(field.cross(rows, level) / truth - 1).max()) for level, _ in LEVELS]  # type: ignore[arg-type]
 
@@ -56,9 +56,9 @@ def main(out: str) -> None:
         ax.legend(frameon=False)
     m, d = 8, 30
     for n, color in ((100, GREY), (1000, ORANGE), (10_000, BLUE)):
-        target = Readout.of(wide(n, d, 0), mo.mean_field(wide(2, d, 0)).whitening)
+        target = ShallowNetwork.of(wide(n, d, 0), mo.mean_field(wide(2, d, 0)).whitening)
         goal = Population(target, biases=False)
-        start = Units(np.zeros(m), np.random.default_rng(0).standard_normal((m, d)))
+        start = UnitLaw(np.zeros(m), np.random.default_rng(0).standard_normal((m, d)))
         best = project(goal, descend(goal, start, 300))
         rows = best.units.row / np.linalg.norm(best.units.row, axis=1)[:, None]
         cosines = np.sort((rows @ rows.T)[np.triu_indices(m, 1)])

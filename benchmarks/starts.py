@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from moduli.capacity.covering_numbers import log_hit_probability, separation
+from moduli.capacity.covering_numbers import log_hit_probability, row_distance
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
-from moduli.equivalence.group import Units
+from moduli.equivalence.group import SymmetricPart
 
 POINTS, STEPS = 64, 300
 
@@ -28,7 +28,7 @@ def teacher(d: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     while True:
         theta = rng.uniform(0.7, 2.0, (3, d)) * rng.choice([-1.0, 1.0], (3, d))
-        if separation(theta[:1].T, theta[1], signs=True) > 0.5:
+        if row_distance(theta[:1].T, theta[1], signs=True) > 0.5:
             return theta
 
 
@@ -74,8 +74,8 @@ def main(starts: int) -> None:
         goal = teacher(d, d)
         y = outputs(goal, x)[0]
         rng = np.random.default_rng(0)
-        half = separation(goal[:1].T, goal[1], signs=True) / 2
-        order = Units(d, signs=True).log_order
+        half = row_distance(goal[:1].T, goal[1], signs=True) / 2
+        order = SymmetricPart(d, signs=True).log_order
         radius = 0.0
         for r in np.linspace(0.1, 0.99, 10) * half:
             around = goal + rng.uniform(-r, r, (300, 3, d))

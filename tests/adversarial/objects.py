@@ -25,13 +25,13 @@ from moduli.kernel import arithmetic, exact_numbers, fields, rules
 from moduli.kernel import state as states
 from moduli.kernel.activations import Activation
 from moduli.kernel.bounds.box_claim import Region
-from moduli.kernel.bounds.output_gap import Enclosure, measures
+from moduli.kernel.bounds.output_gap import GapBound, measures
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.exact_numbers import ExactArray, total
 from moduli.kernel.move import KINDS, Move
 from moduli.kernel.network import Layer, Network, rebuilt
-from moduli.kernel.radius.compatibility import Ball, Leaf
+from moduli.kernel.radius.compatibility import DualWeights, ParameterBall
 from moduli.kernel.radius.cover_bound import Bound, Change, Near
 from moduli.kernel.rules import apply
 from moduli.kernel.slack import Slack
@@ -161,7 +161,7 @@ OBJECTS = {
     "a multiplier that is no number": {"region": replace(OFF, cases=(replace(CASE, leaves=(((0,), (float("nan"),)),)),))},
     "fewer multipliers than units": {"region": replace(OFF, cases=(replace(CASE, leaves=(((0,), ()),)),))},
     "a sign that is true": {"region": replace(OFF, cases=(replace(CASE, sign=True),))},
-    "a bound of a unit of floats": {"near": Near(0.1, (), Bound(1, (((0.0,), Leaf({0: 1}, {}, (), 1)),)))},
+    "a bound of a unit of floats": {"near": Near(0.1, (), Bound(1, (((0.0,), DualWeights({0: 1}, {}, (), 1)),)))},
     "a bound that is a flag": {"near": Near(0.1, (), Bound(True, ()))},
     "a bound of no tree": {"near": Near(0.1, (), Bound(1, (((0,), None),)))},
 }  # fmt: skip
@@ -208,25 +208,25 @@ def test_a_unit_counts_once_in_an_odd_set():
     """Three names of two units would ask for two of the boxes that hold one each: one paid group suffices for both."""
     near = net([[1, 2], [1.25, 2]], [0, 0], [[1, 1]], [0])
     hidden, last = near.layers
-    ball = Ball(np.column_stack([hidden.weight, hidden.bias]), np.ascontiguousarray(last.weight.T), 0.125)
+    ball = ParameterBall(np.column_stack([hidden.weight, hidden.bias]), np.ascontiguousarray(last.weight.T), 0.125)
     for leaf in (
-        Leaf({}, {}, (((0, 1, 0), 1),), 1), Leaf({}, {}, (((0, 0, 0), 1),), 1), Leaf({0: 1, -2: 1}, {}, (), 1),
-        Leaf({0: 1, 1: 0}, {-1: 1}, (), 1),
+        DualWeights({}, {}, (((0, 1, 0), 1),), 1), DualWeights({}, {}, (((0, 0, 0), 1),), 1), DualWeights({0: 1, -2: 1}, {}, (), 1),
+        DualWeights({0: 1, 1: 0}, {-1: 1}, (), 1),
     ):  # fmt: skip
         with pytest.raises(mo.CertificateRejected):
             Bound(2, (((0, 1), leaf),)).verify(ball)
         data = claimed(near, near=Near(0.125, (), Bound(2, (((0, 1), leaf),)))).to_json()
         with pytest.raises(mo.CertificateRejected):
             Certificate.from_json(json.dumps(data)).verify(near, near)
-    Bound(1, (((0, 1), Leaf({}, {}, (((0, 1), 1),), 1)),)).verify(ball)
+    Bound(1, (((0, 1), DualWeights({}, {}, (((0, 1), 1),), 1)),)).verify(ball)
 
 
 def test_a_part_of_the_checker_refuses_a_unit_that_counts_twice():
     """Below the reader, too: whoever calls it with a leaf of their own."""
     from moduli.kernel.radius.cover_bound import _Part
 
-    ball = Ball(np.array([[1.0, 0.0], [1.25, 0.0]]), np.ones((2, 1)), 0.125)
-    for leaf, why in ((Leaf({}, {}, (((0, 1, 0), 1),), 1), "twice"), (Leaf({0: 1, -2: 1}, {}, (), 1), "needs no cover")):
+    ball = ParameterBall(np.array([[1.0, 0.0], [1.25, 0.0]]), np.ones((2, 1)), 0.125)
+    for leaf, why in ((DualWeights({}, {}, (((0, 1, 0), 1),), 1), "twice"), (DualWeights({0: 1, -2: 1}, {}, (), 1), "needs no cover")):
         with pytest.raises(mo.CertificateRejected, match=why):
             _Part(ball, (0, 1), 100, leaf).bound(leaf)
 
@@ -370,10 +370,10 @@ def test_a_bound_of_a_difference_is_read_again():
     a, b = TWO, net([[1], [2]], [0, 1], [[1, 2]], [0], activation="relu")
     assert "separate" in measures(a, b)
     box = mo.Box(-1, 1)
-    Enclosure(9.0, "separate", (-1,), (), 1).verify(a, b, box)
+    GapBound(9.0, "separate", (-1,), (), 1).verify(a, b, box)
     for wrong in (
-        Enclosure(Agreeable(0), "separate", (-1,), (), 1), Enclosure(float("inf"), "separate", (-1,), (), 1),
-        Enclosure(9.0, Text("separate"), (-1,), (), 1), Enclosure(9.0, "separate", (True, -1, -1), (), 1),
+        GapBound(Agreeable(0), "separate", (-1,), (), 1), GapBound(float("inf"), "separate", (-1,), (), 1),
+        GapBound(9.0, Text("separate"), (-1,), (), 1), GapBound(9.0, "separate", (True, -1, -1), (), 1),
     ):  # fmt: skip
         with pytest.raises(mo.CertificateRejected):
             wrong.verify(a, b, box)

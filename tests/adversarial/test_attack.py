@@ -25,11 +25,11 @@ from moduli.compression.certify import first
 from moduli.kernel.activations import Activation
 from moduli.kernel.bounds import propagation, relaxations
 from moduli.kernel.bounds.box_claim import Region
-from moduli.kernel.bounds.output_gap import Changed, Enclosure
+from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.exact_numbers import ExactArray, enclose_value
 from moduli.kernel.move import Move
-from moduli.kernel.radius.compatibility import Leaf
+from moduli.kernel.radius.compatibility import DualWeights
 from moduli.kernel.radius.cover_bound import Bound, Change, Near
 from moduli.kernel.rules import apply
 from moduli.kernel.slack import Slack
@@ -85,7 +85,7 @@ ACTIVE = net([[1], [2], [1]], [1, 2, 0], [[1, 2, 3]], [0])
 DEEP = net([[1], [1]], [2, 3], [[1, -1], [1, 1]], [0, -4.5], [[1, 1]], [0])
 BOX, SIGNS = ([-1.0], [1.0]), ((1, 1, 0),)
 NEAR = net([[1, 2], [1.25, 2]], [0, 0], [[1, 1]], [0], activation="tanh")
-BOUND = Bound(1, (((0,), Leaf({0: 1}, {}, (), 1)),))
+BOUND = Bound(1, (((0,), DualWeights({0: 1}, {}, (), 1)),))
 NUDGE = Change(1, "weight", np.array([0]), ExactArray(np.array([1.125])))
 PLUS = net([[1], [1], [1]], [3, 0, -0.5], [[1, -1, 2]], [0])  # the linear unit is spared by a turn
 EVEN = net([[1], [-1], [1]], [1, -1, -3], [[1, 1, 1]], [0])  # two units of one hyperplane, x - 1 = 0
@@ -202,7 +202,7 @@ FORGERIES = {
     "box, half a tree": (ACTIVE, [], {"region": on(*BOX, *SIGNS, tree=(0, -1))}, "lacks 1 subtrees"),
     "box upside down": (ACTIVE, [], {"region": on([1.0], [-1.0], *SIGNS)}, "no box"),
     "box and radius": (TANH, [], {"region": on([-1.0] * 2, [1.0] * 2, (0, 0)), "near": Near(1.0)}, "not both"),
-    "changes without a box": (ACTIVE, [], {"changed": Changed((), Enclosure(0.0, "joint", (-1,), (), 0))}, "no box"),
+    "changes without a box": (ACTIVE, [], {"changed": Changed((), GapBound(0.0, "joint", (-1,), (), 0))}, "no box"),
     "change, a unit": (
         NEAR,
         [],
@@ -215,13 +215,13 @@ FORGERIES = {
     "bound of a heavy box": (
         NEAR,
         [],
-        {"near": Near(0.125, (), Bound(2, (((0, 1), Leaf({0: 1, 1: 1}, {}, (), 1)),)))},
+        {"near": Near(0.125, (), Bound(2, (((0, 1), DualWeights({0: 1, 1: 1}, {}, (), 1)),)))},
         "weighs too much",
     ),
     "bound of two parts": (
         NEAR,
         [],
-        {"near": Near(0.125, (), Bound(2, (*BOUND.parts, ((1,), Leaf({1: 1}, {}, (), 1)))))},
+        {"near": Near(0.125, (), Bound(2, (*BOUND.parts, ((1,), DualWeights({1: 1}, {}, (), 1)))))},
         "compatible",
     ),
     "bound of a null unit": (NEAR, [], {"near": Near(1.0, (), BOUND)}, "can be constant or null"),
@@ -309,7 +309,7 @@ def test_fewest_units_are_those_of_the_small_network():
     judged(SAME, merge, small=SAME, more=(merge,))
     with pytest.raises(mo.CertificateRejected, match="the small network has 2 units"):
         judged(SAME, merge, small=SAME, more=(merge,), minimal=True)
-    near = Near(0.0, (), Bound(1, (((0,), Leaf({0: 1}, {}, (), 1)),)))
+    near = Near(0.0, (), Bound(1, (((0,), DualWeights({0: 1}, {}, (), 1)),)))
     judged(SAME, merge, near=near, minimal=True)
     with pytest.raises(mo.CertificateRejected, match="the small network has 2 units"):
         judged(SAME, merge, small=SAME, more=(merge,), near=near, minimal=True)
@@ -490,7 +490,7 @@ def test_bounds_of_extreme_networks_hold(kind):
 def test_lines_around_activations_hold_at_extremes(kind):
     activation, ends = Activation.of(kind), sorted({*EXTREMES, -40.0, -1e-9, 1e-9, 0.75, 19.0, 2.0**-28, 3.0})
     pairs = [(p, q) for p, q in product(ends, ends) if p <= q]
-    lines = relaxations.envelope(activation, *(np.array([[pair[k] for pair in pairs]]) for k in (0, 1)))
+    lines = relaxations.relaxation(activation, *(np.array([[pair[k] for pair in pairs]]) for k in (0, 1)))
     with mpmath.workdps(60):
         for k, (lo, hi) in enumerate(pairs):
             for x in {lo, hi, *(z for z in ends if lo <= z <= hi)}:

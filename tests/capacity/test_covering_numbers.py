@@ -22,7 +22,7 @@ from moduli.capacity.covering_numbers import (
     published_shallow,
     rational,
     root,
-    separation,
+    row_distance,
     sorted_cover,
 )
 
@@ -359,7 +359,7 @@ def test_starts_near_a_copy_by_monte_carlo(d):
     """Disjoint balls: copies times the probability of one; six standard errors."""
     angle = 2 * np.pi * np.arange(d) / d
     rows = np.column_stack([np.cos(angle), np.sin(angle)])
-    delta = separation(rows[:, :1], rows[:, 1])
+    delta = row_distance(rows[:, :1], rows[:, 1])
     radius = 0.49 * delta
     expected = math.exp(log_hit_probability(rows, radius, log_copies=math.lgamma(d + 1)))
     rng = np.random.default_rng(0)
@@ -372,8 +372,8 @@ def test_starts_near_a_copy_by_monte_carlo(d):
 
 def test_separation_by_pairs():
     w, b = np.array([[1.0, 0.0], [-1.0, 0.5], [0.25, 0.0]]), np.array([0.0, 0.0, 0.0])
-    assert separation(w, b) == 0.75
-    assert separation(w, b, signs=True) == 0.5  # row 0 plus row 1; twice row 2 is 0.5 as well
+    assert row_distance(w, b) == 0.75
+    assert row_distance(w, b, signs=True) == 0.5  # row 0 plus row 1; twice row 2 is 0.5 as well
 
 
 def test_small_radii_keep_their_digits():

@@ -10,7 +10,7 @@ import strategies as plants
 
 import moduli as mo
 from moduli.equivalence.alignment import match, spec_of
-from moduli.equivalence.group import Axis, Element, Spec, Units
+from moduli.equivalence.group import Axis, Element, Spec, SymmetricPart
 
 
 def dense(rng, widths, activation):
@@ -136,7 +136,7 @@ def copies(module, spec, seed):
     state = states(module)
     element = spec.random(seed)
     moved = spec.move(state, element)
-    found = match(Spec({k: Units(p.count, p.signs) for k, p in spec.parts.items()}, spec.axes), moved, state)
+    found = match(Spec({k: SymmetricPart(p.count, p.signs) for k, p in spec.parts.items()}, spec.axes), moved, state)
     undone = all((element[name][0][order] == np.arange(len(order))).all() for name, (order, _) in found.items())
     return {name: torch.tensor(value) for name, value in moved.items()}, undone
 
@@ -163,7 +163,7 @@ def test_convolutions_with_batch_norm_and_a_flattened_map():
     module[1].running_mean.uniform_(-1, 1)
     module[1].running_var.uniform_(0.5, 2)
     spec = Spec(
-        {"c": Units(8, free=1), "d": Units(6, free=1)},
+        {"c": SymmetricPart(8, free=1), "d": SymmetricPart(6, free=1)},
         {
             "0.weight": (Axis("c"), None, None, None), "0.bias": (Axis("c"),), "1.weight": (Axis("c", 1),),
             "1.bias": (Axis("c", 1),), "1.running_mean": (Axis("c"),), "1.running_var": (Axis("c"),),
@@ -174,7 +174,7 @@ def test_convolutions_with_batch_norm_and_a_flattened_map():
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     moved, _ = copies(module, spec, 1)
     assert same(module, x, moved)
-    bare = Spec({k: Units(p.count) for k, p in spec.parts.items()}, spec.axes)
+    bare = Spec({k: SymmetricPart(p.count) for k, p in spec.parts.items()}, spec.axes)
     moved, undone = copies(module, bare, 2)
     assert same(module, x, moved)
     assert undone
@@ -204,14 +204,14 @@ def test_a_residual_stream_is_one_part():
         "last.weight": (None, Axis("s", -1)),
     }  # fmt: skip
     x = torch.randn(20, 4, dtype=torch.float64)
-    scaled = Spec({"s": Units(7, free=1), "i": Units(9, free=1)}, axes)
+    scaled = Spec({"s": SymmetricPart(7, free=1), "i": SymmetricPart(9, free=1)}, axes)
     assert same(module, x, copies(module, scaled, 1)[0])
     assert scaled.dimension == 16
-    moved, undone = copies(module, Spec({"s": Units(7), "i": Units(9)}, axes), 2)
+    moved, undone = copies(module, Spec({"s": SymmetricPart(7), "i": SymmetricPart(9)}, axes), 2)
     assert same(module, x, moved)
     assert undone
     trap = {**axes, "outer.weight": (None, Axis("i", -1)), "outer.bias": (None,)}
-    assert not same(module, x, copies(module, Spec({"s": Units(7), "i": Units(9)}, trap), 3)[0])
+    assert not same(module, x, copies(module, Spec({"s": SymmetricPart(7), "i": SymmetricPart(9)}, trap), 3)[0])
 
 
 def test_heads_of_attention_move_as_blocks():
@@ -232,7 +232,7 @@ def test_heads_of_attention_move_as_blocks():
     module = Attention().double()
     axes = {f"{name}.weight": (Axis("h", 0, size), None) for name in "qkv"}
     axes |= {f"{name}.bias": (Axis("h", 0, size),) for name in "qkv"} | {"o.weight": (None, Axis("h", 0, size))}
-    spec = Spec({"h": Units(heads)}, axes)
+    spec = Spec({"h": SymmetricPart(heads)}, axes)
     moved, undone = copies(module, spec, 1)
     x = torch.randn(2, 5, width, dtype=torch.float64)
     assert same(module, x, moved)
@@ -251,7 +251,7 @@ def test_recurrent_tensors_have_one_part_on_two_axes():
         "weight_ih_l0": (None, Axis("u"), None), "weight_hh_l0": (None, Axis("u"), Axis("u")), "bias_ih_l0": (None, Axis("u")),
         "bias_hh_l0": (None, Axis("u")),
     }  # fmt: skip
-    spec = Spec({"u": Units(6)}, axes)
+    spec = Spec({"u": SymmetricPart(6)}, axes)
     element = spec.random(3)
     moved = spec.move(state, element)
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
@@ -265,7 +265,7 @@ def test_recurrent_tensors_have_one_part_on_two_axes():
 
 
 def test_specs_name_what_does_not_fit():
-    spec = Spec({"h": Units(3)}, {"w": (Axis("h"), None)})
+    spec = Spec({"h": SymmetricPart(3)}, {"w": (Axis("h"), None)})
     with pytest.raises(mo.ShapeError, match="'w' is described but not given; given: v"):
         spec.move({"v": np.zeros(3)}, spec.random())
     with pytest.raises(mo.ShapeError, match=r"shape \(4, 2\); its description says \(3, None\)"):

@@ -11,7 +11,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.equivalence.group import Element, Units, _sorted, attention, grouped
+from moduli.equivalence.group import Element, SymmetricPart, _sorted, attention, grouped
 
 
 def test_idempotent_and_invariant_bit_for_bit():
@@ -138,7 +138,7 @@ def test_orders_of_parts(shared):
     for case in cases:
         args, expected = case["args"], case["expected"]
         if case["function"] == "log_spec":
-            makers = {"units": Units, "heads": Units, "gqa": lambda kv, q: Units(kv, inside=(Units(q),))}
+            makers = {"units": SymmetricPart, "heads": SymmetricPart, "gqa": lambda kv, q: SymmetricPart(kv, inside=(SymmetricPart(q),))}
             value = sum(makers[kind](*numbers).log_order for kind, *numbers in args["spec"])
         elif case["function"] == "log_attention_group":
             value = attention(args["kv"], args["dk"], args["dv"], queries=args["q"], rotary=args.get("rope", False)).log_order

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moduli.formats import affine_tracer
-from moduli.formats.affine_tracer import Ball, Tensor, inverse_root, reciprocal
+from moduli.formats.affine_tracer import BallArray, Tensor, inverse_root, reciprocal
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 
@@ -164,12 +164,12 @@ def test_far_magnitudes():
 def test_ball_products_enclose():
     rng = np.random.default_rng(3)
     numbers = [Fraction(int(n), 3) for n in rng.integers(1, 10**6, 30)]
-    balls = [Ball.near(numbers[k : k + 10], 0.0, (10,)) for k in (0, 10, 20)]
+    balls = [BallArray.near(numbers[k : k + 10], 0.0, (10,)) for k in (0, 10, 20)]
     product = balls[0].times(balls[1]).plus(balls[2])
     for k in range(10):
         exact = numbers[k] * numbers[10 + k] + numbers[20 + k]
         assert abs(product.centre.get((k,)) - exact) <= Fraction(float(product.radius[k]))
-    matrix = Ball.near(numbers[:9], 0.0, (3, 3))
+    matrix = BallArray.near(numbers[:9], 0.0, (3, 3))
     square = matrix.after(matrix)
     grid = np.array(numbers[:9], dtype=object).reshape(3, 3)
     for at in np.ndindex(3, 3):

@@ -12,7 +12,7 @@ import pytest
 import moduli as mo
 from moduli.formats.affine_tracer import Tensor
 from moduli.kernel.activations import Activation
-from moduli.kernel.bounds.relaxations import envelope, slopes
+from moduli.kernel.bounds.relaxations import relaxation, slopes
 from moduli.kernel.exact_numbers import enclose_value
 
 NEW = (
@@ -145,7 +145,7 @@ def test_ranges_hold_and_are_tight(kind):
     for trial in range(60):
         ends = np.sort(rng.normal(size=2) * 10.0 ** rng.uniform(-3, 2.5))
         lo, hi = (-np.inf if trial % 20 == 0 else ends[0]), (np.inf if trial % 20 == 7 else ends[1])
-        found = envelope(s, np.array([lo]), np.array([hi]))
+        found = relaxation(s, np.array([lo]), np.array([hi]))
         inside = np.concatenate(
             [ends, [max(ends[0], min(0.0, ends[1]))], np.linspace(*ends, 50)[1:-1]]
         )
@@ -172,21 +172,21 @@ def test_ranges_hold_and_are_tight(kind):
 def test_lines_around_a_clip_are_tight_where_it_has_one_bend(kind):
     s = Activation.of(kind)
     low, high = s.parameters
-    inside = envelope(s, np.array([low]), np.array([high]))
+    inside = relaxation(s, np.array([low]), np.array([high]))
     assert (
         inside.lower_slope[0],
         inside.upper_slope[0],
         inside.lower_offset[0],
         inside.upper_offset[0],
     ) == (1, 1, 0, 0)
-    flat = envelope(s, np.array([high]), np.array([high + 3]))
+    flat = relaxation(s, np.array([high]), np.array([high + 3]))
     assert (flat.least[0], flat.most[0], flat.lower_slope[0], flat.upper_slope[0]) == (
         high,
         high,
         0,
         0,
     )
-    bent = envelope(s, np.array([low - 1.0]), np.array([high]))
+    bent = relaxation(s, np.array([low - 1.0]), np.array([high]))
     chord = (high - low) / (high - low + 1)
     assert bent.upper_slope[0] == pytest.approx(chord)
     assert bent.upper_slope[0] * (low - 1) + bent.upper_offset[0] == pytest.approx(low)

@@ -13,7 +13,7 @@ import strategies as plants
 from teachers import BOX, drawn, rational
 
 import moduli as mo
-from moduli.piecewise.output_layer import PRIME, Readout, Unit, _lifted, _pivots, _refuted, turns
+from moduli.piecewise.output_layer import PRIME, OutputLayer, Unit, _lifted, _pivots, _refuted, turns
 from moduli.piecewise.recovery import everything, primitive, recover, same_function, standard
 
 
@@ -241,7 +241,7 @@ def test_subsets_and_lifting():
     pick = (1, 0, 1, 1, 0, 0, 1)
     target = [[sum((p * row[k] for p, row in zip(pick, rows, strict=True)), Fraction(0)) for k in range(2)]]
     units = [Unit((Fraction(1),), 1, frozenset())] * 7
-    got = set(turns(units, Readout(rows, [], target, [], True)))
+    got = set(turns(units, OutputLayer(rows, [], target, [], True)))
     wanted = {
         p for p in product((0, 1), repeat=7)
         if [sum((q * row[k] for q, row in zip(p, rows, strict=True)), Fraction(0)) for k in range(2)] == target[0]

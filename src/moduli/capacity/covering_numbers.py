@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from moduli.equivalence.group import Units, hidden_units
+from moduli.equivalence.group import SymmetricPart, hidden_units
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError
 
@@ -187,14 +187,14 @@ class Class:
         return sum(self.widths[1:-1])
 
     @property
-    def parts(self) -> tuple[Units, ...]:
+    def parts(self) -> tuple[SymmetricPart, ...]:
         """The symmetries of each hidden layer."""
         return hidden_units(self.widths, self.activations)
 
     @property
     def log_group(self) -> float:
         """Logarithm of the number of permutations, with signs of odd and even units: those that move the box onto itself."""
-        return math.fsum(Units(d, signed(s)).log_order for d, s in zip(self.widths[1:-1], self.activations, strict=True))
+        return math.fsum(SymmetricPart(d, signed(s)).log_order for d, s in zip(self.widths[1:-1], self.activations, strict=True))
 
     def reaches(self) -> list[Fraction]:
         """H_0, ..., H_L: bounds of the outputs of each layer."""
@@ -353,7 +353,7 @@ def sorted_cover(count: int, bound: Any, delta: Any) -> tuple[float, float, floa
 # Copies: starts near one of them --------------------------------------------------------------------------------
 
 
-def separation(weight: Array, bias: Array, *, signs: bool = False) -> float:
+def row_distance(weight: Array, bias: Array, *, signs: bool = False) -> float:
     """The least sup distance between rows (weight, bias) of a layer; with signs also from minus a row to any row.
 
     Balls of less than half of it around the copies of a network are disjoint.
@@ -370,7 +370,7 @@ def separation(weight: Array, bias: Array, *, signs: bool = False) -> float:
 def log_hit_probability(values: Any, radius: float, sigma: float = 1.0, *, log_copies: float = 0.0) -> float:
     """log of: copies times the probability that independent normal entries all lie within `radius` of `values`.
 
-    The probability of a start near some copy if the balls are disjoint (see `separation`); an upper bound always.
+    The probability of a start near some copy if the balls are disjoint (see `row_distance`); an upper bound always.
 
     >>> round(log_hit_probability([[0.5, -0.25], [1, 0.75]], 0.25, log_copies=math.log(2)), 6)
     -6.714849

@@ -12,7 +12,9 @@ from moduli.common.extras import needed
 
 from .files import atomic_write
 
-BLUE, ORANGE, GREY = "#2a5c9a", "#c8722b", "#8a8f98"
+BLUE = "#2a5c9a"
+ORANGE = "#c8722b"
+GREY = "#8a8f98"
 INK = "#010203"  # not black, which SVG leaves unsaid
 ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)"}
 

@@ -17,7 +17,9 @@ from moduli.kernel.exact_numbers import residue as residue
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRIMES = 4194301, 4194287, 4194277  # the largest below 2^22
-CHUNK, PANEL, LAZY = 1024, 64, 16
+CHUNK = 1024  # terms of a sum that stay exact in a float: products are below 2^42
+PANEL = 64  # columns eliminated at a time
+LAZY = 16  # panels after which the rest is reduced
 
 
 def residues(numbers: Any, prime: int) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.output_gap import Changed
-from moduli.kernel.bounds.sign_splits import cut
+from moduli.kernel.bounds.sign_splits import without_masked_weights
 from moduli.kernel.certificate import Certificate, slack_of
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.move import Move
@@ -21,7 +21,7 @@ from moduli.kernel.state import State
 def first(large: Network, region: Region | None, changed: Changed | None = None) -> Network:
     """Where the moves start: parameters are changed, weights that play no part on the box are zero; nothing is proved here."""
     start = large if changed is None else changed.network(large)
-    return start if region is None else cut(start, region.cases)
+    return start if region is None else without_masked_weights(start, region.cases)
 
 
 def certify(

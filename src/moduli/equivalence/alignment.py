@@ -43,8 +43,8 @@ def match(
     From two starts: part by part in the order of the spec, which finds exact copies, and where all units are; then in random
     orders until no inner product grows.
 
-    >>> from moduli.equivalence.group import Units
-    >>> spec = Spec({"h": Units(3)}, {"w": (Axis("h", 1), None), "v": (None, Axis("h", -1))})
+    >>> from moduli.equivalence.group import SymmetricPart
+    >>> spec = Spec({"h": SymmetricPart(3)}, {"w": (Axis("h", 1), None), "v": (None, Axis("h", -1))})
     >>> b = {"w": np.array([[1.0], [2.0], [3.0]]), "v": np.array([[4.0, 5.0, 6.0]])}
     >>> a = spec.move(b, spec.random(1))
     >>> bool((spec.move(a, match(spec, a, b))["w"] == b["w"]).all())

@@ -17,10 +17,10 @@ from moduli.common.progress import Progress
 from moduli.common.result import Result, counted
 from moduli.compression.average import closed_form
 from moduli.compression.box import bisection, reduce_on_box
-from moduli.compression.box.stable_units import share
+from moduli.compression.box.stable_units import bisection_budget
 from moduli.compression.exact import reduce
 from moduli.compression.results import Compression
-from moduli.kernel.bounds.output_gap import Enclosure
+from moduli.kernel.bounds.output_gap import GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
@@ -49,7 +49,8 @@ from .witness_search import (
 )
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-DRAWS, PIECE = 100_000, 10_000
+DRAWS = 100_000  # of inputs, where an average has no closed form
+PIECE = 10_000  # inputs that are evaluated at a time
 AGAIN = 2  # compressions of one network more on a box, until both have the same widths
 EXACT = 200_000  # weights that may be scaled by other factors than powers of two
 
@@ -66,7 +67,7 @@ class Bisection(NamedTuple):
 
     a_moves: tuple[Move, ...]
     b_moves: tuple[Move, ...]
-    enclosure: Enclosure
+    enclosure: GapBound
 
     def verify(self, a: Network, b: Network, box: Box) -> float:
         """The certified bound; raises `CertificateRejected`."""
@@ -304,7 +305,7 @@ def _narrowed(
     seen: float,
     executor: Executor | None,
     progress: Progress | None,
-) -> tuple[Bisection | Reduced, float, Enclosure]:
+) -> tuple[Bisection | Reduced, float, GapBound]:
     """A bound by bisection; of what both networks become on the box, where units cannot be matched as they are."""
     if any(matchings(a, b)) or a.widths[1:-1] == b.widths[1:-1]:
         found, upper = _bisected(a, b, box, budget, eps, seen, executor, progress)
@@ -341,7 +342,7 @@ def _bisected(
     start = [bisection.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
     p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
     goal = None if eps is None else max(0.0, eps - extra)
-    budget = max(1, share(len(box.low), budget))
+    budget = max(1, bisection_budget(len(box.low), budget))
     found = bisection.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
     return Bisection(*moves, found), sum_up(found.upper, extra)
 

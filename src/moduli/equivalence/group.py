@@ -42,21 +42,21 @@ Order = np.ndarray[Any, np.dtype[np.intp]]
 
 
 @dataclass(frozen=True)
-class Units:
+class SymmetricPart:
     """Exchangeable things: `count` of them, each with further symmetries of its own.
 
     Attributes:
         signs: whether each may change sign. free: continuous dimensions of each (1 for a positive scale).
         inside: what may be exchanged inside each, as in the coordinates of an attention head.
 
-    >>> round(Units(3, signs=True).log_order, 4), Units(3, free=1).dimension
+    >>> round(SymmetricPart(3, signs=True).log_order, 4), SymmetricPart(3, free=1).dimension
     (3.8712, 3)
     """
 
     count: int
     signs: bool = False
     free: int = 0
-    inside: tuple[Units, ...] = ()
+    inside: tuple[SymmetricPart, ...] = ()
 
     @property
     def log_order(self) -> float:
@@ -70,12 +70,12 @@ class Units:
         return self.count * (self.free + sum(part.dimension for part in self.inside))
 
 
-def hidden_units(widths: Sequence[int], activations: Sequence[Activation]) -> tuple[Units, ...]:
+def hidden_units(widths: Sequence[int], activations: Sequence[Activation]) -> tuple[SymmetricPart, ...]:
     """Of each hidden layer: signs where the activation is odd or even about a constant, scales where it is homogeneous."""
-    return tuple(Units(n, s.symmetric, int(s.homogeneous)) for n, s in zip(widths[1:-1], activations, strict=True))
+    return tuple(SymmetricPart(n, s.symmetric, int(s.homogeneous)) for n, s in zip(widths[1:-1], activations, strict=True))
 
 
-def attention(heads: int, key: int, value: int, *, queries: int = 1, rotary: bool = False, bias: bool = False) -> Units:
+def attention(heads: int, key: int, value: int, *, queries: int = 1, rotary: bool = False, bias: bool = False) -> SymmetricPart:
     """An attention block: `heads` key-value heads of widths `key` and `value`, each read by `queries` query heads.
 
     Discrete: heads, the query heads of one, coordinates. Continuous: GL(key) between queries and keys, GL(value) between
@@ -87,17 +87,17 @@ def attention(heads: int, key: int, value: int, *, queries: int = 1, rotary: boo
     """
     turn = key if rotary else key * key
     dead = (value + (0 if rotary else key)) if bias else 0
-    inside = (Units(queries), Units(value)) if rotary else (Units(queries), Units(key), Units(value))
-    return Units(heads, free=turn + value * value + dead, inside=inside)
+    inside = (SymmetricPart(queries), SymmetricPart(value)) if rotary else (SymmetricPart(queries), SymmetricPart(key), SymmetricPart(value))
+    return SymmetricPart(heads, free=turn + value * value + dead, inside=inside)
 
 
-def grouped(groups: int, inputs: int, outputs: int, *, free: int = 0) -> Units:
+def grouped(groups: int, inputs: int, outputs: int, *, free: int = 0) -> SymmetricPart:
     """A grouped convolution, both channel axes together; depthwise for one input and one output each.
 
     >>> round(grouped(64, 1, 1).log_order, 3)
     205.168
     """
-    return Units(groups, inside=(Units(inputs), Units(outputs, free=free)))
+    return SymmetricPart(groups, inside=(SymmetricPart(inputs), SymmetricPart(outputs, free=free)))
 
 
 class Axis(NamedTuple):
@@ -123,7 +123,7 @@ class Spec:
     Attributes:
         parts: by name. axes: of each tensor, one entry per axis.
 
-    >>> conv = Spec({"c": Units(8, free=1)}, {
+    >>> conv = Spec({"c": SymmetricPart(8, free=1)}, {
     ...     "conv.weight": (Axis("c", 1), None, None, None), "conv.bias": (Axis("c", 1),),
     ...     "fc.weight": (None, Axis("c", -1, block=49)),
     ... })
@@ -131,7 +131,7 @@ class Spec:
     (8, 10.605)
     """
 
-    parts: Mapping[str, Units]
+    parts: Mapping[str, SymmetricPart]
     axes: Mapping[str, tuple[Axis | None, ...]]
 
     @property
@@ -177,7 +177,7 @@ class Spec:
         return array
 
 
-def _random_part(part: Units, rng: np.random.Generator) -> tuple[Order, Array]:
+def _random_part(part: SymmetricPart, rng: np.random.Generator) -> tuple[Order, Array]:
     factor = np.ones(part.count)
     if part.free:
         factor = np.ldexp(factor, rng.integers(-3, 4, part.count))
@@ -247,7 +247,7 @@ class SymmetryGroup(Result):
     """
 
     network: Network
-    units: tuple[Units, ...]
+    units: tuple[SymmetricPart, ...]
     kind: ClassVar[str] = "symmetries"
 
     @staticmethod
@@ -285,7 +285,7 @@ class SymmetryGroup(Result):
         Signs count for odd and even activations (for the others they change biases, or more).
         """
         signs = [s.symmetric and not s.turned[1] for s in self.network.activations]
-        order = sum(Units(n, sign).log_order for n, sign in zip(self.network.widths[1:-1], signs, strict=True))
+        order = sum(SymmetricPart(n, sign).log_order for n, sign in zip(self.network.widths[1:-1], signs, strict=True))
         return (order - _stabiliser(self.network, signs)[1]) / math.log(2)
 
     def random(self, seed: int | np.random.Generator = 0) -> Element:
@@ -333,7 +333,7 @@ def _stabiliser(net: Network, signs: Sequence[bool]) -> tuple[float, float]:
         return equal + fixed, equal + fixed
     rows = [np.column_stack([w, b]) for w, b in shown[:-1]]
     if any(not x.any(axis=1).all() for x in rows):
-        return equal + fixed, sum(Units(n, sign).log_order for n, sign in zip(net.widths[1:-1], signs, strict=True))
+        return equal + fixed, sum(SymmetricPart(n, sign).log_order for n, sign in zip(net.widths[1:-1], signs, strict=True))
     if all(len(np.unique(x, axis=0)) == len(x) for x in rows):
         return 0.0, 0.0
     sizes = [(np.abs(w) if sign else w, np.abs(b) if sign else b) for (w, b), sign in zip(shown, _touched(signs), strict=True)]
@@ -674,7 +674,8 @@ def _complete(state: State, widths: tuple[int, ...]) -> bool:
     return s.minimal or s.symmetric or _no_flips(state)
 
 
-FEW, SIEVES = 20, 2
+FEW = 20  # units of which all turns are tried
+SIEVES = 2  # sums that tell most turns apart
 
 
 def _no_flips(state: State) -> bool:

@@ -21,7 +21,8 @@ from moduli.kernel.exact_numbers import Interval, ceiling, enclose_value, evalua
 from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-STARTS, STEPS = 16, 40
+STARTS = 16  # points from which a difference is climbed
+STEPS = 40  # of each climb
 
 
 DIGITS = Context(prec=110, Emax=10**9, Emin=-(10**9))

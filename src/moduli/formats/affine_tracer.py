@@ -5,7 +5,7 @@ elementwise scales and shifts stay lazy, matrices compose exactly, and an activa
 
     tensor = (scale * u[select] + shift)[index],   u = the last activations h, or weight @ h + bias
 
-so that a flattened image of 150 000 pixels costs a vector and no identity matrix. Numbers are kept as `Ball`: exact where
+so that a flattened image of 150 000 pixels costs a vector and no identity matrix. Numbers are kept as `BallArray`: exact where
 doubles and pairs of doubles allow, else with a rigorous error bound; they are rounded once, in `finish`, and what that
 rounding does to the function is certified and noted.
 """
@@ -40,37 +40,37 @@ TINY = 1e-320
 # Numbers with an error bound ------------------------------------------------------------------------------------
 
 
-class Ball:
+class BallArray:
     """An array of real numbers: an `ExactArray`, and absolute error bounds, or None where it is exact."""
 
     def __init__(self, centre: ExactArray, radius: Array | None = None) -> None:
         self.centre, self.radius = centre, radius
 
     @staticmethod
-    def of(array: Any) -> Ball:
+    def of(array: Any) -> BallArray:
         """Stored floats, which are exact and must be finite."""
-        if isinstance(array, Ball):
+        if isinstance(array, BallArray):
             return array
         own = _float64(array, "a constant")
         if not np.isfinite(own).all():
             raise UnsupportedModel(f"a constant of shape {own.shape} holds {own[~np.isfinite(own)][0]}; it must be finite")
-        return Ball(ExactArray(own))
+        return BallArray(ExactArray(own))
 
     @staticmethod
-    def near(numbers: Sequence[Fraction], relative: float, shape: tuple[int, ...]) -> Ball:
+    def near(numbers: Sequence[Fraction], relative: float, shape: tuple[int, ...]) -> BallArray:
         """Rationals that are right up to a relative error, kept as pairs of floats."""
         centre = ExactArray(np.zeros(len(numbers)))
         for k, number in enumerate(numbers):
             centre.put((k,), number)
-        ball = Ball(centre).loose()
+        ball = BallArray(centre).loose()
         radius = ball._radius() + (up(relative * np.abs(centre.hi)) + TINY if relative else 0.0)
-        return Ball(ball.centre, up(radius) if radius.any() else None).map(lambda a: a.reshape(shape))
+        return BallArray(ball.centre, up(radius) if radius.any() else None).map(lambda a: a.reshape(shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.centre.hi.shape)
 
-    def equals(self, other: Ball) -> bool:
+    def equals(self, other: BallArray) -> bool:
         """Whether both are the same numbers with the same bounds."""
         if self.shape != other.shape or not self.centre.equals(other.centre):
             return False
@@ -89,7 +89,7 @@ class Ball:
         """Upper bounds of the absolute values of the centre."""
         return np.asarray(up(np.abs(self.centre.hi)) + (TINY if self.centre.rest else 0.0))
 
-    def loose(self) -> Ball:
+    def loose(self) -> BallArray:
         """The same numbers as pairs of floats: what these do not hold goes into the radius."""
         if not self.centre.rest:
             return self
@@ -100,18 +100,18 @@ class Ball:
                 raise UnsupportedModel(f"a folded affine map holds a number {_power(number)}, beyond float64")
             low, high = (end - _rational(pairs, at) for end in enclose(number))
             radius[at] += math.nextafter(float(max(abs(low), abs(high))), math.inf)
-        return Ball(pairs, up(radius))
+        return BallArray(pairs, up(radius))
 
-    def map(self, fn: Callable[[Array], Array]) -> Ball:
+    def map(self, fn: Callable[[Array], Array]) -> BallArray:
         """The same rearrangement of centre and radius."""
         ball = self.loose()
         lo, radius = ball.centre.lo, ball.radius
-        return Ball(
+        return BallArray(
             ExactArray(np.asarray(fn(ball.centre.hi)), None if lo is None else np.asarray(fn(lo))),
             None if radius is None else np.asarray(fn(radius)),
         )
 
-    def times(self, other: Ball) -> Ball:
+    def times(self, other: BallArray) -> BallArray:
         """The elementwise product, with broadcasting: exact for plain floats, else right to 2^-101."""
         a, b = self.loose(), other.loose()
         exact = a.centre.is_float() and b.centre.is_float()
@@ -129,13 +129,13 @@ class Ball:
             left, right = (_rational(c.centre, np.unravel_index(k[at], c.shape)) for c, k in zip((a, b), places, strict=True))
             out.put(at, left * right)
         if exact and a.radius is None and b.radius is None:
-            return Ball(out)
+            return BallArray(out)
         ra, rb = a._radius(), b._radius()
         with np.errstate(over="ignore", invalid="ignore"):
             total = a._size() * rb + b._size() * ra + ra * rb + (0.0 if exact else 2.0**-101 * np.abs(hi))
-        return Ball(out, up(np.where(np.isnan(total), np.inf, total), 12) + TINY)
+        return BallArray(out, up(np.where(np.isnan(total), np.inf, total), 12) + TINY)
 
-    def plus(self, other: Ball) -> Ball:
+    def plus(self, other: BallArray) -> BallArray:
         """The exact elementwise sum of two arrays of one shape."""
         a, b = self.centre, other.centre
         radius = None
@@ -144,15 +144,15 @@ class Ball:
         with np.errstate(over="ignore", invalid="ignore"):
             hi, lo = two_sum(a.hi, b.hi)
         if a.is_float() and b.is_float() and np.isfinite(hi).all():
-            return Ball(ExactArray(hi, lo if lo.any() else None), radius)
+            return BallArray(ExactArray(hi, lo if lo.any() else None), radius)
         if not (a.rest or b.rest) and hi.size > EXACT_PRODUCTS and np.isfinite(hi).all():
-            return Ball(*_pair_sum(hi, lo, self._low(), other._low(), radius))
+            return BallArray(*_pair_sum(hi, lo, self._low(), other._low(), radius))
         out = ExactArray(np.zeros(self.shape))
         for at in np.ndindex(self.shape):
             out.put(at, _rational(a, at) + _rational(b, at))
-        return Ball(out, radius)
+        return BallArray(out, radius)
 
-    def after(self, other: Ball) -> Ball:
+    def after(self, other: BallArray) -> BallArray:
         """The matrix product ``self @ other``: exact where it is small or pairs of floats suffice."""
         if self.shape[0] * math.prod(other.shape) <= EXACT_PRODUCTS:
             a, b, centre, lost = self, other, matmul(self.centre, other.centre), None
@@ -160,12 +160,12 @@ class Ball:
             a, b = self._ranged(), other._ranged()
             centre, lost = _pair_product(a.centre, b.centre)
         if a.radius is None and b.radius is None:
-            return Ball(centre, lost)
+            return BallArray(centre, lost)
         ra, rb = a._radius(), b._radius()
         radius = up_matmul(up(a._size() + ra), rb) + up_matmul(ra, b._size())
-        return Ball(centre, up(radius if lost is None else radius + lost) + TINY)
+        return BallArray(centre, up(radius if lost is None else radius + lost) + TINY)
 
-    def _ranged(self) -> Ball:
+    def _ranged(self) -> BallArray:
         """Pairs of floats that `two_product` takes; what is too small goes into the radius."""
         ball = self.loose()
         hi, lo = ball.centre.hi, ball._low()
@@ -177,18 +177,18 @@ class Ball:
         if not (tiny_hi.any() or tiny_lo.any()):
             return ball
         radius = up(ball._radius() + np.abs(tiny_hi) + np.abs(tiny_lo))
-        return Ball(ExactArray(np.asarray(hi - tiny_hi), np.asarray(lo - tiny_lo)), radius)
+        return BallArray(ExactArray(np.asarray(hi - tiny_hi), np.asarray(lo - tiny_lo)), radius)
 
     def _low(self) -> Array:
         return np.zeros(self.shape) if self.centre.lo is None else self.centre.lo
 
-    def rows(self, index: Indices) -> Ball:
+    def rows(self, index: Indices) -> BallArray:
         """Sub-array along the first axis; an index may occur several times."""
         if len(index) == self.shape[0] and np.array_equal(index, np.arange(len(index))):
             return self
         return self.map(lambda a: a[index])
 
-    def spread(self, columns: Indices, width: int) -> Ball:
+    def spread(self, columns: Indices, width: int) -> BallArray:
         """The matrix of ``width`` columns that applies ``self`` to the given columns of a vector."""
         if len(columns) == width and np.array_equal(columns, np.arange(width)):
             return self
@@ -196,7 +196,7 @@ class Ball:
             places, inverse = np.unique(columns, return_inverse=True)
             merge = np.zeros((len(columns), len(places)))
             merge[np.arange(len(columns)), inverse] = 1.0
-            return self.after(Ball.of(merge)).spread(places, width)
+            return self.after(BallArray.of(merge)).spread(places, width)
 
         def wide(a: Array) -> Array:
             out = np.zeros((a.shape[0], width))
@@ -254,7 +254,7 @@ def _power(number: Any) -> str:
     return f"about 2^{abs(low.numerator).bit_length() - low.denominator.bit_length()}"
 
 
-def reciprocal(array: Any) -> Ball:
+def reciprocal(array: Any) -> BallArray:
     """1 / array, elementwise.
 
     Raises:
@@ -269,13 +269,13 @@ def reciprocal(array: Any) -> Ball:
         raise UnsupportedModel("a division by zero; remove it from the model")
     mantissas, _ = np.frexp(divisor)
     if (np.abs(mantissas) == 0.5).all() and np.isfinite(1 / divisor).all():
-        return Ball.of(1 / divisor)
+        return BallArray.of(1 / divisor)
     values, inverse = np.unique(divisor, return_inverse=True)
-    ball = Ball.near([1 / Fraction(c) for c in values.tolist()], 0.0, (len(values),))
+    ball = BallArray.near([1 / Fraction(c) for c in values.tolist()], 0.0, (len(values),))
     return ball.map(lambda a: a[inverse].reshape(divisor.shape))
 
 
-def inverse_root(variance: Any, epsilon: float) -> Ball:
+def inverse_root(variance: Any, epsilon: float) -> BallArray:
     """1 / sqrt(variance + epsilon), elementwise: the factor of a batch normalisation, within 2^-100.
 
     >>> import numpy as np
@@ -289,7 +289,7 @@ def inverse_root(variance: Any, epsilon: float) -> Ball:
         if total <= 0:
             raise UnsupportedModel(f"variance {v} + epsilon {epsilon} is not positive; the normalisation is undefined")
         roots.append(inverse_root_of(total))
-    return Ball.near(roots, 2.0**-120, array.shape)
+    return BallArray.near(roots, 2.0**-120, array.shape)
 
 
 def inverse_root_of(total: Fraction) -> Fraction:
@@ -330,13 +330,13 @@ class Tensor:
     moduli.kernel.errors.UnsupportedModel: a sum mixes samples of the batch; each sample must be treated by itself
     """
 
-    layers: tuple[tuple[Ball, Ball, Activation], ...]
+    layers: tuple[tuple[BallArray, BallArray, Activation], ...]
     inputs: int
     width: int
-    dense: tuple[Ball, Ball] | None
+    dense: tuple[BallArray, BallArray] | None
     select: Indices
-    scale: Ball | None
-    shift: Ball | None
+    scale: BallArray | None
+    shift: BallArray | None
     index: Indices
     folded: int = 0
     made: int = 0
@@ -408,7 +408,7 @@ class Tensor:
         index[places] = np.arange(places.size).reshape(places.shape)
         return replace(self, select=self.select[entries], scale=scale, shift=shift, index=index.reshape(shape))
 
-    def _constant(self, ball: Ball, shape: tuple[int, ...], places: Indices) -> Ball:
+    def _constant(self, ball: BallArray, shape: tuple[int, ...], places: Indices) -> BallArray:
         """The entries of a constant that meet one sample's; it must meet every sample with the same ones."""
 
         def meets(a: Array) -> Array:
@@ -424,8 +424,8 @@ class Tensor:
     # Affine maps ------------------------------------------------------------------------------------------------
 
     def scaled(self, factor: Any) -> Tensor:
-        """Elementwise product with constants (array or `Ball`), by numpy's broadcasting."""
-        ball = Ball.of(factor)
+        """Elementwise product with constants (array or `BallArray`), by numpy's broadcasting."""
+        ball = BallArray.of(factor)
         shape = self._joint(ball.shape)
         places, entries = self._places(shape)
         even = self._spread(shape, places, entries)
@@ -438,7 +438,7 @@ class Tensor:
 
     def shifted(self, offset: Any) -> Tensor:
         """Elementwise sum with constants, by numpy's broadcasting."""
-        ball = Ball.of(offset)
+        ball = BallArray.of(offset)
         shape = self._joint(ball.shape)
         places, entries = self._places(shape)
         even = self._spread(shape, places, entries)
@@ -456,12 +456,12 @@ class Tensor:
         if any(a.shape != (shape[axis],) for a in parts):
             raise ShapeError(f"normalisation of {shape[axis]} channels with parameters of shape {[a.shape for a in parts]}")
         gain, offset, centre, var = parts
-        factor = inverse_root(var, epsilon).times(Ball.of(gain)).map(lambda a: a.reshape(shape))
+        factor = inverse_root(var, epsilon).times(BallArray.of(gain)).map(lambda a: a.reshape(shape))
         return self.shifted(-centre.reshape(shape)).scaled(factor).shifted(offset.reshape(shape))
 
     def matmul(self, weight: Any) -> Tensor:
         """``x @ weight`` over the last axis; ``weight`` is [k, n], or [k]."""
-        matrix = Ball.of(weight)
+        matrix = BallArray.of(weight)
         columns = matrix.map(lambda a: a[:, None]) if len(matrix.shape) == 1 else matrix
         if len(columns.shape) != 2 or not self.shape or self.shape[-1] != columns.shape[0]:
             raise ShapeError(f"a tensor of shape {self.shape} times a matrix of shape {matrix.shape}")
@@ -493,7 +493,7 @@ class Tensor:
 
     def matmul_left(self, weight: Any) -> Tensor:
         """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n, k]."""
-        matrix = Ball.of(weight).map(lambda a: a.T)
+        matrix = BallArray.of(weight).map(lambda a: a.T)
         if len(self.shape) == 1:
             return self.matmul(matrix)
 
@@ -505,20 +505,20 @@ class Tensor:
 
     def linear(self, matrix: Any, shape: Sequence[int]) -> Tensor:
         """``matrix [out, n] @`` the entries of a sample in row-major order, as a tensor of the given shape of all samples."""
-        weight = Ball.of(matrix)
+        weight = BallArray.of(matrix)
         _, entries = self._places(self.shape)
         if len(weight.shape) != 2 or weight.shape[1] != len(entries):
             raise ShapeError(f"a matrix of shape {weight.shape} applied to a tensor of shape {self.shape}")
         index = np.arange(self.samples * weight.shape[0])
         return self._mapped(weight, entries, index.reshape(tuple(shape)))
 
-    def _mapped(self, weight: Ball, entries: Indices, index: Indices) -> Tensor:
+    def _mapped(self, weight: BallArray, entries: Indices, index: Indices) -> Tensor:
         """``weight @`` some entries of a sample, placed by an index."""
         rows = weight.shape[0]
         inner = self.width if self.dense is None else self.dense[0].shape[0]
         stored = math.prod(weight.shape) + (0 if self.dense is None else math.prod(self.dense[0].shape))
         made = self._made(rows * max(inner, self.width), stored, f"a layer from {self.width} to {rows}")
-        bias = Ball.of(np.zeros((rows, 1)))
+        bias = BallArray.of(np.zeros((rows, 1)))
         if self.shift is not None:
             bias = weight.after(self.shift.rows(entries).map(lambda a: a[:, None]))
         if self.scale is not None:
@@ -545,7 +545,7 @@ class Tensor:
         except ValueError:
             raise ShapeError(f"a tensor of shape {self.shape} and a constant of shape {other} do not broadcast") from None
 
-    def _closed(self) -> tuple[Ball, Ball, int]:
+    def _closed(self) -> tuple[BallArray, BallArray, int]:
         """Weight and bias of a sample's entries in row-major order over the last activations; what was made so far."""
         even = self._even(self.shape)
         size = len(even.select)
@@ -558,7 +558,7 @@ class Tensor:
                 out[np.arange(size), even.select] = a
                 return out
 
-            weight, bias = (even.scale or Ball.of(np.ones(size))).map(placed), Ball.of(np.zeros(size))
+            weight, bias = (even.scale or BallArray.of(np.ones(size))).map(placed), BallArray.of(np.zeros(size))
         else:
             weight, bias = (part.rows(even.select) for part in even.dense)
             if even.scale is not None:
@@ -624,9 +624,9 @@ class Tensor:
             start += size
         scale = shift = None
         if any(part is not None for _, part, _ in maps):
-            scale = _stacked([part or Ball.of(np.ones(len(select))) for select, part, _ in maps])
+            scale = _stacked([part or BallArray.of(np.ones(len(select))) for select, part, _ in maps])
         if any(part is not None for _, _, part in maps):
-            shift = _stacked([part or Ball.of(np.zeros(len(select))) for select, _, part in maps])
+            shift = _stacked([part or BallArray.of(np.zeros(len(select))) for select, _, part in maps])
         return replace(
             first, dense=dense, select=np.concatenate([select for select, _, _ in maps]), scale=scale, shift=shift,
             index=np.concatenate(indices, axis), folded=sum(part.folded for part in parts), made=made,
@@ -677,7 +677,7 @@ class Tensor:
         >>> net.widths, net(np.array([[-1.0, -1.0, -1.0], [4.0, 5.0, 6.0]])).tolist()
         ((3, 5, 3), [[0.0, -0.5, 2.0], [4.0, 5.0, 6.0]])
         """
-        ball = Ball.of(slopes)
+        ball = BallArray.of(slopes)
         if self._joint(ball.shape) != self.shape:
             raise ShapeError(f"slopes of shape {ball.shape} would change a tensor of shape {self.shape}")
         places, entries = self._places(self.shape)
@@ -688,16 +688,16 @@ class Tensor:
         units = np.concatenate([np.arange(size), pairs])
         _limit(size * len(units), f"a PReLU of {size} units", MAX_MADE)
         weight, bias, made = self._closed()
-        turned = Ball.of(np.where(np.arange(len(units)) < size, 1.0, -1.0))
+        turned = BallArray.of(np.where(np.arange(len(units)) < size, 1.0, -1.0))
         rows = weight.rows(units).times(turned.map(lambda a: a[:, None]))
         relu = self._behind(rows, bias.rows(units).times(turned), Activation("relu"), made, np.arange(len(units)))
         joined = np.eye(size, len(units))
         joined[pairs, np.arange(size, len(units))] = -slope[pairs]
         note = f"read a PReLU of {size} units as {len(units)} ReLU units: relu(z) - slope * relu(-z)"
         index = self._spread(self.shape, places, entries).index
-        return replace(relu._mapped(Ball.of(joined), np.arange(len(units)), index), notes=(*self.notes, note))
+        return replace(relu._mapped(BallArray.of(joined), np.arange(len(units)), index), notes=(*self.notes, note))
 
-    def _behind(self, weight: Ball, bias: Ball, activation: Activation, made: int, index: Indices) -> Tensor:
+    def _behind(self, weight: BallArray, bias: BallArray, activation: Activation, made: int, index: Indices) -> Tensor:
         """The activations of a further layer, placed by an index."""
         layers = (*self.layers, (weight, bias, activation))
         _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
@@ -722,7 +722,7 @@ class Tensor:
             )
         return replace(self, index=self.index[:1], samples=1)
 
-    def parts(self, output_map: str | None = None) -> tuple[list[tuple[Ball, Ball, Activation]], str]:
+    def parts(self, output_map: str | None = None) -> tuple[list[tuple[BallArray, BallArray, Activation]], str]:
         """Layers of the network whose outputs are all entries, not yet rounded, and its output map."""
         if self.samples != 1:
             return self.one_sample().parts(output_map)
@@ -755,16 +755,16 @@ _RESIDUAL = (
 )
 
 
-def _stacked(parts: Sequence[Ball]) -> Ball:
+def _stacked(parts: Sequence[BallArray]) -> BallArray:
     """Balls one after the other along the first axis."""
     loose = [part.loose() for part in parts]
     hi = np.concatenate([part.centre.hi for part in loose])
     lo = None if all(part.centre.lo is None for part in loose) else np.concatenate([part._low() for part in loose])
     radius = None if all(part.radius is None for part in loose) else np.concatenate([part._radius() for part in loose])
-    return Ball(ExactArray(hi, lo), radius)
+    return BallArray(ExactArray(hi, lo), radius)
 
 
-def _rounding(parts: Sequence[tuple[Ball, Ball, Activation]], net: Network) -> str:
+def _rounding(parts: Sequence[tuple[BallArray, BallArray, Activation]], net: Network) -> str:
     """The certified effect of rounding: everywhere, and near the origin where bounded activations hide it."""
     exact = [(w.away(), b.away()) for w, b, _ in parts]
     slack = rounding_slack([w for w, _ in exact], [b for _, b in exact], net)
@@ -773,7 +773,7 @@ def _rounding(parts: Sequence[tuple[Ball, Ball, Activation]], net: Network) -> s
     return line if slack.within(1.0) <= 2 * near.constant else f"{line}, at most {near} where |x| <= 1"
 
 
-def _layer(place: int, weight: Ball, bias: Ball, activation: Activation) -> Layer:
+def _layer(place: int, weight: BallArray, bias: BallArray, activation: Activation) -> Layer:
     try:
         return Layer(weight.centre.hi, bias.centre.hi, activation)
     except UnsupportedModel as error:

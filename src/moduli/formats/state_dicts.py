@@ -19,7 +19,7 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ModuliError, UnsupportedModel
 from moduli.kernel.network import Network
 
-from .affine_tracer import Ball, Tensor
+from .affine_tracer import BallArray, Tensor
 from .state_entries import (
     BATCH_NORM,
     DENSE,
@@ -484,7 +484,7 @@ def _not_read(modules: Mapping[str, Module], chain: Sequence[str]) -> Iterator[s
 def _built(
     layers: Sequence[Dense], folds: Sequence[_Fold], activation: Any, notes: Sequence[str]
 ) -> Network:
-    if not folds and not any(isinstance(layer.weight, Ball) for layer in layers):
+    if not folds and not any(isinstance(layer.weight, BallArray) for layer in layers):
         net = Network.mlp(
             *[part for layer in layers for part in (layer.weight, layer.bias)],
             activation=activation or "relu",
@@ -496,7 +496,7 @@ def _built(
         for fold in folds:
             if fold.place == place and not fold.behind:
                 x = x.normalised(*fold.parameters, EPSILON)
-        x = x.matmul(Ball.of(layer.weight).map(np.transpose)).shifted(layer.bias)
+        x = x.matmul(BallArray.of(layer.weight).map(np.transpose)).shifted(layer.bias)
         for fold in folds:
             if fold.place == place and fold.behind:
                 x = x.normalised(*fold.parameters, EPSILON)

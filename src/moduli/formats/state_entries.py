@@ -27,7 +27,7 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.exact_numbers import two_product
 from moduli.kernel.network import _float64
 
-from .affine_tracer import Ball, inverse_root_of
+from .affine_tracer import BallArray, inverse_root_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -166,10 +166,10 @@ def split(name: str) -> tuple[str, str]:
 
 
 class Dense(NamedTuple):
-    """A dense layer as it is evaluated; numbers that are not stored as such are a `Ball`."""
+    """A dense layer as it is evaluated; numbers that are not stored as such are a `BallArray`."""
 
     stem: str
-    weight: Array | Ball
+    weight: Array | BallArray
     bias: Array
     notes: tuple[str, ...]
 
@@ -217,7 +217,7 @@ def _foreign(module: Module, leaf: str) -> str:
     return f"belongs to no dense layer (X.weight, X.bias); {OTHER_WAYS}"
 
 
-def _weight(module: Module, left: dict[str, Any], where: str) -> tuple[Array | Ball, list[str]]:
+def _weight(module: Module, left: dict[str, Any], where: str) -> tuple[Array | BallArray, list[str]]:
     """The weight, taken out of what is left of the entries, and how it came about."""
     if "weight" in left:
         return _numbers(module, left, "weight", 2, where), []
@@ -279,7 +279,7 @@ def _masked(
 
 def _normalised(
     module: Module, left: dict[str, Any], scale: str, direction: str, where: str
-) -> tuple[Ball, list[str]]:
+) -> tuple[BallArray, list[str]]:
     """g v / |v| over the rows, the columns, or all of v, as the shape of g says."""
     g = _numbers(module, left, scale, None, where)
     v = _numbers(module, left, direction, 2, where)
@@ -303,10 +303,10 @@ def _normalised(
     roots = [inverse_root_of(square) for square in squares]
     shape = (len(rows), 1) if axis == 1 else (1, len(rows))
     # `_square` is right to 2^-104 and a root halves relative errors; 2^-100 covers both with those of the root itself.
-    length = Ball.near(roots, 2.0**-100, shape)
-    factor = length.times(Ball.of(g.reshape(shape)))
+    length = BallArray.near(roots, 2.0**-100, shape)
+    factor = length.times(BallArray.of(g.reshape(shape)))
     name = module.name("weight")
-    return factor.times(Ball.of(v)), [
+    return factor.times(BallArray.of(v)), [
         f"{name} is g v / |v|, a weight normalisation ({scale}, {direction})"
     ]
 

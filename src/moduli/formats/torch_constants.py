@@ -1,6 +1,6 @@
 """Constants computed from constants, as in ``(x - mean) / (std + eps)``: exactly, or with a rigorous error bound.
 
-Sums, products, quotients and roots of stored tensors are computed over the reals, in `Ball`s. Other functions are left to
+Sums, products, quotients and roots of stored tensors are computed over the reals, in `BallArray`s. Other functions are left to
 torch in float64, and named, so that the reader can note it. Nothing is rounded to float32 in silence.
 """
 
@@ -17,10 +17,10 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.exact_numbers import enclose
 from moduli.kernel.network import _float64
 
-from .affine_tracer import Ball, inverse_root_of
+from .affine_tracer import BallArray, inverse_root_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Constant = Array | Ball
+Constant = Array | BallArray
 
 MAX_EXACT = 2**20  # entries of a constant computed one by one
 ROOT_ERROR = 2.0**-119  # of `inverse_root_of`, and of a product with it
@@ -28,7 +28,7 @@ WAY_OUT = "store the result as a parameter or buffer first"
 
 
 def is_constant(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, Ball))
+    return isinstance(value, (np.ndarray, BallArray))
 
 
 def compute(
@@ -39,7 +39,7 @@ def compute(
     Args:
         name: of the operation, as torch spells it.
         target: torch's function, for what is left to it; a name is that of a method.
-        args, options: arrays, `Ball`s and plain values.
+        args, options: arrays, `BallArray`s and plain values.
 
     Raises:
         UnsupportedModel: an operation that is not known to be a function of its arguments alone.
@@ -59,7 +59,7 @@ def compute(
     raise UnsupportedModel(f"parameters are computed from parameters by {name}; {WAY_OUT}")
 
 
-def simplified(ball: Ball) -> Constant:
+def simplified(ball: BallArray) -> Constant:
     """A plain array where floats hold the numbers exactly."""
     return ball.centre.hi if ball.is_float() else ball
 
@@ -67,41 +67,41 @@ def simplified(ball: Ball) -> Constant:
 # Over the reals -------------------------------------------------------------------------------------------------
 
 
-def _pair(x: Any, y: Any) -> tuple[Ball, Ball]:
+def _pair(x: Any, y: Any) -> tuple[BallArray, BallArray]:
     """Both as balls of one shape."""
     a, b = _ball(x), _ball(y)
     shape = np.broadcast_shapes(a.shape, b.shape)
     return _spread(a, shape), _spread(b, shape)
 
 
-def _ball(x: Any) -> Ball:
-    return x if isinstance(x, Ball) else Ball.of(np.asarray(x, dtype=np.float64))
+def _ball(x: Any) -> BallArray:
+    return x if isinstance(x, BallArray) else BallArray.of(np.asarray(x, dtype=np.float64))
 
 
-def _spread(ball: Ball, shape: tuple[int, ...]) -> Ball:
+def _spread(ball: BallArray, shape: tuple[int, ...]) -> BallArray:
     return ball if ball.shape == shape else ball.map(lambda a: np.broadcast_to(a, shape).copy())
 
 
-def _add(x: Any, y: Any, alpha: Any = 1) -> Ball:
+def _add(x: Any, y: Any, alpha: Any = 1) -> BallArray:
     a, b = _pair(x, y)
     _countable(a)
     return a.plus(b if alpha == 1 else b.times(_ball(alpha)))
 
 
-def _sub(x: Any, y: Any, alpha: Any = 1) -> Ball:
+def _sub(x: Any, y: Any, alpha: Any = 1) -> BallArray:
     return _add(x, y, -alpha)
 
 
-def _mul(x: Any, y: Any) -> Ball:
+def _mul(x: Any, y: Any) -> BallArray:
     a, b = _pair(x, y)
     return a.times(b)
 
 
-def _div(x: Any, y: Any) -> Ball:
+def _div(x: Any, y: Any) -> BallArray:
     return _mul(x, reciprocal(y))
 
 
-def reciprocal(x: Any) -> Ball:
+def reciprocal(x: Any) -> BallArray:
     """1 / x, elementwise, within an error bound.
 
     Raises:
@@ -110,13 +110,13 @@ def reciprocal(x: Any) -> Ball:
     return _elementwise(_ball(x), lambda q: 1 / _nonzero(q), 0.0)
 
 
-def _sqrt(x: Any) -> Ball:
+def _sqrt(x: Any) -> BallArray:
     return _elementwise(
         _ball(x), lambda q: q * inverse_root_of(_positive(q)) if q else q, ROOT_ERROR
     )
 
 
-def _rsqrt(x: Any) -> Ball:
+def _rsqrt(x: Any) -> BallArray:
     return _elementwise(_ball(x), lambda q: inverse_root_of(_positive(_nonzero(q))), ROOT_ERROR)
 
 
@@ -132,15 +132,15 @@ def _positive(number: Fraction) -> Fraction:
     return number
 
 
-def _square(x: Any) -> Ball:
+def _square(x: Any) -> BallArray:
     return _mul(x, x)
 
 
-def _power(x: Any, exponent: Any) -> Ball:
+def _power(x: Any, exponent: Any) -> BallArray:
     return _POWERS[float(exponent)](x)
 
 
-_POWERS: dict[float, Callable[[Any], Ball]] = {
+_POWERS: dict[float, Callable[[Any], BallArray]] = {
     2.0: _square,
     0.5: _sqrt,
     -0.5: _rsqrt,
@@ -149,11 +149,11 @@ _POWERS: dict[float, Callable[[Any], Ball]] = {
 }
 
 
-def _matmul(x: Any, y: Any) -> Ball:
+def _matmul(x: Any, y: Any) -> BallArray:
     return _ball(x).after(_ball(y))
 
 
-def _elementwise(ball: Ball, fn: Callable[[Fraction], Fraction], own: float) -> Ball:
+def _elementwise(ball: BallArray, fn: Callable[[Fraction], Fraction], own: float) -> BallArray:
     """A power with an exponent between -1 and 1 of every entry, right up to a relative error `own`.
 
     A relative error e of the argument becomes at most 2 e, because 1 / (1 - e) <= 1 + 2 e for e <= 1/2.
@@ -166,16 +166,16 @@ def _elementwise(ball: Ball, fn: Callable[[Fraction], Fraction], own: float) -> 
         if number not in known:
             known[number] = fn(number)
     relative = math.nextafter(2 * error + own, math.inf) if error or own else 0.0
-    return Ball.near([known[number] for number in numbers], relative, ball.shape)
+    return BallArray.near([known[number] for number in numbers], relative, ball.shape)
 
 
-def _number(ball: Ball, at: Any) -> Fraction:
+def _number(ball: BallArray, at: Any) -> Fraction:
     low, high = enclose(ball.centre.get(at))
     assert low == high
     return low
 
 
-def _relative(ball: Ball, numbers: list[Fraction]) -> float:
+def _relative(ball: BallArray, numbers: list[Fraction]) -> float:
     """The largest error of an entry, relative to it."""
     if ball.radius is None:
         return 0.0
@@ -192,7 +192,7 @@ def _relative(ball: Ball, numbers: list[Fraction]) -> float:
     return worst
 
 
-def _countable(ball: Ball) -> None:
+def _countable(ball: BallArray) -> None:
     if math.prod(ball.shape) > MAX_EXACT:
         raise UnsupportedModel(
             f"a constant of shape {ball.shape} is computed when the model runs; {WAY_OUT}"
@@ -219,7 +219,7 @@ def _applies(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
     return set(options) <= {"alpha"}
 
 
-_EXACT: dict[str, Callable[..., Ball]] = {
+_EXACT: dict[str, Callable[..., BallArray]] = {
     "add": _add,
     "sub": _sub,
     "rsub": lambda x, y, alpha=1: _sub(y, x, alpha),
@@ -266,7 +266,7 @@ def _to_torch(value: Any) -> Any:
     import torch
 
     if is_constant(value):
-        return torch.tensor(value.centre.hi if isinstance(value, Ball) else value)
+        return torch.tensor(value.centre.hi if isinstance(value, BallArray) else value)
     if isinstance(value, tuple):
         return tuple(_to_torch(part) for part in value)
     return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
@@ -275,4 +275,4 @@ def _to_torch(value: Any) -> Any:
 def _rounds(args: tuple[Any, ...]) -> bool:
     """Whether an argument has more digits than torch is given."""
     flat = [part for a in args for part in (a if isinstance(a, tuple) else (a,))]
-    return any(isinstance(part, Ball) for part in flat)
+    return any(isinstance(part, BallArray) for part in flat)

@@ -32,7 +32,7 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from moduli.kernel.network import Network, _float64
 
-from .affine_tracer import Ball, Tensor
+from .affine_tracer import BallArray, Tensor
 from .second_reading import MAX_PARAMETERS, UNITS, confirm
 from .state_dicts import network_from_checkpoint
 from .torch_constants import compute, is_constant, reciprocal
@@ -266,7 +266,7 @@ class _Softmax:
 
 
 class _Walk:
-    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays, computed ones these or a `Ball`.
+    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays, computed ones these or a `BallArray`.
 
     Attributes:
         unit: relative rounding error of the coarsest arithmetic that the graph itself asks for.
@@ -384,7 +384,7 @@ def _moved(fn: Callable[..., Any]) -> Callable[..., Any]:
     def operation(x: Any, *args: Any, **options: Any) -> Any:
         if isinstance(x, Tensor):
             return x.rearrange(lambda a: fn(a, *args, **options))
-        if isinstance(x, Ball):
+        if isinstance(x, BallArray):
             return x.map(lambda a: fn(a, *args, **options))
         return fn(x, *args, **options)
 
@@ -422,13 +422,13 @@ def _getattr(x: Any, name: str) -> Any:
 def _constant(value: Any) -> Any:
     if isinstance(value, Tensor):
         raise UnsupportedModel(f"two computed tensors meet (a residual or branching network); {UNDERSTOOD}")
-    if isinstance(value, Ball):
+    if isinstance(value, BallArray):
         return value if value.shape else value.map(np.atleast_1d)
     return np.atleast_1d(value)
 
 
 def _times(value: Any, factor: Any) -> Any:
-    return _constant(value) if factor == 1 else Ball.of(_constant(value)).times(Ball.of(_constant(factor)))
+    return _constant(value) if factor == 1 else BallArray.of(_constant(value)).times(BallArray.of(_constant(factor)))
 
 
 def _add(x: Any, y: Any, alpha: Any = 1) -> Any:

@@ -28,7 +28,10 @@ from .html import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
 STUDENTS = 16, 8, 4  # parts of the units needed
-NEAR, AVERAGE, IDENTITY, CELLS = 600, 20_000, 5_000, 4_000
+NEAR = 600  # hidden units up to which the page asks for ranks within a radius
+AVERAGE = 20_000  # parameters up to which it asks for students
+IDENTITY = 5_000  # parameters up to which it asks what the function tells of them
+CELLS = 4_000  # of a picture of linear pieces
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
 
 

@@ -188,8 +188,11 @@ def _clip(low: float, high: float) -> _Row:
     )  # fmt: skip
 
 
-_ZERO, _ONE = Fraction(0), Fraction(1)
-_ODD, _HALVES, _RAMP = _law(-1, 0, 0), _law(-1, 0, 1), _law(1, -1, 0)
+_ZERO = Fraction(0)
+_ONE = Fraction(1)
+_ODD = _law(-1, 0, 0)  # s(-z) = -s(z)
+_HALVES = _law(-1, 0, 1)  # s(-z) = 1 - s(z)
+_RAMP = _law(1, -1, 0)  # s(-z) = s(z) - z
 _STEP_TAILS = (_ZERO, -_ONE), (_ZERO, _ONE)
 _RAMP_TAILS = (_ZERO, _ZERO), (_ONE, _ZERO)
 

@@ -22,10 +22,16 @@ import numpy as np
 from .errors import Undecided
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-LEAST, NORMAL, HALF, ONE = 2.0**-1074, 2.0**-1022, 0.5, 1.0
+LEAST = 2.0**-1074  # the smallest positive float
+NORMAL = 2.0**-1022  # the smallest normal one
+HALF = 0.5
+ONE = 1.0
 ULP = 2.0**-52
 SMALL = 2.0**-537  # its square is the least float
-ROWS, COLUMNS, TERMS = 192, 128, 64  # OpenBLAS shares out a product of this size among its threads
+# A product of this size is one that OpenBLAS shares out among its threads.
+ROWS = 192
+COLUMNS = 128
+TERMS = 64
 
 
 def flaw() -> str | None:

@@ -51,7 +51,7 @@ from .exact_numbers import sum_up
 from .minimality import reducible
 from .move import Move
 from .network import Network, rebuilt
-from .radius.compatibility import Ball
+from .radius.compatibility import ParameterBall
 from .radius.cover_bound import Near
 from .rules import replay
 from .slack import NO_SLACK, Layers, Slack, difference
@@ -196,7 +196,7 @@ def proved(certificate: Certificate, small: Network, large: Network) -> Proved:
     return found
 
 
-def ball(net: Network, radius: float) -> Ball:
+def ball(net: Network, radius: float) -> ParameterBall:
     """The parameters within a radius of a network whose rank the kernel can bound from below.
 
     Raises:
@@ -208,7 +208,7 @@ def ball(net: Network, radius: float) -> Ball:
         )
     hidden, last = net.layers
     rows = np.concatenate([hidden.weight, hidden.bias[:, None]], axis=1)
-    return Ball(rows, np.ascontiguousarray(last.weight.T), radius)
+    return ParameterBall(rows, np.ascontiguousarray(last.weight.T), radius)
 
 
 def slack_of(left: State, right: Layers, region: Region | None, changed: Changed | None) -> Slack:

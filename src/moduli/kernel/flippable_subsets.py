@@ -19,7 +19,7 @@ Keys = np.ndarray[Any, np.dtype[np.uint64]]
 PRIME = 2**31 - 1
 
 
-def spares(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, but: Row | None = None) -> list[tuple[Row, ...]]:
+def cancelling_turns(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, but: Row | None = None) -> list[tuple[Row, ...]]:
     """Sets T of hyperplanes with P(T) = 0, or P(T) = v w for that of one hyperplane: none missing, at most a few too many.
 
     Two fixed numbers are read off the matrices modulo a prime, (a . v)(y . w) for each term v w, y with y . w = 0 for the one

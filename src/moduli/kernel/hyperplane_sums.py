@@ -42,7 +42,7 @@ class Unit(NamedTuple):
     slope: Fraction | None
 
 
-def half(state: State, l: int) -> Fraction | None:
+def linear_coefficient(state: State, l: int) -> Fraction | None:
     """c for the activation of layer l with s(-z) = s(z) - 2 c z, None if it has another law."""
     law = state.activations[l - 1].reflection
     return -law[1] / 2 if law is not None and law[0] == 1 and law[2] == 0 else None
@@ -76,11 +76,11 @@ def hyperplane(row: Row, *, homogeneous: bool) -> tuple[Row, Fraction]:
     return tuple(q / t for q in row), t
 
 
-def creases(units: Iterable[tuple[Row, Row]], *, homogeneous: bool) -> dict[Row, Row]:
+def hyperplane_sums(units: Iterable[tuple[Row, Row]], *, homogeneous: bool) -> dict[Row, Row]:
     """The sum of |t| v for each hyperplane of rows and columns, where it is not zero.
 
     >>> one, two = Fraction(1), Fraction(2)
-    >>> found = creases([((one, two), (one,)), ((-two, -2 * two), (one,))], homogeneous=True)
+    >>> found = hyperplane_sums([((one, two), (one,)), ((-two, -2 * two), (one,))], homogeneous=True)
     >>> [(list(map(str, key)), list(map(str, column))) for key, column in found.items()]
     [(['1', '2'], ['3'])]
     """

@@ -9,8 +9,8 @@ import numpy as np
 from .bounds.activation_bounds import extent
 from .bounds.box_claim import Row
 from .exact_numbers import class_keys
-from .flippable_subsets import spares
-from .hyperplane_sums import Unit, creases, half, unit
+from .flippable_subsets import cancelling_turns
+from .hyperplane_sums import Unit, hyperplane_sums, linear_coefficient, unit
 from .state import State
 
 MOST = 40  # hyperplanes whose turns are tried where one unit more remains than they need
@@ -71,7 +71,7 @@ def bends(state: State) -> Bends | str:
     if len(units) < len(names) or not all(any(u.row[:-1]) for u in units):
         return "a parameter is not rational, or a unit has no incoming weight"
     inside = [u.slope is None and (state.region is None or _inside(state, u)) for u in units]
-    seen = creases(((u.row, u.column) for u, bent in zip(units, inside, strict=True) if bent), homogeneous=True)
+    seen = hyperplane_sums(((u.row, u.column) for u, bent in zip(units, inside, strict=True) if bent), homogeneous=True)
     doubtful = [name for name, u, bent in zip(names, units, inside, strict=True) if u.slope is None and not bent]
     return Bends(units, seen, doubtful)
 
@@ -83,7 +83,7 @@ def _inside(state: State, u: Unit) -> bool:
 
 def _reducible_bends(state: State) -> str | None:
     """Why a network of one hidden layer that bends may not have the fewest units, or None where it has; see above."""
-    found, c = bends(state), half(state, 1)
+    found, c = bends(state), linear_coefficient(state, 1)
     if isinstance(found, str):
         return found
     assert c is not None
@@ -98,7 +98,7 @@ def _reducible_bends(state: State) -> str | None:
     if extra > (2 if state.region is None else 1) or len(seen) > (MOST if extra == 1 else TURNS):
         return f"{len(units)} units remain and no more than {len(seen)}, one for each bend of the function, are proved needed"
     try:
-        spare = bool(spares(units, seen, c)) or (extra == 2 and any(spares(units, seen, c, at) for at in seen))
+        spare = bool(cancelling_turns(units, seen, c)) or (extra == 2 and any(cancelling_turns(units, seen, c, at) for at in seen))
     except ValueError:  # a denominator is a multiple of the prime
         spare = True
     return "a unit may be spared if others are turned" if spare else None

@@ -36,7 +36,7 @@ from .bounds.activation_bounds import extent, preactivation_bounds, slope
 from .bounds.box_claim import Row
 from .errors import CertificateRejected
 from .exact_numbers import ExactArray, Index, Number, Work, ceiling, matmul
-from .hyperplane_sums import creases, half, unit
+from .hyperplane_sums import hyperplane_sums, linear_coefficient, unit
 from .move import Move
 from .state import State
 
@@ -62,7 +62,7 @@ def inactive(state: State, move: Move) -> None:
     state.remove(move.layer, move.units)
 
 
-def share(state: State, l: int, units: Units, slopes: Sequence[Fraction]) -> tuple[ExactArray, ExactArray]:
+def linear_contribution(state: State, l: int, units: Units, slopes: Sequence[Fraction]) -> tuple[ExactArray, ExactArray]:
     """V C and V C W of units of layer l, at the remaining rows of the next layer and columns of the one before."""
     outgoing = state.weights[l].take(state.alive[l + 1], units)
     every = np.arange(len(state.alive[l + 1]))
@@ -87,7 +87,7 @@ def skip(state: State, move: Move) -> None:
     _require_creases(state, move, parts, [])
     if state.region is not None:
         del preactivation_bounds(state)[l - 1], state.signs[l - 1]
-    outgoing, product = share(state, l, move.units, [p.slope for p in parts])
+    outgoing, product = linear_contribution(state, l, move.units, [p.slope for p in parts])
     _constants(state, l, outgoing, move.units)
     shape = state.weights[l].hi.shape[0], state.slots(l - 1)
     state.weights[l] = _spread(product, shape, state.alive[l + 1], state.alive[l - 1], state.weights[l].work)
@@ -118,7 +118,7 @@ def block(state: State, move: Move) -> None:
         raise CertificateRejected(f"{move}: rows need {len(cols)} weights and a bias, columns {len(rows)} weights")
     old = [_part(state, move, name, None) for name in move.units.tolist()]
     new = [_part(state, move, name, row) for name, row in zip(into.tolist(), move.rows, strict=True)]
-    outgoing, before = share(state, l, move.units, [p.slope for p in old])
+    outgoing, before = linear_contribution(state, l, move.units, [p.slope for p in old])
     if not before.equals(_product(state, move, new)):
         raise CertificateRejected(f"{move}: the new units do not have the product of weights of the old ones")
     _require_creases(state, move, old, new)
@@ -134,7 +134,7 @@ def _part(state: State, move: Move, name: int, row: Row | None) -> Part:
         c = steep if ends is not None and ends[0] + row[-1] >= 0 and activation.piecewise_linear else None
     if c is not None:
         return Part(row, c, False)
-    c = half(state, move.layer)
+    c = linear_coefficient(state, move.layer)
     if c is None:
         raise CertificateRejected(f"{move}: unit {name} is not known to be linear, and {activation} is not even but for a line")
     return Part(row, c, True)
@@ -169,7 +169,7 @@ def _require_creases(state: State, move: Move, old: Sequence[Part], new: Sequenc
         if part.bends:
             after.append((rows[name] if part.row is None else part.row, column))
     homogeneous = state.activations[l - 1].homogeneous
-    if creases(before, homogeneous=homogeneous) != creases(after, homogeneous=homogeneous):
+    if hyperplane_sums(before, homogeneous=homogeneous) != hyperplane_sums(after, homogeneous=homogeneous):
         raise CertificateRejected(f"{move}: {'the new units do not bend as the old ones' if into else 'the layer bends'}")
 
 

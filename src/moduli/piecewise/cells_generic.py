@@ -40,8 +40,10 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Marks = np.ndarray[Any, np.dtype[np.int8]]
 BLOCK = 2**18  # numbers held at a time: what fits the cache
-LARGEST, TINY = 1e60, 1e-200  # products of weights up to LARGEST turn all underflows into less than TINY
-UP, DOWN = 1 + 1e-10, 1 - 1e-10
+LARGEST = 1e60  # products of weights up to that turn all underflows into less than TINY
+TINY = 1e-200
+UP = 1 + 1e-10  # more than all roundings of a sum of positive floats
+DOWN = 1 - 1e-10
 
 
 class Degenerate(Exception):

@@ -24,7 +24,8 @@ from moduli.kernel.network import Network
 from .cells_generic import Degenerate, subdivide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-BLOCK, PROGRAMS = 4096, 50
+BLOCK = 4096  # points evaluated at a time
+PROGRAMS = 50  # cells of the budget for each linear program
 LONGEST = 10  # times the budget: cells that a line may meet
 FAILED = 100  # a line that shows nothing counts as the budget divided by this
 

@@ -29,7 +29,7 @@ from moduli.kernel.network import Network
 from .cells_exact import Form
 from .functional_dimension import exercised
 from .layer_peeling import integral
-from .output_layer import MOST, Affine, Readout, Unit, turns
+from .output_layer import MOST, Affine, OutputLayer, Unit, turns
 from .polyhedral_complex import Pieces
 from .recovery import primitive, same_function
 
@@ -37,7 +37,7 @@ STEPS = tuple(sign * Fraction(1, 2**k) for k in (0, 4, 10, 20) for sign in (1, -
 Layers = Sequence[Affine]
 
 
-class Witness(NamedTuple):
+class Equivalent(NamedTuple):
     """Other parameters with the same function, and the mechanism that made them."""
 
     layers: tuple[Affine, ...]
@@ -50,7 +50,7 @@ def exact_layers(net: Network) -> list[Affine]:
     return [([[Fraction(w) for w in row] for row in weights], [Fraction(b) for b in biases]) for weights, biases in layers]
 
 
-def witness(pieces: Pieces, budget: int, *, turned: bool = False) -> Witness | None:
+def witness(pieces: Pieces, budget: int, *, turned: bool = False) -> Equivalent | None:
     """The first proposal (with `turned`, of units turned together) that is the same function and no symmetric copy.
 
     At most `budget` are compared exactly.
@@ -67,17 +67,17 @@ def witness(pieces: Pieces, budget: int, *, turned: bool = False) -> Witness | N
         if tried > budget:
             return None
         if same_function(pieces, layers):
-            return Witness(tuple(layers), mechanism)
+            return Equivalent(tuple(layers), mechanism)
     return None
 
 
-def shallow_witness(net: Network, box: Box) -> Witness | None:
+def shallow_witness(net: Network, box: Box) -> Equivalent | None:
     """The same for one hidden layer and any number of inputs."""
     own, box = exact_layers(net), box.of_dimension(net.widths[0])
     wanted = shallow_function(own, box)
     for mechanism, layers in _shallow_proposals(own, box):
         if distinct(own, layers) and shallow_function(layers, box) == wanted:
-            return Witness(tuple(layers), mechanism)
+            return Equivalent(tuple(layers), mechanism)
     return None
 
 
@@ -154,7 +154,7 @@ def _cancelling(rows: list[list[Fraction]], columns: list[tuple[Fraction, ...]])
     if len(rows) <= 2 * MOST - 8:
         nothing = [[Fraction(0)] * len(rows[0]) for _ in columns[0]]
         try:
-            for pick in turns([Unit(v, 1, frozenset()) for v in columns], Readout(rows, [], nothing, [], True)):
+            for pick in turns([Unit(v, 1, frozenset()) for v in columns], OutputLayer(rows, [], nothing, [], True)):
                 if any(pick):
                     yield tuple(k for k, p in enumerate(pick) if p)
         except Undecided:

@@ -36,8 +36,12 @@ from .polyhedral_complex import Pieces, gates
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FLOOR = 2.0**-900  # bounds are at least this: below, products underflow, and a bound of 0 would claim a lower rank
-BLOCK, WORK, MOST, MEMORY = 2**21, 5e10, 2**25, 2**33
-PART, SPREAD = 256, 4  # rows mixed at a time, sums that each goes to: at most 1024 terms of one sum
+BLOCK = 2**21  # entries of the Jacobian at a time
+WORK = 5e10  # multiplications of a rank modulo a prime
+MOST = 2**25  # entries of a Jacobian whose pairs of cells are read
+MEMORY = 2**33  # bytes
+PART = 256  # rows mixed at a time
+SPREAD = 4  # sums that each goes to: at most 1024 terms of one sum
 
 
 @dataclass(frozen=True, eq=False, repr=False)

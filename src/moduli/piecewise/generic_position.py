@@ -34,7 +34,7 @@ from .cells_exact import Point
 from .equivalent_parameters import exact_layers, over
 from .forced_depth import Traces, inside, meetings, ridges, traces
 from .layer_peeling import values as values_at
-from .output_layer import MOST, Affine, Readout, Unit, turns
+from .output_layer import MOST, Affine, OutputLayer, Unit, turns
 from .polyhedral_complex import Pieces
 from .recovery import everything, standard
 
@@ -214,7 +214,7 @@ def _turned(net: Network, whom: str) -> Verdict:
         return Verdict(None, f"{len(rows)} units in the last hidden layer, too many subsets to try")
     nothing = [[Fraction(0)] * len(rows[0]) for _ in columns[0]]
     units = [Unit(tuple(column), 1, frozenset()) for column in columns]
-    for pick in turns(units, Readout(rows, [], nothing, [], True)):
+    for pick in turns(units, OutputLayer(rows, [], nothing, [], True)):
         if any(pick):
             chosen = [k for k, p in enumerate(pick) if p]
             return Verdict(False, f"units {chosen} of the last hidden layer can be turned together")

@@ -23,7 +23,7 @@ from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedMode
 from moduli.kernel.network import Network
 
 from . import smooth_shallow
-from .equivalent_parameters import Witness, distinct, exact_layers, shallow_function, shallow_witness, witness
+from .equivalent_parameters import Equivalent, distinct, exact_layers, shallow_function, shallow_witness, witness
 from .functional_dimension import Dimension
 from .generic_position import generic_identifiability, shallow_identifiability, trace_ranks
 from .idle_units import idle
@@ -159,7 +159,7 @@ def identifiable(net: Network, on: Domain, dimension: Dimension | None, budget: 
         if verdict.value:
             return Identifiability("proved", net, on, "generic", verdict.reason, dimension=dimension)
         if verdict.other is not None:
-            return _refuted(net, on, Witness(verdict.other, "other creases for the same units"), dimension)
+            return _refuted(net, on, Equivalent(verdict.other, "other creases for the same units"), dimension)
     why = f"functional dimension {dimension.lower}, parameters less hidden units"
     if small and trace_ranks(cells) == [n for l, n in enumerate(net.widths[:-2]) for _ in range(net.widths[l + 1])]:
         why = f"every unit is fixed by where it bends the function; {why}"
@@ -244,6 +244,6 @@ def _shallow(net: Network, on: Box) -> Identifiability:
     return Identifiability("undecided", net, on, "", verdict.reason)
 
 
-def _refuted(net: Network, on: Box, found: Witness, dimension: Dimension) -> Identifiability:
+def _refuted(net: Network, on: Box, found: Equivalent, dimension: Dimension) -> Identifiability:
     why = f"another network, no symmetric copy, has the same function: {found.mechanism}"
     return Identifiability("refuted", net, on, "", why, found.layers, found.mechanism, dimension)

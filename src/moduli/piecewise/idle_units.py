@@ -12,11 +12,11 @@ import numpy as np
 
 from moduli.kernel.network import Network
 
-from .equivalent_parameters import Witness, exact_layers
+from .equivalent_parameters import Equivalent, exact_layers
 from .output_layer import Affine
 
 
-def idle(net: Network) -> tuple[str, Witness | None] | None:
+def idle(net: Network) -> tuple[str, Equivalent | None] | None:
     """Why other parameters have the function on all inputs, with such parameters where they are rational; None if not so.
 
     A layer without units reads nothing, so that no unit below it is read, and units above it are constant.
@@ -31,7 +31,7 @@ def idle(net: Network) -> tuple[str, Witness | None] | None:
         if not read.all():
             u = int(np.argmin(read))
             why = f"nothing reads unit {u} of hidden layer {l + 1}"
-            return why, Witness(_silenced(exact_layers(net), l, u), why)
+            return why, Equivalent(_silenced(exact_layers(net), l, u), why)
     return _constant(net)
 
 
@@ -43,7 +43,7 @@ def _silenced(layers: list[Affine], l: int, u: int) -> tuple[Affine, ...]:
     return tuple(layers)
 
 
-def _constant(net: Network) -> tuple[str, Witness | None] | None:
+def _constant(net: Network) -> tuple[str, Equivalent | None] | None:
     """Units without incoming weights that something reads: their part in the next biases can be anything."""
     found = None
     for l, layer in enumerate(net.layers[:-1]):
@@ -58,5 +58,5 @@ def _constant(net: Network) -> tuple[str, Witness | None] | None:
             for o, row in enumerate(weights):
                 biases[o] += row[u] * value
                 row[u] = Fraction(0)
-            return why, Witness(tuple(layers), why)
+            return why, Equivalent(tuple(layers), why)
     return found

@@ -102,7 +102,7 @@ def _top(search: Search, known: list[Affine], widths: tuple[int, ...], all: bool
     parts = components(search, known)
     if parts is None:
         return
-    origin, features = cut(search.pieces, known)
+    origin, features = refined(search.pieces, known)
     for units in groups(parts, widths[-2]):
         sides = search.sides(units)
         if sides is None:
@@ -150,7 +150,7 @@ def identity(dimension: int) -> tuple[Form, ...]:
     return tuple((tuple(Fraction(int(i == j)) for j in range(dimension)), Fraction(0)) for i in range(dimension))
 
 
-def cut(pieces: Pieces, known: Sequence[Affine]) -> tuple[list[int], Features]:
+def refined(pieces: Pieces, known: Sequence[Affine]) -> tuple[list[int], Features]:
     """Cells cut by known units, with their numbers, and what the uppermost known layer gives on the pieces."""
     dimension = len(pieces.box.low)
     start = identity(dimension)

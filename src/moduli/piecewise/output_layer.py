@@ -42,7 +42,7 @@ class Unit(NamedTuple):
     members: frozenset[int]
 
 
-class Readout(NamedTuple):
+class OutputLayer(NamedTuple):
     """Solved: m_j and c_j of each unit, K and k of each output (zero where they were not asked for)."""
 
     slopes: list[list[Fraction]]
@@ -154,7 +154,7 @@ def readouts(
             yield _layers(features, units, whole, turned, width)
 
 
-def _completed(units: Sequence[Unit], found: Readout, turned: Sequence[int]) -> Readout:
+def _completed(units: Sequence[Unit], found: OutputLayer, turned: Sequence[int]) -> OutputLayer:
     """K and k as they would have been with no unit turned."""
     linear, constant = [row[:] for row in found.linear], found.constant[:]
     for unit, row, c, t in zip(units, found.slopes, found.offsets, turned, strict=True):
@@ -166,7 +166,7 @@ def _completed(units: Sequence[Unit], found: Readout, turned: Sequence[int]) -> 
 
 def solve(
     features: Features, units: Sequence[Unit], sides: Array, relaxed: bool, budget: Budget, sure: bool = False
-) -> Readout | None:
+) -> OutputLayer | None:
     """One solution of the system, with free unknowns zero; None if there is none, or (unless `sure`) probably none.
 
     A solution that is `unique` is the only one, and is one if there is any.
@@ -193,7 +193,7 @@ def solve(
     rest = unknown[len(units) * n :]
     size = n if relaxed else 1
     ends = [[Fraction(0)] * (n - size) + rest[k : k + size] for k in range(0, outputs * size, size)]
-    return Readout([r[:-1] for r in table], [r[-1] for r in table], [e[:-1] for e in ends], [e[-1] for e in ends], full)
+    return OutputLayer([r[:-1] for r in table], [r[-1] for r in table], [e[:-1] for e in ends], [e[-1] for e in ends], full)
 
 
 def _refuted(rows: list[list[Fraction]], columns: list[int], odd: list[Fraction]) -> bool:
@@ -291,7 +291,7 @@ def _signed(form: Form, sign: int) -> Form:
     return form if sign > 0 else (tuple(-a for a in form[0]), -form[1])
 
 
-def turns(units: Sequence[Unit], found: Readout) -> Iterator[tuple[int, ...]]:
+def turns(units: Sequence[Unit], found: OutputLayer) -> Iterator[tuple[int, ...]]:
     """Subsets of units with sum v_j m_j^T = K: meeting in the middle."""
     entries = [tuple(v * m for v in unit.out for m in row) for unit, row in zip(units, found.slopes, strict=True)]
     target = tuple(k for row in found.linear for k in row)
@@ -316,7 +316,7 @@ def _total(entries: Sequence[tuple[Fraction, ...]], pick: Sequence[int], like: t
 
 
 def _layers(
-    features: Features, units: Sequence[Unit], found: Readout, turned: Sequence[int], width: int, extra: Sequence[Any] = ()
+    features: Features, units: Sequence[Unit], found: OutputLayer, turned: Sequence[int], width: int, extra: Sequence[Any] = ()
 ) -> list[Affine]:
     """The two layers, the units in `turned` turned, then units (row, bias, outgoing weights), then units of zeros."""
     outputs = len(found.constant)
@@ -340,7 +340,7 @@ def _layers(
     return [(rows, biases), ([[column[o] for column in out] for o in range(outputs)], ends)]
 
 
-def _carried(features: Features, units: Sequence[Unit], found: Readout, width: int) -> Iterator[list[Affine]]:
+def _carried(features: Features, units: Sequence[Unit], found: OutputLayer, width: int) -> Iterator[list[Affine]]:
     """What is linear in the features, -K h, through units that are always on: one for each row of a basis of the rows of K."""
     basis = list[list[Fraction]]()
     columns = list[list[Fraction]]()

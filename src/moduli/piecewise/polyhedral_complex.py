@@ -29,7 +29,8 @@ from .cells_generic import LARGEST, Degenerate, Skeleton, certify, exact_vertex,
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
-MOST, BLOCK = 3, 2**18
+MOST = 3  # inputs
+BLOCK = 2**18  # numbers of a table at a time
 
 
 class Facet(NamedTuple):

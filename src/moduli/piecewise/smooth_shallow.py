@@ -14,7 +14,7 @@ from moduli.compression.exact import reduce
 from moduli.kernel.activations import Activation
 from moduli.kernel.network import Network
 
-from .equivalent_parameters import Witness, exact_layers
+from .equivalent_parameters import Equivalent, exact_layers
 from .output_layer import Affine
 
 Column = tuple[Fraction, ...]
@@ -26,7 +26,7 @@ def applies(net: Network) -> bool:
     return len(net.layers) == 2 and net.activations[0].minimal and net.activations[0].symmetric
 
 
-def other(net: Network) -> tuple[str, Witness | None]:
+def other(net: Network) -> tuple[str, Equivalent | None]:
     """Why other parameters have the function, and such parameters where they are rational; ("", None) if there are none.
 
     Raises:
@@ -58,7 +58,7 @@ def other(net: Network) -> tuple[str, Witness | None]:
         assert law is not None
         why = f"units {u} and {into} are equal up to sign"
         v[0][u], v[0][into], d[0] = v[0][u] + 1, v[0][into] - law[0], d[0] - law[2]
-    return why, Witness(((w, b), (v, d)), why)
+    return why, Equivalent(((w, b), (v, d)), why)
 
 
 def same(net: Network, layers: Sequence[Affine]) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .noise import check, positive, symmetric
 
-BLOCK, ROUNDS = 2**16, 1000
+BLOCK = 2**16  # entries of a gradient at a time: they stay in the cache
+ROUNDS = 1000  # of redrawing what the truncation refuses
 STATE = "heavy_tailed_noise"
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.compression.average.closed_form import Readout
+from moduli.compression.average.closed_form import ShallowNetwork
 from moduli.compression.average.fit import Empirical, Population, descend, fit, kmeans, largest, project, pursuit, starts
-from moduli.compression.average.gaussian_expectations import Units, Whitening
+from moduli.compression.average.gaussian_expectations import UnitLaw, Whitening
 from moduli.compression.average.students import Narrowed, narrow, refine
 
 KINDS = ("relu", "tanh", "erf", "gelu", "sin", "softplus")
@@ -17,8 +17,8 @@ KINDS = ("relu", "tanh", "erf", "gelu", "sin", "softplus")
 
 def readout(kind, units, inputs, outputs, seed=0, bias=1.0):
     rng = np.random.default_rng(seed)
-    rows = Units(bias * rng.standard_normal(units), rng.standard_normal((units, inputs)))
-    return Readout(mo.Activation(kind), rows, rng.standard_normal((units, outputs)), rng.standard_normal(outputs))
+    rows = UnitLaw(bias * rng.standard_normal(units), rng.standard_normal((units, inputs)))
+    return ShallowNetwork(mo.Activation(kind), rows, rng.standard_normal((units, outputs)), rng.standard_normal(outputs))
 
 
 def network(kind, units, inputs, outputs, seed=0):
@@ -42,11 +42,11 @@ def test_gradients(kind, skip):
     """Of <G, K> + <H, R> for arbitrary G, H."""
     rng = np.random.default_rng(2)
     for goal in goals(kind, skip):
-        student = Units(rng.standard_normal(3), rng.standard_normal((3, 4)))
+        student = UnitLaw(rng.standard_normal(3), rng.standard_normal((3, 4)))
         g, h = rng.standard_normal((3, 3)), rng.standard_normal((3, 2))
 
         def value(mean, row, goal=goal, g=g, h=h):
-            k, r, _ = goal.system(Units(mean, row), slopes=False)
+            k, r, _ = goal.system(UnitLaw(mean, row), slopes=False)
             return float((g * k).sum() + (h * r).sum())
 
         dm, dr = goal.system(student)[2](g, h)
@@ -64,7 +64,7 @@ def test_a_target_with_copies_is_found_again(kind):
     """Twelve units of which each is there three times: four are enough, whatever the start."""
     base = readout(kind, 4, 5, 2)
     copies = np.tile(np.arange(4), 3)
-    target = Readout(base.activation, base.units[copies], base.outer[copies] / 3, base.bias)
+    target = ShallowNetwork(base.activation, base.units[copies], base.outer[copies] / 3, base.bias)
     goal = Population(target)
     found = fit(goal, 4, np.random.default_rng(0))
     assert found.square < 1e-6 * goal.variance
@@ -109,7 +109,7 @@ def test_copy_average_values(shared):
     """Orthonormal erf teachers: one student for q units has inner norm 1/sqrt(2q - 1) and outer weight q."""
     cases = json.loads((shared / "cases" / "copy_average.json").read_text())
     for q in (2, 3, 5, 8):
-        target = Readout(mo.Activation("erf"), Units(np.zeros(q), np.eye(q) / 2**0.5), np.ones((q, 1)), np.zeros(1))
+        target = ShallowNetwork(mo.Activation("erf"), UnitLaw(np.zeros(q), np.eye(q) / 2**0.5), np.ones((q, 1)), np.zeros(1))
         found = fit(Population(target, biases=False), 1, np.random.default_rng(0))
         expected = cases["erf_one_neuron"][str(q)]
         assert found.square == pytest.approx(expected["loss"], rel=1e-5)
@@ -117,7 +117,7 @@ def test_copy_average_values(shared):
         assert abs(found.outer[0, 0]) == pytest.approx(q, rel=1e-2)
     for case in [c for c in cases["students"] if c["act"] == "erf" and c["k"] <= 4]:
         k, n = case["k"], case["n"]
-        target = Readout(mo.Activation("erf"), Units(np.zeros(k), np.eye(k) / 2**0.5), np.ones((k, 1)), np.zeros(1))
+        target = ShallowNetwork(mo.Activation("erf"), UnitLaw(np.zeros(k), np.eye(k) / 2**0.5), np.ones((k, 1)), np.zeros(1))
         found = min(fit(Population(target, biases=False), n, np.random.default_rng(s)).square for s in range(2))
         assert found <= case["copy_average"] * (1 + 1e-4)
 
@@ -178,10 +178,10 @@ def test_units_that_no_sample_moves_get_no_outgoing_weight():
     values = target.activation(z @ target.units.row.T + target.units.mean) @ target.outer
     goal = Empirical(z, values, target.activation, target.units, target.outer, False)
     rows = np.concatenate([target.units.row, 0.01 * target.units.row[:2]])
-    found = project(goal, Units(np.concatenate([target.units.mean, [-9.0, 9.0]]), rows))
+    found = project(goal, UnitLaw(np.concatenate([target.units.mean, [-9.0, 9.0]]), rows))
     assert not found.outer[4].any()
     assert np.abs(found.outer).max() < 1e3
-    assert not project(goal, Units(np.array([-9.0]), rows[4:5])).outer.any()
+    assert not project(goal, UnitLaw(np.array([-9.0]), rows[4:5])).outer.any()
 
 
 def test_one_unit_in_all_of_a_deep_network_is_one_in_each_layer():
@@ -269,7 +269,7 @@ def test_rounding_of_another_matrix_library_is_no_signal(kind, size, monkeypatch
         for _ in range(5):
             small = mo.compress(net, units=2, on=mo.Gaussian(at, 0.0))
             assert small.error.absolute < 1e-12
-        goal = Population(Readout.of(net, Whitening.of(mo.Gaussian(at, 0.0), 2)))
+        goal = Population(ShallowNetwork.of(net, Whitening.of(mo.Gaussian(at, 0.0), 2)))
         goal.variance = goal.left = 4e-15  # as rounding leaves it
         for _ in range(5):
             found = descend(goal, goal.units[:2], 30)

@@ -13,7 +13,7 @@ from moduli.compression.average.gaussian_expectations import (
     ERRORS,
     FINE,
     MEDIUM,
-    Units,
+    UnitLaw,
     Whitening,
     _steep,
     expansion,
@@ -31,7 +31,7 @@ LAWS = ((0.0, 1.0, 0.0, 1.0, 0.0), (0.4, 1.3, -0.7, 0.8, 0.6), (1.5, 0.6, 0.9, 2
 
 def two(m1, s1, m2, s2, rho):
     """Two units with these means, deviations and correlation."""
-    return Units(np.array([m1, m2]), np.array([[s1, 0.0], [s2 * rho, s2 * (1 - rho * rho) ** 0.5]]))
+    return UnitLaw(np.array([m1, m2]), np.array([[s1, 0.0], [s2 * rho, s2 * (1 - rho * rho) ** 0.5]]))
 
 
 def quadrature(f, g, m1, s1, m2, s2, rho):
@@ -98,15 +98,15 @@ def test_stored_references(shared):
 def shifted(units, at, what, step):
     mean, row = units.mean.copy(), units.row.copy()
     (mean if what == "mean" else row)[at] += step
-    return Units(mean, row)
+    return UnitLaw(mean, row)
 
 
 @pytest.mark.parametrize("s", EVERY, ids=str)
 @pytest.mark.parametrize("rho", [0.3, -0.8, 1.0, -1.0])
 def test_gradients_against_differences(s, rho):
     """At correlation +-1 too, where the two units lie on one line."""
-    one = Units(np.array([0.4]), np.array([[0.9, 0.0]]))
-    other = Units(np.array([0.4 if rho == 1 else -0.4]), np.array([[0.9 * rho, 0.9 * (1 - rho * rho) ** 0.5]]))
+    one = UnitLaw(np.array([0.4]), np.array([[0.9, 0.0]]))
+    other = UnitLaw(np.array([0.4 if rho == 1 else -0.4]), np.array([[0.9 * rho, 0.9 * (1 - rho * rho) ** 0.5]]))
     mean, row = pulled(s, one, other, np.ones((1, 1)), COARSE)
     step = 1e-4
     for what, at, found in (("mean", 0, mean[0]), ("row", (0, 0), row[0, 0]), ("row", (0, 1), row[0, 1])):
@@ -132,19 +132,19 @@ def test_near_parallel_units_lose_nothing():
         s = mo.Activation(name)
         for gap in (0.0, 1e-16, 1e-12, 1e-8):
             for sign in (1.0, -1.0):
-                units = Units(np.array([0.3, sign * 0.3]), np.array([[1.0, 0.0], [sign, gap]]))
+                units = UnitLaw(np.array([0.3, sign * 0.3]), np.array([[1.0, 0.0], [sign, gap]]))
                 (k,) = gram(s, units)
                 exact = gram(s, units[:1], s, units[:1] if sign > 0 else _mirror(units[:1]))[0][0, 0]
                 assert abs(k[0, 1] - exact) < 1e-15 + 2 * gap
 
 
 def _mirror(units):
-    return Units(-units.mean, -units.row)
+    return UnitLaw(-units.mean, -units.row)
 
 
 @pytest.mark.parametrize("s", EVERY, ids=str)
 def test_constant_units_and_tiny_ones(s):
-    units = Units(np.array([0.7, 0.0, 1e-9, 0.2]), np.array([[0.0], [0.0], [1e-9], [1.0]]))
+    units = UnitLaw(np.array([0.7, 0.0, 1e-9, 0.2]), np.array([[0.0], [0.0], [1e-9], [1.0]]))
     (k,), (e,) = gram(s, units), means(s, units)
     value = s(np.array([0.7, 0.0]))
     close = {"rtol": 1e-13, "atol": 1e-13 + (0.0 if s.kind == "sin" else expansion(s).error)}
@@ -211,7 +211,7 @@ def test_measured_error_of_the_steep_gate():
 def test_errors_of_slopes():
     """What `closed_form` counts for them, in float64 and so only where it resolves them."""
     x = np.linspace(-12, 12, 4001)
-    point = Units(x, np.zeros((len(x), 1)))
+    point = UnitLaw(x, np.zeros((len(x), 1)))
     for name in ("tanh", "sigmoid", "softplus", "silu", "gelu_tanh"):
         s = mo.Activation(name)
         for nodes in (COARSE, FINE):
@@ -221,7 +221,7 @@ def test_errors_of_slopes():
 
 def test_coarse_expectations_stay_within_the_certified_error():
     rng = np.random.default_rng(0)
-    units = Units(rng.standard_normal(20), rng.standard_normal((20, 5)))
+    units = UnitLaw(rng.standard_normal(20), rng.standard_normal((20, 5)))
     for name in ("tanh", "sigmoid", "softplus", "silu"):
         s = mo.Activation(name)
         fine, coarse = gram(s, units)[0], gram(s, units, nodes=COARSE)[0]

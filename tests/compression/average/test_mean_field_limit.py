@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.compression.average.closed_form import Readout, distance
+from moduli.compression.average.closed_form import ShallowNetwork, distance
 from moduli.compression.average.fit import Population, fit, project
-from moduli.compression.average.gaussian_expectations import Units, gram
+from moduli.compression.average.gaussian_expectations import UnitLaw, gram
 from moduli.compression.average.mean_field_limit import angular, etf, isotropic, mean_field, strength
 
 
@@ -51,10 +51,10 @@ def test_rates():
     def errors(units, inputs):
         net = wide(units, inputs)
         field = mean_field(net, mo.Gaussian())
-        target = Readout.of(net, field.whitening)
+        target = ShallowNetwork.of(net, field.whitening)
         rows = np.random.default_rng(1).standard_normal((50, inputs))
         rows /= np.linalg.norm(rows, axis=1)[:, None]
-        truth = (gram(target.activation, Units(np.zeros(50), rows), None, target.units)[0] @ target.outer)[:, 0]
+        truth = (gram(target.activation, UnitLaw(np.zeros(50), rows), None, target.units)[0] @ target.outer)[:, 0]
         return [np.median(np.abs(field.cross(rows, level) / truth - 1)) for level in ("S0", "S-iso", "S1")]
 
     for d in (8, 32):
@@ -70,9 +70,9 @@ def test_the_student_of_the_simplified_problem():
     field = mean_field(net, mo.Gaussian())
     assert field.applies
     assert field.share > 0.98
-    goal = Population(Readout.of(net, field.whitening), biases=False)
+    goal = Population(ShallowNetwork.of(net, field.whitening), biases=False)
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 50)))[0]
-    random = project(goal, Units(np.zeros(10), etf(10, 50) @ turn)).square / field.square
+    random = project(goal, UnitLaw(np.zeros(10), etf(10, 50) @ turn)).square / field.square
     assert random == pytest.approx(field.loss(10), rel=0.05)
     assert field.loss(10, "S0") > 1.2 * random
     small = field.student(10)

@@ -27,7 +27,7 @@ from moduli.kernel.exact_numbers import evaluate
 from moduli.kernel.move import Move
 from moduli.kernel.rules import apply
 from moduli.kernel.state import State
-from moduli.kernel.substitution import share
+from moduli.kernel.substitution import linear_contribution
 
 
 def verify(small, data):
@@ -617,7 +617,7 @@ def test_a_budget_bounds_the_work_of_every_question_on_a_box(monkeypatch, width)
 def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
     """Exact products are taken only where floats leave room for fewer units: one output needs one unit of the last layer."""
     rng, calls = np.random.default_rng(0), []
-    monkeypatch.setattr(reduce_on_box, "share", lambda state, l, *rest: calls.append(l) or share(state, l, *rest))
+    monkeypatch.setattr(reduce_on_box, "linear_contribution", lambda state, l, *rest: calls.append(l) or linear_contribution(state, l, *rest))
     for rows, layers, left in (([0, 1, 2, 3, 4, 5], {2}, 6), ([0, 1, 2, 3, 4, 4], {1, 2}, 5)):
         first, second = rng.normal(size=(6, 8))[rows], rng.normal(size=(7, 6))
         net = relu((first, np.full(6, 99.0)), (second, np.full(7, 9999.0)), (np.ones((1, 7)), [0.0]))

@@ -15,8 +15,8 @@ import moduli as mo
 from moduli.compression.exact.hyperplane_merging import Folded, eliminate, proposals
 from moduli.equivalence import exact_gap
 from moduli.kernel.certificate import Certificate
-from moduli.kernel.flippable_subsets import spares
-from moduli.kernel.hyperplane_sums import creases, unit
+from moduli.kernel.flippable_subsets import cancelling_turns
+from moduli.kernel.hyperplane_sums import hyperplane_sums, unit
 from moduli.kernel.state import State
 
 
@@ -151,8 +151,8 @@ def test_spares_misses_no_set():
     for _ in range(30):
         state = State(folded(rng, 2, 5, 1, 7))
         units = [u for name in range(7) if (u := unit(state, 1, name)) is not None and any(u.row[:-1])]
-        seen, half = creases(((u.row, u.column) for u in units), homogeneous=True), Fraction(1, 2)
-        found = {frozenset(some) for some in spares(units, seen, half)}
+        seen, half = hyperplane_sums(((u.row, u.column) for u in units), homogeneous=True), Fraction(1, 2)
+        found = {frozenset(some) for some in cancelling_turns(units, seen, half)}
         for mask in product((0, 1), repeat=len(seen)):
             turned = frozenset(key for key, on in zip(seen, mask, strict=True) if on)
             rest = [

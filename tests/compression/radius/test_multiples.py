@@ -7,7 +7,7 @@ import pytest
 
 import moduli as mo
 from moduli.compression.radius.multiples import bundles, shortest
-from moduli.kernel.radius.compatibility import Ball
+from moduli.kernel.radius.compatibility import ParameterBall
 
 HOMOGENEOUS = ["relu", "leaky_relu(0.1)", "abs"]
 
@@ -120,7 +120,7 @@ def test_bundles_stay_in_the_ball_and_hold_every_unit_once():
     rng = np.random.default_rng(6)
     for k in range(30):
         rows, out = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
-        ball = Ball(rows, out, float(rng.choice([0.05, 0.3])), signed=False)
+        ball = ParameterBall(rows, out, float(rng.choice([0.05, 0.3])), signed=False)
         found = bundles(ball, opposite=bool(k % 2), symmetric=False, most=10**6)
         assert sorted(u for b in found for u in b.units) == ball.required.tolist()
         for b in found:

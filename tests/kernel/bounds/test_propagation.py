@@ -13,7 +13,7 @@ from on_boxes import coarse_network, exact_layers, points, random_box, random_ne
 import moduli as mo
 from moduli.kernel.activations import Activation
 from moduli.kernel.bounds import input_splits, propagation
-from moduli.kernel.bounds.relaxations import add_up, envelope, slopes, times_up
+from moduli.kernel.bounds.relaxations import add_up, relaxation, slopes, times_up
 from moduli.kernel.exact_numbers import enclose_value
 
 LINEAR = ("relu", "abs", "leaky_relu(0.1)", "leaky_relu(-0.3)", "leaky_relu(2.0)", "identity")
@@ -226,7 +226,7 @@ def test_lines_around_an_activation(activation):
         [[0, 0], [0, 1], [-1, 0], [5e-324, 1e-323], [-5e-324, 5e-324], [-1e308, 1e308], [1, 1], [40, 700], [-700, 5e-324]],
     ]), axis=1)  # fmt: skip
     lo, hi = ends.T
-    lines = envelope(act, lo[None], hi[None])
+    lines = relaxation(act, lo[None], hi[None])
     for k, (a, b) in enumerate(ends.tolist()):
         s, t, p, q, least, most = (float(part[0, k]) for part in lines)
         for share in (0, Fraction(1, 7), Fraction(1, 2), 1):
@@ -241,10 +241,10 @@ def test_lines_around_an_activation(activation):
 def test_the_least_floats_are_on_the_right_side():
     """sigmoid(z) > 1/2 and |tanh z| < |z| also for the least floats."""
     z = np.array([[5e-324, 1e-323, -5e-324, -1e-323, 1e-310]])
-    lines = envelope(Activation.of("sigmoid"), z, z)
+    lines = relaxation(Activation.of("sigmoid"), z, z)
     assert (lines.most[z > 0] > 0.5).all()
     assert (lines.least[z < 0] < 0.5).all()
-    lines = envelope(Activation.of("tanh"), z, z)
+    lines = relaxation(Activation.of("tanh"), z, z)
     assert (np.maximum(np.abs(lines.least), np.abs(lines.most)) <= np.abs(z)).all()
 
 
@@ -253,7 +253,7 @@ def test_lines_around_s_shapes_are_tight(activation):
     rng = np.random.default_rng(4)
     lo = rng.normal(size=200) * 2
     hi = lo + 0.1 * rng.random(200)
-    lines = envelope(Activation.of(activation), lo[None], hi[None])
+    lines = relaxation(Activation.of(activation), lo[None], hi[None])
     z = lo + (hi - lo) * rng.random(200)
     gap = (lines.upper_slope - lines.lower_slope) * z + lines.upper_offset - lines.lower_offset
     assert (gap <= 1.5 * (hi - lo) ** 2 + 1e-10).all()

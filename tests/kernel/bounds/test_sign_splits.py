@@ -83,7 +83,7 @@ def test_a_dual_gives_the_value_of_its_program():
             net = mo.Network.mlp(*parts, activation=activation)
             box = mo.Box(-1, 1).of_dimension(3)
             for layer in (2, 3):
-                target = kernel.head(net, layer, 0, -1)
+                target = kernel.objective_network(net, layer, 0, -1)
                 below = sum(net.widths[1:layer])
                 signs = np.where(rng.random(below) < 0.2, rng.choice([-1, 1], below), 0).astype(np.int8)
                 found = kernel.propagate(target, box, signs[None])
@@ -259,11 +259,11 @@ def test_the_stored_hidden_unit_goes(shared):
     for net in (read(case["net_f"]), read(case["net_g"])):
         small = mo.compress(net, on=box_of(case))
         assert small.network.widths == (2, 1, 1, 1)
-        assert small.hidden == 1
+        assert small.masked_units == 1
         assert small.slack == 0
         assert small.check()
         assert dict(small.rows())["hidden by later layers"] == "1"
-        assert small.to_json()["hidden"] == 1
+        assert small.to_json()["masked_units"] == 1
 
 
 def gated(rng, inputs=2, visible=0.0):
@@ -283,7 +283,7 @@ def test_planted_hidden_units_go_and_visible_ones_stay():
         small = mo.compress(net, on=mo.Box(-2, 2))
         assert small.check()
         assert exact_gap.peak(net, small.network, mo.Box(-2, 2), 4000).gap <= small.slack, k
-        gone += small.hidden
+        gone += small.masked_units
         assert small.network.widths[1] < net.widths[1], k
         seen = gated(np.random.default_rng(k), visible=2.0**-20)
         small = mo.compress(seen, on=mo.Box(-2, 2))
@@ -291,7 +291,7 @@ def test_planted_hidden_units_go_and_visible_ones_stay():
     assert gone >= 20
     many = gated(np.random.default_rng(5), inputs=12)
     small = mo.compress(many, on=mo.Box(-1, 1))
-    assert small.hidden >= 1
+    assert small.masked_units >= 1
     assert small.check()
 
 
@@ -339,7 +339,7 @@ def test_forged_cuts_are_refused():
     def judged(*cases, signs=found.signs):
         replace(claimed(found), signs=tuple(tuple(map(int, s)) for s in signs), cases=cases).verify(net)
 
-    assert {(case.given, case.unit) for case in cuts} == {(1, 0), (1, 1)}
+    assert {(case.assuming_active, case.unit) for case in cuts} == {(1, 0), (1, 1)}
     for change in ({"given": 0}, {"given": 2}, {"given": 99}, {"layer": 1}, {"layer": 3}, {"unit": 9}, {"sign": 1}):
         with pytest.raises(mo.CertificateRejected):
             judged(replace(first, **change))
@@ -372,7 +372,7 @@ def test_cuts_beside_changed_parameters():
     changed = Changed.between(net, near, bisection.enclose(net, near, box, 1))
     found = stable(near, box)
     claim = claimed(found, masked_units.cuts(near, box, found.signs, 200))
-    assert any(case.given == 1 for case in claim.cases)
+    assert any(case.assuming_active == 1 for case in claim.cases)
     state = State(starting(net, claim, changed), region=claim)
     moves = reduce(state)
     small = state.network()

@@ -13,14 +13,23 @@ from moduli.compression.radius import column_generation, guides, set_cover
 from moduli.compression.radius.guides import guided
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.radius.compatibility import Ball, Effort, Group, Leaf, at_most, free_groups, listed, maximal_boxes
-from moduli.kernel.radius.cover_bound import Bound, Branch, Near, Sieve, Sum
+from moduli.kernel.radius.compatibility import (
+    DualWeights,
+    Effort,
+    ParameterBall,
+    SignedBox,
+    at_most,
+    free_groups,
+    listed,
+    maximal_boxes,
+)
+from moduli.kernel.radius.cover_bound import Bound, Branch, IndependentParts, Near, ReducedCostFilter
 
 
 def random_ball(rng, h, m=None):
     n, m = int(rng.integers(1, 3)), m or int(rng.integers(1, 3))
     rows, outgoing = rng.integers(-6, 7, (h, n + 1)) / 4.0, rng.integers(-6, 7, (h, m)) / 4.0
-    return Ball(rows + 0.0, outgoing + 0.0, float(rng.choice([0.25, 0.5, 0.75, 1.0])))
+    return ParameterBall(rows + 0.0, outgoing + 0.0, float(rng.choice([0.25, 0.5, 0.75, 1.0])))
 
 
 def signings(units):
@@ -44,7 +53,7 @@ def test_pairs_are_those_that_fit():
         for i in range(9):
             others, signs = b.graph.near(i)
             found = set(zip(others.tolist(), signs.tolist(), strict=True))
-            assert found == {(j, s) for j in range(9) for s in (1, -1) if j != i and b.fits(Group((i, j), (1, s)))}
+            assert found == {(j, s) for j in range(9) for s in (1, -1) if j != i and b.fits(SignedBox((i, j), (1, s)))}
 
 
 def test_boxes_are_the_maximal_ones():
@@ -55,7 +64,7 @@ def test_boxes_are_the_maximal_ones():
             frozenset(units)
             for size in range(1, 8)
             for units in itertools.combinations(range(7), size)
-            if any(b.fits(Group(units, signs)) for signs in signings(units))
+            if any(b.fits(SignedBox(units, signs)) for signs in signings(units))
         ]
         top = {s for s in fit if not any(s < t for t in fit)}
         found = maximal_boxes(b, np.arange(7), 10**6)
@@ -71,13 +80,13 @@ def test_free_groups_are_all_that_matter():
         optional = b.constant | b.null
         matrix, given_up = free_groups(b, np.flatnonzero(b.freeable).tolist(), 10**6)
         assert not given_up
-        found = [Group(tuple(r.indices.tolist()), tuple(r.data.tolist())) for r in matrix]
+        found = [SignedBox(tuple(r.indices.tolist()), tuple(r.data.tolist())) for r in matrix]
         assert all(b.fits(g) and b.free(g) for g in found)
         seen += len(found)
         for size in range(1, 7):
             for units in itertools.combinations(range(6), size):
                 need = {u for u in units if not optional[u]}
-                if need and any(b.fits(g) and b.free(g) for g in (Group(units, s) for s in signings(units))):
+                if need and any(b.fits(g) and b.free(g) for g in (SignedBox(units, s) for s in signings(units))):
                     assert any(set(g.units) <= set(units) and need <= set(g.units) for g in found)
                     assert b.freeable[list(need)].all()
     assert seen > 100
@@ -95,11 +104,11 @@ def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
     for _ in range(60):
         b = random_ball(rng, 8)
         if rng.random() < 0.2:
-            b = Ball(b.rows, b.outgoing * 1e300, b.radius)  # sums overflow
+            b = ParameterBall(b.rows, b.outgoing * 1e300, b.radius)  # sums overflow
         weights = {int(u): int(w) for u, w in zip(b.required, rng.integers(0, 5, len(b.required)), strict=True)}
         prices = {u: int(w) for u, w in enumerate(rng.integers(0, 4, b.size))}
         unit = int(rng.choice([1, 2**30, 2**55]))
-        leaf = Leaf({u: w * unit for u, w in weights.items()}, {u: w * unit for u, w in prices.items()}, (), 6 * unit)
+        leaf = DualWeights({u: w * unit for u, w in weights.items()}, {u: w * unit for u, w in prices.items()}, (), 6 * unit)
         slack = int(rng.integers(-3, 5)) * unit - int(rng.integers(0, 2))
         boxes, free, up = listed(b, b.required, 10**6, 10**6)
         bound = guided(b, Bound(0, ((tuple(b.required.tolist()), leaf),)))
@@ -123,7 +132,7 @@ def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
     rng = np.random.default_rng(22)
     for _ in range(40):
         b = random_ball(rng, 8)
-        leaf = Leaf({int(u): 2 for u in b.required}, dict.fromkeys(range(b.size), 1), (), 3)
+        leaf = DualWeights({int(u): 2 for u in b.required}, dict.fromkeys(range(b.size), 1), (), 3)
         rows = rng.exponential(size=(b.size, 2, 2 * b.outgoing.shape[1])) * 10.0 ** rng.integers(-300, 300, (b.size, 2, 1))
         made = tuple((unit, tuple(map(tuple, row))) for unit, row in enumerate(rows.tolist()))
         plain, other = (listed(b, b.required, 10**6, 10**6, (one, 1))[1] for one in (leaf, replace(leaf, guides=made)))
@@ -133,11 +142,11 @@ def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
         data = {"weights": [], "prices": [], "odd": [], "scale": 1, "guides": odd}
         with pytest.raises(CertificateRejected, match="multiplier"):
             Bound.from_json({"lower": 0, "parts": [[[0], data]]})
-    b = Ball(np.ones((3, 2)), np.ones((3, 1)), 0.5)
+    b = ParameterBall(np.ones((3, 2)), np.ones((3, 1)), 0.5)
     for shape in ((), ((0.0,) * 5,) * 2, ((0.0, 0.0),)):
         rows = tuple(b.required.tolist())
         with pytest.raises(CertificateRejected, match="two rows of"):
-            Bound(0, ((rows, Leaf(dict.fromkeys(rows, 1), {}, (), 1, ((rows[0], shape),))),)).verify(b)
+            Bound(0, ((rows, DualWeights(dict.fromkeys(rows, 1), {}, (), 1, ((rows[0], shape),))),)).verify(b)
 
 
 def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
@@ -157,8 +166,8 @@ def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
         holds = all(sum(weights[u] for u in g.units) <= scale for g in boxes) and all(
             sum(weights.get(u, 0) - prices[u] for u, _ in g) <= 0 for g in keys(free)
         )
-        leaf = Leaf(weights, prices, (), scale)
-        for target, tree in ((0, leaf), (1, Sieve(leaf, 1, leaf))):
+        leaf = DualWeights(weights, prices, (), scale)
+        for target, tree in ((0, leaf), (1, ReducedCostFilter(leaf, 1, leaf))):
             lower = min(max(0, -(-leaf.total // scale)), target or 99)
             if holds:
                 guided(b, Bound(lower, ((tuple(rows.tolist()), tree),))).verify(b)
@@ -172,13 +181,13 @@ def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
 @pytest.mark.parametrize(
     "leaf",
     [
-        Leaf({0: -1, 1: 2}, {}, (), 1), Leaf({0: 1}, {1: -1}, (), 1), Leaf({7: 1}, {}, (), 1), Leaf({0: 1}, {7: 1}, (), 1),
-        Leaf({0: 1}, {}, (), 0), Leaf({0: 2**62}, {}, (), 2**61), Leaf({0: 1}, {}, (((0, 1, 2), -1),), 1),
+        DualWeights({0: -1, 1: 2}, {}, (), 1), DualWeights({0: 1}, {1: -1}, (), 1), DualWeights({7: 1}, {}, (), 1), DualWeights({0: 1}, {7: 1}, (), 1),
+        DualWeights({0: 1}, {}, (), 0), DualWeights({0: 2**62}, {}, (), 2**61), DualWeights({0: 1}, {}, (((0, 1, 2), -1),), 1),
     ],
 )  # fmt: skip
 def test_leaves_that_make_no_sense_are_refused(leaf):
     b = planar(PENTAGON)
-    for tree in (leaf, Sieve(leaf, 2, Leaf({0: 1}, {}, (), 1))):
+    for tree in (leaf, ReducedCostFilter(leaf, 2, DualWeights({0: 1}, {}, (), 1))):
         with pytest.raises(CertificateRejected):
             Bound(0, (((0, 1, 2, 3, 4), tree),)).verify(b)
 
@@ -193,7 +202,7 @@ def test_pricing_agrees_with_listing():
         if not len(rows):
             continue
         boxes, free, _ = listed(b, rows, 10**6, 10**6)
-        whole = set_cover.solve(column_generation.covering(b, boxes, free, rows), 10_000)
+        whole = set_cover.solve(column_generation.cover_instance(b, boxes, free, rows), 10_000)
         found = column_generation.solve(b, rows, 10_000, Effort(10**8))
         Bound(found.lower, ((tuple(found.rows.tolist()), found.tree),)).verify(b)
         assert found.lower <= whole.upper
@@ -203,12 +212,12 @@ def test_pricing_agrees_with_listing():
 
 
 def test_free_is_exact_at_ties_and_overflow():
-    assert Ball(np.zeros((2, 2)), np.array([[0.1], [0.3]]), 0.2).free(Group((0, 1), (1, 1))) == (
+    assert ParameterBall(np.zeros((2, 2)), np.array([[0.1], [0.3]]), 0.2).free(SignedBox((0, 1), (1, 1))) == (
         Fraction(0.1) + Fraction(0.3) <= 2 * Fraction(0.2)
     )
-    huge = Ball(np.zeros((3, 2)), np.array([[1e308], [1e308], [-1e308]]), 1.0)
-    assert not huge.free(Group((0, 1, 2), (1, 1, 1)))
-    assert huge.free(Group((0, 2), (1, 1)))
+    huge = ParameterBall(np.zeros((3, 2)), np.array([[1e308], [1e308], [-1e308]]), 1.0)
+    assert not huge.free(SignedBox((0, 1, 2), (1, 1, 1)))
+    assert huge.free(SignedBox((0, 2), (1, 1)))
 
 
 def certified(seed=4, h=12):
@@ -322,28 +331,28 @@ def test_trees_prove_what_they_prove():
     units = (0, 1, 2, 3, 4)
     boxes = [set(g.units) for g in maximal_boxes(b, np.arange(5), 100)]
     assert sorted(map(sorted, boxes)) == [[0, 1], [0, 4], [1, 2], [2, 3], [3, 4]]
-    halves = Leaf(dict.fromkeys(units, 1), {}, (), 2)
+    halves = DualWeights(dict.fromkeys(units, 1), {}, (), 2)
     Bound(3, ((units, halves),)).verify(b)  # 5/2 rounds up
-    odd = Leaf({}, {}, ((units, 1),), 1)
+    odd = DualWeights({}, {}, ((units, 1),), 1)
     Bound(3, ((units, odd),)).verify(b)
-    split = Branch((0, 1), False, Leaf({2: 1, 4: 1}, {}, (), 1), Leaf({1: 1, 4: 1}, {}, (), 1))
-    for claim, tree in ((4, halves), (4, odd), (3, split), (3, Leaf(dict.fromkeys(units, 1), {}, (), 1))):
+    split = Branch((0, 1), False, DualWeights({2: 1, 4: 1}, {}, (), 1), DualWeights({1: 1, 4: 1}, {}, (), 1))
+    for claim, tree in ((4, halves), (4, odd), (3, split), (3, DualWeights(dict.fromkeys(units, 1), {}, (), 1))):
         with pytest.raises(mo.CertificateRejected):
             Bound(claim, ((units, tree),)).verify(b)
     with pytest.raises(mo.CertificateRejected, match="compatible"):
-        Bound(3, (((0, 1), Leaf({0: 1}, {}, (), 1)), ((2, 3, 4), Leaf({2: 1, 4: 1}, {}, (), 1)))).verify(b)
+        Bound(3, (((0, 1), DualWeights({0: 1}, {}, (), 1)), ((2, 3, 4), DualWeights({2: 1, 4: 1}, {}, (), 1)))).verify(b)
     with pytest.raises(mo.CertificateRejected, match="joins two parts"):
-        Bound(3, ((units, Sum((((0, 1), Leaf({0: 1}, {}, (), 1)), ((2, 3, 4), Leaf({2: 1, 4: 1}, {}, (), 1))))),)).verify(b)
+        Bound(3, ((units, IndependentParts((((0, 1), DualWeights({0: 1}, {}, (), 1)), ((2, 3, 4), DualWeights({2: 1, 4: 1}, {}, (), 1))))),)).verify(b)
 
 
 def test_a_sieve_leaves_out_only_what_costs_too_much():
     b = planar(PENTAGON)
     units = (0, 1, 2, 3, 4)
-    halves = Leaf(dict.fromkeys(units, 1), {}, (), 2)
-    Bound(3, ((units, Sieve(halves, 3, halves)),)).verify(b)
+    halves = DualWeights(dict.fromkeys(units, 1), {}, (), 2)
+    Bound(3, ((units, ReducedCostFilter(halves, 3, halves)),)).verify(b)
     # covers of cost 2 cannot exist, but a sieve for target 9 keeps all boxes: the claim beneath it fails
     with pytest.raises(mo.CertificateRejected):
-        Bound(9, ((units, Sieve(halves, 9, Leaf({0: 9}, {}, (), 1))),)).verify(b)
+        Bound(9, ((units, ReducedCostFilter(halves, 9, DualWeights({0: 9}, {}, (), 1))),)).verify(b)
 
 
 def test_changes_hold_rationals():

@@ -33,7 +33,7 @@ from moduli.kernel.exact_numbers import ceiling, evaluate
 from moduli.kernel.network import Layer, Network
 
 from . import piecewise_linear_expectations
-from .gaussian_expectations import FINE, Order, Units, Whitening, accuracy, cancellation, gram, means
+from .gaussian_expectations import FINE, Order, UnitLaw, Whitening, accuracy, cancellation, gram, means
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 POINT = 4096  # hidden units whose values are enclosed one by one
@@ -86,7 +86,7 @@ def common(found: Iterable[Ends]) -> Ends:
 
 
 @dataclass(frozen=True, eq=False)
-class Readout:
+class ShallowNetwork:
     """f(z) = outer^T s(mean + row z) + bias, z ~ N(0, I).
 
     Args:
@@ -96,14 +96,14 @@ class Readout:
     """
 
     activation: Activation
-    units: Units
+    units: UnitLaw
     outer: Float64[np.ndarray[Any, Any], "units out"]
     bias: Float64[np.ndarray[Any, Any], " out"]
     rounding: Float64[np.ndarray[Any, Any], " units"] | None = None
     lost: Float64[np.ndarray[Any, Any], " units"] | None = None
 
     @staticmethod
-    def of(net: Network, whitening: Whitening) -> Readout:
+    def of(net: Network, whitening: Whitening) -> ShallowNetwork:
         """A network with at most one hidden layer."""
         first, last = net.layers[0], net.layers[-1]
         if len(net.layers) > 2:
@@ -112,8 +112,8 @@ class Readout:
         lost = whitening.lost * np.linalg.norm(first.weight, axis=1)
         if len(net.layers) == 1:  # affine: one identity unit per output
             eye, zero = np.eye(len(last.bias)), np.zeros(len(last.bias))
-            return Readout(last.activation, units, eye, zero, moved, lost)
-        return Readout(first.activation, units, last.weight.T, last.bias, moved, lost)
+            return ShallowNetwork(last.activation, units, eye, zero, moved, lost)
+        return ShallowNetwork(first.activation, units, last.weight.T, last.bias, moved, lost)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -166,7 +166,7 @@ class Readout:
         return np.asarray(e @ self.outer + self.bias)
 
 
-def inner(f: Readout, g: Readout, nodes: int = FINE) -> tuple[float, float]:
+def inner(f: ShallowNetwork, g: ShallowNetwork, nodes: int = FINE) -> tuple[float, float]:
     """sum over outputs of the covariance of f and g, and what rounding may have done to it."""
     same = f is g
     (e,), (k,) = means(f.activation, f.units, (0,), nodes), means(g.activation, g.units, (0,), nodes)
@@ -202,7 +202,7 @@ def distance(a: Network, b: Network, law: Gaussian, nodes: int = FINE) -> Ends:
     if not whitening.root.shape[1] and a.units + b.units <= POINT:
         return _at_point(a, b, whitening.mean).scaled(scale)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        found = [_direct(Readout.of(a, whitening), Readout.of(b, whitening), nodes)]
+        found = [_direct(ShallowNetwork.of(a, whitening), ShallowNetwork.of(b, whitening), nodes)]
         if not found[0].width <= NARROW:
             found += _closer(a, b, law, whitening, nodes)
     found = [ends for ends in found if math.isfinite(ends.low + ends.high)]
@@ -278,7 +278,7 @@ def _divided(net: Network, scale: float) -> Network:
     return net.with_layers([*net.layers[:-1], Layer(last.weight / scale, last.bias / scale, last.activation)])
 
 
-def _direct(f: Readout, g: Readout, nodes: int) -> Ends:
+def _direct(f: ShallowNetwork, g: ShallowNetwork, nodes: int) -> Ends:
     """A quadratic form in kernels."""
     parts = [inner(f, f, nodes), inner(f, g, nodes), inner(g, g, nodes)]
     shift = f.mean(nodes) - g.mean(nodes)
@@ -351,7 +351,7 @@ def _linear(a: Network, b: Network, whitening: Whitening, nodes: int) -> Ends:
     """By Taylor's theorem halfway between matched units."""
     p, act = _paired(a, b, whitening), a.layers[0].activation
     middle = whitening.units(p.weight, p.bias)
-    move = Units(p.starts + p.rows @ whitening.mean, p.rows @ whitening.root)
+    move = UnitLaw(p.starts + p.rows @ whitening.mean, p.rows @ whitening.root)
     square, size = _mixed(act, middle, p.outer, move, p.outers, p.shift, nodes)
     second, third = BENDS[act.kind]
     changed, weight = np.linalg.norm(p.outers, axis=1), np.linalg.norm(p.outer, axis=1)
@@ -366,13 +366,13 @@ def _linear(a: Network, b: Network, whitening: Whitening, nodes: int) -> Ends:
     at, by = whitening.rounding(p.weight, p.bias), whitening.rounding(p.rows, p.starts)
     at, by = (x + whitening.lost * np.linalg.norm(w, axis=1) for x, w in ((at, p.weight), (by, p.rows)))
     slip += changed * lipschitz * at + weight * (3 * second * at * near + lipschitz * by)
-    sizes = Readout(act, middle, p.outer, p.shift).sizes()
+    sizes = ShallowNetwork(act, middle, p.outer, p.shift).sizes()
     slip += 2.0**-50 * (changed * sizes + weight * lipschitz * near)
     return Ends.of(square, LINEAR_ROUNDING * (1 + len(whitening.mean) / SPREAD) * size, float(slip.sum()) + p.slip)
 
 
 def _mixed(
-    act: Activation, at: Units, outer: Array, move: Units, outers: Array, shift: Array, nodes: int
+    act: Activation, at: UnitLaw, outer: Array, move: UnitLaw, outers: Array, shift: Array, nodes: int
 ) -> tuple[float, float]:  # fmt: skip
     """E |sum_i outers_i s(M_i) + outer_i s'(M_i) D_i + shift|^2, and the sum of the sizes of its terms."""
     k = dict(zip(ORDERS, gram(act, at, act, at, ORDERS, nodes), strict=True))
@@ -393,7 +393,7 @@ def _mixed(
     return total + float(shift @ shift), size * cancellation(act) ** 2 + float(shift @ shift)
 
 
-def student(readout: Readout, whitening: Whitening, like: Network) -> Network:
+def student(readout: ShallowNetwork, whitening: Whitening, like: Network) -> Network:
     """The network of a readout, with the output map and frame of another."""
     weight, bias = whitening.parameters(readout.units)
     last = Layer(np.ascontiguousarray(readout.outer.T), readout.bias, like.layers[-1].activation)

@@ -20,14 +20,16 @@ import numpy as np
 from moduli.common.progress import Progress
 from moduli.kernel.activations import Activation
 
-from .closed_form import Readout, inner
-from .gaussian_expectations import COARSE, MEDIUM, Units, accuracy, gram, means
+from .closed_form import ShallowNetwork, inner
+from .gaussian_expectations import COARSE, MEDIUM, UnitLaw, accuracy, gram, means
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIDGE = 1e-9
 FAR = 1e100  # incoming weights beyond are no candidates: products of their squares leave the range of floats
-TRIAL, ITERATIONS = 30, 300
-CANDIDATES, ROWS = 4096, 64
+TRIAL = 30  # steps after which the best of several attempts goes on
+ITERATIONS = 300  # steps of L-BFGS at most
+CANDIDATES = 4096  # units of the teacher that may become units of the student
+ROWS = 64  # units of the student at a time
 PAIRS = 4 * 10**8
 ORDERS = ((0, 0), (1, 0), (2, 0), (1, 1))
 Pull = Callable[[Array, Array], tuple[Array, Array]]
@@ -42,12 +44,12 @@ class Goal(ABC):
     """
 
     activation: Activation
-    units: Units
+    units: UnitLaw
     outer: Array
     variance: float
 
     @abstractmethod
-    def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
+    def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         """K ``[M, M]``, R ``[M, out]`` and, where slopes are wanted, what takes derivatives by K and R to means and rows."""
 
     @abstractmethod
@@ -73,7 +75,7 @@ class Population(Goal):
     Without `biases`: the student has no output bias, its hidden biases stay as they start, errors count the mean as well.
     """
 
-    def __init__(self, target: Readout, skip: bool = False, biases: bool = True) -> None:
+    def __init__(self, target: ShallowNetwork, skip: bool = False, biases: bool = True) -> None:
         self.target, self.skip, self.biases = target, skip, float(biases)
         self.activation, self.units, self.outer = target.activation, target.units, target.outer
         self.slope = _slope(self.activation, self.units, self.outer)
@@ -94,7 +96,7 @@ class Population(Goal):
         return self.left
 
     def at_most(self, fit: Fit) -> float:
-        student = Readout(self.activation, fit.units, fit.outer, np.zeros(fit.outer.shape[1]))
+        student = ShallowNetwork(self.activation, fit.units, fit.outer, np.zeros(fit.outer.shape[1]))
         rounding = 2 * (self.rounding + inner(student, student, MEDIUM)[1])  # of twice the product of both: at most as much
         slip = self.target.slip() + self.target.reach(MEDIUM) + student.reach(MEDIUM)
         return (math.sqrt(fit.square + rounding) + slip) ** 2
@@ -106,7 +108,7 @@ class Population(Goal):
         slope = self.slope - _slope(self.activation, fit.units, fit.outer)
         return slope if self.skip else 0 * slope, bias
 
-    def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
+    def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         s, nodes, orders = self.activation, MEDIUM if exact else COARSE, ORDERS if slopes else ORDERS[:1]
         own = gram(s, student, s, student, orders, nodes)
         products, *cross = gram(s, student, s, self.units, orders, nodes)
@@ -140,7 +142,7 @@ class Population(Goal):
         return k, r, pull
 
 
-def _slope(s: Activation, units: Units, outer: Array) -> Array:
+def _slope(s: Activation, units: UnitLaw, outer: Array) -> Array:
     """The linear part of a network in whitened inputs: ``[out, k]``."""
     (tilt,) = means(s, units, (1,), MEDIUM)
     return np.asarray((outer * tilt[:, None]).T @ units.row)
@@ -149,7 +151,7 @@ def _slope(s: Activation, units: Units, outer: Array) -> Array:
 class Empirical(Goal):
     """The target's outputs on samples; inputs whitened."""
 
-    def __init__(self, z: Array, values: Array, activation: Activation, units: Units, outer: Array, skip: bool = False) -> None:
+    def __init__(self, z: Array, values: Array, activation: Activation, units: UnitLaw, outer: Array, skip: bool = False) -> None:
         self.z, self.activation, self.units, self.outer, self.skip, self.raw = z, activation, units, outer, skip, values
         basis = np.column_stack([np.ones(len(z)), z])
         self.basis = np.linalg.qr(basis)[0] if basis.shape[1] < len(z) else np.eye(len(z))
@@ -176,7 +178,7 @@ class Empirical(Goal):
     def linear(self) -> float:
         return self.left
 
-    def system(self, student: Units, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
+    def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         pre = self.z @ student.row.T + student.mean
         h, n = self._free(self.activation(pre)), len(self.z)
 
@@ -190,13 +192,13 @@ class Empirical(Goal):
 class Fit(NamedTuple):
     """Units of a student, its outgoing weights ``[M, out]`` and its mean square error."""
 
-    units: Units
+    units: UnitLaw
     outer: Array
     square: float
     start: str = ""
 
 
-def project(goal: Goal, units: Units, start: str = "") -> Fit:
+def project(goal: Goal, units: UnitLaw, start: str = "") -> Fit:
     """The best outgoing weights for given units, and the error (not of the ridge, but of these weights).
 
     Units that are constant where the error is measured get none.
@@ -213,7 +215,7 @@ def project(goal: Goal, units: Units, start: str = "") -> Fit:
     return Fit(units, v, max(0.0, square), start)
 
 
-def descend(goal: Goal, start: Units, iterations: int, progress: Progress | None = None) -> Units:
+def descend(goal: Goal, start: UnitLaw, iterations: int, progress: Progress | None = None) -> UnitLaw:
     """L-BFGS on the incoming weights, the outgoing ones eliminated."""
     from scipy.linalg import cho_factor, cho_solve
     from scipy.optimize import minimize
@@ -221,12 +223,12 @@ def descend(goal: Goal, start: Units, iterations: int, progress: Progress | None
     shape, scale = start.row.shape, 1.0
     homogeneous = goal.activation.homogeneous
 
-    def unpack(theta: Array) -> tuple[Units, Array]:
+    def unpack(theta: Array) -> tuple[UnitLaw, Array]:
         full = theta.reshape(shape[0], shape[1] + 1)
         size = np.sqrt(np.square(full).sum(axis=1)) if homogeneous else np.ones(shape[0])
         size = np.maximum(size, 1e-100)
         full = full / size[:, None]
-        return Units(np.ascontiguousarray(full[:, -1]), np.ascontiguousarray(full[:, :-1])), size
+        return UnitLaw(np.ascontiguousarray(full[:, -1]), np.ascontiguousarray(full[:, :-1])), size
 
     def value(theta: Array) -> tuple[float, Array]:
         if not (np.abs(theta) < FAR).all():  # a step along a slope that is rounding over rounding
@@ -305,7 +307,7 @@ def _candidates(goal: Goal) -> Any:
     return np.sort(np.argsort(-weight, kind="stable")[:CANDIDATES])
 
 
-def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, Units]:
+def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, UnitLaw]:
     """Units to start from, by name."""
     chosen, _ = pursuit(goal, count)
     found = {"pursuit": _filled(goal, chosen, count, rng)}
@@ -316,7 +318,7 @@ def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, Units]
         size = float(np.sqrt(goal.units.variance).mean()) or 1.0
         turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
         mean = np.full(count, float(np.average(goal.units.mean, weights=np.abs(goal.outer).sum(axis=1) + 1e-300)))
-        found["frame"] = Units(mean, size * simplex(count, width) @ turn)
+        found["frame"] = UnitLaw(mean, size * simplex(count, width) @ turn)
     return found
 
 
@@ -331,12 +333,12 @@ def simplex(count: int, width: int) -> Array:
     return frame
 
 
-def _filled(goal: Goal, chosen: Any, count: int, rng: np.random.Generator) -> Units:
+def _filled(goal: Goal, chosen: Any, count: int, rng: np.random.Generator) -> UnitLaw:
     rest = np.setdiff1d(np.arange(len(goal.units)), chosen)
     return goal.units[np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]]).astype(int)]
 
 
-def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -> Units:
+def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -> UnitLaw:
     """Centres of the target's units, weighted by their part in it; up to scale and sign where the activation allows."""
     points = np.column_stack([goal.units.row, goal.units.mean])
     weight = np.linalg.norm(goal.outer, axis=1)
@@ -362,10 +364,10 @@ def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -
         if np.array_equal(new, centres):
             break
         centres = new
-    return Units(np.ascontiguousarray(centres[:, -1]), np.ascontiguousarray(centres[:, :-1]))
+    return UnitLaw(np.ascontiguousarray(centres[:, -1]), np.ascontiguousarray(centres[:, :-1]))
 
 
-def largest(goal: Goal, count: int, rng: np.random.Generator) -> Units:
+def largest(goal: Goal, count: int, rng: np.random.Generator) -> UnitLaw:
     """The target's units with the largest weights: magnitude pruning."""
     size = np.linalg.norm(goal.outer, axis=1) * np.sqrt(goal.units.variance + goal.units.mean**2)
     return goal.units[np.sort(np.argsort(-size, kind="stable")[:count])]
@@ -380,7 +382,7 @@ def fit(
     goal: Goal,
     count: int,
     rng: np.random.Generator,
-    more: Sequence[tuple[str, Units]] = (),
+    more: Sequence[tuple[str, UnitLaw]] = (),
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Fit:
@@ -403,5 +405,5 @@ def fit(
     return min(last, best, key=lambda f: f.square)
 
 
-def _attempt(goal: Goal, iterations: int, trial: tuple[str, Units]) -> Fit:
+def _attempt(goal: Goal, iterations: int, trial: tuple[str, UnitLaw]) -> Fit:
     return project(goal, descend(goal, trial[1], iterations), trial[0])

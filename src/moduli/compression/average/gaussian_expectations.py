@@ -30,11 +30,15 @@ from moduli.kernel.errors import ShapeError, UnsupportedModel
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]
 Law = tuple[Array, Array]  # means and variances of pre-activations
-BLOCK, PANEL = 2**13, 256
+BLOCK = 2**13  # entries of a table of pairs at a time
+PANEL = 256  # units of the first layer at a time
 DIFFERENCES = 2**20  # entries of rows that are subtracted at once
 RATIONAL = 24  # rows of a covariance whose rank is counted in rationals
 LEAST = 1e-200  # a variance that counts as none
-COARSE, MEDIUM, FINE = 5, 12, 22
+# Nodes of the mixtures that stand for sigmoid-like activations.
+COARSE = 5
+MEDIUM = 12
+FINE = 22
 ERRORS = {  # sup over the real line, bounded in tests/compression/average/test_gaussian_expectations.py; for gelu_tanh measured
     ("sigmoid", COARSE): 1.1e-5, ("softplus", COARSE): 7e-6, ("silu", COARSE): 6e-5,
     ("sigmoid", MEDIUM): 1.2e-9, ("softplus", MEDIUM): 7e-10, ("silu", MEDIUM): 1.1e-8,
@@ -44,7 +48,7 @@ ERRORS = {  # sup over the real line, bounded in tests/compression/average/test_
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
+class UnitLaw:
     """Units whose pre-activations are mean + row . z, z ~ N(0, I).
 
     Args:
@@ -57,8 +61,8 @@ class Units:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, at: Any) -> Units:
-        return Units(self.mean[at], self.row[at])
+    def __getitem__(self, at: Any) -> UnitLaw:
+        return UnitLaw(self.mean[at], self.row[at])
 
     @cached_property
     def variance(self) -> Array:
@@ -113,9 +117,9 @@ class Whitening:
         root[vary] = vectors[:, keep] * np.sqrt(values[keep])
         return Whitening(mean, root, *_coupling(cov[np.ix_(vary, vary)], values, keep))
 
-    def units(self, weight: Array, bias: Array) -> Units:
+    def units(self, weight: Array, bias: Array) -> UnitLaw:
         """Of pre-activations weight @ x + bias."""
-        return Units(weight @ self.mean + bias, weight @ self.root)
+        return UnitLaw(weight @ self.mean + bias, weight @ self.root)
 
     def rounding(self, weight: Array, bias: Array) -> Array:
         """At least the root mean square of what rounding does to the pre-activations of `units`: ``[units]``."""
@@ -132,7 +136,7 @@ class Whitening:
         """z of inputs ``[rows, in]``."""
         return np.asarray((x - self.mean) @ self.pseudoinverse.T)
 
-    def parameters(self, units: Units) -> tuple[Array, Array]:
+    def parameters(self, units: UnitLaw) -> tuple[Array, Array]:
         """weight, bias with these pre-activations; zero weight in the directions that do not vary."""
         weight = units.row @ self.pseudoinverse
         return weight, units.mean - weight @ self.mean
@@ -187,7 +191,10 @@ class Expansion(NamedTuple):
         return [(order, squares if power else 1.0) for order, power in self.operator]
 
 
-RAMP, STEP, GATE = ((0, 0),), ((1, 0),), ((0, 0), (2, 1))
+# Powers of z and derivatives of the step that an activation is made of.
+RAMP = ((0, 0),)
+STEP = ((1, 0),)
+GATE = ((0, 0), (2, 1))
 
 
 CLOSED = ("identity", "relu", "leaky_relu", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus")
@@ -304,7 +311,7 @@ class Gap(NamedTuple):
     sine: Array
 
     @staticmethod
-    def of(one: Units, two: Units, c: Array) -> Gap:
+    def of(one: UnitLaw, two: UnitLaw, c: Array) -> Gap:
         """Of all pairs; those of correlation above 0.9 from the differences of their rows."""
         v1, v2, size = one.variance[:, None], two.variance[None, :], np.abs(c)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -488,11 +495,11 @@ class _Single:
         return np.asarray(-(self.m * self(a - 1) + lower) / self.d)
 
 
-def means(s: Activation, units: Units, orders: Sequence[int] = (0,), nodes: int = FINE) -> list[Array]:
+def means(s: Activation, units: UnitLaw, orders: Sequence[int] = (0,), nodes: int = FINE) -> list[Array]:
     """E s^(a)(X) of every unit, for each order a: arrays ``[units]``.
 
     >>> import numpy as np
-    >>> one = Units(np.array([0.0]), np.array([[2.0]]))
+    >>> one = UnitLaw(np.array([0.0]), np.array([[2.0]]))
     >>> bool(abs(means(Activation("relu"), one)[0][0] - 2 / (2 * np.pi) ** 0.5) < 1e-15)
     True
     """
@@ -516,7 +523,7 @@ def _variance(v: Array, noise: Array) -> Array:
 
 
 def gram(
-    s: Activation, one: Units, t: Activation | None = None, two: Units | None = None, orders: Sequence[Order] = ((0, 0),),
+    s: Activation, one: UnitLaw, t: Activation | None = None, two: UnitLaw | None = None, orders: Sequence[Order] = ((0, 0),),
     nodes: int = FINE,
 ) -> list[Array]:  # fmt: skip
     """E s^(a)(X_i) t^(b)(Y_j) for each order (a, b): arrays ``[units of one, units of two]``.
@@ -525,7 +532,7 @@ def gram(
     Exact up to rounding, or up to the error of `expansion` where there is one. Singular laws are fine.
 
     >>> import numpy as np
-    >>> units = Units(np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> units = UnitLaw(np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]))
     >>> K, = gram(Activation("relu"), units)
     >>> bool(np.allclose(K, [[0.5, 1 / (2 * np.pi)], [1 / (2 * np.pi), 0.5]], atol=1e-15))
     True
@@ -626,7 +633,7 @@ def _waves(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> l
     return found
 
 
-def pulled(s: Activation, one: Units, two: Units, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:
+def pulled(s: Activation, one: UnitLaw, two: UnitLaw, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:
     """The gradient of sum_ij weight_ij E s(X_i) s(Y_j) in the means and rows of `one`: ``[units]``, ``[units, k]``."""
     first, second, cross = gram(s, one, s, two, ((1, 0), (2, 0), (1, 1)), nodes)
     row = (weight * cross) @ two.row + (weight * second).sum(axis=1)[:, None] * one.row

@@ -26,9 +26,9 @@ from moduli.common.domains import Gaussian
 from moduli.common.result import Result
 from moduli.kernel.network import Network
 
-from .closed_form import Readout, inner, student
+from .closed_form import ShallowNetwork, inner, student
 from .fit import simplex
-from .gaussian_expectations import MEDIUM, Units, Whitening
+from .gaussian_expectations import MEDIUM, UnitLaw, Whitening
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Level = Literal["S0", "S-iso", "S1"]
@@ -142,7 +142,7 @@ class MeanField(Result):
         """The simplex `frame` with equal outgoing weights."""
         rows = self.frame(units)
         outer = np.full((units, 1), self.expected * isotropic(self.inputs) * strength(units) / units)
-        readout = Readout(self.network.activations[0], Units(np.zeros(units), rows), outer, np.zeros(1))
+        readout = ShallowNetwork(self.network.activations[0], UnitLaw(np.zeros(units), rows), outer, np.zeros(1))
         return student(readout, self.whitening, self.network)
 
     @property
@@ -173,7 +173,7 @@ def mean_field(net: Network, law: Gaussian) -> MeanField:
     if len(net.layers) != 2 or net.widths[-1] != 1:
         raise ValueError(f"{net!r}: the simplified problem is for one hidden layer and one output")
     whitening = Whitening.of(law, net.widths[0])
-    f = Readout.of(net, whitening)
+    f = ShallowNetwork.of(net, whitening)
     rows, a, size = f.units.row, f.outer[:, 0], np.sqrt(f.units.variance)
     safe = np.where(size > 0, size, 1.0)
     mean = f.mean(MEDIUM)

@@ -17,15 +17,16 @@ from moduli.common.result import Result
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
-from .closed_form import Readout, distance, student
+from .closed_form import ShallowNetwork, distance, student
 from .fit import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
-from .gaussian_expectations import FINE, MEDIUM, Units, Whitening, accuracy, closed
+from .gaussian_expectations import FINE, MEDIUM, UnitLaw, Whitening, accuracy, closed
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Law = Gaussian | Samples
 DRAWS = 10_000
 DIGITS = 1e-6  # a relative width at which an error is stated as it is
-REFINEMENT, PATIENCE = 200, 20
+REFINEMENT = 200  # steps of L-BFGS on samples at most
+PATIENCE = 20  # steps without a better value on the samples that were held out
 Make = Callable[[Goal, int, np.random.Generator], Fit]
 
 
@@ -192,7 +193,7 @@ class _Task:
             self.values, self.truth = net.logits(self.x), net.logits(self.fresh)
         self.goal: Goal | None = None
         if len(net.layers) == 2:
-            target = Readout.of(net, self.whitening)
+            target = ShallowNetwork.of(net, self.whitening)
             if self.closed:
                 self.goal = Population(target, skip)
             else:
@@ -236,12 +237,12 @@ class _Task:
         root = ends.value if ends.width <= DIGITS else ends.high
         return root * root  # a power would raise where this is infinite
 
-    def _better_starts(self, count: int) -> list[tuple[str, Units]]:
+    def _better_starts(self, count: int) -> list[tuple[str, UnitLaw]]:
         """On samples: the student under the Gaussian fitted to them, where a closed form is cheap."""
         s = self.net.activations[0]
         if self.closed or not count or not closed(s) or accuracy(s)[0] > 1:
             return []
-        goal = Population(Readout.of(self.net, self.whitening), self.skip)
+        goal = Population(ShallowNetwork.of(self.net, self.whitening), self.skip)
         return [("Gaussian", fit(goal, count, np.random.default_rng(self.seed)).units)]
 
     def assemble(self, found: Fit) -> tuple[Network, Array | None]:
@@ -249,7 +250,7 @@ class _Task:
         slope, bias = self.goal.affine(found)
         skip = slope @ self.whitening.pseudoinverse if self.skip else None
         bias = bias - skip @ self.whitening.mean if skip is not None else bias
-        return student(Readout(self.net.activations[0], found.units, found.outer, bias), self.whitening, self.net), skip
+        return student(ShallowNetwork(self.net.activations[0], found.units, found.outer, bias), self.whitening, self.net), skip
 
     def _result(self, small: Network, square: float, start: str, skip: Array | None) -> Narrowed:
         assert self.goal is not None
@@ -259,7 +260,7 @@ class _Task:
 
     def _variance(self) -> float:
         if self.closed:
-            return Population(Readout.of(self.net, self.whitening)).variance
+            return Population(ShallowNetwork.of(self.net, self.whitening)).variance
         return float(self.values.var(axis=0).sum())
 
     def _measured(self, small: Network, start: str) -> Narrowed:
@@ -305,7 +306,7 @@ class _Task:
         """The student, and the errors with units kept by magnitude and with centres of units."""
         return self.student(widths), self._simple(widths, largest), self._simple(widths, kmeans)
 
-    def _simple(self, widths: tuple[int, ...], choose: Callable[[Goal, int, np.random.Generator], Units]) -> Error:
+    def _simple(self, widths: tuple[int, ...], choose: Callable[[Goal, int, np.random.Generator], UnitLaw]) -> Error:
         def make(goal: Goal, count: int, rng: np.random.Generator) -> Fit:
             return project(goal, choose(goal, count, rng))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.kernel.bounds import input_splits
-from moduli.kernel.bounds.output_gap import BATCH, Enclosure, joint, measures, worst
+from moduli.kernel.bounds.output_gap import BATCH, GapBound, joint, measures, worst
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
@@ -110,7 +110,7 @@ def enclose(
     seen: float = -1.0,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Enclosure:
+) -> GapBound:
     """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is spent.
 
     Args:
@@ -134,4 +134,4 @@ def enclose(
             break
     tree = search.preorder()
     upper = worst(search.measure, search.box, tree) * BREATH  # rounding depends on the machine and on the size of batches
-    return Enclosure(upper, search.how, tree, tuple(search.at.tolist()), search.boxes)
+    return GapBound(upper, search.how, tree, tuple(search.at.tolist()), search.boxes)

@@ -18,7 +18,7 @@ import numpy as np
 
 from moduli.kernel.bounds.propagation import Propagation
 from moduli.kernel.bounds.relaxations import beside
-from moduli.kernel.bounds.sign_splits import Case, Leaf, ends_of, head, propagate, told, upper
+from moduli.kernel.bounds.sign_splits import Case, SplitLeaf, ends_of, objective_network, propagate, upper, with_sign
 from moduli.kernel.box import Box
 from moduli.kernel.network import IDENTITY, Layer, Network
 
@@ -60,11 +60,11 @@ def prove(
         known: signs of all hidden units that are proved on the box, 0 where none is.
         limit: linear programs to solve; long ones count as several, and the last one may go beyond.
     """
-    target, ends = head(net, layer, unit, sign, given), ends_of(net)
+    target, ends = objective_network(net, layer, unit, sign, given), ends_of(net)
     start = known[: ends[layer - 1]].copy()
     if given >= 0:
         start[ends[layer - 2] + given] = 1
-    stack, tree, leaves = [start[None]], list[int](), list[Leaf]()
+    stack, tree, leaves = [start[None]], list[int](), list[SplitLeaf]()
     points, gap, spent = [np.zeros((0, len(box.low)))], np.inf, 0
 
     def done(case: Case | None) -> Attempt:
@@ -94,7 +94,7 @@ def prove(
             return done(None)
         else:
             tree.append(int(np.argmax(best.slack)))
-            stack += [told(signs[0], tree[-1], s)[None] for s in (1, -1)]
+            stack += [with_sign(signs[0], tree[-1], s)[None] for s in (1, -1)]
     return done(Case(layer, unit, sign, given, tuple(tree), tuple(leaves)))
 
 
@@ -108,7 +108,7 @@ def _open(layer: Layer) -> Layer:
     return Layer(layer.weight, layer.bias, IDENTITY)
 
 
-def _leaf(target: Network, found: Propagation, signs: Signs, best: Optimum) -> Leaf | None:
+def _leaf(target: Network, found: Propagation, signs: Signs, best: Optimum) -> SplitLeaf | None:
     """The multipliers, in few digits if these do."""
     if not best.value <= CLOSE * found.sizes[-1][0][0, 0]:
         return None
@@ -137,7 +137,7 @@ class Optimum(NamedTuple):
     slack: Array
 
 
-class Block(NamedTuple):
+class LayerVariables(NamedTuple):
     """Variables of a hidden layer: pre-activations z, activations h of some units, how far signs of some are broken.
 
     Attributes:
@@ -153,7 +153,7 @@ class Block(NamedTuple):
 
 
 def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tuple[Optimum | None, int]:
-    """The maximum of the output of a `head` over the triangles, where units have signs ``[1, units]``, and what it counts as.
+    """The maximum of the output of a `objective_network` over the triangles, where units have signs ``[1, units]``, and what it counts as.
 
     None where numbers are too large, or the solver finds no maximum in so many steps that it would count as `LONG`.
     """
@@ -190,14 +190,14 @@ def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tup
     return None if done.status != 0 else _read(target, done, blocks), max(1, done.nit * size // STEPS)
 
 
-def _blocks(target: Network, found: Propagation, signs: Signs) -> tuple[list[Block], int]:
-    blocks, size, every = list[Block](), target.widths[0], np.split(signs[0], ends_of(target)[1:-1])
+def _blocks(target: Network, found: Propagation, signs: Signs) -> tuple[list[LayerVariables], int]:
+    blocks, size, every = list[LayerVariables](), target.widths[0], np.split(signs[0], ends_of(target)[1:-1])
     for layer, ends, own in zip(target.layers, found.bounds, every, strict=False):
         lo, hi = (end[0] for end in ends)
         kept = ((lo < 0) & (hi > 0)) | (not layer.activation.piecewise_linear)
         held = (own != 0) & (np.where(own > 0, -lo, hi) >= 0)
         h = size + len(lo)
-        blocks.append(Block(kept, held, own.astype(np.float64), size, h, h + int(kept.sum())))
+        blocks.append(LayerVariables(kept, held, own.astype(np.float64), size, h, h + int(kept.sum())))
         size = blocks[-1].broken + int(held.sum())
     return blocks, size
 
@@ -210,7 +210,7 @@ def _choose(mask: Mask, start: int, size: int) -> Any:
     return sparse.csr_matrix((np.ones(len(units)), (units, start + np.arange(len(units)))), shape=(len(mask), size))
 
 
-def _lines(target: Network, found: Propagation, l: int, block: Block) -> list[tuple[Array, Array, float]]:
+def _lines(target: Network, found: Propagation, l: int, block: LayerVariables) -> list[tuple[Array, Array, float]]:
     """Slopes and offsets of the lines above (1) and below (-1) the activations of a layer."""
     lines, (right, left) = found.envelopes[l], beside(target.layers[l].activation)
     above = (lines.upper_slope[0], lines.upper_offset[0], 1.0)
@@ -222,7 +222,7 @@ def _lines(target: Network, found: Propagation, l: int, block: Block) -> list[tu
     return [above if right > left else below, *own]
 
 
-def _read(target: Network, done: Any, blocks: list[Block]) -> Optimum:
+def _read(target: Network, done: Any, blocks: list[LayerVariables]) -> Optimum:
     """Multipliers from the marginals of a solved program, in the order of its rows."""
     rows = iter(-done.ineqlin.marginals)
     multipliers, slack = [np.zeros(0)], [np.zeros(0)]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from moduli.common.progress import Progress
-from moduli.kernel.bounds.input_splits import flat
+from moduli.kernel.bounds.input_splits import concatenated
 from moduli.kernel.bounds.relaxations import beside
-from moduli.kernel.bounds.sign_splits import Case, cut, ends_of, holds
+from moduli.kernel.bounds.sign_splits import Case, ends_of, holds, without_masked_weights
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
@@ -35,7 +35,7 @@ def cuts(
     """
     if sum(layer.weight.size for layer in net.layers) > linear_programs.ENTRIES:
         return []
-    found, known, rng = list[Case](), flat(signs), np.random.default_rng(seed)
+    found, known, rng = list[Case](), concatenated(signs), np.random.default_rng(seed)
     for l in range(1, len(net.layers) - 1):
         if any(beside(a) != (1.0, 0.0) for a in net.activations[l - 1 : l + 1]):
             continue
@@ -43,7 +43,7 @@ def cuts(
             cases, used = _unit(net, box, known, l, int(unit), limit)
             limit -= used
             found += cases
-            net = cut(net, cases)
+            net = without_masked_weights(net, cases)
             if progress is not None:
                 progress(len(found), None, f"units of layer {l} that the next layer may hide")
     return found

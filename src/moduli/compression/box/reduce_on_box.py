@@ -19,7 +19,7 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.compression.certify import certify, first
-from moduli.compression.exact.hyperplane_merging import LONGEST, active, eliminate, skippable, tame
+from moduli.compression.exact.hyperplane_merging import LONGEST, activating_bias, eliminate, products_stay_finite, skippable
 from moduli.compression.exact.reduce import flattened, needed, no_units, settle
 from moduli.compression.results import MOVES, Compression, Rank
 from moduli.kernel.bounds.activation_bounds import slope
@@ -32,7 +32,7 @@ from moduli.kernel.move import Move, Units
 from moduli.kernel.network import Network
 from moduli.kernel.rules import apply, replay
 from moduli.kernel.state import State
-from moduli.kernel.substitution import share
+from moduli.kernel.substitution import linear_contribution
 
 from .linear_programs import BOXES
 from .masked_units import cuts
@@ -41,7 +41,8 @@ from .stable_units import Stability, stable
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Matrix = list[list[Fraction]]
 MARGIN = 1e-9  # of the largest singular value: what floats may get wrong stays far below
-ENTRIES, WORK = 2**22, 60_000  # of products; steps of an elimination in rationals
+ENTRIES = 2**22  # of products that are made
+WORK = 60_000  # steps of an elimination in rationals
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,10 +61,10 @@ class RegionalCompression(Compression):
         return self.stability.box
 
     @property
-    def hidden(self) -> int:
+    def masked_units(self) -> int:
         """How many units lost their outgoing weights because later layers hide them."""
         cases = self.proof.region.cases if self.proof.region is not None else ()
-        return len({(case.layer, case.given) for case in cases if case.given >= 0})
+        return len({(case.layer, case.assuming_active) for case in cases if case.assuming_active >= 0})
 
     def rounded(self, dtype: str) -> Compression:
         small = self.network.rounded(dtype)
@@ -82,15 +83,15 @@ class RegionalCompression(Compression):
         found = self.stability
         for name, sign in (("inactive", -1), ("active", 1)):
             rows[f"proved {name}"] = found.methods(sign) or "none"
-        if self.hidden:
-            rows["hidden by later layers"] = str(self.hidden)
+        if self.masked_units:
+            rows["hidden by later layers"] = str(self.masked_units)
         return [*rows.items(), ("bounded", found.effort)]
 
     def data(self) -> dict[str, Any]:
         rest = sum(int((u != 0).sum()) for u in self.stability.undecided)
         box = {"low": self.on.low.tolist(), "high": self.on.high.tolist()}
         effort = {"boxes": self.stability.boxes, "programs": self.stability.programs}
-        return {**super().data(), "box": box, **effort, "undecided": rest, "hidden": self.hidden}
+        return {**super().data(), "box": box, **effort, "undecided": rest, "masked_units": self.masked_units}
 
 
 def compress(
@@ -201,12 +202,12 @@ def _dependent(state: State, l: int) -> Move | None:
     """Fewer units in the place of the linear ones of a layer."""
     units = _linear(state, l)
     size = len(state.alive[l - 1]) * len(state.alive[l + 1]) * len(units)
-    if len(units) < 2 or size > ENTRIES * 4 or not tame(state, l, units):
+    if len(units) < 2 or size > ENTRIES * 4 or not products_stay_finite(state, l, units):
         return None
     slopes = [c for u in units.tolist() if (c := slope(state, l, u)) is not None]
     if _independent(state, l, units, slopes):
         return None
-    outgoing, product = share(state, l, units, slopes)
+    outgoing, product = linear_contribution(state, l, units, slopes)
     for factors in _factorings(state, l, units, slopes, outgoing, product):
         if factors is not None and len(factors.outgoing) < len(units) and (move := _move(state, l, units, factors)):
             return move
@@ -303,7 +304,7 @@ def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
     kept, count = factors.kept, len(factors.outgoing)
     rows = list[Row | None]()
     for row in factors.rows:
-        bias = None if kept is not None else active(state, l, tuple(row))
+        bias = None if kept is not None else activating_bias(state, l, tuple(row))
         if kept is None and bias is None:
             return None
         rows.append(None if bias is None else (*row, bias))

@@ -33,10 +33,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-BATCH, PART = 256, 64
+BATCH = 256  # boxes bounded at a time
+PART = 64  # boxes that a worker takes at a time
 HUGE = 1e300
 HOW = ("", "interval", "linear", "bisection", "program", "branching")
-MANY, LITTLE = 10, 64  # inputs beyond which a share of the budget is enough for bisection
+MANY = 10  # inputs beyond which bisection gets a part of the budget only
+LITTLE = 64  # that part is one in so many
 WORTH = 8  # programs that branching is worth with
 CLIMB = 8 * PRODUCTS  # multiplications, for each box of the budget, that the first look at points may take
 TOGETHER = 8  # linear programs that are begun before the next look at the budget
@@ -153,7 +155,7 @@ def stable(
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed), budget)
-        search = Search(net, box, seen, share(net.widths[0], budget), executor, progress)
+        search = Search(net, box, seen, bisection_budget(net.widths[0], budget), executor, progress)
         search.run()
     tree, signs = search.proof()
     failed = input_splits.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
@@ -170,7 +172,7 @@ def stable(
     )  # fmt: skip
 
 
-def share(inputs: int, budget: int) -> int:
+def bisection_budget(inputs: int, budget: int) -> int:
     """How much of a budget bisection is worth: little where inputs are many."""
     return budget if inputs <= MANY else budget // LITTLE
 
@@ -250,8 +252,8 @@ class Points:
 
     def _anywhere(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Uniform points, for boxes of any size."""
-        share = rng.random(shape)
-        points: Array = np.clip((1 - share) * self.box.low + share * self.box.high, self.box.low, self.box.high)
+        mix = rng.random(shape)
+        points: Array = np.clip((1 - mix) * self.box.low + mix * self.box.high, self.box.low, self.box.high)
         return points
 
     def look(self, x: Array) -> None:
@@ -399,12 +401,12 @@ class Search:
         self.queue.extend(self.aside)
         self.aside.clear()
         self.tried = self.alive.copy()
-        share = (self.budget - self.spent) // 2
+        reserve = (self.budget - self.spent) // 2
         while self.queue and self.spent < self.budget:
             self._step()
-            if self.spent >= self.budget - share and share >= BATCH:
+            if self.spent >= self.budget - reserve and reserve >= BATCH:
                 self._lay_aside()
-                share //= 2
+                reserve //= 2
             if self.progress is not None:
                 count = int((self.alive & ~self.settled).sum())
                 self.progress(min(self.spent, self.budget), self.budget, f"{count} units open")

@@ -19,7 +19,7 @@ import numpy as np
 from moduli.common.progress import Progress
 from moduli.compression.certify import certify
 from moduli.compression.results import Compression
-from moduli.kernel.bounds.output_gap import Changed, Enclosure
+from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import two_product
@@ -27,11 +27,13 @@ from moduli.kernel.network import Layer, Network
 
 from . import bisection, reduce_on_box
 from .reduce_on_box import RegionalCompression
-from .stable_units import CLIMB, share
+from .stable_units import CLIMB, bisection_budget
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
-POINTS, SHARE, TRIES = 512, 8, 16
+POINTS = 512  # at which a change is tried before it is bounded
+SHARE = 8  # one in so many boxes of the budget bounds changes
+TRIES = 16  # sets of changes at most
 FEW = 16  # points, at least, at which the effect of a change is looked at
 KINDS = 4  # changes of a unit that are tried
 
@@ -129,7 +131,7 @@ def compress(
     units, count = _affordable(net, units, box.sample(FEW, net.widths[0], seed), budget)
     changes = _ordered(net, units, box.sample(count, net.widths[0], seed), eps)
     points = box.sample(8 * POINTS, net.widths[0], seed)
-    kept, enclosure = _kept(net, changes, points, box, eps, max(1, share(net.widths[0], budget) // SHARE), executor, progress)
+    kept, enclosure = _kept(net, changes, points, box, eps, max(1, bisection_budget(net.widths[0], budget) // SHARE), executor, progress)
     if enclosure is None:
         return best
     changed = _changed(net, kept)
@@ -150,7 +152,7 @@ def _kept(
     budget: int,
     executor: Executor | None,
     progress: Progress | None,
-) -> tuple[list[Change], Enclosure | None]:
+) -> tuple[list[Change], GapBound | None]:
     """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of those that are left."""
     kept, proof, waiting, size, tries = list[Change](), None, changes, len(changes), 0
     y, most = net.logits(points), max(1, min(TRIES, SHARE * budget // (4 * bisection.price(net, net))))

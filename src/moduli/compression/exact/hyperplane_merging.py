@@ -23,8 +23,8 @@ import numpy as np
 from moduli.kernel.bounds.activation_bounds import extent, slope
 from moduli.kernel.bounds.box_claim import Row
 from moduli.kernel.exact_numbers import class_keys
-from moduli.kernel.flippable_subsets import spares
-from moduli.kernel.hyperplane_sums import Unit, creases, half, hyperplane, unit
+from moduli.kernel.flippable_subsets import cancelling_turns
+from moduli.kernel.hyperplane_sums import Unit, hyperplane, hyperplane_sums, linear_coefficient, unit
 from moduli.kernel.minimality import MOST, TURNS
 from moduli.kernel.move import Move, Units
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from moduli.kernel.state import State
 
 Matrix = list[list[Fraction]]
-WORK, LONGEST, LARGEST = 2**17, 2**1500, 1e290
+WORK = 2**17  # numbers of a layer that are made rational
+LONGEST = 2**1500  # numerators and denominators of proposed numbers
+LARGEST = 1e290  # products that stay finite
 FLAT = 2**20  # entries of the matrix that a linear layer leaves
 
 
@@ -69,7 +71,7 @@ class Folded:
         self.state, self.l, self.units, self.c, self.whole = state, l, units, c, whole
         self.homogeneous = state.activations[l - 1].homogeneous
         bent = {name: u for name, u in units.items() if u.slope is None}
-        self.seen = creases(((u.row, u.column) for u in bent.values()), homogeneous=self.homogeneous)
+        self.seen = hyperplane_sums(((u.row, u.column) for u in bent.values()), homogeneous=self.homogeneous)
         self.names: dict[Row, list[tuple[Fraction, int]]] = {}
         for name, u in bent.items():
             key, t = hyperplane(u.row, homogeneous=self.homogeneous)
@@ -78,7 +80,7 @@ class Folded:
     @staticmethod
     def of(state: State, l: int) -> Folded | None:
         """None where no hyperplane is shared and no unit is linear, or where that is too much work."""
-        c, alive = half(state, l), state.alive[l]
+        c, alive = linear_coefficient(state, l), state.alive[l]
         if not c or not len(alive) or not len(state.alive[l - 1]):
             return None
         linear = [u for u in alive.tolist() if state.region is not None and slope(state, l, u) is not None]
@@ -127,7 +129,7 @@ class Folded:
 
     def _spares(self, but: Row | None = None) -> list[tuple[Row, ...]]:
         try:
-            return spares(list(self.units.values()), self.seen, self.c, but)
+            return cancelling_turns(list(self.units.values()), self.seen, self.c, but)
         except ValueError:
             return []
 
@@ -181,7 +183,7 @@ class Folded:
     def _linear(self, rest: Matrix, pivots: list[int], by: Matrix) -> Iterator[tuple[Row, Row]]:
         """Linear units with sum P; a row that has no bounds is left without a bias, which the kernel refuses."""
         for k, pivot in enumerate(pivots):
-            bias = active(self.state, self.l, tuple(rest[pivot]))
+            bias = activating_bias(self.state, self.l, tuple(rest[pivot]))
             yield (*rest[pivot], bias if bias is not None else Fraction(0)), tuple(row[k] for row in by)
 
     def move(self, new: Sequence[New]) -> Move | None:
@@ -209,7 +211,7 @@ class Folded:
         return into
 
 
-def flat(state: State, l: int) -> Move | None:
+def linear_layer(state: State, l: int) -> Move | None:
     """That a layer goes because it is linear, whatever that does to the number of parameters; None where it may bend.
 
     Matrices of more than FLAT entries are not made.
@@ -221,16 +223,16 @@ def flat(state: State, l: int) -> Move | None:
         layer = Folded.of(state, l)
         if layer is None or not layer.whole or layer.seen:
             return None
-    return Move("skip", l, units) if tame(state, l, units) else None
+    return Move("skip", l, units) if products_stay_finite(state, l, units) else None
 
 
 def skippable(state: State, l: int) -> bool:
     """Whether the network gets no more parameters without a layer, and no numbers beyond floats."""
     before, here, behind = (len(state.alive[k]) for k in (l - 1, l, l + 1))
-    return behind * (before + 1) <= here * (before + 1) + behind * (here + 1) and tame(state, l, state.alive[l])
+    return behind * (before + 1) <= here * (before + 1) + behind * (here + 1) and products_stay_finite(state, l, state.alive[l])
 
 
-def tame(state: State, l: int, units: Units) -> bool:
+def products_stay_finite(state: State, l: int, units: Units) -> bool:
     """Whether what the units add to the next layer stays far below the largest float."""
     outgoing = np.abs(state.weights[l].take(state.alive[l + 1], units).hi)
     parts = state.weights[l - 1].take(units, state.alive[l - 1]).hi, state.biases[l - 1].take(units).hi
@@ -238,7 +240,7 @@ def tame(state: State, l: int, units: Units) -> bool:
         return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
 
 
-def active(state: State, l: int, row: Row) -> Fraction | None:
+def activating_bias(state: State, l: int, row: Row) -> Fraction | None:
     """0, or a power of two, that keeps row . h + bias from being negative on the box; None where features have no bounds."""
     ends = extent(state, l, row)
     if ends is None:

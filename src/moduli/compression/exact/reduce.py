@@ -65,7 +65,7 @@ def flattened(state: State) -> list[Move]:
     moves = list[Move]()
     for l in range(len(state.alive) - 2, 0, -1):
         alone = len(state.alive) == 3 and state.region is None and state.activations[0].bends
-        move = None if alone else hyperplane_merging.flat(state, l)
+        move = None if alone else hyperplane_merging.linear_layer(state, l)
         if move is not None and _accepted(state, move):
             moves.append(move)
     return moves

@@ -15,15 +15,25 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.kernel.errors import BudgetExhausted
-from moduli.kernel.radius.compatibility import Ball, Effort, Group, Ints, Leaf, around, by_degree, free_groups, maximal_boxes
-from moduli.kernel.radius.cover_bound import Bound, Tree, renamed
+from moduli.kernel.radius.compatibility import (
+    DualWeights,
+    Effort,
+    Ints,
+    ParameterBall,
+    SignedBox,
+    by_degree,
+    free_groups,
+    maximal_boxes,
+    neighbourhood,
+)
+from moduli.kernel.radius.cover_bound import Bound, CoverProof, renamed
 
 from . import column_generation, set_cover
-from .column_generation import covering
+from .column_generation import cover_instance
 from .cover_heuristics import BEAM, Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .guides import guided
 
-Parts = tuple[tuple[tuple[int, ...], Tree], ...]
+Parts = tuple[tuple[tuple[int, ...], CoverProof], ...]
 Hosted = list[tuple[int, int, int]]
 NODES = 10_000  # of the searches for groups, all together, to each node of the budget
 BEAMS = 10  # nodes of the budget to each clique that the search for a few free groups follows
@@ -38,7 +48,7 @@ class Found(NamedTuple):
     nodes: int
 
 
-def solve(ball: Ball, budget: int = 10_000, executor: Executor | None = None, progress: Progress | None = None) -> Found:
+def solve(ball: ParameterBall, budget: int = 10_000, executor: Executor | None = None, progress: Progress | None = None) -> Found:
     """The best plan and bound within a budget of search nodes for each connected component."""
     by_greed = greedy(ball)
     try:
@@ -46,10 +56,10 @@ def solve(ball: Ball, budget: int = 10_000, executor: Executor | None = None, pr
     except BudgetExhausted:
         return Found(_better(by_greed, completed(ball, crowded(ball), [])), by_greed, Bound(0, ()), 0)
     alone = [int(c[0]) for c in components if len(c) == 1]
-    parts: list[tuple[tuple[int, ...], Tree]] = []
-    paid, free = [Group((i,), (1,)) for i in alone], list[Group]()
+    parts: list[tuple[tuple[int, ...], CoverProof]] = []
+    paid, free = [SignedBox((i,), (1,)) for i in alone], list[SignedBox]()
     if alone:
-        parts.append((tuple(alone), Leaf(dict.fromkeys(alone, 1), {}, (), 1)))
+        parts.append((tuple(alone), DualWeights(dict.fromkeys(alone, 1), {}, (), 1)))
     many = sorted((c for c in components if len(c) > 1), key=len, reverse=True)
     lower, nodes = len(alone), 0
     answers = (map if executor is None else executor.map)(_component, (ball.part(c) for c in many), [budget] * len(many))
@@ -64,7 +74,7 @@ def solve(ball: Ball, budget: int = 10_000, executor: Executor | None = None, pr
     return Found(_better(completed(ball, paid, free), by_greed), by_greed, guided(ball, Bound(lower, tuple(parts))), nodes)
 
 
-def _components(ball: Ball) -> list[Ints]:
+def _components(ball: ParameterBall) -> list[Ints]:
     """Connected components with a required unit, by lowest unit: pairs of required units, and whom a free group may use."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
@@ -80,7 +90,7 @@ def _components(ball: Ball) -> list[Ints]:
     return np.split(order, np.flatnonzero(np.diff(label[order])) + 1) if len(order) else []
 
 
-def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
+def _component(ball: ParameterBall, budget: int) -> tuple[Plan, Parts, int, int]:
     """A plan of one component, parts of a bound and its value, nodes spent."""
     if ball.size > 4 * budget:
         return _coarse(ball)
@@ -103,12 +113,12 @@ def _component(ball: Ball, budget: int) -> tuple[Plan, Parts, int, int]:
     return plan, part, lower, nodes
 
 
-def _part(rows: Ints, tree: Tree) -> Parts:
+def _part(rows: Ints, tree: CoverProof) -> Parts:
     return ((tuple(rows.tolist()), tree),) if len(rows) else ()
 
 
 def _listed(
-    ball: Ball, plan: Plan, rows: Ints, dominated: Hosted, budget: int, effort: Effort
+    ball: ParameterBall, plan: Plan, rows: Ints, dominated: Hosted, budget: int, effort: Effort
 ) -> tuple[Plan, Parts, int, int]:
     """All boxes and free groups that can be listed, the best plan of those and what they prove."""
     try:
@@ -119,15 +129,15 @@ def _listed(
     groups, given_up = _freed(ball, rows, budget, effort)
     if given_up:
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget, effort)
-    answer = set_cover.solve(covering(ball, boxes, groups, rows), budget)
+    answer = set_cover.solve(cover_instance(ball, boxes, groups, rows), budget)
     plan = _improved(ball, plan, boxes, groups, answer.chosen, dominated)
     return plan, _part(rows, answer.tree), answer.lower, answer.nodes
 
 
 def _bracket(
-    ball: Ball,
+    ball: ParameterBall,
     plan: Plan,
-    boxes: list[Group],
+    boxes: list[SignedBox],
     groups: Any,
     given_up: list[int],
     rows: Ints,
@@ -139,24 +149,24 @@ def _bracket(
     from scipy.sparse import vstack
 
     more = vstack([groups, sampled(ball, given_up, min(BEAM, 1 + budget // BEAMS))], format="csr")
-    chosen, nodes = set_cover.dive(covering(ball, boxes, more, rows), budget)
+    chosen, nodes = set_cover.dive(cover_instance(ball, boxes, more, rows), budget)
     plan = _improved(ball, plan, boxes, more, chosen, dominated)
     rows = np.setdiff1d(rows, given_up)
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget, effort=effort)
     except BudgetExhausted:
         return _regrouped(ball, plan, 0, range(4, 12), budget), (), 0, nodes
-    answer = set_cover.solve(covering(ball, boxes, groups, rows), budget)
+    answer = set_cover.solve(cover_instance(ball, boxes, groups, rows), budget)
     part = _part(rows, answer.tree)
     return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
 
 
-def _freed(ball: Ball, rows: Ints, budget: int, effort: Effort) -> tuple[Any, list[int]]:
+def _freed(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tuple[Any, list[int]]:
     """The free groups around some required units, and units that are given up."""
     return free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget, effort=effort)
 
 
-def _some(ball: Ball, rows: Ints, budget: int, effort: Effort) -> tuple[Plan, Parts, int, int]:
+def _some(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tuple[Plan, Parts, int, int]:
     """Where there are too many boxes: a bound from the units with few neighbours, half of them, a quarter, ..."""
     simple = assembled(ball, first_fit(ball), [])
     order = np.array(by_degree(ball, rows), dtype=np.intp)
@@ -170,12 +180,12 @@ def _some(ball: Ball, rows: Ints, budget: int, effort: Effort) -> tuple[Plan, Pa
             boxes = maximal_boxes(ball, some, 100 * budget, effort=effort)
         except BudgetExhausted:
             continue
-        answer = set_cover.solve(covering(ball, boxes, groups, some), budget)
+        answer = set_cover.solve(cover_instance(ball, boxes, groups, some), budget)
         return simple, _part(some, answer.tree), answer.lower, answer.nodes
     return simple, (), 0, 0
 
 
-def _regrouped(ball: Ball, plan: Plan, lower: int, seeds: range, budget: int) -> Plan:
+def _regrouped(ball: ParameterBall, plan: Plan, lower: int, seeds: range, budget: int) -> Plan:
     for seed in seeds:
         if len(plan.paid) > lower:
             plan = regrouped(ball, plan, seed, max(1, budget // 100))
@@ -187,7 +197,7 @@ def _better(a: Plan, b: Plan) -> Plan:
 
 
 def _improved(
-    ball: Ball, plan: Plan, boxes: list[Group], groups: Any, chosen: Sequence[int] | None, dominated: Hosted
+    ball: ParameterBall, plan: Plan, boxes: list[SignedBox], groups: Any, chosen: Sequence[int] | None, dominated: Hosted
 ) -> Plan:
     """A plan, or that of the boxes and free groups of a cover, where one was found and has fewer paid groups."""
     if chosen is None:
@@ -195,14 +205,14 @@ def _improved(
     return _better(plan, assembled(ball, *_picked(boxes, groups, chosen), dominated))
 
 
-def _picked(boxes: list[Group], groups: Any, chosen: Sequence[int]) -> tuple[list[Group], list[Group]]:
+def _picked(boxes: list[SignedBox], groups: Any, chosen: Sequence[int]) -> tuple[list[SignedBox], list[SignedBox]]:
     """The boxes and free groups of a cover."""
     rows = [groups[c - len(boxes)] for c in chosen if c >= len(boxes)]
-    free = [Group(tuple(g.indices.tolist()), tuple(g.data.tolist())) for g in rows]
+    free = [SignedBox(tuple(g.indices.tolist()), tuple(g.data.tolist())) for g in rows]
     return [boxes[c] for c in chosen if c < len(boxes)], free
 
 
-def _dominated(ball: Ball) -> tuple[Ints, Hosted]:
+def _dominated(ball: ParameterBall) -> tuple[Ints, Hosted]:
     """Required units that remain to be covered, and (unit, host, sign): where the host is, the unit fits too.
 
     A host is a unit that must be in a paid group and whose neighbours are all compatible with the unit.
@@ -219,7 +229,7 @@ def _dominated(ball: Ball) -> tuple[Ints, Hosted]:
         queued.discard(host)
         if place[host] < 0:
             continue
-        others, signs, near = around(ball, host, place, vertex)
+        others, signs, near = neighbourhood(ball, host, place, vertex)
         gone = np.flatnonzero(near.sum(axis=1) == len(others) - 1)
         touched = set[int]()
         for v in gone.tolist():
@@ -234,14 +244,14 @@ def _dominated(ball: Ball) -> tuple[Ints, Hosted]:
     return np.flatnonzero(place == 0), out
 
 
-def _coarse(ball: Ball) -> tuple[Plan, Parts, int, int]:
+def _coarse(ball: ParameterBall) -> tuple[Plan, Parts, int, int]:
     """For components of any size: first fit, and pairwise incompatible units that cannot be freed."""
     rows = _independent(ball)
-    part: Parts = ((tuple(rows), Leaf(dict.fromkeys(rows, 1), {}, (), 1)),) if rows else ()
+    part: Parts = ((tuple(rows), DualWeights(dict.fromkeys(rows, 1), {}, (), 1)),) if rows else ()
     return assembled(ball, first_fit(ball), []), part, len(rows), 0
 
 
-def _independent(ball: Ball) -> list[int]:
+def _independent(ball: ParameterBall) -> list[int]:
     """Units no two of which fit one box and that cannot be freed, those with few neighbours first."""
     blocked = ball.freeable | ball.constant | ball.null
     chosen = []
@@ -252,5 +262,5 @@ def _independent(ball: Ball) -> list[int]:
     return sorted(chosen)
 
 
-def _renamed(group: Group, units: Ints) -> Group:
-    return Group(tuple(units[list(group.units)].tolist()), group.signs)
+def _renamed(group: SignedBox, units: Ints) -> SignedBox:
+    return SignedBox(tuple(units[list(group.units)].tolist()), group.signs)

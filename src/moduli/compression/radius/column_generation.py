@@ -14,30 +14,34 @@ import numpy as np
 
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.radius.compatibility import (
-    Ball,
     Counts,
+    DualWeights,
     Effort,
-    Group,
     Heavy,
     Ints,
-    Leaf,
-    around,
+    ParameterBall,
+    SignedBox,
     bits_of,
     by_degree,
     free_groups,
     listed,
     members_of,
+    neighbourhood,
     scratch,
 )
-from moduli.kernel.radius.cover_bound import Sieve, Tree
+from moduli.kernel.radius.cover_bound import CoverProof, ReducedCostFilter
 
 from . import set_cover
 from .cover_heuristics import filled, first_fit, sampled
 from .guides import guide
 
 SCALE = 2**30
-NEAR, SLIP = 2**10, 2e-6  # a column is missing if it weighs 2^-20 too much; weights give way by more in the end
-BEAM, EACH, POOL, GOOD = 30, 20, 40_000, 1500
+NEAR = 2**10  # a column is missing if it weighs 2^-20 too much
+SLIP = 2e-6  # by which weights give way in the end: more than that
+BEAM = 30  # free groups around each unit at first
+EACH = 20  # free groups around a unit that join at a time
+POOL = 40_000  # free groups that are kept
+GOOD = 1500  # free groups of small reduced cost that a program of covers gets
 
 
 class Priced(NamedTuple):
@@ -47,12 +51,12 @@ class Priced(NamedTuple):
         chosen: None where no cover was found.
     """
 
-    boxes: list[Group]
+    boxes: list[SignedBox]
     groups: Any
     chosen: list[int] | None
     rows: Ints
     lower: int
-    tree: Tree
+    tree: CoverProof
     nodes: int
 
 
@@ -64,7 +68,7 @@ class Relaxation(NamedTuple):
     price: Any
 
 
-def solve(ball: Ball, rows: Ints, budget: int, effort: Effort) -> Priced | None:
+def solve(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> Priced | None:
     """A cover of some required units, and a bound; None where the relaxation is beyond the budget, or the effort.
 
     Units with too many free groups even for that count in the cover, not in the bound.
@@ -90,19 +94,19 @@ def solve(ball: Ball, rows: Ints, budget: int, effort: Effort) -> Priced | None:
 class _Pool:
     """Boxes and free groups found so far."""
 
-    def __init__(self, ball: Ball, rows: Ints, budget: int, effort: Effort) -> None:
+    def __init__(self, ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> None:
         self.ball, self.rows, self.budget, self.nodes, self.effort = ball, rows, budget, 0, effort
         self.among = np.zeros(ball.size, dtype=bool)
         self.among[rows] = True
         self.roots = by_degree(ball, rows[ball.freeable[rows]])
-        self.boxes: dict[frozenset[int], Group] = {}
-        self.add([g for g in first_fit(ball) if self.among[g.units[0]]] + [Group((i,), (1,)) for i in rows.tolist()])
+        self.boxes: dict[frozenset[int], SignedBox] = {}
+        self.add([g for g in first_fit(ball) if self.among[g.units[0]]] + [SignedBox((i,), (1,)) for i in rows.tolist()])
         self.groups = sampled(ball, self.roots, BEAM)
 
-    def add(self, boxes: list[Group]) -> int:
+    def add(self, boxes: list[SignedBox]) -> int:
         before = len(self.boxes)
         for g in boxes:
-            full = filled(self.ball, Group(*_inside(g, self.among)), self.among)
+            full = filled(self.ball, SignedBox(*_inside(g, self.among)), self.among)
             self.boxes.setdefault(frozenset(full.units), full)
         return len(self.boxes) - before
 
@@ -134,7 +138,7 @@ class _Pool:
     def linear(self) -> Relaxation:
         from scipy.optimize import linprog
 
-        instance = covering(self.ball, list(self.boxes.values()), self.groups, self.rows)
+        instance = cover_instance(self.ball, list(self.boxes.values()), self.groups, self.rows)
         matrix, limits, cost, busy = set_cover.program(instance)
         found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
         if found.status != set_cover.OPTIMAL:
@@ -144,15 +148,15 @@ class _Pool:
         weight[self.rows], price[busy] = dual[: len(self.rows)], dual[len(self.rows) :]
         return Relaxation(float(found.fun), weight, price)
 
-    def heaviest(self, weight: Counts, least: int) -> list[Group]:
+    def heaviest(self, weight: Counts, least: int) -> list[SignedBox]:
         """A box around each unit that weighs at least so much, the heaviest if the search for it ends soon."""
         place, vertex, out = np.where(weight > 0, 0, -1), scratch(self.ball), []
         for root in np.flatnonzero(weight > 0).tolist():
-            others, signs, near = around(self.ball, root, place, vertex)
+            others, signs, near = neighbourhood(self.ball, root, place, vertex)
             best = _heaviest(near, weight[others], least - int(weight[root]), self.effort)
             place[root] = -1
             if best is not None:
-                out.append(Group.of(root, others, signs, best))
+                out.append(SignedBox.of(root, others, signs, best))
         return out
 
     def bracketed(self, found: Relaxation) -> Priced:
@@ -161,7 +165,7 @@ class _Pool:
         lower = max(0, -(-leaf.total // leaf.scale))
         boxes, groups, chosen = self.proposed(found)
         upper = self._cost(boxes, chosen)
-        tree: Tree = self._slack_leaf(found, lower)
+        tree: CoverProof = self._slack_leaf(found, lower)
         if lower < upper:
             other = self.dived()
             count = self._cost(other[0], other[2])
@@ -175,7 +179,7 @@ class _Pool:
                 break
             if columns[2] or len(columns[0]) + columns[1].shape[0] > set_cover.MANY:
                 break
-            part = covering(self.ball, columns[0], columns[1], self.rows)
+            part = cover_instance(self.ball, columns[0], columns[1], self.rows)
             answer = set_cover.within(part, self.budget - self.nodes, lower + 1, upper)
             self.nodes += answer.nodes
             if answer.chosen is not None and answer.upper < upper:
@@ -183,44 +187,44 @@ class _Pool:
             if answer.lower <= lower:
                 break
             lower += 1
-            tree = Sieve(leaf, lower, answer.tree)
+            tree = ReducedCostFilter(leaf, lower, answer.tree)
         return Priced(boxes, groups, chosen, self.rows, lower, tree, self.nodes)
 
-    def _cost(self, boxes: list[Group], chosen: list[int] | None) -> int:
+    def _cost(self, boxes: list[SignedBox], chosen: list[int] | None) -> int:
         """What a cover costs; without one as much as a box for every unit would."""
         return len(self.rows) if chosen is None else sum(c < len(boxes) for c in chosen)
 
-    def _leaf(self, found: Relaxation) -> Leaf:
+    def _leaf(self, found: Relaxation) -> DualWeights:
         weight, price = _integers(found, SLIP)
-        return Leaf(_named(weight), _named(price), (), SCALE)
+        return DualWeights(_named(weight), _named(price), (), SCALE)
 
-    def _slack_leaf(self, found: Relaxation, lower: int) -> Leaf:
+    def _slack_leaf(self, found: Relaxation, lower: int) -> DualWeights:
         """Weights that prove just the bound: the less they weigh, the sooner is a search for heavy columns over."""
         total, price = float(found.weight.sum()), float(found.price.sum())
         share = min(1.0, (lower - 0.99 + price) / max(total, 1e-9))
         tight, loose = self._leaf(found), self._leaf(found._replace(weight=found.weight * share))
         return loose if -(-loose.total // SCALE) >= lower else tight
 
-    def proposed(self, found: Relaxation) -> tuple[list[Group], Any, list[int] | None]:
+    def proposed(self, found: Relaxation) -> tuple[list[SignedBox], Any, list[int] | None]:
         """The best cover HiGHS finds from all boxes here and free groups of small reduced cost."""
         weight, price = _integers(found, 0.0)
         boxes = list(self.boxes.values())
         short = abs(self.groups).astype(np.int64) @ (price - weight)
         groups = self.groups[np.sort(np.argsort(short, kind="stable")[:GOOD])]
-        part = covering(self.ball, boxes, groups, self.rows)
+        part = cover_instance(self.ball, boxes, groups, self.rows)
         self.nodes += 1
         chosen = set_cover.proposed(part, self.budget)
         return boxes, groups, set_cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
 
-    def dived(self) -> tuple[list[Group], Any, list[int] | None]:
+    def dived(self) -> tuple[list[SignedBox], Any, list[int] | None]:
         """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
         boxes = list(self.boxes.values())
-        chosen, nodes = set_cover.dive(covering(self.ball, boxes, self.groups, self.rows), self.budget)
+        chosen, nodes = set_cover.dive(cover_instance(self.ball, boxes, self.groups, self.rows), self.budget)
         self.nodes += nodes
         return boxes, self.groups, chosen
 
 
-def covering(ball: Ball, boxes: list[Group], groups: Any, rows: Ints) -> set_cover.Cover:
+def cover_instance(ball: ParameterBall, boxes: list[SignedBox], groups: Any, rows: Ints) -> set_cover.Cover:
     """The instance of `set_cover` with these boxes and free groups."""
     from scipy.sparse import csr_matrix
 
@@ -260,7 +264,7 @@ def _named(numbers: Counts) -> dict[int, int]:
     return {int(u): int(numbers[u]) for u in np.flatnonzero(numbers)}
 
 
-def _inside(group: Group, among: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _inside(group: SignedBox, among: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The members of a group among some units."""
     units, signs = zip(*((u, s) for u, s in zip(*group, strict=True) if among[u]), strict=True)
     return units, signs

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 
 from moduli.kernel.exact_numbers import Array
-from moduli.kernel.radius.compatibility import Ball, Group, Ints, Mask, around, at_most, lenders, scratch, sides, signs_of
+from moduli.kernel.radius.compatibility import (
+    Ints,
+    Mask,
+    ParameterBall,
+    SignedBox,
+    at_most,
+    contributors,
+    neighbourhood,
+    scratch,
+    sides,
+    signs_of,
+)
 
 BEAM = 1000
 
@@ -21,13 +32,13 @@ BEAM = 1000
 class Plan:
     """A fate for every unit: groups that stay as one unit each, groups that vanish, units made constant or null."""
 
-    paid: tuple[Group, ...] = ()
-    free: tuple[Group, ...] = ()
+    paid: tuple[SignedBox, ...] = ()
+    free: tuple[SignedBox, ...] = ()
     constant: tuple[int, ...] = ()
     null: tuple[int, ...] = ()
 
 
-def greedy(ball: Ball, order: Sequence[int] | None = None) -> Plan:
+def greedy(ball: ParameterBall, order: Sequence[int] | None = None) -> Plan:
     """The plan behind the bound of the paper (section 5): one pass over the units, by default in stored order.
 
     Units with |w| <= radius go; each other one joins the first group whose first member is within the radius of it (or
@@ -47,7 +58,7 @@ def greedy(ball: Ball, order: Sequence[int] | None = None) -> Plan:
             found.append(([], []))
         found[at][0].append(i)
         found[at][1].append(sign)
-    groups = [Group(tuple(members), tuple(signs)) for members, signs in found]
+    groups = [SignedBox(tuple(members), tuple(signs)) for members, signs in found]
     free = [ball.free(g) for g in groups]
     paid = [g for g, f in zip(groups, free, strict=True) if not f]
     return completed(ball, paid, [g for g, f in zip(groups, free, strict=True) if f])
@@ -62,7 +73,7 @@ def _first_within(leaders: Array, row: Array, radius: float) -> int:
 
 
 def assembled(
-    ball: Ball, boxes: Sequence[Group], free: Sequence[Group], dominated: Sequence[tuple[int, int, int]] = ()
+    ball: ParameterBall, boxes: Sequence[SignedBox], free: Sequence[SignedBox], dominated: Sequence[tuple[int, int, int]] = ()
 ) -> Plan:
     """Free groups, every other unit in the first box that has it, then dominated units."""
     placed = {i for g in free for i in g.units}
@@ -78,23 +89,23 @@ def assembled(
             group = home[unit] = home[host]
             group[unit] = sign * group[host]
             placed.add(unit)
-    return Plan(tuple(Group(tuple(g), tuple(g.values())) for g in paid if g), tuple(free))
+    return Plan(tuple(SignedBox(tuple(g), tuple(g.values())) for g in paid if g), tuple(free))
 
 
-def first_fit(ball: Ball, order: Sequence[int] | Ints | None = None) -> list[Group]:
+def first_fit(ball: ParameterBall, order: Sequence[int] | Ints | None = None) -> list[SignedBox]:
     """Seeds in an order, by default low degree first; each takes its neighbours, few neighbours first, while they fit a box."""
     waiting = np.zeros(ball.size, dtype=bool)
     waiting[ball.required] = True
     groups = []
     for seed in (np.lexsort((np.arange(ball.size), ball.graph.degree)) if order is None else np.asarray(order)).tolist():
         if waiting[seed]:
-            group = filled(ball, Group((seed,), (1,)), waiting)
+            group = filled(ball, SignedBox((seed,), (1,)), waiting)
             waiting[list(group.units)] = False
             groups.append(group)
     return groups
 
 
-def crowded(ball: Ball) -> list[Group]:
+def crowded(ball: ParameterBall) -> list[SignedBox]:
     """First fit in stored order without the graph, for layers with too many compatible pairs (then groups are few)."""
     width = ball.rows.shape[1]
     low, high = np.empty((0, width)), np.empty((0, width))
@@ -111,10 +122,10 @@ def crowded(ball: Ball) -> list[Group]:
         else:
             low, high = np.vstack([low, ball.rows[i]]), np.vstack([high, ball.rows[i]])
             groups.append({i: 1})
-    return [Group(tuple(g), tuple(g.values())) for g in groups]
+    return [SignedBox(tuple(g), tuple(g.values())) for g in groups]
 
 
-def filled(ball: Ball, group: Group, among: Mask | None = None) -> Group:
+def filled(ball: ParameterBall, group: SignedBox, among: Mask | None = None) -> SignedBox:
     """A maximal box around a group."""
     start = ball.rows[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
     low, high = start.min(axis=0), start.max(axis=0)
@@ -129,19 +140,19 @@ def filled(ball: Ball, group: Group, among: Mask | None = None) -> Group:
         fits = at_most(np.maximum(high, rows), np.minimum(low, rows), 2 * ball.radius).all(axis=1) & (others != units[-1])
         others, signs, rows = others[fits], signs[fits], rows[fits]
         if not len(others):
-            return Group(tuple(units), tuple(taken))
+            return SignedBox(tuple(units), tuple(taken))
         np.minimum(low, rows[0], out=low)
         np.maximum(high, rows[0], out=high)
         units.append(int(others[0]))
         taken.append(int(signs[0]))
 
 
-def sampled(ball: Ball, roots: Sequence[int], beam: int = BEAM) -> Any:
+def sampled(ball: ParameterBall, roots: Sequence[int], beam: int = BEAM) -> Any:
     """Some free groups around units that have too many: a beam of those that are nearest to free, and of others evenly."""
-    place, vertex = lenders(ball), scratch(ball)
+    place, vertex = contributors(ball), scratch(ball)
     parts = []
     for root in roots:
-        others, signs, near = around(ball, root, place, vertex)
+        others, signs, near = neighbourhood(ball, root, place, vertex)
         values, total, doubt = sides(ball, root, others, signs)
         lent, later = np.minimum(values, 0.0), np.triu(near, 1)
         sums, may, members = total[None, :], np.ones((1, len(others)), dtype=bool), np.zeros((1, len(others)), dtype=bool)
@@ -161,7 +172,7 @@ def sampled(ball: Ball, roots: Sequence[int], beam: int = BEAM) -> Any:
     return signs_of(parts, ball.size)
 
 
-def regrouped(ball: Ball, plan: Plan, seed: int, nodes: int) -> Plan:
+def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
     """The best plan on some boxes, those of a plan and of first fit in two orders: each is paid, or free for some units.
 
     A small integer program (HiGHS): box paid or not, unit in the free group of a box or not; every required unit is in a
@@ -187,13 +198,13 @@ def regrouped(ball: Ball, plan: Plan, seed: int, nodes: int) -> Plan:
         return plan
     bought, taken = found.x[:count] > 0.5, found.x[count:] > 0.5
     mine = [taken & (box == b) for b in range(count)]
-    groups = [Group(tuple(unit[m].tolist()), tuple(sign[m].tolist())) for m in mine]
+    groups = [SignedBox(tuple(unit[m].tolist()), tuple(sign[m].tolist())) for m in mine]
     free = [g for g in groups if g.units and ball.free(g)]
     paid = [b for b, g, yes in zip(boxes, groups, bought, strict=True) if yes or (g.units and not ball.free(g))]
     return min(plan, assembled(ball, paid, free), key=lambda p: len(p.paid))
 
 
-def _program(ball: Ball, unit: Ints, sign: Ints, box: Ints) -> tuple[Any, Array]:
+def _program(ball: ParameterBall, unit: Ints, sign: Ints, box: Ints) -> tuple[Any, Array]:
     """Rows: required units are covered, units are used once, sums of free groups in every box, output and direction."""
     from scipy.sparse import bmat, csr_matrix
 
@@ -207,7 +218,7 @@ def _program(ball: Ball, unit: Ints, sign: Ints, box: Ints) -> tuple[Any, Array]
     return bmat(blocks, format="csr"), np.concatenate([-np.ones(len(need)), np.ones(ball.size), np.zeros(count * len(sums))])
 
 
-def completed(ball: Ball, paid: Iterable[Group], free: Iterable[Group]) -> Plan:
+def completed(ball: ParameterBall, paid: Iterable[SignedBox], free: Iterable[SignedBox]) -> Plan:
     """A plan in which units outside all groups become constant or null."""
     paid, free = tuple(paid), tuple(free)
     left = np.ones(ball.size, dtype=bool)

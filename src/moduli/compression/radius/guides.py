@@ -14,19 +14,19 @@ import numpy as np
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.exact_numbers import Array
 from moduli.kernel.radius.compatibility import (
-    Ball,
     Counts,
+    DualWeights,
     Ints,
-    Leaf,
     Mask,
-    around,
+    ParameterBall,
     by_degree,
     classes,
-    lenders,
+    contributors,
+    neighbourhood,
     scratch,
     sides,
 )
-from moduli.kernel.radius.cover_bound import Bound, Sieve, Tree
+from moduli.kernel.radius.cover_bound import Bound, CoverProof, ReducedCostFilter
 
 CROWD = 12  # vertices around a unit: with fewer the search is short anyway
 DIGITS = 6  # of multipliers in a certificate: any do
@@ -42,30 +42,30 @@ def guide(root: int, values: Array, total: Array, doubt: Array, cost: Counts, ne
     return found
 
 
-def guided(ball: Ball, bound: Bound) -> Bound:
+def guided(ball: ParameterBall, bound: Bound) -> Bound:
     """The bound, with multipliers in the leaves by which the kernel decides what it lists."""
     return Bound(bound.lower, tuple((units, _guided(ball, units, tree)) for units, tree in bound.parts))
 
 
-def _guided(ball: Ball, units: tuple[int, ...], tree: Tree) -> Tree:
-    leaf = tree.leaf if isinstance(tree, Sieve) else tree
-    if not isinstance(leaf, Leaf) or leaf.odd:
+def _guided(ball: ParameterBall, units: tuple[int, ...], tree: CoverProof) -> CoverProof:
+    leaf = tree.leaf if isinstance(tree, ReducedCostFilter) else tree
+    if not isinstance(leaf, DualWeights) or leaf.odd:
         return tree
     try:
         better = replace(leaf, guides=_held(ball, np.array(sorted(units), dtype=np.intp), leaf))
     except BudgetExhausted:  # more units are compatible with one than any search takes
         return tree
-    return replace(tree, leaf=better) if isinstance(tree, Sieve) else better
+    return replace(tree, leaf=better) if isinstance(tree, ReducedCostFilter) else better
 
 
-def _held(ball: Ball, rows: Ints, leaf: Leaf) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
+def _held(ball: ParameterBall, rows: Ints, leaf: DualWeights) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
     """Multipliers for each unit around which the kernel searches, where there are any, short enough to be stored."""
     cost = np.zeros(ball.size, dtype=np.int64)
     cost[list(leaf.prices)] = list(leaf.prices.values())
     cost[list(leaf.weights)] -= np.array(list(leaf.weights.values()), dtype=np.int64)
-    place, vertex, found = lenders(ball), scratch(ball), []
+    place, vertex, found = contributors(ball), scratch(ball), []
     for root in by_degree(ball, rows[ball.freeable[rows]]):
-        others, signs, near = around(ball, root, place, vertex)
+        others, signs, near = neighbourhood(ball, root, place, vertex)
         place[root] = -1
         rows_of_root = guide(root, *sides(ball, root, others, signs), cost[others], near)
         if rows_of_root.any():

@@ -17,7 +17,12 @@ from moduli.kernel.exact_numbers import Array, two_sum
 from moduli.kernel.network import Network
 
 Clause = Sequence[int]
-BASE, PITCH, LEVEL, WIDE, SIDE = 32, 48, 64, 14, 4  # in eighths of the box side; SIDE: half a box
+# Lengths in eighths of the box side.
+BASE = 32
+PITCH = 48
+LEVEL = 64
+WIDE = 14
+SIDE = 4  # half a box
 
 
 def hard_instance(points: Any, eps: float) -> Network:

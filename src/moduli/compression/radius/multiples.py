@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moduli.kernel.exact_numbers import Array
-from moduli.kernel.radius.compatibility import Ball, Ints
+from moduli.kernel.radius.compatibility import Ints, ParameterBall
 
 RATIONAL = 2**7  # floats that a rational number counts as
 
@@ -32,7 +32,7 @@ class Bundle(NamedTuple):
     free: bool
 
 
-def bundles(ball: Ball, *, opposite: bool, symmetric: bool, most: int) -> list[Bundle]:
+def bundles(ball: ParameterBall, *, opposite: bool, symmetric: bool, most: int) -> list[Bundle]:
     """Bundles of units that are neither constant nor null, by their first unit; all such units lie in one.
 
     Args:
@@ -59,7 +59,7 @@ def bundles(ball: Ball, *, opposite: bool, symmetric: bool, most: int) -> list[B
     return found
 
 
-def _near(ball: Ball, first: int, rest: Ints, opposite: bool) -> list[tuple[int, int]]:
+def _near(ball: ParameterBall, first: int, rest: Ints, opposite: bool) -> list[tuple[int, int]]:
     """Units that floats say may be multiples of one, in their order, and the sign of the ratio."""
     out = list[tuple[int, int]]()
     for way in (1, -1) if opposite else (1,):
@@ -85,7 +85,7 @@ def _ratios(p: Array, q: Array, radius: float) -> tuple[Array, Array]:
 class _Growing:
     """A bundle, and the box in which its row has to lie, in exact numbers."""
 
-    def __init__(self, ball: Ball, first: int) -> None:
+    def __init__(self, ball: ParameterBall, first: int) -> None:
         self.ball, self.radius = ball, Fraction(ball.radius)
         self.units, self.ratios = [first], [Fraction(1)]
         self.row = [Fraction(x) for x in ball.rows[first].tolist()]

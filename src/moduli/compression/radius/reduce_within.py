@@ -26,7 +26,7 @@ from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import Array, ExactArray, up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network
-from moduli.kernel.radius.compatibility import Ball, Effort, Group, Ints, at_most
+from moduli.kernel.radius.compatibility import Effort, Ints, ParameterBall, SignedBox, at_most
 from moduli.kernel.radius.cover_bound import Bound, Change, Near
 from moduli.kernel.rules import replay
 from moduli.kernel.slack import difference, exact_arrays
@@ -89,7 +89,7 @@ def approach(
             groups of units with nearly the same row are not searched for.
     """
     try:
-        whole: Ball | None = ball(net, radius)
+        whole: ParameterBall | None = ball(net, radius)
     except CertificateRejected:
         whole = None
     moved = _Moved(net, radius)
@@ -143,7 +143,7 @@ class Coordinate(NamedTuple):
         return out
 
     @staticmethod
-    def of(group: Group) -> Coordinate:
+    def of(group: SignedBox) -> Coordinate:
         return Coordinate(group.units, tuple(map(Fraction, group.signs)))
 
 
@@ -155,7 +155,7 @@ class _Moved:
         self.weights = [ExactArray(layer.weight) for layer in net.layers]
         self.biases = [ExactArray(layer.bias) for layer in net.layers]
 
-    def ball(self, l: int, coordinates: Sequence[Coordinate]) -> Ball:
+    def ball(self, l: int, coordinates: Sequence[Coordinate]) -> ParameterBall:
         """A layer as it looks behind merged units: the sum of k weights can move by k times the radius, so it is divided by k.
 
         Rounded: this only guides the search.
@@ -163,13 +163,13 @@ class _Moved:
         rows = np.column_stack([*self._sums(l, coordinates), self.net.layers[l - 1].bias])
         law = self.net.layers[l - 1].activation.under(Fraction(-1))
         signed = law is not None and law[0] == -1 and law[1] == 0
-        return Ball(rows, np.ascontiguousarray(self.net.layers[l].weight.T), self.radius, signed)
+        return ParameterBall(rows, np.ascontiguousarray(self.net.layers[l].weight.T), self.radius, signed)
 
     def _sums(self, l: int, coordinates: Sequence[Coordinate]) -> list[Array]:
         w = self.weights[l - 1].hi
         return [w[:, list(c.units)] @ np.array(c.ratios, dtype=float) / float(c.size) for c in coordinates]
 
-    def carry_out(self, l: int, coordinates: Sequence[Coordinate], layer: Ball, plan: Plan) -> list[Coordinate]:
+    def carry_out(self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, plan: Plan) -> list[Coordinate]:
         """Give every unit of layer l its fate; the units that stay, as coordinates of the next layer."""
         self.weights[l].write((slice(None), list(plan.null)), 0.0, 0.0)
         for group in plan.free:
@@ -184,7 +184,7 @@ class _Moved:
         return [*map(Coordinate.of, plan.paid), *(Coordinate((i,), (Fraction(1),)) for i in plan.constant)]
 
     def carry_out_scaled(
-        self, l: int, coordinates: Sequence[Coordinate], layer: Ball, scaled: Sequence[Bundle]
+        self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, scaled: Sequence[Bundle]
     ) -> list[Coordinate]:
         """The same where units become multiples of each other."""
         optional = layer.constant | layer.null
@@ -221,7 +221,7 @@ class _Moved:
                 self.weights[l - 1].put((unit, coordinate.units[0]), x)
         self.weights[l - 1].write((unit, plain), values, 0.0)
 
-    def _join(self, l: int, columns: list[int], layer: Ball, groups: list[Group]) -> None:
+    def _join(self, l: int, columns: list[int], layer: ParameterBall, groups: list[SignedBox]) -> None:
         """Give the units of each group one row, up to sign."""
         if not groups:
             return
@@ -238,9 +238,9 @@ class _Moved:
                 place = (unit, columns[k]) if k < len(columns) else (unit,)
                 (self.weights if k < len(columns) else self.biases)[l - 1].put(place, sign * number)
 
-    def _join_sums(self, l: int, coordinates: Sequence[Coordinate], layer: Ball, plan: Plan) -> None:
+    def _join_sums(self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, plan: Plan) -> None:
         """The same behind merged units: of each coordinate the sum of a unit's weights is brought to a common value."""
-        tasks = [(Group((i,), (1,)), np.zeros(layer.rows.shape[1])) for i in plan.constant]
+        tasks = [(SignedBox((i,), (1,)), np.zeros(layer.rows.shape[1])) for i in plan.constant]
         for group in (*plan.paid, *plan.free):
             if len(group.units) > 1:
                 units, signs = list(group.units), np.array(group.signs, dtype=float)[:, None]

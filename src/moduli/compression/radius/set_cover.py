@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.kernel.radius.compatibility import Ints, Leaf, Mask
-from moduli.kernel.radius.cover_bound import Branch, Sieve, Sum, Tree
+from moduli.kernel.radius.compatibility import DualWeights, Ints, Mask
+from moduli.kernel.radius.cover_bound import Branch, CoverProof, IndependentParts, ReducedCostFilter
 
 SCALE = 2**30
 ROUNDS = 20
-FEW, MANY, BATCH, HEAVY = 4000, 40_000, 1000, 200
+FEW = 4000  # columns of which all are searched at once
+MANY = 40_000  # columns beyond which none are listed
+BATCH = 1000  # columns that join a program at a time
+HEAVY = 200  # columns of a program that count as a node
 OPTIMAL = 0  # the status of a solved program in scipy
 DEAR = 16  # times the rows: what a row costs that is left uncovered, so that every linear program has a solution
 
@@ -61,7 +64,7 @@ class Answer:
     chosen: list[int] | None
     upper: int
     lower: int
-    tree: Tree
+    tree: CoverProof
     nodes: int
 
 
@@ -75,7 +78,7 @@ class Relaxed(NamedTuple):
     x: Any
     columns: list[int]
     value: float
-    leaf: Leaf
+    leaf: DualWeights
     bound: int
     cuts: list[int]
     short: float
@@ -294,7 +297,7 @@ class _Search:
         matrix = csr_matrix((v, (i, j)), shape=(len(place) + len(resources), len(index)))
         return matrix, index, list(resources), np.array([float(c < self.paid) for c in index])
 
-    def _leaf(self, rows: int, cols: int, marginals: Any, resources: list[int], cuts: list[int]) -> tuple[Leaf, int]:
+    def _leaf(self, rows: int, cols: int, marginals: Any, resources: list[int], cuts: list[int]) -> tuple[DualWeights, int]:
         members = list(_members(rows))
         ints = [int(x * SCALE) for x in marginals]
         y = dict(zip(members, ints, strict=False))
@@ -314,7 +317,7 @@ class _Search:
         gain = sum(y.values()) + sum(w * (s.bit_count() + 1 >> 1) for s, w in odd) - sum(prices.values())
         named = tuple((self._units(s), w) for s, w in odd)
         weights = {self.names[r]: w for r, w in y.items() if w}
-        return Leaf(weights, {u: w for u, w in sorted(prices.items()) if w}, named, scale), max(0, -(-gain // scale))
+        return DualWeights(weights, {u: w for u, w in sorted(prices.items()) if w}, named, scale), max(0, -(-gain // scale))
 
     def propose(self, rows: int, cols: int) -> list[int] | None:
         """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget; None where that fails."""
@@ -345,7 +348,7 @@ class _Search:
     def cost(self, chosen: Sequence[int]) -> int:
         return sum(c < self.paid for c in chosen)
 
-    def best(self, rows: int, cols: int) -> tuple[list[int] | None, int, Tree]:
+    def best(self, rows: int, cols: int) -> tuple[list[int] | None, int, CoverProof]:
         """A cover (None where none is found), a lower bound and its tree."""
         alive = cols
         rows, cols, chosen, essential = self.reduce(rows, cols)
@@ -359,7 +362,7 @@ class _Search:
             parts.append((self._units(part), tree))
         return chosen if complete else None, lower, _joined(parts)
 
-    def _part(self, rows: int, cols: int, alive: int) -> tuple[list[int] | None, int, Tree]:
+    def _part(self, rows: int, cols: int, alive: int) -> tuple[list[int] | None, int, CoverProof]:
         chosen: list[int] | None
         try:
             found = self.relax(rows, cols)
@@ -371,7 +374,7 @@ class _Search:
         target = rows.bit_count() + 1 if chosen is None else self.cost(chosen)
         return chosen, *self.prove(rows, cols, alive & self._touching(rows), target, found, ROUNDS)
 
-    def _counted(self, rows: int, cols: int) -> tuple[int, Tree]:
+    def _counted(self, rows: int, cols: int) -> tuple[int, CoverProof]:
         """Without any budget left: rows no two of which share a column (none that free columns touch)."""
         left, weights = rows, dict[int, int]()
         for c in _members(cols & ~self.all_paid):
@@ -381,9 +384,9 @@ class _Search:
             weights[self.names[r]] = 1
             for c in _members(self.by_row[r] & cols):
                 left &= ~self.sets[c]
-        return len(weights), Leaf(weights, {}, (), 1)
+        return len(weights), DualWeights(weights, {}, (), 1)
 
-    def prove(self, rows: int, cols: int, alive: int, target: int, found: Relaxed, rounds: int = 2) -> tuple[int, Tree]:
+    def prove(self, rows: int, cols: int, alive: int, target: int, found: Relaxed, rounds: int = 2) -> tuple[int, CoverProof]:
         """A tree that proves `target` or, where the budget ends, less.
 
         Args:
@@ -413,12 +416,12 @@ class _Search:
             cols &= ~self.clash[c]
         return rows & ~self.sets[c], cols & ~(1 << c)
 
-    def child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, Tree]:
+    def child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, CoverProof]:
         alive = self._touching(rows) & cols
         rows, cols, _, essential = self.reduce(rows, alive)
         bare = next((r for r in _members(rows) if not self.by_row[r] & cols), None)
         if bare is not None:
-            return target, Leaf({self.names[bare]: target}, {}, (), 1)
+            return target, DualWeights({self.names[bare]: target}, {}, (), 1)
         parts, lower = self._trunk(essential)
         pieces = [(part, mine, self.relax(part, mine, cuts)) for part, mine in self.split(rows, cols)]
         need = target - lower - sum(found.bound for _, _, found in pieces)
@@ -439,18 +442,18 @@ class _Search:
             cols |= self.by_row[r]
         return cols
 
-    def _trunk(self, essential: list[int]) -> tuple[list[tuple[tuple[int, ...], Tree]], int]:
+    def _trunk(self, essential: list[int]) -> tuple[list[tuple[tuple[int, ...], CoverProof]], int]:
         if not essential:
             return [], 0
         units = tuple(sorted(self.names[r] for r in essential))
-        return [(units, Leaf(dict.fromkeys(units, 1), {}, (), 1))], len(units)
+        return [(units, DualWeights(dict.fromkeys(units, 1), {}, (), 1))], len(units)
 
     def _units(self, rows: int) -> tuple[int, ...]:
         return tuple(sorted(self.names[r] for r in _members(rows)))
 
 
-def _joined(parts: list[tuple[tuple[int, ...], Tree]]) -> Tree:
-    return parts[0][1] if len(parts) == 1 else Sum(tuple(parts))
+def _joined(parts: list[tuple[tuple[int, ...], CoverProof]]) -> CoverProof:
+    return parts[0][1] if len(parts) == 1 else IndependentParts(tuple(parts))
 
 
 def _members(bits: int) -> Any:
@@ -509,7 +512,7 @@ def within(cover: Cover, budget: int, target: int, upper: int) -> Answer:
     """A cover of cost below `target` or a proof that there is none; more if a cover below `upper` may be among few columns."""
     bare = np.flatnonzero(np.diff(cover.matrix.tocsc().indptr) == 0)
     if len(bare):
-        return Answer(None, upper, target, Leaf({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
+        return Answer(None, upper, target, DualWeights({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
     few = cover.matrix.shape[0] <= FEW and upper > target
     return _searched(cover, budget, None if few else target)
 
@@ -527,7 +530,7 @@ def _searched(cover: Cover, budget: int, target: int | None = None) -> Answer:
         try:
             lower, tree = search.child((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1, target, [])
         except Exhausted:
-            lower, tree = 0, Leaf({}, {}, (), 1)
+            lower, tree = 0, DualWeights({}, {}, (), 1)
         return Answer(None, target, lower, tree, search.nodes)
     chosen, lower, tree = search.best((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1)
     upper = len(search.names) if chosen is None else search.cost(chosen)
@@ -550,10 +553,10 @@ class _Pool:
             _, y, prices = self._generated(active, every, np.ones(self.count, dtype=bool))
         except Exhausted:
             chosen = greedy(self.cover, every)
-            return Answer(chosen, self._cost(chosen), 0, Leaf({}, {}, (), 1), self.nodes)
+            return Answer(chosen, self._cost(chosen), 0, DualWeights({}, {}, (), 1), self.nodes)
         leaf, total, short = self._rounded(y, prices)
         lower, chosen = max(0, -(-total // leaf.scale)), self.dive(active)
-        tree: Tree = leaf
+        tree: CoverProof = leaf
         while lower < self._cost(chosen) and self.nodes < self.budget:
             columns = np.flatnonzero(total + short <= leaf.scale * lower)
             if len(columns) > MANY:
@@ -565,7 +568,7 @@ class _Pool:
             if found.lower <= lower:
                 break
             lower += 1
-            tree = Sieve(leaf, lower, found.tree)
+            tree = ReducedCostFilter(leaf, lower, found.tree)
         return Answer(chosen, self._cost(chosen), lower, tree, self.nodes)
 
     def start(self) -> Mask:
@@ -640,7 +643,7 @@ class _Pool:
         y[rows], prices[busy] = dual[: int(rows.sum())], dual[int(rows.sum()) :]
         return found.x, y, prices
 
-    def _rounded(self, y: Any, prices: Any) -> tuple[Leaf, int, Any]:
+    def _rounded(self, y: Any, prices: Any) -> tuple[DualWeights, int, Any]:
         """The same in integers: the scale and single prices give way where a column weighs too much."""
         weights = np.floor(y * SCALE).astype(np.int64)
         prices = np.ceil(prices * SCALE).astype(np.int64)
@@ -651,5 +654,5 @@ class _Pool:
         np.maximum.at(lift, self.cover.uses.indices[self.cover.uses.indptr[over - self.paid]], -short[over])
         prices += lift
         named = {int(u): int(w) for u, w in zip(self.cover.rows, weights, strict=True) if w}
-        leaf = Leaf(named, {int(u): int(prices[u]) for u in np.flatnonzero(prices)}, (), scale)
+        leaf = DualWeights(named, {int(u): int(prices[u]) for u in np.flatnonzero(prices)}, (), scale)
         return leaf, int(weights.sum() - prices.sum()), self._short(weights, prices, scale)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moduli.formats.affine_tracer import MAX_ENTRIES, Ball, Tensor
+from moduli.formats.affine_tracer import MAX_ENTRIES, BallArray, Tensor
 from moduli.formats.second_reading import MAX_PARAMETERS, UNITS, confirm
 from moduli.kernel.errors import UnsupportedModel, one_line
 from moduli.kernel.network import Network
@@ -62,7 +62,7 @@ class Mapped:
         return Mapped(moved, self.output_map)
 
 
-Value = Tensor | Ball | Integers | Mapped
+Value = Tensor | BallArray | Integers | Mapped
 Made = Value | list[Value]  # of all outputs of a node
 
 
@@ -76,14 +76,14 @@ def move(value: Value, fn: Callable[[Any], Any]) -> Value:
         return value.rearranged(fn)
     if isinstance(value, Tensor):
         return value.rearrange(fn)
-    return value.map(fn) if isinstance(value, Ball) else np.asarray(fn(value))
+    return value.map(fn) if isinstance(value, BallArray) else np.asarray(fn(value))
 
 
-def as_ball(value: Value, what: str) -> Ball:
-    if isinstance(value, Ball):
+def as_ball(value: Value, what: str) -> BallArray:
+    if isinstance(value, BallArray):
         return value
     if isinstance(value, np.ndarray):
-        return Ball.of(value)
+        return BallArray.of(value)
     raise UnsupportedModel(f"{what} depends on the input; constants are understood there")
 
 
@@ -230,7 +230,7 @@ class Traced:
         return a == b and len(ours) == len(theirs) and all(map(_same_layer, ours, theirs))
 
 
-def _same_layer(a: tuple[Ball, Ball, Any], b: tuple[Ball, Ball, Any]) -> bool:
+def _same_layer(a: tuple[BallArray, BallArray, Any], b: tuple[BallArray, BallArray, Any]) -> bool:
     return a[2] == b[2] and all(p.equals(q) for p, q in zip(a[:2], b[:2], strict=True))
 
 
@@ -314,7 +314,7 @@ class Reader:
     def _uncounted(self, output: str) -> None:
         """Refuse numbers that were computed from the number of samples."""
         for name in self.counted:
-            if isinstance(self.values.get(name), Ball):
+            if isinstance(self.values.get(name), BallArray):
                 raise UnsupportedModel(f"{self.makers[name]} computes with the number of samples; each must stand for itself")
 
     def _chosen(self, output: str | None) -> str:
@@ -452,7 +452,7 @@ class Reader:
         if self.counted.intersection(needs):
             self.counted.update(outputs)
         for output, value in zip(outputs, made if isinstance(made, list) else [made], strict=False):
-            if needs and isinstance(value, (Ball, np.ndarray)):
+            if needs and isinstance(value, (BallArray, np.ndarray)):
                 self.made += math.prod(value.shape)
             if self.made > MAX_ENTRIES + 8 * self.held:
                 raise UnsupportedModel(
@@ -524,10 +524,10 @@ class Reader:
         """Whether a node is a constant that the file's own types decide."""
         if node.op not in EVALUATED or any(isinstance(value, (Tensor, Mapped)) for value in values):
             return False
-        kinds = {self.kinds.get(name, 0) for name, value in zip(node.inputs, values, strict=False) if isinstance(value, Ball)}
+        kinds = {self.kinds.get(name, 0) for name, value in zip(node.inputs, values, strict=False) if isinstance(value, BallArray)}
         reals = node.op in REALS and kinds <= {1, 11} and not any(isinstance(value, np.ndarray) for value in values)
         divisor = values[1] if node.op == "Div" and len(values) > 1 else None
-        return not reals or (isinstance(divisor, Ball) and not divisor.is_float())
+        return not reals or (isinstance(divisor, BallArray) and not divisor.is_float())
 
     def _evaluated(self, node: Node, values: list[Value | None]) -> Value:
         given = zip(node.inputs, values, strict=True)
@@ -546,28 +546,28 @@ class Reader:
             raise UnsupportedModel("constants computed in half precision, on which runtimes do not agree; store the result")
         self.rounded(self.kinds[name])
         self.note(f"constants computed in {FLOATS[self.kinds[name]]}, as the file does")
-        return Ball.of(array)
+        return BallArray.of(array)
 
     def array(self, name: str, value: Value) -> Any:
         """A constant as an array of its type."""
         if isinstance(value, np.ndarray):
             return value
-        assert isinstance(value, Ball)
+        assert isinstance(value, BallArray)
         with np.errstate(over="ignore"):
             return value.centre.hi.astype(numpy_type(self.kinds.get(name, 1)))
 
-    def cast_constant(self, node: Node, x: Ball | Integers, kind: int) -> Value:
+    def cast_constant(self, node: Node, x: BallArray | Integers, kind: int) -> Value:
         """A constant in another type."""
         array = self.array(node.inputs[0], x)
-        if isinstance(x, Ball) and kind == 11 and self.kinds.get(node.inputs[0]) in FLOATS:
+        if isinstance(x, BallArray) and kind == 11 and self.kinds.get(node.inputs[0]) in FLOATS:
             return x
         made = cast(array, kind, str(node.op))
         self.kinds[node.outputs[0]] = kind
         if made.dtype.kind in "iub":
             return np.asarray(made)
-        if not np.array_equal(made.astype(np.float64), x.centre.hi if isinstance(x, Ball) else x):
+        if not np.array_equal(made.astype(np.float64), x.centre.hi if isinstance(x, BallArray) else x):
             self.rounded(kind)
-        return Ball.of(made)
+        return BallArray.of(made)
 
     def kind(self, name: str) -> int:
         """The ONNX element type of a value."""
@@ -599,7 +599,7 @@ class Reader:
         if array.dtype.kind in "iub":
             return np.asarray(array)
         with one_line(where):
-            return Ball.of(array)
+            return BallArray.of(array)
 
     def scalar(self, name: str) -> float | None:
         """The value of a stored number of shape () or (1,), for patterns: others add axes to what they meet."""

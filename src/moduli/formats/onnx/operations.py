@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moduli.formats.affine_tracer import MAX_ENTRIES, MAX_MADE, Ball, Tensor, reciprocal
+from moduli.formats.affine_tracer import MAX_ENTRIES, MAX_MADE, BallArray, Tensor, reciprocal
 from moduli.kernel.errors import UnsupportedModel
 
 from .constants import FLOATS, size_of, sparse_array, stored_array
@@ -75,7 +75,7 @@ def _neg(reader: Reader, node: Node, x: Value) -> Value:
 
 
 def _negative(x: Value) -> Value:
-    return x.times(Ball.of(-1.0)) if isinstance(x, Ball) else as_data(x).scaled(-1.0)
+    return x.times(BallArray.of(-1.0)) if isinstance(x, BallArray) else as_data(x).scaled(-1.0)
 
 
 def _aligned(reader: Reader, node: Node, a: Value, b: Value) -> Value:
@@ -182,7 +182,7 @@ def _gemm(reader: Reader, node: Node, a: Value, b: Value, c: Value | None = None
     scaled = as_data(product).scaled(alpha)
     if c is None or beta == 0:
         return scaled
-    offset = as_ball(c, "the third operand").times(Ball.of(beta))
+    offset = as_ball(c, "the third operand").times(BallArray.of(beta))
     if len(offset.shape) > 2:
         raise UnsupportedModel(f"the third operand has shape {offset.shape}; two axes are understood")
     if np.broadcast_shapes(offset.shape, scaled.shape) != scaled.shape:
@@ -271,7 +271,7 @@ def _in_type(reader: Reader, node: Node, x: Value, kind: int) -> Value:
     """Among floating types nothing happens to data, which are real numbers; constants are rounded and wrap."""
     if kind not in (*FLOATS, 2, 3, 4, 5, 6, 7, 9, 12, 13):
         raise UnsupportedModel(f"a cast to ONNX type {kind}; floating types and integers are understood")
-    if isinstance(x, (Ball, np.ndarray)):
+    if isinstance(x, (BallArray, np.ndarray)):
         return reader.cast_constant(node, x, kind)
     if kind not in FLOATS:
         raise UnsupportedModel(f"a cast of data to ONNX type {kind}; casts among floats are understood")
@@ -393,7 +393,7 @@ def _concat(reader: Reader, node: Node, *parts: Value) -> Value:
     if len(parts) == 1:
         return parts[0]
     if any(isinstance(part, (Tensor, Mapped)) for part in parts):
-        if any(isinstance(part, (Ball, np.ndarray)) for part in parts):
+        if any(isinstance(part, (BallArray, np.ndarray)) for part in parts):
             raise UnsupportedModel("joins a tensor that depends on the input with a constant")
         return Tensor.joined([as_data(part) for part in parts], axis)
     if size > MAX_MADE:
@@ -404,7 +404,7 @@ def _concat(reader: Reader, node: Node, *parts: Value) -> Value:
     balls = [as_ball(part, "a part") for part in parts]
     if not all(ball.is_float() for ball in balls):
         raise UnsupportedModel("joins results of rounding arithmetic; fold the constants of the model first")
-    return Ball.of(np.concatenate([ball.centre.hi for ball in balls], axis))
+    return BallArray.of(np.concatenate([ball.centre.hi for ball in balls], axis))
 
 
 @op("Split", moves=True)
@@ -479,7 +479,7 @@ def _constant(reader: Reader, node: Node) -> Value:
         return reader.constant(sparse_array(found.sparse_tensor, reader.folder), str(node))
     if found.name in ("value_float", "value_floats"):
         reader.kinds[node.outputs[0]] = 1
-        return Ball.of(np.array(found.f if found.type == 1 else list(found.floats), dtype=np.float64))
+        return BallArray.of(np.array(found.f if found.type == 1 else list(found.floats), dtype=np.float64))
     if found.name in ("value_int", "value_ints"):
         return np.array(found.i if found.type == 2 else list(found.ints), dtype=np.int64)
     raise UnsupportedModel("holds no tensor of numbers")
@@ -493,7 +493,7 @@ def _constant_of_shape(reader: Reader, node: Node, shape: Value) -> Value:
     tensor = node.tensor("value")
     reader.kinds[node.outputs[0]] = 1 if tensor is None else tensor.data_type
     if tensor is None:
-        return Ball.of(np.zeros(dims))
+        return BallArray.of(np.zeros(dims))
     if size_of(tensor.dims) != 1:
         raise UnsupportedModel(f"has a value of shape {tuple(tensor.dims)}; one number is needed")
     number = reader.constant(stored_array(tensor, reader.folder), str(node))
@@ -524,7 +524,7 @@ def _dequantize(reader: Reader, node: Node, x: Value, scale: Value, zero: Value 
     reader.kinds[node.outputs[0]] = reader.kinds.get(node.inputs[1], 1)
     reader.rounded(1)
     reader.note("read quantised weights as (q - zero point) scale, over the reals")
-    return Ball.of(x.astype(np.float64) - along(offset).astype(np.float64)).times(factor.map(along))
+    return BallArray.of(x.astype(np.float64) - along(offset).astype(np.float64)).times(factor.map(along))
 
 
 @op("ai.onnx.ml.Scaler")

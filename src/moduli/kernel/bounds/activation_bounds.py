@@ -16,7 +16,7 @@ from moduli.kernel.exact_numbers import total
 from moduli.kernel.state import State
 
 from . import propagation
-from .relaxations import envelope
+from .relaxations import relaxation
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Row = tuple[Fraction, ...]
@@ -53,7 +53,7 @@ def activation_bounds(state: State, l: int) -> tuple[Array, Array]:
     lo, hi = preactivation_bounds(state)[l - 1]
     sign = state.signs[l - 1]
     lo, hi = np.where(sign > 0, np.maximum(lo, 0.0), lo), np.where(sign < 0, np.minimum(hi, 0.0), hi)
-    found = envelope(state.activations[l - 1], lo, hi)
+    found = relaxation(state.activations[l - 1], lo, hi)
     return found.least, found.most
 
 

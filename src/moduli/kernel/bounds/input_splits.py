@@ -57,7 +57,7 @@ def verify(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs])
         layer, unit = locate(net, at)
         raise CertificateRejected(
             f"node {failed[at]} of the tree, a leaf: unit {unit} of layer {layer} is not proved to have sign "
-            f"{flat(claims)[at]}"
+            f"{concatenated(claims)[at]}"
         )
 
 
@@ -70,7 +70,7 @@ def locate(net: Network, at: int) -> tuple[int, int]:
 
 def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> Ints:
     """For each hidden unit -1 where the claim is proved (or none is made), else a leaf where it is not; see `verify`."""
-    whole, right, wanted = box.of_dimension(net.widths[0]), _right(tree, net.widths[0]), flat(claims)
+    whole, right, wanted = box.of_dimension(net.widths[0]), _right(tree, net.widths[0]), concatenated(claims)
     failed = np.full(len(wanted), -1, dtype=np.intp)
     nodes, low, high, need = np.zeros(1, dtype=np.intp), whole.low[None], whole.high[None], (wanted != 0)[None]
     split = np.array(tree, dtype=np.intp)
@@ -89,7 +89,7 @@ def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs
     return failed
 
 
-def flat(claims: Sequence[Signs]) -> Signs:
+def concatenated(claims: Sequence[Signs]) -> Signs:
     """Signs of all hidden units, from those of each layer."""
     return np.concatenate([*claims, np.zeros(0, dtype=np.int8)]).astype(np.int8)
 

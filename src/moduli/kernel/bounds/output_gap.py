@@ -25,7 +25,8 @@ from . import input_splits, propagation
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Worst = Callable[[Array, Array], Array]
-BATCH, FAR = 64, 2.0**1000
+BATCH = 64  # boxes bounded at a time
+FAR = 2.0**1000  # any change is allowed: what it does is bounded, not how large it is
 
 
 def joint(a: Network, b: Network) -> Network | None:
@@ -96,7 +97,7 @@ def _size(lo: Array, hi: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Enclosure:
+class GapBound:
     """A certified upper bound of |a - b|_inf on a box with its proof.
 
     Attributes:
@@ -139,10 +140,10 @@ class Changed:
     """
 
     changes: tuple[Change, ...]
-    enclosure: Enclosure
+    enclosure: GapBound
 
     @staticmethod
-    def between(a: Network, b: Network, enclosure: Enclosure) -> Changed:
+    def between(a: Network, b: Network, enclosure: GapBound) -> Changed:
         """From the parameters of one network to those of another, of one architecture."""
         changes = []
         for l, (old, new) in enumerate(zip(a.layers, b.layers, strict=True), 1):
@@ -187,4 +188,4 @@ class Changed:
         upper = fields.real(read["upper"], "upper of the changes", least=0.0)
         how, tree = fields.text(read["how"], "how of the changes"), input_splits.read_tree(read["tree"], "changes")
         changes = map(Change.from_json, fields.items(read["changes"], "changes"))
-        return Changed(tuple(changes), Enclosure(upper, how, tree, (), 0))
+        return Changed(tuple(changes), GapBound(upper, how, tree, (), 0))

@@ -33,7 +33,7 @@ from moduli.kernel.errors import ShapeError
 from moduli.kernel.exact_numbers import class_keys, two_product, two_sum, up
 from moduli.kernel.network import Layer, Network
 
-from .relaxations import Envelope, add_up, envelope, kinked, slopes
+from .relaxations import Relaxation, add_up, relaxation, relaxation_of_kink, slopes
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -163,7 +163,7 @@ def _unrounded(mass: Array, *grains: Array) -> Mask:
     return np.asarray((grain > 0) & (up(mass, 2**20) <= 2.0**53 * grain))
 
 
-Relax = Callable[[int, Array, Array], Envelope]
+Relax = Callable[[int, Array, Array], Relaxation]
 
 
 class Choice(NamedTuple):
@@ -217,7 +217,7 @@ class Propagation:
         arithmetic.require()  # here, because worker processes begin here too
         self.maps, self.low, self.high = maps, low, high
         self.bounds: Bounds = []
-        self.envelopes: list[Envelope] = []
+        self.envelopes: list[Relaxation] = []
         self.sizes: list[tuple[Array, Array]] = []
         self.products = 4 * len(low) * sum(map.weight.size for map in maps)
         h = low, high
@@ -375,8 +375,8 @@ def propagate(
 ) -> Propagation:
     """Bounds of the pre-activations of `layers`; see `Propagation`."""
 
-    def relax(l: int, lo: Array, hi: Array) -> Envelope:
-        return envelope(layers[l].activation, lo, hi)
+    def relax(l: int, lo: Array, hi: Array) -> Relaxation:
+        return relaxation(layers[l].activation, lo, hi)
 
     return Propagation(maps(layers, merged=linear), relax, low, high, linear=linear, lazy=lazy, units=units)
 
@@ -467,7 +467,7 @@ def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array,
     alone = [propagate(net, low, high, linear=relax, lazy=lazy).bounds for net in (a, b)]
     maps = [_pair(p, q) for p, q in zip(a, b, strict=True)]
 
-    def lines(l: int, lo: Array, hi: Array) -> Envelope:
+    def lines(l: int, lo: Array, hi: Array) -> Relaxation:
         return _pair_lines(a[l], lo, hi, *alone[0][l])
 
     known = []
@@ -491,11 +491,11 @@ def _pair(a: Layer, b: Layer) -> Affine:
         return Affine(weight, np.concatenate([a.bias - b.bias, b.bias]), exact=False)
 
 
-def _pair_lines(layer: Layer, lo: Array, hi: Array, a_lo: Array, a_hi: Array) -> Envelope:
+def _pair_lines(layer: Layer, lo: Array, hi: Array, a_lo: Array, a_hi: Array) -> Relaxation:
     """Lines around h_a - h_b in z_a - z_b, by mean slopes over what z_a and z_b can be, beside those around h_b."""
     n = len(layer.bias)
     b_lo, b_hi = lo[:, n:], hi[:, n:]
     least, most = slopes(layer.activation, np.minimum(a_lo, b_lo), np.maximum(a_hi, b_hi))
-    apart = kinked(most, least, least, most, lo[:, :n], hi[:, :n])
-    parts = zip(apart, envelope(layer.activation, b_lo, b_hi), strict=True)
-    return Envelope(*(np.concatenate(pair, axis=1) for pair in parts))
+    apart = relaxation_of_kink(most, least, least, most, lo[:, :n], hi[:, :n])
+    parts = zip(apart, relaxation(layer.activation, b_lo, b_hi), strict=True)
+    return Relaxation(*(np.concatenate(pair, axis=1) for pair in parts))

@@ -1,6 +1,6 @@
 """Lines below and above an activation on intervals, proved in float arithmetic; part of what a sceptic reads.
 
-For pre-activations z in [lo, hi], one interval per entry, an `Envelope` promises
+For pre-activations z in [lo, hi], one interval per entry, an `Relaxation` promises
 
     lower_slope z + lower_offset <= s(z) <= upper_slope z + upper_offset      and      least <= s(z) <= most.
 
@@ -26,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 TANH = {"tanh": (0.0, 1.0, 1.0), "sigmoid": (0.5, 0.5, 0.5)}  # s(z) = k + b tanh(c z), with powers of two
 
 
-class Envelope(NamedTuple):
+class Relaxation(NamedTuple):
     """Lines and ranges of an activation; the inequalities stand at the top of this module."""
 
     lower_slope: Array
@@ -37,24 +37,24 @@ class Envelope(NamedTuple):
     most: Array
 
 
-def envelope(activation: Activation, lo: Array, hi: Array) -> Envelope:
+def relaxation(activation: Activation, lo: Array, hi: Array) -> Relaxation:
     """Lines around s on each [lo, hi]; ends may be infinite.
 
     >>> import numpy as np
-    >>> lines = envelope(Activation("relu"), np.array([-1.0]), np.array([3.0]))
+    >>> lines = relaxation(Activation("relu"), np.array([-1.0]), np.array([3.0]))
     >>> float(lines.upper_slope[0]), float(lines.lower_slope[0]), float(lines.most[0])
     (0.75, 1.0, 3.0)
     """
     with np.errstate(all="ignore"):
         if activation.piecewise_linear:
             p, q = (np.full(lo.shape, slope) for slope in beside(activation))
-            return kinked(p, q, p, q, lo, hi)
+            return relaxation_of_kink(p, q, p, q, lo, hi)
         if activation.kind in TANH:
             return _finite(_tanh_lines(*TANH[activation.kind], lo, hi))
         if activation.kind == "clip":
             return _finite(_clip_lines(activation.parameters, lo, hi))
     least, most = _ranges(activation, lo, hi)
-    return Envelope(np.zeros(lo.shape), least, np.zeros(lo.shape), most, least, most)
+    return Relaxation(np.zeros(lo.shape), least, np.zeros(lo.shape), most, least, most)
 
 
 def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
@@ -75,13 +75,13 @@ def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
     return np.full(lo.shape, 0.0 if activation.monotone else -steepest), np.full(lo.shape, steepest)
 
 
-def _finite(lines: Envelope) -> Envelope:
+def _finite(lines: Relaxation) -> Relaxation:
     """Constant lines where a slope or an offset is not finite."""
     out = []
     for slope, offset, flat in (lines[0:2] + lines[4:5], lines[2:4] + lines[5:6]):
         fine = np.isfinite(slope) & np.isfinite(offset)
         out += [np.where(fine, slope, 0.0), np.where(fine, offset, flat)]
-    return Envelope(out[0], out[1], out[2], out[3], lines.least, lines.most)
+    return Relaxation(out[0], out[1], out[2], out[3], lines.least, lines.most)
 
 
 # Rounding -------------------------------------------------------------------------------------------------------
@@ -110,11 +110,11 @@ def beside(activation: Activation) -> tuple[float, float]:
     return (0.0, 0.0) if right is None or left is None else (float(right), float(-left))
 
 
-def kinked(right: Array, left: Array, low_right: Array, low_left: Array, lo: Array, hi: Array) -> Envelope:
+def relaxation_of_kink(right: Array, left: Array, low_right: Array, low_left: Array, lo: Array, hi: Array) -> Relaxation:
     """Lines above z -> (right if z > 0 else left) * z and below the same with `low_right` and `low_left`."""
     below = [-part for part in _above(-low_right, -low_left, lo, hi)]
     above = _above(right, left, lo, hi)
-    return _finite(Envelope(below[0], below[1], above[0], above[1], below[2], above[2]))
+    return _finite(Relaxation(below[0], below[1], above[0], above[1], below[2], above[2]))
 
 
 def _above(right: Array, left: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
@@ -183,7 +183,7 @@ def _derivative(z: Array) -> tuple[Array, Array]:
     return (1.0 - most) * (1.0 + most) * (1.0 - 2.0**-50), (1.0 - least) * (1.0 + least) * (1.0 + 2.0**-50)
 
 
-def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Envelope:
+def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Relaxation:
     """Lines around k + b tanh(c z), through the mirror image where the interval is not positive.
 
     c z is exact, or rounded outward near the least floats; slopes below 2^-900 are 0, so b c s is exact too.
@@ -198,7 +198,7 @@ def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Envelope:
     )  # fmt: skip
     low, least = (-_shifted(-k, -b, x) for x in (lines[1], lines[4]))
     high, most = (_shifted(k, b, x) for x in (lines[3], lines[5]))
-    return Envelope(b * c * lines[0], low, b * c * lines[2], high, np.maximum(least, k - b), np.minimum(most, k + b))
+    return Relaxation(b * c * lines[0], low, b * c * lines[2], high, np.maximum(least, k - b), np.minimum(most, k + b))
 
 
 def _shifted(k: float, b: float, x: Array) -> Array:
@@ -212,7 +212,7 @@ def _scaled(z: Array, c: float, way: float) -> Array:
     return np.where((np.abs(z) < 2.0**-1000) & (z != 0) & (c != 1), np.nextafter(c * z, way), c * z)
 
 
-def _tanh_right(lo: Array, hi: Array) -> Envelope:
+def _tanh_right(lo: Array, hi: Array) -> Relaxation:
     """Lines around tanh where hi > 0, or lo = hi = 0.
 
     The derivative is at least s = min(tanh'(lo), tanh'(hi)) on [lo, hi], so tanh z - s z grows: its extremes are at the
@@ -232,13 +232,13 @@ def _tanh_right(lo: Array, hi: Array) -> Envelope:
     spread = times_up(add_up(d_most, -d_least), add_up(hi, -lo))
     above = add_up(_tanh(m)[1], times_up(-upper, m))
     above = np.where(concave, add_up(above, spread), above)
-    return Envelope(lower, below, upper, above, least, most)
+    return Relaxation(lower, below, upper, above, least, most)
 
 
 # Clips ----------------------------------------------------------------------------------------------------------
 
 
-def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Envelope:
+def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Relaxation:
     """Lines around z -> min(max(z, low), high), which grows, with slopes 0 and 1.
 
     Minus any line it is linear between lo, low, high and hi, so its extremes are at those of the four that lie inside. The
@@ -257,7 +257,7 @@ def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Envelope:
     corners = [(lo, at_lo), (hi, at_hi), *((np.clip(z, lo, hi), np.clip(np.clip(z, lo, hi), low, high)) for z in (low, high))]
     above = np.maximum.reduce([add_up(value, times_up(-upper, z)) for z, value in corners])
     below = np.maximum.reduce([add_up(-value, times_up(lower, z)) for z, value in corners])
-    return Envelope(lower, -below, upper, above, at_lo, at_hi)
+    return Relaxation(lower, -below, upper, above, at_lo, at_hi)
 
 
 # Any other activation -------------------------------------------------------------------------------------------

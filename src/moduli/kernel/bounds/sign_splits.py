@@ -3,7 +3,7 @@
 A `Case` says of one hidden unit, z = w . h + b with h the activations of the layer before, on a box where signs of other units
 are known,
 
-    sign * z >= 0,      or, with `given`, a unit i of the layer before:      w' . h + b <= 0 wherever z_i >= 0,
+    sign * z >= 0,      or, with `assuming_active`, a unit i of the layer before:      w' . h + b <= 0 wherever z_i >= 0,
 
 w' being w with max(w_i, 0) for w_i. Its proof is a tree: a node tells apart the two signs of a unit (z_k <= 0 left, z_k >= 0
 right), and at each leaf a bound is computed anew (`propagation.Propagation`) under the signs that hold there. Multipliers may go
@@ -36,13 +36,13 @@ from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.network import IDENTITY, Layer, Network
 
 from . import input_splits, propagation
-from .input_splits import flat, locate
+from .input_splits import concatenated, locate
 from .propagation import Choice, Propagation
-from .relaxations import Envelope, beside, envelope
+from .relaxations import Relaxation, beside, relaxation
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
-Leaf = tuple[tuple[int, ...], tuple[float, ...]]
+SplitLeaf = tuple[tuple[int, ...], tuple[float, ...]]
 BATCH = 64
 
 
@@ -51,8 +51,8 @@ class Case:
     """A claim about a hidden unit with its proof; see the top of this module.
 
     Attributes:
-        layer, unit: whose pre-activation is bounded; layers count from 1. sign: 1 or -1; -1 with `given`.
-        given: a unit of the layer before, -1 for none.
+        layer, unit: whose pre-activation is bounded; layers count from 1. sign: 1 or -1; -1 with `assuming_active`.
+        assuming_active: a unit of the layer before, -1 for none.
         tree: nodes in preorder: the hidden unit, counted over all layers, whose signs are told apart, or -1 for a leaf.
         leaves: for each leaf hidden units and their multipliers.
     """
@@ -60,17 +60,17 @@ class Case:
     layer: int
     unit: int
     sign: int
-    given: int
+    assuming_active: int
     tree: tuple[int, ...]
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[SplitLeaf, ...]
 
     def __str__(self) -> str:
-        return f"unit {self.unit} of layer {self.layer}" + (f" where unit {self.given} is on" if self.given >= 0 else "")
+        return f"unit {self.unit} of layer {self.layer}" + (f" where unit {self.assuming_active} is on" if self.assuming_active >= 0 else "")
 
     def plain(self) -> dict[str, Any]:
         """Its fields, for `from_json` to read again."""
         return {
-            "layer": self.layer, "unit": self.unit, "sign": self.sign, "given": self.given, "tree": self.tree,
+            "layer": self.layer, "unit": self.unit, "sign": self.sign, "given": self.assuming_active, "tree": self.tree,
             "leaves": self.leaves,
         }  # fmt: skip
 
@@ -89,7 +89,7 @@ class Case:
         return Case(layer, unit, sign, given, input_splits.read_tree(read["tree"], "case"), tuple(leaves))
 
 
-def _leaf(data: list[Any]) -> Leaf:
+def _leaf(data: list[Any]) -> SplitLeaf:
     units = tuple(fields.indices(data[0], "units of a leaf of a case").tolist())
     values = [fields.real(x, "a multiplier of a case") for x in fields.items(data[1], "multipliers of a case")]
     if len(units) != len(values):
@@ -100,7 +100,7 @@ def _leaf(data: list[Any]) -> Leaf:
 # Bounds ---------------------------------------------------------------------------------------------------------
 
 
-def head(net: Network, layer: int, unit: int, sign: int, given: int = -1) -> Network:
+def objective_network(net: Network, layer: int, unit: int, sign: int, given: int = -1) -> Network:
     """What a case bounds from above by 0, as the output of a network of the layers before."""
     last = net.layers[layer - 1]
     row, bias = last.weight[unit : unit + 1] * float(-sign), last.bias[unit : unit + 1] * float(-sign)
@@ -110,22 +110,22 @@ def head(net: Network, layer: int, unit: int, sign: int, given: int = -1) -> Net
 
 
 def propagate(target: Network, box: Box, signs: Signs) -> Propagation:
-    """Bounds of the layers of a `head` on parts of a box, where hidden units have signs ``[parts, units]`` (0: not known)."""
+    """Bounds of the layers of a `objective_network` on parts of a box, where hidden units have signs ``[parts, units]`` (0: not known)."""
     layers, count = target.layers, len(signs)
     signs = np.concatenate([signs, np.zeros((count, 1), dtype=np.int8)], axis=1)
     known = [
         (np.where(s > 0, 0.0, -np.inf), np.where(s < 0, 0.0, np.inf)) for s in np.split(signs, ends_of(target)[1:], axis=1)
     ]
 
-    def relax(l: int, lo: Array, hi: Array) -> Envelope:
-        return envelope(layers[l].activation, lo, hi)
+    def relax(l: int, lo: Array, hi: Array) -> Relaxation:
+        return relaxation(layers[l].activation, lo, hi)
 
     low, high = (np.tile(end, (count, 1)) for end in (box.low, box.high))
     return Propagation(propagation.maps(layers), relax, low, high, lazy=True, known=known)
 
 
 def upper(target: Network, found: Propagation, signs: Signs, multipliers: Array | None = None) -> Array:
-    """Upper bounds of the output of a `head`, -inf on parts that are empty.
+    """Upper bounds of the output of a `objective_network`, -inf on parts that are empty.
 
     Args:
         multipliers: ``[parts, hidden units]``, not a number where the usual lines are to be taken.
@@ -171,7 +171,7 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
     Raises:
         CertificateRejected: naming the unit.
     """
-    count = next((k for k, case in enumerate(cases) if case.given >= 0), len(cases))
+    count = next((k for k, case in enumerate(cases) if case.assuming_active >= 0), len(cases))
     own, cuts = cases[:count], cases[count:]
     rest = [np.array(s, dtype=np.int8) for s in signs]
     for case in own:
@@ -181,22 +181,22 @@ def verify(net: Network, box: Box, tree: Sequence[int], signs: Sequence[Signs], 
             raise CertificateRejected(f"a case proves sign {case.sign} of {case}, and another one is claimed")
         rest[case.layer - 1][case.unit] = 0
     input_splits.verify(net, box, tree, rest)
-    whole, known, ends = box.of_dimension(net.widths[0]), flat(rest), ends_of(net)
+    whole, known, ends = box.of_dimension(net.widths[0]), concatenated(rest), ends_of(net)
     for case in own:
         require(net, whole, known, case)
         known[ends[case.layer - 1] + case.unit] = case.sign
     for case in cuts:
         _require_cut(net, case, known)
         require(net, whole, known, case)
-        net = cut(net, [case])
+        net = without_masked_weights(net, [case])
     return net
 
 
 def _require_cut(net: Network, case: Case, known: Signs) -> None:
     widths = net.widths[1:-1]
-    if case.given < 0:
+    if case.assuming_active < 0:
         raise CertificateRejected(f"the case of {case} stands behind a cut")
-    if not (2 <= case.layer <= len(widths) and 0 <= case.unit < widths[case.layer - 1] and case.given < widths[case.layer - 2]):
+    if not (2 <= case.layer <= len(widths) and 0 <= case.unit < widths[case.layer - 1] and case.assuming_active < widths[case.layer - 2]):
         raise CertificateRejected(f"a cut into {case}, which is not there")
     if any(beside(net.activations[l]) != (1.0, 0.0) for l in (case.layer - 2, case.layer - 1)):
         raise CertificateRejected(f"a cut into {case}: not both layers are of ReLU")
@@ -204,21 +204,21 @@ def _require_cut(net: Network, case: Case, known: Signs) -> None:
         raise CertificateRejected(f"a cut into {case}, which is not known to be off there")
 
 
-def cut(net: Network, cases: Sequence[Case]) -> Network:
+def without_masked_weights(net: Network, cases: Sequence[Case]) -> Network:
     """The network with zeros in place of the weights that cases cut."""
     layers = list(net.layers)
     for case in cases:
-        if case.given >= 0:
+        if case.assuming_active >= 0:
             layer = layers[case.layer - 1]
             weight = layer.weight.copy()
-            weight[case.unit, case.given] = 0.0
+            weight[case.unit, case.assuming_active] = 0.0
             layers[case.layer - 1] = Layer(weight, layer.bias, layer.activation)
     return net.with_layers(layers)
 
 
 def require(net: Network, box: Box, known: Signs, case: Case) -> None:
     """Check one case, given signs of all hidden units; raises `CertificateRejected` naming the leaf."""
-    target = head(net, case.layer, case.unit, case.sign, case.given)
+    target = objective_network(net, case.layer, case.unit, case.sign, case.assuming_active)
     walk, leaf = _walk(net, known, case), 0
     while some := list(islice(walk, BATCH)):
         if leaf + len(some) > len(case.leaves):
@@ -252,8 +252,8 @@ def _walk(net: Network, known: Signs, case: Case) -> Iterator[Signs]:
     ends = ends_of(net)
     below = ends[case.layer - 1]
     start = known[:below].copy()
-    if case.given >= 0:
-        start[ends[case.layer - 2] + case.given] = 1
+    if case.assuming_active >= 0:
+        start[ends[case.layer - 2] + case.assuming_active] = 1
     stack = [start]
     for at, split in enumerate(case.tree):
         if not stack or not -1 <= split < below:
@@ -265,12 +265,12 @@ def _walk(net: Network, known: Signs, case: Case) -> Iterator[Signs]:
             layer, unit = locate(net, split)
             raise CertificateRejected(f"node {at} of the case of {case}: the sign of unit {unit} of layer {layer} is known")
         else:
-            stack += [told(signs, split, sign) for sign in (1, -1)]
+            stack += [with_sign(signs, split, sign) for sign in (1, -1)]
     if stack:
         raise CertificateRejected(f"the tree of the case of {case} lacks {len(stack)} subtrees")
 
 
-def told(signs: Signs, unit: int, sign: int) -> Signs:
+def with_sign(signs: Signs, unit: int, sign: int) -> Signs:
     """Signs, with that of one more unit."""
     signs = signs.copy()
     signs[unit] = sign

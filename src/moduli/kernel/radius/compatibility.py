@@ -40,16 +40,16 @@ def at_most(x: Array, y: Array, limit: float) -> Mask:
         return np.asarray((d < limit) | ((d == limit) & (e <= 0)))
 
 
-class Group(NamedTuple):
+class SignedBox(NamedTuple):
     """Units and their signs."""
 
     units: tuple[int, ...]
     signs: tuple[int, ...]
 
     @staticmethod
-    def of(root: int, others: Ints, signs: Array, chosen: list[int]) -> Group:
+    def of(root: int, others: Ints, signs: Array, chosen: list[int]) -> SignedBox:
         """(root, +) and some of the vertices around it."""
-        return Group((root, *others[chosen].tolist()), (1, *signs[chosen].astype(int).tolist()))
+        return SignedBox((root, *others[chosen].tolist()), (1, *signs[chosen].astype(int).tolist()))
 
 
 def require_radius(radius: float) -> None:
@@ -58,7 +58,7 @@ def require_radius(radius: float) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Ball:
+class ParameterBall:
     """All parameters within a radius of a hidden layer.
 
     Attributes:
@@ -97,18 +97,18 @@ class Ball:
         """Compatible pairs of units."""
         return Graph.of(self.rows, 2 * self.radius, self.signed)
 
-    def part(self, units: Ints) -> Ball:
+    def part(self, units: Ints) -> ParameterBall:
         """The ball of some units that no compatible pair joins to others in one group; graph and freeable units along."""
-        sub = Ball(self.rows[units], self.outgoing[units], self.radius, self.signed)
+        sub = ParameterBall(self.rows[units], self.outgoing[units], self.radius, self.signed)
         sub.__dict__["graph"], sub.__dict__["freeable"] = self.graph.part(units), self.freeable[units]
         return sub
 
-    def fits(self, group: Group) -> bool:
+    def fits(self, group: SignedBox) -> bool:
         """Whether a group is a signed box."""
         p = self.rows[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
         return bool(at_most(p.max(axis=0), p.min(axis=0), 2 * self.radius).all())
 
-    def free(self, group: Group) -> bool:
+    def free(self, group: SignedBox) -> bool:
         """Whether |sum s_i a_i| <= radius * size in every output."""
         a = self.outgoing[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
         return all(_settled(side * a[:, k], self.radius) <= 0 for k in range(a.shape[1]) for side in (1.0, -1.0))
@@ -246,8 +246,8 @@ class Effort:
 
 
 def maximal_boxes(
-    ball: Ball, units: Ints, limit: int, weight: Counts | None = None, least: int = 0, effort: Effort | None = None
-) -> list[Group]:
+    ball: ParameterBall, units: Ints, limit: int, weight: Counts | None = None, least: int = 0, effort: Effort | None = None
+) -> list[SignedBox]:
     """All maximal signed boxes among some units, one of each set of units (signs do not matter for paid groups).
 
     Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of its neighbourhood.
@@ -262,13 +262,13 @@ def maximal_boxes(
     """
     if effort is not None:
         limit = min(limit, effort.left)
-    found: dict[frozenset[int], Group] = {}
+    found: dict[frozenset[int], SignedBox] = {}
     nodes = 0
     place = np.full(ball.size, -1, dtype=np.intp)
     place[units] = 0
     vertex = scratch(ball)
     for root in units.tolist():
-        others, signs, near = around(ball, root, place, vertex)
+        others, signs, near = neighbourhood(ball, root, place, vertex)
         heavy = Heavy(near, weight[others], least - int(weight[root])) if weight is not None else None
         adjacent = [bits_of(row) for row in near]
         later = bits_of(others > root)
@@ -284,7 +284,7 @@ def maximal_boxes(
                 continue
             if not may:
                 if not done:
-                    group = Group.of(root, others, signs, list(members_of(clique)))
+                    group = SignedBox.of(root, others, signs, list(members_of(clique)))
                     found.setdefault(frozenset(group.units), group)
                 continue
             pivot = max(members_of(may | done), key=lambda v: (may & adjacent[v]).bit_count())
@@ -298,7 +298,7 @@ def maximal_boxes(
 
 
 @dataclass(frozen=True)
-class Leaf:
+class DualWeights:
     """A dual solution in integers: weights of rows, prices of units, and weights of odd sets S of rows.
 
     A column that covers a set c of rows weighs sum of weights over c + sum over S of weight * ceil(|c & S| / 2). Boxes
@@ -343,7 +343,7 @@ class Heavy:
 
 
 def free_groups(
-    ball: Ball,
+    ball: ParameterBall,
     roots: Sequence[int],
     limit: int,
     cost: Counts | None = None,
@@ -368,14 +368,14 @@ def free_groups(
     Returns:
         sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
     """
-    place, vertex = lenders(ball), scratch(ball)
+    place, vertex = contributors(ball), scratch(ball)
     parts, given_up = [], []
     for root in roots:
         if effort is not None and effort.left <= 0:
             given_up.append(root)
             continue
         most = limit if effort is None else min(limit, effort.left)
-        others, sign, near = around(ball, root, place, vertex)
+        others, sign, near = neighbourhood(ball, root, place, vertex)
         found, done, nodes = _rooted(ball, root, others, sign, near, most, cost, slack, enough, guide)
         if effort is not None:
             effort.spend(nodes)
@@ -390,15 +390,15 @@ def free_groups(
 
 
 def listed(
-    ball: Ball,
+    ball: ParameterBall,
     rows: Ints,
     nodes: int,
     limit: int,
-    priced: tuple[Leaf, int] | None = None,
+    priced: tuple[DualWeights, int] | None = None,
     enough: int = 2**40,
     guide: Guide | None = None,
     effort: Effort | None = None,
-) -> tuple[list[Group], Any, list[int]]:
+) -> tuple[list[SignedBox], Any, list[int]]:
     """Maximal boxes among some required units, free groups that have one of them, and roots that are given up.
 
     Args:
@@ -420,7 +420,7 @@ def listed(
     return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough, guide or _held(leaf), effort)
 
 
-def _held(leaf: Leaf) -> Guide:
+def _held(leaf: DualWeights) -> Guide:
     """The multipliers of a leaf, none where it has none."""
     held = {unit: np.array(rows) for unit, rows in leaf.guides}
 
@@ -430,13 +430,13 @@ def _held(leaf: Leaf) -> Guide:
     return guide
 
 
-def by_degree(ball: Ball, units: Ints) -> list[int]:
+def by_degree(ball: ParameterBall, units: Ints) -> list[int]:
     """Units with few neighbours first: searches that leave out earlier roots are shortest so."""
     return [int(u) for u in units[np.argsort(ball.graph.degree[units], kind="stable")]]
 
 
-def lenders(ball: Ball) -> Ints:
-    """0 for units that free groups may have, -1 for others: a `place` for `around`."""
+def contributors(ball: ParameterBall) -> Ints:
+    """0 for units that free groups may have, -1 for others: a `place` for `neighbourhood`."""
     return np.where(ball.freeable | ball.constant | ball.null, 0, -1)
 
 
@@ -455,7 +455,7 @@ def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
 
 
 def _rooted(
-    ball: Ball,
+    ball: ParameterBall,
     root: int,
     others: Ints,
     signs: Array,
@@ -495,7 +495,7 @@ def _rooted(
         free[doubtful[affordable:]] = False
         nodes += EXACT * len(doubtful)
         for k in doubtful[:affordable].tolist():
-            free[k] = ball.free(Group.of(root, others, signs, order[members[k]].tolist()))
+            free[k] = ball.free(SignedBox.of(root, others, signs, order[members[k]].tolist()))
         for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
             free &= ~(members[:, v] & (sums - values[v] < -doubt)[:, :outputs].all(axis=1))
         found.append(members[free])
@@ -569,7 +569,7 @@ def classes(near: Mask, order: Ints) -> Ints:
     return colour
 
 
-def sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
+def sides(ball: ParameterBall, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
     """What vertices and the root add to (+sum - r * size, -sum - r * size), and how far float sums may be off."""
     outgoing = ball.outgoing[others] * signs[:, None]
     own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
@@ -582,11 +582,11 @@ def sides(ball: Ball, root: int, others: Ints, signs: Array) -> tuple[Array, Arr
     return values, total, doubt
 
 
-def scratch(ball: Ball) -> Ints:
+def scratch(ball: ParameterBall) -> Ints:
     return np.full((2, ball.size), -1, dtype=np.intp)
 
 
-def around(ball: Ball, root: int, place: Ints, vertex: Ints) -> tuple[Ints, Array, Mask]:
+def neighbourhood(ball: ParameterBall, root: int, place: Ints, vertex: Ints) -> tuple[Ints, Array, Mask]:
     """Vertices (unit, sign) compatible with (root, +), and which of them are compatible with each other.
 
     Args:

@@ -33,7 +33,7 @@ from moduli.kernel import arithmetic, fields
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import ExactArray
 
-from .compatibility import Ball, Effort, Ints, Leaf, Mask, at_most, listed, require_radius
+from .compatibility import DualWeights, Effort, Ints, Mask, ParameterBall, at_most, listed, require_radius
 
 # Lower bounds ---------------------------------------------------------------------------------------------------
 
@@ -44,45 +44,45 @@ class Branch:
 
     units: tuple[int, ...]
     free: bool
-    inside: Tree
-    outside: Tree
+    inside: CoverProof
+    outside: CoverProof
 
 
 @dataclass(frozen=True)
-class Sieve:
+class ReducedCostFilter:
     """Any cover with a box or free group that weighs too little under the leaf costs `target` or more: leave those out."""
 
-    leaf: Leaf
+    leaf: DualWeights
     target: int
-    rest: Tree
+    rest: CoverProof
 
 
 @dataclass(frozen=True)
-class Sum:
+class IndependentParts:
     """Parts that no box and no free group joins; their bounds add up."""
 
-    parts: tuple[tuple[tuple[int, ...], Tree], ...]
+    parts: tuple[tuple[tuple[int, ...], CoverProof], ...]
 
 
-Tree = Leaf | Branch | Sieve | Sum
+CoverProof = DualWeights | Branch | ReducedCostFilter | IndependentParts
 
 
-def renamed(tree: Tree, names: Ints) -> Tree:
+def renamed(tree: CoverProof, names: Ints) -> CoverProof:
     """The tree with unit k called names[k]."""
 
     def of(units: Iterable[int]) -> tuple[int, ...]:
         return tuple(int(names[u]) for u in units)
 
-    if isinstance(tree, Leaf):
+    if isinstance(tree, DualWeights):
         weights, prices = (dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices))
         odd = tuple((of(units), w) for units, w in tree.odd)
-        return Leaf(weights, prices, odd, tree.scale, tuple((int(names[u]), rows) for u, rows in tree.guides))
-    if isinstance(tree, Sum):
-        return Sum(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
-    if isinstance(tree, Sieve):
+        return DualWeights(weights, prices, odd, tree.scale, tuple((int(names[u]), rows) for u, rows in tree.guides))
+    if isinstance(tree, IndependentParts):
+        return IndependentParts(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
+    if isinstance(tree, ReducedCostFilter):
         leaf = renamed(tree.leaf, names)
-        assert isinstance(leaf, Leaf)
-        return Sieve(leaf, tree.target, renamed(tree.rest, names))
+        assert isinstance(leaf, DualWeights)
+        return ReducedCostFilter(leaf, tree.target, renamed(tree.rest, names))
     return Branch(of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names))
 
 
@@ -95,9 +95,9 @@ class Bound:
     """
 
     lower: int
-    parts: tuple[tuple[tuple[int, ...], Tree], ...]
+    parts: tuple[tuple[tuple[int, ...], CoverProof], ...]
 
-    def verify(self, ball: Ball, limit: int = 10**7, effort: Effort | None = None) -> None:
+    def verify(self, ball: ParameterBall, limit: int = 10**7, effort: Effort | None = None) -> None:
         """Raise `CertificateRejected` unless the parts prove `lower` for this ball.
 
         Args:
@@ -141,7 +141,7 @@ class _Part:
     Rows of `matrix` are boxes, then free groups; columns the units to cover. `uses` has the units of free groups.
     """
 
-    def __init__(self, ball: Ball, units: tuple[int, ...], limit: int, tree: Tree, effort: Effort | None = None) -> None:
+    def __init__(self, ball: ParameterBall, units: tuple[int, ...], limit: int, tree: CoverProof, effort: Effort | None = None) -> None:
         from scipy.sparse import csr_matrix, vstack
 
         rows = np.array(sorted(units), dtype=np.intp)
@@ -159,12 +159,12 @@ class _Part:
         self.paid = len(boxes)
         self.index = {frozenset(g.units): k for k, g in enumerate(boxes)}
 
-    def _priced(self, tree: Tree) -> tuple[Leaf, int] | None:
+    def _priced(self, tree: CoverProof) -> tuple[DualWeights, int] | None:
         """The leaf that decides which columns are enumerated, and their largest reduced cost."""
-        leaf = tree.leaf if isinstance(tree, Sieve) else tree
-        if not isinstance(leaf, Leaf) or leaf.odd:
+        leaf = tree.leaf if isinstance(tree, ReducedCostFilter) else tree
+        if not isinstance(leaf, DualWeights) or leaf.odd:
             return None
-        target = tree.target if isinstance(tree, Sieve) else 0
+        target = tree.target if isinstance(tree, ReducedCostFilter) else 0
         self._require_sane(leaf, target)
         for unit, rows in leaf.guides:
             right = len(rows) == 2 and all(len(row) == 2 * self.outputs for row in rows)
@@ -174,7 +174,7 @@ class _Part:
             _demand(known, f"unit {unit} has a weight but needs no cover here")
         return leaf, max(-1, leaf.scale * (target - 1) - leaf.total)
 
-    def _require_sane(self, leaf: Leaf, target: int) -> None:
+    def _require_sane(self, leaf: DualWeights, target: int) -> None:
         _demand(0 < leaf.scale < 2**62 and target < 2**31, "a scale is not positive, or too large")
         numbers = [*leaf.weights.values(), *leaf.prices.values(), *(w for _, w in leaf.odd)]
         _demand(min(numbers, default=0) >= 0, "a weight is negative")
@@ -199,15 +199,15 @@ class _Part:
         _demand(found >= 0, f"a tree branches on units {list(tree.units)[:8]}, which are no box or free group here")
         return found
 
-    def bound(self, tree: Tree) -> int:
+    def bound(self, tree: CoverProof) -> int:
         return self._bound(tree, np.ones(len(self.units), dtype=bool), np.ones(self.matrix.shape[0], dtype=bool))
 
-    def _bound(self, tree: Tree, rows: Mask, columns: Mask) -> int:
-        if isinstance(tree, Leaf):
+    def _bound(self, tree: CoverProof, rows: Mask, columns: Mask) -> int:
+        if isinstance(tree, DualWeights):
             return self._leaf(tree, rows, columns)[0]
-        if isinstance(tree, Sum):
+        if isinstance(tree, IndependentParts):
             return self._sum(tree, rows, columns)
-        if isinstance(tree, Sieve):
+        if isinstance(tree, ReducedCostFilter):
             _, keep = self._leaf(tree.leaf, rows, columns, tree.target)
             return min(tree.target, self._bound(tree.rest, rows, columns & keep))
         pick = self.pick(tree)
@@ -222,7 +222,7 @@ class _Part:
         inside = self._bound(tree.inside, left, with_) + (not tree.free)
         return min(inside, self._bound(tree.outside, rows, without))
 
-    def _leaf(self, leaf: Leaf, rows: Mask, columns: Mask, target: int = 0) -> tuple[int, Mask]:
+    def _leaf(self, leaf: DualWeights, rows: Mask, columns: Mask, target: int = 0) -> tuple[int, Mask]:
         """What weights prove, and the columns that covers of cost below `target` may contain."""
         self._require_sane(leaf, target)
         weights, total = self._vector(leaf.weights, rows), leaf.total
@@ -243,7 +243,7 @@ class _Part:
             out[self.place[unit]] = w
         return out
 
-    def _sum(self, tree: Sum, rows: Mask, columns: Mask) -> int:
+    def _sum(self, tree: IndependentParts, rows: Mask, columns: Mask) -> int:
         label = np.zeros(len(self.units), dtype=np.int64)
         for number, (units, _) in enumerate(tree.parts, 1):
             inside = self._vector(dict.fromkeys(units, 1), rows) > 0
@@ -355,41 +355,41 @@ def _demand(holds: Any, claim: str) -> None:
         raise CertificateRejected(f"within the radius: {claim}")
 
 
-def _tree_fields(tree: Tree) -> dict[str, Any]:
-    if isinstance(tree, Leaf):
+def _tree_fields(tree: CoverProof) -> dict[str, Any]:
+    if isinstance(tree, DualWeights):
         out = {
             "weights": list(tree.weights.items()), "prices": list(tree.prices.items()), "odd": tree.odd, "scale": tree.scale,
         }  # fmt: skip
         return {**out, "guides": tree.guides} if tree.guides else out
-    if isinstance(tree, Sum):
+    if isinstance(tree, IndependentParts):
         return {"sum": [[units, _tree_fields(sub)] for units, sub in tree.parts]}
-    if isinstance(tree, Sieve):
+    if isinstance(tree, ReducedCostFilter):
         return {"leaf": _tree_fields(tree.leaf), "target": tree.target, "rest": _tree_fields(tree.rest)}
     inside, outside = _tree_fields(tree.inside), _tree_fields(tree.outside)
     return {"units": tree.units, "free": tree.free, "inside": inside, "outside": outside}
 
 
-def _tree_from(data: Any) -> Tree:
+def _tree_from(data: Any) -> CoverProof:
     names = set(data) if type(data) is dict else set()
     if "sum" in names:
-        return Sum(_parts_from(fields.record(data, ("sum",), "a sum")["sum"]))
+        return IndependentParts(_parts_from(fields.record(data, ("sum",), "a sum")["sum"]))
     if "scale" in names:
         read = fields.record(data, ("weights", "prices", "odd", "scale"), "a leaf", maybe=("guides",))
         odd = tuple((_units_from(u), _count(w)) for u, w in fields.pairs(read["odd"], "odd sets"))
         guides = _guides_from(read.get("guides", []))
-        return Leaf(_counts_from(read["weights"]), _counts_from(read["prices"]), odd, _count(read["scale"]), guides)
+        return DualWeights(_counts_from(read["weights"]), _counts_from(read["prices"]), odd, _count(read["scale"]), guides)
     if "target" in names:
         read = fields.record(data, ("leaf", "target", "rest"), "a sieve")
         leaf = _tree_from(read["leaf"])
-        if not isinstance(leaf, Leaf):
+        if not isinstance(leaf, DualWeights):
             raise CertificateRejected("within the radius: a sieve needs a leaf")
-        return Sieve(leaf, _count(read["target"]), _tree_from(read["rest"]))
+        return ReducedCostFilter(leaf, _count(read["target"]), _tree_from(read["rest"]))
     read = fields.record(data, ("units", "free", "inside", "outside"), "a branch")
     free = fields.flag(read["free"], "free of a branch")
     return Branch(_units_from(read["units"]), free, _tree_from(read["inside"]), _tree_from(read["outside"]))
 
 
-def _parts_from(data: Any) -> tuple[tuple[tuple[int, ...], Tree], ...]:
+def _parts_from(data: Any) -> tuple[tuple[tuple[int, ...], CoverProof], ...]:
     return tuple((_units_from(units), _tree_from(tree)) for units, tree in fields.pairs(data, "parts"))
 
 
