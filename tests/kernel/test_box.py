@@ -9,7 +9,7 @@ import pytest
 from vnnlib_files import box
 
 from moduli.api import equivalent
-from moduli.kernel.box import Box
+from moduli.formats.vnnlib import Box
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 from moduli.kernel.network import Network
 
