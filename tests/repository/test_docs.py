@@ -22,6 +22,7 @@ import moduli as mo
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+ROOT_PAGES = sorted(ROOT.glob("*.md"))  # read where the repository is, and included by pages
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "auto_gallery"} & set(path.parts))
 EXAMPLES = sorted((DOCS / "gallery").glob("plot_*.py"))
 GALLERY = "auto_gallery"  # made by Sphinx from docs/gallery
@@ -66,7 +67,7 @@ def broken(page: Path, text: str) -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=name)
 def test_links_lead_somewhere(page):
     assert not broken(page, page.read_text())
 
