@@ -64,12 +64,14 @@ class ParameterBall:
     Attributes:
         rows: ``[h, n + 1]`` incoming weights and bias. outgoing: ``[h, m]``. radius: of the closed ball.
         signed: whether -p may stand for p (odd and point-symmetric activations).
+        known: the graph and the freeable units, where they are those of a larger ball, see `part`.
     """
 
     rows: Array
     outgoing: Array
     radius: float
     signed: bool = True
+    known: tuple[Graph, Mask] | None = None
 
     def __post_init__(self) -> None:
         require_radius(self.radius)
@@ -95,13 +97,12 @@ class ParameterBall:
     @cached_property
     def graph(self) -> Graph:
         """Compatible pairs of units."""
-        return Graph.of(self.rows, 2 * self.radius, self.signed)
+        return Graph.of(self.rows, 2 * self.radius, self.signed) if self.known is None else self.known[0]
 
     def part(self, units: Ints) -> ParameterBall:
         """The ball of some units that no compatible pair joins to others in one group; graph and freeable units along."""
-        sub = ParameterBall(self.rows[units], self.outgoing[units], self.radius, self.signed)
-        sub.__dict__["graph"], sub.__dict__["freeable"] = self.graph.part(units), self.freeable[units]
-        return sub
+        known = self.graph.part(units), self.freeable[units]
+        return ParameterBall(self.rows[units], self.outgoing[units], self.radius, self.signed, known)
 
     def fits(self, group: SignedBox) -> bool:
         """Whether a group is a signed box."""
@@ -120,6 +121,8 @@ class ParameterBall:
         For each output and direction, g a_i - r plus the best that compatible units can lend must not be positive;
         only optional units and units that may be free themselves lend; repeated until nothing changes.
         """
+        if self.known is not None:
+            return self.known[1]
         lend = np.ones(self.size, dtype=bool)
         may = np.zeros(self.size, dtype=bool)
         may[self.required] = True
