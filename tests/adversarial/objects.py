@@ -477,9 +477,9 @@ SETUP = {
 REFUSED = """
 import numpy as np, moduli as mo
 from concurrent.futures import ThreadPoolExecutor
-from moduli import bounds
-from moduli.kernel.certificate import State
-from moduli.kernel.radius.compatibility import Ball
+from moduli.kernel.bounds import propagation
+from moduli.kernel.state import State
+from moduli.kernel.radius.compatibility import ParameterBall
 from moduli.equivalence.constant_paths import path
 from moduli.kernel.slack import difference, exact_arrays
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
@@ -487,10 +487,10 @@ small = mo.compress(net)
 walk = path(*(mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0]) for _ in "ab"))
 {setup}
 box = np.zeros((1, 1)), np.ones((1, 1))
-ball = Ball(np.array([[1.0, 0.0], [1.1, 0.0]]), np.ones((2, 1)), 0.25)
+ball = ParameterBall(np.array([[1.0, 0.0], [1.1, 0.0]]), np.ones((2, 1)), 0.25)
 for ask in (
     lambda: small.check(), lambda: mo.check(small.certificate, small.network, net), walk.check, lambda: State(net),
-    lambda: ball.graph, lambda: bounds.linear(net.layers, *box),
+    lambda: ball.graph, lambda: propagation.linear(net.layers, *box),
     lambda: difference(exact_arrays(net), exact_arrays(net), net.activations),
 ):
     try:
@@ -545,7 +545,7 @@ def flush(on):
 flush(True)
 import numpy as np  # its threads start here, and flush from now on
 flush(False)
-from moduli import arithmetic, errors
+from moduli.kernel import arithmetic, errors
 assert arithmetic.flaw() is None
 left, right = np.zeros((512, 64)), np.zeros((64, 512))
 left[:, 0] = right[0] = 2.0**-537
