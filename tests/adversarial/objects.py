@@ -478,8 +478,8 @@ REFUSED = """
 import numpy as np, moduli as mo
 from concurrent.futures import ThreadPoolExecutor
 from moduli.kernel.bounds import propagation
-from moduli.kernel.certificate import State
-from moduli.kernel.radius.compatibility import Ball
+from moduli.kernel.state import State
+from moduli.kernel.radius.compatibility import ParameterBall
 from moduli.equivalence.constant_paths import path
 from moduli.kernel.slack import difference, exact_arrays
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
@@ -487,7 +487,7 @@ small = mo.compress(net)
 walk = path(*(mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0]) for _ in "ab"))
 {setup}
 box = np.zeros((1, 1)), np.ones((1, 1))
-ball = Ball(np.array([[1.0, 0.0], [1.1, 0.0]]), np.ones((2, 1)), 0.25)
+ball = ParameterBall(np.array([[1.0, 0.0], [1.1, 0.0]]), np.ones((2, 1)), 0.25)
 for ask in (
     lambda: small.check(), lambda: mo.check(small.certificate, small.network, net), walk.check, lambda: State(net),
     lambda: ball.graph, lambda: propagation.linear(net.layers, *box),

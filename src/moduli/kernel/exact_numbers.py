@@ -23,6 +23,7 @@ from .errors import CertificateRejected
 from .network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Index = tuple[int, ...]
 Interval = tuple[Fraction, Fraction]
 LONGEST = 2**14  # bits of a numerator or denominator; a product of seven floats of any size has fewer
@@ -452,7 +453,7 @@ class ExactArray:
             return
         at = (rows,) if cols is None else np.ix_(rows, cols)
         parts = [p for p in (self.hi, self.lo) if p is not None]
-        binary = ratio.numerator.bit_count() == 1 == ratio.denominator.bit_count() and 2**-500 < abs(ratio) < 2**500
+        binary = _is_power_of_two(ratio) and 2**-500 < abs(ratio) < 2**500
         if binary and not self.rest:
             with np.errstate(over="ignore", under="ignore"):
                 new = [p[at] * float(ratio) for p in parts]
@@ -527,41 +528,63 @@ def _rational(array: ExactArray, i: int, j: int) -> Fraction:
     return number
 
 
+def _is_power_of_two(q: Fraction) -> bool:
+    """Whether |q| is 2^k, k of any sign."""
+    return q.numerator.bit_count() == 1 and q.denominator.bit_count() == 1
+
+
 def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
     """The exact product ``[n, k] @ [k, m]``.
 
     Double-double accumulation; the entries where that loses a bit are done again in rationals.
     """
-    parts_a, parts_b = [p for p in (a.hi, a.lo) if p is not None], [p for p in (b.hi, b.lo) if p is not None]
-    left = np.concatenate([p for p in parts_a for _ in parts_b], axis=1)
-    right = np.concatenate([q for _ in parts_a for q in parts_b], axis=0)
-    shape = (left.shape[0], right.shape[1])
-    hi, lo, bad = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
-    sizes = np.abs(np.concatenate([left.ravel(), right.ravel()]))
-    sizes = sizes[sizes > 0]
-    if sizes.size and (sizes.min() < 2.0**-450 or sizes.max() > 2.0**450):
-        bad[:] = True
-    else:
-        for k in range(left.shape[1]):
-            rows, cols = np.flatnonzero(left[:, k]), np.flatnonzero(right[k])
-            if not (rows.size and cols.size):
-                continue
-            at: Any = (slice(None), slice(None)) if rows.size * cols.size == bad.size else np.ix_(rows, cols)
-            p, e = two_product(left[rows, k][:, None], right[k, cols][None, :])
-            s, e1 = two_sum(hi[at], p)
-            t, e2 = two_sum(e, e1)
-            u, e3 = two_sum(lo[at], t)
-            hi[at], lo[at] = s, u
-            bad[at] |= (e2 != 0) | (e3 != 0)
-        hi, lo = two_sum(hi, lo)
+    hi, lo, lost = _double_double(*_stacked(a, b))
+    # numbers that are no sum of two floats: their whole row or column of the product is done again
+    for i, _ in a.rest:
+        lost[i] = True
+    for _, j in b.rest:
+        lost[:, j] = True
     out = ExactArray(hi, lo if lo.any() else None)
-    for i in {i for i, _ in (*a.rest, *np.argwhere(bad).tolist())}:
-        bad[i] |= any(at[0] == i for at in a.rest)
-    for j in {j for _, j in b.rest}:
-        bad[:, j] = True
-    for i, j in np.argwhere(bad).tolist():
+    for i, j in np.argwhere(lost).tolist():
         out.put((i, j), total(_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])))
     return out
+
+
+def _stacked(a: ExactArray, b: ExactArray) -> tuple[Array, Array]:
+    """Two float matrices with the product of a and b: (A + a)(B + b) = [A A a a] [B; b; B; b], but for the rest."""
+    left = [part for part in (a.hi, a.lo) if part is not None]
+    right = [part for part in (b.hi, b.lo) if part is not None]
+    wide = [part for part in left for _ in right]
+    tall = right * len(left)
+    return np.concatenate(wide, axis=1), np.concatenate(tall, axis=0)
+
+
+def _double_double(left: Array, right: Array) -> tuple[Array, Array, Mask]:
+    """The product of two float matrices as sums of two floats, and where these are not the exact sum."""
+    shape = (left.shape[0], right.shape[1])
+    hi, lo, lost = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
+    if not _products_are_exact(left, right):
+        lost[:] = True
+        return hi, lo, lost
+    for k in range(left.shape[1]):
+        rows, cols = np.flatnonzero(left[:, k]), np.flatnonzero(right[k])
+        if not (rows.size and cols.size):
+            continue
+        whole = rows.size * cols.size == lost.size
+        at: Any = (slice(None), slice(None)) if whole else np.ix_(rows, cols)  # an index grid costs a copy
+        product, product_low = two_product(left[rows, k][:, None], right[k, cols][None, :])
+        hi[at], carried = two_sum(hi[at], product)
+        low, lost_low = two_sum(product_low, carried)
+        lo[at], lost_sum = two_sum(lo[at], low)
+        lost[at] |= (lost_low != 0) | (lost_sum != 0)
+    return *two_sum(hi, lo), lost
+
+
+def _products_are_exact(left: Array, right: Array) -> bool:
+    """Whether `two_product` of any two entries is exact: nothing underflows or overflows."""
+    sizes = np.abs(np.concatenate([left.ravel(), right.ravel()]))
+    sizes = sizes[sizes > 0]
+    return bool(not sizes.size or (sizes.min() >= 2.0**-450 and sizes.max() <= 2.0**450))
 
 
 # Outward-rounded bounds -----------------------------------------------------------------------------------------

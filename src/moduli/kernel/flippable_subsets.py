@@ -64,15 +64,18 @@ def _dot(weights: Sequence[int], row: Row) -> int:
 
 def _subsets(total: Any, terms: Any, limit: int = 16) -> list[tuple[int, ...]]:
     """Sets of terms, up to a number of them, whose sums are the total modulo the prime, in both columns."""
-    cut = len(terms) // 2
-    left, right = _sums(terms[:cut]), _sums(terms[cut:])
-    wanted = _key((total - left) % PRIME)
-    order = np.argsort(_key(right), kind="stable")
-    keys = _key(right)[order]
-    first, last = (np.searchsorted(keys, wanted, side=side) for side in ("left", "right"))
-    some = np.flatnonzero(last > first)[:limit].tolist()
-    found = [(i, int(j)) for i in some for j in order[first[i] : last[i]][:limit]]
-    return [tuple(k for k in range(len(terms)) if (i >> k if k < cut else j >> (k - cut)) & 1) for i, j in found[:limit]]
+    half = len(terms) // 2
+    left, right = _sums(terms[:half]), _sums(terms[half:])
+    wanted, have = _key((total - left) % PRIME), _key(right)
+    order = np.argsort(have, kind="stable")
+    first, last = (np.searchsorted(have[order], wanted, side=side) for side in ("left", "right"))
+    found = list[tuple[int, ...]]()
+    for i in np.flatnonzero(last > first)[:limit].tolist():
+        for j in order[first[i] : last[i]][:limit].tolist():
+            lower = [k for k in range(half) if i >> k & 1]
+            upper = [half + k for k in range(len(terms) - half) if j >> k & 1]
+            found.append((*lower, *upper))
+    return found[:limit]
 
 
 def _sums(terms: Any) -> Any:
@@ -84,5 +87,7 @@ def _sums(terms: Any) -> Any:
 
 
 def _key(pairs: Any) -> Keys:
+    """One number for two residues: both are below 2^31, so different pairs have different keys."""
+    assert PRIME < 2**31
     keys: Keys = (pairs[:, 0] << 31 | pairs[:, 1]).astype(np.uint64)
     return keys

@@ -51,6 +51,12 @@ def distinct(state: State) -> bool:
     return not (keys[1:] == keys[:-1]).any()
 
 
+class Unknown(NamedTuple):
+    """That something is not known, and why."""
+
+    reason: str
+
+
 class Bends(NamedTuple):
     """The units of a hidden layer, creases on the domain, and units that may not bend there though nothing says so."""
 
@@ -59,17 +65,17 @@ class Bends(NamedTuple):
     doubtful: list[int]
 
 
-def bends(state: State) -> Bends | str:
+def bends(state: State) -> Bends | Unknown:
     """Of a network of one hidden layer, or why that is not known."""
     if state.region is not None and state.region.flat:
-        return "the box is flat"
+        return Unknown("the box is flat")
     size = len(state.alive[1]) * (len(state.alive[0]) + len(state.alive[2]))
     if size > ENTRIES:
-        return f"{size} parameters are too many to compare hyperplanes in rationals"
+        return Unknown(f"{size} parameters are too many to compare hyperplanes in rationals")
     names = state.alive[1].tolist()
     units = [u for name in names if (u := unit(state, 1, name)) is not None]
     if len(units) < len(names) or not all(any(u.row[:-1]) for u in units):
-        return "a parameter is not rational, or a unit has no incoming weight"
+        return Unknown("a parameter is not rational, or a unit has no incoming weight")
     inside = [u.slope is None and (state.region is None or _inside(state, u)) for u in units]
     seen = hyperplane_sums(((u.row, u.column) for u, bent in zip(units, inside, strict=True) if bent), homogeneous=True)
     doubtful = [name for name, u, bent in zip(names, units, inside, strict=True) if u.slope is None and not bent]
@@ -84,8 +90,8 @@ def _inside(state: State, u: Unit) -> bool:
 def _reducible_bends(state: State) -> str | None:
     """Why a network of one hidden layer that bends may not have the fewest units, or None where it has; see above."""
     found, c = bends(state), linear_coefficient(state, 1)
-    if isinstance(found, str):
-        return found
+    if isinstance(found, Unknown):
+        return found.reason
     assert c is not None
     if found.doubtful:
         return f"unit {found.doubtful[0]} may not bend inside the box"

@@ -156,18 +156,21 @@ def _product(state: State, move: Move, new: Sequence[Part]) -> ExactArray:
 
 def _require_creases(state: State, move: Move, old: Sequence[Part], new: Sequence[Part]) -> None:
     """The units of each hyperplane must have the same sum before and after."""
-    l, before, after = move.layer, list[tuple[Row, Row]](), list[tuple[Row, Row]]()
-    rows, into = dict[int, Row](), [] if move.into is None else move.into.tolist()
-    for name, part in [*zip(move.units.tolist(), old, strict=True), *zip(into, new, strict=True)]:
-        if part.bends and part.row is None and name not in rows:
+    l = move.layer
+    before, after, rows = list[tuple[Row, Row]](), list[tuple[Row, Row]](), dict[int, Row]()
+    for name, part in zip(move.units.tolist(), old, strict=True):
+        if part.bends:
             found = unit(state, l, name)
             if found is None:
                 raise CertificateRejected(f"{move}: unit {name} bends, and its parameters are not all rational")
             rows[name] = found.row
-            before += [(found.row, found.column)]
+            before.append((found.row, found.column))
+    # a unit that stays as it is was one of the old ones, and bends if it did: its row is known
+    into = [] if move.into is None else move.into.tolist()
     for name, part, column in zip(into, new, move.outgoing, strict=True):
         if part.bends:
-            after.append((rows[name] if part.row is None else part.row, column))
+            row = rows[name] if part.row is None else part.row
+            after.append((row, column))
     homogeneous = state.activations[l - 1].homogeneous
     if hyperplane_sums(before, homogeneous=homogeneous) != hyperplane_sums(after, homogeneous=homogeneous):
         raise CertificateRejected(f"{move}: {'the new units do not bend as the old ones' if into else 'the layer bends'}")

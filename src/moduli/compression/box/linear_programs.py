@@ -18,7 +18,16 @@ import numpy as np
 
 from moduli.kernel.bounds.propagation import Propagation
 from moduli.kernel.bounds.relaxations import beside
-from moduli.kernel.bounds.sign_splits import Case, SplitLeaf, ends_of, objective_network, propagate, upper, with_sign
+from moduli.kernel.bounds.sign_splits import (
+    Case,
+    Multipliers,
+    SplitLeaf,
+    ends_of,
+    objective_network,
+    propagate,
+    upper,
+    with_sign,
+)
 from moduli.kernel.box import Box
 from moduli.kernel.network import IDENTITY, Layer, Network
 
@@ -114,7 +123,7 @@ def _leaf(target: Network, found: Propagation, signs: Signs, best: Optimum) -> S
         return None
     short = np.array([float(f"{m:.3g}") for m in best.multipliers])
     for numbers in (short, best.multipliers):
-        if upper(target, found, signs, numbers[None])[0] <= 0:
+        if upper(target, found, signs, Multipliers(numbers[None], ~np.isnan(numbers[None])))[0] <= 0:
             units = np.flatnonzero(~np.isnan(numbers))
             return tuple(units.tolist()), tuple(numbers[units].tolist())
     return None
@@ -212,7 +221,7 @@ def _choose(mask: Mask, start: int, size: int) -> Any:
 
 def _lines(target: Network, found: Propagation, l: int, block: LayerVariables) -> list[tuple[Array, Array, float]]:
     """Slopes and offsets of the lines above (1) and below (-1) the activations of a layer."""
-    lines, (right, left) = found.envelopes[l], beside(target.layers[l].activation)
+    lines, (right, left) = found.relaxations[l], beside(target.layers[l].activation)
     above = (lines.upper_slope[0], lines.upper_offset[0], 1.0)
     below = (lines.lower_slope[0], lines.lower_offset[0], -1.0)
     if right == left:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from moduli.common.progress import Progress
 from moduli.compression.results import Compression, Rank, compression_of
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import Number, class_keys, linear
-from moduli.kernel.minimality import bends, reducible
+from moduli.kernel.minimality import Unknown, bends, reducible
 from moduli.kernel.move import Move, Units
 from moduli.kernel.network import Network
 from moduli.kernel.radius.cover_bound import Near
@@ -76,7 +75,7 @@ def needed(state: State) -> int:
     if len(state.alive) != 3 or not state.activations[0].bends:
         return 0
     found = bends(state)
-    if not isinstance(found, str):
+    if not isinstance(found, Unknown):
         return len(found.seen)
     if state.region is not None:
         return 0
@@ -132,13 +131,19 @@ def _proposals(state: State, l: int) -> Iterator[Move]:
 
 def _turned(state: State, l: int) -> Iterator[Move]:
     """The best block of fewer units that the kernel accepts, and again: with fewer units more can be tried."""
-    while move := next(filter(partial(_accepted, state), hyperplane_merging.proposals(state, l)), None):
+    while True:
+        for move in hyperplane_merging.proposals(state, l):
+            if _accepted(state, move):
+                break
+        else:
+            return
         yield move
         if move.kind == "skip":
             return
 
 
 def _accepted(state: State, move: Move) -> bool:
+    """Apply a move that is only proposed; whether the kernel took it. What it refuses changes nothing."""
     try:
         apply(state, move)
     except CertificateRejected:  # a unit that would bend is linear on the box, or the other way round

@@ -41,8 +41,9 @@ def extent(state: State, l: int, row: Row) -> tuple[Fraction, Fraction] | None:
     used = [(q, p, r) for q, p, r in zip(row, lo.tolist(), hi.tolist(), strict=True) if q != 0]
     if not all(math.isfinite(p) and math.isfinite(r) for _, p, r in used):
         return None
-    ends = [[q * Fraction(p if (q > 0) == low else r) for q, p, r in used] for low in (True, False)]
-    return total(ends[0]), total(ends[1])
+    least = total(q * Fraction(p if q > 0 else r) for q, p, r in used)
+    most = total(q * Fraction(r if q > 0 else p) for q, p, r in used)
+    return least, most
 
 
 def activation_bounds(state: State, l: int) -> tuple[Array, Array]:

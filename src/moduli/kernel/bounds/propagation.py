@@ -190,8 +190,8 @@ class Propagation:
     """Bounds of all pre-activations of a chain of affine maps on a batch of boxes.
 
     Args:
-        maps: the affine maps; envelopes stand between them.
-        relax: (layer, lo, hi) -> envelopes of the activations behind a layer, for pre-activations in [lo, hi].
+        maps: the affine maps; relaxations of activations stand between them.
+        relax: (layer, lo, hi) -> relaxations of the activations behind a layer, for pre-activations in [lo, hi].
         low, high: ``[batch, inputs]``.
         linear: whether to go back through the layers. lazy: only for units whose sign intervals leave open.
         known: bounds of pre-activations that hold for other reasons, per layer.
@@ -217,7 +217,7 @@ class Propagation:
         arithmetic.require()  # here, because worker processes begin here too
         self.maps, self.low, self.high = maps, low, high
         self.bounds: Bounds = []
-        self.envelopes: list[Relaxation] = []
+        self.relaxations: list[Relaxation] = []
         self.sizes: list[tuple[Array, Array]] = []
         self.products = 4 * len(low) * sum(map.weight.size for map in maps)
         h = low, high
@@ -232,8 +232,8 @@ class Propagation:
                     lo, hi = self._tighten(l, lo, hi, wanted if units is None else wanted & units[l])
                 self.bounds.append((lo, hi))
                 if l + 1 < len(maps):
-                    self.envelopes.append(relax(l, lo, hi))
-                    h = self.envelopes[-1].least, self.envelopes[-1].most
+                    self.relaxations.append(relax(l, lo, hi))
+                    h = self.relaxations[-1].least, self.relaxations[-1].most
 
     def _measure(self, map: Affine, low: Array, high: Array) -> None:
         """Upper bounds of |weight| |h| + |bias| per unit, and of what underflows of one step back can cost per box."""
@@ -258,7 +258,7 @@ class Propagation:
         """Upper bounds of sign (1 or -1, one or one per row) times the pre-activation of units of layer l on boxes.
 
         Args:
-            choices: per layer before l; by default the lines of the envelopes.
+            choices: per layer before l; by default the lines of the relaxations.
         """
         map, sign = self.maps[l], np.broadcast_to(sign, unit.shape)
         c = map.bias[unit] * sign
@@ -307,27 +307,35 @@ class Propagation:
         and the sums of c' and a' are exact. `_merge` adds a term d . z to a . h, hence d_j to b_j and one more rounding.
         A `Choice` has other lines, and its tilt adds multiples of z_j that are >= 0; twins stay apart then.
         """
-        lines, map = self.envelopes[k], self.maps[k]
-        a, c, tilt = self._merge(k, a, c, owner) if map.twins is not None and choice is None else (a, c, None)
-        rising = a > 0
-        s = np.where(rising, lines.upper_slope[owner], lines.lower_slope[owner])
-        t = np.where(rising, lines.upper_offset[owner], lines.lower_offset[owner])
+        map, tilt = self.maps[k], None
         if choice is not None:
-            chosen = choice.free & (rising == choice.rising)
-            s, t = np.where(chosen, choice.slope, s), np.where(chosen, 0.0, t)
             tilt = choice.tilt
-        sizes, lost = (part[owner] for part in self.sizes[k])
-        b = a * s
-        weight = np.abs(b)
+        elif map.twins is not None:
+            a, c, tilt = self._merge(k, a, c, owner)
+        slope, offset = self._lines(k, a > 0, owner, choice)
+        on_z = a * slope
+        size = np.abs(on_z)
         if tilt is not None:
-            b, weight = b + tilt, weight + np.abs(tilt)
-        shift = c + b @ map.bias + np.einsum("ij,ij->i", a, t)
-        mass = np.abs(c) + np.einsum("ij,ij->i", weight, sizes) + np.einsum("ij,ij->i", np.abs(a), np.abs(t))
+            on_z, size = on_z + tilt, size + np.abs(tilt)
+        shift = c + on_z @ map.bias + np.einsum("ij,ij->i", a, offset)
+        sizes, lost = (part[owner] for part in self.sizes[k])
+        mass = np.abs(c) + np.einsum("ij,ij->i", size, sizes) + np.einsum("ij,ij->i", np.abs(a), np.abs(offset))
         n = a.shape[1]
         error = up(up(mass, 2 * n + 4) * ((2 * n + 8) * U)) + lost
         if careful:
-            error[self._exact_step(map, a, s, t, c, mass, tilt)] = 0.0
-        return b @ map.weight, np.where((weight != 0).any(axis=1) | (a != 0).any(axis=1), _raised(shift, error), c)
+            error[self._exact_step(map, a, slope, offset, c, mass, tilt)] = 0.0
+        something = (size != 0).any(axis=1) | (a != 0).any(axis=1)
+        return on_z @ map.weight, np.where(something, _raised(shift, error), c)
+
+    def _lines(self, k: int, rising: Mask, owner: Ints, choice: Choice | None) -> tuple[Array, Array]:
+        """Slopes and offsets of lines above the activations where these are `rising`, below them elsewhere."""
+        lines = self.relaxations[k]
+        slope = np.where(rising, lines.upper_slope[owner], lines.lower_slope[owner])
+        offset = np.where(rising, lines.upper_offset[owner], lines.lower_offset[owner])
+        if choice is None:
+            return slope, offset
+        chosen = choice.free & (rising == choice.rising)
+        return np.where(chosen, choice.slope, slope), np.where(chosen, 0.0, offset)
 
     def _merge(self, k: int, a: Array, c: Array, owner: Ints) -> tuple[Array, Array, Array]:
         """a . h + c as a' . h + d . z + c' with the twins of map k merged: a' = a fold, d = a tilt, c' = c + a . shift.
@@ -336,7 +344,7 @@ class Propagation:
         """
         twins = self.maps[k].twins
         assert twins is not None
-        lines, n = self.envelopes[k], a.shape[1]
+        lines, n = self.relaxations[k], a.shape[1]
         reach = np.maximum(np.abs(lines.least), np.abs(lines.most))
         sizes = reach @ np.abs(twins.fold).T + self.sizes[k][0] @ np.abs(twins.tilt).T + np.abs(twins.shift)
         mass = np.abs(c) + np.einsum("ij,ij->i", np.abs(a), sizes[owner])

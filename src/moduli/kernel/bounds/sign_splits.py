@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from .relaxations import Relaxation, beside, relaxation
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Signs = np.ndarray[Any, np.dtype[np.int8]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 SplitLeaf = tuple[tuple[int, ...], tuple[float, ...]]
 BATCH = 64
 
@@ -124,12 +125,24 @@ def propagate(target: Network, box: Box, signs: Signs) -> Propagation:
     return Propagation(propagation.maps(layers), relax, low, high, lazy=True, known=known)
 
 
-def upper(target: Network, found: Propagation, signs: Signs, multipliers: Array | None = None) -> Array:
-    """Upper bounds of the output of a `objective_network`, -inf on parts that are empty.
+class Multipliers(NamedTuple):
+    """Multipliers of hidden units, ``[parts, hidden units]``; where none is given the usual lines are taken."""
 
-    Args:
-        multipliers: ``[parts, hidden units]``, not a number where the usual lines are to be taken.
-    """
+    values: Array
+    given: Mask
+
+    @staticmethod
+    def none(parts: int, units: int) -> Multipliers:
+        return Multipliers(np.zeros((parts, units)), np.zeros((parts, units), dtype=bool))
+
+    def give(self, part: int, units: Sequence[int], values: Sequence[float]) -> None:
+        """Write those of some units of a part."""
+        self.values[part, list(units)] = values
+        self.given[part, list(units)] = True
+
+
+def upper(target: Network, found: Propagation, signs: Signs, multipliers: Multipliers | None = None) -> Array:
+    """Upper bounds of the output of a `objective_network`, -inf on parts that are empty."""
     top = found.bounds[-1][1][:, 0]
     if multipliers is not None:
         every, zero = np.arange(len(top)), np.zeros(len(top), dtype=np.intp)
@@ -140,11 +153,10 @@ def upper(target: Network, found: Propagation, signs: Signs, multipliers: Array 
     return np.where(empty, -np.inf, top)
 
 
-def _choices(target: Network, found: Propagation, signs: Signs, multipliers: Array) -> list[Choice]:
+def _choices(target: Network, found: Propagation, signs: Signs, multipliers: Multipliers) -> list[Choice]:
     out, cuts = [], ends_of(target)[1:-1]
-    parts = zip(target.layers, found.bounds, *(np.split(x, cuts, axis=1) for x in (multipliers, signs)), strict=False)
-    for layer, (lo, hi), m, s in parts:
-        given = ~np.isnan(m)
+    by_layer = (np.split(x, cuts, axis=1) for x in (*multipliers, signs))
+    for layer, (lo, hi), m, given, s in zip(target.layers, found.bounds, *by_layer, strict=False):
         right, left = beside(layer.activation)
         free = given & (lo < 0) & (hi > 0) & (right != left)
         slope: Array = np.clip(m, min(right, left), max(right, left))
@@ -224,12 +236,12 @@ def require(net: Network, box: Box, known: Signs, case: Case) -> None:
         if leaf + len(some) > len(case.leaves):
             raise CertificateRejected(f"the case of {case} has more leaves than the {len(case.leaves)} that it lists")
         signs = np.array(some)
-        given = np.full(signs.shape, np.nan)
-        for row, (units, values) in zip(given, case.leaves[leaf:], strict=False):
-            if any(u >= len(row) for u in units):
+        multipliers = Multipliers.none(*signs.shape)
+        for part, (units, values) in enumerate(case.leaves[leaf : leaf + len(some)]):
+            if any(u >= signs.shape[1] for u in units):
                 raise CertificateRejected(f"a multiplier in the case of {case} names a unit that is not below it")
-            row[list(units)] = values
-        tops = upper(target, propagate(target, box, signs), signs, given)
+            multipliers.give(part, units, values)
+        tops = upper(target, propagate(target, box, signs), signs, multipliers)
         if not (tops <= 0).all():
             at = leaf + int(np.argmax(~(tops <= 0)))
             raise CertificateRejected(f"leaf {at} of the case of {case}: sign {case.sign} is not proved")

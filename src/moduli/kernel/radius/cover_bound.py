@@ -249,9 +249,11 @@ class _Part:
             inside = self._vector(dict.fromkeys(units, 1), rows) > 0
             _demand(not label[inside].any(), "two parts of a sum share a unit")
             label[inside] = number
-        ones = (self.matrix @ (label > 0).astype(np.int64))[columns]
-        first, second = (self.matrix @ label)[columns], (self.matrix @ label**2)[columns]
-        _demand(bool((first**2 == ones * second).all()), "a box joins two parts of a sum")  # equality in Cauchy-Schwarz
+        # The labels of the n units of a column, zeros aside, are equal if and only if (sum of labels)^2 = n (sum of squares):
+        # Cauchy and Schwarz's inequality, with equality for multiples of (1, ..., 1) only. All are small integers.
+        count = (self.matrix @ (label > 0).astype(np.int64))[columns]
+        labels, squares = (self.matrix @ label)[columns], (self.matrix @ label**2)[columns]
+        _demand(bool((labels**2 == count * squares).all()), "a box joins two parts of a sum")
         return sum(self._bound(sub, rows & (label == number), columns) for number, (_, sub) in enumerate(tree.parts, 1))
 
 
