@@ -18,7 +18,7 @@ from .affine import MAX_ENTRIES, Ball, Tensor
 from .errors import UnsupportedModel, one_line
 from .network import Network
 from .onnx_constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
-from .onnx_reference import CannotRun, Evaluator
+from .onnx_reference import CannotRun, Evaluator, mended
 from .second_reading import MAX_PARAMETERS, UNITS, confirm
 
 if TYPE_CHECKING:
@@ -531,7 +531,7 @@ class Reader:
     def _evaluated(self, node: Node, values: list[Value | None]) -> Value:
         given = zip(node.inputs, values, strict=True)
         arrays = [None if value is None else self.array(name, value) for name, value in given]
-        result = evaluate(node.proto, arrays, self.opset)
+        result = evaluate(node.proto, arrays, self.opset, mended(self.opset))
         return self.typed(node.outputs[0], result)
 
     def typed(self, name: str, array: Any) -> Value:
