@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .certificate import Certificate
+from .certificate import Certificate, proved
 from .domains import Domain, Gaussian, Samples
 from .errors import ShapeError
 from .network import Layer, Network
@@ -255,7 +255,7 @@ class Alignment(Result):
         return self.element.certificate(self.a)
 
     def check(self) -> bool:
-        self.certificate.verify(self.network, self.a)
+        proved(self.certificate, self.network, self.a)
         return True
 
     @cached_property

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import creases, turning
-from .certificate import Certificate, Move, State, Units, certify, reducible, replay
+from .certificate import Certificate, Move, State, Units, certify, proved, reducible, replay
 from .enclosure import Number, class_keys, linear
 from .errors import CertificateRejected, Undecided
 from .network import Network
@@ -100,7 +100,7 @@ class Compression(Result):
     def check(self) -> bool:
         if self.status == "undecided":
             return super().check()
-        self.proof.verify(self.network, self.original)
+        proved(self.proof, self.network, self.original)
         return True
 
     def rounded(self, dtype: str) -> Compression:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import regional, supremum
-from .certificate import certify
+from . import fields, regional, supremum
+from .certificate import certify, proved
 from .differences import Changed, Enclosure
 from .domains import Box
 from .enclosure import two_product
@@ -61,9 +61,9 @@ class Within(Compression):
 
     def check(self) -> bool:
         """Prove both steps anew; raises `CertificateRejected`."""
-        super().check()
-        if not self.error <= self.eps:
-            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {self.error} is proved")
+        found = proved(self.proof, self.network, self.original).certificate.slack.constant
+        if not found <= fields.real(self.eps, "eps", least=0.0):
+            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {found} is proved")
         return True
 
     def rounded(self, dtype: str) -> Within:
