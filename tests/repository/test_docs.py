@@ -117,6 +117,33 @@ def test_documented_names_exist():
                 assert hasattr(importlib.import_module(".".join(module or ["moduli"])), last), wanted
 
 
+def there(dotted: str) -> bool:
+    """Whether a name such as moduli.kernel.slack.Slack is a module, or something in one."""
+    parts = dotted.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[size:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=name)
+def test_dotted_names_of_a_page_exist(page):
+    """Modules move; pages that name them have to follow."""
+    dotted = set(re.findall(r"(?<![\w./-])moduli(?:\.[A-Za-z_]\w*)+", page.read_text()))
+    in_files = {f"moduli.{key}" for key in ("certificate", "slack", "version", "example.org")}
+    assert [other for other in sorted(dotted - in_files) if not there(other)] == []
+
+
+def test_the_test_of_dotted_names_sees_what_is_not_there():
+    assert all(map(there, ["moduli", "moduli.load", "moduli.kernel.slack.Slack.within", "moduli.kernel.bounds"]))
+    assert not any(map(there, ["moduli.enclosure", "moduli.kernel.slack.Slice", "moduli.kernel.bounds.x"]))
+
+
 @pytest.mark.parametrize("path", [*PAGES, *EXAMPLES, DOCS / "conf.py"], ids=name)
 def test_nothing_of_one_machine(path):
     assert not re.search(r"(?<![\w.:/])/(?:[a-z]+/)*(?:home|root|usr|opt|tmp|work|mnt|Users)/", path.read_text())
