@@ -1,6 +1,6 @@
 """What each kind of move demands of a network in exact numbers, and what it does. Part of the kernel.
 
-The table of moves is in `certificate`; `substitution` has those that put other units in the place of some.
+What the moves are stands in `certificate`, the table of rules at the end here; `substitution` has those that put other units in the place of some.
 """
 
 from __future__ import annotations
