@@ -2,8 +2,8 @@
 
 The linear relaxation over all boxes and free groups: solve it over those found so far, hand its weights to searches for
 columns that weigh too much, until there are none; a column whose reduced cost exceeds what a better cover may waste is in
-no better cover. HiGHS proposes covers from the rest, `set_cover` proves that there are none; the kernel (`cover_bound`) does the
-same listing when it checks.
+no better cover. HiGHS proposes covers from the rest, `set_cover` proves that there are none; the kernel (`cover_bound`)
+does the same listing when it checks.
 """
 
 from __future__ import annotations
