@@ -1,8 +1,9 @@
 """The polyhedral complex of a network with piecewise linear activations, in a box of up to three inputs or in a slice.
 
-Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded arithmetic proves) and, where
-that gives up, `cells_exact` (integers throughout; no assumption). What is asked of the complex is asked here: cells, regions and
-affine pieces, bends and their weights, each exact: floats decide only where their error bound allows it, integers otherwise.
+Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded arithmetic proves)
+and, where that gives up, `cells_exact` (integers throughout; no assumption). What is asked of the complex is asked here:
+cells, regions and affine pieces, bends and their weights, each exact: floats decide only where their error bound allows
+it, integers otherwise.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _of_skeleton(skeleton: Skeleton) -> Complex:
 
 
 def octant_code(positive: Any) -> Ints:
-    """The number of an octant ``[...]`` from the sides of its walls ``[..., n]``: bit k is set on the positive side of wall k."""
+    """The number of an octant ``[...]`` from its sides of the walls ``[..., n]``: bit k for the positive side of wall k."""
     return np.asarray(positive @ 2 ** np.arange(positive.shape[-1]), dtype=np.intp)
 
 

@@ -19,7 +19,7 @@ from moduli.kernel.network import Network
 from .double_double import PI, UNIT, Twofold, angle, density, distribution, exact_sum, exponential, owen, product, root, where
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-ERRORS = 64  # of UNIT, for a kernel and its part in the sum; tests/compression/average/test_closed_form.py compares with 60 digits
+ERRORS = 64  # of UNIT, for a kernel and its part in the sum; test_closed_form.py compares with 60 digits
 PAIRS = 2 * 10**5  # of units, about five seconds
 PRODUCTS = 5 * 10**7  # in A S A^T
 BLOCK = 2**13
