@@ -289,7 +289,11 @@ def certify(skeleton: Skeleton) -> int:
     small, doubtful = _growth(skeleton) < LARGEST, list[int]()
     for at in range(0, len(skeleton.points), block):
         local = _Local(skeleton, at, at + block)
-        doubtful += (at + np.flatnonzero(~local.proved() if small else np.ones(len(local.near)))).tolist()
+        if small:
+            unproved = np.flatnonzero(~local.proved())
+        else:  # forms may leave the range of floats, where no bound of their rounding holds
+            unproved = np.arange(len(local.near))
+        doubtful += (at + unproved).tolist()
     for v in doubtful:
         _prove_exactly(skeleton, skeleton.marks[v])
     if (np.bincount(faces(skeleton.marks, n, 1).face) != 2).any():
@@ -425,7 +429,8 @@ def exact_vertex(skeleton: Skeleton, marks: Marks, forms: list[tuple[int, ...]] 
     """
     forms = forms or exact_forms(skeleton, marks)
     rows = [forms[k] for k in np.flatnonzero(marks == 0).tolist()]
-    minors = [(-1) ** i * _determinant([[*row[:i], *row[i + 1 :]] for row in rows]) for i in range(len(rows) + 1)]
+    # Cramer's rule: the kernel of n rows in n + 1 columns is made of the minors, with alternating signs.
+    minors = [(-1) ** i * _determinant(_without(rows, i)) for i in range(len(rows) + 1)]
     if minors[-1] == 0:
         raise Degenerate("walls that do not meet in a point")
     sign, factor = (1 if minors[-1] > 0 else -1), math.gcd(*minors)
@@ -435,8 +440,14 @@ def exact_vertex(skeleton: Skeleton, marks: Marks, forms: list[tuple[int, ...]] 
 def _determinant(rows: Sequence[Sequence[int]]) -> int:
     if len(rows) == 1:
         return rows[0][0]
-    minors = (_determinant([[*row[:i], *row[i + 1 :]] for row in rows[1:]]) for i in range(len(rows)))
-    return sum((-1) ** i * a * minor for i, (a, minor) in enumerate(zip(rows[0], minors, strict=True)))
+    total = 0
+    for i, a in enumerate(rows[0]):
+        total += (-1) ** i * a * _determinant(_without(rows[1:], i))
+    return total
+
+
+def _without(rows: Sequence[Sequence[int]], column: int) -> list[list[int]]:
+    return [[*row[:column], *row[column + 1 :]] for row in rows]
 
 
 def _prove_exactly(skeleton: Skeleton, marks: Marks) -> None:

@@ -179,7 +179,7 @@ class Depth(Result):
     def data(self) -> dict[str, Any]:
         return {
             "strict": self.strict, "generic": self.generic, "creases": len(self.traces.creases), "traces": self.traces.count,
-            "chain": [[[str(x) for x in point] for point in ridge] for ridge in self.chain],
+            "chain": [_written(ridge) for ridge in self.chain],
             "digest": self.pieces.network.digest,
         }  # fmt: skip
 
@@ -356,4 +356,9 @@ def _mean(points: Iterable[Point]) -> Point:
 
 
 def _shown(ridge: Ridge) -> str:
-    return "-".join("(" + ", ".join(f"{float(x):.4g}" for x in point) + ")" for point in ridge)
+    places = [", ".join(f"{float(x):.4g}" for x in point) for point in ridge]
+    return "-".join(f"({place})" for place in places)
+
+
+def _written(ridge: Ridge) -> list[list[str]]:
+    return [list(map(str, point)) for point in ridge]

@@ -84,7 +84,10 @@ class Dimension(Result):
     def null_space(self) -> Array:
         """Directions of parameters that change nothing to first order, [count, parameters], orthonormal (floats)."""
         values, rows = np.linalg.svd(_jacobian_floats(self.cells), full_matrices=True)[1:]
-        rank = self.lower if self.exact else int((values > 1e-9 * values[0]).sum()) if len(values) else 0
+        if self.exact:
+            rank = self.lower
+        else:
+            rank = int((values > 1e-9 * values.max(initial=0.0)).sum())
         return np.asarray(rows[rank:])
 
     def check(self) -> bool:

@@ -442,7 +442,8 @@ def _names(skeleton: Skeleton) -> list[list[int]]:
     n = len(skeleton.box.low)
     found, unit = [[k] for k in range(2 * n)], 2 * n
     for part in skeleton.walls:
-        found += [[unit + u for u in np.flatnonzero(part.wall == w).tolist()] for w in range(len(part.units))]
+        for w in range(len(part.units)):
+            found.append((unit + np.flatnonzero(part.wall == w)).tolist())
         unit += len(part.wall)
     return found
 
@@ -514,6 +515,6 @@ def _ring(points: Array) -> Array:
 
 def _floats(points: Sequence[Sequence[Fraction]]) -> Array:
     try:
-        return np.array([[float(x) for x in point] for point in points], dtype=np.float64)
+        return np.array([list(map(float, point)) for point in points], dtype=np.float64)
     except OverflowError:
         raise UnsupportedModel("a vertex or a slope of a linear piece exceeds float64; scale the weights down") from None
