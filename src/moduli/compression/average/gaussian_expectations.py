@@ -162,13 +162,15 @@ def _rank_at_most(cov: Array, rank: int) -> bool:
     """Whether Gauss elimination in rationals ends after `rank` steps; small matrices only."""
     if len(cov) > RATIONAL:
         return False
-    rest = [[Fraction(x) for x in row] for row in cov.tolist()]
+    rest = [list(map(Fraction, row)) for row in cov.tolist()]
     for _ in range(rank):
         pivot = max(range(len(rest)), key=lambda k: rest[k][k])
         top = rest[pivot]
         if top[pivot] <= 0:
             return False
-        rest = [[x - row[pivot] / top[pivot] * y for x, y in zip(row, top, strict=True)] for row in rest]
+        for i, row in enumerate(rest):
+            factor = row[pivot] / top[pivot]
+            rest[i] = [x - factor * y for x, y in zip(row, top, strict=True)]
     return not any(any(row) for row in rest)
 
 
