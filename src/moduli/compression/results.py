@@ -178,7 +178,8 @@ class Rank(Result):
         """
         if not self.lower:
             return None
-        return one_layer(self.original if len(self.original.layers) == 2 else self.compression.network)
+        shallow = self.original if len(self.original.layers) == 2 else self.compression.network
+        return one_layer(shallow)
 
     @cached_property
     def compression(self) -> Compression:

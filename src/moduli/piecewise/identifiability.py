@@ -1,10 +1,11 @@
 """Does a network's function determine its parameters? One verdict out of all that can be proved.
 
 In order: affine maps, and networks with units that nothing reads or that are constant, are decided (`idle_units`, any
-activation); one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `smooth_shallow`). Otherwise a
-functional dimension of parameters less hidden units proves that no other parameters close by have the function, up to scaling
-(local); with two hidden layers an enumeration, and with more a chain of traces, may prove it among all parameters in general
-position (generic). Another network with the same function is looked for, mechanism by mechanism: only such a witness refutes.
+activation); one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by
+`smooth_shallow`). Otherwise a functional dimension of parameters less hidden units proves that no other parameters
+close by have the function, up to scaling (local); with two hidden layers an enumeration, and with more a chain of
+traces, may prove it among all parameters in general position (generic). Another network with the same function is
+looked for, mechanism by mechanism: only such a witness refutes.
 """
 
 from __future__ import annotations

@@ -109,7 +109,8 @@ def _top(search: Search, known: list[Affine], widths: tuple[int, ...], all: bool
         if sides is None:
             continue
         table = np.array([sides[k] for k in origin], dtype=np.int64).reshape(len(origin), -1)
-        for signs in product((1, -1), repeat=len(known[-1][1]) if known else 0):
+        units_below = len(known[-1][1]) if known else 0
+        for signs in product((1, -1), repeat=units_below):
             turned = features.turned(signs) if known else features
             if all and len(units) < widths[-2]:
                 if solve(turned, units, table, True, search.budget, True):
@@ -163,12 +164,17 @@ def refined(pieces: Pieces, known: Sequence[Affine]) -> tuple[list[int], Feature
             parts = [piece for part in parts for piece in through(part, weights, biases, Fraction(0), name)]
             name += len(biases)
         for part in parts:
+            # Without known layers the features are the inputs, which cut nothing and are always on.
             here = affine(*known[-1], part.maps, dimension) if known else start
-            for vertices, signs in parts_of(part.vertices, here if known else (), name):
+            cuts = here if known else ()
+            for vertices, signs in parts_of(part.vertices, cuts, name):
                 origin.append(k)
                 found.append(Cell(vertices, (), cell.maps))
                 forms.append(here)
-                on.append(tuple(int(s > 0) for s in signs) if known else (1,) * dimension)
+                gates = (1,) * dimension
+                if known:
+                    gates = tuple(int(s > 0) for s in signs)
+                on.append(gates)
     width = len(forms[0]) if found else 0
     return origin, Features(found, forms, np.array(on, dtype=np.int64).reshape(len(found), width))
 

@@ -173,11 +173,11 @@ class Pieces(Result):
         for mark in self.source.marks:
             tight = frozenset(name for wall in np.flatnonzero(mark == 0).tolist() for name in names[wall])
             vertices.append((point_of(exact_vertex(self.source, mark)), tight))
-        signs = self._complex.signs.tolist()
-        return tuple(
-            Cell(tuple(vertices[v] for v in corners.tolist()), tuple(sign), self._forms.maps(sign))
-            for corners, sign in zip(self._complex.corners, signs, strict=True)
-        )
+        cells = []
+        for corners, sign in zip(self._complex.corners, self._complex.signs.tolist(), strict=True):
+            own = tuple(vertices[v] for v in corners.tolist())
+            cells.append(Cell(own, tuple(sign), self._forms.maps(sign)))
+        return tuple(cells)
 
     @cached_property
     def start(self) -> Array:

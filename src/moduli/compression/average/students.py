@@ -380,7 +380,8 @@ def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
     scale = value(net.flat())[0] or 1.0
     options = {"maxiter": REFINEMENT, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-14}
     found = minimize(value, net.flat(), jac=True, method="L-BFGS-B", callback=watch, options=options)
-    return net.with_layers(net.with_flat(best if len(held) else found.x).layers)
+    theta = best if len(held) else found.x  # the best on the rows held out; the last step fits the others best
+    return net.with_layers(net.with_flat(theta).layers)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

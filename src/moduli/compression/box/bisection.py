@@ -28,7 +28,7 @@ BREATH = 1 + 2.0**-40
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
 
 
-def in_parts(rows: Array, size: int) -> list[Array]:
+def in_parts(rows: Any, size: int) -> list[Any]:
     """Rows in blocks of a size, the last one perhaps smaller: what a worker takes at a time."""
     return [rows[k : k + size] for k in range(0, len(rows), size)]
 

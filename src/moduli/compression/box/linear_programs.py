@@ -162,7 +162,7 @@ class LayerVariables(NamedTuple):
 
 
 def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tuple[Optimum | None, int]:
-    """The maximum of the output of a `objective_network` over the triangles, where units have signs ``[1, units]``, and what it counts as.
+    """The maximum of an `objective_network` over the triangles, where units have signs ``[1, units]``, and its cost.
 
     None where numbers are too large, or the solver finds no maximum in so many steps that it would count as `LONG`.
     """

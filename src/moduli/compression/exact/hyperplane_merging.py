@@ -1,7 +1,8 @@
 """Fewer units where hyperplanes are shared: the search. `substitution` checks what it proposes.
 
 A hyperplane needs one unit for its crease (see `hyperplane_sums`); a unit turned the other way round changes the linear
-part of its layer. So all shared hyperplanes get one unit, and the linear part P that is then missing comes from, fewest units first,
+part of its layer. So all shared hyperplanes get one unit, and the linear part P that is then missing comes from, fewest
+units first,
 
 1. nothing, if units can be turned so that P = 0;
 2. one second unit on a hyperplane, if units can be turned so that P is a multiple of its row;
@@ -106,23 +107,29 @@ class Folded:
         """The new units, in each way that works."""
         box = self.state.region is not None and self.state.activations[self.l - 1].piecewise_linear
         sets = list[tuple[Row, ...]]()
+        # 1. Units turned so that P = 0: one unit a crease, and no network has fewer.
         if self.whole and len(self.seen) <= MOST:
             sets = self._spares()
             for spared in sets:
                 yield self._creases(set(spared))
         if sets or not any(len(names) > 1 for names in self.names.values()):
-            return
+            return  # nothing is shared: two units on one hyperplane are all that can be spared here
+        # 2. One second unit.
         if self.whole and len(self.seen) <= TURNS:
             yield from self._one_more()
+        # From here on units stay as they are turned: as the first one on their hyperplane.
         turned = {key for key in self.seen if self.names[key][0][0] < 0}
         ones = self._creases(turned)
         rest = self._rest(turned)
         by = eliminate(rest)
+        # 3. Linear units, which a box has room for: a bias keeps them active.
         if box:
             yield [*ones, *(New(None, row, column) for row, column in self._linear(rest, *by))]
+        # 4. Second units where the hyperplanes' rows span P.
         parts = self._spanned(rest)
         if parts:
             yield [new for key, part in parts.items() for new in self._crease(key, key in turned, part)]
+        # 5. Pairs: s(z) - s(-z) = 2 c z.
         pivots, columns = by
         for k, pivot in enumerate(pivots):
             row, column = (*rest[pivot], Fraction(0)), tuple(q[k] / (2 * self.c) for q in columns)
