@@ -105,7 +105,11 @@ def _of_skeleton(skeleton: Skeleton) -> Complex:
 
 
 def octant_code(positive: Any) -> Ints:
-    """The number of an octant ``[...]`` from its sides of the walls ``[..., n]``: bit k for the positive side of wall k."""
+    """The number of an octant ``[...]`` from its sides of the walls ``[..., n]``: bit k for the positive side of wall k.
+
+    >>> octant_code(np.array([[False, False], [True, False], [False, True], [True, True]])).tolist()
+    [0, 1, 2, 3]
+    """
     return np.asarray(positive @ 2 ** np.arange(positive.shape[-1]), dtype=np.intp)
 
 
