@@ -105,7 +105,9 @@ class Complexity(Result):
 
     def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
         """A proved bound of the log of the covering number in the sup norm: the least of Theorems P, S and the plain grid."""
-        return self.cls.log_covering(self.accuracy if accuracy is None else accuracy, symmetry=symmetry)
+        if accuracy is None:
+            accuracy = self.accuracy
+        return self.cls.log_covering(accuracy, symmetry=symmetry)
 
     @property
     def log_symmetries(self) -> float:
@@ -151,9 +153,8 @@ class Complexity(Result):
             rows.append(
                 ("free bits", f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)")
             )
-            rows.append(
-                ("payload", f"up to {order_payload.capacity(self.network)} bits in the order of units alone (moduli.equivalence.order_payload)")
-            )
+            bits = order_payload.capacity(self.network)
+            rows.append(("payload", f"up to {bits} bits in the order of units alone (moduli.equivalence.order_payload)"))
             small = self._small
             if small is not None:
                 less = replace(self, cls=_class_of(small, cls), network=small)
@@ -168,10 +169,14 @@ class Complexity(Result):
 
     def _volume(self) -> str:
         steps = [self.cls.log_volume_step(l) for l in range(1, len(self.cls.widths) - 1)]
-        which = (
-            "grows" if all(s > 0 for s in steps) else "shrinks" if all(s < 0 for s in steps) else "grows or shrinks by layer"
-        )
-        return f"e^{self.cls.log_volume():.6g} modulo symmetries; {which} with one more unit" if steps else "no hidden units"
+        if not steps:
+            return "no hidden units"
+        which = "grows or shrinks by layer"
+        if all(s > 0 for s in steps):
+            which = "grows"
+        elif all(s < 0 for s in steps):
+            which = "shrinks"
+        return f"e^{self.cls.log_volume():.6g} modulo symmetries; {which} with one more unit"
 
     def _bits(self, net: Network) -> int:
         return (32 if net.dtype == "float32" else 64) * net.parameters
@@ -273,9 +278,10 @@ class Complexity(Result):
             return self._none(name, what, SHEN, f"needs hidden layers and one output, not {cls.widths[-1]}")
         if 0 in cls.widths:
             return self._none(name, what, SHEN, "needs units in every hidden layer")
-        shallow = len(cls.widths) == 3
-        value = (published_shallow if shallow else published_deep)(cls, self.accuracy)
-        return self._row(name, what, value, "largest entry of all", SHEN, "estimated", "one hidden layer" if shallow else "")
+        published, note = published_deep, ""
+        if len(cls.widths) == 3:
+            published, note = published_shallow, "one hidden layer"
+        return self._row(name, what, published(cls, self.accuracy), "largest entry of all", SHEN, "estimated", note)
 
     def _anthony(self) -> Bound:
         cls, name = self.cls, "Anthony, Bartlett 1999"
@@ -315,7 +321,8 @@ class Complexity(Result):
             return [self._none(name, "", source, "needs sigma(0) = 0") for name, source in names]
         if biased and not linear:
             return [self._none(name, "", source, "needs a network without biases") for name, source in names]
-        norms = Norms.of(_without_biases(net) if biased else [layer.weight for layer in net.layers])
+        weights = _without_biases(net) if biased else [layer.weight for layer in net.layers]
+        norms = Norms.of(weights)
         slope = _above(max((s.lipschitz for s in net.activations), default=Fraction(1)))
         size, rms = self._input_sizes(biased)
         note = "biases carried by a constant unit" if biased else ""
@@ -325,8 +332,10 @@ class Complexity(Result):
         up = largest / product if product else 1.0
         n, eps = self.samples, self.accuracy
         shells = sum(_shell(s)[1] for s in (*norms.spectral, *norms.rows))
-        up_to_two = [tuple(_shell(s)[0] for s in some) for some in (norms.spectral, norms.rows)]
-        shelled = norms._replace(spectral=up_to_two[0], rows=up_to_two[1])
+        # A bound for one size of norms needs no union bound; so each is rounded up to its shell, and the shells are paid for.
+        shelled = norms._replace(
+            spectral=tuple(_shell(s)[0] for s in norms.spectral), rows=tuple(_shell(s)[0] for s in norms.rows)
+        )
         rows = []
 
         def spectral(m: Real, delta: Real) -> float:
@@ -475,7 +484,8 @@ def complexity(
                 f"samples of size {outside:.6g} ({norm} norm) exceed input_bound={float(cls.input_bound):g}; raise it"
             )
     chosen = net is not None and bound is None
-    return Complexity("bounded", cls, net, chosen, None if count is None else int(count), data, accuracy, delta)
+    samples = None if count is None else int(count)
+    return Complexity("bounded", cls, net, chosen, samples, data, accuracy, delta)
 
 
 def _beyond(data: Array, bound: Fraction, norm: str) -> float | None:

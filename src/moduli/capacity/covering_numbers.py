@@ -38,6 +38,7 @@ from moduli.kernel.errors import ShapeError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DIGITS = 10**40
+FLOATS = 650  # logs of numbers of kinds that floats hold with room to spare (they end at e^709); beyond, logs are kept
 
 
 def signed(s: Activation) -> bool:
@@ -194,14 +195,17 @@ class Class:
     @property
     def log_group(self) -> float:
         """Logarithm of the number of permutations, with signs of odd and even units: those that move the box onto itself."""
-        return math.fsum(SymmetricPart(d, signed(s)).log_order for d, s in zip(self.widths[1:-1], self.activations, strict=True))
+        layers = zip(self.widths[1:-1], self.activations, strict=True)
+        return math.fsum(SymmetricPart(d, signed(s)).log_order for d, s in layers)
 
     def reaches(self) -> list[Fraction]:
         """H_0, ..., H_L: bounds of the outputs of each layer."""
         found = [self.input_bound]
         for l, s in enumerate(self.activations):
             size = s.lipschitz * self.bounds[l] * self._read(l, found[l]) + rational(s.zero)
-            found.append(size if s.bound is None else min(size, Fraction(s.bound)))
+            if s.bound is not None:
+                size = min(size, Fraction(s.bound))
+            found.append(size)
         return found
 
     def _read(self, l: int, reach: Fraction) -> Fraction:
@@ -284,7 +288,10 @@ class Class:
         for n, d, s, m in zip(self.widths[:-2], self.widths[1:-1], self.activations, cells, strict=False):
             p, faces = n + 1, (n + 1) * (1 if signed(s) else 2)  # opposite faces are one up to sign
             logs = math.log(faces) + (p - 1) * log(m)
-            total.append(log_multisets(d, faces * m ** (p - 1)) if logs < 650 else log_multisets(d, log_kinds=logs))
+            if logs < FLOATS:
+                total.append(log_multisets(d, faces * m ** (p - 1)))
+            else:
+                total.append(log_multisets(d, log_kinds=logs))
         return math.fsum(total)
 
     def log_covering(self, eps: Any, *, symmetry: bool = True) -> float:
@@ -322,9 +329,15 @@ class Class:
 
 def _log_rows(m: int, p: int, count: int, signs: bool) -> float:
     """Multisets of rows of p entries with m values each, rows up to sign where signs count."""
-    if p * log(m) < 650:
-        return log_multisets(count, -(-(m**p) // 2) if signs else m**p)
-    return log_multisets(count, log_kinds=p * log(m) - (math.log(2) if signs else 0.0))
+    logs = p * log(m)
+    if logs < FLOATS:
+        kinds = m**p
+        if signs:
+            kinds = -(-kinds // 2)
+        return log_multisets(count, kinds)
+    if signs:
+        logs -= math.log(2)
+    return log_multisets(count, log_kinds=logs)
 
 
 def published_deep(cls: Class, eps: Any) -> float:

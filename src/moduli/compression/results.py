@@ -104,8 +104,11 @@ class Compression(Result):
     @property
     def removed(self) -> dict[str, int]:
         """Units removed, by move."""
-        moves = self.proof.large_moves
-        return {kind: sum(move.gone for move in moves if move.kind == kind) for kind in self.names}
+        gone = dict.fromkeys(self.names, 0)
+        for move in self.proof.large_moves:
+            if move.kind in gone:
+                gone[move.kind] += move.gone
+        return gone
 
     @property
     def statement(self) -> str:
@@ -175,7 +178,8 @@ class Rank(Result):
         """
         if not self.lower:
             return None
-        return one_layer(self.original if len(self.original.layers) == 2 else self.compression.network)
+        shallow = self.original if len(self.original.layers) == 2 else self.compression.network
+        return one_layer(shallow)
 
     @cached_property
     def compression(self) -> Compression:

@@ -266,7 +266,7 @@ def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
     with needed("torch", "torch"):
         import torch
     linears = {(id(m.weight), id(m.bias)): (name, m) for name, m in module.named_modules() if _is_linear(m)}
-    watch = _watcher(linears)
+    watch = __getattr__("_TorchWatch")(linears)
     marks = [m.register_forward_pre_hook(watch.outside(name)) for name, m in module.named_modules() if _hooked(m)]
     try:
         with _evaluating(module, torch):
@@ -277,7 +277,7 @@ def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
     finally:
         for mark in marks:
             mark.remove()
-    unfit, found, refused = _unfit(module), [], dict(watch.against)
+    unfit, found, refused = _unfit(module), [], dict(watch.refused)
     for (one, two), block in watch.blocks.items():
         often = max(watch.calls[one], watch.calls[two])
         if one in unfit or two in unfit:
@@ -340,105 +340,141 @@ def _evaluating(module: Any, torch: Any) -> Iterator[None]:
             m.training = mode
 
 
-def _watcher(linears: Mapping[tuple[int, int], tuple[str, Any]]) -> Any:
-    """A mode that follows the outputs of Linears through activations and dropout to other Linears."""
+class _Tracked(NamedTuple):
+    """A tensor that comes from a Linear: itself (its id stays taken while it lives), whose it is, what was applied since."""
+
+    tensor: Any
+    owner: str
+    activation: Activation | None
+
+
+class _Watch:
+    """Follows the outputs of Linears through activations and dropout to other Linears.
+
+    `__getattr__` below makes a TorchFunctionMode of it. A block is a Linear all of whose output goes through one activation
+    into one other Linear; whatever else becomes of an output on the way is told in `refused`.
+
+    Attributes:
+        linears: names and modules, by the ids of weight and bias (functions of torch see tensors, not modules).
+        tracked: outputs of Linears in this pass, bent or not, by id. inputs: of each Linear, in this pass.
+        consumed: ids of tensors that went into an activation or a Linear: a second time would be another reader.
+        blocks: what was found, by both names. refused: Linears that begin no block, and why (the first reason).
+        calls: of each Linear, in all passes. bent: Linears whose output went into an activation. batches: passes.
+    """
+
+    def __init__(self, linears: Mapping[tuple[int, int], tuple[str, Any]]) -> None:
+        super().__init__()
+        self.linears = linears
+        self.modules = dict(linears.values())
+        self.tracked: dict[int, _Tracked] = {}
+        self.inputs: dict[str, Any] = {}
+        self.consumed: set[int] = set()
+        self.blocks: dict[tuple[str, str], _Found] = {}
+        self.refused: dict[str, str] = {}
+        self.calls: dict[str, int] = dict.fromkeys(self.modules, 0)
+        self.bent: set[str] = set()
+        self.batches = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # a property such as x.shape
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name not in METADATA:
+            self.step(name, args, kwargs, output)
+        return output
+
+    def step(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
+        """One function of torch was called: a Linear, the activation or dropout of a block, or a way out of it."""
+        source = args[0] if args else kwargs.get("input")
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        if name == "linear" and (id(weight), id(bias)) in self.linears:
+            self.linear(*self.linears[id(weight), id(bias)], source, output)
+            return
+        at = self.tracked.get(id(source))
+        plain = name.rstrip("_")  # relu_ is relu in place
+        if at is not None and at.activation is None:
+            activation = self.applied(plain, args, kwargs)
+            if activation is not None:
+                self.carry(source, output, at.owner, activation)
+                return
+        elif at is not None and plain == "dropout" and self.unchanged(source, output):
+            self.carry(source, output, at.owner, at.activation)
+            return
+        self.escape((args, kwargs), f"its output is used by {name} as well")
+
+    def applied(self, name: str, args: Any, kwargs: Any) -> Activation | None:
+        return activation_of(name, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
+
+    def unchanged(self, source: Any, output: Any) -> bool:
+        """Whether dropout does nothing: in evaluation mode, unless the module asks for it all the same."""
+        return output is source or bool((output == source).all())
+
+    def carry(self, source: Any, output: Any, owner: str, activation: Activation | None) -> None:
+        """The output of an activation or of dropout stands for its Linear from now on."""
+        self.bent.add(owner)
+        if output is not source:  # in place, the source is gone: nobody else can read it
+            self.consume(source, owner)
+        self.tracked[id(output)] = _Tracked(output, owner, activation)
+
+    def consume(self, source: Any, owner: str) -> None:
+        if id(source) in self.consumed:
+            self.refused.setdefault(owner, "its activations are used more than once")
+        self.consumed.add(id(source))
+
+    def linear(self, name: str, module: Any, x: Any, output: Any) -> None:
+        """A Linear was called: the end of a block if its input is bent, and perhaps the beginning of another."""
+        self.calls[name] += 1
+        at = self.tracked.get(id(x))
+        if at is None or at.activation is None:
+            self.escape(x, f"its output goes to {name} unbent")
+        else:
+            first = at.owner
+            self.consume(x, first)
+            new = _Found(first, name, self.modules[first], module, at.activation)
+            block = self.blocks.setdefault((first, name), new)
+            if block.activation != at.activation:
+                self.refused.setdefault(first, f"followed by {block.activation} and by {at.activation}")
+            block.see(self.inputs[first])
+        self.inputs[name] = x
+        self.tracked[id(output)] = _Tracked(output, name, None)
+
+    def escape(self, values: Any, why: str) -> None:
+        """Something else reads these values: the Linears behind them begin no block."""
+        if isinstance(values, (list, tuple)):
+            for value in values:
+                self.escape(value, why)
+        elif isinstance(values, dict):
+            self.escape(list(values.values()), why)
+        elif id(values) in self.tracked:
+            self.refused.setdefault(self.tracked[id(values)].owner, why)
+
+    def outside(self, name: str) -> Callable[..., None]:
+        """A hook that runs before those of a module: they see what it sees."""
+
+        def look(_: Any, args: Any) -> None:
+            self.escape(args, f"a hook on {name} sees its activations")
+
+        return look
+
+    def ended(self, output: Any) -> None:
+        """A forward pass is over: forget its tensors, whose ids may be given again."""
+        self.escape(_leaves(output), "its activations are an output of the module")
+        self.batches += 1
+        self.tracked.clear()
+        self.inputs.clear()
+        self.consumed.clear()
+
+
+def __getattr__(name: str) -> Any:
+    """Classes derived from torch's, made when first asked for, so that importing this module does not import torch."""
+    if name != "_TorchWatch":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from torch.overrides import TorchFunctionMode
 
-    class Watch(TorchFunctionMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tracked: dict[int, tuple[Any, str, Activation | None]] = {}
-            self.inputs: dict[str, Any] = {}
-            self.blocks: dict[tuple[str, str], _Found] = {}
-            self.against: dict[str, str] = {}
-            self.calls: dict[str, int] = {name: 0 for name, _ in linears.values()}
-            self.bent: set[str] = set()
-            self.once: set[int] = set()
-            self.batches = 0
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            output = func(*args, **kwargs)
-            name = getattr(func, "__name__", "")
-            if name == "__get__":
-                name = getattr(getattr(func, "__self__", None), "__name__", "")
-            if name not in METADATA:
-                self.step(name, args, kwargs, output)
-            return output
-
-        def step(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
-            weight = args[1] if len(args) > 1 else kwargs.get("weight")
-            bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            if name == "linear" and (id(weight), id(bias)) in linears:
-                self.linear(linears[id(weight), id(bias)], args[0] if args else kwargs["input"], output)
-                return
-            source = args[0] if args else kwargs.get("input")
-            at = self.tracked.get(id(source))
-            plain = name.rstrip("_")
-            if at is not None and at[2] is None and (act := self.applied(plain, args, kwargs)) is not None:
-                self.carry(source, output, at[1], act)
-            elif at is not None and at[2] is not None and plain == "dropout" and self.still(source, output):
-                self.carry(source, output, at[1], at[2])
-            else:
-                self.escape((args, kwargs), f"its output is used by {name} as well")
-
-        def applied(self, name: str, args: Any, kwargs: Any) -> Activation | None:
-            return activation_of(name, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
-
-        def still(self, source: Any, output: Any) -> bool:
-            return output is source or bool((output == source).all())
-
-        def carry(self, source: Any, output: Any, name: str, act: Activation) -> None:
-            self.bent.add(name)
-            if output is not source:
-                self.used(source, name)
-            self.tracked[id(output)] = (output, name, act)
-
-        def used(self, source: Any, name: str) -> None:
-            if id(source) in self.once:
-                self.against.setdefault(name, "its activations are used more than once")
-            self.once.add(id(source))
-
-        def linear(self, owner: tuple[str, Any], x: Any, output: Any) -> None:
-            name, m = owner
-            self.calls[name] += 1
-            at = self.tracked.get(id(x))
-            before, act = ("", None) if at is None else at[1:]
-            if act is not None:
-                self.used(x, before)
-                first = next(one for n, one in linears.values() if n == before)
-                block = self.blocks.setdefault((before, name), _Found(before, name, first, m, act))
-                if block.activation != act:
-                    self.against.setdefault(before, f"followed by {block.activation} and by {act}")
-                block.see(self.inputs[before])
-            else:
-                self.escape(x, f"its output goes to {name} unbent")
-            self.inputs[name] = x
-            self.tracked[id(output)] = (output, name, None)
-
-        def escape(self, values: Any, why: str) -> None:
-            if isinstance(values, (list, tuple)):
-                for value in values:
-                    self.escape(value, why)
-            elif isinstance(values, dict):
-                self.escape(list(values.values()), why)
-            elif id(values) in self.tracked:
-                self.against.setdefault(self.tracked[id(values)][1], why)
-
-        def outside(self, name: str) -> Callable[..., None]:
-            def look(_: Any, args: Any) -> None:
-                self.escape(args, f"a hook on {name} sees its activations")
-
-            return look
-
-        def ended(self, output: Any) -> None:
-            self.escape(_leaves(output), "its activations are an output of the module")
-            self.batches += 1
-            self.tracked.clear()
-            self.inputs.clear()
-            self.once.clear()
-
-    return Watch()
+    return globals().setdefault(name, type(name, (_Watch, TorchFunctionMode), {"__module__": __name__}))
 
 
 def _leaves(output: Any) -> Any:

@@ -53,7 +53,8 @@ def match(
     spec.check(a)
     spec.check(b)
     rng = np.random.default_rng(seed)
-    left, right = ({name: np.asarray(x[name], dtype=np.float64) for name in spec.axes} for x in (a, b))
+    left = {name: np.asarray(a[name], dtype=np.float64) for name in spec.axes}
+    right = {name: np.asarray(b[name], dtype=np.float64) for name in spec.axes}
     best = math.sqrt(_inner(left, left) * _inner(right, right))
     found: dict[str, tuple[Order, Array]] = {}
     for start in ({}, {name: (np.arange(part.count), np.ones(part.count)) for name, part in spec.parts.items()}):
@@ -288,7 +289,8 @@ class Alignment(Result):
         x = _points(on, self.a.widths[0], seed)
         t = np.linspace(0.0, 1.0, points)
         curves = [_losses(start, self.b, x, targets, t) for start in (self.network, self.a)]
-        return Barrier("estimated", t, curves[0], curves[1], "share of variance" if targets is None else _loss_name(targets))
+        loss = "share of variance" if targets is None else _loss_name(targets)
+        return Barrier("estimated", t, curves[0], curves[1], loss)
 
     @property
     def statement(self) -> str:

@@ -73,9 +73,10 @@ class Bisection(NamedTuple):
     def verify(self, a: Network, b: Network, box: Box) -> float:
         """The certified bound; raises `CertificateRejected`."""
         with fields.made_by_hand("bound of a difference"):
-            sides = [tuple(Move.from_json(move.plain()) for move in moves) for moves in (self.a_moves, self.b_moves)]
+            a_moves = tuple(Move.from_json(move.plain()) for move in self.a_moves)
+            b_moves = tuple(Move.from_json(move.plain()) for move in self.b_moves)
             enclosure = Changed.from_json(Changed((), self.enclosure).plain()).enclosure
-        left, right = replay(a, sides[0]), replay(b, sides[1])
+        left, right = replay(a, a_moves), replay(b, b_moves)
         enclosure.verify(left.network(), right.network(), box)
         return sum_up(enclosure.upper, _rounded(left, box), _rounded(right, box))
 
@@ -210,9 +211,12 @@ class Equivalence(Result):
     def data(self) -> dict[str, Any]:
         witness = None
         if self.witness is not None:
-            ends = [[[str(end) for end in ends] for ends in side] for side in (self.witness.a, self.witness.b)]
-            gap = 0.0 - ceiling(-self.witness.gap)
-            witness = {"input": [str(q) for q in self.witness.input], "a": ends[0], "b": ends[1], "gap": gap}
+            witness = {
+                "input": list(map(str, self.witness.input)),
+                "a": [list(map(str, ends)) for ends in self.witness.a],
+                "b": [list(map(str, ends)) for ends in self.witness.b],
+                "gap": 0.0 - ceiling(-self.witness.gap),
+            }
         return {
             "a": self.a.digest, "b": self.b.digest, "eps": self.eps, "output_map": self.a.output_map, "witness": witness,
             "reason": self.reason,
@@ -436,7 +440,9 @@ def _binary(element: Element, state: State) -> Element:
     for l, factor in enumerate(element.factor, 1):
         near = np.copysign(np.exp2(np.round(np.log2(np.abs(factor)))), factor)
         many = widths[l] * (widths[l - 1] + widths[l + 1]) > EXACT
-        factors.append(near if many else np.where(np.abs(factor / near - 1) < 1e-6, near, factor))
+        if not many:
+            near = np.where(np.abs(factor / near - 1) < 1e-6, near, factor)
+        factors.append(near)
     return Element(element.order, tuple(factors))
 
 
@@ -563,9 +569,11 @@ def _supremum(
         witness = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
         upper = min(upper, bound)
     if witness is None:
-        return Distance("proved" if upper == 0 else "bounded", 0.0, upper, None, where)
+        status = "proved" if upper == 0 else "bounded"
+        return Distance(status, 0.0, upper, None, where)
     at, lower = tuple(map(float, witness.input)), 0.0 - ceiling(-witness.gap)
-    return Distance("proved" if lower == upper else "bounded", lower, upper, at, where)
+    status = "proved" if lower == upper else "bounded"
+    return Distance(status, lower, upper, at, where)
 
 
 def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | None) -> float:

@@ -10,6 +10,7 @@ another through the holes. Irreducible parameters (r = h) are isolated from all 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -234,8 +235,10 @@ def _knot(k: int, data: Any) -> Knot:
     """A knot; the length of numbers is limited before they are made."""
     read = fields.record(data, ("rows", "out"), f"knot {k}")
     rows = tuple(fields.indices(read["rows"], f"rows of knot {k}").tolist())
-    columns = [fields.items(column, f"a column of knot {k}") for column in fields.items(read["out"], f"out of knot {k}")]
-    out = [tuple(fields.rational(x, f"a number of knot {k}") for x in column) for column in columns]
+    out: list[Vector] = []
+    for column in fields.items(read["out"], f"out of knot {k}"):
+        numbers = fields.items(column, f"a column of knot {k}")
+        out.append(tuple(fields.rational(x, f"a number of knot {k}") for x in numbers))
     return Knot(rows, tuple(out))
 
 
@@ -383,31 +386,42 @@ class _Walk:
         pair, classes = self.pair, list(self.sums)
         home: dict[Key, int] = {}
         goal: dict[Key, int] = {}
-        members = [{k: [u for u in range(self.h) if pair.key[s + u] == k] for k in classes} for s in (0, self.h)]
+        members = _by_key(pair.key[: self.h]), _by_key(pair.key[self.h :])  # of each class, at the start and at the end
+        # Who keeps its row carries its class all the way: the proof needs no segment for it.
         for key in classes:
             still = [u for u in members[0][key] if self.first.rows[u] == self.last.rows[u]]
             if still:
                 home[key] = goal[key] = still[0]
+        # Carriers at the start and at the end want to be different units: then every goal is blank once the first load is
+        # done, and the seven segments do. Two slots (start, end) a class, matched to units; one unit for two slots is no
+        # fault, only another step: the class that waits for it steps aside (`_step`).
         taken = set(home.values())
         slots = [(side, key) for key in classes if key not in home for side in (0, 1)]
-        options = [[u for u in members[side][key] if u not in taken] or members[side][key] for side, key in slots]
-        i = [k for k, units in enumerate(options) for _ in units]
-        graph = csr_matrix((np.ones(len(i)), (i, [u for units in options for u in units])), shape=(len(slots), self.h))
-        match = maximum_bipartite_matching(graph, perm_type="column") if slots else np.empty(0, dtype=int)
+        if not slots:
+            return home, goal
+        options = list[list[int]]()
+        for side, key in slots:
+            units = members[side][key]
+            options.append([u for u in units if u not in taken] or units)
+        row = np.repeat(np.arange(len(slots)), [len(units) for units in options])
+        graph = csr_matrix((np.ones(len(row)), (row, np.concatenate(options))), shape=(len(slots), self.h))
+        match = maximum_bipartite_matching(graph, perm_type="column")
         for (side, key), units, unit in zip(slots, options, match.tolist(), strict=True):
-            (goal if side else home)[key] = unit if unit >= 0 else units[0]
+            carriers = goal if side else home
+            carriers[key] = unit if unit >= 0 else units[0]  # no unit of its own: share one
         return home, goal
 
     def knots(self) -> list[Knot] | None:
-        if self.first.rows == self.last.rows:
+        if self.first.rows == self.last.rows:  # only outgoing weights differ: one load
             return _shortened([self.first, self.last])
-        if len(self.sums) == self.h:
+        if len(self.sums) == self.h:  # irreducible: no unit is ever blank, so no row can move
             return None
-        self._load()
+        self._load()  # first segment: one carrier a class, all other units blank
         while left := [key for key in self.sums if not self._there(key)]:
             if self.progress is not None:
                 self.progress(len(self.sums) - len(left), len(self.sums), "classes in place")
             self._step()
+        # Every class is where it ends: all other units are blank, their rows free to go, and the target can be loaded.
         self._move(dict(enumerate(self.last.rows)))
         self.found.append(self.last)
         return _shortened(self.found)
@@ -421,12 +435,20 @@ class _Walk:
         busy = set(self.at.values())
         blank = [u for u in range(self.h) if u not in busy]
         waiting = {self.goal[key]: key for key in self.sums if not self._there(key)}
+        # A blank unit computes nothing, so its row may go to where it ends. If that is a class's last carrier, the class
+        # goes home with the load that follows.
         moves = {u: self.last.rows[u] for u in blank}
         shift = {waiting[u]: u for u in blank if u in waiting}
+        # Classes whose last carrier another class still uses: copied into blank units nobody waits for, they make way.
         blocked = [key for unit, key in waiting.items() if unit in busy]
         spare = [u for u in blank if u not in waiting]
-        chosen = blocked if len(spare) >= len(blocked) else [] if shift else blocked[: len(spare)]
-        for key, unit in zip(chosen, spare, strict=False):
+        if len(spare) >= len(blocked):
+            aside = blocked  # room for all of them: the seven segments of the proof (r <= h / 2)
+        elif shift:
+            aside = []  # some class gets home anyway and leaves a hole: the others follow through it, a step each
+        else:
+            aside = blocked[: len(spare)]  # classes only change places among themselves: break a cycle with what room is left
+        for key, unit in zip(aside, spare, strict=False):
             moves[unit] = self.rows[self.at[key]]
             shift[key] = unit
         self._move(moves)
@@ -434,17 +456,28 @@ class _Walk:
         self._load()
 
     def _move(self, rows: dict[int, int]) -> None:
+        """A segment on which blank units change rows; outgoing weights stay."""
         for unit, row in rows.items():
             self.rows[unit] = row
         self.found.append(Knot(tuple(self.rows), self.found[-1].out))
 
     def _load(self) -> None:
+        """A segment on which outgoing weights change at fixed rows, until each class has just the carrier in `at`."""
         zero = (Fraction(0),) * self.pair.a.widths[2]
         out = [zero] * self.h
         for key, unit in self.at.items():
-            factor = self.pair.flip if self.pair.sign[self.rows[unit]] < 0 else 1
+            mirrored = self.pair.sign[self.rows[unit]] < 0  # flip is 1 or -1, so its own inverse
+            factor = self.pair.flip if mirrored else 1
             out[unit] = tuple(factor * x for x in self.sums[key])
         self.found.append(Knot(tuple(self.rows), tuple(out)))
+
+
+def _by_key(keys: Sequence[Key | None]) -> dict[Key | None, list[int]]:
+    """The units of each class, in order."""
+    found: dict[Key | None, list[int]] = {}
+    for unit, key in enumerate(keys):
+        found.setdefault(key, []).append(unit)
+    return found
 
 
 def _shortened(knots: list[Knot]) -> list[Knot]:

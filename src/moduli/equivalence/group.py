@@ -87,8 +87,8 @@ def attention(heads: int, key: int, value: int, *, queries: int = 1, rotary: boo
     """
     turn = key if rotary else key * key
     dead = (value + (0 if rotary else key)) if bias else 0
-    inside = (SymmetricPart(queries), SymmetricPart(value)) if rotary else (SymmetricPart(queries), SymmetricPart(key), SymmetricPart(value))
-    return SymmetricPart(heads, free=turn + value * value + dead, inside=inside)
+    sizes = (queries, value) if rotary else (queries, key, value)
+    return SymmetricPart(heads, free=turn + value * value + dead, inside=tuple(map(SymmetricPart, sizes)))
 
 
 def grouped(groups: int, inputs: int, outputs: int, *, free: int = 0) -> SymmetricPart:
@@ -296,8 +296,11 @@ class SymmetryGroup(Result):
 
     @property
     def statement(self) -> str:
-        signs, free = (any(getattr(part, name) for part in self.units) for name in ("signs", "free"))
-        names = ["permutations", *(["signs"] if signs else []), *(["positive scales"] if free else [])]
+        names = ["permutations"]
+        if any(part.signs for part in self.units):
+            names.append("signs")
+        if any(part.free for part in self.units):
+            names.append("positive scales")
         scales = f", {self.dimension} continuous dimensions" if self.dimension else ""
         of = f"{' and '.join(names)} of {self.network.units} hidden units"
         return f"{of}: e^{self.log_order:.6g} discrete symmetries{scales}"
@@ -326,7 +329,10 @@ def _stabiliser(net: Network, signs: Sequence[bool]) -> tuple[float, float]:
     for l, signed in enumerate(signs):
         (w, b), (v, _) = shown[l], shown[l + 1]
         whole, odd = np.column_stack([w, b, v.T]), signed and net.activations[l].turned[0] == -1
-        equal += _log_shuffles(_classes(_signed(whole) if odd and len(signs) == 1 else whole))
+        compared = whole
+        if odd and len(signs) == 1:
+            compared = _signed(whole)
+        equal += _log_shuffles(_classes(compared))
         idle = ~np.column_stack([w, b]).any(axis=1) & (not odd or ~v.any(axis=0))
         fixed += math.log(2) * int(idle.sum()) * signed
     if len(signs) <= 1:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,12 +98,14 @@ def behind(z: Sequence[Interval], output_map: str) -> Sequence[Interval]:
 def _softmax(z: Sequence[Interval]) -> list[Interval]:
     """Rises in its own argument and falls in all others; arguments are taken from the largest."""
     top = max(high for _, high in z)
-    low, high = ([_power(t[side] - top)[side] for t in z] for side in (0, 1))
+    low = [_power(end - top)[0] for end, _ in z]
+    high = [_power(end - top)[1] for _, end in z]
     all_low, all_high = sum(low), sum(high)
     found = []
     for p, q in zip(low, high, strict=True):
-        others = all_low - p, all_high - q
-        found.append((Fraction(p, max(1, p + others[1])), Fraction(q, q + others[0])))
+        others_low, others_high = all_low - p, all_high - q
+        # p and what the others add may all be rounded down to 0: 0 is a lower bound, whatever it is divided by.
+        found.append((Fraction(p, max(1, p + others_high)), Fraction(q, q + others_low)))
     return found
 
 
@@ -130,16 +133,19 @@ def _gap(p: Interval, q: Interval) -> Fraction:
 def separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) -> Witness | None:
     """The input as a witness, if exact values prove a difference above eps there."""
     p, q = evaluate(a, x), evaluate(b, x)
-    return Witness(x, tuple(p), tuple(q), a.output_map) if separates(p, q, a.output_map, eps) else None
+    if not separates(p, q, a.output_map, eps):
+        return None
+    return Witness(x, tuple(p), tuple(q), a.output_map)
 
 
 def separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps: float) -> bool:
     """Whether enclosed values before the map prove that outputs, behind it, differ by more than eps."""
     if eps > 0:
         return apart(behind(p, output_map), behind(q, output_map)) > Fraction(eps)
-    if output_map == "softmax":  # shifts of all outputs are invisible
-        d = [(x[0] - y[1], x[1] - y[0]) for x, y in zip(p, q, strict=True)]
-        return any(_gap(x, y) > 0 for x in d for y in d)
+    # Whether there is any difference is seen more sharply before the map, where it forgets nothing.
+    if output_map == "softmax":  # which forgets a shift of all values, and only that
+        shifts = [(x[0] - y[1], x[1] - y[0]) for x, y in zip(p, q, strict=True)]
+        return any(_gap(x, y) > 0 for x, y in combinations(shifts, 2))
     if Activation.of(output_map).injective:
         return apart(p, q) > 0
     return apart(behind(p, output_map), behind(q, output_map)) > 0
@@ -228,7 +234,9 @@ def candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.G
             step = -((w[pick] * base).sum(axis=1) + c[pick]) / norm * rng.choice([0.99, 1.0, 1.01], budget // 4)
             near.append(base + step[:, None] * w[pick])
             pick, side = rng.integers(0, len(w), budget // 8), rng.choice([-1.0, 1.0], (budget // 8, 1))
-            near.append(np.where(side * w[pick] > 0, box.high, box.low) if isinstance(on, Box) else side * w[pick])
+            # Where a unit is largest or smallest: in a box its corner, elsewhere far along the weights.
+            way = side * w[pick]
+            near.append(np.where(way > 0, box.high, box.low) if isinstance(on, Box) else way)
     x = np.concatenate([np.zeros((1, n)), spread, *near])
     x = x[np.isfinite(x).all(axis=1)]
     return np.asarray(np.clip(x, box.low, box.high)) if isinstance(on, Box) else x

@@ -339,7 +339,8 @@ def load_samples(path: str | Path) -> Samples:
         if "x" not in tables and len(tables) != 1:
             held = ', '.join(arrays) or 'nothing'
             raise UnsupportedModel(f"{file} holds {held}; one array [rows, in] or one named x is needed")
-        return Samples(tables["x"] if "x" in tables else next(iter(tables.values())))
+        table = tables["x"] if "x" in tables else next(iter(tables.values()))
+        return Samples(table)
 
 
 def load_box(path: str | Path) -> Box:

@@ -105,11 +105,12 @@ class BallArray:
     def map(self, fn: Callable[[Array], Array]) -> BallArray:
         """The same rearrangement of centre and radius."""
         ball = self.loose()
-        lo, radius = ball.centre.lo, ball.radius
-        return BallArray(
-            ExactArray(np.asarray(fn(ball.centre.hi)), None if lo is None else np.asarray(fn(lo))),
-            None if radius is None else np.asarray(fn(radius)),
-        )
+
+        def moved(part: Array | None) -> Array | None:
+            return None if part is None else np.asarray(fn(part))
+
+        centre = ExactArray(np.asarray(fn(ball.centre.hi)), moved(ball.centre.lo))
+        return BallArray(centre, moved(ball.radius))
 
     def times(self, other: BallArray) -> BallArray:
         """The elementwise product, with broadcasting: exact for plain floats, else right to 2^-101."""
@@ -123,7 +124,7 @@ class BallArray:
         hi, lo = two_product(p, q)
         if not exact:
             hi, lo = two_sum(hi, lo + (p * b._low() + q * a._low()))
-        out = ExactArray(hi, lo if lo.any() else None)
+        out = _pairs(hi, lo)
         places = [np.broadcast_to(np.arange(math.prod(c.shape)).reshape(c.shape), x.shape) for c in (a, b)]
         for at in map(tuple, np.argwhere(far).tolist()):
             left, right = (_rational(c.centre, np.unravel_index(k[at], c.shape)) for c, k in zip((a, b), places, strict=True))
@@ -144,7 +145,7 @@ class BallArray:
         with np.errstate(over="ignore", invalid="ignore"):
             hi, lo = two_sum(a.hi, b.hi)
         if a.is_float() and b.is_float() and np.isfinite(hi).all():
-            return BallArray(ExactArray(hi, lo if lo.any() else None), radius)
+            return BallArray(_pairs(hi, lo), radius)
         if not (a.rest or b.rest) and hi.size > EXACT_PRODUCTS and np.isfinite(hi).all():
             return BallArray(*_pair_sum(hi, lo, self._low(), other._low(), radius))
         out = ExactArray(np.zeros(self.shape))
@@ -163,7 +164,9 @@ class BallArray:
             return BallArray(centre, lost)
         ra, rb = a._radius(), b._radius()
         radius = up_matmul(up(a._size() + ra), rb) + up_matmul(ra, b._size())
-        return BallArray(centre, up(radius if lost is None else radius + lost) + TINY)
+        if lost is not None:
+            radius = radius + lost
+        return BallArray(centre, up(radius) + TINY)
 
     def _ranged(self) -> BallArray:
         """Pairs of floats that `two_product` takes; what is too small goes into the radius."""
@@ -234,7 +237,12 @@ def _pair_product(a: ExactArray, b: ExactArray) -> tuple[ExactArray, Array | Non
             lost += np.abs(e2) + np.abs(e3)
     hi, lo = two_sum(hi, lo)
     terms = len(left) * len(right) * a.hi.shape[1]
-    return ExactArray(hi, lo if lo.any() else None), up(lost, 2 * terms) if lost.any() else None
+    return _pairs(hi, lo), up(lost, 2 * terms) if lost.any() else None
+
+
+def _pairs(hi: Array, lo: Array) -> ExactArray:
+    """hi + lo, as plain floats where nothing is left below them."""
+    return ExactArray(hi, lo if lo.any() else None)
 
 
 def _pair_sum(hi: Array, *rest: Any) -> tuple[ExactArray, Array | None]:
@@ -246,7 +254,7 @@ def _pair_sum(hi: Array, *rest: Any) -> tuple[ExactArray, Array | None]:
         lost += np.abs(error)
     hi, lo = two_sum(hi, lo)
     total = lost if radius is None else lost + radius
-    return ExactArray(hi, lo if lo.any() else None), up(total, 4) if total.any() else None
+    return _pairs(hi, lo), up(total, 4) if total.any() else None
 
 
 def _power(number: Any) -> str:
@@ -601,8 +609,13 @@ class Tensor:
         first = parts[0]
         if not all(first.beside(part) for part in parts):
             raise UnsupportedModel(_RESIDUAL)
-        shapes = [[n for k, n in enumerate(part.shape) if k != axis % len(first.shape)] for part in parts]
-        if any(len(p.shape) != len(first.shape) or s != shapes[0] for p, s in zip(parts, shapes, strict=True)):
+        along = axis % max(1, len(first.shape))
+
+        def beside(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+            """What must agree: the axes before and behind the one along which they are joined."""
+            return shape[:along], shape[along + 1 :]
+
+        if any(beside(part.shape) != beside(first.shape) or len(part.shape) != len(first.shape) for part in parts):
             raise ShapeError(f"tensors of shapes {', '.join(str(p.shape) for p in parts)} joined along axis {axis}")
         _limit(sum(part.size for part in parts), "a joined tensor", MAX_ENTRIES)
         if all(part.dense is first.dense for part in parts):

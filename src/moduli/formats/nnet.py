@@ -85,7 +85,7 @@ class _Reading:
             raise UnsupportedModel(
                 f"{self.where}: {len(self.rows)} lines; a .nnet file has two of sizes, a header of {HEADER}, and weights"
             )
-        first, sizes = [[self._whole(token) for token in row] for row in self.rows[:2]]
+        first, sizes = (list(map(self._whole, row)) for row in self.rows[:2])
         if len(first) < 3:
             raise UnsupportedModel(
                 f"{self.where}: the first line is {first}; layers, inputs, outputs and the largest layer are needed"
@@ -122,7 +122,7 @@ class _Reading:
                 f"of {HEADER} lines; where header lines are left out, every later line must be one row of a matrix, or one bias"
             )
         flat = np.array([self._real(token) for row in layers for token in row], dtype=np.float64)
-        return [[self._real(token) for token in row] for row in header], flat
+        return [list(map(self._real, row)) for row in header], flat
 
     def frame(self, header: list[list[float]], inputs: int) -> Frame | None:
         """The physical coordinates, from the lines between the sizes and the weights; None where there are none."""

@@ -94,10 +94,10 @@ def _numbers_decide(stems: Sequence[str], where: str) -> None:
         for at, token in enumerate(tokens):
             following.setdefault(tokens[:at], set()).add(token)
     alike = len({tokens_of(stem) for stem in stems}) < len(stems)
-    mixed = any(
-        len(tokens) > 1 and not all(isinstance(t, int) for t in tokens)
-        for tokens in following.values()
-    )
+    mixed = False
+    for after in following.values():
+        numbers = all(isinstance(token, int) for token in after)
+        mixed |= len(after) > 1 and not numbers
     if alike or mixed:
         raise UnsupportedModel(
             f"{where} keeps no order of its entries and their names do not tell one; "

@@ -294,7 +294,10 @@ def _normalised(
         raise UnsupportedModel(
             f"{where}: {module.name(direction)!r} holds {size.max()} or {size.min()}, beyond 2^450"
         )
-    rows = [v.ravel()] if axis is None else list(v if axis == 1 else v.T)
+    if axis is None:
+        rows = [v.ravel()]
+    else:
+        rows = list(v) if axis == 1 else list(v.T)
     squares = [_square(row) for row in rows]
     if not all(squares):
         raise UnsupportedModel(

@@ -85,7 +85,9 @@ def _spread(ball: BallArray, shape: tuple[int, ...]) -> BallArray:
 def _add(x: Any, y: Any, alpha: Any = 1) -> BallArray:
     a, b = _pair(x, y)
     _countable(a)
-    return a.plus(b if alpha == 1 else b.times(_ball(alpha)))
+    if alpha != 1:
+        b = b.times(_ball(alpha))
+    return a.plus(b)
 
 
 def _sub(x: Any, y: Any, alpha: Any = 1) -> BallArray:

@@ -204,6 +204,11 @@ def _graph(module: Any, example: Any) -> tuple[list[Any], dict[str, Any]]:
     return list(program.graph.nodes), {spec.arg.name: tensors[spec.target] for spec in inner}
 
 
+def _readers(node: Any) -> int:
+    """How many others read the values of a node, not only their shape."""
+    return sum(_name(user) not in ("size", "getattr") for user in node.users)
+
+
 def _traced(module: Any, first: Exception) -> list[Any]:
     """The nodes of `torch.fx`, in which operations in place are allowed only where no tensor has two readers."""
     try:
@@ -218,7 +223,7 @@ def _traced(module: Any, first: Exception) -> list[Any]:
             f"{type(module).__name__} has hooks, which torch.fx does not see, and torch.export failed: {_brief(first)}"
         )
     changing = [node for node in nodes if _in_place(node, module)]
-    shared = [node.name for node in nodes if sum(_name(u) not in ("size", "getattr") for u in node.users) > 1]
+    shared = [node.name for node in nodes if _readers(node) > 1]
     if changing and shared:
         raise UnsupportedModel(f"{_place(changing[0], module)} works in place while {shared[0]!r} is read twice")
     return nodes
@@ -466,7 +471,11 @@ def _batch_norm(x: Any, gain: Any, offset: Any, mean: Any, variance: Any, traini
     if training or mean is None or variance is None:
         raise UnsupportedModel("the normalisation has no stored statistics; set track_running_stats=True")
     ones = np.ones(len(mean))
-    return x.normalised(ones if gain is None else gain, 0 * ones if offset is None else offset, mean, variance, eps)
+    if gain is None:
+        gain = ones
+    if offset is None:
+        offset = 0 * ones
+    return x.normalised(gain, offset, mean, variance, eps)
 
 
 def _functional_batch_norm(
@@ -512,7 +521,8 @@ def _elu(x: Any, alpha: Any = 1.0, scale: Any = 1.0, input_scale: Any = 1.0, inp
         scale = 1.0
     if input_scale != 1:
         raise UnsupportedModel(f"an elu with input_scale={input_scale}; 1 is read")
-    y = x.activate(Activation("elu", float(alpha)) if alpha else Activation("relu"))
+    activation = Activation("elu", float(alpha)) if alpha else Activation("relu")
+    y = x.activate(activation)
     return y if scale == 1 else y.scaled(_constant(scale))
 
 

@@ -134,7 +134,9 @@ def _forms(text: str) -> Iterator[list[Form]]:
         elif token.startswith("|") and len(token) > 1:
             stack[-1].append(token[1:-1])
         else:
-            stack[-1].append("".join(token.split()) if "[" in token else token)
+            if "[" in token:
+                token = "".join(token.split())
+            stack[-1].append(token)
     if stack:
         raise UnsupportedModel("a bracket is not closed")
 
@@ -283,7 +285,8 @@ class _Reader:
     def passed_over(self, form: Form, holds: bool) -> Cases:
         """A constraint that is no bound allows everything, and that is noted where it concerns inputs."""
         if self.mentions(form):
-            self.passed.append(_written(form if holds else ["not", form]))
+            said = form if holds else ["not", form]
+            self.passed.append(_written(said))
         return [{}]
 
     def notes(self, boxes: int) -> list[str]:
@@ -374,7 +377,8 @@ class _Reader:
         """A chain of comparisons: all neighbours compare; denied, one pair does not."""
         if len(rest) > 2 and head in ("distinct", "!="):
             return self.passed_over(form, holds)
-        pairs = [self._pair(head if holds else OPPOSITE[head], a, b) for a, b in pairwise(rest)]
+        relation = head if holds else OPPOSITE[head]
+        pairs = [self._pair(relation, a, b) for a, b in pairwise(rest)]
         if any(pair is NO_BOUND for pair in pairs):
             self.passed_over(form, holds)
         if holds or len(pairs) == 1:
@@ -525,12 +529,17 @@ def _possible(case: Bounds) -> bool:
 
 def _hull(cases: Cases) -> Bounds:
     """Bounds that hold in every case."""
-    shared = [name for name in cases[0] if all(name in case for case in cases)]
     hull = {}
-    for name in shared:
-        ends = [case[name] for case in cases]
-        hull[name] = (min(low for low, _ in ends), max(high for _, high in ends))
+    for name in cases[0]:
+        ends = [case[name] for case in cases if name in case]
+        if len(ends) == len(cases):  # a case without bounds of this input allows all of it
+            hull[name] = _span(ends)
     return hull
+
+
+def _span(ends: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """The least interval that contains all of these."""
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def _outward(number: Fraction, *, up: bool) -> float:
@@ -554,7 +563,7 @@ def _query(cases: Cases, size: int, reader: _Reader) -> Query:
     boxes: dict[tuple[tuple[float, float], ...], None] = {}
     for case in cases:
         boxes[_box(case, size, reader)] = None
-    hull = tuple((min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*boxes, strict=True))
+    hull = tuple(map(_span, zip(*boxes, strict=True)))
     # Where one box holds all others, their union is the hull itself.
     kept = [hull] if hull in boxes else list(boxes)
     return Query(_ends(hull), [_ends(box) for box in kept], reader.notes(len(kept)))

@@ -128,7 +128,11 @@ def _slope(activation: Any) -> tuple[int, int]:
 def rational(forms: Any, shift: int) -> tuple[Form, ...]:
     """Rows of integers over 2^shift as forms."""
     scale = 1 << shift
-    return tuple((tuple(Fraction(v, scale) for v in row[:-1]), Fraction(row[-1], scale)) for row in forms.tolist())
+    found = []
+    for row in forms.tolist():
+        *slope, offset = (Fraction(v, scale) for v in row)
+        found.append((tuple(slope), offset))
+    return tuple(found)
 
 
 class _Part(NamedTuple):
@@ -184,7 +188,8 @@ def _split(
     values = [sum(map(int.__mul__, form, point)) for point, _ in vertices]
     low, high = min(values), max(values)
     if low >= 0 or high <= 0:
-        return [(vertices, (*signs, 1 if high > 0 else -1 if low < 0 else 0))]
+        side = (high > 0) - (low < 0)  # 0 where the form vanishes on the whole cell
+        return [(vertices, (*signs, side))]
     zero = [(point, tight | {name}) for (point, tight), v in zip(vertices, values, strict=True) if v == 0]
     for (k, (p, tight)), (m, (q, other)) in combinations(enumerate(vertices), 2):
         if (values[k] > 0 and values[m] < 0) or (values[k] < 0 and values[m] > 0):
@@ -208,7 +213,11 @@ def parts_of(
     whole = tuple((homogeneous(point), tight) for point, tight in vertices)
     known = {x: point for (x, _), (point, _) in zip(whole, vertices, strict=True)}
     found = split_by(whole, [homogeneous((*slope, offset))[:-1] for slope, offset in forms], name)
-    return [(tuple((known.get(x) or point_of(x), tight) for x, tight in part), signs) for part, signs in found]
+    parts = []
+    for part, signs in found:
+        corners = tuple((known.get(x) or point_of(x), tight) for x, tight in part)
+        parts.append((corners, signs))
+    return parts
 
 
 def through(cell: Cell, weights: list[list[Fraction]], biases: list[Fraction], slope: Fraction, name: int) -> list[Cell]:
@@ -216,7 +225,8 @@ def through(cell: Cell, weights: list[list[Fraction]], biases: list[Fraction], s
     forms = affine(weights, biases, cell.maps, len(cell.vertices[0][0]))
     found = []
     for vertices, signs in parts_of(cell.vertices, forms, name):
-        maps = tuple(_scaled(form, Fraction(1) if s > 0 else slope) for form, s in zip(forms, signs, strict=True))
+        factors = [Fraction(1) if s > 0 else slope for s in signs]
+        maps = tuple(map(_scaled, forms, factors))
         found.append(Cell(vertices, cell.signs + signs, maps))
     return found
 
@@ -296,6 +306,6 @@ def ring_of(points: Sequence[Point]) -> list[Point]:
 
     def before(p: Point, q: Point) -> int:
         cross = (p[0] - start[0]) * (q[1] - start[1]) - (p[1] - start[1]) * (q[0] - start[0])
-        return -1 if cross > 0 else 1 if cross < 0 else 0
+        return (cross < 0) - (cross > 0)
 
     return [start, *sorted((p for p in points if p != start), key=cmp_to_key(before))]

@@ -205,28 +205,30 @@ class _Edges:
             ends, zeros, before = self.ends[cut], self.zeros[cut], self.hash[cut]
             self.hash += self.words[a.astype(np.intp), column]
             fresh = store.add(ends, j)
+            # A wall cuts as many cells in two as it has pieces: points for n = 1, new edges for n = 2, polygons for n = 3.
+            # Of those there are, by Euler, edges less vertices and one more for each connected part: near enough for a budget.
             if n > 1:
-                joined, rest, hashes = self._join(fresh, zeros, before)
-                self.cells += len(joined) if n == 2 else len(joined) - len(fresh)
+                joined = self._join(fresh, zeros, before)
+                self.cells += len(joined.ends) if n == 2 else len(joined.ends) - len(fresh)
             else:
-                joined, rest, hashes = (np.zeros((0, k), dtype=np.intp) for k in (2, 0, 0))
-                hashes = np.zeros(0, dtype=np.uint64)
+                none = np.zeros((0, 2), dtype=np.intp)
+                joined = _NewEdges(none, none[:, :0], np.zeros(0, dtype=np.uint64))
                 self.cells += len(fresh)
             if self.cells > self.budget:
                 raise BudgetExhausted(f"more than {self.budget} cells, in layer {layer}; give a larger budget or a smaller box")
             halves = np.stack([fresh, ends[:, 1]], axis=1)
             self.ends[cut, 1] = fresh
-            self.ends = np.concatenate([self.ends, halves, joined])
-            wall = np.full((len(joined), 1), column, dtype=np.intp) if n > 1 else np.zeros((0, 0), dtype=np.intp)
-            self.zeros = np.concatenate([self.zeros, zeros, np.concatenate([rest, wall], axis=1)])
-            self.hash = np.concatenate([self.hash, before + self.words[b[cut].astype(np.intp), column], hashes])
+            self.ends = np.concatenate([self.ends, halves, joined.ends])
+            wall = np.full((len(joined.ends), min(1, n - 1)), column, dtype=np.intp)  # new edges lie on the wall
+            self.zeros = np.concatenate([self.zeros, zeros, np.concatenate([joined.zeros, wall], axis=1)])
+            self.hash = np.concatenate([self.hash, before + self.words[b[cut].astype(np.intp), column], joined.hashes])
         self.points, self.marks = store.points[: store.count], store.marks[: store.count]
         z = store.values[: store.count]
         self.marks = np.concatenate([self.marks, np.sign(z).astype(np.int8)], axis=1)
         return z
 
-    def _join(self, fresh: Ints, zeros: Ints, before: Any) -> tuple[Ints, Ints, Any]:
-        """New edges: ends, the zeros of their 2-faces, hashes of these. Every 2-face that is cut holds two new vertices."""
+    def _join(self, fresh: Ints, zeros: Ints, before: Any) -> _NewEdges:
+        """New edges. Every 2-face that is cut holds two new vertices; the hash of a face brings them together."""
         n, sides = self.dimension, 2 * self.dimension
         vertices, rests, hashes = [], [], []
         for i in range(n - 1):
@@ -242,7 +244,15 @@ class _Edges:
         one, two = hash_[::2], hash_[1::2]
         if len(hash_) % 2 or not np.array_equal(one, two) or (one[1:] == one[:-1]).any():
             raise Degenerate("a face is not cut in two points")
-        return vertex.reshape(-1, 2), rest[::2], one
+        return _NewEdges(vertex.reshape(-1, 2), rest[::2], one)
+
+
+class _NewEdges(NamedTuple):
+    """Edges ``[edges]`` of a complex: ends ``[edges, 2]``, the walls of the 2-faces that were cut, hashes of those faces."""
+
+    ends: Ints
+    zeros: Ints
+    hashes: Any
 
 
 class _Growing:
@@ -289,7 +299,11 @@ def certify(skeleton: Skeleton) -> int:
     small, doubtful = _growth(skeleton) < LARGEST, list[int]()
     for at in range(0, len(skeleton.points), block):
         local = _Local(skeleton, at, at + block)
-        doubtful += (at + np.flatnonzero(~local.proved() if small else np.ones(len(local.near)))).tolist()
+        if small:
+            unproved = np.flatnonzero(~local.proved())
+        else:  # forms may leave the range of floats, where no bound of their rounding holds
+            unproved = np.arange(len(local.near))
+        doubtful += (at + unproved).tolist()
     for v in doubtful:
         _prove_exactly(skeleton, skeleton.marks[v])
     if (np.bincount(faces(skeleton.marks, n, 1).face) != 2).any():
@@ -425,7 +439,8 @@ def exact_vertex(skeleton: Skeleton, marks: Marks, forms: list[tuple[int, ...]] 
     """
     forms = forms or exact_forms(skeleton, marks)
     rows = [forms[k] for k in np.flatnonzero(marks == 0).tolist()]
-    minors = [(-1) ** i * _determinant([[*row[:i], *row[i + 1 :]] for row in rows]) for i in range(len(rows) + 1)]
+    # Cramer's rule: the kernel of n rows in n + 1 columns is made of the minors, with alternating signs.
+    minors = [(-1) ** i * _determinant(_without(rows, i)) for i in range(len(rows) + 1)]
     if minors[-1] == 0:
         raise Degenerate("walls that do not meet in a point")
     sign, factor = (1 if minors[-1] > 0 else -1), math.gcd(*minors)
@@ -435,8 +450,14 @@ def exact_vertex(skeleton: Skeleton, marks: Marks, forms: list[tuple[int, ...]] 
 def _determinant(rows: Sequence[Sequence[int]]) -> int:
     if len(rows) == 1:
         return rows[0][0]
-    minors = (_determinant([[*row[:i], *row[i + 1 :]] for row in rows[1:]]) for i in range(len(rows)))
-    return sum((-1) ** i * a * minor for i, (a, minor) in enumerate(zip(rows[0], minors, strict=True)))
+    total = 0
+    for i, a in enumerate(rows[0]):
+        total += (-1) ** i * a * _determinant(_without(rows[1:], i))
+    return total
+
+
+def _without(rows: Sequence[Sequence[int]], column: int) -> list[list[int]]:
+    return [[*row[:column], *row[column + 1 :]] for row in rows]
 
 
 def _prove_exactly(skeleton: Skeleton, marks: Marks) -> None:

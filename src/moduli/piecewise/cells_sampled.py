@@ -176,7 +176,9 @@ def _across(net: Network, box: Box, cells: list[tuple[Array, Any]], programs: in
     """Points beyond facets: a linear program finds a point in the middle of a facet of a known cell, if the unit bounds it."""
     from scipy.optimize import linprog
 
-    for _ in range(programs if cells and net.units else 0):
+    if not cells or not net.units:
+        return
+    for _ in range(programs):
         _, sign = cells[int(rng.integers(len(cells)))]
         forms, unit = _forms(net, sign), int(rng.integers(net.units))
         size = np.linalg.norm(forms[:, :-1], axis=1)

@@ -31,6 +31,7 @@ from .functional_dimension import exercised
 from .layer_peeling import integral
 from .output_layer import MOST, Affine, OutputLayer, Unit, turns
 from .polyhedral_complex import Pieces
+from .rational_rows import column, columns, outer, plus, rationals, times
 from .recovery import primitive, same_function
 
 STEPS = tuple(sign * Fraction(1, 2**k) for k in (0, 4, 10, 20) for sign in (1, -1))
@@ -46,8 +47,7 @@ class Equivalent(NamedTuple):
 
 def exact_layers(net: Network) -> list[Affine]:
     """Weights and biases as rationals."""
-    layers = ((x.weight.tolist(), x.bias.tolist()) for x in net.layers)
-    return [([[Fraction(w) for w in row] for row in weights], [Fraction(b) for b in biases]) for weights, biases in layers]
+    return [(rationals(x.weight.tolist()), list(map(Fraction, x.bias.tolist()))) for x in net.layers]
 
 
 def witness(pieces: Pieces, budget: int, *, turned: bool = False) -> Equivalent | None:
@@ -94,7 +94,7 @@ def _close(layers: Layers, x: Any, values: Any) -> bool:
 
 
 def _copy(layers: Layers) -> list[Affine]:
-    return [([list(row) for row in weights], list(biases)) for weights, biases in layers]
+    return [(list(map(list, weights)), list(biases)) for weights, biases in layers]
 
 
 def proposals(pieces: Pieces) -> Iterator[tuple[str, list[Affine]]]:
@@ -105,10 +105,13 @@ def proposals(pieces: Pieces) -> Iterator[tuple[str, list[Affine]]]:
         speaks = heard[l] & (gates[l] != 0)
         for i in range(len(own[l][1])):
             if not speaks[:, i].any():
-                why = "unit off in the box" if not gates[l][:, i].any() else "unit hidden by the layers behind it"
-                yield from ((why, layers) for layers in _louder(own, l, i))
+                on = gates[l][:, i].any()
+                why = "unit hidden by the layers behind it" if on else "unit off in the box"
+                for layers in _louder(own, l, i):
+                    yield why, layers
     for l in range(len(own) - 1):
-        yield from (("units turned together", layers) for layers in _turned(own, l))
+        for layers in _turned(own, l):
+            yield "units turned together", layers
     for l in range(len(own) - 1):
         yield from _linear(own, l, heard[l], gates[l])
     yield from _unexercised(own, seen)
@@ -116,17 +119,17 @@ def proposals(pieces: Pieces) -> Iterator[tuple[str, list[Affine]]]:
 
 def _louder(own: Layers, l: int, unit: int) -> Iterator[list[Affine]]:
     """Other outgoing weights of a unit; where it has none, another bias."""
-    column = [row[unit] for row in own[l + 1][0]]
-    if not any(column):
-        found = _copy(own)
-        found[l][1][unit] += 1
-        yield found
-    for factor in (Fraction(2), Fraction(1, 2), Fraction(0)) if any(column) else ():
-        found = _copy(own)
-        for row in found[l + 1][0]:
-            row[unit] *= factor
-        yield found
-    for sign in (1, -1) if not any(column) else ():
+    if any(column(own[l + 1][0], unit)):
+        for factor in (Fraction(2), Fraction(1, 2), Fraction(0)):
+            found = _copy(own)
+            for row in found[l + 1][0]:
+                row[unit] *= factor
+            yield found
+        return
+    found = _copy(own)
+    found[l][1][unit] += 1
+    yield found
+    for sign in (1, -1):
         found = _copy(own)
         for row in found[l + 1][0]:
             row[unit] = Fraction(sign)
@@ -136,33 +139,35 @@ def _louder(own: Layers, l: int, unit: int) -> Iterator[list[Affine]]:
 def _turned(own: Layers, l: int) -> Iterator[list[Affine]]:
     """Sets of units of a layer with sum v_i w_i^T = 0: all of them, for up to 2 MOST units, otherwise pairs."""
     rows, biases = own[l]
-    columns = [tuple(row[i] for row in own[l + 1][0]) for i in range(len(rows))]
-    live = [i for i in range(len(rows)) if any(rows[i]) and any(columns[i])]
-    for chosen in _cancelling([rows[i] for i in live], [columns[i] for i in live]):
+    outgoing = columns(own[l + 1][0], len(rows))
+    live = [i for i in range(len(rows)) if any(rows[i]) and any(outgoing[i])]
+    for chosen in _cancelling([rows[i] for i in live], [tuple(outgoing[i]) for i in live]):
+        # relu(t) = relu(-t) + t: what turned units lose is linear and cancels, but for their biases.
         found = _copy(own)
-        for i in (live[k] for k in chosen):
-            found[l][0][i] = [-w for w in rows[i]]
+        for k in chosen:
+            i = live[k]
+            found[l][0][i] = times(-1, rows[i])
             found[l][1][i] = -biases[i]
-            for o, v in enumerate(columns[i]):
+            for o, v in enumerate(outgoing[i]):
                 found[l + 1][1][o] += v * biases[i]
         yield found
 
 
-def _cancelling(rows: list[list[Fraction]], columns: list[tuple[Fraction, ...]]) -> Iterator[tuple[int, ...]]:
+def _cancelling(rows: list[list[Fraction]], outgoing: list[tuple[Fraction, ...]]) -> Iterator[tuple[int, ...]]:
     if not rows:
         return
     if len(rows) <= 2 * MOST - 8:
-        nothing = [[Fraction(0)] * len(rows[0]) for _ in columns[0]]
+        nothing = [[Fraction(0)] * len(rows[0]) for _ in outgoing[0]]
         try:
-            for pick in turns([Unit(v, 1, frozenset()) for v in columns], OutputLayer(rows, [], nothing, [], True)):
+            for pick in turns([Unit(v, 1, frozenset()) for v in outgoing], OutputLayer(rows, [], nothing, [], True)):
                 if any(pick):
                     yield tuple(k for k, p in enumerate(pick) if p)
         except Undecided:
             return
         return
-    tensors = [[v * w for v in column for w in row] for row, column in zip(rows, columns, strict=True)]
+    tensors = [outer(sent, row) for row, sent in zip(rows, outgoing, strict=True)]
     for a, b in combinations(range(len(rows)), 2):
-        if all(p == -q for p, q in zip(tensors[a], tensors[b], strict=True)):
+        if not any(plus(tensors[a], 1, tensors[b])):
             yield a, b
 
 
@@ -306,15 +311,15 @@ def _ordered(layers: Layers) -> tuple[Affine, ...] | None:
     found = [(list(weights), list(biases)) for weights, biases in primitive(layers)]
     for l in range(len(found) - 1):
         weights, biases = found[l]
-        columns = [[row[k] for row in found[l + 1][0]] for k in range(len(biases))]
+        above, ends = found[l + 1]
+        sent = columns(above, len(biases))
         for k, (row, b) in enumerate(zip(weights, biases, strict=True)):
-            if not any(row) and not b:
-                columns[k] = integral(columns[k])
-        keys = [(row, b, sorted(column)) for row, b, column in zip(weights, biases, columns, strict=True)]
+            if not any(row) and not b:  # a unit that is 0: its weights may be scaled as one likes
+                sent[k] = integral(sent[k])
+        keys = [(row, b, sorted(values)) for row, b, values in zip(weights, biases, sent, strict=True)]
         order = sorted(range(len(keys)), key=lambda k: keys[k])
-        if any(keys[p] == keys[q] and columns[p] != columns[q] for p, q in pairwise(order)):
+        if any(keys[p] == keys[q] and sent[p] != sent[q] for p, q in pairwise(order)):
             return None
         found[l] = [weights[k] for k in order], [biases[k] for k in order]
-        above, ends = found[l + 1]
-        found[l + 1] = [[columns[k][o] for k in order] for o in range(len(above))], ends
+        found[l + 1] = columns([sent[k] for k in order], len(above)), ends
     return tuple(found)

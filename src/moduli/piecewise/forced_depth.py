@@ -179,7 +179,7 @@ class Depth(Result):
     def data(self) -> dict[str, Any]:
         return {
             "strict": self.strict, "generic": self.generic, "creases": len(self.traces.creases), "traces": self.traces.count,
-            "chain": [[[str(x) for x in point] for point in ridge] for ridge in self.chain],
+            "chain": [_written(ridge) for ridge in self.chain],
             "digest": self.pieces.network.digest,
         }  # fmt: skip
 
@@ -271,7 +271,10 @@ def traces(pieces: Pieces) -> Traces:
     excepted = tuple(ridge for ridge, star in at.items() if not possible(found, star))
     usable = {ridge: star for ridge, star in at.items() if ridge not in excepted}
     for star in usable.values():
-        for a, b in (*star.pairs, *([(star.rest[0], star.rest[1])] if star.decisive else [])):
+        links = list(star.pairs)
+        if star.decisive:
+            links.append((star.rest[0], star.rest[1]))
+        for a, b in links:
             root[max(find(a), find(b))] = min(find(a), find(b))
     names: dict[int, int] = {}
     label = tuple(names.setdefault(find(k), len(names)) for k in range(len(found)))
@@ -279,7 +282,10 @@ def traces(pieces: Pieces) -> Traces:
     for ridge, star in usable.items():
         if star.decisive:
             earlier.setdefault((label[star.pairs[0][0]], label[star.rest[0]]), ridge)
-    crossing = (frozenset(label[a] for a, _ in star.pairs) for star in usable.values() if star.crossing)
+    crossing = set[frozenset[int]]()
+    for star in usable.values():
+        if star.crossing:
+            crossing.add(frozenset(label[a] for a, _ in star.pairs))
     return Traces(found, at, label, earlier, frozenset(crossing), excepted)
 
 
@@ -356,4 +362,9 @@ def _mean(points: Iterable[Point]) -> Point:
 
 
 def _shown(ridge: Ridge) -> str:
-    return "-".join("(" + ", ".join(f"{float(x):.4g}" for x in point) + ")" for point in ridge)
+    places = [", ".join(f"{float(x):.4g}" for x in point) for point in ridge]
+    return "-".join(f"({place})" for place in places)
+
+
+def _written(ridge: Ridge) -> list[list[str]]:
+    return [list(map(str, point)) for point in ridge]

@@ -84,7 +84,10 @@ class Dimension(Result):
     def null_space(self) -> Array:
         """Directions of parameters that change nothing to first order, [count, parameters], orthonormal (floats)."""
         values, rows = np.linalg.svd(_jacobian_floats(self.cells), full_matrices=True)[1:]
-        rank = self.lower if self.exact else int((values > 1e-9 * values[0]).sum()) if len(values) else 0
+        if self.exact:
+            rank = self.lower
+        else:
+            rank = int((values > 1e-9 * values.max(initial=0.0)).sum())
         return np.asarray(rows[rank:])
 
     def check(self) -> bool:
@@ -129,8 +132,11 @@ def dimension(found: Any, seed: int) -> Dimension:
     hidden = sum(n for n, s in zip(net.widths[1:-1], net.activations, strict=True) if s.homogeneous)
     generic = net.parameters - hidden
     lower = _rank(found, modular.PRIMES[0], seed)
-    upper, losses = (generic, ()) if lower == generic or not found.complete else _upper(found, lower)
-    return Dimension("proved" if lower == upper else "bounded", lower, upper, generic, found, losses, seed)
+    upper, losses = generic, tuple[tuple[str, int, int], ...]()
+    if lower < generic and found.complete:  # what is lost beyond scaling is seen only where all cells are known
+        upper, losses = _upper(found, lower)
+    status = "proved" if lower == upper else "bounded"
+    return Dimension(status, lower, upper, generic, found, losses, seed)
 
 
 # Jacobians ------------------------------------------------------------------------------------------------------
@@ -321,8 +327,10 @@ def _scaling(net: Network) -> Array:
     """The row of a unit grows as its column shrinks (positively homogeneous activations), [units, parameters]."""
     rows = []
     for l, act in enumerate(net.activations):
+        if not act.homogeneous:
+            continue
         w, b, after = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight
-        for i in range(len(b) if act.homogeneous else 0):
+        for i in range(len(b)):
             row = np.zeros(net.parameters)
             row[_places(net, l, i, 0) : _places(net, l, i, 0) + w.shape[1]] = w[i]
             row[_places(net, l, i, -1)] = b[i]
@@ -346,13 +354,14 @@ def _losses(net: Network, busy: Exercised) -> Iterator[tuple[str, int, Array]]:
         w, b, after = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight
         gate, heard = busy.gates[l], busy.heard[l]
         values = np.unique(gate)
-        differ = sum(
-            ((heard & (gate == v)).T.astype(np.float64) @ (gate != v).astype(np.float64) for v in values),
-            start=np.zeros((gate.shape[1], gate.shape[1])),
-        )
+        differ = np.zeros((gate.shape[1], gate.shape[1]))  # on how many cells unit i is heard and k has another slope
+        for v in values:
+            differ += (heard & (gate == v)).T.astype(np.float64) @ (gate != v).astype(np.float64)
         speaks = (heard & (gate != 0)).any(axis=0)
         pairs = np.argwhere((differ == 0) & speaks[:, None] & ~np.eye(len(differ), dtype=bool))
-        rows = empty(len(pairs) if len(pairs) * net.parameters < MOST else 0)
+        if len(pairs) * net.parameters >= MOST:
+            pairs = pairs[:0]
+        rows = empty(len(pairs))
         for row, (i, k) in zip(rows, pairs.tolist(), strict=False):
             row[_places(net, l, i, 0) : _places(net, l, i, 0) + w.shape[1]] = w[k]
             row[_places(net, l, i, -1)] = b[k]

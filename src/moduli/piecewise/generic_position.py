@@ -3,8 +3,8 @@
 One hidden layer: if and only if every unit has non-zero weights and a hyperplane that meets the open box, no two share one,
 and no set S of units has sum_S v_i w_i^T = 0 (those could be turned together: relu(t) = t + relu(-t)).
 
-Two: `recovery.everything` lists all networks in general position (`forced_depth` says what that is) with the same function, or says
-that it cannot; a second one that is no symmetric copy is a witness.
+Two: `recovery.everything` lists all networks in general position (`forced_depth` says what that is) with the same
+function, or says that it cannot; a second one that is no symmetric copy is a witness.
 
 Any depth, sufficient in general position: with L hidden layers, let every unit j of layer l have a trace at which a chain of at
 least L - l + 1 traces starts, on which (h_{l-1}, 1) has rank n_{l-1}; let every change of orientations in layer l be refuted by
@@ -36,6 +36,8 @@ from .forced_depth import Traces, inside, meetings, ridges, traces
 from .layer_peeling import values as values_at
 from .output_layer import MOST, Affine, OutputLayer, Unit, turns
 from .polyhedral_complex import Pieces
+from .rational_rows import outer as tensor
+from .rational_rows import rationals
 from .recovery import everything, standard
 
 PRIME = modular.PRIMES[0]
@@ -112,8 +114,11 @@ def _listed(pieces: Pieces, budget: int) -> Verdict:
 
 def _ties(layers: Sequence[Affine]) -> bool:
     """Whether two units of a layer read the same: sorting them is no normal form."""
-    reads = ([(*row, b) for row, b in zip(*pair, strict=True)] for pair in layers[:-1])
-    return any(len(set(rows)) < len(rows) for rows in reads)
+    for weights, biases in layers[:-1]:
+        reads = {(*row, b) for row, b in zip(weights, biases, strict=True)}
+        if len(reads) < len(biases):
+            return True
+    return False
 
 
 def chained(pieces: Pieces) -> Verdict:
@@ -130,7 +135,7 @@ def chained(pieces: Pieces) -> Verdict:
         above = list[list[Point]]()
         for j in range(widths[l + 1]):
             own = [t for t, unit in enumerate(named) if unit == at + j and len(found.after[t]) >= depth - l]
-            places = [sorted({p for crease in found.of(t) for p in crease.points}) for t in own]
+            places = [sorted(set(_points(found, t))) for t in own]
             if not any(_rank(_features(values, place, l, None)) == widths[l] for place in places):
                 why = "of full rank" if places else f"that starts a chain of {depth - l}"
                 return Verdict(None, f"unit {j} of layer {l + 1} has no trace {why}")
@@ -153,12 +158,15 @@ def _accept(net: Network, pieces: Pieces | None = None) -> None:
 def _values(pieces: Pieces) -> Values:
     """Pre-activations at all vertices, exactly."""
     layers = exact_layers(pieces.network)[:-1]
-    return {point: values_at(layers, point) for point in {p for cell in pieces.complex for p in cell.points}}
+    vertices = {p for cell in pieces.complex for p in cell.points}
+    return {p: values_at(layers, p) for p in vertices}
 
 
 def _owners(pieces: Pieces, found: Traces, values: Values) -> list[int] | None:
     """The unit on each trace; None if the parameters are not in general position (outside the excepted faces)."""
-    zero = {p: frozenset(k for k, v in enumerate(chain(*layers)) if v == 0) for p, layers in values.items()}
+    zero: dict[Point, frozenset[int]] = {}  # the units that vanish at each vertex
+    for p, layers in values.items():
+        zero[p] = frozenset(k for k, v in enumerate(chain(*layers)) if v == 0)
 
     def on(points: Sequence[Point]) -> frozenset[int]:
         return reduce(frozenset.intersection, (zero[p] for p in points))
@@ -169,9 +177,13 @@ def _owners(pieces: Pieces, found: Traces, values: Values) -> list[int] | None:
     faces = {ridge for points in facets for ridge in ridges(points)} - set(found.excepted)
     if any(len(on(points)) > 1 for points in facets) or any(len(on(r)) > 2 for r in faces if inside(pieces, r)):
         return None
-    owners = [on([p for crease in found.of(t) for p in crease.points]) for t in range(found.count)]
+    owners = [on(_points(found, t)) for t in range(found.count)]
     assert all(len(units) == 1 for units in owners), "a trace lies in one unit"
     return [next(iter(units)) for units in owners]
+
+
+def _points(found: Traces, trace: int) -> list[Point]:
+    return [p for crease in found.of(trace) for p in crease.points]
 
 
 def _features(values: Values, points: Sequence[Point], layer: int, signs: Sequence[int] | None) -> Any:
@@ -204,10 +216,11 @@ def _turned(net: Network, whom: str) -> Verdict:
     inner, outer = net.layers[-2:]
     if not len(inner.bias):
         return Verdict(True, f"{whom} with the same function is a symmetric copy")
-    rows = [[Fraction(w) for w in row] for row in inner.weight.tolist()]
-    columns = [[Fraction(v) for v in column] for column in outer.weight.T.tolist()]
-    table = np.array([[v * w for v in column for w in row] for column, row in zip(columns, rows, strict=True)], dtype=object)
-    residues = [[modular.residue(x, PRIME) for x in row] for row in table.tolist()]
+    rows, columns = rationals(inner.weight.tolist()), rationals(outer.weight.T.tolist())
+    residues = []
+    for v, w in zip(columns, rows, strict=True):
+        residues.append([modular.residue(x, PRIME) for x in tensor(v, w)])
+    # Full rank modulo a prime is full rank: no combination of the tensors vanishes, least of all a sum.
     if _rank(np.array(residues, dtype=np.float64)) == len(rows):
         return Verdict(True, f"{whom} with the same function is a symmetric copy")
     if len(rows) > 2 * MOST:

@@ -1,10 +1,11 @@
 """Does a network's function determine its parameters? One verdict out of all that can be proved.
 
-In order: affine maps, and networks with units that nothing reads or that are constant, are decided (`idle_units`, any activation);
-one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by `smooth_shallow`). Otherwise a
-functional dimension of parameters less hidden units proves that no other parameters close by have the function, up to scaling
-(local); with two hidden layers an enumeration, and with more a chain of traces, may prove it among all parameters in general
-position (generic). Another network with the same function is looked for, mechanism by mechanism: only such a witness refutes.
+In order: affine maps, and networks with units that nothing reads or that are constant, are decided (`idle_units`, any
+activation); one hidden layer is decided (globally, any number of inputs; of tanh, sigmoid and erf by
+`smooth_shallow`). Otherwise a functional dimension of parameters less hidden units proves that no other parameters
+close by have the function, up to scaling (local); with two hidden layers an enumeration, and with more a chain of
+traces, may prove it among all parameters in general position (generic). Another network with the same function is
+looked for, mechanism by mechanism: only such a witness refutes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .generic_position import generic_identifiability, shallow_identifiability, 
 from .idle_units import idle
 from .output_layer import Affine
 from .polyhedral_complex import Pieces
+from .rational_rows import written
 from .recovery import same_function
 
 EXACT = 400  # cells that are compared in rational arithmetic
@@ -116,7 +118,7 @@ class Identifiability(Result):
         return [("because", self.reason), *also, *(self.dimension.facts() if self.dimension is not None else [])]
 
     def data(self) -> dict[str, Any]:
-        layers = [[[list(map(str, row)) for row in w], list(map(str, b))] for w, b in self.other or ()]
+        layers = written(self.other or ())
         return {
             "scope": self.scope or None, "reason": self.reason, "mechanism": self.mechanism or None, "witness": layers or None,
             "dimension": self.dimension.data() if self.dimension is not None else None, "digest": self.network.digest,
@@ -195,7 +197,7 @@ def _relu(net: Network) -> bool:
 
 
 def _at_once(net: Network, on: Box | None) -> Identifiability | None:
-    """Affine maps, networks without hidden units, idle units; those of ReLU and of `smooth_shallow` have mechanisms of their own."""
+    """Affine maps, networks without hidden units, idle units; ReLU and `smooth_shallow` have mechanisms of their own."""
     if len(net.layers) == 1:
         return _affine(net, on)
     if not net.units:

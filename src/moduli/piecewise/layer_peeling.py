@@ -32,6 +32,7 @@ from .cells_exact import Cell, Form, Point, affine, parts_of, through
 from .forced_depth import Crease, Star, creases, meetings, possible, stars
 from .output_layer import Affine, Budget, Features, Unit, readouts, solve
 from .polyhedral_complex import Pieces
+from .rational_rows import dot, plus, times
 
 OWN = 10**6  # the constraints of a candidate are numbered from here, above those of any cell
 Bend = tuple[frozenset[Form], frozenset[Form]]  # planes of which one is of the first layer; all planes there
@@ -108,7 +109,8 @@ def _top(search: Search, known: list[Affine], widths: tuple[int, ...], all: bool
         if sides is None:
             continue
         table = np.array([sides[k] for k in origin], dtype=np.int64).reshape(len(origin), -1)
-        for signs in product((1, -1), repeat=len(known[-1][1]) if known else 0):
+        units_below = len(known[-1][1]) if known else 0
+        for signs in product((1, -1), repeat=units_below):
             turned = features.turned(signs) if known else features
             if all and len(units) < widths[-2]:
                 if solve(turned, units, table, True, search.budget, True):
@@ -132,7 +134,7 @@ def _tower(search: Search, known: list[Affine], widths: tuple[int, ...]) -> Iter
 
 
 def oriented(layer: Affine, signs: Sequence[int]) -> Affine:
-    rows = [[s * w for w in row] for row, s in zip(layer[0], signs, strict=True)]
+    rows = [times(s, row) for row, s in zip(layer[0], signs, strict=True)]
     return rows, [s * b for b, s in zip(layer[1], signs, strict=True)]
 
 
@@ -147,7 +149,8 @@ def widened(layers: list[Affine], widths: tuple[int, ...]) -> list[Affine]:
 
 
 def identity(dimension: int) -> tuple[Form, ...]:
-    return tuple((tuple(Fraction(int(i == j)) for j in range(dimension)), Fraction(0)) for i in range(dimension))
+    rows = np.eye(dimension, dtype=int).tolist()
+    return tuple((tuple(map(Fraction, row)), Fraction(0)) for row in rows)
 
 
 def refined(pieces: Pieces, known: Sequence[Affine]) -> tuple[list[int], Features]:
@@ -161,20 +164,26 @@ def refined(pieces: Pieces, known: Sequence[Affine]) -> tuple[list[int], Feature
             parts = [piece for part in parts for piece in through(part, weights, biases, Fraction(0), name)]
             name += len(biases)
         for part in parts:
+            # Without known layers the features are the inputs, which cut nothing and are always on.
             here = affine(*known[-1], part.maps, dimension) if known else start
-            for vertices, signs in parts_of(part.vertices, here if known else (), name):
+            cuts = here if known else ()
+            for vertices, signs in parts_of(part.vertices, cuts, name):
                 origin.append(k)
                 found.append(Cell(vertices, (), cell.maps))
                 forms.append(here)
-                on.append(tuple(int(s > 0) for s in signs) if known else (1,) * dimension)
-    return origin, Features(found, forms, np.array(on, dtype=np.int64).reshape(len(found), -1 if found and forms[0] else 0))
+                gates = (1,) * dimension
+                if known:
+                    gates = tuple(int(s > 0) for s in signs)
+                on.append(gates)
+    width = len(forms[0]) if found else 0
+    return origin, Features(found, forms, np.array(on, dtype=np.int64).reshape(len(found), width))
 
 
 def values(known: Sequence[Affine], point: Point) -> list[list[Fraction]]:
     """The pre-activations of known layers at a point."""
     found, h = list[list[Fraction]](), list(point)
     for weights, biases in known:
-        z = [sum((w * x for w, x in zip(row, h, strict=True) if w), b) for row, b in zip(weights, biases, strict=True)]
+        z = [dot(row, h, b) for row, b in zip(weights, biases, strict=True)]
         found.append(z)
         h = [max(v, Fraction(0)) for v in z]
     return found
@@ -233,7 +242,9 @@ def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
         for a, b in links:
             trace.join(a, b)
         crossings += [(a, b) for (a, _), (b, _) in combinations(links, 2)]
-    region = {k: tuple(v > 0 for v in chain(*values(known, found[k].centre))) for k in own}
+    region: dict[int, tuple[bool, ...]] = {}  # of each crease, which known units are active there
+    for k in own:
+        region[k] = tuple(v > 0 for v in chain(*values(known, found[k].centre)))
     first: dict[tuple[tuple[bool, ...], Form], int] = {}
     for k in own:
         trace.join(k, first.setdefault((region[k], found[k].plane), k))
@@ -287,11 +298,11 @@ def _annihilator(rows: list[list[Fraction]]) -> tuple[tuple[Fraction, ...] | Non
     for row in rows:
         for other, lead in zip(basis, leads, strict=True):
             if row[lead]:
-                row = [v - row[lead] * w for v, w in zip(row, other, strict=True)]
+                row = plus(row, -row[lead], other)
         if any(row):
             lead = next(k for k, v in enumerate(row) if v)
             row = [v / row[lead] for v in row]
-            basis = [[v - other[lead] * w for v, w in zip(other, row, strict=True)] for other in basis] + [row]
+            basis = [*(plus(other, -other[lead], row) for other in basis), row]  # reduced: a lead is alone in its column
             leads.append(lead)
     free = [k for k in range(len(rows[0])) if k not in leads]
     if len(free) != 1:
@@ -368,8 +379,11 @@ class Part(NamedTuple):
 def components(search: Search, known: Sequence[Affine]) -> list[Part] | None:
     """The creases of units that are not known, continued; None if they bend or end where no known unit vanishes."""
     whole, found = joined(search, known), search.creases
-    if whole is None or any(sum(k in whole.label for k in star.rest) > 2 for star in search.stars):
+    if whole is None:
         return None
+    for star in search.stars:
+        if sum(k in whole.label for k in star.rest) > 2:
+            return None
     members: dict[int, list[int]] = {}
     for k, label in whole.label.items():
         members.setdefault(label, []).append(k)
@@ -388,12 +402,12 @@ def components(search: Search, known: Sequence[Affine]) -> list[Part] | None:
 
 def groups(parts: Sequence[Part], most: int) -> Iterator[list[Unit]]:
     """Components put together into at most so many units, as many as possible first."""
-    bad = {
-        (a, b)
-        for (a, p), (b, q) in combinations(enumerate(parts), 2)
-        if (p.unit.out, p.unit.sign) != (q.unit.out, q.unit.sign) or b in p.crossed or a in q.crossed
-        or any(p.planes[region] != q.planes[region] for region in p.planes.keys() & q.planes.keys())
-    }  # fmt: skip
+    bad = set[tuple[int, int]]()  # pairs that cannot be one unit: other weights, a crossing, two planes in one region
+    for (a, p), (b, q) in combinations(enumerate(parts), 2):
+        alike = (p.unit.out, p.unit.sign) == (q.unit.out, q.unit.sign)
+        both = p.planes.keys() & q.planes.keys()
+        if not alike or b in p.crossed or a in q.crossed or any(p.planes[x] != q.planes[x] for x in both):
+            bad.add((a, b))
 
     def placed(k: int, blocks: list[list[int]]) -> Iterator[list[list[int]]]:
         if len(blocks) + len(parts) - k < goal:
@@ -410,8 +424,13 @@ def groups(parts: Sequence[Part], most: int) -> Iterator[list[Unit]]:
     for goal in range(min(most, len(parts)), -1, -1):
         for blocks in placed(0, []):
             if len(blocks) == goal:
-                merged = [frozenset[int]().union(*(parts[k].unit.members for k in block)) for block in blocks]
-                yield [parts[block[0]].unit._replace(members=m) for block, m in zip(blocks, merged, strict=True)]
+                yield [_merged([parts[k].unit for k in block]) for block in blocks]
+
+
+def _merged(units: Sequence[Unit]) -> Unit:
+    """One unit with the creases of all."""
+    members = frozenset[int]().union(*(unit.members for unit in units))
+    return units[0]._replace(members=members)
 
 
 def _direction(crease: Crease) -> tuple[tuple[Fraction, ...], int]:

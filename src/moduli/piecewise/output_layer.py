@@ -26,6 +26,7 @@ from moduli.kernel.errors import PrecisionExhausted, Undecided
 
 from .cells_exact import Cell, Form
 from .cells_exact import value as value_at
+from .rational_rows import column, columns, outer, plus, times
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 Affine = tuple[list[list[Fraction]], list[Fraction]]  # weights, biases of a layer
@@ -88,7 +89,10 @@ class Features:
             return known[v]
 
         def table(rows: Sequence[Sequence[Form]]) -> Array:
-            return np.array([[[*map(residue, a), residue(c)] for a, c in row] for row in rows], dtype=np.int64)
+            found = []
+            for row in rows:
+                found.append([[*map(residue, a), residue(c)] for a, c in row])
+            return np.array(found, dtype=np.int64)
 
         self.values = table([cell.maps for cell in self.cells])
         count = self.values.shape[2]
@@ -99,7 +103,7 @@ class Features:
         other = Features.__new__(Features)
         turn = np.array(signs) < 0
         other.cells, other.values = self.cells, self.values
-        other.forms = [tuple(_signed(f, s) for f, s in zip(row, signs, strict=True)) for row in self.forms]
+        other.forms = [tuple(map(_signed, row, signs)) for row in self.forms]
         other.on = np.where(turn, 1 - self.on, self.on)
         other.residues = np.where(turn[:, None], -self.residues % PRIME, self.residues)
         return other
@@ -148,8 +152,9 @@ def readouts(
         if found is not None:
             if all and not found.unique:
                 raise Undecided("some weights of the last layers are free")
-            slopes = [[-m if t else m for m in row] for row, t in zip(found.slopes, turned, strict=True)]
-            offsets = [-c if t else c for c, t in zip(found.offsets, turned, strict=True)]
+            signs = [-1 if t else 1 for t in turned]
+            slopes = [times(s, row) for row, s in zip(found.slopes, signs, strict=True)]
+            offsets = [s * c for c, s in zip(found.offsets, signs, strict=True)]
             whole = _completed(units, found._replace(slopes=slopes, offsets=offsets), turned)
             yield _layers(features, units, whole, turned, width)
 
@@ -159,8 +164,8 @@ def _completed(units: Sequence[Unit], found: OutputLayer, turned: Sequence[int])
     linear, constant = [row[:] for row in found.linear], found.constant[:]
     for unit, row, c, t in zip(units, found.slopes, found.offsets, turned, strict=True):
         if t:
-            linear = [[k + v * m for k, m in zip(old, row, strict=True)] for old, v in zip(linear, unit.out, strict=True)]
-            constant = [k + v * c for k, v in zip(constant, unit.out, strict=True)]
+            linear = [plus(old, v, row) for old, v in zip(linear, unit.out, strict=True)]
+            constant = plus(constant, c, unit.out)
     return found._replace(linear=linear, constant=constant)
 
 
@@ -180,7 +185,8 @@ def solve(
         if sure and not full and not _refuted(exact, columns, _exact_row(features, units, sides, relaxed, odd)):
             raise PrecisionExhausted("a linear system is neither solved nor refuted")
         return None
-    values = _lifted([[row[c] for c in columns] + [row[-1]] for row in exact])
+    square = [[*(row[c] for c in columns), row[-1]] for row in exact]
+    values = _lifted(square)
     if values is None:
         if sure:
             raise PrecisionExhausted("the solution of a linear system has too many digits")
@@ -198,12 +204,14 @@ def solve(
 
 def _refuted(rows: list[list[Fraction]], columns: list[int], odd: list[Fraction]) -> bool:
     """Whether one more equation contradicts some: a combination of those has its left but not its right side."""
-    factors = _lifted([[*(row[c] for row in rows), odd[c]] for c in columns])
+    transposed = [[*column(rows, c), odd[c]] for c in columns]
+    factors = _lifted(transposed)
     if factors is None:
         return False
     total = [Fraction(0)] * len(odd)
     for f, row in zip(factors, rows, strict=True):
-        total = [t + f * v for t, v in zip(total, row, strict=True)] if f else total
+        if f:
+            total = plus(total, f, row)
     return total[:-1] == odd[:-1] and total[-1] != odd[-1]
 
 
@@ -213,8 +221,9 @@ def _system(features: Features, units: Sequence[Unit], sides: Array, relaxed: bo
     one = np.zeros((pieces, 1, count), dtype=np.int64)
     one[..., -1] = 1
     h = np.concatenate([features.residues * features.on[..., None], one], axis=1)
-    out = np.array([[modular.residue(v, PRIME) for v in unit.out] for unit in units], dtype=np.int64)
-    out = out.reshape(len(units), outputs)
+    out = np.empty((len(units), outputs), dtype=np.int64)
+    for k, unit in enumerate(units):
+        out[k] = [modular.residue(v, PRIME) for v in unit.out]
     block = out.T[None, :, :, None, None] * h[:, None, None] % PRIME * sides[:, None, :, None, None]
     whole = [block.transpose(0, 1, 4, 2, 3).reshape(pieces * outputs * count, -1)]
     for o in range(outputs):
@@ -232,8 +241,14 @@ def _exact_row(features: Features, units: Sequence[Unit], sides: Array, relaxed:
     on = features.on[piece].tolist()
     zero = Fraction(0)
     h = [(*a, c)[k] if s else zero for (a, c), s in zip(features.forms[piece], on, strict=True)] + [Fraction(k == count - 1)]
-    found = [zero if not a else v if unit.out[o] == 1 else unit.out[o] * v
-             for unit, a in zip(units, sides[piece].tolist(), strict=True) for v in h]  # fmt: skip
+    found = list[Fraction]()
+    for unit, side in zip(units, sides[piece].tolist(), strict=True):
+        if not side:
+            found += [zero] * len(h)
+        elif unit.out[o] == 1:  # most are: the first weight that is not zero is scaled to 1
+            found += h
+        else:
+            found += times(unit.out[o], h)
     for other in range(outputs):
         found += [-v if other == o else zero for v in (h if relaxed else h[-1:])]
     a, c = features.cells[piece].maps[o]
@@ -250,7 +265,10 @@ def _pivots(matrix: Array) -> tuple[list[int], list[int], int | None]:
 
 def _lifted(rows: list[list[Fraction]]) -> list[Fraction] | None:
     """The solution of a square system of full rank, the right side in the last column."""
-    whole = [[int(v * scale) for v in row] for row in rows for scale in (lcm(*(v.denominator for v in row)),)]
+    whole = []
+    for row in rows:
+        scale = lcm(*(v.denominator for v in row))
+        whole.append([int(v * scale) for v in row])
     for prime, most in LARGE:
         values = _eliminated(whole, prime)
         if values is None:
@@ -293,7 +311,7 @@ def _signed(form: Form, sign: int) -> Form:
 
 def turns(units: Sequence[Unit], found: OutputLayer) -> Iterator[tuple[int, ...]]:
     """Subsets of units with sum v_j m_j^T = K: meeting in the middle."""
-    entries = [tuple(v * m for v in unit.out for m in row) for unit, row in zip(units, found.slopes, strict=True)]
+    entries = [outer(unit.out, row) for unit, row in zip(units, found.slopes, strict=True)]
     target = tuple(k for row in found.linear for k in row)
     half = len(entries) // 2
     if len(entries) - half > MOST:
@@ -328,36 +346,38 @@ def _layers(
         biases.append(s * c)
         out.append([unit.sign * v for v in unit.out])
         ends = [e + t * v * c for e, v in zip(ends, unit.out, strict=True)]
-    for row, bias, column in extra:
+    for row, bias, outgoing in extra:
         rows.append(row)
         biases.append(bias)
-        out.append(column)
-        ends = [e - v * bias for e, v in zip(ends, column, strict=True)]
+        out.append(outgoing)
+        ends = plus(ends, -bias, outgoing)
     for _ in range(width - len(rows)):
         rows.append([Fraction(0)] * features.count)
         biases.append(Fraction(0))
         out.append([Fraction(0)] * outputs)
-    return [(rows, biases), ([[column[o] for column in out] for o in range(outputs)], ends)]
+    return [(rows, biases), (columns(out, outputs), ends)]
 
 
 def _carried(features: Features, units: Sequence[Unit], found: OutputLayer, width: int) -> Iterator[list[Affine]]:
     """What is linear in the features, -K h, through units that are always on: one for each row of a basis of the rows of K."""
     basis = list[list[Fraction]]()
-    columns = list[list[Fraction]]()
+    shares = list[list[Fraction]]()  # of each output, its row of K in that basis
     for o, row in enumerate(found.linear):
-        rest, column = row[:], list[Fraction]()
+        rest, share = row[:], list[Fraction]()
         for other in basis:
             lead = next(k for k, v in enumerate(other) if v)
-            column.append(rest[lead] / other[lead])
-            rest = [a - column[-1] * b for a, b in zip(rest, other, strict=True)]
+            share.append(rest[lead] / other[lead])
+            rest = plus(rest, -share[-1], other)
         if any(rest):
             basis.append(rest)
-            column.append(Fraction(1))
-            columns = [[*c, Fraction(0)] for c in columns]
-        columns.append(column)
-        assert len(columns) == o + 1
+            share.append(Fraction(1))
+            shares = [[*old, Fraction(0)] for old in shares]
+        shares.append(share)
+        assert len(shares) == o + 1
     if len(basis) <= width - len(units):
-        shares = [[-column[k] for column in columns] for k in range(len(basis))]
-        extra = [(row, features.largest(row) + 1, share) for row, share in zip(basis, shares, strict=True)]
+        # A bias above the largest |row . h| in the box: the unit is always on, and computes row . h + bias.
+        extra = []
+        for k, row in enumerate(basis):
+            extra.append((row, features.largest(row) + 1, times(-1, column(shares, k))))
         yield _layers(features, units, found, [0] * len(units), width, extra)
 

@@ -1,8 +1,9 @@
 """The polyhedral complex of a network with piecewise linear activations, in a box of up to three inputs or in a slice.
 
-Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded arithmetic proves) and, where
-that gives up, `cells_exact` (integers throughout; no assumption). What is asked of the complex is asked here: cells, regions and
-affine pieces, bends and their weights, each exact: floats decide only where their error bound allows it, integers otherwise.
+Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded arithmetic proves)
+and, where that gives up, `cells_exact` (integers throughout; no assumption). What is asked of the complex is asked here:
+cells, regions and affine pieces, bends and their weights, each exact: floats decide only where their error bound allows
+it, integers otherwise.
 """
 
 from __future__ import annotations
@@ -68,23 +69,48 @@ class Complex(NamedTuple):
 
 
 def _of_skeleton(skeleton: Skeleton) -> Complex:
+    """Cells and facets from the vertices of a complex in general position.
+
+    Exactly n walls meet in a vertex; near it they are n hyperplanes that cut space into 2^n octants, one a cell (none
+    beyond the box), told apart by the side of each wall: `octant_code`. For n = 2, walls p < q and a vertex:
+
+                    q = 0
+              p - q -   |   p - q +
+              code 0    |   code 2
+         p = 0 ---------+--------- a facet on p: it leaves the vertex along p = 0, on one side of q ("free" wall),
+              code 1    |   code 3   and has the cells p - and p + beside it
+              p + q -   |   p + q +
+
+    So a facet at one of its vertices gives its two cells at once: the sides of its n - 1 free walls, and both sides of the
+    one wall that is kept. The facet on p with q + lies between codes 2 and 2 + 1 = 3.
+    """
     n = skeleton.points.shape[1]
     cells = faces(skeleton.marks, n, n)
     signs = skeleton.unit_signs(cells.signs(cells.first))
     corners = _grouped(cells.vertex, cells.face, len(signs))
+    cell_at = np.full((len(skeleton.points), 2**n), -1)  # [vertices, octants], -1 beyond the box
+    cell_at[cells.vertex, octant_code(cells.sign > 0)] = cells.face
+
     facets = faces(skeleton.marks, n, n - 1)
-    cell_at = np.full((len(skeleton.points), 2**n), -1)
-    codes = 2 ** np.arange(n)
-    cell_at[cells.vertex, (cells.sign > 0) @ codes] = cells.face
-    vertex, free, sign = (part[facets.first] for part in (facets.vertex, facets.free, facets.sign))
-    zeros = zeros_of(skeleton.marks, n)[vertex]
-    freed = zeros[:, :, None] == free[:, None, :]
-    code = ((freed & (sign > 0)[:, None, :]).any(axis=2)) @ codes
-    kept = (~freed.any(axis=2)) @ codes
-    sides = np.stack([cell_at[vertex, code], cell_at[vertex, code + kept]], axis=1)
-    sides = np.where(sides[:, :1] < 0, sides[:, ::-1], sides)
+    vertex, free, sign = facets.vertex[facets.first], facets.free[facets.first], facets.sign[facets.first]
+    zeros = zeros_of(skeleton.marks, n)[vertex]  # [facets, n]: the walls of that vertex
+    is_free = zeros[:, :, None] == free[:, None, :]  # [facets, n walls of the vertex, n - 1 free ones]
+    positive = (is_free & (sign > 0)[:, None, :]).any(axis=2)
+    kept = ~is_free.any(axis=2)  # the one wall that the facet lies on
+    below, above = octant_code(positive), octant_code(positive | kept)
+    sides = np.stack([cell_at[vertex, below], cell_at[vertex, above]], axis=1)
+    sides = np.where(sides[:, :1] < 0, sides[:, ::-1], sides)  # a cell first, what is beyond the box last
     walls = _grouped(facets.vertex, facets.face, len(sides))
     return Complex(signs, skeleton.points, corners, walls, sides)
+
+
+def octant_code(positive: Any) -> Ints:
+    """The number of an octant ``[...]`` from its sides of the walls ``[..., n]``: bit k for the positive side of wall k.
+
+    >>> octant_code(np.array([[False, False], [True, False], [False, True], [True, True]])).tolist()
+    [0, 1, 2, 3]
+    """
+    return np.asarray(positive @ 2 ** np.arange(positive.shape[-1]), dtype=np.intp)
 
 
 def _grouped(items: Ints, group: Ints, count: int) -> list[Ints]:
@@ -94,7 +120,10 @@ def _grouped(items: Ints, group: Ints, count: int) -> list[Ints]:
 
 def _of_cells(cells: Sequence[Cell], units: int) -> Complex:
     place: dict[Point, int] = {}
-    corners = [np.array([place.setdefault(p, len(place)) for p in cell.points]) for cell in cells]
+    corners = []
+    for cell in cells:
+        numbers = [place.setdefault(point, len(place)) for point in cell.points]  # the next number for a new point
+        corners.append(np.array(numbers))
     met: dict[tuple[Point, ...], list[int]] = {}
     for k, cell in enumerate(cells):
         for points in cell.facets().values():
@@ -148,11 +177,11 @@ class Pieces(Result):
         for mark in self.source.marks:
             tight = frozenset(name for wall in np.flatnonzero(mark == 0).tolist() for name in names[wall])
             vertices.append((point_of(exact_vertex(self.source, mark)), tight))
-        signs = self._complex.signs.tolist()
-        return tuple(
-            Cell(tuple(vertices[v] for v in corners.tolist()), tuple(sign), self._forms.maps(sign))
-            for corners, sign in zip(self._complex.corners, signs, strict=True)
-        )
+        cells = []
+        for corners, sign in zip(self._complex.corners, self._complex.signs.tolist(), strict=True):
+            own = tuple(vertices[v] for v in corners.tolist())
+            cells.append(Cell(own, tuple(sign), self._forms.maps(sign)))
+        return tuple(cells)
 
     @cached_property
     def start(self) -> Array:
@@ -417,7 +446,8 @@ def _names(skeleton: Skeleton) -> list[list[int]]:
     n = len(skeleton.box.low)
     found, unit = [[k] for k in range(2 * n)], 2 * n
     for part in skeleton.walls:
-        found += [[unit + u for u in np.flatnonzero(part.wall == w).tolist()] for w in range(len(part.units))]
+        for w in range(len(part.units)):
+            found.append((unit + np.flatnonzero(part.wall == w)).tolist())
         unit += len(part.wall)
     return found
 
@@ -489,6 +519,6 @@ def _ring(points: Array) -> Array:
 
 def _floats(points: Sequence[Sequence[Fraction]]) -> Array:
     try:
-        return np.array([[float(x) for x in point] for point in points], dtype=np.float64)
+        return np.array([list(map(float, point)) for point in points], dtype=np.float64)
     except OverflowError:
         raise UnsupportedModel("a vertex or a slope of a linear piece exceeds float64; scale the weights down") from None

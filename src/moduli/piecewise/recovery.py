@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from operator import mul
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from .cells_exact import Cell, affine, through
 from .layer_peeling import OWN, Search, content, identity, networks
 from .output_layer import Affine, Budget
 from .polyhedral_complex import Pieces
+from .rational_rows import times, written
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,7 +85,7 @@ class Recovery(Result):
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
-        layers = [[[list(map(str, row)) for row in w], list(map(str, b))] for w, b in self.layers or ()]
+        layers = written(self.layers or ())
         return {
             "widths": list(self.widths), "exact": self.exact, "reason": self.reason, "tried": self.tried,
             "layers": layers or None, "digest": self.pieces.network.digest,
@@ -153,8 +155,12 @@ def standard(layers: Sequence[Affine]) -> tuple[Affine, ...]:
         order = sorted(range(len(biases)), key=lambda k: (weights[k], biases[k]))
         above, ends = found[l + 1]
         found[l] = [weights[k] for k in order], [biases[k] for k in order]
-        found[l + 1] = [[row[k] for k in order] for row in above], ends
+        found[l + 1] = [_in_order(row, order) for row in above], ends
     return tuple(found)
+
+
+def _in_order(items: Sequence[Fraction], order: Sequence[int]) -> list[Fraction]:
+    return [items[k] for k in order]
 
 
 def same_function(pieces: Pieces, layers: Sequence[Affine]) -> bool:
@@ -178,10 +184,11 @@ def primitive(layers: Sequence[Affine]) -> tuple[Affine, ...]:
     """The same function, every unit scaled so that its incoming weights and bias are integers without a common factor."""
     found, scale = list[Affine](), list[Fraction]()
     for l, (weights, biases) in enumerate(layers):
-        rows = [[w * s for w, s in zip(row, scale, strict=True)] if scale else list(row) for row in weights]
+        # A unit is divided by its scale, so what reads it is multiplied.
+        rows = [list(map(mul, row, scale)) if scale else list(row) for row in weights]
         if l == len(layers) - 1:
             return (*found, (rows, list(biases)))
         scale = [content([*row, b]) for row, b in zip(rows, biases, strict=True)]
-        rows = [[w / s for w in row] for row, s in zip(rows, scale, strict=True)]
+        rows = [times(1 / s, row) for row, s in zip(rows, scale, strict=True)]
         found.append((rows, [b / s for b, s in zip(biases, scale, strict=True)]))
     raise ValueError("a network has at least one layer")

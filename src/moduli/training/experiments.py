@@ -163,8 +163,11 @@ def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0
         "random": [rng.permutation(len(s)) for s in squares],
     }
     for name, order in orders.items():
-        kept = [[some[: len(some) - math.floor(share * len(some))] for some in order] for share in GONE]
-        found[f"at_{name}"] = [_score(outputs(units), y_test) for units in kept]
+        scores = []
+        for share in GONE:
+            kept = [some[: len(some) - math.floor(share * len(some))] for some in order]
+            scores.append(_score(outputs(kept), y_test))
+        found[f"at_{name}"] = scores
     return found
 
 
@@ -295,7 +298,8 @@ class Table(Result):
             line: dict[str, Any] = {"name": name, "seeds": len(some)}
             for key in NUMBERS:
                 line[key] = float(np.median([one[key] for one in some]))
-            line["test_worst"], line["after_worst"] = (min(one[key] for one in some) for key in ("test", "after"))
+            line["test_worst"] = min(one["test"] for one in some)
+            line["after_worst"] = min(one["after"] for one in some)
             line["largest_worst"] = max(one["largest"] for one in some)
             for key in ("at_norm", "at_contribution", "at_random"):
                 line[key] = np.median([one[key] for one in some], axis=0).tolist()
@@ -313,8 +317,10 @@ class Table(Result):
 
         grid = Grid(box=None, pad_edge=False)
         for title in ("run", "test", "share", "noise alone", "whole", "largest", "after", "change", "norm", "contr.", "random"):
-            first = title == "run"
-            grid.add_column(title, header_style="dim", justify="left" if first else "right", no_wrap=not first)
+            if title == "run":
+                grid.add_column(title, header_style="dim")
+            else:
+                grid.add_column(title, header_style="dim", justify="right", no_wrap=True)
         for line in self.lines():
             noise = f"{line['predicted'][3]:.3f}-{line['predicted'][5]:.3f}" if "predicted" in line else ""
             grid.add_row(

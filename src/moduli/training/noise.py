@@ -90,7 +90,8 @@ def stable_noise(
     units = sizes[:1] + (1,) * (len(sizes) - 1)
     if kind == "isotropic":
         return np.asarray(radius(units, alpha, rng, convention) * rng.standard_normal(sizes))
-    drawn = _symmetric(sizes if kind == "iid" else units, alpha, rng)
+    axes = sizes if kind == "iid" else units  # one number an entry, or one for all of a unit
+    drawn = _symmetric(axes, alpha, rng)
     if alpha == 2 and convention == "published":
         drawn = drawn / math.sqrt(2)
     return drawn if kind == "iid" else np.broadcast_to(drawn, sizes).copy()

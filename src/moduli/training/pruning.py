@@ -99,7 +99,8 @@ def _span(inputs: Array) -> Array:
     if not inputs.shape[1]:
         return np.zeros((0, 0))
     values, directions = np.linalg.eigh(inputs.T @ inputs)
-    return np.asarray(directions[:, values > INVISIBLE**2 * max(float(values[-1]), 0.0)])
+    least = INVISIBLE**2 * max(float(values[-1]), 0.0)  # eigenvalues are squares of sizes, the last one the largest
+    return np.asarray(directions[:, values > least])
 
 
 def noise_share(
@@ -123,8 +124,14 @@ def predicted_share(
     """
     scale = sigma * time ** (1 / alpha)
     basis = None if inputs is None else _span(inputs)
-    layers = (start + scale * stable_noise(start.shape, alpha, kind=kind, seed=rng) for rng in _streams(seed, draws))
-    return _floor((w if basis is None or basis.shape[1] == w.shape[1] else w @ basis for w in layers), budget)
+
+    def drawn(rng: np.random.Generator) -> Array:
+        weight = start + scale * stable_noise(start.shape, alpha, kind=kind, seed=rng)
+        if basis is None or basis.shape[1] == weight.shape[1]:
+            return np.asarray(weight)
+        return np.asarray(weight @ basis)  # norms of rows in the span, all that is needed
+
+    return _floor(map(drawn, _streams(seed, draws)), budget)
 
 
 def _streams(seed: int, count: int) -> list[np.random.Generator]:
@@ -243,8 +250,9 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
     orders = tuple(np.argsort(-s, kind="stable") for s in parts)
     probes = None if x is None else kept[:: max(1, steps // PROBES)]
     function = None if x is None or probes is None else _changes(net, orders, probes, x)
-    shares = [[removable(s) / max(1, len(s)) for s in side] for side in (parts, whole)]
-    return Curve("estimated", net, by, kept, error, probes, function, plain, orders, tuple(shares[0]), tuple(shares[1]))
+    shares = tuple(removable(s) / max(1, len(s)) for s in parts)
+    whole_shares = tuple(removable(s) / max(1, len(s)) for s in whole)
+    return Curve("estimated", net, by, kept, error, probes, function, plain, orders, shares, whole_shares)
 
 
 def _squares(weight: Array, by: str) -> Array:

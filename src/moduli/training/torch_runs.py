@@ -74,8 +74,8 @@ def perceptron(inputs: int, width: int, outputs: int, *, depth: int = 1, bias: b
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for l in range(depth):
-            layers += [nn.Linear(width if l else inputs, width, bias=bias), nn.ReLU()]
+        for fan_in in [inputs, *[width] * depth][:depth]:
+            layers += [nn.Linear(fan_in, width, bias=bias), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(width, outputs, bias=bias))
 
 
@@ -161,13 +161,16 @@ def fit(
     settings = {"lr": lr, "batch": batch, "seed": seed, **noise, **penalty, "clip": clip}
     measure = "accuracy" if classes else "mean square error"
     train = _score(model, points, wanted, classes)
-    return Training("estimated", model, start, done, train, time, measure, added.redrawn if added else 0, settings)
+    redrawn = added.redrawn if added else 0
+    return Training("estimated", model, start, done, train, time, measure, redrawn, settings)
 
 
 @torch.no_grad()
 def _score(model: nn.Module, x: Tensor, y: Tensor, classes: bool) -> float:
     out = torch.cat([model(x[at : at + 5000]) for at in range(0, len(x), 5000)])
-    return float((out.argmax(dim=1) == y).double().mean() if classes else (out - y).square().sum(dim=1).mean())
+    if classes:
+        return float((out.argmax(dim=1) == y).double().mean())
+    return float((out - y).square().sum(dim=1).mean())
 
 
 @torch.no_grad()

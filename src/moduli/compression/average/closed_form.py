@@ -222,7 +222,8 @@ def _at_point(a: Network, b: Network, x: Array) -> Ends:
         high += max(most, -least) ** 2
     ends = -ceiling(-low), ceiling(high)
     lower, upper = math.nextafter(math.sqrt(ends[0]), 0.0), math.sqrt(ends[1])
-    return Ends(upper, lower, math.nextafter(upper, math.inf) if upper else 0.0)
+    above = math.nextafter(upper, math.inf) if upper else 0.0  # a root is rounded to nearest; that of 0 is exact
+    return Ends(upper, lower, above)
 
 
 def _closer(a: Network, b: Network, law: Gaussian, whitening: Whitening, nodes: int) -> list[Ends]:

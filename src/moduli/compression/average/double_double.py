@@ -153,6 +153,7 @@ LOG2 = constant("0.693147180559945309417232121458176568075500134360255254120680"
 
 def root(x: Twofold) -> Twofold:
     """The square root of numbers that are not negative."""
+    # Newton's step doubles the digits of a float's 16; the second mends what the first rounded.
     guess = np.sqrt(np.maximum(x.high, 0.0))
     safe = np.where(guess > 0, guess, 1.0)
     rest = x - Twofold(*exact_product(guess, guess))
@@ -168,6 +169,7 @@ def exponential(x: Twofold) -> Twofold:
     >>> abs(float(x.high)) < 2.0**-98
     True
     """
+    # e^x = 2^turns (e^rest)^(2^HALVINGS); the squarings act on e^rest - 1, which keeps the digits that 1 + rest would lose.
     turns = np.round(np.maximum(x.high, -700.0) / math.log(2))
     rest = (where(x.high < -700.0, -700.0, x) - LOG2 * turns).scaled(2.0**-HALVINGS)
     total = rest / float(TAYLOR)
@@ -176,13 +178,15 @@ def exponential(x: Twofold) -> Twofold:
     for _ in range(HALVINGS):
         total = total.scaled(2.0) + total * total
     total = total + 1.0
-    return where(x.high < -700.0, 0.0, Twofold(np.ldexp(total.high, turns.astype(int)), np.ldexp(total.low, turns.astype(int))))
+    power = turns.astype(int)
+    return where(x.high < -700.0, 0.0, Twofold(np.ldexp(total.high, power), np.ldexp(total.low, power)))
 
 
 def arctangent(x: Twofold) -> Twofold:
     """For 0 <= x <= 1."""
     for _ in range(TURNS):
-        x = x / (root(x * x + 1.0) + 1.0)
+        x = x / (root(x * x + 1.0) + 1.0)  # the tangent of half the angle
+    # Then the alternating series, from its smallest term.
     square = x * x
     total = Twofold.of(1.0) / (2.0 * ARCTANGENT + 1)
     for k in range(ARCTANGENT - 1, -1, -1):

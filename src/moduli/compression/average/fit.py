@@ -2,7 +2,7 @@
 
 For fixed incoming weights the best outgoing ones solve a linear system, (K + ridge) V = R with K the Gram matrix of the
 student's units and R their products with the target. What is left is a smooth function of the incoming weights, minimised
-with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`gaussian_expectations`), on samples they are sums.
+with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`gaussian_expectations`), on samples sums.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from itertools import count as counted
 from typing import Any, NamedTuple
@@ -111,38 +112,72 @@ class Population(Goal):
     def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         s, nodes, orders = self.activation, MEDIUM if exact else COARSE, ORDERS if slopes else ORDERS[:1]
         own = gram(s, student, s, student, orders, nodes)
-        products, *cross = gram(s, student, s, self.units, orders, nodes)
-        e, d, c, t = means(s, student, (0, 1, 2, 3), nodes)
+        cross = gram(s, student, s, self.units, orders, nodes)
+        s0, s1, s2, s3 = means(s, student, (0, 1, 2, 3), nodes)
         mean, tilt = means(s, self.units, (0, 1), nodes)
-        e, mean = self.biases * e, self.biases * mean
+        s0, mean = self.biases * s0, self.biases * mean
         shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.units.row
-        k, r = own[0] - np.outer(e, e), products @ self.outer - np.outer(e, shift)
-        linear = student.row * d[:, None]
+        k, r = own[0] - np.outer(s0, s0), cross[0] @ self.outer - np.outer(s0, shift)
+        linear = student.row * s1[:, None]
         if self.skip:
             k, r = k - linear @ linear.T, r - linear @ slope.T
-        return k, r, partial(self._pulled, student, own, cross, shift, slope, linear, e, d, c, t)
+        return k, r, _Adjoint(self, student, own, cross, shift, slope, linear, s0, s1, s2, s3)
 
-    def _pulled(
-        self, student: UnitLaw, own: list[Array], cross: list[Array], shift: Array, slope: Array, linear: Array, e: Array,
-        d: Array, c: Array, t: Array, gk: Array, gr: Array,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """Gradients for means and rows, from those for both parts of the system."""
-        g = gk + gk.T
-        de = -self.biases * (g @ e + gr @ shift)
-        dm, along = (g * own[1]).sum(axis=1) + de * d, (g * own[2]).sum(axis=1) + de * c
-        dr = (g * own[3]) @ student.row
-        for top in range(0, len(student), ROWS):
+
+@dataclass(frozen=True, eq=False)
+class _Adjoint:
+    """From derivatives G by K and H by R to those by the student's means m ``[M]`` and rows w ``[M, k]``.
+
+    With X_i = m_i + w_i z, Y_j those of the target and S_k = E s^(k)(X):
+
+        K = E s(X) s(X)' - S_0 S_0' - L L',   R = E s(X) s(Y)' V - S_0 shift' - L slope',   L = diag(S_1) w
+
+    (without biases S_0 = 0 here, without skip L = 0). Price's theorem gives the derivatives of an expectation: by the mean
+    of X that of order (1, 0), by its variance |w_i|^2 half of (2, 0), by a covariance <w_i, w_j> that of (1, 1). So
+
+        d/dm_i E s(X_i) s(X_j) = E s' s,      d/dw_i E s(X_i) s(X_j) = (E s'' s) w_i + (E s' s') w_j
+        d/dm_i S_k = S_{k+1},                 d/dw_i S_k = S_{k+2} w_i
+
+    and the chain rule the rest; K is symmetric, so G counts with its transpose. `test_fit.py::test_gradients` compares
+    with differences.
+
+    Attributes:
+        own, cross: expectations ``[M, M]``, ``[M, target]`` of orders (0, 0), (1, 0), (2, 0), (1, 1). shift: ``[out]``.
+        slope: ``[out, k]``. linear: L ``[M, k]``. s0 to s3: S_k ``[M]``.
+    """
+
+    goal: Population
+    student: UnitLaw
+    own: list[Array]
+    cross: list[Array]
+    shift: Array
+    slope: Array
+    linear: Array
+    s0: Array
+    s1: Array
+    s2: Array
+    s3: Array
+
+    def __call__(self, by_k: Array, by_r: Array) -> tuple[Array, Array]:
+        goal, row = self.goal, self.student.row
+        both = by_k + by_k.T
+        by_s0 = -goal.biases * (both @ self.s0 + by_r @ self.shift)
+        by_mean = (both * self.own[1]).sum(axis=1) + by_s0 * self.s1
+        along_row = (both * self.own[2]).sum(axis=1) + by_s0 * self.s2  # what multiplies w_i itself
+        by_row = (both * self.own[3]) @ row
+        for top in range(0, len(self.student), ROWS):
             at = slice(top, top + ROWS)
-            w = gr[at] @ self.outer.T
-            dm[at] += (w * cross[0][at]).sum(axis=1)
-            along[at] += (w * cross[1][at]).sum(axis=1)
-            dr[at] += (w * cross[2][at]) @ self.units.row
-        dr += along[:, None] * student.row
-        if self.skip:
-            back = -(g @ linear) - gr @ slope
-            dd = (back * student.row).sum(axis=1)
-            dm, dr = dm + dd * c, dr + back * d[:, None] + (dd * t)[:, None] * student.row
-        return self.biases * dm, dr
+            by_product = by_r[at] @ goal.outer.T  # by E s(X) s(Y)'
+            by_mean[at] += (by_product * self.cross[1][at]).sum(axis=1)
+            along_row[at] += (by_product * self.cross[2][at]).sum(axis=1)
+            by_row[at] += (by_product * self.cross[3][at]) @ goal.units.row
+        by_row += along_row[:, None] * row
+        if goal.skip:
+            by_linear = -(both @ self.linear) - by_r @ self.slope
+            by_s1 = (by_linear * row).sum(axis=1)
+            by_mean = by_mean + by_s1 * self.s2
+            by_row = by_row + by_linear * self.s1[:, None] + (by_s1 * self.s3)[:, None] * row
+        return goal.biases * by_mean, by_row
 
 
 def _slope(s: Activation, units: UnitLaw, outer: Array) -> Array:
@@ -154,7 +189,9 @@ def _slope(s: Activation, units: UnitLaw, outer: Array) -> Array:
 class Empirical(Goal):
     """The target's outputs on samples; inputs whitened."""
 
-    def __init__(self, z: Array, values: Array, activation: Activation, units: UnitLaw, outer: Array, skip: bool = False) -> None:
+    def __init__(
+        self, z: Array, values: Array, activation: Activation, units: UnitLaw, outer: Array, skip: bool = False
+    ) -> None:
         self.z, self.activation, self.units, self.outer, self.skip, self.raw = z, activation, units, outer, skip, values
         basis = np.column_stack([np.ones(len(z)), z])
         self.basis = np.linalg.qr(basis)[0] if basis.shape[1] < len(z) else np.eye(len(z))
@@ -165,7 +202,8 @@ class Empirical(Goal):
 
     def _free(self, h: Array) -> Array:
         """Without what a constant (or, beside a skip, an affine map) explains."""
-        return np.asarray(h - (self.basis @ (self.basis.T @ h) if self.skip else h.mean(axis=0)))
+        explained = self.basis @ (self.basis.T @ h) if self.skip else h.mean(axis=0)
+        return np.asarray(h - explained)
 
     def affine(self, fit: Fit) -> tuple[Array, Array]:
         rest = self.raw - self.activation(self.z @ fit.units.row.T + fit.units.mean) @ fit.outer
@@ -187,7 +225,7 @@ class Empirical(Goal):
         return h.T @ h / n, h.T @ self.values / n, partial(self._pulled, pre, h)
 
     def _pulled(self, pre: Array, h: Array, gk: Array, gr: Array) -> tuple[Array, Array]:
-        """Gradients for means and rows, from those for both parts of the system."""
+        """Gradients for means and rows, from G and H for K = h'h / n and R = h'values / n."""
         back = (h @ (gk + gk.T) + self.values @ gr.T) * self.activation.derivative(pre) / len(self.z)
         return back.sum(axis=0), back.T @ self.z
 
@@ -244,15 +282,17 @@ def descend(goal: Goal, start: UnitLaw, iterations: int, progress: Progress | No
             v = cho_solve(cho_factor(k), r)
         except np.linalg.LinAlgError:
             return math.inf, np.zeros(theta.size)
+        # The error variance - <R, V> with V = K^-1 R: its differential is <V V', dK> - 2 <V, dR>, without that of V.
         with np.errstate(over="ignore", invalid="ignore"):
             gk = v @ v.T
-            gk[np.diag_indices(len(gk))] *= 1 + RIDGE
+            gk[np.diag_indices(len(gk))] *= 1 + RIDGE  # the ridge is a share of K's diagonal
             dm, dr = pull(gk, -2 * v)
         g = np.column_stack([dr, dm])
         if not np.isfinite(g).all():  # outgoing weights of a matrix that is all but zero
             return math.inf, np.zeros(theta.size)
         if homogeneous:
             point = np.column_stack([units.row, units.mean])
+            # The function knows only the direction of (w, m): the gradient of a function of theta / |theta|.
             g = (g - (g * point).sum(axis=1)[:, None] * point) / size[:, None]
         return (goal.variance - float((r * v).sum())) / scale, g.ravel() / scale
 
@@ -281,6 +321,7 @@ def pursuit(goal: Goal, count: int) -> tuple[Any, Array]:
 
 
 def _pursue(k: Array, r: Array, variance: float, count: int, pick: Any) -> tuple[Any, Array]:
+    # Cholesky steps: `basis` holds the columns of the chosen units, made orthonormal, `left` and r what they leave over.
     left, start, r = np.diag(k).copy(), np.diag(k).copy(), r.copy()
     basis = np.zeros((len(k), min(count, len(k))))
     chosen: list[int] = []
@@ -402,7 +443,8 @@ def fit(
     if steps < ITERATIONS:
         trials = {name: trials[name] for name in ("pursuit", "k-means")}
     attempt = partial(_attempt, goal, TRIAL * steps // ITERATIONS)
-    short = list(executor.map(attempt, trials.items()) if executor else map(attempt, trials.items()))
+    mapped = executor.map if executor else map
+    short = list(mapped(attempt, trials.items()))
     best = min(short, key=lambda f: f.square)
     last = project(goal, descend(goal, best.units, steps, progress), best.start)
     return min(last, best, key=lambda f: f.square)

@@ -30,6 +30,7 @@ from moduli.kernel.errors import ShapeError, UnsupportedModel
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]
 Law = tuple[Array, Array]  # means and variances of pre-activations
+Factors = list[tuple[int, Any]]  # an operator: orders of derivatives, and what each is multiplied with
 BLOCK = 2**13  # entries of a table of pairs at a time
 PANEL = 256  # units of the first layer at a time
 DIFFERENCES = 2**20  # entries of rows that are subtracted at once
@@ -161,13 +162,15 @@ def _rank_at_most(cov: Array, rank: int) -> bool:
     """Whether Gauss elimination in rationals ends after `rank` steps; small matrices only."""
     if len(cov) > RATIONAL:
         return False
-    rest = [[Fraction(x) for x in row] for row in cov.tolist()]
+    rest = [list(map(Fraction, row)) for row in cov.tolist()]
     for _ in range(rank):
         pivot = max(range(len(rest)), key=lambda k: rest[k][k])
         top = rest[pivot]
         if top[pivot] <= 0:
             return False
-        rest = [[x - row[pivot] / top[pivot] * y for x, y in zip(row, top, strict=True)] for row in rest]
+        for i, row in enumerate(rest):
+            factor = row[pivot] / top[pivot]
+            rest[i] = [x - factor * y for x, y in zip(row, top, strict=True)]
     return not any(any(row) for row in rest)
 
 
@@ -185,7 +188,7 @@ class Expansion(NamedTuple):
     error: float = 0.0
     centred: bool = False
 
-    def factors(self, shape: tuple[int, ...]) -> list[tuple[int, Any]]:
+    def factors(self, shape: tuple[int, ...]) -> Factors:
         """(order, factor) of the operator, one factor per term along the axis that `shape` names."""
         squares = (-self.noise * self.noise).reshape(shape)
         return [(order, squares if power else 1.0) for order, power in self.operator]
@@ -507,14 +510,19 @@ def means(s: Activation, units: UnitLaw, orders: Sequence[int] = (0,), nodes: in
         return [np.exp(-v / 2) * np.sin(m + a * np.pi / 2) for a in orders]
     e = expansion(s, nodes)
     terms = _term_means(e, (m, v), max(orders))
-    return [terms[a] + (e.slope * m if a == 0 else e.slope * (a == 1)) for a in orders]
+    linear: dict[int, Any] = {0: e.slope * m, 1: e.slope}  # E of slope x and of its derivative; the others vanish
+    return [terms[a] + linear.get(a, 0.0) for a in orders]
 
 
 def _term_means(e: Expansion, law: Law, top: int) -> list[Array]:
     """E of the derivatives of order 0 .. top of the terms alone."""
     single = _Single(law[0], _variance(law[1], e.noise[:, None]), e.centred)
     operator = e.factors((-1, 1))
-    return [np.asarray(e.weight @ sum(f * single(a + k) for k, f in operator)) for a in range(top + 1)]
+    found = []
+    for a in range(top + 1):
+        terms = sum(factor * single(a + k) for k, factor in operator)
+        found.append(np.asarray(e.weight @ terms))
+    return found
 
 
 def _variance(v: Array, noise: Array) -> Array:
@@ -542,7 +550,8 @@ def gram(
     size = BLOCK
     if (s.kind, t.kind) != ("sin", "sin"):
         e, f = expansion(s, nodes), expansion(t, nodes)
-        work, size = _ramps(e, f), max(1, BLOCK // max(1, len(e.weight) * len(f.weight)))
+        work = _ramps(e, f)
+        size = max(1, BLOCK // max(1, len(e.weight) * len(f.weight)))
     wide = min(len(two), max(64, size // max(1, min(len(one), 64)))) or 1
     high = max(1, size // wide)
     for panel in range(0, len(one), PANEL):
@@ -562,34 +571,65 @@ Work = Callable[[Law, Law, Array, Gap, Sequence[Order]], list[Array]]
 
 
 def _ramps(e: Expansion, f: Expansion) -> Work:
-    weight, left, right = np.outer(e.weight, f.weight), e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
-    n1, n2 = e.noise[:, None, None, None], f.noise[:, None, None]
-    return partial(_ramp_block, e, f, weight, left, right, n1 * n1, n2 * n2)
+    """The work for two sums of ramps. Axes are in this order: terms of e, terms of f, units of one, units of two."""
+    weight = np.outer(e.weight, f.weight)
+    left, right = e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
+    noise1, noise2 = e.noise[:, None, None, None], f.noise[:, None, None]
+    return partial(_ramp_block, e, f, weight, left, right, noise1 * noise1, noise2 * noise2)
 
 
 def _ramp_block(
-    e: Expansion, f: Expansion, weight: Array, left: Any, right: Any, noise1: Any, noise2: Any, one: Law, two: Law, c: Array,
-    gap: Gap, orders: Sequence[Order],
+    e: Expansion, f: Expansion, weight: Array, left: Factors, right: Factors, noise1: Array, noise2: Array,
+    one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order],
 ) -> list[Array]:  # fmt: skip
+    """E s^(a)(X_i) t^(b)(Y_j) ``[I, J]`` for each order (a, b), of s with S terms and t with T terms.
+
+    Args:
+        weight: ``[S, T]``. left, right: the operators, factors ``[S, 1, 1, 1]`` and ``[T, 1, 1]``.
+        noise1, noise2: squares, in the same shapes. one, two: laws of X ``[I]`` and Y ``[J]``. c: covariances ``[I, J]``.
+
+    What a pair of terms contributes, before its weight:
+
+        order    terms of s, t             E
+        (0, 0)   x Phi(x/d) both           `_gates`: the four products of the operators cancel
+        (0, 0)   Phi(x/d) - 1/2 both       `_Pair.odd`, for the same reason
+        else     any                       `_by_operators`: a sum over both operators
+    """
     (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
     found = [np.zeros(c.shape) for _ in orders]
     if e.slope or f.slope:
         _affine(e, f, one, two, c, orders, found)
-    pair = _Pair(m1, m2, v1, v2, noise1, noise2, c, gap)
+    pair = _Pair(m1, m2, v1, v2, noise1, noise2, c, gap)  # of everything [S, T, I, J], broadcast
+    both_gates = len(left) == len(right) == len(GATE)  # no other operator has two parts
+    both_centred = e.centred and f.centred
     for whole, (a, b) in zip(found, orders, strict=True):
-        if len(left) == len(right) == 2 and a + b == 0:
+        itself = a == b == 0
+        if itself and both_gates:
             value = _gates(pair)
-        elif e.centred and f.centred and a + b == 0:
+        elif itself and both_centred:
             value = pair.odd
         else:
-            value = sum(x * y * pair(a + k, b + l) for k, x in left for l, y in right)
-            if e.centred and a == 0:
-                value = value - 0.5 * sum(y * _Single(pair.m2, pair.d2, f.centred)(b + l) for l, y in right)
-            if f.centred and b == 0:
-                value = value - 0.5 * sum(x * _Single(pair.m1, pair.d1, False)(a + k) for k, x in left)
+            value = _by_operators(e, f, left, right, pair, a, b)
         value = np.broadcast_to(value, (*weight.shape, *c.shape))
         whole += value[0, 0] * weight[0, 0] if weight.size == 1 else np.tensordot(weight, value)
     return found
+
+
+def _by_operators(e: Expansion, f: Expansion, left: Factors, right: Factors, pair: _Pair, a: int, b: int) -> Any:
+    """E of derivative a of the terms of s and derivative b of those of t, ``[S, T, I, J]`` or what broadcasts to it."""
+    value: Any = 0
+    for k, x in left:
+        for l, y in right:
+            value = value + x * y * pair(a + k, b + l)
+    # `pair` knows S = Phi, centred terms are S - 1/2: E (S - 1/2)(T - 1/2) = E S T - E (T - 1/2) / 2 - E S / 2.
+    # Derivatives do not see the constant.
+    if e.centred and a == 0:
+        alone = _Single(pair.m2, pair.d2, f.centred)
+        value = value - 0.5 * sum(y * alone(b + l) for l, y in right)
+    if f.centred and b == 0:
+        alone = _Single(pair.m1, pair.d1, False)
+        value = value - 0.5 * sum(x * alone(a + k) for k, x in left)
+    return value
 
 
 def _gates(pair: _Pair) -> Any:

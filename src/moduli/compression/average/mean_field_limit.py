@@ -64,7 +64,11 @@ def strength(units: int) -> float:
     >>> round(1 - strength(6) / (2 * math.pi), 9)
     0.10060265
     """
-    return units / (0.5 + ((units - 1) * float(angular(-1 / (units - 1))) if units > 1 else 0.0))
+    # Every row of K has the same sum, k(1) + (M - 1) k(-1/(M - 1)) with k(1) = 1/2: so K^-1 1 is constant.
+    row = 0.5
+    if units > 1:
+        row += (units - 1) * float(angular(-1 / (units - 1)))
+    return units / row
 
 
 def isotropic(inputs: int) -> float:

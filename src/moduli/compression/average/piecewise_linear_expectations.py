@@ -1,9 +1,10 @@
 """E |f - g|^2 under a Gaussian for piecewise linear networks, in 31 digits.
 
-With s(x) = left x + (right - left) x_+ the difference of two networks is a sum of ramps (X_i)_+ of both and one affine map. The
-expectation of a product of two ramps is a closed form (`gaussian_expectations`); for nearly equal networks these cancel in pairs, down to the
-square of what they differ by. Here they have 31 digits, so that what is left keeps about 15 of them at a distance of 1e-8. No
-root of the covariance is taken: the law of the pre-activations is A S A^T, from the exact floats.
+With s(x) = left x + (right - left) x_+ the difference of two networks is a sum of ramps (X_i)_+ of both and one affine
+map. The expectation of a product of two ramps is a closed form (`gaussian_expectations`); for nearly equal networks these
+cancel in pairs, down to the square of what they differ by. Here they have 31 digits, so that what is left keeps about 15
+of them at a distance of 1e-8. No root of the covariance is taken: the law of the pre-activations is A S A^T, from the
+exact floats.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from moduli.kernel.network import Network
 from .double_double import PI, UNIT, Twofold, angle, density, distribution, exact_sum, exponential, owen, product, root, where
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-ERRORS = 64  # of UNIT, for a kernel and its part in the sum; tests/compression/average/test_closed_form.py compares with 60 digits
+ERRORS = 64  # of UNIT, for a kernel and its part in the sum; test_closed_form.py compares with 60 digits
 PAIRS = 2 * 10**5  # of units, about five seconds
 PRODUCTS = 5 * 10**7  # in A S A^T
 BLOCK = 2**13
@@ -87,7 +88,8 @@ def squared(a: Network, b: Network, law: Gaussian) -> Square:
     mean = _along(weight, centre) + np.concatenate([*starts, np.zeros(0)])
     bias = bias + _along(slope, centre)
     nothing = np.zeros((outputs, 0))
-    high, low = (np.concatenate([*(getattr(x, part) for x in outer), nothing], axis=1).T for part in ("high", "low"))
+    high = np.concatenate([*(weight.high for weight in outer), nothing], axis=1).T
+    low = np.concatenate([*(weight.low for weight in outer), nothing], axis=1).T
     out = Twofold(high, low)
     covariance = _covariance(law, inputs)
     size = np.maximum(np.abs(weight.high).max(axis=1, initial=0.0), np.abs(mean.high))

@@ -49,7 +49,9 @@ class Error(NamedTuple):
     @staticmethod
     def of(square: float, variance: float) -> Error:
         absolute, size = math.sqrt(max(0.0, square)), math.sqrt(max(0.0, variance))
-        return Error(absolute, absolute / size if size else (0.0 if not absolute else math.inf))
+        if size:
+            return Error(absolute, absolute / size)
+        return Error(absolute, math.inf if absolute else 0.0)  # a constant target is met, or missed by any measure
 
     def __str__(self) -> str:
         return f"{100 * self.relative:.3g} % of the standard deviation (root mean square {self.absolute:.3g})"
@@ -232,8 +234,10 @@ class _Task:
             return self.goal.at_most(found)
         assert isinstance(self.law, Gaussian)
         terms, _ = accuracy(self.net.activations[0], FINE)
-        fine = ((self.net.units + small.units) * terms) ** 2 <= PAIRS
-        ends = distance(self.net, small, self.law, FINE if fine else MEDIUM)
+        nodes = MEDIUM
+        if ((self.net.units + small.units) * terms) ** 2 <= PAIRS:
+            nodes = FINE
+        ends = distance(self.net, small, self.law, nodes)
         root = ends.value if ends.width <= DIGITS else ends.high
         return root * root  # a power would raise where this is infinite
 
@@ -376,7 +380,8 @@ def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
     scale = value(net.flat())[0] or 1.0
     options = {"maxiter": REFINEMENT, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-14}
     found = minimize(value, net.flat(), jac=True, method="L-BFGS-B", callback=watch, options=options)
-    return net.with_layers(net.with_flat(best if len(held) else found.x).layers)
+    theta = best if len(held) else found.x  # the best on the rows held out; the last step fits the others best
+    return net.with_layers(net.with_flat(theta).layers)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -411,13 +416,20 @@ class ErrorCurve(Result):
             rows.append((str(m), "   ".join(f"~ {e.unexplained:.2e}" for e in errors)))
         return [*rows, ("a linear map", f"~ {self.linear.unexplained:.2e}"), ("measured", self.on)]
 
+    def _errors(self) -> dict[str, tuple[Error, ...]]:
+        return {"students": self.students, "magnitude": self.magnitude, "kmeans": self.kmeans}
+
     def data(self) -> dict[str, Any]:
-        errors = {name: [e._asdict() for e in getattr(self, name)] for name in ("students", "magnitude", "kmeans")}
+        errors = {}
+        for name, found in self._errors().items():
+            errors[name] = [e._asdict() for e in found]
         return {"units": list(self.units), **errors, "linear": self.linear._asdict(), "of": self.of, "on": self.on}
 
     def plot_data(self) -> dict[str, Any]:
         """Units, shares of variance lost, and the linear map's."""
-        shares = {name: np.array([e.unexplained for e in getattr(self, name)]) for name in ("students", "magnitude", "kmeans")}
+        shares = {}
+        for name, found in self._errors().items():
+            shares[name] = np.array([e.unexplained for e in found])
         return {"units": np.array(self.units), **shares, "linear": self.linear.unexplained, "of": self.of}
 
     def plot(self, ax: Any = None) -> Any:
@@ -444,7 +456,8 @@ def error_curve(
         raise ValueError(f"units={units!r}: positive numbers are needed")
     jobs = [_widths(net, count) for count in steps]
     found = []
-    for k, point in enumerate(executor.map(task.point, jobs) if executor else map(task.point, jobs)):
+    mapped = executor.map if executor else map
+    for k, point in enumerate(mapped(task.point, jobs)):
         found.append(point)
         if progress is not None:
             progress(k + 1, len(jobs), "sizes")

@@ -28,6 +28,11 @@ BREATH = 1 + 2.0**-40
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
 
 
+def in_parts(rows: Any, size: int) -> list[Any]:
+    """Rows in blocks of a size, the last one perhaps smaller: what a worker takes at a time."""
+    return [rows[k : k + size] for k in range(0, len(rows), size)]
+
+
 class _Search:
     """Boxes with their bounds; the worst are halved first, each across its relatively widest side."""
 
@@ -61,8 +66,7 @@ class _Search:
         pick, low, high, axis = pick[able], low[able], high[able], score[able].argmax(axis=1)
         a, b, c, d = input_splits.halves(low, high, axis)
         new = np.concatenate([a, c]), np.concatenate([b, d])
-        parts = [slice(k, k + PART) for k in range(0, len(new[0]), PART)]
-        fresh = np.concatenate([*self.map(self.measure, *([ends[part] for part in parts] for ends in new))])
+        fresh = np.concatenate([*self.map(self.measure, *(in_parts(ends, PART) for ends in new))])
         self.look(input_splits.middle(*new))
         self._replace(pick, axis, new, fresh)
         return True

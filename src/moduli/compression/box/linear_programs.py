@@ -162,7 +162,7 @@ class LayerVariables(NamedTuple):
 
 
 def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tuple[Optimum | None, int]:
-    """The maximum of the output of a `objective_network` over the triangles, where units have signs ``[1, units]``, and what it counts as.
+    """The maximum of an `objective_network` over the triangles, where units have signs ``[1, units]``, and its cost.
 
     None where numbers are too large, or the solver finds no maximum in so many steps that it would count as `LONG`.
     """
@@ -238,7 +238,8 @@ def _read(target: Network, done: Any, blocks: list[LayerVariables]) -> Optimum:
     for layer, block in zip(target.layers[:-1], blocks, strict=True):
         right, left = beside(layer.activation)
         kept, count = block.kept, int(block.kept.sum())
-        chord, *pair = (np.array(list(islice(rows, count))) for _ in range(2 if right == left else 3))
+        lines = 2 if right == left else 3  # as `_lines` gives them: the chord, then the other line or both slopes
+        chord, *pair = (np.array(list(islice(rows, count))) for _ in range(lines))
         m, used = np.full(len(kept), np.nan), np.zeros(len(kept))
         if right != left:
             with np.errstate(all="ignore"):

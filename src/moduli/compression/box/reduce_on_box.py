@@ -125,8 +125,8 @@ def rank(
         small = replace(small, network=flat, proof=certify(net, moves, flat, state=state, region=region))
     upper, moves = small.network.units, small.proof.large_moves
     if small.optimal:
-        why = no_units(state) if upper == 0 else "no unit can be spared on the box"
-        return Rank("proved", upper, upper, net.units, net, moves, f"{why} on the box" if upper == 0 else why, found=small)
+        why = "no unit can be spared on the box" if upper else f"{no_units(state)} on the box"
+        return Rank("proved", upper, upper, net.units, net, moves, why, found=small)
     return Rank("bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small)
 
 
@@ -205,12 +205,16 @@ def _dependent(state: State, l: int) -> Move | None:
     size = len(state.alive[l - 1]) * len(state.alive[l + 1]) * len(units)
     if len(units) < 2 or size > ENTRIES * 4 or not products_stay_finite(state, l, units):
         return None
-    slopes = [c for u in units.tolist() if (c := slope(state, l, u)) is not None]
+    known = [slope(state, l, u) for u in units.tolist()]
+    slopes = [c for c in known if c is not None]  # all are known: `_linear` chose these units for it
     if _independent(state, l, units, slopes):
         return None
     outgoing, product = linear_contribution(state, l, units, slopes)
     for factors in _factorings(state, l, units, slopes, outgoing, product):
-        if factors is not None and len(factors.outgoing) < len(units) and (move := _move(state, l, units, factors)):
+        if factors is None or len(factors.outgoing) >= len(units):
+            continue
+        move = _move(state, l, units, factors)
+        if move is not None:
             return move
     return None
 
@@ -260,14 +264,14 @@ def _rank(a: Array) -> int:
 
 def _sums(product: ExactArray, rows: Units) -> Factors:
     """One unit for every row of the next layer that sees the block: R is M without its zero rows."""
-    new = [[_entry(product, i, j) for j in range(product.hi.shape[1])] for i in rows.tolist()]
-    return Factors(None, new, [[Fraction(int(i == k)) for i in range(product.hi.shape[0])] for k in rows.tolist()])
+    new = [_row(product, i) for i in rows.tolist()]
+    return Factors(None, new, [_unit_vector(product.hi.shape[0], k) for k in rows.tolist()])
 
 
 def _features(product: ExactArray, cols: Units) -> Factors:
     """One unit for every feature that the block sees: R is the identity, U is M."""
-    new = [[Fraction(int(j == k)) for j in range(product.hi.shape[1])] for k in cols.tolist()]
-    return Factors(None, new, [[_entry(product, i, k) for i in range(product.hi.shape[0])] for k in cols.tolist()])
+    new = [_unit_vector(product.hi.shape[1], k) for k in cols.tolist()]
+    return Factors(None, new, [_column(product, k) for k in cols.tolist()])
 
 
 def _kept(units: Units, slopes: list[Fraction], outgoing: ExactArray, incoming: ExactArray) -> Factors | None:
@@ -276,12 +280,16 @@ def _kept(units: Units, slopes: list[Fraction], outgoing: ExactArray, incoming: 
     rank = _rank(incoming.hi)
     if rank >= n or n * m * rank > WORK:
         return None
-    pivots, by = eliminate([[_entry(incoming, i, j) for j in range(m)] for i in range(n)])
-    columns = [[_entry(outgoing, i, k) for i in range(outgoing.hi.shape[0])] for k in range(n)]
+    pivots, by = eliminate([_row(incoming, u) for u in range(n)])
+    columns = [_column(outgoing, u) for u in range(n)]
     new = []
     for k, pivot in enumerate(pivots):
-        terms = [(by[u][k], columns[u]) for u in range(n) if by[u][k]]
-        new.append([sum((q * c[i] for q, c in terms), Fraction(0)) / slopes[pivot] for i in range(outgoing.hi.shape[0])])
+        # Row u is the sum over k of by[u][k] times pivot row k: what reads u reads that.
+        total = [Fraction(0)] * outgoing.hi.shape[0]
+        for u in range(n):
+            if by[u][k]:
+                total = [t + by[u][k] * v for t, v in zip(total, columns[u], strict=True)]
+        new.append([t / slopes[pivot] for t in total])
     return Factors(units[pivots], [[]] * len(pivots), new)
 
 
@@ -289,9 +297,22 @@ def _eliminated(product: ExactArray, rows: Units, cols: Units) -> Factors | None
     """Rows of M that span the others."""
     if len(rows) * len(cols) * _rank(product.hi) > WORK:
         return None
-    new = [[_entry(product, i, j) for j in range(product.hi.shape[1])] for i in range(product.hi.shape[0])]
+    new = [_row(product, i) for i in range(product.hi.shape[0])]
     pivots, by = eliminate(new)
-    return Factors(None, [new[p] for p in pivots], [[by[i][k] for i in range(len(new))] for k in range(len(pivots))])
+    outgoing = list(map(list, zip(*by, strict=True)))  # M = by R, so what each new unit sends is a column of `by`
+    return Factors(None, [new[p] for p in pivots], outgoing)
+
+
+def _row(array: ExactArray, i: int) -> list[Fraction]:
+    return [_entry(array, i, j) for j in range(array.hi.shape[1])]
+
+
+def _column(array: ExactArray, j: int) -> list[Fraction]:
+    return [_entry(array, i, j) for i in range(array.hi.shape[0])]
+
+
+def _unit_vector(size: int, k: int) -> list[Fraction]:
+    return [Fraction(int(j == k)) for j in range(size)]
 
 
 def _entry(array: ExactArray, i: int, j: int) -> Fraction:
@@ -305,10 +326,13 @@ def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
     kept, count = factors.kept, len(factors.outgoing)
     rows = list[Row | None]()
     for row in factors.rows:
-        bias = None if kept is not None else activating_bias(state, l, tuple(row))
-        if kept is None and bias is None:
+        if kept is not None:  # units that stay keep their rows
+            rows.append(None)
+            continue
+        bias = activating_bias(state, l, tuple(row))
+        if bias is None:
             return None
-        rows.append(None if bias is None else (*row, bias))
+        rows.append((*row, bias))
     numbers = [q for row in (*rows, *factors.outgoing) if row is not None for q in row]
     if any(max(abs(q.numerator), q.denominator) > LONGEST for q in numbers):
         return None

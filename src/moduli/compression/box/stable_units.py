@@ -27,6 +27,7 @@ from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
 
 from . import linear_programs
+from .bisection import in_parts
 from .linear_programs import BOXES, PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -96,7 +97,8 @@ class Stability(Result):
 
     def methods(self, sign: int) -> str:
         """How many units each method proved to have a sign."""
-        return ", ".join(f"{n} by {HOW[k]}" for k in range(1, len(HOW)) if (n := self.count(sign, k)))
+        counts = {HOW[k]: self.count(sign, k) for k in range(1, len(HOW))}
+        return ", ".join(f"{count} by {how}" for how, count in counts.items() if count)
 
     @property
     def leaves(self) -> int:
@@ -408,9 +410,8 @@ class Search:
             return
         low, high = np.array([n.low for n in nodes]), np.array([n.high for n in nodes])
         need = np.array([n.open for n in nodes]) & self.tried
-        parts = [slice(k, k + PART) for k in range(0, len(nodes), PART)]
         look = partial(_look, self.net, self.wanted)
-        found = list(self.map(look, *([x[part] for part in parts] for x in (low, high, need))))
+        found = list(self.map(look, in_parts(low, PART), in_parts(high, PART), in_parts(need, PART)))
         self.price = max(1, -(-sum(one.products for one in found) // (len(nodes) * PRODUCTS)))
         self.boxes += len(nodes)
         self.spent += len(nodes) * self.price
@@ -419,10 +420,12 @@ class Search:
         self.seen.look(input_splits.middle(low, high))
         self.alive &= self.seen.wanted() == self.wanted
         self.tried &= self.alive
-        proved, score = (np.concatenate([getattr(one, name) for one in found]) for name in ("proved", "score"))
+        proved = np.concatenate([one.proved for one in found])
+        score = np.concatenate([one.score for one in found])
         split = np.argmax(score, axis=1)
-        for k, node in enumerate(nodes):
-            self._place(node, int(split[k]) if score[k, split[k]] >= 0 else -1, node.open & ~proved[k] & self.alive)
+        split[~(score.max(axis=1) >= 0)] = -1  # no axis has a float between its ends
+        for node, axis, done in zip(nodes, split.tolist(), proved, strict=True):
+            self._place(node, axis, node.open & ~done & self.alive)
 
     def _next(self) -> list[Node]:
         nodes: list[Node] = []

@@ -133,7 +133,8 @@ def compress(
     units, count = _affordable(net, units, box.sample(FEW, net.widths[0], seed), budget)
     changes = _ordered(net, units, box.sample(count, net.widths[0], seed), eps)
     points = box.sample(8 * POINTS, net.widths[0], seed)
-    kept, enclosure = _kept(net, changes, points, box, eps, max(1, bisection_budget(net.widths[0], budget) // SHARE), executor, progress)
+    boxes = max(1, bisection_budget(net.widths[0], budget) // SHARE)
+    kept, enclosure = _kept(net, changes, points, box, eps, boxes, executor, progress)
     if enclosure is None:
         return best
     changed = _changed(net, kept)

@@ -1,7 +1,8 @@
 """Fewer units where hyperplanes are shared: the search. `substitution` checks what it proposes.
 
-A hyperplane needs one unit for its crease (see `hyperplane_sums`); a unit turned the other way round changes the linear part of its
-layer. So all shared hyperplanes get one unit, and the linear part P that is then missing comes from, fewest units first,
+A hyperplane needs one unit for its crease (see `hyperplane_sums`); a unit turned the other way round changes the linear
+part of its layer. So all shared hyperplanes get one unit, and the linear part P that is then missing comes from, fewest
+units first,
 
 1. nothing, if units can be turned so that P = 0;
 2. one second unit on a hyperplane, if units can be turned so that P is a multiple of its row;
@@ -14,7 +15,7 @@ For one hidden layer, one output and at most 32 hyperplanes that is the fewest p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -106,21 +107,29 @@ class Folded:
         """The new units, in each way that works."""
         box = self.state.region is not None and self.state.activations[self.l - 1].piecewise_linear
         sets = list[tuple[Row, ...]]()
+        # 1. Units turned so that P = 0: one unit a crease, and no network has fewer.
         if self.whole and len(self.seen) <= MOST:
             sets = self._spares()
-            yield from ([new for key in self.seen for new in self._crease(key, key in turned)] for turned in sets)
+            for spared in sets:
+                yield self._creases(set(spared))
         if sets or not any(len(names) > 1 for names in self.names.values()):
-            return
+            return  # nothing is shared: two units on one hyperplane are all that can be spared here
+        # 2. One second unit.
         if self.whole and len(self.seen) <= TURNS:
             yield from self._one_more()
+        # From here on units stay as they are turned: as the first one on their hyperplane.
         turned = {key for key in self.seen if self.names[key][0][0] < 0}
-        ones = [new for key in self.seen for new in self._crease(key, key in turned)]
+        ones = self._creases(turned)
         rest = self._rest(turned)
         by = eliminate(rest)
+        # 3. Linear units, which a box has room for: a bias keeps them active.
         if box:
             yield [*ones, *(New(None, row, column) for row, column in self._linear(rest, *by))]
-        if parts := self._spanned(rest):
+        # 4. Second units where the hyperplanes' rows span P.
+        parts = self._spanned(rest)
+        if parts:
             yield [new for key, part in parts.items() for new in self._crease(key, key in turned, part)]
+        # 5. Pairs: s(z) - s(-z) = 2 c z.
         pivots, columns = by
         for k, pivot in enumerate(pivots):
             row, column = (*rest[pivot], Fraction(0)), tuple(q[k] / (2 * self.c) for q in columns)
@@ -139,7 +148,14 @@ class Folded:
                 rest = self._rest(set(turned))
                 at = next(j for j, q in enumerate(but[:-1]) if q)
                 part = tuple(row[at] / but[at] for row in rest)
-                yield [new for k in self.seen for new in self._crease(k, k in turned, part if k == but else None)]
+                yield self._creases(set(turned), {but: part})
+
+    def _creases(self, turned: set[Row], extra: Mapping[Row, Row] | None = None) -> list[New]:
+        """Units for all creases, turned where it is said, with a linear part at some."""
+        found = list[New]()
+        for key in self.seen:
+            found += self._crease(key, key in turned, (extra or {}).get(key))
+        return found
 
     def _crease(self, key: Row, turned: bool, extra: Row | None = None) -> list[New]:
         """One unit for a crease, or two that also give the linear part extra . z."""
@@ -177,7 +193,9 @@ class Folded:
         pivots, by = eliminate([*(list(key[:-1]) for key in keys), *rest])
         if any(p >= len(keys) for p in pivots):
             return None
-        parts = {keys[p]: tuple(row[k] for row in by[len(keys) :]) for k, p in enumerate(pivots)}
+        parts = {}
+        for k, pivot in enumerate(pivots):
+            parts[keys[pivot]] = tuple(row[k] for row in by[len(keys) :])
         return {key: parts.get(key, ()) for key in keys if key in self.seen or any(parts.get(key, ()))}
 
     def _linear(self, rest: Matrix, pivots: list[int], by: Matrix) -> Iterator[tuple[Row, Row]]:
@@ -266,7 +284,8 @@ def eliminate(rows: Matrix) -> tuple[list[int], Matrix]:
     for i, row in enumerate(rows):
         rest, by = list(row), dict[int, Fraction]()
         for lead, other, parts in basis:
-            if factor := rest[lead] / other[lead]:
+            factor = rest[lead] / other[lead]
+            if factor:
                 rest = [p - factor * q for p, q in zip(rest, other, strict=True)]
                 for k, q in parts.items():
                     by[k] = by.get(k, Fraction(0)) + factor * q
@@ -276,4 +295,7 @@ def eliminate(rows: Matrix) -> tuple[list[int], Matrix]:
             by = {len(pivots): Fraction(1)}
             pivots.append(i)
         found.append(by)
-    return pivots, [[by.get(k, Fraction(0)) for k in range(len(pivots))] for by in found]
+    table = []
+    for by in found:
+        table.append([by.get(k, Fraction(0)) for k in range(len(pivots))])
+    return pivots, table

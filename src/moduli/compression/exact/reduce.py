@@ -1,8 +1,8 @@
 """Lossless compression and rank on all inputs: the search. What it proposes, the kernel checks, move by move.
 
 One hidden layer with tanh, sigmoid or erf: the result is the smallest network (Sussmann 1992; Farrugia-Roberts 2023,
-section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU, abs): smallest for one output (see `hyperplane_merging`), and
-where no two remaining units share a hyperplane. Anything deeper: sound, not claimed optimal.
+section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU, abs): smallest for one output (see
+`hyperplane_merging`), and where no two remaining units share a hyperplane. Anything deeper: sound, not claimed optimal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Proximate rank: the least rank within a radius of the parameters (Farrugia-Roberts 2023). The search.
 
-Deciding it is NP-complete. Here is what answers: for layers of any size the plans of `cover_heuristics`, and independent sets; up
-to a few thousand units that belong together, least covers by maximal boxes and free groups, all listed (`set_cover`) or, where
-that leaves an interval, priced (`column_generation`). `cover_bound` and `certificate` decide what it proves.
+Deciding it is NP-complete. Here is what answers: for layers of any size the plans of `cover_heuristics`, and
+independent sets; up to a few thousand units that belong together, least covers by maximal boxes and free groups, all
+listed (`set_cover`) or, where that leaves an interval, priced (`column_generation`). `cover_bound` and `certificate`
+decide what it proves.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ from .column_generation import cover_instance
 from .cover_heuristics import BEAM, Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
 from .guides import guided
 
-Parts = tuple[tuple[tuple[int, ...], CoverProof], ...]
-Hosted = list[tuple[int, int, int]]
+Parts = tuple[tuple[tuple[int, ...], CoverProof], ...]  # rows, and what is proved about them alone
 NODES = 10_000  # of the searches for groups, all together, to each node of the budget
 BEAMS = 10  # nodes of the budget to each clique that the search for a few free groups follows
 
@@ -48,7 +48,26 @@ class Found(NamedTuple):
     nodes: int
 
 
-def solve(ball: ParameterBall, budget: int = 10_000, executor: Executor | None = None, progress: Progress | None = None) -> Found:
+class Hosted(NamedTuple):
+    """A unit that need not be covered: where the host is, it fits too, with this sign relative to the host."""
+
+    unit: int
+    host: int
+    sign: int
+
+
+class Component(NamedTuple):
+    """What is known of one component: a plan, parts of a bound and its value, nodes spent."""
+
+    plan: Plan
+    parts: Parts
+    lower: int
+    nodes: int
+
+
+def solve(
+    ball: ParameterBall, budget: int = 10_000, executor: Executor | None = None, progress: Progress | None = None
+) -> Found:
     """The best plan and bound within a budget of search nodes for each connected component."""
     by_greed = greedy(ball)
     try:
@@ -62,15 +81,16 @@ def solve(ball: ParameterBall, budget: int = 10_000, executor: Executor | None =
         parts.append((tuple(alone), DualWeights(dict.fromkeys(alone, 1), {}, (), 1)))
     many = sorted((c for c in components if len(c) > 1), key=len, reverse=True)
     lower, nodes = len(alone), 0
-    answers = (map if executor is None else executor.map)(_component, (ball.part(c) for c in many), [budget] * len(many))
+    mapped = map if executor is None else executor.map
+    answers = mapped(_component, (ball.part(c) for c in many), [budget] * len(many))
     for k, units in enumerate(many):
         if progress is not None:
             progress(k, len(many), f"component of {len(units)} units")
-        plan, found, bound, spent = next(answers)
-        paid += [_renamed(g, units) for g in plan.paid]
-        free += [_renamed(g, units) for g in plan.free]
-        parts += [(tuple(units[list(rows)].tolist()), renamed(tree, units)) for rows, tree in found]
-        lower, nodes = lower + bound, nodes + spent
+        found = next(answers)
+        paid += [_renamed(g, units) for g in found.plan.paid]
+        free += [_renamed(g, units) for g in found.plan.free]
+        parts += [(tuple(units[list(rows)].tolist()), renamed(tree, units)) for rows, tree in found.parts]
+        lower, nodes = lower + found.lower, nodes + found.nodes
     return Found(_better(completed(ball, paid, free), by_greed), by_greed, guided(ball, Bound(lower, tuple(parts))), nodes)
 
 
@@ -90,8 +110,7 @@ def _components(ball: ParameterBall) -> list[Ints]:
     return np.split(order, np.flatnonzero(np.diff(label[order])) + 1) if len(order) else []
 
 
-def _component(ball: ParameterBall, budget: int) -> tuple[Plan, Parts, int, int]:
-    """A plan of one component, parts of a bound and its value, nodes spent."""
+def _component(ball: ParameterBall, budget: int) -> Component:
     if ball.size > 4 * budget:
         return _coarse(ball)
     rows, dominated = _dominated(ball)
@@ -101,16 +120,18 @@ def _component(ball: ParameterBall, budget: int) -> tuple[Plan, Parts, int, int]
     if 2 * np.count_nonzero(ball.freeable) > len(ball.required):
         plan = _regrouped(ball, plan, 0, range(4), budget)
     if not plan.paid:
-        return plan, (), 0, 0
+        return Component(plan, (), 0, 0)  # no paid group: nothing is left to prove
     effort = Effort(NODES * budget)
-    plan, part, lower, nodes = _listed(ball, plan, rows, dominated, budget, effort)
-    priced = column_generation.solve(ball, rows, budget, effort) if len(plan.paid) > lower else None
-    if priced is not None:
-        plan = _improved(ball, plan, priced.boxes, priced.groups, priced.chosen, dominated)
-        if priced.lower > lower:
-            part, lower = _part(priced.rows, priced.tree), priced.lower
-        nodes += priced.nodes
-    return plan, part, lower, nodes
+    plan, part, lower, nodes = listed = _listed(ball, plan, rows, dominated, budget, effort)
+    if len(plan.paid) <= lower:
+        return listed
+    priced = column_generation.solve(ball, rows, budget, effort)
+    if priced is None:
+        return listed
+    plan = _improved(ball, plan, priced.boxes, priced.groups, priced.chosen, dominated)
+    if priced.lower > lower:
+        part, lower = _part(priced.rows, priced.tree), priced.lower
+    return Component(plan, part, lower, nodes + priced.nodes)
 
 
 def _part(rows: Ints, tree: CoverProof) -> Parts:
@@ -118,20 +139,20 @@ def _part(rows: Ints, tree: CoverProof) -> Parts:
 
 
 def _listed(
-    ball: ParameterBall, plan: Plan, rows: Ints, dominated: Hosted, budget: int, effort: Effort
-) -> tuple[Plan, Parts, int, int]:
+    ball: ParameterBall, plan: Plan, rows: Ints, dominated: list[Hosted], budget: int, effort: Effort
+) -> Component:
     """All boxes and free groups that can be listed, the best plan of those and what they prove."""
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget, effort=effort)
     except BudgetExhausted:
-        simple, *bound = max(_coarse(ball), _some(ball, rows, budget, effort), key=lambda found: found[2])
-        return (_better(plan, simple), *bound)  # type: ignore[return-value]
+        simple = max(_coarse(ball), _some(ball, rows, budget, effort), key=lambda found: found.lower)
+        return simple._replace(plan=_better(plan, simple.plan))
     groups, given_up = _freed(ball, rows, budget, effort)
     if given_up:
         return _bracket(ball, plan, boxes, groups, given_up, rows, dominated, budget, effort)
     answer = set_cover.solve(cover_instance(ball, boxes, groups, rows), budget)
     plan = _improved(ball, plan, boxes, groups, answer.chosen, dominated)
-    return plan, _part(rows, answer.tree), answer.lower, answer.nodes
+    return Component(plan, _part(rows, answer.tree), answer.lower, answer.nodes)
 
 
 def _bracket(
@@ -141,10 +162,10 @@ def _bracket(
     groups: Any,
     given_up: list[int],
     rows: Ints,
-    dominated: Hosted,
+    dominated: list[Hosted],
     budget: int,
     effort: Effort,
-) -> tuple[Plan, Parts, int, int]:
+) -> Component:
     """Where some units have too many free groups: a plan with a few of those, a bound from the other units alone."""
     from scipy.sparse import vstack
 
@@ -155,10 +176,10 @@ def _bracket(
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget, effort=effort)
     except BudgetExhausted:
-        return _regrouped(ball, plan, 0, range(4, 12), budget), (), 0, nodes
+        return Component(_regrouped(ball, plan, 0, range(4, 12), budget), (), 0, nodes)
     answer = set_cover.solve(cover_instance(ball, boxes, groups, rows), budget)
-    part = _part(rows, answer.tree)
-    return _regrouped(ball, plan, answer.lower, range(4, 12), budget), part, answer.lower, answer.nodes + nodes
+    plan = _regrouped(ball, plan, answer.lower, range(4, 12), budget)
+    return Component(plan, _part(rows, answer.tree), answer.lower, answer.nodes + nodes)
 
 
 def _freed(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tuple[Any, list[int]]:
@@ -166,7 +187,7 @@ def _freed(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tupl
     return free_groups(ball, by_degree(ball, rows[ball.freeable[rows]]), 50 * budget, effort=effort)
 
 
-def _some(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tuple[Plan, Parts, int, int]:
+def _some(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> Component:
     """Where there are too many boxes: a bound from the units with few neighbours, half of them, a quarter, ..."""
     simple = assembled(ball, first_fit(ball), [])
     order = np.array(by_degree(ball, rows), dtype=np.intp)
@@ -181,8 +202,8 @@ def _some(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tuple
         except BudgetExhausted:
             continue
         answer = set_cover.solve(cover_instance(ball, boxes, groups, some), budget)
-        return simple, _part(some, answer.tree), answer.lower, answer.nodes
-    return simple, (), 0, 0
+        return Component(simple, _part(some, answer.tree), answer.lower, answer.nodes)
+    return Component(simple, (), 0, 0)
 
 
 def _regrouped(ball: ParameterBall, plan: Plan, lower: int, seeds: range, budget: int) -> Plan:
@@ -197,7 +218,7 @@ def _better(a: Plan, b: Plan) -> Plan:
 
 
 def _improved(
-    ball: ParameterBall, plan: Plan, boxes: list[SignedBox], groups: Any, chosen: Sequence[int] | None, dominated: Hosted
+    ball: ParameterBall, plan: Plan, boxes: list[SignedBox], groups: Any, chosen: Sequence[int] | None, dominated: list[Hosted]
 ) -> Plan:
     """A plan, or that of the boxes and free groups of a cover, where one was found and has fewer paid groups."""
     if chosen is None:
@@ -212,15 +233,15 @@ def _picked(boxes: list[SignedBox], groups: Any, chosen: Sequence[int]) -> tuple
     return [boxes[c] for c in chosen if c < len(boxes)], free
 
 
-def _dominated(ball: ParameterBall) -> tuple[Ints, Hosted]:
-    """Required units that remain to be covered, and (unit, host, sign): where the host is, the unit fits too.
+def _dominated(ball: ParameterBall) -> tuple[Ints, list[Hosted]]:
+    """Required units that remain to be covered, and those that go with a host.
 
     A host is a unit that must be in a paid group and whose neighbours are all compatible with the unit.
     """
     place = np.full(ball.size, -1, dtype=np.intp)
     place[ball.required] = 0
     vertex = np.full((2, ball.size), -1, dtype=np.intp)
-    out: Hosted = []
+    out = list[Hosted]()
     waiting = [i for i in ball.required.tolist() if not ball.freeable[i]]
     waiting.sort(key=lambda i: (ball.graph.degree[i], i), reverse=True)
     queued = set(waiting)
@@ -236,7 +257,7 @@ def _dominated(ball: ParameterBall) -> tuple[Ints, Hosted]:
             unit = int(others[v])
             if place[unit] == 0:
                 place[unit] = -1
-                out.append((unit, host, int(signs[v])))
+                out.append(Hosted(unit, host, int(signs[v])))
                 touched.update(ball.graph.near(unit)[0].tolist())
         again = sorted(i for i in touched - queued if place[i] == 0 and not ball.freeable[i] and i != host)
         waiting += again
@@ -244,11 +265,11 @@ def _dominated(ball: ParameterBall) -> tuple[Ints, Hosted]:
     return np.flatnonzero(place == 0), out
 
 
-def _coarse(ball: ParameterBall) -> tuple[Plan, Parts, int, int]:
+def _coarse(ball: ParameterBall) -> Component:
     """For components of any size: first fit, and pairwise incompatible units that cannot be freed."""
     rows = _independent(ball)
     part: Parts = ((tuple(rows), DualWeights(dict.fromkeys(rows, 1), {}, (), 1)),) if rows else ()
-    return assembled(ball, first_fit(ball), []), part, len(rows), 0
+    return Component(assembled(ball, first_fit(ball), []), part, len(rows), 0)
 
 
 def _independent(ball: ParameterBall) -> list[int]:

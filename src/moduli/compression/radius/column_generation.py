@@ -2,8 +2,8 @@
 
 The linear relaxation over all boxes and free groups: solve it over those found so far, hand its weights to searches for
 columns that weigh too much, until there are none; a column whose reduced cost exceeds what a better cover may waste is in
-no better cover. HiGHS proposes covers from the rest, `set_cover` proves that there are none; the kernel (`cover_bound`) does the
-same listing when it checks.
+no better cover. HiGHS proposes covers from the rest, `set_cover` proves that there are none; the kernel (`cover_bound`)
+does the same listing when it checks.
 """
 
 from __future__ import annotations
@@ -68,6 +68,14 @@ class Relaxation(NamedTuple):
     price: Any
 
 
+class Proposal(NamedTuple):
+    """Columns and a cover by some of them (free groups count after the boxes), None where none was found."""
+
+    boxes: list[SignedBox]
+    groups: Any
+    chosen: list[int] | None
+
+
 def solve(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> Priced | None:
     """A cover of some required units, and a bound; None where the relaxation is beyond the budget, or the effort.
 
@@ -85,8 +93,7 @@ def solve(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> Price
         rest = solve(ball, np.setdiff1d(rows, given_up), budget, effort)
         if rest is None:
             return None
-        boxes, groups, chosen = pool.proposed(found)
-        return rest._replace(boxes=boxes, groups=groups, chosen=chosen, nodes=pool.nodes + rest.nodes)
+        return rest._replace(**pool.proposed(found)._asdict(), nodes=pool.nodes + rest.nodes)
     except BudgetExhausted:
         return None
 
@@ -163,36 +170,40 @@ class _Pool:
         """Covers of cost at most the bound use only columns of small reduced cost: find one, or raise the bound."""
         leaf = self._leaf(found)
         lower = max(0, -(-leaf.total // leaf.scale))
-        boxes, groups, chosen = self.proposed(found)
-        upper = self._cost(boxes, chosen)
+        best = self.proposed(found)
+        upper = self._cost(best)
         tree: CoverProof = self._slack_leaf(found, lower)
         if lower < upper:
             other = self.dived()
-            count = self._cost(other[0], other[2])
-            if count < upper:
-                (boxes, groups, chosen), upper = other, count
+            if self._cost(other) < upper:
+                best, upper = other, self._cost(other)
+        # Is there a cover of cost `lower`? Only columns whose reduced cost the gap allows can be in one: list and search those.
         while lower < upper and self.nodes < self.budget:
             try:
                 most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
-                columns = listed(self.ball, self.rows, *most, (leaf, spare), set_cover.MANY, guide, self.effort)
+                boxes, groups, given_up = listed(
+                    self.ball, self.rows, *most, (leaf, spare), set_cover.MANY, guide, self.effort
+                )
             except BudgetExhausted:
                 break
-            if columns[2] or len(columns[0]) + columns[1].shape[0] > set_cover.MANY:
+            if given_up or len(boxes) + groups.shape[0] > set_cover.MANY:
                 break
-            part = cover_instance(self.ball, columns[0], columns[1], self.rows)
+            part = cover_instance(self.ball, boxes, groups, self.rows)
             answer = set_cover.within(part, self.budget - self.nodes, lower + 1, upper)
             self.nodes += answer.nodes
             if answer.chosen is not None and answer.upper < upper:
-                boxes, groups, chosen, upper = columns[0], columns[1], answer.chosen, answer.upper
+                best, upper = Proposal(boxes, groups, answer.chosen), answer.upper
             if answer.lower <= lower:
                 break
             lower += 1
             tree = ReducedCostFilter(leaf, lower, answer.tree)
-        return Priced(boxes, groups, chosen, self.rows, lower, tree, self.nodes)
+        return Priced(*best, self.rows, lower, tree, self.nodes)
 
-    def _cost(self, boxes: list[SignedBox], chosen: list[int] | None) -> int:
+    def _cost(self, found: Proposal) -> int:
         """What a cover costs; without one as much as a box for every unit would."""
-        return len(self.rows) if chosen is None else sum(c < len(boxes) for c in chosen)
+        if found.chosen is None:
+            return len(self.rows)
+        return sum(c < len(found.boxes) for c in found.chosen)
 
     def _leaf(self, found: Relaxation) -> DualWeights:
         weight, price = _integers(found, SLIP)
@@ -205,7 +216,7 @@ class _Pool:
         tight, loose = self._leaf(found), self._leaf(found._replace(weight=found.weight * share))
         return loose if -(-loose.total // SCALE) >= lower else tight
 
-    def proposed(self, found: Relaxation) -> tuple[list[SignedBox], Any, list[int] | None]:
+    def proposed(self, found: Relaxation) -> Proposal:
         """The best cover HiGHS finds from all boxes here and free groups of small reduced cost."""
         weight, price = _integers(found, 0.0)
         boxes = list(self.boxes.values())
@@ -214,14 +225,16 @@ class _Pool:
         part = cover_instance(self.ball, boxes, groups, self.rows)
         self.nodes += 1
         chosen = set_cover.proposed(part, self.budget)
-        return boxes, groups, set_cover.greedy(part, np.ones(len(self.rows), dtype=bool)) if chosen is None else chosen
+        if chosen is None:
+            chosen = set_cover.greedy(part, np.ones(len(self.rows), dtype=bool))
+        return Proposal(boxes, groups, chosen)
 
-    def dived(self) -> tuple[list[SignedBox], Any, list[int] | None]:
+    def dived(self) -> Proposal:
         """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
         boxes = list(self.boxes.values())
         chosen, nodes = set_cover.dive(cover_instance(self.ball, boxes, self.groups, self.rows), self.budget)
         self.nodes += nodes
-        return boxes, self.groups, chosen
+        return Proposal(boxes, self.groups, chosen)
 
 
 def cover_instance(ball: ParameterBall, boxes: list[SignedBox], groups: Any, rows: Ints) -> set_cover.Cover:

@@ -97,7 +97,9 @@ def first_fit(ball: ParameterBall, order: Sequence[int] | Ints | None = None) ->
     waiting = np.zeros(ball.size, dtype=bool)
     waiting[ball.required] = True
     groups = []
-    for seed in (np.lexsort((np.arange(ball.size), ball.graph.degree)) if order is None else np.asarray(order)).tolist():
+    if order is None:
+        order = np.lexsort((np.arange(ball.size), ball.graph.degree))
+    for seed in np.asarray(order).tolist():
         if waiting[seed]:
             group = filled(ball, SignedBox((seed,), (1,)), waiting)
             waiting[list(group.units)] = False
@@ -181,12 +183,19 @@ def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     rng = np.random.default_rng(seed)
-    tries = [*plan.paid, *plan.free, *(g for _ in range(2) for g in first_fit(ball, rng.permutation(ball.size)))]
-    boxes = list({frozenset(zip(*g, strict=True)): g for g in (filled(ball, g) for g in tries)}.values())
+    tries = [*plan.paid, *plan.free]
+    for _ in range(2):
+        tries += first_fit(ball, rng.permutation(ball.size))
+    different: dict[frozenset[tuple[int, int]], SignedBox] = {}  # by members, whatever their order
+    for small in tries:
+        full = filled(ball, small)
+        different[frozenset(zip(*full, strict=True))] = full
+    boxes = list(different.values())
     if not boxes:
         return plan
     count = len(boxes)
-    unit, sign = (np.concatenate([g[k] for g in boxes]).astype(np.intp) for k in (0, 1))
+    unit = np.concatenate([g.units for g in boxes]).astype(np.intp)
+    sign = np.concatenate([g.signs for g in boxes]).astype(np.intp)
     box = np.repeat(np.arange(count), [len(g.units) for g in boxes])
     matrix, limits = _program(ball, unit, sign, box)
     cost = np.concatenate([np.ones(count), np.zeros(len(unit))])

@@ -69,9 +69,13 @@ def _held(ball: ParameterBall, rows: Ints, leaf: DualWeights) -> tuple[tuple[int
         place[root] = -1
         rows_of_root = guide(root, *sides(ball, root, others, signs), cost[others], near)
         if rows_of_root.any():
-            short = [tuple(float(f"{x:.{DIGITS}g}") for x in row) for row in rows_of_root.tolist()]
-            found.append((root, tuple(short)))
+            found.append((root, tuple(map(_shortened, rows_of_root.tolist()))))
     return tuple(found)
+
+
+def _shortened(row: list[float]) -> tuple[float, ...]:
+    """Any multipliers will do, so few digits do: they are stored in the certificate."""
+    return tuple(float(f"{x:.{DIGITS}g}") for x in row)
 
 
 def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:

@@ -54,7 +54,11 @@ def hard_instance(points: Any, eps: float) -> Network:
     shift = np.zeros(x.shape[1])
     for k in range(x.shape[1] - 1):
         need = eps - x[:, k].min(initial=np.inf)
-        shift[k] = 2.0 ** (np.floor(np.log2(need)) + 1) if need > 0 else 2.0 * eps if need == 0 else 0.0
+        # All coordinates above eps, so that signs do not help; powers of two keep dyadic coordinates exact.
+        if need > 0:
+            shift[k] = 2.0 ** (np.floor(np.log2(need)) + 1)
+        elif need == 0:
+            shift[k] = 2.0 * eps
     moved, error = two_sum(x, np.broadcast_to(shift, x.shape))
     if error.any():
         i, k = np.argwhere(error)[0]
@@ -119,7 +123,8 @@ def planar_formula(clauses: Sequence[Clause]) -> tuple[Array, int]:
     """
     _validate(clauses)
     level = _levels(clauses)
-    legs = {v: _legs(clauses, level, v) for v in sorted({abs(x) for c in clauses for x in c})}
+    variables = sorted({abs(x) for c in clauses for x in c})
+    legs = {v: _legs(clauses, level, v) for v in variables}
     place: dict[tuple[int, int], int] = {}
     base: dict[int, tuple[int, int]] = {}
     x = 0
@@ -128,7 +133,10 @@ def planar_formula(clauses: Sequence[Clause]) -> tuple[Array, int]:
         place |= {(v, c): x + BASE + PITCH * k for k, c in enumerate(order)}
         x = base[v][1] + PITCH
     targets = [_target(clause, c, level[c], place) for c, clause in enumerate(clauses)]
-    chains = [_chain(base[v], [(clauses[c], targets[c], place[v, c]) for c in order], v) for v, order in legs.items()]
+    chains = []
+    for v, order in legs.items():
+        outline = [(clauses[c], targets[c], place[v, c]) for c in order]
+        chains.append(_chain(base[v], outline, v))
     points = [*(p for chain in chains for p in chain), *targets]
     return np.array(points, dtype=np.float64) / 8, sum(len(chain) for chain in chains) // 2
 
@@ -190,8 +198,13 @@ def _legs(clauses: Sequence[Clause], level: list[int], v: int) -> list[int]:
 
     def key(c: int) -> tuple[int, int]:
         mine = _variables(clauses[c])
-        side = 1 if len(mine) == 1 else 0 if v == mine[-1] else 3 if v == mine[0] else 2
-        return side, -level[c] if side == 3 else level[c]
+        if len(mine) == 1:
+            return 1, level[c]
+        if v == mine[-1]:  # to the left
+            return 0, level[c]
+        if v == mine[0]:  # to the right
+            return 3, -level[c]
+        return 2, level[c]
 
     return sorted((c for c, clause in enumerate(clauses) if v in _variables(clause)), key=key)
 

@@ -310,7 +310,7 @@ def _centres(
             good = waiting & np.isfinite(guess) & at_most(high, guess, radius) & at_most(guess, low, radius)
         out[good] = guess[good]
         waiting &= ~good
-    ties = {}
+    ties = {}  # no float is within the radius of both ends: the middle, as a rational
     for g, k in np.argwhere(waiting).tolist():
         ties[g, k] = (Fraction(float(high[g, k])) + Fraction(float(low[g, k]))) / 2
         out[g, k] = float(ties[g, k])
@@ -328,11 +328,14 @@ def _with_sum(values: Array, ratios: Sequence[Fraction], target: Fraction, radiu
 
     All move by one shift, with the sign of their ratio.
     """
-    old, signs = [Fraction(v) for v in values.tolist()], [1 if t > 0 else -1 for t in ratios]
+    old = [Fraction(v) for v in values.tolist()]
+    signs = [1 if t > 0 else -1 for t in ratios]
     total = sum((t * v for t, v in zip(ratios, old, strict=True)), Fraction(0))
     shift = (total - target) / sum(map(abs, ratios), Fraction(0))
     if shift == 0 or abs(shift) > Fraction(radius):
         return old
+    # 2^exponent is above |value| + radius: numbers on a grid of 2^-50 of that have 50 bits and are floats. What the grid
+    # leaves over goes to the last one. Where that takes one out of the ball, all move as rationals.
     exponent = int(np.frexp(max(float(np.abs(values).max()) / 2 + radius / 2, 1e-300))[1]) + 1
     step = Fraction(2) ** max(exponent - 50, -1074)
     new = [round((v - s * shift) / step) * step for v, s in zip(old, signs, strict=True)]
@@ -472,7 +475,8 @@ def _compression(
     small = state.network()
     proof = certify(net, moves, small, state=state, near=near)
     lower = near.bound.lower if near.bound else 0
-    return NearCompression("proved" if lower == small.units else "bounded", small, net, proof, nodes)
+    status = "proved" if lower == small.units else "bounded"
+    return NearCompression(status, small, net, proof, nodes)
 
 
 def compress(

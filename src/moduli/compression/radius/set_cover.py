@@ -7,7 +7,7 @@ tree of weights proves. Rows and resources are integers of the caller.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -26,6 +26,10 @@ BATCH = 1000  # columns that join a program at a time
 HEAVY = 200  # columns of a program that count as a node
 OPTIMAL = 0  # the status of a solved program in scipy
 DEAR = 16  # times the rows: what a row costs that is left uncovered, so that every linear program has a solution
+INTEGRAL = 1e-6  # what differs by less counts as equal; floats only propose, `cover_bound` decides in integers
+CUTS = 200  # odd cuts that join a program at a time
+
+BitSet = int  # a set of small integers: bit k stands for k. Operators: union |, intersection &, difference & ~.
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,76 @@ class Relaxed(NamedTuple):
     value: float
     leaf: DualWeights
     bound: int
-    cuts: list[int]
+    cuts: list[BitSet]
     short: float
 
     @property
     def whole(self) -> bool:
         """Whether the columns of value 1 are a cover."""
-        return self.short <= 1e-6 and (not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= 1e-6))
+        return self.short <= INTEGRAL and (not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= INTEGRAL))
 
 
 class Exhausted(Exception):
     """The node budget is spent, or the solver has given up."""
+
+
+class Remaining(NamedTuple):
+    """What reduction leaves: rows and columns, columns that some best cover contains, and rows that only those cover."""
+
+    rows: BitSet
+    cols: BitSet
+    chosen: list[int]
+    essential: list[int]
+
+
+class Part(NamedTuple):
+    """Rows and columns that can be solved apart from all others."""
+
+    rows: BitSet
+    cols: BitSet
+
+
+class Proved(NamedTuple):
+    """A lower bound for the cost of a cover, and the tree that shows it."""
+
+    bound: int
+    tree: CoverProof
+
+
+class Covered(NamedTuple):
+    """A cover (None where none is found), a lower bound and its tree."""
+
+    chosen: list[int] | None
+    bound: int
+    tree: CoverProof
+
+
+class Program(NamedTuple):
+    """The inequalities of a linear program ``[rows and resources, columns]``.
+
+    Attributes:
+        matrix: rows count -1 in the columns that cover them, resources 1 in the columns that use them.
+        columns: of the instance, in the order of the program. resources: those of which more than one column wants a unit.
+        cost: of each column, 1 or 0.
+    """
+
+    matrix: Any
+    columns: list[int]
+    resources: list[int]
+    cost: Any
+
+
+class Combination(NamedTuple):
+    """A sum modulo 2 of row inequalities, on the way of the elimination to odd cuts.
+
+    Attributes:
+        odd: of the columns with fractional values, those that an odd number of these rows contain. rows: those added up.
+        slack: what the rows are covered beyond once, all together.
+    """
+
+    odd: BitSet
+    rows: BitSet
+    slack: float
 
 
 class _Search:
@@ -102,42 +165,47 @@ class _Search:
         self.paid = cover.paid.shape[0]
         self.members = [*_sets(cover.paid), *_sets(cover.uses)]
         place = {r: k for k, r in enumerate(self.names)}
-        self.sets = [sum(1 << place[r] for r in c if r in place) for c in self.members]
-        self.clash = [0] * len(self.sets)
-        users: dict[int, int] = {}
+        self.sets: list[BitSet] = []  # of each column, the rows that it covers
+        for units in self.members:
+            self.sets.append(_bit_set(place[u] for u in units if u in place))
+        self.clash: list[BitSet] = [0] * len(self.sets)  # of each free column, those that it shares a resource with, itself too
+        users: dict[int, BitSet] = {}
         for c in range(self.paid, len(self.sets)):
             for u in self.members[c]:
                 users[u] = users.get(u, 0) | 1 << c
         for c in range(self.paid, len(self.sets)):
             for u in self.members[c]:
                 self.clash[c] |= users[u]
-        self.by_row = [0] * len(self.names)
+        self.by_row: list[BitSet] = [0] * len(self.names)  # of each row, the columns that cover it
         for c, bits in enumerate(self.sets):
             for r in _members(bits):
                 self.by_row[r] |= 1 << c
-        self.all_paid = (1 << self.paid) - 1
+        self.all_paid: BitSet = (1 << self.paid) - 1
 
-    def reduce(self, rows: int, cols: int) -> tuple[int, int, list[int], list[int]]:
-        """Rows and columns that remain, columns that some best cover contains, and rows that only those cover."""
+    def reduce(self, rows: BitSet, cols: BitSet) -> Remaining:
+        """Drop what some best cover does without, take what it must have, until nothing changes."""
         chosen: list[int] = []
         essential: list[int] = []
         while True:
             before = rows, cols
             for c in _members(cols):
+                # A column that another one beats: exchanged for that one, a best cover remains one.
                 bits = self.sets[c] & rows
                 if not bits or self._beaten(c, bits, rows, cols):
                     cols ^= 1 << c
             for r in _members(rows):
-                if not rows >> r & 1:
+                if not rows >> r & 1:  # covered or dropped since the loop began
                     continue
                 mine = self.by_row[r] & cols
-                if mine & (mine - 1) == 0 and mine & self.all_paid:
-                    c = mine.bit_length() - 1
+                if _single(mine) and mine & self.all_paid:
+                    # The row's only column: every cover contains it. (Were it free, the row would prove no cost of 1.)
+                    c = _lowest(mine)
                     chosen.append(c)
                     essential.append(r)
                     rows &= ~self.sets[c]
                     cols &= ~(1 << c)
                     continue
+                # Rows that all of this row's columns contain are covered with it: drop them.
                 common = rows
                 for c in _members(mine):
                     common &= self.sets[c]
@@ -145,20 +213,22 @@ class _Search:
                         break
                 rows &= ~common | 1 << r
             for c in _members(cols & ~self.all_paid):
-                if self.clash[c] & cols == 1 << c:
+                if self.clash[c] & cols == 1 << c:  # free and without rival for its resources: costs nothing to take
                     chosen.append(c)
                     rows &= ~self.sets[c]
                     cols &= ~(1 << c)
             if (rows, cols) == before:
-                return rows, cols, chosen, essential
+                return Remaining(rows, cols, chosen, essential)
 
-    def _beaten(self, c: int, bits: int, rows: int, cols: int) -> bool:
+    def _beaten(self, c: int, bits: BitSet, rows: BitSet, cols: BitSet) -> bool:
         """Whether another column covers as much and costs (or uses) no more."""
-        rivals = cols & (self.all_paid if c < self.paid else ~self.all_paid) & ~(1 << c)
+        alike = self.all_paid if c < self.paid else ~self.all_paid
+        rivals = cols & alike & ~(1 << c)
         for r in _members(bits):
             rivals &= self.by_row[r]
             if not rivals:
                 return False
+        # Of columns that are equal in all that counts the first one stays: two may not beat each other.
         if c < self.paid:
             return any(self.sets[d] & rows != bits or d < c for d in _members(rivals))
         used = self.members[c]
@@ -168,11 +238,11 @@ class _Search:
                 return True
         return False
 
-    def split(self, rows: int, cols: int) -> list[tuple[int, int]]:
+    def split(self, rows: BitSet, cols: BitSet) -> list[Part]:
         """Connected parts, by lowest row; free columns that compete for a resource belong together."""
         parts = []
         while rows:
-            part, mine, front = 0, 0, rows & -rows
+            part, mine, front = 0, 0, 1 << _lowest(rows)
             while front:
                 part |= front
                 new = 0
@@ -185,15 +255,16 @@ class _Search:
                 for c in _members(new):
                     front |= self.sets[c]
                 front &= rows & ~part
-            parts.append((part, mine))
+            parts.append(Part(part, mine))
             rows &= ~part
         return parts
 
-    def relax(self, rows: int, cols: int, cuts: Sequence[int] = ()) -> Relaxed:
+    def relax(self, rows: BitSet, cols: BitSet, cuts: Sequence[BitSet] = ()) -> Relaxed:
         """The linear relaxation with those odd cuts of an ancestor that still are."""
-        return self._linear(rows, cols, [s for s in {c & rows: None for c in cuts} if s.bit_count() % 2 and s.bit_count() > 1])
+        left = dict.fromkeys(cut & rows for cut in cuts)  # each once, in order
+        return self._linear(rows, cols, [cut for cut in left if _odd(cut)])
 
-    def tighten(self, rows: int, cols: int, found: Relaxed, target: int, rounds: int) -> Relaxed:
+    def tighten(self, rows: BitSet, cols: BitSet, found: Relaxed, target: int, rounds: int) -> Relaxed:
         """Add violated odd cuts until the relaxation proves `target` or gains little."""
         for _ in range(rounds):
             if found.bound >= target or found.whole:
@@ -207,19 +278,21 @@ class _Search:
                 break
         return found
 
-    def _linear(self, rows: int, cols: int, cuts: list[int]) -> Relaxed:
+    def _linear(self, rows: BitSet, cols: BitSet, cuts: list[BitSet]) -> Relaxed:
         from scipy.optimize import linprog
         from scipy.sparse import csr_matrix, vstack
 
         self.nodes += 1 + cols.bit_count() // HEAVY
         if self.nodes > self.budget:
             raise Exhausted
-        matrix, index, resources, cost = self._matrix(rows, cols)
+        matrix, index, resources, cost = self._program(rows, cols)
         bounds = [-np.ones(rows.bit_count()), np.ones(len(resources))]
         if cuts:
-            halves = [[-((self.sets[c] & s).bit_count() + 1 >> 1) for c in index] for s in cuts]
-            matrix = vstack([matrix, csr_matrix(np.array(halves, dtype=float))], format="csr")
-            bounds.append(np.array([-(s.bit_count() + 1 >> 1) for s in cuts], dtype=float))
+            halves = np.empty((len(cuts), len(index)))
+            for k, cut in enumerate(cuts):
+                halves[k] = [-_half(self.sets[c] & cut) for c in index]
+            matrix = vstack([matrix, csr_matrix(halves)], format="csr")
+            bounds.append(np.array([-_half(cut) for cut in cuts], dtype=float))
         limits = np.concatenate(bounds)
         found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
         if found.status != OPTIMAL:
@@ -246,12 +319,12 @@ class _Search:
         price = float(DEAR * (len(open_) + 1))
         return np.concatenate([cost, np.full(len(open_), price)]), hstack([matrix, ones], format="csr")
 
-    def odd_cuts(self, rows: int, found: Relaxed) -> list[int]:
+    def odd_cuts(self, rows: BitSet, found: Relaxed) -> list[BitSet]:
         """Sets S of an odd number of rows whose inequality sum_c ceil(|c & S| / 2) x_c >= ceil(|S| / 2) is violated.
 
         Gaussian elimination modulo 2 of the columns with the largest values (Koster, Zymolka and Kutschka 2009).
         """
-        order = [k for k in np.argsort(-found.x, kind="stable").tolist() if 1e-6 < found.x[k] < 1 - 1e-6]
+        order = [k for k in np.argsort(-found.x, kind="stable").tolist() if INTEGRAL < found.x[k] < 1 - INTEGRAL]
         sets = [self.sets[found.columns[k]] & rows for k in order]
         value = [float(found.x[k]) for k in order]
         slack = {r: -1.0 for r in _members(rows)}
@@ -259,28 +332,40 @@ class _Search:
             if found.x[k] > 1e-9:
                 for r in _members(self.sets[c] & rows):
                     slack[r] += float(found.x[k])
-        odd = {r: sum(1 << k for k, bits in enumerate(sets) if bits >> r & 1) for r in slack}
-        table = [[odd[r], 1 << r, slack[r]] for r in slack if slack[r] < 0.999]
-        cuts: dict[int, float] = {}
+        odd = dict.fromkeys(slack, 0)
+        for k, bits in enumerate(sets):
+            for r in _members(bits):
+                odd[r] |= 1 << k
+        # Half the sum of the rows of S misses the cut by (1 - slack - values of its odd columns) / 2: none at a slack of 1.
+        table = [Combination(odd[r], 1 << r, slack[r]) for r in slack if slack[r] < 0.999]
+        cuts: dict[BitSet, float] = {}
         for k in range(len(order)):
-            live = [row for row in table if row[0] >> k & 1]
-            if not live:
+            with_column = [row for row in table if row.odd >> k & 1]
+            if not with_column:
                 continue
-            pivot = min(live, key=lambda row: row[2])
-            table = [row for row in table if row is not pivot]
-            for row in live:
-                if row is not pivot:
-                    row[0] ^= pivot[0]
-                    row[1] ^= pivot[1]
-                    row[2] = sum(slack[r] for r in _members(row[1]))
-                    if row[1].bit_count() % 2 and row[1].bit_count() > 1:
-                        weight = row[2] + sum(value[j] for j in _members(row[0]))
+            pivot = min(with_column, key=lambda row: row.slack)
+            left = list[Combination]()
+            for row in table:
+                if row is pivot:
+                    continue
+                if row.odd >> k & 1:
+                    row = self._added(row, pivot, slack)
+                    if _odd(row.rows):
+                        weight = row.slack + sum(value[j] for j in _members(row.odd))
                         if weight < 0.99:
-                            cuts[row[1]] = weight
-            table = [row for row in table if row[2] < 0.999]
-        return sorted(cuts, key=lambda s: (cuts[s], s))[:200]
+                            cuts[row.rows] = weight
+                if row.slack < 0.999:
+                    left.append(row)
+            table = left
+        return sorted(cuts, key=lambda cut: (cuts[cut], cut))[:CUTS]
 
-    def _matrix(self, rows: int, cols: int) -> tuple[Any, list[int], list[int], Any]:
+    @staticmethod
+    def _added(one: Combination, two: Combination, slack: dict[int, float]) -> Combination:
+        """The sum modulo 2: rows that stand in both cancel."""
+        rows = one.rows ^ two.rows
+        return Combination(one.odd ^ two.odd, rows, sum(slack[r] for r in _members(rows)))
+
+    def _program(self, rows: BitSet, cols: BitSet) -> Program:
         from scipy.sparse import csr_matrix
 
         place = {r: k for k, r in enumerate(_members(rows))}
@@ -295,18 +380,27 @@ class _Search:
                     entries.append((len(place) + resources.setdefault(u, len(resources)), k, 1.0))
         i, j, v = zip(*entries, strict=True) if entries else ((), (), ())
         matrix = csr_matrix((v, (i, j)), shape=(len(place) + len(resources), len(index)))
-        return matrix, index, list(resources), np.array([float(c < self.paid) for c in index])
+        return Program(matrix, index, list(resources), np.array([float(c < self.paid) for c in index]))
 
-    def _leaf(self, rows: int, cols: int, marginals: Any, resources: list[int], cuts: list[int]) -> tuple[DualWeights, int]:
+    def _leaf(
+        self, rows: BitSet, cols: BitSet, marginals: Any, resources: list[int], cuts: list[BitSet]
+    ) -> tuple[DualWeights, int]:
+        """The multipliers in integers, and what they prove.
+
+        By weak duality the weights of rows and cuts, less the prices of resources, bound the cost of every cover once no
+        column weighs more than it costs (`scale`, or the prices of its resources). Rounding down may break that for a few
+        columns: a larger scale mends a paid one, a higher price a free one.
+        """
         members = list(_members(rows))
-        ints = [int(x * SCALE) for x in marginals]
+        ints = [int(x * SCALE) for x in marginals]  # in order: rows, resources, cuts
         y = dict(zip(members, ints, strict=False))
         prices = {u: w for u, w in zip(resources, ints[len(members) :], strict=False)}
         odd = [(s, w) for s, w in zip(cuts, ints[len(ints) - len(cuts) :], strict=True) if w]
         scale = SCALE
         for c in _members(cols):
             bits = self.sets[c] & rows
-            total = sum(y[r] for r in _members(bits)) + sum(w * ((bits & s).bit_count() + 1 >> 1) for s, w in odd)
+            total = sum(y[r] for r in _members(bits))
+            total += sum(w * _half(bits & s) for s, w in odd)
             if c < self.paid:
                 scale = max(scale, total)
             else:
@@ -314,16 +408,17 @@ class _Search:
                 short = total - sum(prices.get(u, 0) for u in used)
                 if short > 0:
                     prices[used[0]] = prices.get(used[0], 0) + short
-        gain = sum(y.values()) + sum(w * (s.bit_count() + 1 >> 1) for s, w in odd) - sum(prices.values())
+        gain = sum(y.values()) + sum(w * _half(s) for s, w in odd) - sum(prices.values())
         named = tuple((self._units(s), w) for s, w in odd)
         weights = {self.names[r]: w for r, w in y.items() if w}
-        return DualWeights(weights, {u: w for u, w in sorted(prices.items()) if w}, named, scale), max(0, -(-gain // scale))
+        charged = {u: w for u, w in sorted(prices.items()) if w}
+        return DualWeights(weights, charged, named, scale), max(0, -(-gain // scale))  # costs are integers: round up
 
-    def propose(self, rows: int, cols: int) -> list[int] | None:
+    def propose(self, rows: BitSet, cols: BitSet) -> list[int] | None:
         """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget; None where that fails."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
-        matrix, index, resources, cost = self._matrix(rows, cols)
+        matrix, index, resources, cost = self._program(rows, cols)
         limits = np.concatenate([-np.ones(rows.bit_count()), np.ones(len(resources))])
         found = milp(
             cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
@@ -334,7 +429,7 @@ class _Search:
             return self._greedy(rows, cols)
         return [c for c, x in zip(index, found.x, strict=True) if x > 0.5]
 
-    def _greedy(self, rows: int, cols: int) -> list[int] | None:
+    def _greedy(self, rows: BitSet, cols: BitSet) -> list[int] | None:
         """Paid columns, the largest first; None where some row has only free ones."""
         chosen = []
         while rows:
@@ -348,45 +443,48 @@ class _Search:
     def cost(self, chosen: Sequence[int]) -> int:
         return sum(c < self.paid for c in chosen)
 
-    def best(self, rows: int, cols: int) -> tuple[list[int] | None, int, CoverProof]:
-        """A cover (None where none is found), a lower bound and its tree."""
+    def best(self, rows: BitSet, cols: BitSet) -> Covered:
         alive = cols
         rows, cols, chosen, essential = self.reduce(rows, cols)
         parts, lower = self._trunk(essential)
         complete = True
-        for part, mine in self.split(rows, cols):
-            cover, bound, tree = self._part(part, mine, alive)
-            complete &= cover is not None
-            chosen += cover or []
-            lower += bound
-            parts.append((self._units(part), tree))
-        return chosen if complete else None, lower, _joined(parts)
+        for part in self.split(rows, cols):
+            found = self._part(*part, alive)
+            complete &= found.chosen is not None
+            chosen += found.chosen or []
+            lower += found.bound
+            parts.append((self._units(part.rows), found.tree))
+        if not complete:
+            return Covered(None, lower, _joined(parts))
+        return Covered(chosen, lower, _joined(parts))
 
-    def _part(self, rows: int, cols: int, alive: int) -> tuple[list[int] | None, int, CoverProof]:
+    def _part(self, rows: BitSet, cols: BitSet, alive: BitSet) -> Covered:
         chosen: list[int] | None
         try:
             found = self.relax(rows, cols)
         except Exhausted:
-            return self._greedy(rows, cols), *self._counted(rows, cols)
+            return Covered(self._greedy(rows, cols), *self._counted(rows, cols))
         chosen = [c for c, value in zip(found.columns, found.x, strict=True) if value > 0.5]
         if not found.whole or self.cost(chosen) > found.bound:
             chosen = self.propose(rows, cols)
         target = rows.bit_count() + 1 if chosen is None else self.cost(chosen)
-        return chosen, *self.prove(rows, cols, alive & self._touching(rows), target, found, ROUNDS)
+        return Covered(chosen, *self.prove(rows, cols, alive & self._touching(rows), target, found, ROUNDS))
 
-    def _counted(self, rows: int, cols: int) -> tuple[int, CoverProof]:
+    def _counted(self, rows: BitSet, cols: BitSet) -> Proved:
         """Without any budget left: rows no two of which share a column (none that free columns touch)."""
         left, weights = rows, dict[int, int]()
         for c in _members(cols & ~self.all_paid):
             left &= ~self.sets[c]
         while left:
-            r = (left & -left).bit_length() - 1
+            r = _lowest(left)
             weights[self.names[r]] = 1
             for c in _members(self.by_row[r] & cols):
                 left &= ~self.sets[c]
-        return len(weights), DualWeights(weights, {}, (), 1)
+        return Proved(len(weights), DualWeights(weights, {}, (), 1))
 
-    def prove(self, rows: int, cols: int, alive: int, target: int, found: Relaxed, rounds: int = 2) -> tuple[int, CoverProof]:
+    def prove(
+        self, rows: BitSet, cols: BitSet, alive: BitSet, target: int, found: Relaxed, rounds: int = 2
+    ) -> Proved:
         """A tree that proves `target` or, where the budget ends, less.
 
         Args:
@@ -396,47 +494,53 @@ class _Search:
             found = self.tighten(rows, cols, found, target, rounds)
         except Exhausted:
             pass
+        at_root = Proved(found.bound, found.leaf)
         if found.bound >= target or found.whole:
-            return found.bound, found.leaf
+            return at_root
+        # Branch on the column farthest from an integer, large ones first: both sides then change the most.
         sizes = np.array([(self.sets[c] & rows).bit_count() for c in found.columns])
         apart = np.abs(found.x - np.round(found.x))
-        pick = found.columns[int(np.argmax(np.where(apart > 1e-6, apart * (1 + sizes), -1.0)))]
+        pick = found.columns[int(np.argmax(np.where(apart > INTEGRAL, apart * (1 + sizes), -1.0)))]
+        price = int(pick < self.paid)
         try:
-            inside = self.child(*self.take(pick, rows, alive), target - (pick < self.paid), found.cuts)
+            inside = self.child(*self.take(pick, rows, alive), target - price, found.cuts)
             outside = self.child(rows, alive & ~(1 << pick), target, found.cuts)
         except Exhausted:
-            return found.bound, found.leaf
-        bound = min(inside[0] + (pick < self.paid), outside[0])
-        if bound <= found.bound:
-            return found.bound, found.leaf
-        return bound, Branch(tuple(sorted(self.members[pick])), pick >= self.paid, inside[1], outside[1])
+            return at_root
+        bound = min(inside.bound + price, outside.bound)
+        if bound <= found.bound:  # one leaf proves as much as the tree
+            return at_root
+        return Proved(bound, Branch(tuple(sorted(self.members[pick])), pick >= self.paid, inside.tree, outside.tree))
 
-    def take(self, c: int, rows: int, cols: int) -> tuple[int, int]:
+    def take(self, c: int, rows: BitSet, cols: BitSet) -> tuple[BitSet, BitSet]:
+        """What remains once column c is taken: a free one excludes those that want its resources."""
         if c >= self.paid:
             cols &= ~self.clash[c]
         return rows & ~self.sets[c], cols & ~(1 << c)
 
-    def child(self, rows: int, cols: int, target: int, cuts: list[int]) -> tuple[int, CoverProof]:
+    def child(self, rows: BitSet, cols: BitSet, target: int, cuts: list[BitSet]) -> Proved:
         alive = self._touching(rows) & cols
         rows, cols, _, essential = self.reduce(rows, alive)
         bare = next((r for r in _members(rows) if not self.by_row[r] & cols), None)
-        if bare is not None:
-            return target, DualWeights({self.names[bare]: target}, {}, (), 1)
+        if bare is not None:  # no column is left for this row: any weight on it is proved
+            return Proved(target, DualWeights({self.names[bare]: target}, {}, (), 1))
         parts, lower = self._trunk(essential)
-        pieces = [(part, mine, self.relax(part, mine, cuts)) for part, mine in self.split(rows, cols)]
-        need = target - lower - sum(found.bound for _, _, found in pieces)
-        for part, mine, found in pieces:
-            bound, tree = found.bound, found.leaf
+        pieces = [(part, self.relax(part.rows, part.cols, cuts)) for part in self.split(rows, cols)]
+        need = target - lower - sum(found.bound for _, found in pieces)
+        for part, found in pieces:
+            proved = Proved(found.bound, found.leaf)
             if need > 0:
-                cover = self.propose(part, mine) if len(pieces) > 1 else None
-                aim = bound + need if cover is None else self.cost(cover)
-                bound, tree = self.prove(part, mine, alive, aim, found)  # type: ignore[assignment]
-            need -= bound - found.bound
-            lower += bound
-            parts.append((self._units(part), tree))
-        return lower, _joined(parts)
+                cover = self.propose(*part) if len(pieces) > 1 else None
+                aim = found.bound + need
+                if cover is not None:
+                    aim = self.cost(cover)  # no bound of this part exceeds it
+                proved = self.prove(*part, alive, aim, found)
+            need -= proved.bound - found.bound
+            lower += proved.bound
+            parts.append((self._units(part.rows), proved.tree))
+        return Proved(lower, _joined(parts))
 
-    def _touching(self, rows: int) -> int:
+    def _touching(self, rows: BitSet) -> int:
         cols = 0
         for r in _members(rows):
             cols |= self.by_row[r]
@@ -448,7 +552,7 @@ class _Search:
         units = tuple(sorted(self.names[r] for r in essential))
         return [(units, DualWeights(dict.fromkeys(units, 1), {}, (), 1))], len(units)
 
-    def _units(self, rows: int) -> tuple[int, ...]:
+    def _units(self, rows: BitSet) -> tuple[int, ...]:
         return tuple(sorted(self.names[r] for r in _members(rows)))
 
 
@@ -456,11 +560,41 @@ def _joined(parts: list[tuple[tuple[int, ...], CoverProof]]) -> CoverProof:
     return parts[0][1] if len(parts) == 1 else IndependentParts(tuple(parts))
 
 
-def _members(bits: int) -> Any:
+# Bit sets ----------------------------------------------------------------------------------------------------------
+
+
+def _bit_set(items: Iterable[int]) -> BitSet:
+    bits = 0
+    for k in items:
+        bits |= 1 << k
+    return bits
+
+
+def _members(bits: BitSet) -> Iterator[int]:
+    """Smallest first. The lowest bit of x is x & -x: the two's complement flips all bits above it."""
     while bits:
         low = bits & -bits
         yield low.bit_length() - 1
         bits ^= low
+
+
+def _lowest(bits: BitSet) -> int:
+    return (bits & -bits).bit_length() - 1
+
+
+def _single(bits: BitSet) -> bool:
+    """Whether there is one member, or none: without its lowest member the set is empty."""
+    return bits & (bits - 1) == 0
+
+
+def _half(bits: BitSet) -> int:
+    """ceil(|S| / 2), the coefficients and the right side of an odd cut."""
+    return (bits.bit_count() + 1) // 2
+
+
+def _odd(bits: BitSet) -> bool:
+    """Whether a set of rows gives a cut: an even one is the sum of halves, a single one the row itself."""
+    return bits.bit_count() % 2 == 1 and bits.bit_count() > 1
 
 
 def _sets(matrix: Any) -> list[frozenset[int]]:
@@ -514,7 +648,9 @@ def within(cover: Cover, budget: int, target: int, upper: int) -> Answer:
     if len(bare):
         return Answer(None, upper, target, DualWeights({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
     few = cover.matrix.shape[0] <= FEW and upper > target
-    return _searched(cover, budget, None if few else target)
+    if few:
+        return _searched(cover, budget)
+    return _searched(cover, budget, target)
 
 
 def dive(cover: Cover, budget: int) -> tuple[list[int] | None, int]:
@@ -526,15 +662,32 @@ def dive(cover: Cover, budget: int) -> tuple[list[int] | None, int]:
 def _searched(cover: Cover, budget: int, target: int | None = None) -> Answer:
     """The search on all columns; for a bound of `target` alone, if that is given."""
     search = _Search(cover, budget)
+    rows, cols = (1 << len(search.names)) - 1, (1 << len(search.sets)) - 1
     if target is not None:
         try:
-            lower, tree = search.child((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1, target, [])
+            lower, tree = search.child(rows, cols, target, [])
         except Exhausted:
             lower, tree = 0, DualWeights({}, {}, (), 1)
         return Answer(None, target, lower, tree, search.nodes)
-    chosen, lower, tree = search.best((1 << len(search.names)) - 1, (1 << len(search.sets)) - 1)
+    chosen, lower, tree = search.best(rows, cols)
     upper = len(search.names) if chosen is None else search.cost(chosen)
     return Answer(chosen, upper, lower, tree, search.nodes)
+
+
+class Weights(NamedTuple):
+    """A solved linear relaxation of a pool: values of its active columns, weights of rows, prices of resources."""
+
+    x: Any
+    y: Any
+    prices: Any
+
+
+class Rounded(NamedTuple):
+    """Weights in integers, what they add up to, and how far each column is from weighing what it costs."""
+
+    leaf: DualWeights
+    total: int
+    short: Any
 
 
 class _Pool:
@@ -610,7 +763,7 @@ class _Pool:
         rest = greedy(self.cover, waiting)
         return None if rest is None else [*chosen, *rest]
 
-    def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> tuple[Any, Any, Any]:
+    def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> Weights:
         """Values, weights and prices of the linear relaxation; columns that the weights ask for become active."""
         while True:
             x, y, prices = self._linear(np.flatnonzero(active & allowed), rows)
@@ -618,13 +771,13 @@ class _Pool:
             wanted = np.flatnonzero((short < -1e-7) & allowed & ~active)
             rounds -= 1
             if not len(wanted) or not rounds or self.nodes >= self.budget:
-                return x, y, prices
+                return Weights(x, y, prices)
             active[wanted[np.argsort(short[wanted], kind="stable")[:BATCH]]] = True
 
     def _short(self, y: Any, prices: Any, scale: Any) -> Any:
         return np.concatenate([np.full(self.paid, scale), self.cover.uses @ prices]) - self.cover.matrix @ y
 
-    def _linear(self, columns: Ints, rows: Mask) -> tuple[Any, Any, Any]:
+    def _linear(self, columns: Ints, rows: Mask) -> Weights:
         from scipy.optimize import linprog
         from scipy.sparse import vstack
 
@@ -641,9 +794,9 @@ class _Pool:
         dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
         y, prices = np.zeros(len(rows)), np.zeros(self.cover.uses.shape[1])
         y[rows], prices[busy] = dual[: int(rows.sum())], dual[int(rows.sum()) :]
-        return found.x, y, prices
+        return Weights(found.x, y, prices)
 
-    def _rounded(self, y: Any, prices: Any) -> tuple[DualWeights, int, Any]:
+    def _rounded(self, y: Any, prices: Any) -> Rounded:
         """The same in integers: the scale and single prices give way where a column weighs too much."""
         weights = np.floor(y * SCALE).astype(np.int64)
         prices = np.ceil(prices * SCALE).astype(np.int64)
@@ -655,4 +808,4 @@ class _Pool:
         prices += lift
         named = {int(u): int(w) for u, w in zip(self.cover.rows, weights, strict=True) if w}
         leaf = DualWeights(named, {int(u): int(prices[u]) for u in np.flatnonzero(prices)}, (), scale)
-        return leaf, int(weights.sum() - prices.sum()), self._short(weights, prices, scale)
+        return Rounded(leaf, int(weights.sum() - prices.sum()), self._short(weights, prices, scale))

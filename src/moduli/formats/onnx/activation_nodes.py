@@ -168,7 +168,8 @@ def _plain(reader: Reader, node: Node, x: Value) -> Value:
 @op("LeakyRelu")
 def _leaky_relu(reader: Reader, node: Node, x: Value) -> Value:
     slope = node.attribute("alpha", _float32(0.01))
-    return as_data(x).activate(Activation("leaky_relu", slope) if slope else Activation("relu"))
+    activation = Activation("leaky_relu", slope) if slope else Activation("relu")
+    return as_data(x).activate(activation)
 
 
 @op("PRelu")

@@ -132,7 +132,9 @@ class Node:
                 if found.type != kind:
                     raise UnsupportedModel(f"attribute {name!r} has the wrong type {found.type}")
                 got = getattr(found, part)
-                return tuple(got) if kind == 7 else got.decode() if kind == 3 else got
+                if part == "ints":
+                    return tuple(got)
+                return got.decode() if part == "s" else got
         return default
 
     def has(self, name: str) -> bool:
@@ -252,12 +254,10 @@ class Reader:
         self.inputs = {entry.name: entry for entry in graph.input if entry.name not in self.stored}
         self.defaults = {entry.name for entry in graph.input if entry.name in self.stored} if model.ir_version >= 4 else set()
         self.outputs: list[str] = [entry.name for entry in graph.output]
-        self.nodes = [
-            Node(
-                k, n.op_type if n.domain in ("", "ai.onnx") else f"{n.domain}.{n.op_type}", n.name, (*n.input,), (*n.output,), n
-            )
-            for k, n in enumerate(graph.node)
-        ]
+        self.nodes = list[Node]()
+        for k, n in enumerate(graph.node):
+            kind = n.op_type if n.domain in ("", "ai.onnx") else f"{n.domain}.{n.op_type}"
+            self.nodes.append(Node(k, kind, n.name, (*n.input,), (*n.output,), n))
         self.versions = {entry.domain: entry.version for entry in model.opset_import} | {"": self.opset}
         self.makers: dict[str, Node] = {}
         for node in self.nodes:
@@ -274,7 +274,8 @@ class Reader:
         sample, declared = self._shapes(name, input_shape)
         batches: tuple[int, ...] = (1,)
         if declared is None or declared == 1:
-            traced = self._trace(name, sample if declared is None else (1, *sample), 1)
+            one = sample if declared is None else (1, *sample)
+            traced = self._trace(name, one, 1)
         elif declared == 0:
             traced, batches = self._free(name, sample)
         else:
@@ -360,7 +361,8 @@ class Reader:
         if given is not None:
             given_axes = (given,) if isinstance(given, int) else tuple(int(n) for n in given)
             sample, batched = _given_shape(given_axes, dims)
-            self.declared = None if not batched else (dims[0] or 0) if dims else 0
+            if batched:
+                self.declared = (dims[0] or 0) if dims else 0
             if self.declared == 0 and dims is not None and len(given_axes) == len(dims) and given_axes[0] == 1:
                 self.declared = 1  # of the samples that the file leaves open, one at a time
             return sample, self.declared
@@ -451,7 +453,8 @@ class Reader:
         outputs = self.makers[name].outputs if isinstance(made, list) else (name,)
         if self.counted.intersection(needs):
             self.counted.update(outputs)
-        for output, value in zip(outputs, made if isinstance(made, list) else [made], strict=False):
+        values = made if isinstance(made, list) else [made]
+        for output, value in zip(outputs, values, strict=False):
             if needs and isinstance(value, (BallArray, np.ndarray)):
                 self.made += math.prod(value.shape)
             if self.made > MAX_ENTRIES + 8 * self.held:
@@ -524,7 +527,8 @@ class Reader:
         """Whether a node is a constant that the file's own types decide."""
         if node.op not in EVALUATED or any(isinstance(value, (Tensor, Mapped)) for value in values):
             return False
-        kinds = {self.kinds.get(name, 0) for name, value in zip(node.inputs, values, strict=False) if isinstance(value, BallArray)}
+        named = zip(node.inputs, values, strict=False)
+        kinds = {self.kinds.get(name, 0) for name, value in named if isinstance(value, BallArray)}
         reals = node.op in REALS and kinds <= {1, 11} and not any(isinstance(value, np.ndarray) for value in values)
         divisor = values[1] if node.op == "Div" and len(values) > 1 else None
         return not reals or (isinstance(divisor, BallArray) and not divisor.is_float())
@@ -565,7 +569,8 @@ class Reader:
         self.kinds[node.outputs[0]] = kind
         if made.dtype.kind in "iub":
             return np.asarray(made)
-        if not np.array_equal(made.astype(np.float64), x.centre.hi if isinstance(x, BallArray) else x):
+        before = x.centre.hi if isinstance(x, BallArray) else x
+        if not np.array_equal(made.astype(np.float64), before):
             self.rounded(kind)
         return BallArray.of(made)
 

@@ -36,7 +36,8 @@ def _softmax(reader: Reader, node: Node, x: Value) -> Value:
     last = rank if reader.opset < 13 else axis + 1
     over = math.prod(tensor.shape[axis:last])
     groups = np.moveaxis(tensor.index, axis, -1) if last == axis + 1 else tensor.index
-    _one_group_a_sample(reader, groups.reshape(-1, over) if over else groups.reshape(0, 0), tensor)
+    groups = groups.reshape(-1, over) if over else groups.reshape(0, 0)
+    _one_group_a_sample(reader, groups, tensor)
     return Mapped(tensor, "softmax")
 
 
@@ -479,9 +480,11 @@ def _constant(reader: Reader, node: Node) -> Value:
         return reader.constant(sparse_array(found.sparse_tensor, reader.folder), str(node))
     if found.name in ("value_float", "value_floats"):
         reader.kinds[node.outputs[0]] = 1
-        return BallArray.of(np.array(found.f if found.type == 1 else list(found.floats), dtype=np.float64))
+        real = found.f if found.type == 1 else list(found.floats)
+        return BallArray.of(np.array(real, dtype=np.float64))
     if found.name in ("value_int", "value_ints"):
-        return np.array(found.i if found.type == 2 else list(found.ints), dtype=np.int64)
+        whole = found.i if found.type == 2 else list(found.ints)
+        return np.array(whole, dtype=np.int64)
     raise UnsupportedModel("holds no tensor of numbers")
 
 
