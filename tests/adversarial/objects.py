@@ -21,7 +21,7 @@ import pytest
 
 import moduli as mo
 from moduli.equivalence.constant_paths import Knot, path
-from moduli.kernel import arithmetic, exact_numbers, fields, rules
+from moduli.kernel import arithmetic, exact_numbers, fields
 from moduli.kernel import state as states
 from moduli.kernel.activations import Activation
 from moduli.kernel.bounds.box_claim import Region
@@ -29,7 +29,7 @@ from moduli.kernel.bounds.output_gap import GapBound, measures
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.exact_numbers import ExactArray, total
-from moduli.kernel.move import KINDS, Move
+from moduli.kernel.move import Move
 from moduli.kernel.network import Layer, Network, rebuilt
 from moduli.kernel.radius.compatibility import DualWeights, ParameterBall
 from moduli.kernel.radius.cover_bound import Bound, Change, Near
@@ -193,15 +193,6 @@ def test_ratios_stand_in_lowest_terms_and_are_not_zero(kind, text):
     move = {"move": kind, "layer": 1, "units": [1], "ratio": text, **({"into": [0]} if kind == "merge" else {})}
     with pytest.raises(mo.CertificateRejected, match="ratio of a"):
         Move.from_json(move)
-
-
-def test_moves_are_dispatched_by_a_closed_table():
-    assert set(KINDS) == set(rules.RULES)
-    for kind in ("remove", "_remove", "apply", "slots", "network", "", "__init__"):
-        state = State(SAME)
-        with pytest.raises(mo.CertificateRejected, match="there is no such move"):
-            apply(state, Move(kind, 1, units(0)))
-        assert state.widths == SAME.widths
 
 
 def test_a_unit_counts_once_in_an_odd_set():
@@ -477,9 +468,9 @@ SETUP = {
 REFUSED = """
 import numpy as np, moduli as mo
 from concurrent.futures import ThreadPoolExecutor
-from moduli import bounds
-from moduli.kernel.certificate import State
-from moduli.kernel.radius.compatibility import Ball
+from moduli.kernel.bounds import propagation
+from moduli.kernel.radius.compatibility import ParameterBall
+from moduli.kernel.state import State
 from moduli.equivalence.constant_paths import path
 from moduli.kernel.slack import difference, exact_arrays
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
@@ -487,10 +478,10 @@ small = mo.compress(net)
 walk = path(*(mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0]) for _ in "ab"))
 {setup}
 box = np.zeros((1, 1)), np.ones((1, 1))
-ball = Ball(np.array([[1.0, 0.0], [1.1, 0.0]]), np.ones((2, 1)), 0.25)
+ball = ParameterBall(np.array([[1.0, 0.0], [1.1, 0.0]]), np.ones((2, 1)), 0.25)
 for ask in (
     lambda: small.check(), lambda: mo.check(small.certificate, small.network, net), walk.check, lambda: State(net),
-    lambda: ball.graph, lambda: bounds.linear(net.layers, *box),
+    lambda: ball.graph, lambda: propagation.linear(net.layers, *box),
     lambda: difference(exact_arrays(net), exact_arrays(net), net.activations),
 ):
     try:
@@ -545,7 +536,7 @@ def flush(on):
 flush(True)
 import numpy as np  # its threads start here, and flush from now on
 flush(False)
-from moduli import arithmetic, errors
+from moduli.kernel import arithmetic, errors
 assert arithmetic.flaw() is None
 left, right = np.zeros((512, 64)), np.zeros((64, 512))
 left[:, 0] = right[0] = 2.0**-537
