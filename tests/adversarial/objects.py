@@ -20,6 +20,9 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli.compression.box import tolerance
+from moduli.equivalence import compare
+from moduli.equivalence.compare import Bisection
 from moduli.equivalence.constant_paths import Knot, path
 from moduli.kernel import arithmetic, exact_numbers, fields
 from moduli.kernel import state as states
@@ -392,6 +395,100 @@ def test_a_path_of_objects():
         replace(true, a=Text("x")).verify(other, b)
 
 
+# Answers --------------------------------------------------------------------------------------------------------
+
+
+class Both(Network):
+    """A network that looks like the one it is compared with to whoever asks it for its layers."""
+
+    def __init__(self, own, shown):
+        super().__init__(own)
+        object.__setattr__(self, "shown", shown)
+
+    @property
+    def activations(self):
+        return tuple(layer.activation for layer in self.shown[:-1])
+
+    def logits(self, x):
+        return Network(self.shown).logits(x)
+
+
+class Elsewhere(mo.Box):
+    """A box that says of itself that it is another."""
+
+    def of_dimension(self, inputs):
+        return mo.Box(np.zeros(inputs), np.zeros(inputs))
+
+
+class Blind(Bisection):
+    """Bounds that bound nothing."""
+
+    def verify(self, a, b, box):
+        return 0.0
+
+
+def answers():
+    """Answers of every kind about two networks whose difference on [-1, 1] is 2^-8, for tolerances below and above."""
+    a, b = (net([[1.0], [1.5], [-0.5]], [0, 1, 0.25], [[1, -1, 2]], [shift], activation="relu") for shift in (0, 2**-8))
+    box = mo.Box([-1.0], [1.0])
+    for eps in (2**-9, 2**-7):
+        pieces = mo.equivalent(a, b, on=box, eps=eps)
+        yield eps, pieces
+        yield eps, mo.equivalent(a, b, eps=eps)
+        apart = compare._bisected(a, b, box, 100, None, -1.0, None, None)[0]
+        yield eps, replace(pieces, status="proved", witness=None, pieces=False, proof=None, bisection=apart)
+
+
+@pytest.mark.parametrize(("eps", "answer"), list(answers()), ids=str)
+def test_an_answer_about_two_networks_is_checked_for_what_these_hold(eps, answer):
+    b = answer.b
+    if eps > 2**-8 or answer.witness is not None:
+        assert answer.check()
+    else:
+        with pytest.raises(mo.CertificateRejected):
+            answer.check()
+    if eps > 2**-8:
+        far = net([[1.0], [1.5], [-0.5]], [0, 1, 0.25], [[1, -1, 2]], [1.0], activation="relu")
+        for forged in (Both(far.layers, b.layers), Network(far.layers)):
+            forged.__dict__["digest"] = b.digest
+            with pytest.raises(mo.CertificateRejected):
+                replace(answer, b=forged).check()
+    for wrong in (
+        replace(answer, eps=Agreeable(0)), replace(answer, a=SimpleNamespace(layers=())),
+        replace(answer, status="proved", witness=None, pieces=False, proof=None, on=mo.Box(-9, 9),
+                eps=2**-9, bisection=Blind((), (), GapBound(0.0, "together", (-1,), (), 1))),
+    ):  # fmt: skip
+        with pytest.raises(mo.CertificateRejected):
+            wrong.check()
+
+
+def test_a_witness_lies_in_the_box_that_the_arrays_say():
+    a, b = (net([[1.0]], [0.0], [[1.0]], [0.0], activation=kind) for kind in ("relu", "abs"))
+    refuted = mo.equivalent(a, b, on=mo.Box(-1, 1))
+    assert refuted.check()
+    with pytest.raises(mo.CertificateRejected, match="not in the box"):
+        replace(refuted, on=Elsewhere(5, 6)).check()
+    with pytest.raises(mo.CertificateRejected, match="Fractions"):
+        replace(refuted, witness=refuted.witness._replace(input=(Agreeable(0),))).check()
+    proved_on = replace(refuted, status="proved", witness=None, pieces=True, on=Elsewhere(-1, 1))
+    with pytest.raises(mo.CertificateRejected):
+        proved_on.check()  # at 0, which the box names, both are 0
+
+
+def test_results_do_not_believe_certificates_of_an_own_class():
+    lenient = Lenient(SAME.digest, TWO.digest, (), slack=Slack(0.0, 0.0), minimal=True)
+    with pytest.raises(mo.CertificateRejected):
+        replace(SMALL, network=TWO, proof=lenient).check()
+    noisy = net([[1, 0], [1, 1e-3]], [0, 0], [[1, 2]], [0], activation="relu")
+    within = mo.compress(noisy, on=mo.Box(-1, 1), eps=0.01, budget=500)
+    assert type(within) is tolerance.Within
+    assert within.check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(within, eps=Agreeable(0)).check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(within, network=TWO, proof=lenient).check()
+
+
 # Numbers that grow ----------------------------------------------------------------------------------------------
 
 LONG = Fraction(4 * 10**698 + 1, 7 * 10**698 + 3)
@@ -469,8 +566,8 @@ REFUSED = """
 import numpy as np, moduli as mo
 from concurrent.futures import ThreadPoolExecutor
 from moduli.kernel.bounds import propagation
-from moduli.kernel.radius.compatibility import ParameterBall
 from moduli.kernel.state import State
+from moduli.kernel.radius.compatibility import ParameterBall
 from moduli.equivalence.constant_paths import path
 from moduli.kernel.slack import difference, exact_arrays
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])

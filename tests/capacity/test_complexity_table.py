@@ -132,7 +132,7 @@ def test_all_activations_and_shapes_have_a_report():
             json.dumps(answer.to_json())
             assert answer.log_covering() <= answer.log_covering(symmetry=False)
             assert "log covering number" in repr(answer)
-            assert "<table>" in answer._repr_html_()
+    assert "<table>" in answer._repr_html_()
     affine = mo.complexity(mo.Network.mlp([[1.0, 2.0]], [0.0]))
     assert affine.log_symmetries == 0
     assert mo.complexity([3, 2]).log_covering() == mo.complexity([3, 2]).log_covering(symmetry=False)

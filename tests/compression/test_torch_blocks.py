@@ -28,12 +28,12 @@ def _seeded():
 )  # fmt: skip
 def test_every_activation(act):
     on = "samples" if isinstance(act, nn.LeakyReLU) else "gaussian"
-    net, x = block(act=act), torch.randn(400, 4)
+    net, x = block(width=14, act=act), torch.randn(400, 4)
     before = copy.deepcopy(net.state_dict())
-    small = shrink(net, x, units=8, on=on)
+    small = shrink(net, x, units=6, on=on)
     (row,) = small.blocks
-    assert (row.first, row.second, row.width, row.kept) == ("0", "2", 24, 8)
-    assert small.module[0].out_features == small.module[2].in_features == 8
+    assert (row.first, row.second, row.width, row.kept) == ("0", "2", 14, 6)
+    assert small.module[0].out_features == small.module[2].in_features == 6
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     with torch.no_grad():
         gap, truth = small.module(x) - net(x), net(x)
@@ -44,13 +44,13 @@ def test_every_activation(act):
 
 
 def test_transformer_blocks_with_dropout_in_training_mode():
-    layer = nn.TransformerEncoderLayer(16, 4, 64, dropout=0.3, activation="gelu", batch_first=True)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, activation="gelu", batch_first=True)
     net = nn.TransformerEncoder(layer, 2)
     net.train()
-    x = torch.randn(32, 7, 16)
+    x = torch.randn(20, 5, 8)
     small, table = shrink(net, x, keep=0.5)
     assert [(b.first, b.second, b.kept) for b in table] == [
-        (f"layers.{k}.linear1", f"layers.{k}.linear2", 32) for k in (0, 1)
+        (f"layers.{k}.linear1", f"layers.{k}.linear2", 8) for k in (0, 1)
     ]
     assert small.training
     assert all(m.training for m in small.modules())
@@ -64,15 +64,15 @@ def test_transformer_blocks_with_dropout_in_training_mode():
 
 
 def test_blocks_that_meet_are_narrowed_in_turn():
-    sizes = ((4, 20), (20, 20), (20, 20))
-    net = nn.Sequential(*(m for size in sizes for m in (nn.Linear(*size), nn.ReLU())), nn.Linear(20, 2))
-    x = torch.randn(500, 4)
-    small = shrink(net, x, units={"0": 12, "2": 10, "4": 8})
-    assert [m.out_features for m in small.module if isinstance(m, nn.Linear)] == [12, 10, 8, 2]
+    sizes = ((4, 12), (12, 12), (12, 12))
+    net = nn.Sequential(*(m for size in sizes for m in (nn.Linear(*size), nn.ReLU())), nn.Linear(12, 2))
+    x = torch.randn(200, 4)
+    small = shrink(net, x, units={"0": 9, "2": 8, "4": 7})
+    assert [m.out_features for m in small.module if isinstance(m, nn.Linear)] == [9, 8, 7, 2]
     with torch.no_grad():
         assert float((net(x) - small.module(x)).square().mean()) < 0.05 * float(net(x).var())
-    partly = shrink(net, x, units={"2": 10})
-    assert [m.out_features for m in partly.module if isinstance(m, nn.Linear)] == [20, 10, 20, 2]
+    partly = shrink(net, x, units={"2": 8})
+    assert [m.out_features for m in partly.module if isinstance(m, nn.Linear)] == [12, 8, 12, 2]
 
 
 class Odd(nn.Module):
@@ -123,7 +123,7 @@ def test_hooks_and_parametrizations_are_refused():
     nn.utils.parametrizations.weight_norm(net[0])
     with pytest.raises(mo.UnsupportedModel, match="no Linear-activation-Linear block"):
         shrink(net, x, units=4)
-    watched = nn.Sequential(block(), nn.Identity())
+    watched = nn.Sequential(block(width=8), nn.Identity())
     watched.register_forward_hook(lambda *_: None)
     assert len(shrink(watched, x, units=4).blocks) == 1
     assert len(watched._forward_hooks) == 1
@@ -133,27 +133,27 @@ def test_batches_and_arguments():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body = block()
+            self.body = block(width=8)
 
         def forward(self, x, scale=1.0):
             return {"y": self.body(x) * scale}
 
-    parts = [torch.randn(40, 4) + 5 for _ in range(5)]
-    whole = shrink(Two(), torch.cat(parts), units=6, on="gaussian")
+    parts = [torch.randn(20, 4) + 5 for _ in range(5)]
+    whole = shrink(Two(), torch.cat(parts), units=2, on="gaussian")
     torch.manual_seed(0)
-    split = shrink(Two(), [(p, 2.0) for p in parts], units=6)
+    split = shrink(Two(), [(p, 2.0) for p in parts], units=2)
     torch.manual_seed(0)
-    named = shrink(Two(), [{"x": p} for p in parts], units=6)
-    assert whole.blocks[0].kept == split.blocks[0].kept == named.blocks[0].kept == 6
+    named = shrink(Two(), [{"x": p} for p in parts], units=2)
+    assert whole.blocks[0].kept == split.blocks[0].kept == named.blocks[0].kept == 2
     for key, value in split.module.state_dict().items():
         assert torch.equal(value, named.module.state_dict()[key])
 
 
 def test_eps_and_keep():
-    net, x = block(act=nn.ReLU()), torch.randn(200, 4)
+    net, x = block(width=12, act=nn.ReLU()), torch.randn(100, 4)
     close, rough = (shrink(net, x, eps=eps, on="samples") for eps in (0.05, 0.5))
     assert close.blocks[0].error.relative <= 0.05
-    assert rough.blocks[0].kept < close.blocks[0].kept < 24
+    assert rough.blocks[0].kept < close.blocks[0].kept < 12
     assert shrink(net, x, keep=1.0).blocks[0].saved == 0
 
 
@@ -188,8 +188,8 @@ def test_mistakes(options, text):
 
 
 def test_results_are_the_same_again():
-    net, x = block(), torch.randn(100, 4)
-    one, two = (shrink(net, x, units=5, on="samples").module.state_dict() for _ in range(2))
+    net, x = block(width=10), torch.randn(60, 4)
+    one, two = (shrink(net, x, units=3, on="samples").module.state_dict() for _ in range(2))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert np.isfinite(one["0.weight"].numpy()).all()
 

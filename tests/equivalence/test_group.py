@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 from itertools import pairwise, permutations, product
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.equivalence.group import Element, SymmetricPart, _sorted, attention, grouped
+from moduli.equivalence.group import Element, SymmetricPart, _over, _rounded, _sorted, _times, attention, canon, grouped
+from moduli.kernel.exact_numbers import evaluate, two_sum
+from moduli.kernel.state import State
 
 
 def test_idempotent_and_invariant_bit_for_bit():
@@ -262,3 +265,83 @@ def test_normal_forms_of_sums_that_no_float_holds():
         twin = mo.symmetries(net).random(seed)(net)
         assert mo.canonical(twin) == mo.canonical(net), seed
         assert mo.signature(twin) == mo.signature(net), seed
+
+
+# What rounding a form changes ------------------------------------------------------------------------------------
+
+
+def pairs_of_floats(rng, count, largest=300):
+    """Sums of two floats, normalised as `two_sum` leaves them: odd mantissas, remainders from half a unit to the least."""
+    size = rng.choice([1.0, 1 + 2.0**-52, 2 - 2.0**-52, 1.5, 4 / 3, 2**0.5, math.pi / 2], count)
+    size = np.where(rng.random(count) < 0.5, size, 1 + rng.random(count))
+    exponent = rng.integers(-largest, largest + 1, count) * (rng.random(count) < 0.8)
+    exponent = np.where(rng.random(count) < 0.2, rng.choice([-largest, largest], count), exponent)
+    high = np.clip(np.ldexp(size, exponent), 2.0**-largest, 2.0**largest) * rng.choice([-1.0, 1.0], count)
+    share = rng.choice([0.0, 0.5, -0.5, 2.0**-60, -(2.0**-400), 0.3, -0.49], count)
+    low = share * np.spacing(np.abs(high))
+    low[rng.random(count) < 0.1] = math.ulp(0.0)
+    return two_sum(high, low)
+
+
+def exact(pair):
+    return [Fraction(p) + Fraction(q) for p, q in zip(*(part.tolist() for part in pair), strict=True)]
+
+
+def test_products_and_quotients_of_sums_of_two_floats_are_as_close_as_the_slack_of_a_form_says():
+    """Weights times a scale over another one: off by a factor 1 + 2^-98 at most, within the limits that are looked at."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, s, t = (pairs_of_floats(rng, 1000) for _ in range(3))
+        t = np.sign(t[0]) * t[0], np.sign(t[0]) * t[1]
+        found = zip(exact(_over(_times(a, s), t)), exact(_over(a, t)), strict=True)
+        for (both, one), x, y, z in zip(found, exact(a), exact(s), exact(t), strict=True):
+            assert abs(both * z - x * y) <= abs(x * y) / 2**98
+            assert abs(one * z - x) <= abs(x) / 2**98
+
+
+def extreme_network(rng, kind):
+    """Two hidden layers whose weights are of very different sizes, some zero; units of a size that no float holds exactly."""
+    span = {"plain": 1, "large": 40, "huge": 140, "beyond": 320}[kind]
+    widths, parts = [2, 3, 3, 2], []
+    for n, m in pairwise(widths):
+        for shape in ((m, n), (m,)):
+            values = rng.integers(-99, 100, shape) * np.exp2(rng.integers(-span, span + 1, shape) * (rng.random(shape) < 0.5))
+            parts.append(np.where(rng.random(shape) < 0.1, 0.0, values / rng.choice([1.0, 3.0, 7.0], shape)))
+    return mo.Network.mlp(*parts, activation=[str(a) for a in rng.choice(["relu", "abs", "leaky_relu(0.1)"], 2)])
+
+
+@pytest.mark.parametrize("kind", ["plain", "large", "huge", "beyond"])
+def test_the_slack_of_a_form_holds_what_rounding_changes(kind):
+    """Both functions in rational arithmetic, at inputs of all sizes; where numbers are too large nothing is claimed."""
+    statuses = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        net = extreme_network(rng, kind)
+        try:
+            form = canon(net)
+        except mo.UnsupportedModel:  # a weight exceeds float64
+            statuses.add("refused")
+            continue
+        statuses.add(form.status)
+        if form.status == "undecided":
+            assert not form.slack.finite
+            continue
+        assert form.check()
+        constant, growth = Fraction(form.slack.constant), Fraction(form.slack.growth)
+        for size in (0.0, 1e-30, 1.0, 1e30):
+            x = [Fraction(v) for v in (size * rng.choice([-1.0, 1.0, 0.25, 1 / 3], 2)).tolist()]
+            far = max(abs(p[0] - q[0]) for p, q in zip(evaluate(net, x), evaluate(form.network, x), strict=True))
+            assert far <= constant + growth * max(map(abs, x))
+    assert "bounded" in statuses or kind == "beyond"
+    assert statuses & {"undecided", "refused"} or kind != "beyond"
+
+
+def test_nothing_is_claimed_of_numbers_beyond_the_limits():
+    """Where a product of floats may have no exact remainder, the slack of a form bounds nothing."""
+    for size in (2.0**-310, 7 * 2.0**-310):
+        net = mo.Network.mlp([[3.0, size]], [0.0], [[1 / 3]], [0.0], activation="relu")
+        assert canon(net).status == "undecided"
+    tiny = Fraction(1, 10**400)  # of which no float knows anything
+    state = State(mo.Network.mlp([[3.0, 1.0]], [0.0], [[1 / 3]], [0.0], activation="relu"))
+    state.weights[0].put((0, 1), tiny)
+    assert not _rounded(state)[1].finite

@@ -154,7 +154,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line_with_the_way_out(folder, monkeypatch, capsys, name):
     typed, code, line = MISTAKES[name]
     if "absent" in name:
-        for module in [module for module in sys.modules if module.startswith("moduli.torch_")]:
+        for module in [module for module in sys.modules if module.startswith("moduli.") and ".torch_" in module]:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.chdir(folder)

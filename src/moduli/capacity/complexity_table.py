@@ -558,7 +558,8 @@ def _chained(cls: Class) -> Callable[[Real, Real], float]:
 def _shell(size: Real) -> tuple[float, float]:
     """The next power of two, and what it costs to have chosen it after seeing the data."""
     mantissa, j = math.frexp(size)
-    j -= mantissa == 0.5
+    if mantissa == 0.5:  # a power of two is its own shell
+        j -= 1
     k = 2 * j if j > 0 else 1 - 2 * j
     shell = math.ldexp(1.0, j) if j < 1024 else sys.float_info.max
     return shell, math.log(math.pi**2 * k * k / 6)

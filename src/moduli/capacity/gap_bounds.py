@@ -43,23 +43,25 @@ def dudley(parameters: int, log_scale: Real, log_group: Real, largest: Real, sam
     >>> round(dudley(100, math.log(50), 0.0, 1.0, 10_000), 6)
     2.647471
     """
-    from scipy.special import erfcx
-
     top = log_scale - log_group / parameters
     if top < -700:
         return 0.0
-
-    def primitive(e: Real) -> float:
-        u = max(0.0, top - math.log(e))
-        return e * (math.sqrt(u) + math.sqrt(math.pi) / 2 * float(erfcx(math.sqrt(u))))
 
     log_alpha = top - samples / (9 * parameters)
     if log_alpha >= math.log(largest):
         return 4 * largest
     end = min(math.log(largest), top)
-    tail = primitive(math.exp(log_alpha)) if log_alpha > -700 else 0.0
-    integral = primitive(math.exp(end)) - tail
+    tail = _primitive(math.exp(log_alpha), top) if log_alpha > -700 else 0.0
+    integral = _primitive(math.exp(end), top) - tail
     return (4 * math.exp(log_alpha) if log_alpha > -700 else 0.0) + 12 * math.sqrt(parameters / samples) * integral
+
+
+def _primitive(e: float, top: float) -> float:
+    """Of sqrt(top - log e)."""
+    from scipy.special import erfcx
+
+    u = max(0.0, top - math.log(e))
+    return e * (math.sqrt(u) + math.sqrt(math.pi) / 2 * float(erfcx(math.sqrt(u))))
 
 
 def occam_gap(bits: Real, free: Real, samples: Real, delta: Real = 0.05) -> float:

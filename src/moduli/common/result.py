@@ -66,7 +66,15 @@ class Result:
         raise Undecided(f"{self.kind} carries no certificate: {self.statement}")
 
     def rows(self) -> list[tuple[str, str]]:
-        """Label and value of each line of the table."""
+        """Label and value of each line of the table: what was asked, then what was found."""
+        return [*self.asked(), *self.facts()]
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Of which network, and where: the lines of the table that another table may leave out."""
+        return []
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The lines of the table that are the answer."""
         raise NotImplementedError
 
     def data(self) -> dict[str, Any]:

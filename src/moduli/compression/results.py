@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from moduli.common.result import Result
-from moduli.kernel.certificate import Certificate
+from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import Undecided
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network
@@ -91,7 +91,7 @@ class Compression(Result):
     def check(self) -> bool:
         if self.status == "undecided":
             return super().check()
-        self.proof.verify(self.network, self.original)
+        proved(self.proof, self.network, self.original)
         return True
 
     def rounded(self, dtype: str) -> Compression:

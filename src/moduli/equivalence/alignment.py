@@ -18,7 +18,7 @@ import numpy as np
 
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.result import Result
-from moduli.kernel.certificate import Certificate
+from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import Layer, Network
 
@@ -256,7 +256,7 @@ class Alignment(Result):
         return self.element.certificate(self.a)
 
     def check(self) -> bool:
-        self.certificate.verify(self.network, self.a)
+        proved(self.certificate, self.network, self.a)
         return True
 
     @cached_property

@@ -20,13 +20,14 @@ from moduli.compression.box import bisection, reduce_on_box
 from moduli.compression.box.stable_units import bisection_budget
 from moduli.compression.exact import reduce
 from moduli.compression.results import Compression
-from moduli.kernel.bounds.output_gap import GapBound
+from moduli.kernel import fields
+from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
-from moduli.kernel.certificate import Certificate
+from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from moduli.kernel.exact_numbers import ceiling, evaluate, sum_up
 from moduli.kernel.move import Move
-from moduli.kernel.network import Network
+from moduli.kernel.network import Network, rebuilt
 from moduli.kernel.rules import apply, replay
 from moduli.kernel.slack import Slack, difference, exact_arrays, magnitude
 from moduli.kernel.state import State
@@ -71,9 +72,12 @@ class Bisection(NamedTuple):
 
     def verify(self, a: Network, b: Network, box: Box) -> float:
         """The certified bound; raises `CertificateRejected`."""
-        left, right = replay(a, self.a_moves), replay(b, self.b_moves)
-        self.enclosure.verify(left.network(), right.network(), box)
-        return sum_up(self.enclosure.upper, _rounded(left, box), _rounded(right, box))
+        with fields.made_by_hand("bound of a difference"):
+            sides = [tuple(Move.from_json(move.plain()) for move in moves) for moves in (self.a_moves, self.b_moves)]
+            enclosure = Changed.from_json(Changed((), self.enclosure).plain()).enclosure
+        left, right = replay(a, sides[0]), replay(b, sides[1])
+        enclosure.verify(left.network(), right.network(), box)
+        return sum_up(enclosure.upper, _rounded(left, box), _rounded(right, box))
 
 
 class Reduced(NamedTuple):
@@ -95,14 +99,21 @@ class Reduced(NamedTuple):
 
     def verify(self, a: Network, b: Network, box: Box) -> float:
         """The certified bound; raises `CertificateRejected`."""
-        for large, chain in ((a, self.left), (b, self.right)):
-            for small in chain:
-                small.proof.verify(small.network, large)
-                region, large = small.proof.region, small.network
-                if region is None or (region.low, region.high) != (tuple(box.low), tuple(box.high)):
-                    raise CertificateRejected(f"a proof holds on another box than {box}")
-        apart = self.bisection.verify(self.left[-1].network, self.right[-1].network, box)
-        return sum_up(apart, self.slack)
+        left, slacks = Reduced._end(a, self.left, box)
+        right, more = Reduced._end(b, self.right, box)
+        return sum_up(Bisection.verify(self.bisection, left, right, box), *slacks, *more)
+
+    @staticmethod
+    def _end(net: Network, chain: Sequence[Compression], box: Box) -> tuple[Network, list[float]]:
+        """The last network of a chain, and the slack of each proof in it."""
+        slacks = list[float]()
+        for small in chain:
+            claim, net, _ = proved(small.proof, small.network, net)
+            region = claim.region
+            if region is None or (region.low, region.high) != (tuple(box.low), tuple(box.high)):
+                raise CertificateRejected(f"a proof holds on another box than {box}")
+            slacks.append(claim.slack.constant)
+        return net, slacks
 
 
 def _rounded(state: State, box: Box) -> float:
@@ -141,37 +152,42 @@ class Equivalence(Result):
         return self.status == "proved"
 
     def check(self) -> bool:
+        """Prove the answer again, for networks, box and proofs that are made anew from what these hold.
+
+        Raises:
+            CertificateRejected: naming what fails. Undecided: if nothing is claimed.
+        """
+        with fields.made_by_hand("network"):
+            a, b = rebuilt(self.a), rebuilt(self.b)
+        with fields.made_by_hand("box"):
+            on = None if self.on is None else Box(np.array(self.on.low, np.float64), np.array(self.on.high, np.float64))
+        eps = fields.real(self.eps, "eps", least=0.0)
         if self.proof is not None:
-            self.proof.verify(self.b, self.a)
-            left, right = replay(self.a, self.proof.large_moves), replay(self.b, self.proof.small_moves)
-            found = difference(left.arrays(), right.arrays(), self.a.activations, radius=_radius(self.on, self.a)).everywhere
-            self._require(found)
+            claim = proved(self.proof, b, a).certificate
+            left, right = replay(a, claim.large_moves), replay(b, claim.small_moves)
+            found = difference(left.arrays(), right.arrays(), a.activations, radius=_radius(on, a)).everywhere
+            _require(found, eps, a)
             return True
         if self.witness is not None:
-            x = self.witness.input
-            if not _inside(x, self.on):
+            x = tuple(self.witness.input)
+            if any(type(number) is not Fraction for number in x):
+                raise CertificateRejected("the witness is not a tuple of Fractions")
+            if not _inside(x, on):
                 raise CertificateRejected(f"the witness {_short(list(map(float, x)))} is not in the box")
-            return separates(evaluate(self.a, x), evaluate(self.b, x), self.a.output_map, self.eps)
-        return self._check_on_box() if self.bisection is not None or self.pieces else super().check()
+            return separates(evaluate(a, x), evaluate(b, x), a.output_map, eps)
+        if on is not None and (self.bisection is not None or self.pieces):
+            _require(self._proved_on(on.of_dimension(a.widths[0]), a, b), eps, a)
+            return True
+        return super().check()
 
-    def _check_on_box(self) -> bool:
-        assert self.on is not None
+    def _proved_on(self, box: Box, a: Network, b: Network) -> float | Fraction:
+        """What is proved of the difference on the box."""
+        if isinstance(self.bisection, Reduced):
+            return Reduced.verify(self.bisection, a, b, box)
         if self.bisection is not None:
-            found: float | Fraction = self.bisection.verify(self.a, self.b, self.on.of_dimension(self.a.widths[0]))
-        else:
-            box, shifts = self.on.of_dimension(self.a.widths[0]), self.a.output_map == "softmax"
-            peak = exact_gap.peak(self.a, self.b, box, exact_gap.CELLS, shifts=shifts)
-            found = math.inf if peak is None else peak.gap
-        self._require(found)
-        return True
-
-    def _require(self, found: float | Fraction) -> None:
-        """What is proved before the output map must be enough behind it."""
-        most = allowed(self.eps, self.a.output_map)
-        if found > most:
-            raise CertificateRejected(
-                f"a difference up to {most}{before(self.a)} is claimed, but only {float(found):.6g} is proved"
-            )
+            return Bisection.verify(self.bisection, a, b, box)
+        peak = exact_gap.peak(a, b, box, exact_gap.CELLS, shifts=a.output_map == "softmax")
+        return math.inf if peak is None else peak.gap
 
     @property
     def statement(self) -> str:
@@ -210,6 +226,15 @@ def _short(values: list[float]) -> str:
 def before(net: Network) -> str:
     """Where bounds hold, in words: before the output map, if there is one."""
     return "" if net.output_map == "identity" else f" before the output {net.output_map}"
+
+
+def _require(found: float | Fraction, eps: float, net: Network) -> None:
+    """What is proved before the output map must be enough behind it."""
+    most = allowed(eps, net.output_map)
+    if found > most:
+        raise CertificateRejected(
+            f"a difference up to {most}{before(net)} is claimed, but only {float(found):.6g} is proved"
+        )
 
 
 def _require_one_map(a: Network, b: Network) -> None:

@@ -357,16 +357,28 @@ def _upright(net: Network, signs: Sequence[bool]) -> list[tuple[Array, Array]]:
     flip, shown = np.ones(net.widths[0]), list[tuple[Array, Array]]()
     for layer, signed in zip(net.layers, (*signs, False), strict=True):
         rows = np.column_stack([layer.weight * flip, layer.bias])
-        if shown and net.layers[len(shown) - 1].activation.turned[1] and signs[len(shown) - 1]:
-            half = net.layers[len(shown) - 1].activation.turned[1] / 2  # the bias that remains when s - offset/2 is odd
-            sums = [Fraction(b) + half * exact_sum(w) for w, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
-            names = {q: k + 1 if q else 0 for k, q in enumerate(dict.fromkeys(sums))}
-            rows[:, -1] = [math.copysign(names[abs(q)] if abs(q) in names else names[q], q) for q in sums]
+        before = net.layers[len(shown) - 1].activation if shown else None
+        if before is not None and before.turned[1] and signs[len(shown) - 1]:
+            rows[:, -1] = _labels(_biases_of_odd(layer, before.turned[1] / 2))
         upright = _signed(rows) if signed else rows
         turned = ~(upright == rows).all(axis=1)
         flip = np.where(turned, float(layer.activation.turned[0]), 1.0)
         shown.append((upright[:, :-1], upright[:, -1]))
     return shown
+
+
+def _biases_of_odd(layer: Layer, half: Fraction | float) -> list[Fraction]:
+    """The biases behind units whose activation is odd but for a constant, s(z) - half: b + half * sum of weights, exactly."""
+    rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+    return [Fraction(bias) + Fraction(half) * exact_sum(weights) for weights, bias in rows]
+
+
+def _labels(numbers: Sequence[Fraction]) -> list[float]:
+    """Floats in place of rationals, equal, opposite and zero where these are: all that is asked of them."""
+    names: dict[Fraction, int] = {Fraction(0): 0}
+    for q in numbers:
+        names.setdefault(abs(q), len(names))
+    return [math.copysign(names[abs(q)], q) for q in numbers]
 
 
 def _signed(rows: Array) -> Array:
@@ -664,14 +676,27 @@ def _text(number: Number) -> str:
 def _complete(state: State, widths: tuple[int, ...]) -> bool:
     constants = [n for x in state.biases for n in x.rest.values() if isinstance(n, Constant)]
     atoms = [(s.kind, z) for n in constants for s, z, _ in n.atoms]
-    if any(not isinstance(z, Fraction) for _, z in atoms) or {kind for kind, _ in atoms} not in (set(), {"tanh"}, {"sigmoid"}):
+    # Constants that the units leave are equal if and only if they are written alike: known for tanh (or sigmoid) of rationals,
+    # whose values at distinct positive ones are linearly independent.
+    if any(not isinstance(z, Fraction) for _, z in atoms):
         return False
+    if {kind for kind, _ in atoms} not in (set(), {"tanh"}, {"sigmoid"}):
+        return False
+    # An affine function has its weights and biases from its values.
     if len(widths) == 2:
         return True
+    # A network that others of the same size equal without symmetry has no normal form here.
     if reducible(state) is not None or not distinct(state):
         return False
     s = state.activations[0]
-    return s.minimal or s.symmetric or _no_flips(state)
+    # Irreducible parameters of tanh, sigmoid and erf are unique up to permutation and sign (Sussmann 1992).
+    if s.minimal:
+        return True
+    # abs: every hyperplane has one unit, and turning it changes nothing but the sign of its row.
+    if s.symmetric:
+        return True
+    # Other activations that bend: units may all turn around together where their sum of outgoing * incoming is zero.
+    return _no_flips(state)
 
 
 FEW = 20  # units of which all turns are tried

@@ -410,12 +410,12 @@ def _identity(asked: Asked) -> Section:
     if not piecewise:
         return Section(name, title, found.status, f"{found.statement}: {found.reason}", typed, answers={"identifiable": found})
     size = found.dimension or asked.ask("dimension", lambda: api.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
-    rows = [row for row in found.rows()[3:] if row[0] != "also"]
+    rows = found.reasons()
     if isinstance(size, Refusal):
         return Section(name, title, found.status, found.statement, typed, table([*rows, ("functional dimension", size.why)]),
                        {"identifiable": found})  # fmt: skip
-    rows += size.rows()[2:] if found.dimension is None else []
-    line = f"{found.statement}; {size.statement.split(' (')[0]}"
+    rows += size.facts() if found.dimension is None else []
+    line = f"{found.statement}; {size.value}"
     return Section(name, title, found.status, line, typed, table(rows), {"identifiable": found, "dimension": size})
 
 
@@ -518,7 +518,7 @@ def _pruning(asked: Asked) -> Section:
     asking = f'mo.pruning_curve({asked.model!r}, by="units"{", on=mo.Samples(x)" if samples else ""})'
     typed = ("python", ">>> import moduli as mo", f">>> {asking}.rows()")
     caption = "relative error against the share of units kept"
-    body = Markup(_picture(asked, found.plot, "pruning", caption) + table(found.rows()[2:]))
+    body = Markup(_picture(asked, found.plot, "pruning", caption) + table(found.facts()))
     return Section(name, title, found.status, found.statement, typed, body, {"pruning_curve": found})
 
 

@@ -5,7 +5,7 @@
     |- ShapeError(ValueError)          two shapes that do not fit
     |- Undecided(RuntimeError)         no answer; carries the best bounds so far
     |  |- BudgetExhausted              the node budget ran out
-    |  |- PrecisionExhausted           the enclosures stayed too wide
+    |  |- PrecisionExhausted           numbers of the allowed length do not decide
     |- CertificateRejected             the move that fails, and its precondition
     |- MissingExtra(ImportError)       the pip command that helps
 
@@ -56,7 +56,7 @@ class BudgetExhausted(Undecided):
 
 
 class PrecisionExhausted(Undecided):
-    """Enclosures stayed too wide to decide."""
+    """Numbers of the length that is allowed do not decide: enclosures too wide, or rationals with too many digits."""
 
 
 class CertificateRejected(ModuliError):

@@ -480,7 +480,7 @@ class ExactArray:
             return []
         at = (rows,) if cols is None else np.ix_(rows, cols)
         parts = [p for p in (self.hi, self.lo) if p is not None]
-        binary = ratio.numerator.bit_count() == 1 == ratio.denominator.bit_count() and 2**-500 < abs(ratio) < 2**500
+        binary = _is_power_of_two(ratio) and 2**-500 < abs(ratio) < 2**500
         if binary and not self.rest:
             with np.errstate(over="ignore", under="ignore"):
                 new = [p[at] * float(ratio) for p in parts]
@@ -559,6 +559,11 @@ def _rational(array: ExactArray, i: int, j: int) -> Fraction:
     if not isinstance(number, Fraction):
         raise TypeError(f"entry [{i}, {j}] of a product is the constant {number}; products are taken of rationals")
     return number
+
+
+def _is_power_of_two(q: Fraction) -> bool:
+    """Whether |q| is 2^k, k of any sign."""
+    return q.numerator.bit_count() == 1 and q.denominator.bit_count() == 1
 
 
 def matmul(a: ExactArray, b: ExactArray) -> ExactArray:

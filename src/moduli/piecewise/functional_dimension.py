@@ -95,13 +95,21 @@ class Dimension(Result):
 
     @property
     def statement(self) -> str:
-        value = str(self.lower) if self.exact else f"between {self.lower} and {self.upper}"
         why = "" if len(smooth(self.cells)) else "; on every cell a unit vanishes identically: compress the network first"
-        return f"functional dimension {value} of at most {self.generic} ({self.network.parameters} parameters){why}"
+        return f"{self.value} ({self.network.parameters} parameters){why}"
 
-    def rows(self) -> list[tuple[str, str]]:
+    @property
+    def value(self) -> str:
+        """The number, or its bounds, and what it could be."""
+        value = str(self.lower) if self.exact else f"between {self.lower} and {self.upper}"
+        return f"functional dimension {value} of at most {self.generic}"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("network", repr(self.network)), ("in", repr(self.cells.box))]
+
+    def facts(self) -> list[tuple[str, str]]:
         rows = [
-            ("network", repr(self.network)), ("in", repr(self.cells.box)), ("cells", str(self.cells.cells)),
+            ("cells", str(self.cells.cells)),
             ("functional dimension", f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}"),
             ("parameters less units", str(self.generic)), ("directions lost", str(self.generic - self.upper)),
         ]  # fmt: skip

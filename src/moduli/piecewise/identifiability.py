@@ -9,6 +9,7 @@ position (generic). Another network with the same function is looked for, mechan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -103,14 +104,16 @@ class Identifiability(Result):
             return f"identifiable {among}"
         return "not identifiable" if self.status == "refuted" else "identifiability undecided"
 
-    def rows(self) -> list[tuple[str, str]]:
-        rows = [
-            ("network", repr(self.network)), ("in", repr(self.on)), ("identifiable", self.statement),
-            ("because", self.reason),
-        ]  # fmt: skip
-        if self.other is not None:
-            rows.append(("also", repr(self.witness)))
-        return rows + (self.dimension.rows()[2:] if self.dimension is not None else [])
+    def asked(self) -> list[tuple[str, str]]:
+        return [("network", repr(self.network)), ("in", repr(self.on))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        also = [] if self.other is None else [("also", repr(self.witness))]
+        return [("identifiable", self.statement), *self.reasons(also)]
+
+    def reasons(self, also: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+        """Why that is the verdict, and the dimension that was counted for it."""
+        return [("because", self.reason), *also, *(self.dimension.facts() if self.dimension is not None else [])]
 
     def data(self) -> dict[str, Any]:
         layers = [[[list(map(str, row)) for row in w], list(map(str, b))] for w, b in self.other or ()]

@@ -188,6 +188,26 @@ class Joined(NamedTuple):
     region: dict[int, tuple[bool, ...]]
 
 
+class UnionFind:
+    """Disjoint sets of numbers, of which two may be joined."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.parent = {k: k for k in numbers}
+
+    def __contains__(self, k: int) -> bool:
+        return k in self.parent
+
+    def root(self, k: int) -> int:
+        """The number that stands for the set of another one."""
+        while self.parent[k] != k:
+            self.parent[k] = self.parent[self.parent[k]]
+            k = self.parent[k]
+        return k
+
+    def join(self, a: int, b: int) -> None:
+        self.parent[self.root(a)] = self.root(b)
+
+
 def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
     """The other creases, continued: straight on, across known units, and within a hyperplane in one region of known units.
 
@@ -201,28 +221,24 @@ def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
         return at[point]
 
     own = [k for k, crease in enumerate(found) if not frozenset.intersection(*map(vanishing, crease.points))]
-    root = {k: k for k in own}
-
-    def find(k: int) -> int:
-        while root[k] != k:
-            root[k] = root[root[k]]
-            k = root[k]
-        return k
-
+    trace = UnionFind(own)
     crossings = list[tuple[int, int]]()
     for star in search.stars:
-        ends = [k for k in star.rest if k in root]
-        if len(ends) == 1 or any((a in root) != (b in root) for a, b in star.pairs):
+        ends = [k for k in star.rest if k in trace]
+        if len(ends) == 1 or any((a in trace) != (b in trace) for a, b in star.pairs):
             return None
-        links = [pair for pair in star.pairs if pair[0] in root] + ([(ends[0], ends[1])] if len(ends) == 2 else [])
+        links = [pair for pair in star.pairs if pair[0] in trace]
+        if len(ends) == 2:
+            links.append((ends[0], ends[1]))
         for a, b in links:
-            root[find(a)] = find(b)
+            trace.join(a, b)
         crossings += [(a, b) for (a, _), (b, _) in combinations(links, 2)]
     region = {k: tuple(v > 0 for v in chain(*values(known, found[k].centre))) for k in own}
     first: dict[tuple[tuple[bool, ...], Form], int] = {}
     for k in own:
-        root[find(k)] = find(first.setdefault((region[k], found[k].plane), k))
-    return Joined({k: find(k) for k in own}, {(find(a), find(b)) for a, b in crossings}, region)
+        trace.join(k, first.setdefault((region[k], found[k].plane), k))
+    traces = {k: trace.root(k) for k in own}
+    return Joined(traces, {(traces[a], traces[b]) for a, b in crossings}, region)
 
 
 def annihilators(search: Search, known: Sequence[Affine]) -> list[tuple[Fraction, ...]]:

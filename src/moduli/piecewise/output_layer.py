@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.common import modular
-from moduli.kernel.errors import Undecided
+from moduli.kernel.errors import PrecisionExhausted, Undecided
 
 from .cells_exact import Cell, Form
 from .cells_exact import value as value_at
@@ -178,12 +178,12 @@ def solve(
     full = len(columns) == matrix.shape[1] - 1
     if odd is not None:
         if sure and not full and not _refuted(exact, columns, _exact_row(features, units, sides, relaxed, odd)):
-            raise Undecided("a linear system is neither solved nor refuted")
+            raise PrecisionExhausted("a linear system is neither solved nor refuted")
         return None
     values = _lifted([[row[c] for c in columns] + [row[-1]] for row in exact])
     if values is None:
         if sure:
-            raise Undecided("the solution of a linear system has too many digits")
+            raise PrecisionExhausted("the solution of a linear system has too many digits")
         return None
     unknown = [Fraction(0)] * (matrix.shape[1] - 1)
     for c, v in zip(columns, values, strict=True):

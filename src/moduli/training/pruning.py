@@ -186,8 +186,11 @@ class Curve(Result):
         prunable = f"; {100 * self.share:.3g} % hold a tenth of the squared norm" if self.by == "units" else ""
         return f"half of the {self.by} kept: relative error {half:.3g} of the parameters{prunable}"
 
-    def rows(self) -> list[tuple[str, str]]:
-        rows = [("network", repr(self.network)), ("by", self.by)]
+    def asked(self) -> list[tuple[str, str]]:
+        return [("network", repr(self.network)), ("by", self.by)]
+
+    def facts(self) -> list[tuple[str, str]]:
+        rows = list[tuple[str, str]]()
         for share in (0.5, 0.2, 0.1, 0.05):
             at = int(np.searchsorted(self.kept, share - 1e-9))
             change = ""

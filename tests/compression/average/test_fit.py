@@ -122,10 +122,10 @@ def test_copy_average_values(shared):
         assert found <= case["copy_average"] * (1 + 1e-4)
 
 
-@pytest.mark.parametrize("on", [mo.Gaussian(0.2, 0.8), mo.Samples(np.random.default_rng(3).standard_normal((400, 4)))])
+@pytest.mark.parametrize("on", [mo.Gaussian(0.2, 0.8), mo.Samples(np.random.default_rng(3).standard_normal((200, 3)))])
 def test_goals_of_compress(on):
-    net = network("gelu", 10, 4, 2)
-    half = mo.compress(net, units=5, on=on)
+    net = network("gelu", 6, 3, 2)
+    half = mo.compress(net, units=3, on=on)
     assert isinstance(half, Narrowed)
     assert half.status == "estimated"
     assert not half.optimal
@@ -134,20 +134,20 @@ def test_goals_of_compress(on):
         half.check()
     fewer = mo.compress(net, eps=2 * half.error.absolute, on=on)
     assert fewer.error.absolute <= 2 * half.error.absolute
-    assert fewer.network.units <= 5
+    assert fewer.network.units <= 3
     assert mo.compress(net, units=99, on=on).error.absolute == 0
     none = mo.compress(net, units=0, on=on)
     assert none.network.units == 0
     assert none.error.relative == pytest.approx(1, abs=1e-6)
-    assert mo.compress(net, units=5, on=on, seed=0).network == half.network
-    with_skip = mo.compress(net, units=3, on=on, skip=True)
-    assert with_skip.error.relative < min(mo.compress(net, units=3, on=on).error.relative, with_skip.linear.relative)
+    assert mo.compress(net, units=3, on=on, seed=0).network == half.network
+    with_skip = mo.compress(net, units=2, on=on, skip=True)
+    assert with_skip.error.relative < min(mo.compress(net, units=2, on=on).error.relative, with_skip.linear.relative)
     if isinstance(on, mo.Samples):
         gap = with_skip(on.x) - net.logits(on.x)
         assert np.sqrt(np.square(gap).sum(axis=1).mean()) == pytest.approx(with_skip.error.absolute, rel=1e-6)
         assert half.error.absolute == pytest.approx(mo.distance(net, half.network, on=on).extra["value"], rel=1e-9)
     else:
-        x = on.sample(100_000, 4, 0)
+        x = on.sample(100_000, 3, 0)
         gap = np.square(with_skip(x) - net.logits(x)).sum(axis=1).mean()
         assert np.sqrt(gap) == pytest.approx(with_skip.error.absolute, rel=0.03)
     data = json.loads(json.dumps(half.to_json()))
@@ -223,8 +223,8 @@ def test_refinement_only_improves():
 
 
 def test_error_curve():
-    net = network("relu", 24, 4, 2)
-    curve = mo.error_curve(net, on=mo.Gaussian(), units=[2, 4, 8])
+    net = network("relu", 12, 4, 2)
+    curve = mo.error_curve(net, on=mo.Gaussian(), units=[2, 4, 6])
     shares = [e.unexplained for e in curve.students]
     assert shares[0] > shares[1] > shares[2]
     assert all(s.absolute <= min(m.absolute, k.absolute) for s, m, k in
@@ -233,7 +233,7 @@ def test_error_curve():
     json.dumps(curve.to_json())
     assert curve.plot().get_xlabel() == "hidden units"
     assert len(curve.rows()) == 6
-    assert mo.error_curve(net, on=mo.Gaussian()).units[-1] == 12
+    assert mo.error_curve(net, on=mo.Gaussian()).units[-1] == 6
     with pytest.raises(ValueError, match="positive"):
         mo.error_curve(net, on=mo.Gaussian(), units=[0])
 

@@ -65,8 +65,9 @@ def test_each_kind_in_deep_networks(layer, activation):
         agree(base, small.network)
 
 
-def test_thousands_of_planted_networks():
-    for seed in range(1500):
+@pytest.mark.parametrize("start", [0, pytest.param(500, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.slow)])
+def test_thousands_of_planted_networks(start):
+    for seed in range(start, start + 500):
         net, widths = plants.planted(seed)
         small = mo.compress(net)
         assert all(k <= w for k, w in zip(small.network.widths, widths, strict=True)), (seed, net, small)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,7 +12,9 @@ from onnx import helper, numpy_helper, parser
 
 from moduli.formats import load
 from moduli.formats.onnx import nodes
+from moduli.formats.onnx.constants import evaluate
 from moduli.formats.onnx.nodes import OPS
+from moduli.formats.onnx.reference import mended
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import UnsupportedModel
 
@@ -367,6 +371,79 @@ def test_a_wrong_reading_is_caught(monkeypatch):
     refused(graph("h = MatMul(x, w)  y = Relu(h)"), r"which gives .* where the model run by onnx\.reference gives 0 ")
     monkeypatch.setitem(OPS, "Tanh", lambda reader, node, x: x.scaled(1 + 1e-6).activate(Activation("tanh")))
     refused(graph("h = MatMul(x, w)  y = Tanh(h)"), r"where the model run by onnx\.reference gives")
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", ["", "<axis=0>", "<axis=1>", "<axis=-1>"])
+@pytest.mark.parametrize("opset", [11, 13])
+def test_a_softmax_of_stored_numbers_is_over_all_later_axes_before_opset_13(operator, axis, opset):
+    stored = "float[3,2,2] k = {1, -2, 3, 0.5, 2, 1, -1, 0.25, -0.5, 1, 2, -3}, int64[2] s = {3, 4}"
+    agrees(graph(f"c = {operator}{axis}(k)  w = Reshape(c, s)  y = MatMul(x, w)", opset=opset, stored=stored))
+
+
+@pytest.mark.parametrize("axes", ["-3, 3", "2, 1", "-1, 1", "3, -3", "1, -1"])
+def test_added_axes_are_axes_of_what_comes_out(axes):
+    agrees(graph(f"h = MatMul(x, w)  y = Unsqueeze<axes=[{axes}]>(h)", opset=11))
+
+
+@pytest.mark.parametrize("axes", ["1, 3", "-1, 1", "3, -3", "-3, -1"])
+def test_dropped_axes_are_axes_of_what_goes_in(axes):
+    body = f"a = Unsqueeze<axes=[1, 3]>(x)  b = Squeeze<axes=[{axes}]>(a)  y = MatMul(b, w)"
+    agrees(graph(body, opset=11))
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+def test_squares_of_integers_keep_their_type(opset):
+    stored = WEIGHTS + ", int32[2,2] k = {1, -2, 3, 4}, int32[1,1] one = {1}"
+    body = "q = ReduceSumSquare(k)  r = Sub(q, one)  f = Cast<to=1>(r)  h = MatMul(x, w)  y = Mul(h, f)"
+    agrees(graph(body, opset=opset, stored=stored))
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind", "number"),
+    [
+        ("ReduceSumSquare", "int32", 60_000), ("ReduceSum", "int32", 2_147_480_000), ("ReduceProd", "int32", 60_000),
+        ("ReduceMean", "int32", 2_147_480_000), ("ReduceL1", "int32", -2_147_480_000), ("ReduceL2", "int32", 60_000),
+        ("ReduceSum", "int64", 2**53 + 1),
+    ],
+)  # fmt: skip
+def test_integers_that_overflow_when_they_are_reduced_are_refused(operator, kind, number):
+    """There onnxruntime goes to the largest integer, or to the nearest double; others wrap."""
+    stored = WEIGHTS + f", {kind}[2,2] k = {{1, 50000, 3, {number}}}"
+    body = f"q = {operator}<keepdims=0>(k)  f = Cast<to=1>(q)  h = MatMul(x, w)  y = Mul(h, f)"
+    refused(graph(body, opset=11, stored=stored), f"{operator} of constants of type {kind} may overflow")
+
+
+AXES = [(), (0,), (-1,), (1, -1), (-1, 0), (2, -3), (-2, 2, 0)]
+
+
+@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2", "ReduceSumSquare"])
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_axes_of_constants_that_are_reduced(operator, opset):
+    """As onnxruntime does it, for orders and signs of axes, in the types of the file."""
+    listed = opset < (13 if operator == "ReduceSum" else 18)
+    for array in (np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8, np.arange(-12, 12, dtype=np.int32).reshape(2, 3, 4)):
+        for axes, keep in product(AXES, (0, 1)):
+            options = {"axes": axes} if axes and listed else {}
+            node = helper.make_node(operator, ["a"] + ([] if listed else ["k"]), ["y"], keepdims=keep, **options)
+            given = [array] if listed else [array, np.array(axes, dtype=np.int64)]
+            ends = [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+                for name, x in zip(node.input, given, strict=True)
+            ]
+            last = [helper.make_value_info("y", helper.make_tensor_type_proto(ends[0].type.tensor_type.elem_type, None))]
+            made = helper.make_graph([node], "g", ends, last)
+            model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+            try:
+                session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            except Exception:  # not for integers
+                assert array.dtype == np.int32
+                continue
+            (want,) = session.run(None, dict(zip(node.input, given, strict=True)))
+            found = evaluate(node, given, opset, mended(opset))
+            assert found.dtype == want.dtype
+            assert found.shape == want.shape
+            assert np.allclose(found, want, rtol=1e-5)
 
 
 def test_what_cannot_be_compared_is_said(monkeypatch):

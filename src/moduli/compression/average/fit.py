@@ -120,26 +120,29 @@ class Population(Goal):
         linear = student.row * d[:, None]
         if self.skip:
             k, r = k - linear @ linear.T, r - linear @ slope.T
+        return k, r, partial(self._pulled, student, own, cross, shift, slope, linear, e, d, c, t)
 
-        def pull(gk: Array, gr: Array) -> tuple[Array, Array]:
-            g = gk + gk.T
-            de = -self.biases * (g @ e + gr @ shift)
-            dm, along = (g * own[1]).sum(axis=1) + de * d, (g * own[2]).sum(axis=1) + de * c
-            dr = (g * own[3]) @ student.row
-            for top in range(0, len(student), ROWS):
-                at = slice(top, top + ROWS)
-                w = gr[at] @ self.outer.T
-                dm[at] += (w * cross[0][at]).sum(axis=1)
-                along[at] += (w * cross[1][at]).sum(axis=1)
-                dr[at] += (w * cross[2][at]) @ self.units.row
-            dr += along[:, None] * student.row
-            if self.skip:
-                back = -(g @ linear) - gr @ slope
-                dd = (back * student.row).sum(axis=1)
-                dm, dr = dm + dd * c, dr + back * d[:, None] + (dd * t)[:, None] * student.row
-            return self.biases * dm, dr
-
-        return k, r, pull
+    def _pulled(
+        self, student: UnitLaw, own: list[Array], cross: list[Array], shift: Array, slope: Array, linear: Array, e: Array,
+        d: Array, c: Array, t: Array, gk: Array, gr: Array,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Gradients for means and rows, from those for both parts of the system."""
+        g = gk + gk.T
+        de = -self.biases * (g @ e + gr @ shift)
+        dm, along = (g * own[1]).sum(axis=1) + de * d, (g * own[2]).sum(axis=1) + de * c
+        dr = (g * own[3]) @ student.row
+        for top in range(0, len(student), ROWS):
+            at = slice(top, top + ROWS)
+            w = gr[at] @ self.outer.T
+            dm[at] += (w * cross[0][at]).sum(axis=1)
+            along[at] += (w * cross[1][at]).sum(axis=1)
+            dr[at] += (w * cross[2][at]) @ self.units.row
+        dr += along[:, None] * student.row
+        if self.skip:
+            back = -(g @ linear) - gr @ slope
+            dd = (back * student.row).sum(axis=1)
+            dm, dr = dm + dd * c, dr + back * d[:, None] + (dd * t)[:, None] * student.row
+        return self.biases * dm, dr
 
 
 def _slope(s: Activation, units: UnitLaw, outer: Array) -> Array:
@@ -181,12 +184,12 @@ class Empirical(Goal):
     def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
         pre = self.z @ student.row.T + student.mean
         h, n = self._free(self.activation(pre)), len(self.z)
+        return h.T @ h / n, h.T @ self.values / n, partial(self._pulled, pre, h)
 
-        def pull(gk: Array, gr: Array) -> tuple[Array, Array]:
-            back = (h @ (gk + gk.T) + self.values @ gr.T) * self.activation.derivative(pre) / n
-            return back.sum(axis=0), back.T @ self.z
-
-        return h.T @ h / n, h.T @ self.values / n, pull
+    def _pulled(self, pre: Array, h: Array, gk: Array, gr: Array) -> tuple[Array, Array]:
+        """Gradients for means and rows, from those for both parts of the system."""
+        back = (h @ (gk + gk.T) + self.values @ gr.T) * self.activation.derivative(pre) / len(self.z)
+        return back.sum(axis=0), back.T @ self.z
 
 
 class Fit(NamedTuple):

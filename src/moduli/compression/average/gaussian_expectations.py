@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -419,17 +419,16 @@ class _Pair:
             swap = a == 0
             i, j = (b - 1, a) if swap else (a - 1, b)
             own = self.d1 if swap else self.d2
-
-            def lower(x: int, y: int) -> Any:
-                return self._density(y, x) if swap else self._density(x, y)
-
-            value = self._pulled(not swap) * lower(i, j)
+            value = self._pulled(not swap) * self._ordered(i, j, swap)
             if i:
-                value = value + i * own * lower(i - 1, j)
+                value = value + i * own * self._ordered(i - 1, j, swap)
             if j:
-                value = value - j * self.c * lower(i, j - 1)
+                value = value - j * self.c * self._ordered(i, j - 1, swap)
             self.memory[key] = -value / self.det
         return self.memory[key]
+
+    def _ordered(self, a: int, b: int, swap: bool) -> Any:
+        return self._density(b, a) if swap else self._density(a, b)
 
 
 def _half_erf(h: Array) -> Array:
@@ -565,29 +564,32 @@ Work = Callable[[Law, Law, Array, Gap, Sequence[Order]], list[Array]]
 def _ramps(e: Expansion, f: Expansion) -> Work:
     weight, left, right = np.outer(e.weight, f.weight), e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
     n1, n2 = e.noise[:, None, None, None], f.noise[:, None, None]
+    return partial(_ramp_block, e, f, weight, left, right, n1 * n1, n2 * n2)
 
-    def work(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> list[Array]:
-        (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
-        found = [np.zeros(c.shape) for _ in orders]
-        if e.slope or f.slope:
-            _affine(e, f, one, two, c, orders, found)
-        pair = _Pair(m1, m2, v1, v2, n1 * n1, n2 * n2, c, gap)
-        for whole, (a, b) in zip(found, orders, strict=True):
-            if len(left) == len(right) == 2 and a + b == 0:
-                value = _gates(pair)
-            elif e.centred and f.centred and a + b == 0:
-                value = pair.odd
-            else:
-                value = sum(x * y * pair(a + k, b + l) for k, x in left for l, y in right)
-                if e.centred and a == 0:
-                    value = value - 0.5 * sum(y * _Single(pair.m2, pair.d2, f.centred)(b + l) for l, y in right)
-                if f.centred and b == 0:
-                    value = value - 0.5 * sum(x * _Single(pair.m1, pair.d1, False)(a + k) for k, x in left)
-            value = np.broadcast_to(value, (*weight.shape, *c.shape))
-            whole += value[0, 0] * weight[0, 0] if weight.size == 1 else np.tensordot(weight, value)
-        return found
 
-    return work
+def _ramp_block(
+    e: Expansion, f: Expansion, weight: Array, left: Any, right: Any, noise1: Any, noise2: Any, one: Law, two: Law, c: Array,
+    gap: Gap, orders: Sequence[Order],
+) -> list[Array]:  # fmt: skip
+    (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
+    found = [np.zeros(c.shape) for _ in orders]
+    if e.slope or f.slope:
+        _affine(e, f, one, two, c, orders, found)
+    pair = _Pair(m1, m2, v1, v2, noise1, noise2, c, gap)
+    for whole, (a, b) in zip(found, orders, strict=True):
+        if len(left) == len(right) == 2 and a + b == 0:
+            value = _gates(pair)
+        elif e.centred and f.centred and a + b == 0:
+            value = pair.odd
+        else:
+            value = sum(x * y * pair(a + k, b + l) for k, x in left for l, y in right)
+            if e.centred and a == 0:
+                value = value - 0.5 * sum(y * _Single(pair.m2, pair.d2, f.centred)(b + l) for l, y in right)
+            if f.centred and b == 0:
+                value = value - 0.5 * sum(x * _Single(pair.m1, pair.d1, False)(a + k) for k, x in left)
+        value = np.broadcast_to(value, (*weight.shape, *c.shape))
+        whole += value[0, 0] * weight[0, 0] if weight.size == 1 else np.tensordot(weight, value)
+    return found
 
 
 def _gates(pair: _Pair) -> Any:

@@ -162,7 +162,8 @@ def _layers(find: Callable[[State, int], Move | None]) -> Callable[[State], list
             if move is not None:
                 apply(state, move)
                 moves.append(move)
-            l += move is None or move.kind != "skip"
+            if move is None or move.kind != "skip":  # after a skip the next layer has this number
+                l += 1
         return moves
 
     return rule

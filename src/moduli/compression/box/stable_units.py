@@ -72,16 +72,6 @@ class Stability(Result):
     programs: int
     kind: ClassVar[str] = "stability"
 
-    @property
-    def inactive(self) -> tuple[Ints, ...]:
-        """Per hidden layer the units proved inactive."""
-        return tuple(np.flatnonzero(s < 0) for s in self.signs)
-
-    @property
-    def active(self) -> tuple[Ints, ...]:
-        """Per hidden layer the units proved active."""
-        return tuple(np.flatnonzero(s > 0) for s in self.signs)
-
     def count(self, sign: int, how: int | None = None) -> int:
         """How many units are proved to have a sign (by one method)."""
         return sum(int(((s == sign) & (h == how if how else h > 0)).sum()) for s, h in zip(self.signs, self.how, strict=True))

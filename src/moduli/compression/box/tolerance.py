@@ -19,8 +19,10 @@ import numpy as np
 from moduli.common.progress import Progress
 from moduli.compression.certify import certify
 from moduli.compression.results import Compression
+from moduli.kernel import fields
 from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
+from moduli.kernel.certificate import proved
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import two_product
 from moduli.kernel.network import Layer, Network
@@ -65,9 +67,9 @@ class Within(Compression):
 
     def check(self) -> bool:
         """Prove both steps anew; raises `CertificateRejected`."""
-        super().check()
-        if not self.error <= self.eps:
-            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {self.error} is proved")
+        found = proved(self.proof, self.network, self.original).certificate.slack.constant
+        if not found <= fields.real(self.eps, "eps", least=0.0):
+            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {found} is proved")
         return True
 
     def rounded(self, dtype: str) -> Within:

@@ -34,14 +34,19 @@ REDUCTIONS = {
     "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
     "ReduceProd", "ReduceSum", "ReduceSumSquare", "CumSum", "Softmax", "LogSoftmax", "Trilu",
 }  # fmt: skip
+SQUARED, SUMMED = {"ReduceL2", "ReduceSumSquare"}, {"ReduceL1", "ReduceMean", "ReduceSum"}
+WHOLE = 2**53  # up to here doubles hold all integers
 EVALUATED = ELEMENTWISE | REDUCTIONS | {"Gemm", "MatMul", "Range"}
 
 
-def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int) -> Any:
+def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int, mended: Sequence[Any]) -> Any:
     """The first output of a node whose inputs are constants, in the types of the file.
 
+    Args:
+        mended: operators that `onnx.reference` gets wrong, see `onnx_reference.mended`.
+
     Raises:
-        UnsupportedModel: too large, or `onnx.reference` cannot do it.
+        UnsupportedModel: too large, `onnx.reference` cannot do it, or runtimes do not agree on it.
     """
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
@@ -49,6 +54,7 @@ def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int) -> Any:
     size = _size(node.op_type, arrays)
     if size > max(MAX_ENTRIES, *(np.size(a) for a in arrays if a is not None), 0):
         raise UnsupportedModel(f"makes a constant of {size} entries; at most {MAX_ENTRIES} are made")
+    _refuse_overflow(node.op_type, arrays)
     feeds = {name: array for name, array in zip(node.input, arrays, strict=True) if name}
     ends = [[helper.make_tensor_value_info(n, _kind(a), a.shape) for n, a in feeds.items()]]
     last = [helper.make_value_info(node.output[0], helper.make_tensor_type_proto(1, None))]
@@ -56,10 +62,27 @@ def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int) -> Any:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
         with np.errstate(all="ignore"):
-            (result,) = ReferenceEvaluator(model).run([node.output[0]], feeds)
+            (result,) = ReferenceEvaluator(model, new_ops=list(mended)).run([node.output[0]], feeds)
     except Exception as error:  # whatever the evaluator stumbles over
         raise UnsupportedModel(f"its constant operands cannot be evaluated ({type(error).__name__}: {error})") from None
     return np.asarray(result)
+
+
+def _refuse_overflow(operator: str, arrays: Sequence[Any]) -> None:
+    """Integers that may leave their type, or those that doubles hold, in a reduction: runtimes wrap or saturate there."""
+    if operator not in SQUARED | SUMMED | {"ReduceProd"} or arrays[0].dtype.kind not in "iu":
+        return
+    limit, most = min(WHOLE, int(np.iinfo(arrays[0].dtype).max)), int(operator == "ReduceProd")
+    for size in map(abs, arrays[0].ravel().tolist()):
+        if operator == "ReduceProd":
+            most *= max(1, size)
+        else:
+            most += size**2 if operator in SQUARED else size
+        if most > limit:
+            break
+    if most > limit:
+        kind = arrays[0].dtype
+        raise UnsupportedModel(f"{operator} of constants of type {kind} may overflow, on which runtimes do not agree")
 
 
 def _size(operator: str, arrays: Sequence[Any]) -> int:

@@ -20,7 +20,7 @@ from moduli.kernel.errors import UnsupportedModel, one_line
 from moduli.kernel.network import Network
 
 from .constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
-from .reference import CannotRun, Evaluator
+from .reference import CannotRun, Evaluator, mended
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -532,7 +532,7 @@ class Reader:
     def _evaluated(self, node: Node, values: list[Value | None]) -> Value:
         given = zip(node.inputs, values, strict=True)
         arrays = [None if value is None else self.array(name, value) for name, value in given]
-        result = evaluate(node.proto, arrays, self.opset)
+        result = evaluate(node.proto, arrays, self.opset, mended(self.opset))
         return self.typed(node.outputs[0], result)
 
     def typed(self, name: str, array: Any) -> Value:

@@ -50,7 +50,7 @@ class Evaluator:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
         try:
-            self.evaluator = ReferenceEvaluator(model, new_ops=_mended(opsets.get("", 1)))
+            self.evaluator = ReferenceEvaluator(model, new_ops=mended(opsets.get("", 1)))
         except Exception as error:  # whatever the evaluator stumbles over
             raise CannotRun(f"{type(error).__name__}: {error}") from None
 
@@ -68,12 +68,15 @@ class Evaluator:
         return np.asarray(result)
 
 
-def _mended(opset: int) -> list[Any]:
+def mended(opset: int) -> list[Any]:
     """Operators that `onnx.reference` evaluates otherwise than ONNX defines them.
 
     Erf in float32 only; quantised weights not at all before opset 19; a normalisation before opset 14 in training mode,
-    whatever it says; a softmax before opset 13 along one axis, where it is over that axis and all after it.
+    whatever it says; squares of integers summed in another type; a softmax, or the logarithm of one, before opset 13 along
+    one axis, where it is over that axis and all after it; axes that are added or dropped before opset 13 one by one, where
+    all are axes of the larger tensor.
     """
+    from onnx import defs
     from onnx.reference.op_run import OpRun
     from scipy import special
 
@@ -87,11 +90,32 @@ def _mended(opset: int) -> list[Any]:
             scale, bias, mean, var = (part.reshape(shape) for part in (scale, bias, mean, var))
             return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
 
+    class ReduceSumSquare(OpRun):
+        def _run(self, x: Any, axes: Any = None, keepdims: Any = 1, noop_with_empty_axes: Any = 0) -> Any:
+            if axes is None or np.size(axes) == 0:
+                chosen = () if noop_with_empty_axes else None
+            else:
+                chosen = tuple(np.ravel(axes).tolist())
+            return (np.asarray(np.sum(np.square(x), axis=chosen, keepdims=bool(keepdims), dtype=x.dtype)),)
+
     class Softmax(OpRun):
         def _run(self, x: Any, axis: Any = 1) -> Any:
-            flat = x.reshape(int(np.prod(x.shape[: axis % x.ndim])), -1)
-            powers = np.exp(flat - flat.max(axis=1, keepdims=True))
+            powers = np.exp(_centred(x, axis))
             return ((powers / powers.sum(axis=1, keepdims=True)).reshape(x.shape).astype(x.dtype),)
+
+    class LogSoftmax(OpRun):
+        def _run(self, x: Any, axis: Any = 1) -> Any:
+            flat = _centred(x, axis)
+            total = np.log(np.exp(flat).sum(axis=1, keepdims=True))
+            return ((flat - total).reshape(x.shape).astype(x.dtype),)
+
+    class Unsqueeze(OpRun):
+        def _run(self, x: Any, axes: Any = None) -> Any:
+            return (np.expand_dims(x, tuple(axes)),)
+
+    class Squeeze(OpRun):
+        def _run(self, x: Any, axes: Any = None) -> Any:
+            return (np.squeeze(x, tuple(axes) if axes else None),)
 
     class DequantizeLinear(OpRun):
         def _run(self, x: Any, scale: Any, zero: Any = None, axis: Any = 1, **_: Any) -> Any:
@@ -101,14 +125,22 @@ def _mended(opset: int) -> list[Any]:
             offset = 0 if zero is None else np.reshape(zero, shape).astype(np.float64)
             return ((x.astype(np.float64) - offset) * np.reshape(scale, shape),)
 
-    found: list[Any] = [Erf, BatchNormalization]
+    found: list[Any] = [Erf, BatchNormalization, ReduceSumSquare]
     if opset < 13:
-        found.append(Softmax)
+        found += [Softmax, LogSoftmax, Unsqueeze, Squeeze]
     if opset < 19:
         found.append(DequantizeLinear)
     for kind in found:
         kind.op_domain = ""
+        if defs.has(kind.__name__, opset, ""):  # for the defaults of attributes, which have changed
+            kind.op_schema = defs.get_schema(kind.__name__, opset, "")
     return found
+
+
+def _centred(x: Any, axis: int) -> Any:
+    """As a matrix whose rows are what a softmax of early versions is over, less the largest entry of each row."""
+    flat = x.reshape(int(np.prod(x.shape[: axis % x.ndim])), -1)
+    return flat - flat.max(axis=1, keepdims=True)
 
 
 def _wide(array: Any) -> Any:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -382,11 +383,12 @@ def propagate(
     units: Sequence[Mask] | None = None,
 ) -> Propagation:
     """Bounds of the pre-activations of `layers`; see `Propagation`."""
-
-    def relax(l: int, lo: Array, hi: Array) -> Relaxation:
-        return relaxation(layers[l].activation, lo, hi)
-
+    relax = partial(_relaxed, layers)
     return Propagation(maps(layers, merged=linear), relax, low, high, linear=linear, lazy=lazy, units=units)
+
+
+def _relaxed(layers: Sequence[Layer], l: int, lo: Array, hi: Array) -> Relaxation:
+    return relaxation(layers[l].activation, lo, hi)
 
 
 def interval(layers: Sequence[Layer], low: Batch, high: Batch) -> Bounds:
@@ -474,10 +476,7 @@ def difference(
 def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, relax: bool, lazy: bool) -> Bounds:
     alone = [propagate(net, low, high, linear=relax, lazy=lazy).bounds for net in (a, b)]
     maps = [_pair(p, q) for p, q in zip(a, b, strict=True)]
-
-    def lines(l: int, lo: Array, hi: Array) -> Relaxation:
-        return _pair_lines(a[l], lo, hi, *alone[0][l])
-
+    lines = partial(_lines_of_pairs, a, alone[0])
     known = []
     for (a_lo, a_hi), (b_lo, b_hi) in zip(*alone, strict=True):
         with np.errstate(over="ignore"):
@@ -490,6 +489,10 @@ def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array,
         linear=relax, known=known, units=first,
     ).bounds  # fmt: skip
     return [(lo[:, mine], hi[:, mine]) for (lo, hi), mine in zip(found, first, strict=True)]
+
+
+def _lines_of_pairs(a: Sequence[Layer], alone: Bounds, l: int, lo: Array, hi: Array) -> Relaxation:
+    return _pair_lines(a[l], lo, hi, *alone[l])
 
 
 def _pair(a: Layer, b: Layer) -> Affine:

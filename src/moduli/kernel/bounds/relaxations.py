@@ -140,7 +140,6 @@ def _above(right: Array, left: Array, lo: Array, hi: Array) -> tuple[Array, Arra
 
 # tanh and the sigmoid -------------------------------------------------------------------------------------------
 
-RELATIVE = 2.0**-41
 
 
 def _decay(y: Array) -> Array:

@@ -371,6 +371,7 @@ def free_groups(
     Returns:
         sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
     """
+    priced = None if cost is None else _Priced(cost, slack, guide)
     place, vertex = contributors(ball), scratch(ball)
     parts, given_up = [], []
     for root in roots:
@@ -379,7 +380,7 @@ def free_groups(
             continue
         most = limit if effort is None else min(limit, effort.left)
         others, sign, near = neighbourhood(ball, root, place, vertex)
-        found, done, nodes = _rooted(ball, root, others, sign, near, most, cost, slack, enough, guide)
+        found, done, nodes = _rooted(_Around(ball, root, others, sign, near, priced), most, enough)
         if effort is not None:
             effort.spend(nodes)
         if done:
@@ -457,72 +458,120 @@ def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
     return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, width))
 
 
-def _rooted(
-    ball: ParameterBall,
-    root: int,
-    others: Ints,
-    signs: Array,
-    near: Mask,
-    limit: int,
-    cost: Counts | None,
-    slack: int,
-    enough: int,
-    guide: Guide | None,
-) -> tuple[Mask, bool, int]:
+class _Cliques(NamedTuple):
+    """Cliques with (root, +), a row each.
+
+    Attributes:
+        sums: ``[cliques, sums]``, those of `sides` and of `_guided`. may: ``[cliques, vertices]``, what may still be added.
+        members: ``[cliques, vertices]``.
+    """
+
+    sums: Array
+    may: Mask
+    members: Mask
+
+    def where(self, rows: Any) -> _Cliques:
+        return _Cliques(self.sums[rows], self.may[rows], self.members[rows])
+
+
+class _Around:
+    """The vertices around (root, +) in the order of a search, and what they add to sums that must not be positive."""
+
+    def __init__(self, ball: ParameterBall, root: int, others: Ints, signs: Array, near: Mask, priced: _Priced | None) -> None:
+        values, total, doubt = sides(ball, root, others, signs)
+        self.outputs = len(total)
+        if priced is None:
+            order, self.start = np.argsort(near.sum(axis=1), kind="stable"), np.empty(0, np.intp)
+        else:
+            multipliers = np.zeros((3, len(total)))
+            cost = priced.cost[others]
+            if priced.guide is not None:
+                multipliers[:2] = priced.guide(root, values, total, doubt, cost, near)
+            own = int(priced.cost[root]) - priced.slack
+            order, self.start, values, total, doubt = _guided(values, total, doubt, cost, own, near, multipliers)
+        self.ball, self.root, self.others, self.signs, self.order = ball, root, others, signs, order
+        self.values, self.total, self.doubt = values[order], total, doubt
+        self.lent = np.minimum(self.values, 0.0)  # at best: what a vertex adds where that helps
+        self.optional = (ball.constant | ball.null)[others[order]]
+        self.later = np.triu(near[np.ix_(order, order)], 1)
+
+    def alone(self) -> _Cliques:
+        """The clique of the root, to which every vertex may be added."""
+        count = len(self.others)
+        return _Cliques(self.total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool))
+
+    def free(self, cliques: _Cliques, tests: int) -> tuple[Mask, int]:
+        """Which cliques are free groups, not so without an optional member; how many floats could not decide.
+
+        Args:
+            tests: exact ones that may be made; cliques that would need more are not called free.
+        """
+        sums, below = cliques.sums, -self.doubt
+        free = np.asarray((sums <= self.doubt).all(axis=1))
+        doubtful = np.flatnonzero(free & ~(sums < below)[:, : self.outputs].all(axis=1))
+        free[doubtful[tests:]] = False
+        for k in doubtful[:tests].tolist():
+            chosen = self.order[cliques.members[k]].tolist()
+            free[k] = self.ball.free(SignedBox.of(self.root, self.others, self.signs, chosen))
+        for v in np.flatnonzero(self.optional & cliques.members.any(axis=0)).tolist():
+            spare = (sums - self.values[v] < below)[:, : self.outputs].all(axis=1)
+            free &= ~(cliques.members[:, v] & spare)
+        return free, len(doubtful)
+
+    def hopeful(self, cliques: _Cliques) -> _Cliques:
+        """Cliques to which something may be added that could bring every sum down."""
+        most = cliques.sums + cliques.may.astype(np.float64) @ self.lent
+        cliques = cliques.where(cliques.may.any(axis=1) & (most <= self.doubt).all(axis=1))
+        # sums of `_guided`, where at most one vertex of each class is added; the last one is the cost itself
+        for k in range(self.outputs, len(self.total) - 1):
+            best = np.minimum.reduceat(np.where(cliques.may, self.lent[:, k], 0.0), self.start, axis=1).sum(axis=1)
+            cliques = cliques.where(cliques.sums[:, k] + best <= self.doubt[k])
+        return cliques
+
+    def extended(self, cliques: _Cliques, clique: Ints, vertex: Ints) -> _Cliques:
+        """Cliques with one more vertex each; only later ones may follow, so that each clique comes once."""
+        members = cliques.members[clique]
+        members[np.arange(len(clique)), vertex] = True
+        return _Cliques(cliques.sums[clique] + self.values[vertex], cliques.may[clique] & self.later[vertex], members)
+
+
+class _Priced(NamedTuple):
+    """Costs of units, what a group may cost at most, and multipliers that shorten the search."""
+
+    cost: Counts
+    slack: int
+    guide: Guide | None
+
+
+def _rooted(around: _Around, limit: int, enough: int) -> tuple[Mask, bool, int]:
     """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes; nodes.
 
-    Depth first in blocks of cliques: sums so far in every output and direction, vertices that may be added, members.
+    Depth first, in blocks of cliques.
     """
-    count, outputs = len(others), 2 * ball.outgoing.shape[1]
-    values, total, doubt = sides(ball, root, others, signs)
-    if cost is None:
-        order, start = np.argsort(near.sum(axis=1), kind="stable"), np.empty(0, np.intp)
-    else:
-        multipliers = np.zeros((3, len(total)))
-        if guide is not None:
-            multipliers[:2] = guide(root, values, total, doubt, cost[others], near)
-        order, start, *columns = _guided(values, total, doubt, cost[others], int(cost[root]) - slack, near, multipliers)
-        values, total, doubt = columns
-    values = values[order]
-    lent, optional = np.minimum(values, 0.0), (ball.constant | ball.null)[others[order]]
-    later = np.triu(near[np.ix_(order, order)], 1)
-    sums, may, members = total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool)
-    stack: list[tuple[Array, Mask, Mask, Ints, Ints]] = []
-    found, nodes, front = [np.empty((0, count), dtype=bool)], 0, max(1, FRONT // (count + 1))
-    groups = 0
+    count = len(around.others)
+    widest = max(1, FRONT // (count + 1))
+    cliques, stack = around.alone(), list[tuple[_Cliques, Ints, Ints]]()
+    found, groups, nodes = [np.empty((0, count), dtype=bool)], 0, 0
+    back = np.argsort(around.order)
     while True:
-        free = np.asarray((sums <= doubt).all(axis=1))
-        doubtful = np.flatnonzero(free & ~(sums < -doubt)[:, :outputs].all(axis=1))
         # each exact test costs as much as many nodes: what goes beyond the limit is left undone, and the root is given up
-        affordable = max(0, limit - nodes) // EXACT + 1
-        free[doubtful[affordable:]] = False
-        nodes += EXACT * len(doubtful)
-        for k in doubtful[:affordable].tolist():
-            free[k] = ball.free(SignedBox.of(root, others, signs, order[members[k]].tolist()))
-        for v in np.flatnonzero(optional & members.any(axis=0)).tolist():
-            free &= ~(members[:, v] & (sums - values[v] < -doubt)[:, :outputs].all(axis=1))
-        found.append(members[free])
+        free, doubtful = around.free(cliques, max(0, limit - nodes) // EXACT + 1)
+        found.append(cliques.members[free])
         groups += len(found[-1])
-        nodes += len(sums) + 4 * len(found[-1])
-        hope = may.any(axis=1) & (sums + may.astype(np.float64) @ lent <= doubt).all(axis=1)
-        sums, may, members = sums[hope], may[hope], members[hope]
-        for k in range(outputs, len(total) - 1):
-            best = np.minimum.reduceat(np.where(may, lent[:, k], 0.0), start, axis=1).sum(axis=1)
-            hope = sums[:, k] + best <= doubt[k]
-            sums, may, members = sums[hope], may[hope], members[hope]
-        if len(sums):
-            pairs = np.nonzero(may)
-            stack.append((sums, may, members, pairs[0], pairs[1]))
+        nodes += EXACT * doubtful + len(cliques.sums) + 4 * len(found[-1])
+        cliques = around.hopeful(cliques)
+        if len(cliques.sums):
+            clique, vertex = np.nonzero(cliques.may)
+            stack.append((cliques, clique, vertex))
         if nodes > limit or groups > enough:
-            return np.concatenate(found)[:, np.argsort(order)], False, nodes
+            return np.concatenate(found)[:, back], False, nodes
         if not stack:
-            return np.concatenate(found)[:, np.argsort(order)], True, nodes
-        sums, may, members, clique, vertex = stack.pop()
-        if len(clique) > front:
-            stack.append((sums, may, members, clique[front:], vertex[front:]))
-            clique, vertex = clique[:front], vertex[:front]
-        sums, may, members = sums[clique] + values[vertex], may[clique] & later[vertex], members[clique]
-        members[np.arange(len(clique)), vertex] = True
+            return np.concatenate(found)[:, back], True, nodes
+        cliques, clique, vertex = stack.pop()
+        if len(clique) > widest:
+            stack.append((cliques, clique[widest:], vertex[widest:]))
+            clique, vertex = clique[:widest], vertex[:widest]
+        cliques = around.extended(cliques, clique, vertex)
 
 
 def _guided(
