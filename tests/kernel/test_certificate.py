@@ -12,11 +12,12 @@ import pytest
 import strategies as plants
 
 import moduli as mo
+from moduli.common.exact_values import evaluate
 from moduli.compression.certify import certify
 from moduli.compression.results import Compression
 from moduli.kernel import slack
 from moduli.kernel.certificate import Certificate
-from moduli.kernel.exact_numbers import ExactArray, evaluate
+from moduli.kernel.exact_numbers import ExactArray
 from moduli.kernel.slack import difference, exact_arrays
 
 

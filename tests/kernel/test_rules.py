@@ -14,11 +14,12 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import moduli as mo
+from moduli.common.exact_values import evaluate
 from moduli.kernel import exact_numbers
 from moduli.kernel.bounds.activation_bounds import preactivation_bounds
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.exact_numbers import Work, evaluate
+from moduli.kernel.exact_numbers import Work
 from moduli.kernel.move import KINDS, Move
 from moduli.kernel.rules import RULES, apply, replay
 from moduli.kernel.state import State
