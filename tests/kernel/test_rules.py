@@ -27,7 +27,9 @@ from moduli.kernel.state import State
 DIGITS = 120
 BENDING = ("relu", "relu", "abs", "leaky_relu(0.5)", "identity")
 EVERY = (*BENDING, "tanh", "sigmoid", "gelu", "sin", "elu(1.0)")
-PLACES = [[Fraction(a, 8), Fraction(b, 8)] for a, b in ((-8, 8), (-5, 3), (0, 0), (1, -7), (6, 8))]  # inside [-1, 1]
+PLACES = [
+    [Fraction(a, 8), Fraction(b, 8)] for a, b in ((-8, 8), (-5, 3), (0, 0), (1, -7), (6, 8))
+]  # inside [-1, 1]
 FAR = [[Fraction(100), Fraction(-3)], [Fraction(-99), Fraction(50)]]
 
 
@@ -39,7 +41,8 @@ def real(number):
     if isinstance(number, Fraction):
         return forgeries.real(number)
     return forgeries.real(number.rational) + sum(
-        forgeries.real(c) * forgeries.applied(activation, real(z)) for activation, z, c in number.atoms
+        forgeries.real(c) * forgeries.applied(activation, real(z))
+        for activation, z, c in number.atoms
     )
 
 
@@ -48,7 +51,10 @@ def preactivations(state, x):
     h, found = [real(q) for q in x], []
     for (w, b), activation in zip(state.arrays(), [*state.activations, None], strict=True):
         rows, columns = w.hi.shape
-        z = [sum((real(w.get((i, j))) * h[j] for j in range(columns)), real(b.get((i,)))) for i in range(rows)]
+        z = [
+            sum((real(w.get((i, j))) * h[j] for j in range(columns)), real(b.get((i,))))
+            for i in range(rows)
+        ]
         found.append(z)
         h = z if activation is None else [forgeries.real(applied(activation, t)) for t in z]
     return found
@@ -66,12 +72,18 @@ def region_of(net):
     for layer in net.layers[:-1]:
         ends = []
         for row, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True):
-            pairs = [sorted((Fraction(w) * p, Fraction(w) * q)) for w, p, q in zip(row, low, high, strict=True)]
+            pairs = [
+                sorted((Fraction(w) * p, Fraction(w) * q))
+                for w, p, q in zip(row, low, high, strict=True)
+            ]
             ends.append([sum((pair[k] for pair in pairs), Fraction(bias)) for k in (0, 1)])
         signs.append(tuple(1 if lo >= 0 else -1 if hi <= 0 else 0 for lo, hi in ends))
         # abs turns over, so both ends count; no other activation here falls and rises on both sides of zero
         corners = [[layer.activation.exact(z) for z in (lo, hi, Fraction(0))] for lo, hi in ends]
-        inside = [values if lo < 0 < hi else values[:2] for values, (lo, hi) in zip(corners, ends, strict=True)]
+        inside = [
+            values if lo < 0 < hi else values[:2]
+            for values, (lo, hi) in zip(corners, ends, strict=True)
+        ]
         low, high = [min(values) for values in inside], [max(values) for values in inside]
     inputs = net.widths[0]
     return Region((-1.0,) * inputs, (1.0,) * inputs, (-1,), tuple(signs))
@@ -85,7 +97,9 @@ def picture(state):
         arrays.append((array.hi.shape, array.hi.tobytes(), low.tobytes(), dict(array.rest)))
     bounds = None
     if state.region is not None:
-        asked = state.preactivation_bounds or preactivation_bounds(State(state.net, region=state.region))
+        asked = state.preactivation_bounds or preactivation_bounds(
+            State(state.net, region=state.region)
+        )
         bounds = [(lo.tolist(), hi.tolist()) for lo, hi in asked]
     alive, signs = [a.tolist() for a in state.alive], [s.tolist() for s in state.signs]
     return arrays, alive, list(state.activations), signs, bounds
@@ -148,7 +162,11 @@ def require_signs(state, found):
 def started(draw, net, *, on_box):
     """A state some accepted moves away from its network: with long rationals, constants, units that are gone."""
     state = State(net, region=region_of(net) if on_box else None)
-    for kind in draw(st.lists(st.sampled_from(["constant", "drop", "merge", "scale", "block", "permute"]), max_size=2)):
+    for kind in draw(
+        st.lists(
+            st.sampled_from(["constant", "drop", "merge", "scale", "block", "permute"]), max_size=2
+        )
+    ):
         refused(state, plants.any_move(draw, state, kind))
     return state
 
@@ -157,7 +175,9 @@ def started(draw, net, *, on_box):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=30)
 @given(data=st.data())
-def test_what_is_accepted_keeps_the_function_and_what_is_rejected_changes_nothing(kind, on_box, data):
+def test_what_is_accepted_keeps_the_function_and_what_is_rejected_changes_nothing(
+    kind, on_box, data
+):
     net = plants.small_network(data.draw, BENDING if on_box else EVERY)
     state = started(data.draw, net, on_box=on_box)
     if on_box and data.draw(st.booleans()):
@@ -175,7 +195,9 @@ def test_a_move_that_meets_a_limit_changes_nothing(kind, on_box, data):
     net = plants.small_network(data.draw, BENDING if on_box else EVERY)
     state = started(data.draw, net, on_box=on_box)
     move = plants.any_move(data.draw, state, kind)
-    bits, work = data.draw(st.sampled_from([(k, None) for k in (1, 2, 3, 4)] + [(None, k) for k in (0, 1, 2, 4)]))
+    bits, work = data.draw(
+        st.sampled_from([(k, None) for k in (1, 2, 3, 4)] + [(None, k) for k in (0, 1, 2, 4)])
+    )
     with limits(bits, work, state):
         judge(state, move, merges_may_stop=kind == "merge")
 
@@ -186,11 +208,17 @@ def net(*arrays, activation="relu"):
 
 def move(kind, units, into=None, ratio=1, rows=(), outgoing=()):
     exact = [tuple(tuple(map(Fraction, r)) for r in side) for side in (rows, outgoing)]
-    return Move(kind, 1, np.array(units), None if into is None else np.array(into), Fraction(ratio), *exact)
+    return Move(
+        kind, 1, np.array(units), None if into is None else np.array(into), Fraction(ratio), *exact
+    )
 
 
-GATES = net([[1, 2], [1, 2], [-2, -4]], [1, -1, 3], [[3, 1, 2], [-3, -1, -2]], [0, 0])  # linear parts that cancel
-PLANES = net([[1], [-1], [1]], [1, -1, -3], [[1, 1, 1], [2, 3, 1]], [0.5, 0])  # two units of one hyperplane
+GATES = net(
+    [[1, 2], [1, 2], [-2, -4]], [1, -1, 3], [[3, 1, 2], [-3, -1, -2]], [0, 0]
+)  # linear parts that cancel
+PLANES = net(
+    [[1], [-1], [1]], [1, -1, -3], [[1, 1, 1], [2, 3, 1]], [0.5, 0]
+)  # two units of one hyperplane
 TRUE = {
     "constant": (net([[0], [0]], [3, 1], [[1, 2], [3, 4]], [0, 0]), False, move("constant", [0, 1])),
     "merge": (net([[1], [3]], [1, 3], [[1, 2], [3, 4]], [0, 0]), False, move("merge", [1], [0], 3)),
@@ -226,7 +254,10 @@ def test_a_merge_of_floats_that_runs_out_of_work_says_so():
     assert judge(State(large), one)
     for work in (0, 1):
         state = State(large)
-        with limits(work=work, state=state), pytest.raises(CertificateRejected, match=r"more than \d entries"):
+        with (
+            limits(work=work, state=state),
+            pytest.raises(CertificateRejected, match=r"more than \d entries"),
+        ):
             apply(state, one)
 
 
@@ -234,7 +265,9 @@ def test_a_proof_is_a_list_of_moves():
     large = TRUE["constant"][0]
     one = move("constant", [0, 1])
     assert replay(large, [one]).network() == net(np.zeros((0, 1)), [], np.zeros((2, 0)), [5, 13])
-    with pytest.raises(CertificateRejected, match="constant of unit 0, 1 in layer 1: unit 0 is not there"):
+    with pytest.raises(
+        CertificateRejected, match="constant of unit 0, 1 in layer 1: unit 0 is not there"
+    ):
         replay(large, [one, one])
 
 

@@ -184,3 +184,15 @@ def _unit_of_block(draw: Any, state: State, layer: int, name: int) -> tuple[Any,
     if draw(st.integers(0, 3)) == 0:
         column[draw(st.integers(0, len(column) - 1))] += draw(SMALL)
     return row, tuple(column)
+
+
+def folded(rng, inputs, hyperplanes, outputs, units, kind="relu"):
+    """A network whose units share hyperplanes, in small integers."""
+    planes = rng.integers(-2, 3, (hyperplanes, inputs + 1))
+    planes[:, 0] += (planes[:, :inputs] == 0).all(axis=1)
+    scale = rng.choice([-2, -1, 1, 2] if kind in ("relu", "leaky_relu(0.5)") else [-1, 1], units)
+    rows = planes[rng.integers(0, hyperplanes, units)] * scale[:, None]
+    return Network.mlp(
+        rows[:, :inputs], rows[:, inputs], rng.integers(-2, 3, (outputs, units)), rng.integers(-2, 3, outputs), activation=kind
+    )
+
