@@ -9,7 +9,8 @@ import pytest
 from vnnlib_files import box
 
 from moduli.api import equivalent
-from moduli.kernel.box import Box
+from moduli.formats.vnnlib import Box
+from moduli.kernel.box import Frame
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 from moduli.kernel.network import Network
 
@@ -103,3 +104,26 @@ def test_a_network_is_compared_on_a_box_of_the_shape_of_its_input():
     second = Network.mlp([[0, 1, 0, 0], [0, 1, 0, 0]], [0, -1], [[1, 1]], [0], activation="relu")
     assert equivalent(first, second, on=Box(np.zeros((2, 2)), [[5, 1], [5, 5]])).status == "proved"
     assert equivalent(first, second, on=Box(np.zeros((2, 2)), [[1, 5], [1, 1]])).status == "refuted"
+
+
+def test_the_smallest_box_around_samples():
+    found = Box.of(np.array([[1.0, -2.0], [0.0, 3.0]]))
+    assert (found.low.tolist(), found.high.tolist()) == ([0.0, -2.0], [1.0, 3.0])
+    with pytest.raises(ShapeError, match=r"samples have shape \(0, 2\); .* at least one row"):
+        Box.of(np.zeros((0, 2)))
+
+
+def test_points_of_a_box_lie_in_it_and_repeat():
+    found = Box(-1, [0.0, 2.0])
+    x = found.sample(50, 2, seed=1)
+    assert (x >= -1).all()
+    assert (x <= [0.0, 2.0]).all()
+    assert np.array_equal(x, found.sample(50, 2, seed=1))
+    with pytest.raises(ShapeError, match="a box of 2 inputs for a network with 3"):
+        found.of_dimension(3)
+
+
+def test_the_box_of_a_frame_is_in_the_coordinates_of_the_network():
+    frame = Frame(np.array([0.0, 10.0]), np.array([4.0, 20.0]), np.array([2.0, 10.0]), np.array([2.0, 5.0]), 0.0, 1.0)
+    assert frame.box.low.tolist() == [-1.0, 0.0]
+    assert frame.box.high.tolist() == [1.0, 2.0]

@@ -22,6 +22,7 @@ import moduli as mo
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+ROOT_PAGES = sorted(ROOT.glob("*.md"))  # read where the repository is, and included by pages
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "auto_gallery"} & set(path.parts))
 EXAMPLES = sorted((DOCS / "gallery").glob("plot_*.py"))
 GALLERY = "auto_gallery"  # made by Sphinx from docs/gallery
@@ -66,7 +67,7 @@ def broken(page: Path, text: str) -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=name)
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=name)
 def test_links_lead_somewhere(page):
     assert not broken(page, page.read_text())
 
@@ -114,6 +115,33 @@ def test_documented_names_exist():
                 assert f'"{last}"' in torch, wanted
             else:
                 assert hasattr(importlib.import_module(".".join(module or ["moduli"])), last), wanted
+
+
+def there(dotted: str) -> bool:
+    """Whether a name such as moduli.kernel.slack.Slack is a module, or something in one."""
+    parts = dotted.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[size:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=name)
+def test_dotted_names_of_a_page_exist(page):
+    """Modules move; pages that name them have to follow."""
+    dotted = set(re.findall(r"(?<![\w./-])moduli(?:\.[A-Za-z_]\w*)+", page.read_text()))
+    in_files = {f"moduli.{key}" for key in ("certificate", "slack", "version", "example.org")}
+    assert [other for other in sorted(dotted - in_files) if not there(other)] == []
+
+
+def test_the_test_of_dotted_names_sees_what_is_not_there():
+    assert all(map(there, ["moduli", "moduli.load", "moduli.kernel.slack.Slack.within", "moduli.kernel.bounds"]))
+    assert not any(map(there, ["moduli.enclosure", "moduli.kernel.slack.Slice", "moduli.kernel.bounds.x"]))
 
 
 @pytest.mark.parametrize("path", [*PAGES, *EXAMPLES, DOCS / "conf.py"], ids=name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MADE = (  # what tools leave beside the sources; git leaves it out by .gitignore
-    "__pycache__", "build", "dist", "*.egg-info", ".benchmarks", ".coverage", ".hypothesis", ".*_cache", "_build",
+    "__pycache__", "build", "dist", "*.egg-info", ".benchmarks", ".coverage*", ".hypothesis", ".*_cache", "_build",
     "auto_gallery", "sg_execution_times.rst", "*.py[cod]", "uv.lock", ".git",
 )  # fmt: skip
 

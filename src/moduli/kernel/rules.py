@@ -1,6 +1,6 @@
 """What each kind of move demands of a network in exact numbers, and what it does. Part of the kernel.
 
-The table of moves is in `certificate`; `substitution` has those that put other units in the place of some.
+What the moves are stands in `certificate`, the table of rules at the end here; `substitution` has those that put other units in the place of some.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def _remove(state: State, move: Move) -> None:
 
 
 def _constant(state: State, move: Move) -> None:
+    # w = 0: s(w . h + b) is the number s(b), whatever h, so its products with outgoing weights are constants
     l = move.layer
     if state.weights[l - 1].take(move.units, state.alive[l - 1]).nonzero().any():
         raise CertificateRejected(f"{move}: an incoming weight is not zero")
@@ -84,6 +85,7 @@ def _constant(state: State, move: Move) -> None:
 
 
 def _drop(state: State, move: Move) -> None:
+    # v = 0: the unit adds v s(z) = 0 to everything that reads it
     if state.weights[move.layer].take(state.alive[move.layer + 1], move.units).nonzero().any():
         raise CertificateRejected(f"{move}: an outgoing weight is not zero")
     _remove(state, move)
@@ -96,6 +98,8 @@ def _merge(state: State, move: Move) -> None:
     _require_units(state, move, into)
     if np.isin(into, move.units).any():
         raise CertificateRejected(f"{move}: merges into a unit that it removes")
+    # z_u = ratio z_v and s(ratio z) = law[0] s(z) + law[1] z + law[2] for all z: the same sum without the unit u, if no
+    # target is removed with it
     law = _law(state, move, move.ratio)
     width = max(1, BLOCK // max(1, len(state.alive[l - 1])))
     for start in range(0, len(into), width):
@@ -127,6 +131,7 @@ def _scale(state: State, move: Move) -> None:
 def _permute(state: State, move: Move) -> None:
     if len(move.units) != len(state.alive[move.layer]):
         raise CertificateRejected(f"{move}: orders {len(move.units)} of {len(state.alive[move.layer])} units")
+    # as many units as there are, all there and none twice (`apply`): an order of them, and sums have none
     state.alive[move.layer] = move.units
 
 
@@ -146,6 +151,7 @@ def _multiple(state: State, l: int, units: Units, others: Units, ratio: Fraction
 
 def _multiples(x: ExactArray, ratio: Fraction, units: Units, others: Units, cols: Units | None = None) -> bool:
     """The same of the rows of one array; where the factor is a sign, the fields of equal numbers are equal."""
+    # nearest floats are unique and rounding to nearest is odd, so equal (opposite) numbers have equal (opposite) fields
     if abs(ratio) == 1 and not x.rest:
         parts = [p for p in (x.hi, x.lo) if p is not None]
         return all(np.array_equal(_rows(p, units, cols), float(ratio) * _rows(p, others, cols)) for p in parts)

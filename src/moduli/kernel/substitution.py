@@ -64,6 +64,7 @@ def inactive(state: State, move: Move) -> None:
     """Units that are zero on the box go."""
     if state.region is None:
         raise CertificateRejected(f"{move}: the certificate claims no signs on a box")
+    # slope 0: s(z) = 0 z on the box, and the unit adds nothing there
     for name in move.units.tolist():
         if (c := slope(state, move.layer, name)) != 0:
             found = "is not known to be linear" if c is None else f"has slope {c}"
@@ -94,6 +95,7 @@ def skip(state: State, move: Move) -> None:
     l = move.layer
     if not np.array_equal(move.units, state.alive[l]):
         raise CertificateRejected(f"{move}: names {len(move.units)} units; the layer has {len(state.alive[l])}, in their order")
+    # each unit is c z plus an even part, and creases that are zero leave V C (W h + b): an affine map of h
     parts = [_part(state, move, name, None) for name in move.units.tolist()]
     _require_creases(state, move, parts, [])
     outgoing, product = linear_contribution(state, l, move.units, [p.slope for p in parts])
@@ -129,6 +131,7 @@ def block(state: State, move: Move) -> None:
         raise CertificateRejected(f"{move}: {len(into)} units stay, with {len(move.rows)} rows, {len(move.outgoing)} columns")
     if any(len(r) != len(cols) + 1 for r in move.rows if r is not None) or any(len(c) != len(rows) for c in move.outgoing):
         raise CertificateRejected(f"{move}: rows need {len(cols)} weights and a bias, columns {len(rows)} weights")
+    # both sides are a linear map of h, a constant and creases: the first and the last are compared, the constants made equal
     old = [_part(state, move, name, None) for name in move.units.tolist()]
     new = [_part(state, move, name, row) for name, row in zip(into.tolist(), move.rows, strict=True)]
     outgoing, before = linear_contribution(state, l, move.units, [p.slope for p in old])
@@ -141,6 +144,7 @@ def block(state: State, move: Move) -> None:
 def _part(state: State, move: Move, name: int, row: Row | None) -> Part:
     activation, c = state.activations[move.layer - 1], slope(state, move.layer, name)
     if row is not None:
+        # the least of row . h + bias on the box is not negative: there s(z) = s(1) z, two slopes meeting at 0
         ends, steep = extent(state, move.layer, row[:-1]), activation.exact(Fraction(1))
         c = steep if ends is not None and ends[0] + row[-1] >= 0 and activation.piecewise_linear else None
     if c is not None:

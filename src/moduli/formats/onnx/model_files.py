@@ -100,9 +100,11 @@ def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stor
             stored.append((label, np.full(shape, number), "float32" if single and exact else "float64"))
         return _cast(x, y, not exact, single, lambda a, b: helper.make_node(kind, [a, *names], [b]))
     extra = {"approximate": "tanh"} if activation.kind == "gelu_tanh" else {}
-    kind = _NODES[activation.kind]
+    plain = _NODES.get(activation.kind)
+    if plain is None:
+        raise UnsupportedModel(f"{activation} has no ONNX operator here; save the network as .npz or .safetensors")
     cast = activation.kind in _SINGLE and not single
-    return _cast(x, y, cast, single, lambda a, b: helper.make_node(kind, [a], [b], **extra))
+    return _cast(x, y, cast, single, lambda a, b: helper.make_node(plain, [a], [b], **extra))
 
 
 def _elu_nodes(alpha: float, x: str, y: str, single: bool, stored: list[Stored]) -> list[Any]:
