@@ -31,11 +31,11 @@ import mutations as make
 import numpy as np
 
 import moduli as mo
+from moduli.common.exact_values import evaluate
 from moduli.equivalence.constant_paths import PathCertificate
 from moduli.formats import load_samples
 from moduli.interface import cli, cli_support
 from moduli.kernel.certificate import Certificate
-from moduli.kernel.exact_numbers import evaluate
 from moduli.training.experiments import Table, load_data, read_config
 from moduli.training.job_store import run
 

@@ -12,8 +12,9 @@ import pytest
 import strategies as plants
 
 import moduli as mo
+from moduli.common.exact_values import evaluate
 from moduli.equivalence.group import Element, SymmetricPart, _over, _rounded, _sorted, _times, attention, canon, grouped
-from moduli.kernel.exact_numbers import evaluate, two_sum
+from moduli.kernel.exact_numbers import two_sum
 from moduli.kernel.state import State
 
 

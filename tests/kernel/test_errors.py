@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import moduli as mo
-from moduli.kernel.errors import one_line, printable
+from moduli.kernel import errors
+from moduli.kernel.errors import (
+    MissingExtra,
+    ModuliError,
+    Undecided,
+    one_line,
+    printable,
+)
 
 
 def test_one_printable_line():
@@ -67,3 +76,44 @@ def test_what_says_more_as_it_is_passes(error):
     with pytest.raises(type(error)) as caught, one_line("net.onnx"):
         raise error
     assert caught.value is error
+
+
+@given(st.text(max_size=3000))
+def test_every_message_is_one_line_that_controls_no_terminal(text):
+    found = printable(text)
+    assert found.isprintable()
+    assert len(found) <= 1000
+    assert str(ModuliError(text)) == found
+    assert printable(found) == found
+
+
+def test_every_error_is_caught_as_what_it_is():
+    found = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, ModuliError)
+    }
+    codes = {name: kind.exit_code for name, kind in found.items()}
+    assert codes == {
+        "ModuliError": 2,
+        "UnsupportedModel": 4,
+        "ShapeError": 2,
+        "Undecided": 3,
+        "BudgetExhausted": 3,
+        "PrecisionExhausted": 3,
+        "CertificateRejected": 1,
+        "MissingExtra": 4,
+    }
+    for name, kind in (
+        ("UnsupportedModel", ValueError),
+        ("ShapeError", ValueError),
+        ("Undecided", RuntimeError),
+        ("MissingExtra", ImportError),
+    ):
+        assert issubclass(found[name], kind)
+    some = Undecided("open", lower=1, upper=2.5)
+    assert (some.lower, some.upper, str(some)) == (1, 2.5, "open")
+    assert (
+        str(MissingExtra("torch", "torch"))
+        == "torch is not installed; run: pip install 'moduli[torch]'"
+    )

@@ -186,3 +186,11 @@ def test_keys_agree_within_a_class():
     assert np.array_equal(*(class_keys(t * tripled, t * b.round(2) * 0, sign=False, scale=True)[0] for t in (1.0, 3.0)))
     assert len(np.unique(plain)) == 200
     assert len(np.unique(class_keys(np.arange(4096.0)[:, None] + 0, np.zeros(4096), sign=False, scale=False)[0])) == 4096
+
+
+def test_exact_arrays_never_change_what_they_were_made_of():
+    given = np.array([1.0, 2.0])
+    array = ExactArray(given)
+    array.put((0,), Fraction(1, 3))
+    array.put((1,), Fraction(7))
+    assert given.tolist() == [1.0, 2.0]

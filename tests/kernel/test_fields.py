@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moduli.kernel import fields
 from moduli.kernel.errors import CertificateRejected
@@ -221,3 +224,54 @@ def test_whatever_an_object_is_made_of_the_error_is_one(error):
         raise RecursionError
     with pytest.raises(KeyboardInterrupt), fields.made_by_hand("network"):
         raise KeyboardInterrupt
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.fractions(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.fractions())
+def test_rationals_are_read_in_lowest_terms_only(q):
+    assert fields.rational(str(q), "x") == fields.rational(q, "x") == q
+    doubled = f"{2 * q.numerator}/{2 * q.denominator}"
+    with pytest.raises(CertificateRejected, match="lowest terms"):
+        fields.rational(doubled, "x")
+
+
+@given(ANYTHING)
+def test_whatever_is_read_is_of_builtin_types_and_reads_again(x):
+    readers = {
+        fields.rational: Fraction,
+        fields.text: str,
+        fields.flag: bool,
+        fields.items: list,
+        fields.pairs: list,
+        fields.units: tuple,
+    }
+    for reader, kind in readers.items():
+        try:
+            found = reader(x, "x")
+        except CertificateRejected:
+            continue
+        assert type(found) is kind
+        assert reader(found, "x") == found
+    try:
+        assert math.isfinite(fields.real(x, "x"))
+        assert fields.real(x, "x") == x
+    except CertificateRejected:
+        assert type(x) not in (int, float) or not math.isfinite(x) or abs(x) > 2**53
+    try:
+        assert 0 <= fields.whole(x, 0, 9, "x") <= 9
+    except CertificateRejected:
+        assert type(x) is not int or not 0 <= x <= 9
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_floats_survive_json(x):
+    assert fields.real(json.loads(json.dumps(x)), "x") == x
+    assert math.copysign(1, fields.real(-0.0, "x")) == 1

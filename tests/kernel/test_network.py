@@ -226,3 +226,14 @@ def test_how_it_shows_itself():
     assert repr(TWO) == "Network(2-2-1, tanh, 9 parameters)"
     assert repr(deep("relu", "softmax")) == "Network(3-4-5-2, relu, softmax output, 53 parameters)"
     assert repr(Network.mlp([[1.0]], [0.0])) == "Network(1-1, affine, 2 parameters)"
+
+
+def test_unpickled_networks_are_read_only_and_stay_as_they_are():
+    net = pickle.loads(
+        pickle.dumps(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0]))
+    )
+    before = net.flat().copy()
+    assert not net.layers[0].weight.flags.writeable
+    assert mo.compress(net).network.units == 1
+    assert mo.compress(net, radius=0.1).network.units == 1
+    assert (net.flat() == before).all()

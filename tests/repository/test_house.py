@@ -131,6 +131,12 @@ def test_the_kernel_imports_no_solver_and_stays_short_enough_to_read():
     assert sum(bool(line.strip()) for path in kernel for line in path.read_text().splitlines()) <= KERNEL_LINES
 
 
+def test_every_module_of_the_kernel_has_a_test_file_of_its_own():
+    for path in (path for name, path in MODULES.items() if fits(name, "kernel") and path.stem != "__init__"):
+        inside = path.relative_to(SOURCE)
+        assert (ROOT / "tests" / inside.parent / f"test_{inside.name}").is_file(), inside
+
+
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_heavy_libraries_are_imported_where_they_are_needed(name):
     lenders = {

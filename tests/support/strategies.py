@@ -5,7 +5,9 @@ The planted widths are the oracle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +15,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from moduli.kernel.activations import Activation
+from moduli.kernel.hyperplane_sums import unit
+from moduli.kernel.move import Move
 from moduli.kernel.network import Network
+from moduli.kernel.state import State
 
 Array = np.ndarray[Any, Any]
 ODD = ("tanh", "erf", "sin")
@@ -125,3 +130,69 @@ def planted(seed: int, activation: str | None = None, depth: int | None = None) 
 
 
 SEEDS = st.integers(0, 2**32 - 1)  # of `planted`
+
+# Moves, true, false or nearly true ------------------------------------------------------------------------------
+
+SMALL = st.sampled_from([Fraction(n) for n in (0, 0, 1, 1, -1, 2, -2)])
+RATIOS = st.sampled_from([*map(Fraction, ("1", "1", "-1", "2", "1/2", "-2", "3", "1/3", "-5/7"))])
+
+
+def small_network(draw: Any, activations: Sequence[str], depth: int = 2) -> Network:
+    """Weights of few values, so that zero rows, equal rows and sums that cancel are common.
+
+    Here as below `draw` is that of `st.data()`: type checks at run time toss coins, which no strategy may do.
+    """
+    widths = [draw(st.integers(1, 2)), *(draw(st.integers(1, 4)) for _ in range(depth)), draw(st.integers(1, 2))]
+    arrays: list[Any] = []
+    for n, m in pairwise(widths):
+        arrays.append(np.array([[float(draw(SMALL)) for _ in range(n)] for _ in range(m)]).reshape(m, n))
+        arrays.append(np.array([float(draw(SMALL)) for _ in range(m)]))
+    return Network.mlp(*arrays, activation=[draw(st.sampled_from(activations)) for _ in range(depth)])
+
+
+def any_move(draw: Any, state: State, kind: str) -> Move:
+    """A move of a kind: names of units mostly of those that are there, numbers mostly of those that would do."""
+    layer = draw(st.sampled_from([*range(1, len(state.alive) - 1)] * 8 + [0, len(state.alive) - 1]))
+    inside = 1 <= layer < len(state.alive) - 1
+    there = state.alive[layer].tolist() if inside else [0]
+    names = st.sampled_from(there * 16 + [-1, 9]) if there else st.just(0)
+    units = draw(st.lists(names, max_size=3, unique=draw(st.integers(0, 9)) > 0))
+    if kind in ("permute", "skip") and draw(st.integers(0, 3)):
+        units = draw(st.permutations(there)) if kind == "permute" else there
+    chosen = np.array(units, dtype=np.intp)
+    if kind in ("constant", "drop", "permute", "inactive", "skip"):
+        return Move(kind, layer, chosen)
+    if kind == "scale":
+        return Move(kind, layer, chosen, ratio=draw(RATIOS))
+    if kind == "merge":
+        into = np.array([draw(names) for _ in range(len(units) + (draw(st.integers(0, 19)) == 0))], dtype=np.intp)
+        return Move(kind, layer, chosen, into, draw(RATIOS))
+    into = draw(st.lists(st.sampled_from(units), max_size=len(units), unique=True)) if units else []
+    parts = [_unit_of_block(draw, state, layer, name) for name in into] if inside else []
+    rows, outgoing = tuple(row for row, _ in parts), tuple(column for _, column in parts)
+    return Move(kind, layer, chosen, np.array(into, dtype=np.intp), rows=rows, outgoing=outgoing)
+
+
+def _unit_of_block(draw: Any, state: State, layer: int, name: int) -> tuple[Any, Any]:
+    """A multiple of what is there, with the inverse multiple behind it, perhaps with another number somewhere."""
+    found = unit(state, layer, name) if name in state.alive[layer] else None
+    if found is None:
+        return None, (Fraction(1),) * len(state.alive[layer + 1])
+    t = draw(RATIOS)
+    row = None if draw(st.booleans()) else tuple(t * q for q in found.row)
+    column = list(found.column if row is None else [q / abs(t) for q in found.column])
+    if draw(st.integers(0, 3)) == 0:
+        column[draw(st.integers(0, len(column) - 1))] += draw(SMALL)
+    return row, tuple(column)
+
+
+def folded(rng, inputs, hyperplanes, outputs, units, kind="relu"):
+    """A network whose units share hyperplanes, in small integers."""
+    planes = rng.integers(-2, 3, (hyperplanes, inputs + 1))
+    planes[:, 0] += (planes[:, :inputs] == 0).all(axis=1)
+    scale = rng.choice([-2, -1, 1, 2] if kind in ("relu", "leaky_relu(0.5)") else [-1, 1], units)
+    rows = planes[rng.integers(0, hyperplanes, units)] * scale[:, None]
+    return Network.mlp(
+        rows[:, :inputs], rows[:, inputs], rng.integers(-2, 3, (outputs, units)), rng.integers(-2, 3, outputs), activation=kind
+    )
+

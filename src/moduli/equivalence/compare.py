@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.exact_values import evaluate
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted
 from moduli.compression.average import closed_form
@@ -25,7 +26,7 @@ from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from moduli.kernel.exact_numbers import ceiling, evaluate, sum_up
+from moduli.kernel.exact_numbers import ceiling, sum_up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network, rebuilt
 from moduli.kernel.rules import apply, replay

@@ -9,11 +9,11 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
+from moduli.common.exact_values import evaluate
 from moduli.common.progress import Progress
 from moduli.kernel.bounds.output_gap import joint
 from moduli.kernel.box import Box
 from moduli.kernel.errors import Undecided
-from moduli.kernel.exact_numbers import evaluate
 from moduli.kernel.network import Network
 from moduli.piecewise.polyhedral_complex import MOST, pieces
 

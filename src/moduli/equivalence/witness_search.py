@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.common.domains import Domain
+from moduli.common.exact_values import evaluate
 from moduli.kernel.activations import Activation
 from moduli.kernel.box import Box
-from moduli.kernel.exact_numbers import Interval, ceiling, enclose_value, evaluate
+from moduli.kernel.exact_numbers import Interval, ceiling, enclose_value
 from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

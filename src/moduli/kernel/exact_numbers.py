@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import Activation
 from .errors import CertificateRejected
-from .network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -291,51 +290,6 @@ def _enclose_far(activation: Activation, z: Interval) -> Interval:
     return slope * low + offset - _ERROR, slope * high + offset + _ERROR
 
 
-def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:
-    """Enclosures of the outputs (before the output map) at a rational input; points where every value is rational.
-
-    Args:
-        x: ``[in]`` rationals.
-    """
-    h: list[Interval] = [(q, q) for q in x]
-    for layer in net.layers:
-        z = _affine(layer.weight, layer.bias, h)
-        h = z if layer.activation.kind == "identity" else [_coarse(enclose_value(layer.activation, t)) for t in z]
-    return h
-
-
-def _affine(weight: Array, bias: Array, h: Sequence[Interval]) -> list[Interval]:
-    """weight @ h + bias, exactly: sums of integers over one denominator."""
-    below = math.lcm(*(end.denominator for ends in h for end in ends))
-    sides = [[ends[k].numerator * (below // ends[k].denominator) for ends in h] for k in (0, 1)]
-    low, high = (np.array(side, dtype=object) for side in sides)
-    whole, exponent = integers(weight)
-    scale = Fraction(2) ** exponent / below
-    if all(p == q for p, q in h):
-        ends = [whole @ low] * 2
-    else:
-        plus, minus = np.maximum(whole, 0), np.minimum(whole, 0)
-        ends = [plus @ low + minus @ high, plus @ high + minus @ low]
-    return [(int(p) * scale + Fraction(b), int(q) * scale + Fraction(b)) for p, q, b in zip(*ends, bias.tolist(), strict=True)]
-
-
-def integers(a: Array) -> tuple[Any, int]:
-    """Integers n (as objects) and an exponent e with a = n 2^e."""
-    mantissa, exponent = np.frexp(a)
-    whole = np.ldexp(mantissa, 53).astype(np.int64)
-    exponent = np.where(whole != 0, exponent - 53, 0)
-    least = int(exponent[whole != 0].min()) if whole.any() else 0
-    return whole.astype(object) << np.where(whole != 0, exponent - least, 0).astype(object), least
-
-
-def _coarse(interval: Interval) -> Interval:
-    """Outward onto a grid of 2^-160, where the interval is no point, so that denominators stay short."""
-    low, high = interval
-    if low == high:
-        return interval
-    return Fraction(math.floor(low * 2**160), 2**160), Fraction(math.ceil(high * 2**160), 2**160)
-
-
 # Exact arrays ---------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +318,15 @@ def exact_sum(floats: Iterable[float]) -> Fraction:
     return Fraction(sum(n * (scale // d) for n, d in pairs), scale)
 
 
+class Entry(NamedTuple):
+    """What stands at an index of an exact array; of a grid where no number needs more than floats, `hi` and `lo` are arrays."""
+
+    at: Any
+    hi: Any
+    lo: Any
+    rest: Number | None
+
+
 class ExactArray:
     """A matrix or vector of exact numbers.
 
@@ -385,17 +348,31 @@ class ExactArray:
         return Fraction(float(self.hi[at])) + (Fraction(float(self.lo[at])) if self.lo is not None else 0)
 
     def put(self, at: Index, number: Number) -> None:
+        self.set([self.entry(at, number)])
+
+    def entry(self, at: Index, number: Number) -> Entry:
+        """What would stand there; nothing changes yet, but the work is done.
+
+        Raises:
+            CertificateRejected: the number is too long, or too much work was done.
+        """
         low, high = enclose(number)
         middle = bounded((low + high) / 2)
         if self.work is not None:
             self.work.spend(middle)
         hi = _nearest(middle)
         lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
-        self.write(at, hi, lo)
-        if isinstance(number, Constant) or not math.isfinite(hi) or Fraction(hi) + Fraction(lo) != number:
-            self.rest[at] = number
-        else:
-            self.rest.pop(at, None)
+        held = not isinstance(number, Constant) and math.isfinite(hi) and Fraction(hi) + Fraction(lo) == number
+        return Entry(at, hi, lo, None if held else number)
+
+    def set(self, entries: Iterable[Entry]) -> None:
+        """Write entries that were made ready; this cannot fail."""
+        for at, hi, lo, rest in entries:
+            self.write(at, hi, lo)
+            if rest is not None:
+                self.rest[at] = rest
+            elif self.rest:
+                self.rest.pop(at, None)
 
     def write(self, at: Any, hi: Any, lo: Any) -> None:
         """Set entries to hi + lo; `lo` must be the nearest floats of a remainder."""
@@ -449,8 +426,12 @@ class ExactArray:
 
     def scale(self, rows: Any, cols: Any, ratio: Fraction) -> None:
         """entry *= ratio at the given rows (and columns of a matrix)."""
+        self.set(self.scaled(rows, cols, ratio))
+
+    def scaled(self, rows: Any, cols: Any, ratio: Fraction) -> list[Entry]:
+        """The entries that `scale` writes."""
         if ratio == 1:
-            return
+            return []
         at = (rows,) if cols is None else np.ix_(rows, cols)
         parts = [p for p in (self.hi, self.lo) if p is not None]
         binary = _is_power_of_two(ratio) and 2**-500 < abs(ratio) < 2**500
@@ -458,14 +439,18 @@ class ExactArray:
             with np.errstate(over="ignore", under="ignore"):
                 new = [p[at] * float(ratio) for p in parts]
             if all(np.array_equal(n / float(ratio), p[at]) for n, p in zip(new, parts, strict=True)):
-                self.write(at, new[0] + 0.0, new[1] + 0.0 if len(new) > 1 else 0.0)
-                return
+                return [Entry(at, new[0] + 0.0, new[1] + 0.0 if len(new) > 1 else 0.0, None)]
+        found = []
         for row in rows.tolist():
             for index in [(row,)] if cols is None else [(row, col) for col in cols.tolist()]:
-                self.put(index, linear([(ratio, self.get(index))]))
+                found.append(self.entry(index, linear([(ratio, self.get(index))])))
+        return found
 
     def add_columns(self, into: Any, units: Any, factor: Fraction, rows: Any) -> None:
-        """column[into[k]] += factor * column[units[k]] for all k, at the given rows. No target is a unit."""
+        """column[into[k]] += factor * column[units[k]] for all k, at the given rows. No target is a unit.
+
+        Where a number is too long nothing changes.
+        """
         into, units = np.asarray(into, dtype=np.intp), np.asarray(units, dtype=np.intp)
         order = np.argsort(into, kind="stable")
         targets, starts, counts = np.unique(into[order], return_index=True, return_counts=True)
@@ -478,14 +463,16 @@ class ExactArray:
             pairs = (counts == 1) & ~dirty[targets] & ~dirty[units[first]]
             self._add_pairs(targets[pairs], units[first[pairs]], float(factor), rows)
             targets, starts, counts = (x[~pairs] for x in (targets, starts, counts))
+        found = []
         for target, start, count in zip(targets.tolist(), starts.tolist(), counts.tolist(), strict=True):
             members = units[order[start : start + count]]
             for row in rows.tolist():
-                if plain and (row, target) not in self.rest:
+                if plain:  # a sum of floats is never too long
                     self._put_sum((row, target), self._parts(row, [target], 1.0) + self._parts(row, members, float(factor)))
                 else:
                     parts = [(factor, self.get((row, unit))) for unit in members.tolist()]
-                    self.put((row, target), linear([(Fraction(1), self.get((row, target))), *parts]))
+                    found.append(self.entry((row, target), linear([(Fraction(1), self.get((row, target))), *parts])))
+        self.set(found)
 
     def _parts(self, row: int, columns: Any, sign: float) -> list[float]:
         parts = [self.hi] if self.lo is None else [self.hi, self.lo]

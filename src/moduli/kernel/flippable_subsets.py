@@ -33,6 +33,8 @@ def cancelling_turns(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, b
     for seed in (0, 1):
         rng = np.random.default_rng(seed)
         a, y = _weights(rng, len(units[0].column) if units else 0), _across(rng, units, but)
+        # P(T) = 0 makes the number a P(T) y zero, and P(T) = v w makes it (a . v)(w . y) = 0: so no such T is missed; what
+        # is zero by chance modulo the prime only lets minimality be claimed less often
         part = [_dot(a, u.column) * _dot(y, u.row[:-1]) * _residue(c if u.slope is None else u.slope) for u in units]
         flips = [_dot(a, seen[key]) * _dot(y, key[:-1]) * _residue(c) for key in turned]
         total[seed] = (sum(flips) - sum(part)) % PRIME

@@ -25,7 +25,7 @@ def reducible(state: State) -> str | None:
     on an open box agree everywhere, being analytic. For activations that bend at 0 see `hyperplane_sums`.
     """
     if state.region is not None and state.region.flat:
-        return "the box is flat"
+        return "the box is flat"  # functions that agree there may differ close to it: no theorem below applies
     if len(state.alive) != 3:
         return f"{len(state.alive) - 2} hidden layers: minimality is known for one"
     activation = state.activations[0]
@@ -38,7 +38,9 @@ def reducible(state: State) -> str | None:
     if not state.weights[1].take(state.alive[2], alive).nonzero().any(axis=0).all():
         return "a unit has zero outgoing weights"
     if activation.bends:
+        # on R^n units of different hyperplanes, none of them idle: as many as there are creases, and each needs one
         return None if state.region is None and distinct(state) else _reducible_bends(state)
+    # irreducible (Sussmann): no zero row or column, no two rows equal up to sign
     return None if distinct(state) else "two units may be equal up to sign"
 
 
@@ -100,7 +102,7 @@ def _reducible_bends(state: State) -> str | None:
         return "the function is affine on the box, and a network without hidden units has it"
     extra = len(units) - len(seen)
     if extra == 0:
-        return None
+        return None  # a crease on each of r hyperplanes needs r units: the function has a kink there
     if extra > (2 if state.region is None else 1) or len(seen) > (MOST if extra == 1 else TURNS):
         return f"{len(units)} units remain and no more than {len(seen)}, one for each bend of the function, are proved needed"
     try:

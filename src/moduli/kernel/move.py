@@ -35,7 +35,7 @@ class Move:
     outgoing: tuple[Row, ...] = ()
 
     def __str__(self) -> str:
-        some = ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "")
+        some = ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "") or "none"
         return f"{self.kind} of unit {some} in layer {self.layer}"
 
     @property

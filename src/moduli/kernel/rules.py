@@ -14,7 +14,7 @@ import numpy as np
 from . import substitution
 from .bounds.box_claim import Region
 from .errors import CertificateRejected
-from .exact_numbers import ExactArray, linear, total, value
+from .exact_numbers import ExactArray, Number, linear, total, value
 from .move import Move
 from .network import Network
 from .radius.cover_bound import Near
@@ -23,11 +23,15 @@ from .state import State
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Terms = list[tuple[Fraction, Number]]
 BLOCK = 2**16  # entries of rows that are compared at a time
 
 
 def apply(state: State, move: Move) -> None:
-    """Check the precondition of a move and carry it out; a rejected merge, drop or constant changes nothing.
+    """Check the precondition of a move and carry it out.
+
+    A rejected move changes nothing: everything is checked, and what will be written made ready, before anything is written.
+    One exception: a merge that runs out of work (see `exact_numbers.Work`) stops midway; that state is of no more use.
 
     Raises:
         CertificateRejected: naming the move and what fails.
@@ -67,17 +71,21 @@ def _remove(state: State, move: Move) -> None:
 
 
 def _constant(state: State, move: Move) -> None:
+    # w = 0: s(w . h + b) is the number s(b), whatever h, so its products with outgoing weights are constants
     l = move.layer
     if state.weights[l - 1].take(move.units, state.alive[l - 1]).nonzero().any():
         raise CertificateRejected(f"{move}: an incoming weight is not zero")
     values = [value(state.activations[l - 1], state.biases[l - 1].get((u,))) for u in move.units.tolist()]
     moving = [(u, v) for u, v in zip(move.units.tolist(), values, strict=True) if v != 0]
+    terms = {}
     for row in state.alive[l + 1].tolist() if moving else ():
-        state.shift(l + 1, row, ((state.weight(l + 1, row, u), v) for u, v in moving))
+        terms[row] = [(state.weight(l + 1, row, u), v) for u, v in moving]
+    state.biases[l].set(state.shifted(l + 1, terms))
     _remove(state, move)
 
 
 def _drop(state: State, move: Move) -> None:
+    # v = 0: the unit adds v s(z) = 0 to everything that reads it
     if state.weights[move.layer].take(state.alive[move.layer + 1], move.units).nonzero().any():
         raise CertificateRejected(f"{move}: an outgoing weight is not zero")
     _remove(state, move)
@@ -90,15 +98,17 @@ def _merge(state: State, move: Move) -> None:
     _require_units(state, move, into)
     if np.isin(into, move.units).any():
         raise CertificateRejected(f"{move}: merges into a unit that it removes")
+    # z_u = ratio z_v and s(ratio z) = law[0] s(z) + law[1] z + law[2] for all z: the same sum without the unit u, if no
+    # target is removed with it
     law = _law(state, move, move.ratio)
     width = max(1, BLOCK // max(1, len(state.alive[l - 1])))
     for start in range(0, len(into), width):
         block = slice(start, start + width)
         if not _multiple(state, l, move.units[block], into[block], move.ratio):
             raise CertificateRejected(f"{move}: a row is not {move.ratio} times the row that it merges into")
-    _linear_part(state, move, law[1], into)
-    _offset(state, move, law[2])
+    biases = state.shifted(l + 1, _remainder(state, move, law[1], law[2], into))
     state.weights[l].add_columns(into, move.units, law[0], state.alive[l + 1])
+    state.biases[l].set(biases)
     _remove(state, move)
 
 
@@ -107,16 +117,21 @@ def _scale(state: State, move: Move) -> None:
     if state.region is not None:
         raise CertificateRejected(f"{move}: not beside signs on a box, which it may change")
     law = _law(state, move, 1 / move.ratio)
-    state.weights[l - 1].scale(move.units, cols, move.ratio)
-    state.biases[l - 1].scale(move.units, None, move.ratio)
-    _linear_part(state, move, law[1], move.units)
-    _offset(state, move, law[2])
-    state.weights[l].scale(rows, move.units, law[0])
+    # with z' = ratio z the new pre-activation: s(z) = law[0] s(z') + law[1] z' + law[2]
+    shifted = state.shifted(l + 1, _remainder(state, move, law[1] * move.ratio, law[2], move.units))
+    incoming = state.weights[l - 1].scaled(move.units, cols, move.ratio)
+    own = state.biases[l - 1].scaled(move.units, None, move.ratio)
+    outgoing = state.weights[l].scaled(rows, move.units, law[0])
+    state.weights[l - 1].set(incoming)
+    state.biases[l - 1].set(own)
+    state.weights[l].set(outgoing)
+    state.biases[l].set(shifted)
 
 
 def _permute(state: State, move: Move) -> None:
     if len(move.units) != len(state.alive[move.layer]):
         raise CertificateRejected(f"{move}: orders {len(move.units)} of {len(state.alive[move.layer])} units")
+    # as many units as there are, all there and none twice (`apply`): an order of them, and sums have none
     state.alive[move.layer] = move.units
 
 
@@ -136,6 +151,7 @@ def _multiple(state: State, l: int, units: Units, others: Units, ratio: Fraction
 
 def _multiples(x: ExactArray, ratio: Fraction, units: Units, others: Units, cols: Units | None = None) -> bool:
     """The same of the rows of one array; where the factor is a sign, the fields of equal numbers are equal."""
+    # nearest floats are unique and rounding to nearest is odd, so equal (opposite) numbers have equal (opposite) fields
     if abs(ratio) == 1 and not x.rest:
         parts = [p for p in (x.hi, x.lo) if p is not None]
         return all(np.array_equal(_rows(p, units, cols), float(ratio) * _rows(p, others, cols)) for p in parts)
@@ -144,22 +160,26 @@ def _multiples(x: ExactArray, ratio: Fraction, units: Units, others: Units, cols
     return all(x.get((u, *at)) == linear([(ratio, x.get((v, *at)))]) for u, v in pairs for at in places)
 
 
-def _linear_part(state: State, move: Move, slope: Fraction, bearers: Units) -> None:
-    """The terms slope * outgoing[unit] * z[bearer]: their weights must cancel, their biases go to the next layer."""
-    if slope == 0:
-        return
+def _remainder(state: State, move: Move, slope: Fraction, offset: Fraction, bearers: Units) -> dict[int, Terms]:
+    """What a law adds to the next biases, by row: outgoing[unit] * (slope * z[bearer] + offset), summed over the units.
+
+    z = w . h + b of the bearers is no constant: the weights of each sum must cancel, then only its biases remain.
+    """
     l, pairs = move.layer, list(zip(move.units.tolist(), bearers.tolist(), strict=True))
-    rows = {row: [(slope * state.weight(l + 1, row, u), v) for u, v in pairs] for row in state.alive[l + 1].tolist()}
-    for j in state.alive[l - 1].tolist():
-        if any(total(c * state.weight(l, v, j) for c, v in out) != 0 for out in rows.values()):
-            raise CertificateRejected(f"{move}: the linear parts do not cancel")
-    for row, out in rows.items():
-        state.shift(l + 1, row, ((c, state.biases[l - 1].get((v,))) for c, v in out))
-
-
-def _offset(state: State, move: Move, offset: Fraction) -> None:
-    for row in state.alive[move.layer + 1].tolist() if offset else ():
-        state.shift(move.layer + 1, row, ((state.weight(move.layer + 1, row, u), offset) for u in move.units.tolist()))
+    terms: dict[int, Terms] = {}
+    if slope == 0 and offset == 0:
+        return terms
+    for row in state.alive[l + 1].tolist():
+        outgoing = [state.weight(l + 1, row, u) for u, _ in pairs]
+        terms[row] = [(q, offset) for q in outgoing]
+        if slope == 0:
+            continue
+        lines = [(slope * q, v) for q, (_, v) in zip(outgoing, pairs, strict=True)]
+        for j in state.alive[l - 1].tolist():
+            if total(c * state.weight(l, v, j) for c, v in lines) != 0:
+                raise CertificateRejected(f"{move}: the linear parts do not cancel")
+        terms[row] += [(c, state.biases[l - 1].get((v,))) for c, v in lines]
+    return terms
 
 
 def _rows(array: Array, rows: Units, cols: Units | None) -> Array:

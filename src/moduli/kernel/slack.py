@@ -41,7 +41,8 @@ class Slack:
 
     def within(self, radius: float) -> float:
         """Upper bound for |x|_inf <= radius."""
-        return float(up(up_scale(np.array([self.growth]), radius) + self.constant)[0])
+        with np.errstate(over="ignore"):
+            return float(up(up_scale(np.array([self.growth]), radius) + self.constant)[0])
 
     def plus(self, other: Slack) -> Slack:
         """Of two roundings, one after the other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from . import arithmetic
 from .bounds.box_claim import Region
 from .errors import CertificateRejected, UnsupportedModel
-from .exact_numbers import ExactArray, Number, Work, linear
+from .exact_numbers import Entry, ExactArray, Number, Work, linear
 from .network import IDENTITY, Layer, Network
 from .radius.cover_bound import Near
 
@@ -73,9 +73,12 @@ class State:
         assert isinstance(number, Fraction)
         return number
 
-    def shift(self, l: int, row: int, terms: Iterable[tuple[Fraction, Number]]) -> None:
-        """Add a sum of coefficient * number to a bias."""
-        self.biases[l - 1].put((row,), linear([(Fraction(1), self.biases[l - 1].get((row,))), *terms]))
+    def shifted(self, l: int, terms: Mapping[int, Iterable[tuple[Fraction, Number]]]) -> list[Entry]:
+        """Biases with a sum of coefficient * number added to each, by row; none is written yet."""
+        found, biases = [], self.biases[l - 1]
+        for row, some in terms.items():
+            found.append(biases.entry((row,), linear([(Fraction(1), biases.get((row,))), *some])))
+        return found
 
     def arrays(self) -> Iterator[tuple[ExactArray, ExactArray]]:
         """Exact weight and bias of each layer, remaining units only; one layer at a time, as it may be a copy."""

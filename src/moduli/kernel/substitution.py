@@ -35,7 +35,7 @@ import numpy as np
 from .bounds.activation_bounds import extent, preactivation_bounds, slope
 from .bounds.box_claim import Row
 from .errors import CertificateRejected
-from .exact_numbers import ExactArray, Index, Number, Work, ceiling, matmul
+from .exact_numbers import Entry, ExactArray, Index, Number, Work, ceiling, matmul
 from .hyperplane_sums import hyperplane_sums, linear_coefficient, unit
 from .move import Move
 from .state import State
@@ -51,10 +51,20 @@ class Part(NamedTuple):
     bends: bool
 
 
+class Claim(NamedTuple):
+    """The sign and the bounds of a new pre-activation on the box."""
+
+    unit: int
+    least: float
+    most: float
+    sign: int
+
+
 def inactive(state: State, move: Move) -> None:
     """Units that are zero on the box go."""
     if state.region is None:
         raise CertificateRejected(f"{move}: the certificate claims no signs on a box")
+    # slope 0: s(z) = 0 z on the box, and the unit adds nothing there
     for name in move.units.tolist():
         if (c := slope(state, move.layer, name)) != 0:
             found = "is not known to be linear" if c is None else f"has slope {c}"
@@ -71,11 +81,13 @@ def linear_contribution(state: State, l: int, units: Units, slopes: Sequence[Fra
     return outgoing, matmul(outgoing, state.weights[l - 1].take(units, state.alive[l - 1]))
 
 
-def _constants(state: State, l: int, outgoing: ExactArray, units: Units) -> None:
-    """Add V C b of units of layer l to the next biases."""
+def _constants(state: State, l: int, outgoing: ExactArray, units: Units) -> dict[int, list[tuple[Fraction, Number]]]:
+    """The terms of V C b of units of layer l, by row of the next layer."""
+    found = {}
     for i, row in enumerate(state.alive[l + 1].tolist()):
         terms = [(outgoing.get((i, k)), state.biases[l - 1].get((u,))) for k, u in enumerate(units.tolist())]
-        state.shift(l + 1, row, [(q, b) for q, b in terms if isinstance(q, Fraction) and q != 0])
+        found[row] = [(q, b) for q, b in terms if isinstance(q, Fraction) and q != 0]
+    return found
 
 
 def skip(state: State, move: Move) -> None:
@@ -83,12 +95,15 @@ def skip(state: State, move: Move) -> None:
     l = move.layer
     if not np.array_equal(move.units, state.alive[l]):
         raise CertificateRejected(f"{move}: names {len(move.units)} units; the layer has {len(state.alive[l])}, in their order")
+    # each unit is c z plus an even part, and creases that are zero leave V C (W h + b): an affine map of h
     parts = [_part(state, move, name, None) for name in move.units.tolist()]
     _require_creases(state, move, parts, [])
+    outgoing, product = linear_contribution(state, l, move.units, [p.slope for p in parts])
+    biases = state.shifted(l + 1, _constants(state, l, outgoing, move.units))
+    # nothing is refused from here on
     if state.region is not None:
         del preactivation_bounds(state)[l - 1], state.signs[l - 1]
-    outgoing, product = linear_contribution(state, l, move.units, [p.slope for p in parts])
-    _constants(state, l, outgoing, move.units)
+    state.biases[l].set(biases)
     shape = state.weights[l].hi.shape[0], state.slots(l - 1)
     state.weights[l] = _spread(product, shape, state.alive[l + 1], state.alive[l - 1], state.weights[l].work)
     for part in (state.weights, state.biases, state.activations):
@@ -116,20 +131,20 @@ def block(state: State, move: Move) -> None:
         raise CertificateRejected(f"{move}: {len(into)} units stay, with {len(move.rows)} rows, {len(move.outgoing)} columns")
     if any(len(r) != len(cols) + 1 for r in move.rows if r is not None) or any(len(c) != len(rows) for c in move.outgoing):
         raise CertificateRejected(f"{move}: rows need {len(cols)} weights and a bias, columns {len(rows)} weights")
+    # both sides are a linear map of h, a constant and creases: the first and the last are compared, the constants made equal
     old = [_part(state, move, name, None) for name in move.units.tolist()]
     new = [_part(state, move, name, row) for name, row in zip(into.tolist(), move.rows, strict=True)]
     outgoing, before = linear_contribution(state, l, move.units, [p.slope for p in old])
     if not before.equals(_product(state, move, new)):
         raise CertificateRejected(f"{move}: the new units do not have the product of weights of the old ones")
     _require_creases(state, move, old, new)
-    _constants(state, l, outgoing, move.units)
-    state.remove(l, move.units, keep=into)
-    _replace(state, move, new)
+    _replace(state, move, new, _constants(state, l, outgoing, move.units))
 
 
 def _part(state: State, move: Move, name: int, row: Row | None) -> Part:
     activation, c = state.activations[move.layer - 1], slope(state, move.layer, name)
     if row is not None:
+        # the least of row . h + bias on the box is not negative: there s(z) = s(1) z, two slopes meeting at 0
         ends, steep = extent(state, move.layer, row[:-1]), activation.exact(Fraction(1))
         c = steep if ends is not None and ends[0] + row[-1] >= 0 and activation.piecewise_linear else None
     if c is not None:
@@ -176,30 +191,39 @@ def _require_creases(state: State, move: Move, old: Sequence[Part], new: Sequenc
         raise CertificateRejected(f"{move}: {'the new units do not bend as the old ones' if into else 'the layer bends'}")
 
 
-def _replace(state: State, move: Move, new: Sequence[Part]) -> None:
-    """Write new rows and columns, and take U E d from the next biases."""
+def _replace(state: State, move: Move, new: Sequence[Part], constants: dict[int, list[tuple[Fraction, Number]]]) -> None:
+    """Write new rows and columns, and add V C b - U E d to the next biases; all is made ready before any of it is written."""
     l, cols, rows = move.layer, state.alive[move.layer - 1].tolist(), state.alive[move.layer + 1].tolist()
     assert move.into is not None
+    incoming, own, behind, bounds = list[Entry](), list[Entry](), list[Entry](), list[Claim]()
     for name, part, column in zip(move.into.tolist(), new, move.outgoing, strict=True):
-        if part.row is not None:
-            if state.region is not None:
-                _bound(state, l, name, part.row, bends=part.bends)
-            for j, q in zip(cols, part.row[:-1], strict=True):
-                state.weights[l - 1].put((name, j), q)
-            state.biases[l - 1].put((name,), part.row[-1])
         bias = state.biases[l - 1].get((name,))
+        if part.row is not None:
+            bias = part.row[-1]
+            if state.region is not None:
+                bounds.append(_bound(state, l, name, part.row, bends=part.bends))
+            incoming += [state.weights[l - 1].entry((name, j), q) for j, q in zip(cols, part.row[:-1], strict=True)]
+            own.append(state.biases[l - 1].entry((name,), bias))
         for i, q in zip(rows, column, strict=True):
-            state.weights[l].put((i, name), q)
+            behind.append(state.weights[l].entry((i, name), q))
             if q:
-                state.shift(l + 1, i, [(-q * part.slope, bias)])
+                constants[i].append((-q * part.slope, bias))
+    shifted = state.shifted(l + 1, constants)
+    # nothing is refused from here on
+    state.remove(l, move.units, keep=move.into)
+    for array, entries in ((state.weights[l - 1], incoming), (state.biases[l - 1], own), (state.weights[l], behind)):
+        array.set(entries)
+    state.biases[l].set(shifted)
+    for claim in bounds:
+        lo, hi = preactivation_bounds(state)[l - 1]
+        lo[claim.unit], hi[claim.unit], state.signs[l - 1][claim.unit] = claim.least, claim.most, claim.sign
 
 
-def _bound(state: State, l: int, name: int, row: Row, *, bends: bool) -> None:
+def _bound(state: State, l: int, name: int, row: Row, *, bends: bool) -> Claim:
     """The sign and the bounds of a new pre-activation; that of a turned unit has those of the old one, turned."""
     ends, (lo, hi) = extent(state, l, row[:-1]), preactivation_bounds(state)[l - 1]
     least, most = (-math.inf, math.inf) if ends is None else (-ceiling(-ends[0] - row[-1]), ceiling(ends[1] + row[-1]))
     old = unit(state, l, name)
     if old is not None and old.row == tuple(-q for q in row):
         least, most = max(least, -hi[name]), min(most, -lo[name])
-    lo[name], hi[name] = least if bends else max(least, 0.0), most
-    state.signs[l - 1][name] = 0 if bends else 1
+    return Claim(name, least if bends else max(least, 0.0), most, 0 if bends else 1)

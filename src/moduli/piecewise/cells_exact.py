@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.exact_values import integers
 from moduli.common.progress import Progress
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted
-from moduli.kernel.exact_numbers import integers
 from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -17,13 +17,13 @@ from counted_work import Work, dearest, wide
 from stored_relu import box_of, cases, read, relu
 
 import moduli as mo
+from moduli.common.exact_values import evaluate
 from moduli.compression.box import bisection, linear_programs, reduce_on_box
 from moduli.compression.box.reduce_on_box import claimed
 from moduli.compression.box.stable_units import CLIMB, TOGETHER, stable
 from moduli.equivalence import exact_gap
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.certificate import Certificate
-from moduli.kernel.exact_numbers import evaluate
 from moduli.kernel.move import Move
 from moduli.kernel.rules import apply
 from moduli.kernel.state import State

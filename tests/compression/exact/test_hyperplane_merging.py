@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -10,25 +9,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from strategies import folded
 
 import moduli as mo
 from moduli.compression.exact.hyperplane_merging import Folded, eliminate, proposals
 from moduli.equivalence import exact_gap
 from moduli.kernel.certificate import Certificate
-from moduli.kernel.flippable_subsets import cancelling_turns
-from moduli.kernel.hyperplane_sums import hyperplane_sums, unit
 from moduli.kernel.state import State
-
-
-def folded(rng, inputs, hyperplanes, outputs, units, kind="relu"):
-    """A network whose units share hyperplanes, in small integers."""
-    planes = rng.integers(-2, 3, (hyperplanes, inputs + 1))
-    planes[:, 0] += (planes[:, :inputs] == 0).all(axis=1)
-    scale = rng.choice([-2, -1, 1, 2] if kind in ("relu", "leaky_relu(0.5)") else [-1, 1], units)
-    rows = planes[rng.integers(0, hyperplanes, units)] * scale[:, None]
-    return mo.Network.mlp(
-        rows[:, :inputs], rows[:, inputs], rng.integers(-2, 3, (outputs, units)), rng.integers(-2, 3, outputs), activation=kind
-    )
 
 
 def least(net):
@@ -144,45 +131,6 @@ def test_deep_layers_are_folded_too():
         small = mo.compress(net)
         assert small.check()
         assert exact_gap.peak(net, small.network, mo.Box(-4, 4), 4000).gap <= small.within(4.0)
-
-
-def test_spares_misses_no_set():
-    rng = np.random.default_rng(5)
-    for _ in range(30):
-        state = State(folded(rng, 2, 5, 1, 7))
-        units = [u for name in range(7) if (u := unit(state, 1, name)) is not None and any(u.row[:-1])]
-        seen, half = hyperplane_sums(((u.row, u.column) for u in units), homogeneous=True), Fraction(1, 2)
-        found = {frozenset(some) for some in cancelling_turns(units, seen, half)}
-        for mask in product((0, 1), repeat=len(seen)):
-            turned = frozenset(key for key, on in zip(seen, mask, strict=True) if on)
-            rest = [
-                sum(half * u.column[0] * u.row[j] for u in units)
-                - sum((-1 if key in turned else 1) * half * a[0] * key[j] for key, a in seen.items())
-                for j in range(2)
-            ]
-            assert (turned in found) == (not any(rest)) or len(found) == 16
-
-
-def test_forged_blocks_are_noticed():
-    net = mo.Network.mlp([[1], [-1], [1]], [1, -1, -3], [[1, 1, 1]], [0], activation="relu")
-    small = mo.compress(net)
-    data = small.certificate.to_json()
-    (move,) = data["large_moves"]
-    assert move["move"] == "block"
-    forged = [{**move, "units": move["units"][:-1]}, {**move, "into": move["into"][::-1]}]
-    forged += [{**move, "rows": [None] * len(move["rows"])}]
-    for side in ("rows", "outgoing"):
-        for k, row in enumerate(move[side]):
-            for j in range(len(row or ())):
-                for number in ("0", "-1", "7", "1/3"):
-                    wrong = copy.deepcopy(move)
-                    if wrong[side][k][j] != number:
-                        wrong[side][k][j] = number
-                        forged.append(wrong)
-    assert len(forged) > 8
-    for wrong in forged:
-        with pytest.raises(mo.CertificateRejected):
-            Certificate.from_json(json.dumps({**data, "large_moves": [wrong]})).verify(small.network, net)
 
 
 def test_units_that_are_not_even_but_for_a_line_are_refused():

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from on_boxes import exact_layers, random_network
 
 import moduli as mo
 from moduli.kernel.bounds.output_gap import Changed, GapBound, joint, measures, worst
@@ -144,3 +145,48 @@ def test_changes_that_cannot_be_made_are_refused():
     ):
         with pytest.raises(mo.CertificateRejected, match=why):
             Changed(changes, proof).network(net)
+
+
+def value(net, x):
+    return exact_layers(net.layers, x)[-1]
+
+
+def test_networks_side_by_side_are_both():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = random_network(rng, inputs=2), random_network(rng, inputs=2)
+        both = joint(a, b)
+        for x in rng.integers(-8, 9, (4, 2)) / 4:
+            assert value(both, x) == value(a, x) + value(b, x), (
+                "further layers of relu(z) - relu(-z) are exact"
+            )
+    assert (
+        joint(random_network(rng, inputs=1), random_network(rng, activation="abs", inputs=1))
+        is None
+    )
+    deep = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], [[1.0]], [0.0], activation="tanh")
+    flat = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="tanh")
+    assert joint(deep, flat) is None, "tanh has no such law"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_measure_bounds_the_difference_at_points(seed):
+    rng = np.random.default_rng(seed)
+    a = random_network(rng, inputs=2)
+    b = (
+        a.with_flat(a.flat() * (1 + 0.1 * rng.normal(size=a.parameters)))
+        if seed % 2
+        else random_network(rng, inputs=2)
+    )
+    if a.widths[-1] != b.widths[-1]:
+        b = a
+    found = {
+        how: worst(measure, mo.Box(-1, 1).of_dimension(2), (0, 1, -1, -1, -1))
+        for how, measure in measures(a, b).items()
+    }
+    assert set(found) == (
+        {"separate", "difference", "joint"} if a.widths == b.widths else {"separate", "joint"}
+    )
+    for x in rng.uniform(-1, 1, (6, 2)):
+        gap = max(abs(p - q) for p, q in zip(value(a, x), value(b, x), strict=True))
+        assert all(gap <= Fraction(bound) for bound in found.values())

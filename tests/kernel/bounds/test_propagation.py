@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from on_boxes import coarse_network, exact_layers, points, random_box, random_network
 
 import moduli as mo
-from moduli.kernel.activations import Activation
-from moduli.kernel.bounds import input_splits, propagation
-from moduli.kernel.bounds.relaxations import add_up, relaxation, slopes, times_up
+from moduli.kernel.bounds import propagation
 from moduli.kernel.exact_numbers import enclose_value
 
 LINEAR = ("relu", "abs", "leaky_relu(0.1)", "leaky_relu(-0.3)", "leaky_relu(2.0)", "identity")
@@ -217,71 +215,6 @@ def _terms(layer, h):
         yield [sorted((Fraction(w) * p, Fraction(w) * q)) for w, (p, q) in zip(row, h, strict=True)], b
 
 
-@pytest.mark.parametrize("activation", [*SMOOTH, *LINEAR])
-def test_lines_around_an_activation(activation):
-    act, rng = Activation.of(activation), np.random.default_rng(3)
-    ends = np.sort(np.concatenate([
-        rng.normal(size=(40, 2)) * 10.0 ** rng.integers(-3, 3, (40, 1)),
-        rng.normal(size=(20, 2)) * 10.0 ** rng.choice([-320, -300, -20, 20, 150, 300], (20, 1)),
-        [[0, 0], [0, 1], [-1, 0], [5e-324, 1e-323], [-5e-324, 5e-324], [-1e308, 1e308], [1, 1], [40, 700], [-700, 5e-324]],
-    ]), axis=1)  # fmt: skip
-    lo, hi = ends.T
-    lines = relaxation(act, lo[None], hi[None])
-    for k, (a, b) in enumerate(ends.tolist()):
-        s, t, p, q, least, most = (float(part[0, k]) for part in lines)
-        for share in (0, Fraction(1, 7), Fraction(1, 2), 1):
-            z = Fraction(a) + share * (Fraction(b) - Fraction(a))
-            low, high = enclose_value(act, (z, z))
-            assert most == np.inf or low <= Fraction(most), (a, b, share)
-            assert least == -np.inf or Fraction(least) <= high, (a, b, share)
-            assert q == np.inf or low <= Fraction(p) * z + Fraction(q), (a, b, share)
-            assert t == -np.inf or Fraction(s) * z + Fraction(t) <= high, (a, b, share)
-
-
-def test_the_least_floats_are_on_the_right_side():
-    """sigmoid(z) > 1/2 and |tanh z| < |z| also for the least floats."""
-    z = np.array([[5e-324, 1e-323, -5e-324, -1e-323, 1e-310]])
-    lines = relaxation(Activation.of("sigmoid"), z, z)
-    assert (lines.most[z > 0] > 0.5).all()
-    assert (lines.least[z < 0] < 0.5).all()
-    lines = relaxation(Activation.of("tanh"), z, z)
-    assert (np.maximum(np.abs(lines.least), np.abs(lines.most)) <= np.abs(z)).all()
-
-
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_lines_around_s_shapes_are_tight(activation):
-    rng = np.random.default_rng(4)
-    lo = rng.normal(size=200) * 2
-    hi = lo + 0.1 * rng.random(200)
-    lines = relaxation(Activation.of(activation), lo[None], hi[None])
-    z = lo + (hi - lo) * rng.random(200)
-    gap = (lines.upper_slope - lines.lower_slope) * z + lines.upper_offset - lines.lower_offset
-    assert (gap <= 1.5 * (hi - lo) ** 2 + 1e-10).all()
-
-
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "abs", "leaky_relu(0.1)", "softplus"])
-def test_mean_slopes(activation):
-    act, rng = Activation.of(activation), np.random.default_rng(5)
-    lo = rng.normal(size=100) * 3
-    hi = lo + rng.random(100)
-    least, most = slopes(act, lo, hi)
-    for k in range(100):
-        y, z = (Fraction(x) for x in sorted((lo + (hi - lo) * rng.random((2, 100)))[:, k]))
-        (p, q), (r, s) = enclose_value(act, (y, y)), enclose_value(act, (z, z))
-        assert Fraction(least[k]) * (z - y) <= s - p
-        assert r - q <= Fraction(most[k]) * (z - y)
-
-
-def test_rounded_operations_bound_the_exact_ones():
-    rng = np.random.default_rng(6)
-    a, b = (rng.normal(size=500) * 10.0 ** rng.choice([-310, -160, -8, 0, 8, 140], 500) for _ in range(2))
-    a[:50], b[25:75], b[100:110] = 0, 0, -a[100:110]
-    for x, y, total, product in zip(a, b, add_up(a, b), times_up(a, b), strict=True):
-        assert Fraction(x) + Fraction(y) <= Fraction(total)
-        assert Fraction(x) * Fraction(y) <= Fraction(product)
-        assert (x + y == 0) == (total == 0)
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_difference_of_two_networks(seed):
     rng = np.random.default_rng(seed)
@@ -341,51 +274,6 @@ def test_networks_of_other_shapes_and_bad_boxes_are_refused():
     for low, high in ((box[1], box[0]), (box[0], box[1] * np.inf), (box[0][:, :1], box[1][:, :1])):
         with pytest.raises(mo.ShapeError):
             propagation.linear(a.layers, low, high)
-
-
-# The checker ----------------------------------------------------------------------------------------------------
-
-
-def hat():
-    """z = relu(x) + relu(-x) - 1.5 <= -0.5 on [-1, 1]: seen by affine bounds on both halves."""
-    return mo.Network.mlp(
-        [[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu"
-    ), [np.zeros(2, dtype=np.int8), np.array([-1], dtype=np.int8)]  # fmt: skip
-
-
-def test_a_tree_proves_what_the_root_does_not():
-    net, claims = hat()
-    input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), claims)
-    wide = mo.Box(-1.625, 1.375)
-    with pytest.raises(mo.CertificateRejected, match="unit 0 of layer 2"):
-        input_splits.verify(net, wide, (0, -1, 0, -1, -1), claims)
-
-
-@pytest.mark.parametrize(
-    "tree",
-    [(), (0,), (0, -1), (0, -1, -1, -1), (1, -1, -1), (-2,), (0, 0, -1, -1), (True, -1, -1)],
-)
-def test_what_is_no_tree_is_rejected(tree):
-    net, claims = hat()
-    with pytest.raises(mo.CertificateRejected):
-        input_splits.verify(net, mo.Box(-1, 1), tree, claims)
-
-
-def test_false_claims_are_rejected():
-    net, claims = hat()
-    for false in ([np.zeros(2, dtype=np.int8), np.array([1], dtype=np.int8)], [np.array([-1, 0], dtype=np.int8), claims[1]]):
-        with pytest.raises(mo.CertificateRejected, match="is not proved"):
-            input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), false)
-    for wrong in (claims[:1], [claims[1], claims[0]], [claims[0] + np.int8(2), claims[1]]):
-        with pytest.raises(mo.CertificateRejected, match="claims"):
-            input_splits.verify(net, mo.Box(-1, 1), (0, -1, -1), wrong)
-
-
-def test_halves_cover_boxes_without_an_inside():
-    net, claims = hat()
-    input_splits.verify(net, mo.Box(0.5, 0.5), (0, -1, 0, -1, -1), claims)
-    tight = mo.Box(1.0, np.nextafter(1.0, 2))
-    input_splits.verify(net, tight, (0, -1, 0, -1, -1), claims)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu(0.1)", "abs", "tanh"])

@@ -1,12 +1,11 @@
 """The kernel of proximate rank: comparisons, boxes and free groups against brute force; forged bounds are refused."""
 
-import itertools
 import json
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
+from balls import keys, random_ball
 
 import moduli as mo
 from moduli.compression.radius import column_generation, guides, set_cover
@@ -17,115 +16,10 @@ from moduli.kernel.radius.compatibility import (
     DualWeights,
     Effort,
     ParameterBall,
-    SignedBox,
-    at_most,
-    free_groups,
     listed,
     maximal_boxes,
 )
 from moduli.kernel.radius.cover_bound import Bound, Branch, IndependentParts, Near, ReducedCostFilter
-
-
-def random_ball(rng, h, m=None):
-    n, m = int(rng.integers(1, 3)), m or int(rng.integers(1, 3))
-    rows, outgoing = rng.integers(-6, 7, (h, n + 1)) / 4.0, rng.integers(-6, 7, (h, m)) / 4.0
-    return ParameterBall(rows + 0.0, outgoing + 0.0, float(rng.choice([0.25, 0.5, 0.75, 1.0])))
-
-
-def signings(units):
-    return itertools.product(*[(1, -1)] * len(units))
-
-
-def test_comparisons_are_exact():
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal(2000), rng.standard_normal(2000)
-    for limit in (0.1, 1 / 3):
-        y[:1000] = x[:1000] - limit
-        want = [Fraction(a) - Fraction(b) <= Fraction(limit) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
-        assert at_most(x, y, limit).tolist() == want
-    assert 100 < sum(want[:1000]) < 900
-
-
-def test_pairs_are_those_that_fit():
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        b = random_ball(rng, 9)
-        for i in range(9):
-            others, signs = b.graph.near(i)
-            found = set(zip(others.tolist(), signs.tolist(), strict=True))
-            assert found == {(j, s) for j in range(9) for s in (1, -1) if j != i and b.fits(SignedBox((i, j), (1, s)))}
-
-
-def test_boxes_are_the_maximal_ones():
-    rng = np.random.default_rng(2)
-    for _ in range(60):
-        b = random_ball(rng, 7)
-        fit = [
-            frozenset(units)
-            for size in range(1, 8)
-            for units in itertools.combinations(range(7), size)
-            if any(b.fits(SignedBox(units, signs)) for signs in signings(units))
-        ]
-        top = {s for s in fit if not any(s < t for t in fit)}
-        found = maximal_boxes(b, np.arange(7), 10**6)
-        assert all(b.fits(g) for g in found)
-        assert {frozenset(g.units) for g in found} >= top
-
-
-def test_free_groups_are_all_that_matter():
-    rng = np.random.default_rng(3)
-    seen = 0
-    for _ in range(80):
-        b = random_ball(rng, 6)
-        optional = b.constant | b.null
-        matrix, given_up = free_groups(b, np.flatnonzero(b.freeable).tolist(), 10**6)
-        assert not given_up
-        found = [SignedBox(tuple(r.indices.tolist()), tuple(r.data.tolist())) for r in matrix]
-        assert all(b.fits(g) and b.free(g) for g in found)
-        seen += len(found)
-        for size in range(1, 7):
-            for units in itertools.combinations(range(6), size):
-                need = {u for u in units if not optional[u]}
-                if need and any(b.fits(g) and b.free(g) for g in (SignedBox(units, s) for s in signings(units))):
-                    assert any(set(g.units) <= set(units) and need <= set(g.units) for g in found)
-                    assert b.freeable[list(need)].all()
-    assert seen > 100
-
-
-def keys(matrix):
-    return {frozenset(zip(g.indices.tolist(), g.data.tolist(), strict=True)) for g in matrix}
-
-
-def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
-    """Of all boxes and free groups exactly those within the bound on reduced costs; the scale decides about rounding."""
-    monkeypatch.setattr(guides, "CROWD", 0)  # multipliers around every unit
-    rng = np.random.default_rng(20)
-    seen = few = held = 0
-    for _ in range(60):
-        b = random_ball(rng, 8)
-        if rng.random() < 0.2:
-            b = ParameterBall(b.rows, b.outgoing * 1e300, b.radius)  # sums overflow
-        weights = {int(u): int(w) for u, w in zip(b.required, rng.integers(0, 5, len(b.required)), strict=True)}
-        prices = {u: int(w) for u, w in enumerate(rng.integers(0, 4, b.size))}
-        unit = int(rng.choice([1, 2**30, 2**55]))
-        leaf = DualWeights({u: w * unit for u, w in weights.items()}, {u: w * unit for u, w in prices.items()}, (), 6 * unit)
-        slack = int(rng.integers(-3, 5)) * unit - int(rng.integers(0, 2))
-        boxes, free, up = listed(b, b.required, 10**6, 10**6)
-        bound = guided(b, Bound(0, ((tuple(b.required.tolist()), leaf),)))
-        leaf = bound.parts[0][1]
-        held += len(leaf.guides)
-        near, cheap, given_up = listed(b, b.required, 10**6, 10**6, (leaf, slack))
-        assert not up + given_up
-        heavy = {frozenset(g.units) for g in boxes if leaf.scale - sum(leaf.weights.get(u, 0) for u in g.units) <= slack}
-        assert {frozenset(g.units) for g in near} == heavy
-        cost = [leaf.prices[u] - leaf.weights.get(u, 0) for u in range(b.size)]
-        want = {g for g in keys(free) if sum(cost[u] for u, _ in g) <= slack}
-        assert keys(cheap) == want
-        seen += len(want)
-        few += len(want) < free.shape[0]
-    assert seen > 100
-    assert few > 20
-    assert held > 20
 
 
 def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
@@ -209,15 +103,6 @@ def test_pricing_agrees_with_listing():
         assert whole.lower <= sum(c < len(found.boxes) for c in found.chosen)
         closed += found.lower == whole.lower == whole.upper
     assert closed > 8
-
-
-def test_free_is_exact_at_ties_and_overflow():
-    assert ParameterBall(np.zeros((2, 2)), np.array([[0.1], [0.3]]), 0.2).free(SignedBox((0, 1), (1, 1))) == (
-        Fraction(0.1) + Fraction(0.3) <= 2 * Fraction(0.2)
-    )
-    huge = ParameterBall(np.zeros((3, 2)), np.array([[1e308], [1e308], [-1e308]]), 1.0)
-    assert not huge.free(SignedBox((0, 1, 2), (1, 1, 1)))
-    assert huge.free(SignedBox((0, 2), (1, 1)))
 
 
 def certified(seed=4, h=12):

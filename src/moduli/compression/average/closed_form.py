@@ -27,9 +27,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from moduli.common.domains import Gaussian
+from moduli.common.exact_values import evaluate
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import UnsupportedModel
-from moduli.kernel.exact_numbers import ceiling, evaluate
+from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.network import Layer, Network
 
 from . import piecewise_linear_expectations

@@ -25,10 +25,12 @@ from moduli.kernel.bounds.sign_splits import (
     ends_of,
     objective_network,
     propagate,
+    require,
     upper,
     with_sign,
 )
 from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.network import IDENTITY, Layer, Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -251,3 +253,12 @@ def _read(target: Network, done: Any, blocks: list[LayerVariables]) -> Optimum:
         slack.append(used)
     value = float(-done.fun + target.layers[-1].bias[0])
     return Optimum(value, done.x[: target.widths[0]], np.concatenate(multipliers), np.concatenate(slack))
+
+
+def holds(net: Network, box: Box, known: Signs, case: Case) -> bool:
+    """Whether `require` accepts a case."""
+    try:
+        require(net, box, known, case)
+    except CertificateRejected:
+        return False
+    return True

@@ -13,7 +13,7 @@ import numpy as np
 from moduli.common.progress import Progress
 from moduli.kernel.bounds.input_splits import concatenated
 from moduli.kernel.bounds.relaxations import beside
-from moduli.kernel.bounds.sign_splits import Case, ends_of, holds, without_masked_weights
+from moduli.kernel.bounds.sign_splits import Case, ends_of, without_masked_weights
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
@@ -87,7 +87,7 @@ def _unit(net: Network, box: Box, known: Signs, l: int, unit: int, limit: int) -
     for k, other in enumerate(by):
         found = linear_programs.prove(net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k))
         used += found.spent
-        if found.case is None or not holds(net, box, known, found.case):
+        if found.case is None or not linear_programs.holds(net, box, known, found.case):
             return [], used
         cases.append(found.case)
     return cases, used

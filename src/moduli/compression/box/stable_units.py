@@ -21,7 +21,7 @@ from moduli.common.domains import Domain
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted
 from moduli.kernel.bounds import input_splits, propagation
-from moduli.kernel.bounds.sign_splits import Case, ends_of, holds, verify
+from moduli.kernel.bounds.sign_splits import Case, ends_of, verify
 from moduli.kernel.box import Box
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
@@ -194,7 +194,7 @@ def _by_cases(
                 for unit, found in zip(some.tolist(), tried, strict=True):
                     left, solved, gap[unit] = left - found.spent, solved + found.programs, found.gap
                     search.seen.look(np.clip(found.points, box.low, box.high))
-                    if found.case is not None and holds(net, box, signs, found.case):
+                    if found.case is not None and linear_programs.holds(net, box, signs, found.case):
                         cases.append(found.case)
                         signs[unit] = search.wanted[unit]
                         how[unit] = method if found.programs else HOW.index("linear")

@@ -8,7 +8,7 @@ decide what it proves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from moduli.kernel.radius.compatibility import (
     maximal_boxes,
     neighbourhood,
 )
-from moduli.kernel.radius.cover_bound import Bound, CoverProof, renamed
+from moduli.kernel.radius.cover_bound import Bound, Branch, CoverProof, IndependentParts, ReducedCostFilter
 
 from . import column_generation, set_cover
 from .column_generation import cover_instance
@@ -285,3 +285,22 @@ def _independent(ball: ParameterBall) -> list[int]:
 
 def _renamed(group: SignedBox, units: Ints) -> SignedBox:
     return SignedBox(tuple(units[list(group.units)].tolist()), group.signs)
+
+
+def renamed(tree: CoverProof, names: Ints) -> CoverProof:
+    """The tree with unit k called names[k]."""
+
+    def of(units: Iterable[int]) -> tuple[int, ...]:
+        return tuple(int(names[u]) for u in units)
+
+    if isinstance(tree, DualWeights):
+        weights, prices = (dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices))
+        odd = tuple((of(units), w) for units, w in tree.odd)
+        return DualWeights(weights, prices, odd, tree.scale, tuple((int(names[u]), rows) for u, rows in tree.guides))
+    if isinstance(tree, IndependentParts):
+        return IndependentParts(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
+    if isinstance(tree, ReducedCostFilter):
+        leaf = renamed(tree.leaf, names)
+        assert isinstance(leaf, DualWeights)
+        return ReducedCostFilter(leaf, tree.target, renamed(tree.rest, names))
+    return Branch(of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names))

@@ -250,15 +250,6 @@ def require(net: Network, box: Box, known: Signs, case: Case) -> None:
         raise CertificateRejected(f"the case of {case} has {leaf} leaves and lists {len(case.leaves)}")
 
 
-def holds(net: Network, box: Box, known: Signs, case: Case) -> bool:
-    """Whether `require` accepts a case."""
-    try:
-        require(net, box, known, case)
-    except CertificateRejected:
-        return False
-    return True
-
-
 def _walk(net: Network, known: Signs, case: Case) -> Iterator[Signs]:
     """The signs at the leaves of a case, one by one."""
     ends = ends_of(net)

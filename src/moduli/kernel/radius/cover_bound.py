@@ -22,7 +22,6 @@ what may still be added brings neither the weight nor the sums of outgoing weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -65,25 +64,6 @@ class IndependentParts:
 
 
 CoverProof = DualWeights | Branch | ReducedCostFilter | IndependentParts
-
-
-def renamed(tree: CoverProof, names: Ints) -> CoverProof:
-    """The tree with unit k called names[k]."""
-
-    def of(units: Iterable[int]) -> tuple[int, ...]:
-        return tuple(int(names[u]) for u in units)
-
-    if isinstance(tree, DualWeights):
-        weights, prices = (dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices))
-        odd = tuple((of(units), w) for units, w in tree.odd)
-        return DualWeights(weights, prices, odd, tree.scale, tuple((int(names[u]), rows) for u, rows in tree.guides))
-    if isinstance(tree, IndependentParts):
-        return IndependentParts(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
-    if isinstance(tree, ReducedCostFilter):
-        leaf = renamed(tree.leaf, names)
-        assert isinstance(leaf, DualWeights)
-        return ReducedCostFilter(leaf, tree.target, renamed(tree.rest, names))
-    return Branch(of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names))
 
 
 @dataclass(frozen=True)
