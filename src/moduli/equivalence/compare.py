@@ -163,7 +163,8 @@ class Equivalence(Result):
             a, b = rebuilt(self.a), rebuilt(self.b)
         with fields.made_by_hand("box"):
             on = None if self.on is None else Box(np.array(self.on.low, np.float64), np.array(self.on.high, np.float64))
-        eps = fields.real(self.eps, "eps", least=0.0)
+        with fields.made_by_hand("eps"):
+            eps = fields.real(float(self.eps), "eps", least=0.0)
         if self.proof is not None:
             claim = proved(self.proof, b, a).certificate
             left, right = replay(a, claim.large_moves), replay(b, claim.small_moves)
@@ -264,6 +265,7 @@ def equivalent(
         )
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+    eps = float(eps)  # of NumPy or whole: an answer holds a plain float
     _require_one_map(a, b)
     why, radius = "reduced widths differ", _radius(on, a)
     most = allowed(eps, a.output_map)

@@ -68,7 +68,9 @@ class Within(Compression):
     def check(self) -> bool:
         """Prove both steps anew; raises `CertificateRejected`."""
         found = proved(self.proof, self.network, self.original).certificate.slack.constant
-        if not found <= fields.real(self.eps, "eps", least=0.0):
+        with fields.made_by_hand("eps"):
+            eps = fields.real(float(self.eps), "eps", least=0.0)
+        if not found <= eps:
             raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {found} is proved")
         return True
 
