@@ -47,7 +47,14 @@ from moduli.training.pruning import Curve
 from .capacity import complexity_table
 from .equivalence import alignment, compare, constant_paths, group
 from .formats import load
-from .piecewise import cells_sampled, forced_depth, functional_dimension, identifiability, polyhedral_complex, recovery
+from .piecewise import (
+    cells_sampled,
+    forced_depth,
+    functional_dimension,
+    identifiability,
+    polyhedral_complex,
+    recovery,
+)
 from .training import pruning
 
 

@@ -13,7 +13,17 @@ import strategies as plants
 
 import moduli as mo
 from moduli.common.exact_values import evaluate
-from moduli.equivalence.group import Element, SymmetricPart, _over, _rounded, _sorted, _times, attention, canon, grouped
+from moduli.equivalence.group import (
+    Element,
+    SymmetricPart,
+    _over,
+    _rounded,
+    _sorted,
+    _times,
+    attention,
+    canon,
+    grouped,
+)
 from moduli.kernel.exact_numbers import two_sum
 from moduli.kernel.state import State
 

@@ -13,7 +13,16 @@ import strategies as plants
 from stored_pieces import read, stored
 
 import moduli as mo
-from moduli.piecewise.forced_depth import balance, creases, depth, lines, meetings, stars, strict_depth, traces
+from moduli.piecewise.forced_depth import (
+    balance,
+    creases,
+    depth,
+    lines,
+    meetings,
+    stars,
+    strict_depth,
+    traces,
+)
 from moduli.piecewise.recovery import recover
 
 

@@ -11,7 +11,11 @@ from stored_pieces import read, stored
 from teachers import BOX, drawn, rational
 
 import moduli as mo
-from moduli.piecewise.generic_position import chained, generic_identifiability, shallow_identifiability
+from moduli.piecewise.generic_position import (
+    chained,
+    generic_identifiability,
+    shallow_identifiability,
+)
 from moduli.piecewise.recovery import recover, same_function, standard
 
 

@@ -13,7 +13,15 @@ import strategies as plants
 from teachers import BOX, drawn, rational
 
 import moduli as mo
-from moduli.piecewise.output_layer import PRIME, OutputLayer, Unit, _lifted, _pivots, _refuted, turns
+from moduli.piecewise.output_layer import (
+    PRIME,
+    OutputLayer,
+    Unit,
+    _lifted,
+    _pivots,
+    _refuted,
+    turns,
+)
 from moduli.piecewise.recovery import everything, primitive, recover, same_function, standard
 
 

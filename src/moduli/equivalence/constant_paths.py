@@ -24,7 +24,16 @@ from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.kernel import arithmetic, fields
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from moduli.kernel.exact_numbers import Array, Constant, ExactArray, Number, bounded, enclose, linear, value
+from moduli.kernel.exact_numbers import (
+    Array,
+    Constant,
+    ExactArray,
+    Number,
+    bounded,
+    enclose,
+    linear,
+    value,
+)
 from moduli.kernel.network import Layer, Network, rebuilt
 from moduli.kernel.slack import difference, exact_arrays
 

@@ -26,7 +26,15 @@ from moduli.compression.exact.reduce import reduce
 from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
-from moduli.kernel.exact_numbers import Constant, ExactArray, Number, enclose, exact_sum, two_product, two_sum
+from moduli.kernel.exact_numbers import (
+    Constant,
+    ExactArray,
+    Number,
+    enclose,
+    exact_sum,
+    two_product,
+    two_sum,
+)
 from moduli.kernel.minimality import distinct, reducible
 from moduli.kernel.move import Move
 from moduli.kernel.network import IDENTITY, Layer, Network

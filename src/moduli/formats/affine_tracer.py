@@ -23,7 +23,15 @@ import numpy as np
 
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
-from moduli.kernel.exact_numbers import ExactArray, enclose, matmul, two_product, two_sum, up, up_matmul
+from moduli.kernel.exact_numbers import (
+    ExactArray,
+    enclose,
+    matmul,
+    two_product,
+    two_sum,
+    up,
+    up_matmul,
+)
 from moduli.kernel.network import IDENTITY, Layer, Network, _float64
 from moduli.kernel.slack import difference, exact_arrays, rounding_slack
 

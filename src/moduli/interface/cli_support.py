@@ -138,7 +138,13 @@ def _drawn(quiet: bool) -> Iterator[Progress]:
     from threading import Timer
 
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     times = TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")
     shown = Progress("{task.description}", BarColumn(), *times, console=Console(stderr=True), transient=True)

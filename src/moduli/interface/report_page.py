@@ -23,7 +23,21 @@ from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
 from moduli.kernel.network import Network
 from moduli.piecewise.polyhedral_complex import MOST, Pieces, random_plane
 
-from .html import MEANING, NOTHING, Bar, Markup, badge, bars, commands, document, drawing, element, figure, prose, table
+from .html import (
+    MEANING,
+    NOTHING,
+    Bar,
+    Markup,
+    badge,
+    bars,
+    commands,
+    document,
+    drawing,
+    element,
+    figure,
+    prose,
+    table,
+)
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command

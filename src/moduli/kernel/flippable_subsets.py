@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .bounds.box_claim import Row
 from .exact_numbers import residue
 from .hyperplane_sums import Unit
-
-if TYPE_CHECKING:
-    pass
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 PRIME = 2**31 - 1

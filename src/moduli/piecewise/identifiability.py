@@ -25,7 +25,14 @@ from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedMode
 from moduli.kernel.network import Network
 
 from . import smooth_shallow
-from .equivalent_parameters import Equivalent, distinct, exact_layers, shallow_function, shallow_witness, witness
+from .equivalent_parameters import (
+    Equivalent,
+    distinct,
+    exact_layers,
+    shallow_function,
+    shallow_witness,
+    witness,
+)
 from .functional_dimension import Dimension
 from .generic_position import generic_identifiability, shallow_identifiability, trace_ranks
 from .idle_units import idle

@@ -26,7 +26,16 @@ from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedMod
 from moduli.kernel.network import Network
 
 from .cells_exact import Cell, Forms, Point, clip, minus, point_of, value
-from .cells_generic import LARGEST, Degenerate, Skeleton, certify, exact_vertex, faces, subdivide, zeros_of
+from .cells_generic import (
+    LARGEST,
+    Degenerate,
+    Skeleton,
+    certify,
+    exact_vertex,
+    faces,
+    subdivide,
+    zeros_of,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

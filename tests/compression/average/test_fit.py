@@ -8,7 +8,17 @@ import pytest
 
 import moduli as mo
 from moduli.compression.average.closed_form import ShallowNetwork
-from moduli.compression.average.fit import Empirical, Population, descend, fit, kmeans, largest, project, pursuit, starts
+from moduli.compression.average.fit import (
+    Empirical,
+    Population,
+    descend,
+    fit,
+    kmeans,
+    largest,
+    project,
+    pursuit,
+    starts,
+)
 from moduli.compression.average.gaussian_expectations import UnitLaw, Whitening
 from moduli.compression.average.students import Narrowed, narrow, refine
 

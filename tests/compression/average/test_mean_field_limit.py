@@ -9,7 +9,13 @@ import moduli as mo
 from moduli.compression.average.closed_form import ShallowNetwork, distance
 from moduli.compression.average.fit import Population, fit, project
 from moduli.compression.average.gaussian_expectations import UnitLaw, gram
-from moduli.compression.average.mean_field_limit import angular, etf, isotropic, mean_field, strength
+from moduli.compression.average.mean_field_limit import (
+    angular,
+    etf,
+    isotropic,
+    mean_field,
+    strength,
+)
 
 
 def wide(units, inputs, seed=0):

@@ -19,7 +19,13 @@ from moduli.kernel.radius.compatibility import (
     listed,
     maximal_boxes,
 )
-from moduli.kernel.radius.cover_bound import Bound, Branch, IndependentParts, Near, ReducedCostFilter
+from moduli.kernel.radius.cover_bound import (
+    Bound,
+    Branch,
+    IndependentParts,
+    Near,
+    ReducedCostFilter,
+)
 
 
 def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():

@@ -34,7 +34,16 @@ from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.network import Layer, Network
 
 from . import piecewise_linear_expectations
-from .gaussian_expectations import FINE, Order, UnitLaw, Whitening, accuracy, cancellation, gram, means
+from .gaussian_expectations import (
+    FINE,
+    Order,
+    UnitLaw,
+    Whitening,
+    accuracy,
+    cancellation,
+    gram,
+    means,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 POINT = 4096  # hidden units whose values are enclosed one by one

@@ -17,7 +17,20 @@ from moduli.common.domains import Gaussian
 from moduli.kernel.activations import Activation
 from moduli.kernel.network import Network
 
-from .double_double import PI, UNIT, Twofold, angle, density, distribution, exact_sum, exponential, owen, product, root, where
+from .double_double import (
+    PI,
+    UNIT,
+    Twofold,
+    angle,
+    density,
+    distribution,
+    exact_sum,
+    exponential,
+    owen,
+    product,
+    root,
+    where,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ERRORS = 64  # of UNIT, for a kernel and its part in the sum; test_closed_form.py compares with 60 digits

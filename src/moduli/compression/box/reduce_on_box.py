@@ -19,7 +19,13 @@ import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.compression.certify import certify, first
-from moduli.compression.exact.hyperplane_merging import LONGEST, activating_bias, eliminate, products_stay_finite, skippable
+from moduli.compression.exact.hyperplane_merging import (
+    LONGEST,
+    activating_bias,
+    eliminate,
+    products_stay_finite,
+    skippable,
+)
 from moduli.compression.exact.reduce import flattened, needed, no_units, settle
 from moduli.compression.results import MOVES, Compression, Rank
 from moduli.kernel.bounds.activation_bounds import slope

@@ -25,7 +25,13 @@ from moduli.kernel.bounds.activation_bounds import extent, slope
 from moduli.kernel.bounds.box_claim import Row
 from moduli.kernel.exact_numbers import class_keys
 from moduli.kernel.flippable_subsets import cancelling_turns
-from moduli.kernel.hyperplane_sums import Unit, hyperplane, hyperplane_sums, linear_coefficient, unit
+from moduli.kernel.hyperplane_sums import (
+    Unit,
+    hyperplane,
+    hyperplane_sums,
+    linear_coefficient,
+    unit,
+)
 from moduli.kernel.minimality import MOST, TURNS
 from moduli.kernel.move import Move, Units
 

@@ -27,11 +27,27 @@ from moduli.kernel.radius.compatibility import (
     maximal_boxes,
     neighbourhood,
 )
-from moduli.kernel.radius.cover_bound import Bound, Branch, CoverProof, IndependentParts, ReducedCostFilter
+from moduli.kernel.radius.cover_bound import (
+    Bound,
+    Branch,
+    CoverProof,
+    IndependentParts,
+    ReducedCostFilter,
+)
 
 from . import column_generation, set_cover
 from .column_generation import cover_instance
-from .cover_heuristics import BEAM, Plan, assembled, completed, crowded, first_fit, greedy, regrouped, sampled
+from .cover_heuristics import (
+    BEAM,
+    Plan,
+    assembled,
+    completed,
+    crowded,
+    first_fit,
+    greedy,
+    regrouped,
+    sampled,
+)
 from .guides import guided
 
 Parts = tuple[tuple[tuple[int, ...], CoverProof], ...]  # rows, and what is proved about them alone

@@ -13,7 +13,20 @@ from moduli.kernel.errors import UnsupportedModel
 
 from .constants import FLOATS, size_of, sparse_array, stored_array
 from .gated_activations import gate
-from .nodes import ELSEWHERE, Mapped, Node, Reader, Value, as_ball, as_data, as_ints, as_number, move, op, shape_of  # fmt: skip
+from .nodes import (  # fmt: skip
+    ELSEWHERE,
+    Mapped,
+    Node,
+    Reader,
+    Value,
+    as_ball,
+    as_data,
+    as_ints,
+    as_number,
+    move,
+    op,
+    shape_of,
+)
 
 FAR = 2**31 - 1  # as the end of a slice it means all
 MOST_PRODUCTS = 2**28  # of numbers in one product of constant matrices, each exact

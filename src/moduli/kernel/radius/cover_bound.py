@@ -32,7 +32,16 @@ from moduli.kernel import arithmetic, fields
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import ExactArray
 
-from .compatibility import DualWeights, Effort, Ints, Mask, ParameterBall, at_most, listed, require_radius
+from .compatibility import (
+    DualWeights,
+    Effort,
+    Ints,
+    Mask,
+    ParameterBall,
+    at_most,
+    listed,
+    require_radius,
+)
 
 # Lower bounds ---------------------------------------------------------------------------------------------------
 
