@@ -19,9 +19,10 @@ import moduli as mo
 from moduli.common.result import GLYPHS
 
 MODELS = (
-    "sl2p_v1_v2_v3.converted.onnx", "reach_vdp.onnx", "safenlp_ruarobot.onnx", "verisig_quadrotor_tanh20x20.converted.onnx",
-    "tll_8.onnx", "nn4sys_lindex.onnx", "hls_three_layer_keras.onnx", "serra_mnist_100-100_checkpoint_120.tar",
-    "acasxu_1_1.onnx", "mnistfc_256x2.onnx",
+    "sl2p_v1_v2_v3.converted.onnx", "reach_vdp.onnx", "safenlp_ruarobot.onnx",
+    "verisig_quadrotor_tanh20x20.converted.onnx", "tll_8.onnx", "nn4sys_lindex.onnx",
+    "hls_three_layer_keras.onnx", "serra_mnist_100-100_checkpoint_120.tar", "acasxu_1_1.onnx",
+    "mnistfc_256x2.onnx",
 )  # fmt: skip
 COMMANDS = {
     "info": "info M",
@@ -49,10 +50,15 @@ LIMIT = 120
 
 
 def box_file(bounds: dict[str, object], inputs: int, path: Path) -> None:
-    """The box of a model as a VNN-LIB property, which is how a command line takes one with different sides."""
+    """The box of a model as a VNN-LIB property, which is how a command line takes one with
+    different sides.
+    """
     box = mo.Box(bounds["lo"], bounds["hi"]).of_dimension(inputs)
     sides = enumerate(zip(box.low.tolist(), box.high.tolist(), strict=True))
-    lines = [f"(declare-const X_{k} Real)\n(assert (>= X_{k} {lo!r}))\n(assert (<= X_{k} {hi!r}))" for k, (lo, hi) in sides]
+    lines = [
+        f"(declare-const X_{k} Real)\n(assert (>= X_{k} {lo!r}))\n(assert (<= X_{k} {hi!r}))"
+        for k, (lo, hi) in sides
+    ]
     path.write_text("\n".join(lines))
 
 
@@ -63,7 +69,11 @@ def answer(data: dict[str, object]) -> str:
     if kind == "compress":
         return f"{sign} {data['original_units']} -> {data['units']}"
     if kind == "rank":
-        return f"= {data['upper']}" if data["lower"] == data["upper"] else f"{data['lower']} to {data['upper']}"
+        return (
+            f"= {data['upper']}"
+            if data["lower"] == data["upper"]
+            else f"{data['lower']} to {data['upper']}"
+        )
     if kind == "distance":
         return f"{sign} {data['upper']:.2g}" if data["upper"] is not None else f"{sign} inf"
     if kind == "pieces":
@@ -78,7 +88,11 @@ def cell(line: list[str], folder: Path, reasons: dict[str, int]) -> str:
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "moduli.interface.cli", *line, "--json"], cwd=folder, capture_output=True, text=True, timeout=LIMIT
+            [sys.executable, "-m", "moduli.interface.cli", *line, "--json"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
         )
     except subprocess.TimeoutExpired:
         return f"over {LIMIT} s"
@@ -98,13 +112,25 @@ def main() -> None:
     for name in sys.argv[1:] or MODELS:
         path, state = SHARED / name, name.endswith(".tar")
         net = mo.load(path, activation="relu" if state else None)
-        print(f"\n{name} {'-'.join(map(str, net.widths))} {', '.join(sorted(set(map(str, net.activations))))}")
+        print(
+            f"\n{name} {'-'.join(map(str, net.widths))} {', '.join(sorted(set(map(str, net.activations))))}"
+        )
         with tempfile.TemporaryDirectory() as folder:
-            bounds = next(box for file, box in boxes.items() if file.split(".")[0] == name.split(".")[0])
+            bounds = next(
+                box for file, box in boxes.items() if file.split(".")[0] == name.split(".")[0]
+            )
             box_file(bounds, net.widths[0], Path(folder) / "box.vnnlib")
             for title, command in COMMANDS.items():
-                words = {"M": [str(path)], "U": [str(max(1, net.units // 4))], "S": ["--slice", "random"] * (net.widths[0] > 3)}
-                line = [part for word in command.replace("box:B", "box:box.vnnlib").split() for part in words.get(word, [word])]
+                words = {
+                    "M": [str(path)],
+                    "U": [str(max(1, net.units // 4))],
+                    "S": ["--slice", "random"] * (net.widths[0] > 3),
+                }
+                line = [
+                    part
+                    for word in command.replace("box:B", "box:box.vnnlib").split()
+                    for part in words.get(word, [word])
+                ]
                 line += ["--activation", "relu"] if state else []
                 print(f"| {title} | {cell(line, Path(folder), reasons)} |", flush=True)
     for why, number in reasons.items():

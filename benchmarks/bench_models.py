@@ -1,4 +1,5 @@
-"""Every readable model of the shared folder and the zoo: units before and after, moves, slack, seconds, float agreement.
+"""Every readable model of the shared folder and the zoo: units before and after, moves, slack,
+seconds, float agreement.
 
 python benchmarks/bench_models.py          (MODULI_SHARED names the folder, default ../shared)
 """
@@ -14,7 +15,9 @@ import numpy as np
 
 import moduli as mo
 
-SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "models"
+SHARED = (
+    Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "models"
+)
 ZOO = ("digits-tanh", "digits-tanh-grid", "digits-relu", "digits-plain")
 
 
@@ -34,11 +37,15 @@ def line(name: str, source: str | Path, box: mo.Box) -> str:
     widths = " -> ".join("-".join(map(str, n.widths)) for n in dict.fromkeys((net, small.network)))
     best = " (fewest)" if small.optimal else ""
     units = f"{net.units} -> {small.network.units}{best}"
-    return f"| {name} | {widths} | {units} | {moves} | {small.proof.slack} | {seconds} | {apart:.1g} |"
+    return (
+        f"| {name} | {widths} | {units} | {moves} | {small.proof.slack} | {seconds} | {apart:.1g} |"
+    )
 
 
 def main() -> None:
-    print("| model | widths | hidden units | removed | slack | load / compress / check, s | float difference |")
+    print(
+        "| model | widths | hidden units | removed | slack | load / compress / check, s | float difference |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in ZOO:
         print(line(f"zoo:{name}", f"zoo:{name}", mo.Box(0, 1)))
@@ -48,7 +55,10 @@ def main() -> None:
     boxes = json.loads((SHARED / "boxes.json").read_text())
     for path in sorted(SHARED.iterdir()):
         original = path.name.removesuffix(".converted.onnx")
-        box = next((boxes[k] for k in sorted(boxes) if k == path.name or k.startswith(f"{original}.")), None)
+        box = next(
+            (boxes[k] for k in sorted(boxes) if k == path.name or k.startswith(f"{original}.")),
+            None,
+        )
         if path.suffix in (".onnx", ".nnet") and box is not None:
             try:
                 print(line(path.name, path, mo.Box(box["lo"], box["hi"])))

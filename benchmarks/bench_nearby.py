@@ -15,13 +15,20 @@ import numpy as np
 
 import moduli as mo
 from moduli.compression.radius.cover_heuristics import first_fit
-from moduli.compression.radius.hard_instances import lattice, planar_formula, random_planar_formula, ring, uniform_points
+from moduli.compression.radius.hard_instances import (
+    lattice,
+    planar_formula,
+    random_planar_formula,
+    ring,
+    uniform_points,
+)
 from moduli.kernel.certificate import ball
 
 SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 DIGITS = {
     (64, 0.01): (0.08, 0.1, 0.12, 0.15, 0.185, 0.22, 0.25), (128, 0.01): (0.08, 0.1, 0.12, 0.16),
-    (256, 0.001): (0.08, 0.09, 0.1, 0.12, 0.2), (512, 0.001): (0.03, 0.05), (512, 0.0): (0.147, 0.177, 0.206, 0.22, 0.236),
+    (256, 0.001): (0.08, 0.09, 0.1, 0.12, 0.2), (512, 0.001): (0.03, 0.05),
+    (512, 0.0): (0.147, 0.177, 0.206, 0.22, 0.236),
 }  # fmt: skip
 
 
@@ -34,7 +41,9 @@ def digits(width: int, decay: float) -> mo.Network:
     torch.set_num_threads(1)
     x, y = load_digits(return_X_y=True)
     x, y = torch.tensor(x / 16.0, dtype=torch.float32), torch.tensor(y)
-    model = torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, 10))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, 10)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=decay)
     order = torch.Generator().manual_seed(0)
     for _ in range(200):
@@ -54,12 +63,25 @@ def row(name: str, net: mo.Network, radius: float, budget: int) -> None:
     rank.check()
     check = time.perf_counter() - start
     found = f"**{rank.upper}**" if rank.exact else f"[{rank.lower}, {rank.upper}]"
-    cells = (name, f"{radius:g}", rank.greedy, simple, found, rank.nodes, f"{seconds:.1f}", f"{check:.1f}")
+    cells = (
+        name,
+        f"{radius:g}",
+        rank.greedy,
+        simple,
+        found,
+        rank.nodes,
+        f"{seconds:.1f}",
+        f"{check:.1f}",
+    )
     print("|", *(f"{cell} |" for cell in cells), flush=True)
 
 
 def head(what: str) -> None:
-    print(f"\n| {what} | radius | greedy | first fit | proved | nodes | seconds | check, s |\n" + 8 * "|---" + "|")
+    print(
+        f"\n| {what} | radius | greedy | first fit | proved | nodes | seconds | check, s |\n"
+        + 8 * "|---"
+        + "|"
+    )
 
 
 def run_digits(budget: int) -> None:
@@ -73,13 +95,23 @@ def run_digits(budget: int) -> None:
 def run_points(budget: int) -> None:
     head("points")
     for count, per_box in ((500, 3), (1000, 3), (2000, 3), (500, 6), (1000, 6), (1000, 12)):
-        row(f"{count} uniform, {4 * per_box} neighbours", mo.hard_instance(uniform_points(count, per_box), 0.5), 0.5, budget)
+        row(
+            f"{count} uniform, {4 * per_box} neighbours",
+            mo.hard_instance(uniform_points(count, per_box), 0.5),
+            0.5,
+            budget,
+        )
     row("ring of 99", mo.hard_instance(ring(99), 0.5), 0.5, budget)
     row("lattice 20 x 20", mo.hard_instance(lattice(20), 0.5), 0.5, budget)
     for clauses in (4, 12, 30):
         formula = random_planar_formula(4 * clauses // 3, clauses, seed=1)
         points, boxes = planar_formula(formula)
-        row(f"formula, {clauses} clauses, {len(points)} points, K = {boxes}", mo.hard_instance(points, 0.5), 0.5, budget)
+        row(
+            f"formula, {clauses} clauses, {len(points)} points, K = {boxes}",
+            mo.hard_instance(points, 0.5),
+            0.5,
+            budget,
+        )
 
 
 def run_large(budget: int) -> None:
@@ -89,7 +121,9 @@ def run_large(budget: int) -> None:
 
 
 def run_models(budget: int) -> None:
-    print("\n| model | radius | hidden units | certified difference, abs(x) <= 1 | float difference | seconds |")
+    print(
+        "\n| model | radius | hidden units | certified difference, abs(x) <= 1 | float difference | seconds |"
+    )
     print(6 * "|---" + "|")
     for name, radii in {
         "verisig_quadrotor_tanh20x20.converted.onnx": (1e-6, 1e-4), "sl2p_v1_v2_v3.converted.onnx": (0.01, 0.02),
@@ -104,8 +138,12 @@ def run_models(budget: int) -> None:
             seconds = time.perf_counter() - start
             small.check()
             off = np.abs(small.network.logits(x) - net.logits(x)).max()
-            widths = f"{net.units} -> {small.network.units} ({'-'.join(map(str, small.network.widths))})"
-            print(f"| {name.split('.')[0]} | {radius:g} | {widths} | {small.within(1.0):.1e} | {off:.1e} | {seconds:.2f} |")
+            widths = (
+                f"{net.units} -> {small.network.units} ({'-'.join(map(str, small.network.widths))})"
+            )
+            print(
+                f"| {name.split('.')[0]} | {radius:g} | {widths} | {small.within(1.0):.1e} | {off:.1e} | {seconds:.2f} |"
+            )
 
 
 def rosetta() -> list[mo.Network]:
@@ -118,12 +156,18 @@ def run_rosetta(budget: int) -> None:
     nets = rosetta()
     with ProcessPoolExecutor(2) as executor:
         start = time.perf_counter()
-        curve = mo.rank_curve(nets, radii=np.linspace(0, 6, 25).tolist(), budget=budget, executor=executor)
-    print(f"\n{curve.statement}, {time.perf_counter() - start:.0f} s\n\n| radius | mean rank | mean greedy bound |")
+        curve = mo.rank_curve(
+            nets, radii=np.linspace(0, 6, 25).tolist(), budget=budget, executor=executor
+        )
+    print(
+        f"\n{curve.statement}, {time.perf_counter() - start:.0f} s\n\n| radius | mean rank | mean greedy bound |"
+    )
     print(3 * "|---" + "|")
     lines = (curve.radii, curve.lower, curve.upper, curve.greedy)
     for radius, low, high, greedy in zip(*(line[::4] for line in lines), strict=True):
-        print(f"| {radius:g} | {high:.3f}{'' if low == high else f' (at least {low:.3f})'} | {greedy:.3f} |")
+        print(
+            f"| {radius:g} | {high:.3f}{'' if low == high else f' (at least {low:.3f})'} | {greedy:.3f} |"
+        )
 
 
 def run_figure(budget: int) -> None:

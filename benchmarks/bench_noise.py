@@ -41,15 +41,23 @@ def speed() -> None:
         ("stable_noise (numpy)", lambda: stable_noise((DRAWS,), ALPHA, seed=rng)),
         ("torch float64, iid", lambda: draw((DRAWS,), ALPHA, generator=g, dtype=torch.float64)),
         ("torch float32, iid", lambda: draw((DRAWS,), ALPHA, generator=g)),
-        ("torch float32, isotropic, 1000 x 1000", lambda: draw((1000, 1000), ALPHA, "isotropic", generator=g)),
-        ("torch float32, rows, 1000 x 1000", lambda: draw((1000, 1000), ALPHA, "rows", generator=g)),
+        (
+            "torch float32, isotropic, 1000 x 1000",
+            lambda: draw((1000, 1000), ALPHA, "isotropic", generator=g),
+        ),
+        (
+            "torch float32, rows, 1000 x 1000",
+            lambda: draw((1000, 1000), ALPHA, "rows", generator=g),
+        ),
     ):
         seconds = peer if work is None else best(work)
         print(f"| {name} | {DRAWS / seconds / 1e6:.0f} | {peer / seconds:.1f} |", flush=True)
 
 
 def step() -> None:
-    """2000 x 784, batch 128: a plain step of SGD, and with noise; and dense Gaussian noise of the same shape."""
+    """2000 x 784, batch 128: a plain step of SGD, and with noise; and dense Gaussian noise of the
+    same shape.
+    """
     torch.set_num_threads(1)
     x, y = torch.randn(128, 784), torch.randint(0, 10, (128,))
 
@@ -67,11 +75,18 @@ def step() -> None:
         work()
         return work
 
-    works = {"plain": one(None), "dense Gaussian": one("iid", 2.0), **{kind: one(kind) for kind in KINDS}}
+    works = {
+        "plain": one(None),
+        "dense Gaussian": one("iid", 2.0),
+        **{kind: one(kind) for kind in KINDS},
+    }
     seconds = {name: np.median(times) for name, times in in_turn(works, 40).items()}
     print("\n| step | ms | of a plain step | of dense Gaussian noise |\n|---|---|---|---|")
     for name, s in seconds.items():
-        print(f"| {name} | {1000 * s:.1f} | {s / seconds['plain']:.2f} | {s / seconds['dense Gaussian']:.2f} |", flush=True)
+        print(
+            f"| {name} | {1000 * s:.1f} | {s / seconds['plain']:.2f} | {s / seconds['dense Gaussian']:.2f} |",
+            flush=True,
+        )
 
 
 def in_turn(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

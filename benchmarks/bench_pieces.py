@@ -2,8 +2,8 @@
 
 python benchmarks/bench_pieces.py            the tables; python benchmarks/bench_pieces.py figures   also the two figures
 
-The baseline splits cells one by one in integers (`cells_exact`): the route that needs no general position. Networks have He
-weights and biases of deviation 0.3 (0.1 where said), seeded.
+The baseline splits cells one by one in integers (`cells_exact`): the route that needs no general
+position. Networks have He weights and biases of deviation 0.3 (0.1 where said), seeded.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from moduli.piecewise.cells_generic import certify, faces, subdivide
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("MODULI_SHARED", HERE.parents[1] / "shared")) / "models"
 SIZES = (
-    (2, 16, 16, 1), (2, 32, 32, 1), (2, 64, 64, 1), (2, 128, 128, 1), (2, 256, 256, 1), (2, 64, 64, 64, 1),
-    (2, 32, 32, 32, 32, 1), (3, 8, 8, 1), (3, 16, 16, 1), (3, 16, 16, 16, 1), (3, 32, 32, 1),
+    (2, 16, 16, 1), (2, 32, 32, 1), (2, 64, 64, 1), (2, 128, 128, 1), (2, 256, 256, 1),
+    (2, 64, 64, 64, 1), (2, 32, 32, 32, 32, 1), (3, 8, 8, 1), (3, 16, 16, 1), (3, 16, 16, 16, 1),
+    (3, 32, 32, 1),
 )  # fmt: skip
 PLAIN = 2_200  # cells that the baseline is given
 
@@ -54,7 +55,16 @@ def timed(work: object, times: int = 3) -> float:
 
 
 def speed() -> list[tuple[int, float]]:
-    head("widths", "cells", "search, s", "proof, s", "counted, s", "cells/s", "integers, cells/s", "ratio")
+    head(
+        "widths",
+        "cells",
+        "search, s",
+        "proof, s",
+        "counted, s",
+        "cells/s",
+        "integers, cells/s",
+        "ratio",
+    )
     seen = []
     for widths in SIZES:
         net, n = he(0, widths), widths[0]
@@ -70,7 +80,9 @@ def speed() -> list[tuple[int, float]]:
             slow = timed(lambda: clip(net, box, start, 10**6, None), 1)  # noqa: B023
             plain = f"{cells / slow:.0f}", f"{slow / total:.0f}"
         shares = f"{search:.3f} | {proof:.3f} | {count:.3f}"
-        print(f"| {'-'.join(map(str, widths))} | {cells} | {shares} | {cells / total:.0f} | {plain[0]} | {plain[1]} |")
+        print(
+            f"| {'-'.join(map(str, widths))} | {cells} | {shares} | {cells / total:.0f} | {plain[0]} | {plain[1]} |"
+        )
     return seen
 
 
@@ -85,18 +97,48 @@ def elimination() -> None:
 
 
 def models() -> None:
-    head("model, where", "cells", "regions", "pieces", "general position", "s", "functional dimension", "s")
+    head(
+        "model, where",
+        "cells",
+        "regions",
+        "pieces",
+        "general position",
+        "s",
+        "functional dimension",
+        "s",
+    )
     u = np.eye(5)
     digits = np.load(SHARED.parent / "data" / "mnist.npz")
-    a, b, c = (digits["x_train"][np.flatnonzero(digits["y_train"] == k)[0]].reshape(784) / 255.0 for k in (0, 1, 4))
+    a, b, c = (
+        digits["x_train"][np.flatnonzero(digits["y_train"] == k)[0]].reshape(784) / 255.0
+        for k in (0, 1, 4)
+    )
     asked = [
         ("reach_vdp, [-1,1]^3", "reach_vdp.onnx", mo.Box(-1, 1), None, True),
         ("reach_vdp, [-4,4]^3", "reach_vdp.onnx", mo.Box(-4, 4), None, True),
         ("tll_8, [-1,1]^2", "tll_8.onnx", mo.Box(-1, 1), None, True),
-        ("acasxu_1_1, first two inputs", "acasxu_1_1.onnx", mo.Box(-0.5, 0.5), (np.zeros(5), u[0], u[1]), False),
-        ("acasxu_1_1, last two inputs", "acasxu_1_1.onnx", mo.Box(-0.5, 0.5), (np.zeros(5), u[3], u[4]), False),
-        ("mnistfc_256x2, through a 0, a 1 and a 4", "mnistfc_256x2.onnx", mo.Box(-0.5, 1.5), (a, b - a, c - a), False),
-    ]  # fmt: skip
+        (
+            "acasxu_1_1, first two inputs",
+            "acasxu_1_1.onnx",
+            mo.Box(-0.5, 0.5),
+            (np.zeros(5), u[0], u[1]),
+            False,
+        ),
+        (
+            "acasxu_1_1, last two inputs",
+            "acasxu_1_1.onnx",
+            mo.Box(-0.5, 0.5),
+            (np.zeros(5), u[3], u[4]),
+            False,
+        ),
+        (
+            "mnistfc_256x2, through a 0, a 1 and a 4",
+            "mnistfc_256x2.onnx",
+            mo.Box(-0.5, 1.5),
+            (a, b - a, c - a),
+            False,
+        ),
+    ]
     for name, file, box, plane, ranked in asked:
         start = time.perf_counter()
         found = mo.pieces(SHARED / file, on=box, slice=plane, budget=10**6)
@@ -107,7 +149,10 @@ def models() -> None:
             value = str(answer.lower) if answer.exact else f"[{answer.lower}, {answer.upper}]"
             rank = f"{value} of {answer.generic}"
         end = time.perf_counter()
-        print(f"| {name} | {text} | {middle - start:.2f} | {rank} | {f'{end - middle:.1f}' if ranked else ''} |", flush=True)
+        print(
+            f"| {name} | {text} | {middle - start:.2f} | {rank} | {f'{end - middle:.1f}' if ranked else ''} |",
+            flush=True,
+        )
 
 
 def dimensions(draws: int) -> dict[int, list[float]]:
@@ -119,10 +164,15 @@ def dimensions(draws: int) -> dict[int, list[float]]:
         for depth in range(1, 6 if inputs == 2 else 5):
             widths = (inputs, *[width] * depth, 1)
             count = draws if inputs == 2 and width * depth <= 24 else draws // 4
-            found = [mo.dimension(he(seed, widths, 0.1), on=mo.Box(-1000, 1000), budget=20_000) for seed in range(count)]
+            found = [
+                mo.dimension(he(seed, widths, 0.1), on=mo.Box(-1000, 1000), budget=20_000)
+                for seed in range(count)
+            ]
             mean, most = np.mean([d.lower for d in found]), found[0].generic
             exact = np.mean([d.exact for d in found])
-            line.append(f"{mean:.1f}/{most} ({np.mean([d.lower == most for d in found]):.2f}, {exact:.2f})")
+            line.append(
+                f"{mean:.1f}/{most} ({np.mean([d.lower == most for d in found]):.2f}, {exact:.2f})"
+            )
             if inputs == 2:
                 curves.setdefault(width, []).append(float(mean / most))
         print(f"| n_0={inputs}, w={width} | " + " | ".join(line) + " |", flush=True)
@@ -131,13 +181,17 @@ def dimensions(draws: int) -> dict[int, list[float]]:
 
 def identified(draws: int = 60) -> None:
     """Dyadic networks (entries k/16, |k| <= 32) in a box of half-width 1024."""
-    head("widths", "full dimension", "generic", "refuted", "recovered", "verdict, ms", "recovery, ms")
+    head(
+        "widths", "full dimension", "generic", "refuted", "recovered", "verdict, ms", "recovery, ms"
+    )
     for widths in ((2, 2, 2, 1), (2, 3, 3, 1), (2, 4, 4, 1), (2, 2, 2, 2, 1)):
         full = generic = refuted = recovered = 0
         times: tuple[list[float], list[float]] = [], []
         for seed in range(draws):
             rng = np.random.default_rng(seed)
-            parts = [rng.integers(-32, 33, s) / 16 for a, b in pairwise(widths) for s in ((b, a), (b,))]
+            parts = [
+                rng.integers(-32, 33, s) / 16 for a, b in pairwise(widths) for s in ((b, a), (b,))
+            ]
             net = mo.Network.mlp(*parts, activation="relu")
             start = time.perf_counter()
             answer = mo.identifiable(net, on=mo.Box(-1024, 1024))
@@ -150,7 +204,9 @@ def identified(draws: int = 60) -> None:
             start = time.perf_counter()
             again = mo.recover(net, on=mo.Box(-1024, 1024))
             times[1].append(time.perf_counter() - start)
-            recovered += again.layers is not None and mo.canonical(again.network) == mo.canonical(net)
+            recovered += again.layers is not None and mo.canonical(again.network) == mo.canonical(
+                net
+            )
         ms = [f"{1000 * np.median(t):.0f}" for t in times]
         counts = f"{full} of {draws} | {generic} | {refuted} | {recovered} of {full}"
         print(f"| {'-'.join(map(str, widths))} | {counts} | {ms[0]} | {ms[1]} |", flush=True)
@@ -167,8 +223,21 @@ def figures(seen: list[tuple[int, float]], curves: dict[int, list[float]]) -> No
     left.set(xlabel="cells", ylabel="seconds, search and proof")
     left.legend(frameon=False)
     for (width, line), hue in zip(curves.items(), LAYERS, strict=False):
-        right.plot(range(1, len(line) + 1), line, color=hue, marker="o", ms=3, lw=1.4, label=f"width {width}")
-    right.set(xlabel="hidden layers", ylabel="functional dimension / bound", ylim=(0, 1.03), xticks=range(1, 6))
+        right.plot(
+            range(1, len(line) + 1),
+            line,
+            color=hue,
+            marker="o",
+            ms=3,
+            lw=1.4,
+            label=f"width {width}",
+        )
+    right.set(
+        xlabel="hidden layers",
+        ylabel="functional dimension / bound",
+        ylim=(0, 1.03),
+        xticks=range(1, 6),
+    )
     right.legend(frameon=False)
     save(left, HERE / "pieces.svg")
 

@@ -1,4 +1,5 @@
-"""Population compression beside simpler methods on the same data; kernels, gradients and large sizes.
+"""Population compression beside simpler methods on the same data; kernels, gradients and large
+sizes.
 
 python benchmarks/bench_population.py [random] [digits] [regression] [models] [speed] [size]      (all by default)
 """
@@ -16,7 +17,18 @@ import numpy as np
 
 import moduli as mo
 from moduli.compression.average.closed_form import ShallowNetwork
-from moduli.compression.average.fit import Empirical, Fit, Goal, Population, descend, fit, kmeans, largest, project, pursuit
+from moduli.compression.average.fit import (
+    Empirical,
+    Fit,
+    Goal,
+    Population,
+    descend,
+    fit,
+    kmeans,
+    largest,
+    project,
+    pursuit,
+)
 from moduli.compression.average.gaussian_expectations import UnitLaw, Whitening, gram, pulled
 
 SHARED = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))
@@ -38,24 +50,60 @@ def some(goal: Goal, count: int) -> UnitLaw:
 
 
 def random_targets() -> None:
-    """1000 units, 50 standard normal inputs, no biases anywhere: error over E f^2, as the paper has no output bias."""
-    table("target", "M", "random", "magnitude", "k-means", "pursuit", "student", "student with biases", "linear", "seconds")
-    for kind, sizes in (("relu+", (10, 25, 50, 100)), ("relu", (10, 50, 200)), ("erf", (10, 100)), ("tanh", (10, 100))):
+    """1000 units, 50 standard normal inputs, no biases anywhere: error over E f^2, as the paper has
+    no output bias.
+    """
+    table(
+        "target",
+        "M",
+        "random",
+        "magnitude",
+        "k-means",
+        "pursuit",
+        "student",
+        "student with biases",
+        "linear",
+        "seconds",
+    )
+    for kind, sizes in (
+        ("relu+", (10, 25, 50, 100)),
+        ("relu", (10, 50, 200)),
+        ("erf", (10, 100)),
+        ("tanh", (10, 100)),
+    ):
         rng = np.random.default_rng(0)
-        row = rng.standard_normal((1000, 50)) / 50**0.5 * {"erf": 2**0.5, "tanh": 2.0}.get(kind, 1.0)
-        outer = (rng.uniform(0.5, 1.5, (1000, 1)) if kind == "relu+" else rng.standard_normal((1000, 1))) / 1000
-        target = ShallowNetwork(mo.Activation(kind.rstrip("+")), UnitLaw(np.zeros(1000), row), outer, np.zeros(1))
+        row = (
+            rng.standard_normal((1000, 50)) / 50**0.5 * {"erf": 2**0.5, "tanh": 2.0}.get(kind, 1.0)
+        )
+        outer = (
+            rng.uniform(0.5, 1.5, (1000, 1)) if kind == "relu+" else rng.standard_normal((1000, 1))
+        ) / 1000
+        target = ShallowNetwork(
+            mo.Activation(kind.rstrip("+")), UnitLaw(np.zeros(1000), row), outer, np.zeros(1)
+        )
         goal, free = Population(target, biases=False), Population(target)
         for m in sizes:
             start = time.perf_counter()
             best = fit(free, m, np.random.default_rng(0)).square / free.variance
             seconds = time.perf_counter() - start
-            simple = [project(goal, make).square for make in
-                      (some(goal, m), largest(goal, m, np.random.default_rng(0)), kmeans(goal, m, np.random.default_rng(0)))]
+            simple = [
+                project(goal, make).square
+                for make in (
+                    some(goal, m),
+                    largest(goal, m, np.random.default_rng(0)),
+                    kmeans(goal, m, np.random.default_rng(0)),
+                )
+            ]
             bare = fit(goal, m, np.random.default_rng(0)).square
             errors = [*simple, pursuit(goal, m)[1][-1], bare]
-            line(kind, m, *(e / goal.variance for e in errors), best * free.variance / goal.variance,
-                 goal.linear() / goal.variance, round(seconds, 1))
+            line(
+                kind,
+                m,
+                *(e / goal.variance for e in errors),
+                best * free.variance / goal.variance,
+                goal.linear() / goal.variance,
+                round(seconds, 1),
+            )
 
 
 def trained(kind: str, x: Array, y: Array, hidden: int, epochs: int, classes: bool) -> mo.Network:
@@ -70,10 +118,15 @@ def trained(kind: str, x: Array, y: Array, hidden: int, epochs: int, classes: bo
 
     act = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "erf": Erf}[kind]()
     outputs = int(y.max()) + 1 if classes else y.shape[1]
-    model = torch.nn.Sequential(torch.nn.Linear(x.shape[1], hidden), act, torch.nn.Linear(hidden, outputs))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(x.shape[1], hidden), act, torch.nn.Linear(hidden, outputs)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     loss = torch.nn.functional.cross_entropy if classes else torch.nn.functional.mse_loss
-    inputs, labels = torch.tensor(x, dtype=torch.float32), torch.tensor(y) if classes else torch.tensor(y, dtype=torch.float32)
+    inputs, labels = (
+        torch.tensor(x, dtype=torch.float32),
+        torch.tensor(y) if classes else torch.tensor(y, dtype=torch.float32),
+    )
     for _ in range(epochs):
         for batch in torch.randperm(len(inputs)).split(128):
             optimizer.zero_grad()
@@ -83,18 +136,28 @@ def trained(kind: str, x: Array, y: Array, hidden: int, epochs: int, classes: bo
     return mo.Network.mlp(first.weight, first.bias, last.weight, last.bias, activation=kind)
 
 
-def students(name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int, ...], labels: Array | None) -> None:
-    """Held-out error (and accuracy) of students made with the Gaussian fitted to x, and with x itself."""
+def students(
+    name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int, ...], labels: Array | None
+) -> None:
+    """Held-out error (and accuracy) of students made with the Gaussian fitted to x, and with x
+    itself.
+    """
     law = mo.Gaussian(x.mean(axis=0), np.cov(x.T) + 1e-4 * np.eye(x.shape[1]))
     whitening = Whitening.of(law, x.shape[1])
     target = ShallowNetwork.of(net, whitening)
     gauss = Population(target)
-    data = Empirical(whitening.points(x), net.logits(x), target.activation, target.units, target.outer)
+    data = Empirical(
+        whitening.points(x), net.logits(x), target.activation, target.units, target.outer
+    )
     z, truth = whitening.points(held), net.logits(held)
 
     def shown(goal: Goal, found: Fit) -> str:
         slope, bias = goal.affine(found)
-        y = net.activations[0](z @ found.units.row.T + found.units.mean) @ found.outer + z @ slope.T + bias
+        y = (
+            net.activations[0](z @ found.units.row.T + found.units.mean) @ found.outer
+            + z @ slope.T
+            + bias
+        )
         return scored(y, truth, labels)
 
     for m in sizes:
@@ -104,24 +167,55 @@ def students(name: str, net: mo.Network, x: Array, held: Array, sizes: tuple[int
         mid = time.perf_counter()
         e = fit(data, m, np.random.default_rng(0), [("Gaussian", g.units)])
         end = time.perf_counter()
-        cheap = [shown(data, project(data, make)) for make in
-                 (some(data, m), largest(data, m, rng), kmeans(data, m, np.random.default_rng(0)))]
+        cheap = [
+            shown(data, project(data, make))
+            for make in (
+                some(data, m),
+                largest(data, m, rng),
+                kmeans(data, m, np.random.default_rng(0)),
+            )
+        ]
         picked = shown(gauss, project(gauss, gauss.units[pursuit(gauss, m)[0]]))
-        line(name, m, *cheap, picked, shown(gauss, g), f"{g.square / gauss.variance:.2g}", shown(data, e),
-             round(mid - start, 1), round(end - mid, 1))
+        line(
+            name,
+            m,
+            *cheap,
+            picked,
+            shown(gauss, g),
+            f"{g.square / gauss.variance:.2g}",
+            shown(data, e),
+            round(mid - start, 1),
+            round(end - mid, 1),
+        )
     basis = np.column_stack([np.ones(len(x)), x])
-    y = np.column_stack([np.ones(len(held)), held]) @ np.linalg.lstsq(basis, net.logits(x), rcond=None)[0]
+    y = (
+        np.column_stack([np.ones(len(held)), held])
+        @ np.linalg.lstsq(basis, net.logits(x), rcond=None)[0]
+    )
     own = f"; the network itself {scored(truth, truth, labels)}" if labels is not None else ""
     line(name, "linear map", scored(y, truth, labels) + own)
 
 
 def scored(y: Array, truth: Array, labels: Array | None) -> str:
     error = np.square(y - truth).sum() / np.square(truth - truth.mean(axis=0)).sum()
-    return f"{error:.2g}" + (f" / {(y.argmax(axis=1) == labels).mean():.3f}" if labels is not None else "")
+    return f"{error:.2g}" + (
+        f" / {(y.argmax(axis=1) == labels).mean():.3f}" if labels is not None else ""
+    )
 
 
-HEAD = ("network", "M", "random", "magnitude", "k-means", "pursuit, Gaussian", "student, Gaussian", "its own estimate",
-        "student, samples", "s", "s")  # fmt: skip
+HEAD = (
+    "network",
+    "M",
+    "random",
+    "magnitude",
+    "k-means",
+    "pursuit, Gaussian",
+    "student, Gaussian",
+    "its own estimate",
+    "student, samples",
+    "s",
+    "s",
+)
 
 
 def digits() -> None:
@@ -151,13 +245,18 @@ def regression() -> None:
 
 
 def models() -> None:
-    table("model", "on", "units", "student", "held out", "k-means", "magnitude", "linear", "seconds")
+    table(
+        "model", "on", "units", "student", "held out", "k-means", "magnitude", "linear", "seconds"
+    )
     rng = np.random.default_rng(0)
     for name in ("arch_docking", "mnistfc_256x2", "safenlp_ruarobot"):
         net = mo.load(SHARED / "models" / f"{name}.onnx")
         if name == "mnistfc_256x2":
             with np.load(SHARED / "data" / "mnist.npz") as file:
-                x = next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:6000] / 255.0
+                x = (
+                    next(file[k] for k in file.files if file[k].ndim >= 2).reshape(-1, 784)[:6000]
+                    / 255.0
+                )
         else:
             import json
 
@@ -171,10 +270,25 @@ def models() -> None:
             curve = mo.error_curve(net, on=on, units=[net.units // k for k in (16, 4)])
             seconds = time.perf_counter() - start
             for k, m in enumerate(curve.units):
-                errors = [getattr(curve, column)[k].unexplained for column in ("students", "kmeans", "magnitude")]
-                gap = np.square(curve.networks[k].logits(held) - net.logits(held)).sum(axis=1).mean() / spread
+                errors = [
+                    getattr(curve, column)[k].unexplained
+                    for column in ("students", "kmeans", "magnitude")
+                ]
+                gap = (
+                    np.square(curve.networks[k].logits(held) - net.logits(held)).sum(axis=1).mean()
+                    / spread
+                )
                 each = round(seconds / len(curve.units), 1)
-                line(name, type(on).__name__, m, errors[0], gap, *errors[1:], curve.linear.unexplained, each)
+                line(
+                    name,
+                    type(on).__name__,
+                    m,
+                    errors[0],
+                    gap,
+                    *errors[1:],
+                    curve.linear.unexplained,
+                    each,
+                )
 
 
 def speed() -> None:
@@ -184,9 +298,20 @@ def speed() -> None:
             for bias in (0.0, 1.0):
                 rng, s, square = np.random.default_rng(0), mo.Activation(name), np.ones((600, 600))
                 shape = (600, inputs)
-                one, two = (UnitLaw(bias * rng.standard_normal(600), rng.standard_normal(shape) / inputs**0.5) for _ in "ab")
-                times = [_best(gram, s, one, s, two, nodes=5), _best(pulled, s, one, two, square, 5), _best(np.exp, square)]
-                line(name, "yes" if bias else "no", inputs, *(round(t / 600**2 * 1e9) for t in times))
+                one, two = (
+                    UnitLaw(
+                        bias * rng.standard_normal(600), rng.standard_normal(shape) / inputs**0.5
+                    )
+                    for _ in "ab"
+                )
+                times = [
+                    _best(gram, s, one, s, two, nodes=5),
+                    _best(pulled, s, one, two, square, 5),
+                    _best(np.exp, square),
+                ]
+                line(
+                    name, "yes" if bias else "no", inputs, *(round(t / 600**2 * 1e9) for t in times)
+                )
 
 
 def _best(call: Any, *args: Any, **options: Any) -> float:
@@ -202,7 +327,9 @@ def size() -> None:
     """10^4 units to 10^3, 10^3 inputs, ReLU without biases."""
     rng = np.random.default_rng(0)
     units = UnitLaw(np.zeros(10_000), rng.standard_normal((10_000, 1000)) / 1000**0.5)
-    target = ShallowNetwork(mo.Activation("relu"), units, rng.standard_normal((10_000, 1)) / 100, np.zeros(1))
+    target = ShallowNetwork(
+        mo.Activation("relu"), units, rng.standard_normal((10_000, 1)) / 100, np.zeros(1)
+    )
     start = time.perf_counter()
     goal = Population(target, biases=False)
     setup = time.perf_counter()
@@ -217,7 +344,14 @@ def size() -> None:
     line(*times, before / goal.variance, after / goal.variance, peak)
 
 
-PARTS = {"random": random_targets, "digits": digits, "regression": regression, "models": models, "speed": speed, "size": size}
+PARTS = {
+    "random": random_targets,
+    "digits": digits,
+    "regression": regression,
+    "models": models,
+    "speed": speed,
+    "size": size,
+}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

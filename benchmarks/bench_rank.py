@@ -1,4 +1,5 @@
-"""Rank of many tanh units beside numpy.unique on the same rows, in one run: seconds, ratio, peak memory.
+"""Rank of many tanh units beside numpy.unique on the same rows, in one run: seconds, ratio, peak
+memory.
 
 python benchmarks/bench_rank.py [--units 1000000] [--inputs 64]
 """
@@ -48,7 +49,9 @@ def peak() -> float:
 
 
 def memory(units: int, inputs: int) -> None:
-    """In a process of its own: peak memory of building the network and its rank, over the input's size."""
+    """In a process of its own: peak memory of building the network and its rank, over the input's
+    size.
+    """
     mo.rank(mo.Network.mlp(np.ones((1, 1)), [0.0], [[1.0]], [0.0]))
     base = peak()
     w, b = rows(units, inputs)
@@ -73,7 +76,15 @@ def main() -> None:
     stacked, small, answer = np.column_stack([w, b]), mo.compress(net), mo.rank(net)
     rank, unique = seconds(lambda: mo.rank(net), lambda: np.unique(stacked, axis=0))
     compress, check = seconds(lambda: mo.compress(net), small.check)
-    command = [sys.executable, __file__, "--memory", "--units", str(args.units), "--inputs", str(args.inputs)]
+    command = [
+        sys.executable,
+        __file__,
+        "--memory",
+        "--units",
+        str(args.units),
+        "--inputs",
+        str(args.inputs),
+    ]
     times = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     print(f"{args.units} units, {args.inputs} inputs: {answer.statement}\n")
     print("| what | measured | goal |\n|---|---|---|")

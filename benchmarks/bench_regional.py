@@ -19,13 +19,16 @@ from moduli.compression.box.tolerance import Within
 POINTS, BUDGET = 100_000, 10_000
 SHARES = 1e-3, 1e-2, 3e-2
 WITHIN = (
-    "rl_cartpole", "nn4sys", "arch_acc", "arch_tora", "reach_vdp", "TORA", "HCAS", "tll_8", "acasxu_1_1.onnx, ", "serra_cifar",
+    "rl_cartpole", "nn4sys", "arch_acc", "arch_tora", "reach_vdp", "TORA", "HCAS", "tll_8",
+    "acasxu_1_1.onnx, ", "serra_cifar",
 )  # fmt: skip
 SKIPPED = ("mnist", "serra_mnist", "KERAS", "hls", "safenlp", "marabou")
 
 
 def seen(path: Path, small: mo.Network, box: mo.Box) -> str:
-    """The largest difference at random points: of the model by onnxruntime (float32), and by this library (float64)."""
+    """The largest difference at random points: of the model by onnxruntime (float32), and by this
+    library (float64).
+    """
     large = mo.load(path)
     x = box.sample(min(POINTS, 2**27 // large.widths[0]), large.widths[0], 1)
     ours = np.abs(small.logits(x) - large.logits(x)).max()
@@ -39,7 +42,12 @@ def seen(path: Path, small: mo.Network, box: mo.Box) -> str:
         rows = len(x) if rows == 1 else rows
         x = x[:rows].astype(np.float32)
         parts = [x] if shape[0] == len(x) else [row[None] for row in x]
-        out = np.concatenate([session.run(None, {given.name: p.reshape(shape)})[0].reshape(len(p), -1) for p in parts])
+        out = np.concatenate(
+            [
+                session.run(None, {given.name: p.reshape(shape)})[0].reshape(len(p), -1)
+                for p in parts
+            ]
+        )
         theirs = f"{np.abs(out - small(x.astype(np.float64))).max():.1g} ({len(x)})"
     except Exception as error:  # an operator that this runtime lacks is no reason to stop
         theirs = type(error).__name__
@@ -67,7 +75,9 @@ def line(name: str, path: Path, box: mo.Box, budget: int) -> str | None:
 
 
 def exact(only: str) -> None:
-    print("| model, box | hidden units | parameters | widths | removed | slack | at points | onnxruntime | seconds | KiB |")
+    print(
+        "| model, box | hidden units | parameters | widths | removed | slack | at points | onnxruntime | seconds | KiB |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, path, box in sources():
         if only in name and (text := line(name, path, box, BUDGET)):
@@ -76,7 +86,10 @@ def exact(only: str) -> None:
 
 def tolerance(only: str) -> None:
     """Units against a tolerance that is a share of the range of the outputs at points."""
-    print("\n| model, box | units | exactly |" + "".join(f" {share:g} of the range |" for share in SHARES))
+    print(
+        "\n| model, box | units | exactly |"
+        + "".join(f" {share:g} of the range |" for share in SHARES)
+    )
     print("|---|---|---|" + len(SHARES) * "---|")
     for name, path, box in sources():
         if not name.startswith(WITHIN) or only not in name:
@@ -85,7 +98,9 @@ def tolerance(only: str) -> None:
         x = box.sample(min(POINTS, 2**27 // net.widths[0]), net.widths[0], 1)
         y = net.logits(x)
         size = float(np.ptp(y, axis=0).max())
-        cells = [f"{name} | {net.units} | {mo.compress(net, on=box, budget=BUDGET // 5).network.units}"]
+        cells = [
+            f"{name} | {net.units} | {mo.compress(net, on=box, budget=BUDGET // 5).network.units}"
+        ]
         for share in SHARES:
             start = time.perf_counter()
             small = mo.compress(net, on=box, eps=share * size, budget=BUDGET // 5)
@@ -93,12 +108,16 @@ def tolerance(only: str) -> None:
             small.check()
             error = small.error if isinstance(small, Within) else small.slack
             seen = np.abs(small.network.logits(x) - y).max()
-            cells.append(f"{small.network.units}: {error / size:.1e} ({seen / size:.1e}), {seconds:.0f} s")
+            cells.append(
+                f"{small.network.units}: {error / size:.1e} ({seen / size:.1e}), {seconds:.0f} s"
+            )
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", default=["exact", "tolerance"])
     parser.add_argument("--only", default="", help="a part of the names of models")
     given = parser.parse_args()

@@ -1,10 +1,11 @@
-"""How cost grows with size: large networks on the command line, long certificates, many jobs, and every operation over decades.
+"""How cost grows with size: large networks on the command line, long certificates, many jobs, and
+every operation over decades.
 
 python benchmarks/bench_size.py [large] [certificate] [sweep] [growth] [--parameters 10000000]    (all four by default)
 
-Every measurement runs in a process of its own, on one thread; seconds are of the processor. Peak memory is the highest
-resident memory during the operation, less that of the interpreter with the library loaded (Linux). `large` at 10^8
-parameters takes some minutes and 4 GB.
+Every measurement runs in a process of its own, on one thread; seconds are of the processor. Peak
+memory is the highest resident memory during the operation, less that of the interpreter with the
+library loaded (Linux). `large` at 10^8 parameters takes some minutes and 4 GB.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ Made = tuple[Callable[[], Any], float]
 
 
 def planted(widths: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
-    """float32 arrays: in each hidden layer an eighth of the units are copies, a sixteenth dead, a sixteenth constant."""
+    """float32 arrays: in each hidden layer an eighth of the units are copies, a sixteenth dead, a
+    sixteenth constant.
+    """
     rng = np.random.default_rng(seed)
     arrays = []
     for n, m in pairwise(widths):
@@ -66,7 +69,11 @@ def safetensors(arrays: list[np.ndarray], path: Path, activation: str) -> None:
     at = 0
     for k, array in enumerate(arrays):
         name = f"layers.{k // 2}.{('weight', 'bias')[k % 2]}"
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [at, at := at + array.nbytes]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [at, at := at + array.nbytes],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
@@ -80,7 +87,9 @@ def onnx(arrays: list[np.ndarray], path: Path, activation: str) -> None:
     beside, at, stored, nodes, name = path.with_suffix(".data"), 0, [], [], "input"
     with beside.open("wb") as file:
         for k, array in enumerate(arrays):
-            tensor = TensorProto(name=f"p{k}", data_type=1, dims=array.shape, data_location=TensorProto.EXTERNAL)
+            tensor = TensorProto(
+                name=f"p{k}", data_type=1, dims=array.shape, data_location=TensorProto.EXTERNAL
+            )
             for key, value in (("location", beside.name), ("offset", at), ("length", array.nbytes)):
                 tensor.external_data.add(key=key, value=str(value))
             file.write(array.data)
@@ -88,11 +97,20 @@ def onnx(arrays: list[np.ndarray], path: Path, activation: str) -> None:
             stored.append(tensor)
     for l in range(len(arrays) // 2):
         last = l == len(arrays) // 2 - 1
-        nodes.append(helper.make_node("Gemm", [name, f"p{2 * l}", f"p{2 * l + 1}"], ["output" if last else f"z{l}"], transB=1))
+        nodes.append(
+            helper.make_node(
+                "Gemm",
+                [name, f"p{2 * l}", f"p{2 * l + 1}"],
+                ["output" if last else f"z{l}"],
+                transB=1,
+            )
+        )
         if not last:
             nodes.append(helper.make_node(activation.title(), [f"z{l}"], [name := f"h{l}"]))
     sizes = {"input": arrays[0].shape[1], "output": len(arrays[-1])}
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", d]) for n, d in sizes.items())
+    x, y = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", d]) for n, d in sizes.items()
+    )
     graph = helper.make_graph(nodes, "large", [x], [y], stored)
     save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
 
@@ -108,7 +126,9 @@ def memory(field: str = "VmHWM:") -> float:
 def command(*arguments: object) -> tuple[float, float]:
     """Seconds and peak MiB of one command, both without the start of the interpreter."""
     script = f"import runpy; m = runpy.run_path({__file__!r}); m['watched']()"
-    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"moduli {' '.join(map(str, arguments))}: {done.stderr[-2000:]}")
     seconds, peak = map(float, done.stderr.strip().splitlines()[-1].split())
@@ -131,7 +151,8 @@ def watched() -> None:
 def once(operation: str, size: float) -> tuple[float, float, float]:
     """Size as measured, seconds and peak MiB of one operation, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--one", operation, str(size)], capture_output=True, text=True, check=False,
+        [sys.executable, __file__, "--one", operation, str(size)], capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{operation} at {size}: {done.stderr[-2000:]}")
@@ -165,7 +186,9 @@ def of_network(call: Callable[[mo.Network], Any]) -> Callable[[float, Path], Mad
 
 def _load(size: float, folder: Path) -> Made:
     safetensors(planted(scaled(size)), folder / "a.safetensors", "relu")
-    return (lambda: mo.load(folder / "a.safetensors")), sum(m * (n + 1) for n, m in pairwise(scaled(size)))
+    return (lambda: mo.load(folder / "a.safetensors")), sum(
+        m * (n + 1) for n, m in pairwise(scaled(size))
+    )
 
 
 def _save(size: float, folder: Path) -> Made:
@@ -192,7 +215,11 @@ def _twins(size: float, folder: Path) -> Made:
 
 def _dense(widths: tuple[int, ...], seed: int = 0) -> mo.Network:
     rng = np.random.default_rng(seed)
-    parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))]
+    parts = [
+        p
+        for n, m in pairwise(widths)
+        for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))
+    ]
     return mo.Network.mlp(*parts, activation="relu")
 
 
@@ -272,13 +299,18 @@ def large(parameters: float) -> None:
 def certificate(units: int = 10**6) -> None:
     """Half of the units are copies of the other half."""
     rng = np.random.default_rng(0)
-    w, b, a = (rng.standard_normal(shape).astype(np.float32) for shape in ((units, 4), units, (2, units)))
+    w, b, a = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((units, 4), units, (2, units))
+    )
     w[units // 2 :], b[units // 2 :] = w[: units // 2], b[: units // 2]
     with tempfile.TemporaryDirectory() as folder:
         path, small = Path(folder, "large.safetensors"), Path(folder, "small.safetensors")
         safetensors([w, b, a, np.zeros(2, np.float32)], path, "tanh")
         proof = Path(f"{small}.cert.json")
-        rows = [("compress", *command("compress", path, "-o", small)), ("check", *command("check", proof, small, path))]
+        rows = [
+            ("compress", *command("compress", path, "-o", small)),
+            ("check", *command("check", proof, small, path)),
+        ]
         size = proof.stat().st_size / 2**20
     print(f"\n4-{units}-2 tanh, {units // 2} units removed; certificate {size:.1f} MiB\n")
     print("| command | s | peak, MiB |\n|---|---|---|")
@@ -306,7 +338,9 @@ def sweep(count: int = 10**4) -> None:
         stored = sum(path.stat().st_size for path in Path(folder).iterdir())
     assert len(found) == count
     assert written[0] == written[1], "a run that had nothing to do wrote a result"
-    print(f"\n{count} networks 4-16-2: {times[0]:.1f} s, {stored / 2**20:.1f} MiB stored; run again {times[1]:.1f} s")
+    print(
+        f"\n{count} networks 4-16-2: {times[0]:.1f} s, {stored / 2**20:.1f} MiB stored; run again {times[1]:.1f} s"
+    )
 
 
 def exponent(sizes: list[float], values: list[float], least: float) -> tuple[float, float] | None:
@@ -329,7 +363,10 @@ def growth() -> None:
         fits = exponent(x, seconds, 0.005), exponent(x, peaks, 4.0)
         shown = [f"n^{fit[0]:.2f} | {fit[1]:.2g}" if fit else "too little to say |" for fit in fits]
         cost = f"{seconds[0]:.3g} to {seconds[-1]:.3g} | {max(0, peaks[0]):.0f} to {peaks[-1]:.0f}"
-        print(f"| {name} | {x[0]:.2g} to {x[-1]:.2g} {unit} | {cost} | {shown[0]} | {shown[1]} |", flush=True)
+        print(
+            f"| {name} | {x[0]:.2g} to {x[-1]:.2g} {unit} | {cost} | {shown[0]} | {shown[1]} |",
+            flush=True,
+        )
     draw(found)
 
 
@@ -345,15 +382,28 @@ def draw(found: dict[str, tuple[str, list[tuple[float, float, float]]]]) -> None
     for k, (name, (unit, rows)) in enumerate(found.items()):
         x, *columns = (np.array(column) for column in zip(*rows, strict=True))
         for ax, y, least in zip(axes, columns, (1e-4, 1), strict=True):
-            style = {"color": f"C{k % 10}", "marker": marks[k % len(marks)], "ls": "-" if unit == "parameters" else "--"}
+            style = {
+                "color": f"C{k % 10}",
+                "marker": marks[k % len(marks)],
+                "ls": "-" if unit == "parameters" else "--",
+            }
             ax.plot(x, np.maximum(y, least), label=f"{name} ({unit})", ms=5, lw=1.2, **style)
     for ax, title in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
-        ax.set(xscale="log", yscale="log", xlabel="size (what is counted stands in brackets)", title=title)
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="size (what is counted stands in brackets)",
+            title=title,
+        )
         ax.grid(alpha=0.3)
     ends = np.array([1e4, 1e7])
     axes[0].plot(ends, 2e-6 * ends, color="0.6", lw=4, alpha=0.5, label="linear", zorder=0)
-    axes[1].plot(ends, 8 * ends / 2**20, color="0.6", lw=4, alpha=0.5, label="8 bytes each", zorder=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    axes[1].plot(
+        ends, 8 * ends / 2**20, color="0.6", lw=4, alpha=0.5, label="8 bytes each", zorder=0
+    )
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9
+    )
     figure.savefig(HERE / "size.svg", metadata={"Date": None})
 
 
@@ -366,7 +416,12 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if args.one:
         return one(args.one[0], float(args.one[1]))
-    parts = {"large": lambda: large(args.parameters), "certificate": certificate, "sweep": sweep, "growth": growth}
+    parts = {
+        "large": lambda: large(args.parameters),
+        "certificate": certificate,
+        "sweep": sweep,
+        "growth": growth,
+    }
     for name in args.parts or parts:
         parts[name]()
     return None

@@ -1,4 +1,5 @@
-"""Units of real ReLU networks that never change sign on their box, and how far two networks are apart on a box.
+"""Units of real ReLU networks that never change sign on their box, and how far two networks are
+apart on a box.
 
 python benchmarks/bench_stability.py [boxes] [local] [apart]     (all by default; MODULI_SHARED names the folder)
 """
@@ -30,7 +31,8 @@ PROPERTIES = (
 )
 LOCAL = (
     ("mnistfc_256x2.onnx", 0.03), ("mnistfc_256x2.onnx", 0.05),
-    ("serra_mnist_100-100_checkpoint_120.converted.onnx", 0.02), ("serra_mnist_100-100_checkpoint_120.converted.onnx", 0.03),
+    ("serra_mnist_100-100_checkpoint_120.converted.onnx", 0.02),
+    ("serra_mnist_100-100_checkpoint_120.converted.onnx", 0.03),
     ("marabou_mnist5x20_leaky_relu.onnx", 0.02), ("marabou_mnist5x20_leaky_relu.onnx", 0.04),
 )  # fmt: skip
 NETS = ((2, 8, 8, 1), (2, 16, 16, 1), (4, 16, 16, 1), (8, 16, 16, 1), (8, 32, 32, 1))
@@ -40,12 +42,21 @@ def sources() -> Iterator[tuple[str, Path, mo.Box]]:
     boxes = json.loads((SHARED / "boxes.json").read_text())
     for path in sorted(SHARED.iterdir()):
         original = path.name.removesuffix(".converted.onnx")
-        box = next((boxes[k] for k in sorted(boxes) if k == path.name or k.startswith(f"{original}.")), None)
-        twin = path.suffix == ".nnet" or (path.name.endswith(".converted.onnx") and path.with_name(f"{original}.onnx").exists())
+        box = next(
+            (boxes[k] for k in sorted(boxes) if k == path.name or k.startswith(f"{original}.")),
+            None,
+        )
+        twin = path.suffix == ".nnet" or (
+            path.name.endswith(".converted.onnx") and path.with_name(f"{original}.onnx").exists()
+        )
         if path.suffix == ".onnx" and box is not None and not twin:
             yield path.name, path, mo.Box(box["lo"], box["hi"])
     for model, file in PROPERTIES:
-        yield f"{model}, {file.removesuffix('.vnnlib')}", SHARED / model, mo.Box.from_vnnlib(SHARED / "vnnlib" / file)
+        yield (
+            f"{model}, {file.removesuffix('.vnnlib')}",
+            SHARED / model,
+            mo.Box.from_vnnlib(SHARED / "vnnlib" / file),
+        )
 
 
 def line(name: str, path: Path, box: mo.Box) -> str | None:
@@ -60,7 +71,9 @@ def line(name: str, path: Path, box: mo.Box) -> str | None:
     made = time.perf_counter()
     found.check()
     checked = time.perf_counter()
-    counts = [" + ".join(str(found.count(sign, how)) for how in range(1, len(HOW))) for sign in (-1, 1)]
+    counts = [
+        " + ".join(str(found.count(sign, how)) for how in range(1, len(HOW))) for sign in (-1, 1)
+    ]
     left = sum(int((u != 0).sum()) for u in found.undecided)
     widths = "-".join(map(str, net.widths))
     work = f"{found.boxes} | {found.programs} | {found.leaves} | {made - start:.1f} / {checked - made:.1f}"
@@ -68,7 +81,9 @@ def line(name: str, path: Path, box: mo.Box) -> str | None:
 
 
 def around(name: str, radius: float, images: np.ndarray) -> str:
-    """Signs on small boxes around images: sums over the images, and the smaller network of the first."""
+    """Signs on small boxes around images: sums over the images, and the smaller network of the
+    first.
+    """
     net, sums, seconds = mo.load(SHARED / name), np.zeros(len(HOW), dtype=int), np.zeros(2)
     both, left, solved, size = 0, 0, 0, 0
     for k, image in enumerate(images):
@@ -80,7 +95,11 @@ def around(name: str, radius: float, images: np.ndarray) -> str:
         seconds += made - start, time.perf_counter() - made
         sums += [0, *(found.count(-1, how) + found.count(1, how) for how in range(1, len(HOW)))]
         open_ = sum(int((u != 0).sum()) for u in found.undecided)
-        left, solved, both = left + open_, solved + found.programs, both + net.units - found.count(-1) - found.count(1) - open_
+        left, solved, both = (
+            left + open_,
+            solved + found.programs,
+            both + net.units - found.count(-1) - found.count(1) - open_,
+        )
         if k == 0:
             small = mo.compress(net, on=box, budget=BUDGET)
             small.check()
@@ -93,8 +112,14 @@ def around(name: str, radius: float, images: np.ndarray) -> str:
 
 
 def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str:
-    """sup |f - g| on [-1, 1]^n for g = f with 0.1 % noise: intervals, affine bounds, bisection of the widest box first."""
-    parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))]
+    """sup |f - g| on [-1, 1]^n for g = f with 0.1 % noise: intervals, affine bounds, bisection of
+    the widest box first.
+    """
+    parts = [
+        p
+        for n, m in pairwise(widths)
+        for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))
+    ]
     f = mo.Network.mlp(*parts, activation="relu")
     g = f.with_flat(f.flat() * (1 + 1e-3 * rng.normal(size=f.parameters)))
     low, high = -np.ones((1, widths[0])), np.ones((1, widths[0]))
@@ -123,12 +148,18 @@ def apart(widths: tuple[int, ...], budget: int, rng: np.random.Generator) -> str
     x = rng.uniform(-1, 1, (200_000, widths[0]))
     seen = np.abs(f.logits(x) - g.logits(x)).max()
     bisected = f"{top.max():.3g} ({boxes} boxes, {seconds:.1f} s)"
-    return f"| {','.join(map(str, widths))} | {plain:.3g} | {relaxed:.3g} | {bisected} | {seen:.3g} |"
+    return (
+        f"| {','.join(map(str, widths))} | {plain:.3g} | {relaxed:.3g} | {bisected} | {seen:.3g} |"
+    )
 
 
 def boxes() -> None:
-    print("Units by intervals + affine bounds + bisection + linear programs + branching; seconds of search / check.\n")
-    print("| model, box | widths | inactive | active | undecided | boxes | programs | leaves | seconds |")
+    print(
+        "Units by intervals + affine bounds + bisection + linear programs + branching; seconds of search / check.\n"
+    )
+    print(
+        "| model, box | widths | inactive | active | undecided | boxes | programs | leaves | seconds |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name, path, box in sources() if SHARED.is_dir() else ():
         if text := line(name, path, box):
@@ -140,7 +171,9 @@ def local() -> None:
         return
     images = np.load(FOLDER / "data" / "mnist.npz")["x_test"].reshape(-1, 784)[:IMAGES] / 255.0
     names = " | ".join(HOW[1:])
-    print(f"\n| model, radius | {names} | both signs seen | undecided | programs | seconds | units, first image |")
+    print(
+        f"\n| model, radius | {names} | both signs seen | undecided | programs | seconds | units, first image |"
+    )
     print("|---" * (len(HOW) + 5) + "|")
     for name, radius in LOCAL:
         print(around(name, radius, images), flush=True)

@@ -26,7 +26,9 @@ def main() -> None:
     both = median("-c", "import numpy, moduli")
     rank = median("-m", "moduli.interface.cli", "rank", "zoo:digits-plain")
     print("| what | measured | goal |\n|---|---|---|")
-    print(f"| import numpy | {numpy:.0f} ms | |\n| import moduli beyond it | {both - numpy:.0f} ms | 50 ms |")
+    print(
+        f"| import numpy | {numpy:.0f} ms | |\n| import moduli beyond it | {both - numpy:.0f} ms | 50 ms |"
+    )
     print(f"| moduli rank, a small file | {rank:.0f} ms | 1000 ms |")
 
 

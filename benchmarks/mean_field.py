@@ -1,4 +1,5 @@
-"""The simplified problem of wide random ReLU networks: how fast it becomes true, and the frame it predicts.
+"""The simplified problem of wide random ReLU networks: how fast it becomes true, and the frame it
+predicts.
 
 python benchmarks/mean_field.py OUT.svg
 """
@@ -21,7 +22,10 @@ LEVELS = (("S0", GREY), ("S-iso", ORANGE), ("S1", BLUE))
 
 def wide(units: int, inputs: int, seed: int) -> mo.Network:
     rng = np.random.default_rng(seed)
-    rows, outer = rng.standard_normal((units, inputs)) / inputs**0.5, rng.uniform(0.5, 1.5, (1, units)) / units
+    rows, outer = (
+        rng.standard_normal((units, inputs)) / inputs**0.5,
+        rng.uniform(0.5, 1.5, (1, units)) / units,
+    )
     return mo.Network.mlp(rows, np.zeros(units), outer, [0.0], activation="relu")
 
 
@@ -31,7 +35,9 @@ def errors(units: int, inputs: int, seed: int) -> list[float]:
     target = ShallowNetwork.of(net, mo.mean_field(wide(2, inputs, 0)).whitening)
     rows = np.random.default_rng(seed + 1).standard_normal((302, inputs))
     rows /= np.linalg.norm(rows, axis=1)[:, None]
-    truth = (gram(target.activation, UnitLaw(np.zeros(302), rows), None, target.units)[0] @ target.outer)[:, 0]
+    truth = (
+        gram(target.activation, UnitLaw(np.zeros(302), rows), None, target.units)[0] @ target.outer
+    )[:, 0]
     field = mo.mean_field(net)
     return [float(np.abs(field.cross(rows, level) / truth - 1).max()) for level, _ in LEVELS]  # type: ignore[arg-type]
 
@@ -47,10 +53,21 @@ def main(out: str) -> None:
     by_dim = np.median([[errors(10_000, d, s) for d in dims] for s in range(3)], axis=0)
     for k, (level, color) in enumerate(LEVELS):
         for ax, x, y in ((panels[0], sizes, by_size[:, k]), (panels[1], dims, by_dim[:, k])):
-            ax.loglog(x, y, color=color, marker="o", ms=3, label=f"{level}, slope {slope(x, y):.2f}")
-        print(level, "units", *(f"{e:.1e}" for e in by_size[:, k]), "| inputs", *(f"{e:.1e}" for e in by_dim[:, k]))
+            ax.loglog(
+                x, y, color=color, marker="o", ms=3, label=f"{level}, slope {slope(x, y):.2f}"
+            )
+        print(
+            level,
+            "units",
+            *(f"{e:.1e}" for e in by_size[:, k]),
+            "| inputs",
+            *(f"{e:.1e}" for e in by_dim[:, k]),
+        )
     panels[1].loglog(dims, 1 / (2 * np.array(dims)), color=GREY, ls=":", label="1/(2 inputs)")
-    panels[0].set(xlabel="hidden units of the target (30 inputs)", ylabel="largest relative error of the cross term")
+    panels[0].set(
+        xlabel="hidden units of the target (30 inputs)",
+        ylabel="largest relative error of the cross term",
+    )
     panels[1].set(xlabel="inputs (10 000 hidden units)")
     for ax in panels[:2]:
         ax.legend(frameon=False)
@@ -63,8 +80,17 @@ def main(out: str) -> None:
         rows = best.units.row / np.linalg.norm(best.units.row, axis=1)[:, None]
         cosines = np.sort((rows @ rows.T)[np.triu_indices(m, 1)])
         panels[2].plot(cosines, color=color, label=f"{n} hidden units")
-        print(n, "cosines", f"{cosines.min():.3f} .. {cosines.max():.3f}", "simplex", f"{-1 / (m - 1):.3f}",
-              "error", f"{best.square / goal.variance:.4f}", "predicted", f"{mo.mean_field(wide(n, d, 0)).loss(m):.4f}")
+        print(
+            n,
+            "cosines",
+            f"{cosines.min():.3f} .. {cosines.max():.3f}",
+            "simplex",
+            f"{-1 / (m - 1):.3f}",
+            "error",
+            f"{best.square / goal.variance:.4f}",
+            "predicted",
+            f"{mo.mean_field(wide(n, d, 0)).loss(m):.4f}",
+        )
     panels[2].axhline(-1 / (m - 1), color=GREY, ls=":", label="simplex")
     panels[2].set(xlabel="pairs of units of the best student of 8", ylabel="cosine")
     panels[2].legend(frameon=False)

@@ -1,10 +1,12 @@
-"""How fast many particles with heavy-tailed noise become independent, and the strong error of the Euler scheme.
+"""How fast many particles with heavy-tailed noise become independent, and the strong error of the
+Euler scheme.
 
 python benchmarks/rates.py      writes benchmarks/rates.svg
 
-dX_i = (-X_i + 2 tanh(m + 1/2)) dt + dL_i, m the mean of cos X_j, t = 1, L symmetric alpha-stable. Chaos: the mean distance to
-a copy with the same noise in the limit of infinitely many particles falls like n^(-1/2). Euler: like the step. Mean absolute
-errors: with alpha < 2 there are no second moments.
+dX_i = (-X_i + 2 tanh(m + 1/2)) dt + dL_i, m the mean of cos X_j, t = 1, L symmetric alpha-stable.
+Chaos: the mean distance to a copy with the same noise in the limit of infinitely many particles
+falls like n^(-1/2). Euler: like the step. Mean absolute errors: with alpha < 2 there are no second
+moments.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ def limit(alpha: float, seed: int) -> np.ndarray:
     x, means = rng.standard_normal(LIMIT), []
     for _ in range(STEPS):
         means.append(float(np.cos(x).mean()))
-        x = x + drift(x, means[-1]) * dt + dt ** (1 / alpha) * stable_noise((LIMIT,), alpha, seed=rng)
+        x = (
+            x
+            + drift(x, means[-1]) * dt
+            + dt ** (1 / alpha) * stable_noise((LIMIT,), alpha, seed=rng)
+        )
     return np.array(means)
 
 
@@ -44,7 +50,9 @@ def chaos(alpha: float, means: np.ndarray, n: int, seed: int) -> float:
     return float(np.abs(x - y).mean())
 
 
-def euler(alpha: float, levels: list[int], seed: int, n: int = 2000, finest: int = 1024) -> list[float]:
+def euler(
+    alpha: float, levels: list[int], seed: int, n: int = 2000, finest: int = 1024
+) -> list[float]:
     """Mean error of 2^k steps against 1024, increments summed."""
     rng = np.random.default_rng(seed)
     start = rng.standard_normal(n)
@@ -72,7 +80,12 @@ def main() -> None:
     print("| alpha | chaos: exponent of n | Euler: order |\n|---|---|---|")
     for alpha, colour in COLOURS.items():
         means = limit(alpha, 0)
-        runs = np.array([[np.mean([chaos(alpha, means, n, 1000 * s + k) for k in range(10)]) for n in sizes] for s in range(8)])
+        runs = np.array(
+            [
+                [np.mean([chaos(alpha, means, n, 1000 * s + k) for k in range(10)]) for n in sizes]
+                for s in range(8)
+            ]
+        )
         slope, error = fitted(np.array(sizes, float), runs)
         steps = np.array([euler(alpha, levels, s) for s in range(8)])
         order, spread = fitted(0.5 ** np.array(levels), steps)

@@ -2,10 +2,12 @@
 
 python benchmarks/starts.py            writes benchmarks/starts.svg and prints the table
 
-A teacher of d tanh units has |G| = 2^d d! copies with the same function. If training from any start within r of a copy ends
-there, a random start ends at some copy with probability at least |G| P(ball of radius r), as long as the balls are disjoint.
-Measured here: the largest r below half the separation for which 300 starts in the ball all returned (an estimate), that bound,
-the same without the factor |G|, and how many of the random starts reached any copy; and whether they reached all copies alike.
+A teacher of d tanh units has |G| = 2^d d! copies with the same function. If training from any start
+within r of a copy ends there, a random start ends at some copy with probability at least |G| P(ball
+of radius r), as long as the balls are disjoint. Measured here: the largest r below half the
+separation for which 300 starts in the ball all returned (an estimate), that bound, the same without
+the factor |G|, and how many of the random starts reached any copy; and whether they reached all
+copies alike.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def copy_of(theta: np.ndarray, goal: np.ndarray) -> np.ndarray:
     from itertools import permutations, product
 
     d, found = goal.shape[1], np.full(len(theta), -1)
-    for k, (order, sign) in enumerate(product(permutations(range(d)), product([1.0, -1.0], repeat=d))):
+    for k, (order, sign) in enumerate(
+        product(permutations(range(d)), product([1.0, -1.0], repeat=d))
+    ):
         near = np.abs(theta - goal[:, list(order)] * np.array(sign)).max(axis=(1, 2)) < 0.01
         found[near] = k
     return found
@@ -88,11 +92,15 @@ def main(starts: int) -> None:
         counts = np.bincount(found[found >= 0], minlength=round(math.exp(order)))
         mean = counts.mean()
         chi = float(((counts - mean) ** 2 / mean).sum()) if mean else math.nan
-        table.append((d, round(math.exp(order)), radius, math.exp(one), math.exp(one + order), observed, chi))
+        table.append(
+            (d, round(math.exp(order)), radius, math.exp(one), math.exp(one + order), observed, chi)
+        )
         spread = counts if d == 3 else spread
         _, copies, _, single, union, _, _ = table[-1]
         degrees = len(counts) - 1
-        print(f"| {d} | {copies} | {radius:.3f} | {single:.2g} | {union:.2g} | {observed:.3f} | {chi:.1f} / {degrees} |")
+        print(
+            f"| {d} | {copies} | {radius:.3f} | {single:.2g} | {union:.2g} | {observed:.3f} | {chi:.1f} / {degrees} |"
+        )
     picture(table, spread)
 
 
@@ -106,7 +114,10 @@ def picture(table: list[tuple[float, ...]], spread: np.ndarray) -> None:
     left.legend(frameon=False)
     right.bar(range(1, len(spread) + 1), spread, color=BLUE, width=0.8)
     right.axhline(spread.mean(), color=GREY, lw=0.8, ls=":")
-    right.set(xlabel=f"which of the {group[2]} copies of the teacher with 3 units", ylabel="starts that ended there")
+    right.set(
+        xlabel=f"which of the {group[2]} copies of the teacher with 3 units",
+        ylabel="starts that ended there",
+    )
     save(left, Path(__file__).with_name("starts.svg"))
 
 

@@ -18,7 +18,13 @@ copyright = author
 release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 version = release
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_gallery.gen_gallery"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
 exclude_patterns = ["_build", "gallery/*", "auto_gallery/*.md5", "**sg_execution_times.rst"]
 default_role = "code"
 nitpicky = False
@@ -43,14 +49,17 @@ html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
 
-
 def pictures(block: Any, block_vars: Any, gallery_conf: Any) -> str:
-    """The figure of the axes that a block ends with: `plot()` of a result makes one that pyplot does not know."""
+    """The figure of the axes that a block ends with: `plot()` of a result makes one that pyplot
+    does not know.
+    """
     from matplotlib.axes import Axes
     from sphinx_gallery.scrapers import figure_rst
 
     last = block_vars["example_globals"].get("___")
-    axes = [ax for ax in (last if isinstance(last, (tuple, list)) else [last]) if isinstance(ax, Axes)]
+    axes = [
+        ax for ax in (last if isinstance(last, (tuple, list)) else [last]) if isinstance(ax, Axes)
+    ]
     if not axes or getattr(axes[0].figure, "in_gallery", False):
         return ""
     axes[0].figure.in_gallery = True
@@ -83,21 +92,29 @@ HIDDEN = "\ue000"
 
 
 def _plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings say |x| for a size, * for a product and a_i for an entry: no markup of reStructuredText is meant."""
+    """Docstrings say |x| for a size, * for a product and a_i for an entry: no markup of
+    reStructuredText is meant.
+    """
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(`+[^`]*`+)", line)
-            lines[i] = "".join(p if p.startswith("`") else re.sub(r"(?<!\\)([|])", r"\\\1", p) for p in parts)
+            lines[i] = "".join(
+                p if p.startswith("`") else re.sub(r"(?<!\\)([|])", r"\\\1", p) for p in parts
+            )
 
 
 def _hide(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Before napoleon, which would read what stands before a colon in the first line of an attribute as its type."""
+    """Before napoleon, which would read what stands before a colon in the first line of an
+    attribute as its type.
+    """
     if what in ("attribute", "property", "data") and lines:
         lines[0] = lines[0].replace(":", HIDDEN)
 
 
 def _one_a_line(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings may describe several arguments in one line, "low: of the box. high: ..."; napoleon wants one in each."""
+    """Docstrings may describe several arguments in one line, "low: of the box. high: ..."; napoleon
+    wants one in each.
+    """
     inside, out = False, []
     for line in lines:
         if line.strip() and not line.startswith(" "):

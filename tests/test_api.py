@@ -1,4 +1,6 @@
-"""What answers say: demands on certificates, fewest among which networks, on which side of the output map, strict JSON."""
+"""What answers say: demands on certificates, fewest among which networks, on which side of the
+output map, strict JSON.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def strict(text: str) -> dict[str, object]:
     return dict(json.loads(text, parse_constant=refuse))
 
 
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object) -> tuple[int, str, str]:
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["moduli", *map(str, args)])
     try:
         main()
@@ -56,7 +60,9 @@ def net() -> mo.Network:
     rng = np.random.default_rng(0)
     rows, out = rng.standard_normal((3, 2)), rng.standard_normal((2, 3))
     twice = np.concatenate([rows, rows[:1]])
-    return mo.Network.mlp(twice, [0.1, 0.2, 0.3, 0.1], np.column_stack([out, 0.3 * out[:, 0]]), [0.0, 0.0])
+    return mo.Network.mlp(
+        twice, [0.1, 0.2, 0.3, 0.1], np.column_stack([out, 0.3 * out[:, 0]]), [0.0, 0.0]
+    )
 
 
 def loose(found: mo.Certificate, slack: Slack) -> Certificate:
@@ -68,13 +74,31 @@ def test_a_slack_that_says_nothing_is_accepted_and_not_enough(net):
     small = mo.compress(net)
     vague = loose(small.certificate, Slack(1e308, 0.0))
     assert mo.check(vague, small.network, net).bound == 1e308
-    with pytest.raises(mo.CertificateRejected, match=r"max_slack=1e-06 is demanded, but 1e\+308 is certified for all inputs"):
+    with pytest.raises(
+        mo.CertificateRejected,
+        match=r"max_slack=1e-06 is demanded, but 1e\+308 is certified for all inputs",
+    ):
         mo.check(vague, small.network, net, max_slack=1e-6)
-    verdict = mo.check(small.certificate, small.network, net, max_slack=small.slack, on="all", radius=0.0, minimal=True)
-    assert verdict.to_json()["demands"] == {"max_slack": small.slack, "on": "all", "radius": 0.0, "minimal": True}
+    verdict = mo.check(
+        small.certificate,
+        small.network,
+        net,
+        max_slack=small.slack,
+        on="all",
+        radius=0.0,
+        minimal=True,
+    )
+    assert verdict.to_json()["demands"] == {
+        "max_slack": small.slack,
+        "on": "all",
+        "radius": 0.0,
+        "minimal": True,
+    }
     if small.slack:
         with pytest.raises(mo.CertificateRejected, match="max_slack"):
-            mo.check(small.certificate, small.network, net, max_slack=math.nextafter(small.slack, 0))
+            mo.check(
+                small.certificate, small.network, net, max_slack=math.nextafter(small.slack, 0)
+            )
 
 
 def test_a_slack_that_grows_is_infinite_on_all_inputs_and_exact_on_a_box(net):
@@ -92,7 +116,12 @@ def test_a_slack_that_grows_is_infinite_on_all_inputs_and_exact_on_a_box(net):
 
 def test_bounds_on_a_box_are_rounded_up(net):
     small = mo.compress(net)
-    for constant, growth, size in ((0.1, 0.2, 0.3), (1e-300, 3e-320, 0.7), (1e-17, 1.0, 1.0), (1e308, 1e308, 1e300)):
+    for constant, growth, size in (
+        (0.1, 0.2, 0.3),
+        (1e-300, 3e-320, 0.7),
+        (1e-17, 1.0, 1.0),
+        (1e308, 1e308, 1e300),
+    ):
         claim = loose(small.certificate, Slack(max(constant, small.slack), growth))
         bound = mo.check(claim, small.network, net, on=mo.Box(-size, size)).bound
         exact = Fraction(claim.slack.constant) + Fraction(growth) * Fraction(size)
@@ -105,20 +134,37 @@ def test_the_box_of_a_certificate_must_hold_the_demanded_one(net):
     files = small.certificate, small.network, net
     for inside in (BOX, mo.Box([-1.0, -2.0], [1.0, 2.0]), mo.Box(0.5, 0.5)):
         assert mo.check(*files, on=inside).status == "proved"
-    for outside in (mo.Box(-2, 2), mo.Box([-1.0, -2.0], [math.nextafter(1.0, 2), 2.0]), mo.Box(5, 6)):
-        with pytest.raises(mo.CertificateRejected, match="is demanded, but at input 0 the certificate holds from"):
+    for outside in (
+        mo.Box(-2, 2),
+        mo.Box([-1.0, -2.0], [math.nextafter(1.0, 2), 2.0]),
+        mo.Box(5, 6),
+    ):
+        with pytest.raises(
+            mo.CertificateRejected, match="is demanded, but at input 0 the certificate holds from"
+        ):
             mo.check(*files, on=outside)
-    with pytest.raises(mo.CertificateRejected, match="on='all' is demanded, but the certificate holds on the box"):
+    with pytest.raises(
+        mo.CertificateRejected, match="on='all' is demanded, but the certificate holds on the box"
+    ):
         mo.check(*files, on="all")
     everywhere = mo.compress(net)
-    assert mo.check(everywhere.certificate, everywhere.network, net, on=mo.Box(-1e9, 1e9)).status == "proved"
+    assert (
+        mo.check(everywhere.certificate, everywhere.network, net, on=mo.Box(-1e9, 1e9)).status
+        == "proved"
+    )
 
 
 def test_claims_about_other_parameters_need_a_radius(net):
     near = mo.compress(net, radius=0.25)
     files = near.certificate, near.network, net
     assert mo.check(*files).status == "proved"
-    for demand in ({"max_slack": 1.0}, {"on": "all"}, {"on": BOX}, {"radius": 0.125}, {"radius": 0.0}):
+    for demand in (
+        {"max_slack": 1.0},
+        {"on": "all"},
+        {"on": BOX},
+        {"radius": 0.125},
+        {"radius": 0.0},
+    ):
         with pytest.raises(mo.CertificateRejected, match=r"is about parameters within 0\.25"):
             mo.check(*files, **demand)
     assert mo.check(*files, max_slack=1.0, radius=0.25, on=BOX).status == "proved"
@@ -150,10 +196,23 @@ def test_demands_that_make_no_sense(net, demand):
 def test_demands_on_the_command_line(net, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mo.save(net, "large.npz")
-    assert command(capsys, monkeypatch, "compress", "large.npz", "-o", "small.npz", "--quiet")[0] == 0
+    assert (
+        command(capsys, monkeypatch, "compress", "large.npz", "-o", "small.npz", "--quiet")[0] == 0
+    )
     files = "small.npz.cert.json", "small.npz", "large.npz"
     code, out, _ = command(
-        capsys, monkeypatch, "check", *files, "--on", "all", "--max-slack", "1e-9", "--radius", "0", "--minimal", "--json"
+        capsys,
+        monkeypatch,
+        "check",
+        *files,
+        "--on",
+        "all",
+        "--max-slack",
+        "1e-9",
+        "--radius",
+        "0",
+        "--minimal",
+        "--json",
     )
     data = strict(out)
     assert (code, data["status"], data["minimal"]) == (0, "proved", True)
@@ -163,7 +222,9 @@ def test_demands_on_the_command_line(net, tmp_path, capsys, monkeypatch):
     written["slack"] = {"constant": 1e308, "growth": 0.0}
     Path("vague.json").write_text(json.dumps(written))
     assert command(capsys, monkeypatch, "check", "vague.json", *files[1:])[0] == 0
-    code, out, err = command(capsys, monkeypatch, "check", "vague.json", *files[1:], "--max-slack", "1e-6", "--json")
+    code, out, err = command(
+        capsys, monkeypatch, "check", "vague.json", *files[1:], "--max-slack", "1e-6", "--json"
+    )
     data = strict(out)
     assert (code, data["schema"], data["status"]) == (1, "moduli.check/1", "rejected")
     assert "--max-slack 1e-06 is demanded" in str(data["reason"])
@@ -179,7 +240,10 @@ def test_demands_on_the_command_line(net, tmp_path, capsys, monkeypatch):
 def test_every_refusal_is_one_json_object(net, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mo.save(net, "a.npz")
-    mo.save(net.with_layers([net.layers[0], replace(net.layers[1], bias=net.layers[1].bias + 1)]), "b.npz")
+    mo.save(
+        net.with_layers([net.layers[0], replace(net.layers[1], bias=net.layers[1].bias + 1)]),
+        "b.npz",
+    )
     command(capsys, monkeypatch, "compress", "a.npz", "-o", "s.npz", "--quiet")
     for code, status, *args in (
         (1, "rejected", "check", "s.npz.cert.json", "s.npz", "b.npz"),
@@ -192,7 +256,9 @@ def test_every_refusal_is_one_json_object(net, tmp_path, capsys, monkeypatch):
     ):
         found, out, err = command(capsys, monkeypatch, *args, "--json")
         data = strict(out)
-        assert (found, data["status"], data["schema"]) == (code, status, f"moduli.{args[0]}/1"), args
+        assert (found, data["status"], data["schema"]) == (code, status, f"moduli.{args[0]}/1"), (
+            args
+        )
         assert data["reason"], args
         assert err.count("\n") == 1, args
         assert command(capsys, monkeypatch, *args, "--json", "--quiet")[1] == "", args
@@ -202,8 +268,20 @@ def test_every_refusal_is_one_json_object(net, tmp_path, capsys, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_are_null():
-    held = {"a": math.inf, "b": [math.nan, (1, -math.inf)], "c": np.array([1.0, np.nan]), "d": np.float64("inf"), "e": True}
-    assert plain(held) == {"a": None, "b": [None, [1, None]], "c": [1.0, None], "d": None, "e": True}
+    held = {
+        "a": math.inf,
+        "b": [math.nan, (1, -math.inf)],
+        "c": np.array([1.0, np.nan]),
+        "d": np.float64("inf"),
+        "e": True,
+    }
+    assert plain(held) == {
+        "a": None,
+        "b": [None, [1, None]],
+        "c": [1.0, None],
+        "d": None,
+        "e": True,
+    }
     assert strict(encoded(held))["c"] == [1.0, None]
 
 
@@ -212,7 +290,10 @@ def extreme(size: float, kind: str, output_map: str = "identity", depth: int = 2
     widths = [2, 3, 3][:depth] + [2]
     arrays = []
     for n, m in pairwise(widths):
-        arrays += [rng.uniform(-1, 1, (m, n)) * size, rng.uniform(-1, 1, m) * (size if depth == 2 else 1)]
+        arrays += [
+            rng.uniform(-1, 1, (m, n)) * size,
+            rng.uniform(-1, 1, m) * (size if depth == 2 else 1),
+        ]
     return mo.Network.mlp(*arrays, activation=kind, output_map=output_map)
 
 
@@ -224,12 +305,14 @@ def shifted(net: mo.Network, by: object = 1.0) -> mo.Network:
 X = np.random.default_rng(0).standard_normal((20, 2))
 ASKED = {
     "call": lambda n: n(X), "jacobian": lambda n: n.jacobian(X), "compress": mo.compress,
-    "box": lambda n: mo.compress(n, on=BOX, budget=40), "eps": lambda n: mo.compress(n, on=BOX, eps=0.1, budget=40),
+    "box": lambda n: mo.compress(n, on=BOX, budget=40),
+    "eps": lambda n: mo.compress(n, on=BOX, eps=0.1, budget=40),
     "radius": lambda n: mo.compress(n, radius=0.1, budget=40), "rank": mo.rank,
     "rank on a box": lambda n: mo.rank(n, on=BOX, budget=40),
     "proximate": lambda n: mo.rank(n, radius=0.1, budget=40),
     "curve": lambda n: mo.rank_curve(n, budget=40, radii=[0.0, 0.5]),
-    "distance": lambda n: mo.distance(n, shifted(n), budget=40), "sup": lambda n: mo.distance(n, shifted(n), on=BOX, budget=40),
+    "distance": lambda n: mo.distance(n, shifted(n), budget=40),
+    "sup": lambda n: mo.distance(n, shifted(n), on=BOX, budget=40),
     "mean": lambda n: mo.distance(n, shifted(n), on=mo.Gaussian()),
     "rows": lambda n: mo.distance(n, shifted(n), on=mo.Samples(X)),
     "equal": lambda n: mo.equivalent(n, shifted(n), budget=40),
@@ -237,11 +320,14 @@ ASKED = {
     "canon": group.canon, "signature": mo.signature, "symmetries": mo.symmetries,
     "moved": lambda n: mo.symmetries(n).random(1)(n), "align": lambda n: mo.align(n, shifted(n)),
     "activations": lambda n: mo.align(n, shifted(n), by="activations", on=mo.Samples(X)),
-    "barrier": lambda n: mo.align(n, shifted(n)).barrier(mo.Samples(X)), "path": lambda n: mo.path(n, n),
-    "complexity": lambda n: mo.complexity(n, samples=100), "dimension": lambda n: mo.dimension(n, on=BOX, budget=40),
-    "identifiable": lambda n: mo.identifiable(n, on=BOX, budget=40), "pieces": lambda n: mo.pieces(n, on=BOX, budget=40),
-    "depth": lambda n: mo.depth(n, on=BOX, budget=40), "recover": lambda n: mo.recover(n, on=BOX, budget=40),
-    "pruned": mo.pruning_curve, "pruned units": lambda n: mo.pruning_curve(n, by="units", on=mo.Samples(X)),
+    "barrier": lambda n: mo.align(n, shifted(n)).barrier(mo.Samples(X)),
+    "path": lambda n: mo.path(n, n), "complexity": lambda n: mo.complexity(n, samples=100),
+    "dimension": lambda n: mo.dimension(n, on=BOX, budget=40),
+    "identifiable": lambda n: mo.identifiable(n, on=BOX, budget=40),
+    "pieces": lambda n: mo.pieces(n, on=BOX, budget=40),
+    "depth": lambda n: mo.depth(n, on=BOX, budget=40),
+    "recover": lambda n: mo.recover(n, on=BOX, budget=40), "pruned": mo.pruning_curve,
+    "pruned units": lambda n: mo.pruning_curve(n, by="units", on=mo.Samples(X)),
     "mean field": mo.mean_field, "student": lambda n: mo.compress(n, on=mo.Samples(X), units=1),
     "students": lambda n: mo.error_curve(n, on=mo.Gaussian(), units=[1]), "torch": mo.to_torch,
 }  # fmt: skip
@@ -250,7 +336,9 @@ ASKED = {
 @pytest.mark.parametrize("size", [1e308, 1e200, 1e100, 1e-310])
 @pytest.mark.parametrize("kind", ["relu", "tanh", "silu"])
 def test_no_answer_warns_or_holds_what_json_does_not(size, kind, tmp_path):
-    """Networks of huge and tiny weights, every question: words of the library, or an answer in strict JSON."""
+    """Networks of huge and tiny weights, every question: words of the library, or an answer in
+    strict JSON.
+    """
     nets = [extreme(size, kind), extreme(size, kind, "softmax"), extreme(size, kind, depth=3)]
     asked, refusals = 0, list[Exception]()
     with warnings.catch_warnings():
@@ -265,7 +353,11 @@ def test_no_answer_warns_or_holds_what_json_does_not(size, kind, tmp_path):
                 except (mo.ModuliError, ValueError) as error:
                     refusals.append(error)
     assert asked > 40
-    assert not [error for error in refusals if "JSON" in str(error) or isinstance(error, mo.CertificateRejected)]
+    assert not [
+        error
+        for error in refusals
+        if "JSON" in str(error) or isinstance(error, mo.CertificateRejected)
+    ]
 
 
 @pytest.mark.parametrize("size", [1e200, 1e-310])
@@ -308,11 +400,16 @@ def test_a_slack_beyond_floats_is_undecided_and_null(tmp_path, capsys, monkeypat
     with pytest.raises(mo.Undecided, match="no float bounds"):
         small.check()
     mo.save(wide, "wide.npz")
-    code, out, err = command(capsys, monkeypatch, "compress", "wide.npz", "-o", "small.npz", "--json")
+    code, out, err = command(
+        capsys, monkeypatch, "compress", "wide.npz", "-o", "small.npz", "--json"
+    )
     data = strict(out)
     assert (code, data["status"], data["slack"], data["growth"]) == (3, "undecided", None, None)
     assert err == ""
-    assert command(capsys, monkeypatch, "check", "small.npz.cert.json", "small.npz", "wide.npz")[0] == 1
+    assert (
+        command(capsys, monkeypatch, "check", "small.npz.cert.json", "small.npz", "wide.npz")[0]
+        == 1
+    )
 
 
 def test_printed_slacks_are_bounds_too():
@@ -338,7 +435,19 @@ def test_without_a_domain_python_answers_as_the_command_line_does(net):
 
 # Output maps ----------------------------------------------------------------------------------------------------
 
-MAPS = ("softmax", "relu", "tanh", "sigmoid", "erf", "abs", "sin", "leaky_relu(0.1)", "leaky_relu(3.0)", "gelu", "softplus")
+MAPS = (
+    "softmax",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "abs",
+    "sin",
+    "leaky_relu(0.1)",
+    "leaky_relu(3.0)",
+    "gelu",
+    "softplus",
+)
 
 
 def floats(z: np.ndarray, output_map: str) -> np.ndarray:
@@ -356,7 +465,11 @@ def test_enclosures_behind_a_map_hold_what_floats_find(output_map):
         wide = [(low - Fraction(1, 8), high + Fraction(1, 8)) for low, high in point]
         moved = floats(z + rng.uniform(-0.125, 0.125, z.shape), output_map)[0]
         for found, inner, outer, other in zip(
-            floats(z, output_map)[0], behind(point, output_map), behind(wide, output_map), moved, strict=True
+            floats(z, output_map)[0],
+            behind(point, output_map),
+            behind(wide, output_map),
+            moved,
+            strict=True,
         ):
             room = 1e-9 * max(1.0, abs(found))
             assert inner[0] - room <= found <= inner[1] + room
@@ -370,7 +483,10 @@ def test_maps_move_outputs_no_further_than_their_constant(output_map):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((2000, 3)) * rng.choice([0.1, 1.0, 5.0], (2000, 1))
     y = x + rng.standard_normal(x.shape) * rng.choice([1e-3, 0.1, 3.0], (2000, 1))
-    before, after = np.abs(x - y).max(axis=1), np.abs(floats(x, output_map) - floats(y, output_map)).max(axis=1)
+    before, after = (
+        np.abs(x - y).max(axis=1),
+        np.abs(floats(x, output_map) - floats(y, output_map)).max(axis=1),
+    )
     assert (after <= float(lipschitz(output_map)) * before * (1 + 1e-9) + 1e-12).all()
     for eps in (1e-300, 0.1, 1.0, 1e308):
         assert Fraction(allowed(eps, output_map)) * lipschitz(output_map) <= Fraction(eps)
@@ -386,8 +502,8 @@ def test_the_constant_of_a_softmax_is_reached():
 def classifier(kind: str, output_map: str, inputs: int = 2) -> mo.Network:
     rng = np.random.default_rng(4)
     return mo.Network.mlp(
-        rng.standard_normal((4, inputs)), rng.standard_normal(4), rng.standard_normal((3, 4)), [0.5, -1.25, 0.75],
-        activation=kind, output_map=output_map,
+        rng.standard_normal((4, inputs)), rng.standard_normal(4), rng.standard_normal((3, 4)),
+        [0.5, -1.25, 0.75], activation=kind, output_map=output_map,
     )  # fmt: skip
 
 
@@ -427,11 +543,16 @@ def test_saturated_outputs_differ_by_what_they_differ_by():
     other = shifted(net, 5.0)
     small = mo.Box(-0.1, 0.1)
     assert mo.equivalent(net, other, on=small, eps=0.01, budget=200).status != "refuted"
-    refuted = mo.equivalent(net, other, on=small, budget=200)  # strictly increasing: not the same function
+    refuted = mo.equivalent(
+        net, other, on=small, budget=200
+    )  # strictly increasing: not the same function
     assert refuted.status == "refuted"
     assert refuted.check()
     assert 0 < refuted.witness.gap < Fraction(1, 10**9)
-    assert "by at least" not in dict(refuted.rows()) or float(dict(refuted.rows())["by at least"]) < 1e-9
+    assert (
+        "by at least" not in dict(refuted.rows())
+        or float(dict(refuted.rows())["by at least"]) < 1e-9
+    )
 
 
 @pytest.mark.parametrize("output_map", ["softmax", "relu", "tanh", "sigmoid", "gelu"])
@@ -499,7 +620,9 @@ AFFINE = {
     "leaky": one("leaky_relu(0.1)", np.ones((1, 6)), [-30.0], np.ones((6, 1)), np.zeros(6)),
     "two that face each other": one("relu", [[1.0], [-1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0]),
     "identity": one("identity", np.ones((3, 6)), [1.0, 2.0, 3.0], np.ones((6, 3)), np.zeros(6)),
-    "a slope of one": one("leaky_relu(1.0)", np.ones((3, 6)), [1.0, 2.0, 3.0], np.ones((6, 3)), np.zeros(6)),
+    "a slope of one": one(
+        "leaky_relu(1.0)", np.ones((3, 6)), [1.0, 2.0, 3.0], np.ones((6, 3)), np.zeros(6)
+    ),
     "constant": one("tanh", np.zeros((3, 6)), [1.0, 2.0, 3.0], np.ones((6, 3)), np.zeros(6)),
     "dead": one("relu", [[1.0]], [-3.0], [[1.0]], [0.0]),
     "deep": one("relu", [[1.0]], [3.0], [[1.0]], [9.0], [[1.0]], [0.0]),
@@ -523,7 +646,9 @@ def test_a_forged_claim_of_fewest_units_for_an_affine_function_is_rejected():
     net = AFFINE["a bottleneck"]
     small = mo.compress(net, on=BOX)
     assert small.network.units == 1
-    with pytest.raises(mo.CertificateRejected, match="minimality is claimed, but the function is affine on the box"):
+    with pytest.raises(
+        mo.CertificateRejected, match="minimality is claimed, but the function is affine on the box"
+    ):
         mo.check(replace(small.certificate, minimal=True), small.network, net)
 
 
@@ -533,10 +658,14 @@ def test_fewest_names_the_networks_among_which_it_is():
     assert found.statement == "rank 2 of 2 hidden units, in one hidden layer of tanh"
     assert found.to_json()["among"] == "one hidden layer of tanh"
     small = mo.compress(tanh)
-    assert small.statement.startswith("2 -> 2 hidden units, the fewest possible in one hidden layer of tanh; ")
+    assert small.statement.startswith(
+        "2 -> 2 hidden units, the fewest possible in one hidden layer of tanh; "
+    )
     assert small.to_json()["among"] == "one hidden layer of tanh"
     verdict = mo.check(small.certificate, small.network, tanh)
-    assert "no network of one hidden layer of tanh with fewer than 2 hidden units" in verdict.statement
+    assert (
+        "no network of one hidden layer of tanh with fewer than 2 hidden units" in verdict.statement
+    )
     assert verdict.to_json()["among"] == "one hidden layer of tanh"
     near = mo.compress(tanh, radius=0.01)
     assert near.statement.endswith("the fewest possible in one hidden layer of tanh")
@@ -569,7 +698,10 @@ def test_the_slack_of_a_form_is_what_rationals_find(kind):
     rng = np.random.default_rng(7)
     bounded = 0
     for seed in range(12):
-        widths, size = rng.integers(1, 6, 4).tolist(), 10.0 ** rng.integers(-20, 20) if seed % 3 == 0 else 1.0
+        widths, size = (
+            rng.integers(1, 6, 4).tolist(),
+            10.0 ** rng.integers(-20, 20) if seed % 3 == 0 else 1.0,
+        )
         arrays = []
         for n, m in pairwise(widths):
             arrays += [rng.standard_normal((m, n)) * size, rng.standard_normal(m)]
@@ -607,7 +739,9 @@ def test_a_changed_slack_of_a_form_is_rejected():
 def test_files_of_normal_forms_carry_their_slack(suffix, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mo.save(one("relu", [[3.0, 1.0]], [0.7], [[0.1]], [0.0]), "net.npz")
-    code, out, _ = command(capsys, monkeypatch, "canon", "net.npz", "-o", f"form.{suffix}", "--json")
+    code, out, _ = command(
+        capsys, monkeypatch, "canon", "net.npz", "-o", f"form.{suffix}", "--json"
+    )
     data = strict(out)
     slack = Slack(data["constant"], data["growth"])
     assert (code, data["status"]) == (0, "bounded")

@@ -1,4 +1,6 @@
-"""What the comparisons share: inputs, time, the effect on a function, other tools that may be absent, tables."""
+"""What the comparisons share: inputs, time, the effect on a function, other tools that may be
+absent, tables.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +27,30 @@ def present(*peers: ModuleType) -> list[ModuleType]:
             importlib.import_module(peer.IMPORT)
             found.append(peer)
         except ImportError as error:
-            print(f"\n**skipped: {peer.NAME} is not installed (pip install {peer.NAME})**: {error}", flush=True)
+            print(
+                f"\n**skipped: {peer.NAME} is not installed (pip install {peer.NAME})**: {error}",
+                flush=True,
+            )
     return found
 
 
 def mlp(widths: tuple[int, ...], seed: int, activation: str = "relu") -> mo.Network:
-    """He weights and biases of deviation 0.3, on a grid of 2^-16, so that sums and multiples of units are exact."""
+    """He weights and biases of deviation 0.3, on a grid of 2^-16, so that sums and multiples of
+    units are exact.
+    """
     rng = np.random.default_rng(seed)
     parts = []
     for n, m in pairwise(widths):
         parts += [rng.standard_normal((m, n)) * np.sqrt(2 / n), 0.3 * rng.standard_normal(m)]
-    return mo.Network.mlp(*(np.round(part * 2**16) / 2**16 for part in parts), activation=activation)
+    return mo.Network.mlp(
+        *(np.round(part * 2**16) / 2**16 for part in parts), activation=activation
+    )
 
 
 def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[Any, float]:
-    """The result and the least seconds; with repeats, imports and caches of the first call do not count."""
+    """The result and the least seconds; with repeats, imports and caches of the first call do not
+    count.
+    """
     least, found = float("inf"), None
     for _ in range(repeats):
         start = time.perf_counter()

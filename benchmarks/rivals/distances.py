@@ -1,4 +1,6 @@
-"""How far apart on [-1, 1]^n are a ReLU network and a copy with 0.1 % noise on its weights: bounds, and whether they meet."""
+"""How far apart on [-1, 1]^n are a ReLU network and a copy with 0.1 % noise on its weights: bounds,
+and whether they meet.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,26 @@ def main() -> None:
     rows: list[tuple[object, ...]] = []
     for widths in ((2, 8, 8, 1), (2, 16, 16, 1), (4, 16, 16, 1)):
         f = mlp(widths, 0)
-        g = f.with_flat(f.flat() * (1 + 1e-3 * np.random.default_rng(1).standard_normal(f.parameters)))
+        g = f.with_flat(
+            f.flat() * (1 + 1e-3 * np.random.default_rng(1).standard_normal(f.parameters))
+        )
         ours, seconds = timed(lambda f=f, g=g: mo.distance(f, g, on=BOX))
-        rows.append((shape(f), "moduli", *shown(ours.lower, ours.upper), "exact and outward-rounded arithmetic", seconds))
+        rows.append(
+            (
+                shape(f),
+                "moduli",
+                *shown(ours.lower, ours.upper),
+                "exact and outward-rounded arithmetic",
+                seconds,
+            )
+        )
         (low, high), seconds = timed(lambda f=f, g=g: solver.distance(f, g, BOX, LIMIT))
         rows.append(("", "HiGHS", *shown(low, high), "the solver, its tolerances", seconds))
-    table(f"The distance of a network and a copy with 0.1 % noise; {LIMIT:.0f} s for HiGHS", head, rows)
+    table(
+        f"The distance of a network and a copy with 0.1 % noise; {LIMIT:.0f} s for HiGHS",
+        head,
+        rows,
+    )
 
 
 if __name__ == "__main__":

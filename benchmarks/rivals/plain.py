@@ -1,4 +1,6 @@
-"""What one writes with numpy, scipy and torch alone: units that differ, students, dimension, linear pieces, stable noise."""
+"""What one writes with numpy, scipy and torch alone: units that differ, students, dimension, linear
+pieces, stable noise.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ def duplicates() -> None:
         HEAD,
         [
             ("moduli rank", int(units), "the least number, proved", second),
-            ("numpy.unique(axis=0)", plain, "equal rows counted once; twins up to sign count twice", first),
+            (
+                "numpy.unique(axis=0)",
+                plain,
+                "equal rows counted once; twins up to sign count twice",
+                first,
+            ),
         ],
     )
 
@@ -37,7 +44,9 @@ def hidden(net: mo.Network, x: np.ndarray) -> np.ndarray:
 
 
 def students() -> None:
-    """8-128-4 tanh to 16 units under N(0, 1): mean square error over variance, at 10^5 points not used before."""
+    """8-128-4 tanh to 16 units under N(0, 1): mean square error over variance, at 10^5 points not
+    used before.
+    """
     from scipy.cluster.vq import kmeans2
 
     net = mlp((8, 128, 4), 0, "tanh")
@@ -58,7 +67,9 @@ def students() -> None:
     rows = np.hstack([net.layers[0].weight, net.layers[0].bias[:, None]])
     size = np.linalg.norm(net.layers[1].weight, axis=0) * np.linalg.norm(rows, axis=1)
     small, first = timed(lambda: mo.compress(net, units=16, on=mo.Gaussian()).network)
-    centres, second = timed(lambda: refitted(kmeans2(rows, 16, minit="++", rng=np.random.default_rng(0))[0]))
+    centres, second = timed(
+        lambda: refitted(kmeans2(rows, 16, minit="++", rng=np.random.default_rng(0))[0])
+    )
     largest, third = timed(lambda: refitted(rows[np.argsort(-size)[:16]]))
     table(
         f"{shape(net)} tanh to 16 units under N(0, 1)",
@@ -72,7 +83,9 @@ def students() -> None:
 
 
 def dimensions() -> None:
-    """Rank of the Jacobian of 2000 outputs with respect to the parameters, singular values above 1e-9 of the largest."""
+    """Rank of the Jacobian of 2000 outputs with respect to the parameters, singular values above
+    1e-9 of the largest.
+    """
     import torch
     from torch.func import functional_call, jacrev, vmap
 
@@ -84,7 +97,9 @@ def dimensions() -> None:
 
         def plain(module: torch.nn.Module = module, points: torch.Tensor = points) -> int:
             parameters = {name: p.detach() for name, p in module.named_parameters()}
-            each = vmap(jacrev(lambda p, x: functional_call(module, p, (x[None],))[0, 0]), (None, 0))(parameters, points)
+            each = vmap(
+                jacrev(lambda p, x: functional_call(module, p, (x[None],))[0, 0]), (None, 0)
+            )(parameters, points)
             jacobian = torch.cat([part.flatten(1) for part in each.values()], 1)
             values = torch.linalg.svdvals(jacobian)
             return int((values > 1e-9 * values[0]).sum())
@@ -92,7 +107,15 @@ def dimensions() -> None:
         ours, first = timed(lambda net=net: mo.dimension(net, on=BOX), 2)
         count, second = timed(plain, 2)
         answer = str(ours.lower) if ours.lower == ours.upper else f"{ours.lower} to {ours.upper}"
-        rows.append((f"{shape(net)}, {net.parameters} parameters", "moduli dimension", answer, "all pieces, proved", first))
+        rows.append(
+            (
+                f"{shape(net)}, {net.parameters} parameters",
+                "moduli dimension",
+                answer,
+                "all pieces, proved",
+                first,
+            )
+        )
         rows.append(("", "torch.func and SVD", count, "2000 points, a threshold", second))
     table("Functional dimension on [-1, 1]^n", ("network", *HEAD), rows)
 
@@ -114,7 +137,9 @@ def regions() -> None:
         cells, first = timed(lambda net=net: mo.pieces(net, on=BOX).cells, 2)
         count, second = timed(patterns, 2)
         rows.append((shape(net), "moduli pieces", cells, "every cell, exact arithmetic", first))
-        rows.append(("", "signs at 10^6 random points", count, "cells that a point fell into", second))
+        rows.append(
+            ("", "signs at 10^6 random points", count, "cells that a point fell into", second)
+        )
     table("Linear pieces on [-1, 1]^n", ("network", *HEAD), rows)
 
 

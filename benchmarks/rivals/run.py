@@ -2,8 +2,8 @@
 
 python benchmarks/rivals/run.py [redundancy] [models] [twins] [distances] [plain]      (all by default; about five minutes)
 
-Needs the extra `torch`. A tool that is not installed is skipped, loudly. None of them is a dependency:
-pip install torch-pruning torch-simplify onnxslim onnxsim rebasin
+Needs the extra `torch`. A tool that is not installed is skipped, loudly. None of them is a
+dependency: pip install torch-pruning torch-simplify onnxslim onnxsim rebasin
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ import warnings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 QUESTIONS = ("redundancy", "models", "twins", "distances", "plain")
-SHOWN = ("moduli", "numpy", "scipy", "torch", "onnx", "torch-pruning", "torch-simplify", "onnxslim", "onnxsim", "rebasin")
+SHOWN = (
+    "moduli",
+    "numpy",
+    "scipy",
+    "torch",
+    "onnx",
+    "torch-pruning",
+    "torch-simplify",
+    "onnxslim",
+    "onnxsim",
+    "rebasin",
+)
 
 
 def versions() -> str:
@@ -35,7 +46,9 @@ def versions() -> str:
 def main() -> None:
     unknown = set(sys.argv[1:]) - set(QUESTIONS)
     if unknown:
-        sys.exit(f"no comparison is called {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
+        sys.exit(
+            f"no comparison is called {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}"
+        )
     warnings.filterwarnings("ignore", module="torch|onnx|rebasin|simplify")
     logging.disable(logging.WARNING)  # the tables are the output
     print(f"Python {platform.python_version()}, {versions()}")

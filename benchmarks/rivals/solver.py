@@ -1,7 +1,9 @@
-"""The distance of two ReLU networks on a box as a mixed integer program for HiGHS (MIT, in scipy): big-M, bounds from LPs.
+"""The distance of two ReLU networks on a box as a mixed integer program for HiGHS (MIT, in scipy):
+big-M, bounds from LPs.
 
-max (f - g) and max (g - f) of the first output, each unit z = max(0, y) with a binary a where its sign is open:
-z >= y, z >= 0, z <= y - low (1 - a), z <= high a. Nothing is rounded outward: what it says holds up to its tolerances."""
+max (f - g) and max (g - f) of the first output, each unit z = max(0, y) with a binary a where its
+sign is open: z >= y, z >= 0, z <= y - low (1 - a), z <= high a. Nothing is rounded outward: what it
+says holds up to its tolerances."""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ import moduli as mo
 
 
 class Program:
-    """Columns are the inputs, then per open unit its value and its binary; `affine` forms over them are (row, constant)."""
+    """Columns are the inputs, then per open unit its value and its binary; `affine` forms over them
+    are (row, constant).
+    """
 
     def __init__(self, box: mo.Box, inputs: int) -> None:
         self.low = list(np.broadcast_to(box.low, inputs))
@@ -33,13 +37,20 @@ class Program:
     def matrix(self) -> tuple[csr_matrix, np.ndarray]:
         where = [(k, j, v) for k, (row, _) in enumerate(self.rows) for j, v in row.items()]
         k, j, v = zip(*where, strict=True) if where else ((), (), ())
-        return csr_matrix((v, (k, j)), (len(self.rows), len(self.low))), np.array([bound for _, bound in self.rows])
+        return csr_matrix((v, (k, j)), (len(self.rows), len(self.low))), np.array(
+            [bound for _, bound in self.rows]
+        )
 
     def largest(self, form: np.ndarray, constant: float) -> float:
         """An upper bound of an affine form by the relaxation, or by intervals where that fails."""
         left, right = self.matrix()
         sides = list(zip(self.low, self.high, strict=True))
-        found = linprog(-self.dense(form), left if len(right) else None, right if len(right) else None, bounds=sides)
+        found = linprog(
+            -self.dense(form),
+            left if len(right) else None,
+            right if len(right) else None,
+            bounds=sides,
+        )
         f = self.dense(form)
         plain = np.where(f > 0, f * self.high, f * self.low).sum()
         return constant + min(plain, -found.fun if found.status == 0 else np.inf)
@@ -89,6 +100,8 @@ def distance(f: mo.Network, g: mo.Network, box: mo.Box, limit: float) -> tuple[f
         bound = found.mip_dual_bound if found.mip_dual_bound is not None else -np.inf
         upper = max(upper, sign * constant - bound)
         if found.x is not None:
-            x = found.x[: f.widths[0]][None]  # the networks at the point that was found, not what the program says of it
+            x = found.x[: f.widths[0]][
+                None
+            ]  # the networks at the point that was found, not what the program says of it
             lower = max(lower, float(np.abs(f.logits(x) - g.logits(x)).max()))
     return lower, upper

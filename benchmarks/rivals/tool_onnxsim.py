@@ -1,8 +1,9 @@
 """onnxsim (MIT and Apache-2.0 or BSD-2-Clause) folds constants and fuses nodes of an ONNX graph.
 
-On a box it also takes out ReLU units that interval bounds, CROWN or zonotopes show to be dead there, and merges layers that are
-active there; its bounds are floats with a margin of 1e-5, its result is tried at 32 points. It can ask Z3, where that is
-installed, to prove that its graph does the same within 1e-5; left out here."""
+On a box it also takes out ReLU units that interval bounds, CROWN or zonotopes show to be dead
+there, and merges layers that are active there; its bounds are floats with a margin of 1e-5, its
+result is tried at 32 points. It can ask Z3, where that is installed, to prove that its graph does
+the same within 1e-5; left out here."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from typing import Any
 
 import moduli as mo
 
-IMPORT, NAME, LICENCE, PROOF = "onnxsim", "onnxsim", "MIT and (Apache-2.0 or BSD-2-Clause)", "bounds in floats, on a box"
+IMPORT, NAME, LICENCE, PROOF = (
+    "onnxsim",
+    "onnxsim",
+    "MIT and (Apache-2.0 or BSD-2-Clause)",
+    "bounds in floats, on a box",
+)
 
 
 def slim(model: Any, on: mo.Box | None) -> Any:
@@ -33,4 +39,6 @@ def shrink(net: mo.Network, needed: int, on: mo.Box | None) -> mo.Network:
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        return mo.load(slim(onnx.load(mo.save(net, Path(folder) / "net.onnx", dtype="float32")), on))
+        return mo.load(
+            slim(onnx.load(mo.save(net, Path(folder) / "net.onnx", dtype="float32")), on)
+        )

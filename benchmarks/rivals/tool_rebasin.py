@@ -1,4 +1,6 @@
-"""rebasin (MIT), an implementation of weight matching as in Git Re-Basin: permutes the units of one model towards another."""
+"""rebasin (MIT), an implementation of weight matching as in Git Re-Basin: permutes the units of one
+model towards another.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""torch-simplify (BSD-3-Clause) takes out units that pruning has set to zero and moves their constants onward.
+"""torch-simplify (BSD-3-Clause) takes out units that pruning has set to zero and moves their
+constants onward.
 
-It imports torchvision only to recognise three of its classes. Where torchvision does not load (its wheels are for CUDA), three
-empty classes stand in for them."""
+It imports torchvision only to recognise three of its classes. Where torchvision does not load (its
+wheels are for CUDA), three empty classes stand in for them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import moduli as mo
 
 IMPORT, NAME, LICENCE, PROOF = "simplify", "torch-simplify", "BSD-3-Clause", "none"
 CLASSES: dict[str, tuple[str, ...]] = {
-    "torchvision": (), "torchvision.models": ("MobileNetV3", "ShuffleNetV2"), "torchvision.models.densenet": ("_DenseLayer",),
+    "torchvision": (), "torchvision.models": ("MobileNetV3", "ShuffleNetV2"),
+    "torchvision.models.densenet": ("_DenseLayer",),
 }  # fmt: skip
 
 
@@ -31,4 +33,10 @@ def shrink(net: mo.Network, needed: int, on: mo.Box | None) -> mo.Network:
     import torch
     from simplify import simplify
 
-    return mo.load(simplify(mo.to_torch(net).eval(), torch.zeros(1, net.widths[0], dtype=torch.float64), fuse_bn=False))
+    return mo.load(
+        simplify(
+            mo.to_torch(net).eval(),
+            torch.zeros(1, net.widths[0], dtype=torch.float64),
+            fuse_bn=False,
+        )
+    )

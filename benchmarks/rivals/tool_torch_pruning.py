@@ -1,6 +1,8 @@
-"""Torch-Pruning (MIT) removes the share of units that it is told to, the least important first; one then trains on.
+"""Torch-Pruning (MIT) removes the share of units that it is told to, the least important first; one
+then trains on.
 
-It is told here how many units suffice in all hidden layers together, which it cannot know by itself; no training follows."""
+It is told here how many units suffice in all hidden layers together, which it cannot know by
+itself; no training follows."""
 
 from __future__ import annotations
 

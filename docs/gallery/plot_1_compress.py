@@ -2,8 +2,8 @@
 Compress and check
 ==================
 
-A network may have hidden units that its function does not need. ``compress`` removes them and hands over a certificate;
-``check`` replays the certificate in exact arithmetic, without any search.
+A network may have hidden units that its function does not need. ``compress`` removes them and hands
+over a certificate; ``check`` replays the certificate in exact arithmetic, without any search.
 """
 
 import tempfile
@@ -17,9 +17,9 @@ net = mo.load("zoo:digits-tanh")
 small = mo.compress(net)
 small
 
-# %%
-# ``small.optimal`` says that no network of one hidden tanh layer with fewer units has this function. ``small.slack`` bounds
-# what rounding the new parameters to float64 did to the outputs, for all inputs.
+# %% ``small.optimal`` says that no network of one hidden tanh layer with fewer units has this
+# function. ``small.slack`` bounds what rounding the new parameters to float64 did to the outputs,
+# for all inputs.
 
 print("hidden units  ", net.units, "->", small.network.units)
 print("optimal       ", small.optimal)
@@ -46,10 +46,10 @@ try:
 except mo.CertificateRejected as error:
     print("rejected:", str(error)[:46], "...")
 
-# %%
-# What was redundant? Units without outgoing weights can be dropped; units without incoming weights are constants, which are
-# folded into the next bias. The picture shows both norms of each unit. Nothing was planted: a group lasso during training
-# made them so (``src/moduli/zoo/PROVENANCE.md``).
+# %% What was redundant? Units without outgoing weights can be dropped; units without incoming
+# weights are constants, which are folded into the next bias. The picture shows both norms of each
+# unit. Nothing was planted: a group lasso during training made them so
+# (``src/moduli/zoo/PROVENANCE.md``).
 
 import matplotlib.pyplot as plt
 

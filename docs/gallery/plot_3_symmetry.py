@@ -2,8 +2,8 @@
 Canonical forms, alignment, merging
 ===================================
 
-Permute the units of a hidden layer, flip the signs of a tanh unit, scale a ReLU unit: the parameters change and the function
-does not. These symmetries can be listed, undone and used.
+Permute the units of a hidden layer, flip the signs of a tanh unit, scale a ReLU unit: the
+parameters change and the function does not. These symmetries can be listed, undone and used.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ net = mo.load("zoo:digits-relu")
 group = mo.symmetries(net)
 group
 
-# %%
-# A random copy: other parameters, the same function. The normal form is the same, bit for bit, and so is the signature.
+# %% A random copy: other parameters, the same function. The normal form is the same, bit for bit,
+# and so is the signature.
 
 copy = group.random(seed=1)(net)
 print("largest change of a parameter", f"{np.abs(copy.flat() - net.flat()).max():.3g}")
@@ -30,10 +30,10 @@ found = mo.align(copy, net)
 print(found)
 print("halfway between the two is the network again:", found.merge(0.5) == net)
 
-# %%
-# With networks that are not copies the alignment is an estimate. Here the network gets noise of 30 % of the standard deviation
-# of each layer, and is then hidden by a random symmetry. What happens on the straight line between the two networks?
-# ``barrier`` measures how much worse the outputs are there than at the ends.
+# %% With networks that are not copies the alignment is an estimate. Here the network gets noise of
+# 30 % of the standard deviation of each layer, and is then hidden by a random symmetry. What
+# happens on the straight line between the two networks? ``barrier`` measures how much worse the
+# outputs are there than at the ends.
 
 rng = np.random.default_rng(0)
 arrays = [a for layer in net.layers for a in (layer.weight, layer.bias)]

@@ -2,8 +2,9 @@
 The best few units on average
 =============================
 
-How close can M hidden units come, in mean square? Under normal inputs the error of one hidden layer is a closed form, so no
-data are needed. On samples the same search runs on sums. Both answers are estimates (``~``): a better student may exist.
+How close can M hidden units come, in mean square? Under normal inputs the error of one hidden layer
+is a closed form, so no data are needed. On samples the same search runs on sums. Both answers are
+estimates (``~``): a better student may exist.
 """
 
 from pathlib import Path
@@ -19,8 +20,8 @@ students = [mo.compress(net, units=m, on=mo.Samples(x[:300])) for m in (2, 4, 8)
 for student in students:
     print(student)
 
-# %%
-# The error is that of the samples it was fitted to. Hold some back: these are digits that no student has seen.
+# %% The error is that of the samples it was fitted to. Hold some back: these are digits that no
+# student has seen.
 
 law = mo.Samples(held_out)
 for student in students:

@@ -2,8 +2,8 @@
 What symmetry buys in covering numbers
 ======================================
 
-How many functions, up to a given accuracy, can networks with bounded parameters compute? Symmetric copies need not be counted
-twice. The saving is real, and small.
+How many functions, up to a given accuracy, can networks with bounded parameters compute? Symmetric
+copies need not be counted twice. The saving is real, and small.
 """
 
 import moduli as mo
@@ -18,19 +18,17 @@ print("log covering number, plain          <=", f"{answer.log_covering(0.1, symm
 print("log covering number, modulo symmetry <=", f"{answer.log_covering(0.1):,.0f}")
 print("log of the order of the group         ", f"{answer.log_symmetries:,.0f}")
 
-# %%
-# Bounds on the generalisation gap, for a trained network of 2410 parameters if it had been trained on 60 000 samples. A gap
-# of 1 or more says nothing: *vacuous*. Each row says how many samples it needs to say something. Bounds whose assumptions
-# fail are not printed as numbers.
+# %% Bounds on the generalisation gap, for a trained network of 2410 parameters if it had been
+# trained on 60 000 samples. A gap of 1 or more says nothing: *vacuous*. Each row says how many
+# samples it needs to say something. Bounds whose assumptions fail are not printed as numbers.
 
 plain = mo.complexity("zoo:digits-plain", input_bound=1, samples=60_000)
 for row in plain.rows():
     if row.gap is not None:
         print(f"{row.name:20s} {row.verdict:16s} below 1 from {row.needed:.2g} samples on")
 
-# %%
-# A small class, where the difference can be seen. Left: both logarithms against the accuracy. Right: the share that
-# symmetry is worth, against the width.
+# %% A small class, where the difference can be seen. Left: both logarithms against the accuracy.
+# Right: the share that symmetry is worth, against the width.
 
 small = mo.complexity([10, 100, 1], norm="2")
 small.plot()

@@ -2,17 +2,17 @@
 Does the function know the parameters?
 ======================================
 
-Units can be permuted and scaled without changing the function. Is that all? ``dimension`` counts the directions of the
-parameters that the function can tell apart; ``identifiable`` says whether the function on a box determines them.
+Units can be permuted and scaled without changing the function. Is that all? ``dimension`` counts
+the directions of the parameters that the function can tell apart; ``identifiable`` says whether the
+function on a box determines them.
 """
 
 import numpy as np
 
 import moduli as mo
 
-# %%
-# A hat function: full dimension, and yet two units can be turned around together. The witness is another network, no
-# symmetric copy, with the same function on all inputs of the box.
+# %% A hat function: full dimension, and yet two units can be turned around together. The witness is
+# another network, no symmetric copy, with the same function on all inputs of the box.
 
 hat = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
 box = mo.Box(-8, 8)
@@ -43,9 +43,8 @@ for seed in range(4):
     print(f"seed {seed}: dimension {int(d)} of {d.generic}, layers needed {depth.strict}")
     print("   ", verdict.status, verdict.scope, "-", verdict.reason)
 
-# %%
-# ``recover`` goes the other way: parameters from the function alone, exact or nothing. The bends of this function are all it
-# reads.
+# %% ``recover`` goes the other way: parameters from the function alone, exact or nothing. The bends
+# of this function are all it reads.
 
 three = mo.Network.mlp([[2], [2], [2]], [0, -2, -4], [[0.5, -1, 0.5]], [0], activation="relu")
 found = mo.recover(three, on=mo.Box(-4, 4))

@@ -1,4 +1,5 @@
-"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who answers.
+"""The public questions, from `compress` to `check`: inputs are read here, and it is chosen who
+answers.
 
 NumPy warns of no overflow here: whoever needs finite numbers looks for them, and says so in words.
 """
@@ -72,21 +73,25 @@ def compress(
     skip: bool = False,
     progress: Progress | None = None,
 ) -> Compression | Narrowed:
-    """A network with fewer hidden units: the same function on all inputs or a box with its proof, or close on average.
+    """A network with fewer hidden units: the same function on all inputs or a box with its proof,
+    or close on average.
 
-    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible in one hidden layer of that
-    activation (Sussmann 1992). Otherwise sound, and optimal only where `Compression.optimal` says so, among the networks
-    that `Compression.among` names. Units with zero weights, duplicates, sign twins, positive
-    multiples and cancelling groups go, layer by layer until nothing changes. With `radius`, every parameter may move by it.
+    On all inputs (`on=None`). One hidden tanh, sigmoid or erf layer: the fewest units possible in
+    one hidden layer of that activation (Sussmann 1992). Otherwise sound, and optimal only where
+    `Compression.optimal` says so, among the networks that `Compression.among` names. Units with
+    zero weights, duplicates, sign twins, positive multiples and cancelling groups go, layer by
+    layer until nothing changes. With `radius`, every parameter may move by it.
 
-    On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on it, proved by bounds on up
-    to `budget` boxes and a fiftieth as many linear programs, go or become as few as the rank of what they add to the next
-    layer; a layer of such units goes where that costs no parameters; so do units that the next layer hides. `optimal` for one
-    hidden layer whose remaining units all bend inside the box. With `eps`, outputs may differ by it on the box: nearly
-    constant, nearly stable and nearly proportional units go too, see `Within`.
+    On a box (`on=Box(...)`). The same, and what holds there only: units that never change sign on
+    it, proved by bounds on up to `budget` boxes and a fiftieth as many linear programs, go or
+    become as few as the rank of what they add to the next layer; a layer of such units goes where
+    that costs no parameters; so do units that the next layer hides. `optimal` for one hidden layer
+    whose remaining units all bend inside the box. With `eps`, outputs may differ by it on the box:
+    nearly constant, nearly stable and nearly proportional units go too, see `Within`.
 
-    On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden units, or the smallest found
-    with root mean square error at most `eps`; an estimate, see `Narrowed`. With `skip`, beside a free linear map.
+    On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden
+    units, or the smallest found with root mean square error at most `eps`; an estimate, see
+    `Narrowed`. With `skip`, beside a free linear map.
 
     Raises:
         UnsupportedModel: the model cannot be read. ValueError: a goal that makes no sense there.
@@ -105,7 +110,14 @@ def compress(
     _only_alone(on, eps, radius, units)
     if isinstance(on, (Gaussian, Samples)):
         return students.narrow(
-            load(net), on, units=units, eps=eps, skip=skip, seed=seed, executor=executor, progress=progress
+            load(net),
+            on,
+            units=units,
+            eps=eps,
+            skip=skip,
+            seed=seed,
+            executor=executor,
+            progress=progress,
         )
     if isinstance(on, Box):
         if eps:
@@ -127,14 +139,17 @@ def rank(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Rank:
-    """The least number of hidden units with this function on all inputs or a box; with a radius, of any parameter that close.
+    """The least number of hidden units with this function on all inputs or a box; with a radius, of
+    any parameter that close.
 
-    Exact for one hidden layer where minimality is a theorem; otherwise proved bounds. The least is one among networks with one
-    hidden layer of the same activation (`Rank.among`): deeper ones may need fewer, and an affine function needs no hidden
-    unit where a network may have no hidden layer. On a box it has rank 0.
+    Exact for one hidden layer where minimality is a theorem; otherwise proved bounds. The least is
+    one among networks with one hidden layer of the same activation (`Rank.among`): deeper ones may
+    need fewer, and an affine function needs no hidden unit where a network may have no hidden
+    layer. On a box it has rank 0.
 
     Args:
-        radius: largest change of any parameter (proximate rank). budget: search nodes with a radius, boxes on a box.
+        radius: largest change of any parameter (proximate rank). budget: search nodes with a
+            radius, boxes on a box.
 
     >>> import moduli as mo
     >>> int(mo.rank(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0])))
@@ -147,7 +162,9 @@ def rank(
         return reduce_on_box.rank(load(net), on, budget, seed, executor, progress)
     if on is not None:
         name = type(on).__name__
-        raise ValueError(f"on={name}: a rank counts units needed on all inputs or on a box; for averages use compress")
+        raise ValueError(
+            f"on={name}: a rank counts units needed on all inputs or on a box; for averages use compress"
+        )
     if radius:
         return reduce_within.rank(load(net), radius, budget, executor, progress)
     return reduce.rank(load(net), progress)
@@ -162,11 +179,13 @@ def rank_curve(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> RankCurve:
-    """Proximate rank against radius: bounds (often equal) and the paper's greedy bound, of one network or a list of them.
+    """Proximate rank against radius: bounds (often equal) and the paper's greedy bound, of one
+    network or a list of them.
 
     Args:
         nets: one network with one hidden layer of tanh, sigmoid or erf, or a list of such networks.
-        radii: by default 25 from 0 to where every unit can vanish. executor: takes one radius of one network at a time.
+        radii: by default 25 from 0 to where every unit can vanish. executor: takes one radius of
+            one network at a time.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.5]], [0.0, 0.0], [[2.0, 2.0]], [0.0])
@@ -174,7 +193,9 @@ def rank_curve(
     [2.0, 1.0, 0.0]
     """
     several = isinstance(nets, (list, tuple)) and not _is_layers(nets)
-    return reduce_within.curve([load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress)
+    return reduce_within.curve(
+        [load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress
+    )
 
 
 @np.errstate(all="ignore")
@@ -187,7 +208,8 @@ def error_curve(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> ErrorCurve:
-    """Mean square error against hidden units: students, beside largest units and centres of units, and a linear map.
+    """Mean square error against hidden units: students, beside largest units and centres of units,
+    and a linear map.
 
     Args:
         units: sizes; by default halves of halves. executor: takes one size at a time.
@@ -199,13 +221,16 @@ def error_curve(
     True
     """
     if on is None:
-        raise ValueError("on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)")
+        raise ValueError(
+            "on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)"
+        )
     return students.error_curve(load(net), on, units, seed, executor, progress)
 
 
 @np.errstate(all="ignore")
 def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
-    """The simplified problem of wide random ReLU networks for this one: whether it applies, what it predicts, its frame.
+    """The simplified problem of wide random ReLU networks for this one: whether it applies, what it
+    predicts, its frame.
 
     Args:
         on: by default the standard normal law.
@@ -230,9 +255,13 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
     where = "on all inputs" if on is None else f"with on={type(on).__name__}"
     if radius and (on is not None or eps or units is not None):
         other = where if on is not None else f"with eps={eps!r}" if eps else f"with units={units!r}"
-        raise ValueError(f"radius={radius!r} {other}: a radius goes alone, on all inputs; leave out one of them")
+        raise ValueError(
+            f"radius={radius!r} {other}: a radius goes alone, on all inputs; leave out one of them"
+        )
     if units is not None and not isinstance(on, (Gaussian, Samples)):
-        raise ValueError(f"units={units!r} {where}: a size goes with mean errors; give on=Gaussian() or on=Samples(x)")
+        raise ValueError(
+            f"units={units!r} {where}: a size goes with mean errors; give on=Gaussian() or on=Samples(x)"
+        )
     if eps and on is None:
         raise ValueError(
             f"eps={eps!r} on all inputs: say where the error is measured; give on=Box(-1, 1), on=Gaussian() or on=Samples(x)"
@@ -241,16 +270,24 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
 
 @np.errstate(all="ignore")
 def pieces(
-    net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+    net: Any,
+    *,
+    on: Domain = None,
+    slice: Sequence[Any] | None = None,
+    budget: int = 10_000,
+    progress: Progress | None = None,
 ) -> Pieces:
-    """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells, regions, bends, weights.
+    """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells,
+    regions, bends, weights.
 
     Args:
-        on: a box of up to three inputs, or of the coordinates of the slice. slice: (origin, u) or (origin, u, v), arrays
-            with one entry per input: the points origin + s u + t v. budget: cells.
+        on: a box of up to three inputs, or of the coordinates of the slice. slice: (origin, u) or
+            (origin, u, v), arrays with one entry per input: the points origin + s u + t v. budget:
+            cells.
 
     Raises:
-        BudgetExhausted: more cells. UnsupportedModel: another activation. ValueError: too many inputs, no box.
+        BudgetExhausted: more cells. UnsupportedModel: another activation. ValueError: too many
+            inputs, no box.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, -1.0]], [0.0], activation="relu")
@@ -259,7 +296,9 @@ def pieces(
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
     found = polyhedral_complex.pieces(load(net), on, slice, budget, progress)
-    _ = found.linear_regions  # slopes that no float holds are told here, not when the answer is read
+    _ = (
+        found.linear_regions
+    )  # slopes that no float holds are told here, not when the answer is read
     return found
 
 
@@ -268,13 +307,16 @@ def dimension(
     net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
 ) -> Dimension:  # fmt: skip
-    """The functional dimension on a box: how many directions of parameters the function can tell apart, at most P - N.
+    """The functional dimension on a box: how many directions of parameters the function can tell
+    apart, at most P - N.
 
-    Proved from below by a rank modulo a prime, over all cells for up to three inputs or in a slice, with more inputs over the
-    cells that `budget` points find. From above by P - N, or by exact null vectors on all cells, which say what is lost.
+    Proved from below by a rank modulo a prime, over all cells for up to three inputs or in a slice,
+    with more inputs over the cells that `budget` points find. From above by P - N, or by exact null
+    vectors on all cells, which say what is lost.
 
     Args:
-        on, slice, budget: as for `pieces`. seed: of the points, and of the combinations of rows that are eliminated.
+        on, slice, budget: as for `pieces`. seed: of the points, and of the combinations of rows
+            that are eliminated.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
@@ -283,23 +325,34 @@ def dimension(
     """
     net = load(net)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
-        return functional_dimension.dimension(cells_sampled.explore(net, on, budget, seed, progress), seed)
-    return functional_dimension.dimension(polyhedral_complex.pieces(net, on, slice, budget, progress), seed)
+        return functional_dimension.dimension(
+            cells_sampled.explore(net, on, budget, seed, progress), seed
+        )
+    return functional_dimension.dimension(
+        polyhedral_complex.pieces(net, on, slice, budget, progress), seed
+    )
 
 
 @np.errstate(all="ignore")
 def identifiable(
-    net: Any, *, on: Domain = None, budget: int = 10_000, seed: int = 0, progress: Progress | None = None
+    net: Any,
+    *,
+    on: Domain = None,
+    budget: int = 10_000,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Identifiability:
-    """Whether the function on a box determines the parameters of a network, up to permutations and positive scaling (or signs).
+    """Whether the function on a box determines the parameters of a network, up to permutations and
+    positive scaling (or signs).
 
-    One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth ones on all inputs, too).
-    So are affine maps, and networks with hidden units that are constant or that nothing reads.
-    Deeper and piecewise linear: proved among parameters in general position, or among those close by, or refuted by another
-    network with the same function, or undecided.
+    One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth
+    ones on all inputs, too). So are affine maps, and networks with hidden units that are constant
+    or that nothing reads. Deeper and piecewise linear: proved among parameters in general position,
+    or among those close by, or refuted by another network with the same function, or undecided.
 
     Args:
-        budget: cells (points, with more than three inputs); at most 2000 linear systems and candidates are tried.
+        budget: cells (points, with more than three inputs); at most 2000 linear systems and
+            candidates are tried.
 
     Raises:
         UnsupportedModel: an activation that is not piecewise linear. ValueError: no box.
@@ -322,9 +375,15 @@ def identifiable(
 
 @np.errstate(all="ignore")
 def depth(
-    net: Any, *, on: Domain = None, slice: Sequence[Any] | None = None, budget: int = 10_000, progress: Progress | None = None
+    net: Any,
+    *,
+    on: Domain = None,
+    slice: Sequence[Any] | None = None,
+    budget: int = 10_000,
+    progress: Progress | None = None,
 ) -> Depth:
-    """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general position (by chains of bends).
+    """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general
+    position (by chains of bends).
 
     Args:
         on, slice, budget: as for `pieces`.
@@ -340,14 +399,22 @@ def depth(
 
 @np.errstate(all="ignore")
 def recover(
-    net: Any, widths: Sequence[int] | None = None, *, on: Domain = None, budget: int = 2_000, progress: Progress | None = None
+    net: Any,
+    widths: Sequence[int] | None = None,
+    *,
+    on: Domain = None,
+    budget: int = 2_000,
+    progress: Progress | None = None,
 ) -> Recovery:
-    """Parameters of a ReLU network of given widths from a function on a box of up to three inputs; exact, or nothing.
+    """Parameters of a ReLU network of given widths from a function on a box of up to three inputs;
+    exact, or nothing.
 
-    Of `net` only the function is used: its linear pieces. Any answer was compared with it on every cell, in rationals.
+    Of `net` only the function is used: its linear pieces. Any answer was compared with it on every
+    cell, in rationals.
 
     Args:
-        widths: inputs, hidden layers, outputs; those of `net` by default. budget: linear systems that are tried.
+        widths: inputs, hidden layers, outputs; those of `net` by default. budget: linear systems
+            that are tried.
 
     >>> import moduli as mo
     >>> hat = mo.Network.mlp([[2], [2], [2]], [0, -2, -4], [[0.5, -1, 0.5]], [0], activation="relu")
@@ -355,17 +422,21 @@ def recover(
     [0.0, -1.0, -2.0]
     """
     net = load(net)
-    return recovery.recover(polyhedral_complex.pieces(net, on, None, 10_000, progress), widths or net.widths, budget)
+    return recovery.recover(
+        polyhedral_complex.pieces(net, on, None, 10_000, progress), widths or net.widths, budget
+    )
 
 
 @np.errstate(all="ignore")
 def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
-    """What is lost when only a share of each hidden layer is kept: relative error of the parameters, change of the function.
+    """What is lost when only a share of each hidden layer is kept: relative error of the
+    parameters, change of the function.
 
     Args:
-        by: "magnitude" (entries), "units" (rows of incoming weights) or "singular" (values of the matrices).
-        on: samples. Units are then measured on the part of their rows that the samples can see, and `by="units"` also shows
-            how the outputs change on them.
+        by: "magnitude" (entries), "units" (rows of incoming weights) or "singular" (values of the
+            matrices).
+        on: samples. Units are then measured on the part of their rows that the samples can see, and
+            `by="units"` also shows how the outputs change on them.
 
     >>> import moduli as mo
     >>> curve = mo.pruning_curve("zoo:digits-tanh", by="units")
@@ -377,10 +448,12 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
 
 @np.errstate(all="ignore")
 def canonical(net: Any, *, progress: Progress | None = None) -> Network:
-    """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to float64.
+    """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to
+    float64.
 
-    Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for bit. Where rounding changed
-    the function, `Network.notes` say by how much at most, certified; `moduli canon` prints it and writes it into the file.
+    Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for
+    bit. Where rounding changed the function, `Network.notes` say by how much at most, certified;
+    `moduli canon` prints it and writes it into the file.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
@@ -393,13 +466,16 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
 
 @np.errstate(all="ignore")
 def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath | None:
-    """A piecewise linear path from a to b along which the function does not change; None where there is none.
+    """A piecewise linear path from a to b along which the function does not change; None where
+    there is none.
 
-    For one hidden layer. At most seven segments if the rank is at most half the hidden units (Farrugia-Roberts 2023).
-    Irreducible parameters are isolated, up to permutation and signs: then None, unless a and b are the same.
+    For one hidden layer. At most seven segments if the rank is at most half the hidden units
+    (Farrugia-Roberts 2023). Irreducible parameters are isolated, up to permutation and signs: then
+    None, unless a and b are the same.
 
     Raises:
-        ShapeError: shapes that cannot be joined. ValueError: different functions. Undecided: not seen to be the same.
+        ShapeError: shapes that cannot be joined. ValueError: different functions. Undecided: not
+            seen to be the same.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0])
@@ -413,9 +489,11 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
 
 @np.errstate(all="ignore")
 def signature(net: Any, *, progress: Progress | None = None) -> Signature:
-    """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units; a `str` with `.complete`.
+    """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units;
+    a `str` with `.complete`.
 
-    Two different fingerprints that are both `complete` are different functions (of networks with the same activations).
+    Two different fingerprints that are both `complete` are different functions (of networks with
+    the same activations).
 
     >>> import moduli as mo
     >>> a = mo.signature(mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0]))
@@ -445,10 +523,12 @@ def symmetries(net: Any) -> SymmetryGroup:
 def align(
     a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
 ) -> Alignment:
-    """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to merge them.
+    """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to
+    merge them.
 
-    An estimate: with two or more hidden layers the best matching is NP-hard. That the moved network computes the function of
-    `a` is proved (`Alignment.check`). Units that do the same, or nothing, can be matched in many ways: `compress` both first.
+    An estimate: with two or more hidden layers the best matching is NP-hard. That the moved network
+    computes the function of `a` is proved (`Alignment.check`). Units that do the same, or nothing,
+    can be matched in many ways: `compress` both first.
 
     Args:
         by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`).
@@ -478,14 +558,18 @@ def complexity(
     delta: float | int = 0.05,
     norm: str = "inf",
 ) -> Complexity:
-    """How large the class of networks with bounded parameters is, with and without its symmetries; bounds on generalisation.
+    """How large the class of networks with bounded parameters is, with and without its symmetries;
+    bounds on generalisation.
 
     Args:
         net_or_widths: a model, or a list such as [784, 300, 100, 10].
-        activation: of widths; relu by default. bound: of the entries of each layer (one for all, or one per layer): 1 by
-            default for widths, the largest entry of each layer for a model, which pays for having been chosen after training.
-        input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs themselves.
-        accuracy: eps of the covering number. delta: bounds on the gap hold with probability 1 - delta.
+        activation: of widths; relu by default. bound: of the entries of each layer (one for all, or
+            one per layer): 1 by default for widths, the largest entry of each layer for a model,
+            which pays for having been chosen after training.
+        input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs
+            themselves.
+        accuracy: eps of the covering number. delta: bounds on the gap hold with probability 1 -
+            delta.
 
     Raises:
         ValueError: an entry or a sample above its bound, or numbers that make no sense.
@@ -495,9 +579,13 @@ def complexity(
     >>> round(c.log_covering(symmetry=False)), round(c.log_covering()), round(c.log_symmetries)
     (10356, 9459, 364)
     """
-    widths = isinstance(net_or_widths, (list, tuple)) and all(isinstance(d, (int, np.integer)) for d in net_or_widths)
+    widths = isinstance(net_or_widths, (list, tuple)) and all(
+        isinstance(d, (int, np.integer)) for d in net_or_widths
+    )
     net = net_or_widths if widths else load(net_or_widths)
-    return complexity_table.complexity(net, activation, bound, input_bound, samples, accuracy, delta, norm)
+    return complexity_table.complexity(
+        net, activation, bound, input_bound, samples, accuracy, delta, norm
+    )
 
 
 @np.errstate(all="ignore")
@@ -514,13 +602,14 @@ def equivalent(
 ) -> Equivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
-    Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is carried through by its
-    Lipschitz constant (1/2 for a softmax), a witness is one behind it.
+    Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
+    carried through by its Lipschitz constant (1/2 for a softmax), a witness is one behind it.
 
-    In order: normal forms (a proof), units aligned and a certified bound on their difference, a search for an input where
-    they differ (many inputs, then gradient ascent), re-evaluated in exact arithmetic; on a box then all linear pieces of both
-    (up to three inputs), or bounds by bisection, networks of different widths being
-    compressed on the box first. None may succeed: then `undecided`. `budget` counts inputs tried, and boxes, each time anew.
+    In order: normal forms (a proof), units aligned and a certified bound on their difference, a
+    search for an input where they differ (many inputs, then gradient ascent), re-evaluated in exact
+    arithmetic; on a box then all linear pieces of both (up to three inputs), or bounds by
+    bisection, networks of different widths being compressed on the box first. None may succeed:
+    then `undecided`. `budget` counts inputs tried, and boxes, each time anew.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
@@ -553,17 +642,19 @@ def distance(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Distance:
-    """The distance of two functions: sup over a box (or all inputs), root mean square under a Gaussian or on samples.
+    """The distance of two functions: sup over a box (or all inputs), root mean square under a
+    Gaussian or on samples.
 
-    On a box: a certified enclosure; the lower end is an exact value at `argmax`, the upper end comes from matched normal
-    forms and from bounds on up to `budget` boxes, the worst halved first (few where inputs are many); networks of different
-    widths are compressed on the box before. Up to three inputs, piecewise linear and small: the exact number, from the linear
-    pieces of both (`extra["exact"]`). On all inputs: matched normal forms alone. Under a
-    `Gaussian`, one hidden layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows (seeded
-    draws) with two standard errors.
+    On a box: a certified enclosure; the lower end is an exact value at `argmax`, the upper end
+    comes from matched normal forms and from bounds on up to `budget` boxes, the worst halved first
+    (few where inputs are many); networks of different widths are compressed on the box before. Up
+    to three inputs, piecewise linear and small: the exact number, from the linear pieces of both
+    (`extra["exact"]`). On all inputs: matched normal forms alone. Under a `Gaussian`, one hidden
+    layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows
+    (seeded draws) with two standard errors.
 
-    All this is before the output map (softmax, ...), which must be the same for both; `Distance.behind` has bounds of the
-    distance of the outputs, behind it.
+    All this is before the output map (softmax, ...), which must be the same for both;
+    `Distance.behind` has bounds of the distance of the outputs, behind it.
 
     Raises:
         ShapeError: other inputs, outputs or output maps.
@@ -582,7 +673,8 @@ class Demands(NamedTuple):
     """What a certificate must claim at least; see `check`.
 
     Attributes:
-        max_slack: bound of the difference of outputs. on: where; "all", a box, or None for wherever it is claimed.
+        max_slack: bound of the difference of outputs. on: where; "all", a box, or None for wherever
+            it is claimed.
         radius: of the parameters that may be meant. minimal: whether fewest units must be proved.
     """
 
@@ -592,7 +684,9 @@ class Demands(NamedTuple):
     minimal: bool = False
 
     @staticmethod
-    def of(max_slack: float | None, on: Domain | str, radius: float | None, minimal: bool, inputs: int) -> Demands:
+    def of(
+        max_slack: float | None, on: Domain | str, radius: float | None, minimal: bool, inputs: int
+    ) -> Demands:
         """The demands, if they make sense for networks with so many inputs."""
         for name, bound in (("max_slack", max_slack), ("radius", radius)):
             if bound is not None and not 0 <= bound < math.inf:
@@ -601,7 +695,9 @@ class Demands(NamedTuple):
             return Demands(max_slack, on.of_dimension(inputs), radius, bool(minimal))
         if isinstance(on, (Gaussian, Samples)) or on not in (None, "all"):
             name = repr(on) if isinstance(on, str) else type(on).__name__
-            raise ValueError(f"on={name}: a certificate holds on all inputs or on a box; give on='all' or on=Box(-1, 1)")
+            raise ValueError(
+                f"on={name}: a certificate holds on all inputs or on a box; give on='all' or on=Box(-1, 1)"
+            )
         return Demands(max_slack, on, radius, bool(minimal))
 
     def require(self, verdict: Verdict) -> None:
@@ -610,10 +706,18 @@ class Demands(NamedTuple):
             return
         near = verdict.proof.near
         if self.minimal and not verdict.minimal:
-            raise CertificateRejected("minimal=True is demanded, but the certificate does not claim that units are the fewest")
+            raise CertificateRejected(
+                "minimal=True is demanded, but the certificate does not claim that units are the fewest"
+            )
         if near is not None and near.radius > (self.radius or 0.0):
-            wanted = f"radius={self.radius!r} is" if self.radius is not None else "a claim about the large network itself is"
-            way_out = "" if self.radius is not None else f"; demand radius={near.radius!r} to accept that"
+            wanted = (
+                f"radius={self.radius!r} is"
+                if self.radius is not None
+                else "a claim about the large network itself is"
+            )
+            way_out = (
+                "" if self.radius is not None else f"; demand radius={near.radius!r} to accept that"
+            )
             raise CertificateRejected(
                 f"{wanted} demanded, but the certificate is about parameters within {near.radius!r} of it{way_out}"
             )
@@ -628,8 +732,12 @@ class Demands(NamedTuple):
         if region is None or self.on is None:
             return
         if not isinstance(self.on, Box):
-            raise CertificateRejected(f"on='all' is demanded, but the certificate holds on the box {region} only")
-        ends = zip(region.low, self.on.low.tolist(), self.on.high.tolist(), region.high, strict=True)
+            raise CertificateRejected(
+                f"on='all' is demanded, but the certificate holds on the box {region} only"
+            )
+        ends = zip(
+            region.low, self.on.low.tolist(), self.on.high.tolist(), region.high, strict=True
+        )
         for at, (least, low, high, most) in enumerate(ends):
             if not least <= low <= high <= most:
                 raise CertificateRejected(
@@ -640,7 +748,12 @@ class Demands(NamedTuple):
         on: Any = self.on
         if isinstance(on, Box):
             on = {"low": on.low.tolist(), "high": on.high.tolist()}
-        return {"max_slack": self.max_slack, "on": on, "radius": self.radius, "minimal": self.minimal}
+        return {
+            "max_slack": self.max_slack,
+            "on": on,
+            "radius": self.radius,
+            "minimal": self.minimal,
+        }
 
 
 NO_DEMANDS = Demands()
@@ -651,9 +764,9 @@ class Verdict(Result):
     """A certificate that was replayed and accepted.
 
     Attributes:
-        demands: what it had to claim at least. bound: certified sup of |small - large|, before the output map, on the box that
-            was demanded, else where the certificate holds; inf where it grows on all inputs. minimal: whether fewest units
-            are proved, in one hidden layer.
+        demands: what it had to claim at least. bound: certified sup of |small - large|, before the
+            output map, on the box that was demanded, else where the certificate holds; inf where it
+            grows on all inputs. minimal: whether fewest units are proved, in one hidden layer.
     """
 
     proof: Certificate
@@ -671,7 +784,13 @@ class Verdict(Result):
         slack, region = self.proof.slack, self.proof.region
         if slack.growth == 0:
             return slack.constant
-        box = self.demands.on if isinstance(self.demands.on, Box) else None if region is None else region.box
+        box = (
+            self.demands.on
+            if isinstance(self.demands.on, Box)
+            else None
+            if region is None
+            else region.box
+        )
         if box is None or not slack.finite:
             return math.inf
         size = Fraction(float(np.abs([box.low, box.high]).max()))
@@ -693,22 +812,36 @@ class Verdict(Result):
     @property
     def statement(self) -> str:
         small, near = self.small.units, self.proof.near
-        exact = "exactly" if self.proof.slack == type(self.proof.slack)(0.0, 0.0) else f"up to {self.proof.slack}"
+        exact = (
+            "exactly"
+            if self.proof.slack == type(self.proof.slack)(0.0, 0.0)
+            else f"up to {self.proof.slack}"
+        )
         if near is None:
             exact += f", {self._domain}" if self.proof.region else ""
             layer = one_layer(self.small) if small else "one hidden layer"
-            best = f"; no network of {layer} with fewer than {small} hidden units has it" if self.proof.minimal else ""
+            best = (
+                f"; no network of {layer} with fewer than {small} hidden units has it"
+                if self.proof.minimal
+                else ""
+            )
             return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
-        best = f"; every parameter within it needs {near.bound.lower}" if near.bound and near.bound.lower else ""
+        best = (
+            f"; every parameter within it needs {near.bound.lower}"
+            if near.bound and near.bound.lower
+            else ""
+        )
         at = f"a parameter within {near.radius:g} of the {self.large.units}"
         return f"accepted: {small} hidden units compute the function of {at}, {exact}{best}"
 
     def rows(self) -> list[tuple[str, str]]:
         moves = (*self.proof.large_moves, *self.proof.small_moves)
         return [
-            ("large", repr(self.large)), ("small", repr(self.small)), ("moves replayed", str(len(moves))),
-            ("units moved", str(sum(len(m.units) for m in moves))), ("slack", f"<= {self.proof.slack}"),
-            ("holds", self._domain), ("fewest units", self._fewest), *self._demanded(),
+            ("large", repr(self.large)), ("small", repr(self.small)),
+            ("moves replayed", str(len(moves))),
+            ("units moved", str(sum(len(m.units) for m in moves))),
+            ("slack", f"<= {self.proof.slack}"), ("holds", self._domain),
+            ("fewest units", self._fewest), *self._demanded(),
         ]  # fmt: skip
 
     @property
@@ -735,16 +868,22 @@ class Verdict(Result):
         near, region = self.proof.near, self.proof.region
         if region is not None:
             return f"on the box {region}"
-        return "for all inputs" if near is None else f"for all inputs, a parameter within {near.radius!r}"
+        return (
+            "for all inputs"
+            if near is None
+            else f"for all inputs, a parameter within {near.radius!r}"
+        )
 
     def data(self) -> dict[str, Any]:
         slack, near, region = self.proof.slack, self.proof.near, self.proof.region
         return {
             "small": self.small.digest, "large": self.large.digest,
-            "moves": len(self.proof.large_moves) + len(self.proof.small_moves), "minimal": self.minimal,
+            "moves": len(self.proof.large_moves) + len(self.proof.small_moves),
+            "minimal": self.minimal,
             "among": one_layer(self.small) if self.minimal and self.small.units else None,
-            "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
-            "on_box": region is not None, "radius": None if near is None else near.radius,
+            "slack": None if slack.growth else slack.constant, "growth": slack.growth,
+            "constant": slack.constant, "on_box": region is not None,
+            "radius": None if near is None else near.radius,
             "box": None if region is None else {"low": list(region.low), "high": list(region.high)},
             "bound": self.bound, "demands": self.demands.data(),
         }  # fmt: skip
@@ -763,23 +902,26 @@ def check(
 ) -> Verdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
-    Whoever made the certificate chose what it claims. Demands say what is needed: a certificate that claims less is rejected,
-    however true it is. With any demand, the claim must be about the function of `large` itself, unless `radius` allows others.
+    Whoever made the certificate chose what it claims. Demands say what is needed: a certificate
+    that claims less is rejected, however true it is. With any demand, the claim must be about the
+    function of `large` itself, unless `radius` allows others.
 
     Args:
-        max_slack: at most so much may outputs differ, before the output map: on the box demanded, else wherever the certificate
-            holds. A slack that grows with the input is infinite on all inputs.
-        on: "all" for all inputs, or a `Box` that the certificate's box must contain (a claim on all inputs does); None
-            demands nothing.
-        radius: how far the parameters that the claim is about may be from those of `large`; 0 where another demand is made.
+        max_slack: at most so much may outputs differ, before the output map: on the box demanded,
+            else wherever the certificate holds. A slack that grows with the input is infinite on
+            all inputs.
+        on: "all" for all inputs, or a `Box` that the certificate's box must contain (a claim on all
+            inputs does); None demands nothing.
+        radius: how far the parameters that the claim is about may be from those of `large`; 0 where
+            another demand is made.
         minimal: fewest units must be proved, see `Compression.optimal`.
 
     Returns:
         What is certified (`Verdict`).
 
     Raises:
-        CertificateRejected: naming the move or the claim that fails, or the demand and what is claimed. ValueError: a demand
-            that makes no sense.
+        CertificateRejected: naming the move or the claim that fails, or the demand and what is
+            claimed. ValueError: a demand that makes no sense.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])

@@ -1,4 +1,6 @@
-"""The command line by a name that stays: ``python -m moduli.cli``, as ``moduli`` where it is installed; see `interface.cli`."""
+"""The command line by a name that stays: ``python -m moduli.cli``, as ``moduli`` where it is
+installed; see `interface.cli`.
+"""
 
 from __future__ import annotations
 

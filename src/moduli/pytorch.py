@@ -1,4 +1,5 @@
-"""PyTorch: modules in and out, narrower blocks inside any module, heavy-tailed noise, training runs.
+"""PyTorch: modules in and out, narrower blocks inside any module, heavy-tailed noise, training
+runs.
 
 | name | what |
 |---|---|
@@ -21,15 +22,18 @@ from typing import TYPE_CHECKING, Any
 from moduli.common.extras import needed
 
 _HOME = {
-    "to_torch": "formats.torch_modules", "shrink": "compression.torch_blocks", "Shrunk": "compression.torch_blocks",
-    "HeavyTailedSGD": "training.torch_sgd", "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_sgd",
+    "to_torch": "formats.torch_modules", "shrink": "compression.torch_blocks",
+    "Shrunk": "compression.torch_blocks", "HeavyTailedSGD": "training.torch_sgd",
+    "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_sgd",
     "fit": "training.torch_runs", "perceptron": "training.torch_runs",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'moduli.pytorch' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
+        raise AttributeError(
+            f"module 'moduli.pytorch' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}"
+        )
     with needed("torch", "torch"):
         return getattr(importlib.import_module(f".{_HOME[name]}", __package__), name)
 

@@ -1,8 +1,10 @@
-"""Forged certificates, guided by the kernel's own lines: python tests/adversarial/attack.py --mutants 100000 [--seconds 600] [--seed 0]
+"""Forged certificates, guided by the kernel's own lines: python tests/adversarial/attack.py
+--mutants 100000 [--seconds 600] [--seed 0]
 
-A mutant changes a true certificate, or its networks, in ways that mean something; digests are made to match. It stays in the
-pool if it is accepted, reaches a new line of the kernel, or is refused for a new reason. Where moves are accepted, the least
-slack that `verify` would let pass is claimed, and minimality too if that passes: both must be true (`forgeries`, the oracles).
+A mutant changes a true certificate, or its networks, in ways that mean something; digests are made
+to match. It stays in the pool if it is accepted, reaches a new line of the kernel, or is refused
+for a new reason. Where moves are accepted, the least slack that `verify` would let pass is claimed,
+and minimality too if that passes: both must be true (`forgeries`, the oracles).
 """
 
 from __future__ import annotations
@@ -30,11 +32,43 @@ import moduli as mo
 from moduli.kernel import certificate as kernel
 from moduli.kernel import rules
 
-PLAIN = {"__init__", "errors", "activations", "network", "box"}  # data: no forged claim goes through these alone
-KERNEL = {str(path) for path in Path(kernel.__file__).parent.rglob("*.py") if path.stem not in PLAIN}
-NUMBERS = (0.0, 1.0, -1.0, 0.5, 5e-324, -5e-324, 2.0**-537, 1e41, -1e160, 1e308, 1.7976931348623157e308, 2.0**31 - 1)
+PLAIN = {
+    "__init__",
+    "errors",
+    "activations",
+    "network",
+    "box",
+}  # data: no forged claim goes through these alone
+KERNEL = {
+    str(path) for path in Path(kernel.__file__).parent.rglob("*.py") if path.stem not in PLAIN
+}
+NUMBERS = (
+    0.0,
+    1.0,
+    -1.0,
+    0.5,
+    5e-324,
+    -5e-324,
+    2.0**-537,
+    1e41,
+    -1e160,
+    1e308,
+    1.7976931348623157e308,
+    2.0**31 - 1,
+)
 KINDS = ("merge", "constant", "drop", "permute", "scale", "block", "skip", "inactive")
-ODD = ("0/5", "-0", "00/1", "2/4", "1/01", "\uff11", "1/0", "7" * 700, f"1/{'9' * 700}", "1" + "0" * 700)
+ODD = (
+    "0/5",
+    "-0",
+    "00/1",
+    "2/4",
+    "1/01",
+    "\uff11",
+    "1/0",
+    "7" * 700,
+    f"1/{'9' * 700}",
+    "1" + "0" * 700,
+)
 PARTS = ("large_moves", "small_moves", "near", "region", "changed")
 WORDS = (*KINDS, "joint", "separate", "difference", "weight", "bias")
 POOL, FAR = 60, 1e300
@@ -60,7 +94,14 @@ class Lines:
 
 
 def number(rng: np.random.Generator, old: float) -> float:
-    near = (math.nextafter(old, math.inf), math.nextafter(old, -math.inf), -old, 2 * old, old / 2, old + 1)
+    near = (
+        math.nextafter(old, math.inf),
+        math.nextafter(old, -math.inf),
+        -old,
+        2 * old,
+        old / 2,
+        old + 1,
+    )
     new = (*near, float(rng.choice(NUMBERS)))[int(rng.integers(7))]
     return new if math.isfinite(new) else old
 
@@ -72,7 +113,13 @@ def rational(rng: np.random.Generator, old: str) -> str:
         return old
     q, kinds = (
         Fraction(old),
-        (Fraction(number(rng, 1.0)), Fraction(1, 3), Fraction(2**31 - 1), Fraction(1, 2**31 - 1), Fraction(0)),
+        (
+            Fraction(number(rng, 1.0)),
+            Fraction(1, 3),
+            Fraction(2**31 - 1),
+            Fraction(1, 2**31 - 1),
+            Fraction(0),
+        ),
     )
     new = (q + 1, -q, 2 * q, q / 2, q + Fraction(1, 2**60), *kinds)[int(rng.integers(10))]
     return str(new) if len(str(new)) < 600 else old
@@ -80,7 +127,13 @@ def rational(rng: np.random.Generator, old: str) -> str:
 
 def places(data: Any) -> Iterator[tuple[Any, Any]]:
     """Everything inside, as a container and a key."""
-    for key, inner in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+    for key, inner in (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    ):
         yield data, key
         yield from places(inner)
 
@@ -99,7 +152,11 @@ def anywhere(rng: np.random.Generator, data: dict[str, Any]) -> None:
     elif isinstance(old, float):
         box[key] = number(rng, old)
     elif isinstance(old, str):
-        box[key] = rational(rng, old) if re.fullmatch(r"-?[0-9]+(/[0-9]+)?", old) else str(rng.choice(WORDS))
+        box[key] = (
+            rational(rng, old)
+            if re.fullmatch(r"-?[0-9]+(/[0-9]+)?", old)
+            else str(rng.choice(WORDS))
+        )
     elif isinstance(old, list) and old:
         at, other = rng.integers(len(old), size=2).tolist()
         way = rng.integers(4)
@@ -118,7 +175,11 @@ def invented(rng: np.random.Generator, case: Case) -> None:
     width = net.widths[min(layer, len(net.widths) - 2)] if len(net.widths) > 2 else 1
     units = rng.permutation(width)[: int(rng.integers(1, width + 1)) if width else 0].tolist()
     kind = str(rng.choice(KINDS))
-    move: dict[str, Any] = {"move": kind, "layer": layer, "units": sorted(units) if kind == "skip" else units}
+    move: dict[str, Any] = {
+        "move": kind,
+        "layer": layer,
+        "units": sorted(units) if kind == "skip" else units,
+    }
     if kind == "merge":
         move["into"] = rng.integers(0, max(1, width), len(units)).tolist()
     if kind in ("merge", "scale"):
@@ -127,14 +188,24 @@ def invented(rng: np.random.Generator, case: Case) -> None:
         move["into"] = units[: int(rng.integers(len(units) + 1))]
         move["rows"] = [None] * len(move["into"])
         after = net.layers[layer].weight if layer < len(net.layers) else net.layers[-1].weight
-        move["outgoing"] = [[str(Fraction(x)) for x in after[:, u % after.shape[1]]] for u in move["into"]]
+        move["outgoing"] = [
+            [str(Fraction(x)) for x in after[:, u % after.shape[1]]] for u in move["into"]
+        ]
     case.data[side].insert(int(rng.integers(len(case.data[side]) + 1)), move)
 
 
 def region(rng: np.random.Generator, case: Case) -> None:
     """A box where there was none, or without one, or larger, shifted, flat."""
-    n, signs = case.large.widths[0], [rng.integers(-1, 2, k).tolist() for k in case.large.widths[1:-1]]
-    found = case.data.get("region") or {"low": [-1.0] * n, "high": [1.0] * n, "tree": [-1], "signs": signs}
+    n, signs = (
+        case.large.widths[0],
+        [rng.integers(-1, 2, k).tolist() for k in case.large.widths[1:-1]],
+    )
+    found = case.data.get("region") or {
+        "low": [-1.0] * n,
+        "high": [1.0] * n,
+        "tree": [-1],
+        "signs": signs,
+    }
     way, at = int(rng.integers(6)), int(rng.integers(n))
     if way == 0:
         case.data.pop("region", None)
@@ -142,9 +213,19 @@ def region(rng: np.random.Generator, case: Case) -> None:
     if way == 1:
         found = {**found, "signs": signs}
     elif way == 2:
-        found = {**found, "low": [q if rng.random() < 0.7 else p for p, q in zip(found["low"], found["high"], strict=False)]}
+        found = {
+            **found,
+            "low": [
+                q if rng.random() < 0.7 else p
+                for p, q in zip(found["low"], found["high"], strict=False)
+            ],
+        }
     elif way == 3:
-        found = {**found, "low": [x - 0.5 for x in found["low"]], "high": [x - 0.5 for x in found["high"]]}
+        found = {
+            **found,
+            "low": [x - 0.5 for x in found["low"]],
+            "high": [x - 0.5 for x in found["high"]],
+        }
     elif way == 4:
         found["tree"] = [at, *found["tree"], -1]
     case.data["region"] = found
@@ -152,7 +233,9 @@ def region(rng: np.random.Generator, case: Case) -> None:
 
 
 def case_of(rng: np.random.Generator, case: Case) -> None:
-    """A sign, or a weight that plays no part, that nobody proved; or one that is there with other multipliers."""
+    """A sign, or a weight that plays no part, that nobody proved; or one that is there with other
+    multipliers.
+    """
     found = case.data.get("region")
     if not isinstance(found, dict) or len(case.large.widths) < 4:
         return
@@ -168,7 +251,14 @@ def case_of(rng: np.random.Generator, case: Case) -> None:
     for _ in range(tree.count(-1)):
         units = rng.permutation(below)[: int(rng.integers(below + 1))].tolist()
         leaves.append([units, [float(rng.choice([0.0, 0.5, 1.0, 2.0, -1.0, 1e9])) for _ in units]])
-    new = {"layer": layer, "unit": unit, "sign": sign, "given": given, "tree": tree, "leaves": leaves}
+    new = {
+        "layer": layer,
+        "unit": unit,
+        "sign": sign,
+        "given": given,
+        "tree": tree,
+        "leaves": leaves,
+    }
     cases = found.get("cases", [])
     if not isinstance(cases, list):
         return
@@ -179,7 +269,9 @@ def case_of(rng: np.random.Generator, case: Case) -> None:
 
 
 def parameter(rng: np.random.Generator, case: Case) -> None:
-    """Another number in a network, perhaps one that stands elsewhere; in both networks where they are one."""
+    """Another number in a network, perhaps one that stands elsewhere; in both networks where they
+    are one.
+    """
     name = "small" if rng.random() < 0.4 else "large"
     theta = getattr(case, name).flat().copy()
     at, other = rng.integers(len(theta), size=2) if len(theta) else (0, 0)
@@ -203,7 +295,10 @@ def mutant(rng: np.random.Generator, parent: Case, pool: list[Case]) -> Case:
         elif way < 0.9:
             parameter(rng, case)
         elif way < 0.95:
-            case.small, case.data["small_moves"] = case.large, copy.deepcopy(case.data["large_moves"])
+            case.small, case.data["small_moves"] = (
+                case.large,
+                copy.deepcopy(case.data["large_moves"]),
+            )
         else:
             name, donor = str(rng.choice(PARTS)), pool[int(rng.integers(len(pool)))]
             case.data.pop(name, None)
@@ -223,7 +318,9 @@ def tried(case: Case) -> tuple[str, kernel.Certificate | None]:
         return re.sub(r"[-+]?[0-9][0-9./e+-]*|\[.*\]|\{.*", "#", str(error))[:90], None
     left = rules.replay(proof._start(case.large), proof.large_moves, proof.near, proof.region)
     right = rules.replay(case.small, proof.small_moves)
-    proof = dataclasses.replace(proof, slack=kernel.slack_of(left, right.arrays(), proof.region, proof.changed))
+    proof = dataclasses.replace(
+        proof, slack=kernel.slack_of(left, right.arrays(), proof.region, proof.changed)
+    )
     proof.verify(case.small, case.large)
     try:
         most = dataclasses.replace(proof, minimal=True)
@@ -262,7 +359,9 @@ def attack(seed: int, *, seconds: float = math.inf, mutants: int = 2**62) -> dic
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,6 @@
-"""True certificates of every kind to forge, and oracles in exact or 120-digit arithmetic that use nothing of the kernel."""
+"""True certificates of every kind to forge, and oracles in exact or 120-digit arithmetic that use
+nothing of the kernel.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from typing import Any
 import mpmath
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1] / "support"))  # where this is no test run but a script
+sys.path.append(
+    str(Path(__file__).parents[1] / "support")
+)  # where this is no test run but a script
 
 import oracles
 import strategies as plants
@@ -44,7 +48,10 @@ class Case:
 
     @property
     def text(self) -> str:
-        nets = [[[x.weight.tolist(), x.bias.tolist(), str(x.activation)] for x in n.layers] for n in (self.small, self.large)]
+        nets = [
+            [[x.weight.tolist(), x.bias.tolist(), str(x.activation)] for x in n.layers]
+            for n in (self.small, self.large)
+        ]
         return json.dumps([self.name, *nets, self.data])
 
 
@@ -76,17 +83,37 @@ def _seeds() -> tuple[Case, ...]:
     box, wide = mo.Box(-1, 1), mo.Box(-2, 2)
     regional = _net(
         [[1, 1], [1, -1], [2, 1], [1, 0], [1, 0], [-1, -1]], [5, 5, 4, 0, -0.5, -3],
-        [[1, 0.5, -1, 2, 1, 1], [0.25, 1, 2, 1, -1, 1], [0, 0, 0, 1, -1, 0]], [0.5, -16, -0.75], [[1, 1, 1]], [0],
+        [[1, 0.5, -1, 2, 1, 1], [0.25, 1, 2, 1, -1, 1], [0, 0, 0, 1, -1, 0]], [0.5, -16, -0.75],
+        [[1, 1, 1]], [0],
     )  # fmt: skip
     linear = _net([[1, 0.5], [-1, 1]], [4, 5], [[1, 1], [1, -1]], [0, 0.5], [[1, 2]], [0])
     turned = _net([[1], [1], [1]], [3, 0, -0.5], [[1, -1, 2]], [0])
-    collapsing = _net([[1], [-1]], [0, 0], [[1, -1], [2, -2], [-1, 1]], [1, 0, 0.5], [[1, 1, 1]], [0])
-    smooth = _net([[1, 0.5], [0.5, 1]], [0, 1], [[1, 1], [1, -1]], [4, 9], [[1, 1]], [0], activation=["gelu", "relu"])
-    tanh = _net([[1, 2], [1.01, 2], [0.01, 0], [-1, -2]], [0, 0, 1, 0.01], [[1, 1, 1, 1]], [0], activation="tanh")
+    collapsing = _net(
+        [[1], [-1]], [0, 0], [[1, -1], [2, -2], [-1, 1]], [1, 0, 0.5], [[1, 1, 1]], [0]
+    )
+    smooth = _net(
+        [[1, 0.5], [0.5, 1]],
+        [0, 1],
+        [[1, 1], [1, -1]],
+        [4, 9],
+        [[1, 1]],
+        [0],
+        activation=["gelu", "relu"],
+    )
+    tanh = _net(
+        [[1, 2], [1.01, 2], [0.01, 0], [-1, -2]],
+        [0, 0, 1, 0.01],
+        [[1, 1, 1, 1]],
+        [0],
+        activation="tanh",
+    )
     rows = [[1.0, 0.5], [1.0, 0.5001], [0.0001, 0.0], [1.0, 1.0]]
-    noisy = _net(rows, [0.25, 0.25, 1, -2.0001], [[1, 1, 1, 1], [1, -1, 0.5, 2]], [-2, -1], [[1, 0.5]], [0])
+    noisy = _net(
+        rows, [0.25, 0.25, 1, -2.0001], [[1, 1, 1, 1], [1, -1, 0.5, 2]], [-2, -1], [[1, 0.5]], [0]
+    )
     shadowed = _net(
-        [[1, 0], [-1, 0], [0, 1]], [0, -0.5, 0.5], [[1, -1, 0.5], [1, -0.5, -1]], [-0.75, -0.5], [[1, 2]], [0],
+        [[1, 0], [-1, 0], [0, 1]], [0, -0.5, 0.5], [[1, -1, 0.5], [1, -0.5, -1]], [-0.75, -0.5],
+        [[1, 2]], [0],
     )  # fmt: skip
     nets: list[tuple[str, mo.Network, dict[str, Any]]] = [
         ("shallow tanh", _planted("tanh", (2, 3, 1), 1), {}),
@@ -148,7 +175,11 @@ def _sigmoid(t: Any) -> Any:
 
 def _smooth(kind: str, z: Any) -> Any:
     half, root = mpmath.mpf(1) / 2, mpmath.sqrt(2)
-    inner = mpmath.sqrt(2 / mpmath.pi) * (z + mpmath.mpf("0.044715") * z**3) if kind == "gelu_tanh" else 0
+    inner = (
+        mpmath.sqrt(2 / mpmath.pi) * (z + mpmath.mpf("0.044715") * z**3)
+        if kind == "gelu_tanh"
+        else 0
+    )
     return {
         "tanh": lambda: mpmath.tanh(z),
         "sigmoid": lambda: _sigmoid(z),
@@ -163,7 +194,9 @@ def _smooth(kind: str, z: Any) -> Any:
 
 def applied(activation: Any, z: Any) -> Any:
     if activation.kind in EXACT:
-        slope = Fraction({"identity": 1, "relu": 0, "abs": -1}.get(activation.kind, activation.slope))
+        slope = Fraction(
+            {"identity": 1, "relu": 0, "abs": -1}.get(activation.kind, activation.slope)
+        )
         return z if z >= 0 else z * (slope if isinstance(z, Fraction) else real(slope))
     return _smooth(activation.kind, real(z))
 
@@ -173,7 +206,11 @@ Layers = list[tuple[list[list[Fraction]], list[Fraction], Any]]
 
 def layers(net: mo.Network) -> Layers:
     return [
-        ([[Fraction(q) for q in row] for row in x.weight.tolist()], [Fraction(q) for q in x.bias.tolist()], x.activation)
+        (
+            [[Fraction(q) for q in row] for row in x.weight.tolist()],
+            [Fraction(q) for q in x.bias.tolist()],
+            x.activation,
+        )
         for x in net.layers
     ]
 
@@ -203,22 +240,34 @@ def outputs(net: Layers, x: list[Fraction]) -> tuple[list[Any], Any]:
 
 
 def points(proof: Certificate, net: mo.Network, rng: np.random.Generator) -> list[list[Fraction]]:
-    """Corners and points of the box, or points near and far; some on hyperplanes of units of the first layer."""
+    """Corners and points of the box, or points near and far; some on hyperplanes of units of the
+    first layer.
+    """
     n = net.widths[0]
     if proof.region is not None:
         low, high = (list(map(Fraction, end)) for end in (proof.region.low, proof.region.high))
-        shares = [*list(product((0, 1), repeat=n))[:8], *(rng.integers(0, 65, (8, n)) / 64).tolist()]
-        found = [[p + Fraction(s) * (q - p) for p, q, s in zip(low, high, share, strict=True)] for share in shares]
+        shares = [
+            *list(product((0, 1), repeat=n))[:8],
+            *(rng.integers(0, 65, (8, n)) / 64).tolist(),
+        ]
+        found = [
+            [p + Fraction(s) * (q - p) for p, q, s in zip(low, high, share, strict=True)]
+            for share in shares
+        ]
     else:
         found = [
             list(map(Fraction, x))
-            for x in (rng.integers(-32, 33, (8, n)) / 8.0 * 2.0 ** rng.choice([-9, 0, 0, 9], (8, 1))).tolist()
+            for x in (
+                rng.integers(-32, 33, (8, n)) / 8.0 * 2.0 ** rng.choice([-9, 0, 0, 9], (8, 1))
+            ).tolist()
         ]
     for row, bias in zip(net.layers[0].weight.tolist(), net.layers[0].bias.tolist(), strict=True):
         at = next((j for j, w in enumerate(row) if w), None)
         if at is not None and n < 5:
             x = list(found[-1])
-            x[at] -= (sum(Fraction(w) * t for w, t in zip(row, x, strict=True)) + Fraction(bias)) / Fraction(row[at])
+            x[at] -= (
+                sum(Fraction(w) * t for w, t in zip(row, x, strict=True)) + Fraction(bias)
+            ) / Fraction(row[at])
             if proof.region is None or low[at] <= x[at] <= high[at]:
                 found.append(x)
     return found
@@ -241,17 +290,28 @@ def _changed(net: mo.Network, proof: Certificate) -> Layers:
 
 
 def require(case: Case, proof: Certificate, rng: np.random.Generator) -> None:
-    """Assert the claim of an accepted certificate at points, and its minimality against brute force."""
+    """Assert the claim of an accepted certificate at points, and its minimality against brute
+    force.
+    """
     assert case.small.output_map == case.large.output_map
     with mpmath.workdps(DIGITS):
         one, two = layers(case.small), _changed(case.large, proof)
-        constant, growth = Fraction(proof.slack.constant) if math.isfinite(proof.slack.constant) else None, proof.slack.growth
-        for x in points(proof, case.large, rng) if constant is not None and math.isfinite(growth) else ():
+        constant, growth = (
+            Fraction(proof.slack.constant) if math.isfinite(proof.slack.constant) else None,
+            proof.slack.growth,
+        )
+        for x in (
+            points(proof, case.large, rng) if constant is not None and math.isfinite(growth) else ()
+        ):
             (p, off), (q, other) = outputs(one, x), outputs(two, x)
             most = constant + Fraction(growth) * max(map(abs, x))
             for s, t in zip(p, q, strict=True):
                 exact = isinstance(s, Fraction) and isinstance(t, Fraction)
-                gap, limit = (abs(s - t), most) if exact else (abs(real(s) - real(t)), real(most) + off + other)
+                gap, limit = (
+                    (abs(s - t), most)
+                    if exact
+                    else (abs(real(s) - real(t)), real(most) + off + other)
+                )
                 assert gap <= limit, f"{gap} > {limit} at {x}: {proof.to_json()} for {case.text}"
     near = proof.near
     if near is not None and near.bound is not None and case.large.widths[1] <= 6:
@@ -266,9 +326,15 @@ def require(case: Case, proof: Certificate, rng: np.random.Generator) -> None:
 
 
 def fewest(net: mo.Network, region: Any = None) -> float:
-    """An upper bound of the fewest units of one hidden layer with this function (on a box), by trying all orientations."""
+    """An upper bound of the fewest units of one hidden layer with this function (on a box), by
+    trying all orientations.
+    """
     (weight, bias, activation), (last, _, _) = layers(net)
-    low, high = ([-math.inf] * net.widths[0], [math.inf] * net.widths[0]) if region is None else (region.low, region.high)
+    low, high = (
+        ([-math.inf] * net.widths[0], [math.inf] * net.widths[0])
+        if region is None
+        else (region.low, region.high)
+    )
     free = [j for j, (p, q) in enumerate(zip(low, high, strict=True)) if p < q]
     fixed = [j for j in range(net.widths[0]) if j not in free]
     units = []
@@ -287,12 +353,18 @@ def _classes(units: list[Any]) -> int:
     for row, b, out in units:
         sign = 1 if next(q for q in row if q) > 0 else -1
         key = tuple(sign * q for q in (*row, b))
-        found[key] = [p + sign * q for p, q in zip(found.get(key, [Fraction(0)] * len(out)), out, strict=True)]
+        found[key] = [
+            p + sign * q for p, q in zip(found.get(key, [Fraction(0)] * len(out)), out, strict=True)
+        ]
     return sum(any(out) for out in found.values())
 
 
-def _turned(units: list[Any], slope: Fraction, ends: list[tuple[Fraction, Fraction]] | None) -> float:
-    """s(z) = c z + (1 - slope) |z| / 2 with c = (1 + slope) / 2: one unit per crease, and what gradients still need."""
+def _turned(
+    units: list[Any], slope: Fraction, ends: list[tuple[Fraction, Fraction]] | None
+) -> float:
+    """s(z) = c z + (1 - slope) |z| / 2 with c = (1 + slope) / 2: one unit per crease, and what
+    gradients still need.
+    """
     if not units:
         return 0
     c, planes = (1 + slope) / 2, dict[Any, Any]()
@@ -300,7 +372,10 @@ def _turned(units: list[Any], slope: Fraction, ends: list[tuple[Fraction, Fracti
     for row, b, out in units:
         steep = c
         if ends is not None:
-            reach = [sum((w * pair[(w > 0) == top] for w, pair in zip(row, ends, strict=True)), b) for top in (False, True)]
+            reach = [
+                sum((w * pair[(w > 0) == top] for w, pair in zip(row, ends, strict=True)), b)
+                for top in (False, True)
+            ]
             steep = Fraction(1) if reach[0] >= 0 else slope if reach[1] <= 0 else c
         crosses = ends is None or reach[0] < 0 < reach[1]
         for i, v in enumerate(out):
@@ -308,12 +383,18 @@ def _turned(units: list[Any], slope: Fraction, ends: list[tuple[Fraction, Fracti
         if crosses:
             lead = next(q for q in row if q)
             key = tuple(q / lead for q in (*row, b))
-            planes[key] = [p + abs(lead) * v for p, v in zip(planes.get(key, [Fraction(0)] * len(out)), out, strict=True)]
+            planes[key] = [
+                p + abs(lead) * v
+                for p, v in zip(planes.get(key, [Fraction(0)] * len(out)), out, strict=True)
+            ]
     seen = [(key[:-1], out) for key, out in planes.items() if any(out)] if slope != 1 else []
     best = math.inf
     for signs in product((1, -1), repeat=len(seen)) if len(seen) <= 10 else ():
         rest = [
-            [g - sum(s * c * out[i] * w[j] for s, (w, out) in zip(signs, seen, strict=True)) for j, g in enumerate(line)]
+            [
+                g - sum(s * c * out[i] * w[j] for s, (w, out) in zip(signs, seen, strict=True))
+                for j, g in enumerate(line)
+            ]
             for i, line in enumerate(gradient)
         ]
         rank = _rank(rest)
@@ -334,7 +415,10 @@ def _rank(rows: list[list[Fraction]]) -> int:
             rows = [
                 *rows[:rank],
                 pivot,
-                *([p - q * r[j] / pivot[j] for p, q in zip(r, pivot, strict=True)] for r in rows[rank:]),
+                *(
+                    [p - q * r[j] / pivot[j] for p, q in zip(r, pivot, strict=True)]
+                    for r in rows[rank:]
+                ),
             ]
             rank += 1
     return rank

@@ -1,8 +1,10 @@
-"""Malformed files against every reader: python tests/adversarial/fuzz.py --inputs 100000 [--format onnx] [--seed 0] [--findings DIR]
+"""Malformed files against every reader: python tests/adversarial/fuzz.py --inputs 100000 [--format
+onnx] [--seed 0] [--findings DIR]
 
-An input is made of (seed, format, number), so that any of them comes again. Inputs are tried in forked workers, some hundred
-each, under a limit of memory; every one must end as promised: an answer, or an error of this library on one printable line,
-within ten seconds and one GiB, without a warning, without a word on stdout or stderr, and without a file left behind.
+An input is made of (seed, format, number), so that any of them comes again. Inputs are tried in
+forked workers, some hundred each, under a limit of memory; every one must end as promised: an
+answer, or an error of this library on one printable line, within ten seconds and one GiB, without a
+warning, without a word on stdout or stderr, and without a file left behind.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def _load(path: Path, rng: np.random.Generator) -> None:
     if rng.random() < 0.2:
         target = path.with_name(f"again{make.pick(rng, ('.npz', '.safetensors'))}")
         try:
-            assert mo.load(mo.save(net, target)) == net, "saved and read again, it is another network"
+            assert mo.load(mo.save(net, target)) == net, (
+                "saved and read again, it is another network"
+            )
         finally:
             target.unlink(missing_ok=True)
 
@@ -97,7 +101,9 @@ def _config(path: Path, rng: np.random.Generator) -> None:
     for _, job in read_config(path):
         assert job.key
         small = {"width": 8, "depth": 2, "steps": 5, "batch": 100, "rows": 50}
-        if rng.random() < 0.02 and all(job.arguments.get(k, 1) <= most for k, most in small.items()):
+        if rng.random() < 0.02 and all(
+            job.arguments.get(k, 1) <= most for k, most in small.items()
+        ):
             job()
 
 
@@ -126,7 +132,9 @@ def _store(path: Path, rng: np.random.Generator) -> None:
         path.with_name(name).write_bytes(data)
     try:
         path.with_name(names[0]).write_bytes(path.read_bytes())
-        table = Table.of([name for name, _ in jobs], run([job for _, job in jobs], store=path.parent))
+        table = Table.of(
+            [name for name, _ in jobs], run([job for _, job in jobs], store=path.parent)
+        )
         json.dumps([table.to_json(), table.rows(), table.plot_data()])
         cli_support._console().render_lines(table.table())
     finally:
@@ -140,12 +148,33 @@ def _store(path: Path, rng: np.random.Generator) -> None:
 @cache
 def _honest() -> list[tuple[Certificate, mo.Network, mo.Network]]:
     """Certificates with their networks: on all inputs, on a box, within a radius."""
-    relu = mo.Network.mlp([[1, 2], [2, 4], [-1, 1], [0, 0]], [0.5, 1, 0, 2], [[1, 1, 0.3, 1]], [0.25], activation="relu")
-    tanh = mo.Network.mlp([[1.0], [-1.0], [0.3], [0.31]], [0, 0, 0.1, 0.1], [[1, 2, 0.7, -0.2]], [0], activation="tanh")
-    deep = mo.Network.mlp(
-        [[1, 0], [0, 1], [1, 1]], [3, 0, -3], [[1, 0.5, 1], [0.1, 1, 0]], [1, 0.1], [[1, 1]], [0], activation="relu"
+    relu = mo.Network.mlp(
+        [[1, 2], [2, 4], [-1, 1], [0, 0]],
+        [0.5, 1, 0, 2],
+        [[1, 1, 0.3, 1]],
+        [0.25],
+        activation="relu",
     )
-    first, second = ([[1, 0], [-1, 0], [0, 1]], [0, -0.5, 0.5]), ([[1, -1, 0.5], [1, -0.5, -1]], [-0.75, -0.5])
+    tanh = mo.Network.mlp(
+        [[1.0], [-1.0], [0.3], [0.31]],
+        [0, 0, 0.1, 0.1],
+        [[1, 2, 0.7, -0.2]],
+        [0],
+        activation="tanh",
+    )
+    deep = mo.Network.mlp(
+        [[1, 0], [0, 1], [1, 1]],
+        [3, 0, -3],
+        [[1, 0.5, 1], [0.1, 1, 0]],
+        [1, 0.1],
+        [[1, 1]],
+        [0],
+        activation="relu",
+    )
+    first, second = (
+        ([[1, 0], [-1, 0], [0, 1]], [0, -0.5, 0.5]),
+        ([[1, -1, 0.5], [1, -0.5, -1]], [-0.75, -0.5]),
+    )
     shadowed = mo.Network.mlp(*first, *second, [[1, 2]], [0], activation="relu")
     rough = mo.Network.mlp([[0.1], [0.3]], [0.1, 0.3], [[0.1, 0.7]], [0.2], activation="relu")
     asked = [
@@ -166,7 +195,9 @@ def _certificate(rng: np.random.Generator) -> bytes:
     chosen = make.pick(rng, proofs)
     if rng.random() < 0.75:
         return make.bend(rng, chosen)
-    return make.scramble(rng, json.dumps(chosen).encode(), [json.dumps(proof).encode() for proof in proofs])
+    return make.scramble(
+        rng, json.dumps(chosen).encode(), [json.dumps(proof).encode() for proof in proofs]
+    )
 
 
 def _check(path: Path, rng: np.random.Generator) -> None:
@@ -183,8 +214,12 @@ def _check(path: Path, rng: np.random.Generator) -> None:
 @cache
 def _path() -> tuple[PathCertificate, mo.Network, mo.Network]:
     """A path between two orders of the same units."""
-    a = mo.Network.mlp([[1.0], [2.0], [0.5]], [0.0, 1.0, 0.25], [[1.0, -2.0, 0.0]], [0.0], activation="tanh")
-    b = mo.Network.mlp([[2.0], [1.0], [-1.0]], [1.0, 0.0, 0.0], [[-2.0, 0.5, -0.5]], [0.0], activation="tanh")
+    a = mo.Network.mlp(
+        [[1.0], [2.0], [0.5]], [0.0, 1.0, 0.25], [[1.0, -2.0, 0.0]], [0.0], activation="tanh"
+    )
+    b = mo.Network.mlp(
+        [[2.0], [1.0], [-1.0]], [1.0, 0.0, 0.0], [[-2.0, 0.5, -0.5]], [0.0], activation="tanh"
+    )
     return mo.path(a, b).proof, a, b
 
 
@@ -204,15 +239,23 @@ def _true(claim: Certificate, honest: Certificate, small: mo.Network, large: mo.
     in rationals; fewest units are claimed only where they were proved."""
     assert honest.minimal or not claim.minimal or claim.near or claim.region, "fewest units"
     if claim.near is not None:
-        assert claim.near.bound is None or claim.near.bound.lower <= small.units or claim.near.radius < honest.near.radius
+        assert (
+            claim.near.bound is None
+            or claim.near.bound.lower <= small.units
+            or claim.near.radius < honest.near.radius
+        )
         return
     low, high = (-4.0, 4.0) if claim.region is None else (claim.region.low, claim.region.high)
     inputs = large.widths[0]
     for x in np.random.default_rng(0).uniform(low, high, (5, inputs)).tolist():
         point = [*map(Fraction, x)]
-        allowed = Fraction(claim.slack.constant) + Fraction(claim.slack.growth) * max(map(abs, point))
+        allowed = Fraction(claim.slack.constant) + Fraction(claim.slack.growth) * max(
+            map(abs, point)
+        )
         for (a, b), (c, d) in zip(evaluate(small, point), evaluate(large, point), strict=True):
-            assert max(a, c) - min(b, d) <= allowed, f"at {x} the outputs differ by more than {allowed}"
+            assert max(a, c) - min(b, d) <= allowed, (
+                f"at {x} the outputs differ by more than {allowed}"
+            )
 
 
 FORMATS = {
@@ -223,21 +266,42 @@ FORMATS = {
         Format("net.npz", make.npz_file, _load, ("info", "{}")),
         Format("net.nnet", make.nnet_file, _load, ("info", "{}")),
         Format("net.pt", make.checkpoint_file, _checkpoint, ("info", "{}", "--activation", "relu")),
-        Format("net.onnx.gz", lambda rng: make.packed_file(rng, make.onnx_file), _load, ("info", "{}")),
-        Format("net.nnet.gz", lambda rng: make.packed_file(rng, make.nnet_file), _load, ("info", "{}")),
-        Format("net.zip", make.policy_file, _policy, ("info", "{}", "--activation", "relu", "--keys", "a.0,a")),
-        Format("box.vnnlib.gz", lambda rng: make.packed_file(rng, make.box_file), _box, ("rank", "a.npz", "--on", "box:{}"),
-        (0, 2, 3, 4)),
-        Format("box.vnnlib", make.box_file, _box, ("rank", "a.npz", "--on", "box:{}"),
-        (0, 2, 3, 4)),
+        Format(
+            "net.onnx.gz", lambda rng: make.packed_file(rng, make.onnx_file), _load, ("info", "{}")
+        ),
+        Format(
+            "net.nnet.gz", lambda rng: make.packed_file(rng, make.nnet_file), _load, ("info", "{}")
+        ),
+        Format(
+            "net.zip",
+            make.policy_file,
+            _policy,
+            ("info", "{}", "--activation", "relu", "--keys", "a.0,a"),
+        ),
+        Format(
+            "box.vnnlib.gz",
+            lambda rng: make.packed_file(rng, make.box_file),
+            _box,
+            ("rank", "a.npz", "--on", "box:{}"),
+            (0, 2, 3, 4),
+        ),
+        Format(
+            "box.vnnlib", make.box_file, _box, ("rank", "a.npz", "--on", "box:{}"), (0, 2, 3, 4)
+        ),
         Format("proof.json", _certificate, _check, ("check", "{}", "a.npz", "b.npz"), (0, 1)),
         Format("path.json", _bent_path, _walk, ()),
         Format("run.json", _stored, _store, (), errors=(ValueError,)),
         Format("sweep.toml", make.config_file, _config, (), errors=(ValueError,)),
-        Format("data.npz", make.samples_file, _samples, ("distance", "a.npz", "b.npz", "--on", "{}"), (0, 2, 3, 4),
-        (ValueError, cli.click.UsageError)),
+        Format(
+            "data.npz",
+            make.samples_file,
+            _samples,
+            ("distance", "a.npz", "b.npz", "--on", "{}"),
+            (0, 2, 3, 4),
+            (ValueError, cli.click.UsageError),
+        ),
     )
-}  # fmt: skip
+}
 
 
 # One input ------------------------------------------------------------------------------------------------------
@@ -267,7 +331,11 @@ def made(form: Format, seed: int, number: int) -> bytes:
 
 def _signature(error: BaseException) -> str:
     ours = [f for f in traceback.extract_tb(error.__traceback__) if "/moduli/" in f.filename]
-    return f"{type(error).__name__} at {Path(ours[-1].filename).stem}:{ours[-1].name}" if ours else type(error).__name__
+    return (
+        f"{type(error).__name__} at {Path(ours[-1].filename).stem}:{ours[-1].name}"
+        if ours
+        else type(error).__name__
+    )
 
 
 def _faults(form: Format, error: BaseException) -> str | None:
@@ -293,7 +361,11 @@ def _python(form: Format, path: Path, rng: np.random.Generator) -> tuple[str, st
                     f"{wrong}: {_signature(error)}",
                     f"{str(error)[:2000]!r}\n{''.join(traceback.format_exception(error)[-12:])}",
                 )
-    return (f"warns: {heard[0].filename.rpartition('/')[2]}:{heard[0].lineno}", str(heard[0].message)) if heard else None
+    return (
+        (f"warns: {heard[0].filename.rpartition('/')[2]}:{heard[0].lineno}", str(heard[0].message))
+        if heard
+        else None
+    )
 
 
 def _command(form: Format, path: Path, out: Path) -> tuple[str, str] | None:
@@ -316,12 +388,18 @@ def _command(form: Format, path: Path, out: Path) -> tuple[str, str] | None:
     said = out.with_suffix(".err").read_text()
     if code not in form.codes:
         return f"command: exit code {code}", said
-    if code in (2, 4) and (not said.startswith("moduli: ") or said.count("\n") != 1) and "Error: " not in said:
+    if (
+        code in (2, 4)
+        and (not said.startswith("moduli: ") or said.count("\n") != 1)
+        and "Error: " not in said
+    ):
         return "command: stderr is not one line", said
     return ("command: words on stderr", said) if code == 0 and said else None
 
 
-def one(form: Format, data: bytes, folder: Path, seed: list[int], *, command: bool) -> tuple[str, str] | None:
+def one(
+    form: Format, data: bytes, folder: Path, seed: list[int], *, command: bool
+) -> tuple[str, str] | None:
     """What is wrong with reading some bytes: a kind and its story, or None."""
     place = folder / "in"
     path, before = place / form.name, set(os.listdir(place))
@@ -372,7 +450,12 @@ def _worker(form: Format, seed: int, numbers: range, folder: Path, at: mmap.mmap
             at[8:] = (int.from_bytes(at[8:], "little") + len(accepted)).to_bytes(8, "little")
             accepted.clear()
             if wrong is not None:
-                found.write(json.dumps({"format": form.name, "number": number, "kind": wrong[0], "story": wrong[1]}) + "\n")
+                found.write(
+                    json.dumps(
+                        {"format": form.name, "number": number, "kind": wrong[0], "story": wrong[1]}
+                    )
+                    + "\n"
+                )
                 found.flush()
 
 
@@ -395,7 +478,9 @@ def _forked(work: Callable[[], None], at: mmap.mmap) -> str | None:
             break
         if bytes(at[:8]) != last:
             last, since = bytes(at[:8]), time.monotonic()
-        if time.monotonic() - since > 60 * SECONDS:  # waits for something, as work is limited: no machine is that busy
+        if (
+            time.monotonic() - since > 60 * SECONDS
+        ):  # waits for something, as work is limited: no machine is that busy
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return "hangs"
@@ -415,7 +500,12 @@ def fuzz(form: Format, seed: int, count: int, folder: Path) -> tuple[list[Findin
                 number = int.from_bytes(at[:8], "little")
                 story = (folder / "noise").read_text(errors="replace")[-3000:]
                 with (folder / "found").open("a") as file:
-                    file.write(json.dumps({"format": form.name, "number": number, "kind": death, "story": story}) + "\n")
+                    file.write(
+                        json.dumps(
+                            {"format": form.name, "number": number, "kind": death, "story": story}
+                        )
+                        + "\n"
+                    )
                 start = number + 1
                 for path in [*(folder / "in").iterdir(), *(folder / "tmp").iterdir()]:
                     if path.name not in ("a.npz", "b.npz", "w.bin", "sub"):
@@ -439,7 +529,13 @@ def smaller(form: Format, finding: Finding, seed: int, folder: Path, tries: int 
         while size and left:
             for start in range(0, len(best), size):
                 less, left = best[:start] + best[start + size :], left - 1
-                wrong = one(form, less, folder, [seed, finding["number"]], command=kind.startswith("command"))
+                wrong = one(
+                    form,
+                    less,
+                    folder,
+                    [seed, finding["number"]],
+                    command=kind.startswith("command"),
+                )
                 if left <= 0 or (wrong is not None and wrong[0] == kind):
                     best = less if left > 0 else best
                     break
@@ -470,7 +566,11 @@ def places():
 
 
 def campaign(
-    count: int, seed: int, names: list[str], keep: Path | None = None, say: Callable[[str], None] = print
+    count: int,
+    seed: int,
+    names: list[str],
+    keep: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[Finding]:
     """Findings of that many inputs in all; the first of each kind is kept with its bytes."""
     everything: list[Finding] = []
@@ -482,16 +582,24 @@ def campaign(
             share, started = -(-count // len(names)), time.monotonic()
             found, read = fuzz(FORMATS[name], seed, share, folder)
             kinds = Counter(one["kind"] for one in found)
-            say(f"{name}: {share} inputs, {read} read, {len(found)} findings, {time.monotonic() - started:.0f} s")
+            say(
+                f"{name}: {share} inputs, {read} read, {len(found)} findings, {time.monotonic() - started:.0f} s"
+            )
             for kind, times in kinds.most_common():
                 first = next(one for one in found if one["kind"] == kind)
-                line = (first["story"].splitlines() or [""])[0][:300].encode("ascii", "backslashreplace").decode()
+                line = (
+                    (first["story"].splitlines() or [""])[0][:300]
+                    .encode("ascii", "backslashreplace")
+                    .decode()
+                )
                 say(f"  {times} x {kind} (number {first['number']}): {line}")
                 if keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
                     stem = f"{seed}-{first['number']}-{name}"
                     (keep / stem).write_bytes(smaller(FORMATS[name], first, seed, folder))
-                    (keep / f"{stem}.txt").write_text(f"{kind}\n{first['story']}", errors="backslashreplace")
+                    (keep / f"{stem}.txt").write_text(
+                        f"{kind}\n{first['story']}", errors="backslashreplace"
+                    )
             everything += found
     return everything
 

@@ -1,7 +1,9 @@
-"""Certificates and networks made in Python, of anything; numbers that grow; processes that do not compute as IEEE 754 asks.
+"""Certificates and networks made in Python, of anything; numbers that grow; processes that do not
+compute as IEEE 754 asks.
 
-Run by `test_objects.py` in a process of its own, or by hand: pytest -o addopts= tests/adversarial/objects.py. The suite checks types of
-arguments at run time, which users do not: there an object of the wrong type would not get as far as the kernel.
+Run by `test_objects.py` in a process of its own, or by hand: pytest -o addopts=
+tests/adversarial/objects.py. The suite checks types of arguments at run time, which users do not:
+there an object of the wrong type would not get as far as the kernel.
 """
 
 from __future__ import annotations
@@ -137,7 +139,9 @@ OBJECTS = {
     "a ratio over zero": {"moves": (merge(ratio=fraction(1, 0)),)},
     "a ratio of floats": {"moves": (merge(ratio=fraction(1.0, 1)),)},
     "a ratio of 701 digits": {"moves": (merge(ratio=Fraction(10**700)),)},
-    "a row that is no row": {"moves": (Move("block", 1, units(0), units(0), rows=(3,), outgoing=((Fraction(1),),)),)},
+    "a row that is no row": {
+        "moves": (Move("block", 1, units(0), units(0), rows=(3,), outgoing=((Fraction(1),),)),)
+    },
     "moves that are none": {"moves": (None,)},
     "moves that are a number": {"moves": 7},
     "slack that is at least anything": {"slack": Slack(Agreeable(0), Agreeable(0))},
@@ -148,26 +152,42 @@ OBJECTS = {
     "minimal as a number": {"minimal": 1},
     "minimal as text": {"minimal": "yes"},
     "a radius that is no number": {
-        "near": SimpleNamespace(plain=lambda: {"radius": float("nan"), "changes": [], "bound": None})
+        "near": SimpleNamespace(
+            plain=lambda: {"radius": float("nan"), "changes": [], "bound": None}
+        )
     },
     "a radius at least anything": {"near": Near(Agreeable(1))},
-    "a change of numpy's": {"near": Near(1.0, (Change(np.int64(1), "weight", units(0), ExactArray(np.ones(1))),))},
-    "a change of a negative place": {"near": Near(1.0, (Change(1, "weight", units(-1), ExactArray(np.ones(1))),))},
-    "a change to no number": {"near": Near(1.0, (Change(1, "weight", units(0), ExactArray(np.array([np.nan]))),))},
-    "a change of more values": {"near": Near(1.0, (Change(1, "weight", units(0), ExactArray(np.ones(2))),))},
+    "a change of numpy's": {
+        "near": Near(1.0, (Change(np.int64(1), "weight", units(0), ExactArray(np.ones(1))),))
+    },
+    "a change of a negative place": {
+        "near": Near(1.0, (Change(1, "weight", units(-1), ExactArray(np.ones(1))),))
+    },
+    "a change to no number": {
+        "near": Near(1.0, (Change(1, "weight", units(0), ExactArray(np.array([np.nan]))),))
+    },
+    "a change of more values": {
+        "near": Near(1.0, (Change(1, "weight", units(0), ExactArray(np.ones(2))),))
+    },
     "an end of a box that is no number": {"region": replace(OFF, low=(float("nan"),))},
     "an end of a box at most anything": {"region": replace(OFF, low=(Agreeable(2),))},
     "an endless box": {"region": replace(OFF, high=(float("inf"),))},
     "signs of flags": {"region": replace(OFF, signs=((True, False),))},
     "signs of 2": {"region": replace(OFF, signs=((2, 0),))},
     "a tree of floats": {"region": replace(OFF, tree=(-1.0,))},
-    "a multiplier that is no number": {"region": replace(OFF, cases=(replace(CASE, leaves=(((0,), (float("nan"),)),)),))},
-    "fewer multipliers than units": {"region": replace(OFF, cases=(replace(CASE, leaves=(((0,), ()),)),))},
+    "a multiplier that is no number": {
+        "region": replace(OFF, cases=(replace(CASE, leaves=(((0,), (float("nan"),)),)),))
+    },
+    "fewer multipliers than units": {
+        "region": replace(OFF, cases=(replace(CASE, leaves=(((0,), ()),)),))
+    },
     "a sign that is true": {"region": replace(OFF, cases=(replace(CASE, sign=True),))},
-    "a bound of a unit of floats": {"near": Near(0.1, (), Bound(1, (((0.0,), DualWeights({0: 1}, {}, (), 1)),)))},
+    "a bound of a unit of floats": {
+        "near": Near(0.1, (), Bound(1, (((0.0,), DualWeights({0: 1}, {}, (), 1)),)))
+    },
     "a bound that is a flag": {"near": Near(0.1, (), Bound(True, ()))},
     "a bound of no tree": {"near": Near(0.1, (), Bound(1, (((0,), None),)))},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -179,7 +199,9 @@ def test_an_object_that_no_file_holds_is_refused(name):
 
 
 def test_what_a_file_holds_may_also_be_given_in_python():
-    """Lists for tuples, an `np.float64` turned into a float, a Fraction in other than lowest terms: all read as one thinks."""
+    """Lists for tuples, an `np.float64` turned into a float, a Fraction in other than lowest terms:
+    all read as one thinks.
+    """
     move = Move("merge", 1, units(1), units(0), fraction(2, 2))
     claim = Certificate(SAME.digest, SMALL.network.digest, [move], [], Slack(0, 0), True)
     claim.verify(SMALL.network, SAME)
@@ -189,12 +211,17 @@ def test_what_a_file_holds_may_also_be_given_in_python():
 
 
 def test_a_unit_counts_once_in_an_odd_set():
-    """Three names of two units would ask for two of the boxes that hold one each: one paid group suffices for both."""
+    """Three names of two units would ask for two of the boxes that hold one each: one paid group
+    suffices for both.
+    """
     near = net([[1, 2], [1.25, 2]], [0, 0], [[1, 1]], [0])
     hidden, last = near.layers
-    ball = ParameterBall(np.column_stack([hidden.weight, hidden.bias]), np.ascontiguousarray(last.weight.T), 0.125)
+    ball = ParameterBall(
+        np.column_stack([hidden.weight, hidden.bias]), np.ascontiguousarray(last.weight.T), 0.125
+    )
     for leaf in (
-        DualWeights({}, {}, (((0, 1, 0), 1),), 1), DualWeights({}, {}, (((0, 0, 0), 1),), 1), DualWeights({0: 1, -2: 1}, {}, (), 1),
+        DualWeights({}, {}, (((0, 1, 0), 1),), 1), DualWeights({}, {}, (((0, 0, 0), 1),), 1),
+        DualWeights({0: 1, -2: 1}, {}, (), 1),
         DualWeights({0: 1, 1: 0}, {-1: 1}, (), 1),
     ):  # fmt: skip
         with pytest.raises(mo.CertificateRejected):
@@ -210,7 +237,10 @@ def test_a_part_of_the_checker_refuses_a_unit_that_counts_twice():
     from moduli.kernel.radius.cover_bound import _Part
 
     ball = ParameterBall(np.array([[1.0, 0.0], [1.25, 0.0]]), np.ones((2, 1)), 0.125)
-    for leaf, why in ((DualWeights({}, {}, (((0, 1, 0), 1),), 1), "twice"), (DualWeights({0: 1, -2: 1}, {}, (), 1), "needs no cover")):
+    for leaf, why in (
+        (DualWeights({}, {}, (((0, 1, 0), 1),), 1), "twice"),
+        (DualWeights({0: 1, -2: 1}, {}, (), 1), "needs no cover"),
+    ):
         with pytest.raises(mo.CertificateRejected, match=why):
             _Part(ball, (0, 1), 100, leaf).bound(leaf)
 
@@ -242,15 +272,24 @@ def forged_networks():
         weight = property(lambda self: np.array([[1.0], [3.0]]), lambda self, value: None)
 
     assert SAME.digest
-    yield "a layer of an own class", Network((Own(*(getattr(SAME.layers[0], n) for n in ("weight", "bias", "activation"))),
-                                              SAME.layers[1]))  # fmt: skip
+    yield (
+        "a layer of an own class",
+        Network(
+            (
+                Own(*(getattr(SAME.layers[0], n) for n in ("weight", "bias", "activation"))),
+                SAME.layers[1],
+            )
+        ),
+    )
     yield "no network", SimpleNamespace(digest=SAME.digest, layers=())
     broken = Network(SAME.layers)
     object.__setattr__(broken.layers[0], "bias", SAME.layers[0].bias)
     yield "no network at all", None
 
 
-@pytest.mark.parametrize(("name", "given"), list(forged_networks()), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "given"), list(forged_networks()), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_a_network_is_what_its_arrays_say(name, given):
     claim = claimed(SAME, SAME, slack=Slack(0.0, 0.0))
     claim.verify(SAME, SAME)
@@ -260,7 +299,9 @@ def test_a_network_is_what_its_arrays_say(name, given):
 
 
 def test_an_activation_is_what_its_name_says():
-    """A law that was set by hand: merging tanh(x) and tanh(-x) with the same sign would need an even function."""
+    """A law that was set by hand: merging tanh(x) and tanh(-x) with the same sign would need an
+    even function.
+    """
     even = Activation("tanh")
     even.__dict__["_row"] = replace(even._row, reflection=(Fraction(1), Fraction(0), Fraction(0)))
     layers = net([[1], [-1]], [0, 0], [[1, 1]], [0]).layers
@@ -269,7 +310,9 @@ def test_an_activation_is_what_its_name_says():
     state = State(large)
     apply(state, move)
     small = state.network()
-    assert small.layers[1].weight.tolist() == [[2.0]], "a check on the checker: the forged law would add"
+    assert small.layers[1].weight.tolist() == [[2.0]], (
+        "a check on the checker: the forged law would add"
+    )
     with pytest.raises(mo.CertificateRejected):
         Certificate(large.digest, small.digest, (move,), (), Slack(0.0, 0.0)).verify(small, large)
 
@@ -295,7 +338,10 @@ def test_arrays_of_an_own_class_become_plain_ones():
     for wrong in (weight.astype(">f8"), weight.astype(np.float16), weight.astype(np.longdouble)):
         with pytest.raises(mo.UnsupportedModel, match="not a float64 array"):
             Layer(wrong, np.zeros(2), Activation("tanh"))
-        assert mo.Network.mlp(wrong, [0, 0], [[1, 1]], [0]).layers[0].weight.tolist() == weight.tolist()
+        assert (
+            mo.Network.mlp(wrong, [0, 0], [[1, 1]], [0]).layers[0].weight.tolist()
+            == weight.tolist()
+        )
 
 
 def test_a_network_that_is_mapped_from_a_file_is_copied(tmp_path):
@@ -332,7 +378,14 @@ def test_a_verdict_speaks_of_what_was_checked():
     lenient = Lenient(SAME.digest, TWO.digest, (), slack=Slack(0.0, 0.0), minimal=True)
     with pytest.raises(mo.CertificateRejected):
         mo.check(lenient, TWO, SAME)
-    honest = Lenient(SAME.digest, SMALL.network.digest, SMALL.certificate.large_moves, (), SMALL.certificate.slack, True)
+    honest = Lenient(
+        SAME.digest,
+        SMALL.network.digest,
+        SMALL.certificate.large_moves,
+        (),
+        SMALL.certificate.slack,
+        True,
+    )
     verdict = mo.check(honest, SMALL.network, SAME)
     assert type(verdict.proof) is Certificate
     assert type(verdict.small) is Network
@@ -418,15 +471,25 @@ class Blind(Bisection):
 
 
 def answers():
-    """Answers of every kind about two networks whose difference on [-1, 1] is 2^-8, for tolerances below and above."""
-    a, b = (net([[1.0], [1.5], [-0.5]], [0, 1, 0.25], [[1, -1, 2]], [shift], activation="relu") for shift in (0, 2**-8))
+    """Answers of every kind about two networks whose difference on [-1, 1] is 2^-8, for tolerances
+    below and above.
+    """
+    a, b = (
+        net([[1.0], [1.5], [-0.5]], [0, 1, 0.25], [[1, -1, 2]], [shift], activation="relu")
+        for shift in (0, 2**-8)
+    )
     box = mo.Box([-1.0], [1.0])
     for eps in (2**-9, 2**-7):
         pieces = mo.equivalent(a, b, on=box, eps=eps)
         yield eps, pieces
         yield eps, mo.equivalent(a, b, eps=eps)
         apart = compare._bisected(a, b, box, 100, None, -1.0, None, None)[0]
-        yield eps, replace(pieces, status="proved", witness=None, pieces=False, proof=None, bisection=apart)
+        yield (
+            eps,
+            replace(
+                pieces, status="proved", witness=None, pieces=False, proof=None, bisection=apart
+            ),
+        )
 
 
 @pytest.mark.parametrize(("eps", "answer"), list(answers()), ids=str)
@@ -486,7 +549,10 @@ LONG = Fraction(4 * 10**698 + 1, 7 * 10**698 + 3)
 
 def scales(count, ratio=LONG, width=4):
     one = {"move": "scale", "layer": 1, "units": list(range(width))}
-    return [{**one, "ratio": str(ratio if k % 2 == 0 or ratio == LONG else 1 / ratio)} for k in range(count)]
+    return [
+        {**one, "ratio": str(ratio if k % 2 == 0 or ratio == LONG else 1 / ratio)}
+        for k in range(count)
+    ]
 
 
 def read(large, moves):
@@ -496,7 +562,9 @@ def read(large, moves):
 
 def test_numbers_that_grow_are_refused(monkeypatch):
     """Each move makes them longer by as much; before this was limited, 160 moves took a minute."""
-    large = net(np.arange(1, 13).reshape(4, 3), np.arange(4), [[1, 2, 3, 4]], [0], activation="relu")
+    large = net(
+        np.arange(1, 13).reshape(4, 3), np.arange(4), [[1, 2, 3, 4]], [0], activation="relu"
+    )
     longest = []
     bounded = exact_numbers.bounded
 
@@ -505,7 +573,9 @@ def test_numbers_that_grow_are_refused(monkeypatch):
         return bounded(q)
 
     monkeypatch.setattr(exact_numbers, "bounded", watched)
-    with pytest.raises(mo.CertificateRejected, match=r"scale of unit 0, 1, 2, 3 in layer 1: a number of \d+ bits"):
+    with pytest.raises(
+        mo.CertificateRejected, match=r"scale of unit 0, 1, 2, 3 in layer 1: a number of \d+ bits"
+    ):
         read(large, scales(160))
     assert max(longest) < 2 * exact_numbers.LONGEST
     assert len(longest) < 1000, "refused as soon as it is too long"
@@ -537,11 +607,19 @@ def test_the_extremes_of_floats_are_not_too_long():
 def test_work_in_rationals_is_counted(monkeypatch):
     """Numbers that stay short, over and over again, in a network of the reader's own."""
     rng = np.random.default_rng(0)
-    large = net(rng.normal(size=(10, 10)), rng.normal(size=10), rng.normal(size=(2, 10)), np.zeros(2), activation="relu")
+    large = net(
+        rng.normal(size=(10, 10)),
+        rng.normal(size=10),
+        rng.normal(size=(2, 10)),
+        np.zeros(2),
+        activation="relu",
+    )
     moves = scales(20, Fraction(3), 10)
     read(large, moves)
     monkeypatch.setattr(states, "ENTRIES", 0)
-    with pytest.raises(mo.CertificateRejected, match=r"more than \d+ entries would be computed in rationals"):
+    with pytest.raises(
+        mo.CertificateRejected, match=r"more than \d+ entries would be computed in rationals"
+    ):
         read(large, moves)
     read(large, moves[:6])
 
@@ -582,7 +660,9 @@ for ask in (
 
 def ran(script, **env):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **env}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -591,7 +671,10 @@ def test_nothing_is_certified_where_subnormal_numbers_are_flushed():
     pytest.importorskip("torch", reason="no torch to set the processor; pip install '.[torch]'")
     lines = ran(REFUSED.format(setup=SETUP["flushed subnormals"])).splitlines()
     assert len(lines) == 7
-    assert all("nothing can be certified in this process: subnormal numbers are flushed to zero" in line for line in lines)
+    assert all(
+        "nothing can be certified in this process: subnormal numbers are flushed to zero" in line
+        for line in lines
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="THE WAY OF ROUNDING IS CHANGED ON LINUX ONLY")
@@ -604,8 +687,12 @@ def test_nothing_is_certified_under_another_rounding(name):
         "aarch64": {"up": 0x400000, "down": 0x800000, "zero": 0xC00000},
     }
     if platform.machine() not in ways:
-        pytest.skip(f"the numbers of the ways of rounding of {platform.machine()} are not known here")
-    lines = ran(REFUSED.format(setup=SETUP["another rounding"].format(up=ways[platform.machine()][name]))).splitlines()
+        pytest.skip(
+            f"the numbers of the ways of rounding of {platform.machine()} are not known here"
+        )
+    lines = ran(
+        REFUSED.format(setup=SETUP["another rounding"].format(up=ways[platform.machine()][name]))
+    ).splitlines()
     assert len(lines) == 7
     assert all("sums are not rounded to the nearest float" in line for line in lines)
 
@@ -637,7 +724,9 @@ except errors.Undecided as error:
 
 
 def test_the_threads_of_the_matrix_library_are_asked_too():
-    """glibc on x86 alone lets a thread be set from here; elsewhere, or with one thread, the library has nothing to flush."""
+    """glibc on x86 alone lets a thread be set from here; elsewhere, or with one thread, the library
+    has nothing to flush.
+    """
     import platform
 
     if platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc":
@@ -651,8 +740,19 @@ def test_the_threads_of_the_matrix_library_are_asked_too():
 
 @pytest.mark.parametrize("tiny", [2.0**-40, 2.0**-560, 5e-324])
 def test_bounds_of_entries_of_a_jacobian_do_not_underflow(tiny):
-    """2^size bounds what is computed exactly; a product of two small weights was taken for 0, and a rank for proved."""
-    parts = [[2], [-1]], [1, 0.5], [[tiny, 0], [tiny, tiny]], [0.25, 0], [[tiny, tiny]], [0], [[tiny]], [0]
+    """2^size bounds what is computed exactly; a product of two small weights was taken for 0, and a
+    rank for proved.
+    """
+    parts = (
+        [[2], [-1]],
+        [1, 0.5],
+        [[tiny, 0], [tiny, tiny]],
+        [0.25, 0],
+        [[tiny, tiny]],
+        [0],
+        [[tiny]],
+        [0],
+    )
     large = net(*parts, activation="relu")
     found = mo.pieces(large, on=mo.Box(-1, 1))
     sizes, powers = functional_dimension._column_bits(found)
@@ -662,12 +762,23 @@ def test_bounds_of_entries_of_a_jacobian_do_not_underflow(tiny):
     start = [max(abs(Fraction(x)) for x in row) for row in found.start.tolist()]
     reach = [[*start, Fraction(1)]]
     for layer in large.layers[:-1]:
-        rows = [[*map(Fraction, w), Fraction(b)] for w, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
-        reach.append([*(sum(abs(q) * x for q, x in zip(row, reach[-1], strict=True)) for row in rows), Fraction(1)])
+        rows = [
+            [*map(Fraction, w), Fraction(b)]
+            for w, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        ]
+        reach.append(
+            [
+                *(sum(abs(q) * x for q, x in zip(row, reach[-1], strict=True)) for row in rows),
+                Fraction(1),
+            ]
+        )
     behind, entries = [Fraction(1)], []
     for layer, read_ in zip(reversed(large.layers), reversed(reach), strict=True):
         entries.insert(0, [b * x for b in behind for x in read_[:-1]] + behind)
-        behind = [sum(abs(Fraction(w)) * b for w, b in zip(column, behind, strict=True)) for column in layer.weight.T.tolist()]
+        behind = [
+            sum(abs(Fraction(w)) * b for w, b in zip(column, behind, strict=True))
+            for column in layer.weight.T.tolist()
+        ]
     flat = [x for part in entries for x in part]
     assert len(flat) == len(sizes) == len(powers)
     for exact, size in zip(flat, sizes.tolist(), strict=True):

@@ -199,7 +199,11 @@ class Graph:
         return made[0] if outputs == 1 else tuple(made)
 
     def is_constant(self, name: str) -> bool:
-        return name in self.constants or name in self.stored or any(s.values.name == name for s in self.sparse)
+        return (
+            name in self.constants
+            or name in self.stored
+            or any(s.values.name == name for s in self.sparse)
+        )
 
     def value(self, name: str) -> Array:
         """What onnxruntime makes of a name at the trial input."""
@@ -225,7 +229,11 @@ class Graph:
             chosen.append(id(proto))
             stack += names_read([proto])
         nodes = [node for node in self.nodes if id(node) in chosen]
-        feeds = {name: self.values[name] for name in sorted(set(names_read(nodes))) if name in self.values}
+        feeds = {
+            name: self.values[name]
+            for name in sorted(set(names_read(nodes)))
+            if name in self.values
+        }
         (result,) = run(session(self.model([wanted], feeds=feeds, nodes=nodes)), [wanted], feeds)
         array = np.asarray(result)
         if array.dtype == object or array.size > MAX_SIZE or array.ndim > 7:
@@ -237,7 +245,11 @@ class Graph:
     def const(self, array: Any, dtype: Any = None, *, plain: bool = False) -> str:
         """A constant, in one of the ways in which files write one."""
         found = np.asarray(array)
-        wanted = found.dtype if dtype is None and found.dtype.kind in "iub" else np.dtype(dtype or self.dtype)
+        wanted = (
+            found.dtype
+            if dtype is None and found.dtype.kind in "iub"
+            else np.dtype(dtype or self.dtype)
+        )
         own = np.ascontiguousarray(found, dtype=wanted).reshape(found.shape)
         if plain or not self.chance(self.odd_constants):
             return self.store(own)
@@ -252,7 +264,9 @@ class Graph:
         name = self.name("c")
         typed = array.dtype != np.float16 and self.chance(0.2)
         if typed:
-            self.stored[name] = helper.make_tensor(name, kind_of(array.dtype), array.shape, array.ravel().tolist())
+            self.stored[name] = helper.make_tensor(
+                name, kind_of(array.dtype), array.shape, array.ravel().tolist()
+            )
         else:
             self.stored[name] = numpy_helper.from_array(array, name)
         return name
@@ -296,7 +310,10 @@ class Graph:
             ends = self.ends()
             needed.update(end.name for end in ends)
         else:
-            ends = [helper.make_tensor_value_info(n, kind_of(a.dtype), a.shape) for n, a in feeds.items()]
+            ends = [
+                helper.make_tensor_value_info(n, kind_of(a.dtype), a.shape)
+                for n, a in feeds.items()
+            ]
         graph = helper.make_graph(
             list(chosen),
             "random",
@@ -308,9 +325,13 @@ class Graph:
         if feeds is None and self.ir < 4:
             named = {end.name for end in ends}
             missing = [tensor for tensor in graph.initializer if tensor.name not in named]
-            graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in missing)
+            graph.input.extend(
+                helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in missing
+            )
         imports = [helper.make_opsetid(self.main_domain, self.opset)]
-        imports += [helper.make_opsetid(domain, version) for domain, version in self.domains.items()]
+        imports += [
+            helper.make_opsetid(domain, version) for domain, version in self.domains.items()
+        ]
         if self.main_domain:
             for proto in graph.node:
                 proto.domain = proto.domain or self.main_domain
@@ -389,7 +410,9 @@ def _sparse(g: Graph, array: Array, name: str) -> Any:
     indices = places.astype(np.int64)
     if array.ndim == 2 and g.chance(0.5):
         indices = np.argwhere(array).astype(np.int64)
-    return helper.make_sparse_tensor(values, numpy_helper.from_array(indices, f"{name}_at"), array.shape)
+    return helper.make_sparse_tensor(
+        values, numpy_helper.from_array(indices, f"{name}_at"), array.shape
+    )
 
 
 def _sparse_node(g: Graph, array: Array) -> str:
@@ -422,7 +445,9 @@ def _cast(g: Graph, array: Array) -> str:
 
 
 def _reshaped(g: Graph, array: Array) -> str:
-    return str(g.node("Reshape", g.store(array.ravel()), g.store(np.array(array.shape, dtype=np.int64))))
+    return str(
+        g.node("Reshape", g.store(array.ravel()), g.store(np.array(array.shape, dtype=np.int64)))
+    )
 
 
 def _transposed(g: Graph, array: Array) -> str:
@@ -443,16 +468,29 @@ def _dequantized(g: Graph, array: Array) -> str:
     """Small integers, with scales for all, for an axis, or for blocks of one."""
     dtype = np.dtype(g.pick(("int8", "uint8", "int16", "uint16", "int32")))
     steps = array * 8.0
-    if array.dtype != np.float32 or not array.ndim or not (np.abs(steps) <= 100).all() or (steps % 1).any():
+    if (
+        array.dtype != np.float32
+        or not array.ndim
+        or not (np.abs(steps) <= 100).all()
+        or (steps % 1).any()
+    ):
         raise Rejected("is not quantised")
-    zero = 0 if dtype.kind == "i" and dtype.itemsize == 4 else g.integer(0, 20) + (100 if dtype.kind == "u" else 0)
+    zero = (
+        0
+        if dtype.kind == "i" and dtype.itemsize == 4
+        else g.integer(0, 20) + (100 if dtype.kind == "u" else 0)
+    )
     finer = g.chance(0.5) and dtype.itemsize == 1 and (np.abs(steps) <= 13).all()
     axis = g.integer(0, array.ndim - 1)
     form = g.weighted({"one": 2, "axis": 2, "blocks": 1, "no zero": 1})
     zero = 0 if form == "no zero" else zero
     if form in ("one", "no zero"):
         small, scale = (steps + zero).astype(dtype), np.array(0.125, np.float32)
-        ends = [g.store(small), g.store(scale), *([g.store(np.array(zero, dtype))] if form == "one" else [])]
+        ends = [
+            g.store(small),
+            g.store(scale),
+            *([g.store(np.array(zero, dtype))] if form == "one" else []),
+        ]
         return str(g.node("DequantizeLinear", *ends))
     halves = g.rng.random(array.shape[axis]) < 0.5 if finer else np.zeros(array.shape[axis], bool)
     scales = np.where(halves, 0.0625, 0.125).astype(np.float32)
@@ -461,7 +499,9 @@ def _dequantized(g: Graph, array: Array) -> str:
     small = (steps * np.where(halves, 2, 1).reshape(along) + zero).astype(dtype)
     if form == "axis":
         zeros = np.full(array.shape[axis], zero, dtype)
-        return str(g.node("DequantizeLinear", g.store(small), g.store(scales), g.store(zeros), axis=axis))
+        return str(
+            g.node("DequantizeLinear", g.store(small), g.store(scales), g.store(zeros), axis=axis)
+        )
     wide = np.broadcast_to(scales.reshape(along), array.shape)
     zeros = np.full(array.shape, zero, dtype)
     ends = [g.store(small), g.store(np.ascontiguousarray(wide)), g.store(zeros)]
@@ -476,14 +516,18 @@ def _range(g: Graph, array: Array) -> str:
         if not delta or (np.diff(array) != delta).any():
             raise Rejected("is no range")
     limit = array[-1] + g.pick((delta, np.sign(delta)))
-    return str(g.node("Range", *[g.store(np.array(v, array.dtype)) for v in (array[0], limit, delta)]))
+    return str(
+        g.node("Range", *[g.store(np.array(v, array.dtype)) for v in (array[0], limit, delta)])
+    )
 
 
 def _filled(g: Graph, array: Array) -> str:
     if not array.size or not (array == array.flat[0]).all():
         raise Rejected("is not uniform")
     value = numpy_helper.from_array(array.ravel()[:1], "value")
-    return str(g.node("ConstantOfShape", g.store(np.array(array.shape, dtype=np.int64)), value=value))
+    return str(
+        g.node("ConstantOfShape", g.store(np.array(array.shape, dtype=np.int64)), value=value)
+    )
 
 
 def _added(g: Graph, array: Array) -> str:
@@ -519,7 +563,9 @@ def _branch(g: Graph, array: Array) -> str:
     nodes = []
     for found in (array, np.zeros_like(array)):
         name = g.name("b")
-        made = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(found, f"{name}_t"))
+        made = helper.make_node(
+            "Constant", [], [name], value=numpy_helper.from_array(found, f"{name}_t")
+        )
         end = helper.make_tensor_value_info(name, kind_of(found.dtype), found.shape)
         nodes.append(helper.make_graph([made], g.name("branch"), [], [end]))
     truth = g.chance(0.5)

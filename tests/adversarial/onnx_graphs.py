@@ -1,12 +1,14 @@
-"""Random ONNX graphs, read and run: python tests/adversarial/onnx_graphs.py --graphs 50000 [--seed 0] [--findings DIR]
+"""Random ONNX graphs, read and run: python tests/adversarial/onnx_graphs.py --graphs 50000 [--seed
+0] [--findings DIR]
 
-A graph is made of one number, so that any of them comes again (--replay NUMBER). Most are nearly dense chains with one or
-two odd things in them. `moduli.load` may refuse a graph, in one line; what it reads must agree with onnxruntime at inputs
-small, large, negative and zero, at every batch size that the file allows. Everything else is a finding: it is shrunk while
-it lasts, and kept as a model with a story.
+A graph is made of one number, so that any of them comes again (--replay NUMBER). Most are nearly
+dense chains with one or two odd things in them. `moduli.load` may refuse a graph, in one line; what
+it reads must agree with onnxruntime at inputs small, large, negative and zero, at every batch size
+that the file allows. Everything else is a finding: it is shrunk while it lasts, and kept as a model
+with a story.
 
-Where onnxruntime is known to leave the specification, a model that means the same is run in its place: `DEVIATIONS` holds
-these, with the evidence.
+Where onnxruntime is known to leave the specification, a model that means the same is run in its
+place: `DEVIATIONS` holds these, with the evidence.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ CAMPAIGN = 1_000_000  # graphs of one seed at most: graph number n of seed s is 
 CHUNK = 250  # graphs of one process
 SECONDS = 20  # for reading one graph
 LONGEST = 1500  # characters of a message
-FOLLOWED = 0.25  # of odd steps are followed by another: what a first one does to axes, the next one shows
-SAFETY = 8.0  # kernels may sum in any order and use functions right to a few units in the last place
+FOLLOWED = (
+    0.25  # of odd steps are followed by another: what a first one does to axes, the next one shows
+)
+SAFETY = (
+    8.0  # kernels may sum in any order and use functions right to a few units in the last place
+)
 UNITS = {"tensor(double)": 2.0**-53, "tensor(float16)": 2.0**-11, "tensor(bfloat16)": 2.0**-8}
 SINGLE = 2.0**-24
 
@@ -52,8 +58,8 @@ class Case:
     """A model and how it is asked.
 
     Attributes:
-        shape: of the input; the samples are counted by `batch`, which is 0 for any number and None where the input has
-            no axis for them.
+        shape: of the input; the samples are counted by `batch`, which is 0 for any number and None
+            where the input has no axis for them.
         asked: what `moduli.load` is given beside the model.
         steps: names of what it was made of.
     """
@@ -149,7 +155,9 @@ def _chain(g: Graph, x: str) -> tuple[str, list[str], list[str]]:
 def _taken(g: Graph, x: str, name: str | None) -> tuple[str, str] | None:
     """What a step makes of a value, of the given name or an odd one; None where none can be taken."""
     for _ in range(3 if name else 6):
-        step: Step = PLAIN[name] if name else ODD[g.weighted({one.name: one.weight for one in ODD.values()})]
+        step: Step = (
+            PLAIN[name] if name else ODD[g.weighted({one.name: one.weight for one in ODD.values()})]
+        )
         mark = g.mark()
         if g.rank(x) < step.axes:
             continue
@@ -168,7 +176,8 @@ class Verdict:
     """What became of a case.
 
     Attributes:
-        status: "skipped", "refused", "caught" (refused since a second reading disagreed), "read" or "finding".
+        status: "skipped", "refused", "caught" (refused since a second reading disagreed), "read" or
+            "finding".
         kind: of a finding, or the reason of the others.
         story: of a finding, for people.
         compared: outputs that were compared.
@@ -181,7 +190,9 @@ class Verdict:
 
 
 class Progress:
-    """What a process was at when it died: a graph, and whether it was being read (or else made, or run by onnxruntime)."""
+    """What a process was at when it died: a graph, and whether it was being read (or else made, or
+    run by onnxruntime).
+    """
 
     def __init__(self) -> None:
         self.number, self.reads = _CONTEXT.Value("q", 0), _CONTEXT.Value("b", 0)
@@ -253,7 +264,9 @@ def _read(case: Case) -> tuple[mo.Network | None, Verdict | None]:
 
 
 def _place(error: BaseException) -> str:
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/moduli/" in frame.filename]
+    own = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "/moduli/" in frame.filename
+    ]
     where = f" at {Path(own[-1].filename).stem}:{own[-1].name}" if own else ""
     return f"{type(error).__name__}{where}"
 
@@ -269,7 +282,9 @@ def inputs(case: Case, batch: int | None) -> Iterator[tuple[Array, bool]]:
     """Inputs, and whether they are small: zero, multiples of 1/8, negative, of mixed sizes, large."""
     rng = np.random.default_rng([case.number, batch or 0])
     shape = case.shape if batch is None else (batch, *case.shape[1:])
-    dtype = helper.tensor_dtype_to_np_dtype(_input(case.model, case.input).type.tensor_type.elem_type)
+    dtype = helper.tensor_dtype_to_np_dtype(
+        _input(case.model, case.input).type.tensor_type.elem_type
+    )
     drawn = [rng.integers(-16, 17, shape) / 8 for _ in range(3 if case.batch == 0 else 5)]
     zero, low = np.zeros(shape), -np.abs(rng.integers(1, 17, shape) / 8)
     large = rng.integers(-1000, 1001, shape)
@@ -285,8 +300,14 @@ def _input(model: onnx.ModelProto, name: str) -> Any:
 
 def _others(case: Case) -> list[str]:
     """Inputs beside the data."""
-    stored = {t.name for t in case.model.graph.initializer} | {s.values.name for s in case.model.graph.sparse_initializer}
-    return [end.name for end in case.model.graph.input if end.name != case.input and end.name not in stored]
+    stored = {t.name for t in case.model.graph.initializer} | {
+        s.values.name for s in case.model.graph.sparse_initializer
+    }
+    return [
+        end.name
+        for end in case.model.graph.input
+        if end.name != case.input and end.name not in stored
+    ]
 
 
 def _compared(case: Case, run_as: onnx.ModelProto, net: mo.Network) -> Verdict:
@@ -326,8 +347,12 @@ def _samples(case: Case, net: mo.Network, x: Array) -> int | None:
     return len(x) if x.ndim > 1 and width * len(x) == x.size else None
 
 
-def _difference(case: Case, net: mo.Network, x: Array, theirs: Array, small: bool) -> tuple[Verdict | None, int]:
-    """A finding where a network and the file differ at an input, and how many outputs were compared."""
+def _difference(
+    case: Case, net: mo.Network, x: Array, theirs: Array, small: bool
+) -> tuple[Verdict | None, int]:
+    """A finding where a network and the file differ at an input, and how many outputs were
+    compared.
+    """
     samples = _samples(case, net, x)
     if samples is None:
         return _finding("width", case, net, x, theirs, None), 0
@@ -338,7 +363,9 @@ def _difference(case: Case, net: mo.Network, x: Array, theirs: Array, small: boo
         return _finding("size", case, net, x, theirs, ours), 0
     given = theirs.astype(np.float64).reshape(ours.shape)
     finite = np.isfinite(given)
-    if not np.isfinite(ours[finite]).all() or (small and not finite.all() and np.isfinite(ours[~finite]).any()):
+    if not np.isfinite(ours[finite]).all() or (
+        small and not finite.all() and np.isfinite(ours[~finite]).any()
+    ):
         return _finding("not finite", case, net, x, theirs, ours), 0
     with np.errstate(all="ignore"):
         gap = np.abs(ours - given)
@@ -352,13 +379,17 @@ def _difference(case: Case, net: mo.Network, x: Array, theirs: Array, small: boo
     return None, int(finite.sum())
 
 
-def _finding(kind: str, case: Case, net: mo.Network, x: Array, theirs: Array, ours: Array | None) -> Verdict:
+def _finding(
+    kind: str, case: Case, net: mo.Network, x: Array, theirs: Array, ours: Array | None
+) -> Verdict:
     lines = [
         f"read as {net}",
         *(f"note: {note}" for note in net.notes),
         f"input {x.shape} {np.array2string(x.ravel(), threshold=24)}",
         f"onnxruntime {theirs.shape} {np.array2string(theirs.ravel(), threshold=24)}",
-        "" if ours is None else f"network {ours.shape} {np.array2string(ours.ravel(), threshold=24)}",
+        ""
+        if ours is None
+        else f"network {ours.shape} {np.array2string(ours.ravel(), threshold=24)}",
     ]
     batch = f" at batch {len(x)}" if case.batch == 0 else ""
     return Verdict("finding", kind, f"{kind}{batch}\n" + "\n".join(lines))
@@ -367,15 +398,18 @@ def _finding(kind: str, case: Case, net: mo.Network, x: Array, theirs: Array, ou
 def allowance(net: mo.Network, x: Array, biggest: float, unit: float) -> Array:
     """What the arithmetic of a runtime may do to the outputs ``[batch, out]``, to first order.
 
-    A sum of n products errs by at most n + 1 roundings of the sum of the absolute values, an activation passes errors on
-    with its steepest slope and adds a few roundings. Whatever else a graph computes on its way and the network does not is
-    at most `biggest`, of which a few roundings are passed on by all later layers.
+    A sum of n products errs by at most n + 1 roundings of the sum of the absolute values, an
+    activation passes errors on with its steepest slope and adds a few roundings. Whatever else a
+    graph computes on its way and the network does not is at most `biggest`, of which a few
+    roundings are passed on by all later layers.
     """
     h, error, gain = x, np.abs(x), 1.0
     for layer in net.layers:
         size = np.abs(layer.weight)
         z = h @ layer.weight.T + layer.bias
-        error = error @ size.T + (layer.weight.shape[1] + 2) * (np.abs(h) @ size.T + np.abs(layer.bias))
+        error = error @ size.T + (layer.weight.shape[1] + 2) * (
+            np.abs(h) @ size.T + np.abs(layer.bias)
+        )
         h = np.asarray(layer.activation(z))
         steep = max(1.0, _steepest(layer.activation, z))
         error = steep * error + 4 * np.abs(h) + 4
@@ -387,14 +421,19 @@ def _steepest(activation: Any, z: Array) -> float:
     """The steepest slope of an activation near some arguments."""
     with np.errstate(all="ignore"):
         here = activation(z)
-        slopes = [np.abs(activation(z + d) - here).max(initial=0.0) / abs(d) for d in (1e-3, -1e-3, 0.1, -0.1, 2, -2, 20, -20)]
+        slopes = [
+            np.abs(activation(z + d) - here).max(initial=0.0) / abs(d)
+            for d in (1e-3, -1e-3, 0.1, -0.1, 2, -2, 20, -20)
+        ]
     return float(np.nanmax(slopes))
 
 
 def _arithmetic(case: Case, x: Array, small: bool) -> tuple[float, float]:
-    """The coarsest unit of roundoff in which data is computed, and the largest number met on the way.
+    """The coarsest unit of roundoff in which data is computed, and the largest number met on the
+    way.
 
-    A large input may overflow in a runtime where real numbers do not, and a later Clip hide it: infinity is met then.
+    A large input may overflow in a runtime where real numbers do not, and a later Clip hide it:
+    infinity is met then.
     """
     data = {case.input}
     made = []
@@ -411,7 +450,11 @@ def _arithmetic(case: Case, x: Array, small: bool) -> tuple[float, float]:
     except Rejected:  # a value that cannot be fetched
         return SINGLE, 0.0
     types = {end.name: end.type for end in opened.get_outputs()}
-    real = [name for name in made if types[name] in ("tensor(float)", "tensor(double)", "tensor(float16)")]
+    real = [
+        name
+        for name in made
+        if types[name] in ("tensor(float)", "tensor(double)", "tensor(float16)")
+    ]
     feeds = {case.input: x, **{name: _second(case.model, name) for name in _others(case)}}
     values = run(opened, real, feeds)
     numbers = [np.abs(v.astype(np.float64)).ravel() for v in values]
@@ -420,7 +463,9 @@ def _arithmetic(case: Case, x: Array, small: bool) -> tuple[float, float]:
     sizes = [float(np.nan_to_num(v, nan=np.inf, posinf=np.inf).max(initial=0.0)) for v in numbers]
     kinds = {types[name] for name in made} | {opened.get_inputs()[0].type}
     floats = [UNITS.get(kind, SINGLE) for kind in kinds if kind in UNITS or kind == "tensor(float)"]
-    return max(floats, default=SINGLE), max([float(np.abs(x.astype(np.float64)).max(initial=0.0)), *sizes])
+    return max(floats, default=SINGLE), max(
+        [float(np.abs(x.astype(np.float64)).max(initial=0.0)), *sizes]
+    )
 
 
 # Where onnxruntime is not followed ------------------------------------------------------------------------------
@@ -429,9 +474,10 @@ def _arithmetic(case: Case, x: Array, small: bool) -> tuple[float, float]:
 def _rounded_halves(case: Case) -> onnx.ModelProto:
     """The model with constants in half precision computed node by node.
 
-    onnxruntime has few kernels for half precision on a CPU. It computes the others in single precision between two casts,
-    and drops pairs of casts (InsertCastTransformer): of Mul(1.1494, 0.6397) cast to float, both float16, it makes 0.7346...,
-    where ONNX says that the product is a float16; the product alone, fetched as float16, is 0.7344.
+    onnxruntime has few kernels for half precision on a CPU. It computes the others in single
+    precision between two casts, and drops pairs of casts (InsertCastTransformer): of Mul(1.1494,
+    0.6397) cast to float, both float16, it makes 0.7346..., where ONNX says that the product is a
+    float16; the product alone, fetched as float16, is 0.7344.
     """
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in case.model.graph.initializer}
     model = onnx.ModelProto()
@@ -442,12 +488,19 @@ def _rounded_halves(case: Case) -> onnx.ModelProto:
             del model.graph.node[place]
     kept = []
     for node in model.graph.node:
-        if not set(filter(None, node.input)) <= known.keys() or len(node.output) != 1 or not node.input:
+        if (
+            not set(filter(None, node.input)) <= known.keys()
+            or len(node.output) != 1
+            or not node.input
+        ):
             kept.append(node)
             continue
         known[node.output[0]] = _alone(case.model, node, {n: known[n] for n in node.input if n})
     graph = helper.make_graph(
-        kept, "pinned", [end for end in model.graph.input if end.name not in known], list(model.graph.output)
+        kept,
+        "pinned",
+        [end for end in model.graph.input if end.name not in known],
+        list(model.graph.output),
     )
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in known.items())
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
@@ -462,8 +515,12 @@ def _alone(model: onnx.ModelProto, node: Any, known: dict[str, Array]) -> Array:
     """What onnxruntime makes of one node of constants."""
     name = node.output[0]
     tensors = [numpy_helper.from_array(array, own) for own, array in known.items()]
-    graph = helper.make_graph([node], "alone", [], [helper.make_empty_tensor_value_info(name)], tensors)
-    made = helper.make_model(graph, opset_imports=list(model.opset_import), functions=list(model.functions))
+    graph = helper.make_graph(
+        [node], "alone", [], [helper.make_empty_tensor_value_info(name)], tensors
+    )
+    made = helper.make_model(
+        graph, opset_imports=list(model.opset_import), functions=list(model.functions)
+    )
     made.ir_version = max(4, model.ir_version)
     (array,) = run(session(made), [name], {})
     return array
@@ -488,7 +545,10 @@ def shrunk(case: Case, verdict: Verdict, tries: int = 250) -> tuple[Case, Verdic
             if left <= 0:
                 break
             found = _tried(smaller)
-            if found is not None and (found.status, found.kind) == (verdict.status, _same(verdict, found)):
+            if found is not None and (found.status, found.kind) == (
+                verdict.status,
+                _same(verdict, found),
+            ):
                 case, verdict, progress = smaller, found, True
                 break
     return case, verdict
@@ -522,7 +582,9 @@ def _smaller(case: Case) -> Iterator[Case]:
             yield from _folded(case, place)
     for place, node in enumerate(graph.node):
         for k in range(len(node.attribute)):
-            yield _changed(case, lambda copy, place=place, k=k: copy.node[place].attribute.__delitem__(k))
+            yield _changed(
+                case, lambda copy, place=place, k=k: copy.node[place].attribute.__delitem__(k)
+            )
         if len(node.input) > 1:
             yield _changed(case, lambda copy, place=place: copy.node[place].input.pop())
 
@@ -535,7 +597,9 @@ def _changed(case: Case, change: Callable[[Any], Any]) -> Case:
     return replace(case, model=model)
 
 
-def _with(case: Case, *, output: str | None = None, without: int | None = None, instead: str = "") -> Case:
+def _with(
+    case: Case, *, output: str | None = None, without: int | None = None, instead: str = ""
+) -> Case:
     """Another output, or a node replaced by one of its inputs."""
     wanted = case.output if output is None else output
 
@@ -642,7 +706,9 @@ class Tally:
         if status != "skipped":
             self.met.update(result["operators"])
             self.steps.update(result["steps"])
-        if status in ("read", "finding") and not result["kind"].startswith(("escapes", "message", "slow")):
+        if status in ("read", "finding") and not result["kind"].startswith(
+            ("escapes", "message", "slow")
+        ):
             self.read.update(result["operators"])
             self.steps_read.update(result["steps"])
         if status in ("finding", "caught"):
@@ -651,8 +717,13 @@ class Tally:
     def report(self, say: Callable[[str], None]) -> None:
         judged = sum(self.status.values()) - self.status["skipped"]
         say(", ".join(f"{count} {status}" for status, count in sorted(self.status.items())))
-        say(f"share read: {self.status['read'] / max(1, judged):.1%} of {judged} that onnxruntime runs")
-        for title, met, read in (("operator", self.met, self.read), ("step", self.steps, self.steps_read)):
+        say(
+            f"share read: {self.status['read'] / max(1, judged):.1%} of {judged} that onnxruntime runs"
+        )
+        for title, met, read in (
+            ("operator", self.met, self.read),
+            ("step", self.steps, self.steps_read),
+        ):
             say(f"read of each {title}:")
             rows = [f"{name} {read[name]}/{met[name]}" for name in sorted(met)]
             for start in range(0, len(rows), 6):
@@ -709,9 +780,13 @@ def campaign(
     shrinks: int = 200,
     say: Callable[[str], None] = print,
 ) -> Tally:
-    """Try the graphs 0, 1, ..., count - 1 of a seed; findings are shrunk and kept, the first few of each kind."""
+    """Try the graphs 0, 1, ..., count - 1 of a seed; findings are shrunk and kept, the first few of
+    each kind.
+    """
     if not 0 < count <= CAMPAIGN:
-        raise ValueError(f"{count} graphs; between 1 and {CAMPAIGN} belong to a seed, take another seed for more")
+        raise ValueError(
+            f"{count} graphs; between 1 and {CAMPAIGN} belong to a seed, take another seed for more"
+        )
     started, tally = time.monotonic(), Tally()
     first = seed * CAMPAIGN
     chunks = [range(n, min(n + CHUNK, first + count)) for n in range(first, first + count, CHUNK)]
@@ -751,18 +826,30 @@ def _parallel(chunks: list[range], workers: int) -> Iterator[list[dict[str, Any]
 
 
 def _death(number: int, code: int, reading: bool) -> dict[str, Any]:
-    """The end of a process is a finding, unless onnxruntime ended it; exit code 1 is an exception of the fuzzer itself."""
+    """The end of a process is a finding, unless onnxruntime ended it; exit code 1 is an exception
+    of the fuzzer itself.
+    """
     theirs = not reading and code < 0
     kind = f"process died: exit code {code}{'' if reading else ', not in reading'}"
     status = "skipped" if theirs else "finding"
-    return {"number": number, "status": status, "kind": kind, "story": "", "operators": [], "steps": [], "output": ""}
+    return {
+        "number": number,
+        "status": status,
+        "kind": kind,
+        "story": "",
+        "operators": [],
+        "steps": [],
+        "output": "",
+    }
 
 
 def _told(tally: Tally, keep: Path | None, shrinks: int, say: Callable[[str], None]) -> None:
     """Shrink findings, the first of each sort first, and say what is left of them."""
     sorts: dict[Any, list[dict[str, Any]]] = {}
     for result in tally.findings:
-        sorts.setdefault((result["status"], _plain_words(result["kind"]), *result["steps"]), []).append(result)
+        sorts.setdefault(
+            (result["status"], _plain_words(result["kind"]), *result["steps"]), []
+        ).append(result)
     order = sorted(tally.findings, key=lambda r: _rank(r, sorts))
     kinds: dict[str, list[dict[str, Any]]] = {}
     for result in order[:shrinks]:
@@ -828,14 +915,18 @@ def replay(number: int, keep: Path | None, say: Callable[[str], None] = print) -
     wrong = False
     for case in make(number):
         verdict = judge(case)
-        say(f"graph {number}, output {case.output}, asked {case.asked}, made of {', '.join(case.steps)}")
+        say(
+            f"graph {number}, output {case.output}, asked {case.asked}, made of {', '.join(case.steps)}"
+        )
         say(onnx.printer.to_text(case.model))
         say(f"{verdict.status}: {verdict.kind}\n{verdict.story}")
         if verdict.status not in ("finding", "caught"):
             continue
         wrong = wrong or verdict.status == "finding"
         case, verdict = shrunk(case, verdict)
-        say(f"shrunk: {_label(case, verdict)}\n{onnx.printer.to_text(case.model)}\n{verdict.kind}\n{verdict.story}")
+        say(
+            f"shrunk: {_label(case, verdict)}\n{onnx.printer.to_text(case.model)}\n{verdict.kind}\n{verdict.story}"
+        )
         if keep is not None:
             _kept(keep, _label(case, verdict), case, verdict)
     return wrong
@@ -845,16 +936,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--findings", type=Path, help="folder for one model and one story of each kind of finding")
+    parser.add_argument(
+        "--findings", type=Path, help="folder for one model and one story of each kind of finding"
+    )
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--shrinks", type=int, default=200, help="findings that are shrunk, at most")
+    parser.add_argument(
+        "--shrinks", type=int, default=200, help="findings that are shrunk, at most"
+    )
     parser.add_argument("--replay", type=int, help="number of one graph")
     given = parser.parse_args(arguments)
     with contextlib.suppress(BrokenPipeError):
         if given.replay is not None:
             return int(replay(given.replay, given.findings))
         tally = campaign(
-            given.graphs, given.seed, workers=given.workers, keep=given.findings, shrinks=given.shrinks
+            given.graphs,
+            given.seed,
+            workers=given.workers,
+            keep=given.findings,
+            shrinks=given.shrinks,
         )
         return int(tally.status["finding"] > 0)
     return 1

@@ -1,7 +1,8 @@
-"""What a random graph is made of: plain steps, which a reader of dense networks reads, and odd ones, which it may not.
+"""What a random graph is made of: plain steps, which a reader of dense networks reads, and odd
+ones, which it may not.
 
-A step takes a graph and the name of its data and gives the name of what it made of it. It may fail with `Rejected` at any
-place; nothing of it is kept then.
+A step takes a graph and the name of its data and gives the name of what it made of it. It may fail
+with `Rejected` at any place; nothing of it is kept then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Build = Callable[[Graph, str], str]
 
 @dataclass(frozen=True)
 class Step:
-    """A way to go on: its name, how it is built, how often it is taken, and how many axes its data has at least."""
+    """A way to go on: its name, how it is built, how often it is taken, and how many axes its data
+    has at least.
+    """
 
     name: str
     build: Build
@@ -114,8 +117,9 @@ def _whole_convolution(g: Graph, x: str) -> str:
 
 COMMON = {
     "Relu": {}, "Tanh": {}, "Sigmoid": {}, "Abs": {}, "Sin": {}, "Erf": {}, "Softplus": {},
-    "LeakyRelu": {"alpha": (None, 0.25, 0.0, -0.5, 1.0, 2.0)}, "Gelu": {"approximate": (None, "none", "tanh")},
-    "Elu": {"alpha": (None, 1.0, 0.5)}, "HardSwish": {}, "Mish": {},
+    "LeakyRelu": {"alpha": (None, 0.25, 0.0, -0.5, 1.0, 2.0)},
+    "Gelu": {"approximate": (None, "none", "tanh")}, "Elu": {"alpha": (None, 1.0, 0.5)},
+    "HardSwish": {}, "Mish": {},
     "HardSigmoid": {"alpha": (None, 0.25, 1.0), "beta": (None, 0.5, 0.0)}, "Selu": {},
 }  # fmt: skip
 
@@ -140,7 +144,14 @@ def _batch_norm(g: Graph, x: str) -> str:
     n = g.shape(x)[1]
     # a power of two as variance plus epsilon, so that the fold is exact
     parts = [g.dyadic((n,)), g.dyadic((n,)), g.dyadic((n,)), g.pick(([0.25], [1.0], [4.0])) * n]
-    return str(g.node("BatchNormalization", x, *[g.const(part) for part in parts], epsilon=g.pick((None, 0.0, 1e-5, 1e-3))))
+    return str(
+        g.node(
+            "BatchNormalization",
+            x,
+            *[g.const(part) for part in parts],
+            epsilon=g.pick((None, 0.0, 1e-5, 1e-3)),
+        )
+    )
 
 
 @plain(1, axes=1)
@@ -175,7 +186,20 @@ def clipped(g: Graph, x: str, low: float | None, high: float | None) -> str:
 
 @odd(2, axes=0)
 def _cast_and_back(g: Graph, x: str) -> str:
-    to = g.pick(("int8", "int16", "int32", "int64", "uint8", "bool", "float16", "float64", "bfloat16", "float32"))
+    to = g.pick(
+        (
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint8",
+            "bool",
+            "float16",
+            "float64",
+            "bfloat16",
+            "float32",
+        )
+    )
     if to == "bfloat16":
         return g.cast(g.cast(x, BFLOAT16), g.dtype)
     if to == "uint8":
@@ -216,17 +240,39 @@ def _integer_constant(g: Graph, x: str) -> str:
 
     total = numbers()
     for _ in range(g.integer(1, 3)):
-        op = g.pick(("Add", "Mul", "Sub", "Max", "Min", "Neg", "Abs", "Div", "Pow", "Mod", "Cast", "Cast", "Cast"))
+        op = g.pick(
+            (
+                "Add",
+                "Mul",
+                "Sub",
+                "Max",
+                "Min",
+                "Neg",
+                "Abs",
+                "Div",
+                "Pow",
+                "Mod",
+                "Cast",
+                "Cast",
+                "Cast",
+            )
+        )
         if op in ("Neg", "Abs"):
             total = g.node(op, total)
         elif op == "Cast":  # among integers, which wraps, or to numbers that hold all of them
-            narrow = g.pick(("float32", "float16") if dtype == "float16" else (*INTEGERS, *INTEGERS, "bool", "float32"))
+            narrow = g.pick(
+                ("float32", "float16")
+                if dtype == "float16"
+                else (*INTEGERS, *INTEGERS, "bool", "float32")
+            )
             total = g.cast(total, narrow)
             dtype = dtype if narrow in ("bool", "float32") else narrow
             total = g.cast(total, dtype) if narrow in ("bool", "float32") else total
         elif op in ("Div", "Mod"):
             divisor = g.const(np.full(size, g.pick((2, 3, 7, 10))), dtype)
-            total = g.node(op, total, divisor, fmod=1 if op == "Mod" and dtype == "float16" else None)
+            total = g.node(
+                op, total, divisor, fmod=1 if op == "Mod" and dtype == "float16" else None
+            )
         elif op == "Pow":
             total = g.node(op, total, g.const(np.array(2), dtype))
         else:
@@ -256,7 +302,9 @@ def dimension(g: Graph, x: str, k: int) -> str:
 @odd(2, axes=0)
 def _reshape_by_shape(g: Graph, x: str) -> str:
     shape = g.shape(x)
-    parts = [dimension(g, x, k) if g.chance(0.6) else g.const(np.array([n])) for k, n in enumerate(shape)]
+    parts = [
+        dimension(g, x, k) if g.chance(0.6) else g.const(np.array([n])) for k, n in enumerate(shape)
+    ]
     if len(parts) > 1 and g.chance(0.5):
         last, former = parts.pop(), parts.pop()
         parts.append(g.node("Mul", former, last))
@@ -277,7 +325,9 @@ def _count_as_number(g: Graph, x: str) -> str:
     if op == "Size":
         count = g.node("Size", x)
     else:
-        count = g.squeeze(dimension(g, x, g.integer(0, max(0, rank - 1)) if g.chance(0.5) else 0), None)
+        count = g.squeeze(
+            dimension(g, x, g.integer(0, max(0, rank - 1)) if g.chance(0.5) else 0), None
+        )
     for _ in range(g.integer(0, 2)):
         number = g.const(np.array(g.integer(1, 4)))
         count = g.node(g.pick(("Add", "Sub", "Mul", "Div", "Mod")), count, number)
@@ -375,7 +425,9 @@ def number(g: Graph, value: float) -> str:
     shape = g.weighted({(): 5, (1,): 3, (1, 1): 1.5, (1, 1, 1): 1.5, (3,): 0.3})
     stored = g.const(np.full(shape, value))
     if g.chance(0.05):
-        stored = g.cast(g.const(np.full(shape, value), g.pick(("float16", "float64", "int64"))), g.dtype)
+        stored = g.cast(
+            g.const(np.full(shape, value), g.pick(("float16", "float64", "int64"))), g.dtype
+        )
     return stored
 
 
@@ -401,14 +453,18 @@ def passed(g: Graph, x: str) -> str:
 
 @odd(3, axes=0)
 def _sigmoid_gate(g: Graph, x: str) -> str:
-    form = g.weighted({"plain": 4, "twice": 2, "scaled": 2, "other": 1, "numbers": 2, "squared": 1, "sum": 1})
+    form = g.weighted(
+        {"plain": 4, "twice": 2, "scaled": 2, "other": 1, "numbers": 2, "squared": 1, "sum": 1}
+    )
     x = passed(g, x)
     inner = x
     if form == "scaled":
         inner = g.node("Mul", x, number(g, g.pick((1.702, 1.0, 2.0))))
     if form == "other":
         inner = g.node("Neg", x)
-    gate = passed(g, str(g.node(g.pick(("Sigmoid", "Sigmoid", "Sigmoid", "HardSigmoid", "Tanh")), inner)))
+    gate = passed(
+        g, str(g.node(g.pick(("Sigmoid", "Sigmoid", "Sigmoid", "HardSigmoid", "Tanh")), inner))
+    )
     if form == "twice":
         again = gate if g.chance(0.6) else g.node("Sigmoid", x)
         return product(g, x, gate, again)
@@ -460,7 +516,21 @@ def _gelu_by_tanh(g: Graph, x: str) -> str:
 @odd(1.5, axes=0)
 def _spelled(g: Graph, x: str) -> str:
     """Other activations by their formulas."""
-    form = g.pick(("softplus", "mish", "hardswish", "relu", "where", "sigmoid", "abs", "square", "softsign", "leaky", "relu6"))
+    form = g.pick(
+        (
+            "softplus",
+            "mish",
+            "hardswish",
+            "relu",
+            "where",
+            "sigmoid",
+            "abs",
+            "square",
+            "softsign",
+            "leaky",
+            "relu6",
+        )
+    )
     if form == "softplus":
         ends = [g.node("Exp", x), number(g, 1.0)]
         g.rng.shuffle(ends)
@@ -475,7 +545,9 @@ def _spelled(g: Graph, x: str) -> str:
         test = g.node(g.pick(("Greater", "Less")), x, number(g, 0.0))
         return str(g.node("Where", test, x, g.pick((number(g, 0.0), g.node("Neg", x)))))
     if form == "sigmoid":
-        return str(g.node("Reciprocal", g.node("Add", g.node("Exp", g.node("Neg", x)), number(g, 1.0))))
+        return str(
+            g.node("Reciprocal", g.node("Add", g.node("Exp", g.node("Neg", x)), number(g, 1.0)))
+        )
     if form == "abs":
         return str(g.node("Max", x, g.node("Neg", x)))
     if form == "softsign":
@@ -491,11 +563,13 @@ def _spelled(g: Graph, x: str) -> str:
 # Activations ----------------------------------------------------------------------------------------------------
 
 RARE = {
-    "Elu": {"alpha": (None, 0.25, 2.0, -1.0, 0.0)}, "Selu": {"alpha": (None, 0.5), "gamma": (None, 0.5, 2.0)},
-    "Celu": {"alpha": (None, 0.5, 2.0)}, "HardSigmoid": {"alpha": (None, 0.25, 1.0, -0.5), "beta": (None, 0.25, 2.0)},
-    "HardSwish": {}, "Mish": {}, "Softsign": {}, "Softplus": {}, "Erf": {}, "Cos": {}, "Sin": {}, "Neg": {}, "Sign": {},
-    "Floor": {}, "Ceil": {}, "Round": {}, "Exp": {}, "Atan": {}, "Sinh": {}, "Asinh": {}, "Tan": {},
-    "ThresholdedRelu": {"alpha": (None, 0.0, 0.5)}, "Shrink": {"bias": (None, 0.25), "lambd": (None, 0.25)},
+    "Elu": {"alpha": (None, 0.25, 2.0, -1.0, 0.0)},
+    "Selu": {"alpha": (None, 0.5), "gamma": (None, 0.5, 2.0)}, "Celu": {"alpha": (None, 0.5, 2.0)},
+    "HardSigmoid": {"alpha": (None, 0.25, 1.0, -0.5), "beta": (None, 0.25, 2.0)}, "HardSwish": {},
+    "Mish": {}, "Softsign": {}, "Softplus": {}, "Erf": {}, "Cos": {}, "Sin": {}, "Neg": {},
+    "Sign": {}, "Floor": {}, "Ceil": {}, "Round": {}, "Exp": {}, "Atan": {}, "Sinh": {},
+    "Asinh": {}, "Tan": {}, "ThresholdedRelu": {"alpha": (None, 0.0, 0.5)},
+    "Shrink": {"bias": (None, 0.25), "lambd": (None, 0.25)},
     "Swish": {"alpha": (None, 1.0, 1.702)}, "Gelu": {"approximate": (None, "tanh")},
     "LeakyRelu": {"alpha": (None, 0.01, -1.0, 0.0, 1.0, 1.5)},
 }  # fmt: skip
@@ -577,7 +651,9 @@ def _matmul(g: Graph, x: str) -> str:
         raise Rejected("has no axes")
     more = g.pick(((), (), (1,), (2,), (1, 1), (1, 2)))
     if g.chance(0.6):
-        own = g.pick(((shape[-1],), (shape[-1], g.integer(1, 3)), (*more, shape[-1], g.integer(1, 3))))
+        own = g.pick(
+            ((shape[-1],), (shape[-1], g.integer(1, 3)), (*more, shape[-1], g.integer(1, 3)))
+        )
         return str(g.node("MatMul", x, g.const(g.dyadic(own))))
     inner = shape[-2] if len(shape) > 1 else shape[0]
     own = g.pick(((inner,), (g.integer(1, 3), inner), (*more, g.integer(1, 3), inner)))
@@ -587,7 +663,10 @@ def _matmul(g: Graph, x: str) -> str:
 @odd(1)
 def _einsum(g: Graph, x: str) -> str:
     n = g.shape(x)[-1]
-    forms = {2: ("bi,ij->bj", "bi,ij->jb", "bi,ij->b", "bi,ij->j"), 3: ("bci,ij->bcj", "bci,ij->bjc", "bci,ij->cbj")}
+    forms = {
+        2: ("bi,ij->bj", "bi,ij->jb", "bi,ij->b", "bi,ij->j"),
+        3: ("bci,ij->bcj", "bci,ij->bjc", "bci,ij->cbj"),
+    }
     form = g.pick(forms.get(g.rank(x), ()))
     return str(g.node("Einsum", x, g.const(g.dyadic((n, 2))), equation=form))
 
@@ -596,7 +675,9 @@ def image(g: Graph, x: str, axes: int) -> str:
     """Channels and an image in place of a row."""
     x = flat(g, x)
     n = g.shape(x)[-1]
-    sizes = [[c, h, n // (c * h)] for c in range(1, n + 1) for h in range(1, n + 1) if n % (c * h) == 0]
+    sizes = [
+        [c, h, n // (c * h)] for c in range(1, n + 1) for h in range(1, n + 1) if n % (c * h) == 0
+    ]
     sizes = [size for size in sizes if axes == 2 or size[1] == 1]
     chosen = max(g.pick(sizes), g.pick(sizes), key=lambda size: math.prod(size[1:]))
     kept = chosen if axes == 2 else [chosen[0], chosen[2]]
@@ -641,7 +722,9 @@ def _convolution(g: Graph, x: str) -> str:
 def _pooling(g: Graph, x: str) -> str:
     x = image(g, x, g.integer(1, 2))
     _, _, *sizes = g.shape(x)
-    op = g.pick(("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "AveragePool"))
+    op = g.pick(
+        ("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "AveragePool")
+    )
     if op.startswith("Global"):
         return flat(g, g.node(op, x))
     window = [g.integer(1, min(2, n)) for n in sizes]
@@ -670,7 +753,9 @@ def _odd_batch_norm(g: Graph, x: str) -> str:
         attributes["training_mode"] = 1
     if g.chance(0.05):
         attributes["epsilon"] = g.pick((0.0, -0.125))
-    return str(g.node("BatchNormalization", x, *[g.const(part) for part in parts], attributes=attributes))
+    return str(
+        g.node("BatchNormalization", x, *[g.const(part) for part in parts], attributes=attributes)
+    )
 
 
 @odd(1.5)
@@ -690,8 +775,19 @@ def _other_norm(g: Graph, x: str) -> str:
     if op in ("LayerNormalization", "RMSNormalization"):
         axis = g.integer(0, len(shape) - 1)
         ends = [x, g.const(g.dyadic(shape[axis:]))]
-        ends += [g.const(g.dyadic(shape[axis:]))] if op == "LayerNormalization" and g.chance(0.6) else []
-        return str(g.node(op, *ends, axis=g.pick((axis, axis - len(shape))), epsilon=g.pick((None, 0.25, 1e-3))))
+        ends += (
+            [g.const(g.dyadic(shape[axis:]))]
+            if op == "LayerNormalization" and g.chance(0.6)
+            else []
+        )
+        return str(
+            g.node(
+                op,
+                *ends,
+                axis=g.pick((axis, axis - len(shape))),
+                epsilon=g.pick((None, 0.25, 1e-3)),
+            )
+        )
     if op == "LpNormalization":
         return str(g.node(op, x, p=g.integer(1, 2), axis=g.integer(-1, len(shape) - 1)))
     if op in ("MeanVarianceNormalization", "LRN"):
@@ -824,7 +920,10 @@ def _slice(g: Graph, x: str) -> str:
         step = g.weighted({1: 6, 2: 1, -1: 2, -2: 0.5})
         start, end = g.integer(-n, n), g.pick((n, g.integer(-n, n), 2**31 - 1, 2**63 - 1, 100))
         if step < 0:
-            start, end = g.pick((n - 1, -1, 100, start)), g.pick((-(2**31), -(2**63), -100, end, -n - 1))
+            start, end = (
+                g.pick((n - 1, -1, 100, start)),
+                g.pick((-(2**31), -(2**63), -100, end, -n - 1)),
+            )
         if g.chance(0.5):
             start, end = (0, end) if step > 0 else (start, end)
         starts.append(start)
@@ -907,9 +1006,13 @@ def _gather(g: Graph, x: str) -> str:
     elif form == "one":
         places = np.array(g.integer(-n, n - 1))
     else:
-        places = g.rng.integers(-n, n, (g.integer(1, 4),) if form == "some" else (2, g.integer(1, 2)))
+        places = g.rng.integers(
+            -n, n, (g.integer(1, 4),) if form == "some" else (2, g.integer(1, 2))
+        )
     kind = g.pick(("int64", "int32"))
-    return str(g.node("Gather", x, g.const(places, kind), axis=axis if axis or g.chance(0.5) else None))
+    return str(
+        g.node("Gather", x, g.const(places, kind), axis=axis if axis or g.chance(0.5) else None)
+    )
 
 
 @odd(2)
@@ -981,7 +1084,9 @@ def _pad(g: Graph, x: str) -> str:
     mode = g.weighted({None: 5, "constant": 1, "edge": 1, "reflect": 1, "wrap": 0.5})
     if g.opset < 11:
         return str(g.node("Pad", x, pads=pads, mode=mode, value=g.pick((None, 0.0, 0.5))))
-    ends = [g.const(np.array(pads))] + ([g.const(np.array(g.pick((0.0, 0.5))))] if g.chance(0.5) else [])
+    ends = [g.const(np.array(pads))] + (
+        [g.const(np.array(g.pick((0.0, 0.5))))] if g.chance(0.5) else []
+    )
     return str(g.node("Pad", x, *ends, mode=mode))
 
 
@@ -1012,7 +1117,12 @@ def _scatter(g: Graph, x: str) -> str:
     x = image(g, x, 2)
     if form == "DepthToSpace":
         op = g.pick((form, "SpaceToDepth"))
-        return flat(g, g.node(op, x, blocksize=g.pick((1, 2)), mode=g.pick((None, "CRD")) if op == form else None))
+        return flat(
+            g,
+            g.node(
+                op, x, blocksize=g.pick((1, 2)), mode=g.pick((None, "CRD")) if op == form else None
+            ),
+        )
     if g.opset < 11:
         raise Rejected("has another form")
     scales = g.const(np.array([1, 1, 2, 1]), np.float32)
@@ -1027,7 +1137,12 @@ def _scatter(g: Graph, x: str) -> str:
 def _residual(g: Graph, x: str) -> str:
     ends = [x, branch(g, x)]
     g.rng.shuffle(ends)
-    return str(g.node(g.weighted({"Add": 4, "Sub": 2, "Mul": 1, "Max": 1, "Min": 1, "Sum": 1, "Mean": 0.5}), *ends))
+    return str(
+        g.node(
+            g.weighted({"Add": 4, "Sub": 2, "Mul": 1, "Max": 1, "Min": 1, "Sum": 1, "Mean": 0.5}),
+            *ends,
+        )
+    )
 
 
 @odd(2)
@@ -1036,7 +1151,9 @@ def _low_rank(g: Graph, x: str) -> str:
     x = flat(g, x)
     n, m, r = g.shape(x)[-1], g.integer(1, 4), g.integer(1, 2)
     base = g.node("Gemm", x, g.const(g.dyadic((n, m))), g.const(g.dyadic((m,))))
-    low = g.node("MatMul", g.node("MatMul", x, g.const(g.dyadic((n, r)))), g.const(g.dyadic((r, m))))
+    low = g.node(
+        "MatMul", g.node("MatMul", x, g.const(g.dyadic((n, r)))), g.const(g.dyadic((r, m)))
+    )
     if g.chance(0.5):
         low = g.node("Mul", low, number(g, 0.5))
     return str(g.node("Add", base, low))
@@ -1051,7 +1168,9 @@ def _dueling(g: Graph, x: str) -> str:
     value = g.node("Gemm", x, g.const(g.dyadic((n, 1))), g.const(g.dyadic((1,))))
     advantage = g.node("Gemm", x, g.const(g.dyadic((n, m))), g.const(g.dyadic((m,))))
     keep = 1 if g.chance(0.85) else 0
-    mean = g.axes(g.weighted({"ReduceMean": 8, "ReduceMax": 1}), advantage, [axis], 18, keepdims=keep)
+    mean = g.axes(
+        g.weighted({"ReduceMean": 8, "ReduceMax": 1}), advantage, [axis], 18, keepdims=keep
+    )
     if g.chance(0.5):
         return str(g.node("Sub", g.node("Add", value, advantage), mean))
     return str(g.node("Add", value, g.node("Sub", advantage, mean)))
@@ -1095,12 +1214,27 @@ def _after_inputs(g: Graph, x: str) -> str:
 def _sklearn(g: Graph, x: str) -> str:
     ml = "ai.onnx.ml"
     n = g.shape(x)[-1]
-    op = g.pick(("Scaler", "Scaler", "Scaler", "Normalizer", "LinearRegressor", "LinearClassifier", "Binarizer", "Imputer"))
+    op = g.pick(
+        (
+            "Scaler",
+            "Scaler",
+            "Scaler",
+            "Normalizer",
+            "LinearRegressor",
+            "LinearClassifier",
+            "Binarizer",
+            "Imputer",
+        )
+    )
     x = flat(g, x) if g.chance(0.8) else x
     if op == "Scaler":
         size = g.pick((n, n, 1))
         offset, scale = g.dyadic((size,)).tolist(), g.dyadic((g.pick((size, n, 1)),)).tolist()
-        return str(g.node(op, x, domain=ml, attributes=g.some({"offset": (offset, None), "scale": (scale,)})))
+        return str(
+            g.node(
+                op, x, domain=ml, attributes=g.some({"offset": (offset, None), "scale": (scale,)})
+            )
+        )
     if op == "Normalizer":
         return str(g.node(op, x, domain=ml, norm=g.pick(("MAX", "L1", "L2"))))
     if op == "LinearRegressor":
@@ -1108,21 +1242,46 @@ def _sklearn(g: Graph, x: str) -> str:
         weights = g.dyadic((m * n,)).tolist()
         more = {"intercepts": g.dyadic((m,)).tolist()} if g.chance(0.7) else {}
         after = g.weighted({None: 6, "NONE": 2, "LOGISTIC": 1, "SOFTMAX": 1})
-        return str(g.node(op, x, domain=ml, coefficients=weights, targets=m, post_transform=after, attributes=more))
+        return str(
+            g.node(
+                op,
+                x,
+                domain=ml,
+                coefficients=weights,
+                targets=m,
+                post_transform=after,
+                attributes=more,
+            )
+        )
     if op == "LinearClassifier":
         m = g.integer(1, 3)
         weights, more = g.dyadic((m * n,)).tolist(), {"intercepts": g.dyadic((m,)).tolist()}
         labels = list(range(max(2, m)))
         after = g.pick((None, "NONE", "LOGISTIC", "SOFTMAX"))
         made = g.node(
-            op, x, domain=ml, coefficients=weights, classlabels_ints=labels, post_transform=after, outputs=2, attributes=more
+            op,
+            x,
+            domain=ml,
+            coefficients=weights,
+            classlabels_ints=labels,
+            post_transform=after,
+            outputs=2,
+            attributes=more,
         )
         if g.chance(0.4):
             return str(g.node("Normalizer", made[1], domain=ml, norm="L1"))
         return str(made[1] if g.chance(0.8) else made[0])
     if op == "Binarizer":
         return str(g.node(op, x, domain=ml, threshold=0.25))
-    return str(g.node(op, x, domain=ml, imputed_value_floats=[0.0], replaced_value_float=g.pick((0.5, math.nan))))
+    return str(
+        g.node(
+            op,
+            x,
+            domain=ml,
+            imputed_value_floats=[0.0],
+            replaced_value_float=g.pick((0.5, math.nan)),
+        )
+    )
 
 
 @odd(1)
@@ -1134,7 +1293,9 @@ def _branches(g: Graph, x: str) -> str:
         op = g.pick(("Relu", "Neg", "Identity", "Abs"))
         source = x if g.chance(0.6) else g.const(g.dyadic(g.shape(x)), plain=True)
         end = helper.make_tensor_value_info(name, kind_of(g.dtype), None)
-        graphs.append(helper.make_graph([helper.make_node(op, [source], [name])], g.name("branch"), [], [end]))
+        graphs.append(
+            helper.make_graph([helper.make_node(op, [source], [name])], g.name("branch"), [], [end])
+        )
     if g.chance(0.6):
         test = g.const(np.array(g.chance(0.5)))
     elif g.chance(0.5):
@@ -1174,7 +1335,11 @@ def _contributed(g: Graph, x: str) -> str:
     if op == "QuickGelu":
         return str(g.node(op, x, domain=own, alpha=g.pick((None, 1.0))))
     if op == "FusedMatMul":
-        return str(g.node(op, x, g.const(g.dyadic((2, n))), domain=own, transB=1, alpha=g.pick((None, 0.5))))
+        return str(
+            g.node(
+                op, x, g.const(g.dyadic((2, n))), domain=own, transB=1, alpha=g.pick((None, 0.5))
+            )
+        )
     if op == "FusedGemm":
         x = flat(g, x)
         weight = g.const(g.dyadic((g.shape(x)[-1], 2)))

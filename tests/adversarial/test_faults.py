@@ -1,4 +1,6 @@
-"""Killed, interrupted, without room: what is written is whole or not there, what is finished is kept, and one line says so."""
+"""Killed, interrupted, without room: what is written is whole or not there, what is finished is
+kept, and one line says so.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,20 @@ def start(*args: object, cwd: Path, limits=None) -> subprocess.Popen[str]:
     """The command line, loaded and about to begin."""
 
     def before() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # jobs in the background of a shell inherit that it is ignored
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # jobs in the background of a shell inherit that it is ignored
         if limits is not None:
             limits()
 
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", READY, *map(str, args)]
-    process = subprocess.Popen(command, cwd=cwd, env=ENV, start_new_session=True, preexec_fn=before, **pipes)
-    assert os.read(process.stderr.fileno(), 6) == b"ready!"  # no more: what is buffered here, `communicate` does not see
+    process = subprocess.Popen(
+        command, cwd=cwd, env=ENV, start_new_session=True, preexec_fn=before, **pipes
+    )
+    assert (
+        os.read(process.stderr.fileno(), 6) == b"ready!"
+    )  # no more: what is buffered here, `communicate` does not see
     return process
 
 
@@ -78,7 +86,9 @@ def worked(pid: int) -> float:
 
 
 def until(holds):
-    """Wait for something that comes, however busy the machine is; what never comes does not stop all other tests."""
+    """Wait for something that comes, however busy the machine is; what never comes does not stop
+    all other tests.
+    """
     limit = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < limit, "waited in vain"
@@ -90,10 +100,15 @@ def long_work(folder: Path) -> dict[str, tuple[object, ...]]:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         widths = (6, 60, 60, 60, 2)
-        parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)), rng.normal(size=m))]
+        parts = [
+            p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)), rng.normal(size=m))
+        ]
         mo.save(mo.Network.mlp(*parts, activation="relu"), folder / f"{name}.npz")
     rows = rng.uniform(-1, 1, (60, 2))
-    mo.save(mo.Network.mlp(rows, rng.uniform(-1, 1, 60), rng.normal(size=(1, 60)), [0.0]), folder / "t.npz")
+    mo.save(
+        mo.Network.mlp(rows, rng.uniform(-1, 1, 60), rng.normal(size=(1, 60)), [0.0]),
+        folder / "t.npz",
+    )
     (folder / "s.toml").write_text(CONFIG.format(5000))
     return {
         "compress": ("compress", "a.npz", "-o", "small.npz", "--on", "box:-1,1", "--budget", 10**9),
@@ -107,14 +122,20 @@ def long_work(folder: Path) -> dict[str, tuple[object, ...]]:
 
 # Ctrl-C ---------------------------------------------------------------------------------------------------------
 
-INTERRUPTED = (130, -signal.SIGINT)  # the second where Python itself ends by the signal; a shell shows 130 for both
+INTERRUPTED = (
+    130,
+    -signal.SIGINT,
+)  # the second where Python itself ends by the signal; a shell shows 130 for both
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "compress",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("rank", "distance", "report", "sweep", "sweep on processes")),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("rank", "distance", "report", "sweep", "sweep on processes")
+        ),
     ],
 )
 def test_interrupted(name, tmp_path):
@@ -129,7 +150,11 @@ def test_interrupted(name, tmp_path):
     assert process.poll() is None, "the work was too short to interrupt"
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = end(process)
-    kept = "finished runs are kept in runs, the same command does the rest" if "sweep" in name else "nothing was written"
+    kept = (
+        "finished runs are kept in runs, the same command does the rest"
+        if "sweep" in name
+        else "nothing was written"
+    )
     assert (code in INTERRUPTED, out) == (True, "")
     assert re.fullmatch(rf"\n?moduli: interrupted( at: [^\n]+)?; {kept}\n", err), err
     assert set(tmp_path.iterdir()) - before == ({runs} if "sweep" in name else set())
@@ -178,7 +203,10 @@ def test_save_killed_at_many_moments_leaves_a_whole_file(tmp_path, suffix):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["compress", "report"])
 def test_commands_killed_at_any_moment_leave_whole_files(tmp_path, command):
-    rng, out = random.Random(command), tmp_path / ("small.onnx" if command == "compress" else "page.html")
+    rng, out = (
+        random.Random(command),
+        tmp_path / ("small.onnx" if command == "compress" else "page.html"),
+    )
     args = (command, "zoo:digits-tanh-grid", "-o", out.name)
     for _ in range(5):
         process = start(*args, cwd=tmp_path)
@@ -187,7 +215,10 @@ def test_commands_killed_at_any_moment_leave_whole_files(tmp_path, command):
         process.communicate()
         if out.exists() and command == "compress":
             small, proof = mo.load(out), tmp_path / "small.onnx.cert.json"
-            assert not proof.exists() or mo.check(proof, small, mo.load("zoo:digits-tanh-grid")).status == "proved"
+            assert (
+                not proof.exists()
+                or mo.check(proof, small, mo.load("zoo:digits-tanh-grid")).status == "proved"
+            )
         elif out.exists():
             assert out.read_text().rstrip().endswith("</html>")
     assert moduli(*args, cwd=tmp_path)[0] == 0
@@ -200,16 +231,25 @@ def test_sweep_killed_and_started_again_gives_the_same_table(tmp_path):
     (tmp_path / "s.toml").write_text(CONFIG.format(6))
     tables = []
     for store in ("once", "twice"):
-        args, runs = ("sweep", "s.toml", "--store", store, "--workers", "2", "--json"), tmp_path / store
+        args, runs = (
+            ("sweep", "s.toml", "--store", store, "--workers", "2", "--json"),
+            tmp_path / store,
+        )
         if store == "twice":
             process = start(*args, cwd=tmp_path)
-            until(lambda process=process, runs=runs: process.poll() is not None or len(list(runs.glob("*.json"))) > 2)
+            until(
+                lambda process=process, runs=runs: (
+                    process.poll() is not None or len(list(runs.glob("*.json"))) > 2
+                )
+            )
             workers = children(process)
             process.kill()
             process.communicate()
             until(lambda workers=workers: not any(map(alive, workers)))
             (runs / f".{next(runs.glob('*.json')).name}.abc.part").write_text("{")
-            assert len(list(runs.glob("*.json"))) < 12, "the sweep was done before it could be killed"
+            assert len(list(runs.glob("*.json"))) < 12, (
+                "the sweep was done before it could be killed"
+            )
         code, out, err = moduli(*args, cwd=tmp_path)
         assert (code, err) == (0, "")
         tables.append({**json.loads(out), "store": None})
@@ -222,20 +262,33 @@ def test_sweep_killed_and_started_again_gives_the_same_table(tmp_path):
 @pytest.mark.slow
 def test_sweep_whose_worker_dies_keeps_what_is_done(tmp_path):
     (tmp_path / "s.toml").write_text(CONFIG.format(1000))
-    process, runs = start("sweep", "s.toml", "--store", "runs", "--workers", "2", cwd=tmp_path), tmp_path / "runs"
+    process, runs = (
+        start("sweep", "s.toml", "--store", "runs", "--workers", "2", cwd=tmp_path),
+        tmp_path / "runs",
+    )
     until(lambda: process.poll() is not None or list(runs.glob("*.json")))
     os.kill(children(process)[-1], signal.SIGKILL)
     code, out, err = end(process)
     assert (code, out, err.count("\n")) == (3, "", 1)
-    assert f"a worker process died, killed or out of memory; {len(list(runs.glob('*.json')))} of 2000 results are in" in err
+    assert (
+        f"a worker process died, killed or out of memory; {len(list(runs.glob('*.json')))} of 2000 results are in"
+        in err
+    )
 
 
 @pytest.mark.slow
 def test_curve_whose_worker_dies_says_so(tmp_path):
     rng = np.random.default_rng(0)
-    dense = rng.uniform(-1, 1, (1000, 2)), rng.uniform(-1, 1, 1000), rng.normal(size=(1, 1000)), [0.0]
+    dense = (
+        rng.uniform(-1, 1, (1000, 2)),
+        rng.uniform(-1, 1, 1000),
+        rng.normal(size=(1, 1000)),
+        [0.0],
+    )
     mo.save(mo.Network.mlp(*dense), tmp_path / "t.npz")
-    process = start("curve", "t.npz", "--radii", "0.1,0.2,20", "--workers", "2", "--budget", 10**9, cwd=tmp_path)
+    process = start(
+        "curve", "t.npz", "--radii", "0.1,0.2,20", "--workers", "2", "--budget", 10**9, cwd=tmp_path
+    )
     until(lambda: len(children(process)) > 2)
     until(lambda: sum(map(worked, children(process))) > 2)
     os.kill(children(process)[-1], signal.SIGKILL)
@@ -249,10 +302,17 @@ def test_jobs_that_end_their_process(tmp_path):
     good = [Job("statistics:fmean", {"data": [1, k]}) for k in range(3)]
     done = run(good, store=tmp_path / "runs")
     executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-    with executor, pytest.raises(mo.Undecided, match=r"a worker process died.*3 of 6 results are in .*runs; start again"):
+    with (
+        executor,
+        pytest.raises(
+            mo.Undecided, match=r"a worker process died.*3 of 6 results are in .*runs; start again"
+        ),
+    ):
         run([*good, *jobs], store=tmp_path / "runs", executor=executor)
     assert run(good, store=tmp_path / "runs") == done
-    executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=os._exit, initargs=(1,))
+    executor = ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=os._exit, initargs=(1,)
+    )
     with executor, pytest.raises(BrokenProcessPool, match="terminated abruptly"):
         mo.rank_curve(mo.load("zoo:digits-tanh-grid"), radii=[0.0, 0.1], executor=executor)
 
@@ -264,9 +324,15 @@ def test_jobs_that_end_their_process(tmp_path):
 def small_disk(folder: Path):
     """A file system of 64 KiB where this machine lets us make one."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
-        pytest.skip("NO SMALL DISK HERE: mounting needs rights; files of a limited size are tried instead")
+        pytest.skip(
+            "NO SMALL DISK HERE: mounting needs rights; files of a limited size are tried instead"
+        )
     try:
         yield folder
     finally:
@@ -301,7 +367,10 @@ SOME = ["compress", *(pytest.param(name, marks=pytest.mark.slow) for name in ("c
 def test_a_full_disk(name, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         (disk / "filler").write_bytes(bytes(60 * 1024))
-        refused_to_write(moduli(*(a.replace("{}", "disk") for a in WRITERS[name]), cwd=tmp_path), "No space left on device")
+        refused_to_write(
+            moduli(*(a.replace("{}", "disk") for a in WRITERS[name]), cwd=tmp_path),
+            "No space left on device",
+        )
         assert [p.name for p in disk.iterdir()] == ["filler"]
 
 
@@ -317,7 +386,11 @@ REPORT = ("report", "zoo:digits-tanh-grid", "-o", "{}/page.html", "--budget", "4
 
 @pytest.mark.parametrize(
     ("args", "place"),
-    [(WRITERS["compress"], "file"), (WRITERS["compress"], "/proc/no"), pytest.param(REPORT, "file", marks=pytest.mark.slow)],
+    [
+        (WRITERS["compress"], "file"),
+        (WRITERS["compress"], "/proc/no"),
+        pytest.param(REPORT, "file", marks=pytest.mark.slow),
+    ],
 )
 def test_a_place_that_takes_no_files(args, place, tmp_path):
     (tmp_path / "file").touch()
@@ -335,12 +408,26 @@ def test_a_store_that_takes_no_files(tmp_path):
 def test_an_answer_that_cannot_be_printed(form, tmp_path):
     command = [sys.executable, "-c", READY, "info", "zoo:digits-tanh", *form]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    refused_to_write((done.returncode, "", done.stderr.removeprefix("ready!")), "cannot write the answer: No space left")
+        done = subprocess.run(
+            command, env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+    refused_to_write(
+        (done.returncode, "", done.stderr.removeprefix("ready!")),
+        "cannot write the answer: No space left",
+    )
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(command, env=ENV, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        command, env=ENV, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "ready!")
-    done = subprocess.run(command, env=ENV, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        command,
+        env=ENV,
+        preexec_fn=lambda: os.close(1),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "ready!")

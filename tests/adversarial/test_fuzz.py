@@ -1,4 +1,6 @@
-"""Malformed files of every format, by chance; `python tests/adversarial/fuzz.py --inputs N` tries more."""
+"""Malformed files of every format, by chance; `python tests/adversarial/fuzz.py --inputs N` tries
+more.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,39 @@ import pytest
 import moduli as mo
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="NO FORK HERE: malformed files are not tried")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="NO FORK HERE: malformed files are not tried"
+)
 
 
 def tried(inputs: int, seed: int) -> dict[str, tuple[int, int]]:
-    """Inputs and how many were read, by format, in a process of their own: torch's threads do not survive a fork of pytest."""
-    command = [sys.executable, str(ROOT / "tests" / "adversarial" / "fuzz.py"), "--inputs", str(inputs), "--seed", str(seed)]
+    """Inputs and how many were read, by format, in a process of their own: torch's threads do not
+    survive a fork of pytest.
+    """
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "adversarial" / "fuzz.py"),
+        "--inputs",
+        str(inputs),
+        "--seed",
+        str(seed),
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {name: (int(n), int(read)) for name, n, read in re.findall(r"(?m)^(\S+): (\d+) inputs, (\d+) read", done.stdout)}
+    return {
+        name: (int(n), int(read))
+        for name, n, read in re.findall(r"(?m)^(\S+): (\d+) inputs, (\d+) read", done.stdout)
+    }
 
 
 def test_a_few_hundred():
     counts = tried(40 * len(fuzz.FORMATS), seed=0)
     assert set(counts) == set(fuzz.FORMATS)
     assert all(n == 40 for n, _ in counts.values())
-    assert sum(read for _, read in counts.values()) > 20, "some files must be read, or nothing is tried but the first line"
+    assert sum(read for _, read in counts.values()) > 20, (
+        "some files must be read, or nothing is tried but the first line"
+    )
 
 
 @pytest.mark.slow
@@ -72,7 +90,10 @@ def test_the_fuzzer_sees_every_fault(kind, tmp_path, monkeypatch):
 
 def test_the_fuzzer_sees_what_hangs(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "SECONDS", 0.2)
-    assert wrong(lambda path, rng: [None for _ in iter(int, 1)], tmp_path, monkeypatch) == ["slow: Slow"] * 2
+    assert (
+        wrong(lambda path, rng: [None for _ in iter(int, 1)], tmp_path, monkeypatch)
+        == ["slow: Slow"] * 2
+    )
 
 
 def test_the_fuzzer_is_content_with_what_is_documented(tmp_path, monkeypatch):
@@ -80,7 +101,15 @@ def test_the_fuzzer_is_content_with_what_is_documented(tmp_path, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    for name in ("net.onnx", "net.npz", "net.safetensors", "net.nnet", "box.vnnlib", "sweep.toml", "data.npz"):
+    for name in (
+        "net.onnx",
+        "net.npz",
+        "net.safetensors",
+        "net.nnet",
+        "box.vnnlib",
+        "sweep.toml",
+        "data.npz",
+    ):
         form = fuzz.FORMATS[name]
         once, again = (fuzz.made(form, 3, 5) for _ in range(2))
         assert once == again

@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_objects_prove_no_falsehood():
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-o", "addopts=", "-p", "no:cacheprovider", "tests/adversarial/objects.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        "tests/adversarial/objects.py",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     print(done.stdout)  # what was skipped, and why

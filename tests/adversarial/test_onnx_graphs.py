@@ -1,4 +1,6 @@
-"""Random ONNX graphs against onnxruntime, briefly; `python tests/adversarial/onnx_graphs.py --graphs N` tries more."""
+"""Random ONNX graphs against onnxruntime, briefly; `python tests/adversarial/onnx_graphs.py
+--graphs N` tries more.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,16 @@ from onnx_steps import ODD, PLAIN
 import moduli as mo
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="NO FORK HERE: random ONNX graphs are not tried")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="NO FORK HERE: random ONNX graphs are not tried"
+)
 STEPS = PLAIN | ODD
 
 
 def tried(count: int, seed: int) -> tuple[str, dict[str, int]]:
-    """What is said of so many graphs, and how they ended; in a process of its own, since torch's threads survive no fork."""
+    """What is said of so many graphs, and how they ended; in a process of its own, since torch's
+    threads survive no fork.
+    """
     command = [sys.executable, graphs.__file__, "--graphs", str(count), "--seed", str(seed)]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -85,7 +91,12 @@ def test_every_step_makes_something(name):
 
 @pytest.mark.parametrize("form", CONSTANTS, ids=lambda form: form.__name__)
 def test_every_form_of_a_constant_is_the_constant(form):
-    arrays = [np.full((1, 2), 0.5, np.float32), np.array([[1, 0.25, 0], [2, 0, 1]], np.float32), np.arange(3), np.array(2.0)]
+    arrays = [
+        np.full((1, 2), 0.5, np.float32),
+        np.array([[1, 0.25, 0], [2, 0, 1]], np.float32),
+        np.arange(3),
+        np.array(2.0),
+    ]
     made = 0
     for number in range(40):
         g = begun(number)
@@ -127,9 +138,13 @@ WEIGHT = np.array([[1.0, -0.5], [0.25, 2.0]])
 
 def case(nodes, *, batch=0, shape=(2,), output="y", stored=(), opset=17, number=0):
     """A graph from x to y by hand."""
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in dict(stored).items()]
+    tensors = [
+        numpy_helper.from_array(np.asarray(array), name) for name, array in dict(stored).items()
+    ]
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch or "n", *shape])]
-    graph = helper.make_graph(nodes, "by hand", ends, [helper.make_empty_tensor_value_info(output)], tensors)
+    graph = helper.make_graph(
+        nodes, "by hand", ends, [helper.make_empty_tensor_value_info(output)], tensors
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 8
     return graphs.Case(number, model, "x", (batch or 1, *shape), batch, output, {}, ("dense",))
@@ -203,7 +218,10 @@ def test_the_judge_is_content_with_the_network_and_with_a_refusal(monkeypatch):
 @pytest.mark.parametrize("batch", [0, 2])
 def test_samples_that_change_places_are_seen(batch, monkeypatch):
     """Right at batch 1: all the entries of a batch are transposed."""
-    nodes = [helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("Reshape", ["t", "s"], ["y"])]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"]),
+        helper.make_node("Reshape", ["t", "s"], ["y"]),
+    ]
     mixed = case(nodes, batch=batch, stored={"s": np.array([-1, 2])})
     verdict = judged(monkeypatch, lambda model: read(np.eye(2), output_map="identity"), mixed)
     assert verdict.kind == "disagrees"
@@ -233,7 +251,9 @@ def test_halves_that_onnxruntime_does_not_round_are_no_finding(monkeypatch):
     right, wrong = float(half[0] * half[1]), float(half[0]) * float(half[1])
     kinds = []
     for number in (right, wrong):
-        verdict = judged(monkeypatch, lambda model, n=number: read(np.eye(2), [n, n], "identity"), halves)
+        verdict = judged(
+            monkeypatch, lambda model, n=number: read(np.eye(2), [n, n], "identity"), halves
+        )
         kinds.append(verdict.kind)
     assert kinds[0].startswith("onnxruntime deviates")
     assert kinds[1] == ""  # agrees with onnxruntime; that it is no half is beyond this judge

@@ -1,4 +1,6 @@
-"""The report: what it says of models and of widths, what it refuses, and that no bound is sold for more than it is."""
+"""The report: what it says of models and of widths, what it refuses, and that no bound is sold for
+more than it is.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,16 @@ def test_rows_say_what_they_need():
     assert one["Shen 2024"].status == "estimated"
     assert one["Shen 2024"].source == "constant unverified"
     assert one["Schmidt-Hieber 2020"].value > 0
-    assert by_name(mo.complexity([4, 8, 1], activation="tanh", samples=1000))["Anthony, Bartlett 1999"].value > 0
-    assert by_name(mo.complexity([4, 8, 1], activation="tanh"))["Anthony, Bartlett 1999"].note == "needs the number of samples"
+    assert (
+        by_name(mo.complexity([4, 8, 1], activation="tanh", samples=1000))[
+            "Anthony, Bartlett 1999"
+        ].value
+        > 0
+    )
+    assert (
+        by_name(mo.complexity([4, 8, 1], activation="tanh"))["Anthony, Bartlett 1999"].note
+        == "needs the number of samples"
+    )
 
 
 def test_vacuous_is_never_hidden():
@@ -65,7 +75,9 @@ def test_vacuous_is_never_hidden():
     assert not by_name(enough)["best of these"].vacuous
     assert cls.units == 400
     half = 2.9e7  # the specification: gap 0.5 at eps 0.1 from then on, without the choice of eps
-    assert 0.2 + math.sqrt((cls.log_covering(0.1) + math.log(40)) / (2 * half)) == pytest.approx(0.5, rel=5e-3)
+    assert 0.2 + math.sqrt((cls.log_covering(0.1) + math.log(40)) / (2 * half)) == pytest.approx(
+        0.5, rel=5e-3
+    )
 
 
 def test_norms_with_biases_are_those_of_the_same_function():
@@ -73,7 +85,9 @@ def test_norms_with_biases_are_those_of_the_same_function():
     net = plants.minimal(rng, (3, 5, 4, 1), ["relu", "leaky_relu(0.25)"]).network()
     x = rng.standard_normal((20, 3))
     h = np.column_stack([x, np.ones(20)])
-    for matrix, act in zip(_without_biases(net), [*net.activations, mo.Activation("identity")], strict=True):
+    for matrix, act in zip(
+        _without_biases(net), [*net.activations, mo.Activation("identity")], strict=True
+    ):
         h = act(h @ matrix.T)
     assert np.allclose(h, net(x))
 
@@ -103,7 +117,10 @@ def test_samples_count_or_are_given():
     x = np.random.default_rng(0).uniform(-1, 1, (50, 3))
     net = mo.Network.mlp(np.ones((4, 3)), np.zeros(4), np.ones((1, 4)), [0.0], activation="relu")
     given, counted = mo.complexity(net, samples=mo.Samples(x)), mo.complexity(net, samples=50)
-    assert by_name(given)["Golowich et al. 2018"].value < by_name(counted)["Golowich et al. 2018"].value
+    assert (
+        by_name(given)["Golowich et al. 2018"].value
+        < by_name(counted)["Golowich et al. 2018"].value
+    )
     with pytest.raises(ValueError, match="exceed input_bound"):
         mo.complexity(net, samples=mo.Samples(x), input_bound=0.5)
     with pytest.raises(mo.ShapeError, match="3 inputs"):
@@ -127,7 +144,9 @@ def test_refusals(options, said):
 def test_all_activations_and_shapes_have_a_report():
     for act in plants.EVERY:
         for widths in ((2, 3, 1), (2, 3, 3, 2)):
-            net = plants.minimal(np.random.default_rng(1), widths, [act] * (len(widths) - 2)).network()
+            net = plants.minimal(
+                np.random.default_rng(1), widths, [act] * (len(widths) - 2)
+            ).network()
             answer = mo.complexity(net, samples=100)
             json.dumps(answer.to_json())
             assert answer.log_covering() <= answer.log_covering(symmetry=False)
@@ -135,7 +154,9 @@ def test_all_activations_and_shapes_have_a_report():
     assert "<table>" in answer._repr_html_()
     affine = mo.complexity(mo.Network.mlp([[1.0, 2.0]], [0.0]))
     assert affine.log_symmetries == 0
-    assert mo.complexity([3, 2]).log_covering() == mo.complexity([3, 2]).log_covering(symmetry=False)
+    assert mo.complexity([3, 2]).log_covering() == mo.complexity([3, 2]).log_covering(
+        symmetry=False
+    )
 
 
 def test_pictures():
@@ -147,7 +168,9 @@ def test_pictures():
 
 
 def test_a_class_holds_the_network_it_is_read_off():
-    """In the exact floats: 0.1 is above a tenth. Powers of two stay what they are, however short they are written."""
+    """In the exact floats: 0.1 is above a tenth. Powers of two stay what they are, however short
+    they are written.
+    """
     net = mo.Network.mlp([[0.1, -(2.0**-30)]], [2.0**-30], [[0.7]], [0.1], activation="relu")
     answer = mo.complexity(net, samples=100)
     assert answer.cls.bounds == (Fraction(0.1), Fraction(0.7))
@@ -194,7 +217,10 @@ def test_schmidt_hieber_on_its_own_terms():
     assert "go down to -0.7" in below.note
     n = 10**6
     paid = by_name(mo.complexity(net, samples=n))["Schmidt-Hieber 2020"].gap
-    free = min(uniform_gap(sparse_covering((4, 6, 1), nonzero, 2.0**-k), 2.0**-k, n, 0.05 / SCALES) for k in range(SCALES))
+    free = min(
+        uniform_gap(sparse_covering((4, 6, 1), nonzero, 2.0**-k), 2.0**-k, n, 0.05 / SCALES)
+        for k in range(SCALES)
+    )
     dear = 0.05 / SCALES / (net.parameters + 1)
     sizes = [(2.0**-k, sparse_covering((4, 6, 1), nonzero, 2.0**-k)) for k in range(SCALES)]
     assert paid == pytest.approx(min(uniform_gap(size, eps, n, dear) for eps, size in sizes))
@@ -212,9 +238,13 @@ def test_signs_of_abs_are_counted():
 
 
 def test_a_network_that_is_a_constant_says_what_is_removed():
-    dead = mo.Network.mlp([[1.0, 2.0], [3.0, 4.0]], [0.5, 0.25], np.zeros((1, 2)), [0.5], activation="tanh")
+    dead = mo.Network.mlp(
+        [[1.0, 2.0], [3.0, 4.0]], [0.5, 0.25], np.zeros((1, 2)), [0.5], activation="tanh"
+    )
     assert dict(mo.complexity(dead).facts())["lossless compression"].startswith("removes 2 units")
     empty = mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.5], activation="tanh")
     answer = mo.complexity(empty, samples=1000)
-    assert answer.log_covering() == pytest.approx(math.log(5))  # an interval of half-width 1/2 at a tenth
+    assert answer.log_covering() == pytest.approx(
+        math.log(5)
+    )  # an interval of half-width 1/2 at a tenth
     assert by_name(answer)["Shen 2024"].status == "not applicable"

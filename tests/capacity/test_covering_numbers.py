@@ -1,4 +1,6 @@
-"""Covering numbers against a reference in high precision, orbits against brute force, monotonicity, volume, starts."""
+"""Covering numbers against a reference in high precision, orbits against brute force, monotonicity,
+volume, starts.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def test_multisets_against_high_precision():
             n = mpmath.mpf(kinds)
             exact = mpmath.loggamma(n + count) - mpmath.loggamma(n) - mpmath.loggamma(count + 1)
             for found in (log_multisets(count, kinds), log_multisets(count, log_kinds=log(kinds))):
-                assert math.isclose(found, float(exact), rel_tol=1e-11, abs_tol=1e-11), (count, kinds)
+                assert math.isclose(found, float(exact), rel_tol=1e-11, abs_tol=1e-11), (
+                    count,
+                    kinds,
+                )
 
 
 def reference(cls, eps, kind):
@@ -91,13 +96,21 @@ def reference(cls, eps, kind):
         k = lead[l] * reach[l] + 1
         for j in range(l + 1, depth):
             k *= lipschitz(j - 1) * bounds[j] * widths[j]
-        m = mpmath.ceil(bounds[l] * sum(shares) * k / (exact(eps) * shares[l]) * (1 - mp(10) ** -50))
+        m = mpmath.ceil(
+            bounds[l] * sum(shares) * k / (exact(eps) * shares[l]) * (1 - mp(10) ** -50)
+        )
         logs.append((m, mpmath.log(m)))
     if kind == "plain":
         return sum(s * x for s, (_, x) in zip(size, logs, strict=True))
     for l in range(depth - 1):
         p, d, (m, _) = widths[l] + 1, widths[l + 1], logs[l]
-        cells = 2 * p * m ** (p - 1) if kind == "scaled" else mpmath.ceil(m**p / 2) if acts[l].odd and kind == "signs" else m**p
+        cells = (
+            2 * p * m ** (p - 1)
+            if kind == "scaled"
+            else mpmath.ceil(m**p / 2)
+            if acts[l].odd and kind == "signs"
+            else m**p
+        )
         if cells < mp(10) ** 1000:
             total += mpmath.loggamma(cells + d) - mpmath.loggamma(cells) - mpmath.loggamma(d + 1)
         else:
@@ -106,7 +119,16 @@ def reference(cls, eps, kind):
 
 
 @pytest.mark.parametrize(
-    "widths", [(1, 1, 1), (2, 4, 1), (3, 5, 4, 2), (1, 3, 3, 3, 1), (10, 100, 1), (5, 10**5, 1), (3, 1000, 10**5, 2)]
+    "widths",
+    [
+        (1, 1, 1),
+        (2, 4, 1),
+        (3, 5, 4, 2),
+        (1, 3, 3, 3, 1),
+        (10, 100, 1),
+        (5, 10**5, 1),
+        (3, 1000, 10**5, 2),
+    ],
 )
 def test_theorems_against_high_precision(widths):
     rng = np.random.default_rng(len(widths))
@@ -123,7 +145,9 @@ def test_theorems_against_high_precision(widths):
             if cls.activations[0].homogeneous:
                 found["scaled"] = cls.log_scaled(eps)
             for kind, value in found.items():
-                assert math.isclose(value, float(reference(cls, eps, kind)), rel_tol=1e-10, abs_tol=1e-10), (
+                assert math.isclose(
+                    value, float(reference(cls, eps, kind)), rel_tol=1e-10, abs_tol=1e-10
+                ), (
                     activation,
                     norm,
                     kind,
@@ -138,8 +162,18 @@ def test_stored_values(shared):
         a, name, wanted = case["args"], case["function"], case["expected"]
 
         def cls(default="relu", a=a):
-            bounds = [Fraction(x) for x in a["B"]] if isinstance(a.get("B"), list) else Fraction(a.get("B", 1))
-            return Class.of(a["arch"], a.get("act", default), bounds, Fraction(a.get("Bx", 1)), a.get("norm", "inf"))
+            bounds = (
+                [Fraction(x) for x in a["B"]]
+                if isinstance(a.get("B"), list)
+                else Fraction(a.get("B", 1))
+            )
+            return Class.of(
+                a["arch"],
+                a.get("act", default),
+                bounds,
+                Fraction(a.get("Bx", 1)),
+                a.get("norm", "inf"),
+            )
 
         eps = Fraction(a["eps"]) if "eps" in a else None
         if name == "log_group":
@@ -153,7 +187,9 @@ def test_stored_values(shared):
         elif name == "log_cover_plain":
             found = cls().log_plain(eps)
         elif name == "log_cover_perm":
-            found = cls().log_permuted(eps, signs=a.get("signs", False), uniform=a.get("rule") == "uniform")
+            found = cls().log_permuted(
+                eps, signs=a.get("signs", False), uniform=a.get("rule") == "uniform"
+            )
         elif name == "log_cover_relu_scaled":
             found = cls().log_scaled(eps)
         elif name == "log_cover_shallow_multiset":
@@ -161,7 +197,9 @@ def test_stored_values(shared):
         elif name == "log_shen_deep":
             found = published_deep(cls(), eps)
         elif name == "log_shen_shallow":
-            found = published_shallow(Class.of([a["d0"], a["d1"], 1], "relu", Fraction(a["B"]), Fraction(a["Bx"])), eps)
+            found = published_shallow(
+                Class.of([a["d0"], a["d1"], 1], "relu", Fraction(a["B"]), Fraction(a["Bx"])), eps
+            )
         elif name == "log_cover_sorted_bias":
             found = sorted_cover(a["d"], Fraction(a["B"]), Fraction(a["delta"]))
         elif name == "log_effective_volume":
@@ -173,7 +211,9 @@ def test_stored_values(shared):
         elif name == "log_hit_cap":
             found = log_hit_cap(a["d"], a["p"], a["c"])
         elif name == "log_hit_probability":
-            found = log_hit_probability([[float(y) for y in x] for x in a["rows"]], float(a["r"]), float(a["sigma"]))
+            found = log_hit_probability(
+                [[float(y) for y in x] for x in a["rows"]], float(a["r"]), float(a["sigma"])
+            )
         else:
             continue
         seen.add(name)
@@ -184,12 +224,18 @@ def test_stored_values(shared):
 
 
 def orbits(widths, m, signs, *, even=False):
-    """Brute force: grid points modulo the group, by the least image of each; signs of even units leave what reads them."""
+    """Brute force: grid points modulo the group, by the least image of each; signs of even units
+    leave what reads them.
+    """
     cells = [c - (m - 1) / 2 for c in range(m)]
     shapes = [shape for a, b in pairwise(widths) for shape in ((b, a), (b,))]
     count = sum(math.prod(s) for s in shapes)
     groups = [
-        [(p, s) for p in permutations(range(d)) for s in (product([1, -1], repeat=d) if signs else [(1,) * d])]
+        [
+            (p, s)
+            for p in permutations(range(d))
+            for s in (product([1, -1], repeat=d) if signs else [(1,) * d])
+        ]
         for d in widths[1:-1]
     ]
     seen = set()
@@ -214,10 +260,13 @@ def orbits(widths, m, signs, *, even=False):
 
 
 @pytest.mark.parametrize(
-    ("widths", "m", "signs"), [((1, 2, 1), 2, False), ((1, 2, 1), 3, False), ((1, 3, 1), 2, True), ((1, 2, 1), 3, True)]
+    ("widths", "m", "signs"),
+    [((1, 2, 1), 2, False), ((1, 2, 1), 3, False), ((1, 3, 1), 2, True), ((1, 2, 1), 3, True)],
 )
 def test_counts_of_orbits_by_brute_force(widths, m, signs):
-    """Theorem P counts at least all orbits on the grid, and never fewer than grid points over the order of the group."""
+    """Theorem P counts at least all orbits on the grid, and never fewer than grid points over the
+    order of the group.
+    """
     exact = orbits(widths, m, signs)
     points = m ** sum((a + 1) * b for a, b in pairwise(widths))
     order = math.prod(math.factorial(d) * (2**d if signs else 1) for d in widths[1:-1])
@@ -230,19 +279,33 @@ def test_counts_of_orbits_by_brute_force(widths, m, signs):
     assert exact == finer if not signs else exact <= finer
 
 
-@pytest.mark.parametrize(("widths", "m"), [((1, 2, 1), 2), ((1, 2, 1), 3), ((2, 1, 1), 3), ((1, 3, 1), 2)])
+@pytest.mark.parametrize(
+    ("widths", "m"), [((1, 2, 1), 2), ((1, 2, 1), 3), ((2, 1, 1), 3), ((1, 3, 1), 2)]
+)
 def test_rows_of_even_units_count_up_to_sign(widths, m, monkeypatch):
-    """One hidden layer of abs: the number of orbits is that of `log_shallow`, and Theorem P counts them all."""
+    """One hidden layer of abs: the number of orbits is that of `log_shallow`, and Theorem P counts
+    them all.
+    """
     exact = orbits(widths, m, True, even=True)
     cls = Class.of(widths, "abs", 1, 1)
     monkeypatch.setattr(Class, "cells", lambda self, *_, **__: [m] * len(self.bounds))
     assert cls.log_shallow(Fraction(1)) == pytest.approx(math.log(exact), abs=1e-12)
     assert cls.log_permuted(Fraction(1)) >= math.log(exact) - 1e-12
-    assert exact >= m ** sum((a + 1) * b for a, b in pairwise(widths)) / math.exp(cls.log_group) - 1e-9
+    assert (
+        exact >= m ** sum((a + 1) * b for a, b in pairwise(widths)) / math.exp(cls.log_group) - 1e-9
+    )
 
 
 def test_signs_of_even_units_are_symmetries():
-    for act, each in (("abs", 2), ("leaky_relu(-1)", 2), ("tanh", 2), ("sin", 2), ("relu", 1), ("sigmoid", 1), ("gelu", 1)):
+    for act, each in (
+        ("abs", 2),
+        ("leaky_relu(-1)", 2),
+        ("tanh", 2),
+        ("sin", 2),
+        ("relu", 1),
+        ("sigmoid", 1),
+        ("gelu", 1),
+    ):
         cls = Class.of([3, 5, 4, 1], act)
         assert cls.log_group == pytest.approx(math.lgamma(6) + math.lgamma(5) + 9 * math.log(each))
         assert cls.log_volume() == pytest.approx(sum(cls.sizes) * math.log(2) - cls.log_group)
@@ -250,7 +313,9 @@ def test_signs_of_even_units_are_symmetries():
         assert cls.log_volume_step(1) == pytest.approx(wider.log_volume() - cls.log_volume())
     plain, up = (Class.of([3, 5, 1], act, Fraction(1, 2)) for act in ("relu", "abs"))
     eps = Fraction(1, 50)
-    assert up.log_permuted(eps) == pytest.approx(plain.log_permuted(eps) - 5 * math.log(2), abs=1e-4)
+    assert up.log_permuted(eps) == pytest.approx(
+        plain.log_permuted(eps) - 5 * math.log(2), abs=1e-4
+    )
     assert up.log_scaled(eps) == pytest.approx(plain.log_scaled(eps) - 5 * math.log(2), abs=1e-4)
 
 
@@ -269,7 +334,9 @@ def test_layers_without_units_add_nothing():
         eps = Fraction(1, 10)
         assert cls.log_covering(eps) >= 0
         assert cls.log_permuted(eps) <= cls.log_plain(eps) + 1e-9
-    assert Class.of_network((3, 0, 1), "relu", 1, 1).log_covering(Fraction(1, 10)) == pytest.approx(math.log(10))
+    assert Class.of_network((3, 0, 1), "relu", 1, 1).log_covering(Fraction(1, 10)) == pytest.approx(
+        math.log(10)
+    )
     with pytest.raises(ValueError, match="positive integer"):
         Class.of([3, 0, 1])
 
@@ -305,13 +372,19 @@ def test_monotone_and_ordered():
         cls = Class.of(widths, activation, bound, size)
         one = cls.log_covering(eps)
         assert cls.log_covering(eps, symmetry=False) >= one >= 0
-        assert cls.log_permuted(rational(eps)) >= cls.log_plain(rational(eps)) - cls.log_group - 1e-6
+        assert (
+            cls.log_permuted(rational(eps)) >= cls.log_plain(rational(eps)) - cls.log_group - 1e-6
+        )
         assert cls.log_covering(eps / 2) >= one - 1e-9
-        assert Class.of(widths, activation, 1.5 * bound, size).log_plain(rational(eps)) >= cls.log_plain(rational(eps))
+        assert Class.of(widths, activation, 1.5 * bound, size).log_plain(
+            rational(eps)
+        ) >= cls.log_plain(rational(eps))
         assert Class.of(widths, activation, bound, 2 * size).log_covering(eps) >= one - 1e-9
         layer = int(rng.integers(1, len(widths) - 1))
         wider = [d + (k == layer) for k, d in enumerate(widths)]
-        assert Class.of(wider, activation, bound, size).log_plain(rational(eps)) >= cls.log_plain(rational(eps))
+        assert Class.of(wider, activation, bound, size).log_plain(rational(eps)) >= cls.log_plain(
+            rational(eps)
+        )
 
 
 def test_perturbations_stay_within_the_sensitivities():
@@ -349,7 +422,11 @@ def test_volume_grows_until_the_peak():
         for d in {1, 2, 10, max(1, round(peak) - 2), round(peak) + 2}:
             here, more = (Class.of((widths[0], k, widths[2]), "relu", bound) for k in (d, d + 1))
             step = here.log_volume_step(1)
-            assert math.isclose(more.log_volume() - here.log_volume(), step, abs_tol=1e-8 * max(1, abs(here.log_volume())))
+            assert math.isclose(
+                more.log_volume() - here.log_volume(),
+                step,
+                abs_tol=1e-8 * max(1, abs(here.log_volume())),
+            )
             assert (step > 0) == (d + 1 < peak - 0.5) or abs(d + 1 - peak) < 1
     assert Class.of((784, 100, 10), "relu", 0.5).log_peak_width() == 0
 
@@ -389,7 +466,13 @@ def test_rationals():
     assert root(16) == 4
     assert 0 < root(2) ** 2 - 2 < Fraction(1, 10**39)
     assert log(Fraction(10**400 + 1, 10**400)) == pytest.approx(0, abs=1e-300)
-    for bad in ({"bound": 0}, {"input_bound": -1}, {"norm": "1"}, {"widths": [3]}, {"widths": [3, 0, 1]}):
+    for bad in (
+        {"bound": 0},
+        {"input_bound": -1},
+        {"norm": "1"},
+        {"widths": [3]},
+        {"widths": [3, 0, 1]},
+    ):
         with pytest.raises(ValueError, match=r"positive|inf|widths"):
             Class.of(**{"widths": [2, 2, 1], **bad})
     with pytest.raises(mo.ShapeError, match="1 activations and 3 bounds for 1 hidden layers"):

@@ -64,7 +64,9 @@ def test_stored_values(shared):
         elif name == "dudley_closed":
             found = dudley(a["S"], float(a["logA"]), float(a["logG"]), float(a["D"]), a["n"])
         elif name == "gap_finite":
-            found = uniform_gap(float(a["logN"]), float(a["eps"]), a["n"], float(a["delta"]), lipschitz=a["lip"])
+            found = uniform_gap(
+                float(a["logN"]), float(a["eps"]), a["n"], float(a["delta"]), lipschitz=a["lip"]
+            )
         elif name == "gap_occam":
             found = occam_gap(a["bits"], float(a["free"]), a["n"], float(a["delta"]))
         elif name.startswith("net") or case["id"].startswith("net-"):
@@ -115,7 +117,11 @@ def test_dudley_is_the_least_of_the_integrals(parameters, log_scale, samples):
 
     def value(log_alpha):
         start = max(0.0, -log_scale)
-        integral = quad(integrand, start, max(start, min(-log_alpha, start + 60)), limit=400)[0] if -log_alpha > start else 0.0
+        integral = (
+            quad(integrand, start, max(start, min(-log_alpha, start + 60)), limit=400)[0]
+            if -log_alpha > start
+            else 0.0
+        )
         return 4 * math.exp(log_alpha) + 12 / math.sqrt(samples) * integral
 
     tried = [value(x) for x in np.linspace(-60, 0, 1201)]

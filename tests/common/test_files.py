@@ -30,7 +30,13 @@ def archive(*entries, method=zipfile.ZIP_STORED):
 
 def npy(header, body=b"", version=b"\1\0"):
     text = header.encode() + b"\n"
-    return b"\x93NUMPY" + version + struct.pack("<H" if version == b"\1\0" else "<I", len(text)) + text + body
+    return (
+        b"\x93NUMPY"
+        + version
+        + struct.pack("<H" if version == b"\1\0" else "<I", len(text))
+        + text
+        + body
+    )
 
 
 def head(descr="'<f8'", order="False", shape="(2,)"):
@@ -58,7 +64,10 @@ def test_what_numpy_writes_is_read(dtype, shape, pack):
         (npy(head(shape="(-2, -1)"), bytes(16)), "no .npy header"),
         (npy(head(shape="(2.0,)"), bytes(16)), "no .npy header"),
         (npy(head(shape="(True,)"), bytes(8)), "no .npy header"),
-        (npy(head("'<U0'", shape="(1000000000000,)")), "declares <U0 (1000000000000,) but holds 0 bytes"),
+        (
+            npy(head("'<U0'", shape="(1000000000000,)")),
+            "declares <U0 (1000000000000,) but holds 0 bytes",
+        ),
         (npy(head(shape="(" + "9" * 5000 + ",)")), "has shape"),
         (npy(head(shape="(" + "1, " * 40 + ")"), bytes(8)), "has shape"),
         (npy(head("'|O'"), bytes(16)), "declares object"),
@@ -144,7 +153,10 @@ WORDS = b"a line of text\n" * 500
 @pytest.mark.parametrize("name", ["a.txt.gz", "A.TXT.GZ"])
 def test_what_gzip_packs_is_read_in_one_member_and_in_several(tmp_path, name):
     path = tmp_path / name
-    for packed in (gzip.compress(WORDS), gzip.compress(WORDS[:7]) + gzip.compress(WORDS[7:]) + gzip.compress(b"") + bytes(512)):
+    for packed in (
+        gzip.compress(WORDS),
+        gzip.compress(WORDS[:7]) + gzip.compress(WORDS[7:]) + gzip.compress(b"") + bytes(512),
+    ):
         path.write_bytes(packed)
         assert content(path) == WORDS
 
@@ -158,10 +170,14 @@ def test_suffixes_do_not_mind_case():
 
 @pytest.mark.parametrize("keep", [1, 5, 11, 40, -9, -4, -1])
 def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, keep):
-    """Cut in the header, in the data, in the sum and in the length at the end, after a member that is whole."""
+    """Cut in the header, in the data, in the sum and in the length at the end, after a member that
+    is whole.
+    """
     for before in (b"", gzip.compress(b"whole")):
         (tmp_path / "a.gz").write_bytes(before + gzip.compress(WORDS)[:keep])
-        with pytest.raises(UnsupportedModel, match=r"a\.gz (is cut off|is named \.gz but not packed|is damaged)"):
+        with pytest.raises(
+            UnsupportedModel, match=r"a\.gz (is cut off|is named \.gz but not packed|is damaged)"
+        ):
             content(tmp_path / "a.gz")
 
 
@@ -187,7 +203,9 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
         (tmp_path / "a.gz").write_bytes(data)
         monkeypatch.setattr(files, "UNPACKED_FLOOR", 2**23)
         tracemalloc.start()
-        with pytest.raises(UnsupportedModel, match=f"bytes unpack to more than {2**23}; gunzip it first"):
+        with pytest.raises(
+            UnsupportedModel, match=f"bytes unpack to more than {2**23}; gunzip it first"
+        ):
             content(tmp_path / "a.gz")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -203,10 +221,14 @@ def test_the_limit_of_a_reader_holds_for_what_is_unpacked(tmp_path):
 
 def test_names_that_say_the_wrong_packing(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(WORDS)
-    with pytest.raises(UnsupportedModel, match=r"named \.gz but not packed by gzip; rename it without \.gz"):
+    with pytest.raises(
+        UnsupportedModel, match=r"named \.gz but not packed by gzip; rename it without \.gz"
+    ):
         content(tmp_path / "a.txt.gz")
     (tmp_path / "a.txt").write_bytes(gzip.compress(WORDS))
-    with pytest.raises(UnsupportedModel, match=r"a\.txt is packed by gzip; rename it a\.txt\.gz, or gunzip it"):
+    with pytest.raises(
+        UnsupportedModel, match=r"a\.txt is packed by gzip; rename it a\.txt\.gz, or gunzip it"
+    ):
         content(tmp_path / "a.txt")
 
 

@@ -1,4 +1,6 @@
-"""Residues, products, ranks, inverses, null spaces and fractions modulo a prime, against integers and rationals."""
+"""Residues, products, ranks, inverses, null spaces and fractions modulo a prime, against integers
+and rationals.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ def test_primes():
 
 def test_residues_are_exact():
     rng = np.random.default_rng(0)
-    x = np.concatenate([rng.standard_normal(500) * 10.0 ** rng.integers(-300, 300, 500), [0.0, 5e-324, -1.5, 2.0**1023]])
+    x = np.concatenate(
+        [
+            rng.standard_normal(500) * 10.0 ** rng.integers(-300, 300, 500),
+            [0.0, 5e-324, -1.5, 2.0**1023],
+        ]
+    )
     for value, found in zip(x.tolist(), modular.residues(x, P).tolist(), strict=True):
         q = Fraction(value)
         assert int(found) % P == q.numerator * pow(q.denominator, -1, P) % P
@@ -32,18 +39,25 @@ def test_residues_are_exact():
 def test_products_of_any_length():
     rng = np.random.default_rng(1)
     for inner in (1, 1023, 1024, 2500):
-        a, b = rng.integers(-(P // 2), P // 2 + 1, (3, inner)), rng.integers(-(P // 2), P // 2 + 1, (inner, 2))
+        a, b = (
+            rng.integers(-(P // 2), P // 2 + 1, (3, inner)),
+            rng.integers(-(P // 2), P // 2 + 1, (inner, 2)),
+        )
         exact = a.astype(object) @ b.astype(object) % P
         assert (modular.times(a.astype(float), b.astype(float), P) % P == exact.astype(float)).all()
     worst = np.full((1, 5000), float(P // 2))
     assert modular.times(worst, worst.T, P)[0, 0] % P == 5000 * (P // 2) ** 2 % P
 
 
-@pytest.mark.parametrize("shape", [(5, 5, 3), (70, 90, 41), (200, 150, 128), (300, 300, 299), (40, 200, 40), (64, 64, 0)])
+@pytest.mark.parametrize(
+    "shape", [(5, 5, 3), (70, 90, 41), (200, 150, 128), (300, 300, 299), (40, 200, 40), (64, 64, 0)]
+)
 def test_planted_ranks(shape):
     rows, columns, rank = shape
     rng = np.random.default_rng(rows)
-    left, right = (rng.integers(-(P // 2), P // 2, s).astype(float) for s in ((rows, rank), (rank, columns)))
+    left, right = (
+        rng.integers(-(P // 2), P // 2, s).astype(float) for s in ((rows, rank), (rank, columns))
+    )
     matrix = modular.times(left, right, P) if rank else np.zeros((rows, columns))
     matrix[:, ::7] = 0.0
     expected = min(rank, columns - len(range(0, columns, 7)))
@@ -88,14 +102,18 @@ def test_fractions_come_back():
 
 
 def test_ranks_are_proved_from_above():
-    """Rational matrices of known rank, given by residues: the true rank is proved, one less never, too little work never."""
+    """Rational matrices of known rank, given by residues: the true rank is proved, one less never,
+    too little work never.
+    """
     rng = np.random.default_rng(4)
     for rank in (0, 1, 3, 5):
         whole = rng.integers(-50, 51, (12, rank)) @ rng.integers(-50, 51, (rank, 6))
         exact = [[Fraction(int(v), 8) for v in row] for row in whole]
 
         def modulo(prime, exact=exact):
-            return modular.reduced(np.array([[modular.residue(q, prime) for q in row] for row in exact], float), prime)
+            return modular.reduced(
+                np.array([[modular.residue(q, prime) for q in row] for row in exact], float), prime
+            )
 
         sizes, powers = np.full(6, float(np.log2(np.abs(whole).max() / 8 + 1))), np.full(6, 3.0)
         assert modular.rank_at_most(modulo, rank, sizes, powers, 1e9)
@@ -103,7 +121,9 @@ def test_ranks_are_proved_from_above():
         if rank:
             assert not modular.rank_at_most(modulo, rank - 1, sizes, powers, 1e9)
         if rank < 5:
-            assert not modular.rank_at_most(modulo, rank + 1, sizes, powers, 1e9)  # not the rank: nothing is said
+            assert not modular.rank_at_most(
+                modulo, rank + 1, sizes, powers, 1e9
+            )  # not the rank: nothing is said
 
 
 def test_a_rank_that_drops_modulo_one_prime_is_not_proved():

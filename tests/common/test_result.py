@@ -1,4 +1,6 @@
-"""What every answer looks like: one line, a table, HTML for notebooks with a picture where one helps."""
+"""What every answer looks like: one line, a table, HTML for notebooks with a picture where one
+helps.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ DRAWN = {
     "pruning": lambda: mo.pruning_curve(NET, by="units"),
     "complexity": lambda: mo.complexity(NET, samples=100),
 }
-PLAIN = {"compress": lambda: mo.compress(NET), "rank": lambda: mo.rank(NET), "equal": lambda: mo.equivalent(NET, NET)}
+PLAIN = {
+    "compress": lambda: mo.compress(NET),
+    "rank": lambda: mo.rank(NET),
+    "equal": lambda: mo.equivalent(NET, NET),
+}
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -1,4 +1,6 @@
-"""Shrinking blocks inside modules: what is found, what is refused, what stays untouched, how good it is."""
+"""Shrinking blocks inside modules: what is found, what is refused, what stays untouched, how good
+it is.
+"""
 
 import copy
 
@@ -37,10 +39,14 @@ def test_every_activation(act):
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     with torch.no_grad():
         gap, truth = small.module(x) - net(x), net(x)
-    measured = float(gap.square().sum(dim=1).mean().sqrt() / truth.var(dim=0, unbiased=False).sum().sqrt())
+    measured = float(
+        gap.square().sum(dim=1).mean().sqrt() / truth.var(dim=0, unbiased=False).sum().sqrt()
+    )
     assert row.error.relative == pytest.approx(measured, rel=1e-2)
     assert measured < 0.2
-    assert row.saved == sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in small.module.parameters())
+    assert row.saved == sum(p.numel() for p in net.parameters()) - sum(
+        p.numel() for p in small.module.parameters()
+    )
 
 
 def test_transformer_blocks_with_dropout_in_training_mode():
@@ -65,7 +71,9 @@ def test_transformer_blocks_with_dropout_in_training_mode():
 
 def test_blocks_that_meet_are_narrowed_in_turn():
     sizes = ((4, 12), (12, 12), (12, 12))
-    net = nn.Sequential(*(m for size in sizes for m in (nn.Linear(*size), nn.ReLU())), nn.Linear(12, 2))
+    net = nn.Sequential(
+        *(m for size in sizes for m in (nn.Linear(*size), nn.ReLU())), nn.Linear(12, 2)
+    )
     x = torch.randn(200, 4)
     small = shrink(net, x, units={"0": 9, "2": 8, "4": 7})
     assert [m.out_features for m in small.module if isinstance(m, nn.Linear)] == [9, 8, 7, 2]
@@ -76,7 +84,9 @@ def test_blocks_that_meet_are_narrowed_in_turn():
 
 
 class Odd(nn.Module):
-    """A gated block, a residual around a block, a block whose activations are an output, a recurrent one, a shared one."""
+    """A gated block, a residual around a block, a block whose activations are an output, a
+    recurrent one, a shared one.
+    """
 
     def __init__(self):
         super().__init__()
@@ -105,7 +115,13 @@ def test_what_is_refused_and_why():
     small = shrink(Odd(), torch.randn(200, 4), units=4)
     assert [b.first for b in small.blocks] == ["one"]
     why = dict(small.refused)
-    texts = {"gate": "mul", "seen": "output of the module", "cell": "3 times", "tied": "shared with other", "raw": "sum"}
+    texts = {
+        "gate": "mul",
+        "seen": "output of the module",
+        "cell": "3 times",
+        "tied": "shared with other",
+        "raw": "sum",
+    }
     assert set(why) == set(texts)
     for name, text in texts.items():
         assert text in why[name], name
@@ -215,7 +231,10 @@ def test_normalised_weights_are_refused_with_the_way_out():
     for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
         net = block()
         wrap(net[0])
-        with pytest.raises(mo.UnsupportedModel, match=r"no Linear-activation-Linear block.*0: its weight.*remove_param"):
+        with pytest.raises(
+            mo.UnsupportedModel,
+            match=r"no Linear-activation-Linear block.*0: its weight.*remove_param",
+        ):
             shrink(net, x, units=4)
         both = nn.Sequential(block(width=5), nn.Tanh(), nn.Linear(3, 4), nn.Tanh(), net)
         refused = dict(shrink(both, x, units={"0.0": 5}).refused)

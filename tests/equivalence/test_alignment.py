@@ -130,14 +130,23 @@ def states(module):
 
 
 def copies(module, spec, seed):
-    """The module's outputs before and after a random element of the group, and whether matching undoes it."""
+    """The module's outputs before and after a random element of the group, and whether matching
+    undoes it.
+    """
     import torch
 
     state = states(module)
     element = spec.random(seed)
     moved = spec.move(state, element)
-    found = match(Spec({k: SymmetricPart(p.count, p.signs) for k, p in spec.parts.items()}, spec.axes), moved, state)
-    undone = all((element[name][0][order] == np.arange(len(order))).all() for name, (order, _) in found.items())
+    found = match(
+        Spec({k: SymmetricPart(p.count, p.signs) for k, p in spec.parts.items()}, spec.axes),
+        moved,
+        state,
+    )
+    undone = all(
+        (element[name][0][order] == np.arange(len(order))).all()
+        for name, (order, _) in found.items()
+    )
     return {name: torch.tensor(value) for name, value in moved.items()}, undone
 
 
@@ -157,20 +166,25 @@ def test_convolutions_with_batch_norm_and_a_flattened_map():
     torch.manual_seed(0)
     nn = torch.nn
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(6 * 16, 5),
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5),
     ).double().eval()  # fmt: skip
     module[1].running_mean.uniform_(-1, 1)
     module[1].running_var.uniform_(0.5, 2)
     spec = Spec(
         {"c": SymmetricPart(8, free=1), "d": SymmetricPart(6, free=1)},
         {
-            "0.weight": (Axis("c"), None, None, None), "0.bias": (Axis("c"),), "1.weight": (Axis("c", 1),),
-            "1.bias": (Axis("c", 1),), "1.running_mean": (Axis("c"),), "1.running_var": (Axis("c"),),
-            "4.weight": (Axis("d", 1), Axis("c", -1), None, None), "4.bias": (Axis("d", 1),),
+            "0.weight": (Axis("c"), None, None, None),
+            "0.bias": (Axis("c"),),
+            "1.weight": (Axis("c", 1),),
+            "1.bias": (Axis("c", 1),),
+            "1.running_mean": (Axis("c"),),
+            "1.running_var": (Axis("c"),),
+            "4.weight": (Axis("d", 1), Axis("c", -1), None, None),
+            "4.bias": (Axis("d", 1),),
             "7.weight": (None, Axis("d", -1, 16)),
         },
-    )  # fmt: skip
+    )
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     moved, _ = copies(module, spec, 1)
     assert same(module, x, moved)
@@ -178,7 +192,9 @@ def test_convolutions_with_batch_norm_and_a_flattened_map():
     moved, undone = copies(module, bare, 2)
     assert same(module, x, moved)
     assert undone
-    part = {k: v for k, v in spec.axes.items() if k != "1.running_var"}  # statistics left behind: no symmetry
+    part = {
+        k: v for k, v in spec.axes.items() if k != "1.running_var"
+    }  # statistics left behind: no symmetry
     moved, _ = copies(module, Spec(bare.parts, part), 3)
     assert not same(module, x, moved)
 
@@ -199,8 +215,9 @@ def test_a_residual_stream_is_one_part():
 
     module = Block().double()
     axes = {
-        "first.weight": (Axis("s", 1), None), "first.bias": (Axis("s", 1),), "inner.weight": (Axis("i", 1), Axis("s", -1)),
-        "inner.bias": (Axis("i", 1),), "outer.weight": (Axis("s", 1), Axis("i", -1)), "outer.bias": (Axis("s", 1),),
+        "first.weight": (Axis("s", 1), None), "first.bias": (Axis("s", 1),),
+        "inner.weight": (Axis("i", 1), Axis("s", -1)), "inner.bias": (Axis("i", 1),),
+        "outer.weight": (Axis("s", 1), Axis("i", -1)), "outer.bias": (Axis("s", 1),),
         "last.weight": (None, Axis("s", -1)),
     }  # fmt: skip
     x = torch.randn(20, 4, dtype=torch.float64)
@@ -211,7 +228,9 @@ def test_a_residual_stream_is_one_part():
     assert same(module, x, moved)
     assert undone
     trap = {**axes, "outer.weight": (None, Axis("i", -1)), "outer.bias": (None,)}
-    assert not same(module, x, copies(module, Spec({"s": SymmetricPart(7), "i": SymmetricPart(9)}, trap), 3)[0])
+    assert not same(
+        module, x, copies(module, Spec({"s": SymmetricPart(7), "i": SymmetricPart(9)}, trap), 3)[0]
+    )
 
 
 def test_heads_of_attention_move_as_blocks():
@@ -225,13 +244,18 @@ def test_heads_of_attention_move_as_blocks():
             self.q, self.k, self.v, self.o = (torch.nn.Linear(width, width) for _ in range(4))
 
         def forward(self, x):
-            q, k, v = (f(x).reshape(*x.shape[:2], heads, size).transpose(1, 2) for f in (self.q, self.k, self.v))
+            q, k, v = (
+                f(x).reshape(*x.shape[:2], heads, size).transpose(1, 2)
+                for f in (self.q, self.k, self.v)
+            )
             mixed = torch.softmax(q @ k.transpose(2, 3) / size**0.5, dim=-1) @ v
             return self.o(mixed.transpose(1, 2).reshape(x.shape))
 
     module = Attention().double()
     axes = {f"{name}.weight": (Axis("h", 0, size), None) for name in "qkv"}
-    axes |= {f"{name}.bias": (Axis("h", 0, size),) for name in "qkv"} | {"o.weight": (None, Axis("h", 0, size))}
+    axes |= {f"{name}.bias": (Axis("h", 0, size),) for name in "qkv"} | {
+        "o.weight": (None, Axis("h", 0, size))
+    }
     spec = Spec({"h": SymmetricPart(heads)}, axes)
     moved, undone = copies(module, spec, 1)
     x = torch.randn(2, 5, width, dtype=torch.float64)
@@ -246,17 +270,22 @@ def test_recurrent_tensors_have_one_part_on_two_axes():
     torch.manual_seed(0)
     module = torch.nn.LSTM(3, 6).double()
     # four gates stacked: reshaped, the units are an axis of their own
-    state = {k: v.reshape(4, 6, -1) if "weight" in k else v.reshape(4, 6) for k, v in states(module).items()}
+    state = {
+        k: v.reshape(4, 6, -1) if "weight" in k else v.reshape(4, 6)
+        for k, v in states(module).items()
+    }
     axes = {
-        "weight_ih_l0": (None, Axis("u"), None), "weight_hh_l0": (None, Axis("u"), Axis("u")), "bias_ih_l0": (None, Axis("u")),
-        "bias_hh_l0": (None, Axis("u")),
+        "weight_ih_l0": (None, Axis("u"), None), "weight_hh_l0": (None, Axis("u"), Axis("u")),
+        "bias_ih_l0": (None, Axis("u")), "bias_hh_l0": (None, Axis("u")),
     }  # fmt: skip
     spec = Spec({"u": SymmetricPart(6)}, axes)
     element = spec.random(3)
     moved = spec.move(state, element)
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     other = torch.nn.LSTM(3, 6).double()
-    other.load_state_dict({name: torch.tensor(value).reshape(shapes[name]) for name, value in moved.items()})
+    other.load_state_dict(
+        {name: torch.tensor(value).reshape(shapes[name]) for name, value in moved.items()}
+    )
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(module(x)[0][..., list(element["u"][0])], other(x)[0], atol=1e-12)
@@ -277,8 +306,12 @@ def test_the_spec_of_a_network_is_its_group():
     group, spec = mo.symmetries(net), spec_of(net)
     assert spec.log_order == pytest.approx(group.log_order)
     assert spec.dimension == group.dimension == 4
-    arrays = {f"W{l}": x.weight for l, x in enumerate(net.layers, 1)} | {f"b{l}": x.bias for l, x in enumerate(net.layers, 1)}
+    arrays = {f"W{l}": x.weight for l, x in enumerate(net.layers, 1)} | {
+        f"b{l}": x.bias for l, x in enumerate(net.layers, 1)
+    }
     moved = spec.move(arrays, {"1": (np.array([4, 0, 1, 2, 3]), np.array([1.0, -1, 1, -1, 1]))})
-    other = mo.Network.mlp(*(moved[f"{part}{l}"] for l in (1, 2, 3) for part in "Wb"), activation=["tanh", "relu"])
+    other = mo.Network.mlp(
+        *(moved[f"{part}{l}"] for l in (1, 2, 3) for part in "Wb"), activation=["tanh", "relu"]
+    )
     x = np.random.default_rng(1).standard_normal((10, 3))
     assert np.allclose(net(x), other(x))

@@ -17,7 +17,9 @@ def test_symmetric_copies_are_proved_equal():
     for seed in range(30):
         net, _ = plants.planted(seed)
         rng = np.random.default_rng(seed)
-        parts = plants.Parts([[np.array(x.weight), np.array(x.bias)] for x in net.layers], list(net.activations))
+        parts = plants.Parts(
+            [[np.array(x.weight), np.array(x.bias)] for x in net.layers], list(net.activations)
+        )
         plants.shuffle(rng, parts)
         answer = mo.equivalent(net, parts.network())
         assert answer.status == "proved", seed
@@ -26,7 +28,9 @@ def test_symmetric_copies_are_proved_equal():
 
 def read(arrays, key, side, activation):
     names = [f"{key}/{side}/{part}{l}" for l in range(1, 9) for part in "Wb"]
-    return mo.Network.mlp(*(arrays[name] for name in names if name in arrays), activation=activation)
+    return mo.Network.mlp(
+        *(arrays[name] for name in names if name in arrays), activation=activation
+    )
 
 
 @pytest.mark.parametrize("file", ["canon", "canon_extra"])
@@ -56,7 +60,10 @@ def test_shared_equal_pairs(shared):
             h = len(a)
             nets.append(
                 mo.Network.mlp(
-                    np.array(b, float).reshape(h, -1 if h else inputs), c, np.array(a, float).reshape(h, len(d)).T, d
+                    np.array(b, float).reshape(h, -1 if h else inputs),
+                    c,
+                    np.array(a, float).reshape(h, len(d)).T,
+                    d,
                 )
             )
         answer = mo.equivalent(*nets)
@@ -64,7 +71,13 @@ def test_shared_equal_pairs(shared):
 
 
 def test_an_undecided_answer_is_no_truth_value():
-    bump = mo.Network.mlp([[1.0]] * 3, [-0.5, -0.5 - 2.0**-40, -0.5 - 2.0**-39], [[1.0, -2.0, 1.0]], [0.0], activation="relu")
+    bump = mo.Network.mlp(
+        [[1.0]] * 3,
+        [-0.5, -0.5 - 2.0**-40, -0.5 - 2.0**-39],
+        [[1.0, -2.0, 1.0]],
+        [0.0],
+        activation="relu",
+    )
     zero = mo.Network.mlp([[1.0]], [0.0], [[0.0]], [0.0], activation="relu")
     answer = mo.equivalent(bump, zero, on=mo.Box(-1e6, 1e6), budget=4)
     assert answer.status == "undecided"
@@ -74,7 +87,9 @@ def test_an_undecided_answer_is_no_truth_value():
 
 def test_a_softmax_hides_a_shift_of_all_outputs():
     net = replace(mo.Network.mlp([[1.0]], [0.5], [[1.0], [2.0]], [0.0, 1.0]), output_map="softmax")
-    shifted = replace(mo.Network.mlp([[1.0]], [0.5], [[1.0], [2.0]], [1.0, 2.0]), output_map="softmax")
+    shifted = replace(
+        mo.Network.mlp([[1.0]], [0.5], [[1.0], [2.0]], [1.0, 2.0]), output_map="softmax"
+    )
     assert mo.equivalent(net, shifted).status == "undecided"
 
 
@@ -89,10 +104,14 @@ def test_distance_on_a_box_is_an_enclosure():
 
 
 def near(seed=0, activation="relu", widths=(3, 8, 8, 2), scale=1e-9):
-    """A network and a symmetric copy with noise, in an order that the noise may change in the normal form."""
+    """A network and a symmetric copy with noise, in an order that the noise may change in the
+    normal form.
+    """
     rng = np.random.default_rng(seed)
     parts = plants.minimal(rng, widths, [activation] * (len(widths) - 2))
-    parts.rows[0][0][:, 0] = parts.rows[0][0][0, 0]  # the normal form then sorts by what differs least
+    parts.rows[0][0][:, 0] = parts.rows[0][0][
+        0, 0
+    ]  # the normal form then sorts by what differs least
     net = parts.network()
     plants.shuffle(rng, parts)
     moved = parts.network()
@@ -138,7 +157,9 @@ def test_ascent_finds_what_sampling_misses():
 
 
 def test_twins_that_defeat_solvers():
-    """5-16-16-1 ReLU networks hidden by permutation and scaling, exact scales that are no powers of two included."""
+    """5-16-16-1 ReLU networks hidden by permutation and scaling, exact scales that are no powers of
+    two included.
+    """
     rng = np.random.default_rng(0)
     for _ in range(6):
         parts = plants.minimal(rng, (5, 16, 16, 1), ["relu"] * 2)
@@ -161,7 +182,9 @@ def test_twins_that_defeat_solvers():
 
 
 def test_networks_with_zeros_everywhere():
-    """Layers of no units, zero rows and columns, any activation and output map: every question has an answer that checks."""
+    """Layers of no units, zero rows and columns, any activation and output map: every question has
+    an answer that checks.
+    """
     for seed in range(25):
         rng = np.random.default_rng(seed)
         depth = int(rng.integers(0, 4))
@@ -174,7 +197,9 @@ def test_networks_with_zeros_everywhere():
             arrays += [rng.integers(-1, 2, (m, n)).astype(float), rng.integers(-2, 3, m) / 2.0]
         moved = [a + (rng.random(a.shape) < 0.1) * 1e-6 for a in arrays]
         output = str(rng.choice(["identity", "softmax", "relu", "tanh"]))
-        net, other = (mo.Network.mlp(*some, activation=acts, output_map=output) for some in (arrays, moved))
+        net, other = (
+            mo.Network.mlp(*some, activation=acts, output_map=output) for some in (arrays, moved)
+        )
         form, group = mo.canonical(net), mo.symmetries(net)
         assert mo.canonical(form) == form
         copy = group.random(seed)(net)
@@ -199,6 +224,8 @@ def test_networks_with_zeros_everywhere():
 @pytest.mark.parametrize("x", [[1.7e308, 1e308], [1e200, 0.0]])
 def test_outputs_beyond_float64_have_no_distance(x):
     """Infinity minus infinity was taken for 0."""
-    one, two = (mo.Network.mlp([[1.0, 2.0]], [0.5], [[w]], [0.25], activation="relu") for w in (1.0, 1.5))
+    one, two = (
+        mo.Network.mlp([[1.0, 2.0]], [0.5], [[w]], [0.25], activation="relu") for w in (1.0, 1.5)
+    )
     with pytest.raises(mo.Undecided, match="exceeds float64"):
         mo.distance(one, two, on=mo.Samples(np.array([x, x])))

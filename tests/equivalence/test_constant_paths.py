@@ -1,4 +1,6 @@
-"""Paths of equivalent parameters: known pairs, planted pairs, segments sampled, tampered knots refused."""
+"""Paths of equivalent parameters: known pairs, planted pairs, segments sampled, tampered knots
+refused.
+"""
 
 import json
 from dataclasses import replace
@@ -41,7 +43,9 @@ def planted(rng):
         for u in np.flatnonzero(rng.random(h) < 0.4):
             d = d + out[u] * (activation == "sigmoid")
             rows[u], out[u] = -rows[u], -out[u]
-        return mo.Network.mlp(rows[:, :-1] + 0.0, rows[:, -1] + 0.0, out.T + 0.0, d, activation=activation)
+        return mo.Network.mlp(
+            rows[:, :-1] + 0.0, rows[:, -1] + 0.0, out.T + 0.0, d, activation=activation
+        )
 
     return one(), one()
 
@@ -83,7 +87,10 @@ def test_planted_pairs():
             continue
         assert found.check()
         assert rank < h or found.segments == 0
-        assert found.certificate.knots == PathCertificate.from_json(json.dumps(found.certificate.to_json())).knots
+        assert (
+            found.certificate.knots
+            == PathCertificate.from_json(json.dumps(found.certificate.to_json())).knots
+        )
         if 2 * rank <= h:
             assert found.segments <= 7
         lengths.append(found.segments)
@@ -103,13 +110,23 @@ def test_the_function_stays_along_segments():
         x = rng.standard_normal((8, a.widths[0]))
         for p, q in pairwise(found.knots):
             for t in (0.0, 0.3, 0.8):
-                assert np.abs(a.with_flat((1 - t) * p.flat() + t * q.flat()).logits(x) - a.logits(x)).max() < 1e-12
+                assert (
+                    np.abs(
+                        a.with_flat((1 - t) * p.flat() + t * q.flat()).logits(x) - a.logits(x)
+                    ).max()
+                    < 1e-12
+                )
 
 
 @pytest.mark.parametrize("signs", [1.0, -1.0])
-@pytest.mark.parametrize(("h", "order"), [(4, [1, 2, 0]), (6, [1, 0, 3, 2, 4]), (8, [0, 1, 2, 3, 4, 5, 6]), (5, [0, 2, 1])])
+@pytest.mark.parametrize(
+    ("h", "order"),
+    [(4, [1, 2, 0]), (6, [1, 0, 3, 2, 4]), (8, [0, 1, 2, 3, 4, 5, 6]), (5, [0, 2, 1])],
+)
 def test_few_blanks_take_a_walk_of_bounded_length(h, order, signs):
-    """Active units change places and signs; the last units are blank. A cycle is a class that moves, or only its sign does."""
+    """Active units change places and signs; the last units are blank. A cycle is a class that
+    moves, or only its sign does.
+    """
     r = len(order)
 
     def net(order, sign, junk):
@@ -133,7 +150,9 @@ def test_few_blanks_take_a_walk_of_bounded_length(h, order, signs):
 def example():
     rows = [[1.0], [2.0], [0.5], [3.0]]
     a = mo.Network.mlp(rows, [0.0, 1.0, 0.0, 0.0], [[1.0, 2.0, 0.0, 0.0]], [0.0])
-    b = mo.Network.mlp([[-2.0], [1.0], [1.0], [7.0]], [-1.0, 0.0, 0.0, 0.0], [[-2.0, 0.25, 0.75, 0.0]], [0.0])
+    b = mo.Network.mlp(
+        [[-2.0], [1.0], [1.0], [7.0]], [-1.0, 0.0, 0.0, 0.0], [[-2.0, 0.25, 0.75, 0.0]], [0.0]
+    )
     found = mo.path(a, b)
     assert found is not None
     return a, b, found
@@ -152,9 +171,17 @@ def test_every_tampered_weight_is_refused():
                 for j, x in enumerate(column):
                     ulp = Fraction(float(np.nextafter(float(x), np.inf))) - Fraction(float(x))
                     column = (*column[:j], x + ulp, *column[j + 1 :])
-                    wrong = changed(found.certificate, k, Knot(knot.rows, (*knot.out[:u], column, *knot.out[u + 1 :])))
+                    wrong = changed(
+                        found.certificate,
+                        k,
+                        Knot(knot.rows, (*knot.out[:u], column, *knot.out[u + 1 :])),
+                    )
                     column = knot.out[u]
-                    row = found.a.layers[0].weight if knot.rows[u] < a.widths[1] else found.b.layers[0].weight
+                    row = (
+                        found.a.layers[0].weight
+                        if knot.rows[u] < a.widths[1]
+                        else found.b.layers[0].weight
+                    )
                     inner = 0 < k < len(knots) - 1
                     if inner and not row[knot.rows[u] % a.widths[1]].any():
                         continue  # a constant unit may have any weight: the bias makes up for it
@@ -165,14 +192,20 @@ def test_every_tampered_weight_is_refused():
 @pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_every_tampered_row_is_refused_where_a_unit_is_in_use(count):
     for a, b, found in (example(), *some_pairs(count)):
-        rows = np.concatenate([np.column_stack([n.layers[0].weight, n.layers[0].bias]) for n in (a, b)]).tolist()
+        rows = np.concatenate(
+            [np.column_stack([n.layers[0].weight, n.layers[0].bias]) for n in (a, b)]
+        ).tolist()
         knots = found.certificate.knots
         for k, knot in enumerate(knots):
             for u, row in enumerate(knot.rows):
                 used = any(any(q.out[u]) for q in knots[max(0, k - 1) : k + 2])
                 for other in range(len(rows)):
                     if rows[other] != rows[row] and (used or k in (0, len(knots) - 1)):
-                        wrong = changed(found.certificate, k, Knot((*knot.rows[:u], other, *knot.rows[u + 1 :]), knot.out))
+                        wrong = changed(
+                            found.certificate,
+                            k,
+                            Knot((*knot.rows[:u], other, *knot.rows[u + 1 :]), knot.out),
+                        )
                         with pytest.raises(mo.CertificateRejected, match=r"knot|begin|segment"):
                             wrong.verify(a, b)
 
@@ -201,7 +234,9 @@ def test_other_forgeries_are_refused():
         with pytest.raises(mo.CertificateRejected, match="knot 1 does not have"):
             changed(found.certificate, 1, Knot(rows, out)).verify(a, b)
     with pytest.raises(mo.CertificateRejected, match="outgoing weights"):
-        changed(found.certificate, 1, Knot(knots[1].rows, ((Fraction(0),) * 2, *knots[1].out[1:]))).verify(a, b)
+        changed(
+            found.certificate, 1, Knot(knots[1].rows, ((Fraction(0),) * 2, *knots[1].out[1:]))
+        ).verify(a, b)
     with pytest.raises(mo.CertificateRejected, match="digest"):
         found.certificate.verify(b, a)
     theta = a.flat()
@@ -225,10 +260,14 @@ def test_other_forgeries_are_refused():
 )  # fmt: skip
 def test_only_knots_are_read(knot):
     with pytest.raises(mo.CertificateRejected, match="knot 0"):
-        PathCertificate.from_json(json.dumps({"schema": "moduli.path/1", "a": "", "b": "", "knots": [knot]}))
+        PathCertificate.from_json(
+            json.dumps({"schema": "moduli.path/1", "a": "", "b": "", "knots": [knot]})
+        )
 
 
-@pytest.mark.parametrize("change", [{"schema": "moduli.path/2"}, {"a": 1}, {"knots": {}}, {"more": 1}])
+@pytest.mark.parametrize(
+    "change", [{"schema": "moduli.path/2"}, {"a": 1}, {"knots": {}}, {"more": 1}]
+)
 def test_only_paths_are_read(change):
     _, _, found = example()
     data = found.certificate.to_json()
@@ -298,10 +337,16 @@ def test_constants_too_close_to_tell_are_undecided():
 
 
 def test_activations_with_more_laws():
-    swapped = [mo.Network.mlp([[t], [3 - t]], [0.0, 1.0], [[t, 1.0]], [0.0], activation="gelu") for t in (1.0, 2.0)]
+    swapped = [
+        mo.Network.mlp([[t], [3 - t]], [0.0, 1.0], [[t, 1.0]], [0.0], activation="gelu")
+        for t in (1.0, 2.0)
+    ]
     with pytest.raises(ValueError, match="not the same function"):
         mo.path(*swapped)
-    turned = [mo.Network.mlp([[1.0], [2.0]][::s], [0.0, 0.0], [[1.0, 3.0][::s]], [0.0], activation="relu") for s in (1, -1)]
+    turned = [
+        mo.Network.mlp([[1.0], [2.0]][::s], [0.0, 0.0], [[1.0, 3.0][::s]], [0.0], activation="relu")
+        for s in (1, -1)
+    ]
     with pytest.raises(mo.Undecided, match="no blank unit"):
         mo.path(*turned)
     ends = (([[1.0], [1.0], [5.0]], [[1.0, 2.0, 0.0]]), ([[7.0], [1.0], [1.0]], [[0.0, 0.5, 2.5]]))
@@ -317,7 +362,9 @@ def test_activations_with_more_laws():
 def test_sums_beyond_the_range_of_floats_are_said():
     rows, bias = ([[1.0], [1.0], [2.0], [3.0]], [[5.0], [1.0], [1.0], [3.0]]), [0.0] * 4
     outs = [1.5e308, 1.5e308, 0.0, 0.0], [0.0, 1.5e308, 1.5e308, 0.0]
-    found = mo.path(*(mo.Network.mlp(r, bias, [out], [0.0]) for r, out in zip(rows, outs, strict=True)))
+    found = mo.path(
+        *(mo.Network.mlp(r, bias, [out], [0.0]) for r, out in zip(rows, outs, strict=True))
+    )
     assert found is not None
     assert found.check()
     if found.segments > 1:

@@ -41,7 +41,9 @@ def test_idempotent_and_invariant_bit_for_bit():
 
 
 def test_invariance_under_many_elements():
-    for seed, acts in enumerate((["tanh"] * 2, ["relu"] * 2, ["abs", "leaky_relu(0.25)"], ["sigmoid"] * 2, ["gelu", "erf"])):
+    for seed, acts in enumerate(
+        (["tanh"] * 2, ["relu"] * 2, ["abs", "leaky_relu(0.25)"], ["sigmoid"] * 2, ["gelu", "erf"])
+    ):
         rng = np.random.default_rng(seed)
         net = plants.minimal(rng, (3, 6, 5, 2), acts).network()
         group, form, mark = mo.symmetries(net), mo.canonical(net), mo.signature(net)
@@ -52,7 +54,9 @@ def test_invariance_under_many_elements():
 
 
 def test_scales_that_are_no_powers_of_two():
-    """Rows times 3, outgoing weights divided by 3, all exact floats: one form, where nothing is left of the factor."""
+    """Rows times 3, outgoing weights divided by 3, all exact floats: one form, where nothing is
+    left of the factor.
+    """
     for seed in range(50):
         rng = np.random.default_rng(seed)
         parts = plants.minimal(rng, (2, 4, 3, 2), ["relu", "leaky_relu(0.25)"])
@@ -69,7 +73,12 @@ def test_forms_of_large_numbers_of_bits_are_idempotent():
     """Rows of full mantissas after merges: remainders in the exact state, rounding in the form."""
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        rows = [rng.standard_normal((4, 2)), rng.standard_normal(4), rng.standard_normal((3, 4)), rng.standard_normal(3)]
+        rows = [
+            rng.standard_normal((4, 2)),
+            rng.standard_normal(4),
+            rng.standard_normal((3, 4)),
+            rng.standard_normal(3),
+        ]
         rows[0][1], rows[1][1] = 2 * rows[0][0], 2 * rows[1][0]
         net = mo.Network.mlp(*rows, rng.standard_normal((1, 3)), [0.0], activation="relu")
         form = mo.canonical(net)
@@ -117,7 +126,11 @@ def test_stabilisers_against_all_elements(activation):
     exact = 0
     for widths in ((1, 3, 1), (2, 3, 2), (1, 2, 2, 1)):
         for _ in range(40):
-            arrays = [rng.integers(-1, 2, shape).astype(float) for n, m in pairwise(widths) for shape in ((m, n), m)]
+            arrays = [
+                rng.integers(-1, 2, shape).astype(float)
+                for n, m in pairwise(widths)
+                for shape in ((m, n), m)
+            ]
             net = mo.Network.mlp(*arrays, activation=activation)
             group = mo.symmetries(net)
             size, order = orbit(net)
@@ -139,7 +152,9 @@ def test_stored_stabilisers(shared):
         if case["stabiliser_a"] is None:
             continue
         names = [f"{case['key']}/A/{part}{l}" for l in range(1, 9) for part in "Wb"]
-        net = mo.Network.mlp(*(arrays[name] for name in names if name in arrays), activation=case["activation"])
+        net = mo.Network.mlp(
+            *(arrays[name] for name in names if name in arrays), activation=case["activation"]
+        )
         low, high = mo.symmetries(net).log_stabiliser
         assert math.isclose(low, math.log(case["stabiliser_a"]), abs_tol=1e-12)
         assert low == high
@@ -152,10 +167,20 @@ def test_orders_of_parts(shared):
     for case in cases:
         args, expected = case["args"], case["expected"]
         if case["function"] == "log_spec":
-            makers = {"units": SymmetricPart, "heads": SymmetricPart, "gqa": lambda kv, q: SymmetricPart(kv, inside=(SymmetricPart(q),))}
+            makers = {
+                "units": SymmetricPart,
+                "heads": SymmetricPart,
+                "gqa": lambda kv, q: SymmetricPart(kv, inside=(SymmetricPart(q),)),
+            }
             value = sum(makers[kind](*numbers).log_order for kind, *numbers in args["spec"])
         elif case["function"] == "log_attention_group":
-            value = attention(args["kv"], args["dk"], args["dv"], queries=args["q"], rotary=args.get("rope", False)).log_order
+            value = attention(
+                args["kv"],
+                args["dk"],
+                args["dv"],
+                queries=args["q"],
+                rotary=args.get("rope", False),
+            ).log_order
         elif case["function"] == "log_grouped_pair":
             value = grouped(args["g"], args["i"], args["o"]).log_order
         else:
@@ -191,14 +216,30 @@ def test_complete_where_it_is_known():
     assert not mo.signature(one("relu", 5, 40)).complete
     constant = mo.Network.mlp([[0.0], [1.0]], [0.5, 0.0], [[1.0, 1.0]], [0.0])
     assert mo.signature(constant).complete
-    assert not mo.signature(mo.Network.mlp([[0.0], [1.0]], [0.5, 0.0], [[1.0, 1.0]], [0.0], activation="erf")).complete
+    assert not mo.signature(
+        mo.Network.mlp([[0.0], [1.0]], [0.5, 0.0], [[1.0, 1.0]], [0.0], activation="erf")
+    ).complete
     assert mo.signature(mo.Network.mlp([[1.0]], [0.0])).complete
 
 
 def test_units_that_turn_around_together_are_not_complete():
-    """Three ReLU units whose products of weights cancel: reflecting all of them gives the same function and another form."""
-    a = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
-    b = mo.Network.mlp([[-1.0, 0.0], [0.0, -1.0], [1.0, 1.0]], [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
+    """Three ReLU units whose products of weights cancel: reflecting all of them gives the same
+    function and another form.
+    """
+    a = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]],
+        [0.0, 0.0, 0.0],
+        [[1.0, 1.0, 1.0]],
+        [0.0],
+        activation="relu",
+    )
+    b = mo.Network.mlp(
+        [[-1.0, 0.0], [0.0, -1.0], [1.0, 1.0]],
+        [0.0, 0.0, 0.0],
+        [[1.0, 1.0, 1.0]],
+        [0.0],
+        activation="relu",
+    )
     x = np.random.default_rng(0).standard_normal((100, 2))
     assert np.allclose(a(x), b(x))
     assert mo.signature(a) != mo.signature(b)
@@ -206,11 +247,16 @@ def test_units_that_turn_around_together_are_not_complete():
 
 
 def test_more_units_along_the_same_hyperplanes():
-    """Pairs on two parallel hyperplanes whose linear parts cancel: the function of two units. Where they do not cancel, the
-    linear part can go to either of them: minimal in two ways, with two signatures, none of them complete."""
+    """Pairs on two parallel hyperplanes whose linear parts cancel: the function of two units. Where
+    they do not cancel, the linear part can go to either of them: minimal in two ways, with two
+    signatures, none of them complete."""
     few = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, 2.0]], [0.0], activation="relu")
     many = mo.Network.mlp(
-        [[1.0], [-1.0], [1.0], [-1.0]], [0.0, 0.0, -1.0, 1.0], [[2.0, -1.0, 1.0, 1.0]], [-1.0], activation="relu"
+        [[1.0], [-1.0], [1.0], [-1.0]],
+        [0.0, 0.0, -1.0, 1.0],
+        [[2.0, -1.0, 1.0, 1.0]],
+        [-1.0],
+        activation="relu",
     )
     x = np.linspace(-3, 3, 61)[:, None]
     assert np.allclose(few(x), many(x))
@@ -219,7 +265,9 @@ def test_more_units_along_the_same_hyperplanes():
     assert one.complete
 
     left, right = (
-        mo.Network.mlp([[1.0], [1.0], [-1.0]], [0.0, -1.0, extra], [outgoing], [bias], activation="relu")
+        mo.Network.mlp(
+            [[1.0], [1.0], [-1.0]], [0.0, -1.0, extra], [outgoing], [bias], activation="relu"
+        )
         for extra, outgoing, bias in ((0.0, [5.0, 3.0, 1.0], 0.0), (1.0, [6.0, 2.0, 1.0], -1.0))
     )
     assert np.allclose(left(x), right(x))
@@ -250,7 +298,10 @@ def test_a_signature_is_text_that_travels():
 def test_rosetta_and_copies_fall_into_a_thousand_classes(shared):
     with np.load(shared / "models" / "rosetta3_model2_1000nets.npz") as z:
         arrays = {name: z[name] for name in z.files}
-    nets = [mo.Network.mlp(*(arrays[name][k].astype(np.float64) for name in ("W1", "b1", "W2", "b2"))) for k in range(1000)]
+    nets = [
+        mo.Network.mlp(*(arrays[name][k].astype(np.float64) for name in ("W1", "b1", "W2", "b2")))
+        for k in range(1000)
+    ]
     marks = [mo.signature(net) for net in nets]
     copies = [mo.signature(mo.symmetries(net).random(k)(net)) for k, net in enumerate(nets)]
     assert copies == marks
@@ -260,7 +311,9 @@ def test_rosetta_and_copies_fall_into_a_thousand_classes(shared):
 def test_rows_are_ordered_as_by_all_their_columns():
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        keys = list(rng.integers(0, 2, (int(rng.integers(1, 40)), int(rng.integers(0, 30)))).astype(float))
+        keys = list(
+            rng.integers(0, 2, (int(rng.integers(1, 40)), int(rng.integers(0, 30)))).astype(float)
+        )
         assert _sorted(keys).tolist() == np.lexsort(keys[::-1]).tolist(), seed
 
 
@@ -282,12 +335,16 @@ def test_normal_forms_of_sums_that_no_float_holds():
 
 
 def pairs_of_floats(rng, count, largest=300):
-    """Sums of two floats, normalised as `two_sum` leaves them: odd mantissas, remainders from half a unit to the least."""
+    """Sums of two floats, normalised as `two_sum` leaves them: odd mantissas, remainders from half
+    a unit to the least.
+    """
     size = rng.choice([1.0, 1 + 2.0**-52, 2 - 2.0**-52, 1.5, 4 / 3, 2**0.5, math.pi / 2], count)
     size = np.where(rng.random(count) < 0.5, size, 1 + rng.random(count))
     exponent = rng.integers(-largest, largest + 1, count) * (rng.random(count) < 0.8)
     exponent = np.where(rng.random(count) < 0.2, rng.choice([-largest, largest], count), exponent)
-    high = np.clip(np.ldexp(size, exponent), 2.0**-largest, 2.0**largest) * rng.choice([-1.0, 1.0], count)
+    high = np.clip(np.ldexp(size, exponent), 2.0**-largest, 2.0**largest) * rng.choice(
+        [-1.0, 1.0], count
+    )
     share = rng.choice([0.0, 0.5, -0.5, 2.0**-60, -(2.0**-400), 0.3, -0.49], count)
     low = share * np.spacing(np.abs(high))
     low[rng.random(count) < 0.1] = math.ulp(0.0)
@@ -295,11 +352,15 @@ def pairs_of_floats(rng, count, largest=300):
 
 
 def exact(pair):
-    return [Fraction(p) + Fraction(q) for p, q in zip(*(part.tolist() for part in pair), strict=True)]
+    return [
+        Fraction(p) + Fraction(q) for p, q in zip(*(part.tolist() for part in pair), strict=True)
+    ]
 
 
 def test_products_and_quotients_of_sums_of_two_floats_are_as_close_as_the_slack_of_a_form_says():
-    """Weights times a scale over another one: off by a factor 1 + 2^-98 at most, within the limits that are looked at."""
+    """Weights times a scale over another one: off by a factor 1 + 2^-98 at most, within the limits
+    that are looked at.
+    """
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, s, t = (pairs_of_floats(rng, 1000) for _ in range(3))
@@ -311,19 +372,29 @@ def test_products_and_quotients_of_sums_of_two_floats_are_as_close_as_the_slack_
 
 
 def extreme_network(rng, kind):
-    """Two hidden layers whose weights are of very different sizes, some zero; units of a size that no float holds exactly."""
+    """Two hidden layers whose weights are of very different sizes, some zero; units of a size that
+    no float holds exactly.
+    """
     span = {"plain": 1, "large": 40, "huge": 140, "beyond": 320}[kind]
     widths, parts = [2, 3, 3, 2], []
     for n, m in pairwise(widths):
         for shape in ((m, n), (m,)):
-            values = rng.integers(-99, 100, shape) * np.exp2(rng.integers(-span, span + 1, shape) * (rng.random(shape) < 0.5))
-            parts.append(np.where(rng.random(shape) < 0.1, 0.0, values / rng.choice([1.0, 3.0, 7.0], shape)))
-    return mo.Network.mlp(*parts, activation=[str(a) for a in rng.choice(["relu", "abs", "leaky_relu(0.1)"], 2)])
+            values = rng.integers(-99, 100, shape) * np.exp2(
+                rng.integers(-span, span + 1, shape) * (rng.random(shape) < 0.5)
+            )
+            parts.append(
+                np.where(rng.random(shape) < 0.1, 0.0, values / rng.choice([1.0, 3.0, 7.0], shape))
+            )
+    return mo.Network.mlp(
+        *parts, activation=[str(a) for a in rng.choice(["relu", "abs", "leaky_relu(0.1)"], 2)]
+    )
 
 
 @pytest.mark.parametrize("kind", ["plain", "large", "huge", "beyond"])
 def test_the_slack_of_a_form_holds_what_rounding_changes(kind):
-    """Both functions in rational arithmetic, at inputs of all sizes; where numbers are too large nothing is claimed."""
+    """Both functions in rational arithmetic, at inputs of all sizes; where numbers are too large
+    nothing is claimed.
+    """
     statuses = set()
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -341,7 +412,10 @@ def test_the_slack_of_a_form_holds_what_rounding_changes(kind):
         constant, growth = Fraction(form.slack.constant), Fraction(form.slack.growth)
         for size in (0.0, 1e-30, 1.0, 1e30):
             x = [Fraction(v) for v in (size * rng.choice([-1.0, 1.0, 0.25, 1 / 3], 2)).tolist()]
-            far = max(abs(p[0] - q[0]) for p, q in zip(evaluate(net, x), evaluate(form.network, x), strict=True))
+            far = max(
+                abs(p[0] - q[0])
+                for p, q in zip(evaluate(net, x), evaluate(form.network, x), strict=True)
+            )
             assert far <= constant + growth * max(map(abs, x))
     assert "bounded" in statuses or kind == "beyond"
     assert statuses & {"undecided", "refused"} or kind != "beyond"

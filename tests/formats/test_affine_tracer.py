@@ -1,4 +1,6 @@
-"""The tracer: against plain numpy on small integers (equality), and against rationals elsewhere (certified bounds)."""
+"""The tracer: against plain numpy on small integers (equality), and against rationals elsewhere
+(certified bounds).
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,20 @@ def random_program(rng, tensor, value):
         shape = tensor.shape
         match rng.integers(10):
             case 0:
-                tensor, value = tensor.rearrange(lambda v: v.reshape(1, -1)), value.reshape(batch, -1)
+                tensor, value = (
+                    tensor.rearrange(lambda v: v.reshape(1, -1)),
+                    value.reshape(batch, -1),
+                )
             case 1 if len(shape) == 2 and shape[1] % 2 == 0 and shape[1]:
-                tensor, value = tensor.rearrange(lambda v: v.reshape(1, 2, -1)), value.reshape(batch, 2, -1)
+                tensor, value = (
+                    tensor.rearrange(lambda v: v.reshape(1, 2, -1)),
+                    value.reshape(batch, 2, -1),
+                )
             case 2 if len(shape) == 3:
-                tensor, value = tensor.rearrange(lambda v: v.transpose(0, 2, 1)), value.transpose(0, 2, 1)
+                tensor, value = (
+                    tensor.rearrange(lambda v: v.transpose(0, 2, 1)),
+                    value.transpose(0, 2, 1),
+                )
             case 3:
                 take = rng.integers(0, shape[-1], rng.integers(1, 5))  # with repetitions
                 tensor = tensor.rearrange(lambda v, take=take: np.take(v, take, -1))
@@ -89,7 +100,10 @@ def test_consecutive_maps_are_rounded_once():
     assert np.array_equal(net.layers[0].weight.T, weight.astype(float))
     assert np.array_equal(net.layers[0].bias, bias.astype(float))
     assert len(net.notes) == 1
-    assert "folded 4 affine maps into 1; rounding to float64 changes the output by at most" in net.notes[0]
+    assert (
+        "folded 4 affine maps into 1; rounding to float64 changes the output by at most"
+        in net.notes[0]
+    )
 
 
 def bound(note):
@@ -99,7 +113,9 @@ def bound(note):
 
 @pytest.mark.parametrize("exact_products", [2**16, 0])
 def test_certified_rounding_holds(exact_products, monkeypatch):
-    """x/3 scaled, normalised, ReLU, twice folded: against rationals, with square roots to 120 digits."""
+    """x/3 scaled, normalised, ReLU, twice folded: against rationals, with square roots to 120
+    digits.
+    """
     monkeypatch.setattr(affine_tracer, "EXACT_PRODUCTS", exact_products)
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -108,7 +124,12 @@ def test_certified_rounding_holds(exact_products, monkeypatch):
             rng.uniform(1, 3, 4),
             *(rng.normal(size=s) for s in ((4, 6), (6, 5), (5, 2))),
         )
-        gain, shift, mu, var = rng.normal(size=6), rng.normal(size=6), rng.normal(size=6), rng.uniform(0.1, 2, 6)
+        gain, shift, mu, var = (
+            rng.normal(size=6),
+            rng.normal(size=6),
+            rng.normal(size=6),
+            rng.uniform(0.1, 2, 6),
+        )
         tensor = Tensor.input((1, 4)).shifted(-mean).scaled(reciprocal(std)).matmul(w1)
         tensor = tensor.normalised(gain, shift, mu, var, 1e-5).activate(RELU).matmul(w2).matmul(w3)
         net = tensor.finish()
@@ -116,18 +137,27 @@ def test_certified_rounding_holds(exact_products, monkeypatch):
         assert constant < Fraction(1, 10**12)
         assert growth < Fraction(1, 10**12)
         digits = 10**120
-        roots = np.array([Fraction(digits, _isqrt((Fraction(v) + Fraction(1e-5)) * digits**2)) for v in var], dtype=object)
+        roots = np.array(
+            [Fraction(digits, _isqrt((Fraction(v) + Fraction(1e-5)) * digits**2)) for v in var],
+            dtype=object,
+        )
         for x in rng.normal(size=(4, 4)) * 10:
             h = (rational(x) - rational(mean)) / rational(std) @ rational(w1)
             h = (h - rational(mu)) * roots * rational(gain) + rational(shift)
-            exact = np.array([max(t, Fraction(0)) for t in h], dtype=object) @ rational(w2) @ rational(w3)
+            exact = (
+                np.array([max(t, Fraction(0)) for t in h], dtype=object)
+                @ rational(w2)
+                @ rational(w3)
+            )
             h = rational(x)
             for layer in net.layers:
                 h = rational(layer.weight) @ h + rational(layer.bias)
                 if layer.activation == RELU:
                     h = np.array([max(t, Fraction(0)) for t in h], dtype=object)
             size = max(abs(Fraction(t)) for t in x)
-            assert max(abs(h - exact)) <= (constant + growth * size) * Fraction(11, 10)  # printed to two digits
+            assert max(abs(h - exact)) <= (constant + growth * size) * Fraction(
+                11, 10
+            )  # printed to two digits
 
 
 def _isqrt(q):
@@ -142,21 +172,42 @@ def test_repeated_scales_stay_exact():
     net = tensor.matmul(np.eye(2)).finish()
     assert np.array_equal(np.diag(net.layers[0].weight), [float(Fraction(factor[0]) ** 2), 9.0])
     assert "rounding" in net.notes[0]
-    assert not Tensor.input((1, 2)).scaled(np.array([3.0, 5.0])).scaled(np.array([3.0, 5.0])).finish().notes
+    assert (
+        not Tensor.input((1, 2))
+        .scaled(np.array([3.0, 5.0]))
+        .scaled(np.array([3.0, 5.0]))
+        .finish()
+        .notes
+    )
 
 
 def test_far_magnitudes():
     tiny = (
-        Tensor.input((1, 2)).scaled(np.array([2.0**-600, 2.0**500])).scaled(np.array([2.0**-400, 2.0**400])).matmul(np.eye(2))
+        Tensor.input((1, 2))
+        .scaled(np.array([2.0**-600, 2.0**500]))
+        .scaled(np.array([2.0**-400, 2.0**400]))
+        .matmul(np.eye(2))
     )
     assert np.array_equal(np.diag(tiny.finish().layers[0].weight), [2.0**-1000, 2.0**900])
     with pytest.raises(UnsupportedModel, match=r"finite|beyond float64"):
         Tensor.input((1, 1)).scaled(2.0**900).scaled(2.0**900).finish()
     with pytest.raises(UnsupportedModel, match="2\\^450"):
-        Tensor.input((1, 256)).matmul(np.full((256, 256), 1e200)).matmul(np.full((256, 256), 2.0)).finish()
-    zero = Tensor.input((1, 2)).scaled(np.array([1.7e308, 3.0])).matmul(np.array([[0.0], [0.5]])).finish()
+        Tensor.input((1, 256)).matmul(np.full((256, 256), 1e200)).matmul(
+            np.full((256, 256), 2.0)
+        ).finish()
+    zero = (
+        Tensor.input((1, 2))
+        .scaled(np.array([1.7e308, 3.0]))
+        .matmul(np.array([[0.0], [0.5]]))
+        .finish()
+    )
     assert (zero.layers[0].weight.tolist(), zero.notes) == ([[0.0, 1.5]], ())
-    small = Tensor.input((1, 256)).matmul(np.full((256, 256), 1e-200)).matmul(np.full((256, 256), 2.0)).finish()
+    small = (
+        Tensor.input((1, 256))
+        .matmul(np.full((256, 256), 1e-200))
+        .matmul(np.full((256, 256), 2.0))
+        .finish()
+    )
     assert not small.layers[0].weight.any()
     assert "at most" in small.notes[0]
 
@@ -180,9 +231,17 @@ def test_reciprocal_and_root():
     assert reciprocal(np.array([2.0, -0.25])).is_float()
     third = reciprocal(np.array([[3.0, 3.0], [1.0, 7.0]]))
     assert third.shape == (2, 2)
-    assert abs(third.centre.get((0, 0)) - Fraction(1, 3)) <= Fraction(float(third.radius[0, 0])) < Fraction(1, 10**30)
+    assert (
+        abs(third.centre.get((0, 0)) - Fraction(1, 3))
+        <= Fraction(float(third.radius[0, 0]))
+        < Fraction(1, 10**30)
+    )
     root = inverse_root(np.array([3.75]), 0.25)
-    assert abs(root.centre.get((0,)) - Fraction(1, 2)) <= Fraction(float(root.radius[0])) < Fraction(1, 10**30)
+    assert (
+        abs(root.centre.get((0,)) - Fraction(1, 2))
+        <= Fraction(float(root.radius[0]))
+        < Fraction(1, 10**30)
+    )
     with pytest.raises(UnsupportedModel, match="division by zero"):
         reciprocal(np.array([1.0, 0.0]))
     with pytest.raises(UnsupportedModel, match="not positive"):
@@ -191,7 +250,12 @@ def test_reciprocal_and_root():
 
 def test_activations_that_change_nothing_are_dropped():
     x = Tensor.input((1, 2)).matmul(np.eye(2))
-    for inner, outer in ((RELU, RELU), (ABS, RELU), (RELU, ABS), (RELU, Activation("leaky_relu", 0.1))):
+    for inner, outer in (
+        (RELU, RELU),
+        (ABS, RELU),
+        (RELU, ABS),
+        (RELU, Activation("leaky_relu", 0.1)),
+    ):
         assert x.activate(inner).activate(outer).matmul(np.ones((2, 1))).finish().units == 2
     twice = x.activate(TANH).activate(RELU).matmul(np.ones((2, 1))).finish()
     assert [str(a) for a in twice.activations] == ["tanh", "relu"]
@@ -218,7 +282,11 @@ def test_shapes():
     assert x.scaled(np.ones((2, 1))).shape == (1, 2, 3)
     assert Tensor.input((3,)).matmul_left(np.ones((2, 3))).shape == (2,)
     assert Tensor.input((1, 0)).matmul(np.ones((0, 2))).shape == (1, 2)
-    for bad in (lambda: x.matmul(np.ones((2, 2))), lambda: x.shifted(np.ones(4)), lambda: x.linear(np.ones((2, 5)), (2,))):
+    for bad in (
+        lambda: x.matmul(np.ones((2, 2))),
+        lambda: x.shifted(np.ones(4)),
+        lambda: x.linear(np.ones((2, 5)), (2,)),
+    ):
         with pytest.raises(ShapeError, match=r"shape"):
             bad()
     with pytest.raises(ShapeError, match="normalisation of 2 channels"):
@@ -229,7 +297,11 @@ def test_shapes():
 
 def test_a_large_image_costs_vectors_only():
     tracemalloc.start()
-    x = Tensor.input((1, 3, 224, 224)).shifted(np.ones((1, 3, 1, 1))).scaled(reciprocal(np.array(255.0)))
+    x = (
+        Tensor.input((1, 3, 224, 224))
+        .shifted(np.ones((1, 3, 1, 1)))
+        .scaled(reciprocal(np.array(255.0)))
+    )
     x = x.rearrange(lambda v: v.transpose(0, 2, 3, 1).reshape(1, -1))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -1,4 +1,6 @@
-"""Reading and writing: against onnxruntime and the onnx reference evaluator, and against damage of every kind."""
+"""Reading and writing: against onnxruntime and the onnx reference evaluator, and against damage of
+every kind.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,20 @@ def network(*widths, kind="tanh", output_map="identity"):
     return Network.mlp(*arrays, activation=kind, output_map=output_map)
 
 
-def model(nodes, stored=(), shape=("N", 3), opset=17, outputs=("y",), kind=TensorProto.DOUBLE, inputs=("x",)):
+def model(
+    nodes,
+    stored=(),
+    shape=("N", 3),
+    opset=17,
+    outputs=("y",),
+    kind=TensorProto.DOUBLE,
+    inputs=("x",),
+):
     """A graph from nodes written as (op, inputs, outputs, attributes); inputs are split at blanks."""
-    made = [helper.make_node(op, given.split(" "), made.split(), **attributes) for op, given, made, attributes in nodes]
+    made = [
+        helper.make_node(op, given.split(" "), made.split(), **attributes)
+        for op, given, made, attributes in nodes
+    ]
     tensors = [numpy_helper.from_array(np.asarray(a), name) for name, a in dict(stored).items()]
     graph = helper.make_graph(
         made,
@@ -76,23 +89,27 @@ def agree(proto, shape=(1, 3), samples=5, output="y", **options):
 # The shared models ----------------------------------------------------------------------------------------------
 
 DENSE = {
-    "acasxu_1_1.onnx": 300, "acasxu_1_1.nnet": 300, "mnistfc_256x2.onnx": 512, "rl_cartpole.onnx": 128, "reach_vdp.onnx": 64,
-    "tll_8.onnx": 252, "nn4sys_lindex.onnx": 384, "safenlp_ruarobot.onnx": 128, "hls_three_layer_keras.onnx": 128,
-    "hls_three_layer_bn_pytorch.onnx": 128, "arch_tora.onnx": 300, "arch_docking.onnx": 512, "arch_acc.onnx": 100,
-    "arch_attitude.onnx": 192, "HCAS_rect_v6_pra0_tau00_25HU_3000.nnet": 125, "marabou_mnist5x20_leaky_relu.onnx": 120,
+    "acasxu_1_1.onnx": 300, "acasxu_1_1.nnet": 300, "mnistfc_256x2.onnx": 512,
+    "rl_cartpole.onnx": 128, "reach_vdp.onnx": 64, "tll_8.onnx": 252, "nn4sys_lindex.onnx": 384,
+    "safenlp_ruarobot.onnx": 128, "hls_three_layer_keras.onnx": 128,
+    "hls_three_layer_bn_pytorch.onnx": 128, "arch_tora.onnx": 300, "arch_docking.onnx": 512,
+    "arch_acc.onnx": 100, "arch_attitude.onnx": 192, "HCAS_rect_v6_pra0_tau00_25HU_3000.nnet": 125,
+    "marabou_mnist5x20_leaky_relu.onnx": 120,
 }  # fmt: skip
 CONVERTED = {
-    "KERAS_3layer_70pruned_retrained_weights.h5": 128, "TORA_ReLUtanh_controller.polar": 60, "acasxu_1_1.nnet": 300,
-    "HCAS_rect_v6_pra0_tau00_25HU_3000.nnet": 125, "verisig_mountain_car_sig16x16.yml": 32,
-    "verisig_quadrotor_tanh20x20.yml": 40,
+    "KERAS_3layer_70pruned_retrained_weights.h5": 128, "TORA_ReLUtanh_controller.polar": 60,
+    "acasxu_1_1.nnet": 300, "HCAS_rect_v6_pra0_tau00_25HU_3000.nnet": 125,
+    "verisig_mountain_car_sig16x16.yml": 32, "verisig_quadrotor_tanh20x20.yml": 40,
     "sb3_ppo_Acrobot-v1_policy.pth": 128, "serra_mnist_100-100_checkpoint_120.tar": 200,
-    "serra_cifar10_400-400_L1_pruned_checkpoint_120.tar": 364, "rosetta3_model2_1000nets.npz": 6, "sl2p_v1_v2_v3.npz": 5,
+    "serra_cifar10_400-400_L1_pruned_checkpoint_120.tar": 364, "rosetta3_model2_1000nets.npz": 6,
+    "sl2p_v1_v2_v3.npz": 5,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "expected", "units"),
-    [(n, n, u) for n, u in DENSE.items()] + [(f"{n.rpartition('.')[0]}.converted.onnx", n, u) for n, u in CONVERTED.items()],
+    [(n, n, u) for n, u in DENSE.items()]
+    + [(f"{n.rpartition('.')[0]}.converted.onnx", n, u) for n, u in CONVERTED.items()],
 )
 def test_shared_dense_models_agree(shared, name, expected, units, record_property):
     net = load(shared / "models" / name)
@@ -111,8 +128,14 @@ def test_shared_dense_models_agree(shared, name, expected, units, record_propert
             r"node 0 'Conv_0' \(Conv\): a convolution proper \(kernel \(3, 3\) on an image \(32, 32\)\)",
         ),
         ("mnist_convnet_maxpool.onnx", r"node 0 'Conv_0' \(Conv\): a convolution proper"),
-        ("marabou_certificate_and_controller_mandal.onnx", "3 outputs; choose one with output=, from 'output_1', 'output_2'"),
-        ("KERAS_3layer_70pruned_retrained_weights.h5", "suffix '.h5'; suffixes: .onnx .nnet .* export the model to ONNX"),
+        (
+            "marabou_certificate_and_controller_mandal.onnx",
+            "3 outputs; choose one with output=, from 'output_1', 'output_2'",
+        ),
+        (
+            "KERAS_3layer_70pruned_retrained_weights.h5",
+            "suffix '.h5'; suffixes: .onnx .nnet .* export the model to ONNX",
+        ),
         ("verisig_mountain_car_sig16x16.yml", "export the model to ONNX"),
         ("rosetta3_model2_1000nets.npz", "needed are W1, b1, W2, b2"),
     ],
@@ -127,15 +150,25 @@ def test_shared_others_are_refused(shared, name, message):
 def test_one_output_of_several(shared):
     path = shared / "models" / "marabou_certificate_and_controller_mandal.onnx"
     data = np.load(f"{path}.expected.npz")
-    for name, key, columns in (("output_1", "output", slice(0, 4)), ("output_3", "output_2", slice(4, 8))):
+    for name, key, columns in (
+        ("output_1", "output", slice(0, 4)),
+        ("output_3", "output_2", slice(4, 8)),
+    ):
         net = load(path, output=name)
-        assert np.abs(net(data["inputs"][:, columns]) - data[key]).max() <= 1e-5 * np.abs(data[key]).max()
-    with pytest.raises(UnsupportedModel, match="no output 'y'; choose one with output=, from 'output_1'"):
+        assert (
+            np.abs(net(data["inputs"][:, columns]) - data[key]).max()
+            <= 1e-5 * np.abs(data[key]).max()
+        )
+    with pytest.raises(
+        UnsupportedModel, match="no output 'y'; choose one with output=, from 'output_1'"
+    ):
         load(path, output="y")
 
 
 def test_lattice_folds_exactly_and_batch_norm_says_what_it_did(shared):
-    assert load(shared / "models" / "tll_8.onnx").notes == ("agrees with onnx.reference at 18 inputs (batch 1 and 3)",)
+    assert load(shared / "models" / "tll_8.onnx").notes == (
+        "agrees with onnx.reference at 18 inputs (batch 1 and 3)",
+    )
     normed = load(shared / "models" / "hls_three_layer_bn_pytorch.onnx")
     assert normed.notes[0] == "folded a batch normalisation with its stored statistics (4 times)"
     assert "rounding to float64 changes the output by at most" in normed.notes[1]
@@ -146,7 +179,8 @@ def test_lattice_folds_exactly_and_batch_norm_says_what_it_did(shared):
 
 W, V, B = floats(3, 4), floats(4, 2), floats(4)
 GEMMS = [
-    {}, {"transB": 1}, {"alpha": 0.3}, {"beta": -1.7}, {"alpha": 2.5, "beta": 0.5, "transB": 1}, {"beta": 0.0},
+    {}, {"transB": 1}, {"alpha": 0.3}, {"beta": -1.7}, {"alpha": 2.5, "beta": 0.5, "transB": 1},
+    {"beta": 0.0},
 ]  # fmt: skip
 
 
@@ -155,39 +189,60 @@ GEMMS = [
 def test_gemm(attributes, offset):
     weight = floats(4, 3) if attributes.get("transB") else floats(3, 4)
     stored = {"w": weight} | ({} if offset is None else {"c": floats(*offset)})
-    nodes = [("Gemm", "x w" + ("" if offset is None else " c"), "z", attributes), ("Relu", "z", "h", {})]
+    nodes = [
+        ("Gemm", "x w" + ("" if offset is None else " c"), "z", attributes),
+        ("Relu", "z", "h", {}),
+    ]
     nodes.append(("MatMul", "h v", "y", {}))
     agree(model(nodes, stored | {"v": V}))
 
 
 @pytest.mark.parametrize("turn", [0, 1])
 def test_gemm_with_the_input_on_the_right(turn):
-    nodes = [("Gemm", "w x c", "z", {"transB": 1, "transA": turn}), ("Tanh", "z", "h", {}), ("Transpose", "h", "y", {})]
-    agree(model(nodes, {"w": floats(3, 4) if turn else floats(4, 3), "c": floats(4, 1)}, outputs=("y",)))
+    nodes = [
+        ("Gemm", "w x c", "z", {"transB": 1, "transA": turn}),
+        ("Tanh", "z", "h", {}),
+        ("Transpose", "h", "y", {}),
+    ]
+    agree(
+        model(
+            nodes, {"w": floats(3, 4) if turn else floats(4, 3), "c": floats(4, 1)}, outputs=("y",)
+        )
+    )
 
 
 def test_gemm_on_a_transposed_input():
-    agree(model([("Transpose", "x", "t", {"perm": [1, 0]}), ("Gemm", "t w", "y", {"transA": 1})], {"w": W}))
+    agree(
+        model(
+            [("Transpose", "x", "t", {"perm": [1, 0]}), ("Gemm", "t w", "y", {"transA": 1})],
+            {"w": W},
+        )
+    )
 
 
 ELEMENTWISE = [
-    ("Add", "x c"), ("Add", "c x"), ("Sub", "x c"), ("Sub", "c x"), ("Mul", "x c"), ("Mul", "c x"), ("Div", "x c"),
-    ("Sum", "x c c"), ("Neg", "x"), ("Identity", "x"),
+    ("Add", "x c"), ("Add", "c x"), ("Sub", "x c"), ("Sub", "c x"), ("Mul", "x c"), ("Mul", "c x"),
+    ("Div", "x c"), ("Sum", "x c c"), ("Neg", "x"), ("Identity", "x"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("op", "inputs"), ELEMENTWISE)
 @pytest.mark.parametrize("shape", [(3,), (1, 3), (1,), ()])
 def test_elementwise(op, inputs, shape):
-    nodes = [(op, inputs, "a", {}), ("MatMul", "a w", "z", {}), ("Sigmoid", "z", "h", {}), ("Mul", "h d", "y", {})]
+    nodes = [
+        (op, inputs, "a", {}),
+        ("MatMul", "a w", "z", {}),
+        ("Sigmoid", "z", "h", {}),
+        ("Mul", "h d", "y", {}),
+    ]
     agree(model(nodes, {"c": floats(*shape), "w": W, "d": floats(4)}))
 
 
 def test_constants_are_folded():
     nodes = [
-        ("Sub", "p q", "r", {}), ("Mul", "r p", "s", {}), ("Div", "s two", "t", {}), ("Neg", "t", "u", {}),
-        ("Add", "u q", "v", {}),
-        ("Transpose", "m", "mt", {}), ("MatMul", "x mt", "z", {}), ("Mul", "z v", "y", {}),
+        ("Sub", "p q", "r", {}), ("Mul", "r p", "s", {}), ("Div", "s two", "t", {}),
+        ("Neg", "t", "u", {}), ("Add", "u q", "v", {}), ("Transpose", "m", "mt", {}),
+        ("MatMul", "x mt", "z", {}), ("Mul", "z v", "y", {}),
     ]  # fmt: skip
     agree(model(nodes, {"p": floats(4), "q": floats(4), "two": np.array(3.0), "m": floats(4, 3)}))
 
@@ -215,13 +270,18 @@ def test_constants_are_folded():
 )
 def test_rearrangements(node, shape):
     numbers = {
-        "axes1": [1], "all": [-1, 6], "keep": [0, -1], "exact": [1, 3, 2], "pick": [3, -1, 0, 0], "zero": [0], "six": [6],
-        "two": [2], "minus": [-1], "far": [-(2**62)], "flat": [1, -1],
+        "axes1": [1], "all": [-1, 6], "keep": [0, -1], "exact": [1, 3, 2], "pick": [3, -1, 0, 0],
+        "zero": [0], "six": [6], "two": [2], "minus": [-1], "far": [-(2**62)], "flat": [1, -1],
     }  # fmt: skip
     stored = {name: np.array(v, np.int64) for name, v in numbers.items()}
     columns = {"Gather": 4, "Slice": 3 if "two" in node[1] else 6}.get(node[0], 6)
-    nodes = [node, ("Reshape", "f flat", "g", {}), ("MatMul", "g w", "z", {}), ("Tanh", "z", "h", {}), ("Add", "h c", "y",
-    {})]
+    nodes = [
+        node,
+        ("Reshape", "f flat", "g", {}),
+        ("MatMul", "g w", "z", {}),
+        ("Tanh", "z", "h", {}),
+        ("Add", "h c", "y", {}),
+    ]
     agree(model(nodes, stored | {"w": floats(columns, 4), "c": floats(4)}, shape), shape)
 
 
@@ -237,8 +297,9 @@ def test_squeeze_axes_as_attributes_and_slices_before_opset_10():
 
 def test_the_shape_that_torch_computes_before_a_reshape():
     nodes = [
-        ("Shape", "x", "s", {}), ("Gather", "s zero", "n", {"axis": 0}), ("Unsqueeze", "n axes", "n1", {}),
-        ("Concat", "n1 rest", "target", {"axis": 0}), ("Reshape", "x target", "f", {}), ("MatMul", "f w", "y", {}),
+        ("Shape", "x", "s", {}), ("Gather", "s zero", "n", {"axis": 0}),
+        ("Unsqueeze", "n axes", "n1", {}), ("Concat", "n1 rest", "target", {"axis": 0}),
+        ("Reshape", "x target", "f", {}), ("MatMul", "f w", "y", {}),
     ]  # fmt: skip
     stored = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1]), "w": floats(6, 2)}
     agree(model(nodes, stored, ("N", 2, 3)), (1, 2, 3))
@@ -247,8 +308,9 @@ def test_the_shape_that_torch_computes_before_a_reshape():
 def test_constant_nodes():
     value, many = numpy_helper.from_array(W), numpy_helper.from_array(np.array([2.5]))
     nodes = [
-        ("Constant", "", "w", {"value": value}), ("Constant", "", "f", {"value_float": 0.5}), ("MatMul", "x w", "z", {}),
-        ("Constant", "", "v", {"value_floats": [1.0, 2.0, 3.0, 4.0]}), ("Mul", "z f", "u", {}), ("Add", "u v", "a", {}),
+        ("Constant", "", "w", {"value": value}), ("Constant", "", "f", {"value_float": 0.5}),
+        ("MatMul", "x w", "z", {}), ("Constant", "", "v", {"value_floats": [1.0, 2.0, 3.0, 4.0]}),
+        ("Mul", "z f", "u", {}), ("Add", "u v", "a", {}),
         ("Constant", "", "k", {"value_ints": [4]}), ("ConstantOfShape", "k", "o", {"value": many}),
         ("ConstantOfShape", "k", "p", {}), ("Add", "a o", "b", {}), ("Add", "b p", "y", {}),
     ]  # fmt: skip
@@ -263,13 +325,17 @@ def test_constant_nodes():
 
 def test_convolution_that_is_a_dense_layer():
     nodes = [
-        ("Conv", "x k b", "z", {"kernel_shape": [2, 3]}), ("Relu", "z", "h", {}), ("Conv", "h l", "g", {"dilations": [1, 1]}),
-        ("Flatten", "g", "y", {}),
+        ("Conv", "x k b", "z", {"kernel_shape": [2, 3]}), ("Relu", "z", "h", {}),
+        ("Conv", "h l", "g", {"dilations": [1, 1]}), ("Flatten", "g", "y", {}),
     ]  # fmt: skip
     stored = {"k": floats(4, 2, 2, 3), "b": floats(4), "l": floats(2, 4, 1, 1)}
     net = agree(model(nodes, stored, ("N", 2, 2, 3)), (1, 2, 2, 3))
     assert net.widths == (12, 4, 2)
-    for attributes in ({"pads": [1, 1, 1, 1]}, {"auto_pad": "SAME_UPPER"}, {"kernel_shape": [1, 1]}):
+    for attributes in (
+        {"pads": [1, 1, 1, 1]},
+        {"auto_pad": "SAME_UPPER"},
+        {"kernel_shape": [1, 1]},
+    ):
         nodes[0] = ("Conv", "x k b", "z", attributes)
         with pytest.raises(UnsupportedModel, match=r"node 0 \(Conv\): a convolution proper"):
             load(model(nodes, stored, ("N", 2, 2, 3)))
@@ -280,15 +346,23 @@ def test_convolution_that_is_a_dense_layer():
 
 @pytest.mark.parametrize("opset", [9, 17])
 def test_batch_normalisation(opset):
-    nodes = [("MatMul", "x w", "z", {}), ("BatchNormalization", "z s b m v", "n", {"epsilon": 0.01}), ("Relu", "n", "y", {})]
+    nodes = [
+        ("MatMul", "x w", "z", {}),
+        ("BatchNormalization", "z s b m v", "n", {"epsilon": 0.01}),
+        ("Relu", "n", "y", {}),
+    ]
     stored = {"w": W, "s": floats(4), "b": B, "m": floats(4), "v": np.abs(floats(4))}
     net = load(model(nodes, stored, opset=opset))
     x = floats(5, 3)
     epsilon = float(np.float32(0.01))
-    expected = np.maximum((x @ W - stored["m"]) / np.sqrt(stored["v"] + epsilon) * stored["s"] + stored["b"], 0)
+    expected = np.maximum(
+        (x @ W - stored["m"]) / np.sqrt(stored["v"] + epsilon) * stored["s"] + stored["b"], 0
+    )
     assert np.allclose(net(x), expected, rtol=1e-12)
     nodes[1] = ("BatchNormalization", "z s b m v", "n rm rv", {"training_mode": 1})
-    with pytest.raises(UnsupportedModel, match=r"training mode; export the model in evaluation mode"):
+    with pytest.raises(
+        UnsupportedModel, match=r"training mode; export the model in evaluation mode"
+    ):
         load(model(nodes, stored))
 
 
@@ -301,7 +375,9 @@ def test_broadcasting_before_opset_7():
     stored = {"c": floats(2), "w": floats(6, 4), "b": B}
     net = load(model(nodes, stored, ("N", 2, 3), opset=6))
     x = floats(5, 2, 3)
-    assert np.allclose(net(x.reshape(5, 6)), (x * stored["c"][:, None]).reshape(5, 6) @ stored["w"] + B)
+    assert np.allclose(
+        net(x.reshape(5, 6)), (x * stored["c"][:, None]).reshape(5, 6) @ stored["w"] + B
+    )
 
 
 ACTIVATIONS = [
@@ -348,25 +424,42 @@ ROOT = float(np.float32(math.sqrt(2)))
 PRODUCTS = {
     "silu": ([("Sigmoid", "z", "s", {}), ("Mul", "s z", "h", {})], "silu"),
     "torch": (
-        [("Div", "z root", "a", {}), ("Erf", "a", "e", {}), ("Add", "e one", "p", {}),
-         ("Mul", "z p", "q", {}), ("Mul", "q half", "h", {})],
+        [
+            ("Div", "z root", "a", {}),
+            ("Erf", "a", "e", {}),
+            ("Add", "e one", "p", {}),
+            ("Mul", "z p", "q", {}),
+            ("Mul", "q half", "h", {}),
+        ],
         "gelu",
     ),
     "keras": (
-        [("Mul", "z half", "g", {}), ("Mul", "z rsqrt", "a", {}), ("Erf", "a", "e", {}), ("Add", "one e", "p", {}),
-         ("Mul", "g p", "h", {})],
+        [
+            ("Mul", "z half", "g", {}),
+            ("Mul", "z rsqrt", "a", {}),
+            ("Erf", "a", "e", {}),
+            ("Add", "one e", "p", {}),
+            ("Mul", "g p", "h", {}),
+        ],
         "gelu",
     ),
     "tanh": (
         [
-            ("Pow", "z three", "c", {}), ("Mul", "c k", "k3", {}), ("Add", "z k3", "s", {}), ("Mul", "s r", "a", {}),
-            ("Tanh", "a", "e", {}), ("Add", "e one", "p", {}), ("Mul", "z half", "g", {}), ("Mul", "g p", "h", {}),
+            ("Pow", "z three", "c", {}),
+            ("Mul", "c k", "k3", {}),
+            ("Add", "z k3", "s", {}),
+            ("Mul", "s r", "a", {}),
+            ("Tanh", "a", "e", {}),
+            ("Add", "e one", "p", {}),
+            ("Mul", "z half", "g", {}),
+            ("Mul", "g p", "h", {}),
         ],
         "gelu_tanh",
     ),
-}  # fmt: skip
+}
 NUMBERS = {
-    "root": ROOT, "rsqrt": math.sqrt(0.5), "one": 1.0, "half": 0.5, "three": 3.0, "k": 0.044715, "r": math.sqrt(2 / math.pi),
+    "root": ROOT, "rsqrt": math.sqrt(0.5), "one": 1.0, "half": 0.5, "three": 3.0, "k": 0.044715,
+    "r": math.sqrt(2 / math.pi),
 }  # fmt: skip
 
 
@@ -374,7 +467,9 @@ NUMBERS = {
 @pytest.mark.parametrize("before", ["MatMul", "Mul"])
 def test_activations_spelled_as_products(spelling, before):
     nodes, kind = PRODUCTS[spelling]
-    stored = {name: np.array(number) for name, number in NUMBERS.items()} | {"w": W if before == "MatMul" else floats(3)}
+    stored = {name: np.array(number) for name, number in NUMBERS.items()} | {
+        "w": W if before == "MatMul" else floats(3)
+    }
     proto = model([(before, "x w", "z", {}), *nodes, ("Neg", "h", "y", {})], stored)
     net = load(proto)
     x = floats(6, 3)
@@ -386,27 +481,53 @@ def test_activations_spelled_as_products(spelling, before):
 
 def test_softmax_last():
     for opset, axis in ((9, 1), (17, -1), (17, 1)):
-        agree(model([("MatMul", "x w", "z", {}), ("Softmax", "z", "y", {"axis": axis})], {"w": W}, opset=opset))
-    with pytest.raises(UnsupportedModel, match=r"over 1 entries .* softmax over all outputs of a sample"):
+        agree(
+            model(
+                [("MatMul", "x w", "z", {}), ("Softmax", "z", "y", {"axis": axis})],
+                {"w": W},
+                opset=opset,
+            )
+        )
+    with pytest.raises(
+        UnsupportedModel, match=r"over 1 entries .* softmax over all outputs of a sample"
+    ):
         load(model([("Softmax", "x", "y", {"axis": 0})]))
     with pytest.raises(UnsupportedModel, match="an operation after Softmax"):
         load(model([("Softmax", "x", "s", {}), ("MatMul", "s w", "y", {})], {"w": W}))
-    with pytest.raises(UnsupportedModel, match="LogSoftmax is not understood; export the model without it"):
+    with pytest.raises(
+        UnsupportedModel, match="LogSoftmax is not understood; export the model without it"
+    ):
         load(model([("LogSoftmax", "x", "y", {})]))
 
 
 def test_batches():
     w = {"w": floats(6, 2)}
-    fixed = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([789, 6])}, (789, 2, 3))
+    fixed = model(
+        [("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})],
+        w | {"t": np.array([789, 6])},
+        (789, 2, 3),
+    )
     assert load(fixed).widths == (6, 2)
-    fixed = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([6, -1])}, (6, 6))
+    fixed = model(
+        [("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})],
+        w | {"t": np.array([6, -1])},
+        (6, 6),
+    )
     assert load(fixed).widths == (6, 2)
-    column = model([("MatMul", "m x", "z", {}), ("Add", "z b", "y", {})], {"m": floats(4, 3), "b": floats(4, 1)}, (3, 1))
+    column = model(
+        [("MatMul", "m x", "z", {}), ("Add", "z b", "y", {})],
+        {"m": floats(4, 3), "b": floats(4, 1)},
+        (3, 1),
+    )
     with pytest.raises(UnsupportedModel, match=r"mixes samples .* say input_shape=\(3, 1\)"):
         load(column)
     agree(column, (3, 1), input_shape=(3, 1))
     agree(model([("MatMul", "x w", "z", {}), ("Relu", "z", "y", {})], {"w": W}, (3,)), (3,))
-    image = model([("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})], w | {"t": np.array([1, 6])}, (2, 3))
+    image = model(
+        [("Reshape", "x t", "f", {}), ("MatMul", "f w", "y", {})],
+        w | {"t": np.array([1, 6])},
+        (2, 3),
+    )
     agree(image, (2, 3), input_shape=(2, 3))
     with pytest.raises(UnsupportedModel, match="it would differ from sample to sample"):
         load(model([("Add", "x c", "y", {})], {"c": floats(7, 3)}))
@@ -417,9 +538,15 @@ def test_batches():
 def test_input_shape():
     flat = [("Flatten", "x", "f", {}), ("MatMul", "f w", "y", {})]
     proto = model(flat, {"w": floats(6, 2)}, ("N", "rows", 3))
-    with pytest.raises(UnsupportedModel, match=r"input 'x' has shape \[None, None, 3\]; give input_shape="):
+    with pytest.raises(
+        UnsupportedModel, match=r"input 'x' has shape \[None, None, 3\]; give input_shape="
+    ):
         load(proto)
-    assert load(proto, input_shape=(2, 3)) == load(proto, input_shape=(1, 2, 3)) == load(proto, input_shape=(8, 2, 3))
+    assert (
+        load(proto, input_shape=(2, 3))
+        == load(proto, input_shape=(1, 2, 3))
+        == load(proto, input_shape=(8, 2, 3))
+    )
     unknown = model([("MatMul", "x w", "y", {})], {"w": W}, None)
     with pytest.raises(UnsupportedModel, match="unknown; give input_shape="):
         load(unknown)
@@ -440,7 +567,9 @@ def test_bfloat16_and_typed_fields():
     proto = model([("MatMul", "x w", "y", {})])
     proto.graph.initializer.append(tensor)
     assert load(proto).layers[0].weight.tolist() == [[1.5, -2.0, 0.25]]
-    proto.graph.initializer[0].CopyFrom(helper.make_tensor("w", TensorProto.FLOAT, [3, 1], [1.5, -2.0, 0.25]))
+    proto.graph.initializer[0].CopyFrom(
+        helper.make_tensor("w", TensorProto.FLOAT, [3, 1], [1.5, -2.0, 0.25])
+    )
     assert load(proto).layers[0].weight.tolist() == [[1.5, -2.0, 0.25]]
 
 
@@ -451,7 +580,10 @@ def test_bfloat16_and_typed_fields():
             [("MatMul", "x w", "a", {}), ("Relu", "a", "r", {}), ("Add", "a r", "y", {})],
             r"node 2 \(Add\): two tensors .*residual",
         ),
-        ([("MatMul", "x w", "a", {}), ("Mul", "a a", "y", {})], r"node 1 \(Mul\): multiplies two tensors"),
+        (
+            [("MatMul", "x w", "a", {}), ("Mul", "a a", "y", {})],
+            r"node 1 \(Mul\): multiplies two tensors",
+        ),
         (
             [("MatMul", "x w", "a", {}), ("Softsign", "a", "y", {})],
             r"node 1 \(Softsign\) is not understood; understood are dense layers",
@@ -462,15 +594,30 @@ def test_bfloat16_and_typed_fields():
         ),
         ([("Div", "w x", "y", {})], r"node 0 \(Div\): the divisor depends on the input"),
         ([("Div", "x zero", "y", {})], "division by zero"),
-        ([("MatMul", "x x", "y", {})], "a product of a tensor that depends on the input with a constant"),
-        ([("PRelu", "x w", "y", {})], r"slopes of shape \(3, 4\) do not broadcast to a tensor of shape \(1, 3\)"),
+        (
+            [("MatMul", "x x", "y", {})],
+            "a product of a tensor that depends on the input with a constant",
+        ),
+        (
+            [("PRelu", "x w", "y", {})],
+            r"slopes of shape \(3, 4\) do not broadcast to a tensor of shape \(1, 3\)",
+        ),
         ([("Max", "x w", "y", {})], r"the other operand of Max has shape \(3, 4\)"),
-        ([("Concat", "x w", "y", {"axis": 1})], "joins a tensor that depends on the input with a constant"),
+        (
+            [("Concat", "x w", "y", {"axis": 1})],
+            "joins a tensor that depends on the input with a constant",
+        ),
         ([("Cast", "x", "y", {"to": TensorProto.INT64})], "a cast of data to ONNX type 7"),
         ([("Relu", "nowhere", "y", {})], "nothing produces 'nowhere'"),
         ([("Relu", "y", "z", {}), ("Abs", "z", "y", {})], "depends on 0 inputs"),
-        ([("Add", "x z", "z", {}), ("Relu", "z", "y", {})], r"node 0 \(Add\) depends on its own output"),
-        ([("Relu", "x", "y", {}), ("Abs", "x", "y", {})], r"node 1 \(Abs\) produces 'y', which something else produces"),
+        (
+            [("Add", "x z", "z", {}), ("Relu", "z", "y", {})],
+            r"node 0 \(Add\) depends on its own output",
+        ),
+        (
+            [("Relu", "x", "y", {}), ("Abs", "x", "y", {})],
+            r"node 1 \(Abs\) produces 'y', which something else produces",
+        ),
         ([("Relu", "x", "w", {})], "produces 'w', which something else produces as well"),
         ([("Identity", "w", "y", {})], "depends on 0 inputs"),
         (
@@ -483,9 +630,18 @@ def test_bfloat16_and_typed_fields():
         ([("Gather", "x far", "y", {"axis": 1})], r"node 0 \(Gather\): malformed"),
         ([("Reshape", "x far", "y", {})], r"node 0 \(Reshape\): malformed"),
         ([("Squeeze", "x far", "y", {})], r"node 0 \(Squeeze\): malformed"),
-        ([("Relu", "x x", "y", {})], r"node 0 \(Relu\) has 2 inputs, which this operation does not take"),
-        ([("ConstantOfShape", "huge", "c", {}), ("Add", "x c", "y", {})], "makes a constant of shape"),
-        ([("Split", "x", "y b", {"axis": 1})], r"node 0 \(Split\): splits an axis of size 3 into 2 parts"),
+        (
+            [("Relu", "x x", "y", {})],
+            r"node 0 \(Relu\) has 2 inputs, which this operation does not take",
+        ),
+        (
+            [("ConstantOfShape", "huge", "c", {}), ("Add", "x c", "y", {})],
+            "makes a constant of shape",
+        ),
+        (
+            [("Split", "x", "y b", {"axis": 1})],
+            r"node 0 \(Split\): splits an axis of size 3 into 2 parts",
+        ),
         ([("Add", "x nan", "y", {})], "tensor 'nan': a constant .* holds nan; it must be finite"),
         ([("Mul", "x nan", "y", {})], "tensor 'nan'"),
     ],
@@ -503,7 +659,9 @@ def test_refusals_name_the_node(nodes, message):
 
 def test_more_refusals():
     two = model([("Relu", "a", "r", {}), ("Add", "r b", "y", {})], inputs=("a", "b"))
-    with pytest.raises(UnsupportedModel, match=r"output 'y' depends on 2 inputs \('a', 'b'\); one is understood"):
+    with pytest.raises(
+        UnsupportedModel, match=r"output 'y' depends on 2 inputs \('a', 'b'\); one is understood"
+    ):
         load(two)
     with pytest.raises(UnsupportedModel, match="opset 5; opset 6 and later"):
         load(model([("Relu", "x", "y", {})], opset=5))
@@ -513,14 +671,18 @@ def test_more_refusals():
     custom.graph.node[0].domain = "com.example"
     with pytest.raises(UnsupportedModel, match=r"com\.example\.Relu"):
         load(custom)
-    with pytest.raises(UnsupportedModel, match="layer from 100000 to 100000 needs 10000000000 numbers"):
+    with pytest.raises(
+        UnsupportedModel, match="layer from 100000 to 100000 needs 10000000000 numbers"
+    ):
         load(model([("Relu", "x", "y", {})], shape=(1, 100_000)))
     with pytest.raises(UnsupportedModel, match="at most"):
         load(model([("Relu", "x", "y", {})], shape=(1, 2**40)))
 
 
 def random_node(rng, shape, constant):
-    """A node (op, constants before, constants after, attributes) that fits a tensor of the given shape."""
+    """A node (op, constants before, constants after, attributes) that fits a tensor of the given
+    shape.
+    """
     rank, last = len(shape), shape[-1] if shape else 1
     near = [(), (1,), (last,), (1,) * rank, shape][rng.integers(5)]
     axis = int(rng.integers(rank)) if rank else 0
@@ -534,7 +696,12 @@ def random_node(rng, shape, constant):
             inner = shape[0] if turn_a else shape[1]
             weight = dyadic(rng, n, inner) if turn_b else dyadic(rng, inner, n)
             parts = [constant(weight), constant(dyadic(rng, n))][: rng.integers(1, 3)]
-            return "Gemm", [], parts, {"transA": turn_a, "transB": turn_b, "alpha": 0.5, "beta": 2.0}
+            return (
+                "Gemm",
+                [],
+                parts,
+                {"transA": turn_a, "transB": turn_b, "alpha": 0.5, "beta": 2.0},
+            )
         case 3 | 4:
             return ["Add", "Sub", "Mul"][rng.integers(3)], [], [constant(dyadic(rng, *near))], {}
         case 5:
@@ -544,13 +711,26 @@ def random_node(rng, shape, constant):
         case 7:
             return "Flatten", [], [], {"axis": int(rng.integers(-rank, rank + 1))}
         case 8:
-            return "Reshape", [], [constant(np.array([[1, -1], [-1], [-1, 1]][rng.integers(3)]))], {}
+            return (
+                "Reshape",
+                [],
+                [constant(np.array([[1, -1], [-1], [-1, 1]][rng.integers(3)]))],
+                {},
+            )
         case 9:
             return "Unsqueeze", [], [constant(np.array([rng.integers(-rank - 1, rank + 1)]))], {}
         case 10 if rank:
-            return "Gather", [], [constant(rng.integers(-shape[axis], shape[axis], rng.integers(1, 4)))], {"axis": axis}
+            return (
+                "Gather",
+                [],
+                [constant(rng.integers(-shape[axis], shape[axis], rng.integers(1, 4)))],
+                {"axis": axis},
+            )
         case 11 if rank > 1:
-            gain, shift, mean, var = (constant(a) for a in (*dyadic(rng, 3, shape[1]), np.abs(dyadic(rng, shape[1])) + 0.5))
+            gain, shift, mean, var = (
+                constant(a)
+                for a in (*dyadic(rng, 3, shape[1]), np.abs(dyadic(rng, shape[1])) + 0.5)
+            )
             return "BatchNormalization", [], [gain, shift, mean, var], {"epsilon": 0.01}
         case 12 if rank > 2 and shape[0] == 1:
             return "Conv", [], [constant(dyadic(rng, rng.integers(1, 4), *shape[1:]))], {}
@@ -579,7 +759,10 @@ def test_random_graphs_agree_with_the_reference():
             proto = model(nodes, stored, shape, outputs=(name,))
             value = ReferenceEvaluator(proto).run(None, {"x": x})[0]
         assert np.allclose(
-            load(proto)(x.reshape(1, -1))[0], value.ravel(), rtol=1e-9, atol=1e-9 * max(1, np.abs(value).max())
+            load(proto)(x.reshape(1, -1))[0],
+            value.ravel(),
+            rtol=1e-9,
+            atol=1e-9 * max(1, np.abs(value).max()),
         ), seed
 
 
@@ -635,7 +818,8 @@ def test_ten_gigabytes_declared_in_a_kilobyte(tmp_path, field):
     path.write_bytes(proto.SerializeToString())
     assert path.stat().st_size < 1000
     with pytest.raises(
-        UnsupportedModel, match=r"tensor 'w'.* takes 10000000000 bytes|tensor 'w' declares shape \(50000, 50000\)"
+        UnsupportedModel,
+        match=r"tensor 'w'.* takes 10000000000 bytes|tensor 'w' declares shape \(50000, 50000\)",
     ):
         load(path)
 
@@ -650,13 +834,26 @@ def made_of_little(*nodes, shape=(1, 3), **stored):
 
 
 BOMBS = {
-    "a chain of constants": [*(("Neg", f"{'t' if k else 'c'}{k}", f"t{k + 1}", {}) for k in range(5)), ("Add", "x t5", "y",
-    {})],
-    "squares": [("MatMul", "c1 c1", "a", {}), ("MatMul", "a a", "b", {}), ("MatMul", "x b", "y", {})],
-    "a larger constant": [("Concat", "c0 c0 c0", "a", {"axis": 0}), ("Concat", "a a a", "b", {"axis": 0}), ("Add", "x b",
-    "y", {})],
-    "a broadcast output": [("MatMul", "x w", "a", {}), ("Add", "a c2", "b", {}), ("Tanh", "b", "c", {}), ("Add", "c c2",
-    "y", {})],
+    "a chain of constants": [
+        *(("Neg", f"{'t' if k else 'c'}{k}", f"t{k + 1}", {}) for k in range(5)),
+        ("Add", "x t5", "y", {}),
+    ],
+    "squares": [
+        ("MatMul", "c1 c1", "a", {}),
+        ("MatMul", "a a", "b", {}),
+        ("MatMul", "x b", "y", {}),
+    ],
+    "a larger constant": [
+        ("Concat", "c0 c0 c0", "a", {"axis": 0}),
+        ("Concat", "a a a", "b", {"axis": 0}),
+        ("Add", "x b", "y", {}),
+    ],
+    "a broadcast output": [
+        ("MatMul", "x w", "a", {}),
+        ("Add", "a c2", "b", {}),
+        ("Tanh", "b", "c", {}),
+        ("Add", "c c2", "y", {}),
+    ],
     "a wide product": [("Add", "x c2", "a", {}), ("MatMul", "a c1", "y", {})],
 }
 
@@ -674,10 +871,15 @@ def test_a_kilobyte_that_would_make_gigabytes(name):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("nodes", [[("Relu", "x", "y", {})], [("Mul", "x s", "a", {}), ("Tanh", "a", "y", {})]])
+@pytest.mark.parametrize(
+    "nodes", [[("Relu", "x", "y", {})], [("Mul", "x s", "a", {}), ("Tanh", "a", "y", {})]]
+)
 def test_identities_that_no_file_stores_are_limited(nodes):
     assert load(made_of_little(*nodes, shape=(1, 64))).widths == (64, 64)
-    with pytest.raises(UnsupportedModel, match="with what was made before it, needs 25000000 numbers; at most 16777216"):
+    with pytest.raises(
+        UnsupportedModel,
+        match="with what was made before it, needs 25000000 numbers; at most 16777216",
+    ):
         load(made_of_little(*nodes, shape=(1, 5000)))
     turns = [("Tanh", f"{'t' if k else 'x'}{k or ''}", f"t{k + 1}", {}) for k in range(40)]
     with pytest.raises(UnsupportedModel, match="with what was made before it"):
@@ -687,7 +889,10 @@ def test_identities_that_no_file_stores_are_limited(nodes):
 def test_names_that_stand_twice_and_endless_shapes():
     proto = model([("MatMul", "x w", "y", {})], {"w": floats(3, 2)})
     assert load(proto).widths == (3, 2)
-    for part, said in (("initializer", "two tensors are named 'w'"), ("input", "two inputs are named 'x'")):
+    for part, said in (
+        ("initializer", "two tensors are named 'w'"),
+        ("input", "two inputs are named 'x'"),
+    ):
         twice = onnx.ModelProto()
         twice.CopyFrom(proto)
         getattr(twice.graph, part).append(getattr(proto.graph, part)[0])
@@ -704,11 +909,18 @@ def test_numbers_that_numpy_warns_of():
         load(model([("MatMul", "x w", "y", {})], {"w": signalling}))
     for whole in (np.int64([2**63 - 1]), np.uint64([2**64 - 1]), np.int64([2**53 + 1])):
         with pytest.raises(UnsupportedModel, match="float64 cannot hold"):
-            load(model([("MatMul", "x w", "h", {}), ("Add", "h i", "y", {})], {"w": floats(3, 1), "i": whole}))
+            load(
+                model(
+                    [("MatMul", "x w", "h", {}), ("Add", "h i", "y", {})],
+                    {"w": floats(3, 1), "i": whole},
+                )
+            )
 
 
 def external(folder: Path, location: str, **entries: str) -> Path:
-    tensor = TensorProto(name="w", data_type=TensorProto.DOUBLE, dims=[3, 1], data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(
+        name="w", data_type=TensorProto.DOUBLE, dims=[3, 1], data_location=TensorProto.EXTERNAL
+    )
     for key, value in ({"location": location} | entries).items():
         tensor.external_data.add(key=key, value=value)
     proto = model([("MatMul", "x w", "y", {})])
@@ -743,7 +955,13 @@ def test_external_data(tmp_path):
     for location in [*escapes, "pipe.bin", "sub", "missing.bin", "..\\secret.bin"]:
         with pytest.raises(UnsupportedModel, match="inside the model's folder"):
             load(external(inside, location))
-    for entries in ({"offset": "48"}, {"offset": "-8"}, {"length": "8"}, {"offset": "x"}, {"length": "99999999999"}):
+    for entries in (
+        {"offset": "48"},
+        {"offset": "-8"},
+        {"length": "8"},
+        {"offset": "x"},
+        {"length": "99999999999"},
+    ):
         with pytest.raises(UnsupportedModel, match=r"is said to be|malformed"):
             load(external(inside, "sub/w.bin", **entries))
     with pytest.raises(UnsupportedModel, match="load the model by its path"):
@@ -773,7 +991,9 @@ def test_flipped_bytes_load_or_are_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".nnet"])
 def test_flipped_bytes_of_other_formats(tmp_path, suffix):
-    messages = flipped(save(network(3, 4, 2, kind="relu"), tmp_path / f"a{suffix}"), 200, 400, seed=1)
+    messages = flipped(
+        save(network(3, 4, 2, kind="relu"), tmp_path / f"a{suffix}"), 200, 400, seed=1
+    )
     assert messages
     assert all(m.isprintable() for m in messages)
 
@@ -787,12 +1007,21 @@ def test_scrambled_graphs_load_or_are_refused():
         for k in range(rng.integers(1, 7)):
             pool = [*names, *names, *SCRAMBLE]
             inputs = [str(name) for name in rng.choice(pool, rng.integers(1, 4))]
-            chosen = {name: options[rng.integers(len(options))] for name,
-            options in ATTRIBUTES.items() if rng.random() < 0.06}
-            nodes.append((str(rng.choice(operations)), " ".join([names[-1], *inputs[1:]]), f"t{k}", chosen))
+            chosen = {
+                name: options[rng.integers(len(options))]
+                for name, options in ATTRIBUTES.items()
+                if rng.random() < 0.06
+            }
+            nodes.append(
+                (str(rng.choice(operations)), " ".join([names[-1], *inputs[1:]]), f"t{k}", chosen)
+            )
             names.append(f"t{k}")
-        shape = [(1, 3), ("N", 3), (1, 1, 1, 3), (3,), (5, 3), (3, 1), ("N", 4), ()][rng.integers(8)]
-        proto = model(nodes, SCRAMBLE, shape, opset=int(rng.choice([6, 9, 13, 17])), outputs=(names[-1],))
+        shape = [(1, 3), ("N", 3), (1, 1, 1, 3), (3,), (5, 3), (3, 1), ("N", 4), ()][
+            rng.integers(8)
+        ]
+        proto = model(
+            nodes, SCRAMBLE, shape, opset=int(rng.choice([6, 9, 13, 17])), outputs=(names[-1],)
+        )
         try:
             loaded += load(proto).widths[0] > 0
         except ModuliError as error:
@@ -801,8 +1030,9 @@ def test_scrambled_graphs_load_or_are_refused():
 
 
 SCRAMBLE = {
-    "w": floats(3, 4), "v": floats(4), "u": floats(3), "s": np.array(0.5), "i": np.array([1, -1]), "k": np.array(1),
-    "e": np.zeros(0), "far": np.array([2**40]), "c": floats(4, 1, 1, 3), "b": np.array([True]), "z": np.zeros(4),
+    "w": floats(3, 4), "v": floats(4), "u": floats(3), "s": np.array(0.5), "i": np.array([1, -1]),
+    "k": np.array(1), "e": np.zeros(0), "far": np.array([2**40]), "c": floats(4, 1, 1, 3),
+    "b": np.array([True]), "z": np.zeros(4),
 }  # fmt: skip
 ATTRIBUTES = {
     "axis": [0, 1, -1, 5, -7],
@@ -834,8 +1064,12 @@ def npz(**arrays):
 
 def test_npz_refusals(tmp_path):
     path = tmp_path / "a.npz"
-    good = {"W1": np.ones((2, 3)), "b1": np.ones(2), "activations": np.array([], dtype=str),
-    "output_map": np.array("identity")}
+    good = {
+        "W1": np.ones((2, 3)),
+        "b1": np.ones(2),
+        "activations": np.array([], dtype=str),
+        "output_map": np.array("identity"),
+    }
     path.write_bytes(npz(**good))
     assert load(path).widths == (3, 2)
     cases = [
@@ -855,7 +1089,9 @@ def test_npz_refusals(tmp_path):
         with pytest.raises(UnsupportedModel, match=message):
             load(path)
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (50_000, 50_000)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (50_000, 50_000)}
+    )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("W1.npy", header.getvalue())
     with pytest.raises(UnsupportedModel, match="'W1' declares float64"):
@@ -898,7 +1134,10 @@ def test_nnet(tmp_path):
     assert (frame.out_mean, frame.out_scale) == (1.5, 3.0)
     again = load(save(net, tmp_path / "b.nnet"))
     assert again == net
-    assert all(np.array_equal(getattr(again.frame, k), getattr(frame, k)) for k in ("low", "high", "mean", "scale"))
+    assert all(
+        np.array_equal(getattr(again.frame, k), getattr(frame, k))
+        for k in ("low", "high", "mean", "scale")
+    )
     bare = network(3, 4, 2, kind="relu")
     again = load(save(bare, tmp_path / "c.nnet"))
     assert again == bare
@@ -917,7 +1156,10 @@ def test_nnet(tmp_path):
         path.write_text(NNET.replace(*change, 1))
         with pytest.raises(UnsupportedModel, match=message):
             load(path)
-    with pytest.raises(UnsupportedModel, match=r"\.nnet holds ReLU networks .* this one has tanh units; write \.onnx"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"\.nnet holds ReLU networks .* this one has tanh units; write \.onnx",
+    ):
         save(network(3, 4, 2), path)
     with pytest.raises(UnsupportedModel, match="softmax on the output"):
         save(network(3, 4, 2, kind="relu", output_map="softmax"), path)
@@ -926,9 +1168,14 @@ def test_nnet(tmp_path):
 # The doors ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("row", "text"), [(3, "1e308,"), (4, "-1e308,"), (6, "1e-310,0.5,1.0,1.0,")])
+@pytest.mark.parametrize(
+    ("row", "text"), [(3, "1e308,"), (4, "-1e308,"), (6, "1e-310,0.5,1.0,1.0,")]
+)
 def test_nnet_bounds_that_are_no_box(tmp_path, row, text):
-    net = replace(network(3, 2, kind="relu"), frame=Frame(-np.ones(3), np.ones(3), np.full(3, -1e308), np.ones(3), 0.0, 1.0))
+    net = replace(
+        network(3, 2, kind="relu"),
+        frame=Frame(-np.ones(3), np.ones(3), np.full(3, -1e308), np.ones(3), 0.0, 1.0),
+    )
     path = save(net, tmp_path / "a.nnet")
     assert load(path).frame is not None
     lines = path.read_text().splitlines()
@@ -945,14 +1192,20 @@ def test_load_objects():
     pairs = [(layer.weight, layer.bias) for layer in net.layers]
     assert load(pairs, activation="tanh") == net
     assert load(pairs[:1]).widths == (3, 4)
-    with pytest.raises(UnsupportedModel, match=r"2 .* pairs store no activation; give it, as in activation='relu'"):
+    with pytest.raises(
+        UnsupportedModel, match=r"2 .* pairs store no activation; give it, as in activation='relu'"
+    ):
         load(pairs)
-    with pytest.raises(UnsupportedModel, match=r"cannot read a source of type int; a path, torch\.nn\.Module"):
+    with pytest.raises(
+        UnsupportedModel, match=r"cannot read a source of type int; a path, torch\.nn\.Module"
+    ):
         load(7)
 
 
 def test_zoo():
-    with pytest.raises(UnsupportedModel, match=r"no zoo:nothing; there are .*zoo:digits-tanh") as caught:
+    with pytest.raises(
+        UnsupportedModel, match=r"no zoo:nothing; there are .*zoo:digits-tanh"
+    ) as caught:
         load("zoo:nothing")
     for name in str(caught.value).partition("there are ")[2].split(", "):
         assert load(name).units > 0
@@ -961,7 +1214,10 @@ def test_zoo():
 def test_safetensors_of_others(tmp_path):
     from safetensors.numpy import save_file
 
-    arrays = {"module.0.weight": floats(4, 3, dtype=np.float32), "module.2.weight": floats(2, 4, dtype=np.float16)}
+    arrays = {
+        "module.0.weight": floats(4, 3, dtype=np.float32),
+        "module.2.weight": floats(2, 4, dtype=np.float16),
+    }
     path = tmp_path / "a.safetensors"
     save_file(arrays, path)
     with pytest.raises(UnsupportedModel, match="stores no activation"):
@@ -986,7 +1242,10 @@ def test_round_trips(tmp_path, suffix, kind, output_map):
     assert path.read_bytes() == save(again, tmp_path / f"twice{suffix}").read_bytes()
     rounded = load(save(net, path, dtype="float32"))
     assert rounded.activations == net.activations
-    assert all(np.array_equal(r.weight, n.weight.astype(np.float32)) for r, n in zip(rounded.layers, net.layers, strict=True))
+    assert all(
+        np.array_equal(r.weight, n.weight.astype(np.float32))
+        for r, n in zip(rounded.layers, net.layers, strict=True)
+    )
 
 
 def test_round_trip_of_mixed_and_empty_layers(tmp_path):
@@ -1011,7 +1270,9 @@ def test_onnxruntime_runs_what_is_written(tmp_path, dtype, kind, output_map):
     session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     x = floats(9, 3).astype(dtype)
     got = session.run(None, {"input": x})[0]
-    single = dtype == "float32" or kind.startswith(("erf", "gelu", "softplus", "elu", "hardswish", "mish"))
+    single = dtype == "float32" or kind.startswith(
+        ("erf", "gelu", "softplus", "elu", "hardswish", "mish")
+    )
     assert got.dtype == dtype
     assert np.abs(got - net(x)).max() <= (2e-5 if single else 1e-13) * max(np.abs(net(x)).max(), 1)
 
@@ -1028,9 +1289,13 @@ def test_float32_carries_its_slack(tmp_path):
     assert props["moduli.slack"] == str(slack)
     x = floats(200, 3)
     assert 0 < np.abs(net(x) - rounded(x)).max() <= slack.within(float(np.abs(x).max()))
-    assert "moduli.slack" not in {e.key for e in onnx.load(save(net, tmp_path / "net.onnx")).metadata_props}
+    assert "moduli.slack" not in {
+        e.key for e in onnx.load(save(net, tmp_path / "net.onnx")).metadata_props
+    }
     large = Network.mlp([[1e300]], [0.0], activation="tanh")
-    with pytest.raises(UnsupportedModel, match="layer 1: weight 1e\\+300 exceeds float32; write dtype='float64'"):
+    with pytest.raises(
+        UnsupportedModel, match="layer 1: weight 1e\\+300 exceeds float32; write dtype='float64'"
+    ):
         save(large, tmp_path / "large.npz", dtype="float32")
     assert not (tmp_path / "large.npz").exists()
 
@@ -1057,7 +1322,12 @@ def test_save_refusals_leave_nothing_behind(tmp_path, monkeypatch):
 
 def test_frame_survives_only_in_nnet(tmp_path):
     net = network(2, 3, 1, kind="relu")
-    framed = Network(net.layers, frame=Frame(np.array([0.1, 0.2]), np.array([1 / 3, 2.0]), np.zeros(2), np.ones(2), 0.0, 1.0))
+    framed = Network(
+        net.layers,
+        frame=Frame(
+            np.array([0.1, 0.2]), np.array([1 / 3, 2.0]), np.zeros(2), np.ones(2), 0.0, 1.0
+        ),
+    )
     assert load(save(framed, tmp_path / "a.nnet")).frame.high.tolist() == [1 / 3, 2.0]
     assert load(save(framed, tmp_path / "a.onnx")).frame is None
 
@@ -1074,6 +1344,9 @@ def test_a_network_beyond_protobuf_is_sent_to_safetensors(tmp_path, monkeypatch)
     net = load("zoo:digits-plain")
     monkeypatch.setattr("moduli.formats.onnx.model_files.MAX_GRAPH", 4 * net.parameters)
     save(net, tmp_path / "a.onnx", dtype="float32")
-    with pytest.raises(UnsupportedModel, match=f"{net.parameters} parameters in float64 exceed .*write .safetensors"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=f"{net.parameters} parameters in float64 exceed .*write .safetensors",
+    ):
         save(net, tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()

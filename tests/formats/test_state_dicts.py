@@ -1,4 +1,6 @@
-"""State dicts: what names and shapes decide is read as torch evaluates it; the rest is refused, in one line with a way out."""
+"""State dicts: what names and shapes decide is read as torch evaluates it; the rest is refused, in
+one line with a way out.
+"""
 
 from __future__ import annotations
 
@@ -79,11 +81,18 @@ def test_plain_and_wrapped():
 
 def test_keys():
     actor, critic = sequential(3, 4, 4, prefix="policy."), sequential(3, 4, 4, prefix="value.")
-    heads = {"action.weight": np.ones((2, 4)), "action.bias": np.zeros(2), "critic.weight": np.ones((1, 4))}
+    heads = {
+        "action.weight": np.ones((2, 4)),
+        "action.bias": np.zeros(2),
+        "critic.weight": np.ones((1, 4)),
+    }
     arrays = actor | critic | heads | {"log_std": np.zeros(2)}
     net = read(arrays, keys=("policy", "action"))
     assert net.widths == (3, 4, 4, 2)
-    assert net.notes == ("layers read in this order: policy.0, policy.2, action", "not read: value.0, value.2, critic, log_std")
+    assert net.notes == (
+        "layers read in this order: policy.0, policy.2, action",
+        "not read: value.0, value.2, critic, log_std",
+    )
     assert read(arrays, keys=("module.policy", "action")) == net
     refused(r"'log_std' belongs to no dense layer.*keys=, from policy.0", arrays)
     refused(r"policy.2 gives 4 numbers but value.0 takes 3.*keys=", actor | critic | heads)
@@ -98,8 +107,14 @@ def test_keys():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"0.weight": np.ones((4, 1, 3, 3))}, r"'0.weight' of shape \(4, 1, 3, 3\) is a convolution"),
-        ({"1.weight": np.ones(4), "1.bias": np.ones(4)}, "'1.weight' .* is a normalisation.*LayerNorm"),
+        (
+            {"0.weight": np.ones((4, 1, 3, 3))},
+            r"'0.weight' of shape \(4, 1, 3, 3\) is a convolution",
+        ),
+        (
+            {"1.weight": np.ones(4), "1.bias": np.ones(4)},
+            "'1.weight' .* is a normalisation.*LayerNorm",
+        ),
         ({"1.weight": np.ones(1)}, "'1.weight' .* is a PReLU"),
         ({"1.weight": np.ones(4)}, "'1.weight' .* is a PReLU"),
         ({"1.running_mean": np.ones(4)}, "'1.running_mean' belongs to no dense layer"),
@@ -108,13 +123,25 @@ def test_keys():
         ({"0.weight": np.full((4, 3), np.nan)}, "finite"),
         ({"0.bias": np.ones(5)}, "rows and biases must agree"),
         ({"0.bias": np.ones((4, 1))}, r"'0.bias' has shape \(4, 1\)"),
-        ({"0.weight": np.ones((3, 4), np.float32), "0.bias": np.ones(4)}, r"stored as \[in, out\]: transpose"),
+        (
+            {"0.weight": np.ones((3, 4), np.float32), "0.bias": np.ones(4)},
+            r"stored as \[in, out\]: transpose",
+        ),
         ({"0.weight": np.ones((4, 3), np.int8)}, "'0.weight' is stored as int8; quantised"),
-        ({"0.weight": np.ones((4, 3), np.uint8), "0.weight_scale": np.ones(4)}, "stored as uint8; quantised"),
+        (
+            {"0.weight": np.ones((4, 3), np.uint8), "0.weight_scale": np.ones(4)},
+            "stored as uint8; quantised",
+        ),
         ({"0.weight_scale": np.ones(4)}, "'0.weight_scale' belongs to quantised weights"),
         ({"0.kernel": np.ones((3, 4))}, "'0.kernel' belongs to no dense layer"),
-        ({"0.lora_A": np.ones((1, 3)), "0.lora_B": np.ones((4, 1))}, "'0.lora_A' is an adapter of '0'.*merge"),
-        ({"1.lora_A.default.weight": np.ones((1, 3))}, "'1.lora_A.default.weight' is an adapter of '1'"),
+        (
+            {"0.lora_A": np.ones((1, 3)), "0.lora_B": np.ones((4, 1))},
+            "'0.lora_A' is an adapter of '0'.*merge",
+        ),
+        (
+            {"1.lora_A.default.weight": np.ones((1, 3))},
+            "'1.lora_A.default.weight' is an adapter of '1'",
+        ),
         ({"scale": np.ones(())}, "'scale' belongs to no dense layer"),
         ({"epoch": 3}, "'epoch' belongs to no dense layer"),
     ],
@@ -124,8 +151,12 @@ def test_refusals(change, message):
 
 
 def test_an_activation_is_needed_between_layers():
-    text = refused(r"w.pth stores no activation; give it, as in activation='relu'", sequential(3, 4, 2), activation=None,
-                   where="w.pth")  # fmt: skip
+    text = refused(
+        r"w.pth stores no activation; give it, as in activation='relu'",
+        sequential(3, 4, 2),
+        activation=None,
+        where="w.pth",
+    )
     assert "layers: 0, 2" in text
     refused(r"no entry is named X\.weight; there are none", {})
 
@@ -151,22 +182,40 @@ def test_numbers_in_names_are_compared_as_numbers():
     assert net == expected
     assert net.notes == ("layers read in this order: 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22",)
     for form in ("fc{}", "net.layer{}", "blocks.{}.linear", "h.0{}"):
-        renamed = {re.sub(r"^(\d+)", lambda m, form=form: form.format(m[1]), name): v for name, v in arrays.items()}
+        renamed = {
+            re.sub(r"^(\d+)", lambda m, form=form: form.format(m[1]), name): v
+            for name, v in arrays.items()
+        }
         stems = [name.rpartition(".")[0] for name in renamed if name.endswith("weight")]
         assert read(shuffled(renamed), ordered=False, keys=stems) == expected
         if "linear" not in form:
             assert read(shuffled(renamed), ordered=False) == expected
-    assert read(shuffled(arrays), ordered=False, keys=("2", "0")).notes[0] == "layers read in this order: 2, 0"
+    assert (
+        read(shuffled(arrays), ordered=False, keys=("2", "0")).notes[0]
+        == "layers read in this order: 2, 0"
+    )
 
 
 def test_names_that_tell_no_order_demand_keys():
-    for stems in (("encoder", "head"), ("fc1", "fc_out"), ("fc", "fc2"), ("0", "0.1"), ("01", "1"), ("body.0", "body.end")):
+    for stems in (
+        ("encoder", "head"),
+        ("fc1", "fc_out"),
+        ("fc", "fc2"),
+        ("0", "0.1"),
+        ("01", "1"),
+        ("body.0", "body.end"),
+    ):
         arrays = {f"{stem}.weight": RNG.normal(size=(3, 3)) for stem in stems}
         for given in (arrays, dict(reversed(arrays.items()))):
-            text = refused("keeps no order.*say the order of evaluation with keys=", given, ordered=False)
+            text = refused(
+                "keeps no order.*say the order of evaluation with keys=", given, ordered=False
+            )
             assert all(stem in text for stem in stems)
             net = read(given, ordered=False, keys=stems)
-            assert [np.array_equal(layer.weight, a) for layer, a in zip(net.layers, arrays.values(), strict=True)] == [True] * 2
+            assert [
+                np.array_equal(layer.weight, a)
+                for layer, a in zip(net.layers, arrays.values(), strict=True)
+            ] == [True] * 2
     inner = {f"net.{name}.weight": np.ones((3, 3)) for name in ("a", "b")}
     refused("keeps no order", inner, ordered=False, keys=("net",))
     assert read(inner, keys=("net",)).widths == (3, 3, 3)
@@ -174,9 +223,19 @@ def test_names_that_tell_no_order_demand_keys():
 
 def test_stored_order_that_names_contradict_demands_keys():
     arrays = sequential(*[5] * 7)
-    refused("'10' is stored behind a higher number|'2' is stored behind a higher number", shuffled(arrays))
+    refused(
+        "'10' is stored behind a higher number|'2' is stored behind a higher number",
+        shuffled(arrays),
+    )
     assert read(shuffled(arrays), keys=("0", "2", "4", "6", "8", "10")) == read(arrays)
-    refused("higher number", {"a.fc2.weight": np.ones((3, 3)), "x.weight": np.ones((3, 3)), "a.fc1.weight": np.ones((3, 3))})
+    refused(
+        "higher number",
+        {
+            "a.fc2.weight": np.ones((3, 3)),
+            "x.weight": np.ones((3, 3)),
+            "a.fc1.weight": np.ones((3, 3)),
+        },
+    )
     assert read({"b.weight": np.ones((3, 3)), "a.weight": np.ones((3, 3))}).widths == (3, 3, 3)
 
 
@@ -211,11 +270,17 @@ def L(n, m):
 
 FOLDED = {
     "before the activation": lambda: nn.Sequential(L(4, 6), nn.BatchNorm1d(6), nn.ReLU(), L(6, 2)),
-    "before it, with dropout": lambda: nn.Sequential(L(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), L(6, 2)),
+    "before it, with dropout": lambda: nn.Sequential(
+        L(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), L(6, 2)
+    ),
     "behind the activation": lambda: nn.Sequential(L(4, 6), nn.ReLU(), nn.BatchNorm1d(6), L(6, 2)),
-    "at both ends": lambda: nn.Sequential(nn.BatchNorm1d(4), L(4, 6), nn.ReLU(), L(6, 2), nn.BatchNorm1d(2)),
+    "at both ends": lambda: nn.Sequential(
+        nn.BatchNorm1d(4), L(4, 6), nn.ReLU(), L(6, 2), nn.BatchNorm1d(2)
+    ),
     "bare": lambda: nn.Sequential(L(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), L(6, 2)),
-    "both": lambda: nn.Sequential(L(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.BatchNorm1d(6), L(6, 2)),
+    "both": lambda: nn.Sequential(
+        L(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.BatchNorm1d(6), L(6, 2)
+    ),
 }
 
 
@@ -230,25 +295,45 @@ def test_batch_normalisations_with_a_certain_place_are_folded(name, ordered):
     assert len(folded) == sum(isinstance(part, nn.BatchNorm1d) for part in module)
     assert all("epsilon 1e-05" in note and "torch's default" in note for note in folded)
     assert "rounding to float64 changes the output by at most" in net.notes[-1]
-    if name != "at both ends":  # where keys choose only layers, what stands between them is folded nevertheless
+    if (
+        name != "at both ends"
+    ):  # where keys choose only layers, what stands between them is folded nevertheless
         layers = [str(k) for k, part in enumerate(module) if isinstance(part, nn.Linear)]
         assert read(state, activation="relu", ordered=ordered, keys=layers) == net
 
 
 def test_a_batch_normalisation_without_a_certain_place_is_refused():
     layers = {"fc1.weight": np.ones((4, 3)), "fc2.weight": np.ones((2, 4))}
-    named = {"fc1.weight": layers["fc1.weight"], **batch_norm("bn1", 4), "fc2.weight": layers["fc2.weight"]}
+    named = {
+        "fc1.weight": layers["fc1.weight"],
+        **batch_norm("bn1", 4),
+        "fc2.weight": layers["fc2.weight"],
+    }
     for keys in (None, ("fc1", "fc2"), ("fc1", "bn1", "fc2")):
-        refused("'bn1' is a batch normalisation between 'fc1' and 'fc2'.*on which side.*fuse_linear_bn", named, keys=keys)
+        refused(
+            "'bn1' is a batch normalisation between 'fc1' and 'fc2'.*on which side.*fuse_linear_bn",
+            named,
+            keys=keys,
+        )
     refused("keeps no order", named, ordered=False)
-    refused("'bn1' is a batch normalisation of the width between.*keeps no order", named, ordered=False, keys=("fc1", "fc2"))
+    refused(
+        "'bn1' is a batch normalisation of the width between.*keeps no order",
+        named,
+        ordered=False,
+        keys=("fc1", "fc2"),
+    )
     tight = sequential(3, 4, 2) | batch_norm("1", 4)
     tight = {name: tight[name] for name in sorted(tight)}
     refused("'1' is a batch normalisation between '0' and '2'.*on which side", tight)
     wide = {"0.weight": np.ones((4, 3)), **batch_norm("1", 5), "3.weight": np.ones((2, 4))}
     refused("'1' normalises 5 channels where '0' has 4", wide)
     assert read(wide, keys=("0", "3")).notes[-1] == "not read: 1 (a batch normalisation)"
-    odd = {"0.weight": np.ones((4, 3)), **batch_norm("1", 4), "1.scale": np.ones(4), "3.weight": np.ones((2, 4))}
+    odd = {
+        "0.weight": np.ones((4, 3)),
+        **batch_norm("1", 4),
+        "1.scale": np.ones(4),
+        "3.weight": np.ones((2, 4)),
+    }
     refused("'1.weight' belongs to no dense layer|'1.scale' belongs", odd)
 
 
@@ -261,18 +346,30 @@ def test_keys_never_leave_out_what_stands_between(entries, kind):
     arrays = {"0.weight": np.ones((4, 3)), **entries, "2.weight": np.ones((2, 4))}
     for given, ordered in ((arrays, True), (shuffled(arrays), False)):
         refused(f"'1.weight' .* is {kind}", given, ordered=ordered, keys=("0", "2"))
-    behind = {"0.weight": np.ones((4, 3)), "2.weight": np.ones((4, 4)), **{f"3{k[1:]}": v for k, v in entries.items()}}
+    behind = {
+        "0.weight": np.ones((4, 3)),
+        "2.weight": np.ones((4, 4)),
+        **{f"3{k[1:]}": v for k, v in entries.items()},
+    }
     (note,) = [n for n in read(behind, keys=("0", "2")).notes if n.startswith("not read")]
     assert f"3 ({kind}" in note
 
 
 def test_what_belongs_to_another_network_is_noted():
-    arrays = sequential(3, 4, 4, prefix="policy.") | sequential(3, 4, 4, prefix="value.") | batch_norm("value.1", 4)
+    arrays = (
+        sequential(3, 4, 4, prefix="policy.")
+        | sequential(3, 4, 4, prefix="value.")
+        | batch_norm("value.1", 4)
+    )
     arrays |= {"head.weight": np.ones((2, 4))}
     for ordered in (True, False):
         net = read(arrays, keys=("policy", "head"), ordered=ordered)
         assert net.notes[-1] == "not read: value.1 (a batch normalisation), value.0, value.2"
-    inside = {"policy.0.weight": np.ones((4, 3)), "policy.2.weight": np.ones((4, 4)), **batch_norm("policy.3", 4)}
+    inside = {
+        "policy.0.weight": np.ones((4, 3)),
+        "policy.2.weight": np.ones((4, 4)),
+        **batch_norm("policy.3", 4),
+    }
     inside |= {"head.weight": np.ones((2, 4))}
     net = read(inside, keys=("policy.0", "policy.2", "head"))
     assert "batch normalisation policy.3 folded into policy.2, behind it" in net.notes[1]
@@ -311,7 +408,9 @@ def normed(kind, dim):
     layers = [L(4, 6), L(6, 3)]
     for layer in layers:
         with pytest.warns(FutureWarning) if kind == "old" else _quiet():
-            (nn.utils.weight_norm if kind == "old" else parametrizations.weight_norm)(layer, dim=dim)
+            (nn.utils.weight_norm if kind == "old" else parametrizations.weight_norm)(
+                layer, dim=dim
+            )
     module = filled(nn.Sequential(layers[0], nn.Tanh(), layers[1]))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -337,7 +436,9 @@ def test_weight_normalisation_is_computed(kind, dim):
 
 
 def test_the_ball_of_a_weight_normalisation_holds_the_true_weight():
-    """Against rationals: (entry / g)^2 |v|^2 = v_i^2, so the square root lies between two rationals."""
+    """Against rationals: (entry / g)^2 |v|^2 = v_i^2, so the square root lies between two
+    rationals.
+    """
     rng = np.random.default_rng(5)
     v = rng.normal(size=(3, 5)) * 2.0 ** rng.integers(-60, 60, size=(3, 5))
     g = rng.normal(size=(3, 1))
@@ -366,7 +467,10 @@ def test_other_parametrisations_are_refused_by_name():
         refused(message, module.state_dict())
     state = {"0.weight_g": np.ones((4, 2)), "0.weight_v": np.ones((4, 3))}
     refused("'0.weight_g' has shape", state)
-    refused("holds only zeros", {"0.weight_g": np.ones((2, 1)), "0.weight_v": np.array([[1.0, 0.0], [0.0, 0.0]])})
+    refused(
+        "holds only zeros",
+        {"0.weight_g": np.ones((2, 1)), "0.weight_v": np.array([[1.0, 0.0], [0.0, 0.0]])},
+    )
     refused("beyond 2", {"0.weight_g": np.ones((1, 1)), "0.weight_v": np.array([[1e200, 1.0]])})
 
 
@@ -385,7 +489,10 @@ def test_several_networks_in_one_checkpoint_demand_a_choice():
         ({"module": actor, "ema": critic}, ("module", "ema")),
         ({"nets": [actor, critic]}, ("nets.0", "nets.1")),
         ([actor, critic], ("0", "1")),
-        ({"layer1": {"weight": np.ones((2, 3))}, "layer2": {"weight": np.ones((2, 2))}}, ("layer1", "layer2")),
+        (
+            {"layer1": {"weight": np.ones((2, 3))}, "layer2": {"weight": np.ones((2, 2))}},
+            ("layer1", "layer2"),
+        ),
     ):
         with pytest.raises(UnsupportedModel, match="choose one with keys=, from") as caught:
             checkpoint(held)
@@ -407,8 +514,15 @@ def test_what_stands_beside_a_state_dict_is_noted_and_optimizers_are_not():
         "agent": {"model": net},
         "history": [0.5] * 1000,
     }
-    assert checkpoint(held).notes == ("read from agent.model", "not read: obs_rms", "layers read in this order: 0, 2")
-    assert checkpoint({"accuracy": np.ones(()), "state_dict": [net]}).notes[1] == "not read: tensors beside it"
+    assert checkpoint(held).notes == (
+        "read from agent.model",
+        "not read: obs_rms",
+        "layers read in this order: 0, 2",
+    )
+    assert (
+        checkpoint({"accuracy": np.ones(()), "state_dict": [net]}).notes[1]
+        == "not read: tensors beside it"
+    )
 
 
 def test_an_optimizer_is_no_network():
@@ -419,13 +533,21 @@ def test_an_optimizer_is_no_network():
     adam.step()
     with pytest.raises(UnsupportedModel, match="in which no state dict is found"):
         checkpoint(adam.state_dict())
-    net = checkpoint({"net": module.state_dict(), "opt": adam.state_dict(), "rng": torch.get_rng_state()})
-    assert net.notes == ("read from net", "not read: tensors beside it", "layers read in this order: 0, 2")
+    net = checkpoint(
+        {"net": module.state_dict(), "opt": adam.state_dict(), "rng": torch.get_rng_state()}
+    )
+    assert net.notes == (
+        "read from net",
+        "not read: tensors beside it",
+        "layers read in this order: 0, 2",
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_quantised_modules_and_their_state_dicts_are_refused():
-    module = torch.ao.quantization.quantize_dynamic(nn.Sequential(L(4, 3), nn.Tanh(), L(3, 2)), {nn.Linear})
+    module = torch.ao.quantization.quantize_dynamic(
+        nn.Sequential(L(4, 3), nn.Tanh(), L(3, 2)), {nn.Linear}
+    )
     refused("belongs to quantised weights", module.state_dict())
     with pytest.raises(ModuliError, match=r"torch\.ao\.nn\.quantized.* is not understood"):
         load(module, input_shape=4)
@@ -471,7 +593,9 @@ def test_every_bfloat16_pattern(tmp_path):
     save_file({"a": patterns}, tmp_path / "a.safetensors")
     _, arrays = read_safetensors(tmp_path / "a.safetensors")
     finite = torch.isfinite(patterns).numpy()
-    np.testing.assert_array_equal(arrays["a"][finite].astype(float), patterns.double().numpy()[finite])
+    np.testing.assert_array_equal(
+        arrays["a"][finite].astype(float), patterns.double().numpy()[finite]
+    )
 
 
 def test_the_library_and_the_reader_agree(tmp_path):
@@ -549,14 +673,18 @@ def test_other_bytes_are_damaged(tmp_path):
         (10**5).to_bytes(8, "little") + b"[" * 10**5, len(twice).to_bytes(8, "little") + twice + bytes(8),
     ):  # fmt: skip
         file.write_bytes(data)
-        with pytest.raises(ModuliError, match=r"damaged or no \.safetensors file|no entry is named"):
+        with pytest.raises(
+            ModuliError, match=r"damaged or no \.safetensors file|no entry is named"
+        ):
             load(file, activation="relu")
 
 
 def test_names_of_safetensors_need_no_order_where_numbers_tell_it(tmp_path):
     from safetensors.torch import save_file
 
-    module = filled(nn.Sequential(*[part for _ in range(11) for part in (L(4, 4), nn.Tanh())], L(4, 2)))
+    module = filled(
+        nn.Sequential(*[part for _ in range(11) for part in (L(4, 4), nn.Tanh())], L(4, 2))
+    )
     save_file(module.state_dict(), tmp_path / "m.safetensors")
     same_as(module, load(tmp_path / "m.safetensors", activation="tanh"))
     named = nn.ModuleDict({"encoder": L(4, 4), "body": L(4, 4), "head": L(4, 4)})

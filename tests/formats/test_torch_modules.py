@@ -69,19 +69,27 @@ def seeded(make):
 def agrees(module, net, shape, *, rows=7):
     x = torch.randn((rows, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        y = torch.cat([copy.deepcopy(module).eval()(x[i : i + 1]).reshape(1, -1) for i in range(rows)]).numpy()
+        y = torch.cat(
+            [copy.deepcopy(module).eval()(x[i : i + 1]).reshape(1, -1) for i in range(rows)]
+        ).numpy()
     np.testing.assert_allclose(net(x.reshape(rows, -1).numpy()), y, rtol=1e-9, atol=1e-12)
 
 
 def own_notes(net):
     """All but those that torch agrees, and that its softplus has a threshold."""
     assert sum(note.startswith("agrees with torch in") for note in net.notes) == 1
-    return tuple(note for note in net.notes if not note.startswith(("agrees with torch in", "torch's softplus")))
+    return tuple(
+        note
+        for note in net.notes
+        if not note.startswith(("agrees with torch in", "torch's softplus"))
+    )
 
 
 def mlp(activation, *, out=None):
     tail = [] if out is None else [out]
-    return lambda: nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 3), *tail)
+    return lambda: nn.Sequential(
+        nn.Linear(4, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 3), *tail
+    )
 
 
 def linear():
@@ -117,27 +125,49 @@ MODULES = {
     "hardswish": mlp(nn.Hardswish()),
     "mish": mlp(nn.Mish()),
     "prelu per unit": lambda: nn.Sequential(linear(), slopes(6), nn.Linear(6, 2)),
-    "clamp two": lambda: Written(lambda m, x: m.b(m.a(x).clamp(-0.5, 0.25)), a=linear(), b=nn.Linear(6, 2)),
-    "clamp max": lambda: Written(lambda m, x: m.b(m.a(x).clamp_max(0.25)), a=linear(), b=nn.Linear(6, 2)),
-    "clamp min": lambda: Written(lambda m, x: m.b(torch.clamp(m.a(x), min=0.25)), a=linear(), b=nn.Linear(6, 2)),
-    "functional elu": lambda: Written(lambda m, x: m.b(F.elu(m.a(x), 0.5, False)), a=linear(), b=nn.Linear(6, 2)),
+    "clamp two": lambda: Written(
+        lambda m, x: m.b(m.a(x).clamp(-0.5, 0.25)), a=linear(), b=nn.Linear(6, 2)
+    ),
+    "clamp max": lambda: Written(
+        lambda m, x: m.b(m.a(x).clamp_max(0.25)), a=linear(), b=nn.Linear(6, 2)
+    ),
+    "clamp min": lambda: Written(
+        lambda m, x: m.b(torch.clamp(m.a(x), min=0.25)), a=linear(), b=nn.Linear(6, 2)
+    ),
+    "functional elu": lambda: Written(
+        lambda m, x: m.b(F.elu(m.a(x), 0.5, False)), a=linear(), b=nn.Linear(6, 2)
+    ),
     "softplus": mlp(nn.Softplus()),
     "softplus beta": mlp(nn.Softplus(beta=3.0)),
     "softmax": mlp(nn.Tanh(), out=nn.Softmax(dim=-1)),
     "softmax 1": mlp(nn.Tanh(), out=nn.Softmax(dim=1)),
     "sigmoid output": mlp(nn.Tanh(), out=nn.Sigmoid()),
-    "nested": lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Identity()), nn.Tanh(), nn.Linear(3, 2, bias=False)),
-    "dropout": lambda: nn.Sequential(linear(), nn.Dropout(0.5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 2)),
-    "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(4), linear(), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
-    "batch norm bare": lambda: nn.Sequential(linear(), nn.ReLU(), nn.BatchNorm1d(6, affine=False), nn.Linear(6, 2)),
-    "two affine": lambda: nn.Sequential(linear(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Linear(3, 2)),
+    "nested": lambda: nn.Sequential(
+        nn.Sequential(nn.Linear(4, 3), nn.Identity()), nn.Tanh(), nn.Linear(3, 2, bias=False)
+    ),
+    "dropout": lambda: nn.Sequential(
+        linear(), nn.Dropout(0.5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 2)
+    ),
+    "batch norm": lambda: nn.Sequential(
+        nn.BatchNorm1d(4), linear(), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)
+    ),
+    "batch norm bare": lambda: nn.Sequential(
+        linear(), nn.ReLU(), nn.BatchNorm1d(6, affine=False), nn.Linear(6, 2)
+    ),
+    "two affine": lambda: nn.Sequential(
+        linear(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Linear(3, 2)
+    ),
     "affine": lambda: nn.Linear(4, 3),
     "erf": lambda: Written(lambda m, x: m.b(torch.erf(m.a(x))), a=linear(), b=nn.Linear(6, 2)),
     "sin": lambda: Written(lambda m, x: m.b(m.a(x).sin()), a=linear(), b=nn.Linear(6, 2)),
     "abs": lambda: Written(lambda m, x: m.b(abs(m.a(x))), a=linear(), b=nn.Linear(6, 2)),
     "clamp": lambda: Written(lambda m, x: m.b(m.a(x).clamp(min=0)), a=linear(), b=nn.Linear(6, 2)),
     "functional": lambda: Written(
-        lambda m, x: F.linear(F.dropout(F.leaky_relu(F.gelu(F.softplus(m.a(x), beta=2)), 0.3), 0.5, m.training), m.w, m.b),
+        lambda m, x: F.linear(
+            F.dropout(F.leaky_relu(F.gelu(F.softplus(m.a(x), beta=2)), 0.3), 0.5, m.training),
+            m.w,
+            m.b,
+        ),
         a=linear(),
         w=torch.randn(2, 6),
         b=torch.randn(2),
@@ -150,32 +180,58 @@ MODULES = {
         gain=torch.randn(6),
     ),
     "arithmetic": lambda: Written(
-        lambda m, x: 3 - (0.25 * torch.tanh(2 + m.a((x - m.mean) / m.std) * 0.5 - 1) * m.gain - m.gain) / 7,
+        lambda m, x: (
+            3 - (0.25 * torch.tanh(2 + m.a((x - m.mean) / m.std) * 0.5 - 1) * m.gain - m.gain) / 7
+        ),
         a=linear(),
         mean=torch.randn(4),
         std=torch.rand(4) + 0.5,
         gain=torch.randn(6),
     ),
     "alpha": lambda: Written(
-        lambda m, x: torch.sub(m.c, torch.add(m.a(x), m.c, alpha=3), alpha=2), a=linear(), c=torch.randn(6)
+        lambda m, x: torch.sub(m.c, torch.add(m.a(x), m.c, alpha=3), alpha=2),
+        a=linear(),
+        c=torch.randn(6),
     ),
     "matmul": lambda: Written(
-        lambda m, x: torch.relu(x @ m.w + m.c) @ m.v, w=torch.randn(4, 5), c=torch.randn(5), v=torch.randn(5, 2)
+        lambda m, x: torch.relu(x @ m.w + m.c) @ m.v,
+        w=torch.randn(4, 5),
+        c=torch.randn(5),
+        v=torch.randn(5, 2),
     ),
-    "matmul left": lambda: Written(lambda m, x: (m.w @ torch.tanh(m.v @ x.t())).t(), v=torch.randn(5, 4), w=torch.randn(2, 5)),
+    "matmul left": lambda: Written(
+        lambda m, x: (m.w @ torch.tanh(m.v @ x.t())).t(), v=torch.randn(5, 4), w=torch.randn(2, 5)
+    ),
     "addmm": lambda: Written(
-        lambda m, x: torch.addmm(m.c, x, m.w.t(), beta=2, alpha=0.5), w=torch.randn(5, 4), c=torch.randn(5)
+        lambda m, x: torch.addmm(m.c, x, m.w.t(), beta=2, alpha=0.5),
+        w=torch.randn(5, 4),
+        c=torch.randn(5),
     ),
     "negated": lambda: Written(lambda m, x: -torch.tanh(m.a(-x)), a=linear()),
-    "casts": lambda: Written(lambda m, x: m.a(x.to(torch.float64).double()).clone().detach().contiguous(), a=linear()),
-    "in place": lambda: Written(lambda m, x: m.b(m.a(x).relu_().mul_(2).add_(1)), a=linear(), b=nn.Linear(6, 2)),
+    "casts": lambda: Written(
+        lambda m, x: m.a(x.to(torch.float64).double()).clone().detach().contiguous(), a=linear()
+    ),
+    "in place": lambda: Written(
+        lambda m, x: m.b(m.a(x).relu_().mul_(2).add_(1)), a=linear(), b=nn.Linear(6, 2)
+    ),
     "reshapes": lambda: Written(
-        lambda m, x: m.a(x.view(x.size(0), 2, 2).permute(0, 2, 1).reshape(x.shape[0], -1)).unsqueeze(1).squeeze(1).flatten(1),
+        lambda m, x: (
+            m.a(x.view(x.size(0), 2, 2).permute(0, 2, 1).reshape(x.shape[0], -1))
+            .unsqueeze(1)
+            .squeeze(1)
+            .flatten(1)
+        ),
         a=linear(),
     ),
-    "slices": lambda: Written(lambda m, x: m.a(x[:, 1:5].transpose(0, 1).t())[..., :2], shape=(6,), a=linear()),
-    "flattened image": lambda: Written(lambda m, x: m.a(torch.flatten(x, 1)), shape=(1, 2, 2), a=linear()),
-    "row-wise": lambda: Written(lambda m, x: torch.relu(m.a(x)).flatten(1), shape=(3, 4), a=linear()),
+    "slices": lambda: Written(
+        lambda m, x: m.a(x[:, 1:5].transpose(0, 1).t())[..., :2], shape=(6,), a=linear()
+    ),
+    "flattened image": lambda: Written(
+        lambda m, x: m.a(torch.flatten(x, 1)), shape=(1, 2, 2), a=linear()
+    ),
+    "row-wise": lambda: Written(
+        lambda m, x: torch.relu(m.a(x)).flatten(1), shape=(3, 4), a=linear()
+    ),
 }
 
 
@@ -197,7 +253,13 @@ def test_a_parameter_of_any_floating_type_is_read_exactly():
 
 
 def test_activations_are_found_as_such():
-    kinds = {"relu": "relu", "leaky": "leaky_relu(0.2)", "gelu tanh": "gelu_tanh", "silu": "silu", "softplus": "softplus"}
+    kinds = {
+        "relu": "relu",
+        "leaky": "leaky_relu(0.2)",
+        "gelu tanh": "gelu_tanh",
+        "silu": "silu",
+        "softplus": "softplus",
+    }
     for name, kind in kinds.items():
         net = read_module(seeded(MODULES[name]))
         assert [str(a) for a in net.activations] == [kind, kind]
@@ -221,13 +283,23 @@ def test_the_threshold_of_softplus_is_noted_with_its_error(tracer, beta, thresho
         exact = (1 + (-Decimal(threshold)).exp()).ln() / abs(Decimal(beta))
     assert exact <= Decimal(stated.numerator) / stated.denominator <= Decimal("1.2") * exact
     just = torch.tensor([[np.nextafter(threshold / beta, np.inf * beta)]], dtype=torch.float64)
-    assert abs(module(just).item() - net(just.numpy())[0, 0]) <= float(stated) + 1e-13 * threshold / abs(beta)
+    assert abs(module(just).item() - net(just.numpy())[0, 0]) <= float(
+        stated
+    ) + 1e-13 * threshold / abs(beta)
     assert note.startswith(f"torch's softplus is linear beyond threshold {threshold:g}")
 
 
 def test_a_softplus_with_a_low_threshold_is_refused(tracer):
-    for parts in ({"beta": 10, "threshold": 0.4}, {"threshold": 1}, {"threshold": 19.9}, {"threshold": float("nan")}):
-        with pytest.raises(mo.UnsupportedModel, match=f"a softplus with threshold {parts['threshold']}.*at least 20 is read"):
+    for parts in (
+        {"beta": 10, "threshold": 0.4},
+        {"threshold": 1},
+        {"threshold": 19.9},
+        {"threshold": float("nan")},
+    ):
+        with pytest.raises(
+            mo.UnsupportedModel,
+            match=f"a softplus with threshold {parts['threshold']}.*at least 20 is read",
+        ):
             read_module(nn.Sequential(nn.Linear(4, 8), nn.Softplus(**parts), nn.Linear(8, 3)))
     with pytest.raises(mo.UnsupportedModel, match="a softplus with threshold 2"):
         read_module(Written(lambda m, x: F.softplus(m.a(x), threshold=2), a=nn.Linear(4, 4)))
@@ -246,9 +318,16 @@ def test_the_module_stays_as_it_was(tracer):
     before = copy.deepcopy(module)
     state = torch.random.get_rng_state()
     read_module(module)
-    assert [part.training for part in module.modules()] == [part.training for part in before.modules()]
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), before.state_dict().values(), strict=True))
-    assert [sorted(vars(part)) for part in module.modules()] == [sorted(vars(part)) for part in before.modules()]
+    assert [part.training for part in module.modules()] == [
+        part.training for part in before.modules()
+    ]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(module.state_dict().values(), before.state_dict().values(), strict=True)
+    )
+    assert [sorted(vars(part)) for part in module.modules()] == [
+        sorted(vars(part)) for part in before.modules()
+    ]
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -271,26 +350,68 @@ def square():
 
 
 REFUSED = {
-    "residual": (lambda: Written(lambda m, x: x + torch.tanh(m.a(x)), a=square()), "add.*two computed tensors"),
-    "gate": (lambda: Written(lambda m, x: torch.sigmoid(m.a(x)) * m.a(x), a=square()), "mul.*two computed tensors"),
+    "residual": (
+        lambda: Written(lambda m, x: x + torch.tanh(m.a(x)), a=square()),
+        "add.*two computed tensors",
+    ),
+    "gate": (
+        lambda: Written(lambda m, x: torch.sigmoid(m.a(x)) * m.a(x), a=square()),
+        "mul.*two computed tensors",
+    ),
     "quotient": (lambda: Written(lambda m, x: 1.5 / m.a(x), a=square()), "reciprocal|div"),
-    "convolution": (lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), square()), r"(?i)conv1d.* in '0'.*understood are"),
-    "softsign": (lambda: nn.Sequential(square(), nn.Sequential(nn.Softsign())), r"(?i)abs|softsign"),
+    "convolution": (
+        lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), square()),
+        r"(?i)conv1d.* in '0'.*understood are",
+    ),
+    "softsign": (
+        lambda: nn.Sequential(square(), nn.Sequential(nn.Softsign())),
+        r"(?i)abs|softsign",
+    ),
     "exp": (lambda: Written(lambda m, x: torch.exp(m.a(x)), a=square()), "exp.*not understood"),
-    "softmax inside": (lambda: nn.Sequential(square(), nn.Softmax(-1), square()), "follows a softmax"),
+    "softmax inside": (
+        lambda: nn.Sequential(square(), nn.Softmax(-1), square()),
+        "follows a softmax",
+    ),
     "softmax over rows": (lambda: nn.Sequential(square(), nn.Softmax(dim=0)), "axis 0"),
-    "data-dependent": (lambda: Written(lambda m, x: m.a(x) if x.sum() > 0 else x, a=square()), "control flow"),
+    "data-dependent": (
+        lambda: Written(lambda m, x: m.a(x) if x.sum() > 0 else x, a=square()),
+        "control flow",
+    ),
     "two outputs": (lambda: Written(lambda m, x: (m.a(x), m.a(x)), a=square()), "returns 2 values"),
-    "constant": (lambda: Written(lambda m, x: m.a.bias, a=square()), "does not depend on its input"),
-    "active dropout": (lambda: Written(lambda m, x: F.dropout(m.a(x)), a=square()), r"training=self\.training"),
+    "constant": (
+        lambda: Written(lambda m, x: m.a.bias, a=square()),
+        "does not depend on its input",
+    ),
+    "active dropout": (
+        lambda: Written(lambda m, x: F.dropout(m.a(x)), a=square()),
+        r"training=self\.training",
+    ),
     "integers": (lambda: Written(lambda m, x: m.a(x).to(torch.int32), a=square()), "int32 rounds"),
-    "rounded": (lambda: Written(lambda m, x: torch.div(x, 3, rounding_mode="floor"), a=square()), "rounded"),
-    "computed weight": (lambda: Written(lambda m, x: x @ torch.inverse(m.a.weight), a=square()), "computed from parameters"),
-    "batch statistics": (lambda: nn.Sequential(square(), nn.BatchNorm1d(4, track_running_stats=False)), "stored statistics"),
-    "shrinking": (lambda: nn.Sequential(square(), nn.Sequential(nn.Hardshrink())), r"(?i)shrink.* in '1\.0'.*understood are"),
+    "rounded": (
+        lambda: Written(lambda m, x: torch.div(x, 3, rounding_mode="floor"), a=square()),
+        "rounded",
+    ),
+    "computed weight": (
+        lambda: Written(lambda m, x: x @ torch.inverse(m.a.weight), a=square()),
+        "computed from parameters",
+    ),
+    "batch statistics": (
+        lambda: nn.Sequential(square(), nn.BatchNorm1d(4, track_running_stats=False)),
+        "stored statistics",
+    ),
+    "shrinking": (
+        lambda: nn.Sequential(square(), nn.Sequential(nn.Hardshrink())),
+        r"(?i)shrink.* in '1\.0'.*understood are",
+    ),
     "negative celu": (lambda: nn.Sequential(square(), nn.CELU(-1.0)), "alpha=-1"),
-    "clamp by tensors": (lambda: Written(lambda m, x: m.a(x).clamp(min=m.a.bias), a=square()), "numbers are read"),
-    "empty clamp": (lambda: Written(lambda m, x: m.a(x).clamp(2, 1), a=square()), r"\[2\.0, 1\.0\] is constant"),
+    "clamp by tensors": (
+        lambda: Written(lambda m, x: m.a(x).clamp(min=m.a.bias), a=square()),
+        "numbers are read",
+    ),
+    "empty clamp": (
+        lambda: Written(lambda m, x: m.a(x).clamp(2, 1), a=square()),
+        r"\[2\.0, 1\.0\] is constant",
+    ),
     "recurrent": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3)), "LSTM|lstm|zeros"),
     "division by zero": (lambda: Written(lambda m, x: m.a(x) / 0, a=square()), "zero"),
 }
@@ -332,7 +453,9 @@ def test_modules_without_a_usable_input_or_values():
     with pytest.raises(mo.ShapeError, match="positive"):
         read_module(nn.Linear(4, 3), input_shape=(0,))
     with pytest.raises(mo.UnsupportedModel, match=r"nan"):
-        read_module(Written(lambda m, x: x @ m.w, w=torch.full((4, 4), torch.nan)), input_shape=(4,))
+        read_module(
+            Written(lambda m, x: x @ m.w, w=torch.full((4, 4), torch.nan)), input_shape=(4,)
+        )
 
 
 def test_a_buffer_that_changes_is_refused():
@@ -350,10 +473,14 @@ def test_a_buffer_that_changes_is_refused():
 
 
 def test_fx_never_reads_past_hooks_or_aliases(monkeypatch):
-    """What torch.fx does not see must not be read wrongly: hooks, and operations in place on what is read again."""
+    """What torch.fx does not see must not be read wrongly: hooks, and operations in place on what
+    is read again.
+    """
     hooked = nn.Sequential(nn.Linear(3, 2))
     hooked[0].register_forward_hook(lambda m, x, y: 2 * y)
-    alias = Written(lambda m, x: m.b(alias_of(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2)).double()
+    alias = Written(
+        lambda m, x: m.b(alias_of(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2)
+    ).double()
 
     def alias_of(y):
         y.view(-1).relu_()
@@ -378,14 +505,20 @@ def test_fx_never_reads_past_hooks_or_aliases(monkeypatch):
     [
         ("serra_mnist_100-100_checkpoint_120.tar", {"activation": "relu"}),
         ("serra_cifar10_400-400_L1_pruned_checkpoint_120.tar", {"activation": "relu"}),
-        ("sb3_ppo_Acrobot-v1_policy.pth", {"activation": "tanh", "keys": ("mlp_extractor.policy_net", "action_net")}),
+        (
+            "sb3_ppo_Acrobot-v1_policy.pth",
+            {"activation": "tanh", "keys": ("mlp_extractor.policy_net", "action_net")},
+        ),
     ],
 )
 def test_real_checkpoints_agree_with_their_references(shared, name, options):
     expected = np.load(shared / "models" / f"{name}.expected.npz")
     net = read_checkpoint(shared / "models" / name, **options)
     output = net(expected["inputs"].reshape(len(expected["inputs"]), -1))
-    assert np.abs(output - expected["output"].reshape(output.shape)).max() <= 1e-5 * np.abs(expected["output"]).max()
+    assert (
+        np.abs(output - expected["output"].reshape(output.shape)).max()
+        <= 1e-5 * np.abs(expected["output"]).max()
+    )
 
 
 def test_real_checkpoints_that_are_no_dense_network(shared):
@@ -413,7 +546,10 @@ def test_checkpoints_of_every_shape(tmp_path, model, zipped):
         dict(state),
         {"state_dict": wrapped, "epoch": 3, "optimizer": optimizer},
         {"anything": state, "seed": 2**40},
-        {"model_state_dict": state, "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(4, 3)}}}},
+        {
+            "model_state_dict": state,
+            "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(4, 3)}}},
+        },
         {"accuracy": torch.tensor(0.9), "state_dict": [state]},
         [state, optimizer],
     ):
@@ -421,7 +557,9 @@ def test_checkpoints_of_every_shape(tmp_path, model, zipped):
         assert read_checkpoint(file, activation="tanh") == read_module(model)
     half = {name: value.to(torch.bfloat16) for name, value in state.items()}
     torch.save(half, file, _use_new_zipfile_serialization=zipped)
-    assert read_checkpoint(file, activation="tanh") == read_module(copy.deepcopy(model).to(torch.bfloat16))
+    assert read_checkpoint(file, activation="tanh") == read_module(
+        copy.deepcopy(model).to(torch.bfloat16)
+    )
 
 
 class Attack:
@@ -437,7 +575,9 @@ class Attack:
 def test_code_is_never_run(tmp_path, model):
     marker = tmp_path / "executed"
     attack = {"state_dict": Attack(str(marker))}
-    files = {name: tmp_path / f"{name}.pth" for name in ("pickle", "zip", "legacy", "module", "script")}
+    files = {
+        name: tmp_path / f"{name}.pth" for name in ("pickle", "zip", "legacy", "module", "script")
+    }
     files["pickle"].write_bytes(pickle.dumps(attack))
     torch.save(attack, files["zip"])
     torch.save(attack, files["legacy"], _use_new_zipfile_serialization=False)
@@ -446,7 +586,9 @@ def test_code_is_never_run(tmp_path, model):
         warnings.simplefilter("ignore")
         torch.jit.save(scripted(model, torch.zeros(1, 3)), files["script"])
     for file in files.values():
-        with pytest.raises(mo.UnsupportedModel, match=r"could run code.*save model.state_dict\(\)") as caught:
+        with pytest.raises(
+            mo.UnsupportedModel, match=r"could run code.*save model.state_dict\(\)"
+        ) as caught:
             read_checkpoint(file, activation="tanh")
         assert str(file) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -474,7 +616,10 @@ def test_files_that_declare_more_than_they_hold(tmp_path, model):
             read_checkpoint(file, activation="tanh")
     torch.save(model.state_dict(), file)
     packed = tmp_path / "packed.pth"
-    with zipfile.ZipFile(file) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(file) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
             target.writestr(name, source.read(name))
     with pytest.raises(mo.UnsupportedModel, match="packed"):
@@ -514,11 +659,20 @@ def test_other_contents(tmp_path, model):
     for held, message in (
         ([1, 2], "holds a list"),
         ({"a": 1}, "a dict with a"),
-        ({"x": model.state_dict(), "y": model.state_dict()}, "no single state dict is found but 2: .*keys=, from x, y"),
+        (
+            {"x": model.state_dict(), "y": model.state_dict()},
+            "no single state dict is found but 2: .*keys=, from x, y",
+        ),
         ({"model": model.state_dict(), "ema": model.state_dict()}, "keys=, from model, ema"),
         ({"state_dict": [model.state_dict()] * 2}, "keys=, from state_dict.0, state_dict.1"),
-        ({"mean": torch.ones(3), "scale": [1, 2]}, "'mean' belongs to no dense layer.*export the model to ONNX"),
-        ({"optimizer": {"0": torch.ones(3)}}, "a dict with optimizer, in which no state dict is found"),
+        (
+            {"mean": torch.ones(3), "scale": [1, 2]},
+            "'mean' belongs to no dense layer.*export the model to ONNX",
+        ),
+        (
+            {"optimizer": {"0": torch.ones(3)}},
+            "a dict with optimizer, in which no state dict is found",
+        ),
         (torch.ones(3), "holds a Tensor"),
         ({"0.weight": torch.full((2, 2), torch.nan)}, "nan"),
     ):
@@ -542,7 +696,10 @@ def network(kind, output_map="identity", *, widths=(3, 5, 4, 2), seed=0):
     return mo.Network.mlp(*arrays, activation=kind, output_map=output_map)
 
 
-KINDS = sorted({"leaky_relu(0.1)", "clip(0,6)", "elu(1.5)", *mo.Activation.KINDS} - {"leaky_relu", "clip", "elu", "identity"})
+KINDS = sorted(
+    {"leaky_relu(0.1)", "clip(0,6)", "elu(1.5)", *mo.Activation.KINDS}
+    - {"leaky_relu", "clip", "elu", "identity"}
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -552,7 +709,9 @@ def test_float64_comes_back_to_the_same_digest(kind, output_map):
     module = to_torch(net)
     x = np.random.default_rng(1).normal(size=(9, 3))
     with torch.no_grad():
-        np.testing.assert_allclose(module(torch.from_numpy(x)).numpy(), net(x), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            module(torch.from_numpy(x)).numpy(), net(x), rtol=1e-12, atol=1e-14
+        )
     assert read_module(module).digest == net.digest
     assert own_notes(read_module(module)) == ()
 
@@ -565,14 +724,17 @@ def test_shapes_at_the_edge():
             module = to_torch(net)
         with torch.no_grad():
             np.testing.assert_allclose(
-                module(torch.ones(2, widths[0], dtype=torch.float64)).numpy(), net(np.ones((2, widths[0])))
+                module(torch.ones(2, widths[0], dtype=torch.float64)).numpy(),
+                net(np.ones((2, widths[0]))),
             )
         assert read_module(module) == net
 
 
 def test_mixed_activations_survive():
     net = mo.Network.mlp(
-        *[np.ones(s) for s in ((3, 2), 3, (2, 3), 2, (1, 2), 1)], activation=["erf", "relu"], output_map="sigmoid"
+        *[np.ones(s) for s in ((3, 2), 3, (2, 3), 2, (1, 2), 1)],
+        activation=["erf", "relu"],
+        output_map="sigmoid",
     )
     assert read_module(to_torch(net)) == net
 
@@ -582,7 +744,9 @@ def test_other_types_round_to_nearest():
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         module = to_torch(net, dtype=dtype)
         assert {p.dtype for p in module.parameters()} == {dtype}
-        assert (read_module(module).flat() == torch.from_numpy(net.flat()).to(dtype).double().numpy()).all()
+        assert (
+            read_module(module).flat() == torch.from_numpy(net.flat()).to(dtype).double().numpy()
+        ).all()
     with pytest.raises(mo.UnsupportedModel, match=r"layer 1: weight holds 1e\+300"):
         to_torch(mo.Network.mlp([[1e300]], [0.0]), dtype=torch.float32)
     with pytest.raises(mo.UnsupportedModel, match=r"torch\.int32"):
@@ -629,15 +793,21 @@ def test_without_torch_the_error_names_the_extra():
     )
     source = Path(mo.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.splitlines() == ["torch is not installed; run: pip install 'moduli[torch]'"] * 2
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert (
+        done.stdout.splitlines() == ["torch is not installed; run: pip install 'moduli[torch]'"] * 2
+    )
 
 
 # Samples --------------------------------------------------------------------------------------------------------
 
 APART = {
     "transposed and back": lambda: Written(lambda m, x: torch.relu(m.a(x).T).T, a=linear()),
-    "merged and back": lambda: Written(lambda m, x: m.a(x.reshape(-1, 2)).reshape(x.shape[0], -1), a=nn.Linear(2, 3)),
+    "merged and back": lambda: Written(
+        lambda m, x: m.a(x.reshape(-1, 2)).reshape(x.shape[0], -1), a=nn.Linear(2, 3)
+    ),
     "all of them": lambda: Written(lambda m, x: m.a(x)[0:], a=linear()),
     "one constant": lambda: Written(lambda m, x: m.a(x) + m.c, a=linear(), c=torch.randn(1, 6)),
     "axis before": lambda: Written(lambda m, x: m.a(x[None]).squeeze(0), a=linear()),
@@ -661,7 +831,10 @@ TOGETHER = {
     "mixed": (lambda m, x: m.w @ m.a(x), {"a": square(), "w": torch.randn(3, 3)}),
     "counted": (lambda m, x: m.a(x) * x.shape[0], {"a": square()}),
     "shared out": (lambda m, x: m.a(x) / x.size(0), {"a": square()}),
-    "told apart": (lambda m, x: torch.relu(m.a(x)) if x.shape[0] == 3 else torch.tanh(m.a(x)), {"a": square()}),
+    "told apart": (
+        lambda m, x: torch.relu(m.a(x)) if x.shape[0] == 3 else torch.tanh(m.a(x)),
+        {"a": square()},
+    ),
     "one of each": (lambda m, x: m.a(x.reshape(-1, 2)), {"a": nn.Linear(2, 3)}),
 }
 
@@ -691,18 +864,25 @@ def test_a_reader_that_misreads_is_stopped(monkeypatch):
         ("gelu", lambda x, approximate="none": x.activate(mo.Activation("gelu_tanh"))),
         ("softmax", lambda x, dim=None, *_: x),
     ):
-        module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3), nn.Softmax(-1))
+        module = nn.Sequential(
+            nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3), nn.Softmax(-1)
+        )
         assert read_module(module).output_map == "softmax"
         with monkeypatch.context() as patch:
             patch.setitem(torch_modules._OPERATIONS, name, wrong)
-            with pytest.raises(mo.UnsupportedModel, match=r"Sequential: read as .*, which gives .* torch in float64 gives"):
+            with pytest.raises(
+                mo.UnsupportedModel,
+                match=r"Sequential: read as .*, which gives .* torch in float64 gives",
+            ):
                 read_module(module)
 
 
 def test_modules_that_insist_on_their_type_are_compared_in_it():
     """A cast in forward makes a float64 copy fail, and casts to fewer digits round."""
     insists = Written(lambda m, x: m.a(x.to(torch.float32)), a=nn.Linear(4, 6))
-    assert read_module(insists).notes == ("agrees with torch in float32 at 18 inputs (batch 1 and 3)",)
+    assert read_module(insists).notes == (
+        "agrees with torch in float32 at 18 inputs (batch 1 and 3)",
+    )
     rounds = Written(lambda m, x: m.a(x).half().float(), a=nn.Linear(4, 6))
     assert "agrees with torch" in read_module(rounds).notes[-1]
     for dtype in (torch.float16, torch.bfloat16):
@@ -714,7 +894,9 @@ def test_large_modules_say_that_they_were_not_compared(monkeypatch):
     monkeypatch.setattr(torch_modules, "MAX_PARAMETERS", 29)
     assert "not compared with torch" not in read_module(nn.Linear(4, 5)).notes[0]
     monkeypatch.setattr(torch_modules, "MAX_PARAMETERS", 24)
-    assert read_module(nn.Linear(4, 5)).notes == ("not compared with torch: 25 parameters, at most 24 are run twice",)
+    assert read_module(nn.Linear(4, 5)).notes == (
+        "not compared with torch: 25 parameters, at most 24 are run twice",
+    )
 
 
 # Computed weights and constants -----------------------------------------------------------------------------------
@@ -767,12 +949,22 @@ def everything(module):
     """All that a reading might change."""
     return [
         (
-            type(part), part.training, sorted(vars(part)), list(part._forward_pre_hooks.values()), list(part._forward_hooks),
-            [(name, id(value), value._version, value.tolist()) for name, value in part.named_parameters(recurse=False)],
-            [(name, id(value), value._version, value.tolist()) for name, value in part.named_buffers(recurse=False)],
+            type(part),
+            part.training,
+            sorted(vars(part)),
+            list(part._forward_pre_hooks.values()),
+            list(part._forward_hooks),
+            [
+                (name, id(value), value._version, value.tolist())
+                for name, value in part.named_parameters(recurse=False)
+            ],
+            [
+                (name, id(value), value._version, value.tolist())
+                for name, value in part.named_buffers(recurse=False)
+            ],
         )
         for part in module.modules()
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
@@ -780,8 +972,12 @@ def everything(module):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_computed_weights_are_read_as_torch_computes_them(name, training, tracer):
     torch.manual_seed(4)
-    module = COMPUTED[name](nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()).train(training)
-    module(torch.ones(2, 5, dtype=torch.float64)).sum().backward()  # weights with a history, as after training
+    module = COMPUTED[name](
+        nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    ).train(training)
+    module(
+        torch.ones(2, 5, dtype=torch.float64)
+    ).sum().backward()  # weights with a history, as after training
     before, random = everything(module), torch.random.get_rng_state()
     net = read_module(module)
     assert everything(module) == before
@@ -792,7 +988,9 @@ def test_computed_weights_are_read_as_torch_computes_them(name, training, tracer
         np.testing.assert_allclose(net(x.numpy()), module(x).numpy(), rtol=1e-12, atol=1e-13)
         assert np.array_equal(net.layers[0].weight, module[0].weight.numpy())
     computed = [note for note in net.notes if "as torch computes it in evaluation mode" in note]
-    assert [note.split()[0] for note in computed] == list(dict.fromkeys(note.split()[0] for note in computed))
+    assert [note.split()[0] for note in computed] == list(
+        dict.fromkeys(note.split()[0] for note in computed)
+    )
     assert {"0.weight", "2.weight"} <= {note.split()[0] for note in computed}
 
 
@@ -802,7 +1000,10 @@ def test_a_stale_pruned_weight_is_not_read():
     layer(torch.ones(1, 4, dtype=torch.float64))
     with torch.no_grad():
         layer.weight_orig.mul_(3)
-    assert np.array_equal(read_module(layer).layers[0].weight, (layer.weight_orig * layer.weight_mask).detach().numpy())
+    assert np.array_equal(
+        read_module(layer).layers[0].weight,
+        (layer.weight_orig * layer.weight_mask).detach().numpy(),
+    )
 
 
 def test_a_module_that_cannot_be_copied_or_settled_is_refused():
@@ -832,7 +1033,10 @@ def test_a_module_that_cannot_be_copied_or_settled_is_refused():
 
     failing = nn.Sequential(nn.Linear(3, 2))
     parametrize.register_parametrization(failing[0], "weight", Failing())
-    with pytest.raises(mo.UnsupportedModel, match=r"0: a computed parameter .only in training.*remove_parametrizations"):
+    with pytest.raises(
+        mo.UnsupportedModel,
+        match=r"0: a computed parameter .only in training.*remove_parametrizations",
+    ):
         read_module(failing)
 
 
@@ -870,7 +1074,12 @@ CONSTANTS = {
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_computed_from_constants(name, tracer):
     torch.manual_seed(6)
-    tensors = {"mean": torch.randn(4), "std": torch.rand(4) + 0.5, "w": torch.randn(4, 4), "u": torch.randn(4, 1)}
+    tensors = {
+        "mean": torch.randn(4),
+        "std": torch.rand(4) + 0.5,
+        "w": torch.randn(4, 4),
+        "u": torch.randn(4, 1),
+    }
     tensors |= {"v": torch.randn(1, 4), "mask": (torch.rand(4, 4) > 0.5).double()}
     module = Written(CONSTANTS[name], a=square(), **tensors).double()
     net = read_module(module, input_shape=4)
@@ -890,7 +1099,10 @@ def test_constants_that_are_no_function_or_no_number_are_refused():
     for line, message in (
         (lambda m, x: m.a(x) / (m.c - m.c), "division by zero"),
         (lambda m, x: m.a(x) * torch.sqrt(-m.c.abs()), "must not be negative"),
-        (lambda m, x: m.a(x) * torch.bernoulli(m.c.abs().clamp(max=1)), "computed from parameters by bernoulli"),
+        (
+            lambda m, x: m.a(x) * torch.bernoulli(m.c.abs().clamp(max=1)),
+            "computed from parameters by bernoulli",
+        ),
         (lambda m, x: m.a(x) * torch.floor(m.c), "computed from parameters by floor"),
         (lambda m, x: m.a(x) * (m.n + m.n), "computed from parameters in torch.uint8"),
         (lambda m, x: m.a(x) * torch.log(m.c - m.c), "inf|nan"),
@@ -906,7 +1118,14 @@ def test_the_bounds_of_computed_constants_hold():
     rng = np.random.default_rng(3)
     a, b = rng.uniform(0.1, 3, 40), rng.uniform(0.1, 3, 40)
     value: object = a
-    for name, other in (("sqrt", ()), ("div", (b,)), ("add", (0.1,)), ("rsqrt", ()), ("mul", (b,)), ("reciprocal", ())):
+    for name, other in (
+        ("sqrt", ()),
+        ("div", (b,)),
+        ("add", (0.1,)),
+        ("rsqrt", ()),
+        ("mul", (b,)),
+        ("reciprocal", ()),
+    ):
         value, _ = torch_constants.compute(name, None, (value, *other), {})
     with localcontext() as context:
         context.prec = 80

@@ -1,4 +1,6 @@
-"""VNN-LIB files: every input that a file allows lies in a box that is read, and what makes boxes larger is said."""
+"""VNN-LIB files: every input that a file allows lies in a box that is read, and what makes boxes
+larger is said.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ def ends(query):
 
 # Against an evaluator -------------------------------------------------------------------------------------------
 
-COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt, "=": operator.eq}
+COMPARE = {
+    "<=": operator.le,
+    "<": operator.lt,
+    ">=": operator.ge,
+    ">": operator.gt,
+    "=": operator.eq,
+}
 POINTS = [Fraction(k, 2) for k in range(-9, 10)]
 
 
@@ -40,7 +48,11 @@ def value(term, point):
         return -numbers[0]
     total = numbers[0]
     for number in numbers[1:]:
-        total = {"+": total + number, "-": total - number, "*": total * number}[head] if head != "/" else total / number
+        total = (
+            {"+": total + number, "-": total - number, "*": total * number}[head]
+            if head != "/"
+            else total / number
+        )
     return total
 
 
@@ -65,22 +77,36 @@ def holds(form, point):
 def number(rng):
     k = int(rng.integers(-3, 4))
     written = str(k)
-    kinds = [written, f"{k}.5", ["-", str(abs(k))], ["*", "2", written], ["/", written, "2"], ["+", written, "1", "-2"]]
+    kinds = [
+        written,
+        f"{k}.5",
+        ["-", str(abs(k))],
+        ["*", "2", written],
+        ["/", written, "2"],
+        ["+", written, "1", "-2"],
+    ]
     return kinds[rng.integers(6)]
 
 
 def term(rng):
     name = ("X_0", "X_1", "X_0", "X_1", "Y_0")[rng.integers(5)]
     return [
-        name, name, number(rng), ["*", str(rng.integers(-2, 3)), name], ["-", name], ["/", name, "-2"], ["+", name, "X_0"],
-        ["-", name, number(rng)], ["+", name, number(rng), ["*", "-1", name], "X_1"],
+        name, name, number(rng), ["*", str(rng.integers(-2, 3)), name], ["-", name],
+        ["/", name, "-2"], ["+", name, "X_0"], ["-", name, number(rng)],
+        ["+", name, number(rng), ["*", "-1", name], "X_1"],
     ][rng.integers(9)]  # fmt: skip
 
 
 def formula(rng, depth):
     if depth == 0 or rng.random() < 0.2:
         head = ("<=", ">=", "<", ">", "=", "distinct")[rng.integers(6)]
-        return [head, *(term(rng) if rng.random() < 0.7 else number(rng) for _ in range(2 + (rng.random() < 0.2)))]
+        return [
+            head,
+            *(
+                term(rng) if rng.random() < 0.7 else number(rng)
+                for _ in range(2 + (rng.random() < 0.2))
+            ),
+        ]
     head = ("and", "and", "or", "or", "not", "=>")[rng.integers(6)]
     count = {"not": 1, "=>": 2}.get(head, int(rng.integers(1, 4)))
     return [head, *(formula(rng, depth - 1) for _ in range(count))]
@@ -91,7 +117,9 @@ def written(form):
 
 
 def test_every_solution_lies_in_a_branch():
-    """Random formulas, and all points of a grid: what the evaluator accepts lies in a box, or there is no box at all."""
+    """Random formulas, and all points of a grid: what the evaluator accepts lies in a box, or there
+    is no box at all.
+    """
     rng, tried, several, noted = np.random.default_rng(0), 0, 0, 0
     for _ in range(400):
         forms = [formula(rng, int(rng.integers(1, 4))) for _ in range(2)]
@@ -110,7 +138,9 @@ def test_every_solution_lies_in_a_branch():
                     point = {"X_0": x, "X_1": y, "Y_0": out}
                     if max(abs(x), abs(y)) <= 4 and all(holds(form, point) for form in forms):
                         tried += 1
-                        assert any(b.low[0] <= x <= b.high[0] and b.low[1] <= y <= b.high[1] for b in boxes), forms
+                        assert any(
+                            b.low[0] <= x <= b.high[0] and b.low[1] <= y <= b.high[1] for b in boxes
+                        ), forms
     assert tried > 2000
     assert several > 20
     assert noted > 50
@@ -127,7 +157,12 @@ def test_every_solution_lies_in_a_branch():
     ],
 )  # fmt: skip
 def test_arithmetic_of_constants(term, number):
-    for form in (f"(= X_0 {term})", f"(= {term} X_0)", f"(and (<= X_0 {term}) (>= X_0 {term}))", f"(<= {term} X_0 {term})"):
+    for form in (
+        f"(= X_0 {term})",
+        f"(= {term} X_0)",
+        f"(and (<= X_0 {term}) (>= X_0 {term}))",
+        f"(<= {term} X_0 {term})",
+    ):
         assert ends(read(form, "(= X_1 0)"))[0] == (number, number)
 
 
@@ -175,7 +210,9 @@ def test_a_constraint_that_is_no_bound_is_passed_over_and_noted(form):
 
 
 def test_constraints_on_outputs_are_no_matter_of_the_box():
-    found = read("(<= 0 X_0 4)", "(<= 0 X_1 4)", "(or (<= Y_0 Y_1) (and (<= Y_0 3) (not (= Y_1 0))))")
+    found = read(
+        "(<= 0 X_0 4)", "(<= 0 X_1 4)", "(or (<= Y_0 Y_1) (and (<= Y_0 3) (not (= Y_1 0))))"
+    )
     assert found.notes == []
     assert len(found.boxes) == 1
 
@@ -196,7 +233,9 @@ def test_a_hull_says_of_how_many_boxes(tmp_path):
 
 
 def test_boxes_whose_union_is_the_hull_are_one():
-    """Doubled alternatives (one for each output), and one that holds the others, are no reason to speak of a hull."""
+    """Doubled alternatives (one for each output), and one that holds the others, are no reason to
+    speak of a hull.
+    """
     for more in ("(<= 0 X_0 1)", "(<= 0 X_0 0.5)"):
         found = read("(= X_1 0)", f"(or (and (<= 0 X_0 1) (<= Y_0 0)) (and {more} (<= Y_1 0)))")
         assert (len(found.boxes), found.notes) == (1, [])
@@ -229,7 +268,9 @@ def test_many_alternatives_of_many_inputs_stay_within_the_memory():
 def test_integers_are_read_as_the_reals_between(sort):
     found = vnnlib.read(f"(declare-const X_0 {sort})(assert (<= 0 X_0 3))")
     assert ends(found) == [(0, 3)]
-    assert found.notes == (["inputs are declared Int, the box holds all reals between"] if sort == "Int" else [])
+    assert found.notes == (
+        ["inputs are declared Int, the box holds all reals between"] if sort == "Int" else []
+    )
 
 
 # Refusals -------------------------------------------------------------------------------------------------------
@@ -265,14 +306,22 @@ def test_refusals(text, said):
 def test_quotes_comments_and_what_follows_the_end(tmp_path):
     text = '\ufeff(set-logic QF_LRA) ; Réseau (\n(set-info :source |a (b ; c|)(set-info :note "say ""(""")\r\n'
     text += "(declare-fun |X_0| () Real)"
-    text += "(assert (! (<= 0 X_0 1) :named a))(assert (<= 0 X_0 1))(check-sat)(exit)(assert (= X_0 9))"
+    text += (
+        "(assert (! (<= 0 X_0 1) :named a))(assert (<= 0 X_0 1))(check-sat)(exit)(assert (= X_0 9))"
+    )
     found = box(tmp_path, text.encode())
     assert (found.low.tolist(), found.high.tolist(), found.notes) == ([0], [1], ())
     latin = "(declare-const X_0 Real)(assert (= X_0 1)) ; Réseau".encode("latin-1")
     assert box(tmp_path, latin).high.tolist() == [1]
 
 
-ODD = ["[" * 200_000, '"' * 200_001, "|" * 200_001, "(assert " + "X_0[" * 100_000, "(a " + "b" * 10**6]
+ODD = [
+    "[" * 200_000,
+    '"' * 200_001,
+    "|" * 200_001,
+    "(assert " + "X_0[" * 100_000,
+    "(a " + "b" * 10**6,
+]
 
 
 @pytest.mark.parametrize("text", ODD, ids=lambda text: text[:8])
@@ -286,12 +335,16 @@ def test_odd_text_takes_time_in_proportion(text):
 
 
 def second(shape, *asserted, sort="real", more="(declare-output Y real [1,1])"):
-    head = f"(vnnlib-version <2.0>)\n(declare-network f\n(declare-input X {sort} {shape})\n{more}\n)\n"
+    head = (
+        f"(vnnlib-version <2.0>)\n(declare-network f\n(declare-input X {sort} {shape})\n{more}\n)\n"
+    )
     return vnnlib.read(head + "".join(f"(assert {form})" for form in asserted))
 
 
 def test_entries_are_counted_row_by_row():
-    asserted = [f"(<= {3 * i + j} X[{i}, {j}] {3 * i + j + 0.5})" for i in range(2) for j in range(3)]
+    asserted = [
+        f"(<= {3 * i + j} X[{i}, {j}] {3 * i + j + 0.5})" for i in range(2) for j in range(3)
+    ]
     found = second("[2, 3]", *asserted, "(or (<= Y[0,0] 1) (>= Y[0,0] 3))")
     assert found.hull.low == [*range(6)]
     assert found.hull.high == [k + 0.5 for k in range(6)]
@@ -327,6 +380,8 @@ def test_what_is_not_read_of_the_second_version(shape, form, options, said):
 
 
 def test_notes_are_printable(tmp_path):
-    found = box(tmp_path, b"(declare-const X_0 Real)(assert (<= 0 X_0 1))(assert (\x1b31mif X_0 \x01))")
+    found = box(
+        tmp_path, b"(declare-const X_0 Real)(assert (<= 0 X_0 1))(assert (\x1b31mif X_0 \x01))"
+    )
     assert len(found.notes) == 1
     assert repr(found).isprintable()

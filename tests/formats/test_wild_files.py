@@ -1,4 +1,6 @@
-"""Files as they are found: packed, pointed to, in folders, in archives of other libraries, and in formats that are not read."""
+"""Files as they are found: packed, pointed to, in folders, in archives of other libraries, and in
+formats that are not read.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ def test_networks_are_read_packed_and_in_any_case(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.zip"])
 def test_what_is_not_unpacked_says_so(tmp_path, name):
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"any"))
-    with pytest.raises(UnsupportedModel, match=r"\.gz is not unpacked here; gunzip it first and give the model file"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"\.gz is not unpacked here; gunzip it first and give the model file",
+    ):
         load(tmp_path / f"{name}.gz")
     (tmp_path / "a.tar.gz").write_bytes(b"any")
     with pytest.raises(UnsupportedModel, match="tar -xzf it first"):
@@ -60,11 +65,17 @@ def test_external_data_of_a_packed_model_lies_in_its_folder(tmp_path):
     onnx.external_data_helper.set_external_data(tensor, "w.bin", 0, weight.nbytes)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, d]) for n, d in (("x", 3), ("y", 2))]
-    graph = helper.make_graph([helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g", ends[:1], ends[1:], [tensor])
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, d]) for n, d in (("x", 3), ("y", 2))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g", ends[:1], ends[1:], [tensor]
+    )
     (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     assert load(packed(tmp_path / "a.onnx")).layers[0].weight.tolist() == weight.tolist()
-    (tmp_path / "w.bin").write_bytes(LFS)  # longer than the weights: its text must not be taken for numbers
+    (tmp_path / "w.bin").write_bytes(
+        LFS
+    )  # longer than the weights: its text must not be taken for numbers
     with pytest.raises(UnsupportedModel, match=r"w\.bin is a Git LFS pointer"):
         load(tmp_path / "a.onnx.gz")
     shutil.move(tmp_path / "a.onnx.gz", tmp_path.parent / "away.onnx.gz")
@@ -73,7 +84,9 @@ def test_external_data_of_a_packed_model_lies_in_its_folder(tmp_path):
 
 
 def test_boxes_and_certificates_are_read_packed(tmp_path):
-    text = "(declare-const X_0 Real)(declare-const X_1 Real)(assert (and (<= 0 X_0 1) (<= 2 X_1 3)))"
+    text = (
+        "(declare-const X_0 Real)(declare-const X_1 Real)(assert (and (<= 0 X_0 1) (<= 2 X_1 3)))"
+    )
     (tmp_path / "a.vnnlib").write_text(text)
     assert Box.from_vnnlib(packed(tmp_path / "a.vnnlib")).high.tolist() == [1, 3]
     small = compress(RELU)
@@ -91,7 +104,9 @@ def test_a_packed_model_that_would_fill_the_memory_is_refused(tmp_path, monkeypa
 # In the place of a file -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.onnx", "a.nnet", "a.npz", "a.safetensors", "a.pt", "a.zip", "a.onnx.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.onnx", "a.nnet", "a.npz", "a.safetensors", "a.pt", "a.zip", "a.onnx.gz"]
+)
 @pytest.mark.parametrize("data", STAND_INS)
 def test_a_pointer_is_named_whatever_it_stands_for(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
@@ -102,7 +117,11 @@ def test_a_pointer_is_named_whatever_it_stands_for(tmp_path, name, data):
 
 @pytest.mark.parametrize("data", STAND_INS)
 def test_a_pointer_in_place_of_boxes_and_certificates(tmp_path, data):
-    for name, reader in (("a.vnnlib", Box.from_vnnlib), ("a.npz", load_box), ("a.npz", formats.load_samples)):
+    for name, reader in (
+        ("a.vnnlib", Box.from_vnnlib),
+        ("a.npz", load_box),
+        ("a.npz", formats.load_samples),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UnsupportedModel) as caught:
             reader(tmp_path / name)
@@ -145,7 +164,9 @@ def test_a_folder_says_what_is_inside(tmp_path, held, said):
 
 def test_the_empty_name_is_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnsupportedModel, match=r"'' \(the current folder\) is a folder; give the file"):
+    with pytest.raises(
+        UnsupportedModel, match=r"'' \(the current folder\) is a folder; give the file"
+    ):
         load("")
     with pytest.raises(FileNotFoundError):
         load("nothing.h5")
@@ -206,8 +227,14 @@ def policies(kind="ppo", width=4, actions=2, features=3):
 
     if kind == "ppo":
         state["log_std"] = torch.zeros(actions)
-        body = layers(("mlp_extractor.policy_net.0", features, width), ("mlp_extractor.policy_net.2", width, width))
-        layers(("mlp_extractor.value_net.0", features, width), ("mlp_extractor.value_net.2", width, width))
+        body = layers(
+            ("mlp_extractor.policy_net.0", features, width),
+            ("mlp_extractor.policy_net.2", width, width),
+        )
+        layers(
+            ("mlp_extractor.value_net.0", features, width),
+            ("mlp_extractor.value_net.2", width, width),
+        )
         body += layers(("action_net", width, actions))
         layers(("value_net", width, 1))
         return state, body, ("mlp_extractor.policy_net", "action_net")
@@ -257,12 +284,19 @@ def test_an_archive_demands_keys_and_lists_the_layers(tmp_path, kind):
     path = archive(tmp_path / "agent.zip", state)
     with pytest.raises(UnsupportedModel) as caught:
         load(path, activation="tanh")
-    assert "policy.pth holds several networks, actor and critic; choose layers, in order, with keys=, from" in str(caught.value)
+    assert (
+        "policy.pth holds several networks, actor and critic; choose layers, in order, with keys=, from"
+        in str(caught.value)
+    )
     assert all(stem in str(caught.value) for stem in body)
-    with pytest.raises(UnsupportedModel, match=r"agent\.zip: policy\.pth stores no activation") as caught:
+    with pytest.raises(
+        UnsupportedModel, match=r"agent\.zip: policy\.pth stores no activation"
+    ) as caught:
         load(path, keys=keys)
     assert str(caught.value).count("agent.zip") == 1
-    with pytest.raises(UnsupportedModel, match=r"agent\.zip: policy\.pth.*no entry starts with 'nothing'"):
+    with pytest.raises(
+        UnsupportedModel, match=r"agent\.zip: policy\.pth.*no entry starts with 'nothing'"
+    ):
         load(path, activation="tanh", keys=("nothing",))
 
 
@@ -309,7 +343,9 @@ def test_archives_that_lie_or_are_damaged(tmp_path, monkeypatch):
         target.writestr("policy.pth", bytes(2**22))
     whole = path.read_bytes()
     monkeypatch.setattr(formats, "UNPACKED_FLOOR", 2**20)
-    with pytest.raises(UnsupportedModel, match=f"unpacks from \\d+ bytes to {2**22}; unzip it if it is meant to"):
+    with pytest.raises(
+        UnsupportedModel, match=f"unpacks from \\d+ bytes to {2**22}; unzip it if it is meant to"
+    ):
         load(path)
     small = whole.replace((2**22).to_bytes(4, "little"), (2**10).to_bytes(4, "little"))
     assert small != whole
@@ -320,14 +356,20 @@ def test_archives_that_lie_or_are_damaged(tmp_path, monkeypatch):
         target.writestr("policy.pth", bytes(100))
     astray = bytearray(path.read_bytes())
     end = astray.find(b"PK\5\6")
-    for start in (0, 200, 2**31 - 1):  # where the directory is said to lie, which moves the entries before the file
+    for start in (
+        0,
+        200,
+        2**31 - 1,
+    ):  # where the directory is said to lie, which moves the entries before the file
         astray[end + 16 : end + 20] = start.to_bytes(4, "little")
         path.write_bytes(astray)
         with pytest.raises(UnsupportedModel, match=r"a\.zip( is damaged|: malformed)"):
             load(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as target:
         target.writestr("policy.pth", bytes(100))
-    with pytest.raises(UnsupportedModel, match="packed in a way that is not read; unzip and zip it again"):
+    with pytest.raises(
+        UnsupportedModel, match="packed in a way that is not read; unzip and zip it again"
+    ):
         load(path)
 
 

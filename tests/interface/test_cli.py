@@ -1,4 +1,6 @@
-"""The command line in its own process: results on stdout, one-line errors on stderr, exit codes, files whole or absent."""
+"""The command line in its own process: results on stdout, one-line errors on stderr, exit codes,
+files whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ ROOT = Path(__file__).parents[2]
 def moduli(*args: object, cwd: Path) -> tuple[int, str, str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120"}
     done = subprocess.run(
-        [sys.executable, "-m", "moduli.interface.cli", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "moduli.interface.cli", *map(str, args)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
@@ -58,10 +64,14 @@ def test_compress_then_check_then_equal(tmp_path, suffix):
     mo.save(net, tmp_path / "large.onnx")
     small = answer("compress", "large.onnx", "-o", f"small.{suffix}", cwd=tmp_path)
     assert small["units"] == 64
-    checked = answer("check", f"small.{suffix}.cert.json", f"small.{suffix}", "large.onnx", cwd=tmp_path)
+    checked = answer(
+        "check", f"small.{suffix}.cert.json", f"small.{suffix}", "large.onnx", cwd=tmp_path
+    )
     assert checked["status"] == "proved"
     assert checked["constant"] == small["constant"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["large.onnx", f"small.{suffix}", f"small.{suffix}.cert.json"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["large.onnx", f"small.{suffix}", f"small.{suffix}.cert.json"]
+    )
     tampered = json.loads((tmp_path / f"small.{suffix}.cert.json").read_text())
     tampered["large_moves"][0]["units"][0] += 1
     (tmp_path / "bad.json").write_text(json.dumps(tampered))
@@ -79,20 +89,46 @@ def test_compress_on_a_box_then_check(tmp_path):
     assert data["removed"]["inactive"] == 1
     assert data["box"] == {"low": [-1.0, -1.0], "high": [1.0, 1.0]}
     assert data["growth"] == 0
-    assert answer("check", "small.npz.cert.json", "small.npz", "large.npz", cwd=tmp_path)["on_box"] is True
+    assert (
+        answer("check", "small.npz.cert.json", "small.npz", "large.npz", cwd=tmp_path)["on_box"]
+        is True
+    )
     tampered = json.loads((tmp_path / "small.npz.cert.json").read_text())
     tampered["region"]["high"] = [100.0, 100.0]
     (tmp_path / "bad.json").write_text(json.dumps(tampered))
     assert moduli("check", "bad.json", "small.npz", "large.npz", cwd=tmp_path)[0] == 1
-    inputs = "".join(f"(declare-const X_{k} Real)(assert (>= X_{k} -1))(assert (<= X_{k} 1))" for k in range(2))
+    inputs = "".join(
+        f"(declare-const X_{k} Real)(assert (>= X_{k} -1))(assert (<= X_{k} 1))" for k in range(2)
+    )
     (tmp_path / "box.vnnlib").write_text(inputs)
-    again = answer("compress", "large.npz", "-o", "again.npz", "--on", "box:box.vnnlib", cwd=tmp_path)
+    again = answer(
+        "compress", "large.npz", "-o", "again.npz", "--on", "box:box.vnnlib", cwd=tmp_path
+    )
     assert again["digest"] == data["digest"]
-    assert answer("equal", "large.npz", "small.npz", "--on", "box:-1,1", "--eps", "1e-9", cwd=tmp_path)["status"] == "proved"
-    code, out, _ = moduli("compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path)
+    assert (
+        answer(
+            "equal", "large.npz", "small.npz", "--on", "box:-1,1", "--eps", "1e-9", cwd=tmp_path
+        )["status"]
+        == "proved"
+    )
+    code, out, _ = moduli(
+        "compress", "large.npz", "-o", "small.npz", "--on", "box:-1,1", cwd=tmp_path
+    )
     assert code == 0
     assert "proved on the box" in out
-    near = answer("compress", "large.npz", "-o", "near.npz", "--on", "box:-1,1", "--eps", "3", "--budget", "500", cwd=tmp_path)
+    near = answer(
+        "compress",
+        "large.npz",
+        "-o",
+        "near.npz",
+        "--on",
+        "box:-1,1",
+        "--eps",
+        "3",
+        "--budget",
+        "500",
+        cwd=tmp_path,
+    )
     assert near["units"] < 2
     assert 0 < near["error"] <= 3
     assert mo.load(tmp_path / "near.npz").digest == near["digest"]
@@ -117,7 +153,9 @@ def test_rank_info_canon_distance(tmp_path):
     assert mo.load(tmp_path / "form.npz").digest == form["digest"]
     apart = answer("distance", "zoo:digits-plain", "form.npz", "--on", "box:0,1", cwd=tmp_path)
     assert apart["lower"] == apart["upper"] == 0
-    near = answer("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "gaussian", cwd=tmp_path)
+    near = answer(
+        "distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "gaussian", cwd=tmp_path
+    )
     assert 0 < near["lower"] < near["upper"]
 
 
@@ -126,15 +164,25 @@ def test_quiet_prints_nothing(tmp_path):
 
 
 def huge_tensor(path: Path) -> None:
-    weight = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[50_000, 50_000], raw_data=b"\0" * 16)
+    weight = TensorProto(
+        name="W", data_type=TensorProto.FLOAT, dims=[50_000, 50_000], raw_data=b"\0" * 16
+    )
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 50_000]) for n in "xy")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "g", [x], [y], [weight])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "W"], ["y"])], "g", [x], [y], [weight]
+    )
     path.write_bytes(helper.make_model(graph).SerializeToString())
 
 
 def nan_weights(path: Path) -> None:
     np.savez(
-        path, W1=[[np.nan]], b1=[0.0], W2=[[1.0]], b2=[0.0], activations=np.array(["tanh"]), output_map=np.array("identity")
+        path,
+        W1=[[np.nan]],
+        b1=[0.0],
+        W2=[[1.0]],
+        b2=[0.0],
+        activations=np.array(["tanh"]),
+        output_map=np.array("identity"),
     )
 
 
@@ -186,11 +234,22 @@ def test_unreadable_models_exit_4_with_one_line(tmp_path, name):
 
 
 USAGE = {
-    ("compress", "zoo:digits-plain", "-o", "no/such/folder/x.onnx"): "cannot write no/such/folder/x.onnx",
+    (
+        "compress",
+        "zoo:digits-plain",
+        "-o",
+        "no/such/folder/x.onnx",
+    ): "cannot write no/such/folder/x.onnx",
     ("compress", "zoo:digits-plain", "-o", "x.onnx", "--units", "3"): "--units 3 on all inputs",
     ("rank", "zoo:digits-plain", "--on", "sphere"): "write all, box:LO,HI",
     ("equal", "zoo:digits-plain", "zoo:digits-tanh-grid"): "R^64 to R^10, the second R^4 to R^10",
-    ("distance", "zoo:digits-plain", "zoo:digits-tanh", "--on", "box:1,-1"): "1 exceeds -1; write box:-1,1",
+    (
+        "distance",
+        "zoo:digits-plain",
+        "zoo:digits-tanh",
+        "--on",
+        "box:1,-1",
+    ): "1 exceeds -1; write box:-1,1",
     ("frobnicate",): "no such command",
     ("rank",): "missing argument",
 }
@@ -222,7 +281,9 @@ def test_float32_onnx_carries_its_slack(tmp_path):
 
 def near_twins(path):
     """Four tanh units, two of them twins up to 0.01."""
-    net = mo.Network.mlp([[1.0], [1.01], [-3.0], [2.0]], [0.0, 0.01, 1.0, 0.5], [[1.0, 2.0, 1.0, 1.0]], [0.0])
+    net = mo.Network.mlp(
+        [[1.0], [1.01], [-3.0], [2.0]], [0.0, 0.01, 1.0, 0.5], [[1.0, 2.0, 1.0, 1.0]], [0.0]
+    )
     return mo.save(net, path)
 
 
@@ -244,7 +305,9 @@ def test_close_on_average(tmp_path):
     mo.save(mo.load("zoo:digits-plain"), tmp_path / "a.onnx")
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", x=rng.uniform(0, 1, (300, 64)))
-    small = answer("compress", "a.onnx", "-o", "b.onnx", "--on", "x.npz", "--units", "8", cwd=tmp_path)
+    small = answer(
+        "compress", "a.onnx", "-o", "b.onnx", "--on", "x.npz", "--units", "8", cwd=tmp_path
+    )
     assert small["units"] == 8
     assert small["status"] == "estimated"
     assert 0 < small["error"]["relative"] < small["linear"]["relative"] + 1
@@ -253,9 +316,13 @@ def test_close_on_average(tmp_path):
     assert apart["lower"] < small["error"]["absolute"] < apart["upper"]
     closed = answer("distance", "a.onnx", "b.onnx", "--on", "gaussian", cwd=tmp_path)
     assert closed["upper"] - closed["lower"] < 1e-9
-    _, text, _ = moduli("compress", "a.onnx", "-o", "c.onnx", "--on", "gaussian", "--units", "8", cwd=tmp_path)
+    _, text, _ = moduli(
+        "compress", "a.onnx", "-o", "c.onnx", "--on", "gaussian", "--units", "8", cwd=tmp_path
+    )
     assert "a linear map" in text
-    curve = answer("curve", "a.onnx", "--on", "x.npz", "--units", "2,4", "-o", "e.svg", cwd=tmp_path)
+    curve = answer(
+        "curve", "a.onnx", "--on", "x.npz", "--units", "2,4", "-o", "e.svg", cwd=tmp_path
+    )
     assert curve["units"] == [2, 4]
     assert (tmp_path / "e.svg").stat().st_size > 1000
 
@@ -281,7 +348,9 @@ def test_mistakes_about_averages_exit_2(tmp_path, args, text):
 
 def test_curve_writes_a_picture(tmp_path):
     model = near_twins(tmp_path / "m.onnx")
-    data = answer("curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", "--workers", 2, cwd=tmp_path)
+    data = answer(
+        "curve", model, model, "--radii", "0,0.1,3", "-o", "c.svg", "--workers", 2, cwd=tmp_path
+    )
     assert data["upper"] == [[4, 3, 3]] * 2
     first = (tmp_path / "c.svg").read_bytes()
     assert b"<svg" in first
@@ -309,11 +378,25 @@ def test_align_writes_the_moved_network_or_the_merged_one(tmp_path):
     assert data["schema"] == "moduli.align/1"
     assert data["after"] == 0 < data["before"]
     assert mo.load(tmp_path / "moved.npz") == b
-    half = ("align", "a.npz", "b.npz", "-o", "half.npz", "--merge", 0.5, "--by", "activations", "--on", "x.npz")
+    half = (
+        "align",
+        "a.npz",
+        "b.npz",
+        "-o",
+        "half.npz",
+        "--merge",
+        0.5,
+        "--by",
+        "activations",
+        "--on",
+        "x.npz",
+    )
     data = answer(*half, cwd=tmp_path)
     assert data["barrier"]["height"] < 1e-9 < data["barrier"]["before"]
     assert mo.equivalent(tmp_path / "half.npz", b).status == "proved"
-    code, out, _ = moduli("align", "a.npz", "b.npz", "-o", "m.onnx", "--on", "gaussian", cwd=tmp_path)
+    code, out, _ = moduli(
+        "align", "a.npz", "b.npz", "-o", "m.onnx", "--on", "gaussian", cwd=tmp_path
+    )
     assert code == 0
     assert "barrier" in out
     for bad in (
@@ -338,7 +421,18 @@ def test_canon_prints_a_signature(tmp_path):
 
 
 def test_complexity_of_models_and_widths(tmp_path):
-    wide = ("complexity", "784,300,100,10", "--input-bound", 28, "--norm", 2, "--samples", 60000, "-o", "c.svg")
+    wide = (
+        "complexity",
+        "784,300,100,10",
+        "--input-bound",
+        28,
+        "--norm",
+        2,
+        "--samples",
+        60000,
+        "-o",
+        "c.svg",
+    )
     data = answer(*wide, cwd=tmp_path)
     assert round(data["log_covering_plain"]) == 5240008
     best = next(row for row in data["rows"] if row["name"] == "best of these")
@@ -349,7 +443,9 @@ def test_complexity_of_models_and_widths(tmp_path):
     assert "vacuous" in out
     assert "removes 174 units" in out
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(0, 1, (50, 64)))
-    assert answer("complexity", "zoo:digits-relu", "--samples", "x.npz", cwd=tmp_path)["samples"] == 50
+    assert (
+        answer("complexity", "zoo:digits-relu", "--samples", "x.npz", cwd=tmp_path)["samples"] == 50
+    )
     for bad, said in (
         (["complexity", "784,0,10"], "positive integer"), (["complexity", "5"], "inputs, hidden layers, outputs"),
         (["complexity", "zoo:digits-tanh", "--bound", "0.5"], "entry of layer 1"),
@@ -364,16 +460,35 @@ def test_complexity_of_models_and_widths(tmp_path):
 
 def test_train_measures_what_can_go(tmp_path):
     noisy = ("--alpha", 1.75, "--sigma", 0.01)
-    data = answer("train", "digits", "-o", "net.onnx", "--width", 40, "--steps", 50, *noisy, cwd=tmp_path)
+    data = answer(
+        "train", "digits", "-o", "net.onnx", "--width", 40, "--steps", 50, *noisy, cwd=tmp_path
+    )
     assert data["schema"] == "moduli.train/1"
     assert data["steps"] == 50
     assert 0 <= data["measured"]["share"] <= 1
     assert mo.load(tmp_path / "net.onnx").widths == (64, 40, 10)
-    code, out, _ = moduli("train", "digits", "-o", "net.npz", "--width", 40, "--steps", 50, "--group-lasso", 0.01, cwd=tmp_path)
+    code, out, _ = moduli(
+        "train",
+        "digits",
+        "-o",
+        "net.npz",
+        "--width",
+        40,
+        "--steps",
+        50,
+        "--group-lasso",
+        0.01,
+        cwd=tmp_path,
+    )
     assert code == 0
     assert "prunable share" in out
     assert "change of the function" in out
-    for bad, wrong in ((["mnist"], 2), (["none.npz"], 4), (["digits", "--alpha", "3"], 2), (["digits", "--kind", "x"], 2)):
+    for bad, wrong in (
+        (["mnist"], 2),
+        (["none.npz"], 4),
+        (["digits", "--alpha", "3"], 2),
+        (["digits", "--kind", "x"], 2),
+    ):
         code, _, err = moduli("train", *bad, "-o", "bad.onnx", "--steps", 10, cwd=tmp_path)
         assert code == wrong, err
         assert err
@@ -390,13 +505,19 @@ def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
     assert [line["name"] for line in data["lines"]] == ["none", "isotropic"]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert len(files) == 4
-    code, out, _ = moduli("sweep", "small.toml", "--store", "runs", "--workers", 2, "-o", "s.svg", cwd=tmp_path)
+    code, out, _ = moduli(
+        "sweep", "small.toml", "--store", "runs", "--workers", 2, "-o", "s.svg", cwd=tmp_path
+    )
     assert code == 0
     assert (tmp_path / "s.svg").stat().st_size > 1000
     assert "noise alone" in out
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     (tmp_path / "bad.toml").write_text("[[runs]]\nname = 'x'\ncolour = 1")
-    for bad, wrong in ((["bad.toml"], 2), (["none.toml"], 4), (["small.toml", "--scheduler", "tcp://127.0.0.1:1"], 2)):
+    for bad, wrong in (
+        (["bad.toml"], 2),
+        (["none.toml"], 4),
+        (["small.toml", "--scheduler", "tcp://127.0.0.1:1"], 2),
+    ):
         code, _, err = moduli("sweep", *bad, "--store", "runs", cwd=tmp_path)
         assert code == wrong, err
         assert err
@@ -406,8 +527,12 @@ def started(*args: object, cwd: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "moduli.interface.cli", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs inherit that it is ignored
-    return subprocess.Popen(line, cwd=cwd, env=env, start_new_session=True, preexec_fn=listen, **pipes)
+    listen = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # background jobs inherit that it is ignored
+    return subprocess.Popen(
+        line, cwd=cwd, env=env, start_new_session=True, preexec_fn=listen, **pipes
+    )
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -434,7 +559,11 @@ def test_ctrl_c_says_how_far_a_search_was(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mo, "distance", found, raising=False)
-    monkeypatch.setattr(sys, "argv", ["moduli", "distance", "zoo:digits-tanh", "zoo:digits-plain", "--on", "box:0,1"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["moduli", "distance", "zoo:digits-tanh", "zoo:digits-plain", "--on", "box:0,1"],
+    )
     with pytest.raises(SystemExit) as end:
         cli.main()
     out, err = capsys.readouterr()
@@ -471,7 +600,9 @@ def test_a_bar_on_a_terminal_only(tmp_path):
     script = f"import sys\nfrom moduli.interface.cli_support import bar\n{work}"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
     main, side = pty.openpty()
-    shown = subprocess.Popen([sys.executable, "-c", script], env=env, stdin=subprocess.PIPE, stderr=side)
+    shown = subprocess.Popen(
+        [sys.executable, "-c", script], env=env, stdin=subprocess.PIPE, stderr=side
+    )
     os.close(side)
     seen = b""
     with contextlib.suppress(OSError):  # the end of a terminal
@@ -483,7 +614,9 @@ def test_a_bar_on_a_terminal_only(tmp_path):
     assert shown.wait() == 0
     assert b"half a cover" in seen
     assert b"left" in seen
-    script = script.replace("sys.stdin.read()", "__import__('time').sleep(1.5)")  # longer than it takes for a bar to appear
+    script = script.replace(
+        "sys.stdin.read()", "__import__('time').sleep(1.5)"
+    )  # longer than it takes for a bar to appear
     piped = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True)
     assert (piped.returncode, piped.stdout, piped.stderr) == (0, b"", b"")
 
@@ -498,9 +631,13 @@ def test_shells_complete_commands():
 
 def test_identify_says_who_else(tmp_path):
     hat = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
-    line = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.25], [[1.0, 2.0]], [0.0], activation="relu")
+    line = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]], [0.5, 0.25], [[1.0, 2.0]], [0.0], activation="relu"
+    )
     rng = np.random.default_rng(0)
-    deep = mo.Network.mlp(*(rng.standard_normal(s) for s in ((4, 4), 4, (4, 4), 4, (1, 4), 1)), activation="relu")
+    deep = mo.Network.mlp(
+        *(rng.standard_normal(s) for s in ((4, 4), 4, (4, 4), 4, (1, 4), 1)), activation="relu"
+    )
     for name, net in (("hat", hat), ("line", line), ("deep", deep)):
         mo.save(net, tmp_path / f"{name}.npz")
     code, out, _ = moduli("identify", "hat.npz", "--on", "box:-8,8", "--json", cwd=tmp_path)
@@ -520,7 +657,11 @@ def test_identify_says_who_else(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"", "damaged or no .npz archive"), (b"PK", "damaged"), (None, "holds a; needed are numbers: origin, u")],
+    [
+        (b"", "damaged or no .npz archive"),
+        (b"PK", "damaged"),
+        (None, "holds a; needed are numbers: origin, u"),
+    ],
 )
 def test_a_slice_that_is_none(tmp_path, data, said):
     if data is None:
@@ -528,7 +669,15 @@ def test_a_slice_that_is_none(tmp_path, data, said):
     else:
         (tmp_path / "s.npz").write_bytes(data)
     code, out, err = moduli(
-        "plot", "zoo:digits-relu", "--on", "box:-1,1", "--slice", "s.npz", "-o", "p.svg", cwd=tmp_path
+        "plot",
+        "zoo:digits-relu",
+        "--on",
+        "box:-1,1",
+        "--slice",
+        "s.npz",
+        "-o",
+        "p.svg",
+        cwd=tmp_path,
     )
     assert (code, out) == (2 if data is None else 4, "")
     assert said in err
@@ -536,14 +685,29 @@ def test_a_slice_that_is_none(tmp_path, data, said):
 
 def test_plot_draws_pieces(tmp_path):
     rng = np.random.default_rng(0)
-    arrays = [np.round(8 * rng.standard_normal(shape)) / 8 for shape in ((5, 4), 5, (4, 5), 4, (1, 4), 1)]
+    arrays = [
+        np.round(8 * rng.standard_normal(shape)) / 8 for shape in ((5, 4), 5, (4, 5), 4, (1, 4), 1)
+    ]
     mo.save(mo.Network.mlp(*arrays, activation="relu"), tmp_path / "net.onnx")
-    data = answer("plot", "net.onnx", "--on", "box:-1,1", "--slice", "random", "-o", "p.svg", cwd=tmp_path)
+    data = answer(
+        "plot", "net.onnx", "--on", "box:-1,1", "--slice", "random", "-o", "p.svg", cwd=tmp_path
+    )
     assert data["schema"] == "moduli.pieces/1"
     assert data["cells"] >= data["linear_regions"] >= data["affine_pieces"] > 1
     assert (tmp_path / "p.svg").stat().st_size > 1000
     np.savez(tmp_path / "s.npz", origin=np.zeros(4), u=np.eye(4)[0])
-    line = ["plot", "net.onnx", "--on", "box:-1,1", "--slice", "s.npz", "--color", "layer", "-o", "q.png"]
+    line = [
+        "plot",
+        "net.onnx",
+        "--on",
+        "box:-1,1",
+        "--slice",
+        "s.npz",
+        "--color",
+        "layer",
+        "-o",
+        "q.png",
+    ]
     code, out, _ = moduli(*line, cwd=tmp_path)
     assert code == 0
     assert "linear regions" in out
@@ -557,10 +721,15 @@ def test_plot_draws_pieces(tmp_path):
 
 
 def test_report(tmp_path):
-    mo.save(mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"), tmp_path / "net.npz")
+    mo.save(
+        mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"),
+        tmp_path / "net.npz",
+    )
     data = answer("report", "net.npz", "-o", "r.html", "--on", "box:-2,2", cwd=tmp_path)
     assert data["schema"] == "moduli.report/1"
-    assert data["sections"][3]["commands"] == ["moduli identify net.npz --on box:-2,2 --budget 10000 --seed 0"]
+    assert data["sections"][3]["commands"] == [
+        "moduli identify net.npz --on box:-2,2 --budget 10000 --seed 0"
+    ]
     assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
     code, out, err = moduli("report", "net.npz", "-o", "r.pdf", cwd=tmp_path)
     assert (code, out) == (2, "")
@@ -580,7 +749,11 @@ def test_report(tmp_path):
         ("matplotlib", "plot", ["report", "net.npz", "-o", "r.html"]),
         ("matplotlib", "plot", ["complexity", "3,3,1", "-o", "c.svg"]),
         ("matplotlib", "plot", ["sweep", "small.toml", "--store", "done", "-o", "s.svg"]),
-        ("distributed", "cluster", ["sweep", "small.toml", "--store", "runs", "--scheduler", "tcp://127.0.0.1:1"]),
+        (
+            "distributed",
+            "cluster",
+            ["sweep", "small.toml", "--store", "runs", "--scheduler", "tcp://127.0.0.1:1"],
+        ),
     ],
 )
 def test_without_an_extra_its_pip_command_is_printed(tmp_path, package, extra, args):
@@ -588,12 +761,23 @@ def test_without_an_extra_its_pip_command_is_printed(tmp_path, package, extra, a
     shadow.mkdir()
     config = 'data = "digits"\nwidth = 3\nsteps = 1\n[[runs]]\nname = "none"\n'
     (tmp_path / "small.toml").write_text(config)
-    mo.save(mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"), tmp_path / "net.npz")
+    mo.save(
+        mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 1.0]], [0.0], activation="relu"),
+        tmp_path / "net.npz",
+    )
     if "done" in args:
         assert moduli("sweep", "small.toml", "--store", "done", "--quiet", cwd=tmp_path)[0] == 0
-    (shadow / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package}', name={package!r})\n")
+    (shadow / f"{package}.py").write_text(
+        f"raise ModuleNotFoundError('no {package}', name={package!r})\n"
+    )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(shadow), str(ROOT / "src")])}
-    done = subprocess.run([sys.executable, "-m", "moduli.interface.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "moduli.interface.cli", *args],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 4
     assert f"pip install 'moduli[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr

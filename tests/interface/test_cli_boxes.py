@@ -13,7 +13,9 @@ import moduli as mo
 from moduli.interface import cli
 
 HULL = "(declare-const X_0 Real)(declare-const X_1 Real)(assert (or (<= 0 X_0 1) (<= 2 X_0 3)))(assert (<= 0 X_1 3))"
-NET = mo.Network.mlp([[1.0, 0.5], [-1.0, 1.0]], [0.5, 0.25], [[1.0, -1.0]], [0.0], activation="relu")
+NET = mo.Network.mlp(
+    [[1.0, 0.5], [-1.0, 1.0]], [0.5, 0.25], [[1.0, -1.0]], [0.0], activation="relu"
+)
 
 
 @pytest.fixture
@@ -70,7 +72,11 @@ def test_wrong_spellings_say_the_right_ones(folder, text, message):
 
 
 def test_files_that_are_no_box(folder):
-    for text, words in (("box:rows.npz", "holds x; two arrays"), ("box:none.npz", "none.npz"), ("box:net.npz", "holds W1")):
+    for text, words in (
+        ("box:rows.npz", "holds x; two arrays"),
+        ("box:none.npz", "none.npz"),
+        ("box:net.npz", "holds W1"),
+    ):
         _, out, error = said("rank", "net.npz", "--on", text)
         assert out == ""
         assert isinstance(error, (mo.UnsupportedModel, FileNotFoundError))
@@ -92,7 +98,11 @@ COMMANDS = {
 def test_every_command_takes_a_box_by_input_and_says_what_a_hull_is(folder, command):
     if command in ("plot", "report"):
         pytest.importorskip("matplotlib")
-    for on, domain in (("box:-1,-2;1,2", None), ("box:box.npz", None), ("box:two.vnnlib", "hull of 2 boxes")):
+    for on, domain in (
+        ("box:-1,-2;1,2", None),
+        ("box:box.npz", None),
+        ("box:two.vnnlib", "hull of 2 boxes"),
+    ):
         code, out, error = said(*COMMANDS[command], "--on", on, "--json")
         assert code in (0, 1, 3), error
         assert json.loads(out).get("domain") == domain
@@ -105,16 +115,29 @@ def test_check_takes_a_box_by_input(folder):
     mo.save(small.network, "small.npz")
     small.save("small.cert.json")
     for on, domain in (("box:0,1;3,4", None), ("box:two.vnnlib", "hull of 2 boxes")):
-        code, out, error = said("check", "small.cert.json", "small.npz", "net.npz", "--on", on, "--json")
+        code, out, error = said(
+            "check", "small.cert.json", "small.npz", "net.npz", "--on", on, "--json"
+        )
         assert code == 0, error
         assert json.loads(out).get("domain") == domain
-    assert said("check", "small.cert.json", "small.npz", "net.npz", "--on", "box:0,1;3,4.5", "--json")[0] == 1
+    assert (
+        said("check", "small.cert.json", "small.npz", "net.npz", "--on", "box:0,1;3,4.5", "--json")[
+            0
+        ]
+        == 1
+    )
 
 
 def test_commands_of_a_report_can_be_typed_again(folder):
     pytest.importorskip("matplotlib")
-    _, out, _ = said("report", "net.npz", "-o", "out.html", "--budget", "20", "--on", "box:-1,-2;1,2", "--json")
+    _, out, _ = said(
+        "report", "net.npz", "-o", "out.html", "--budget", "20", "--on", "box:-1,-2;1,2", "--json"
+    )
     typed = [line for section in json.loads(out)["sections"] for line in section["commands"]]
     assert any("--on 'box:-1,-2;1,2'" in line for line in typed)
     page = mo.report("net.npz", on=mo.Box([-1, -0.1], [1, 2]), budget=20)
-    assert any("--on 'box:-1.0,-0.1;1.0,2.0'" in line for section in page.sections for line in section.commands)
+    assert any(
+        "--on 'box:-1.0,-0.1;1.0,2.0'" in line
+        for section in page.sections
+        for line in section.commands
+    )

@@ -1,4 +1,6 @@
-"""The likeliest mistakes of a newcomer: each ends in one line that names it and the way out, and in its exit code."""
+"""The likeliest mistakes of a newcomer: each ends in one line that names it and the way out, and in
+its exit code.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def torch_files(folder: Path) -> None:
 def folder(tmp_path_factory):
     """Models and data as people have them."""
     place = tmp_path_factory.mktemp("models")
-    deep = mo.Network.mlp(np.eye(3), [0, 0, 0], np.ones((2, 3)), [0, 0], np.ones((1, 2)), [0], activation="relu")
+    deep = mo.Network.mlp(
+        np.eye(3), [0, 0, 0], np.ones((2, 3)), [0, 0], np.ones((1, 2)), [0], activation="relu"
+    )
     wide = mo.Network.mlp([[1.0, 2.0], [1.0, 2.0]], [0.5, 0.5], [[1.0, 1.0]], [0.0])
     mo.save(deep, place / "deep.onnx")
     mo.save(wide, place / "wide.npz")
@@ -42,11 +46,24 @@ def folder(tmp_path_factory):
     small.save(place / "small.npz.cert.json")
     np.savez(place / "x.npz", x=np.zeros((4, 2)))
     broken = {"W1": [[0.0, np.nan]], "b1": [0.0], "W2": [[1.0]], "b2": [0.0]}
-    np.savez(place / "nan.npz", **broken, activations=np.array(["tanh"]), output_map=np.array("identity"))
-    graph(place / "pool.onnx", helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2]), shape=(1, 1, 4, 4))
+    np.savez(
+        place / "nan.npz", **broken, activations=np.array(["tanh"]), output_map=np.array("identity")
+    )
+    graph(
+        place / "pool.onnx",
+        helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2]),
+        shape=(1, 1, 4, 4),
+    )
     relu = helper.make_node("Relu", ["x"], ["h"], "relu")
-    graph(place / "residual.onnx", relu, helper.make_node("Add", ["x", "h"], ["y"], "skip"), shape=(1, 4))
-    property_ = "".join(f"(declare-const X_{k} Real)(assert (>= X_{k} 0))(assert (<= X_{k} 1))" for k in range(5))
+    graph(
+        place / "residual.onnx",
+        relu,
+        helper.make_node("Add", ["x", "h"], ["y"], "skip"),
+        shape=(1, 4),
+    )
+    property_ = "".join(
+        f"(declare-const X_{k} Real)(assert (>= X_{k} 0))(assert (<= X_{k} 1))" for k in range(5)
+    )
     (place / "five.vnnlib").write_text(property_)
     torch_files(place)
     return place
@@ -54,107 +71,131 @@ def folder(tmp_path_factory):
 
 MISTAKES = {
     "a misspelled file": (
-        "compress wide.nzp -o out.npz", 4,
+        "compress wide.nzp -o out.npz",
+        4,
         "wide.nzp: no such file or folder; did you mean wide.npz?",
     ),
     "a file of another kind": (
-        "info five.vnnlib", 4,
+        "info five.vnnlib",
+        4,
         f"five.vnnlib: cannot read suffix '.vnnlib'; suffixes: {SUFFIXES}; export the model to ONNX",
     ),
     "an operation that is not dense": (
-        "compress pool.onnx -o out.onnx", 4,
+        "compress pool.onnx -o out.onnx",
+        4,
         "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
         "Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax "
         "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
     ),
     "a residual network": (
-        "compress residual.onnx -o out.onnx", 4,
+        "compress residual.onnx -o out.onnx",
+        4,
         "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
         "residual connection or a branch); affine images of the same activations may meet",
     ),
     "a whole module, pickled": (
-        "info module.pth", 4,
+        "info module.pth",
+        4,
         "module.pth holds pickled objects beyond tensors, which could run code and are not loaded; save model.state_dict() or "
         "a .safetensors file instead, or pass the module itself",
     ),
     "a state dict without activations": (
-        "info state.pth", 4,
+        "info state.pth",
+        4,
         "state.pth stores no activation; give it, as in --activation relu (layers: 0, 2)",
     ),
     "weights that are no numbers": (
-        "rank nan.npz", 4,
+        "rank nan.npz",
+        4,
         "nan.npz: layer 1: weight[0, 1] is nan; every parameter must be finite",
     ),
     "a box of another size": (
-        "compress deep.onnx -o out.onnx --on box:five.vnnlib", 2,
+        "compress deep.onnx -o out.onnx --on box:five.vnnlib",
+        2,
         "a box of 5 inputs for a network with 3; give one for 3, or one pair for all",
     ),
     "a box turned round": (
-        "compress deep.onnx -o out.onnx --on box:1,-1", 2,
+        "compress deep.onnx -o out.onnx --on box:1,-1",
+        2,
         "--on box:1,-1: 1 exceeds -1; write box:-1,1",
     ),
     "data of another size": (
-        "compress deep.onnx -o out.onnx --on x.npz --units 2", 2,
+        "compress deep.onnx -o out.onnx --on x.npz --units 2",
+        2,
         "samples have shape (4, 2); the network has 3 inputs, so rows of 3 numbers are needed",
     ),
     "an average where a box is needed": (
-        "identify deep.onnx --on gaussian", 2,
+        "identify deep.onnx --on gaussian",
+        2,
         "--on gaussian: identifiability is asked in a box; give --on box:-1,1",
     ),
     "networks that cannot be compared": (
-        "equal deep.onnx wide.npz", 2,
+        "equal deep.onnx wide.npz",
+        2,
         "the first network maps R^3 to R^1, the second R^2 to R^1; only networks with the same inputs and outputs are compared",
     ),
     "a size without a law of inputs": (
-        "compress deep.onnx -o out.onnx --units 2", 2,
+        "compress deep.onnx -o out.onnx --units 2",
+        2,
         "--units 2 on all inputs: a size goes with mean errors; give --on gaussian or --on FILE.npz",
     ),
     "no units at all": (
-        "compress deep.onnx -o out.onnx --on gaussian --units 0", 2,
+        "compress deep.onnx -o out.onnx --on gaussian --units 0",
+        2,
         "--units 0 for hidden widths [3, 2]; give one number, or one per hidden layer, each at least 1",
     ),
     "a radius on a box": (
-        "compress deep.onnx -o out.onnx --radius 0.1 --on box:-1,1", 2,
+        "compress deep.onnx -o out.onnx --radius 0.1 --on box:-1,1",
+        2,
         "--radius 0.1 with --on box: a radius goes alone, on all inputs; leave out one of them",
     ),
     "a curve of a deep network": (
-        "curve deep.onnx", 2,
+        "curve deep.onnx",
+        2,
         "lower bounds within a radius are known for one hidden layer of tanh, sigmoid or erf, not Network(3-3-2-1, relu, 23 "
         "parameters); `rank` with a radius gives an upper bound",
     ),
     "networks swapped": (
-        "check small.npz.cert.json wide.npz small.npz", 1,
+        "check small.npz.cert.json wide.npz small.npz",
+        1,
         "the networks are swapped: give the smaller one first, the original second",
     ),
     "no folder to write to": (
-        "compress wide.npz -o out/small.npz", 2,
+        "compress wide.npz -o out/small.npz",
+        2,
         "cannot write out/small.npz: there is no folder out; make it, or choose another place",
     ),
     "a suffix that cannot be written": (
-        "compress wide.npz -o small.h5", 2,
+        "compress wide.npz -o small.h5",
+        2,
         "cannot write small.h5: the suffix '.h5' is none of .onnx .safetensors .npz .nnet",
     ),
     "no place to write to": (
-        "compress wide.npz", 2,
+        "compress wide.npz",
+        2,
         "missing option '-o' / '--out'; as in: moduli compress controller.onnx -o small.onnx",
     ),
     "a misspelled command": (
-        "compres wide.npz", 2,
+        "compres wide.npz",
+        2,
         "no such command 'compres'. Did you mean 'compress'?; moduli --help lists the commands",
     ),
     "torch is absent": (
-        "train digits -o out.onnx", 4,
+        "train digits -o out.onnx",
+        4,
         "torch is not installed; run: pip install 'moduli[torch]'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_with_the_way_out(folder, monkeypatch, capsys, name):
     typed, code, line = MISTAKES[name]
     if "absent" in name:
-        for module in [module for module in sys.modules if module.startswith("moduli.") and ".torch_" in module]:
+        for module in [
+            module for module in sys.modules if module.startswith("moduli.") and ".torch_" in module
+        ]:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.chdir(folder)

@@ -64,14 +64,18 @@ def planted() -> mo.Network:
 
 def dense(*widths: int, activation: str = "relu", seed: int = 0) -> mo.Network:
     rng = np.random.default_rng(seed)
-    parts = [part for n, m in pairwise(widths) for part in (rng.normal(size=(m, n)), rng.normal(size=m))]
+    parts = [
+        part for n, m in pairwise(widths) for part in (rng.normal(size=(m, n)), rng.normal(size=m))
+    ]
     return mo.Network.mlp(*parts, activation=activation)
 
 
 NETS = {
-    "planted": (planted(), None), "shallow relu": (dense(2, 5, 1), mo.Box(-1, 1)), "line": (dense(1, 4, 1), mo.Box(-2, 2)),
-    "deep": (dense(4, 5, 4, 2), mo.Box(-1, 1)), "gelu": (dense(3, 4, 4, 1, activation="gelu"), mo.Gaussian()),
-    "affine": (mo.Network.mlp([[1.0, 2.0]], [0.5]), mo.Box(-1, 1)), "one unit": (dense(2, 1, 1), None),
+    "planted": (planted(), None), "shallow relu": (dense(2, 5, 1), mo.Box(-1, 1)),
+    "line": (dense(1, 4, 1), mo.Box(-2, 2)), "deep": (dense(4, 5, 4, 2), mo.Box(-1, 1)),
+    "gelu": (dense(3, 4, 4, 1, activation="gelu"), mo.Gaussian()),
+    "affine": (mo.Network.mlp([[1.0, 2.0]], [0.5]), mo.Box(-1, 1)),
+    "one unit": (dense(2, 1, 1), None),
     "constant": (mo.Network.mlp(np.zeros((2, 2)), [1.0, 2.0], [[1.0, 1.0]], [0.0]), None),
     "samples": (dense(3, 6, 2), mo.Samples(np.random.default_rng(0).normal(size=(60, 3)))),
 }  # fmt: skip
@@ -91,7 +95,9 @@ def test_the_page_is_well_formed_and_asks_nothing_of_a_network(made, name):
     assert all(target.startswith("#") for target in outline.targets)
     named = re.findall(r"url\(#([^)]*)\)", text)
     assert set(named) <= set(outline.ids)
-    assert not re.search(r"https?:|//|<script|@import|<link|<img", re.sub(r"<code>.*?</code>", "", text))
+    assert not re.search(
+        r"https?:|//|<script|@import|<link|<img", re.sub(r"<code>.*?</code>", "", text)
+    )
     labelled = [value for _, key, value in outline.attributes if key == "aria-labelledby"]
     assert set(labelled) <= set(outline.ids)
     roles = sum(a == ("svg", "role", "img") for a in outline.attributes)
@@ -134,14 +140,19 @@ def test_the_answers_are_those_of_the_questions(made):
     assert f"{100 * found.students[0].unexplained:.2g} % of the variance lost" in text
     pieces = mo.pieces(NETS["shallow relu"][0], on=mo.Box(-1, 1))
     assert pieces.statement in Outline(made["shallow relu"].html).text
-    assert mo.identifiable(NETS["shallow relu"][0], on=mo.Box(-1, 1)).statement in Outline(made["shallow relu"].html).text
+    assert (
+        mo.identifiable(NETS["shallow relu"][0], on=mo.Box(-1, 1)).statement
+        in Outline(made["shallow relu"].html).text
+    )
 
 
 def test_bars_account_for_every_unit():
     small = mo.compress(planted())
     (bar,) = report_page._shares(small)
     assert bar.counts["kept"] == small.network.units == 3
-    assert {k: n for k, n in bar.counts.items() if k in small.removed} == {k: n for k, n in small.removed.items() if n}
+    assert {k: n for k, n in bar.counts.items() if k in small.removed} == {
+        k: n for k, n in small.removed.items() if n
+    }
     assert sum(bar.counts.values()) == 6
 
 
@@ -160,7 +171,9 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
 def test_a_box_is_asked():
     made = report(planted(), on=mo.Box(-1, 1))
     assert "On box:-1,1. Inactive:" in made.html
-    assert report_page._on_box(report_page.Asked(planted(), "m", "m", None, "all", 100, 0))[1:3] == ("", "")
+    assert report_page._on_box(report_page.Asked(planted(), "m", "m", None, "all", 100, 0))[
+        1:3
+    ] == ("", "")
 
 
 def test_large_networks_say_what_is_left_out(monkeypatch):
@@ -168,7 +181,11 @@ def test_large_networks_say_what_is_left_out(monkeypatch):
     monkeypatch.setattr(report_page, "AVERAGE", 10)
     monkeypatch.setattr(report_page, "IDENTITY", 10)
     text = Outline(report(dense(4, 5, 4, 2), on=mo.Box(-1, 1)).html).text
-    for words in ("9 hidden units; asked here up to 3", "asked here up to 10", "59 parameters; asked here up to 10"):
+    for words in (
+        "9 hidden units; asked here up to 3",
+        "asked here up to 10",
+        "59 parameters; asked here up to 10",
+    ):
         assert words in text
 
 
@@ -216,14 +233,22 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_has_contrast_aa_and_shapes_have_three_to_one(theme):
-    colours = dict(re.findall(r"--(\w+):(#\w+)", re.findall(r":root\{(--[^}]*)\}", html.STYLE)[theme]))
+    colours = dict(
+        re.findall(r"--(\w+):(#\w+)", re.findall(r":root\{(--[^}]*)\}", html.STYLE)[theme])
+    )
 
     def contrast(a: str, b: str) -> float:
         low, high = sorted((luminance(colours[a]), luminance(colours[b])))
         return (high + 0.05) / (low + 0.05)
 
-    assert all(contrast(text, ground) >= 4.5 for text in ("ink", "quiet", "blue") for ground in ("paper", "wash"))
-    assert all(contrast(shape, "paper") >= 3 for shape in ("blue", "orange", "grey", "green", "violet"))
+    assert all(
+        contrast(text, ground) >= 4.5
+        for text in ("ink", "quiet", "blue")
+        for ground in ("paper", "wash")
+    )
+    assert all(
+        contrast(shape, "paper") >= 3 for shape in ("blue", "orange", "grey", "green", "violet")
+    )
 
 
 def test_pieces_of_markup():
@@ -237,7 +262,9 @@ def test_pieces_of_markup():
 def test_a_refusal_is_asked_once():
     asked, calls = report_page.Asked(planted(), "m", "m", None, "all", 100, 0), []
     for _ in range(2):
-        assert asked.ask("x", lambda: calls.append(1) or 1 / 0) == Refusal("ZeroDivisionError: division by zero")
+        assert asked.ask("x", lambda: calls.append(1) or 1 / 0) == Refusal(
+            "ZeroDivisionError: division by zero"
+        )
     assert calls == [1]
 
 
@@ -256,9 +283,25 @@ def test_in_a_browser(tmp_path, made):
         warnings.warn("NO BROWSER: the report is not looked at; install chromium", stacklevel=1)
         pytest.skip("no chromium")
     target = made["deep"].save(tmp_path / "r.html")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-               "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
-               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-    done = subprocess.run([browser, *options, target.as_uri()], capture_output=True, text=True, timeout=1800, check=True)
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [browser, *options, target.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=True,
+    )
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<section") == len(made["deep"].sections)

@@ -1,4 +1,6 @@
-"""Activations with and without a reflection law: their facts, what readers make of them, and every question about them."""
+"""Activations with and without a reflection law: their facts, what readers make of them, and every
+question about them.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,10 @@ UNITY = [
     "softplus",
 ]
 DIGESTS = {  # as of before activations had parameters other than a slope
-    "identity": "1418f78a0f8a712e", "relu": "da12b071cbb19056", "leaky_relu(0.1)": "d2169263fcd4e3e0",
-    "abs": "b1e17d0d5a731ea3", "tanh": "1e31195d58547324", "sigmoid": "0f5cddc1a3df4f28", "erf": "493953935274d640",
-    "sin": "3edd1e9990d36d8f", "gelu": "85359e1a95fd2750", "gelu_tanh": "89617a49cdf8b031", "silu": "6a9b538cb156e829",
+    "identity": "1418f78a0f8a712e", "relu": "da12b071cbb19056",
+    "leaky_relu(0.1)": "d2169263fcd4e3e0", "abs": "b1e17d0d5a731ea3", "tanh": "1e31195d58547324",
+    "sigmoid": "0f5cddc1a3df4f28", "erf": "493953935274d640", "sin": "3edd1e9990d36d8f",
+    "gelu": "85359e1a95fd2750", "gelu_tanh": "89617a49cdf8b031", "silu": "6a9b538cb156e829",
     "softplus": "17940bfc99dd4a27",
 }  # fmt: skip
 
@@ -114,7 +117,9 @@ DERIVATIVES = {
 
 @pytest.mark.parametrize("kind", DERIVATIVES)
 def test_valleys(kind):
-    """The derivative is negative left of the interval, positive right of it, and nowhere else changes its sign."""
+    """The derivative is negative left of the interval, positive right of it, and nowhere else
+    changes its sign.
+    """
     with mp.workdps(60):
         start, end = map(as_mp, Activation(kind).valley)
         slope = DERIVATIVES[kind]
@@ -124,7 +129,9 @@ def test_valleys(kind):
 
 
 def test_the_steepest_mish():
-    """Interval arithmetic over [0, 60]; beyond, mish' is within 1e-20 of 1, and below 0 the proof leaves a wide margin."""
+    """Interval arithmetic over [0, 60]; beyond, mish' is within 1e-20 of 1, and below 0 the proof
+    leaves a wide margin.
+    """
     with mp.workdps(30):
         iv = mp.iv
         worst = 0
@@ -206,10 +213,12 @@ def test_mean_slopes(kind):
 
 def test_what_follows_an_activation():
     pairs = [
-        ("relu", "clip(0.0,6.0)", "clip(0.0,6.0)"), ("relu", "clip(-1.0,1.0)", None), ("relu", "elu(0.5)", "relu"),
-        ("leaky_relu(0.3)", "elu(1.0)", "elu(0.3)"), ("leaky_relu(0.3)", "elu(-1.0)", "elu(-1.0)"), ("abs", "mish", None),
-        ("leaky_relu(0.1)", "elu(0.1)", None), ("leaky_relu(0.0)", "elu(2.0)", "relu"), ("clip(0.0,1.0)", "relu", None),
-        ("abs", "elu(2.0)", None), ("leaky_relu(1e300)", "elu(1e300)", None), ("relu", "softplus", "softplus"),
+        ("relu", "clip(0.0,6.0)", "clip(0.0,6.0)"), ("relu", "clip(-1.0,1.0)", None),
+        ("relu", "elu(0.5)", "relu"), ("leaky_relu(0.3)", "elu(1.0)", "elu(0.3)"),
+        ("leaky_relu(0.3)", "elu(-1.0)", "elu(-1.0)"), ("abs", "mish", None),
+        ("leaky_relu(0.1)", "elu(0.1)", None), ("leaky_relu(0.0)", "elu(2.0)", "relu"),
+        ("clip(0.0,1.0)", "relu", None), ("abs", "elu(2.0)", None),
+        ("leaky_relu(1e300)", "elu(1e300)", None), ("relu", "softplus", "softplus"),
     ]  # fmt: skip
     z = np.linspace(-3, 3, 61)
     for outer, inner, wanted in pairs:
@@ -254,7 +263,9 @@ def test_slopes_that_would_change_the_shape_are_refused():
 
 
 def redundant(kind, rng, units=4, inputs=2, outputs=2):
-    """A network, and the same with constant, dead and equal units (and opposite ones where there is a law), shuffled."""
+    """A network, and the same with constant, dead and equal units (and opposite ones where there is
+    a law), shuffled.
+    """
     s = Activation.of(kind)
     w, b = rng.integers(-16, 17, (units, inputs)) / 8.0, rng.integers(-16, 17, units) / 8.0
     w[(w == 0).all(axis=1)] = 1.0
@@ -393,7 +404,9 @@ def answer(question, n, m):
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("kind", NEW)
 def test_every_question_is_answered_or_refused(kind, question):
-    """No crash, no claim that rests on a theorem about other activations; JSON holds no Infinity or NaN."""
+    """No crash, no claim that rests on a theorem about other activations; JSON holds no Infinity or
+    NaN.
+    """
     if question == "to_torch":
         pytest.importorskip("torch")
     n, m = small(kind), small(kind, 1)

@@ -18,7 +18,9 @@ GOOD = b"(declare-const X_0 Real)\n(declare-const X_1 Real)\n(assert (and (<= X_
 
 
 def test_bounds_are_rounded_outward_and_disjunctions_give_the_hull(tmp_path):
-    found = box(tmp_path, GOOD + b"(assert (or (and (>= X_1 0) (<= X_0 0.5)) (>= X_1 -3)))  ; a comment (")
+    found = box(
+        tmp_path, GOOD + b"(assert (or (and (>= X_1 0) (<= X_0 0.5)) (>= X_1 -3)))  ; a comment ("
+    )
     assert (found.low.tolist(), found.high.tolist()) == ([-0.1, -3.0], [1.0, 2.0])
 
 
@@ -51,7 +53,9 @@ def test_refusals(tmp_path, more, said):
 def test_many_inputs_take_time_in_proportion(tmp_path):
     """Merging bounds used to copy all of them for every line."""
     n = 30_000
-    lines = [f"(declare-const X_{k} Real)(assert (<= X_{k} {k}))(assert (>= X_{k} -1))" for k in range(n)]
+    lines = [
+        f"(declare-const X_{k} Real)(assert (<= X_{k} {k}))(assert (>= X_{k} -1))" for k in range(n)
+    ]
     assert box(tmp_path, "\n".join(lines).encode()).high.tolist() == [*range(n)]
 
 
@@ -72,7 +76,12 @@ def test_what_is_no_file(tmp_path):
         (-1, np.ones((1, 3)), [-1, -1, -1], [1, 1, 1]),
         (np.array([[[0]], [[1]]]), np.full((2, 1, 2), 5), [0, 0, 1, 1], [5, 5, 5, 5]),
         ([[0], [1]], [[2, 3]], [0, 0, 1, 1], [2, 3, 2, 3]),
-        (np.zeros((2, 2), order="F"), np.array([[1, 2], [3, 4]], order="F"), [0, 0, 0, 0], [1, 2, 3, 4]),
+        (
+            np.zeros((2, 2), order="F"),
+            np.array([[1, 2], [3, 4]], order="F"),
+            [0, 0, 0, 0],
+            [1, 2, 3, 4],
+        ),
     ],
 )
 def test_arrays_of_the_shape_of_an_input_are_flattened_row_by_row(low, high, flat_low, flat_high):
@@ -88,8 +97,16 @@ def test_arrays_of_the_shape_of_an_input_are_flattened_row_by_row(low, high, fla
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (np.zeros((2, 2)), np.ones(3), r"low has shape \(2, 2\) but high \(3,\); give one shape, or one number"),
-        (np.array([[0, 0], [3, 0]]), 1, "low 3.0 exceeds high 1.0 at input 2; give the lower one first"),
+        (
+            np.zeros((2, 2)),
+            np.ones(3),
+            r"low has shape \(2, 2\) but high \(3,\); give one shape, or one number",
+        ),
+        (
+            np.array([[0, 0], [3, 0]]),
+            1,
+            "low 3.0 exceeds high 1.0 at input 2; give the lower one first",
+        ),
         (np.array([[0, np.inf]]), 1, "low holds inf"),
     ],
 )
@@ -124,6 +141,13 @@ def test_points_of_a_box_lie_in_it_and_repeat():
 
 
 def test_the_box_of_a_frame_is_in_the_coordinates_of_the_network():
-    frame = Frame(np.array([0.0, 10.0]), np.array([4.0, 20.0]), np.array([2.0, 10.0]), np.array([2.0, 5.0]), 0.0, 1.0)
+    frame = Frame(
+        np.array([0.0, 10.0]),
+        np.array([4.0, 20.0]),
+        np.array([2.0, 10.0]),
+        np.array([2.0, 5.0]),
+        0.0,
+        1.0,
+    )
     assert frame.box.low.tolist() == [-1.0, 0.0]
     assert frame.box.high.tolist() == [1.0, 2.0]

@@ -1,4 +1,6 @@
-"""Attacks on the kernel: whatever is changed in a certificate or a network, `check` must notice; slack is a true bound."""
+"""Attacks on the kernel: whatever is changed in a certificate or a network, `check` must notice;
+slack is a true bound.
+"""
 
 from __future__ import annotations
 
@@ -87,9 +89,14 @@ def test_every_changed_move_is_noticed(name):
             changes += 1
             with pytest.raises(mo.CertificateRejected):
                 Certificate.from_json(json.dumps(forged)).verify(small.network, small.original)
-        for moves in ([m for m in data["large_moves"] if m is not move], [*data["large_moves"], move]):
+        for moves in (
+            [m for m in data["large_moves"] if m is not move],
+            [*data["large_moves"], move],
+        ):
             with pytest.raises(mo.CertificateRejected):
-                Certificate.from_json(json.dumps({**data, "large_moves": moves})).verify(small.network, small.original)
+                Certificate.from_json(json.dumps({**data, "large_moves": moves})).verify(
+                    small.network, small.original
+                )
     assert changes > 20
 
 
@@ -113,7 +120,12 @@ def test_minimality_is_not_claimable_for_deep_networks(name):
 
 GOOD = SMALL["tanh"].certificate.to_json()
 JUNK = [
-    b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000,
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
     json.dumps({**GOOD, "extra": 1}).encode(),
     json.dumps({k: v for k, v in GOOD.items() if k != "slack"}).encode(),
     json.dumps({**GOOD, "schema": "moduli.certificate/2"}).encode(),
@@ -129,10 +141,18 @@ JUNK = [
     json.dumps({**GOOD, "large_moves": [{"move": "drop", "layer": True, "units": [1]}]}).encode(),
     json.dumps({**GOOD, "large_moves": [{"move": "drop", "layer": 1, "units": [10**30]}]}).encode(),
     json.dumps({**GOOD, "large_moves": [{"move": "__init__", "layer": 1, "units": [1]}]}).encode(),
-    json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "0"}]}).encode(),
-    json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "1/0"}]}).encode(),
-    json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "٣"}]}).encode(),
-    json.dumps({**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "1e5"}]}).encode(),
+    json.dumps(
+        {**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "0"}]}
+    ).encode(),
+    json.dumps(
+        {**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "1/0"}]}
+    ).encode(),
+    json.dumps(
+        {**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "٣"}]}
+    ).encode(),
+    json.dumps(
+        {**GOOD, "large_moves": [{"move": "scale", "layer": 1, "units": [1], "ratio": "1e5"}]}
+    ).encode(),
     json.dumps({**GOOD, "large_moves": [{"move": [], "layer": 1, "units": [1]}]}).encode(),
     json.dumps({**GOOD, "large_moves": [{"move": {}, "layer": 1, "units": [1]}]}).encode(),
     json.dumps({**GOOD, "large_moves": ["\0\x1b[31m\n"]}).encode(),
@@ -141,12 +161,22 @@ JUNK = [
     json.dumps({**GOOD, "large": "\ud800"}).encode(),
     json.dumps(GOOD).replace('"minimal": false', '"minimal": ' + "9" * 5000).encode(),
     json.dumps({**GOOD, "near": {"radius": "\uff11", "changes": [], "bound": None}}).encode(),
-    json.dumps({**GOOD, "near": {"radius": 1, "changes": [], "bound": {"lower": "\ud800", "parts": []}}}).encode(),
-    *(json.dumps(GOOD).replace('"large_moves": [', '"large_moves": [' + "[" * k + "]" * k + ", ", 1).encode()
-      for k in (300, 600, 800, 900, 950, 980, 990)),
-    *(json.dumps({**GOOD, "near": {"radius": 0, "changes": [], "bound": 7}}).replace(": 7", ": " + "[" * k + "]" * k).encode()
-      for k in (800, 950)),
-]  # fmt: skip
+    json.dumps(
+        {**GOOD, "near": {"radius": 1, "changes": [], "bound": {"lower": "\ud800", "parts": []}}}
+    ).encode(),
+    *(
+        json.dumps(GOOD)
+        .replace('"large_moves": [', '"large_moves": [' + "[" * k + "]" * k + ", ", 1)
+        .encode()
+        for k in (300, 600, 800, 900, 950, 980, 990)
+    ),
+    *(
+        json.dumps({**GOOD, "near": {"radius": 0, "changes": [], "bound": 7}})
+        .replace(": 7", ": " + "[" * k + "]" * k)
+        .encode()
+        for k in (800, 950)
+    ),
+]
 
 
 @pytest.mark.parametrize("text", JUNK)
@@ -176,5 +206,7 @@ def test_random_mutations_never_prove_a_falsehood():
         accepted += 1
         for x in ([Fraction(1), Fraction(-2)], [Fraction(7, 3), Fraction(5)]):
             gap = abs(evaluate(small.network, x)[0][0] - evaluate(small.original, x)[0][0])
-            assert gap <= Fraction(cert.slack.constant) + Fraction(cert.slack.growth) * max(map(abs, x))
+            assert gap <= Fraction(cert.slack.constant) + Fraction(cert.slack.growth) * max(
+                map(abs, x)
+            )
     assert accepted < 40  # spaces, larger slacks

@@ -63,7 +63,7 @@ def test_what_a_malformed_model_makes_stumble_over(error):
 def test_errors_of_this_library_get_the_place_once():
     for text in ("no layers", "net.onnx: no layers"):
         with (
-            pytest.raises(mo.UnsupportedModel, match="^net.onnx: no layers$"),
+            pytest.raises(mo.UnsupportedModel, match=r"^net\.onnx: no layers$"),
             one_line("net.onnx"),
         ):
             raise mo.ShapeError(text)

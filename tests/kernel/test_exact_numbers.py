@@ -28,6 +28,8 @@ def digits():
     """Other tests in the same process work with other precisions."""
     with mp.workdps(120):
         yield
+
+
 TRUTH = {
     "tanh": mp.tanh,
     "sigmoid": lambda x: 1 / (1 + mp.exp(-x)),
@@ -35,7 +37,9 @@ TRUTH = {
     "sin": mp.sin,
     "softplus": lambda x: mp.log1p(mp.exp(-abs(x))) + max(x, 0),
     "gelu": lambda x: x / 2 * mp.erfc(-x / mp.sqrt(2)),
-    "gelu_tanh": lambda x: x / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3))),
+    "gelu_tanh": lambda x: (
+        x / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3)))
+    ),
     "silu": lambda x: x / (1 + mp.exp(-x)),
     "elu(1)": lambda x: x if x > 0 else mp.expm1(x),
     "elu(-2.5)": lambda x: x if x > 0 else mp.mpf(-2.5) * mp.expm1(x),
@@ -61,7 +65,9 @@ def test_activations_are_enclosed(kind):
             x = Fraction(float(sign * 10.0**exponent))
             low, high = enclose_value(Activation.of(kind), (x, x))
             truth = TRUTH[kind](as_mp(x))
-            rounding = abs(truth) * mp.mpf(10) ** -115 if low == high else 0  # an exact value, where the oracle is none
+            rounding = (
+                abs(truth) * mp.mpf(10) ** -115 if low == high else 0
+            )  # an exact value, where the oracle is none
             assert as_mp(low) - rounding <= truth <= as_mp(high) + rounding
             if exponent < 4:
                 assert high - low < Fraction(1, 10**44) * max(1, Activation.of(kind).lipschitz)
@@ -97,7 +103,9 @@ def test_declared_properties(kind):
         assert np.abs(act(z)).max() <= act.bound
     middle = (z[1:] + z[:-1]) / 2
     smooth = np.abs(middle) > 0.01
-    assert np.allclose((np.diff(act(z)) / np.diff(z))[smooth], act.derivative(middle)[smooth], atol=1e-4)
+    assert np.allclose(
+        (np.diff(act(z)) / np.diff(z))[smooth], act.derivative(middle)[smooth], atol=1e-4
+    )
 
 
 def test_constants_have_normal_forms():
@@ -114,7 +122,10 @@ def test_constants_have_normal_forms():
 def test_error_free_transformations():
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal(500) * 10.0 ** rng.uniform(-40, 40, 500) for _ in range(2))
-    for (s, e), exact in ((two_sum(a, b), lambda x, y: x + y), (two_product(a, b), lambda x, y: x * y)):
+    for (s, e), exact in (
+        (two_sum(a, b), lambda x, y: x + y),
+        (two_product(a, b), lambda x, y: x * y),
+    ):
         for k in range(500):
             assert Fraction(s[k]) + Fraction(e[k]) == exact(Fraction(a[k]), Fraction(b[k]))
     assert exact_sum(a.tolist()) == sum(map(Fraction, a.tolist()))
@@ -123,7 +134,9 @@ def test_error_free_transformations():
 def test_exact_arrays_against_fractions():
     rng = np.random.default_rng(4)
     for trial in range(60):
-        hi = rng.standard_normal((3, 5)) * 10.0 ** rng.integers(-300 if trial % 2 else -3, 300 if trial % 2 else 3, (3, 5))
+        hi = rng.standard_normal((3, 5)) * 10.0 ** rng.integers(
+            -300 if trial % 2 else -3, 300 if trial % 2 else 3, (3, 5)
+        )
         array = ExactArray(hi)
         truth = {(i, j): Fraction(float(hi[i, j])) for i in range(3) for j in range(5)}
         for factor in (Fraction(1), Fraction(-1), Fraction(2, 3)):
@@ -153,7 +166,9 @@ def test_products_are_exact():
         out = matmul(ExactArray(a), ExactArray(b))
         for i in range(3):
             for j in range(2):
-                assert out.get((i, j)) == sum(Fraction(float(a[i, k])) * Fraction(float(b[k, j])) for k in range(4))
+                assert out.get((i, j)) == sum(
+                    Fraction(float(a[i, k])) * Fraction(float(b[k, j])) for k in range(4)
+                )
 
 
 def test_upper_bounds_are_upper_bounds():
@@ -167,7 +182,8 @@ def test_upper_bounds_are_upper_bounds():
         for i in range(2):
             for j in range(2):
                 assert Fraction(float(out[i, j])) >= sum(
-                    Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a[i], b[:, j], strict=True)
+                    Fraction(float(x)) * Fraction(float(y))
+                    for x, y in zip(a[i], b[:, j], strict=True)
                 )
     assert up_matmul(np.array([[0.0, 1.0]]), np.array([[np.inf], [2.0]]))[0, 0] < 2.001
     assert up_matmul(np.array([[1e-300]]), np.array([[np.inf]]))[0, 0] == np.inf
@@ -180,12 +196,28 @@ def test_keys_agree_within_a_class():
     sign = rng.choice([-1.0, 1.0], 200)
     factor = 2.0 ** rng.integers(-9, 9, 200)
     plain = class_keys(w, b, sign=True, scale=True)[0]
-    assert np.array_equal(plain, class_keys(w * (sign * factor)[:, None], b * sign * factor, sign=True, scale=True)[0])
+    assert np.array_equal(
+        plain, class_keys(w * (sign * factor)[:, None], b * sign * factor, sign=True, scale=True)[0]
+    )
     tripled = rng.integers(-9, 9, (200, 6)) + 0.0
     tripled[:, 0] = 1.0
-    assert np.array_equal(*(class_keys(t * tripled, t * b.round(2) * 0, sign=False, scale=True)[0] for t in (1.0, 3.0)))
+    assert np.array_equal(
+        *(
+            class_keys(t * tripled, t * b.round(2) * 0, sign=False, scale=True)[0]
+            for t in (1.0, 3.0)
+        )
+    )
     assert len(np.unique(plain)) == 200
-    assert len(np.unique(class_keys(np.arange(4096.0)[:, None] + 0, np.zeros(4096), sign=False, scale=False)[0])) == 4096
+    assert (
+        len(
+            np.unique(
+                class_keys(np.arange(4096.0)[:, None] + 0, np.zeros(4096), sign=False, scale=False)[
+                    0
+                ]
+            )
+        )
+        == 4096
+    )
 
 
 def test_exact_arrays_never_change_what_they_were_made_of():

@@ -27,7 +27,7 @@ class Mine(int):
 @pytest.mark.parametrize("x", [True, 1.0, -1, 8, Mine(3), "3", None, Shy()])
 def test_whole_numbers_that_are_none(x):
     with pytest.raises(
-        CertificateRejected, match="layer is .*; a whole number from 0 to 7 is needed"
+        CertificateRejected, match=r"layer is .*; a whole number from 0 to 7 is needed"
     ):
         fields.whole(x, 0, 7, "layer")
 
@@ -55,7 +55,7 @@ def test_whole_numbers():
 )
 def test_reals_that_are_none(x):
     with pytest.raises(
-        CertificateRejected, match="slack is .*; a finite number of at least 0 is needed"
+        CertificateRejected, match=r"slack is .*; a finite number of at least 0 is needed"
     ):
         fields.real(x, "slack", least=0.0)
 

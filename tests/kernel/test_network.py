@@ -39,7 +39,7 @@ def test_numbers_that_float64_does_not_hold_are_refused(given):
     array = np.array([[given]])
     if array.dtype == np.float64:
         pytest.skip("long doubles are doubles here")
-    with pytest.raises(mo.UnsupportedModel, match="W1 has dtype .* float64 cannot hold exactly"):
+    with pytest.raises(mo.UnsupportedModel, match=r"W1 has dtype .* float64 cannot hold exactly"):
         Network.mlp(array, [0.0])
 
 

@@ -1,4 +1,6 @@
-"""Every kind of move: what is accepted keeps the function, exactly; what is rejected changes nothing."""
+"""Every kind of move: what is accepted keeps the function, exactly; what is rejected changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ def region_of(net):
             ]
             ends.append([sum((pair[k] for pair in pairs), Fraction(bias)) for k in (0, 1)])
         signs.append(tuple(1 if lo >= 0 else -1 if hi <= 0 else 0 for lo, hi in ends))
-        # abs turns over, so both ends count; no other activation here falls and rises on both sides of zero
+        # abs turns over, so both ends count; no other activation here falls and rises on both sides
+        # of zero
         corners = [[layer.activation.exact(z) for z in (lo, hi, Fraction(0))] for lo, hi in ends]
         inside = [
             values if lo < 0 < hi else values[:2]
@@ -90,7 +93,9 @@ def region_of(net):
 
 
 def picture(state):
-    """All that a state holds, as it is. Bounds of pre-activations that nobody has asked for are those of the network."""
+    """All that a state holds, as it is. Bounds of pre-activations that nobody has asked for are
+    those of the network.
+    """
     arrays = []
     for array in (*state.weights, *state.biases):
         low = np.zeros(array.hi.shape) if array.lo is None else array.lo
@@ -160,7 +165,9 @@ def require_signs(state, found):
 
 
 def started(draw, net, *, on_box):
-    """A state some accepted moves away from its network: with long rationals, constants, units that are gone."""
+    """A state some accepted moves away from its network: with long rationals, constants, units that
+    are gone.
+    """
     state = State(net, region=region_of(net) if on_box else None)
     for kind in draw(
         st.lists(
@@ -191,7 +198,9 @@ def test_what_is_accepted_keeps_the_function_and_what_is_rejected_changes_nothin
 @settings(max_examples=20)
 @given(data=st.data())
 def test_a_move_that_meets_a_limit_changes_nothing(kind, on_box, data):
-    """Numbers that are too long in the middle of it; work that ends there, except where a merge adds floats."""
+    """Numbers that are too long in the middle of it; work that ends there, except where a merge
+    adds floats.
+    """
     net = plants.small_network(data.draw, BENDING if on_box else EVERY)
     state = started(data.draw, net, on_box=on_box)
     move = plants.any_move(data.draw, state, kind)
@@ -220,17 +229,45 @@ PLANES = net(
     [[1], [-1], [1]], [1, -1, -3], [[1, 1, 1], [2, 3, 1]], [0.5, 0]
 )  # two units of one hyperplane
 TRUE = {
-    "constant": (net([[0], [0]], [3, 1], [[1, 2], [3, 4]], [0, 0]), False, move("constant", [0, 1])),
-    "merge": (net([[1], [3]], [1, 3], [[1, 2], [3, 4]], [0, 0]), False, move("merge", [1], [0], 3)),
-    "merge of gates": (net([[1], [-3]], [0, 0], [[0, 0], [0, 0]], [1, 1]), False, move("merge", [1], [0], -3)),
-    "scale": (net([[1, 2], [3, 4]], [5, 6], [[1, 2], [3, 4]], [0, 0]), False, move("scale", [0, 1], ratio="3/7")),
-    "scale of gates": (GATES, False, move("scale", [0, 1, 2], ratio="-3/7")),
-    "block": (PLANES, False, move("block", [0, 1], [0, 1], rows=[(3, 3), (-5, -5)], outgoing=[("1/3", "2/3"), ("1/5", "3/5")])),
-    "block on a box": (
-        net([[1], [2]], [3, 5], [[1, 2], [3, 6]], [0, 0]), True, move("block", [0, 1], [1], rows=[(5, 7)], outgoing=[(1, 3)])
+    "constant": (
+        net([[0], [0]], [3, 1], [[1, 2], [3, 4]], [0, 0]),
+        False,
+        move("constant", [0, 1]),
     ),
-    "skip": (net([[1], [2]], [3, 5], [[1, 2], [3, 4]], [1, 1], [[1, 1]], [0]), True, move("skip", [0, 1])),
-}  # fmt: skip
+    "merge": (net([[1], [3]], [1, 3], [[1, 2], [3, 4]], [0, 0]), False, move("merge", [1], [0], 3)),
+    "merge of gates": (
+        net([[1], [-3]], [0, 0], [[0, 0], [0, 0]], [1, 1]),
+        False,
+        move("merge", [1], [0], -3),
+    ),
+    "scale": (
+        net([[1, 2], [3, 4]], [5, 6], [[1, 2], [3, 4]], [0, 0]),
+        False,
+        move("scale", [0, 1], ratio="3/7"),
+    ),
+    "scale of gates": (GATES, False, move("scale", [0, 1, 2], ratio="-3/7")),
+    "block": (
+        PLANES,
+        False,
+        move(
+            "block",
+            [0, 1],
+            [0, 1],
+            rows=[(3, 3), (-5, -5)],
+            outgoing=[("1/3", "2/3"), ("1/5", "3/5")],
+        ),
+    ),
+    "block on a box": (
+        net([[1], [2]], [3, 5], [[1, 2], [3, 6]], [0, 0]),
+        True,
+        move("block", [0, 1], [1], rows=[(5, 7)], outgoing=[(1, 3)]),
+    ),
+    "skip": (
+        net([[1], [2]], [3, 5], [[1, 2], [3, 4]], [1, 1], [[1, 1]], [0]),
+        True,
+        move("skip", [0, 1]),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -248,7 +285,9 @@ def test_wherever_a_limit_is_met_nothing_has_changed(name, limit):
 
 
 def test_a_merge_of_floats_that_runs_out_of_work_says_so():
-    """Sums of floats that no two floats hold: the one place where a state is left as it was in the middle of a move."""
+    """Sums of floats that no two floats hold: the one place where a state is left as it was in the
+    middle of a move.
+    """
     large = net([[1]] * 4, [1] * 4, [[1, 2.0**80, 2.0**-80, 2.0**-160]] * 2, [0, 0])
     one = move("merge", [1, 2, 3], [0, 0, 0])
     assert judge(State(large), one)

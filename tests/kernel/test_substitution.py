@@ -1,4 +1,6 @@
-"""Blocks, skips and idle units: products, bounds and signs of what takes the place of others; forgeries."""
+"""Blocks, skips and idle units: products, bounds and signs of what takes the place of others;
+forgeries.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,11 @@ def both(net, box):
 
 def same(fast, slow):
     """Counts, signs, exact vertices and maps, facets with weights and visibility."""
-    assert (fast.cells, fast.linear_regions, fast.affine_pieces) == (slow.cells, slow.linear_regions, slow.affine_pieces)
+    assert (fast.cells, fast.linear_regions, fast.affine_pieces) == (
+        slow.cells,
+        slow.linear_regions,
+        slow.affine_pieces,
+    )
     assert fast.boundary_facets == slow.boundary_facets
     one, two = ({cell.signs: cell for cell in found.complex} for found in (fast, slow))
     assert one.keys() == two.keys()
@@ -39,7 +43,9 @@ def same(fast, slow):
         assert cell.maps == two[signs].maps
         named, other = dict(cell.vertices), dict(two[signs].vertices)
         assert named.keys() == other.keys()
-        assert all(other[point] <= named[point] for point in named)  # clipping names one unit of a wall
+        assert all(
+            other[point] <= named[point] for point in named
+        )  # clipping names one unit of a wall
     facets = []
     for found in (fast, slow):
         signs = [tuple(s) for s in found.cell_signs.tolist()]
@@ -68,12 +74,19 @@ def test_two_routes_one_complex(activation):
 
 
 def test_units_on_one_wall_stay_generic():
-    """Duplicates, multiples (of either sign) and constant units share walls; the exact names of the constraints come back."""
+    """Duplicates, multiples (of either sign) and constant units share walls; the exact names of the
+    constraints come back.
+    """
     net = random_net(1, (2, 5, 4, 1))
     (w, b), (v, c), (u, d) = [(np.array(x.weight), np.array(x.bias)) for x in net.layers]
     rng = np.random.default_rng(2)
-    rows = np.vstack([w, w[:2], -2 * w[2:3], 0 * w[:2]]), np.concatenate([b, b[:2], -2 * b[2:3], [0.0, -1.0]])
-    wide = mo.Network.mlp(*rows, np.hstack([v, rng.standard_normal((4, 5))]), c, u, d, activation="relu")
+    rows = (
+        np.vstack([w, w[:2], -2 * w[2:3], 0 * w[:2]]),
+        np.concatenate([b, b[:2], -2 * b[2:3], [0.0, -1.0]]),
+    )
+    wide = mo.Network.mlp(
+        *rows, np.hstack([v, rng.standard_normal((4, 5))]), c, u, d, activation="relu"
+    )
     fast, slow = both(wide, mo.Box(-2, 3))
     assert fast.generic
     same(fast, slow)
@@ -84,15 +97,22 @@ def test_units_on_one_wall_stay_generic():
 
 
 def test_nearly_degenerate_networks():
-    """Walls 2^-30 to 2^-52 apart: floats cannot tell all signs, integers decide, and the answer is the same."""
+    """Walls 2^-30 to 2^-52 apart: floats cannot tell all signs, integers decide, and the answer is
+    the same.
+    """
     doubtful = 0
     for seed in range(30):
         net = random_net(seed, (2, 4, 3, 1))
         arrays = [np.array(x.weight) for x in net.layers], [np.array(x.bias) for x in net.layers]
         tiny = 2.0 ** -(30 + seed % 23)
-        arrays[0][0][1], arrays[1][0][1] = arrays[0][0][0], arrays[1][0][0] * (1 + tiny)  # parallel, close
+        arrays[0][0][1], arrays[1][0][1] = (
+            arrays[0][0][0],
+            arrays[1][0][0] * (1 + tiny),
+        )  # parallel, close
         arrays[0][0][2] = arrays[0][0][3] * (1 + tiny * np.array([1, -1]))  # almost parallel
-        close = net.with_layers([mo.Layer(w, b, x.activation) for w, b, x in zip(*arrays, net.layers, strict=True)])
+        close = net.with_layers(
+            [mo.Layer(w, b, x.activation) for w, b, x in zip(*arrays, net.layers, strict=True)]
+        )
         fast, slow = both(close, mo.Box(-2, 3))
         assert fast.cells == slow.cells
         if fast.generic:
@@ -156,7 +176,9 @@ def test_two_hundred_networks_by_two_methods():
 
 
 def test_volumes_weights_and_continuity():
-    """Exact volumes sum to the box; around every inner vertex the weighted directions of the bends cancel."""
+    """Exact volumes sum to the box; around every inner vertex the weighted directions of the bends
+    cancel.
+    """
     for seed in range(4):
         for widths in ((2, 6, 5, 2), (3, 4, 3, 1)):
             found = mo.pieces(random_net(seed, widths), on=mo.Box(-2, 3))
@@ -198,7 +220,9 @@ def _pre(net, x):
 
 def test_weights_too_small_to_multiply():
     """The product of two weights underflows: the bend is there all the same, seen by integers."""
-    net = mo.Network.mlp([[1e-200], [1.0]], [0.0, -1.0], [[1.0, 0.5]], [0.0], [[1e-200]], [0.0], activation="relu")
+    net = mo.Network.mlp(
+        [[1e-200], [1.0]], [0.0, -1.0], [[1.0, 0.5]], [0.0], [[1e-200]], [0.0], activation="relu"
+    )
     fast, slow = both(net, mo.Box(-2, 3))
     same(fast, slow)
     assert fast.linear_regions == 3

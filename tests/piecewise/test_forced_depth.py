@@ -1,4 +1,6 @@
-"""Creases, traces and depth against stored values, planted functions, symmetric copies and the units that made them."""
+"""Creases, traces and depth against stored values, planted functions, symmetric copies and the
+units that made them.
+"""
 
 from __future__ import annotations
 
@@ -52,18 +54,28 @@ def test_stored_depths(shared):
         assert found.check()
         assert len(found.traces.creases) == expect["facets_visible"], case["id"]
         if "strict_depth" in expect:
-            assert (found.strict, found.generic) == (expect["strict_depth"], expect["generic_depth_lower_bound"]), case["id"]
+            assert (found.strict, found.generic) == (
+                expect["strict_depth"],
+                expect["generic_depth_lower_bound"],
+            ), case["id"]
             seen += 1
         assert found.strict <= len(net.layers) - 1
         assert found.generic is None or found.generic <= len(net.layers) - 1
     assert seen > 40
 
 
-@pytest.mark.parametrize("widths", [(2, 3, 3, 1), (2, 4, 2, 2), (2, 3, 3, 3, 1), (3, 3, 3, 1), (1, 4, 3, 1), (3, 2, 2, 2, 1)])
+@pytest.mark.parametrize(
+    "widths",
+    [(2, 3, 3, 1), (2, 4, 2, 2), (2, 3, 3, 3, 1), (3, 3, 3, 1), (1, 4, 3, 1), (3, 2, 2, 2, 1)],
+)
 def test_traces_lie_in_one_unit_and_the_order_is_that_of_layers(widths):
     layer = [l for l, n in enumerate(widths[1:-1]) for _ in range(n)]
     for seed in range(8):
-        pieces = cells(plants.minimal(np.random.default_rng(seed), widths, ["relu"] * (len(widths) - 2)).network())
+        pieces = cells(
+            plants.minimal(
+                np.random.default_rng(seed), widths, ["relu"] * (len(widths) - 2)
+            ).network()
+        )
         found = traces(pieces)
         named = units_of(found, pieces)
         assert all(len(units) == 1 for units in named.values())
@@ -81,8 +93,15 @@ def test_weights_balance_and_a_wrong_one_does_not():
         at = stars(pieces, found)
         assert len(at) > 4
         assert not any(any(balance(found, star, ridge)) for ridge, star in at.items())
-        worse = tuple(c._replace(weight=(c.weight[0] + 1, *c.weight[1:])) if k == 0 else c for k, c in enumerate(found))
-        touched = [ridge for ridge, star in at.items() if 0 in star.rest or any(0 in pair for pair in star.pairs)]
+        worse = tuple(
+            c._replace(weight=(c.weight[0] + 1, *c.weight[1:])) if k == 0 else c
+            for k, c in enumerate(found)
+        )
+        touched = [
+            ridge
+            for ridge, star in at.items()
+            if 0 in star.rest or any(0 in pair for pair in star.pairs)
+        ]
         assert touched
         assert all(any(balance(worse, at[ridge], ridge)) for ridge in touched)
 
@@ -99,27 +118,49 @@ def test_only_the_function_counts():
         parts.insert(1, plants.dyadic(rng, 2), 0.25, np.zeros(3))
         parts.insert(2, plants.dyadic(rng, 4), 0.5, np.zeros(1))
         more = depth(cells(parts.network()))
-        assert (plain.strict, plain.generic) == (copy.strict, copy.generic) == (more.strict, more.generic)
+        assert (
+            (plain.strict, plain.generic)
+            == (copy.strict, copy.generic)
+            == (more.strict, more.generic)
+        )
         assert list(lines(plain.traces.creases)) == list(lines(more.traces.creases))
         assert plain.traces.count == copy.traces.count == more.traces.count
 
 
 def test_max_is_of_strict_depth_two_and_a_star_of_three_orders_nothing():
-    net = net_of([[1.0, -1.0], [0.0, 1.0], [0.0, -1.0]], np.zeros(3), [[1.0, 1.0, -1.0]], [0.0], [[1.0]], [0.0])
+    net = net_of(
+        [[1.0, -1.0], [0.0, 1.0], [0.0, -1.0]],
+        np.zeros(3),
+        [[1.0, 1.0, -1.0]],
+        [0.0],
+        [[1.0]],
+        [0.0],
+    )
     found = depth(cells(net))
     assert (found.strict, found.generic, found.traces.count, found.traces.earlier) == (2, 1, 3, {})
 
 
 def test_one_input_needs_one_layer_at_most():
     for seed in range(10):
-        found = depth(cells(plants.minimal(np.random.default_rng(seed), (1, 3, 3, 2), ["relu"] * 2).network()))
+        found = depth(
+            cells(plants.minimal(np.random.default_rng(seed), (1, 3, 3, 2), ["relu"] * 2).network())
+        )
         assert found.strict == found.generic == int(bool(found.traces.creases))
         assert found.check()
 
 
 def test_the_same_hyperplane_with_two_weights_is_not_one_layer():
-    """relu(x) + relu(relu(x) + relu(y) - 1): the line x = 0 bends by 1 where y < 1 and by 2 where y > 1."""
-    step = net_of([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 1.0], [1.0, 0.0]], [-1.0, 0.0], [[1.0, 1.0]], [0.0])
+    """relu(x) + relu(relu(x) + relu(y) - 1): the line x = 0 bends by 1 where y < 1 and by 2 where y
+    > 1.
+    """
+    step = net_of(
+        [[1.0, 0.0], [0.0, 1.0]],
+        [0.0, 0.0],
+        [[1.0, 1.0], [1.0, 0.0]],
+        [-1.0, 0.0],
+        [[1.0, 1.0]],
+        [0.0],
+    )
     assert strict_depth(cells(step)) == 2
     flat = net_of([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 1.0]], [1.0], [[1.0]], [0.0])
     assert strict_depth(cells(flat)) == 1
@@ -136,24 +177,34 @@ def test_where_three_lines_meet_general_position_is_not_asked_for():
 
 
 def test_a_line_with_both_branches_on_one_side_is_no_unit_before_another():
-    """2 relu(|x| - y+) - ...: creases on both sides of x = 0 above y = 0 only, with no unit that could bend so."""
+    """2 relu(|x| - y+) - ...: creases on both sides of x = 0 above y = 0 only, with no unit that
+    could bend so.
+    """
     rays = net_of(
         [[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]], np.zeros(3),
-        [[-1.0, 1.0, -1.0], [-2.0, 1.0, -1.0], [0.0, 1.0, -1.0]], np.zeros(3), [[2.0, -1.0, -1.0]], [0.0],
+        [[-1.0, 1.0, -1.0], [-2.0, 1.0, -1.0], [0.0, 1.0, -1.0]], np.zeros(3), [[2.0, -1.0, -1.0]],
+        [0.0],
     )  # fmt: skip
     found = depth(cells(rays))
-    assert all(not star.decisive or ridge in found.traces.excepted for ridge, star in found.traces.stars.items())
+    assert all(
+        not star.decisive or ridge in found.traces.excepted
+        for ridge, star in found.traces.stars.items()
+    )
     assert found.traces.earlier == {}
     assert found.strict == 2
 
 
 def test_strict_depth_one_is_what_one_hidden_layer_can_do():
-    """One unit for each hyperplane and two for an affine function recover the function, or strict depth is two."""
+    """One unit for each hyperplane and two for an affine function recover the function, or strict
+    depth is two.
+    """
     for seed in range(25):
         net = plants.minimal(np.random.default_rng(seed), (2, 2, 2, 1), ["relu"] * 2).network()
         pieces = cells(net, -0.75, 0.75)
         planes = {crease.plane for crease in creases(pieces)}
-        assert (recover(pieces, (2, len(planes) + 2, 1)).layers is not None) == (strict_depth(pieces) < 2)
+        assert (recover(pieces, (2, len(planes) + 2, 1)).layers is not None) == (
+            strict_depth(pieces) < 2
+        )
 
 
 def test_checks_catch_changes():

@@ -36,7 +36,10 @@ def test_stored_pairs_of_hidden_symmetries(shared):
             wanted = case["expect"].get(f"functional_dimension_{side}")
             if wanted is None or len(case["box"]) > 3:
                 continue
-            net = mo.Network.mlp(*(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])), activation="relu")
+            net = mo.Network.mlp(
+                *(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])),
+                activation="relu",
+            )
             box = mo.Box([b[0] for b in case["box"]], [b[1] for b in case["box"]])
             assert int(mo.dimension(net, on=box)) == wanted, (case["id"], side)
             seen += 1
@@ -44,7 +47,9 @@ def test_stored_pairs_of_hidden_symmetries(shared):
 
 
 def test_the_rank_of_derivatives_of_outputs():
-    """The coefficients' Jacobian has the rank of the Jacobian of outputs at many points, by finite differences."""
+    """The coefficients' Jacobian has the rank of the Jacobian of outputs at many points, by finite
+    differences.
+    """
     for seed, widths in enumerate(((1, 3, 2, 1), (2, 3, 3, 2), (2, 4, 1))):
         rng = np.random.default_rng(seed)
         net = plants.minimal(rng, widths, ["relu", "leaky_relu(0.25)"][: len(widths) - 2]).network()
@@ -55,7 +60,9 @@ def test_the_rank_of_derivatives_of_outputs():
         for k in range(len(flat)):
             step = np.zeros(len(flat))
             step[k] = 1e-7
-            rows.append(((net.with_flat(flat + step)(x) - net.with_flat(flat - step)(x)) / 2e-7).ravel())
+            rows.append(
+                ((net.with_flat(flat + step)(x) - net.with_flat(flat - step)(x)) / 2e-7).ravel()
+            )
         values = np.linalg.svd(np.array(rows), compute_uv=False)
         assert int((values > 1e-6 * values[0]).sum()) == found.lower
 
@@ -82,21 +89,32 @@ def test_null_directions_change_nothing_to_first_order():
 
 
 def test_named_losses():
-    """A dead unit loses what it reads and writes; a stably active pair loses the mixing of two units."""
+    """A dead unit loses what it reads and writes; a stably active pair loses the mixing of two
+    units.
+    """
     box = mo.Box(-1, 1)
-    alive = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.1, 0.2], [[1.0, 2.0]], [0.0], activation="relu")
+    alive = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]], [0.1, 0.2], [[1.0, 2.0]], [0.0], activation="relu"
+    )
     assert int(mo.dimension(alive, on=box)) == 9 - 2
-    dead = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.1, -5.0], [[1.0, 2.0]], [0.0], activation="relu")
+    dead = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]], [0.1, -5.0], [[1.0, 2.0]], [0.0], activation="relu"
+    )
     found = mo.dimension(dead, on=box)
     assert found.generic - int(found) == 2 + 1
-    active = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [5.0, 5.0], [[1.0, 2.0]], [0.0], activation="relu")
+    active = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]], [5.0, 5.0], [[1.0, 2.0]], [0.0], activation="relu"
+    )
     assert int(mo.dimension(active, on=box)) == 3
 
 
 def test_intervals_say_so(monkeypatch):
 
     monkeypatch.setattr(functional_dimension, "WORK", 0.0)
-    nets = [plants.minimal(np.random.default_rng(k), (2, 4, 4, 4, 1), ["relu"] * 3).network() for k in range(8)]
+    nets = [
+        plants.minimal(np.random.default_rng(k), (2, 4, 4, 4, 1), ["relu"] * 3).network()
+        for k in range(8)
+    ]
     found = next(d for d in (mo.dimension(net, on=mo.Box(-4, 4)) for net in nets) if not d.exact)
     assert found.status == "bounded"
     assert found.lower < found.upper <= found.generic
@@ -107,11 +125,15 @@ def test_intervals_say_so(monkeypatch):
 
 def test_losses_have_names_and_add_up():
     box = mo.Box(-1, 1)
-    dead = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.1, -5.0], [[1.0, 2.0]], [0.0], activation="relu")
+    dead = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]], [0.1, -5.0], [[1.0, 2.0]], [0.0], activation="relu"
+    )
     found = mo.dimension(dead, on=box)
     assert {kind for kind, _, _ in found.losses} == {"weights that no cell exercises"}
     assert sum(count for _, _, count in found.losses) == found.generic - int(found)
-    active = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [5.0, 5.0], [[1.0, 2.0]], [0.0], activation="relu")
+    active = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]], [5.0, 5.0], [[1.0, 2.0]], [0.0], activation="relu"
+    )
     kinds = {kind for kind, _, _ in mo.dimension(active, on=box).losses}
     assert kinds == {"units that bend nowhere apart, mixed", "linear units, shifted"}
     rows = dict(mo.dimension(dead, on=box).rows())
@@ -120,7 +142,9 @@ def test_losses_have_names_and_add_up():
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu(0.1)", "abs"])
 def test_both_bounds_meet_on_networks_with_all_digits(activation):
-    """Deficits of every kind, proved from above by named null vectors and by reconstructed ones; against floats."""
+    """Deficits of every kind, proved from above by named null vectors and by reconstructed ones;
+    against floats.
+    """
     deficits = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -145,7 +169,9 @@ def test_claims_too_high_or_too_low_fail_the_check():
 
 def test_a_unit_that_vanishes_identically_is_named():
     second = [[1.0, 0.0], [0.0, 0.0]], [0.0, 0.0]
-    net = mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], *second, [[1.0, 1.0]], [0.0], activation="relu")
+    net = mo.Network.mlp(
+        [[1.0], [2.0]], [0.0, 0.0], *second, [[1.0, 1.0]], [0.0], activation="relu"
+    )
     found = mo.dimension(net, on=mo.Box(-1, 1))
     assert int(found) == 0
     assert "compress the network first" in found.statement
@@ -155,7 +181,14 @@ def test_residues_of_wide_layers_are_exact():
     """5001 products of the largest residues pass 2^53: they are summed in parts."""
     prime, wide = modular.PRIMES[0], 5001
     largest = float(prime // 2 - 1)  # odd, so that sums beyond 2^53 are rounded
-    rows = np.full((wide, 1), largest), np.zeros(wide), np.full((2, wide), largest), np.zeros(2), np.ones((1, 2)), [0.0]
+    rows = (
+        np.full((wide, 1), largest),
+        np.zeros(wide),
+        np.full((2, wide), largest),
+        np.zeros(2),
+        np.ones((1, 2)),
+        [0.0],
+    )
     net = mo.Network.mlp(*rows, activation="relu")
     found = mo.pieces(net, on=mo.Box(1, 2))
     here = local(found, found.cell_signs, Exact(prime))
@@ -166,10 +199,13 @@ def test_residues_of_wide_layers_are_exact():
 def test_mixtures_of_many_rows_stay_below_the_rank():
     """Few parameters, many cells, residues as large as they come: each sum has thousands of terms."""
     rng = np.random.default_rng(0)
-    net = mo.Network.mlp(rng.standard_normal((2, 2)), rng.standard_normal(2), [[1.0, 1.0]], [0.0], activation="relu")
+    net = mo.Network.mlp(
+        rng.standard_normal((2, 2)), rng.standard_normal(2), [[1.0, 1.0]], [0.0], activation="relu"
+    )
     found = mo.pieces(net, on=mo.Box(-8, 8))
     many = SimpleNamespace(
-        network=net, start=found.start, cell_signs=np.tile(found.cell_signs, (4000, 1)), complete=True, cells=4000 * found.cells
+        network=net, start=found.start, cell_signs=np.tile(found.cell_signs, (4000, 1)),
+        complete=True, cells=4000 * found.cells
     )  # fmt: skip
     for prime in modular.PRIMES:
         assert _rank(many, prime, 0) == _rank(found, prime, 0) == net.parameters - net.units

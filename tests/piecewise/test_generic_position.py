@@ -1,4 +1,6 @@
-"""Verdicts against stored flip sets and dimensions, planted redundancy, and networks that contradict a false yes."""
+"""Verdicts against stored flip sets and dimensions, planted redundancy, and networks that
+contradict a false yes.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,27 @@ def test_never_yes_without_full_dimension(shared):
         verdict = generic_identifiability(mo.pieces(net, on=box))
         if verdict.value:
             seen += 1
-            assert case["expect"]["functional_dimension_on_box"] == case["expect"]["bound"], case["id"]
+            assert case["expect"]["functional_dimension_on_box"] == case["expect"]["bound"], case[
+                "id"
+            ]
             assert not any(case["expect"]["flip_sets"]), case["id"]
     assert seen > 8
 
 
 def test_hidden_symmetries_are_never_called_identifiable(shared):
-    """Stored pairs with the same function and another normal form: neither of the two may be unique among all networks."""
+    """Stored pairs with the same function and another normal form: neither of the two may be unique
+    among all networks.
+    """
     seen = 0
     for case in json.loads((shared / "cases" / "relu.json").read_text())["cases"]:
         if "equal_on_box" not in case["expect"] or len(case["box"]) > 2:
             continue
         box = mo.Box([b[0] for b in case["box"]], [b[1] for b in case["box"]])
         nets = [
-            mo.Network.mlp(*(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])), activation="relu")
+            mo.Network.mlp(
+                *(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])),
+                activation="relu",
+            )
             for side in "fg"
         ]
         pieces = [mo.pieces(net, on=box) for net in nets]
@@ -85,7 +94,15 @@ def test_a_turn_is_a_witness():
         second = plants.dyadic(rng, 2, 2)
         second[1] = second[0] / 2
         biases = plants.dyadic(rng, 2), plants.dyadic(rng, 2)
-        net = mo.Network.mlp(plants.dyadic(rng, 2, 2), biases[0], second, biases[1], [[1.0, -2.0]], [0.0], activation="relu")
+        net = mo.Network.mlp(
+            plants.dyadic(rng, 2, 2),
+            biases[0],
+            second,
+            biases[1],
+            [[1.0, -2.0]],
+            [0.0],
+            activation="relu",
+        )
         pieces = mo.pieces(net, on=BOX)
         verdict = generic_identifiability(pieces)
         assert verdict.value is not True
@@ -99,14 +116,23 @@ def test_a_turn_is_a_witness():
 
 def test_one_hidden_layer_is_decided():
     def asked(*parameters, box=4.0):
-        return shallow_identifiability(mo.Network.mlp(*parameters, activation="relu"), mo.Box(-box, box))
+        return shallow_identifiability(
+            mo.Network.mlp(*parameters, activation="relu"), mo.Box(-box, box)
+        )
 
     plain = [[1.0, 0.0], [0.0, 1.0]], [0.5, 0.25], [[1.0, 2.0]], [0.0]
     assert asked(*plain).value is True
     assert asked(*plain, box=0.125) == (False, "unit 0 has no crease in the box", None)
-    assert asked(plain[0], plain[1], [[1.0, 0.0]], [0.0]).reason == "unit 1 has no crease in the box"
-    assert "share a hyperplane" in asked([[1.0, 1.0], [-2.0, -2.0]], [0.5, -1.0], [[1.0, 2.0]], [0.0]).reason
-    turned = asked([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [0.5, -0.5, 0.0], [[2.0, -2.0, 1.0]], [0.0])
+    assert (
+        asked(plain[0], plain[1], [[1.0, 0.0]], [0.0]).reason == "unit 1 has no crease in the box"
+    )
+    assert (
+        "share a hyperplane"
+        in asked([[1.0, 1.0], [-2.0, -2.0]], [0.5, -1.0], [[1.0, 2.0]], [0.0]).reason
+    )
+    turned = asked(
+        [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [0.5, -0.5, 0.0], [[2.0, -2.0, 1.0]], [0.0]
+    )
     assert turned == (False, "units [0, 1] of the last hidden layer can be turned together", None)
 
 
@@ -122,9 +148,20 @@ def test_chains_of_three_traces_identify_three_layers():
 
 
 def test_degenerate_parameters_are_left_alone():
-    net = mo.Network.mlp([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [[1.0, 1.0], [2.0, 2.0]], [-1.0, -2.0], [[1.0, 1.0]], [0.0],
-                         activation="relu")  # fmt: skip
-    assert chained(mo.pieces(net, on=mo.Box(-4, 4))) == (None, "the parameters are not in general position", None)
+    net = mo.Network.mlp(
+        [[1.0, 0.0], [0.0, 1.0]],
+        [0.0, 0.0],
+        [[1.0, 1.0], [2.0, 2.0]],
+        [-1.0, -2.0],
+        [[1.0, 1.0]],
+        [0.0],
+        activation="relu",
+    )
+    assert chained(mo.pieces(net, on=mo.Box(-4, 4))) == (
+        None,
+        "the parameters are not in general position",
+        None,
+    )
     assert generic_identifiability(mo.pieces(net, on=mo.Box(-4, 4))).value is None
 
 
@@ -133,7 +170,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="decided for one hidden layer only"):
         shallow_identifiability(tall, BOX)
     with pytest.raises(ValueError, match="a slice"):
-        generic_identifiability(mo.pieces(tall, on=BOX, slice=(np.zeros(2), np.eye(2)[0], np.eye(2)[1])))
+        generic_identifiability(
+            mo.pieces(tall, on=BOX, slice=(np.zeros(2), np.eye(2)[0], np.eye(2)[1]))
+        )
     leaky = plants.minimal(np.random.default_rng(0), (2, 3, 1), ["leaky_relu(0.25)"]).network()
     with pytest.raises(ValueError, match="for relu"):
         generic_identifiability(mo.pieces(leaky, on=BOX))

@@ -22,7 +22,10 @@ from moduli.piecewise.generic_position import trace_ranks
 def pairs(shared):
     for case in json.loads((shared / "cases" / "relu.json").read_text())["cases"]:
         for side in "fg" if "net_f" in case else "":
-            net = mo.Network.mlp(*(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])), activation="relu")
+            net = mo.Network.mlp(
+                *(p for layer in case[f"net_{side}"] for p in (layer["W"], layer["b"])),
+                activation="relu",
+            )
             yield case, side, net, mo.Box([b[0] for b in case["box"]], [b[1] for b in case["box"]])
 
 
@@ -35,7 +38,9 @@ def he(seed, widths):
 
 
 def test_hidden_symmetries_are_refuted_with_a_witness(shared):
-    """All stored ones, both of each pair; no wrong yes on near misses, where the pair does not share its function."""
+    """All stored ones, both of each pair; no wrong yes on near misses, where the pair does not
+    share its function.
+    """
     kinds = {}
     for case, side, net, box in pairs(shared):
         answer = mo.identifiable(net, on=box)
@@ -47,13 +52,17 @@ def test_hidden_symmetries_are_refuted_with_a_witness(shared):
             x = mo.Box(box.low, box.high).sample(200, net.widths[0], 0)
             assert np.allclose(answer.witness(x), net(x), rtol=1e-9, atol=1e-9), (case["id"], side)
         elif answer.scope:
-            assert case["expect"][f"functional_dimension_{side}"] == case["expect"][f"bound_{side}"], (case["id"], side)
+            assert (
+                case["expect"][f"functional_dimension_{side}"] == case["expect"][f"bound_{side}"]
+            ), (case["id"], side)
     assert set(kinds["units turned together"]) == {"orientation_flip"}
     assert len(kinds) >= 5
 
 
 def test_stored_trace_ranks(shared):
-    """Which units bend visibly alone, what their features span there; and the sufficient condition itself."""
+    """Which units bend visibly alone, what their features span there; and the sufficient condition
+    itself.
+    """
     seen = holds = 0
     for case in stored(shared):
         expect = case["expect"]
@@ -63,7 +72,9 @@ def test_stored_trace_ranks(shared):
         found = trace_ranks(mo.pieces(net, on=box))
         assert found == expect["trace_rank_per_unit"], case["id"]
         if "sufficient_local_identifiability" in expect:
-            assert (found == expect["trace_rank_needed"]) == expect["sufficient_local_identifiability"], case["id"]
+            assert (found == expect["trace_rank_needed"]) == expect[
+                "sufficient_local_identifiability"
+            ], case["id"]
             holds += expect["sufficient_local_identifiability"]
         if case["kind"] in ("trace_condition_holds", "attains_bound"):
             assert mo.identifiable(net, on=box).scope in ("local", "generic"), case["id"]
@@ -79,7 +90,12 @@ def test_one_hidden_layer_with_many_inputs():
     answer = mo.identifiable(net, on=box)
     assert (answer.status, answer.scope) == ("proved", "global")
     assert answer.check()
-    w, b, v, c = net.layers[0].weight.copy(), net.layers[0].bias.copy(), net.layers[1].weight.copy(), net.layers[1].bias
+    w, b, v, c = (
+        net.layers[0].weight.copy(),
+        net.layers[0].bias.copy(),
+        net.layers[1].weight.copy(),
+        net.layers[1].bias,
+    )
     x = box.sample(500, 9, 1)
     for change in ("off", "on", "silent", "double", "opposite", "turned"):
         row, bias, out = w.copy(), b.copy(), v.copy()
@@ -88,7 +104,10 @@ def test_one_hidden_layer_with_many_inputs():
         elif change == "silent":
             out[:, 2] = 0
         elif change in ("double", "opposite"):
-            row[2], bias[2] = (2 if change == "double" else -2) * row[1], (2 if change == "double" else -2) * bias[1]
+            row[2], bias[2] = (
+                (2 if change == "double" else -2) * row[1],
+                (2 if change == "double" else -2) * bias[1],
+            )
         else:
             row[2], out[:, 2], bias[2] = row[1], -out[:, 1], bias[1] + 0.5
         hidden = mo.Network.mlp(row, bias, out, c, activation="relu")
@@ -118,23 +137,43 @@ def test_copies_are_told_from_others():
         assert not distinct(own, exact_layers(mo.symmetries(net).random(seed)(net)))
         other = net.with_flat(net.flat() + np.eye(net.parameters)[seed])
         assert distinct(own, exact_layers(other))
-    twins = exact_layers(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0], activation="relu"))
-    swapped = exact_layers(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[2.0, 1.0]], [0.0], activation="relu"))
+    twins = exact_layers(
+        mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0], activation="relu")
+    )
+    swapped = exact_layers(
+        mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[2.0, 1.0]], [0.0], activation="relu")
+    )
     assert not distinct(twins, swapped)
 
 
 def test_the_invariant_of_one_hidden_layer_is_complete():
-    """Equal exactly for equal functions: against the exact distance at the vertices of the joint complex."""
+    """Equal exactly for equal functions: against the exact distance at the vertices of the joint
+    complex.
+    """
     box, seen = mo.Box(-2, 2).of_dimension(1), set()
     for seed in range(200):
         rng = np.random.default_rng(seed)
         nets = []
         for _ in range(2):
-            row, bias, out = rng.integers(-1, 2, (3, 1)), rng.integers(-1, 2, 3), rng.integers(-1, 2, (1, 3))
+            row, bias, out = (
+                rng.integers(-1, 2, (3, 1)),
+                rng.integers(-1, 2, 3),
+                rng.integers(-1, 2, (1, 3)),
+            )
             nets.append(mo.Network.mlp(row, bias, out, [0], activation="relu"))
         (a, b), (v, c) = [[(x.weight, x.bias) for x in net.layers] for net in nets]
-        joint = mo.Network.mlp(np.vstack([a[0], v[0]]), np.append(a[1], v[1]), np.hstack([b[0], -c[0]]), [0], activation="relu")
-        same = all(not any(form[0]) and not form[1] for cell in mo.pieces(joint, on=box).complex for form in cell.maps)
+        joint = mo.Network.mlp(
+            np.vstack([a[0], v[0]]),
+            np.append(a[1], v[1]),
+            np.hstack([b[0], -c[0]]),
+            [0],
+            activation="relu",
+        )
+        same = all(
+            not any(form[0]) and not form[1]
+            for cell in mo.pieces(joint, on=box).complex
+            for form in cell.maps
+        )
         one, two = (shallow_function(exact_layers(net), box) for net in nets)
         assert (one == two) == same, seed
         seen.add(same)
@@ -189,17 +228,24 @@ def test_exploration_finds_cells_of_the_complex():
 
 def folded(depth):
     """Four inputs; along most lines a zigzag of 2^depth pieces."""
-    rng = np.random.default_rng(0)  # close to tents, whose tips would meet creases of the next layer
+    rng = np.random.default_rng(
+        0
+    )  # close to tents, whose tips would meet creases of the next layer
     layers = [np.full((2, 4), 0.125), np.array([0.5, 0.0])]
     for _ in range(depth - 1):
         tent = np.array([2.0, -4.0]) * (1 - rng.uniform(0, 1e-3))
-        layers += [np.stack([tent, tent]), np.array([rng.uniform(0, 1e-3), -0.5 - rng.uniform(0, 1e-3)])]
+        layers += [
+            np.stack([tent, tent]),
+            np.array([rng.uniform(0, 1e-3), -0.5 - rng.uniform(0, 1e-3)]),
+        ]
     return mo.Network.mlp(*layers, [[2.0, -4.0]], [0.0], activation="relu")
 
 
 @pytest.mark.parametrize("budget", [5, 20, 80, 320])
 def test_a_budget_bounds_the_work_where_lines_meet_many_cells(monkeypatch, budget):
-    """Vertices on lines, and points: neither grows with the number of cells, of which there are 65,536 on a line."""
+    """Vertices on lines, and points: neither grows with the number of cells, of which there are
+    65,536 on a line.
+    """
     work = {"vertices": 0, "points": 0}
     split, signs = cells_generic._Edges.split, propagation.signs_at
 
@@ -226,7 +272,10 @@ def test_depth_and_recovery_at_the_door(shared):
         if case["kind"] == "depth" and "strict_depth" in case["expect"]:
             net, box = read(case)
             found, expect = mo.depth(net, on=box), case["expect"]
-            assert (found.strict, found.generic) == (expect["strict_depth"], expect["generic_depth_lower_bound"])
+            assert (found.strict, found.generic) == (
+                expect["strict_depth"],
+                expect["generic_depth_lower_bound"],
+            )
     net = plants.minimal(np.random.default_rng(4), (2, 2, 2, 1), ["relu"] * 2).network()
     found = mo.recover(net, on=mo.Box(-1024, 1024))
     assert found.check()
@@ -238,11 +287,15 @@ def test_refusals():
     with pytest.raises(ValueError, match="in a box"):
         mo.identifiable(net, on=None)
     with pytest.raises(mo.UnsupportedModel, match="piecewise linear"):
-        mo.identifiable(mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="gelu"), on=mo.Box(-1, 1))
+        mo.identifiable(
+            mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="gelu"), on=mo.Box(-1, 1)
+        )
     with pytest.raises(mo.UnsupportedModel, match="layer 1 is tanh"):
         mo.dimension("zoo:digits-tanh", on=mo.Box(-1, 1))
     undecided = mo.identifiable(he(0, (8, 8, 8, 1)), on=mo.Box(-1, 1), budget=5)
     with pytest.raises(mo.Undecided, match="not all directions"):
         bool(undecided)
-    leaky = plants.minimal(np.random.default_rng(0), (2, 3, 2, 1), ["leaky_relu(0.25)"] * 2).network()
+    leaky = plants.minimal(
+        np.random.default_rng(0), (2, 3, 2, 1), ["leaky_relu(0.25)"] * 2
+    ).network()
     assert mo.identifiable(leaky, on=mo.Box(-64, 64)).scope in ("local", "")

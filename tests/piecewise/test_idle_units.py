@@ -1,4 +1,6 @@
-"""Layers without units, constant and unread units, affine maps: right answers from every question, whatever the activation."""
+"""Layers without units, constant and unread units, affine maps: right answers from every question,
+whatever the activation.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,24 @@ def empty(act):
     """Constant functions with a layer of no units: alone, behind units, and in front of them."""
     return (
         mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.5], activation=act),
-        mo.Network.mlp(np.ones((3, 2)), [0, 1, 0.5], np.zeros((0, 3)), [], np.zeros((1, 0)), [0.5], activation=act),
-        mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((3, 0)), [1, -1, 2.0], np.ones((2, 3)), [0.5, 1], activation=act),
+        mo.Network.mlp(
+            np.ones((3, 2)),
+            [0, 1, 0.5],
+            np.zeros((0, 3)),
+            [],
+            np.zeros((1, 0)),
+            [0.5],
+            activation=act,
+        ),
+        mo.Network.mlp(
+            np.zeros((0, 2)),
+            [],
+            np.zeros((3, 0)),
+            [1, -1, 2.0],
+            np.ones((2, 3)),
+            [0.5, 1],
+            activation=act,
+        ),
     )
 
 
@@ -51,7 +69,9 @@ def test_layers_without_units_have_right_answers(act):
         assert np.allclose(group.random(0)(net)(X), net(X), rtol=1e-12)
         low, high = group.log_stabiliser
         assert low <= high
-        assert mo.signature(net) == mo.signature(group.random(1)(net)) or act == "sigmoid"  # whose biases are rounded
+        assert (
+            mo.signature(net) == mo.signature(group.random(1)(net)) or act == "sigmoid"
+        )  # whose biases are rounded
         for options in ({"by": "weights"}, {"by": "activations", "on": mo.Samples(X)}):
             assert mo.align(net, net, **options).after == pytest.approx(0)
         json.dumps(mo.complexity(net, samples=100).to_json())
@@ -79,18 +99,32 @@ def test_students_and_curves_of_constants(act):
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_identifiable_where_units_are_idle(act):
-    """Refuted with other parameters wherever they are rational; the witness has the function and is no symmetric copy."""
+    """Refuted with other parameters wherever they are rational; the witness has the function and is
+    no symmetric copy.
+    """
     zero = np.zeros((1, 2))
     alone, before, after = empty(act)
-    assert (mo.identifiable(alone, on=BOX).status, mo.identifiable(alone, on=BOX).scope) == ("proved", "global")
+    assert (mo.identifiable(alone, on=BOX).status, mo.identifiable(alone, on=BOX).scope) == (
+        "proved",
+        "global",
+    )
     nets = [
-        before, after,
+        before,
+        after,
         mo.Network.mlp([[1, 2], [3, 4.0]], [0.5, 0.25], zero, [1.0], activation=act),
         mo.Network.mlp(np.zeros((2, 2)), [0.5, 0.0], [[1, 2.0]], [1.0], activation=act),
         mo.Network.mlp([[1, 2], [3, -4.0]], [0.5, 0.25], [[1.0, 0]], [1.0], activation=act),
-        mo.Network.mlp([[1, 2], [3, -4.0]], [0.5, 0.2], [[1, 2], [1, -1.0]], [0.25, 0.5], zero, [1.0], activation=act),
+        mo.Network.mlp(
+            [[1, 2], [3, -4.0]],
+            [0.5, 0.2],
+            [[1, 2], [1, -1.0]],
+            [0.25, 0.5],
+            zero,
+            [1.0],
+            activation=act,
+        ),
         mo.Network.mlp(np.zeros((2, 2)), [0.0, 0.0], zero, [1.0], activation=act),
-    ]  # fmt: skip
+    ]
     for net in nets:
         answer = mo.identifiable(net, on=BOX)
         assert answer.status == "refuted", (net, answer.reason)
@@ -105,7 +139,9 @@ def test_identifiable_where_units_are_idle(act):
 
 
 def counts(net):
-    """Of each hidden layer: units that read nothing, and units that nothing reads. No symmetry changes them."""
+    """Of each hidden layer: units that read nothing, and units that nothing reads. No symmetry
+    changes them.
+    """
     found = []
     for layer, above in zip(net.layers[:-1], net.layers[1:], strict=True):
         read = np.column_stack([layer.weight, layer.bias]).any(axis=1)
@@ -125,9 +161,16 @@ def test_symmetries_keep_the_counts():
 
 def test_networks_without_idle_units_are_left_to_others():
     for act in ACTIVATIONS:
-        assert idle(plants.minimal(np.random.default_rng(0), (2, 3, 3, 1), [act] * 2).network()) is None
-    with pytest.raises(mo.UnsupportedModel, match="piecewise linear activations, and one hidden layer of tanh"):
-        mo.identifiable(plants.minimal(np.random.default_rng(0), (2, 3, 3, 1), ["tanh"] * 2).network(), on=BOX)
+        assert (
+            idle(plants.minimal(np.random.default_rng(0), (2, 3, 3, 1), [act] * 2).network())
+            is None
+        )
+    with pytest.raises(
+        mo.UnsupportedModel, match="piecewise linear activations, and one hidden layer of tanh"
+    ):
+        mo.identifiable(
+            plants.minimal(np.random.default_rng(0), (2, 3, 3, 1), ["tanh"] * 2).network(), on=BOX
+        )
 
 
 def test_affine_maps_are_determined_unless_the_box_is_flat():

@@ -1,4 +1,6 @@
-"""The complex against stored counts, linear programs for all sign vectors, and itself; networks in no general position."""
+"""The complex against stored counts, linear programs for all sign vectors, and itself; networks in
+no general position.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +23,36 @@ def test_stored_counts(shared):
         found, expect = mo.pieces(read(case)[0], on=read(case)[1]), case["expect"]
         volumes = [cell.volume for cell in found.complex]
         got = {
-            "cells": found.cells, "linear_regions": found.linear_regions, "distinct_affine_pieces": found.affine_pieces,
-            "vertices": len(found.vertices), "facets_interior": len(found.facets),
-            "facets_visible": sum(f.visible for f in found.facets), "facets_total": len(found.facets) + found.boundary_facets,
-            "largest_cell_volume": str(max(volumes)), "smallest_cell_volume": str(min(volumes)),
+            "cells": found.cells,
+            "linear_regions": found.linear_regions,
+            "distinct_affine_pieces": found.affine_pieces,
+            "vertices": len(found.vertices),
+            "facets_interior": len(found.facets),
+            "facets_visible": sum(f.visible for f in found.facets),
+            "facets_total": len(found.facets) + found.boundary_facets,
+            "largest_cell_volume": str(max(volumes)),
+            "smallest_cell_volume": str(min(volumes)),
             "visible_facets_per_unit": [
-                sum(f.visible and f.units == (k,) for f in found.facets) for k in range(found.network.units)
+                sum(f.visible and f.units == (k,) for f in found.facets)
+                for k in range(found.network.units)
             ],
-        }  # fmt: skip
-        assert {k: v for k, v in got.items() if k in expect} == {k: expect[k] for k in got if k in expect}, case["id"]
+        }
+        assert {k: v for k, v in got.items() if k in expect} == {
+            k: expect[k] for k in got if k in expect
+        }, case["id"]
         assert found.check()
         maps = zip(found.complex, found.affine_maps, strict=True)
         values = [a @ v + c for cell, (a, c) in maps for v in np.array(cell.points, float)]
         if "max_output" in expect and found.network.widths[-1] == 1:
-            assert float(np.max(values)) == pytest.approx(float(Fraction(expect["max_output"])), abs=1e-9)
+            assert float(np.max(values)) == pytest.approx(
+                float(Fraction(expect["max_output"])), abs=1e-9
+            )
 
 
 def by_programs(net, box):
-    """Cells by a linear program for each sign vector that has a point with all signs strict: an independent count."""
+    """Cells by a linear program for each sign vector that has a point with all signs strict: an
+    independent count.
+    """
     from scipy.optimize import linprog
 
     inputs, count = net.widths[0], 0
@@ -52,7 +66,9 @@ def by_programs(net, box):
             at += len(c)
             slope = float(layer.activation(np.array([-1.0]))[0]) * -1
             a, c = np.where(s[:, None] > 0, a, slope * a), np.where(s > 0, c, slope * c)
-        room = np.column_stack([np.vstack(rows), np.ones(at)])  # maximise the distance from all signs
+        room = np.column_stack(
+            [np.vstack(rows), np.ones(at)]
+        )  # maximise the distance from all signs
         sides = [*zip(box.low, box.high, strict=True), (0, 1)]
         best = linprog([*np.zeros(inputs), -1.0], room, np.concatenate(offsets), bounds=sides)
         count += best.status == 0 and -best.fun > 1e-9
@@ -61,7 +77,9 @@ def by_programs(net, box):
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu(0.25)", "abs"])
 def test_cells_against_linear_programs(activation):
-    for seed, widths in enumerate(((1, 3, 2, 1), (2, 3, 2, 1), (2, 4, 2, 2), (3, 3, 2, 1), (2, 2, 2, 2, 1)) * 2):
+    for seed, widths in enumerate(
+        ((1, 3, 2, 1), (2, 3, 2, 1), (2, 4, 2, 2), (3, 3, 2, 1), (2, 2, 2, 2, 1)) * 2
+    ):
         rng = np.random.default_rng(seed)
         net = plants.minimal(rng, widths, [activation] * (len(widths) - 2)).network()
         box = mo.Box(-2, 3).of_dimension(widths[0])
@@ -82,17 +100,54 @@ def test_the_maps_are_those_of_the_network():
 
 
 def test_redundant_networks_have_the_cells_of_the_network():
-    """Duplicated, proportional, all-zero units, in both layers: every known tool fails on at least one of them."""
+    """Duplicated, proportional, all-zero units, in both layers: every known tool fails on at least
+    one of them.
+    """
     rng = np.random.default_rng(3)
     net = plants.minimal(rng, (2, 10, 10, 1), ["relu"] * 2).network()
     base = mo.pieces(net, on=mo.Box(-4, 4))
     (w, b), (v, c), (u, d) = [(np.array(x.weight), np.array(x.bias)) for x in net.layers]
     variants = {
-        "duplicates in layer 1": (np.vstack([w, w[:3]]), np.append(b, b[:3]), np.hstack([v, 0 * v[:, :3] + 0.5]), c, u, d),
-        "proportional": (np.vstack([w, 2 * w[:3]]), np.append(b, 2 * b[:3]), np.hstack([v, 0 * v[:, :3]]), c, u, d),
-        "zero rows": (np.vstack([w, 0 * w[:3]]), np.append(b, [0.0, 1.0, -1.0]), np.hstack([v, 0 * v[:, :3]]), c, u, d),
-        "duplicates in layer 2": (w, b, np.vstack([v, v[:3]]), np.append(c, c[:3]), np.hstack([u, u[:, :3]]), d),
-        "dead in layer 2": (w, b, np.vstack([v, 0 * v[:2]]), np.append(c, [-1.0, -2.0]), np.hstack([u, u[:, :2]]), d),
+        "duplicates in layer 1": (
+            np.vstack([w, w[:3]]),
+            np.append(b, b[:3]),
+            np.hstack([v, 0 * v[:, :3] + 0.5]),
+            c,
+            u,
+            d,
+        ),
+        "proportional": (
+            np.vstack([w, 2 * w[:3]]),
+            np.append(b, 2 * b[:3]),
+            np.hstack([v, 0 * v[:, :3]]),
+            c,
+            u,
+            d,
+        ),
+        "zero rows": (
+            np.vstack([w, 0 * w[:3]]),
+            np.append(b, [0.0, 1.0, -1.0]),
+            np.hstack([v, 0 * v[:, :3]]),
+            c,
+            u,
+            d,
+        ),
+        "duplicates in layer 2": (
+            w,
+            b,
+            np.vstack([v, v[:3]]),
+            np.append(c, c[:3]),
+            np.hstack([u, u[:, :3]]),
+            d,
+        ),
+        "dead in layer 2": (
+            w,
+            b,
+            np.vstack([v, 0 * v[:2]]),
+            np.append(c, [-1.0, -2.0]),
+            np.hstack([u, u[:, :2]]),
+            d,
+        ),
     }
     for name, arrays in variants.items():
         found = mo.pieces(mo.Network.mlp(*arrays, activation="relu"), on=mo.Box(-4, 4))

@@ -1,4 +1,6 @@
-"""Parameters from the function alone: rates on random networks, exact comparison, planted and degenerate functions."""
+"""Parameters from the function alone: rates on random networks, exact comparison, planted and
+degenerate functions.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from moduli.piecewise.recovery import everything, primitive, recover, same_funct
 
 
 def by_l1_norm(layers):
-    """The canonical form of the specification, written apart from `standard`: rows of l1 norm 1, sorted."""
+    """The canonical form of the specification, written apart from `standard`: rows of l1 norm 1,
+    sorted.
+    """
     found = [([row[:] for row in weights], biases[:]) for weights, biases in layers]
     for l in range(len(found) - 1):
         weights, biases = found[l]
@@ -34,16 +38,25 @@ def by_l1_norm(layers):
         unit = zip(weights, biases, norms, range(len(norms)), strict=True)
         units = sorted(([w / n for w in row], b / n, k) for row, b, n, k in unit)
         found[l] = [row for row, _, _ in units], [b for _, b, _ in units]
-        found[l + 1] = [[row[k] * norms[k] for *_, k in units] for row in found[l + 1][0]], found[l + 1][1]
+        found[l + 1] = (
+            [[row[k] * norms[k] for *_, k in units] for row in found[l + 1][0]],
+            found[l + 1][1],
+        )
     return found
 
 
-RATES = [((2, 2, 2, 1), 32), ((2, 3, 3, 1), 24), pytest.param((2, 4, 4, 1), 24, marks=pytest.mark.slow)]
+RATES = [
+    ((2, 2, 2, 1), 32),
+    ((2, 3, 3, 1), 24),
+    pytest.param((2, 4, 4, 1), 24, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("widths", "least"), RATES)
 def test_rates_on_random_networks(widths, least):
-    """Of 60 each, 32, 25 and 24 have full functional dimension; one of them is in no general position."""
+    """Of 60 each, 32, 25 and 24 have full functional dimension; one of them is in no general
+    position.
+    """
     full = found = 0
     for seed in range(60):
         net = drawn(seed, widths)
@@ -85,7 +98,9 @@ def test_outputs_and_inputs_of_two_layers(widths):
 
 
 def test_three_hidden_layers():
-    """Of 60 random networks 13 have full functional dimension; the first five of them here, the rest took as long."""
+    """Of 60 random networks 13 have full functional dimension; the first five of them here, the
+    rest took as long.
+    """
     found = 0
     for seed in range(60):
         net = drawn(seed, (2, 2, 2, 2, 1))
@@ -128,7 +143,11 @@ def test_the_function_counts_and_not_the_network_that_made_it():
 def test_spare_units_carry_what_is_linear():
     """f = |x| + 3 y needs a third unit for 3 y; with two units there is no such network."""
     net = mo.Network.mlp(
-        [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], np.zeros(4), [[1.0, 1.0, 3.0, -3.0]], [0.5], activation="relu"
+        [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]],
+        np.zeros(4),
+        [[1.0, 1.0, 3.0, -3.0]],
+        [0.5],
+        activation="relu",
     )
     pieces = mo.pieces(net, on=mo.Box(-4, 4))
     got = recover(pieces, (2, 2, 1))
@@ -136,7 +155,10 @@ def test_spare_units_carry_what_is_linear():
     nothing = recover(pieces, (2, 1, 1))
     assert nothing.layers is None
     assert nothing.status == "undecided"
-    affine = mo.pieces(mo.Network.mlp([[1.0, 2.0]], [100.0], [[3.0], [1.0]], [0.0, 1.0], activation="relu"), on=mo.Box(-1, 1))
+    affine = mo.pieces(
+        mo.Network.mlp([[1.0, 2.0]], [100.0], [[3.0], [1.0]], [0.0, 1.0], activation="relu"),
+        on=mo.Box(-1, 1),
+    )
     assert recover(affine, (2, 1, 2)).check()
     assert recover(affine, (2, 3, 2)).check()
     assert recover(affine, (2, 3, 3, 2)).layers is None  # nothing for a second layer to bend at
@@ -174,7 +196,9 @@ def test_equal_in_the_box_and_different_outside():
 
 
 def test_rationals_that_no_float_holds():
-    """A slice by thirds: the recovered parameters are exact rationals, the floats say that they were rounded."""
+    """A slice by thirds: the recovered parameters are exact rationals, the floats say that they
+    were rounded.
+    """
     net = drawn(1, (2, 3, 1))
     third = np.array([1.0, 1.0]) / 3
     pieces = mo.pieces(net, on=mo.Box(-64, 64), slice=(np.zeros(2), third, np.array([0.1, -0.7])))
@@ -186,7 +210,11 @@ def test_rationals_that_no_float_holds():
 
 def test_everything_in_general_position():
     """One network up to symmetry for a random one; with a planted turn exactly the two."""
-    nets = [net for net in (drawn(seed, (2, 3, 3, 1)) for seed in range(12)) if int(mo.dimension(net, on=BOX)) == 19]
+    nets = [
+        net
+        for net in (drawn(seed, (2, 3, 3, 1)) for seed in range(12))
+        if int(mo.dimension(net, on=BOX)) == 19
+    ]
     assert len(nets) > 3
     listed = 0
     for net in nets:
@@ -201,9 +229,13 @@ def test_everything_in_general_position():
     seen = 0
     for _ in range(30):
         first, second = plants.dyadic(rng, 2, 2), plants.dyadic(rng, 2, 2)
-        second[1] = second[0] / 2  # with weights 1 and -2 on top the rows of the last hidden layer cancel
+        second[1] = (
+            second[0] / 2
+        )  # with weights 1 and -2 on top the rows of the last hidden layer cancel
         biases = plants.dyadic(rng, 2), plants.dyadic(rng, 2)
-        net = mo.Network.mlp(first, biases[0], second, biases[1], [[1.0, -2.0]], [0.0], activation="relu")
+        net = mo.Network.mlp(
+            first, biases[0], second, biases[1], [[1.0, -2.0]], [0.0], activation="relu"
+        )
         try:
             found = everything(mo.pieces(net, on=BOX), net.widths)
         except mo.Undecided:
@@ -216,7 +248,9 @@ def test_everything_in_general_position():
 
 
 def test_a_turn_in_the_first_layer_is_found():
-    """Two parallel hyperplanes read with opposite weights: relu(t) - relu(t - 1) = 1 - relu(-t) + relu(1 - t)."""
+    """Two parallel hyperplanes read with opposite weights: relu(t) - relu(t - 1) = 1 - relu(-t) +
+    relu(1 - t).
+    """
     rng = np.random.default_rng(5)
     seen = 0
     for _ in range(80):
@@ -224,7 +258,9 @@ def test_a_turn_in_the_first_layer_is_found():
         first = np.vstack([row, row, plants.dyadic(rng, 1, 2)])
         second = np.hstack([column, -column, plants.dyadic(rng, 2, 1)])
         biases = plants.dyadic(rng, 3), plants.dyadic(rng, 2)
-        net = mo.Network.mlp(first, biases[0], second, biases[1], plants.dyadic(rng, 1, 2), [0.0], activation="relu")
+        net = mo.Network.mlp(
+            first, biases[0], second, biases[1], plants.dyadic(rng, 1, 2), [0.0], activation="relu"
+        )
         pieces = mo.pieces(net, on=BOX)
         try:
             found = everything(pieces, net.widths)
@@ -235,7 +271,8 @@ def test_a_turn_in_the_first_layer_is_found():
             (w, b), (v, c), last = turned
             other = [
                 ([[-x for x in w[0]], [-x for x in w[1]], w[2]], [-b[0], -b[1], b[2]]),
-                (v, [ci + row[0] * b[0] + row[1] * b[1] for ci, row in zip(c, v, strict=True)]), last,
+                (v, [ci + row[0] * b[0] + row[1] * b[1] for ci, row in zip(c, v, strict=True)]),
+                last,
             ]  # fmt: skip
             assert same_function(pieces, other)
             assert standard(other) in found
@@ -247,13 +284,22 @@ def test_subsets_and_lifting():
     rng = np.random.default_rng(0)
     rows = [[Fraction(int(v), 3) for v in rng.integers(-9, 10, 2)] for _ in range(7)]
     pick = (1, 0, 1, 1, 0, 0, 1)
-    target = [[sum((p * row[k] for p, row in zip(pick, rows, strict=True)), Fraction(0)) for k in range(2)]]
+    target = [
+        [
+            sum((p * row[k] for p, row in zip(pick, rows, strict=True)), Fraction(0))
+            for k in range(2)
+        ]
+    ]
     units = [Unit((Fraction(1),), 1, frozenset())] * 7
     got = set(turns(units, OutputLayer(rows, [], target, [], True)))
     wanted = {
-        p for p in product((0, 1), repeat=7)
-        if [sum((q * row[k] for q, row in zip(p, rows, strict=True)), Fraction(0)) for k in range(2)] == target[0]
-    }  # fmt: skip
+        p
+        for p in product((0, 1), repeat=7)
+        if [
+            sum((q * row[k] for q, row in zip(p, rows, strict=True)), Fraction(0)) for k in range(2)
+        ]
+        == target[0]
+    }
     assert pick in got
     assert got == wanted
     values = [Fraction(7, 3), Fraction(-(10**40), 9**20), Fraction(0)]
@@ -263,7 +309,9 @@ def test_subsets_and_lifting():
 
 
 def test_a_contradiction_modulo_the_prime_is_none_over_the_rationals():
-    """p x = 1 has no solution modulo p; x = 1, 2 x = 3 has none at all; x + y = 1, p y + x = 2 has one."""
+    """p x = 1 has no solution modulo p; x = 1, 2 x = 3 has none at all; x + y = 1, p y + x = 2 has
+    one.
+    """
     one, prime = Fraction(1), Fraction(PRIME)
     assert not _refuted([], [], [prime, one])
     assert _refuted([[one, one]], [0], [2 * one, 3 * one])
@@ -297,7 +345,9 @@ def test_refusals():
     with pytest.raises(mo.ShapeError, match="2 inputs and 1 outputs"):
         recover(pieces, (3, 3, 3, 1))
     for widths in ((2, 1), (2, 0, 1)):
-        with pytest.raises(ValueError, match="at least one hidden layer, of at least one unit each"):
+        with pytest.raises(
+            ValueError, match="at least one hidden layer, of at least one unit each"
+        ):
             recover(pieces, widths)
     with pytest.raises(ValueError, match="enumerated with two hidden layers"):
         everything(pieces, (2, 5, 1))

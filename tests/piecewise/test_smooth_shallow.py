@@ -1,4 +1,6 @@
-"""One hidden layer of tanh, sigmoid or erf: verdicts against planted redundancy; witnesses compared exactly and at points."""
+"""One hidden layer of tanh, sigmoid or erf: verdicts against planted redundancy; witnesses compared
+exactly and at points.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ KINDS = "tanh", "sigmoid", "erf"
 
 
 def network(rng, kind, inputs=2, units=4, outputs=2):
-    w, b = rng.integers(-3, 4, (units, inputs)) + 0.25, rng.integers(-4, 5, units) / 4 + np.arange(units)
+    w, b = (
+        rng.integers(-3, 4, (units, inputs)) + 0.25,
+        rng.integers(-4, 5, units) / 4 + np.arange(units),
+    )
     v, d = rng.integers(1, 5, (outputs, units)), rng.integers(-8, 9, outputs) / 8
     return mo.Network.mlp(w, b, v, d, activation=kind)
 
@@ -68,13 +73,17 @@ def test_redundant_ones_are_not(kind, how):
 
 def test_deep_networks_of_these_are_not_decided():
     net = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], [[1.0]], [0.0], activation="tanh")
-    with pytest.raises(mo.UnsupportedModel, match="identifiability is decided for piecewise linear activations"):
+    with pytest.raises(
+        mo.UnsupportedModel, match="identifiability is decided for piecewise linear activations"
+    ):
         mo.identifiable(net, on=mo.Box(-1, 1))
 
 
 def test_what_no_rule_decides_is_undecided(monkeypatch):
     net = network(np.random.default_rng(0), "tanh")
-    monkeypatch.setattr("moduli.kernel.minimality.distinct", lambda state: False)  # as where two rows share a key
+    monkeypatch.setattr(
+        "moduli.kernel.minimality.distinct", lambda state: False
+    )  # as where two rows share a key
     found = mo.identifiable(net, on=None)
     assert (found.status, found.scope) == ("undecided", "")
     assert "two units may be equal" in found.reason

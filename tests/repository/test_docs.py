@@ -1,4 +1,6 @@
-"""The pages under docs: links, named tests, public names, code blocks; with Sphinx, the whole build."""
+"""The pages under docs: links, named tests, public names, code blocks; with Sphinx, the whole
+build.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 ROOT_PAGES = sorted(ROOT.glob("*.md"))  # read where the repository is, and included by pages
-PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "auto_gallery"} & set(path.parts))
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if not {"_build", "auto_gallery"} & set(path.parts)
+)
 EXAMPLES = sorted((DOCS / "gallery").glob("plot_*.py"))
 GALLERY = "auto_gallery"  # made by Sphinx from docs/gallery
 
@@ -44,7 +48,9 @@ def fences(text: str) -> Iterator[tuple[str, str]]:
 def anchors(path: Path) -> set[str]:
     """Of the headings of a page, and of a page that it includes."""
     text = path.read_text()
-    included = [(path.parent / target).read_text() for target in re.findall(r"```\{include\} (\S+)", text)]
+    included = [
+        (path.parent / target).read_text() for target in re.findall(r"```\{include\} (\S+)", text)
+    ]
     found = set()
     for heading in re.findall(r"(?m)^#+ (.+)$", "\n".join([text, *included])):
         plain = unicodedata.normalize("NFKC", heading).strip().lower()
@@ -61,7 +67,11 @@ def broken(page: Path, text: str) -> list[str]:
         target, _, anchor = link.partition("#")
         path = (page.parent / target).resolve() if target else page
         if path.parent.name == GALLERY:  # made from the examples
-            path = DOCS / "gallery" / (f"{path.stem}.py" if path.stem != "index" else "GALLERY_HEADER.rst")
+            path = (
+                DOCS
+                / "gallery"
+                / (f"{path.stem}.py" if path.stem != "index" else "GALLERY_HEADER.rst")
+            )
         if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
             out.append(link)
     return out
@@ -74,7 +84,11 @@ def test_links_lead_somewhere(page):
 
 def test_the_link_test_sees_what_is_broken():
     text = "[a](promise.md#slack) [b](nothing.md) [c](promise.md#nothing) [d](auto_gallery/plot_0.rst) `[e](f.md)` [g](https://h)"
-    assert broken(DOCS / "index.md", text) == ["nothing.md", "promise.md#nothing", "auto_gallery/plot_0.rst"]
+    assert broken(DOCS / "index.md", text) == [
+        "nothing.md",
+        "promise.md#nothing",
+        "auto_gallery/plot_0.rst",
+    ]
 
 
 def test_every_page_is_in_a_tree_of_contents():
@@ -83,17 +97,26 @@ def test_every_page_is_in_a_tree_of_contents():
         for language, content in fences(page.read_text()):
             if language == "{toctree}":
                 lines = [line for line in content.splitlines() if line and line[0] != ":"]
-                listed |= {str((page.parent / re.sub(r".*<(.+)>", r"\1", line)).relative_to(DOCS)) for line in lines}
+                listed |= {
+                    str((page.parent / re.sub(r".*<(.+)>", r"\1", line)).relative_to(DOCS))
+                    for line in lines
+                }
     assert {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} <= listed | {"index"}
 
 
 def test_named_tests_exist():
-    """A row of a table of papers says which test shows the statement; it says so where there is none."""
+    """A row of a table of papers says which test shows the statement; it says so where there is
+    none.
+    """
     text = (DOCS / "papers.md").read_text()
     cited = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
     assert len(cited) > 50
     for file in {file for file, _ in cited}:
-        functions = {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+        functions = {
+            node.name
+            for node in ast.parse((ROOT / file).read_text()).body
+            if isinstance(node, ast.FunctionDef)
+        }
         assert {test for other, test in cited if other == file} <= functions, file
     for row in re.findall(r"(?m)^\| (?!statement|---)(.+) \|$", text):
         last = re.split(r"(?<!\\) \| ", row)[-1]
@@ -101,7 +124,11 @@ def test_named_tests_exist():
 
 
 def test_public_names_are_documented():
-    text = "\n".join(page.read_text() for page in PAGES if page.name == "choose.md" or page.parent.name == "reference")
+    text = "\n".join(
+        page.read_text()
+        for page in PAGES
+        if page.name == "choose.md" or page.parent.name == "reference"
+    )
     assert not [public for public in mo.__all__ if not re.search(rf"(?<!\w){public}(?!\w)", text)]
 
 
@@ -114,7 +141,9 @@ def test_documented_names_exist():
             if module == ["moduli", "pytorch"]:
                 assert f'"{last}"' in torch, wanted
             else:
-                assert hasattr(importlib.import_module(".".join(module or ["moduli"])), last), wanted
+                assert hasattr(importlib.import_module(".".join(module or ["moduli"])), last), (
+                    wanted
+                )
 
 
 def there(dotted: str) -> bool:
@@ -140,20 +169,31 @@ def test_dotted_names_of_a_page_exist(page):
 
 
 def test_the_test_of_dotted_names_sees_what_is_not_there():
-    assert all(map(there, ["moduli", "moduli.load", "moduli.kernel.slack.Slack.within", "moduli.kernel.bounds"]))
-    assert not any(map(there, ["moduli.enclosure", "moduli.kernel.slack.Slice", "moduli.kernel.bounds.x"]))
+    assert all(
+        map(
+            there,
+            ["moduli", "moduli.load", "moduli.kernel.slack.Slack.within", "moduli.kernel.bounds"],
+        )
+    )
+    assert not any(
+        map(there, ["moduli.enclosure", "moduli.kernel.slack.Slice", "moduli.kernel.bounds.x"])
+    )
 
 
 @pytest.mark.parametrize("path", [*PAGES, *EXAMPLES, DOCS / "conf.py"], ids=name)
 def test_nothing_of_one_machine(path):
-    assert not re.search(r"(?<![\w.:/])/(?:[a-z]+/)*(?:home|root|usr|opt|tmp|work|mnt|Users)/", path.read_text())
+    assert not re.search(
+        r"(?<![\w.:/])/(?:[a-z]+/)*(?:home|root|usr|opt|tmp|work|mnt|Users)/", path.read_text()
+    )
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=name)
 def test_python_compiles_and_prompts_run(page):
     for language, content in fences(page.read_text()):
         if language == "python" and ">>>" in content:
-            runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+            runner = doctest.DocTestRunner(
+                optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+            )
             runner.run(doctest.DocTestParser().get_doctest(content, {}, name(page), name(page), 0))
             assert not runner.summarize(verbose=False).failed
         elif language == "python":
@@ -191,12 +231,29 @@ def test_commands_print_what_the_page_shows(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sphinx_builds_without_a_warning(tmp_path):
-    missing = [module for module in ("sphinx", "furo", "myst_parser", "sphinx_gallery") if not importlib.util.find_spec(module)]
+    missing = [
+        module
+        for module in ("sphinx", "furo", "myst_parser", "sphinx_gallery")
+        if not importlib.util.find_spec(module)
+    ]
     if missing:
-        warnings.warn(f"DOCUMENTATION NOT BUILT: {', '.join(missing)} not installed; pip install '.[docs]'", stacklevel=1)
+        warnings.warn(
+            f"DOCUMENTATION NOT BUILT: {', '.join(missing)} not installed; pip install '.[docs]'",
+            stacklevel=1,
+        )
         pytest.skip(f"no {', '.join(missing)}; pip install '.[docs]'")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MPLBACKEND": "Agg"}
-    build = ["sphinx", "-W", "--keep-going", "-q", "-E", "-d", str(tmp_path / "trees"), "docs", str(tmp_path / "out")]
+    build = [
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-E",
+        "-d",
+        str(tmp_path / "trees"),
+        "docs",
+        str(tmp_path / "out"),
+    ]
     command = [sys.executable, "-m", *build]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -13,11 +13,18 @@ from moduli.kernel.bounds import propagation
 
 
 class Work:
-    """What a search does: multiplications of bounds, iterations times numbers of linear programs, points of networks."""
+    """What a search does: multiplications of bounds, iterations times numbers of linear programs,
+    points of networks.
+    """
 
     def __init__(self, monkeypatch):
         self.products, self.steps, self.forward = 0, 0, 0
-        upper, solve, logits, look = propagation.Propagation.upper, optimize.linprog, mo.Network.logits, Points.look
+        upper, solve, logits, look = (
+            propagation.Propagation.upper,
+            optimize.linprog,
+            mo.Network.logits,
+            Points.look,
+        )
 
         def counted_upper(found, l, a, *rest, **more):
             self.products += len(a) * sum(map.weight.size for map in found.maps[:l])

@@ -18,7 +18,9 @@ def _fractions(rows: Any) -> list[list[Fraction]]:
 
 
 def proximate_rank(a: Any, b: Any, c: Any, eps: float) -> int:
-    """The least rank within eps, over all fates, partitions, signs and free groups; a: [h, m], b: [h, n], c: [h]."""
+    """The least rank within eps, over all fates, partitions, signs and free groups; a: [h, m], b:
+    [h, n], c: [h].
+    """
     out, weights, bias, e = _fractions(a), _fractions(b), [Fraction(x) for x in c], Fraction(eps)
     rows = [[*w, d] for w, d in zip(weights, bias, strict=True)]
     h = len(rows)
@@ -37,7 +39,10 @@ def proximate_rank(a: Any, b: Any, c: Any, eps: float) -> int:
         best: int | None = None
         for signs in signings(units):
             best = 1
-            sums = [sum(s * out[u][k] for u, s in zip(units, signs, strict=True)) for k in range(len(out[0]))]
+            sums = [
+                sum(s * out[u][k] for u, s in zip(units, signs, strict=True))
+                for k in range(len(out[0]))
+            ]
             if all(abs(x) <= e * len(units) for x in sums):
                 return 0
         return best
@@ -73,18 +78,30 @@ def greedy(a: Any, b: Any, c: Any, eps: float, order: Sequence[int] | None = Non
             continue
         for group in groups:
             leader, _ = group[0]
-            sign = next((s for s in (1, -1) if all(abs(s * x - y) <= e for x, y in zip(rows[u], rows[leader], strict=True))), 0)
+            sign = next(
+                (
+                    s
+                    for s in (1, -1)
+                    if all(abs(s * x - y) <= e for x, y in zip(rows[u], rows[leader], strict=True))
+                ),
+                0,
+            )
             if sign:
                 group.append((u, sign))
                 break
         else:
             groups.append([(u, 1)])
-    free = [all(abs(sum(s * out[u][k] for u, s in g)) <= e * len(g) for k in range(len(out[0]))) for g in groups]
+    free = [
+        all(abs(sum(s * out[u][k] for u, s in g)) <= e * len(g) for k in range(len(out[0])))
+        for g in groups
+    ]
     return free.count(False)
 
 
 def least_boxes(points: Any, side: float) -> int:
-    """The least number of axis-parallel boxes that cover points: an integer program on boxes at lower left corners."""
+    """The least number of axis-parallel boxes that cover points: an integer program on boxes at
+    lower left corners.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix
 

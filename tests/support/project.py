@@ -8,13 +8,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MADE = (  # what tools leave beside the sources; git leaves it out by .gitignore
-    "__pycache__", "build", "dist", "*.egg-info", ".benchmarks", ".coverage*", ".hypothesis", ".*_cache", "_build",
-    "auto_gallery", "sg_execution_times.rst", "*.py[cod]", "uv.lock", ".git",
+    "__pycache__", "build", "dist", "*.egg-info", ".benchmarks", ".coverage*", ".hypothesis",
+    ".*_cache", "_build", "auto_gallery", "sg_execution_times.rst", "*.py[cod]", "uv.lock", ".git",
 )  # fmt: skip
 
 
 def files(root: Path = ROOT) -> list[Path]:
-    """What git tracks or would, or in an unpacked archive all that no tool has made; in neither a virtual environment."""
+    """What git tracks or would, or in an unpacked archive all that no tool has made; in neither a
+    virtual environment.
+    """
     found = _listed_by_git(root)
     if found is None:
         found = [path for path in _walked(root) if path.is_file()]
@@ -24,11 +26,26 @@ def files(root: Path = ROOT) -> list[Path]:
 def _listed_by_git(root: Path) -> list[Path] | None:
     """None where there is no git, or where it keeps something else, around an unpacked archive."""
     try:
-        top = subprocess.run(["git", "-C", str(root), "rev-parse", "--show-toplevel"], capture_output=True, check=True)
+        top = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--show-toplevel"],
+            capture_output=True,
+            check=True,
+        )
         if Path(top.stdout.decode().rstrip("\n")).resolve() != root.resolve():
             return None
-        command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+        command = [
+            "git",
+            "-C",
+            str(root),
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]
+        listed = (
+            subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return [root / name for name in listed if name and (root / name).is_file()]

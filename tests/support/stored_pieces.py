@@ -13,5 +13,7 @@ def stored(shared):
 
 
 def read(case):
-    net = mo.Network.mlp(*(p for layer in case["net"] for p in (layer["W"], layer["b"])), activation="relu")
+    net = mo.Network.mlp(
+        *(p for layer in case["net"] for p in (layer["W"], layer["b"])), activation="relu"
+    )
     return net, mo.Box([b[0] for b in case["box"]], [b[1] for b in case["box"]])

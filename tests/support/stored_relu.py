@@ -10,7 +10,9 @@ import moduli as mo
 
 
 def relu(*layers, activation="relu"):
-    return mo.Network.mlp(*(np.array(p, dtype=float) for layer in layers for p in layer), activation=activation)
+    return mo.Network.mlp(
+        *(np.array(p, dtype=float) for layer in layers for p in layer), activation=activation
+    )
 
 
 def cases(shared, *kinds):

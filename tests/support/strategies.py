@@ -1,4 +1,5 @@
-"""Networks with planted redundancy: a minimal network, then inverse moves on dyadic parameters, then a random symmetry.
+"""Networks with planted redundancy: a minimal network, then inverse moves on dyadic parameters,
+then a random symmetry.
 
 The planted widths are the oracle.
 """
@@ -25,8 +26,8 @@ ODD = ("tanh", "erf", "sin")
 SYMMETRIC = (*ODD, "sigmoid", "abs")
 HOMOGENEOUS = ("relu", "abs", "leaky_relu(0.25)")
 EVERY = (
-    *SYMMETRIC, "relu", "leaky_relu(0.25)", "gelu", "gelu_tanh", "silu", "softplus", "elu(1.0)", "clip(0.0,6.0)", "hardswish",
-    "mish",
+    *SYMMETRIC, "relu", "leaky_relu(0.25)", "gelu", "gelu_tanh", "silu", "softplus", "elu(1.0)",
+    "clip(0.0,6.0)", "hardswish", "mish",
 )  # fmt: skip
 
 
@@ -115,12 +116,18 @@ def shuffle(rng: np.random.Generator, parts: Parts) -> None:
         parts.rows[l], parts.rows[l + 1][0] = [w[order], b[order]], v[:, order]
 
 
-def planted(seed: int, activation: str | None = None, depth: int | None = None) -> tuple[Network, tuple[int, ...]]:
+def planted(
+    seed: int, activation: str | None = None, depth: int | None = None
+) -> tuple[Network, tuple[int, ...]]:
     """A redundant network and the widths it was made from."""
     rng = np.random.default_rng(seed)
     depth = depth or int(rng.integers(1, 4))
     acts = [activation or str(rng.choice(EVERY)) for _ in range(depth)]
-    widths = (int(rng.integers(1, 4)), *(int(rng.integers(1, 5)) for _ in range(depth)), int(rng.integers(1, 3)))
+    widths = (
+        int(rng.integers(1, 4)),
+        *(int(rng.integers(1, 5)) for _ in range(depth)),
+        int(rng.integers(1, 3)),
+    )
     parts = minimal(rng, widths, acts)
     for _ in range(int(rng.integers(1, 5))):
         l = int(rng.integers(1, depth + 1))
@@ -140,18 +147,29 @@ RATIOS = st.sampled_from([*map(Fraction, ("1", "1", "-1", "2", "1/2", "-2", "3",
 def small_network(draw: Any, activations: Sequence[str], depth: int = 2) -> Network:
     """Weights of few values, so that zero rows, equal rows and sums that cancel are common.
 
-    Here as below `draw` is that of `st.data()`: type checks at run time toss coins, which no strategy may do.
+    Here as below `draw` is that of `st.data()`: type checks at run time toss coins, which no
+    strategy may do.
     """
-    widths = [draw(st.integers(1, 2)), *(draw(st.integers(1, 4)) for _ in range(depth)), draw(st.integers(1, 2))]
+    widths = [
+        draw(st.integers(1, 2)),
+        *(draw(st.integers(1, 4)) for _ in range(depth)),
+        draw(st.integers(1, 2)),
+    ]
     arrays: list[Any] = []
     for n, m in pairwise(widths):
-        arrays.append(np.array([[float(draw(SMALL)) for _ in range(n)] for _ in range(m)]).reshape(m, n))
+        arrays.append(
+            np.array([[float(draw(SMALL)) for _ in range(n)] for _ in range(m)]).reshape(m, n)
+        )
         arrays.append(np.array([float(draw(SMALL)) for _ in range(m)]))
-    return Network.mlp(*arrays, activation=[draw(st.sampled_from(activations)) for _ in range(depth)])
+    return Network.mlp(
+        *arrays, activation=[draw(st.sampled_from(activations)) for _ in range(depth)]
+    )
 
 
 def any_move(draw: Any, state: State, kind: str) -> Move:
-    """A move of a kind: names of units mostly of those that are there, numbers mostly of those that would do."""
+    """A move of a kind: names of units mostly of those that are there, numbers mostly of those that
+    would do.
+    """
     layer = draw(st.sampled_from([*range(1, len(state.alive) - 1)] * 8 + [0, len(state.alive) - 1]))
     inside = 1 <= layer < len(state.alive) - 1
     there = state.alive[layer].tolist() if inside else [0]
@@ -165,7 +183,10 @@ def any_move(draw: Any, state: State, kind: str) -> Move:
     if kind == "scale":
         return Move(kind, layer, chosen, ratio=draw(RATIOS))
     if kind == "merge":
-        into = np.array([draw(names) for _ in range(len(units) + (draw(st.integers(0, 19)) == 0))], dtype=np.intp)
+        into = np.array(
+            [draw(names) for _ in range(len(units) + (draw(st.integers(0, 19)) == 0))],
+            dtype=np.intp,
+        )
         return Move(kind, layer, chosen, into, draw(RATIOS))
     into = draw(st.lists(st.sampled_from(units), max_size=len(units), unique=True)) if units else []
     parts = [_unit_of_block(draw, state, layer, name) for name in into] if inside else []
@@ -174,7 +195,9 @@ def any_move(draw: Any, state: State, kind: str) -> Move:
 
 
 def _unit_of_block(draw: Any, state: State, layer: int, name: int) -> tuple[Any, Any]:
-    """A multiple of what is there, with the inverse multiple behind it, perhaps with another number somewhere."""
+    """A multiple of what is there, with the inverse multiple behind it, perhaps with another number
+    somewhere.
+    """
     found = unit(state, layer, name) if name in state.alive[layer] else None
     if found is None:
         return None, (Fraction(1),) * len(state.alive[layer + 1])
@@ -193,6 +216,9 @@ def folded(rng, inputs, hyperplanes, outputs, units, kind="relu"):
     scale = rng.choice([-2, -1, 1, 2] if kind in ("relu", "leaky_relu(0.5)") else [-1, 1], units)
     rows = planes[rng.integers(0, hyperplanes, units)] * scale[:, None]
     return Network.mlp(
-        rows[:, :inputs], rows[:, inputs], rng.integers(-2, 3, (outputs, units)), rng.integers(-2, 3, outputs), activation=kind
+        rows[:, :inputs],
+        rows[:, inputs],
+        rng.integers(-2, 3, (outputs, units)),
+        rng.integers(-2, 3, outputs),
+        activation=kind,
     )
-

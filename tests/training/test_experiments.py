@@ -56,7 +56,10 @@ def test_files_and_folders(tmp_path, monkeypatch):
 
 def test_runs_are_independent_across_alpha_and_the_same_again():
     common = {"data": "digits", "width": 50, "steps": 60, "lr": 0.05}
-    runs = [prunability(seed=0, noise={"kind": "isotropic", "alpha": a, "sigma": 0.05}, **common) for a in (1.5, 1.5, 1.75)]
+    runs = [
+        prunability(seed=0, noise={"kind": "isotropic", "alpha": a, "sigma": 0.05}, **common)
+        for a in (1.5, 1.5, 1.75)
+    ]
     assert runs[0] == runs[1]
     assert runs[0]["test"] != runs[2]["test"]
     one = runs[0]
@@ -69,7 +72,9 @@ def test_runs_are_independent_across_alpha_and_the_same_again():
 
 
 def test_type_one_noise_is_invisible_on_centred_inputs(shared):
-    """ECG5000: every series sums to zero, so a number added to a whole row changes nothing but its norm."""
+    """ECG5000: every series sums to zero, so a number added to a whole row changes nothing but its
+    norm.
+    """
     folder = str(shared / "data")
     common = {"data": "ecg5000", "folder": folder, "width": 300, "steps": 100, "seed": 0}
     told = load_data("ecg5000", folder)
@@ -79,7 +84,9 @@ def test_type_one_noise_is_invisible_on_centred_inputs(shared):
 
     start = perceptron(140, 300, 2, seed=0)[0].weight.detach().double().numpy()
     assert loud["share_whole"] > 2 * loud["share"]
-    assert loud["share"] == pytest.approx(prunable_share(visible(start, told.x.astype(float))), abs=0.02)
+    assert loud["share"] == pytest.approx(
+        prunable_share(visible(start, told.x.astype(float))), abs=0.02
+    )
 
 
 def test_measure_keeps_the_best_units():
@@ -146,16 +153,27 @@ def test_configurations_that_are_none(tmp_path, text, said):
 
 
 def test_stored_results_that_lack_something_are_named():
-    good = {key: 0.5 for key in ("test", "share", "share_whole", "largest", "after", "change")} | {"steps": 3}
-    good |= {f"at_{name}": [0.5] * 4 for name in ("norm", "contribution", "random")} | {"predicted": [0.1] * 6}
+    good = {key: 0.5 for key in ("test", "share", "share_whole", "largest", "after", "change")} | {
+        "steps": 3
+    }
+    good |= {f"at_{name}": [0.5] * 4 for name in ("norm", "contribution", "random")} | {
+        "predicted": [0.1] * 6
+    }
     assert Table.of(["a"], [{"result": good}]).lines()[0]["test"] == 0.5
-    bad = [{**good, key: value} for key in good for value in (None, "x", [], True, 10**400, [None] * 4)]
+    bad = [
+        {**good, key: value} for key in good for value in (None, "x", [], True, 10**400, [None] * 4)
+    ]
     for one in [*bad, {k: v for k, v in good.items() if k != "at_norm"}, None, [], 3]:
         with pytest.raises(ValueError, match="a: a stored result lacks what was measured"):
             Table.of(["a"], [{"result": one}])
 
 
-TABLES = {"x_train": np.ones((4, 2)), "y_train": np.arange(4), "x_test": np.ones((2, 2)), "y_test": np.arange(2)}
+TABLES = {
+    "x_train": np.ones((4, 2)),
+    "y_train": np.arange(4),
+    "x_test": np.ones((2, 2)),
+    "y_test": np.arange(2),
+}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +199,9 @@ def test_training_data_that_are_no_archive(tmp_path, data):
         load_data(str(tmp_path / "data.npz"))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem
+)
 def test_committed_configurations_are_read(path):
     jobs = read_config(path, "folder")
     assert len({job.key for _, job in jobs}) == len(jobs)

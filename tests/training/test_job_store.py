@@ -40,9 +40,14 @@ def here(n):
 def square(tmp_path, monkeypatch):
     (tmp_path / "squaring.py").write_text(SQUARE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join([str(tmp_path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+    )
     (tmp_path / "logs").mkdir()
-    return lambda n, **more: Job("squaring:square", {"n": n, "folder": str(tmp_path / "logs"), **more})
+    return lambda n, **more: Job(
+        "squaring:square", {"n": n, "folder": str(tmp_path / "logs"), **more}
+    )
 
 
 def calls(folder):
@@ -92,7 +97,8 @@ def test_a_result_of_another_job_is_named(tmp_path, square):
     (done,) = run([job], store=store)
     file = store / f"{job.key}.json"
     others = [
-        {**done, "function": "squaring:cube"}, {**done, "arguments": {}}, {**done, "error": "both"}, {**done, "arguments": 3},
+        {**done, "function": "squaring:cube"}, {**done, "arguments": {}},
+        {**done, "error": "both"}, {**done, "arguments": 3},
         {k: v for k, v in done.items() if k != "result"}, {**done, "error": 7}, [done],
     ]  # fmt: skip
     for text in [*map(json.dumps, others), "[" * 10**5, "\ud800", '{"result": ' + "9" * 5000 + "}"]:
@@ -111,7 +117,9 @@ def test_processes_do_the_same(tmp_path, square):
 
 
 def test_killed_in_the_middle_and_started_again(tmp_path, square):
-    """SIGKILL at several moments: what has a file is not done again, and everything is done in the end."""
+    """SIGKILL at several moments: what has a file is not done again, and everything is done in the
+    end.
+    """
     script = tmp_path / "go.py"
     script.write_text(
         "from moduli.training.job_store import Job, run\n"
@@ -132,8 +140,13 @@ def test_killed_in_the_middle_and_started_again(tmp_path, square):
         assert all("result" in json.loads(path.read_text()) for path in files)
     before = calls(tmp_path)
     jobs = [square(n, wait=0.05) for n in range(20, 50)]
-    done = {json.loads(path.read_text())["arguments"]["n"] for path in (tmp_path / "store").glob("*.json")}
-    assert [one["result"] for one in run(jobs, store=tmp_path / "store")] == [n * n for n in range(20, 50)]
+    done = {
+        json.loads(path.read_text())["arguments"]["n"]
+        for path in (tmp_path / "store").glob("*.json")
+    }
+    assert [one["result"] for one in run(jobs, store=tmp_path / "store")] == [
+        n * n for n in range(20, 50)
+    ]
     after = calls(tmp_path)
     assert all(after[str(n)] == before[str(n)] for n in done)
     assert all(after[str(n)] - before.get(str(n), 0) == 1 for n in range(20, 50) if n not in done)
@@ -142,7 +155,9 @@ def test_killed_in_the_middle_and_started_again(tmp_path, square):
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker(tmp_path, square):
     distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    )
     with cluster, distributed.Client(cluster) as client, client.get_executor() as executor:
         killed = []
 
@@ -165,9 +180,27 @@ def test_the_command_line_finds_a_cluster_by_its_address(tmp_path):
         'data = "digits"\nwidth = 20\nsteps = 10\nseeds = 2\n[[runs]]\nname = "none"\n[[runs]]\nname = "noisy"\n'
         'noise = { kind = "rows", alpha = 1.75, sigma = 0.02 }\n'
     )
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        command = [sys.executable, "-m", "moduli.interface.cli", "sweep", "small.toml", "--store", "runs", "--json", "--scheduler"]
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        command = [
+            sys.executable,
+            "-m",
+            "moduli.interface.cli",
+            "sweep",
+            "small.toml",
+            "--store",
+            "runs",
+            "--json",
+            "--scheduler",
+        ]
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        done = subprocess.run([*command, cluster.scheduler_address], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, cluster.scheduler_address],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
     assert done.returncode == 0, done.stderr
     assert [line["seeds"] for line in json.loads(done.stdout)["lines"]] == [2, 2]

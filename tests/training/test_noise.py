@@ -19,7 +19,11 @@ def agrees(values, exact):
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_joint_characteristic_functions(alpha):
     t = np.array([0.5, -0.2, 0.9])
-    exponent = {"iid": (np.abs(t) ** alpha).sum(), "rows": abs(t.sum()) ** alpha, "isotropic": np.linalg.norm(t) ** alpha}
+    exponent = {
+        "iid": (np.abs(t) ** alpha).sum(),
+        "rows": abs(t.sum()) ** alpha,
+        "isotropic": np.linalg.norm(t) ** alpha,
+    }
     for kind in KINDS:
         x = mo.stable_noise((200_000, 3), alpha, kind=kind, seed=1)
         assert np.isfinite(x).all()
@@ -50,11 +54,19 @@ def test_shapes_kinds_and_conventions():
     x = mo.stable_noise((4, 3, 2, 2), 1.5, kind="rows", seed=3)
     assert all(len(np.unique(unit)) == 1 for unit in x)
     assert len(np.unique(x)) == 4
-    one, other = (mo.stable_noise((4, 3), 1.5, kind="isotropic", seed=3, convention=c) for c in ("exact", "published"))
+    one, other = (
+        mo.stable_noise((4, 3), 1.5, kind="isotropic", seed=3, convention=c)
+        for c in ("exact", "published")
+    )
     assert np.allclose(one, np.sqrt(2) * other)
-    exact, published = (mo.stable_noise((1000, 3), 2.0, kind="iid", seed=3, convention=c) for c in ("exact", "published"))
+    exact, published = (
+        mo.stable_noise((1000, 3), 2.0, kind="iid", seed=3, convention=c)
+        for c in ("exact", "published")
+    )
     assert np.allclose(exact, np.sqrt(2) * published)
-    assert np.array_equal(mo.stable_noise((3, 3), 1.2, seed=5), mo.stable_noise((3, 3), 1.2, seed=5))
+    assert np.array_equal(
+        mo.stable_noise((3, 3), 1.2, seed=5), mo.stable_noise((3, 3), 1.2, seed=5)
+    )
     assert radius((3,), 2.0, np.random.default_rng(0)).tolist() == [np.sqrt(2)] * 3
 
 
@@ -104,12 +116,18 @@ def test_the_default_covers_the_truth():
 @pytest.mark.parametrize("method", ["log-moment", "blocks", "characteristic"])
 @pytest.mark.parametrize("alpha", [1.2, 1.5, 1.9])
 def test_methods_agree_with_the_law(method, alpha):
-    values = [float(mo.tail_index(mo.stable_noise(20_000, alpha, seed=seed), method=method)) for seed in range(10)]
+    values = [
+        float(mo.tail_index(mo.stable_noise(20_000, alpha, seed=seed), method=method))
+        for seed in range(10)
+    ]
     assert abs(np.mean(values) - alpha) < 0.1
 
 
 def test_hill_is_biased_as_documented():
-    values = [float(mo.tail_index(mo.stable_noise(20_000, 1.9, seed=seed), method="hill")) for seed in range(10)]
+    values = [
+        float(mo.tail_index(mo.stable_noise(20_000, 1.9, seed=seed), method="hill"))
+        for seed in range(10)
+    ]
     assert np.mean(values) > 2.3
 
 
@@ -127,7 +145,11 @@ def test_neither_centre_nor_scale_matters(method):
         for shift, scale in ((10, 1), (-1e4, 1), (0, 1e6), (1e3, 1e-3), (100, 100)):
             moved = mo.tail_index(shift + scale * sample, method=method)
             for name in ("value", "low", "high"):
-                assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=1e-3), (shift, scale, name)
+                assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=1e-3), (
+                    shift,
+                    scale,
+                    name,
+                )
 
 
 @pytest.mark.parametrize("method", ["log-moment", "blocks", "characteristic"])
@@ -144,8 +166,12 @@ def test_intervals_of_moved_samples_hold_as_often_as_they_say(method, alpha):
 @pytest.mark.parametrize("method", METHODS)
 def test_student_with_one_degree_is_cauchy(method):
     count = 60
-    found = [mo.tail_index(7 + 0.5 * student(1, 4000, seed), method=method) for seed in range(count)]
-    assert sum(e.low <= 1 <= e.high for e in found) >= 0.95 * count - 6 * (0.95 * 0.05 * count) ** 0.5
+    found = [
+        mo.tail_index(7 + 0.5 * student(1, 4000, seed), method=method) for seed in range(count)
+    ]
+    assert (
+        sum(e.low <= 1 <= e.high for e in found) >= 0.95 * count - 6 * (0.95 * 0.05 * count) ** 0.5
+    )
 
 
 def test_sums_beyond_float64_are_refused():

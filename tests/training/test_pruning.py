@@ -38,7 +38,9 @@ def test_removable_against_exact_sums():
 
 def test_equality_is_exact():
     tenth = np.array([0.1, 0.2, 0.7])  # 0.1 of a total that is no float
-    assert removable(tenth, 0.1) == (1 if Fraction(0.1) <= Fraction(0.1) * sum(map(Fraction, tenth.tolist())) else 0)
+    assert removable(tenth, 0.1) == (
+        1 if Fraction(0.1) <= Fraction(0.1) * sum(map(Fraction, tenth.tolist())) else 0
+    )
     assert removable(np.array([1.0] * 10), 0.1) == (1 if Fraction(0.1) * 10 >= 1 else 0)
     assert removable(np.array([1.0, 3.0]), 0.25) == 1
 
@@ -56,7 +58,11 @@ def test_what_the_data_cannot_see():
     x = rng.standard_normal((200, 12))
     x -= x.mean(axis=1, keepdims=True)
     net = mo.Network.mlp(
-        rng.standard_normal((30, 12)), np.zeros(30), rng.standard_normal((2, 30)), np.zeros(2), activation="relu"
+        rng.standard_normal((30, 12)),
+        np.zeros(30),
+        rng.standard_normal((2, 30)),
+        np.zeros(2),
+        activation="relu",
     )
     noisy = net.with_layers(
         [
@@ -69,7 +75,9 @@ def test_what_the_data_cannot_see():
         ]
     )
     assert np.allclose(net(x), noisy(x), atol=1e-10)
-    assert np.allclose(visible(net.layers[0].weight, x), visible(noisy.layers[0].weight, x), atol=1e-8)
+    assert np.allclose(
+        visible(net.layers[0].weight, x), visible(noisy.layers[0].weight, x), atol=1e-8
+    )
     a, b = (mo.pruning_curve(n, by="units", on=mo.Samples(x)) for n in (net, noisy))
     assert a.share == b.share
     assert np.allclose(a.error, b.error)
@@ -98,7 +106,9 @@ def test_curves_against_brute_force():
     singular = mo.pruning_curve(net, by="singular")
     matrix = net.layers[0].weight
     values = np.linalg.svd(matrix, compute_uv=False)
-    assert singular.error[-2] <= math.sqrt((values[-1] ** 2 + np.square(net.layers[1].weight).sum()) / total)
+    assert singular.error[-2] <= math.sqrt(
+        (values[-1] ** 2 + np.square(net.layers[1].weight).sum()) / total
+    )
     magnitude = mo.pruning_curve(net, by="magnitude")
     assert (np.diff(magnitude.error) <= 1e-15).all()
 
@@ -117,7 +127,9 @@ def test_units_really_go():
     masked = keep(net, [np.array([0, 2]), np.arange(6)])
     zero = [np.array(x.weight) for x in net.layers]
     zero[1][:, [1, 3, 4, 5, 6, 7]] = 0
-    other = mo.Network.mlp(*(p for w, l in zip(zero, net.layers, strict=True) for p in (w, l.bias)), activation="tanh")
+    other = mo.Network.mlp(
+        *(p for w, l in zip(zero, net.layers, strict=True) for p in (w, l.bias)), activation="tanh"
+    )
     assert np.allclose(masked(x), other(x))
     ax = curve.plot()
     assert len(ax.lines) == 2
@@ -128,13 +140,19 @@ def test_contributions_are_mean_squares():
     net = plants.minimal(rng, (3, 8, 2), ["relu"]).network()
     x = rng.standard_normal((50, 3))
     z = x @ net.layers[0].weight.T + net.layers[0].bias
-    exact = [np.square(net.layers[1].weight[:, k]).sum() * np.square(z[:, k]).mean() for k in range(8)]
+    exact = [
+        np.square(net.layers[1].weight[:, k]).sum() * np.square(z[:, k]).mean() for k in range(8)
+    ]
     assert np.allclose(contributions(net, x)[0], exact)
 
 
 def test_the_floor_of_pure_noise():
     """Quantiles of the specification, n = 2000, 140 inputs; fewer draws, so their range is wider."""
-    for kind, alpha, low, high in (("isotropic", 2.0, 0.118, 0.127), ("rows", 2.0, 0.54, 0.57), ("isotropic", 1.75, 0.3, 0.5)):
+    for kind, alpha, low, high in (
+        ("isotropic", 2.0, 0.118, 0.127),
+        ("rows", 2.0, 0.54, 0.57),
+        ("isotropic", 1.75, 0.3, 0.5),
+    ):
         found = noise_share((2000, 140), kind, alpha, draws=30)
         assert low <= found[1] <= high
         assert found[0] <= found[1] <= found[2]

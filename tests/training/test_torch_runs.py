@@ -29,7 +29,9 @@ def test_the_same_seed_gives_the_same_network(points):
     before = copy.deepcopy(module.state_dict())
     one, two, other = (fit(module, *points, steps=50, noise=NOISE, seed=s) for s in (0, 0, 1))
     assert one.network == two.network != other.network
-    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())  # a copy was trained
+    assert all(
+        torch.equal(before[k], v) for k, v in module.state_dict().items()
+    )  # a copy was trained
     assert np.array_equal(one.start[0], module[0].weight.detach().double().numpy())
     assert one.time == pytest.approx(50 * 0.02)
     half = fit(module, *points, steps=50, noise={**NOISE, "quiet": 25}).time
@@ -43,7 +45,9 @@ def test_noise_has_the_size_it_claims(points):
     module = perceptron(6, 2000, 2, seed=1)
     quiet = fit(module, *points, steps=20, lr=1e-4)
     loud = fit(module, *points, steps=20, lr=1e-4, noise={**NOISE, "alpha": 1.5, "sigma": 1.0})
-    moved = (loud.network.layers[0].weight - quiet.network.layers[0].weight) / (20 * 1e-4) ** (1 / 1.5)
+    moved = (loud.network.layers[0].weight - quiet.network.layers[0].weight) / (20 * 1e-4) ** (
+        1 / 1.5
+    )
     values = np.cos(moved[:, 0])
     assert abs(values.mean() - np.exp(-1)) < 6 * values.std() / np.sqrt(len(values)) + 0.01
 
@@ -66,7 +70,10 @@ def test_clean_steps_annealing_and_clipping(points):
     clean = fit(module, *points, steps=200, noise={**loud, "quiet": 200})
     assert clean.network == fit(module, *points, steps=200).network
     annealed = fit(module, *points, steps=200, noise={**loud, "annealed": True})
-    sizes = [np.linalg.norm(run.network.layers[0].weight - run.start[0]) for run in (plain, annealed, clean)]
+    sizes = [
+        np.linalg.norm(run.network.layers[0].weight - run.start[0])
+        for run in (plain, annealed, clean)
+    ]
     assert sizes[0] > sizes[2]
     assert sizes[1] != sizes[0]
     clipped = fit(module, *points, steps=200, noise=loud, clip=3.0)

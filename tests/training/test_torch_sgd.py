@@ -1,4 +1,6 @@
-"""Noise on torch optimizers: laws, streams, state, and the traps of checkpoints and gradient scalers."""
+"""Noise on torch optimizers: laws, streams, state, and the traps of checkpoints and gradient
+scalers.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ def agrees(values, exact):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_joint_characteristic_functions(alpha, dtype):
     t = np.array([0.5, -0.2, 0.9])
-    exponent = {"iid": (np.abs(t) ** alpha).sum(), "rows": abs(t.sum()) ** alpha, "isotropic": np.linalg.norm(t) ** alpha}
+    exponent = {
+        "iid": (np.abs(t) ** alpha).sum(),
+        "rows": abs(t.sum()) ** alpha,
+        "isotropic": np.linalg.norm(t) ** alpha,
+    }
     for kind in KINDS:
         g = torch.Generator().manual_seed(1)
         x = draw((200_000, 3), alpha, kind, generator=g, dtype=dtype)
@@ -37,7 +43,9 @@ def test_joint_characteristic_functions(alpha, dtype):
 
 @pytest.mark.slow
 def test_the_tail_of_float32():
-    """P(|X| > 10^4) at alpha 1.75 is 2.3e-8: 15.8 are due in 7e8 draws; a 24-bit uniform gives none."""
+    """P(|X| > 10^4) at alpha 1.75 is 2.3e-8: 15.8 are due in 7e8 draws; a 24-bit uniform gives
+    none.
+    """
     g = torch.Generator().manual_seed(0)
     alpha, total, beyond, up = 1.75, 7 * 10**8, 0, 0
     c = math.gamma(alpha) * math.sin(math.pi * alpha / 2) / math.pi
@@ -120,7 +128,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, kind):
 
     net, optimizer, scheduler = make()
     steps(net, optimizer, 5, scheduler)
-    torch.save([net.state_dict(), optimizer.state_dict(), scheduler.state_dict()], tmp_path / "state.pt")
+    torch.save(
+        [net.state_dict(), optimizer.state_dict(), scheduler.state_dict()], tmp_path / "state.pt"
+    )
     steps(net, optimizer, 7, scheduler, seed=1)
     again, other, second = make()
     states = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -147,7 +157,10 @@ def test_states_that_do_not_fit_are_refused():
     optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1)
     steps(net, optimizer, 1)
     state = optimizer.state_dict()
-    moved = {**state, STATE: {**state[STATE], "devices": dict.fromkeys(state[STATE]["devices"], "cuda")}}
+    moved = {
+        **state,
+        STATE: {**state[STATE], "devices": dict.fromkeys(state[STATE]["devices"], "cuda")},
+    }
     with pytest.raises(ValueError, match="was saved on cuda and cannot go on on cpu"):
         optimizer.load_state_dict(moved)
     with pytest.raises(ValueError, match="saved without heavy-tailed noise"):
@@ -242,7 +255,9 @@ def test_truncation_draws_again_and_counts():
         ("iid", lambda x: x.abs()), ("rows", lambda x: x.abs()), ("isotropic", lambda x: x.norm(dim=1) / math.sqrt(x.shape[1])),
     ):  # fmt: skip
         one = copy.deepcopy(net)
-        optimizer = HeavyTailedSGD(one.parameters(), lr=1.0, alpha=1.2, sigma=1.0, kind=kind, truncation=5.0)
+        optimizer = HeavyTailedSGD(
+            one.parameters(), lr=1.0, alpha=1.2, sigma=1.0, kind=kind, truncation=5.0
+        )
         for p in one.parameters():
             p.grad = torch.zeros_like(p)
         optimizer.step()
@@ -253,7 +268,9 @@ def test_truncation_draws_again_and_counts():
 
 def test_a_truncation_that_leaves_nothing_is_refused():
     net = model()
-    optimizer = HeavyTailedSGD(net.parameters(), lr=1.0, alpha=1.5, sigma=1.0, kind="iid", truncation=1e-30)
+    optimizer = HeavyTailedSGD(
+        net.parameters(), lr=1.0, alpha=1.5, sigma=1.0, kind="iid", truncation=1e-30
+    )
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
     with pytest.raises(ValueError, match="leaves next to nothing to draw"):
@@ -261,7 +278,9 @@ def test_a_truncation_that_leaves_nothing_is_refused():
 
 
 def test_half_precision_and_convolutions():
-    net = torch.nn.Sequential(torch.nn.Conv2d(2, 5, 3), torch.nn.Flatten(), torch.nn.Linear(5, 2)).to(torch.bfloat16)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 5, 3), torch.nn.Flatten(), torch.nn.Linear(5, 2)
+    ).to(torch.bfloat16)
     optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=1.0, kind="rows")
     before = weights(net)[0].float()
     for p in net.parameters():
@@ -269,7 +288,9 @@ def test_half_precision_and_convolutions():
     optimizer.step()
     moved = weights(net)[0].float() - before
     assert moved.abs().max() > 0
-    assert torch.allclose(moved.flatten(1), moved.flatten(1)[:, :1].expand(5, 18), atol=0.1, rtol=0.1)
+    assert torch.allclose(
+        moved.flatten(1), moved.flatten(1)[:, :1].expand(5, 18), atol=0.1, rtol=0.1
+    )
 
 
 def test_refusals():

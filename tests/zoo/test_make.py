@@ -1,4 +1,6 @@
-"""The zoo is what PROVENANCE.md says: accuracies measured again, redundant units counted again by brute force."""
+"""The zoo is what PROVENANCE.md says: accuracies measured again, redundant units counted again by
+brute force.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,21 @@ NAMES = ("digits-plain", "digits-relu", "digits-tanh", "digits-tanh-grid")
 
 def stated(folder=ZOO) -> dict[str, list[str]]:
     """The rows of the table in PROVENANCE.md, by name."""
-    lines = [line for line in (folder / "PROVENANCE.md").read_text().splitlines() if line.startswith("| `")]
+    lines = [
+        line
+        for line in (folder / "PROVENANCE.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
     rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines]
     return {row[0].strip("`"): row[1:] for row in rows}
 
 
 def removable(name, folder=ZOO) -> dict[str, int]:
     """Units that can go, by kind, as stated."""
-    return {kind.strip(" ,"): int(n) for kind, n in re.findall(r"([a-z ]+) (\d+)", stated(folder)[name][-1])}
+    return {
+        kind.strip(" ,"): int(n)
+        for kind, n in re.findall(r"([a-z ]+) (\d+)", stated(folder)[name][-1])
+    }
 
 
 def held_out():
@@ -43,7 +52,9 @@ def quadrants(x):
 
 
 def classes(net) -> int:
-    """Units of one hidden tanh layer that no merge, constant or drop removes: by comparing rows, one by one."""
+    """Units of one hidden tanh layer that no merge, constant or drop removes: by comparing rows,
+    one by one.
+    """
     hidden, output = net.layers
     sums: list[tuple[list[float], np.ndarray]] = []
     for row, bias, column in zip(hidden.weight, hidden.bias, output.weight.T, strict=True):
@@ -115,7 +126,9 @@ def test_training_twice_gives_the_same_arrays():
 
 @pytest.mark.slow
 def test_the_script_makes_the_zoo_again(tmp_path):
-    """Other machines round otherwise, so accuracies may differ a little, and the same redundancy must come."""
+    """Other machines round otherwise, so accuracies may differ a little, and the same redundancy
+    must come.
+    """
     threads = torch.get_num_threads()
     try:
         main(tmp_path)
@@ -124,6 +137,8 @@ def test_the_script_makes_the_zoo_again(tmp_path):
     again = stated(tmp_path)
     for name, (shape, *_, accuracy, _) in stated().items():
         assert again[name][0] == shape
-        assert float(again[name][-2]) == pytest.approx(float(accuracy), abs=0.1 if "grid" in name else 0.02)
+        assert float(again[name][-2]) == pytest.approx(
+            float(accuracy), abs=0.1 if "grid" in name else 0.02
+        )
     assert min(removable("digits-tanh-grid", tmp_path).values()) > 0
     assert removable("digits-tanh", tmp_path)["drop"] > 50

@@ -1,8 +1,10 @@
-"""The report on a class of networks: its size, its symmetries, and every bound on the gap with what it assumes.
+"""The report on a class of networks: its size, its symmetries, and every bound on the gap with what
+it assumes.
 
-Each bound on the gap holds with probability 1 - delta by itself. Bounds of 1 or more say nothing: they are printed as
-`vacuous`, with the number of samples that would make them say something. Norms of trained weights are known only after
-training, so they are rounded up to a power of two, and the k-th power tried pays log(pi^2 k^2 / 6).
+Each bound on the gap holds with probability 1 - delta by itself. Bounds of 1 or more say nothing:
+they are printed as `vacuous`, with the number of samples that would make them say something. Norms
+of trained weights are known only after training, so they are rounded up to a power of two, and the
+k-th power tried pays log(pi^2 k^2 / 6).
 """
 
 from __future__ import annotations
@@ -55,9 +57,10 @@ class Bound(NamedTuple):
     """One row.
 
     Attributes:
-        name, source. quantity: what `value` is. gap: the bound on the gap, if the number of samples is known. needed: samples
-            for a gap below 1. norms: what it was computed from. status: proved, bounded (published), estimated (a constant is
-            missing or unverified), not applicable, not computed. note: why, or what is assumed.
+        name, source. quantity: what `value` is. gap: the bound on the gap, if the number of samples
+            is known. needed: samples for a gap below 1. norms: what it was computed from. status:
+            proved, bounded (published), estimated (a constant is missing or unverified), not
+            applicable, not computed. note: why, or what is assumed.
     """
 
     name: str
@@ -87,11 +90,13 @@ SHEN = "constant unverified"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Complexity(Result):
-    """How large a class of networks is, with and without its symmetries, and what that says of generalisation.
+    """How large a class of networks is, with and without its symmetries, and what that says of
+    generalisation.
 
     Attributes:
-        cls: architecture, bounds and inputs. network: the model, if one was given. chosen: whether the bounds were read off its
-            weights. samples: their number n. inputs: the samples. accuracy: eps of the table. delta: 1 - confidence.
+        cls: architecture, bounds and inputs. network: the model, if one was given. chosen: whether
+            the bounds were read off its weights. samples: their number n. inputs: the samples.
+            accuracy: eps of the table. delta: 1 - confidence.
     """
 
     cls: Class
@@ -104,14 +109,18 @@ class Complexity(Result):
     kind: ClassVar[str] = "complexity"
 
     def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
-        """A proved bound of the log of the covering number in the sup norm: the least of Theorems P, S and the plain grid."""
+        """A proved bound of the log of the covering number in the sup norm: the least of Theorems
+        P, S and the plain grid.
+        """
         if accuracy is None:
             accuracy = self.accuracy
         return self.cls.log_covering(accuracy, symmetry=symmetry)
 
     @property
     def log_symmetries(self) -> float:
-        """Logarithm of the order of the group that keeps the class: permutations, signs of odd and even units."""
+        """Logarithm of the order of the group that keeps the class: permutations, signs of odd and
+        even units.
+        """
         return self.cls.log_group
 
     @property
@@ -140,27 +149,49 @@ class Complexity(Result):
         dimension = sum(part.dimension for part in cls.parts)
         order = math.fsum(part.log_order for part in cls.parts)
         rows = [
-            ("class", f"{'-'.join(map(str, cls.widths))} {'/'.join(dict.fromkeys(map(str, cls.activations)))}, "
-             f"entries <= {_few([float(b) for b in cls.bounds])}, inputs <= {float(cls.input_bound):g} ({cls.norm} norm)"),
+            (
+                "class",
+                f"{'-'.join(map(str, cls.widths))} {'/'.join(dict.fromkeys(map(str, cls.activations)))}, "
+                f"entries <= {_few([float(b) for b in cls.bounds])}, inputs <= {float(cls.input_bound):g} ({cls.norm} norm)",
+            ),
             ("parameters, units", f"{cls.parameters}, {cls.units}"),
             ("discrete symmetries", f"e^{order:.6g} = 2^{order / math.log(2):.6g}"),
-            ("continuous symmetries", f"{dimension} dimensions; parameters less these: {cls.parameters - dimension}"),
-        ]  # fmt: skip
+            (
+                "continuous symmetries",
+                f"{dimension} dimensions; parameters less these: {cls.parameters - dimension}",
+            ),
+        ]
         if self.network is not None:
             group = SymmetryGroup.of(self.network)
             low, high = group.log_stabiliser
-            rows.append(("stabiliser", f"e^{low:.6g}" if low == high else f"between e^{low:.6g} and e^{high:.6g}"))
             rows.append(
-                ("free bits", f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)")
+                (
+                    "stabiliser",
+                    f"e^{low:.6g}" if low == high else f"between e^{low:.6g} and e^{high:.6g}",
+                )
+            )
+            rows.append(
+                (
+                    "free bits",
+                    f"{group.free_bits:.6g} of the {self._bits(self.network)} stored (order and signs of units)",
+                )
             )
             bits = order_payload.capacity(self.network)
-            rows.append(("payload", f"up to {bits} bits in the order of units alone (moduli.equivalence.order_payload)"))
+            rows.append(
+                (
+                    "payload",
+                    f"up to {bits} bits in the order of units alone (moduli.equivalence.order_payload)",
+                )
+            )
             small = self._small
             if small is not None:
                 less = replace(self, cls=_class_of(small, cls), network=small)
                 gone = self.network.units - small.units
                 rows.append(
-                    ("lossless compression", f"removes {gone} units; log covering number then {less.log_covering():.6g}")
+                    (
+                        "lossless compression",
+                        f"removes {gone} units; log covering number then {less.log_covering():.6g}",
+                    )
                 )
             else:
                 rows.append(("lossless compression", "removes nothing"))
@@ -189,12 +220,24 @@ class Complexity(Result):
         self, name: str, quantity: str, value: Real | None, norms: str, source: str, status: str, note: str = "",
         gap: Callable[[Real, Real], float] | None = None, price: Real = 0.0,
     ) -> Bound:  # fmt: skip
-        """`gap` takes the number of samples and delta; `price` is what norms known after training cost."""
+        """`gap` takes the number of samples and delta; `price` is what norms known after training
+        cost.
+        """
         if gap is None:
             return Bound(name, quantity, value, None, None, norms, source, status, note)
         delta = self.delta * math.exp(-price)
         now = None if self.samples is None else gap(self.samples, delta)
-        return Bound(name, quantity, value, now, _needed(lambda n: gap(n, delta)), norms, source, status, note)
+        return Bound(
+            name,
+            quantity,
+            value,
+            now,
+            _needed(lambda n: gap(n, delta)),
+            norms,
+            source,
+            status,
+            note,
+        )
 
     def _ours(self) -> list[Bound]:
         cls, eps = self.cls, rational(self.accuracy)
@@ -205,38 +248,77 @@ class Complexity(Result):
         what = "log covering number"
         rows = [
             self._row(
-                "plain grid", what, cls.log_plain(eps), norms, source, "proved", "no symmetry", _direct(rounded, False), price
+                "plain grid",
+                what,
+                cls.log_plain(eps),
+                norms,
+                source,
+                "proved",
+                "no symmetry",
+                _direct(rounded, False),
+                price,
             ),
-            self._row("Theorem P", what, cls.log_permuted(eps), norms, source, "proved", "multisets of rows"),
+            self._row(
+                "Theorem P",
+                what,
+                cls.log_permuted(eps),
+                norms,
+                source,
+                "proved",
+                "multisets of rows",
+            ),
         ]
         if len(cls.widths) == 3:
             rows.append(
-                self._row("orbits of the grid", what, cls.log_shallow(eps), norms, source, "proved", "one hidden layer")
+                self._row(
+                    "orbits of the grid",
+                    what,
+                    cls.log_shallow(eps),
+                    norms,
+                    source,
+                    "proved",
+                    "one hidden layer",
+                )
             )
         if cls.activations and all(s.homogeneous for s in cls.activations):
             rows.append(
-                self._row("Theorem S", what, cls.log_scaled(eps), norms, source, "proved", "positive scales divided out")
+                self._row(
+                    "Theorem S",
+                    what,
+                    cls.log_scaled(eps),
+                    norms,
+                    source,
+                    "proved",
+                    "positive scales divided out",
+                )
             )
         rows.append(self._row(
-            "best of these", what, self.log_covering(), norms, source, "proved", "", _direct(rounded, True), price
+            "best of these", what, self.log_covering(), norms, source, "proved", "",
+            _direct(rounded, True), price
         ))  # fmt: skip
         rows.append(self._row(
-            "Dudley's integral", "log covering number at 1", rounded.log_covering(1), norms, source, "proved",
-            "permutations", _chained(rounded), price,
+            "Dudley's integral", "log covering number at 1", rounded.log_covering(1), norms,
+            source, "proved", "permutations", _chained(rounded), price,
         ))  # fmt: skip
         if self.network is None:
             return rows
         for name, net in (("Occam, as stored", self.network), ("Occam, compressed", self._small)):
             if net is None:
                 continue
-            named = 1 + math.fsum(math.log2(d + 1) for d in self.network.widths[1:-1] if net is not self.network)
+            named = 1 + math.fsum(
+                math.log2(d + 1) for d in self.network.widths[1:-1] if net is not self.network
+            )
             bits, free = self._bits(net) + named, SymmetryGroup.of(net).free_bits
 
             def gap(n: Real, delta: Real, bits: Real = bits, free: Real = free) -> float:
                 return occam_gap(bits, free, n, delta)
 
             note = f"{bits:.0f} bits (one names the format), {free:.0f} free; architecture fixed in advance"
-            rows.append(self._row(name, "bits less free bits", bits - free, "none", source, "proved", note, gap))
+            rows.append(
+                self._row(
+                    name, "bits less free bits", bits - free, "none", source, "proved", note, gap
+                )
+            )
         return rows
 
     def _published(self) -> list[Bound]:
@@ -249,24 +331,37 @@ class Complexity(Result):
         return rows
 
     def _schmidt_hieber(self) -> Bound:
-        """For the number s of entries that are not 0; read off the weights it pays for one of `parameters` + 1 numbers."""
+        """For the number s of entries that are not 0; read off the weights it pays for one of
+        `parameters` + 1 numbers.
+        """
         cls, net = self.cls, self.network
         name, what, source = "Schmidt-Hieber 2020", "log covering number", "Lemma 5, remembered"
         entries = "ReLU, entries <= 1, inputs in [0, 1]"
         if any(s.kind != "relu" for s in cls.activations) or max(*cls.bounds, cls.input_bound) > 1:
             return self._none(name, what, source, f"needs {entries}")
         if self.inputs is not None and self.inputs.min() < 0:
-            return self._none(name, what, source, f"needs {entries}; the samples go down to {self.inputs.min():.3g}")
+            return self._none(
+                name,
+                what,
+                source,
+                f"needs {entries}; the samples go down to {self.inputs.min():.3g}",
+            )
         nonzero, price = cls.parameters, 0.0
         if net is not None:
             nonzero, price = int(np.count_nonzero(net.flat())), math.log(cls.parameters + 1)
 
         def gap(n: Real, delta: Real) -> float:
             return min(
-                uniform_gap(sparse_covering(cls.widths, nonzero, 2.0**-k), 2.0**-k, n, delta / SCALES) for k in range(SCALES)
+                uniform_gap(
+                    sparse_covering(cls.widths, nonzero, 2.0**-k), 2.0**-k, n, delta / SCALES
+                )
+                for k in range(SCALES)
             )
 
-        value, norms = sparse_covering(cls.widths, nonzero, self.accuracy), f"{nonzero} non-zero entries"
+        value, norms = (
+            sparse_covering(cls.widths, nonzero, self.accuracy),
+            f"{nonzero} non-zero entries",
+        )
         return self._row(name, what, value, norms, source, "bounded", entries, gap, price)
 
     def _none(self, name: str, quantity: str, source: str, why: str) -> Bound:
@@ -275,13 +370,23 @@ class Complexity(Result):
     def _shen(self) -> Bound:
         cls, name, what = self.cls, "Shen 2024", "log covering number"
         if not cls.activations or cls.widths[-1] != 1:
-            return self._none(name, what, SHEN, f"needs hidden layers and one output, not {cls.widths[-1]}")
+            return self._none(
+                name, what, SHEN, f"needs hidden layers and one output, not {cls.widths[-1]}"
+            )
         if 0 in cls.widths:
             return self._none(name, what, SHEN, "needs units in every hidden layer")
         published, note = published_deep, ""
         if len(cls.widths) == 3:
             published, note = published_shallow, "one hidden layer"
-        return self._row(name, what, published(cls, self.accuracy), "largest entry of all", SHEN, "estimated", note)
+        return self._row(
+            name,
+            what,
+            published(cls, self.accuracy),
+            "largest entry of all",
+            SHEN,
+            "estimated",
+            note,
+        )
 
     def _anthony(self) -> Bound:
         cls, name = self.cls, "Anthony, Bartlett 1999"
@@ -294,13 +399,21 @@ class Complexity(Result):
         slope = _above(max(s.lipschitz for s in cls.activations))
         row = _above(max(b * (d + 1) for b, d in zip(cls.bounds, cls.widths[:-1], strict=True)))
         if self.network is not None:
-            sums = [(np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max(initial=0.0) for x in self.network.layers]
+            sums = [
+                (np.abs(x.weight).sum(axis=1) + np.abs(x.bias)).max(initial=0.0)
+                for x in self.network.layers
+            ]
             row = upward(max(map(float, sums)), max(cls.widths) + 1)
         if slope * row <= 1 or self.accuracy > 2 * bound or cls.input_bound > bound:
             return self._none(
-                name, what, source, f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound:g}"
+                name,
+                what,
+                source,
+                f"needs V L > 1 (here {slope * row:.3g}), eps <= 2b and inputs <= b = {bound:g}",
             )
-        value = anthony_covering(cls.parameters, len(cls.widths) - 1, row, bound, slope, self.samples, self.accuracy)
+        value = anthony_covering(
+            cls.parameters, len(cls.widths) - 1, row, bound, slope, self.samples, self.accuracy
+        )
         return self._row(name, what, value, f"V = {row:.3g}, b = {bound:g}", source, "bounded")
 
     def _by_norms(self) -> list[Bound]:
@@ -314,13 +427,19 @@ class Complexity(Result):
             ("Lin, Zhang 2019", "through third-party code"),
         )
         if net is None:
-            return [self._none(name, "", source, "needs weights; only widths were given") for name, source in names]
+            return [
+                self._none(name, "", source, "needs weights; only widths were given")
+                for name, source in names
+            ]
         biased = any(layer.bias.any() for layer in net.layers)
         linear = all(s.homogeneous and s.exact(Fraction(1)) == 1 for s in net.activations)
         if not all(s.exact(Fraction(0)) == 0 for s in net.activations):
             return [self._none(name, "", source, "needs sigma(0) = 0") for name, source in names]
         if biased and not linear:
-            return [self._none(name, "", source, "needs a network without biases") for name, source in names]
+            return [
+                self._none(name, "", source, "needs a network without biases")
+                for name, source in names
+            ]
         weights = _without_biases(net) if biased else [layer.weight for layer in net.layers]
         norms = Norms.of(weights)
         slope = _above(max((s.lipschitz for s in net.activations), default=Fraction(1)))
@@ -332,23 +451,31 @@ class Complexity(Result):
         up = largest / product if product else 1.0
         n, eps = self.samples, self.accuracy
         shells = sum(_shell(s)[1] for s in (*norms.spectral, *norms.rows))
-        # A bound for one size of norms needs no union bound; so each is rounded up to its shell, and the shells are paid for.
+        # A bound for one size of norms needs no union bound; so each is rounded up to its shell,
+        # and the shells are paid for.
         shelled = norms._replace(
-            spectral=tuple(_shell(s)[0] for s in norms.spectral), rows=tuple(_shell(s)[0] for s in norms.rows)
+            spectral=tuple(_shell(s)[0] for s in norms.spectral),
+            rows=tuple(_shell(s)[0] for s in norms.rows),
         )
         rows = []
 
         def spectral(m: Real, delta: Real) -> float:
-            return rademacher_gap(bartlett_rademacher(shelled, rms * math.sqrt(m), m, slope), m, delta)
+            return rademacher_gap(
+                bartlett_rademacher(shelled, rms * math.sqrt(m), m, slope), m, delta
+            )
 
         capacity = bartlett_capacity(norms, rms, slope) / eps**2
         rows.append(self._row(
-            names[0][0], "log covering number, L2 of the sample", capacity, "spectral, sum of row norms, |X|_F", names[0][1],
-            "bounded", note, spectral, shells,
+            names[0][0], "log covering number, L2 of the sample", capacity,
+            "spectral, sum of row norms, |X|_F", names[0][1], "bounded", note, spectral, shells,
         ))  # fmt: skip
-        for (name, source), formula in zip(names[1:3], (neyshabur_rademacher, golowich_rademacher), strict=True):
+        for (name, source), formula in zip(
+            names[1:3], (neyshabur_rademacher, golowich_rademacher), strict=True
+        ):
             if not relu or cls.widths[-1] != 1:
-                rows.append(self._none(name, "Rademacher complexity", source, "needs ReLU and one output"))
+                rows.append(
+                    self._none(name, "Rademacher complexity", source, "needs ReLU and one output")
+                )
                 continue
 
             def gap(m: Real, delta: Real, formula: Any = formula) -> float:
@@ -356,35 +483,73 @@ class Complexity(Result):
 
             value = None if n is None else formula(norms, size, n)
             rows.append(
-                self._row(name, "Rademacher complexity", value, "Frobenius, |x|_2", source, "bounded", note, gap, price)
+                self._row(
+                    name,
+                    "Rademacher complexity",
+                    value,
+                    "Frobenius, |x|_2",
+                    source,
+                    "bounded",
+                    note,
+                    gap,
+                    price,
+                )
             )
         name, source = names[3]
         if relu and n is not None:
             value = spectral_order(norms, size, n, eps, self.delta)
             rows.append(
-                self._row(name, f"order of the gap at margin {eps:g}", value, "spectral, Frobenius", source, "estimated", note)
+                self._row(
+                    name,
+                    f"order of the gap at margin {eps:g}",
+                    value,
+                    "spectral, Frobenius",
+                    source,
+                    "estimated",
+                    note,
+                )
             )
         else:
-            rows.append(self._none(name, "order of the gap", source, "needs ReLU and the number of samples"))
+            rows.append(
+                self._none(name, "order of the gap", source, "needs ReLU and the number of samples")
+            )
         value = lin_zhang_covering(norms, rms, eps)
-        rows.append(self._row(*names[4][:1], "log covering number", value, "spectral, Frobenius", names[4][1], "bounded", note))
+        rows.append(
+            self._row(
+                *names[4][:1],
+                "log covering number",
+                value,
+                "spectral, Frobenius",
+                names[4][1],
+                "bounded",
+                note,
+            )
+        )
         return rows
 
     def _input_sizes(self, biased: bool) -> tuple[float, float]:
-        """Largest and root mean square Euclidean norm of the inputs, with the 1 that carries biases."""
+        """Largest and root mean square Euclidean norm of the inputs, with the 1 that carries
+        biases.
+        """
         if self.inputs is not None:
             squares = np.square(self.inputs).sum(axis=1)
             largest, mean = float(squares.max()), float(squares.mean())
         else:
-            largest = mean = _above(self.cls.input_bound) ** 2 * (1 if self.cls.norm == "2" else self.cls.widths[0])
+            largest = mean = _above(self.cls.input_bound) ** 2 * (
+                1 if self.cls.norm == "2" else self.cls.widths[0]
+            )
         terms = self.cls.widths[0] + (0 if self.inputs is None else len(self.inputs))
         return upward(math.sqrt(largest + biased), terms), upward(math.sqrt(mean + biased), terms)
 
     def _vc(self) -> Bound:
         cls, what = self.cls, "VC dimension"
         name, source = "Bartlett et al. 2019", "Theorem 7, remembered"
-        if cls.widths[-1] != 1 or not all(s.piecewise_linear and s.homogeneous for s in cls.activations):
-            return self._none(name, what, source, "needs activations of two linear pieces and one output")
+        if cls.widths[-1] != 1 or not all(
+            s.piecewise_linear and s.homogeneous for s in cls.activations
+        ):
+            return self._none(
+                name, what, source, "needs activations of two linear pieces and one output"
+            )
         return self._row(name, what, vc_dimension(cls.widths), "none", source, "bounded")
 
     # Shown
@@ -399,22 +564,42 @@ class Complexity(Result):
         grid = Table(box=None, pad_edge=False)
         for title in ("bound", "value", "gap", "samples for < 1", "status", ""):
             right = title in ("value", "gap", "samples for < 1")
-            grid.add_column(title, header_style="dim", no_wrap=bool(title), justify="right" if right else "left")
+            grid.add_column(
+                title, header_style="dim", no_wrap=bool(title), justify="right" if right else "left"
+            )
         rows, missing = self.rows(), dict[str, list[str]]()
         for row in rows:
             if row.value is None and row.gap is None and row.needed is None:
                 missing.setdefault(f"{row.status}: {row.note}", []).append(row.name)
                 continue
-            value, needed = "" if row.value is None else f"{row.value:.6g}", "" if row.needed is None else _count(row.needed)
+            value, needed = (
+                "" if row.value is None else f"{row.value:.6g}",
+                "" if row.needed is None else _count(row.needed),
+            )
             about = "; ".join(part for part in (row.quantity, row.source, row.note) if part)
             grid.add_row(row.name, value, row.verdict, needed, row.status, about)
-        others = labelled("without a number", [(why, "; ".join(names)) for why, names in missing.items()])
-        return Group(labelled(self.statement, [*self.facts(), *(extra or [])]), "", grid, "", others)
+        others = labelled(
+            "without a number", [(why, "; ".join(names)) for why, names in missing.items()]
+        )
+        return Group(
+            labelled(self.statement, [*self.facts(), *(extra or [])]), "", grid, "", others
+        )
 
     def _repr_html_(self) -> str:
-        shown = [row for row in self.rows() if not (row.value is None and row.gap is None and row.needed is None)]
+        shown = [
+            row
+            for row in self.rows()
+            if not (row.value is None and row.gap is None and row.needed is None)
+        ]
         rows = [
-            (row.name, "" if row.value is None else f"{row.value:.6g}", row.verdict, row.status, row.quantity, row.source)
+            (
+                row.name,
+                "" if row.value is None else f"{row.value:.6g}",
+                row.verdict,
+                row.status,
+                row.quantity,
+                row.source,
+            )
             for row in shown
         ]
         return notebook(self, rows, ("bound", "value", "gap", "status", "of what", "source"))
@@ -425,12 +610,14 @@ class Complexity(Result):
     def to_json(self) -> dict[str, Any]:
         cls = self.cls
         return dict(plain({
-            "schema": "moduli.complexity/1", "status": self.status, "statement": self.statement, "widths": list(cls.widths),
-            "activations": list(map(str, cls.activations)), "bounds": [float(b) for b in cls.bounds],
-            "input_bound": float(cls.input_bound), "norm": cls.norm, "accuracy": self.accuracy, "delta": self.delta,
-            "samples": self.samples, "log_symmetries": self.log_symmetries, "log_covering": self.log_covering(),
-            "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()), "rows": self.data_rows(),
-            "plot_data": self.plot_data(),
+            "schema": "moduli.complexity/1", "status": self.status, "statement": self.statement,
+            "widths": list(cls.widths), "activations": list(map(str, cls.activations)),
+            "bounds": [float(b) for b in cls.bounds], "input_bound": float(cls.input_bound),
+            "norm": cls.norm, "accuracy": self.accuracy, "delta": self.delta,
+            "samples": self.samples, "log_symmetries": self.log_symmetries,
+            "log_covering": self.log_covering(),
+            "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()),
+            "rows": self.data_rows(), "plot_data": self.plot_data(),
         }))  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
@@ -445,14 +632,19 @@ class Complexity(Result):
             "modulo": [self.log_covering(e) for e in eps],
             "units": [c.units for c in wider],
             "share": [_part(c.log_group, whole) for c, whole in zip(wider, plain, strict=True)],
-            "saved": [1 - _part(c.log_covering(self.accuracy), whole) for c, whole in zip(wider, plain, strict=True)],
+            "saved": [
+                1 - _part(c.log_covering(self.accuracy), whole)
+                for c, whole in zip(wider, plain, strict=True)
+            ],
         }
 
     def plot(self, ax: Any = None) -> Any:
         """Both pictures, side by side."""
         from moduli.common.figures import complexity_figure
 
-        return complexity_figure({**self.plot_data(), "here": self.cls.units, "eps": self.accuracy}, ax)
+        return complexity_figure(
+            {**self.plot_data(), "here": self.cls.units, "eps": self.accuracy}, ax
+        )
 
 
 def complexity(
@@ -462,22 +654,29 @@ def complexity(
     """See `api.complexity`."""
     net = net_or_widths if isinstance(net_or_widths, Network) else None
     if not accuracy > 0 or not 0 < delta < 1:
-        raise ValueError(f"accuracy={accuracy!r}, delta={delta!r}: accuracy is positive, delta between 0 and 1")
+        raise ValueError(
+            f"accuracy={accuracy!r}, delta={delta!r}: accuracy is positive, delta between 0 and 1"
+        )
     if net is not None:
-        if activation is not None and [Activation.of(activation)] * len(net.activations) != list(net.activations):
+        if activation is not None and [Activation.of(activation)] * len(net.activations) != list(
+            net.activations
+        ):
             raise ValueError(
                 f"activation={activation!r}: the network says {', '.join(map(str, net.activations))}; leave it out"
             )
         cls = Class.of_network(net.widths, list(net.activations), 1, input_bound, norm)
         cls = _class_of(net, cls) if bound is None else replace(cls, bounds=_limits(net, bound))
     else:
-        cls = Class.of(net_or_widths, activation or "relu", 1 if bound is None else bound, input_bound, norm)  # type: ignore[arg-type]
+        limit = 1 if bound is None else bound
+        cls = Class.of(net_or_widths, activation or "relu", limit, input_bound, norm)  # type: ignore[arg-type]
     count, data = (len(samples.x), samples.x) if isinstance(samples, Samples) else (samples, None)
     if count is not None and (int(count) != count or count < 1):
         raise ValueError(f"samples={samples!r}: a positive number of samples, or Samples(x)")
     if data is not None:
         if data.shape[1] != cls.widths[0]:
-            raise ShapeError(f"samples have shape {data.shape}; the networks have {cls.widths[0]} inputs")
+            raise ShapeError(
+                f"samples have shape {data.shape}; the networks have {cls.widths[0]} inputs"
+            )
         outside = _beyond(data, cls.input_bound, norm)
         if outside is not None:
             raise ValueError(
@@ -489,7 +688,9 @@ def complexity(
 
 
 def _beyond(data: Array, bound: Fraction, norm: str) -> float | None:
-    """The size of the largest row where it exceeds the bound, decided in rationals where floats leave it open."""
+    """The size of the largest row where it exceeds the bound, decided in rationals where floats
+    leave it open.
+    """
     if norm == "inf":
         size = float(np.abs(data).max())
         return size if Fraction(size) > bound else None
@@ -516,27 +717,38 @@ def _above(x: Fraction) -> float:
 
 def _largest(net: Network) -> list[float]:
     """The largest entry of each layer, exactly."""
-    return [max(float(np.abs(x.weight).max(initial=0)), float(np.abs(x.bias).max(initial=0))) for x in net.layers]
+    return [
+        max(float(np.abs(x.weight).max(initial=0)), float(np.abs(x.bias).max(initial=0)))
+        for x in net.layers
+    ]
 
 
 def _class_of(net: Network, like: Class) -> Class:
-    """Bounded by the largest entry of each layer: by the floats themselves, which the class must hold."""
+    """Bounded by the largest entry of each layer: by the floats themselves, which the class must
+    hold.
+    """
     bounds = [Fraction(size or 1e-300) for size in _largest(net)]
     return Class.of_network(net.widths, list(net.activations), bounds, like.input_bound, like.norm)
 
 
 def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
     """Bounds given before training, which the weights must obey."""
-    given = list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
+    given = (
+        list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
+    )
     limits = Class.of_network(net.widths, list(net.activations), given).bounds
     for l, (size, limit) in enumerate(zip(_largest(net), limits, strict=True), 1):
         if Fraction(size) > limit:
-            raise ValueError(f"an entry of layer {l} has size {size:.6g}, above bound={float(limit):g}")
+            raise ValueError(
+                f"an entry of layer {l} has size {size:.6g}, above bound={float(limit):g}"
+            )
     return limits
 
 
 def _without_biases(net: Network) -> list[Array]:
-    """The same function on (x, 1): a unit that is always 1 carries the biases; the last layer needs none."""
+    """The same function on (x, 1): a unit that is always 1 carries the biases; the last layer needs
+    none.
+    """
     matrices = []
     for l, layer in enumerate(net.layers):
         whole = np.column_stack([layer.weight, layer.bias])
@@ -548,21 +760,31 @@ def _without_biases(net: Network) -> list[Array]:
 
 def _direct(cls: Class, symmetry: bool) -> Callable[[Real, Real], float]:
     """The best gap over accuracies 1, 1/2, 1/4, ..., at the price of trying them all."""
-    found = [(2.0**-k, cls.log_covering(Fraction(1, 2**k), symmetry=symmetry)) for k in range(SCALES)]
+    found = [
+        (2.0**-k, cls.log_covering(Fraction(1, 2**k), symmetry=symmetry)) for k in range(SCALES)
+    ]
     return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
 
 
 def _chained(cls: Class) -> Callable[[Real, Real], float]:
-    """Dudley's integral for losses in [0, 1]: log N(e) <= sum S_l log((m_l + 1)/e) - log|G| + what the corollary of P adds.
+    """Dudley's integral for losses in [0, 1]: log N(e) <= sum S_l log((m_l + 1)/e) - log|G| + what
+    the corollary of P adds.
 
-    m_l are the cells at accuracy 1. Signs are left out: halving the rows adds terms that the corollary does not have.
+    m_l are the cells at accuracy 1. Signs are left out: halving the rows adds terms that the
+    corollary does not have.
     """
     cells = cls.cells(Fraction(1))
-    log_scale = math.fsum(s * log(m + 1) for s, m in zip(cls.sizes, cells, strict=True)) / cls.parameters
+    log_scale = (
+        math.fsum(s * log(m + 1) for s, m in zip(cls.sizes, cells, strict=True)) / cls.parameters
+    )
     hidden = zip(cls.widths[:-2], cls.widths[1:-1], cells, strict=False)
-    extra = math.fsum(d * (d - 1) / 2 * math.exp(-min(700.0, (n + 1) * log(m))) for n, d, m in hidden)
+    extra = math.fsum(
+        d * (d - 1) / 2 * math.exp(-min(700.0, (n + 1) * log(m))) for n, d, m in hidden
+    )
     group = math.fsum(math.lgamma(d + 1) for d in cls.widths[1:-1]) - extra
-    return lambda n, delta: rademacher_gap(dudley(cls.parameters, log_scale, max(0.0, group), 1.0, n), n, delta)
+    return lambda n, delta: rademacher_gap(
+        dudley(cls.parameters, log_scale, max(0.0, group), 1.0, n), n, delta
+    )
 
 
 def _shell(size: Real) -> tuple[float, float]:

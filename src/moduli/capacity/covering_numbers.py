@@ -1,25 +1,30 @@
-"""Covering numbers of networks with bounded parameters, divided by their symmetries; the volume and the copies they leave.
+"""Covering numbers of networks with bounded parameters, divided by their symmetries; the volume and
+the copies they leave.
 
-The class F: architecture (d_0, ..., d_{L+1}), entries of layer l at most B_l in size, inputs at most B_x; sigma_l is
-rho_l-Lipschitz, s_l = |sigma_l(0)|, M_l = sup |sigma_l|. Layer l has S_l = p_l d_l parameters, p_l = d_{l-1} + 1; S in all,
-and N hidden units.
+The class F: architecture (d_0, ..., d_{L+1}), entries of layer l at most B_l in size, inputs at
+most B_x; sigma_l is rho_l-Lipschitz, s_l = |sigma_l(0)|, M_l = sup |sigma_l|. Layer l has S_l = p_l
+d_l parameters, p_l = d_{l-1} + 1; S in all, and N hidden units.
 
-**Perturbation.** Let H_0 = B_x and H_l = min(rho_l B_l (d_{l-1} H_{l-1} + 1) + s_l, M_l). Parameters that differ by at most
-delta_l in layer l have outputs within sum_l K_l delta_l, where K_l = (d_{l-1} H_{l-1} + 1) prod_{j > l} rho_{j-1} B_j d_{j-1}.
+**Perturbation.** Let H_0 = B_x and H_l = min(rho_l B_l (d_{l-1} H_{l-1} + 1) + s_l, M_l).
+Parameters that differ by at most delta_l in layer l have outputs within sum_l K_l delta_l, where
+K_l = (d_{l-1} H_{l-1} + 1) prod_{j > l} rho_{j-1} B_j d_{j-1}.
 
-**Theorem P.** Cut each interval [-B_l, B_l] into m_l >= B_l / delta_l pieces. Permutations of hidden units move the grid of
-centres onto itself, so one grid point for each orbit is enough: if sum_l K_l delta_l <= eps,
+**Theorem P.** Cut each interval [-B_l, B_l] into m_l >= B_l / delta_l pieces. Permutations of
+hidden units move the grid of centres onto itself, so one grid point for each orbit is enough: if
+sum_l K_l delta_l <= eps,
 
     log N(F, eps) <= sum_{l <= L} log C(m_l^p_l + d_l - 1, d_l) + S_{L+1} log m_{L+1}.
 
-The grid is divided, not the domain, so there are no boundary terms. For odd sigma half the rows, rounded up, are enough: minus
-a row gives minus the unit, which the outgoing weights undo. For even sigma (abs) too: minus a row gives the same unit.
+The grid is divided, not the domain, so there are no boundary terms. For odd sigma half the rows,
+rounded up, are enough: minus a row gives minus the unit, which the outgoing weights undo. For even
+sigma (abs) too: minus a row gives the same unit.
 
-**Theorem S** (positively homogeneous sigma). Rows of hidden layers can have size exactly 1: the grid of the faces of a cube
-has 2 p m^(p - 1) cells, and the exponent of 1/eps falls from S to S - N. Up to sign, where that counts, half of the cells.
+**Theorem S** (positively homogeneous sigma). Rows of hidden layers can have size exactly 1: the
+grid of the faces of a cube has 2 p m^(p - 1) cells, and the exponent of 1/eps falls from S to S -
+N. Up to sign, where that counts, half of the cells.
 
-Derived and proved for this library, as is every bound here but the two called `published`. Integers and rationals are exact;
-logarithms are floats with a relative error below 1e-12.
+Derived and proved for this library, as is every bound here but the two called `published`. Integers
+and rationals are exact; logarithms are floats with a relative error below 1e-12.
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ FLOATS = 650  # logs of numbers of kinds that floats hold with room to spare (th
 
 
 def signed(s: Activation) -> bool:
-    """Whether a change of sign of rows, with one of outgoing weights for odd activations, keeps functions and boxes.
+    """Whether a change of sign of rows, with one of outgoing weights for odd activations, keeps
+    functions and boxes.
 
     Not for the sigmoid, whose law shifts the next bias.
     """
@@ -60,7 +66,8 @@ def holding(x: Any) -> Fraction:
 
 
 def rational(x: Any) -> Fraction:
-    """A float as the shortest decimal that names it; integers, decimals in text and rationals as they are.
+    """A float as the shortest decimal that names it; integers, decimals in text and rationals as
+    they are.
 
     >>> rational(0.1)
     Fraction(1, 10)
@@ -73,7 +80,11 @@ def rational(x: Any) -> Fraction:
 def root(n: int) -> Fraction:
     """sqrt(n), rounded up where it is irrational."""
     exact = math.isqrt(n)
-    return Fraction(exact) if exact * exact == n else Fraction(math.isqrt(n * DIGITS * DIGITS) + 1, DIGITS)
+    return (
+        Fraction(exact)
+        if exact * exact == n
+        else Fraction(math.isqrt(n * DIGITS * DIGITS) + 1, DIGITS)
+    )
 
 
 def log(x: Fraction | int) -> float:
@@ -109,11 +120,19 @@ def log_multisets(count: int, kinds: int | None = None, *, log_kinds: float | No
 
 
 def _log_choose(small: int, large: float) -> float:
-    """log C(small + large, small) for 1 <= small <= large, by Stirling's series for the ratio of two factorials."""
+    """log C(small + large, small) for 1 <= small <= large, by Stirling's series for the ratio of
+    two factorials.
+    """
     if large < 32:
         return math.log(math.comb(small + int(large), small))
     top, bottom = large + small + 0.0, large + 0.0
-    rising = small * math.log(large) + (top + 0.5) * math.log1p(small / large) - small + _stirling(top) - _stirling(bottom)
+    rising = (
+        small * math.log(large)
+        + (top + 0.5) * math.log1p(small / large)
+        - small
+        + _stirling(top)
+        - _stirling(bottom)
+    )
     return rising - math.lgamma(small + 1)
 
 
@@ -131,7 +150,8 @@ class Class:
     """Networks of one architecture with bounded parameters, on bounded inputs.
 
     Attributes:
-        widths: d_0, ..., d_{L+1}. activations: one per hidden layer. bounds: B_l, one per layer. input_bound: B_x.
+        widths: d_0, ..., d_{L+1}. activations: one per hidden layer. bounds: B_l, one per layer.
+            input_bound: B_x.
         norm: of the inputs, "inf" or "2".
 
     >>> Class.of([10, 100, 1], "relu").log_permuted(Fraction(1, 10)) < Class.of([10, 100, 1], "relu").log_plain(Fraction(1, 10))
@@ -145,15 +165,24 @@ class Class:
     norm: str = "inf"
 
     @staticmethod
-    def of(widths: Sequence[int], activation: Any = "relu", bound: Any = 1, input_bound: Any = 1, norm: str = "inf") -> Class:
+    def of(
+        widths: Sequence[int],
+        activation: Any = "relu",
+        bound: Any = 1,
+        input_bound: Any = 1,
+        norm: str = "inf",
+    ) -> Class:
         """From one activation or one per hidden layer, one bound or one per layer.
 
         Raises:
-            ShapeError: other numbers of them. ValueError: no architecture, or a bound that is not positive.
+            ShapeError: other numbers of them. ValueError: no architecture, or a bound that is not
+                positive.
         """
         sizes = tuple(int(d) for d in widths)
         if len(sizes) < 2 or any(d < 1 or d != e for d, e in zip(sizes, widths, strict=True)):
-            raise ValueError(f"widths {list(widths)}: inputs, hidden layers, outputs, each a positive integer")
+            raise ValueError(
+                f"widths {list(widths)}: inputs, hidden layers, outputs, each a positive integer"
+            )
         return Class.of_network(sizes, activation, bound, input_bound, norm)
 
     @staticmethod
@@ -162,10 +191,16 @@ class Class:
     ) -> Class:  # fmt: skip
         """The same for the widths of a network, which may have hidden layers without units."""
         depth = len(sizes) - 1
-        acts = [activation] * (depth - 1) if isinstance(activation, (str, Activation)) else list(activation)
+        acts = (
+            [activation] * (depth - 1)
+            if isinstance(activation, (str, Activation))
+            else list(activation)
+        )
         limits = list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * depth
         if len(acts) != depth - 1 or len(limits) != depth:
-            raise ShapeError(f"{len(acts)} activations and {len(limits)} bounds for {depth - 1} hidden layers, {depth} layers")
+            raise ShapeError(
+                f"{len(acts)} activations and {len(limits)} bounds for {depth - 1} hidden layers, {depth} layers"
+            )
         if norm not in ("inf", "2"):
             raise ValueError(f"norm={norm!r}: 'inf' or '2'")
         numbers = [holding(x) for x in (*limits, input_bound)]
@@ -194,7 +229,9 @@ class Class:
 
     @property
     def log_group(self) -> float:
-        """Logarithm of the number of permutations, with signs of odd and even units: those that move the box onto itself."""
+        """Logarithm of the number of permutations, with signs of odd and even units: those that
+        move the box onto itself.
+        """
         layers = zip(self.widths[1:-1], self.activations, strict=True)
         return math.fsum(SymmetricPart(d, signed(s)).log_order for d, s in layers)
 
@@ -218,11 +255,17 @@ class Class:
         reaches = self.reaches()
         for l in reversed(range(len(self.bounds))):
             found.append(self._read(l, reaches[l]) * after)
-            after *= self.bounds[l] * self.widths[l] * (self.activations[l - 1].lipschitz if l else 1)
+            after *= (
+                self.bounds[l] * self.widths[l] * (self.activations[l - 1].lipschitz if l else 1)
+            )
         return found[::-1]
 
-    def cells(self, eps: Fraction, dimensions: Sequence[int] | None = None, *, uniform: bool = False) -> list[int]:
-        """m_1, ..., m_{L+1}: pieces of each interval, with delta_l = eps S_l / (S K_l) (or all equal)."""
+    def cells(
+        self, eps: Fraction, dimensions: Sequence[int] | None = None, *, uniform: bool = False
+    ) -> list[int]:
+        """m_1, ..., m_{L+1}: pieces of each interval, with delta_l = eps S_l / (S K_l) (or all
+        equal).
+        """
         if eps <= 0:
             raise ValueError(f"accuracy {float(eps)!r}: a positive number is needed")
         shares, moved = list(dimensions or self.sizes), self.sensitivities()
@@ -247,7 +290,9 @@ class Class:
     def log_shallow(self, eps: Fraction, *, signs: bool = True) -> float:
         """One hidden layer: the exact number of orbits on the grid."""
         if len(self.widths) != 3:
-            raise ValueError(f"widths {list(self.widths)}: the number of orbits is known for one hidden layer")
+            raise ValueError(
+                f"widths {list(self.widths)}: the number of orbits is known for one hidden layer"
+            )
         inner, outer = self.cells(eps)
         inputs, count, outputs = self.widths
         logs = (inputs + 1) * log(inner) + outputs * log(outer)
@@ -264,7 +309,9 @@ class Class:
         return multisets + outputs * log(outer)
 
     def scaled(self) -> Class:
-        """The same functions with rows of size 1 in all hidden layers (for one bound B = the largest)."""
+        """The same functions with rows of size 1 in all hidden layers (for one bound B = the
+        largest).
+        """
         b, size = max(self.bounds), Fraction(1)
         for _ in self.activations:
             size = b * max(Fraction(1), size)
@@ -282,10 +329,15 @@ class Class:
                 f"{', '.join(map(str, self.activations))}: scales are free for positively homogeneous activations only"
             )
         unit = self.scaled()
-        dimensions = [*(s - d for s, d in zip(self.sizes[:-1], self.widths[1:-1], strict=True)), self.sizes[-1]]
+        dimensions = [
+            *(s - d for s, d in zip(self.sizes[:-1], self.widths[1:-1], strict=True)),
+            self.sizes[-1],
+        ]
         cells = unit.cells(eps, dimensions)
         total = [self.sizes[-1] * log(cells[-1])]
-        for n, d, s, m in zip(self.widths[:-2], self.widths[1:-1], self.activations, cells, strict=False):
+        for n, d, s, m in zip(
+            self.widths[:-2], self.widths[1:-1], self.activations, cells, strict=False
+        ):
             p, faces = n + 1, (n + 1) * (1 if signed(s) else 2)  # opposite faces are one up to sign
             logs = math.log(faces) + (p - 1) * log(m)
             if logs < FLOATS:
@@ -312,18 +364,29 @@ class Class:
 
     def log_volume(self) -> float:
         """Of the box divided by the order of the group."""
-        return math.fsum([*(s * log(2 * b) for s, b in zip(self.sizes, self.bounds, strict=True)), -self.log_group])
+        return math.fsum(
+            [
+                *(s * log(2 * b) for s, b in zip(self.sizes, self.bounds, strict=True)),
+                -self.log_group,
+            ]
+        )
 
     def log_volume_step(self, layer: int) -> float:
         """How much one more unit in a hidden layer adds to `log_volume`."""
         d, s = self.widths, self.activations[layer - 1]
-        own = (d[layer - 1] + 1) * log(2 * self.bounds[layer - 1]) + d[layer + 1] * log(2 * self.bounds[layer])
+        own = (d[layer - 1] + 1) * log(2 * self.bounds[layer - 1]) + d[layer + 1] * log(
+            2 * self.bounds[layer]
+        )
         return own - log(d[layer] + 1) - (math.log(2) if signed(s) else 0.0)
 
     def log_peak_width(self, layer: int = 1) -> float:
-        """log(d + 1) where the volume stops growing with the width d of a layer; 0 where it always shrinks."""
+        """log(d + 1) where the volume stops growing with the width d of a layer; 0 where it always
+        shrinks.
+        """
         d, s = self.widths, self.activations[layer - 1]
-        own = (d[layer - 1] + 1) * log(2 * self.bounds[layer - 1]) + d[layer + 1] * log(2 * self.bounds[layer])
+        own = (d[layer - 1] + 1) * log(2 * self.bounds[layer - 1]) + d[layer + 1] * log(
+            2 * self.bounds[layer]
+        )
         return max(0.0, own - (math.log(2) if signed(s) else 0.0))
 
 
@@ -341,14 +404,30 @@ def _log_rows(m: int, p: int, count: int, signs: bool) -> float:
 
 
 def published_deep(cls: Class, eps: Any) -> float:
-    """Shen 2024, several hidden layers. The constant is remembered, not read: no certificate rests on it."""
-    depth, b, rho = len(cls.widths) - 2, max(cls.bounds), math.prod((s.lipschitz for s in cls.activations), start=Fraction(1))
-    inside = 4 * (depth + 1) * (cls.input_bound + 1) * (2 * b) ** (depth + 2) * rho * math.prod(cls.widths[:-1]) / rational(eps)
+    """Shen 2024, several hidden layers. The constant is remembered, not read: no certificate rests
+    on it.
+    """
+    depth, b, rho = (
+        len(cls.widths) - 2,
+        max(cls.bounds),
+        math.prod((s.lipschitz for s in cls.activations), start=Fraction(1)),
+    )
+    inside = (
+        4
+        * (depth + 1)
+        * (cls.input_bound + 1)
+        * (2 * b) ** (depth + 2)
+        * rho
+        * math.prod(cls.widths[:-1])
+        / rational(eps)
+    )
     return cls.parameters * log(inside) - math.fsum(math.lgamma(d + 1) for d in cls.widths[1:-1])
 
 
 def published_shallow(cls: Class, eps: Any) -> float:
-    """Shen 2024, one hidden layer, one output. The constant is remembered, not read: no certificate rests on it."""
+    """Shen 2024, one hidden layer, one output. The constant is remembered, not read: no certificate
+    rests on it.
+    """
     inputs, count, _ = cls.widths
     rho, b = cls.activations[0].lipschitz, max(cls.bounds)
     inside = 16 * b * b * (cls.input_bound + 1) * root(inputs) * count / rational(eps)
@@ -356,18 +435,25 @@ def published_shallow(cls: Class, eps: Any) -> float:
 
 
 def sorted_cover(count: int, bound: Any, delta: Any) -> tuple[float, float, float]:
-    """Logs of covers of sorted vectors in [-B, B]^d at delta: by a grid; by volume; and m^d / d!, which bounds nothing."""
+    """Logs of covers of sorted vectors in [-B, B]^d at delta: by a grid; by volume; and m^d / d!,
+    which bounds nothing.
+    """
     ratio = rational(bound) / rational(delta)
     m = math.ceil(ratio)
     factorial = math.lgamma(count + 1)
-    return log_multisets(count, m), count * log(2 * ratio + count) - factorial, count * log(m) - factorial
+    return (
+        log_multisets(count, m),
+        count * log(2 * ratio + count) - factorial,
+        count * log(m) - factorial,
+    )
 
 
 # Copies: starts near one of them --------------------------------------------------------------------------------
 
 
 def row_distance(weight: Array, bias: Array, *, signs: bool = False) -> float:
-    """The least sup distance between rows (weight, bias) of a layer; with signs also from minus a row to any row.
+    """The least sup distance between rows (weight, bias) of a layer; with signs also from minus a
+    row to any row.
 
     Balls of less than half of it around the copies of a network are disjoint.
     """
@@ -375,15 +461,27 @@ def row_distance(weight: Array, bias: Array, *, signs: bool = False) -> float:
     least = math.inf
     for k, row in enumerate(rows):
         others = rows[k + 1 :]
-        far = [np.abs(others - row).max(axis=1, initial=0)] + ([np.abs(others + row).max(axis=1, initial=0)] if signs else [])
-        least = min([least, *(float(x.min()) for x in far if len(x)), *([2 * float(np.abs(row).max())] if signs else [])])
+        far = [np.abs(others - row).max(axis=1, initial=0)] + (
+            [np.abs(others + row).max(axis=1, initial=0)] if signs else []
+        )
+        least = min(
+            [
+                least,
+                *(float(x.min()) for x in far if len(x)),
+                *([2 * float(np.abs(row).max())] if signs else []),
+            ]
+        )
     return least
 
 
-def log_hit_probability(values: Any, radius: float, sigma: float = 1.0, *, log_copies: float = 0.0) -> float:
-    """log of: copies times the probability that independent normal entries all lie within `radius` of `values`.
+def log_hit_probability(
+    values: Any, radius: float, sigma: float = 1.0, *, log_copies: float = 0.0
+) -> float:
+    """log of: copies times the probability that independent normal entries all lie within `radius`
+    of `values`.
 
-    The probability of a start near some copy if the balls are disjoint (see `row_distance`); an upper bound always.
+    The probability of a start near some copy if the balls are disjoint (see `row_distance`); an
+    upper bound always.
 
     >>> round(log_hit_probability([[0.5, -0.25], [1, 0.75]], 0.25, log_copies=math.log(2)), 6)
     -6.714849
@@ -394,14 +492,18 @@ def log_hit_probability(values: Any, radius: float, sigma: float = 1.0, *, log_c
     low, high = log_ndtr(r - t), log_ndtr(-r - t)
     with np.errstate(divide="ignore"):
         exact = low + np.log(-np.expm1(high - low))
-    series = np.log(2 * r) - t * t / 2 - math.log(2 * math.pi) / 2 + np.log1p(r * r * (t * t - 1) / 6)
+    series = (
+        np.log(2 * r) - t * t / 2 - math.log(2 * math.pi) / 2 + np.log1p(r * r * (t * t - 1) / 6)
+    )
     return log_copies + math.fsum(np.where(r * np.maximum(1, t) < 1e-4, series, exact).tolist())
 
 
 def log_hit_cap(count: int, inputs: int, outputs: int) -> float:
-    """A bound of the log of that probability for uniform starts in a box: d rows of p entries far apart leave small balls.
+    """A bound of the log of that probability for uniform starts in a box: d rows of p entries far
+    apart leave small balls.
 
-    d rows in [-B, B]^p at distance D force D <= 2B / (d^(1/p) - 1), so log(d! P(ball)) <= log d! - d (p + c) log(d^(1/p) - 1).
+    d rows in [-B, B]^p at distance D force D <= 2B / (d^(1/p) - 1), so log(d! P(ball)) <= log d! -
+    d (p + c) log(d^(1/p) - 1).
 
     >>> round(log_hit_cap(10, 2, 1), 6)
     -8.030452

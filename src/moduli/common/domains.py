@@ -1,4 +1,6 @@
-"""Where two functions are compared: everywhere (None), on a `Box`, under a `Gaussian`, on `Samples`."""
+"""Where two functions are compared: everywhere (None), on a `Box`, under a `Gaussian`, on
+`Samples`.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,23 @@ class Gaussian:
             raise ShapeError(f"mean has shape {self.mean.shape}, cov {self.cov.shape}")
 
     def __repr__(self) -> str:
-        plain = not self.mean.ndim and not self.cov.ndim and (float(self.mean), float(self.cov)) == (0.0, 1.0)
-        return "Gaussian()" if plain else f"Gaussian(mean={_short(self.mean)}, cov={_short(self.cov)})"
+        plain = (
+            not self.mean.ndim
+            and not self.cov.ndim
+            and (float(self.mean), float(self.cov)) == (0.0, 1.0)
+        )
+        return (
+            "Gaussian()" if plain else f"Gaussian(mean={_short(self.mean)}, cov={_short(self.cov)})"
+        )
 
     @staticmethod
     def of(samples: Float64[np.ndarray[Any, Any], "rows in"]) -> Gaussian:
         """Mean and covariance of the samples ``[rows, in]``."""
         x = np.asarray(samples, dtype=np.float64)
         if x.ndim != 2 or len(x) < 2:
-            raise ShapeError(f"samples have shape {x.shape}; [rows, in] with at least two rows is needed")
+            raise ShapeError(
+                f"samples have shape {x.shape}; [rows, in] with at least two rows is needed"
+            )
         return Gaussian(x.mean(axis=0), np.atleast_2d(np.cov(x.T)))
 
     def sample(self, rows: int, n: int, seed: int | np.random.Generator = 0) -> Array:
@@ -60,12 +70,12 @@ class Samples:
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", _finite("samples", self.x))
         if self.x.ndim != 2 or not len(self.x):
-            raise ShapeError(f"samples have shape {self.x.shape}; [rows, in] with at least one row is needed")
+            raise ShapeError(
+                f"samples have shape {self.x.shape}; [rows, in] with at least one row is needed"
+            )
 
     def __repr__(self) -> str:
         return f"Samples({len(self.x)} rows of {self.x.shape[1]})"
 
 
 Domain = Box | Gaussian | Samples | None
-
-

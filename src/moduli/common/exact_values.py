@@ -16,7 +16,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:
-    """Enclosures of the outputs (before the output map) at a rational input; points where every value is rational.
+    """Enclosures of the outputs (before the output map) at a rational input; points where every
+    value is rational.
 
     Args:
         x: ``[in]`` rationals.
@@ -24,7 +25,11 @@ def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:
     h: list[Interval] = [(q, q) for q in x]
     for layer in net.layers:
         z = _affine(layer.weight, layer.bias, h)
-        h = z if layer.activation.kind == "identity" else [_coarse(enclose_value(layer.activation, t)) for t in z]
+        h = (
+            z
+            if layer.activation.kind == "identity"
+            else [_coarse(enclose_value(layer.activation, t)) for t in z]
+        )
     return h
 
 
@@ -40,7 +45,10 @@ def _affine(weight: Array, bias: Array, h: Sequence[Interval]) -> list[Interval]
     else:
         plus, minus = np.maximum(whole, 0), np.minimum(whole, 0)
         ends = [plus @ low + minus @ high, plus @ high + minus @ low]
-    return [(int(p) * scale + Fraction(b), int(q) * scale + Fraction(b)) for p, q, b in zip(*ends, bias.tolist(), strict=True)]
+    return [
+        (int(p) * scale + Fraction(b), int(q) * scale + Fraction(b))
+        for p, q, b in zip(*ends, bias.tolist(), strict=True)
+    ]
 
 
 def integers(a: Array) -> tuple[Any, int]:
@@ -53,7 +61,9 @@ def integers(a: Array) -> tuple[Any, int]:
 
 
 def _coarse(interval: Interval) -> Interval:
-    """Outward onto a grid of 2^-160, where the interval is no point, so that denominators stay short."""
+    """Outward onto a grid of 2^-160, where the interval is no point, so that denominators stay
+    short.
+    """
     low, high = interval
     if low == high:
         return interval

@@ -10,7 +10,8 @@ from moduli.kernel.errors import MissingExtra
 
 @contextmanager
 def needed(library: str, extra: str) -> Iterator[None]:
-    """Around an import: where the library is not installed, the error names the extra that installs it.
+    """Around an import: where the library is not installed, the error names the extra that installs
+    it.
 
     >>> with needed("nowhere", "torch"):
     ...     import nowhere

@@ -1,4 +1,6 @@
-"""Pictures. The only module that knows matplotlib: each takes the `plot_data()` of a result and returns the axes."""
+"""Pictures. The only module that knows matplotlib: each takes the `plot_data()` of a result and
+returns the axes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY
 
 
 def axes(ax: Any = None, count: int = 1) -> Any:
-    """The given axes, or a row of new ones (one alone is no row), without frames at the top and right."""
+    """The given axes, or a row of new ones (one alone is no row), without frames at the top and
+    right.
+    """
     with needed("matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -34,7 +38,9 @@ def axes(ax: Any = None, count: int = 1) -> Any:
 
 
 def save(ax: Any, path: str | Path) -> Path:
-    """Write the figure of some axes (.svg .png .pdf), whole or not at all; the same picture gives the same bytes."""
+    """Write the figure of some axes (.svg .png .pdf), whole or not at all; the same picture gives
+    the same bytes.
+    """
     import io
 
     from matplotlib import rc_context
@@ -50,10 +56,12 @@ def save(ax: Any, path: str | Path) -> Path:
 
 
 def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
-    """A picture to stand in a page: its text is text, its ink and its colours those of the page, its identifiers its own.
+    """A picture to stand in a page: its text is text, its ink and its colours those of the page,
+    its identifiers its own.
 
     Args:
-        draw: draws on the axes it is given. name: goes before every identifier. label: what the picture shows, in words.
+        draw: draws on the axes it is given. name: goes before every identifier. label: what the
+            picture shows, in words.
     """
     import html
     import io
@@ -64,7 +72,12 @@ def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
 
     parts = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"
     buffer = io.StringIO()
-    settings: Any = {**dict.fromkeys(parts, INK), "svg.fonttype": "none", "svg.hashsalt": "moduli", "font.size": 10}
+    settings: Any = {
+        **dict.fromkeys(parts, INK),
+        "svg.fonttype": "none",
+        "svg.hashsalt": "moduli",
+        "font.size": 10,
+    }
     with rc_context(settings), np.errstate(over="ignore"):
         ax = axes()
         ax.figure.set_size_inches(4.8, 3.2)
@@ -83,23 +96,40 @@ def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
 
 
 def curve_figure(data: dict[str, Any], ax: Any = None) -> Any:
-    """Proximate rank against radius: one line where the bounds meet, a band where they do not, beside the greedy bound."""
+    """Proximate rank against radius: one line where the bounds meet, a band where they do not,
+    beside the greedy bound.
+    """
     ax = axes(ax)
     radii, lower, upper = data["radii"], data["lower"], data["upper"]
     ax.axhline(data["of"], color=GREY, lw=0.8, ls=":")
-    ax.annotate("hidden units", (1.0, data["of"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
+    ax.annotate(
+        "hidden units",
+        (1.0, data["of"]),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        color=GREY,
+    )
     ax.plot(radii, data["greedy"], color=ORANGE, lw=1.2, marker="o", ms=3, label="greedy bound")
     ax.plot(radii, upper, color=BLUE, lw=1.6, marker="o", ms=3, label="proximate rank")
     if (np.asarray(lower) != np.asarray(upper)).any():
-        ax.fill_between(radii, lower, upper, color=BLUE, alpha=0.2, lw=0, label="between proved bounds")
-    ax.set(xlabel="radius (change allowed to every parameter)", ylabel="hidden units needed", ylim=(0, None))
+        ax.fill_between(
+            radii, lower, upper, color=BLUE, alpha=0.2, lw=0, label="between proved bounds"
+        )
+    ax.set(
+        xlabel="radius (change allowed to every parameter)",
+        ylabel="hidden units needed",
+        ylim=(0, None),
+    )
     ax.margins(x=0.02)
     ax.legend(frameon=False)
     return ax
 
 
 def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
-    """A path of equivalent parameters: its shape in a plane of parameter space, and how the function changes along it."""
+    """A path of equivalent parameters: its shape in a plane of parameter space, and how the
+    function changes along it.
+    """
     left, right = axes(ax, 2)
     knots = data["knots"]
     left.plot(*knots[[0, -1]].T, color=GREY, lw=1.0, ls="--", label="straight line")
@@ -109,7 +139,14 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     left.set(xlabel="distance towards b", ylabel="main direction across")
     left.margins(0.08)
     left.legend(frameon=False)
-    right.plot(data["straight_position"], data["straight_change"], color=GREY, lw=1.0, ls="--", label="straight line")
+    right.plot(
+        data["straight_position"],
+        data["straight_change"],
+        color=GREY,
+        lw=1.0,
+        ls="--",
+        label="straight line",
+    )
     right.plot(data["position"], data["change"], color=BLUE, lw=1.6, label="path")
     right.set(xlabel="segment", ylabel="largest change of the outputs", xticks=range(len(knots)))
     right.set_ylim(-0.03 * max(1e-300, data["straight_change"].max()), None)
@@ -123,15 +160,30 @@ def _share(values: Any) -> Any:
 
 
 def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
-    """Share of variance lost against hidden units, beside two simpler choices of units and a linear map."""
+    """Share of variance lost against hidden units, beside two simpler choices of units and a linear
+    map.
+    """
     ax = axes(ax)
-    lines = (("magnitude", "largest units", GREY), ("kmeans", "centres of units", ORANGE), ("students", "student", BLUE))
-    places = np.maximum(data["units"], 0.5)  # a logarithmic axis has no place for students without units
+    lines = (
+        ("magnitude", "largest units", GREY),
+        ("kmeans", "centres of units", ORANGE),
+        ("students", "student", BLUE),
+    )
+    places = np.maximum(
+        data["units"], 0.5
+    )  # a logarithmic axis has no place for students without units
     linear, *shares = (_share(data[name]) for name in ("linear", "magnitude", "kmeans", "students"))
     for (_, label, color), share in zip(lines, shares, strict=True):
         ax.loglog(places, share, color=color, lw=1.6, marker="o", ms=3, label=label)
     ax.axhline(float(linear), color=GREY, lw=0.8, ls=":")
-    ax.annotate("a linear map", (1.0, float(linear)), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
+    ax.annotate(
+        "a linear map",
+        (1.0, float(linear)),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        color=GREY,
+    )
     ax.set(xlabel="hidden units", ylabel="share of variance lost")
     ax.set_xticks(places, [str(m) for m in data["units"]])
     ax.set_xticks([], minor=True)
@@ -159,29 +211,63 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     left.set(xlabel="accuracy", ylabel="log covering number")
     left.invert_xaxis()
     left.legend(frameon=False)
-    right.loglog(data["units"], [100 * x for x in data["saved"]], color=BLUE, lw=1.6, marker="o", ms=3, label="all symmetries")
-    right.loglog(data["units"], [100 * x for x in data["share"]], color=ORANGE, lw=1.2, marker="o", ms=3, label="finite group")
+    right.loglog(
+        data["units"],
+        [100 * x for x in data["saved"]],
+        color=BLUE,
+        lw=1.6,
+        marker="o",
+        ms=3,
+        label="all symmetries",
+    )
+    right.loglog(
+        data["units"],
+        [100 * x for x in data["share"]],
+        color=ORANGE,
+        lw=1.2,
+        marker="o",
+        ms=3,
+        label="finite group",
+    )
     right.axvline(data["here"], color=GREY, lw=0.8, ls=":")
-    right.set(xlabel="hidden units (all layers widened alike)", ylabel=f"saved, % of the logarithm at {data['eps']:g}")
+    right.set(
+        xlabel="hidden units (all layers widened alike)",
+        ylabel=f"saved, % of the logarithm at {data['eps']:g}",
+    )
     right.legend(frameon=False)
     return left, right
 
 
 def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
-    """What is lost against the share that is kept: of the parameters, and of the function where samples were given."""
+    """What is lost against the share that is kept: of the parameters, and of the function where
+    samples were given.
+    """
     ax = axes(ax)
     ax.plot(data["kept"], data["error"], color=BLUE, lw=1.6, label="parameters")
     if data["plain"] is not None:
-        ax.plot(data["kept"], data["plain"], color=GREY, lw=1.2, ls="--", label="parameters, with what no sample sees")
+        ax.plot(
+            data["kept"],
+            data["plain"],
+            color=GREY,
+            lw=1.2,
+            ls="--",
+            label="parameters, with what no sample sees",
+        )
     if data["function"] is not None:
-        ax.plot(data["probes"], np.minimum(data["function"], 2), color=ORANGE, lw=1.6, label="function")
-    ax.set(xlabel=f"share of {data['by']} kept", ylabel="relative error", xlim=(0, 1), ylim=(0, None))
+        ax.plot(
+            data["probes"], np.minimum(data["function"], 2), color=ORANGE, lw=1.6, label="function"
+        )
+    ax.set(
+        xlabel=f"share of {data['by']} kept", ylabel="relative error", xlim=(0, 1), ylim=(0, None)
+    )
     ax.legend(frameon=False)
     return ax
 
 
 def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
-    """Prunable shares of every seed over the range of noise alone; accuracy before and after, and with nine tenths gone."""
+    """Prunable shares of every seed over the range of noise alone; accuracy before and after, and
+    with nine tenths gone.
+    """
     left, right = axes(ax, 2)
     names = data["names"]
     if ax is None:
@@ -191,18 +277,33 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
         left.plot(line["shares"], [y] * len(line["shares"]), "o", color=BLUE, ms=3, alpha=0.5)
         left.plot([line["share"]], [y], "|", color=BLUE, ms=14, mew=2)
         if line.get("predicted"):
-            left.plot(line["predicted"][3:6:2], [y - 0.25] * 2, color=GREY, lw=3, alpha=0.6, solid_capstyle="butt")
-    left.set(xlabel="prunable share: seeds, median; noise alone (grey)", xlim=(-0.02, 1.02), ylim=(-0.7, len(names) - 0.3))
+            left.plot(
+                line["predicted"][3:6:2],
+                [y - 0.25] * 2,
+                color=GREY,
+                lw=3,
+                alpha=0.6,
+                solid_capstyle="butt",
+            )
+    left.set(
+        xlabel="prunable share: seeds, median; noise alone (grey)",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.7, len(names) - 0.3),
+    )
     left.set_yticks(height, names)
     for key, label, color, marker in (
         ("test", "all units", GREY, "|"), ("after", "without the prunable ones", BLUE, "o"),
         ("after_worst", "the same, worst seed", BLUE, "x"), ("tenth", "a tenth kept, by contribution", ORANGE, "o"),
         ("tenth_random", "a tenth kept, at random", ORANGE, "x"),
     ):  # fmt: skip
-        right.plot([line[key] for line in data["lines"]], height, marker, color=color, ms=5, label=label)
+        right.plot(
+            [line[key] for line in data["lines"]], height, marker, color=color, ms=5, label=label
+        )
     right.set(xlabel="test accuracy", ylim=(-0.7, len(names) - 0.3))
     right.set_yticks(height, [""] * len(names))
-    right.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    right.legend(
+        frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2
+    )
     return left, right
 
 
@@ -225,13 +326,22 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
         return ax
     if color == "cell":
         line = min(0.4, 8 / len(cells) ** 0.5)
-        ax.add_collection(PolyCollection(cells, facecolors=_shades(data["piece"]), edgecolors="white", linewidths=line))
+        ax.add_collection(
+            PolyCollection(
+                cells, facecolors=_shades(data["piece"]), edgecolors="white", linewidths=line
+            )
+        )
     elif color == "layer":
         fine = min(1.0, 20 / len(cells) ** 0.5)
         for layer in range(1, data["layers"] + 1):
             lines = [b["vertices"] for b in bends if b["layer"] == layer]
-            width, hue = fine * (1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)), LAYERS[(layer - 1) % len(LAYERS)]
-            ax.add_collection(LineCollection(lines, colors=hue, linewidths=width, label=f"layer {layer}"))
+            width, hue = (
+                fine * (1.6 - 0.9 * (layer - 1) / max(1, data["layers"] - 1)),
+                LAYERS[(layer - 1) % len(LAYERS)],
+            )
+            ax.add_collection(
+                LineCollection(lines, colors=hue, linewidths=width, label=f"layer {layer}")
+            )
         ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         shown = [b for b in bends if b["visible"]]
@@ -243,7 +353,11 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
         ax.add_collection(coloured)
         ax.figure.colorbar(coloured, ax=ax, label="jump of the gradient (convex above 0)")
     every = np.concatenate(cells)
-    ax.set(xlim=(every[:, 0].min(), every[:, 0].max()), ylim=(every[:, 1].min(), every[:, 1].max()), aspect="equal")
+    ax.set(
+        xlim=(every[:, 0].min(), every[:, 0].max()),
+        ylim=(every[:, 1].min(), every[:, 1].max()),
+        aspect="equal",
+    )
     ax.set(xlabel=data["coordinates"][0], ylabel=data["coordinates"][1])
     return ax
 
@@ -261,7 +375,9 @@ def _shades(piece: Any) -> Any:
 
 
 def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
-    """Three inputs: the bends as polygons in space; or the affine pieces where they meet the sides of the box."""
+    """Three inputs: the bends as polygons in space; or the affine pieces where they meet the sides
+    of the box.
+    """
     from matplotlib.cm import ScalarMappable
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 
@@ -273,12 +389,25 @@ def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
     clear = min(0.5, max(0.12, 6 / max(1, len(bends)) ** 0.5))
     if color == "cell":
         shade = _shades(data["piece"])
-        ax.add_collection3d(Poly3DCollection(data["cells"], facecolors=shade, edgecolors="white", linewidths=0.3))
+        ax.add_collection3d(
+            Poly3DCollection(data["cells"], facecolors=shade, edgecolors="white", linewidths=0.3)
+        )
     elif color == "layer":
         hues = [LAYERS[(b["layer"] - 1) % len(LAYERS)] for b in bends]
-        ax.add_collection3d(Poly3DCollection([b["vertices"] for b in bends], facecolors=hues, edgecolors="none", alpha=clear))
+        ax.add_collection3d(
+            Poly3DCollection(
+                [b["vertices"] for b in bends], facecolors=hues, edgecolors="none", alpha=clear
+            )
+        )
         for layer in range(1, data["layers"] + 1):
-            ax.plot([], [], color=LAYERS[(layer - 1) % len(LAYERS)], lw=4, alpha=0.6, label=f"layer {layer}")
+            ax.plot(
+                [],
+                [],
+                color=LAYERS[(layer - 1) % len(LAYERS)],
+                lw=4,
+                alpha=0.6,
+                label=f"layer {layer}",
+            )
         ax.legend(frameon=False, loc="upper right")
     elif bends:
         weight = np.array([max(b["weight"], key=abs) for b in bends])
@@ -286,7 +415,9 @@ def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
         scale = ScalarMappable(cmap="RdBu_r")
         scale.set_clim(-top, top)
         shade = scale.to_rgba(weight, alpha=clear)
-        ax.add_collection3d(Poly3DCollection([b["vertices"] for b in bends], facecolors=shade, edgecolors="none"))
+        ax.add_collection3d(
+            Poly3DCollection([b["vertices"] for b in bends], facecolors=shade, edgecolors="none")
+        )
         ax.figure.colorbar(scale, ax=ax, label="jump of the gradient (convex above 0)", shrink=0.7)
     every = np.concatenate(data["cells"])
     low, high = every.min(axis=0), every.max(axis=0)

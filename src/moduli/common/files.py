@@ -1,5 +1,5 @@
-"""Bytes in and out: regular files up to a limit, packed by gzip or not, NumPy archives as data, files written whole or
-not at all.
+"""Bytes in and out: regular files up to a limit, packed by gzip or not, NumPy archives as data,
+files written whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from moduli.kernel.errors import UnsupportedModel, one_line
 MAX_FILE = 2**31
 MAX_UNPACKED = 2**32
 UNPACKED_FLOOR = 2**26  # bytes: a small archive may unpack to that much at any ratio
-UNPACKED_RATIO = 100  # text and weights pack to a tenth at best: beyond this, a file was made to fill the memory
+UNPACKED_RATIO = (
+    100  # text and weights pack to a tenth at best: beyond this, a file was made to fill the memory
+)
 BLOCK = 2**20  # bytes unpacked at a time
 POINTER = 1024  # bytes: a Git LFS pointer is shorter than that
 HEADER = 10_000
@@ -33,7 +35,10 @@ FIELD = (
     rb"""(['"][<>|=]?[?biufcUO][0-9]{0,9}['"]|True|False|\([0-9,\s]*\))\s*,?\s*"""
 )
 STAND_INS = (
-    (rb"version https?://[^\s]*(git-lfs|hawser|git-media)", "a Git LFS pointer, not the file; run git lfs pull"),
+    (
+        rb"version https?://[^\s]*(git-lfs|hawser|git-media)",
+        "a Git LFS pointer, not the file; run git lfs pull",
+    ),
     (rb"/annex/objects/", "a git-annex pointer, not the file; run git annex get"),
     (rb"\s*<(!doctype\s+html|html)\b", "a web page, not the file; download the raw file"),
 )
@@ -89,8 +94,8 @@ def content(path: str | Path, most: int = MAX_FILE) -> bytes:
     """The bytes of a regular file, unpacked where its name ends in ``.gz``.
 
     Raises:
-        UnsupportedModel: no file (a folder, a pipe, a device), a Git LFS pointer or a web page in its place, more than
-            `most` bytes, packed or not, or damaged packing.
+        UnsupportedModel: no file (a folder, a pipe, a device), a Git LFS pointer or a web page in
+            its place, more than `most` bytes, packed or not, or damaged packing.
         OSError: it cannot be opened.
     """
     file = regular(path)
@@ -102,7 +107,9 @@ def content(path: str | Path, most: int = MAX_FILE) -> bytes:
     packed = data.startswith(b"\x1f\x8b\x08")
     if suffix_of(file)[1]:
         if not packed:
-            raise UnsupportedModel(f"{file} is named .gz but not packed by gzip; rename it without .gz")
+            raise UnsupportedModel(
+                f"{file} is named .gz but not packed by gzip; rename it without .gz"
+            )
         return gunzip(data, most, str(file))
     if packed:
         raise UnsupportedModel(f"{file} is packed by gzip; rename it {file.name}.gz, or gunzip it")
@@ -110,7 +117,8 @@ def content(path: str | Path, most: int = MAX_FILE) -> bytes:
 
 
 def gunzip(data: bytes, most: int, where: str) -> bytes:
-    """What gzip packed, of one member or several, up to a size that is watched while it is unpacked.
+    """What gzip packed, of one member or several, up to a size that is watched while it is
+    unpacked.
 
     Raises:
         UnsupportedModel: damaged, cut off, or larger than `most` or than such a file unpacks to.
@@ -126,9 +134,13 @@ def gunzip(data: bytes, most: int, where: str) -> bytes:
                         f"{where}: {len(data)} bytes unpack to more than {limit}; gunzip it first if it is meant to"
                     )
     except EOFError:
-        raise UnsupportedModel(f"{where} is cut off: the packed data ends early; get the file again") from None
+        raise UnsupportedModel(
+            f"{where} is cut off: the packed data ends early; get the file again"
+        ) from None
     except (gzip.BadGzipFile, zlib.error, struct.error) as error:
-        raise UnsupportedModel(f"{where} is damaged, gzip cannot unpack it ({error}); get the file again") from None
+        raise UnsupportedModel(
+            f"{where} is damaged, gzip cannot unpack it ({error}); get the file again"
+        ) from None
     return bytes(unpacked)
 
 
@@ -140,27 +152,53 @@ def load_arrays(path: str | Path, most: int = MAX_FILE) -> dict[str, Any]:
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """The arrays of an archive whose declared sizes are small enough, and true. Nothing is unpickled.
+    """The arrays of an archive whose declared sizes are small enough, and true. Nothing is
+    unpickled.
 
-    Entries are stored or deflated, as NumPy writes them: of other packings a few bytes can fill the memory.
+    Entries are stored or deflated, as NumPy writes them: of other packings a few bytes can fill the
+    memory.
 
     Raises:
-        UnsupportedModel: damaged, another packing, or sizes and entries that are not what they are said to be.
+        UnsupportedModel: damaged, another packing, or sizes and entries that are not what they are
+            said to be.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
-            if total > min(MAX_UNPACKED, max(UNPACKED_FLOOR, UNPACKED_RATIO * len(data))) or len(members) > 10_000:
-                raise UnsupportedModel(f"{len(data)} bytes unpack to {total}; this is no archive of arrays")
+            if (
+                total > min(MAX_UNPACKED, max(UNPACKED_FLOOR, UNPACKED_RATIO * len(data)))
+                or len(members) > 10_000
+            ):
+                raise UnsupportedModel(
+                    f"{len(data)} bytes unpack to {total}; this is no archive of arrays"
+                )
             names = [member.filename.removesuffix(".npy") for member in members]
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
-                raise UnsupportedModel(f"{twice[:40]!r} is there twice; an archive holds every name once")
-            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-                raise UnsupportedModel("entries are packed as NumPy packs none; write it with numpy.savez")
-            return {name: _array(_entry(archive, member), name) for name, member in zip(names, members, strict=True)}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
+                raise UnsupportedModel(
+                    f"{twice[:40]!r} is there twice; an archive holds every name once"
+                )
+            if any(
+                member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                for member in members
+            ):
+                raise UnsupportedModel(
+                    "entries are packed as NumPy packs none; write it with numpy.savez"
+                )
+            return {
+                name: _array(_entry(archive, member), name)
+                for name, member in zip(names, members, strict=True)
+            }
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        struct.error,
+    ) as error:
         raise UnsupportedModel(f"damaged or no .npz archive ({error})") from None
 
 
@@ -179,7 +217,9 @@ def _array(data: bytes, name: str) -> Any:
     dtype, fortran, shape = _header(data[8 + size : min(start, len(data))], name)
     held, count = len(data) - start, math.prod(shape)
     if dtype.hasobject or count * dtype.itemsize != held or (count and not dtype.itemsize):
-        raise UnsupportedModel(f"{name[:40]!r} declares {dtype} {str(shape)[:80]} but holds {held} bytes")
+        raise UnsupportedModel(
+            f"{name[:40]!r} declares {dtype} {str(shape)[:80]} but holds {held} bytes"
+        )
     array: Any = np.frombuffer(data, dtype, count, start) if count else np.zeros(0, dtype)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
@@ -191,18 +231,29 @@ def _header(text: bytes, name: str) -> tuple[np.dtype[Any], bool, tuple[int, ...
     found = {key: value.decode() for key, value in re.findall(FIELD, text)}
     descr, order, lengths = (found.get(key, "") for key in (b"descr", b"fortran_order", b"shape"))
     shape = tuple(int(n[:20]) for n in re.findall(r"[0-9]+", lengths))
-    if not lengths.startswith("(") or order not in ("True", "False") or len(shape) > 32 or any(n >= 2**48 for n in shape):
+    if (
+        not lengths.startswith("(")
+        or order not in ("True", "False")
+        or len(shape) > 32
+        or any(n >= 2**48 for n in shape)
+    ):
         raise UnsupportedModel(f"{name[:40]!r} has shape {lengths[:80]}")
     try:
         return np.dtype(descr[1:-1]), order == "True", shape
     except TypeError:
-        raise UnsupportedModel(f"{name[:40]!r} holds {descr[:40]}; numbers and text are understood") from None
+        raise UnsupportedModel(
+            f"{name[:40]!r} holds {descr[:40]}; numbers and text are understood"
+        ) from None
 
 
 def atomic_write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> Path:
-    """Write a file whole or not at all: a temporary one beside it, then a rename. `data` may come in parts."""
+    """Write a file whole or not at all: a temporary one beside it, then a rename. `data` may come
+    in parts.
+    """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent
+        )
         try:
             with os.fdopen(handle, "wb") as file:
                 file.writelines([data] if isinstance(data, bytes) else data)

@@ -1,7 +1,8 @@
-"""Arithmetic modulo primes below 2^22, for proofs about ranks: modulo one never above the true one, modulo enough equal to it.
+"""Arithmetic modulo primes below 2^22, for proofs about ranks: modulo one never above the true one,
+modulo enough equal to it.
 
-Residues are whole floats of at most about half the prime in size, so that matrix products are those of floats: sums of up to
-1024 products stay below 2^53 and are exact.
+Residues are whole floats of at most about half the prime in size, so that matrix products are those
+of floats: sums of up to 1024 products stay below 2^53 and are exact.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ LAZY = 16  # panels after which the rest is reduced
 
 
 def residues(numbers: Any, prime: int) -> Array:
-    """Floats (rationals whose denominators are powers of two) modulo an odd prime, exactly; the shape stays.
+    """Floats (rationals whose denominators are powers of two) modulo an odd prime, exactly; the
+    shape stays.
 
     >>> residues([0.5, -1.0], 7).tolist()
     [-3.0, -1.0]
@@ -49,7 +51,9 @@ def times(a: Array, b: Array, prime: int) -> Array:
     inner = a.shape[-1]
     total = reduced(a[..., :CHUNK] @ b[..., :CHUNK, :], prime)
     for k in range(CHUNK, inner, CHUNK):
-        total = reduced(total + times(a[..., k : k + CHUNK], b[..., k : k + CHUNK, :], prime), prime)
+        total = reduced(
+            total + times(a[..., k : k + CHUNK], b[..., k : k + CHUNK, :], prime), prime
+        )
     return total
 
 
@@ -63,9 +67,11 @@ def rank(matrix: Array, prime: int) -> int:
 
 
 def pivots(matrix: Array, prime: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of a largest invertible block, in an order in which all leading blocks are; by panels of columns.
+    """Rows and columns of a largest invertible block, in an order in which all leading blocks are;
+    by panels of columns.
 
-    What is left of the matrix is reduced only when it is read, or after LAZY panels: each adds less than 64 2^42 to an entry.
+    What is left of the matrix is reduced only when it is read, or after LAZY panels: each adds less
+    than 64 2^42 to an entry.
     """
     a, order = np.array(matrix, dtype=np.float64), np.arange(len(matrix))
     found = list[int]()
@@ -98,7 +104,9 @@ def inverse(block: Array, prime: int) -> Array:
     if n <= 1:
         if n and block[0, 0] == 0:
             raise ZeroDivisionError("singular modulo the prime")
-        return np.array([[float(pow(int(v), -1, prime)) for v in row] for row in block]).reshape(block.shape)
+        return np.array([[float(pow(int(v), -1, prime)) for v in row] for row in block]).reshape(
+            block.shape
+        )
     k = n // 2
     a, b, c = inverse(block[:k, :k], prime), block[:k, k:], block[k:, :k]
     ab, ca = times(a, b, prime), times(c, a, prime)
@@ -134,7 +142,8 @@ def null_space(matrix: Array, prime: int) -> Array:
 def _pivots(panel: Array, prime: int) -> tuple[list[int], list[int]]:
     """Rows and columns of a largest invertible block of up to PANEL columns.
 
-    A column or a row is reduced when it is read; 64 updates of less than 2^42 leave whole numbers below 2^53.
+    A column or a row is reduced when it is read; 64 updates of less than 2^42 leave whole numbers
+    below 2^53.
     """
     rows: list[int] = []
     columns: list[int] = []
@@ -162,7 +171,8 @@ def prime_below(n: int) -> int:
 
 
 def fraction(value: int, modulus: int, most: int) -> Fraction | None:
-    """A fraction n / d with n = d * value modulo the modulus, n and d at most `most` (Wang 1981); None if there is none.
+    """A fraction n / d with n = d * value modulo the modulus, n and d at most `most` (Wang 1981);
+    None if there is none.
 
     If 2 most^2 is below the modulus, there is no second one.
 
@@ -176,18 +186,26 @@ def fraction(value: int, modulus: int, most: int) -> Fraction | None:
     return Fraction(s, bottom) if 0 < abs(bottom) <= most and math.gcd(s, bottom) == 1 else None
 
 
-def rank_at_most(matrix_of: Callable[[int], Array], rank: int, sizes: Array, powers: Any, work: float) -> bool:
-    """Whether a rational matrix, given modulo any prime, is proved to have no larger rank; False says nothing.
+def rank_at_most(
+    matrix_of: Callable[[int], Array], rank: int, sizes: Array, powers: Any, work: float
+) -> bool:
+    """Whether a rational matrix, given modulo any prime, is proved to have no larger rank; False
+    says nothing.
 
     Args:
-        sizes, powers: entries of a column are below 2^size, and integers after multiplication by 2^power. work: about as many
-            products of numbers are spent.
+        sizes, powers: entries of a column are below 2^size, and integers after multiplication by
+            2^power. work: about as many products of numbers are spent.
 
-    Modulo each of several primes the other columns are combinations X of `rank` columns, on all rows. Either the fractions that
-    X reduces give exact null vectors: they annihilate all rows modulo the product of the primes, which exceeds whatever the
-    integers could be. Or the product exceeds all minors of size rank + 1: they vanish.
+    Modulo each of several primes the other columns are combinations X of `rank` columns, on all
+    rows. Either the fractions that X reduces give exact null vectors: they annihilate all rows
+    modulo the product of the primes, which exceeds whatever the integers could be. Or the product
+    exceeds all minors of size rank + 1: they vanish.
     """
-    minors = float(np.sort(np.maximum(0.0, sizes + powers))[::-1][: rank + 1].sum()) + (rank + 1) * math.log2(rank + 2) / 2 + 1
+    minors = (
+        float(np.sort(np.maximum(0.0, sizes + powers))[::-1][: rank + 1].sum())
+        + (rank + 1) * math.log2(rank + 2) / 2
+        + 1
+    )
     prime, product, crt, count, block = PRIMES[0] + 2, 1, np.zeros(0, dtype=object), 0, None
     while work > 0:
         prime = prime_below(prime)
@@ -208,7 +226,9 @@ def rank_at_most(matrix_of: Callable[[int], Array], rank: int, sizes: Array, pow
         crt, product, count = _chinese(crt, product, combination, prime), product * prime, count + 1
         if product.bit_length() > minors:
             return True
-        if count & (count - 1) == 0 and _annihilate(crt, product, float(np.max(sizes) + np.max(powers))):
+        if count & (count - 1) == 0 and _annihilate(
+            crt, product, float(np.max(sizes) + np.max(powers))
+        ):
             return True
     return False
 
@@ -223,9 +243,11 @@ def _chinese(known: Any, product: int, fresh: Array, prime: int) -> Any:
 
 
 def _annihilate(residues: Any, product: int, entry: float) -> bool:
-    """Whether the fractions behind the combinations, residues modulo a product, are null vectors of integers below 2^entry.
+    """Whether the fractions behind the combinations, residues modulo a product, are null vectors of
+    integers below 2^entry.
 
-    With one denominator d and numerators n_k, d J_free - sum n_k J_k vanishes modulo the product, and is smaller.
+    With one denominator d and numerators n_k, d J_free - sum n_k J_k vanishes modulo the product,
+    and is smaller.
     """
     found, most = list[Fraction](), math.isqrt(product // 2)
     for value in residues:

@@ -1,4 +1,6 @@
-"""The base of all results: one set of `rows()` gives the repr, the rich table, the HTML and the JSON."""
+"""The base of all results: one set of `rows()` gives the repr, the rich table, the HTML and the
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 SCREEN = 80  # pixels for an inch of a picture
 SILENT = {
-    "check", "rows", "data", "table", "to_json", "plot_data", "plot", "within", "barrier", "merge", "loss", "log_covering",
+    "check", "rows", "data", "table", "to_json", "plot_data", "plot", "within", "barrier", "merge",
+    "loss", "log_covering",
 }  # fmt: skip
 GLYPHS = {"proved": "=", "bounded": "<=", "estimated": "~", "refuted": "!=", "undecided": "?"}
 
@@ -33,15 +36,17 @@ class Result:
     """An answer and how far it is to be trusted.
 
     Attributes:
-        status: ``proved`` (checked by the kernel), ``bounded`` (a certified bound), ``estimated``, ``refuted`` (with a
-            witness) or ``undecided``.
+        status: ``proved`` (checked by the kernel), ``bounded`` (a certified bound), ``estimated``,
+            ``refuted`` (with a witness) or ``undecided``.
     """
 
     status: str
     kind: ClassVar[str] = "result"
 
     def __init_subclass__(cls) -> None:
-        """What an answer computes later is as silent as the question: numbers that are too large are told in words."""
+        """What an answer computes later is as silent as the question: numbers that are too large
+        are told in words.
+        """
         for name in SILENT & vars(cls).keys():
             setattr(cls, name, np.errstate(all="ignore")(vars(cls)[name]))
 
@@ -62,7 +67,9 @@ class Result:
         return None
 
     def check(self) -> bool:
-        """Replay the certificate in exact arithmetic; raises `CertificateRejected`, or `Undecided` where there is none."""
+        """Replay the certificate in exact arithmetic; raises `CertificateRejected`, or `Undecided`
+        where there is none.
+        """
         raise Undecided(f"{self.kind} carries no certificate: {self.statement}")
 
     def rows(self) -> list[tuple[str, str]]:
@@ -83,12 +90,18 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object whose fields bear the attribute names; null where a number is not finite."""
-        head = {"schema": f"moduli.{self.kind}/1", "status": self.status, "statement": self.statement}
+        head = {
+            "schema": f"moduli.{self.kind}/1",
+            "status": self.status,
+            "statement": self.statement,
+        }
         with np.errstate(all="ignore"):
             return dict(plain({**head, **self.data()}))
 
     def save(self, path: str | Path) -> Path:
-        """Write the certificate, or the JSON of a result that has none; the file appears whole or not at all."""
+        """Write the certificate, or the JSON of a result that has none; the file appears whole or
+        not at all.
+        """
         content = self.certificate.to_json() if self.certificate is not None else self.to_json()
         return atomic_write(Path(path), encoded(content).encode())
 
@@ -106,7 +119,9 @@ class Result:
         return notebook(self, [(label, text) for label, text in self.rows()])
 
     def _picture(self) -> str:
-        """What `plot` draws, as an image in HTML; nothing where there is no picture or no matplotlib."""
+        """What `plot` draws, as an image in HTML; nothing where there is no picture or no
+        matplotlib.
+        """
         draw = getattr(self, "plot", None)
         if draw is None:
             return ""
@@ -114,15 +129,22 @@ class Result:
             drawn = draw()
         except (MissingExtra, ValueError):
             return ""
-        buffer, figure = io.BytesIO(), (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure
+        buffer, figure = (
+            io.BytesIO(),
+            (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure,
+        )
         figure.savefig(buffer, format="png", dpi=2 * SCREEN, bbox_inches="tight", facecolor="white")
-        image, width = base64.b64encode(buffer.getvalue()).decode(), round(SCREEN * figure.get_size_inches()[0])
+        image, width = (
+            base64.b64encode(buffer.getvalue()).decode(),
+            round(SCREEN * figure.get_size_inches()[0]),
+        )
         alt, style = html.escape(self.statement), f"max-width:{width}px;width:100%"
         return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: null in the place of numbers that are not finite, lists of tuples, numbers of NumPy's.
+    """What JSON can hold: null in the place of numbers that are not finite, lists of tuples,
+    numbers of NumPy's.
 
     >>> plain({"slack": float("inf"), "ends": (0.5, float("nan"))})
     {'slack': None, 'ends': [0.5, None]}
@@ -158,7 +180,11 @@ def notebook(result: Result, rows: Sequence[Sequence[str]], head: Sequence[str] 
         + "</tr>"
         for first, *rest in rows
     )
-    body = f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody>" if head else f"<tbody>{lines}</tbody>"
+    body = (
+        f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody>"
+        if head
+        else f"<tbody>{lines}</tbody>"
+    )
     line = f"<code>{html.escape(result.glyph)}</code> <b>{html.escape(result.statement)}</b>"
     return f"<div><p>{line}</p>{result._picture()}<table>{body}</table></div>"
 

@@ -1,4 +1,6 @@
-"""Certificates written for what a search has found: the least slack, and minimality where it is provable."""
+"""Certificates written for what a search has found: the least slack, and minimality where it is
+provable.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from moduli.kernel.state import State
 
 
 def first(large: Network, region: Region | None, changed: Changed | None = None) -> Network:
-    """Where the moves start: parameters are changed, weights that play no part on the box are zero; nothing is proved here."""
+    """Where the moves start: parameters are changed, weights that play no part on the box are zero;
+    nothing is proved here.
+    """
     start = large if changed is None else changed.network(large)
     return start if region is None else without_masked_weights(start, region.cases)
 
@@ -34,13 +38,26 @@ def certify(
     region: Region | None = None,
     changed: Changed | None = None,
 ) -> Certificate:
-    """The certificate that `moves` lead from `large` to `small`, with the least slack and minimality if it is provable.
+    """The certificate that `moves` lead from `large` to `small`, with the least slack and
+    minimality if it is provable.
 
-    The signs of a region and the effect of changes are taken as proved here; `Certificate.verify` proves them.
+    The signs of a region and the effect of changes are taken as proved here; `Certificate.verify`
+    proves them.
     """
     left = state or replay(first(large, region, changed), moves, near, region)
     if left.widths != small.widths:
-        raise ShapeError(f"the moves lead to widths {left.widths}, the small network has {small.widths}")
+        raise ShapeError(
+            f"the moves lead to widths {left.widths}, the small network has {small.widths}"
+        )
     slack = slack_of(left, exact_arrays(small), region, changed)
-    proof = Certificate(large.digest, small.digest, tuple(moves), (), slack, near=near, region=region, changed=changed)
+    proof = Certificate(
+        large.digest,
+        small.digest,
+        tuple(moves),
+        (),
+        slack,
+        near=near,
+        region=region,
+        changed=changed,
+    )
     return replace(proof, minimal=proof.not_minimal(left, small) is None)

@@ -1,4 +1,6 @@
-"""What compression without a tolerance answers: a smaller network with its proof, and how many units a function needs."""
+"""What compression without a tolerance answers: a smaller network with its proof, and how many
+units a function needs.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from moduli.kernel.state import State
 from .certify import certify
 
 MOVES = {
-    "drop": "dropped", "constant": "folded into a bias", "merge": "merged", "block": "by turning others",
-    "skip": "with a linear layer",
+    "drop": "dropped", "constant": "folded into a bias", "merge": "merged",
+    "block": "by turning others", "skip": "with a linear layer",
 }  # fmt: skip
 
 
@@ -58,20 +60,26 @@ class Compression(Result):
 
     @property
     def optimal(self) -> bool:
-        """Whether no network of one hidden layer of this activation with fewer hidden units has this function.
+        """Whether no network of one hidden layer of this activation with fewer hidden units has
+        this function.
 
-        No hidden units are the fewest of all networks. Deeper networks may need fewer than one hidden layer does.
+        No hidden units are the fewest of all networks. Deeper networks may need fewer than one
+        hidden layer does.
         """
         return self.proof.minimal or self.network.units == 0
 
     @property
     def among(self) -> str | None:
-        """The networks among which the units are the fewest: "one hidden layer of tanh"; None where that is not claimed."""
+        """The networks among which the units are the fewest: "one hidden layer of tanh"; None where
+        that is not claimed.
+        """
         return one_layer(self.network) if self.optimal and self.network.units else None
 
     @property
     def slack(self) -> float:
-        """Certified sup over all inputs of |network - original|; inf where it grows with the input, see `growth`."""
+        """Certified sup over all inputs of |network - original|; inf where it grows with the input,
+        see `growth`.
+        """
         return self.proof.slack.everywhere
 
     @property
@@ -95,11 +103,15 @@ class Compression(Result):
         return True
 
     def rounded(self, dtype: str) -> Compression:
-        """The same compression with parameters rounded to ``float32`` and the certificate of that network."""
+        """The same compression with parameters rounded to ``float32`` and the certificate of that
+        network.
+        """
         small = self.network.rounded(dtype)
         if small == self.network:
             return self
-        return Compression("proved", small, self.original, certify(self.original, self.proof.large_moves, small))
+        return Compression(
+            "proved", small, self.original, certify(self.original, self.proof.large_moves, small)
+        )
 
     @property
     def removed(self) -> dict[str, int]:
@@ -112,7 +124,11 @@ class Compression(Result):
 
     @property
     def statement(self) -> str:
-        same = "the same function" if self.slack == 0 else f"the same function up to {self.proof.slack}"
+        same = (
+            "the same function"
+            if self.slack == 0
+            else f"the same function up to {self.proof.slack}"
+        )
         if self.status == "undecided":
             same = "no float bounds what rounding the parameters changes; scale the weights of the network down first"
         return f"{self.original.units} -> {self.network.units} hidden units{self.fewest}; {same}"
@@ -129,10 +145,17 @@ class Compression(Result):
         return [
             ("network", repr(self.original)),
             ("smaller", repr(self.network)),
-            ("hidden units", f"{self.original.units} -> {self.network.units}" + (" (optimal)" if self.optimal else "")),
+            (
+                "hidden units",
+                f"{self.original.units} -> {self.network.units}"
+                + (" (optimal)" if self.optimal else ""),
+            ),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("removed", moves or "nothing"),
-            ("same function", f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else "")),
+            (
+                "same function",
+                f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else ""),
+            ),
             ("slack", f"<= {self.proof.slack}" if self.slack else "= 0 (nothing was rounded)"),
         ]
 
@@ -143,8 +166,9 @@ class Compression(Result):
             "units": self.network.units, "original_units": self.original.units,
             "parameters": self.network.parameters, "original_parameters": self.original.parameters,
             "removed": self.removed, "optimal": self.optimal, "among": self.among,
-            "slack": None if slack.growth else slack.constant, "growth": slack.growth, "constant": slack.constant,
-            "digest": self.network.digest, "original_digest": self.original.digest,
+            "slack": None if slack.growth else slack.constant, "growth": slack.growth,
+            "constant": slack.constant, "digest": self.network.digest,
+            "original_digest": self.original.digest,
         }  # fmt: skip
 
 
@@ -153,7 +177,8 @@ class Rank(Result):
     """How many hidden units the function needs.
 
     Attributes:
-        lower, upper: proved bounds; `lower` among the networks that `among` names, `upper` is attained by `witness`.
+        lower, upper: proved bounds; `lower` among the networks that `among` names, `upper` is
+            attained by `witness`.
         of: hidden units of the network. reason: what the bounds rest on.
     """
 
@@ -172,7 +197,8 @@ class Rank(Result):
 
     @property
     def among(self) -> str | None:
-        """The networks that need `lower` units: "one hidden layer of tanh"; None where that is 0, for all networks.
+        """The networks that need `lower` units: "one hidden layer of tanh"; None where that is 0,
+        for all networks.
 
         Deeper networks may have the function with fewer units.
         """
@@ -199,7 +225,11 @@ class Rank(Result):
 
     def __int__(self) -> int:
         if not self.exact:
-            raise Undecided(f"rank is between {self.lower} and {self.upper}: {self.reason}", lower=self.lower, upper=self.upper)
+            raise Undecided(
+                f"rank is between {self.lower} and {self.upper}: {self.reason}",
+                lower=self.lower,
+                upper=self.upper,
+            )
         return self.upper
 
     @property
@@ -215,8 +245,8 @@ class Rank(Result):
 
     def data(self) -> dict[str, Any]:
         return {
-            "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of, "among": self.among,
-            "reason": self.reason, "digest": self.original.digest,
+            "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of,
+            "among": self.among, "reason": self.reason, "digest": self.original.digest,
         }  # fmt: skip
 
 
@@ -225,8 +255,12 @@ def one_layer(net: Network) -> str:
     return f"one hidden layer of {net.activations[0]}"
 
 
-def compression_of(net: Network, moves: tuple[Move, ...], state: State | None = None) -> Compression:
-    """The network that moves lead to, with its certificate; `state` where they were applied already."""
+def compression_of(
+    net: Network, moves: tuple[Move, ...], state: State | None = None
+) -> Compression:
+    """The network that moves lead to, with its certificate; `state` where they were applied
+    already.
+    """
     state = state or replay(net, moves)
     small = state.network()
     return Compression("proved", small, net, certify(net, moves, small, state=state))

@@ -1,4 +1,6 @@
-"""PyTorch: narrower Linear-activation-Linear blocks inside any module. Reading and writing modules is in `torch_modules`."""
+"""PyTorch: narrower Linear-activation-Linear blocks inside any module. Reading and writing modules
+is in `torch_modules`.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ROWS = 8192
 METADATA = {
-    "shape", "dtype", "device", "ndim", "requires_grad", "is_nested", "is_cuda", "is_sparse", "layout", "size", "dim", "numel",
-    "stride", "is_floating_point", "is_contiguous", "is_complex", "grad_fn", "is_leaf", "nelement", "names", "is_meta",
-    "is_quantized", "get_device", "is_inference", "is_mkldnn", "is_cpu",
+    "shape", "dtype", "device", "ndim", "requires_grad", "is_nested", "is_cuda", "is_sparse",
+    "layout", "size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "is_complex",
+    "grad_fn", "is_leaf", "nelement", "names", "is_meta", "is_quantized", "get_device",
+    "is_inference", "is_mkldnn", "is_cpu",
 }  # fmt: skip
 
 
@@ -40,7 +43,8 @@ class Block(NamedTuple):
     """One row of the table: a Linear-activation-Linear block and what became of it.
 
     Attributes:
-        first, second: names of the two Linear modules. error: of the block's output, on the inputs that it saw.
+        first, second: names of the two Linear modules. error: of the block's output, on the inputs
+            that it saw.
         saved: parameters.
     """
 
@@ -58,7 +62,8 @@ class Shrunk(Result):
     """A module with narrower blocks.
 
     Attributes:
-        module: the new module; the given one is untouched. blocks: what was found, with widths and errors.
+        module: the new module; the given one is untouched. blocks: what was found, with widths and
+            errors.
         refused: names of modules that look like part of a block but were left alone, and why.
     """
 
@@ -80,14 +85,21 @@ class Shrunk(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         found = [
-            (f"{b.first} - {b.activation} - {b.second}", f"{b.width} -> {b.kept} units, ~ {b.error}, {b.saved} parameters less")
+            (
+                f"{b.first} - {b.activation} - {b.second}",
+                f"{b.width} -> {b.kept} units, ~ {b.error}, {b.saved} parameters less",
+            )
             for b in self.blocks
         ]
         return found + [(name, f"left alone: {why}") for name, why in self.refused]
 
     def data(self) -> dict[str, Any]:
         blocks = [{**b._asdict(), "error": b.error._asdict()} for b in self.blocks]
-        return {"blocks": blocks, "refused": [list(r) for r in self.refused], "parameters": list(self.parameters)}
+        return {
+            "blocks": blocks,
+            "refused": [list(r) for r in self.refused],
+            "parameters": list(self.parameters),
+        }
 
 
 def shrink(
@@ -103,14 +115,18 @@ def shrink(
 ) -> Shrunk:
     """Narrow every Linear-activation-Linear block inside a module; all else stays as it is.
 
-    The module runs once on the sample inputs, in evaluation mode, while it is watched which Linear feeds which through an
-    elementwise activation (and dropout) alone; transformer feed-forward blocks are such blocks. Each is fitted on its own to
-    what it saw: to the Gaussian with the mean and covariance of its inputs, or to (at most 8192 of) the inputs themselves.
-    The new Linears always have a bias. Masks of `torch.nn.utils.prune` on Linears are made permanent in the new module.
+    The module runs once on the sample inputs, in evaluation mode, while it is watched which Linear
+    feeds which through an elementwise activation (and dropout) alone; transformer feed-forward
+    blocks are such blocks. Each is fitted on its own to what it saw: to the Gaussian with the mean
+    and covariance of its inputs, or to (at most 8192 of) the inputs themselves. The new Linears
+    always have a bias. Masks of `torch.nn.utils.prune` on Linears are made permanent in the new
+    module.
 
     Args:
-        sample_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or a list of such batches.
-        units: wanted width of every block, or of blocks by the name of their first Linear. keep: share of the width.
+        sample_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or a list of
+            such batches.
+        units: wanted width of every block, or of blocks by the name of their first Linear. keep:
+            share of the width.
         eps: allowed error of every block, relative to the standard deviation of its output.
         on: ``"gaussian"`` or ``"samples"``.
 
@@ -140,21 +156,36 @@ def shrink(
     found, refused = _find(new, batches)
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused)
-        raise UnsupportedModel(f"no Linear-activation-Linear block in {type(module).__name__}" + (f" ({why})" if why else ""))
+        raise UnsupportedModel(
+            f"no Linear-activation-Linear block in {type(module).__name__}"
+            + (f" ({why})" if why else "")
+        )
     names = [block.first for block in found]
     if isinstance(units, Mapping) and (unknown := set(units) - set(names)):
         raise ValueError(f"units names {sorted(unknown)}; blocks begin with {names}")
     table: dict[str, Block] = {}
     while found:
         ends = {block.second for block in found}
-        for block in [b for b in found if b.first not in ends]:  # where blocks meet, the lower ones come first
+        for block in [
+            b for b in found if b.first not in ends
+        ]:  # where blocks meet, the lower ones come first
             if progress is not None:
                 progress(len(table), len(names), block.first)
             wanted = units.get(block.first, block.width) if isinstance(units, Mapping) else units
             wanted = max(1, round(keep * block.width)) if keep is not None else wanted
             table[block.first] = _narrowed(new, block, wanted, eps, on, seed)
-        found = [] if len(table) == len(names) else [b for b in _find(new, batches)[0] if b.first not in table]
-    return Shrunk("estimated", new, tuple(table[n] for n in names), tuple(refused), (_size(module), _size(new)))
+        found = (
+            []
+            if len(table) == len(names)
+            else [b for b in _find(new, batches)[0] if b.first not in table]
+        )
+    return Shrunk(
+        "estimated",
+        new,
+        tuple(table[n] for n in names),
+        tuple(refused),
+        (_size(module), _size(new)),
+    )
 
 
 def _size(module: Any) -> int:
@@ -197,7 +228,9 @@ class _Found:
     def see(self, x: Any) -> None:
         wide = x.detach().reshape(-1, x.shape[-1]).double()
         if not bool(wide.isfinite().all()):
-            raise UnsupportedModel(f"{self.first} sees inputs that are not finite; check the sample inputs")
+            raise UnsupportedModel(
+                f"{self.first} sees inputs that are not finite; check the sample inputs"
+            )
         self.origin = wide.mean(dim=0) if self.origin is None else self.origin
         part = wide - self.origin
         self.count += len(wide)
@@ -218,11 +251,18 @@ class _Found:
         return smoothed(self.origin.cpu().numpy() + shift, (cov + cov.T) / 2)
 
 
-def _narrowed(module: Any, block: _Found, units: int | None, eps: float | None, on: str, seed: int) -> Block:
+def _narrowed(
+    module: Any, block: _Found, units: int | None, eps: float | None, on: str, seed: int
+) -> Block:
     """Fit the block, put it in place, and say what it does on the samples."""
     zeros = [np.zeros(linear.out_features) for linear in (block.one, block.two)]
-    bias = [z if linear.bias is None else linear.bias for z, linear in zip(zeros, (block.one, block.two), strict=True)]
-    net = Network.mlp(block.one.weight, bias[0], block.two.weight, bias[1], activation=block.activation)
+    bias = [
+        z if linear.bias is None else linear.bias
+        for z, linear in zip(zeros, (block.one, block.two), strict=True)
+    ]
+    net = Network.mlp(
+        block.one.weight, bias[0], block.two.weight, bias[1], activation=block.activation
+    )
     x = block.samples
     truth = net.logits(x)
     spread = float(truth.var(axis=0).sum())
@@ -234,17 +274,27 @@ def _narrowed(module: Any, block: _Found, units: int | None, eps: float | None, 
     small = narrow(net, law, seed=seed, **goal).network
     error = Error.of(float(np.square(small.logits(x) - truth).sum(axis=1).mean()), spread)
     if small.units < net.units:
-        for name, old, layer in zip((block.first, block.second), (block.one, block.two), small.layers, strict=True):
+        for name, old, layer in zip(
+            (block.first, block.second), (block.one, block.two), small.layers, strict=True
+        ):
             _put(module, name, _linear(old, layer))
-    saved = sum(_size(linear) for linear in (block.one, block.two)) - small.parameters if small.units < net.units else 0
-    return Block(block.first, block.second, str(block.activation), net.units, small.units, error, saved)
+    saved = (
+        sum(_size(linear) for linear in (block.one, block.two)) - small.parameters
+        if small.units < net.units
+        else 0
+    )
+    return Block(
+        block.first, block.second, str(block.activation), net.units, small.units, error, saved
+    )
 
 
 def _linear(old: Any, layer: Any) -> Any:
     import torch
 
     weight = torch.tensor(layer.weight)
-    new = torch.nn.Linear(weight.shape[1], weight.shape[0], device=old.weight.device, dtype=old.weight.dtype)
+    new = torch.nn.Linear(
+        weight.shape[1], weight.shape[0], device=old.weight.device, dtype=old.weight.dtype
+    )
     with torch.no_grad():
         new.weight.copy_(weight)
         new.bias.copy_(torch.tensor(layer.bias))
@@ -261,13 +311,23 @@ def _put(module: Any, name: str, new: Any) -> None:
 # Finding blocks -------------------------------------------------------------------------------------------------
 
 
-def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> tuple[list[_Found], list[tuple[str, str]]]:
-    """Run the module and watch; the blocks in the order of their first Linear, and what was refused."""
+def _find(
+    module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
+) -> tuple[list[_Found], list[tuple[str, str]]]:
+    """Run the module and watch; the blocks in the order of their first Linear, and what was
+    refused.
+    """
     with needed("torch", "torch"):
         import torch
-    linears = {(id(m.weight), id(m.bias)): (name, m) for name, m in module.named_modules() if _is_linear(m)}
+    linears = {
+        (id(m.weight), id(m.bias)): (name, m) for name, m in module.named_modules() if _is_linear(m)
+    }
     watch = __getattr__("_TorchWatch")(linears)
-    marks = [m.register_forward_pre_hook(watch.outside(name)) for name, m in module.named_modules() if _hooked(m)]
+    marks = [
+        m.register_forward_pre_hook(watch.outside(name))
+        for name, m in module.named_modules()
+        if _hooked(m)
+    ]
     try:
         with _evaluating(module, torch):
             for args, options in batches:
@@ -286,10 +346,16 @@ def _find(module: Any, batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
             refused[one] = f"called {often} times in {watch.batches} forward passes"
         elif one not in refused:
             found.append(block)
-    computed = {name: why for name, why in unfit.items() if WAYS_OUT in why}  # never seen, as their weights come and go
-    refused = computed | {name: why for name, why in refused.items() if name in watch.bent or name in unfit}
+    computed = {
+        name: why for name, why in unfit.items() if WAYS_OUT in why
+    }  # never seen, as their weights come and go
+    refused = computed | {
+        name: why for name, why in refused.items() if name in watch.bent or name in unfit
+    }
     names = [name for name, _ in module.named_modules()]
-    return sorted(found, key=lambda b: names.index(b.first)), sorted(refused.items(), key=lambda r: names.index(r[0]))
+    return sorted(found, key=lambda b: names.index(b.first)), sorted(
+        refused.items(), key=lambda r: names.index(r[0])
+    )
 
 
 def _is_linear(m: Any) -> bool:
@@ -299,7 +365,9 @@ def _is_linear(m: Any) -> bool:
 
 
 def _hooked(m: Any) -> bool:
-    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+    return bool(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    )
 
 
 def _unfit(module: Any) -> dict[str, str]:
@@ -312,7 +380,12 @@ def _unfit(module: Any) -> dict[str, str]:
             owners.setdefault(id(p), []).append(f"{name}.{own}")
     found = {}
     for name, m in ((n, m) for n, m in module.named_modules() if _is_linear(m)):
-        shared = [o for p in m.parameters() for o in owners[id(p)] if len(owners[id(p)]) > 1 and not o.startswith(f"{name}.")]
+        shared = [
+            o
+            for p in m.parameters()
+            for o in owners[id(p)]
+            if len(owners[id(p)]) > 1 and not o.startswith(f"{name}.")
+        ]
         if torch.nn.utils.parametrize.is_parametrized(m):
             found[name] = f"its weight is parametrized; {WAYS_OUT}"
         elif type(m) is not torch.nn.Linear:
@@ -320,7 +393,9 @@ def _unfit(module: Any) -> dict[str, str]:
         elif shared:
             found[name] = f"its parameters are shared with {', '.join(sorted(set(shared)))}"
         elif _hooked(m):
-            found[name] = "it carries a hook" + (f"; {WAYS_OUT}" if "weight" not in m._parameters else "")
+            found[name] = "it carries a hook" + (
+                f"; {WAYS_OUT}" if "weight" not in m._parameters else ""
+            )
     return found
 
 
@@ -341,7 +416,9 @@ def _evaluating(module: Any, torch: Any) -> Iterator[None]:
 
 
 class _Tracked(NamedTuple):
-    """A tensor that comes from a Linear: itself (its id stays taken while it lives), whose it is, what was applied since."""
+    """A tensor that comes from a Linear: itself (its id stays taken while it lives), whose it is,
+    what was applied since.
+    """
 
     tensor: Any
     owner: str
@@ -351,15 +428,21 @@ class _Tracked(NamedTuple):
 class _Watch:
     """Follows the outputs of Linears through activations and dropout to other Linears.
 
-    `__getattr__` below makes a TorchFunctionMode of it. A block is a Linear all of whose output goes through one activation
-    into one other Linear; whatever else becomes of an output on the way is told in `refused`.
+    `__getattr__` below makes a TorchFunctionMode of it. A block is a Linear all of whose output
+    goes through one activation into one other Linear; whatever else becomes of an output on the way
+    is told in `refused`.
 
     Attributes:
-        linears: names and modules, by the ids of weight and bias (functions of torch see tensors, not modules).
-        tracked: outputs of Linears in this pass, bent or not, by id. inputs: of each Linear, in this pass.
-        consumed: ids of tensors that went into an activation or a Linear: a second time would be another reader.
-        blocks: what was found, by both names. refused: Linears that begin no block, and why (the first reason).
-        calls: of each Linear, in all passes. bent: Linears whose output went into an activation. batches: passes.
+        linears: names and modules, by the ids of weight and bias (functions of torch see tensors,
+            not modules).
+        tracked: outputs of Linears in this pass, bent or not, by id. inputs: of each Linear, in
+            this pass.
+        consumed: ids of tensors that went into an activation or a Linear: a second time would be
+            another reader.
+        blocks: what was found, by both names. refused: Linears that begin no block, and why (the
+            first reason).
+        calls: of each Linear, in all passes. bent: Linears whose output went into an activation.
+            batches: passes.
     """
 
     def __init__(self, linears: Mapping[tuple[int, int], tuple[str, Any]]) -> None:
@@ -386,7 +469,9 @@ class _Watch:
         return output
 
     def step(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
-        """One function of torch was called: a Linear, the activation or dropout of a block, or a way out of it."""
+        """One function of torch was called: a Linear, the activation or dropout of a block, or a
+        way out of it.
+        """
         source = args[0] if args else kwargs.get("input")
         weight = args[1] if len(args) > 1 else kwargs.get("weight")
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
@@ -409,7 +494,9 @@ class _Watch:
         return activation_of(name, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
 
     def unchanged(self, source: Any, output: Any) -> bool:
-        """Whether dropout does nothing: in evaluation mode, unless the module asks for it all the same."""
+        """Whether dropout does nothing: in evaluation mode, unless the module asks for it all the
+        same.
+        """
         return output is source or bool((output == source).all())
 
     def carry(self, source: Any, output: Any, owner: str, activation: Activation | None) -> None:
@@ -425,7 +512,9 @@ class _Watch:
         self.consumed.add(id(source))
 
     def linear(self, name: str, module: Any, x: Any, output: Any) -> None:
-        """A Linear was called: the end of a block if its input is bent, and perhaps the beginning of another."""
+        """A Linear was called: the end of a block if its input is bent, and perhaps the beginning
+        of another.
+        """
         self.calls[name] += 1
         at = self.tracked.get(id(x))
         if at is None or at.activation is None:
@@ -436,7 +525,9 @@ class _Watch:
             new = _Found(first, name, self.modules[first], module, at.activation)
             block = self.blocks.setdefault((first, name), new)
             if block.activation != at.activation:
-                self.refused.setdefault(first, f"followed by {block.activation} and by {at.activation}")
+                self.refused.setdefault(
+                    first, f"followed by {block.activation} and by {at.activation}"
+                )
             block.see(self.inputs[first])
         self.inputs[name] = x
         self.tracked[id(output)] = _Tracked(output, name, None)
@@ -469,12 +560,16 @@ class _Watch:
 
 
 def __getattr__(name: str) -> Any:
-    """Classes derived from torch's, made when first asked for, so that importing this module does not import torch."""
+    """Classes derived from torch's, made when first asked for, so that importing this module does
+    not import torch.
+    """
     if name != "_TorchWatch":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from torch.overrides import TorchFunctionMode
 
-    return globals().setdefault(name, type(name, (_Watch, TorchFunctionMode), {"__module__": __name__}))
+    return globals().setdefault(
+        name, type(name, (_Watch, TorchFunctionMode), {"__module__": __name__})
+    )
 
 
 def _leaves(output: Any) -> Any:

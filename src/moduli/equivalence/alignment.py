@@ -1,9 +1,11 @@
 """Move one network onto another by symmetries: permutations, signs and scales.
 
-Weight matching (Ainsworth et al. 2023): for one part of the group at a time, the assignment that maximises the inner product of
-all tensors that the part touches, until nothing grows; monotone and finite, and a local optimum (two or more layers: NP-hard).
-It runs on any tensors that a `group.Spec` describes. For networks the free scales are removed first (every unit's incoming
-weights get norm 1), odd units are matched up to sign, and sigmoids through 2 sigmoid(z) = 1 + tanh(z/2).
+Weight matching (Ainsworth et al. 2023): for one part of the group at a time, the assignment that
+maximises the inner product of all tensors that the part touches, until nothing grows; monotone and
+finite, and a local optimum (two or more layers: NP-hard). It runs on any tensors that a
+`group.Spec` describes. For networks the free scales are removed first (every unit's incoming
+weights get norm 1), odd units are matched up to sign, and sigmoids through 2 sigmoid(z) = 1 +
+tanh(z/2).
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ def match(
 ) -> dict[str, tuple[Order, Array]]:
     """The element that moves tensors `a` nearest to `b`, as far as weight matching finds it.
 
-    From two starts: part by part in the order of the spec, which finds exact copies, and where all units are; then in random
-    orders until no inner product grows.
+    From two starts: part by part in the order of the spec, which finds exact copies, and where all
+    units are; then in random orders until no inner product grows.
 
     >>> from moduli.equivalence.group import SymmetricPart
     >>> spec = Spec({"h": SymmetricPart(3)}, {"w": (Axis("h", 1), None), "v": (None, Axis("h", -1))})
@@ -57,7 +59,10 @@ def match(
     right = {name: np.asarray(b[name], dtype=np.float64) for name in spec.axes}
     best = math.sqrt(_inner(left, left) * _inner(right, right))
     found: dict[str, tuple[Order, Array]] = {}
-    for start in ({}, {name: (np.arange(part.count), np.ones(part.count)) for name, part in spec.parts.items()}):
+    for start in (
+        {},
+        {name: (np.arange(part.count), np.ones(part.count)) for name, part in spec.parts.items()},
+    ):
         start = _climb(spec, left, right, start, rng)
         score, before = (_inner(spec.move(left, x), right) for x in (start, found))
         if not found or score > before:
@@ -72,9 +77,15 @@ def _inner(a: Mapping[str, Array], b: Mapping[str, Array]) -> float:
 
 
 def _climb(
-    spec: Spec, a: Mapping[str, Array], b: Mapping[str, Array], found: dict[str, tuple[Order, Array]], rng: np.random.Generator
+    spec: Spec,
+    a: Mapping[str, Array],
+    b: Mapping[str, Array],
+    found: dict[str, tuple[Order, Array]],
+    rng: np.random.Generator,
 ) -> dict[str, tuple[Order, Array]]:
-    """Improve one part at a time; the first time in the order of the spec, seeing only what touches no part still unknown."""
+    """Improve one part at a time; the first time in the order of the spec, seeing only what touches
+    no part still unknown.
+    """
     found = dict(found)
     for sweep in range(SWEEPS):
         names = list(spec.parts) if sweep == 0 else rng.permutation(list(spec.parts)).tolist()
@@ -84,12 +95,25 @@ def _climb(
 
 
 def _improve(
-    spec: Spec, name: str, a: Mapping[str, Array], b: Mapping[str, Array], found: dict[str, tuple[Order, Array]]
+    spec: Spec,
+    name: str,
+    a: Mapping[str, Array],
+    b: Mapping[str, Array],
+    found: dict[str, tuple[Order, Array]],
 ) -> bool:
-    """The best order (and signs) of one part, given all others; whether it is better than the present one."""
-    count, signs, at = spec.parts[name].count, spec.parts[name].signs, np.arange(spec.parts[name].count)
+    """The best order (and signs) of one part, given all others; whether it is better than the
+    present one.
+    """
+    count, signs, at = (
+        spec.parts[name].count,
+        spec.parts[name].signs,
+        np.arange(spec.parts[name].count),
+    )
     known = found.keys() | {name}
-    signed, still = np.zeros((count, count)), np.zeros((count, count))  # inner products that a sign changes, and others
+    signed, still = (
+        np.zeros((count, count)),
+        np.zeros((count, count)),
+    )  # inner products that a sign changes, and others
     for tensor, axes in spec.axes.items():
         if any(axis is not None and axis.part not in known for axis in axes):
             continue
@@ -97,7 +121,10 @@ def _improve(
             if axis is None or axis.part != name:
                 continue
             moved = spec.place(tensor, a[tensor], found, but=k)
-            wanted, have = (np.moveaxis(x, k, 0).reshape(count, x.size // max(1, count)) for x in (b[tensor], moved))
+            wanted, have = (
+                np.moveaxis(x, k, 0).reshape(count, x.size // max(1, count))
+                for x in (b[tensor], moved)
+            )
             total = signed if signs and axis.power % 2 and not axis.even else still
             total += wanted @ have.T
     gain = still + np.abs(signed)
@@ -142,9 +169,11 @@ def spec_of(net: Network) -> Spec:
 
 
 def _bare(net: Network) -> tuple[dict[str, Array], list[Array]]:
-    """Tensors with incoming weights of norm 1 where a scale is free, biases as they are with odd units; and those norms.
+    """Tensors with incoming weights of norm 1 where a scale is free, biases as they are with odd
+    units; and those norms.
 
-    Equal numbers for symmetric copies with powers of two: squares are summed in their order of size.
+    Equal numbers for symmetric copies with powers of two: squares are summed in their order of
+    size.
     """
     tensors: dict[str, Array] = {}
     norms, before = list[Array](), np.ones(net.widths[0])
@@ -167,7 +196,8 @@ def _by_activations(
 ) -> dict[str, tuple[Order, Array]]:
     """Layer by layer, the assignment that maximises the sum of correlations of hidden activations.
 
-    Units that never vary on these inputs are told apart by their incoming weights (of `mine` and `yours`, as from `_bare`).
+    Units that never vary on these inputs are told apart by their incoming weights (of `mine` and
+    `yours`, as from `_bare`).
     """
     spec = spec_of(a)
     found: dict[str, tuple[Order, Array]] = {}
@@ -179,7 +209,10 @@ def _by_activations(
         near = _correlation(yours[f"W{l}"].T, spec.place(f"W{l}", mine[f"W{l}"], found).T)
         values, towards = _correlation(q, p), _correlation(zq, zp)
         signed = values if odd else towards
-        order = _assign((np.abs(values) if symmetric and odd else values) + TIE * (np.abs(near) if symmetric else near))
+        order = _assign(
+            (np.abs(values) if symmetric and odd else values)
+            + TIE * (np.abs(near) if symmetric else near)
+        )
         at = np.arange(len(order)), order
         negative = symmetric & (np.where(signed[at] == 0, near[at], signed[at]) < 0)
         found[str(l)] = order, np.where(negative, -1.0, 1.0)
@@ -202,7 +235,13 @@ def _centred(x: Array) -> tuple[Array, Array]:
     return moved, np.where(norms > STILL * whole, norms, 0.0)
 
 
-def align(a: Network, b: Network, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0) -> Alignment:
+def align(
+    a: Network,
+    b: Network,
+    by: str = "weights",
+    on: Domain = None,
+    seed: int | np.random.Generator = 0,
+) -> Alignment:
     """See `api.align`."""
     if a.widths != b.widths or a.activations != b.activations:
         raise ShapeError(
@@ -211,14 +250,18 @@ def align(a: Network, b: Network, by: str = "weights", on: Domain = None, seed: 
     (mine, norms), (yours, wanted) = _bare(a), _bare(b)
     if by == "weights":
         if on is not None:
-            raise ValueError(f"on={type(on).__name__} goes with by='activations'; weights are matched without data")
+            raise ValueError(
+                f"on={type(on).__name__} goes with by='activations'; weights are matched without data"
+            )
         found = match(spec_of(a), mine, yours, seed=seed)
     elif by == "activations":
         found = _by_activations(a, b, mine, yours, _points(on, a.widths[0], seed))
     else:
         raise ValueError(f"by={by!r}: 'weights' or 'activations'")
     pairs = [found[str(l)] for l in range(1, len(a.layers))]
-    factor = tuple(sign * (m / n[order]) for (order, sign), n, m in zip(pairs, norms, wanted, strict=True))
+    factor = tuple(
+        sign * (m / n[order]) for (order, sign), n, m in zip(pairs, norms, wanted, strict=True)
+    )
     return Alignment("estimated", a, b, Element(tuple(order for order, _ in pairs), factor), by)
 
 
@@ -226,7 +269,9 @@ def _points(on: Domain, inputs: int, seed: int | np.random.Generator) -> Array:
     if isinstance(on, Gaussian):
         return on.sample(DRAWS, inputs, np.random.default_rng(seed))
     if not isinstance(on, Samples):
-        raise ValueError(f"on={on!r}: give the inputs to compare activations on, Samples(x) or Gaussian()")
+        raise ValueError(
+            f"on={on!r}: give the inputs to compare activations on, Samples(x) or Gaussian()"
+        )
     if on.x.shape[1] != inputs:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {inputs} inputs")
     return np.asarray(on.x)
@@ -234,7 +279,8 @@ def _points(on: Domain, inputs: int, seed: int | np.random.Generator) -> Array:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Alignment(Result):
-    """One network moved onto another by a symmetry, so that both can be compared and averaged unit by unit.
+    """One network moved onto another by a symmetry, so that both can be compared and averaged unit
+    by unit.
 
     Attributes:
         a, b: the networks. element: the symmetry. by: weights or activations.
@@ -275,13 +321,20 @@ class Alignment(Result):
         return _between(self.network, self.b, t)
 
     def barrier(
-        self, on: Samples | Gaussian, targets: Any = None, *, points: int = 25, seed: int | np.random.Generator = 0
+        self,
+        on: Samples | Gaussian,
+        targets: Any = None,
+        *,
+        points: int = 25,
+        seed: int | np.random.Generator = 0,
     ) -> Barrier:
-        """How much worse the networks on the line are than its ends, with and without the alignment.
+        """How much worse the networks on the line are than its ends, with and without the
+        alignment.
 
         Args:
-            on: inputs. targets: class numbers (cross-entropy), or values (mean square error). Without them: the mean square
-                distance from the outputs on the line to the line between the outputs, as a share of the variance of b's.
+            on: inputs. targets: class numbers (cross-entropy), or values (mean square error).
+                Without them: the mean square distance from the outputs on the line to the line
+                between the outputs, as a share of the variance of b's.
 
         Raises:
             ShapeError: not as many targets as inputs.
@@ -306,23 +359,32 @@ class Alignment(Result):
         turned = sum(int((factor < 0).sum()) for factor in self.element.factor)
         scaled = sum(int((np.abs(factor) != 1).sum()) for factor in self.element.factor)
         return [
-            ("a", repr(self.a)), ("b", repr(self.b)),
+            ("a", repr(self.a)),
+            ("b", repr(self.b)),
             ("distance of parameters", f"{self.before:.6g} before, {self.after:.6g} after"),
-            ("units moved", ", ".join(f"{k} of {n}" for k, n in zip(moved, self.a.widths[1:-1], strict=True)) or "none"),
+            (
+                "units moved",
+                ", ".join(f"{k} of {n}" for k, n in zip(moved, self.a.widths[1:-1], strict=True))
+                or "none",
+            ),
             ("turned, scaled", f"{turned}, {scaled}"),
-        ]  # fmt: skip
+        ]
 
     def data(self) -> dict[str, Any]:
         return {
-            "before": self.before, "after": self.after, "by": self.by, "a": self.a.digest, "b": self.b.digest,
-            "order": [order.tolist() for order in self.element.order], "factor": [f.tolist() for f in self.element.factor],
+            "before": self.before, "after": self.after, "by": self.by, "a": self.a.digest,
+            "b": self.b.digest, "order": [order.tolist() for order in self.element.order],
+            "factor": [f.tolist() for f in self.element.factor],
         }  # fmt: skip
 
 
 def _between(a: Network, b: Network, t: float) -> Network:
     parts = zip(a.layers, b.layers, strict=True)
     return b.with_layers(
-        [Layer((1 - t) * p.weight + t * q.weight, (1 - t) * p.bias + t * q.bias, p.activation) for p, q in parts]
+        [
+            Layer((1 - t) * p.weight + t * q.weight, (1 - t) * p.bias + t * q.bias, p.activation)
+            for p, q in parts
+        ]
     )
 
 
@@ -346,9 +408,13 @@ def _losses(a: Network, b: Network, x: Array, targets: Any, t: Array) -> Array:
 def _loss(z: Array, targets: Any) -> float:
     if targets.dtype.kind in "iu":
         if targets.ndim != 1 or targets.min(initial=0) < 0 or targets.max(initial=0) >= z.shape[1]:
-            raise ShapeError(f"class numbers of shape {targets.shape} up to {targets.max(initial=0)} for {z.shape[1]} outputs")
+            raise ShapeError(
+                f"class numbers of shape {targets.shape} up to {targets.max(initial=0)} for {z.shape[1]} outputs"
+            )
         top = z.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(z - top).sum(axis=1)) + top[:, 0] - z[np.arange(len(z)), targets]).mean())
+        return float(
+            (np.log(np.exp(z - top).sum(axis=1)) + top[:, 0] - z[np.arange(len(z)), targets]).mean()
+        )
     wanted = targets.reshape(len(z), -1)
     if wanted.shape != z.shape:
         raise ShapeError(f"targets have shape {targets.shape}; the outputs have {z.shape}")
@@ -360,7 +426,8 @@ class Barrier(Result):
     """The loss on the straight line between two networks.
 
     Attributes:
-        t: from 0 (a) to 1 (b). loss: after the alignment. unaligned: without it. measure: what the loss is.
+        t: from 0 (a) to 1 (b). loss: after the alignment. unaligned: without it. measure: what the
+            loss is.
     """
 
     t: Array
@@ -392,15 +459,26 @@ class Barrier(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         return [
-            ("barrier", f"~ {self.height:.6g} at t = {self.at:.3g}"), ("without alignment", f"~ {self.before:.6g}"),
+            ("barrier", f"~ {self.height:.6g} at t = {self.at:.3g}"),
+            ("without alignment", f"~ {self.before:.6g}"),
             ("loss", f"{self.measure}: {self.loss[0]:.6g} and {self.loss[-1]:.6g} at the ends"),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
-        return {"height": self.height, "before": self.before, "at": self.at, "measure": self.measure, **self.plot_data()}
+        return {
+            "height": self.height,
+            "before": self.before,
+            "at": self.at,
+            "measure": self.measure,
+            **self.plot_data(),
+        }
 
     def plot_data(self) -> dict[str, Any]:
-        return {"t": self.t.tolist(), "loss": self.loss.tolist(), "unaligned": self.unaligned.tolist()}
+        return {
+            "t": self.t.tolist(),
+            "loss": self.loss.tolist(),
+            "unaligned": self.unaligned.tolist(),
+        }
 
     def plot(self, ax: Any = None) -> Any:
         """Loss along the line, with and without the alignment."""

@@ -1,4 +1,6 @@
-"""Whether two networks are one function, and how far apart they are: proofs, certified bounds, witnesses, estimates."""
+"""Whether two networks are one function, and how far apart they are: proofs, certified bounds,
+witnesses, estimates.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ EXACT = 200_000  # weights that may be scaled by other factors than powers of tw
 
 
 class Bisection(NamedTuple):
-    """A bound of |a - b| on a box: by bisection for two networks that moves and one rounding make of a and b.
+    """A bound of |a - b| on a box: by bisection for two networks that moves and one rounding make
+    of a and b.
 
     Attributes:
         a_moves, b_moves: from a and b to these networks. enclosure: the bound of their difference.
@@ -83,10 +86,12 @@ class Bisection(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """A bound of |a - b| on a box through smaller networks that have the functions of a and b there.
+    """A bound of |a - b| on a box through smaller networks that have the functions of a and b
+    there.
 
     Attributes:
-        left, right: ever smaller networks, each with a proof that on the box it is the one before, the first that it is a or b.
+        left, right: ever smaller networks, each with a proof that on the box it is the one before,
+            the first that it is a or b.
         bisection: how far the last two are apart.
     """
 
@@ -121,7 +126,9 @@ class Reduced(NamedTuple):
 def _rounded(state: State, box: Box) -> float:
     """What rounding exact parameters once changes on a box."""
     small = exact_arrays(state.network())
-    return difference(state.arrays(), small, state.activations, radius=_radius(box, state.net)).everywhere
+    return difference(
+        state.arrays(), small, state.activations, radius=_radius(box, state.net)
+    ).everywhere
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,7 +137,8 @@ class Equivalence(Result):
 
     Attributes:
         status: proved, refuted or undecided. witness: where they differ. reason: one line.
-        bisection: a proof by bounds on a box. pieces: whether the proof is the exact maximum over all linear pieces.
+        bisection: a proof by bounds on a box. pieces: whether the proof is the exact maximum over
+            all linear pieces.
     """
 
     a: Network
@@ -154,7 +162,8 @@ class Equivalence(Result):
         return self.status == "proved"
 
     def check(self) -> bool:
-        """Prove the answer again, for networks, box and proofs that are made anew from what these hold.
+        """Prove the answer again, for networks, box and proofs that are made anew from what these
+        hold.
 
         Raises:
             CertificateRejected: naming what fails. Undecided: if nothing is claimed.
@@ -162,13 +171,19 @@ class Equivalence(Result):
         with fields.made_by_hand("network"):
             a, b = rebuilt(self.a), rebuilt(self.b)
         with fields.made_by_hand("box"):
-            on = None if self.on is None else Box(np.array(self.on.low, np.float64), np.array(self.on.high, np.float64))
+            on = (
+                None
+                if self.on is None
+                else Box(np.array(self.on.low, np.float64), np.array(self.on.high, np.float64))
+            )
         with fields.made_by_hand("eps"):
             eps = fields.real(float(self.eps), "eps", least=0.0)
         if self.proof is not None:
             claim = proved(self.proof, b, a).certificate
             left, right = replay(a, claim.large_moves), replay(b, claim.small_moves)
-            found = difference(left.arrays(), right.arrays(), a.activations, radius=_radius(on, a)).everywhere
+            found = difference(
+                left.arrays(), right.arrays(), a.activations, radius=_radius(on, a)
+            ).everywhere
             _require(found, eps, a)
             return True
         if self.witness is not None:
@@ -176,7 +191,9 @@ class Equivalence(Result):
             if any(type(number) is not Fraction for number in x):
                 raise CertificateRejected("the witness is not a tuple of Fractions")
             if not _inside(x, on):
-                raise CertificateRejected(f"the witness {_short(list(map(float, x)))} is not in the box")
+                raise CertificateRejected(
+                    f"the witness {_short(list(map(float, x)))} is not in the box"
+                )
             return separates(evaluate(a, x), evaluate(b, x), a.output_map, eps)
         if on is not None and (self.bisection is not None or self.pieces):
             _require(self._proved_on(on.of_dimension(a.widths[0]), a, b), eps, a)
@@ -201,7 +218,12 @@ class Equivalence(Result):
         }[self.status]  # fmt: skip
 
     def rows(self) -> list[tuple[str, str]]:
-        rows = [("a", repr(self.a)), ("b", repr(self.b)), ("answer", f"{self.glyph} {self.status}"), ("because", self.reason)]
+        rows = [
+            ("a", repr(self.a)),
+            ("b", repr(self.b)),
+            ("answer", f"{self.glyph} {self.status}"),
+            ("because", self.reason),
+        ]
         if self.witness is not None:
             gap = self.witness.gap
             rows += [("differ at", _short([float(q) for q in self.witness.input]))]
@@ -220,13 +242,15 @@ class Equivalence(Result):
                 "gap": 0.0 - ceiling(-self.witness.gap),
             }
         return {
-            "a": self.a.digest, "b": self.b.digest, "eps": self.eps, "output_map": self.a.output_map, "witness": witness,
-            "reason": self.reason,
+            "a": self.a.digest, "b": self.b.digest, "eps": self.eps,
+            "output_map": self.a.output_map, "witness": witness, "reason": self.reason,
         }  # fmt: skip
 
 
 def _short(values: list[float]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values[:6]) + (", ..." if len(values) > 6 else "") + ")"
+    return (
+        "(" + ", ".join(f"{v:.4g}" for v in values[:6]) + (", ..." if len(values) > 6 else "") + ")"
+    )
 
 
 def before(net: Network) -> str:
@@ -245,7 +269,9 @@ def _require(found: float | Fraction, eps: float, net: Network) -> None:
 
 def _require_one_map(a: Network, b: Network) -> None:
     if a.output_map != b.output_map:
-        raise ShapeError(f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one")
+        raise ShapeError(
+            f"output maps {a.output_map} and {b.output_map} differ; compare networks with the same one"
+        )
 
 
 def equivalent(
@@ -274,7 +300,11 @@ def equivalent(
     inputs = cache(lambda: candidates(a, b, on, budget, np.random.default_rng(seed)))
     for m in matchings(a, b, progress):
         slack = m.slack()
-        within = slack.everywhere if radius is None or slack.everywhere == 0 else m.slack(radius).everywhere
+        within = (
+            slack.everywhere
+            if radius is None or slack.everywhere == 0
+            else m.slack(radius).everywhere
+        )
         if within <= most:
             far = f"units matched; certified difference at most {within:.3g}{before(a)}"
             why = far if within else "equal normal forms"
@@ -298,12 +328,29 @@ def equivalent(
         if decided is not None:
             return decided
     if witness is not None:
-        return Equivalence("refuted", a, b, eps, on, None, witness, "an input was found where exact values differ")
-    return Equivalence("undecided", a, b, eps, on, None, None, f"{why}, and no such difference was found at {len(x)} inputs")
+        return Equivalence(
+            "refuted", a, b, eps, on, None, witness, "an input was found where exact values differ"
+        )
+    return Equivalence(
+        "undecided",
+        a,
+        b,
+        eps,
+        on,
+        None,
+        None,
+        f"{why}, and no such difference was found at {len(x)} inputs",
+    )
 
 
 def _on_box(
-    a: Network, b: Network, box: Box, eps: float, budget: int, executor: Executor | None, progress: Progress | None
+    a: Network,
+    b: Network,
+    box: Box,
+    eps: float,
+    budget: int,
+    executor: Executor | None,
+    progress: Progress | None,
 ) -> Equivalence | None:
     """By the exact maximum over all linear pieces, or by bisection."""
     most, shifts = allowed(eps, a.output_map), a.output_map == "softmax"
@@ -315,7 +362,9 @@ def _on_box(
             return Equivalence("proved", a, b, eps, box, None, None, why, pieces=True)
         witness = separated_at(a, b, peak.at, eps)
         why = "the largest difference of exact values at vertices of all linear pieces"
-        return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
+        return (
+            None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
+        )
     found, upper, enclosure = _narrowed(a, b, box, budget, most, -1.0, executor, progress)
     if upper <= most:
         why = f"certified difference at most {upper:.3g}{before(a)}" if upper else "no difference"
@@ -338,7 +387,9 @@ def _narrowed(
     executor: Executor | None,
     progress: Progress | None,
 ) -> tuple[Bisection | Reduced, float, GapBound]:
-    """A bound by bisection; of what both networks become on the box, where units cannot be matched as they are."""
+    """A bound by bisection; of what both networks become on the box, where units cannot be matched
+    as they are.
+    """
     if any(matchings(a, b)) or a.widths[1:-1] == b.widths[1:-1]:
         found, upper = _bisected(a, b, box, budget, eps, seen, executor, progress)
         return found, upper, found.enclosure
@@ -348,10 +399,14 @@ def _narrowed(
         if p.widths == q.widths:
             break
         larger = chains[p.units < q.units]
-        larger.append(reduce_on_box.compress(larger[-1].network, box, budget, 0, executor, progress))
+        larger.append(
+            reduce_on_box.compress(larger[-1].network, box, budget, 0, executor, progress)
+        )
     extra = sum_up(*(small.slack for chain in chains for small in chain))
     goal = None if eps is None else max(0.0, eps - extra)
-    found, upper = _bisected(chains[0][-1].network, chains[1][-1].network, box, budget, goal, seen, executor, progress)
+    found, upper = _bisected(
+        chains[0][-1].network, chains[1][-1].network, box, budget, goal, seen, executor, progress
+    )
     return Reduced(tuple(chains[0]), tuple(chains[1]), found), sum_up(upper, extra), found.enclosure
 
 
@@ -365,7 +420,9 @@ def _bisected(
     executor: Executor | None,
     progress: Progress | None,
 ) -> tuple[Bisection, float]:
-    """Bounds by bisection for the networks as they are, or for their matched forms, whichever start lower."""
+    """Bounds by bisection for the networks as they are, or for their matched forms, whichever start
+    lower.
+    """
     plain: tuple[tuple[Move, ...], tuple[Move, ...]] = ((), ())
     pairs = [(a, b, 0.0, plain)]
     for m in matchings(a, b, progress):
@@ -375,7 +432,9 @@ def _bisected(
     p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
     goal = None if eps is None else max(0.0, eps - extra)
     budget = max(1, bisection_budget(len(box.low), budget))
-    found = bisection.enclose(p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress)
+    found = bisection.enclose(
+        p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress
+    )
     return Bisection(*moves, found), sum_up(found.upper, extra)
 
 
@@ -391,7 +450,10 @@ def _inside(x: Sequence[Fraction], on: Box | None) -> bool:
     if on is None:
         return True
     box = on.of_dimension(len(x))
-    return all(low <= q <= high for q, low, high in zip(x, box.low.tolist(), box.high.tolist(), strict=True))
+    return all(
+        low <= q <= high
+        for q, low, high in zip(x, box.low.tolist(), box.high.tolist(), strict=True)
+    )
 
 
 class Matching(NamedTuple):
@@ -404,10 +466,14 @@ class Matching(NamedTuple):
 
     def slack(self, radius: Array | None = None) -> Slack:
         """A certified bound of the difference."""
-        return difference(self.left.arrays(), self.right.arrays(), self.left.activations, radius=radius)
+        return difference(
+            self.left.arrays(), self.right.arrays(), self.left.activations, radius=radius
+        )
 
     def tangent(self, x: Array) -> Array:
-        """The difference at each input to first order: it keeps its digits where subtracting outputs keeps none."""
+        """The difference at each input to first order: it keeps its digits where subtracting
+        outputs keeps none.
+        """
         a, b = self.left.arrays(), self.right.arrays()
         h, t = x, np.zeros_like(x)
         with np.errstate(all="ignore"):
@@ -421,7 +487,9 @@ class Matching(NamedTuple):
 
 
 def matchings(a: Network, b: Network, progress: Progress | None = None) -> Iterator[Matching]:
-    """Normal forms, where they have one architecture; then, where these differ, the same with units aligned."""
+    """Normal forms, where they have one architecture; then, where these differ, the same with units
+    aligned.
+    """
     left, left_moves = normal_form(a, progress)
     right, right_moves = normal_form(b, progress)
     if left.widths != right.widths or left.activations != right.activations:
@@ -457,10 +525,11 @@ class Distance(Result):
     """How far two functions are apart, before the output map where there is one.
 
     Attributes:
-        lower, upper: certified on a box and on all inputs (sup norm); two standard errors around the root mean square of
-            the Euclidean distance otherwise. argmax: an input that attains `lower`.
-        output_map: of both networks. behind: for the sup norm, certified bounds of the distance of the outputs, behind the
-            output map; None for means.
+        lower, upper: certified on a box and on all inputs (sup norm); two standard errors around
+            the root mean square of the Euclidean distance otherwise. argmax: an input that attains
+            `lower`.
+        output_map: of both networks. behind: for the sup norm, certified bounds of the distance of
+            the outputs, behind the output map; None for means.
     """
 
     lower: float
@@ -498,14 +567,20 @@ class Distance(Result):
         if self.output_map != "identity":
             rows[0] = (f"before the {self.output_map}", between)
             if self.behind is not None:
-                rows.insert(1, (f"behind the {self.output_map}", f"{self.behind[0]:.6g} <= . <= {self.behind[1]:.6g}"))
+                rows.insert(
+                    1,
+                    (
+                        f"behind the {self.output_map}",
+                        f"{self.behind[0]:.6g} <= . <= {self.behind[1]:.6g}",
+                    ),
+                )
         return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
 
     def data(self) -> dict[str, Any]:
         behind = None if self.behind is None else {"lower": self.behind[0], "upper": self.behind[1]}
         return {
-            "lower": self.lower, "upper": self.upper, "argmax": self.argmax, "on": self.on, "output_map": self.output_map,
-            "behind": behind, **self.extra,
+            "lower": self.lower, "upper": self.upper, "argmax": self.argmax, "on": self.on,
+            "output_map": self.output_map, "behind": behind, **self.extra,
         }  # fmt: skip
 
 
@@ -530,12 +605,23 @@ def distance(
 
 
 def _behind(
-    a: Network, b: Network, on: Box | None, budget: int, seed: int | np.random.Generator, found: Distance
+    a: Network,
+    b: Network,
+    on: Box | None,
+    budget: int,
+    seed: int | np.random.Generator,
+    found: Distance,
 ) -> tuple[float, float]:
-    """Bounds of the distance of outputs: the upper end carried through the map, exact values behind it from below."""
+    """Bounds of the distance of outputs: the upper end carried through the map, exact values behind
+    it from below.
+    """
     if found.upper == 0:
         return 0.0, 0.0
-    upper = math.inf if math.isinf(found.upper) else ceiling(Fraction(found.upper) * lipschitz(a.output_map))
+    upper = (
+        math.inf
+        if math.isinf(found.upper)
+        else ceiling(Fraction(found.upper) * lipschitz(a.output_map))
+    )
     x = candidates(a, b, on, budget, np.random.default_rng(seed))
     tiny = math.ulp(0.0)  # so that outputs are compared, and not values before the map
     places = [find_witness(a, b, on, tiny, x)]
@@ -563,13 +649,22 @@ def _supremum(
     peak = None if box is None else exact_gap.peak(a, b, box, budget, progress)
     if peak is not None:
         at = tuple(map(float, peak.at))
-        return Distance("proved", 0.0 - ceiling(-peak.gap), ceiling(peak.gap), at, where, {"exact": str(peak.gap)})
+        return Distance(
+            "proved",
+            0.0 - ceiling(-peak.gap),
+            ceiling(peak.gap),
+            at,
+            where,
+            {"exact": str(peak.gap)},
+        )
     witness = find_witness(a, b, on, 0.0, candidates(a, b, on, budget, np.random.default_rng(seed)))
     if box is not None:
         seen = -1.0 if witness is None else 0.0 - ceiling(-witness.gap)
         _, bound, enclosure = _narrowed(a, b, box, budget, None, seen, executor, progress)
         other = separated_at(a, b, tuple(map(Fraction, enclosure.at)), 0.0)
-        witness = max((w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None)
+        witness = max(
+            (w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None
+        )
         upper = min(upper, bound)
     if witness is None:
         status = "proved" if upper == 0 else "bounded"
@@ -586,22 +681,33 @@ def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | No
         best = min(best, m.slack(radius).everywhere)
         if best == 0:
             return 0.0
-    size = sum(magnitude(normal_form(net)[0].arrays(), net.activations, radius=radius).everywhere for net in (a, b))
+    size = sum(
+        magnitude(normal_form(net)[0].arrays(), net.activations, radius=radius).everywhere
+        for net in (a, b)
+    )
     return min(best, math.nextafter(size, math.inf))
 
 
-def _mean_square(a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None) -> Distance:
+def _mean_square(
+    a: Network, b: Network, on: Gaussian | Samples, seed: Any, progress: Progress | None
+) -> Distance:
     if isinstance(on, Gaussian) and max(len(a.layers), len(b.layers)) <= 2:
         try:
             return _closed_form(a, b, on, progress)
-        except UnsupportedModel:  # an activation without Gaussian expectations: by draws, as for deeper networks
+        except (
+            UnsupportedModel
+        ):  # an activation without Gaussian expectations: by draws, as for deeper networks
             pass
     if isinstance(on, Samples) and on.x.shape[1] != a.widths[0]:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {a.widths[0]} inputs")
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.concatenate([((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)])
+        squares = np.concatenate(
+            [((a.logits(x) - b.logits(x)) ** 2).sum(axis=1) for x in _pieces(on, a.widths[0], seed)]
+        )
         if not np.isfinite(squares.sum()):
-            raise Undecided("the squared difference of the outputs exceeds float64 on these inputs; scale them down")
+            raise Undecided(
+                "the squared difference of the outputs exceeds float64 on these inputs; scale them down"
+            )
     top = float(squares.max()) or 1.0  # the squares of these may overflow
     squares = squares / top
     mean, error = float(squares.mean()), math.inf
@@ -625,7 +731,9 @@ def _closed_form(a: Network, b: Network, on: Gaussian, progress: Progress | None
     if ends.width > 1e-6:
         ends = closed_form.common([ends, _reduced_distance(a, b, on)])
     if not math.isfinite(ends.high):
-        raise Undecided("the squared difference of the outputs exceeds float64 under this Gaussian; scale the networks down")
+        raise Undecided(
+            "the squared difference of the outputs exceeds float64 under this Gaussian; scale the networks down"
+        )
     return Distance("estimated", ends.low, ends.high, None, name, {"value": ends.value})
 
 
@@ -642,6 +750,8 @@ def _reduced_distance(a: Network, b: Network, on: Gaussian) -> closed_form.Ends:
     """The same of the losslessly reduced networks, whose units match where those of a and b do not."""
     small = [reduce.compress(net) for net in (a, b)]
     ends = closed_form.distance(small[0].network, small[1].network, on)
-    size = math.sqrt(float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1])
+    size = math.sqrt(
+        float(np.square(on.mean).max() + np.abs(on.cov).max()) * a.widths[0] * a.widths[-1]
+    )
     slip = sum(s.proof.slack.constant * math.sqrt(a.widths[-1]) + s.growth * size for s in small)
     return closed_form.Ends(ends.value, max(0.0, ends.low - slip), ends.high + slip)

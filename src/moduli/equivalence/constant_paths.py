@@ -1,11 +1,14 @@
-"""Paths of one function: piecewise linear, through equivalent parameters of one hidden layer (Farrugia-Roberts 2023).
+"""Paths of one function: piecewise linear, through equivalent parameters of one hidden layer
+(Farrugia-Roberts 2023).
 
-A segment keeps the function if its ends are equivalent and every unit keeps its row (weights and bias) or is blank (zero
-outgoing weights) at both ends: then the function is affine along it. So two kinds are enough: *load* changes outgoing
-weights at fixed rows, *move* changes rows of blank units. With rank r and r <= h/2, seven segments: load one carrier per
-class; move blank units to where they end, spare ones to copies of rows whose last carrier is still in use; load those;
-move the rest; load the last carriers; move the spares; load the target. With fewer blank units the classes walk one after
-another through the holes. Irreducible parameters (r = h) are isolated from all others: there is no path.
+A segment keeps the function if its ends are equivalent and every unit keeps its row (weights and
+bias) or is blank (zero outgoing weights) at both ends: then the function is affine along it. So two
+kinds are enough: *load* changes outgoing weights at fixed rows, *move* changes rows of blank units.
+With rank r and r <= h/2, seven segments: load one carrier per class; move blank units to where they
+end, spare ones to copies of rows whose last carrier is still in use; load those; move the rest;
+load the last carriers; move the spares; load the target. With fewer blank units the classes walk
+one after another through the holes. Irreducible parameters (r = h) are isolated from all others:
+there is no path.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ class Knot:
     """A parameter on the way.
 
     Attributes:
-        rows: for every unit the unit whose row it has: 0 to h - 1 of the first network, h to 2h - 1 of the second.
+        rows: for every unit the unit whose row it has: 0 to h - 1 of the first network, h to 2h - 1
+            of the second.
         out: exact outgoing weights of every unit. The output bias follows from the function.
     """
 
@@ -67,10 +71,17 @@ class _Pair:
         self.activation = a.activations[0]
         self.flip, self.offset = self.activation.turned
         self.signed = self.activation.symmetric
-        rows = np.concatenate([np.column_stack([n.layers[0].weight, n.layers[0].bias]) for n in (a, b)]) + 0.0
+        rows = (
+            np.concatenate(
+                [np.column_stack([n.layers[0].weight, n.layers[0].bias]) for n in (a, b)]
+            )
+            + 0.0
+        )
         self.rows: list[Key] = [tuple(row) for row in rows.tolist()]
         seen: dict[Key, int] = {}
-        self.label = [seen.setdefault(row, k) for k, row in enumerate(self.rows)]  # equal rows, equal labels
+        self.label = [
+            seen.setdefault(row, k) for k, row in enumerate(self.rows)
+        ]  # equal rows, equal labels
         keyed = [self._key(row) for row in self.rows]
         self.key, self.sign = [k for k, _ in keyed], [s for _, s in keyed]
 
@@ -94,11 +105,15 @@ class _Pair:
             if key is not None and any(column):
                 factor = self.flip if self.sign[row] < 0 else 1
                 before = total.get(key, (Fraction(0),) * len(column))
-                total[key] = tuple(bounded(x + factor * y) for x, y in zip(before, column, strict=True))
+                total[key] = tuple(
+                    bounded(x + factor * y) for x, y in zip(before, column, strict=True)
+                )
         return {key: column for key, column in total.items() if any(column)}
 
     def constants(self, knot: Knot, k: int) -> Number:
-        """What units add to output k whatever the input: constant ones, and the offsets of mirrored ones."""
+        """What units add to output k whatever the input: constant ones, and the offsets of mirrored
+        ones.
+        """
         terms: list[tuple[Fraction, Number]] = []
         for row, column in zip(knot.rows, knot.out, strict=True):
             if self.key[row] is None and column[k]:
@@ -110,7 +125,10 @@ class _Pair:
     def base(self, second: bool) -> list[Number]:
         """The constant part of a network's function, per output."""
         knot, bias = self.start(second), (self.b if second else self.a).layers[1].bias.tolist()
-        return [linear([(Fraction(1), Fraction(d)), (Fraction(1), self.constants(knot, k))]) for k, d in enumerate(bias)]
+        return [
+            linear([(Fraction(1), Fraction(d)), (Fraction(1), self.constants(knot, k))])
+            for k, d in enumerate(bias)
+        ]
 
     def arrays(self, knot: Knot) -> list[tuple[ExactArray, ExactArray]]:
         """Exact weights and biases of a knot."""
@@ -128,8 +146,12 @@ class _Pair:
         """A knot, outgoing weights and output bias rounded once."""
         (w, b), (v, d) = self.arrays(knot)
         if not (np.isfinite(v.hi).all() and np.isfinite(d.hi).all()):
-            raise UnsupportedModel("a knot's outgoing weight or bias exceeds the range of float64; rescale the outputs first")
-        return self.a.with_layers([Layer(w.hi, b.hi, self.activation), Layer(v.hi, d.hi, self.a.layers[1].activation)])
+            raise UnsupportedModel(
+                "a knot's outgoing weight or bias exceeds the range of float64; rescale the outputs first"
+            )
+        return self.a.with_layers(
+            [Layer(w.hi, b.hi, self.activation), Layer(v.hi, d.hi, self.a.layers[1].activation)]
+        )
 
     def differ(self) -> str | None:
         """Why the functions are not seen to be the same, or None."""
@@ -145,12 +167,16 @@ class _Pair:
         return None
 
     def proved_different(self) -> bool:
-        """Whether the functions surely differ: by independence of the classes, by their constants, or at an input."""
+        """Whether the functions surely differ: by independence of the classes, by their constants,
+        or at an input.
+        """
         if self.activation.minimal:
             if self.sums(self.start(False)) != self.sums(self.start(True)):
                 return True
             pairs = zip(self.base(False), self.base(True), strict=True)
-            return any(self._nonzero(linear([(Fraction(1), p), (Fraction(-1), q)])) for p, q in pairs)
+            return any(
+                self._nonzero(linear([(Fraction(1), p), (Fraction(-1), q)])) for p, q in pairs
+            )
         x = np.random.default_rng(0).integers(-64, 65, (64, self.a.widths[0])) / 16.0
         with np.errstate(all="ignore"):
             off = np.nan_to_num(np.abs(self.a.logits(x) - self.b.logits(x))).max(axis=1)
@@ -159,11 +185,17 @@ class _Pair:
         return any(p[1] < q[0] or q[1] < p[0] for p, q in ends)
 
     def _nonzero(self, gap: Number) -> bool:
-        """Whether a constant is proved not to be zero: by its enclosure, or because no unit reaches its bounds."""
+        """Whether a constant is proved not to be zero: by its enclosure, or because no unit reaches
+        its bounds.
+        """
         low, high = enclose(gap)
         if low > 0 or high < 0:
             return True
-        if not isinstance(gap, Constant) or self.activation.bound is None or not self.activation.injective:
+        if (
+            not isinstance(gap, Constant)
+            or self.activation.bound is None
+            or not self.activation.injective
+        ):
             return False
         middle, coefficients = self.offset / 2, [c for _, _, c in gap.atoms]
         reach = sum(map(abs, coefficients), Fraction(0)) * (self.activation.bound - abs(middle))
@@ -195,24 +227,40 @@ class PathCertificate:
     def _verify(self, a: Network, b: Network) -> None:
         for digest, net in ((self.a, a), (self.b, b)):
             if net.digest != digest:
-                raise CertificateRejected(f"a network has digest {net.digest}; the path is about {digest}")
+                raise CertificateRejected(
+                    f"a network has digest {net.digest}; the path is about {digest}"
+                )
         pair = _Pair(a, b)
         if why := pair.differ():
             raise CertificateRejected(f"the ends: {why}")
-        if not self.knots or self.knots[0] != pair.start(False) or self.knots[-1] != pair.start(True):
+        if (
+            not self.knots
+            or self.knots[0] != pair.start(False)
+            or self.knots[-1] != pair.start(True)
+        ):
             raise CertificateRejected("the path does not begin and end at the two networks")
         wanted = pair.sums(self.knots[0])
         for k, knot in enumerate(self.knots):
-            if len(knot.rows) != pair.h or len(knot.out) != pair.h or not all(0 <= r < 2 * pair.h for r in knot.rows):
-                raise CertificateRejected(f"knot {k} does not have {pair.h} units with rows of the two networks")
+            if (
+                len(knot.rows) != pair.h
+                or len(knot.out) != pair.h
+                or not all(0 <= r < 2 * pair.h for r in knot.rows)
+            ):
+                raise CertificateRejected(
+                    f"knot {k} does not have {pair.h} units with rows of the two networks"
+                )
             if any(len(column) != a.widths[2] for column in knot.out):
-                raise CertificateRejected(f"knot {k}: a unit does not have {a.widths[2]} outgoing weights")
+                raise CertificateRejected(
+                    f"knot {k}: a unit does not have {a.widths[2]} outgoing weights"
+                )
             if pair.sums(knot) != wanted:
                 raise CertificateRejected(f"knot {k} computes another function")
         for k, (one, two) in enumerate(pairwise(self.knots)):
             for u in range(pair.h):
                 if one.rows[u] != two.rows[u] and (any(one.out[u]) or any(two.out[u])):
-                    raise CertificateRejected(f"segment {k} moves unit {u}, which is not blank at both ends")
+                    raise CertificateRejected(
+                        f"segment {k} moves unit {u}, which is not blank at both ends"
+                    )
 
     def plain(self) -> dict[str, Any]:
         """Its fields, for `from_json` to read again: numbers as they are."""
@@ -271,9 +319,13 @@ class Path(Result):
 
     @cached_property
     def knots(self) -> list[Network]:
-        """The corners, ends included; inner ones with outgoing weights and output bias rounded once, see `slack`."""
+        """The corners, ends included; inner ones with outgoing weights and output bias rounded
+        once, see `slack`.
+        """
         pair = _Pair(self.a, self.b)
-        return [self.a, *(pair.network(knot) for knot in self.proof.knots[1:-1]), self.b][: len(self.proof.knots)]
+        return [self.a, *(pair.network(knot) for knot in self.proof.knots[1:-1]), self.b][
+            : len(self.proof.knots)
+        ]
 
     @property
     def segments(self) -> int:
@@ -281,7 +333,9 @@ class Path(Result):
 
     @cached_property
     def slack(self) -> float:
-        """Certified sup over all inputs (inf where it grows) of what rounding a knot does to the function."""
+        """Certified sup over all inputs (inf where it grows) of what rounding a knot does to the
+        function.
+        """
         pair = _Pair(self.a, self.b)
         found = (
             difference(pair.arrays(k), exact_arrays(net), net.activations)
@@ -298,19 +352,36 @@ class Path(Result):
         return f"{self.segments} segments along which the function does not change"
 
     def rows(self) -> list[tuple[str, str]]:
-        steps = [(f"segment {k + 1}", _kind(*ends)) for k, ends in enumerate(pairwise(self.proof.knots))]
-        return [("from", repr(self.a)), ("to", repr(self.b)), *steps, ("knots as floats", f"<= {self.slack:.2g} off")]
+        steps = [
+            (f"segment {k + 1}", _kind(*ends)) for k, ends in enumerate(pairwise(self.proof.knots))
+        ]
+        return [
+            ("from", repr(self.a)),
+            ("to", repr(self.b)),
+            *steps,
+            ("knots as floats", f"<= {self.slack:.2g} off"),
+        ]
 
     def data(self) -> dict[str, Any]:
-        return {"a": self.a.digest, "b": self.b.digest, "segments": self.segments, "slack": self.slack}
+        return {
+            "a": self.a.digest,
+            "b": self.b.digest,
+            "segments": self.segments,
+            "slack": self.slack,
+        }
 
     def plot_data(self, *, on: Any = None, seed: int = 0) -> dict[str, Any]:
-        """The path in a plane of parameter space, and how much the function changes along it and along the straight line.
+        """The path in a plane of parameter space, and how much the function changes along it and
+        along the straight line.
 
         Args:
             on: ``[batch, in]`` inputs; by default 256 standard normal ones.
         """
-        x = np.random.default_rng(seed).standard_normal((256, self.a.widths[0])) if on is None else np.asarray(on, dtype=float)
+        x = (
+            np.random.default_rng(seed).standard_normal((256, self.a.widths[0]))
+            if on is None
+            else np.asarray(on, dtype=float)
+        )
         theta = np.stack([net.flat() for net in self.knots])
         first = theta[-1] - theta[0]
         first = first / max(float(np.linalg.norm(first)), 1e-300)
@@ -322,16 +393,21 @@ class Path(Result):
         straight = np.outer(1 - steps, theta[0]) + np.outer(steps, theta[-1])
         return {
             "knots": (theta - theta[0]) @ np.stack([first, second], axis=1),
-            "position": np.concatenate([k + steps for k in range(len(ends))]), "change": self._changes(along, x),
-            "straight_position": steps * self.segments, "straight_change": self._changes(straight, x),
+            "position": np.concatenate([k + steps for k in range(len(ends))]),
+            "change": self._changes(along, x), "straight_position": steps * self.segments,
+            "straight_change": self._changes(straight, x),
         }  # fmt: skip
 
     def _changes(self, thetas: Array, x: Array) -> Array:
         start = self.a.logits(x)
-        return np.array([np.abs(self.a.with_flat(theta).logits(x) - start).max() for theta in thetas])
+        return np.array(
+            [np.abs(self.a.with_flat(theta).logits(x) - start).max() for theta in thetas]
+        )
 
     def plot(self, ax: Any = None) -> Any:
-        """The path in a plane of parameter space (left), the change of the function along it (right); returns both axes."""
+        """The path in a plane of parameter space (left), the change of the function along it
+        (right); returns both axes.
+        """
         from moduli.common.figures import path_figure
 
         return path_figure(self.plot_data(), ax)
@@ -345,16 +421,19 @@ def _kind(one: Knot, two: Knot) -> str:
 
 
 def path(a: Network, b: Network, *, progress: Progress | None = None) -> Path | None:
-    """A path from a to b through parameters of the same function; None where the function isolates them.
+    """A path from a to b through parameters of the same function; None where the function isolates
+    them.
 
-    With r the rank and h the hidden units: at most seven segments if r <= h/2, else at most 2 (r + cycles + 1), where
-    cycles count classes that only change places among themselves (an active unit that only changes sign is one).
-    Constant units do not count as they are loaded into the output bias, which may then be no rational number.
-    If r = h the parameters of the function are isolated: None, unless a and b are the same.
+    With r the rank and h the hidden units: at most seven segments if r <= h/2, else at most 2 (r +
+    cycles + 1), where cycles count classes that only change places among themselves (an active unit
+    that only changes sign is one). Constant units do not count as they are loaded into the output
+    bias, which may then be no rational number. If r = h the parameters of the function are
+    isolated: None, unless a and b are the same.
 
     Raises:
         ShapeError: not one hidden layer each, or different shapes. ValueError: different functions.
-        Undecided: not seen to be the same, or no path found, by an activation whose laws are not all known here.
+        Undecided: not seen to be the same, or no path found, by an activation whose laws are not
+            all known here.
 
     >>> a = Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0])
     >>> b = Network.mlp([[2.0], [-1.0]], [0.0, 0.0], [[0.0, -1.0]], [0.0])
@@ -366,11 +445,19 @@ def path(a: Network, b: Network, *, progress: Progress | None = None) -> Path | 
     if why := pair.differ():
         if pair.proved_different():
             raise ValueError(f"not the same function: {why}")
-        raise Undecided(f"{why}; with {pair.activation} the functions may be the same nevertheless, by laws not used here")
+        raise Undecided(
+            f"{why}; with {pair.activation} the functions may be the same nevertheless, by laws not used here"
+        )
     knots = _Walk(pair, progress).knots()
     if knots is None and not pair.activation.minimal:
-        raise Undecided(f"no blank unit to move through; with {pair.activation} there may be a path by laws not used here")
-    return None if knots is None else Path("proved", a, b, PathCertificate(a.digest, b.digest, tuple(knots)))
+        raise Undecided(
+            f"no blank unit to move through; with {pair.activation} there may be a path by laws not used here"
+        )
+    return (
+        None
+        if knots is None
+        else Path("proved", a, b, PathCertificate(a.digest, b.digest, tuple(knots)))
+    )
 
 
 class _Walk:
@@ -396,15 +483,19 @@ class _Walk:
         pair, classes = self.pair, list(self.sums)
         home: dict[Key, int] = {}
         goal: dict[Key, int] = {}
-        members = _by_key(pair.key[: self.h]), _by_key(pair.key[self.h :])  # of each class, at the start and at the end
+        members = (
+            _by_key(pair.key[: self.h]),
+            _by_key(pair.key[self.h :]),
+        )  # of each class, at the start and at the end
         # Who keeps its row carries its class all the way: the proof needs no segment for it.
         for key in classes:
             still = [u for u in members[0][key] if self.first.rows[u] == self.last.rows[u]]
             if still:
                 home[key] = goal[key] = still[0]
-        # Carriers at the start and at the end want to be different units: then every goal is blank once the first load is
-        # done, and the seven segments do. Two slots (start, end) a class, matched to units; one unit for two slots is no
-        # fault, only another step: the class that waits for it steps aside (`_step`).
+        # Carriers at the start and at the end want to be different units: then every goal is blank
+        # once the first load is done, and the seven segments do. Two slots (start, end) a class,
+        # matched to units; one unit for two slots is no fault, only another step: the class that
+        # waits for it steps aside (`_step`).
         taken = set(home.values())
         slots = [(side, key) for key in classes if key not in home for side in (0, 1)]
         if not slots:
@@ -414,7 +505,9 @@ class _Walk:
             units = members[side][key]
             options.append([u for u in units if u not in taken] or units)
         row = np.repeat(np.arange(len(slots)), [len(units) for units in options])
-        graph = csr_matrix((np.ones(len(row)), (row, np.concatenate(options))), shape=(len(slots), self.h))
+        graph = csr_matrix(
+            (np.ones(len(row)), (row, np.concatenate(options))), shape=(len(slots), self.h)
+        )
         match = maximum_bipartite_matching(graph, perm_type="column")
         for (side, key), units, unit in zip(slots, options, match.tolist(), strict=True):
             carriers = goal if side else home
@@ -431,7 +524,8 @@ class _Walk:
             if self.progress is not None:
                 self.progress(len(self.sums) - len(left), len(self.sums), "classes in place")
             self._step()
-        # Every class is where it ends: all other units are blank, their rows free to go, and the target can be loaded.
+        # Every class is where it ends: all other units are blank, their rows free to go, and the
+        # target can be loaded.
         self._move(dict(enumerate(self.last.rows)))
         self.found.append(self.last)
         return _shortened(self.found)
@@ -441,15 +535,18 @@ class _Walk:
         return self.at[key] == unit and self.rows[unit] == self.last.rows[unit]
 
     def _step(self) -> None:
-        """Move blank units to where they end, or to copies for classes whose last carrier is in use; load what that allows."""
+        """Move blank units to where they end, or to copies for classes whose last carrier is in
+        use; load what that allows.
+        """
         busy = set(self.at.values())
         blank = [u for u in range(self.h) if u not in busy]
         waiting = {self.goal[key]: key for key in self.sums if not self._there(key)}
-        # A blank unit computes nothing, so its row may go to where it ends. If that is a class's last carrier, the class
-        # goes home with the load that follows.
+        # A blank unit computes nothing, so its row may go to where it ends. If that is a class's
+        # last carrier, the class goes home with the load that follows.
         moves = {u: self.last.rows[u] for u in blank}
         shift = {waiting[u]: u for u in blank if u in waiting}
-        # Classes whose last carrier another class still uses: copied into blank units nobody waits for, they make way.
+        # Classes whose last carrier another class still uses: copied into blank units nobody waits
+        # for, they make way.
         blocked = [key for unit, key in waiting.items() if unit in busy]
         spare = [u for u in blank if u not in waiting]
         if len(spare) >= len(blocked):
@@ -457,7 +554,9 @@ class _Walk:
         elif shift:
             aside = []  # some class gets home anyway and leaves a hole: the others follow through it, a step each
         else:
-            aside = blocked[: len(spare)]  # classes only change places among themselves: break a cycle with what room is left
+            aside = blocked[
+                : len(spare)
+            ]  # classes only change places among themselves: break a cycle with what room is left
         for key, unit in zip(aside, spare, strict=False):
             moves[unit] = self.rows[self.at[key]]
             shift[key] = unit
@@ -472,7 +571,9 @@ class _Walk:
         self.found.append(Knot(tuple(self.rows), self.found[-1].out))
 
     def _load(self) -> None:
-        """A segment on which outgoing weights change at fixed rows, until each class has just the carrier in `at`."""
+        """A segment on which outgoing weights change at fixed rows, until each class has just the
+        carrier in `at`.
+        """
         zero = (Fraction(0),) * self.pair.a.widths[2]
         out = [zero] * self.h
         for key, unit in self.at.items():

@@ -1,7 +1,8 @@
 """sup |a - b| over a box as an exact number, from the linear pieces of both networks side by side.
 
-Both networks side by side are one network of twice the width (`output_gap.joint`). Up to three inputs and piecewise linear:
-a - b is affine on each cell of its complex, so the supremum is at a vertex, and all is rational.
+Both networks side by side are one network of twice the width (`output_gap.joint`). Up to three
+inputs and piecewise linear: a - b is affine on each cell of its complex, so the supremum is at a
+vertex, and all is rational.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ UNITS = 128  # of both networks
 
 
 class Peak(NamedTuple):
-    """The supremum of |a - b|_inf over a box (or up to shifts, see `shifted`), and a point where it is attained."""
+    """The supremum of |a - b|_inf over a box (or up to shifts, see `shifted`), and a point where it
+    is attained.
+    """
 
     gap: Fraction
     at: Point
@@ -36,16 +39,24 @@ def gap(a: Network, b: Network, x: Point) -> Fraction:
 
 
 def shifted(a: Network, b: Network, x: Point) -> Fraction:
-    """min over c of |a(x) - b(x) - c|_inf, half the spread of the differences: what a softmax sees; all values rational.
+    """min over c of |a(x) - b(x) - c|_inf, half the spread of the differences: what a softmax sees;
+    all values rational.
 
-    A convex function of a - b, as `gap` is: on a cell where a - b is affine it is largest at a vertex.
+    A convex function of a - b, as `gap` is: on a cell where a - b is affine it is largest at a
+    vertex.
     """
     apart = [p[0] - q[0] for p, q in zip(evaluate(a, x), evaluate(b, x), strict=True)]
     return (max(apart) - min(apart)) / 2
 
 
 def peak(
-    a: Network, b: Network, box: Box, budget: int, progress: Progress | None = None, *, shifts: bool = False
+    a: Network,
+    b: Network,
+    box: Box,
+    budget: int,
+    progress: Progress | None = None,
+    *,
+    shifts: bool = False,
 ) -> Peak | None:
     """The exact supremum, or None: too many inputs, cells or units, a flat box, another activation.
 

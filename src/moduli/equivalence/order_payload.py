@@ -1,7 +1,9 @@
-"""The free bits of a network put to use: a message in the order of its hidden units, which changes no function.
+"""The free bits of a network put to use: a message in the order of its hidden units, which changes
+no function.
 
-The units of a layer can be stored in d! orders. Relative to the sorted one, an order is a number from 0 to d! - 1 (its Lehmer
-code), so each layer carries floor(log2 d!) bits. Only places change, so the written network is proved the same.
+The units of a layer can be stored in d! orders. Relative to the sorted one, an order is a number
+from 0 to d! - 1 (its Lehmer code), so each layer carries floor(log2 d!) bits. Only places change,
+so the written network is proved the same.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ def capacity(net: Network) -> int:
 
 
 def write(net: Network, message: bytes) -> Network:
-    """The same function with a message in the order of its units, shorter ones padded with zero bytes.
+    """The same function with a message in the order of its units, shorter ones padded with zero
+    bytes.
 
     Raises:
-        ValueError: a message of more than `capacity(net) // 8` bytes. UnsupportedModel: two units of a layer with one row.
+        ValueError: a message of more than `capacity(net) // 8` bytes. UnsupportedModel: two units
+            of a layer with one row.
 
     >>> import moduli as mo
     >>> net = mo.load("zoo:digits-plain")
@@ -42,7 +46,9 @@ def write(net: Network, message: bytes) -> Network:
     """
     room = capacity(net) // 8
     if len(message) > room:
-        raise ValueError(f"a message of {len(message)} bytes; the orders of units of widths {net.widths[1:-1]} carry {room}")
+        raise ValueError(
+            f"a message of {len(message)} bytes; the orders of units of widths {net.widths[1:-1]} carry {room}"
+        )
     number = int.from_bytes(message.ljust(room, bytes(1)), "big")
     orders = []
     for order in _sorted(net):
@@ -74,7 +80,9 @@ def _sorted(net: Network) -> list[Order]:
         rows = np.column_stack([layer.weight[:, before], layer.bias])
         before = np.lexsort(rows.T[::-1])
         if len(np.unique(rows, axis=0)) < len(rows):
-            raise UnsupportedModel(f"two units of layer {l} have the same row: their order is no message; compress first")
+            raise UnsupportedModel(
+                f"two units of layer {l} have the same row: their order is no message; compress first"
+            )
         orders.append(before)
     return orders
 

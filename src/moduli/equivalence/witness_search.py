@@ -1,7 +1,7 @@
 """Inputs where two networks differ: floats look for them, exact values at rational points decide.
 
-What a network puts out stands behind its output map (softmax, ...). Bounds are made before the map and carried through it by
-its Lipschitz constant; a witness of different outputs is one behind it.
+What a network puts out stands behind its output map (softmax, ...). Bounds are made before the map
+and carried through it by its Lipschitz constant; a witness of different outputs is one behind it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Witness(NamedTuple):
     """An input where two networks differ.
 
     Attributes:
-        input: rationals. a, b: enclosures of both values before the output map, points where all are rational.
+        input: rationals. a, b: enclosures of both values before the output map, points where all
+            are rational.
         output_map: of both networks.
     """
 
@@ -49,7 +50,8 @@ class Witness(NamedTuple):
     def gap(self) -> Fraction:
         """A lower bound of |a - b|_inf at the input, of the outputs, behind the output map.
 
-        It may be 0 where a difference is proved without a number: a softmax tells apart whatever is no shift.
+        It may be 0 where a difference is proved without a number: a softmax tells apart whatever is
+        no shift.
         """
         return apart(behind(self.a, self.output_map), behind(self.b, self.output_map))
 
@@ -60,8 +62,9 @@ class Witness(NamedTuple):
 def lipschitz(output_map: str) -> Fraction:
     """A constant L with |m(x) - m(y)|_inf <= L |x - y|_inf for an output map m.
 
-    For p = softmax(z) the derivative is diag(p) - p p^T. Its row i has absolute sum p_i (1 - p_i) + p_i sum_{j != i} p_j =
-    2 p_i (1 - p_i) <= 1/2, and that is its norm from sup to sup; along the segment from x to y this gives L = 1/2.
+    For p = softmax(z) the derivative is diag(p) - p p^T. Its row i has absolute sum p_i (1 - p_i) +
+    p_i sum_{j != i} p_j = 2 p_i (1 - p_i) <= 1/2, and that is its norm from sup to sup; along the
+    segment from x to y this gives L = 1/2.
 
     >>> str(lipschitz("softmax")), str(lipschitz("relu"))
     ('1/2', '1')
@@ -70,7 +73,9 @@ def lipschitz(output_map: str) -> Fraction:
 
 
 def span(output_map: str) -> float:
-    """How far two outputs can be apart at most: less than twice the bound of an activation, 1 for shares."""
+    """How far two outputs can be apart at most: less than twice the bound of an activation, 1 for
+    shares.
+    """
     if output_map == "softmax":
         return 1.0
     act = Activation.of(output_map)
@@ -82,8 +87,12 @@ def span(output_map: str) -> float:
 
 
 def allowed(eps: float, output_map: str) -> float:
-    """How far values before the map may differ so that outputs differ by at most eps: eps / L, rounded down."""
-    return eps if output_map == "identity" else 0.0 - ceiling(-Fraction(eps) / lipschitz(output_map))
+    """How far values before the map may differ so that outputs differ by at most eps: eps / L,
+    rounded down.
+    """
+    return (
+        eps if output_map == "identity" else 0.0 - ceiling(-Fraction(eps) / lipschitz(output_map))
+    )
 
 
 def behind(z: Sequence[Interval], output_map: str) -> Sequence[Interval]:
@@ -105,7 +114,8 @@ def _softmax(z: Sequence[Interval]) -> list[Interval]:
     found = []
     for p, q in zip(low, high, strict=True):
         others_low, others_high = all_low - p, all_high - q
-        # p and what the others add may all be rounded down to 0: 0 is a lower bound, whatever it is divided by.
+        # p and what the others add may all be rounded down to 0: 0 is a lower bound, whatever it is
+        # divided by.
         found.append((Fraction(p, max(1, p + others_high)), Fraction(q, q + others_low)))
     return found
 
@@ -113,7 +123,8 @@ def _softmax(z: Sequence[Interval]) -> list[Interval]:
 def _power(q: Fraction) -> tuple[int, int]:
     """Whole numbers around UNIT e^q, for q <= 0; the upper one is positive.
 
-    The quotient and `exp` of `decimal`, correctly rounded to 110 digits, are off by a factor below 1 + 1e-105 together.
+    The quotient and `exp` of `decimal`, correctly rounded to 110 digits, are off by a factor below
+    1 + 1e-105 together.
     """
     if q < DEEP:
         return 0, 1
@@ -140,7 +151,9 @@ def separated_at(a: Network, b: Network, x: tuple[Fraction, ...], eps: float) ->
 
 
 def separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps: float) -> bool:
-    """Whether enclosed values before the map prove that outputs, behind it, differ by more than eps."""
+    """Whether enclosed values before the map prove that outputs, behind it, differ by more than
+    eps.
+    """
     if eps > 0:
         return apart(behind(p, output_map), behind(q, output_map)) > Fraction(eps)
     # Whether there is any difference is seen more sharply before the map, where it forgets nothing.
@@ -156,7 +169,9 @@ def separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps
 
 
 def find_witness(a: Network, b: Network, on: Domain, eps: float, x: Array) -> Witness | None:
-    """Of the best inputs, and those that ascent makes of them, the one where exact values differ most, if by more than eps."""
+    """Of the best inputs, and those that ascent makes of them, the one where exact values differ
+    most, if by more than eps.
+    """
     gap = gaps(a, b, x, eps)
     climbed = _ascend(a, b, x[np.argsort(-gap, kind="stable")[:STARTS]], on, eps)
     found = [furthest(a, b, x, gap, eps), furthest(a, b, climbed, gaps(a, b, climbed, eps), eps)]
@@ -176,7 +191,8 @@ def _separated(a: Network, b: Network, x: Array, eps: float) -> Witness | None:
 def gaps(a: Network, b: Network, x: Array, eps: float = 0.0) -> Array:
     """The largest difference at each input, in floats; -1 where that is not finite.
 
-    Of outputs where they may differ by eps; else before the output map, behind which floats may be equal.
+    Of outputs where they may differ by eps; else before the output map, behind which floats may be
+    equal.
     """
     with np.errstate(all="ignore"):
         apart = a(x) - b(x) if eps > 0 else a.logits(x) - b.logits(x)
@@ -196,7 +212,9 @@ def seen_through(a: Network, x: Array, change: Array) -> Array:
 
 
 def _ascend(a: Network, b: Network, x: Array, on: Domain, eps: float) -> Array:
-    """Ascent on the largest difference along the gradient before the output map, each point with a step of its own."""
+    """Ascent on the largest difference along the gradient before the output map, each point with a
+    step of its own.
+    """
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
     step, gap = np.full((len(x), 1), 0.25), gaps(a, b, x, eps)
     for _ in range(STEPS):
@@ -219,23 +237,38 @@ def _ascend(a: Network, b: Network, x: Array, on: Domain, eps: float) -> Array:
 
 
 def candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.Generator) -> Array:
-    """Points at several scales, on both sides of the hyperplanes of the first layers, and where their units are largest."""
+    """Points at several scales, on both sides of the hyperplanes of the first layers, and where
+    their units are largest.
+    """
     n = a.widths[0]
     if isinstance(on, Box):
         box = on.of_dimension(n)
         spread = rng.uniform(box.low, box.high, (max(1, budget // 4), n))
     else:
-        spread = rng.standard_normal((max(1, budget // 4), n)) * rng.choice([0.1, 1.0, 10.0, 100.0], (max(1, budget // 4), 1))
+        spread = rng.standard_normal((max(1, budget // 4), n)) * rng.choice(
+            [0.1, 1.0, 10.0, 100.0], (max(1, budget // 4), 1)
+        )
     near = []
     for net in (a, b):
         w, c = net.layers[0].weight, net.layers[0].bias
         if len(w) and budget > 1:
-            pick, base = rng.integers(0, len(w), budget // 4), spread[rng.integers(0, len(spread), budget // 4)]
+            pick, base = (
+                rng.integers(0, len(w), budget // 4),
+                spread[rng.integers(0, len(spread), budget // 4)],
+            )
             norm = np.maximum((w[pick] ** 2).sum(axis=1), 1e-300)
-            step = -((w[pick] * base).sum(axis=1) + c[pick]) / norm * rng.choice([0.99, 1.0, 1.01], budget // 4)
+            step = (
+                -((w[pick] * base).sum(axis=1) + c[pick])
+                / norm
+                * rng.choice([0.99, 1.0, 1.01], budget // 4)
+            )
             near.append(base + step[:, None] * w[pick])
-            pick, side = rng.integers(0, len(w), budget // 8), rng.choice([-1.0, 1.0], (budget // 8, 1))
-            # Where a unit is largest or smallest: in a box its corner, elsewhere far along the weights.
+            pick, side = (
+                rng.integers(0, len(w), budget // 8),
+                rng.choice([-1.0, 1.0], (budget // 8, 1)),
+            )
+            # Where a unit is largest or smallest: in a box its corner, elsewhere far along the
+            # weights.
             way = side * w[pick]
             near.append(np.where(way > 0, box.high, box.low) if isinstance(on, Box) else way)
     x = np.concatenate([np.zeros((1, n)), spread, *near])

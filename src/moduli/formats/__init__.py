@@ -1,21 +1,27 @@
 """Files and objects to networks and back: `load` and `save`.
 
     .onnx          dense graphs, opset 6 to today; written with opset 17 (20 where Gelu occurs)
-    .nnet          text; the network stays in its normalised coordinates, `Network.frame` holds the physical ones; written
-                   without a frame, the bounds are the largest floats, mean 0 and range 1; `nnet` says which dialects are read
+    .nnet          text; the network stays in its normalised coordinates, `Network.frame` holds the
+                   physical ones; written without a frame, the bounds are the largest floats, mean 0
+                   and range 1; `nnet` says which dialects are read
     .safetensors   layers.0.weight [out, in], layers.0.bias [out], layers.1.weight, ...; metadata
-                   format = moduli/1, activations = tanh,tanh (one per hidden layer), output_map = identity
-    .npz           W1 [out, in], b1 [out], W2, b2, ...; activations: unicode, one per hidden layer; output_map: unicode
+                   format = moduli/1, activations = tanh,tanh (one per hidden layer),
+                   output_map = identity
+    .npz           W1 [out, in], b1 [out], W2, b2, ...; activations: unicode, one per hidden layer;
+                   output_map: unicode
     .pth .pt .tar .ckpt   torch checkpoints, read with ``weights_only=True``
-    .zip           of Stable-Baselines3: the layers of ``policy.pth`` that ``keys`` chooses; nothing else in it is read
+    .zip           of Stable-Baselines3: the layers of ``policy.pth`` that ``keys`` chooses; nothing
+                   else in it is read
     zoo:NAME       the small trained networks of this package
 
-Suffixes do not mind case; .onnx.gz, .nnet.gz and .npz.gz are unpacked on the way, up to a size that is watched.
+Suffixes do not mind case; .onnx.gz, .nnet.gz and .npz.gz are unpacked on the way, up to a size that
+is watched.
 
-Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and every rounding that
-folding brings is certified in `Network.notes`. A file written in float64 is read back with the same digest; one written
-in float32, and a normal form, carries the certified effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``).
-Files are read as data: nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
+Stored numbers are real numbers: what a file's operations mean over the reals is what is read, and
+every rounding that folding brings is certified in `Network.notes`. A file written in float64 is
+read back with the same digest; one written in float32, and a normal form, carries the certified
+effect of its rounding (metadata ``moduli.slack``, npz entry ``slack``). Files are read as data:
+nothing is unpickled, and declared sizes are compared with real ones before anything is allocated.
 """
 
 from __future__ import annotations
@@ -79,17 +85,38 @@ TENSORFLOW = f"{EXPORT}: python -m tf2onnx.convert"
 FOREIGN = {
     ".h5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
     ".hdf5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
-    ".keras": ("this is a Keras model", f"{EXPORT}: keras.models.load_model({{!r}}).export('model.onnx', format='onnx')"),
-    ".pb": ("this is a TensorFlow graph", f"{TENSORFLOW} --graphdef {{}} --output model.onnx --inputs X:0 --outputs Y:0"),
-    ".tflite": ("this is a TensorFlow Lite model", f"{TENSORFLOW} --tflite {{}} --output model.onnx"),
-    ".pkl": ("this is a pickle, which is code", f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)"),
-    ".pickle": ("this is a pickle, which is code", f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)"),
-    ".joblib": ("this is a pickle, which is code", f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)"),
-    ".bin": ("many programs write .bin", "take the .safetensors beside it; if torch.save wrote it, rename it .pt"),
+    ".keras": (
+        "this is a Keras model",
+        f"{EXPORT}: keras.models.load_model({{!r}}).export('model.onnx', format='onnx')",
+    ),
+    ".pb": (
+        "this is a TensorFlow graph",
+        f"{TENSORFLOW} --graphdef {{}} --output model.onnx --inputs X:0 --outputs Y:0",
+    ),
+    ".tflite": (
+        "this is a TensorFlow Lite model",
+        f"{TENSORFLOW} --tflite {{}} --output model.onnx",
+    ),
+    ".pkl": (
+        "this is a pickle, which is code",
+        f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)",
+    ),
+    ".pickle": (
+        "this is a pickle, which is code",
+        f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)",
+    ),
+    ".joblib": (
+        "this is a pickle, which is code",
+        f"{EXPORT} with the library that wrote it (skl2onnx for scikit-learn)",
+    ),
+    ".bin": (
+        "many programs write .bin",
+        "take the .safetensors beside it; if torch.save wrote it, rename it .pt",
+    ),
     ".gguf": ("this is a quantised language model", "take the .safetensors that it was made of"),
     ".mlmodel": ("this is a Core ML model", f"{EXPORT} with the library that trained it"),
     ".mat": ("this is a MATLAB file", f"{EXPORT} with exportONNXNetwork"),
-}  # fmt: skip
+}
 
 
 # The doors ------------------------------------------------------------------------------------------------------
@@ -106,15 +133,19 @@ def load(
     """Read a network.
 
     Args:
-        source: a `Network` (returned as it is), a path (formats by suffix, see the module), ``"zoo:NAME"``, an
-            ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of ``(weight, bias)`` pairs.
-        input_shape: of one sample, without the batch axis or with it, where the model leaves it open.
+        source: a `Network` (returned as it is), a path (formats by suffix, see the module),
+            ``"zoo:NAME"``, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of ``(weight,
+            bias)`` pairs.
+        input_shape: of one sample, without the batch axis or with it, where the model leaves it
+            open.
         output: name of the wanted output of an ONNX model that has several.
-        activation: of the hidden layers, one or one for each, for sources that store none (pairs, state dicts).
+        activation: of the hidden layers, one or one for each, for sources that store none (pairs,
+            state dicts).
         keys: prefixes of the layers of a state dict, in order.
 
     Raises:
-        UnsupportedModel: the model cannot be read; names the first thing not understood and the way out.
+        UnsupportedModel: the model cannot be read; names the first thing not understood and the way
+            out.
         OSError: the file cannot be opened.
 
     >>> import numpy as np
@@ -131,7 +162,9 @@ def load(
         return _network(_torch().read_module(source, input_shape=input_shape))
     if "onnx" in sys.modules and isinstance(source, sys.modules["onnx"].ModelProto):
         return read_onnx(source, None, "ONNX model", input_shape, output)
-    if isinstance(source, (list, tuple)) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in source):
+    if isinstance(source, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in source
+    ):
         return _from_pairs(source, activation)
     raise UnsupportedModel(
         f"cannot read a source of type {type(source).__name__}; "
@@ -139,15 +172,21 @@ def load(
     )
 
 
-def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None) -> Path:
-    """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at all.
+def save(
+    net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None
+) -> Path:
+    """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at
+    all.
 
     Args:
-        dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified slack).
-        slack: what was rounded before, which the file then carries too; that of `canonical`, for one.
+        dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified
+            slack).
+        slack: what was rounded before, which the file then carries too; that of `canonical`, for
+            one.
 
     Raises:
-        UnsupportedModel: unknown suffix, a network the format cannot hold, or a weight beyond float32.
+        UnsupportedModel: unknown suffix, a network the format cannot hold, or a weight beyond
+            float32.
         OSError: the file cannot be written.
 
     >>> import tempfile
@@ -159,7 +198,8 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack
     """
     file = Path(path)
     writers: dict[str, Writer] = {
-        ".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes, ".nnet": nnet_bytes,
+        ".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes,
+        ".nnet": nnet_bytes,
     }  # fmt: skip
     writer = writers.get(file.suffix.lower())
     if writer is None:
@@ -177,7 +217,11 @@ def save(net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack
 
 
 def _load_path(
-    source: str | os.PathLike[str], input_shape: Any, output: str | None, activation: Any, keys: Sequence[str] | None
+    source: str | os.PathLike[str],
+    input_shape: Any,
+    output: str | None,
+    activation: Any,
+    keys: Sequence[str] | None,
 ) -> Network:
     path = Path(source)
     size = path.stat().st_size
@@ -188,9 +232,13 @@ def _load_path(
         raise UnsupportedModel(_unread(path, suffix, packed))
     if packed and suffix not in UNPACKED:
         command = "tar -xzf" if suffix == ".tar" else "gunzip"
-        raise UnsupportedModel(f"{path}: {suffix}.gz is not unpacked here; {command} it first and give the model file")
+        raise UnsupportedModel(
+            f"{path}: {suffix}.gz is not unpacked here; {command} it first and give the model file"
+        )
     regular(path)
-    most = 2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE  # which holds all that `affine_tracer.MAX_PARAMETERS` allows
+    most = (
+        2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE
+    )  # which holds all that `affine_tracer.MAX_PARAMETERS` allows
     if not 0 < size <= most:
         raise UnsupportedModel(f"{path}: {size} bytes; such a file holds between 1 and {most}")
     refuse_stand_in(path)
@@ -234,7 +282,9 @@ def _read_policy(path: Path, activation: Any, keys: Sequence[str] | None) -> Net
     data = _member(path, POLICY)
     if keys is None:
         names = _layer_names(data)
-        listed = f", from {', '.join(names[:16])}{', ...' if len(names) > 16 else ''}" if names else ""
+        listed = (
+            f", from {', '.join(names[:16])}{', ...' if len(names) > 16 else ''}" if names else ""
+        )
         raise UnsupportedModel(
             f"{path}: {POLICY} holds several networks, actor and critic; choose layers, in order, with keys={listed}"
         )
@@ -259,18 +309,32 @@ def _member(path: Path, name: str) -> bytes:
             if len(found) != 1:
                 raise UnsupportedModel(f"{path} {_no_policy(entries, len(found))}")
             entry = found[0]
-            if entry.file_size > min(MAX_FILE, max(UNPACKED_FLOOR, UNPACKED_RATIO * entry.compress_size)):
+            if entry.file_size > min(
+                MAX_FILE, max(UNPACKED_FLOOR, UNPACKED_RATIO * entry.compress_size)
+            ):
                 raise UnsupportedModel(
                     f"{path}: {name} unpacks from {entry.compress_size} bytes to {entry.file_size}; unzip it if it is meant to"
                 )
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise UnsupportedModel(f"{path}: {name} is packed in a way that is not read; unzip and zip it again")
+                raise UnsupportedModel(
+                    f"{path}: {name} is packed in a way that is not read; unzip and zip it again"
+                )
             with archive.open(entry) as file:
                 data = file.read(entry.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        struct.error,
+    ) as error:
         raise UnsupportedModel(f"{path} is damaged or no zip archive ({error})") from None
     if len(data) != entry.file_size:
-        raise UnsupportedModel(f"{path}: {name} says it has {entry.file_size} bytes but holds {len(data)}")
+        raise UnsupportedModel(
+            f"{path}: {name} says it has {entry.file_size} bytes but holds {len(data)}"
+        )
     return data
 
 
@@ -285,16 +349,31 @@ def _no_policy(entries: Sequence[zipfile.ZipInfo], found: int) -> str:
 
 
 def _layer_names(data: bytes) -> list[str]:
-    """The layers that a torch archive names, read as text: its pickle is scanned for words, not run."""
+    """The layers that a torch archive names, read as text: its pickle is scanned for words, not
+    run.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+            pickles = [
+                entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")
+            ]
             with archive.open(pickles[0]) as file:
                 text = file.read(min(pickles[0].file_size, MAX_PICKLE))
         words = [word for _, word, _ in pickletools.genops(text) if isinstance(word, str)]
-    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, NotImplementedError, RuntimeError, ValueError, OSError):
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        LookupError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OSError,
+    ):
         return []
-    return list(dict.fromkeys(word.removesuffix(".weight") for word in words if word.endswith(".weight")))
+    return list(
+        dict.fromkeys(word.removesuffix(".weight") for word in words if word.endswith(".weight"))
+    )
 
 
 def _torch() -> Any:
@@ -308,7 +387,9 @@ def _network(value: Any) -> Network:
 
 def _from_pairs(pairs: Sequence[Any], activation: Any) -> Network:
     if activation is None and len(pairs) > 1:
-        raise UnsupportedModel(f"{len(pairs)} (weight, bias) pairs store no activation; give it, as in activation='relu'")
+        raise UnsupportedModel(
+            f"{len(pairs)} (weight, bias) pairs store no activation; give it, as in activation='relu'"
+        )
     return Network.mlp(*[part for pair in pairs for part in pair], activation=activation or "relu")
 
 
@@ -316,9 +397,15 @@ def _zoo(name: str) -> Network:
     from importlib.resources import files
 
     folder = files("moduli") / "zoo"
-    found = sorted(entry.name[:-4] for entry in folder.iterdir() if entry.name.endswith(".npz")) if folder.is_dir() else []
+    found = (
+        sorted(entry.name[:-4] for entry in folder.iterdir() if entry.name.endswith(".npz"))
+        if folder.is_dir()
+        else []
+    )
     if name not in found:
-        raise UnsupportedModel(f"no zoo:{name}; there are {', '.join('zoo:' + n for n in found) or 'none'}")
+        raise UnsupportedModel(
+            f"no zoo:{name}; there are {', '.join('zoo:' + n for n in found) or 'none'}"
+        )
     with one_line(f"zoo:{name}"):
         return _read_npz((folder / f"{name}.npz").read_bytes(), f"zoo:{name}")
 
@@ -335,16 +422,23 @@ def load_samples(path: str | Path) -> Samples:
     file = Path(path)
     arrays = load_arrays(file)
     with one_line(str(file)):
-        tables = {name: array for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"}
+        tables = {
+            name: array
+            for name, array in arrays.items()
+            if array.ndim == 2 and array.dtype.kind in "fiu"
+        }
         if "x" not in tables and len(tables) != 1:
-            held = ', '.join(arrays) or 'nothing'
-            raise UnsupportedModel(f"{file} holds {held}; one array [rows, in] or one named x is needed")
+            held = ", ".join(arrays) or "nothing"
+            raise UnsupportedModel(
+                f"{file} holds {held}; one array [rows, in] or one named x is needed"
+            )
         table = tables["x"] if "x" in tables else next(iter(tables.values()))
         return Samples(table)
 
 
 def load_box(path: str | Path) -> Box:
-    """The box of a `.npz` file with two arrays, ``low`` and ``high``: numbers, or arrays of an input's shape.
+    """The box of a `.npz` file with two arrays, ``low`` and ``high``: numbers, or arrays of an
+    input's shape.
 
     Raises:
         UnsupportedModel: other entries, or ends that are no box.
@@ -352,10 +446,16 @@ def load_box(path: str | Path) -> Box:
     """
     arrays = load_arrays(path)
     with one_line(str(path)):
-        ends = [arrays[name] for name in ("low", "high") if name in arrays and arrays[name].dtype.kind in "fiu"]
+        ends = [
+            arrays[name]
+            for name in ("low", "high")
+            if name in arrays and arrays[name].dtype.kind in "fiu"
+        ]
         if len(ends) != 2 or len(arrays) != 2:
             held = ", ".join(list(arrays)[:8]) or "nothing"
-            raise UnsupportedModel(f"{path} holds {held}; two arrays of numbers are needed: low and high")
+            raise UnsupportedModel(
+                f"{path} holds {held}; two arrays of numbers are needed: low and high"
+            )
         return Box(*ends)
 
 
@@ -371,7 +471,10 @@ def _read_npz(data: bytes, where: str) -> Network:
             f"{where}: entries {', '.join(list(arrays)[:8])}; needed are W1, b1, W2, b2, ..., "
             "activations (one per hidden layer) and output_map"
         )
-    if any(arrays[name].dtype.kind != "U" or arrays[name].ndim != k for k, name in enumerate(("output_map", "activations"))):
+    if any(
+        arrays[name].dtype.kind != "U" or arrays[name].ndim != k
+        for k, name in enumerate(("output_map", "activations"))
+    ):
         raise UnsupportedModel(f"{where}: activations (a list) and output_map must be unicode text")
     names, output_map = arrays["activations"].tolist(), str(arrays["output_map"][()])
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
@@ -401,19 +504,35 @@ def _read_safetensors(path: Path, activation: Any, keys: Sequence[str] | None) -
     metadata, stored = read_safetensors(path)
     arrays = shared_tensors(metadata, stored)
     if metadata.get("format") != "moduli/1":  # names come sorted as text, which is no order
-        return network_from_state_dict(arrays, activation=activation, keys=keys, where=str(path), ordered=False)
+        return network_from_state_dict(
+            arrays, activation=activation, keys=keys, where=str(path), ordered=False
+        )
     wanted = [f"layers.{l}.{part}" for l in range(len(arrays) // 2) for part in ("weight", "bias")]
     if set(arrays) != set(wanted):
-        raise UnsupportedModel(f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ...")
-    names = [name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name]  # not within clip(0,6)
+        raise UnsupportedModel(
+            f"{path}: entries {', '.join(list(arrays)[:8])}; needed are layers.0.weight, layers.0.bias, ..."
+        )
+    names = [
+        name for name in re.split(r",(?![^()]*\))", metadata.get("activations", "")) if name
+    ]  # not within clip(0,6)
     output_map = metadata.get("output_map", "identity")
     return Network.mlp(*(arrays[name] for name in wanted), activation=names, output_map=output_map)
 
 
-def _safetensors_bytes(net: Network, dtype: str, slack: Slack | None) -> Iterator[bytes | memoryview]:
-    """By hand, because the library orders its header by chance: the same network, the same bytes; one array at a time."""
-    metadata = {"format": "moduli/1", "activations": ",".join(map(str, net.activations)), "output_map": net.output_map}
-    header: dict[str, Any] = {"__metadata__": metadata if slack is None else metadata | {"moduli.slack": str(slack)}}
+def _safetensors_bytes(
+    net: Network, dtype: str, slack: Slack | None
+) -> Iterator[bytes | memoryview]:
+    """By hand, because the library orders its header by chance: the same network, the same bytes;
+    one array at a time.
+    """
+    metadata = {
+        "format": "moduli/1",
+        "activations": ",".join(map(str, net.activations)),
+        "output_map": net.output_map,
+    }
+    header: dict[str, Any] = {
+        "__metadata__": metadata if slack is None else metadata | {"moduli.slack": str(slack)}
+    }
     arrays = [
         (f"layers.{l}.{name}", array)
         for l, layer in enumerate(net.layers)
@@ -422,7 +541,11 @@ def _safetensors_bytes(net: Network, dtype: str, slack: Slack | None) -> Iterato
     at, width = 0, int(dtype[5:]) // 8
     for name, array in arrays:
         offsets = [at, at := at + array.size * width]
-        header[name] = {"dtype": f"F{dtype[5:]}", "shape": list(array.shape), "data_offsets": offsets}
+        header[name] = {
+            "dtype": f"F{dtype[5:]}",
+            "shape": list(array.shape),
+            "data_offsets": offsets,
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text

@@ -1,13 +1,16 @@
-"""The tracer: a tensor that is an affine image of the last activations, and what it becomes when it meets an activation.
+"""The tracer: a tensor that is an affine image of the last activations, and what it becomes when it
+meets an activation.
 
-Readers of graphs (ONNX, torch) walk the operations of a model with one `Tensor` in hand. Rearrangements move positions,
-elementwise scales and shifts stay lazy, matrices compose exactly, and an activation closes a layer:
+Readers of graphs (ONNX, torch) walk the operations of a model with one `Tensor` in hand.
+Rearrangements move positions, elementwise scales and shifts stay lazy, matrices compose exactly,
+and an activation closes a layer:
 
     tensor = (scale * u[select] + shift)[index],   u = the last activations h, or weight @ h + bias
 
-so that a flattened image of 150 000 pixels costs a vector and no identity matrix. Numbers are kept as `BallArray`: exact where
-doubles and pairs of doubles allow, else with a rigorous error bound; they are rounded once, in `finish`, and what that
-rounding does to the function is certified and noted.
+so that a flattened image of 150 000 pixels costs a vector and no identity matrix. Numbers are kept
+as `BallArray`: exact where doubles and pairs of doubles allow, else with a rigorous error bound;
+they are rounded once, in `finish`, and what that rounding does to the function is certified and
+noted.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 MAX_PARAMETERS = 2**29
 MAX_ENTRIES = 2**22  # of one tensor
-MAX_MADE = 2**24  # of all matrices that no model holds: identities, block diagonals, products of narrow ones
+MAX_MADE = (
+    2**24
+)  # of all matrices that no model holds: identities, block diagonals, products of narrow ones
 EXACT_PRODUCTS = 2**16
 TINY = 1e-320
 
@@ -49,7 +54,9 @@ TINY = 1e-320
 
 
 class BallArray:
-    """An array of real numbers: an `ExactArray`, and absolute error bounds, or None where it is exact."""
+    """An array of real numbers: an `ExactArray`, and absolute error bounds, or None where it is
+    exact.
+    """
 
     def __init__(self, centre: ExactArray, radius: Array | None = None) -> None:
         self.centre, self.radius = centre, radius
@@ -61,7 +68,9 @@ class BallArray:
             return array
         own = _float64(array, "a constant")
         if not np.isfinite(own).all():
-            raise UnsupportedModel(f"a constant of shape {own.shape} holds {own[~np.isfinite(own)][0]}; it must be finite")
+            raise UnsupportedModel(
+                f"a constant of shape {own.shape} holds {own[~np.isfinite(own)][0]}; it must be finite"
+            )
         return BallArray(ExactArray(own))
 
     @staticmethod
@@ -72,7 +81,9 @@ class BallArray:
             centre.put((k,), number)
         ball = BallArray(centre).loose()
         radius = ball._radius() + (up(relative * np.abs(centre.hi)) + TINY if relative else 0.0)
-        return BallArray(ball.centre, up(radius) if radius.any() else None).map(lambda a: a.reshape(shape))
+        return BallArray(ball.centre, up(radius) if radius.any() else None).map(
+            lambda a: a.reshape(shape)
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,7 +116,9 @@ class BallArray:
         pairs = ExactArray(self.centre.hi, self.centre.lo)
         for at, number in self.centre.rest.items():
             if not math.isfinite(pairs.hi[at]):
-                raise UnsupportedModel(f"a folded affine map holds a number {_power(number)}, beyond float64")
+                raise UnsupportedModel(
+                    f"a folded affine map holds a number {_power(number)}, beyond float64"
+                )
             low, high = (end - _rational(pairs, at) for end in enclose(number))
             radius[at] += math.nextafter(float(max(abs(low), abs(high))), math.inf)
         return BallArray(pairs, up(radius))
@@ -133,15 +146,25 @@ class BallArray:
         if not exact:
             hi, lo = two_sum(hi, lo + (p * b._low() + q * a._low()))
         out = _pairs(hi, lo)
-        places = [np.broadcast_to(np.arange(math.prod(c.shape)).reshape(c.shape), x.shape) for c in (a, b)]
+        places = [
+            np.broadcast_to(np.arange(math.prod(c.shape)).reshape(c.shape), x.shape) for c in (a, b)
+        ]
         for at in map(tuple, np.argwhere(far).tolist()):
-            left, right = (_rational(c.centre, np.unravel_index(k[at], c.shape)) for c, k in zip((a, b), places, strict=True))
+            left, right = (
+                _rational(c.centre, np.unravel_index(k[at], c.shape))
+                for c, k in zip((a, b), places, strict=True)
+            )
             out.put(at, left * right)
         if exact and a.radius is None and b.radius is None:
             return BallArray(out)
         ra, rb = a._radius(), b._radius()
         with np.errstate(over="ignore", invalid="ignore"):
-            total = a._size() * rb + b._size() * ra + ra * rb + (0.0 if exact else 2.0**-101 * np.abs(hi))
+            total = (
+                a._size() * rb
+                + b._size() * ra
+                + ra * rb
+                + (0.0 if exact else 2.0**-101 * np.abs(hi))
+            )
         return BallArray(out, up(np.where(np.isnan(total), np.inf, total), 12) + TINY)
 
     def plus(self, other: BallArray) -> BallArray:
@@ -292,7 +315,8 @@ def reciprocal(array: Any) -> BallArray:
 
 
 def inverse_root(variance: Any, epsilon: float) -> BallArray:
-    """1 / sqrt(variance + epsilon), elementwise: the factor of a batch normalisation, within 2^-100.
+    """1 / sqrt(variance + epsilon), elementwise: the factor of a batch normalisation, within
+    2^-100.
 
     >>> import numpy as np
     >>> inverse_root(np.array([3.75]), 0.25).centre.hi
@@ -303,7 +327,9 @@ def inverse_root(variance: Any, epsilon: float) -> BallArray:
     for v in array.ravel().tolist():
         total = Fraction(v) + Fraction(epsilon)
         if total <= 0:
-            raise UnsupportedModel(f"variance {v} + epsilon {epsilon} is not positive; the normalisation is undefined")
+            raise UnsupportedModel(
+                f"variance {v} + epsilon {epsilon} is not positive; the normalisation is undefined"
+            )
         roots.append(inverse_root_of(total))
     return BallArray.near(roots, 2.0**-120, array.shape)
 
@@ -322,8 +348,9 @@ def inverse_root_of(total: Fraction) -> Fraction:
 class Tensor:
     """An abstract tensor flowing through a graph; made by `Tensor.input`, immutable.
 
-    A reader may carry several samples at once, to see that the model treats them apart and alike. What is known is then
-    known of one sample, and `index` says which entry of which sample stands at each place: k * entries + entry of sample k.
+    A reader may carry several samples at once, to see that the model treats them apart and alike.
+    What is known is then known of one sample, and `index` says which entry of which sample stands
+    at each place: k * entries + entry of sample k.
 
     Attributes:
         layers: the finished hidden layers (weight, bias, activation).
@@ -331,7 +358,8 @@ class Tensor:
         width: size of the last activations (of the input, where there are none).
         dense: pending map (weight [m, width], bias [m]), or None.
         select, scale, shift, index: as in the module docstring; None is 1 or 0.
-        folded: affine maps met so far, for the notes. made: numbers in matrices so far that no file stores.
+        folded: affine maps met so far, for the notes. made: numbers in matrices so far that no file
+            stores.
         samples: how many are carried.
         notes: what was done to the model on the way, for `Network.notes`.
 
@@ -365,7 +393,9 @@ class Tensor:
         size = math.prod(shape)
         _limit(size, f"an input of shape {tuple(shape)}", MAX_ENTRIES)
         if samples != 1 and (samples < 1 or shape[0] != samples):
-            raise ShapeError(f"{samples} samples in an input of shape {tuple(shape)}; the first axis must count them")
+            raise ShapeError(
+                f"{samples} samples in an input of shape {tuple(shape)}; the first axis must count them"
+            )
         one = size // samples
         index = np.arange(size).reshape(tuple(shape))
         return Tensor((), one, one, None, np.arange(one), None, None, index, samples=samples)
@@ -384,7 +414,9 @@ class Tensor:
         return self.dense is None and self.scale is None and self.shift is None
 
     def rearrange(self, fn: Callable[[Any], Any]) -> Tensor:
-        """Apply a numpy function that moves, drops or repeats entries (reshape, transpose, slice, take)."""
+        """Apply a numpy function that moves, drops or repeats entries (reshape, transpose, slice,
+        take).
+        """
         index = np.asarray(fn(self.index))
         _limit(index.size, f"a tensor of shape {index.shape}", MAX_ENTRIES)
         return replace(self, index=index)
@@ -392,10 +424,12 @@ class Tensor:
     # Samples ----------------------------------------------------------------------------------------------------
 
     def _places(self, shape: tuple[int, ...]) -> tuple[Indices, Indices]:
-        """Places ``[samples, n]`` of each sample's entries in a tensor broadcast to a shape, and the entries ``[n]`` there.
+        """Places ``[samples, n]`` of each sample's entries in a tensor broadcast to a shape, and
+        the entries ``[n]`` there.
 
         Raises:
-            UnsupportedModel: the samples are not alike: what is read of one would not hold of another.
+            UnsupportedModel: the samples are not alike: what is read of one would not hold of
+                another.
         """
         _limit(math.prod(shape), f"a tensor of shape {shape}", MAX_ENTRIES)
         codes = np.broadcast_to(self.index, shape).ravel()
@@ -419,13 +453,19 @@ class Tensor:
         return self._spread(shape, *self._places(shape))
 
     def _spread(self, shape: tuple[int, ...], places: Indices, entries: Indices) -> Tensor:
-        scale, shift = (None if part is None else part.rows(entries) for part in (self.scale, self.shift))
+        scale, shift = (
+            None if part is None else part.rows(entries) for part in (self.scale, self.shift)
+        )
         index = np.empty(math.prod(shape), dtype=np.intp)
         index[places] = np.arange(places.size).reshape(places.shape)
-        return replace(self, select=self.select[entries], scale=scale, shift=shift, index=index.reshape(shape))
+        return replace(
+            self, select=self.select[entries], scale=scale, shift=shift, index=index.reshape(shape)
+        )
 
     def _constant(self, ball: BallArray, shape: tuple[int, ...], places: Indices) -> BallArray:
-        """The entries of a constant that meet one sample's; it must meet every sample with the same ones."""
+        """The entries of a constant that meet one sample's; it must meet every sample with the same
+        ones.
+        """
 
         def meets(a: Array) -> Array:
             rows = np.broadcast_to(a, shape).ravel()[places]
@@ -464,15 +504,23 @@ class Tensor:
         shift = flat if even.shift is None else even.shift.plus(flat)
         return replace(even, shift=shift, folded=self.folded + (self.dense is None))
 
-    def normalised(self, scale: Any, shift: Any, mean: Any, variance: Any, epsilon: float, *, axis: int = 1) -> Tensor:
-        """Batch normalisation with stored statistics: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
+    def normalised(
+        self, scale: Any, shift: Any, mean: Any, variance: Any, epsilon: float, *, axis: int = 1
+    ) -> Tensor:
+        """Batch normalisation with stored statistics: scale * (x - mean) / sqrt(variance + epsilon)
+        + shift.
+        """
         parts = [_float64(a, "a normalisation parameter") for a in (scale, shift, mean, variance)]
         shape = [1] * len(self.shape)
         shape[axis] = self.shape[axis]
         if any(a.shape != (shape[axis],) for a in parts):
-            raise ShapeError(f"normalisation of {shape[axis]} channels with parameters of shape {[a.shape for a in parts]}")
+            raise ShapeError(
+                f"normalisation of {shape[axis]} channels with parameters of shape {[a.shape for a in parts]}"
+            )
         gain, offset, centre, var = parts
-        factor = inverse_root(var, epsilon).times(BallArray.of(gain)).map(lambda a: a.reshape(shape))
+        factor = (
+            inverse_root(var, epsilon).times(BallArray.of(gain)).map(lambda a: a.reshape(shape))
+        )
         return self.shifted(-centre.reshape(shape)).scaled(factor).shifted(offset.reshape(shape))
 
     def matmul(self, weight: Any) -> Tensor:
@@ -480,11 +528,15 @@ class Tensor:
         matrix = BallArray.of(weight)
         columns = matrix.map(lambda a: a[:, None]) if len(matrix.shape) == 1 else matrix
         if len(columns.shape) != 2 or not self.shape or self.shape[-1] != columns.shape[0]:
-            raise ShapeError(f"a tensor of shape {self.shape} times a matrix of shape {matrix.shape}")
+            raise ShapeError(
+                f"a tensor of shape {self.shape} times a matrix of shape {matrix.shape}"
+            )
         (k, n), rows = columns.shape, math.prod(self.shape[:-1])
         places, entries = self._sums(rows, k)
         copies = places.shape[1]
-        made = self._made(copies * n * copies * k, k * n, f"a product of shapes {self.shape} and {matrix.shape}")
+        made = self._made(
+            copies * n * copies * k, k * n, f"a product of shapes {self.shape} and {matrix.shape}"
+        )
 
         def blocks(a: Array) -> Array:
             return a.T if copies == 1 else np.asarray(np.kron(np.eye(copies), a.T))
@@ -495,11 +547,15 @@ class Tensor:
         return replace(self, made=made)._mapped(columns.map(blocks), entries, out.reshape(shape))
 
     def _sums(self, rows: int, k: int) -> tuple[Indices, Indices]:
-        """Rows ``[samples, n]`` that hold each sample's entries, for sums over the last axis, and the entries ``[n * k]``."""
+        """Rows ``[samples, n]`` that hold each sample's entries, for sums over the last axis, and
+        the entries ``[n * k]``.
+        """
         codes = self.index.reshape(rows, k)
         of = codes // max(1, len(self.select))
         if (of != of[:, :1]).any():
-            raise UnsupportedModel("a sum mixes samples of the batch; each sample must be treated by itself")
+            raise UnsupportedModel(
+                "a sum mixes samples of the batch; each sample must be treated by itself"
+            )
         if rows % self.samples:
             raise UnsupportedModel(_APART)
         if k == 0 or self.samples == 1:  # sums over nothing are all alike
@@ -508,7 +564,9 @@ class Tensor:
         return places[:, ::k] // k, entries
 
     def matmul_left(self, weight: Any) -> Tensor:
-        """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n, k]."""
+        """``weight @ x``: over the last axis but one (the only axis of a vector); ``weight`` is [n,
+        k].
+        """
         matrix = BallArray.of(weight).map(lambda a: a.T)
         if len(self.shape) == 1:
             return self.matmul(matrix)
@@ -520,11 +578,15 @@ class Tensor:
         return moved if len(matrix.shape) == 1 else moved.rearrange(swap)
 
     def linear(self, matrix: Any, shape: Sequence[int]) -> Tensor:
-        """``matrix [out, n] @`` the entries of a sample in row-major order, as a tensor of the given shape of all samples."""
+        """``matrix [out, n] @`` the entries of a sample in row-major order, as a tensor of the
+        given shape of all samples.
+        """
         weight = BallArray.of(matrix)
         _, entries = self._places(self.shape)
         if len(weight.shape) != 2 or weight.shape[1] != len(entries):
-            raise ShapeError(f"a matrix of shape {weight.shape} applied to a tensor of shape {self.shape}")
+            raise ShapeError(
+                f"a matrix of shape {weight.shape} applied to a tensor of shape {self.shape}"
+            )
         index = np.arange(self.samples * weight.shape[0])
         return self._mapped(weight, entries, index.reshape(tuple(shape)))
 
@@ -532,8 +594,12 @@ class Tensor:
         """``weight @`` some entries of a sample, placed by an index."""
         rows = weight.shape[0]
         inner = self.width if self.dense is None else self.dense[0].shape[0]
-        stored = math.prod(weight.shape) + (0 if self.dense is None else math.prod(self.dense[0].shape))
-        made = self._made(rows * max(inner, self.width), stored, f"a layer from {self.width} to {rows}")
+        stored = math.prod(weight.shape) + (
+            0 if self.dense is None else math.prod(self.dense[0].shape)
+        )
+        made = self._made(
+            rows * max(inner, self.width), stored, f"a layer from {self.width} to {rows}"
+        )
         bias = BallArray.of(np.zeros((rows, 1)))
         if self.shift is not None:
             bias = weight.after(self.shift.rows(entries).map(lambda a: a[:, None]))
@@ -545,7 +611,14 @@ class Tensor:
             weight = weight.after(self.dense[0])
         dense = weight, bias.map(lambda a: a[:, 0])
         return replace(
-            self, dense=dense, select=np.arange(rows), scale=None, shift=None, index=index, folded=self.folded + 1, made=made
+            self,
+            dense=dense,
+            select=np.arange(rows),
+            scale=None,
+            shift=None,
+            index=index,
+            folded=self.folded + 1,
+            made=made,
         )
 
     def _made(self, numbers: int, stored: int, what: str) -> int:
@@ -559,10 +632,14 @@ class Tensor:
         try:
             return np.broadcast_shapes(self.shape, other)
         except ValueError:
-            raise ShapeError(f"a tensor of shape {self.shape} and a constant of shape {other} do not broadcast") from None
+            raise ShapeError(
+                f"a tensor of shape {self.shape} and a constant of shape {other} do not broadcast"
+            ) from None
 
     def _closed(self) -> tuple[BallArray, BallArray, int]:
-        """Weight and bias of a sample's entries in row-major order over the last activations; what was made so far."""
+        """Weight and bias of a sample's entries in row-major order over the last activations; what
+        was made so far.
+        """
         even = self._even(self.shape)
         size = len(even.select)
         stored = 0 if even.dense is None else math.prod(even.dense[0].shape)
@@ -574,18 +651,26 @@ class Tensor:
                 out[np.arange(size), even.select] = a
                 return out
 
-            weight, bias = (even.scale or BallArray.of(np.ones(size))).map(placed), BallArray.of(np.zeros(size))
+            weight, bias = (
+                (even.scale or BallArray.of(np.ones(size))).map(placed),
+                BallArray.of(np.zeros(size)),
+            )
         else:
             weight, bias = (part.rows(even.select) for part in even.dense)
             if even.scale is not None:
-                weight, bias = weight.times(even.scale.map(lambda a: a[:, None])), bias.times(even.scale)
+                weight, bias = (
+                    weight.times(even.scale.map(lambda a: a[:, None])),
+                    bias.times(even.scale),
+                )
         return weight, bias if even.shift is None else bias.plus(even.shift), made
 
     # Several tensors --------------------------------------------------------------------------------------------
 
     def beside(self, other: Tensor) -> bool:
         """Whether both are affine images of the same activations."""
-        return len(self.layers) == len(other.layers) and all(p is q for p, q in zip(self.layers, other.layers, strict=True))
+        return len(self.layers) == len(other.layers) and all(
+            p is q for p, q in zip(self.layers, other.layers, strict=True)
+        )
 
     def plus(self, other: Tensor) -> Tensor:
         """The sum of two affine images of the same activations, by numpy's broadcasting.
@@ -598,13 +683,15 @@ class Tensor:
         shape = self._joint(other.shape)
         parts = [tensor._even(shape) for tensor in (self, other)]
         if not np.array_equal(parts[0].index, parts[1].index):
-            raise UnsupportedModel("a sum mixes samples of the batch; each sample must be treated by itself")
+            raise UnsupportedModel(
+                "a sum mixes samples of the batch; each sample must be treated by itself"
+            )
         (w, b, made), (v, c, more) = (part._closed() for part in parts)
         dense = w.plus(v), b.plus(c)
         folded = self.folded + other.folded + 1
         return replace(
-            parts[0], dense=dense, select=np.arange(len(parts[0].select)), scale=None, shift=None, folded=folded,
-            made=self.made + (made - self.made) + (more - other.made),
+            parts[0], dense=dense, select=np.arange(len(parts[0].select)), scale=None, shift=None,
+            folded=folded, made=self.made + (made - self.made) + (more - other.made),
         )  # fmt: skip
 
     @staticmethod
@@ -623,14 +710,22 @@ class Tensor:
             """What must agree: the axes before and behind the one along which they are joined."""
             return shape[:along], shape[along + 1 :]
 
-        if any(beside(part.shape) != beside(first.shape) or len(part.shape) != len(first.shape) for part in parts):
-            raise ShapeError(f"tensors of shapes {', '.join(str(p.shape) for p in parts)} joined along axis {axis}")
+        if any(
+            beside(part.shape) != beside(first.shape) or len(part.shape) != len(first.shape)
+            for part in parts
+        ):
+            raise ShapeError(
+                f"tensors of shapes {', '.join(str(p.shape) for p in parts)} joined along axis {axis}"
+            )
         _limit(sum(part.size for part in parts), "a joined tensor", MAX_ENTRIES)
         if all(part.dense is first.dense for part in parts):
             maps = [(part.select, part.scale, part.shift) for part in parts]
             dense, made = first.dense, max(part.made for part in parts)
         else:
-            closed = [replace(part, index=np.arange(len(part.select)), samples=1)._closed() for part in parts]
+            closed = [
+                replace(part, index=np.arange(len(part.select)), samples=1)._closed()
+                for part in parts
+            ]
             starts = np.cumsum([0, *(len(part.select) for part in parts)])
             maps = [(np.arange(p, q), None, None) for p, q in pairwise(starts.tolist())]
             dense = _stacked([w for w, _, _ in closed]), _stacked([b for _, b, _ in closed])
@@ -645,18 +740,25 @@ class Tensor:
             start += size
         scale = shift = None
         if any(part is not None for _, part, _ in maps):
-            scale = _stacked([part or BallArray.of(np.ones(len(select))) for select, part, _ in maps])
+            scale = _stacked(
+                [part or BallArray.of(np.ones(len(select))) for select, part, _ in maps]
+            )
         if any(part is not None for _, _, part in maps):
-            shift = _stacked([part or BallArray.of(np.zeros(len(select))) for select, _, part in maps])
+            shift = _stacked(
+                [part or BallArray.of(np.zeros(len(select))) for select, _, part in maps]
+            )
         return replace(
-            first, dense=dense, select=np.concatenate([select for select, _, _ in maps]), scale=scale, shift=shift,
-            index=np.concatenate(indices, axis), folded=sum(part.folded for part in parts), made=made,
+            first, dense=dense, select=np.concatenate([select for select, _, _ in maps]),
+            scale=scale, shift=shift, index=np.concatenate(indices, axis),
+            folded=sum(part.folded for part in parts), made=made,
         )  # fmt: skip
 
     # Layers -----------------------------------------------------------------------------------------------------
 
     def activate(self, activation: Activation) -> Tensor:
-        """Apply an activation to every entry; closes a layer, or goes into the last one where both are one activation."""
+        """Apply an activation to every entry; closes a layer, or goes into the last one where both
+        are one activation.
+        """
         if activation == IDENTITY:
             return self
         if self.pristine and self.layers:
@@ -675,19 +777,28 @@ class Tensor:
         """
         if low is not None and high is not None:
             if not low < high:
-                raise UnsupportedModel(f"a clip to [{low}, {high}] is constant; its low end must lie below its high end")
+                raise UnsupportedModel(
+                    f"a clip to [{low}, {high}] is constant; its low end must lie below its high end"
+                )
             return self.activate(Activation("clip", low, high))
         if low is not None:
             return self.shifted(-low).activate(Activation("relu")).shifted(low)
         if high is not None:
-            return self.scaled(-1.0).shifted(high).activate(Activation("relu")).scaled(-1.0).shifted(high)
+            return (
+                self.scaled(-1.0)
+                .shifted(high)
+                .activate(Activation("relu"))
+                .scaled(-1.0)
+                .shifted(high)
+            )
         return self
 
     def rectified(self, slopes: Any) -> Tensor:
-        """max(z, 0) + slope * min(z, 0), with one slope for every entry (by numpy's broadcasting): a PReLU.
+        """max(z, 0) + slope * min(z, 0), with one slope for every entry (by numpy's broadcasting):
+        a PReLU.
 
-        Slopes that differ have no activation of their own: an entry becomes relu(z) - slope * relu(-z), a pair of units, and
-        one unit where its slope is 0.
+        Slopes that differ have no activation of their own: an entry becomes relu(z) - slope *
+        relu(-z), a pair of units, and one unit where its slope is 0.
 
         Raises:
             ShapeError: the slopes would change the shape.
@@ -700,7 +811,9 @@ class Tensor:
         """
         ball = BallArray.of(slopes)
         if self._joint(ball.shape) != self.shape:
-            raise ShapeError(f"slopes of shape {ball.shape} would change a tensor of shape {self.shape}")
+            raise ShapeError(
+                f"slopes of shape {ball.shape} would change a tensor of shape {self.shape}"
+            )
         places, entries = self._places(self.shape)
         slope, size = self._constant(ball, self.shape, places).centre.hi, len(entries)
         if len(np.unique(slope)) == 1:
@@ -711,20 +824,40 @@ class Tensor:
         weight, bias, made = self._closed()
         turned = BallArray.of(np.where(np.arange(len(units)) < size, 1.0, -1.0))
         rows = weight.rows(units).times(turned.map(lambda a: a[:, None]))
-        relu = self._behind(rows, bias.rows(units).times(turned), Activation("relu"), made, np.arange(len(units)))
+        relu = self._behind(
+            rows, bias.rows(units).times(turned), Activation("relu"), made, np.arange(len(units))
+        )
         joined = np.eye(size, len(units))
         joined[pairs, np.arange(size, len(units))] = -slope[pairs]
-        note = f"read a PReLU of {size} units as {len(units)} ReLU units: relu(z) - slope * relu(-z)"
+        note = (
+            f"read a PReLU of {size} units as {len(units)} ReLU units: relu(z) - slope * relu(-z)"
+        )
         index = self._spread(self.shape, places, entries).index
-        return replace(relu._mapped(BallArray.of(joined), np.arange(len(units)), index), notes=(*self.notes, note))
+        return replace(
+            relu._mapped(BallArray.of(joined), np.arange(len(units)), index),
+            notes=(*self.notes, note),
+        )
 
-    def _behind(self, weight: BallArray, bias: BallArray, activation: Activation, made: int, index: Indices) -> Tensor:
+    def _behind(
+        self, weight: BallArray, bias: BallArray, activation: Activation, made: int, index: Indices
+    ) -> Tensor:
         """The activations of a further layer, placed by an index."""
         layers = (*self.layers, (weight, bias, activation))
         _limit(sum(w.centre.hi.size for w, _, _ in layers), "a network")
         size = weight.shape[0]
         return Tensor(
-            layers, self.inputs, size, None, np.arange(size), None, None, index, self.folded, made, self.samples, self.notes
+            layers,
+            self.inputs,
+            size,
+            None,
+            np.arange(size),
+            None,
+            None,
+            index,
+            self.folded,
+            made,
+            self.samples,
+            self.notes,
         )
 
     def one_sample(self) -> Tensor:
@@ -735,7 +868,11 @@ class Tensor:
         """
         if self.samples == 1:
             return self
-        codes = self.index.reshape(self.shape[0], -1) if self.shape and self.shape[0] == self.samples else None
+        codes = (
+            self.index.reshape(self.shape[0], -1)
+            if self.shape and self.shape[0] == self.samples
+            else None
+        )
         starts = np.arange(self.samples)[:, None] * len(self.select)
         if codes is None or (codes - starts != codes[:1]).any():
             raise UnsupportedModel(
@@ -743,7 +880,9 @@ class Tensor:
             )
         return replace(self, index=self.index[:1], samples=1)
 
-    def parts(self, output_map: str | None = None) -> tuple[list[tuple[BallArray, BallArray, Activation]], str]:
+    def parts(
+        self, output_map: str | None = None
+    ) -> tuple[list[tuple[BallArray, BallArray, Activation]], str]:
         """Layers of the network whose outputs are all entries, not yet rounded, and its output map."""
         if self.samples != 1:
             return self.one_sample().parts(output_map)
@@ -757,16 +896,23 @@ class Tensor:
         """The network whose outputs are all entries in row-major order.
 
         Args:
-            output_map: what the model applies to them; None: an activation that ends the model becomes the output map.
-            notes: lines for `Network.notes`, after the tensor's own. The certified effect of rounding follows them where
-                there is any.
+            output_map: what the model applies to them; None: an activation that ends the model
+                becomes the output map.
+            notes: lines for `Network.notes`, after the tensor's own. The certified effect of
+                rounding follows them where there is any.
         """
         parts, output_map = self.parts(output_map)
         notes = (*self.notes, *notes)
         net = Network(tuple(_layer(l, *part) for l, part in enumerate(parts, 1)), notes, output_map)
         if all(w.is_float() and b.is_float() for w, b, _ in parts):
             return net
-        return replace(net, notes=(*notes, f"folded {self.folded} affine maps into {len(parts)}; {_rounding(parts, net)}"))
+        return replace(
+            net,
+            notes=(
+                *notes,
+                f"folded {self.folded} affine maps into {len(parts)}; {_rounding(parts, net)}",
+            ),
+        )
 
 
 _APART = "the samples of a batch are not treated alike, each by itself"
@@ -780,18 +926,30 @@ def _stacked(parts: Sequence[BallArray]) -> BallArray:
     """Balls one after the other along the first axis."""
     loose = [part.loose() for part in parts]
     hi = np.concatenate([part.centre.hi for part in loose])
-    lo = None if all(part.centre.lo is None for part in loose) else np.concatenate([part._low() for part in loose])
-    radius = None if all(part.radius is None for part in loose) else np.concatenate([part._radius() for part in loose])
+    lo = (
+        None
+        if all(part.centre.lo is None for part in loose)
+        else np.concatenate([part._low() for part in loose])
+    )
+    radius = (
+        None
+        if all(part.radius is None for part in loose)
+        else np.concatenate([part._radius() for part in loose])
+    )
     return BallArray(ExactArray(hi, lo), radius)
 
 
 def _rounding(parts: Sequence[tuple[BallArray, BallArray, Activation]], net: Network) -> str:
-    """The certified effect of rounding: everywhere, and near the origin where bounded activations hide it."""
+    """The certified effect of rounding: everywhere, and near the origin where bounded activations
+    hide it.
+    """
     exact = [(w.away(), b.away()) for w, b, _ in parts]
     slack = rounding_slack([w for w, _ in exact], [b for _, b in exact], net)
     near = difference(exact, exact_arrays(net), net.activations, radius=1.0)
     line = f"rounding to float64 changes the output by at most {slack}"
-    return line if slack.within(1.0) <= 2 * near.constant else f"{line}, at most {near} where |x| <= 1"
+    return (
+        line if slack.within(1.0) <= 2 * near.constant else f"{line}, at most {near} where |x| <= 1"
+    )
 
 
 def _layer(place: int, weight: BallArray, bias: BallArray, activation: Activation) -> Layer:

@@ -7,10 +7,11 @@
     minima of the inputs, maxima, means, ranges      (the last two also hold one number for all outputs)
     rows of the first weight matrix, its biases one a line, the second matrix, ...
 
-What is found beside this: bounds of more inputs than the network has (the last of them are none of its inputs), no means and
-ranges of outputs, header lines left out, single zeros in the place of bounds, and the number of outputs written twice in the
-sizes. How many numbers the sizes need says where the header ends; a header of another length than five is believed only
-where every line after it has the length that the sizes demand. Whatever is not used is noted.
+What is found beside this: bounds of more inputs than the network has (the last of them are none of
+its inputs), no means and ranges of outputs, header lines left out, single zeros in the place of
+bounds, and the number of outputs written twice in the sizes. How many numbers the sizes need says
+where the header ends; a header of another length than five is believed only where every line after
+it has the length that the sizes demand. Whatever is not used is noted.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ FAR = sys.float_info.max
 
 
 def read_nnet(data: bytes, where: str) -> Network:
-    """The network of a file, in its normalised coordinates; `Network.frame` holds the physical ones.
+    """The network of a file, in its normalised coordinates; `Network.frame` holds the physical
+    ones.
 
     Raises:
-        UnsupportedModel: no such file, numbers that do not fit the sizes, or a header that can be read in two ways.
+        UnsupportedModel: no such file, numbers that do not fit the sizes, or a header that can be
+            read in two ways.
     """
     reading = _Reading(where, _rows(data, where))
     sizes = reading.sizes()
@@ -63,8 +66,12 @@ def _rows(data: bytes, where: str) -> list[list[str]]:
     rows = []
     for k, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         bare = line.partition(b"//")[0]
-        if b"_" in bare or not bare.isascii():  # which Python would take for digits, or in their midst
-            raise UnsupportedModel(f"{where}: line {k} holds no numbers: {bare[:40].decode(errors='replace')!r}")
+        if (
+            b"_" in bare or not bare.isascii()
+        ):  # which Python would take for digits, or in their midst
+            raise UnsupportedModel(
+                f"{where}: line {k} holds no numbers: {bare[:40].decode(errors='replace')!r}"
+            )
         tokens = [token for token in re.split(r"[,\s]+", bare.decode()) if token]
         if tokens:
             rows.append(tokens)
@@ -99,7 +106,9 @@ class _Reading:
                 f"{self.where}: {depth} layers, {inputs} inputs, {outputs} outputs do not fit the sizes {sizes}"
             )
         if repeated:
-            self.notes.append(f"the sizes name the {outputs} outputs twice; there are {depth} layers")
+            self.notes.append(
+                f"the sizes name the {outputs} outputs twice; there are {depth} layers"
+            )
         return sizes
 
     def split(self, sizes: list[int]) -> tuple[list[list[float]], Array]:
@@ -125,22 +134,32 @@ class _Reading:
         return [list(map(self._real, row)) for row in header], flat
 
     def frame(self, header: list[list[float]], inputs: int) -> Frame | None:
-        """The physical coordinates, from the lines between the sizes and the weights; None where there are none."""
+        """The physical coordinates, from the lines between the sizes and the weights; None where
+        there are none.
+        """
         flagged = len(header) % 2 == 1
         rows = header[1:] if flagged else header
         unclear = f"{self.where}: a header of {len(header)} lines, of lengths {[len(row) for row in header][:8]}"
         if (flagged and len(header[0]) != 1) or len(rows) not in (0, 2, 4):
             raise UnsupportedModel(f"{unclear}; write {FIVE}")
         if len(header) != HEADER and inputs == 1 and rows:
-            raise UnsupportedModel(f"{unclear}, for one input can be read in two ways; write {FIVE}")
+            raise UnsupportedModel(
+                f"{unclear}, for one input can be read in two ways; write {FIVE}"
+            )
         if flagged and header[0] != [0.0]:
             self.notes.append(f"the flag {header[0][0]:g} of the header is not used")
         if not any(number for row in rows for number in row):
-            held = "holds zeros for bounds, means and ranges" if rows else "holds no bounds, means and ranges"
+            held = (
+                "holds zeros for bounds, means and ranges"
+                if rows
+                else "holds no bounds, means and ranges"
+            )
             self.notes.append(f"the header {held}: inputs and outputs are taken as they are")
             return None
         if len(rows) == 2:
-            self.notes.append("the header holds no means and ranges: inputs and outputs are taken as they are")
+            self.notes.append(
+                "the header holds no means and ranges: inputs and outputs are taken as they are"
+            )
             rows = [*rows, [0.0] * (inputs + 1), [1.0] * (inputs + 1)]
         if rows[:2] == [[0.0], [0.0]] and inputs > 1:
             self.notes.append(
@@ -154,7 +173,10 @@ class _Reading:
         lengths = [len(row) for row in rows]
         bounds, scales = lengths[0], lengths[2]
         further = bounds - inputs
-        outputs = scales in (inputs + 1, bounds + 1)  # whether the last mean and range are those of the outputs
+        outputs = scales in (
+            inputs + 1,
+            bounds + 1,
+        )  # whether the last mean and range are those of the outputs
         unclear = further == 1 and scales == bounds  # the last is one input more, or the outputs
         known = outputs or scales in (inputs, bounds)
         if lengths != [bounds, bounds, scales, scales] or further < 0 or unclear or not known:
@@ -168,7 +190,9 @@ class _Reading:
                 f"of each are used{', and the last mean and range for the outputs' if outputs else ''}"
             )
         if not outputs:
-            self.notes.append("the header holds no mean and range of the outputs: they are taken as they are")
+            self.notes.append(
+                "the header holds no mean and range of the outputs: they are taken as they are"
+            )
         low, high, mean, scale = (np.array(row[:inputs]) for row in rows)
         out_mean, out_scale = (rows[2][-1], rows[3][-1]) if outputs else (0.0, 1.0)
         used = np.concatenate([low, high, mean, scale, [out_mean, out_scale]])
@@ -186,14 +210,18 @@ class _Reading:
         """A size; some writers give it a decimal point."""
         number = self._real(token)
         if not number.is_integer():
-            raise UnsupportedModel(f"{self.where}: {token[:40]} is no size; whole numbers are needed")
+            raise UnsupportedModel(
+                f"{self.where}: {token[:40]} is no size; whole numbers are needed"
+            )
         return int(number)
 
     def _real(self, token: str) -> float:
         try:
             return float(token)
         except ValueError:
-            raise UnsupportedModel(f"{self.where}: malformed, {token[:40]!r} is no number") from None
+            raise UnsupportedModel(
+                f"{self.where}: malformed, {token[:40]!r} is no number"
+            ) from None
 
 
 def _lengths(sizes: list[int]) -> Iterator[int]:
@@ -205,24 +233,37 @@ def _lengths(sizes: list[int]) -> Iterator[int]:
 
 def _shown(row: list[float], most: int = 6) -> str:
     """A few numbers in brackets."""
-    return f"[{', '.join(f'{number:g}' for number in row[:most])}{', ...' if len(row) > most else ''}]"
+    return (
+        f"[{', '.join(f'{number:g}' for number in row[:most])}{', ...' if len(row) > most else ''}]"
+    )
 
 
 # Writing --------------------------------------------------------------------------------------------------------
 
 
 def nnet_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
-    """Without a frame: mean 0, range 1, and the largest floats as bounds, which `read_nnet` takes for no frame."""
+    """Without a frame: mean 0, range 1, and the largest floats as bounds, which `read_nnet` takes
+    for no frame.
+    """
     wrong = next((str(a) for a in net.activations if a.kind != "relu"), None)
     if wrong is not None or net.output_map != "identity":
         found = f"{wrong} units" if wrong is not None else f"{net.output_map} on the output"
-        raise UnsupportedModel(f".nnet holds ReLU networks with affine output only, this one has {found}; write .onnx")
+        raise UnsupportedModel(
+            f".nnet holds ReLU networks with affine output only, this one has {found}; write .onnx"
+        )
     n, widths, frame = net.widths[0], net.widths, net.frame
     f = frame or Frame(np.full(n, -FAR), np.full(n, FAR), np.zeros(n), np.ones(n), 0.0, 1.0)
     header = [
         [len(net.layers), n, widths[-1], max(widths)], widths, [0], f.low.tolist(), f.high.tolist(),
         [*f.mean.tolist(), f.out_mean], [*f.scale.tolist(), f.out_scale],
     ]  # fmt: skip
-    rows = [row for layer in net.layers for part in (layer.weight, layer.bias[:, None]) for row in part.tolist()]
+    rows = [
+        row
+        for layer in net.layers
+        for part in (layer.weight, layer.bias[:, None])
+        for row in part.tolist()
+    ]
     comment = "// written by moduli" + (f" in {dtype}; slack {slack}" if slack is not None else "")
-    return "\n".join([comment, *(",".join(map(repr, row)) + "," for row in [*header, *rows]), ""]).encode()
+    return "\n".join(
+        [comment, *(",".join(map(repr, row)) + "," for row in [*header, *rows]), ""]
+    ).encode()

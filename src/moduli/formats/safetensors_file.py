@@ -1,7 +1,7 @@
 """`.safetensors` files: names, shapes and numbers, read from the bytes themselves.
 
-The library's door to NumPy knows no bfloat16, which this one reads; it needs neither the library nor torch. Declared
-sizes are compared with real ones before anything is allocated.
+The library's door to NumPy knows no bfloat16, which this one reads; it needs neither the library
+nor torch. Declared sizes are compared with real ones before anything is allocated.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ class Opaque(NamedTuple):
 
 
 _READ = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "|b1",
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
+    "I16": "<i2", "I8": "<i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1",
+    "BOOL": "|b1",
 }  # fmt: skip
 _BITS = {
-    **{name: 8 * np.dtype(code).itemsize for name, code in _READ.items()}, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    **{name: 8 * np.dtype(code).itemsize for name, code in _READ.items()}, "C64": 64, "F4": 4,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Metadata and tensors of a `.safetensors` file, every declared size compared with the bytes that there are.
+    """Metadata and tensors of a `.safetensors` file, every declared size compared with the bytes
+    that there are.
 
     bfloat16 comes as float32, which holds it exactly; numbers that are not read come as `Opaque`.
 
@@ -128,7 +131,9 @@ def _naturals(values: Any) -> bool:
 
 
 def shared_tensors(metadata: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays with those that `safetensors.torch.save_model` left out because they share memory with another."""
+    """The arrays with those that `safetensors.torch.save_model` left out because they share memory
+    with another.
+    """
     again = {
         name: arrays[kept]
         for name, kept in metadata.items()

@@ -1,8 +1,10 @@
-"""A second reading: what a reader made of a model is compared with the model itself, run by somebody else.
+"""A second reading: what a reader made of a model is compared with the model itself, run by
+somebody else.
 
-A proof about a network that is not the file's is worth nothing, so nothing is claimed about a file before an evaluator that
-shares no code with the reader (`onnx.reference`, torch) has agreed with the network that was read: at seeded inputs, small
-and large and negative and zero, one by one and, where the number of samples is free, three at a time.
+A proof about a network that is not the file's is worth nothing, so nothing is claimed about a file
+before an evaluator that shares no code with the reader (`onnx.reference`, torch) has agreed with
+the network that was read: at seeded inputs, small and large and negative and zero, one by one and,
+where the number of samples is free, three at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Run = Callable[[Array], Any]
 MAX_PARAMETERS = 2**24  # larger networks are not run twice: an evaluator copies what it runs
 SAFETY = 16.0  # evaluators may sum in any order and use activations right to a few units in the last place
 FLOOR = 1e-9  # of sizes: what cancels inside a model may leave this much of its parts
-# Relative errors of arithmetic; float64 with room for numbers that cancel inside a model but not in what was read of it.
+# Relative errors of arithmetic; float64 with room for numbers that cancel inside a model but not in
+# what was read of it.
 UNITS = {"float64": 2.0**-42, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -31,9 +34,11 @@ def confirm(net: Network, run: Run, *, samples: Sequence[int], unit: float, by: 
 
     Args:
         net: what was read.
-        run: the evaluator, from inputs ``[batch, in]`` to outputs ``[batch, ...]``, rows of which are samples.
+        run: the evaluator, from inputs ``[batch, in]`` to outputs ``[batch, ...]``, rows of which
+            are samples.
         samples: the batch sizes to run at, ``(1, 3)`` where the number of samples is free.
-        unit: relative rounding error of the arithmetic in which the model and what was read may differ, see `UNITS`.
+        unit: relative rounding error of the arithmetic in which the model and what was read may
+            differ, see `UNITS`.
         by: who runs the model, for the note and the error.
 
     Raises:
@@ -77,7 +82,11 @@ def _compare(net: Network, rows: Array, run: Run, unit: float, by: str) -> int:
             f"but {by} gives {theirs.shape}"
         )
     theirs = theirs.reshape(ours.shape)
-    finite = np.isfinite(theirs).all(axis=1) & np.isfinite(ours).all(axis=1) & np.isfinite(error).all(axis=1)
+    finite = (
+        np.isfinite(theirs).all(axis=1)
+        & np.isfinite(ours).all(axis=1)
+        & np.isfinite(error).all(axis=1)
+    )
     far = np.argwhere(finite[:, None] & (np.abs(ours - theirs) > error))
     if len(far):
         row, output = far[0].tolist()
@@ -95,10 +104,11 @@ def _brief(x: Array) -> str:
 
 
 def _sensitivity(net: Network, x: Array) -> Array:
-    """First-order bound, in units of roundoff, of what arithmetic may do to the outputs ``[batch, out]`` at these inputs.
+    """First-order bound, in units of roundoff, of what arithmetic may do to the outputs ``[batch,
+    out]`` at these inputs.
 
-    A sum of n products errs by at most n + 1 roundings of the sum of the absolute values; an activation passes an error on
-    times its Lipschitz constant and adds a few roundings of its own.
+    A sum of n products errs by at most n + 1 roundings of the sum of the absolute values; an
+    activation passes an error on times its Lipschitz constant and adds a few roundings of its own.
     """
     h, error = x, np.abs(x)
     for layer in net.layers:

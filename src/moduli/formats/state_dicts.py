@@ -1,9 +1,10 @@
-"""State dicts: named tensors of checkpoints and `.safetensors` files, read as a chain of dense layers.
+"""State dicts: named tensors of checkpoints and `.safetensors` files, read as a chain of dense
+layers.
 
-A state dict stores numbers and names, no function. What names and shapes decide is read, and said in
-`Network.notes`: the order of the layers, and batch normalisations, which are folded where their place is
-certain. What they do not tell would be a guess, and a guess is another function: it is asked for, or refused
-by name. What the entries of one module are is in `state_entries`.
+A state dict stores numbers and names, no function. What names and shapes decide is read, and said
+in `Network.notes`: the order of the layers, and batch normalisations, which are folded where their
+place is certain. What they do not tell would be a guess, and a guess is another function: it is
+asked for, or refused by name. What the entries of one module are is in `state_entries`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ MAX_DEPTH = 8  # of dicts and lists in a checkpoint
 
 
 def _in_order(stems: Sequence[str], ordered: bool, where: str) -> list[str]:
-    """The stems in the order of evaluation, where stored order or the numbers in the names decide it.
+    """The stems in the order of evaluation, where stored order or the numbers in the names decide
+    it.
 
     Raises:
         UnsupportedModel: the file keeps no order and the names do not decide it, or both disagree.
@@ -118,8 +120,9 @@ def network_from_state_dict(
 ) -> Network:
     """A network from named arrays ``X.weight`` [out, in] and ``X.bias`` [out].
 
-    Layers are read in stored order, which the numbers in their names must not contradict; from a source that keeps no
-    order, in the order of these numbers. `Network.notes` lists them as they were read, and what was not.
+    Layers are read in stored order, which the numbers in their names must not contradict; from a
+    source that keeps no order, in the order of these numbers. `Network.notes` lists them as they
+    were read, and what was not.
 
     Args:
         arrays: path components ``module`` and ``_orig_mod`` (left by wrappers) are ignored.
@@ -129,8 +132,9 @@ def network_from_state_dict(
         ordered: whether the order of the entries is that of the modules.
 
     Raises:
-        UnsupportedModel: entries that belong to no dense layer, an order that nothing decides, layers that form no
-            chain, a normalisation or PReLU between layers that cannot be folded.
+        UnsupportedModel: entries that belong to no dense layer, an order that nothing decides,
+            layers that form no chain, a normalisation or PReLU between layers that cannot be
+            folded.
 
     >>> import numpy as np
     >>> arrays = {"module.0.weight": np.ones((3, 2)), "module.0.bias": np.zeros(3), "module.2.weight": np.ones((1, 3))}
@@ -291,7 +295,9 @@ def _chained(layers: Sequence[Dense], where: str) -> None:
 
 
 def _unbranched(layers: Sequence[Dense], where: str) -> None:
-    """Refuse what chains by accident of equal widths: a second group of layers that takes the network's input."""
+    """Refuse what chains by accident of equal widths: a second group of layers that takes the
+    network's input.
+    """
     groups: dict[str, list[Dense]] = {}
     for layer in layers:
         groups.setdefault(parent(layer.stem), []).append(layer)
@@ -314,7 +320,9 @@ def _unbranched(layers: Sequence[Dense], where: str) -> None:
 
 
 def _no_embedding(layers: Sequence[Dense], modules: Mapping[str, Module], where: str) -> None:
-    """A table of an embedding has the shape of a dense layer without bias, and is looked up by integers."""
+    """A table of an embedding has the shape of a dense layer without bias, and is looked up by
+    integers.
+    """
     for layer in layers:
         if (
             "embed" in layer.stem.rpartition(".")[2].lower()
@@ -340,7 +348,9 @@ def _known_activation(activation: Any, layers: Sequence[Dense], where: str) -> N
 def _completed(
     modules: Mapping[str, Module], chosen: Sequence[str], ordered: bool, where: str
 ) -> list[str]:
-    """What was chosen, with the normalisations and PReLUs that stand between it: they are not left out in silence."""
+    """What was chosen, with the normalisations and PReLUs that stand between it: they are not left
+    out in silence.
+    """
     gaps: dict[tuple[str, str], list[str]] = {}
     layers = [stem for stem in chosen if modules[stem].kind == DENSE]
     for stem, module in modules.items():
@@ -436,10 +446,11 @@ def _folds(modules: Mapping[str, Module], chain: Sequence[str], where: str) -> l
 
 
 def _folds_behind(stem: str, lower: str | None, upper: str | None, where: str) -> bool:
-    """Whether a normalisation stands directly behind the lower layer, or else directly before the upper one.
+    """Whether a normalisation stands directly behind the lower layer, or else directly before the
+    upper one.
 
-    Between two layers there is an activation as well, which has no entry: only the gap in the numbers of a Sequential
-    tells on which side of it the normalisation stands.
+    Between two layers there is an activation as well, which has no entry: only the gap in the
+    numbers of a Sequential tells on which side of it the normalisation stands.
     """
     follows = lower is not None and _adjacent(lower, stem)
     leads = upper is not None and _adjacent(stem, upper)
@@ -523,11 +534,13 @@ def network_from_checkpoint(
     where: str = "checkpoint",
     check: Callable[[str, Any], None] = lambda name, tensor: None,
 ) -> Network:
-    """The network in what a checkpoint held: a state dict, or dicts and lists with one or several in them.
+    """The network in what a checkpoint held: a state dict, or dicts and lists with one or several
+    in them.
 
     Args:
         loaded: of torch; code was not run.
-        keys: as in `network_from_state_dict`; where there are several state dicts, prefixed by their places.
+        keys: as in `network_from_state_dict`; where there are several state dicts, prefixed by
+            their places.
         check: called with the name and value of every entry that may be read.
 
     Raises:
@@ -602,7 +615,9 @@ def _of_an_optimizer(path: Place) -> bool:
 
 
 def _places(found: Mapping[Place, Any], read: Mapping[Place, Any]) -> list[str]:
-    """Where the state dict stood, and what else held tensors beside it; optimizers are no part of the function."""
+    """Where the state dict stood, and what else held tensors beside it; optimizers are no part of
+    the function.
+    """
     notes = [f"read from {'.'.join(path)}" for path in read if path and len(read) == 1]
     beside = [
         ".".join(path) or "tensors beside it"

@@ -1,4 +1,5 @@
-"""Entries of a state dict by module: what each module is, and the numbers of a dense layer or batch normalisation.
+"""Entries of a state dict by module: what each module is, and the numbers of a dense layer or batch
+normalisation.
 
 | entries of `X` | read as |
 |---|---|
@@ -76,7 +77,9 @@ def token_of(part: str) -> Token:
 
 
 def precedes(one: str, other: str) -> bool | None:
-    """Whether the first thing in which two names differ is a smaller number; None where it is no number."""
+    """Whether the first thing in which two names differ is a smaller number; None where it is no
+    number.
+    """
     for a, b in zip(tokens_of(one), tokens_of(other), strict=False):
         if a != b:
             return a < b if isinstance(a, int) and isinstance(b, int) else None
@@ -178,7 +181,8 @@ def dense(module: Module, where: str) -> Dense:
     """The layer that a module's entries are.
 
     Raises:
-        UnsupportedModel: entries beyond those of the table at the top of this module, or numbers that are not read.
+        UnsupportedModel: entries beyond those of the table at the top of this module, or numbers
+            that are not read.
     """
     left = dict(module.entries)
     weight, notes = _weight(module, left, where)
@@ -217,7 +221,9 @@ def _foreign(module: Module, leaf: str) -> str:
     return f"belongs to no dense layer (X.weight, X.bias); {OTHER_WAYS}"
 
 
-def _weight(module: Module, left: dict[str, Any], where: str) -> tuple[Array | BallArray, list[str]]:
+def _weight(
+    module: Module, left: dict[str, Any], where: str
+) -> tuple[Array | BallArray, list[str]]:
     """The weight, taken out of what is left of the entries, and how it came about."""
     if "weight" in left:
         return _numbers(module, left, "weight", 2, where), []
@@ -305,7 +311,8 @@ def _normalised(
         )
     roots = [inverse_root_of(square) for square in squares]
     shape = (len(rows), 1) if axis == 1 else (1, len(rows))
-    # `_square` is right to 2^-104 and a root halves relative errors; 2^-100 covers both with those of the root itself.
+    # `_square` is right to 2^-104 and a root halves relative errors; 2^-100 covers both with those
+    # of the root itself.
     length = BallArray.near(roots, 2.0**-100, shape)
     factor = length.times(BallArray.of(g.reshape(shape)))
     name = module.name("weight")
@@ -315,7 +322,9 @@ def _normalised(
 
 
 def _square(row: Array) -> Fraction:
-    """|row|^2 with a relative error of at most 2^-104: two correctly rounded sums of exact products."""
+    """|row|^2 with a relative error of at most 2^-104: two correctly rounded sums of exact
+    products.
+    """
     high, low = two_product(row, row)
     terms = [*high.tolist(), *low.tolist()]
     first = math.fsum(terms)

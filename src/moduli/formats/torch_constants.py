@@ -1,7 +1,9 @@
-"""Constants computed from constants, as in ``(x - mean) / (std + eps)``: exactly, or with a rigorous error bound.
+"""Constants computed from constants, as in ``(x - mean) / (std + eps)``: exactly, or with a
+rigorous error bound.
 
-Sums, products, quotients and roots of stored tensors are computed over the reals, in `BallArray`s. Other functions are left to
-torch in float64, and named, so that the reader can note it. Nothing is rounded to float32 in silence.
+Sums, products, quotients and roots of stored tensors are computed over the reals, in `BallArray`s.
+Other functions are left to torch in float64, and named, so that the reader can note it. Nothing is
+rounded to float32 in silence.
 """
 
 from __future__ import annotations
@@ -158,7 +160,8 @@ def _matmul(x: Any, y: Any) -> BallArray:
 def _elementwise(ball: BallArray, fn: Callable[[Fraction], Fraction], own: float) -> BallArray:
     """A power with an exponent between -1 and 1 of every entry, right up to a relative error `own`.
 
-    A relative error e of the argument becomes at most 2 e, because 1 / (1 - e) <= 1 + 2 e for e <= 1/2.
+    A relative error e of the argument becomes at most 2 e, because 1 / (1 - e) <= 1 + 2 e for e <=
+    1/2.
     """
     _countable(ball)
     numbers = [_number(ball, at) for at in np.ndindex(ball.shape)]
@@ -241,12 +244,14 @@ _EXACT: dict[str, Callable[..., BallArray]] = {
 
 # They choose, move or copy numbers: exact in any arithmetic.
 _CHOOSING = {
-    "abs", "relu", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "cat", "concat", "stack", "expand", "expand_as",
-    "repeat", "flip", "tril", "triu", "diag", "diagonal", "broadcast_to", "ones_like", "zeros_like", "sign",
+    "abs", "relu", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "cat", "concat",
+    "stack", "expand", "expand_as", "repeat", "flip", "tril", "triu", "diag", "diagonal",
+    "broadcast_to", "ones_like", "zeros_like", "sign",
 }  # fmt: skip
 _ROUNDED = {
-    "exp", "exp2", "expm1", "log", "log1p", "log2", "softplus", "sigmoid", "tanh", "sin", "cos", "sum", "mean", "prod",
-    "linalg_vector_norm", "vector_norm", "norm", "pow", "softmax", "_softmax", "cumsum", "matmul", "mv", "dot", "outer", "erf",
+    "exp", "exp2", "expm1", "log", "log1p", "log2", "softplus", "sigmoid", "tanh", "sin", "cos",
+    "sum", "mean", "prod", "linalg_vector_norm", "vector_norm", "norm", "pow", "softmax",
+    "_softmax", "cumsum", "matmul", "mv", "dot", "outer", "erf",
 }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""Copies of torch modules in which every parameter is a stored tensor: pruned, normalised, parametrised weights computed.
+"""Copies of torch modules in which every parameter is a stored tensor: pruned, normalised,
+parametrised weights computed.
 
-A module under `torch.nn.utils.prune`, weight normalisation, spectral normalisation or any parametrisation computes its
-weight before each use. Its function in evaluation mode is that of the same module with these weights stored; torch's own
-functions for making them permanent are applied to a copy, and the module that was given stays as it was.
+A module under `torch.nn.utils.prune`, weight normalisation, spectral normalisation or any
+parametrisation computes its weight before each use. Its function in evaluation mode is that of the
+same module with these weights stored; torch's own functions for making them permanent are applied
+to a copy, and the module that was given stays as it was.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ def settled(module: torch.nn.Module) -> tuple[torch.nn.Module, list[Computed]]:
     """A copy in evaluation mode whose parameters are all stored, and which of them were computed.
 
     Raises:
-        UnsupportedModel: the module cannot be copied, or one of its parameters not be made permanent.
+        UnsupportedModel: the module cannot be copied, or one of its parameters not be made
+            permanent.
 
     >>> import torch
     >>> layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2))
@@ -150,7 +153,9 @@ def _without_parametrizations(part: Any, name: str) -> list[Computed]:
 
 
 def _with_own_class(part: Any) -> None:
-    """Parametrised tensors are properties of a class that a copy shares with the module it was copied from."""
+    """Parametrised tensors are properties of a class that a copy shares with the module it was
+    copied from.
+    """
     shared = type(part)
     members = {
         name: value

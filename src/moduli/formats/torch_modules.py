@@ -1,9 +1,10 @@
 """The only door to torch: modules and checkpoints in, `torch.nn.Sequential` out.
 
-A module is read as the function of one sample that it is in evaluation mode, over the reals: dropout does nothing, batch
-normalisation uses its stored statistics, casts between floating types do nothing, softplus has no threshold (which is
-noted, and refused below 20). Its graph comes from `torch.export` (one spelling for each operation) or, where that fails,
-from `torch.fx`. It is traced for three samples, which must stay apart, and what was read is compared with the module run by
+A module is read as the function of one sample that it is in evaluation mode, over the reals:
+dropout does nothing, batch normalisation uses its stored statistics, casts between floating types
+do nothing, softplus has no threshold (which is noted, and refused below 20). Its graph comes from
+`torch.export` (one spelling for each operation) or, where that fails, from `torch.fx`. It is traced
+for three samples, which must stay apart, and what was read is compared with the module run by
 torch, one by one and three at a time (`second_reading`). All of that happens to a copy.
 """
 
@@ -64,18 +65,22 @@ def _torch() -> Any:
 # Modules --------------------------------------------------------------------------------------------------------
 
 
-def read_module(module: torch.nn.Module, *, input_shape: int | Sequence[int] | None = None) -> Network:
+def read_module(
+    module: torch.nn.Module, *, input_shape: int | Sequence[int] | None = None
+) -> Network:
     """The network that a module is in evaluation mode; the module stays as it was.
 
-    Masks of `torch.nn.utils.prune`, weight and spectral normalisation and other parametrisations are applied as torch
-    does in evaluation mode, which is noted.
+    Masks of `torch.nn.utils.prune`, weight and spectral normalisation and other parametrisations
+    are applied as torch does in evaluation mode, which is noted.
 
     Args:
-        input_shape: of one sample, without the batch axis; None: ``(in_features,)`` of the module's first `Linear`.
+        input_shape: of one sample, without the batch axis; None: ``(in_features,)`` of the module's
+            first `Linear`.
 
     Raises:
-        UnsupportedModel: with the first operation that is not understood, and where it stands; samples of a batch do
-            not stay apart; the module, run by torch, gives other values than what was read.
+        UnsupportedModel: with the first operation that is not understood, and where it stands;
+            samples of a batch do not stay apart; the module, run by torch, gives other values than
+            what was read.
         ShapeError: the input shape does not fit the module.
         MissingExtra: torch is not installed.
 
@@ -87,20 +92,28 @@ def read_module(module: torch.nn.Module, *, input_shape: int | Sequence[int] | N
     torch = _torch()
     name = type(module).__name__
     if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):
-        raise UnsupportedModel(f"{name} is no torch.nn.Module in Python; pass the module it was made from")
+        raise UnsupportedModel(
+            f"{name} is no torch.nn.Module in Python; pass the module it was made from"
+        )
     _one_input(module, name)
     tensors = [*module.parameters(), *module.buffers()]
     if any(t.is_meta or torch.nn.parameter.is_lazy(t) for t in tensors):
-        raise UnsupportedModel(f"{name} has parameters without values (lazy, or on the meta device); load them first")
+        raise UnsupportedModel(
+            f"{name} has parameters without values (lazy, or on the meta device); load them first"
+        )
     shape = _input_shape(module, name, input_shape)
     like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
     start = Tensor.input((SAMPLES, *shape), samples=SAMPLES)
     with _silence(), torch.no_grad(), _same_random_numbers(name):
         plain, found = settled(module)
-        nodes, stored = _graph(plain, torch.zeros((SAMPLES, *shape), dtype=like.dtype, device=like.device))
+        nodes, stored = _graph(
+            plain, torch.zeros((SAMPLES, *shape), dtype=like.dtype, device=like.device)
+        )
         walk = _Walk(plain, nodes, stored)
         net = walk.run(start, [parameter.note for parameter in found])
-        return replace(net, notes=(*net.notes, _second_reading(net, module, plain, like, shape, walk.unit)))
+        return replace(
+            net, notes=(*net.notes, _second_reading(net, module, plain, like, shape, walk.unit))
+        )
 
 
 @contextmanager
@@ -111,13 +124,19 @@ def _same_random_numbers(name: str) -> Iterator[None]:
     try:
         yield
         if not torch.equal(torch.random.get_rng_state(), state):
-            raise UnsupportedModel(f"{name} draws random numbers in evaluation mode; it is no function of its input")
+            raise UnsupportedModel(
+                f"{name} draws random numbers in evaluation mode; it is no function of its input"
+            )
     finally:
         torch.random.set_rng_state(state)
 
 
-def _second_reading(net: Network, module: Any, plain: Any, like: Any, shape: tuple[int, ...], unit: float) -> str:
-    """Compare what was read with the module run by torch: in float64, or in its own type where it insists on that."""
+def _second_reading(
+    net: Network, module: Any, plain: Any, like: Any, shape: tuple[int, ...], unit: float
+) -> str:
+    """Compare what was read with the module run by torch: in float64, or in its own type where it
+    insists on that.
+    """
     if net.parameters > MAX_PARAMETERS:
         return f"not compared with torch: {net.parameters} parameters, at most {MAX_PARAMETERS} are run twice"
     name = type(module).__name__
@@ -132,7 +151,9 @@ def _second_reading(net: Network, module: Any, plain: Any, like: Any, shape: tup
     except ModuliError:
         raise
     except Exception as error:
-        raise UnsupportedModel(f"{name} does not run on batches of 1 and of {SAMPLES} samples: {_brief(error)}") from None
+        raise UnsupportedModel(
+            f"{name} does not run on batches of 1 and of {SAMPLES} samples: {_brief(error)}"
+        ) from None
 
 
 def _agreement(
@@ -146,7 +167,9 @@ def _agreement(
         result = model(x)
         result = result[0] if isinstance(result, (tuple, list)) else result
         values = result.detach().double().cpu().numpy()
-        return values.reshape(1, -1) if len(rows) == 1 else values  # squeeze() drops the axis of a batch of one
+        return (
+            values.reshape(1, -1) if len(rows) == 1 else values
+        )  # squeeze() drops the axis of a batch of one
 
     unit = max(unit, UNITS.get(kind, UNITS["bfloat16"]))
     try:
@@ -160,18 +183,26 @@ def _one_input(module: Any, name: str) -> None:
     parameters = inspect.signature(module.forward).parameters.values()
     needed = [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
     if len(needed) > 1:
-        raise UnsupportedModel(f"{name}.forward takes {len(needed)} inputs ({', '.join(needed)}); one is needed")
+        raise UnsupportedModel(
+            f"{name}.forward takes {len(needed)} inputs ({', '.join(needed)}); one is needed"
+        )
 
 
 def _input_shape(module: Any, name: str, given: int | Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
-        linear = next((part for part in module.modules() if isinstance(part, _torch().nn.Linear)), None)
+        linear = next(
+            (part for part in module.modules() if isinstance(part, _torch().nn.Linear)), None
+        )
         if linear is None:
-            raise UnsupportedModel(f"{name} has no Linear to tell its input; give input_shape=, without the batch axis")
+            raise UnsupportedModel(
+                f"{name} has no Linear to tell its input; give input_shape=, without the batch axis"
+            )
         return (int(linear.in_features),)
     shape = (int(given),) if isinstance(given, int) else tuple(int(n) for n in given)
     if any(n < 1 for n in shape):
-        raise ShapeError(f"input_shape {shape}: every axis must be positive; leave out the batch axis")
+        raise ShapeError(
+            f"input_shape {shape}: every axis must be positive; leave out the batch axis"
+        )
     return shape
 
 
@@ -194,11 +225,16 @@ def _graph(module: Any, example: Any) -> tuple[list[Any], dict[str, Any]]:
         program = _torch().export.export(module, (example,), strict=False)
     except Exception as error:  # whatever torch raises, torch.fx may still do
         return _traced(module, error), {}
-    if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes):
+    if any(
+        getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        for node in program.graph.nodes
+    ):
         program = program.run_decompositions({})
     for spec in program.graph_signature.output_specs:
         if spec.kind.name != "USER_OUTPUT":
-            raise UnsupportedModel(f"{type(module).__name__} changes its buffer {spec.target!r} when evaluated; it must not")
+            raise UnsupportedModel(
+                f"{type(module).__name__} changes its buffer {spec.target!r} when evaluated; it must not"
+            )
     tensors = {**program.state_dict, **program.constants}
     inner = [spec for spec in program.graph_signature.input_specs if spec.kind.name != "USER_INPUT"]
     return list(program.graph.nodes), {spec.arg.name: tensors[spec.target] for spec in inner}
@@ -210,7 +246,9 @@ def _readers(node: Any) -> int:
 
 
 def _traced(module: Any, first: Exception) -> list[Any]:
-    """The nodes of `torch.fx`, in which operations in place are allowed only where no tensor has two readers."""
+    """The nodes of `torch.fx`, in which operations in place are allowed only where no tensor has
+    two readers.
+    """
     try:
         nodes = list(_torch().fx.symbolic_trace(module).graph.nodes)
     except Exception as second:
@@ -225,18 +263,31 @@ def _traced(module: Any, first: Exception) -> list[Any]:
     changing = [node for node in nodes if _in_place(node, module)]
     shared = [node.name for node in nodes if _readers(node) > 1]
     if changing and shared:
-        raise UnsupportedModel(f"{_place(changing[0], module)} works in place while {shared[0]!r} is read twice")
+        raise UnsupportedModel(
+            f"{_place(changing[0], module)} works in place while {shared[0]!r} is read twice"
+        )
     return nodes
 
 
-_SPELLINGS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "imatmul": "matmul", "truediv": "div"}
+_SPELLINGS = {
+    "iadd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "itruediv": "div",
+    "imatmul": "matmul",
+    "truediv": "div",
+}
 
 
 def _in_place(node: Any, module: Any) -> bool:
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(node.target), "inplace", False))
     name = getattr(node.target, "__name__", str(node.target))
-    changes = name.endswith("_") or (name in _SPELLINGS and name[0] == "i") or node.kwargs.get("inplace") is True
+    changes = (
+        name.endswith("_")
+        or (name in _SPELLINGS and name[0] == "i")
+        or node.kwargs.get("inplace") is True
+    )
     return node.op.startswith("call") and changes
 
 
@@ -257,7 +308,10 @@ def _name(node: Any) -> str:
 def _place(node: Any, module: Any) -> str:
     """The operation and the path of the module that holds it."""
     paths = ["", *(str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values())]
-    path, what = paths[-1], str(node.target) if hasattr(node.target, "overloadpacket") else _name(node)
+    path, what = (
+        paths[-1],
+        str(node.target) if hasattr(node.target, "overloadpacket") else _name(node),
+    )
     if node.op == "call_module":
         path, what = str(node.target), type(module.get_submodule(node.target)).__name__
     return f"{what} in {path!r}" if path else what
@@ -271,7 +325,8 @@ class _Softmax:
 
 
 class _Walk:
-    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays, computed ones these or a `BallArray`.
+    """Evaluates a graph with one `Tensor` in hand; stored tensors are float64 arrays, computed ones
+    these or a `BallArray`.
 
     Attributes:
         unit: relative rounding error of the coarsest arithmetic that the graph itself asks for.
@@ -299,13 +354,27 @@ class _Walk:
         if node.op == "placeholder":
             return node.args[0] if node.args else start
         if node.op == "get_attr":
-            return _float64(functools.reduce(getattr, node.target.split("."), self.module), node.target)
-        args, options = self._value(node.args), {key: self._value(a) for key, a in node.kwargs.items()}
+            return _float64(
+                functools.reduce(getattr, node.target.split("."), self.module), node.target
+            )
+        args, options = (
+            self._value(node.args),
+            {key: self._value(a) for key, a in node.kwargs.items()},
+        )
         try:
             return self._call(node, args, options)
-        except (ModuliError, AttributeError, TypeError, ValueError, IndexError, OverflowError) as error:
+        except (
+            ModuliError,
+            AttributeError,
+            TypeError,
+            ValueError,
+            IndexError,
+            OverflowError,
+        ) as error:
             kind = type(error) if isinstance(error, ModuliError) else UnsupportedModel
-            raise kind(f"{type(self.module).__name__}, {_place(node, self.module)}: {error}") from None
+            raise kind(
+                f"{type(self.module).__name__}, {_place(node, self.module)}: {error}"
+            ) from None
 
     def _value(self, argument: Any) -> Any:
         """The argument with nodes replaced by their values."""
@@ -319,12 +388,21 @@ class _Walk:
         name = _name(node)
         if node.op == "call_module":
             part = self.module.get_submodule(node.target)
-            own = type(part).__module__.startswith("torch.nn.modules.")  # not its quantised namesakes
+            own = type(part).__module__.startswith(
+                "torch.nn.modules."
+            )  # not its quantised namesakes
             if not own or type(part).__name__ not in _MODULES:
-                raise UnsupportedModel(f"this module of {type(part).__module__} is not understood; {UNDERSTOOD}")
+                raise UnsupportedModel(
+                    f"this module of {type(part).__module__} is not understood; {UNDERSTOOD}"
+                )
             name, read = _MODULES[type(part).__name__]
-            args = (*args, *(_float64(a, node.target) if hasattr(a, "detach") else a for a in read(part)))
-        flat = [b for a in (*args, *options.values()) for b in (a if isinstance(a, tuple) else (a,))]
+            args = (
+                *args,
+                *(_float64(a, node.target) if hasattr(a, "detach") else a for a in read(part)),
+            )
+        flat = [
+            b for a in (*args, *options.values()) for b in (a if isinstance(a, tuple) else (a,))
+        ]
         if callable(node.target) and all(isinstance(a, int) for a in flat):
             return node.target(*args, **options)
         computed = any(isinstance(a, (Tensor, _Softmax)) for a in flat)
@@ -337,25 +415,44 @@ class _Walk:
         self._observe(name, args, options)
         return (_MOVES.get(name) or _OPERATIONS[name])(*args, **options)
 
-    def _constant(self, node: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def _constant(
+        self, node: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
         """A constant computed from constants; integers wrap around in torch, which is not followed."""
         kind = getattr(node.meta.get("val"), "dtype", None)
         if kind is not None and not kind.is_floating_point:
-            raise UnsupportedModel(f"parameters are computed from parameters in {kind}; store the result in floating point")
+            raise UnsupportedModel(
+                f"parameters are computed from parameters in {kind}; store the result in floating point"
+            )
         value, rounded = compute(name, node.target, args, options)
         if rounded:
-            self.notes.append(f"a constant was computed by torch in float64, rounded as it rounds: {name}")
+            self.notes.append(
+                f"a constant was computed by torch in float64, rounded as it rounds: {name}"
+            )
         return value
 
     def _observe(self, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Where torch computes something else than what is read: a softplus that turns linear, a cast that rounds."""
+        """Where torch computes something else than what is read: a softplus that turns linear, a
+        cast that rounds.
+        """
         if name == "softplus":
-            note, error = _softplus_error(*args[1:], **{k: v for k, v in options.items() if k != "input"})
+            note, error = _softplus_error(
+                *args[1:], **{k: v for k, v in options.items() if k != "input"}
+            )
             self.notes.append(note)
             self.unit = max(self.unit, error)
         if _MOVES.get(name) is _same:
             kinds = [name, *(str(v).removeprefix("torch.") for v in (*args[1:], *options.values()))]
-            self.unit = max([self.unit, *(UNITS[_SHORT.get(kind, kind)] for kind in kinds if _SHORT.get(kind, kind) in UNITS)])
+            self.unit = max(
+                [
+                    self.unit,
+                    *(
+                        UNITS[_SHORT.get(kind, kind)]
+                        for kind in kinds
+                        if _SHORT.get(kind, kind) in UNITS
+                    ),
+                ]
+            )
 
     def _finish(self, output: Any, notes: Sequence[str]) -> Network:
         result, name = self._value(output), type(self.module).__name__
@@ -369,7 +466,9 @@ class _Walk:
                 return tensor.finish(output_map, notes)
             except ModuliError as error:
                 raise type(error)(f"{name}: {error}") from None
-        raise UnsupportedModel(f"{name} returns something that does not depend on its input; one computed tensor is needed")
+        raise UnsupportedModel(
+            f"{name} returns something that does not depend on its input; one computed tensor is needed"
+        )
 
 
 # Operations; arguments are ordered and named as torch does -------------------------------------------------------
@@ -379,7 +478,9 @@ def _same(x: Any, *rest: Any, **options: Any) -> Any:
     """Nothing, over the reals: copies, and casts to floating types."""
     for value in (*rest, *options.values()):
         if getattr(value, "is_floating_point", True) is False:
-            raise UnsupportedModel(f"a cast to {value} rounds; only casts to floating types are read")
+            raise UnsupportedModel(
+                f"a cast to {value} rounds; only casts to floating types are read"
+            )
     return x
 
 
@@ -410,7 +511,9 @@ def _squeeze(a: Any, *dim: Any) -> Any:
     return a.squeeze(tuple(d for d in (_sizes(dim) if dim else range(a.ndim)) if a.shape[d] == 1))
 
 
-def _slice(a: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
+def _slice(
+    a: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
     return a[(slice(None),) * (dim % a.ndim) + (slice(start, end, step),)]
 
 
@@ -426,18 +529,28 @@ def _getattr(x: Any, name: str) -> Any:
 
 def _constant(value: Any) -> Any:
     if isinstance(value, Tensor):
-        raise UnsupportedModel(f"two computed tensors meet (a residual or branching network); {UNDERSTOOD}")
+        raise UnsupportedModel(
+            f"two computed tensors meet (a residual or branching network); {UNDERSTOOD}"
+        )
     if isinstance(value, BallArray):
         return value if value.shape else value.map(np.atleast_1d)
     return np.atleast_1d(value)
 
 
 def _times(value: Any, factor: Any) -> Any:
-    return _constant(value) if factor == 1 else BallArray.of(_constant(value)).times(BallArray.of(_constant(factor)))
+    return (
+        _constant(value)
+        if factor == 1
+        else BallArray.of(_constant(value)).times(BallArray.of(_constant(factor)))
+    )
 
 
 def _add(x: Any, y: Any, alpha: Any = 1) -> Any:
-    return x.shifted(_times(y, alpha)) if isinstance(x, Tensor) else y.scaled(_constant(alpha)).shifted(_constant(x))
+    return (
+        x.shifted(_times(y, alpha))
+        if isinstance(x, Tensor)
+        else y.scaled(_constant(alpha)).shifted(_constant(x))
+    )
 
 
 def _sub(x: Any, y: Any, alpha: Any = 1) -> Any:
@@ -467,9 +580,21 @@ def _addmm(bias: Any, x: Any, y: Any, beta: Any = 1, alpha: Any = 1) -> Any:
     return _matmul(x, y).scaled(_constant(alpha)).shifted(_times(bias, beta))
 
 
-def _batch_norm(x: Any, gain: Any, offset: Any, mean: Any, variance: Any, training: bool, _: Any, eps: Any, *__: Any) -> Any:
+def _batch_norm(
+    x: Any,
+    gain: Any,
+    offset: Any,
+    mean: Any,
+    variance: Any,
+    training: bool,
+    _: Any,
+    eps: Any,
+    *__: Any,
+) -> Any:
     if training or mean is None or variance is None:
-        raise UnsupportedModel("the normalisation has no stored statistics; set track_running_stats=True")
+        raise UnsupportedModel(
+            "the normalisation has no stored statistics; set track_running_stats=True"
+        )
     ones = np.ones(len(mean))
     if gain is None:
         gain = ones
@@ -487,19 +612,25 @@ def _functional_batch_norm(
 
 def _dropout(x: Any, p: Any = 0.5, training: bool = True, inplace: bool = False) -> Any:
     if training:
-        raise UnsupportedModel("dropout is active in evaluation mode too; write training=self.training")
+        raise UnsupportedModel(
+            "dropout is active in evaluation mode too; write training=self.training"
+        )
     return x
 
 
 def _softmax(x: Any, dim: int | None = None, *_: Any, **__: Any) -> _Softmax:
     axis = (len(x.shape) not in (0, 1, 3)) * 1 if dim is None else dim
     if not x.shape or not _all_of_a_sample(x, axis):
-        raise UnsupportedModel(f"a softmax over axis {axis} of shape {x.shape} is not over all outputs of a sample")
+        raise UnsupportedModel(
+            f"a softmax over axis {axis} of shape {x.shape} is not over all outputs of a sample"
+        )
     return _Softmax(x)
 
 
 def _all_of_a_sample(x: Tensor, axis: int) -> bool:
-    """Whether every line along an axis holds all entries of one sample, and there are as many lines as samples."""
+    """Whether every line along an axis holds all entries of one sample, and there are as many lines
+    as samples.
+    """
     of = np.moveaxis(x.index // max(1, len(x.select)), axis, -1)
     return x.shape[axis] * x.samples == x.size and bool((of == of[..., :1]).all())
 
@@ -515,7 +646,9 @@ def _prelu(x: Any, weight: Any) -> Any:
     return x.rectified(weight.reshape(-1, *[1] * (len(x.shape) - 2)))
 
 
-def _elu(x: Any, alpha: Any = 1.0, scale: Any = 1.0, input_scale: Any = 1.0, inplace: bool = False) -> Any:
+def _elu(
+    x: Any, alpha: Any = 1.0, scale: Any = 1.0, input_scale: Any = 1.0, inplace: bool = False
+) -> Any:
     """scale times x where x >= 0, alpha (exp(input_scale x) - 1) elsewhere."""
     if isinstance(scale, bool):  # torch.nn.functional.elu has `inplace` in this place
         scale = 1.0
@@ -536,7 +669,11 @@ def _selu(x: Any, inplace: bool = False) -> Any:
 def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
     if not alpha > 0:
         raise UnsupportedModel(f"a celu with alpha={alpha}; a positive one is read")
-    return x.scaled(reciprocal(_constant(alpha))).activate(Activation("elu", 1.0)).scaled(_constant(alpha))
+    return (
+        x.scaled(reciprocal(_constant(alpha)))
+        .activate(Activation("elu", 1.0))
+        .scaled(_constant(alpha))
+    )
 
 
 def _hardtanh(x: Any, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False) -> Any:
@@ -559,11 +696,17 @@ def _softplus(x: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Any:
         )
     if beta == 1:
         return x.activate(Activation("softplus"))
-    return x.scaled(_constant(beta)).activate(Activation("softplus")).scaled(reciprocal(_constant(beta)))
+    return (
+        x.scaled(_constant(beta))
+        .activate(Activation("softplus"))
+        .scaled(reciprocal(_constant(beta)))
+    )
 
 
 def _softplus_error(beta: Any = 1.0, threshold: Any = 20.0) -> tuple[str, float]:
-    """What is noted about the threshold, and the error that it makes: log(1 + exp(-t)) / |beta| <= exp(-t) / |beta|."""
+    """What is noted about the threshold, and the error that it makes: log(1 + exp(-t)) / |beta| <=
+    exp(-t) / |beta|.
+    """
     note = f"torch's softplus is linear beyond threshold {threshold:g}: at most {_decay(threshold, beta)} from the one read"
     return note, float(_decay(threshold, 1.0))
 
@@ -572,9 +715,15 @@ def _decay(threshold: Any, beta: Any) -> Decimal:
     """exp(-threshold) / |beta|, rounded up to two digits."""
     fine = Context(prec=40, rounding=ROUND_CEILING)
     least = fine.minus(Decimal(float(threshold)))  # -threshold, rounded up
-    above = fine.next_plus(fine.exp(least))  # `exp` rounds to nearest, whatever the context's rounding
+    above = fine.next_plus(
+        fine.exp(least)
+    )  # `exp` rounds to nearest, whatever the context's rounding
     size = Decimal(float(beta)).copy_abs()
-    return Context(prec=2, rounding=ROUND_CEILING).plus(fine.divide(above, size)) if size else Decimal("Infinity")
+    return (
+        Context(prec=2, rounding=ROUND_CEILING).plus(fine.divide(above, size))
+        if size
+        else Decimal("Infinity")
+    )
 
 
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
@@ -592,10 +741,28 @@ _SHORT = {"half": "float16", "float": "float32", "double": "float64"}  # methods
 _PLAIN = ("relu", "tanh", "sigmoid", "erf", "silu", "sin", "abs", "hardswish", "mish")
 _MOVES: dict[str, Callable[..., Any]] = {  # exact on stored tensors too
     **dict.fromkeys(
-        ("identity", "clone", "detach", "contiguous", "alias", "lift_fresh_copy", "to", "_to_copy", "type", "type_as", "float",
-         "double", "half", "bfloat16", "cpu"), _same
+        (
+            "identity",
+            "clone",
+            "detach",
+            "contiguous",
+            "alias",
+            "lift_fresh_copy",
+            "to",
+            "_to_copy",
+            "type",
+            "type_as",
+            "float",
+            "double",
+            "half",
+            "bfloat16",
+            "cpu",
+        ),
+        _same,
     ),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view"), _moved(lambda a, *shape: a.reshape(_sizes(shape)))),
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view"), _moved(lambda a, *shape: a.reshape(_sizes(shape)))
+    ),
     **dict.fromkeys(("t", "numpy_T"), _moved(lambda a: a.T)),
     "permute": _moved(lambda a, *dims: a.transpose(_sizes(dims))),
     "transpose": _moved(lambda a, dim0, dim1: a.swapaxes(dim0, dim1)),
@@ -608,7 +775,7 @@ _MOVES: dict[str, Callable[..., Any]] = {  # exact on stored tensors too
     "getitem": _getitem,
     "getattr": _getattr,
     "size": lambda x, dim=None: tuple(x.shape) if dim is None else x.shape[dim],
-}  # fmt: skip
+}
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     **{kind: _plain(kind) for kind in _PLAIN},
     **dict.fromkeys(("matmul", "mm", "mv"), _matmul),
@@ -630,7 +797,9 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "addmm": _addmm,
     "batch_norm": _batch_norm,
     "functional.batch_norm": _functional_batch_norm,
-    "_native_batch_norm_legit_no_training": lambda *args: (_batch_norm(*args[:5], False, *args[5:]),),
+    "_native_batch_norm_legit_no_training": lambda *args: (
+        _batch_norm(*args[:5], False, *args[5:]),
+    ),
     "dropout": _dropout,
     "leaky_relu": _leaky_relu,
     "prelu": _prelu,
@@ -653,7 +822,17 @@ class _Seen:
 
 def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) -> Activation | None:
     """The activation that a torch function with these further arguments is, or None."""
-    if name not in (*_PLAIN, "leaky_relu", "gelu", "softplus", "clamp", "clip", "elu", "hardtanh", "relu6"):
+    if name not in (
+        *_PLAIN,
+        "leaky_relu",
+        "gelu",
+        "softplus",
+        "clamp",
+        "clip",
+        "elu",
+        "hardtanh",
+        "relu6",
+    ):
         return None
     try:
         found = _OPERATIONS[name](_Seen(), *rest, **options)
@@ -662,15 +841,26 @@ def activation_of(name: str, rest: Sequence[Any], options: Mapping[str, Any]) ->
     return found if isinstance(found, Activation) else None
 
 
-_MODULES: dict[str, tuple[str, Callable[[Any], Sequence[Any]]]] = {  # of torch.nn; a class of the user is traced into
-    **dict.fromkeys(("Identity", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"), ("identity", lambda m: ())),
-    **{name: (name.lower(), lambda m: ()) for name in ("ReLU", "Tanh", "Sigmoid", "SiLU", "SELU", "ReLU6", "Mish")},
+_MODULES: dict[
+    str, tuple[str, Callable[[Any], Sequence[Any]]]
+] = {  # of torch.nn; a class of the user is traced into
+    **dict.fromkeys(
+        ("Identity", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"),
+        ("identity", lambda m: ()),
+    ),
+    **{
+        name: (name.lower(), lambda m: ())
+        for name in ("ReLU", "Tanh", "Sigmoid", "SiLU", "SELU", "ReLU6", "Mish")
+    },
     **{name: (name.lower(), lambda m: ()) for name in ("Hardsigmoid", "Hardswish")},
     "ELU": ("elu", lambda m: (m.alpha,)),
     "CELU": ("celu", lambda m: (m.alpha,)),
     "Hardtanh": ("hardtanh", lambda m: (m.min_val, m.max_val)),
     "Linear": ("linear", lambda m: (m.weight, m.bias)),
-    "BatchNorm1d": ("batch_norm", lambda m: (m.weight, m.bias, m.running_mean, m.running_var, False, m.momentum, m.eps)),
+    "BatchNorm1d": (
+        "batch_norm",
+        lambda m: (m.weight, m.bias, m.running_mean, m.running_var, False, m.momentum, m.eps),
+    ),
     "Flatten": ("flatten", lambda m: (m.start_dim, m.end_dim)),
     "LeakyReLU": ("leaky_relu", lambda m: (m.negative_slope,)),
     "PReLU": ("prelu", lambda m: (m.weight,)),
@@ -683,19 +873,21 @@ _MODULES: dict[str, tuple[str, Callable[[Any], Sequence[Any]]]] = {  # of torch.
 # Checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path: str | Path, *, activation: Any = None, keys: Sequence[str] | None = None) -> Network:
+def read_checkpoint(
+    path: str | Path, *, activation: Any = None, keys: Sequence[str] | None = None
+) -> Network:
     """The network whose layers a `torch.save` file holds, as a state dict or inside a checkpoint.
 
     Only tensors are loaded (``weights_only=True``); code in the file is never run.
 
     Args:
         activation: of the hidden layers, one or one for each; the file does not say.
-        keys: prefixes that select layers, in the order of evaluation; needed where there are several networks, or
-            where nothing tells the order.
+        keys: prefixes that select layers, in the order of evaluation; needed where there are
+            several networks, or where nothing tells the order.
 
     Raises:
-        UnsupportedModel: the file is damaged, too large or holds more than tensors, or the layers form no chain; see
-            `state_dicts`.
+        UnsupportedModel: the file is damaged, too large or holds more than tensors, or the layers
+            form no chain; see `state_dicts`.
         MissingExtra: torch is not installed.
 
     >>> import tempfile, torch
@@ -741,8 +933,13 @@ def _stored(file: Path, size: int) -> None:
         raise UnsupportedModel(f"{file} is damaged: its zip directory cannot be read") from None
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise UnsupportedModel(f"{file} is a TorchScript archive and {CODE}")
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
-        raise UnsupportedModel(f"{file} is packed in a way in which torch.save packs no file; save it again")
+    if (
+        any(e.compress_type != zipfile.ZIP_STORED for e in entries)
+        or sum(e.file_size for e in entries) > size
+    ):
+        raise UnsupportedModel(
+            f"{file} is packed in a way in which torch.save packs no file; save it again"
+        )
 
 
 def _loaded(file: Path) -> Any:
@@ -752,7 +949,11 @@ def _loaded(file: Path) -> Any:
     except (MissingExtra, OSError):
         raise
     except Exception as error:  # the many ways in which a damaged file ends
-        if "GLOBAL" in str(error) or "TorchScript" in str(error) or "Unsupported class" in str(error):
+        if (
+            "GLOBAL" in str(error)
+            or "TorchScript" in str(error)
+            or "Unsupported class" in str(error)
+        ):
             raise UnsupportedModel(f"{file} {CODE}") from None
         if isinstance(error, pickle.UnpicklingError):
             raise UnsupportedModel(f"{file} is damaged or no torch file, or {CODE}") from None
@@ -766,9 +967,13 @@ def _whole(tensor: Any, where: str, size: int) -> None:
     if not isinstance(tensor, torch.Tensor):
         return
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise UnsupportedModel(f"{where} is a sparse, quantised or empty tensor; save it dense and in floating point")
+        raise UnsupportedModel(
+            f"{where} is a sparse, quantised or empty tensor; save it dense and in floating point"
+        )
     if tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
-        raise UnsupportedModel(f"{where} declares {tensor.numel()} numbers but the file does not store as many")
+        raise UnsupportedModel(
+            f"{where} declares {tensor.numel()} numbers but the file does not store as many"
+        )
 
 
 # Back to torch --------------------------------------------------------------------------------------------------
@@ -778,8 +983,9 @@ def to_torch(net: Network, *, dtype: torch.dtype | None = None) -> torch.nn.Sequ
     """The network as `Linear` layers and activation modules, the output map last.
 
     Args:
-        dtype: of the parameters; None is float64, which holds them exactly (`moduli.load` then gives the same digest,
-            unless a hidden activation is the identity, which loading folds away). Others round to nearest.
+        dtype: of the parameters; None is float64, which holds them exactly (`moduli.load` then
+            gives the same digest, unless a hidden activation is the identity, which loading folds
+            away). Others round to nearest.
 
     Raises:
         UnsupportedModel: the dtype is not floating, or a parameter overflows in it.
@@ -800,10 +1006,15 @@ def to_torch(net: Network, *, dtype: torch.dtype | None = None) -> torch.nn.Sequ
     lib = _torch()
     dtype = lib.float64 if dtype is None else dtype
     if not dtype.is_floating_point:
-        raise UnsupportedModel(f"parameters cannot be {dtype}; give a floating type, such as torch.float32")
+        raise UnsupportedModel(
+            f"parameters cannot be {dtype}; give a floating type, such as torch.float32"
+        )
     modules = []
     for place, layer in enumerate(net.layers, 1):
-        modules += [_linear_module(layer, dtype, f"layer {place}"), _activation_module(layer.activation)]
+        modules += [
+            _linear_module(layer, dtype, f"layer {place}"),
+            _activation_module(layer.activation),
+        ]
     if net.output_map == "softmax":
         modules[-1] = lib.nn.Softmax(dim=-1)
     elif net.output_map == "identity":
@@ -822,7 +1033,9 @@ def _linear_module(layer: Any, dtype: Any, where: str) -> Any:
         near = exact.to(dtype)
         if not torch.isfinite(near).all():
             first = exact[~torch.isfinite(near)][0].item()
-            raise UnsupportedModel(f"{where}: {name} holds {first}, beyond {dtype}; use torch.float64")
+            raise UnsupportedModel(
+                f"{where}: {name} holds {first}, beyond {dtype}; use torch.float64"
+            )
         setattr(module, name, torch.nn.Parameter(near))
     return module
 
@@ -836,15 +1049,21 @@ def _activation_module(activation: Activation) -> Any:
     if activation.kind == "clip":
         return nn.Hardtanh(*activation.parameters)
     known = {
-        "hardswish": nn.Hardswish, "mish": nn.Mish,
-        "identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU,
+        "hardswish": nn.Hardswish, "mish": nn.Mish, "identity": nn.Identity, "relu": nn.ReLU,
+        "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU,
         "softplus": nn.Softplus, "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
     }  # fmt: skip
-    return known[activation.kind]() if activation.kind in known else __getattr__("Elementwise")(activation.kind)
+    return (
+        known[activation.kind]()
+        if activation.kind in known
+        else __getattr__("Elementwise")(activation.kind)
+    )
 
 
 def __getattr__(name: str) -> Any:
-    """Classes derived from torch's, made when first asked for, so that importing this module does not import torch."""
+    """Classes derived from torch's, made when first asked for, so that importing this module does
+    not import torch.
+    """
     if name != "Elementwise":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     torch = _torch()

@@ -1,12 +1,14 @@
-"""The boxes that a VNN-LIB file allows its inputs: a formula goes in, boxes that cover all its solutions come out.
+"""The boxes that a VNN-LIB file allows its inputs: a formula goes in, boxes that cover all its
+solutions come out.
 
-A formula is read as a list of *cases*, each a conjunction of bounds on single inputs; every solution lies in a case. A
-comparison of sums is a bound where one input and constants are all that is left of it. Whatever says nothing about inputs
-(outputs, logical constants) is passed over; whatever does, and is no bound, is passed over *and noted*: cases may be larger
-than the file means, never smaller. Numbers are rationals, rounded outward to float64 at the end.
+A formula is read as a list of *cases*, each a conjunction of bounds on single inputs; every
+solution lies in a case. A comparison of sums is a bound where one input and constants are all that
+is left of it. Whatever says nothing about inputs (outputs, logical constants) is passed over;
+whatever does, and is no bound, is passed over *and noted*: cases may be larger than the file means,
+never smaller. Numbers are rationals, rounded outward to float64 at the end.
 
-Read are VNN-LIB 1 (SMT-LIB with `declare-const X_0 Real`) and of VNN-LIB 2.0 the queries about one network with one input
-(`declare-input X real [1,5]`, entries `X[0,3]`, flattened row-major).
+Read are VNN-LIB 1 (SMT-LIB with `declare-const X_0 Real`) and of VNN-LIB 2.0 the queries about one
+network with one input (`declare-input X real [1,5]`, entries `X[0,3]`, flattened row-major).
 """
 
 from __future__ import annotations
@@ -46,14 +48,25 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 SILENT = {  # commands that constrain nothing
-    "set-logic", "set-info", "set-option", "get-info", "get-option", "check-sat", "get-model", "get-value", "echo",
-    "get-assignment", "get-unsat-core", "vnnlib-version",
+    "set-logic", "set-info", "set-option", "get-info", "get-option", "check-sat", "get-model",
+    "get-value", "echo", "get-assignment", "get-unsat-core", "vnnlib-version",
 }  # fmt: skip
 REALS = {"real", "Real"}
-SUBSETS = {"Int"} | {f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)}
+SUBSETS = {"Int"} | {
+    f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)
+}
 ORDERS = {"<=": False, "<": False, ">=": True, ">": True}  # whether the larger one stands first
 ENTRY = re.compile(r"\[([0-9]{1,9}(?:,[0-9]{1,9})*)?\]")
-OPPOSITE = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "=": "distinct", "==": "distinct", "distinct": "=", "!=": "="}
+OPPOSITE = {
+    "<=": ">",
+    "<": ">=",
+    ">=": "<",
+    ">": "<=",
+    "=": "distinct",
+    "==": "distinct",
+    "distinct": "=",
+    "!=": "=",
+}
 
 Form = Any  # a name, or a list of forms
 Bounds = dict[str, tuple[float, float]]
@@ -74,7 +87,8 @@ class Query(NamedTuple):
 
     Attributes:
         hull: the smallest box that holds all boxes.
-        boxes: whose union holds all inputs that the file allows; the hull alone where they were too many to keep.
+        boxes: whose union holds all inputs that the file allows; the hull alone where they were too
+            many to keep.
         notes: in which ways the hull is larger than what the file allows.
     """
 
@@ -87,7 +101,8 @@ def read(text: str) -> Query:
     """The boxes of a file.
 
     Raises:
-        UnsupportedModel: no formula, no inputs, an input that is not bounded, no solutions, or a command not understood.
+        UnsupportedModel: no formula, no inputs, an input that is not bounded, no solutions, or a
+            command not understood.
 
     >>> text = "(declare-const X_0 Real) (assert (or (and (<= 0 X_0) (<= X_0 1)) (= X_0 (- (/ 9 2)))))"
     >>> read(text).hull, len(read(text).boxes), read(text).notes
@@ -143,7 +158,9 @@ def _forms(text: str) -> Iterator[list[Form]]:
 
 def _only(form: list[Form], count: int) -> list[Form]:
     if len(form) != count + 1:
-        raise UnsupportedModel(f"{_written(form)} has {len(form) - 1} parts; {form[0]} takes {count}")
+        raise UnsupportedModel(
+            f"{_written(form)} has {len(form) - 1} parts; {form[0]} takes {count}"
+        )
     return form[1:]
 
 
@@ -170,7 +187,8 @@ def _written(form: Form, most: int = 60) -> str:
 class _Reader:
     """What was declared, and what had to be passed over on the way.
 
-    Inputs are called X_0, X_1, ... within, as VNN-LIB 1 does; the entries of VNN-LIB 2 are counted row by row.
+    Inputs are called X_0, X_1, ... within, as VNN-LIB 1 does; the entries of VNN-LIB 2 are counted
+    row by row.
     """
 
     sorts: dict[str, str] = field(default_factory=dict)  # of VNN-LIB 1
@@ -212,16 +230,24 @@ class _Reader:
         if len(form) < 2 or not isinstance(form[1], str):
             raise UnsupportedModel(f"{_written(form)} names no network")
         self.network = form[1]
-        found = [part for part in form[2:] if isinstance(part, list) and part and part[0] == "declare-input"]
+        found = [
+            part
+            for part in form[2:]
+            if isinstance(part, list) and part and part[0] == "declare-input"
+        ]
         strange = [part for part in form[2:] if part not in found and not _is_output(part)]
         if strange or len(found) != 1:
             what = _written(strange[0]) if strange else f"{len(found)} inputs"
             raise UnsupportedModel(f"VNN-LIB 2.0 with {what} is not read; {AS_ONE}")
         name, sort, shape = _only(found[0], 3)
         if not (isinstance(name, str) and isinstance(shape, str) and ENTRY.fullmatch(shape)):
-            raise UnsupportedModel(f"{_written(found[0])} is no input; write (declare-input X real [1,5])")
+            raise UnsupportedModel(
+                f"{_written(found[0])} is no input; write (declare-input X real [1,5])"
+            )
         if not (isinstance(sort, str) and sort in REALS | SUBSETS):
-            raise UnsupportedModel(f"input {name[:40]} is declared {_written(sort)}; inputs are real")
+            raise UnsupportedModel(
+                f"input {name[:40]} is declared {_written(sort)}; inputs are real"
+            )
         if not math.prod(_numbers(shape)):
             raise UnsupportedModel(f"input {name[:40]} has shape {shape}, which holds no number")
         self.input, self.sort, self.shape = name, sort, _numbers(shape)
@@ -231,14 +257,20 @@ class _Reader:
         declared = {name for name in self.sorts if INPUT.fullmatch(name)}
         if self.network is not None:
             if declared:
-                raise UnsupportedModel("inputs X_0, X_1, ... and a declared network are mixed; keep one of them")
+                raise UnsupportedModel(
+                    "inputs X_0, X_1, ... and a declared network are mixed; keep one of them"
+                )
             return math.prod(self.shape)
         if not declared:
             others = ", ".join(name[:20] for name in list(self.sorts)[:4])
-            raise UnsupportedModel(f"no input X_0, X_1, ... is declared{f'; there are {others}' if others else ''}")
+            raise UnsupportedModel(
+                f"no input X_0, X_1, ... is declared{f'; there are {others}' if others else ''}"
+            )
         for k in range(len(declared)):
             if f"X_{k}" not in declared:
-                raise UnsupportedModel(f"input X_{k} is not bounded on both sides: it is not declared, {min(declared)} is")
+                raise UnsupportedModel(
+                    f"input X_{k} is not bounded on both sides: it is not declared, {min(declared)} is"
+                )
         return len(declared)
 
     def name_of(self, token: str) -> str | None:
@@ -248,14 +280,20 @@ class _Reader:
                 raise UnsupportedModel(f"{token} is not declared; add (declare-const {token} Real)")
             return token if INPUT.fullmatch(token) else None
         if INPUT.fullmatch(token):
-            raise UnsupportedModel(f"{token} is not declared; entries of the input are {self.spelled(0)}, ...")
+            raise UnsupportedModel(
+                f"{token} is not declared; entries of the input are {self.spelled(0)}, ..."
+            )
         base, _, index = token.partition("[")
         if base != self.input:
             return None
         at = _numbers(index)
-        inside = len(at) == len(self.shape) and all(k < d for k, d in zip(at, self.shape, strict=True))
+        inside = len(at) == len(self.shape) and all(
+            k < d for k, d in zip(at, self.shape, strict=True)
+        )
         if not inside or not ENTRY.fullmatch(f"[{index}" if index else "[]"):
-            raise UnsupportedModel(f"{token[:40]} is no entry of the input {self.input} {list(self.shape)}")
+            raise UnsupportedModel(
+                f"{token[:40]} is no entry of the input {self.input} {list(self.shape)}"
+            )
         flat = 0
         for k, d in zip(at, self.shape, strict=True):
             flat = flat * d + k
@@ -283,7 +321,9 @@ class _Reader:
         return False
 
     def passed_over(self, form: Form, holds: bool) -> Cases:
-        """A constraint that is no bound allows everything, and that is noted where it concerns inputs."""
+        """A constraint that is no bound allows everything, and that is noted where it concerns
+        inputs.
+        """
         if self.mentions(form):
             said = form if holds else ["not", form]
             self.passed.append(_written(said))
@@ -298,16 +338,24 @@ class _Reader:
         if passed:
             several = f"{len(passed)} constraints" if len(passed) > 1 else "a constraint"
             notes.append(f"{several} on inputs passed over, no bound of one input: {passed[0]}")
-        sorts = {self.sort} if self.network is not None else {s for n, s in self.sorts.items() if INPUT.fullmatch(n)}
+        sorts = (
+            {self.sort}
+            if self.network is not None
+            else {s for n, s in self.sorts.items() if INPUT.fullmatch(n)}
+        )
         subsets = sorted(sorts & SUBSETS)
         if subsets:
-            notes.append(f"inputs are declared {', '.join(subsets)}, the box holds all reals between")
+            notes.append(
+                f"inputs are declared {', '.join(subsets)}, the box holds all reals between"
+            )
         return notes
 
     # Cases of formulas
 
     def cases(self, form: Form, holds: bool = True) -> Cases:
-        """Cases that cover the solutions of a formula, or of its negation; none where it has no solution."""
+        """Cases that cover the solutions of a formula, or of its negation; none where it has no
+        solution.
+        """
         if not isinstance(form, list):
             if form in ("true", "false"):
                 return [{}] if (form == "true") == holds else []
@@ -324,7 +372,9 @@ class _Reader:
             denied = [["not", premise] for premise in premises]
             return self.cases(["or", *denied, conclusion], holds)
         if head in ("and", "or"):
-            return self.all_of(rest, holds) if (head == "and") == holds else self.any_of(rest, holds)
+            return (
+                self.all_of(rest, holds) if (head == "and") == holds else self.any_of(rest, holds)
+            )
         if head in OPPOSITE and len(rest) >= 2:
             return self.comparison(head, rest, holds, form)
         return self.passed_over(form, holds)
@@ -355,7 +405,9 @@ class _Reader:
         return [{}] if any(not case for case in cases) else cases
 
     def _product(self, a: Cases, b: Cases) -> Cases:
-        """Every case of one with every case of the other, or of their hulls where these are too many."""
+        """Every case of one with every case of the other, or of their hulls where these are too
+        many.
+        """
         size = len(b) * sum(map(len, a)) + len(a) * sum(map(len, b))
         if len(a) > 1 and (len(a) * len(b) > MAX_CASES or size > MAX_BOUNDS):
             a = self.merge(a)
@@ -365,7 +417,9 @@ class _Reader:
             for second in b:
                 both = dict(first)
                 _narrow(both, second)
-                if _possible(both) or len(a) * len(b) == 1:  # what is impossible as a whole is said with its name
+                if (
+                    _possible(both) or len(a) * len(b) == 1
+                ):  # what is impossible as a whole is said with its name
                     cases.append(both)
         return cases
 
@@ -392,7 +446,9 @@ class _Reader:
         return [{}] if any(not case for case in cases) else cases
 
     def _pair(self, head: str, a: Form, b: Form) -> Bounds | None:
-        """The bound that a comparison of two terms is; `NO_BOUND` where it is none, None where it never holds."""
+        """The bound that a comparison of two terms is; `NO_BOUND` where it is none, None where it
+        never holds.
+        """
         left, right = self.linear(a), self.linear(b)
         if left is None or right is None:
             return NO_BOUND
@@ -411,7 +467,11 @@ class _Reader:
             return {name: (_outward(end, up=False), _outward(end, up=True))}
         larger_first = ORDERS[head]
         below = larger_first == (factor > 0)  # the end bounds the input from below
-        return {name: (_outward(end, up=False), math.inf) if below else (-math.inf, _outward(end, up=True))}
+        return {
+            name: (_outward(end, up=False), math.inf)
+            if below
+            else (-math.inf, _outward(end, up=True))
+        }
 
     # Terms
 
@@ -471,7 +531,9 @@ def _number(token: str) -> Fraction | None:
 def _small(number: Fraction) -> Fraction:
     """Numbers that arithmetic makes do not grow without bound."""
     if max(number.numerator.bit_length(), number.denominator.bit_length()) > MAX_BITS:
-        raise UnsupportedModel(f"arithmetic of constants makes numbers of more than {MAX_BITS} bits; write them out")
+        raise UnsupportedModel(
+            f"arithmetic of constants makes numbers of more than {MAX_BITS} bits; write them out"
+        )
     return number
 
 
@@ -511,7 +573,11 @@ def _quotient(terms: list[dict[str, Fraction]]) -> dict[str, Fraction] | None:
 
 def _constant(term: dict[str, Fraction]) -> Fraction | None:
     """Its value where no name is in it."""
-    return term.get("", Fraction(0)) if not any(factor and name for name, factor in term.items()) else None
+    return (
+        term.get("", Fraction(0))
+        if not any(factor and name for name, factor in term.items())
+        else None
+    )
 
 
 # Boxes ----------------------------------------------------------------------------------------------------------
@@ -555,7 +621,9 @@ def _outward(number: Fraction, *, up: bool) -> float:
 
 
 def _query(cases: Cases, size: int, reader: _Reader) -> Query:
-    """Boxes with an end for every input; those that are empty are left out, and doubled ones are one."""
+    """Boxes with an end for every input; those that are empty are left out, and doubled ones are
+    one.
+    """
     if not cases:
         raise UnsupportedModel("the constraints contradict each other: no input is allowed")
     if len(cases) > 1 and sum(map(len, cases)) > MAX_BOUNDS:
@@ -571,13 +639,19 @@ def _query(cases: Cases, size: int, reader: _Reader) -> Query:
 
 def _box(case: Bounds, size: int, reader: _Reader) -> tuple[tuple[float, float], ...]:
     ends = []
-    for k in range(size):  # ends at the first input without bounds: a size that is only declared takes no memory
+    for k in range(
+        size
+    ):  # ends at the first input without bounds: a size that is only declared takes no memory
         low, high = case.get(f"X_{k}", WHOLE)
         if math.isinf(low) or math.isinf(high):
             because = f"; passed over was {reader.passed[0]}" if reader.passed else ""
-            raise UnsupportedModel(f"input {reader.spelled(k)} is not bounded on both sides{because}")
+            raise UnsupportedModel(
+                f"input {reader.spelled(k)} is not bounded on both sides{because}"
+            )
         if low > high:
-            raise UnsupportedModel(f"input {reader.spelled(k)} is constrained to the empty interval [{low}, {high}]")
+            raise UnsupportedModel(
+                f"input {reader.spelled(k)} is constrained to the empty interval [{low}, {high}]"
+            )
         ends.append((low, high))
     return tuple(ends)
 
@@ -589,12 +663,14 @@ def _ends(box: tuple[tuple[float, float], ...]) -> Ends:
 def from_vnnlib(path: str | Path) -> Box:
     """The hull of what a VNN-LIB file allows its inputs, rounded outward to float64.
 
-    Constraints on outputs are passed over. A disjunction gives the hull of its alternatives, which stand in
-    `branches`; `notes` says of how many, and which constraints on inputs are no bounds of single inputs and were
-    passed over. What is proved on the box is true of all inputs that the file allows.
+    Constraints on outputs are passed over. A disjunction gives the hull of its alternatives, which
+    stand in `branches`; `notes` says of how many, and which constraints on inputs are no bounds of
+    single inputs and were passed over. What is proved on the box is true of all inputs that the
+    file allows.
 
     Args:
-        path: VNN-LIB 1, or of VNN-LIB 2.0 queries about one network with one input; also packed (``.vnnlib.gz``).
+        path: VNN-LIB 1, or of VNN-LIB 2.0 queries about one network with one input; also packed
+            (``.vnnlib.gz``).
 
     Raises:
         UnsupportedModel: no VNN-LIB file, or an input that is not bounded on both sides.

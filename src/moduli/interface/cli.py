@@ -1,7 +1,7 @@
 """The command line. stdout holds the result, stderr everything else.
 
-Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read, 130 interrupted, 141 nobody reads
-the answer.
+Exit codes: 0 yes or done, 1 no (differs, rejected), 2 usage, 3 undecided, 4 cannot read, 130
+interrupted, 141 nobody reads the answer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ ANSWER = {"refuted": 1, "undecided": 3}
 
 
 class _Command(click.Command):
-    """With --json, whatever goes wrong in it is one JSON object, too: a refusal is an answer to whoever reads answers."""
+    """With --json, whatever goes wrong in it is one JSON object, too: a refusal is an answer to
+    whoever reads answers.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         import numpy as np
@@ -62,13 +64,19 @@ class _Command(click.Command):
             with np.errstate(all="ignore"):
                 return super().invoke(ctx)
         except (mo.ModuliError, BrokenExecutor, OSError, ValueError, MemoryError) as error:
-            if ctx.params.get("as_json") and not ctx.params.get("quiet") and not isinstance(error, BrokenPipeError):
+            if (
+                ctx.params.get("as_json")
+                and not ctx.params.get("quiet")
+                and not isinstance(error, BrokenPipeError)
+            ):
                 show_data(refusal(str(ctx.info_name), error))
             raise
 
 
 class _Commands(click.Group):
-    """Lists its commands from the first to need to the last; takes Ctrl-C and closed pipes, which click calls 1, a no."""
+    """Lists its commands from the first to need to the last; takes Ctrl-C and closed pipes, which
+    click calls 1, a no.
+    """
 
     command_class = _Command
 
@@ -79,19 +87,26 @@ class _Commands(click.Group):
             raise Interrupted("interrupted; files are written whole or not at all") from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(141)  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
+            sys.exit(
+                141
+            )  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         first = ["demo", "info", "compress", "check", "report", "rank", "equal", "distance"]
         return first + [name for name in self.commands if name not in first]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(mo.__version__, prog_name="moduli")
 def cli() -> None:
-    """Neural networks modulo having the same function: make a network smaller, prove that nothing changed, check the proof.
+    """Neural networks modulo having the same function: make a network smaller, prove that nothing
+    changed, check the proof.
 
-    MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt .zip, also .onnx.gz) or zoo:NAME. Try: moduli demo
+    MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt .zip, also .onnx.gz) or zoo:NAME. Try:
+    moduli demo
 
     Exit codes: 0 yes or done, 1 no, 2 usage, 3 undecided, 4 cannot read.
     """
@@ -101,19 +116,43 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The options that commands share, by name."""
     table = {
         "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        "quiet": click.option("--quiet", is_flag=True, help="Print nothing; the exit code answers."),
-        "seed": click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random choice."),
+        "quiet": click.option(
+            "--quiet", is_flag=True, help="Print nothing; the exit code answers."
+        ),
+        "seed": click.option(
+            "--seed", type=int, default=0, show_default=True, help="Seed of every random choice."
+        ),
         "budget": click.option(
-            "--budget", type=click.IntRange(4), default=10_000, show_default=True, help="Search nodes, never seconds."
+            "--budget",
+            type=click.IntRange(4),
+            default=10_000,
+            show_default=True,
+            help="Search nodes, never seconds.",
         ),
-        "workers": click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
-        "on": click.option("--on", default="all", show_default=True, metavar="D", help=f"Inputs that count: {DOMAINS}."),
-        "activation": click.option("--activation", help="Hidden activation, for files that store none (state dicts)."),
+        "workers": click.option(
+            "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
+        ),
+        "on": click.option(
+            "--on",
+            default="all",
+            show_default=True,
+            metavar="D",
+            help=f"Inputs that count: {DOMAINS}.",
+        ),
+        "activation": click.option(
+            "--activation", help="Hidden activation, for files that store none (state dicts)."
+        ),
         "input_shape": click.option(
-            "--input-shape", metavar="N[,N...]", help="Of one input, where an ONNX file leaves it open."
+            "--input-shape",
+            metavar="N[,N...]",
+            help="Of one input, where an ONNX file leaves it open.",
         ),
-        "output": click.option("--output", "output", help="Name of the output to read, where an ONNX file has several."),
-        "keys": click.option("--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."),
+        "output": click.option(
+            "--output", "output", help="Name of the output to read, where an ONNX file has several."
+        ),
+        "keys": click.option(
+            "--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."
+        ),
     }
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,7 +167,14 @@ _SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
 
 
-def _load(model: str, *, activation: str | None, output: str | None, keys: str | None, input_shape: str | None) -> Network:
+def _load(
+    model: str,
+    *,
+    activation: str | None,
+    output: str | None,
+    keys: str | None,
+    input_shape: str | None,
+) -> Network:
     from moduli.formats import load
 
     names = tuple(keys.split(",")) if keys else None
@@ -174,7 +220,9 @@ def _box(text: str) -> Box:
             "box:FILE.vnnlib, or box:FILE.npz with arrays low and high"
         ) from None
     if len(low) == len(high) == 1 and low > high:
-        raise ValueError(f"--on box:{text}: {low[0]:g} exceeds {high[0]:g}; write box:{high[0]:g},{low[0]:g}")
+        raise ValueError(
+            f"--on box:{text}: {low[0]:g} exceeds {high[0]:g}; write box:{high[0]:g},{low[0]:g}"
+        )
     try:
         return mo.Box(low if len(low) > 1 else low[0], high if len(high) > 1 else high[0])
     except mo.ShapeError as error:
@@ -182,7 +230,9 @@ def _box(text: str) -> Box:
 
 
 def _told(domain: Domain) -> dict[str, str]:
-    """What is to be said of a domain beside every answer: in which ways a box is larger than what was meant."""
+    """What is to be said of a domain beside every answer: in which ways a box is larger than what
+    was meant.
+    """
     notes = domain.notes if isinstance(domain, mo.Box) else ()
     return {"domain": "; ".join(notes)} if notes else {}
 
@@ -198,11 +248,19 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
     """
     net = _load(model, **source)
     data = {
-        "schema": "moduli.info/1", "model": model, "widths": list(net.widths), "activations": [str(a) for a in net.activations],
-        "output_map": net.output_map, "units": net.units, "parameters": net.parameters,
-        "digest": net.digest, "notes": list(net.notes),
-        "box": None if net.frame is None else [net.frame.box.low.tolist(), net.frame.box.high.tolist()],
-    }  # fmt: skip
+        "schema": "moduli.info/1",
+        "model": model,
+        "widths": list(net.widths),
+        "activations": [str(a) for a in net.activations],
+        "output_map": net.output_map,
+        "units": net.units,
+        "parameters": net.parameters,
+        "digest": net.digest,
+        "notes": list(net.notes),
+        "box": None
+        if net.frame is None
+        else [net.frame.box.low.tolist(), net.frame.box.high.tolist()],
+    }
     if as_json:
         show_data(data)
     elif not quiet:
@@ -214,7 +272,10 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
         ]
         if net.frame is not None:
             rows.append(
-                ("box", f"operating box in the header: {net.frame.low.tolist()} to {net.frame.high.tolist()} (physical units)")
+                (
+                    "box",
+                    f"operating box in the header: {net.frame.low.tolist()} to {net.frame.high.tolist()} (physical units)",
+                )
             )
         show_rows(model, rows)
 
@@ -222,11 +283,27 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
 @cli.command()
 @click.argument("model")
 @click.option(
-    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the smaller model goes, with OUT.cert.json beside it."
+    "-o",
+    "--out",
+    required=True,
+    type=MODEL,
+    metavar="OUT",
+    help="Where the smaller model goes, with OUT.cert.json beside it.",
 )
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL.")
-@click.option("--eps", type=float, default=0.0, help="Allowed error: root mean square, or largest on a box; with --on.")
-@click.option("--units", metavar="M[,M...]", help="Hidden units wanted, in all or per hidden layer; with --on.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL."
+)
+@click.option(
+    "--eps",
+    type=float,
+    default=0.0,
+    help="Allowed error: root mean square, or largest on a box; with --on.",
+)
+@click.option(
+    "--units",
+    metavar="M[,M...]",
+    help="Hidden units wanted, in all or per hidden layer; with --on.",
+)
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def compress(
@@ -235,8 +312,9 @@ def compress(
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
-    On all inputs; with --on box:... on that box, exactly or (--eps) nearly; with --radius the function of parameters that near;
-    with --on data.npz or gaussian the closest on average that has --units, or whose error is at most --eps.
+    On all inputs; with --on box:... on that box, exactly or (--eps) nearly; with --radius the
+    function of parameters that near; with --on data.npz or gaussian the closest on average that has
+    --units, or whose error is at most --eps.
 
     \b
     Example: moduli compress controller.onnx -o small.onnx
@@ -250,9 +328,16 @@ def compress(
     net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress, processes(workers) as executor:
         small = mo.compress(
-            net, on=domain, eps=eps, units=_units(units), radius=radius, budget=budget, seed=seed, executor=executor,
+            net,
+            on=domain,
+            eps=eps,
+            units=_units(units),
+            radius=radius,
+            budget=budget,
+            seed=seed,
+            executor=executor,
             progress=progress,
-        )  # fmt: skip
+        )
     if not isinstance(small, Compression):
         small = small.rounded(dtype or net.dtype)
         with writing(Path(out)):
@@ -295,11 +380,20 @@ def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def rank(
-    model: str, radius: float, on: str, workers: int, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
+    model: str,
+    radius: float,
+    on: str,
+    workers: int,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    budget: int,
+    **source: Any,
 ) -> None:
     """How many hidden units the function needs.
 
-    On all inputs; with --on box:... on that box; with --radius any function of parameters that near (proximate rank).
+    On all inputs; with --on box:... on that box; with --radius any function of parameters that near
+    (proximate rank).
 
     \b
     Example: moduli rank zoo:digits-tanh
@@ -316,9 +410,19 @@ def rank(
 
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--radii", metavar="LO,HI,N", help="N radii from LO to HI; by default 25 from 0 to where every unit can vanish.")
-@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
-@click.option("--units", metavar="M,M,...", help="Sizes of the students; by default halves of halves; with --on.")
+@click.option(
+    "--radii",
+    metavar="LO,HI,N",
+    help="N radii from LO to HI; by default 25 from 0 to where every unit can vanish.",
+)
+@click.option(
+    "-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf)."
+)
+@click.option(
+    "--units",
+    metavar="M,M,...",
+    help="Sizes of the students; by default halves of halves; with --on.",
+)
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def curve(
     models: tuple[str, ...], radii: str | None, out: str | None, units: str | None, workers: int, on: str, as_json: bool,
@@ -335,12 +439,16 @@ def curve(
     answer: RankCurve | ErrorCurve
     with bar(quiet) as progress, processes(workers) as executor:
         if domain is None:
-            answer = mo.rank_curve(nets, radii=steps, budget=budget, executor=executor, progress=progress)
+            answer = mo.rank_curve(
+                nets, radii=steps, budget=budget, executor=executor, progress=progress
+            )
         elif isinstance(domain, mo.Box) or len(nets) > 1:
             raise ValueError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
         else:
             sizes = [sizes] if isinstance(sizes, int) else sizes
-            answer = mo.error_curve(nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress)
+            answer = mo.error_curve(
+                nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress
+            )
     if out is None:
         return show(answer, as_json, quiet)
     from moduli.common.figures import save
@@ -359,7 +467,9 @@ def _radii(text: str | None) -> list[float] | None:
         if not (0 <= first <= last < 2.0**1000 and 1 <= steps <= 10**6):
             raise ValueError
     except ValueError:
-        raise ValueError(f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N") from None
+        raise ValueError(
+            f"--radii {text}: write LO,HI,N with 0 <= LO <= HI and a number of radii N"
+        ) from None
     return [first + (last - first) * k / max(1, steps - 1) for k in range(steps)]
 
 
@@ -367,9 +477,13 @@ def _radii(text: str | None) -> list[float] | None:
 @click.argument("certificate")
 @click.argument("small")
 @click.argument("large")
-@click.option("--max-slack", type=float, metavar="S", help="Demand that outputs differ by at most S there.")
+@click.option(
+    "--max-slack", type=float, metavar="S", help="Demand that outputs differ by at most S there."
+)
 @click.option("--on", metavar="D", help=f"Demand that it holds on these inputs: all | {BOXES}.")
-@click.option("--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE.")
+@click.option(
+    "--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE."
+)
 @click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
 @_options("json", "quiet", *_SOURCE)
 def check(
@@ -378,8 +492,8 @@ def check(
 ) -> None:  # fmt: skip
     """Replay the proof that two models are the same function.
 
-    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1). Whoever made the proof
-    chose what it claims: say what you need, and a weaker claim is rejected.
+    SMALL and LARGE in exact arithmetic, without any search: accepted (exit code 0) or rejected (1).
+    Whoever made the proof chose what it claims: say what you need, and a weaker claim is rejected.
 
     \b
     Example: moduli check small.onnx.cert.json small.onnx controller.onnx --on all --max-slack 1e-6
@@ -387,9 +501,14 @@ def check(
     domain: Any = on if on is None or on == "all" else _domain(on)
     with bar(quiet):
         verdict = mo.check(
-            certificate, _load(small, **_fitting(small, source)), _load(large, **source), max_slack=max_slack, on=domain,
-            radius=radius, minimal=minimal,
-        )  # fmt: skip
+            certificate,
+            _load(small, **_fitting(small, source)),
+            _load(large, **source),
+            max_slack=max_slack,
+            on=domain,
+            radius=radius,
+            minimal=minimal,
+        )
     show(verdict, as_json, quiet, **_told(domain))
 
 
@@ -405,7 +524,16 @@ def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
 @click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def equal(
-    a: str, b: str, eps: float, on: str, workers: int, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
+    a: str,
+    b: str,
+    eps: float,
+    on: str,
+    workers: int,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    budget: int,
+    **source: Any,
 ) -> None:
     """Are two models the same function?
 
@@ -415,7 +543,10 @@ def equal(
     Example: moduli equal controller.onnx small.onnx --eps 1e-6
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
+        nets, domain = (
+            (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))),
+            _domain(on),
+        )
         answer = mo.equivalent(
             *nets,
             on=domain,
@@ -433,28 +564,52 @@ def equal(
 @click.argument("a")
 @click.argument("b")
 @_options("on", "workers", *_COMMON, *_SOURCE)
-def distance(a: str, b: str, on: str, workers: int, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+def distance(
+    a: str,
+    b: str,
+    on: str,
+    workers: int,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    budget: int,
+    **source: Any,
+) -> None:
     """How far two models are apart.
 
-    The largest difference, in certified bounds; with --on data.npz or gaussian the root mean square.
+    The largest difference, in certified bounds; with --on data.npz or gaussian the root mean
+    square.
 
     \b
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
-        answer = mo.distance(*nets, on=domain, budget=budget, seed=seed, executor=executor, progress=progress)
+        nets, domain = (
+            (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))),
+            _domain(on),
+        )
+        answer = mo.distance(
+            *nets, on=domain, budget=budget, seed=seed, executor=executor, progress=progress
+        )
     show(answer, as_json, quiet, **_told(domain))
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the normal form goes (float64).")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=MODEL,
+    metavar="OUT",
+    help="Where the normal form goes (float64).",
+)
 @_options("json", "quiet", *_SOURCE)
 def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> None:
     """Write the normal form and print the signature of the function.
 
-    Reduced, signs and scales fixed, units sorted; rounded once to float64, with a certified bound of what that changes.
+    Reduced, signs and scales fixed, units sorted; rounded once to float64, with a certified bound
+    of what that changes.
 
     \b
     Example: moduli canon controller.onnx -o normal.onnx
@@ -474,12 +629,30 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 @cli.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where A, moved onto B, goes.")
-@click.option("--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True)
-@click.option("--merge", metavar="T", type=click.FloatRange(0, 1), help="Write the network at T from A (0) to B (1) instead.")
+@click.option(
+    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where A, moved onto B, goes."
+)
+@click.option(
+    "--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True
+)
+@click.option(
+    "--merge",
+    metavar="T",
+    type=click.FloatRange(0, 1),
+    help="Write the network at T from A (0) to B (1) instead.",
+)
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def align(
-    a: str, b: str, out: str, by: str, merge: float | None, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
+    a: str,
+    b: str,
+    out: str,
+    by: str,
+    merge: float | None,
+    on: str,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    **source: Any,
 ) -> None:
     """Move A onto B by permutations, signs and scales.
 
@@ -490,25 +663,51 @@ def align(
     """
     nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
     if isinstance(domain, mo.Box):
-        raise ValueError(f"--on {on}: activations and barriers are compared on gaussian or FILE.npz")
+        raise ValueError(
+            f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
+        )
     with bar(quiet):
         found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
         barrier = None if domain is None else found.barrier(domain, seed=seed)
     with writing(Path(out)):
-        target = mo.save(found.network if merge is None else found.merge(merge), out, dtype=nets[0].dtype)
-    extra = {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
+        target = mo.save(
+            found.network if merge is None else found.merge(merge), out, dtype=nets[0].dtype
+        )
+    extra = (
+        {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
+    )
     show(found, as_json, quiet, **extra, written=str(target))
 
 
 @cli.command()
 @click.argument("model", metavar="MODEL|WIDTHS")
-@click.option("--bound", type=float, help="Of every entry; by default 1, or the largest of each layer of MODEL.")
+@click.option(
+    "--bound",
+    type=float,
+    help="Of every entry; by default 1, or the largest of each layer of MODEL.",
+)
 @click.option("--input-bound", type=float, default=1.0, show_default=True, help="Of the inputs.")
-@click.option("--norm", type=click.Choice(["inf", "2"]), default="inf", show_default=True, help="Of the inputs.")
+@click.option(
+    "--norm",
+    type=click.Choice(["inf", "2"]),
+    default="inf",
+    show_default=True,
+    help="Of the inputs.",
+)
 @click.option("--samples", metavar="N|FILE.npz", help="Number of training samples, or the samples.")
-@click.option("--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number.")
-@click.option("--delta", type=float, default=0.05, show_default=True, help="Gaps hold with probability 1 - delta.")
-@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option(
+    "--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number."
+)
+@click.option(
+    "--delta",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="Gaps hold with probability 1 - delta.",
+)
+@click.option(
+    "-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf)."
+)
 @_options("json", "quiet", *_SOURCE)
 def complexity(
     model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
@@ -526,9 +725,15 @@ def complexity(
     net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
     with bar(quiet):
         answer = mo.complexity(
-            net, activation=activation if widths else None, bound=bound, input_bound=input_bound, norm=norm,
-            samples=_samples(samples), accuracy=accuracy, delta=delta,
-        )  # fmt: skip
+            net,
+            activation=activation if widths else None,
+            bound=bound,
+            input_bound=input_bound,
+            norm=norm,
+            samples=_samples(samples),
+            accuracy=accuracy,
+            delta=delta,
+        )
     extra = {}
     if out is not None:
         from moduli.common.figures import save
@@ -553,7 +758,9 @@ def _samples(text: str | None) -> int | Samples | None:
 @click.argument("model")
 @click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
 @_options("json", "quiet", "seed", "budget", *_SOURCE)
-def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any) -> None:
+def identify(
+    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
+) -> None:
     """Does the function on a box determine the parameters?
 
     Proved (exit code 0), refuted by another network (1) or undecided (3).
@@ -570,10 +777,24 @@ def identify(model: str, on: str, as_json: bool, quiet: bool, seed: int, budget:
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=PICTURE,
+    metavar="OUT",
+    help="Where the picture goes (.svg .png .pdf).",
+)
 @click.option("--on", required=True, metavar="D", help=f"{BOXES}; of the slice, if there is one.")
-@click.option("--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True)
-@click.option("--slice", "plane", metavar="FILE.npz", help="origin, u (and v): a slice of the inputs; or random.")
+@click.option(
+    "--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True
+)
+@click.option(
+    "--slice",
+    "plane",
+    metavar="FILE.npz",
+    help="origin, u (and v): a slice of the inputs; or random.",
+)
 @_options("json", "quiet", "seed", "budget", *_SOURCE)
 def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
@@ -590,7 +811,13 @@ def plot(
 
     net, domain = _load(model, **source), _domain(on)
     with bar(quiet) as progress:
-        found = mo.pieces(net, on=domain, slice=_plane(plane, net.widths[0], seed), budget=budget, progress=progress)
+        found = mo.pieces(
+            net,
+            on=domain,
+            slice=_plane(plane, net.widths[0], seed),
+            budget=budget,
+            progress=progress,
+        )
     with writing(Path(out)):
         target = save(found.plot(color=color), out)
     show(found, as_json, quiet, **_told(domain), written=str(target))
@@ -614,16 +841,30 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     names = [name for name in ("origin", "u", "v") if name in z]
     if names[:2] != ["origin", "u"] or any(z[name].dtype.kind not in "fiu" for name in names):
         held = ", ".join(list(z)[:8]) or "nothing"
-        raise ValueError(printable(f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"))
+        raise ValueError(
+            printable(
+                f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"
+            )
+        )
     return tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, type=PAGE, metavar="OUT", help="Where the page goes (.html).")
-@click.option("--budget", type=click.IntRange(4), default=2_000, show_default=True, help="Search nodes of each question.")
+@click.option(
+    "-o", "--out", required=True, type=PAGE, metavar="OUT", help="Where the page goes (.html)."
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(4),
+    default=2_000,
+    show_default=True,
+    help="Search nodes of each question.",
+)
 @_options("on", "json", "quiet", "seed", *_SOURCE)
-def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any) -> None:
+def report(
+    model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
+) -> None:
     """Answer all questions about a model on one page.
 
     The page needs no other file and no network.
@@ -645,12 +886,27 @@ def report(model: str, out: str, budget: int, on: str, as_json: bool, quiet: boo
 
 @cli.command()
 @click.argument("data")
-@click.option("-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the trained network goes.")
-@click.option("--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units.")
+@click.option(
+    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where the trained network goes."
+)
+@click.option(
+    "--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units."
+)
 @click.option("--alpha", type=float, help="Heavy-tailed noise of this index; 2 for Gaussian.")
-@click.option("--sigma", type=float, default=0.05, show_default=True, help="Scale of the noise; with --alpha.")
-@click.option("--kind", type=click.Choice(["isotropic", "rows", "iid"]), default="isotropic", show_default=True)
-@click.option("--group-lasso", type=float, help="Strength of a penalty under which units vanish: what to choose for few units.")
+@click.option(
+    "--sigma", type=float, default=0.05, show_default=True, help="Scale of the noise; with --alpha."
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["isotropic", "rows", "iid"]),
+    default="isotropic",
+    show_default=True,
+)
+@click.option(
+    "--group-lasso",
+    type=float,
+    help="Strength of a penalty under which units vanish: what to choose for few units.",
+)
 @click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
 @click.option("--folder", metavar="DIR", help="Where DATA.npz lies, if DATA is a name.")
@@ -671,12 +927,26 @@ def train(
     from moduli.training.experiments import load_data, measure
 
     told = load_data(data, folder)
-    outputs = int(told.y.max()) + 1 if told.y.dtype.kind == "i" else told.y.reshape(len(told.y), -1).shape[1]
+    outputs = (
+        int(told.y.max()) + 1
+        if told.y.dtype.kind == "i"
+        else told.y.reshape(len(told.y), -1).shape[1]
+    )
     module = perceptron(told.x.shape[1], width, outputs, seed=seed)
     noise = None if alpha is None else {"alpha": alpha, "sigma": sigma, "kind": kind}
     penalty = None if group_lasso is None else {"group_lasso": group_lasso}
     with bar(quiet) as progress:
-        run = fit(module, told.x, told.y, steps=steps, lr=lr, noise=noise, penalty=penalty, seed=seed, progress=progress)
+        run = fit(
+            module,
+            told.x,
+            told.y,
+            steps=steps,
+            lr=lr,
+            noise=noise,
+            penalty=penalty,
+            seed=seed,
+            progress=progress,
+        )
     net = run.network
     found = measure(net, told.x.astype(float), told.x_test.astype(float), told.y_test, seed=seed)
     with writing(Path(out)):
@@ -686,7 +956,8 @@ def train(
     shown = {
         f"test {run.measure}": f"{found['test']:.4g}",
         "prunable share": f"{found['share']:.3g} (units that hold a tenth of the squared norm)",
-        f"{run.measure} without them": f"{found['after']:.4g}", "change of the function": f"{found['change']:.3g}",
+        f"{run.measure} without them": f"{found['after']:.4g}",
+        "change of the function": f"{found['change']:.3g}",
         "largest unit holds": f"{found['largest']:.3g} of the squared norm",
     }  # fmt: skip
     show(run, as_json, quiet, **shown, written=str(target))
@@ -694,11 +965,18 @@ def train(
 
 @cli.command()
 @click.argument("config")
-@click.option("--store", required=True, metavar="DIR", help="One file per finished run; start again and only the rest is done.")
+@click.option(
+    "--store",
+    required=True,
+    metavar="DIR",
+    help="One file per finished run; start again and only the rest is done.",
+)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster, such as tcp://host:8786.")
 @click.option("--folder", metavar="DIR", help="Where data files named in CONFIG lie.")
-@click.option("-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf).")
+@click.option(
+    "-o", "--out", type=PICTURE, metavar="OUT", help="Where the picture goes (.svg .png .pdf)."
+)
 @_options("json", "quiet")
 def sweep(
     config: str, store: str, workers: int, scheduler: str | None, folder: str | None, out: str | None, as_json: bool,
@@ -720,7 +998,10 @@ def sweep(
     with writing(store):
         Path(store).mkdir(parents=True, exist_ok=True)
     kept = f"finished runs are kept in {store}, the same command does the rest"
-    with bar(quiet, kept) as progress, _cluster(scheduler) if scheduler else processes(workers) as executor:
+    with (
+        bar(quiet, kept) as progress,
+        _cluster(scheduler) if scheduler else processes(workers) as executor,
+    ):
         done = run([job for _, job in jobs], store=store, executor=executor, progress=progress)
     answer = Table.of([name for name, _ in jobs], done)
     extra = {"store": store}
@@ -747,7 +1028,14 @@ def _cluster(address: str) -> Iterator[Executor]:
 
 
 @cli.command()
-@click.option("-o", "--out", default="moduli-demo", show_default=True, metavar="DIR", help="Folder for the files it writes.")
+@click.option(
+    "-o",
+    "--out",
+    default="moduli-demo",
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the files it writes.",
+)
 @_options("json", "quiet")
 def demo(out: str, as_json: bool, quiet: bool) -> None:
     """Compress a bundled network and check the proof.
@@ -768,7 +1056,15 @@ def demo(out: str, as_json: bool, quiet: bool) -> None:
     with bar(quiet, f"what is in {out} stays"):
         small, proof = _write(reduce.compress(net), target, net.dtype)
         verdict = mo.check(proof, target, large)
-    show(small, as_json, quiet, large=str(large), written=str(target), proof=str(proof), checked=verdict.statement)
+    show(
+        small,
+        as_json,
+        quiet,
+        large=str(large),
+        written=str(target),
+        proof=str(proof),
+        checked=verdict.statement,
+    )
 
 
 def main() -> None:
@@ -783,7 +1079,15 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         fail_with(Interrupted("interrupted; nothing was written"))
-    except (click.UsageError, mo.ModuliError, Interrupted, BrokenExecutor, OSError, ValueError, MemoryError) as error:
+    except (
+        click.UsageError,
+        mo.ModuliError,
+        Interrupted,
+        BrokenExecutor,
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:
         fail_with(error)
 
 

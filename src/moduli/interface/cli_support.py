@@ -1,4 +1,6 @@
-"""What the commands share: the bar, the printing of answers, files that can be written, and failing in one line."""
+"""What the commands share: the bar, the printing of answers, files that can be written, and failing
+in one line.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,13 @@ class Target(Text):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         path = Path(value)
         if path.suffix.lower() not in self.suffixes:
-            raise ValueError(f"cannot write {value}: the suffix {path.suffix!r} is none of {' '.join(self.suffixes)}")
+            raise ValueError(
+                f"cannot write {value}: the suffix {path.suffix!r} is none of {' '.join(self.suffixes)}"
+            )
         if not path.parent.is_dir():
-            raise ValueError(f"cannot write {value}: there is no folder {path.parent}; make it, or choose another place")
+            raise ValueError(
+                f"cannot write {value}: there is no folder {path.parent}; make it, or choose another place"
+            )
         return value
 
 
@@ -60,7 +66,9 @@ def writing(out: Path | str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror or error}; choose another place") from None
+        raise ValueError(
+            f"cannot write {out}: {error.strerror or error}; choose another place"
+        ) from None
 
 
 # Waiting --------------------------------------------------------------------------------------------------------
@@ -70,12 +78,16 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(Exception):
-    """Ctrl-C: how far the work was, and what stays of it. No `KeyboardInterrupt`, on which click prints a line of its own."""
+    """Ctrl-C: how far the work was, and what stays of it. No `KeyboardInterrupt`, on which click
+    prints a line of its own.
+    """
 
 
 @contextmanager
 def bar(quiet: bool, kept: str = "nothing was written") -> Iterator[Progress]:
-    """A bar on a terminal, for work over a second. Interrupted, the last that the work told is said, and what is kept."""
+    """A bar on a terminal, for work over a second. Interrupted, the last that the work told is
+    said, and what is kept.
+    """
     last = ""
 
     def said() -> str:
@@ -96,7 +108,9 @@ def bar(quiet: bool, kept: str = "nothing was written") -> Iterator[Progress]:
 
 @contextmanager
 def _ends_soon(said: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C ends within a second, also in a solver's own code, which does not return to Python before it is done."""
+    """Ctrl-C ends within a second, also in a solver's own code, which does not return to Python
+    before it is done.
+    """
     from multiprocessing import active_children
     from signal import SIGINT, set_wakeup_fd
     from socket import socketpair
@@ -147,7 +161,9 @@ def _drawn(quiet: bool) -> Iterator[Progress]:
     )
 
     times = TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")
-    shown = Progress("{task.description}", BarColumn(), *times, console=Console(stderr=True), transient=True)
+    shown = Progress(
+        "{task.description}", BarColumn(), *times, console=Console(stderr=True), transient=True
+    )
     task, timer = shown.add_task("working", total=None), Timer(1, shown.start)
     timer.daemon = True
     timer.start()
@@ -248,12 +264,21 @@ def _console() -> Any:
 # Failing --------------------------------------------------------------------------------------------------------
 
 SPOKEN = (
-    (r"on=Box\(([^,()]+), ([^()]+)\)", r"--on box:\1,\2"), (r"on=Box\b", "--on box"), (r"on=Gaussian(\(\))?", "--on gaussian"),
-    (r"on=Samples(\(x\))?", "--on FILE.npz"), (r"on=None", "--on all"), (r"slice=\(origin, u, v\)", "--slice random"),
-    (r"\binput_shape=", "--input-shape "), (r"\b(keys|output)=,", r"--\1,"),
-    (r"\bmax_slack=", "--max-slack "), (r"\bminimal=True", "--minimal"),
-    (r"\b(on|eps|radius|units|budget|seed|activation|output|keys|by|radii|bound|samples)='?([^',;) ]*)'?", r"--\1 \2"),
-)  # fmt: skip
+    (r"on=Box\(([^,()]+), ([^()]+)\)", r"--on box:\1,\2"),
+    (r"on=Box\b", "--on box"),
+    (r"on=Gaussian(\(\))?", "--on gaussian"),
+    (r"on=Samples(\(x\))?", "--on FILE.npz"),
+    (r"on=None", "--on all"),
+    (r"slice=\(origin, u, v\)", "--slice random"),
+    (r"\binput_shape=", "--input-shape "),
+    (r"\b(keys|output)=,", r"--\1,"),
+    (r"\bmax_slack=", "--max-slack "),
+    (r"\bminimal=True", "--minimal"),
+    (
+        r"\b(on|eps|radius|units|budget|seed|activation|output|keys|by|radii|bound|samples)='?([^',;) ]*)'?",
+        r"--\1 \2",
+    ),
+)
 
 
 def spoken(message: str) -> str:

@@ -1,4 +1,6 @@
-"""The few pieces of HTML that a page is made of. Text is escaped here and nowhere else; the page asks nothing of a network."""
+"""The few pieces of HTML that a page is made of. Text is escaped here and nowhere else; the page
+asks nothing of a network.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 MEANING = {
-    "=": ("=", "proved"), "<=": ("≤", "certified bound"), "~": ("~", "estimate"), "!=": ("≠", "refuted"),
-    "?": ("?", "undecided"), "": ("", "no answer"),
+    "=": ("=", "proved"), "<=": ("≤", "certified bound"), "~": ("~", "estimate"),
+    "!=": ("≠", "refuted"), "?": ("?", "undecided"), "": ("", "no answer"),
 }  # fmt: skip
 SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
 POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
@@ -59,15 +61,29 @@ def badge(glyph: str) -> Markup:
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str = "") -> Markup:
     """The first cell of a row is its heading; wide tables scroll inside their own frame."""
-    titles = element("thead", element("tr", *(element("th", prose(name), scope="col") for name in head))) if head else ""
+    titles = (
+        element("thead", element("tr", *(element("th", prose(name), scope="col") for name in head)))
+        if head
+        else ""
+    )
     body = [
-        element("tr", element("th", prose(first), scope="row"), *(element("td", prose(cell)) for cell in rest))
+        element(
+            "tr",
+            element("th", prose(first), scope="row"),
+            *(element("td", prose(cell)) for cell in rest),
+        )
         for first, *rest in rows
     ]
     about = {"aria_label": label} if label else {}
     kind = "facts" if not head else "grid wide" if len(head) > 4 else "grid"
     grid = element("table", titles, element("tbody", *body), class_=kind, **about)
-    return element("div", grid, class_="scroll", tabindex="0", role="region", aria_label=label or "facts") if head else grid
+    return (
+        element(
+            "div", grid, class_="scroll", tabindex="0", role="region", aria_label=label or "facts"
+        )
+        if head
+        else grid
+    )
 
 
 def figure(svg: str, caption: str) -> Markup:
@@ -76,7 +92,9 @@ def figure(svg: str, caption: str) -> Markup:
 
 def commands(lines: Sequence[str]) -> Markup:
     """What to type to get a section's numbers again."""
-    return element("pre", element("code", "\n".join(lines)), class_="command", aria_label="command line")
+    return element(
+        "pre", element("code", "\n".join(lines)), class_="command", aria_label="command line"
+    )
 
 
 class Bar(NamedTuple):
@@ -87,8 +105,8 @@ class Bar(NamedTuple):
 
 
 KINDS = {
-    "kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged", "inactive": "inactive", "block": "dependent",
-    "other": "other",
+    "kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged",
+    "inactive": "inactive", "block": "dependent", "other": "other",
 }  # fmt: skip
 
 
@@ -98,10 +116,15 @@ def bars(layers: Sequence[Bar], caption: str) -> Markup:
     for layer in layers:
         total = max(1, sum(layer.counts.values()))
         present = [(kind, count) for kind, count in layer.counts.items() if count]
-        parts = [element("i", class_=kind, style=f"width:{100 * count / total:.3f}%") for kind, count in present]
+        parts = [
+            element("i", class_=kind, style=f"width:{100 * count / total:.3f}%")
+            for kind, count in present
+        ]
         words = ", ".join(f"{count} {KINDS[kind]}" for kind, count in present) or "no units"
         bar = element("div", *parts, class_="bar", role="img", aria_label=f"{layer.label}: {words}")
-        rows.append(element("div", element("b", layer.label), bar, element("span", words), class_="row"))
+        rows.append(
+            element("div", element("b", layer.label), bar, element("span", words), class_="row")
+        )
     found = [kind for kind in KINDS if any(layer.counts.get(kind) for layer in layers)]
     keys = [element("span", element("i", class_=kind), KINDS[kind], class_="key") for kind in found]
     legend = element("p", *keys, class_="legend", aria_hidden="true")
@@ -109,10 +132,16 @@ def bars(layers: Sequence[Bar], caption: str) -> Markup:
 
 
 def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
-    """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is left out."""
+    """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is
+    left out.
+    """
     columns = [*zip(widths, names, strict=True)]
     if len(columns) > SHOWN:
-        columns = [*columns[: SHOWN // 2], (0, f"{len(columns) - SHOWN + 1} more"), *columns[-(SHOWN // 2) :]]
+        columns = [
+            *columns[: SHOWN // 2],
+            (0, f"{len(columns) - SHOWN + 1} more"),
+            *columns[-(SHOWN // 2) :],
+        ]
     step, middle, tall = 84, 60, max(widths).bit_length()
     parts, before = [], 0.0
     for k, (width, name) in enumerate(columns):
@@ -124,7 +153,15 @@ def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
             parts.append(element("polygon", points=points, class_="maps"))
         if half:
             parts.append(
-                element("rect", x=x - 9, y=f"{middle - half:.1f}", width=18, height=f"{2 * half:.1f}", rx=3, class_="layer")
+                element(
+                    "rect",
+                    x=x - 9,
+                    y=f"{middle - half:.1f}",
+                    width=18,
+                    height=f"{2 * half:.1f}",
+                    rx=3,
+                    class_="layer",
+                )
             )
         parts.append(element("text", width or "…", x=x, y=middle + 62, class_="width"))
         parts.append(element("text", name, x=x, y=middle + 78))
@@ -132,16 +169,27 @@ def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
     label = "layers: " + ", ".join(f"{width or '...'} {name}" for width, name in columns)
     size = step * len(columns)
     return element(
-        "svg", *parts, viewBox=f"0 0 {size} 144", role="img", aria_label=label, class_="net", style=f"max-width:{size}px"
+        "svg",
+        *parts,
+        viewBox=f"0 0 {size} 144",
+        role="img",
+        aria_label=label,
+        class_="net",
+        style=f"max-width:{size}px",
     )
 
 
 def document(title: str, *body: Markup) -> str:
     """A page that needs nothing else."""
     head = element(
-        "head", Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup('<meta name="color-scheme" content="light dark">'), element("title", title), Markup(f"<style>{STYLE}</style>"),
-    )  # fmt: skip
+        "head",
+        Markup(
+            '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        ),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        element("title", title),
+        Markup(f"<style>{STYLE}</style>"),
+    )
     return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"
 
 

@@ -1,4 +1,6 @@
-"""All questions about one network on one page. Every answer is a `Result`: here they are chosen and laid out."""
+"""All questions about one network on one page. Every answer is a `Result`: here they are chosen and
+laid out.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,10 @@ class Section:
     """A question of the page, and what was found.
 
     Attributes:
-        name: its anchor. title: the question. status: how far the answer is to be trusted; None where there is none.
-        line: the answer in one line, or why there is none. body: HTML under it. commands: what to type to get it again.
+        name: its anchor. title: the question. status: how far the answer is to be trusted; None
+            where there is none.
+        line: the answer in one line, or why there is none. body: HTML under it. commands: what to
+            type to get it again.
         answers: the results it rests on.
     """
 
@@ -82,7 +86,15 @@ class Section:
         typed = commands(self.commands) if self.commands else NOTHING
         heading = element("h2", self.title, id=f"{self.name}-title")
         line = element("p", badge(self.glyph), element("span", prose(self.line)), class_=kind)
-        return element("section", heading, line, self.body, typed, id=self.name, aria_labelledby=f"{self.name}-title")
+        return element(
+            "section",
+            heading,
+            line,
+            self.body,
+            typed,
+            id=self.name,
+            aria_labelledby=f"{self.name}-title",
+        )
 
     def to_json(self) -> dict[str, Any]:
         answers = {name: answer.to_json() for name, answer in self.answers.items()}
@@ -109,16 +121,27 @@ class Report(Result):
         return f"{self.name}: {answered} of {len(self.sections)} questions answered"
 
     def rows(self) -> list[tuple[str, str]]:
-        return [(section.title, f"{section.glyph} {section.line}".strip()) for section in self.sections]
+        return [
+            (section.title, f"{section.glyph} {section.line}".strip()) for section in self.sections
+        ]
 
     def data(self) -> dict[str, Any]:
-        return {"model": self.name, "digest": self.network.digest, "sections": [s.to_json() for s in self.sections]}
+        return {
+            "model": self.name,
+            "digest": self.network.digest,
+            "sections": [s.to_json() for s in self.sections],
+        }
 
     @property
     def html(self) -> str:
         """The page: one file that needs no other, and no network."""
         lines = (
-            element("li", badge(s.glyph), element("a", s.title, href=f"#{s.name}"), element("span", prose(s.line)))
+            element(
+                "li",
+                badge(s.glyph),
+                element("a", s.title, href=f"#{s.name}"),
+                element("span", prose(s.line)),
+            )
             for s in self.sections
         )
         signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values() if sign)
@@ -140,14 +163,23 @@ class Report(Result):
 
 
 @np.errstate(all="ignore")
-def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, progress: Progress | None = None) -> Report:
-    """All questions about a network on one page: units needed, what can go, symmetry, errors, linear pieces.
+def report(
+    net: Any,
+    *,
+    on: Domain = None,
+    budget: int = 2_000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """All questions about a network on one page: units needed, what can go, symmetry, errors,
+    linear pieces.
 
     What does not apply, fails or would take long says so in one line; the page is made in any case.
 
     Args:
-        on: a `Box` for what concerns a region, `Gaussian` or `Samples` for averages (by default the standard normal law, and
-            the box in the file where there is one). budget: of each question.
+        on: a `Box` for what concerns a region, `Gaussian` or `Samples` for averages (by default the
+            standard normal law, and the box in the file where there is one). budget: of each
+            question.
 
     Raises:
         MissingExtra: matplotlib is not installed. UnsupportedModel: the model cannot be read.
@@ -165,9 +197,18 @@ def report(net: Any, *, on: Domain = None, budget: int = 2_000, seed: int = 0, p
 
 @np.errstate(all="ignore")
 def build(
-    net: Network, model: str, typed: str, on: Domain, where: str, budget: int, seed: int, progress: Progress | None
+    net: Network,
+    model: str,
+    typed: str,
+    on: Domain,
+    where: str,
+    budget: int,
+    seed: int,
+    progress: Progress | None,
 ) -> Report:
-    """The page of a network that was read; `typed` and `where` are the model and the domain as a command line has them."""
+    """The page of a network that was read; `typed` and `where` are the model and the domain as a
+    command line has them.
+    """
     figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
@@ -207,15 +248,23 @@ class Asked:
     found: dict[str, Any] = field(default_factory=dict)
 
     def ask(self, key: str, question: Callable[[], Any]) -> Any:
-        """The answer, or a `Refusal`: whatever goes wrong with one question, the others are answered."""
+        """The answer, or a `Refusal`: whatever goes wrong with one question, the others are
+        answered.
+        """
         if key not in self.found:
             try:
                 self.found[key] = question()
             except MissingExtra:
                 raise
             except Exception as error:
-                kind = "" if isinstance(error, (ModuliError, ValueError)) else f"{type(error).__name__}: "
-                self.found[key] = Refusal(" ".join(f"{kind}{error}".split()) or type(error).__name__)
+                kind = (
+                    ""
+                    if isinstance(error, (ModuliError, ValueError))
+                    else f"{type(error).__name__}: "
+                )
+                self.found[key] = Refusal(
+                    " ".join(f"{kind}{error}".split()) or type(error).__name__
+                )
         return self.found[key]
 
     @property
@@ -232,7 +281,9 @@ class Asked:
 
     def small(self) -> Compression | Refusal:
         rank = self.rank()
-        found: Compression | Refusal = self.ask("small", lambda: rank if isinstance(rank, Refusal) else rank.compression)
+        found: Compression | Refusal = self.ask(
+            "small", lambda: rank if isinstance(rank, Refusal) else rank.compression
+        )
         return found
 
     def region(self) -> Any:
@@ -244,19 +295,28 @@ class Asked:
     def near(self, radius: float) -> Any:
         if self.net.units > NEAR:
             return Refusal(f"{self.net.units} hidden units; asked here up to {NEAR}")
-        return self.ask(f"near {radius}", lambda: api.rank(self.net, radius=radius, budget=self.budget))
+        return self.ask(
+            f"near {radius}", lambda: api.rank(self.net, radius=radius, budget=self.budget)
+        )
 
     def students(self) -> Any:
-        """Students of the smaller network: it has the same function, and its students are found sooner."""
+        """Students of the smaller network: it has the same function, and its students are found
+        sooner.
+        """
         small = self.small()
         if isinstance(small, Refusal):
             return small
         net = small.network
         if net.parameters > AVERAGE:
-            return Refusal(f"{net.parameters} parameters after lossless compression; asked here up to {AVERAGE}")
+            return Refusal(
+                f"{net.parameters} parameters after lossless compression; asked here up to {AVERAGE}"
+            )
         if net.units < 2:
             return Refusal(f"{net.units} hidden units: nothing to leave out")
-        return self.ask("students", lambda: api.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed))
+        return self.ask(
+            "students",
+            lambda: api.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed),
+        )
 
     @staticmethod
     def sizes(units: int) -> list[int]:
@@ -269,13 +329,20 @@ class Asked:
 
 def _network(asked: Asked) -> Section:
     net = asked.net
-    names = ["inputs", *map(str, net.activations), "outputs" if net.output_map == "identity" else net.output_map]
+    names = [
+        "inputs",
+        *map(str, net.activations),
+        "outputs" if net.output_map == "identity" else net.output_map,
+    ]
     rows = [
-        ("hidden units", net.units), ("parameters", f"{net.parameters}, {net.dtype}, up to {np.abs(net.flat()).max():.3g}"),
+        ("hidden units", net.units),
+        ("parameters", f"{net.parameters}, {net.dtype}, up to {np.abs(net.flat()).max():.3g}"),
         *(("note", note) for note in net.notes),
     ]  # fmt: skip
     if net.frame is not None:
-        rows.append(("box in the file", f"{net.frame.box.low.tolist()} to {net.frame.box.high.tolist()}"))
+        rows.append(
+            ("box in the file", f"{net.frame.box.low.tolist()} to {net.frame.box.high.tolist()}")
+        )
     line = f"{net.widths[0]} inputs, {_layers(net)}, {net.widths[-1]} outputs"
     return Section(
         "network",
@@ -288,7 +355,9 @@ def _network(asked: Asked) -> Section:
 
 
 def _layers(net: Network) -> str:
-    hidden = [f"{width} {kind}" for width, kind in zip(net.widths[1:-1], net.activations, strict=True)]
+    hidden = [
+        f"{width} {kind}" for width, kind in zip(net.widths[1:-1], net.activations, strict=True)
+    ]
     return " - ".join(hidden) if hidden else "no hidden layer"
 
 
@@ -296,27 +365,42 @@ def _units(asked: Asked) -> Section:
     title = "How many units"
     rank, small = asked.rank(), asked.small()
     if isinstance(rank, Refusal) or isinstance(small, Refusal):
-        return Section("units", title, None, next(x.why for x in (rank, small) if isinstance(x, Refusal)))
+        return Section(
+            "units", title, None, next(x.why for x in (rank, small) if isinstance(x, Refusal))
+        )
     rows = [_on_all(rank, small), _on_box(asked), *_nearby(asked), *_on_average(asked)]
-    body = table([(r[0], badge(r[2]), r[1], r[3]) for r in rows], ("where", "", "hidden units", "because"), "units needed")
+    body = table(
+        [(r[0], badge(r[2]), r[1], r[3]) for r in rows],
+        ("where", "", "hidden units", "because"),
+        "units needed",
+    )
     others = ", ".join(f"{radius:g}" for radius in RADII[1:])
     typed = [
         f"moduli compress {asked.name} -o small.onnx",
         f"moduli rank {asked.name} --radius {RADII[0]:g} --budget {asked.budget}  # {others}",
     ]
     if asked.box is not None:
-        typed.insert(1, f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}")
+        typed.insert(
+            1,
+            f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}",
+        )
     count = f"{rank.upper} of {rank.of} hidden units on all inputs"
     line = f"{count}{small.fewest}" if small.optimal else f"at most {count}"
     answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
-    return Section("units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers)
+    return Section(
+        "units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers
+    )
 
 
 Row = tuple[str, str, str, str]
 
 
 def _on_all(rank: Rank, small: Compression) -> Row:
-    slack = "nothing was rounded" if small.slack == 0 else f"rounding changes outputs by <= {small.proof.slack}"
+    slack = (
+        "nothing was rounded"
+        if small.slack == 0
+        else f"rounding changes outputs by <= {small.proof.slack}"
+    )
     return "all inputs", _between(rank), "=" if rank.exact else "<=", f"{rank.reason}; {slack}"
 
 
@@ -329,7 +413,12 @@ def _between(rank: Rank) -> str:
 def _on_box(asked: Asked) -> Row:
     found = asked.region()
     if isinstance(found, Refusal):
-        return "a box", "", "", found.why if asked.box is None else f"does not apply: {found.why.split(': ')[0]}"
+        return (
+            "a box",
+            "",
+            "",
+            found.why if asked.box is None else f"does not apply: {found.why.split(': ')[0]}",
+        )
     return asked.where, str(found.network.units), found.glyph, found.statement
 
 
@@ -342,7 +431,12 @@ def _nearby(asked: Asked) -> Iterator[Row]:
         if isinstance(found, Refusal):
             yield name, "", "", found.why
             return
-        yield name, _between(found), "=" if found.exact else "<=", "" if found.reason == said else found.reason
+        yield (
+            name,
+            _between(found),
+            "=" if found.exact else "<=",
+            "" if found.reason == said else found.reason,
+        )
         said = found.reason
 
 
@@ -377,7 +471,11 @@ def _removed(asked: Asked) -> Section:
         parts.append(bars([*_shares(region)], more))
     gone = small.original.units - small.network.units
     kinds = ", ".join(f"{count} {MOVES[kind]}" for kind, count in small.removed.items() if count)
-    line = f"{gone} of {small.original.units} units: {kinds}" if gone else "no unit, by the lossless rules on all inputs"
+    line = (
+        f"{gone} of {small.original.units} units: {kinds}"
+        if gone
+        else "no unit, by the lossless rules on all inputs"
+    )
     return Section(
         "removed", title, "proved" if gone or small.optimal else "bounded", line,
         (f"moduli compress {asked.name} -o small.onnx --json",), Markup("".join(parts)),
@@ -386,7 +484,9 @@ def _removed(asked: Asked) -> Section:
 
 def _shares(small: Compression) -> Iterator[Bar]:
     """Units of each layer by what became of them, as the moves of the certificate say."""
-    for l, (before, after) in enumerate(zip(small.original.widths[1:-1], _kept(small), strict=True), 1):
+    for l, (before, after) in enumerate(
+        zip(small.original.widths[1:-1], _kept(small), strict=True), 1
+    ):
         counts = {"kept": after}
         for move in small.proof.large_moves:
             if move.kind == "skip":  # layers behind it are numbered anew
@@ -401,7 +501,10 @@ def _kept(small: Compression) -> list[int]:
     before, after = small.original.widths[1:-1], small.network.widths[1:-1]
     if len(before) == len(after):
         return list(after)
-    gone = [sum(m.gone for m in small.proof.large_moves if m.layer == l) for l in range(1, len(before) + 1)]
+    gone = [
+        sum(m.gone for m in small.proof.large_moves if m.layer == l)
+        for l in range(1, len(before) + 1)
+    ]
     return [max(0, width - count) for width, count in zip(before, gone, strict=True)]
 
 
@@ -417,20 +520,48 @@ def _identity(asked: Asked) -> Section:
     if piecewise and asked.box is None:
         return Section(name, title, None, "asked in a box; add --on box:LO,HI")
     if piecewise and net.parameters > IDENTITY:
-        return Section(name, title, None, f"{net.parameters} parameters; asked here up to {IDENTITY}", typed)
-    found = asked.ask("identifiable", lambda: api.identifiable(net, on=asked.box, budget=budget, seed=asked.seed))
+        return Section(
+            name, title, None, f"{net.parameters} parameters; asked here up to {IDENTITY}", typed
+        )
+    found = asked.ask(
+        "identifiable", lambda: api.identifiable(net, on=asked.box, budget=budget, seed=asked.seed)
+    )
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, typed)
     if not piecewise:
-        return Section(name, title, found.status, f"{found.statement}: {found.reason}", typed, answers={"identifiable": found})
-    size = found.dimension or asked.ask("dimension", lambda: api.dimension(net, on=asked.box, budget=budget, seed=asked.seed))
+        return Section(
+            name,
+            title,
+            found.status,
+            f"{found.statement}: {found.reason}",
+            typed,
+            answers={"identifiable": found},
+        )
+    size = found.dimension or asked.ask(
+        "dimension", lambda: api.dimension(net, on=asked.box, budget=budget, seed=asked.seed)
+    )
     rows = found.reasons()
     if isinstance(size, Refusal):
-        return Section(name, title, found.status, found.statement, typed, table([*rows, ("functional dimension", size.why)]),
-                       {"identifiable": found})  # fmt: skip
+        return Section(
+            name,
+            title,
+            found.status,
+            found.statement,
+            typed,
+            table([*rows, ("functional dimension", size.why)]),
+            {"identifiable": found},
+        )
     rows += size.facts() if found.dimension is None else []
     line = f"{found.statement}; {size.value}"
-    return Section(name, title, found.status, line, typed, table(rows), {"identifiable": found, "dimension": size})
+    return Section(
+        name,
+        title,
+        found.status,
+        line,
+        typed,
+        table(rows),
+        {"identifiable": found, "dimension": size},
+    )
 
 
 def _symmetry(asked: Asked) -> Section:
@@ -439,25 +570,48 @@ def _symmetry(asked: Asked) -> Section:
     samples = asked.on if isinstance(asked.on, Samples) else None
     largest = _largest(asked)
     spelled = str(largest).removesuffix(".0")
-    typed = f"moduli complexity {asked.name} --input-bound {spelled}" + (f" --samples {asked.where}" if samples else "")
+    typed = f"moduli complexity {asked.name} --input-bound {spelled}" + (
+        f" --samples {asked.where}" if samples else ""
+    )
     if not net.units:
         return Section("symmetry", title, None, "no hidden layer")
     group = asked.ask("symmetries", lambda: api.symmetries(net))
-    size = asked.ask("complexity", lambda: api.complexity(net, input_bound=largest, samples=samples))
+    size = asked.ask(
+        "complexity", lambda: api.complexity(net, input_bound=largest, samples=samples)
+    )
     for found in (group, size):
         if isinstance(found, Refusal):
             return Section("symmetry", title, None, found.why, (typed,))
     saved = f"{100 * size.share:.2g} % of the log covering number"
     line = f"e^{group.log_order:.5g} discrete symmetries, {group.dimension} continuous dimensions: worth {saved}"
-    picture = _picture(asked, lambda ax: _saved(size, ax), "saved", "share of the log covering number saved, against the width")
+    picture = _picture(
+        asked,
+        lambda ax: _saved(size, ax),
+        "saved",
+        "share of the log covering number saved, against the width",
+    )
     body = Markup(table(size.facts()) + _bounds(size) + picture)
-    return Section("symmetry", title, size.status, line, (typed,), body, {"symmetries": group, "complexity": size})
+    return Section(
+        "symmetry",
+        title,
+        size.status,
+        line,
+        (typed,),
+        body,
+        {"symmetries": group, "complexity": size},
+    )
 
 
 def _largest(asked: Asked) -> float:
     """The largest input of the box or the samples; 1 where neither is given."""
     given = asked.box or asked.on
-    ends = [given.low, given.high] if isinstance(given, Box) else [given.x] if isinstance(given, Samples) else []
+    ends = (
+        [given.low, given.high]
+        if isinstance(given, Box)
+        else [given.x]
+        if isinstance(given, Samples)
+        else []
+    )
     return max((float(np.abs(part).max()) for part in ends), default=0.0) or 1.0
 
 
@@ -470,9 +624,13 @@ def _bounds(size: Any) -> Markup:
             continue
         gap = () if size.samples is None else (bound.verdict,)
         glyph = badge(GLYPHS.get(bound.status, ""))
-        rows.append((bound.name, glyph, _count(bound.value), *gap, _count(bound.needed), bound.quantity))
+        rows.append(
+            (bound.name, glyph, _count(bound.value), *gap, _count(bound.needed), bound.quantity)
+        )
     gap = () if size.samples is None else ("gap",)
-    grid = table(rows, ("bound", "", "value", *gap, "samples for a gap < 1", "of"), "bounds on capacity")
+    grid = table(
+        rows, ("bound", "", "value", *gap, "samples for a gap < 1", "of"), "bounds on capacity"
+    )
     note = f"No number here: {'; '.join(without)}." if without else ""
     return Markup(grid + (element("p", note, class_="note trust") if note else ""))
 
@@ -515,8 +673,15 @@ def _average(asked: Asked) -> Section:
     )
     columns = zip(found.units, found.students, found.kmeans, found.magnitude, strict=True)
     rows = [(str(m), *(f"{error.unexplained:.2g}" for error in errors)) for m, *errors in columns]
-    grid = table(rows, ("hidden units", "student", "centres of units", "largest units"), "share of variance lost")
-    body = Markup(_picture(asked, found.plot, "errors", "share of the variance lost against hidden units") + grid)
+    grid = table(
+        rows,
+        ("hidden units", "student", "centres of units", "largest units"),
+        "share of variance lost",
+    )
+    body = Markup(
+        _picture(asked, found.plot, "errors", "share of the variance lost against hidden units")
+        + grid
+    )
     return Section(name, title, found.status, line, typed, body, {"error_curve": found})
 
 
@@ -529,11 +694,15 @@ def _pruning(asked: Asked) -> Section:
     found = asked.ask("pruning", lambda: api.pruning_curve(asked.net, by="units", on=samples))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why)
-    asking = f'mo.pruning_curve({asked.model!r}, by="units"{", on=mo.Samples(x)" if samples else ""})'
+    asking = (
+        f'mo.pruning_curve({asked.model!r}, by="units"{", on=mo.Samples(x)" if samples else ""})'
+    )
     typed = ("python", ">>> import moduli as mo", f">>> {asking}.rows()")
     caption = "relative error against the share of units kept"
     body = Markup(_picture(asked, found.plot, "pruning", caption) + table(found.facts()))
-    return Section(name, title, found.status, found.statement, typed, body, {"pruning_curve": found})
+    return Section(
+        name, title, found.status, found.statement, typed, body, {"pruning_curve": found}
+    )
 
 
 def _pieces(asked: Asked) -> Section:
@@ -551,11 +720,21 @@ def _pieces(asked: Asked) -> Section:
         return Section(name, title, None, found.why, (typed.format(_spelled(_window(asked))),))
     where = _spelled(found.box)
     shown = f"a random plane through 0, coordinates in {where}" if plane else where
-    caption = "the function" if net.widths[0] == 1 else f"linear pieces on {shown}, one shade for each"
+    caption = (
+        "the function" if net.widths[0] == 1 else f"linear pieces on {shown}, one shade for each"
+    )
     if where != _spelled(_window(asked)):
         caption += f"; more than {CELLS} in {_spelled(_window(asked))}"
     body = _picture(asked, found.plot, "pieces", caption)
-    return Section(name, title, found.status, f"{found.statement} on {shown}", (typed.format(where),), body, {"pieces": found})
+    return Section(
+        name,
+        title,
+        found.status,
+        f"{found.statement} on {shown}",
+        (typed.format(where),),
+        body,
+        {"pieces": found},
+    )
 
 
 def _window(asked: Asked) -> Box:
@@ -567,7 +746,9 @@ def _window(asked: Asked) -> Box:
 
 
 def _widest(net: Network, box: Box, plane: Any) -> Pieces:
-    """The pieces in the box, or in the half, quarter, ... of it around its centre where they are few enough for a picture."""
+    """The pieces in the box, or in the half, quarter, ... of it around its centre where they are
+    few enough for a picture.
+    """
     for _ in range(12):
         try:
             return api.pieces(net, on=box, slice=plane, budget=CELLS)

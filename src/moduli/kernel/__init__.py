@@ -1,1 +1,3 @@
-"""Everything that a sceptic must trust, and nothing else: what a network is, exact numbers, moves, bounds, certificates."""
+"""Everything that a sceptic must trust, and nothing else: what a network is, exact numbers, moves,
+bounds, certificates.
+"""

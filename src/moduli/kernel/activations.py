@@ -5,9 +5,9 @@ Most activations obey a *reflection law*
 
     s(-z) = sign * s(z) + slope * z + offset        for all real z:
 
-tanh has (-1, 0, 0), the sigmoid (-1, 0, 1), ReLU (1, -1, 0). Those without one (elu, mish, a clip whose
-ends are not opposite) let no unit change its sign. That constant, dead and equal units can go, and every
-enclosure, needs no law at all.
+tanh has (-1, 0, 0), the sigmoid (-1, 0, 1), ReLU (1, -1, 0). Those without one (elu, mish, a clip
+whose ends are not opposite) let no unit change its sign. That constant, dead and equal units can
+go, and every enclosure, needs no law at all.
 """
 
 from __future__ import annotations
@@ -103,22 +103,23 @@ def _mish_derivative(z: Array) -> Array:
 def _valley(near: str) -> Ends:
     """A function that falls, then rises, turns within 1e-15 of this decimal.
 
-    The derivative has other signs at these two ends (tests/kernel/test_activations.py), and one change of sign:
-    silu' = sigmoid(z) (1 + z sigmoid(-z)), where z sigmoid(-z) grows for z < 0 and is positive for z > 0.
-    gelu' = Phi + z phi falls from 0 up to -sqrt(2), rises up to sqrt(2), to more than 1, and falls to 1.
-    gelu_tanh' = (1 + t)/2 (1 + z (1 - t) u'), t = tanh(u): for z < 0 all of |z|, 1 - t, u' grow with |z|.
-    mish' = t (1 + z q) with q as below: for z < 0 both |z| and q grow with |z|.
+    The derivative has other signs at these two ends (tests/kernel/test_activations.py), and one
+    change of sign: silu' = sigmoid(z) (1 + z sigmoid(-z)), where z sigmoid(-z) grows for z < 0 and
+    is positive for z > 0. gelu' = Phi + z phi falls from 0 up to -sqrt(2), rises up to sqrt(2), to
+    more than 1, and falls to 1. gelu_tanh' = (1 + t)/2 (1 + z (1 - t) u'), t = tanh(u): for z < 0
+    all of |z|, 1 - t, u' grow with |z|. mish' = t (1 + z q) with q as below: for z < 0 both |z| and
+    q grow with |z|.
     """
     return Fraction(near) - Fraction(1, 10**15), Fraction(near) + Fraction(1, 10**15)
 
 
-# mish(z) = z t with t = tanh(softplus(z)). Let w = e^z, v = w + 1, D = v^2 + 1: then t = 1 - 2/D and
-#     mish' = t + 4 z w v / D^2 = t (1 + z q),  q = 4 v / (D (v + 1)), which falls as v >= 1 grows, since
-#     its logarithm has the derivative 1/(v (v + 1)) - 2v/D < 0, as 2 v^2 (v + 1) > v^2 + 1.
-# z <= 0: D >= 2v, so |4 z w v / D^2| <= |z| w <= 1/e, and 0 < t < 1: |mish'| < 1.
-# z > 0: z = ln w <= w/e < 3w/8, so mish' - 1 < (3/2 w^2 v - 2 D) / D^2. This is below 3/20:
-#     3/20 D^2 + 2 D - 3/2 w^2 v = w^2 (3/20 w^2 - 9/10 w + 17/10) + 26/5 w + 23/5 with D = w^2 + 2w + 2,
-#     and the square has no zero, as 81/100 < 4 (3/20) (17/10): all terms are positive.
+# mish(z) = z t with t = tanh(softplus(z)). Let w = e^z, v = w + 1, D = v^2 + 1: then t = 1 - 2/D
+# and     mish' = t + 4 z w v / D^2 = t (1 + z q),  q = 4 v / (D (v + 1)), which falls as v >= 1
+# grows, since     its logarithm has the derivative 1/(v (v + 1)) - 2v/D < 0, as 2 v^2 (v + 1) > v^2
+# + 1. z <= 0: D >= 2v, so |4 z w v / D^2| <= |z| w <= 1/e, and 0 < t < 1: |mish'| < 1. z > 0: z =
+# ln w <= w/e < 3w/8, so mish' - 1 < (3/2 w^2 v - 2 D) / D^2. This is below 3/20:     3/20 D^2 + 2 D
+# - 3/2 w^2 v = w^2 (3/20 w^2 - 9/10 w + 17/10) + 26/5 w + 23/5 with D = w^2 + 2w + 2,     and the
+# square has no zero, as 81/100 < 4 (3/20) (17/10): all terms are positive.
 MISH_STEEPEST = Fraction(23, 20)
 
 
@@ -164,7 +165,9 @@ def _leaky(a: float) -> _Row:
 
 
 def _elu(a: float) -> _Row:
-    """z for z >= 0, a (e^z - 1) for z <= 0: its derivatives are 1 and a e^z; with a < 0 it falls up to 0."""
+    """z for z >= 0, a (e^z - 1) for z <= 0: its derivatives are 1 and a e^z; with a < 0 it falls up
+    to 0.
+    """
     return _Row(
         lambda z: np.where(z > 0, z, a * np.expm1(np.minimum(z, 0.0))),
         lambda z: np.where(z > 0, 1.0, a * np.exp(np.minimum(z, 0.0))),
@@ -198,53 +201,123 @@ _RAMP_TAILS = (_ZERO, _ZERO), (_ONE, _ZERO)
 
 _TABLE: dict[str, _Row] = {
     "identity": _Row(
-        lambda z: z, lambda z: np.ones(z.shape), _ODD, _ONE, homogeneous=True, piecewise_linear=True, injective=True,
-        monotone=True, lines=(_line(None, None, 1, 0),),
+        lambda z: z,
+        lambda z: np.ones(z.shape),
+        _ODD,
+        _ONE,
+        homogeneous=True,
+        piecewise_linear=True,
+        injective=True,
+        monotone=True,
+        lines=(_line(None, None, 1, 0),),
     ),
-    "relu": _kinked(lambda z: np.maximum(z, 0.0), lambda z: np.asarray(z > 0, dtype=np.float64), _RAMP, 0.0),
+    "relu": _kinked(
+        lambda z: np.maximum(z, 0.0), lambda z: np.asarray(z > 0, dtype=np.float64), _RAMP, 0.0
+    ),
     "abs": _kinked(np.abs, lambda z: np.asarray(np.sign(z), dtype=np.float64), _law(1, 0, 0), -1.0),
     "tanh": _Row(
-        np.tanh, lambda z: 1 - np.tanh(z) ** 2, _ODD, _ONE, least=-_ONE, most=_ONE, injective=True, monotone=True,
-        tails=_STEP_TAILS, at_zero=_ZERO, minimal=True, source="Sussmann 1992",
+        np.tanh,
+        lambda z: 1 - np.tanh(z) ** 2,
+        _ODD,
+        _ONE,
+        least=-_ONE,
+        most=_ONE,
+        injective=True,
+        monotone=True,
+        tails=_STEP_TAILS,
+        at_zero=_ZERO,
+        minimal=True,
+        source="Sussmann 1992",
     ),
     "sigmoid": _Row(
-        _sigmoid, lambda z: _sigmoid(z) * (1 - _sigmoid(z)), _HALVES, Fraction(1, 4), least=_ZERO, most=_ONE,
-        injective=True, monotone=True, tails=((_ZERO, _ZERO), (_ZERO, _ONE)), at_zero=Fraction(1, 2), minimal=True,
+        _sigmoid,
+        lambda z: _sigmoid(z) * (1 - _sigmoid(z)),
+        _HALVES,
+        Fraction(1, 4),
+        least=_ZERO,
+        most=_ONE,
+        injective=True,
+        monotone=True,
+        tails=((_ZERO, _ZERO), (_ZERO, _ONE)),
+        at_zero=Fraction(1, 2),
+        minimal=True,
         source="Sussmann 1992, through 2 sigmoid(z) = 1 + tanh(z/2)",
     ),
     "erf": _Row(
-        _erf, lambda z: 2 / np.sqrt(np.pi) * np.exp(-z * z), _ODD, Fraction(1129, 1000), least=-_ONE, most=_ONE,
-        injective=True, monotone=True, tails=_STEP_TAILS, at_zero=_ZERO, minimal=True,
+        _erf,
+        lambda z: 2 / np.sqrt(np.pi) * np.exp(-z * z),
+        _ODD,
+        Fraction(1129, 1000),
+        least=-_ONE,
+        most=_ONE,
+        injective=True,
+        monotone=True,
+        tails=_STEP_TAILS,
+        at_zero=_ZERO,
+        minimal=True,
         source="derivatives are Gaussians with distinct exponents",
     ),
     "sin": _Row(np.sin, np.cos, _ODD, _ONE, least=-_ONE, most=_ONE, at_zero=_ZERO),
     "gelu": _Row(
-        lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal_pdf(z), _RAMP, Fraction(1129, 1000),
-        valley=_valley("-0.7517915246935645"), tails=_RAMP_TAILS, at_zero=_ZERO,
+        lambda z: z * _normal_cdf(z),
+        lambda z: _normal_cdf(z) + z * _normal_pdf(z),
+        _RAMP,
+        Fraction(1129, 1000),
+        valley=_valley("-0.7517915246935645"),
+        tails=_RAMP_TAILS,
+        at_zero=_ZERO,
     ),
     "gelu_tanh": _Row(
-        _gelu_tanh, _gelu_tanh_derivative, _RAMP, Fraction(113, 100), valley=_valley("-0.752461422071016"),
-        tails=_RAMP_TAILS, at_zero=_ZERO,
+        _gelu_tanh,
+        _gelu_tanh_derivative,
+        _RAMP,
+        Fraction(113, 100),
+        valley=_valley("-0.752461422071016"),
+        tails=_RAMP_TAILS,
+        at_zero=_ZERO,
     ),
     "silu": _Row(
-        lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z))), _RAMP, Fraction(11, 10),
-        valley=_valley("-1.2784645427610738"), tails=_RAMP_TAILS, at_zero=_ZERO,
+        lambda z: z * _sigmoid(z),
+        lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z))),
+        _RAMP,
+        Fraction(11, 10),
+        valley=_valley("-1.2784645427610738"),
+        tails=_RAMP_TAILS,
+        at_zero=_ZERO,
     ),
     "softplus": _Row(
-        lambda z: np.logaddexp(0.0, z), _sigmoid, _RAMP, _ONE, least=_ZERO, injective=True, monotone=True,
-        tails=_RAMP_TAILS, zero=0.7,
+        lambda z: np.logaddexp(0.0, z),
+        _sigmoid,
+        _RAMP,
+        _ONE,
+        least=_ZERO,
+        injective=True,
+        monotone=True,
+        tails=_RAMP_TAILS,
+        zero=0.7,
     ),
     # -z clip(1/2 - z/6, 0, 1) = z clip(1/2 + z/6, 0, 1) - z; between -3 and 3 the derivative is
     # z/3 + 1/2, at most 3/2 in size
     "hardswish": _Row(
-        _hardswish, _hardswish_derivative, _RAMP, Fraction(3, 2), least=Fraction(-3, 8),
-        valley=(Fraction(-3, 2), Fraction(-3, 2)), lines=(_line(None, -3, 0, 0), _line(3, None, 1, 0)),
+        _hardswish,
+        _hardswish_derivative,
+        _RAMP,
+        Fraction(3, 2),
+        least=Fraction(-3, 8),
+        valley=(Fraction(-3, 2), Fraction(-3, 2)),
+        lines=(_line(None, -3, 0, 0), _line(3, None, 1, 0)),
         between=lambda z: z * (z + 3) / 6,
     ),
     "mish": _Row(
-        _mish, _mish_derivative, None, MISH_STEEPEST, valley=_valley("-1.1924312145154952"), tails=_RAMP_TAILS, at_zero=_ZERO,
+        _mish,
+        _mish_derivative,
+        None,
+        MISH_STEEPEST,
+        valley=_valley("-1.1924312145154952"),
+        tails=_RAMP_TAILS,
+        at_zero=_ZERO,
     ),
-}  # fmt: skip
+}
 _FAMILIES: dict[str, tuple[Callable[..., _Row], tuple[str, ...]]] = {
     "leaky_relu": (_leaky, ("slope",)), "elu": (_elu, ("alpha",)), "clip": (_clip, ("low", "high")),
 }  # fmt: skip
@@ -257,8 +330,8 @@ class Activation:
 
     Args:
         kind: one of `Activation.KINDS`.
-        parameters: floats, used exactly: the slope of ``leaky_relu`` for negative inputs; alpha of ``elu``, which is
-            alpha (e^z - 1) there; the ends of ``clip``, low < high.
+        parameters: floats, used exactly: the slope of ``leaky_relu`` for negative inputs; alpha of
+            ``elu``, which is alpha (e^z - 1) there; the ends of ``clip``, low < high.
 
     >>> import numpy as np
     >>> s = Activation.of("leaky_relu(0.25)")
@@ -300,7 +373,9 @@ class Activation:
 
     @staticmethod
     def of(name: str | Activation) -> Activation:
-        """Parse a name such as ``"tanh"``, ``"leaky_relu(0.1)"`` or ``"clip(0,6)"``; ``"relu6"`` is the latter."""
+        """Parse a name such as ``"tanh"``, ``"leaky_relu(0.1)"`` or ``"clip(0,6)"``; ``"relu6"`` is
+        the latter.
+        """
         if isinstance(name, Activation):
             return name
         text = str(name).strip()
@@ -346,17 +421,23 @@ class Activation:
 
     @property
     def reflection(self) -> Law | None:
-        """(sign, slope, offset) of the law s(-z) = sign * s(z) + slope * z + offset, None where there is none."""
+        """(sign, slope, offset) of the law s(-z) = sign * s(z) + slope * z + offset, None where
+        there is none.
+        """
         return self._row.reflection
 
     @property
     def symmetric(self) -> bool:
-        """Whether there is a reflection law without a linear term, so that a unit can change sign on its own."""
+        """Whether there is a reflection law without a linear term, so that a unit can change sign
+        on its own.
+        """
         return self.reflection is not None and self.reflection[1] == 0
 
     @property
     def turned(self) -> tuple[Fraction, Fraction]:
-        """(sign, offset) with s(-z) = sign * s(z) + offset where units can change sign; else (1, 0), of no use."""
+        """(sign, offset) with s(-z) = sign * s(z) + offset where units can change sign; else (1,
+        0), of no use.
+        """
         if self.reflection is None or not self.symmetric:
             return _ONE, _ZERO
         return self.reflection[0], self.reflection[2]
@@ -393,7 +474,9 @@ class Activation:
 
     @property
     def valley(self) -> Ends | None:
-        """Of a function that falls up to one point and rises from there on: rationals around that point."""
+        """Of a function that falls up to one point and rises from there on: rationals around that
+        point.
+        """
         return self._row.valley
 
     @property
@@ -443,7 +526,8 @@ class Activation:
         return self._row.tails
 
     def under(self, ratio: Fraction) -> Law | None:
-        """(a, k, g) with s(ratio * z) = a * s(z) + k * z + g for all z, or None where no such law is known.
+        """(a, k, g) with s(ratio * z) = a * s(z) + k * z + g for all z, or None where no such law
+        is known.
 
         >>> from fractions import Fraction
         >>> [str(x) for x in Activation("relu").under(Fraction(-2))]

@@ -1,15 +1,18 @@
 """Whether this process computes as IEEE 754 asks; part of the kernel, which rests on that.
 
-Every bound of the kernel counts on sums and products of floats rounded to nearest, with gradual underflow. A library built
-with -ffast-math, or `torch.set_flush_denormal(True)`, has the processor flush subnormal numbers to zero, one thread at a
-time; other calls change the way of rounding. Either makes a bound false, so it is looked for:
+Every bound of the kernel counts on sums and products of floats rounded to nearest, with gradual
+underflow. A library built with -ffast-math, or `torch.set_flush_denormal(True)`, has the processor
+flush subnormal numbers to zero, one thread at a time; other calls change the way of rounding.
+Either makes a bound false, so it is looked for:
 
 - `require` in the thread that asks, wherever bounds or exact sums begin, in worker processes too;
 - `require_everywhere` also in the threads of the matrix library, before a certificate is accepted: one product, large
-  enough for the library to share it out, all entries of which are known. That every thread took part is not known.
+  enough for the library to share it out, all entries of which are known. That every thread took
+  part is not known.
 
-The matrix library itself is trusted to form an entry of a product from the products of its terms by sums in some order
-(fused or not), as the bounds of `up_matmul` and `propagation` need; Strassen's scheme would not.
+The matrix library itself is trusted to form an entry of a product from the products of its terms by
+sums in some order (fused or not), as the bounds of `up_matmul` and `propagation` need; Strassen's
+scheme would not.
 """
 
 from __future__ import annotations
@@ -39,7 +42,12 @@ def flaw() -> str | None:
     if NORMAL * HALF == 0.0 or not LEAST > 0.0 or LEAST + LEAST == LEAST or LEAST * ONE == 0.0:
         return "subnormal numbers are flushed to zero"
     above, below = ONE + 0.75 * ULP, ONE + 0.25 * ULP
-    if above != ONE + ULP or below != ONE or -ONE - 0.25 * ULP != -ONE or -ONE - 0.75 * ULP != -ONE - ULP:
+    if (
+        above != ONE + ULP
+        or below != ONE
+        or -ONE - 0.25 * ULP != -ONE
+        or -ONE - 0.75 * ULP != -ONE - ULP
+    ):
         return "sums are not rounded to the nearest float"
     if ONE + HALF * ULP * (ONE + ULP) != ONE + ULP:
         return "sums are rounded twice"
@@ -72,7 +80,8 @@ def require_everywhere() -> None:
 
 @cache
 def _probe() -> tuple[Array, Array, Array]:
-    """Two matrices and their product: of subnormal products, and of 1 and less than half a unit beside it.
+    """Two matrices and their product: of subnormal products, and of 1 and less than half a unit
+    beside it.
 
     Few terms, as the processor takes its time over each subnormal one.
     """

@@ -18,7 +18,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 def _finite(name: str, value: Any) -> Array:
     array = np.array(value, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise ShapeError(f"{name} holds {array[~np.isfinite(array)].flat[0]}; every entry must be finite")
+        raise ShapeError(
+            f"{name} holds {array[~np.isfinite(array)].flat[0]}; every entry must be finite"
+        )
     array.setflags(write=False)
     return array
 
@@ -28,13 +30,16 @@ class Box:
     """A box of inputs, compared in sup norm.
 
     Args:
-        low, high: scalars (broadcast to any dimension), vectors ``[in]``, or arrays of an input's shape without the batch
-            axis, which are broadcast against each other and kept flattened, row by row.
+        low, high: scalars (broadcast to any dimension), vectors ``[in]``, or arrays of an input's
+            shape without the batch axis, which are broadcast against each other and kept flattened,
+            row by row.
         hull_of: boxes whose hull this is, where only these are meant; see `branches`.
-        notes: in which ways the box is larger than what it was made of (a VNN-LIB file with alternatives, ...).
+        notes: in which ways the box is larger than what it was made of (a VNN-LIB file with
+            alternatives, ...).
 
     Raises:
-        ShapeError: shapes that do not fit, a number that is not finite, or a low end above the high one.
+        ShapeError: shapes that do not fit, a number that is not finite, or a low end above the high
+            one.
 
     >>> Box(-1, 1).of_dimension(2).high
     array([1., 1.])
@@ -46,14 +51,18 @@ class Box:
     high: Any
     hull_of: tuple[Box, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
-    from_vnnlib: ClassVar[Callable[[str | Path], Box]]  # a reader of files, set by `vnnlib`: nothing here reads any
+    from_vnnlib: ClassVar[
+        Callable[[str | Path], Box]
+    ]  # a reader of files, set by `vnnlib`: nothing here reads any
 
     def __post_init__(self) -> None:
         low, high = _finite("low", self.low), _finite("high", self.high)
         try:
             wide_low, wide_high = np.broadcast_arrays(low, high)
         except ValueError:
-            raise ShapeError(f"low has shape {low.shape} but high {high.shape}; give one shape, or one number") from None
+            raise ShapeError(
+                f"low has shape {low.shape} but high {high.shape}; give one shape, or one number"
+            ) from None
         above = np.ravel(wide_low > wide_high)
         if above.any():
             at = int(np.argmax(above))
@@ -81,16 +90,22 @@ class Box:
         """The smallest box that holds the samples ``[rows, in]``."""
         x = np.asarray(samples, dtype=np.float64)
         if x.ndim != 2 or not len(x):
-            raise ShapeError(f"samples have shape {x.shape}; [rows, in] with at least one row is needed")
+            raise ShapeError(
+                f"samples have shape {x.shape}; [rows, in] with at least one row is needed"
+            )
         return Box(x.min(axis=0), x.max(axis=0))
 
     def of_dimension(self, n: int) -> Box:
         """The same box with vectors of length ``n``."""
         try:
-            return replace(self, low=np.broadcast_to(self.low, (n,)), high=np.broadcast_to(self.high, (n,)))
+            return replace(
+                self, low=np.broadcast_to(self.low, (n,)), high=np.broadcast_to(self.high, (n,))
+            )
         except ValueError:
             size = max(self.low.size, self.high.size)
-            raise ShapeError(f"a box of {size} inputs for a network with {n}; give one for {n}, or one pair for all") from None
+            raise ShapeError(
+                f"a box of {size} inputs for a network with {n}; give one for {n}, or one pair for all"
+            ) from None
 
     def sample(self, rows: int, n: int, seed: int | np.random.Generator = 0) -> Array:
         """Uniform points ``[rows, n]``."""
@@ -114,7 +129,8 @@ def _short(array: Array) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Physical coordinates of a `.nnet` file: network input = (x - mean) / scale, output = scale * y + mean.
+    """Physical coordinates of a `.nnet` file: network input = (x - mean) / scale, output = scale *
+    y + mean.
 
     Args:
         low, high, mean, scale: one number per input; low and high in physical units.

@@ -1,26 +1,30 @@
-"""The kernel: moves, replay, slack, check. Whoever doubts a result of this library needs to read this file.
+"""The kernel: moves, replay, slack, check. Whoever doubts a result of this library needs to read
+this file.
 
-A *certificate* says of two networks of the same inputs and outputs, by the digests of their parameters:
+A *certificate* says of two networks of the same inputs and outputs, by the digests of their
+parameters:
 
     for every input x,  |small(x) - large(x)|_inf <= constant + growth * |x|_inf        (outputs before the output map)
 
-and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units than `small` computes
-the function of `large`. With a radius (`cover_bound.Near`) both are said of parameters that differ from those of `large` by
-at most the radius: `small` is compared with one of them, and `minimal` says that none of them has fewer.
+and, if `minimal`, that no network of one hidden layer with this activation and fewer hidden units
+than `small` computes the function of `large`. With a radius (`cover_bound.Near`) both are said of
+parameters that differ from those of `large` by at most the radius: `small` is compared with one of
+them, and `minimal` says that none of them has fewer.
 
 With a `box_claim.Region` the first is said of the inputs in a box instead,
 
     for every input x in the box,  |small(x) - large(x)|_inf <= constant,
 
-and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow further moves (see `substitution`).
-Weights that play no part there are zero before the first move (see `sign_splits`).
-With `output_gap.Changed` beside it the moves start at other parameters, proved to change the outputs on the box by little,
-which counts into the constant; signs are then those of units of that network, and nothing is minimal.
+and `minimal` of functions on the box; signs of units of `large`, proved on the box, then allow
+further moves (see `substitution`). Weights that play no part there are zero before the first move
+(see `sign_splits`). With `output_gap.Changed` beside it the moves start at other parameters, proved
+to change the outputs on the box by little, which counts into the constant; signs are then those of
+units of that network, and nothing is minimal.
 
-The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel checks its
-precondition in exact arithmetic (`exact_numbers.ExactArray`; a stored float is a rational). What is left is compared entry
-by entry, and the difference is carried through the layers with outward-rounded bounds. No search, no solver and no
-tolerance takes part.
+The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel
+checks its precondition in exact arithmetic (`exact_numbers.ExactArray`; a stored float is a
+rational). What is left is compared entry by entry, and the difference is carried through the layers
+with outward-rounded bounds. No search, no solver and no tolerance takes part.
 
 | move | precondition | effect on the next layer |
 |---|---|---|
@@ -32,8 +36,8 @@ tolerance takes part.
 | block | other units in the place of some, with the same sum, see `substitution` | columns of these |
 
 ... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
-skip: a layer that is linear goes; inactive: on a box only; for both see `substitution`. Layers count from 1; units are named by
-their place in the original network throughout.
+skip: a layer that is linear goes; inactive: on a box only; for both see `substitution`. Layers
+count from 1; units are named by their place in the original network throughout.
 """
 
 from __future__ import annotations
@@ -81,7 +85,8 @@ class Certificate:
         return f"<certificate: {self.small[:19]}... is {self.large[:19]}... after {moves} moves, slack {self.slack}>"
 
     def verify(self, small: Network, large: Network) -> None:
-        """Check the claim for two networks, trusting nothing but this module, those it imports, and the two networks.
+        """Check the claim for two networks, trusting nothing but this module, those it imports, and
+        the two networks.
 
         Raises:
             CertificateRejected: naming the move or the claim that fails.
@@ -91,17 +96,27 @@ class Certificate:
 
     def _verify(self, small: Network, large: Network) -> None:
         if (small.digest, large.digest) == (self.large, self.small) != (self.small, self.large):
-            raise CertificateRejected("the networks are swapped: give the smaller one first, the original second")
+            raise CertificateRejected(
+                "the networks are swapped: give the smaller one first, the original second"
+            )
         for side, net, digest in (("large", large, self.large), ("small", small, self.small)):
             if net.digest != digest:
-                raise CertificateRejected(f"the {side} network is not the certified one: digest {net.digest}, not {digest}")
-        if (small.widths[0], small.widths[-1], small.output_map) != (large.widths[0], large.widths[-1], large.output_map):
+                raise CertificateRejected(
+                    f"the {side} network is not the certified one: digest {net.digest}, not {digest}"
+                )
+        if (small.widths[0], small.widths[-1], small.output_map) != (
+            large.widths[0],
+            large.widths[-1],
+            large.output_map,
+        ):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
         start = self._start(large)
         left = replay(start, self.large_moves, self.near, self.region)
         right = replay(small, self.small_moves)
         if left.widths != right.widths or left.activations != right.activations:
-            raise CertificateRejected(f"after all moves the widths are {left.widths} and {right.widths}; they must agree")
+            raise CertificateRejected(
+                f"after all moves the widths are {left.widths} and {right.widths}; they must agree"
+            )
         found = slack_of(left, right.arrays(), self.region, self.changed)
         if not (found.constant <= self.slack.constant and found.growth <= self.slack.growth):
             raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
@@ -114,10 +129,14 @@ class Certificate:
         """The network at which the moves start, after the check of what is claimed on a box."""
         if self.region is None:
             if self.changed is not None:
-                raise CertificateRejected("parameters are changed, and no box says where the outputs stay close")
+                raise CertificateRejected(
+                    "parameters are changed, and no box says where the outputs stay close"
+                )
             return large
         if self.near is not None:
-            raise CertificateRejected("a claim is made on a box or within a radius of parameters, not both")
+            raise CertificateRejected(
+                "a claim is made on a box or within a radius of parameters, not both"
+            )
         start = large if self.changed is None else self.changed.network(large)
         without = self.region.verify(start)
         if self.changed is not None:
@@ -132,14 +151,19 @@ class Certificate:
         if self.near is None:
             return reducible(left)
         lower, units = self.near.bound.lower if self.near.bound else 0, sum(left.widths[1:-1])
-        return None if lower == units else f"{units} units remain and at least {lower} are proved to be needed"
+        return (
+            None
+            if lower == units
+            else f"{units} units remain and at least {lower} are proved to be needed"
+        )
 
     def plain(self) -> dict[str, Any]:
         """Its fields, for `of` to read again: numbers as they are."""
         out: dict[str, Any] = {
             "schema": SCHEMA, "large": self.large, "small": self.small,
-            "slack": {"constant": self.slack.constant, "growth": self.slack.growth}, "minimal": self.minimal,
-            "large_moves": [m.plain() for m in self.large_moves], "small_moves": [m.plain() for m in self.small_moves],
+            "slack": {"constant": self.slack.constant, "growth": self.slack.growth},
+            "minimal": self.minimal, "large_moves": [m.plain() for m in self.large_moves],
+            "small_moves": [m.plain() for m in self.small_moves],
         }  # fmt: skip
         for name, part in (("near", self.near), ("region", self.region), ("changed", self.changed)):
             if part is not None:
@@ -158,15 +182,24 @@ class Certificate:
     @staticmethod
     def _of(data: Any) -> Certificate:
         names = ("schema", "large", "small", "slack", "minimal", "large_moves", "small_moves")
-        read = fields.record(data, names, f"a certificate of schema {SCHEMA}", maybe=("near", "region", "changed"))
+        read = fields.record(
+            data, names, f"a certificate of schema {SCHEMA}", maybe=("near", "region", "changed")
+        )
         if fields.text(read["schema"], "schema") != SCHEMA:
-            raise CertificateRejected(f"not a certificate of schema {SCHEMA} but of {read['schema']}")
+            raise CertificateRejected(
+                f"not a certificate of schema {SCHEMA} but of {read['schema']}"
+            )
         slack = fields.record(read["slack"], ("constant", "growth"), "slack")
-        constant, growth = (fields.real(slack[name], f"{name} of the slack", least=0.0) for name in ("constant", "growth"))
-        large_moves, small_moves = (tuple(map(Move.from_json, fields.items(read[k], k))) for k in names[-2:])
+        constant, growth = (
+            fields.real(slack[name], f"{name} of the slack", least=0.0)
+            for name in ("constant", "growth")
+        )
+        large_moves, small_moves = (
+            tuple(map(Move.from_json, fields.items(read[k], k))) for k in names[-2:]
+        )
         return Certificate(
-            fields.text(read["large"], "large"), fields.text(read["small"], "small"), large_moves, small_moves,
-            Slack(constant, growth), fields.flag(read["minimal"], "minimal"),
+            fields.text(read["large"], "large"), fields.text(read["small"], "small"), large_moves,
+            small_moves, Slack(constant, growth), fields.flag(read["minimal"], "minimal"),
             Near.from_json(read["near"]) if "near" in read else None,
             Region.from_json(read["region"]) if "region" in read else None,
             Changed.from_json(read["changed"]) if "changed" in read else None,
@@ -182,10 +215,12 @@ class Proved(NamedTuple):
 
 
 def proved(certificate: Certificate, small: Network, large: Network) -> Proved:
-    """What `Certificate.verify` checks, made anew of what is given: whoever speaks of the claim afterwards takes it from here.
+    """What `Certificate.verify` checks, made anew of what is given: whoever speaks of the claim
+    afterwards takes it from here.
 
-    An object made in Python may hold anything, and a class derived from one of these may say anything. So the certificate is
-    read again as if from a file, and the networks, with their digests, are made again from their arrays.
+    An object made in Python may hold anything, and a class derived from one of these may say
+    anything. So the certificate is read again as if from a file, and the networks, with their
+    digests, are made again from their arrays.
     """
     arithmetic.require_everywhere()
     with fields.made_by_hand("certificate"):
@@ -200,7 +235,8 @@ def ball(net: Network, radius: float) -> ParameterBall:
     """The parameters within a radius of a network whose rank the kernel can bound from below.
 
     Raises:
-        CertificateRejected: more than one hidden layer, or an activation whose irreducible networks need not be minimal.
+        CertificateRejected: more than one hidden layer, or an activation whose irreducible networks
+            need not be minimal.
     """
     if len(net.layers) != 2 or not (net.activations[0].minimal and net.activations[0].symmetric):
         raise CertificateRejected(
@@ -212,11 +248,11 @@ def ball(net: Network, radius: float) -> ParameterBall:
 
 
 def slack_of(left: State, right: Layers, region: Region | None, changed: Changed | None) -> Slack:
-    """The difference on all inputs, or on the box of a region; plus what changed parameters do there."""
+    """The difference on all inputs, or on the box of a region; plus what changed parameters do
+    there.
+    """
     radius = None if region is None else region.radius
     found = difference(left.arrays(), right, left.activations, radius=radius)
     if changed is None:
         return found
     return replace(found, constant=sum_up(found.constant, changed.enclosure.upper))
-
-

@@ -19,7 +19,9 @@ from contextlib import contextmanager
 
 
 class ModuliError(Exception):
-    """Base of all errors of this library; the message is one printable line, whatever names and values files bring."""
+    """Base of all errors of this library; the message is one printable line, whatever names and
+    values files bring.
+    """
 
     exit_code = 2
 
@@ -28,7 +30,9 @@ class ModuliError(Exception):
 
 
 class UnsupportedModel(ModuliError, ValueError):
-    """A model that cannot be read; names the first operation or value not understood and the way out."""
+    """A model that cannot be read; names the first operation or value not understood and the way
+    out.
+    """
 
     exit_code = 4
 
@@ -46,7 +50,9 @@ class Undecided(ModuliError, RuntimeError):
 
     exit_code = 3
 
-    def __init__(self, message: str, *, lower: float | int | None = None, upper: float | int | None = None) -> None:
+    def __init__(
+        self, message: str, *, lower: float | int | None = None, upper: float | int | None = None
+    ) -> None:
         super().__init__(message)
         self.lower, self.upper = lower, upper
 
@@ -56,7 +62,9 @@ class BudgetExhausted(Undecided):
 
 
 class PrecisionExhausted(Undecided):
-    """Numbers of the length that is allowed do not decide: enclosures too wide, or rationals with too many digits."""
+    """Numbers of the length that is allowed do not decide: enclosures too wide, or rationals with
+    too many digits.
+    """
 
 
 class CertificateRejected(ModuliError):
@@ -84,7 +92,14 @@ def one_line(where: str) -> Iterator[None]:
     except ModuliError as error:
         text = str(error)
         raise UnsupportedModel(text if text.startswith(where) else f"{where}: {text}") from None
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         raise UnsupportedModel(f"{where}: malformed ({type(error).__name__}: {error})") from None
 
 

@@ -1,8 +1,10 @@
-"""Exact numbers: rationals, constants such as tanh(1/2), and arrays of them stored as floats with remainders.
+"""Exact numbers: rationals, constants such as tanh(1/2), and arrays of them stored as floats with
+remainders.
 
 A stored float *is* a rational, so most numbers of a network need nothing but themselves.
-`ExactArray` keeps an exact real matrix as the nearest floats `hi`, the nearest floats `lo` of what remains, and, for the
-few entries that two floats cannot hold, the number itself. The representation is unique: equal numbers, equal fields.
+`ExactArray` keeps an exact real matrix as the nearest floats `hi`, the nearest floats `lo` of what
+remains, and, for the few entries that two floats cannot hold, the number itself. The representation
+is unique: equal numbers, equal fields.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Index = tuple[int, ...]
 Interval = tuple[Fraction, Fraction]
-LONGEST = 2**14  # bits of a numerator or denominator; a product of seven floats of any size has fewer
+LONGEST = (
+    2**14
+)  # bits of a numerator or denominator; a product of seven floats of any size has fewer
 
 
 # Rationals ------------------------------------------------------------------------------------------------------
@@ -46,8 +50,8 @@ def residue(number: Fraction, prime: int) -> int:
 def bounded(q: Fraction) -> Fraction:
     """The rational, if its numerator and denominator are not too long.
 
-    Moves can make numbers that grow without end, and so can sums of terms with different denominators: a short
-    certificate would keep its reader busy for hours.
+    Moves can make numbers that grow without end, and so can sums of terms with different
+    denominators: a short certificate would keep its reader busy for hours.
 
     Raises:
         CertificateRejected: they are.
@@ -61,7 +65,9 @@ def bounded(q: Fraction) -> Fraction:
 
 
 class Work:
-    """How much is left to be done in rationals: an entry that is put counts 1, a long one as much as it takes longer."""
+    """How much is left to be done in rationals: an entry that is put counts 1, a long one as much
+    as it takes longer.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = self.left = limit
@@ -70,7 +76,9 @@ class Work:
         bits = max(q.denominator.bit_length(), q.numerator.bit_length())
         self.left -= 1 + (bits * bits >> 20)
         if self.left < 0:
-            raise CertificateRejected(f"more than {self.limit} entries would be computed in rationals")
+            raise CertificateRejected(
+                f"more than {self.limit} entries would be computed in rationals"
+            )
 
 
 def total(terms: Iterable[Fraction]) -> Fraction:
@@ -86,9 +94,11 @@ def total(terms: Iterable[Fraction]) -> Fraction:
 
 @dataclass(frozen=True)
 class Constant:
-    """rational + sum of coefficient * activation(argument), in normal form: equal forms are equal numbers.
+    """rational + sum of coefficient * activation(argument), in normal form: equal forms are equal
+    numbers.
 
-    For tanh and rational arguments the converse holds too (Lindemann): different forms are different numbers.
+    For tanh and rational arguments the converse holds too (Lindemann): different forms are
+    different numbers.
     """
 
     rational: Fraction
@@ -134,7 +144,8 @@ def linear(terms: Iterable[tuple[Fraction, Number]]) -> Number:
 
 
 def value(activation: Activation, z: Number) -> Number:
-    """activation(z) in normal form: atoms have arguments of positive leading sign where a reflection law makes it so.
+    """activation(z) in normal form: atoms have arguments of positive leading sign where a
+    reflection law makes it so.
 
     >>> from fractions import Fraction
     >>> tanh = Activation("tanh")
@@ -150,7 +161,9 @@ def value(activation: Activation, z: Number) -> Number:
     if activation.reflection is not None and (z if isinstance(z, Fraction) else z.leading) < 0:
         sign, slope, offset = activation.reflection
         mirrored = linear([(Fraction(-1), z)])
-        return linear([(sign, value(activation, mirrored)), (slope, mirrored), (Fraction(1), offset)])
+        return linear(
+            [(sign, value(activation, mirrored)), (slope, mirrored), (Fraction(1), offset)]
+        )
     return Constant(Fraction(0), frozenset([(activation, z, Fraction(1))]))
 
 
@@ -231,7 +244,9 @@ def _elu(x: Decimal, alpha: float) -> Decimal:
 
 
 def _mish(x: Decimal) -> Decimal:
-    """x tanh(softplus(x)), with w = e^x for x <= 0 and v = e^-x for x > 0: no cancellation, no overflow."""
+    """x tanh(softplus(x)), with w = e^x for x <= 0 and v = e^-x for x > 0: no cancellation, no
+    overflow.
+    """
     w = max(-abs(x), Decimal(-1000)).exp()
     if x > 0:
         return x * (1 + 2 * w) / (1 + 2 * w + 2 * w * w)
@@ -248,22 +263,27 @@ def _gelu_tanh(x: Decimal) -> Decimal:
 
 
 _NEAR: dict[str, Callable[..., Decimal]] = {
-    "tanh": _tanh, "sigmoid": _sigmoid, "erf": _erf, "sin": _sin, "softplus": _softplus, "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh, "silu": lambda x: x * _sigmoid(x), "elu": _elu, "mish": _mish,
+    "tanh": _tanh, "sigmoid": _sigmoid, "erf": _erf, "sin": _sin, "softplus": _softplus,
+    "gelu": _gelu, "gelu_tanh": _gelu_tanh, "silu": lambda x: x * _sigmoid(x), "elu": _elu,
+    "mish": _mish,
 }  # fmt: skip
 
 
 def _near(activation: Activation, q: Fraction) -> Fraction:
     with localcontext(_DIGITS):
-        return Fraction(_NEAR[activation.kind](Decimal(q.numerator) / Decimal(q.denominator), *activation.parameters))
+        return Fraction(
+            _NEAR[activation.kind](
+                Decimal(q.numerator) / Decimal(q.denominator), *activation.parameters
+            )
+        )
 
 
 def enclose_value(activation: Activation, z: Interval) -> Interval:
     """An interval that holds activation(t) for every t in z.
 
-    At the midpoint the value is computed with 110 decimal digits and widened by 1e-50 (1 + |z|), times the Lipschitz
-    constant where that is large; from there the Lipschitz constant carries it to the ends. The range of a bounded
-    activation caps it.
+    At the midpoint the value is computed with 110 decimal digits and widened by 1e-50 (1 + |z|),
+    times the Lipschitz constant where that is large; from there the Lipschitz constant carries it
+    to the ends. The range of a bounded activation caps it.
     """
     low, high = z
     middle, radius = (low + high) / 2, activation.lipschitz * (high - low) / 2
@@ -280,10 +300,14 @@ def enclose_value(activation: Activation, z: Interval) -> Interval:
 
 
 def _enclose_far(activation: Activation, z: Interval) -> Interval:
-    """All arguments beyond 1e40: saturated (error below 1e-50); else all of the range, as nothing better is known here."""
+    """All arguments beyond 1e40: saturated (error below 1e-50); else all of the range, as nothing
+    better is known here.
+    """
     low, high = z
     if activation.tails is None or (low <= _FAR and high >= -_FAR):
-        reach = activation.lipschitz * max(abs(low), abs(high)) + 1  # |s(0)| is below 1 where nothing bounds s
+        reach = (
+            activation.lipschitz * max(abs(low), abs(high)) + 1
+        )  # |s(0)| is below 1 where nothing bounds s
         bound = activation.bound if activation.bound is not None else reach
         return -bound, bound
     slope, offset = activation.tails[low > 0]
@@ -319,7 +343,9 @@ def exact_sum(floats: Iterable[float]) -> Fraction:
 
 
 class Entry(NamedTuple):
-    """What stands at an index of an exact array; of a grid where no number needs more than floats, `hi` and `lo` are arrays."""
+    """What stands at an index of an exact array; of a grid where no number needs more than floats,
+    `hi` and `lo` are arrays.
+    """
 
     at: Any
     hi: Any
@@ -331,13 +357,18 @@ class ExactArray:
     """A matrix or vector of exact numbers.
 
     Attributes:
-        hi: nearest floats (copied before the first change). lo: nearest floats of exact - hi, or None for all zero.
+        hi: nearest floats (copied before the first change). lo: nearest floats of exact - hi, or
+            None for all zero.
         rest: the entries that hi + lo does not hold, by index.
         work: what entries that are put are charged to, if anything.
     """
 
     def __init__(
-        self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None, work: Work | None = None
+        self,
+        hi: Array,
+        lo: Array | None = None,
+        rest: dict[Index, Number] | None = None,
+        work: Work | None = None,
     ) -> None:
         self.hi, self.lo, self.rest, self.work = hi, lo, rest or {}, work
         self._own = False
@@ -345,7 +376,9 @@ class ExactArray:
     def get(self, at: Index) -> Number:
         if at in self.rest:
             return self.rest[at]
-        return Fraction(float(self.hi[at])) + (Fraction(float(self.lo[at])) if self.lo is not None else 0)
+        return Fraction(float(self.hi[at])) + (
+            Fraction(float(self.lo[at])) if self.lo is not None else 0
+        )
 
     def put(self, at: Index, number: Number) -> None:
         self.set([self.entry(at, number)])
@@ -362,7 +395,11 @@ class ExactArray:
             self.work.spend(middle)
         hi = _nearest(middle)
         lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
-        held = not isinstance(number, Constant) and math.isfinite(hi) and Fraction(hi) + Fraction(lo) == number
+        held = (
+            not isinstance(number, Constant)
+            and math.isfinite(hi)
+            and Fraction(hi) + Fraction(lo) == number
+        )
         return Entry(at, hi, lo, None if held else number)
 
     def set(self, entries: Iterable[Entry]) -> None:
@@ -381,7 +418,9 @@ class ExactArray:
             self._own = True
         self.hi[at] = hi
         if self.lo is None and np.any(lo):
-            self.lo = np.zeros(self.hi.shape)  # takes no memory where it stays zero, unlike zeros_like
+            self.lo = np.zeros(
+                self.hi.shape
+            )  # takes no memory where it stays zero, unlike zeros_like
         if self.lo is not None:
             self.lo[at] = lo
 
@@ -397,7 +436,11 @@ class ExactArray:
         return not self.rest and (self.lo is None or not self.lo.any())
 
     def equals(self, other: ExactArray) -> bool:
-        if self.hi.shape != other.hi.shape or not np.array_equal(self.hi, other.hi) or self.rest != other.rest:
+        if (
+            self.hi.shape != other.hi.shape
+            or not np.array_equal(self.hi, other.hi)
+            or self.rest != other.rest
+        ):
             return False
         if self.lo is None and other.lo is None:
             return True
@@ -407,16 +450,25 @@ class ExactArray:
     def rows(self, at: slice) -> ExactArray:
         """Rows at a slice of step 1, without a copy."""
         first, last, _ = at.indices(self.hi.shape[0])
-        rest = {(i[0] - first, *i[1:]): number for i, number in self.rest.items() if first <= i[0] < last}
+        rest = {
+            (i[0] - first, *i[1:]): number
+            for i, number in self.rest.items()
+            if first <= i[0] < last
+        }
         return ExactArray(self.hi[at], None if self.lo is None else self.lo[at], rest)
 
     def take(self, *axes: np.ndarray[Any, np.dtype[np.intp]]) -> ExactArray:
         """The sub-array of the given (increasing or permuted) indices along each axis."""
-        whole = all(len(a) == n and np.array_equal(a, np.arange(n)) for a, n in zip(axes, self.hi.shape, strict=True))
+        whole = all(
+            len(a) == n and np.array_equal(a, np.arange(n))
+            for a, n in zip(axes, self.hi.shape, strict=True)
+        )
         if whole:
             return ExactArray(self.hi, self.lo, dict(self.rest))
         grid = np.ix_(*axes)
-        places = [{int(old): new for new, old in enumerate(axis)} for axis in axes] if self.rest else []
+        places = (
+            [{int(old): new for new, old in enumerate(axis)} for axis in axes] if self.rest else []
+        )
         rest = {
             tuple(p[i] for p, i in zip(places, at, strict=True)): number
             for at, number in self.rest.items()
@@ -438,7 +490,9 @@ class ExactArray:
         if binary and not self.rest:
             with np.errstate(over="ignore", under="ignore"):
                 new = [p[at] * float(ratio) for p in parts]
-            if all(np.array_equal(n / float(ratio), p[at]) for n, p in zip(new, parts, strict=True)):
+            if all(
+                np.array_equal(n / float(ratio), p[at]) for n, p in zip(new, parts, strict=True)
+            ):
                 return [Entry(at, new[0] + 0.0, new[1] + 0.0 if len(new) > 1 else 0.0, None)]
         found = []
         for row in rows.tolist():
@@ -447,7 +501,8 @@ class ExactArray:
         return found
 
     def add_columns(self, into: Any, units: Any, factor: Fraction, rows: Any) -> None:
-        """column[into[k]] += factor * column[units[k]] for all k, at the given rows. No target is a unit.
+        """column[into[k]] += factor * column[units[k]] for all k, at the given rows. No target is a
+        unit.
 
         Where a number is too long nothing changes.
         """
@@ -464,14 +519,23 @@ class ExactArray:
             self._add_pairs(targets[pairs], units[first[pairs]], float(factor), rows)
             targets, starts, counts = (x[~pairs] for x in (targets, starts, counts))
         found = []
-        for target, start, count in zip(targets.tolist(), starts.tolist(), counts.tolist(), strict=True):
+        for target, start, count in zip(
+            targets.tolist(), starts.tolist(), counts.tolist(), strict=True
+        ):
             members = units[order[start : start + count]]
             for row in rows.tolist():
                 if plain:  # a sum of floats is never too long
-                    self._put_sum((row, target), self._parts(row, [target], 1.0) + self._parts(row, members, float(factor)))
+                    self._put_sum(
+                        (row, target),
+                        self._parts(row, [target], 1.0) + self._parts(row, members, float(factor)),
+                    )
                 else:
                     parts = [(factor, self.get((row, unit))) for unit in members.tolist()]
-                    found.append(self.entry((row, target), linear([(Fraction(1), self.get((row, target))), *parts])))
+                    found.append(
+                        self.entry(
+                            (row, target), linear([(Fraction(1), self.get((row, target))), *parts])
+                        )
+                    )
         self.set(found)
 
     def _parts(self, row: int, columns: Any, sign: float) -> list[float]:
@@ -484,10 +548,14 @@ class ExactArray:
         a, b = self.hi[np.ix_(rows, into)], self.hi[np.ix_(rows, units)] * sign
         with np.errstate(over="ignore", invalid="ignore"):
             s, e = two_sum(a, b)
-        held = np.isfinite(s) & np.isfinite(e)  # next to the largest float a step may overflow though the sum does not
+        held = np.isfinite(s) & np.isfinite(
+            e
+        )  # next to the largest float a step may overflow though the sum does not
         self.write(np.ix_(rows, into), s, np.where(held, e, 0.0))
         for i, j in np.argwhere(~held):
-            self.rest[int(rows[i]), int(into[j])] = Fraction(float(a[i, j])) + Fraction(float(b[i, j]))
+            self.rest[int(rows[i]), int(into[j])] = Fraction(float(a[i, j])) + Fraction(
+                float(b[i, j])
+            )
 
     def _put_sum(self, at: Index, terms: list[float]) -> None:
         try:
@@ -511,7 +579,9 @@ def _nearest(q: Fraction) -> float:
 def _rational(array: ExactArray, i: int, j: int) -> Fraction:
     number = array.get((i, j))
     if not isinstance(number, Fraction):
-        raise TypeError(f"entry [{i}, {j}] of a product is the constant {number}; products are taken of rationals")
+        raise TypeError(
+            f"entry [{i}, {j}] of a product is the constant {number}; products are taken of rationals"
+        )
     return number
 
 
@@ -533,12 +603,16 @@ def matmul(a: ExactArray, b: ExactArray) -> ExactArray:
         lost[:, j] = True
     out = ExactArray(hi, lo if lo.any() else None)
     for i, j in np.argwhere(lost).tolist():
-        out.put((i, j), total(_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1])))
+        out.put(
+            (i, j), total(_rational(a, i, k) * _rational(b, k, j) for k in range(a.hi.shape[1]))
+        )
     return out
 
 
 def _stacked(a: ExactArray, b: ExactArray) -> tuple[Array, Array]:
-    """Two float matrices with the product of a and b: (A + a)(B + b) = [A A a a] [B; b; B; b], but for the rest."""
+    """Two float matrices with the product of a and b: (A + a)(B + b) = [A A a a] [B; b; B; b], but
+    for the rest.
+    """
     left = [part for part in (a.hi, a.lo) if part is not None]
     right = [part for part in (b.hi, b.lo) if part is not None]
     wide = [part for part in left for _ in right]
@@ -547,7 +621,9 @@ def _stacked(a: ExactArray, b: ExactArray) -> tuple[Array, Array]:
 
 
 def _double_double(left: Array, right: Array) -> tuple[Array, Array, Mask]:
-    """The product of two float matrices as sums of two floats, and where these are not the exact sum."""
+    """The product of two float matrices as sums of two floats, and where these are not the exact
+    sum.
+    """
     shape = (left.shape[0], right.shape[1])
     hi, lo, lost = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
     if not _products_are_exact(left, right):
@@ -558,7 +634,9 @@ def _double_double(left: Array, right: Array) -> tuple[Array, Array, Mask]:
         if not (rows.size and cols.size):
             continue
         whole = rows.size * cols.size == lost.size
-        at: Any = (slice(None), slice(None)) if whole else np.ix_(rows, cols)  # an index grid costs a copy
+        at: Any = (
+            (slice(None), slice(None)) if whole else np.ix_(rows, cols)
+        )  # an index grid costs a copy
         product, product_low = two_product(left[rows, k][:, None], right[k, cols][None, :])
         hi[at], carried = two_sum(hi[at], product)
         low, lost_low = two_sum(product_low, carried)
@@ -600,10 +678,11 @@ def sum_up(*parts: float) -> float:
 
 
 def up_matmul(a: Array, b: Array) -> Array:
-    """An upper bound of a @ b for non-negative arrays, with 0 * inf = 0; exactly 0 where every product is.
+    """An upper bound of a @ b for non-negative arrays, with 0 * inf = 0; exactly 0 where every
+    product is.
 
-    A float sum of n non-negative products falls short by a factor below 1 - (n + 1) 2^-53 and by underflows of
-    2^-1074 each [Higham 2002, 3.1]; both are added back.
+    A float sum of n non-negative products falls short by a factor below 1 - (n + 1) 2^-53 and by
+    underflows of 2^-1074 each [Higham 2002, 3.1]; both are added back.
     """
     n = a.shape[1]
     met = (a != 0).astype(np.float64) @ (b != 0).astype(np.float64) > 0
@@ -622,31 +701,37 @@ def up(x: Array | np.float64, steps: int = 2) -> Array:
 
 
 def up_scale(x: Array | np.float64, factor: float) -> Array:
-    """An upper bound of x * factor for non-negative x and positive factor, safe where the product underflows."""
+    """An upper bound of x * factor for non-negative x and positive factor, safe where the product
+    underflows.
+    """
     with np.errstate(over="ignore"):
         return np.where(x == 0, 0.0, np.nextafter(x * factor * (1 + 2.0**-50), np.inf))
 
 
 def row_keys(rows: Array, extra: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """A 64-bit key per row of floats (no -0.0) and one extra column: different keys, different rows.
+    """A 64-bit key per row of floats (no -0.0) and one extra column: different keys, different
+    rows.
 
     The high half is folded onto the low one first, because short mantissas have empty low bits.
     """
-    factors = np.random.default_rng(20230605).integers(1, 2**63, rows.shape[1] + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(
-        1
-    )
+    factors = np.random.default_rng(20230605).integers(
+        1, 2**63, rows.shape[1] + 1, dtype=np.uint64
+    ) * np.uint64(2) + np.uint64(1)
     fold, mix = np.uint64(32), np.uint64(29)
     bits, last = rows.view(np.uint64), extra.view(np.uint64)
     keys = (bits ^ (bits >> fold)) @ factors[:-1] + (last ^ (last >> fold)) * factors[-1]
     return np.asarray(keys ^ (keys >> mix))
 
 
-def class_keys(weight: Array, bias: Array, *, sign: bool, scale: bool) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Array]:
-    """A key per row (w, b), equal for rows that differ by a sign (`sign`) or a positive factor (`scale`), and the signs.
+def class_keys(
+    weight: Array, bias: Array, *, sign: bool, scale: bool
+) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Array]:
+    """A key per row (w, b), equal for rows that differ by a sign (`sign`) or a positive factor
+    (`scale`), and the signs.
 
-    So different keys *prove* different classes, and equal keys only suggest equal ones. Float division is correctly
-    rounded, hence proportional rows have the same quotients by their largest entry. Rows are read in blocks that fit
-    the cache; a row of zero weights has sign 1.
+    So different keys *prove* different classes, and equal keys only suggest equal ones. Float
+    division is correctly rounded, hence proportional rows have the same quotients by their largest
+    entry. Rows are read in blocks that fit the cache; a row of zero weights has sign 1.
     """
     rows = len(bias)
     keys, signs = np.empty(rows, dtype=np.uint64), np.ones(rows)

@@ -1,8 +1,10 @@
-"""What a certificate holds, read strictly: whole numbers, floats, rationals, units, records. Part of the kernel.
+"""What a certificate holds, read strictly: whole numbers, floats, rationals, units, records. Part
+of the kernel.
 
-Certificates come from files and as objects made in Python, and both are read here, so that there is one form. In an object
-a number may be what its text stands for (a `Fraction`, an array of units). Whatever else it pretends to be, by a subclass
-or by methods of its own, ends here: what is returned is made anew of builtin types, and only that is checked.
+Certificates come from files and as objects made in Python, and both are read here, so that there is
+one form. In an object a number may be what its text stands for (a `Fraction`, an array of units).
+Whatever else it pretends to be, by a subclass or by methods of its own, ends here: what is returned
+is made anew of builtin types, and only that is checked.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ T = TypeVar("T")
 MAX_BYTES = 2**31
 MAX_INTEGER = 20  # digits of a whole number
 MAX_DIGITS = 700  # of a numerator or denominator: any sum of floats fits
-RATIONAL = re.compile(rf"-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})(/[1-9][0-9]{{0,{MAX_DIGITS - 1}}})?", re.ASCII)
+RATIONAL = re.compile(
+    rf"-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})(/[1-9][0-9]{{0,{MAX_DIGITS - 1}}})?", re.ASCII
+)
 LONGEST = 10**MAX_DIGITS
 MOST_UNITS = min(2**40, int(np.iinfo(np.intp).max))
 
@@ -35,7 +39,9 @@ MOST_UNITS = min(2**40, int(np.iinfo(np.intp).max))
 def whole(x: Any, least: int, most: int, what: str) -> int:
     """An integer from `least` to `most`; True is none."""
     if type(x) is not int or not least <= x <= most:
-        raise CertificateRejected(f"{what} is {_shown(x)}; a whole number from {least} to {most} is needed")
+        raise CertificateRejected(
+            f"{what} is {_shown(x)}; a whole number from {least} to {most} is needed"
+        )
     return x
 
 
@@ -62,7 +68,9 @@ def rational(x: Any, what: str) -> Fraction:
             return Fraction(top, below)
         raise CertificateRejected(f"{what} is longer than {MAX_DIGITS} digits, or none")
     if type(x) is not str or not RATIONAL.fullmatch(x):
-        raise CertificateRejected(f"{what} is {_shown(x)}; a rational of up to {MAX_DIGITS} digits is needed")
+        raise CertificateRejected(
+            f"{what} is {_shown(x)}; a rational of up to {MAX_DIGITS} digits is needed"
+        )
     found = Fraction(x)
     if str(found) != x:
         raise CertificateRejected(f"{what} is {_shown(x)}, which is not in lowest terms")
@@ -120,9 +128,15 @@ def pairs(x: Any, what: str) -> list[list[Any]]:
 
 def record(x: Any, names: Sequence[str], what: str, *, maybe: Sequence[str] = ()) -> dict[str, Any]:
     """An object that has all of these fields, perhaps some of `maybe`, and no others."""
-    if type(x) is not dict or not all(type(name) is str for name in x) or set(x) - set(maybe) != set(names):
+    if (
+        type(x) is not dict
+        or not all(type(name) is str for name in x)
+        or set(x) - set(maybe) != set(names)
+    ):
         more = f" and perhaps {', '.join(maybe)}" if maybe else ""
-        raise CertificateRejected(f"{what} has the fields {', '.join(names)}{more}, not {_shown(x)}")
+        raise CertificateRejected(
+            f"{what} has the fields {', '.join(names)}{more}, not {_shown(x)}"
+        )
     return dict(x)
 
 
@@ -155,7 +169,14 @@ def read_json(text: str | bytes, make: Callable[[Any], T]) -> T:
     if len(text) > MAX_BYTES:
         raise CertificateRejected(f"a certificate of {len(text)} bytes; up to {MAX_BYTES} are read")
     try:
-        return make(json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_int=_short_int))
+        return make(
+            json.loads(
+                text,
+                object_pairs_hook=_no_doubles,
+                parse_constant=_no_constant,
+                parse_int=_short_int,
+            )
+        )
     except RecursionError:
         raise CertificateRejected("not a certificate: its fields are nested too deep") from None
     except ValueError as error:
@@ -164,7 +185,9 @@ def read_json(text: str | bytes, make: Callable[[Any], T]) -> T:
 
 @contextmanager
 def made_by_hand(what: str) -> Iterator[None]:
-    """Around the reading of an object made in Python: whatever else it is made of, the error is one."""
+    """Around the reading of an object made in Python: whatever else it is made of, the error is
+    one.
+    """
     try:
         yield
     except RecursionError:

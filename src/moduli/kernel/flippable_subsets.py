@@ -1,4 +1,6 @@
-"""Which sets of units can be turned the other way round so that their linear parts cancel others. Part of the kernel."""
+"""Which sets of units can be turned the other way round so that their linear parts cancel others.
+Part of the kernel.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,15 @@ Keys = np.ndarray[Any, np.dtype[np.uint64]]
 PRIME = 2**31 - 1
 
 
-def cancelling_turns(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, but: Row | None = None) -> list[tuple[Row, ...]]:
-    """Sets T of hyperplanes with P(T) = 0, or P(T) = v w for that of one hyperplane: none missing, at most a few too many.
+def cancelling_turns(
+    units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, but: Row | None = None
+) -> list[tuple[Row, ...]]:
+    """Sets T of hyperplanes with P(T) = 0, or P(T) = v w for that of one hyperplane: none missing,
+    at most a few too many.
 
-    Two fixed numbers are read off the matrices modulo a prime, (a . v)(y . w) for each term v w, y with y . w = 0 for the one
-    hyperplane; then sums of one half of the terms are looked up among sums of the other.
+    Two fixed numbers are read off the matrices modulo a prime, (a . v)(y . w) for each term v w, y
+    with y . w = 0 for the one hyperplane; then sums of one half of the terms are looked up among
+    sums of the other.
 
     Raises:
         ValueError: a denominator is a multiple of the prime.
@@ -30,9 +36,13 @@ def cancelling_turns(units: Sequence[Unit], seen: dict[Row, Row], c: Fraction, b
     for seed in (0, 1):
         rng = np.random.default_rng(seed)
         a, y = _weights(rng, len(units[0].column) if units else 0), _across(rng, units, but)
-        # P(T) = 0 makes the number a P(T) y zero, and P(T) = v w makes it (a . v)(w . y) = 0: so no such T is missed; what
-        # is zero by chance modulo the prime only lets minimality be claimed less often
-        part = [_dot(a, u.column) * _dot(y, u.row[:-1]) * _residue(c if u.slope is None else u.slope) for u in units]
+        # P(T) = 0 makes the number a P(T) y zero, and P(T) = v w makes it (a . v)(w . y) = 0: so no
+        # such T is missed; what is zero by chance modulo the prime only lets minimality be claimed
+        # less often
+        part = [
+            _dot(a, u.column) * _dot(y, u.row[:-1]) * _residue(c if u.slope is None else u.slope)
+            for u in units
+        ]
         flips = [_dot(a, seen[key]) * _dot(y, key[:-1]) * _residue(c) for key in turned]
         total[seed] = (sum(flips) - sum(part)) % PRIME
         terms[:, seed] = [2 * x % PRIME for x in flips]
@@ -62,7 +72,9 @@ def _dot(weights: Sequence[int], row: Row) -> int:
 
 
 def _subsets(total: Any, terms: Any, limit: int = 16) -> list[tuple[int, ...]]:
-    """Sets of terms, up to a number of them, whose sums are the total modulo the prime, in both columns."""
+    """Sets of terms, up to a number of them, whose sums are the total modulo the prime, in both
+    columns.
+    """
     half = len(terms) // 2
     left, right = _sums(terms[:half]), _sums(terms[half:])
     wanted, have = _key((total - left) % PRIME), _key(right)

@@ -1,18 +1,22 @@
-"""Where units bend: the parts of a layer that a hyperplane has, and what they say of fewest units. Part of the kernel.
+"""Where units bend: the parts of a layer that a hyperplane has, and what they say of fewest units.
+Part of the kernel.
 
-An activation with s(-z) = s(z) - 2 c z is s(z) = e(z) + c z with e even. So a unit with pre-activation z = w . h + b and
-outgoing column v adds v e(z) and a linear part c v z to the next layer. Units of one hyperplane have proportional
-(w, b) = t (w_0, b_0), and where s is homogeneous e(t z) = |t| e(z): together they add (sum |t| v) e(z_0), their *crease*.
+An activation with s(-z) = s(z) - 2 c z is s(z) = e(z) + c z with e even. So a unit with
+pre-activation z = w . h + b and outgoing column v adds v e(z) and a linear part c v z to the next
+layer. Units of one hyperplane have proportional (w, b) = t (w_0, b_0), and where s is homogeneous
+e(t z) = |t| e(z): together they add (sum |t| v) e(z_0), their *crease*.
 
-Fewest units of one hidden layer, for activations that bend at 0. Let r hyperplanes have a crease that is not zero (on a
-box: and meet its interior). The function is not differentiable along each of them, so every network has a unit on each; if
-these are all its units, each carries a whole crease v_j e(w_j . x + b_j), turned one way or the other, and its gradient is
-c sum_j (+-) v_j w_j. With G the sum of all linear parts of the network at hand, r units suffice only if
+Fewest units of one hidden layer, for activations that bend at 0. Let r hyperplanes have a crease
+that is not zero (on a box: and meet its interior). The function is not differentiable along each of
+them, so every network has a unit on each; if these are all its units, each carries a whole crease
+v_j e(w_j . x + b_j), turned one way or the other, and its gradient is c sum_j (+-) v_j w_j. With G
+the sum of all linear parts of the network at hand, r units suffice only if
 
     P(T) = G - c sum_{j not in T} v_j w_j + c sum_{j in T} v_j w_j
 
-is zero for some set T of turned units. On all of R^n, r + 1 suffice only if P(T) is zero or, for some j and T without j, a
-matrix v w_j: the one unit more cannot bend elsewhere, so it shares the hyperplane j.
+is zero for some set T of turned units. On all of R^n, r + 1 suffice only if P(T) is zero or, for
+some j and T without j, a matrix v w_j: the one unit more cannot bend elsewhere, so it shares the
+hyperplane j.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ Units = np.ndarray[Any, np.dtype[np.intp]]
 
 
 class Unit(NamedTuple):
-    """A unit of a layer: its row with the bias last, its outgoing column, and its slope c where it is linear, s(z) = c z."""
+    """A unit of a layer: its row with the bias last, its outgoing column, and its slope c where it
+    is linear, s(z) = c z.
+    """
 
     row: Row
     column: Row
@@ -88,7 +94,9 @@ def hyperplane_sums(units: Iterable[tuple[Row, Row]], *, homogeneous: bool) -> d
     for row, column in units:
         key, t = hyperplane(row, homogeneous=homogeneous)
         parts = tuple(bounded(abs(t) * q) for q in column)
-        found[key] = tuple(bounded(p + q) for p, q in zip(found[key], parts, strict=True)) if key in found else parts
+        found[key] = (
+            tuple(bounded(p + q) for p, q in zip(found[key], parts, strict=True))
+            if key in found
+            else parts
+        )
     return {key: column for key, column in found.items() if any(column)}
-
-

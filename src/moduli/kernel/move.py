@@ -17,14 +17,16 @@ from .errors import CertificateRejected
 
 Units = np.ndarray[Any, np.dtype[np.intp]]
 KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units
-    "constant": (), "drop": (), "permute": (), "scale": ("ratio",), "merge": ("into", "ratio"), "inactive": (), "skip": (),
-    "block": ("into", "rows", "outgoing"),
+    "constant": (), "drop": (), "permute": (), "scale": ("ratio",), "merge": ("into", "ratio"),
+    "inactive": (), "skip": (), "block": ("into", "rows", "outgoing"),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Move:
-    """One rewriting step of a hidden layer; see the table above, and `substitution` for new rows and columns."""
+    """One rewriting step of a hidden layer; see the table above, and `substitution` for new rows
+    and columns.
+    """
 
     kind: str
     layer: int
@@ -35,7 +37,10 @@ class Move:
     outgoing: tuple[Row, ...] = ()
 
     def __str__(self) -> str:
-        some = ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "") or "none"
+        some = (
+            ", ".join(map(str, self.units[:4].tolist())) + (", ..." if len(self.units) > 4 else "")
+            or "none"
+        )
         return f"{self.kind} of unit {some} in layer {self.layer}"
 
     @property
@@ -63,7 +68,11 @@ class Move:
     def from_json(data: Any) -> Move:
         """Strict: another kind, unknown or missing fields, other types are refused."""
         kind = data.get("move") if type(data) is dict else None
-        if type(kind) is not str or kind not in KINDS or set(data) != {"move", "layer", "units", *KINDS[kind]}:
+        if (
+            type(kind) is not str
+            or kind not in KINDS
+            or set(data) != {"move", "layer", "units", *KINDS[kind]}
+        ):
             raise CertificateRejected(f"not a move: {str(data)[:80]}")
         layer = fields.whole(data["layer"], -(2**31), 2**31, f"layer of a {kind}")
         ratio = fields.rational(data.get("ratio", "1"), f"ratio of a {kind}")
@@ -73,10 +82,15 @@ class Move:
         into = fields.indices(data["into"], "into") if "into" in data else None
         if kind != "block":
             return Move(kind, layer, units, into, ratio)
-        rows = [None if row is None else _row(row) for row in fields.items(data["rows"], "rows of a block")]
+        rows = [
+            None if row is None else _row(row)
+            for row in fields.items(data["rows"], "rows of a block")
+        ]
         outgoing = map(_row, fields.items(data["outgoing"], "outgoing columns of a block"))
         return Move(kind, layer, units, into, ratio, tuple(rows), tuple(outgoing))
 
 
 def _row(values: Any) -> Row:
-    return tuple(fields.rational(q, "number of a block") for q in fields.items(values, "a row of a block"))
+    return tuple(
+        fields.rational(q, "number of a block") for q in fields.items(values, "a row of a block")
+    )

@@ -32,7 +32,9 @@ def _float64(array: Any, where: str) -> Array:
         own = np.array(given, dtype=np.float64, order="C")
         own += 0.0  # -0.0 and 0.0 are one number
     if given.dtype.itemsize >= 8 and given.dtype != np.float64 and not _same(own, given):
-        raise UnsupportedModel(f"{where} has dtype {given.dtype} and values that float64 cannot hold exactly; convert it first")
+        raise UnsupportedModel(
+            f"{where} has dtype {given.dtype} and values that float64 cannot hold exactly; convert it first"
+        )
     own.setflags(write=False)
     return own
 
@@ -50,7 +52,8 @@ class Layer:
 
     Args:
         weight: ``[out, in]`` incoming weights, float64.
-        bias: ``[out]``, float64 (an own axis name, so that a wrong length gets this class's own error).
+        bias: ``[out]``, float64 (an own axis name, so that a wrong length gets this class's own
+            error).
         activation: elementwise.
 
     Raises:
@@ -76,11 +79,15 @@ class Layer:
                 raise ShapeError(f"{name} has shape {array.shape}; {ndim} axes are needed")
             if not np.isfinite(array).all():
                 at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-                raise UnsupportedModel(f"{name}{list(at)} is {array[at]}; every parameter must be finite")
+                raise UnsupportedModel(
+                    f"{name}{list(at)} is {array[at]}; every parameter must be finite"
+                )
             if array.flags.writeable or array.base is not None or not array.flags.c_contiguous:
                 object.__setattr__(self, name, _float64(array, name))
         if self.weight.shape[0] != self.bias.shape[0]:
-            raise ShapeError(f"weight has shape {self.weight.shape} but bias {self.bias.shape}: rows and biases must agree")
+            raise ShapeError(
+                f"weight has shape {self.weight.shape} but bias {self.bias.shape}: rows and biases must agree"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Through the constructor, so that arrays are read-only again."""
@@ -102,9 +109,10 @@ class Network:
 
     Args:
         layers: the last one is affine (activation identity).
-        notes: what a reader had to do to the model (folded maps with their certified rounding, ...).
-        output_map: what is applied to the output at evaluation: an activation's name or ``"softmax"``. Claims of
-            equality, and every bound, concern the output before this map.
+        notes: what a reader had to do to the model (folded maps with their certified rounding,
+            ...).
+        output_map: what is applied to the output at evaluation: an activation's name or
+            ``"softmax"``. Claims of equality, and every bound, concern the output before this map.
         frame: the physical coordinates of the inputs where the file has them (`.nnet`).
 
     >>> import numpy as np
@@ -153,7 +161,11 @@ class Network:
         if len(arrays) % 2 or not arrays:
             raise ShapeError(f"{len(arrays)} arrays given; W1, b1, W2, b2, ... come in pairs")
         depth = len(arrays) // 2
-        names = [activation] * (depth - 1) if isinstance(activation, (str, Activation)) else list(activation)
+        names = (
+            [activation] * (depth - 1)
+            if isinstance(activation, (str, Activation))
+            else list(activation)
+        )
         if len(names) != depth - 1:
             raise ShapeError(f"{len(names)} activations for {depth - 1} hidden layers")
         kinds = [*map(Activation.of, names), IDENTITY]
@@ -184,7 +196,11 @@ class Network:
         """The narrowest of float32 and float64 that holds every parameter exactly."""
         arrays = (part for layer in self.layers for part in (layer.weight, layer.bias))
         with np.errstate(over="ignore"):
-            return "float32" if all(np.array_equal(a.astype(np.float32), a) for a in arrays) else "float64"
+            return (
+                "float32"
+                if all(np.array_equal(a.astype(np.float32), a) for a in arrays)
+                else "float64"
+            )
 
     def rounded(self, dtype: str) -> Network:
         """Every parameter rounded to the nearest float32 (or, for float64, the same network)."""
@@ -195,7 +211,9 @@ class Network:
         layers = []
         for l, layer in enumerate(self.layers, 1):
             with np.errstate(over="ignore", under="ignore"):
-                weight, bias = (a.astype(np.float32).astype(np.float64) for a in (layer.weight, layer.bias))
+                weight, bias = (
+                    a.astype(np.float32).astype(np.float64) for a in (layer.weight, layer.bias)
+                )
             for name, old, new in (("weight", layer.weight, weight), ("bias", layer.bias, bias)):
                 if not np.isfinite(new).all():
                     raise UnsupportedModel(
@@ -210,11 +228,17 @@ class Network:
 
         Notes and frame do not enter.
         """
-        head = {"widths": self.widths, "activations": [str(a) for a in self.activations], "output_map": self.output_map}
+        head = {
+            "widths": self.widths,
+            "activations": [str(a) for a in self.activations],
+            "output_map": self.output_map,
+        }
         sha = hashlib.sha256(json.dumps(head).encode())
         for layer in self.layers:
             for array in (layer.weight, layer.bias):
-                sha.update(np.ascontiguousarray(array, dtype="<f8").data.cast("B") if array.size else b"")
+                sha.update(
+                    np.ascontiguousarray(array, dtype="<f8").data.cast("B") if array.size else b""
+                )
         return "sha256:" + sha.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -229,7 +253,9 @@ class Network:
         return f"Network({'-'.join(map(str, self.widths))}, {'/'.join(kinds)}{tail}, {self.parameters} parameters)"
 
     @np.errstate(all="ignore")
-    def logits(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out"]:
+    def logits(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"]
+    ) -> Float64[np.ndarray[Any, Any], "batch out"]:
         """The output before `output_map`, in float64 arithmetic."""
         h = np.asarray(x, dtype=np.float64)
         if h.ndim != 2 or h.shape[1] != self.widths[0]:
@@ -248,7 +274,9 @@ class Network:
         return Activation.of(self.output_map)(z)
 
     @np.errstate(all="ignore")
-    def jacobian(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out in"]:
+    def jacobian(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"]
+    ) -> Float64[np.ndarray[Any, Any], "batch out in"]:
         """Derivative of `logits` with respect to the input."""
         h = np.asarray(x, dtype=np.float64)
         total = np.broadcast_to(np.eye(self.widths[0]), (len(h), self.widths[0], self.widths[0]))
@@ -260,7 +288,9 @@ class Network:
 
     @np.errstate(all="ignore")
     def pullback(
-        self, x: Float64[np.ndarray[Any, Any], "batch in"], v: Float64[np.ndarray[Any, Any], "batch out"]
+        self,
+        x: Float64[np.ndarray[Any, Any], "batch in"],
+        v: Float64[np.ndarray[Any, Any], "batch out"],
     ) -> Float64[np.ndarray[Any, Any], "batch in"]:
         """Gradient of sum(v * logits(x)) with respect to each input."""
         h, slopes = np.asarray(x, dtype=np.float64), []
@@ -274,7 +304,9 @@ class Network:
 
     def flat(self) -> Float64[np.ndarray[Any, Any], " parameters"]:
         """All parameters: W1 (row-major), b1, W2, b2, ..."""
-        return np.concatenate([part.ravel() for layer in self.layers for part in (layer.weight, layer.bias)])
+        return np.concatenate(
+            [part.ravel() for layer in self.layers for part in (layer.weight, layer.bias)]
+        )
 
     def with_flat(self, theta: Float64[np.ndarray[Any, Any], " parameters"]) -> Network:
         """The same architecture with the parameters ``theta``, ordered as in `flat`."""
@@ -290,16 +322,19 @@ class Network:
             layers.append(Layer(parts[0], parts[1], layer.activation))
         return replace(self, layers=tuple(layers), notes=())
 
-    def with_layers(self, layers: Iterable[Layer] | Sequence[Layer], notes: tuple[str, ...] = ()) -> Network:
+    def with_layers(
+        self, layers: Iterable[Layer] | Sequence[Layer], notes: tuple[str, ...] = ()
+    ) -> Network:
         """The same output map and frame around other layers."""
         return replace(self, layers=tuple(layers), notes=notes)
 
 
 def rebuilt(net: Network) -> Network:
-    """The same network made anew: arrays of plain floats, activations by their names, and a digest of just these.
+    """The same network made anew: arrays of plain floats, activations by their names, and a digest
+    of just these.
 
-    Whatever else an object brought, such as a class of its own or a digest that was set by hand, stays behind. Arrays that are
-    read-only and own their memory are not copied.
+    Whatever else an object brought, such as a class of its own or a digest that was set by hand,
+    stays behind. Arrays that are read-only and own their memory are not copied.
     """
     layers = []
     for layer in net.layers:

@@ -1,6 +1,8 @@
-"""What each kind of move demands of a network in exact numbers, and what it does. Part of the kernel.
+"""What each kind of move demands of a network in exact numbers, and what it does. Part of the
+kernel.
 
-What the moves are stands in `certificate`, the table of rules at the end here; `substitution` has those that put other units in the place of some.
+What the moves are stands in `certificate`, the table of rules at the end here; `substitution` has
+those that put other units in the place of some.
 """
 
 from __future__ import annotations
@@ -30,14 +32,17 @@ BLOCK = 2**16  # entries of rows that are compared at a time
 def apply(state: State, move: Move) -> None:
     """Check the precondition of a move and carry it out.
 
-    A rejected move changes nothing: everything is checked, and what will be written made ready, before anything is written.
-    One exception: a merge that runs out of work (see `exact_numbers.Work`) stops midway; that state is of no more use.
+    A rejected move changes nothing: everything is checked, and what will be written made ready,
+    before anything is written. One exception: a merge that runs out of work (see
+    `exact_numbers.Work`) stops midway; that state is of no more use.
 
     Raises:
         CertificateRejected: naming the move and what fails.
     """
     if not 1 <= move.layer < len(state.alive) - 1:
-        raise CertificateRejected(f"{move}: the network has hidden layers 1 to {len(state.alive) - 2}")
+        raise CertificateRejected(
+            f"{move}: the network has hidden layers 1 to {len(state.alive) - 2}"
+        )
     _require_units(state, move, move.units)
     if np.bincount(move.units, minlength=1).max() > 1:
         raise CertificateRejected(f"{move}: a unit is named twice")
@@ -47,7 +52,9 @@ def apply(state: State, move: Move) -> None:
         RULES[move.kind](state, move)
     except CertificateRejected as error:
         text = str(error)
-        raise error if text.startswith(str(move)) else CertificateRejected(f"{move}: {text}") from None
+        raise (
+            error if text.startswith(str(move)) else CertificateRejected(f"{move}: {text}")
+        ) from None
 
 
 def _present(state: State, l: int) -> Mask:
@@ -71,11 +78,14 @@ def _remove(state: State, move: Move) -> None:
 
 
 def _constant(state: State, move: Move) -> None:
-    # w = 0: s(w . h + b) is the number s(b), whatever h, so its products with outgoing weights are constants
+    # w = 0: s(w . h + b) is the number s(b), whatever h, so its products with outgoing weights are
+    # constants
     l = move.layer
     if state.weights[l - 1].take(move.units, state.alive[l - 1]).nonzero().any():
         raise CertificateRejected(f"{move}: an incoming weight is not zero")
-    values = [value(state.activations[l - 1], state.biases[l - 1].get((u,))) for u in move.units.tolist()]
+    values = [
+        value(state.activations[l - 1], state.biases[l - 1].get((u,))) for u in move.units.tolist()
+    ]
     moving = [(u, v) for u, v in zip(move.units.tolist(), values, strict=True) if v != 0]
     terms = {}
     for row in state.alive[l + 1].tolist() if moving else ():
@@ -98,14 +108,16 @@ def _merge(state: State, move: Move) -> None:
     _require_units(state, move, into)
     if np.isin(into, move.units).any():
         raise CertificateRejected(f"{move}: merges into a unit that it removes")
-    # z_u = ratio z_v and s(ratio z) = law[0] s(z) + law[1] z + law[2] for all z: the same sum without the unit u, if no
-    # target is removed with it
+    # z_u = ratio z_v and s(ratio z) = law[0] s(z) + law[1] z + law[2] for all z: the same sum
+    # without the unit u, if no target is removed with it
     law = _law(state, move, move.ratio)
     width = max(1, BLOCK // max(1, len(state.alive[l - 1])))
     for start in range(0, len(into), width):
         block = slice(start, start + width)
         if not _multiple(state, l, move.units[block], into[block], move.ratio):
-            raise CertificateRejected(f"{move}: a row is not {move.ratio} times the row that it merges into")
+            raise CertificateRejected(
+                f"{move}: a row is not {move.ratio} times the row that it merges into"
+            )
     biases = state.shifted(l + 1, _remainder(state, move, law[1], law[2], into))
     state.weights[l].add_columns(into, move.units, law[0], state.alive[l + 1])
     state.biases[l].set(biases)
@@ -130,8 +142,11 @@ def _scale(state: State, move: Move) -> None:
 
 def _permute(state: State, move: Move) -> None:
     if len(move.units) != len(state.alive[move.layer]):
-        raise CertificateRejected(f"{move}: orders {len(move.units)} of {len(state.alive[move.layer])} units")
-    # as many units as there are, all there and none twice (`apply`): an order of them, and sums have none
+        raise CertificateRejected(
+            f"{move}: orders {len(move.units)} of {len(state.alive[move.layer])} units"
+        )
+    # as many units as there are, all there and none twice (`apply`): an order of them, and sums
+    # have none
     state.alive[move.layer] = move.units
 
 
@@ -146,24 +161,40 @@ def _law(state: State, move: Move, ratio: Fraction) -> tuple[Fraction, Fraction,
 def _multiple(state: State, l: int, units: Units, others: Units, ratio: Fraction) -> bool:
     """Whether row[units[k]] = ratio * row[others[k]] exactly, biases included."""
     w, b = state.weights[l - 1], state.biases[l - 1]
-    return _multiples(w, ratio, units, others, state.alive[l - 1]) and _multiples(b, ratio, units, others)
+    return _multiples(w, ratio, units, others, state.alive[l - 1]) and _multiples(
+        b, ratio, units, others
+    )
 
 
-def _multiples(x: ExactArray, ratio: Fraction, units: Units, others: Units, cols: Units | None = None) -> bool:
-    """The same of the rows of one array; where the factor is a sign, the fields of equal numbers are equal."""
-    # nearest floats are unique and rounding to nearest is odd, so equal (opposite) numbers have equal (opposite) fields
+def _multiples(
+    x: ExactArray, ratio: Fraction, units: Units, others: Units, cols: Units | None = None
+) -> bool:
+    """The same of the rows of one array; where the factor is a sign, the fields of equal numbers
+    are equal.
+    """
+    # nearest floats are unique and rounding to nearest is odd, so equal (opposite) numbers have
+    # equal (opposite) fields
     if abs(ratio) == 1 and not x.rest:
         parts = [p for p in (x.hi, x.lo) if p is not None]
-        return all(np.array_equal(_rows(p, units, cols), float(ratio) * _rows(p, others, cols)) for p in parts)
+        return all(
+            np.array_equal(_rows(p, units, cols), float(ratio) * _rows(p, others, cols))
+            for p in parts
+        )
     places: list[tuple[int, ...]] = [()] if cols is None else [(j,) for j in cols.tolist()]
     pairs = zip(units.tolist(), others.tolist(), strict=True)
-    return all(x.get((u, *at)) == linear([(ratio, x.get((v, *at)))]) for u, v in pairs for at in places)
+    return all(
+        x.get((u, *at)) == linear([(ratio, x.get((v, *at)))]) for u, v in pairs for at in places
+    )
 
 
-def _remainder(state: State, move: Move, slope: Fraction, offset: Fraction, bearers: Units) -> dict[int, Terms]:
-    """What a law adds to the next biases, by row: outgoing[unit] * (slope * z[bearer] + offset), summed over the units.
+def _remainder(
+    state: State, move: Move, slope: Fraction, offset: Fraction, bearers: Units
+) -> dict[int, Terms]:
+    """What a law adds to the next biases, by row: outgoing[unit] * (slope * z[bearer] + offset),
+    summed over the units.
 
-    z = w . h + b of the bearers is no constant: the weights of each sum must cancel, then only its biases remain.
+    z = w . h + b of the bearers is no constant: the weights of each sum must cancel, then only its
+    biases remain.
     """
     l, pairs = move.layer, list(zip(move.units.tolist(), bearers.tolist(), strict=True))
     terms: dict[int, Terms] = {}
@@ -203,8 +234,12 @@ RULES: dict[str, Callable[[State, Move], None]] = {
 }
 
 
-def replay(net: Network, moves: Iterable[Move], near: Near | None = None, region: Region | None = None) -> State:
-    """Apply changes and moves to a network, checking each; the signs of a region are taken as proved."""
+def replay(
+    net: Network, moves: Iterable[Move], near: Near | None = None, region: Region | None = None
+) -> State:
+    """Apply changes and moves to a network, checking each; the signs of a region are taken as
+    proved.
+    """
     state = State(net, near, region)
     for move in moves:
         apply(state, move)

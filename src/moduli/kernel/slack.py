@@ -1,6 +1,8 @@
-"""What rounding and small changes of parameters do to a function, certified: slack. Part of the kernel.
+"""What rounding and small changes of parameters do to a function, certified: slack. Part of the
+kernel.
 
-From layer to layer a bound of the activations and one of their difference are carried along, with every rounding outward.
+From layer to layer a bound of the activations and one of their difference are carried along, with
+every rounding outward.
 """
 
 from __future__ import annotations
@@ -49,12 +51,20 @@ class Slack:
         return Slack(sum_up(self.constant, other.constant), sum_up(self.growth, other.growth))
 
     def __str__(self) -> str:
-        return _shown(self.constant) if self.growth == 0 else f"{_shown(self.constant)} + {_shown(self.growth)} |x|"
+        return (
+            _shown(self.constant)
+            if self.growth == 0
+            else f"{_shown(self.constant)} + {_shown(self.growth)} |x|"
+        )
 
 
 def _shown(bound: float) -> str:
     """Two digits, rounded up: what is printed is a bound too."""
-    digits = Context(prec=2, rounding=ROUND_CEILING).create_decimal(bound) if math.isfinite(bound) else bound
+    digits = (
+        Context(prec=2, rounding=ROUND_CEILING).create_decimal(bound)
+        if math.isfinite(bound)
+        else bound
+    )
     return f"{float(digits):.2g}"
 
 
@@ -63,15 +73,22 @@ Layers = Iterable[tuple[ExactArray, ExactArray]]
 
 
 def difference(
-    a: Layers, b: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None, relative: float = 0.0
+    a: Layers,
+    b: Layers,
+    activations: Sequence[Activation],
+    *,
+    radius: float | Array | None = None,
+    relative: float = 0.0,
 ) -> Slack:
     """A certified bound of |f_a - f_b|_inf for two networks of one architecture.
 
-    From layer to layer, with h_a - h_b bounded by e and |h_a| by h (affine functions of |x|_inf, two columns):
+    From layer to layer, with h_a - h_b bounded by e and |h_a| by h (affine functions of |x|_inf,
+    two columns):
     |z_a - z_b| <= |W_a - W_b| h + |W_b| e + |b_a - b_b|, then the Lipschitz constant, or the range where that is less.
 
     Args:
-        radius: if given, only inputs with |x_i| <= radius (of each, or of all) count, and the growth is zero.
+        radius: if given, only inputs with |x_i| <= radius (of each, or of all) count, and the
+            growth is zero.
         relative: a further relative uncertainty of every entry of `a`.
     """
     arithmetic.require()
@@ -94,7 +111,9 @@ def difference(
     return Slack(float(worst[0]), float(worst[1]))
 
 
-def magnitude(a: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None) -> Slack:
+def magnitude(
+    a: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None
+) -> Slack:
     """A certified bound of |f|_inf, as in `difference`."""
     arithmetic.require()
     h = np.zeros((0, 2))
@@ -106,7 +125,9 @@ def magnitude(a: Layers, activations: Sequence[Activation], *, radius: float | A
 
 
 def _carried(a: ExactArray, b: ExactArray, h: Array, e: Array, relative: float) -> Array:
-    """A bound of |a x - b y| for |x| <= h, |x - y| <= e; in blocks of rows, as a layer may fill the memory."""
+    """A bound of |a x - b y| for |x| <= h, |x - y| <= e; in blocks of rows, as a layer may fill the
+    memory.
+    """
     out = np.zeros((a.hi.shape[0], 2))
     for at in row_blocks(a):
         x, y = a.rows(at), b.rows(at)
@@ -135,7 +156,9 @@ def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Ar
     """A bound of |activation(w h + b)|, given one of |h|."""
     if activation.bound is not None:
         return np.tile([float(activation.bound), 0.0], (w.hi.shape[0], 1))
-    h = np.concatenate([up_matmul(_size(w.rows(at)), h) for at in row_blocks(w)] or [np.zeros((0, 2))])
+    h = np.concatenate(
+        [up_matmul(_size(w.rows(at)), h) for at in row_blocks(w)] or [np.zeros((0, 2))]
+    )
     h[:, 0] = up(h[:, 0] + _size(b))
     h = up_scale(h, ceiling(activation.lipschitz))
     h[:, 0] = up(h[:, 0] + activation.zero)
@@ -143,10 +166,19 @@ def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Ar
 
 
 def rounding_slack(
-    weights: Sequence[ExactArray], biases: Sequence[ExactArray], net: Network, *, relative: float = 0.0
+    weights: Sequence[ExactArray],
+    biases: Sequence[ExactArray],
+    net: Network,
+    *,
+    relative: float = 0.0,
 ) -> Slack:
     """What rounding exact parameters to those of `net` does to the function."""
-    return difference(list(zip(weights, biases, strict=True)), exact_arrays(net), net.activations, relative=relative)
+    return difference(
+        list(zip(weights, biases, strict=True)),
+        exact_arrays(net),
+        net.activations,
+        relative=relative,
+    )
 
 
 def exact_arrays(net: Network) -> list[tuple[ExactArray, ExactArray]]:
@@ -165,7 +197,9 @@ def _deviation(a: ExactArray, b: ExactArray, relative: float) -> Array | None:
     """An upper bound of |a - b|, None where all of it is zero."""
     if relative == 0 and a.equals(b):
         return None
-    with np.errstate(over="ignore", invalid="ignore"):  # not a number where a sum overflows: no claim is below it
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # not a number where a sum overflows: no claim is below it
         s, t = two_sum(a.hi, -b.hi)
     out = up(np.abs(s) + np.abs(t))
     for part in (a.lo, b.lo):

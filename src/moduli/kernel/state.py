@@ -26,18 +26,24 @@ class State:
 
     Attributes:
         weights, biases: exact arrays, one per layer, indexed as in the original network.
-        alive: for inputs, every hidden layer and outputs, the original indices that remain, in order.
+        alive: for inputs, every hidden layer and outputs, the original indices that remain, in
+            order.
         activations: of the hidden layers.
-        region, signs, preactivation_bounds: a box, signs of units on it, and (once needed) bounds of pre-activations; see `box_claim`.
+        region, signs, preactivation_bounds: a box, signs of units on it, and (once needed) bounds
+            of pre-activations; see `box_claim`.
     """
 
-    def __init__(self, net: Network, near: Near | None = None, region: Region | None = None) -> None:
+    def __init__(
+        self, net: Network, near: Near | None = None, region: Region | None = None
+    ) -> None:
         self.net, self.region = net, region
         self.activations = list(net.activations)
         self.signs = [] if region is None else [np.array(s, dtype=np.int8) for s in region.signs]
         self.preactivation_bounds: list[tuple[Array, Array]] | None = None
         if region is not None and [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
-            raise CertificateRejected(f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}")
+            raise CertificateRejected(
+                f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}"
+            )
         arithmetic.require()
         work = Work(ENTRIES + TIMES * net.parameters)
         self.weights = [ExactArray(layer.weight, work=work) for layer in net.layers]
@@ -52,7 +58,9 @@ class State:
             raise CertificateRejected("the weights or biases of a layer are changed in two places")
         for change in near.changes:
             if not 1 <= change.layer <= len(self.weights):
-                raise CertificateRejected(f"changes in layer {change.layer} of a network with {len(self.weights)}")
+                raise CertificateRejected(
+                    f"changes in layer {change.layer} of a network with {len(self.weights)}"
+                )
             change.apply(parts[change.part][change.layer - 1], near.radius)
 
     @property
@@ -73,7 +81,9 @@ class State:
         assert isinstance(number, Fraction)
         return number
 
-    def shifted(self, l: int, terms: Mapping[int, Iterable[tuple[Fraction, Number]]]) -> list[Entry]:
+    def shifted(
+        self, l: int, terms: Mapping[int, Iterable[tuple[Fraction, Number]]]
+    ) -> list[Entry]:
         """Biases with a sum of coefficient * number added to each, by row; none is written yet."""
         found, biases = [], self.biases[l - 1]
         for row, some in terms.items():
@@ -81,7 +91,9 @@ class State:
         return found
 
     def arrays(self) -> Iterator[tuple[ExactArray, ExactArray]]:
-        """Exact weight and bias of each layer, remaining units only; one layer at a time, as it may be a copy."""
+        """Exact weight and bias of each layer, remaining units only; one layer at a time, as it may
+        be a copy.
+        """
         for l, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             yield w.take(self.alive[l + 1], self.alive[l]), b.take(self.alive[l + 1])
 
@@ -90,6 +102,8 @@ class State:
         layers = []
         for (w, b), activation in zip(self.arrays(), [*self.activations, IDENTITY], strict=True):
             if not (np.isfinite(w.hi).all() and np.isfinite(b.hi).all()):
-                raise UnsupportedModel("a merged weight exceeds the range of float64; rescale the network's weights first")
+                raise UnsupportedModel(
+                    "a merged weight exceeds the range of float64; rescale the network's weights first"
+                )
             layers.append(Layer(w.hi, b.hi, activation))
         return self.net.with_layers(layers)

@@ -1,11 +1,15 @@
-"""The polyhedral complex of a network with piecewise linear activations, in integers: the route that needs no general position.
+"""The polyhedral complex of a network with piecewise linear activations, in integers: the route
+that needs no general position.
 
-Cells are split unit by unit, layer by layer: on a cell the pre-activation of a unit is one affine form, and the cell is cut
-where it changes sign. A cell is held as its vertices, each with the set of constraints (sides of the box, units) that vanish
-there: two vertices span an edge if no other vertex has all the constraints they share (the double description method). Nothing
-is assumed about general position: duplicated, proportional, dead and constant units and zero biases need no special case.
+Cells are split unit by unit, layer by layer: on a cell the pre-activation of a unit is one affine
+form, and the cell is cut where it changes sign. A cell is held as its vertices, each with the set
+of constraints (sides of the box, units) that vanish there: two vertices span an edge if no other
+vertex has all the constraints they share (the double description method). Nothing is assumed about
+general position: duplicated, proportional, dead and constant units and zero biases need no special
+case.
 
-Weights are integers times a power of two, so are all affine forms; vertices are integers in homogeneous coordinates.
+Weights are integers times a power of two, so are all affine forms; vertices are integers in
+homogeneous coordinates.
 """
 
 from __future__ import annotations
@@ -34,9 +38,11 @@ Corner = tuple[Homogeneous, frozenset[int]]
 
 
 class Cell(NamedTuple):
-    """A cell with its sign of every hidden unit (-1, 0, 1; in the order of the layers) and the affine maps of its outputs.
+    """A cell with its sign of every hidden unit (-1, 0, 1; in the order of the layers) and the
+    affine maps of its outputs.
 
-    Each vertex comes with the constraints that vanish there: 2i and 2i + 1 are the sides of input i, units follow.
+    Each vertex comes with the constraints that vanish there: 2i and 2i + 1 are the sides of input
+    i, units follow.
     """
 
     vertices: tuple[Vertex, ...]
@@ -54,8 +60,14 @@ class Cell(NamedTuple):
         return tuple(sum(axis, Fraction(0)) / count for axis in zip(*self.points, strict=True))
 
     def facets(self) -> dict[int, tuple[Point, ...]]:
-        """Vertices of each facet, by one constraint that vanishes on it (extreme points: as many as inputs span it)."""
-        dimension, found, seen = len(self.vertices[0][0]), dict[int, tuple[Point, ...]](), set[frozenset[Point]]()
+        """Vertices of each facet, by one constraint that vanishes on it (extreme points: as many as
+        inputs span it).
+        """
+        dimension, found, seen = (
+            len(self.vertices[0][0]),
+            dict[int, tuple[Point, ...]](),
+            set[frozenset[Point]](),
+        )
         for constraint in sorted(frozenset().union(*(tight for _, tight in self.vertices))):
             points = tuple(sorted(point for point, tight in self.vertices if constraint in tight))
             if len(points) >= dimension and frozenset(points) not in seen:
@@ -80,14 +92,21 @@ class Cell(NamedTuple):
 
 
 class Forms:
-    """Affine forms of a network's layers where the signs of its units are known, in integers times one power of two a layer."""
+    """Affine forms of a network's layers where the signs of its units are known, in integers times
+    one power of two a layer.
+    """
 
     def __init__(self, net: Network, start: Array) -> None:
         self.start, self.start_shift = whole_numbers(start)
-        self.layers = [(*whole_numbers(np.column_stack([x.weight, x.bias])), _slope(x.activation)) for x in net.layers]
+        self.layers = [
+            (*whole_numbers(np.column_stack([x.weight, x.bias])), _slope(x.activation))
+            for x in net.layers
+        ]
 
     def through(self, layer: int, h: Any, shift: int) -> tuple[Any, int]:
-        """Pre-activations [units, inputs + 1] of a layer (from 0) from the forms h 2^-shift before it."""
+        """Pre-activations [units, inputs + 1] of a layer (from 0) from the forms h 2^-shift before
+        it.
+        """
         whole, scale, _ = self.layers[layer]
         z = whole[:, :-1].dot(h)
         z[:, -1] += whole[:, -1] * (1 << shift)
@@ -100,7 +119,9 @@ class Forms:
         return z * gate[:, None], shift + power
 
     def outputs(self, signs: Sequence[int]) -> tuple[Any, int]:
-        """The outputs [outputs, inputs + 1] as integers, and the power of two to divide by: the same for all signs."""
+        """The outputs [outputs, inputs + 1] as integers, and the power of two to divide by: the
+        same for all signs.
+        """
         h, shift, at = self.start, self.start_shift, 0
         for l in range(len(self.layers) - 1):
             z, shift = self.through(l, h, shift)
@@ -141,7 +162,9 @@ class _Part(NamedTuple):
     forms: Any
 
 
-def clip(net: Network, box: Box, start: Array, budget: int, progress: Progress | None) -> tuple[Cell, ...]:
+def clip(
+    net: Network, box: Box, start: Array, budget: int, progress: Progress | None
+) -> tuple[Cell, ...]:
     """All cells in a box, where the inputs are the affine forms `start` of its coordinates.
 
     Raises:
@@ -162,13 +185,19 @@ def clip(net: Network, box: Box, start: Array, budget: int, progress: Progress |
                 done.append(_Part(vertices, part.signs + signs, h))
             if len(done) + len(parts) - k > budget:
                 where = f"in layer {l + 1} of {len(net.layers) - 1}"
-                raise BudgetExhausted(f"more than {budget} cells, {where}; give a larger budget or a smaller box")
+                raise BudgetExhausted(
+                    f"more than {budget} cells, {where}; give a larger budget or a smaller box"
+                )
         parts, shift = done, last
         name += len(z)
     cells = []
     for part in parts:
         points = tuple((point_of(x), tight) for x, tight in part.corners)
-        cells.append(Cell(points, part.signs, rational(*forms.through(len(net.layers) - 1, part.forms, shift))))
+        cells.append(
+            Cell(
+                points, part.signs, rational(*forms.through(len(net.layers) - 1, part.forms, shift))
+            )
+        )
     return tuple(cells)
 
 
@@ -178,7 +207,9 @@ def split_by(
     """The parts of a polytope by the signs of integer forms; constraints are numbered from `name`."""
     parts: list[tuple[tuple[Corner, ...], tuple[int, ...]]] = [(vertices, ())]
     for k, form in enumerate(forms):
-        parts = [piece for corners, signs in parts for piece in _split(corners, signs, form, name + k)]
+        parts = [
+            piece for corners, signs in parts for piece in _split(corners, signs, form, name + k)
+        ]
     return parts
 
 
@@ -190,7 +221,11 @@ def _split(
     if low >= 0 or high <= 0:
         side = (high > 0) - (low < 0)  # 0 where the form vanishes on the whole cell
         return [(vertices, (*signs, side))]
-    zero = [(point, tight | {name}) for (point, tight), v in zip(vertices, values, strict=True) if v == 0]
+    zero = [
+        (point, tight | {name})
+        for (point, tight), v in zip(vertices, values, strict=True)
+        if v == 0
+    ]
     for (k, (p, tight)), (m, (q, other)) in combinations(enumerate(vertices), 2):
         if (values[k] > 0 and values[m] < 0) or (values[k] < 0 and values[m] > 0):
             common = tight & other
@@ -220,8 +255,12 @@ def parts_of(
     return parts
 
 
-def through(cell: Cell, weights: list[list[Fraction]], biases: list[Fraction], slope: Fraction, name: int) -> list[Cell]:
-    """The cells that a layer of rational weights makes of one; `slope` is that of the activation at negative inputs."""
+def through(
+    cell: Cell, weights: list[list[Fraction]], biases: list[Fraction], slope: Fraction, name: int
+) -> list[Cell]:
+    """The cells that a layer of rational weights makes of one; `slope` is that of the activation at
+    negative inputs.
+    """
     forms = affine(weights, biases, cell.maps, len(cell.vertices[0][0]))
     found = []
     for vertices, signs in parts_of(cell.vertices, forms, name):
@@ -257,7 +296,11 @@ def corners(box: Box) -> tuple[Corner, ...]:
         raise ValueError(f"{box}: a box with an interior is needed")
     found: list[Vertex] = [((), frozenset())]
     for i, pair in enumerate(ends):
-        found = [((*point, x), tight | {2 * i + side}) for point, tight in found for side, x in enumerate(pair)]
+        found = [
+            ((*point, x), tight | {2 * i + side})
+            for point, tight in found
+            for side, x in enumerate(pair)
+        ]
     return tuple((homogeneous(point), tight) for point, tight in found)
 
 
@@ -289,11 +332,21 @@ def _determinant(rows: Sequence[Point]) -> Fraction:
 
 def _area(points: Iterable[Point]) -> Fraction:
     ring = ring_of(tuple(points))
-    return abs(sum((p[0] * q[1] - q[0] * p[1] for p, q in zip(ring, ring[1:] + ring[:1], strict=True)), Fraction(0))) / 2
+    return (
+        abs(
+            sum(
+                (p[0] * q[1] - q[0] * p[1] for p, q in zip(ring, ring[1:] + ring[:1], strict=True)),
+                Fraction(0),
+            )
+        )
+        / 2
+    )
 
 
 def ring_of(points: Sequence[Point]) -> list[Point]:
-    """Extreme points of a polygon (in the plane or in a plane of space) in order around it, by exact cross products."""
+    """Extreme points of a polygon (in the plane or in a plane of space) in order around it, by
+    exact cross products.
+    """
     if len(points[0]) == 1 or len(points) < 3:
         return sorted(points)
     if len(points[0]) == 3:  # look along an axis in which the polygon is not flat

@@ -1,8 +1,10 @@
-"""Cells of a network in a box of any number of inputs: those that points, lines and neighbours reach, never all for certain.
+"""Cells of a network in a box of any number of inputs: those that points, lines and neighbours
+reach, never all for certain.
 
-Points at several scales; lines through them, which meet a cell between any two breaks of the network along the line, aimed
-also at units that were seen on one side only; steps across facets that a linear program exhibits. Every cell comes with a point
-inside, and the signs there are proved (`propagation.signs_at`): what cannot be proved is left out.
+Points at several scales; lines through them, which meet a cell between any two breaks of the
+network along the line, aimed also at units that were seen on one side only; steps across facets
+that a linear program exhibits. Every cell comes with a point inside, and the signs there are proved
+(`propagation.signs_at`): what cannot be proved is left out.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Exploration:
     """Some cells of a network in a box.
 
     Attributes:
-        points: one inside each cell [cells, inputs]. cell_signs: of all hidden units there [cells, units], -1 or 1.
+        points: one inside each cell [cells, inputs]. cell_signs: of all hidden units there [cells,
+            units], -1 or 1.
     """
 
     network: Network
@@ -69,7 +72,9 @@ class Exploration:
         return True
 
 
-def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None) -> Exploration:
+def explore(
+    net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None
+) -> Exploration:
     """Cells found with `budget` points, one in 50 by a linear program.
 
     Raises:
@@ -79,7 +84,9 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
         raise ValueError(f"on={on!r}: cells are looked for in a box; give on=Box(-1, 1)")
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
-            raise UnsupportedModel(f"layer {l} is {act}: only piecewise linear activations have cells")
+            raise UnsupportedModel(
+                f"layer {l} is {act}: only piecewise linear activations have cells"
+            )
     box, rng = on.of_dimension(net.widths[0]), np.random.default_rng(seed)
     found: dict[bytes, tuple[Array, Any]] = {}
     spent = 0
@@ -116,7 +123,12 @@ def explore(net: Network, on: Domain, budget: int, seed: int, progress: Progress
     for x in _across(net, box, list(found.values()), programs, rng):
         keep(x)
     points = np.array([point for point, _ in found.values()]).reshape(-1, len(box.low))
-    return Exploration(net, box, points, np.array([sign for _, sign in found.values()], dtype=np.int8).reshape(-1, net.units))
+    return Exploration(
+        net,
+        box,
+        points,
+        np.array([sign for _, sign in found.values()], dtype=np.int8).reshape(-1, net.units),
+    )
 
 
 def _scattered(box: Box, count: int, rng: np.random.Generator) -> Array:
@@ -125,14 +137,17 @@ def _scattered(box: Box, count: int, rng: np.random.Generator) -> Array:
     x = rng.uniform(box.low, box.high, (count, len(width)))
     half = count // 2
     centre = x[rng.integers(half, count, half)] if half else x[:0]
-    x[:half] = centre + width * rng.standard_normal(centre.shape) * 10.0 ** -rng.uniform(0, 3, (half, 1))
+    x[:half] = centre + width * rng.standard_normal(centre.shape) * 10.0 ** -rng.uniform(
+        0, 3, (half, 1)
+    )
     return np.asarray(np.clip(x, box.low, box.high))
 
 
 def _lines(
     net: Network, box: Box, known: Array, signs: Any, rng: np.random.Generator, most: int
 ) -> Iterator[Array]:
-    """Points between the breaks along lines: one through two points, and one towards each of the rarest signs of units.
+    """Points between the breaks along lines: one through two points, and one towards each of the
+    rarest signs of units.
 
     None on a line with more than `most` of them, or with breaks that floats cannot tell apart.
     """
@@ -140,7 +155,9 @@ def _lines(
     aims = [(a, b - a) for a, b in pairs]
     if len(known):
         active = (signs > 0).mean(axis=0)
-        rare = np.argsort(np.minimum(active, 1 - active) + 1e-3 * rng.random(net.units), kind="stable")[:8]
+        rare = np.argsort(
+            np.minimum(active, 1 - active) + 1e-3 * rng.random(net.units), kind="stable"
+        )[:8]
         for unit in rare.tolist():
             point = known[rng.integers(len(known))]
             slope = _slope(net, point, unit)
@@ -148,11 +165,18 @@ def _lines(
                 aims.append((point, slope))
     for origin, direction in aims:
         with np.errstate(divide="ignore", invalid="ignore"):
-            ends = np.sort(np.stack([(box.low - origin) / direction, (box.high - origin) / direction]), axis=0)
+            ends = np.sort(
+                np.stack([(box.low - origin) / direction, (box.high - origin) / direction]), axis=0
+            )
         low, high = float(np.nanmax(ends[0])), float(np.nanmin(ends[1]))
         if np.isfinite([low, high]).all() and low < high:
             try:
-                line = subdivide(net, Box(np.array([low]), np.array([high])), np.column_stack([direction, origin]), most)
+                line = subdivide(
+                    net,
+                    Box(np.array([low]), np.array([high])),
+                    np.column_stack([direction, origin]),
+                    most,
+                )
             except (Degenerate, BudgetExhausted):
                 yield box.low[None][:0]
                 continue
@@ -168,12 +192,19 @@ def _slope(net: Network, point: Array, unit: int) -> Array:
         if unit < len(z):
             return np.asarray(rows[unit])
         unit -= len(z)
-        rows, h = np.asarray(layer.activation.derivative(z))[:, None] * rows, np.asarray(layer.activation(z))
+        rows, h = (
+            np.asarray(layer.activation.derivative(z))[:, None] * rows,
+            np.asarray(layer.activation(z)),
+        )
     raise IndexError(unit)
 
 
-def _across(net: Network, box: Box, cells: list[tuple[Array, Any]], programs: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Points beyond facets: a linear program finds a point in the middle of a facet of a known cell, if the unit bounds it."""
+def _across(
+    net: Network, box: Box, cells: list[tuple[Array, Any]], programs: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Points beyond facets: a linear program finds a point in the middle of a facet of a known
+    cell, if the unit bounds it.
+    """
     from scipy.optimize import linprog
 
     if not cells or not net.units:

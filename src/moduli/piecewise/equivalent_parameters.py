@@ -1,8 +1,10 @@
-"""Other parameters with the same function in a box, by mechanism: what makes a network not identifiable.
+"""Other parameters with the same function in a box, by mechanism: what makes a network not
+identifiable.
 
-Each mechanism proposes rational parameters; none is believed. A proposal is a witness if it computes the same function on a
-box (`recovery.same_function`, or for one hidden layer `shallow_function`) and is no copy under permutations and positive
-scaling (`distinct`), both decided in rational arithmetic.
+Each mechanism proposes rational parameters; none is believed. A proposal is a witness if it
+computes the same function on a box (`recovery.same_function`, or for one hidden layer
+`shallow_function`) and is no copy under permutations and positive scaling (`distinct`), both
+decided in rational arithmetic.
 
 | mechanism | proposal |
 |---|---|
@@ -47,19 +49,26 @@ class Equivalent(NamedTuple):
 
 def exact_layers(net: Network) -> list[Affine]:
     """Weights and biases as rationals."""
-    return [(rationals(x.weight.tolist()), list(map(Fraction, x.bias.tolist()))) for x in net.layers]
+    return [
+        (rationals(x.weight.tolist()), list(map(Fraction, x.bias.tolist()))) for x in net.layers
+    ]
 
 
 def witness(pieces: Pieces, budget: int, *, turned: bool = False) -> Equivalent | None:
-    """The first proposal (with `turned`, of units turned together) that is the same function and no symmetric copy.
+    """The first proposal (with `turned`, of units turned together) that is the same function and no
+    symmetric copy.
 
     At most `budget` are compared exactly.
     """
     own, tried = exact_layers(pieces.network), 0
-    points = np.concatenate([pieces.vertices, np.array([pieces.vertices[c].mean(axis=0) for c in pieces.corners])])
+    points = np.concatenate(
+        [pieces.vertices, np.array([pieces.vertices[c].mean(axis=0) for c in pieces.corners])]
+    )
     x = points @ pieces.start[:, :-1].T + pieces.start[:, -1]
     values = pieces.network.logits(x)
-    sets = (("units turned together", layers) for l in range(len(own) - 1) for layers in _turned(own, l))
+    sets = (
+        ("units turned together", layers) for l in range(len(own) - 1) for layers in _turned(own, l)
+    )
     for mechanism, layers in sets if turned else proposals(pieces):
         if not distinct(own, layers) or not _close(layers, x, values):
             continue
@@ -85,7 +94,9 @@ def _close(layers: Layers, x: Any, values: Any) -> bool:
     """Whether floats do not refute that the function is the same."""
     h = x
     for k, (weights, biases) in enumerate(layers):
-        h = h @ np.array(weights, dtype=np.float64).reshape(len(biases), h.shape[1]).T + np.array(biases, dtype=np.float64)
+        h = h @ np.array(weights, dtype=np.float64).reshape(len(biases), h.shape[1]).T + np.array(
+            biases, dtype=np.float64
+        )
         h = np.maximum(h, 0) if k < len(layers) - 1 else h
     return bool((np.abs(h - values) <= 1e-7 * (1 + np.abs(values))).all())
 
@@ -137,12 +148,15 @@ def _louder(own: Layers, l: int, unit: int) -> Iterator[list[Affine]]:
 
 
 def _turned(own: Layers, l: int) -> Iterator[list[Affine]]:
-    """Sets of units of a layer with sum v_i w_i^T = 0: all of them, for up to 2 MOST units, otherwise pairs."""
+    """Sets of units of a layer with sum v_i w_i^T = 0: all of them, for up to 2 MOST units,
+    otherwise pairs.
+    """
     rows, biases = own[l]
     outgoing = columns(own[l + 1][0], len(rows))
     live = [i for i in range(len(rows)) if any(rows[i]) and any(outgoing[i])]
     for chosen in _cancelling([rows[i] for i in live], [tuple(outgoing[i]) for i in live]):
-        # relu(t) = relu(-t) + t: what turned units lose is linear and cancels, but for their biases.
+        # relu(t) = relu(-t) + t: what turned units lose is linear and cancels, but for their
+        # biases.
         found = _copy(own)
         for k in chosen:
             i = live[k]
@@ -153,13 +167,18 @@ def _turned(own: Layers, l: int) -> Iterator[list[Affine]]:
         yield found
 
 
-def _cancelling(rows: list[list[Fraction]], outgoing: list[tuple[Fraction, ...]]) -> Iterator[tuple[int, ...]]:
+def _cancelling(
+    rows: list[list[Fraction]], outgoing: list[tuple[Fraction, ...]]
+) -> Iterator[tuple[int, ...]]:
     if not rows:
         return
     if len(rows) <= 2 * MOST - 8:
         nothing = [[Fraction(0)] * len(rows[0]) for _ in outgoing[0]]
         try:
-            for pick in turns([Unit(v, 1, frozenset()) for v in outgoing], OutputLayer(rows, [], nothing, [], True)):
+            for pick in turns(
+                [Unit(v, 1, frozenset()) for v in outgoing],
+                OutputLayer(rows, [], nothing, [], True),
+            ):
                 if any(pick):
                     yield tuple(k for k, p in enumerate(pick) if p)
         except Undecided:
@@ -172,7 +191,9 @@ def _cancelling(rows: list[list[Fraction]], outgoing: list[tuple[Fraction, ...]]
 
 
 def _linear(own: Layers, l: int, heard: Any, gates: Any) -> Iterator[tuple[str, list[Affine]]]:
-    """Units with one slope wherever they are heard: shifted, or mixed with units that have the same slope there."""
+    """Units with one slope wherever they are heard: shifted, or mixed with units that have the same
+    slope there.
+    """
     for i in range(gates.shape[1]):
         slopes = np.unique(gates[heard[:, i], i])
         if len(slopes) == 1 and slopes[0]:
@@ -188,7 +209,9 @@ def _linear(own: Layers, l: int, heard: Any, gates: Any) -> Iterator[tuple[str, 
             if k != i and (gates[heard[:, i], i] == gates[heard[:, i], k]).all():
                 for step in STEPS[:6]:
                     found = _copy(own)
-                    found[l][0][i] = [a + step * b for a, b in zip(own[l][0][i], own[l][0][k], strict=True)]
+                    found[l][0][i] = [
+                        a + step * b for a, b in zip(own[l][0][i], own[l][0][k], strict=True)
+                    ]
                     found[l][1][i] += step * own[l][1][k]
                     for row, old in zip(found[l + 1][0], own[l + 1][0], strict=True):
                         row[k] -= step * old[i]
@@ -214,14 +237,19 @@ def over(row: Sequence[Fraction], offset: Fraction, box: Box) -> tuple[Fraction,
     """Least and largest value of an affine form on a box."""
     sides = zip(map(Fraction, box.low.tolist()), map(Fraction, box.high.tolist()), strict=True)
     ends = [(w * low, w * high) for w, (low, high) in zip(row, sides, strict=True)]
-    return offset + sum((min(e) for e in ends), Fraction(0)), offset + sum((max(e) for e in ends), Fraction(0))
+    return offset + sum((min(e) for e in ends), Fraction(0)), offset + sum(
+        (max(e) for e in ends), Fraction(0)
+    )
 
 
-def shallow_function(layers: Layers, box: Box) -> tuple[dict[Form, tuple[Fraction, ...]], list[list[Fraction]]]:
-    """A complete invariant of a network of one hidden layer on a box: the jump at each hyperplane that meets its interior, and
-    what is left, affine, with the offset last.
+def shallow_function(
+    layers: Layers, box: Box
+) -> tuple[dict[Form, tuple[Fraction, ...]], list[list[Fraction]]]:
+    """A complete invariant of a network of one hidden layer on a box: the jump at each hyperplane
+    that meets its interior, and what is left, affine, with the offset last.
 
-    With y = n.x + c, first non-zero entry of n 1: relu(s y) = s relu(y) for s > 0, |s| (relu(y) - y) for s < 0.
+    With y = n.x + c, first non-zero entry of n 1: relu(s y) = s relu(y) for s > 0, |s| (relu(y) -
+    y) for s < 0.
     """
     (rows, biases), (outer, ends) = layers
     jumps: dict[Form, tuple[Fraction, ...]] = {}
@@ -250,7 +278,10 @@ def _shallow_proposals(own: list[Affine], box: Box) -> Iterator[tuple[str, list[
     for i, (low, high) in enumerate(ranges):
         column = [row[i] for row in own[1][0]]
         if high <= 0 or not any(column):
-            yield from (("unit off in the box" if any(column) else "unit that says nothing", x) for x in _louder(own, 0, i))
+            yield from (
+                ("unit off in the box" if any(column) else "unit that says nothing", x)
+                for x in _louder(own, 0, i)
+            )
         elif low >= 0:
             found = _copy(own)
             found[0][1][i] += 1
@@ -264,15 +295,23 @@ def _shallow_proposals(own: list[Affine], box: Box) -> Iterator[tuple[str, list[
             turned = tuple(-v for v in key)
             if key in planes:
                 for part in (Fraction(1, 2), Fraction(1, 3)):
-                    yield "units on one hyperplane, shared otherwise", _shifted_share(own, planes[key], i, part)
+                    yield (
+                        "units on one hyperplane, shared otherwise",
+                        _shifted_share(own, planes[key], i, part),
+                    )
             elif turned in planes:
-                yield from (("units on one hyperplane, turned", x) for x in _two_sided(own, planes[turned], i, box))
+                yield from (
+                    ("units on one hyperplane, turned", x)
+                    for x in _two_sided(own, planes[turned], i, box)
+                )
             planes.setdefault(key, i)
     yield from (("units turned together", layers) for layers in _turned(own, 0))
 
 
 def _shifted_share(own: list[Affine], a: int, b: int, part: Fraction) -> list[Affine]:
-    """Unit b takes over a part of what a says (or a of what b says), both on the same side of one hyperplane."""
+    """Unit b takes over a part of what a says (or a of what b says), both on the same side of one
+    hyperplane.
+    """
     found = _copy(own)
     at = next(k for k, w in enumerate(own[0][0][a]) if w)
     ratio = own[0][0][b][at] / own[0][0][a][at]
@@ -283,7 +322,9 @@ def _shifted_share(own: list[Affine], a: int, b: int, part: Fraction) -> list[Af
 
 
 def _two_sided(own: list[Affine], a: int, b: int, box: Box) -> Iterator[list[Affine]]:
-    """On two sides of one hyperplane: v relu(z) + u relu(-r z) = (v + r u) relu(z) - r u z, the last by a unit always on."""
+    """On two sides of one hyperplane: v relu(z) + u relu(-r z) = (v + r u) relu(z) - r u z, the
+    last by a unit always on.
+    """
     found = _copy(own)
     row, bias = own[0][0][a], own[0][1][a]
     at = next(k for k, w in enumerate(row) if w)
@@ -307,7 +348,9 @@ def distinct(a: Layers, b: Layers) -> bool:
 
 
 def _ordered(layers: Layers) -> tuple[Affine, ...] | None:
-    """A normal form: primitive rows, units of each layer sorted by them; None where ties are not settled by what they send."""
+    """A normal form: primitive rows, units of each layer sorted by them; None where ties are not
+    settled by what they send.
+    """
     found = [(list(weights), list(biases)) for weights, biases in primitive(layers)]
     for l in range(len(found) - 1):
         weights, biases = found[l]
@@ -316,7 +359,9 @@ def _ordered(layers: Layers) -> tuple[Affine, ...] | None:
         for k, (row, b) in enumerate(zip(weights, biases, strict=True)):
             if not any(row) and not b:  # a unit that is 0: its weights may be scaled as one likes
                 sent[k] = integral(sent[k])
-        keys = [(row, b, sorted(values)) for row, b, values in zip(weights, biases, sent, strict=True)]
+        keys = [
+            (row, b, sorted(values)) for row, b, values in zip(weights, biases, sent, strict=True)
+        ]
         order = sorted(range(len(keys)), key=lambda k: keys[k])
         if any(keys[p] == keys[q] and sent[p] != sent[q] for p, q in pairwise(order)):
             return None

@@ -1,25 +1,30 @@
-"""Creases of a piecewise linear function, the traces they form, and the depth they force; from the function alone.
+"""Creases of a piecewise linear function, the traces they form, and the depth they force; from the
+function alone.
 
-Where two linear pieces meet, the affine maps differ by f_+ - f_- = w (n.x + c): the hyperplane n.x + c = 0 (first non-zero
-entry of n is 1) and one weight w for each output, positive for a convex crease. Around a face of codimension 2 they balance.
+Where two linear pieces meet, the affine maps differ by f_+ - f_- = w (n.x + c): the hyperplane n.x
++ c = 0 (first non-zero entry of n is 1) and one weight w for each output, positive for a convex
+crease. Around a face of codimension 2 they balance.
 
-*Strict depth.* f is affine (0 hidden layers), or every crease runs through the box in its whole hyperplane with one weight (1:
-subtract w relu(n.x + c), an affine function is left), or neither. With one to three inputs two hidden layers of some width
-always suffice (Arora, Basu, Mianjy, Mukherjee 2018), so nothing above 2 is ever claimed.
+*Strict depth.* f is affine (0 hidden layers), or every crease runs through the box in its whole
+hyperplane with one weight (1: subtract w relu(n.x + c), an affine function is left), or neither.
+With one to three inputs two hidden layers of some width always suffice (Arora, Basu, Mianjy,
+Mukherjee 2018), so nothing above 2 is ever claimed.
 
-*General position.* At almost all points where two units vanish no third does: the sets of points of the open box where 1, 2
-and 3 units vanish have codimension at least 1, 2 and 3. Near such a point f = a' + a relu(y) + b relu(z), with y affine and
-z = g + c relu(y), so the creases at a face of codimension 2 are
+*General position.* At almost all points where two units vanish no third does: the sets of points of
+the open box where 1, 2 and 3 units vanish have codimension at least 1, 2 and 3. Near such a point f
+= a' + a relu(y) + b relu(z), with y affine and z = g + c relu(y), so the creases at a face of
+codimension 2 are
 
     one hyperplane                                           one unit
     two crossing hyperplanes                                 two units
     a hyperplane, and halves of two others on its two sides  decisive: the hyperplane is of a unit of an earlier layer
     three halves of hyperplanes                              says nothing: any of the three may continue unseen.
 
-Traces are creases continued through the first three kinds. Each lies in the bent hyperplane of one unit, for *every* network in
-general position that computes f, whatever its widths; along a chain of traces, each decisively earlier than the next, the layer
-grows. So a chain of k traces needs k hidden layers, in general position. Any other star excludes general position there, in
-every network: such faces are left out of the box ("excepted") before general position is asked for.
+Traces are creases continued through the first three kinds. Each lies in the bent hyperplane of one
+unit, for *every* network in general position that computes f, whatever its widths; along a chain of
+traces, each decisively earlier than the next, the layer grows. So a chain of k traces needs k
+hidden layers, in general position. Any other star excludes general position there, in every
+network: such faces are left out of the box ("excepted") before general position is asked for.
 `docs/identifiability.md` has the proofs.
 """
 
@@ -63,7 +68,9 @@ def ridges(points: tuple[Point, ...]) -> tuple[Ridge, ...]:
 
 
 class Star(NamedTuple):
-    """The creases at a face of codimension 2: those that continue straight, in pairs, and the others."""
+    """The creases at a face of codimension 2: those that continue straight, in pairs, and the
+    others.
+    """
 
     pairs: tuple[tuple[int, int], ...]
     rest: tuple[int, ...]
@@ -82,10 +89,10 @@ class Traces:
     """The creases of a function in a box, and which of them belong to one unit.
 
     Attributes:
-        creases. stars: the creases at each face of codimension 2. excepted: those of the faces at which no network that
-            computes the function is in general position.
-        label: the trace of each crease, counted from 0. earlier: pairs of traces with the ridge that orders them. crossing:
-            pairs of traces that meet straight.
+        creases. stars: the creases at each face of codimension 2. excepted: those of the faces at
+            which no network that computes the function is in general position.
+        label: the trace of each crease, counted from 0. earlier: pairs of traces with the ridge
+            that orders them. crossing: pairs of traces that meet straight.
     """
 
     creases: tuple[Crease, ...]
@@ -112,8 +119,12 @@ class Traces:
 
     @property
     def possible(self) -> bool:
-        """Whether nothing was found that excludes every network in general position: circles, traces that cross themselves."""
-        return (bool(self.after) or not self.creases) and all(len(pair) == 2 for pair in self.crossing)
+        """Whether nothing was found that excludes every network in general position: circles,
+        traces that cross themselves.
+        """
+        return (bool(self.after) or not self.creases) and all(
+            len(pair) == 2 for pair in self.crossing
+        )
 
     @property
     def chain(self) -> tuple[int, ...]:
@@ -123,11 +134,13 @@ class Traces:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Depth(Result):
-    """How many hidden layers a ReLU network that computes a piecewise linear function in a box needs.
+    """How many hidden layers a ReLU network that computes a piecewise linear function in a box
+    needs.
 
     Attributes:
-        strict: 0, 1 or 2: needed by every network that computes it. generic: needed by every network in general position that
-            computes it; None where there is none. traces, pieces: what it was read from.
+        strict: 0, 1 or 2: needed by every network that computes it. generic: needed by every
+            network in general position that computes it; None where there is none. traces, pieces:
+            what it was read from.
     """
 
     strict: int
@@ -142,7 +155,8 @@ class Depth(Result):
         return tuple(self.traces.earlier[pair] for pair in pairwise(self.traces.chain))
 
     def check(self) -> bool:
-        """Check the cells, the balance at each face of codimension 2, and the chain link by link; then ask again.
+        """Check the cells, the balance at each face of codimension 2, and the chain link by link;
+        then ask again.
 
         Raises:
             CertificateRejected: naming what fails.
@@ -156,36 +170,52 @@ class Depth(Result):
                 raise CertificateRejected(f"the weights at {_shown(ridge)} do not balance")
         if found != again or any(not found.stars[ridge].decisive for ridge in self.chain):
             raise CertificateRejected("the traces do not follow from the creases")
-        if self.strict != _strict(again.creases, again.stars) or self.generic != _generic_depth(again):
+        if self.strict != _strict(again.creases, again.stars) or self.generic != _generic_depth(
+            again
+        ):
             raise CertificateRejected("the depths do not follow from the traces")
         return True
 
     @property
     def statement(self) -> str:
-        more = "no network in general position" if self.generic is None else f"at least {self.generic} in general position"
+        more = (
+            "no network in general position"
+            if self.generic is None
+            else f"at least {self.generic} in general position"
+        )
         but = f" ({len(self.traces.excepted)} faces excepted)" if self.traces.excepted else ""
         return f"{self.strict} hidden layer{'s' * (self.strict != 1)} needed, {more}{but}"
 
     def rows(self) -> list[tuple[str, str]]:
-        found, box = self.traces, repr(self.pieces.box) + (" of a slice" if self.pieces.slice else "")
+        found, box = (
+            self.traces,
+            repr(self.pieces.box) + (" of a slice" if self.pieces.slice else ""),
+        )
         return [
-            ("network", repr(self.pieces.network)), ("in", box),
+            ("network", repr(self.pieces.network)),
+            ("in", box),
             ("hidden layers", f">= {self.strict}"),
-            ("in general position", "none exists" if self.generic is None else f">= {self.generic}"),
-            ("creases", str(len(found.creases))), ("traces", str(found.count)),
+            (
+                "in general position",
+                "none exists" if self.generic is None else f">= {self.generic}",
+            ),
+            ("creases", str(len(found.creases))),
+            ("traces", str(found.count)),
             ("chain", " < ".join(map(_shown, self.chain)) or "none"),
-        ]  # fmt: skip
+        ]
 
     def data(self) -> dict[str, Any]:
         return {
-            "strict": self.strict, "generic": self.generic, "creases": len(self.traces.creases), "traces": self.traces.count,
-            "chain": [_written(ridge) for ridge in self.chain],
+            "strict": self.strict, "generic": self.generic, "creases": len(self.traces.creases),
+            "traces": self.traces.count, "chain": [_written(ridge) for ridge in self.chain],
             "digest": self.pieces.network.digest,
         }  # fmt: skip
 
 
 def meetings(pieces: Pieces) -> dict[tuple[Point, ...], tuple[int, int]]:
-    """The facets inside the box, by their sorted vertices, with the numbers of the two cells that meet there."""
+    """The facets inside the box, by their sorted vertices, with the numbers of the two cells that
+    meet there.
+    """
     met: dict[tuple[Point, ...], list[int]] = {}
     for k, cell in enumerate(pieces.complex):
         for points in cell.facets().values():
@@ -194,7 +224,9 @@ def meetings(pieces: Pieces) -> dict[tuple[Point, ...], tuple[int, int]]:
 
 
 def creases(pieces: Pieces) -> tuple[Crease, ...]:
-    """The visible facets inside the box, from the vertices and affine maps of the cells alone; sorted."""
+    """The visible facets inside the box, from the vertices and affine maps of the cells alone;
+    sorted.
+    """
     found = []
     for points, (a, b) in meetings(pieces).items():
         if pieces.complex[a].maps != pieces.complex[b].maps:
@@ -203,7 +235,9 @@ def creases(pieces: Pieces) -> tuple[Crease, ...]:
 
 
 def _crease(points: tuple[Point, ...], a: Cell, b: Cell) -> Crease:
-    """Both cells are on the sides of one hyperplane, and the difference of their maps vanishes there."""
+    """Both cells are on the sides of one hyperplane, and the difference of their maps vanishes
+    there.
+    """
     jumps = [(minus(q[0], p[0]), q[1] - p[1]) for p, q in zip(a.maps, b.maps, strict=True)]
     slope, offset = next(jump for jump in jumps if any(jump[0]))
     lead = next(k for k, v in enumerate(slope) if v)
@@ -236,7 +270,9 @@ def _star(found: tuple[Crease, ...], group: list[int]) -> Star:
 
 
 def balance(found: tuple[Crease, ...], star: Star, ridge: Ridge) -> tuple[Fraction, ...]:
-    """The sum of the jumps of all gradients on the way around a ridge: zero, for the star of a continuous function."""
+    """The sum of the jumps of all gradients on the way around a ridge: zero, for the star of a
+    continuous function.
+    """
     total: dict[tuple[int, int], Fraction] = {}
     for k in (*star.rest, *(k for pair in star.pairs for k in pair)):
         normal = found[k].plane[0]
@@ -329,7 +365,8 @@ def _generic_depth(found: Traces) -> int | None:
 
 
 def depth(pieces: Pieces) -> Depth:
-    """How many hidden layers the function of `pieces` needs in its box (or in the slice), strictly and in general position.
+    """How many hidden layers the function of `pieces` needs in its box (or in the slice), strictly
+    and in general position.
 
     >>> from moduli import Box, Network, pieces
     >>> first, second = ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), ([[1.0, -1.0]], [-1.0])
@@ -337,11 +374,17 @@ def depth(pieces: Pieces) -> Depth:
     <depth = 2 hidden layers needed, at least 1 in general position>
     """
     found = traces(pieces)
-    return Depth("proved", _strict(found.creases, found.stars), _generic_depth(found), found, pieces)
+    return Depth(
+        "proved", _strict(found.creases, found.stars), _generic_depth(found), found, pieces
+    )
 
 
-def lines(found: Iterable[Crease]) -> Iterator[tuple[Form, tuple[Point, Point], tuple[Fraction, ...]]]:
-    """In the plane: creases joined where they continue straight with one weight, as (line, ends, weight)."""
+def lines(
+    found: Iterable[Crease],
+) -> Iterator[tuple[Form, tuple[Point, Point], tuple[Fraction, ...]]]:
+    """In the plane: creases joined where they continue straight with one weight, as (line, ends,
+    weight).
+    """
     groups: dict[tuple[Form, tuple[Fraction, ...]], list[tuple[Point, ...]]] = {}
     for crease in found:
         groups.setdefault((crease.plane, crease.weight), []).append(tuple(sorted(crease.points)))

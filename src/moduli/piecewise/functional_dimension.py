@@ -1,18 +1,22 @@
-"""Functional dimension: how many directions of parameter space a ReLU network's function can tell apart.
+"""Functional dimension: how many directions of parameter space a ReLU network's function can tell
+apart.
 
-On a cell the outputs are A x + c with A and c polynomial in the parameters, so the functional dimension on a box is the rank of
-the stacked Jacobians of (A, c) over its cells on which no unit vanishes (Grigsby, Lindsey, Meyerhoff, Wu 2022 define it by
-points; coefficients are used here because points in a sliver are ill conditioned). With B_l = d out / d z_l and
-h_{l-1} = H x + g on the cell,
+On a cell the outputs are A x + c with A and c polynomial in the parameters, so the functional
+dimension on a box is the rank of the stacked Jacobians of (A, c) over its cells on which no unit
+vanishes (Grigsby, Lindsey, Meyerhoff, Wu 2022 define it by points; coefficients are used here
+because points in a sliver are ill conditioned). With B_l = d out / d z_l and h_{l-1} = H x + g on
+the cell,
 
     d(A | c) / dW_l[i, j] = B_l[:, i] (H[j] | g[j]),      d(A | c) / db_l[i] = B_l[:, i] (0 | 1).
 
-*From below.* Parameters are dyadic rationals, and a rank modulo an odd prime is never above the rank over the rationals, nor is
-that of combinations of rows: one elimination modulo a prime proves the lower bound.
+*From below.* Parameters are dyadic rationals, and a rank modulo an odd prime is never above the
+rank over the rationals, nor is that of combinations of rows: one elimination modulo a prime proves
+the lower bound.
 
-*From above*, by the first that reaches it: the number of parameters less that of hidden units (scaling); independent exact null
-vectors of known kinds (`_losses`, `_starved`), which name what is lost; null vectors reconstructed from residues modulo many
-primes, or the vanishing of all minors of the next size modulo more primes than they could bear (`modular.rank_at_most`).
+*From above*, by the first that reaches it: the number of parameters less that of hidden units
+(scaling); independent exact null vectors of known kinds (`_losses`, `_starved`), which name what is
+lost; null vectors reconstructed from residues modulo many primes, or the vanishing of all minors of
+the next size modulo more primes than they could bear (`modular.rank_at_most`).
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ from .cells_exact import whole_numbers
 from .polyhedral_complex import Pieces, gates
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-FLOOR = 2.0**-900  # bounds are at least this: below, products underflow, and a bound of 0 would claim a lower rank
+FLOOR = (
+    2.0**-900
+)  # bounds are at least this: below, products underflow, and a bound of 0 would claim a lower rank
 BLOCK = 2**21  # entries of the Jacobian at a time
 WORK = 5e10  # multiplications of a rank modulo a prime
 MOST = 2**25  # entries of a Jacobian whose pairs of cells are read
@@ -49,7 +55,8 @@ class Dimension(Result):
     """The functional dimension of a network on a box.
 
     Attributes:
-        lower, upper: proved. generic: parameters less hidden units, the most it can be. cells: where it was computed.
+        lower, upper: proved. generic: parameters less hidden units, the most it can be. cells:
+            where it was computed.
         losses: what is lost, by kind and layer: (kind, layer, directions).
     """
 
@@ -77,12 +84,18 @@ class Dimension(Result):
 
     def __int__(self) -> int:
         if not self.exact:
-            raise Undecided(f"functional dimension between {self.lower} and {self.upper}", lower=self.lower, upper=self.upper)
+            raise Undecided(
+                f"functional dimension between {self.lower} and {self.upper}",
+                lower=self.lower,
+                upper=self.upper,
+            )
         return self.lower
 
     @cached_property
     def null_space(self) -> Array:
-        """Directions of parameters that change nothing to first order, [count, parameters], orthonormal (floats)."""
+        """Directions of parameters that change nothing to first order, [count, parameters],
+        orthonormal (floats).
+        """
         values, rows = np.linalg.svd(_jacobian_floats(self.cells), full_matrices=True)[1:]
         if self.exact:
             rank = self.lower
@@ -91,14 +104,22 @@ class Dimension(Result):
         return np.asarray(rows[rank:])
 
     def check(self) -> bool:
-        """Check the cells and compute both bounds again, the lower one modulo another prime (should that fail, the first)."""
+        """Check the cells and compute both bounds again, the lower one modulo another prime (should
+        that fail, the first).
+        """
         ranks = (_rank(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
         below = self.cells.check() and any(rank >= self.lower for rank in ranks)
-        return below and (self.upper >= self.generic or _upper(self.cells, self.upper)[0] <= self.upper)
+        return below and (
+            self.upper >= self.generic or _upper(self.cells, self.upper)[0] <= self.upper
+        )
 
     @property
     def statement(self) -> str:
-        why = "" if len(smooth(self.cells)) else "; on every cell a unit vanishes identically: compress the network first"
+        why = (
+            ""
+            if len(smooth(self.cells))
+            else "; on every cell a unit vanishes identically: compress the network first"
+        )
         return f"{self.value} ({self.network.parameters} parameters){why}"
 
     @property
@@ -113,16 +134,24 @@ class Dimension(Result):
     def facts(self) -> list[tuple[str, str]]:
         rows = [
             ("cells", str(self.cells.cells)),
-            ("functional dimension", f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}"),
-            ("parameters less units", str(self.generic)), ("directions lost", str(self.generic - self.upper)),
-        ]  # fmt: skip
-        places = [(f"lost in layer {layer}" if layer else "lost together", kind, count) for kind, layer, count in self.losses]
+            (
+                "functional dimension",
+                f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}",
+            ),
+            ("parameters less units", str(self.generic)),
+            ("directions lost", str(self.generic - self.upper)),
+        ]
+        places = [
+            (f"lost in layer {layer}" if layer else "lost together", kind, count)
+            for kind, layer, count in self.losses
+        ]
         return rows + [(place, f"{count}: {kind}") for place, kind, count in places]
 
     def data(self) -> dict[str, Any]:
         return {
             "lower": self.lower, "upper": self.upper, "exact": self.exact, "generic": self.generic,
-            "losses": [list(loss) for loss in self.losses], "cells": self.cells.cells, "digest": self.network.digest,
+            "losses": [list(loss) for loss in self.losses], "cells": self.cells.cells,
+            "digest": self.network.digest,
         }  # fmt: skip
 
 
@@ -133,7 +162,9 @@ def dimension(found: Any, seed: int) -> Dimension:
     generic = net.parameters - hidden
     lower = _rank(found, modular.PRIMES[0], seed)
     upper, losses = generic, tuple[tuple[str, int, int], ...]()
-    if lower < generic and found.complete:  # what is lost beyond scaling is seen only where all cells are known
+    if (
+        lower < generic and found.complete
+    ):  # what is lost beyond scaling is seen only where all cells are known
         upper, losses = _upper(found, lower)
     status = "proved" if lower == upper else "bounded"
     return Dimension(status, lower, upper, generic, found, losses, seed)
@@ -171,14 +202,18 @@ class Floats(NamedTuple):
 
 
 def smooth(found: Any) -> Any:
-    """Signs of cells on which no unit vanishes: elsewhere the function need not be differentiable in the parameters."""
+    """Signs of cells on which no unit vanishes: elsewhere the function need not be differentiable
+    in the parameters.
+    """
     return found.cell_signs[(found.cell_signs != 0).all(axis=1)]
 
 
 class Local(NamedTuple):
-    """The network on some cells: what layers read (features, then 1), gates, and slopes of the outputs by pre-activations.
+    """The network on some cells: what layers read (features, then 1), gates, and slopes of the
+    outputs by pre-activations.
 
-    Shapes: features [coefficients, cells, width + 1] with offsets last, gates [cells, width], slopes [outputs, cells, width].
+    Shapes: features [coefficients, cells, width + 1] with offsets last, gates [cells, width],
+    slopes [outputs, cells, width].
     """
 
     features: list[Array]
@@ -190,30 +225,43 @@ def local(found: Any, signs: Any, field: Exact | Floats) -> Local:
     """Features, gates and slopes on cells of given signs, in floats or residues."""
     net = found.network
     gate_of = [field.number(g) for g in gates(net, signs)]
-    h = np.broadcast_to(field.number(found.start).T[:, None], (found.start.shape[1], len(signs), len(found.start)))
+    h = np.broadcast_to(
+        field.number(found.start).T[:, None], (found.start.shape[1], len(signs), len(found.start))
+    )
     one = np.zeros((len(h), len(signs), 1))
     one[-1] = 1.0
     weights = [field.number(np.column_stack([x.weight, x.bias])) for x in net.layers]
     features = [np.concatenate([h, one], axis=2)]
     for l, (weight, gate) in enumerate(zip(weights[:-1], gate_of, strict=True)):
-        read = features[-1] if l else features[0][:, :1]  # the first layer reads the same on all cells
+        read = (
+            features[-1] if l else features[0][:, :1]
+        )  # the first layer reads the same on all cells
         h = field.reduced(field.times(read, weight.T) * gate)
         features.append(np.concatenate([h, one], axis=2))
-    slopes = [np.broadcast_to(np.eye(net.widths[-1])[:, None], (net.widths[-1], len(signs), net.widths[-1]))]
+    slopes = [
+        np.broadcast_to(
+            np.eye(net.widths[-1])[:, None], (net.widths[-1], len(signs), net.widths[-1])
+        )
+    ]
     for weight, gate in zip(weights[:0:-1], gate_of[::-1], strict=True):
         slopes.insert(0, field.reduced(field.times(slopes[0], weight[:, :-1]) * gate))
     return Local(features, gate_of, slopes)
 
 
 def _jacobian(found: Any, field: Exact | Floats) -> Iterator[Array]:
-    """Rows (cell, output, coefficient) of the Jacobian, [rows, parameters] in the order of `Network.flat`, block by block."""
+    """Rows (cell, output, coefficient) of the Jacobian, [rows, parameters] in the order of
+    `Network.flat`, block by block.
+    """
     signs, net = smooth(found), found.network
     step = max(1, BLOCK // (net.parameters * net.widths[-1] * found.start.shape[1]))
     for at in range(0, len(signs), step):
         here = local(found, signs[at : at + step], field)
         parts = []
         for slope, feature in zip(here.slopes, here.features, strict=True):
-            block = slope.transpose(1, 0, 2)[:, :, None, :, None] * feature.transpose(1, 0, 2)[:, None, :, None, :]
+            block = (
+                slope.transpose(1, 0, 2)[:, :, None, :, None]
+                * feature.transpose(1, 0, 2)[:, None, :, None, :]
+            )
             rows = math.prod(block.shape[:3])
             parts += [block[..., :-1].reshape(rows, -1), block[..., -1].reshape(rows, -1)]
         yield field.reduced(np.concatenate(parts, axis=1))
@@ -229,10 +277,12 @@ def _jacobian_floats(found: Any) -> Array:
 
 
 def _rank(found: Any, prime: int, seed: int) -> int:
-    """The rank modulo a prime of all rows, or of sparse random combinations of them: never above the rank over the rationals.
+    """The rank modulo a prime of all rows, or of sparse random combinations of them: never above
+    the rank over the rationals.
 
-    Each row goes to four of slightly more sums than parameters: almost surely no rank is lost (as in cuckoo hashing with four
-    places, whose table may be filled to 97 %; Cain, Sanders, Wormald 2007).
+    Each row goes to four of slightly more sums than parameters: almost surely no rank is lost (as
+    in cuckoo hashing with four places, whose table may be filled to 97 %; Cain, Sanders, Wormald
+    2007).
     """
     from scipy.sparse import csr_array
 
@@ -243,8 +293,9 @@ def _rank(found: Any, prime: int, seed: int) -> int:
         raise Undecided(
             f"the rank of a matrix of {min(count, most)} rows and {columns} columns, one for each parameter, is not taken: "
             f"more than {MEMORY >> 30} GiB; give a smaller budget or box, or a smaller network",
-            lower=0, upper=columns,
-        )  # fmt: skip
+            lower=0,
+            upper=columns,
+        )
     total, rows, terms = np.zeros((0 if count <= most else most, columns)), list[Array](), 0
     for block in _jacobian(found, Exact(prime)):
         if count <= most:
@@ -257,9 +308,15 @@ def _rank(found: Any, prime: int, seed: int) -> int:
             fresh = int(np.bincount(place.ravel()).max())
             if terms + fresh > 2000:  # of fewer than 2^11 products below 2^42 the sums are exact
                 total, terms = modular.reduced(total, prime), 1
-            total += csr_array((factor.ravel(), place.ravel(), start), shape=(len(part), most)).T @ part
+            total += (
+                csr_array((factor.ravel(), place.ravel(), start), shape=(len(part), most)).T @ part
+            )
             terms += fresh
-    whole = np.concatenate([np.zeros((0, columns)), *rows]) if count <= most else modular.reduced(total, prime)
+    whole = (
+        np.concatenate([np.zeros((0, columns)), *rows])
+        if count <= most
+        else modular.reduced(total, prime)
+    )
     return modular.rank(whole, prime)
 
 
@@ -277,8 +334,12 @@ def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ..
     vectors, busy = [modular.residues(_scaling(net), prime)], exercised(found)
     idle, rank, losses = _unexercised(net, busy, vectors[0], prime)
     most = net.parameters - int(idle.sum())
-    known = ((kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(net, busy))
-    for kind, layer, rows in chain(known, _starved(found, busy, prime)) if most - rank > wanted else ():
+    known = (
+        (kind, layer, modular.residues(rows, prime)) for kind, layer, rows in _losses(net, busy)
+    )
+    for kind, layer, rows in (
+        chain(known, _starved(found, busy, prime)) if most - rank > wanted else ()
+    ):
         vectors.append(rows)
         before, rank = rank, modular.rank(np.concatenate(vectors)[:, ~idle], prime)
         losses[kind, layer] = losses.get((kind, layer), 0) + rank - before
@@ -291,8 +352,12 @@ def _upper(found: Any, wanted: int) -> tuple[int, tuple[tuple[str, int, int], ..
     return upper, tuple((kind, layer, count) for (kind, layer), count in losses.items() if count)
 
 
-def _unexercised(net: Network, busy: Exercised, scaling: Array, prime: int) -> tuple[Any, int, Losses]:
-    """Weights that no cell exercises, each lost alone as its column is zero; the rank of scaling in the other columns."""
+def _unexercised(
+    net: Network, busy: Exercised, scaling: Array, prime: int
+) -> tuple[Any, int, Losses]:
+    """Weights that no cell exercises, each lost alone as its column is zero; the rank of scaling in
+    the other columns.
+    """
     losses = Losses()
     idle, rank = np.zeros(net.parameters, dtype=bool), modular.rank(scaling, prime)
     for l, table in enumerate(busy.seen):
@@ -304,7 +369,9 @@ def _unexercised(net: Network, busy: Exercised, scaling: Array, prime: int) -> t
 
 
 def _reached(found: Any, vectors: Array, idle: Any, wanted: int) -> bool:
-    """Whether the rank is proved to be no larger than `wanted`: on the columns that known null vectors leave."""
+    """Whether the rank is proved to be no larger than `wanted`: on the columns that known null
+    vectors leave.
+    """
     prime, places = modular.PRIMES[0], np.flatnonzero(~idle)
     kept = np.setdiff1d(places, places[modular.pivots(vectors[:, ~idle], prime)[1]])
     sizes, powers = (part[kept] for part in _column_bits(found))
@@ -324,7 +391,9 @@ def _places(net: Network, l: int, unit: Any, column: Any) -> Any:
 
 
 def _scaling(net: Network) -> Array:
-    """The row of a unit grows as its column shrinks (positively homogeneous activations), [units, parameters]."""
+    """The row of a unit grows as its column shrinks (positively homogeneous activations), [units,
+    parameters].
+    """
     rows = []
     for l, act in enumerate(net.activations):
         if not act.homogeneous:
@@ -340,10 +409,12 @@ def _scaling(net: Network) -> Array:
 
 
 def _losses(net: Network, busy: Exercised) -> Iterator[tuple[str, int, Array]]:
-    """Null vectors beside scaling, exact in floats: directions along which all coefficients stay, to first order.
+    """Null vectors beside scaling, exact in floats: directions along which all coefficients stay,
+    to first order.
 
     - mixing of units i, k of a layer: i reads a multiple of the row of k, and the column of k takes back what i sends.
-      It is a null vector if on every cell where i is heard (its column times the slopes behind) both have one gate;
+      It is a null vector if on every cell where i is heard (its column times the slopes behind)
+      both have one gate;
     - shift of unit i: its bias grows, the next layer's bias takes it back; if i is linear wherever it is heard.
     """
 
@@ -354,7 +425,9 @@ def _losses(net: Network, busy: Exercised) -> Iterator[tuple[str, int, Array]]:
         w, b, after = net.layers[l].weight, net.layers[l].bias, net.layers[l + 1].weight
         gate, heard = busy.gates[l], busy.heard[l]
         values = np.unique(gate)
-        differ = np.zeros((gate.shape[1], gate.shape[1]))  # on how many cells unit i is heard and k has another slope
+        differ = np.zeros(
+            (gate.shape[1], gate.shape[1])
+        )  # on how many cells unit i is heard and k has another slope
         for v in values:
             differ += (heard & (gate == v)).T.astype(np.float64) @ (gate != v).astype(np.float64)
         speaks = (heard & (gate != 0)).any(axis=0)
@@ -372,17 +445,21 @@ def _losses(net: Network, busy: Exercised) -> Iterator[tuple[str, int, Array]]:
         for row, i in zip(rows, straight, strict=True):
             slope = gate[heard[:, i], i][0]
             back = slope * after[:, i]
-            if slope == 0 or (np.frexp(abs(slope))[0] == 0.5 and (back / slope == after[:, i]).all()):  # the product is exact
+            if slope == 0 or (
+                np.frexp(abs(slope))[0] == 0.5 and (back / slope == after[:, i]).all()
+            ):  # the product is exact
                 row[_places(net, l, i, -1)] = 1.0
                 row[_places(net, l + 1, np.arange(len(after)), -1)] = -back
         yield "linear units, shifted", l + 1, rows
 
 
 def _starved(found: Any, busy: Exercised, prime: int) -> Iterator[tuple[str, int, Array]]:
-    """Null vectors in the row of one unit: the features it reads, where it is heard, span too little.
+    """Null vectors in the row of one unit: the features it reads, where it is heard, span too
+    little.
 
-    Given modulo the prime, as the reduction of exact ones: that the rank of the features is no larger than modulo the prime is
-    proved (`modular.rank_at_most`), so that the null space there is the reduction of the integer null vectors.
+    Given modulo the prime, as the reduction of exact ones: that the rank of the features is no
+    larger than modulo the prime is proved (`modular.rank_at_most`), so that the null space there is
+    the reduction of the integer null vectors.
     """
     net, signs = found.network, smooth(found)
     on = [h & (g != 0) for h, g in zip(busy.heard, busy.gates, strict=True)]
@@ -401,7 +478,9 @@ def _starved(found: Any, busy: Exercised, prime: int) -> Iterator[tuple[str, int
             def read(p: int, rows: Any = rows, where: Any = where) -> Array:
                 return np.asarray(rows(p)[where].reshape(-1, rows(p).shape[2]))
 
-            if len(null) and modular.rank_at_most(read, net.widths[l] + 1 - len(null), sizes[l], shifts[l], WORK):
+            if len(null) and modular.rank_at_most(
+                read, net.widths[l] + 1 - len(null), sizes[l], shifts[l], WORK
+            ):
                 out = np.zeros((len(null), net.parameters))
                 place = offsets[l] + unit * net.widths[l]
                 out[:, place : place + net.widths[l]] = null[:, :-1]
@@ -412,15 +491,18 @@ def _starved(found: Any, busy: Exercised, prime: int) -> Iterator[tuple[str, int
 
 
 def _features(found: Any, signs: Any, l: int, prime: int) -> Array:
-    """What layer l (from 0) reads on cells of some signs, modulo a prime [cells, coefficients, width + 1]."""
+    """What layer l (from 0) reads on cells of some signs, modulo a prime [cells, coefficients,
+    width + 1].
+    """
     return np.ascontiguousarray(local(found, signs, Exact(prime)).features[l].transpose(1, 0, 2))
 
 
 class Exercised(NamedTuple):
-    """What the cells exercise, never too little: a value that vanishes for certain (no path bears it) is left out.
+    """What the cells exercise, never too little: a value that vanishes for certain (no path bears
+    it) is left out.
 
-    By layer: seen [units, inputs of the layer + 1]; of hidden layers heard [cells, units], whether the outputs depend on what
-    a unit sends, and gates [cells, units].
+    By layer: seen [units, inputs of the layer + 1]; of hidden layers heard [cells, units], whether
+    the outputs depend on what a unit sends, and gates [cells, units].
     """
 
     seen: list[Any]
@@ -450,7 +532,9 @@ def exercised(found: Any) -> Exercised:
 
 
 def _column_bits(found: Any) -> tuple[Array, Array]:
-    """Of the entries of each column of the Jacobian: log2 of a bound, and the power of two that makes them integers."""
+    """Of the entries of each column of the Jacobian: log2 of a bound, and the power of two that
+    makes them integers.
+    """
     net, bits, powers = found.network, list[Array](), list[Array]()
     sizes, shifts = _feature_bits(found)
     behind, shift = np.ones(net.widths[-1]), 0
@@ -466,8 +550,14 @@ def _column_bits(found: Any) -> tuple[Array, Array]:
 
 
 def _feature_bits(found: Any) -> tuple[list[Array], list[int]]:
-    """Of what each layer reads (and 1): log2 of a bound on all cells, and the power of two that makes it integers."""
-    net, size, shift = found.network, np.append(np.abs(found.start).max(axis=1), 1.0), whole_numbers(found.start)[1]
+    """Of what each layer reads (and 1): log2 of a bound on all cells, and the power of two that
+    makes it integers.
+    """
+    net, size, shift = (
+        found.network,
+        np.append(np.abs(found.start).max(axis=1), 1.0),
+        whole_numbers(found.start)[1],
+    )
     sizes, shifts = [np.log2(np.maximum(size, FLOOR))], [shift]
     for l, layer in enumerate(net.layers[:-1]):
         both = np.column_stack([layer.weight, layer.bias])
@@ -481,7 +571,9 @@ def _feature_bits(found: Any) -> tuple[list[Array], list[int]]:
 
 
 def _gate_size(net: Network, l: int) -> tuple[float, int]:
-    """The steepest slope of the activation after layer l (from 0), and the power of two that makes its slopes integers."""
+    """The steepest slope of the activation after layer l (from 0), and the power of two that makes
+    its slopes integers.
+    """
     if l < 0:
         return 1.0, 0
     slope = net.activations[l].derivative(np.array([-1.0]))

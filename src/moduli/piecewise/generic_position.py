@@ -1,18 +1,22 @@
-"""Whether the function of a ReLU network in a box determines its parameters, up to the standard symmetries.
+"""Whether the function of a ReLU network in a box determines its parameters, up to the standard
+symmetries.
 
-One hidden layer: if and only if every unit has non-zero weights and a hyperplane that meets the open box, no two share one,
-and no set S of units has sum_S v_i w_i^T = 0 (those could be turned together: relu(t) = t + relu(-t)).
+One hidden layer: if and only if every unit has non-zero weights and a hyperplane that meets the
+open box, no two share one, and no set S of units has sum_S v_i w_i^T = 0 (those could be turned
+together: relu(t) = t + relu(-t)).
 
-Two: `recovery.everything` lists all networks in general position (`forced_depth` says what that is) with the same
-function, or says that it cannot; a second one that is no symmetric copy is a witness.
+Two: `recovery.everything` lists all networks in general position (`forced_depth` says what that is)
+with the same function, or says that it cannot; a second one that is no symmetric copy is a witness.
 
-Any depth, sufficient in general position: with L hidden layers, let every unit j of layer l have a trace at which a chain of at
-least L - l + 1 traces starts, on which (h_{l-1}, 1) has rank n_{l-1}; let every change of orientations in layer l be refuted by
-such a trace of layer l + 1, on which the features built with it and 1 have full rank; let no set of units of the last hidden
-layer be turned together. Then layer by layer, any network of the same widths in general position with the same function has
-the same hyperplanes, then the same orientations, then the same weights.
+Any depth, sufficient in general position: with L hidden layers, let every unit j of layer l have a
+trace at which a chain of at least L - l + 1 traces starts, on which (h_{l-1}, 1) has rank n_{l-1};
+let every change of orientations in layer l be refuted by such a trace of layer l + 1, on which the
+features built with it and 1 have full rank; let no set of units of the last hidden layer be turned
+together. Then layer by layer, any network of the same widths in general position with the same
+function has the same hyperplanes, then the same orientations, then the same weights.
 
-`docs/identifiability.md` has the proofs. Ranks are taken modulo a prime, where they are never above the true ones.
+`docs/identifiability.md` has the proofs. Ranks are taken modulo a prime, where they are never above
+the true ones.
 """
 
 from __future__ import annotations
@@ -42,11 +46,15 @@ from .recovery import everything, standard
 
 PRIME = modular.PRIMES[0]
 WIDEST = 12  # units in a layer of which all orientations are refuted
-Values = dict[Point, list[list[Fraction]]]  # at each vertex, the pre-activations of each hidden layer
+Values = dict[
+    Point, list[list[Fraction]]
+]  # at each vertex, the pre-activations of each hidden layer
 
 
 class Verdict(NamedTuple):
-    """Identifiable, not, or undecided; why; and another network with the same function, where one was found."""
+    """Identifiable, not, or undecided; why; and another network with the same function, where one
+    was found.
+    """
 
     value: bool | None
     reason: str
@@ -54,7 +62,8 @@ class Verdict(NamedTuple):
 
 
 def shallow_identifiability(net: Network, box: Box) -> Verdict:
-    """One hidden layer, decided: whether every network of these widths with the same function in the box is a symmetric copy.
+    """One hidden layer, decided: whether every network of these widths with the same function in
+    the box is a symmetric copy.
 
     Any number of inputs.
 
@@ -79,10 +88,12 @@ def shallow_identifiability(net: Network, box: Box) -> Verdict:
 
 
 def generic_identifiability(pieces: Pieces, budget: int = 2_000) -> Verdict:
-    """Whether every network of these widths, in general position, with the same function in the box is a symmetric copy.
+    """Whether every network of these widths, in general position, with the same function in the box
+    is a symmetric copy.
 
-    One hidden layer is decided among all networks. False comes with a network that is no symmetric copy, where it was found by
-    enumeration (`budget` linear systems at most), or names units that can be turned together.
+    One hidden layer is decided among all networks. False comes with a network that is no symmetric
+    copy, where it was found by enumeration (`budget` linear systems at most), or names units that
+    can be turned together.
 
     Raises:
         ValueError: another activation, a slice.
@@ -108,8 +119,13 @@ def _listed(pieces: Pieces, budget: int) -> Verdict:
     if len(others) == len(forms) or any(_ties(form) for form in forms):
         return Verdict(None, "the parameters are not in general position")
     if others:
-        return Verdict(False, "another network, no symmetric copy, has the same function", others[0])
-    return Verdict(True, "every network of these widths in general position with the same function is a symmetric copy")
+        return Verdict(
+            False, "another network, no symmetric copy, has the same function", others[0]
+        )
+    return Verdict(
+        True,
+        "every network of these widths in general position with the same function is a symmetric copy",
+    )
 
 
 def _ties(layers: Sequence[Affine]) -> bool:
@@ -122,7 +138,9 @@ def _ties(layers: Sequence[Affine]) -> bool:
 
 
 def chained(pieces: Pieces) -> Verdict:
-    """The sufficient condition for any depth: True, False (units of the last hidden layer can be turned together) or None."""
+    """The sufficient condition for any depth: True, False (units of the last hidden layer can be
+    turned together) or None.
+    """
     _accept(pieces.network, pieces)
     found, values = traces(pieces), _values(pieces)
     named = _owners(pieces, found, values)
@@ -134,7 +152,11 @@ def chained(pieces: Pieces) -> Verdict:
     for l in range(depth):
         above = list[list[Point]]()
         for j in range(widths[l + 1]):
-            own = [t for t, unit in enumerate(named) if unit == at + j and len(found.after[t]) >= depth - l]
+            own = [
+                t
+                for t, unit in enumerate(named)
+                if unit == at + j and len(found.after[t]) >= depth - l
+            ]
             places = [sorted(set(_points(found, t))) for t in own]
             if not any(_rank(_features(values, place, l, None)) == widths[l] for place in places):
                 why = "of full rank" if places else f"that starts a chain of {depth - l}"
@@ -150,9 +172,13 @@ def chained(pieces: Pieces) -> Verdict:
 
 def _accept(net: Network, pieces: Pieces | None = None) -> None:
     if pieces is not None and pieces.slice is not None:
-        raise ValueError("a slice: parameters are identified by the function of all inputs, not of some directions")
+        raise ValueError(
+            "a slice: parameters are identified by the function of all inputs, not of some directions"
+        )
     if any(str(act) != "relu" for act in net.activations) or len(net.layers) < 2:
-        raise ValueError(f"{net}: identifiability is decided for relu and at least one hidden layer")
+        raise ValueError(
+            f"{net}: identifiability is decided for relu and at least one hidden layer"
+        )
 
 
 def _values(pieces: Pieces) -> Values:
@@ -163,7 +189,9 @@ def _values(pieces: Pieces) -> Values:
 
 
 def _owners(pieces: Pieces, found: Traces, values: Values) -> list[int] | None:
-    """The unit on each trace; None if the parameters are not in general position (outside the excepted faces)."""
+    """The unit on each trace; None if the parameters are not in general position (outside the
+    excepted faces).
+    """
     zero: dict[Point, frozenset[int]] = {}  # the units that vanish at each vertex
     for p, layers in values.items():
         zero[p] = frozenset(k for k, v in enumerate(chain(*layers)) if v == 0)
@@ -175,7 +203,9 @@ def _owners(pieces: Pieces, found: Traces, values: Values) -> list[int] | None:
         return None
     facets = list(meetings(pieces))
     faces = {ridge for points in facets for ridge in ridges(points)} - set(found.excepted)
-    if any(len(on(points)) > 1 for points in facets) or any(len(on(r)) > 2 for r in faces if inside(pieces, r)):
+    if any(len(on(points)) > 1 for points in facets) or any(
+        len(on(r)) > 2 for r in faces if inside(pieces, r)
+    ):
         return None
     owners = [on(_points(found, t)) for t in range(found.count)]
     assert all(len(units) == 1 for units in owners), "a trace lies in one unit"
@@ -186,8 +216,12 @@ def _points(found: Traces, trace: int) -> list[Point]:
     return [p for crease in found.of(trace) for p in crease.points]
 
 
-def _features(values: Values, points: Sequence[Point], layer: int, signs: Sequence[int] | None) -> Any:
-    """What layer `layer` + 1 reads at points, and 1, modulo the prime; `signs` are orientations of the units below."""
+def _features(
+    values: Values, points: Sequence[Point], layer: int, signs: Sequence[int] | None
+) -> Any:
+    """What layer `layer` + 1 reads at points, and 1, modulo the prime; `signs` are orientations of
+    the units below.
+    """
     rows = []
     for p in points:
         h = list(p) if not layer else values[p][layer - 1]
@@ -206,7 +240,9 @@ def _unrefuted(values: Values, places: list[list[Point]], layer: int, width: int
     if width > WIDEST:
         return f"more than {WIDEST} units, too many orientations to refute"
     for signs in product((1, -1), repeat=width):
-        if min(signs) < 0 and all(_rank(_features(values, place, layer, signs)) <= width for place in places):
+        if min(signs) < 0 and all(
+            _rank(_features(values, place, layer, signs)) <= width for place in places
+        ):
             return f"units {[k for k, s in enumerate(signs) if s < 0]} might be turned"
     return None
 
@@ -220,7 +256,8 @@ def _turned(net: Network, whom: str) -> Verdict:
     residues = []
     for v, w in zip(columns, rows, strict=True):
         residues.append([modular.residue(x, PRIME) for x in tensor(v, w)])
-    # Full rank modulo a prime is full rank: no combination of the tensors vanishes, least of all a sum.
+    # Full rank modulo a prime is full rank: no combination of the tensors vanishes, least of all a
+    # sum.
     if _rank(np.array(residues, dtype=np.float64)) == len(rows):
         return Verdict(True, f"{whom} with the same function is a symmetric copy")
     if len(rows) > 2 * MOST:
@@ -235,17 +272,25 @@ def _turned(net: Network, whom: str) -> Verdict:
 
 
 def trace_ranks(pieces: Pieces) -> list[int]:
-    """Of each hidden unit (l, j): the rank of (h_{l-1}, 1) over the visible facets on which it alone vanishes, 0 without any.
+    """Of each hidden unit (l, j): the rank of (h_{l-1}, 1) over the visible facets on which it
+    alone vanishes, 0 without any.
 
-    If all equal the widths n_{l-1}, the parameters are locally identifiable. Take points in these facets: for parameters close
-    by only the same unit can vanish near them, and the function still bends, so its pre-activation vanishes on the same pieces.
-    Layer by layer the features agree up to scale, and the incoming row of the unit is the one annihilator of the points.
-    Ranks modulo a prime: never above the true ones, so a yes is a proof.
+    If all equal the widths n_{l-1}, the parameters are locally identifiable. Take points in these
+    facets: for parameters close by only the same unit can vanish near them, and the function still
+    bends, so its pre-activation vanishes on the same pieces. Layer by layer the features agree up
+    to scale, and the incoming row of the unit is the one annihilator of the points. Ranks modulo a
+    prime: never above the true ones, so a yes is a proof.
     """
-    values, seen = _values(pieces), {frozenset(f.cells): f.units for f in pieces.facets if f.visible and len(f.units) == 1}
+    values, seen = (
+        _values(pieces),
+        {frozenset(f.cells): f.units for f in pieces.facets if f.visible and len(f.units) == 1},
+    )
     places: dict[int, set[Point]] = {}
     for points, pair in meetings(pieces).items():
         for unit in seen.get(frozenset(pair), ()):
             places.setdefault(unit, set()).update(points)
     layers = [l for l, n in enumerate(pieces.network.widths[1:-1]) for _ in range(n)]
-    return [_rank(_features(values, sorted(places[k]), l, None)) if k in places else 0 for k, l in enumerate(layers)]
+    return [
+        _rank(_features(values, sorted(places[k]), l, None)) if k in places else 0
+        for k, l in enumerate(layers)
+    ]

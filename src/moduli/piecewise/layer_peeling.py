@@ -2,17 +2,20 @@
 
 Only cells with their affine maps are read, never which unit made them.
 
-*The last hidden layer*, given those below: its creases are the ones on which no unit below vanishes; all are visible. They
-are continued through the others into components, and these are put together into units: a unit has one hyperplane in each
-region of the units below. `output_layer` does the rest, for every orientation of the layer below.
+*The last hidden layer*, given those below: its creases are the ones on which no unit below
+vanishes; all are visible. They are continued through the others into components, and these are put
+together into units: a unit has one hyperplane in each region of the units below. `output_layer`
+does the rest, for every orientation of the layer below.
 
-*The first of two*: its hyperplanes are those at which creases bend. One plane at every face of codimension 2 where creases do
-not all go straight on is of the first layer, and no other plane there is.
+*The first of two*: its hyperplanes are those at which creases bend. One plane at every face of
+codimension 2 where creases do not all go straight on is of the first layer, and no other plane
+there is.
 
-*Others*: where a trace has just one vector (W, b) with W h + b = 0 on it, that is a guess at a unit. A bent one has none
-before the layers at which it bends are known.
+*Others*: where a trace has just one vector (W, b) with W h + b = 0 on it, that is a guess at a
+unit. A bent one has none before the layers at which it bends are known.
 
-With `all` every network with two hidden layers in general position is among the candidates (`docs/identifiability.md`).
+With `all` every network with two hidden layers in general position is among the candidates
+(`docs/identifiability.md`).
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from .polyhedral_complex import Pieces
 from .rational_rows import dot, plus, times
 
 OWN = 10**6  # the constraints of a candidate are numbered from here, above those of any cell
-Bend = tuple[frozenset[Form], frozenset[Form]]  # planes of which one is of the first layer; all planes there
+Bend = tuple[
+    frozenset[Form], frozenset[Form]
+]  # planes of which one is of the first layer; all planes there
 
 
 @dataclass
@@ -51,9 +56,15 @@ class Search:
 
     def __post_init__(self) -> None:
         self.creases = creases(self.pieces)
-        self.stars = [star for star in stars(self.pieces, self.creases).values() if possible(self.creases, star)]
+        self.stars = [
+            star
+            for star in stars(self.pieces, self.creases).values()
+            if possible(self.creases, star)
+        ]
         whole = self.pieces.complex
-        self.first = min(range(len(whole)), key=lambda k: sorted(whole[k].points))  # whatever the order of the cells
+        self.first = min(
+            range(len(whole)), key=lambda k: sorted(whole[k].points)
+        )  # whatever the order of the cells
         number = {crease.points: k for k, crease in enumerate(self.creases)}
         self.neighbours = {}
         for points, (a, b) in meetings(self.pieces).items():
@@ -61,7 +72,9 @@ class Search:
             self.neighbours.setdefault(b, []).append((a, number.get(points, -1)))
 
     def sides(self, units: Sequence[Unit]) -> list[list[int]] | None:
-        """Of each cell, on which side of the creases of each unit it is (0, 1); None if they do not separate."""
+        """Of each cell, on which side of the creases of each unit it is (0, 1); None if they do not
+        separate.
+        """
         found = []
         for unit in units:
             side, queue = {self.first: 0}, [self.first]
@@ -74,32 +87,48 @@ class Search:
                     elif side[b] != value:
                         return None
             found.append([side[k] for k in range(len(self.pieces.complex))])
-        return [list(row) for row in zip(*found, strict=True)] if found else [[] for _ in self.pieces.complex]
+        return (
+            [list(row) for row in zip(*found, strict=True)]
+            if found
+            else [[] for _ in self.pieces.complex]
+        )
 
 
-def networks(search: Search, widths: tuple[int, ...], *, all: bool = False) -> Iterator[list[Affine]]:
+def networks(
+    search: Search, widths: tuple[int, ...], *, all: bool = False
+) -> Iterator[list[Affine]]:
     """Candidates for networks of these widths that compute a function; none is believed.
 
     With `all` (two hidden layers) every one in general position is among them, up to symmetry.
 
     Raises:
-        Undecided: the budget ran out, or `all` cannot be promised: fewer planes or units than the widths would do, or a linear
-            system has many solutions.
+        Undecided: the budget ran out, or `all` cannot be promised: fewer planes or units than the
+            widths would do, or a linear system has many solutions.
     """
     if len(widths) == 3:
         yield from _top(search, [], widths, all)
     elif len(widths) > 4:
         yield from _tower(search, [], widths)
     else:
-        if all and next(_hitting(_bends(search), frozenset(), frozenset(), widths[1] - 1), None) is not None:
+        if (
+            all
+            and next(_hitting(_bends(search), frozenset(), frozenset(), widths[1] - 1), None)
+            is not None
+        ):
             raise Undecided("fewer hyperplanes of the first layer explain all bends")
         for planes in first_layers(search, widths[1]):
             rows = [integral([*slope, offset]) for slope, offset in planes]
-            yield from _top(search, [([row[:-1] for row in rows], [row[-1] for row in rows])], widths, all)
+            yield from _top(
+                search, [([row[:-1] for row in rows], [row[-1] for row in rows])], widths, all
+            )
 
 
-def _top(search: Search, known: list[Affine], widths: tuple[int, ...], all: bool) -> Iterator[list[Affine]]:
-    """The last hidden layer and the output, given the layers below up to the orientation of the uppermost."""
+def _top(
+    search: Search, known: list[Affine], widths: tuple[int, ...], all: bool
+) -> Iterator[list[Affine]]:
+    """The last hidden layer and the output, given the layers below up to the orientation of the
+    uppermost.
+    """
     parts = components(search, known)
     if parts is None:
         return
@@ -122,7 +151,9 @@ def _top(search: Search, known: list[Affine], widths: tuple[int, ...], all: bool
 
 
 def _tower(search: Search, known: list[Affine], widths: tuple[int, ...]) -> Iterator[list[Affine]]:
-    """Three hidden layers or more: guess a layer from traces with one annihilator, orient it, go on."""
+    """Three hidden layers or more: guess a layer from traces with one annihilator, orient it, go
+    on.
+    """
     wanted, last = widths[len(known) + 1], len(known) == len(widths) - 4
     for rows in combinations(annihilators(search, known), wanted):
         layer = [list(row[:-1]) for row in rows], [row[-1] for row in rows]
@@ -154,14 +185,25 @@ def identity(dimension: int) -> tuple[Form, ...]:
 
 
 def refined(pieces: Pieces, known: Sequence[Affine]) -> tuple[list[int], Features]:
-    """Cells cut by known units, with their numbers, and what the uppermost known layer gives on the pieces."""
+    """Cells cut by known units, with their numbers, and what the uppermost known layer gives on the
+    pieces.
+    """
     dimension = len(pieces.box.low)
     start = identity(dimension)
-    origin, found, forms, on = list[int](), list[Cell](), list[tuple[Form, ...]](), list[tuple[int, ...]]()
+    origin, found, forms, on = (
+        list[int](),
+        list[Cell](),
+        list[tuple[Form, ...]](),
+        list[tuple[int, ...]](),
+    )
     for k, cell in enumerate(pieces.complex):
         parts, name = [Cell(cell.vertices, (), start)], OWN
         for weights, biases in known[:-1]:
-            parts = [piece for part in parts for piece in through(part, weights, biases, Fraction(0), name)]
+            parts = [
+                piece
+                for part in parts
+                for piece in through(part, weights, biases, Fraction(0), name)
+            ]
             name += len(biases)
         for part in parts:
             # Without known layers the features are the inputs, which cut nothing and are always on.
@@ -190,7 +232,9 @@ def values(known: Sequence[Affine], point: Point) -> list[list[Fraction]]:
 
 
 class Joined(NamedTuple):
-    """Creases that no known unit makes: the component of each, which components cross, the region that each is in."""
+    """Creases that no known unit makes: the component of each, which components cross, the region
+    that each is in.
+    """
 
     label: dict[int, int]
     crossings: set[tuple[int, int]]
@@ -218,7 +262,8 @@ class UnionFind:
 
 
 def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
-    """The other creases, continued: straight on, across known units, and within a hyperplane in one region of known units.
+    """The other creases, continued: straight on, across known units, and within a hyperplane in one
+    region of known units.
 
     None if a star has a pair, or two of three creases, of which known units make just one.
     """
@@ -229,7 +274,11 @@ def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
             at[point] = frozenset(k for k, v in enumerate(chain(*values(known, point))) if v == 0)
         return at[point]
 
-    own = [k for k, crease in enumerate(found) if not frozenset.intersection(*map(vanishing, crease.points))]
+    own = [
+        k
+        for k, crease in enumerate(found)
+        if not frozenset.intersection(*map(vanishing, crease.points))
+    ]
     trace = UnionFind(own)
     crossings = list[tuple[int, int]]()
     for star in search.stars:
@@ -253,7 +302,8 @@ def joined(search: Search, known: Sequence[Affine]) -> Joined | None:
 
 
 def annihilators(search: Search, known: Sequence[Affine]) -> list[tuple[Fraction, ...]]:
-    """Rows (W, b) that are alone, up to scale, in having W h + b = 0 on a trace, or on two; those on the most creases first.
+    """Rows (W, b) that are alone, up to scale, in having W h + b = 0 on a trace, or on two; those
+    on the most creases first.
 
     Two traces are tried together where neither says enough, and no region of known units has both.
     """
@@ -265,7 +315,10 @@ def annihilators(search: Search, known: Sequence[Affine]) -> list[tuple[Fraction
     for k, label in whole.label.items():
         members.setdefault(label, []).append(k)
     read = {p: _read(known, p) for k in whole.label for p in search.creases[k].points}
-    score, short = dict[tuple[Fraction, ...], int](), list[tuple[set[Point], set[tuple[bool, ...]]]]()
+    score, short = (
+        dict[tuple[Fraction, ...], int](),
+        list[tuple[set[Point], set[tuple[bool, ...]]]](),
+    )
 
     def tried(points: set[Point]) -> bool:
         row, free = _annihilator([read[p] for p in sorted(points)])
@@ -290,7 +343,8 @@ def _read(known: Sequence[Affine], point: Point) -> list[Fraction]:
 
 
 def _annihilator(rows: list[list[Fraction]]) -> tuple[tuple[Fraction, ...] | None, int]:
-    """The vector orthogonal to rows, if there is one up to scale and it is no constant (integers, the first positive).
+    """The vector orthogonal to rows, if there is one up to scale and it is no constant (integers,
+    the first positive).
 
     And the dimension of all such vectors.
     """
@@ -302,7 +356,10 @@ def _annihilator(rows: list[list[Fraction]]) -> tuple[tuple[Fraction, ...] | Non
         if any(row):
             lead = next(k for k, v in enumerate(row) if v)
             row = [v / row[lead] for v in row]
-            basis = [*(plus(other, -other[lead], row) for other in basis), row]  # reduced: a lead is alone in its column
+            basis = [
+                *(plus(other, -other[lead], row) for other in basis),
+                row,
+            ]  # reduced: a lead is alone in its column
             leads.append(lead)
     free = [k for k in range(len(rows[0])) if k not in leads]
     if len(free) != 1:
@@ -318,10 +375,12 @@ def _annihilator(rows: list[list[Fraction]]) -> tuple[tuple[Fraction, ...] | Non
 
 
 def first_layers(search: Search, width: int) -> Iterator[tuple[Form, ...]]:
-    """Sets of hyperplanes at which all creases that bend can bend, the smallest first chosen by the faces where they do.
+    """Sets of hyperplanes at which all creases that bend can bend, the smallest first chosen by the
+    faces where they do.
 
-    At a face with one straight pair and two others the pair's is one of them, at one with three creases any of the three; the
-    other creases there are not on a plane of the set. Planes are added that creases follow without a bend.
+    At a face with one straight pair and two others the pair's is one of them, at one with three
+    creases any of the three; the other creases there are not on a plane of the set. Planes are
+    added that creases follow without a bend.
     """
     wanted, seen = _bends(search), set[frozenset[Form]]()
     for chosen, barred in _hitting(wanted, frozenset(), frozenset(), width):
@@ -350,7 +409,9 @@ def _options(found: Sequence[Crease], star: Star) -> Bend | None:
 def _hitting(
     bends: Sequence[Bend], chosen: frozenset[Form], barred: frozenset[Form], width: int
 ) -> Iterator[tuple[frozenset[Form], frozenset[Form]]]:
-    """Choices of one plane at each bend, such that no other plane of any bend is chosen; with those others."""
+    """Choices of one plane at each bend, such that no other plane of any bend is chosen; with those
+    others.
+    """
     for options, whole in bends:
         here = whole & chosen
         if len(here) > 1 or (here and not here <= options):
@@ -369,7 +430,9 @@ def _hitting(
 
 
 class Part(NamedTuple):
-    """Connected creases of the last hidden layer: as a unit, the plane in each region of the others, what they cross."""
+    """Connected creases of the last hidden layer: as a unit, the plane in each region of the
+    others, what they cross.
+    """
 
     unit: Unit
     planes: dict[tuple[bool, ...], Form]
@@ -377,7 +440,9 @@ class Part(NamedTuple):
 
 
 def components(search: Search, known: Sequence[Affine]) -> list[Part] | None:
-    """The creases of units that are not known, continued; None if they bend or end where no known unit vanishes."""
+    """The creases of units that are not known, continued; None if they bend or end where no known
+    unit vanishes.
+    """
     whole, found = joined(search, known), search.creases
     if whole is None:
         return None
@@ -402,11 +467,18 @@ def components(search: Search, known: Sequence[Affine]) -> list[Part] | None:
 
 def groups(parts: Sequence[Part], most: int) -> Iterator[list[Unit]]:
     """Components put together into at most so many units, as many as possible first."""
-    bad = set[tuple[int, int]]()  # pairs that cannot be one unit: other weights, a crossing, two planes in one region
+    bad = set[
+        tuple[int, int]
+    ]()  # pairs that cannot be one unit: other weights, a crossing, two planes in one region
     for (a, p), (b, q) in combinations(enumerate(parts), 2):
         alike = (p.unit.out, p.unit.sign) == (q.unit.out, q.unit.sign)
         both = p.planes.keys() & q.planes.keys()
-        if not alike or b in p.crossed or a in q.crossed or any(p.planes[x] != q.planes[x] for x in both):
+        if (
+            not alike
+            or b in p.crossed
+            or a in q.crossed
+            or any(p.planes[x] != q.planes[x] for x in both)
+        ):
             bad.add((a, b))
 
     def placed(k: int, blocks: list[list[int]]) -> Iterator[list[list[int]]]:

@@ -1,13 +1,17 @@
-"""The last hidden layer and the output of a ReLU network, from its function and the features that they read: one linear system.
+"""The last hidden layer and the output of a ReLU network, from its function and the features that
+they read: one linear system.
 
-With features h on every cell, creases assigned to units, and the cells on which each unit is on (a_j = 1), the function is
+With features h on every cell, creases assigned to units, and the cells on which each unit is on
+(a_j = 1), the function is
 
     f = b + sum_j v_j a_j F_j,      F_j = m_j . h + c_j,
 
-v_j the known direction of the weights of its creases (first non-zero entry 1): linear in m, c, b. If unit j is in truth on
-where a_j = 0, its share is v_j (a_j - 1) (m_j . h + c_j) instead. So b is first replaced by any affine function of the
-features, -K h - k, and the units to turn are those of a subset with sum v_j m_j^T = K. Systems are refuted and their pivots
-chosen modulo a prime; solutions are lifted from a large prime. They are proposals: whoever asks must compare the functions.
+v_j the known direction of the weights of its creases (first non-zero entry 1): linear in m, c, b.
+If unit j is in truth on where a_j = 0, its share is v_j (a_j - 1) (m_j . h + c_j) instead. So b is
+first replaced by any affine function of the features, -K h - k, and the units to turn are those of
+a subset with sum v_j m_j^T = K. Systems are refuted and their pivots chosen modulo a prime;
+solutions are lifted from a large prime. They are proposals: whoever asks must compare the
+functions.
 """
 
 from __future__ import annotations
@@ -31,12 +35,17 @@ from .rational_rows import column, columns, outer, plus, times
 Array = np.ndarray[Any, np.dtype[np.int64]]
 Affine = tuple[list[list[Fraction]], list[Fraction]]  # weights, biases of a layer
 PRIME = modular.PRIMES[0]
-LARGE = ((2**521 - 1, 1 << 200), (2**2203 - 1, 1 << 900))  # a Mersenne prime, and the largest numerator and denominator sought
+LARGE = (
+    (2**521 - 1, 1 << 200),
+    (2**2203 - 1, 1 << 900),
+)  # a Mersenne prime, and the largest numerator and denominator sought
 MOST = 16  # units of which all subsets are tried
 
 
 class Unit(NamedTuple):
-    """Creases of one unit: outgoing weights with first non-zero entry 1, whether convex (1, -1), its creases by number."""
+    """Creases of one unit: outgoing weights with first non-zero entry 1, whether convex (1, -1),
+    its creases by number.
+    """
 
     out: tuple[Fraction, ...]
     sign: int
@@ -44,7 +53,9 @@ class Unit(NamedTuple):
 
 
 class OutputLayer(NamedTuple):
-    """Solved: m_j and c_j of each unit, K and k of each output (zero where they were not asked for)."""
+    """Solved: m_j and c_j of each unit, K and k of each output (zero where they were not asked
+    for).
+    """
 
     slopes: list[list[Fraction]]
     offsets: list[Fraction]
@@ -68,7 +79,8 @@ class Budget:
 
 @dataclass
 class Features:
-    """What a layer reads, on convex pieces of cells: affine forms, and whether they are on (off: zero).
+    """What a layer reads, on convex pieces of cells: affine forms, and whether they are on (off:
+    zero).
 
     Attributes:
         cells: the cell of each piece. forms: [pieces, features]. on: the same shape, of 0 and 1.
@@ -117,19 +129,29 @@ class Features:
         total = Fraction(0)
         for i, weight in enumerate(row):
             pieces = zip(self.cells, self.forms, self.on[:, i].tolist(), strict=True)
-            total += abs(weight) * max((abs(value_at(f[i], p)) for cell, f, on in pieces if on for p in cell.points), default=0)
+            total += abs(weight) * max(
+                (abs(value_at(f[i], p)) for cell, f, on in pieces if on for p in cell.points),
+                default=0,
+            )
         return total
 
 
 def readouts(
-    features: Features, units: Sequence[Unit], sides: Array, width: int, budget: Budget, *, all: bool = False
+    features: Features,
+    units: Sequence[Unit],
+    sides: Array,
+    width: int,
+    budget: Budget,
+    *,
+    all: bool = False,
 ) -> Iterator[list[Affine]]:
     """Candidates for the last hidden layer and the output layer.
 
     Args:
-        sides: [pieces, units], 1 on the pieces at one side of the creases of a unit. width: of the hidden layer; units beyond
-            those that crease carry what is linear in the features, or nothing. all: every network with these creases that
-            computes the function is among the candidates, up to scale.
+        sides: [pieces, units], 1 on the pieces at one side of the creases of a unit. width: of the
+            hidden layer; units beyond those that crease carry what is linear in the features, or
+            nothing. all: every network with these creases that computes the function is among the
+            candidates, up to scale.
 
     Raises:
         Undecided: the budget, or (with `all`) something that was not excluded.
@@ -170,19 +192,33 @@ def _completed(units: Sequence[Unit], found: OutputLayer, turned: Sequence[int])
 
 
 def solve(
-    features: Features, units: Sequence[Unit], sides: Array, relaxed: bool, budget: Budget, sure: bool = False
+    features: Features,
+    units: Sequence[Unit],
+    sides: Array,
+    relaxed: bool,
+    budget: Budget,
+    sure: bool = False,
 ) -> OutputLayer | None:
-    """One solution of the system, with free unknowns zero; None if there is none, or (unless `sure`) probably none.
+    """One solution of the system, with free unknowns zero; None if there is none, or (unless
+    `sure`) probably none.
 
     A solution that is `unique` is the only one, and is one if there is any.
     """
     budget.spend()
     matrix = _system(features, units, sides, relaxed)
     rows, columns, odd = _pivots(matrix)
-    exact = [_exact_row(features, units, sides, relaxed, r) for r in rows] if odd is None or sure else []
+    exact = (
+        [_exact_row(features, units, sides, relaxed, r) for r in rows]
+        if odd is None or sure
+        else []
+    )
     full = len(columns) == matrix.shape[1] - 1
     if odd is not None:
-        if sure and not full and not _refuted(exact, columns, _exact_row(features, units, sides, relaxed, odd)):
+        if (
+            sure
+            and not full
+            and not _refuted(exact, columns, _exact_row(features, units, sides, relaxed, odd))
+        ):
             raise PrecisionExhausted("a linear system is neither solved nor refuted")
         return None
     square = [[*(row[c] for c in columns), row[-1]] for row in exact]
@@ -199,11 +235,19 @@ def solve(
     rest = unknown[len(units) * n :]
     size = n if relaxed else 1
     ends = [[Fraction(0)] * (n - size) + rest[k : k + size] for k in range(0, outputs * size, size)]
-    return OutputLayer([r[:-1] for r in table], [r[-1] for r in table], [e[:-1] for e in ends], [e[-1] for e in ends], full)
+    return OutputLayer(
+        [r[:-1] for r in table],
+        [r[-1] for r in table],
+        [e[:-1] for e in ends],
+        [e[-1] for e in ends],
+        full,
+    )
 
 
 def _refuted(rows: list[list[Fraction]], columns: list[int], odd: list[Fraction]) -> bool:
-    """Whether one more equation contradicts some: a combination of those has its left but not its right side."""
+    """Whether one more equation contradicts some: a combination of those has its left but not its
+    right side.
+    """
     transposed = [[*column(rows, c), odd[c]] for c in columns]
     factors = _lifted(transposed)
     if factors is None:
@@ -216,7 +260,9 @@ def _refuted(rows: list[list[Fraction]], columns: list[int], odd: list[Fraction]
 
 
 def _system(features: Features, units: Sequence[Unit], sides: Array, relaxed: bool) -> Array:
-    """[pieces * outputs * coefficients, unknowns + 1] modulo the prime, the function in the last column."""
+    """[pieces * outputs * coefficients, unknowns + 1] modulo the prime, the function in the last
+    column.
+    """
     pieces, outputs, count = features.values.shape
     one = np.zeros((pieces, 1, count), dtype=np.int64)
     one[..., -1] = 1
@@ -234,13 +280,17 @@ def _system(features: Features, units: Sequence[Unit], sides: Array, relaxed: bo
     return np.concatenate(whole, axis=1)
 
 
-def _exact_row(features: Features, units: Sequence[Unit], sides: Array, relaxed: bool, row: int) -> list[Fraction]:
+def _exact_row(
+    features: Features, units: Sequence[Unit], sides: Array, relaxed: bool, row: int
+) -> list[Fraction]:
     """One row of the system."""
     _, outputs, count = features.values.shape
     piece, o, k = row // (outputs * count), row // count % outputs, row % count
     on = features.on[piece].tolist()
     zero = Fraction(0)
-    h = [(*a, c)[k] if s else zero for (a, c), s in zip(features.forms[piece], on, strict=True)] + [Fraction(k == count - 1)]
+    h = [(*a, c)[k] if s else zero for (a, c), s in zip(features.forms[piece], on, strict=True)] + [
+        Fraction(k == count - 1)
+    ]
     found = list[Fraction]()
     for unit, side in zip(units, sides[piece].tolist(), strict=True):
         if not side:
@@ -256,7 +306,9 @@ def _exact_row(features: Features, units: Sequence[Unit], sides: Array, relaxed:
 
 
 def _pivots(matrix: Array) -> tuple[list[int], list[int], int | None]:
-    """Rows and columns of a largest minor of the left side that is not zero modulo the prime, and a row that contradicts."""
+    """Rows and columns of a largest minor of the left side that is not zero modulo the prime, and a
+    row that contradicts.
+    """
     rows, columns = modular.pivots(matrix.astype(np.float64), PRIME)
     if columns and columns[-1] == matrix.shape[1] - 1:
         return rows[:-1], columns[:-1], rows[-1]
@@ -320,12 +372,16 @@ def turns(units: Sequence[Unit], found: OutputLayer) -> Iterator[tuple[int, ...]
     for pick in product((0, 1), repeat=half):
         left.setdefault(_total(entries[:half], pick, target), []).append(pick)
     for pick in product((0, 1), repeat=len(entries) - half):
-        rest = tuple(t - s for t, s in zip(target, _total(entries[half:], pick, target), strict=True))
+        rest = tuple(
+            t - s for t, s in zip(target, _total(entries[half:], pick, target), strict=True)
+        )
         for first in left.get(rest, []):
             yield (*first, *pick)
 
 
-def _total(entries: Sequence[tuple[Fraction, ...]], pick: Sequence[int], like: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
+def _total(
+    entries: Sequence[tuple[Fraction, ...]], pick: Sequence[int], like: tuple[Fraction, ...]
+) -> tuple[Fraction, ...]:
     total = tuple(Fraction(0) for _ in like)
     for entry, p in zip(entries, pick, strict=True):
         if p:
@@ -334,9 +390,16 @@ def _total(entries: Sequence[tuple[Fraction, ...]], pick: Sequence[int], like: t
 
 
 def _layers(
-    features: Features, units: Sequence[Unit], found: OutputLayer, turned: Sequence[int], width: int, extra: Sequence[Any] = ()
+    features: Features,
+    units: Sequence[Unit],
+    found: OutputLayer,
+    turned: Sequence[int],
+    width: int,
+    extra: Sequence[Any] = (),
 ) -> list[Affine]:
-    """The two layers, the units in `turned` turned, then units (row, bias, outgoing weights), then units of zeros."""
+    """The two layers, the units in `turned` turned, then units (row, bias, outgoing weights), then
+    units of zeros.
+    """
     outputs = len(found.constant)
     rows, biases, out = list[list[Fraction]](), list[Fraction](), list[Sequence[Fraction]]()
     ends = [-k for k in found.constant]
@@ -358,8 +421,12 @@ def _layers(
     return [(rows, biases), (columns(out, outputs), ends)]
 
 
-def _carried(features: Features, units: Sequence[Unit], found: OutputLayer, width: int) -> Iterator[list[Affine]]:
-    """What is linear in the features, -K h, through units that are always on: one for each row of a basis of the rows of K."""
+def _carried(
+    features: Features, units: Sequence[Unit], found: OutputLayer, width: int
+) -> Iterator[list[Affine]]:
+    """What is linear in the features, -K h, through units that are always on: one for each row of a
+    basis of the rows of K.
+    """
     basis = list[list[Fraction]]()
     shares = list[list[Fraction]]()  # of each output, its row of K in that basis
     for o, row in enumerate(found.linear):
@@ -375,9 +442,9 @@ def _carried(features: Features, units: Sequence[Unit], found: OutputLayer, widt
         shares.append(share)
         assert len(shares) == o + 1
     if len(basis) <= width - len(units):
-        # A bias above the largest |row . h| in the box: the unit is always on, and computes row . h + bias.
+        # A bias above the largest |row . h| in the box: the unit is always on, and computes row . h
+        # + bias.
         extra = []
         for k, row in enumerate(basis):
             extra.append((row, features.largest(row) + 1, times(-1, column(shares, k))))
         yield _layers(features, units, found, [0] * len(units), width, extra)
-

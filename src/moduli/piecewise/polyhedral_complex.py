@@ -1,9 +1,10 @@
-"""The polyhedral complex of a network with piecewise linear activations, in a box of up to three inputs or in a slice.
+"""The polyhedral complex of a network with piecewise linear activations, in a box of up to three
+inputs or in a slice.
 
-Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded arithmetic proves)
-and, where that gives up, `cells_exact` (integers throughout; no assumption). What is asked of the complex is asked here:
-cells, regions and affine pieces, bends and their weights, each exact: floats decide only where their error bound allows
-it, integers otherwise.
+Two routes lead to one `Complex`: `cells_generic` (general position; floats propose, outward-rounded
+arithmetic proves) and, where that gives up, `cells_exact` (integers throughout; no assumption).
+What is asked of the complex is asked here: cells, regions and affine pieces, bends and their
+weights, each exact: floats decide only where their error bound allows it, integers otherwise.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ BLOCK = 2**18  # numbers of a table at a time
 
 
 class Facet(NamedTuple):
-    """Where two cells meet: its vertices, the cells by number, the units that change sign, the change of slope across it.
+    """Where two cells meet: its vertices, the cells by number, the units that change sign, the
+    change of slope across it.
 
-    `weight` is the jump of the gradient of each output along the unit normal: positive for a convex crease. Invisible facets
-    have weight zero.
+    `weight` is the jump of the gradient of each output along the unit normal: positive for a convex
+    crease. Invisible facets have weight zero.
     """
 
     vertices: Array
@@ -66,8 +68,10 @@ class Complex(NamedTuple):
     """Cells, facets and vertices by number.
 
     Attributes:
-        signs: of all hidden units on each cell [cells, units], -1, 0, 1. points: [vertices, inputs], nearest floats or close.
-        corners, walls: of each cell and of each facet, its vertices. sides: the cells of each facet, -1 beyond the box.
+        signs: of all hidden units on each cell [cells, units], -1, 0, 1. points: [vertices,
+            inputs], nearest floats or close.
+        corners, walls: of each cell and of each facet, its vertices. sides: the cells of each
+            facet, -1 beyond the box.
     """
 
     signs: Any
@@ -80,18 +84,21 @@ class Complex(NamedTuple):
 def _of_skeleton(skeleton: Skeleton) -> Complex:
     """Cells and facets from the vertices of a complex in general position.
 
-    Exactly n walls meet in a vertex; near it they are n hyperplanes that cut space into 2^n octants, one a cell (none
-    beyond the box), told apart by the side of each wall: `octant_code`. For n = 2, walls p < q and a vertex:
+    Exactly n walls meet in a vertex; near it they are n hyperplanes that cut space into 2^n
+    octants, one a cell (none beyond the box), told apart by the side of each wall: `octant_code`.
+    For n = 2, walls p < q and a vertex:
 
                     q = 0
               p - q -   |   p - q +
               code 0    |   code 2
-         p = 0 ---------+--------- a facet on p: it leaves the vertex along p = 0, on one side of q ("free" wall),
+         p = 0 ---------+--------- a facet on p: it leaves the vertex along p = 0, on one side of q
+         ("free" wall),
               code 1    |   code 3   and has the cells p - and p + beside it
               p + q -   |   p + q +
 
-    So a facet at one of its vertices gives its two cells at once: the sides of its n - 1 free walls, and both sides of the
-    one wall that is kept. The facet on p with q + lies between codes 2 and 2 + 1 = 3.
+    So a facet at one of its vertices gives its two cells at once: the sides of its n - 1 free
+    walls, and both sides of the one wall that is kept. The facet on p with q + lies between codes 2
+    and 2 + 1 = 3.
     """
     n = skeleton.points.shape[1]
     cells = faces(skeleton.marks, n, n)
@@ -101,20 +108,29 @@ def _of_skeleton(skeleton: Skeleton) -> Complex:
     cell_at[cells.vertex, octant_code(cells.sign > 0)] = cells.face
 
     facets = faces(skeleton.marks, n, n - 1)
-    vertex, free, sign = facets.vertex[facets.first], facets.free[facets.first], facets.sign[facets.first]
+    vertex, free, sign = (
+        facets.vertex[facets.first],
+        facets.free[facets.first],
+        facets.sign[facets.first],
+    )
     zeros = zeros_of(skeleton.marks, n)[vertex]  # [facets, n]: the walls of that vertex
-    is_free = zeros[:, :, None] == free[:, None, :]  # [facets, n walls of the vertex, n - 1 free ones]
+    is_free = (
+        zeros[:, :, None] == free[:, None, :]
+    )  # [facets, n walls of the vertex, n - 1 free ones]
     positive = (is_free & (sign > 0)[:, None, :]).any(axis=2)
     kept = ~is_free.any(axis=2)  # the one wall that the facet lies on
     below, above = octant_code(positive), octant_code(positive | kept)
     sides = np.stack([cell_at[vertex, below], cell_at[vertex, above]], axis=1)
-    sides = np.where(sides[:, :1] < 0, sides[:, ::-1], sides)  # a cell first, what is beyond the box last
+    sides = np.where(
+        sides[:, :1] < 0, sides[:, ::-1], sides
+    )  # a cell first, what is beyond the box last
     walls = _grouped(facets.vertex, facets.face, len(sides))
     return Complex(signs, skeleton.points, corners, walls, sides)
 
 
 def octant_code(positive: Any) -> Ints:
-    """The number of an octant ``[...]`` from its sides of the walls ``[..., n]``: bit k for the positive side of wall k.
+    """The number of an octant ``[...]`` from its sides of the walls ``[..., n]``: bit k for the
+    positive side of wall k.
 
     >>> octant_code(np.array([[False, False], [True, False], [False, True], [True, True]])).tolist()
     [0, 1, 2, 3]
@@ -131,7 +147,9 @@ def _of_cells(cells: Sequence[Cell], units: int) -> Complex:
     place: dict[Point, int] = {}
     corners = []
     for cell in cells:
-        numbers = [place.setdefault(point, len(place)) for point in cell.points]  # the next number for a new point
+        numbers = [
+            place.setdefault(point, len(place)) for point in cell.points
+        ]  # the next number for a new point
         corners.append(np.array(numbers))
     met: dict[tuple[Point, ...], list[int]] = {}
     for k, cell in enumerate(cells):
@@ -150,8 +168,8 @@ class Pieces(Result):
     """The linear pieces of a network in a box, or in a slice of its inputs.
 
     Attributes:
-        network, box. source: vertices with proved signs (general position), or all cells in rationals. slice: origin and
-            directions, if one was asked.
+        network, box. source: vertices with proved signs (general position), or all cells in
+            rationals. slice: origin and directions, if one was asked.
     """
 
     network: Network
@@ -169,7 +187,9 @@ class Pieces(Result):
 
     @property
     def generic(self) -> bool:
-        """Whether the complex is in general position: as many bends meet in a vertex as there are inputs."""
+        """Whether the complex is in general position: as many bends meet in a vertex as there are
+        inputs.
+        """
         return isinstance(self.source, Skeleton)
 
     @property
@@ -184,7 +204,9 @@ class Pieces(Result):
             return self.source
         names, vertices = _names(self.source), []
         for mark in self.source.marks:
-            tight = frozenset(name for wall in np.flatnonzero(mark == 0).tolist() for name in names[wall])
+            tight = frozenset(
+                name for wall in np.flatnonzero(mark == 0).tolist() for name in names[wall]
+            )
             vertices.append((point_of(exact_vertex(self.source, mark)), tight))
         cells = []
         for corners, sign in zip(self._complex.corners, self._complex.signs.tolist(), strict=True):
@@ -194,7 +216,9 @@ class Pieces(Result):
 
     @cached_property
     def start(self) -> Array:
-        """The inputs as affine forms of the coordinates of the box or slice, [inputs, coordinates + 1], offsets last."""
+        """The inputs as affine forms of the coordinates of the box or slice, [inputs, coordinates +
+        1], offsets last.
+        """
         return _start(self.network, self.slice)
 
     @cached_property
@@ -217,12 +241,16 @@ class Pieces(Result):
                 h[-1] += layer.bias
                 h = h if gate is None else h * gate
             h = np.broadcast_to(h, (len(h), len(cells), h.shape[2]))
-            found += [(part[:, :-1], part[:, -1]) for part in np.ascontiguousarray(h.transpose(1, 2, 0))]
+            found += [
+                (part[:, :-1], part[:, -1]) for part in np.ascontiguousarray(h.transpose(1, 2, 0))
+            ]
         return found
 
     @cached_property
     def _jumps(self) -> tuple[Ints, Array, Any]:
-        """Of the facets inside: their numbers, the jumps of the outputs' gradients [facets, outputs, inputs], seen or not."""
+        """Of the facets inside: their numbers, the jumps of the outputs' gradients [facets,
+        outputs, inputs], seen or not.
+        """
         inside = np.flatnonzero(self._complex.sides[:, 1] >= 0)
         outputs, n = self.network.widths[-1], len(self.box.low)
         jumps, seen = np.zeros((len(inside), outputs, n)), np.zeros(len(inside), dtype=bool)
@@ -242,19 +270,30 @@ class Pieces(Result):
 
     @np.errstate(all="ignore")
     def _tangent(self, one: list[Array], two: list[Array]) -> tuple[Array, Array]:
-        """How the gradient changes between cells with gates `one` and `two`, and a bound of the rounding in any entry.
+        """How the gradient changes between cells with gates `one` and `two`, and a bound of the
+        rounding in any entry.
 
-        With z the pre-activations on the first, d = z' - z: h' - h = two d + (two - one) z. Where no path bears a change both
-        are exactly 0. The bound is the sum of the absolute values of all products, times their roundings (Higham 2002, 3.1).
+        With z the pre-activations on the first, d = z' - z: h' - h = two d + (two - one) z. Where
+        no path bears a change both are exactly 0. The bound is the sum of the absolute values of
+        all products, times their roundings (Higham 2002, 3.1).
         """
         count = len(one[0]) if one else 0
         n = self.start.shape[1] - 1
         h, size = self.start[:, :-1].T[:, None], np.abs(self.start[:, :-1]).sum(axis=1)[None]
         change, spread = np.zeros(h.shape), np.zeros(size.shape)
-        roundings, growth, least = 4.0 + n, 1.0, float(np.abs(self.start)[self.start != 0].min(initial=1.0))
+        roundings, growth, least = (
+            4.0 + n,
+            1.0,
+            float(np.abs(self.start)[self.start != 0].min(initial=1.0)),
+        )
         for layer, a, b in zip(self.network.layers, [*one, None], [*two, None], strict=True):
             weight = np.abs(layer.weight).T
-            h, size, change, spread = h @ layer.weight.T, size @ weight, change @ layer.weight.T, spread @ weight
+            h, size, change, spread = (
+                h @ layer.weight.T,
+                size @ weight,
+                change @ layer.weight.T,
+                spread @ weight,
+            )
             roundings += layer.weight.shape[1] + 5
             growth *= max(1.0, float(weight.sum(axis=0).max(initial=0.0)))
             least *= float(weight[weight > 0].min(initial=1.0))
@@ -263,7 +302,9 @@ class Pieces(Result):
                 change = b * change + (b - a) * h
                 spread = np.abs(b) * spread + np.abs(b - a) * size
                 h, size = a * h, np.abs(a) * size
-        lost = np.where(spread.max(axis=1) > 0, spread.max(axis=1) * roundings * 2.0**-51 + 1e-200, 0.0)
+        lost = np.where(
+            spread.max(axis=1) > 0, spread.max(axis=1) * roundings * 2.0**-51 + 1e-200, 0.0
+        )
         change = np.broadcast_to(change, (n, count, self.network.widths[-1]))
         lost = np.broadcast_to(lost, count)
         sure = growth < LARGEST and least > 1e-200  # else sums might overflow, or products vanish
@@ -274,7 +315,9 @@ class Pieces(Result):
 
     @cached_property
     def region(self) -> Ints:
-        """The linear region of each cell: connected unions of cells with one affine map are numbered from 0."""
+        """The linear region of each cell: connected unions of cells with one affine map are
+        numbered from 0.
+        """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -312,7 +355,10 @@ class Pieces(Result):
     def _residues(self, cells: Ints) -> list[bytes]:
         """The maps on some cells modulo a prime."""
         prime, found = modular.PRIMES[0], []
-        layers = [(modular.residues(x.weight, prime).T, modular.residues(x.bias, prime)) for x in self.network.layers]
+        layers = [
+            (modular.residues(x.weight, prime).T, modular.residues(x.bias, prime))
+            for x in self.network.layers
+        ]
         start = modular.residues(self.start, prime).T
         block = max(1, BLOCK // (max(self.network.widths[1:]) * len(start)))
         for at in range(0, len(cells), block):
@@ -361,14 +407,17 @@ class Pieces(Result):
             units = tuple(np.flatnonzero(data.signs[a] != data.signs[b]).tolist())
             sizes = np.linalg.norm(jump, axis=1)
             weight = np.copysign(sizes, jump @ (centres[b] - centres[a])) * (sizes > 0)
-            found.append(Facet(data.points[data.walls[k]], (a, b), units, tuple(weight.tolist()), bool(seen)))
+            found.append(
+                Facet(data.points[data.walls[k]], (a, b), units, tuple(weight.tolist()), bool(seen))
+            )
         return tuple(found)
 
     def check(self) -> bool:
         """Prove the complex again.
 
-        In general position: signs at all vertices, two vertices on every edge, Euler's formula. Else: the volumes of the
-        cells sum to that of the box, no function jumps across a facet, sign vectors differ, Euler's formula in the plane.
+        In general position: signs at all vertices, two vertices on every edge, Euler's formula.
+        Else: the volumes of the cells sum to that of the box, no function jumps across a facet,
+        sign vectors differ, Euler's formula in the plane.
 
         Raises:
             CertificateRejected: naming what fails.
@@ -381,10 +430,15 @@ class Pieces(Result):
         else:
             _check_cells(self.source, self.box)
         n, data = len(self.box.low), self._complex
-        edges = faces(self.source.marks, n, 1) if isinstance(self.source, Skeleton) and n == 3 else None
+        edges = (
+            faces(self.source.marks, n, 1) if isinstance(self.source, Skeleton) and n == 3 else None
+        )
         if n == 2 and len(data.walls) - len(data.points) + 1 != self.cells:
             raise CertificateRejected("Euler's formula fails")
-        if edges is not None and len(data.points) - len(edges.first) + len(data.walls) - self.cells != 1:
+        if (
+            edges is not None
+            and len(data.points) - len(edges.first) + len(data.walls) - self.cells != 1
+        ):
             raise CertificateRejected("Euler's formula fails")
         return True
 
@@ -395,43 +449,57 @@ class Pieces(Result):
     def rows(self) -> list[tuple[str, str]]:
         seen = self._jumps[2]
         return [
-            ("network", repr(self.network)), ("in", repr(self.box) + (" of a slice" if self.slice else "")),
-            ("cells", str(self.cells)),
-            ("linear regions", str(self.linear_regions)), ("affine pieces", str(self.affine_pieces)),
-            ("vertices", str(len(self.vertices))),
+            ("network", repr(self.network)),
+            ("in", repr(self.box) + (" of a slice" if self.slice else "")),
+            ("cells", str(self.cells)), ("linear regions", str(self.linear_regions)),
+            ("affine pieces", str(self.affine_pieces)), ("vertices", str(len(self.vertices))),
             ("facets inside", f"{len(seen)}, of which {int(seen.sum())} bend the function"),
             ("route", "general position" if self.generic else "degenerate: integers throughout"),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
         return {
-            "cells": self.cells, "linear_regions": self.linear_regions, "affine_pieces": self.affine_pieces,
-            "vertices": len(self.vertices), "facets": len(self._jumps[2]), "visible_facets": int(self._jumps[2].sum()),
-            "boundary_facets": self.boundary_facets, "generic": self.generic, "digest": self.network.digest,
+            "cells": self.cells, "linear_regions": self.linear_regions,
+            "affine_pieces": self.affine_pieces, "vertices": len(self.vertices),
+            "facets": len(self._jumps[2]), "visible_facets": int(self._jumps[2].sum()),
+            "boundary_facets": self.boundary_facets, "generic": self.generic,
+            "digest": self.network.digest,
         }  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
-        """Polygons (or intervals; for three inputs those on the sides of the box) with their maps, and the bends."""
+        """Polygons (or intervals; for three inputs those on the sides of the box) with their maps,
+        and the bends.
+        """
         data, piece = self._complex, self.piece
         layers = [l for l, n in enumerate(self.network.widths[1:-1], 1) for _ in range(n)]
         rings = [_ring(data.points[corners]) for corners in data.corners]
         if len(self.box.low) == 3:
             outer = np.flatnonzero(data.sides[:, 1] < 0)
-            rings, piece = [_ring(data.points[data.walls[k]]) for k in outer], piece[data.sides[outer, 0]]
+            rings, piece = (
+                [_ring(data.points[data.walls[k]]) for k in outer],
+                piece[data.sides[outer, 0]],
+            )
         along = "input" if self.slice is None else "direction"
         bends = [
-            {"vertices": _ring(f.vertices), "layer": layers[f.unit], "weight": f.weight, "visible": f.visible}
+            {
+                "vertices": _ring(f.vertices),
+                "layer": layers[f.unit],
+                "weight": f.weight,
+                "visible": f.visible,
+            }
             for f in self.facets
-        ]  # fmt: skip
+        ]
         return {
-            "cells": rings, "piece": piece, "maps": self.affine_maps, "bends": bends, "layers": len(self.network.layers) - 1,
+            "cells": rings, "piece": piece, "maps": self.affine_maps, "bends": bends,
+            "layers": len(self.network.layers) - 1,
             "coordinates": [f"{place} {along}" for place in ("first", "second", "third")],
         }  # fmt: skip
 
     def plot(self, ax: Any = None, *, color: str = "cell") -> Any:
         """The cells by colour ("cell"), the bends by layer ("layer") or by weight ("weight").
 
-        For one input the graph of the function; for three the bends in space, cells by colour on the sides of the box.
+        For one input the graph of the function; for three the bends in space, cells by colour on
+        the sides of the box.
 
         Raises:
             ValueError: another colouring.
@@ -447,7 +515,9 @@ def gates(net: Network, signs: Any) -> list[Array]:
     """Slopes of the activation of each unit by its sign, by layer [cells, width]."""
     ends = np.cumsum(net.widths[1:-1])[:-1]
     parts = np.split(signs.astype(np.float64), ends, axis=1) if len(net.layers) > 1 else []
-    return [np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)]
+    return [
+        np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)
+    ]
 
 
 def _names(skeleton: Skeleton) -> list[list[int]]:
@@ -472,24 +542,36 @@ def _check_cells(cells: Sequence[Cell], box: Box) -> None:
     for cell in cells:
         for points in cell.facets().values():
             other = met.setdefault(points, cell)
-            if any(value(f, p) != value(g, p) for p in points for f, g in zip(cell.maps, other.maps, strict=True)):
+            if any(
+                value(f, p) != value(g, p)
+                for p in points
+                for f, g in zip(cell.maps, other.maps, strict=True)
+            ):
                 raise CertificateRejected("the function jumps across a facet")
 
 
-def pieces(net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, progress: Progress | None) -> Pieces:
+def pieces(
+    net: Network, on: Domain, slice: Sequence[Any] | None, budget: int, progress: Progress | None
+) -> Pieces:
     """See `api.pieces`."""
     if not isinstance(on, Box):
         raise ValueError(f"on={on!r}: pieces are counted in a box; give on=Box(-1, 1)")
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
-            raise UnsupportedModel(f"layer {l} is {act}: only piecewise linear activations have linear pieces")
+            raise UnsupportedModel(
+                f"layer {l} is {act}: only piecewise linear activations have linear pieces"
+            )
     frame = None if slice is None else tuple(np.asarray(part, dtype=np.float64) for part in slice)
     inputs = net.widths[0]
     if frame is not None and (len(frame) < 2 or any(part.shape != (inputs,) for part in frame)):
-        raise ShapeError(f"slice of shapes {[p.shape for p in frame]}: an origin and directions, each of shape ({inputs},)")
+        raise ShapeError(
+            f"slice of shapes {[p.shape for p in frame]}: an origin and directions, each of shape ({inputs},)"
+        )
     dimension = inputs if frame is None else len(frame) - 1
     if dimension > MOST:
-        raise ValueError(f"{dimension} inputs; pieces are counted for up to {MOST}; of more, give slice=(origin, u, v)")
+        raise ValueError(
+            f"{dimension} inputs; pieces are counted for up to {MOST}; of more, give slice=(origin, u, v)"
+        )
     box = on.of_dimension(dimension)
     if (box.low >= box.high).any():
         raise ValueError(f"{box}: a box with an interior is needed")
@@ -530,4 +612,6 @@ def _floats(points: Sequence[Sequence[Fraction]]) -> Array:
     try:
         return np.array([list(map(float, point)) for point in points], dtype=np.float64)
     except OverflowError:
-        raise UnsupportedModel("a vertex or a slope of a linear piece exceeds float64; scale the weights down") from None
+        raise UnsupportedModel(
+            "a vertex or a slope of a linear piece exceeds float64; scale the weights down"
+        ) from None

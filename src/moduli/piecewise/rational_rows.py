@@ -39,7 +39,9 @@ def plus(row: Rational, factor: Fraction | int, other: Rational) -> Row:
 
 
 def outer(column: Rational, row: Rational) -> tuple[Fraction, ...]:
-    """The tensor v w^T of a unit, flat: what it contributes to the linear part of its layer, and all of it that a sum sees."""
+    """The tensor v w^T of a unit, flat: what it contributes to the linear part of its layer, and
+    all of it that a sum sees.
+    """
     return tuple(v * w for v in column for w in row)
 
 

@@ -1,9 +1,10 @@
 """Parameters of a ReLU network from its function, in a box or slice of up to three inputs.
 
-Only cells with their affine maps are read, never which unit made them. `layer_peeling` guesses hidden layers from creases,
-`output_layer` solves for the last two layers: on every cell the function is linear in them. What the guesses assumed does not
-matter: every answer is compared with the function on every cell in rational arithmetic. One hidden layer is recovered
-whenever each unit has its own hyperplane; deeper ones mostly, where the functional dimension is full.
+Only cells with their affine maps are read, never which unit made them. `layer_peeling` guesses
+hidden layers from creases, `output_layer` solves for the last two layers: on every cell the
+function is linear in them. What the guesses assumed does not matter: every answer is compared with
+the function on every cell in rational arithmetic. One hidden layer is recovered whenever each unit
+has its own hyperplane; deeper ones mostly, where the functional dimension is full.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Recovery(Result):
     """A network read off a function, or why there is none.
 
     Attributes:
-        layers: weights and biases of each layer as rationals; every row of incoming weights with its bias consists of integers
-            without a common factor. network: the same in floats. exact: whether they hold the rationals exactly.
+        layers: weights and biases of each layer as rationals; every row of incoming weights with
+            its bias consists of integers without a common factor. network: the same in floats.
+            exact: whether they hold the rationals exactly.
         reason: what ended a search that found nothing. tried: linear systems that were set up.
     """
 
@@ -49,7 +51,10 @@ class Recovery(Result):
     def network(self) -> Network:
         if self.layers is None:
             raise Undecided(f"no network of widths {self.widths} was found: {self.reason}")
-        return Network.mlp(*(np.array(part, dtype=np.float64) for pair in self.layers for part in pair), activation="relu")
+        return Network.mlp(
+            *(np.array(part, dtype=np.float64) for pair in self.layers for part in pair),
+            activation="relu",
+        )
 
     @cached_property
     def exact(self) -> bool:
@@ -87,16 +92,18 @@ class Recovery(Result):
     def data(self) -> dict[str, Any]:
         layers = written(self.layers or ())
         return {
-            "widths": list(self.widths), "exact": self.exact, "reason": self.reason, "tried": self.tried,
-            "layers": layers or None, "digest": self.pieces.network.digest,
+            "widths": list(self.widths), "exact": self.exact, "reason": self.reason,
+            "tried": self.tried, "layers": layers or None, "digest": self.pieces.network.digest,
         }  # fmt: skip
 
 
 def recover(pieces: Pieces, widths: Sequence[int], budget: int = 2_000) -> Recovery:
-    """A ReLU network of these widths that computes the function of `pieces` in its box, if one is found.
+    """A ReLU network of these widths that computes the function of `pieces` in its box, if one is
+    found.
 
     Args:
-        widths: inputs (of the box or slice), hidden widths, outputs. budget: linear systems and sets of traces to look at.
+        widths: inputs (of the box or slice), hidden widths, outputs. budget: linear systems and
+            sets of traces to look at.
 
     >>> from moduli import Box, Network, pieces
     >>> hat = Network.mlp([[2.0], [2.0], [2.0]], [0.0, -2.0, -4.0], [[0.5, -1.0, 0.5]], [0.0], activation="relu")
@@ -113,7 +120,9 @@ def recover(pieces: Pieces, widths: Sequence[int], budget: int = 2_000) -> Recov
     try:
         for layers in networks(search, wanted):
             if same_function(pieces, layers):
-                return Recovery("proved", pieces, wanted, primitive(layers), "", search.budget.spent)
+                return Recovery(
+                    "proved", pieces, wanted, primitive(layers), "", search.budget.spent
+                )
     except Undecided as stop:
         reason = str(stop)
     return Recovery("undecided", pieces, wanted, None, reason, search.budget.spent)
@@ -123,16 +132,24 @@ def _accepted(pieces: Pieces, widths: Sequence[int]) -> tuple[int, ...]:
     wanted = tuple(widths)
     ends = len(pieces.box.low), len(pieces.complex[0].maps)
     if (wanted[0], wanted[-1]) != ends:
-        raise ShapeError(f"widths {wanted}: the function has {ends[0]} inputs and {ends[1]} outputs")
+        raise ShapeError(
+            f"widths {wanted}: the function has {ends[0]} inputs and {ends[1]} outputs"
+        )
     if len(wanted) < 3 or min(wanted) < 1:
-        raise ValueError(f"widths {wanted}: at least one hidden layer, of at least one unit each, is recovered")
+        raise ValueError(
+            f"widths {wanted}: at least one hidden layer, of at least one unit each, is recovered"
+        )
     return wanted
 
 
-def everything(pieces: Pieces, widths: Sequence[int], budget: int = 2_000) -> list[tuple[Affine, ...]]:
-    """All networks of these widths, with two hidden layers, in general position, that compute the function of `pieces`.
+def everything(
+    pieces: Pieces, widths: Sequence[int], budget: int = 2_000
+) -> list[tuple[Affine, ...]]:
+    """All networks of these widths, with two hidden layers, in general position, that compute the
+    function of `pieces`.
 
-    In `standard` form: up to permutation and scale there are no others. `docs/identifiability.md` says why.
+    In `standard` form: up to permutation and scale there are no others. `docs/identifiability.md`
+    says why.
 
     Raises:
         Undecided: where that cannot be said, or the budget ran out.
@@ -148,7 +165,9 @@ def everything(pieces: Pieces, widths: Sequence[int], budget: int = 2_000) -> li
 
 
 def standard(layers: Sequence[Affine]) -> tuple[Affine, ...]:
-    """The primitive form with the units of each layer sorted by incoming weights and bias, from the input on."""
+    """The primitive form with the units of each layer sorted by incoming weights and bias, from the
+    input on.
+    """
     found = list(primitive(layers))
     for l in range(len(found) - 1):
         weights, biases = found[l]
@@ -173,7 +192,11 @@ def same_function(pieces: Pieces, layers: Sequence[Affine]) -> bool:
     for cell in pieces.complex:
         parts, name = [Cell(cell.vertices, (), start)], OWN
         for weights, biases in layers[:-1]:
-            parts = [piece for part in parts for piece in through(part, weights, biases, Fraction(0), name)]
+            parts = [
+                piece
+                for part in parts
+                for piece in through(part, weights, biases, Fraction(0), name)
+            ]
             name += len(biases)
         if any(affine(*layers[-1], part.maps, dimension) != cell.maps for part in parts):
             return False
@@ -181,7 +204,9 @@ def same_function(pieces: Pieces, layers: Sequence[Affine]) -> bool:
 
 
 def primitive(layers: Sequence[Affine]) -> tuple[Affine, ...]:
-    """The same function, every unit scaled so that its incoming weights and bias are integers without a common factor."""
+    """The same function, every unit scaled so that its incoming weights and bias are integers
+    without a common factor.
+    """
     found, scale = list[Affine](), list[Fraction]()
     for l, (weights, biases) in enumerate(layers):
         # A unit is divided by its scale, so what reads it is multiplied.

@@ -1,8 +1,9 @@
-"""One hidden layer of tanh, sigmoid or erf: which parameters have the function. All of it follows from reducibility.
+"""One hidden layer of tanh, sigmoid or erf: which parameters have the function. All of it follows
+from reducibility.
 
-Irreducible parameters are the only ones of their width, up to permutations and signs [Sussmann 1992; sigmoid and erf as for
-`signature`]; reducible ones are not, and say which others there are. The functions are analytic: equal on an open box, equal
-everywhere.
+Irreducible parameters are the only ones of their width, up to permutations and signs [Sussmann
+1992; sigmoid and erf as for `signature`]; reducible ones are not, and say which others there are.
+The functions are analytic: equal on an open box, equal everywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def applies(net: Network) -> bool:
 
 
 def other(net: Network) -> tuple[str, Equivalent | None]:
-    """Why other parameters have the function, and such parameters where they are rational; ("", None) if there are none.
+    """Why other parameters have the function, and such parameters where they are rational; ("",
+    None) if there are none.
 
     Raises:
         Undecided: no unit was found redundant, and no proof that none is.
@@ -62,12 +64,17 @@ def other(net: Network) -> tuple[str, Equivalent | None]:
 
 
 def same(net: Network, layers: Sequence[Affine]) -> bool:
-    """Whether other parameters of these widths have the function: equal terms after equal units are summed."""
+    """Whether other parameters of these widths have the function: equal terms after equal units are
+    summed.
+    """
     zero, activation = (Fraction(0),) * (net.widths[0] + 1), net.activations[0]
     found = []
     for terms, bias in (_terms(exact_layers(net), activation), _terms(layers, activation)):
         total = _summed(terms)
-        at_zero, column = activation.exact(Fraction(0)) or Fraction(0), total.pop(zero, (Fraction(0),) * len(bias))
+        at_zero, column = (
+            activation.exact(Fraction(0)) or Fraction(0),
+            total.pop(zero, (Fraction(0),) * len(bias)),
+        )
         found.append((total, [q + at_zero * v for q, v in zip(bias, column, strict=True)]))
     return found[0] == found[1]
 
@@ -79,7 +86,9 @@ def copies(net: Network, layers: Sequence[Affine]) -> bool:
 
 
 def _terms(layers: Sequence[Affine], activation: Activation) -> tuple[list[Term], Column]:
-    """Rows (bias last) and columns of units, turned so that the first entry that is not zero is positive; the output bias."""
+    """Rows (bias last) and columns of units, turned so that the first entry that is not zero is
+    positive; the output bias.
+    """
     law = activation.under(Fraction(-1))
     assert law is not None
     (weights, biases), (outgoing, last) = layers
@@ -98,5 +107,9 @@ def _terms(layers: Sequence[Affine], activation: Activation) -> tuple[list[Term]
 def _summed(terms: list[Term]) -> dict[Column, Column]:
     total: dict[Column, Column] = {}
     for key, column in terms:
-        total[key] = tuple(p + q for p, q in zip(total[key], column, strict=True)) if key in total else column
+        total[key] = (
+            tuple(p + q for p, q in zip(total[key], column, strict=True))
+            if key in total
+            else column
+        )
     return {key: column for key, column in total.items() if any(column)}

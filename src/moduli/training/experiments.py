@@ -1,7 +1,9 @@
-"""Experiments on prunability: data, one run with everything that must stand beside its prunable share, tables over seeds.
+"""Experiments on prunability: data, one run with everything that must stand beside its prunable
+share, tables over seeds.
 
-A single share means little: one jump can hold most of the norm, pure noise is prunable without training, and random removal
-leaves wide networks accurate. Each run therefore measures all of these, and a table shows median and worst seed.
+A single share means little: one jump can hold most of the norm, pure noise is prunable without
+training, and random removal leaves wide networks accurate. Each run therefore measures all of
+these, and a table shows median and worst seed.
 """
 
 from __future__ import annotations
@@ -61,9 +63,11 @@ class Data(NamedTuple):
 
 
 def load_data(name: str, folder: str | Path | None = None) -> Data:
-    """The bundled digits, an .npz file with x_train, y_train, x_test, y_test, or such a file by name in a folder.
+    """The bundled digits, an .npz file with x_train, y_train, x_test, y_test, or such a file by
+    name in a folder.
 
-    Bytes (images) are centred and scaled by the mean and standard deviation of all training entries.
+    Bytes (images) are centred and scaled by the mean and standard deviation of all training
+    entries.
 
     Args:
         folder: by default the environment variable MODULI_DATA.
@@ -81,11 +85,15 @@ def load_data(name: str, folder: str | Path | None = None) -> Data:
     else:
         place = folder or os.environ.get(FOLDER)
         if place is None:
-            raise ValueError(f"data {name!r}: bundled is 'digits'; others are FILE.npz, or NAME.npz in a folder (or {FOLDER})")
+            raise ValueError(
+                f"data {name!r}: bundled is 'digits'; others are FILE.npz, or NAME.npz in a folder (or {FOLDER})"
+            )
         path = Path(place) / f"{name}.npz"
     x, y, x_test, y_test = _tables(path)
     mean, scale = (float(x.mean()), float(x.std()) or 1.0) if x.dtype == np.uint8 else (0.0, 1.0)
-    both = [((part.reshape(len(part), -1) - mean) / scale).astype(np.float32) for part in (x, x_test)]
+    both = [
+        ((part.reshape(len(part), -1) - mean) / scale).astype(np.float32) for part in (x, x_test)
+    ]
     labels = [part.astype(np.int64) if part.dtype.kind in "iub" else part for part in (y, y_test)]
     return Data(both[0], labels[0], both[1], labels[1])
 
@@ -94,18 +102,37 @@ def _tables(path: Path) -> list[Any]:
     """Four arrays of finite numbers whose shapes fit; whole targets are numbers of classes."""
     wanted, z = ("x_train", "y_train", "x_test", "y_test"), load_arrays(path, MOST_BYTES)
     if not set(wanted) <= set(z):
-        raise UnsupportedModel(f"{path} holds {', '.join(list(z)[:8]) or 'nothing'}; needed are {', '.join(wanted)}")
+        raise UnsupportedModel(
+            f"{path} holds {', '.join(list(z)[:8]) or 'nothing'}; needed are {', '.join(wanted)}"
+        )
     for name in wanted:
-        if z[name].dtype.kind not in "fiub" or not z[name].size or not z[name].ndim or not np.isfinite(z[name]).all():
-            raise UnsupportedModel(f"{path}: {name} is {z[name].dtype} {z[name].shape}; finite numbers are needed")
+        if (
+            z[name].dtype.kind not in "fiub"
+            or not z[name].size
+            or not z[name].ndim
+            or not np.isfinite(z[name]).all()
+        ):
+            raise UnsupportedModel(
+                f"{path}: {name} is {z[name].dtype} {z[name].shape}; finite numbers are needed"
+            )
         if name[0] == "x" and not (z[name].min() > -FLOAT32 and z[name].max() < FLOAT32):
-            raise UnsupportedModel(f"{path}: {name} runs from {z[name].min()} to {z[name].max()}, beyond float32")
-        if name[0] == "y" and z[name].dtype.kind in "iu" and not (z[name].min() >= 0 and z[name].max() < CLASSES):
+            raise UnsupportedModel(
+                f"{path}: {name} runs from {z[name].min()} to {z[name].max()}, beyond float32"
+            )
+        if (
+            name[0] == "y"
+            and z[name].dtype.kind in "iu"
+            and not (z[name].min() >= 0 and z[name].max() < CLASSES)
+        ):
             span = f"{z[name].min()} to {z[name].max()}"
-            raise UnsupportedModel(f"{path}: {name} runs from {span}; classes are 0 to {CLASSES - 1}")
+            raise UnsupportedModel(
+                f"{path}: {name} runs from {span}; classes are 0 to {CLASSES - 1}"
+            )
     x, y, x_test, y_test = found = [z[k] for k in wanted]
     if len(x) != len(y) or len(x_test) != len(y_test) or x.shape[1:] != x_test.shape[1:]:
-        raise UnsupportedModel(f"{path}: shapes {x.shape}, {y.shape}, {x_test.shape}, {y_test.shape} do not fit together")
+        raise UnsupportedModel(
+            f"{path}: shapes {x.shape}, {y.shape}, {x_test.shape}, {y_test.shape} do not fit together"
+        )
     return found
 
 
@@ -113,11 +140,13 @@ def prunability(
     data: str, width: int, seed: int, *, folder: str | None = None, depth: int = 1, bias: bool = False,
     noise: Mapping[str, Any] | None = None, penalty: Mapping[str, float] | None = None, rows: int | None = None, **fitting: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train one network and measure how much of it can go, beside what noise alone would give; plain numbers.
+    """Train one network and measure how much of it can go, beside what noise alone would give;
+    plain numbers.
 
     Args:
-        data, folder: as for `load_data`. width, depth, bias: of the ReLU network. seed: a number; start, batches and noise are
-            drawn from it *and* all other settings: runs with different alpha are independent. rows: training samples used.
+        data, folder: as for `load_data`. width, depth, bias: of the ReLU network. seed: a number;
+            start, batches and noise are drawn from it *and* all other settings: runs with different
+            alpha are independent. rows: training samples used.
         noise, penalty, fitting: as for `torch_runs.fit`.
     """
     with needed("torch", "torch"):
@@ -127,24 +156,45 @@ def prunability(
     x, y = told.x[:rows], told.y[:rows]
     shape = {"data": data, "width": width, "depth": depth, "bias": bias, "rows": rows}
     settings = {**shape, "noise": dict(noise or {}), "penalty": dict(penalty or {}), **fitting}
-    stream = int.from_bytes(hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).digest()[:4], "big")
-    outputs = int(told.y.max()) + 1 if told.y.dtype.kind == "i" else int(np.prod(told.y.shape[1:], dtype=int))
+    stream = int.from_bytes(
+        hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).digest()[:4], "big"
+    )
+    outputs = (
+        int(told.y.max()) + 1
+        if told.y.dtype.kind == "i"
+        else int(np.prod(told.y.shape[1:], dtype=int))
+    )
     module = perceptron(x.shape[1], width, outputs, depth=depth, bias=bias, seed=stream)
     run = fit(module, x, y, noise=noise, penalty=penalty, seed=stream, **fitting)
-    found = measure(run.network, x.astype(np.float64), told.x_test.astype(np.float64), told.y_test, seed=stream)
+    found = measure(
+        run.network, x.astype(np.float64), told.x_test.astype(np.float64), told.y_test, seed=stream
+    )
     found |= {"steps": run.steps, "train": run.train, "redrawn": run.redrawn}
-    if depth == 1 and (noise or {}).get("sigma") and not ((noise or {}).get("truncation") or fitting.get("clip")):
+    if (
+        depth == 1
+        and (noise or {}).get("sigma")
+        and not ((noise or {}).get("truncation") or fitting.get("clip"))
+    ):
         noise = dict(noise or {})
-        law = (str(noise.get("kind", "isotropic")), float(noise["alpha"]), float(noise["sigma"]), run.time)
+        law = (
+            str(noise.get("kind", "isotropic")),
+            float(noise["alpha"]),
+            float(noise["sigma"]),
+            run.time,
+        )
         draws = max(20, min(200, 4 * 10**7 // run.start[0].size))
-        found["predicted"] = predicted_share(run.start[0], *law, draws=draws, inputs=x.astype(np.float64), seed=stream).tolist()
+        found["predicted"] = predicted_share(
+            run.start[0], *law, draws=draws, inputs=x.astype(np.float64), seed=stream
+        ).tolist()
     if plain(found) != found:
         raise ValueError("a measurement is not finite; lower lr or sigma")
     return found
 
 
 def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0) -> dict[str, Any]:
-    """Everything that must stand beside a prunable share. Shares are of the first hidden layer, accuracies prune all layers."""
+    """Everything that must stand beside a prunable share. Shares are of the first hidden layer,
+    accuracies prune all layers.
+    """
     seen = visible_rows(net, x)
     squares = [np.square(w).sum(axis=1) for w in seen]
     some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
@@ -152,9 +202,10 @@ def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0
     outputs = _outputs(net, x_test)
     whole, left = outputs([np.arange(n) for n in net.widths[1:-1]]), outputs(some)
     found: dict[str, Any] = {
-        "test": _score(whole, y_test), "after": _score(left, y_test), "change": relative_change(whole, left),
-        "share": prunable_share(seen[0]), "share_whole": prunable_share(net.layers[0].weight),
-        "largest": largest_share(seen[0]), "parameters_kept": small.parameters / net.parameters,
+        "test": _score(whole, y_test), "after": _score(left, y_test),
+        "change": relative_change(whole, left), "share": prunable_share(seen[0]),
+        "share_whole": prunable_share(net.layers[0].weight), "largest": largest_share(seen[0]),
+        "parameters_kept": small.parameters / net.parameters,
     }  # fmt: skip
     rng = np.random.default_rng(seed)
     orders = {
@@ -191,7 +242,8 @@ def _score(z: Array, y: Any) -> float:
 
 
 def read_config(path: str | Path, folder: str | None = None) -> list[tuple[str, Job]]:
-    """Jobs of a TOML file: settings common to all, ``seeds``, and ``[[runs]]`` with a name and settings of their own.
+    """Jobs of a TOML file: settings common to all, ``seeds``, and ``[[runs]]`` with a name and
+    settings of their own.
 
     Raises:
         ValueError: not TOML, or a setting nobody knows.
@@ -214,7 +266,11 @@ def read_config(path: str | Path, folder: str | None = None) -> list[tuple[str, 
         settings = {**config, **run}
         name = settings.pop("name", None)
         unknown = sorted(set(settings) - set(COMMON))
-        if not (isinstance(name, str) and name.isprintable()) or unknown or not {"data", "width"} <= set(settings):
+        if (
+            not (isinstance(name, str) and name.isprintable())
+            or unknown
+            or not {"data", "width"} <= set(settings)
+        ):
             missed = f"unknown {', '.join(unknown)}" if unknown else "name, data or width missing"
             raise wrong(f"run {str(name)[:80]!r}: {missed}; known: name, {', '.join(COMMON)}")
         for key, value in settings.items():
@@ -231,7 +287,9 @@ def _misfit(key: str, value: Any) -> str | None:
     if key in WHOLE:
         return None if type(value) is int and 1 <= value < 2**31 else "a number from 1 on is needed"
     if key == "data":
-        return None if isinstance(value, str) and value.isprintable() else "the name of data is needed"
+        return (
+            None if isinstance(value, str) and value.isprintable() else "the name of data is needed"
+        )
     if key == "bias":
         return None if isinstance(value, bool) else "true or false is needed"
     if key in ("noise", "penalty"):
@@ -239,7 +297,11 @@ def _misfit(key: str, value: Any) -> str | None:
         plain = isinstance(value, dict) and all(
             isinstance(v, kinds[k]) if k in kinds else _is_number(v) for k, v in value.items()
         )
-        return None if plain else "a table of numbers is needed, but for kind, convention (names) and annealed (true or false)"
+        return (
+            None
+            if plain
+            else "a table of numbers is needed, but for kind, convention (names) and annealed (true or false)"
+        )
     return None if _is_number(value) else "a finite number is needed"
 
 
@@ -259,7 +321,9 @@ def _require_measured(one: Any, name: str) -> dict[str, Any]:
         for key, size in LISTS.items()
         if key != "predicted" or key in one
     ):
-        raise ValueError(f"{name}: a stored result lacks what was measured; remove its file from the store and start again")
+        raise ValueError(
+            f"{name}: a stored result lacks what was measured; remove its file from the store and start again"
+        )
     return dict(one)
 
 
@@ -281,13 +345,19 @@ class Table(Result):
             if "result" in one:
                 groups[name].append(_require_measured(one["result"], name))
             else:
-                failures.append(printable(f"{name}, seed {one['arguments'].get('seed')}: {one['error']}"))
-        return Table("estimated", tuple(groups), tuple(map(tuple, groups.values())), tuple(failures))
+                failures.append(
+                    printable(f"{name}, seed {one['arguments'].get('seed')}: {one['error']}")
+                )
+        return Table(
+            "estimated", tuple(groups), tuple(map(tuple, groups.values())), tuple(failures)
+        )
 
     @property
     def statement(self) -> str:
         count = sum(map(len, self.results))
-        return f"{len(self.names)} settings, {count} runs" + (f", {len(self.failures)} failed" if self.failures else "")
+        return f"{len(self.names)} settings, {count} runs" + (
+            f", {len(self.failures)} failed" if self.failures else ""
+        )
 
     def lines(self) -> list[dict[str, Any]]:
         """One per setting, numbers."""
@@ -316,30 +386,62 @@ class Table(Result):
         from moduli.common.result import table as labelled
 
         grid = Grid(box=None, pad_edge=False)
-        for title in ("run", "test", "share", "noise alone", "whole", "largest", "after", "change", "norm", "contr.", "random"):
+        for title in (
+            "run",
+            "test",
+            "share",
+            "noise alone",
+            "whole",
+            "largest",
+            "after",
+            "change",
+            "norm",
+            "contr.",
+            "random",
+        ):
             if title == "run":
                 grid.add_column(title, header_style="dim")
             else:
                 grid.add_column(title, header_style="dim", justify="right", no_wrap=True)
         for line in self.lines():
-            noise = f"{line['predicted'][3]:.3f}-{line['predicted'][5]:.3f}" if "predicted" in line else ""
+            noise = (
+                f"{line['predicted'][3]:.3f}-{line['predicted'][5]:.3f}"
+                if "predicted" in line
+                else ""
+            )
             grid.add_row(
-                line["name"], f"{line['test']:.3f}", f"{line['share']:.3f}", noise, f"{line['share_whole']:.3f}",
-                f"{line['largest']:.2f} ({line['largest_worst']:.2f})", f"{line['after']:.3f} ({line['after_worst']:.3f})",
-                f"{line['change']:.2f}", *(f"{line[k][1]:.3f}" for k in ("at_norm", "at_contribution", "at_random")),
+                line["name"], f"{line['test']:.3f}", f"{line['share']:.3f}", noise,
+                f"{line['share_whole']:.3f}",
+                f"{line['largest']:.2f} ({line['largest_worst']:.2f})",
+                f"{line['after']:.3f} ({line['after_worst']:.3f})", f"{line['change']:.2f}",
+                *(f"{line[k][1]:.3f}" for k in ("at_norm", "at_contribution", "at_random")),
             )  # fmt: skip
         notes = [
-            ("share", "of units that hold a tenth of the squared norm, in the part the data see; medians (worst seed)"),
-            ("noise alone", "the same for start plus noise without training: 5 to 95 % of a median of ten"),
-            ("whole", "share by whole rows"), ("largest", "part of the squared norm in one unit"),
-            ("after", "test accuracy without those units"), ("change", "of the function, relative, root mean square"),
-            ("norm, ...", "test accuracy with nine tenths of the units gone: by norm, by contribution, at random"),
-        ]  # fmt: skip
+            (
+                "share",
+                "of units that hold a tenth of the squared norm, in the part the data see; medians (worst seed)",
+            ),
+            (
+                "noise alone",
+                "the same for start plus noise without training: 5 to 95 % of a median of ten",
+            ),
+            ("whole", "share by whole rows"),
+            ("largest", "part of the squared norm in one unit"),
+            ("after", "test accuracy without those units"),
+            ("change", "of the function, relative, root mean square"),
+            (
+                "norm, ...",
+                "test accuracy with nine tenths of the units gone: by norm, by contribution, at random",
+            ),
+        ]
         notes += [("failed", text) for text in self.failures]
         return Group(labelled(self.statement, [*notes, *(extra or [])]), "", grid)
 
     def rows(self) -> list[tuple[str, str]]:
-        return [(line["name"], f"share {line['share']:.3f}, after {line['after']:.3f}") for line in self.lines()]
+        return [
+            (line["name"], f"share {line['share']:.3f}, after {line['after']:.3f}")
+            for line in self.lines()
+        ]
 
     def data(self) -> dict[str, Any]:
         return {"lines": self.lines(), "failures": list(self.failures)}
@@ -352,7 +454,9 @@ class Table(Result):
         return {"names": [line["name"] for line in lines], "lines": lines}
 
     def plot(self, ax: Any = None) -> Any:
-        """Shares of all seeds beside what noise alone gives; accuracy before, after, and with nine tenths gone."""
+        """Shares of all seeds beside what noise alone gives; accuracy before, after, and with nine
+        tenths gone.
+        """
         from moduli.common.figures import sweep_figure
 
         return sweep_figure(self.plot_data(), ax)

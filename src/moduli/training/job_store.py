@@ -1,7 +1,8 @@
-"""Many jobs over any executor, one file per result: killed at any moment and started again, only what is missing is done.
+"""Many jobs over any executor, one file per result: killed at any moment and started again, only
+what is missing is done.
 
-A job is a function by its import path and its arguments as JSON. Its key is a hash of both, so a job is done if a file with its
-key is in the store, whoever put it there.
+A job is a function by its import path and its arguments as JSON. Its key is a hash of both, so a
+job is done if a file with its key is in the store, whoever put it there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from moduli.common.result import encoded
 from moduli.kernel.errors import Undecided
 
 AHEAD = 64
-MOVED = {"moduli.experiments": "moduli.training.experiments"}  # stored jobs name where their functions stood; keys stay
+MOVED = {
+    "moduli.experiments": "moduli.training.experiments"
+}  # stored jobs name where their functions stood; keys stay
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Job:
         """Do it. A ValueError is a result too: it would come again."""
         module, _, name = self.function.partition(":")
         try:
-            result = getattr(importlib.import_module(MOVED.get(module, module)), name)(**self.arguments)
+            result = getattr(importlib.import_module(MOVED.get(module, module)), name)(
+                **self.arguments
+            )
         except ValueError as error:
             return {**self._call, "error": f"{type(error).__name__}: {error}"}
         return {**self._call, "result": result}
@@ -57,21 +62,26 @@ class Job:
 
 
 def run(
-    jobs: Iterable[Job], *, store: str | Path, executor: Executor | None = None, progress: Progress | None = None
+    jobs: Iterable[Job],
+    *,
+    store: str | Path,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Do the jobs whose results are not in the store; all results, in the order of the jobs.
 
     Args:
-        store: a folder, made if it is not there. executor: any of `concurrent.futures`, or Dask's `Client.get_executor()`; by
-            default this process.
+        store: a folder, made if it is not there. executor: any of `concurrent.futures`, or Dask's
+            `Client.get_executor()`; by default this process.
 
     Returns:
-        For each job its function, arguments, and `result` or (for a ValueError) `error`. Results are read back from JSON:
-        a number that is not finite is None.
+        For each job its function, arguments, and `result` or (for a ValueError) `error`. Results
+        are read back from JSON: a number that is not finite is None.
 
     Raises:
-        What a job raises beside ValueError, after the results of others in flight are written. Undecided: a process of the
-        executor died. ValueError: a file of the store that is no result of its job.
+        What a job raises beside ValueError, after the results of others in flight are written.
+        Undecided: a process of the executor died. ValueError: a file of the store that is no result
+        of its job.
 
     >>> import tempfile
     >>> jobs = [Job("statistics:fmean", {"data": [1, n]}) for n in (2, 4)]
@@ -108,7 +118,11 @@ def _read(path: Path, job: Job) -> dict[str, Any]:
         ours = isinstance(data, dict) and {**data, **json.loads(json.dumps(job._call))} == data
     except (ValueError, RecursionError):
         ours = False
-    if not ours or ("result" in data) == ("error" in data) or not isinstance(data.get("error", ""), str):
+    if (
+        not ours
+        or ("result" in data) == ("error" in data)
+        or not isinstance(data.get("error", ""), str)
+    ):
         raise ValueError(f"{path} is no result of its job; remove it and start again")
     return dict(data)
 

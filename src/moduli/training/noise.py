@@ -1,7 +1,7 @@
 """Symmetric alpha-stable noise of three kinds, and the tail index of values that may carry it.
 
-A symmetric alpha-stable X has characteristic function exp(-|t|^alpha): N(0, 2) for alpha = 2, Cauchy for alpha = 1. One row of
-noise belongs to one unit:
+A symmetric alpha-stable X has characteristic function exp(-|t|^alpha): N(0, 2) for alpha = 2,
+Cauchy for alpha = 1. One row of noise belongs to one unit:
 
 | kind | law | characteristic function of a row |
 |---|---|---|
@@ -9,8 +9,9 @@ noise belongs to one unit:
 | `rows` | one X for the whole row | exp(-|sum_j t_j|^alpha) |
 | `isotropic` | sqrt(2A) G, A positive alpha/2-stable, G standard normal | exp(-|t|_2^alpha) |
 
-Sampling after Chambers, Mallows and Stuck (1976) and, for A, Kanter (1975), written with the distance q from the pole of the
-uniform angle: the tail comes from there, and 1 - u loses what q keeps. The same lines serve numpy and torch.
+Sampling after Chambers, Mallows and Stuck (1976) and, for A, Kanter (1975), written with the
+distance q from the pole of the uniform angle: the tail comes from there, and 1 - u loses what q
+keeps. The same lines serve numpy and torch.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def check(alpha: float, kind: str = "iid", convention: str = "exact") -> None:
 
 
 def symmetric(q: Any, sign: Any, w: Any, alpha: float, xp: Any = np) -> Any:
-    """Symmetric alpha-stable from q uniform on (0, 1], a random sign and w exponential; alpha below 2."""
+    """Symmetric alpha-stable from q uniform on (0, 1], a random sign and w exponential; alpha below
+    2.
+    """
     pole = xp.log(xp.sin(math.pi / 2 * q))  # log cos of the angle
     angle = math.pi / 2 * (1 - q)
     if alpha == 1:
@@ -53,7 +56,9 @@ def symmetric(q: Any, sign: Any, w: Any, alpha: float, xp: Any = np) -> Any:
 
 
 def positive(q: Any, w: Any, a: float, xp: Any = np) -> Any:
-    """Positive a-stable, E exp(-sA) = exp(-s^a), from q uniform on (0, 1] and w exponential; a below 1."""
+    """Positive a-stable, E exp(-sA) = exp(-s^a), from q uniform on (0, 1] and w exponential; a
+    below 1.
+    """
     angle = math.pi * (1 - q)
     pole = xp.log(xp.sin(math.pi * q))
     rest = (1 - a) / a * (xp.log(xp.sin((1 - a) * angle)) - xp.log(w))
@@ -71,8 +76,9 @@ def stable_noise(
     """Symmetric alpha-stable noise of scale 1, one unit for each entry of the first axis.
 
     Args:
-        shape: [units, ...]. alpha: in (0, 2]. kind: "iid", "rows" or "isotropic". convention: "published" is that of the code
-            of Wan et al. (2023): the isotropic kind without its factor sqrt(2), and N(0, 1) for alpha = 2.
+        shape: [units, ...]. alpha: in (0, 2]. kind: "iid", "rows" or "isotropic". convention:
+            "published" is that of the code of Wan et al. (2023): the isotropic kind without its
+            factor sqrt(2), and N(0, 1) for alpha = 2.
 
     >>> import moduli as mo, numpy as np
     >>> x = mo.stable_noise((100_000,), 1.5, seed=0)
@@ -109,13 +115,19 @@ def _symmetric(shape: tuple[int, ...], alpha: float, rng: np.random.Generator) -
     return out
 
 
-def radius(shape: tuple[int, ...], alpha: float, rng: np.random.Generator, convention: str = "exact") -> Array:
+def radius(
+    shape: tuple[int, ...], alpha: float, rng: np.random.Generator, convention: str = "exact"
+) -> Array:
     """sqrt(2A) of the isotropic kind."""
     factor = 2.0 if convention == "exact" else 1.0
     if alpha == 2:
         return np.full(shape, math.sqrt(factor))
     with np.errstate(divide="ignore"):
-        return np.asarray(np.sqrt(factor * positive(1 - rng.random(shape), rng.standard_exponential(shape), alpha / 2)))
+        return np.asarray(
+            np.sqrt(
+                factor * positive(1 - rng.random(shape), rng.standard_exponential(shape), alpha / 2)
+            )
+        )
 
 
 # Tail index -----------------------------------------------------------------------------------------------------
@@ -129,9 +141,10 @@ class Estimate(Result):
     """A tail index with an interval.
 
     Attributes:
-        value: in (0, 2] for stable laws (Hill may exceed it). low, high: two standard errors (95 %) on either side of what the
-            method averages, by a jackknife over groups; they hold where the values are symmetric about any centre and stable,
-            for Hill where the tail is a power beyond its share. method. count: numbers used.
+        value: in (0, 2] for stable laws (Hill may exceed it). low, high: two standard errors (95 %)
+            on either side of what the method averages, by a jackknife over groups; they hold where
+            the values are symmetric about any centre and stable, for Hill where the tail is a power
+            beyond its share. method. count: numbers used.
     """
 
     value: float
@@ -151,29 +164,51 @@ class Estimate(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         return [
-            ("tail index", f"~ {self.value:.6g}, between {self.low:.4g} and {self.high:.4g}"), ("method", self.method),
+            ("tail index", f"~ {self.value:.6g}, between {self.low:.4g} and {self.high:.4g}"),
+            ("method", self.method),
             ("values", str(self.count)),
-            ("read with care", "a number near 1.7 does not show stability: t with 3 degrees reads 1.6"),
-        ]  # fmt: skip
+            (
+                "read with care",
+                "a number near 1.7 does not show stability: t with 3 degrees reads 1.6",
+            ),
+        ]
 
     def data(self) -> dict[str, Any]:
-        high = self.high if math.isfinite(self.high) else None  # Hill with a handful of values in the tail
-        return {"value": self.value, "low": self.low, "high": high, "method": self.method, "count": self.count}
+        high = (
+            self.high if math.isfinite(self.high) else None
+        )  # Hill with a handful of values in the tail
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": high,
+            "method": self.method,
+            "count": self.count,
+        }
 
 
 def tail_index(
-    values: Any, *, start: Any = None, kind: str = "iid", method: str = "log-moment", share: float = 0.01, seed: int = 0
+    values: Any,
+    *,
+    start: Any = None,
+    kind: str = "iid",
+    method: str = "log-moment",
+    share: float = 0.01,
+    seed: int = 0,
 ) -> Estimate:
-    """The tail index of values that are symmetric alpha-stable about some centre, as far as it can be told from them.
+    """The tail index of values that are symmetric alpha-stable about some centre, as far as it can
+    be told from them.
 
     The centre is estimated by the median, and neither it nor the scale matters.
 
-    Weights after training are a start plus noise: give the start too, or the estimate means nothing. For noise of kind "rows"
-    or "isotropic" the entries of a row depend on each other: one number per row is used.
+    Weights after training are a start plus noise: give the start too, or the estimate means
+    nothing. For noise of kind "rows" or "isotropic" the entries of a row depend on each other: one
+    number per row is used.
 
     Args:
-        values: numbers, or a matrix of weights with one row per unit. start: the same before training.
-        kind: of the noise. method: "log-moment", "blocks", "characteristic" or "hill" (biased for stable laws: 2.6 for 1.9).
+        values: numbers, or a matrix of weights with one row per unit. start: the same before
+            training.
+        kind: of the noise. method: "log-moment", "blocks", "characteristic" or "hill" (biased for
+            stable laws: 2.6 for 1.9).
         share: of the sample in the tail, for Hill.
 
     Raises:
@@ -184,18 +219,28 @@ def tail_index(
     1.5
     """
     methods: dict[str, _Method] = {
-        "log-moment": _Method(_log_moment, _from_square), "blocks": _Method(_blocks, _from_inverse),
-        "characteristic": _Method(_characteristic, _capped), "hill": _Method(partial(_hill, share=share), _inverse),
+        "log-moment": _Method(_log_moment, _from_square),
+        "blocks": _Method(_blocks, _from_inverse),
+        "characteristic": _Method(_characteristic, _capped),
+        "hill": _Method(partial(_hill, share=share), _inverse),
     }  # fmt: skip
     if method not in methods:
         raise ValueError(f"method={method!r}: {', '.join(methods)}")
     check(2.0, kind)
-    x = np.asarray(values, dtype=np.float64) - (0.0 if start is None else np.asarray(start, dtype=np.float64))
+    x = np.asarray(values, dtype=np.float64) - (
+        0.0 if start is None else np.asarray(start, dtype=np.float64)
+    )
     if kind != "iid":
         if x.ndim < 2:
-            raise ValueError(f"kind={kind!r} needs a matrix with one row per unit, not shape {x.shape}")
+            raise ValueError(
+                f"kind={kind!r} needs a matrix with one row per unit, not shape {x.shape}"
+            )
         x = x.reshape(len(x), -1)
-        direction = np.random.default_rng(seed).standard_normal(x.shape[1]) if kind == "isotropic" else np.ones(x.shape[1])
+        direction = (
+            np.random.default_rng(seed).standard_normal(x.shape[1])
+            if kind == "isotropic"
+            else np.ones(x.shape[1])
+        )
         x = x @ (direction / np.linalg.norm(direction))
     x = x.ravel()
     if not np.isfinite(x).all():
@@ -209,20 +254,28 @@ def tail_index(
             "for each row say kind='rows'"
         )
     average, index = methods[method].average, methods[method].of
-    x = x - np.median(x)  # within n^-1/2 of the centre of symmetry, on which all averages depend to second order
+    x = x - np.median(
+        x
+    )  # within n^-1/2 of the centre of symmetry, on which all averages depend to second order
     found = average(x)
     parts = np.array_split(x, GROUPS)
     with np.errstate(invalid="ignore"):  # where sums overflow
-        left = np.array([average(np.concatenate(parts[:k] + parts[k + 1 :])) for k in range(GROUPS)])
+        left = np.array(
+            [average(np.concatenate(parts[:k] + parts[k + 1 :])) for k in range(GROUPS)]
+        )
         error = math.sqrt((GROUPS - 1) / GROUPS * float(np.square(left - left.mean()).sum()))
     if not math.isfinite(found + error):
-        raise ValueError(f"sums of values up to {np.abs(x).max():.3g} exceed float64; divide them, or choose another method")
+        raise ValueError(
+            f"sums of values up to {np.abs(x).max():.3g} exceed float64; divide them, or choose another method"
+        )
     low, high = sorted((index(found - 2 * error), index(found + 2 * error)))
     return Estimate("estimated", index(found), low, high, method, len(x))
 
 
 class _Method(NamedTuple):
-    """What is averaged over the sample, near normal for many values, and the index as a monotone function of it."""
+    """What is averaged over the sample, near normal for many values, and the index as a monotone
+    function of it.
+    """
 
     average: Callable[[Array], float]
     of: Callable[[float], float]
@@ -256,7 +309,9 @@ def _blocks(x: Array) -> float:
     m = max(2, math.isqrt(len(x)))
     with np.errstate(over="ignore", invalid="ignore"):  # found by the caller, who refuses
         sums = x[: len(x) // m * m].reshape(-1, m).sum(axis=1)
-    return float((np.log(np.abs(sums[sums != 0])).mean() - np.log(np.abs(x[x != 0])).mean()) / math.log(m))
+    return float(
+        (np.log(np.abs(sums[sums != 0])).mean() - np.log(np.abs(x[x != 0])).mean()) / math.log(m)
+    )
 
 
 def _characteristic(x: Array) -> float:

@@ -1,8 +1,10 @@
-"""How much of a network can go: pruning curves, prunable shares, the part of a unit that the data can see.
+"""How much of a network can go: pruning curves, prunable shares, the part of a unit that the data
+can see.
 
-Errors are relative Frobenius norms of what was removed: a statement about parameters, not about the function, which is measured
-beside it on samples. A unit is its row of incoming weights. On data that span less than all inputs, the part of a row across
-that span changes neither function nor gradient: it is projected away before units are measured.
+Errors are relative Frobenius norms of what was removed: a statement about parameters, not about the
+function, which is measured beside it on samples. A unit is its row of incoming weights. On data
+that span less than all inputs, the part of a row across that span changes neither function nor
+gradient: it is projected away before units are measured.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ WAYS = ("units", "magnitude", "singular")
 
 
 def removable(squares: Array, budget: float = BUDGET) -> int:
-    """How many of the smallest squares sum to at most `budget` of the total; ties and equality in exact arithmetic.
+    """How many of the smallest squares sum to at most `budget` of the total; ties and equality in
+    exact arithmetic.
 
     >>> import numpy as np
     >>> removable(np.array([1.0, 1.0, 2.0, 16.0]), 0.1)
@@ -46,7 +49,9 @@ def removable(squares: Array, budget: float = BUDGET) -> int:
     if not len(ordered) or not ordered[-1]:
         return len(ordered)
     limit, sums = budget * math.fsum(ordered), np.cumsum(ordered)
-    low, high = (int(np.searchsorted(sums, limit * factor, side="right")) for factor in (1 - 1e-9, 1 + 1e-9))
+    low, high = (
+        int(np.searchsorted(sums, limit * factor, side="right")) for factor in (1 - 1e-9, 1 + 1e-9)
+    )
     if low == high:
         return low
     exact = list(map(Fraction, ordered.tolist()))
@@ -59,7 +64,9 @@ def removable(squares: Array, budget: float = BUDGET) -> int:
 
 
 def prunable_share(weight: Array, budget: float = BUDGET) -> float:
-    """Share of rows that can go while the removed share of the squared norm stays within the budget (Wan et al. 2023)."""
+    """Share of rows that can go while the removed share of the squared norm stays within the budget
+    (Wan et al. 2023).
+    """
     squares = np.square(weight).sum(axis=1)
     return removable(squares, budget) / len(squares) if len(squares) else 0.0
 
@@ -71,11 +78,12 @@ def largest_share(weight: Array) -> float:
 
 
 def visible(weight: Array, inputs: Array) -> Array:
-    """The part of each row in the span of the inputs: the rest changes neither outputs nor gradients on them.
+    """The part of each row in the span of the inputs: the rest changes neither outputs nor
+    gradients on them.
 
     Args:
-        weight: [units, in]. inputs: [samples, in]; directions in which they hold less than 1e-5 of the largest root mean square
-            count as empty (stored data are rounded).
+        weight: [units, in]. inputs: [samples, in]; directions in which they hold less than 1e-5 of
+            the largest root mean square count as empty (stored data are rounded).
     """
     if inputs.shape[1] != weight.shape[1]:
         raise ShapeError(f"inputs have shape {inputs.shape}; the weights read {weight.shape[1]}")
@@ -99,22 +107,35 @@ def _span(inputs: Array) -> Array:
     if not inputs.shape[1]:
         return np.zeros((0, 0))
     values, directions = np.linalg.eigh(inputs.T @ inputs)
-    least = INVISIBLE**2 * max(float(values[-1]), 0.0)  # eigenvalues are squares of sizes, the last one the largest
+    least = INVISIBLE**2 * max(
+        float(values[-1]), 0.0
+    )  # eigenvalues are squares of sizes, the last one the largest
     return np.asarray(directions[:, values > least])
 
 
 def noise_share(
-    shape: Sequence[int], kind: str, alpha: float, *, draws: int = 200, budget: float = BUDGET, seed: int = 0
+    shape: Sequence[int],
+    kind: str,
+    alpha: float,
+    *,
+    draws: int = 200,
+    budget: float = BUDGET,
+    seed: int = 0,
 ) -> Array:
-    """Prunable shares of layers of pure noise: 5, 50, 95 % quantiles of one, then the same of the median of ten."""
-    return _floor((stable_noise(shape, alpha, kind=kind, seed=rng) for rng in _streams(seed, draws)), budget)
+    """Prunable shares of layers of pure noise: 5, 50, 95 % quantiles of one, then the same of the
+    median of ten.
+    """
+    return _floor(
+        (stable_noise(shape, alpha, kind=kind, seed=rng) for rng in _streams(seed, draws)), budget
+    )
 
 
 def predicted_share(
     start: Array, kind: str, alpha: float, sigma: float, time: float, *, draws: int = 200, budget: float = BUDGET,
     seed: int = 0, inputs: Array | None = None,
 ) -> Array:  # fmt: skip
-    """The same of a start with the noise of a whole run on it and no training: scale sigma (eta K)^(1/alpha), time = eta K.
+    """The same of a start with the noise of a whole run on it and no training: scale sigma (eta
+    K)^(1/alpha), time = eta K.
 
     >>> import numpy as np
     >>> start = np.random.default_rng(0).uniform(-0.1, 0.1, (500, 20))
@@ -141,7 +162,9 @@ def _streams(seed: int, count: int) -> list[np.random.Generator]:
 def _floor(layers: Iterable[Array], budget: float) -> Array:
     shares = np.array([prunable_share(w, budget) for w in layers])
     tens = np.median(np.random.default_rng(0).choice(shares, (1000, 10)), axis=1)
-    return np.concatenate([np.quantile(shares, (0.05, 0.5, 0.95)), np.quantile(tens, (0.05, 0.5, 0.95))])
+    return np.concatenate(
+        [np.quantile(shares, (0.05, 0.5, 0.95)), np.quantile(tens, (0.05, 0.5, 0.95))]
+    )
 
 
 # Curves ---------------------------------------------------------------------------------------------------------
@@ -152,9 +175,10 @@ class Curve(Result):
     """What is lost when only a share of each hidden layer is kept.
 
     Attributes:
-        network: the network. by: "units", "magnitude" or "singular". kept: shares. error: relative Frobenius norm of what is
-            removed from the incoming weights of hidden layers (of their visible part, where samples are given). plain: the same
-            of whole rows, where that differs. probes, function: shares, and the relative change of the outputs there.
+        network: the network. by: "units", "magnitude" or "singular". kept: shares. error: relative
+            Frobenius norm of what is removed from the incoming weights of hidden layers (of their
+            visible part, where samples are given). plain: the same of whole rows, where that
+            differs. probes, function: shares, and the relative change of the outputs there.
     """
 
     network: Network
@@ -174,23 +198,33 @@ class Curve(Result):
         return float(self.kept[self.error <= error].min())
 
     def pruned(self, kept: float) -> Network:
-        """The network with only that share of the units of each hidden layer; units really go (curves by "units")."""
+        """The network with only that share of the units of each hidden layer; units really go
+        (curves by "units").
+        """
         if self.by != "units":
-            raise ValueError(f"by={self.by!r}: only units can go on their own; ask for the curve by='units'")
+            raise ValueError(
+                f"by={self.by!r}: only units can go on their own; ask for the curve by='units'"
+            )
         if not 0 <= kept <= 1:
             raise ValueError(f"kept={kept!r}: a share between 0 and 1")
         return keep(self.network, _first(self.orders, kept))
 
     @cached_property
     def share(self) -> float:
-        """Share of hidden parameters in units that hold a tenth of the squared norm of their layer (curves by "units")."""
+        """Share of hidden parameters in units that hold a tenth of the squared norm of their layer
+        (curves by "units").
+        """
         sizes = [layer.weight.size for layer in self.network.layers[:-1]]
         return float(np.average(self.shares, weights=sizes)) if sizes else 0.0
 
     @property
     def statement(self) -> str:
         half = float(np.interp(0.5, self.kept, self.error))
-        prunable = f"; {100 * self.share:.3g} % hold a tenth of the squared norm" if self.by == "units" else ""
+        prunable = (
+            f"; {100 * self.share:.3g} % hold a tenth of the squared norm"
+            if self.by == "units"
+            else ""
+        )
         return f"half of the {self.by} kept: relative error {half:.3g} of the parameters{prunable}"
 
     def asked(self) -> list[tuple[str, str]]:
@@ -205,16 +239,27 @@ class Curve(Result):
                 change = f", function {np.interp(share, self.probes, self.function):.3g}"
             rows.append((f"{100 * share:g} % kept", f"parameters {self.error[at]:.3g}{change}"))
         for l, (share, plain) in enumerate(zip(self.shares, self.plain_shares, strict=True), 1):
-            both = f"{share:.3g}" if share == plain else f"{share:.3g} of the part the samples see, {plain:.3g} of whole rows"
+            both = (
+                f"{share:.3g}"
+                if share == plain
+                else f"{share:.3g} of the part the samples see, {plain:.3g} of whole rows"
+            )
             rows.append((f"prunable share, layer {l}", both))
         return rows
 
     def data(self) -> dict[str, Any]:
-        return {"by": self.by, "share": self.share if self.by == "units" else None, "shares": list(self.shares),
-                "plain_shares": list(self.plain_shares), **self.plot_data()}  # fmt: skip
+        return {
+            "by": self.by,
+            "share": self.share if self.by == "units" else None,
+            "shares": list(self.shares),
+            "plain_shares": list(self.plain_shares),
+            **self.plot_data(),
+        }
 
     def plot_data(self) -> dict[str, Any]:
-        lists = {name: getattr(self, name) for name in ("kept", "error", "probes", "function", "plain")}
+        lists = {
+            name: getattr(self, name) for name in ("kept", "error", "probes", "function", "plain")
+        }
         return {name: None if values is None else values.tolist() for name, values in lists.items()}
 
     def plot(self, ax: Any = None) -> Any:
@@ -237,14 +282,18 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
     if on is not None:
         x = np.asarray(on.x)
         if x.shape[1] != net.widths[0]:
-            raise ShapeError(f"samples have shape {x.shape}; the network has {net.widths[0]} inputs")
+            raise ShapeError(
+                f"samples have shape {x.shape}; the network has {net.widths[0]} inputs"
+            )
         seen = visible_rows(net, x)
     whole = [_squares(w, by) for w in hidden]
     parts = [_squares(w, by) for w in seen]
     steps = max(1, *(len(s) for s in parts)) if by != "magnitude" else 1000
     kept = np.arange(steps + 1) / steps
     error = _errors(parts, kept)
-    plain = _errors(whole, kept) if any(p is not q for p, q in zip(seen, hidden, strict=True)) else None
+    plain = (
+        _errors(whole, kept) if any(p is not q for p, q in zip(seen, hidden, strict=True)) else None
+    )
     if by != "units":
         return Curve("estimated", net, by, kept, error, plain=plain)
     orders = tuple(np.argsort(-s, kind="stable") for s in parts)
@@ -252,13 +301,19 @@ def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
     function = None if x is None or probes is None else _changes(net, orders, probes, x)
     shares = tuple(removable(s) / max(1, len(s)) for s in parts)
     whole_shares = tuple(removable(s) / max(1, len(s)) for s in whole)
-    return Curve("estimated", net, by, kept, error, probes, function, plain, orders, shares, whole_shares)
+    return Curve(
+        "estimated", net, by, kept, error, probes, function, plain, orders, shares, whole_shares
+    )
 
 
 def _squares(weight: Array, by: str) -> Array:
     if by == "units":
         return np.asarray(np.square(weight).sum(axis=1))
-    return np.square(weight).ravel() if by == "magnitude" else np.square(np.linalg.svd(weight, compute_uv=False))
+    return (
+        np.square(weight).ravel()
+        if by == "magnitude"
+        else np.square(np.linalg.svd(weight, compute_uv=False))
+    )
 
 
 def _errors(squares: Sequence[Array], kept: Array) -> Array:
@@ -271,7 +326,9 @@ def _errors(squares: Sequence[Array], kept: Array) -> Array:
 
 def _changes(net: Network, orders: Sequence[Order], probes: Array, x: Array) -> Array:
     whole = net.logits(x)
-    return np.array([relative_change(whole, keep(net, _first(orders, share)).logits(x)) for share in probes])
+    return np.array(
+        [relative_change(whole, keep(net, _first(orders, share)).logits(x)) for share in probes]
+    )
 
 
 def _first(orders: Sequence[Order], share: float) -> list[Order]:
@@ -290,13 +347,19 @@ def keep(net: Network, units: Sequence[Order]) -> Network:
     layers, before = [], np.arange(net.widths[0])
     for layer, some in zip(net.layers, [*units, np.arange(net.widths[-1])], strict=True):
         rows = np.sort(np.asarray(some, dtype=np.intp))
-        layers.append(Layer(layer.weight[np.ix_(rows, before)].copy(), layer.bias[rows].copy(), layer.activation))
+        layers.append(
+            Layer(
+                layer.weight[np.ix_(rows, before)].copy(), layer.bias[rows].copy(), layer.activation
+            )
+        )
         before = rows
     return net.with_layers(layers)
 
 
 def contributions(net: Network, x: Array) -> list[Array]:
-    """Of each hidden unit: squared outgoing weights times the mean square of its pre-activation on the samples."""
+    """Of each hidden unit: squared outgoing weights times the mean square of its pre-activation on
+    the samples.
+    """
     found, h = [], x
     for layer, after in pairwise(net.layers):
         z = h @ layer.weight.T + layer.bias

@@ -1,7 +1,9 @@
-"""Training runs for experiments on prunability: plain loops over torch optimizers, with everything a comparison needs.
+"""Training runs for experiments on prunability: plain loops over torch optimizers, with everything
+a comparison needs.
 
-One loop serves all: mini-batches from one seed, SGD, optionally heavy-tailed noise on the hidden matrices, a proximal group
-lasso on units, or a proximal L1. What is random comes from `seed` alone, each use from a stream of its own.
+One loop serves all: mini-batches from one seed, SGD, optionally heavy-tailed noise on the hidden
+matrices, a proximal group lasso on units, or a proximal L1. What is random comes from `seed` alone,
+each use from a stream of its own.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ class Training(Result):
     """A trained copy of a module, and how it got there.
 
     Attributes:
-        module: the copy, for evaluation. start: hidden weights before the first step. steps: made. train: accuracy (classes)
-            or mean square error (values) on the training data. time: how long noise of full size would act alike.
+        module: the copy, for evaluation. start: hidden weights before the first step. steps: made.
+            train: accuracy (classes) or mean square error (values) on the training data. time: how
+            long noise of full size would act alike.
     """
 
     module: nn.Module
@@ -62,10 +65,18 @@ class Training(Result):
         )]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
-        return {"steps": self.steps, "train": self.train, "time": self.time, "redrawn": self.redrawn, "settings": self.settings}
+        return {
+            "steps": self.steps,
+            "train": self.train,
+            "time": self.time,
+            "redrawn": self.redrawn,
+            "settings": self.settings,
+        }
 
 
-def perceptron(inputs: int, width: int, outputs: int, *, depth: int = 1, bias: bool = False, seed: int = 0) -> nn.Sequential:
+def perceptron(
+    inputs: int, width: int, outputs: int, *, depth: int = 1, bias: bool = False, seed: int = 0
+) -> nn.Sequential:
     """ReLU layers of one width with torch's default start.
 
     >>> sum(p.numel() for p in perceptron(3, 5, 2).parameters())
@@ -95,14 +106,17 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Training:
-    """Train a copy of a module by SGD, with heavy-tailed noise or a penalty that makes units vanish.
+    """Train a copy of a module by SGD, with heavy-tailed noise or a penalty that makes units
+    vanish.
 
     Args:
         x: [samples, ...]. y: class numbers (cross-entropy) or values (mean square error).
-        noise: alpha, sigma, kind ("isotropic"), truncation, convention; `quiet`: clean steps at the end; `annealed`:
-            sigma falls linearly to zero. penalty: strengths of "group_lasso" (proximal, on rows of hidden matrices), "l1"
-            (proximal, on their entries), "weight_decay". clip: rows of hidden matrices are cut to so many median norms.
-        target: stop at this training accuracy, looked at every 100 steps. seed: of batches and noise.
+        noise: alpha, sigma, kind ("isotropic"), truncation, convention; `quiet`: clean steps at the
+            end; `annealed`: sigma falls linearly to zero. penalty: strengths of "group_lasso"
+            (proximal, on rows of hidden matrices), "l1" (proximal, on their entries),
+            "weight_decay". clip: rows of hidden matrices are cut to so many median norms.
+        target: stop at this training accuracy, looked at every 100 steps. seed: of batches and
+            noise.
 
     Raises:
         ValueError: unknown settings, or training that diverged.
@@ -117,28 +131,47 @@ def fit(
     noise, penalty = dict(noise or {}), dict(penalty or {})
     for given, known in ((noise, NOISE), (penalty, PENALTIES)):
         if set(given) - set(known):
-            raise ValueError(f"unknown {', '.join(sorted(set(given) - set(known)))}; known: {', '.join(known)}")
+            raise ValueError(
+                f"unknown {', '.join(sorted(set(given) - set(known)))}; known: {', '.join(known)}"
+            )
     model = copy.deepcopy(module).train()
-    points, wanted = torch.as_tensor(np.asarray(x), dtype=torch.float32), torch.as_tensor(np.asarray(y))
+    points, wanted = (
+        torch.as_tensor(np.asarray(x), dtype=torch.float32),
+        torch.as_tensor(np.asarray(y)),
+    )
     if len(points) != len(wanted) or not len(points):
-        raise ShapeError(f"{len(points)} inputs and {len(wanted)} targets; as many of both are needed")
+        raise ShapeError(
+            f"{len(points)} inputs and {len(wanted)} targets; as many of both are needed"
+        )
     classes = not wanted.is_floating_point()
     wanted = wanted.long() if classes else wanted.float().reshape(len(wanted), -1)
     loss = nn.functional.cross_entropy if classes else nn.functional.mse_loss
     matrices = hidden_parameters(model)
     start = tuple(p.detach().double().numpy().copy() for p in matrices)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=penalty.get("weight_decay", 0.0))
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=momentum, weight_decay=penalty.get("weight_decay", 0.0)
+    )
     added = None
     if noise.get("sigma"):
         options = {name: noise[name] for name in ("truncation", "convention") if name in noise}
         added = HeavyTailedNoise(
-            optimizer, noise["alpha"], noise["sigma"], noise.get("kind", "isotropic"), on=matrices, seed=seed, **options
+            optimizer,
+            noise["alpha"],
+            noise["sigma"],
+            noise.get("kind", "isotropic"),
+            on=matrices,
+            seed=seed,
+            **options,
         )
     order, quiet = torch.Generator().manual_seed(seed), int(noise.get("quiet", 0))
     done, time, queue = 0, 0.0, torch.empty(0, dtype=torch.long)
     for done in range(1, steps + 1):
         if added is not None:
-            left = max(0.0, 1 - (done - 1) / max(1, steps - quiet)) if noise.get("annealed") else float(done <= steps - quiet)
+            left = (
+                max(0.0, 1 - (done - 1) / max(1, steps - quiet))
+                if noise.get("annealed")
+                else float(done <= steps - quiet)
+            )
             time += lr * left ** noise["alpha"]
             for group in optimizer.param_groups:
                 group["sigma"] = noise["sigma"] * left
@@ -152,7 +185,9 @@ def fit(
         _shrink(matrices, lr, penalty, clip)
         if done % CHECK == 0 or done == steps:
             if not math.isfinite(value.item()):
-                raise ValueError(f"training diverged at step {done} (loss {value.item()}); lower lr or sigma")
+                raise ValueError(
+                    f"training diverged at step {done} (loss {value.item()}); lower lr or sigma"
+                )
             if progress is not None:
                 progress(done, steps, "training")
             if target is not None and classes and _score(model, points, wanted, classes) >= target:
@@ -174,7 +209,9 @@ def _score(model: nn.Module, x: Tensor, y: Tensor, classes: bool) -> float:
 
 
 @torch.no_grad()
-def _shrink(matrices: list[nn.Parameter], lr: float, penalty: Mapping[str, float], clip: float | None) -> None:
+def _shrink(
+    matrices: list[nn.Parameter], lr: float, penalty: Mapping[str, float], clip: float | None
+) -> None:
     """Proximal steps, and the cut of rows far above the others."""
     for w in matrices:
         if penalty.get("l1"):

@@ -1,7 +1,8 @@
 """Heavy-tailed noise for torch optimizers: theta <- theta + sigma lr^(1/alpha) X after every step.
 
-The noise hangs on the optimizer the user already has, as a hook after its step, so schedulers, checkpoints and mixed precision
-go on working. Each parameter has a random stream of its own, named by its place in the groups, so freezing one shifts no other.
+The noise hangs on the optimizer the user already has, as a hook after its step, so schedulers,
+checkpoints and mixed precision go on working. Each parameter has a random stream of its own, named
+by its place in the groups, so freezing one shifts no other.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def draw(
 ) -> Tensor:
     """Stable noise of scale 1 on the device of a generator; the first axis is units.
 
-    Uniforms are 48 random bits, turned into floats near 0, where the tail comes from: with the 24 bits of a float32 uniform no
-    draw gets far into it. One number per row is drawn in float64.
+    Uniforms are 48 random bits, turned into floats near 0, where the tail comes from: with the 24
+    bits of a float32 uniform no draw gets far into it. One number per row is drawn in float64.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> draw((4, 3), 1.75, "rows", generator=g).shape
@@ -41,16 +42,31 @@ def draw(
     """
     check(alpha, kind, convention)
     units = (shape[0], *(1 for _ in shape[1:]))
-    slip = math.sqrt(0.5) if convention == "published" and (alpha == 2 or kind == "isotropic") else 1.0
+    slip = (
+        math.sqrt(0.5) if convention == "published" and (alpha == 2 or kind == "isotropic") else 1.0
+    )
     if (alpha == 2 and kind != "rows") or kind == "isotropic":
         normal = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
         if alpha == 2:
             return normal.mul_(math.sqrt(2) * slip)
-        scale = positive(_uniform(_bits(units, generator)), _exponential(_bits(units, generator)), alpha / 2, torch)
+        scale = positive(
+            _uniform(_bits(units, generator)),
+            _exponential(_bits(units, generator)),
+            alpha / 2,
+            torch,
+        )
         return normal.mul_((torch.sqrt(2 * scale) * slip).to(dtype))
     if kind == "rows":
-        one = torch.randn(units, generator=generator, dtype=torch.float64, device=generator.device) if alpha == 2 else None
-        drawn = one * (math.sqrt(2) * slip) if one is not None else _symmetric(units, alpha, generator, torch.float64)
+        one = (
+            torch.randn(units, generator=generator, dtype=torch.float64, device=generator.device)
+            if alpha == 2
+            else None
+        )
+        drawn = (
+            one * (math.sqrt(2) * slip)
+            if one is not None
+            else _symmetric(units, alpha, generator, torch.float64)
+        )
         return drawn.to(dtype).expand(shape)
     out = torch.empty(math.prod(shape), dtype=dtype, device=generator.device)
     for at in range(0, len(out), BLOCK):  # a block stays in the cache
@@ -59,7 +75,9 @@ def draw(
     return out.reshape(shape)
 
 
-def _symmetric(shape: tuple[int, ...], alpha: float, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+def _symmetric(
+    shape: tuple[int, ...], alpha: float, generator: torch.Generator, dtype: torch.dtype
+) -> Tensor:
     bits = _bits(shape, generator)
     sign = ((bits >> 61 & 2) - 1).to(dtype)
     w = _exponential(_bits(shape, generator), dtype, small=alpha < 1)
@@ -69,7 +87,9 @@ def _symmetric(shape: tuple[int, ...], alpha: float, generator: torch.Generator,
 
 def _bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """63 random bits each."""
-    return torch.empty(shape, dtype=torch.int64, device=generator.device).random_(generator=generator)
+    return torch.empty(shape, dtype=torch.int64, device=generator.device).random_(
+        generator=generator
+    )
 
 
 def _uniform(bits: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -86,16 +106,21 @@ def _exponential(bits: Tensor, dtype: torch.dtype = torch.float64, *, small: boo
 class HeavyTailedNoise:
     """Adds sigma lr^(1/alpha) X to matrices after every step of a torch optimizer, as a hook on it.
 
-    A stochastic gradient method with such noise makes wide networks prunable by the norms of their units (Wan et al. 2023).
-    Biases and the output layer get none by default. The noise reads the current lr, alpha, sigma and kind of each group, so
-    schedulers work; a group with sigma 0 is quiet. Its random streams are saved and loaded with the optimizer's state dict,
-    and a resumed run equals an uninterrupted one bit for bit. Closures see no noise; steps that a scaler skips get none.
+    A stochastic gradient method with such noise makes wide networks prunable by the norms of their
+    units (Wan et al. 2023). Biases and the output layer get none by default. The noise reads the
+    current lr, alpha, sigma and kind of each group, so schedulers work; a group with sigma 0 is
+    quiet. Its random streams are saved and loaded with the optimizer's state dict, and a resumed
+    run equals an uninterrupted one bit for bit. Closures see no noise; steps that a scaler skips
+    get none.
 
     Args:
-        optimizer: any of torch's. alpha: in (0, 2]. sigma: its scale. kind: "isotropic", "rows" or "iid".
-        on: the parameters that get noise; by default those with two or more axes except the last of them.
+        optimizer: any of torch's. alpha: in (0, 2]. sigma: its scale. kind: "isotropic", "rows" or
+            "iid".
+        on: the parameters that get noise; by default those with two or more axes except the last of
+            them.
         seed: of all streams. Copies that train the same model in parallel must agree on it.
-        truncation: draws of larger size (of a row's radius, for isotropic) are drawn again; None for none.
+        truncation: draws of larger size (of a row's radius, for isotropic) are drawn again; None
+            for none.
 
     Raises:
         ValueError: no stable noise, or parameters that the optimizer does not hold.
@@ -122,8 +147,15 @@ class HeavyTailedNoise:
     ) -> None:
         check(alpha, kind, convention)
         if not (0 <= sigma < math.inf) or (truncation is not None and not truncation > 0):
-            raise ValueError(f"sigma={sigma!r}, truncation={truncation!r}: sigma is finite, not negative, truncation positive")
-        self.optimizer, self.seed, self.truncation, self.convention = optimizer, int(seed), truncation, convention
+            raise ValueError(
+                f"sigma={sigma!r}, truncation={truncation!r}: sigma is finite, not negative, truncation positive"
+            )
+        self.optimizer, self.seed, self.truncation, self.convention = (
+            optimizer,
+            int(seed),
+            truncation,
+            convention,
+        )
         self.redrawn = 0
         for group in optimizer.param_groups:
             for name, value in (("alpha", alpha), ("sigma", sigma), ("kind", kind)):
@@ -133,7 +165,9 @@ class HeavyTailedNoise:
         chosen = matrices[:-1] if on is None else list(on)
         missing = [tuple(p.shape) for p in chosen if id(p) not in held]
         if missing:
-            raise ValueError(f"parameters of shapes {missing} are not in the optimizer; give those that it updates")
+            raise ValueError(
+                f"parameters of shapes {missing} are not in the optimizer; give those that it updates"
+            )
         self._noisy = {held[id(p)] for p in chosen}
         self._streams: dict[str, torch.Generator] = {}
         optimizer.register_step_post_hook(self._after_step)
@@ -153,7 +187,9 @@ class HeavyTailedNoise:
     def _stream(self, place: str, device: torch.device) -> torch.Generator:
         """Its own for each parameter: what one draws shifts no other."""
         if place not in self._streams:
-            seed = int.from_bytes(hashlib.sha256(f"{self.seed}:{place}".encode()).digest()[:7], "big")
+            seed = int.from_bytes(
+                hashlib.sha256(f"{self.seed}:{place}".encode()).digest()[:7], "big"
+            )
             self._streams[place] = torch.Generator(device).manual_seed(seed)
         return self._streams[place]
 
@@ -164,14 +200,21 @@ class HeavyTailedNoise:
             return
         for place, group, p in self._places():
             if place in self._noisy and p.grad is not None and group["sigma"]:
-                alpha, scale = float(group["alpha"]), float(group["sigma"]) * float(group["lr"]) ** (1 / float(group["alpha"]))
+                alpha, scale = (
+                    float(group["alpha"]),
+                    float(group["sigma"]) * float(group["lr"]) ** (1 / float(group["alpha"])),
+                )
                 noise = self._draw(p, alpha, str(group["kind"]), self._stream(place, p.device))
                 p.add_(noise.to(p.dtype), alpha=scale)
 
     def _draw(self, p: Tensor, alpha: float, kind: str, stream: torch.Generator) -> Tensor:
         dtype = p.dtype if p.dtype in (torch.float32, torch.float64) else torch.float32
-        noise = draw(p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention)
-        if self.truncation is None and torch.isfinite((noise[:, :1] if kind == "rows" else noise).sum()):
+        noise = draw(
+            p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention
+        )
+        if self.truncation is None and torch.isfinite(
+            (noise[:, :1] if kind == "rows" else noise).sum()
+        ):
             return noise
         limit = torch.finfo(dtype).max if self.truncation is None else self.truncation
         for _ in range(ROUNDS):
@@ -183,19 +226,33 @@ class HeavyTailedNoise:
             if not bad.any():
                 return noise
             self.redrawn += int(bad.sum())
-            again = draw(p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention)
+            again = draw(
+                p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention
+            )
             noise = torch.where(bad, again.flatten(1), rows).reshape(p.shape)
-        raise ValueError(f"truncation={self.truncation!r} leaves next to nothing to draw at alpha {alpha}; choose a larger one")
+        raise ValueError(
+            f"truncation={self.truncation!r} leaves next to nothing to draw at alpha {alpha}; choose a larger one"
+        )
 
     def _on_save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         streams = {place: g.get_state().clone() for place, g in self._streams.items()}
         devices = {place: g.device.type for place, g in self._streams.items()}
-        return {**state, STATE: {"streams": streams, "devices": devices, "seed": self.seed, "redrawn": self.redrawn}}
+        return {
+            **state,
+            STATE: {
+                "streams": streams,
+                "devices": devices,
+                "seed": self.seed,
+                "redrawn": self.redrawn,
+            },
+        }
 
     def _on_load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         own = state.get(STATE)
         if own is None:
-            raise ValueError("this state was saved without heavy-tailed noise: load it before adding the noise")
+            raise ValueError(
+                "this state was saved without heavy-tailed noise: load it before adding the noise"
+            )
         devices = {place: p.device.type for place, _, p in self._places()}
         for place, device in own["devices"].items():
             if devices.get(place, device) != device:
@@ -213,7 +270,8 @@ class HeavyTailedNoise:
 
 
 class HeavyTailedSGD(torch.optim.SGD):
-    """SGD with heavy-tailed noise: see `HeavyTailedNoise` for the noise, `torch.optim.SGD` for the rest.
+    """SGD with heavy-tailed noise: see `HeavyTailedNoise` for the noise, `torch.optim.SGD` for the
+    rest.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
@@ -238,11 +296,14 @@ class HeavyTailedSGD(torch.optim.SGD):
         convention: str = "exact",
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        self.noise = HeavyTailedNoise(self, alpha, sigma, kind, on=on, seed=seed, truncation=truncation, convention=convention)
+        self.noise = HeavyTailedNoise(
+            self, alpha, sigma, kind, on=on, seed=seed, truncation=truncation, convention=convention
+        )
 
 
 def hidden_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights of all layers but the last, in the order the module holds them: what carries the noise.
+    """The weights of all layers but the last, in the order the module holds them: what carries the
+    noise.
 
     >>> [tuple(p.shape) for p in hidden_parameters(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 1)))]
     [(8, 3)]

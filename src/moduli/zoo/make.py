@@ -1,7 +1,8 @@
 """Trains the zoo on scikit-learn's digits: ``python -m moduli.zoo.make [FOLDER]``.
 
 One core, under a minute, the same files every time on one machine and one set of library versions.
-Nothing is planted: redundant units are what proximal group lasso sets to zero and what a grid makes equal.
+Nothing is planted: redundant units are what proximal group lasso sets to zero and what a grid makes
+equal.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class Recipe:
     Args:
         pool: side of the pixel blocks that are averaged to one input.
         shift: probability that a batch is moved by up to one pixel.
-        lasso: strength of the group lasso on incoming weights (biases are free) and on outgoing weights.
-        grid: spacing to which the parameters of the hidden layer, and those of the output layer, are rounded at last.
+        lasso: strength of the group lasso on incoming weights (biases are free) and on outgoing
+            weights.
+        grid: spacing to which the parameters of the hidden layer, and those of the output layer,
+            are rounded at last.
     """
 
     name: str
@@ -50,19 +53,26 @@ class Recipe:
 
 RECIPES = (
     Recipe(
-        "digits-tanh", (64, 256, 10), "tanh",
+        "digits-tanh",
+        (64, 256, 10),
+        "tanh",
         "proximal group lasso (0.0005) on the incoming and on the outgoing weights of every unit; biases are free",
         lasso=(5e-4, 5e-4),
     ),
     Recipe(
-        "digits-tanh-grid", (4, 128, 10), "tanh",
+        "digits-tanh-grid",
+        (4, 128, 10),
+        "tanh",
         "on the means of the four quadrants, proximal group lasso (0.0004 incoming, 0.0002 outgoing); at last the hidden "
         "layer is rounded to multiples of 1/2 and the output layer to multiples of 1/4",
-        pool=4, shift=0.0, lasso=(4e-4, 2e-4), grid=(0.5, 0.25),
+        pool=4,
+        shift=0.0,
+        lasso=(4e-4, 2e-4),
+        grid=(0.5, 0.25),
     ),
     Recipe("digits-relu", (64, 64, 32, 10), "relu", "weight decay 0.0005", epochs=300, decay=5e-4),
     Recipe("digits-plain", (64, 32, 10), "tanh", "no penalty", epochs=300),
-)  # fmt: skip
+)
 
 PROVENANCE = """\
 # Where the networks of the zoo come from
@@ -91,7 +101,9 @@ E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (CC BY 4.0), as sciki
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images ``[rows, 8, 8]`` in [0, 1], test images, and the labels of both; three quarters train."""
+    """Training images ``[rows, 8, 8]`` in [0, 1], test images, and the labels of both; three
+    quarters train.
+    """
     x, y = load_digits(return_X_y=True)
     parts = train_test_split(x / 16, y, test_size=0.25, random_state=0, stratify=y)
     train, test = (torch.tensor(p, dtype=torch.float32).view(-1, 8, 8) for p in parts[:2])
@@ -112,7 +124,9 @@ def shifted(images: Tensor, probability: float) -> Tensor:
 
 
 def shrink(weight: Tensor, axis: int, by: float) -> None:
-    """The proximal step of `by` times the sum of norms along `axis`: short groups become exactly zero."""
+    """The proximal step of `by` times the sum of norms along `axis`: short groups become exactly
+    zero.
+    """
     norms = weight.norm(dim=axis, keepdim=True)
     weight.mul_((1 - by / norms.clamp_min(1e-30)).clamp_min(0))
 
@@ -147,7 +161,9 @@ def arrays(recipe: Recipe, layers: list[nn.Linear]) -> Arrays:
         for name, tensor in ((f"W{l}", layer.weight), (f"b{l}", layer.bias)):
             out[name] = tensor.detach().numpy()
             if recipe.grid:
-                out[name] = np.round(out[name] / recipe.grid[l - 1]) * np.float32(recipe.grid[l - 1])
+                out[name] = np.round(out[name] / recipe.grid[l - 1]) * np.float32(
+                    recipe.grid[l - 1]
+                )
     out["activations"] = np.array([recipe.activation] * (len(layers) - 1))
     out["output_map"] = np.array("identity")
     return out
@@ -163,7 +179,12 @@ def accuracy(recipe: Recipe, made: Arrays) -> float:
 
 def redundant(made: Arrays) -> str:
     """How many units of the first hidden layer go by which rule, counted without the library."""
-    count = dict.fromkeys(("drop", "constant", "merge", "sign twin") if made["activations"][0] == "tanh" else ("dead",), 0)
+    count = dict.fromkeys(
+        ("drop", "constant", "merge", "sign twin")
+        if made["activations"][0] == "tanh"
+        else ("dead",),
+        0,
+    )
     seen: dict[bytes, bool] = {}
     for row, bias, column in zip(made["W1"] + 0.0, made["b1"] + 0.0, made["W2"].T, strict=True):
         unit = np.append(row, bias)
@@ -186,7 +207,15 @@ def line(recipe: Recipe, made: Arrays) -> str:
     """The network's row in PROVENANCE.md."""
     shape = f"{'-'.join(map(str, recipe.widths))} {recipe.activation}"
     right = f"{accuracy(recipe, made):.4f}"
-    cells = f"`{recipe.name}`", shape, recipe.says, recipe.epochs, recipe.shift, right, redundant(made)
+    cells = (
+        f"`{recipe.name}`",
+        shape,
+        recipe.says,
+        recipe.epochs,
+        recipe.shift,
+        right,
+        redundant(made),
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -200,9 +229,14 @@ def main(folder: Path) -> None:
         rows.append(line(recipe, made))
     (folder / "data").mkdir(exist_ok=True)
     parts = zip(("x_train", "x_test", "y_train", "y_test"), digits(), strict=True)
-    stored = {name: (16 * part if name[0] == "x" else part).numpy().astype(np.uint8) for name, part in parts}
+    stored = {
+        name: (16 * part if name[0] == "x" else part).numpy().astype(np.uint8)
+        for name, part in parts
+    }
     np.savez_compressed(folder / "data" / "digits.npz", **dict[str, Any](stored))
-    versions = {name: version(name) for name in ("torch", "numpy")} | {"sklearn": version("scikit-learn")}
+    versions = {name: version(name) for name in ("torch", "numpy")} | {
+        "sklearn": version("scikit-learn")
+    }
     text = PROVENANCE.format(rows="\n".join(rows), python=python_version(), **versions)
     (folder / "PROVENANCE.md").write_text(text)
 

@@ -11,12 +11,15 @@ from moduli.compression.average.closed_form import BENDS, distance
 from moduli.compression.average.gaussian_expectations import Whitening
 
 KINDS = (
-    "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "gelu", "gelu_tanh", "silu", "softplus", "sin",
+    "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "gelu", "gelu_tanh",
+    "silu", "softplus", "sin",
 )  # fmt: skip
 
 
 def case_networks(case, arrays):
-    part = {k: arrays[f"{case['id']:03d}_{k}"] for k in ("W", "b", "A", "U", "bu", "V", "mean", "cov")}
+    part = {
+        k: arrays[f"{case['id']:03d}_{k}"] for k in ("W", "b", "A", "U", "bu", "V", "mean", "cov")
+    }
     act = f"leaky_relu({case.get('slope', 0.1)})" if case["act"] == "leaky_relu" else case["act"]
     scale, zero = (2**-0.5 if act == "erf" else 1.0), np.zeros(part["A"].shape[1])
     a = mo.Network.mlp(scale * part["W"], scale * part["b"], part["A"].T, zero, activation=act)
@@ -49,11 +52,17 @@ def _cases(shared):
 
 @pytest.mark.parametrize(
     ("kind", "gap"),
-    [(k, g) for k in ("relu", "abs", "leaky_relu(0.1)", "erf", "sin", "gelu") for g in (1e-3, 1e-6, 1e-9)]
+    [
+        (k, g)
+        for k in ("relu", "abs", "leaky_relu(0.1)", "erf", "sin", "gelu")
+        for g in (1e-3, 1e-6, 1e-9)
+    ]
     + [(k, 1e-6) for k in ("tanh", "sigmoid", "silu", "softplus")],
 )
 def test_near_equal_networks_keep_their_digits(kind, gap):
-    """To first order the distance is linear in the perturbation, so it is known from a larger one; units are hidden too."""
+    """To first order the distance is linear in the perturbation, so it is known from a larger one;
+    units are hidden too.
+    """
     rng = np.random.default_rng(0)
     theta = [rng.integers(-64, 65, shape) / 32.0 for shape in ((6, 3), (6,), (2, 6), (2,))]
     move = [rng.integers(-64, 65, t.shape) / 32.0 for t in theta]
@@ -71,7 +80,9 @@ def test_near_equal_networks_keep_their_digits(kind, gap):
         if act.homogeneous:
             scale = 2.0 ** rng.integers(-3, 4, 6)
         rows = np.column_stack([w, b]) * (sign * scale)[:, None]
-        return mo.Network.mlp(rows[order, :3], rows[order, 3], (v / scale)[:, order], d, activation=kind)
+        return mo.Network.mlp(
+            rows[order, :3], rows[order, 3], (v / scale)[:, order], d, activation=kind
+        )
 
     here = moved(0.0)
     value, low, high = distance(here, moved(gap), mo.Gaussian(0.3, 0.7))
@@ -84,7 +95,9 @@ def test_near_equal_networks_keep_their_digits(kind, gap):
         assert half == pytest.approx(value / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("pair", ["relu gelu", "tanh erf", "sin sin", "silu softplus", "abs affine"])
+@pytest.mark.parametrize(
+    "pair", ["relu gelu", "tanh erf", "sin sin", "silu softplus", "abs affine"]
+)
 def test_against_sampling(pair):
     a, b = pair.split()
     rng = np.random.default_rng(1)
@@ -108,7 +121,9 @@ def test_distance_dispatches():
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(s) for s in ((5, 3), (5,), (4, 5), (4,), (2, 4), (2,))]
     deep, flat = mo.Network.mlp(*arrays), mo.Network.mlp(*arrays[:2], arrays[2][:2], arrays[3][:2])
-    closed = mo.distance(flat, mo.Network.mlp(*arrays[:2], arrays[2][2:], arrays[3][2:]), on=mo.Gaussian())
+    closed = mo.distance(
+        flat, mo.Network.mlp(*arrays[:2], arrays[2][2:], arrays[3][2:]), on=mo.Gaussian()
+    )
     assert "closed form" in closed.on
     assert closed.upper - closed.lower < 1e-10 * closed.upper
     assert "draws" in mo.distance(deep, flat, on=mo.Gaussian()).on
@@ -138,7 +153,9 @@ EXACT = {
     "sigmoid": logistic,
     "erf": mp.erf,
     "gelu": lambda z: z * mp.erfc(-z / mp.sqrt(2)) / 2,
-    "gelu_tanh": lambda z: z / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (z + mp.mpf(0.044715) * z**3))),
+    "gelu_tanh": lambda z: (
+        z / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (z + mp.mpf(0.044715) * z**3)))
+    ),
     "silu": lambda z: z * logistic(z),
     "softplus": lambda z: max(z, mp.mpf(0)) + mp.log1p(mp.exp(-abs(z))),
     "sin": mp.sin,
@@ -150,7 +167,9 @@ def exactly(array):
 
 
 def apart(cuts, least):
-    """Without cuts that lie closer to the one before: smooth steps of nearly equal units need them once."""
+    """Without cuts that lie closer to the one before: smooth steps of nearly equal units need them
+    once.
+    """
     kept = cuts[:1]
     for cut in cuts[1:-1]:
         if cut - kept[-1] > least:
@@ -159,17 +178,36 @@ def apart(cuts, least):
 
 
 def on_a_line(a, b, mean, direction, digits=60):
-    """sqrt(E |a - b|^2) for inputs mean + direction z, by quadrature between kinks and around steep steps."""
+    """sqrt(E |a - b|^2) for inputs mean + direction z, by quadrature between kinks and around steep
+    steps.
+    """
     with mp.workdps(digits):
         cuts, nets = {mp.mpf(x) for x in (-13, -8, -5, -2.5, 0, 2.5, 5, 8, 13)}, []
         (mean,), (direction,) = exactly(mean), exactly(direction)
         for net in (a, b):
             first, last = net.layers
-            starts = [mp.fdot(row, mean) + mp.mpf(c) for row, c in zip(exactly(first.weight), first.bias.tolist(), strict=True)]
+            starts = [
+                mp.fdot(row, mean) + mp.mpf(c)
+                for row, c in zip(exactly(first.weight), first.bias.tolist(), strict=True)
+            ]
             slopes = [mp.fdot(row, direction) for row in exactly(first.weight)]
-            nets.append((EXACT[str(first.activation)], starts, slopes, exactly(last.weight), exactly(last.bias)[0]))
-            around = (0,) if first.activation.piecewise_linear else (-150, -40, -10, -2, 0, 2, 10, 40, 150)
-            cuts |= {k / abs(r) - m / r for m, r in zip(starts, slopes, strict=True) if r for k in around}
+            nets.append(
+                (
+                    EXACT[str(first.activation)],
+                    starts,
+                    slopes,
+                    exactly(last.weight),
+                    exactly(last.bias)[0],
+                )
+            )
+            around = (
+                (0,)
+                if first.activation.piecewise_linear
+                else (-150, -40, -10, -2, 0, 2, 10, 40, 150)
+            )
+            cuts |= {
+                k / abs(r) - m / r for m, r in zip(starts, slopes, strict=True) if r for k in around
+            }
 
         def square(z):
             ends = []
@@ -180,19 +218,26 @@ def on_a_line(a, b, mean, direction, digits=60):
 
         inside = sorted(c for c in cuts if abs(c) <= 13)
         if all(not net.layers[0].activation.piecewise_linear for net in (a, b)):
-            inside = apart(inside, mp.mpf(1) / 20 / max(abs(r) for _, _, slopes, *_ in nets for r in slopes))
+            inside = apart(
+                inside, mp.mpf(1) / 20 / max(abs(r) for _, _, slopes, *_ in nets for r in slopes)
+            )
         total, error = mp.quad(square, inside, method="gauss-legendre", maxdegree=8, error=True)
         assert error <= total * mp.mpf(10) ** -20 + mp.mpf(10) ** -100
         return mp.sqrt(total)
 
 
 def twins(kind, seed):
-    """A network, its own rounding to float32, and a law of rank one; with and without biases, steep, far from 0."""
+    """A network, its own rounding to float32, and a law of rank one; with and without biases,
+    steep, far from 0.
+    """
     rng = np.random.default_rng(seed)
     steep = (1, 1, 30, 1e3, 1e5, 1e8)[seed % 6]
     if kind == "sin":
         steep = min(steep, 30)  # quadrature sees no more waves
-    direction, mean = rng.integers(1, 9, 2) / 8.0, rng.integers(-8, 9, 2) / 8.0 * (0, 1, 1, 100, 0)[seed % 5]
+    direction, mean = (
+        rng.integers(1, 9, 2) / 8.0,
+        rng.integers(-8, 9, 2) / 8.0 * (0, 1, 1, 100, 0)[seed % 5],
+    )
     rows, biases = rng.standard_normal((3, 2)) * steep, rng.standard_normal(3) * (seed % 3 > 0)
     outer, ends = rng.standard_normal((2, 3)), rng.standard_normal(2) * (seed % 2)
     net = mo.Network.mlp(rows, biases, outer, ends, activation=kind)
@@ -243,13 +288,17 @@ def kernel_truth(a, b, cov, kernel, digits=60):
         units, matrix = [], mp.matrix(cov.tolist())
         for net, sign in ((a, 1), (b, -1)):
             first, last = net.layers
-            for row, m, out in zip(exactly(first.weight), first.bias.tolist(), exactly(last.weight.T), strict=True):
+            for row, m, out in zip(
+                exactly(first.weight), first.bias.tolist(), exactly(last.weight.T), strict=True
+            ):
                 units.append((mp.matrix(row), mp.mpf(m), [sign * v for v in out]))
         total = mp.mpf(0)
         variances = [(row.T * matrix * row)[0] for row, _, _ in units]
         for i, (x, m, v) in enumerate(units):
             for j, (y, k, w) in enumerate(units):
-                total += mp.fdot(v, w) * kernel(variances[i], variances[j], (x.T * matrix * y)[0], m, k)
+                total += mp.fdot(v, w) * kernel(
+                    variances[i], variances[j], (x.T * matrix * y)[0], m, k
+                )
         return mp.sqrt(total)
 
 
@@ -304,7 +353,9 @@ def test_what_is_proved_equal_is_0_and_nothing_else():
             b = mo.Network.mlp(rows, np.zeros(3), outer, [step], activation=kind)
             found = distance(a, b, mo.Gaussian())
             assert 0 <= found.low <= step <= found.high < 1e-9
-        dead = mo.Network.mlp([*rows, [1.0, 2.0]], np.zeros(4), [[*outer[0], 0.0]], [0.0], activation=kind)
+        dead = mo.Network.mlp(
+            [*rows, [1.0, 2.0]], np.zeros(4), [[*outer[0], 0.0]], [0.0], activation=kind
+        )
         assert distance(a, dead, mo.Gaussian()) == (0, 0, 0)
         assert mo.distance(a, a, on=mo.Gaussian()).status == "proved"
 
@@ -313,29 +364,52 @@ def test_layers_without_units():
     rng = np.random.default_rng(0)
     x = np.random.default_rng(1).standard_normal((200_000, 2))
     for kind in KINDS:
-        full = mo.Network.mlp(rng.standard_normal((3, 2)), np.ones(3), rng.standard_normal((1, 3)), [1.0], activation=kind)
+        full = mo.Network.mlp(
+            rng.standard_normal((3, 2)),
+            np.ones(3),
+            rng.standard_normal((1, 3)),
+            [1.0],
+            activation=kind,
+        )
         empty = mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.5], activation=kind)
         flat = mo.Network.mlp([[3.0, 4.0]], [0.5])
         for a, b in ((full, empty), (empty, full), (empty, flat)):
             squares = np.square(a(x) - b(x)).sum(axis=1)
             found = mo.distance(a, b, on=mo.Gaussian())
-            assert abs(squares.mean() - found.extra["value"] ** 2) < 6 * squares.std() / len(x) ** 0.5
-        assert mo.distance(empty, flat, on=mo.Gaussian()).extra["value"] == pytest.approx(5, rel=1e-12)
+            assert (
+                abs(squares.mean() - found.extra["value"] ** 2) < 6 * squares.std() / len(x) ** 0.5
+            )
+        assert mo.distance(empty, flat, on=mo.Gaussian()).extra["value"] == pytest.approx(
+            5, rel=1e-12
+        )
 
 
 def test_directions_that_hardly_vary():
-    """A standard deviation of 1e-9 in a direction that is read with weight 1e9: nothing may be dropped in silence."""
-    a, b = (mo.Network.mlp([[1.0, s * 1e9]], [0.0], [[1.0]], [0.0], activation="relu") for s in (1, -1))
+    """A standard deviation of 1e-9 in a direction that is read with weight 1e9: nothing may be
+    dropped in silence.
+    """
+    a, b = (
+        mo.Network.mlp([[1.0, s * 1e9]], [0.0], [[1.0]], [0.0], activation="relu") for s in (1, -1)
+    )
     found = distance(a, b, mo.Gaussian(0, [1.0, 1e-18]))
-    assert found.value == pytest.approx((2 - 2 / np.pi) ** 0.5, rel=1e-9)  # X, Y independent of variance 2: E (X_+ - Y_+)^2
+    assert found.value == pytest.approx(
+        (2 - 2 / np.pi) ** 0.5, rel=1e-9
+    )  # X, Y independent of variance 2: E (X_+ - Y_+)^2
     assert found.width < 1e-6
     turned = np.array([[0.6, 0.8], [-0.8, 0.6]])
     law = mo.Gaussian(0, turned @ np.diag([1.0, 1e-18]) @ turned.T)
     assert Whitening.of(law, 2).lost > 0
     for kind in ("relu", "tanh", "erf"):
-        a, b = (mo.Network.mlp(np.array([[1.0, s * 1e7]]) @ turned.T, [0.0], [[1.0]], [0.0], activation=kind) for s in (1, -1))
+        a, b = (
+            mo.Network.mlp(
+                np.array([[1.0, s * 1e7]]) @ turned.T, [0.0], [[1.0]], [0.0], activation=kind
+            )
+            for s in (1, -1)
+        )
         found = distance(a, b, law)
-        assert found.high > 1e-3  # as stored the law may have 1e-16 there, and that is a distance of about 0.1
+        assert (
+            found.high > 1e-3
+        )  # as stored the law may have 1e-16 there, and that is a distance of about 0.1
 
 
 def test_bends():
@@ -350,7 +424,11 @@ def test_bends():
 def test_piecewise_linear_networks_of_different_kinds():
     """abs as pairs of ReLU: the same function in other words, and one that is 1e-9 away."""
     rng = np.random.default_rng(3)
-    rows, starts, outer = rng.standard_normal((4, 3)), rng.standard_normal(4), rng.standard_normal((1, 4))
+    rows, starts, outer = (
+        rng.standard_normal((4, 3)),
+        rng.standard_normal(4),
+        rng.standard_normal((1, 4)),
+    )
     one = mo.Network.mlp(rows, starts, outer, [0.0], activation="abs")
     both = np.vstack([rows, -rows]), np.concatenate([starts, -starts]), np.hstack([outer, outer])
     law = mo.Gaussian(rng.standard_normal(3), np.diag([1.0, 2.0, 0.5]))
@@ -364,13 +442,18 @@ def test_piecewise_linear_networks_of_different_kinds():
 def test_a_law_that_does_not_vary_is_a_point(kind):
     """There the distance is that of two values, to all digits."""
     rng = np.random.default_rng(0)
-    a, b = (mo.Network.mlp(*(rng.normal(size=s) for s in ((5, 2), 5, (2, 5), 2)), activation=kind) for _ in "ab")
+    a, b = (
+        mo.Network.mlp(*(rng.normal(size=s) for s in ((5, 2), 5, (2, 5), 2)), activation=kind)
+        for _ in "ab"
+    )
     found = distance(a, b, mo.Gaussian([1.0, -0.5], 0.0))
     gap = np.linalg.norm(a.logits(np.array([[1.0, -0.5]])) - b.logits(np.array([[1.0, -0.5]])))
     assert found.low <= found.value <= found.high
     assert found.high - found.low <= 1e-15 * found.high
     assert found.value == pytest.approx(gap, rel=1e-13)
-    near = b.with_flat(b.flat() * np.where(np.arange(b.parameters) == b.parameters - 1, 1 + 2.0**-52, 1.0))
+    near = b.with_flat(
+        b.flat() * np.where(np.arange(b.parameters) == b.parameters - 1, 1 + 2.0**-52, 1.0)
+    )
     tiny = distance(b, near, mo.Gaussian([1.0, -0.5], 0.0))
     assert tiny.value == pytest.approx(abs(b.flat()[-1]) * 2.0**-52, rel=1.0)
     assert 0 < tiny.low <= tiny.high

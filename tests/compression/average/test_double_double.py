@@ -29,11 +29,17 @@ def drawn(low, high, count=60, seed=0):
 
 
 def exact(x):
-    return [mp.mpf(float(h)) + mp.mpf(float(l)) for h, l in zip(np.ravel(x.high), np.ravel(x.low), strict=True)]
+    return [
+        mp.mpf(float(h)) + mp.mpf(float(l))
+        for h, l in zip(np.ravel(x.high), np.ravel(x.low), strict=True)
+    ]
 
 
 def worst(found, true, *, relative=True):
-    gaps = [abs(a - b) / (abs(b) if relative and b else 1) for a, b in zip(exact(found), true, strict=True)]
+    gaps = [
+        abs(a - b) / (abs(b) if relative and b else 1)
+        for a, b in zip(exact(found), true, strict=True)
+    ]
     return float(max(gaps))
 
 
@@ -70,7 +76,10 @@ def test_functions():
     t = drawn(0, 1)
     assert worst(arctangent(t), [mp.atan(z) for z in exact(t)]) < 16 * UNIT
     x, y = drawn(-1, 1, seed=2), drawn(0, 1, seed=3)
-    assert worst(angle(y, x), [mp.atan2(p, q) for p, q in zip(exact(y), exact(x), strict=True)]) < 16 * UNIT
+    assert (
+        worst(angle(y, x), [mp.atan2(p, q) for p, q in zip(exact(y), exact(x), strict=True)])
+        < 16 * UNIT
+    )
     x = drawn(-13, 13)
     assert worst(density(x), [mp.npdf(z) for z in exact(x)], relative=False) < 8 * UNIT
     assert worst(distribution(x), [mp.ncdf(z) for z in exact(x)], relative=False) < 8 * UNIT
@@ -85,8 +94,21 @@ def test_owen():
     def true(a, b):
         if not a:
             return mp.mpf(1) / 4 if b else mp.mpf(0)
-        edges = [mp.mpf(0), *(e for e in (0.5 / a, 1 / a, 3 / a, 6 / a, 20 / a) if e < b / a), b / a]
-        return mp.quad(lambda t: mp.exp(-a * a * (1 + t * t) / 2) / (1 + t * t), edges) / (2 * mp.pi)
+        edges = [
+            mp.mpf(0),
+            *(e for e in (0.5 / a, 1 / a, 3 / a, 6 / a, 20 / a) if e < b / a),
+            b / a,
+        ]
+        return mp.quad(lambda t: mp.exp(-a * a * (1 + t * t) / 2) / (1 + t * t), edges) / (
+            2 * mp.pi
+        )
 
     with mp.workdps(36):
-        assert worst(owen(h, w), [true(a, b) for a, b in zip(exact(h), exact(w), strict=True)], relative=False) < 16 * UNIT
+        assert (
+            worst(
+                owen(h, w),
+                [true(a, b) for a, b in zip(exact(h), exact(w), strict=True)],
+                relative=False,
+            )
+            < 16 * UNIT
+        )

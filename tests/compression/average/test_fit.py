@@ -1,4 +1,6 @@
-"""Students with fewer units: gradients, planted targets, closed-form optima, both laws, deep networks."""
+"""Students with fewer units: gradients, planted targets, closed-form optima, both laws, deep
+networks.
+"""
 
 import json
 import math
@@ -28,7 +30,12 @@ KINDS = ("relu", "tanh", "erf", "gelu", "sin", "softplus")
 def readout(kind, units, inputs, outputs, seed=0, bias=1.0):
     rng = np.random.default_rng(seed)
     rows = UnitLaw(bias * rng.standard_normal(units), rng.standard_normal((units, inputs)))
-    return ShallowNetwork(mo.Activation(kind), rows, rng.standard_normal((units, outputs)), rng.standard_normal(outputs))
+    return ShallowNetwork(
+        mo.Activation(kind),
+        rows,
+        rng.standard_normal((units, outputs)),
+        rng.standard_normal(outputs),
+    )
 
 
 def network(kind, units, inputs, outputs, seed=0):
@@ -61,12 +68,20 @@ def test_gradients(kind, skip):
 
         dm, dr = goal.system(student)[2](g, h)
         for direction in range(6):
-            a, b = rng.standard_normal(3) * getattr(goal, "biases", 1.0), rng.standard_normal((3, 4))
+            a, b = (
+                rng.standard_normal(3) * getattr(goal, "biases", 1.0),
+                rng.standard_normal((3, 4)),
+            )
             step = 1e-4
-            ends = [value(student.mean + k * step * a, student.row + k * step * b) for k in (-2, -1, 1, 2)]
+            ends = [
+                value(student.mean + k * step * a, student.row + k * step * b)
+                for k in (-2, -1, 1, 2)
+            ]
             slope = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * step)
             kink = isinstance(goal, Empirical) and kind == "relu"
-            assert slope == pytest.approx(float(dm @ a + (dr * b).sum()), rel=2e-2 if kink else 1e-6, abs=1e-7), direction
+            assert slope == pytest.approx(
+                float(dm @ a + (dr * b).sum()), rel=2e-2 if kink else 1e-6, abs=1e-7
+            ), direction
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,34 +120,60 @@ def test_never_worse_than_simpler_choices():
         for choose in (largest, kmeans):
             assert best <= project(goal, choose(goal, 6, np.random.default_rng(seed))).square
         assert best <= pursuit(goal, 6)[1][-1]
-        assert set(starts(goal, 6, np.random.default_rng(0))) == {"pursuit", "k-means", "random", "frame"}
+        assert set(starts(goal, 6, np.random.default_rng(0))) == {
+            "pursuit",
+            "k-means",
+            "random",
+            "frame",
+        }
 
 
 def test_pursuit_agrees_with_projection():
     goal = Population(readout("erf", 30, 6, 2))
     chosen, errors = pursuit(goal, 8)
     for m in (1, 4, 8):
-        assert project(goal, goal.units[np.sort(chosen[:m])]).square == pytest.approx(errors[m - 1], rel=1e-6)
+        assert project(goal, goal.units[np.sort(chosen[:m])]).square == pytest.approx(
+            errors[m - 1], rel=1e-6
+        )
 
 
 def test_copy_average_values(shared):
-    """Orthonormal erf teachers: one student for q units has inner norm 1/sqrt(2q - 1) and outer weight q."""
+    """Orthonormal erf teachers: one student for q units has inner norm 1/sqrt(2q - 1) and outer
+    weight q.
+    """
     cases = json.loads((shared / "cases" / "copy_average.json").read_text())
     for q in (2, 3, 5, 8):
-        target = ShallowNetwork(mo.Activation("erf"), UnitLaw(np.zeros(q), np.eye(q) / 2**0.5), np.ones((q, 1)), np.zeros(1))
+        target = ShallowNetwork(
+            mo.Activation("erf"),
+            UnitLaw(np.zeros(q), np.eye(q) / 2**0.5),
+            np.ones((q, 1)),
+            np.zeros(1),
+        )
         found = fit(Population(target, biases=False), 1, np.random.default_rng(0))
         expected = cases["erf_one_neuron"][str(q)]
         assert found.square == pytest.approx(expected["loss"], rel=1e-5)
-        assert np.linalg.norm(found.units.row) * 2**0.5 == pytest.approx(expected["inner_norm"], rel=1e-2)
+        assert np.linalg.norm(found.units.row) * 2**0.5 == pytest.approx(
+            expected["inner_norm"], rel=1e-2
+        )
         assert abs(found.outer[0, 0]) == pytest.approx(q, rel=1e-2)
     for case in [c for c in cases["students"] if c["act"] == "erf" and c["k"] <= 4]:
         k, n = case["k"], case["n"]
-        target = ShallowNetwork(mo.Activation("erf"), UnitLaw(np.zeros(k), np.eye(k) / 2**0.5), np.ones((k, 1)), np.zeros(1))
-        found = min(fit(Population(target, biases=False), n, np.random.default_rng(s)).square for s in range(2))
+        target = ShallowNetwork(
+            mo.Activation("erf"),
+            UnitLaw(np.zeros(k), np.eye(k) / 2**0.5),
+            np.ones((k, 1)),
+            np.zeros(1),
+        )
+        found = min(
+            fit(Population(target, biases=False), n, np.random.default_rng(s)).square
+            for s in range(2)
+        )
         assert found <= case["copy_average"] * (1 + 1e-4)
 
 
-@pytest.mark.parametrize("on", [mo.Gaussian(0.2, 0.8), mo.Samples(np.random.default_rng(3).standard_normal((200, 3)))])
+@pytest.mark.parametrize(
+    "on", [mo.Gaussian(0.2, 0.8), mo.Samples(np.random.default_rng(3).standard_normal((200, 3)))]
+)
 def test_goals_of_compress(on):
     net = network("gelu", 6, 3, 2)
     half = mo.compress(net, units=3, on=on)
@@ -151,11 +192,17 @@ def test_goals_of_compress(on):
     assert none.error.relative == pytest.approx(1, abs=1e-6)
     assert mo.compress(net, units=3, on=on, seed=0).network == half.network
     with_skip = mo.compress(net, units=2, on=on, skip=True)
-    assert with_skip.error.relative < min(mo.compress(net, units=2, on=on).error.relative, with_skip.linear.relative)
+    assert with_skip.error.relative < min(
+        mo.compress(net, units=2, on=on).error.relative, with_skip.linear.relative
+    )
     if isinstance(on, mo.Samples):
         gap = with_skip(on.x) - net.logits(on.x)
-        assert np.sqrt(np.square(gap).sum(axis=1).mean()) == pytest.approx(with_skip.error.absolute, rel=1e-6)
-        assert half.error.absolute == pytest.approx(mo.distance(net, half.network, on=on).extra["value"], rel=1e-9)
+        assert np.sqrt(np.square(gap).sum(axis=1).mean()) == pytest.approx(
+            with_skip.error.absolute, rel=1e-6
+        )
+        assert half.error.absolute == pytest.approx(
+            mo.distance(net, half.network, on=on).extra["value"], rel=1e-9
+        )
     else:
         x = on.sample(100_000, 3, 0)
         gap = np.square(with_skip(x) - net.logits(x)).sum(axis=1).mean()
@@ -197,7 +244,9 @@ def test_units_that_no_sample_moves_get_no_outgoing_weight():
 def test_one_unit_in_all_of_a_deep_network_is_one_in_each_layer():
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=shape) for shape in ((5, 4), 5, (4, 5), 4, (2, 4), 2)]
-    found = mo.compress(mo.Network.mlp(*parts, activation="relu"), units=1, on=mo.Samples(rng.normal(size=(50, 4))))
+    found = mo.compress(
+        mo.Network.mlp(*parts, activation="relu"), units=1, on=mo.Samples(rng.normal(size=(50, 4)))
+    )
     assert found.network.widths == (4, 1, 1, 2)
 
 
@@ -215,7 +264,9 @@ def test_deep_networks(kind):
     drawn = mo.compress(net, units=[12, 16], on=mo.Gaussian())
     assert drawn.network.widths == (5, 12, 16, 2)
     assert "fresh draws" in drawn.on
-    assert drawn.error.absolute == pytest.approx(mo.distance(net, drawn.network, on=mo.Gaussian()).extra["value"], rel=0.05)
+    assert drawn.error.absolute == pytest.approx(
+        mo.distance(net, drawn.network, on=mo.Gaussian()).extra["value"], rel=0.05
+    )
 
 
 def test_refinement_only_improves():
@@ -250,9 +301,13 @@ def test_error_curve():
 
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 def test_degenerate_targets(kind):
-    """Dead, constant, duplicate and antipodal units; a target that is constant; more units than anyone needs."""
+    """Dead, constant, duplicate and antipodal units; a target that is constant; more units than
+    anyone needs.
+    """
     rows = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 1.0]])
-    net = mo.Network.mlp(rows, [0.0, 0.0, 0.0, 2.0, 0.3], [[1.0, 2.0, 1.0, 5.0, 0.0]], [1.0], activation=kind)
+    net = mo.Network.mlp(
+        rows, [0.0, 0.0, 0.0, 2.0, 0.3], [[1.0, 2.0, 1.0, 5.0, 0.0]], [1.0], activation=kind
+    )
     assert mo.compress(net, units=2, on=mo.Gaussian()).error.relative < 1e-4
     constant = mo.Network.mlp(rows, np.ones(5), np.zeros((1, 5)), [2.0], activation=kind)
     assert mo.compress(constant, units=2, on=mo.Gaussian()).error == (0, 0)
@@ -264,9 +319,13 @@ def test_degenerate_targets(kind):
 @pytest.mark.parametrize("size", [1e-17, 1e-40, 1e-160])
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 def test_rounding_of_another_matrix_library_is_no_signal(kind, size, monkeypatch):
-    """Units that do not vary, their products off by as little as libraries differ in: the error is none, nothing overflows."""
+    """Units that do not vary, their products off by as little as libraries differ in: the error is
+    none, nothing overflows.
+    """
     rows = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 1.0]])
-    net = mo.Network.mlp(rows, [0.0, 0.0, 0.0, 2.0, 0.3], [[1.0, 2.0, 1.0, 5.0, 0.0]], [1.0], activation=kind)
+    net = mo.Network.mlp(
+        rows, [0.0, 0.0, 0.0, 2.0, 0.3], [[1.0, 2.0, 1.0, 5.0, 0.0]], [1.0], activation=kind
+    )
     exact, rng = Population.system, np.random.default_rng(0)
 
     def rounded(self, student, **options):
@@ -295,7 +354,9 @@ def test_descent_respects_the_ridge_free_error():
 
 def test_deep_students_keep_a_unit_in_each_layer():
     rng = np.random.default_rng(0)
-    net = mo.Network.mlp(*(rng.standard_normal(s) for s in ((4, 3), 4, (4, 4), 4, (1, 4), 1)), activation="relu")
+    net = mo.Network.mlp(
+        *(rng.standard_normal(s) for s in ((4, 3), 4, (4, 4), 4, (1, 4), 1)), activation="relu"
+    )
     on = mo.Samples(rng.standard_normal((50, 3)))
     for units in (0, -3, [2, 0]):
         with pytest.raises(mo.ShapeError, match="each at least 1"):

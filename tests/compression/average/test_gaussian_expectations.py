@@ -24,14 +24,22 @@ from moduli.compression.average.gaussian_expectations import (
 )
 
 EVERY = [mo.Activation.of(name) for name in (
-    "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus",
+    "identity", "relu", "leaky_relu(0.1)", "abs", "tanh", "sigmoid", "erf", "sin", "gelu",
+    "gelu_tanh", "silu", "softplus",
 )]  # fmt: skip
-LAWS = ((0.0, 1.0, 0.0, 1.0, 0.0), (0.4, 1.3, -0.7, 0.8, 0.6), (1.5, 0.6, 0.9, 2.0, -0.9), (-0.3, 1.0, 0.2, 1.0, 0.999))
+LAWS = (
+    (0.0, 1.0, 0.0, 1.0, 0.0),
+    (0.4, 1.3, -0.7, 0.8, 0.6),
+    (1.5, 0.6, 0.9, 2.0, -0.9),
+    (-0.3, 1.0, 0.2, 1.0, 0.999),
+)
 
 
 def two(m1, s1, m2, s2, rho):
     """Two units with these means, deviations and correlation."""
-    return UnitLaw(np.array([m1, m2]), np.array([[s1, 0.0], [s2 * rho, s2 * (1 - rho * rho) ** 0.5]]))
+    return UnitLaw(
+        np.array([m1, m2]), np.array([[s1, 0.0], [s2 * rho, s2 * (1 - rho * rho) ** 0.5]])
+    )
 
 
 def quadrature(f, g, m1, s1, m2, s2, rho):
@@ -47,8 +55,17 @@ def quadrature(f, g, m1, s1, m2, s2, rho):
     for x, p in pieces([-m1 / s1, -m1 / s1 - 0.3 * q, -m1 / s1 + 0.3 * q]):
         for one, weight in zip(x, p, strict=True):
             cut = (-m2 / s2 - rho * one) / q
-            inner = sum(float((w * g(m2 + s2 * (rho * one + q * y)) * np.exp(-y * y / 2)).sum()) for y, w in pieces([cut]))
-            total += weight * float(f(np.array([m1 + s1 * one]))[0]) * np.exp(-one * one / 2) * inner / (2 * np.pi)
+            inner = sum(
+                float((w * g(m2 + s2 * (rho * one + q * y)) * np.exp(-y * y / 2)).sum())
+                for y, w in pieces([cut])
+            )
+            total += (
+                weight
+                * float(f(np.array([m1 + s1 * one]))[0])
+                * np.exp(-one * one / 2)
+                * inner
+                / (2 * np.pi)
+            )
     return total
 
 
@@ -64,7 +81,9 @@ def test_expectations_against_quadrature(s):
         assert np.allclose(k, k.T, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("pair", ["relu tanh", "gelu erf", "identity silu", "softplus abs", "tanh erf"])
+@pytest.mark.parametrize(
+    "pair", ["relu tanh", "gelu erf", "identity silu", "softplus abs", "tanh erf"]
+)
 def test_two_different_activations(pair):
     a, b = map(mo.Activation.of, pair.split())
     for law in LAWS[1:3]:
@@ -78,12 +97,18 @@ def test_stored_references(shared):
     cases = json.loads((shared / "cases" / "gaussian.json").read_text())["cases"]
     arrays = np.load(shared / "cases" / "gaussian.npz")
     for case in cases:
-        part = {k: arrays[f"{case['id']:03d}_{k}"] for k in ("W", "b", "A", "U", "bu", "V", "mean", "cov", "G")}
+        part = {
+            k: arrays[f"{case['id']:03d}_{k}"]
+            for k in ("W", "b", "A", "U", "bu", "V", "mean", "cov", "G")
+        }
         slope = case.get("slope", 0.1)
         s = mo.Activation.of(f"leaky_relu({slope})" if case["act"] == "leaky_relu" else case["act"])
         scale = 2**-0.5 if s.kind == "erf" else 1.0  # there erf means erf(x / sqrt 2)
         law = Whitening.of(mo.Gaussian(part["mean"], part["cov"]), part["W"].shape[1])
-        units = law.units(scale * np.vstack([part["W"], part["U"]]), scale * np.concatenate([part["b"], part["bu"]]))
+        units = law.units(
+            scale * np.vstack([part["W"], part["U"]]),
+            scale * np.concatenate([part["b"], part["bu"]]),
+        )
         (k,) = gram(s, units)
         n, outer = len(part["W"]), np.concatenate([part["A"], part["V"]])
         weight = outer @ outer.T
@@ -106,11 +131,20 @@ def shifted(units, at, what, step):
 def test_gradients_against_differences(s, rho):
     """At correlation +-1 too, where the two units lie on one line."""
     one = UnitLaw(np.array([0.4]), np.array([[0.9, 0.0]]))
-    other = UnitLaw(np.array([0.4 if rho == 1 else -0.4]), np.array([[0.9 * rho, 0.9 * (1 - rho * rho) ** 0.5]]))
+    other = UnitLaw(
+        np.array([0.4 if rho == 1 else -0.4]), np.array([[0.9 * rho, 0.9 * (1 - rho * rho) ** 0.5]])
+    )
     mean, row = pulled(s, one, other, np.ones((1, 1)), COARSE)
     step = 1e-4
-    for what, at, found in (("mean", 0, mean[0]), ("row", (0, 0), row[0, 0]), ("row", (0, 1), row[0, 1])):
-        ends = [gram(s, shifted(one, at, what, k * step), s, other, nodes=COARSE)[0][0, 0] for k in (-2, -1, 1, 2)]
+    for what, at, found in (
+        ("mean", 0, mean[0]),
+        ("row", (0, 0), row[0, 0]),
+        ("row", (0, 1), row[0, 1]),
+    ):
+        ends = [
+            gram(s, shifted(one, at, what, k * step), s, other, nodes=COARSE)[0][0, 0]
+            for k in (-2, -1, 1, 2)
+        ]
         slope = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * step)
         assert abs(slope - found) < 1e-7 * (1 + abs(found)), (what, slope, found)
 
@@ -119,10 +153,15 @@ def test_gradients_against_differences(s, rho):
 def test_higher_orders_are_derivatives_of_lower_ones(s):
     units, step = two(*LAWS[1]), 1e-4
     orders = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3), (2, 0))
-    values = dict(zip(orders, (k[0, 1] for k in gram(s, units, orders=orders, nodes=COARSE)), strict=True))
+    values = dict(
+        zip(orders, (k[0, 1] for k in gram(s, units, orders=orders, nodes=COARSE)), strict=True)
+    )
     for a, b in orders:
         lower = (a - 1, b) if a > 0 else (a, b - 1)
-        ends = [gram(s, shifted(units, 0, "mean", k * step), s, units, (lower,), COARSE)[0][0, 1] for k in (-2, -1, 1, 2)]
+        ends = [
+            gram(s, shifted(units, 0, "mean", k * step), s, units, (lower,), COARSE)[0][0, 1]
+            for k in (-2, -1, 1, 2)
+        ]
         slope = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * step)
         assert abs(slope - values[a, b]) < 1e-7 * (1 + abs(slope))
 
@@ -134,7 +173,9 @@ def test_near_parallel_units_lose_nothing():
             for sign in (1.0, -1.0):
                 units = UnitLaw(np.array([0.3, sign * 0.3]), np.array([[1.0, 0.0], [sign, gap]]))
                 (k,) = gram(s, units)
-                exact = gram(s, units[:1], s, units[:1] if sign > 0 else _mirror(units[:1]))[0][0, 0]
+                exact = gram(s, units[:1], s, units[:1] if sign > 0 else _mirror(units[:1]))[0][
+                    0, 0
+                ]
                 assert abs(k[0, 1] - exact) < 1e-15 + 2 * gap
 
 
@@ -161,39 +202,64 @@ def test_constant_units_and_tiny_ones(s):
 def test_certified_errors_of_the_mixtures():
     """sup |e|, in 40 digits: interpolation of degree 15 between grid points, and its remainder.
 
-    e is analytic in the strip |Im z| <= 2 and at most C there, so |e^(16)| / 16! <= C / 2^16 on the real line (Cauchy). Between
-    the two middle ones of 16 points at distance h, |e| <= L max |e(points)| + C (h/2)^16 prod, where L is the sum of the sizes
-    of the Lagrange polynomials and prod bounds prod |x - x_i| / h. Beyond the grid both tails are monotone and below the rest.
+    e is analytic in the strip |Im z| <= 2 and at most C there, so |e^(16)| / 16! <= C / 2^16 on the
+    real line (Cauchy). Between the two middle ones of 16 points at distance h, |e| <= L max
+    |e(points)| + C (h/2)^16 prod, where L is the sum of the sizes of the Lagrange polynomials and
+    prod bounds prod |x - x_i| / h. Beyond the grid both tails are monotone and below the rest.
     """
     import mpmath as mp
 
     h, far = mp.mpf(1) / 32, 40
     x = np.linspace(7, 8, 201)
-    lagrange = [np.prod([(x - j) / (i - j) for j in range(16) if j != i], axis=0) for i in range(16)]
+    lagrange = [
+        np.prod([(x - j) / (i - j) for j in range(16) if j != i], axis=0) for i in range(16)
+    ]
     spread = float(np.abs(lagrange).sum(axis=0).max()) + 0.01
     prod = mp.mpf(np.prod([max(abs(7 - i), abs(8 - i)) for i in range(16)], dtype=float))
     with mp.workdps(40):
         for nodes in (COARSE, MEDIUM, FINE):
             weights, scales = ([mp.mpf(x) for x in part] for part in logistic(nodes))
-            weights = [a / mp.fsum(weights) for a in weights]  # they sum to 1 up to rounding, which is not counted here
+            weights = [
+                a / mp.fsum(weights) for a in weights
+            ]  # they sum to 1 up to rounding, which is not counted here
 
             def gap(x, p=weights, d=scales):
-                e = mp.fsum(a * mp.ncdf(x / b) for a, b in zip(p, d, strict=True)) - 1 / (1 + mp.exp(-x))
-                ramp = mp.fsum(a * (x * mp.ncdf(x / b) + b * mp.npdf(x / b)) for a, b in zip(p, d, strict=True))
+                e = mp.fsum(a * mp.ncdf(x / b) for a, b in zip(p, d, strict=True)) - 1 / (
+                    1 + mp.exp(-x)
+                )
+                ramp = mp.fsum(
+                    a * (x * mp.ncdf(x / b) + b * mp.npdf(x / b)) for a, b in zip(p, d, strict=True)
+                )
                 return e, ramp - x - mp.log1p(mp.exp(-x)), x * e
 
-            # |Phi(z)| <= 1 + |y| exp(y^2/2)/sqrt(2 pi), |1 + exp(-z)| >= sin 2; ramps, softplus and x e: times |z| + 2 d + 3
+            # |Phi(z)| <= 1 + |y| exp(y^2/2)/sqrt(2 pi), |1 + exp(-z)| >= sin 2; ramps, softplus and
+            # x e: times |z| + 2 d + 3
             inside = 1 / mp.sin(2) + mp.fsum(
-                a * (1 + 2 / b * mp.exp(2 / b**2) / mp.sqrt(2 * mp.pi)) for a, b in zip(weights, scales, strict=True)
+                a * (1 + 2 / b * mp.exp(2 / b**2) / mp.sqrt(2 * mp.pi))
+                for a, b in zip(weights, scales, strict=True)
             )
             inside *= far + 2 * max(scales) + 8
-            points = [gap(k * h) for k in range(far * 32)]  # e is odd, the others are even: the same left of 0
+            points = [
+                gap(k * h) for k in range(far * 32)
+            ]  # e is odd, the others are even: the same left of 0
             end = mp.mpf(far - 1)
-            tail = mp.fsum(a * mp.erfc(end / b / mp.sqrt(2)) for a, b in zip(weights, scales, strict=True)) * (end + 20)
+            tail = mp.fsum(
+                a * mp.erfc(end / b / mp.sqrt(2)) for a, b in zip(weights, scales, strict=True)
+            ) * (end + 20)
             tail += mp.exp(-end) * (end + 1)
-            for name, column in zip(("sigmoid", "softplus", "silu"), zip(*points, strict=True), strict=True):
-                bound = max(mp.mpf(spread) * max(map(abs, column)) + inside * (h / 2) ** 16 * prod, tail)
-                assert bound <= ERRORS[name, nodes], (name, nodes, mp.nstr(bound, 4), mp.nstr(tail, 3), mp.nstr(inside, 3))
+            for name, column in zip(
+                ("sigmoid", "softplus", "silu"), zip(*points, strict=True), strict=True
+            ):
+                bound = max(
+                    mp.mpf(spread) * max(map(abs, column)) + inside * (h / 2) ** 16 * prod, tail
+                )
+                assert bound <= ERRORS[name, nodes], (
+                    name,
+                    nodes,
+                    mp.nstr(bound, 4),
+                    mp.nstr(tail, 3),
+                    mp.nstr(inside, 3),
+                )
                 assert bound > ERRORS[name, nodes] / 10
 
 

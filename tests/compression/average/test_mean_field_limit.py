@@ -20,14 +20,19 @@ from moduli.compression.average.mean_field_limit import (
 
 def wide(units, inputs, seed=0):
     rng = np.random.default_rng(seed)
-    rows, outer = rng.standard_normal((units, inputs)) / inputs**0.5, rng.uniform(0.5, 1.5, (1, units)) / units
+    rows, outer = (
+        rng.standard_normal((units, inputs)) / inputs**0.5,
+        rng.uniform(0.5, 1.5, (1, units)) / units,
+    )
     return mo.Network.mlp(rows, np.zeros(units), outer, [0.0], activation="relu")
 
 
 def test_frames():
     for m, d in ((1, 1), (2, 1), (2, 5), (5, 4), (6, 20)):
         products = etf(m, d) @ etf(m, d).T
-        assert np.allclose(products, np.where(np.eye(m, dtype=bool), 1.0, -1 / max(1, m - 1)), atol=1e-14)
+        assert np.allclose(
+            products, np.where(np.eye(m, dtype=bool), 1.0, -1 / max(1, m - 1)), atol=1e-14
+        )
     with pytest.raises(ValueError, match="1 to 4 vectors"):
         etf(5, 3)
 
@@ -36,11 +41,15 @@ def test_stored_values(shared):
     cases = json.loads((shared / "cases" / "etf.json").read_text())
     for c in cases["etf"]:
         assert strength(c["M"]) == pytest.approx(c["one_Kinv_one"], rel=1e-12)
-        assert 1 - strength(c["M"]) / (2 * np.pi) == pytest.approx(c["rel_loss_constant"], abs=1e-12)
+        assert 1 - strength(c["M"]) / (2 * np.pi) == pytest.approx(
+            c["rel_loss_constant"], abs=1e-12
+        )
     for c in cases["dimension_constants"]:
         assert isotropic(c["d"]) == pytest.approx(c["kappa_d"], rel=1e-12)
     for c in cases["isotropic"]:
-        assert 1 - isotropic(c["d"]) * strength(c["M"]) == pytest.approx(c["rel_loss_isotropic"], abs=1e-12)
+        assert 1 - isotropic(c["d"]) * strength(c["M"]) == pytest.approx(
+            c["rel_loss_isotropic"], abs=1e-12
+        )
 
 
 def test_no_search_goes_below_the_simplex(shared):
@@ -53,15 +62,24 @@ def test_no_search_goes_below_the_simplex(shared):
 
 
 def test_rates():
-    """S0 is off by 1/(2d), S-iso by N^-1/2, S1 by 1/sqrt(dN): relative to the isotropic term, median over directions."""
+    """S0 is off by 1/(2d), S-iso by N^-1/2, S1 by 1/sqrt(dN): relative to the isotropic term,
+    median over directions.
+    """
+
     def errors(units, inputs):
         net = wide(units, inputs)
         field = mean_field(net, mo.Gaussian())
         target = ShallowNetwork.of(net, field.whitening)
         rows = np.random.default_rng(1).standard_normal((50, inputs))
         rows /= np.linalg.norm(rows, axis=1)[:, None]
-        truth = (gram(target.activation, UnitLaw(np.zeros(50), rows), None, target.units)[0] @ target.outer)[:, 0]
-        return [np.median(np.abs(field.cross(rows, level) / truth - 1)) for level in ("S0", "S-iso", "S1")]
+        truth = (
+            gram(target.activation, UnitLaw(np.zeros(50), rows), None, target.units)[0]
+            @ target.outer
+        )[:, 0]
+        return [
+            np.median(np.abs(field.cross(rows, level) / truth - 1))
+            for level in ("S0", "S-iso", "S1")
+        ]
 
     for d in (8, 32):
         assert errors(6000, d)[0] == pytest.approx(1 / (2 * d), rel=0.5)
@@ -91,40 +109,58 @@ def test_the_student_of_the_simplified_problem():
 
 
 def circle(units, lean, inputs=2):
-    """Directions all around a circle and weights 1 + lean cos: the isotropic and the linear part, and nothing else."""
+    """Directions all around a circle and weights 1 + lean cos: the isotropic and the linear part,
+    and nothing else.
+    """
     turn = 2 * np.pi * np.arange(units) / units
     rows = np.column_stack([np.cos(turn), np.sin(turn), np.zeros((units, inputs - 2))])
-    return mo.Network.mlp(rows, np.zeros(units), [(1 + lean * np.cos(turn)) / units], [0.0], activation="relu")
+    return mo.Network.mlp(
+        rows, np.zeros(units), [(1 + lean * np.cos(turn)) / units], [0.0], activation="relu"
+    )
 
 
 @pytest.mark.parametrize("units", [1, 2, 3])
 @pytest.mark.parametrize("lean", [0.0, 0.5, -0.8])
 def test_the_predicted_losses_against_integration(units, lean):
-    """On the circle S1 leaves nothing out, so its loss is that of the best outgoing weights, here by quadrature."""
+    """On the circle S1 leaves nothing out, so its loss is that of the best outgoing weights, here
+    by quadrature.
+    """
     net = circle(400, lean)
     field = mean_field(net, mo.Gaussian())
     rows = field.frame(units)
-    turn = (np.arange(20_000) + 0.5) * (2 * np.pi / 20_000)  # E of what has degree 2: twice its mean on the circle
+    turn = (np.arange(20_000) + 0.5) * (
+        2 * np.pi / 20_000
+    )  # E of what has degree 2: twice its mean on the circle
     x = np.column_stack([np.cos(turn), np.sin(turn)])
     truth, hidden = net(x)[:, 0], np.maximum(x @ rows.T, 0)
     assert field.square == pytest.approx(2 * np.square(truth).mean(), rel=1e-6)
     cross = 2 * (hidden * truth[:, None]).mean(axis=0)
     assert field.cross(rows, "S1") == pytest.approx(cross, rel=1e-6)
     left = truth - hidden @ np.linalg.lstsq(hidden, truth, rcond=None)[0]
-    assert field.loss(units, "S1") == pytest.approx(np.square(left).mean() / np.square(truth).mean(), rel=1e-5)
+    assert field.loss(units, "S1") == pytest.approx(
+        np.square(left).mean() / np.square(truth).mean(), rel=1e-5
+    )
     for level, weight in (("S-iso", isotropic(2)), ("S0", 1 / (2 * np.pi))):
         explained = (field.expected * weight) ** 2 * strength(units)
         assert field.loss(units, level) == pytest.approx(1 - explained / field.square)
     leans = np.abs(rows @ field.drift).max() > 1e-3
     assert (abs(field.loss(units, "S1") - field.loss(units, "S-iso")) > 1e-4) == leans
-    constant = 2 * (np.maximum(x[:, 0], 0) * np.maximum(x[:, :1] * 0.6 + x[:, 1:] * 0.8, 0)[:, 0]).mean()
+    constant = (
+        2 * (np.maximum(x[:, 0], 0) * np.maximum(x[:, :1] * 0.6 + x[:, 1:] * 0.8, 0)[:, 0]).mean()
+    )
     assert angular(0.6) == pytest.approx(constant, rel=1e-7)
 
 
 def test_functions_that_are_nothing():
-    zero = mean_field(mo.Network.mlp(np.zeros((3, 2)), np.zeros(3), np.zeros((1, 3)), [0.0], activation="relu"), mo.Gaussian())
+    zero = mean_field(
+        mo.Network.mlp(np.zeros((3, 2)), np.zeros(3), np.zeros((1, 3)), [0.0], activation="relu"),
+        mo.Gaussian(),
+    )
     assert [zero.loss(2, level) for level in ("S0", "S-iso", "S1")] == [0.0] * 3
-    empty = mean_field(mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.0], activation="relu"), mo.Gaussian())
+    empty = mean_field(
+        mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [0.0], activation="relu"),
+        mo.Gaussian(),
+    )
     assert empty.loss(1) == 0
     assert empty.share == 0
     still = mean_field(circle(8, 0.0), mo.Gaussian(0, 0))
@@ -149,4 +185,7 @@ def test_when_it_does_not_apply(change, why):
     odd = mean_field(mo.Network.mlp(*arrays, activation="tanh"), mo.Gaussian())
     assert "odd" in odd.statement
     with pytest.raises(ValueError, match="one output"):
-        mean_field(mo.Network.mlp(np.ones((3, 2)), np.zeros(3), np.ones((2, 3)), np.zeros(2)), mo.Gaussian())
+        mean_field(
+            mo.Network.mlp(np.ones((3, 2)), np.zeros(3), np.ones((2, 3)), np.zeros(2)),
+            mo.Gaussian(),
+        )

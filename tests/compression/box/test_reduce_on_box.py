@@ -1,4 +1,6 @@
-"""Compression on a box against exact enumeration and stored cases; every forgery is refused; distance on a box."""
+"""Compression on a box against exact enumeration and stored cases; every forgery is refused;
+distance on a box.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_reachable_widths_are_reached(shared):
 
 
 def test_the_corner_that_touches_zero(shared):
-    case = next(c for c in cases(shared, "compress_shallow") if c["id"].endswith("touching-box-corner"))
+    case = next(
+        c for c in cases(shared, "compress_shallow") if c["id"].endswith("touching-box-corner")
+    )
     small = mo.compress(read(case["net"]), on=box_of(case))
     assert small.network.units == case["expect"]["min_width"] == 1
     assert small.optimal
@@ -68,7 +72,9 @@ def test_near_misses_keep_their_units_and_their_distance(shared):
         assert d.status == "proved"
         assert d.upper == 0 if gap == 0 else Fraction(d.extra["exact"]) == gap
         answer = mo.equivalent(f, g, on=box)
-        assert answer.status == ("proved" if case["expect"]["equal_on_box"] else "refuted"), case["id"]
+        assert answer.status == ("proved" if case["expect"]["equal_on_box"] else "refuted"), case[
+            "id"
+        ]
         assert answer.check()
         if case["expect"]["argmax"]:  # one of several, maybe
             assert exact_gap.gap(f, g, tuple(map(Fraction, case["expect"]["argmax"]))) == gap
@@ -92,12 +98,16 @@ def random_net(rng, activation):
     """Small integers, so that signs are often stable and rows often dependent."""
     hidden = [int(rng.integers(1, 6)) for _ in range(int(rng.integers(1, 4)))]
     widths = [int(rng.integers(1, 3)), *hidden, int(rng.integers(1, 3))]
-    layers = [(rng.integers(-2, 3, (m, n)) / 2, rng.integers(-4, 9, m) / 2) for n, m in pairwise(widths)]
+    layers = [
+        (rng.integers(-2, 3, (m, n)) / 2, rng.integers(-4, 9, m) / 2) for n, m in pairwise(widths)
+    ]
     return relu(*layers, activation=activation)
 
 
 def as_deep(net, other):
-    """The same function with further layers, active on the box: outputs of these networks stay below 2^20."""
+    """The same function with further layers, active on the box: outputs of these networks stay
+    below 2^20.
+    """
     layers = list(net.layers)
     for activation in other.activations[len(layers) - 1 :]:
         one, last = np.eye(len(layers[-1].bias)), layers.pop()
@@ -122,7 +132,9 @@ def test_random_networks_agree_with_exact_enumeration(activation):
         removed = {kind: n + small.removed[kind] for kind, n in removed.items()}
         text = json.dumps(small.certificate.to_json())
         assert json.dumps(Certificate.from_json(text).to_json()) == text
-    assert all(n > 0 or (kind == "inactive" and activation != "relu") for kind, n in removed.items())
+    assert all(
+        n > 0 or (kind == "inactive" and activation != "relu") for kind, n in removed.items()
+    )
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "leaky_relu(-0.5)"])
@@ -130,7 +142,11 @@ def test_mixed_and_wide_networks_agree_at_points(activation):
     rng = np.random.default_rng(2)
     for _ in range(6):
         widths = (4, 12, 9, 7, 2)
-        parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)) / n**0.5, rng.normal(size=m))]
+        parts = [
+            p
+            for n, m in pairwise(widths)
+            for p in (rng.normal(size=(m, n)) / n**0.5, rng.normal(size=m))
+        ]
         net = mo.Network.mlp(*parts, activation=["relu", activation, "relu"])
         box = mo.Box(-0.25, 0.5)
         small = mo.compress(net, on=box, budget=200)
@@ -138,7 +154,10 @@ def test_mixed_and_wide_networks_agree_at_points(activation):
         assert small.network.units < net.units
         for x in [*box.sample(5, 4, rng), *np.array(list(product((-0.25, 0.5), repeat=4)))[:5]]:
             p, q = (evaluate(n, [Fraction(float(v)) for v in x]) for n in (net, small.network))
-            assert all(max(s[0] - t[1], t[0] - s[1]) <= Fraction(small.slack) for s, t in zip(p, q, strict=True))
+            assert all(
+                max(s[0] - t[1], t[0] - s[1]) <= Fraction(small.slack)
+                for s, t in zip(p, q, strict=True)
+            )
 
 
 @pytest.mark.parametrize("share", [2.0**-8, 0.0])
@@ -148,16 +167,40 @@ def test_a_unit_active_only_at_a_corner(share):
     small = mo.compress(net, on=mo.Box(-1, 1))
     assert small.network.units == (2 if share else 1)
     assert small.optimal
-    assert mo.compress(relu(([[-1, -1], [1, -1]], [2 - share, 0]), ([[3, 1]], [0])), on=mo.Box(-1, 1)).network.units == 2
+    assert (
+        mo.compress(
+            relu(([[-1, -1], [1, -1]], [2 - share, 0]), ([[3, 1]], [0])), on=mo.Box(-1, 1)
+        ).network.units
+        == 2
+    )
 
 
 def test_a_block_of_lower_rank_than_its_rows():
-    net = relu(([[1, 0], [0, 1], [1, 1]], [9, 9, 20]), ([[0.5, 1, 0], [1, 2, 0]], [0, 0]), ([[1, 1]], [0]))
+    net = relu(
+        ([[1, 0], [0, 1], [1, 1]], [9, 9, 20]), ([[0.5, 1, 0], [1, 2, 0]], [0, 0]), ([[1, 1]], [0])
+    )
     state = State(net, region=claimed(stable(net, mo.Box(-8, 8))))
-    apply(state, Move("block", 1, np.arange(3), np.array([0]), rows=(fractions(0.5, 1, 12),), outgoing=(fractions(1, 2),)))
+    apply(
+        state,
+        Move(
+            "block",
+            1,
+            np.arange(3),
+            np.array([0]),
+            rows=(fractions(0.5, 1, 12),),
+            outgoing=(fractions(1, 2),),
+        ),
+    )
     assert state.widths == (2, 1, 2, 1)
     assert exact_gap.peak(net, state.network(), mo.Box(-8, 8), 1000).gap == 0
-    forged = Move("block", 1, np.arange(3), np.array([0]), rows=(fractions(0.5, 1, 11),), outgoing=(fractions(1, 2),))
+    forged = Move(
+        "block",
+        1,
+        np.arange(3),
+        np.array([0]),
+        rows=(fractions(0.5, 1, 11),),
+        outgoing=(fractions(1, 2),),
+    )
     fresh = State(net, region=state.region)
     with pytest.raises(mo.CertificateRejected, match="product of weights"):
         apply(fresh, forged)
@@ -168,10 +211,12 @@ def fractions(*values):
 
 
 def test_a_second_block_reads_the_bounds_of_the_first():
-    """Layer 1 is replaced by a shifted unit; a block behind it must use what that unit can be, not what the old one was."""
+    """Layer 1 is replaced by a shifted unit; a block behind it must use what that unit can be, not
+    what the old one was.
+    """
     net = relu(
-        ([[1], [1]], [2, 4]), ([[1, -1], [1, 1], [2, 1], [1, 2]], [4, 0, 0, 0]), ([[1, 1, 1, 1], [0, 1, -1, 0]], [0, -3]),
-        ([[1, 1]], [0]),
+        ([[1], [1]], [2, 4]), ([[1, -1], [1, 1], [2, 1], [1, 2]], [4, 0, 0, 0]),
+        ([[1, 1, 1, 1], [0, 1, -1, 0]], [0, -3]), ([[1, 1]], [0]),
     )  # fmt: skip
     small = mo.compress(net, on=mo.Box(-1, 1))
     assert small.check()
@@ -188,20 +233,29 @@ def test_optimal_is_claimed_only_where_every_unit_bends_inside():
     bends = relu(([[1], [1]], [0, 0.5]), ([[1, 2]], [0]))
     assert mo.compress(bends, on=mo.Box(-1, 1)).optimal
     one = mo.compress(bends, on=mo.Box(-0.25, 1))
-    assert (one.network.units, one.optimal) == (2, True)  # one bend, and a slope that a single unit does not give
+    assert (one.network.units, one.optimal) == (
+        2,
+        True,
+    )  # one bend, and a slope that a single unit does not give
     many = relu(([[1.0]] * 18, np.linspace(-0.9, 0.9, 18)), ([[1.0] * 18], [0]))
     assert mo.compress(many, on=mo.Box(-1, 1)).optimal
     for count, proved in ((18, True), (41, False)):  # too many ways to turn 41 units
         rows, ends = [[1.0]] * (count + 1), [*np.linspace(-0.9, 0.9, count), 3]
         more = mo.compress(relu((rows, ends), ([[1.0] * (count + 1)], [0])), on=mo.Box(-1, 1))
         assert (more.network.units, more.optimal) == (count + 1, proved)
-    assert not mo.compress(relu(([[1, 0], [1, 1]], [0, 0.5]), ([[1, 2]], [0])), on=mo.Box([-1, 0], [1, 0])).optimal
-    assert mo.compress(relu(([[1], [2]], [0, 0.5]), ([[1, 2]], [0]), activation="tanh"), on=mo.Box(-1, 1)).optimal
+    assert not mo.compress(
+        relu(([[1, 0], [1, 1]], [0, 0.5]), ([[1, 2]], [0])), on=mo.Box([-1, 0], [1, 0])
+    ).optimal
+    assert mo.compress(
+        relu(([[1], [2]], [0, 0.5]), ([[1, 2]], [0]), activation="tanh"), on=mo.Box(-1, 1)
+    ).optimal
 
 
 def test_turned_units_spare_a_linear_one(shared):
     """x + relu(x) - relu(x - 1) ... : stored cases whose linear part is absorbed by turning units."""
-    net = relu(([[1], [1], [1]], [3, 0, -0.5]), ([[1, -1, 2]], [0]))  # (x + 3) - relu(x) = 3 - relu(-x) ... on the box
+    net = relu(
+        ([[1], [1], [1]], [3, 0, -0.5]), ([[1, -1, 2]], [0])
+    )  # (x + 3) - relu(x) = 3 - relu(-x) ... on the box
     small = mo.compress(net, on=mo.Box(-1, 1))
     assert (small.network.units, small.optimal, small.check()) == (2, True, True)
     assert exact_gap.peak(net, small.network, mo.Box(-1, 1), 1000).gap == 0
@@ -213,11 +267,15 @@ def test_turned_units_spare_a_linear_one(shared):
         assert found.check()
         assert exact_gap.peak(wide, found.network, box, 1000).gap == 0
         least = case["expect"]["visible_hyperplanes"]
-        assert not found.optimal or least <= found.network.units <= case["expect"]["min_width"], case["id"]
+        assert not found.optimal or least <= found.network.units <= case["expect"]["min_width"], (
+            case["id"]
+        )
 
 
 def test_minimality_agrees_with_brute_force_over_turns():
-    """Scalar output: minimal width on the box is r, or r + 1 where no way to turn the units gives the gradient."""
+    """Scalar output: minimal width on the box is r, or r + 1 where no way to turn the units gives
+    the gradient.
+    """
     rng = np.random.default_rng(9)
     widths = []
     for _ in range(40):
@@ -282,8 +340,18 @@ def test_forged_regions_are_noticed():
     for l, signs in enumerate(data["region"]["signs"]):
         for k, sign in enumerate(signs):
             forged += [(("signs", l, k), other) for other in (-1, 1) if other != sign]
-    forged += [(("low", 0), -40.0), (("high", 1), 40.0), (("tree",), [-1]), (("tree",), data["region"]["tree"][:-1])]
-    forged += [(("tree",), [*data["region"]["tree"], -1]), (("low",), [-1.0]), (("low", 0), 2.0), (("signs",), [])]
+    forged += [
+        (("low", 0), -40.0),
+        (("high", 1), 40.0),
+        (("tree",), [-1]),
+        (("tree",), data["region"]["tree"][:-1]),
+    ]
+    forged += [
+        (("tree",), [*data["region"]["tree"], -1]),
+        (("low",), [-1.0]),
+        (("low", 0), 2.0),
+        (("signs",), []),
+    ]
     forged += [(("signs",), [[0] * len(s) for s in data["region"]["signs"]])]
     for path, value in forged:
         with pytest.raises(mo.CertificateRejected):
@@ -300,12 +368,21 @@ def test_every_changed_move_is_noticed():
     data = SMALL.certificate.to_json()
     changes = 0
     for i, move in enumerate(data["large_moves"]):
-        changed = [{**move, "units": move["units"][:-1]}, {**move, "units": [u + 1 for u in move["units"]]}]
-        changed += [{**move, "layer": l} for l in (0, 3 - move["layer"], 9)] + [{**move, "move": "drop"}]
+        changed = [
+            {**move, "units": move["units"][:-1]},
+            {**move, "units": [u + 1 for u in move["units"]]},
+        ]
+        changed += [{**move, "layer": l} for l in (0, 3 - move["layer"], 9)] + [
+            {**move, "move": "drop"}
+        ]
         if move["move"] == "inactive":
             changed += [{**move, "units": [*move["units"], u]} for u in range(5)]
         if move["move"] == "block":
-            changed += [{**move, "into": move["into"] + [9]}, {**move, "into": move["units"]}, {**move, "rows": []}]
+            changed += [
+                {**move, "into": move["into"] + [9]},
+                {**move, "into": move["units"]},
+                {**move, "rows": []},
+            ]
             for side in ("rows", "outgoing"):
                 for k, j in product(range(len(move[side])), range(4)):
                     if move[side][k] is not None and j < len(move[side][k]):
@@ -318,7 +395,10 @@ def test_every_changed_move_is_noticed():
             forged["large_moves"][i] = wrong
             with pytest.raises(mo.CertificateRejected):
                 verify(SMALL, forged)
-        for moves in ([m for m in data["large_moves"] if m is not move], [*data["large_moves"], move]):
+        for moves in (
+            [m for m in data["large_moves"] if m is not move],
+            [*data["large_moves"], move],
+        ):
             with pytest.raises(mo.CertificateRejected):
                 verify(SMALL, {**data, "large_moves": moves})
     assert changes > 10
@@ -367,7 +447,9 @@ def test_random_mutations_never_prove_a_falsehood():
         except mo.CertificateRejected:
             continue
         for x in points:
-            if all(p <= v <= q for p, v, q in zip(cert.region.low, x, cert.region.high, strict=True)):
+            if all(
+                p <= v <= q for p, v, q in zip(cert.region.low, x, cert.region.high, strict=True)
+            ):
                 gap = abs(evaluate(SMALL.network, x)[0][0] - evaluate(SMALL.original, x)[0][0])
                 assert gap <= Fraction(cert.slack.constant)
 
@@ -418,7 +500,11 @@ def test_claims_on_a_box_and_within_a_radius_do_not_mix():
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_bisection_encloses_what_points_show(activation):
     rng = np.random.default_rng(3)
-    parts = [p for n, m in pairwise((4, 8, 8, 2)) for p in (rng.normal(size=(m, n)) / n**0.5, 0.3 * rng.normal(size=m))]
+    parts = [
+        p
+        for n, m in pairwise((4, 8, 8, 2))
+        for p in (rng.normal(size=(m, n)) / n**0.5, 0.3 * rng.normal(size=m))
+    ]
     a = mo.Network.mlp(*parts, activation=activation)
     b = a.with_flat(a.flat() * (1 + 1e-2 * rng.normal(size=a.parameters)))
     box = mo.Box(-1, 1)
@@ -440,7 +526,11 @@ def test_bisection_encloses_what_points_show(activation):
 
 def test_forged_bisections_are_noticed():
     rng = np.random.default_rng(4)
-    parts = [p for n, m in pairwise((4, 8, 1)) for p in (rng.normal(size=(m, n)), 0.3 * rng.normal(size=m))]
+    parts = [
+        p
+        for n, m in pairwise((4, 8, 1))
+        for p in (rng.normal(size=(m, n)), 0.3 * rng.normal(size=m))
+    ]
     a = mo.Network.mlp(*parts, activation="relu")
     b = a.with_flat(a.flat() * (1 + 1e-2 * rng.normal(size=a.parameters)))
     box = mo.Box(-np.ones(4), np.ones(4))
@@ -475,16 +565,28 @@ def test_twins_are_proved():
 def test_an_executor_changes_nothing_but_the_time():
     rng = np.random.default_rng(8)
     shapes = (12, 4), 12, (12, 12), 12, (2, 12), 2
-    first, other = (mo.Network.mlp(*(rng.normal(size=s) for s in shapes), activation="relu") for _ in range(2))
-    near, box = first.with_flat(first.flat() + 1e-3 * rng.normal(size=first.parameters)), mo.Box(-1, 1)
+    first, other = (
+        mo.Network.mlp(*(rng.normal(size=s) for s in shapes), activation="relu") for _ in range(2)
+    )
+    near, box = (
+        first.with_flat(first.flat() + 1e-3 * rng.normal(size=first.parameters)),
+        mo.Box(-1, 1),
+    )
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
-        alone, shared = (mo.compress(first, on=box, budget=600, executor=e) for e in (None, executor))
+        alone, shared = (
+            mo.compress(first, on=box, budget=600, executor=e) for e in (None, executor)
+        )
         assert alone.certificate.to_json() == shared.certificate.to_json()
         assert alone.stability.boxes == shared.stability.boxes > 64
         for b in (near, other):
-            one, two = (mo.distance(first, b, on=box, budget=500, executor=e) for e in (None, executor))
+            one, two = (
+                mo.distance(first, b, on=box, budget=500, executor=e) for e in (None, executor)
+            )
             assert one.to_json() == two.to_json()
-        assert mo.equivalent(first, near, on=box, eps=1.0, budget=500, executor=executor).status == "proved"
+        assert (
+            mo.equivalent(first, near, on=box, eps=1.0, budget=500, executor=executor).status
+            == "proved"
+        )
 
 
 # Within a tolerance ---------------------------------------------------------------------------------------------
@@ -493,8 +595,14 @@ def test_an_executor_changes_nothing_but_the_time():
 def noisy(seed=5, scale=1e-4):
     """A duplicate, a constant unit, one that bends at the rim: all but for a little noise."""
     rng = np.random.default_rng(seed)
-    w = np.array([[1.0, 0.5], [1.0, 0.5], [0.0, 0.0], [1.0, 1.0], [-0.5, 1.0]]) + scale * rng.normal(size=(5, 2))
-    return relu((w, [0.25, 0.25, 1.0, -2.0, 0.1]), ([[1, 1, 1, 1, 1], [1, -1, 0.5, 2, 1]], [-2, -1]), ([[1, 0.5]], [0]))
+    w = np.array(
+        [[1.0, 0.5], [1.0, 0.5], [0.0, 0.0], [1.0, 1.0], [-0.5, 1.0]]
+    ) + scale * rng.normal(size=(5, 2))
+    return relu(
+        (w, [0.25, 0.25, 1.0, -2.0, 0.1]),
+        ([[1, 1, 1, 1, 1], [1, -1, 0.5, 2, 1]], [-2, -1]),
+        ([[1, 0.5]], [0]),
+    )
 
 
 def test_a_tolerance_is_kept_and_pays():
@@ -534,7 +642,11 @@ def test_the_certificate_of_a_tolerance_is_a_file_and_cannot_be_forged(tmp_path)
         ("changes", 0, "at", 0),
     ]
     values = [0.0, [0, -1], "separate", [], 3.0, 9, 10**6]
-    for path, value in [*zip(forged, values, strict=True), (("how",), "none"), (("changes", 0, "part"), "slope")]:
+    for path, value in [
+        *zip(forged, values, strict=True),
+        (("how",), "none"),
+        (("changes", 0, "part"), "slope"),
+    ]:
         with pytest.raises(mo.CertificateRejected):
             verify(small, with_value(data, ("changed", *path), value))
     for gone in ("region", "changed"):
@@ -547,8 +659,12 @@ def test_the_certificate_of_a_tolerance_is_a_file_and_cannot_be_forged(tmp_path)
 def test_a_tolerance_for_smooth_activations():
     rng = np.random.default_rng(7)
     row = rng.normal(size=(1, 3))
-    w = np.concatenate([row, row, 1e-5 * row, rng.normal(size=(2, 3))]) + 1e-6 * rng.normal(size=(5, 3))
-    net = mo.Network.mlp(w, [0.1, 0.1, 0.3, -0.2, 0.4], rng.normal(size=(2, 5)), [0.0, 0.0], activation="tanh")
+    w = np.concatenate([row, row, 1e-5 * row, rng.normal(size=(2, 3))]) + 1e-6 * rng.normal(
+        size=(5, 3)
+    )
+    net = mo.Network.mlp(
+        w, [0.1, 0.1, 0.3, -0.2, 0.4], rng.normal(size=(2, 5)), [0.0, 0.0], activation="tanh"
+    )
     small = mo.compress(net, on=mo.Box(-1, 1), eps=1e-3, budget=2000)
     assert small.network.units == 3
     assert small.check()
@@ -567,7 +683,11 @@ def test_a_tolerance_is_a_number(eps):
 
 @pytest.mark.parametrize(
     ("file", "units", "parameters"),
-    [("nn4sys_lindex.onnx", 81, 979), ("rl_cartpole.onnx", 103, 2977), ("TORA_ReLUtanh_controller.converted.onnx", 21, 151)],
+    [
+        ("nn4sys_lindex.onnx", 81, 979),
+        ("rl_cartpole.onnx", 103, 2977),
+        ("TORA_ReLUtanh_controller.converted.onnx", 21, 151),
+    ],
 )
 def test_goals(shared, file, units, parameters):
     boxes = json.loads((shared / "models" / "boxes.json").read_text())
@@ -585,7 +705,9 @@ def test_goals(shared, file, units, parameters):
 def test_goal_under_a_property(shared):
     folder = shared / "models"
     net = mo.load(folder / "rl_cartpole.onnx")
-    small = mo.compress(net, on=mo.Box.from_vnnlib(folder / "vnnlib" / "cartpole_case_safe_14.vnnlib"))
+    small = mo.compress(
+        net, on=mo.Box.from_vnnlib(folder / "vnnlib" / "cartpole_case_safe_14.vnnlib")
+    )
     assert small.network.units <= 11
     assert small.check()
 
@@ -595,7 +717,9 @@ def test_goal_under_a_property(shared):
 
 @pytest.mark.parametrize("width", [20, 100, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_budget_bounds_the_work_of_every_question_on_a_box(monkeypatch, width):
-    """Twenty times what its boxes may take, and first looks: boxes of both networks side by side, points for each unit."""
+    """Twenty times what its boxes may take, and first looks: boxes of both networks side by side,
+    points for each unit.
+    """
     work, net, budget, box = Work(monkeypatch), wide(width), 60, mo.Box(-1, 1)
     other = wide(width // 2, seed=1)
     first = 16 * dearest(net), 20_000 * net.parameters
@@ -610,17 +734,30 @@ def test_a_budget_bounds_the_work_of_every_question_on_a_box(monkeypatch, width)
         work.products = work.steps = work.forward = 0
         question()
         assert work.products <= 20 * budget * linear_programs.PRODUCTS + 4 * first[0]
-        assert work.steps <= 4 * (budget // linear_programs.BOXES + TOGETHER * linear_programs.LONG) * linear_programs.STEPS
+        assert (
+            work.steps
+            <= 4
+            * (budget // linear_programs.BOXES + TOGETHER * linear_programs.LONG)
+            * linear_programs.STEPS
+        )
         assert work.forward <= 20 * budget * CLIMB + 4 * first[1]
 
 
 def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
-    """Exact products are taken only where floats leave room for fewer units: one output needs one unit of the last layer."""
+    """Exact products are taken only where floats leave room for fewer units: one output needs one
+    unit of the last layer.
+    """
     rng, calls = np.random.default_rng(0), []
-    monkeypatch.setattr(reduce_on_box, "linear_contribution", lambda state, l, *rest: calls.append(l) or linear_contribution(state, l, *rest))
+    monkeypatch.setattr(
+        reduce_on_box,
+        "linear_contribution",
+        lambda state, l, *rest: calls.append(l) or linear_contribution(state, l, *rest),
+    )
     for rows, layers, left in (([0, 1, 2, 3, 4, 5], {2}, 6), ([0, 1, 2, 3, 4, 4], {1, 2}, 5)):
         first, second = rng.normal(size=(6, 8))[rows], rng.normal(size=(7, 6))
-        net = relu((first, np.full(6, 99.0)), (second, np.full(7, 9999.0)), (np.ones((1, 7)), [0.0]))
+        net = relu(
+            (first, np.full(6, 99.0)), (second, np.full(7, 9999.0)), (np.ones((1, 7)), [0.0])
+        )
         state = State(net, region=claimed(stable(net, mo.Box(-1, 1))))
         calls.clear()
         reduce_on_box._dependent(state)

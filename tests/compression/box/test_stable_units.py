@@ -19,7 +19,9 @@ from moduli.kernel.network import IDENTITY
 
 
 def truth(net, box):
-    """Least and largest pre-activation of each hidden unit, exactly: at vertices of the linear pieces."""
+    """Least and largest pre-activation of each hidden unit, exactly: at vertices of the linear
+    pieces.
+    """
     vertices = {p for cell in mo.pieces(net, on=box).complex for p in cell.points}
     values = [[z for layer in exact_layers(net.layers[:-1], p) for z in layer] for p in vertices]
     return [(min(column), max(column)) for column in zip(*values, strict=True)]
@@ -36,7 +38,9 @@ def test_signs_are_those_of_the_exact_extremes(seed):
         found = stable(net, mo.Box(low, high), budget=2000)
         assert found.check()
         signs, left = np.concatenate(found.signs), np.concatenate(found.undecided)
-        for (least, most), sign, open_ in zip(truth(net, mo.Box(low, high)), signs, left, strict=True):
+        for (least, most), sign, open_ in zip(
+            truth(net, mo.Box(low, high)), signs, left, strict=True
+        ):
             assert sign >= 0 or most <= 0
             assert sign <= 0 or least >= 0
             assert sign or open_ or least < 0 < most
@@ -45,7 +49,9 @@ def test_signs_are_those_of_the_exact_extremes(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_extremes_at_exactly_zero(seed):
-    """Networks of few bits, where many units touch zero; what the box tree cannot settle stays undecided, never wrong."""
+    """Networks of few bits, where many units touch zero; what the box tree cannot settle stays
+    undecided, never wrong.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(3):
         net = coarse_network(rng)
@@ -61,7 +67,9 @@ def test_extremes_at_exactly_zero(seed):
 
 
 def read(case):
-    net = mo.Network.mlp(*(p for layer in case["net"] for p in (layer["W"], layer["b"])), activation="relu")
+    net = mo.Network.mlp(
+        *(p for layer in case["net"] for p in (layer["W"], layer["b"])), activation="relu"
+    )
     return net, mo.Box([b[0] for b in case["box"]], [b[1] for b in case["box"]])
 
 
@@ -72,24 +80,44 @@ def test_stored_cases(shared):
     names = {-1: "inactive", 0: "unstable", 1: "active"}
     for case in cases:
         found = stable(*read(case))
-        assert [names[int(s)] for s in np.concatenate(found.signs)] == case["expect"]["unit_stability"], case["id"]
+        assert [names[int(s)] for s in np.concatenate(found.signs)] == case["expect"][
+            "unit_stability"
+        ], case["id"]
         assert found.check()
 
 
 def test_touching_a_corner_and_missing_it_by_little():
     """Active only in the corner where x + y > 16 - 1/256, or not at all."""
-    for bias, sign in ((-16.0, -1), (-16.0 + 2.0**-8, 0), (-16.0 + 2.0**-40, 0), (-16 - 2.0**-40, -1)):
-        net = mo.Network.mlp([[1.0, 1.0], [1.0, -1.0]], [bias, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
+    for bias, sign in (
+        (-16.0, -1),
+        (-16.0 + 2.0**-8, 0),
+        (-16.0 + 2.0**-40, 0),
+        (-16 - 2.0**-40, -1),
+    ):
+        net = mo.Network.mlp(
+            [[1.0, 1.0], [1.0, -1.0]], [bias, 0.0], [[1.0, 1.0]], [0.0], activation="relu"
+        )
         found = stable(net, mo.Box(-8, 8))
         assert found.signs[0].tolist() == [sign, 0]
         if bias > -16:
-            assert found.undecided[0].any() or net.layers[0].weight[0] @ found.witnesses[0][0, 1] + bias > 0
+            assert (
+                found.undecided[0].any()
+                or net.layers[0].weight[0] @ found.witnesses[0][0, 1] + bias > 0
+            )
 
 
 def test_a_unit_that_fires_in_a_sliver_is_never_proved_dead():
     """relu(x) + relu(-x) - 1 + 2^-k exceeds zero only next to the ends of [-1, 1]."""
     for k in (3, 8, 20, 30):
-        net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1 + 2.0**-k], [[1.0]], [0.0], activation="relu")
+        net = mo.Network.mlp(
+            [[1.0], [-1.0]],
+            [0.0, 0.0],
+            [[1.0, 1.0]],
+            [-1 + 2.0**-k],
+            [[1.0]],
+            [0.0],
+            activation="relu",
+        )
         assert stable(net, mo.Box(-1, 1)).signs[1].tolist() == [0]
         assert stable(net, mo.Box(-1 + 2.0**-k, 1 - 2.0**-k)).signs[1].tolist() == [-1]
 
@@ -98,7 +126,9 @@ def test_witnesses_show_both_signs():
     rng = np.random.default_rng(0)
     net = random_network(rng, inputs=3)
     found = stable(net, mo.Box(-1, 1))
-    for l, (signs, left, x) in enumerate(zip(found.signs, found.undecided, found.witnesses, strict=True)):
+    for l, (signs, left, x) in enumerate(
+        zip(found.signs, found.undecided, found.witnesses, strict=True)
+    ):
         for unit in np.flatnonzero((signs == 0) & (left == 0)):
             low, high = (exact_layers(net.layers, p)[l][unit] for p in x[unit])
             assert low < 0 < high
@@ -122,8 +152,8 @@ def test_boxes_of_lower_dimension():
 def test_tampered_proofs_are_rejected():
     rng = np.random.default_rng(2)
     net = mo.Network.mlp(
-        rng.normal(size=(8, 2)), rng.normal(size=8), rng.normal(size=(8, 8)), rng.normal(size=8) - 4.0,
-        rng.normal(size=(1, 8)), [0.0], activation="relu",
+        rng.normal(size=(8, 2)), rng.normal(size=8), rng.normal(size=(8, 8)),
+        rng.normal(size=8) - 4.0, rng.normal(size=(1, 8)), [0.0], activation="relu",
     )  # fmt: skip
     found = stable(net, mo.Box(-1, 1))
     assert len(found.tree) > 1
@@ -146,8 +176,8 @@ def test_tampered_proofs_are_rejected():
 def test_budget_progress_and_determinism():
     rng = np.random.default_rng(3)
     net = mo.Network.mlp(
-        rng.normal(size=(12, 4)), rng.normal(size=12), rng.normal(size=(12, 12)), rng.normal(size=12) - 6,
-        rng.normal(size=(1, 12)), [0.0], activation="relu",
+        rng.normal(size=(12, 4)), rng.normal(size=12), rng.normal(size=(12, 12)),
+        rng.normal(size=12) - 6, rng.normal(size=(1, 12)), [0.0], activation="relu",
     )  # fmt: skip
     seen = []
     few = stable(net, mo.Box(-1, 1), budget=20, progress=lambda *a: seen.append(a))
@@ -187,7 +217,10 @@ def test_other_activations_and_no_hidden_layer():
 def test_boxes_and_weights_of_extreme_size(size):
     rng = np.random.default_rng(5)
     net = random_network(rng, inputs=2)
-    for these, box in ((net, mo.Box(-size, size)), (net.with_flat(net.flat() * min(size, 1e300)), mo.Box(-1, 1))):
+    for these, box in (
+        (net, mo.Box(-size, size)),
+        (net.with_flat(net.flat() * min(size, 1e300)), mo.Box(-1, 1)),
+    ):
         found = stable(these, box, budget=100)
         assert found.check()
         for x in points(rng, *(np.full(2, side) / 4 for side in (box.low, box.high))):
@@ -196,9 +229,14 @@ def test_boxes_and_weights_of_extreme_size(size):
 
 
 def test_layers_without_units():
-    layers = mo.Layer(np.zeros((0, 2)), np.zeros(0), mo.Activation("relu")), mo.Layer(np.zeros((1, 0)), np.ones(1), IDENTITY)
+    layers = (
+        mo.Layer(np.zeros((0, 2)), np.zeros(0), mo.Activation("relu")),
+        mo.Layer(np.zeros((1, 0)), np.ones(1), IDENTITY),
+    )
     net = mo.Network(layers)
-    assert propagation.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1][1].tolist() == [[1.0]]
+    assert propagation.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1][1].tolist() == [
+        [1.0]
+    ]
     assert stable(net, mo.Box(-1, 1)).check()
 
 
@@ -228,9 +266,13 @@ def test_collision_avoidance(shared):
 
 def test_the_search_believes_the_kernel(monkeypatch):
     """Should bounds differ between batches, the units that the tree does not prove are not claimed."""
-    net = mo.Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu")
+    net = mo.Network.mlp(
+        [[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu"
+    )
     real = input_splits.unproved
-    monkeypatch.setattr(input_splits, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a)))
+    monkeypatch.setattr(
+        input_splits, "unproved", lambda *a: np.where(np.arange(3) == 2, 0, real(*a))
+    )
     found = stable(net, mo.Box(-1, 1), budget=20)
     assert found.signs[1].tolist() == [0]
     assert found.undecided[1].tolist() == [-1]
@@ -239,13 +281,21 @@ def test_the_search_believes_the_kernel(monkeypatch):
 # Work -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("width", "budget"), [(20, 50), (20, 400), (150, 50), (150, 400), (400, 60)])
+@pytest.mark.parametrize(
+    ("width", "budget"), [(20, 50), (20, 400), (150, 50), (150, 400), (400, 60)]
+)
 def test_a_budget_bounds_the_work_of_a_box_whatever_the_network(monkeypatch, width, budget):
-    """Boxes of the search and of its replay, as many programs as count for them; points by the budget and a first look."""
+    """Boxes of the search and of its replay, as many programs as count for them; points by the
+    budget and a first look.
+    """
     work, net = Work(monkeypatch), wide(width)
     found = stable(net, mo.Box(-1, 1), budget=budget)
     assert work.products <= 2 * budget * linear_programs.PRODUCTS + 4 * dearest(net)
-    assert work.steps <= (budget // linear_programs.BOXES + TOGETHER * linear_programs.LONG) * linear_programs.STEPS
+    assert (
+        work.steps
+        <= (budget // linear_programs.BOXES + TOGETHER * linear_programs.LONG)
+        * linear_programs.STEPS
+    )
     assert work.forward <= 3 * budget * CLIMB + 40_000 * net.parameters
     assert found.boxes <= budget
     if width == 20:
@@ -254,7 +304,9 @@ def test_a_budget_bounds_the_work_of_a_box_whatever_the_network(monkeypatch, wid
 
 
 def test_what_was_found_when_the_budget_ends_is_kept():
-    """More of a budget never proves fewer signs here, and the largest network has its share at once."""
+    """More of a budget never proves fewer signs here, and the largest network has its share at
+    once.
+    """
     net, proved = wide(150), -1
     for budget in (1, 20, 200):
         found = stable(net, mo.Box(-1, 1), budget=budget)

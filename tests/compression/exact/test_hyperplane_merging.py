@@ -1,4 +1,6 @@
-"""Shared hyperplanes: minimal widths against brute force over orientations, equality of functions, forged blocks."""
+"""Shared hyperplanes: minimal widths against brute force over orientations, equality of functions,
+forged blocks.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from moduli.kernel.state import State
 
 
 def least(net):
-    """The fewest units of a ReLU network of one output on all inputs: r, r + 1 or r + 2, trying all orientations."""
+    """The fewest units of a ReLU network of one output on all inputs: r, r + 1 or r + 2, trying all
+    orientations.
+    """
     hidden, last = net.layers
     planes, gradient = {}, np.zeros(hidden.weight.shape[1])
     for w, b, v in zip(hidden.weight, hidden.bias, last.weight[0], strict=True):
@@ -33,13 +37,17 @@ def least(net):
     rests = []
     for signs in product((1, -1), repeat=len(seen)):
         turned = [(s * a / 2, u) for s, (u, a) in zip(signs, seen, strict=True)]
-        rests.append([Fraction(float(g)) - sum(a * u[j] for a, u in turned) for j, g in enumerate(gradient)])
+        rests.append(
+            [Fraction(float(g)) - sum(a * u[j] for a, u in turned) for j, g in enumerate(gradient)]
+        )
     if any(not any(rest) for rest in rests):
         return len(seen)
     parallel = False
     for u, _ in seen:
         at = next(j for j, q in enumerate(u) if q)
-        parallel |= any(all(q * u[at] == rest[at] * p for p, q in zip(u, rest, strict=True)) for rest in rests)
+        parallel |= any(
+            all(q * u[at] == rest[at] * p for p, q in zip(u, rest, strict=True)) for rest in rests
+        )
     return len(seen) + (1 if parallel else 2)
 
 
@@ -47,19 +55,26 @@ def test_minimal_widths_agree_with_brute_force():
     rng = np.random.default_rng(0)
     extra = set()
     for _ in range(150):
-        net = folded(rng, int(rng.integers(1, 4)), int(rng.integers(1, 5)), 1, int(rng.integers(1, 9)))
+        net = folded(
+            rng, int(rng.integers(1, 4)), int(rng.integers(1, 5)), 1, int(rng.integers(1, 9))
+        )
         small, wanted = mo.compress(net), least(net)
         assert (small.network.units, small.optimal) == (wanted, True), net.layers
         assert small.check()
         assert int(mo.rank(net)) == wanted
         rows = small.network.layers[0]
-        planes = {tuple(np.append(w, b) / w[np.flatnonzero(w)[0]]) for w, b in zip(rows.weight, rows.bias, strict=True)}
+        planes = {
+            tuple(np.append(w, b) / w[np.flatnonzero(w)[0]])
+            for w, b in zip(rows.weight, rows.bias, strict=True)
+        }
         extra.add(wanted - len(planes))
     assert len(extra) > 1
 
 
 def test_many_units_on_few_hyperplanes():
-    """Thirty units, each split into two that look opposite ways; the linear part that this leaves goes to a pair."""
+    """Thirty units, each split into two that look opposite ways; the linear part that this leaves
+    goes to a pair.
+    """
     rng = np.random.default_rng(7)
     rows, v = rng.integers(-9, 10, (30, 4)).astype(float), rng.integers(1, 9, 30).astype(float)
     w, b, split = rows[:, :3], rows[:, 3], rng.integers(-4, 5, 30).astype(float)
@@ -78,7 +93,9 @@ def test_many_units_on_few_hyperplanes():
     assert (small.network.units, small.optimal, small.check()) == (30, True, True)
 
 
-@pytest.mark.parametrize("kind", ["relu", "leaky_relu(0.5)", "gelu", "softplus", "abs", "silu", "gelu_tanh"])
+@pytest.mark.parametrize(
+    "kind", ["relu", "leaky_relu(0.5)", "gelu", "softplus", "abs", "silu", "gelu_tanh"]
+)
 def test_the_function_stays_the_same(kind):
     rng = np.random.default_rng(1)
     fewer = 0
@@ -93,14 +110,22 @@ def test_the_function_stays_the_same(kind):
 
 
 def test_more_outputs_are_never_claimed_minimal_too_early():
-    """Two orders of the same units and a split unit lead to one claim; a claim is never above another width found."""
+    """Two orders of the same units and a split unit lead to one claim; a claim is never above
+    another width found.
+    """
     rng = np.random.default_rng(2)
     claimed = 0
     for _ in range(60):
         net = folded(rng, 2, 3, 2, 7)
         order = rng.permutation(net.units)
         hidden, last = net.layers
-        again = mo.Network.mlp(hidden.weight[order], hidden.bias[order], last.weight[:, order], last.bias, activation="relu")
+        again = mo.Network.mlp(
+            hidden.weight[order],
+            hidden.bias[order],
+            last.weight[:, order],
+            last.bias,
+            activation="relu",
+        )
         one, two = mo.compress(net), mo.compress(again)
         if one.optimal:
             claimed += 1
@@ -149,17 +174,25 @@ def test_units_that_are_not_even_but_for_a_line_are_refused():
 def test_elimination():
     rng = np.random.default_rng(0)
     for _ in range(30):
-        rows = [[Fraction(int(x)) for x in row] for row in rng.integers(-2, 3, (5, 2)) @ rng.integers(-2, 3, (2, 4))]
+        rows = [
+            [Fraction(int(x)) for x in row]
+            for row in rng.integers(-2, 3, (5, 2)) @ rng.integers(-2, 3, (2, 4))
+        ]
         pivots, by = eliminate(rows)
         assert len(pivots) == np.linalg.matrix_rank(np.array(rows, dtype=float))
         for row, parts in zip(rows, by, strict=True):
-            assert row == [sum((c * rows[p][j] for c, p in zip(parts, pivots, strict=True)), Fraction(0)) for j in range(4)]
+            assert row == [
+                sum((c * rows[p][j] for c, p in zip(parts, pivots, strict=True)), Fraction(0))
+                for j in range(4)
+            ]
 
 
 def test_a_layer_that_is_linear_everywhere_goes(shared):
     cases = json.loads((shared / "cases" / "relu.json").read_text())["cases"]
     case = next(c for c in cases if c["id"] == "depth/two-layers-that-are-one")
-    net = mo.Network.mlp(*(np.array(layer[k]) for layer in case["net"] for k in "Wb"), activation="relu")
+    net = mo.Network.mlp(
+        *(np.array(layer[k]) for layer in case["net"] for k in "Wb"), activation="relu"
+    )
     small = mo.compress(net)
     assert (small.network.widths, small.optimal, small.slack) == ((2, 2, 1), True, 0.0)
     assert small.check()
@@ -169,7 +202,9 @@ def test_a_layer_that_is_linear_everywhere_goes(shared):
     data = small.certificate.to_json()
     forged = [{**m, "layer": 2} if m["move"] == "skip" else m for m in data["large_moves"]]
     with pytest.raises(mo.CertificateRejected):
-        Certificate.from_json(json.dumps({**data, "large_moves": forged})).verify(small.network, net)
+        Certificate.from_json(json.dumps({**data, "large_moves": forged})).verify(
+            small.network, net
+        )
 
 
 def test_rank_on_a_box():
@@ -177,7 +212,9 @@ def test_rank_on_a_box():
     found = mo.rank(net, on=mo.Box(-1, 1))
     assert (int(found), found.witness.units, found.check()) == (2, 2, True)
     assert int(mo.rank(net, on=mo.Box(1, 2))) == 0  # affine there
-    wide = mo.Network.mlp([[1.0]] * 42, [*np.linspace(-0.9, 0.9, 41), 3], [[1.0] * 42], [0], activation="relu")
+    wide = mo.Network.mlp(
+        [[1.0]] * 42, [*np.linspace(-0.9, 0.9, 41), 3], [[1.0] * 42], [0], activation="relu"
+    )
     some = mo.rank(wide, on=mo.Box(-1, 1))
     assert (some.status, some.lower, some.upper) == ("bounded", 41, 42)
     with pytest.raises(ValueError, match="on=Gaussian"):

@@ -1,4 +1,6 @@
-"""Lossless compression and rank against planted answers, an oracle in rationals, and the shared cases."""
+"""Lossless compression and rank against planted answers, an oracle in rationals, and the shared
+cases.
+"""
 
 from __future__ import annotations
 
@@ -65,12 +67,19 @@ def test_each_kind_in_deep_networks(layer, activation):
         agree(base, small.network)
 
 
-@pytest.mark.parametrize("start", [0, pytest.param(500, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "start",
+    [0, pytest.param(500, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.slow)],
+)
 def test_thousands_of_planted_networks(start):
     for seed in range(start, start + 500):
         net, widths = plants.planted(seed)
         small = mo.compress(net)
-        assert all(k <= w for k, w in zip(small.network.widths, widths, strict=True)), (seed, net, small)
+        assert all(k <= w for k, w in zip(small.network.widths, widths, strict=True)), (
+            seed,
+            net,
+            small,
+        )
         assert mo.compress(small.network).network == small.network
         if seed % 10 == 0:
             assert small.check()
@@ -79,7 +88,9 @@ def test_thousands_of_planted_networks(start):
 
 def test_one_layer_reaches_the_planted_width_and_proves_it():
     for seed in range(300):
-        net, widths = plants.planted(seed, str(np.random.default_rng(seed).choice(["tanh", "sigmoid", "erf"])), depth=1)
+        net, widths = plants.planted(
+            seed, str(np.random.default_rng(seed).choice(["tanh", "sigmoid", "erf"])), depth=1
+        )
         small = mo.compress(net)
         assert small.network.widths == widths
         assert small.optimal
@@ -97,23 +108,34 @@ def test_rank_is_what_compress_reaches(seed):
 
 def oracle(net: mo.Network) -> int:
     """The rank of a shallow tanh network, in rationals: non-zero signed sums of classes."""
-    sums: dict[tuple[Fraction, ...], list[Fraction]] = defaultdict(lambda: [Fraction(0)] * net.widths[-1])
+    sums: dict[tuple[Fraction, ...], list[Fraction]] = defaultdict(
+        lambda: [Fraction(0)] * net.widths[-1]
+    )
     for i, row in enumerate(net.layers[0].weight.tolist()):
         lead = next((x for x in row if x), 0.0)
         if lead == 0:
             continue
         sign = 1 if lead > 0 else -1
         key = tuple(sign * Fraction(x) for x in (*row, float(net.layers[0].bias[i])))
-        sums[key] = [s + sign * Fraction(float(a)) for s, a in zip(sums[key], net.layers[1].weight[:, i], strict=True)]
+        sums[key] = [
+            s + sign * Fraction(float(a))
+            for s, a in zip(sums[key], net.layers[1].weight[:, i], strict=True)
+        ]
     return sum(any(s) for s in sums.values())
 
 
-@pytest.mark.parametrize("values", [[-1, 0, 1], [-5e-324, 0, 5e-324, 1], [1e300, -1e300, 1.0], [1e308, -1e308, 1e292]])
+@pytest.mark.parametrize(
+    "values", [[-1, 0, 1], [-5e-324, 0, 5e-324, 1], [1e300, -1e300, 1.0], [1e308, -1e308, 1e292]]
+)
 def test_rank_against_rationals(values):
     rng = np.random.default_rng(7)
     for _ in range(150):
         h, n, m = int(rng.integers(0, 9)), int(rng.integers(1, 3)), int(rng.integers(1, 3))
-        w, b, a = rng.choice([-1.0, 0.0, 1.0], (h, n)), rng.choice([-1.0, 0.0, 1.0], h), rng.choice(values, (m, h))
+        w, b, a = (
+            rng.choice([-1.0, 0.0, 1.0], (h, n)),
+            rng.choice([-1.0, 0.0, 1.0], h),
+            rng.choice(values, (m, h)),
+        )
         net = mo.Network.mlp(w, b, a, np.zeros(m))
         assert int(mo.rank(net)) == oracle(net)
 
@@ -124,7 +146,12 @@ def test_shared_rank_cases(shared, file):
     for case in data["cases"] if isinstance(data, dict) else data:
         h, m = len(case["a"]), len(case["d"])
         b = np.array(case["b"], dtype=float).reshape(h, -1) if h else np.zeros((0, 1))
-        net = mo.Network.mlp(b, np.array(case["c"], dtype=float), np.array(case["a"], dtype=float).reshape(h, m).T, case["d"])
+        net = mo.Network.mlp(
+            b,
+            np.array(case["c"], dtype=float),
+            np.array(case["a"], dtype=float).reshape(h, m).T,
+            case["d"],
+        )
         assert int(mo.rank(net)) == case["rank"], case
         small = mo.compress(net)
         assert small.check()
@@ -137,7 +164,9 @@ def test_shared_minimal_widths_are_reached(shared):
     shallow = [c for c in cases if c["kind"] == "compress_shallow" and c["box"] is None]
     assert shallow
     for case in shallow:
-        net = mo.Network.mlp(*(np.array(layer[k]) for layer in case["net"] for k in "Wb"), activation="relu")
+        net = mo.Network.mlp(
+            *(np.array(layer[k]) for layer in case["net"] for k in "Wb"), activation="relu"
+        )
         assert int(mo.rank(net)) == case["expect"]["min_width"], case["id"]
 
 
@@ -152,7 +181,12 @@ def test_lattice_network_is_exactly_redundant(shared):
     assert mo.check(small.certificate, small.network, net).status == "proved"
     x = np.load(f"{path}.expected.npz")["inputs"]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    y = np.concatenate([session.run(None, {session.get_inputs()[0].name: row[None].astype(np.float32)})[0] for row in x])
+    y = np.concatenate(
+        [
+            session.run(None, {session.get_inputs()[0].name: row[None].astype(np.float32)})[0]
+            for row in x
+        ]
+    )
     assert np.abs(small.network(x) - y).max() <= 1e-5 * np.abs(y).max()
 
 
@@ -172,13 +206,20 @@ def test_goals_of_other_versions_are_refused_by_name():
 def test_ten_million_parameters_take_at_most_four_times_their_bytes(tmp_path):
     rng = np.random.default_rng(0)
     widths = 1296, 5184, 648, 16
-    parts = [rng.standard_normal(s, dtype=np.float32) for n, m in pairwise(widths) for s in ((m, n), m)]
+    parts = [
+        rng.standard_normal(s, dtype=np.float32) for n, m in pairwise(widths) for s in ((m, n), m)
+    ]
     for l in (0, 1):
         k = widths[l + 1] // 8
-        parts[2 * l][k : 2 * k], parts[2 * l + 1][k : 2 * k] = parts[2 * l][:k], parts[2 * l + 1][:k]
+        parts[2 * l][k : 2 * k], parts[2 * l + 1][k : 2 * k] = (
+            parts[2 * l][:k],
+            parts[2 * l + 1][:k],
+        )
         parts[2 * l + 2][:, 2 * k : 3 * k] = 0
         parts[2 * l][-8:] = 0
-    path = mo.save(mo.Network.mlp(*parts, activation="relu"), tmp_path / "large.safetensors", dtype="float32")
+    path = mo.save(
+        mo.Network.mlp(*parts, activation="relu"), tmp_path / "large.safetensors", dtype="float32"
+    )
     del parts
     tracemalloc.start()
     try:
@@ -196,7 +237,9 @@ def test_copies_whose_biases_took_up_constants_are_merged_by_sign():
     """Their rows are floats, their biases sums of tanh at rationals."""
     first = [[0.0, 0.0], [1.0, 2.0]], [0.5, 0.25]
     second = [[3.0, 1.0], [3.0, 1.0], [-3.0, -1.0]], [0.5, 0.5, -0.5]
-    small = mo.compress(mo.Network.mlp(*first, *second, [[1.0, 2.0, 4.0]], [0.0], activation="tanh"))
+    small = mo.compress(
+        mo.Network.mlp(*first, *second, [[1.0, 2.0, 4.0]], [0.0], activation="tanh")
+    )
     assert (small.removed["merge"], small.removed["constant"]) == (2, 1)
     assert [str(m.ratio) for m in small.certificate.large_moves if m.kind == "merge"] == ["1", "-1"]
     assert small.check()

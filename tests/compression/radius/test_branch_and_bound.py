@@ -62,7 +62,11 @@ def test_brute_force():
     free = 0
     for _ in range(150):
         h, n, m = int(rng.integers(1, 8)), int(rng.integers(1, 3)), int(rng.integers(1, 3))
-        a, b, c = rng.integers(-5, 6, (h, m)) / 4, rng.integers(-5, 6, (h, n)) / 4, rng.integers(-5, 6, h) / 4
+        a, b, c = (
+            rng.integers(-5, 6, (h, m)) / 4,
+            rng.integers(-5, 6, (h, n)) / 4,
+            rng.integers(-5, 6, h) / 4,
+        )
         eps = float(rng.choice([0.125, 0.25, 0.375, 0.5, 0.75]))
         want = oracles.proximate_rank(a, b, c, eps)
         net = network(a, b, c)
@@ -76,8 +80,14 @@ def test_brute_force():
 def test_other_activations_of_known_minimality(activation):
     rng = np.random.default_rng(6)
     for _ in range(20):
-        a, b, c = rng.integers(-5, 6, (5, 1)) / 4, rng.integers(-5, 6, (5, 1)) / 4, rng.integers(-5, 6, 5) / 4
-        agrees(network(a, b, c, activation=activation), 0.375, oracles.proximate_rank(a, b, c, 0.375))
+        a, b, c = (
+            rng.integers(-5, 6, (5, 1)) / 4,
+            rng.integers(-5, 6, (5, 1)) / 4,
+            rng.integers(-5, 6, 5) / 4,
+        )
+        agrees(
+            network(a, b, c, activation=activation), 0.375, oracles.proximate_rank(a, b, c, 0.375)
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,7 +108,9 @@ def test_properties(seed, h, radius):
     far = network(np.vstack([a, a]), np.vstack([b + 0, b + 1000]), np.concatenate([c, c]))
     both, shifted = mo.rank(far, radius=radius), mo.rank(network(a, b + 1000, c), radius=radius)
     assert both.lower <= rank.upper + shifted.upper
-    blank = network(np.vstack([a, [[radius, -radius]]]), np.vstack([b, [[3.0, 3.0]]]), np.append(c, 0.5))
+    blank = network(
+        np.vstack([a, [[radius, -radius]]]), np.vstack([b, [[3.0, 3.0]]]), np.append(c, 0.5)
+    )
     assert mo.rank(blank, radius=radius).lower <= rank.upper
 
 
@@ -120,8 +132,8 @@ def test_deep_networks_give_upper_bounds_that_hold():
     first = np.repeat(rng.normal(0, 1, (4, 3)), 3, axis=0) + rng.uniform(-1e-6, 1e-6, (12, 3))
     for activation in ("tanh", "relu", "gelu"):
         net = mo.Network.mlp(
-            first, np.repeat(rng.normal(0, 1, 4), 3), rng.normal(0, 1, (6, 12)), rng.normal(0, 1, 6),
-            rng.normal(0, 1, (2, 6)), np.zeros(2), activation=activation,
+            first, np.repeat(rng.normal(0, 1, 4), 3), rng.normal(0, 1, (6, 12)),
+            rng.normal(0, 1, 6), rng.normal(0, 1, (2, 6)), np.zeros(2), activation=activation,
         )  # fmt: skip
         small = mo.compress(net, radius=1e-6)
         assert small.network.widths == (3, 4, 6, 2)
@@ -136,10 +148,14 @@ def test_deep_networks_give_upper_bounds_that_hold():
 
 
 def test_merged_columns_may_merge_rows_behind_them():
-    """Second layer: sums over the twins of the first layer agree within the radius, entries alone do not."""
+    """Second layer: sums over the twins of the first layer agree within the radius, entries alone
+    do not.
+    """
     first, bias = np.array([[1.0], [1.0], [-2.0]]), np.array([0.5, 0.5, 1.0])
     second = np.array([[1.0, 3.0, 1.0], [2.0, 2.0, 1.0], [5.0, 5.0, 0.0]])
-    net = mo.Network.mlp(first, bias, second, [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="tanh")
+    net = mo.Network.mlp(
+        first, bias, second, [0.0, 0.0, 0.0], [[1.0, 1.0, 1.0]], [0.0], activation="tanh"
+    )
     small = mo.compress(net, radius=1e-3)
     assert small.network.widths == (1, 2, 2, 1)
     assert small.check()
@@ -202,9 +218,14 @@ def test_components_in_parallel_give_the_same():
 
 def test_float32_files_carry_the_certificate(tmp_path):
     rng = np.random.default_rng(12)
-    net = network(rng.normal(0, 1, (12, 2)), rng.normal(0, 1, (12, 2)), rng.normal(0, 1, 12)).rounded("float32")
+    net = network(
+        rng.normal(0, 1, (12, 2)), rng.normal(0, 1, (12, 2)), rng.normal(0, 1, 12)
+    ).rounded("float32")
     small = mo.compress(net, radius=0.25).rounded("float32")
-    target, proof = mo.save(small.network, tmp_path / "s.onnx", dtype="float32"), small.save(tmp_path / "c.json")
+    target, proof = (
+        mo.save(small.network, tmp_path / "s.onnx", dtype="float32"),
+        small.save(tmp_path / "c.json"),
+    )
     verdict = mo.check(proof, target, net)
     assert "0.25" in verdict.statement
     assert small.slack < 1e-6
@@ -212,7 +233,10 @@ def test_float32_files_carry_the_certificate(tmp_path):
 
 def test_processes_answer_as_this_one_does():
     rng = np.random.default_rng(13)
-    nets = [network(rng.normal(0, 1, (6, 2)), rng.normal(0, 1, (6, 2)), rng.normal(0, 1, 6)) for _ in range(4)]
+    nets = [
+        network(rng.normal(0, 1, (6, 2)), rng.normal(0, 1, (6, 2)), rng.normal(0, 1, 6))
+        for _ in range(4)
+    ]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         assert mo.rank_curve(nets, executor=executor).to_json() == mo.rank_curve(nets).to_json()
 
@@ -221,14 +245,26 @@ def test_processes_answer_as_this_one_does():
 
 
 def any_network(seed):
-    """Networks of up to 80 units, radius and budget: plain, on a grid, with copies, near copies, zeros, at extreme sizes."""
+    """Networks of up to 80 units, radius and budget: plain, on a grid, with copies, near copies,
+    zeros, at extreme sizes.
+    """
     rng = np.random.default_rng(seed)
     small = rng.random() < 0.3
     h = int(rng.integers(1, 8 if small else 81))
     n, m = int(rng.integers(1, 5)), int(rng.integers(1, 5))
     radius = float(10.0 ** rng.uniform(-3.5, 0.5))
     b, c, a = rng.normal(0, 1, (h, n)), rng.normal(0, 1, h), rng.normal(0, 1, (h, m))
-    kind = ["plain", "grid", "copies", "near copies", "zeros", "tiny", "huge", "mixed", "cancelling"][seed % 9]
+    kind = [
+        "plain",
+        "grid",
+        "copies",
+        "near copies",
+        "zeros",
+        "tiny",
+        "huge",
+        "mixed",
+        "cancelling",
+    ][seed % 9]
     if kind == "grid":
         b, c, a = (np.round(4 * x) / 4 for x in (b, c, a))
         radius = float(rng.choice([0.125, 0.25, 0.375, 0.5, 1.0]))
@@ -240,7 +276,9 @@ def any_network(seed):
     elif kind == "zeros":
         b[rng.random(h) < 0.3], a[rng.random(h) < 0.2], c[rng.random(h) < 0.2] = 0.0, 0.0, 0.0
     elif kind in ("tiny", "huge"):
-        size = float(rng.choice([5e-324, 1e-310, 1e-160] if kind == "tiny" else [1e30, 1e150, 1e300]))
+        size = float(
+            rng.choice([5e-324, 1e-310, 1e-160] if kind == "tiny" else [1e30, 1e150, 1e300])
+        )
         b, c, a, radius = b * size, c * size, a * size, max(radius * size, 5e-324)
     elif kind == "mixed":
         b, a = b * 10.0 ** rng.uniform(-6, 6, (h, 1)), a * 10.0 ** rng.uniform(-12, 12, (h, 1))
@@ -279,14 +317,18 @@ def test_a_thousand_networks_at_any_budget_end_in_the_bracket(start):
 
 
 def test_searches_for_groups_that_end_early_leave_the_bracket(monkeypatch):
-    """With next to no nodes for boxes and free groups, every search for them ends somewhere in the middle."""
+    """With next to no nodes for boxes and free groups, every search for them ends somewhere in the
+    middle.
+    """
     for seed in range(3000, 3027):
         monkeypatch.setattr(branch_and_bound, "NODES", (1, 20, 300)[seed // 9 % 3])
         ends_in_the_bracket(seed)
 
 
 class Work:
-    """Calls of functions of this package (as written, without what the tests wrap around them), and linear programs."""
+    """Calls of functions of this package (as written, without what the tests wrap around them), and
+    linear programs.
+    """
 
     def __init__(self, monkeypatch):
         self.calls, self.programs = 0, 0
@@ -338,6 +380,8 @@ def test_free_groups_that_clash_leave_a_branch_without_a_cover():
 
 
 def test_a_change_below_the_least_float_is_kept():
-    """Two outgoing weights, each moved by half the least float: no pair of floats shows the change of the second."""
+    """Two outgoing weights, each moved by half the least float: no pair of floats shows the change
+    of the second.
+    """
     least = 5e-324
     agrees(network(np.array([3.0, -2.0]) * least, [1.0, 1.0], [1.0, 1.0]), least, 0)

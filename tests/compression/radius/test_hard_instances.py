@@ -1,4 +1,6 @@
-"""Hard instances: stated answers against an independent covering oracle; the oracles against the stored cases."""
+"""Hard instances: stated answers against an independent covering oracle; the oracles against the
+stored cases.
+"""
 
 import json
 from fractions import Fraction
@@ -57,7 +59,9 @@ def test_planar_formulas():
     assert 8 < sum(answers) < 32
 
 
-@pytest.mark.parametrize("clauses", [[[]], [[1, 1]], [[0]], [[1, 2, 3, 4]], [[1, 3], [2, 4]], [[1, 2, 3], [-1, 2, 3]]])
+@pytest.mark.parametrize(
+    "clauses", [[[]], [[1, 1]], [[0]], [[1, 2, 3, 4]], [[1, 3], [2, 4]], [[1, 2, 3], [-1, 2, 3]]]
+)
 def test_formulas_that_cannot_be_drawn(clauses):
     with pytest.raises(ValueError, match="clause"):
         planar_formula(clauses)
@@ -77,7 +81,10 @@ def test_instances_are_what_they_claim():
     weights = net.layers[0].weight
     assert all(Fraction(w) > Fraction(0.1) for w in weights.ravel().tolist())
     shift = Fraction(float(weights[0, 0])) - Fraction(float(points[0, 0]))
-    moved = [Fraction(w) - Fraction(p) for w, p in zip(weights[:, 0].tolist(), points[:, 0].tolist(), strict=True)]
+    moved = [
+        Fraction(w) - Fraction(p)
+        for w, p in zip(weights[:, 0].tolist(), points[:, 0].tolist(), strict=True)
+    ]
     assert set(moved) == {shift}
 
 

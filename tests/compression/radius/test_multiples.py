@@ -1,4 +1,6 @@
-"""Rows near multiples of each other within a radius: planted, rounded, of both signs, in any layer, against the kernel."""
+"""Rows near multiples of each other within a radius: planted, rounded, of both signs, in any layer,
+against the kernel.
+"""
 
 from fractions import Fraction
 
@@ -20,11 +22,15 @@ def copies(seed, activation, count=5, units=6, negative=False, dtype="float32"):
     rows = np.vstack([rows, rows[of] * ratios[:, None]]).astype(dtype).astype(float)
     order = rng.permutation(len(rows))
     out = rng.normal(size=(3, len(rows)))
-    return mo.Network.mlp(rows[order, :-1], rows[order, -1], out, rng.normal(size=3), activation=activation)
+    return mo.Network.mlp(
+        rows[order, :-1], rows[order, -1], out, rng.normal(size=3), activation=activation
+    )
 
 
 def near(net, small, radius):
-    """The certificate holds, its changes are within the radius in rationals, and the functions are as close as it says."""
+    """The certificate holds, its changes are within the radius in rationals, and the functions are
+    as close as it says.
+    """
     assert small.check()
     for change in small.near.changes:
         old = getattr(net.layers[change.layer - 1], change.part).ravel()
@@ -71,7 +77,9 @@ def test_multiples_in_a_deeper_layer_behind_merged_ones():
     second, bias = np.vstack([second, second[:2] * 0.6]), np.append(bias, bias[:2] * 0.6)
     second, bias = second.astype(np.float32).astype(float), bias.astype(np.float32).astype(float)
     last = rng.normal(size=(2, 7))
-    net = mo.Network.mlp(first[:, :3], first[:, 3], second, bias, last, [0.0, 0.0], activation="relu")
+    net = mo.Network.mlp(
+        first[:, :3], first[:, 3], second, bias, last, [0.0, 0.0], activation="relu"
+    )
     small = mo.compress(net, radius=1e-6)
     assert small.network.widths == (3, 4, 5, 2)
     near(net, small, 1e-6)
@@ -83,7 +91,9 @@ def test_multiples_whose_outgoing_weights_cancel_go():
     rows = np.vstack([row, 1.7 * row, rng.normal(size=4)])
     columns = np.column_stack([1.7 * out, -out, rng.normal(size=2)])
     rounded = [x.astype(np.float32).astype(float) for x in (rows, columns)]
-    net = mo.Network.mlp(rounded[0][:, :3], rounded[0][:, 3], rounded[1], [0.0, 0.0], activation="relu")
+    net = mo.Network.mlp(
+        rounded[0][:, :3], rounded[0][:, 3], rounded[1], [0.0, 0.0], activation="relu"
+    )
     assert mo.compress(net).network.units == 3
     small = mo.compress(net, radius=1e-6)
     assert small.network.units == 1
@@ -91,7 +101,9 @@ def test_multiples_whose_outgoing_weights_cancel_go():
 
 
 def test_opposite_multiples_share_a_hyperplane_where_turning_helps():
-    """Two bends of a function of one input, each from units on both sides: three units are enough, four were there."""
+    """Two bends of a function of one input, each from units on both sides: three units are enough,
+    four were there.
+    """
     rows = np.outer([1.0, -1.7, 0, 0], [0.7, -0.31]) + np.outer([0, 0, 1.3, -0.6], [0.9, 0.77])
     rows = rows.astype(np.float32).astype(float)
     net = mo.Network.mlp(rows[:, :1], rows[:, 1], [[1.0, 2.0, 3.0, 4.0]], [0.0], activation="relu")
@@ -110,7 +122,9 @@ def test_any_rows_and_radius_end_with_a_certificate():
         if k % 2:
             rows = rng.normal(size=(h, n + 1)) * size
         radius = max(5e-324, float(10 ** rng.uniform(-6, 0)) * size)
-        net = mo.Network.mlp(rows[:, :-1], rows[:, -1], out, [0.0, 0.0], activation=HOMOGENEOUS[k % 3])
+        net = mo.Network.mlp(
+            rows[:, :-1], rows[:, -1], out, [0.0, 0.0], activation=HOMOGENEOUS[k % 3]
+        )
         small = mo.compress(net, radius=radius, budget=int(rng.choice([5, 100, 2000])))
         assert small.check()
         assert small.network.units <= mo.compress(net).network.units
@@ -125,7 +139,9 @@ def test_bundles_stay_in_the_ball_and_hold_every_unit_once():
         assert sorted(u for b in found for u in b.units) == ball.required.tolist()
         for b in found:
             for unit, ratio in zip(b.units, b.ratios, strict=True):
-                moved = [ratio * x - Fraction(y) for x, y in zip(b.row, rows[unit].tolist(), strict=True)]
+                moved = [
+                    ratio * x - Fraction(y) for x, y in zip(b.row, rows[unit].tolist(), strict=True)
+                ]
                 assert max(map(abs, moved)) <= Fraction(ball.radius)
     assert all(len(b.units) == 1 for b in bundles(ball, opposite=False, symmetric=False, most=0))
 

@@ -1,4 +1,6 @@
-"""Least covers with columns that compete: brute force, branches without a cover, budgets that end anywhere."""
+"""Least covers with columns that compete: brute force, branches without a cover, budgets that end
+anywhere.
+"""
 
 from itertools import combinations
 
@@ -11,9 +13,15 @@ from moduli.kernel.radius.cover_bound import _Part
 
 
 def instance(seed):
-    """Few rows and columns; free columns clash over units; in every third instance some rows may have free columns only."""
+    """Few rows and columns; free columns clash over units; in every third instance some rows may
+    have free columns only.
+    """
     rng = np.random.default_rng(seed)
-    h, paid_count, free_count = int(rng.integers(5, 12)), int(rng.integers(4, 13)), int(rng.integers(3, 11))
+    h, paid_count, free_count = (
+        int(rng.integers(5, 12)),
+        int(rng.integers(4, 13)),
+        int(rng.integers(3, 11)),
+    )
     rows = np.sort(rng.choice(h, int(rng.integers(1, h + 1)), replace=False))
     paid = (rng.random((paid_count, h)) < rng.choice([0.2, 0.5])).astype(np.int64)
     for r in range(h if seed % 3 else 0):
@@ -40,7 +48,10 @@ def least(problem, paid, uses):
     for chosen in compatible(uses):
         left = set(range(len(problem.rows))).difference(*(free[c] for c in chosen))
         for size in range(len(paid) if best is None else best):
-            if any(left <= set().union(*(needed[c] for c in some)) for some in combinations(range(len(paid)), size)):
+            if any(
+                left <= set().union(*(needed[c] for c in some))
+                for some in combinations(range(len(paid)), size)
+            ):
                 best = size
                 break
     return best
@@ -49,10 +60,15 @@ def least(problem, paid, uses):
 def proved(problem, tree):
     """What the kernel says that a tree proves of an instance."""
     part = _Part.__new__(_Part)
-    part.units, part.place = tuple(problem.rows.tolist()), np.full(problem.paid.shape[1], -1, dtype=np.intp)
+    part.units, part.place = (
+        tuple(problem.rows.tolist()),
+        np.full(problem.paid.shape[1], -1, dtype=np.intp),
+    )
     part.place[problem.rows] = np.arange(len(problem.rows))
     part.uses, part.matrix, part.paid = problem.uses, problem.matrix, problem.paid.shape[0]
-    part.index = {frozenset(np.flatnonzero(row).tolist()): k for k, row in enumerate(problem.paid.toarray())}
+    part.index = {
+        frozenset(np.flatnonzero(row).tolist()): k for k, row in enumerate(problem.paid.toarray())
+    }
     return part.bound(tree)
 
 
@@ -85,7 +101,9 @@ def agrees(seed):
 
 @pytest.mark.parametrize("seed", [33, 50, 88])
 def test_a_branch_without_a_cover_and_rows_without_boxes(seed):
-    """In these instances the pooled search met a linear program without a solution, or a row with free columns only."""
+    """In these instances the pooled search met a linear program without a solution, or a row with
+    free columns only.
+    """
     agrees(seed)
 
 
@@ -103,7 +121,9 @@ def test_covers_agree_with_brute_force():
 def test_a_program_without_a_solution_proves_more_than_any_target():
     """Two rows with one free column each, both of which need one unit."""
     uses = np.array([[1, 0, 1], [0, 1, 1]])
-    problem = set_cover.Cover(csr_matrix((0, 3), dtype=np.int64), csr_matrix(uses), np.array([0, 1]))
+    problem = set_cover.Cover(
+        csr_matrix((0, 3), dtype=np.int64), csr_matrix(uses), np.array([0, 1])
+    )
     search = set_cover._Search(problem, 10)
     found = search.relax(0b11, 0b11)
     assert not found.whole

@@ -1,4 +1,6 @@
-"""Activations in ONNX files: random attributes, ends and slopes against onnxruntime, spellings, and what is refused."""
+"""Activations in ONNX files: random attributes, ends and slopes against onnxruntime, spellings, and
+what is refused.
+"""
 
 from __future__ import annotations
 
@@ -162,32 +164,92 @@ def test_slopes_per_unit():
 REFUSED = {
     "max broadcasts": ([("Max", "z c", "y", {})], {"c": np.zeros((2, 1, 4), F)}, 17, "shape"),
     "max with a row": ([("Max", "z c", "y", {})], {"c": np.zeros(4, F)}, 17, "one constant number"),
-    "max with more axes": ([("Max", "z c", "y", {})], {"c": np.zeros((1, 1, 1), F)}, 17, "no more axes"),
+    "max with more axes": (
+        [("Max", "z c", "y", {})],
+        {"c": np.zeros((1, 1, 1), F)},
+        17,
+        "no more axes",
+    ),
     "max of data": ([("Max", "z x", "y", {})], {}, 17, "one tensor that depends on the input"),
-    "min of three": ([("Min", "z a b", "y", {})], {"a": F(1), "b": F(2)}, 17, "one constant number"),
+    "min of three": (
+        [("Min", "z a b", "y", {})],
+        {"a": F(1), "b": F(2)},
+        17,
+        "one constant number",
+    ),
     "old max": ([("Max", "z c", "y", {})], {"c": F(0)}, 7, "before opset 8"),
-    "slopes with axes": ([("PRelu", "z s", "y", {})], {"s": np.full((2, 1, 4), 0.5, F)}, 17, "do not broadcast"),
-    "slopes per sample": ([("PRelu", "z s", "y", {})], {"s": np.full((3, 1), 0.5, F)}, 17, "do not broadcast"),
-    "too many slopes": ([("PRelu", "z s", "y", {})], {"s": np.full(5, 0.5, F)}, 17, "do not broadcast"),
-    "thresholded": ([("ThresholdedRelu", "z", "y", {"alpha": 0.5})], {}, 17, "ThresholdedRelu with alpha=0.5 jumps"),
-    "thresholded by default": ([("ThresholdedRelu", "z", "y", {})], {}, 17, "ThresholdedRelu with alpha=1.0 jumps"),
+    "slopes with axes": (
+        [("PRelu", "z s", "y", {})],
+        {"s": np.full((2, 1, 4), 0.5, F)},
+        17,
+        "do not broadcast",
+    ),
+    "slopes per sample": (
+        [("PRelu", "z s", "y", {})],
+        {"s": np.full((3, 1), 0.5, F)},
+        17,
+        "do not broadcast",
+    ),
+    "too many slopes": (
+        [("PRelu", "z s", "y", {})],
+        {"s": np.full(5, 0.5, F)},
+        17,
+        "do not broadcast",
+    ),
+    "thresholded": (
+        [("ThresholdedRelu", "z", "y", {"alpha": 0.5})],
+        {},
+        17,
+        "ThresholdedRelu with alpha=0.5 jumps",
+    ),
+    "thresholded by default": (
+        [("ThresholdedRelu", "z", "y", {})],
+        {},
+        17,
+        "ThresholdedRelu with alpha=1.0 jumps",
+    ),
     "celu falling": ([("Celu", "z", "y", {"alpha": -1.0})], {}, 17, "alpha=-1"),
     "celu of zero": ([("Celu", "z", "y", {"alpha": 0.0})], {}, 17, "alpha=0"),
-    "ends crossed": ([("Clip", "z a b", "y", {})], {"a": F(1), "b": F(0)}, 17, r"\[1\.0, 0\.0\] is constant"),
-    "ends equal": ([("Clip", "z", "y", {"min": 1.0, "max": 1.0})], {}, 6, r"\[1\.0, 1\.0\] is constant"),
-    "ends per unit": ([("Clip", "z a", "y", {})], {"a": np.zeros(4, F)}, 17, "min must be one constant number"),
+    "ends crossed": (
+        [("Clip", "z a b", "y", {})],
+        {"a": F(1), "b": F(0)},
+        17,
+        r"\[1\.0, 0\.0\] is constant",
+    ),
+    "ends equal": (
+        [("Clip", "z", "y", {"min": 1.0, "max": 1.0})],
+        {},
+        6,
+        r"\[1\.0, 1\.0\] is constant",
+    ),
+    "ends per unit": (
+        [("Clip", "z a", "y", {})],
+        {"a": np.zeros(4, F)},
+        17,
+        "min must be one constant number",
+    ),
     "end from data": ([("Clip", "z z", "y", {})], {}, 17, "min depends on the input"),
     "late ends early": ([("Clip", "z a", "y", {})], {"a": F(0)}, 6, "attributes before opset 11"),
     "elu of nan": ([("Elu", "z", "y", {"alpha": float("nan")})], {}, 17, "must be finite"),
     "softplus of base 3": (
-        [("Exp", "z", "a", {}), ("Add", "a c", "b", {}), ("Log", "b", "y", {})], {"c": F(2)}, 17, "softplus, is understood|Exp",
-    ),
-    "softplus of a row": (
-        [("Exp", "z", "a", {}), ("Add", "a c", "b", {}), ("Log", "b", "y", {})], {"c": np.ones((2, 1, 4), F)}, 17,
+        [("Exp", "z", "a", {}), ("Add", "a c", "b", {}), ("Log", "b", "y", {})],
+        {"c": F(2)},
+        17,
         "softplus, is understood|Exp",
     ),
-    "gelu of another form": ([("Gelu", "z", "y", {"approximate": "erf"})], {}, 20, "approximate='erf'"),
-}  # fmt: skip
+    "softplus of a row": (
+        [("Exp", "z", "a", {}), ("Add", "a c", "b", {}), ("Log", "b", "y", {})],
+        {"c": np.ones((2, 1, 4), F)},
+        17,
+        "softplus, is understood|Exp",
+    ),
+    "gelu of another form": (
+        [("Gelu", "z", "y", {"approximate": "erf"})],
+        {},
+        20,
+        "approximate='erf'",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,4 +1,6 @@
-"""The ONNX reader never reads another function: graphs in ONNX's text form, against onnxruntime, at several batch sizes."""
+"""The ONNX reader never reads another function: graphs in ONNX's text form, against onnxruntime, at
+several batch sizes.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,16 @@ def agrees(model, *, batches=(1, 3), sample=(3,), output=None):
     assert any(note.startswith("agrees with onnx.reference") for note in net.notes)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     rng = np.random.default_rng(0)
     for batch in batches:
         x = rng.normal(size=(batch, *sample)).astype(np.float32)
         expected = session.run(None if output is None else [output], {"x": x})[0]
-        assert np.allclose(net(x.reshape(batch, -1)), expected.reshape(batch, -1), rtol=1e-5, atol=1e-5)
+        assert np.allclose(
+            net(x.reshape(batch, -1)), expected.reshape(batch, -1), rtol=1e-5, atol=1e-5
+        )
     return net
 
 
@@ -66,21 +72,39 @@ def test_samples_that_are_mixed_are_refused(batch):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("h = MatMul(x, w)  y = Transpose(h)", "does not hold one sample in each row|not treated alike"),
+        (
+            "h = MatMul(x, w)  y = Transpose(h)",
+            "does not hold one sample in each row|not treated alike",
+        ),
         ("h = MatMul(x, w)  y = Reshape(h, flat)", "does not hold one sample in each row"),
-        ("h = MatMul(x, w)  y = Gather<axis=0>(h, zero)", "does not hold one sample|not treated alike"),
-        ("h = MatMul(x, w)  y = Slice(h, one, last, zero)", "does not hold one sample|not treated alike|counts samples"),
-        ("n = Shape(x)  f = Cast<to=1>(n)  h = MatMul(x, w)  k = Gather<axis=0>(f, zero)  y = Mul(h, k)", "how many|number of"),
+        (
+            "h = MatMul(x, w)  y = Gather<axis=0>(h, zero)",
+            "does not hold one sample|not treated alike",
+        ),
+        (
+            "h = MatMul(x, w)  y = Slice(h, one, last, zero)",
+            "does not hold one sample|not treated alike|counts samples",
+        ),
+        (
+            "n = Shape(x)  f = Cast<to=1>(n)  h = MatMul(x, w)  k = Gather<axis=0>(f, zero)  y = Mul(h, k)",
+            "how many|number of",
+        ),
     ],
 )
 def test_samples_that_are_moved_merged_or_counted_are_refused(batch, body, message):
-    stored = WEIGHTS + ", int64[1] flat = {-1}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] last = {9}"
+    stored = (
+        WEIGHTS
+        + ", int64[1] flat = {-1}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] last = {9}"
+    )
     refused(graph(body, batch=batch, stored=stored), message)
 
 
 def test_a_constant_may_not_tell_samples_apart():
     stored = WEIGHTS + ", float[2,3] c = {1, 2, 3, 4, 5, 6}, float[2,3] same = {1, 2, 3, 1, 2, 3}"
-    refused(graph("h = Add(x, c)  y = MatMul(h, w)", batch=2, stored=stored), "it would differ from sample to sample")
+    refused(
+        graph("h = Add(x, c)  y = MatMul(h, w)", batch=2, stored=stored),
+        "it would differ from sample to sample",
+    )
     agrees(graph("h = Add(x, same)  y = MatMul(h, w)", batch=2, stored=stored), batches=(2,))
 
 
@@ -89,7 +113,9 @@ def test_positions_merged_with_the_batch_and_parted_again(batch):
     """As exporters spell a dense layer on [batch, positions, features]."""
     stored = WEIGHTS + ", int64[2] rows = {-1, 3}, int64[3] back = {-1, 2, 4}"
     body = "r = Reshape(x, rows)  h = MatMul(r, w)  a = Relu(h)  y = Reshape(a, back)"
-    net = agrees(graph(body, batch=batch, sample=(2, 3), stored=stored), batches=(4,), sample=(2, 3))
+    net = agrees(
+        graph(body, batch=batch, sample=(2, 3), stored=stored), batches=(4,), sample=(2, 3)
+    )
     assert net.widths == (6, 8)
 
 
@@ -128,7 +154,10 @@ def test_what_agrees_at_some_numbers_of_samples_is_refused(body):
         ", int64[1] zero = {0}, int64[1] minus_three = {-3}, int64[1] minus_seven = {-7}, int64[1] seven = {7}"
         ", int64[1] far = {9223372036854775807}, int64[1] two = {2}"
     )
-    refused(graph(body, stored=stored), "number of samples|samples are given|counts samples|not treated alike")
+    refused(
+        graph(body, stored=stored),
+        "number of samples|samples are given|counts samples|not treated alike",
+    )
 
 
 def test_all_samples_may_be_sliced():
@@ -146,7 +175,9 @@ def test_an_input_without_an_axis_for_samples():
 
 def test_a_batch_too_large_to_be_carried():
     stored = WEIGHTS + ", int64[2] s = {900000, 3}"
-    net = load(graph("r = Reshape(x, s)  y = MatMul(r, w)", batch=900_000, sample=(1, 3), stored=stored))
+    net = load(
+        graph("r = Reshape(x, s)  y = MatMul(r, w)", batch=900_000, sample=(1, 3), stored=stored)
+    )
     assert net.widths == (3, 4)
 
 
@@ -154,20 +185,34 @@ def test_a_batch_too_large_to_be_carried():
 
 
 def test_softmax_is_not_cut():
-    stored = WEIGHTS + ", int64[2] some = {0, 2}, int64[4] order = {3, 1, 0, 2}, int64[5] twice = {0, 1, 2, 3, 0}"
+    stored = (
+        WEIGHTS
+        + ", int64[2] some = {0, 2}, int64[4] order = {3, 1, 0, 2}, int64[5] twice = {0, 1, 2, 3, 0}"
+    )
     for body in ("Gather<axis=1>(p, some)", "Gather<axis=1>(p, twice)"):
-        refused(graph(f"h = MatMul(x, w)  p = Softmax(h)  y = {body}", stored=stored), "drops or repeats entries after Softmax")
+        refused(
+            graph(f"h = MatMul(x, w)  p = Softmax(h)  y = {body}", stored=stored),
+            "drops or repeats entries after Softmax",
+        )
     agrees(graph("h = MatMul(x, w)  p = Softmax(h)  y = Gather<axis=1>(p, order)", stored=stored))
-    refused(graph("h = MatMul(x, w)  y = Softmax<axis=0>(h)"), "softmax over all outputs of a sample")
+    refused(
+        graph("h = MatMul(x, w)  y = Softmax<axis=0>(h)"), "softmax over all outputs of a sample"
+    )
 
 
 # Gates ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_gate_counts_once():
-    refused(graph("z = MatMul(x, w)  s = Sigmoid(z)  p = Mul(z, s)  y = Mul(p, s)"), "multiplies two tensors")
+    refused(
+        graph("z = MatMul(x, w)  s = Sigmoid(z)  p = Mul(z, s)  y = Mul(p, s)"),
+        "multiplies two tensors",
+    )
     refused(graph("z = MatMul(x, w)  s = Sigmoid(z)  y = Mul(s, s)"), "multiplies two tensors")
-    refused(graph("z = MatMul(x, w)  s = Sigmoid(z)  p = Mul(z, s)  y = Mul(p, z)"), "multiplies two tensors")
+    refused(
+        graph("z = MatMul(x, w)  s = Sigmoid(z)  p = Mul(z, s)  y = Mul(p, z)"),
+        "multiplies two tensors",
+    )
     assert agrees(graph("z = MatMul(x, w)  s = Sigmoid(z)  y = Mul(s, z)")).output_map == "silu"
 
 
@@ -183,20 +228,30 @@ def test_factors_of_a_gate_keep_their_values_and_shapes():
 def test_casts_to_integers_inside_a_gate_are_seen():
     body = "z = MatMul(x, w)  s = Sigmoid(z)  i = Cast<to=7>(z)  f = Cast<to=1>(i)  y = Mul(f, s)"
     refused(graph(body), "multiplies two tensors|a cast of data")
-    agrees(graph("z = MatMul(x, w)  s = Sigmoid(z)  d = Cast<to=11>(z)  f = Cast<to=1>(d)  y = Mul(f, s)"))
+    agrees(
+        graph(
+            "z = MatMul(x, w)  s = Sigmoid(z)  d = Cast<to=11>(z)  f = Cast<to=1>(d)  y = Mul(f, s)"
+        )
+    )
 
 
 ERF = "d = Mul(z, r)  e = Erf(d)  p = Add(e, one)  q = Mul(z, p)  y = Mul(q, half)"
 
 
-@pytest.mark.parametrize(("root", "read"), [(np.float32(np.sqrt(0.5)), True), (np.float32(0.7071069), False), (0.7072, False)])
+@pytest.mark.parametrize(
+    ("root", "read"),
+    [(np.float32(np.sqrt(0.5)), True), (np.float32(0.7071069), False), (0.7072, False)],
+)
 def test_constants_of_gelu_are_the_nearest_floats(root, read):
     stored = WEIGHTS + f", float r = {{{float(root)!r}}}, float one = {{1}}, float half = {{0.5}}"
     model = graph(f"z = MatMul(x, w)  {ERF}", stored=stored)
     if not read:
         return refused(model, "multiplies two tensors")
     note = next(note for note in agrees(model).notes if note.startswith("read a product as gelu"))
-    refused(graph(f"z = MatMul(x, w)  {ERF}", stored=stored.replace(repr(float(root)), "0.70703125")), "half precision")
+    refused(
+        graph(f"z = MatMul(x, w)  {ERF}", stored=stored.replace(repr(float(root)), "0.70703125")),
+        "half precision",
+    )
     bound = 0.5 * float(note.split("at most ")[1].split(" ")[0])
     z = np.linspace(-6, 6, 20001)
     from scipy.special import erf
@@ -223,24 +278,45 @@ def test_a_gate_with_other_numbers_is_none():
     stored = WEIGHTS + ", float three = {2.5}, float zero = {0}, float six = {6}"
     body = "p = Add(z, three)  c = Clip(p, zero, six)  y = Mul(z, c)"
     refused(graph(f"z = MatMul(x, w)  {body}", stored=stored), "multiplies two tensors")
-    refused(graph("z = MatMul(x, w)  h = HardSigmoid<alpha=0.2>(z)  y = Mul(z, h)"), "multiplies two tensors")
+    refused(
+        graph("z = MatMul(x, w)  h = HardSigmoid<alpha=0.2>(z)  y = Mul(z, h)"),
+        "multiplies two tensors",
+    )
 
 
 # Types ----------------------------------------------------------------------------------------------------------
 
 
 def test_data_stays_real():
-    refused(graph("i = Cast<to=6>(x)  f = Cast<to=1>(i)  y = MatMul(f, w)"), "a cast of data to ONNX type 6")
-    refused(graph("i = CastLike(x, k)  f = Cast<to=1>(i)  y = MatMul(f, w)", stored=WEIGHTS + ", int32 k = {0}"), "type 6")
+    refused(
+        graph("i = Cast<to=6>(x)  f = Cast<to=1>(i)  y = MatMul(f, w)"),
+        "a cast of data to ONNX type 6",
+    )
+    refused(
+        graph(
+            "i = CastLike(x, k)  f = Cast<to=1>(i)  y = MatMul(f, w)",
+            stored=WEIGHTS + ", int32 k = {0}",
+        ),
+        "type 6",
+    )
     agrees(graph("d = Cast<to=11>(x)  f = CastLike(d, w)  y = MatMul(f, w)"))
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("k = Cast<to=2>(big)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)", 44.0),  # 300 wraps
-        ("k = Add(bytes, bytes)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)", 144.0),  # 200 + 200 wrap
-        ("k = Cast<to=10>(third)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)", float(np.float16(1 / 3))),
+        (
+            "k = Cast<to=2>(big)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)",
+            44.0,
+        ),  # 300 wraps
+        (
+            "k = Add(bytes, bytes)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)",
+            144.0,
+        ),  # 200 + 200 wrap
+        (
+            "k = Cast<to=10>(third)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)",
+            float(np.float16(1 / 3)),
+        ),
         ("k = Cast<to=1>(fine)  h = MatMul(x, w)  y = Mul(h, k)", float(np.float32(0.1))),
         ("k = Relu(minus)  h = MatMul(x, w)  y = Sub(h, k)", None),
         ("k = Exp(third)  h = MatMul(x, w)  y = Mul(h, k)", float(np.exp(np.float32(1 / 3)))),
@@ -267,15 +343,26 @@ def test_integers_round_where_they_become_floats():
 def test_casts_on_which_runtimes_differ_are_refused():
     stored = WEIGHTS + ", float far = {1e20}"
     body = "a = Cast<to=10>(far)  k = Neg(a)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)"
-    refused(graph(body, stored=WEIGHTS + ", float far = {0.3}"), "half precision, on which runtimes do not agree")
-    refused(graph("k = Cast<to=6>(far)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)", stored=stored), "do not agree")
+    refused(
+        graph(body, stored=WEIGHTS + ", float far = {0.3}"),
+        "half precision, on which runtimes do not agree",
+    )
+    refused(
+        graph(
+            "k = Cast<to=6>(far)  f = Cast<to=1>(k)  h = MatMul(x, w)  y = Mul(h, f)", stored=stored
+        ),
+        "do not agree",
+    )
 
 
 # Dense graphs that were refused ---------------------------------------------------------------------------------
 
 
 def test_affine_images_of_one_tensor_meet():
-    stored = WEIGHTS + ", float[3,1] a = {1, 0.5, -1}, float[1,4] c = {0.25, 1, -1, 2}, float[4,1] u = {1, 2, 3, -1}"
+    stored = (
+        WEIGHTS
+        + ", float[3,1] a = {1, 0.5, -1}, float[1,4] c = {0.25, 1, -1, 2}, float[4,1] u = {1, 2, 3, -1}"
+    )
     lora = "h = MatMul(x, w)  l = MatMul(x, a)  m = MatMul(l, c)  s = Add(h, m)  r = Relu(s)  y = MatMul(r, v)"
     assert agrees(graph(lora, stored=stored)).widths == (3, 4, 2)
     heads = "h = MatMul(x, w)  r = Relu(h)  p = MatMul(r, v)  q = MatMul(r, u)  y = Concat<axis=1>(p, q)"
@@ -286,8 +373,13 @@ def test_affine_images_of_one_tensor_meet():
     assert agrees(graph(doubled)).widths == (3, 4)
     binary = "h = MatMul(x, w)  r = Relu(h)  z = MatMul(r, u)  p = Sigmoid(z)  n = Sub(one, p)  y = Concat<axis=1>(n, p)"
     assert agrees(graph(binary, stored=stored + ", float[1] one = {1}")).widths == (3, 4, 1, 2)
-    refused(graph("h = MatMul(x, w)  r = Relu(h)  y = Add(h, r)"), "residual connection or a branch")
-    refused(graph("h = MatMul(x, w)  r = Relu(h)  y = Concat<axis=1>(h, r)"), "residual connection or a branch")
+    refused(
+        graph("h = MatMul(x, w)  r = Relu(h)  y = Add(h, r)"), "residual connection or a branch"
+    )
+    refused(
+        graph("h = MatMul(x, w)  r = Relu(h)  y = Concat<axis=1>(h, r)"),
+        "residual connection or a branch",
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,13 +393,22 @@ def test_affine_images_of_one_tensor_meet():
     ],
 )
 def test_split(opset, line):
-    agrees(graph(f"h = MatMul(x, w)  {line}", opset=opset, stored=WEIGHTS + ", int64[2] sizes = {1, 3}"))
+    agrees(
+        graph(
+            f"h = MatMul(x, w)  {line}", opset=opset, stored=WEIGHTS + ", int64[2] sizes = {1, 3}"
+        )
+    )
 
 
 def test_stored_in_other_ways():
     model = graph("h = MatMul(x, q)  y = Relu(h)", stored="float unused = {0}")
-    values, places = np.array([2.0, -1.0], dtype=np.float32), np.array([[0, 1], [2, 3]], dtype=np.int64)
-    sparse = helper.make_sparse_tensor(numpy_helper.from_array(values, "q"), numpy_helper.from_array(places, "q_at"), [3, 4])
+    values, places = (
+        np.array([2.0, -1.0], dtype=np.float32),
+        np.array([[0, 1], [2, 3]], dtype=np.int64),
+    )
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(values, "q"), numpy_helper.from_array(places, "q_at"), [3, 4]
+    )
     model.graph.sparse_initializer.append(sparse)
     assert agrees(model).layers[0].weight.T.tolist() == [[0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, -1]]
     places[1] = places[0]
@@ -338,9 +439,22 @@ def changed(model, place, **attributes):
 def test_attributes_and_operators():
     body = "h = MatMul(x, w)  y = Relu(h)"
     refused(changed(graph(body), 1, alpha=0.5), "attribute 'alpha' is none of Relu in opset 17")
-    refused(changed(graph("h = MatMul(x, w)  y = LeakyRelu<alpha=0.5>(h)"), 1, alpha=0.25), "'alpha' is given twice")
-    refused(changed(graph("h = MatMul(x, w)  y = Reshape(h, s)", opset=12, stored=WEIGHTS + ", int64[2] s = {0, 4}"), 1,
-                    allowzero=1), "attribute 'allowzero' is none of Reshape in opset 12")  # fmt: skip
+    refused(
+        changed(graph("h = MatMul(x, w)  y = LeakyRelu<alpha=0.5>(h)"), 1, alpha=0.25),
+        "'alpha' is given twice",
+    )
+    refused(
+        changed(
+            graph(
+                "h = MatMul(x, w)  y = Reshape(h, s)",
+                opset=12,
+                stored=WEIGHTS + ", int64[2] s = {0, 4}",
+            ),
+            1,
+            allowzero=1,
+        ),
+        "attribute 'allowzero' is none of Reshape in opset 12",
+    )
     refused(graph("h = MatMul(x, w)  y = Gelu(h)", opset=17), "Gelu is no operator of opset 17")
     newest = onnx.defs.onnx_opset_version()
     model = graph(body)
@@ -354,13 +468,18 @@ def test_attributes_and_operators():
 def test_functions_of_the_model_are_not_mistaken_for_operators():
     model = graph("h = MatMul(x, w)  y = Relu(h)")
     negative = helper.make_node("Neg", ["a"], ["b"])
-    model.functions.append(helper.make_function("", "Relu", ["a"], ["b"], [negative], [helper.make_opsetid("", 17)]))
+    model.functions.append(
+        helper.make_function("", "Relu", ["a"], ["b"], [negative], [helper.make_opsetid("", 17)])
+    )
     refused(model, "is a function of the model; write it out with onnx.inliner")
 
 
 def test_an_attribute_that_nobody_asks_for_is_refused(monkeypatch):
     monkeypatch.setitem(OPS, "LeakyRelu", lambda reader, node, x: x)
-    refused(graph("h = MatMul(x, w)  y = LeakyRelu<alpha=0.5>(h)"), "attribute 'alpha' is not understood here")
+    refused(
+        graph("h = MatMul(x, w)  y = LeakyRelu<alpha=0.5>(h)"),
+        "attribute 'alpha' is not understood here",
+    )
 
 
 # The second reading ---------------------------------------------------------------------------------------------
@@ -368,8 +487,13 @@ def test_an_attribute_that_nobody_asks_for_is_refused(monkeypatch):
 
 def test_a_wrong_reading_is_caught(monkeypatch):
     monkeypatch.setitem(OPS, "Relu", lambda reader, node, x: x.activate(Activation("abs")))
-    refused(graph("h = MatMul(x, w)  y = Relu(h)"), r"which gives .* where the model run by onnx\.reference gives 0 ")
-    monkeypatch.setitem(OPS, "Tanh", lambda reader, node, x: x.scaled(1 + 1e-6).activate(Activation("tanh")))
+    refused(
+        graph("h = MatMul(x, w)  y = Relu(h)"),
+        r"which gives .* where the model run by onnx\.reference gives 0 ",
+    )
+    monkeypatch.setitem(
+        OPS, "Tanh", lambda reader, node, x: x.scaled(1 + 1e-6).activate(Activation("tanh"))
+    )
     refused(graph("h = MatMul(x, w)  y = Tanh(h)"), r"where the model run by onnx\.reference gives")
 
 
@@ -378,7 +502,13 @@ def test_a_wrong_reading_is_caught(monkeypatch):
 @pytest.mark.parametrize("opset", [11, 13])
 def test_a_softmax_of_stored_numbers_is_over_all_later_axes_before_opset_13(operator, axis, opset):
     stored = "float[3,2,2] k = {1, -2, 3, 0.5, 2, 1, -1, 0.25, -0.5, 1, 2, -3}, int64[2] s = {3, 4}"
-    agrees(graph(f"c = {operator}{axis}(k)  w = Reshape(c, s)  y = MatMul(x, w)", opset=opset, stored=stored))
+    agrees(
+        graph(
+            f"c = {operator}{axis}(k)  w = Reshape(c, s)  y = MatMul(x, w)",
+            opset=opset,
+            stored=stored,
+        )
+    )
 
 
 @pytest.mark.parametrize("axes", ["-3, 3", "2, 1", "-1, 1", "3, -3", "1, -1"])
@@ -411,31 +541,50 @@ def test_integers_that_overflow_when_they_are_reduced_are_refused(operator, kind
     """There onnxruntime goes to the largest integer, or to the nearest double; others wrap."""
     stored = WEIGHTS + f", {kind}[2,2] k = {{1, 50000, 3, {number}}}"
     body = f"q = {operator}<keepdims=0>(k)  f = Cast<to=1>(q)  h = MatMul(x, w)  y = Mul(h, f)"
-    refused(graph(body, opset=11, stored=stored), f"{operator} of constants of type {kind} may overflow")
+    refused(
+        graph(body, opset=11, stored=stored), f"{operator} of constants of type {kind} may overflow"
+    )
 
 
 AXES = [(), (0,), (-1,), (1, -1), (-1, 0), (2, -3), (-2, 2, 0)]
 
 
-@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2", "ReduceSumSquare"])
+@pytest.mark.parametrize(
+    "operator", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2", "ReduceSumSquare"]
+)
 @pytest.mark.parametrize("opset", [11, 13, 18])
 def test_axes_of_constants_that_are_reduced(operator, opset):
     """As onnxruntime does it, for orders and signs of axes, in the types of the file."""
     listed = opset < (13 if operator == "ReduceSum" else 18)
-    for array in (np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8, np.arange(-12, 12, dtype=np.int32).reshape(2, 3, 4)):
+    for array in (
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8,
+        np.arange(-12, 12, dtype=np.int32).reshape(2, 3, 4),
+    ):
         for axes, keep in product(AXES, (0, 1)):
             options = {"axes": axes} if axes and listed else {}
-            node = helper.make_node(operator, ["a"] + ([] if listed else ["k"]), ["y"], keepdims=keep, **options)
+            node = helper.make_node(
+                operator, ["a"] + ([] if listed else ["k"]), ["y"], keepdims=keep, **options
+            )
             given = [array] if listed else [array, np.array(axes, dtype=np.int64)]
             ends = [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+                helper.make_tensor_value_info(
+                    name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape
+                )
                 for name, x in zip(node.input, given, strict=True)
             ]
-            last = [helper.make_value_info("y", helper.make_tensor_type_proto(ends[0].type.tensor_type.elem_type, None))]
+            last = [
+                helper.make_value_info(
+                    "y", helper.make_tensor_type_proto(ends[0].type.tensor_type.elem_type, None)
+                )
+            ]
             made = helper.make_graph([node], "g", ends, last)
-            model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+            model = helper.make_model(
+                made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8
+            )
             try:
-                session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+                session = onnxruntime.InferenceSession(
+                    model.SerializeToString(), providers=["CPUExecutionProvider"]
+                )
             except Exception:  # not for integers
                 assert array.dtype == np.int32
                 continue
@@ -459,4 +608,6 @@ def test_what_cannot_be_compared_is_said(monkeypatch):
             raise nodes.CannotRun("no")
 
     monkeypatch.setattr(nodes.Reader, "_evaluator", lambda self, output: Broken())
-    assert load(model).notes == ("not compared with onnx.reference, which cannot run the model: no",)
+    assert load(model).notes == (
+        "not compared with onnx.reference, which cannot run the model: no",
+    )

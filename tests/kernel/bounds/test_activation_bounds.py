@@ -38,7 +38,9 @@ def on_box(net, signs=None, low=-1.0, high=1.0):
     ],
 )
 def test_a_known_sign_makes_a_unit_linear(activation, slopes):
-    """s(z) = c z where the sign of z is known, for activations of two slopes; nothing is known of others, or without a box."""
+    """s(z) = c z where the sign of z is known, for activations of two slopes; nothing is known of
+    others, or without a box.
+    """
     net = mo.Network.mlp([[1.0]] * 3, [0.0] * 3, [[1.0] * 3], [0.0], activation=activation)
     state = on_box(net, ((1, -1, 0),))
     assert [slope(state, 1, unit) for unit in range(3)] == [slopes[1], slopes[-1], slopes[0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,9 +24,7 @@ HALVED = (0, -1, 1, -1, -1)  # input 0 is halved, then input 1 of the right half
 
 def network(*widths: int, activation: str = "relu", seed: int = 0) -> Network:
     rng = np.random.default_rng(seed)
-    arrays = [
-        rng.normal(size=s) for n, m in zip(widths, widths[1:], strict=False) for s in ((m, n), m)
-    ]
+    arrays = [rng.normal(size=s) for n, m in pairwise(widths) for s in ((m, n), m)]
     return Network.mlp(*arrays, activation=activation)
 
 

@@ -1,4 +1,6 @@
-"""Bounds against exact arithmetic: at the vertices of all linear pieces, at rational points, at every scale of floats."""
+"""Bounds against exact arithmetic: at the vertices of all linear pieces, at rational points, at
+every scale of floats.
+"""
 
 from __future__ import annotations
 
@@ -68,10 +70,16 @@ def test_at_every_scale(activation):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_exact_sums(seed):
-    """Where nothing is rounded, at every vertex; and where it is, or products underflow, all the same."""
+    """Where nothing is rounded, at every vertex; and where it is, or products underflow, all the
+    same.
+    """
     rng = np.random.default_rng(seed)
     for k in range(12):
-        scales = (1.0, 1.0) if k % 2 else 2.0 ** rng.choice([0, -60, -300, -520, -600, -1000, -1070, 300, 500, 900], 2)
+        scales = (
+            (1.0, 1.0)
+            if k % 2
+            else 2.0 ** rng.choice([0, -60, -300, -520, -600, -1000, -1070, 300, 500, 900], 2)
+        )
         net = coarse_network(rng, scales)
         low = rng.integers(-2, 2, net.widths[0]) * 1.0
         high = low + rng.integers(1, 3, net.widths[0])
@@ -86,20 +94,29 @@ def test_exact_sums(seed):
 
 
 def test_sums_that_nearly_cancel():
-    """What is left of rounded products, of rounded slopes, of rounded weights: bounds next to zero, on the right side."""
+    """What is left of rounded products, of rounded slopes, of rounded weights: bounds next to zero,
+    on the right side.
+    """
     rng = np.random.default_rng(11)
     for _ in range(30):
         a, b = rng.normal(size=(2, 3))
         row = np.stack([a, -(a * b)], axis=1).ravel()
-        first = mo.Network.mlp(np.array([row, -row]), [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
+        first = mo.Network.mlp(
+            np.array([row, -row]), [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu"
+        )
         x = np.stack([b, np.ones(3)], axis=1).ravel()
         w = float(rng.integers(3, 100))
         slope = mo.Network.mlp(
-            [[1.0], [-1.0]], [0.0, 0.0], [[w, w * 0.1], [-w, -w * 0.1]], [0.0, 0.0], activation="leaky_relu(0.1)"
+            [[1.0], [-1.0]],
+            [0.0, 0.0],
+            [[w, w * 0.1], [-w, -w * 0.1]],
+            [0.0, 0.0],
+            activation="leaky_relu(0.1)",
         )
         p, q = rng.random(2) + 0.5
         weight = mo.Network.mlp(
-            [[p], [q], [p + q]], [0.0] * 3, [[1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]], [0.0, 0.0], activation="relu"
+            [[p], [q], [p + q]], [0.0] * 3, [[1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]], [0.0, 0.0],
+            activation="relu"
         )  # fmt: skip
         for net, low, high in (
             (first, x, x),
@@ -117,7 +134,9 @@ def with_twins(rng, net):
         old, after = layers[l], layers[l + 1]
         pick, sign = rng.integers(0, len(old.bias), 3), rng.choice([-1.0, 1.0], 3)
         rows, biases = old.weight[pick] * sign[:, None], old.bias[pick] * sign
-        layers[l] = mo.Layer(np.vstack([old.weight, rows]), np.append(old.bias, biases), old.activation)
+        layers[l] = mo.Layer(
+            np.vstack([old.weight, rows]), np.append(old.bias, biases), old.activation
+        )
         out = after.weight[:, pick] * rng.choice([-1.0, 1.0, 0.7, 1e-9], 3)
         layers[l + 1] = mo.Layer(np.hstack([after.weight, out]), after.bias, after.activation)
     return mo.Network(tuple(layers))
@@ -130,7 +149,11 @@ def test_twins(activation):
         scales = 10.0 ** rng.choice([0, 0, 0, -20, 20, -160, 150, -310], 2)
         net = with_twins(rng, random_network(rng, scales, activation))
         low, high = random_box(rng, net.widths[0])
-        assert holds(propagation.linear(net.layers, low[None], high[None]), net.layers, points(rng, low, high))
+        assert holds(
+            propagation.linear(net.layers, low[None], high[None]),
+            net.layers,
+            points(rng, low, high),
+        )
 
 
 def test_twins_that_cancel_leave_exactly_nothing():
@@ -139,7 +162,8 @@ def test_twins_that_cancel_leave_exactly_nothing():
     for row, bias in zip(rng.normal(size=(20, 2)), rng.normal(size=20), strict=True):
         net = mo.Network.mlp(
             np.stack([row, -row, row, -row, row]), bias * np.array([1.0, -1, 1, -1, 1]),
-            [[1.0, -1.0, -1.0, 1.0, 0.0], [0.5, 0.0, -1.0, 0.0, 0.5]], [0.0, -0.25], [[1.0, 1.0]], [0.0], activation="relu",
+            [[1.0, -1.0, -1.0, 1.0, 0.0], [0.5, 0.0, -1.0, 0.0, 0.5]], [0.0, -0.25], [[1.0, 1.0]],
+            [0.0], activation="relu",
         )  # fmt: skip
         lo, hi = propagation.linear(net.layers, -np.ones((1, 2)), np.ones((1, 2)))[1]
         assert lo.tolist() == hi.tolist() == [[0.0, -0.25]]
@@ -161,14 +185,18 @@ def test_batches_agree_with_single_boxes_up_to_rounding():
     low, high = (np.array(side) for side in zip(*boxes, strict=True))
     for k, (a, b) in enumerate(boxes):
         for (lo, hi), (p, q) in zip(
-            propagation.linear(net.layers, low, high), propagation.linear(net.layers, a[None], b[None]), strict=True
+            propagation.linear(net.layers, low, high),
+            propagation.linear(net.layers, a[None], b[None]),
+            strict=True,
         ):
             assert np.allclose(lo[k], p[0], rtol=1e-12, atol=1e-12)
             assert np.allclose(hi[k], q[0], rtol=1e-12, atol=1e-12)
 
 
 def test_affine_bounds_are_exact_where_nothing_bends():
-    """Second layer of units that are all active: x - x = 0 up to rounding, where intervals see [-2, 2]."""
+    """Second layer of units that are all active: x - x = 0 up to rounding, where intervals see [-2,
+    2].
+    """
     net = mo.Network.mlp([[1.0], [1.0]], [2.0, 2.0], [[1.0, -1.0]], [0.0], activation="relu")
     box = np.array([[-1.0]]), np.array([[1.0]])
     assert propagation.interval(net.layers, *box)[1][1][0, 0] == pytest.approx(2)
@@ -176,11 +204,14 @@ def test_affine_bounds_are_exact_where_nothing_bends():
 
 
 def test_extremes_that_are_exactly_zero():
-    """Zero rows, non-positive weights on non-negative features, a corner that is touched, biases that cancel."""
+    """Zero rows, non-positive weights on non-negative features, a corner that is touched, biases
+    that cancel.
+    """
     third = 1 / 3
     net = mo.Network.mlp(
         [[1.0, 1.0], [0.0, 0.0], [third, third]], [-16.0, 0.0, -16 * third],
-        [[-0.1, -0.7, -1e-300], [0.0, 0.0, 0.0]], [0.0, -0.0], [[1.0, 1.0]], [0.0], activation="relu",
+        [[-0.1, -0.7, -1e-300], [0.0, 0.0, 0.0]], [0.0, -0.0], [[1.0, 1.0]], [0.0],
+        activation="relu",
     )  # fmt: skip
     low, high = np.array([[-8.0, -8.0]]), np.array([[8.0, 8.0]])
     for find in (propagation.interval, propagation.linear):
@@ -201,18 +232,29 @@ def test_planted_networks_of_every_activation(seed):
     for x in points(rng, low, high, 4):
         h = [(Fraction(v), Fraction(v)) for v in x]
         for layer, (lo, hi) in zip(net.layers, found, strict=True):
-            for k, (row, b) in enumerate(zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)):
-                ends = [sorted((Fraction(w) * p, Fraction(w) * q)) for w, (p, q) in zip(row, h, strict=True)]
+            for k, (row, b) in enumerate(
+                zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+            ):
+                ends = [
+                    sorted((Fraction(w) * p, Fraction(w) * q))
+                    for w, (p, q) in zip(row, h, strict=True)
+                ]
                 least, most = (sum((e[s] for e in ends), Fraction(b)) for s in (0, 1))
                 assert lo[0, k] == -np.inf or Fraction(lo[0, k]) <= most
                 assert hi[0, k] == np.inf or Fraction(hi[0, k]) >= least
-            z = [[sum((e[s] for e in ends), Fraction(b)) for s in (0, 1)] for ends, b in _terms(layer, h)]
+            z = [
+                [sum((e[s] for e in ends), Fraction(b)) for s in (0, 1)]
+                for ends, b in _terms(layer, h)
+            ]
             h = [enclose_value(layer.activation, (p, q)) for p, q in z]
 
 
 def _terms(layer, h):
     for row, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True):
-        yield [sorted((Fraction(w) * p, Fraction(w) * q)) for w, (p, q) in zip(row, h, strict=True)], b
+        yield (
+            [sorted((Fraction(w) * p, Fraction(w) * q)) for w, (p, q) in zip(row, h, strict=True)],
+            b,
+        )
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -229,7 +271,10 @@ def test_difference_of_two_networks(seed):
             za, zb = exact_layers(a.layers, x), exact_layers(b.layers, x)
             for l, (lo, hi) in enumerate(found):
                 apart = [p - q for p, q in zip(za[l], zb[l], strict=True)]
-                assert all(contains(p, d, q) for p, d, q in zip(lo[0].tolist(), apart, hi[0].tolist(), strict=True))
+                assert all(
+                    contains(p, d, q)
+                    for p, d, q in zip(lo[0].tolist(), apart, hi[0].tolist(), strict=True)
+                )
 
 
 def test_equal_networks_have_difference_zero():
@@ -237,24 +282,41 @@ def test_equal_networks_have_difference_zero():
     for activation in ("relu", "tanh", "leaky_relu(0.1)"):
         net = random_network(rng, activation=activation)
         low, high = random_box(rng, net.widths[0])
-        for lo, hi in propagation.difference(net.layers, net.layers, low[None], high[None], relax=False):
+        for lo, hi in propagation.difference(
+            net.layers, net.layers, low[None], high[None], relax=False
+        ):
             assert not lo.any()
             assert not hi.any()
 
 
 def test_relations_beat_two_separate_bounds():
     rng = np.random.default_rng(8)
-    a = mo.Network.mlp(rng.normal(size=(16, 4)), rng.normal(size=16), rng.normal(size=(1, 16)), [0.0], activation="relu")
+    a = mo.Network.mlp(
+        rng.normal(size=(16, 4)),
+        rng.normal(size=16),
+        rng.normal(size=(1, 16)),
+        [0.0],
+        activation="relu",
+    )
     b = a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters)))
     box = -np.ones((1, 4)), np.ones((1, 4))
     apart = np.subtract(*(part[0, 0] for part in propagation.linear(a.layers, *box)[-1][::-1]))
-    plain, relaxed = (propagation.difference(a.layers, b.layers, *box, relax=r)[-1][1][0, 0] for r in (False, True))
+    plain, relaxed = (
+        propagation.difference(a.layers, b.layers, *box, relax=r)[-1][1][0, 0]
+        for r in (False, True)
+    )
     assert relaxed <= plain < 0.1 * apart
 
 
 def test_difference_through_tanh():
     rng = np.random.default_rng(9)
-    a = mo.Network.mlp(rng.normal(size=(8, 2)), rng.normal(size=8), rng.normal(size=(1, 8)), [0.0], activation="tanh")
+    a = mo.Network.mlp(
+        rng.normal(size=(8, 2)),
+        rng.normal(size=8),
+        rng.normal(size=(1, 8)),
+        [0.0],
+        activation="tanh",
+    )
     b = a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters)))
     low, high = -np.ones((1, 2)), np.ones((1, 2))
     lo, hi = propagation.difference(a.layers, b.layers, low, high)[-1]
@@ -282,20 +344,30 @@ def test_signs_at_points_are_those_of_rationals(activation):
     count = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        parts = [rng.normal(size=shape) * 10.0 ** rng.integers(-3, 4) for shape in ((4, 3), 4, (4, 4), 4, (1, 4), 1)]
+        parts = [
+            rng.normal(size=shape) * 10.0 ** rng.integers(-3, 4)
+            for shape in ((4, 3), 4, (4, 4), 4, (1, 4), 1)
+        ]
         parts[0][1], parts[1][1] = parts[0][0], parts[1][0] * (1 + 1e-15)
         net = mo.Network.mlp(*parts, activation=activation)
         x = rng.normal(size=(5, 3))
-        x[0] -= parts[0][0] * (parts[0][0] @ x[0] + parts[1][0]) / (parts[0][0] @ parts[0][0])  # nearly on a hyperplane
+        x[0] -= (
+            parts[0][0] * (parts[0][0] @ x[0] + parts[1][0]) / (parts[0][0] @ parts[0][0])
+        )  # nearly on a hyperplane
         signs, sure = propagation.signs_at(net, x)
         for point, row, known in zip(x, signs, sure, strict=True):
             h, exact = [Fraction(v) for v in point.tolist()], []
             for layer in net.layers[:-1] if activation != "tanh" else net.layers[:1]:
                 rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
-                z = [sum((Fraction(w) * v for w, v in zip(r, h, strict=True)), Fraction(b)) for r, b in rows]
+                z = [
+                    sum((Fraction(w) * v for w, v in zip(r, h, strict=True)), Fraction(b))
+                    for r, b in rows
+                ]
                 exact += z
                 h = [layer.activation.exact(v) for v in z] if activation != "tanh" else h
-            for k, (value, s, proved) in enumerate(zip(exact, row.tolist(), known.tolist(), strict=False)):
+            for k, (value, s, proved) in enumerate(
+                zip(exact, row.tolist(), known.tolist(), strict=False)
+            ):
                 assert not proved or s == (value > 0) - (value < 0), (seed, k)
             count += int(known.sum())
             assert activation != "tanh" or not known[4:].any()

@@ -1,4 +1,6 @@
-"""Signs by linear programs and branching, and units that later layers hide: against exact vertices, and forged."""
+"""Signs by linear programs and branching, and units that later layers hide: against exact vertices,
+and forged.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def nothing_known(net):
 
 def vertices(net, box):
     """Per cell of the linear pieces, the pre-activations of hidden units at its vertices, exactly."""
-    return [[exact_layers(net.layers[:-1], p) for p in cell.points] for cell in mo.pieces(net, on=box).complex]
+    return [
+        [exact_layers(net.layers[:-1], p) for p in cell.points]
+        for cell in mo.pieces(net, on=box).complex
+    ]
 
 
 def random_pair(rng, k):
@@ -62,12 +67,19 @@ def test_signs_against_exact_extremes():
             for unit in range(net.widths[layer]):
                 values = [z[layer - 1][unit] for z in seen]
                 for sign, most in ((-1, max(values)), (1, -min(values))):
-                    found = linear_programs.prove(net, box, nothing_known(net), layer, unit, sign, limit=60).case
+                    found = linear_programs.prove(
+                        net, box, nothing_known(net), layer, unit, sign, limit=60
+                    ).case
                     assert found is None or most <= 0
                     proved += found is not None
                     missed += most < -1e-6 and found is None
                     if found is not None:
-                        kernel.require(net, box, nothing_known(net), Case.from_json(json.loads(json.dumps(found.to_json()))))
+                        kernel.require(
+                            net,
+                            box,
+                            nothing_known(net),
+                            Case.from_json(json.loads(json.dumps(found.to_json()))),
+                        )
     assert proved > 80
     assert missed == 0
 
@@ -76,21 +88,39 @@ def test_a_dual_gives_the_value_of_its_program():
     """Strong duality, up to rounding, for triangles of every kind, beside smooth layers too."""
     rng = np.random.default_rng(0)
     better = 0
-    for activation in ("relu", "leaky_relu(0.25)", "leaky_relu(-0.5)", "leaky_relu(2.0)", "abs", ["tanh", "relu", "relu"]):
+    for activation in (
+        "relu",
+        "leaky_relu(0.25)",
+        "leaky_relu(-0.5)",
+        "leaky_relu(2.0)",
+        "abs",
+        ["tanh", "relu", "relu"],
+    ):
         for _ in range(5):
             widths = 3, 6, 6, 6, 1
-            parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)), rng.normal(size=m))]
+            parts = [
+                p
+                for n, m in pairwise(widths)
+                for p in (rng.normal(size=(m, n)), rng.normal(size=m))
+            ]
             net = mo.Network.mlp(*parts, activation=activation)
             box = mo.Box(-1, 1).of_dimension(3)
             for layer in (2, 3):
                 target = kernel.objective_network(net, layer, 0, -1)
                 below = sum(net.widths[1:layer])
-                signs = np.where(rng.random(below) < 0.2, rng.choice([-1, 1], below), 0).astype(np.int8)
+                signs = np.where(rng.random(below) < 0.2, rng.choice([-1, 1], below), 0).astype(
+                    np.int8
+                )
                 found = kernel.propagate(target, box, signs[None])
                 if not np.isfinite(kernel.upper(target, found, signs[None])[0]):
                     continue
                 best, _ = linear_programs._optimum(target, box, found, signs[None])
-                bound = kernel.upper(target, found, signs[None], kernel.Multipliers(best.multipliers[None], ~np.isnan(best.multipliers[None])))[0]
+                bound = kernel.upper(
+                    target,
+                    found,
+                    signs[None],
+                    kernel.Multipliers(best.multipliers[None], ~np.isnan(best.multipliers[None])),
+                )[0]
                 plain = kernel.upper(target, found, signs[None])[0]
                 assert bound <= min(plain, best.value + 1e-6 * (1 + abs(best.value)))
                 better += bound < plain - 1e-6
@@ -103,7 +133,11 @@ def test_layers_that_no_program_takes():
     for size in (1e25, 1e155, 1e300):
         net = random_network(rng, (size, size), inputs=3)
         assert stable(net, mo.Box(-1, 1), budget=200).check()
-    wide = relu((rng.normal(size=(2100, 2100)), np.zeros(2100)), (-np.ones((1, 2100)), [1.0]), ([[1.0]], [0.0]))
+    wide = relu(
+        (rng.normal(size=(2100, 2100)), np.zeros(2100)),
+        (-np.ones((1, 2100)), [1.0]),
+        ([[1.0]], [0.0]),
+    )
     assert stable(wide, mo.Box(-1e-3, 1e-3), budget=64).programs == 0
 
 
@@ -111,9 +145,15 @@ def deep_local(seed, radius):
     """A network of many inputs and a small box, where affine bounds leave signs open."""
     rng = np.random.default_rng(seed)
     widths = 20, 16, 16, 16, 2
-    parts = [p for n, m in pairwise(widths) for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))]
+    parts = [
+        p
+        for n, m in pairwise(widths)
+        for p in (rng.normal(size=(m, n)) * (2 / n) ** 0.5, 0.3 * rng.normal(size=m))
+    ]
     centre = rng.normal(size=20)
-    return relu(*zip(parts[::2], parts[1::2], strict=True)), mo.Box(centre - radius, centre + radius)
+    return relu(*zip(parts[::2], parts[1::2], strict=True)), mo.Box(
+        centre - radius, centre + radius
+    )
 
 
 @pytest.fixture(scope="module")
@@ -191,13 +231,23 @@ def test_tampered_cases_are_refused(local):
     below = sum(local.network.widths[1 : case.layer])
     known = int(np.flatnonzero(signs[:below])[0])
     with pytest.raises(mo.CertificateRejected, match="is known"):
-        judged(*base[:branched], replace(case, tree=(known, -1, -1), leaves=case.leaves[:2]), *base[branched + 1 :])
+        judged(
+            *base[:branched],
+            replace(case, tree=(known, -1, -1), leaves=case.leaves[:2]),
+            *base[branched + 1 :],
+        )
     for _ in range(200):  # no multipliers prove what is false
         layer = int(rng.integers(2, 4))
-        unit = int(rng.choice(np.flatnonzero((local.signs[layer - 1] == 0) & (local.undecided[layer - 1] == 0))))
+        unit = int(
+            rng.choice(
+                np.flatnonzero((local.signs[layer - 1] == 0) & (local.undecided[layer - 1] == 0))
+            )
+        )
         below = sum(local.network.widths[1:layer])
         values = tuple((rng.normal(size=below) * 10.0 ** rng.integers(-3, 300)).tolist())
-        false = Case(layer, unit, int(rng.choice([-1, 1])), -1, (-1,), ((tuple(range(below)), values),))
+        false = Case(
+            layer, unit, int(rng.choice([-1, 1])), -1, (-1,), ((tuple(range(below)), values),)
+        )
         with pytest.raises(mo.CertificateRejected, match="is not proved"):
             kernel.require(local.network, local.box, signs, false)
 
@@ -227,10 +277,15 @@ def test_malformed_cases_are_refused(change):
 
 def test_long_trees_stay_small_in_memory():
     """A million nodes are refused at the first that is none."""
-    net, box = relu(([[1.0]], [0.0]), ([[1.0]], [-0.5]), ([[1.0]], [0.0])), mo.Box(-1, 1).of_dimension(1)
+    net, box = (
+        relu(([[1.0]], [0.0]), ([[1.0]], [-0.5]), ([[1.0]], [0.0])),
+        mo.Box(-1, 1).of_dimension(1),
+    )
     for tree in ((0,) * 10**6, (0, -1) * 10**5 + (-1,), (-1,) * 10**6):
         with pytest.raises(mo.CertificateRejected):
-            kernel.require(net, box, nothing_known(net), Case(2, 0, -1, -1, tree, (((), ()),) * tree.count(-1)))
+            kernel.require(
+                net, box, nothing_known(net), Case(2, 0, -1, -1, tree, (((), ()),) * tree.count(-1))
+            )
 
 
 def test_local_boxes_of_real_networks(shared):
@@ -243,10 +298,16 @@ def test_local_boxes_of_real_networks(shared):
         net = mo.load(shared / "models" / name)
         plain = rest = 0
         for image in images:
-            found = stable(net, mo.Box(np.clip(image - radius, 0, 1), np.clip(image + radius, 0, 1)), budget=10_000)
+            found = stable(
+                net,
+                mo.Box(np.clip(image - radius, 0, 1), np.clip(image + radius, 0, 1)),
+                budget=10_000,
+            )
             assert found.check()
             rest += sum(int((u != 0).sum()) for u in found.undecided)
-            plain += rest + sum(found.count(sign, how) for sign in (-1, 1) for how in (PROGRAM, BRANCHING))
+            plain += rest + sum(
+                found.count(sign, how) for sign in (-1, 1) for how in (PROGRAM, BRANCHING)
+            )
         assert plain >= open_ * 0.75, name
         assert rest <= left, name
 
@@ -255,7 +316,9 @@ def test_local_boxes_of_real_networks(shared):
 
 
 def test_the_stored_hidden_unit_goes(shared):
-    case = next(c for c in cases(shared, "hidden_symmetry") if c["id"].endswith("unit-hidden-by-next-layer"))
+    case = next(
+        c for c in cases(shared, "hidden_symmetry") if c["id"].endswith("unit-hidden-by-next-layer")
+    )
     for net in (read(case["net_f"]), read(case["net_g"])):
         small = mo.compress(net, on=box_of(case))
         assert small.network.widths == (2, 1, 1, 1)
@@ -267,7 +330,9 @@ def test_the_stored_hidden_unit_goes(shared):
 
 
 def gated(rng, inputs=2, visible=0.0):
-    """A unit that is on where all units that see it are off, but for `visible`: they all start with minus its plane."""
+    """A unit that is on where all units that see it are off, but for `visible`: they all start with
+    minus its plane.
+    """
     weight, bias = rng.integers(-2, 3, (4, inputs)) / 1.0, rng.integers(-2, 3, 4) / 2.0
     weight[0], bias[0] = rng.permutation([1.0] + [0.5] * (inputs - 1)), 0.25
     weight[1], bias[1] = -weight[0], -bias[0]
@@ -296,7 +361,9 @@ def test_planted_hidden_units_go_and_visible_ones_stay():
 
 
 def test_cuts_against_exact_vertices():
-    """A pair is cut only if the unit behind is off, with and without the weight, wherever the other is on."""
+    """A pair is cut only if the unit behind is off, with and without the weight, wherever the other
+    is on.
+    """
     rng, proved = np.random.default_rng(0), 0
     for k in range(40):
         net, box = random_pair(rng, k)
@@ -305,7 +372,9 @@ def test_cuts_against_exact_vertices():
             weight, bias = net.layers[layer - 1].weight, net.layers[layer - 1].bias
             for unit in range(net.widths[layer]):
                 for given in range(net.widths[layer - 1]):
-                    found = linear_programs.prove(net, box, nothing_known(net), layer, unit, -1, given, 20).case
+                    found = linear_programs.prove(
+                        net, box, nothing_known(net), layer, unit, -1, given, 20
+                    ).case
                     if found is None:
                         continue
                     proved += 1
@@ -337,21 +406,37 @@ def test_forged_cuts_are_refused():
     first = cuts[0]
 
     def judged(*cases, signs=found.signs):
-        replace(claimed(found), signs=tuple(tuple(map(int, s)) for s in signs), cases=cases).verify(net)
+        replace(claimed(found), signs=tuple(tuple(map(int, s)) for s in signs), cases=cases).verify(
+            net
+        )
 
     assert {(case.assuming_active, case.unit) for case in cuts} == {(1, 0), (1, 1)}
-    for change in ({"assuming_active": 0}, {"assuming_active": 2}, {"assuming_active": 99}, {"layer": 1}, {"layer": 3}, {"unit": 9}, {"sign": 1}):
+    for change in (
+        {"assuming_active": 0},
+        {"assuming_active": 2},
+        {"assuming_active": 99},
+        {"layer": 1},
+        {"layer": 3},
+        {"unit": 9},
+        {"sign": 1},
+    ):
         with pytest.raises(mo.CertificateRejected):
             judged(replace(first, **change))
     with pytest.raises(mo.CertificateRejected, match="behind a cut"):
         judged(first, Case(2, 0, int(found.signs[1][0]), -1, (-1,), (((), ()),)))
-    leaky = mo.Network.mlp(*(p for x in net.layers for p in (x.weight, x.bias)), activation="leaky_relu(0.5)")
+    leaky = mo.Network.mlp(
+        *(p for x in net.layers for p in (x.weight, x.bias)), activation="leaky_relu(0.5)"
+    )
     with pytest.raises(mo.CertificateRejected, match="ReLU"):
-        kernel.verify(leaky, found.box, (-1,), [np.zeros(n, dtype=np.int8) for n in net.widths[1:-1]], [first])
+        kernel.verify(
+            leaky, found.box, (-1,), [np.zeros(n, dtype=np.int8) for n in net.widths[1:-1]], [first]
+        )
 
 
 def test_a_cut_into_a_unit_that_is_claimed_active_is_refused():
-    """relu(x) - 1 <= 0 where x >= 0 on [-1, 1], so the weight may go; z = 0 at x = 1 only. Sign 1 would be another matter."""
+    """relu(x) - 1 <= 0 where x >= 0 on [-1, 1], so the weight may go; z = 0 at x = 1 only. Sign 1
+    would be another matter.
+    """
     net = relu(([[1.0], [-1.0]], [0.0, 0.0]), ([[-1.0, 1.0]], [0.0]), ([[1.0]], [0.0]))
     box, leaf = mo.Box(0, 1).of_dimension(1), (((), ()),)
     cut = Case(2, 0, -1, 0, (-1,), leaf)
@@ -364,7 +449,9 @@ def test_a_cut_into_a_unit_that_is_claimed_active_is_refused():
 
 
 def test_cuts_beside_changed_parameters():
-    """Both in one certificate: a nearly constant unit becomes constant, then a hidden one loses its weights."""
+    """Both in one certificate: a nearly constant unit becomes constant, then a hidden one loses its
+    weights.
+    """
     first = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1e-5, 0.0]], [0.0, -2.0, 0.5, 1.0]
     behind = ([[1.0, -1.0, 0.5, 1.0], [1.0, -0.5, -1.0, 0.5]], [-3.0, -2.0]), ([[1.0, 2.0]], [0.0])
     net, box = relu(first, *behind), mo.Box([-4, -2], [4, 2]).of_dimension(2)

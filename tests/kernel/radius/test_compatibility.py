@@ -1,4 +1,6 @@
-"""Signed boxes and free groups against brute force: what is near, what is listed, where searches give up."""
+"""Signed boxes and free groups against brute force: what is near, what is listed, where searches
+give up.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_free_groups_are_all_that_matter():
 
 
 def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
-    """Of all boxes and free groups exactly those within the bound on reduced costs; the scale decides about rounding."""
+    """Of all boxes and free groups exactly those within the bound on reduced costs; the scale
+    decides about rounding.
+    """
     monkeypatch.setattr(guides, "CROWD", 0)  # multipliers around every unit
     rng = np.random.default_rng(20)
     seen = few = held = 0

@@ -1,4 +1,6 @@
-"""The kernel of proximate rank: comparisons, boxes and free groups against brute force; forged bounds are refused."""
+"""The kernel of proximate rank: comparisons, boxes and free groups against brute force; forged
+bounds are refused.
+"""
 
 import json
 from dataclasses import replace
@@ -33,9 +35,14 @@ def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
     for _ in range(40):
         b = random_ball(rng, 8)
         leaf = DualWeights({int(u): 2 for u in b.required}, dict.fromkeys(range(b.size), 1), (), 3)
-        rows = rng.exponential(size=(b.size, 2, 2 * b.outgoing.shape[1])) * 10.0 ** rng.integers(-300, 300, (b.size, 2, 1))
+        rows = rng.exponential(size=(b.size, 2, 2 * b.outgoing.shape[1])) * 10.0 ** rng.integers(
+            -300, 300, (b.size, 2, 1)
+        )
         made = tuple((unit, tuple(map(tuple, row))) for unit, row in enumerate(rows.tolist()))
-        plain, other = (listed(b, b.required, 10**6, 10**6, (one, 1))[1] for one in (leaf, replace(leaf, guides=made)))
+        plain, other = (
+            listed(b, b.required, 10**6, 10**6, (one, 1))[1]
+            for one in (leaf, replace(leaf, guides=made))
+        )
         assert keys(plain) == keys(other)
     for wrong in (-1.0, float("inf"), float("nan"), "1", True, None):
         odd = ((0, ((wrong,), (0.0,))),)
@@ -46,11 +53,15 @@ def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
     for shape in ((), ((0.0,) * 5,) * 2, ((0.0, 0.0),)):
         rows = tuple(b.required.tolist())
         with pytest.raises(CertificateRejected, match="two rows of"):
-            Bound(0, ((rows, DualWeights(dict.fromkeys(rows, 1), {}, (), 1, ((rows[0], shape),))),)).verify(b)
+            Bound(
+                0, ((rows, DualWeights(dict.fromkeys(rows, 1), {}, (), 1, ((rows[0], shape),))),)
+            ).verify(b)
 
 
 def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
-    """Optimal weights hold; one unit more of weight, or less of price, and the kernel finds the column that weighs too much."""
+    """Optimal weights hold; one unit more of weight, or less of price, and the kernel finds the
+    column that weighs too much.
+    """
     monkeypatch.setattr(guides, "CROWD", 0)
     rng = np.random.default_rng(21)
     refused = 0
@@ -81,7 +92,8 @@ def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
 @pytest.mark.parametrize(
     "leaf",
     [
-        DualWeights({0: -1, 1: 2}, {}, (), 1), DualWeights({0: 1}, {1: -1}, (), 1), DualWeights({7: 1}, {}, (), 1), DualWeights({0: 1}, {7: 1}, (), 1),
+        DualWeights({0: -1, 1: 2}, {}, (), 1), DualWeights({0: 1}, {1: -1}, (), 1),
+        DualWeights({7: 1}, {}, (), 1), DualWeights({0: 1}, {7: 1}, (), 1),
         DualWeights({0: 1}, {}, (), 0), DualWeights({0: 2**62}, {}, (), 2**61), DualWeights({0: 1}, {}, (((0, 1, 2), -1),), 1),
     ],
 )  # fmt: skip
@@ -115,7 +127,10 @@ def certified(seed=4, h=12):
     """A network whose bound is a tree that matters, and its certificate."""
     rng = np.random.default_rng(seed)
     net = mo.Network.mlp(
-        rng.integers(-8, 9, (h, 1)) / 4.0, rng.integers(-8, 9, h) / 4.0, rng.integers(1, 9, (2, h)) / 2.0, [0.0, 0.0]
+        rng.integers(-8, 9, (h, 1)) / 4.0,
+        rng.integers(-8, 9, h) / 4.0,
+        rng.integers(1, 9, (2, h)) / 2.0,
+        [0.0, 0.0],
     )
     small = mo.compress(net, radius=0.375)
     assert small.optimal
@@ -177,7 +192,16 @@ def twice_the_same(data):
 
 
 @pytest.mark.parametrize(
-    "change", [move_beyond, smaller_radius, higher_bound, dropped_part, no_bound, heavier_weights, twice_the_same]
+    "change",
+    [
+        move_beyond,
+        smaller_radius,
+        higher_bound,
+        dropped_part,
+        no_bound,
+        heavier_weights,
+        twice_the_same,
+    ],
 )
 def test_tampering_is_refused(change):
     net, small = certified()
@@ -226,14 +250,40 @@ def test_trees_prove_what_they_prove():
     Bound(3, ((units, halves),)).verify(b)  # 5/2 rounds up
     odd = DualWeights({}, {}, ((units, 1),), 1)
     Bound(3, ((units, odd),)).verify(b)
-    split = Branch((0, 1), False, DualWeights({2: 1, 4: 1}, {}, (), 1), DualWeights({1: 1, 4: 1}, {}, (), 1))
-    for claim, tree in ((4, halves), (4, odd), (3, split), (3, DualWeights(dict.fromkeys(units, 1), {}, (), 1))):
+    split = Branch(
+        (0, 1), False, DualWeights({2: 1, 4: 1}, {}, (), 1), DualWeights({1: 1, 4: 1}, {}, (), 1)
+    )
+    for claim, tree in (
+        (4, halves),
+        (4, odd),
+        (3, split),
+        (3, DualWeights(dict.fromkeys(units, 1), {}, (), 1)),
+    ):
         with pytest.raises(mo.CertificateRejected):
             Bound(claim, ((units, tree),)).verify(b)
     with pytest.raises(mo.CertificateRejected, match="compatible"):
-        Bound(3, (((0, 1), DualWeights({0: 1}, {}, (), 1)), ((2, 3, 4), DualWeights({2: 1, 4: 1}, {}, (), 1)))).verify(b)
+        Bound(
+            3,
+            (
+                ((0, 1), DualWeights({0: 1}, {}, (), 1)),
+                ((2, 3, 4), DualWeights({2: 1, 4: 1}, {}, (), 1)),
+            ),
+        ).verify(b)
     with pytest.raises(mo.CertificateRejected, match="joins two parts"):
-        Bound(3, ((units, IndependentParts((((0, 1), DualWeights({0: 1}, {}, (), 1)), ((2, 3, 4), DualWeights({2: 1, 4: 1}, {}, (), 1))))),)).verify(b)
+        Bound(
+            3,
+            (
+                (
+                    units,
+                    IndependentParts(
+                        (
+                            ((0, 1), DualWeights({0: 1}, {}, (), 1)),
+                            ((2, 3, 4), DualWeights({2: 1, 4: 1}, {}, (), 1)),
+                        )
+                    ),
+                ),
+            ),
+        ).verify(b)
 
 
 def test_a_sieve_leaves_out_only_what_costs_too_much():
@@ -241,7 +291,8 @@ def test_a_sieve_leaves_out_only_what_costs_too_much():
     units = (0, 1, 2, 3, 4)
     halves = DualWeights(dict.fromkeys(units, 1), {}, (), 2)
     Bound(3, ((units, ReducedCostFilter(halves, 3, halves)),)).verify(b)
-    # covers of cost 2 cannot exist, but a sieve for target 9 keeps all boxes: the claim beneath it fails
+    # covers of cost 2 cannot exist, but a sieve for target 9 keeps all boxes: the claim beneath it
+    # fails
     with pytest.raises(mo.CertificateRejected):
         Bound(9, ((units, ReducedCostFilter(halves, 9, DualWeights({0: 9}, {}, (), 1))),)).verify(b)
 

@@ -4,13 +4,14 @@ Three ways, each with bounds of its error; what lies in all their intervals is t
 
 Direct: a quadratic form in kernels. It loses what lies below about 1e-7 of the networks' own size.
 
-Linear, for smooth activations s and as many units in both: with unit i of one network matched to one of the other, outgoing
-weights a, b and pre-activations X, Y, let M = (X + Y) / 2 and D = X - Y. Taylor's theorem at M gives
+Linear, for smooth activations s and as many units in both: with unit i of one network matched to
+one of the other, outgoing weights a, b and pre-activations X, Y, let M = (X + Y) / 2 and D = X - Y.
+Taylor's theorem at M gives
 
     a s(X) - b s(Y) = (a - b) s(M) + (a + b)/2 s'(M) D + R,    |R| <= |a - b| sup|s''| D^2 / 8 + |a + b|/2 sup|s'''| |D|^3 / 24,
 
-and the mean square of the sum of the first two terms is a quadratic form in which nothing cancels: D comes from the
-differences of the weights.
+and the mean square of the sum of the first two terms is a quadratic form in which nothing cancels:
+D comes from the differences of the weights.
 
 In 31 digits, for piecewise linear networks (`piecewise_linear_expectations`).
 """
@@ -59,8 +60,9 @@ ORDERS: tuple[Order, ...] = (
     (0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3)
 )  # fmt: skip
 BENDS = {  # sup |s''| and sup |s'''|, rounded up; tests/compression/average/test_closed_form.py
-    "tanh": (0.77, 2.0), "sigmoid": (0.0963, 0.125), "softplus": (0.25, 0.0963), "silu": (0.5, 0.31), "sin": (1.0, 1.0),
-    "erf": (0.968, 2.257), "gelu": (0.798, 0.779), "gelu_tanh": (0.798, 0.777), "identity": (0.0, 0.0),
+    "tanh": (0.77, 2.0), "sigmoid": (0.0963, 0.125), "softplus": (0.25, 0.0963),
+    "silu": (0.5, 0.31), "sin": (1.0, 1.0), "erf": (0.968, 2.257), "gelu": (0.798, 0.779),
+    "gelu_tanh": (0.798, 0.777), "identity": (0.0, 0.0),
 }  # fmt: skip
 
 
@@ -73,9 +75,15 @@ class Ends(NamedTuple):
 
     @staticmethod
     def of(square: float, error: float, slip: float) -> Ends:
-        """The root of a square, from a bound of the error of the square and one of the error of the root."""
+        """The root of a square, from a bound of the error of the square and one of the error of the
+        root.
+        """
         low = math.sqrt(max(0.0, square - error)) * (1 - 2.0**-50) - slip
-        return Ends(math.sqrt(max(0.0, square)), max(0.0, low), math.sqrt(max(0.0, square + error)) * (1 + 2.0**-50) + slip)
+        return Ends(
+            math.sqrt(max(0.0, square)),
+            max(0.0, low),
+            math.sqrt(max(0.0, square + error)) * (1 + 2.0**-50) + slip,
+        )
 
     @property
     def width(self) -> float:
@@ -100,9 +108,9 @@ class ShallowNetwork:
     """f(z) = outer^T s(mean + row z) + bias, z ~ N(0, I).
 
     Args:
-        outer: ``[units, out]``. bias: ``[out]``. rounding, lost: ``[units]``, at least the root mean squares of what
-            rounding did to the pre-activations, and of what is independent of them and left out; None where these units are
-            what is meant.
+        outer: ``[units, out]``. bias: ``[out]``. rounding, lost: ``[units]``, at least the root
+            mean squares of what rounding did to the pre-activations, and of what is independent of
+            them and left out; None where these units are what is meant.
     """
 
     activation: Activation
@@ -117,8 +125,13 @@ class ShallowNetwork:
         """A network with at most one hidden layer."""
         first, last = net.layers[0], net.layers[-1]
         if len(net.layers) > 2:
-            raise UnsupportedModel(f"{len(net.layers) - 1} hidden layers; the closed form is for one")
-        units, moved = whitening.units(first.weight, first.bias), whitening.rounding(first.weight, first.bias)
+            raise UnsupportedModel(
+                f"{len(net.layers) - 1} hidden layers; the closed form is for one"
+            )
+        units, moved = (
+            whitening.units(first.weight, first.bias),
+            whitening.rounding(first.weight, first.bias),
+        )
         lost = whitening.lost * np.linalg.norm(first.weight, axis=1)
         if len(net.layers) == 1:  # affine: one identity unit per output
             eye, zero = np.eye(len(last.bias)), np.zeros(len(last.bias))
@@ -134,7 +147,9 @@ class ShallowNetwork:
         return error * float(np.linalg.norm(self.outer, axis=1).sum()) if error else 0.0
 
     def slip(self) -> float:
-        """At least the root mean square of what rounding of the pre-activations does to the outputs."""
+        """At least the root mean square of what rounding of the pre-activations does to the
+        outputs.
+        """
         if self.rounding is None:
             return 0.0
         each = float(self.activation.lipschitz) * self.rounding
@@ -143,10 +158,12 @@ class ShallowNetwork:
         return float(np.linalg.norm(self.outer, axis=1) @ each)
 
     def smoothed(self) -> tuple[float, float]:
-        """What is lost of the pre-activations: its root mean square in the outputs, and that of its mean given the rest.
+        """What is lost of the pre-activations: its root mean square in the outputs, and that of its
+        mean given the rest.
 
-        A unit s(X + e) has mean s(X) + sup|s''| Var e / 2 at most given X; with a kink, the smoothed kink less the kink, which
-        has a mean square of at most (jump of the slope)^2 Var(e)^(3/2) / (10 sqrt(2 pi Var X)).
+        A unit s(X + e) has mean s(X) + sup|s''| Var e / 2 at most given X; with a kink, the
+        smoothed kink less the kink, which has a mean square of at most (jump of the slope)^2
+        Var(e)^(3/2) / (10 sqrt(2 pi Var X)).
         """
         if self.lost is None or not self.lost.any():
             return 0.0, 0.0
@@ -157,13 +174,22 @@ class ShallowNetwork:
             part = np.minimum(whole, BENDS[s.kind][0] * self.lost**2 / 2)
         elif s.homogeneous:
             spread = np.sqrt(np.maximum(self.units.variance, 1e-300))
-            part = np.minimum(whole, 2 * float(s.lipschitz) * np.sqrt(self.lost**3 / (10 * math.sqrt(2 * math.pi) * spread)))
+            part = np.minimum(
+                whole,
+                2
+                * float(s.lipschitz)
+                * np.sqrt(self.lost**3 / (10 * math.sqrt(2 * math.pi) * spread)),
+            )
         return float(weight @ whole), float(weight @ part)
 
     def sizes(self) -> Array:
-        """At least the root mean square of each unit's output, times how much its expansion cancels: ``[units]``."""
+        """At least the root mean square of each unit's output, times how much its expansion
+        cancels: ``[units]``.
+        """
         s = self.activation
-        each = s.zero + float(s.lipschitz) * np.sqrt(np.square(self.units.mean) + self.units.variance)
+        each = s.zero + float(s.lipschitz) * np.sqrt(
+            np.square(self.units.mean) + self.units.variance
+        )
         if s.bound is not None:
             each = np.minimum(each, float(s.bound))
         return np.asarray(each * cancellation(s))
@@ -179,14 +205,19 @@ class ShallowNetwork:
 def inner(f: ShallowNetwork, g: ShallowNetwork, nodes: int = FINE) -> tuple[float, float]:
     """sum over outputs of the covariance of f and g, and what rounding may have done to it."""
     same = f is g
-    (e,), (k,) = means(f.activation, f.units, (0,), nodes), means(g.activation, g.units, (0,), nodes)
+    (e,), (k,) = (
+        means(f.activation, f.units, (0,), nodes),
+        means(g.activation, g.units, (0,), nodes),
+    )
     total, size = 0.0, 0.0
     step = max(1, CHUNK // max(1, len(g)))
     one_size, two_size = f.sizes(), g.sizes()
     for top in range(0, len(f), step):
         one, start = f.units[top : top + step], top if same else 0
         weight = f.outer[top : top + step] @ g.outer[start:].T
-        if same:  # what lies left of the diagonal block is left out: what lies right of it counts twice
+        if (
+            same
+        ):  # what lies left of the diagonal block is left out: what lies right of it counts twice
             weight[:, step:] *= 2
         (part,) = gram(f.activation, one, g.activation, g.units[start:], ((0, 0),), nodes)
         product = np.outer(e[top : top + step], k[start:])
@@ -196,10 +227,11 @@ def inner(f: ShallowNetwork, g: ShallowNetwork, nodes: int = FINE) -> tuple[floa
 
 
 def distance(a: Network, b: Network, law: Gaussian, nodes: int = FINE) -> Ends:
-    """sqrt(E |a - b|^2): value, and bounds. For networks with at most one hidden layer, before their output maps.
+    """sqrt(E |a - b|^2): value, and bounds. For networks with at most one hidden layer, before
+    their output maps.
 
-    The bounds are of the roundings of floats and of the sums, as far as they were analysed: an estimate with its error, not a
-    certificate.
+    The bounds are of the roundings of floats and of the sums, as far as they were analysed: an
+    estimate with its error, not a certificate.
 
     Raises:
         UnsupportedModel: an activation, or a pair of them, without a closed form.
@@ -232,7 +264,9 @@ def _at_point(a: Network, b: Network, x: Array) -> Ends:
         high += max(most, -least) ** 2
     ends = -ceiling(-low), ceiling(high)
     lower, upper = math.nextafter(math.sqrt(ends[0]), 0.0), math.sqrt(ends[1])
-    above = math.nextafter(upper, math.inf) if upper else 0.0  # a root is rounded to nearest; that of 0 is exact
+    above = (
+        math.nextafter(upper, math.inf) if upper else 0.0
+    )  # a root is rounded to nearest; that of 0 is exact
     return Ends(upper, lower, above)
 
 
@@ -243,7 +277,12 @@ def _closer(a: Network, b: Network, law: Gaussian, whitening: Whitening, nodes: 
         square = piecewise_linear_expectations.squared(a, b, law)
         found.append(Ends.of(square.value, square.error, 0.0))
     kinds = {layer.activation for net in (a, b) for layer in net.layers[:-1]}
-    if len(kinds) == 1 and next(iter(kinds)).kind in BENDS and a.widths == b.widths and a.units <= MATCHED:
+    if (
+        len(kinds) == 1
+        and next(iter(kinds)).kind in BENDS
+        and a.widths == b.widths
+        and a.units <= MATCHED
+    ):
         found.append(_linear(a, b, whitening, nodes))
     return found
 
@@ -255,13 +294,17 @@ def _used(net: Network) -> Network:
     first, last = net.layers
     read = last.weight.any(axis=0)
     if not read.any():
-        return net.with_layers([Layer(np.zeros((net.widths[-1], net.widths[0])), last.bias, last.activation)])
+        return net.with_layers(
+            [Layer(np.zeros((net.widths[-1], net.widths[0])), last.bias, last.activation)]
+        )
     inside = Layer(first.weight[read], first.bias[read], first.activation)
     return net.with_layers([inside, Layer(last.weight[:, read], last.bias, last.activation)])
 
 
 def _of_one_size(a: Network, b: Network) -> tuple[Network, Network, float]:
-    """Both with outgoing weights and biases of at most about 1, and what to multiply distances with: a power of two."""
+    """Both with outgoing weights and biases of at most about 1, and what to multiply distances
+    with: a power of two.
+    """
     a, b = _even(a), _even(b)
     ends = [part for net in (a, b) for part in (net.layers[-1].weight, net.layers[-1].bias)]
     size = max(float(np.abs(part).max(initial=0.0)) for part in ends)
@@ -280,13 +323,17 @@ def _even(net: Network) -> Network:
         outer = np.ldexp(last.weight, power)
         if not np.isfinite(outer).all():
             return net
-        inside = Layer(np.ldexp(first.weight, -power[:, None]), np.ldexp(first.bias, -power), first.activation)
+        inside = Layer(
+            np.ldexp(first.weight, -power[:, None]), np.ldexp(first.bias, -power), first.activation
+        )
     return net.with_layers([inside, Layer(outer, last.bias, last.activation)])
 
 
 def _divided(net: Network, scale: float) -> Network:
     last = net.layers[-1]
-    return net.with_layers([*net.layers[:-1], Layer(last.weight / scale, last.bias / scale, last.activation)])
+    return net.with_layers(
+        [*net.layers[:-1], Layer(last.weight / scale, last.bias / scale, last.activation)]
+    )
 
 
 def _direct(f: ShallowNetwork, g: ShallowNetwork, nodes: int) -> Ends:
@@ -294,7 +341,12 @@ def _direct(f: ShallowNetwork, g: ShallowNetwork, nodes: int) -> Ends:
     parts = [inner(f, f, nodes), inner(f, g, nodes), inner(g, g, nodes)]
     shift = f.mean(nodes) - g.mean(nodes)
     reach = [float(np.square(r.sizes() @ np.abs(r.outer) + np.abs(r.bias)).sum()) for r in (f, g)]
-    error = parts[0][1] + 2 * parts[1][1] + parts[2][1] + 4 * ROUNDING * (1 + max(len(f), len(g)) / SPREAD) * sum(reach)
+    error = (
+        parts[0][1]
+        + 2 * parts[1][1]
+        + parts[2][1]
+        + 4 * ROUNDING * (1 + max(len(f), len(g)) / SPREAD) * sum(reach)
+    )
     square = parts[0][0] - 2 * parts[1][0] + parts[2][0] + float(shift @ shift)
     whole, part = map(sum, zip(f.smoothed(), g.smoothed(), strict=True))
     error += whole**2 + 2 * part * math.sqrt(max(0.0, square + error))
@@ -305,8 +357,9 @@ class Pairs(NamedTuple):
     """Two networks unit by unit: weights halfway between them, and differences.
 
     Attributes:
-        weight: ``[units, in]``. bias: ``[units]``. outer: ``[units, out]``. rows, starts, outers, shift: differences of the
-            three, and of the output biases. slip: what rounding of the shift amounts to.
+        weight: ``[units, in]``. bias: ``[units]``. outer: ``[units, out]``. rows, starts, outers,
+            shift: differences of the three, and of the output biases. slip: what rounding of the
+            shift amounts to.
     """
 
     weight: Array
@@ -343,7 +396,9 @@ def _paired(a: Network, b: Network, whitening: Whitening) -> Pairs:
         slip = 2.0**-52 * (1 + len(carried)) * float(np.linalg.norm(size))
         shift = shift - carried.sum(axis=0)
     rows, starts, outers = f.weight - weight, f.bias - bias, out.weight.T - outer
-    return Pairs(weight + rows / 2, bias + starts / 2, outer + outers / 2, rows, starts, outers, shift, slip)
+    return Pairs(
+        weight + rows / 2, bias + starts / 2, outer + outers / 2, rows, starts, outers, shift, slip
+    )
 
 
 def _points(net: Network, whitening: Whitening) -> tuple[Array, Array]:
@@ -355,7 +410,9 @@ def _points(net: Network, whitening: Whitening) -> tuple[Array, Array]:
 def _gaps(x: Array, v: Array, y: Array, w: Array) -> Array:
     """Squared distances of units: ``[units, units]``."""
     one, two = np.column_stack([x, v]), np.column_stack([y, w])
-    return np.asarray(np.square(one).sum(axis=1)[:, None] + np.square(two).sum(axis=1)[None, :] - 2 * one @ two.T)
+    return np.asarray(
+        np.square(one).sum(axis=1)[:, None] + np.square(two).sum(axis=1)[None, :] - 2 * one @ two.T
+    )
 
 
 def _linear(a: Network, b: Network, whitening: Whitening, nodes: int) -> Ends:
@@ -375,17 +432,25 @@ def _linear(a: Network, b: Network, whitening: Whitening, nodes: int) -> Ends:
     left_out = accuracy(act, nodes)[1]
     slip += left_out * (changed + SLOPES * weight * near)
     at, by = whitening.rounding(p.weight, p.bias), whitening.rounding(p.rows, p.starts)
-    at, by = (x + whitening.lost * np.linalg.norm(w, axis=1) for x, w in ((at, p.weight), (by, p.rows)))
+    at, by = (
+        x + whitening.lost * np.linalg.norm(w, axis=1) for x, w in ((at, p.weight), (by, p.rows))
+    )
     slip += changed * lipschitz * at + weight * (3 * second * at * near + lipschitz * by)
     sizes = ShallowNetwork(act, middle, p.outer, p.shift).sizes()
     slip += 2.0**-50 * (changed * sizes + weight * lipschitz * near)
-    return Ends.of(square, LINEAR_ROUNDING * (1 + len(whitening.mean) / SPREAD) * size, float(slip.sum()) + p.slip)
+    return Ends.of(
+        square,
+        LINEAR_ROUNDING * (1 + len(whitening.mean) / SPREAD) * size,
+        float(slip.sum()) + p.slip,
+    )
 
 
 def _mixed(
     act: Activation, at: UnitLaw, outer: Array, move: UnitLaw, outers: Array, shift: Array, nodes: int
 ) -> tuple[float, float]:  # fmt: skip
-    """E |sum_i outers_i s(M_i) + outer_i s'(M_i) D_i + shift|^2, and the sum of the sizes of its terms."""
+    """E |sum_i outers_i s(M_i) + outer_i s'(M_i) D_i + shift|^2, and the sum of the sizes of its
+    terms.
+    """
     k = dict(zip(ORDERS, gram(act, at, act, at, ORDERS, nodes), strict=True))
     v = np.einsum("ik,ik->i", at.row, move.row)
     m1, m2, w1, w2 = move.mean[:, None], move.mean[None, :], v[:, None], v[None, :]
@@ -393,10 +458,16 @@ def _mixed(
     first = [m1 * k[1, 0], w1 * k[2, 0], x * k[1, 1]]
     second = [m2 * k[0, 1], w2 * k[0, 2], y * k[1, 1]]
     both = [
-        m1 * m2 * k[1, 1], m1 * w2 * k[1, 2], m1 * y * k[2, 1], w1 * m2 * k[2, 1], w1 * w2 * k[2, 2], w1 * y * k[3, 1],
-        x * m2 * k[1, 2], x * w2 * k[1, 3], x * y * k[2, 2], z * k[1, 1],
+        m1 * m2 * k[1, 1], m1 * w2 * k[1, 2], m1 * y * k[2, 1], w1 * m2 * k[2, 1],
+        w1 * w2 * k[2, 2], w1 * y * k[3, 1], x * m2 * k[1, 2], x * w2 * k[1, 3], x * y * k[2, 2],
+        z * k[1, 1],
     ]  # fmt: skip
-    parts = [(outers @ outers.T, [k[0, 0]]), (outers @ outer.T, second), (outer @ outers.T, first), (outer @ outer.T, both)]
+    parts = [
+        (outers @ outers.T, [k[0, 0]]),
+        (outers @ outer.T, second),
+        (outer @ outers.T, first),
+        (outer @ outer.T, both),
+    ]
     e = means(act, at, (0, 1, 2), nodes)
     parts += [(2 * outers @ shift, [e[0]]), (2 * outer @ shift, [move.mean * e[1], v * e[2]])]
     total = sum(float((weight * sum(terms)).sum()) for weight, terms in parts)

@@ -1,8 +1,10 @@
-"""Numbers of about 31 digits as sums of two floats, for differences in which all digits of one float cancel.
+"""Numbers of about 31 digits as sums of two floats, for differences in which all digits of one
+float cancel.
 
-A pair (high, low) of arrays stands for high + low with |low| at most half a unit in the last place of high. Sums and
-products of floats are turned into such pairs without error (Knuth 1969, Dekker 1971); what is built on them here has a
-relative error of a few times 2^-104. Products of numbers beyond 2^996 overflow; callers scale by powers of two first.
+A pair (high, low) of arrays stands for high + low with |low| at most half a unit in the last place
+of high. Sums and products of floats are turned into such pairs without error (Knuth 1969, Dekker
+1971); what is built on them here has a relative error of a few times 2^-104. Products of numbers
+beyond 2^996 overflow; callers scale by powers of two first.
 """
 
 from __future__ import annotations
@@ -169,7 +171,8 @@ def exponential(x: Twofold) -> Twofold:
     >>> abs(float(x.high)) < 2.0**-98
     True
     """
-    # e^x = 2^turns (e^rest)^(2^HALVINGS); the squarings act on e^rest - 1, which keeps the digits that 1 + rest would lose.
+    # e^x = 2^turns (e^rest)^(2^HALVINGS); the squarings act on e^rest - 1, which keeps the digits
+    # that 1 + rest would lose.
     turns = np.round(np.maximum(x.high, -700.0) / math.log(2))
     rest = (where(x.high < -700.0, -700.0, x) - LOG2 * turns).scaled(2.0**-HALVINGS)
     total = rest / float(TAYLOR)
@@ -179,7 +182,9 @@ def exponential(x: Twofold) -> Twofold:
         total = total.scaled(2.0) + total * total
     total = total + 1.0
     power = turns.astype(int)
-    return where(x.high < -700.0, 0.0, Twofold(np.ldexp(total.high, power), np.ldexp(total.low, power)))
+    return where(
+        x.high < -700.0, 0.0, Twofold(np.ldexp(total.high, power), np.ldexp(total.low, power))
+    )
 
 
 def arctangent(x: Twofold) -> Twofold:
@@ -226,7 +231,8 @@ def distribution(h: Twofold) -> Twofold:
 
 
 def owen(h: Twofold, w: Twofold) -> Twofold:
-    """Owen's T(h, w/h) (1956) for h, w >= 0, not both 0: the normal mass between the axis and a ray, beyond distance h.
+    """Owen's T(h, w/h) (1956) for h, w >= 0, not both 0: the normal mass between the axis and a
+    ray, beyond distance h.
 
     For w <= h by Owen's series, else through T(h, w/h) + T(w, h/w) = (P(h) + P(w)) / 2 - P(h) P(w).
     """
@@ -241,14 +247,18 @@ def owen(h: Twofold, w: Twofold) -> Twofold:
 
 
 def _series(h: Twofold, ratio: Twofold) -> Twofold:
-    """(atan a - sum (-1)^j a^(2j + 1) / (2j + 1) P(N > j)) / (2 pi), N Poisson with mean h^2 / 2, for a <= 1."""
+    """(atan a - sum (-1)^j a^(2j + 1) / (2j + 1) P(N > j)) / (2 pi), N Poisson with mean h^2 / 2,
+    for a <= 1.
+    """
     inside = h.high < FAR
     mean = (where(inside, h, 0.0) * where(inside, h, 0.0)).scaled(0.5)
     chance = exponential(-mean)
     beyond, power, square = 1.0 - chance, ratio, ratio * ratio
     total, j = ratio * beyond, 0
     most = float(mean.high.max(initial=0.0))
-    while j < most or np.any(chance.high > UNIT / 64):  # beyond the mean the chances fall, faster than a geometric series
+    while j < most or np.any(
+        chance.high > UNIT / 64
+    ):  # beyond the mean the chances fall, faster than a geometric series
         j += 1
         chance = chance * mean / float(j)
         beyond, power = beyond - chance, -(power * square)

@@ -1,8 +1,9 @@
 """Fewer hidden units with the least mean square error: variable projection from several starts.
 
-For fixed incoming weights the best outgoing ones solve a linear system, (K + ridge) V = R with K the Gram matrix of the
-student's units and R their products with the target. What is left is a smooth function of the incoming weights, minimised
-with its exact gradient by L-BFGS. Under a Gaussian K and R are closed forms (`gaussian_expectations`), on samples sums.
+For fixed incoming weights the best outgoing ones solve a linear system, (K + ridge) V = R with K
+the Gram matrix of the student's units and R their products with the target. What is left is a
+smooth function of the incoming weights, minimised with its exact gradient by L-BFGS. Under a
+Gaussian K and R are closed forms (`gaussian_expectations`), on samples sums.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class Goal(ABC):
     """What the student's centred outputs are fitted to.
 
     Attributes:
-        activation: of the student. units: candidates for its units. outer: ``[candidates, out]`` their weights in the target.
-        variance: sum over outputs of the target's variance (what a linear map explains taken out where there is a skip).
+        activation: of the student. units: candidates for its units. outer: ``[candidates, out]``
+            their weights in the target.
+        variance: sum over outputs of the target's variance (what a linear map explains taken out
+            where there is a skip).
     """
 
     activation: Activation
@@ -50,8 +53,12 @@ class Goal(ABC):
     variance: float
 
     @abstractmethod
-    def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
-        """K ``[M, M]``, R ``[M, out]`` and, where slopes are wanted, what takes derivatives by K and R to means and rows."""
+    def system(
+        self, student: UnitLaw, *, exact: bool = False, slopes: bool = True
+    ) -> tuple[Array, Array, Pull]:
+        """K ``[M, M]``, R ``[M, out]`` and, where slopes are wanted, what takes derivatives by K
+        and R to means and rows.
+        """
 
     @abstractmethod
     def pairs(self, count: int) -> int:
@@ -67,13 +74,16 @@ class Goal(ABC):
 
     @abstractmethod
     def affine(self, fit: Fit) -> tuple[Array, Array]:
-        """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
+        """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero
+        without skip), a bias.
+        """
 
 
 class Population(Goal):
     """The target is a network with one hidden layer, the law of its inputs is Gaussian.
 
-    Without `biases`: the student has no output bias, its hidden biases stay as they start, errors count the mean as well.
+    Without `biases`: the student has no output bias, its hidden biases stay as they start, errors
+    count the mean as well.
     """
 
     def __init__(self, target: ShallowNetwork, skip: bool = False, biases: bool = True) -> None:
@@ -82,7 +92,9 @@ class Population(Goal):
         self.slope = _slope(self.activation, self.units, self.outer)
         mean = target.mean(MEDIUM)
         total, self.rounding = inner(target, target, MEDIUM)
-        if total <= self.rounding:  # a constant, as far as can be seen: which part of the rounding units explain says nothing
+        if (
+            total <= self.rounding
+        ):  # a constant, as far as can be seen: which part of the rounding units explain says nothing
             total = 0.0
         total += (1 - self.biases) * float(mean @ mean)
         explained = float(np.square(self.slope).sum())
@@ -97,20 +109,32 @@ class Population(Goal):
         return self.left
 
     def at_most(self, fit: Fit) -> float:
-        student = ShallowNetwork(self.activation, fit.units, fit.outer, np.zeros(fit.outer.shape[1]))
-        rounding = 2 * (self.rounding + inner(student, student, MEDIUM)[1])  # of twice the product of both: at most as much
+        student = ShallowNetwork(
+            self.activation, fit.units, fit.outer, np.zeros(fit.outer.shape[1])
+        )
+        rounding = 2 * (
+            self.rounding + inner(student, student, MEDIUM)[1]
+        )  # of twice the product of both: at most as much
         slip = self.target.slip() + self.target.reach(MEDIUM) + student.reach(MEDIUM)
         return (math.sqrt(fit.square + rounding) + slip) ** 2
 
     def affine(self, fit: Fit) -> tuple[Array, Array]:
-        """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero without skip), a bias."""
+        """What the student adds to its units: a map ``[out, k]`` of the whitened inputs (zero
+        without skip), a bias.
+        """
         (mean,) = means(self.activation, fit.units, (0,), MEDIUM)
         bias = self.biases * (self.target.mean(MEDIUM) - mean @ fit.outer)
         slope = self.slope - _slope(self.activation, fit.units, fit.outer)
         return slope if self.skip else 0 * slope, bias
 
-    def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
-        s, nodes, orders = self.activation, MEDIUM if exact else COARSE, ORDERS if slopes else ORDERS[:1]
+    def system(
+        self, student: UnitLaw, *, exact: bool = False, slopes: bool = True
+    ) -> tuple[Array, Array, Pull]:
+        s, nodes, orders = (
+            self.activation,
+            MEDIUM if exact else COARSE,
+            ORDERS if slopes else ORDERS[:1],
+        )
         own = gram(s, student, s, student, orders, nodes)
         cross = gram(s, student, s, self.units, orders, nodes)
         s0, s1, s2, s3 = means(s, student, (0, 1, 2, 3), nodes)
@@ -126,23 +150,26 @@ class Population(Goal):
 
 @dataclass(frozen=True, eq=False)
 class _Adjoint:
-    """From derivatives G by K and H by R to those by the student's means m ``[M]`` and rows w ``[M, k]``.
+    """From derivatives G by K and H by R to those by the student's means m ``[M]`` and rows w ``[M,
+    k]``.
 
     With X_i = m_i + w_i z, Y_j those of the target and S_k = E s^(k)(X):
 
         K = E s(X) s(X)' - S_0 S_0' - L L',   R = E s(X) s(Y)' V - S_0 shift' - L slope',   L = diag(S_1) w
 
-    (without biases S_0 = 0 here, without skip L = 0). Price's theorem gives the derivatives of an expectation: by the mean
-    of X that of order (1, 0), by its variance |w_i|^2 half of (2, 0), by a covariance <w_i, w_j> that of (1, 1). So
+    (without biases S_0 = 0 here, without skip L = 0). Price's theorem gives the derivatives of an
+    expectation: by the mean of X that of order (1, 0), by its variance |w_i|^2 half of (2, 0), by a
+    covariance <w_i, w_j> that of (1, 1). So
 
         d/dm_i E s(X_i) s(X_j) = E s' s,      d/dw_i E s(X_i) s(X_j) = (E s'' s) w_i + (E s' s') w_j
         d/dm_i S_k = S_{k+1},                 d/dw_i S_k = S_{k+2} w_i
 
-    and the chain rule the rest; K is symmetric, so G counts with its transpose. `test_fit.py::test_gradients` compares
-    with differences.
+    and the chain rule the rest; K is symmetric, so G counts with its transpose.
+    `test_fit.py::test_gradients` compares with differences.
 
     Attributes:
-        own, cross: expectations ``[M, M]``, ``[M, target]`` of orders (0, 0), (1, 0), (2, 0), (1, 1). shift: ``[out]``.
+        own, cross: expectations ``[M, M]``, ``[M, target]`` of orders (0, 0), (1, 0), (2, 0), (1,
+            1). shift: ``[out]``.
         slope: ``[out, k]``. linear: L ``[M, k]``. s0 to s3: S_k ``[M]``.
     """
 
@@ -190,9 +217,22 @@ class Empirical(Goal):
     """The target's outputs on samples; inputs whitened."""
 
     def __init__(
-        self, z: Array, values: Array, activation: Activation, units: UnitLaw, outer: Array, skip: bool = False
+        self,
+        z: Array,
+        values: Array,
+        activation: Activation,
+        units: UnitLaw,
+        outer: Array,
+        skip: bool = False,
     ) -> None:
-        self.z, self.activation, self.units, self.outer, self.skip, self.raw = z, activation, units, outer, skip, values
+        self.z, self.activation, self.units, self.outer, self.skip, self.raw = (
+            z,
+            activation,
+            units,
+            outer,
+            skip,
+            values,
+        )
         basis = np.column_stack([np.ones(len(z)), z])
         self.basis = np.linalg.qr(basis)[0] if basis.shape[1] < len(z) else np.eye(len(z))
         self.values = self._free(values)
@@ -209,7 +249,9 @@ class Empirical(Goal):
         rest = self.raw - self.activation(self.z @ fit.units.row.T + fit.units.mean) @ fit.outer
         slope = np.zeros((rest.shape[1], self.z.shape[1]))
         if self.skip:
-            slope = np.linalg.lstsq(self.z - self.z.mean(axis=0), rest - rest.mean(axis=0), rcond=None)[0].T
+            slope = np.linalg.lstsq(
+                self.z - self.z.mean(axis=0), rest - rest.mean(axis=0), rcond=None
+            )[0].T
         return slope, np.asarray(rest.mean(axis=0) - slope @ self.z.mean(axis=0))
 
     def pairs(self, count: int) -> int:
@@ -219,14 +261,18 @@ class Empirical(Goal):
     def linear(self) -> float:
         return self.left
 
-    def system(self, student: UnitLaw, *, exact: bool = False, slopes: bool = True) -> tuple[Array, Array, Pull]:
+    def system(
+        self, student: UnitLaw, *, exact: bool = False, slopes: bool = True
+    ) -> tuple[Array, Array, Pull]:
         pre = self.z @ student.row.T + student.mean
         h, n = self._free(self.activation(pre)), len(self.z)
         return h.T @ h / n, h.T @ self.values / n, partial(self._pulled, pre, h)
 
     def _pulled(self, pre: Array, h: Array, gk: Array, gr: Array) -> tuple[Array, Array]:
         """Gradients for means and rows, from G and H for K = h'h / n and R = h'values / n."""
-        back = (h @ (gk + gk.T) + self.values @ gr.T) * self.activation.derivative(pre) / len(self.z)
+        back = (
+            (h @ (gk + gk.T) + self.values @ gr.T) * self.activation.derivative(pre) / len(self.z)
+        )
         return back.sum(axis=0), back.T @ self.z
 
 
@@ -240,7 +286,8 @@ class Fit(NamedTuple):
 
 
 def project(goal: Goal, units: UnitLaw, start: str = "") -> Fit:
-    """The best outgoing weights for given units, and the error (not of the ridge, but of these weights).
+    """The best outgoing weights for given units, and the error (not of the ridge, but of these
+    weights).
 
     Units that are constant where the error is measured get none.
     """
@@ -248,15 +295,23 @@ def project(goal: Goal, units: UnitLaw, start: str = "") -> Fit:
         return Fit(units, np.zeros((0, goal.outer.shape[1])), goal.variance, start)
     k, r, _ = goal.system(units, exact=True, slopes=False)
     spread = np.diag(k)
-    size = np.where(spread.astype(bool) | r.any(axis=1), np.sqrt(np.maximum(spread, 1e-300)), np.inf)
+    size = np.where(
+        spread.astype(bool) | r.any(axis=1), np.sqrt(np.maximum(spread, 1e-300)), np.inf
+    )
     values, vectors = np.linalg.eigh(k / np.outer(size, size))
     keep = values > 1e-11 * values[-1]
-    v = (vectors[:, keep] / values[keep]) @ (vectors[:, keep].T @ (r / size[:, None])) / size[:, None]
+    v = (
+        (vectors[:, keep] / values[keep])
+        @ (vectors[:, keep].T @ (r / size[:, None]))
+        / size[:, None]
+    )
     square = goal.variance - 2 * float((v * r).sum()) + float((v * (k @ v)).sum())
     return Fit(units, v, max(0.0, square), start)
 
 
-def descend(goal: Goal, start: UnitLaw, iterations: int, progress: Progress | None = None) -> UnitLaw:
+def descend(
+    goal: Goal, start: UnitLaw, iterations: int, progress: Progress | None = None
+) -> UnitLaw:
     """L-BFGS on the incoming weights, the outgoing ones eliminated."""
     from scipy.linalg import cho_factor, cho_solve
     from scipy.optimize import minimize
@@ -282,7 +337,8 @@ def descend(goal: Goal, start: UnitLaw, iterations: int, progress: Progress | No
             v = cho_solve(cho_factor(k), r)
         except np.linalg.LinAlgError:
             return math.inf, np.zeros(theta.size)
-        # The error variance - <R, V> with V = K^-1 R: its differential is <V V', dK> - 2 <V, dR>, without that of V.
+        # The error variance - <R, V> with V = K^-1 R: its differential is <V V', dK> - 2 <V, dR>,
+        # without that of V.
         with np.errstate(over="ignore", invalid="ignore"):
             gk = v @ v.T
             gk[np.diag_indices(len(gk))] *= 1 + RIDGE  # the ridge is a share of K's diagonal
@@ -292,7 +348,8 @@ def descend(goal: Goal, start: UnitLaw, iterations: int, progress: Progress | No
             return math.inf, np.zeros(theta.size)
         if homogeneous:
             point = np.column_stack([units.row, units.mean])
-            # The function knows only the direction of (w, m): the gradient of a function of theta / |theta|.
+            # The function knows only the direction of (w, m): the gradient of a function of theta /
+            # |theta|.
             g = (g - (g * point).sum(axis=1)[:, None] * point) / size[:, None]
         return (goal.variance - float((r * v).sum())) / scale, g.ravel() / scale
 
@@ -303,15 +360,24 @@ def descend(goal: Goal, start: UnitLaw, iterations: int, progress: Progress | No
             progress(next(steps), iterations, "iterations")
 
     memory = 20 if start.row.size < 10**5 else 8
-    options = {"maxiter": iterations, "maxcor": memory, "ftol": 1e-7, "gtol": 1e-12, "maxfun": 2 * iterations}
+    options = {
+        "maxiter": iterations,
+        "maxcor": memory,
+        "ftol": 1e-7,
+        "gtol": 1e-12,
+        "maxfun": 2 * iterations,
+    }
     first = unpack(np.column_stack([start.row, start.mean]).ravel())[0]
     theta = np.column_stack([first.row, first.mean]).ravel()
     scale = max(abs(value(theta)[0]), 1e-12 * goal.variance, 1e-280)
-    return unpack(minimize(value, theta, jac=True, method="L-BFGS-B", callback=told, options=options).x)[0]
+    return unpack(
+        minimize(value, theta, jac=True, method="L-BFGS-B", callback=told, options=options).x
+    )[0]
 
 
 def pursuit(goal: Goal, count: int) -> tuple[Any, Array]:
-    """Orthogonal matching pursuit among the target's own units: their indices, and the error after each.
+    """Orthogonal matching pursuit among the target's own units: their indices, and the error after
+    each.
 
     Stops where no unit adds anything.
     """
@@ -321,7 +387,8 @@ def pursuit(goal: Goal, count: int) -> tuple[Any, Array]:
 
 
 def _pursue(k: Array, r: Array, variance: float, count: int, pick: Any) -> tuple[Any, Array]:
-    # Cholesky steps: `basis` holds the columns of the chosen units, made orthonormal, `left` and r what they leave over.
+    # Cholesky steps: `basis` holds the columns of the chosen units, made orthonormal, `left` and r
+    # what they leave over.
     left, start, r = np.diag(k).copy(), np.diag(k).copy(), r.copy()
     basis = np.zeros((len(k), min(count, len(k))))
     chosen: list[int] = []
@@ -361,7 +428,10 @@ def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, UnitLa
     if goal.activation.bound is None and 2 <= count <= width + 1:
         size = float(np.sqrt(goal.units.variance).mean()) or 1.0
         turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
-        mean = np.full(count, float(np.average(goal.units.mean, weights=np.abs(goal.outer).sum(axis=1) + 1e-300)))
+        mean = np.full(
+            count,
+            float(np.average(goal.units.mean, weights=np.abs(goal.outer).sum(axis=1) + 1e-300)),
+        )
         found["frame"] = UnitLaw(mean, size * simplex(count, width) @ turn)
     return found
 
@@ -379,11 +449,15 @@ def simplex(count: int, width: int) -> Array:
 
 def _filled(goal: Goal, chosen: Any, count: int, rng: np.random.Generator) -> UnitLaw:
     rest = np.setdiff1d(np.arange(len(goal.units)), chosen)
-    return goal.units[np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]]).astype(int)]
+    return goal.units[
+        np.concatenate([chosen, rng.permutation(rest)[: count - len(chosen)]]).astype(int)
+    ]
 
 
 def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -> UnitLaw:
-    """Centres of the target's units, weighted by their part in it; up to scale and sign where the activation allows."""
+    """Centres of the target's units, weighted by their part in it; up to scale and sign where the
+    activation allows.
+    """
     points = np.column_stack([goal.units.row, goal.units.mean])
     weight = np.linalg.norm(goal.outer, axis=1)
     if goal.activation.homogeneous:
@@ -396,7 +470,11 @@ def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -
     centres = points[[int(rng.choice(len(points), p=weight / weight.sum()))]]
     for _ in range(count - 1):  # k-means++
         gap = _gaps(points, centres).min(axis=1) * weight
-        at = int(rng.choice(len(points), p=gap / gap.sum())) if gap.sum() > 0 else int(rng.integers(len(points)))
+        at = (
+            int(rng.choice(len(points), p=gap / gap.sum()))
+            if gap.sum() > 0
+            else int(rng.integers(len(points)))
+        )
         centres = np.concatenate([centres, points[[at]]])
     for _ in range(rounds):
         nearest = _gaps(points, centres).argmin(axis=1)
@@ -404,7 +482,9 @@ def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -
         np.add.at(total, nearest, weight)
         moved = np.zeros(centres.shape)
         np.add.at(moved, nearest, points * weight[:, None])
-        new = np.where(total[:, None] > 0, moved / np.where(total > 0, total, 1.0)[:, None], centres)
+        new = np.where(
+            total[:, None] > 0, moved / np.where(total > 0, total, 1.0)[:, None], centres
+        )
         if np.array_equal(new, centres):
             break
         centres = new
@@ -430,9 +510,11 @@ def fit(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Fit:
-    """The best student with `count` units that was found: every start a short way, the best one to the end.
+    """The best student with `count` units that was found: every start a short way, the best one to
+    the end.
 
-    Where an iteration takes long there are fewer, so that all of them take about `PAIRS` evaluations of a kernel.
+    Where an iteration takes long there are fewer, so that all of them take about `PAIRS`
+    evaluations of a kernel.
     """
     if count >= len(goal.units) and not more:
         return project(goal, goal.units, "target")

@@ -4,11 +4,13 @@ Most activations are a sum of a linear function and *smoothed ramps*
 
     ramp_d(x) = E (x + d xi)_+,    xi ~ N(0, 1),    and its first two derivatives:
 
-ReLU is ramp_0; the normal distribution function of x/d is ramp_d'; x Phi(x/d) is ramp_d - d^2 ramp_d''. The logistic
-distribution is a normal one with random scale (Andrews & Mallows 1974), so the sigmoid is an average of Phi(x/d) over d,
-softplus of ramp_d, SiLU of x Phi(x/d): here over a Gauss rule in log d, whose error is bounded. All expectations then
-follow from one function of two correlated normals, E X_+ Y_+, and its derivatives in the means; derivatives in variances
-and covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm2, d/dv1 = 1/2 d2/dm1^2).
+ReLU is ramp_0; the normal distribution function of x/d is ramp_d'; x Phi(x/d) is ramp_d - d^2
+ramp_d''. The logistic distribution is a normal one with random scale (Andrews & Mallows 1974), so
+the sigmoid is an average of Phi(x/d) over d, softplus of ramp_d, SiLU of x Phi(x/d): here over a
+Gauss rule in log d, whose error is bounded. All expectations then follow from one function of two
+correlated normals, E X_+ Y_+, and its derivatives in the means; derivatives in variances and
+covariances are again derivatives in the means (Price 1958: d/dc = d2/dm1 dm2, d/dv1 = 1/2
+d2/dm1^2).
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from moduli.kernel.errors import ShapeError, UnsupportedModel
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Order = tuple[int, int]
 Law = tuple[Array, Array]  # means and variances of pre-activations
-Factors = list[tuple[int, Any]]  # an operator: orders of derivatives, and what each is multiplied with
+Factors = list[
+    tuple[int, Any]
+]  # an operator: orders of derivatives, and what each is multiplied with
 BLOCK = 2**13  # entries of a table of pairs at a time
 PANEL = 256  # units of the first layer at a time
 DIFFERENCES = 2**20  # entries of rows that are subtracted at once
@@ -41,11 +45,19 @@ COARSE = 5
 MEDIUM = 12
 FINE = 22
 ERRORS = {  # sup over the real line, bounded in tests/compression/average/test_gaussian_expectations.py; for gelu_tanh measured
-    ("sigmoid", COARSE): 1.1e-5, ("softplus", COARSE): 7e-6, ("silu", COARSE): 6e-5,
-    ("sigmoid", MEDIUM): 1.2e-9, ("softplus", MEDIUM): 7e-10, ("silu", MEDIUM): 1.1e-8,
-    ("sigmoid", FINE): 3e-14, ("softplus", FINE): 2e-14, ("silu", FINE): 3e-13,
-    ("gelu_tanh", COARSE): 7e-7, ("gelu_tanh", MEDIUM): 1e-9, ("gelu_tanh", FINE): 1e-9,
-}  # fmt: skip
+    ("sigmoid", COARSE): 1.1e-5,
+    ("softplus", COARSE): 7e-6,
+    ("silu", COARSE): 6e-5,
+    ("sigmoid", MEDIUM): 1.2e-9,
+    ("softplus", MEDIUM): 7e-10,
+    ("silu", MEDIUM): 1.1e-8,
+    ("sigmoid", FINE): 3e-14,
+    ("softplus", FINE): 2e-14,
+    ("silu", FINE): 3e-13,
+    ("gelu_tanh", COARSE): 7e-7,
+    ("gelu_tanh", MEDIUM): 1e-9,
+    ("gelu_tanh", FINE): 1e-9,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +87,9 @@ class Whitening:
     """Inputs as mean + root z with z ~ N(0, I_k); directions that do not vary are dropped.
 
     Args:
-        mean: ``[in]``. root: ``[in, k]``, columns orthogonal. error, lost: the inputs are mean + root z + e + e', where
-            e has a root mean square of at most `error` along any unit vector, and e', of mean 0 and independent of the rest,
-            of at most `lost`.
+        mean: ``[in]``. root: ``[in, k]``, columns orthogonal. error, lost: the inputs are mean +
+            root z + e + e', where e has a root mean square of at most `error` along any unit
+            vector, and e', of mean 0 and independent of the rest, of at most `lost`.
     """
 
     mean: Float64[np.ndarray[Any, Any], " in"]
@@ -96,23 +108,33 @@ class Whitening:
             mean = np.broadcast_to(law.mean, (n,)).astype(np.float64)
             cov = law.cov if law.cov.ndim == 2 else np.broadcast_to(law.cov, (n,))
         except ValueError:
-            raise ShapeError(f"a Gaussian of shapes {law.mean.shape}, {law.cov.shape} for a network with {n} inputs") from None
+            raise ShapeError(
+                f"a Gaussian of shapes {law.mean.shape}, {law.cov.shape} for a network with {n} inputs"
+            ) from None
         if cov.shape not in ((n,), (n, n)):
             raise ShapeError(f"cov has shape {cov.shape} for a network with {n} inputs")
-        if cov.ndim == 2 and not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max(initial=0.0))):
+        if cov.ndim == 2 and not np.allclose(
+            cov, cov.T, rtol=1e-8, atol=1e-12 * float(np.abs(cov).max(initial=0.0))
+        ):
             raise ShapeError("cov is not symmetric")
         if cov.ndim < 2:
             if (cov < 0).any():
-                raise ShapeError(f"cov has eigenvalue {cov.min():.3g}; a covariance has none below 0")
+                raise ShapeError(
+                    f"cov has eigenvalue {cov.min():.3g}; a covariance has none below 0"
+                )
             keep = cov > 0
             diagonal = np.sqrt(cov)
-            return Whitening(mean, np.diag(diagonal)[:, keep], float(diagonal.max(initial=0.0)) * 2.0**-52)
+            return Whitening(
+                mean, np.diag(diagonal)[:, keep], float(diagonal.max(initial=0.0)) * 2.0**-52
+            )
         cov = (cov + cov.T) / 2
         vary = np.abs(cov).any(axis=1)  # what does not vary at all is left out exactly
         values, vectors = np.linalg.eigh(cov[np.ix_(vary, vary)])
         top = float(np.abs(values).max(initial=0.0))
         if (values < -1e-9 * top).any():
-            raise ShapeError(f"cov has eigenvalue {values.min():.3g}; a covariance has none below 0")
+            raise ShapeError(
+                f"cov has eigenvalue {values.min():.3g}; a covariance has none below 0"
+            )
         keep = values > 1e-13 * n * top
         root = np.zeros((n, int(keep.sum())))
         root[vary] = vectors[:, keep] * np.sqrt(values[keep])
@@ -123,11 +145,15 @@ class Whitening:
         return UnitLaw(weight @ self.mean + bias, weight @ self.root)
 
     def rounding(self, weight: Array, bias: Array) -> Array:
-        """At least the root mean square of what rounding does to the pre-activations of `units`: ``[units]``."""
+        """At least the root mean square of what rounding does to the pre-activations of `units`:
+        ``[units]``.
+        """
         size, few = np.abs(weight), (len(self.mean) + 4) * 2.0**-53
         spread = np.linalg.norm(size @ np.abs(self.root), axis=1)
         lengths = np.linalg.norm(weight, axis=1)
-        return np.asarray(few * (size @ np.abs(self.mean) + np.abs(bias) + spread) + self.error * lengths)
+        return np.asarray(
+            few * (size @ np.abs(self.mean) + np.abs(bias) + spread) + self.error * lengths
+        )
 
     @cached_property
     def pseudoinverse(self) -> Array:
@@ -144,11 +170,13 @@ class Whitening:
 
 
 def _coupling(cov: Array, values: Array, keep: Any) -> tuple[float, float]:
-    """How far mean + root z is from the law: rounding in the directions that are kept, and all of those that are not.
+    """How far mean + root z is from the law: rounding in the directions that are kept, and all of
+    those that are not.
 
-    Roots R, Q of covariances that differ by E can be turned so that |R - Q| <= |E| / (least singular value) in the directions
-    of both; what is left out has at most the standard deviation sqrt(its eigenvalue + |E|), and none where the rank of the
-    covariance is proved to be what is kept.
+    Roots R, Q of covariances that differ by E can be turned so that |R - Q| <= |E| / (least
+    singular value) in the directions of both; what is left out has at most the standard deviation
+    sqrt(its eigenvalue + |E|), and none where the rank of the covariance is proved to be what is
+    kept.
     """
     top = float(np.abs(values).max(initial=0.0))
     rounding = 8 * len(values) * 2.0**-53 * top
@@ -175,10 +203,12 @@ def _rank_at_most(cov: Array, rank: int) -> bool:
 
 
 class Expansion(NamedTuple):
-    """s(x) = slope x + sum_j weight_j * (ramp_d, or its operator applied to it), d = noise_j, up to `error` on the whole line.
+    """s(x) = slope x + sum_j weight_j * (ramp_d, or its operator applied to it), d = noise_j, up to
+    `error` on the whole line.
 
-    The operator is a sum of derivatives: (order, power of -noise^2). Where steps are `centred`, Phi(x/d) stands for
-    Phi(x/d) - 1/2, so that small units of an odd activation keep all their digits.
+    The operator is a sum of derivatives: (order, power of -noise^2). Where steps are `centred`,
+    Phi(x/d) stands for Phi(x/d) - 1/2, so that small units of an odd activation keep all their
+    digits.
     """
 
     slope: float
@@ -200,7 +230,20 @@ STEP = ((1, 0),)
 GATE = ((0, 0), (2, 1))
 
 
-CLOSED = ("identity", "relu", "leaky_relu", "abs", "tanh", "sigmoid", "erf", "sin", "gelu", "gelu_tanh", "silu", "softplus")
+CLOSED = (
+    "identity",
+    "relu",
+    "leaky_relu",
+    "abs",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "sin",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "softplus",
+)
 
 
 def closed(s: Activation) -> bool:
@@ -254,14 +297,18 @@ def expansion(s: Activation, nodes: int = FINE) -> Expansion:
     error = ERRORS.get(("sigmoid" if s.kind == "tanh" else s.kind, nodes), np.inf)
     if s.kind == "tanh":
         return Expansion(0.0, STEP, 2 * weight, noise / 2, 2 * error, True)
-    return Expansion(0.0, {"sigmoid": STEP, "softplus": RAMP, "silu": GATE}[s.kind], weight, noise, error)
+    return Expansion(
+        0.0, {"sigmoid": STEP, "softplus": RAMP, "silu": GATE}[s.kind], weight, noise, error
+    )
 
 
 @cache
 def logistic(nodes: int) -> tuple[Array, Array]:
-    """Weights p and scales d with sigmoid(x) close to sum_j p_j Phi(x / d_j): a Gauss rule in log d.
+    """Weights p and scales d with sigmoid(x) close to sum_j p_j Phi(x / d_j): a Gauss rule in log
+    d.
 
-    The scale is twice a Kolmogorov variable. The weights are positive with sum 1, and the slope at 0 is right to rounding.
+    The scale is twice a Kolmogorov variable. The weights are positive with sum 1, and the slope at
+    0 is right to rounding.
 
     >>> p, d = logistic(22)
     >>> bool(abs((p / d).sum() - (2 * np.pi) ** 0.5 / 4) < 1e-14)
@@ -294,7 +341,10 @@ def _steep(fine: bool) -> tuple[Array, Array]:
     """Weights (of both signs, sum 1) and scales for the gate of GELU's tanh form, by least squares."""
     from scipy.special import ndtr
 
-    x, scales = np.linspace(0.0, 9.0, 2001), np.geomspace(0.4, 1.7, 16) if fine else np.geomspace(0.6, 1.2, 6)
+    x, scales = (
+        np.linspace(0.0, 9.0, 2001),
+        np.geomspace(0.4, 1.7, 16) if fine else np.geomspace(0.6, 1.2, 6),
+    )
     ramps = x[:, None] * (ndtr(x[:, None] / scales) - ndtr(x)[:, None])
     gap = Activation("gelu_tanh")(x) - x * ndtr(x)
     weights = np.linalg.lstsq(ramps, gap, rcond=1e-15)[0]
@@ -302,7 +352,8 @@ def _steep(fine: bool) -> tuple[Array, Array]:
 
 
 class Gap(NamedTuple):
-    """What is left of pre-activations X, Y that are nearly parallel, without cancellation; sign is that of their covariance c.
+    """What is left of pre-activations X, Y that are nearly parallel, without cancellation; sign is
+    that of their covariance c.
 
     Attributes:
         first: Var X - |c|. second: Var Y - |c|. square: Var(X - sign Y). sine: 1 - correlation^2.
@@ -330,20 +381,35 @@ class Gap(NamedTuple):
             found.first[i, j] = np.einsum("ik,ik->i", x, apart)
             found.second[i, j] = -np.einsum("ik,ik->i", y, apart)
             found.square[i, j] = np.einsum("ik,ik->i", apart, apart)
-            found.sine[i, j] = np.minimum(1.0, np.einsum("ik,ik->i", across, across) / one.variance[i])
+            found.sine[i, j] = np.minimum(
+                1.0, np.einsum("ik,ik->i", across, across) / one.variance[i]
+            )
         return found
 
 
 class _Pair:
-    """E ramp^(a)(X) ramp^(b)(Y) for arrays of pairs: means m1, m2, variances v1 + n1, v2 + n2, covariance c."""
+    """E ramp^(a)(X) ramp^(b)(Y) for arrays of pairs: means m1, m2, variances v1 + n1, v2 + n2,
+    covariance c.
+    """
 
-    def __init__(self, m1: Array, m2: Array, v1: Array, v2: Array, n1: Any, n2: Any, c: Array, gap: Gap) -> None:
+    def __init__(
+        self, m1: Array, m2: Array, v1: Array, v2: Array, n1: Any, n2: Any, c: Array, gap: Gap
+    ) -> None:
         from scipy.special import ndtr
 
         n1, n2 = np.maximum(n1, LEAST - v1), np.maximum(n2, LEAST - v2)
         d1, d2 = v1 + n1, v2 + n2
         s1, s2 = np.sqrt(d1), np.sqrt(d2)
-        self.m1, self.m2, self.d1, self.d2, self.c, self.n1, self.n2, self.gap = m1, m2, d1, d2, c, n1, n2, gap
+        self.m1, self.m2, self.d1, self.d2, self.c, self.n1, self.n2, self.gap = (
+            m1,
+            m2,
+            d1,
+            d2,
+            c,
+            n1,
+            n2,
+            gap,
+        )
         self.v1, self.v2 = v1, v2
         r = np.clip(c / (s1 * s2), -1.0, 1.0)
         a1, a2, b1, b2 = v1 / d1, v2 / d2, n1 / d1, n2 / d2
@@ -365,14 +431,19 @@ class _Pair:
             self.p = ph * pk + self.covariance
             self.odd = _half_erf(h) * _half_erf(k) + self.covariance
             tail = np.exp(-0.5 * h * h)
-            self.a, self.b = tail / np.sqrt(2 * np.pi) / s1 * ndtr(w), np.exp(-0.5 * k * k) / np.sqrt(2 * np.pi) / s2 * ndtr(u)
+            self.a, self.b = (
+                tail / np.sqrt(2 * np.pi) / s1 * ndtr(w),
+                np.exp(-0.5 * k * k) / np.sqrt(2 * np.pi) / s2 * ndtr(u),
+            )
             peak = tail * np.exp(-0.5 * w * w) / (2 * np.pi * q)
         self.peak = peak / (s1 * s2)  # the joint density at (0, 0)
         self.det = d1 * d2 * q * q
         self.memory: dict[tuple[str, int, int], Any] = {}
 
     def _pulled(self, first: bool) -> Any:
-        """d2 m1 - c m2 for the first, d1 m2 - c m1 for the second: up to a factor the mean of one given that the other is 0."""
+        """d2 m1 - c m2 for the first, d1 m2 - c m1 for the second: up to a factor the mean of one
+        given that the other is 0.
+        """
         own, other, d = (self.m1, self.m2, self.d2) if first else (self.m2, self.m1, self.d1)
         rest = self.gap.second + self.n2 if first else self.gap.first + self.n1
         sign = np.where(self.c < 0, -1.0, 1.0)
@@ -385,7 +456,9 @@ class _Pair:
         if a == 1 and b == 1:
             return self.p
         if a + b == 0:
-            return (c + m1 * m2) * self.p + m2 * d1 * self.a + m1 * d2 * self.b + self.det * self.peak
+            return (
+                (c + m1 * m2) * self.p + m2 * d1 * self.a + m1 * d2 * self.b + self.det * self.peak
+            )
         if (a, b) == (1, 0):
             return m2 * self.p + c * self.a + d2 * self.b
         if (a, b) == (0, 1):
@@ -443,8 +516,12 @@ def _half_erf(h: Array) -> Array:
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(7)
 
 
-def _covariance(h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: Array, pk: Array) -> Array:
-    """P(X > 0, Y > 0) - P(X > 0) P(Y > 0): by Plackett's integral (1954) for small r, by Owen's T (1956) else."""
+def _covariance(
+    h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: Array, pk: Array
+) -> Array:
+    """P(X > 0, Y > 0) - P(X > 0) P(Y > 0): by Plackett's integral (1954) for small r, by Owen's T
+    (1956) else.
+    """
     found, near = np.empty(r.shape), np.abs(r) < 0.3
     h, k, ph, pk = (np.broadcast_to(x, r.shape) for x in (h, k, ph, pk))
     if near.any():
@@ -462,7 +539,9 @@ def _covariance(h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: 
     return found
 
 
-def _both_positive(h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: Array, pk: Array) -> Array:
+def _both_positive(
+    h: Array, k: Array, r: Array, q: Array, u: Array, w: Array, ph: Array, pk: Array
+) -> Array:
     from scipy.special import owens_t
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -484,7 +563,10 @@ class _Single:
 
         self.m, self.d, root = m, d, np.sqrt(d)
         h = np.clip(m / root, -1e8, 1e8)
-        self.p, self.density = _half_erf(h) if centred else ndtr(h), np.exp(-0.5 * h * h) / np.sqrt(2 * np.pi) / root
+        self.p, self.density = (
+            _half_erf(h) if centred else ndtr(h),
+            np.exp(-0.5 * h * h) / np.sqrt(2 * np.pi) / root,
+        )
 
     def __call__(self, a: int) -> Array:
         if a == 0:
@@ -497,7 +579,9 @@ class _Single:
         return np.asarray(-(self.m * self(a - 1) + lower) / self.d)
 
 
-def means(s: Activation, units: UnitLaw, orders: Sequence[int] = (0,), nodes: int = FINE) -> list[Array]:
+def means(
+    s: Activation, units: UnitLaw, orders: Sequence[int] = (0,), nodes: int = FINE
+) -> list[Array]:
     """E s^(a)(X) of every unit, for each order a: arrays ``[units]``.
 
     >>> import numpy as np
@@ -510,7 +594,10 @@ def means(s: Activation, units: UnitLaw, orders: Sequence[int] = (0,), nodes: in
         return [np.exp(-v / 2) * np.sin(m + a * np.pi / 2) for a in orders]
     e = expansion(s, nodes)
     terms = _term_means(e, (m, v), max(orders))
-    linear: dict[int, Any] = {0: e.slope * m, 1: e.slope}  # E of slope x and of its derivative; the others vanish
+    linear: dict[int, Any] = {
+        0: e.slope * m,
+        1: e.slope,
+    }  # E of slope x and of its derivative; the others vanish
     return [terms[a] + linear.get(a, 0.0) for a in orders]
 
 
@@ -535,8 +622,9 @@ def gram(
 ) -> list[Array]:  # fmt: skip
     """E s^(a)(X_i) t^(b)(Y_j) for each order (a, b): arrays ``[units of one, units of two]``.
 
-    Order (1, 0) is the derivative in the mean of X_i, (1, 1) in the covariance, (2, 0) twice that in the variance of X_i.
-    Exact up to rounding, or up to the error of `expansion` where there is one. Singular laws are fine.
+    Order (1, 0) is the derivative in the mean of X_i, (1, 1) in the covariance, (2, 0) twice that
+    in the variance of X_i. Exact up to rounding, or up to the error of `expansion` where there is
+    one. Singular laws are fine.
 
     >>> import numpy as np
     >>> units = UnitLaw(np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]))
@@ -571,7 +659,9 @@ Work = Callable[[Law, Law, Array, Gap, Sequence[Order]], list[Array]]
 
 
 def _ramps(e: Expansion, f: Expansion) -> Work:
-    """The work for two sums of ramps. Axes are in this order: terms of e, terms of f, units of one, units of two."""
+    """The work for two sums of ramps. Axes are in this order: terms of e, terms of f, units of one,
+    units of two.
+    """
     weight = np.outer(e.weight, f.weight)
     left, right = e.factors((-1, 1, 1, 1)), f.factors((-1, 1, 1))
     noise1, noise2 = e.noise[:, None, None, None], f.noise[:, None, None]
@@ -582,11 +672,13 @@ def _ramp_block(
     e: Expansion, f: Expansion, weight: Array, left: Factors, right: Factors, noise1: Array, noise2: Array,
     one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order],
 ) -> list[Array]:  # fmt: skip
-    """E s^(a)(X_i) t^(b)(Y_j) ``[I, J]`` for each order (a, b), of s with S terms and t with T terms.
+    """E s^(a)(X_i) t^(b)(Y_j) ``[I, J]`` for each order (a, b), of s with S terms and t with T
+    terms.
 
     Args:
         weight: ``[S, T]``. left, right: the operators, factors ``[S, 1, 1, 1]`` and ``[T, 1, 1]``.
-        noise1, noise2: squares, in the same shapes. one, two: laws of X ``[I]`` and Y ``[J]``. c: covariances ``[I, J]``.
+        noise1, noise2: squares, in the same shapes. one, two: laws of X ``[I]`` and Y ``[J]``. c:
+            covariances ``[I, J]``.
 
     What a pair of terms contributes, before its weight:
 
@@ -615,14 +707,18 @@ def _ramp_block(
     return found
 
 
-def _by_operators(e: Expansion, f: Expansion, left: Factors, right: Factors, pair: _Pair, a: int, b: int) -> Any:
-    """E of derivative a of the terms of s and derivative b of those of t, ``[S, T, I, J]`` or what broadcasts to it."""
+def _by_operators(
+    e: Expansion, f: Expansion, left: Factors, right: Factors, pair: _Pair, a: int, b: int
+) -> Any:
+    """E of derivative a of the terms of s and derivative b of those of t, ``[S, T, I, J]`` or what
+    broadcasts to it.
+    """
     value: Any = 0
     for k, x in left:
         for l, y in right:
             value = value + x * y * pair(a + k, b + l)
-    # `pair` knows S = Phi, centred terms are S - 1/2: E (S - 1/2)(T - 1/2) = E S T - E (T - 1/2) / 2 - E S / 2.
-    # Derivatives do not see the constant.
+    # `pair` knows S = Phi, centred terms are S - 1/2: E (S - 1/2)(T - 1/2) = E S T - E (T - 1/2) /
+    # 2 - E S / 2. Derivatives do not see the constant.
     if e.centred and a == 0:
         alone = _Single(pair.m2, pair.d2, f.centred)
         value = value - 0.5 * sum(y * alone(b + l) for l, y in right)
@@ -633,15 +729,29 @@ def _by_operators(e: Expansion, f: Expansion, left: Factors, right: Factors, pai
 
 
 def _gates(pair: _Pair) -> Any:
-    """E X Y 1(X + noise > 0) 1(Y + noise > 0), in a form in which neither small nor steep units cancel."""
+    """E X Y 1(X + noise > 0) 1(Y + noise > 0), in a form in which neither small nor steep units
+    cancel.
+    """
     m1, m2, d1, d2, c, v1, v2 = pair.m1, pair.m2, pair.d1, pair.d2, pair.c, pair.v1, pair.v2
     n1, n2 = pair.n1 / d1, pair.n2 / d2
     edges = (v1 * m2 + m1 * c * n1) * pair.a + (v2 * m1 + m2 * c * n2) * pair.b
-    return (m1 * m2 + c) * pair.p + edges + (v1 * v2 * pair.gap.sine + c * c * (n1 + n2)) * pair.peak
+    return (
+        (m1 * m2 + c) * pair.p + edges + (v1 * v2 * pair.gap.sine + c * c * (n1 + n2)) * pair.peak
+    )
 
 
-def _affine(e: Expansion, f: Expansion, one: Law, two: Law, c: Array, orders: Sequence[Order], found: list[Array]) -> None:
-    """Add what the linear parts contribute: E of (slope x)^(a) t^(b) and of (terms of s)^(a) (slope y)^(b)."""
+def _affine(
+    e: Expansion,
+    f: Expansion,
+    one: Law,
+    two: Law,
+    c: Array,
+    orders: Sequence[Order],
+    found: list[Array],
+) -> None:
+    """Add what the linear parts contribute: E of (slope x)^(a) t^(b) and of (terms of s)^(a) (slope
+    y)^(b).
+    """
     top = max(max(o) for o in orders) + 1
     left = [x[:, None] for x in _term_means(e, one, top)]
     right = [x[None, :] for x in _term_means(f, two, top)]
@@ -660,7 +770,9 @@ def _times(m: Array, c: Array, a: int, other: list[Array], b: int) -> Any:
 
 
 def _waves(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> list[Array]:
-    """E sin^(a)(X) sin^(b)(Y): half of E cos(X - Y) - E cos(X + Y), for small covariances in a form that does not cancel."""
+    """E sin^(a)(X) sin^(b)(Y): half of E cos(X - Y) - E cos(X + Y), for small covariances in a form
+    that does not cancel.
+    """
     (m1, v1), (m2, v2) = (x[:, None] for x in one), (x[None, :] for x in two)
     alike, other = gap.square, v1 + v2 + 2 * np.abs(c)
     near = np.exp(-0.5 * np.where(c < 0, other, alike))
@@ -670,13 +782,22 @@ def _waves(one: Law, two: Law, c: Array, gap: Gap, orders: Sequence[Order]) -> l
     found = []
     for a, b in orders:
         x, y = m1 + a * np.pi / 2, m2 + b * np.pi / 2
-        direct = 0.5 * (near * np.cos(m1 - m2 + (a - b) * np.pi / 2) - far * np.cos(m1 + m2 + (a + b) * np.pi / 2))
-        found.append(np.where(small, far * (0.5 * growth * np.cos(x - y) + np.sin(x) * np.sin(y)), direct))
+        direct = 0.5 * (
+            near * np.cos(m1 - m2 + (a - b) * np.pi / 2)
+            - far * np.cos(m1 + m2 + (a + b) * np.pi / 2)
+        )
+        found.append(
+            np.where(small, far * (0.5 * growth * np.cos(x - y) + np.sin(x) * np.sin(y)), direct)
+        )
     return found
 
 
-def pulled(s: Activation, one: UnitLaw, two: UnitLaw, weight: Array, nodes: int = FINE) -> tuple[Array, Array]:
-    """The gradient of sum_ij weight_ij E s(X_i) s(Y_j) in the means and rows of `one`: ``[units]``, ``[units, k]``."""
+def pulled(
+    s: Activation, one: UnitLaw, two: UnitLaw, weight: Array, nodes: int = FINE
+) -> tuple[Array, Array]:
+    """The gradient of sum_ij weight_ij E s(X_i) s(Y_j) in the means and rows of `one`: ``[units]``,
+    ``[units, k]``.
+    """
     first, second, cross = gram(s, one, s, two, ((1, 0), (2, 0), (1, 1)), nodes)
     row = (weight * cross) @ two.row + (weight * second).sum(axis=1)[:, None] * one.row
     return (weight * first).sum(axis=1), row

@@ -1,10 +1,11 @@
 """E |f - g|^2 under a Gaussian for piecewise linear networks, in 31 digits.
 
-With s(x) = left x + (right - left) x_+ the difference of two networks is a sum of ramps (X_i)_+ of both and one affine
-map. The expectation of a product of two ramps is a closed form (`gaussian_expectations`); for nearly equal networks these
-cancel in pairs, down to the square of what they differ by. Here they have 31 digits, so that what is left keeps about 15
-of them at a distance of 1e-8. No root of the covariance is taken: the law of the pre-activations is A S A^T, from the
-exact floats.
+With s(x) = left x + (right - left) x_+ the difference of two networks is a sum of ramps (X_i)_+ of
+both and one affine map. The expectation of a product of two ramps is a closed form
+(`gaussian_expectations`); for nearly equal networks these cancel in pairs, down to the square of
+what they differ by. Here they have 31 digits, so that what is left keeps about 15 of them at a
+distance of 1e-8. No root of the covariance is taken: the law of the pre-activations is A S A^T,
+from the exact floats.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from .double_double import (
 )
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-ERRORS = 64  # of UNIT, for a kernel and its part in the sum; test_closed_form.py compares with 60 digits
+ERRORS = (
+    64  # of UNIT, for a kernel and its part in the sum; test_closed_form.py compares with 60 digits
+)
 PAIRS = 2 * 10**5  # of units, about five seconds
 PRODUCTS = 5 * 10**7  # in A S A^T
 BLOCK = 2**13
@@ -52,7 +55,8 @@ class _Ramps(NamedTuple):
     """Ramps (X_i)_+ with outgoing weights, and an affine map.
 
     Attributes:
-        mean: ``[units]`` of X. spread: ``[units]``, standard deviations. rows: ``[units, in]``. outer: ``[units, out]``.
+        mean: ``[units]`` of X. spread: ``[units]``, standard deviations. rows: ``[units, in]``.
+            outer: ``[units, out]``.
     """
 
     mean: Twofold
@@ -107,14 +111,20 @@ def squared(a: Network, b: Network, law: Gaussian) -> Square:
     covariance = _covariance(law, inputs)
     size = np.maximum(np.abs(weight.high).max(axis=1, initial=0.0), np.abs(mean.high))
     scale = np.exp2(np.floor(np.log2(np.where(size > 0, size, 1.0))))  # powers of two: exact
-    weight, mean, out = weight.scaled(1 / scale[:, None]), mean.scaled(1 / scale), out.scaled(scale[:, None])
+    weight, mean, out = (
+        weight.scaled(1 / scale[:, None]),
+        mean.scaled(1 / scale),
+        out.scaled(scale[:, None]),
+    )
     spread = root(_quadratic(weight, covariance))
     constant = spread.high <= 0
     if constant.any():  # a ramp that does not vary is a part of the bias
         fixed = where(mean.high > 0, mean, 0.0)[constant]
         bias = bias + product(Twofold(fixed.high[None, :], fixed.low[None, :]), out[constant])[0]
     vary = ~constant
-    return _expected(_Ramps(mean[vary], spread[vary], weight[vary], out[vary]), slope, bias, covariance)
+    return _expected(
+        _Ramps(mean[vary], spread[vary], weight[vary], out[vary]), slope, bias, covariance
+    )
 
 
 def _along(rows: Twofold, vector: Array) -> Twofold:
@@ -153,7 +163,9 @@ def _expected(ramps: _Ramps, slope: Twofold, bias: Twofold, covariance: Twofold)
         h = _bounded(ramps.mean / ramps.spread)
         tail, inside = density(h), distribution(h)
         means = ramps.mean * inside + ramps.spread * tail
-        shared = product(ramps.rows, Twofold(linear.high.T, linear.low.T))  # covariances of X and the affine map
+        shared = product(
+            ramps.rows, Twofold(linear.high.T, linear.low.T)
+        )  # covariances of X and the affine map
         each = means[:, None] * bias[None, :] + inside[:, None] * shared
         parts.append((ramps.outer * each).sum().scaled(2.0))
         reach = np.abs(ramps.mean.high) + ramps.spread.high
@@ -164,12 +176,16 @@ def _expected(ramps: _Ramps, slope: Twofold, bias: Twofold, covariance: Twofold)
         for top in range(0, count, step):
             some, others = slice(top, top + step), slice(top, None)
             c = product(along[some], Twofold(ramps.rows.high[others].T, ramps.rows.low[others].T))
-            weight = product(ramps.outer[some], Twofold(ramps.outer.high[others].T, ramps.outer.low[others].T))
+            weight = product(
+                ramps.outer[some], Twofold(ramps.outer.high[others].T, ramps.outer.low[others].T)
+            )
             twice = np.full(c.shape, 2.0)  # what lies left of the diagonal block is left out
             twice[:, : min(step, count - top)] = 1.0
             kernel = _kernel(ramps, h, tail, inside, some, others, c)
             parts.append((weight.scaled(twice) * kernel).sum())
-            sizes.append(float((twice * np.abs(weight.high) * reach[some, None] * reach[None, others]).sum()))
+            sizes.append(
+                float((twice * np.abs(weight.high) * reach[some, None] * reach[None, others]).sum())
+            )
     total = Twofold.of(0.0)
     for part in parts:
         total = total + part
@@ -177,7 +193,15 @@ def _expected(ramps: _Ramps, slope: Twofold, bias: Twofold, covariance: Twofold)
     return Square(float(total.rounded()), terms * UNIT * sum(sizes) + TINY)
 
 
-def _kernel(ramps: _Ramps, h: Twofold, tail: Twofold, inside: Twofold, some: slice, others: slice, c: Twofold) -> Twofold:
+def _kernel(
+    ramps: _Ramps,
+    h: Twofold,
+    tail: Twofold,
+    inside: Twofold,
+    some: slice,
+    others: slice,
+    c: Twofold,
+) -> Twofold:
     """E (X_i)_+ (X_j)_+ of a block, with covariances c."""
     s1, s2 = ramps.spread[some][:, None], ramps.spread[others][None, :]
     r = c / (s1 * s2)
@@ -188,20 +212,27 @@ def _kernel(ramps: _Ramps, h: Twofold, tail: Twofold, inside: Twofold, some: sli
         return s1 * s2 * (q + r * (PI - angle(q, r))) / PI.scaled(2.0)
     h1, h2 = h[some][:, None], h[others][None, :]
     sign = np.where(r.high < 0, -1.0, 1.0)
-    short, apart = 1.0 - r * sign, h2 - h1 * sign  # nothing cancels in these beyond what h and r themselves have lost
+    short, apart = (
+        1.0 - r * sign,
+        h2 - h1 * sign,
+    )  # nothing cancels in these beyond what h and r themselves have lost
     safe = where(q.high > 0, q, 2.0**-200)
     u, w = (short * h2 - apart) * sign / safe, (apart + short * h1 * sign) / safe
     u, w = _bounded(u), _bounded(w)
     p1, p2 = inside[some][:, None], inside[others][None, :]
     both = _both_positive(h1, h2, r, q, u, w, p1, p2)
     m1, m2 = ramps.mean[some][:, None], ramps.mean[others][None, :]
-    edge = m2 * s1 * tail[some][:, None] * distribution(w) + m1 * s2 * tail[others][None, :] * distribution(u)
+    edge = m2 * s1 * tail[some][:, None] * distribution(w) + m1 * s2 * tail[others][
+        None, :
+    ] * distribution(u)
     peak = s1 * s2 * q * exponential((h1 * h1 + w * w).scaled(-0.5)) / PI.scaled(2.0)
     return (r * s1 * s2 + m1 * m2) * both + edge + peak
 
 
 def _bounded(x: Twofold) -> Twofold:
-    """Arguments of normal laws, which are 0 or 1 from 12 on; differences of such far ones do not matter."""
+    """Arguments of normal laws, which are 0 or 1 from 12 on; differences of such far ones do not
+    matter.
+    """
     return where(np.abs(x.high) < BEYOND, x, np.clip(x.high, -BEYOND, BEYOND))
 
 
@@ -209,8 +240,12 @@ def _both_positive(
     h: Twofold, k: Twofold, r: Twofold, q: Twofold, u: Twofold, w: Twofold, p: Twofold, at: Twofold
 ) -> Twofold:  # fmt: skip
     """P(X > 0, Y > 0), by Owen's T; `p` and `at` are P(X > 0) and P(Y > 0)."""
-    one = owen(h.absolute() + 0.0 * w.high, w.absolute()) * (np.sign(w.high) * np.where(h.high < 0, -1.0, 1.0))
-    two = owen(k.absolute() + 0.0 * u.high, u.absolute()) * (np.sign(u.high) * np.where(k.high < 0, -1.0, 1.0))
+    one = owen(h.absolute() + 0.0 * w.high, w.absolute()) * (
+        np.sign(w.high) * np.where(h.high < 0, -1.0, 1.0)
+    )
+    two = owen(k.absolute() + 0.0 * u.high, u.absolute()) * (
+        np.sign(u.high) * np.where(k.high < 0, -1.0, 1.0)
+    )
     crossed = h.high * k.high
     opposite = (crossed < 0) | ((crossed == 0) & (h.high + k.high < 0))
     found: Twofold = (p + at).scaled(0.5) - one - two - np.where(opposite, 0.5, 0.0)

@@ -1,4 +1,6 @@
-"""Students with fewer units in mean square: one hidden layer, deep networks layer by layer, the curve of errors."""
+"""Students with fewer units in mean square: one hidden layer, deep networks layer by layer, the
+curve of errors.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Error(NamedTuple):
     """A mean square difference of outputs.
 
     Attributes:
-        absolute: root mean square; where rounding leaves less than six digits of it, the most that it can be.
+        absolute: root mean square; where rounding leaves less than six digits of it, the most that
+            it can be.
         relative: over the standard deviation of the network's own outputs.
     """
 
@@ -51,7 +54,9 @@ class Error(NamedTuple):
         absolute, size = math.sqrt(max(0.0, square)), math.sqrt(max(0.0, variance))
         if size:
             return Error(absolute, absolute / size)
-        return Error(absolute, math.inf if absolute else 0.0)  # a constant target is met, or missed by any measure
+        return Error(
+            absolute, math.inf if absolute else 0.0
+        )  # a constant target is met, or missed by any measure
 
     def __str__(self) -> str:
         return f"{100 * self.relative:.3g} % of the standard deviation (root mean square {self.absolute:.3g})"
@@ -79,10 +84,16 @@ class Narrowed(Result):
     optimal: ClassVar[bool] = False
     slack: ClassVar[float] = math.inf
 
-    def __call__(self, x: Float64[np.ndarray[Any, Any], "batch in"]) -> Float64[np.ndarray[Any, Any], "batch out"]:
+    def __call__(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"]
+    ) -> Float64[np.ndarray[Any, Any], "batch out"]:
         """The student's outputs before the output map, with the skip where there is one."""
         y = self.network.logits(x)
-        return y if self.skip is None else np.asarray(y + np.asarray(x, dtype=np.float64) @ self.skip.T)
+        return (
+            y
+            if self.skip is None
+            else np.asarray(y + np.asarray(x, dtype=np.float64) @ self.skip.T)
+        )
 
     @property
     def statement(self) -> str:
@@ -94,9 +105,14 @@ class Narrowed(Result):
             ("network", repr(self.original)), ("smaller", repr(self.network)),
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
-            ("error", f"~ {self.error}"), ("a linear map", f"~ {self.linear}"), ("measured", self.on), ("start", self.start),
+            ("error", f"~ {self.error}"), ("a linear map", f"~ {self.linear}"),
+            ("measured", self.on), ("start", self.start),
         ]  # fmt: skip
-        return rows + ([("beside it", "a linear map of the inputs, not in the file")] if self.skip is not None else [])
+        return rows + (
+            [("beside it", "a linear map of the inputs, not in the file")]
+            if self.skip is not None
+            else []
+        )
 
     def data(self) -> dict[str, Any]:
         return {
@@ -112,7 +128,14 @@ class Narrowed(Result):
     def rounded(self, dtype: str) -> Narrowed:
         """The same student with parameters rounded to ``float32``; the error does not see that."""
         return Narrowed(
-            self.status, self.network.rounded(dtype), self.original, self.error, self.linear, self.on, self.start, self.skip
+            self.status,
+            self.network.rounded(dtype),
+            self.original,
+            self.error,
+            self.linear,
+            self.on,
+            self.start,
+            self.skip,
         )
 
 
@@ -127,18 +150,25 @@ def narrow(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Narrowed:
-    """The student with `units` hidden units, or the smallest found whose root mean square error is at most `eps`.
+    """The student with `units` hidden units, or the smallest found whose root mean square error is
+    at most `eps`.
 
-    One hidden layer: under a Gaussian the error is a closed form. Deeper: layer by layer, then all layers together, on
-    samples (for a Gaussian, on draws from it; the error is measured on fresh ones).
+    One hidden layer: under a Gaussian the error is a closed form. Deeper: layer by layer, then all
+    layers together, on samples (for a Gaussian, on draws from it; the error is measured on fresh
+    ones).
 
     Raises:
-        ShapeError: widths that do not fit the network. ValueError: neither or both of units and eps, skip on a deep network.
+        ShapeError: widths that do not fit the network. ValueError: neither or both of units and
+            eps, skip on a deep network.
     """
     if (units is None) == (not eps):
-        raise ValueError(f"units={units!r}, eps={eps!r}: give one of them; units=16, or eps=0.1 for the fewest that reach it")
+        raise ValueError(
+            f"units={units!r}, eps={eps!r}: give one of them; units=16, or eps=0.1 for the fewest that reach it"
+        )
     if skip and len(net.layers) != 2:
-        raise ValueError(f"skip=True on {len(net.layers) - 1} hidden layers; a linear skip stands beside one")
+        raise ValueError(
+            f"skip=True on {len(net.layers) - 1} hidden layers; a linear skip stands beside one"
+        )
     task = _Task(net, on, skip, seed)
     if units is not None:
         return task.student(_widths(net, units), executor, progress)
@@ -149,7 +179,11 @@ def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
     hidden = net.widths[1:-1]
     if isinstance(units, (int, np.integer)):
         share = int(units) / max(1, net.units)
-        wanted = [int(units)] if len(hidden) == 1 else [max(int(units > 0), round(share * h)) for h in hidden]
+        wanted = (
+            [int(units)]
+            if len(hidden) == 1
+            else [max(int(units > 0), round(share * h)) for h in hidden]
+        )
     else:
         wanted = [int(u) for u in units]
     least = 0 if len(hidden) == 1 else 1
@@ -160,7 +194,9 @@ def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(min(w, h) for w, h in zip(wanted, hidden, strict=True))
 
 
-def _fewest(task: _Task, eps: float, executor: Executor | None, progress: Progress | None) -> Narrowed:
+def _fewest(
+    task: _Task, eps: float, executor: Executor | None, progress: Progress | None
+) -> Narrowed:
     """Bisection on the logarithm of the number of units (deep: of the share of units kept)."""
     if not (eps > 0 and math.isfinite(eps)):
         raise ValueError(f"eps={eps!r}: a positive finite number is needed")
@@ -184,7 +220,9 @@ class _Task:
         self.seed = int(np.random.default_rng(seed).integers(2**62))
         n = net.widths[0]
         if isinstance(on, Samples) and on.x.shape[1] != n:
-            raise ShapeError(f"samples have shape {on.x.shape}; the network has {n} inputs, so rows of {n} numbers are needed")
+            raise ShapeError(
+                f"samples have shape {on.x.shape}; the network has {n} inputs, so rows of {n} numbers are needed"
+            )
         gaussian = on if isinstance(on, Gaussian) else _fitted(on.x)
         self.whitening = Whitening.of(gaussian, n)
         self.closed = isinstance(on, Gaussian) and len(net.layers) == 2
@@ -200,16 +238,25 @@ class _Task:
                 self.goal = Population(target, skip)
             else:
                 z = self.whitening.points(self.x)
-                self.goal = Empirical(z, self.values, target.activation, target.units, target.outer, skip)
+                self.goal = Empirical(
+                    z, self.values, target.activation, target.units, target.outer, skip
+                )
 
     @property
     def on(self) -> str:
         if isinstance(self.law, Samples):
             return f"on the {len(self.x)} samples it was fitted to"
-        return "under the Gaussian" if self.closed else f"on {len(self.fresh)} fresh draws from the Gaussian"
+        return (
+            "under the Gaussian"
+            if self.closed
+            else f"on {len(self.fresh)} fresh draws from the Gaussian"
+        )
 
     def student(
-        self, widths: tuple[int, ...], executor: Executor | None = None, progress: Progress | None = None
+        self,
+        widths: tuple[int, ...],
+        executor: Executor | None = None,
+        progress: Progress | None = None,
     ) -> Narrowed:
         if self.goal is not None:
             return self._shallow(widths[0], executor, progress)
@@ -218,17 +265,23 @@ class _Task:
         found = self._deep(widths, fit, progress)
         return self._together(found) if all(widths) and widths != self.net.widths[1:-1] else found
 
-    def _shallow(self, count: int, executor: Executor | None, progress: Progress | None) -> Narrowed:
+    def _shallow(
+        self, count: int, executor: Executor | None, progress: Progress | None
+    ) -> Narrowed:
         assert self.goal is not None
         if count == self.net.widths[1] and not self.skip:
-            return self._result(self.net, 0.0, "nothing to remove", None)  # the network itself: no error at all
+            return self._result(
+                self.net, 0.0, "nothing to remove", None
+            )  # the network itself: no error at all
         more = self._better_starts(count)
         found = fit(self.goal, count, np.random.default_rng(self.seed), more, executor, progress)
         small, skip = self.assemble(found)
         return self._result(small, self._square(small, found), found.start, skip)
 
     def _square(self, small: Network, found: Fit) -> float:
-        """The mean square error of the student as it is emitted; of what was fitted where a skip stands beside it."""
+        """The mean square error of the student as it is emitted; of what was fitted where a skip
+        stands beside it.
+        """
         assert self.goal is not None
         if not self.closed or self.skip:
             return self.goal.at_most(found)
@@ -254,13 +307,19 @@ class _Task:
         slope, bias = self.goal.affine(found)
         skip = slope @ self.whitening.pseudoinverse if self.skip else None
         bias = bias - skip @ self.whitening.mean if skip is not None else bias
-        return student(ShallowNetwork(self.net.activations[0], found.units, found.outer, bias), self.whitening, self.net), skip
+        return student(
+            ShallowNetwork(self.net.activations[0], found.units, found.outer, bias),
+            self.whitening,
+            self.net,
+        ), skip
 
     def _result(self, small: Network, square: float, start: str, skip: Array | None) -> Narrowed:
         assert self.goal is not None
         variance = self.goal.variance if not self.skip else self._variance()
         linear = Error.of(self.goal.linear(), variance)
-        return Narrowed("estimated", small, self.net, Error.of(square, variance), linear, self.on, start, skip)
+        return Narrowed(
+            "estimated", small, self.net, Error.of(square, variance), linear, self.on, start, skip
+        )
 
     def _variance(self) -> float:
         if self.closed:
@@ -275,10 +334,22 @@ class _Task:
         fresh = np.column_stack([np.ones(len(self.fresh)), self.fresh - self.x.mean(axis=0)])
         linear = float(np.square(fresh @ map_ - self.truth).sum(axis=1).mean())
         variance = float(self.truth.var(axis=0).sum())
-        return Narrowed("estimated", small, self.net, Error.of(square, variance), Error.of(linear, variance), self.on, start)
+        return Narrowed(
+            "estimated",
+            small,
+            self.net,
+            Error.of(square, variance),
+            Error.of(linear, variance),
+            self.on,
+            start,
+        )
 
-    def _deep(self, widths: tuple[int, ...], make: Make, progress: Progress | None = None) -> Narrowed:
-        """Layer by layer: each sees the inputs that the narrowed layers below give, and aims at the original above."""
+    def _deep(
+        self, widths: tuple[int, ...], make: Make, progress: Progress | None = None
+    ) -> Narrowed:
+        """Layer by layer: each sees the inputs that the narrowed layers below give, and aims at the
+        original above.
+        """
         current, rng, names = self.net, np.random.default_rng(self.seed), []
         hidden, hidden_true = self.x, self.x
         for l, count in enumerate(widths):
@@ -290,14 +361,16 @@ class _Task:
             if count < len(layer.bias):
                 whitening = Whitening.of(_fitted(hidden), hidden.shape[1])
                 goal = Empirical(
-                    whitening.points(hidden), hidden_true @ wide.weight.T + wide.bias, layer.activation,
-                    whitening.units(layer.weight, layer.bias), above.weight.T,
+                    whitening.points(hidden), hidden_true @ wide.weight.T + wide.bias,
+                    layer.activation, whitening.units(layer.weight, layer.bias), above.weight.T,
                 )  # fmt: skip
                 found = make(goal, count, rng)
                 _, bias = goal.affine(found)
                 layer = Layer(*whitening.parameters(found.units), layer.activation)
                 above = Layer(found.outer.T.copy(), bias, above.activation)
-                current = current.with_layers([*current.layers[:l], layer, above, *current.layers[l + 2 :]])
+                current = current.with_layers(
+                    [*current.layers[:l], layer, above, *current.layers[l + 2 :]]
+                )
                 names.append(found.start)
             hidden = layer.activation(hidden @ layer.weight.T + layer.bias)
         return self._measured(current, ", ".join(names) or "nothing to remove")
@@ -310,7 +383,9 @@ class _Task:
         """The student, and the errors with units kept by magnitude and with centres of units."""
         return self.student(widths), self._simple(widths, largest), self._simple(widths, kmeans)
 
-    def _simple(self, widths: tuple[int, ...], choose: Callable[[Goal, int, np.random.Generator], UnitLaw]) -> Error:
+    def _simple(
+        self, widths: tuple[int, ...], choose: Callable[[Goal, int, np.random.Generator], UnitLaw]
+    ) -> Error:
         def make(goal: Goal, count: int, rng: np.random.Generator) -> Fit:
             return project(goal, choose(goal, count, rng))
 
@@ -321,7 +396,8 @@ class _Task:
 
 
 def smoothed(mean: Array, cov: Array) -> Gaussian:
-    """The Gaussian with these moments and a thousandth of the mean variance added in every direction.
+    """The Gaussian with these moments and a thousandth of the mean variance added in every
+    direction.
 
     What barely varies in the samples would otherwise get weights that they hardly determine.
     """
@@ -336,9 +412,11 @@ def _fitted(x: Array) -> Gaussian:
 
 
 def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
-    """All parameters together on samples, by L-BFGS: least squares of the outputs before the output map.
+    """All parameters together on samples, by L-BFGS: least squares of the outputs before the output
+    map.
 
-    A fifth of the rows is held out: what is best on them is returned, so that few samples are not learnt by heart.
+    A fifth of the rows is held out: what is best on them is returned, so that few samples are not
+    learnt by heart.
     """
     from scipy.optimize import minimize
 
@@ -379,8 +457,12 @@ def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
     scale = 1.0
     scale = value(net.flat())[0] or 1.0
     options = {"maxiter": REFINEMENT, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-14}
-    found = minimize(value, net.flat(), jac=True, method="L-BFGS-B", callback=watch, options=options)
-    theta = best if len(held) else found.x  # the best on the rows held out; the last step fits the others best
+    found = minimize(
+        value, net.flat(), jac=True, method="L-BFGS-B", callback=watch, options=options
+    )
+    theta = (
+        best if len(held) else found.x
+    )  # the best on the rows held out; the last step fits the others best
     return net.with_layers(net.with_flat(theta).layers)
 
 
@@ -389,8 +471,9 @@ class ErrorCurve(Result):
     """Error against the number of hidden units.
 
     Attributes:
-        units: hidden units of each student. students: the errors reached, and beside them, on the same data, `magnitude`:
-            the units with the largest weights kept, outgoing weights fitted again; `kmeans`: centres of units, fitted again.
+        units: hidden units of each student. students: the errors reached, and beside them, on the
+            same data, `magnitude`: the units with the largest weights kept, outgoing weights fitted
+            again; `kmeans`: centres of units, fitted again.
         linear: of the best affine map. networks: the students.
     """
 
@@ -406,12 +489,19 @@ class ErrorCurve(Result):
 
     @property
     def statement(self) -> str:
-        ends = ", ".join(f"{e.unexplained:.2g} with {m}" for m, e in zip(self.units, self.students, strict=True))
+        ends = ", ".join(
+            f"{e.unexplained:.2g} with {m}" for m, e in zip(self.units, self.students, strict=True)
+        )
         linear = f"{self.linear.unexplained:.2g} with a linear map"
         return f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}"
 
     def rows(self) -> list[tuple[str, str]]:
-        rows = [("hidden units", "share of variance lost: student, k-means, magnitude (outgoing weights fitted in all)")]
+        rows = [
+            (
+                "hidden units",
+                "share of variance lost: student, k-means, magnitude (outgoing weights fitted in all)",
+            )
+        ]
         for m, *errors in zip(self.units, self.students, self.kmeans, self.magnitude, strict=True):
             rows.append((str(m), "   ".join(f"~ {e.unexplained:.2e}" for e in errors)))
         return [*rows, ("a linear map", f"~ {self.linear.unexplained:.2e}"), ("measured", self.on)]
@@ -423,14 +513,25 @@ class ErrorCurve(Result):
         errors = {}
         for name, found in self._errors().items():
             errors[name] = [e._asdict() for e in found]
-        return {"units": list(self.units), **errors, "linear": self.linear._asdict(), "of": self.of, "on": self.on}
+        return {
+            "units": list(self.units),
+            **errors,
+            "linear": self.linear._asdict(),
+            "of": self.of,
+            "on": self.on,
+        }
 
     def plot_data(self) -> dict[str, Any]:
         """Units, shares of variance lost, and the linear map's."""
         shares = {}
         for name, found in self._errors().items():
             shares[name] = np.array([e.unexplained for e in found])
-        return {"units": np.array(self.units), **shares, "linear": self.linear.unexplained, "of": self.of}
+        return {
+            "units": np.array(self.units),
+            **shares,
+            "linear": self.linear.unexplained,
+            "of": self.of,
+        }
 
     def plot(self, ax: Any = None) -> Any:
         """Error against units, on logarithmic axes."""
@@ -447,7 +548,9 @@ def error_curve(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> ErrorCurve:
-    """Students of several sizes, beside two simpler ways to choose units with the same refit, and the linear map."""
+    """Students of several sizes, beside two simpler ways to choose units with the same refit, and
+    the linear map.
+    """
     if not net.units:
         raise ShapeError(f"{net!r} has no hidden units to remove")
     task = _Task(net, on, False, seed)
@@ -465,8 +568,20 @@ def error_curve(
     sizes = tuple(s.network.units for s in students)
     errors = tuple(s.error for s in students)
     networks = tuple(s.network for s in students)
-    return ErrorCurve("estimated", sizes, errors, magnitude, centres, students[0].linear, net.units, task.on, networks)
+    return ErrorCurve(
+        "estimated",
+        sizes,
+        errors,
+        magnitude,
+        centres,
+        students[0].linear,
+        net.units,
+        task.on,
+        networks,
+    )
 
 
 def _steps(units: int) -> list[int]:
-    return sorted({max(1, round(units * 2.0 ** (-k))) for k in range(1, max(2, units.bit_length()))})[-7:]
+    return sorted(
+        {max(1, round(units * 2.0 ** (-k))) for k in range(1, max(2, units.bit_length()))}
+    )[-7:]

@@ -1,7 +1,8 @@
 """sup |a - b| over a box: a certified enclosure by bisection.
 
-Bounds of a - b on boxes (`output_gap`), the box with the largest one halved first; from below, values at points,
-re-evaluated exactly. `exact_gap` has the exact number where linear pieces give it.
+Bounds of a - b on boxes (`output_gap`), the box with the largest one halved first; from below,
+values at points, re-evaluated exactly. `exact_gap` has the exact number where linear pieces give
+it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from .linear_programs import PRODUCTS
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]
 PART = 32  # boxes that a worker takes at a time
-PAIR = 4 * PRODUCTS  # multiplications that bounds of a difference may take on one box before it counts as several
+PAIR = (
+    4 * PRODUCTS
+)  # multiplications that bounds of a difference may take on one box before it counts as several
 BREATH = 1 + 2.0**-40
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
 
@@ -38,7 +41,10 @@ class _Search:
 
     def __init__(self, a: Network, b: Network, box: Box, executor: Executor | None) -> None:
         self.a, self.b, self.box, self.map = a, b, box, map if executor is None else executor.map
-        found = {name: (float(f(box.low[None], box.high[None])[0]), f) for name, f in measures(a, b).items()}
+        found = {
+            name: (float(f(box.low[None], box.high[None])[0]), f)
+            for name, f in measures(a, b).items()
+        }
         self.how = min(found, key=lambda name: found[name][0])
         top, self.measure = found[self.how]
         self.low, self.high, self.top = box.low[None], box.high[None], np.array([top])
@@ -73,12 +79,17 @@ class _Search:
 
     def _replace(self, pick: Any, axis: Any, new: tuple[Array, Array], fresh: Array) -> None:
         first = len(self.tree)
-        for k, (node, split) in enumerate(zip(self.node[pick].tolist(), axis.tolist(), strict=True)):
+        for k, (node, split) in enumerate(
+            zip(self.node[pick].tolist(), axis.tolist(), strict=True)
+        ):
             self.tree[node] = (split, first + k, first + len(pick) + k)
         self.tree += [(-1, -1, -1)] * (2 * len(pick))
         keep = np.ones(len(self.top), dtype=bool)
         keep[pick] = False
-        self.low, self.high = np.concatenate([self.low[keep], new[0]]), np.concatenate([self.high[keep], new[1]])
+        self.low, self.high = (
+            np.concatenate([self.low[keep], new[0]]),
+            np.concatenate([self.high[keep], new[1]]),
+        )
         self.top = np.concatenate([self.top[keep], fresh])
         self.node = np.concatenate([self.node[keep], np.arange(first, len(self.tree))])
         self.boxes += len(fresh)
@@ -93,7 +104,9 @@ class _Search:
 
 
 def price(a: Network, b: Network) -> int:
-    """As how many boxes one counts: by the multiplications that bounds of all units of both networks side by side take."""
+    """As how many boxes one counts: by the multiplications that bounds of all units of both
+    networks side by side take.
+    """
     both = joint(a, b)
     total = 0
     for net in (a, b) if both is None else (both,):
@@ -115,7 +128,8 @@ def enclose(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> GapBound:
-    """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is spent.
+    """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is
+    spent.
 
     Args:
         budget: boxes; one of large networks counts as several, see `price`.
@@ -133,9 +147,15 @@ def enclose(
         if top - floor <= CLOSE * top or (eps is not None and (top * BREATH <= eps or floor > eps)):
             break
         if progress is not None:
-            progress(search.boxes, budget, f"difference at most {1.001 * top:.4g}, {max(floor, 0.0):.3g} seen")
+            progress(
+                search.boxes,
+                budget,
+                f"difference at most {1.001 * top:.4g}, {max(floor, 0.0):.3g} seen",
+            )
         if not search.split(budget - search.boxes):
             break
     tree = search.preorder()
-    upper = worst(search.measure, search.box, tree) * BREATH  # rounding depends on the machine and on the size of batches
+    upper = (
+        worst(search.measure, search.box, tree) * BREATH
+    )  # rounding depends on the machine and on the size of batches
     return GapBound(upper, search.how, tree, tuple(search.at.tolist()), search.boxes)

@@ -1,12 +1,13 @@
 """Cases by linear programs and branching: the search. What it proposes, `sign_splits` checks.
 
-On a part of a box, with bounds of all pre-activations, an activation that bends lies in a triangle: above both of its lines,
-below its chord [Ehlers 2017]. The largest pre-activation of a unit over these triangles is a linear program, and its dual
-gives the multipliers of a proof. No affine bounds do better while all other bounds stay what they are [Salman et al. 2019].
-Where that is not enough, the signs of the unit whose triangle the program uses most are told apart [Bunel et al. 2018].
+On a part of a box, with bounds of all pre-activations, an activation that bends lies in a triangle:
+above both of its lines, below its chord [Ehlers 2017]. The largest pre-activation of a unit over
+these triangles is a linear program, and its dual gives the multipliers of a proof. No affine bounds
+do better while all other bounds stay what they are [Salman et al. 2019]. Where that is not enough,
+the signs of the unit whose triangle the program uses most are told apart [Bunel et al. 2018].
 
-A sign that a part supposes is a constraint that may be broken at a price. So every program has a solution, and the price,
-which no multiplier exceeds, proves also that a part is empty.
+A sign that a part supposes is a constraint that may be broken at a price. So every program has a
+solution, and the price, which no multiplier exceeds, proves also that a part is empty.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Attempt(NamedTuple):
     """What became of a claim.
 
     Attributes:
-        case: a proof, or None. programs: how many were solved. points: inputs at which they were largest ``[points, inputs]``.
+        case: a proof, or None. programs: how many were solved. points: inputs at which they were
+            largest ``[points, inputs]``.
         gap: what the first was above zero, as a share of the sizes that it adds.
         spent: as how many programs of a small network all that counts.
     """
@@ -63,7 +65,14 @@ class Attempt(NamedTuple):
 
 
 def prove(
-    net: Network, box: Box, known: Signs, layer: int, unit: int, sign: int, given: int = -1, limit: int = 1
+    net: Network,
+    box: Box,
+    known: Signs,
+    layer: int,
+    unit: int,
+    sign: int,
+    given: int = -1,
+    limit: int = 1,
 ) -> Attempt:
     """Try to prove a `sign_splits.Case`.
 
@@ -111,7 +120,9 @@ def prove(
 
 def _refutes(target: Network, x: Array, given: int) -> bool:
     """Whether floats say that the claim fails at an input."""
-    on = given < 0 or bool(Network((*target.layers[:-2], _open(target.layers[-2]))).logits(x[None])[0, given] > 0)
+    on = given < 0 or bool(
+        Network((*target.layers[:-2], _open(target.layers[-2]))).logits(x[None])[0, given] > 0
+    )
     return on and bool(target.logits(x[None])[0, 0] > 0)
 
 
@@ -125,7 +136,10 @@ def _leaf(target: Network, found: Propagation, signs: Signs, best: Optimum) -> S
         return None
     short = np.array([float(f"{m:.3g}") for m in best.multipliers])
     for numbers in (short, best.multipliers):
-        if upper(target, found, signs, Multipliers(numbers[None], ~np.isnan(numbers[None])))[0] <= 0:
+        if (
+            upper(target, found, signs, Multipliers(numbers[None], ~np.isnan(numbers[None])))[0]
+            <= 0
+        ):
             units = np.flatnonzero(~np.isnan(numbers))
             return tuple(units.tolist()), tuple(numbers[units].tolist())
     return None
@@ -138,7 +152,8 @@ class Optimum(NamedTuple):
     """The maximum of a program.
 
     Attributes:
-        value, at: with the input. multipliers: of all hidden units below, not a number where none is needed.
+        value, at: with the input. multipliers: of all hidden units below, not a number where none
+            is needed.
         slack: how much each triangle is used, ``[hidden units]``.
     """
 
@@ -149,10 +164,12 @@ class Optimum(NamedTuple):
 
 
 class LayerVariables(NamedTuple):
-    """Variables of a hidden layer: pre-activations z, activations h of some units, how far signs of some are broken.
+    """Variables of a hidden layer: pre-activations z, activations h of some units, how far signs of
+    some are broken.
 
     Attributes:
-        kept, held: which units have the latter two. signs: of all. z, h, broken: where the variables start.
+        kept, held: which units have the latter two. signs: of all. z, h, broken: where the
+            variables start.
     """
 
     kept: Mask
@@ -163,10 +180,14 @@ class LayerVariables(NamedTuple):
     broken: int
 
 
-def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tuple[Optimum | None, int]:
-    """The maximum of an `objective_network` over the triangles, where units have signs ``[1, units]``, and its cost.
+def _optimum(
+    target: Network, box: Box, found: Propagation, signs: Signs
+) -> tuple[Optimum | None, int]:
+    """The maximum of an `objective_network` over the triangles, where units have signs ``[1,
+    units]``, and its cost.
 
-    None where numbers are too large, or the solver finds no maximum in so many steps that it would count as `LONG`.
+    None where numbers are too large, or the solver finds no maximum in so many steps that it would
+    count as `LONG`.
     """
     from scipy import sparse
     from scipy.optimize import linprog
@@ -179,7 +200,10 @@ def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tup
     h = sparse.eye(inputs, size, format="csr")
     for l, (layer, block) in enumerate(zip(target.layers[:-1], blocks, strict=True)):
         z = _choose(np.ones(len(block.kept), dtype=bool), block.z, size)
-        own, broken = (_choose(mask, at, size) for mask, at in ((block.kept, block.h), (block.held, block.broken)))
+        own, broken = (
+            _choose(mask, at, size)
+            for mask, at in ((block.kept, block.h), (block.held, block.broken))
+        )
         equal.append(z - sparse.csr_matrix(layer.weight) @ h)
         right_sides.append(layer.bias)
         for slope, offset, side in _lines(target, found, l, block):
@@ -192,36 +216,58 @@ def _optimum(target: Network, box: Box, found: Propagation, signs: Signs) -> tup
         steep = np.where(found.bounds[l][0][0] >= 0, *beside(layer.activation))
         h = (sparse.diags(np.where(block.kept, 0.0, steep)) @ z + own).tocsr()
     costs -= h.T @ last.weight[0]
-    rows = sparse.vstack(below), np.concatenate(tops), sparse.vstack(equal), np.concatenate(right_sides)
-    if not all((np.abs(numbers) < LARGEST).all() for numbers in (costs, rows[0].data, rows[1], rows[2].data, rows[3])):
+    rows = (
+        sparse.vstack(below),
+        np.concatenate(tops),
+        sparse.vstack(equal),
+        np.concatenate(right_sides),
+    )
+    if not all(
+        (np.abs(numbers) < LARGEST).all()
+        for numbers in (costs, rows[0].data, rows[1], rows[2].data, rows[3])
+    ):
         return None, 1
     size = rows[0].nnz + rows[2].nnz + 1
     most = {"maxiter": 1 + LONG * STEPS // size}
     done = linprog(costs, *rows, np.stack([low, high], axis=1), method="highs", options=most)
-    return None if done.status != 0 else _read(target, done, blocks), max(1, done.nit * size // STEPS)
+    return None if done.status != 0 else _read(target, done, blocks), max(
+        1, done.nit * size // STEPS
+    )
 
 
 def _blocks(target: Network, found: Propagation, signs: Signs) -> tuple[list[LayerVariables], int]:
-    blocks, size, every = list[LayerVariables](), target.widths[0], np.split(signs[0], ends_of(target)[1:-1])
+    blocks, size, every = (
+        list[LayerVariables](),
+        target.widths[0],
+        np.split(signs[0], ends_of(target)[1:-1]),
+    )
     for layer, ends, own in zip(target.layers, found.bounds, every, strict=False):
         lo, hi = (end[0] for end in ends)
         kept = ((lo < 0) & (hi > 0)) | (not layer.activation.piecewise_linear)
         held = (own != 0) & (np.where(own > 0, -lo, hi) >= 0)
         h = size + len(lo)
-        blocks.append(LayerVariables(kept, held, own.astype(np.float64), size, h, h + int(kept.sum())))
+        blocks.append(
+            LayerVariables(kept, held, own.astype(np.float64), size, h, h + int(kept.sum()))
+        )
         size = blocks[-1].broken + int(held.sum())
     return blocks, size
 
 
 def _choose(mask: Mask, start: int, size: int) -> Any:
-    """For each unit the variable that it has, of those from a place on; a zero row for units without one."""
+    """For each unit the variable that it has, of those from a place on; a zero row for units
+    without one.
+    """
     from scipy import sparse
 
     units = np.flatnonzero(mask)
-    return sparse.csr_matrix((np.ones(len(units)), (units, start + np.arange(len(units)))), shape=(len(mask), size))
+    return sparse.csr_matrix(
+        (np.ones(len(units)), (units, start + np.arange(len(units)))), shape=(len(mask), size)
+    )
 
 
-def _lines(target: Network, found: Propagation, l: int, block: LayerVariables) -> list[tuple[Array, Array, float]]:
+def _lines(
+    target: Network, found: Propagation, l: int, block: LayerVariables
+) -> list[tuple[Array, Array, float]]:
     """Slopes and offsets of the lines above (1) and below (-1) the activations of a layer."""
     lines, (right, left) = found.relaxations[l], beside(target.layers[l].activation)
     above = (lines.upper_slope[0], lines.upper_offset[0], 1.0)
@@ -240,7 +286,9 @@ def _read(target: Network, done: Any, blocks: list[LayerVariables]) -> Optimum:
     for layer, block in zip(target.layers[:-1], blocks, strict=True):
         right, left = beside(layer.activation)
         kept, count = block.kept, int(block.kept.sum())
-        lines = 2 if right == left else 3  # as `_lines` gives them: the chord, then the other line or both slopes
+        lines = (
+            2 if right == left else 3
+        )  # as `_lines` gives them: the chord, then the other line or both slopes
         chord, *pair = (np.array(list(islice(rows, count))) for _ in range(lines))
         m, used = np.full(len(kept), np.nan), np.zeros(len(kept))
         if right != left:
@@ -252,7 +300,9 @@ def _read(target: Network, done: Any, blocks: list[LayerVariables]) -> Optimum:
         multipliers.append(np.where(np.isfinite(m), m, np.nan))
         slack.append(used)
     value = float(-done.fun + target.layers[-1].bias[0])
-    return Optimum(value, done.x[: target.widths[0]], np.concatenate(multipliers), np.concatenate(slack))
+    return Optimum(
+        value, done.x[: target.widths[0]], np.concatenate(multipliers), np.concatenate(slack)
+    )
 
 
 def holds(net: Network, box: Box, known: Signs, case: Case) -> bool:

@@ -1,7 +1,8 @@
 """Units that later layers hide on a box: the search. What it proposes, `sign_splits` checks.
 
-A ReLU unit plays no part if every unit of the next layer that sees it is off wherever it is on. Points of the box refute
-nearly all candidates; what is left is proved pair by pair, by linear programs and branching.
+A ReLU unit plays no part if every unit of the next layer that sees it is off wherever it is on.
+Points of the box refute nearly all candidates; what is left is proved pair by pair, by linear
+programs and branching.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ POINTS = 256, 4096
 
 
 def cuts(
-    net: Network, box: Box, signs: tuple[Signs, ...], limit: int, seed: Any = 0, progress: Progress | None = None
+    net: Network,
+    box: Box,
+    signs: tuple[Signs, ...],
+    limit: int,
+    seed: Any = 0,
+    progress: Progress | None = None,
 ) -> list[Case]:
     """Cuts after which hidden units have no outgoing weights but to units that are inactive.
 
@@ -54,17 +60,28 @@ def _seen(net: Network, signs: Signs, l: int, unit: int) -> Ints:
     return np.flatnonzero((net.layers[l].weight[:, unit] != 0) & (signs >= 0))
 
 
-def _candidates(net: Network, box: Box, signs: tuple[Signs, ...], l: int, rng: np.random.Generator) -> Ints:
-    """Units of a layer that are on somewhere, with all that see them off there, as far as points of the box say."""
-    weight, by = net.layers[l].weight, {u: _seen(net, signs[l], l, u) for u in np.flatnonzero(signs[l - 1] >= 0).tolist()}
-    left = np.array([u for u, some in by.items() if len(some) and not (signs[l][some] > 0).any()], dtype=np.intp)
+def _candidates(
+    net: Network, box: Box, signs: tuple[Signs, ...], l: int, rng: np.random.Generator
+) -> Ints:
+    """Units of a layer that are on somewhere, with all that see them off there, as far as points of
+    the box say.
+    """
+    weight, by = (
+        net.layers[l].weight,
+        {u: _seen(net, signs[l], l, u) for u in np.flatnonzero(signs[l - 1] >= 0).tolist()},
+    )
+    left = np.array(
+        [u for u, some in by.items() if len(some) and not (signs[l][some] > 0).any()], dtype=np.intp
+    )
     for count in POINTS if len(left) else ():
         x = box.sample(count, net.widths[0], rng)
         x = np.concatenate([x, np.where(rng.random(x.shape) < 0.5, box.high, box.low)])
         with np.errstate(all="ignore"):
             h = _before(net, l, x)
             z = h @ weight.T + net.layers[l].bias
-        left = np.array([u for u in left.tolist() if _hidden(z, h[:, u], weight[:, u], by[u])], dtype=np.intp)
+        left = np.array(
+            [u for u in left.tolist() if _hidden(z, h[:, u], weight[:, u], by[u])], dtype=np.intp
+        )
     return left[(h[:, left] > 0).any(axis=0)] if len(left) else left
 
 
@@ -80,12 +97,16 @@ def _hidden(z: Array, h: Array, column: Array, by: Ints) -> bool:
     return not (z[np.ix_(on, by)] + np.outer(h[on], np.maximum(-column[by], 0.0)) > 0).any()
 
 
-def _unit(net: Network, box: Box, known: Signs, l: int, unit: int, limit: int) -> tuple[list[Case], int]:
+def _unit(
+    net: Network, box: Box, known: Signs, l: int, unit: int, limit: int
+) -> tuple[list[Case], int]:
     """Cuts of all weights of a unit that count, or none; and how many programs were solved."""
     ends, used, cases = ends_of(net), 0, list[Case]()
     by = _seen(net, known[ends[l] : ends[l + 1]], l, unit).tolist()
     for k, other in enumerate(by):
-        found = linear_programs.prove(net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k))
+        found = linear_programs.prove(
+            net, box, known, l + 1, other, -1, unit, (limit - used) // (len(by) - k)
+        )
         used += found.spent
         if found.case is None or not linear_programs.holds(net, box, known, found.case):
             return [], used

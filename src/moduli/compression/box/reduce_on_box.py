@@ -1,10 +1,12 @@
-"""Fewer hidden units with the same function on a box: the search. What it proposes, `box_claim` and `certificate` check.
+"""Fewer hidden units with the same function on a box: the search. What it proposes, `box_claim` and
+`certificate` check.
 
-`stable_units` proves which units never change sign. Inactive ones go; all moves that hold everywhere are tried (`reduce`); the
-linear ones of a layer, which matter through M = V C W only, become as few as the rank of M (the published rule takes the
-rank of W [Serra et al. 2020]); a layer of linear units goes where that costs no parameters; again, to a fixed point.
-Before all that, units that later layers hide lose their outgoing weights (`masked_units`).
-Not tried: dependence of features that bend, but for shared hyperplanes.
+`stable_units` proves which units never change sign. Inactive ones go; all moves that hold
+everywhere are tried (`reduce`); the linear ones of a layer, which matter through M = V C W only,
+become as few as the rank of M (the published rule takes the rank of W [Serra et al. 2020]); a layer
+of linear units goes where that costs no parameters; again, to a fixed point. Before all that, units
+that later layers hide lose their outgoing weights (`masked_units`). Not tried: dependence of
+features that bend, but for shared hyperplanes.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ class RegionalCompression(Compression):
     """
 
     stability: Stability
-    names: ClassVar[dict[str, str]] = {**MOVES, "inactive": "inactive on the box", "block": "by linear dependence"}
+    names: ClassVar[dict[str, str]] = {
+        **MOVES,
+        "inactive": "inactive on the box",
+        "block": "by linear dependence",
+    }
 
     @property
     def on(self) -> Box:
@@ -70,7 +76,9 @@ class RegionalCompression(Compression):
     def masked_units(self) -> int:
         """How many units lost their outgoing weights because later layers hide them."""
         cases = self.proof.region.cases if self.proof.region is not None else ()
-        return len({(case.layer, case.assuming_active) for case in cases if case.assuming_active >= 0})
+        return len(
+            {(case.layer, case.assuming_active) for case in cases if case.assuming_active >= 0}
+        )
 
     def rounded(self, dtype: str) -> Compression:
         small = self.network.rounded(dtype)
@@ -85,7 +93,9 @@ class RegionalCompression(Compression):
 
     def rows(self) -> list[tuple[str, str]]:
         rows = dict(super().rows())
-        rows["same function"] = f"{self.glyph} proved on the box" + (", up to the slack" if self.slack else "")
+        rows["same function"] = f"{self.glyph} proved on the box" + (
+            ", up to the slack" if self.slack else ""
+        )
         found = self.stability
         for name, sign in (("inactive", -1), ("active", 1)):
             rows[f"proved {name}"] = found.methods(sign) or "none"
@@ -97,11 +107,22 @@ class RegionalCompression(Compression):
         rest = sum(int((u != 0).sum()) for u in self.stability.undecided)
         box = {"low": self.on.low.tolist(), "high": self.on.high.tolist()}
         effort = {"boxes": self.stability.boxes, "programs": self.stability.programs}
-        return {**super().data(), "box": box, **effort, "undecided": rest, "masked_units": self.masked_units}
+        return {
+            **super().data(),
+            "box": box,
+            **effort,
+            "undecided": rest,
+            "masked_units": self.masked_units,
+        }
 
 
 def compress(
-    net: Network, on: Box, budget: int, seed: Any = 0, executor: Executor | None = None, progress: Progress | None = None
+    net: Network,
+    on: Box,
+    budget: int,
+    seed: Any = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> RegionalCompression:
     """The smallest network found with the same function on a box.
 
@@ -119,21 +140,32 @@ def compress(
 
 
 def rank(
-    net: Network, on: Box, budget: int, seed: Any = 0, executor: Executor | None = None, progress: Progress | None = None
+    net: Network,
+    on: Box,
+    budget: int,
+    seed: Any = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> Rank:
-    """The least number of hidden units with this function on a box; an interval where minimality is no theorem."""
+    """The least number of hidden units with this function on a box; an interval where minimality is
+    no theorem.
+    """
     small = compress(net, on, budget, seed, executor, progress)
     region = small.proof.region
     state = replay(first(net, region), small.proof.large_moves, region=region)
     more = flattened(state)
     if more:
         flat, moves = state.network(), (*small.proof.large_moves, *more)
-        small = replace(small, network=flat, proof=certify(net, moves, flat, state=state, region=region))
+        small = replace(
+            small, network=flat, proof=certify(net, moves, flat, state=state, region=region)
+        )
     upper, moves = small.network.units, small.proof.large_moves
     if small.optimal:
         why = "no unit can be spared on the box" if upper else f"{no_units(state)} on the box"
         return Rank("proved", upper, upper, net.units, net, moves, why, found=small)
-    return Rank("bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small)
+    return Rank(
+        "bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small
+    )
 
 
 def claimed(found: Stability, cuts: Sequence[Case] = ()) -> Region:
@@ -190,7 +222,9 @@ def _skip(state: State, l: int) -> Move | None:
 
 def _linear(state: State, l: int) -> Units:
     """The remaining units of a layer that are linear on the box."""
-    return np.array([u for u in state.alive[l].tolist() if slope(state, l, u) is not None], dtype=np.intp)
+    return np.array(
+        [u for u in state.alive[l].tolist() if slope(state, l, u) is not None], dtype=np.intp
+    )
 
 
 # Blocks of linear units -----------------------------------------------------------------------------------------
@@ -212,7 +246,9 @@ def _dependent(state: State, l: int) -> Move | None:
     if len(units) < 2 or size > ENTRIES * 4 or not products_stay_finite(state, l, units):
         return None
     known = [slope(state, l, u) for u in units.tolist()]
-    slopes = [c for c in known if c is not None]  # all are known: `_linear` chose these units for it
+    slopes = [
+        c for c in known if c is not None
+    ]  # all are known: `_linear` chose these units for it
     if _independent(state, l, units, slopes):
         return None
     outgoing, product = linear_contribution(state, l, units, slopes)
@@ -226,12 +262,16 @@ def _dependent(state: State, l: int) -> Move | None:
 
 
 def _independent(state: State, l: int, units: Units, slopes: list[Fraction]) -> bool:
-    """Whether M clearly has as many independent rows as there are units, so that none can go: floats say so by a margin.
+    """Whether M clearly has as many independent rows as there are units, so that none can go:
+    floats say so by a margin.
 
-    The exact product takes a rational for every number of it, which is most of the work where nothing is to be had.
+    The exact product takes a rational for every number of it, which is most of the work where
+    nothing is to be had.
     """
     with np.errstate(all="ignore"):
-        outgoing = state.weights[l].take(state.alive[l + 1], units).hi * np.array(slopes, dtype=float)
+        outgoing = state.weights[l].take(state.alive[l + 1], units).hi * np.array(
+            slopes, dtype=float
+        )
         product = outgoing @ state.weights[l - 1].take(units, state.alive[l - 1]).hi
     size = np.abs(product).max(axis=1, initial=0.0)
     some = (size > 0) & np.isfinite(size)
@@ -242,9 +282,16 @@ def _independent(state: State, l: int, units: Units, slopes: list[Fraction]) -> 
 
 
 def _factorings(
-    state: State, l: int, units: Units, slopes: list[Fraction], outgoing: ExactArray, product: ExactArray
+    state: State,
+    l: int,
+    units: Units,
+    slopes: list[Fraction],
+    outgoing: ExactArray,
+    product: ExactArray,
 ) -> list[Factors | None]:
-    """Ways to write M, those of fewest units first; of as many, original rows where their numbers stay short, then sums."""
+    """Ways to write M, those of fewest units first; of as many, original rows where their numbers
+    stay short, then sums.
+    """
     rows, cols = (np.flatnonzero(product.nonzero().any(axis=axis)) for axis in (1, 0))
     incoming = state.weights[l - 1].take(units, state.alive[l - 1])
     kept = _kept(units, slopes, outgoing, incoming)
@@ -280,7 +327,9 @@ def _features(product: ExactArray, cols: Units) -> Factors:
     return Factors(None, new, [_column(product, k) for k in cols.tolist()])
 
 
-def _kept(units: Units, slopes: list[Fraction], outgoing: ExactArray, incoming: ExactArray) -> Factors | None:
+def _kept(
+    units: Units, slopes: list[Fraction], outgoing: ExactArray, incoming: ExactArray
+) -> Factors | None:
     """Units of the block whose rows span all its rows."""
     n, m = incoming.hi.shape
     rank = _rank(incoming.hi)
@@ -305,7 +354,9 @@ def _eliminated(product: ExactArray, rows: Units, cols: Units) -> Factors | None
         return None
     new = [_row(product, i) for i in range(product.hi.shape[0])]
     pivots, by = eliminate(new)
-    outgoing = list(map(list, zip(*by, strict=True)))  # M = by R, so what each new unit sends is a column of `by`
+    outgoing = list(
+        map(list, zip(*by, strict=True))
+    )  # M = by R, so what each new unit sends is a column of `by`
     return Factors(None, [new[p] for p in pivots], outgoing)
 
 
@@ -328,7 +379,9 @@ def _entry(array: ExactArray, i: int, j: int) -> Fraction:
 
 
 def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
-    """The move, with biases that keep new units active; None where numbers are too long or features have no bounds."""
+    """The move, with biases that keep new units active; None where numbers are too long or features
+    have no bounds.
+    """
     kept, count = factors.kept, len(factors.outgoing)
     rows = list[Row | None]()
     for row in factors.rows:
@@ -343,4 +396,6 @@ def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
     if any(max(abs(q.numerator), q.denominator) > LONGEST for q in numbers):
         return None
     into = units[:count] if kept is None else kept
-    return Move("block", l, units, into, rows=tuple(rows), outgoing=tuple(map(tuple, factors.outgoing)))
+    return Move(
+        "block", l, units, into, rows=tuple(rows), outgoing=tuple(map(tuple, factors.outgoing))
+    )

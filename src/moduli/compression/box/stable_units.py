@@ -1,9 +1,11 @@
-"""Which hidden units never change sign on a box: stably inactive (z <= 0) or stably active (z >= 0).
+"""Which hidden units never change sign on a box: stably inactive (z <= 0) or stably active (z >=
+0).
 
-The search: points first (a unit seen on both sides is out, with the points as witnesses), then bounds on the whole box, then
-bisection of the box, one tree for all candidates (briefly where inputs are many), then for each that is left a linear
-program, and at last programs and branching. What it finds is a tree, a list of signs and cases, and only `sign_splits.verify`
-decides whether they hold. Touching zero is allowed on either side, because relu is continuous.
+The search: points first (a unit seen on both sides is out, with the points as witnesses), then
+bounds on the whole box, then bisection of the box, one tree for all candidates (briefly where
+inputs are many), then for each that is left a linear program, and at last programs and branching.
+What it finds is a tree, a list of signs and cases, and only `sign_splits.verify` decides whether
+they hold. Touching zero is allowed on either side, because relu is continuous.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ HOW = ("", "interval", "linear", "bisection", "program", "branching")
 MANY = 10  # inputs beyond which bisection gets a part of the budget only
 LITTLE = 64  # that part is one in so many
 WORTH = 8  # programs that branching is worth with
-CLIMB = 8 * PRODUCTS  # multiplications, for each box of the budget, that the first look at points may take
+CLIMB = (
+    8 * PRODUCTS
+)  # multiplications, for each box of the budget, that the first look at points may take
 TOGETHER = 8  # linear programs that are begun before the next look at the budget
 
 
@@ -50,13 +54,15 @@ class Stability(Result):
     """Signs of hidden units on a box, with a proof.
 
     Attributes:
-        network, box.
-        signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1 (active: >= 0), 0 (neither is proved).
+        network, box. signs: per hidden layer -1 (inactive: pre-activation <= 0 on the box), 1
+        (active: >= 0), 0 (neither is proved).
         tree: the splits of the proof, see `input_splits.verify`.
         cases: the proofs of those signs that the tree does not prove, see `sign_splits`.
         how: per hidden layer where in `HOW` the method stands that proved the sign, else 0.
-        undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else 0.
-        witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest pre-activation seen.
+        undecided: per hidden layer the sign (-1, 1) that no point refutes and no bound proves, else
+            0.
+        witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest
+            pre-activation seen.
         boxes, programs: how many boxes the search has bounded, and linear programs solved.
         status: proved if all other units are proved to have both signs, at the witnesses.
     """
@@ -75,7 +81,10 @@ class Stability(Result):
 
     def count(self, sign: int, how: int | None = None) -> int:
         """How many units are proved to have a sign (by one method)."""
-        return sum(int(((s == sign) & (h == how if how else h > 0)).sum()) for s, h in zip(self.signs, self.how, strict=True))
+        return sum(
+            int(((s == sign) & (h == how if how else h > 0)).sum())
+            for s, h in zip(self.signs, self.how, strict=True)
+        )
 
     @property
     def statement(self) -> str:
@@ -109,14 +118,17 @@ class Stability(Result):
     def effort(self) -> str:
         """What the search has bounded, and what of it is left in the proof."""
         parts = [counted(self.boxes, "box", "boxes")]
-        parts += [counted(self.programs, "linear program", "linear programs")] if self.programs else []
+        parts += (
+            [counted(self.programs, "linear program", "linear programs")] if self.programs else []
+        )
         return f"{', '.join(parts)}; {counted(self.leaves, 'leaf', 'leaves')} in the proof"
 
     def data(self) -> dict[str, Any]:
         return {
-            "network": self.network.digest, "low": self.box.low.tolist(), "high": self.box.high.tolist(),
-            "signs": [s.tolist() for s in self.signs], "undecided": [u.tolist() for u in self.undecided],
-            "tree": list(self.tree), "cases": [case.to_json() for case in self.cases], "boxes": self.boxes,
+            "network": self.network.digest, "low": self.box.low.tolist(),
+            "high": self.box.high.tolist(), "signs": [s.tolist() for s in self.signs],
+            "undecided": [u.tolist() for u in self.undecided], "tree": list(self.tree),
+            "cases": [case.to_json() for case in self.cases], "boxes": self.boxes,
             "programs": self.programs,
         }  # fmt: skip
 
@@ -133,8 +145,9 @@ def stable(
     """Prove which hidden units never change sign on a box.
 
     Args:
-        on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear programs to solve;
-            those of large networks count as several, see `linear_programs.PRODUCTS` and `linear_programs.STEPS`.
+        on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear
+            programs to solve; those of large networks count as several, see
+            `linear_programs.PRODUCTS` and `linear_programs.STEPS`.
         executor: takes boxes, and units of a layer.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
@@ -150,7 +163,9 @@ def stable(
         search = Search(net, box, seen, bisection_budget(net.widths[0], budget), executor, progress)
         search.run()
     tree, signs = search.proof()
-    failed = input_splits.unproved(net, box, tree, _layers(net, signs)) >= 0  # rounding depends on the size of a batch
+    failed = (
+        input_splits.unproved(net, box, tree, _layers(net, signs)) >= 0
+    )  # rounding depends on the size of a batch
     signs[failed] = 0
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
     with np.errstate(all="ignore"):
@@ -159,8 +174,8 @@ def stable(
     witnesses = _layers(net, np.stack([seen.at_least, seen.at_most], axis=1))
     status = "proved" if not left.any() and _refuted(net, seen, signs == 0) else "bounded"
     return Stability(
-        status, net, box, _layers(net, signs), tree, tuple(cases), _layers(net, how), _layers(net, left), witnesses,
-        search.boxes, solved,
+        status, net, box, _layers(net, signs), tree, tuple(cases), _layers(net, how),
+        _layers(net, left), witnesses, search.boxes, solved,
     )  # fmt: skip
 
 
@@ -173,8 +188,15 @@ def _by_cases(
     net: Network, box: Box, signs: Signs, how: Signs, search: Search, limit: int, executor: Executor | None,
     progress: Progress | None,
 ) -> tuple[list[Case], int]:  # fmt: skip
-    """Linear programs for the signs that are open, one for each and then many; `signs`, `how`, `search.alive` are updated."""
-    ends, cases, left, map_ = ends_of(net), list[Case](), limit, map if executor is None else executor.map
+    """Linear programs for the signs that are open, one for each and then many; `signs`, `how`,
+    `search.alive` are updated.
+    """
+    ends, cases, left, map_ = (
+        ends_of(net),
+        list[Case](),
+        limit,
+        map if executor is None else executor.map,
+    )
     gap, solved = np.zeros(net.units), 0
     if sum(layer.weight.size for layer in net.layers) > linear_programs.ENTRIES:
         return cases, 0
@@ -194,13 +216,17 @@ def _by_cases(
                 for unit, found in zip(some.tolist(), tried, strict=True):
                     left, solved, gap[unit] = left - found.spent, solved + found.programs, found.gap
                     search.seen.look(np.clip(found.points, box.low, box.high))
-                    if found.case is not None and linear_programs.holds(net, box, signs, found.case):
+                    if found.case is not None and linear_programs.holds(
+                        net, box, signs, found.case
+                    ):
                         cases.append(found.case)
                         signs[unit] = search.wanted[unit]
                         how[unit] = method if found.programs else HOW.index("linear")
                     if progress is not None:
                         count = int(((signs == 0) & search.alive).sum())
-                        progress(min(limit, limit - left), limit, f"linear programs, {count} units open")
+                        progress(
+                            min(limit, limit - left), limit, f"linear programs, {count} units open"
+                        )
             search.alive &= search.seen.wanted() == search.wanted
     return cases, solved
 
@@ -221,13 +247,16 @@ def _layers(net: Network, flat: Any) -> tuple[Any, ...]:
 
 
 class Points:
-    """The least and largest pre-activation of every hidden unit that some point of the box shows, in float arithmetic.
+    """The least and largest pre-activation of every hidden unit that some point of the box shows,
+    in float arithmetic.
 
     Attributes:
         least, most: ``[hidden units]``. at_least, at_most: the points, ``[hidden units, inputs]``.
     """
 
-    def __init__(self, net: Network, box: Box, rng: np.random.Generator, budget: int = 10_000) -> None:
+    def __init__(
+        self, net: Network, box: Box, rng: np.random.Generator, budget: int = 10_000
+    ) -> None:
         self.net, self.box = net, box
         inputs, units = net.widths[0], net.units
         self.least, self.most = np.full(units, np.inf), np.full(units, -np.inf)
@@ -245,7 +274,9 @@ class Points:
     def _anywhere(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Uniform points, for boxes of any size."""
         mix = rng.random(shape)
-        points: Array = np.clip((1 - mix) * self.box.low + mix * self.box.high, self.box.low, self.box.high)
+        points: Array = np.clip(
+            (1 - mix) * self.box.low + mix * self.box.high, self.box.low, self.box.high
+        )
         return points
 
     def look(self, x: Array) -> None:
@@ -256,7 +287,9 @@ class Points:
                 values.append(h @ layer.weight.T + layer.bias)
                 h = layer.activation(values[-1])
             if values:
-                z = np.nan_to_num(np.concatenate(values, axis=1), nan=0.0, posinf=HUGE, neginf=-HUGE)
+                z = np.nan_to_num(
+                    np.concatenate(values, axis=1), nan=0.0, posinf=HUGE, neginf=-HUGE
+                )
                 self._keep(x[start : start + 4096], z)
 
     def _keep(self, x: Array, z: Array) -> None:
@@ -271,12 +304,15 @@ class Points:
     def wanted(self) -> Signs:
         """The sign that no point refutes, else 0; a breath beyond zero may be rounding."""
         breath = 2.0**-40 * np.maximum(np.abs(self.least), np.abs(self.most))
-        return np.where(self.most <= breath, -1, np.where(self.least >= -breath, 1, 0)).astype(np.int8)
+        return np.where(self.most <= breath, -1, np.where(self.least >= -breath, 1, 0)).astype(
+            np.int8
+        )
 
     def _climb(self, rng: np.random.Generator, budget: int, most: int = 6, steps: int = 16) -> None:
         """Signs of gradients, with shrinking steps, against every sign that is not refuted yet.
 
-        From up to `most` starts for each unit; fewer, or none, where all steps from one start are beyond the budget.
+        From up to `most` starts for each unit; fewer, or none, where all steps from one start are
+        beyond the budget.
         """
         low, high = self.box.low, self.box.high
         for l, units in enumerate(_layers(self.net, np.arange(self.net.units))):
@@ -302,7 +338,9 @@ class Points:
 
 
 class Node(NamedTuple):
-    """A box that waits: its place in the tree, its depth, its ends, and the candidates that it has to settle."""
+    """A box that waits: its place in the tree, its depth, its ends, and the candidates that it has
+    to settle.
+    """
 
     place: int
     depth: int
@@ -315,8 +353,9 @@ class Look(NamedTuple):
     """What bounds say on some boxes.
 
     Attributes:
-        proved: signs, ``[boxes, units]``. score: how much each input moves the affine bounds of open units, -1 where it has no
-            middle. corners: where these bounds are largest. products: what that took.
+        proved: signs, ``[boxes, units]``. score: how much each input moves the affine bounds of
+            open units, -1 where it has no middle. corners: where these bounds are largest.
+            products: what that took.
     """
 
     proved: Mask
@@ -340,7 +379,9 @@ def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> L
                 rows = found.unit_upper(l, box, unit, way)[1]
                 corners.append(np.where(rows > 0, high[box], low[box]))
                 weight = np.nan_to_num(np.abs(rows) * width[box])
-                np.add.at(score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300))
+                np.add.at(
+                    score, box, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
+                )
         inside = input_splits.middle(low, high)
         score = np.where((low < inside) & (inside < high), score, -1.0)
         return Look(proved, score, np.unique(np.concatenate(corners), axis=0), found.products)
@@ -349,18 +390,26 @@ def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> L
 class Search:
     """Bisection of a box with one tree for all candidates.
 
-    Boxes are bounded in order of depth. When half of the budget is spent, and half of each rest, the half of the candidates
-    with the larger unsettled volume is laid aside, so that the others get what remains; once these are done, all that is
-    unsettled has its turn again.
+    Boxes are bounded in order of depth. When half of the budget is spent, and half of each rest,
+    the half of the candidates with the larger unsettled volume is laid aside, so that the others
+    get what remains; once these are done, all that is unsettled has its turn again.
 
     Attributes:
-        wanted: the sign that each hidden unit may have (0: no candidate). alive: candidates that no point refutes.
-        tried: those of them in focus. boxes, spent: how many were bounded, and as how many of a small network these count.
+        wanted: the sign that each hidden unit may have (0: no candidate). alive: candidates that no
+            point refutes.
+        tried: those of them in focus. boxes, spent: how many were bounded, and as how many of a
+            small network these count.
         tree: per node the input that is split (or -1), the children, what stayed open.
     """
 
     def __init__(
-        self, net: Network, box: Box, seen: Points, budget: int, executor: Executor | None, progress: Progress | None
+        self,
+        net: Network,
+        box: Box,
+        seen: Points,
+        budget: int,
+        executor: Executor | None,
+        progress: Progress | None,
     ) -> None:
         self.net, self.seen, self.budget, self.progress = net, seen, budget, progress
         self.map = map if executor is None else executor.map
@@ -380,7 +429,9 @@ class Search:
         if not self.alive.any() or self.budget < 1:
             return
         plain = propagation.interval(self.net.layers[:-1], root.low[None], root.high[None])
-        for way, how, (lo, hi) in zip(_layers(self.net, self.wanted), _layers(self.net, self.how), plain, strict=True):
+        for way, how, (lo, hi) in zip(
+            _layers(self.net, self.wanted), _layers(self.net, self.how), plain, strict=True
+        ):
             how[((way < 0) & (hi[0] <= 0)) | ((way > 0) & (lo[0] >= 0))] = 1
         self._step()
         self.how[self.settled & (self.how == 0)] = 2
@@ -411,7 +462,9 @@ class Search:
         low, high = np.array([n.low for n in nodes]), np.array([n.high for n in nodes])
         need = np.array([n.open for n in nodes]) & self.tried
         look = partial(_look, self.net, self.wanted)
-        found = list(self.map(look, in_parts(low, PART), in_parts(high, PART), in_parts(need, PART)))
+        found = list(
+            self.map(look, in_parts(low, PART), in_parts(high, PART), in_parts(need, PART))
+        )
         self.price = max(1, -(-sum(one.products for one in found) // (len(nodes) * PRODUCTS)))
         self.boxes += len(nodes)
         self.spent += len(nodes) * self.price
@@ -439,7 +492,9 @@ class Search:
         return nodes
 
     def _place(self, node: Node, split: int, left: Mask) -> None:
-        """Both halves into the queue where a candidate in focus is left; a box that cannot be halved ends the candidate."""
+        """Both halves into the queue where a candidate in focus is left; a box that cannot be
+        halved ends the candidate.
+        """
         self.tree[node.place] = (-1, -1, -1, left)
         if not (left & self.tried).any():
             if left.any():
@@ -452,7 +507,9 @@ class Search:
             ends = input_splits.halves(node.low[None], node.high[None], np.array([split]))
             for k in (0, 2):
                 self.tree.append((-1, -1, -1, left))
-                self.queue.append(Node(at + k // 2, node.depth + 1, ends[k][0], ends[k + 1][0], left))
+                self.queue.append(
+                    Node(at + k // 2, node.depth + 1, ends[k][0], ends[k + 1][0], left)
+                )
 
     @property
     def settled(self) -> Mask:

@@ -1,9 +1,12 @@
-"""Fewer hidden units on a box within a tolerance: parameters are changed, the change is certified, the rest is lossless.
+"""Fewer hidden units on a box within a tolerance: parameters are changed, the change is certified,
+the rest is lossless.
 
-Two steps in one certificate: bounds of |original - changed| on the box by bisection (`bisection`), for two networks of one
-architecture; then `reduce_on_box.compress` of the changed network, exact but for one rounding. Changes are such that a unit
-goes: its row becomes zero (nearly constant units), a multiple of another row (nearly dependent ones), or its bias moves so
-that it never bends (nearly stable ones). Tried in the order of their effect at points: all together, then halves, and so on.
+Two steps in one certificate: bounds of |original - changed| on the box by bisection (`bisection`),
+for two networks of one architecture; then `reduce_on_box.compress` of the changed network, exact
+but for one rounding. Changes are such that a unit goes: its row becomes zero (nearly constant
+units), a multiple of another row (nearly dependent ones), or its bias moves so that it never bends
+(nearly stable ones). Tried in the order of their effect at points: all together, then halves, and
+so on.
 """
 
 from __future__ import annotations
@@ -71,13 +74,19 @@ class Within(Compression):
         with fields.made_by_hand("eps"):
             eps = fields.real(float(self.eps), "eps", least=0.0)
         if not found <= eps:
-            raise CertificateRejected(f"a difference up to {self.eps} is claimed, but only {found} is proved")
+            raise CertificateRejected(
+                f"a difference up to {self.eps} is claimed, but only {found} is proved"
+            )
         return True
 
     def rounded(self, dtype: str) -> Within:
-        """The same with parameters rounded to ``float32``; the tolerance grows where that costs more than is left of it."""
+        """The same with parameters rounded to ``float32``; the tolerance grows where that costs
+        more than is left of it.
+        """
         small, old = self.network.rounded(dtype), self.proof
-        proof = certify(self.original, old.large_moves, small, region=old.region, changed=old.changed)
+        proof = certify(
+            self.original, old.large_moves, small, region=old.region, changed=old.changed
+        )
         return replace(self, network=small, proof=proof, eps=max(self.eps, proof.slack.constant))
 
     @property
@@ -142,7 +151,9 @@ def compress(
     changed = _changed(net, kept)
     step = reduce_on_box.compress(changed, box, budget, seed, executor)
     between = Changed.between(net, changed, enclosure)
-    proof = certify(net, step.proof.large_moves, step.network, region=step.proof.region, changed=between)
+    proof = certify(
+        net, step.proof.large_moves, step.network, region=step.proof.region, changed=between
+    )
     if proof.slack.constant > eps or step.network.units >= best.network.units:
         return best
     return Within("bounded", step.network, net, proof, eps, enclosure.boxes)
@@ -158,9 +169,14 @@ def _kept(
     executor: Executor | None,
     progress: Progress | None,
 ) -> tuple[list[Change], GapBound | None]:
-    """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of those that are left."""
+    """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of
+    those that are left.
+    """
     kept, proof, waiting, size, tries = list[Change](), None, changes, len(changes), 0
-    y, most = net.logits(points), max(1, min(TRIES, SHARE * budget // (4 * bisection.price(net, net))))
+    y, most = (
+        net.logits(points),
+        max(1, min(TRIES, SHARE * budget // (4 * bisection.price(net, net)))),
+    )
     while size and tries < most:
         left = list[Change]()
         for start in range(0, len(waiting), size):
@@ -170,7 +186,9 @@ def _kept(
                 if progress is not None:
                     progress(tries, most, f"{len(kept)} changes kept")
                 tries += 1
-                found = bisection.enclose(net, trial, box, budget, eps=eps * (1 - 2.0**-20), executor=executor)
+                found = bisection.enclose(
+                    net, trial, box, budget, eps=eps * (1 - 2.0**-20), executor=executor
+                )
                 if found.upper <= eps:
                     kept, proof, part = [*kept, *part], found, []
             left += part
@@ -180,7 +198,10 @@ def _kept(
 
 def _changed(net: Network, changes: list[Change]) -> Network:
     """Changes in order; a unit that others were merged into, or that has changed, stays as it is."""
-    weights, biases = [np.array(x.weight) for x in net.layers], [np.array(x.bias) for x in net.layers]
+    weights, biases = (
+        [np.array(x.weight) for x in net.layers],
+        [np.array(x.bias) for x in net.layers],
+    )
     touched = set[tuple[int, int]]()
     for c in changes:
         names = {(c.layer, c.unit), (c.layer, c.into)} - {(c.layer, -1)}
@@ -188,11 +209,15 @@ def _changed(net: Network, changes: list[Change]) -> Network:
             touched |= names
             weights[c.layer][c.unit], biases[c.layer][c.unit] = c.row, c.bias
             biases[c.layer + 1] = biases[c.layer + 1] + c.shift
-    return net.with_layers([Layer(w, b, x.activation) for w, b, x in zip(weights, biases, net.layers, strict=True)])
+    return net.with_layers(
+        [Layer(w, b, x.activation) for w, b, x in zip(weights, biases, net.layers, strict=True)]
+    )
 
 
 def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple[list[Ints], int]:
-    """Units of which changes are tried, and at how many points: fewer points, then units that matter least, by the budget."""
+    """Units of which changes are tried, and at how many points: fewer points, then units that
+    matter least, by the budget.
+    """
     most, each = budget * CLIMB, KINDS * sum(layer.weight.size for layer in net.layers)
     total = sum(map(len, units))
     if total * each * POINTS <= most:
@@ -201,7 +226,10 @@ def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple
     size, h = list[Array](), x
     for l, (layer, some) in enumerate(zip(net.layers[:-1], units, strict=True)):
         h = layer.activation(h @ layer.weight.T + layer.bias)
-        size.append(np.ptp(h[:, some], axis=0) * np.abs(net.layers[l + 1].weight[:, some]).max(axis=0, initial=0.0))
+        size.append(
+            np.ptp(h[:, some], axis=0)
+            * np.abs(net.layers[l + 1].weight[:, some]).max(axis=0, initial=0.0)
+        )
     order = np.argsort(np.concatenate(size), kind="stable")[: most // (each * count)]
     keep = np.zeros(total, dtype=bool)
     keep[order] = True
@@ -210,12 +238,16 @@ def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple
 
 
 def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Change]:
-    """Changes of units that alone stay within eps at points, by their effect there; the best of each."""
+    """Changes of units that alone stay within eps at points, by their effect there; the best of
+    each.
+    """
     y, found = net.logits(x), list[tuple[float, int, Change]]()
     for l, layer in enumerate(net.layers[:-1]):
         if not len(units[l]):
             continue
-        z = Network((*net.layers[:l], replace(layer, activation=net.layers[-1].activation))).logits(x)
+        z = Network((*net.layers[:l], replace(layer, activation=net.layers[-1].activation))).logits(
+            x
+        )
         for unit in units[l].tolist():
             best: tuple[float, int, Change] | None = None
             for change in _proposals(net, l, unit, z):
@@ -228,7 +260,12 @@ def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Chan
 
 def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
     layer, behind = net.layers[l], net.layers[l + 1]
-    row, bias, low, high = layer.weight[unit], float(layer.bias[unit]), float(z[:, unit].min()), float(z[:, unit].max())
+    row, bias, low, high = (
+        layer.weight[unit],
+        float(layer.bias[unit]),
+        float(z[:, unit].min()),
+        float(z[:, unit].max()),
+    )
     none, out = np.zeros(len(behind.bias)), behind.weight[:, unit]
     yield Change(l, unit, 0 * row, 0.5 * (low + high), none)
     if layer.activation.bends and low < 0 < high:
@@ -241,12 +278,16 @@ def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
     other = int(likeness.argmax())
     if likeness[other] > 0:
         like = np.append(layer.weight[other], layer.bias[other])
-        ratio = _ratio(like, float(norms[unit] / norms[other])) if layer.activation.homogeneous else 1.0
+        ratio = (
+            _ratio(like, float(norms[unit] / norms[other])) if layer.activation.homogeneous else 1.0
+        )
         yield Change(l, unit, ratio * like[:-1], float(ratio * like[-1]), none, other)
 
 
 def _ratio(row: Array, ratio: float) -> float:
-    """A number near the ratio by which the row is multiplied exactly: of 24 bits if that will do, else a power of two."""
+    """A number near the ratio by which the row is multiplied exactly: of 24 bits if that will do,
+    else a power of two.
+    """
     short = float(np.float32(ratio))
     with np.errstate(all="ignore"):
         exact = not two_product(row, np.full_like(row, short))[1].any()

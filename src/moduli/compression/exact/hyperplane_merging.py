@@ -1,8 +1,8 @@
 """Fewer units where hyperplanes are shared: the search. `substitution` checks what it proposes.
 
-A hyperplane needs one unit for its crease (see `hyperplane_sums`); a unit turned the other way round changes the linear
-part of its layer. So all shared hyperplanes get one unit, and the linear part P that is then missing comes from, fewest
-units first,
+A hyperplane needs one unit for its crease (see `hyperplane_sums`); a unit turned the other way
+round changes the linear part of its layer. So all shared hyperplanes get one unit, and the linear
+part P that is then missing comes from, fewest units first,
 
 1. nothing, if units can be turned so that P = 0;
 2. one second unit on a hyperplane, if units can be turned so that P is a multiple of its row;
@@ -10,7 +10,8 @@ units first,
 4. second units on hyperplanes whose rows span P;
 5. new pairs s(z) - s(-z), twice the rank of P.
 
-For one hidden layer, one output and at most 32 hyperplanes that is the fewest possible on all inputs (below WORK numbers).
+For one hidden layer, one output and at most 32 hyperplanes that is the fewest possible on all
+inputs (below WORK numbers).
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ FLAT = 2**20  # entries of the matrix that a linear layer leaves
 
 
 class New(NamedTuple):
-    """A unit of a proposal: the unit that it is or, with another row, takes the place of (None: any)."""
+    """A unit of a proposal: the unit that it is or, with another row, takes the place of (None:
+    any).
+    """
 
     name: int | None
     row: Row | None
@@ -71,14 +74,19 @@ class Folded:
     """Units of a layer by hyperplane.
 
     Attributes:
-        units: the units that take part. seen: creases that are not zero, by hyperplane. names: units of each hyperplane.
+        units: the units that take part. seen: creases that are not zero, by hyperplane. names:
+            units of each hyperplane.
     """
 
-    def __init__(self, state: State, l: int, units: dict[int, Unit], c: Fraction, *, whole: bool) -> None:
+    def __init__(
+        self, state: State, l: int, units: dict[int, Unit], c: Fraction, *, whole: bool
+    ) -> None:
         self.state, self.l, self.units, self.c, self.whole = state, l, units, c, whole
         self.homogeneous = state.activations[l - 1].homogeneous
         bent = {name: u for name, u in units.items() if u.slope is None}
-        self.seen = hyperplane_sums(((u.row, u.column) for u in bent.values()), homogeneous=self.homogeneous)
+        self.seen = hyperplane_sums(
+            ((u.row, u.column) for u in bent.values()), homogeneous=self.homogeneous
+        )
         self.names: dict[Row, list[tuple[Fraction, int]]] = {}
         for name, u in bent.items():
             key, t = hyperplane(u.row, homogeneous=self.homogeneous)
@@ -90,11 +98,15 @@ class Folded:
         c, alive = linear_coefficient(state, l), state.alive[l]
         if not c or not len(alive) or not len(state.alive[l - 1]):
             return None
-        linear = [u for u in alive.tolist() if state.region is not None and slope(state, l, u) is not None]
+        linear = [
+            u for u in alive.tolist() if state.region is not None and slope(state, l, u) is not None
+        ]
         bent = np.setdiff1d(alive, linear)
         every = np.arange(state.slots(l))
         w = state.weights[l - 1].take(every, state.alive[l - 1])
-        keys, _ = class_keys(w.hi, state.biases[l - 1].hi, sign=True, scale=state.activations[l - 1].homogeneous)
+        keys, _ = class_keys(
+            w.hi, state.biases[l - 1].hi, sign=True, scale=state.activations[l - 1].homogeneous
+        )
         _, place, counts = np.unique(keys[bent], return_inverse=True, return_counts=True)
         shared = bent[counts[place] > 1]
         some = bent if len(bent) <= MOST else shared
@@ -134,12 +146,17 @@ class Folded:
         # 4. Second units where the hyperplanes' rows span P.
         parts = self._spanned(rest)
         if parts:
-            yield [new for key, part in parts.items() for new in self._crease(key, key in turned, part)]
+            yield [
+                new for key, part in parts.items() for new in self._crease(key, key in turned, part)
+            ]
         # 5. Pairs: s(z) - s(-z) = 2 c z.
         pivots, columns = by
         for k, pivot in enumerate(pivots):
             row, column = (*rest[pivot], Fraction(0)), tuple(q[k] / (2 * self.c) for q in columns)
-            ones += [New(None, row, column), New(None, tuple(-q for q in row), tuple(-q for q in column))]
+            ones += [
+                New(None, row, column),
+                New(None, tuple(-q for q in row), tuple(-q for q in column)),
+            ]
         yield ones
 
     def _spares(self, but: Row | None = None) -> list[tuple[Row, ...]]:
@@ -169,7 +186,9 @@ class Folded:
         ends = [self._unit(key, turned, column)]
         if extra is not None and any(extra):
             way = -1 if turned else 1
-            first = tuple((a + way * a + r / self.c) / 2 for a, r in zip(column, extra, strict=True))
+            first = tuple(
+                (a + way * a + r / self.c) / 2 for a, r in zip(column, extra, strict=True)
+            )
             other = tuple(a - v for a, v in zip(column, first, strict=True))
             ends = [self._unit(key, False, first), self._unit(key, True, other)]
         return [new for new in ends if any(new.column)]
@@ -184,9 +203,15 @@ class Folded:
 
     def _rest(self, turned: set[Row]) -> Matrix:
         """P."""
-        total = [[Fraction(0)] * len(self.state.alive[self.l - 1]) for _ in self.state.alive[self.l + 1]]
-        parts = [(self.c if u.slope is None else u.slope, u.column, u.row) for u in self.units.values()]
-        parts += [(self.c if key in turned else -self.c, column, key) for key, column in self.seen.items()]
+        total = [
+            [Fraction(0)] * len(self.state.alive[self.l - 1]) for _ in self.state.alive[self.l + 1]
+        ]
+        parts = [
+            (self.c if u.slope is None else u.slope, u.column, u.row) for u in self.units.values()
+        ]
+        parts += [
+            (self.c if key in turned else -self.c, column, key) for key, column in self.seen.items()
+        ]
         for c, column, row in parts:
             for i, v in enumerate(column):
                 if v:
@@ -194,7 +219,9 @@ class Folded:
         return total
 
     def _spanned(self, rest: Matrix) -> dict[Row, Row] | None:
-        """P as a sum of products v w over few of the hyperplanes that have units, creases first; None where it is none."""
+        """P as a sum of products v w over few of the hyperplanes that have units, creases first;
+        None where it is none.
+        """
         keys = sorted(self.names, key=lambda key: key not in self.seen)
         pivots, by = eliminate([*(list(key[:-1]) for key in keys), *rest])
         if any(p >= len(keys) for p in pivots):
@@ -202,24 +229,46 @@ class Folded:
         parts = {}
         for k, pivot in enumerate(pivots):
             parts[keys[pivot]] = tuple(row[k] for row in by[len(keys) :])
-        return {key: parts.get(key, ()) for key in keys if key in self.seen or any(parts.get(key, ()))}
+        return {
+            key: parts.get(key, ()) for key in keys if key in self.seen or any(parts.get(key, ()))
+        }
 
     def _linear(self, rest: Matrix, pivots: list[int], by: Matrix) -> Iterator[tuple[Row, Row]]:
-        """Linear units with sum P; a row that has no bounds is left without a bias, which the kernel refuses."""
+        """Linear units with sum P; a row that has no bounds is left without a bias, which the
+        kernel refuses.
+        """
         for k, pivot in enumerate(pivots):
             bias = activating_bias(self.state, self.l, tuple(rest[pivot]))
-            yield (*rest[pivot], bias if bias is not None else Fraction(0)), tuple(row[k] for row in by)
+            yield (
+                (*rest[pivot], bias if bias is not None else Fraction(0)),
+                tuple(row[k] for row in by),
+            )
 
     def move(self, new: Sequence[New]) -> Move | None:
         """The move; units that stay as they are take no part. None where numbers are too long."""
-        same = {n.name for n in new if n.row is None and n.name is not None and n.column == self.units[n.name].column}
+        same = {
+            n.name
+            for n in new
+            if n.row is None and n.name is not None and n.column == self.units[n.name].column
+        }
         units = [name for name in self.units if name not in same]
         new = [n for n in new if n.name not in same or n.row is not None]
         into = self._names(units, new)
-        if any(max(abs(q.numerator), q.denominator) > LONGEST for n in new for q in (*(n.row or ()), *n.column)):
+        if any(
+            max(abs(q.numerator), q.denominator) > LONGEST
+            for n in new
+            for q in (*(n.row or ()), *n.column)
+        ):
             return None
         rows, columns = tuple(n.row for n in new), tuple(n.column for n in new)
-        return Move("block", self.l, np.array(units, dtype=np.intp), np.array(into, dtype=np.intp), rows=rows, outgoing=columns)
+        return Move(
+            "block",
+            self.l,
+            np.array(units, dtype=np.intp),
+            np.array(into, dtype=np.intp),
+            rows=rows,
+            outgoing=columns,
+        )
 
     @staticmethod
     def _names(units: list[int], new: Sequence[New]) -> list[int]:
@@ -236,7 +285,8 @@ class Folded:
 
 
 def linear_layer(state: State, l: int) -> Move | None:
-    """That a layer goes because it is linear, whatever that does to the number of parameters; None where it may bend.
+    """That a layer goes because it is linear, whatever that does to the number of parameters; None
+    where it may bend.
 
     Matrices of more than FLAT entries are not made.
     """
@@ -253,19 +303,26 @@ def linear_layer(state: State, l: int) -> Move | None:
 def skippable(state: State, l: int) -> bool:
     """Whether the network gets no more parameters without a layer, and no numbers beyond floats."""
     before, here, behind = (len(state.alive[k]) for k in (l - 1, l, l + 1))
-    return behind * (before + 1) <= here * (before + 1) + behind * (here + 1) and products_stay_finite(state, l, state.alive[l])
+    return behind * (before + 1) <= here * (before + 1) + behind * (
+        here + 1
+    ) and products_stay_finite(state, l, state.alive[l])
 
 
 def products_stay_finite(state: State, l: int, units: Units) -> bool:
     """Whether what the units add to the next layer stays far below the largest float."""
     outgoing = np.abs(state.weights[l].take(state.alive[l + 1], units).hi)
-    parts = state.weights[l - 1].take(units, state.alive[l - 1]).hi, state.biases[l - 1].take(units).hi
+    parts = (
+        state.weights[l - 1].take(units, state.alive[l - 1]).hi,
+        state.biases[l - 1].take(units).hi,
+    )
     with np.errstate(all="ignore"):
         return all((outgoing @ np.abs(part) < LARGEST).all() for part in parts)
 
 
 def activating_bias(state: State, l: int, row: Row) -> Fraction | None:
-    """0, or a power of two, that keeps row . h + bias from being negative on the box; None where features have no bounds."""
+    """0, or a power of two, that keeps row . h + bias from being negative on the box; None where
+    features have no bounds.
+    """
     ends = extent(state, l, row)
     if ends is None:
         return None

@@ -1,8 +1,10 @@
-"""Lossless compression and rank on all inputs: the search. What it proposes, the kernel checks, move by move.
+"""Lossless compression and rank on all inputs: the search. What it proposes, the kernel checks,
+move by move.
 
-One hidden layer with tanh, sigmoid or erf: the result is the smallest network (Sussmann 1992; Farrugia-Roberts 2023,
-section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU, abs): smallest for one output (see
-`hyperplane_merging`), and where no two remaining units share a hyperplane. Anything deeper: sound, not claimed optimal.
+One hidden layer with tanh, sigmoid or erf: the result is the smallest network (Sussmann 1992;
+Farrugia-Roberts 2023, section 4). One hidden layer of an activation that bends (ReLU, leaky ReLU,
+abs): smallest for one output (see `hyperplane_merging`), and where no two remaining units share a
+hyperplane. Anything deeper: sound, not claimed optimal.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def compress(net: Network, progress: Progress | None = None) -> Compression:
 
 
 def rank(net: Network, progress: Progress | None = None) -> Rank:
-    """The least number of hidden units with this function on all inputs; an interval where minimality is no theorem."""
+    """The least number of hidden units with this function on all inputs; an interval where
+    minimality is no theorem.
+    """
     state, moves = reduce(net, progress)
     moves = (*moves, *flattened(state))
     upper = sum(state.widths[1:-1])
@@ -43,7 +47,10 @@ def rank(net: Network, progress: Progress | None = None) -> Rank:
         return Rank("proved", 0, 0, net.units, net, moves, no_units(state))
     why = reducible(state)
     if why is None:
-        source = state.activations[0].source or "no unit can be spared, whichever way the others are turned"
+        source = (
+            state.activations[0].source
+            or "no unit can be spared, whichever way the others are turned"
+        )
         why = f"irreducible, hence minimal ({source})"
         if upper == 2 and needed(state) == 0 and state.activations[0].bends:
             why += "; the function is affine, without a hidden layer it needs no unit"
@@ -59,7 +66,8 @@ def no_units(state: State) -> str:
 def flattened(state: State) -> list[Move]:
     """Layers that are linear go, at any cost of parameters: a rank counts units.
 
-    On all inputs a single layer that bends stays, as two units that face each other: the rank is one among such layers.
+    On all inputs a single layer that bends stays, as two units that face each other: the rank is
+    one among such layers.
     """
     moves = list[Move]()
     for l in range(len(state.alive) - 2, 0, -1):
@@ -79,16 +87,23 @@ def needed(state: State) -> int:
         return len(found.seen)
     if state.region is not None:
         return 0
-    w, b = state.weights[0].take(state.alive[1], state.alive[0]), state.biases[0].take(state.alive[1])
+    w, b = (
+        state.weights[0].take(state.alive[1], state.alive[0]),
+        state.biases[0].take(state.alive[1]),
+    )
     if not (w.is_float() and b.is_float()):
         return 0
     keys, _ = class_keys(w.hi, b.hi, sign=True, scale=True)
-    visible = (w.hi != 0).any(axis=1) & state.weights[1].take(state.alive[2], state.alive[1]).nonzero().any(axis=0)
+    visible = (w.hi != 0).any(axis=1) & state.weights[1].take(
+        state.alive[2], state.alive[1]
+    ).nonzero().any(axis=0)
     single, counts = np.unique(keys, return_counts=True)
     return int((np.isin(keys, single[counts == 1]) & visible).sum())
 
 
-def reduce(net: Network, progress: Progress | None = None, near: Near | None = None) -> tuple[State, tuple[Move, ...]]:
+def reduce(
+    net: Network, progress: Progress | None = None, near: Near | None = None
+) -> tuple[State, tuple[Move, ...]]:
     """Apply moves, layer by layer, until no rule applies; the kernel's state and the moves."""
     state = State(net, near)
     return state, tuple(settle(state, progress))
@@ -130,7 +145,9 @@ def _proposals(state: State, l: int) -> Iterator[Move]:
 
 
 def _turned(state: State, l: int) -> Iterator[Move]:
-    """The best block of fewer units that the kernel accepts, and again: with fewer units more can be tried."""
+    """The best block of fewer units that the kernel accepts, and again: with fewer units more can
+    be tried.
+    """
     while True:
         for move in hyperplane_merging.proposals(state, l):
             if _accepted(state, move):
@@ -143,10 +160,14 @@ def _turned(state: State, l: int) -> Iterator[Move]:
 
 
 def _accepted(state: State, move: Move) -> bool:
-    """Apply a move that is only proposed; whether the kernel took it. What it refuses changes nothing."""
+    """Apply a move that is only proposed; whether the kernel took it. What it refuses changes
+    nothing.
+    """
     try:
         apply(state, move)
-    except CertificateRejected:  # a unit that would bend is linear on the box, or the other way round
+    except (
+        CertificateRejected
+    ):  # a unit that would bend is linear on the box, or the other way round
         return False
     return True
 
@@ -166,7 +187,9 @@ def _zero_outgoing(state: State, l: int) -> Units:
 def _zero_incoming(state: State, l: int) -> Units:
     """Rows are read whole where that saves a copy; removed units are masked out afterwards."""
     every = np.arange(state.slots(l))
-    heavy = np.flatnonzero(state.weights[l - 1].take(every, state.alive[l - 1]).nonzero().any(axis=1))
+    heavy = np.flatnonzero(
+        state.weights[l - 1].take(every, state.alive[l - 1]).nonzero().any(axis=1)
+    )
     zero = np.ones(len(every), dtype=bool)
     zero[heavy] = False
     return state.alive[l][zero[state.alive[l]]]
@@ -183,7 +206,9 @@ def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
     leaders = order[fresh][np.cumsum(fresh) - 1]
     units, into = order[~fresh], leaders[~fresh]
     if scale and not w.is_float() and len(alive) * w.hi.shape[1] <= EXACT:
-        yield from _merge_exact(state, l, alive.tolist(), sign)  # keys are of floats: they do not show such multiples
+        yield from _merge_exact(
+            state, l, alive.tolist(), sign
+        )  # keys are of floats: they do not show such multiples
         return
     if not len(units):
         return
@@ -193,13 +218,17 @@ def _merge(state: State, l: int, *, sign: bool, scale: bool) -> Iterator[Move]:
                 of = signs[units] * signs[into] == factor
                 yield from _apply_merge(state, l, Fraction(factor), units[of], into[of])
             return
-        except CertificateRejected:  # two rows with one key, astronomically rare among floats: settled exactly below
+        except (
+            CertificateRejected
+        ):  # two rows with one key, astronomically rare among floats: settled exactly below
             present = set(state.alive[l].tolist())
             units = np.array([u for u in units.tolist() if u in present], dtype=np.intp)
     yield from _merge_exact(state, l, [*dict.fromkeys(into.tolist()), *units.tolist()], sign)
 
 
-def _apply_merge(state: State, l: int, ratio: Fraction, units: Units, into: Units) -> Iterator[Move]:
+def _apply_merge(
+    state: State, l: int, ratio: Fraction, units: Units, into: Units
+) -> Iterator[Move]:
     if len(units):
         move = Move("merge", l, units, into, ratio)
         apply(state, move)
@@ -207,7 +236,9 @@ def _apply_merge(state: State, l: int, ratio: Fraction, units: Units, into: Unit
 
 
 def _merge_exact(state: State, l: int, candidates: list[int], sign: bool) -> Iterator[Move]:
-    """Group candidates by their exact rows, divided by the first non-zero weight where a factor is allowed."""
+    """Group candidates by their exact rows, divided by the first non-zero weight where a factor is
+    allowed.
+    """
     groups: dict[tuple[Number, ...], list[tuple[Fraction, int]]] = {}
     homogeneous = state.activations[l - 1].homogeneous
     for unit in sorted(candidates):

@@ -1,9 +1,10 @@
-"""Proximate rank: the least rank within a radius of the parameters (Farrugia-Roberts 2023). The search.
+"""Proximate rank: the least rank within a radius of the parameters (Farrugia-Roberts 2023). The
+search.
 
-Deciding it is NP-complete. Here is what answers: for layers of any size the plans of `cover_heuristics`, and
-independent sets; up to a few thousand units that belong together, least covers by maximal boxes and free groups, all
-listed (`set_cover`) or, where that leaves an interval, priced (`column_generation`). `cover_bound` and `certificate`
-decide what it proves.
+Deciding it is NP-complete. Here is what answers: for layers of any size the plans of
+`cover_heuristics`, and independent sets; up to a few thousand units that belong together, least
+covers by maximal boxes and free groups, all listed (`set_cover`) or, where that leaves an interval,
+priced (`column_generation`). `cover_bound` and `certificate` decide what it proves.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ BEAMS = 10  # nodes of the budget to each clique that the search for a few free 
 
 
 class Found(NamedTuple):
-    """A plan and the paper's, a proof that fewer paid groups than `bound.lower` are impossible, search nodes spent."""
+    """A plan and the paper's, a proof that fewer paid groups than `bound.lower` are impossible,
+    search nodes spent.
+    """
 
     plan: Plan
     greedy: Plan
@@ -65,7 +68,9 @@ class Found(NamedTuple):
 
 
 class Hosted(NamedTuple):
-    """A unit that need not be covered: where the host is, it fits too, with this sign relative to the host."""
+    """A unit that need not be covered: where the host is, it fits too, with this sign relative to
+    the host.
+    """
 
     unit: int
     host: int
@@ -82,14 +87,19 @@ class Component(NamedTuple):
 
 
 def solve(
-    ball: ParameterBall, budget: int = 10_000, executor: Executor | None = None, progress: Progress | None = None
+    ball: ParameterBall,
+    budget: int = 10_000,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """The best plan and bound within a budget of search nodes for each connected component."""
     by_greed = greedy(ball)
     try:
         components = _components(ball)
     except BudgetExhausted:
-        return Found(_better(by_greed, completed(ball, crowded(ball), [])), by_greed, Bound(0, ()), 0)
+        return Found(
+            _better(by_greed, completed(ball, crowded(ball), [])), by_greed, Bound(0, ()), 0
+        )
     alone = [int(c[0]) for c in components if len(c) == 1]
     parts: list[tuple[tuple[int, ...], CoverProof]] = []
     paid, free = [SignedBox((i,), (1,)) for i in alone], list[SignedBox]()
@@ -105,21 +115,36 @@ def solve(
         found = next(answers)
         paid += [_renamed(g, units) for g in found.plan.paid]
         free += [_renamed(g, units) for g in found.plan.free]
-        parts += [(tuple(units[list(rows)].tolist()), renamed(tree, units)) for rows, tree in found.parts]
+        parts += [
+            (tuple(units[list(rows)].tolist()), renamed(tree, units)) for rows, tree in found.parts
+        ]
         lower, nodes = lower + found.lower, nodes + found.nodes
-    return Found(_better(completed(ball, paid, free), by_greed), by_greed, guided(ball, Bound(lower, tuple(parts))), nodes)
+    return Found(
+        _better(completed(ball, paid, free), by_greed),
+        by_greed,
+        guided(ball, Bound(lower, tuple(parts))),
+        nodes,
+    )
 
 
 def _components(ball: ParameterBall) -> list[Ints]:
-    """Connected components with a required unit, by lowest unit: pairs of required units, and whom a free group may use."""
+    """Connected components with a required unit, by lowest unit: pairs of required units, and whom
+    a free group may use.
+    """
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 
     optional = ball.constant | ball.null
     one = np.repeat(np.arange(ball.size), ball.graph.degree)
     other = ball.graph.other
-    keep = ~(optional[one] | optional[other]) | (ball.freeable[one] & optional[other]) | (optional[one] & optional[other])
-    matrix = csr_matrix((np.ones(int(keep.sum()), np.int8), (one[keep], other[keep])), shape=(ball.size,) * 2)
+    keep = (
+        ~(optional[one] | optional[other])
+        | (ball.freeable[one] & optional[other])
+        | (optional[one] & optional[other])
+    )
+    matrix = csr_matrix(
+        (np.ones(int(keep.sum()), np.int8), (one[keep], other[keep])), shape=(ball.size,) * 2
+    )
     _, label = connected_components(matrix, directed=False)
     units = np.flatnonzero(np.isin(label, label[ball.required]))
     order = units[np.argsort(label[units], kind="stable")]
@@ -155,13 +180,20 @@ def _part(rows: Ints, tree: CoverProof) -> Parts:
 
 
 def _listed(
-    ball: ParameterBall, plan: Plan, rows: Ints, dominated: list[Hosted], budget: int, effort: Effort
+    ball: ParameterBall,
+    plan: Plan,
+    rows: Ints,
+    dominated: list[Hosted],
+    budget: int,
+    effort: Effort,
 ) -> Component:
     """All boxes and free groups that can be listed, the best plan of those and what they prove."""
     try:
         boxes = maximal_boxes(ball, rows, 100 * budget, effort=effort)
     except BudgetExhausted:
-        simple = max(_coarse(ball), _some(ball, rows, budget, effort), key=lambda found: found.lower)
+        simple = max(
+            _coarse(ball), _some(ball, rows, budget, effort), key=lambda found: found.lower
+        )
         return simple._replace(plan=_better(plan, simple.plan))
     groups, given_up = _freed(ball, rows, budget, effort)
     if given_up:
@@ -182,7 +214,9 @@ def _bracket(
     budget: int,
     effort: Effort,
 ) -> Component:
-    """Where some units have too many free groups: a plan with a few of those, a bound from the other units alone."""
+    """Where some units have too many free groups: a plan with a few of those, a bound from the
+    other units alone.
+    """
     from scipy.sparse import vstack
 
     more = vstack([groups, sampled(ball, given_up, min(BEAM, 1 + budget // BEAMS))], format="csr")
@@ -204,7 +238,9 @@ def _freed(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> tupl
 
 
 def _some(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> Component:
-    """Where there are too many boxes: a bound from the units with few neighbours, half of them, a quarter, ..."""
+    """Where there are too many boxes: a bound from the units with few neighbours, half of them, a
+    quarter, ...
+    """
     simple = assembled(ball, first_fit(ball), [])
     order = np.array(by_degree(ball, rows), dtype=np.intp)
     while len(order) > 1:
@@ -234,15 +270,24 @@ def _better(a: Plan, b: Plan) -> Plan:
 
 
 def _improved(
-    ball: ParameterBall, plan: Plan, boxes: list[SignedBox], groups: Any, chosen: Sequence[int] | None, dominated: list[Hosted]
+    ball: ParameterBall,
+    plan: Plan,
+    boxes: list[SignedBox],
+    groups: Any,
+    chosen: Sequence[int] | None,
+    dominated: list[Hosted],
 ) -> Plan:
-    """A plan, or that of the boxes and free groups of a cover, where one was found and has fewer paid groups."""
+    """A plan, or that of the boxes and free groups of a cover, where one was found and has fewer
+    paid groups.
+    """
     if chosen is None:
         return plan
     return _better(plan, assembled(ball, *_picked(boxes, groups, chosen), dominated))
 
 
-def _picked(boxes: list[SignedBox], groups: Any, chosen: Sequence[int]) -> tuple[list[SignedBox], list[SignedBox]]:
+def _picked(
+    boxes: list[SignedBox], groups: Any, chosen: Sequence[int]
+) -> tuple[list[SignedBox], list[SignedBox]]:
     """The boxes and free groups of a cover."""
     rows = [groups[c - len(boxes)] for c in chosen if c >= len(boxes)]
     free = [SignedBox(tuple(g.indices.tolist()), tuple(g.data.tolist())) for g in rows]
@@ -252,7 +297,8 @@ def _picked(boxes: list[SignedBox], groups: Any, chosen: Sequence[int]) -> tuple
 def _dominated(ball: ParameterBall) -> tuple[Ints, list[Hosted]]:
     """Required units that remain to be covered, and those that go with a host.
 
-    A host is a unit that must be in a paid group and whose neighbours are all compatible with the unit.
+    A host is a unit that must be in a paid group and whose neighbours are all compatible with the
+    unit.
     """
     place = np.full(ball.size, -1, dtype=np.intp)
     place[ball.required] = 0
@@ -275,7 +321,9 @@ def _dominated(ball: ParameterBall) -> tuple[Ints, list[Hosted]]:
                 place[unit] = -1
                 out.append(Hosted(unit, host, int(signs[v])))
                 touched.update(ball.graph.near(unit)[0].tolist())
-        again = sorted(i for i in touched - queued if place[i] == 0 and not ball.freeable[i] and i != host)
+        again = sorted(
+            i for i in touched - queued if place[i] == 0 and not ball.freeable[i] and i != host
+        )
         waiting += again
         queued.update(again)
     return np.flatnonzero(place == 0), out
@@ -310,13 +358,25 @@ def renamed(tree: CoverProof, names: Ints) -> CoverProof:
         return tuple(int(names[u]) for u in units)
 
     if isinstance(tree, DualWeights):
-        weights, prices = (dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices))
+        weights, prices = (
+            dict(zip(of(x), x.values(), strict=True)) for x in (tree.weights, tree.prices)
+        )
         odd = tuple((of(units), w) for units, w in tree.odd)
-        return DualWeights(weights, prices, odd, tree.scale, tuple((int(names[u]), rows) for u, rows in tree.guides))
+        return DualWeights(
+            weights,
+            prices,
+            odd,
+            tree.scale,
+            tuple((int(names[u]), rows) for u, rows in tree.guides),
+        )
     if isinstance(tree, IndependentParts):
-        return IndependentParts(tuple((of(units), renamed(sub, names)) for units, sub in tree.parts))
+        return IndependentParts(
+            tuple((of(units), renamed(sub, names)) for units, sub in tree.parts)
+        )
     if isinstance(tree, ReducedCostFilter):
         leaf = renamed(tree.leaf, names)
         assert isinstance(leaf, DualWeights)
         return ReducedCostFilter(leaf, tree.target, renamed(tree.rest, names))
-    return Branch(of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names))
+    return Branch(
+        of(tree.units), tree.free, renamed(tree.inside, names), renamed(tree.outside, names)
+    )

@@ -1,9 +1,11 @@
-"""Least covers by boxes and free groups that are too many to list: columns are priced, and only those that matter listed.
+"""Least covers by boxes and free groups that are too many to list: columns are priced, and only
+those that matter listed.
 
-The linear relaxation over all boxes and free groups: solve it over those found so far, hand its weights to searches for
-columns that weigh too much, until there are none; a column whose reduced cost exceeds what a better cover may waste is in
-no better cover. HiGHS proposes covers from the rest, `set_cover` proves that there are none; the kernel (`cover_bound`)
-does the same listing when it checks.
+The linear relaxation over all boxes and free groups: solve it over those found so far, hand its
+weights to searches for columns that weigh too much, until there are none; a column whose reduced
+cost exceeds what a better cover may waste is in no better cover. HiGHS proposes covers from the
+rest, `set_cover` proves that there are none; the kernel (`cover_bound`) does the same listing when
+it checks.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ GOOD = 1500  # free groups of small reduced cost that a program of covers gets
 
 
 class Priced(NamedTuple):
-    """Columns, those chosen of them (free groups count after the boxes); of which units what is proved; nodes spent.
+    """Columns, those chosen of them (free groups count after the boxes); of which units what is
+    proved; nodes spent.
 
     Attributes:
         chosen: None where no cover was found.
@@ -69,7 +72,9 @@ class Relaxation(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """Columns and a cover by some of them (free groups count after the boxes), None where none was found."""
+    """Columns and a cover by some of them (free groups count after the boxes), None where none was
+    found.
+    """
 
     boxes: list[SignedBox]
     groups: Any
@@ -77,7 +82,8 @@ class Proposal(NamedTuple):
 
 
 def solve(ball: ParameterBall, rows: Ints, budget: int, effort: Effort) -> Priced | None:
-    """A cover of some required units, and a bound; None where the relaxation is beyond the budget, or the effort.
+    """A cover of some required units, and a bound; None where the relaxation is beyond the budget,
+    or the effort.
 
     Units with too many free groups even for that count in the cover, not in the bound.
     """
@@ -107,7 +113,10 @@ class _Pool:
         self.among[rows] = True
         self.roots = by_degree(ball, rows[ball.freeable[rows]])
         self.boxes: dict[frozenset[int], SignedBox] = {}
-        self.add([g for g in first_fit(ball) if self.among[g.units[0]]] + [SignedBox((i,), (1,)) for i in rows.tolist()])
+        self.add(
+            [g for g in first_fit(ball) if self.among[g.units[0]]]
+            + [SignedBox((i,), (1,)) for i in rows.tolist()]
+        )
         self.groups = sampled(ball, self.roots, BEAM)
 
     def add(self, boxes: list[SignedBox]) -> int:
@@ -118,7 +127,9 @@ class _Pool:
         return len(self.boxes) - before
 
     def generated(self) -> tuple[Relaxation | None, list[int]]:
-        """The solved relaxation (None if the budget ends before), and units around which columns may still be missing."""
+        """The solved relaxation (None if the budget ends before), and units around which columns
+        may still be missing.
+        """
         from scipy.sparse import vstack
 
         effort, most = 10 * self.budget, max(10 * self.budget, min(1000 * self.budget, 5 * 10**6))
@@ -128,7 +139,9 @@ class _Pool:
             boxes = self.add(self.heaviest(weight, SCALE + NEAR))
             size = len(self.boxes) + self.groups.shape[0] + 10 * len(self.roots)
             self.nodes += 1 + size // set_cover.HEAVY + len(self.rows) // 500 * 10
-            more, given_up = free_groups(self.ball, self.roots, effort, price - weight, -NEAR, EACH, guide, self.effort)
+            more, given_up = free_groups(
+                self.ball, self.roots, effort, price - weight, -NEAR, EACH, guide, self.effort
+            )
             if not boxes and not more.shape[0]:
                 if not given_up or effort == most:
                     return found, given_up
@@ -156,7 +169,9 @@ class _Pool:
         return Relaxation(float(found.fun), weight, price)
 
     def heaviest(self, weight: Counts, least: int) -> list[SignedBox]:
-        """A box around each unit that weighs at least so much, the heaviest if the search for it ends soon."""
+        """A box around each unit that weighs at least so much, the heaviest if the search for it
+        ends soon.
+        """
         place, vertex, out = np.where(weight > 0, 0, -1), scratch(self.ball), []
         for root in np.flatnonzero(weight > 0).tolist():
             others, signs, near = neighbourhood(self.ball, root, place, vertex)
@@ -167,7 +182,9 @@ class _Pool:
         return out
 
     def bracketed(self, found: Relaxation) -> Priced:
-        """Covers of cost at most the bound use only columns of small reduced cost: find one, or raise the bound."""
+        """Covers of cost at most the bound use only columns of small reduced cost: find one, or
+        raise the bound.
+        """
         leaf = self._leaf(found)
         lower = max(0, -(-leaf.total // leaf.scale))
         best = self.proposed(found)
@@ -177,7 +194,8 @@ class _Pool:
             other = self.dived()
             if self._cost(other) < upper:
                 best, upper = other, self._cost(other)
-        # Is there a cover of cost `lower`? Only columns whose reduced cost the gap allows can be in one: list and search those.
+        # Is there a cover of cost `lower`? Only columns whose reduced cost the gap allows can be in
+        # one: list and search those.
         while lower < upper and self.nodes < self.budget:
             try:
                 most, spare = (100 * self.budget, 50 * self.budget), leaf.scale * lower - leaf.total
@@ -210,7 +228,9 @@ class _Pool:
         return DualWeights(_named(weight), _named(price), (), SCALE)
 
     def _slack_leaf(self, found: Relaxation, lower: int) -> DualWeights:
-        """Weights that prove just the bound: the less they weigh, the sooner is a search for heavy columns over."""
+        """Weights that prove just the bound: the less they weigh, the sooner is a search for heavy
+        columns over.
+        """
         total, price = float(found.weight.sum()), float(found.price.sum())
         share = min(1.0, (lower - 0.99 + price) / max(total, 1e-9))
         tight, loose = self._leaf(found), self._leaf(found._replace(weight=found.weight * share))
@@ -232,12 +252,16 @@ class _Pool:
     def dived(self) -> Proposal:
         """A cover from all columns here, fixed step by step where the relaxation is nearly whole."""
         boxes = list(self.boxes.values())
-        chosen, nodes = set_cover.dive(cover_instance(self.ball, boxes, self.groups, self.rows), self.budget)
+        chosen, nodes = set_cover.dive(
+            cover_instance(self.ball, boxes, self.groups, self.rows), self.budget
+        )
         self.nodes += nodes
         return Proposal(boxes, self.groups, chosen)
 
 
-def cover_instance(ball: ParameterBall, boxes: list[SignedBox], groups: Any, rows: Ints) -> set_cover.Cover:
+def cover_instance(
+    ball: ParameterBall, boxes: list[SignedBox], groups: Any, rows: Ints
+) -> set_cover.Cover:
     """The instance of `set_cover` with these boxes and free groups."""
     from scipy.sparse import csr_matrix
 
@@ -247,7 +271,9 @@ def cover_instance(ball: ParameterBall, boxes: list[SignedBox], groups: Any, row
     return set_cover.Cover(paid, abs(groups).astype(np.int64), rows)
 
 
-def _heaviest(near: Any, weight: Counts, least: int, effort: Effort, nodes: int = 20_000) -> list[int] | None:
+def _heaviest(
+    near: Any, weight: Counts, least: int, effort: Effort, nodes: int = 20_000
+) -> list[int] | None:
     """Vertices of a heavy clique, a heaviest one if that takes few nodes; None if there is none."""
     heavy, adjacent = Heavy(near, weight, least), [bits_of(row) for row in near]
     rank = np.argsort(-weight, kind="stable").tolist()
@@ -259,7 +285,10 @@ def _heaviest(near: Any, weight: Counts, least: int, effort: Effort, nodes: int 
         if not heavy.can(clique, may):
             continue
         if not may:
-            best, heavy.least = list(members_of(clique)), 1 + int(weight[list(members_of(clique))].sum())
+            best, heavy.least = (
+                list(members_of(clique)),
+                1 + int(weight[list(members_of(clique))].sum()),
+            )
             continue
         v = next(v for v in rank if may >> v & 1)
         stack += [(clique, may & ~(1 << v)), (clique | 1 << v, may & adjacent[v])]

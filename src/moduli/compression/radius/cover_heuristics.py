@@ -1,4 +1,5 @@
-"""Plans without a proof of anything: the paper's greedy bound, first fit, free groups by beam search, regrouping.
+"""Plans without a proof of anything: the paper's greedy bound, first fit, free groups by beam
+search, regrouping.
 
 Every group of a plan is a signed box, exactly; every free group is free, exactly.
 """
@@ -30,7 +31,9 @@ BEAM = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """A fate for every unit: groups that stay as one unit each, groups that vanish, units made constant or null."""
+    """A fate for every unit: groups that stay as one unit each, groups that vanish, units made
+    constant or null.
+    """
 
     paid: tuple[SignedBox, ...] = ()
     free: tuple[SignedBox, ...] = ()
@@ -39,10 +42,12 @@ class Plan:
 
 
 def greedy(ball: ParameterBall, order: Sequence[int] | None = None) -> Plan:
-    """The plan behind the bound of the paper (section 5): one pass over the units, by default in stored order.
+    """The plan behind the bound of the paper (section 5): one pass over the units, by default in
+    stored order.
 
-    Units with |w| <= radius go; each other one joins the first group whose first member is within the radius of it (or
-    of its negative), or opens one; then groups with |sum s_i a_i| <= radius * size go.
+    Units with |w| <= radius go; each other one joins the first group whose first member is within
+    the radius of it (or of its negative), or opens one; then groups with |sum s_i a_i| <= radius *
+    size go.
     """
     units = [i for i in (range(ball.size) if order is None else order) if not ball.constant[i]]
     leaders = np.empty((len(units), ball.rows.shape[1]))
@@ -67,13 +72,18 @@ def greedy(ball: ParameterBall, order: Sequence[int] | None = None) -> Plan:
 def _first_within(leaders: Array, row: Array, radius: float) -> int:
     """The first leader within the radius of a row; the number of leaders if there is none."""
     candidates = np.flatnonzero(np.abs(leaders[:, 0] - row[0]) <= np.nextafter(radius, np.inf))
-    near = (at_most(leaders[candidates], row, radius) & at_most(row, leaders[candidates], radius)).all(axis=1)
+    near = (
+        at_most(leaders[candidates], row, radius) & at_most(row, leaders[candidates], radius)
+    ).all(axis=1)
     hit = candidates[near]
     return int(hit[0]) if len(hit) else len(leaders)
 
 
 def assembled(
-    ball: ParameterBall, boxes: Sequence[SignedBox], free: Sequence[SignedBox], dominated: Sequence[tuple[int, int, int]] = ()
+    ball: ParameterBall,
+    boxes: Sequence[SignedBox],
+    free: Sequence[SignedBox],
+    dominated: Sequence[tuple[int, int, int]] = (),
 ) -> Plan:
     """Free groups, every other unit in the first box that has it, then dominated units."""
     placed = {i for g in free for i in g.units}
@@ -93,7 +103,9 @@ def assembled(
 
 
 def first_fit(ball: ParameterBall, order: Sequence[int] | Ints | None = None) -> list[SignedBox]:
-    """Seeds in an order, by default low degree first; each takes its neighbours, few neighbours first, while they fit a box."""
+    """Seeds in an order, by default low degree first; each takes its neighbours, few neighbours
+    first, while they fit a box.
+    """
     waiting = np.zeros(ball.size, dtype=bool)
     waiting[ball.required] = True
     groups = []
@@ -108,14 +120,18 @@ def first_fit(ball: ParameterBall, order: Sequence[int] | Ints | None = None) ->
 
 
 def crowded(ball: ParameterBall) -> list[SignedBox]:
-    """First fit in stored order without the graph, for layers with too many compatible pairs (then groups are few)."""
+    """First fit in stored order without the graph, for layers with too many compatible pairs (then
+    groups are few).
+    """
     width = ball.rows.shape[1]
     low, high = np.empty((0, width)), np.empty((0, width))
     groups: list[dict[int, int]] = []
     for i in ball.required.tolist():
         for sign in (1, -1) if ball.signed else (1,):
             row = sign * ball.rows[i]
-            hit = np.flatnonzero(at_most(np.maximum(high, row), np.minimum(low, row), 2 * ball.radius).all(axis=1))
+            hit = np.flatnonzero(
+                at_most(np.maximum(high, row), np.minimum(low, row), 2 * ball.radius).all(axis=1)
+            )
             if len(hit):
                 k = int(hit[0])
                 low[k], high[k] = np.minimum(low[k], row), np.maximum(high[k], row)
@@ -133,13 +149,19 @@ def filled(ball: ParameterBall, group: SignedBox, among: Mask | None = None) -> 
     low, high = start.min(axis=0), start.max(axis=0)
     others, signs = ball.graph.near(group.units[0])
     signs = signs * group.signs[0]
-    keep = ~np.isin(others, group.units) if among is None else among[others] & ~np.isin(others, group.units)
+    keep = (
+        ~np.isin(others, group.units)
+        if among is None
+        else among[others] & ~np.isin(others, group.units)
+    )
     order = np.flatnonzero(keep)[np.argsort(ball.graph.degree[others[keep]], kind="stable")]
     others, signs = others[order], signs[order]
     rows = ball.rows[others] * signs[:, None]
     units, taken = list(group.units), list(group.signs)
     while True:
-        fits = at_most(np.maximum(high, rows), np.minimum(low, rows), 2 * ball.radius).all(axis=1) & (others != units[-1])
+        fits = at_most(np.maximum(high, rows), np.minimum(low, rows), 2 * ball.radius).all(
+            axis=1
+        ) & (others != units[-1])
         others, signs, rows = others[fits], signs[fits], rows[fits]
         if not len(others):
             return SignedBox(tuple(units), tuple(taken))
@@ -150,14 +172,20 @@ def filled(ball: ParameterBall, group: SignedBox, among: Mask | None = None) -> 
 
 
 def sampled(ball: ParameterBall, roots: Sequence[int], beam: int = BEAM) -> Any:
-    """Some free groups around units that have too many: a beam of those that are nearest to free, and of others evenly."""
+    """Some free groups around units that have too many: a beam of those that are nearest to free,
+    and of others evenly.
+    """
     place, vertex = contributors(ball), scratch(ball)
     parts = []
     for root in roots:
         others, signs, near = neighbourhood(ball, root, place, vertex)
         values, total, doubt = sides(ball, root, others, signs)
         lent, later = np.minimum(values, 0.0), np.triu(near, 1)
-        sums, may, members = total[None, :], np.ones((1, len(others)), dtype=bool), np.zeros((1, len(others)), dtype=bool)
+        sums, may, members = (
+            total[None, :],
+            np.ones((1, len(others)), dtype=bool),
+            np.zeros((1, len(others)), dtype=bool),
+        )
         found = [members[:0]]
         while len(sums):
             free: Mask = np.asarray((sums < -doubt).all(axis=1))
@@ -175,10 +203,12 @@ def sampled(ball: ParameterBall, roots: Sequence[int], beam: int = BEAM) -> Any:
 
 
 def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
-    """The best plan on some boxes, those of a plan and of first fit in two orders: each is paid, or free for some units.
+    """The best plan on some boxes, those of a plan and of first fit in two orders: each is paid, or
+    free for some units.
 
-    A small integer program (HiGHS): box paid or not, unit in the free group of a box or not; every required unit is in a
-    paid box or a free group, in one at most; the sums of every free group are within bounds.
+    A small integer program (HiGHS): box paid or not, unit in the free group of a box or not; every
+    required unit is in a paid box or a free group, in one at most; the sums of every free group are
+    within bounds.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -200,8 +230,8 @@ def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
     matrix, limits = _program(ball, unit, sign, box)
     cost = np.concatenate([np.ones(count), np.zeros(len(unit))])
     found = milp(
-        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
-        options={"node_limit": nodes},
+        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1),
+        constraints=LinearConstraint(matrix, -np.inf, limits), options={"node_limit": nodes},
     )  # fmt: skip
     if found.x is None:
         return plan
@@ -209,12 +239,18 @@ def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
     mine = [taken & (box == b) for b in range(count)]
     groups = [SignedBox(tuple(unit[m].tolist()), tuple(sign[m].tolist())) for m in mine]
     free = [g for g in groups if g.units and ball.free(g)]
-    paid = [b for b, g, yes in zip(boxes, groups, bought, strict=True) if yes or (g.units and not ball.free(g))]
+    paid = [
+        b
+        for b, g, yes in zip(boxes, groups, bought, strict=True)
+        if yes or (g.units and not ball.free(g))
+    ]
     return min(plan, assembled(ball, paid, free), key=lambda p: len(p.paid))
 
 
 def _program(ball: ParameterBall, unit: Ints, sign: Ints, box: Ints) -> tuple[Any, Array]:
-    """Rows: required units are covered, units are used once, sums of free groups in every box, output and direction."""
+    """Rows: required units are covered, units are used once, sums of free groups in every box,
+    output and direction.
+    """
     from scipy.sparse import bmat, csr_matrix
 
     need, count = ball.required, int(box[-1]) + 1
@@ -223,8 +259,12 @@ def _program(ball: ParameterBall, unit: Ints, sign: Ints, box: Ints) -> tuple[An
     inside = csr_matrix((ones, (unit, np.arange(len(unit)))), shape=(ball.size, len(unit)))
     sums = [side * sign * a[unit] - ball.radius for side in (1.0, -1.0) for a in ball.outgoing.T]
     blocks = [[-paid[need], -inside[need]], [None, inside]]
-    blocks += [[None, csr_matrix((values, (box, np.arange(len(unit)))), shape=shape)] for values in sums]
-    return bmat(blocks, format="csr"), np.concatenate([-np.ones(len(need)), np.ones(ball.size), np.zeros(count * len(sums))])
+    blocks += [
+        [None, csr_matrix((values, (box, np.arange(len(unit)))), shape=shape)] for values in sums
+    ]
+    return bmat(blocks, format="csr"), np.concatenate(
+        [-np.ones(len(need)), np.ones(ball.size), np.zeros(count * len(sums))]
+    )
 
 
 def completed(ball: ParameterBall, paid: Iterable[SignedBox], free: Iterable[SignedBox]) -> Plan:
@@ -236,4 +276,6 @@ def completed(ball: ParameterBall, paid: Iterable[SignedBox], free: Iterable[Sig
     constant = left & ball.constant
     null = left & ~constant
     assert ball.null[null].all(), "a unit has no fate"
-    return Plan(paid, free, tuple(np.flatnonzero(constant).tolist()), tuple(np.flatnonzero(null).tolist()))
+    return Plan(
+        paid, free, tuple(np.flatnonzero(constant).tolist()), tuple(np.flatnonzero(null).tolist())
+    )

@@ -1,8 +1,10 @@
-"""Multipliers that shorten the search for free groups, from linear programs; a leaf carries them to the kernel.
+"""Multipliers that shorten the search for free groups, from linear programs; a leaf carries them to
+the kernel.
 
-The kernel lists the free groups around a unit that could refute a bound. Sums of outgoing weights and costs, combined with
-any multipliers, tell it where to stop early; good ones are the dual values of the linear program that relaxes the search: at
-most one vertex of each class of pairwise incompatible ones, sums at most 0, and for the second row least cost.
+The kernel lists the free groups around a unit that could refute a bound. Sums of outgoing weights
+and costs, combined with any multipliers, tell it where to stop early; good ones are the dual values
+of the linear program that relaxes the search: at most one vertex of each class of pairwise
+incompatible ones, sums at most 0, and for the second row least cost.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def guide(root: int, values: Array, total: Array, doubt: Array, cost: Counts, ne
 
 def guided(ball: ParameterBall, bound: Bound) -> Bound:
     """The bound, with multipliers in the leaves by which the kernel decides what it lists."""
-    return Bound(bound.lower, tuple((units, _guided(ball, units, tree)) for units, tree in bound.parts))
+    return Bound(
+        bound.lower, tuple((units, _guided(ball, units, tree)) for units, tree in bound.parts)
+    )
 
 
 def _guided(ball: ParameterBall, units: tuple[int, ...], tree: CoverProof) -> CoverProof:
@@ -58,8 +62,12 @@ def _guided(ball: ParameterBall, units: tuple[int, ...], tree: CoverProof) -> Co
     return replace(tree, leaf=better) if isinstance(tree, ReducedCostFilter) else better
 
 
-def _held(ball: ParameterBall, rows: Ints, leaf: DualWeights) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
-    """Multipliers for each unit around which the kernel searches, where there are any, short enough to be stored."""
+def _held(
+    ball: ParameterBall, rows: Ints, leaf: DualWeights
+) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
+    """Multipliers for each unit around which the kernel searches, where there are any, short enough
+    to be stored.
+    """
     cost = np.zeros(ball.size, dtype=np.int64)
     cost[list(leaf.prices)] = list(leaf.prices.values())
     cost[list(leaf.weights)] -= np.array(list(leaf.weights.values()), dtype=np.int64)
@@ -79,19 +87,27 @@ def _shortened(row: list[float]) -> tuple[float, ...]:
 
 
 def _multipliers(values: Array, total: Array, cost: Array, colour: Ints) -> Array:
-    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear ones."""
+    """Dual values of the sums in a linear program that relaxes the search; hard limits become dear
+    ones.
+    """
     from scipy.optimize import linprog
     from scipy.sparse import csr_matrix, hstack, vstack
 
     scale = max(1.0, float(np.abs(cost).max()))
-    size = max(float(np.abs(values).max(initial=0.0)), float(np.abs(total).max(initial=0.0)), 1e-300)
+    size = max(
+        float(np.abs(values).max(initial=0.0)), float(np.abs(total).max(initial=0.0)), 1e-300
+    )
     count, classes = len(cost), int(colour.max()) + 1
     sums = csr_matrix(np.column_stack([values.T / size, -np.ones(len(total))]))
-    one = hstack([csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))])
+    one = hstack(
+        [csr_matrix((np.ones(count), (colour, np.arange(count)))), csr_matrix((classes, 1))]
+    )
     limits = np.concatenate([-total / size, np.ones(classes)])
     penalty = 1.0 if not cost.any() else 1000.0
     matrix, aim = vstack([sums, one], format="csr"), np.append(cost / scale, penalty)
     found = linprog(aim, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
     if found.ineqlin is None or found.x is None:
         return np.zeros(len(total))
-    return np.asarray(np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size))
+    return np.asarray(
+        np.maximum(0.0, -np.asarray(found.ineqlin.marginals)[: len(total)]) * (scale / size)
+    )

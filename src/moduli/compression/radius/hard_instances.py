@@ -1,7 +1,9 @@
-"""Hard instances of proximate rank: covering points by boxes, and planar satisfiability (Farrugia-Roberts 2023, section 6).
+"""Hard instances of proximate rank: covering points by boxes, and planar satisfiability
+(Farrugia-Roberts 2023, section 6).
 
-Least covers of points by boxes of side 2 eps are proximate ranks (`hard_instance`), and satisfiability of planar formulas
-is such a covering problem (`planar_formula`): so deciding proximate rank is NP-hard. All coordinates are dyadic.
+Least covers of points by boxes of side 2 eps are proximate ranks (`hard_instance`), and
+satisfiability of planar formulas is such a covering problem (`planar_formula`): so deciding
+proximate rank is NP-hard. All coordinates are dyadic.
 """
 
 from __future__ import annotations
@@ -26,18 +28,20 @@ SIDE = 4  # half a box
 
 
 def hard_instance(points: Any, eps: float) -> Network:
-    """A tanh network whose proximate rank at radius `eps` is the least number of boxes of side 2 eps that cover the points.
+    """A tanh network whose proximate rank at radius `eps` is the least number of boxes of side 2
+    eps that cover the points.
 
-    Unit i has the first coordinates of point i, all shifted above eps, as weights, the last one as bias, and outgoing weight
-    4 eps. So no unit can be constant (its weights exceed eps) or null, no two rows p, -q share a box (their sum exceeds
-    2 eps), and no group is free (its sum is 4 eps times its size): all units are paid, and groups are covers by boxes.
+    Unit i has the first coordinates of point i, all shifted above eps, as weights, the last one as
+    bias, and outgoing weight 4 eps. So no unit can be constant (its weights exceed eps) or null, no
+    two rows p, -q share a box (their sum exceeds 2 eps), and no group is free (its sum is 4 eps
+    times its size): all units are paid, and groups are covers by boxes.
 
     Args:
         points: ``[h, D]``, D >= 2. eps: > 0.
 
     Raises:
-        ShapeError: not a list of points with at least two coordinates. ValueError: a coordinate is not finite, or the shift
-            would round it; choose dyadic coordinates of similar size.
+        ShapeError: not a list of points with at least two coordinates. ValueError: a coordinate is
+            not finite, or the shift would round it; choose dyadic coordinates of similar size.
 
     >>> import moduli as mo
     >>> net = mo.hard_instance([[0, 0], [1, 1], [3, 0]], eps=0.5)
@@ -54,7 +58,8 @@ def hard_instance(points: Any, eps: float) -> Network:
     shift = np.zeros(x.shape[1])
     for k in range(x.shape[1] - 1):
         need = eps - x[:, k].min(initial=np.inf)
-        # All coordinates above eps, so that signs do not help; powers of two keep dyadic coordinates exact.
+        # All coordinates above eps, so that signs do not help; powers of two keep dyadic
+        # coordinates exact.
         if need > 0:
             shift[k] = 2.0 ** (np.floor(np.log2(need)) + 1)
         elif need == 0:
@@ -62,12 +67,17 @@ def hard_instance(points: Any, eps: float) -> Network:
     moved, error = two_sum(x, np.broadcast_to(shift, x.shape))
     if error.any():
         i, k = np.argwhere(error)[0]
-        raise ValueError(f"point {i}: coordinate {x[i, k]!r} + {shift[k]!r} is no float; choose dyadic coordinates")
+        raise ValueError(
+            f"point {i}: coordinate {x[i, k]!r} + {shift[k]!r} is no float; choose dyadic coordinates"
+        )
     return Network.mlp(moved[:, :-1], moved[:, -1], np.full((1, len(x)), 4.0 * eps), [0.0])
 
 
-def uniform_points(count: int, per_box: float, *, dimension: int = 2, eps: float = 0.5, seed: Any = 0) -> Array:
-    """``[count, dimension]`` random dyadic points, `per_box` of them expected in a box of side 2 eps.
+def uniform_points(
+    count: int, per_box: float, *, dimension: int = 2, eps: float = 0.5, seed: Any = 0
+) -> Array:
+    """``[count, dimension]`` random dyadic points, `per_box` of them expected in a box of side 2
+    eps.
 
     >>> uniform_points(3, 1.0, seed=0).shape
     (3, 2)
@@ -79,7 +89,8 @@ def uniform_points(count: int, per_box: float, *, dimension: int = 2, eps: float
 
 
 def ring(count: int, eps: float = 0.5) -> Array:
-    """Points on a circle, neighbours (chord 1.8 eps) share a box and no three do: ceil(count / 2) boxes, count >= 9.
+    """Points on a circle, neighbours (chord 1.8 eps) share a box and no three do: ceil(count / 2)
+    boxes, count >= 9.
 
     The linear relaxation needs count / 2: odd rings have a gap.
 
@@ -89,7 +100,9 @@ def ring(count: int, eps: float = 0.5) -> Array:
     if count < 9:
         raise ValueError(f"a ring of {count} points: at least 9 are needed")
     angle = 2 * np.pi * np.arange(count) / count
-    circle = np.column_stack([np.cos(angle), np.sin(angle)]) * (1.8 * eps / (2 * np.sin(np.pi / count)))
+    circle = np.column_stack([np.cos(angle), np.sin(angle)]) * (
+        1.8 * eps / (2 * np.sin(np.pi / count))
+    )
     return np.asarray(np.round(circle / eps * 2**20) * (eps / 2**20))
 
 
@@ -104,12 +117,15 @@ def lattice(size: int, eps: float = 0.5) -> Array:
 
 
 def planar_formula(clauses: Sequence[Clause]) -> tuple[Array, int]:
-    """Points and a number K: K boxes of side 1 cover the points if and only if the formula is satisfiable.
+    """Points and a number K: K boxes of side 1 cover the points if and only if the formula is
+    satisfiable.
 
-    A clause is up to three literals of different variables, k or -k for variable k >= 1. Variables stand side by side and
-    clauses are combs above them, which must not cross. A variable is a closed chain of 2k points in which neighbours, and
-    never three points, share a box: k boxes cover it in two ways, its values. The chain has a leg to every clause; the pair
-    of points at its tip shares a box with the point of the clause, and is itself in one box for one of the two values.
+    A clause is up to three literals of different variables, k or -k for variable k >= 1. Variables
+    stand side by side and clauses are combs above them, which must not cross. A variable is a
+    closed chain of 2k points in which neighbours, and never three points, share a box: k boxes
+    cover it in two ways, its values. The chain has a leg to every clause; the pair of points at its
+    tip shares a box with the point of the clause, and is itself in one box for one of the two
+    values.
 
     Returns:
         ``[h, 2]``, coordinates multiples of 1/8; K = half the number of chain points.
@@ -161,7 +177,9 @@ def random_planar_formula(variables: int, clauses: int, seed: Any = 0) -> list[l
 def _validate(clauses: Sequence[Clause]) -> None:
     for k, clause in enumerate(clauses):
         if not 1 <= len(clause) <= 3 or 0 in clause or len({abs(x) for x in clause}) < len(clause):
-            raise ValueError(f"clause {k}: {list(clause)}: one to three literals of different variables are needed")
+            raise ValueError(
+                f"clause {k}: {list(clause)}: one to three literals of different variables are needed"
+            )
         for j in range(k):
             if _cross(clause, clauses[j]):
                 raise ValueError(f"clauses {j} and {k} cross: {list(clauses[j])}, {list(clause)}")
@@ -194,7 +212,9 @@ def _levels(clauses: Sequence[Clause]) -> list[int]:
 
 
 def _legs(clauses: Sequence[Clause], level: list[int], v: int) -> list[int]:
-    """The clauses of a variable in the order of their legs: to the left, low ones first; up; to the right, high ones first."""
+    """The clauses of a variable in the order of their legs: to the left, low ones first; up; to the
+    right, high ones first.
+    """
 
     def key(c: int) -> tuple[int, int]:
         mine = _variables(clauses[c])
@@ -209,17 +229,23 @@ def _legs(clauses: Sequence[Clause], level: list[int], v: int) -> list[int]:
     return sorted((c for c, clause in enumerate(clauses) if v in _variables(clause)), key=key)
 
 
-def _target(clause: Clause, c: int, level: int, place: dict[tuple[int, int], int]) -> tuple[int, int]:
+def _target(
+    clause: Clause, c: int, level: int, place: dict[tuple[int, int], int]
+) -> tuple[int, int]:
     mine, y = _variables(clause), BASE + PITCH + LEVEL * level
     if len(mine) == 2:
         return place[mine[0], c] + WIDE + PITCH, y
     return place[mine[len(mine) // 2], c] + WIDE // 2, y
 
 
-def _chain(base: tuple[int, int], legs: list[tuple[Clause, tuple[int, int], int]], v: int) -> list[tuple[int, int]]:
+def _chain(
+    base: tuple[int, int], legs: list[tuple[Clause, tuple[int, int], int]], v: int
+) -> list[tuple[int, int]]:
     """Points along the outline of a variable, clockwise from the lower left corner."""
     corners: list[tuple[int, int]] = [(base[0], 0), (base[0], BASE)]
-    tips: dict[int, int] = {}  # corner at which the edge of a tip begins -> parity of the pair's first point
+    tips: dict[
+        int, int
+    ] = {}  # corner at which the edge of a tip begins -> parity of the pair's first point
     for clause, (x, y), left in legs:
         mine, right = _variables(clause), left + WIDE
         if len(mine) == 1 or (len(mine) == 3 and v == mine[1]):
@@ -233,7 +259,12 @@ def _chain(base: tuple[int, int], legs: list[tuple[Clause, tuple[int, int], int]
         corners += [*path, (right, BASE)]
     corners += [(base[1], BASE), (base[1], 0)]
     points: list[tuple[int, int]] = []
-    upright = (0, corners[0], corners[1], 0)  # the long edge before a tip, whose number of steps gives way
+    upright = (
+        0,
+        corners[0],
+        corners[1],
+        0,
+    )  # the long edge before a tip, whose number of steps gives way
     for k, start in enumerate(corners):
         end = corners[(k + 1) % len(corners)]
         if k in tips and (len(points) % 2) != tips[k]:
@@ -249,7 +280,9 @@ def _chain(base: tuple[int, int], legs: list[tuple[Clause, tuple[int, int], int]
     return points
 
 
-def _edge(a: tuple[int, int], b: tuple[int, int], steps: int | None = None) -> list[tuple[int, int]]:
+def _edge(
+    a: tuple[int, int], b: tuple[int, int], steps: int | None = None
+) -> list[tuple[int, int]]:
     """Points from half a box behind a corner to half a box before the next, in steps of 5/8 to 1."""
     way = (b[0] - a[0], b[1] - a[1])
     length = abs(way[0] + way[1]) - 2 * SIDE

@@ -1,8 +1,9 @@
 """Rows near multiples of each other, for activations with s(tz) = t s(z): the search.
 
-Units whose rows are within the radius of multiples t_i v of one row v can become one unit. For two rows p, q the question is
-whether some t > 0 brings the box around t p near q: linear in t, coordinate by coordinate. Bundles are grown greedily, the
-largest row first; ratios and rows are short dyadic numbers where the radius leaves room, so that products stay floats.
+Units whose rows are within the radius of multiples t_i v of one row v can become one unit. For two
+rows p, q the question is whether some t > 0 brings the box around t p near q: linear in t,
+coordinate by coordinate. Bundles are grown greedily, the largest row first; ratios and rows are
+short dyadic numbers where the radius leaves room, so that products stay floats.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Bundle(NamedTuple):
     """Units that become multiples of one row.
 
     Attributes:
-        units: the one with the largest row first. ratios: of each, 1 for the first. row: the common one, bias last.
+        units: the one with the largest row first. ratios: of each, 1 for the first. row: the common
+            one, bias last.
         free: whether the outgoing weights can be made to cancel.
     """
 
@@ -33,10 +35,12 @@ class Bundle(NamedTuple):
 
 
 def bundles(ball: ParameterBall, *, opposite: bool, symmetric: bool, most: int) -> list[Bundle]:
-    """Bundles of units that are neither constant nor null, by their first unit; all such units lie in one.
+    """Bundles of units that are neither constant nor null, by their first unit; all such units lie
+    in one.
 
     Args:
-        opposite: whether negative multiples count. symmetric: whether these make one unit, too (else one for each side).
+        opposite: whether negative multiples count. symmetric: whether these make one unit, too
+            (else one for each side).
         most: numbers of rows that are compared; units behind that stay alone.
     """
     waiting = np.zeros(ball.size, dtype=bool)
@@ -69,16 +73,23 @@ def _near(ball: ParameterBall, first: int, rest: Ints, opposite: bool) -> list[t
 
 
 def _ratios(p: Array, q: Array, radius: float) -> tuple[Array, Array]:
-    """The least and largest t > 0 such that boxes around t p and around rows q meet, in floats; no t where low > high."""
+    """The least and largest t > 0 such that boxes around t p and around rows q meet, in floats; no
+    t where low > high.
+    """
     left, right = p - radius, p + radius
     with np.errstate(all="ignore"):
         above, below = q + radius, q - radius  # t left <= above, t right >= below
-        highs = np.where(left > 0, above / left, np.where((left == 0) & (above < 0), -np.inf, np.inf))
+        highs = np.where(
+            left > 0, above / left, np.where((left == 0) & (above < 0), -np.inf, np.inf)
+        )
         lows = np.where(left < 0, above / left, 0.0)
         lows = np.maximum(lows, np.where(right > 0, below / right, 0.0))
         highs = np.minimum(highs, np.where(right < 0, below / right, np.inf))
         highs = np.where((right == 0) & (below > 0), -np.inf, highs)
-    lows, highs = np.nan_to_num(lows, nan=0.0), np.nan_to_num(highs, nan=-1.0, posinf=np.inf, neginf=-np.inf)
+    lows, highs = (
+        np.nan_to_num(lows, nan=0.0),
+        np.nan_to_num(highs, nan=-1.0, posinf=np.inf, neginf=-np.inf),
+    )
     return np.asarray(np.maximum(lows.max(axis=1), 0.0)), np.asarray(highs.min(axis=1))
 
 
@@ -89,7 +100,10 @@ class _Growing:
         self.ball, self.radius = ball, Fraction(ball.radius)
         self.units, self.ratios = [first], [Fraction(1)]
         self.row = [Fraction(x) for x in ball.rows[first].tolist()]
-        self.low, self.high = [x - self.radius for x in self.row], [x + self.radius for x in self.row]
+        self.low, self.high = (
+            [x - self.radius for x in self.row],
+            [x + self.radius for x in self.row],
+        )
 
     def add(self, unit: int, way: int) -> bool:
         """Take a unit with a ratio of this sign, if there is one."""
@@ -110,7 +124,10 @@ class _Growing:
         """A short number t > 0 such that t times the box meets the box around a row."""
         least, most = Fraction(0), list[Fraction]()
         for left, right, x in zip(self.low, self.high, q, strict=True):
-            for end, bound, upper in ((left, x + self.radius, True), (right, x - self.radius, False)):
+            for end, bound, upper in (
+                (left, x + self.radius, True),
+                (right, x - self.radius, False),
+            ):
                 if end == 0:
                     if (bound < 0) if upper else (bound > 0):
                         return None
@@ -126,12 +143,18 @@ class _Growing:
         return ratio if ratio > 0 else top
 
     def bundle(self, cancels: bool) -> Bundle:
-        row = tuple(self._entry(k) for k in range(len(self.row))) if len(self.units) > 1 else tuple(self.row)
+        row = (
+            tuple(self._entry(k) for k in range(len(self.row)))
+            if len(self.units) > 1
+            else tuple(self.row)
+        )
         free = cancels and self._free()
         return Bundle(tuple(self.units), tuple(self.ratios), row, free)
 
     def _entry(self, k: int) -> Fraction:
-        """The entry of the first unit where that fits and its multiples are floats, else a short number."""
+        """The entry of the first unit where that fits and its multiples are floats, else a short
+        number.
+        """
         old, low, high = self.row[k], self.low[k], self.high[k]
         if low <= old <= high and all(_is_float(t * old) for t in self.ratios):
             return old
@@ -145,7 +168,9 @@ class _Growing:
         room = self.radius * sum(map(abs, self.ratios), Fraction(0))
         columns = self.ball.outgoing[self.units].T.tolist()
         for column in columns:
-            total = sum((t * Fraction(x) for t, x in zip(self.ratios, column, strict=True)), Fraction(0))
+            total = sum(
+                (t * Fraction(x) for t, x in zip(self.ratios, column, strict=True)), Fraction(0)
+            )
             if abs(total) > room:
                 return False
         return True

@@ -1,7 +1,9 @@
-"""Rank and compression within a radius: the answers. What `branch_and_bound` plans is carried out on the parameters here.
+"""Rank and compression within a radius: the answers. What `branch_and_bound` plans is carried out
+on the parameters here.
 
-One hidden layer of tanh, sigmoid or erf: bounds from both sides, often equal. Deeper networks, and other activations:
-layer by layer, an upper bound alone. In either case the kernel checks the parameter that is found, entry by entry.
+One hidden layer of tanh, sigmoid or erf: bounds from both sides, often equal. Deeper networks, and
+other activations: layer by layer, an upper bound alone. In either case the kernel checks the
+parameter that is found, entry by entry.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ ROWS = 2**7  # multiplications that a comparison of two numbers of rows counts a
 
 
 class Approach(NamedTuple):
-    """A parameter in the ball, what is proved of the ball, the paper's greedy bound (one hidden layer), nodes spent."""
+    """A parameter in the ball, what is proved of the ball, the paper's greedy bound (one hidden
+    layer), nodes spent.
+    """
 
     near: Near
     greedy: int | None
@@ -60,8 +64,9 @@ def approached(
 ) -> Approached:
     """The most compressible parameter found within a radius, by the units that are left of it.
 
-    Where positive factors pass through an activation, rows become multiples of each other, too; once more with negative
-    factors where those leave two units on one hyperplane, which helps if others can be turned.
+    Where positive factors pass through an activation, rows become multiples of each other, too;
+    once more with negative factors where those leave two units on one hyperplane, which helps if
+    others can be turned.
     """
     best: Approached | None = None
     kinds = [False]
@@ -80,13 +85,19 @@ def approached(
 
 
 def approach(
-    net: Network, radius: float, budget: int, executor: Executor | None, progress: Progress | None, *, opposite: bool = False
+    net: Network,
+    radius: float,
+    budget: int,
+    executor: Executor | None,
+    progress: Progress | None,
+    *,
+    opposite: bool = False,
 ) -> Approach | None:
     """A compressible parameter within a radius of a network.
 
     Args:
-        opposite: whether rows of layers through which factors pass may become negative multiples (None if none do); then
-            groups of units with nearly the same row are not searched for.
+        opposite: whether rows of layers through which factors pass may become negative multiples
+            (None if none do); then groups of units with nearly the same row are not searched for.
     """
     try:
         whole: ParameterBall | None = ball(net, radius)
@@ -115,8 +126,13 @@ def approach(
         if whole is not None:
             bound, by_greed = found.bound, len(found.greedy.paid)
             try:
-                bound.verify(whole, effort=Effort(branch_and_bound.NODES * budget * len(bound.parts)))
-            except (BudgetExhausted, CertificateRejected):  # what the kernel does not accept is not claimed
+                bound.verify(
+                    whole, effort=Effort(branch_and_bound.NODES * budget * len(bound.parts))
+                )
+            except (
+                BudgetExhausted,
+                CertificateRejected,
+            ):  # what the kernel does not accept is not claimed
                 bound = Bound(0, ())
     if opposite and not negative:
         return None
@@ -124,7 +140,9 @@ def approach(
 
 
 class Coordinate(NamedTuple):
-    """What the next layer sees of units that became one: the sum of its weights on them, each times a ratio."""
+    """What the next layer sees of units that became one: the sum of its weights on them, each times
+    a ratio.
+    """
 
     units: tuple[int, ...]
     ratios: tuple[Fraction, ...]
@@ -138,7 +156,11 @@ class Coordinate(NamedTuple):
         """The units of positive and those of negative ratio, which are units of their own."""
         out = []
         for side in (1, -1):
-            some = [(unit, side * t) for unit, t in zip(self.units, self.ratios, strict=True) if side * t > 0]
+            some = [
+                (unit, side * t)
+                for unit, t in zip(self.units, self.ratios, strict=True)
+                if side * t > 0
+            ]
             out.append(Coordinate(tuple(unit for unit, _ in some), tuple(t for _, t in some)))
         return out
 
@@ -156,35 +178,54 @@ class _Moved:
         self.biases = [ExactArray(layer.bias) for layer in net.layers]
 
     def ball(self, l: int, coordinates: Sequence[Coordinate]) -> ParameterBall:
-        """A layer as it looks behind merged units: the sum of k weights can move by k times the radius, so it is divided by k.
+        """A layer as it looks behind merged units: the sum of k weights can move by k times the
+        radius, so it is divided by k.
 
         Rounded: this only guides the search.
         """
         rows = np.column_stack([*self._sums(l, coordinates), self.net.layers[l - 1].bias])
         law = self.net.layers[l - 1].activation.under(Fraction(-1))
         signed = law is not None and law[0] == -1 and law[1] == 0
-        return ParameterBall(rows, np.ascontiguousarray(self.net.layers[l].weight.T), self.radius, signed)
+        return ParameterBall(
+            rows, np.ascontiguousarray(self.net.layers[l].weight.T), self.radius, signed
+        )
 
     def _sums(self, l: int, coordinates: Sequence[Coordinate]) -> list[Array]:
         w = self.weights[l - 1].hi
-        return [w[:, list(c.units)] @ np.array(c.ratios, dtype=float) / float(c.size) for c in coordinates]
+        return [
+            w[:, list(c.units)] @ np.array(c.ratios, dtype=float) / float(c.size)
+            for c in coordinates
+        ]
 
-    def carry_out(self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, plan: Plan) -> list[Coordinate]:
-        """Give every unit of layer l its fate; the units that stay, as coordinates of the next layer."""
+    def carry_out(
+        self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, plan: Plan
+    ) -> list[Coordinate]:
+        """Give every unit of layer l its fate; the units that stay, as coordinates of the next
+        layer.
+        """
         self.weights[l].write((slice(None), list(plan.null)), 0.0, 0.0)
         for group in plan.free:
             for k in range(self.net.widths[l + 1]):
                 self._balance(l, k, Coordinate.of(group), Fraction(0))
         if all(len(c.units) == 1 for c in coordinates):
             columns = [c.units[0] for c in coordinates]
-            self.weights[l - 1].write(np.ix_(np.array(plan.constant, np.intp), np.array(columns, np.intp)), 0.0, 0.0)
+            self.weights[l - 1].write(
+                np.ix_(np.array(plan.constant, np.intp), np.array(columns, np.intp)), 0.0, 0.0
+            )
             self._join(l, columns, layer, [g for g in (*plan.paid, *plan.free) if len(g.units) > 1])
         else:
             self._join_sums(l, coordinates, layer, plan)
-        return [*map(Coordinate.of, plan.paid), *(Coordinate((i,), (Fraction(1),)) for i in plan.constant)]
+        return [
+            *map(Coordinate.of, plan.paid),
+            *(Coordinate((i,), (Fraction(1),)) for i in plan.constant),
+        ]
 
     def carry_out_scaled(
-        self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, scaled: Sequence[Bundle]
+        self,
+        l: int,
+        coordinates: Sequence[Coordinate],
+        layer: ParameterBall,
+        scaled: Sequence[Bundle],
     ) -> list[Coordinate]:
         """The same where units become multiples of each other."""
         optional = layer.constant | layer.null
@@ -208,7 +249,9 @@ class _Moved:
                 self.biases[l - 1].put((unit,), ratio * bundle.row[-1])
         return out
 
-    def _bring(self, l: int, unit: int, coordinates: Sequence[Coordinate], row: Sequence[Fraction]) -> None:
+    def _bring(
+        self, l: int, unit: int, coordinates: Sequence[Coordinate], row: Sequence[Fraction]
+    ) -> None:
         """Bring what a unit of layer l reads from each coordinate to a number times its size."""
         plain, values = list[int](), list[float]()
         for coordinate, x in zip(coordinates, row, strict=True):
@@ -221,14 +264,18 @@ class _Moved:
                 self.weights[l - 1].put((unit, coordinate.units[0]), x)
         self.weights[l - 1].write((unit, plain), values, 0.0)
 
-    def _join(self, l: int, columns: list[int], layer: ParameterBall, groups: list[SignedBox]) -> None:
+    def _join(
+        self, l: int, columns: list[int], layer: ParameterBall, groups: list[SignedBox]
+    ) -> None:
         """Give the units of each group one row, up to sign."""
         if not groups:
             return
         units = np.concatenate([g.units for g in groups])
         signs = np.concatenate([g.signs for g in groups]).astype(float)[:, None]
         start = np.cumsum([0, *(len(g.units) for g in groups[:-1])])
-        centre, ties = _centres(layer.rows[units] * signs, np.abs(layer.outgoing[units]).max(axis=1), start, self.radius)
+        centre, ties = _centres(
+            layer.rows[units] * signs, np.abs(layer.outgoing[units]).max(axis=1), start, self.radius
+        )
         which = np.repeat(np.arange(len(groups)), np.diff(start, append=len(units)))
         new = centre[which] * signs + 0.0
         self.weights[l - 1].write(np.ix_(units, np.array(columns)), new[:, :-1], 0.0)
@@ -238,8 +285,12 @@ class _Moved:
                 place = (unit, columns[k]) if k < len(columns) else (unit,)
                 (self.weights if k < len(columns) else self.biases)[l - 1].put(place, sign * number)
 
-    def _join_sums(self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, plan: Plan) -> None:
-        """The same behind merged units: of each coordinate the sum of a unit's weights is brought to a common value."""
+    def _join_sums(
+        self, l: int, coordinates: Sequence[Coordinate], layer: ParameterBall, plan: Plan
+    ) -> None:
+        """The same behind merged units: of each coordinate the sum of a unit's weights is brought
+        to a common value.
+        """
         tasks = [(SignedBox((i,), (1,)), np.zeros(layer.rows.shape[1])) for i in plan.constant]
         for group in (*plan.paid, *plan.free):
             if len(group.units) > 1:
@@ -252,10 +303,14 @@ class _Moved:
                 for coordinate, x in zip(coordinates, centre[:-1].tolist(), strict=True):
                     self._balance(l - 1, unit, coordinate, sign * coordinate.size * _short(x))
             if group.units[0] not in plan.constant:
-                self.biases[l - 1].write(list(group.units), np.array(group.signs) * centre[-1] + 0.0, 0.0)
+                self.biases[l - 1].write(
+                    list(group.units), np.array(group.signs) * centre[-1] + 0.0, 0.0
+                )
 
     def _balance(self, l: int, row: int, group: Coordinate, target: Fraction) -> None:
-        """Move the weights of a row so that their sum with ratios is the target, as far as the ball allows."""
+        """Move the weights of a row so that their sum with ratios is the target, as far as the ball
+        allows.
+        """
         units = list(group.units)
         old = self.net.layers[l].weight[row, units]
         new = _with_sum(old, group.ratios, target, self.radius)
@@ -265,7 +320,10 @@ class _Moved:
     def changes(self) -> tuple[Change, ...]:
         out = []
         for l, layer in enumerate(self.net.layers):
-            for part, array, old in (("weight", self.weights[l], layer.weight), ("bias", self.biases[l], layer.bias)):
+            for part, array, old in (
+                ("weight", self.weights[l], layer.weight),
+                ("bias", self.biases[l], layer.bias),
+            ):
                 moved = array.hi != old
                 if array.lo is not None:
                     moved |= array.lo != 0
@@ -275,7 +333,10 @@ class _Moved:
                 if len(at):
                     to = ExactArray(array.hi.ravel()[at])
                     for k in _inexact(array, old.shape, at):
-                        to.put((k,), array.get(tuple(int(x) for x in np.unravel_index(at[k], old.shape))))
+                        to.put(
+                            (k,),
+                            array.get(tuple(int(x) for x in np.unravel_index(at[k], old.shape))),
+                        )
                     out.append(Change(l + 1, part, at, to))
         return tuple(out)
 
@@ -293,7 +354,8 @@ def _inexact(array: ExactArray, shape: tuple[int, ...], at: Ints) -> list[int]:
 def _centres(
     rows: Array, size: Array, start: Ints, radius: float
 ) -> tuple[Array, dict[tuple[int, int], Fraction]]:
-    """For each group of rows one row within the radius of all: near their mean weighted by size, so that little changes.
+    """For each group of rows one row within the radius of all: near their mean weighted by size, so
+    that little changes.
 
     Returns:
         ``[groups, coordinates]``, and rationals for the entries where no float is near enough.
@@ -301,13 +363,21 @@ def _centres(
     high, low = np.maximum.reduceat(rows, start, axis=0), np.minimum.reduceat(rows, start, axis=0)
     share = np.ldexp(size, -int(np.frexp(size.max(initial=1e-300))[1])) + 1e-9
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = np.add.reduceat(rows * share[:, None], start, axis=0) / np.add.reduceat(share, start)[:, None]
+        mean = (
+            np.add.reduceat(rows * share[:, None], start, axis=0)
+            / np.add.reduceat(share, start)[:, None]
+        )
         middle = low / 2 + high / 2
         clipped = np.clip(mean, np.nextafter(high - radius, high), np.nextafter(low + radius, low))
     out, waiting = np.where(high == low, high, 0.0), high != low
     for guess in (clipped, middle, np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf)):
         with np.errstate(invalid="ignore"):
-            good = waiting & np.isfinite(guess) & at_most(high, guess, radius) & at_most(guess, low, radius)
+            good = (
+                waiting
+                & np.isfinite(guess)
+                & at_most(high, guess, radius)
+                & at_most(guess, low, radius)
+            )
         out[good] = guess[good]
         waiting &= ~good
     ties = {}  # no float is within the radius of both ends: the middle, as a rational
@@ -323,8 +393,11 @@ def _short(x: float) -> Fraction:
     return Fraction(round(float(mantissa) * 2.0**40)) * Fraction(2) ** (int(exponent) - 40)
 
 
-def _with_sum(values: Array, ratios: Sequence[Fraction], target: Fraction, radius: float) -> list[Fraction]:
-    """Numbers within the radius of values whose sum with ratios is the target; floats where possible; unchanged out of reach.
+def _with_sum(
+    values: Array, ratios: Sequence[Fraction], target: Fraction, radius: float
+) -> list[Fraction]:
+    """Numbers within the radius of values whose sum with ratios is the target; floats where
+    possible; unchanged out of reach.
 
     All move by one shift, with the sign of their ratio.
     """
@@ -334,8 +407,9 @@ def _with_sum(values: Array, ratios: Sequence[Fraction], target: Fraction, radiu
     shift = (total - target) / sum(map(abs, ratios), Fraction(0))
     if shift == 0 or abs(shift) > Fraction(radius):
         return old
-    # 2^exponent is above |value| + radius: numbers on a grid of 2^-50 of that have 50 bits and are floats. What the grid
-    # leaves over goes to the last one. Where that takes one out of the ball, all move as rationals.
+    # 2^exponent is above |value| + radius: numbers on a grid of 2^-50 of that have 50 bits and are
+    # floats. What the grid leaves over goes to the last one. Where that takes one out of the ball,
+    # all move as rationals.
     exponent = int(np.frexp(max(float(np.abs(values).max()) / 2 + radius / 2, 1e-300))[1]) + 1
     step = Fraction(2) ** max(exponent - 50, -1074)
     new = [round((v - s * shift) / step) * step for v, s in zip(old, signs, strict=True)]
@@ -353,7 +427,8 @@ class NearCompression(Compression):
     """A smaller network with the function of a parameter within a radius of the original.
 
     Attributes:
-        network: the smaller network; `slack` is what rounding it did to the function of that parameter.
+        network: the smaller network; `slack` is what rounding it did to the function of that
+            parameter.
         optimal: whether no parameter within the radius needs fewer units.
     """
 
@@ -380,11 +455,15 @@ class NearCompression(Compression):
     def within(self, radius: float) -> float:
         """Certified sup of |network - original|_inf over inputs with |x|_inf <= radius."""
         moved = State(self.original, self.near).arrays()
-        far = difference(exact_arrays(self.original), moved, self.original.activations, radius=radius).constant
+        far = difference(
+            exact_arrays(self.original), moved, self.original.activations, radius=radius
+        ).constant
         return float(up(np.array([far + self.proof.slack.within(radius)]))[0])
 
     def rounded(self, dtype: str) -> NearCompression:
-        """The same with parameters rounded; rows of the first layer are rounded inside the ball, where they fit."""
+        """The same with parameters rounded; rows of the first layer are rounded inside the ball,
+        where they fit.
+        """
         small = self.network.rounded(dtype)
         if small == self.network:
             return self
@@ -414,7 +493,12 @@ class NearCompression(Compression):
         return [*table.items(), ("original - smaller", f"<= {self.within(1.0):.3g} where |x| <= 1")]
 
     def data(self) -> dict[str, Any]:
-        near = {"radius": self.radius, "lower": self.lower, "nodes": self.nodes, "deviation": self.within(1.0)}
+        near = {
+            "radius": self.radius,
+            "lower": self.lower,
+            "nodes": self.nodes,
+            "deviation": self.within(1.0),
+        }
         return {**super().data(), **near}
 
 
@@ -423,7 +507,8 @@ class ProximateRank(Rank):
     """How many hidden units the most compressible parameter within a radius needs.
 
     Attributes:
-        lower, upper: proved bounds. greedy: the paper's bound, units in stored order (one hidden layer, else None).
+        lower, upper: proved bounds. greedy: the paper's bound, units in stored order (one hidden
+            layer, else None).
         near: a parameter in the ball and what is proved of the ball. nodes: search nodes spent.
     """
 
@@ -441,7 +526,9 @@ class ProximateRank(Rank):
 
     @property
     def witness(self) -> Network | None:  # type: ignore[override]
-        """A parameter in the ball whose exact rank is `upper`; None where it is no float vector (see the certificate)."""
+        """A parameter in the ball whose exact rank is `upper`; None where it is no float vector
+        (see the certificate).
+        """
         state = State(self.original, self.near)
         exact = all(x.is_float() for pair in state.arrays() for x in pair)
         return state.network() if exact else None
@@ -480,7 +567,11 @@ def _compression(
 
 
 def compress(
-    net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
+    net: Network,
+    radius: float,
+    budget: int,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> NearCompression:
     """The smallest network found whose function some parameter within the radius has."""
     found, state, moves = approached(net, radius, budget, executor, progress)
@@ -488,21 +579,42 @@ def compress(
 
 
 def rank(
-    net: Network, radius: float, budget: int, executor: Executor | None = None, progress: Progress | None = None
+    net: Network,
+    radius: float,
+    budget: int,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> ProximateRank:
     """The least rank within the radius."""
     (near, by_greed, nodes), state, moves = approached(net, radius, budget, executor, progress)
     lower, upper = near.bound.lower if near.bound else 0, sum(state.widths[1:-1])
     status = "proved" if lower == upper else "bounded"
-    return ProximateRank(status, lower, upper, net.units, net, moves, _reason(net, near, upper), near, by_greed, nodes)
+    return ProximateRank(
+        status,
+        lower,
+        upper,
+        net.units,
+        net,
+        moves,
+        _reason(net, near, upper),
+        near,
+        by_greed,
+        nodes,
+    )
 
 
 def _reason(net: Network, near: Near, upper: int) -> str:
     if upper == 0:
         return "all units can vanish"
     if near.bound is None:
-        what = f"{len(net.layers) - 1} hidden layers" if len(net.layers) != 2 else str(net.activations[0])
-        return f"lower bounds are known for one hidden layer of tanh, sigmoid or erf, not for {what}"
+        what = (
+            f"{len(net.layers) - 1} hidden layers"
+            if len(net.layers) != 2
+            else str(net.activations[0])
+        )
+        return (
+            f"lower bounds are known for one hidden layer of tanh, sigmoid or erf, not for {what}"
+        )
     if near.bound.lower == upper:
         return "no cover by fewer signed boxes and free groups, checked by the kernel"
     return "the search stopped before the bounds met (raise the budget)"
@@ -517,8 +629,9 @@ class RankCurve(Result):
 
     Attributes:
         radii: ``[k]``, increasing. of: hidden units of each network.
-        lowers, uppers, greedies: ``[networks, k]``; bounds carried to the radii where they hold too, and the running minimum
-            of the paper's greedy bound (which may grow with the radius).
+        lowers, uppers, greedies: ``[networks, k]``; bounds carried to the radii where they hold
+            too, and the running minimum of the paper's greedy bound (which may grow with the
+            radius).
         nodes: search nodes, all together.
     """
 
@@ -550,11 +663,17 @@ class RankCurve(Result):
         closed = int((self.lowers == self.uppers).sum())
         what = "a network" if len(self.of) == 1 else f"{len(self.of)} networks"
         count = f"{closed} of {self.lowers.size} exact"
-        return f"proximate rank of {what} at {len(self.radii)} radii up to {self.radii[-1]:g}: {count}"
+        return (
+            f"proximate rank of {what} at {len(self.radii)} radii up to {self.radii[-1]:g}: {count}"
+        )
 
     def rows(self) -> list[tuple[str, str]]:
-        rows = [("radius", "rank (greedy bound)" if len(self.of) == 1 else "mean rank (greedy bound)")]
-        for radius, low, high, by_greed in zip(self.radii, self.lower, self.upper, self.greedy, strict=True):
+        rows = [
+            ("radius", "rank (greedy bound)" if len(self.of) == 1 else "mean rank (greedy bound)")
+        ]
+        for radius, low, high, by_greed in zip(
+            self.radii, self.lower, self.upper, self.greedy, strict=True
+        ):
             bounds = f"= {high:g}" if low == high else f"{low:g} <= . <= {high:g}"
             rows.append((f"{radius:.4g}", f"{bounds} ({by_greed:g})"))
         return rows
@@ -569,11 +688,14 @@ class RankCurve(Result):
     def plot_data(self) -> dict[str, Any]:
         """Curves of the picture: radii, lower, upper, greedy (means), of (mean width)."""
         return {
-            "radii": self.radii, "lower": self.lower, "upper": self.upper, "greedy": self.greedy, "of": float(np.mean(self.of))
+            "radii": self.radii, "lower": self.lower, "upper": self.upper, "greedy": self.greedy,
+            "of": float(np.mean(self.of))
         }  # fmt: skip
 
     def plot(self, ax: Any = None) -> Any:
-        """Rank against radius: the exact curve, or the band between its bounds, beside the greedy bound."""
+        """Rank against radius: the exact curve, or the band between its bounds, beside the greedy
+        bound.
+        """
         from moduli.common.figures import curve_figure
 
         return curve_figure(self.plot_data(), ax)
@@ -605,12 +727,19 @@ def curve(
     for k, point in enumerate(run(_point, *zip(*jobs, strict=True), [budget] * len(jobs))):
         points[k] = point
         if progress is not None:
-            progress(k + 1, len(jobs), f"rank in [{point[0]}, {point[1]}] at radius {jobs[k][1]:.4g}")
+            progress(
+                k + 1, len(jobs), f"rank in [{point[0]}, {point[1]}] at radius {jobs[k][1]:.4g}"
+            )
     lowers, uppers, greedies, nodes = points.T.reshape(4, len(nets), len(steps))
     lowers = np.maximum.accumulate(lowers[:, ::-1], axis=1)[:, ::-1]
-    uppers, greedies = np.minimum.accumulate(uppers, axis=1), np.minimum.accumulate(greedies, axis=1)
+    uppers, greedies = (
+        np.minimum.accumulate(uppers, axis=1),
+        np.minimum.accumulate(greedies, axis=1),
+    )
     status = "proved" if (lowers == uppers).all() else "bounded"
-    return RankCurve(status, steps, tuple(net.units for net in nets), lowers, uppers, greedies, int(nodes.sum()))
+    return RankCurve(
+        status, steps, tuple(net.units for net in nets), lowers, uppers, greedies, int(nodes.sum())
+    )
 
 
 def _mapper(executor: Executor, jobs: int) -> Callable[..., Iterator[Any]]:
@@ -629,5 +758,8 @@ def _point(net: Network, radius: float, budget: int) -> tuple[int, int, int, int
 def _vanishing(net: Network) -> float:
     """The radius from which on every unit can be made constant or null."""
     whole = ball(net, 0.0)
-    incoming, outgoing = np.abs(whole.rows[:, :-1]).max(axis=1), np.abs(whole.outgoing).max(axis=1, initial=0.0)
+    incoming, outgoing = (
+        np.abs(whole.rows[:, :-1]).max(axis=1),
+        np.abs(whole.outgoing).max(axis=1, initial=0.0),
+    )
     return float(np.minimum(incoming, outgoing).max(initial=0.0))

@@ -1,8 +1,10 @@
-"""Least covers: rows to cover, columns of cost 1 that may overlap, and free columns that need resources used only once.
+"""Least covers: rows to cover, columns of cost 1 that may overlap, and free columns that need
+resources used only once.
 
-The search behind proximate rank (rows: units; columns: boxes; free columns: free groups; resources: units). Reduce,
-split, solve the linear relaxation and branch; HiGHS proposes covers and weights, the kernel (`cover_bound`) decides what a
-tree of weights proves. Rows and resources are integers of the caller.
+The search behind proximate rank (rows: units; columns: boxes; free columns: free groups; resources:
+units). Reduce, split, solve the linear relaxation and branch; HiGHS proposes covers and weights,
+the kernel (`cover_bound`) decides what a tree of weights proves. Rows and resources are integers of
+the caller.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Cover:
     """An instance in sparse 0/1 matrices with a column per unit.
 
     Attributes:
-        paid: ``[boxes, h]``. uses: ``[free groups, h]``, all units of each (a unit serves one). rows: units to cover.
+        paid: ``[boxes, h]``. uses: ``[free groups, h]``, all units of each (a unit serves one).
+            rows: units to cover.
     """
 
     paid: Any
@@ -54,12 +57,17 @@ class Cover:
     def part(self, columns: Ints) -> Cover:
         """The instance of some columns."""
         count = self.paid.shape[0]
-        return Cover(self.paid[columns[columns < count]], self.uses[columns[columns >= count] - count], self.rows)
+        return Cover(
+            self.paid[columns[columns < count]],
+            self.uses[columns[columns >= count] - count],
+            self.rows,
+        )
 
 
 @dataclass
 class Answer:
-    """Chosen columns (free ones count after the paid ones), and a tree that bounds the number from below.
+    """Chosen columns (free ones count after the paid ones), and a tree that bounds the number from
+    below.
 
     Attributes:
         chosen: a cover of cost `upper`, None where none was found.
@@ -73,7 +81,8 @@ class Answer:
 
 
 class Relaxed(NamedTuple):
-    """A solved linear relaxation: values of columns, its optimum, and what its weights prove; the odd cuts that bind.
+    """A solved linear relaxation: values of columns, its optimum, and what its weights prove; the
+    odd cuts that bind.
 
     Attributes:
         short: how much of the rows the columns leave uncovered, where they cannot cover all.
@@ -90,7 +99,9 @@ class Relaxed(NamedTuple):
     @property
     def whole(self) -> bool:
         """Whether the columns of value 1 are a cover."""
-        return self.short <= INTEGRAL and (not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= INTEGRAL))
+        return self.short <= INTEGRAL and (
+            not len(self.x) or bool(np.abs(self.x - np.round(self.x)).max() <= INTEGRAL)
+        )
 
 
 class Exhausted(Exception):
@@ -98,7 +109,9 @@ class Exhausted(Exception):
 
 
 class Remaining(NamedTuple):
-    """What reduction leaves: rows and columns, columns that some best cover contains, and rows that only those cover."""
+    """What reduction leaves: rows and columns, columns that some best cover contains, and rows that
+    only those cover.
+    """
 
     rows: BitSet
     cols: BitSet
@@ -132,8 +145,10 @@ class Program(NamedTuple):
     """The inequalities of a linear program ``[rows and resources, columns]``.
 
     Attributes:
-        matrix: rows count -1 in the columns that cover them, resources 1 in the columns that use them.
-        columns: of the instance, in the order of the program. resources: those of which more than one column wants a unit.
+        matrix: rows count -1 in the columns that cover them, resources 1 in the columns that use
+            them.
+        columns: of the instance, in the order of the program. resources: those of which more than
+            one column wants a unit.
         cost: of each column, 1 or 0.
     """
 
@@ -147,7 +162,8 @@ class Combination(NamedTuple):
     """A sum modulo 2 of row inequalities, on the way of the elimination to odd cuts.
 
     Attributes:
-        odd: of the columns with fractional values, those that an odd number of these rows contain. rows: those added up.
+        odd: of the columns with fractional values, those that an odd number of these rows contain.
+            rows: those added up.
         slack: what the rows are covered beyond once, all together.
     """
 
@@ -168,7 +184,9 @@ class _Search:
         self.sets: list[BitSet] = []  # of each column, the rows that it covers
         for units in self.members:
             self.sets.append(_bit_set(place[u] for u in units if u in place))
-        self.clash: list[BitSet] = [0] * len(self.sets)  # of each free column, those that it shares a resource with, itself too
+        self.clash: list[BitSet] = [0] * len(
+            self.sets
+        )  # of each free column, those that it shares a resource with, itself too
         users: dict[int, BitSet] = {}
         for c in range(self.paid, len(self.sets)):
             for u in self.members[c]:
@@ -198,7 +216,8 @@ class _Search:
                     continue
                 mine = self.by_row[r] & cols
                 if _single(mine) and mine & self.all_paid:
-                    # The row's only column: every cover contains it. (Were it free, the row would prove no cost of 1.)
+                    # The row's only column: every cover contains it. (Were it free, the row would
+                    # prove no cost of 1.)
                     c = _lowest(mine)
                     chosen.append(c)
                     essential.append(r)
@@ -213,7 +232,9 @@ class _Search:
                         break
                 rows &= ~common | 1 << r
             for c in _members(cols & ~self.all_paid):
-                if self.clash[c] & cols == 1 << c:  # free and without rival for its resources: costs nothing to take
+                if (
+                    self.clash[c] & cols == 1 << c
+                ):  # free and without rival for its resources: costs nothing to take
                     chosen.append(c)
                     rows &= ~self.sets[c]
                     cols &= ~(1 << c)
@@ -228,7 +249,8 @@ class _Search:
             rivals &= self.by_row[r]
             if not rivals:
                 return False
-        # Of columns that are equal in all that counts the first one stays: two may not beat each other.
+        # Of columns that are equal in all that counts the first one stays: two may not beat each
+        # other.
         if c < self.paid:
             return any(self.sets[d] & rows != bits or d < c for d in _members(rivals))
         used = self.members[c]
@@ -264,7 +286,9 @@ class _Search:
         left = dict.fromkeys(cut & rows for cut in cuts)  # each once, in order
         return self._linear(rows, cols, [cut for cut in left if _odd(cut)])
 
-    def tighten(self, rows: BitSet, cols: BitSet, found: Relaxed, target: int, rounds: int) -> Relaxed:
+    def tighten(
+        self, rows: BitSet, cols: BitSet, found: Relaxed, target: int, rounds: int
+    ) -> Relaxed:
         """Add violated odd cuts until the relaxation proves `target` or gains little."""
         for _ in range(rounds):
             if found.bound >= target or found.whole:
@@ -301,30 +325,46 @@ class _Search:
         if found.status != OPTIMAL:
             raise Exhausted
         marginals = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
-        tight = [s for s, v in zip(cuts, marginals[len(marginals) - len(cuts) :], strict=True) if v > 1e-9]
+        tight = [
+            s
+            for s, v in zip(cuts, marginals[len(marginals) - len(cuts) :], strict=True)
+            if v > 1e-9
+        ]
         leaf, bound = self._leaf(rows, cols, marginals, resources, cuts)
         x, rest = np.split(np.asarray(found.x), [len(index)])
         return Relaxed(x, index, float(found.fun), leaf, bound, tight, float(rest.sum()))
 
     @staticmethod
     def _elastic(cost: Any, matrix: Any, limits: Any) -> tuple[Any, Any]:
-        """The program with a column for each row and cut that covers just that, at a price above any target.
+        """The program with a column for each row and cut that covers just that, at a price above
+        any target.
 
-        Free columns that compete may leave no cover at all. The multipliers of this program then prove more than is asked.
+        Free columns that compete may leave no cover at all. The multipliers of this program then
+        prove more than is asked.
         """
         from scipy.sparse import csr_matrix, hstack
 
         open_ = np.flatnonzero(limits < 0)
-        ones = csr_matrix((limits[open_], (open_, np.arange(len(open_)))), shape=(len(limits), len(open_)))
+        ones = csr_matrix(
+            (limits[open_], (open_, np.arange(len(open_)))), shape=(len(limits), len(open_))
+        )
         price = float(DEAR * (len(open_) + 1))
-        return np.concatenate([cost, np.full(len(open_), price)]), hstack([matrix, ones], format="csr")
+        return np.concatenate([cost, np.full(len(open_), price)]), hstack(
+            [matrix, ones], format="csr"
+        )
 
     def odd_cuts(self, rows: BitSet, found: Relaxed) -> list[BitSet]:
-        """Sets S of an odd number of rows whose inequality sum_c ceil(|c & S| / 2) x_c >= ceil(|S| / 2) is violated.
+        """Sets S of an odd number of rows whose inequality sum_c ceil(|c & S| / 2) x_c >= ceil(|S|
+        / 2) is violated.
 
-        Gaussian elimination modulo 2 of the columns with the largest values (Koster, Zymolka and Kutschka 2009).
+        Gaussian elimination modulo 2 of the columns with the largest values (Koster, Zymolka and
+        Kutschka 2009).
         """
-        order = [k for k in np.argsort(-found.x, kind="stable").tolist() if INTEGRAL < found.x[k] < 1 - INTEGRAL]
+        order = [
+            k
+            for k in np.argsort(-found.x, kind="stable").tolist()
+            if INTEGRAL < found.x[k] < 1 - INTEGRAL
+        ]
         sets = [self.sets[found.columns[k]] & rows for k in order]
         value = [float(found.x[k]) for k in order]
         slack = {r: -1.0 for r in _members(rows)}
@@ -336,7 +376,8 @@ class _Search:
         for k, bits in enumerate(sets):
             for r in _members(bits):
                 odd[r] |= 1 << k
-        # Half the sum of the rows of S misses the cut by (1 - slack - values of its odd columns) / 2: none at a slack of 1.
+        # Half the sum of the rows of S misses the cut by (1 - slack - values of its odd columns) /
+        # 2: none at a slack of 1.
         table = [Combination(odd[r], 1 << r, slack[r]) for r in slack if slack[r] < 0.999]
         cuts: dict[BitSet, float] = {}
         for k in range(len(order)):
@@ -380,16 +421,19 @@ class _Search:
                     entries.append((len(place) + resources.setdefault(u, len(resources)), k, 1.0))
         i, j, v = zip(*entries, strict=True) if entries else ((), (), ())
         matrix = csr_matrix((v, (i, j)), shape=(len(place) + len(resources), len(index)))
-        return Program(matrix, index, list(resources), np.array([float(c < self.paid) for c in index]))
+        return Program(
+            matrix, index, list(resources), np.array([float(c < self.paid) for c in index])
+        )
 
     def _leaf(
         self, rows: BitSet, cols: BitSet, marginals: Any, resources: list[int], cuts: list[BitSet]
     ) -> tuple[DualWeights, int]:
         """The multipliers in integers, and what they prove.
 
-        By weak duality the weights of rows and cuts, less the prices of resources, bound the cost of every cover once no
-        column weighs more than it costs (`scale`, or the prices of its resources). Rounding down may break that for a few
-        columns: a larger scale mends a paid one, a higher price a free one.
+        By weak duality the weights of rows and cuts, less the prices of resources, bound the cost
+        of every cover once no column weighs more than it costs (`scale`, or the prices of its
+        resources). Rounding down may break that for a few columns: a larger scale mends a paid one,
+        a higher price a free one.
         """
         members = list(_members(rows))
         ints = [int(x * SCALE) for x in marginals]  # in order: rows, resources, cuts
@@ -412,16 +456,21 @@ class _Search:
         named = tuple((self._units(s), w) for s, w in odd)
         weights = {self.names[r]: w for r, w in y.items() if w}
         charged = {u: w for u, w in sorted(prices.items()) if w}
-        return DualWeights(weights, charged, named, scale), max(0, -(-gain // scale))  # costs are integers: round up
+        return DualWeights(weights, charged, named, scale), max(
+            0, -(-gain // scale)
+        )  # costs are integers: round up
 
     def propose(self, rows: BitSet, cols: BitSet) -> list[int] | None:
-        """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget; None where that fails."""
+        """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget;
+        None where that fails.
+        """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         matrix, index, resources, cost = self._program(rows, cols)
         limits = np.concatenate([-np.ones(rows.bit_count()), np.ones(len(resources))])
         found = milp(
-            cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
+            cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, -np.inf, limits),
             options={"node_limit": 1 + self.budget * HEAVY // (5 * len(cost)), "mip_rel_gap": 0.0},
         )  # fmt: skip
         self.nodes += 1 + (found.mip_node_count or 0) * len(cost) // HEAVY
@@ -433,7 +482,11 @@ class _Search:
         """Paid columns, the largest first; None where some row has only free ones."""
         chosen = []
         while rows:
-            best = max(_members(cols & self.all_paid), key=lambda c: (self.sets[c] & rows).bit_count(), default=-1)
+            best = max(
+                _members(cols & self.all_paid),
+                key=lambda c: (self.sets[c] & rows).bit_count(),
+                default=-1,
+            )
             if best < 0 or not self.sets[best] & rows:
                 return None
             chosen.append(best)
@@ -468,10 +521,14 @@ class _Search:
         if not found.whole or self.cost(chosen) > found.bound:
             chosen = self.propose(rows, cols)
         target = rows.bit_count() + 1 if chosen is None else self.cost(chosen)
-        return Covered(chosen, *self.prove(rows, cols, alive & self._touching(rows), target, found, ROUNDS))
+        return Covered(
+            chosen, *self.prove(rows, cols, alive & self._touching(rows), target, found, ROUNDS)
+        )
 
     def _counted(self, rows: BitSet, cols: BitSet) -> Proved:
-        """Without any budget left: rows no two of which share a column (none that free columns touch)."""
+        """Without any budget left: rows no two of which share a column (none that free columns
+        touch).
+        """
         left, weights = rows, dict[int, int]()
         for c in _members(cols & ~self.all_paid):
             left &= ~self.sets[c]
@@ -483,12 +540,19 @@ class _Search:
         return Proved(len(weights), DualWeights(weights, {}, (), 1))
 
     def prove(
-        self, rows: BitSet, cols: BitSet, alive: BitSet, target: int, found: Relaxed, rounds: int = 2
+        self,
+        rows: BitSet,
+        cols: BitSet,
+        alive: BitSet,
+        target: int,
+        found: Relaxed,
+        rounds: int = 2,
     ) -> Proved:
         """A tree that proves `target` or, where the budget ends, less.
 
         Args:
-            alive: columns that a cover may contain here; `cols` are those of them that no other one beats.
+            alive: columns that a cover may contain here; `cols` are those of them that no other one
+                beats.
         """
         try:
             found = self.tighten(rows, cols, found, target, rounds)
@@ -497,7 +561,8 @@ class _Search:
         at_root = Proved(found.bound, found.leaf)
         if found.bound >= target or found.whole:
             return at_root
-        # Branch on the column farthest from an integer, large ones first: both sides then change the most.
+        # Branch on the column farthest from an integer, large ones first: both sides then change
+        # the most.
         sizes = np.array([(self.sets[c] & rows).bit_count() for c in found.columns])
         apart = np.abs(found.x - np.round(found.x))
         pick = found.columns[int(np.argmax(np.where(apart > INTEGRAL, apart * (1 + sizes), -1.0)))]
@@ -510,7 +575,10 @@ class _Search:
         bound = min(inside.bound + price, outside.bound)
         if bound <= found.bound:  # one leaf proves as much as the tree
             return at_root
-        return Proved(bound, Branch(tuple(sorted(self.members[pick])), pick >= self.paid, inside.tree, outside.tree))
+        return Proved(
+            bound,
+            Branch(tuple(sorted(self.members[pick])), pick >= self.paid, inside.tree, outside.tree),
+        )
 
     def take(self, c: int, rows: BitSet, cols: BitSet) -> tuple[BitSet, BitSet]:
         """What remains once column c is taken: a free one excludes those that want its resources."""
@@ -593,7 +661,9 @@ def _half(bits: BitSet) -> int:
 
 
 def _odd(bits: BitSet) -> bool:
-    """Whether a set of rows gives a cut: an even one is the sum of halves, a single one the row itself."""
+    """Whether a set of rows gives a cut: an even one is the sum of halves, a single one the row
+    itself.
+    """
     return bits.bit_count() % 2 == 1 and bits.bit_count() > 1
 
 
@@ -602,19 +672,28 @@ def _sets(matrix: Any) -> list[frozenset[int]]:
 
 
 def solve(cover: Cover, budget: int) -> Answer:
-    """A least cover, or bounds where the budget of nodes runs out (linear programs by size, and HiGHS's nodes)."""
+    """A least cover, or bounds where the budget of nodes runs out (linear programs by size, and
+    HiGHS's nodes).
+    """
     return _searched(cover, budget) if cover.matrix.shape[0] <= FEW else _Pool(cover, budget).best()
 
 
 def program(cover: Cover) -> tuple[Any, Any, Any, Ints]:
-    """The linear relaxation: matrix, right sides and costs of an inequality form, and the resources behind the last rows."""
+    """The linear relaxation: matrix, right sides and costs of an inequality form, and the resources
+    behind the last rows.
+    """
     from scipy.sparse import vstack
 
     busy = np.unique(cover.uses.indices).astype(np.intp)
     uses = vstack([cover.paid[:, busy] * 0, cover.uses[:, busy]])
     matrix = vstack([-cover.matrix.T, uses.T], format="csr").astype(np.float64)
     limits = np.concatenate([-np.ones(len(cover.rows)), np.ones(len(busy))])
-    return matrix, limits, (np.arange(cover.matrix.shape[0]) < cover.paid.shape[0]).astype(np.float64), busy
+    return (
+        matrix,
+        limits,
+        (np.arange(cover.matrix.shape[0]) < cover.paid.shape[0]).astype(np.float64),
+        busy,
+    )
 
 
 def proposed(cover: Cover, budget: int) -> list[int] | None:
@@ -623,14 +702,17 @@ def proposed(cover: Cover, budget: int) -> list[int] | None:
 
     matrix, limits, cost, _ = program(cover)
     found = milp(
-        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, -np.inf, limits),
+        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1),
+        constraints=LinearConstraint(matrix, -np.inf, limits),
         options={"node_limit": 1 + budget * HEAVY // len(cost), "mip_rel_gap": 0.0},
     )  # fmt: skip
     return None if found.x is None else np.flatnonzero(found.x > 0.5).tolist()
 
 
 def greedy(cover: Cover, rows: Mask) -> list[int] | None:
-    """Paid columns that cover some rows, the largest first; None where some row has only free columns."""
+    """Paid columns that cover some rows, the largest first; None where some row has only free
+    columns.
+    """
     boxes, waiting = cover.matrix[: cover.paid.shape[0]], rows.astype(np.int64)
     chosen = list[int]()
     while waiting.any():
@@ -643,10 +725,14 @@ def greedy(cover: Cover, rows: Mask) -> list[int] | None:
 
 
 def within(cover: Cover, budget: int, target: int, upper: int) -> Answer:
-    """A cover of cost below `target` or a proof that there is none; more if a cover below `upper` may be among few columns."""
+    """A cover of cost below `target` or a proof that there is none; more if a cover below `upper`
+    may be among few columns.
+    """
     bare = np.flatnonzero(np.diff(cover.matrix.tocsc().indptr) == 0)
     if len(bare):
-        return Answer(None, upper, target, DualWeights({int(cover.rows[bare[0]]): target}, {}, (), 1), 0)
+        return Answer(
+            None, upper, target, DualWeights({int(cover.rows[bare[0]]): target}, {}, (), 1), 0
+        )
     few = cover.matrix.shape[0] <= FEW and upper > target
     if few:
         return _searched(cover, budget)
@@ -675,7 +761,9 @@ def _searched(cover: Cover, budget: int, target: int | None = None) -> Answer:
 
 
 class Weights(NamedTuple):
-    """A solved linear relaxation of a pool: values of its active columns, weights of rows, prices of resources."""
+    """A solved linear relaxation of a pool: values of its active columns, weights of rows, prices
+    of resources.
+    """
 
     x: Any
     y: Any
@@ -683,7 +771,9 @@ class Weights(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """Weights in integers, what they add up to, and how far each column is from weighing what it costs."""
+    """Weights in integers, what they add up to, and how far each column is from weighing what it
+    costs.
+    """
 
     leaf: DualWeights
     total: int
@@ -691,7 +781,9 @@ class Rounded(NamedTuple):
 
 
 class _Pool:
-    """For many columns: the linear relaxation with columns generated from the pool, then only what its weights leave."""
+    """For many columns: the linear relaxation with columns generated from the pool, then only what
+    its weights leave.
+    """
 
     def __init__(self, cover: Cover, budget: int) -> None:
         self.cover, self.budget, self.nodes = cover, budget, 0
@@ -699,7 +791,9 @@ class _Pool:
         self.free = np.arange(self.count) >= self.paid
 
     def best(self) -> Answer:
-        """Covers of cost at most `target - 1` use columns that the weights leave; raise the target until one is found."""
+        """Covers of cost at most `target - 1` use columns that the weights leave; raise the target
+        until one is found.
+        """
         every = np.ones(len(self.cover.rows), dtype=bool)
         active = self.start()
         try:
@@ -714,7 +808,9 @@ class _Pool:
             columns = np.flatnonzero(total + short <= leaf.scale * lower)
             if len(columns) > MANY:
                 break
-            found = within(self.cover.part(columns), self.budget - self.nodes, lower + 1, self._cost(chosen))
+            found = within(
+                self.cover.part(columns), self.budget - self.nodes, lower + 1, self._cost(chosen)
+            )
             self.nodes += found.nodes
             if found.chosen is not None and found.upper < self._cost(chosen):
                 chosen = columns[found.chosen].tolist()
@@ -736,7 +832,9 @@ class _Pool:
         return len(self.cover.rows) if chosen is None else sum(c < self.paid for c in chosen)
 
     def dive(self, active: Mask) -> list[int] | None:
-        """A cover: take the columns with the largest values, solve and generate again for the rows that remain."""
+        """A cover: take the columns with the largest values, solve and generate again for the rows
+        that remain.
+        """
         best: list[int] | None = None
         for large in (0.9, 0.6):
             found = self._dive(active.copy(), large)
@@ -745,7 +843,10 @@ class _Pool:
         return best
 
     def _dive(self, active: Mask, large: float) -> list[int] | None:
-        waiting, allowed = np.ones(len(self.cover.rows), dtype=bool), np.ones(self.count, dtype=bool)
+        waiting, allowed = (
+            np.ones(len(self.cover.rows), dtype=bool),
+            np.ones(self.count, dtype=bool),
+        )
         chosen: list[int] = []
         while waiting.any() and self.nodes < self.budget:
             try:
@@ -758,13 +859,17 @@ class _Pool:
                 waiting[self.cover.matrix[c].indices] = False
                 allowed[c] = False
                 if c >= self.paid:
-                    allowed[self.paid :] &= (self.cover.uses @ self.cover.uses[c - self.paid].T).toarray()[:, 0] == 0
+                    allowed[self.paid :] &= (
+                        self.cover.uses @ self.cover.uses[c - self.paid].T
+                    ).toarray()[:, 0] == 0
                 chosen.append(c)
         rest = greedy(self.cover, waiting)
         return None if rest is None else [*chosen, *rest]
 
     def _generated(self, active: Mask, rows: Mask, allowed: Mask, rounds: int = 10**9) -> Weights:
-        """Values, weights and prices of the linear relaxation; columns that the weights ask for become active."""
+        """Values, weights and prices of the linear relaxation; columns that the weights ask for
+        become active.
+        """
         while True:
             x, y, prices = self._linear(np.flatnonzero(active & allowed), rows)
             short = self._short(y, prices, 1.0)
@@ -775,7 +880,10 @@ class _Pool:
             active[wanted[np.argsort(short[wanted], kind="stable")[:BATCH]]] = True
 
     def _short(self, y: Any, prices: Any, scale: Any) -> Any:
-        return np.concatenate([np.full(self.paid, scale), self.cover.uses @ prices]) - self.cover.matrix @ y
+        return (
+            np.concatenate([np.full(self.paid, scale), self.cover.uses @ prices])
+            - self.cover.matrix @ y
+        )
 
     def _linear(self, columns: Ints, rows: Mask) -> Weights:
         from scipy.optimize import linprog
@@ -797,15 +905,21 @@ class _Pool:
         return Weights(found.x, y, prices)
 
     def _rounded(self, y: Any, prices: Any) -> Rounded:
-        """The same in integers: the scale and single prices give way where a column weighs too much."""
+        """The same in integers: the scale and single prices give way where a column weighs too
+        much.
+        """
         weights = np.floor(y * SCALE).astype(np.int64)
         prices = np.ceil(prices * SCALE).astype(np.int64)
         scale = max(SCALE, int((self.cover.matrix[: self.paid] @ weights).max(initial=0)))
         short = self._short(weights, prices, scale)
         over = np.flatnonzero(short < 0)
         lift = np.zeros_like(prices)
-        np.maximum.at(lift, self.cover.uses.indices[self.cover.uses.indptr[over - self.paid]], -short[over])
+        np.maximum.at(
+            lift, self.cover.uses.indices[self.cover.uses.indptr[over - self.paid]], -short[over]
+        )
         prices += lift
         named = {int(u): int(w) for u, w in zip(self.cover.rows, weights, strict=True) if w}
-        leaf = DualWeights(named, {int(u): int(prices[u]) for u in np.flatnonzero(prices)}, (), scale)
+        leaf = DualWeights(
+            named, {int(u): int(prices[u]) for u in np.flatnonzero(prices)}, (), scale
+        )
         return Rounded(leaf, int(weights.sum() - prices.sum()), self._short(weights, prices, scale))

@@ -1,7 +1,8 @@
-"""ONNX: activations, each a function in the registry of `nodes`, and how exporters spell some of them.
+"""ONNX: activations, each a function in the registry of `nodes`, and how exporters spell some of
+them.
 
-Attributes are float32 numbers, their defaults too. Maxima and minima with numbers, clips and ReLUs in
-a row are one clip: min(max(x, a), b) with the ends that follow from all of them.
+Attributes are float32 numbers, their defaults too. Maxima and minima with numbers, clips and ReLUs
+in a row are one clip: min(max(x, a), b) with the ends that follow from all of them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Step(NamedTuple):
 
 
 def _chain(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
-    """Maxima and minima with stored numbers, clips, ReLUs in a row: one clip of what the first reads."""
+    """Maxima and minima with stored numbers, clips, ReLUs in a row: one clip of what the first
+    reads.
+    """
     steps, found = list[Step](), _step(reader, node)
     while found is not None and len(steps) < MAX_CHAIN:
         steps.append(found)
@@ -55,7 +58,9 @@ def _chain(reader: Reader, node: Node) -> tuple[tuple[str], Op] | None:
     if len(steps) < 2 or not low < high:
         return None
     axes = max(step.axes for step in steps)
-    return (steps[-1].reads,), lambda value: _with_axes(value, axes).clamped(*_open(reader, low, high))
+    return (steps[-1].reads,), lambda value: _with_axes(value, axes).clamped(
+        *_open(reader, low, high)
+    )
 
 
 def _step(reader: Reader, node: Node) -> Step | None:
@@ -154,8 +159,8 @@ def _log(reader: Reader, node: Node, x: Value) -> Value:
 # One operation, one activation --------------------------------------------------------------------
 
 _PLAIN = {
-    "Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Softplus": "softplus", "Sin": "sin", "Abs": "abs",
-    "HardSwish": "hardswish", "Mish": "mish",
+    "Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Softplus": "softplus",
+    "Sin": "sin", "Abs": "abs", "HardSwish": "hardswish", "Mish": "mish",
 }  # fmt: skip
 
 

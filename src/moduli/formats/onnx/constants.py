@@ -1,8 +1,8 @@
 """ONNX: stored arrays, and constants that a model computes from constants.
 
-Sums and products of stored floats are taken over the reals, as everywhere. All else that is constant (integers that wrap,
-half precision that rounds, functions, comparisons, casts) is what the operator gives in the file's own types, computed by
-`onnx.reference`.
+Sums and products of stored floats are taken over the reals, as everywhere. All else that is
+constant (integers that wrap, half precision that rounds, functions, comparisons, casts) is what the
+operator gives in the file's own types, computed by `onnx.reference`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 MAX_AXES = 32
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENTWISE = {
-    "Abs", "Add", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal",
-    "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual", "HardSigmoid", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max",
-    "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign",
+    "Abs", "Add", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Clip",
+    "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual",
+    "HardSigmoid", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mod", "Mul",
+    "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign",
     "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "Where", "Xor",
 }  # fmt: skip
 REDUCTIONS = {
-    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare", "CumSum", "Softmax", "LogSoftmax", "Trilu",
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "CumSum", "Softmax",
+    "LogSoftmax", "Trilu",
 }  # fmt: skip
 SQUARED, SUMMED = {"ReduceL2", "ReduceSumSquare"}, {"ReduceL1", "ReduceMean", "ReduceSum"}
 WHOLE = 2**53  # up to here doubles hold all integers
@@ -53,7 +55,9 @@ def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int, mended: Sequenc
 
     size = _size(node.op_type, arrays)
     if size > max(MAX_ENTRIES, *(np.size(a) for a in arrays if a is not None), 0):
-        raise UnsupportedModel(f"makes a constant of {size} entries; at most {MAX_ENTRIES} are made")
+        raise UnsupportedModel(
+            f"makes a constant of {size} entries; at most {MAX_ENTRIES} are made"
+        )
     _refuse_overflow(node.op_type, arrays)
     feeds = {name: array for name, array in zip(node.input, arrays, strict=True) if name}
     ends = [[helper.make_tensor_value_info(n, _kind(a), a.shape) for n, a in feeds.items()]]
@@ -64,12 +68,16 @@ def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int, mended: Sequenc
         with np.errstate(all="ignore"):
             (result,) = ReferenceEvaluator(model, new_ops=list(mended)).run([node.output[0]], feeds)
     except Exception as error:  # whatever the evaluator stumbles over
-        raise UnsupportedModel(f"its constant operands cannot be evaluated ({type(error).__name__}: {error})") from None
+        raise UnsupportedModel(
+            f"its constant operands cannot be evaluated ({type(error).__name__}: {error})"
+        ) from None
     return np.asarray(result)
 
 
 def _refuse_overflow(operator: str, arrays: Sequence[Any]) -> None:
-    """Integers that may leave their type, or those that doubles hold, in a reduction: runtimes wrap or saturate there."""
+    """Integers that may leave their type, or those that doubles hold, in a reduction: runtimes wrap
+    or saturate there.
+    """
     if operator not in SQUARED | SUMMED | {"ReduceProd"} or arrays[0].dtype.kind not in "iu":
         return
     limit, most = min(WHOLE, int(np.iinfo(arrays[0].dtype).max)), int(operator == "ReduceProd")
@@ -82,7 +90,9 @@ def _refuse_overflow(operator: str, arrays: Sequence[Any]) -> None:
             break
     if most > limit:
         kind = arrays[0].dtype
-        raise UnsupportedModel(f"{operator} of constants of type {kind} may overflow, on which runtimes do not agree")
+        raise UnsupportedModel(
+            f"{operator} of constants of type {kind} may overflow, on which runtimes do not agree"
+        )
 
 
 def _size(operator: str, arrays: Sequence[Any]) -> int:
@@ -116,7 +126,8 @@ def cast(array: Any, kind: int, what: str) -> Any:
     """A constant in another type as runtimes agree on it: floats round to nearest, integers wrap.
 
     Raises:
-        UnsupportedModel: a float beyond the range of an integer type, of which runtimes make different numbers.
+        UnsupportedModel: a float beyond the range of an integer type, of which runtimes make
+            different numbers.
     """
     dtype = numpy_type(kind)
     if kind in FLOATS or dtype == np.bool_ or array.dtype.kind in "iub":
@@ -125,7 +136,9 @@ def cast(array: Any, kind: int, what: str) -> Any:
     limits = np.iinfo(dtype)
     whole = np.trunc(array.astype(np.float64))
     if not ((whole >= float(limits.min)) & (whole < float(limits.max) + 1)).all():
-        raise UnsupportedModel(f"{what} casts numbers beyond {dtype} to it, on which runtimes do not agree")
+        raise UnsupportedModel(
+            f"{what} casts numbers beyond {dtype} to it, on which runtimes do not agree"
+        )
     return whole.astype(dtype)
 
 
@@ -139,24 +152,32 @@ _FIELDS = {
 
 
 def stored_array(tensor: TensorProto, folder: Path | None) -> Any:
-    """The stored array; its declared size is compared with its payload before anything is allocated."""
+    """The stored array; its declared size is compared with its payload before anything is
+    allocated.
+    """
     from onnx import TensorProto, numpy_helper
 
     where = f"tensor {tensor.name!r}"
     kind, dims = tensor.data_type, tuple(tensor.dims)
     if kind not in _WIDTHS:
-        raise UnsupportedModel(f"{where} has ONNX data type {kind}; floats up to 64 bits and integers are understood")
+        raise UnsupportedModel(
+            f"{where} has ONNX data type {kind}; floats up to 64 bits and integers are understood"
+        )
     if any(d < 0 for d in dims):
         raise UnsupportedModel(f"{where} has shape {dims}")
     count = size_of(dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         payload = _external(tensor, folder, count * _WIDTHS[kind], where)
         tensor = TensorProto(data_type=kind, dims=dims, raw_data=payload)
-    stored = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, _FIELDS[kind]))
+    stored = (
+        len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, _FIELDS[kind]))
+    )
     needed = count * (_WIDTHS[kind] if tensor.HasField("raw_data") else 1)
     if stored != needed:
         unit = "bytes" if tensor.HasField("raw_data") else "numbers"
-        raise UnsupportedModel(f"{where} declares shape {dims}, which takes {needed} {unit}, but stores {stored}")
+        raise UnsupportedModel(
+            f"{where} declares shape {dims}, which takes {needed} {unit}, but stores {stored}"
+        )
     array: Any = numpy_helper.to_array(tensor)
     return array
 
@@ -166,14 +187,26 @@ def sparse_array(sparse: SparseTensorProto, folder: Path | None) -> Any:
     dims = tuple(sparse.dims)
     where = f"sparse tensor {sparse.values.name!r}"
     if any(d < 0 for d in dims) or size_of(dims) > MAX_ENTRIES:
-        raise UnsupportedModel(f"{where} has shape {dims}; at most {MAX_ENTRIES} entries are made of one")
+        raise UnsupportedModel(
+            f"{where} has shape {dims}; at most {MAX_ENTRIES} entries are made of one"
+        )
     values, places = stored_array(sparse.values, folder), stored_array(sparse.indices, folder)
-    if values.ndim != 1 or places.dtype != np.int64 or places.shape not in ((len(values),), (len(values), len(dims))):
-        raise UnsupportedModel(f"{where} has values of shape {values.shape} at indices of shape {places.shape}")
+    if (
+        values.ndim != 1
+        or places.dtype != np.int64
+        or places.shape not in ((len(values),), (len(values), len(dims)))
+    ):
+        raise UnsupportedModel(
+            f"{where} has values of shape {values.shape} at indices of shape {places.shape}"
+        )
     if places.ndim == 2:
         if ((places < 0) | (places >= np.array(dims))).any():
             raise UnsupportedModel(f"{where} of shape {dims} stores an entry outside of it")
-        places = np.ravel_multi_index(tuple(places.T), dims) if len(dims) else np.zeros(len(values), dtype=np.int64)
+        places = (
+            np.ravel_multi_index(tuple(places.T), dims)
+            if len(dims)
+            else np.zeros(len(values), dtype=np.int64)
+        )
     if len(np.unique(places)) < len(places) or ((places < 0) | (places >= math.prod(dims))).any():
         raise UnsupportedModel(f"{where} of shape {dims} stores an entry twice, or outside of it")
     dense = np.zeros(math.prod(dims), dtype=values.dtype)
@@ -188,19 +221,34 @@ def size_of(dims: Sequence[int]) -> int:
 
 
 def _external(tensor: TensorProto, folder: Path | None, size: int, where: str) -> bytes:
-    """The payload of a tensor kept in another file, which must be a regular one inside the model's folder."""
+    """The payload of a tensor kept in another file, which must be a regular one inside the model's
+    folder.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
         raise UnsupportedModel(f"{where} lies in the file {location!r}; load the model by its path")
     parts = PurePosixPath(location).parts
-    if not location or "\\" in location or "\0" in location or ":" in location or location.startswith("/") or ".." in parts:
-        raise UnsupportedModel(f"{where} lies in {location!r}; only files inside the model's folder are read")
+    if (
+        not location
+        or "\\" in location
+        or "\0" in location
+        or ":" in location
+        or location.startswith("/")
+        or ".." in parts
+    ):
+        raise UnsupportedModel(
+            f"{where} lies in {location!r}; only files inside the model's folder are read"
+        )
     if max(map(len, map(os.fsencode, parts))) > 255 or len(location) > 1000:
-        raise UnsupportedModel(f"{where} lies in {location[:40]!r}..., a name of {len(location)} characters")
+        raise UnsupportedModel(
+            f"{where} lies in {location[:40]!r}..., a name of {len(location)} characters"
+        )
     target = (folder / location).resolve()
     if not target.is_relative_to(folder.resolve()) or not target.is_file():
-        raise UnsupportedModel(f"{where} lies in {location!r}, which is no regular file inside the model's folder")
+        raise UnsupportedModel(
+            f"{where} lies in {location!r}, which is no regular file inside the model's folder"
+        )
     refuse_stand_in(target)  # whose text must not be taken for numbers
     offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(size)))
     if offset < 0 or length != size or offset + length > target.stat().st_size:

@@ -1,8 +1,10 @@
-"""ONNX: products that are activations, as exporters spell silu, mish, hard swish and both gelus out.
+"""ONNX: products that are activations, as exporters spell silu, mish, hard swish and both gelus
+out.
 
-A product of several factors is an activation of x where exactly one factor is a gate of x, exactly one is x, and all
-others are constants. Numbers inside a gate must be those of the activation, or where these are irrational the floats nearest
-to them; what that does to the function is certified and noted.
+A product of several factors is an activation of x where exactly one factor is a gate of x, exactly
+one is x, and all others are constants. Numbers inside a gate must be those of the activation, or
+where these are irrational the floats nearest to them; what that does to the function is certified
+and noted.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ SINGLE = 1e-6  # constants that are the nearest float32 change an activation by 
 
 @dataclass(frozen=True)
 class _Gate:
-    """``factor * kind(x)`` is x times the gate; constants off by a relative `error` change it by at most `change`."""
+    """``factor * kind(x)`` is x times the gate; constants off by a relative `error` change it by at
+    most `change`.
+    """
 
     x: str
     kind: str
@@ -34,7 +38,9 @@ class _Gate:
 
 
 def gate(reader: Reader, node: Node) -> tuple[tuple[str, ...], Op] | None:
-    """The values that a product is an activation of, the argument first, and what makes the product of them."""
+    """The values that a product is an activation of, the argument first, and what makes the product
+    of them.
+    """
     for name in dict.fromkeys(_factors(reader, node.outputs[0])):
         found = _gate(reader, name)
         if found is None:
@@ -43,7 +49,9 @@ def gate(reader: Reader, node: Node) -> tuple[tuple[str, ...], Op] | None:
         numbers = [other for other in factors if other not in (name, found.x)]
         once = factors.count(name) == factors.count(found.x) == 1
         if once and all(reader.is_constant(other) for other in numbers):
-            return (found.x, *numbers), lambda x, *given, found=found: _gated(reader, found, x, given)
+            return (found.x, *numbers), lambda x, *given, found=found: _gated(
+                reader, found, x, given
+            )
     return None
 
 
@@ -51,7 +59,9 @@ def _gated(reader: Reader, found: _Gate, x: Value, numbers: Sequence[Value]) -> 
     """The activation times all numbers, exactly, with the shape that they broadcast to."""
     if found.change:
         if found.change > SINGLE and reader.kind(found.x) in (1, 11):
-            raise UnsupportedModel(f"the constants of a {found.kind} in half precision, on data that is not")
+            raise UnsupportedModel(
+                f"the constants of a {found.kind} in half precision, on data that is not"
+            )
         reader.unit = max(reader.unit, found.change)
         reader.note(
             f"read a product as {found.kind}: its constants are the floats nearest to the irrational ones, "
@@ -66,7 +76,9 @@ def _gated(reader: Reader, found: _Gate, x: Value, numbers: Sequence[Value]) -> 
 
 
 def _origin(reader: Reader, name: str) -> str:
-    """Where a value comes from, through identities and casts to floating types, which do nothing to real numbers."""
+    """Where a value comes from, through identities and casts to floating types, which do nothing to
+    real numbers.
+    """
     for _ in range(100):
         node = reader.makers.get(name)
         if node is None or not node.inputs or not (node.op == "Identity" or _to_float(node)):
@@ -91,7 +103,9 @@ def _made(reader: Reader, name: str, *ops: str) -> Node | None:
 
 
 def _factors(reader: Reader, name: str, stop: str = "") -> list[str]:
-    """Factors of the tree of products, each as often as it occurs, not looking into `stop` nor into constants."""
+    """Factors of the tree of products, each as often as it occurs, not looking into `stop` nor into
+    constants.
+    """
     stack, found = [name], list[str]()
     while stack:
         name = _origin(reader, stack.pop())
@@ -116,14 +130,27 @@ def _with_number(reader: Reader, name: str, op: str) -> tuple[str, float] | None
 
 
 def _number(reader: Reader, name: str) -> float | None:
-    """A stored number without axes, or one cast to a floating type that holds it; it may not add an axis to what it meets."""
+    """A stored number without axes, or one cast to a floating type that holds it; it may not add an
+    axis to what it meets.
+    """
     node = reader.makers.get(name)
-    if node is not None and (node.op in ("Identity", "CastLike") or _to_float(node)) and node.inputs:
+    if (
+        node is not None
+        and (node.op in ("Identity", "CastLike") or _to_float(node))
+        and node.inputs
+    ):
         inner = _number(reader, node.inputs[0])
         if inner is None or node.op == "Identity":
             return inner
-        if node.op == "CastLike":  # the type is not known here: a number that half precision holds stays what it is
-            return inner if float(np.float16(inner)) == inner == float(np.float32(inner)) and abs(inner) < 256 else None
+        if (
+            node.op == "CastLike"
+        ):  # the type is not known here: a number that half precision holds stays what it is
+            return (
+                inner
+                if float(np.float16(inner)) == inner == float(np.float32(inner))
+                and abs(inner) < 256
+                else None
+            )
         kept = np.asarray(inner).astype(numpy_type(node.attribute("to", 0)))
         return float(kept)
     return reader.scalar(name)
@@ -141,13 +168,18 @@ def _gate(reader: Reader, name: str) -> _Gate | None:
     node = _made(reader, plus[0], "Erf", "Tanh") if plus is not None and plus[1] == 1.0 else None
     if node is None:
         return None
-    return _erf_gate(reader, node.inputs[0]) if node.op == "Erf" else _tanh_gate(reader, node.inputs[0])
+    return (
+        _erf_gate(reader, node.inputs[0])
+        if node.op == "Erf"
+        else _tanh_gate(reader, node.inputs[0])
+    )
 
 
 def _hard_gate(reader: Reader, name: str) -> _Gate | None:
     """``clip(x + 3, 0, 6)``, or a hard sigmoid of slope 1/6.
 
-    With a slope off by a relative error e, x gate is off by at most 9 / 6 e where |x| <= 3, and hardly beyond.
+    With a slope off by a relative error e, x gate is off by at most 9 / 6 e where |x| <= 3, and
+    hardly beyond.
     """
     node = reader.makers.get(_origin(reader, name))
     if node is None or not all(node.inputs[:1]):
@@ -156,7 +188,11 @@ def _hard_gate(reader: Reader, name: str) -> _Gate | None:
         node.require_known(reader.opset)
         slope = node.attribute("alpha", float(np.float32(0.2)))
         error = _nearest(slope, 1 / 6) if node.attribute("beta", 0.5) == 0.5 else None
-        return None if error is None else _Gate(_origin(reader, node.inputs[0]), "hardswish", 1.0, 1.6 * error)
+        return (
+            None
+            if error is None
+            else _Gate(_origin(reader, node.inputs[0]), "hardswish", 1.0, 1.6 * error)
+        )
     if node.op != "Clip" or _ends(reader, node) != (0.0, 6.0):
         return None
     node.require_known(reader.opset)
@@ -178,9 +214,11 @@ def _soft_gate(reader: Reader, name: str) -> _Gate | None:
 
 
 def _erf_gate(reader: Reader, name: str) -> _Gate | None:
-    """``1 + erf(x / sqrt 2)``: with x / sqrt 2 off by a relative error e the product x gate is off by at most 2/3 e.
+    """``1 + erf(x / sqrt 2)``: with x / sqrt 2 off by a relative error e the product x gate is off
+    by at most 2/3 e.
 
-    Its derivative in the factor t of erf(t x / sqrt 2) is 2 x^2 phi(t x) <= 4 phi(sqrt 2) / t^2 = 0.588 / t^2.
+    Its derivative in the factor t of erf(t x / sqrt 2) is 2 x^2 phi(t x) <= 4 phi(sqrt 2) / t^2 =
+    0.588 / t^2.
     """
     division = _made(reader, name, "Div")
     if division is not None and len(division.inputs) == 2:
@@ -195,10 +233,12 @@ def _erf_gate(reader: Reader, name: str) -> _Gate | None:
 
 
 def _tanh_gate(reader: Reader, name: str) -> _Gate | None:
-    """``1 + tanh(c (x + k x^3))``: with c and k off by relative errors d and e, x gate is off by at most 2/3 (d + e).
+    """``1 + tanh(c (x + k x^3))``: with c and k off by relative errors d and e, x gate is off by at
+    most 2/3 (d + e).
 
-    With u = c (x + k x^3), |x| <= |u| / c: the change is at most |x| |u| (d + e) sech^2(u') with u' between, and
-    u^2 sech^2(u) <= 0.44, so at most 0.44 / c (d + e) = 0.56 (d + e), up to the change of u itself.
+    With u = c (x + k x^3), |x| <= |u| / c: the change is at most |x| |u| (d + e) sech^2(u') with u'
+    between, and u^2 sech^2(u) <= 0.44, so at most 0.44 / c (d + e) = 0.56 (d + e), up to the change
+    of u itself.
     """
     outer = _with_number(reader, name, "Mul")
     first = None if outer is None else _nearest(outer[1], math.sqrt(2 / math.pi))
@@ -222,7 +262,9 @@ def _cube(reader: Reader, name: str) -> str | None:
 
 
 def _nearest(number: float, ideal: float) -> float | None:
-    """A bound of the relative error of a number that is an ideal one rounded to float64, float32 or half precision."""
+    """A bound of the relative error of a number that is an ideal one rounded to float64, float32 or
+    half precision.
+    """
     for kind in (11, 1, 10, 16):
         if float(np.asarray(ideal).astype(numpy_type(kind))) == number:
             # the ideal itself is known to float64 only

@@ -1,4 +1,6 @@
-"""ONNX in and out: a file or a model is read into a network, and a network is written as Gemm nodes."""
+"""ONNX in and out: a file or a model is read into a network, and a network is written as Gemm
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Stored = tuple[str, Array, str]
 MAX_GRAPH = 2**31 - 2**20  # bytes of parameters: protobuf holds less than 2 GiB
 
 
-def read_onnx(source: Any, folder: Path | None, where: str, input_shape: Any, output: str | None) -> Network:
+def read_onnx(
+    source: Any, folder: Path | None, where: str, input_shape: Any, output: str | None
+) -> Network:
     import onnx
 
     damaged = importlib.import_module("google.protobuf.message").DecodeError
@@ -31,7 +35,9 @@ def read_onnx(source: Any, folder: Path | None, where: str, input_shape: Any, ou
         try:
             model = onnx.load_model_from_string(source) if isinstance(source, bytes) else source
         except damaged:
-            raise UnsupportedModel(f"{where}: damaged or no ONNX file (it cannot be decoded)") from None
+            raise UnsupportedModel(
+                f"{where}: damaged or no ONNX file (it cannot be decoded)"
+            ) from None
         if not model.HasField("graph") or not model.graph.output:
             raise UnsupportedModel(f"{where}: holds no ONNX graph with outputs")
         return Reader(model, folder).network(output, input_shape)
@@ -40,10 +46,18 @@ def read_onnx(source: Any, folder: Path | None, where: str, input_shape: Any, ou
 # Writing --------------------------------------------------------------------------------------------------------
 
 _NODES = {
-    "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "sin": "Sin", "abs": "Abs", "erf": "Erf", "softplus": "Softplus",
-    "gelu": "Gelu", "gelu_tanh": "Gelu", "identity": "Identity", "hardswish": "HardSwish", "mish": "Mish",
+    "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "sin": "Sin", "abs": "Abs", "erf": "Erf",
+    "softplus": "Softplus", "gelu": "Gelu", "gelu_tanh": "Gelu", "identity": "Identity",
+    "hardswish": "HardSwish", "mish": "Mish",
 }  # fmt: skip
-_SINGLE = ("erf", "softplus", "gelu", "gelu_tanh", "hardswish", "mish")  # onnxruntime runs these in float32 only
+_SINGLE = (
+    "erf",
+    "softplus",
+    "gelu",
+    "gelu_tanh",
+    "hardswish",
+    "mish",
+)  # onnxruntime runs these in float32 only
 _WITH_NUMBERS: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {
     "leaky_relu": ("PRelu", (1,), ("slope",)), "clip": ("Clip", (), ("low", "high")),
 }  # fmt: skip
@@ -54,13 +68,22 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     if net.parameters * int(dtype[5:]) // 8 > MAX_GRAPH:
-        raise UnsupportedModel(f"{net.parameters} parameters in {dtype} exceed the 2 GiB of an ONNX graph; write .safetensors")
-    kind, single = (TensorProto.DOUBLE if dtype == "float64" else TensorProto.FLOAT), dtype == "float32"
+        raise UnsupportedModel(
+            f"{net.parameters} parameters in {dtype} exceed the 2 GiB of an ONNX graph; write .safetensors"
+        )
+    kind, single = (
+        (TensorProto.DOUBLE if dtype == "float64" else TensorProto.FLOAT),
+        dtype == "float32",
+    )
     nodes, stored, name = list[Any](), list[Stored](), "input"
     for l, layer in enumerate(net.layers, 1):
         for part, array in (("weight", layer.weight), ("bias", layer.bias)):
             stored.append((f"{part}{l}", array, dtype))
-        nodes.append(helper.make_node("Gemm", [name, f"weight{l}", f"bias{l}"], [f"z{l}"], f"layer{l}", transB=1))
+        nodes.append(
+            helper.make_node(
+                "Gemm", [name, f"weight{l}", f"bias{l}"], [f"z{l}"], f"layer{l}", transB=1
+            )
+        )
         name = f"z{l}"
         if l < len(net.layers):
             nodes += _activation_nodes(layer.activation, name, f"h{l}", single, stored)
@@ -70,20 +93,31 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     else:
         nodes += _activation_nodes(Activation.of(net.output_map), name, "output", single, stored)
     ends = [
-        helper.make_tensor_value_info(n, kind, ["batch", w]) for n, w in (("input", net.widths[0]), ("output", net.widths[-1]))
+        helper.make_tensor_value_info(n, kind, ["batch", w])
+        for n, w in (("input", net.widths[0]), ("output", net.widths[-1]))
     ]
     graph = helper.make_graph(nodes, "moduli", ends[:1], ends[1:])
     opset = max([17, *(_SINCE.get(node.op_type, 17) for node in nodes)])
-    model = helper.make_model(graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)])
+    model = helper.make_model(
+        graph, producer_name="moduli", opset_imports=[helper.make_opsetid("", opset)]
+    )
     model.ir_version = 9 if opset == 20 else 8
     version = _version()
-    helper.set_model_props(model, {"moduli.version": version} | ({} if slack is None else {"moduli.slack": str(slack)}))
-    for label, array, of in stored:  # one at a time, and last: graphs and models copy what they are made of
+    helper.set_model_props(
+        model, {"moduli.version": version} | ({} if slack is None else {"moduli.slack": str(slack)})
+    )
+    for (
+        label,
+        array,
+        of,
+    ) in stored:  # one at a time, and last: graphs and models copy what they are made of
         model.graph.initializer.append(numpy_helper.from_array(array.astype(of), label))
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stored: list[Stored]) -> list[Any]:
+def _activation_nodes(
+    activation: Activation, x: str, y: str, single: bool, stored: list[Stored]
+) -> list[Any]:
     """Nodes for y = activation(x) that onnxruntime runs, in float32 or float64."""
     from onnx import helper
 
@@ -97,22 +131,30 @@ def _activation_nodes(activation: Activation, x: str, y: str, single: bool, stor
         exact = not single or all(float(np.float32(p)) == p for p in activation.parameters)
         names = [f"{y}_{part}" for part in parts]
         for label, number in zip(names, activation.parameters, strict=True):
-            stored.append((label, np.full(shape, number), "float32" if single and exact else "float64"))
+            stored.append(
+                (label, np.full(shape, number), "float32" if single and exact else "float64")
+            )
         return _cast(x, y, not exact, single, lambda a, b: helper.make_node(kind, [a, *names], [b]))
     extra = {"approximate": "tanh"} if activation.kind == "gelu_tanh" else {}
     plain = _NODES.get(activation.kind)
     if plain is None:
-        raise UnsupportedModel(f"{activation} has no ONNX operator here; save the network as .npz or .safetensors")
+        raise UnsupportedModel(
+            f"{activation} has no ONNX operator here; save the network as .npz or .safetensors"
+        )
     cast = activation.kind in _SINGLE and not single
     return _cast(x, y, cast, single, lambda a, b: helper.make_node(plain, [a], [b], **extra))
 
 
 def _elu_nodes(alpha: float, x: str, y: str, single: bool, stored: list[Stored]) -> list[Any]:
-    """Elu holds alpha in float32; any other one is the slope of a PRelu behind an Elu with 1, which keeps signs."""
+    """Elu holds alpha in float32; any other one is the slope of a PRelu behind an Elu with 1, which
+    keeps signs.
+    """
     from onnx import helper
 
     if float(np.float32(alpha)) == alpha:
-        return _cast(x, y, not single, single, lambda a, b: helper.make_node("Elu", [a], [b], alpha=alpha))
+        return _cast(
+            x, y, not single, single, lambda a, b: helper.make_node("Elu", [a], [b], alpha=alpha)
+        )
     nodes = _elu_nodes(1.0, x, f"{y}_one", single, stored)
     return nodes + _activation_nodes(Activation("leaky_relu", alpha), f"{y}_one", y, single, stored)
 
@@ -123,9 +165,17 @@ def _cast(x: str, y: str, cast: bool, single: bool, node: Callable[[str, str], A
 
     if not cast:
         return [node(x, y)]
-    here, there = (TensorProto.FLOAT, TensorProto.DOUBLE) if single else (TensorProto.DOUBLE, TensorProto.FLOAT)
+    here, there = (
+        (TensorProto.FLOAT, TensorProto.DOUBLE)
+        if single
+        else (TensorProto.DOUBLE, TensorProto.FLOAT)
+    )
     before = helper.make_node("Cast", [x], [f"{y}_in"], to=there)
-    return [before, node(f"{y}_in", f"{y}_out"), helper.make_node("Cast", [f"{y}_out"], [y], to=here)]
+    return [
+        before,
+        node(f"{y}_in", f"{y}_out"),
+        helper.make_node("Cast", [f"{y}_out"], [y], to=here),
+    ]
 
 
 def _version() -> str:

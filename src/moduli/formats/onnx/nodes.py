@@ -1,6 +1,8 @@
-"""ONNX: values, nodes and stored arrays, the registry of operations, and the reader that walks a graph with them.
+"""ONNX: values, nodes and stored arrays, the registry of operations, and the reader that walks a
+graph with them.
 
-An operation is a function registered by name; it gets the reader, the node and the values of the node's inputs.
+An operation is a function registered by name; it gets the reader, the node and the values of the
+node's inputs.
 """
 
 from __future__ import annotations
@@ -36,10 +38,19 @@ MORE = 7  # and once more, where this does not make too many numbers: what depen
 FREE = 3  # samples that are carried through a graph whose number of samples is free
 MANY = 2**20  # numbers of a batch of fixed size beyond which fewer samples stand for it
 NOT_READ = {  # attributes that change nothing in what is read
-    "BatchNormalization": {"momentum"}, "Dropout": {"ratio", "seed"}, "Cast": {"saturate", "round_mode"},
-    "CastLike": {"saturate", "round_mode"}, "Conv": {"strides"},
+    "BatchNormalization": {"momentum"}, "Dropout": {"ratio", "seed"},
+    "Cast": {"saturate", "round_mode"}, "CastLike": {"saturate", "round_mode"},
+    "Conv": {"strides"},
 }  # fmt: skip
-REALS = {"Add", "Sum", "Sub", "Mul", "Neg", "Div", "MatMul"}  # taken over the reals where constants are float32 or float64
+REALS = {
+    "Add",
+    "Sum",
+    "Sub",
+    "Mul",
+    "Neg",
+    "Div",
+    "MatMul",
+}  # taken over the reals where constants are float32 or float64
 
 # Values and nodes -----------------------------------------------------------------------------------------------
 
@@ -52,9 +63,13 @@ class Mapped:
     output_map: str
 
     def rearranged(self, fn: Callable[[Any], Any]) -> Mapped:
-        """A softmax of reordered outputs is the reordered softmax; nothing may be dropped or repeated."""
+        """A softmax of reordered outputs is the reordered softmax; nothing may be dropped or
+        repeated.
+        """
         moved = self.tensor.rearrange(fn)
-        if not np.array_equal(np.sort(moved.index, axis=None), np.sort(self.tensor.index, axis=None)):
+        if not np.array_equal(
+            np.sort(moved.index, axis=None), np.sort(self.tensor.index, axis=None)
+        ):
             raise UnsupportedModel(
                 "drops or repeats entries after Softmax, which is not the Softmax of what is left; choose an earlier output= "
                 "or export the model without it"
@@ -91,7 +106,9 @@ def as_data(value: Value | None) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapped):
-        raise UnsupportedModel("an operation after Softmax; Softmax is understood at the end of a model only")
+        raise UnsupportedModel(
+            "an operation after Softmax; Softmax is understood at the end of a model only"
+        )
     raise UnsupportedModel("needs a tensor that depends on the input here")
 
 
@@ -120,14 +137,26 @@ class Node:
     asked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"node {self.place} {self.name!r} ({self.op})" if self.name else f"node {self.place} ({self.op})"
+        return (
+            f"node {self.place} {self.name!r} ({self.op})"
+            if self.name
+            else f"node {self.place} ({self.op})"
+        )
 
     def attribute(self, name: str, default: Any) -> Any:
-        """An attribute of the type of its default: int, float, str or tuple of ints; None asks for ints that may lack."""
+        """An attribute of the type of its default: int, float, str or tuple of ints; None asks for
+        ints that may lack.
+        """
         self.asked.add(name)
         for found in self.proto.attribute:
             if found.name == name:
-                kinds = {int: (2, "i"), float: (1, "f"), str: (3, "s"), tuple: (7, "ints"), type(None): (7, "ints")}
+                kinds = {
+                    int: (2, "i"),
+                    float: (1, "f"),
+                    str: (3, "s"),
+                    tuple: (7, "ints"),
+                    type(None): (7, "ints"),
+                }
                 kind, part = kinds[type(default)]
                 if found.type != kind:
                     raise UnsupportedModel(f"attribute {name!r} has the wrong type {found.type}")
@@ -150,7 +179,10 @@ class Node:
 
     def tensor(self, name: str) -> TensorProto | None:
         self.asked.add(name)
-        return next((found.t for found in self.proto.attribute if found.name == name and found.type == 4), None)
+        return next(
+            (found.t for found in self.proto.attribute if found.name == name and found.type == 4),
+            None,
+        )
 
     def require_known(self, opset: int) -> None:
         """Refuse what ONNX does not define in this opset: operators, attributes, their types."""
@@ -166,9 +198,13 @@ class Node:
         names = [found.name for found in self.proto.attribute]
         for found in self.proto.attribute:
             if found.name not in schema.attributes:
-                raise UnsupportedModel(f"{self}: attribute {found.name!r} is none of {self.op} in opset {opset}")
+                raise UnsupportedModel(
+                    f"{self}: attribute {found.name!r} is none of {self.op} in opset {opset}"
+                )
             if found.ref_attr_name or found.type != _attribute_type(schema.attributes[found.name]):
-                raise UnsupportedModel(f"{self}: attribute {found.name!r} has the wrong type {found.type}")
+                raise UnsupportedModel(
+                    f"{self}: attribute {found.name!r} has the wrong type {found.type}"
+                )
             if names.count(found.name) > 1:
                 raise UnsupportedModel(f"{self}: attribute {found.name!r} is given twice")
 
@@ -193,7 +229,9 @@ MOVES: set[str] = set()  # operations that only rearrange, constants of all type
 
 
 def op(*names: str, pattern: Pattern | None = None, moves: bool = False) -> Callable[[Op], Op]:
-    """Register an operation; its pattern may find earlier values of which a node is made instead, and how."""
+    """Register an operation; its pattern may find earlier values of which a node is made instead,
+    and how.
+    """
 
     def keep(fn: Op) -> Op:
         OPS.update(dict.fromkeys(names, fn))
@@ -228,7 +266,10 @@ class Traced:
         """Whether both are the same network."""
         if self.tensor.one_sample().shape[1:] != other.tensor.one_sample().shape[1:]:
             return False
-        (ours, a), (theirs, b) = self.tensor.parts(self.output_map), other.tensor.parts(other.output_map)
+        (ours, a), (theirs, b) = (
+            self.tensor.parts(self.output_map),
+            other.tensor.parts(other.output_map),
+        )
         return a == b and len(ours) == len(theirs) and all(map(_same_layer, ours, theirs))
 
 
@@ -245,29 +286,43 @@ class Reader:
         self.made = self.held = 0  # numbers of constants: computed, and read
         self.opset = _opset(model)
         self.functions = {(f.domain, f.name) for f in model.functions}
-        stored = [tensor.name for tensor in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
+        stored = [tensor.name for tensor in graph.initializer] + [
+            s.values.name for s in graph.sparse_initializer
+        ]
         for what, names in (("tensors", stored), ("inputs", [entry.name for entry in graph.input])):
             if len(set(names)) < len(names):
-                raise UnsupportedModel(f"two {what} are named {next(n for n in names if names.count(n) > 1)!r}")
+                raise UnsupportedModel(
+                    f"two {what} are named {next(n for n in names if names.count(n) > 1)!r}"
+                )
         self.stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         self.stored |= {sparse.values.name: sparse for sparse in graph.sparse_initializer}
         self.inputs = {entry.name: entry for entry in graph.input if entry.name not in self.stored}
-        self.defaults = {entry.name for entry in graph.input if entry.name in self.stored} if model.ir_version >= 4 else set()
+        self.defaults = (
+            {entry.name for entry in graph.input if entry.name in self.stored}
+            if model.ir_version >= 4
+            else set()
+        )
         self.outputs: list[str] = [entry.name for entry in graph.output]
         self.nodes = list[Node]()
         for k, n in enumerate(graph.node):
             kind = n.op_type if n.domain in ("", "ai.onnx") else f"{n.domain}.{n.op_type}"
             self.nodes.append(Node(k, kind, n.name, (*n.input,), (*n.output,), n))
-        self.versions = {entry.domain: entry.version for entry in model.opset_import} | {"": self.opset}
+        self.versions = {entry.domain: entry.version for entry in model.opset_import} | {
+            "": self.opset
+        }
         self.makers: dict[str, Node] = {}
         for node in self.nodes:
             for name in filter(None, node.outputs):
                 if name in self.makers or name in self.stored or name in self.inputs:
-                    raise UnsupportedModel(f"{node} produces {name!r}, which something else produces as well")
+                    raise UnsupportedModel(
+                        f"{node} produces {name!r}, which something else produces as well"
+                    )
                 self.makers[name] = node
         self.constants: dict[str, tuple[Value, int]] = {}  # read once
         self.input = ""
-        self.declared: int | None = None  # samples that the shape of the input declares: 0 any number, None no axis
+        self.declared: int | None = (
+            None  # samples that the shape of the input declares: 0 any number, None no axis
+        )
 
     def network(self, output: str | None, input_shape: Any) -> Network:
         name = self._chosen(output)
@@ -281,8 +336,13 @@ class Reader:
         else:
             traced, batches = self._fixed(name, sample, declared)
         shape = sample if declared is None else (-1, *sample)
-        notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self.notes.items()]
-        notes += [f"the input {n!r} has a default, which is read" for n in sorted(self.defaults & self.values.keys())]
+        notes = [
+            text if count == 1 else f"{text} ({count} times)" for text, count in self.notes.items()
+        ]
+        notes += [
+            f"the input {n!r} has a default, which is read"
+            for n in sorted(self.defaults & self.values.keys())
+        ]
         net = traced.tensor.finish(traced.output_map, notes)
         return self._confirmed(net, name, shape, batches)
 
@@ -296,12 +356,18 @@ class Reader:
                 self._uncounted(output)
             except UnsupportedModel as error:
                 whole = (1, *sample)
-                raise UnsupportedModel(f"{error}; if only one sample at a time is meant, say input_shape={whole}") from None
+                raise UnsupportedModel(
+                    f"{error}; if only one sample at a time is meant, say input_shape={whole}"
+                ) from None
             if not one.same_as(several):
-                raise UnsupportedModel(f"output {output!r} depends on how many samples are given; each must stand for itself")
+                raise UnsupportedModel(
+                    f"output {output!r} depends on how many samples are given; each must stand for itself"
+                )
         return one, (1, FREE)
 
-    def _fixed(self, output: str, sample: tuple[int, ...], declared: int) -> tuple[Traced, tuple[int, ...]]:
+    def _fixed(
+        self, output: str, sample: tuple[int, ...], declared: int
+    ) -> tuple[Traced, tuple[int, ...]]:
         """A batch of a fixed number of samples."""
         few = declared if declared * math.prod(sample) <= MANY else FREE
         try:
@@ -310,19 +376,29 @@ class Reader:
             return Traced(replace_sample(traced.value), few), (few,)
         except UnsupportedModel as error:
             whole = (declared, *sample)
-            raise UnsupportedModel(f"{error}; if the input of shape {whole} is one sample, say input_shape={whole}") from None
+            raise UnsupportedModel(
+                f"{error}; if the input of shape {whole} is one sample, say input_shape={whole}"
+            ) from None
 
     def _uncounted(self, output: str) -> None:
         """Refuse numbers that were computed from the number of samples."""
         for name in self.counted:
             if isinstance(self.values.get(name), BallArray):
-                raise UnsupportedModel(f"{self.makers[name]} computes with the number of samples; each must stand for itself")
+                raise UnsupportedModel(
+                    f"{self.makers[name]} computes with the number of samples; each must stand for itself"
+                )
 
     def _chosen(self, output: str | None) -> str:
-        chosen: str | None = self.outputs[0] if output is None and len(self.outputs) == 1 else output
+        chosen: str | None = (
+            self.outputs[0] if output is None and len(self.outputs) == 1 else output
+        )
         if chosen is None or chosen not in self.outputs:
-            given = f"no output {output!r}" if output is not None else f"{len(self.outputs)} outputs"
-            raise UnsupportedModel(f"{given}; choose one with output=, from {', '.join(map(repr, self.outputs)) or 'none'}")
+            given = (
+                f"no output {output!r}" if output is not None else f"{len(self.outputs)} outputs"
+            )
+            raise UnsupportedModel(
+                f"{given}; choose one with output=, from {', '.join(map(repr, self.outputs)) or 'none'}"
+            )
         return chosen
 
     def _ancestors(self, output: str) -> set[str]:
@@ -345,34 +421,50 @@ class Reader:
         found = [name for name in self.inputs if name in seen]
         if len(found) != 1:
             listed = ", ".join(map(repr, found))
-            raise UnsupportedModel(f"output {output!r} depends on {len(found)} inputs ({listed or 'none'}); one is understood")
+            raise UnsupportedModel(
+                f"output {output!r} depends on {len(found)} inputs ({listed or 'none'}); one is understood"
+            )
         return str(found[0])
 
     def _shapes(self, output: str, given: Any) -> tuple[tuple[int, ...], int | None]:
-        """The shape of one sample, and how many samples the input declares: 0 any number, None no axis for them."""
+        """The shape of one sample, and how many samples the input declares: 0 any number, None no
+        axis for them.
+        """
         name = self._data_input(output)
         kind = self.inputs[name].type.tensor_type
         if not self.inputs[name].type.HasField("tensor_type") or kind.elem_type not in FLOATS:
             raise UnsupportedModel(f"input {name!r} is no tensor of real numbers")
         dims: list[int | None] | None = None
         if kind.HasField("shape"):
-            dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim]
+            dims = [
+                d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+                for d in kind.shape.dim
+            ]
         self.input, self.declared = name, None
         if given is not None:
             given_axes = (given,) if isinstance(given, int) else tuple(int(n) for n in given)
             sample, batched = _given_shape(given_axes, dims)
             if batched:
                 self.declared = (dims[0] or 0) if dims else 0
-            if self.declared == 0 and dims is not None and len(given_axes) == len(dims) and given_axes[0] == 1:
+            if (
+                self.declared == 0
+                and dims is not None
+                and len(given_axes) == len(dims)
+                and given_axes[0] == 1
+            ):
                 self.declared = 1  # of the samples that the file leaves open, one at a time
             return sample, self.declared
         rest = dims[1:] if dims is not None and len(dims) > 1 else dims
         if dims is None or rest is None or None in rest:
-            raise UnsupportedModel(f"input {name!r} has shape {dims if dims is not None else 'unknown'}; give input_shape=")
+            raise UnsupportedModel(
+                f"input {name!r} has shape {dims if dims is not None else 'unknown'}; give input_shape="
+            )
         self.declared = (dims[0] or 0) if len(dims) > 1 else None
         return tuple(d for d in rest if d is not None), self.declared
 
-    def _trace(self, output: str, shape: tuple[int, ...], samples: int, stands_for: int | None = None) -> Traced:
+    def _trace(
+        self, output: str, shape: tuple[int, ...], samples: int, stands_for: int | None = None
+    ) -> Traced:
         self.samples, self.stands_for = samples, stands_for
         self.values: dict[str, Value] = {self.input: Tensor.input(shape, samples=samples)}
         self.kinds = {self.input: int(self.inputs[self.input].type.tensor_type.elem_type)}
@@ -393,20 +485,28 @@ class Reader:
         seen = self._ancestors(output)
         nodes = [node.proto for node in self.nodes if seen.intersection(filter(None, node.outputs))]
         arrays = {
-            name: sparse_array(found, self.folder) if hasattr(found, "indices") else stored_array(found, self.folder)
+            name: sparse_array(found, self.folder)
+            if hasattr(found, "indices")
+            else stored_array(found, self.folder)
             for name, found in self.stored.items()
             if name in seen
         }
         return Evaluator(nodes, arrays, self.input, output, self.versions)
 
-    def _confirmed(self, net: Network, output: str, shape: tuple[int, ...], batches: tuple[int, ...]) -> Network:
+    def _confirmed(
+        self, net: Network, output: str, shape: tuple[int, ...], batches: tuple[int, ...]
+    ) -> Network:
         """The network with a note that `onnx.reference`, running the file, agrees with it."""
         if net.parameters > MAX_PARAMETERS:
-            return noted(net, f"too large to be compared with onnx.reference ({net.parameters} parameters)")
+            return noted(
+                net, f"too large to be compared with onnx.reference ({net.parameters} parameters)"
+            )
         try:
             run = self._evaluator(output)
         except CannotRun as error:
-            return noted(net, f"not compared with onnx.reference, which cannot run the model: {error}")
+            return noted(
+                net, f"not compared with onnx.reference, which cannot run the model: {error}"
+            )
 
         def rows(x: Any) -> Any:
             result = run(x.reshape(shape))
@@ -416,7 +516,9 @@ class Reader:
         try:
             return noted(net, confirm(net, rows, samples=batches, unit=unit, by="onnx.reference"))
         except CannotRun as error:
-            return noted(net, f"not compared with onnx.reference, which cannot run the model: {error}")
+            return noted(
+                net, f"not compared with onnx.reference, which cannot run the model: {error}"
+            )
 
     # Values -----------------------------------------------------------------------------------------------------
 
@@ -474,13 +576,23 @@ class Reader:
             raise UnsupportedModel(f"nothing produces {name!r}")
         node = self.makers[name]
         if (node.proto.domain, node.proto.op_type) in self.functions:
-            raise UnsupportedModel(f"{node} is a function of the model; write it out with onnx.inliner")
+            raise UnsupportedModel(
+                f"{node} is a function of the model; write it out with onnx.inliner"
+            )
         if node.outputs[0] != name and node.op != "Split":
-            return node.inputs, lambda _: _refuse(node, f"output {name!r} is not its first, and not understood")
+            return node.inputs, lambda _: _refuse(
+                node, f"output {name!r} is not its first, and not understood"
+            )
         if node.op not in OPS and node.op not in EVALUATED:
-            return node.inputs, lambda _: _refuse(node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}")
+            return node.inputs, lambda _: _refuse(
+                node, f"is not understood; understood are {UNDERSTOOD}; {ELSEWHERE}"
+            )
         node.require_known(self.versions.get(node.proto.domain, self.opset))
-        if node.op in PATTERNS and not self.is_constant(name) and (found := PATTERNS[node.op](self, node)) is not None:
+        if (
+            node.op in PATTERNS
+            and not self.is_constant(name)
+            and (found := PATTERNS[node.op](self, node)) is not None
+        ):
             need, make = found
             return need, lambda values: self._made_of(node, lambda: make(*values))
         if node.op not in OPS:
@@ -489,8 +601,12 @@ class Reader:
         try:
             inspect.signature(operation).bind(self, node, *node.inputs)
         except TypeError:
-            raise UnsupportedModel(f"{node} has {len(node.inputs)} inputs, which this operation does not take") from None
-        return node.inputs, lambda values: self._run(node, values, lambda *args: operation(self, node, *args))
+            raise UnsupportedModel(
+                f"{node} has {len(node.inputs)} inputs, which this operation does not take"
+            ) from None
+        return node.inputs, lambda values: self._run(
+            node, values, lambda *args: operation(self, node, *args)
+        )
 
     def _run(self, node: Node, values: list[Value | None], make: Op | None) -> Made:
         with one_line(str(node)):
@@ -529,7 +645,11 @@ class Reader:
             return False
         named = zip(node.inputs, values, strict=False)
         kinds = {self.kinds.get(name, 0) for name, value in named if isinstance(value, BallArray)}
-        reals = node.op in REALS and kinds <= {1, 11} and not any(isinstance(value, np.ndarray) for value in values)
+        reals = (
+            node.op in REALS
+            and kinds <= {1, 11}
+            and not any(isinstance(value, np.ndarray) for value in values)
+        )
         divisor = values[1] if node.op == "Div" and len(values) > 1 else None
         return not reals or (isinstance(divisor, BallArray) and not divisor.is_float())
 
@@ -546,8 +666,13 @@ class Reader:
         if array.dtype.kind in "iub":
             return np.asarray(array)
         self.kinds[name] = int(helper.np_dtype_to_tensor_dtype(array.dtype))
-        if self.kinds[name] in (10, 16):  # some runtimes round each result, others only the last one
-            raise UnsupportedModel("constants computed in half precision, on which runtimes do not agree; store the result")
+        if self.kinds[name] in (
+            10,
+            16,
+        ):  # some runtimes round each result, others only the last one
+            raise UnsupportedModel(
+                "constants computed in half precision, on which runtimes do not agree; store the result"
+            )
         self.rounded(self.kinds[name])
         self.note(f"constants computed in {FLOATS[self.kinds[name]]}, as the file does")
         return BallArray.of(array)
@@ -584,7 +709,9 @@ class Reader:
         return self.kinds.get(name, 1)
 
     def _type(self, node: Node) -> None:
-        """Note the floating type of what a node made: that of its first operand, if the operation did not say."""
+        """Note the floating type of what a node made: that of its first operand, if the operation
+        did not say.
+        """
         for output in node.outputs:
             known = [self.kinds[n] for n in node.inputs if n in self.kinds]
             if output and output not in self.kinds and known:
@@ -595,7 +722,10 @@ class Reader:
             found = self.stored[name]
             sparse = hasattr(found, "indices")
             array = sparse_array(found, self.folder) if sparse else stored_array(found, self.folder)
-            self.constants[name] = self.constant(array, f"tensor {name!r}"), (found.values if sparse else found).data_type
+            self.constants[name] = (
+                self.constant(array, f"tensor {name!r}"),
+                (found.values if sparse else found).data_type,
+            )
         value, self.kinds[name] = self.constants[name]
         self.held += math.prod(shape_of(value))
         return value
@@ -607,9 +737,15 @@ class Reader:
             return BallArray.of(array)
 
     def scalar(self, name: str) -> float | None:
-        """The value of a stored number of shape () or (1,), for patterns: others add axes to what they meet."""
+        """The value of a stored number of shape () or (1,), for patterns: others add axes to what
+        they meet.
+        """
         node = self.makers.get(name)
-        tensor = node.tensor("value") if node is not None and node.op == "Constant" else self.stored.get(name)
+        tensor = (
+            node.tensor("value")
+            if node is not None and node.op == "Constant"
+            else self.stored.get(name)
+        )
         if tensor is None or hasattr(tensor, "indices") or tuple(tensor.dims) not in ((), (1,)):
             return None
         array = stored_array(tensor, self.folder)
@@ -644,15 +780,21 @@ def _opset(model: ModelProto) -> int:
     return opset
 
 
-def _given_shape(own: tuple[int, ...], dims: list[int | None] | None) -> tuple[tuple[int, ...], bool]:
-    """The shape of one sample as the user gives it, and whether the model has an axis for samples before it."""
+def _given_shape(
+    own: tuple[int, ...], dims: list[int | None] | None
+) -> tuple[tuple[int, ...], bool]:
+    """The shape of one sample as the user gives it, and whether the model has an axis for samples
+    before it.
+    """
     if any(n < 1 for n in own) or (dims is not None and len(dims) - len(own) not in (0, 1)):
         raise UnsupportedModel(f"input_shape {own} does not fit the declared shape {dims}")
     if dims is None:
         return (own[1:], True) if len(own) > 1 and own[0] == 1 else (own, True)
     if len(own) < len(dims):
         return own, True
-    if list(own) == dims and own[0] > 1:  # the whole of a declared shape: no axis of it counts samples
+    if (
+        list(own) == dims and own[0] > 1
+    ):  # the whole of a declared shape: no axis of it counts samples
         return own, False
     return (own[1:], True) if len(dims) > 1 else (own, False)
 

@@ -1,4 +1,6 @@
-"""ONNX: the operations that are understood, each a function under its names in the registry of `nodes`."""
+"""ONNX: the operations that are understood, each a function under its names in the registry of
+`nodes`.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,6 @@ MOST_PRODUCTS = 2**28  # of numbers in one product of constant matrices, each ex
 Indices = np.ndarray[Any, np.dtype[Any]]
 
 # Sums and products ----------------------------------------------------------------------------------------------
-
-
 
 
 @op("Softmax")
@@ -116,7 +116,9 @@ def _sum(reader: Reader, node: Node, a: Value, b: Value) -> Value:
 def _joint(a: Value, b: Value) -> tuple[int, ...]:
     shape = np.broadcast_shapes(shape_of(a), shape_of(b))
     if math.prod(shape) > max(MAX_ENTRIES, *(math.prod(shape_of(v)) for v in (a, b))):
-        raise UnsupportedModel(f"makes a constant of shape {shape}; at most {MAX_ENTRIES} entries are made")
+        raise UnsupportedModel(
+            f"makes a constant of shape {shape}; at most {MAX_ENTRIES} entries are made"
+        )
     return shape
 
 
@@ -139,7 +141,9 @@ def _div(reader: Reader, node: Node, a: Value, b: Value) -> Value:
     b = _aligned(reader, node, a, b)
     divisor = as_ball(b, "the divisor")
     if not divisor.is_float():
-        raise UnsupportedModel("the divisor is itself a result of rounding arithmetic; fold the constants of the model first")
+        raise UnsupportedModel(
+            "the divisor is itself a result of rounding arithmetic; fold the constants of the model first"
+        )
     inverse = reciprocal(divisor.centre.hi)
     if isinstance(a, (Tensor, Mapped)):
         return as_data(a).scaled(inverse)
@@ -157,7 +161,9 @@ def _product(a: Value, b: Value) -> Value:
     if not isinstance(a, (Tensor, Mapped)) and not isinstance(b, (Tensor, Mapped)):
         p, q = (as_ball(v, "a factor") for v in (a, b))
         if len(p.shape) != 2 or len(q.shape) != 2 or p.shape[1] != q.shape[0]:
-            raise UnsupportedModel(f"constants of shapes {p.shape} and {q.shape}; the product of two matrices is understood")
+            raise UnsupportedModel(
+                f"constants of shapes {p.shape} and {q.shape}; the product of two matrices is understood"
+            )
         work = math.prod(p.shape) * q.shape[1]
         if work > MOST_PRODUCTS:
             raise UnsupportedModel(
@@ -166,12 +172,16 @@ def _product(a: Value, b: Value) -> Value:
             )
         return p.after(q)
     if isinstance(a, (Tensor, Mapped)) and isinstance(b, (Tensor, Mapped)):
-        raise UnsupportedModel("a product of a tensor that depends on the input with a constant is understood")
+        raise UnsupportedModel(
+            "a product of a tensor that depends on the input with a constant is understood"
+        )
     data, constant = (a, b) if isinstance(a, (Tensor, Mapped)) else (b, a)
     x, matrix = as_data(data), as_ball(constant, "the matrix")
     extra = matrix.shape[:-2]
     if math.prod(extra) != 1:
-        raise UnsupportedModel(f"a matrix of shape {matrix.shape}, another one for each position; one matrix is understood")
+        raise UnsupportedModel(
+            f"a matrix of shape {matrix.shape}, another one for each position; one matrix is understood"
+        )
     if extra:
         missing = max(0, len(matrix.shape) - max(2, len(x.shape)))
         matrix = matrix.map(lambda v: v.reshape(v.shape[-2:]))
@@ -189,25 +199,37 @@ def _gemm(reader: Reader, node: Node, a: Value, b: Value, c: Value | None = None
     if reader.opset < 7:
         a, b = _flat(a), _flat(b)
     if len(shape_of(a)) != 2 or len(shape_of(b)) != 2:
-        raise UnsupportedModel(f"operands of shapes {shape_of(a)} and {shape_of(b)}; two matrices are needed")
+        raise UnsupportedModel(
+            f"operands of shapes {shape_of(a)} and {shape_of(b)}; two matrices are needed"
+        )
     a, b = _turned(a, turned_a), _turned(b, turned_b)
     product = _product(a, b)
-    node.attribute("broadcast", 0)  # before opset 7: the third operand may be smaller, as since then
+    node.attribute(
+        "broadcast", 0
+    )  # before opset 7: the third operand may be smaller, as since then
     scaled = as_data(product).scaled(alpha)
     if c is None or beta == 0:
         return scaled
     offset = as_ball(c, "the third operand").times(BallArray.of(beta))
     if len(offset.shape) > 2:
-        raise UnsupportedModel(f"the third operand has shape {offset.shape}; two axes are understood")
+        raise UnsupportedModel(
+            f"the third operand has shape {offset.shape}; two axes are understood"
+        )
     if np.broadcast_shapes(offset.shape, scaled.shape) != scaled.shape:
-        raise UnsupportedModel(f"the third operand has shape {offset.shape}, which does not fit {scaled.shape}")
+        raise UnsupportedModel(
+            f"the third operand has shape {offset.shape}, which does not fit {scaled.shape}"
+        )
     return scaled.shifted(offset)
 
 
 def _flat(value: Value) -> Value:
     """Two axes, as early exporters meant Gemm on an image."""
     shape = shape_of(value)
-    return value if len(shape) <= 2 else move(value, lambda v: v.reshape(shape[0], math.prod(shape[1:])))
+    return (
+        value
+        if len(shape) <= 2
+        else move(value, lambda v: v.reshape(shape[0], math.prod(shape[1:])))
+    )
 
 
 def _turned(value: Value, turn: int) -> Value:
@@ -231,27 +253,41 @@ def _conv(reader: Reader, node: Node, x: Value, w: Value, b: Value | None = None
             f"understood is one unpadded kernel on all of its image; {ELSEWHERE}"
         )
     if tensor.shape[1] != kernel.shape[1]:
-        raise UnsupportedModel(f"a kernel of shape {kernel.shape} on a tensor of shape {tensor.shape}")
+        raise UnsupportedModel(
+            f"a kernel of shape {kernel.shape} on a tensor of shape {tensor.shape}"
+        )
     out, count, ones = kernel.shape[0], tensor.shape[0], [1] * len(image)
     dense = kernel.map(lambda v: v.reshape(out, math.prod(v.shape[1:])).T)
     flat = tensor.rearrange(lambda v: v.reshape(count, math.prod(v.shape[1:])))
     y = flat.matmul(dense).rearrange(lambda v: v.reshape(count, out, *ones))
-    return y if b is None else y.shifted(as_ball(b, "the bias").map(lambda v: v.reshape(1, out, *ones)))
+    return (
+        y
+        if b is None
+        else y.shifted(as_ball(b, "the bias").map(lambda v: v.reshape(1, out, *ones)))
+    )
 
 
 @op("BatchNormalization")
 def _batch_norm(reader: Reader, node: Node, x: Value, *parts: Value) -> Value:
-    training = node.attribute("training_mode", 0) or (reader.opset < 7 and not node.attribute("is_test", 0))
+    training = node.attribute("training_mode", 0) or (
+        reader.opset < 7 and not node.attribute("is_test", 0)
+    )
     if training or len([name for name in node.outputs if name]) > 1:
-        raise UnsupportedModel("a normalisation in training mode; export the model in evaluation mode (model.eval())")
+        raise UnsupportedModel(
+            "a normalisation in training mode; export the model in evaluation mode (model.eval())"
+        )
     if node.attribute("spatial", 1) != 1:
         raise UnsupportedModel("spatial=0; one pair of statistics per channel is understood")
     tensor, floats = as_data(x), [as_ball(part, "a parameter") for part in parts]
     if len(floats) != 4 or len(tensor.shape) < 2 or not all(part.is_float() for part in floats):
-        raise UnsupportedModel(f"needs four stored parameters and two axes; {len(floats)} and shape {tensor.shape} are given")
+        raise UnsupportedModel(
+            f"needs four stored parameters and two axes; {len(floats)} and shape {tensor.shape} are given"
+        )
     reader.note("folded a batch normalisation with its stored statistics")
     scale, shift, mean, variance = (part.centre.hi for part in floats)
-    return tensor.normalised(scale, shift, mean, variance, node.attribute("epsilon", float(np.float32(1e-5))))
+    return tensor.normalised(
+        scale, shift, mean, variance, node.attribute("epsilon", float(np.float32(1e-5)))
+    )
 
 
 # Structure ------------------------------------------------------------------------------------------------------
@@ -263,11 +299,15 @@ def _identity(reader: Reader, node: Node, x: Value) -> Value:
 
 
 @op("Dropout")
-def _dropout(reader: Reader, node: Node, x: Value, ratio: Value | None = None, training: Value | None = None) -> Value:
+def _dropout(
+    reader: Reader, node: Node, x: Value, ratio: Value | None = None, training: Value | None = None
+) -> Value:
     if (training is not None and as_number(training, "training_mode") != 0) or (
         reader.opset < 7 and not node.attribute("is_test", 0)
     ):
-        raise UnsupportedModel("dropout in training mode; export the model in evaluation mode (model.eval())")
+        raise UnsupportedModel(
+            "dropout in training mode; export the model in evaluation mode (model.eval())"
+        )
     return x
 
 
@@ -282,13 +322,19 @@ def _cast_like(reader: Reader, node: Node, x: Value, like: Value) -> Value:
 
 
 def _in_type(reader: Reader, node: Node, x: Value, kind: int) -> Value:
-    """Among floating types nothing happens to data, which are real numbers; constants are rounded and wrap."""
+    """Among floating types nothing happens to data, which are real numbers; constants are rounded
+    and wrap.
+    """
     if kind not in (*FLOATS, 2, 3, 4, 5, 6, 7, 9, 12, 13):
-        raise UnsupportedModel(f"a cast to ONNX type {kind}; floating types and integers are understood")
+        raise UnsupportedModel(
+            f"a cast to ONNX type {kind}; floating types and integers are understood"
+        )
     if isinstance(x, (BallArray, np.ndarray)):
         return reader.cast_constant(node, x, kind)
     if kind not in FLOATS:
-        raise UnsupportedModel(f"a cast of data to ONNX type {kind}; casts among floats are understood")
+        raise UnsupportedModel(
+            f"a cast of data to ONNX type {kind}; casts among floats are understood"
+        )
     reader.kinds[node.outputs[0]] = kind
     return x
 
@@ -308,11 +354,17 @@ def _reshape(reader: Reader, node: Node, x: Value, target: Value) -> Value:
     allowed = node.attribute("allowzero", 0)
     if isinstance(x, (Tensor, Mapped)):
         wanted = _fewer(reader, wanted)
-    if any(n < -1 for n in wanted) or wanted.count(-1) > 1 or (allowed and -1 in wanted and 0 in wanted):
+    if (
+        any(n < -1 for n in wanted)
+        or wanted.count(-1) > 1
+        or (allowed and -1 in wanted and 0 in wanted)
+    ):
         raise UnsupportedModel(f"reshapes to {wanted}")
     if not allowed:
         if any(n == 0 and k >= len(shape) for k, n in enumerate(wanted)):
-            raise UnsupportedModel(f"reshapes {shape} to {wanted}, where 0 stands for an axis that is not there")
+            raise UnsupportedModel(
+                f"reshapes {shape} to {wanted}, where 0 stands for an axis that is not there"
+            )
         wanted = [shape[k] if n == 0 else n for k, n in enumerate(wanted)]
     return move(x, lambda v: v.reshape(wanted))
 
@@ -332,7 +384,9 @@ def _expand(reader: Reader, node: Node, x: Value, target: Value) -> Value:
         wanted = _fewer(reader, wanted)
     shape = np.broadcast_shapes(shape_of(x), tuple(wanted))
     if math.prod(shape) > max(MAX_ENTRIES, math.prod(shape_of(x))):
-        raise UnsupportedModel(f"makes a tensor of shape {shape}; at most {MAX_ENTRIES} entries are made")
+        raise UnsupportedModel(
+            f"makes a tensor of shape {shape}; at most {MAX_ENTRIES} entries are made"
+        )
     return move(x, lambda v: np.broadcast_to(v, shape))
 
 
@@ -342,7 +396,9 @@ def _tile(reader: Reader, node: Node, x: Value, repeats: Value) -> Value:
     if len(times) != len(shape) or any(n < 0 for n in times):
         raise UnsupportedModel(f"repeats {times} of a tensor of shape {shape}")
     if math.prod(times) * math.prod(shape) > max(MAX_ENTRIES, math.prod(shape)):
-        raise UnsupportedModel(f"makes {math.prod(times)} copies of {shape}; at most {MAX_ENTRIES} entries are made")
+        raise UnsupportedModel(
+            f"makes {math.prod(times)} copies of {shape}; at most {MAX_ENTRIES} entries are made"
+        )
     return move(x, lambda v: np.tile(v, times))
 
 
@@ -417,7 +473,9 @@ def _concat(reader: Reader, node: Node, *parts: Value) -> Value:
         return np.concatenate(arrays, axis)
     balls = [as_ball(part, "a part") for part in parts]
     if not all(ball.is_float() for ball in balls):
-        raise UnsupportedModel("joins results of rounding arithmetic; fold the constants of the model first")
+        raise UnsupportedModel(
+            "joins results of rounding arithmetic; fold the constants of the model first"
+        )
     return BallArray.of(np.concatenate([ball.centre.hi for ball in balls], axis))
 
 
@@ -434,7 +492,9 @@ def _split(reader: Reader, node: Node, x: Value, given: Value | None = None) -> 
             raise UnsupportedModel(f"splits an axis of size {size} into {count} parts")
         named = [min(whole, size - k * whole) for k in range(count)]
     if len(named) != count or sum(named) != size or min(named) < 0:
-        raise UnsupportedModel(f"splits an axis of size {size} into {count} parts of sizes {list(named)}")
+        raise UnsupportedModel(
+            f"splits an axis of size {size} into {count} parts of sizes {list(named)}"
+        )
     ends = np.cumsum([0, *named]).tolist()
     return [_part(x, p, q, axis) for p, q in pairwise(ends)]
 
@@ -450,7 +510,10 @@ def _slice(reader: Reader, node: Node, x: Value, *given: Value | None) -> Value:
         starts, ends, axes = (node.attribute(name, None) for name in names[:3])
         steps = None
     else:
-        found = [None if value is None else as_ints(value, name) for name, value in zip(names, given, strict=False)]
+        found = [
+            None if value is None else as_ints(value, name)
+            for name, value in zip(names, given, strict=False)
+        ]
         starts, ends, axes, steps = [*found, None, None, None, None][:4]
     if starts is None or ends is None:
         raise UnsupportedModel("has no starts or ends")
@@ -458,7 +521,9 @@ def _slice(reader: Reader, node: Node, x: Value, *given: Value | None) -> Value:
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise UnsupportedModel(f"has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
+        raise UnsupportedModel(
+            f"has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps"
+        )
     cuts = [slice(None)] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not -rank <= axis < rank or cuts[axis] != slice(None) or step == 0:
@@ -470,7 +535,9 @@ def _slice(reader: Reader, node: Node, x: Value, *given: Value | None) -> Value:
 
 
 def _keeps_samples(reader: Reader, x: Value, axis: int) -> None:
-    """Refuse to cut the axis of samples where their number is free: what keeps three may drop the fourth."""
+    """Refuse to cut the axis of samples where their number is free: what keeps three may drop the
+    fourth.
+    """
     if reader.declared != 0 or reader.samples == 1 or not isinstance(x, (Tensor, Mapped)):
         return
     tensor = x.tensor if isinstance(x, Mapped) else x
@@ -505,7 +572,9 @@ def _constant(reader: Reader, node: Node) -> Value:
 def _constant_of_shape(reader: Reader, node: Node, shape: Value) -> Value:
     dims = as_ints(shape, "the shape")
     if any(d < 0 for d in dims) or size_of(dims) > MAX_ENTRIES:
-        raise UnsupportedModel(f"makes a constant of shape {dims}; at most {MAX_ENTRIES} entries are made")
+        raise UnsupportedModel(
+            f"makes a constant of shape {dims}; at most {MAX_ENTRIES} entries are made"
+        )
     tensor = node.tensor("value")
     reader.kinds[node.outputs[0]] = 1 if tensor is None else tensor.data_type
     if tensor is None:
@@ -517,18 +586,34 @@ def _constant_of_shape(reader: Reader, node: Node, shape: Value) -> Value:
 
 
 @op("DequantizeLinear")
-def _dequantize(reader: Reader, node: Node, x: Value, scale: Value, zero: Value | None = None) -> Value:
+def _dequantize(
+    reader: Reader, node: Node, x: Value, scale: Value, zero: Value | None = None
+) -> Value:
     """(x - zero point) * scale, of constants."""
     axis, size = node.attribute("axis", 1), node.attribute("block_size", 0)
-    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or size or node.attribute("output_dtype", 0):
-        raise UnsupportedModel("integers that the file stores, in whole tensors or channels, are understood")
+    if (
+        not isinstance(x, np.ndarray)
+        or x.dtype.kind not in "iu"
+        or size
+        or node.attribute("output_dtype", 0)
+    ):
+        raise UnsupportedModel(
+            "integers that the file stores, in whole tensors or channels, are understood"
+        )
     factor = as_ball(scale, "the scale")
     offset = np.zeros((), dtype=x.dtype) if zero is None else zero
     if not isinstance(offset, np.ndarray) or reader.kinds.get(node.inputs[1], 1) not in (1, 11):
-        raise UnsupportedModel(f"a zero point of type {type(offset).__name__} or a scale of half precision")
+        raise UnsupportedModel(
+            f"a zero point of type {type(offset).__name__} or a scale of half precision"
+        )
     per_axis = [part for part in (factor.shape, offset.shape) if part not in ((), (1,))]
-    if any(len(part) != 1 or not -x.ndim <= axis < x.ndim or part[0] != x.shape[axis] for part in per_axis):
-        raise UnsupportedModel(f"scales {factor.shape} and zero points {offset.shape} for a tensor of shape {x.shape}")
+    if any(
+        len(part) != 1 or not -x.ndim <= axis < x.ndim or part[0] != x.shape[axis]
+        for part in per_axis
+    ):
+        raise UnsupportedModel(
+            f"scales {factor.shape} and zero points {offset.shape} for a tensor of shape {x.shape}"
+        )
 
     def along(v: Indices) -> Indices:
         if v.shape in ((), (1,)):
@@ -540,7 +625,9 @@ def _dequantize(reader: Reader, node: Node, x: Value, scale: Value, zero: Value 
     reader.kinds[node.outputs[0]] = reader.kinds.get(node.inputs[1], 1)
     reader.rounded(1)
     reader.note("read quantised weights as (q - zero point) scale, over the reals")
-    return BallArray.of(x.astype(np.float64) - along(offset).astype(np.float64)).times(factor.map(along))
+    return BallArray.of(x.astype(np.float64) - along(offset).astype(np.float64)).times(
+        factor.map(along)
+    )
 
 
 @op("ai.onnx.ml.Scaler")
@@ -549,6 +636,8 @@ def _scaler(reader: Reader, node: Node, x: Value) -> Value:
     tensor = as_data(x)
     offset, scale = (np.array(node.floats(name)) for name in ("offset", "scale"))
     if len(tensor.shape) != 2 or any(len(v) not in (1, tensor.shape[1]) for v in (offset, scale)):
-        raise UnsupportedModel(f"{len(offset)} offsets and {len(scale)} scales for a tensor of shape {tensor.shape}")
+        raise UnsupportedModel(
+            f"{len(offset)} offsets and {len(scale)} scales for a tensor of shape {tensor.shape}"
+        )
     reader.kinds[node.outputs[0]] = 1
     return tensor.shifted(-offset).scaled(scale)

@@ -12,7 +12,15 @@ from moduli.kernel.errors import UnsupportedModel
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-SINGLE = {"Gelu", "Celu", "Elu", "Selu", "Mish", "Softplus", "HardSwish"}  # some of these are evaluated in float32
+SINGLE = {
+    "Gelu",
+    "Celu",
+    "Elu",
+    "Selu",
+    "Mish",
+    "Softplus",
+    "HardSwish",
+}  # some of these are evaluated in float32
 FLOATS = (1, 10, 16)  # element types that are widened: float32, float16, bfloat16
 DOUBLE = 11
 
@@ -24,8 +32,9 @@ class CannotRun(UnsupportedModel):
 class Evaluator:
     """Some nodes of a model, run by `onnx.reference`.
 
-    Stored floats keep their values and are widened to float64, and so are all casts to floating types, so that the result is
-    the function over the reals up to roundings of float64. Integers stay what they are.
+    Stored floats keep their values and are widened to float64, and so are all casts to floating
+    types, so that the result is the function over the reals up to roundings of float64. Integers
+    stay what they are.
 
     Args:
         nodes: of the model, in order.
@@ -34,7 +43,12 @@ class Evaluator:
     """
 
     def __init__(
-        self, nodes: Sequence[NodeProto], arrays: Mapping[str, Any], source: str, output: str, opsets: Mapping[str, int]
+        self,
+        nodes: Sequence[NodeProto],
+        arrays: Mapping[str, Any],
+        source: str,
+        output: str,
+        opsets: Mapping[str, int],
     ) -> None:
         from onnx import helper, numpy_helper
         from onnx.reference import ReferenceEvaluator
@@ -48,7 +62,9 @@ class Evaluator:
             [helper.make_value_info(output, helper.make_tensor_type_proto(DOUBLE, None))],
             [numpy_helper.from_array(_wide(array), name) for name, array in arrays.items()],
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()]
+        )
         try:
             self.evaluator = ReferenceEvaluator(model, new_ops=mended(opsets.get("", 1)))
         except Exception as error:  # whatever the evaluator stumbles over
@@ -62,7 +78,9 @@ class Evaluator:
         """
         try:
             with np.errstate(all="ignore"):
-                (result,) = self.evaluator.run([self.output], {self.source: np.asarray(x, dtype=np.float64)})
+                (result,) = self.evaluator.run(
+                    [self.output], {self.source: np.asarray(x, dtype=np.float64)}
+                )
         except Exception as error:  # whatever the evaluator stumbles over
             raise CannotRun(f"{type(error).__name__}: {error}") from None
         return np.asarray(result)
@@ -71,10 +89,11 @@ class Evaluator:
 def mended(opset: int) -> list[Any]:
     """Operators that `onnx.reference` evaluates otherwise than ONNX defines them.
 
-    Erf in float32 only; quantised weights not at all before opset 19; a normalisation before opset 14 in training mode,
-    whatever it says; squares of integers summed in another type; a softmax, or the logarithm of one, before opset 13 along
-    one axis, where it is over that axis and all after it; axes that are added or dropped before opset 13 one by one, where
-    all are axes of the larger tensor.
+    Erf in float32 only; quantised weights not at all before opset 19; a normalisation before opset
+    14 in training mode, whatever it says; squares of integers summed in another type; a softmax, or
+    the logarithm of one, before opset 13 along one axis, where it is over that axis and all after
+    it; axes that are added or dropped before opset 13 one by one, where all are axes of the larger
+    tensor.
     """
     from onnx import defs
     from onnx.reference.op_run import OpRun
@@ -85,18 +104,26 @@ def mended(opset: int) -> list[Any]:
             return (special.erf(x).astype(x.dtype),)
 
     class BatchNormalization(OpRun):
-        def _run(self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: Any = None, **_: Any) -> Any:
+        def _run(
+            self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: Any = None, **_: Any
+        ) -> Any:
             shape = [1, -1] + [1] * (x.ndim - 2)
             scale, bias, mean, var = (part.reshape(shape) for part in (scale, bias, mean, var))
             return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
 
     class ReduceSumSquare(OpRun):
-        def _run(self, x: Any, axes: Any = None, keepdims: Any = 1, noop_with_empty_axes: Any = 0) -> Any:
+        def _run(
+            self, x: Any, axes: Any = None, keepdims: Any = 1, noop_with_empty_axes: Any = 0
+        ) -> Any:
             if axes is None or np.size(axes) == 0:
                 chosen = () if noop_with_empty_axes else None
             else:
                 chosen = tuple(np.ravel(axes).tolist())
-            return (np.asarray(np.sum(np.square(x), axis=chosen, keepdims=bool(keepdims), dtype=x.dtype)),)
+            return (
+                np.asarray(
+                    np.sum(np.square(x), axis=chosen, keepdims=bool(keepdims), dtype=x.dtype)
+                ),
+            )
 
     class Softmax(OpRun):
         def _run(self, x: Any, axis: Any = 1) -> Any:
@@ -138,7 +165,9 @@ def mended(opset: int) -> list[Any]:
 
 
 def _centred(x: Any, axis: int) -> Any:
-    """As a matrix whose rows are what a softmax of early versions is over, less the largest entry of each row."""
+    """As a matrix whose rows are what a softmax of early versions is over, less the largest entry
+    of each row.
+    """
     flat = x.reshape(int(np.prod(x.shape[: axis % x.ndim])), -1)
     return flat - flat.max(axis=1, keepdims=True)
 
@@ -157,7 +186,9 @@ def _widened(node: NodeProto) -> NodeProto:
         if attribute.name == "to" and attribute.i in FLOATS:
             attribute.i = DOUBLE
         elif attribute.name == "value" and attribute.t.data_type in FLOATS:
-            attribute.t.CopyFrom(numpy_helper.from_array(_wide(numpy_helper.to_array(attribute.t)), attribute.t.name))
+            attribute.t.CopyFrom(
+                numpy_helper.from_array(_wide(numpy_helper.to_array(attribute.t)), attribute.t.name)
+            )
         elif attribute.name in ("value_float", "value_floats"):
             numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
             wide = numpy_helper.from_array(np.array(numbers, dtype=np.float64))

@@ -1,7 +1,8 @@
-"""What a unit's activation and pre-activation can be on a box, for a network in exact numbers. Part of the kernel.
+"""What a unit's activation and pre-activation can be on a box, for a network in exact numbers. Part
+of the kernel.
 
-Where a sign is known, an activation with slopes on either side of 0 is linear on the box: s(z) = c z, and c is the unit's
-*slope* (relu: 1 or 0).
+Where a sign is known, an activation with slopes on either side of 0 is linear on the box: s(z) = c
+z, and c is the unit's *slope* (relu: 1 or 0).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Row = tuple[Fraction, ...]
 
 
 def slope(state: State, l: int, unit: int) -> Fraction | None:
-    """c with s(z) = c z on the box for the pre-activation of a unit of layer l, or None where that is not known."""
+    """c with s(z) = c z on the box for the pre-activation of a unit of layer l, or None where that
+    is not known.
+    """
     activation = state.activations[l - 1]
     if not activation.piecewise_linear:
         return None
@@ -34,7 +37,9 @@ def slope(state: State, l: int, unit: int) -> Fraction | None:
 
 
 def extent(state: State, l: int, row: Row) -> tuple[Fraction, Fraction] | None:
-    """Bounds of row . h on the box, h what layer l reads (remaining columns); None where there is no box or no finite one."""
+    """Bounds of row . h on the box, h what layer l reads (remaining columns); None where there is
+    no box or no finite one.
+    """
     if state.region is None:
         return None
     lo, hi = (part[state.alive[l - 1]] for part in activation_bounds(state, l - 1))
@@ -53,13 +58,18 @@ def activation_bounds(state: State, l: int) -> tuple[Array, Array]:
         return np.array(state.region.low), np.array(state.region.high)
     lo, hi = preactivation_bounds(state)[l - 1]
     sign = state.signs[l - 1]
-    lo, hi = np.where(sign > 0, np.maximum(lo, 0.0), lo), np.where(sign < 0, np.minimum(hi, 0.0), hi)
+    lo, hi = (
+        np.where(sign > 0, np.maximum(lo, 0.0), lo),
+        np.where(sign < 0, np.minimum(hi, 0.0), hi),
+    )
     found = relaxation(state.activations[l - 1], lo, hi)
     return found.least, found.most
 
 
 def preactivation_bounds(state: State) -> list[tuple[Array, Array]]:
-    """Bounds of pre-activations on the box: of the original units, and those that blocks have proved of new ones."""
+    """Bounds of pre-activations on the box: of the original units, and those that blocks have
+    proved of new ones.
+    """
     if state.preactivation_bounds is None:
         assert state.region is not None
         low, high = np.array([state.region.low]), np.array([state.region.high])

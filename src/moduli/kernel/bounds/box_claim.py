@@ -1,9 +1,11 @@
-"""What is proved on a box: signs of hidden units, and what activations can be there. Part of the kernel.
+"""What is proved on a box: signs of hidden units, and what activations can be there. Part of the
+kernel.
 
-A `Region` is a box and, for every hidden unit of a network, -1 (its pre-activation z is <= 0 on the box), 1 (z >= 0) or 0
-(nothing is said); a tree of splits and `sign_splits` prove these signs anew, and cases also that some weights may be zero. Where a
-sign is known, an activation with slopes on either side of 0 is linear on the box: s(z) = c z, and c is the unit's *slope*
-(relu: 1 or 0). `substitution` has the moves that rest on this.
+A `Region` is a box and, for every hidden unit of a network, -1 (its pre-activation z is <= 0 on the
+box), 1 (z >= 0) or 0 (nothing is said); a tree of splits and `sign_splits` prove these signs anew,
+and cases also that some weights may be zero. Where a sign is known, an activation with slopes on
+either side of 0 is linear on the box: s(z) = c z, and c is the unit's *slope* (relu: 1 or 0).
+`substitution` has the moves that rest on this.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Region:
     """A box and signs of hidden units on it.
 
     Attributes:
-        low, high: one number per input. tree: the splits of the proof, see `input_splits.verify`. signs: per hidden layer, per unit.
+        low, high: one number per input. tree: the splits of the proof, see `input_splits.verify`.
+            signs: per hidden layer, per unit.
         cases: what the tree does not prove, and weights that play no part, see `sign_splits`.
     """
 
@@ -56,19 +59,30 @@ class Region:
 
     @property
     def flat(self) -> bool:
-        """Whether functions that agree on the box may differ close to it: an input has one value only."""
+        """Whether functions that agree on the box may differ close to it: an input has one value
+        only.
+        """
         return any(p == q for p, q in zip(self.low, self.high, strict=True))
 
     def verify(self, net: Network) -> Network:
-        """Prove the signs of the units of a network; the network without the weights that play no part is returned.
+        """Prove the signs of the units of a network; the network without the weights that play no
+        part is returned.
 
         Raises:
             CertificateRejected: naming what is not proved.
         """
         if len(self.low) != net.widths[0]:
-            raise CertificateRejected(f"the box has {len(self.low)} inputs, the network {net.widths[0]}")
+            raise CertificateRejected(
+                f"the box has {len(self.low)} inputs, the network {net.widths[0]}"
+            )
         try:
-            return verify(net, self.box, self.tree, [np.array(s, dtype=np.int8) for s in self.signs], self.cases)
+            return verify(
+                net,
+                self.box,
+                self.tree,
+                [np.array(s, dtype=np.int8) for s in self.signs],
+                self.cases,
+            )
         except ShapeError as error:
             raise CertificateRejected(f"the box of the certificate: {error}") from None
 
@@ -85,14 +99,22 @@ class Region:
     def from_json(data: Any) -> Region:
         """Strict: unknown or missing fields, other types, numbers that are not finite are refused."""
         read = fields.record(data, ("low", "high", "tree", "signs"), "a region", maybe=("cases",))
-        low, high = ([fields.real(x, f"{k} of the region") for x in fields.items(read[k], k)] for k in ("low", "high"))
+        low, high = (
+            [fields.real(x, f"{k} of the region") for x in fields.items(read[k], k)]
+            for k in ("low", "high")
+        )
         if len(low) != len(high) or any(p > q for p, q in zip(low, high, strict=True)):
-            raise CertificateRejected(f"low {str(low)[:40]} and high {str(high)[:40]} of the region are no box")
-        signs = [fields.items(part, "signs of a layer") for part in fields.items(read["signs"], "signs of the region")]
+            raise CertificateRejected(
+                f"low {str(low)[:40]} and high {str(high)[:40]} of the region are no box"
+            )
+        signs = [
+            fields.items(part, "signs of a layer")
+            for part in fields.items(read["signs"], "signs of the region")
+        ]
         if not all(type(x) is int and -1 <= x <= 1 for part in signs for x in part):
-            raise CertificateRejected(f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}")
+            raise CertificateRejected(
+                f"the signs of the region must be lists of -1, 0 and 1, not {str(signs)[:60]}"
+            )
         cases = map(Case.from_json, fields.items(read.get("cases", []), "cases of the region"))
         tree = input_splits.read_tree(read["tree"], "region")
         return Region(tuple(low), tuple(high), tree, tuple(map(tuple, signs)), tuple(cases))
-
-

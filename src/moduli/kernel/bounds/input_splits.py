@@ -1,6 +1,8 @@
-"""Signs of hidden units on a box, proved by bounds on the boxes of a tree of splits. Part of the kernel.
+"""Signs of hidden units on a box, proved by bounds on the boxes of a tree of splits. Part of the
+kernel.
 
-The nodes of a tree stand in preorder: the input at whose `middle` a box is halved, or -1 for a leaf.
+The nodes of a tree stand in preorder: the input at whose `middle` a box is halved, or -1 for a
+leaf.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def middle(low: Array, high: Array) -> Array:
 
 
 def halves(low: Array, high: Array, split: Ints) -> tuple[Array, Array, Array, Array]:
-    """Low and high of both closed halves of boxes ``[batch, inputs]``, each cut at the middle of one input."""
+    """Low and high of both closed halves of boxes ``[batch, inputs]``, each cut at the middle of
+    one input.
+    """
     rows = np.arange(len(low))
     cut = middle(low, high)[rows, split]
     left, right = high.copy(), low.copy()
@@ -40,17 +44,24 @@ def halves(low: Array, high: Array, split: Ints) -> tuple[Array, Array, Array, A
 def verify(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> None:
     """Check that hidden units never change sign on a box, by bounds on boxes of a tree of splits.
 
-    A claim holds on a box if bounds prove it there, or if it holds on both halves. Bounds are computed anew.
+    A claim holds on a box if bounds prove it there, or if it holds on both halves. Bounds are
+    computed anew.
 
     Args:
-        tree: the nodes in preorder: the input at whose `middle` the box is halved, or -1 for a leaf.
-        claims: per hidden layer -1 (pre-activation <= 0 on the box), 1 (>= 0) or 0 (nothing is claimed), ``[units]``.
+        tree: the nodes in preorder: the input at whose `middle` the box is halved, or -1 for a
+            leaf.
+        claims: per hidden layer -1 (pre-activation <= 0 on the box), 1 (>= 0) or 0 (nothing is
+            claimed), ``[units]``.
 
     Raises:
         CertificateRejected: the tree is none, or naming the leaf and the unit.
     """
-    if [c.shape for c in claims] != [(n,) for n in net.widths[1:-1]] or not all(np.isin(c, (-1, 0, 1)).all() for c in claims):
-        raise CertificateRejected(f"claims of shapes {[c.shape for c in claims]} for hidden layers of {net.widths[1:-1]} units")
+    if [c.shape for c in claims] != [(n,) for n in net.widths[1:-1]] or not all(
+        np.isin(c, (-1, 0, 1)).all() for c in claims
+    ):
+        raise CertificateRejected(
+            f"claims of shapes {[c.shape for c in claims]} for hidden layers of {net.widths[1:-1]} units"
+        )
     failed = unproved(net, box, tree, claims)
     if (failed >= 0).any():
         at = int(np.argmax(failed >= 0))
@@ -69,10 +80,21 @@ def locate(net: Network, at: int) -> tuple[int, int]:
 
 
 def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> Ints:
-    """For each hidden unit -1 where the claim is proved (or none is made), else a leaf where it is not; see `verify`."""
-    whole, right, wanted = box.of_dimension(net.widths[0]), _right(tree, net.widths[0]), concatenated(claims)
+    """For each hidden unit -1 where the claim is proved (or none is made), else a leaf where it is
+    not; see `verify`.
+    """
+    whole, right, wanted = (
+        box.of_dimension(net.widths[0]),
+        _right(tree, net.widths[0]),
+        concatenated(claims),
+    )
     failed = np.full(len(wanted), -1, dtype=np.intp)
-    nodes, low, high, need = np.zeros(1, dtype=np.intp), whole.low[None], whole.high[None], (wanted != 0)[None]
+    nodes, low, high, need = (
+        np.zeros(1, dtype=np.intp),
+        whole.low[None],
+        whole.high[None],
+        (wanted != 0)[None],
+    )
     split = np.array(tree, dtype=np.intp)
     while len(nodes):
         for block in blocks_of(len(nodes), max(net.widths)):
@@ -117,7 +139,9 @@ def leaves(box: Box, tree: Sequence[int]) -> tuple[Array, Array]:
     stack, low, high = [(box.low, box.high)], list[Array](), list[Array]()
     for at, split in enumerate(tree):
         if not stack or not -1 <= split < len(box.low):
-            raise CertificateRejected(f"node {at} of {len(tree)} is no part of a tree of {len(box.low)} inputs")
+            raise CertificateRejected(
+                f"node {at} of {len(tree)} is no part of a tree of {len(box.low)} inputs"
+            )
         p, q = stack.pop()
         if split < 0:
             low.append(p)
@@ -126,7 +150,9 @@ def leaves(box: Box, tree: Sequence[int]) -> tuple[Array, Array]:
             a, b, c, d = halves(p[None], q[None], np.array([split]))
             stack += [(c[0], d[0]), (a[0], b[0])]
     if stack or not low:
-        raise CertificateRejected(f"the tree of {len(tree)} nodes lacks {max(1, len(stack))} subtrees")
+        raise CertificateRejected(
+            f"the tree of {len(tree)} nodes lacks {max(1, len(stack))} subtrees"
+        )
     return np.array(low), np.array(high)
 
 
@@ -138,16 +164,22 @@ def read_tree(values: Any, of: str) -> tuple[int, ...]:
     """
     tree = fields.items(values, f"the tree of the {of}")
     if not all(type(x) is int and -1 <= x < 2**31 for x in tree):
-        raise CertificateRejected(f"the tree of the {of} must be a list of inputs or -1, not {str(values)[:60]}")
+        raise CertificateRejected(
+            f"the tree of the {of} must be a list of inputs or -1, not {str(values)[:60]}"
+        )
     return tuple(tree)
 
 
-def signs(net: Network, low: Array, high: Array, wanted: Signs, need: Mask) -> tuple[Propagation, Mask]:
-    """Where on each box bounds prove the wanted sign of each hidden unit, ``[batch, hidden units]``.
+def signs(
+    net: Network, low: Array, high: Array, wanted: Signs, need: Mask
+) -> tuple[Propagation, Mask]:
+    """Where on each box bounds prove the wanted sign of each hidden unit, ``[batch, hidden
+    units]``.
 
     Args:
-        wanted: -1 (pre-activation <= 0) or 1 (>= 0) per hidden unit. need: where an answer counts: layers behind the last one
-            are left out, and bounds of units of that layer which nobody needs are not improved.
+        wanted: -1 (pre-activation <= 0) or 1 (>= 0) per hidden unit. need: where an answer counts:
+            layers behind the last one are left out, and bounds of units of that layer which nobody
+            needs are not improved.
     """
     ends = np.cumsum([0, *net.widths[1:-1]])
     depth = max((l for l in range(1, len(ends)) if need[:, ends[l - 1] : ends[l]].any()), default=0)

@@ -1,7 +1,8 @@
 """Bounds of |a - b| on a box, for two networks, by a tree of smaller boxes. Part of the kernel.
 
-Three kinds of bounds (`measures`), all from `propagation`: of the two networks apart; of their difference unit by unit, if they have
-one architecture; of both side by side as one network of twice the width (`joint`), minus one output from the other.
+Three kinds of bounds (`measures`), all from `propagation`: of the two networks apart; of their
+difference unit by unit, if they have one architecture; of both side by side as one network of twice
+the width (`joint`), minus one output from the other.
 """
 
 from __future__ import annotations
@@ -59,7 +60,13 @@ def _deepened(net: Network, others: Sequence[Activation]) -> Network:
             break
         last = layers.pop()
         one = np.eye(len(last.bias))
-        layers.append(Layer(np.concatenate([last.weight, -last.weight]), np.concatenate([last.bias, -last.bias]), activation))
+        layers.append(
+            Layer(
+                np.concatenate([last.weight, -last.weight]),
+                np.concatenate([last.bias, -last.bias]),
+                activation,
+            )
+        )
         layers.append(Layer(np.concatenate([one, -one], axis=1), np.zeros(len(one)), IDENTITY))
     return Network(tuple(layers))
 
@@ -78,7 +85,9 @@ def measures(a: Network, b: Network) -> dict[str, Worst]:
 
 
 def _separate(a: Network, b: Network, low: Array, high: Array) -> Array:
-    (a_lo, a_hi), (b_lo, b_hi) = (propagation.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b))
+    (a_lo, a_hi), (b_lo, b_hi) = (
+        propagation.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b)
+    )
     with np.errstate(all="ignore"):
         return _size(np.nextafter(a_lo - b_hi, -np.inf), np.nextafter(a_hi - b_lo, np.inf))
 
@@ -121,7 +130,9 @@ class GapBound:
             raise CertificateRejected(f"bounds by {claim.how!r} do not apply to {a} and {b}")
         found = worst(measure, box.of_dimension(a.widths[0]), claim.tree)
         if not found <= claim.upper:
-            raise CertificateRejected(f"a difference up to {claim.upper} is claimed, but only {found} is proved")
+            raise CertificateRejected(
+                f"a difference up to {claim.upper} is claimed, but only {found} is proved"
+            )
 
 
 def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
@@ -133,7 +144,8 @@ def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Changed:
-    """Other parameters with nearly the same function on a box: where the moves of a certificate start.
+    """Other parameters with nearly the same function on a box: where the moves of a certificate
+    start.
 
     Attributes:
         changes: from the large network. enclosure: the proof of how far that moves the outputs.
@@ -159,23 +171,39 @@ class Changed:
         Raises:
             CertificateRejected: a place that is not there, or a value that is no float.
         """
-        parts = {(l, name): ExactArray(getattr(x, name)) for l, x in enumerate(net.layers, 1) for name in ("weight", "bias")}
+        parts = {
+            (l, name): ExactArray(getattr(x, name))
+            for l, x in enumerate(net.layers, 1)
+            for name in ("weight", "bias")
+        }
         if len({(c.layer, c.part) for c in self.changes}) < len(self.changes):
             raise CertificateRejected("the weights or biases of a layer are changed in two places")
         for change in self.changes:
             if (change.layer, change.part) not in parts:
-                raise CertificateRejected(f"changes in layer {change.layer} of a network with {len(net.layers)}")
+                raise CertificateRejected(
+                    f"changes in layer {change.layer} of a network with {len(net.layers)}"
+                )
             array = parts[change.layer, change.part]
             change.apply(array, FAR)
             if not array.is_float():
-                raise CertificateRejected(f"a changed {change.part} of layer {change.layer} is no float")
-        layers = [Layer(parts[l, "weight"].hi, parts[l, "bias"].hi, x.activation) for l, x in enumerate(net.layers, 1)]
+                raise CertificateRejected(
+                    f"a changed {change.part} of layer {change.layer} is no float"
+                )
+        layers = [
+            Layer(parts[l, "weight"].hi, parts[l, "bias"].hi, x.activation)
+            for l, x in enumerate(net.layers, 1)
+        ]
         return net.with_layers(layers)
 
     def plain(self) -> dict[str, Any]:
         """Its fields, for `from_json` to read again."""
         found = self.enclosure
-        return {"changes": [c.plain() for c in self.changes], "upper": found.upper, "how": found.how, "tree": found.tree}
+        return {
+            "changes": [c.plain() for c in self.changes],
+            "upper": found.upper,
+            "how": found.how,
+            "tree": found.tree,
+        }
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = fields.jsonable(self.plain())
@@ -186,6 +214,9 @@ class Changed:
         """Strict: unknown or missing fields and other types are refused."""
         read = fields.record(data, ("changes", "upper", "how", "tree"), "changes on a box")
         upper = fields.real(read["upper"], "upper of the changes", least=0.0)
-        how, tree = fields.text(read["how"], "how of the changes"), input_splits.read_tree(read["tree"], "changes")
+        how, tree = (
+            fields.text(read["how"], "how of the changes"),
+            input_splits.read_tree(read["tree"], "changes"),
+        )
         changes = map(Change.from_json, fields.items(read["changes"], "changes"))
         return Changed(tuple(changes), GapBound(upper, how, tree, (), 0))

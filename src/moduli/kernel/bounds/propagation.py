@@ -1,21 +1,25 @@
 """Rigorous bounds of pre-activations on boxes. A sceptic reads this file.
 
-All bounds hold over the reals for the function whose parameters are the stored floats; every float operation here is
-charged with its worst error, and no tolerance takes part. Boxes come in batches: low, high of shape [batch, inputs].
+All bounds hold over the reals for the function whose parameters are the stored floats; every float
+operation here is charged with its worst error, and no tolerance takes part. Boxes come in batches:
+low, high of shape [batch, inputs].
 
-`interval` carries one interval per unit from layer to layer. `linear` adds, for each unit, an affine function of the
-input above and one below it [idea: Singh et al. 2019, Zhang et al. 2018]: going back through the layers, an inequality
+`interval` carries one interval per unit from layer to layer. `linear` adds, for each unit, an
+affine function of the input above and one below it [idea: Singh et al. 2019, Zhang et al. 2018]:
+going back through the layers, an inequality
 
     target <= a . h + c  on the box        (h: activations of a layer, one row a and number c per target and box)
 
-is replaced by one about the layer before, see `Propagation._back`. `difference` does both for the difference of two
-networks of one architecture, by relations between their units.
+is replaced by one about the layer before, see `Propagation._back`. `difference` does both for the
+difference of two networks of one architecture, by relations between their units.
 
-Rounding. u = 2^-53. A float sum of n products, in any order, fused or not, is off by at most gamma_n times the sum of
-their sizes plus n 2^-1075, where gamma_n = n u / (1 - n u) <= (n + 1) u [Higham 2002, 3.1; matrix products here are such
-sums; underflow is gradual]. Extremes that are exactly zero stay zero where the sum is exact: because every product is
-zero, or because all terms are multiples of a power of two, the *grain*, and their sizes sum to at most 2^53 grains, so
-that no partial sum is rounded (`_unrounded`). An interval whose sign is in doubt is summed again exactly (`_exact_upper`).
+Rounding. u = 2^-53. A float sum of n products, in any order, fused or not, is off by at most
+gamma_n times the sum of their sizes plus n 2^-1075, where gamma_n = n u / (1 - n u) <= (n + 1) u
+[Higham 2002, 3.1; matrix products here are such sums; underflow is gradual]. Extremes that are
+exactly zero stay zero where the sum is exact: because every product is zero, or because all terms
+are multiples of a power of two, the *grain*, and their sizes sum to at most 2^53 grains, so that no
+partial sum is rounded (`_unrounded`). An interval whose sign is in doubt is summed again exactly
+(`_exact_upper`).
 """
 
 from __future__ import annotations
@@ -49,7 +53,9 @@ ENTRIES = 2**20  # floats in one array of rows
 
 
 class Twins(NamedTuple):
-    """Activations of a layer by those of fewer units: s(z) = fold @ s(z) + tilt @ z + shift, with entries -1, 0, 1."""
+    """Activations of a layer by those of fewer units: s(z) = fold @ s(z) + tilt @ z + shift, with
+    entries -1, 0, 1.
+    """
 
     fold: Array
     tilt: Array
@@ -68,11 +74,16 @@ class Affine(NamedTuple):
 def maps(layers: Sequence[Layer], *, merged: bool = True) -> list[Affine]:
     """The affine maps of layers; with twins merged in all but the last."""
     last = len(layers) - 1
-    return [Affine(x.weight, x.bias, twins=_twins(x) if merged and l < last else None) for l, x in enumerate(layers)]
+    return [
+        Affine(x.weight, x.bias, twins=_twins(x) if merged and l < last else None)
+        for l, x in enumerate(layers)
+    ]
 
 
 def _twins(layer: Layer) -> Twins | None:
-    """Units whose row and bias equal those of an earlier unit or are their negatives, where the reflection law gives s(-z)."""
+    """Units whose row and bias equal those of an earlier unit or are their negatives, where the
+    reflection law gives s(-z).
+    """
     law, every = layer.activation.under(Fraction(-1)), np.arange(len(layer.bias))
     keys, signs = class_keys(layer.weight, layer.bias, sign=law is not None, scale=False)
     law = law or (Fraction(1), Fraction(0), Fraction(0))  # of use for no unit
@@ -84,21 +95,27 @@ def _twins(layer: Layer) -> Twins | None:
     rows = np.concatenate([layer.weight, layer.bias[:, None]], axis=1)
     same = (rows == sign[:, None] * rows[root]).all(axis=1)
     root, turned = np.where(same, root, every), same & (sign < 0)
-    twins = Twins(np.zeros((len(every), len(every))), np.zeros((len(every), len(every))), np.where(turned, float(law[2]), 0.0))
+    twins = Twins(
+        np.zeros((len(every), len(every))),
+        np.zeros((len(every), len(every))),
+        np.where(turned, float(law[2]), 0.0),
+    )
     twins.fold[every, root] = np.where(turned, float(law[0]), 1.0)
     twins.tilt[every, root] = np.where(turned, float(law[1]), 0.0)
     return twins
 
 
-def _upper_sum(terms: Array, bias: Array, mass: Array, count: int, met: Mask | bool = True) -> Array:
+def _upper_sum(
+    terms: Array, bias: Array, mass: Array, count: int, met: Mask | bool = True
+) -> Array:
     """An upper bound of exact sums that were computed as `terms + bias`.
 
     Args:
         mass: float sums of the sizes of the same terms. count: products per sum, at most.
         met: where some product is not zero; elsewhere the sum is the bias, exactly.
 
-    The sum is off by gamma_{count + 2} times the exact mass (count products, the bias, one rounding of a parameter)
-    and by underflows, count 2^-1075. Where it is not finite nothing is known.
+    The sum is off by gamma_{count + 2} times the exact mass (count products, the bias, one rounding
+    of a parameter) and by underflows, count 2^-1075. Where it is not finite nothing is known.
     """
     total = terms + bias
     error = up(up(mass, count + 2) * ((count + 4) * U)) + (count + 1) * LEAST
@@ -114,18 +131,23 @@ def _raised(total: Array, error: Array) -> Array:
 def _affine(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
     """Intervals of weight @ h + bias for h in [low, high].
 
-    Upper ends: weight+ @ high + weight- @ low + bias; lower ends: minus the upper ends of -weight, -bias.
+    Upper ends: weight+ @ high + weight- @ low + bias; lower ends: minus the upper ends of -weight,
+    -bias.
     """
     inputs = map.weight.shape[1]
     both = np.concatenate([np.maximum(map.weight, 0.0), np.minimum(map.weight, 0.0)], axis=1).T
-    ends = np.concatenate([np.concatenate([high, low], axis=1), np.concatenate([-low, -high], axis=1)])
+    ends = np.concatenate(
+        [np.concatenate([high, low], axis=1), np.concatenate([-low, -high], axis=1)]
+    )
     bias = np.repeat([map.bias, -map.bias], len(low), axis=0)
     terms, sizes = ends @ both, np.abs(ends) @ np.abs(both)
     met = sizes != 0
     if not met.all():
         met = (ends != 0).astype(np.float64) @ (both != 0).astype(np.float64) > 0
     if map.exact:
-        grain = np.outer(_grain(ends).min(axis=1, initial=np.inf), _grain(both).min(axis=0, initial=np.inf))
+        grain = np.outer(
+            _grain(ends).min(axis=1, initial=np.inf), _grain(both).min(axis=0, initial=np.inf)
+        )
         met &= ~_unrounded(sizes + np.abs(bias), grain, _grain(bias))
     else:
         met |= bias != 0
@@ -138,9 +160,11 @@ def _affine(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def _exact_upper(a: Array, b: Array, bias: float) -> float:
-    """An upper bound of a . b + bias, 0 where that is its exact value: exact products, and a correctly rounded sum.
+    """An upper bound of a . b + bias, 0 where that is its exact value: exact products, and a
+    correctly rounded sum.
 
-    `math.fsum` returns the nearest float, which is 0 only for 0, because all terms are multiples of 2^-1074.
+    `math.fsum` returns the nearest float, which is 0 only for 0, because all terms are multiples of
+    2^-1074.
     """
     kept = (a != 0) & (b != 0)
     a, b = a[kept], b[kept]
@@ -155,11 +179,15 @@ def _grain(x: Array) -> Array:
     """The largest power of two that divides each float, infinite for 0."""
     mantissa, exponent = np.frexp(x)
     whole = (mantissa * 2.0**53).astype(np.int64)
-    return np.where(whole == 0, np.inf, np.ldexp((whole & -whole).astype(np.float64), exponent - 53))
+    return np.where(
+        whole == 0, np.inf, np.ldexp((whole & -whole).astype(np.float64), exponent - 53)
+    )
 
 
 def _unrounded(mass: Array, *grains: Array) -> Mask:
-    """Whether float sums of terms with these grains and sums of sizes are exact; a grain below the least float is 0 here."""
+    """Whether float sums of terms with these grains and sums of sizes are exact; a grain below the
+    least float is 0 here.
+    """
     grain = np.minimum.reduce(grains)
     return np.asarray((grain > 0) & (up(mass, 2**20) <= 2.0**53 * grain))
 
@@ -168,11 +196,14 @@ Relax = Callable[[int, Array, Array], Relaxation]
 
 
 class Choice(NamedTuple):
-    """What a step back may choose, one row for each target: multipliers, as a linear program has them.
+    """What a step back may choose, one row for each target: multipliers, as a linear program has
+    them.
 
     Attributes:
-        free: where the line on one side of the activation may be any through the origin, and is of the slope `slope`.
-        rising: whether that is the side above. tilt: multiples of pre-activations, each >= 0 where it counts, to be added.
+        free: where the line on one side of the activation may be any through the origin, and is of
+            the slope `slope`.
+        rising: whether that is the side above. tilt: multiples of pre-activations, each >= 0 where
+            it counts, to be added.
     """
 
     free: Mask
@@ -192,15 +223,18 @@ class Propagation:
 
     Args:
         maps: the affine maps; relaxations of activations stand between them.
-        relax: (layer, lo, hi) -> relaxations of the activations behind a layer, for pre-activations in [lo, hi].
+        relax: (layer, lo, hi) -> relaxations of the activations behind a layer, for pre-activations
+            in [lo, hi].
         low, high: ``[batch, inputs]``.
-        linear: whether to go back through the layers. lazy: only for units whose sign intervals leave open.
+        linear: whether to go back through the layers. lazy: only for units whose sign intervals
+            leave open.
         known: bounds of pre-activations that hold for other reasons, per layer.
         units: per layer, which units to bound by going back (all by default).
 
     Attributes:
         bounds: (lo, hi) per layer, each ``[batch, units]``.
-        products: multiplications of matrix entries so far: what a search that is bounded in work counts.
+        products: multiplications of matrix entries so far: what a search that is bounded in work
+            counts.
     """
 
     def __init__(
@@ -230,17 +264,23 @@ class Propagation:
                     lo, hi = np.maximum(lo, known[l][0]), np.minimum(hi, known[l][1])
                 if linear and l > 0:
                     wanted = (lo < 0) & (hi > 0) if lazy else np.ones(lo.shape, dtype=bool)
-                    lo, hi = self._tighten(l, lo, hi, wanted if units is None else wanted & units[l])
+                    lo, hi = self._tighten(
+                        l, lo, hi, wanted if units is None else wanted & units[l]
+                    )
                 self.bounds.append((lo, hi))
                 if l + 1 < len(maps):
                     self.relaxations.append(relax(l, lo, hi))
                     h = self.relaxations[-1].least, self.relaxations[-1].most
 
     def _measure(self, map: Affine, low: Array, high: Array) -> None:
-        """Upper bounds of |weight| |h| + |bias| per unit, and of what underflows of one step back can cost per box."""
+        """Upper bounds of |weight| |h| + |bias| per unit, and of what underflows of one step back
+        can cost per box.
+        """
         count, reach = map.weight.shape[1], np.maximum(np.abs(low), np.abs(high))
         sizes = up(reach @ np.abs(map.weight).T + np.abs(map.bias), count + 2) + count * LEAST
-        lost = (len(map.bias) + 1) * up(reach.sum(axis=1), count) + up(sizes.sum(axis=1), len(map.bias))
+        lost = (len(map.bias) + 1) * up(reach.sum(axis=1), count) + up(
+            sizes.sum(axis=1), len(map.bias)
+        )
         self.sizes.append((sizes, (up(lost, 4) + 4.0 * len(map.bias) + 4.0) * (2 * LEAST)))
 
     def _tighten(self, l: int, lo: Array, hi: Array, wanted: Mask) -> tuple[Array, Array]:
@@ -256,7 +296,8 @@ class Propagation:
     def unit_upper(
         self, l: int, owner: Ints, unit: Ints, sign: Any, choices: Choices | None = None
     ) -> tuple[Array, Array]:
-        """Upper bounds of sign (1 or -1, one or one per row) times the pre-activation of units of layer l on boxes.
+        """Upper bounds of sign (1 or -1, one or one per row) times the pre-activation of units of
+        layer l on boxes.
 
         Args:
             choices: per layer before l; by default the lines of the relaxations.
@@ -275,9 +316,17 @@ class Propagation:
         return top, last
 
     def upper(
-        self, l: int, a: Array, c: Array, owner: Ints, choices: Choices | None = None, *, careful: bool = False
+        self,
+        l: int,
+        a: Array,
+        c: Array,
+        owner: Ints,
+        choices: Choices | None = None,
+        *,
+        careful: bool = False,
     ) -> tuple[Array, Array]:
-        """Upper bounds over the boxes `owner` of a . h + c, h the input of map l; and the last rows, about the inputs.
+        """Upper bounds over the boxes `owner` of a . h + c, h the input of map l; and the last
+        rows, about the inputs.
 
         Args:
             careful: spend time on finding out which roundings did not happen.
@@ -287,7 +336,10 @@ class Propagation:
             for k in reversed(range(l)):
                 a, c = self._back(k, a, c, owner, None if choices is None else choices[k], careful)
             ends = np.where(a > 0, self.high[owner], self.low[owner])
-            sums, sizes = np.einsum("ij,ij->i", a, ends), np.einsum("ij,ij->i", np.abs(a), np.abs(ends))
+            sums, sizes = (
+                np.einsum("ij,ij->i", a, ends),
+                np.einsum("ij,ij->i", np.abs(a), np.abs(ends)),
+            )
             top = _upper_sum(sums, c, sizes + np.abs(c), a.shape[1] + 1, (a != 0).any(axis=1))
             for k in range(len(top)) if careful else ():
                 if np.isfinite(top[k]):
@@ -297,16 +349,19 @@ class Propagation:
     def _back(
         self, k: int, a: Array, c: Array, owner: Ints, choice: Choice | None, careful: bool
     ) -> tuple[Array, Array]:
-        """From target <= a . h + c, h the activations behind map k, to target <= a' . g + c', g the input of map k.
+        """From target <= a . h + c, h the activations behind map k, to target <= a' . g + c', g the
+        input of map k.
 
-        With lines h_j <= s_j z_j + t_j where a_j > 0 and h_j >= s_j z_j + t_j elsewhere: a . h <= sum a_j s_j z_j +
-        a_j t_j. Let b_j = fl(a_j s_j): |a_j s_j - b_j| <= u |b_j| + 2^-1075. As z = W g + v, |z_j| is at most
-        Z_j = (|W| |g| + |v|)_j, so sum a_j s_j z_j <= b . (W g + v) + u |b| . Z + 2^-1075 sum Z. Let a' = fl(b W):
-        (b W) . g <= a' . g + gamma_n |b| |W| |g| + n 2^-1074 sum |g|, and |b| |W| |g| + |b| |v| <= |b| . Z.
-        So c' = c + b . v + a . t needs (2n + 4) roundings (of a parameter, too) of the mass |c| + |b| . Z + |a| . |t|,
-        and underflows as `_measure` counts them, plus 3 n 2^-1075 for the dot products of c'. None of this where b = a s,
-        and the sums of c' and a' are exact. `_merge` adds a term d . z to a . h, hence d_j to b_j and one more rounding.
-        A `Choice` has other lines, and its tilt adds multiples of z_j that are >= 0; twins stay apart then.
+        With lines h_j <= s_j z_j + t_j where a_j > 0 and h_j >= s_j z_j + t_j elsewhere: a . h <=
+        sum a_j s_j z_j + a_j t_j. Let b_j = fl(a_j s_j): |a_j s_j - b_j| <= u |b_j| + 2^-1075. As z
+        = W g + v, |z_j| is at most Z_j = (|W| |g| + |v|)_j, so sum a_j s_j z_j <= b . (W g + v) + u
+        |b| . Z + 2^-1075 sum Z. Let a' = fl(b W): (b W) . g <= a' . g + gamma_n |b| |W| |g| + n
+        2^-1074 sum |g|, and |b| |W| |g| + |b| |v| <= |b| . Z. So c' = c + b . v + a . t needs (2n +
+        4) roundings (of a parameter, too) of the mass |c| + |b| . Z + |a| . |t|, and underflows as
+        `_measure` counts them, plus 3 n 2^-1075 for the dot products of c'. None of this where b =
+        a s, and the sums of c' and a' are exact. `_merge` adds a term d . z to a . h, hence d_j to
+        b_j and one more rounding. A `Choice` has other lines, and its tilt adds multiples of z_j
+        that are >= 0; twins stay apart then.
         """
         map, tilt = self.maps[k], None
         if choice is not None:
@@ -320,7 +375,11 @@ class Propagation:
             on_z, size = on_z + tilt, size + np.abs(tilt)
         shift = c + on_z @ map.bias + np.einsum("ij,ij->i", a, offset)
         sizes, lost = (part[owner] for part in self.sizes[k])
-        mass = np.abs(c) + np.einsum("ij,ij->i", size, sizes) + np.einsum("ij,ij->i", np.abs(a), np.abs(offset))
+        mass = (
+            np.abs(c)
+            + np.einsum("ij,ij->i", size, sizes)
+            + np.einsum("ij,ij->i", np.abs(a), np.abs(offset))
+        )
         n = a.shape[1]
         error = up(up(mass, 2 * n + 4) * ((2 * n + 8) * U)) + lost
         if careful:
@@ -328,8 +387,12 @@ class Propagation:
         something = (size != 0).any(axis=1) | (a != 0).any(axis=1)
         return on_z @ map.weight, np.where(something, _raised(shift, error), c)
 
-    def _lines(self, k: int, rising: Mask, owner: Ints, choice: Choice | None) -> tuple[Array, Array]:
-        """Slopes and offsets of lines above the activations where these are `rising`, below them elsewhere."""
+    def _lines(
+        self, k: int, rising: Mask, owner: Ints, choice: Choice | None
+    ) -> tuple[Array, Array]:
+        """Slopes and offsets of lines above the activations where these are `rising`, below them
+        elsewhere.
+        """
         lines = self.relaxations[k]
         slope = np.where(rising, lines.upper_slope[owner], lines.lower_slope[owner])
         offset = np.where(rising, lines.upper_offset[owner], lines.lower_offset[owner])
@@ -339,31 +402,48 @@ class Propagation:
         return np.where(chosen, choice.slope, slope), np.where(chosen, 0.0, offset)
 
     def _merge(self, k: int, a: Array, c: Array, owner: Ints) -> tuple[Array, Array, Array]:
-        """a . h + c as a' . h + d . z + c' with the twins of map k merged: a' = a fold, d = a tilt, c' = c + a . shift.
+        """a . h + c as a' . h + d . z + c' with the twins of map k merged: a' = a fold, d = a tilt,
+        c' = c + a . shift.
 
-        Sums of numbers without products: off by gamma_{n+1} times |c| + sum |a_j| (|fold| |h| + |tilt| |z| + |shift|)_j.
+        Sums of numbers without products: off by gamma_{n+1} times |c| + sum |a_j| (|fold| |h| +
+        |tilt| |z| + |shift|)_j.
         """
         twins = self.maps[k].twins
         assert twins is not None
         lines, n = self.relaxations[k], a.shape[1]
         reach = np.maximum(np.abs(lines.least), np.abs(lines.most))
-        sizes = reach @ np.abs(twins.fold).T + self.sizes[k][0] @ np.abs(twins.tilt).T + np.abs(twins.shift)
+        sizes = (
+            reach @ np.abs(twins.fold).T
+            + self.sizes[k][0] @ np.abs(twins.tilt).T
+            + np.abs(twins.shift)
+        )
         mass = np.abs(c) + np.einsum("ij,ij->i", np.abs(a), sizes[owner])
-        exact = _unrounded(np.abs(a).sum(axis=1) + np.abs(c), _grain(a).min(axis=1, initial=np.inf), _grain(c))
+        exact = _unrounded(
+            np.abs(a).sum(axis=1) + np.abs(c), _grain(a).min(axis=1, initial=np.inf), _grain(c)
+        )
         error = np.where(exact, 0.0, up(up(mass, n + 6) * ((n + 4) * U)) + LEAST)
         return a @ twins.fold, _raised(c + a @ twins.shift, error), a @ twins.tilt
 
-    def _exact_step(self, map: Affine, a: Array, s: Array, t: Array, c: Array, mass: Array, tilt: Array | None) -> Mask:
+    def _exact_step(
+        self, map: Affine, a: Array, s: Array, t: Array, c: Array, mass: Array, tilt: Array | None
+    ) -> Mask:
         """Rows of which `_back` rounds nothing: a s by `two_product`, sums by their grains."""
         b, lost = two_product(a, s)
         if tilt is not None:
             b, more = two_sum(b, tilt)
             lost = np.abs(lost) + np.abs(more)
-        tame = ((np.abs(a) > 2.0**-450) & (np.abs(a) < 2.0**450) | (a == 0)) & ((s == 0) | (np.abs(s) > 2.0**-450))
+        tame = ((np.abs(a) > 2.0**-450) & (np.abs(a) < 2.0**450) | (a == 0)) & (
+            (s == 0) | (np.abs(s) > 2.0**-450)
+        )
         same = (tame & (lost == 0) & (np.abs(s) < 2.0**450)).all(axis=1)
-        grain, largest = _grain(map.weight).min(axis=1, initial=np.inf), np.abs(map.weight).max(axis=1, initial=0.0)
+        grain, largest = (
+            _grain(map.weight).min(axis=1, initial=np.inf),
+            np.abs(map.weight).max(axis=1, initial=0.0),
+        )
         rows = _unrounded(np.abs(b) @ largest, (_grain(b) * grain).min(axis=1, initial=np.inf))
-        parts = [(_grain(x) * _grain(y)).min(axis=1, initial=np.inf) for x, y in ((b, map.bias), (a, t))]
+        parts = [
+            (_grain(x) * _grain(y)).min(axis=1, initial=np.inf) for x, y in ((b, map.bias), (a, t))
+        ]
         return np.asarray(same & rows & _unrounded(mass, *parts, _grain(c)))
 
 
@@ -384,7 +464,9 @@ def propagate(
 ) -> Propagation:
     """Bounds of the pre-activations of `layers`; see `Propagation`."""
     relax = partial(_relaxed, layers)
-    return Propagation(maps(layers, merged=linear), relax, low, high, linear=linear, lazy=lazy, units=units)
+    return Propagation(
+        maps(layers, merged=linear), relax, low, high, linear=linear, lazy=lazy, units=units
+    )
 
 
 def _relaxed(layers: Sequence[Layer], l: int, lo: Array, hi: Array) -> Relaxation:
@@ -399,27 +481,41 @@ def interval(layers: Sequence[Layer], low: Batch, high: Batch) -> Bounds:
     >>> [hi.tolist() for lo, hi in interval(net.layers, np.array([[-1.0]]), np.array([[1.0]]))]
     [[[1.0, -1.0]], [[1.0]]]
     """
-    return _batched(lambda low, high: propagate(layers, low, high, linear=False).bounds, layers, low, high)
+    return _batched(
+        lambda low, high: propagate(layers, low, high, linear=False).bounds, layers, low, high
+    )
 
 
 def linear(layers: Sequence[Layer], low: Batch, high: Batch, *, lazy: bool = False) -> Bounds:
-    """Bounds (lo, hi) of the pre-activations of each layer, each ``[batch, units]``, by affine functions and intervals.
+    """Bounds (lo, hi) of the pre-activations of each layer, each ``[batch, units]``, by affine
+    functions and intervals.
 
     Args:
-        lazy: leave the interval to units whose sign it settles (cheaper, and as tight for signs of ReLU networks).
+        lazy: leave the interval to units whose sign it settles (cheaper, and as tight for signs of
+            ReLU networks).
     """
-    return _batched(lambda low, high: propagate(layers, low, high, lazy=lazy).bounds, layers, low, high)
+    return _batched(
+        lambda low, high: propagate(layers, low, high, lazy=lazy).bounds, layers, low, high
+    )
 
 
-def _batched(find: Callable[[Array, Array], Bounds], layers: Sequence[Layer], low: Array, high: Array) -> Bounds:
+def _batched(
+    find: Callable[[Array, Array], Bounds], layers: Sequence[Layer], low: Array, high: Array
+) -> Bounds:
     inputs = layers[0].weight.shape[1]
     if low.shape != high.shape or low.ndim != 2 or low.shape[1] != inputs:
-        raise ShapeError(f"boxes of shapes {low.shape} and {high.shape}; [batch, {inputs}] is needed")
+        raise ShapeError(
+            f"boxes of shapes {low.shape} and {high.shape}; [batch, {inputs}] is needed"
+        )
     if not (low <= high).all() or not np.isfinite([low, high]).all():
         raise ShapeError("a box has low > high, or an end that is not finite")
     widest = max(max(layer.weight.shape) for layer in layers)
     parts = [find(low[block], high[block]) for block in blocks_of(len(low), widest)]
-    return [tuple(np.concatenate(ends) for ends in zip(*layer, strict=True)) for layer in zip(*parts, strict=True)]  # type: ignore[misc]
+    joined: Bounds = []
+    for layer in zip(*parts, strict=True):
+        lower, upper = zip(*layer, strict=True)
+        joined.append((np.concatenate(lower), np.concatenate(upper)))
+    return joined
 
 
 def signs_at(net: Network, x: Float64[np.ndarray[Any, Any], "points inputs"]) -> tuple[Signs, Mask]:
@@ -427,7 +523,8 @@ def signs_at(net: Network, x: Float64[np.ndarray[Any, Any], "points inputs"]) ->
 
     None is behind an activation that is not piecewise linear: its rounding is not known here.
 
-    A layer's rounding is below gamma_{n+2} (|W| |h| + |b|), h its float input; what h is off is carried through |W|.
+    A layer's rounding is below gamma_{n+2} (|W| |h| + |b|), h its float input; what h is off is
+    carried through |W|.
 
     >>> import numpy as np
     >>> net = Network.mlp([[1.0], [1.0]], [0.5, -0.25], [[1.0, 1.0]], [0.0], activation="relu")
@@ -444,7 +541,9 @@ def signs_at(net: Network, x: Float64[np.ndarray[Any, Any], "points inputs"]) ->
             rounded = gamma * (np.abs(h) @ weight.T + np.abs(layer.bias))
             lost = (off @ weight.T * (1 + 2 * gamma) + rounded) * (1 + 1e-12) + 1e-290
             h = np.asarray(layer.activation(z))
-            off = (steep * lost + 2 * U * np.abs(h)) * (1 + 1e-12) + (0.0 if layer.activation.piecewise_linear else np.inf)
+            off = (steep * lost + 2 * U * np.abs(h)) * (1 + 1e-12) + (
+                0.0 if layer.activation.piecewise_linear else np.inf
+            )
         found.append(np.sign(z).astype(np.int8))
         sure.append((np.abs(z) > lost) & np.isfinite(lost))
     return np.concatenate(found, axis=1), np.concatenate(sure, axis=1)
@@ -454,16 +553,23 @@ def signs_at(net: Network, x: Float64[np.ndarray[Any, Any], "points inputs"]) ->
 
 
 def difference(
-    a: Sequence[Layer], b: Sequence[Layer], low: Batch, high: Batch, *, relax: bool = True, lazy: bool = False
+    a: Sequence[Layer],
+    b: Sequence[Layer],
+    low: Batch,
+    high: Batch,
+    *,
+    relax: bool = True,
+    lazy: bool = False,
 ) -> Bounds:
     """Bounds of z_a - z_b, the pre-activations of two networks of one architecture, layer by layer.
 
-    With h = s(z): z_a - z_b = W_a (h_a - h_b) + (W_a - W_b) h_b + (b_a - b_b), and h_a - h_b is z_a - z_b times a mean
-    slope of s between them. So the pairs (z_a - z_b, z_b) obey a chain of affine maps of twice the width.
+    With h = s(z): z_a - z_b = W_a (h_a - h_b) + (W_a - W_b) h_b + (b_a - b_b), and h_a - h_b is z_a
+    - z_b times a mean slope of s between them. So the pairs (z_a - z_b, z_b) obey a chain of affine
+    maps of twice the width.
 
     Args:
-        relax: also go back through the layers by affine functions, not only by intervals. lazy: as in `linear`, for the bounds
-            of each network alone.
+        relax: also go back through the layers by affine functions, not only by intervals. lazy: as
+            in `linear`, for the bounds of each network alone.
     """
     shapes = [[(layer.weight.shape, layer.activation) for layer in net] for net in (a, b)]
     if shapes[0] != shapes[1]:
@@ -473,7 +579,9 @@ def difference(
     return _batched(lambda low, high: _difference(a, b, low, high, relax, lazy), a, low, high)
 
 
-def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, relax: bool, lazy: bool) -> Bounds:
+def _difference(
+    a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, relax: bool, lazy: bool
+) -> Bounds:
     alone = [propagate(net, low, high, linear=relax, lazy=lazy).bounds for net in (a, b)]
     maps = [_pair(p, q) for p, q in zip(a, b, strict=True)]
     lines = partial(_lines_of_pairs, a, alone[0])
@@ -481,7 +589,9 @@ def _difference(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array,
     for (a_lo, a_hi), (b_lo, b_hi) in zip(*alone, strict=True):
         with np.errstate(over="ignore"):
             apart = -add_up(-a_lo, b_hi), add_up(a_hi, -b_lo)
-        known.append((np.concatenate([apart[0], b_lo], axis=1), np.concatenate([apart[1], b_hi], axis=1)))
+        known.append(
+            (np.concatenate([apart[0], b_lo], axis=1), np.concatenate([apart[1], b_hi], axis=1))
+        )
     first = [np.arange(2 * len(layer.bias)) < len(layer.bias) for layer in a]
     zero = np.zeros_like(low)
     found = Propagation(
@@ -503,7 +613,9 @@ def _pair(a: Layer, b: Layer) -> Affine:
 
 
 def _pair_lines(layer: Layer, lo: Array, hi: Array, a_lo: Array, a_hi: Array) -> Relaxation:
-    """Lines around h_a - h_b in z_a - z_b, by mean slopes over what z_a and z_b can be, beside those around h_b."""
+    """Lines around h_a - h_b in z_a - z_b, by mean slopes over what z_a and z_b can be, beside
+    those around h_b.
+    """
     n = len(layer.bias)
     b_lo, b_hi = lo[:, n:], hi[:, n:]
     least, most = slopes(layer.activation, np.minimum(a_lo, b_lo), np.maximum(a_hi, b_hi))

@@ -1,13 +1,15 @@
-"""Lines below and above an activation on intervals, proved in float arithmetic; part of what a sceptic reads.
+"""Lines below and above an activation on intervals, proved in float arithmetic; part of what a
+sceptic reads.
 
 For pre-activations z in [lo, hi], one interval per entry, an `Relaxation` promises
 
     lower_slope z + lower_offset <= s(z) <= upper_slope z + upper_offset      and      least <= s(z) <= most.
 
-A slope may be any float: only the offset carries the proof, and it is computed for that very slope with every rounding
-outward. Piecewise linear activations need a kink and two slopes. tanh and the sigmoid are enclosed by an exponential
-with a proved error (`_decay`), and lines come from their shape: convex below zero, concave above, the derivative largest
-at zero. A clip has two kinks. Any other activation gets constant lines from the decimal enclosures of `exact_numbers`.
+A slope may be any float: only the offset carries the proof, and it is computed for that very slope
+with every rounding outward. Piecewise linear activations need a kink and two slopes. tanh and the
+sigmoid are enclosed by an exponential with a proved error (`_decay`), and lines come from their
+shape: convex below zero, concave above, the derivative largest at zero. A clip has two kinks. Any
+other activation gets constant lines from the decimal enclosures of `exact_numbers`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.exact_numbers import ceiling, enclose_value
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-TANH = {"tanh": (0.0, 1.0, 1.0), "sigmoid": (0.5, 0.5, 0.5)}  # s(z) = k + b tanh(c z), with powers of two
+TANH = {
+    "tanh": (0.0, 1.0, 1.0),
+    "sigmoid": (0.5, 0.5, 0.5),
+}  # s(z) = k + b tanh(c z), with powers of two
 
 
 class Relaxation(NamedTuple):
@@ -60,7 +65,8 @@ def relaxation(activation: Activation, lo: Array, hi: Array) -> Relaxation:
 def slopes(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
     """Bounds of (s(y) - s(z)) / (y - z) over all y != z in [lo, hi].
 
-    A mean slope lies between the extreme derivatives; for tanh these sit at the ends and at the point next to zero.
+    A mean slope lies between the extreme derivatives; for tanh these sit at the ends and at the
+    point next to zero.
     """
     if activation.piecewise_linear:
         p, q = beside(activation)
@@ -88,13 +94,17 @@ def _finite(lines: Relaxation) -> Relaxation:
 
 
 def add_up(a: Array, b: Array) -> Array:
-    """An upper bound of a + b; exact where a term is zero or the sum is (a float sum is 0 only if the true one is)."""
+    """An upper bound of a + b; exact where a term is zero or the sum is (a float sum is 0 only if
+    the true one is).
+    """
     total = a + b
     return np.where((a == 0) | (b == 0) | (total == 0), total, np.nextafter(total, np.inf))
 
 
 def times_up(a: Array, b: Array) -> Array:
-    """An upper bound of a * b, also for all b up to an infinite end; exact where a factor is 0 or +-1."""
+    """An upper bound of a * b, also for all b up to an infinite end; exact where a factor is 0 or
+    +-1.
+    """
     zero = (a == 0) | (b == 0)
     product = np.where(zero, 0.0, a * b)
     exact = zero | (np.abs(a) == 1) | (np.abs(b) == 1)
@@ -106,12 +116,20 @@ def times_up(a: Array, b: Array) -> Array:
 
 def beside(activation: Activation) -> tuple[float, float]:
     """Slopes right and left of 0 of a piecewise linear activation, else zeros; floats, hence exact."""
-    right, left = (activation.exact(Fraction(z)) for z in (1, -1)) if activation.piecewise_linear else (None, None)
+    right, left = (
+        (activation.exact(Fraction(z)) for z in (1, -1))
+        if activation.piecewise_linear
+        else (None, None)
+    )
     return (0.0, 0.0) if right is None or left is None else (float(right), float(-left))
 
 
-def relaxation_of_kink(right: Array, left: Array, low_right: Array, low_left: Array, lo: Array, hi: Array) -> Relaxation:
-    """Lines above z -> (right if z > 0 else left) * z and below the same with `low_right` and `low_left`."""
+def relaxation_of_kink(
+    right: Array, left: Array, low_right: Array, low_left: Array, lo: Array, hi: Array
+) -> Relaxation:
+    """Lines above z -> (right if z > 0 else left) * z and below the same with `low_right` and
+    `low_left`.
+    """
     below = [-part for part in _above(-low_right, -low_left, lo, hi)]
     above = _above(right, left, lo, hi)
     return _finite(Relaxation(below[0], below[1], above[0], above[1], below[2], above[2]))
@@ -120,9 +138,9 @@ def relaxation_of_kink(right: Array, left: Array, low_right: Array, low_left: Ar
 def _above(right: Array, left: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
     """Slope, offset of a line above the function with these slopes, and a bound of its values.
 
-    The function minus a line is linear on either side of 0, so its maximum over [lo, hi] is at lo, at hi or, if that
-    lies inside, at 0, where it is 0. The slope is that of the side where 0 is not inside, else the chord (convex), else
-    the steeper choice that is better at the farther end.
+    The function minus a line is linear on either side of 0, so its maximum over [lo, hi] is at lo,
+    at hi or, if that lies inside, at 0, where it is 0. The slope is that of the side where 0 is not
+    inside, else the chord (convex), else the steeper choice that is better at the farther end.
     """
     inside = (lo < 0) & (hi > 0)
     chord = (right * hi - left * lo) / (hi - lo)
@@ -135,20 +153,24 @@ def _above(right: Array, left: Array, lo: Array, hi: Array) -> tuple[Array, Arra
         gap = np.where(z >= 0, add_up(side, -slope), -add_up(slope, -side))
         offsets.append(times_up(gap, z))
     offset, top = np.maximum(*offsets), np.maximum(*tops)
-    return slope, np.where(inside, np.maximum(offset, 0.0), offset), np.where(inside, np.maximum(top, 0.0), top)
+    return (
+        slope,
+        np.where(inside, np.maximum(offset, 0.0), offset),
+        np.where(inside, np.maximum(top, 0.0), top),
+    )
 
 
 # tanh and the sigmoid -------------------------------------------------------------------------------------------
 
 
-
 def _decay(y: Array) -> Array:
     """exp(-y) for 0 <= y <= 64 with a relative error below 2^-41.
 
-    r = y / 512 <= 1/8 is exact (or off by 2^-1075, where the result rounds to 1). Horner's 1 - r(1 - r/2(1 - ... r/13)):
-    all brackets lie in [7/8, 1], so an error d of one becomes at most d/8 + 2u/8 + u in the next, u = 2^-53: below 2u.
-    The rest of the series is below (1/8)^14/14! < u/100. Relative to values above 7/8 this is below 3u. Each of nine
-    squarings doubles the relative error and adds u: below 2^9 (3u + u) = 2^-42, squares of errors included below 2^-41.
+    r = y / 512 <= 1/8 is exact (or off by 2^-1075, where the result rounds to 1). Horner's 1 - r(1
+    - r/2(1 - ... r/13)): all brackets lie in [7/8, 1], so an error d of one becomes at most d/8 +
+    2u/8 + u in the next, u = 2^-53: below 2u. The rest of the series is below (1/8)^14/14! < u/100.
+    Relative to values above 7/8 this is below 3u. Each of nine squarings doubles the relative error
+    and adds u: below 2^9 (3u + u) = 2^-42, squares of errors included below 2^-41.
     """
     r = y * 2.0**-9
     total = np.ones_like(y)
@@ -162,9 +184,9 @@ def _decay(y: Array) -> Array:
 def _tanh(z: Array) -> tuple[Array, Array]:
     """Bounds of tanh(z), equal to 0 at 0.
 
-    With e = exp(-2|z|), |z| cut at 32: (1 - e)/(1 + e) has a derivative in e of at most 2, so an error below 2^-40 and
-    four roundings: below 2^-39. Near 0: |z| (1 - z^2/3) <= |tanh z| <= |z|; 0.34 for 1/3 and a factor 1 - 4u outweigh
-    the roundings. Beyond the cut tanh grows, up to 1.
+    With e = exp(-2|z|), |z| cut at 32: (1 - e)/(1 + e) has a derivative in e of at most 2, so an
+    error below 2^-40 and four roundings: below 2^-39. Near 0: |z| (1 - z^2/3) <= |tanh z| <= |z|;
+    0.34 for 1/3 and a factor 1 - 4u outweigh the roundings. Beyond the cut tanh grows, up to 1.
     """
     y = np.abs(z)
     e = _decay(2.0 * np.minimum(y, 32.0))
@@ -179,29 +201,46 @@ def _tanh(z: Array) -> tuple[Array, Array]:
 def _derivative(z: Array) -> tuple[Array, Array]:
     """Bounds of tanh'(z) = (1 - |t|)(1 + |t|): three roundings, each below one part in 2^53."""
     least, most = _tanh(np.abs(z))
-    return (1.0 - most) * (1.0 + most) * (1.0 - 2.0**-50), (1.0 - least) * (1.0 + least) * (1.0 + 2.0**-50)
+    return (1.0 - most) * (1.0 + most) * (1.0 - 2.0**-50), (1.0 - least) * (1.0 + least) * (
+        1.0 + 2.0**-50
+    )
 
 
 def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Relaxation:
     """Lines around k + b tanh(c z), through the mirror image where the interval is not positive.
 
-    c z is exact, or rounded outward near the least floats; slopes below 2^-900 are 0, so b c s is exact too.
+    c z is exact, or rounded outward near the least floats; slopes below 2^-900 are 0, so b c s is
+    exact too.
     """
     flip = hi <= 0
-    near, far = _scaled(np.where(flip, -hi, lo), c, -np.inf), _scaled(np.where(flip, -lo, hi), c, np.inf)
+    near, far = (
+        _scaled(np.where(flip, -hi, lo), c, -np.inf),
+        _scaled(np.where(flip, -lo, hi), c, np.inf),
+    )
     a = _tanh_right(near, far)
     lines = (
-        np.where(flip, a.upper_slope, a.lower_slope), np.where(flip, -a.upper_offset, a.lower_offset),
-        np.where(flip, a.lower_slope, a.upper_slope), np.where(flip, -a.lower_offset, a.upper_offset),
-        np.where(flip, -a.most, a.least), np.where(flip, -a.least, a.most),
+        np.where(flip, a.upper_slope, a.lower_slope),
+        np.where(flip, -a.upper_offset, a.lower_offset),
+        np.where(flip, a.lower_slope, a.upper_slope),
+        np.where(flip, -a.lower_offset, a.upper_offset), np.where(flip, -a.most, a.least),
+        np.where(flip, -a.least, a.most),
     )  # fmt: skip
     low, least = (-_shifted(-k, -b, x) for x in (lines[1], lines[4]))
     high, most = (_shifted(k, b, x) for x in (lines[3], lines[5]))
-    return Relaxation(b * c * lines[0], low, b * c * lines[2], high, np.maximum(least, k - b), np.minimum(most, k + b))
+    return Relaxation(
+        b * c * lines[0],
+        low,
+        b * c * lines[2],
+        high,
+        np.maximum(least, k - b),
+        np.minimum(most, k + b),
+    )
 
 
 def _shifted(k: float, b: float, x: Array) -> Array:
-    """An upper bound of k + b x for powers of two (or k = 0, b = 1): b x is exact, or too small to be seen beside k."""
+    """An upper bound of k + b x for powers of two (or k = 0, b = 1): b x is exact, or too small to
+    be seen beside k.
+    """
     total = k + b * x
     return np.where((x == 0) | (total == 0) | (k == 0), total, np.nextafter(total, np.inf))
 
@@ -214,9 +253,10 @@ def _scaled(z: Array, c: float, way: float) -> Array:
 def _tanh_right(lo: Array, hi: Array) -> Relaxation:
     """Lines around tanh where hi > 0, or lo = hi = 0.
 
-    The derivative is at least s = min(tanh'(lo), tanh'(hi)) on [lo, hi], so tanh z - s z grows: its extremes are at the
-    ends. For lo >= 0 tanh is concave: tanh z - s z is least at an end for *every* s, and the tangent at the middle m
-    lies above: tanh z <= tanh m + tanh'(m)(z - m) <= tanh m + s (z - m) + |tanh'(m) - s| (hi - lo).
+    The derivative is at least s = min(tanh'(lo), tanh'(hi)) on [lo, hi], so tanh z - s z grows: its
+    extremes are at the ends. For lo >= 0 tanh is concave: tanh z - s z is least at an end for
+    *every* s, and the tangent at the middle m lies above: tanh z <= tanh m + tanh'(m)(z - m) <=
+    tanh m + s (z - m) + |tanh'(m) - s| (hi - lo).
     """
     concave = lo >= 0
     (least, at_lo), (at_hi, most) = _tanh(lo), _tanh(hi)
@@ -240,9 +280,10 @@ def _tanh_right(lo: Array, hi: Array) -> Relaxation:
 def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Relaxation:
     """Lines around z -> min(max(z, low), high), which grows, with slopes 0 and 1.
 
-    Minus any line it is linear between lo, low, high and hi, so its extremes are at those of the four that lie inside. The
-    line above goes through the value at lo and, where the function is flat at the end, through its upper kink; it is level
-    where lo lies beyond the lower kink and the flat part is the longer one. Below it is the same, seen from the other end.
+    Minus any line it is linear between lo, low, high and hi, so its extremes are at those of the
+    four that lie inside. The line above goes through the value at lo and, where the function is
+    flat at the end, through its upper kink; it is level where lo lies beyond the lower kink and the
+    flat part is the longer one. Below it is the same, seen from the other end.
     """
     low, high = ends
     at_lo, at_hi = np.clip(lo, low, high), np.clip(hi, low, high)
@@ -252,8 +293,14 @@ def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Relaxation:
     fall, back = at_hi - low, hi - np.maximum(lo, low)
     lower = np.where(hi > lo, np.where(lo < low, fall, at_hi - at_lo) / back, 0.0)
     lower = np.where((low - lo > hi - low) & (hi <= high) | (hi <= low), 0.0, lower)
-    upper, lower = (np.clip(np.where(np.isnan(slope), 0.0, slope), 0.0, 1.0) for slope in (upper, lower))
-    corners = [(lo, at_lo), (hi, at_hi), *((np.clip(z, lo, hi), np.clip(np.clip(z, lo, hi), low, high)) for z in (low, high))]
+    upper, lower = (
+        np.clip(np.where(np.isnan(slope), 0.0, slope), 0.0, 1.0) for slope in (upper, lower)
+    )
+    corners = [
+        (lo, at_lo),
+        (hi, at_hi),
+        *((np.clip(z, lo, hi), np.clip(np.clip(z, lo, hi), low, high)) for z in (low, high)),
+    ]
     above = np.maximum.reduce([add_up(value, times_up(-upper, z)) for z, value in corners])
     below = np.maximum.reduce([add_up(-value, times_up(lower, z)) for z, value in corners])
     return Relaxation(lower, -below, upper, above, at_lo, at_hi)
@@ -263,7 +310,10 @@ def _clip_lines(ends: tuple[float, ...], lo: Array, hi: Array) -> Relaxation:
 
 
 def _ranges(activation: Activation, lo: Array, hi: Array) -> tuple[Array, Array]:
-    pairs = [_range(activation, a, b) for a, b in zip(lo.ravel().tolist(), hi.ravel().tolist(), strict=True)]
+    pairs = [
+        _range(activation, a, b)
+        for a, b in zip(lo.ravel().tolist(), hi.ravel().tolist(), strict=True)
+    ]
     both = np.array(pairs, dtype=np.float64).reshape(*lo.shape, 2)
     return np.ascontiguousarray(both[..., 0]), np.ascontiguousarray(both[..., 1])
 
@@ -276,7 +326,9 @@ def _value(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
 
 
 def _range(activation: Activation, lo: float, hi: float) -> tuple[float, float]:
-    """Activations that never fall, by their ends; those with a valley by their ends and the bottom of it."""
+    """Activations that never fall, by their ends; those with a valley by their ends and the bottom
+    of it.
+    """
     floor = -math.inf if activation.least is None else -ceiling(-activation.least)
     roof = math.inf if activation.most is None else ceiling(activation.most)
     if activation.valley is not None:

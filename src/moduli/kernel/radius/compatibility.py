@@ -1,8 +1,10 @@
-"""Units near each other: signed boxes and free groups, found by exact comparisons of floats. Part of the kernel.
+"""Units near each other: signed boxes and free groups, found by exact comparisons of floats. Part
+of the kernel.
 
-What they are, and what follows, stands in `cover_bound`. Two units are compatible if some signs make a box of them; pairwise
-compatible units form one, so boxes are cliques of a graph and the maximal ones are listed as such. Of free groups, whose
-sums of outgoing weights are to be small, only those are followed that what may still be added can bring there (`listed`).
+What they are, and what follows, stands in `cover_bound`. Two units are compatible if some signs
+make a box of them; pairwise compatible units form one, so boxes are cliques of a graph and the
+maximal ones are listed as such. Of free groups, whose sums of outgoing weights are to be small,
+only those are followed that what may still be added can bring there (`listed`).
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ WIDEST = 2**13  # vertices around a unit, which take the square of that in memor
 PAIRS = 2**26  # compatible pairs in all
 EXACT = 16  # search nodes that an exact test of a group counts as
 
-# Multipliers ``[2, 2 m]`` for the sums of `sides` around a root: see `_guided`. Given are root, values, total, doubt, the
-# cost of the vertices, and which of them are compatible.
+# Multipliers ``[2, 2 m]`` for the sums of `sides` around a root: see `_guided`. Given are root,
+# values, total, doubt, the cost of the vertices, and which of them are compatible.
 Guide = Callable[[int, Array, Array, Array, Counts, Mask], Array]
 
 
@@ -62,7 +64,8 @@ class ParameterBall:
     """All parameters within a radius of a hidden layer.
 
     Attributes:
-        rows: ``[h, n + 1]`` incoming weights and bias. outgoing: ``[h, m]``. radius: of the closed ball.
+        rows: ``[h, n + 1]`` incoming weights and bias. outgoing: ``[h, m]``. radius: of the closed
+            ball.
         signed: whether -p may stand for p (odd and point-symmetric activations).
         known: the graph and the freeable units, where they are those of a larger ball, see `part`.
     """
@@ -97,12 +100,20 @@ class ParameterBall:
     @cached_property
     def graph(self) -> Graph:
         """Compatible pairs of units."""
-        return Graph.of(self.rows, 2 * self.radius, self.signed) if self.known is None else self.known[0]
+        return (
+            Graph.of(self.rows, 2 * self.radius, self.signed)
+            if self.known is None
+            else self.known[0]
+        )
 
     def part(self, units: Ints) -> ParameterBall:
-        """The ball of some units that no compatible pair joins to others in one group; graph and freeable units along."""
+        """The ball of some units that no compatible pair joins to others in one group; graph and
+        freeable units along.
+        """
         known = self.graph.part(units), self.freeable[units]
-        return ParameterBall(self.rows[units], self.outgoing[units], self.radius, self.signed, known)
+        return ParameterBall(
+            self.rows[units], self.outgoing[units], self.radius, self.signed, known
+        )
 
     def fits(self, group: SignedBox) -> bool:
         """Whether a group is a signed box."""
@@ -112,14 +123,19 @@ class ParameterBall:
     def free(self, group: SignedBox) -> bool:
         """Whether |sum s_i a_i| <= radius * size in every output."""
         a = self.outgoing[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
-        return all(_settled(side * a[:, k], self.radius) <= 0 for k in range(a.shape[1]) for side in (1.0, -1.0))
+        return all(
+            _settled(side * a[:, k], self.radius) <= 0
+            for k in range(a.shape[1])
+            for side in (1.0, -1.0)
+        )
 
     @cached_property
     def freeable(self) -> Mask:
         """Required units that a necessary condition does not exclude from every free group.
 
-        For each output and direction, g a_i - r plus the best that compatible units can lend must not be positive;
-        only optional units and units that may be free themselves lend; repeated until nothing changes.
+        For each output and direction, g a_i - r plus the best that compatible units can lend must
+        not be positive; only optional units and units that may be free themselves lend; repeated
+        until nothing changes.
         """
         if self.known is not None:
             return self.known[1]
@@ -130,7 +146,11 @@ class ParameterBall:
         while len(waiting):
             out = np.array([i for i in waiting.tolist() if self._stuck(i, lend)], dtype=np.intp)
             may[out] = lend[out] = False
-            near = np.unique(np.concatenate([np.empty(0, np.intp), *(self.graph.near(i)[0] for i in out.tolist())]))
+            near = np.unique(
+                np.concatenate(
+                    [np.empty(0, np.intp), *(self.graph.near(i)[0] for i in out.tolist())]
+                )
+            )
             waiting = near[may[near]]
         return may
 
@@ -154,7 +174,10 @@ class ParameterBall:
 def _settled(terms: Array, radius: float) -> Fraction | float:
     """A number with the sign of the sum of terms less as many times the radius, exactly."""
     with np.errstate(over="ignore", invalid="ignore"):
-        near, size = float(terms.sum() - len(terms) * radius), float(np.abs(terms).sum() + len(terms) * radius)
+        near, size = (
+            float(terms.sum() - len(terms) * radius),
+            float(np.abs(terms).sum() + len(terms) * radius),
+        )
         if abs(near) > (len(terms) + 4) * 2.0**-52 * size and np.isfinite(size):
             return near
     return exact_sum(terms.tolist()) - len(terms) * Fraction(radius)
@@ -162,10 +185,12 @@ def _settled(terms: Array, radius: float) -> Fraction | float:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Which units fit one signed box: for each unit i, the pairs (j, s) with |p_i - s p_j| <= limit in every coordinate.
+    """Which units fit one signed box: for each unit i, the pairs (j, s) with |p_i - s p_j| <= limit
+    in every coordinate.
 
     Attributes:
-        start: ``[h + 1]``. other, sign: neighbours of unit i at start[i]:start[i + 1], ordered by (other, -sign).
+        start: ``[h + 1]``. other, sign: neighbours of unit i at start[i]:start[i + 1], ordered by
+            (other, -sign).
     """
 
     start: Ints
@@ -185,7 +210,11 @@ class Graph:
                 if count > PAIRS:
                     raise BudgetExhausted(f"more than {PAIRS} compatible pairs among {h} units")
                 found.append((i[apart], j[apart], np.full(int(apart.sum()), s)))
-        i, j, sign = (np.concatenate(x) for x in zip(*found, strict=True)) if found else (np.empty(0, np.intp),) * 3
+        i, j, sign = (
+            (np.concatenate(x) for x in zip(*found, strict=True))
+            if found
+            else (np.empty(0, np.intp),) * 3
+        )
         order = np.lexsort((-sign, j, i))
         start = np.searchsorted(i[order], np.arange(h + 1))
         return Graph(start, j[order], np.asarray(sign[order], dtype=np.float64))
@@ -210,7 +239,9 @@ class Graph:
 
 
 def _pairs(x: Array, y: Array, limit: float) -> Iterator[tuple[Ints, Ints]]:
-    """All (i, j) with |x_i - y_j| <= limit in every coordinate, in blocks: sorted along one coordinate, filtered by all."""
+    """All (i, j) with |x_i - y_j| <= limit in every coordinate, in blocks: sorted along one
+    coordinate, filtered by all.
+    """
     if not len(x):
         return
     wide = int(np.argmax(x.max(axis=0) - x.min(axis=0)))
@@ -226,7 +257,11 @@ def _pairs(x: Array, y: Array, limit: float) -> Iterator[tuple[Ints, Ints]]:
         end = max(begin + 1, int(np.searchsorted(counts, done + BLOCK, side="right")))
         width = (right - left)[begin:end]
         i = np.repeat(rows[begin:end], width)
-        j = columns[np.arange(len(i)) - np.repeat(np.cumsum(width) - width, width) + np.repeat(left[begin:end], width)]
+        j = columns[
+            np.arange(len(i))
+            - np.repeat(np.cumsum(width) - width, width)
+            + np.repeat(left[begin:end], width)
+        ]
         for k in sorted(range(x.shape[1]), key=lambda k: k != wide):
             p, q = x[i, k], y[j, k]
             near = at_most(np.maximum(p, q), np.minimum(p, q), limit)
@@ -249,15 +284,23 @@ class Effort:
 
 
 def maximal_boxes(
-    ball: ParameterBall, units: Ints, limit: int, weight: Counts | None = None, least: int = 0, effort: Effort | None = None
+    ball: ParameterBall,
+    units: Ints,
+    limit: int,
+    weight: Counts | None = None,
+    least: int = 0,
+    effort: Effort | None = None,
 ) -> list[SignedBox]:
-    """All maximal signed boxes among some units, one of each set of units (signs do not matter for paid groups).
+    """All maximal signed boxes among some units, one of each set of units (signs do not matter for
+    paid groups).
 
-    Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of its neighbourhood.
+    Bron and Kerbosch's search with pivots, rooted at the lowest unit with sign +, on bit sets of
+    its neighbourhood.
 
     Args:
-        weight: ``[h]``, not negative; then only boxes of weight at least `least`. A clique is left where the heaviest
-            vertices of classes of pairwise incompatible common neighbours weigh too little.
+        weight: ``[h]``, not negative; then only boxes of weight at least `least`. A clique is left
+            where the heaviest vertices of classes of pairwise incompatible common neighbours weigh
+            too little.
         effort: search nodes for this and other searches.
 
     Raises:
@@ -272,7 +315,9 @@ def maximal_boxes(
     vertex = scratch(ball)
     for root in units.tolist():
         others, signs, near = neighbourhood(ball, root, place, vertex)
-        heavy = Heavy(near, weight[others], least - int(weight[root])) if weight is not None else None
+        heavy = (
+            Heavy(near, weight[others], least - int(weight[root])) if weight is not None else None
+        )
         adjacent = [bits_of(row) for row in near]
         later = bits_of(others > root)
         stack = [(0, later, ((1 << len(others)) - 1) ^ later)]
@@ -302,14 +347,17 @@ def maximal_boxes(
 
 @dataclass(frozen=True)
 class DualWeights:
-    """A dual solution in integers: weights of rows, prices of units, and weights of odd sets S of rows.
+    """A dual solution in integers: weights of rows, prices of units, and weights of odd sets S of
+    rows.
 
-    A column that covers a set c of rows weighs sum of weights over c + sum over S of weight * ceil(|c & S| / 2). Boxes
-    weigh at most `scale`, free groups at most the price of their units; then any cover costs at least
-    (sum of weights + sum of weight * ceil(|S| / 2) - sum of prices) / scale.
+    A column that covers a set c of rows weighs sum of weights over c + sum over S of weight *
+    ceil(|c & S| / 2). Boxes weigh at most `scale`, free groups at most the price of their units;
+    then any cover costs at least (sum of weights + sum of weight * ceil(|S| / 2) - sum of prices) /
+    scale.
 
     Attributes:
-        guides: units and multipliers, two rows each, that shorten the search for free groups around them; see `_guided`.
+        guides: units and multipliers, two rows each, that shorten the search for free groups around
+            them; see `_guided`.
     """
 
     weights: dict[int, int]
@@ -334,7 +382,10 @@ class Heavy:
         colour = classes(near, order)
         # classes in falling order of weight: the first member that is allowed is the heaviest
         ranked = [order[colour[order] == k] for k in range(int(colour.max(initial=-1)) + 1)]
-        self.classes = [[(1 << v, self.weight[v]) for v in members.tolist() if self.weight[v]] for members in ranked]
+        self.classes = [
+            [(1 << v, self.weight[v]) for v in members.tolist() if self.weight[v]]
+            for members in ranked
+        ]
 
     def can(self, clique: int, may: int) -> bool:
         left = self.least - sum(self.weight[v] for v in members_of(clique))
@@ -357,19 +408,23 @@ def free_groups(
 ) -> tuple[Any, list[int]]:
     """All free groups that contain one of some freeable units, and the roots that are given up.
 
-    For each root in turn, cliques with (root, +) and without the roots before; a clique is left where even the best that
-    its common neighbours lend cannot bring some sum back. Roots that are given up stay in later searches. Groups that stay
-    free without some optional unit are left out: what they cover can be had for less.
+    For each root in turn, cliques with (root, +) and without the roots before; a clique is left
+    where even the best that its common neighbours lend cannot bring some sum back. Roots that are
+    given up stay in later searches. Groups that stay free without some optional unit are left out:
+    what they cover can be had for less.
 
     Args:
         limit: search nodes of each root; a group counts as four, an exact test as `EXACT`.
-        cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most `slack`.
-        enough: groups around a root that is given up beyond that many (for searches: with costs, its groups are kept).
+        cost: ``[h]``, of units (not negative for optional ones); then only groups of cost at most
+            `slack`.
+        enough: groups around a root that is given up beyond that many (for searches: with costs,
+            its groups are kept).
         guide: multipliers that shorten a search with costs; what is found does not depend on them.
         effort: search nodes of all roots; what is left then is given up at once.
 
     Returns:
-        sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain them).
+        sparse ``[groups, h]`` matrix of signs; roots that took too long (others' groups may contain
+            them).
     """
     priced = None if cost is None else _Priced(cost, slack, guide)
     place, vertex = contributors(ball), scratch(ball)
@@ -390,7 +445,9 @@ def free_groups(
         if done or cost is not None:
             parts.append((root, others, sign, found))
     groups = signs_of(parts, ball.size)
-    return (groups if cost is None else groups[abs(groups).astype(np.int64) @ cost <= slack]), given_up
+    return (
+        groups if cost is None else groups[abs(groups).astype(np.int64) @ cost <= slack]
+    ), given_up
 
 
 def listed(
@@ -403,12 +460,14 @@ def listed(
     guide: Guide | None = None,
     effort: Effort | None = None,
 ) -> tuple[list[SignedBox], Any, list[int]]:
-    """Maximal boxes among some required units, free groups that have one of them, and roots that are given up.
+    """Maximal boxes among some required units, free groups that have one of them, and roots that
+    are given up.
 
     Args:
         rows: increasing. nodes: for all boxes. limit: for the free groups of each unit.
-        priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box, price less weight of a free
-            group), in units of 1 / scale; then only columns whose reduced cost is at most that.
+        priced: a leaf without odd sets and a bound on reduced costs (scale less weight of a box,
+            price less weight of a free group), in units of 1 / scale; then only columns whose
+            reduced cost is at most that.
         guide: by default the multipliers that the leaf holds.
         effort: search nodes for all of it.
     """
@@ -419,16 +478,23 @@ def listed(
         return boxes, *free_groups(ball, roots, limit, enough=enough, effort=effort)
     leaf, slack = priced
     weight, price = np.zeros(ball.size, dtype=np.int64), np.zeros(ball.size, dtype=np.int64)
-    weight[list(leaf.weights)], price[list(leaf.prices)] = list(leaf.weights.values()), list(leaf.prices.values())
+    weight[list(leaf.weights)], price[list(leaf.prices)] = (
+        list(leaf.weights.values()),
+        list(leaf.prices.values()),
+    )
     boxes = maximal_boxes(ball, rows, nodes, weight, leaf.scale - slack, effort)
-    return boxes, *free_groups(ball, roots, limit, price - weight, slack, enough, guide or _held(leaf), effort)
+    return boxes, *free_groups(
+        ball, roots, limit, price - weight, slack, enough, guide or _held(leaf), effort
+    )
 
 
 def _held(leaf: DualWeights) -> Guide:
     """The multipliers of a leaf, none where it has none."""
     held = {unit: np.array(rows) for unit, rows in leaf.guides}
 
-    def guide(root: int, values: Array, total: Array, doubt: Array, cost: Counts, near: Mask) -> Array:
+    def guide(
+        root: int, values: Array, total: Array, doubt: Array, cost: Counts, near: Mask
+    ) -> Array:
         return held.get(root, np.zeros((2, len(total))))
 
     return guide
@@ -445,7 +511,9 @@ def contributors(ball: ParameterBall) -> Ints:
 
 
 def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
-    """Groups as a sparse matrix, from roots, the vertices around each, and which of them each group has."""
+    """Groups as a sparse matrix, from roots, the vertices around each, and which of them each group
+    has.
+    """
     from scipy.sparse import csr_matrix
 
     units, signs, sizes = [np.empty(0, np.intp)], [np.empty(0, np.int8)], [np.zeros(1, np.intp)]
@@ -455,14 +523,17 @@ def signs_of(parts: Iterable[tuple[int, Ints, Array, Mask]], width: int) -> Any:
         signs.append(np.array([1.0, *sign])[member].astype(np.int8))
         sizes.append(np.bincount(group, minlength=len(found)))
     start = np.cumsum(np.concatenate(sizes))
-    return csr_matrix((np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, width))
+    return csr_matrix(
+        (np.concatenate(signs), np.concatenate(units), start), shape=(len(start) - 1, width)
+    )
 
 
 class _Cliques(NamedTuple):
     """Cliques with (root, +), a row each.
 
     Attributes:
-        sums: ``[cliques, sums]``, those of `sides` and of `_guided`. may: ``[cliques, vertices]``, what may still be added.
+        sums: ``[cliques, sums]``, those of `sides` and of `_guided`. may: ``[cliques, vertices]``,
+            what may still be added.
         members: ``[cliques, vertices]``.
     """
 
@@ -475,9 +546,19 @@ class _Cliques(NamedTuple):
 
 
 class _Around:
-    """The vertices around (root, +) in the order of a search, and what they add to sums that must not be positive."""
+    """The vertices around (root, +) in the order of a search, and what they add to sums that must
+    not be positive.
+    """
 
-    def __init__(self, ball: ParameterBall, root: int, others: Ints, signs: Array, near: Mask, priced: _Priced | None) -> None:
+    def __init__(
+        self,
+        ball: ParameterBall,
+        root: int,
+        others: Ints,
+        signs: Array,
+        near: Mask,
+        priced: _Priced | None,
+    ) -> None:
         values, total, doubt = sides(ball, root, others, signs)
         self.outputs = len(total)
         if priced is None:
@@ -488,7 +569,9 @@ class _Around:
             if priced.guide is not None:
                 multipliers[:2] = priced.guide(root, values, total, doubt, cost, near)
             own = int(priced.cost[root]) - priced.slack
-            order, self.start, values, total, doubt = _guided(values, total, doubt, cost, own, near, multipliers)
+            order, self.start, values, total, doubt = _guided(
+                values, total, doubt, cost, own, near, multipliers
+            )
         self.ball, self.root, self.others, self.signs, self.order = ball, root, others, signs, order
         self.values, self.total, self.doubt = values[order], total, doubt
         self.lent = np.minimum(self.values, 0.0)  # at best: what a vertex adds where that helps
@@ -498,10 +581,13 @@ class _Around:
     def alone(self) -> _Cliques:
         """The clique of the root, to which every vertex may be added."""
         count = len(self.others)
-        return _Cliques(self.total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool))
+        return _Cliques(
+            self.total[None, :], np.ones((1, count), dtype=bool), np.zeros((1, count), dtype=bool)
+        )
 
     def free(self, cliques: _Cliques, tests: int) -> tuple[Mask, int]:
-        """Which cliques are free groups, not so without an optional member; how many floats could not decide.
+        """Which cliques are free groups, not so without an optional member; how many floats could
+        not decide.
 
         Args:
             tests: exact ones that may be made; cliques that would need more are not called free.
@@ -522,17 +608,26 @@ class _Around:
         """Cliques to which something may be added that could bring every sum down."""
         most = cliques.sums + cliques.may.astype(np.float64) @ self.lent
         cliques = cliques.where(cliques.may.any(axis=1) & (most <= self.doubt).all(axis=1))
-        # sums of `_guided`, where at most one vertex of each class is added; the last one is the cost itself
+        # sums of `_guided`, where at most one vertex of each class is added; the last one is the
+        # cost itself
         for k in range(self.outputs, len(self.total) - 1):
-            best = np.minimum.reduceat(np.where(cliques.may, self.lent[:, k], 0.0), self.start, axis=1).sum(axis=1)
+            best = np.minimum.reduceat(
+                np.where(cliques.may, self.lent[:, k], 0.0), self.start, axis=1
+            ).sum(axis=1)
             cliques = cliques.where(cliques.sums[:, k] + best <= self.doubt[k])
         return cliques
 
     def extended(self, cliques: _Cliques, clique: Ints, vertex: Ints) -> _Cliques:
-        """Cliques with one more vertex each; only later ones may follow, so that each clique comes once."""
+        """Cliques with one more vertex each; only later ones may follow, so that each clique comes
+        once.
+        """
         members = cliques.members[clique]
         members[np.arange(len(clique)), vertex] = True
-        return _Cliques(cliques.sums[clique] + self.values[vertex], cliques.may[clique] & self.later[vertex], members)
+        return _Cliques(
+            cliques.sums[clique] + self.values[vertex],
+            cliques.may[clique] & self.later[vertex],
+            members,
+        )
 
 
 class _Priced(NamedTuple):
@@ -544,7 +639,8 @@ class _Priced(NamedTuple):
 
 
 def _rooted(around: _Around, limit: int, enough: int) -> tuple[Mask, bool, int]:
-    """Which of the vertices around (root, +) each free group has; whether those are all, found within `limit` nodes; nodes.
+    """Which of the vertices around (root, +) each free group has; whether those are all, found
+    within `limit` nodes; nodes.
 
     Depth first, in blocks of cliques.
     """
@@ -554,7 +650,8 @@ def _rooted(around: _Around, limit: int, enough: int) -> tuple[Mask, bool, int]:
     found, groups, nodes = [np.empty((0, count), dtype=bool)], 0, 0
     back = np.argsort(around.order)
     while True:
-        # each exact test costs as much as many nodes: what goes beyond the limit is left undone, and the root is given up
+        # each exact test costs as much as many nodes: what goes beyond the limit is left undone,
+        # and the root is given up
         free, doubtful = around.free(cliques, max(0, limit - nodes) // EXACT + 1)
         found.append(cliques.members[free])
         groups += len(found[-1])
@@ -575,20 +672,29 @@ def _rooted(around: _Around, limit: int, enough: int) -> tuple[Mask, bool, int]:
 
 
 def _guided(
-    values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask, multipliers: Array
+    values: Array,
+    total: Array,
+    doubt: Array,
+    cost: Counts,
+    own: int,
+    near: Mask,
+    multipliers: Array,
 ) -> tuple[Ints, Ints, Array, Array, Array]:
-    """Three more sums that must not be positive in a free group of small cost: l . sums, cost - slack + k . sums, cost - slack.
+    """Three more sums that must not be positive in a free group of small cost: l . sums, cost -
+    slack + k . sums, cost - slack.
 
-    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any vectors: nothing depends on
-    where they come from. A search is over where the least that each class of pairwise incompatible vertices can add leaves
-    one of the three positive, by more than float sums may be off: relative 2^-53 for each product and addition.
+    Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any
+    vectors: nothing depends on where they come from. A search is over where the least that each
+    class of pairwise incompatible vertices can add leaves one of the three positive, by more than
+    float sums may be off: relative 2^-53 for each product and addition.
 
     Args:
         values, total, doubt: of `sides`. cost: of the vertices. own: cost of the root less slack.
         multipliers: ``[3, 2 m]``, l, k and zeros; none is negative.
 
     Returns:
-        an order of the vertices by class, where the classes start, and values, totals and doubts with three columns more.
+        an order of the vertices by class, where the classes start, and values, totals and doubts
+            with three columns more.
     """
     count = len(cost)
     colour = classes(near, np.argsort(cost, kind="stable"))
@@ -596,7 +702,9 @@ def _guided(
         multipliers = np.zeros_like(multipliers)
     charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
     with np.errstate(over="ignore", invalid="ignore"):
-        multipliers = np.where(np.isfinite(multipliers @ gross)[:, None], multipliers, 0.0)  # finite here is finite below
+        multipliers = np.where(
+            np.isfinite(multipliers @ gross)[:, None], multipliers, 0.0
+        )  # finite here is finite below
     more = charge + multipliers @ values.T
     first = np.array([0.0, own, own]) + multipliers @ total
     size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ gross
@@ -604,12 +712,15 @@ def _guided(
     order = np.lexsort((np.arange(count), colour))
     start = np.flatnonzero(np.diff(colour[order], prepend=-1))
     return (
-        order, start, np.concatenate([values, more.T], axis=1), np.concatenate([total, first]), np.concatenate([doubt, slip])
+        order, start, np.concatenate([values, more.T], axis=1), np.concatenate([total, first]),
+        np.concatenate([doubt, slip])
     )  # fmt: skip
 
 
 def classes(near: Mask, order: Ints) -> Ints:
-    """Classes of pairwise incompatible vertices: each vertex in order joins the first that takes it."""
+    """Classes of pairwise incompatible vertices: each vertex in order joins the first that takes
+    it.
+    """
     colour = np.full(len(near), -1, dtype=np.intp)
     full: list[Mask] = []
     for v in order.tolist():
@@ -622,11 +733,16 @@ def classes(near: Mask, order: Ints) -> Ints:
 
 
 def sides(ball: ParameterBall, root: int, others: Ints, signs: Array) -> tuple[Array, Array, Array]:
-    """What vertices and the root add to (+sum - r * size, -sum - r * size), and how far float sums may be off."""
+    """What vertices and the root add to (+sum - r * size, -sum - r * size), and how far float sums
+    may be off.
+    """
     outgoing = ball.outgoing[others] * signs[:, None]
     own = np.concatenate([ball.outgoing[root], -ball.outgoing[root]])
     with np.errstate(over="ignore", invalid="ignore"):
-        values, total = np.concatenate([outgoing, -outgoing], axis=1) - ball.radius, own - ball.radius
+        values, total = (
+            np.concatenate([outgoing, -outgoing], axis=1) - ball.radius,
+            own - ball.radius,
+        )
         size = np.abs(values).sum(axis=0) + np.abs(own) + ball.radius * (len(others) + 1)
         doubt = (len(others) + 9) * 2.0**-50 * size
     vast = ~np.isfinite(doubt)  # sums overflow: nothing is certain, every group is tested exactly
@@ -638,8 +754,11 @@ def scratch(ball: ParameterBall) -> Ints:
     return np.full((2, ball.size), -1, dtype=np.intp)
 
 
-def neighbourhood(ball: ParameterBall, root: int, place: Ints, vertex: Ints) -> tuple[Ints, Array, Mask]:
-    """Vertices (unit, sign) compatible with (root, +), and which of them are compatible with each other.
+def neighbourhood(
+    ball: ParameterBall, root: int, place: Ints, vertex: Ints
+) -> tuple[Ints, Array, Mask]:
+    """Vertices (unit, sign) compatible with (root, +), and which of them are compatible with each
+    other.
 
     Args:
         place: -1 for units that take no part. vertex: ``[2, h]`` scratch, all -1 before and after.
@@ -648,7 +767,9 @@ def neighbourhood(ball: ParameterBall, root: int, place: Ints, vertex: Ints) -> 
     keep = place[others] >= 0
     others, signs = others[keep], signs[keep]
     if len(others) > WIDEST:
-        raise BudgetExhausted(f"{len(others)} units are compatible with unit {root}; boxes are searched among up to {WIDEST}")
+        raise BudgetExhausted(
+            f"{len(others)} units are compatible with unit {root}; boxes are searched among up to {WIDEST}"
+        )
     near = np.zeros((len(others), len(others)), dtype=bool)
     vertex[(signs < 0).astype(np.intp), others] = np.arange(len(others))
     for v, (j, s) in enumerate(zip(others.tolist(), signs.tolist(), strict=True)):
