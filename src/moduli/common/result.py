@@ -31,6 +31,11 @@ SILENT = {
 GLYPHS = {"proved": "=", "bounded": "<=", "estimated": "~", "refuted": "!=", "undecided": "?"}
 
 
+def plain_float(x: Any) -> Any:
+    """A NumPy float as Python's; whatever else it is stays, to be looked at by who reads it."""
+    return float(x) if type(x) is np.float64 else x
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """An answer and how far it is to be trusted.

@@ -17,7 +17,7 @@ import numpy as np
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.exact_values import evaluate
 from moduli.common.progress import Progress
-from moduli.common.result import Result, counted
+from moduli.common.result import Result, counted, plain_float
 from moduli.compression.average import closed_form
 from moduli.compression.box import bisection, reduce_on_box
 from moduli.compression.box.stable_units import bisection_budget
@@ -176,8 +176,7 @@ class Equivalence(Result):
                 if self.on is None
                 else Box(np.array(self.on.low, np.float64), np.array(self.on.high, np.float64))
             )
-        with fields.made_by_hand("eps"):
-            eps = fields.real(float(self.eps), "eps", least=0.0)
+        eps = fields.real(plain_float(self.eps), "eps", least=0.0)
         if self.proof is not None:
             claim = proved(self.proof, b, a).certificate
             left, right = replay(a, claim.large_moves), replay(b, claim.small_moves)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.common.progress import Progress
+from moduli.common.result import plain_float
 from moduli.compression.certify import certify
 from moduli.compression.results import Compression
 from moduli.kernel import fields
@@ -71,8 +72,7 @@ class Within(Compression):
     def check(self) -> bool:
         """Prove both steps anew; raises `CertificateRejected`."""
         found = proved(self.proof, self.network, self.original).certificate.slack.constant
-        with fields.made_by_hand("eps"):
-            eps = fields.real(float(self.eps), "eps", least=0.0)
+        eps = fields.real(plain_float(self.eps), "eps", least=0.0)
         if not found <= eps:
             raise CertificateRejected(
                 f"a difference up to {self.eps} is claimed, but only {found} is proved"
