@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MADE = (  # what tools leave beside the sources; git leaves it out by .gitignore
     "__pycache__", "build", "dist", "*.egg-info", ".benchmarks", ".coverage*", ".hypothesis",
-    ".*_cache", "_build", "auto_gallery", "sg_execution_times.rst", "*.py[cod]", "uv.lock", ".git",
+    ".*_cache", "_build", "auto_gallery", "sg_execution_times.rst", "*.py[cod]", "uv.lock", "PKG-INFO", ".git",
 )  # fmt: skip
 
 
