@@ -268,6 +268,20 @@ def case_of(rng: np.random.Generator, case: Case) -> None:
             found["signs"][layer - 1][unit] = sign
 
 
+def guides(rng: np.random.Generator, case: Case) -> None:
+    """Multipliers of any size in the leaves of a lower bound, which may hide no column."""
+    near = case.data.get("near")
+    outputs = case.large.widths[-1]
+    for box, key in list(places(near)) if isinstance(near, dict) else []:
+        leaf = box[key]
+        if isinstance(leaf, dict) and "weights" in leaf:
+            units = rng.permutation(case.large.units)[: int(rng.integers(1, 4))].tolist()
+            sizes = np.ldexp(rng.random((len(units), 2, 2 * outputs)), rng.integers(-1074, 1025))
+            sizes *= rng.random(sizes.shape) < 0.7
+            finite = np.where(np.isfinite(sizes), sizes, 1.0).tolist()
+            leaf["guides"] = [list(pair) for pair in zip(units, finite, strict=True)]
+
+
 def parameter(rng: np.random.Generator, case: Case) -> None:
     """Another number in a network, perhaps one that stands elsewhere; in both networks where they
     are one.
@@ -290,7 +304,9 @@ def mutant(rng: np.random.Generator, parent: Case, pool: list[Case]) -> Case:
             invented(rng, case)
         elif way < 0.72:
             region(rng, case)
-        elif way < 0.78:
+        elif way < 0.75:
+            guides(rng, case)
+        elif way < 0.8:
             case_of(rng, case)
         elif way < 0.9:
             parameter(rng, case)

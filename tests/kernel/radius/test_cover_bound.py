@@ -17,6 +17,7 @@ from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.radius.compatibility import (
     DualWeights,
     Effort,
+    Graph,
     ParameterBall,
     listed,
     maximal_boxes,
@@ -56,6 +57,52 @@ def test_any_multipliers_list_the_same_columns_and_odd_ones_are_refused():
             Bound(
                 0, ((rows, DualWeights(dict.fromkeys(rows, 1), {}, (), 1, ((rows[0], shape),))),)
             ).verify(b)
+
+
+HOST = ParameterBall(
+    np.array([[1.0, 0.0]] * 3), np.array([[0.85], [-0.15], [-0.15]]), 0.25, signed=False
+)  # together the three may vanish: unit 0 needs no unit of its own
+
+
+@pytest.mark.parametrize(
+    "row", [(5e-324, 0.0), (1e-323, 5e-324), (2.0**-1060, 0.0), (1.7e308, 1.7e308), (1e308, 0.0)]
+)
+def test_multipliers_whose_products_underflow_or_overflow_hide_no_free_group(row):
+    """A product below the subnormal numbers is off by more than any share of itself."""
+    for rows in ((row, (0.0, 0.0)), ((0.0, 0.0), row), (row, row), (row[::-1], row)):
+        leaf = DualWeights({0: 1}, {}, (), 1, ((0, rows),))
+        with pytest.raises(CertificateRejected, match="weighs more than its price"):
+            Bound(1, (((0,), leaf),)).verify(HOST)
+
+
+def test_multipliers_of_any_size_hide_no_free_group():
+    rng = np.random.default_rng(23)
+    seen = 0
+    for _ in range(300):
+        b = ParameterBall(
+            np.tile([1.0, 0.0], (6, 1)),
+            rng.normal(size=(6, 1)) * 2.0 ** rng.integers(-600, 400),
+            0.0,
+        )
+        b = replace(b, radius=float(np.median(np.abs(b.outgoing))) / 2)
+        leaf = DualWeights({int(u): 2 for u in b.required}, dict.fromkeys(range(b.size), 1), (), 3)
+        sizes = np.ldexp(rng.random((b.size, 2, 2)), rng.integers(-1074, 1024, (b.size, 2, 2)))
+        made = tuple((unit, tuple(map(tuple, row))) for unit, row in enumerate(sizes.tolist()))
+        plain, other = (
+            listed(b, b.required, 10**6, 10**6, (one, 1))[1]
+            for one in (leaf, replace(leaf, guides=made))
+        )
+        assert keys(plain) == keys(other)
+        seen += plain.shape[0]
+    assert seen > 100
+
+
+def test_a_bound_is_checked_for_the_rows_of_a_ball_whatever_else_it_holds():
+    """A graph without pairs and no unit that could be free, handed over with the rows."""
+    none = np.zeros(4, dtype=np.intp), np.zeros(0, dtype=np.intp), np.zeros(0)
+    forged = replace(HOST, known=(Graph(*none), np.zeros(3, dtype=bool)))
+    with pytest.raises(CertificateRejected, match="weighs more than its price"):
+        Bound(1, (((0,), DualWeights({0: 1}, {}, (), 1)),)).verify(forged)
 
 
 def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):

@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from moduli.kernel import arithmetic
+from moduli.kernel.arithmetic import LEAST
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.exact_numbers import class_keys, two_product, two_sum, up
 from moduli.kernel.network import Layer, Network
@@ -47,7 +48,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Batch = Float64[np.ndarray[Any, Any], "batch inputs"]
 Bounds = list[tuple[Array, Array]]
 U = 2.0**-53
-LEAST = 5e-324
+
 TOUCH = 2.0**-35  # of all sizes: so little above zero a bound is computed again with care
 ENTRIES = 2**20  # floats in one array of rows
 

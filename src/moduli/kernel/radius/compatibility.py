@@ -28,6 +28,7 @@ BLOCK = 2**20  # pairs that are compared at a time
 FRONT = 2**18  # entries of the cliques that are extended at a time
 WIDEST = 2**13  # vertices around a unit, which take the square of that in memory
 PAIRS = 2**26  # compatible pairs in all
+LARGEST = 2.0**1000  # of sums of sizes that multipliers may make
 EXACT = 16  # search nodes that an exact test of a group counts as
 
 # Multipliers ``[2, 2 m]`` for the sums of `sides` around a root: see `_guided`. Given are root,
@@ -686,7 +687,8 @@ def _guided(
     Here sums are those of `sides`, which are at most 0 in a free group, and l, k >= 0 are any
     vectors: nothing depends on where they come from. A search is over where the least that each
     class of pairwise incompatible vertices can add leaves one of the three positive, by more than
-    float sums may be off: relative 2^-53 for each product and addition.
+    float sums may be off: 2^-53 of itself for each product and addition, and 2^-1075 for each
+    product that underflows. Vectors of which a sum might overflow are taken for zero.
 
     Args:
         values, total, doubt: of `sides`. cost: of the vertices. own: cost of the root less slack.
@@ -702,13 +704,13 @@ def _guided(
         multipliers = np.zeros_like(multipliers)
     charge, gross = np.outer([0.0, 1.0, 1.0], cost), np.abs(values).sum(axis=0) + np.abs(total)
     with np.errstate(over="ignore", invalid="ignore"):
-        multipliers = np.where(
-            np.isfinite(multipliers @ gross)[:, None], multipliers, 0.0
-        )  # finite here is finite below
+        finite = multipliers @ gross < LARGEST  # so are all sums of parts of it, and the charges
+        multipliers = np.where(finite[:, None], multipliers, 0.0)
     more = charge + multipliers @ values.T
     first = np.array([0.0, own, own]) + multipliers @ total
     size = np.abs(charge).sum(axis=1) + abs(own) + multipliers @ gross
-    slip = (count + len(total) + 16) * 2.0**-50 * size
+    lost = (count + 2) * (len(total) + 1) * arithmetic.LEAST  # twice what underflows can take
+    slip = (count + len(total) + 16) * 2.0**-50 * size + lost
     order = np.lexsort((np.arange(count), colour))
     start = np.flatnonzero(np.diff(colour[order], prepend=-1))
     return (

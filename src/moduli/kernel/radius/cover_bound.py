@@ -103,6 +103,8 @@ class Bound:
         arithmetic.require()
         with fields.made_by_hand("lower bound"):
             claim = Bound.from_json(self.plain())
+        # what else the ball holds (compatible pairs, freeable units) is found anew
+        ball = ParameterBall(ball.rows, ball.outgoing, ball.radius, ball.signed)
         label = np.full(ball.size, -1, dtype=np.intp)
         for number, (units, _) in enumerate(claim.parts):
             inside = np.array(units, dtype=np.intp)
