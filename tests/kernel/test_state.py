@@ -44,7 +44,7 @@ def test_units_go_and_others_keep_their_names():
 
 def test_sums_are_made_ready_and_not_written():
     state = State(NET)
-    ready = state.shifted(2, {0: [(Fraction(1, 3), Fraction(2)), (Fraction(1), Fraction(1))]})
+    ready = state.shifted(2, [(0, [(Fraction(1, 3), Fraction(2)), (Fraction(1), Fraction(1))])])
     assert state.biases[1].get((0,)) == Fraction(1, 2)
     state.biases[1].set(ready)
     assert state.biases[1].get((0,)) == Fraction(1, 2) + Fraction(2, 3) + 1

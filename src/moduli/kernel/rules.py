@@ -7,7 +7,7 @@ those that put other units in the place of some.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -87,9 +87,8 @@ def _constant(state: State, move: Move) -> None:
         value(state.activations[l - 1], state.biases[l - 1].get((u,))) for u in move.units.tolist()
     ]
     moving = [(u, v) for u, v in zip(move.units.tolist(), values, strict=True) if v != 0]
-    terms = {}
-    for row in state.alive[l + 1].tolist() if moving else ():
-        terms[row] = [(state.weight(l + 1, row, u), v) for u, v in moving]
+    rows = state.alive[l + 1].tolist() if moving else []
+    terms = ((row, ((state.weight(l + 1, row, u), v) for u, v in moving)) for row in rows)
     state.biases[l].set(state.shifted(l + 1, terms))
     _remove(state, move)
 
@@ -189,28 +188,26 @@ def _multiples(
 
 def _remainder(
     state: State, move: Move, slope: Fraction, offset: Fraction, bearers: Units
-) -> dict[int, Terms]:
-    """What a law adds to the next biases, by row: outgoing[unit] * (slope * z[bearer] + offset),
+) -> Iterator[tuple[int, Terms]]:
+    """What a law adds to the next biases, row by row: outgoing[unit] * (slope * z[bearer] + offset),
     summed over the units.
 
     z = w . h + b of the bearers is no constant: the weights of each sum must cancel, then only its
     biases remain.
     """
     l, pairs = move.layer, list(zip(move.units.tolist(), bearers.tolist(), strict=True))
-    terms: dict[int, Terms] = {}
     if slope == 0 and offset == 0:
-        return terms
+        return
     for row in state.alive[l + 1].tolist():
         outgoing = [state.weight(l + 1, row, u) for u, _ in pairs]
-        terms[row] = [(q, offset) for q in outgoing]
-        if slope == 0:
-            continue
-        lines = [(slope * q, v) for q, (_, v) in zip(outgoing, pairs, strict=True)]
-        for j in state.alive[l - 1].tolist():
-            if total(c * state.weight(l, v, j) for c, v in lines) != 0:
-                raise CertificateRejected(f"{move}: the linear parts do not cancel")
-        terms[row] += [(c, state.biases[l - 1].get((v,))) for c, v in lines]
-    return terms
+        terms: Terms = [(q, offset) for q in outgoing]
+        if slope != 0:
+            lines = [(slope * q, v) for q, (_, v) in zip(outgoing, pairs, strict=True)]
+            for j in state.alive[l - 1].tolist():
+                if total(c * state.weight(l, v, j) for c, v in lines) != 0:
+                    raise CertificateRejected(f"{move}: the linear parts do not cancel")
+            terms += [(c, state.biases[l - 1].get((v,))) for c, v in lines]
+        yield row, terms
 
 
 def _rows(array: Array, rows: Units, cols: Units | None) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -82,11 +82,13 @@ class State:
         return number
 
     def shifted(
-        self, l: int, terms: Mapping[int, Iterable[tuple[Fraction, Number]]]
+        self, l: int, terms: Iterable[tuple[int, Iterable[tuple[Fraction, Number]]]]
     ) -> list[Entry]:
-        """Biases with a sum of coefficient * number added to each, by row; none is written yet."""
+        """Biases with a sum of coefficient * number added to each, row by row; none is written
+        yet, and the terms of one row only are held at a time.
+        """
         found, biases = [], self.biases[l - 1]
-        for row, some in terms.items():
+        for row, some in terms:
             found.append(biases.entry((row,), linear([(Fraction(1), biases.get((row,))), *some])))
         return found
 

@@ -116,7 +116,7 @@ def skip(state: State, move: Move) -> None:
     parts = [_part(state, move, name, None) for name in move.units.tolist()]
     _require_creases(state, move, parts, [])
     outgoing, product = linear_contribution(state, l, move.units, [p.slope for p in parts])
-    biases = state.shifted(l + 1, _constants(state, l, outgoing, move.units))
+    biases = state.shifted(l + 1, _constants(state, l, outgoing, move.units).items())
     # nothing is refused from here on
     if state.region is not None:
         del preactivation_bounds(state)[l - 1], state.signs[l - 1]
@@ -280,7 +280,7 @@ def _replace(
             behind.append(state.weights[l].entry((i, name), q))
             if q:
                 constants[i].append((-q * part.slope, bias))
-    shifted = state.shifted(l + 1, constants)
+    shifted = state.shifted(l + 1, constants.items())
     # nothing is refused from here on
     state.remove(l, move.units, keep=move.into)
     for array, entries in (

@@ -122,7 +122,7 @@ def test_priced_columns_are_those_that_weigh_enough(monkeypatch):
         )
         slack = int(rng.integers(-3, 5)) * unit - int(rng.integers(0, 2))
         boxes, free, up = listed(b, b.required, 10**6, 10**6)
-        bound = guided(b, Bound(0, ((tuple(b.required.tolist()), leaf),)))
+        bound = guided(b, Bound(0, ((tuple(b.required.tolist()), leaf),)), 10**4)
         leaf = bound.parts[0][1]
         held += len(leaf.guides)
         near, cheap, given_up = listed(b, b.required, 10**6, 10**6, (leaf, slack))

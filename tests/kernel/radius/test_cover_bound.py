@@ -128,7 +128,7 @@ def test_a_leaf_or_sieve_on_top_is_checked_against_all_columns(monkeypatch):
         for target, tree in ((0, leaf), (1, ReducedCostFilter(leaf, 1, leaf))):
             lower = min(max(0, -(-leaf.total // scale)), target or 99)
             if holds:
-                guided(b, Bound(lower, ((tuple(rows.tolist()), tree),))).verify(b)
+                guided(b, Bound(lower, ((tuple(rows.tolist()), tree),)), 10**4).verify(b)
             else:
                 refused += 1
                 with pytest.raises(CertificateRejected, match="weighs"):

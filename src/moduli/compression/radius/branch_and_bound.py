@@ -122,7 +122,7 @@ def solve(
     return Found(
         _better(completed(ball, paid, free), by_greed),
         by_greed,
-        guided(ball, Bound(lower, tuple(parts))),
+        guided(ball, Bound(lower, tuple(parts)), budget),
         nodes,
     )
 

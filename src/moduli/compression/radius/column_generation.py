@@ -26,6 +26,7 @@ from moduli.kernel.radius.compatibility import (
     bits_of,
     by_degree,
     free_groups,
+    incidence,
     listed,
     members_of,
     neighbourhood,
@@ -263,12 +264,7 @@ def cover_instance(
     ball: ParameterBall, boxes: list[SignedBox], groups: Any, rows: Ints
 ) -> set_cover.Cover:
     """The instance of `set_cover` with these boxes and free groups."""
-    from scipy.sparse import csr_matrix
-
-    start = np.cumsum([0, *(len(g.units) for g in boxes)])
-    flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
-    paid = csr_matrix((np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size))
-    return set_cover.Cover(paid, abs(groups).astype(np.int64), rows)
+    return set_cover.Cover(incidence(boxes, ball.size), abs(groups).astype(np.int64), rows)
 
 
 def _heaviest(

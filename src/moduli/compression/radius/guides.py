@@ -28,7 +28,7 @@ from moduli.kernel.radius.compatibility import (
     scratch,
     sides,
 )
-from moduli.kernel.radius.cover_bound import Bound, CoverProof, ReducedCostFilter
+from moduli.kernel.radius.cover_bound import Bound, CoverProof, ReducedCostFilter, leading
 
 CROWD = 12  # vertices around a unit: with fewer the search is short anyway
 DIGITS = 6  # of multipliers in a certificate: any do
@@ -44,26 +44,30 @@ def guide(root: int, values: Array, total: Array, doubt: Array, cost: Counts, ne
     return found
 
 
-def guided(ball: ParameterBall, bound: Bound) -> Bound:
-    """The bound, with multipliers in the leaves by which the kernel decides what it lists."""
-    return Bound(
-        bound.lower, tuple((units, _guided(ball, units, tree)) for units, tree in bound.parts)
-    )
+def guided(ball: ParameterBall, bound: Bound, most: int) -> Bound:
+    """The bound, with multipliers in the leaves by which the kernel decides what it lists.
+
+    Args:
+        most: units of each part that get any; without them the kernel only searches longer.
+    """
+    parts = tuple((units, _guided(ball, units, tree, most)) for units, tree in bound.parts)
+    return Bound(bound.lower, parts)
 
 
-def _guided(ball: ParameterBall, units: tuple[int, ...], tree: CoverProof) -> CoverProof:
-    leaf = tree.leaf if isinstance(tree, ReducedCostFilter) else tree
-    if not isinstance(leaf, DualWeights) or leaf.odd:
+def _guided(ball: ParameterBall, units: tuple[int, ...], tree: CoverProof, most: int) -> CoverProof:
+    leaf = leading(tree)
+    if leaf is None:
         return tree
+    rows = np.array(sorted(units), dtype=np.intp)
     try:
-        better = replace(leaf, guides=_held(ball, np.array(sorted(units), dtype=np.intp), leaf))
+        better = replace(leaf, guides=_held(ball, rows, leaf, most))
     except BudgetExhausted:  # more units are compatible with one than any search takes
         return tree
     return replace(tree, leaf=better) if isinstance(tree, ReducedCostFilter) else better
 
 
 def _held(
-    ball: ParameterBall, rows: Ints, leaf: DualWeights
+    ball: ParameterBall, rows: Ints, leaf: DualWeights, most: int
 ) -> tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]:
     """Multipliers for each unit around which the kernel searches, where there are any, short enough
     to be stored.
@@ -71,8 +75,11 @@ def _held(
     cost = np.zeros(ball.size, dtype=np.int64)
     cost[list(leaf.prices)] = list(leaf.prices.values())
     cost[list(leaf.weights)] -= np.array(list(leaf.weights.values()), dtype=np.int64)
-    place, vertex, found = contributors(ball), scratch(ball), []
+    place, vertex = contributors(ball), scratch(ball)
+    found = list[tuple[int, tuple[tuple[float, ...], ...]]]()
     for root in by_degree(ball, rows[ball.freeable[rows]]):
+        if len(found) == most:
+            break
         others, signs, near = neighbourhood(ball, root, place, vertex)
         place[root] = -1
         rows_of_root = guide(root, *sides(ball, root, others, signs), cost[others], near)

@@ -9,7 +9,7 @@ the caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.kernel.radius.compatibility import DualWeights, Ints, Mask
+from moduli.kernel.radius.compatibility import DualWeights, Ints, Mask, members_of
 from moduli.kernel.radius.cover_bound import Branch, CoverProof, IndependentParts, ReducedCostFilter
 
 SCALE = 2**30
@@ -196,7 +196,7 @@ class _Search:
                 self.clash[c] |= users[u]
         self.by_row: list[BitSet] = [0] * len(self.names)  # of each row, the columns that cover it
         for c, bits in enumerate(self.sets):
-            for r in _members(bits):
+            for r in members_of(bits):
                 self.by_row[r] |= 1 << c
         self.all_paid: BitSet = (1 << self.paid) - 1
 
@@ -206,12 +206,12 @@ class _Search:
         essential: list[int] = []
         while True:
             before = rows, cols
-            for c in _members(cols):
+            for c in members_of(cols):
                 # A column that another one beats: exchanged for that one, a best cover remains one.
                 bits = self.sets[c] & rows
                 if not bits or self._beaten(c, bits, rows, cols):
                     cols ^= 1 << c
-            for r in _members(rows):
+            for r in members_of(rows):
                 if not rows >> r & 1:  # covered or dropped since the loop began
                     continue
                 mine = self.by_row[r] & cols
@@ -226,12 +226,12 @@ class _Search:
                     continue
                 # Rows that all of this row's columns contain are covered with it: drop them.
                 common = rows
-                for c in _members(mine):
+                for c in members_of(mine):
                     common &= self.sets[c]
                     if common == 1 << r:
                         break
                 rows &= ~common | 1 << r
-            for c in _members(cols & ~self.all_paid):
+            for c in members_of(cols & ~self.all_paid):
                 if (
                     self.clash[c] & cols == 1 << c
                 ):  # free and without rival for its resources: costs nothing to take
@@ -245,16 +245,16 @@ class _Search:
         """Whether another column covers as much and costs (or uses) no more."""
         alike = self.all_paid if c < self.paid else ~self.all_paid
         rivals = cols & alike & ~(1 << c)
-        for r in _members(bits):
+        for r in members_of(bits):
             rivals &= self.by_row[r]
             if not rivals:
                 return False
         # Of columns that are equal in all that counts the first one stays: two may not beat each
         # other.
         if c < self.paid:
-            return any(self.sets[d] & rows != bits or d < c for d in _members(rivals))
+            return any(self.sets[d] & rows != bits or d < c for d in members_of(rivals))
         used = self.members[c]
-        for d in _members(rivals):
+        for d in members_of(rivals):
             other = self.members[d]
             if other < used or (other == used and (self.sets[d] & rows != bits or d < c)):
                 return True
@@ -268,13 +268,13 @@ class _Search:
             while front:
                 part |= front
                 new = 0
-                for r in _members(front):
+                for r in members_of(front):
                     new |= self.by_row[r] & cols & ~mine
-                for c in _members(new & ~self.all_paid):
+                for c in members_of(new & ~self.all_paid):
                     new |= self.clash[c] & cols & ~mine
                 mine |= new
                 front = 0
-                for c in _members(new):
+                for c in members_of(new):
                     front |= self.sets[c]
                 front &= rows & ~part
             parts.append(Part(part, mine))
@@ -367,14 +367,14 @@ class _Search:
         ]
         sets = [self.sets[found.columns[k]] & rows for k in order]
         value = [float(found.x[k]) for k in order]
-        slack = {r: -1.0 for r in _members(rows)}
+        slack = {r: -1.0 for r in members_of(rows)}
         for k, c in enumerate(found.columns):
             if found.x[k] > 1e-9:
-                for r in _members(self.sets[c] & rows):
+                for r in members_of(self.sets[c] & rows):
                     slack[r] += float(found.x[k])
         odd = dict.fromkeys(slack, 0)
         for k, bits in enumerate(sets):
-            for r in _members(bits):
+            for r in members_of(bits):
                 odd[r] |= 1 << k
         # Half the sum of the rows of S misses the cut by (1 - slack - values of its odd columns) /
         # 2: none at a slack of 1.
@@ -392,7 +392,7 @@ class _Search:
                 if row.odd >> k & 1:
                     row = self._added(row, pivot, slack)
                     if _odd(row.rows):
-                        weight = row.slack + sum(value[j] for j in _members(row.odd))
+                        weight = row.slack + sum(value[j] for j in members_of(row.odd))
                         if weight < 0.99:
                             cuts[row.rows] = weight
                 if row.slack < 0.999:
@@ -404,17 +404,17 @@ class _Search:
     def _added(one: Combination, two: Combination, slack: dict[int, float]) -> Combination:
         """The sum modulo 2: rows that stand in both cancel."""
         rows = one.rows ^ two.rows
-        return Combination(one.odd ^ two.odd, rows, sum(slack[r] for r in _members(rows)))
+        return Combination(one.odd ^ two.odd, rows, sum(slack[r] for r in members_of(rows)))
 
     def _program(self, rows: BitSet, cols: BitSet) -> Program:
         from scipy.sparse import csr_matrix
 
-        place = {r: k for k, r in enumerate(_members(rows))}
-        index = list(_members(cols))
+        place = {r: k for k, r in enumerate(members_of(rows))}
+        index = list(members_of(cols))
         resources: dict[int, int] = {}
         entries: list[tuple[int, int, float]] = []
         for k, c in enumerate(index):
-            for r in _members(self.sets[c] & rows):
+            for r in members_of(self.sets[c] & rows):
                 entries.append((place[r], k, -1.0))
             if c >= self.paid and self.clash[c] & cols != 1 << c:
                 for u in sorted(self.members[c]):
@@ -435,15 +435,15 @@ class _Search:
         resources). Rounding down may break that for a few columns: a larger scale mends a paid one,
         a higher price a free one.
         """
-        members = list(_members(rows))
+        members = list(members_of(rows))
         ints = [int(x * SCALE) for x in marginals]  # in order: rows, resources, cuts
         y = dict(zip(members, ints, strict=False))
         prices = {u: w for u, w in zip(resources, ints[len(members) :], strict=False)}
         odd = [(s, w) for s, w in zip(cuts, ints[len(ints) - len(cuts) :], strict=True) if w]
         scale = SCALE
-        for c in _members(cols):
+        for c in members_of(cols):
             bits = self.sets[c] & rows
-            total = sum(y[r] for r in _members(bits))
+            total = sum(y[r] for r in members_of(bits))
             total += sum(w * _half(bits & s) for s, w in odd)
             if c < self.paid:
                 scale = max(scale, total)
@@ -483,7 +483,7 @@ class _Search:
         chosen = []
         while rows:
             best = max(
-                _members(cols & self.all_paid),
+                members_of(cols & self.all_paid),
                 key=lambda c: (self.sets[c] & rows).bit_count(),
                 default=-1,
             )
@@ -530,12 +530,12 @@ class _Search:
         touch).
         """
         left, weights = rows, dict[int, int]()
-        for c in _members(cols & ~self.all_paid):
+        for c in members_of(cols & ~self.all_paid):
             left &= ~self.sets[c]
         while left:
             r = _lowest(left)
             weights[self.names[r]] = 1
-            for c in _members(self.by_row[r] & cols):
+            for c in members_of(self.by_row[r] & cols):
                 left &= ~self.sets[c]
         return Proved(len(weights), DualWeights(weights, {}, (), 1))
 
@@ -589,7 +589,7 @@ class _Search:
     def child(self, rows: BitSet, cols: BitSet, target: int, cuts: list[BitSet]) -> Proved:
         alive = self._touching(rows) & cols
         rows, cols, _, essential = self.reduce(rows, alive)
-        bare = next((r for r in _members(rows) if not self.by_row[r] & cols), None)
+        bare = next((r for r in members_of(rows) if not self.by_row[r] & cols), None)
         if bare is not None:  # no column is left for this row: any weight on it is proved
             return Proved(target, DualWeights({self.names[bare]: target}, {}, (), 1))
         parts, lower = self._trunk(essential)
@@ -610,7 +610,7 @@ class _Search:
 
     def _touching(self, rows: BitSet) -> int:
         cols = 0
-        for r in _members(rows):
+        for r in members_of(rows):
             cols |= self.by_row[r]
         return cols
 
@@ -621,7 +621,7 @@ class _Search:
         return [(units, DualWeights(dict.fromkeys(units, 1), {}, (), 1))], len(units)
 
     def _units(self, rows: BitSet) -> tuple[int, ...]:
-        return tuple(sorted(self.names[r] for r in _members(rows)))
+        return tuple(sorted(self.names[r] for r in members_of(rows)))
 
 
 def _joined(parts: list[tuple[tuple[int, ...], CoverProof]]) -> CoverProof:
@@ -636,14 +636,6 @@ def _bit_set(items: Iterable[int]) -> BitSet:
     for k in items:
         bits |= 1 << k
     return bits
-
-
-def _members(bits: BitSet) -> Iterator[int]:
-    """Smallest first. The lowest bit of x is x & -x: the two's complement flips all bits above it."""
-    while bits:
-        low = bits & -bits
-        yield low.bit_length() - 1
-        bits ^= low
 
 
 def _lowest(bits: BitSet) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class Evaluator:
             graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()]
         )
         try:
-            self.evaluator = ReferenceEvaluator(model, new_ops=mended(opsets.get("", 1)))
+            self.evaluator = ReferenceEvaluator(model, new_ops=list(mended(opsets.get("", 1))))
         except Exception as error:  # whatever the evaluator stumbles over
             raise CannotRun(f"{type(error).__name__}: {error}") from None
 
@@ -86,7 +87,8 @@ class Evaluator:
         return np.asarray(result)
 
 
-def mended(opset: int) -> list[Any]:
+@cache
+def mended(opset: int) -> tuple[Any, ...]:
     """Operators that `onnx.reference` evaluates otherwise than ONNX defines them.
 
     Erf in float32 only; quantised weights not at all before opset 19; a normalisation before opset
@@ -161,7 +163,7 @@ def mended(opset: int) -> list[Any]:
         kind.op_domain = ""
         if defs.has(kind.__name__, opset, ""):  # for the defaults of attributes, which have changed
             kind.op_schema = defs.get_schema(kind.__name__, opset, "")
-    return found
+    return tuple(found)
 
 
 def _centred(x: Any, axis: int) -> Any:

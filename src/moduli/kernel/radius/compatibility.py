@@ -752,6 +752,15 @@ def sides(ball: ParameterBall, root: int, others: Ints, signs: Array) -> tuple[A
     return values, total, doubt
 
 
+def incidence(boxes: Sequence[SignedBox], width: int) -> Any:
+    """Which of `width` units each box has, as a sparse matrix of ones."""
+    from scipy.sparse import csr_matrix
+
+    start = np.cumsum([0, *(len(box.units) for box in boxes)])
+    units = np.array([u for box in boxes for u in box.units], dtype=np.intp)
+    return csr_matrix((np.ones(len(units), np.int64), units, start), shape=(len(boxes), width))
+
+
 def scratch(ball: ParameterBall) -> Ints:
     return np.full((2, ball.size), -1, dtype=np.intp)
 
@@ -787,6 +796,7 @@ def bits_of(flags: Mask) -> int:
 
 
 def members_of(bits: int) -> Iterator[int]:
+    """Smallest first: the lowest bit of x is x & -x, as the two's complement flips all above it."""
     while bits:
         low = bits & -bits
         yield low.bit_length() - 1

@@ -43,6 +43,7 @@ from .compatibility import (
     Mask,
     ParameterBall,
     at_most,
+    incidence,
     listed,
     require_radius,
 )
@@ -79,6 +80,12 @@ class IndependentParts:
 
 
 CoverProof = DualWeights | Branch | ReducedCostFilter | IndependentParts
+
+
+def leading(tree: CoverProof) -> DualWeights | None:
+    """The leaf that a tree begins with, if that decides which columns the checker enumerates."""
+    leaf = tree.leaf if isinstance(tree, ReducedCostFilter) else tree
+    return leaf if isinstance(leaf, DualWeights) and not leaf.odd else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class _Part:
         tree: CoverProof,
         effort: Effort | None = None,
     ) -> None:
-        from scipy.sparse import csr_matrix, vstack
+        from scipy.sparse import vstack
 
         rows = np.array(sorted(units), dtype=np.intp)
         self.units, self.place = units, np.full(ball.size, -1, dtype=np.intp)
@@ -181,20 +188,15 @@ class _Part:
             raise BudgetExhausted(
                 f"the free groups of unit {given_up[0]} take more than {limit} search nodes"
             )
-        start = np.cumsum([0, *(len(g.units) for g in boxes)])
-        flat = np.array([u for g in boxes for u in g.units], dtype=np.intp)
-        paid = csr_matrix(
-            (np.ones(len(flat), np.int64), flat, start), shape=(len(boxes), ball.size)
-        )
         self.uses = abs(free).astype(np.int64)
-        self.matrix = vstack([paid, self.uses], format="csr")[:, rows]
+        self.matrix = vstack([incidence(boxes, ball.size), self.uses], format="csr")[:, rows]
         self.paid = len(boxes)
         self.index = {frozenset(g.units): k for k, g in enumerate(boxes)}
 
     def _priced(self, tree: CoverProof) -> tuple[DualWeights, int] | None:
         """The leaf that decides which columns are enumerated, and their largest reduced cost."""
-        leaf = tree.leaf if isinstance(tree, ReducedCostFilter) else tree
-        if not isinstance(leaf, DualWeights) or leaf.odd:
+        leaf = leading(tree)
+        if leaf is None:
             return None
         target = tree.target if isinstance(tree, ReducedCostFilter) else 0
         self._require_sane(leaf, target)
