@@ -196,3 +196,45 @@ def _widened(node: NodeProto) -> NodeProto:
             wide = numpy_helper.from_array(np.array(numbers, dtype=np.float64))
             attribute.CopyFrom(helper.make_attribute("value", wide))
     return own
+
+
+def run_model(model: Any, stored: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """All outputs of a model for inputs by name, in float64 as `Evaluator` does it.
+
+    Raises:
+        CannotRun: the evaluator does not take the model, or fails on it.
+    """
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    single = {name for node in model.graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
+    outputs = [value.name for value in model.graph.output]
+    kinds = helper.make_tensor_type_proto(DOUBLE, None)
+    arrays = {
+        name: np.asarray(array) if name in single else _wide(array) for name, array in stored.items()
+    }
+    nodes = [
+        node if node.op_type == "Constant" and node.output[0] in single else _widened(node)
+        for node in model.graph.node
+        if not (node.op_type == "Constant" and node.output[0] in arrays)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "reference",
+        [helper.make_tensor_value_info(name, DOUBLE, None) for name in feeds],
+        [helper.make_value_info(name, kinds) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
+    wide = {
+        name: np.asarray(x) if np.asarray(x).dtype.kind in "iub" else np.asarray(x, dtype=np.float64)
+        for name, x in feeds.items()
+    }
+    try:
+        with np.errstate(all="ignore"):
+            evaluator = ReferenceEvaluator(whole, new_ops=list(mended(opsets.get("", 1))))
+            found = evaluator.run(outputs, wide)
+    except Exception as error:  # whatever the evaluator stumbles over
+        raise CannotRun(f"{type(error).__name__}: {error}") from None
+    return dict(zip(outputs, map(np.asarray, found), strict=True))

@@ -1,0 +1,218 @@
+"""A network as a graph of operators, with the file or module that it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.graph.axes import Units, units_from
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
+from moduli.kernel.network import Network
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Source(Protocol):
+    """Where a graph was read: a file or a module that can be run, and rewritten with fewer units."""
+
+    notes: tuple[str, ...]
+    where: str
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph: ...
+    def chain(self) -> Network: ...
+    def save(self, path: Path) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Interchangeable units of a graph: channels, dense units, heads, coordinates.
+
+    Attributes:
+        name: the stored tensor that writes it first, or the value that it is an axis of.
+        size: how many units.
+        writers, readers, carriers: stored tensors with a row, a column, a number for each unit.
+        frozen: why no unit of it can be left out, in words; None where some can.
+    """
+
+    name: str
+    size: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    carriers: tuple[str, ...]
+    frozen: str | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network of any operators: convolutions, sums, attention, and parts that nobody understands.
+
+    ``load`` gives one for a file that is no dense chain. What is not understood in it is opaque: a
+    function of which nothing is assumed.
+
+    Attributes:
+        model: what the kernel sees. source: the file or module that it was read from.
+
+    >>> import moduli as mo
+    >>> net = mo.load("zoo:person-detector")
+    >>> net
+    Graph(85 operators, 221794 parameters, x -> t85)
+    >>> [axis.size for axis in net.axes if axis.frozen is None][:3]
+    [8, 16, 32]
+    """
+
+    model: GraphModel
+    source: Source = field(repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        ends = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
+        return f"Graph({len(self.model.nodes)} operators, {self.parameters} parameters, {ends})"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.model.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.model.outputs
+
+    @property
+    def digest(self) -> str:
+        """Names the function: operators, wiring, stored numbers."""
+        return self.model.digest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the reading."""
+        return self.source.notes
+
+    @property
+    def parameters(self) -> int:
+        return self.model.parameters
+
+    @property
+    def units(self) -> int:
+        """Of all axes that are not frozen."""
+        return sum(axis.size for axis in self.axes if axis.frozen is None)
+
+    @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        """From the inputs to the outputs."""
+        return tuple(axes_of(self.model))
+
+    def __call__(self, x: Any) -> Any:
+        """The outputs, computed in float64 by an evaluator that knows nothing of the reading.
+
+        Args:
+            x: an array for the only input, or arrays by name.
+
+        Returns:
+            An array for the only output where an array was given, otherwise arrays by name.
+
+        Raises:
+            UnsupportedModel: the evaluator does not know an operator.
+        """
+        alone = not isinstance(x, Mapping)
+        if alone and len(self.inputs) != 1:
+            raise UnsupportedModel(f"inputs {', '.join(self.inputs)}: give arrays by name")
+        feeds = {self.inputs[0]: np.asarray(x)} if alone else {k: np.asarray(v) for k, v in x.items()}
+        if set(feeds) != set(self.inputs):
+            raise UnsupportedModel(f"inputs are {', '.join(self.inputs)}, given {', '.join(feeds)}")
+        found = self.source.run(feeds)
+        return found[self.outputs[0]] if alone and len(self.outputs) == 1 else found
+
+    def chain(self) -> Network:
+        """The same function as a chain of dense layers.
+
+        Raises:
+            UnsupportedModel: it is none, or too large as one.
+        """
+        return self.source.chain()
+
+
+def axes_of(model: GraphModel) -> list[Axis]:
+    """The axes of units of a graph that have a stored tensor with rows or columns for them."""
+    found, covered = list[Axis](), set[Place]()
+    for seed in _seeds(model):
+        shape = model.shapes.get(seed[0])
+        if seed in covered or shape is None or not isinstance(shape[seed[1]], int) or shape[seed[1]] == 1:
+            continue
+        units = units_from(model, seed)
+        covered.update(units.places)
+        found += _axes_among(model, units)
+    return found
+
+
+def _seeds(model: GraphModel) -> list[Place]:
+    rows, others = list[Place](), list[Place]()
+    for node in model.nodes:
+        if isinstance(node.op, Linear):
+            rows.append(stored_axis(model, node.inputs[1], node.op.rows))
+        if isinstance(node.op, Lookup):
+            shape = model.shapes[node.inputs[0]] or ()
+            rows += [(node.inputs[0], axis) for axis in range(len(shape)) if axis != node.op.axis]
+        if isinstance(node.op, Contract):
+            for name, back in ((node.inputs[0], 1), (node.inputs[1], 2)):
+                others += [(name, axis) for axis in range(len(model.shapes.get(name) or ()) - back + 1)]
+    return list(dict.fromkeys([*rows, *others]))
+
+
+def stored_axis(model: GraphModel, name: str, axis: int) -> Place:
+    """The axis of the stored tensor that a weight is, where it is only transposed."""
+    while name not in model.constants and name in model.makers:
+        maker = model.makers[name]
+        if not isinstance(maker.op, Transpose):
+            break
+        name, axis = maker.inputs[0], maker.op.order[axis]
+    return name, axis
+
+
+def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
+    """Units that the same tensors write are one axis: a concatenation joins several."""
+    written: dict[int, list[str]] = {}
+    readers, carriers = dict[str, None](), dict[str, None]()
+    writers = list[tuple[str, Any]]()
+    for node in model.nodes:
+        if isinstance(node.op, Linear):
+            row, column = units.places.get((node.inputs[1], node.op.rows)), units.places.get((node.inputs[1], node.op.columns))
+            name = stored_axis(model, node.inputs[1], 0)[0]
+            if row is not None:
+                writers.append((name, row))
+            if column is not None:
+                readers[name] = None
+        elif isinstance(node.op, Lookup):
+            for (place, axis), labels in units.places.items():
+                if place == node.inputs[0] and axis != node.op.axis:
+                    writers.append((place, labels))
+    for (name, _axis) in units.places:
+        if name in model.constants and name not in readers and all(name != w for w, _ in writers):
+            carriers[name] = None
+    for name, labels in writers:
+        for unit in np.unique(labels).tolist():
+            if name not in written.setdefault(unit, []):
+                written[unit].append(name)
+    if not written and not readers:
+        return []
+    frozen = units.why[0] if units.why else "nothing that writes it is understood"
+    if units.count == 0:
+        size = len(units.places[units.seed])
+        names = tuple(dict.fromkeys(name for name, _ in writers))
+        if not names and not readers:
+            return []
+        name = names[0] if names else units.seed[0]
+        return [Axis(name, size, names, tuple(readers), tuple(carriers), frozen)]
+    groups: dict[tuple[str, ...], int] = {}
+    for unit in range(1, units.count + 1):
+        key = tuple(written.get(unit, ()))
+        groups[key] = groups.get(key, 0) + 1
+    return [
+        Axis(names[0] if names else units.seed[0], size, names, tuple(readers), tuple(carriers), None)
+        for names, size in groups.items()
+    ]

@@ -1,0 +1,309 @@
+"""Which units of a graph can be left out: the search. What it proposes the kernel checks.
+
+From the outputs back to the inputs, axis by axis: a unit goes where every sum that reads it has a
+zero column for it, or reads a constant, or a multiple of another unit that stays. Rounds follow each
+other until nothing more goes, because what goes in one leaves columns and facts behind for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from moduli.common.progress import Progress
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.graph.axes import Units, units_from
+from moduli.kernel.graph.certificate import GraphMove, bypassed, passed_through
+from moduli.kernel.graph.facts import Known, Ranges
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place, Transpose
+from moduli.kernel.graph.removal import Into, Rounds, remove
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Moves = tuple[GraphMove, ...]
+
+
+@dataclass
+class Found:
+    """What a search found.
+
+    Attributes:
+        graph: what is left. rounds: the moves that lead there. rounding: how many more units would go
+            by a move that rounds, by seed. renamed: values that are bypassed, and what is read instead.
+    """
+
+    graph: GraphModel
+    rounds: list[Moves] = field(default_factory=list)
+    rounding: dict[Place, int] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+
+def reduce_graph(
+    graph: GraphModel, *, ranges: Ranges, budget: int, progress: Progress | None = None
+) -> Found:
+    """Leave out what can be left out.
+
+    Args:
+        ranges: bounds of inputs, see `Known`. budget: how many axes are looked at, at most.
+    """
+    found = Found(graph.live())
+    left = budget
+    while left > 0:
+        found.rounding = {}
+        known = Known(found.graph, ranges)
+        moves = [*_bypasses(known, found)]
+        moves += _removals(known, found, left, progress)
+        left -= 1 + len(moves)
+        if not moves:
+            break
+        found.rounds.append(tuple(moves))
+        found.graph = known.graph.live()
+    return found
+
+
+def _bypasses(known: Known, found: Found) -> Iterator[GraphMove]:
+    """Sums with a branch that is zero."""
+    for node in list(known.graph.nodes):
+        if node.output in known.graph.outputs:
+            continue
+        node = known.graph.makers[node.output]
+        source = passed_through(known, node)
+        if source is None or any(known.array(name) is not None for name in node.inputs):
+            continue
+        bypassed(known, node.output)
+        found.renamed[node.output] = source
+        yield GraphMove("bypass", node.output)
+    known.graph = known.graph.live()
+
+
+def seeds(graph: GraphModel) -> list[Place]:
+    """Axes whose units are looked at, last ones first: rows of weights, then all others."""
+    rows, others = list[Place](), list[Place]()
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, Linear):
+            rows.append(_stored(graph, node.inputs[1], node.op.rows))
+        if isinstance(node.op, Lookup):
+            shape = graph.shapes[node.inputs[0]] or ()
+            rows += [(node.inputs[0], axis) for axis in range(len(shape)) if axis != node.op.axis]
+        for name in node.outputs:
+            for axis, n in enumerate(graph.shapes.get(name) or ()):
+                if isinstance(n, int) and n > 1:
+                    others.append((name, axis))
+    return list(dict.fromkeys([*rows, *others]))
+
+
+def _stored(graph: GraphModel, name: str, axis: int) -> Place:
+    """The axis of the stored tensor that a weight is, where it is only transposed."""
+    while name not in graph.constants:
+        maker = graph.makers[name]
+        if not isinstance(maker.op, Transpose):
+            break
+        name, axis = maker.inputs[0], maker.op.order[axis]
+    return name, axis
+
+
+def _removals(known: Known, found: Found, budget: int, progress: Progress | None) -> list[GraphMove]:
+    moves, covered = list[GraphMove](), set[Place]()
+    queue = seeds(known.graph)
+    for k, seed in enumerate(queue):
+        shape = known.graph.shapes.get(seed[0])
+        if seed in covered or shape is None or not isinstance(shape[seed[1]], int) or len(moves) >= budget:
+            continue
+        if progress is not None:
+            progress(k, len(queue), "axes")
+        units = units_from(known.graph, seed)
+        own = np.unique(units.places[seed])
+        covered.update(p for p, labels in units.places.items() if np.isin(labels, own).all())
+        if units.count < 2:
+            continue
+        into = {u: v for u, v in plan(known, units).items() if u in own and (v is None or v in own)}
+        if not into:
+            continue
+        done, rounding = _applied(known, seed, units, into)
+        moves += done
+        if rounding:
+            found.rounding[seed] = rounding
+    return moves
+
+
+def _applied(known: Known, seed: Place, units: Units, into: dict[int, int | None]) -> tuple[list[GraphMove], int]:
+    """Let the kernel take a plan, in parts where all of it would round; how many units are left."""
+    try:
+        move = _move(seed, units, into)
+        remove(known, units, into)
+        return [move], 0
+    except Rounds:
+        if len(into) == 1:
+            return [], 1
+    except CertificateRejected:
+        if len(into) == 1:
+            return [], 0
+    names = sorted(into)
+    moves, rounding = list[GraphMove](), 0
+    # units are numbered anew once some have gone: name them by an index that stays in order
+    first, second = names[: len(names) // 2], names[len(names) // 2 :]
+    done, lost = _applied(known, seed, units, {u: into[u] for u in second})
+    moves, rounding = moves + done, rounding + lost
+    gone = _gone(done, units)
+    again = units_from(known.graph, seed) if done else units
+    renumber = _renumbered(units, gone)
+    rest = {renumber[u]: _target(renumber, into[u]) for u in first}
+    done, lost = _applied(known, seed, again, rest)
+    return moves + done, rounding + lost
+
+
+def _target(renumber: dict[int, int], unit: int | None) -> int | None:
+    return None if unit is None else renumber[unit]
+
+
+def _gone(moves: list[GraphMove], units: Units) -> set[int]:
+    """Numbers, in the first numbering, of the units that moves removed one after the other."""
+    labels = units.places[units.seed]
+    alive = np.arange(len(labels))
+    gone = set[int]()
+    for move in moves:
+        leaving = {int(labels[alive[i]]) for i in move.units}
+        gone |= leaving
+        alive = alive[~np.isin(labels[alive], list(leaving))]
+    return gone
+
+
+def _renumbered(units: Units, gone: set[int]) -> dict[int, int]:
+    stay = [u for u in range(1, units.count + 1) if u not in gone]
+    return {u: k for k, u in enumerate(stay, 1)}
+
+
+def _move(seed: Place, units: Units, into: dict[int, int | None]) -> GraphMove:
+    labels = units.places[units.seed]
+    first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
+    names = sorted(into)
+    if any(u not in first for u in names):
+        raise CertificateRejected("the seed does not have the unit")
+    targets = [into[u] for u in names]
+    return GraphMove(
+        "remove", seed[0], seed[1], tuple(first[u] for u in names),
+        tuple(-1 if v is None else first[v] for v in targets),
+    )  # fmt: skip
+
+
+# What can go ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reading:
+    """One sum that reads an axis.
+
+    Attributes:
+        labels: the unit of each column. settled: whether nothing has to be made up for, or only a
+            constant. classes, ratios: of what is read; None where no merge is possible.
+    """
+
+    labels: Ints
+    settled: list[bool]
+    names: list[tuple[int, Fraction]] | None
+
+
+def plan(known: Known, units: Units) -> Into:
+    """Units of an axis that seem to go, and what each is merged into."""
+    readings = [r for node in known.graph.nodes if (r := _reading(known, node, units)) is not None]
+    open_at: dict[int, list[tuple[int, int]]] = {}
+    position = [_positions(r.labels) for r in readings]
+    for k, reading in enumerate(readings):
+        for column, unit in enumerate(reading.labels.tolist()):
+            if unit and not reading.settled[column]:
+                open_at.setdefault(unit, []).append((k, column))
+    into: dict[int, int | None] = {u: None for u in range(1, units.count + 1) if u not in open_at}
+    buckets: dict[Any, list[int]] = {}
+    kept = set[int]()
+    for unit in sorted(open_at):
+        k, column = open_at[unit][0]
+        names = readings[k].names
+        if any(readings[j].names is None for j, _ in open_at[unit]) or names is None:
+            kept.add(unit)
+            continue
+        key = (k, position[k][column], names[column][0])
+        partner = next((v for v in buckets.get(key, []) if _mergeable(readings, position, open_at[unit], v)), None)
+        if partner is None:
+            kept.add(unit)
+        else:
+            into[unit] = partner
+        for j, other in open_at[unit]:
+            found = readings[j].names
+            if partner is None and found is not None:
+                buckets.setdefault((j, position[j][other], found[other][0]), []).append(unit)
+    if not kept and not _fixed(units):
+        # an axis has at least one index
+        into.pop(next(u for u in sorted(into) if u not in set(into.values())))
+    return into
+
+
+def _fixed(units: Units) -> bool:
+    return all(bool((labels == 0).any()) for labels in units.places.values())
+
+
+def _positions(labels: Ints) -> list[int]:
+    seen = dict[int, int]()
+    found = []
+    for unit in labels.tolist():
+        found.append(seen.get(unit, 0))
+        seen[unit] = found[-1] + 1
+    return found
+
+
+def _mergeable(
+    readings: list[Reading], position: list[list[int]], wanted: list[tuple[int, int]], target: int
+) -> bool:
+    """Whether what is read of a unit is everywhere a multiple of what is read of another."""
+    for k, column in wanted:
+        names = readings[k].names
+        assert names is not None
+        others = np.flatnonzero(readings[k].labels == target)
+        place = position[k][column]
+        if place >= len(others):
+            return False
+        a, b = names[column], names[int(others[place])]
+        if a[0] != b[0] or b[1] == 0:
+            return False
+    return True
+
+
+def _reading(known: Known, node: Node, units: Units) -> Reading | None:
+    op = node.op
+    if isinstance(op, Contract):
+        return _product(known, node, units)
+    if not isinstance(op, Linear):
+        return None
+    labels = units.places.get((node.inputs[1], op.columns))
+    if labels is None or (node.inputs[0], op.reads) not in units.places or not labels.any():
+        return None
+    weight = known.array(node.inputs[1])
+    x = known.of((node.inputs[0], op.reads))
+    n = len(labels)
+    if weight is None:
+        return Reading(labels, [False] * n, None)
+    moved = np.moveaxis(weight, op.columns, 0).reshape(n, -1)
+    nothing = ~(moved != 0).any(axis=1)
+    settled = []
+    for column in range(n):
+        values = [x.constant(g * n + column) for g in range(op.groups)]
+        zero = all(v == 0 for v in values)
+        folds = op.groups == 1 and values[0] is not None and op.uniform and not op.padded
+        settled.append(bool(nothing[column]) or zero or folds)
+    names = [(int(x.classes[i]), x.ratios[i]) for i in range(n)]
+    return Reading(labels, settled, names)
+
+
+def _product(known: Known, node: Node, units: Units) -> Reading | None:
+    first, second = known.shape(node.inputs[0]), known.shape(node.inputs[1])
+    if first is None or second is None:
+        return None
+    a, b = (node.inputs[0], len(first) - 1), (node.inputs[1], len(second) - 2)
+    labels = units.places.get(a)
+    if labels is None or not labels.any():
+        return None
+    left, right = known.of(a).ratios, known.of(b).ratios
+    return Reading(labels, [x == 0 or y == 0 for x, y in zip(left, right, strict=True)], None)

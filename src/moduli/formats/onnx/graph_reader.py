@@ -1,0 +1,422 @@
+"""ONNX graphs as graphs of the kernel: every file is read, what is not understood is opaque.
+
+Each node becomes one operator of `moduli.kernel.graph.operators`, or a few, or an `Opaque` one. A
+handler (`graph_operators`) says which, from the node's attributes and the shapes and constants that
+it reads; where it cannot it raises `NotUnderstood`, and the node is opaque.
+
+Shapes are worked out here and not taken from the file. Values of unknown size have names (`Shape`),
+and small integer tensors that are made of sizes are followed entry by entry, so that a Reshape whose
+target is computed at run time is understood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import Node, Opaque, Operator, Shape, Size
+
+from . import constants as folding
+from .reference import mended
+
+Tensor = np.ndarray[Any, np.dtype[Any]]
+MAX_FOLDED = 2**16  # entries of a constant that is computed from others while reading
+MAX_SIZES = 64  # entries of an integer tensor that is followed entry by entry
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+class NotUnderstood(Exception):
+    """A node is opaque; says why."""
+
+
+Handler = Callable[["GraphReader", Any], None]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(*kinds: str) -> Callable[[Handler], Handler]:
+    """Register a handler for ONNX operators of the default domain."""
+
+    def register(handler: Handler) -> Handler:
+        for kind in kinds:
+            HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+class GraphReader:
+    """One reading of a model; `model()` gives the graph.
+
+    Attributes:
+        shapes: of all values so far. stored: initialisers and Constant nodes. folded: constants
+            computed from these. sizes: integer tensors whose entries are numbers, names of sizes or
+            None. types: element types of ONNX, 0 where unknown.
+        notes: what a user should know about the reading.
+    """
+
+    def __init__(self, proto: Any, folder: Path | None) -> None:
+        self.proto, self.graph = proto, proto.graph
+        self.opsets = {entry.domain: entry.version for entry in proto.opset_import}
+        self.opset = self.opsets.get("", self.opsets.get("ai.onnx", 1))
+        self.folder = folder
+        self.shapes: dict[str, Shape | None] = {}
+        self.types: dict[str, int] = {}
+        self.stored: dict[str, Tensor] = {}
+        self.folded: dict[str, Tensor] = {}
+        self.sizes: dict[str, Tensor] = {}
+        self.read_sizes: dict[str, tuple[set[tuple[str, int]], str]] = {}
+        self.used: set[str] = set()
+        self.nodes: list[Node] = []
+        self.notes: list[str] = []
+        self.opaque: dict[str, str] = {}
+        self.names: set[str] = set()
+        self.views: set[str] = set()  # constants that nodes rearrange
+        self.known_shapes = _inferred(proto)
+
+    def read(self) -> GraphModel:
+        for tensor in self.graph.initializer:
+            self._store(tensor.name, folding.stored_array(tensor, self.folder), tensor.data_type)
+        for sparse in self.graph.sparse_initializer:
+            array = folding.sparse_array(sparse, self.folder)
+            self._store(sparse.values.name, array, sparse.values.data_type)
+        inputs = []
+        for value in self.graph.input:
+            if value.name in self.stored:
+                self.notes.append(f"{value.name!r} has a stored value, which is taken for what it is")
+                continue
+            inputs.append(value.name)
+            self.shapes[value.name] = _shape_of(value)
+            self.types[value.name] = value.type.tensor_type.elem_type
+        for node in sorted_nodes(self.graph):
+            self._node(node)
+        outputs = tuple(value.name for value in self.graph.output)
+        for name in outputs:
+            self.use(name)
+        arrays = {**self.stored, **self.folded}
+        constants = {name: arrays[name] for name in self.used if name in arrays}
+        for name, array in constants.items():
+            self.shapes[name] = tuple(array.shape)
+        return GraphModel(tuple(inputs), outputs, tuple(self.nodes), self.shapes, constants).live()
+
+    # What handlers ask
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a value.
+
+        Raises:
+            NotUnderstood: it is not known.
+        """
+        found = self.shapes.get(name)
+        if found is None:
+            raise NotUnderstood(f"{name!r} has no known shape")
+        return found
+
+    def constant(self, name: str) -> Tensor | None:
+        """A stored or computed constant; None for other values and where nothing is given."""
+        if name in self.stored:
+            return self.stored[name]
+        if name in self.folded:
+            return self.folded[name]
+        return None
+
+    def numbers(self, name: str, what: str) -> list[Any]:
+        """Entries of a small integer tensor: numbers, or names of sizes, or None.
+
+        Raises:
+            NotUnderstood: it is not known entry by entry.
+        """
+        array = self.constant(name)
+        if array is not None and array.size <= MAX_SIZES and array.dtype.kind in "iu":
+            return [int(x) for x in array.ravel().tolist()]
+        if name in self.sizes:
+            return list(self.sizes[name].ravel().tolist())
+        raise NotUnderstood(f"its {what} are computed in the graph")
+
+    def whole(self, name: str, what: str) -> list[int]:
+        found = self.numbers(name, what)
+        if not all(isinstance(x, int) for x in found):
+            raise NotUnderstood(f"its {what} depend on sizes that are not known")
+        return found
+
+    def scalar(self, name: str, what: str) -> float:
+        array = self.constant(name)
+        if array is None or array.size != 1:
+            raise NotUnderstood(f"its {what} is no stored number")
+        return float(array.ravel()[0])
+
+    def floating(self, name: str) -> bool:
+        return self.types.get(name, 0) in folding.FLOATS
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value is a constant, or one rearranged by nodes."""
+        return self.constant(name) is not None or name in self.views
+
+    # What handlers do
+
+    def use(self, name: str) -> str:
+        """Name a value as an input of a node of the kernel."""
+        if name and name in self.read_sizes and name not in self.stored and name not in self.folded:
+            self._emit_sizes(name)
+        if name:
+            self.used.add(name)
+        return name
+
+    def emit(
+        self, op: Operator, inputs: Sequence[str], output: str, shape: Shape | None, kind: int | None = None
+    ) -> None:
+        """Add a node of the kernel with one output."""
+        inputs = tuple(self.use(name) for name in inputs)
+        self.nodes.append(Node(op, inputs, (output,), output))
+        self.shapes[output] = shape
+        if kind is not None:
+            self.types[output] = kind
+
+    def unknown(self, output: str, axis: int) -> str:
+        """A name for a size that is not known."""
+        return f"?{output}.{axis}"
+
+    # Reading
+
+    def _store(self, name: str, array: Tensor, kind: int) -> None:
+        self.stored[name] = array
+        self.shapes[name] = tuple(array.shape)
+        self.types[name] = kind
+
+    def _node(self, node: Any) -> None:
+        self._set_types(node)
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            self._constant_node(node)
+            return
+        if self._followed(node) or self._cast_like(node):
+            return
+        domain = node.domain in ("", "ai.onnx")
+        names = [name for name in node.input if name]
+        all_constant = bool(names) and all(self.is_constant(name) for name in names)
+        if domain and all_constant and not any(name in self.views for name in names) and self._fold(node):
+            return
+        handler = HANDLERS.get(node.op_type) if domain and node.op_type not in RANDOM else None
+        before = len(self.nodes)
+        try:
+            if handler is None:
+                raise NotUnderstood("the operator is not known")
+            handler(self, node)
+            if all_constant and len(node.output) == 1:
+                self.views.add(node.output[0])
+        except (NotUnderstood, IndexError, KeyError, TypeError, ValueError, AssertionError) as error:
+            del self.nodes[before:]
+            self._opaque(node, str(error))
+
+    def _set_types(self, node: Any) -> None:
+        for name in node.output:
+            if name:
+                self.types[name] = self.known_shapes.get(name, (0, None))[0]
+
+    def _constant_node(self, node: Any) -> None:
+        from onnx import helper
+
+        (attribute,) = node.attribute
+        name = node.output[0]
+        if attribute.name == "value":
+            self._store(name, folding.stored_array(attribute.t, self.folder), attribute.t.data_type)
+            return
+        if attribute.name == "sparse_value":
+            sparse = attribute.sparse_tensor
+            self._store(name, folding.sparse_array(sparse, self.folder), sparse.values.data_type)
+            return
+        value = helper.get_attribute_value(attribute)
+        if attribute.name in ("value_int", "value_ints"):
+            self._store(name, np.array(value, dtype=np.int64), 7)
+        elif attribute.name in ("value_float", "value_floats"):
+            self._store(name, np.array(value, dtype=np.float32), 1)
+        else:
+            self._opaque(node, "a constant of strings")
+
+    def _cast_like(self, node: Any) -> bool:
+        """A constant cast to the type of another value is a constant."""
+        if node.op_type != "CastLike" or self.constant(node.input[0]) is None:
+            return False
+        kind = self.types.get(node.input[1], 0)
+        if not kind:
+            return False
+        try:
+            result = folding.cast(self.constant(node.input[0]), kind, f"node {node.name!r}")
+        except UnsupportedModel:
+            return False
+        self.folded[node.output[0]] = result
+        self.shapes[node.output[0]] = tuple(result.shape)
+        self.types[node.output[0]] = kind
+        return True
+
+    def _opaque(self, node: Any, why: str) -> None:
+        inputs = [*node.input, *captured(node)]
+        payload = hashlib.sha256(_said(node)).hexdigest()
+        outputs = tuple(node.output)
+        kind = node.op_type if not node.domain else f"{node.domain}.{node.op_type}"
+        used = tuple(self.use(name) for name in inputs if name)
+        if not any(outputs):
+            return
+        first = next(name for name in outputs if name)
+        self.nodes.append(Node(Opaque(kind, payload), used, outputs, first))
+        self.opaque[first] = f"{kind}: {why}"
+        for name in outputs:
+            if name:
+                self.shapes[name] = self.known_shapes.get(name, (0, None))[1]
+
+    # Constants and sizes
+
+    def _fold(self, node: Any) -> bool:
+        """Compute a node of constants, where it is small and not a mere rearrangement of a large one."""
+        arrays = [self.constant(name) if name else None for name in node.input]
+        given = [a for a in arrays if a is not None]
+        kept = node.op_type in VIEWS and any(a.size > 1 and a.dtype.kind not in "iub" for a in given)
+        kept = kept or (node.op_type == "DequantizeLinear" and given[0].ndim > 0)
+        if kept or len(node.output) != 1:
+            return False
+        if node.op_type in RANDOM or captured(node):
+            return False
+        try:
+            result = folding.evaluate(node, arrays, self.opset, mended(self.opset))
+        except (UnsupportedModel, ValueError, TypeError, KeyError):
+            return False
+        limit = max(MAX_FOLDED, *(a.size for a in given))
+        if result.size > limit or result.dtype.kind not in "fiub":
+            return False
+        self.folded[node.output[0]] = result
+        self.shapes[node.output[0]] = tuple(result.shape)
+        return True
+
+    def _followed(self, node: Any) -> bool:
+        """Follow an integer tensor made of sizes; whether that worked."""
+        from .graph_sizes import follow
+
+        found = follow(self, node)
+        if found is None:
+            return False
+        entries, sources = found
+        name = node.output[0]
+        flat = entries.ravel().tolist()
+        self.shapes[name] = tuple(entries.shape)
+        said = _said(node) + b"".join(self.read_sizes[x][1].encode() for x in node.input if x in self.read_sizes)
+        self.read_sizes[name] = (sources, hashlib.sha256(said).hexdigest())
+        self.sizes[name] = entries
+        if all(isinstance(x, (int, bool)) for x in flat):
+            kind = np.bool_ if flat and isinstance(flat[0], bool) else np.int64
+            self.folded[name] = np.array(flat, dtype=kind).reshape(entries.shape)
+        return True
+
+    def _emit_sizes(self, name: str) -> None:
+        """A value made of sizes is read by an operator that is not told which: those sizes are fixed."""
+        if name in self.names:
+            return
+        self.names.add(name)
+        sources, payload = self.read_sizes[name]
+        tensors = sorted({tensor for tensor, _ in sources})
+        axes = tuple(sorted((tensors.index(tensor), axis) for tensor, axis in sources))
+        for tensor in tensors:
+            self.used.add(tensor)
+        self.nodes.append(Node(Size(axes, payload), tuple(tensors), (name,), name))
+
+
+# Rearrangements of constants stay nodes, so that the stored tensor is what shrinks.
+VIEWS = {
+    "Transpose", "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice",
+    "Concat", "Gather",
+}  # fmt: skip
+
+
+def sorted_nodes(graph: Any) -> list[Any]:
+    """Nodes in an order in which each comes after what it reads; the file's own where it is one.
+
+    Raises:
+        UnsupportedModel: they go in a circle, or read what nobody gives.
+    """
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {sparse.values.name for sparse in graph.sparse_initializer} | {""}
+    waiting, done = list(graph.node), []
+    while waiting:
+        later = []
+        for node in waiting:
+            if known.issuperset(node.input) and known.issuperset(captured(node)):
+                known.update(node.output)
+                done.append(node)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            node = later[0]
+            missing = [name for name in (*node.input, *captured(node)) if name not in known]
+            raise UnsupportedModel(
+                f"node {node.name or node.op_type!r} reads {missing[0]!r}, which nothing before it gives"
+            )
+        waiting = later
+    return done
+
+
+def captured(node: Any) -> list[str]:
+    """Names that the subgraphs of a node read from outside."""
+    found: list[str] = []
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+        for graph in graphs:
+            own = {value.name for value in graph.input} | {t.name for t in graph.initializer}
+            own |= {name for inner in graph.node for name in inner.output}
+            for inner in graph.node:
+                found += [name for name in (*inner.input, *captured(inner)) if name and name not in own]
+            found += [value.name for value in graph.output if value.name not in own]
+    return list(dict.fromkeys(found))
+
+
+def _said(node: Any) -> bytes:
+    """All that a file says of a node but the names of what it reads and writes."""
+    parts = [node.domain.encode(), node.op_type.encode()]
+    for attribute in sorted(node.attribute, key=lambda a: a.name):
+        parts.append(attribute.SerializeToString(deterministic=True))
+    parts.append(str([bool(name) for name in node.input]).encode())
+    return b"\0".join(parts)
+
+
+def _shape_of(value: Any) -> Shape | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(
+        int(dim.dim_value)
+        if dim.HasField("dim_value") and dim.dim_value > 0
+        else (dim.dim_param or f"?{value.name}.{axis}")
+        for axis, dim in enumerate(kind.shape.dim)
+    )
+
+
+def _inferred(proto: Any) -> Mapping[str, tuple[int, Shape | None]]:
+    """Element types and shapes as ONNX infers them, without the stored numbers of large tensors."""
+    import onnx
+
+    skeleton = onnx.ModelProto()
+    skeleton.ir_version = proto.ir_version
+    skeleton.opset_import.extend(proto.opset_import)
+    skeleton.functions.extend(proto.functions)
+    graph = skeleton.graph
+    graph.name = "shapes"
+    graph.node.extend(proto.graph.node)
+    graph.output.extend(proto.graph.output)
+    given = {value.name for value in proto.graph.input}
+    graph.input.extend(proto.graph.input)
+    for tensor in proto.graph.initializer:
+        small = np.prod(tensor.dims, dtype=float) <= MAX_SIZES and tensor.data_location == 0
+        if small:
+            graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # whatever it stumbles over, what is not known is not used
+        inferred = skeleton
+    found = dict[str, tuple[int, Shape | None]]()
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        found[value.name] = (value.type.tensor_type.elem_type, _shape_of(value))
+    return found

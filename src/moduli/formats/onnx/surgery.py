@@ -1,0 +1,320 @@
+"""An ONNX model with fewer units: the same model, rewritten where it has to be.
+
+Names, operator sets, metadata, order of nodes and all that nobody touched stay. What changes: stored
+tensors with fewer entries, the shapes that a Reshape or Expand is given, sizes of splits, bounds of
+slices, indices of gathers, the number of groups of a convolution; and what no output needs is gone.
+
+Nothing here is believed: the rewritten model is read again, and has to be the graph that was wanted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Take
+
+from .graph_reader import GraphReader, captured
+
+Tensor = np.ndarray[Any, np.dtype[Any]]
+TRIES = 4
+
+
+class Surgeon:
+    """Rewrites one model.
+
+    Args:
+        reading: of the model, whose arrays are used where they stay as they are.
+        before: the graph that was read. wanted: the graph to be written.
+        renamed: values whose readers read another one now.
+    """
+
+    def __init__(
+        self, reading: GraphReader, before: GraphModel, wanted: GraphModel, renamed: Mapping[str, str]
+    ) -> None:
+        self.reading, self.before, self.wanted = reading, before, wanted
+        self.renamed = renamed
+        self.proto = self._skeleton()
+        self.graph = self.proto.graph
+        self.makers = {name: node for node in self.graph.node for name in node.output}
+        self.arrays: dict[str, Tensor] = {}
+
+    def model(self) -> Any:
+        """The rewritten model.
+
+        Raises:
+            UnsupportedModel: it would not be what was wanted.
+        """
+        self._rename()
+        for node in self.wanted.nodes:
+            former = self.before.makers.get(node.output)
+            if former is not None and former.op != node.op:
+                self._fit(node)
+        for name, array in self.wanted.constants.items():
+            if name in self.reading.stored and array is not self.reading.stored[name]:
+                self.arrays[name] = array
+        read = self.written()
+        for _ in range(TRIES):
+            if read.digest == self.wanted.digest:
+                return self.proto
+            self._replace_computed(read)
+            read = self.written()
+        raise UnsupportedModel(
+            "the smaller model cannot be written as ONNX: it is read as another graph than the one that was proved"
+        )
+
+    def written(self) -> GraphModel:
+        """Put all tensors in, leave out what nobody needs, and read it."""
+        self._stored()
+        self._prune()
+        return GraphReader(self.proto, None).read()
+
+    # Parts
+
+    def _skeleton(self) -> Any:
+        """A copy of the model without its stored tensors."""
+        import onnx
+
+        source = self.reading.proto
+        proto = onnx.ModelProto()
+        for field, value in source.ListFields():
+            if field.name == "graph":
+                continue
+            if field.is_repeated:
+                getattr(proto, field.name).extend(value)
+            else:
+                setattr(proto, field.name, value)
+        for field, value in source.graph.ListFields():
+            if field.name in ("initializer", "sparse_initializer", "value_info"):
+                continue
+            if field.is_repeated:
+                getattr(proto.graph, field.name).extend(value)
+            else:
+                setattr(proto.graph, field.name, value)
+        for value in source.graph.value_info:
+            if self.wanted.shapes.get(value.name, ()) == self.before.shapes.get(value.name):
+                proto.graph.value_info.append(value)
+        return proto
+
+    def _rename(self) -> None:
+        for node in self.graph.node:
+            for k, name in enumerate(node.input):
+                node.input[k] = self._now(name)
+            if self.renamed and not set(self.renamed).isdisjoint(captured(node)):
+                raise UnsupportedModel(f"a subgraph of node {node.name!r} reads a value that would go")
+
+    def _now(self, name: str) -> str:
+        while name in self.renamed:
+            name = self.renamed[name]
+        return name
+
+    def _fit(self, node: Node) -> None:
+        """Let an ONNX node have the sizes that the operator has now."""
+        found = self.makers.get(node.output)
+        if found is None:
+            return
+        op = node.op
+        if isinstance(op, Linear):
+            for attribute in found.attribute:
+                if attribute.name == "group":
+                    attribute.i = op.groups
+        elif isinstance(op, (Reshape, Broadcast)) and found.op_type in ("Reshape", "Expand"):
+            self._fit_shape(found, node, op)
+        elif isinstance(op, Take) and found.op_type == "Split":
+            sizes = self._parts(found, op)
+            if len(found.input) > 1 and found.input[1]:
+                self._give(found, 1, np.array(sizes, dtype=np.int64))
+            else:
+                self._split_by(found, sizes)
+        elif isinstance(op, Take) and found.op_type == "Gather":
+            index = np.array(op.index, dtype=np.int64)
+            self._give(found, 1, index.reshape(()) if op.drop else index)
+        elif isinstance(op, Take) and found.op_type == "Slice":
+            self._fit_slice(found, op)
+
+    def _parts(self, found: Any, op: Take) -> list[int]:
+        """Sizes of the parts of a split; one that nobody reads takes what is left."""
+        whole = (self.wanted.shapes[self._now(found.input[0])] or ())[op.axis]
+        assert isinstance(whole, int)
+        sizes = []
+        for name in found.output:
+            maker = self.wanted.makers.get(name)
+            sizes.append(len(maker.op.index) if maker and isinstance(maker.op, Take) else None)
+        if sizes.count(None) > 1:
+            raise UnsupportedModel(f"several parts of node {found.name!r} are read by nobody")
+        left = whole - sum(n for n in sizes if n is not None)
+        return [left if n is None else n for n in sizes]
+
+    def _split_by(self, found: Any, sizes: list[int]) -> None:
+        from onnx import helper
+
+        kept = [a for a in found.attribute if a.name not in ("split", "num_outputs")]
+        del found.attribute[:]
+        found.attribute.extend(kept)
+        if self.reading.opset < 13:
+            found.attribute.append(helper.make_attribute("split", sizes))
+            return
+        while len(found.input) < 2:
+            found.input.append("")
+        self._give(found, 1, np.array(sizes, dtype=np.int64))
+
+    def _fit_slice(self, found: Any, op: Take) -> None:
+        """One range of indices; more than one axis at a time is left to the check behind."""
+        index = np.array(op.index)
+        steps = np.unique(np.diff(index)) if len(index) > 1 else np.array([1])
+        if len(steps) != 1 or steps[0] <= 0 or self.reading.opset < 10:
+            if self.reading.opset < 10 and len(steps) == 1 and steps[0] == 1:
+                self._slice_attributes(found, op, index)
+                return
+            raise UnsupportedModel(f"node {found.name!r} would slice indices that are no range")
+        ends = (index[0], index[-1] + 1, op.axis, steps[0])
+        while len(found.input) < 5:
+            found.input.append("")
+        for k, value in enumerate(ends, 1):
+            self._give(found, k, np.array([value], dtype=np.int64))
+
+    def _slice_attributes(self, found: Any, op: Take, index: Tensor) -> None:
+        from onnx import helper
+
+        del found.attribute[:]
+        for name, value in (("axes", op.axis), ("starts", int(index[0])), ("ends", int(index[-1]) + 1)):
+            found.attribute.append(helper.make_attribute(name, [value]))
+
+    def _fit_shape(self, found: Any, node: Node, op: Reshape | Broadcast) -> None:
+        """The target of a Reshape or Expand: 0 for a size that is copied, -1 for one that is open."""
+        given = self.reading.constant(found.input[1]) if len(found.input) > 1 else None
+        former = self.before.makers[node.output].op
+        assert isinstance(former, type(op))
+        if given is not None and given.size == len(op.sizes):
+            entries = given.ravel().tolist()
+            for k, (old, new) in enumerate(zip(former.sizes, op.sizes, strict=True)):
+                if old != new and new is not None and entries[k] not in (0, -1):
+                    entries[k] = new
+            self._give(found, 1, np.array(entries, dtype=np.int64))
+            return
+        entries = [-1 if n is None else n for n in op.sizes]
+        if isinstance(op, Reshape):
+            copied = {o for i, o in op.free if i == o and op.sizes[o] is None}
+            entries = [0 if k in copied else n for k, n in enumerate(entries)]
+        else:
+            entries = [1 if n is None else n for n in op.sizes]
+            if any(n is None for n in op.sizes):
+                raise UnsupportedModel(f"node {found.name!r} expands to sizes that are not known")
+        if entries.count(-1) > 1:
+            raise UnsupportedModel(f"node {found.name!r} reshapes to sizes that are not known")
+        kept = [a for a in found.attribute if a.name != "allowzero"]
+        del found.attribute[:]
+        found.attribute.extend(kept)
+        self._give(found, 1, np.array(entries, dtype=np.int64))
+
+    def _give(self, found: Any, k: int, array: Tensor) -> None:
+        """Let input k of a node be a stored tensor, under the name it has if it alone reads it."""
+        name = found.input[k] if k < len(found.input) else ""
+        users = sum(list(node.input).count(name) for node in self.graph.node) if name else 0
+        inner = any(name in captured(node) for node in self.graph.node) if name else False
+        if name and name in self.reading.stored and users == 1 and not inner:
+            old = self.reading.stored[name]
+            self.arrays[name] = array.astype(old.dtype).reshape(array.shape)
+            return
+        base = f"{found.output[0]}_{'shape' if k == 1 else f'input{k}'}"
+        name = base
+        while name in self.makers or name in self.reading.shapes or name in self.arrays:
+            name += "_"
+        found.input[k] = name
+        self.arrays[name] = array
+
+    def _replace_computed(self, read: GraphModel) -> None:
+        """Constants that nodes compute from sizes or others, and now compute differently, are stored."""
+        outputs = {name for node in self.graph.node for name in node.output}
+        for name, array in self.wanted.constants.items():
+            now = read.constants.get(name)
+            same = now is not None and now.dtype == array.dtype and np.array_equal(now, array)
+            if same or name not in outputs or name in self.reading.stored:
+                continue
+            for node in list(self.graph.node):
+                if name in node.output:
+                    if len([x for x in node.output if x]) > 1:
+                        raise UnsupportedModel(f"node {node.name!r} gives {name!r} and others")
+                    self.graph.node.remove(node)
+            self.arrays[name] = array
+
+    def _stored(self) -> None:
+        """The stored tensors: those of the file where they stay."""
+        from onnx import numpy_helper
+
+        del self.graph.initializer[:]
+        del self.graph.sparse_initializer[:]
+        there = set[str]()
+        for tensor in self.reading.graph.initializer:
+            there.add(tensor.name)
+            if tensor.name in self.arrays:
+                self._add(tensor.name, self.arrays[tensor.name])
+            elif tensor.data_location == tensor.EXTERNAL:
+                self._add(tensor.name, self.reading.stored[tensor.name])
+            else:
+                self.graph.initializer.append(tensor)
+        for sparse in self.reading.graph.sparse_initializer:
+            there.add(sparse.values.name)
+            if sparse.values.name in self.arrays:
+                self._add(sparse.values.name, self.arrays[sparse.values.name])
+            else:
+                self.graph.sparse_initializer.append(sparse)
+        for node in self.graph.node:
+            if node.op_type == "Constant" and node.output[0] in self.arrays:
+                there.add(node.output[0])
+                array = self.arrays[node.output[0]]
+                (attribute,) = node.attribute
+                plain = numpy_helper.from_array(array, attribute.t.name)
+                node.attribute[0].CopyFrom(_value(plain))
+        for name, array in self.arrays.items():
+            if name not in there:
+                self._add(name, array)
+
+    def _add(self, name: str, array: Tensor) -> None:
+        from onnx import helper, numpy_helper
+
+        tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        self.graph.initializer.append(tensor)
+        for value in self.graph.input:
+            if value.name == name:
+                shape = helper.make_tensor_value_info(name, tensor.data_type, array.shape)
+                value.CopyFrom(shape)
+                return
+        if self.proto.ir_version < 4:
+            self.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+
+    def _prune(self) -> None:
+        """Leave out nodes and stored tensors that no output needs."""
+        needed = {value.name for value in self.graph.output}
+        kept = []
+        for node in reversed(self.graph.node):
+            if not needed.isdisjoint(node.output):
+                kept.append(copy.deepcopy(node))
+                needed.update(node.input)
+                needed.update(captured(node))
+        if len(kept) < len(self.graph.node):
+            nodes = list(reversed(kept))
+            del self.graph.node[:]
+            self.graph.node.extend(nodes)
+        stored = {t.name for t in self.reading.graph.initializer} | set(self.arrays)
+        for part in ("initializer", "sparse_initializer"):
+            tensors = getattr(self.graph, part)
+            for tensor in [t for t in tensors if (t.name if part == "initializer" else t.values.name) not in needed]:
+                tensors.remove(tensor)
+        for value in [v for v in self.graph.input if v.name in stored and v.name not in needed]:
+            self.graph.input.remove(value)
+        given = needed | {name for node in self.graph.node for name in node.output}
+        for value in [v for v in self.graph.value_info if v.name not in given]:
+            self.graph.value_info.remove(value)
+
+
+def _value(tensor: Any) -> Any:
+    from onnx import helper
+
+    return helper.make_attribute("value", tensor)
+

@@ -1,0 +1,264 @@
+"""Certificates about graphs: the claim, the moves that prove it, their check. Part of the kernel.
+
+A certificate says of two graphs, by their digests:
+
+    for every input [between given bounds]: small and large have the same outputs, over the reals.
+
+The proof is a list of moves that make `small` of `large`, in rounds; facts about slices (`facts`)
+are made anew before each round.
+
+| move | what it does | precondition |
+|---|---|---|
+| remove | leaves out units of an axis, some of them merged into others | `removal` |
+| bypass | lets the readers of x + z read x | z = 0 by facts, x + z has the shape of x |
+
+What no output needs goes before the first round and after each. The result has to be `small`:
+operators, wiring and every stored number. Nothing is rounded, so there is no slack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .. import arithmetic, fields
+from ..errors import CertificateRejected
+from .axes import Units, units_from
+from .facts import Known, Ranges
+from .model import GraphModel
+from .operators import Elementwise, Node
+from .removal import remove
+from .slices import ONE
+
+SCHEMA = "moduli.certificate/2"
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class GraphMove:
+    """One step; see the table of the module.
+
+    Attributes:
+        kind: "remove" or "bypass".
+        tensor: whose axis has the units; for a bypass the sum.
+        axis: of the tensor. units: first indices along it of the units that go.
+        into: for each, the first index of the unit that it is merged into, or -1.
+    """
+
+    kind: str
+    tensor: str
+    axis: int = 0
+    units: tuple[int, ...] = ()
+    into: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "bypass":
+            return f"bypass of {self.tensor!r}"
+        some = ", ".join(map(str, self.units[:4])) + (", ..." if len(self.units) > 4 else "")
+        return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
+
+    def plain(self) -> dict[str, Any]:
+        if self.kind == "bypass":
+            return {"move": self.kind, "tensor": self.tensor}
+        return {
+            "move": self.kind, "tensor": self.tensor, "axis": self.axis,
+            "units": list(self.units), "into": list(self.into),
+        }  # fmt: skip
+
+    @staticmethod
+    def of(data: Any) -> GraphMove:
+        kind = data.get("move") if type(data) is dict else None
+        if kind == "bypass":
+            read = fields.record(data, ("move", "tensor"), "a bypass")
+            return GraphMove(kind, fields.text(read["tensor"], "tensor"))
+        if kind != "remove":
+            raise CertificateRejected(f"not a move of a graph: {str(data)[:80]}")
+        read = fields.record(data, ("move", "tensor", "axis", "units", "into"), "a removal")
+        axis = fields.whole(read["axis"], 0, 32, "axis")
+        units, into = (
+            tuple(fields.whole(x, -1, 2**31, name) for x in fields.items(read[name], name))
+            for name in ("units", "into")
+        )
+        return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis, units, into)
+
+
+@dataclass(frozen=True)
+class GraphCertificate:
+    """A claim about two graphs with its proof; the claim is stated at the top of this module.
+
+    Attributes:
+        large, small: digests. rounds: of moves. ranges: bounds of inputs by name, arrays that
+            broadcast against them; for all inputs where there are none.
+    """
+
+    large: str
+    small: str
+    rounds: tuple[tuple[GraphMove, ...], ...]
+    ranges: Mapping[str, tuple[Any, Any]]
+
+    def verify(self, small: GraphModel, large: GraphModel) -> None:
+        """Check the claim, trusting the kernel and the two graphs alone.
+
+        Raises:
+            CertificateRejected: naming the move or the claim that fails.
+        """
+        arithmetic.require_everywhere()
+        with fields.made_by_hand("certificate"):
+            claim = GraphCertificate._of(self.plain())
+        for side, graph, digest in (("large", large, claim.large), ("small", small, claim.small)):
+            if graph.digest != digest:
+                raise CertificateRejected(
+                    f"the {side} graph is not the certified one: digest {graph.digest}, not {digest}"
+                )
+        for name in claim.ranges:
+            if name not in large.inputs:
+                raise CertificateRejected(f"bounds are given of {name!r}, which is no input")
+        left = large.live()
+        for moves in claim.rounds:
+            left = played(left, moves, claim.ranges)
+        if left.digest != small.digest:
+            raise CertificateRejected(
+                f"after all moves the graph has digest {left.digest}; the small one has {small.digest}"
+            )
+
+    def plain(self) -> dict[str, Any]:
+        bounds = {
+            name: [np.asarray(end, dtype=np.float64).tolist() for end in ends]
+            for name, ends in self.ranges.items()
+        }
+        rounds = [[move.plain() for move in moves] for moves in self.rounds]
+        return {
+            "schema": SCHEMA, "large": self.large, "small": self.small, "rounds": rounds,
+            "bounds": bounds,
+        }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = fields.jsonable(self.plain())
+        return found
+
+    @staticmethod
+    def from_json(text: str | bytes) -> GraphCertificate:
+        """Read a certificate; strict: unknown, missing or doubled fields are refused."""
+        return fields.read_json(text, GraphCertificate._of)
+
+    @staticmethod
+    def _of(data: Any) -> GraphCertificate:
+        names = ("schema", "large", "small", "rounds", "bounds")
+        read = fields.record(data, names, f"a certificate of schema {SCHEMA}")
+        if fields.text(read["schema"], "schema") != SCHEMA:
+            raise CertificateRejected(f"not a certificate of schema {SCHEMA} but of {read['schema']}")
+        rounds = []
+        for moves in fields.items(read["rounds"], "rounds"):
+            rounds.append(tuple(map(GraphMove.of, fields.items(moves, "moves of a round"))))
+        if type(read["bounds"]) is not dict:
+            raise CertificateRejected("bounds are no object")
+        ranges = {fields.text(k, "input"): _ends(v) for k, v in read["bounds"].items()}
+        return GraphCertificate(
+            fields.text(read["large"], "large"), fields.text(read["small"], "small"), tuple(rounds),
+            ranges,
+        )  # fmt: skip
+
+
+def _ends(data: Any) -> tuple[Any, Any]:
+    pair = fields.items(data, "bounds of an input")
+    if len(pair) != 2:
+        raise CertificateRejected("bounds of an input are two arrays")
+    try:
+        low, high = (np.array(end, dtype=np.float64) for end in pair)
+        fits = np.broadcast_shapes(low.shape, high.shape)
+    except (ValueError, TypeError, OverflowError):
+        raise CertificateRejected("bounds of an input are no arrays of numbers that fit") from None
+    if not (low <= high).all() or np.isnan(low).any() or np.isnan(high).any() or len(fits) > 32:
+        raise CertificateRejected("a lower bound of an input is above the upper one")
+    return low, high
+
+
+def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> GraphModel:
+    """A graph after a round of moves, each checked.
+
+    Raises:
+        CertificateRejected: naming the move and what fails.
+    """
+    known = Known(graph, ranges)
+    for move in moves:
+        try:
+            graph = bypassed(known, move.tensor) if move.kind == "bypass" else removed(known, move)
+        except CertificateRejected as error:
+            raise CertificateRejected(f"{move}: {error}") from None
+    return graph.live()
+
+
+def removed(known: Known, move: GraphMove) -> GraphModel:
+    """The graph after a removal."""
+    shape = known.graph.shapes.get(move.tensor)
+    if shape is None or move.axis >= len(shape) or not isinstance(shape[move.axis], int):
+        raise CertificateRejected("there is no such axis of known size")
+    if len(move.units) != len(move.into) or len(set(move.units)) < len(move.units):
+        raise CertificateRejected("units and what they are merged into do not match")
+    units = units_from(known.graph, (move.tensor, move.axis))
+    return remove(known, units, dict(zip(*numbered(units, move), strict=True)))
+
+
+def numbered(units: Units, move: GraphMove) -> tuple[list[int], list[int | None]]:
+    """Numbers of the units that a move names by an index of the seed."""
+    labels = units.places[units.seed]
+    n = len(labels)
+    if any(not 0 <= i < n for i in move.units) or any(not -1 <= i < n for i in move.into):
+        raise CertificateRejected(f"the axis has {n} indices")
+    gone = [int(labels[i]) for i in move.units]
+    return gone, [None if i < 0 else int(labels[i]) for i in move.into]
+
+
+def bypassed(known: Known, name: str) -> GraphModel:
+    """The graph whose nodes read x instead of x + 0, x - 0, x * 1 or x / 1."""
+    graph = known.graph
+    node = graph.makers.get(name)
+    if node is None or name in graph.outputs:
+        raise CertificateRejected("no node gives it, or it is an output")
+    source = passed_through(known, node)
+    if source is None:
+        raise CertificateRejected("it is not known to be what one of its inputs is")
+    nodes = []
+    for reader in graph.nodes:
+        if reader is node:
+            continue
+        if name in reader.inputs:
+            inputs = tuple(source if x == name else x for x in reader.inputs)
+            reader = replace(reader, inputs=inputs)
+        nodes.append(reader)
+    known.graph = replace(graph, nodes=tuple(nodes))
+    return known.graph
+
+
+def passed_through(known: Known, node: Node) -> str | None:
+    """The input that a node gives unchanged, as far as that is known."""
+    op = node.op
+    if not isinstance(op, Elementwise) or len(node.inputs) != 2:
+        return None
+    neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(op.kind)
+    if neutral is None:
+        return None
+    a, b = node.inputs
+    pairs = [(a, b)] if op.kind in ("sub", "div") else [(a, b), (b, a)]
+    for x, other in pairs:
+        same_shape = known.shape(x) is not None and known.shape(x) == known.shape(node.output)
+        if same_shape and known.array(x) is None and _constant(known, other, Fraction(neutral)):
+            return x
+    return None
+
+
+def _constant(known: Known, name: str, value: Fraction) -> bool:
+    """Whether all entries of a tensor are known to be one number."""
+    array = known.array(name)
+    if array is not None:
+        return bool(array.size) and bool((np.asarray(array, dtype=np.float64) == float(value)).all())
+    for axis, n in enumerate(known.shape(name) or ()):
+        if isinstance(n, int) and n > 0:
+            x = known.of((name, axis))
+            if all(r == value and (c == ONE or r == 0) for c, r in zip(x.classes.tolist(), x.ratios, strict=True)):
+                return True
+    return False

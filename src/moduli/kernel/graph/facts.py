@@ -1,0 +1,101 @@
+"""Facts about all tensors of a graph, slice by slice. Part of the kernel.
+
+They are computed in the order of the nodes, each from facts about what a node reads
+(`Operator.slices`), for every axis of known size. Facts are asked for once per graph; after
+indices are left out, the facts about those that stay are still true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .model import GraphModel
+from .operators import Linear, Place, Shape
+from .slices import Classes, Slices, of_array
+
+Tensor = np.ndarray[Any, np.dtype[Any]]
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Ranges = Mapping[str, tuple[Array, Array]]
+LARGE = 2**22  # weights of a node beyond which rows that are never left out are not looked at
+
+
+class Known:
+    """What is known of a graph's tensors; see the module.
+
+    Args:
+        ranges: for some inputs, arrays that broadcast against their shapes: the inputs lie between
+            them, and all that is known holds for such inputs only.
+    """
+
+    def __init__(self, graph: GraphModel, ranges: Ranges) -> None:
+        self.graph, self.classes = graph, Classes()
+        self.found: dict[Place, Slices] = {}
+        for name, (low, high) in ranges.items():
+            self._input(name, low, high)
+        for node in graph.nodes:
+            for name in node.outputs[:1]:
+                shape = graph.shapes.get(name)
+                for axis, n in enumerate(shape or ()):
+                    if isinstance(n, int) and n > 0:
+                        made = self._made(node, axis)
+                        if made is not None:
+                            self.found[name, axis] = made
+
+    def _made(self, node: Any, axis: int) -> Slices | None:
+        if self.array(node.output) is not None:
+            return None  # `of` looks at the numbers
+        if isinstance(node.op, Linear) and node.output in self.graph.outputs:
+            weight = self.graph.constants.get(node.inputs[1])
+            if weight is not None and weight.size > LARGE:
+                return None
+        found: Slices | None = node.op.slices(node, axis, self)
+        return found
+
+    def of(self, a: Place) -> Slices:
+        if a not in self.found:
+            array = self.array(a[0])
+            shape = self.graph.shapes.get(a[0])
+            if array is not None and array.ndim:
+                self.found[a] = of_array(a[0], array, a[1], self.classes)
+            else:
+                n = (shape or ())[a[1]]
+                assert isinstance(n, int)
+                self.found[a] = self.classes.unknown(n)
+        return self.found[a]
+
+    def array(self, name: str) -> Tensor | None:
+        return self.graph.array(name)
+
+    def shape(self, name: str) -> Shape | None:
+        return self.graph.shapes.get(name)
+
+    def _input(self, name: str, low: Array, high: Array) -> None:
+        shape = self.graph.shapes.get(name)
+        for axis, n in enumerate(shape or ()):
+            if not isinstance(n, int):
+                continue
+            ends = []
+            for end, least in ((low, np.minimum), (high, np.maximum)):
+                back = axis - len(shape or ())
+                wide = np.asarray(end, dtype=np.float64)
+                if -back <= wide.ndim and wide.shape[back] == n:
+                    rows = np.moveaxis(wide, back, 0).reshape(n, -1)
+                    ends.append(least.reduce(rows, axis=1))
+                else:
+                    ends.append(np.full(n, least.reduce(wide.ravel())))
+            self.found[name, axis] = self.classes.made(n, ends[0], ends[1], {})
+
+    def restricted(self, graph: GraphModel, kept: Mapping[Place, Any]) -> None:
+        """Go over to a graph in which indices are left out."""
+        self.graph = graph
+        for place, index in kept.items():
+            if place in self.found:
+                self.found[place] = self.found[place].take(index)
+
+    def forget(self, names: set[str]) -> None:
+        """Know nothing of tensors that are no longer what they were; stored ones are read again."""
+        for place in [p for p in self.found if p[0] in names]:
+            del self.found[place]

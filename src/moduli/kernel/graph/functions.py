@@ -1,0 +1,173 @@
+"""Functions that act on each entry alike, and their laws. Part of the kernel.
+
+A function of one entry may obey
+
+    linear       f(r x) = r f(x) for all r
+    homogeneous  f(r x) = r f(x) for r > 0
+    odd          f(-x) = -f(x)
+    even         f(-x) = f(x)
+
+and what is not written here is not known: then f(x) = f(y) follows from x = y alone. `at` gives
+values at rationals where they are rational and cheap, `between` bounds of the values on an
+interval; both may know nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Interval = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Law:
+    """Laws of a function of one entry and some numbers, see the module."""
+
+    linear: bool = False
+    homogeneous: bool = False
+    odd: bool = False
+    even: bool = False
+    at: Callable[..., Fraction | None] = lambda x, *numbers: None
+    between: Callable[..., Interval] | None = None
+
+
+def _value_at_zero(value: int) -> Callable[..., Fraction | None]:
+    return lambda x, *numbers: Fraction(value) if x == 0 else None
+
+
+def _bounded(low: float, middle: float, high: float) -> Callable[..., Interval]:
+    """Of an increasing function with limits, whose value at 0 is `middle`."""
+
+    def between(lo: Array, hi: Array, *numbers: float) -> Interval:
+        return np.where(lo >= 0, middle, low), np.where(hi <= 0, middle, high)
+
+    return between
+
+
+def _relu(x: Fraction) -> Fraction:
+    return max(x, Fraction(0))
+
+
+def _leaky(x: Fraction, slope: float) -> Fraction:
+    return x if x >= 0 else x * Fraction(slope)
+
+
+def _leaky_between(lo: Array, hi: Array, slope: float) -> Interval:
+    if slope == 0:
+        return np.maximum(lo, 0.0), np.maximum(hi, 0.0)
+    if slope < 0:
+        return np.full_like(lo, -np.inf), np.full_like(hi, np.inf)
+    down = np.nextafter(lo * slope, -np.inf)
+    up = np.nextafter(hi * slope, np.inf)
+    return np.where(lo >= 0, lo, down), np.where(hi >= 0, hi, np.minimum(up, 0.0))
+
+
+def _clip(x: Fraction, low: float, high: float) -> Fraction | None:
+    # ONNX and torch agree on min(max(x, low), high)
+    least = x if math.isinf(low) else max(x, Fraction(low))
+    return least if math.isinf(high) else min(least, Fraction(high))
+
+
+def _clip_between(lo: Array, hi: Array, low: float, high: float) -> Interval:
+    return np.minimum(np.maximum(lo, low), high), np.minimum(np.maximum(hi, low), high)
+
+
+def _hardsigmoid(x: Fraction, alpha: float, beta: float) -> Fraction:
+    return max(Fraction(0), min(Fraction(1), Fraction(alpha) * x + Fraction(beta)))
+
+
+def _hardsigmoid_between(lo: Array, hi: Array, alpha: float, beta: float) -> Interval:
+    if not alpha > 0:
+        return np.zeros_like(lo), np.ones_like(hi)
+    low = np.nextafter(np.nextafter(alpha * lo, -np.inf) + beta, -np.inf)
+    high = np.nextafter(np.nextafter(alpha * hi, np.inf) + beta, np.inf)
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
+def _hardswish(x: Fraction) -> Fraction:
+    return x * max(Fraction(0), min(Fraction(6), x + 3)) / 6
+
+
+def _hardswish_between(lo: Array, hi: Array) -> Interval:
+    # at least -3/8, 0 below -3, at most max(0, x)
+    low = np.where(lo >= 0, 0.0, np.where(hi <= -3.0, 0.0, -0.375))
+    return low, np.maximum(hi, 0.0)
+
+
+def _abs_between(lo: Array, hi: Array) -> Interval:
+    low = np.where((lo <= 0) & (hi >= 0), 0.0, np.minimum(np.abs(lo), np.abs(hi)))
+    return low, np.maximum(np.abs(lo), np.abs(hi))
+
+
+def _same(lo: Array, hi: Array, *numbers: float) -> Interval:
+    return lo, hi
+
+
+def _gate_at(x: Fraction, *numbers: float) -> Fraction | None:
+    return Fraction(0) if x == 0 else None
+
+
+def _swish_between(lo: Array, hi: Array, *numbers: float) -> Interval:
+    # silu, gelu and mish are at least -0.31, 0 at 0, increasing above 0, at most max(0, x)
+    return np.where(lo >= 0, 0.0, -0.3125), np.maximum(hi, 0.0)
+
+
+def _softplus_between(lo: Array, hi: Array) -> Interval:
+    # increasing, positive, log 2 at 0
+    return np.where(lo >= 0, 0.6875, 0.0), np.where(hi <= 0, 0.75, np.inf)
+
+
+def _around_zero(lo: Array, hi: Array) -> Interval:
+    return np.full_like(lo, -1.0), np.full_like(hi, 1.0)
+
+
+LAWS: dict[str, Law] = {
+    "identity": Law(linear=True, odd=True, at=lambda x: x, between=_same),
+    "neg": Law(linear=True, odd=True, at=lambda x: -x, between=lambda lo, hi: (-hi, -lo)),
+    "relu": Law(
+        homogeneous=True, at=_relu, between=lambda lo, hi: (np.maximum(lo, 0.0), np.maximum(hi, 0.0))
+    ),
+    "leaky_relu": Law(homogeneous=True, at=_leaky, between=_leaky_between),
+    "abs": Law(homogeneous=True, even=True, at=lambda x: abs(x), between=_abs_between),
+    "sign": Law(odd=True, at=_value_at_zero(0)),
+    "clip": Law(at=_clip, between=_clip_between),
+    "hardsigmoid": Law(at=_hardsigmoid, between=_hardsigmoid_between),
+    "hardswish": Law(at=_hardswish, between=_hardswish_between),
+    "tanh": Law(odd=True, at=_value_at_zero(0), between=_bounded(-1.0, 0.0, 1.0)),
+    "erf": Law(odd=True, at=_value_at_zero(0), between=_bounded(-1.0, 0.0, 1.0)),
+    "softsign": Law(odd=True, at=_value_at_zero(0), between=_bounded(-1.0, 0.0, 1.0)),
+    "sin": Law(odd=True, at=_value_at_zero(0), between=_around_zero),
+    "tan": Law(odd=True, at=_value_at_zero(0)),
+    "asin": Law(odd=True, at=_value_at_zero(0)),
+    "atan": Law(odd=True, at=_value_at_zero(0)),
+    "sinh": Law(odd=True, at=_value_at_zero(0)),
+    "asinh": Law(odd=True, at=_value_at_zero(0)),
+    "atanh": Law(odd=True, at=_value_at_zero(0)),
+    "cos": Law(even=True, at=_value_at_zero(1)),
+    "cosh": Law(even=True, at=_value_at_zero(1)),
+    "sigmoid": Law(between=_bounded(0.0, 0.5, 1.0)),
+    "exp": Law(at=_value_at_zero(1), between=_bounded(0.0, 1.0, np.inf)),
+    "softplus": Law(between=_softplus_between),
+    "sqrt": Law(at=_value_at_zero(0), between=_bounded(0.0, 0.0, np.inf)),
+    "elu": Law(at=_value_at_zero(0)),
+    "celu": Law(at=_value_at_zero(0)),
+    "selu": Law(at=_value_at_zero(0)),
+    "silu": Law(at=_gate_at, between=_swish_between),
+    "gelu": Law(at=_gate_at, between=_swish_between),
+    "gelu_tanh": Law(at=_gate_at, between=_swish_between),
+    "mish": Law(at=_gate_at, between=_swish_between),
+    "round": Law(odd=True, at=_value_at_zero(0)),
+}
+UNKNOWN = Law()
+
+
+def law(kind: str) -> Law:
+    """Of a function by its name; of one that is not in the table nothing is known."""
+    return LAWS.get(kind, UNKNOWN)

@@ -1,0 +1,339 @@
+"""Leaving out units of a graph. Part of the kernel.
+
+**Theorem.** Let K keep, of each axis of each tensor of a graph, some indices, such that each node's
+`couple` adds nothing to the classes of indices that K leaves out (`axes`). Then every tensor of the
+restricted graph is the former one at the kept indices, for each input, provided that at every node
+that sums over an axis the products left out are made up for:
+
+    Linear    y = sum_i W_i x_i + b: for i left out, W_i = 0, or x_i = 0, or x_i = c is constant,
+              every entry of y reads every tap, and sum W_i c is added to b; or x_i = r x_j with j
+              kept, and r W_i is added to W_j.
+    Contract  y = sum_k a_k b_k: a_k = 0 or b_k = 0.
+
+*Proof.* By induction over the nodes. An input of the graph is kept whole. A node that sums over the
+axis is as stated. For every other node and axis, `couple` has tied indices so that the node's output
+at kept indices reads its inputs at kept indices only: shown beside each operator. Outputs are kept
+whole, so they are equal. The facts x_i = ... are about the tensors of the graph before, whose entries
+at kept indices are those after. One tensor differs: where the constant sum W_i c is not added to b
+but by the one node that reads y (the mean of a batch norm, a shift), y lacks it; the output of that
+node is the former one.
+
+A stored tensor that several nodes read has to be changed alike by all of them. Where a sum W_j + r
+W_i is no number of the type in which W is stored the removal is refused: nothing is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ..errors import CertificateRejected
+from ..exact_numbers import two_product, two_sum
+from .axes import Units
+from .facts import Known
+from .model import GraphModel
+from .operators import (
+    Contract,
+    Elementwise,
+    Linear,
+    Node,
+    PerUnit,
+    Place,
+    Transpose,
+)
+
+Tensor = np.ndarray[Any, np.dtype[Any]]
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Into = Mapping[int, int | None]  # units that go, and the unit that each is merged into
+
+
+class Rounds(CertificateRejected):
+    """A removal is right over the reals, and no number of the stored type."""
+
+
+def remove(known: Known, units: Units, into: Into) -> GraphModel:
+    """The graph without some units of an axis, after the check of all that the theorem asks.
+
+    Facts in `known` go over to the new graph.
+
+    Raises:
+        CertificateRejected: a precondition fails; says at which node. `Rounds` where only the
+            stored type is in the way. Nothing is changed then.
+    """
+    graph = known.graph
+    gone = np.array(sorted(into), dtype=np.int64)
+    targets = {v for v in into.values() if v is not None}
+    if not len(gone) or gone[0] < 1 or gone[-1] > units.count:
+        raise CertificateRejected(f"units {gone.tolist()[:4]} of {units.count}")
+    if not targets.isdisjoint(into) or any(not 1 <= v <= units.count for v in targets):
+        raise CertificateRejected("a unit is merged into one that goes, or is not there")
+    kept = dict[Place, Ints]()
+    for place, labels in units.places.items():
+        stay = np.flatnonzero(~np.isin(labels, gone))
+        if len(stay) == 0:
+            raise CertificateRejected(f"nothing would be left of axis {place[1]} of {place[0]!r}")
+        if len(stay) < len(labels):
+            kept[place] = stay
+    changes = Changes(known)
+    for node in graph.nodes:
+        if isinstance(node.op, Linear):
+            _absorbed(node, node.op, known, units, into, changes)
+        elif isinstance(node.op, Contract):
+            _vanishing(node, known, units, gone)
+    return _restricted(known, kept, changes.applied(), changes.lacking)
+
+
+def _absorbed(
+    node: Node, op: Linear, known: Known, units: Units, into: Into, changes: Changes
+) -> None:
+    """The columns of the units that go, at one linear node."""
+    columns = units.places.get((node.inputs[1], op.columns))
+    read = units.places.get((node.inputs[0], op.reads))
+    if columns is None or read is None:
+        return  # whole groups go, and none of their products reaches what stays
+    x = known.of((node.inputs[0], op.reads))
+    weight = known.array(node.inputs[1])
+    if weight is None:
+        raise CertificateRejected(f"{node.name!r} reads them with weights that are no constants")
+    by_column = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+    for column in np.flatnonzero(np.isin(columns, sorted(into))).tolist():
+        unit = int(columns[column])
+        if not by_column[column].any():
+            continue
+        # with groups a column reads the same index of each of them
+        places = np.arange(op.groups) * len(columns) + column
+        ratios = [x.constant(i) for i in places.tolist()]
+        if all(r == 0 for r in ratios):
+            continue
+        if op.groups == 1 and ratios[0] is not None and op.uniform and not op.padded:
+            changes.shift(node, op, by_column[column], ratios[0])
+            continue
+        target = into[unit]
+        if target is None:
+            raise CertificateRejected(f"{node.name!r} reads unit {unit}, which is not constant there")
+        position = int(np.flatnonzero(np.flatnonzero(columns == unit) == column)[0])
+        others = np.flatnonzero(columns == target)
+        if position >= len(others):
+            raise CertificateRejected(f"units {unit} and {target} have different sizes at {node.name!r}")
+        other = int(others[position])
+        partners = places - column + other
+        found = {
+            x.ratios[i] / x.ratios[j]
+            for i, j in zip(places.tolist(), partners.tolist(), strict=True)
+            if x.classes[i] == x.classes[j] and x.ratios[j] != 0
+        }
+        same = all(x.classes[i] == x.classes[j] for i, j in zip(places.tolist(), partners.tolist(), strict=True))
+        if not same or len(found) != 1 or any(x.ratios[j] == 0 for j in partners.tolist()):
+            raise CertificateRejected(f"{node.name!r} reads unit {unit}, which is no multiple of unit {target} there")
+        changes.column(node, op, column, other, found.pop())
+
+
+def _vanishing(node: Node, known: Known, units: Units, gone: Ints) -> None:
+    a, b = node.inputs
+    first, second = known.shape(a), known.shape(b)
+    if first is None or second is None:
+        return
+    place, other = (a, len(first) - 1), (b, len(second) - 2)
+    labels = units.places.get(place)
+    if labels is None:
+        return
+    for i in np.flatnonzero(np.isin(labels, gone)).tolist():
+        if known.of(place).ratios[i] != 0 and known.of(other).ratios[i] != 0:
+            raise CertificateRejected(f"{node.name!r} multiplies unit {int(labels[i])} by what is not zero")
+
+
+class Changes:
+    """What is to be added to stored tensors, checked to be the same for all that read them."""
+
+    def __init__(self, known: Known) -> None:
+        self.known, self.graph = known, known.graph
+        # for each stored tensor, axis and node: additions of r times one index to another
+        self.columns: dict[str, dict[str, list[tuple[int, int, int, Fraction]]]] = {}
+        # for each stored tensor and node: numbers to be added along its one long axis
+        self.shifts: dict[str, dict[str, list[tuple[Array, Fraction]]]] = {}
+        self.lacking: set[str] = set()  # tensors that will lack a constant, which their reader adds
+
+    def column(self, node: Node, op: Linear, source: int, target: int, ratio: Fraction) -> None:
+        """Add `ratio` times a column of the weights to another."""
+        name, axis = self._stored(node.inputs[1], op.columns)
+        self.columns.setdefault(name, {}).setdefault(node.name, []).append((axis, source, target, ratio))
+
+    def shift(self, node: Node, op: Linear, column: Tensor, value: Fraction) -> None:
+        """Add a constant times the sum of the taps of a column to what the node gives."""
+        taps = np.asarray(column, dtype=np.float64).reshape(len(column), -1)
+        name, factor = self._sink(node)
+        self.shifts.setdefault(name, {}).setdefault(node.name, []).append((taps, value * factor))
+
+    def _stored(self, name: str, axis: int) -> tuple[str, int]:
+        """The stored tensor, and its axis, that a weight is."""
+        while name not in self.graph.constants:
+            maker = self.graph.makers[name]
+            if isinstance(maker.op, Transpose):
+                axis = maker.op.order[axis]
+            elif not (isinstance(maker.op, Elementwise) and maker.op.kind == "identity"):
+                raise CertificateRejected(f"the weights of {maker.name!r} are made of others")
+            name = maker.inputs[0]
+        return name, axis
+
+    def _sink(self, node: Node) -> tuple[str, int]:
+        """The stored tensor that takes a constant added to each index of what a node gives, and its
+        sign there: the bias, or the mean of a batch norm or the shift that alone reads the output.
+        """
+        if len(node.inputs) > 2 and node.inputs[2] in self.graph.constants:
+            return node.inputs[2], 1
+        readers = self.graph.readers.get(node.output, [])
+        shape = self.graph.shapes.get(node.output)
+        self.lacking.add(node.output)
+        if len(readers) == 1 and node.output not in self.graph.outputs and shape is not None:
+            (reader,) = readers
+            op = reader.op
+            assert isinstance(node.op, Linear)
+            axis = node.op.writes
+            if isinstance(op, PerUnit) and op.kind == "batchnorm" and op.axis == axis:
+                if reader.inputs[0] == node.output and reader.inputs[3] in self.graph.constants:
+                    return reader.inputs[3], -1
+            if isinstance(op, Elementwise) and op.kind in ("add", "sub") and len(reader.inputs) == 2:
+                other = reader.inputs[1 - reader.inputs.index(node.output)]
+                stored = self.graph.constants.get(other)
+                if stored is not None and stored.size == shape[axis] and self._along(stored, len(shape) - axis):
+                    # y + s, and y - s takes the opposite; s - y takes it with its sign
+                    return other, -1 if op.kind == "sub" else 1
+        raise CertificateRejected(f"{node.name!r} has no bias that could take a constant")
+
+    @staticmethod
+    def _along(stored: Tensor, back: int) -> bool:
+        """Whether a tensor has its entries along one axis, counted from the end."""
+        return stored.ndim >= back and stored.shape[-back] == stored.size
+
+    def applied(self) -> dict[str, Tensor]:
+        """The changed tensors."""
+        found = dict[str, Tensor]()
+        for name, by_node in self.columns.items():
+            if name in self.shifts:
+                raise CertificateRejected(f"{name!r} is read in two ways")
+            found[name] = self._with_columns(name, self._agreed(name, by_node))
+        for name, shifts in self.shifts.items():
+            found[name] = self._shifted(name, self._agreed(name, shifts))
+        return found
+
+    def _agreed(self, name: str, by_node: Mapping[str, list[Any]]) -> list[Any]:
+        """The changes, which all nodes that the tensor reaches ask for alike."""
+        asked = list(by_node.values())
+        alike = all(_same_changes(asked[0], one) for one in asked)
+        if not alike or len(by_node) != self._uses(name):
+            raise CertificateRejected(f"{name!r} is read by several nodes, which need different changes")
+        return asked[0]
+
+    def _uses(self, name: str) -> int:
+        """How many nodes that are no rearrangement read a stored tensor, outputs included."""
+        count = int(name in self.graph.outputs)
+        for node in self.graph.readers.get(name, ()):
+            through = isinstance(node.op, Transpose) or (
+                isinstance(node.op, Elementwise) and node.op.kind == "identity"
+            )
+            count += self._uses(node.output) if through else node.inputs.count(name)
+        return count
+
+    def _with_columns(self, name: str, changes: list[tuple[int, int, int, Fraction]]) -> Tensor:
+        stored = self.graph.constants[name]
+        axis = changes[0][0]
+        moved = np.moveaxis(stored, axis, 0)
+        totals = dict[int, Array]()
+        for other, source, target, ratio in changes:
+            if other != axis:
+                raise CertificateRejected(f"{name!r} is read along two axes")
+            total = totals.get(target)
+            if total is None:
+                total = np.asarray(moved[target], dtype=np.float64)
+            totals[target] = _exact_step(total, np.asarray(moved[source], dtype=np.float64), ratio, name)
+        result = stored.copy()
+        view = np.moveaxis(result, axis, 0)
+        for target, total in totals.items():
+            view[target] = _narrowed(total, stored.dtype, name)
+        return result
+
+    def _shifted(self, name: str, changes: list[tuple[Array, Fraction]]) -> Tensor:
+        stored = self.graph.constants[name]
+        total = np.asarray(stored, dtype=np.float64).ravel()
+        try:
+            for taps, value in changes:
+                for tap in taps.T:
+                    total = _exact_step(total, tap, value, name)
+        except Rounds:
+            total = _exact_sums(np.asarray(stored, dtype=np.float64).ravel(), changes, name)
+        return _narrowed(total, stored.dtype, name).reshape(stored.shape)
+
+
+def _same_changes(a: list[Any], b: list[Any]) -> bool:
+    if len(a) != len(b):
+        return False
+    for one, other in zip(a, b, strict=True):
+        for x, y in zip(one, other, strict=True):
+            if isinstance(x, np.ndarray):
+                if not np.array_equal(x, y):
+                    return False
+            elif x != y:
+                return False
+    return True
+
+
+def _exact_step(total: Array, part: Array, ratio: Fraction, name: str) -> Array:
+    """total + ratio * part, where it needs no rounding in float64."""
+    factor = float(ratio)
+    with np.errstate(all="ignore"):
+        product, lost = two_product(part, np.full_like(part, factor))
+        found, rest = two_sum(total, product)
+    if Fraction(factor) != ratio or lost.any() or rest.any() or not np.isfinite(found).all():
+        raise Rounds(f"a change of {name!r} would be rounded")
+    return found
+
+
+def _exact_sums(start: Array, changes: list[tuple[Array, Fraction]], name: str) -> Array:
+    """The same with rationals, for sums that pass through numbers that float64 has not."""
+    found = np.empty(len(start))
+    for i, first in enumerate(start.tolist()):
+        total = Fraction(first)
+        for taps, value in changes:
+            total += value * sum(map(Fraction, taps[i].tolist()))
+        if Fraction(float(total)) != total:
+            raise Rounds(f"a change of {name!r} would be rounded")
+        found[i] = float(total)
+    return found
+
+
+def _narrowed(total: Array, dtype: Any, name: str) -> Tensor:
+    with np.errstate(all="ignore"):
+        stored = total.astype(dtype)
+    if not np.array_equal(np.asarray(stored, dtype=np.float64), total):
+        raise Rounds(f"a change of {name!r} would be rounded in {dtype}")
+    return stored
+
+
+def _restricted(
+    known: Known, kept: Mapping[Place, Ints], changed: Mapping[str, Tensor], lacking: set[str]
+) -> GraphModel:
+    graph = known.graph
+    shapes, constants = dict(graph.shapes), dict(graph.constants)
+    constants.update(changed)
+    for (name, axis), stay in kept.items():
+        shape = list(shapes[name] or ())
+        shape[axis] = len(stay)
+        shapes[name] = tuple(shape)
+        if name in constants:
+            constants[name] = np.take(constants[name], stay, axis)
+    touched = {name for name, _ in kept}
+    nodes = []
+    for node in graph.nodes:
+        if touched.isdisjoint(node.inputs) and touched.isdisjoint(node.outputs):
+            nodes.append(node)
+        else:
+            nodes.append(replace(node, op=node.op.restricted(node, kept, graph.shapes)))
+    smaller = GraphModel(graph.inputs, graph.outputs, tuple(nodes), shapes, constants)
+    known.restricted(smaller, kept)
+    known.forget({*changed, *lacking})
+    return smaller
