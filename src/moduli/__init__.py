@@ -15,6 +15,8 @@ _PLACES = {
     "kernel.network": "Layer Network",
     "kernel.slack": "Slack",
     "common.domains": "Gaussian Samples",
+    "common.graph": "Graph",
+    "kernel.graph.certificate": "GraphCertificate",
     "formats": "load save",
     "formats.torch_modules": "to_torch",
     "formats.vnnlib": "Box",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from .api import symmetries as symmetries
     from .common.domains import Gaussian as Gaussian
     from .common.domains import Samples as Samples
+    from .common.graph import Graph as Graph
     from .compression.average.mean_field_limit import etf as etf
     from .compression.radius.hard_instances import hard_instance as hard_instance
     from .formats import load as load
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from .kernel.errors import ShapeError as ShapeError
     from .kernel.errors import Undecided as Undecided
     from .kernel.errors import UnsupportedModel as UnsupportedModel
+    from .kernel.graph.certificate import GraphCertificate as GraphCertificate
     from .kernel.network import Layer as Layer
     from .kernel.network import Network as Network
     from .kernel.slack import Slack as Slack

@@ -19,13 +19,16 @@ import numpy as np
 from moduli.capacity.complexity_table import Complexity
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.files import content
+from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.compression import graph_results
 from moduli.compression.average import mean_field_limit, students
 from moduli.compression.average.mean_field_limit import MeanField
 from moduli.compression.average.students import ErrorCurve, Narrowed
 from moduli.compression.box import reduce_on_box, tolerance
 from moduli.compression.exact import reduce
+from moduli.compression.graph_results import GraphCompression, GraphRank, GraphVerdict
 from moduli.compression.radius import reduce_within
 from moduli.compression.radius.reduce_within import RankCurve
 from moduli.compression.results import Compression, Rank, one_layer
@@ -37,6 +40,8 @@ from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, ShapeError
 from moduli.kernel.exact_numbers import ceiling
+from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
+from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
 from moduli.piecewise.forced_depth import Depth
 from moduli.piecewise.functional_dimension import Dimension
@@ -47,7 +52,7 @@ from moduli.training.pruning import Curve
 
 from .capacity import complexity_table
 from .equivalence import alignment, compare, constant_paths, group
-from .formats import load
+from .formats import load, load_chain
 from .piecewise import (
     cells_sampled,
     forced_depth,
@@ -57,6 +62,8 @@ from .piecewise import (
     recovery,
 )
 from .training import pruning
+
+SCHEMA_WITHIN = 2**16  # bytes at the start of a certificate among which its schema is looked for
 
 
 @np.errstate(all="ignore")
@@ -72,7 +79,7 @@ def compress(
     executor: Executor | None = None,
     skip: bool = False,
     progress: Progress | None = None,
-) -> Compression | Narrowed:
+) -> Compression | Narrowed | GraphCompression:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof,
     or close on average.
 
@@ -108,9 +115,13 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
+    found = load(net) if _exactly(on, eps, radius) else load_chain(net)
+    if isinstance(found, Graph):
+        return graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
+    net = found
     if isinstance(on, (Gaussian, Samples)):
         return students.narrow(
-            load(net),
+            load_chain(net),
             on,
             units=units,
             eps=eps,
@@ -121,11 +132,11 @@ def compress(
         )
     if isinstance(on, Box):
         if eps:
-            return tolerance.compress(load(net), on, eps, budget, seed, executor, progress)
-        return reduce_on_box.compress(load(net), on, budget, seed, executor, progress)
+            return tolerance.compress(load_chain(net), on, eps, budget, seed, executor, progress)
+        return reduce_on_box.compress(load_chain(net), on, budget, seed, executor, progress)
     if radius:
-        return reduce_within.compress(load(net), radius, budget, executor, progress)
-    return reduce.compress(load(net), progress)
+        return reduce_within.compress(load_chain(net), radius, budget, executor, progress)
+    return reduce.compress(load_chain(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -138,7 +149,7 @@ def rank(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Rank:
+) -> Rank | GraphRank:
     """The least number of hidden units with this function on all inputs or a box; with a radius, of
     any parameter that close.
 
@@ -158,16 +169,21 @@ def rank(
     1
     """
     _only_alone(on, 0.0, radius, None)
+    found = load(net) if _exactly(on, 0.0, radius) else load_chain(net)
+    if isinstance(found, Graph):
+        small = graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
+        return GraphRank("bounded", small)
+    net = found
     if isinstance(on, Box):
-        return reduce_on_box.rank(load(net), on, budget, seed, executor, progress)
+        return reduce_on_box.rank(load_chain(net), on, budget, seed, executor, progress)
     if on is not None:
         name = type(on).__name__
         raise ValueError(
             f"on={name}: a rank counts units needed on all inputs or on a box; for averages use compress"
         )
     if radius:
-        return reduce_within.rank(load(net), radius, budget, executor, progress)
-    return reduce.rank(load(net), progress)
+        return reduce_within.rank(load_chain(net), radius, budget, executor, progress)
+    return reduce.rank(load_chain(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -194,7 +210,11 @@ def rank_curve(
     """
     several = isinstance(nets, (list, tuple)) and not _is_layers(nets)
     return reduce_within.curve(
-        [load(net) for net in nets] if several else [load(nets)], radii, budget, executor, progress
+        [load_chain(net) for net in nets] if several else [load_chain(nets)],
+        radii,
+        budget,
+        executor,
+        progress,
     )
 
 
@@ -224,7 +244,7 @@ def error_curve(
         raise ValueError(
             "on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)"
         )
-    return students.error_curve(load(net), on, units, seed, executor, progress)
+    return students.error_curve(load_chain(net), on, units, seed, executor, progress)
 
 
 @np.errstate(all="ignore")
@@ -242,12 +262,17 @@ def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
     >>> field.applies, 0 < field.loss(8) < field.loss(2) < 0.4
     (True, True)
     """
-    return mean_field_limit.mean_field(load(net), on or Gaussian())
+    return mean_field_limit.mean_field(load_chain(net), on or Gaussian())
 
 
 def _is_layers(nets: Sequence[Any]) -> bool:
     """Whether a list is one network: (weight, bias) pairs."""
     return bool(nets) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in nets)
+
+
+def _exactly(on: Domain, eps: float, radius: float) -> bool:
+    """Whether the same function is asked for, on all inputs or a box: what graphs can answer."""
+    return not eps and not radius and (on is None or isinstance(on, Box))
 
 
 def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
@@ -295,7 +320,7 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    found = polyhedral_complex.pieces(load(net), on, slice, budget, progress)
+    found = polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
     _ = (
         found.linear_regions
     )  # slopes that no float holds are told here, not when the answer is read
@@ -323,7 +348,7 @@ def dimension(
     >>> int(mo.dimension(net, on=mo.Box(-4, 4))), int(mo.dimension(net, on=mo.Box(2, 4)))      # always active on the second
     (5, 2)
     """
-    net = load(net)
+    net = load_chain(net)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
         return functional_dimension.dimension(
             cells_sampled.explore(net, on, budget, seed, progress), seed
@@ -365,7 +390,7 @@ def identifiable(
     >>> answer.witness(np.array([[0.5]])).item(), hat(np.array([[0.5]])).item()
     (0.5, 0.5)
     """
-    net = load(net)
+    net = load_chain(net)
     answer = identifiability.without_dimension(net, on)
     if answer is not None:
         return answer
@@ -394,7 +419,9 @@ def depth(
     >>> mo.depth(top, on=mo.Box(-8, 8)).strict                                                    # of max(0, x, y)
     2
     """
-    return forced_depth.depth(polyhedral_complex.pieces(load(net), on, slice, budget, progress))
+    return forced_depth.depth(
+        polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
+    )
 
 
 @np.errstate(all="ignore")
@@ -421,7 +448,7 @@ def recover(
     >>> mo.recover(hat, on=mo.Box(-4, 4)).network.layers[0].bias.tolist()
     [0.0, -1.0, -2.0]
     """
-    net = load(net)
+    net = load_chain(net)
     return recovery.recover(
         polyhedral_complex.pieces(net, on, None, 10_000, progress), widths or net.widths, budget
     )
@@ -443,7 +470,7 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
     >>> curve.at(0.0) < 0.4, curve.pruned(0.5).units            # 174 of 256 units are redundant, 117 have zero rows
     (True, 128)
     """
-    return pruning.pruning_curve(load(net), by, on)
+    return pruning.pruning_curve(load_chain(net), by, on)
 
 
 @np.errstate(all="ignore")
@@ -461,7 +488,7 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     >>> mo.canonical(a) == mo.canonical(b)
     True
     """
-    return group.canonical(load(net), progress)
+    return group.canonical(load_chain(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -501,7 +528,7 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     >>> a == b, a.complete
     (True, True)
     """
-    return group.signature(load(net), progress)
+    return group.signature(load_chain(net), progress)
 
 
 @np.errstate(all="ignore")
@@ -516,7 +543,7 @@ def symmetries(net: Any) -> SymmetryGroup:
     >>> mo.canonical(group.random(seed=1)(net)) == mo.canonical(net)
     True
     """
-    return SymmetryGroup.of(load(net))
+    return SymmetryGroup.of(load_chain(net))
 
 
 @np.errstate(all="ignore")
@@ -582,7 +609,7 @@ def complexity(
     widths = isinstance(net_or_widths, (list, tuple)) and all(
         isinstance(d, (int, np.integer)) for d in net_or_widths
     )
-    net = net_or_widths if widths else load(net_or_widths)
+    net = net_or_widths if widths else load_chain(net_or_widths)
     return complexity_table.complexity(
         net, activation, bound, input_bound, samples, accuracy, delta, norm
     )
@@ -622,7 +649,7 @@ def equivalent(
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
-    a, b = load(a), load(b)
+    a, b = load_chain(a), load_chain(b)
     if (a.widths[0], a.widths[-1]) != (b.widths[0], b.widths[-1]):
         first, second = (f"R^{net.widths[0]} to R^{net.widths[-1]}" for net in (a, b))
         raise ShapeError(
@@ -889,9 +916,19 @@ class Verdict(Result):
         }  # fmt: skip
 
 
+def _certificate(path: str | Path) -> Certificate | GraphCertificate:
+    """Of a file, by its schema."""
+    text = content(path)
+    kind = GraphCertificate if GRAPH_SCHEMA.encode() in text[:SCHEMA_WITHIN] else Certificate
+    try:
+        return kind.from_json(text)
+    except CertificateRejected as error:
+        raise CertificateRejected(f"{path}: {error}") from None
+
+
 @np.errstate(all="ignore")
 def check(
-    certificate: Certificate | str | Path,
+    certificate: Certificate | GraphCertificate | str | Path,
     small: Any,
     large: Any,
     *,
@@ -899,7 +936,7 @@ def check(
     on: Domain | str = None,
     radius: float | None = None,
     minimal: bool = False,
-) -> Verdict:
+) -> Verdict | GraphVerdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
     Whoever made the certificate chose what it claims. Demands say what is needed: a certificate
@@ -935,13 +972,15 @@ def check(
     ...     print(error)
     on=Box(-2, 2) is demanded, but at input 0 the certificate holds from -1.0 to 1.0 only
     """
-    if not isinstance(certificate, Certificate):
-        try:
-            certificate = Certificate.from_json(content(certificate))
-        except CertificateRejected as error:
-            raise CertificateRejected(f"{certificate}: {error}") from None
-    large = load(large)
+    if not isinstance(certificate, (Certificate, GraphCertificate)):
+        certificate = _certificate(certificate)
+    if isinstance(certificate, GraphCertificate):
+        return graph_results.check(
+            certificate, load(small), load(large), max_slack=max_slack, on=on, radius=radius,
+            minimal=minimal,
+        )  # fmt: skip
+    large = load_chain(large)
     demands = Demands.of(max_slack, on, radius, minimal, large.widths[0])
-    verdict = Verdict("proved", *proved(certificate, load(small), large), demands)
+    verdict = Verdict("proved", *proved(certificate, load_chain(small), large), demands)
     demands.require(verdict)
     return verdict

@@ -24,6 +24,7 @@ class Source(Protocol):
 
     notes: tuple[str, ...]
     where: str
+    integers: frozenset[str]  # inputs that hold integers
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph: ...
@@ -122,7 +123,9 @@ class Graph:
         alone = not isinstance(x, Mapping)
         if alone and len(self.inputs) != 1:
             raise UnsupportedModel(f"inputs {', '.join(self.inputs)}: give arrays by name")
-        feeds = {self.inputs[0]: np.asarray(x)} if alone else {k: np.asarray(v) for k, v in x.items()}
+        feeds = (
+            {self.inputs[0]: np.asarray(x)} if alone else {k: np.asarray(v) for k, v in x.items()}
+        )
         if set(feeds) != set(self.inputs):
             raise UnsupportedModel(f"inputs are {', '.join(self.inputs)}, given {', '.join(feeds)}")
         found = self.source.run(feeds)
@@ -142,7 +145,12 @@ def axes_of(model: GraphModel) -> list[Axis]:
     found, covered = list[Axis](), set[Place]()
     for seed in _seeds(model):
         shape = model.shapes.get(seed[0])
-        if seed in covered or shape is None or not isinstance(shape[seed[1]], int) or shape[seed[1]] == 1:
+        if (
+            seed in covered
+            or shape is None
+            or not isinstance(shape[seed[1]], int)
+            or shape[seed[1]] == 1
+        ):
             continue
         units = units_from(model, seed)
         covered.update(units.places)
@@ -160,7 +168,9 @@ def _seeds(model: GraphModel) -> list[Place]:
             rows += [(node.inputs[0], axis) for axis in range(len(shape)) if axis != node.op.axis]
         if isinstance(node.op, Contract):
             for name, back in ((node.inputs[0], 1), (node.inputs[1], 2)):
-                others += [(name, axis) for axis in range(len(model.shapes.get(name) or ()) - back + 1)]
+                others += [
+                    (name, axis) for axis in range(len(model.shapes.get(name) or ()) - back + 1)
+                ]
     return list(dict.fromkeys([*rows, *others]))
 
 
@@ -181,7 +191,10 @@ def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
     writers = list[tuple[str, Any]]()
     for node in model.nodes:
         if isinstance(node.op, Linear):
-            row, column = units.places.get((node.inputs[1], node.op.rows)), units.places.get((node.inputs[1], node.op.columns))
+            row, column = (
+                units.places.get((node.inputs[1], node.op.rows)),
+                units.places.get((node.inputs[1], node.op.columns)),
+            )
             name = stored_axis(model, node.inputs[1], 0)[0]
             if row is not None:
                 writers.append((name, row))
@@ -191,7 +204,7 @@ def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
             for (place, axis), labels in units.places.items():
                 if place == node.inputs[0] and axis != node.op.axis:
                     writers.append((place, labels))
-    for (name, _axis) in units.places:
+    for name, _axis in units.places:
         if name in model.constants and name not in readers and all(name != w for w, _ in writers):
             carriers[name] = None
     for name, labels in writers:
@@ -213,6 +226,8 @@ def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
         key = tuple(written.get(unit, ()))
         groups[key] = groups.get(key, 0) + 1
     return [
-        Axis(names[0] if names else units.seed[0], size, names, tuple(readers), tuple(carriers), None)
+        Axis(
+            names[0] if names else units.seed[0], size, names, tuple(readers), tuple(carriers), None
+        )
         for names, size in groups.items()
     ]

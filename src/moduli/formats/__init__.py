@@ -59,6 +59,7 @@ from moduli.common.files import (
     suffix_of,
     unpack,
 )
+from moduli.common.graph import Graph
 from moduli.kernel.box import Box
 from moduli.kernel.errors import UnsupportedModel, one_line
 from moduli.kernel.network import Network
@@ -82,6 +83,7 @@ MAX_PICKLE = 1 << 24  # bytes of an archive's list of tensors that are scanned f
 MAX_NAMES = 1 << 12  # of a folder that are looked at
 EXPORT = "export the model to ONNX"
 TENSORFLOW = f"{EXPORT}: python -m tf2onnx.convert"
+ZOO_GRAPHS = {"zoo:person-detector": "person-detector.onnx"}
 FOREIGN = {
     ".h5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
     ".hdf5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
@@ -129,11 +131,50 @@ def load(
     output: str | None = None,
     activation: Any = None,
     keys: Sequence[str] | None = None,
+) -> Network | Graph:
+    """Read a network: a chain of dense layers as a `Network`, any other ONNX model as a `Graph`.
+
+    Args and errors are those of `load_chain`. Where an output or an input shape is named, a chain
+    is meant, and nothing else is read.
+
+    Returns:
+        A `Network`, about which all is known, or a `Graph`: `compress`, `rank`, `check` and `info`
+        take one, and `Graph.chain` reads it as a chain where it is one.
+
+    >>> import moduli as mo
+    >>> type(load("zoo:person-detector")).__name__, type(load("zoo:digits-plain")).__name__
+    ('Graph', 'Network')
+    """
+    if isinstance(source, Graph):
+        return source
+
+    def chain() -> Network:
+        return load_chain(
+            source, input_shape=input_shape, output=output, activation=activation, keys=keys
+        )
+
+    if output is not None or input_shape is not None:
+        return chain()
+    found = _onnx_source(source)
+    if found is None:
+        return chain()
+    data, folder, where = found
+    read: Network | Graph = _graph_files().load(data, folder, where, chain)
+    return read
+
+
+def load_chain(
+    source: Any,
+    *,
+    input_shape: int | Sequence[int] | None = None,
+    output: str | None = None,
+    activation: Any = None,
+    keys: Sequence[str] | None = None,
 ) -> Network:
-    """Read a network.
+    """Read a network as a chain of dense layers.
 
     Args:
-        source: a `Network` (returned as it is), a path (formats by suffix, see the module),
+        source: a `Network` (returned as it is), a `Graph`, a path (formats by suffix, see the module),
             ``"zoo:NAME"``, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of ``(weight,
             bias)`` pairs.
         input_shape: of one sample, without the batch axis or with it, where the model leaves it
@@ -149,11 +190,13 @@ def load(
         OSError: the file cannot be opened.
 
     >>> import numpy as np
-    >>> load([(np.ones((3, 2)), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))], activation="tanh").widths
+    >>> load_chain([(np.ones((3, 2)), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))], activation="tanh").widths
     (2, 3, 1)
     """
     if isinstance(source, Network):
         return source
+    if isinstance(source, Graph):
+        return source.chain()
     if isinstance(source, (str, os.PathLike)):
         if str(source).startswith("zoo:"):
             return _zoo(str(source)[4:])
@@ -172,8 +215,35 @@ def load(
     )
 
 
+def _onnx_source(source: Any) -> tuple[Any, Path | None, str] | None:
+    """The bytes or the model, the folder and the name of an ONNX source; None of others."""
+    if "onnx" in sys.modules and isinstance(source, sys.modules["onnx"].ModelProto):
+        return source, None, "ONNX model"
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    if str(source) in ZOO_GRAPHS:
+        return _zoo_graph(ZOO_GRAPHS[str(source)]), None, str(source)
+    if str(source).startswith("zoo:"):
+        return None
+    path = Path(source)
+    if path.is_dir() or suffix_of(path)[0] != ".onnx":
+        return None
+    _readable(path, ".onnx", path.stat().st_size)
+    return content(path), path.parent, str(path)
+
+
+def _zoo_graph(name: str) -> bytes:
+    from importlib.resources import files
+
+    return (files("moduli") / "zoo" / name).read_bytes()
+
+
+def _graph_files() -> Any:
+    return importlib.import_module(".onnx.graph_files", __package__)
+
+
 def save(
-    net: Network, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None
+    net: Network | Graph, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None
 ) -> Path:
     """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at
     all.
@@ -197,6 +267,12 @@ def save(
     True
     """
     file = Path(path)
+    if isinstance(net, Graph):
+        if file.suffix.lower() != ".onnx":
+            raise UnsupportedModel(
+                f"{file}: a graph is written as .onnx, in the types that it was read in"
+            )
+        return net.source.save(file)
     writers: dict[str, Writer] = {
         ".onnx": onnx_bytes, ".safetensors": _safetensors_bytes, ".npz": _npz_bytes,
         ".nnet": nnet_bytes,
@@ -235,13 +311,7 @@ def _load_path(
         raise UnsupportedModel(
             f"{path}: {suffix}.gz is not unpacked here; {command} it first and give the model file"
         )
-    regular(path)
-    most = (
-        2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE
-    )  # which holds all that `affine_tracer.MAX_PARAMETERS` allows
-    if not 0 < size <= most:
-        raise UnsupportedModel(f"{path}: {size} bytes; such a file holds between 1 and {most}")
-    refuse_stand_in(path)
+    _readable(path, suffix, size)
     with one_line(str(path)):
         if suffix == ".onnx":
             return read_onnx(content(path), path.parent, str(path), input_shape, output)
@@ -254,6 +324,17 @@ def _load_path(
         if suffix == ".zip":
             return _read_policy(path, activation, keys)
         return _network(_torch().read_checkpoint(path, activation=activation, keys=keys))
+
+
+def _readable(path: Path, suffix: str, size: int) -> None:
+    """Refuse what is no file of numbers, or too large, before it is read."""
+    regular(path)
+    most = (
+        2 * MAX_FILE if suffix == ".safetensors" else MAX_FILE
+    )  # which holds all that `affine_tracer.MAX_PARAMETERS` allows
+    if not 0 < size <= most:
+        raise UnsupportedModel(f"{path}: {size} bytes; such a file holds between 1 and {most}")
+    refuse_stand_in(path)
 
 
 def _unread(path: Path, suffix: str, packed: bool) -> str:

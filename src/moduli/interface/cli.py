@@ -10,9 +10,10 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from moduli.common.domains import Domain, Samples
+    from moduli.common.graph import Graph
     from moduli.compression.average.students import ErrorCurve
+    from moduli.compression.graph_results import GraphCompression
     from moduli.compression.radius.reduce_within import RankCurve
     from moduli.compression.results import Compression
     from moduli.kernel.box import Box
@@ -175,11 +178,30 @@ def _load(
     keys: str | None,
     input_shape: str | None,
 ) -> Network:
+    from moduli.formats import load_chain
+
+    return load_chain(model, **_asked(activation, output, keys, input_shape))
+
+
+def _load_any(
+    model: str,
+    *,
+    activation: str | None,
+    output: str | None,
+    keys: str | None,
+    input_shape: str | None,
+) -> Network | Graph:
     from moduli.formats import load
 
+    return load(model, **_asked(activation, output, keys, input_shape))
+
+
+def _asked(
+    activation: str | None, output: str | None, keys: str | None, input_shape: str | None
+) -> dict[str, Any]:
     names = tuple(keys.split(",")) if keys else None
     shape = None if input_shape is None else _numbers("--input-shape", input_shape)
-    return load(model, activation=activation, output=output, keys=names, input_shape=shape)
+    return {"activation": activation, "output": output, "keys": names, "input_shape": shape}
 
 
 def _domain(text: str) -> Domain:
@@ -246,7 +268,9 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
     \b
     Example: moduli info controller.onnx
     """
-    net = _load(model, **source)
+    net = _load_any(model, **source)
+    if not isinstance(net, mo.Network):
+        return _graph_info(model, net, as_json, quiet)
     data = {
         "schema": "moduli.info/1",
         "model": model,
@@ -278,6 +302,42 @@ def info(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
                 )
             )
         show_rows(model, rows)
+
+
+def _graph_info(model: str, graph: Graph, as_json: bool, quiet: bool) -> None:
+    """Axes of a graph, and what freezes them."""
+    if as_json:
+        show_data(
+            {
+                "schema": "moduli.info/1",
+                "model": model,
+                "operators": len(graph.model.nodes),
+                "inputs": _ends(graph, graph.inputs),
+                "outputs": _ends(graph, graph.outputs),
+                "units": graph.units,
+                "parameters": graph.parameters,
+                "axes": [asdict(axis) for axis in graph.axes],
+                "digest": graph.digest,
+                "notes": list(graph.notes),
+            }
+        )
+    elif not quiet:
+        rows = [("network", repr(graph)), ("units", str(graph.units)), ("digest", graph.digest)]
+        for axis in graph.axes:
+            readers = f", read by {_several(axis.readers)}" if axis.readers else ""
+            stays = f"; stays: {axis.frozen}" if axis.frozen else ""
+            rows.append((axis.name, f"{axis.size}{readers}{stays}"))
+        rows += [("note", note) for note in graph.notes]
+        show_rows(model, rows)
+
+
+def _ends(graph: Graph, names: Sequence[str]) -> dict[str, Any]:
+    shapes = {name: graph.model.shapes.get(name) for name in names}
+    return {name: None if shape is None else list(shape) for name, shape in shapes.items()}
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @cli.command()
@@ -323,9 +383,10 @@ def compress(
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
         raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
+    from moduli.compression.graph_results import GraphCompression
     from moduli.compression.results import Compression
 
-    net, domain = _load(model, **source), _domain(on)
+    net, domain = _load_any(model, **source), _domain(on)
     with bar(quiet) as progress, processes(workers) as executor:
         small = mo.compress(
             net,
@@ -338,6 +399,12 @@ def compress(
             executor=executor,
             progress=progress,
         )
+    if isinstance(small, GraphCompression):
+        if dtype is not None:
+            raise ValueError(f"--dtype {dtype}: a graph keeps the types of its file; leave it out")
+        target, proof = _write_graph(small, Path(out))
+        return show(small, as_json, quiet, **_told(domain), written=str(target), proof=str(proof))
+    assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
         small = small.rounded(dtype or net.dtype)
         with writing(Path(out)):
@@ -375,6 +442,20 @@ def _write(small: Compression, out: Path, dtype: str) -> tuple[Compression, Path
         raise
 
 
+def _write_graph(small: GraphCompression, out: Path) -> tuple[Path, Path]:
+    """Write graph and certificate, both or neither."""
+    proof, new = out.with_name(out.name + ".cert.json"), not out.exists()
+    with writing(out):
+        target = mo.save(small.network, out)
+    try:
+        with writing(proof):
+            return target, small.save(proof)
+    except BaseException:
+        if new:
+            target.unlink(missing_ok=True)
+        raise
+
+
 @cli.command()
 @click.argument("model")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
@@ -400,7 +481,7 @@ def rank(
     Example: moduli rank zoo:digits-plain --radius 0.05
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        net, domain = _load(model, **source), _domain(on)
+        net, domain = _load_any(model, **source), _domain(on)
         answer = mo.rank(
             net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
             progress=progress,
@@ -502,8 +583,8 @@ def check(
     with bar(quiet):
         verdict = mo.check(
             certificate,
-            _load(small, **_fitting(small, source)),
-            _load(large, **source),
+            _load_any(small, **_fitting(small, source)),
+            _load_any(large, **source),
             max_slack=max_slack,
             on=domain,
             radius=radius,
@@ -1038,33 +1119,45 @@ def _cluster(address: str) -> Iterator[Executor]:
 )
 @_options("json", "quiet")
 def demo(out: str, as_json: bool, quiet: bool) -> None:
-    """Compress a bundled network and check the proof.
+    """Compress two bundled networks and check the proofs.
 
-    Writes the network, the smaller one and its certificate, and checks them from the files.
+    A dense one on all inputs, and the person detector of MLPerf Tiny, a convolutional one, on all
+    images. Writes the networks, the smaller ones and their certificates, and checks them from the
+    files.
 
     \b
     Example: moduli demo
     """
     from moduli.compression.exact import reduce
+    from moduli.compression.graph_results import GraphCompression
+    from moduli.formats import load_chain
 
     folder = Path(out)
-    net = mo.load("zoo:digits-tanh")
+    net, graph = load_chain("zoo:digits-tanh"), mo.load("zoo:person-detector")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         large = mo.save(net, folder / "digits-tanh.onnx", dtype=net.dtype)
+        images = mo.save(graph, folder / "person-detector.onnx")
     target = folder / "digits-tanh-small.onnx"
     with bar(quiet, f"what is in {out} stays"):
         small, proof = _write(reduce.compress(net), target, net.dtype)
         verdict = mo.check(proof, target, large)
-    show(
-        small,
-        as_json,
-        quiet,
-        large=str(large),
-        written=str(target),
-        proof=str(proof),
-        checked=verdict.statement,
-    )
+        smaller = mo.compress(graph, on=mo.Box(0, 1))
+        assert isinstance(smaller, GraphCompression)
+        written, proof_of_images = _write_graph(smaller, folder / "person-detector-small.onnx")
+        checked = mo.check(proof_of_images, written, images)
+    files = {
+        "large": str(large), "written": str(target), "proof": str(proof),
+        "checked": verdict.statement,
+    }  # fmt: skip
+    more = {
+        "large": str(images), "written": str(written), "proof": str(proof_of_images),
+        "checked": checked.statement,
+    }  # fmt: skip
+    if as_json:
+        return show(small, as_json, quiet, **files, graph={**smaller.to_json(), **more})
+    show(small, as_json, quiet, **files)
+    show(smaller, as_json, quiet, **more)
 
 
 def main() -> None:

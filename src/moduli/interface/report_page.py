@@ -19,7 +19,7 @@ from moduli.common.files import atomic_write
 from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
 from moduli.compression.results import MOVES, Compression, Rank
-from moduli.formats import load
+from moduli.formats import load_chain
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
 from moduli.kernel.network import Network
@@ -192,7 +192,7 @@ def report(
     (True, False)
     """
     name = str(net) if isinstance(net, (str, Path)) else "MODEL"
-    return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
+    return build(load_chain(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
 
 
 @np.errstate(all="ignore")

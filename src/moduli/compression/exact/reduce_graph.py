@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.graph import stored_axis
 from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.certificate import GraphMove, bypassed, passed_through
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place, Transpose
+from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
 from moduli.kernel.graph.removal import Into, Rounds, remove
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -85,7 +86,7 @@ def seeds(graph: GraphModel) -> list[Place]:
     rows, others = list[Place](), list[Place]()
     for node in reversed(graph.nodes):
         if isinstance(node.op, Linear):
-            rows.append(_stored(graph, node.inputs[1], node.op.rows))
+            rows.append(stored_axis(graph, node.inputs[1], node.op.rows))
         if isinstance(node.op, Lookup):
             shape = graph.shapes[node.inputs[0]] or ()
             rows += [(node.inputs[0], axis) for axis in range(len(shape)) if axis != node.op.axis]
@@ -96,27 +97,29 @@ def seeds(graph: GraphModel) -> list[Place]:
     return list(dict.fromkeys([*rows, *others]))
 
 
-def _stored(graph: GraphModel, name: str, axis: int) -> Place:
-    """The axis of the stored tensor that a weight is, where it is only transposed."""
-    while name not in graph.constants:
-        maker = graph.makers[name]
-        if not isinstance(maker.op, Transpose):
-            break
-        name, axis = maker.inputs[0], maker.op.order[axis]
-    return name, axis
-
-
-def _removals(known: Known, found: Found, budget: int, progress: Progress | None) -> list[GraphMove]:
+def _removals(
+    known: Known, found: Found, budget: int, progress: Progress | None
+) -> list[GraphMove]:
     moves, covered = list[GraphMove](), set[Place]()
     queue = seeds(known.graph)
     for k, seed in enumerate(queue):
         shape = known.graph.shapes.get(seed[0])
-        if seed in covered or shape is None or not isinstance(shape[seed[1]], int) or len(moves) >= budget:
+        if (
+            seed in covered
+            or shape is None
+            or not isinstance(shape[seed[1]], int)
+            or len(moves) >= budget
+        ):
             continue
         if progress is not None:
             progress(k, len(queue), "axes")
         units = units_from(known.graph, seed)
         own = np.unique(units.places[seed])
+        first = _first_writer(known.graph, units)
+        if first is not None and first != seed:
+            seed = first
+            units = units_from(known.graph, seed)
+            own = np.unique(units.places[seed])
         covered.update(p for p, labels in units.places.items() if np.isin(labels, own).all())
         if units.count < 2:
             continue
@@ -130,7 +133,21 @@ def _removals(known: Known, found: Found, budget: int, progress: Progress | None
     return moves
 
 
-def _applied(known: Known, seed: Place, units: Units, into: dict[int, int | None]) -> tuple[list[GraphMove], int]:
+def _first_writer(graph: GraphModel, units: Units) -> Place | None:
+    """The first rows of weights that have all the units of the seed: the axis is called after them."""
+    own = np.unique(units.places[units.seed])
+    for node in graph.nodes:
+        if isinstance(node.op, Linear):
+            place = stored_axis(graph, node.inputs[1], node.op.rows)
+            labels = units.places.get(place)
+            if labels is not None and np.isin(own, labels).all():
+                return place
+    return None
+
+
+def _applied(
+    known: Known, seed: Place, units: Units, into: dict[int, int | None]
+) -> tuple[list[GraphMove], int]:
     """Let the kernel take a plan, in parts where all of it would round; how many units are left."""
     try:
         move = _move(seed, units, into)
@@ -226,7 +243,10 @@ def plan(known: Known, units: Units) -> Into:
             kept.add(unit)
             continue
         key = (k, position[k][column], names[column][0])
-        partner = next((v for v in buckets.get(key, []) if _mergeable(readings, position, open_at[unit], v)), None)
+        partner = next(
+            (v for v in buckets.get(key, []) if _mergeable(readings, position, open_at[unit], v)),
+            None,
+        )
         if partner is None:
             kept.add(unit)
         else:

@@ -17,7 +17,7 @@ from moduli.kernel.network import Network
 
 from . import graph_operators  # noqa: F401  its handlers register themselves
 from .graph_reader import GraphReader
-from .reference import Evaluator, run_model
+from .reference import run_model
 from .surgery import Surgeon
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -25,7 +25,10 @@ Chain = Callable[[], Network]
 INLINE = 2**31 - 2**20  # bytes of a model that protobuf can hold
 EXTERNAL = 1024  # bytes of a tensor from which on it is kept in a file of its own
 
-__all__ = ["Evaluator", "OnnxSource", "read_graph"]
+OVER_POSITIONS = {
+    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
+    "ConvInteger", "QLinearConv",
+}  # fmt: skip
 
 
 class OnnxSource:
@@ -38,6 +41,9 @@ class OnnxSource:
             self.model = self.reading.read()
         opaque = [f"opaque: {text}" for text in self.reading.opaque.values()]
         self.notes = (*self.reading.notes, *opaque)
+        floats = [name for name in self.model.inputs if self.reading.floating(name)]
+        self.integers = frozenset(self.model.inputs) - frozenset(floats)
+        self.why = ""  # it is no chain, where that was tried
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -74,7 +80,11 @@ class OnnxSource:
             raw = np.ascontiguousarray(array).tobytes()
             plain = type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             plain.data_location = tensor.EXTERNAL
-            for key, value in (("location", data.name), ("offset", str(at)), ("length", str(len(raw)))):
+            for key, value in (
+                ("location", data.name),
+                ("offset", str(at)),
+                ("length", str(len(raw))),
+            ):
                 entry = plain.external_data.add()
                 entry.key, entry.value = key, value
             tensor.CopyFrom(plain)
@@ -83,6 +93,24 @@ class OnnxSource:
         if parts:
             atomic_write(data, parts)
         return atomic_write(path, proto.SerializeToString(deterministic=True))
+
+
+def load(source: Any, folder: Path | None, where: str, chain: Chain) -> Network | Graph:
+    """A model as a chain where it is a dense one, else as a graph.
+
+    A convolution is a dense map, too, but a much larger one: models that have any are graphs, and
+    `Graph.chain` reads them so where that is wanted.
+    """
+    graph = read_graph(source, folder, where, chain)
+    assert isinstance(graph.source, OnnxSource)
+    kinds = {node.op_type for node in graph.source.proto.graph.node}
+    if not kinds.isdisjoint(OVER_POSITIONS):
+        return graph
+    try:
+        return chain()
+    except UnsupportedModel as error:
+        graph.source.why = str(error)
+        return graph
 
 
 def read_graph(source: Any, folder: Path | None, where: str, chain: Chain) -> Graph:

@@ -99,12 +99,20 @@ def _binary(reader: GraphReader, node: Any) -> None:
 def _variadic(reader: GraphReader, node: Any) -> None:
     if len(node.input) == 1:
         return _elementwise(reader, node, "identity")
-    kind = "add" if node.op_type == "Sum" and len(node.input) == 2 else f"{node.op_type} of {len(node.input)}"
+    kind = (
+        "add"
+        if node.op_type == "Sum" and len(node.input) == 2
+        else f"{node.op_type} of {len(node.input)}"
+    )
     _elementwise(reader, node, kind)
 
 
 def _elementwise(
-    reader: GraphReader, node: Any, kind: str, numbers: tuple[float, ...] = (), count: int | None = None
+    reader: GraphReader,
+    node: Any,
+    kind: str,
+    numbers: tuple[float, ...] = (),
+    count: int | None = None,
 ) -> None:
     inputs = [name for name in list(node.input)[:count] if name]
     floats = inputs[1:] if kind == "where" else inputs
@@ -142,14 +150,21 @@ def broadcast(reader: GraphReader, names: Sequence[str], output: str) -> Shape:
 
 @handles("LeakyRelu")
 def _leaky_relu(reader: GraphReader, node: Any) -> None:
-    _elementwise(reader, node, "leaky_relu", (float(attributes(node).get("alpha", np.float32(0.01))),))
+    _elementwise(
+        reader, node, "leaky_relu", (float(attributes(node).get("alpha", np.float32(0.01))),)
+    )
 
 
 @handles("Elu", "Celu", "Selu", "ThresholdedRelu", "Shrink")
 def _with_numbers(reader: GraphReader, node: Any) -> None:
     numbers = {name: value for name, value in attributes(node).items() if isinstance(value, float)}
     kind = node.op_type.lower()
-    _elementwise(reader, node, f"{kind}", tuple(numbers[name] for name in sorted(numbers)) + (float(len(numbers)),))
+    _elementwise(
+        reader,
+        node,
+        f"{kind}",
+        tuple(numbers[name] for name in sorted(numbers)) + (float(len(numbers)),),
+    )
 
 
 @handles("HardSigmoid")
@@ -228,22 +243,42 @@ def _quantise(reader: GraphReader, node: Any) -> None:
     shape = reader.shape(x)
     if given.get("block_size") or len(reader.shape(scale)) > 1:
         raise NotUnderstood("it scales blocks")
-    kind = "dequantise" if node.op_type == "DequantizeLinear" else f"quantise {_options(node, 'saturate', 'output_dtype')}"
-    axis = _axis(given.get("axis", 1), max(1, len(shape))) if reader.shape(scale) not in ((), (1,)) else 0
-    reader.emit(PerUnit(kind, axis), [name for name in node.input if name], _only_output(node), shape)
+    kind = (
+        "dequantise"
+        if node.op_type == "DequantizeLinear"
+        else f"quantise {_options(node, 'saturate', 'output_dtype')}"
+    )
+    axis = (
+        _axis(given.get("axis", 1), max(1, len(shape)))
+        if reader.shape(scale) not in ((), (1,))
+        else 0
+    )
+    reader.emit(
+        PerUnit(kind, axis), [name for name in node.input if name], _only_output(node), shape
+    )
 
 
 # Slice by slice -------------------------------------------------------------------------------------------------
 
 
-def _positions(reader: GraphReader, output: str, shape: Shape, sizes: Sequence[Any] | None = None) -> Shape:
+def _positions(
+    reader: GraphReader, output: str, shape: Shape, sizes: Sequence[Any] | None = None
+) -> Shape:
     """Shape of an image-like tensor whose positions have other sizes."""
-    further = [reader.unknown(output, axis) for axis in range(2, len(shape))] if sizes is None else sizes
+    further = (
+        [reader.unknown(output, axis) for axis in range(2, len(shape))] if sizes is None else sizes
+    )
     return (*shape[:2], *further)
 
 
 def _window(
-    n: int | str, kernel: int, stride: int, dilation: int, pads: tuple[int, int], auto: bytes, ceil: bool
+    n: int | str,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    pads: tuple[int, int],
+    auto: bytes,
+    ceil: bool,
 ) -> int | None:
     """How many places a window takes."""
     if not isinstance(n, int):
@@ -254,7 +289,9 @@ def _window(
     return None if total < 0 else (-(-total // stride) if ceil else total // stride) + 1
 
 
-def _windows(reader: GraphReader, node: Any, shape: Shape, kernel: Sequence[int], output: str) -> tuple[Shape, bool]:
+def _windows(
+    reader: GraphReader, node: Any, shape: Shape, kernel: Sequence[int], output: str
+) -> tuple[Shape, bool]:
     """Shape behind sliding windows, and whether they reach over the border."""
     given = attributes(node)
     k = len(kernel)
@@ -278,15 +315,32 @@ def _pool(reader: GraphReader, node: Any) -> None:
     given = attributes(node)
     made, reach = _windows(reader, node, shape, given["kernel_shape"], y)
     numbers = _options(
-        node, "kernel_shape", "strides", "pads", "dilations", "auto_pad", "ceil_mode", "count_include_pad", "p"
+        node,
+        "kernel_shape",
+        "strides",
+        "pads",
+        "dilations",
+        "auto_pad",
+        "ceil_mode",
+        "count_include_pad",
+        "p",
     )
     free = ((0, 0), (1, 1))
     if node.op_type == "MaxPool":
-        op = Slicewise("max pool", free, numbers, homogeneous=True, keeps=True, zero=True, hull=True)
+        op = Slicewise(
+            "max pool", free, numbers, homogeneous=True, keeps=True, zero=True, hull=True
+        )
     elif node.op_type == "AveragePool":
         border = reach and bool(given.get("count_include_pad", 0))
         op = Slicewise(
-            "average pool", free, numbers, linear=True, keeps=not border, zero=True, hull=True, padded=border
+            "average pool",
+            free,
+            numbers,
+            linear=True,
+            keeps=not border,
+            zero=True,
+            hull=True,
+            padded=border,
         )
     else:
         op = Slicewise("lp pool", free, numbers, homogeneous=True, zero=True)
@@ -297,14 +351,20 @@ def _pool(reader: GraphReader, node: Any) -> None:
 def _global_pool(reader: GraphReader, node: Any) -> None:
     shape = reader.shape(node.input[0])
     op = {
-        "GlobalAveragePool": Slicewise("mean", ((0, 0), (1, 1)), linear=True, keeps=True, zero=True, hull=True),
-        "GlobalMaxPool": Slicewise("max", ((0, 0), (1, 1)), homogeneous=True, keeps=True, zero=True, hull=True),
-        "GlobalLpPool": Slicewise("lp", ((0, 0), (1, 1)), _options(node, "p"), homogeneous=True, zero=True),
+        "GlobalAveragePool": Slicewise(
+            "mean", ((0, 0), (1, 1)), linear=True, keeps=True, zero=True, hull=True
+        ),
+        "GlobalMaxPool": Slicewise(
+            "max", ((0, 0), (1, 1)), homogeneous=True, keeps=True, zero=True, hull=True
+        ),
+        "GlobalLpPool": Slicewise(
+            "lp", ((0, 0), (1, 1)), _options(node, "p"), homogeneous=True, zero=True
+        ),
     }[node.op_type]
     reader.emit(op, [node.input[0]], _only_output(node), (*shape[:2], *[1] * (len(shape) - 2)))
 
 
-REDUCTIONS: dict[str, dict[str, bool]] = {
+REDUCTIONS: dict[str, dict[str, Any]] = {
     "ReduceMean": dict(linear=True, keeps=True, zero=True, hull=True),
     "ReduceSum": dict(linear=True, zero=True),
     "ReduceMax": dict(homogeneous=True, keeps=True, zero=True, hull=True),
@@ -386,7 +446,11 @@ def _instance_norm(reader: GraphReader, node: Any) -> None:
 @handles("GroupNormalization", "LRN")
 def _over_channels(reader: GraphReader, node: Any) -> None:
     shape = reader.shape(node.input[0])
-    free = ((0, 0),) if node.op_type == "GroupNormalization" else tuple((a, a) for a in range(len(shape)) if a != 1)
+    free = (
+        ((0, 0),)
+        if node.op_type == "GroupNormalization"
+        else tuple((a, a) for a in range(len(shape)) if a != 1)
+    )
     numbers = _options(node, "epsilon", "num_groups", "alpha", "beta", "bias", "size", "stash_type")
     reader.emit(Slicewise(node.op_type, free, numbers), node.input, _only_output(node), shape)
 
@@ -418,7 +482,14 @@ def _pad(reader: GraphReader, node: Any) -> None:
     constant = mode == b"constant"
     numbers = (mode, tuple(sorted(amounts.items())), value)
     op = Slicewise(
-        "pad", tuple(free), numbers, linear=zero, keeps=not constant, zero=zero, hull=zero, padded=constant
+        "pad",
+        tuple(free),
+        numbers,
+        linear=zero,
+        keeps=not constant,
+        zero=zero,
+        hull=zero,
+        padded=constant,
     )
     reader.emit(op, [x], y, tuple(made))
 
@@ -431,17 +502,22 @@ def _resize(reader: GraphReader, node: Any) -> None:
     if node.op_type == "Upsample":
         sizes, scales = "", _given(node, 1)
     else:
-        scales, sizes = (_given(node, 1), "") if reader.opset < 11 else (_given(node, 2), _given(node, 3))
+        scales, sizes = (
+            (_given(node, 1), "") if reader.opset < 11 else (_given(node, 2), _given(node, 3))
+        )
     if given.get("axes") is not None:
         raise NotUnderstood("it resizes chosen axes")
     made: list[int | str]
     factors: tuple[float, ...] = ()
-    if sizes and not (scales and np.size(reader.constant(scales)) > 0):
+    given_scales = reader.constant(scales) if scales else None
+    if sizes and not (given_scales is not None and given_scales.size):
         wanted = reader.numbers(sizes, "sizes")
         free = tuple((a, a) for a, (n, m) in enumerate(zip(shape, wanted, strict=True)) if n == m)
         made = [reader.unknown(y, a) if m is None else m for a, m in enumerate(wanted)]
         kept = {a for a, _ in free}
-        numbers: tuple[Any, ...] = tuple(None if a in kept or not isinstance(m, int) else m for a, m in enumerate(wanted))
+        numbers: tuple[Any, ...] = tuple(
+            None if a in kept or not isinstance(m, int) else m for a, m in enumerate(wanted)
+        )
         if any(a not in kept and not isinstance(m, int) for a, m in enumerate(wanted)):
             numbers = (*numbers, node.output[0])
     else:
@@ -462,7 +538,9 @@ def _resize(reader: GraphReader, node: Any) -> None:
         "extrapolation_value", "nearest_mode", "antialias", "keep_aspect_ratio_policy",
     )  # fmt: skip
     smooth = inside and mode in (b"nearest", b"linear")
-    op = Slicewise("resize", free, (numbers, options), linear=inside, keeps=smooth, zero=inside, hull=smooth)
+    op = Slicewise(
+        "resize", free, (numbers, options), linear=inside, keeps=smooth, zero=inside, hull=smooth
+    )
     reader.emit(op, [x], y, tuple(made))
 
 
@@ -485,7 +563,9 @@ def _conv(reader: GraphReader, node: Any) -> None:
     if not reader.is_constant(w) or not all(isinstance(n, int) for n in weight) or len(shape) < 3:
         raise NotUnderstood("its weights are computed in the graph")
     kernel = [int(n) for n in weight[2:]]
-    detail = _options(node, "strides", "pads", "dilations", "auto_pad", "output_padding", "output_shape")
+    detail = _options(
+        node, "strides", "pads", "dilations", "auto_pad", "output_padding", "output_shape"
+    )
     if transposed:
         if groups != 1:
             raise NotUnderstood("a transposed convolution with groups")
@@ -493,8 +573,14 @@ def _conv(reader: GraphReader, node: Any) -> None:
         made = _positions(reader, y, shape, _transposed(given, shape, kernel))
         channels = int(weight[1])
     else:
-        if not isinstance(shape[1], int) or shape[1] != int(weight[1]) * groups or int(weight[0]) % groups:
-            raise NotUnderstood(f"channels {shape[1]}, weights {weight} and {groups} groups do not fit")
+        if (
+            not isinstance(shape[1], int)
+            or shape[1] != int(weight[1]) * groups
+            or int(weight[0]) % groups
+        ):
+            raise NotUnderstood(
+                f"channels {shape[1]}, weights {weight} and {groups} groups do not fit"
+            )
         made, padded = _windows(reader, node, shape, kernel, y)
         op = Linear(1, 1, 1, 0, groups, padded, True, ((0, 0),), ("conv", detail))
         channels = int(weight[0])
@@ -506,7 +592,11 @@ def _conv(reader: GraphReader, node: Any) -> None:
 
 def _transposed(given: dict[str, Any], shape: Shape, kernel: Sequence[int]) -> list[int] | None:
     k = len(kernel)
-    if given.get("output_shape") or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"", b"VALID"):
+    if given.get("output_shape") or given.get("auto_pad", b"NOTSET") not in (
+        b"NOTSET",
+        b"",
+        b"VALID",
+    ):
         return None
     strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
     pads, extra = given.get("pads") or [0] * (2 * k), given.get("output_padding") or [0] * k
@@ -515,7 +605,14 @@ def _transposed(given: dict[str, Any], shape: Shape, kernel: Sequence[int]) -> l
         n = shape[2 + d]
         if not isinstance(n, int):
             return None
-        found.append(strides[d] * (n - 1) + extra[d] + (kernel[d] - 1) * dilations[d] + 1 - pads[d] - pads[k + d])
+        found.append(
+            strides[d] * (n - 1)
+            + extra[d]
+            + (kernel[d] - 1) * dilations[d]
+            + 1
+            - pads[d]
+            - pads[k + d]
+        )
     return found
 
 
@@ -524,7 +621,11 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     given = attributes(node)
     a, b, y = node.input[0], node.input[1], _only_output(node)
     first, second = reader.shape(a), reader.shape(b)
-    plain = not given.get("transA", 0) and given.get("alpha", 1.0) == 1.0 and given.get("beta", 1.0) == 1.0
+    plain = (
+        not given.get("transA", 0)
+        and given.get("alpha", 1.0) == 1.0
+        and given.get("beta", 1.0) == 1.0
+    )
     if not plain or not reader.is_constant(b) or reader.is_constant(a):
         raise NotUnderstood("a product with factors, or of two computed tensors")
     across = bool(given.get("transB", 0))
@@ -633,7 +734,9 @@ def _split(reader: GraphReader, node: Any) -> None:
     for name, size in zip(node.output, sizes, strict=True):
         made = (*shape[:axis], size, *shape[axis + 1 :])
         if name:
-            reader.emit(Take(axis, tuple(range(start, start + size))), [x], name, made, reader.types.get(x))
+            reader.emit(
+                Take(axis, tuple(range(start, start + size))), [x], name, made, reader.types.get(x)
+            )
         start += size
 
 
@@ -646,7 +749,10 @@ def _slice(reader: GraphReader, node: Any) -> None:
         starts, ends = list(given["starts"]), list(given["ends"])
         axes, steps = list(given.get("axes") or range(len(starts))), [1] * len(starts)
     else:
-        starts, ends = reader.numbers(node.input[1], "starts"), reader.numbers(node.input[2], "ends")
+        starts, ends = (
+            reader.numbers(node.input[1], "starts"),
+            reader.numbers(node.input[2], "ends"),
+        )
         axes = reader.whole(node.input[3], "axes") if _given(node, 3) else list(range(len(starts)))
         steps = reader.whole(node.input[4], "steps") if _given(node, 4) else [1] * len(starts)
     chosen = []
@@ -697,11 +803,15 @@ def _gather(reader: GraphReader, node: Any) -> None:
         places = [int(i) + n if i < 0 else int(i) for i in index.ravel().tolist()]
         if not all(0 <= i < n for i in places):
             raise NotUnderstood(f"it takes an index outside of {n}")
-        return reader.emit(Take(axis, tuple(places), index.ndim == 0), [data], y, made, reader.types.get(data))
+        return reader.emit(
+            Take(axis, tuple(places), index.ndim == 0), [data], y, made, reader.types.get(data)
+        )
     if reader.is_constant(data):
         return reader.emit(Lookup(axis), [data, ids], y, made, reader.types.get(data))
     free = tuple((a, a + (len(chosen) - 1) * (a > axis)) for a in range(len(shape)) if a != axis)
-    op = Slicewise("gather", free, (axis, len(chosen)), linear=True, keeps=True, zero=True, hull=True)
+    op = Slicewise(
+        "gather", free, (axis, len(chosen)), linear=True, keeps=True, zero=True, hull=True
+    )
     reader.emit(op, [data, ids], y, made)
 
 
@@ -710,7 +820,9 @@ def _reshape(reader: GraphReader, node: Any) -> None:
     x, y = node.input[0], _only_output(node)
     shape = reader.shape(x)
     given = attributes(node)
-    target = {"Reshape": _target, "Flatten": _flat, "Squeeze": _squeezed, "Unsqueeze": _unsqueezed}[node.op_type]
+    target = {"Reshape": _target, "Flatten": _flat, "Squeeze": _squeezed, "Unsqueeze": _unsqueezed}[
+        node.op_type
+    ]
     made = target(reader, node, shape, given, y)
     reader.emit(reshape(shape, made), [x], y, made, reader.types.get(x))
 
@@ -725,7 +837,9 @@ def _target(reader: GraphReader, node: Any, shape: Shape, given: dict[str, Any],
     if len(holes) > 1:
         raise NotUnderstood("a target with two open sizes")
     for axis in holes:
-        made[axis] = _open(shape, [n for a, n in enumerate(made) if a != axis]) or reader.unknown(y, axis)
+        made[axis] = _open(shape, [n for a, n in enumerate(made) if a != axis]) or reader.unknown(
+            y, axis
+        )
     return tuple(made)
 
 
@@ -753,12 +867,18 @@ def _flat(reader: GraphReader, node: Any, shape: Shape, given: dict[str, Any], y
     for k, part in enumerate((shape[:axis], shape[axis:])):
         names = [n for n in part if isinstance(n, str)]
         size = math.prod(n for n in part if isinstance(n, int))
-        found.append(size if not names else (names[0] if len(names) == 1 and size == 1 else reader.unknown(y, k)))
+        found.append(
+            size
+            if not names
+            else (names[0] if len(names) == 1 and size == 1 else reader.unknown(y, k))
+        )
     return tuple(found)
 
 
 def _axes(reader: GraphReader, node: Any, given: dict[str, Any], rank: int) -> set[int]:
-    listed = reader.whole(node.input[1], "axes") if _given(node, 1) else list(given.get("axes") or [])
+    listed = (
+        reader.whole(node.input[1], "axes") if _given(node, 1) else list(given.get("axes") or [])
+    )
     return {_axis(axis, rank) for axis in listed}
 
 
@@ -771,7 +891,9 @@ def _squeezed(reader: GraphReader, node: Any, shape: Shape, given: dict[str, Any
     return tuple(n for axis, n in enumerate(shape) if axis not in gone)
 
 
-def _unsqueezed(reader: GraphReader, node: Any, shape: Shape, given: dict[str, Any], y: str) -> Shape:
+def _unsqueezed(
+    reader: GraphReader, node: Any, shape: Shape, given: dict[str, Any], y: str
+) -> Shape:
     listed = reader.whole(node.input[1], "axes") if _given(node, 1) else list(given["axes"])
     rank = len(shape) + len(listed)
     new = {_axis(axis, rank) for axis in listed}
@@ -812,14 +934,15 @@ def reshape(shape: Shape, made: Shape) -> Reshape:
     return Reshape(tuple(blocks), sizes, tuple(free))
 
 
-def _block(shape: Shape, made: Shape, i: int, j: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _block(
+    shape: Shape, made: Shape, i: int, j: int
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """The shortest runs of axes from i and j on with as many entries."""
     p, q = 1, 1
     a, b = i, j
     while True:
-        if a > i or b > j:
-            if p == q and (a > i and b > j or p == 1):
-                break
+        if (a > i or b > j) and p == q and ((a > i and b > j) or p == 1):
+            break
         if p <= q and a < len(shape):
             n = shape[a]
             a += 1
@@ -874,7 +997,10 @@ def _expand(reader: GraphReader, node: Any) -> None:
         free = tuple((a, a) for a, r in enumerate(repeats) if r == 1)
         op = Slicewise("tile", free, tuple(repeats), linear=True, keeps=True, zero=True, hull=True)
         return reader.emit(op, [x], y, made, reader.types.get(x))
-    wanted = [reader.unknown(y, a) if n is None else n for a, n in enumerate(reader.numbers(node.input[1], "shape"))]
+    wanted = [
+        reader.unknown(y, a) if n is None else n
+        for a, n in enumerate(reader.numbers(node.input[1], "shape"))
+    ]
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
     reader.emit(Broadcast(sizes), [x], y, made, reader.types.get(x))

@@ -28,7 +28,14 @@ from .reference import mended
 Tensor = np.ndarray[Any, np.dtype[Any]]
 MAX_FOLDED = 2**16  # entries of a constant that is computed from others while reading
 MAX_SIZES = 64  # entries of an integer tensor that is followed entry by entry
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
 
 
 class NotUnderstood(Exception):
@@ -88,7 +95,9 @@ class GraphReader:
         inputs = []
         for value in self.graph.input:
             if value.name in self.stored:
-                self.notes.append(f"{value.name!r} has a stored value, which is taken for what it is")
+                self.notes.append(
+                    f"{value.name!r} has a stored value, which is taken for what it is"
+                )
                 continue
             inputs.append(value.name)
             self.shapes[value.name] = _shape_of(value)
@@ -168,7 +177,12 @@ class GraphReader:
         return name
 
     def emit(
-        self, op: Operator, inputs: Sequence[str], output: str, shape: Shape | None, kind: int | None = None
+        self,
+        op: Operator,
+        inputs: Sequence[str],
+        output: str,
+        shape: Shape | None,
+        kind: int | None = None,
     ) -> None:
         """Add a node of the kernel with one output."""
         inputs = tuple(self.use(name) for name in inputs)
@@ -198,7 +212,12 @@ class GraphReader:
         domain = node.domain in ("", "ai.onnx")
         names = [name for name in node.input if name]
         all_constant = bool(names) and all(self.is_constant(name) for name in names)
-        if domain and all_constant and not any(name in self.views for name in names) and self._fold(node):
+        if (
+            domain
+            and all_constant
+            and not any(name in self.views for name in names)
+            and self._fold(node)
+        ):
             return
         handler = HANDLERS.get(node.op_type) if domain and node.op_type not in RANDOM else None
         before = len(self.nodes)
@@ -208,7 +227,14 @@ class GraphReader:
             handler(self, node)
             if all_constant and len(node.output) == 1:
                 self.views.add(node.output[0])
-        except (NotUnderstood, IndexError, KeyError, TypeError, ValueError, AssertionError) as error:
+        except (
+            NotUnderstood,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AssertionError,
+        ) as error:
             del self.nodes[before:]
             self._opaque(node, str(error))
 
@@ -274,7 +300,9 @@ class GraphReader:
         """Compute a node of constants, where it is small and not a mere rearrangement of a large one."""
         arrays = [self.constant(name) if name else None for name in node.input]
         given = [a for a in arrays if a is not None]
-        kept = node.op_type in VIEWS and any(a.size > 1 and a.dtype.kind not in "iub" for a in given)
+        kept = node.op_type in VIEWS and any(
+            a.size > 1 and a.dtype.kind not in "iub" for a in given
+        )
         kept = kept or (node.op_type == "DequantizeLinear" and given[0].ndim > 0)
         if kept or len(node.output) != 1:
             return False
@@ -302,7 +330,9 @@ class GraphReader:
         name = node.output[0]
         flat = entries.ravel().tolist()
         self.shapes[name] = tuple(entries.shape)
-        said = _said(node) + b"".join(self.read_sizes[x][1].encode() for x in node.input if x in self.read_sizes)
+        said = _said(node) + b"".join(
+            self.read_sizes[x][1].encode() for x in node.input if x in self.read_sizes
+        )
         self.read_sizes[name] = (sources, hashlib.sha256(said).hexdigest())
         self.sizes[name] = entries
         if all(isinstance(x, (int, bool)) for x in flat):
@@ -366,7 +396,9 @@ def captured(node: Any) -> list[str]:
             own = {value.name for value in graph.input} | {t.name for t in graph.initializer}
             own |= {name for inner in graph.node for name in inner.output}
             for inner in graph.node:
-                found += [name for name in (*inner.input, *captured(inner)) if name and name not in own]
+                found += [
+                    name for name in (*inner.input, *captured(inner)) if name and name not in own
+                ]
             found += [value.name for value in graph.output if value.name not in own]
     return list(dict.fromkeys(found))
 
@@ -411,7 +443,9 @@ def _inferred(proto: Any) -> Mapping[str, tuple[int, Shape | None]]:
         if small:
             graph.initializer.append(tensor)
         elif tensor.name not in given:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # whatever it stumbles over, what is not known is not used

@@ -180,7 +180,9 @@ def _constant_of_shape(node: Any, operands: list[Tensor], reader: Any) -> Tensor
     value = _attributes(node).get("value")
     array = np.zeros(1, dtype=np.float32) if value is None else numpy_helper.to_array(value)
     shape = operands[0].tolist()
-    if array.dtype.kind not in "iu" or not all(isinstance(n, int) and n <= MAX_ENTRIES for n in shape):
+    if array.dtype.kind not in "iu" or not all(
+        isinstance(n, int) and n <= MAX_ENTRIES for n in shape
+    ):
         return None
     out = np.empty(shape, dtype=object)
     out[...] = int(array[0])
@@ -191,7 +193,9 @@ def _expand(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
     shape = operands[1].tolist()
     if not all(isinstance(n, int) and 0 < n <= MAX_ENTRIES for n in shape):
         return None
-    return np.array(np.broadcast_to(operands[0], np.broadcast_shapes(operands[0].shape, tuple(shape))))
+    return np.array(
+        np.broadcast_to(operands[0], np.broadcast_shapes(operands[0].shape, tuple(shape)))
+    )
 
 
 def _product(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:

@@ -207,11 +207,17 @@ def run_model(model: Any, stored: Mapping[str, Any], feeds: Mapping[str, Any]) -
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
-    single = {name for node in model.graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
+    single = {
+        name
+        for node in model.graph.node
+        if node.op_type in ("Resize", "Upsample")
+        for name in node.input[1:]
+    }
     outputs = [value.name for value in model.graph.output]
     kinds = helper.make_tensor_type_proto(DOUBLE, None)
     arrays = {
-        name: np.asarray(array) if name in single else _wide(array) for name, array in stored.items()
+        name: np.asarray(array) if name in single else _wide(array)
+        for name, array in stored.items()
     }
     nodes = [
         node if node.op_type == "Constant" and node.output[0] in single else _widened(node)
@@ -226,9 +232,13 @@ def run_model(model: Any, stored: Mapping[str, Any], feeds: Mapping[str, Any]) -
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
+    whole = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()]
+    )
     wide = {
-        name: np.asarray(x) if np.asarray(x).dtype.kind in "iub" else np.asarray(x, dtype=np.float64)
+        name: np.asarray(x)
+        if np.asarray(x).dtype.kind in "iub"
+        else np.asarray(x, dtype=np.float64)
         for name, x in feeds.items()
     }
     try:

@@ -35,7 +35,11 @@ class Surgeon:
     """
 
     def __init__(
-        self, reading: GraphReader, before: GraphModel, wanted: GraphModel, renamed: Mapping[str, str]
+        self,
+        reading: GraphReader,
+        before: GraphModel,
+        wanted: GraphModel,
+        renamed: Mapping[str, str],
     ) -> None:
         self.reading, self.before, self.wanted = reading, before, wanted
         self.renamed = renamed
@@ -106,7 +110,9 @@ class Surgeon:
             for k, name in enumerate(node.input):
                 node.input[k] = self._now(name)
             if self.renamed and not set(self.renamed).isdisjoint(captured(node)):
-                raise UnsupportedModel(f"a subgraph of node {node.name!r} reads a value that would go")
+                raise UnsupportedModel(
+                    f"a subgraph of node {node.name!r} reads a value that would go"
+                )
 
     def _now(self, name: str) -> str:
         while name in self.renamed:
@@ -182,7 +188,11 @@ class Surgeon:
         from onnx import helper
 
         del found.attribute[:]
-        for name, value in (("axes", op.axis), ("starts", int(index[0])), ("ends", int(index[-1]) + 1)):
+        for name, value in (
+            ("axes", op.axis),
+            ("starts", int(index[0])),
+            ("ends", int(index[-1]) + 1),
+        ):
             found.attribute.append(helper.make_attribute(name, [value]))
 
     def _fit_shape(self, found: Any, node: Node, op: Reshape | Broadcast) -> None:
@@ -286,7 +296,9 @@ class Surgeon:
                 value.CopyFrom(shape)
                 return
         if self.proto.ir_version < 4:
-            self.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+            self.graph.input.append(
+                helper.make_tensor_value_info(name, tensor.data_type, array.shape)
+            )
 
     def _prune(self) -> None:
         """Leave out nodes and stored tensors that no output needs."""
@@ -304,7 +316,11 @@ class Surgeon:
         stored = {t.name for t in self.reading.graph.initializer} | set(self.arrays)
         for part in ("initializer", "sparse_initializer"):
             tensors = getattr(self.graph, part)
-            for tensor in [t for t in tensors if (t.name if part == "initializer" else t.values.name) not in needed]:
+            for tensor in [
+                t
+                for t in tensors
+                if (t.name if part == "initializer" else t.values.name) not in needed
+            ]:
                 tensors.remove(tensor)
         for value in [v for v in self.graph.input if v.name in stored and v.name not in needed]:
             self.graph.input.remove(value)
@@ -317,4 +333,3 @@ def _value(tensor: Any) -> Any:
     from onnx import helper
 
     return helper.make_attribute("value", tensor)
-

@@ -160,7 +160,9 @@ def units_from(graph: GraphModel, seed: Place) -> Units:
     labels, first = np.unique(together, return_index=True)
     moving = labels != FIXED
     ranks = np.zeros(len(labels), dtype=np.int64)
-    ranks[np.flatnonzero(moving)[np.argsort(first[moving], kind="stable")]] = np.arange(1, moving.sum() + 1)
+    ranks[np.flatnonzero(moving)[np.argsort(first[moving], kind="stable")]] = np.arange(
+        1, moving.sum() + 1
+    )
     places = {
         place: ranks[np.searchsorted(labels, r)]
         for place, r in zip(order, roots, strict=True)

@@ -150,7 +150,9 @@ class GraphCertificate:
         names = ("schema", "large", "small", "rounds", "bounds")
         read = fields.record(data, names, f"a certificate of schema {SCHEMA}")
         if fields.text(read["schema"], "schema") != SCHEMA:
-            raise CertificateRejected(f"not a certificate of schema {SCHEMA} but of {read['schema']}")
+            raise CertificateRejected(
+                f"not a certificate of schema {SCHEMA} but of {read['schema']}"
+            )
         rounds = []
         for moves in fields.items(read["rounds"], "rounds"):
             rounds.append(tuple(map(GraphMove.of, fields.items(moves, "moves of a round"))))
@@ -255,10 +257,15 @@ def _constant(known: Known, name: str, value: Fraction) -> bool:
     """Whether all entries of a tensor are known to be one number."""
     array = known.array(name)
     if array is not None:
-        return bool(array.size) and bool((np.asarray(array, dtype=np.float64) == float(value)).all())
+        return bool(array.size) and bool(
+            (np.asarray(array, dtype=np.float64) == float(value)).all()
+        )
     for axis, n in enumerate(known.shape(name) or ()):
         if isinstance(n, int) and n > 0:
             x = known.of((name, axis))
-            if all(r == value and (c == ONE or r == 0) for c, r in zip(x.classes.tolist(), x.ratios, strict=True)):
+            if all(
+                r == value and (c == ONE or r == 0)
+                for c, r in zip(x.classes.tolist(), x.ratios, strict=True)
+            ):
                 return True
     return False

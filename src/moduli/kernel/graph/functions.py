@@ -132,7 +132,9 @@ LAWS: dict[str, Law] = {
     "identity": Law(linear=True, odd=True, at=lambda x: x, between=_same),
     "neg": Law(linear=True, odd=True, at=lambda x: -x, between=lambda lo, hi: (-hi, -lo)),
     "relu": Law(
-        homogeneous=True, at=_relu, between=lambda lo, hi: (np.maximum(lo, 0.0), np.maximum(hi, 0.0))
+        homogeneous=True,
+        at=_relu,
+        between=lambda lo, hi: (np.maximum(lo, 0.0), np.maximum(hi, 0.0)),
     ),
     "leaky_relu": Law(homogeneous=True, at=_leaky, between=_leaky_between),
     "abs": Law(homogeneous=True, even=True, at=lambda x: abs(x), between=_abs_between),

@@ -209,7 +209,9 @@ def _broadcast(node: Node, names: Sequence[str], ties: Ties, ends: int = 0) -> N
         for name in names:
             other = ties.shape(name)
             if other is None:
-                ties.fix((node.output, axis), f"{node.name!r}, which reads a tensor of unknown shape")
+                ties.fix(
+                    (node.output, axis), f"{node.name!r}, which reads a tensor of unknown shape"
+                )
             elif -back <= len(other):
                 m = other[back]
                 place = (name, len(other) + back)
@@ -315,9 +317,12 @@ def _combined(kind: str, parts: Sequence[Named]) -> tuple[Any, Fraction] | None:
         if a == ONE and (b == ONE or s == 0):
             return ONE, r if r > 0 else r * s
         return (a, b, s, 1 if r > 0 else -1), abs(r)
-    if kind == "where":
-        if len(parts) == 3 and (parts[1] == parts[2] or parts[1][1] == parts[2][1] == 0):
-            return parts[1]
+    if (
+        kind == "where"
+        and len(parts) == 3
+        and (parts[1] == parts[2] or parts[1][1] == parts[2][1] == 0)
+    ):
+        return parts[1]
     return tuple(parts), UNITY
 
 
@@ -411,7 +416,11 @@ class PerUnit(Operator):
         parts = [part.reshape(along) if part.ndim else part for part in (scale, zero)]
         product: Tensor = (x - parts[1]) * parts[0]
         # integers of one byte times a float of at most 32 bits: exact in 64
-        return product if scale.size and arrays[0].dtype.itemsize == 1 and arrays[1].dtype.itemsize <= 4 else None
+        return (
+            product
+            if scale.size and arrays[0].dtype.itemsize == 1 and arrays[1].dtype.itemsize <= 4
+            else None
+        )
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         x = facts.of((node.inputs[0], axis))
@@ -431,7 +440,9 @@ class PerUnit(Operator):
     def _normalised(self, node: Node, x: Slices, numbers: Sequence[Array], facts: Facts) -> Slices:
         scale, shift, mean, variance = numbers
         n = len(x)
-        if not (all(np.isfinite(a).all() for a in numbers) and (variance + self.numbers[0] > 0).all()):
+        if not (
+            all(np.isfinite(a).all() for a in numbers) and (variance + self.numbers[0] > 0).all()
+        ):
             return facts.classes.unknown(n)
         with np.errstate(all="ignore"):
             # five roundings at most between this float and scale / sqrt(variance + epsilon)
@@ -540,6 +551,7 @@ class Slicewise(Operator):
                 continue
             name, ratio = int(x.classes[i]), x.ratios[i]
             own = tuple(float(a[i]) for a in numbers if a is not None)
+            key: tuple[Any, ...]
             if self.linear:
                 key, factor = (name, own), ratio
             elif self.homogeneous and ratio != 0:
@@ -588,9 +600,13 @@ class Concat(Operator):
                 if axis != self.axis and isinstance(n, int):
                     ties.same((name, axis), (node.output, axis))
             n = shape[self.axis]
-            if not isinstance(n, int) or not isinstance((ties.shape(node.output) or ())[self.axis], int):
+            if not isinstance(n, int) or not isinstance(
+                (ties.shape(node.output) or ())[self.axis], int
+            ):
                 ties.fix((name, self.axis), f"concat {node.name!r} of tensors of unknown size")
-                ties.fix((node.output, self.axis), f"concat {node.name!r} of tensors of unknown size")
+                ties.fix(
+                    (node.output, self.axis), f"concat {node.name!r} of tensors of unknown size"
+                )
                 continue
             # index j of a part is index start + j of the whole
             ties.pick((node.output, self.axis), (name, self.axis), np.arange(start, start + n))
@@ -603,7 +619,9 @@ class Concat(Operator):
         parts = [facts.of((name, axis)) for name in node.inputs]
         if axis == self.axis:
             ratios = tuple(r for part in parts for r in part.ratios)
-            columns = [np.concatenate([getattr(p, f) for p in parts]) for f in ("classes", "low", "high")]
+            columns = [
+                np.concatenate([getattr(p, f) for p in parts]) for f in ("classes", "low", "high")
+            ]
             return Slices(columns[0], ratios, columns[1], columns[2])
         low = np.minimum.reduce([p.low for p in parts])
         high = np.maximum.reduce([p.high for p in parts])
@@ -614,7 +632,9 @@ class Concat(Operator):
             if lead == 0 or (values[0] is not None and len(set(values)) == 1):
                 known[i] = (ONE, lead)
                 continue
-            key = tuple((int(p.classes[i]) if p.ratios[i] else ONE, p.ratios[i] / lead) for p in parts)
+            key = tuple(
+                (int(p.classes[i]) if p.ratios[i] else ONE, p.ratios[i] / lead) for p in parts
+            )
             known[i] = (facts.classes.of((node.output, axis, key)), lead)
         return facts.classes.made(len(parts[0]), low.copy(), high.copy(), known)
 
@@ -636,7 +656,9 @@ class Take(Operator):
         for axis in range(len(ties.shape(x) or ())):
             if axis == self.axis:
                 if self.drop:
-                    ties.fix((x, axis), f"{node.name!r}, which takes one of it", np.array(self.index))
+                    ties.fix(
+                        (x, axis), f"{node.name!r}, which takes one of it", np.array(self.index)
+                    )
                 else:
                     ties.pick((x, axis), (y, axis), np.array(self.index, dtype=np.int64))
             elif _static(ties, x, axis):
@@ -687,7 +709,8 @@ class Broadcast(Operator):
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         shape = facts.shape(node.output)
-        assert shape is not None and isinstance(shape[axis], int)
+        assert shape is not None
+        assert isinstance(shape[axis], int)
         return _aligned(node.inputs[0], axis - len(shape), int(shape[axis]), facts)
 
 
@@ -727,7 +750,9 @@ class Lookup(Operator):
             return
         for axis in range(len(shape)):
             if axis != self.axis and _static(ties, table, axis):
-                ties.same((table, axis), (node.output, axis + (len(chosen) - 1) * (axis > self.axis)))
+                ties.same(
+                    (table, axis), (node.output, axis + (len(chosen) - 1) * (axis > self.axis))
+                )
         for axis in range(len(chosen)):
             if _static(ties, ids, axis):
                 ties.same((ids, axis), (node.output, axis + self.axis))
@@ -742,7 +767,10 @@ class Lookup(Operator):
         for i in x.known().tolist():
             name = int(x.classes[i])
             # rows of r t are r times rows of t
-            known[i] = (name if name == ONE else facts.classes.of((node.output, axis, name)), x.ratios[i])
+            known[i] = (
+                name if name == ONE else facts.classes.of((node.output, axis, name)),
+                x.ratios[i],
+            )
         return facts.classes.made(len(x), x.low.copy(), x.high.copy(), known)
 
 
@@ -808,9 +836,11 @@ class Linear(Operator):
     def _couple_groups(self, node: Node, ties: Ties) -> None:
         x, w, y = node.inputs[0], node.inputs[1], node.output
         shape, weight = ties.shape(x), ties.shape(w)
-        assert shape is not None and weight is not None
+        assert shape is not None
+        assert weight is not None
         n, m = shape[self.reads], weight[self.rows]
-        assert isinstance(n, int) and isinstance(m, int)
+        assert isinstance(n, int)
+        assert isinstance(m, int)
         inner, outer = n // self.groups, m // self.groups
         read, written = ties.labels((x, self.reads)), ties.labels((y, self.writes))
         column = ties.labels((w, self.columns))
@@ -879,15 +909,17 @@ class Linear(Operator):
         for g in range(self.groups):
             mine = slice(g * outer, (g + 1) * outer)
             read = x if self.groups == 1 else x.take(np.arange(g * inner, (g + 1) * inner))
-            low[mine], high[mine] = _sums(rows[mine], b[mine], read, not self.uniform or self.padded)
+            low[mine], high[mine] = _sums(
+                rows[mine], b[mine], read, not self.uniform or self.padded
+            )
         inputs = self._inputs(x, inner)
         wide = np.asarray(rows, dtype=np.float64).reshape(n, -1)
         with_bias = np.concatenate([wide, b[:, None]], axis=1)
         parts = _by_group(inputs, outer)
         for key, members in parts.items():
             index = np.array(members)
-            mine, own = _multiples_of_rows(with_bias[index], (node.output, key), facts.classes)
-            names[index] = mine
+            found, own = _multiples_of_rows(with_bias[index], (node.output, key), facts.classes)
+            names[index] = found
             for i, q in zip(members, own, strict=True):
                 ratios[i] = q
         known = dict[int, tuple[int, Fraction]]()
@@ -942,7 +974,9 @@ def _by_group(keys: Sequence[Any], size: int) -> dict[Any, list[int]]:
     return found
 
 
-def _multiples_of_rows(rows: Array, where: Any, classes: Classes) -> tuple[Ints, tuple[Fraction, ...]]:
+def _multiples_of_rows(
+    rows: Array, where: Any, classes: Classes
+) -> tuple[Ints, tuple[Fraction, ...]]:
     """As `slices.multiples`, where a row is a function of one input: equal entries make no constant."""
     apart = np.concatenate([rows, np.zeros((len(rows), 1))], axis=1)
     return multiples(apart, where, classes)
@@ -965,13 +999,18 @@ def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array
     ends = []
     p, q = positive, negative
     for up, down, bias in ((high, low, b), (-low, -high, -b)):
-        finite_up, finite_down = np.where(np.isfinite(up), up, 0.0), np.where(np.isfinite(down), down, 0.0)
+        finite_up, finite_down = (
+            np.where(np.isfinite(up), up, 0.0),
+            np.where(np.isfinite(down), down, 0.0),
+        )
         open_up = (p > 0) @ ~np.isfinite(up) | (q > 0) @ ~np.isfinite(down)
         total = p @ finite_up - q @ finite_down
         mass = p @ np.abs(finite_up) + q @ np.abs(finite_down)
         some = (p > 0) @ (finite_up != 0) | (q > 0) @ (finite_down != 0)
         error = mass * (count * 2 * UNIT) + np.where(some, count * TINY, 0.0)
-        bound = np.where(some, np.nextafter(np.nextafter(total + error, np.inf) + bias, np.inf), bias)
+        bound = np.where(
+            some, np.nextafter(np.nextafter(total + error, np.inf) + bias, np.inf), bias
+        )
         ends.append(np.where(open_up | ~np.isfinite(bound), np.inf, bound))
     return -ends[1], ends[0]
 
@@ -1006,7 +1045,9 @@ class Contract(Operator):
         a, b = node.inputs
         shape = facts.shape(node.output)
         first, second = facts.shape(a), facts.shape(b)
-        assert shape is not None and first is not None and second is not None
+        assert shape is not None
+        assert first is not None
+        assert second is not None
         n, back = shape[axis], axis - len(shape)
         assert isinstance(n, int)
         if back == -2:
@@ -1065,7 +1106,9 @@ class Reshape(Operator):
                 if axis not in seen:
                     ties.fix((name, axis), where)
 
-    def _couple_block(self, node: Node, ins: tuple[int, ...], outs: tuple[int, ...], ties: Ties) -> None:
+    def _couple_block(
+        self, node: Node, ins: tuple[int, ...], outs: tuple[int, ...], ties: Ties
+    ) -> None:
         """An axis whose index is a digit of the index of another (in a mixed base) is tied to it
         index by index. Where an axis is split, leaving out indices of it is leaving out indices of
         one of the parts only if it does so for all values of the others: the labels say of which.
@@ -1116,7 +1159,12 @@ class Reshape(Operator):
         return None
 
     def _digit(
-        self, node: Node, axis: int, own: tuple[int, int], coarse: Mapping[int, tuple[int, int]], facts: Facts
+        self,
+        node: Node,
+        axis: int,
+        own: tuple[int, int],
+        coarse: Mapping[int, tuple[int, int]],
+        facts: Facts,
     ) -> Slices | None:
         stride, n = own
         parts: list[tuple[Slices, Ints, Ints]] = []  # axes whose index is a digit of ours
@@ -1131,8 +1179,8 @@ class Reshape(Operator):
             elif stride % s == 0 and (s * m) % (stride * n) == 0:
                 # slice k of ours is made of the slices of the other whose digit is k
                 x = facts.of((node.inputs[0], other))
-                digit = np.arange(m) // (stride // s) % n
-                whole.append(_gathered(node, axis, x, digit, n, facts))
+                digits = np.arange(m) // (stride // s) % n
+                whole.append(_gathered(node, axis, x, digits, n, facts))
         if whole:
             return whole[0]
         if not parts:
@@ -1142,13 +1190,13 @@ class Reshape(Operator):
         known = dict[int, tuple[int, Fraction]]()
         for k, (part, index, rest) in enumerate(parts):
             for i in np.flatnonzero(np.isin(index, part.known())).tolist():
-                digit = int(index[i])
-                value = part.constant(digit)
+                at = int(index[i])
+                value = part.constant(at)
                 if value is not None:
                     known[i] = (ONE, value)
                 elif i not in known:
-                    key = (node.output, axis, k, int(part.classes[digit]), int(rest[i]))
-                    known[i] = (facts.classes.of(key), part.ratios[digit])
+                    key = (node.output, axis, k, int(part.classes[at]), int(rest[i]))
+                    known[i] = (facts.classes.of(key), part.ratios[at])
         return facts.classes.made(n, low.copy(), high.copy(), known)
 
 
@@ -1169,7 +1217,9 @@ def _digits(shape: Shape, axes: tuple[int, ...]) -> dict[int, tuple[int, int]]:
     return dict(reversed(list(found.items())))
 
 
-def _best(labels: Ints, within: Sequence[tuple[int, int, int]], stride: int) -> tuple[int, int, int]:
+def _best(
+    labels: Ints, within: Sequence[tuple[int, int, int]], stride: int
+) -> tuple[int, int, int]:
     """The part on whose index alone the labels depend; else the outermost one, which coarsens them."""
     for part, s, m in within:
         index = np.arange(len(labels)) // (s // stride) % m

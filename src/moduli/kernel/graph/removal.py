@@ -115,11 +115,15 @@ def _absorbed(
             continue
         target = into[unit]
         if target is None:
-            raise CertificateRejected(f"{node.name!r} reads unit {unit}, which is not constant there")
+            raise CertificateRejected(
+                f"{node.name!r} reads unit {unit}, which is not constant there"
+            )
         position = int(np.flatnonzero(np.flatnonzero(columns == unit) == column)[0])
         others = np.flatnonzero(columns == target)
         if position >= len(others):
-            raise CertificateRejected(f"units {unit} and {target} have different sizes at {node.name!r}")
+            raise CertificateRejected(
+                f"units {unit} and {target} have different sizes at {node.name!r}"
+            )
         other = int(others[position])
         partners = places - column + other
         found = {
@@ -127,9 +131,14 @@ def _absorbed(
             for i, j in zip(places.tolist(), partners.tolist(), strict=True)
             if x.classes[i] == x.classes[j] and x.ratios[j] != 0
         }
-        same = all(x.classes[i] == x.classes[j] for i, j in zip(places.tolist(), partners.tolist(), strict=True))
+        same = all(
+            x.classes[i] == x.classes[j]
+            for i, j in zip(places.tolist(), partners.tolist(), strict=True)
+        )
         if not same or len(found) != 1 or any(x.ratios[j] == 0 for j in partners.tolist()):
-            raise CertificateRejected(f"{node.name!r} reads unit {unit}, which is no multiple of unit {target} there")
+            raise CertificateRejected(
+                f"{node.name!r} reads unit {unit}, which is no multiple of unit {target} there"
+            )
         changes.column(node, op, column, other, found.pop())
 
 
@@ -144,7 +153,9 @@ def _vanishing(node: Node, known: Known, units: Units, gone: Ints) -> None:
         return
     for i in np.flatnonzero(np.isin(labels, gone)).tolist():
         if known.of(place).ratios[i] != 0 and known.of(other).ratios[i] != 0:
-            raise CertificateRejected(f"{node.name!r} multiplies unit {int(labels[i])} by what is not zero")
+            raise CertificateRejected(
+                f"{node.name!r} multiplies unit {int(labels[i])} by what is not zero"
+            )
 
 
 class Changes:
@@ -161,7 +172,9 @@ class Changes:
     def column(self, node: Node, op: Linear, source: int, target: int, ratio: Fraction) -> None:
         """Add `ratio` times a column of the weights to another."""
         name, axis = self._stored(node.inputs[1], op.columns)
-        self.columns.setdefault(name, {}).setdefault(node.name, []).append((axis, source, target, ratio))
+        self.columns.setdefault(name, {}).setdefault(node.name, []).append(
+            (axis, source, target, ratio)
+        )
 
     def shift(self, node: Node, op: Linear, column: Tensor, value: Fraction) -> None:
         """Add a constant times the sum of the taps of a column to what the node gives."""
@@ -194,13 +207,25 @@ class Changes:
             op = reader.op
             assert isinstance(node.op, Linear)
             axis = node.op.writes
-            if isinstance(op, PerUnit) and op.kind == "batchnorm" and op.axis == axis:
-                if reader.inputs[0] == node.output and reader.inputs[3] in self.graph.constants:
-                    return reader.inputs[3], -1
-            if isinstance(op, Elementwise) and op.kind in ("add", "sub") and len(reader.inputs) == 2:
+            normalises = isinstance(op, PerUnit) and op.kind == "batchnorm" and op.axis == axis
+            if (
+                normalises
+                and reader.inputs[0] == node.output
+                and reader.inputs[3] in self.graph.constants
+            ):
+                return reader.inputs[3], -1
+            if (
+                isinstance(op, Elementwise)
+                and op.kind in ("add", "sub")
+                and len(reader.inputs) == 2
+            ):
                 other = reader.inputs[1 - reader.inputs.index(node.output)]
                 stored = self.graph.constants.get(other)
-                if stored is not None and stored.size == shape[axis] and self._along(stored, len(shape) - axis):
+                if (
+                    stored is not None
+                    and stored.size == shape[axis]
+                    and self._along(stored, len(shape) - axis)
+                ):
                     # y + s, and y - s takes the opposite; s - y takes it with its sign
                     return other, -1 if op.kind == "sub" else 1
         raise CertificateRejected(f"{node.name!r} has no bias that could take a constant")
@@ -226,7 +251,9 @@ class Changes:
         asked = list(by_node.values())
         alike = all(_same_changes(asked[0], one) for one in asked)
         if not alike or len(by_node) != self._uses(name):
-            raise CertificateRejected(f"{name!r} is read by several nodes, which need different changes")
+            raise CertificateRejected(
+                f"{name!r} is read by several nodes, which need different changes"
+            )
         return asked[0]
 
     def _uses(self, name: str) -> int:
@@ -250,7 +277,9 @@ class Changes:
             total = totals.get(target)
             if total is None:
                 total = np.asarray(moved[target], dtype=np.float64)
-            totals[target] = _exact_step(total, np.asarray(moved[source], dtype=np.float64), ratio, name)
+            totals[target] = _exact_step(
+                total, np.asarray(moved[source], dtype=np.float64), ratio, name
+            )
         result = stored.copy()
         view = np.moveaxis(result, axis, 0)
         for target, total in totals.items():

@@ -89,7 +89,9 @@ class Classes:
         end = np.full(n, np.inf)
         return Slices(self.fresh(n), (Fraction(1),) * n, -end, end)
 
-    def made(self, n: int, low: Array, high: Array, known: dict[int, tuple[int, Fraction]]) -> Slices:
+    def made(
+        self, n: int, low: Array, high: Array, known: dict[int, tuple[int, Fraction]]
+    ) -> Slices:
         """Slices of new classes but for those whose class and ratio are given; a range of one number
         makes a constant."""
         classes = self.fresh(n)

@@ -1,0 +1,427 @@
+"""What compression of a graph answers: a smaller graph with its proof."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from moduli.common.files import atomic_write
+from moduli.common.graph import Graph
+from moduli.common.progress import Progress
+from moduli.common.result import Result, encoded
+from moduli.kernel.box import Box
+from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.graph.certificate import GraphCertificate
+from moduli.kernel.graph.facts import Ranges
+from moduli.kernel.graph.model import GraphModel
+
+from .exact.reduce_graph import Found, reduce_graph
+
+
+class AxisChange(NamedTuple):
+    """What became of an axis: its size before and after, and how many units went in which way."""
+
+    axis: str
+    before: int
+    after: int
+    how: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphCompression(Result):
+    """A smaller graph with the same function.
+
+    Attributes:
+        network: the smaller graph; every number that stays is stored as it was.
+        original: what it came from. proof: the certificate.
+        more: how many further units would go if stored numbers could be rounded.
+        module: the smaller module, where a module was given.
+        on: the box on which the outputs are the same; None for all inputs.
+    """
+
+    network: Graph
+    original: Graph
+    proof: GraphCertificate
+    more: int = 0
+    module: Any = None
+    on: Box | None = None
+    kind: ClassVar[str] = "compress"
+    slack: ClassVar[float] = 0.0
+    growth: ClassVar[float] = 0.0
+    optimal: ClassVar[bool] = False
+
+    @property
+    def glyph(self) -> str:
+        return "="
+
+    @property
+    def certificate(self) -> Any:
+        return self.proof
+
+    def check(self) -> bool:
+        self.proof.verify(self.network.model, self.original.model)
+        return True
+
+    def save(self, path: str | Path) -> Path:
+        return atomic_write(Path(path), encoded(self.proof.to_json()).encode())
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Units removed, by move; sums that lost a branch."""
+        gone = {"left out": 0, "merged": 0, "bypassed": 0}
+        for moves in self.proof.rounds:
+            for move in moves:
+                gone["bypassed"] += move.kind == "bypass"
+                gone["merged"] += sum(i >= 0 for i in move.into)
+                gone["left out"] += sum(i < 0 for i in move.into)
+        return gone
+
+    @property
+    def axes(self) -> tuple[AxisChange, ...]:
+        """What became of each axis that lost units, in the order of the original."""
+        after = {axis.name: axis.size for axis in self.network.axes}
+        how = self._how()
+        found = []
+        for axis in self.original.axes:
+            size = after.get(axis.name, 0)
+            if size < axis.size:
+                found.append(
+                    AxisChange(axis.name, axis.size, size, how.get(axis.name, "with its branch"))
+                )
+        return tuple(found)
+
+    def _how(self) -> dict[str, str]:
+        """How units of each axis went, in words."""
+        owner = dict[str, str]()
+        for axis in reversed(self.original.axes):
+            owner.update(dict.fromkeys((*axis.carriers, *axis.writers), axis.name))
+        counts: dict[str, list[int]] = {}
+        for moves in self.proof.rounds:
+            for move in moves:
+                if move.kind == "remove":
+                    mine = counts.setdefault(owner.get(move.tensor, move.tensor), [0, 0])
+                    mine[0] += sum(i < 0 for i in move.into)
+                    mine[1] += sum(i >= 0 for i in move.into)
+        words = ("left out", "merged")
+        return {
+            name: ", ".join(f"{n} {word}" for n, word in zip(pair, words, strict=True) if n)
+            for name, pair in counts.items()
+        }
+
+    @property
+    def statement(self) -> str:
+        where = (
+            "the same outputs for all inputs"
+            if self.on is None
+            else f"the same outputs on {self.on!r}"
+        )
+        more = f"; {self.more} more units would go if numbers were rounded" if self.more else ""
+        return f"{self.original.parameters} -> {self.network.parameters} parameters; {where}{more}"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("network", repr(self.original))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        gone = ", ".join(f"{n} {word}" for word, n in self.removed.items() if n)
+        rows = [
+            ("smaller", repr(self.network)),
+            ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
+            ("units", gone or "none can go"),
+        ]
+        changes = self.axes
+        for change in changes[:12]:
+            rows.append((change.axis, f"{change.before} -> {change.after} ({change.how})"))
+        if len(changes) > 12:
+            rows.append(("...", f"{len(changes) - 12} more axes"))
+        if self.more:
+            rows.append(("with rounding", f"{self.more} more units"))
+        return rows
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "network": self.network.digest, "original": self.original.digest,
+            "parameters": [self.original.parameters, self.network.parameters],
+            "removed": self.removed, "axes": [change._asdict() for change in self.axes],
+            "slack": 0.0, "more": self.more,
+            "on": None if self.on is None else [self.on.low.tolist(), self.on.high.tolist()],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphRank(Result):
+    """How many units the function of a graph needs, axis by axis: at most what moves leave.
+
+    Attributes:
+        upper: units of all axes that are not frozen, after all moves. lower: 0, as nothing is known
+            from below.
+    """
+
+    compression: GraphCompression
+    kind: ClassVar[str] = "rank"
+    lower: ClassVar[int] = 0
+
+    @property
+    def upper(self) -> int:
+        return self.compression.network.units
+
+    @property
+    def of(self) -> int:
+        return self.compression.original.units
+
+    @property
+    def certificate(self) -> Any:
+        return self.compression.proof
+
+    def check(self) -> bool:
+        return self.compression.check()
+
+    @property
+    def statement(self) -> str:
+        return f"at most {self.upper} of {self.of} units are needed; from below nothing is known of graphs"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return self.compression.asked()
+
+    def facts(self) -> list[tuple[str, str]]:
+        after = {axis.name: axis.size for axis in self.compression.network.axes}
+        rows = [("units", f"<= {self.upper} of {self.of}")]
+        for axis in self.compression.original.axes:
+            if axis.frozen is None:
+                rows.append((axis.name, f"<= {after.get(axis.name, 0)} of {axis.size}"))
+        return rows
+
+    def data(self) -> dict[str, Any]:
+        after = {axis.name: axis.size for axis in self.compression.network.axes}
+        return {
+            "lower": 0, "upper": self.upper, "of": self.of, "exact": False,
+            "axes": [
+                {"axis": axis.name, "of": axis.size, "upper": after.get(axis.name, 0)}
+                for axis in self.compression.original.axes
+                if axis.frozen is None
+            ],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphVerdict(Result):
+    """A certificate about graphs that was accepted, and what it says."""
+
+    proof: GraphCertificate
+    small: Graph
+    large: Graph
+    kind: ClassVar[str] = "check"
+    minimal: ClassVar[bool] = False
+    slack: ClassVar[float] = 0.0
+
+    @property
+    def glyph(self) -> str:
+        return "="
+
+    @property
+    def certificate(self) -> Any:
+        return self.proof
+
+    def check(self) -> bool:
+        self.proof.verify(self.small.model, self.large.model)
+        return True
+
+    @property
+    def where(self) -> str:
+        """The inputs that the claim is about."""
+        if not self.proof.ranges:
+            return "for all inputs"
+        parts = []
+        for name, (low, high) in self.proof.ranges.items():
+            parts.append(f"{name!r} from {np.min(low):g} to {np.max(high):g}")
+        return f"for inputs {', '.join(parts)}"
+
+    @property
+    def statement(self) -> str:
+        numbers = f"{self.small.parameters} parameters compute what {self.large.parameters} do"
+        return f"accepted: {numbers}, exactly, {self.where}"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("large", repr(self.large)), ("small", repr(self.small))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        moves = sum(map(len, self.proof.rounds))
+        return [
+            ("moves replayed", f"{moves} in {len(self.proof.rounds)} rounds"),
+            ("slack", "0"), ("holds", self.where), ("fewest units", "not claimed"),
+        ]  # fmt: skip
+
+    def data(self) -> dict[str, Any]:
+        bounds = {
+            name: [np.asarray(end).tolist() for end in ends]
+            for name, ends in self.proof.ranges.items()
+        }
+        return {
+            "small": self.small.digest, "large": self.large.digest,
+            "moves": sum(map(len, self.proof.rounds)), "minimal": False, "slack": 0.0,
+            "bounds": bounds,
+        }  # fmt: skip
+
+
+def check(
+    proof: GraphCertificate, small: Any, large: Any, *, max_slack: float | None, on: Any,
+    radius: float | None, minimal: bool,
+) -> GraphVerdict:  # fmt: skip
+    """Replay a certificate about graphs; what is demanded beyond it is refused.
+
+    Raises:
+        CertificateRejected: it is wrong, or claims less than what is demanded.
+    """
+    for side, net in (("small", small), ("large", large)):
+        if not isinstance(net, Graph):
+            raise CertificateRejected(
+                f"the certificate is about graphs, and the {side} network is a chain: {net}"
+            )
+    if max_slack is not None and not max_slack >= 0:
+        raise ValueError(f"max_slack={max_slack!r}: a bound of a difference is at least 0")
+    if minimal:
+        raise CertificateRejected(
+            "minimal=True is demanded, but fewest units are not claimed of graphs"
+        )
+    if radius is not None and not radius >= 0:
+        raise ValueError(f"radius={radius!r}: a radius is at least 0")
+    _require_inputs(proof, large, on)
+    proof.verify(small.model, large.model)
+    return GraphVerdict("proved", proof, small, large)
+
+
+def _require_inputs(proof: GraphCertificate, large: Graph, on: Any) -> None:
+    """Whether the claim is about all inputs that are asked for."""
+    if on is None or not proof.ranges:
+        return
+    if isinstance(on, str):
+        if on != "all":
+            raise ValueError(f'on={on!r}: "all" or a Box can be demanded')
+        raise CertificateRejected(
+            "on='all' is demanded, but the certificate holds within bounds only"
+        )
+    if not isinstance(on, Box):
+        raise ValueError(f'on={on!r}: "all" or a Box can be demanded')
+    wanted = ranges_of(large.model, on)
+    for name, (low, high) in proof.ranges.items():
+        below = np.asarray(wanted[name][0]) < np.asarray(low)
+        above = np.asarray(wanted[name][1]) > np.asarray(high)
+        if below.any() or above.any():
+            raise CertificateRejected(
+                f"on={on!r} is demanded, but of input {name!r} the certificate holds from {np.min(low):g} to "
+                f"{np.max(high):g} only"
+            )
+
+
+def compress(
+    graph: Graph, on: Box | None, budget: int, progress: Progress | None
+) -> GraphCompression:
+    """Leave out the units that the function does not need.
+
+    Raises:
+        ShapeError: the box does not fit the inputs.
+    """
+    ranges = {} if on is None else ranges_of(graph.model, on)
+    found = reduce_graph(graph.model, ranges=ranges, budget=budget, progress=progress)
+    small = _written(graph, found) if found.rounds else graph
+    proof = GraphCertificate(graph.digest, small.digest, tuple(found.rounds), ranges)
+    proof.verify(small.model, graph.model)
+    _compare(small, graph, ranges)
+    return GraphCompression("proved", small, graph, proof, sum(found.rounding.values()), on=on)
+
+
+def _written(graph: Graph, found: Found) -> Graph:
+    return graph.source.rewritten(found.graph, found.renamed)
+
+
+def ranges_of(model: GraphModel, box: Box) -> Ranges:
+    """Ends of a box as arrays that broadcast against the inputs: one number, one for each channel, or
+    one for each entry of an input.
+    """
+    found = {}
+    for name in model.inputs:
+        shape = model.shapes.get(name) or ()
+        found[name] = (_shaped(box.low, shape, name), _shaped(box.high, shape, name))
+    return found
+
+
+def _shaped(end: Any, shape: tuple[int | str, ...], name: str) -> Any:
+    wide = np.asarray(end, dtype=np.float64)
+    own = [n for n in shape[1:] if isinstance(n, int)]
+    if wide.size == 1:
+        return wide.reshape(())
+    if len(own) == len(shape) - 1 and wide.size == int(np.prod(own)):
+        return wide.reshape(1, *own)
+    if own and len(shape) > 1 and wide.size == shape[1]:
+        return wide.reshape(-1, *[1] * (len(shape) - 2))
+    raise ShapeError(
+        f"the box has {wide.size} numbers; input {name!r} has shape {shape}: give one number, one for each "
+        "channel, or one for each entry of an input without its batch axis"
+    )
+
+
+# A second look --------------------------------------------------------------------------------------------------
+
+SAMPLES = 3
+LARGEST = 2**24  # parameters of graphs that are run here
+
+
+def _compare(small: Graph, large: Graph, ranges: Ranges) -> None:
+    """Run both at a few inputs: the proof is about what was read, and this is about the files.
+
+    Raises:
+        UnsupportedModel: they differ by more than roundings of float64 explain.
+    """
+    if small is large or large.parameters > LARGEST:
+        return
+    rng = np.random.default_rng(0)
+    for _ in range(SAMPLES):
+        feeds = _drawn(large.model, ranges, large.source.integers, rng)
+        if feeds is None:
+            return
+        try:
+            ours, theirs = small.source.run(feeds), large.source.run(feeds)
+        except UnsupportedModel:
+            return
+        for name, wanted in theirs.items():
+            _close(name, ours[name], wanted)
+
+
+def _close(name: str, ours: Any, wanted: Any) -> None:
+    if ours.shape != wanted.shape:
+        raise UnsupportedModel(
+            f"output {name!r} has shape {ours.shape} after compression, {wanted.shape} before"
+        )
+    if wanted.dtype.kind != "f" or not np.isfinite(wanted).all():
+        return
+    scale = float(np.abs(wanted).max(initial=0.0)) + 1e-3
+    worst = float(np.abs(ours - wanted).max(initial=0.0))
+    if worst > 1e-6 * scale:
+        raise UnsupportedModel(
+            f"output {name!r} differs by {worst:.3g} after compression: the reader does not understand this model"
+        )
+
+
+def _drawn(
+    model: GraphModel, ranges: Ranges, integers: frozenset[str], rng: np.random.Generator
+) -> Mapping[str, Any] | None:
+    feeds = dict[str, Any]()
+    for name in model.inputs:
+        shape = model.shapes.get(name)
+        if shape is None:
+            return None
+        sizes = [n if isinstance(n, int) else 2 for n in shape]
+        if int(np.prod(sizes)) > 2**22:
+            return None
+        x = rng.standard_normal(sizes)
+        if name in integers:
+            feeds[name] = rng.integers(0, 2, sizes)
+            continue
+        if name in ranges:
+            low, high = ranges[name]
+            x = low + (high - low) * rng.random(sizes)
+        feeds[name] = x
+    return feeds
