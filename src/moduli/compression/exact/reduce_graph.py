@@ -115,10 +115,9 @@ def _removals(
             progress(k, len(queue), "axes")
         units = units_from(known.graph, seed)
         own = np.unique(units.places[seed])
-        first = _first_writer(known.graph, units)
-        if first is not None and first != seed:
-            seed = first
-            units = units_from(known.graph, seed)
+        named = _named(known.graph, units)
+        if named is not None:
+            seed, units = named.seed, named
             own = np.unique(units.places[seed])
         covered.update(p for p, labels in units.places.items() if np.isin(labels, own).all())
         if units.count < 2:
@@ -133,15 +132,24 @@ def _removals(
     return moves
 
 
-def _first_writer(graph: GraphModel, units: Units) -> Place | None:
-    """The first rows of weights that have all the units of the seed: the axis is called after them."""
+def _named(graph: GraphModel, units: Units) -> Units | None:
+    """The same units from the first rows of weights that have them, after which an axis is called."""
     own = np.unique(units.places[units.seed])
     for node in graph.nodes:
-        if isinstance(node.op, Linear):
-            place = stored_axis(graph, node.inputs[1], node.op.rows)
-            labels = units.places.get(place)
-            if labels is not None and np.isin(own, labels).all():
-                return place
+        if not isinstance(node.op, Linear):
+            continue
+        place = stored_axis(graph, node.inputs[1], node.op.rows)
+        labels = units.places.get(place)
+        if place == units.seed:
+            return None
+        if labels is None or not np.isin(own, labels).all():
+            continue
+        # an axis that is split gives its outer part: the coordinates of heads have no rows of their own
+        again = units_from(graph, place)
+        same = again.places.get(units.seed)
+        whole = len(np.unique(labels)) == len(np.unique(again.places[place]))
+        if same is not None and whole and len(np.unique(same)) == len(own):
+            return again
     return None
 
 
