@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from moduli.kernel.network import Network
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a graph was read: a file or a module that can be run, and rewritten with fewer units."""
 

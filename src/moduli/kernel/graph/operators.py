@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +41,7 @@ TINY = float(np.nextafter(0.0, 1.0))
 ZERO, UNITY = Fraction(0), Fraction(1)
 
 
+@runtime_checkable
 class Ties(Protocol):
     """What `couple` may do, see `axes.Coupling`."""
 
@@ -51,6 +52,7 @@ class Ties(Protocol):
     def shape(self, name: str) -> Shape | None: ...
 
 
+@runtime_checkable
 class Facts(Protocol):
     """What `slices` may ask, see `facts.Known`."""
 
@@ -562,6 +564,21 @@ class Slicewise(Operator):
         return facts.classes.made(n, low, high, known)
 
 
+def _mapped(x: Slices, node: Node, axis: int, facts: Facts) -> Slices:
+    """Facts about slices whose entries are put elsewhere or left out, in each slice alike: what was
+    a multiple of another slice is one now, of a tensor that has another name.
+    """
+    known = dict[int, tuple[int, Fraction]]()
+    for i in x.known().tolist():
+        value = x.constant(i)
+        if value is not None:
+            known[i] = (ONE, value)
+        else:
+            key = (node.output, axis, int(x.classes[i]))
+            known[i] = (facts.classes.of(key), x.ratios[i])
+    return facts.classes.made(len(x), x.low.copy(), x.high.copy(), known)
+
+
 def _static(ties: Ties, name: str, axis: int) -> bool:
     shape = ties.shape(name)
     return shape is not None and isinstance(shape[axis], int) and shape[axis] != 1
@@ -582,7 +599,10 @@ class Transpose(Operator):
         return arrays[0].transpose(self.order)
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
-        return facts.of((node.inputs[0], self.order[axis]))
+        x = facts.of((node.inputs[0], self.order[axis]))
+        rest = [source for source in self.order if source != self.order[axis]]
+        # slices whose own axes keep their order are the same tensors
+        return x if rest == sorted(rest) else _mapped(x, node, axis, facts)
 
 
 @dataclass(frozen=True)
@@ -682,7 +702,7 @@ class Take(Operator):
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         source = axis + (self.drop and axis >= self.axis)
         x = facts.of((node.inputs[0], source))
-        return x.take(self.index) if source == self.axis else x
+        return x.take(self.index) if source == self.axis else _mapped(x, node, axis, facts)
 
 
 @dataclass(frozen=True)
@@ -1150,7 +1170,7 @@ class Reshape(Operator):
         x = node.inputs[0]
         for i, o in self.free:
             if o == axis:
-                return facts.of((x, i))
+                return _mapped(facts.of((x, i)), node, axis, facts)
         for ins, outs in self.blocks:
             if axis in outs:
                 coarse = _digits(facts.shape(x) or (), ins)
