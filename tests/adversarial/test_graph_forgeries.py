@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import numpy_helper, parser
 

@@ -26,6 +26,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 ONE = 0
+WHOLE = 2**53  # below this doubles hold all integers
+# A ratio of floats takes 2,200 bits at most; products of many of them would take any memory.
+MOST_BITS = 2**13
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,16 @@ class Classes:
         for i, (name, ratio) in known.items():
             if ratio == 0:
                 name = ONE
-            if classes[i] != ONE:
+            if classes[i] != ONE and _short(ratio):
                 classes[i], ratios[i] = name, ratio
         for i in np.flatnonzero(classes == ONE).tolist():
             low[i] = max(low[i], _below(ratios[i]))
             high[i] = min(high[i], _above(ratios[i]))
         return Slices(classes, tuple(ratios), low, high)
+
+
+def _short(q: Fraction) -> bool:
+    return max(q.numerator.bit_length(), q.denominator.bit_length()) <= MOST_BITS
 
 
 def _below(q: Fraction) -> float:
@@ -125,23 +132,30 @@ def _float(q: Fraction) -> float:
     return float(q)
 
 
-def of_array(name: str, array: Any, axis: int, classes: Classes) -> Slices:
+def of_array(array: Any, axis: int, classes: Classes) -> Slices:
     """Of a stored tensor along an axis."""
     wide = np.moveaxis(np.asarray(array), axis, 0)
     rows = np.ascontiguousarray(wide.reshape(len(wide), -1), dtype=np.float64)
-    if rows.size == 0 or not np.isfinite(rows).all():
+    if rows.size == 0 or not are_numbers(array):
         return classes.unknown(len(rows))
-    names, ratios = multiples(rows, (name, axis), classes)
+    names, ratios = multiples(rows, classes)
     return Slices(names, ratios, rows.min(axis=1), rows.max(axis=1))
 
 
-def multiples(rows: Array, where: Hashable, classes: Classes) -> tuple[Ints, tuple[Fraction, ...]]:
+def are_numbers(array: Any) -> bool:
+    """Whether all entries of a stored tensor are finite, and what they are in 64 bits is what they are."""
+    stored = np.asarray(array)
+    with np.errstate(all="ignore"):
+        wide = stored.astype(np.float64)
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 4:
+        return bool((np.abs(wide) < WHOLE).all())
+    return bool(np.isfinite(wide).all())
+
+
+def multiples(rows: Array, classes: Classes) -> tuple[Ints, tuple[Fraction, ...]]:
     """Classes and ratios of finite rows of floats ``[n, k]``: rows that are multiples share a class,
     which stands for a row divided by its first entry that is not zero; rows of equal entries are
-    constant.
-
-    Args:
-        where: says which tensor the rows are of; classes of different tensors differ.
+    constant. The classes are new: the same tensor, asked for twice, may have changed.
     """
     n = len(rows)
     found = np.zeros(n, dtype=np.int64)
@@ -158,7 +172,7 @@ def multiples(rows: Array, where: Hashable, classes: Classes) -> tuple[Ints, tup
                 found[i] = found[j]
                 break
         else:
-            found[i] = classes.of((where, i))
+            found[i] = classes.fresh(1)[0]
             alike.append(i)
     return found, tuple(map(Fraction, leads.tolist()))
 
