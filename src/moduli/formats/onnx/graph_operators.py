@@ -91,8 +91,13 @@ def _unary(reader: GraphReader, node: Any) -> None:
 def _binary(reader: GraphReader, node: Any) -> None:
     if node.op_type in ("Min", "Max") and len(node.input) == 1:
         return _elementwise(reader, node, "identity")
-    extra = (float(attributes(node).get("fmod", 0)),) if node.op_type == "Mod" else ()
-    _elementwise(reader, node, BINARY[node.op_type], extra)
+    kind, given = BINARY[node.op_type], attributes(node)
+    if node.op_type == "BitShift":
+        kind = f"{kind} {given['direction'].decode()}"
+    if node.op_type == "PRelu" and reader.opset < 7 and math.prod(reader.shape(node.input[1])) != 1:
+        raise NotUnderstood("slopes broadcast as before opset 7")
+    extra = (float(given.get("fmod", 0)),) if node.op_type == "Mod" else ()
+    _elementwise(reader, node, kind, extra)
 
 
 @handles("Sum", "Mean")
@@ -155,16 +160,20 @@ def _leaky_relu(reader: GraphReader, node: Any) -> None:
     )
 
 
-@handles("Elu", "Celu", "Selu", "ThresholdedRelu", "Shrink")
+NUMBERS = {
+    "Elu": {"alpha": 1.0},
+    "Celu": {"alpha": 1.0},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "ThresholdedRelu": {"alpha": 1.0},
+    "Shrink": {"bias": 0.0, "lambd": 0.5},
+}  # and their defaults
+
+
+@handles(*NUMBERS)
 def _with_numbers(reader: GraphReader, node: Any) -> None:
-    numbers = {name: value for name, value in attributes(node).items() if isinstance(value, float)}
-    kind = node.op_type.lower()
-    _elementwise(
-        reader,
-        node,
-        f"{kind}",
-        tuple(numbers[name] for name in sorted(numbers)) + (float(len(numbers)),),
-    )
+    given = attributes(node)
+    numbers = tuple(float(given.get(name, value)) for name, value in NUMBERS[node.op_type].items())
+    _elementwise(reader, node, node.op_type.lower(), numbers)
 
 
 @handles("HardSigmoid")
@@ -198,7 +207,8 @@ def _clip(reader: GraphReader, node: Any) -> None:
 def _cast(reader: GraphReader, node: Any) -> None:
     to = attributes(node)["to"]
     plain = to in FLOATS and reader.floating(node.input[0])
-    _elementwise(reader, node, "identity" if plain else f"cast to {to}")
+    kind = f"cast to {to} {_options(node, 'saturate', 'round_mode')}"
+    _elementwise(reader, node, "identity" if plain else kind)
 
 
 @handles("CastLike")
@@ -210,6 +220,8 @@ def _cast_like(reader: GraphReader, node: Any) -> None:
 
 @handles("Dropout")
 def _dropout(reader: GraphReader, node: Any) -> None:
+    if reader.opset < 7 and not attributes(node).get("is_test", 0):
+        raise NotUnderstood("it drops at random")
     training = _given(node, 2)
     if training and (reader.constant(training) is None or bool(np.any(reader.constant(training)))):
         raise NotUnderstood("it drops at random")
@@ -286,7 +298,11 @@ def _window(
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         return -(-n // stride)
     total = n + sum(pads) - dilation * (kernel - 1) - 1
-    return None if total < 0 else (-(-total // stride) if ceil else total // stride) + 1
+    if total < 0:
+        return None
+    count = (-(-total // stride) if ceil else total // stride) + 1
+    # runtimes do not agree on a last window that begins behind the input
+    return None if (count - 1) * stride >= n + pads[0] else count
 
 
 def _windows(
@@ -297,6 +313,8 @@ def _windows(
     k = len(kernel)
     strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
     pads, auto = given.get("pads") or [0] * (2 * k), given.get("auto_pad", b"NOTSET")
+    if auto == b"VALID":
+        pads = [0] * (2 * k)
     found: list[int | str] = []
     for d in range(k):
         n = _window(
@@ -306,6 +324,30 @@ def _windows(
         found.append(reader.unknown(output, 2 + d) if n is None else n)
     reach = any(pads) if auto in (b"NOTSET", b"") else auto != b"VALID"
     return (*shape[:2], *found), bool(reach) or (bool(given.get("ceil_mode", 0)))
+
+
+def _windows_hold_something(node: Any, shape: Shape, made: Shape, kernel: Sequence[int]) -> bool:
+    """Whether it is known that each window holds an entry of the input, not padding alone."""
+    given = attributes(node)
+    k = len(kernel)
+    strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
+    auto = given.get("auto_pad", b"NOTSET")
+    pads = given.get("pads") or [0] * (2 * k)
+    for d in range(k):
+        n, m = shape[2 + d], made[2 + d]
+        same = auto in (b"SAME_UPPER", b"SAME_LOWER")
+        before, after = (0, 0) if same or auto == b"VALID" else (pads[d], pads[k + d])
+        plain = dilations[d] == 1 and max(before, after) < kernel[d]
+        if not isinstance(n, int) or not isinstance(m, int) or same:
+            # windows without holes, with less padding than they are long
+            if not plain or given.get("ceil_mode", 0):
+                return False
+            continue
+        starts = np.arange(m)[:, None] * strides[d] - before
+        places = starts + np.arange(kernel[d]) * dilations[d]
+        if not ((places >= 0) & (places < n)).any(axis=1).all():
+            return False
+    return True
 
 
 @handles("MaxPool", "AveragePool", "LpPool")
@@ -326,7 +368,9 @@ def _pool(reader: GraphReader, node: Any) -> None:
         "p",
     )
     free = ((0, 0), (1, 1))
-    if node.op_type == "MaxPool":
+    if not _windows_hold_something(node, shape, made, given["kernel_shape"]):
+        op = Slicewise(f"{node.op_type} of nothing", free, numbers)
+    elif node.op_type == "MaxPool":
         op = Slicewise(
             "max pool", free, numbers, homogeneous=True, keeps=True, zero=True, hull=True
         )
@@ -507,8 +551,14 @@ def _resize(reader: GraphReader, node: Any) -> None:
         )
     if given.get("axes") is not None:
         raise NotUnderstood("it resizes chosen axes")
+    if given.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise NotUnderstood("it keeps the ratio of sizes")
+    where = given.get("coordinate_transformation_mode", b"half_pixel")
+    if where in (b"tf_crop_and_resize", b"tf_half_pixel_for_nn"):
+        raise NotUnderstood("it moves what it does not resize")
     made: list[int | str]
     factors: tuple[float, ...] = ()
+    further = list[str]()
     given_scales = reader.constant(scales) if scales else None
     if sizes and not (given_scales is not None and given_scales.size):
         wanted = reader.numbers(sizes, "sizes")
@@ -519,7 +569,7 @@ def _resize(reader: GraphReader, node: Any) -> None:
             None if a in kept or not isinstance(m, int) else m for a, m in enumerate(wanted)
         )
         if any(a not in kept and not isinstance(m, int) for a, m in enumerate(wanted)):
-            numbers = (*numbers, node.output[0])
+            further = [sizes]  # which says what they are
     else:
         stored = reader.constant(scales) if scales else np.array(given.get("scales") or [])
         if stored is None or stored.size != len(shape):
@@ -527,21 +577,27 @@ def _resize(reader: GraphReader, node: Any) -> None:
         factors = tuple(float(f) for f in stored)
         free = tuple((a, a) for a, f in enumerate(factors) if f == 1.0)
         made = [
-            n if f == 1.0 else (math.floor(n * f) if isinstance(n, int) else reader.unknown(y, a))
+            n if f == 1.0 else (_scaled(n, f) if isinstance(n, int) else reader.unknown(y, a))
             for a, (n, f) in enumerate(zip(shape, factors, strict=True))
         ]
         numbers = factors
     mode = given.get("mode", b"nearest")
-    inside = given.get("coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
     options = _options(
         node, "mode", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside",
         "extrapolation_value", "nearest_mode", "antialias", "keep_aspect_ratio_policy",
     )  # fmt: skip
-    smooth = inside and mode in (b"nearest", b"linear")
+    smooth = mode in (b"nearest", b"linear")
+    # where entries of the output lie was said anew with opset 11
+    kind = "resize" if reader.opset >= 11 else f"{node.op_type} of old"
     op = Slicewise(
-        "resize", free, (numbers, options), linear=inside, keeps=smooth, zero=inside, hull=smooth
+        kind, free, (numbers, options), linear=True, keeps=smooth, zero=True, hull=smooth
     )
-    reader.emit(op, [x], y, tuple(made))
+    reader.emit(op, [x, *further], y, tuple(made))
+
+
+def _scaled(n: int, factor: float) -> int:
+    """As ONNX has it: in 32 bits."""
+    return math.floor(np.float32(n) * np.float32(factor))
 
 
 # Sums over an axis ----------------------------------------------------------------------------------------------
@@ -600,6 +656,8 @@ def _transposed(given: dict[str, Any], shape: Shape, kernel: Sequence[int]) -> l
         return None
     strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
     pads, extra = given.get("pads") or [0] * (2 * k), given.get("output_padding") or [0] * k
+    if given.get("auto_pad") == b"VALID":
+        pads = [0] * (2 * k)
     found = []
     for d in range(k):
         n = shape[2 + d]
@@ -626,7 +684,7 @@ def _gemm(reader: GraphReader, node: Any) -> None:
         and given.get("alpha", 1.0) == 1.0
         and given.get("beta", 1.0) == 1.0
     )
-    if not plain or not reader.is_constant(b) or reader.is_constant(a):
+    if not plain or not reader.floating(b) or not reader.is_constant(b) or reader.is_constant(a):
         raise NotUnderstood("a product with factors, or of two computed tensors")
     across = bool(given.get("transB", 0))
     out = second[0 if across else 1]
@@ -637,8 +695,9 @@ def _gemm(reader: GraphReader, node: Any) -> None:
         return reader.emit(op, [a, b], y, shape)
     if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1:
         return reader.emit(op, [a, b, c], y, shape)
-    reader.emit(op, [a, b], f"{y}:product", shape)
-    reader.emit(Elementwise("add"), [f"{y}:product", c], y, shape)
+    product = reader.apart(f"{y}:product")
+    reader.emit(op, [a, b], product, shape)
+    reader.emit(Elementwise("add"), [product, c], y, shape)
 
 
 @handles("MatMul")
@@ -766,7 +825,7 @@ def _slice(reader: GraphReader, node: Any) -> None:
         return reader.emit(Elementwise("identity"), [x], y, shape)
     source = x
     for k, (axis, start, end, step) in enumerate(chosen):
-        target = y if k == len(chosen) - 1 else f"{y}:{k}"
+        target = y if k == len(chosen) - 1 else reader.apart(f"{y}:{k}")
         shape = _cut(reader, source, target, shape, axis, start, end, step)
         source = target
 
@@ -782,9 +841,9 @@ def _cut(
         return made
     free = tuple((a, a) for a in range(len(shape)) if a != axis)
     made = (*shape[:axis], reader.unknown(y, axis), *shape[axis + 1 :])
-    numbers = (axis, *(v if isinstance(v, int) else str(v) for v in (start, end, step)))
-    if start is None or end is None:
+    if not (isinstance(start, int) and isinstance(end, int)):
         raise NotUnderstood("its ends are computed in the graph")
+    numbers = (axis, start, end, step)
     op = Slicewise("slice", free, numbers, linear=True, keeps=True, zero=True, hull=True)
     reader.emit(op, [x], y, made)
     return made
@@ -1003,4 +1062,6 @@ def _expand(reader: GraphReader, node: Any) -> None:
     ]
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
-    reader.emit(Broadcast(sizes), [x], y, made, reader.types.get(x))
+    # what a size is that is not known here is for the second input to say
+    inputs = [x] if None not in sizes else [x, node.input[1]]
+    reader.emit(Broadcast(sizes), inputs, y, made, reader.types.get(x))
