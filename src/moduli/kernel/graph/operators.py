@@ -19,10 +19,11 @@ Nothing else is known of an operator. A node of a kind that is not here is `Opaq
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -41,23 +42,31 @@ TINY = float(np.nextafter(0.0, 1.0))
 ZERO, UNITY = Fraction(0), Fraction(1)
 
 
-class Ties(Protocol):
-    """What `couple` may do, see `axes.Coupling`."""
+class Ties(ABC):
+    """What `couple` may ask and do, see `axes.Coupling`."""
 
+    @abstractmethod
     def same(self, a: Place, b: Place) -> None: ...
+    @abstractmethod
     def pick(self, a: Place, b: Place, index: Ints) -> None: ...
+    @abstractmethod
     def fix(self, a: Place, why: str, index: Ints | None = None) -> None: ...
+    @abstractmethod
     def labels(self, a: Place) -> Ints | None: ...
+    @abstractmethod
     def shape(self, name: str) -> Shape | None: ...
 
 
-class Facts(Protocol):
+class Facts(ABC):
     """What `slices` may ask, see `facts.Known`."""
 
     classes: Classes
 
+    @abstractmethod
     def of(self, a: Place) -> Slices: ...
+    @abstractmethod
     def array(self, name: str) -> Tensor | None: ...
+    @abstractmethod
     def shape(self, name: str) -> Shape | None: ...
 
 
