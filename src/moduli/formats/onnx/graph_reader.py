@@ -199,6 +199,9 @@ class GraphReader:
         self.shapes[output] = shape
         if kind is not None:
             self.types[output] = kind
+        elif not self.types.get(output):
+            # inference of ONNX ends behind what it does not know; all other operators keep the type
+            self.types[output] = self.types.get(inputs[0], 0) if inputs else 0
 
     def unknown(self, output: str, axis: int) -> str:
         """A name for a size that is not known."""
