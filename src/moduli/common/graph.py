@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -19,18 +20,35 @@ from moduli.kernel.network import Network
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Where a graph was read: a file or a module that can be run, and rewritten with fewer units."""
+class Source(ABC):
+    """Where a graph was read: a file or a module that can be run, and rewritten with fewer units.
+
+    Attributes:
+        notes: what a user should know about the reading. where: its name. integers: inputs that hold
+            integers.
+    """
 
     notes: tuple[str, ...]
     where: str
-    integers: frozenset[str]  # inputs that hold integers
+    integers: frozenset[str]
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
-    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph: ...
-    def chain(self) -> Network: ...
-    def save(self, path: Path) -> Path: ...
+    @abstractmethod
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, in float64."""
+
+    @abstractmethod
+    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
+        """The same file or module with the wanted graph; `renamed` says which values are read in
+        place of others.
+        """
+
+    @abstractmethod
+    def chain(self) -> Network:
+        """It as a chain of dense layers, where it is one."""
+
+    @abstractmethod
+    def save(self, path: Path) -> Path:
+        """Write it."""
 
 
 @dataclass(frozen=True)
