@@ -142,11 +142,11 @@ def _size(operator: str, arrays: Sequence[Any]) -> int:
     if operator == "Expand":
         return math.prod(np.broadcast_shapes(shapes[0], tuple(np.ravel(arrays[1]).tolist())))
     if operator == "Tile":
-        return math.prod(shapes[0]) * math.prod(map(int, np.ravel(arrays[1]).tolist()))
+        return int(math.prod(shapes[0]) * math.prod(np.ravel(arrays[1]).astype(int).tolist()))
     if operator == "ConstantOfShape":
-        return math.prod(map(int, np.ravel(arrays[0]).tolist()))
+        return int(math.prod(np.ravel(arrays[0]).astype(int).tolist()))
     if operator == "Gather":
-        return math.prod(shapes[0]) * math.prod(shapes[1])
+        return int(math.prod(shapes[0]) * math.prod(shapes[1]))
     if operator == "Concat":
         return sum(map(math.prod, shapes))
     return math.prod(shapes[0])

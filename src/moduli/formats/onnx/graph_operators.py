@@ -96,10 +96,13 @@ def _unary(reader: GraphReader, node: Any) -> None:
 def _binary(reader: GraphReader, node: Any) -> None:
     if node.op_type in ("Min", "Max") and len(node.input) == 1:
         return _elementwise(reader, node, "identity")
-    extra = (float(attributes(node).get("fmod", 0)),) if node.op_type == "Mod" else ()
-    _elementwise(
-        reader, node, BINARY[node.op_type], extra, result=9 if node.op_type in LOGICAL else None
-    )
+    kind, given = BINARY[node.op_type], attributes(node)
+    if node.op_type == "BitShift":
+        kind = f"{kind} {given['direction'].decode()}"
+    if node.op_type == "PRelu" and reader.opset < 7 and math.prod(reader.shape(node.input[1])) != 1:
+        raise NotUnderstood("slopes broadcast as before opset 7")
+    extra = (float(given.get("fmod", 0)),) if node.op_type == "Mod" else ()
+    _elementwise(reader, node, kind, extra, result=9 if node.op_type in LOGICAL else None)
 
 
 @handles("Sum", "Mean")
@@ -213,7 +216,8 @@ def _clip(reader: GraphReader, node: Any) -> None:
 def _cast(reader: GraphReader, node: Any) -> None:
     to = attributes(node)["to"]
     plain = to in FLOATS and reader.floating(node.input[0])
-    _elementwise(reader, node, "identity" if plain else f"cast to {to}", result=to)
+    kind = f"cast to {to} {_options(node, 'saturate', 'round_mode')}"
+    _elementwise(reader, node, "identity" if plain else kind, result=to)
 
 
 @handles("CastLike")
@@ -583,7 +587,7 @@ def _resize(reader: GraphReader, node: Any) -> None:
         factors = tuple(float(f) for f in stored)
         free = tuple((a, a) for a, f in enumerate(factors) if f == 1.0)
         made = [
-            n if f == 1.0 else (_scaled(n, f) if isinstance(n, int) else reader.unknown(y, a))
+            n if f == 1.0 else (_resized(n, f) if isinstance(n, int) else reader.unknown(y, a))
             for a, (n, f) in enumerate(zip(shape, factors, strict=True))
         ]
         numbers = factors
@@ -601,7 +605,7 @@ def _resize(reader: GraphReader, node: Any) -> None:
     reader.emit(op, [x, *further], y, tuple(made))
 
 
-def _scaled(n: int, factor: float) -> int:
+def _resized(n: int, factor: float) -> int:
     """As ONNX has it: in 32 bits."""
     return math.floor(np.float32(n) * np.float32(factor))
 
@@ -688,9 +692,12 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     a, b, y = node.input[0], node.input[1], _only_output(node)
     if not reader.is_constant(b) or reader.is_constant(a):
         raise NotUnderstood("a product of two computed tensors")
+    if not reader.floating(b):
+        raise NotUnderstood("a product of integers")
     if given.get("transA", 0):
-        reader.emit(Transpose((1, 0)), [a], f"{y}:a", reader.shape(a)[::-1], reader.types[a])
-        a = f"{y}:a"
+        turned = reader.apart(f"{y}:a")
+        reader.emit(Transpose((1, 0)), [a], turned, reader.shape(a)[::-1], reader.types[a])
+        a = turned
     first, second = reader.shape(a), reader.shape(b)
     across = bool(given.get("transB", 0))
     out = second[0 if across else 1]
@@ -702,12 +709,13 @@ def _gemm(reader: GraphReader, node: Any) -> None:
         return _scaled(reader, op, [a, b], alpha, y, shape, kind)
     if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1 and alpha == beta == 1.0:
         return reader.emit(op, [a, b, c], y, shape)
-    _scaled(reader, op, [a, b], alpha, f"{y}:product", shape, kind)
+    product = reader.apart(f"{y}:product")
+    _scaled(reader, op, [a, b], alpha, product, shape, kind)
     if beta != 1.0:
-        factor = _number(reader, f"{y}:beta", beta)
-        reader.emit(Elementwise("mul"), [c, factor], f"{y}:c", reader.shape(c), kind)
-        c = f"{y}:c"
-    reader.emit(Elementwise("add"), [f"{y}:product", c], y, shape)
+        factor, scaled = _number(reader, f"{y}:beta", beta), reader.apart(f"{y}:c")
+        reader.emit(Elementwise("mul"), [c, factor], scaled, reader.shape(c), kind)
+        c = scaled
+    reader.emit(Elementwise("add"), [product, c], y, shape)
 
 
 def _scaled(
@@ -722,13 +730,15 @@ def _scaled(
     """A product, times a number."""
     if factor == 1.0:
         return reader.emit(op, inputs, y, shape, kind)
-    reader.emit(op, inputs, f"{y}:unscaled", shape, kind)
+    unscaled = reader.apart(f"{y}:unscaled")
+    reader.emit(op, inputs, unscaled, shape, kind)
     number = _number(reader, f"{y}:alpha", factor)
-    reader.emit(Elementwise("mul"), [f"{y}:unscaled", number], y, shape, kind)
+    reader.emit(Elementwise("mul"), [unscaled, number], y, shape, kind)
 
 
 def _number(reader: GraphReader, name: str, value: float) -> str:
     """A constant that the file has in an attribute."""
+    name = reader.apart(name)
     reader.folded[name] = np.array(value)
     reader.shapes[name], reader.types[name] = (), 1
     return name
@@ -755,6 +765,7 @@ def _einsum(reader: GraphReader, node: Any) -> None:
     if not plain or not reader.is_constant(names[1]):
         return _einsum_batched(reader, node, names, letters, result, summed, batch, rest)
     y = _only_output(node)
+    summed_up, split_up = reader.apart(f"{y}:sum"), reader.apart(f"{y}:split")
     kind = reader.types[names[0]]
     x, order = _arranged(reader, names[0], letters[0], rest[0], summed, f"{y}:x")
     w, _ = _arranged(reader, names[1], letters[1], "", summed, f"{y}:w", rest[1])
@@ -762,12 +773,12 @@ def _einsum(reader: GraphReader, node: Any) -> None:
     rank = len(order)
     op = Linear(rank - 1, rank - 1, 0, 1, free=tuple((axis, axis) for axis in range(rank - 1)))
     shape = (*reader.shape(x)[:-1], reader.shape(w)[1])
-    reader.emit(op, [x, w], f"{y}:sum", shape, kind)
+    reader.emit(op, [x, w], summed_up, shape, kind)
     made = rest[0] + rest[1]
     split = (*shape[:-1], *(sizes[letter] for letter in rest[1]))
-    reader.emit(reshape(shape, split), [f"{y}:sum"], f"{y}:split", split, kind)
+    reader.emit(reshape(shape, split), [summed_up], split_up, split, kind)
     turn = tuple(made.index(letter) for letter in result)
-    reader.emit(Transpose(turn), [f"{y}:split"], y, tuple(split[axis] for axis in turn))
+    reader.emit(Transpose(turn), [split_up], y, tuple(split[axis] for axis in turn))
 
 
 def _arranged(
@@ -777,9 +788,10 @@ def _arranged(
     turn = tuple(letters.index(letter) for letter in first + joined + last)
     shape = tuple(reader.shape(name)[axis] for axis in turn)
     kind = reader.types[name]
-    reader.emit(Transpose(turn), [name], f"{y}:turned", shape, kind)
+    y, turned = reader.apart(y), reader.apart(f"{y}:turned")
+    reader.emit(Transpose(turn), [name], turned, shape, kind)
     if reader.is_constant(name):
-        reader.views.update((f"{y}:turned", y))
+        reader.views.update((turned, y))
     made = list(shape[: len(first)])
     for part in (joined, last):
         numbers = [shape[(first + joined + last).index(letter)] for letter in part]
@@ -787,7 +799,7 @@ def _arranged(
             raise NotUnderstood("a sum over sizes that are not known")
         if part:
             made.append(math.prod(int(n) for n in numbers))
-    reader.emit(reshape(shape, tuple(made)), [f"{y}:turned"], y, tuple(made), kind)
+    reader.emit(reshape(shape, tuple(made)), [turned], y, tuple(made), kind)
     return y, first + "k"
 
 
@@ -803,14 +815,15 @@ def _einsum_batched(
         wanted = batch + (rest[0] + summed if k == 0 else summed + rest[1])
         turn = tuple(own.index(letter) for letter in wanted)
         shape = tuple(reader.shape(name)[axis] for axis in turn)
-        reader.emit(Transpose(turn), [name], f"{y}:{k}", shape, reader.types[name])
-        parts.append(f"{y}:{k}")
+        parts.append(reader.apart(f"{y}:{k}"))
+        reader.emit(Transpose(turn), [name], parts[k], shape, reader.types[name])
     made = batch + rest[0] + rest[1]
     first, second = (reader.shape(part) for part in parts)
     shape = (*broadcast_shapes(reader, first[:-2], second[:-2], y), first[-2], second[-1])
-    reader.emit(Contract(), parts, f"{y}:product", shape, reader.types[names[0]])
+    product = reader.apart(f"{y}:product")
+    reader.emit(Contract(), parts, product, shape, reader.types[names[0]])
     turn = tuple(made.index(letter) for letter in result)
-    reader.emit(Transpose(turn), [f"{y}:product"], y, tuple(shape[axis] for axis in turn))
+    reader.emit(Transpose(turn), [product], y, tuple(shape[axis] for axis in turn))
 
 
 @handles("MatMul")
@@ -1175,7 +1188,9 @@ def _expand(reader: GraphReader, node: Any) -> None:
     ]
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
-    reader.emit(Broadcast(sizes), [x], y, made, reader.types.get(x))
+    # what a size is that is not known here is for the second input to say
+    inputs = [x] if None not in sizes else [x, node.input[1]]
+    reader.emit(Broadcast(sizes), inputs, y, made, reader.types.get(x))
 
 
 @handles("DepthToSpace", "SpaceToDepth")
@@ -1197,7 +1212,8 @@ def _rearranged(reader: GraphReader, node: Any) -> None:
         parts, turn = (n, c // (b * b), b, b, h, w), (0, 1, 4, 2, 5, 3)
         made = (n, c // (b * b), h * b, w * b)
     kind = reader.types[x]
-    reader.emit(reshape(shape, parts), [x], f"{y}:parts", parts, kind)
+    names = [reader.apart(f"{y}:{part}") for part in ("parts", "turned")]
+    reader.emit(reshape(shape, parts), [x], names[0], parts, kind)
     turned = tuple(parts[axis] for axis in turn)
-    reader.emit(Transpose(turn), [f"{y}:parts"], f"{y}:turned", turned, kind)
-    reader.emit(reshape(turned, made), [f"{y}:turned"], y, made, kind)
+    reader.emit(Transpose(turn), [names[0]], names[1], turned, kind)
+    reader.emit(reshape(turned, made), [names[1]], y, made, kind)

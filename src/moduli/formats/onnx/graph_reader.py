@@ -97,6 +97,8 @@ class GraphReader:
         self.opaque: dict[str, str] = {}
         self.names: set[str] = set()
         self.views: set[str] = set()  # constants that nodes rearrange
+        self.functions = {(f.domain, f.name) for f in proto.functions}
+        self.taken = _names(proto.graph)
         self.known_shapes = _inferred(proto, self.arrays)
 
     def read(self) -> GraphModel:

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..errors import CertificateRejected
 from .functions import law
-from .slices import ONE, Array, Classes, Slices, blocks, multiples
+from .slices import ONE, Array, Classes, Slices, are_numbers, blocks, multiples
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -942,10 +942,10 @@ class Linear(Operator):
                 rows[mine], b[mine], read, not self.uniform or self.padded
             )
         flat = rows.reshape(n, -1)
-        for key, members in _by_group(self._inputs(x, inner), outer).items():
+        for members in _by_group(self._inputs(x, inner), outer).values():
             index = np.array(members)
             part = flat if len(index) == n else flat[index]
-            found, own = multiples(part, (node.output, key), facts.classes, b[index])
+            found, own = multiples(part, facts.classes, b[index])
             names[index] = found
             for i, q in zip(members, own, strict=True):
                 ratios[i] = q

@@ -27,6 +27,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 ONE = 0
+WHOLE = 2**53  # below this doubles hold all integers
+# A ratio of floats takes 2,200 bits at most; products of many of them would take any memory.
+MOST_BITS = 2**13
 BLOCK = 2**20  # floats that are looked at at a time
 
 
@@ -137,11 +140,21 @@ def of_array(array: Any, axis: int, classes: Classes) -> Slices:
     rows = rows.reshape(len(rows), -1)
     low, high = np.zeros(len(rows)), np.zeros(len(rows))
     for block, wide in blocks(rows):
-        if wide.size == 0 or not np.isfinite(wide).all():
+        if wide.size == 0 or not are_numbers(rows[block]):
             return classes.unknown(len(rows))
         low[block], high[block] = wide.min(axis=1), wide.max(axis=1)
-    names, ratios = multiples(rows, (name, axis), classes)
+    names, ratios = multiples(rows, classes)
     return Slices(names, ratios, low, high)
+
+
+def are_numbers(array: Any) -> bool:
+    """Whether all entries of a stored tensor are finite, and what they are in 64 bits is what they are."""
+    stored = np.asarray(array)
+    with np.errstate(all="ignore"):
+        wide = stored.astype(np.float64)
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 4:
+        return bool((np.abs(wide) < WHOLE).all())
+    return bool(np.isfinite(wide).all())
 
 
 def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
@@ -153,16 +166,14 @@ def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
 
 
 def multiples(
-    rows: Any, where: Hashable, classes: Classes, biases: Array | None = None
+    rows: Any, classes: Classes, biases: Array | None = None
 ) -> tuple[Ints, tuple[Fraction, ...]]:
     """Classes and ratios of finite rows of floats ``[n, k]``: rows that are multiples share a class,
     which stands for a row divided by its first entry that is not zero.
 
     Without biases rows of equal entries are constant. With biases ``[n]`` a row and its bias stand
-    for a function of one input, and only rows of zeros are constant.
-
-    Args:
-        where: says which tensor the rows are of; classes of different tensors differ.
+    for a function of one input, and only rows of zeros are constant. The classes are new: the same
+    tensor, asked for twice, may have changed.
     """
     n = len(rows)
     found = np.zeros(n, dtype=np.int64)
@@ -191,7 +202,7 @@ def multiples(
                     found[i] = found[j]
                     break
             else:
-                found[i] = classes.of((where, i))
+                found[i] = classes.fresh(1)[0]
                 alike.append(i)
     return found, tuple(map(Fraction, leads.tolist()))
 
