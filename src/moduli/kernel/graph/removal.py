@@ -45,11 +45,14 @@ from .operators import (
     Place,
     Transpose,
 )
+from .slices import are_numbers
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Into = Mapping[int, int | None]  # units that go, and the unit that each is merged into
+MOST = Fraction(float(np.finfo(np.float64).max))
+SMALLEST, LARGEST = 2.0**-450, 2.0**450  # between these `two_product` is exact
 
 
 class Rounds(CertificateRejected):
@@ -105,6 +108,10 @@ def _absorbed(
         unit = int(columns[column])
         if not by_column[column].any():
             continue
+        if not are_numbers(by_column[column]):
+            raise CertificateRejected(
+                f"{node.name!r} reads unit {unit} with weights that are no numbers"
+            )
         # with groups a column reads the same index of each of them
         places = np.arange(op.groups) * len(columns) + column
         ratios = [x.constant(i) for i in places.tolist()]
@@ -313,11 +320,21 @@ def _same_changes(a: list[Any], b: list[Any]) -> bool:
 
 def _exact_step(total: Array, part: Array, ratio: Fraction, name: str) -> Array:
     """total + ratio * part, where it needs no rounding in float64."""
-    factor = float(ratio)
+    factor = _as_float(ratio, name)
+    sizes = np.abs(np.append(part[part != 0], factor))
+    if ((sizes < SMALLEST) | (sizes > LARGEST)).any():
+        raise Rounds(f"a change of {name!r} is beyond what products of floats tell exactly")
     with np.errstate(all="ignore"):
         product, lost = two_product(part, np.full_like(part, factor))
         found, rest = two_sum(total, product)
-    if Fraction(factor) != ratio or lost.any() or rest.any() or not np.isfinite(found).all():
+    if lost.any() or rest.any() or not np.isfinite(found).all():
+        raise Rounds(f"a change of {name!r} would be rounded")
+    return found
+
+
+def _as_float(q: Fraction, name: str) -> float:
+    found = float(q) if abs(q) <= MOST else np.inf
+    if not np.isfinite(found) or Fraction(found) != q:
         raise Rounds(f"a change of {name!r} would be rounded")
     return found
 
@@ -329,9 +346,7 @@ def _exact_sums(start: Array, changes: list[tuple[Array, Fraction]], name: str) 
         total = Fraction(first)
         for taps, value in changes:
             total += value * sum(map(Fraction, taps[i].tolist()))
-        if Fraction(float(total)) != total:
-            raise Rounds(f"a change of {name!r} would be rounded")
-        found[i] = float(total)
+        found[i] = _as_float(total, name)
     return found
 
 
