@@ -718,7 +718,7 @@ class Broadcast(Operator):
     """A tensor repeated along axes in which it has one entry, or that it lacks.
 
     Attributes:
-        sizes: of the output, None where they are not known.
+        sizes: of the output, None where they are not known: then a second input says what they are.
     """
 
     sizes: Sizes
@@ -728,6 +728,9 @@ class Broadcast(Operator):
 
     def couple(self, node: Node, ties: Ties) -> None:
         _broadcast(node, node.inputs[:1], ties)
+        for name in node.inputs[1:]:
+            for axis in range(len(ties.shape(name) or ())):
+                ties.fix((name, axis), f"{node.name!r}, which reads its target")
         shape, source = ties.shape(node.output), ties.shape(node.inputs[0])
         for axis, n in enumerate(shape or ()):
             back = axis - len(shape or ())
