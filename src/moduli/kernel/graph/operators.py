@@ -908,7 +908,9 @@ class Linear(Operator):
             return None
         rows = np.moveaxis(weight, (self.rows, self.columns), (0, 1))
         rows = rows.reshape(*rows.shape[:2], -1)
-        x = facts.of((node.inputs[0], self.reads % len(facts.shape(node.inputs[0]) or (0,))))
+        if not isinstance((facts.shape(node.inputs[0]) or ())[self.reads], int):
+            return None
+        x = facts.of((node.inputs[0], self.reads))
         b = np.resize(np.asarray(bias, dtype=np.float64), len(rows))
         if not (are_numbers(b) and are_numbers(rows)):
             return facts.classes.unknown(len(rows))
@@ -1099,6 +1101,12 @@ class Reshape(Operator):
     blocks: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     sizes: Sizes
     free: tuple[tuple[int, int], ...] = ()
+
+    def __repr__(self) -> str:
+        # what it computes: which blocks hold the same entries follows, and is no longer the only way
+        # to see it where an axis has one entry left
+        copied = [(i, o) for i, o in self.free if self.sizes[o] is None]
+        return f"Reshape(sizes={self.sizes}, copied={copied})"
 
     def restricted(self, node: Node, kept: Mapping[Place, Ints], shapes: Shapes) -> Operator:
         return replace(self, sizes=_resized(self.sizes, node, kept))
