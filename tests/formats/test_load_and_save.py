@@ -19,7 +19,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moduli.formats import load, save
+from moduli.formats import load_chain as load
+from moduli.formats import save
 from moduli.formats.onnx.nodes import OPS
 from moduli.kernel.activations import Activation
 from moduli.kernel.box import Frame

@@ -81,7 +81,7 @@ MISTAKES = {
         f"five.vnnlib: cannot read suffix '.vnnlib'; suffixes: {SUFFIXES}; export the model to ONNX",
     ),
     "an operation that is not dense": (
-        "compress pool.onnx -o out.onnx",
+        "canon pool.onnx -o out.onnx",
         4,
         "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
@@ -89,7 +89,7 @@ MISTAKES = {
         "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
     ),
     "a residual network": (
-        "compress residual.onnx -o out.onnx",
+        "canon residual.onnx -o out.onnx",
         4,
         "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
         "residual connection or a branch); affine images of the same activations may meet",

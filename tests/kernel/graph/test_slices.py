@@ -29,7 +29,9 @@ def test_rows_share_a_class_exactly_where_they_are_multiples(table):
             if any(a) and any(b) and len(set(a)) > 1 and len(set(b)) > 1:
                 assert (names[i] == names[j]) == proportional(a, b)
                 if names[i] == names[j]:
-                    assert [Fraction(x) * ratios[j] for x in a] == [Fraction(x) * ratios[i] for x in b]
+                    assert [Fraction(x) * ratios[j] for x in a] == [
+                        Fraction(x) * ratios[i] for x in b
+                    ]
             if len(set(a)) == 1:
                 assert names[i] == ONE
                 assert ratios[i] == a[0]

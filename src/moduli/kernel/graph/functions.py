@@ -179,7 +179,7 @@ def law(kind: str, numbers: Sequence[float] = ()) -> Law:
     """Of a function by its name and its numbers; of one that is not in the table nothing is known,
     nor of one with numbers that are none. A clip has no end where it is infinite.
     """
-    if kind == "clip" and numbers:
+    if kind == "clip" and len(numbers) == 2:
         low, high = numbers
-        return LAWS[kind] if low < math.inf and high > -math.inf else UNKNOWN
+        return UNKNOWN if not (low < math.inf and high > -math.inf) else LAWS[kind]
     return LAWS.get(kind, UNKNOWN) if all(map(math.isfinite, numbers)) else UNKNOWN

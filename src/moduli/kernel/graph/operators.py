@@ -912,7 +912,7 @@ class Linear(Operator):
             return None
         x = facts.of((node.inputs[0], self.reads))
         b = np.resize(np.asarray(bias, dtype=np.float64), len(rows))
-        if not (np.isfinite(b).all() and _finite(rows)):
+        if not (are_numbers(b) and are_numbers(rows)):
             return facts.classes.unknown(len(rows))
         return self._made(node, rows, b, x, facts)
 
@@ -983,10 +983,6 @@ class Linear(Operator):
             if value != 0:
                 total += value * sum(Fraction(float(tap)) for tap in row[i].tolist())
         return total
-
-
-def _finite(rows: Tensor) -> bool:
-    return all(bool(np.isfinite(wide).all()) for _, wide in blocks(rows.reshape(len(rows), -1)))
 
 
 def _repeats(labels: Ints, period: int) -> bool:

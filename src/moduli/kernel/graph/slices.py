@@ -27,10 +27,10 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 ONE = 0
+BLOCK = 2**20  # floats that are looked at at a time
 WHOLE = 2**53  # below this doubles hold all integers
 # A ratio of floats takes 2,200 bits at most; products of many of them would take any memory.
 MOST_BITS = 2**13
-BLOCK = 2**20  # floats that are looked at at a time
 
 
 @dataclass(frozen=True)
@@ -139,22 +139,12 @@ def of_array(array: Any, axis: int, classes: Classes) -> Slices:
     rows = np.moveaxis(np.asarray(array), axis, 0)
     rows = rows.reshape(len(rows), -1)
     low, high = np.zeros(len(rows)), np.zeros(len(rows))
+    if rows.size == 0 or not are_numbers(rows):
+        return classes.unknown(len(rows))
     for block, wide in blocks(rows):
-        if wide.size == 0 or not are_numbers(rows[block]):
-            return classes.unknown(len(rows))
         low[block], high[block] = wide.min(axis=1), wide.max(axis=1)
     names, ratios = multiples(rows, classes)
     return Slices(names, ratios, low, high)
-
-
-def are_numbers(array: Any) -> bool:
-    """Whether all entries of a stored tensor are finite, and what they are in 64 bits is what they are."""
-    stored = np.asarray(array)
-    with np.errstate(all="ignore"):
-        wide = stored.astype(np.float64)
-    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 4:
-        return bool((np.abs(wide) < WHOLE).all())
-    return bool(np.isfinite(wide).all())
 
 
 def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
@@ -165,6 +155,18 @@ def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
         yield block, np.asarray(rows[block], dtype=np.float64)
 
 
+def are_numbers(array: Any) -> bool:
+    """Whether all entries of a stored tensor are finite, and what they are in 64 bits is what they are."""
+    stored = np.asarray(array)
+    flat = stored.reshape(len(stored), -1) if stored.ndim else stored.reshape(1, 1)
+    whole = stored.dtype.kind in "iu" and stored.dtype.itemsize > 4
+    with np.errstate(all="ignore"):
+        for _, wide in blocks(flat):
+            if not np.isfinite(wide).all() or (whole and not (np.abs(wide) < WHOLE).all()):
+                return False
+    return True
+
+
 def multiples(
     rows: Any, classes: Classes, biases: Array | None = None
 ) -> tuple[Ints, tuple[Fraction, ...]]:
@@ -172,8 +174,8 @@ def multiples(
     which stands for a row divided by its first entry that is not zero.
 
     Without biases rows of equal entries are constant. With biases ``[n]`` a row and its bias stand
-    for a function of one input, and only rows of zeros are constant. The classes are new: the same
-    tensor, asked for twice, may have changed.
+    for a function of one input, and only rows of zeros are constant.
+    The classes are new: the same tensor, asked for twice, may have changed.
     """
     n = len(rows)
     found = np.zeros(n, dtype=np.int64)
