@@ -944,7 +944,8 @@ def _slice(reader: GraphReader, node: Any) -> None:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = _axis(axis, len(shape))
         n = shape[axis]
-        if step == 1 and start == 0 and (end == n or (isinstance(end, int) and end >= 2**31 - 1)):
+        far = isinstance(end, int) and end >= 2**31 - 1
+        if step == 1 and start == 0 and (end == n or far) and not isinstance(n, int):
             continue  # all of it
         chosen.append((axis, start, end, step))
     if not chosen:
