@@ -35,6 +35,7 @@ from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.compare import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
+from moduli.equivalence.graphs import GraphEquivalence
 from moduli.equivalence.group import Signature, SymmetryGroup
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
@@ -51,7 +52,7 @@ from moduli.piecewise.recovery import Recovery
 from moduli.training.pruning import Curve
 
 from .capacity import complexity_table
-from .equivalence import alignment, compare, constant_paths, group
+from .equivalence import alignment, compare, constant_paths, graphs, group
 from .formats import load, load_chain
 from .piecewise import (
     cells_sampled,
@@ -528,7 +529,10 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     >>> a == b, a.complete
     (True, True)
     """
-    return group.signature(load_chain(net), progress)
+    found = load(net)
+    if isinstance(found, Graph):
+        return graphs.signature(found)
+    return group.signature(found, progress)
 
 
 @np.errstate(all="ignore")
@@ -626,7 +630,7 @@ def equivalent(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Equivalence:
+) -> Equivalence | GraphEquivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -645,6 +649,12 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
+    if _exactly(on, 0.0, 0.0):
+        first, second = load(a), load(b)
+        if isinstance(first, Graph) and isinstance(second, Graph):
+            box = on if isinstance(on, Box) else None
+            return graphs.equivalent(first, second, box, eps, budget, seed, progress)
+        a, b = first, second
     return compare.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
 
 

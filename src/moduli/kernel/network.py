@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -103,6 +103,14 @@ def _layer(l: int, weight: Any, bias: Any, activation: Activation) -> Layer:
         raise type(error)(f"layer {l}: {error}") from None
 
 
+class Ends(NamedTuple):
+    """Names of the input and the output of a file, and the type of their entries."""
+
+    input: str
+    output: str
+    dtype: str
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A feed-forward network; immutable.
@@ -114,6 +122,7 @@ class Network:
         output_map: what is applied to the output at evaluation: an activation's name or
             ``"softmax"``. Claims of equality, and every bound, concern the output before this map.
         frame: the physical coordinates of the inputs where the file has them (`.nnet`).
+        ends: what an ONNX file calls its input and output, and their type; written again.
 
     >>> import numpy as np
     >>> net = Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
@@ -127,6 +136,7 @@ class Network:
     notes: tuple[str, ...] = ()
     output_map: str = "identity"
     frame: Frame | None = None
+    ends: Ends | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -325,7 +335,7 @@ class Network:
     def with_layers(
         self, layers: Iterable[Layer] | Sequence[Layer], notes: tuple[str, ...] = ()
     ) -> Network:
-        """The same output map and frame around other layers."""
+        """The same output map, frame and names of ends around other layers."""
         return replace(self, layers=tuple(layers), notes=notes)
 
 
@@ -340,4 +350,4 @@ def rebuilt(net: Network) -> Network:
     for layer in net.layers:
         activation = Activation.of(str.__str__(str(layer.activation)))
         layers.append(Layer(layer.weight, layer.bias, activation))
-    return Network(tuple(layers), net.notes, str.__str__(net.output_map), net.frame)
+    return Network(tuple(layers), net.notes, str.__str__(net.output_map), net.frame, net.ends)
