@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 import moduli as mo
 from moduli.kernel import errors
 from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
     MissingExtra,
     ModuliError,
     Undecided,
@@ -78,6 +82,21 @@ def test_what_says_more_as_it_is_passes(error):
     assert caught.value is error
 
 
+def test_the_parameters_of_a_message_stay_fields_through_places_and_processes():
+    error = ArgumentError(Asked("eps", -1.0), ": positive; give ", Asked("units", 16))
+    for same in (error, pickle.loads(pickle.dumps(error))):
+        assert str(same) == "eps=-1.0: positive; give units=16"
+        assert same.parameter == "eps"
+        assert same.parts == error.parts
+    placed = error.at("layer 2")
+    assert (type(placed), str(placed)) == (ArgumentError, f"layer 2: {error}")
+    assert placed.parameter == "eps"
+    with pytest.raises(mo.UnsupportedModel) as caught, one_line("net.onnx"):
+        raise mo.UnsupportedModel("give ", Asked("output"))
+    assert (str(caught.value), caught.value.parameter) == ("net.onnx: give output=", "output")
+    assert mo.UnsupportedModel("no parameter").parameter is None
+
+
 @given(st.text(max_size=3000))
 def test_every_message_is_one_line_that_controls_no_terminal(text):
     found = printable(text)
@@ -96,6 +115,7 @@ def test_every_error_is_caught_as_what_it_is():
     codes = {name: kind.exit_code for name, kind in found.items()}
     assert codes == {
         "ModuliError": 2,
+        "ArgumentError": 2,
         "UnsupportedModel": 4,
         "ShapeError": 2,
         "Undecided": 3,
@@ -105,6 +125,7 @@ def test_every_error_is_caught_as_what_it_is():
         "MissingExtra": 4,
     }
     for name, kind in (
+        ("ArgumentError", ValueError),
         ("UnsupportedModel", ValueError),
         ("ShapeError", ValueError),
         ("Undecided", RuntimeError),

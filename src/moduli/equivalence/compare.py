@@ -27,7 +27,14 @@ from moduli.kernel import fields
 from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
-from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    CertificateRejected,
+    ShapeError,
+    Undecided,
+    UnsupportedModel,
+)
 from moduli.kernel.exact_numbers import ceiling, sum_up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network, rebuilt
@@ -285,11 +292,12 @@ def equivalent(
 ) -> Equivalence:
     """See `api.equivalent`."""
     if isinstance(on, (Gaussian, Samples)):
-        raise ValueError(
-            f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance"
+        raise ArgumentError(
+            Asked("on", type(on)),
+            ": equality is asked on all inputs (None) or on a Box; for averages use distance",
         )
     if not (eps >= 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
     eps = float(eps)  # of NumPy or whole: an answer holds a plain float
     _require_one_map(a, b)
     why, radius = "reduced widths differ", _radius(on, a)

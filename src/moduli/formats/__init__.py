@@ -60,7 +60,7 @@ from moduli.common.files import (
     unpack,
 )
 from moduli.kernel.box import Box
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import Asked, UnsupportedModel, one_line
 from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
 
@@ -286,15 +286,19 @@ def _read_policy(path: Path, activation: Any, keys: Sequence[str] | None) -> Net
             f", from {', '.join(names[:16])}{', ...' if len(names) > 16 else ''}" if names else ""
         )
         raise UnsupportedModel(
-            f"{path}: {POLICY} holds several networks, actor and critic; choose layers, in order, with keys={listed}"
-        )
+            f"{path}: {POLICY} holds several networks, actor and critic; "
+            "choose layers, in order, with ", Asked("keys"), listed,
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / POLICY
         file.write_bytes(data)
         try:
             net = _network(_torch().read_checkpoint(file, activation=activation, keys=keys))
         except UnsupportedModel as error:
-            raise UnsupportedModel(str(error).replace(str(file), f"{path}: {POLICY}")) from None
+            member = f"{path}: {POLICY}"
+            raise UnsupportedModel(
+                *(p.replace(str(file), member) if isinstance(p, str) else p for p in error.parts)
+            ) from None
     note = f"layers of {POLICY} alone: scaling of observations, squashing and clipping of actions are not in them"
     return replace(net, notes=(*net.notes, note))
 
@@ -388,7 +392,8 @@ def _network(value: Any) -> Network:
 def _from_pairs(pairs: Sequence[Any], activation: Any) -> Network:
     if activation is None and len(pairs) > 1:
         raise UnsupportedModel(
-            f"{len(pairs)} (weight, bias) pairs store no activation; give it, as in activation='relu'"
+            f"{len(pairs)} (weight, bias) pairs store no activation; give it, as in ",
+            Asked("activation", "relu"),
         )
     return Network.mlp(*[part for pair in pairs for part in pair], activation=activation or "relu")
 

@@ -956,7 +956,7 @@ def _layer(place: int, weight: BallArray, bias: BallArray, activation: Activatio
     try:
         return Layer(weight.centre.hi, bias.centre.hi, activation)
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"layer {place}: {error}") from None
+        raise error.at(f"layer {place}") from None
 
 
 def _limit(numbers: int, what: str, most: int = MAX_PARAMETERS) -> None:

@@ -100,7 +100,7 @@ def _layer(l: int, weight: Any, bias: Any, activation: Activation) -> Layer:
     try:
         return Layer(*arrays, activation)
     except (ShapeError, UnsupportedModel) as error:
-        raise type(error)(f"layer {l}: {error}") from None
+        raise error.at(f"layer {l}") from None
 
 
 @dataclass(frozen=True, eq=False)

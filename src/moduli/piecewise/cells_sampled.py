@@ -16,11 +16,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moduli.common.domains import Domain
+from moduli.common.domains import ON_BOX, Domain
 from moduli.common.progress import Progress
 from moduli.kernel.bounds import propagation
 from moduli.kernel.box import Box
-from moduli.kernel.errors import BudgetExhausted, CertificateRejected, UnsupportedModel
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    BudgetExhausted,
+    CertificateRejected,
+    UnsupportedModel,
+)
 from moduli.kernel.network import Network
 
 from .cells_generic import Degenerate, subdivide
@@ -81,7 +87,7 @@ def explore(
         ValueError: no box. UnsupportedModel: an activation that is not piecewise linear.
     """
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: cells are looked for in a box; give on=Box(-1, 1)")
+        raise ArgumentError(Asked("on", on), ": cells are looked for in a box; give ", ON_BOX)
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
             raise UnsupportedModel(

@@ -25,7 +25,7 @@ from moduli.common.result import Result, counted
 from moduli.kernel.bounds import input_splits, propagation
 from moduli.kernel.bounds.sign_splits import Case, ends_of, verify
 from moduli.kernel.box import Box
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import Asked, ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
 
 from . import linear_programs
@@ -156,7 +156,7 @@ def stable(
     ([1, 0, -1], True)
     """
     if not isinstance(on, Box):
-        raise ShapeError(f"on={on!r}: signs of units are proved on a Box")
+        raise ShapeError(Asked("on", on), ": signs of units are proved on a Box")
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed), budget)

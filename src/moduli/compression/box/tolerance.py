@@ -27,7 +27,7 @@ from moduli.kernel import fields
 from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import proved
-from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected
 from moduli.kernel.exact_numbers import two_product
 from moduli.kernel.network import Layer, Network
 
@@ -136,7 +136,7 @@ def compress(
 ) -> RegionalCompression | Within:
     """The smallest network found within eps on a box; lossless if no change helps."""
     if not (eps > 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
     box = on.of_dimension(net.widths[0])
     best = reduce_on_box.compress(net, box, budget, seed, executor, progress)
     known = zip(best.stability.signs, net.activations, strict=True)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.kernel import arithmetic
-from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.errors import ArgumentError, Asked, BudgetExhausted
 from moduli.kernel.exact_numbers import Array, exact_sum, two_sum
 
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -57,7 +57,7 @@ class SignedBox(NamedTuple):
 
 def require_radius(radius: float) -> None:
     if not 0 <= radius < 2.0**1000:
-        raise ValueError(f"radius={radius!r}: choose a finite number >= 0 (below 2^1000)")
+        raise ArgumentError(Asked("radius", radius), ": choose a finite number >= 0 (below 2^1000)")
 
 
 @dataclass(frozen=True, eq=False)
