@@ -16,7 +16,6 @@ from moduli.kernel.errors import (
     MissingExtra,
     ModuliError,
     Undecided,
-    one_line,
     printable,
 )
 
@@ -53,35 +52,6 @@ def test_what_they_carry():
     assert "pip install 'moduli[plot]'" in str(mo.MissingExtra("matplotlib", "plot"))
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError]
-)
-def test_what_a_malformed_model_makes_stumble_over(error):
-    with (
-        pytest.raises(mo.UnsupportedModel, match=f"^net.onnx: malformed .{error.__name__}: "),
-        one_line("net.onnx"),
-    ):
-        raise error("odd")
-
-
-def test_errors_of_this_library_get_the_place_once():
-    for text in ("no layers", "net.onnx: no layers"):
-        with (
-            pytest.raises(mo.UnsupportedModel, match=r"^net\.onnx: no layers$"),
-            one_line("net.onnx"),
-        ):
-            raise mo.ShapeError(text)
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError("x"), mo.MissingExtra("torch", "torch"), MemoryError()]
-)
-def test_what_says_more_as_it_is_passes(error):
-    with pytest.raises(type(error)) as caught, one_line("net.onnx"):
-        raise error
-    assert caught.value is error
-
-
 def test_the_parameters_of_a_message_stay_fields_through_places_and_processes():
     error = ArgumentError(Asked("eps", -1.0), ": positive; give ", Asked("units", 16))
     for same in (error, pickle.loads(pickle.dumps(error))):
@@ -91,9 +61,6 @@ def test_the_parameters_of_a_message_stay_fields_through_places_and_processes():
     placed = error.at("layer 2")
     assert (type(placed), str(placed)) == (ArgumentError, f"layer 2: {error}")
     assert placed.parameter == "eps"
-    with pytest.raises(mo.UnsupportedModel) as caught, one_line("net.onnx"):
-        raise mo.UnsupportedModel("give ", Asked("output"))
-    assert (str(caught.value), caught.value.parameter) == ("net.onnx: give output=", "output")
     assert mo.UnsupportedModel("no parameter").parameter is None
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.domains import Domain, Gaussian, Samples
-from moduli.common.exact_values import evaluate
+from moduli.common.exact_values import evaluate, exact_arrays
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted, plain_float
 from moduli.compression.average import closed_form
@@ -35,11 +35,11 @@ from moduli.kernel.errors import (
     Undecided,
     UnsupportedModel,
 )
-from moduli.kernel.exact_numbers import ceiling, sum_up
+from moduli.kernel.exact_numbers import ExactArray, ceiling, sum_up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network, rebuilt
 from moduli.kernel.rules import apply, replay
-from moduli.kernel.slack import Slack, difference, exact_arrays, magnitude
+from moduli.kernel.slack import Slack, difference
 from moduli.kernel.state import State
 
 from . import exact_gap
@@ -688,11 +688,16 @@ def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | No
         best = min(best, m.slack(radius).everywhere)
         if best == 0:
             return 0.0
-    size = sum(
-        magnitude(normal_form(net)[0].arrays(), net.activations, radius=radius).everywhere
-        for net in (a, b)
-    )
+    size = _size(a, radius) + _size(b, radius)
     return min(best, math.nextafter(size, math.inf))
+
+
+def _size(net: Network, radius: Array | None) -> float:
+    """A bound of the outputs: how far they are from those of a last layer that is zero."""
+    *hidden, (weight, bias) = normal_form(net)[0].arrays()
+    zero = ExactArray(np.zeros_like(weight.hi)), ExactArray(np.zeros_like(bias.hi))
+    layers = [*hidden, (weight, bias)], [*hidden, zero]
+    return difference(*layers, net.activations, radius=radius).everywhere
 
 
 def _mean_square(

@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 
 from moduli.common.domains import Samples
+from moduli.common.exact_values import exact_arrays
 from moduli.common.files import (
     MAX_FILE,
     UNPACKED_FLOOR,
@@ -54,15 +55,17 @@ from moduli.common.files import (
     content,
     load_arrays,
     named,
+    one_line,
     refuse_stand_in,
     regular,
     suffix_of,
     unpack,
 )
 from moduli.kernel.box import Box
-from moduli.kernel.errors import Asked, UnsupportedModel, one_line
+from moduli.kernel.errors import Asked, UnsupportedModel
+from moduli.kernel.exact_numbers import sum_up
 from moduli.kernel.network import Network
-from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
+from moduli.kernel.slack import Slack, difference
 
 from .nnet import nnet_bytes, read_nnet
 from .onnx.model_files import onnx_bytes, read_onnx
@@ -212,7 +215,7 @@ def save(
         raise UnsupportedModel(f"save takes a Network, not {type(net).__name__}; load it first")
     if dtype == "float32":
         net, more = _float32(net)
-        slack = more if slack is None else slack.plus(more)
+        slack = more if slack is None else _both(slack, more)
     return atomic_write(file, writer(net, dtype, slack))
 
 
@@ -415,11 +418,15 @@ def _zoo(name: str) -> Network:
         return _read_npz((folder / f"{name}.npz").read_bytes(), f"zoo:{name}")
 
 
+def _both(one: Slack, other: Slack) -> Slack:
+    """Of two roundings, one after the other."""
+    return Slack(sum_up(one.constant, other.constant), sum_up(one.growth, other.growth))
+
+
 def _float32(net: Network) -> tuple[Network, Slack]:
     """The network with float32 parameters, and what that does to the function."""
     rounded = net.rounded("float32")
-    weights, biases = zip(*exact_arrays(net), strict=True)
-    return rounded, rounding_slack(weights, biases, rounded)
+    return rounded, difference(exact_arrays(net), exact_arrays(rounded), net.activations)
 
 
 def load_samples(path: str | Path) -> Samples:

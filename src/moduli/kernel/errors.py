@@ -15,8 +15,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -130,27 +128,6 @@ class MissingExtra(ModuliError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'moduli[{extra}]'")
-
-
-@contextmanager
-def one_line(where: str) -> Iterator[None]:
-    """Whatever a malformed model makes the readers stumble over becomes one line that names it."""
-    try:
-        yield
-    except (OSError, MissingExtra):
-        raise
-    except ModuliError as error:
-        place = () if str(error).startswith(where) else (f"{where}: ",)
-        raise UnsupportedModel(*place, *error.parts) from None
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
-        raise UnsupportedModel(f"{where}: malformed ({type(error).__name__}: {error})") from None
 
 
 def printable(text: str) -> str:

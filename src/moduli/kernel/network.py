@@ -273,35 +273,6 @@ class Network:
             return np.asarray(e / e.sum(axis=1, keepdims=True))
         return Activation.of(self.output_map)(z)
 
-    @np.errstate(all="ignore")
-    def jacobian(
-        self, x: Float64[np.ndarray[Any, Any], "batch in"]
-    ) -> Float64[np.ndarray[Any, Any], "batch out in"]:
-        """Derivative of `logits` with respect to the input."""
-        h = np.asarray(x, dtype=np.float64)
-        total = np.broadcast_to(np.eye(self.widths[0]), (len(h), self.widths[0], self.widths[0]))
-        for layer in self.layers:
-            z = h @ layer.weight.T + layer.bias
-            total = layer.activation.derivative(z)[:, :, None] * (layer.weight @ total)
-            h = layer.activation(z)
-        return total
-
-    @np.errstate(all="ignore")
-    def pullback(
-        self,
-        x: Float64[np.ndarray[Any, Any], "batch in"],
-        v: Float64[np.ndarray[Any, Any], "batch out"],
-    ) -> Float64[np.ndarray[Any, Any], "batch in"]:
-        """Gradient of sum(v * logits(x)) with respect to each input."""
-        h, slopes = np.asarray(x, dtype=np.float64), []
-        for layer in self.layers:
-            z = h @ layer.weight.T + layer.bias
-            slopes.append(layer.activation.derivative(z))
-            h = layer.activation(z)
-        for layer, slope in zip(reversed(self.layers), reversed(slopes), strict=True):
-            v = (v * slope) @ layer.weight
-        return v
-
     def flat(self) -> Float64[np.ndarray[Any, Any], " parameters"]:
         """All parameters: W1 (row-major), b1, W2, b2, ..."""
         return np.concatenate(

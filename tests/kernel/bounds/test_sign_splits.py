@@ -18,12 +18,12 @@ import moduli as mo
 from moduli.compression.box import bisection, linear_programs, masked_units
 from moduli.compression.box.reduce_on_box import claimed, reduce
 from moduli.compression.box.stable_units import HOW, Points, stable
+from moduli.compression.box.tolerance import changed_between
 from moduli.compression.certify import certify
 from moduli.compression.certify import first as starting
 from moduli.equivalence import exact_gap
 from moduli.kernel.bounds import sign_splits as kernel
 from moduli.kernel.bounds.box_claim import Region
-from moduli.kernel.bounds.output_gap import Changed
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.state import State
 
@@ -456,7 +456,7 @@ def test_cuts_beside_changed_parameters():
     behind = ([[1.0, -1.0, 0.5, 1.0], [1.0, -0.5, -1.0, 0.5]], [-3.0, -2.0]), ([[1.0, 2.0]], [0.0])
     net, box = relu(first, *behind), mo.Box([-4, -2], [4, 2]).of_dimension(2)
     near = relu(([*first[0][:3], [0.0, 0.0]], first[1]), *behind)
-    changed = Changed.between(net, near, bisection.enclose(net, near, box, 1))
+    changed = changed_between(net, near, bisection.enclose(net, near, box, 1))
     found = stable(near, box)
     claim = claimed(found, masked_units.cuts(near, box, found.signs, 200))
     assert any(case.assuming_active == 1 for case in claim.cases)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.at_points import gradient, signs_at
 from moduli.common.domains import Domain
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted
@@ -237,7 +238,7 @@ def _refuted(net: Network, seen: Points, units: Mask) -> bool:
     return all(
         bool((sure & (found == sign))[np.arange(len(at)), at].all())
         for points, sign in ((seen.at_least[at], -1), (seen.at_most[at], 1))
-        for found, sure in (propagation.signs_at(net, points),)
+        for found, sure in (signs_at(net, points),)
     )
 
 
@@ -332,7 +333,7 @@ class Points:
             x[0] = np.where(way[:, None] > 0, self.at_most[units], self.at_least[units])
             x, v = x.reshape(-1, len(low)), np.tile(np.diag(way), (starts, 1))
             for k in range(steps):
-                turn = np.nan_to_num(np.sign(prefix.pullback(x, v)))
+                turn = np.nan_to_num(np.sign(gradient(prefix, x, v)))
                 x = np.clip(x + turn * (0.5 * high - 0.5 * low) * 0.7**k, low, high)
                 self.look(x)
 
@@ -428,7 +429,9 @@ class Search:
         root = self.queue[0]
         if not self.alive.any() or self.budget < 1:
             return
-        plain = propagation.interval(self.net.layers[:-1], root.low[None], root.high[None])
+        plain = propagation.propagate(
+            self.net.layers[:-1], root.low[None], root.high[None], linear=False
+        ).bounds
         for way, how, (lo, hi) in zip(
             _layers(self.net, self.wanted), _layers(self.net, self.how), plain, strict=True
         ):

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moduli.common.files import one_line
 from moduli.formats.affine_tracer import MAX_ENTRIES, BallArray, Tensor
 from moduli.formats.second_reading import MAX_PARAMETERS, UNITS, confirm
-from moduli.kernel.errors import Asked, UnsupportedModel, one_line
+from moduli.kernel.errors import Asked, UnsupportedModel
 from moduli.kernel.network import Network
 
 from .constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
