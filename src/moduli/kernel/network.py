@@ -89,6 +89,12 @@ class Layer:
                 f"weight has shape {self.weight.shape} but bias {self.bias.shape}: rows and biases must agree"
             )
 
+    def __call__(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"]
+    ) -> Float64[np.ndarray[Any, Any], "batch out"]:
+        """Its activations at ``x``, in float64 arithmetic."""
+        return self.activation(x @ self.weight.T + self.bias)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Through the constructor, so that arrays are read-only again."""
         return Layer, (self.weight, self.bias, self.activation)
@@ -261,7 +267,7 @@ class Network:
         if h.ndim != 2 or h.shape[1] != self.widths[0]:
             raise ShapeError(f"input has shape {h.shape}; [batch, {self.widths[0]}] is needed")
         for layer in self.layers:
-            h = layer.activation(h @ layer.weight.T + layer.bias)
+            h = layer(h)
         return h
 
     @np.errstate(all="ignore")

@@ -22,6 +22,7 @@ from moduli.common import modular
 from moduli.common.domains import ON_BOX, Domain
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.kernel.bounds.input_splits import by_layer
 from moduli.kernel.box import Box
 from moduli.kernel.errors import (
     ArgumentError,
@@ -519,8 +520,7 @@ class Pieces(Result):
 
 def gates(net: Network, signs: Any) -> list[Array]:
     """Slopes of the activation of each unit by its sign, by layer [cells, width]."""
-    ends = np.cumsum(net.widths[1:-1])[:-1]
-    parts = np.split(signs.astype(np.float64), ends, axis=1) if len(net.layers) > 1 else []
+    parts = by_layer(net, signs.astype(np.float64), axis=1)
     return [
         np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)
     ]

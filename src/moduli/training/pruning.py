@@ -94,11 +94,9 @@ def visible(weight: Array, inputs: Array) -> Array:
 def visible_rows(net: Network, x: Array) -> list[Array]:
     """The visible part of the rows of each hidden layer, on samples of the network's inputs."""
     seen, h = [], x
-    for l, layer in enumerate(net.layers[:-1]):
-        if l:
-            before = net.layers[l - 1]
-            h = before.activation(h @ before.weight.T + before.bias)
+    for layer in net.layers[:-1]:
         seen.append(visible(layer.weight, h))
+        h = layer(h)
     return seen
 
 

@@ -111,8 +111,8 @@ def test_a_claim_is_computed_anew():
         (GapBound(less, "difference", HALVED, (), 3), "is claimed, but only"),
         (GapBound(9.0, "nothing", HALVED, (), 3), "bounds by 'nothing' do not apply"),
         (GapBound(9.0, "difference", (0, -1), (), 3), "lacks 1 subtrees"),
-        (GapBound(9.0, "difference", (2, -1, -1), (), 3), "no part of a tree of 2 inputs"),
-        (GapBound(9.0, "difference", (-1, -1), (), 3), "node 1 of 2 is no part of a tree"),
+        (GapBound(9.0, "difference", (2, -1, -1), (), 3), "node 0 of the tree splits 2, none of 2"),
+        (GapBound(9.0, "difference", (-1, -1), (), 3), "the tree ends at node 1 of 2"),
         (GapBound(9.0, "difference", (), (), 3), "lacks 1 subtrees"),
     ):
         with pytest.raises(mo.CertificateRejected, match=why):

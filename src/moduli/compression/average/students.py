@@ -361,7 +361,7 @@ class _Task:
                 progress(l, len(widths) + 1, "layers")
             layer, above = current.layers[l], current.layers[l + 1]
             true, wide = self.net.layers[l], self.net.layers[l + 1]
-            hidden_true = true.activation(hidden_true @ true.weight.T + true.bias)
+            hidden_true = true(hidden_true)
             if count < len(layer.bias):
                 whitening = Whitening.of(_fitted(hidden), hidden.shape[1])
                 goal = Empirical(
@@ -376,7 +376,7 @@ class _Task:
                     [*current.layers[:l], layer, above, *current.layers[l + 2 :]]
                 )
                 names.append(found.start)
-            hidden = layer.activation(hidden @ layer.weight.T + layer.bias)
+            hidden = layer(hidden)
         return self._measured(current, ", ".join(names) or "nothing to remove")
 
     def _together(self, best: Narrowed) -> Narrowed:

@@ -237,7 +237,7 @@ def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple
     count = int(np.clip(most // max(1, total * each), FEW, POINTS))
     size, h = list[Array](), x
     for l, (layer, some) in enumerate(zip(net.layers[:-1], units, strict=True)):
-        h = layer.activation(h @ layer.weight.T + layer.bias)
+        h = layer(h)
         size.append(
             np.ptp(h[:, some], axis=0)
             * np.abs(net.layers[l + 1].weight[:, some]).max(axis=0, initial=0.0)
