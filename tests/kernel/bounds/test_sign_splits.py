@@ -505,3 +505,23 @@ def test_rounded_networks_are_close_on_their_box(local):
         replace(close, bisection=reduced._replace(left=reduced.right)).check()
     with pytest.raises(mo.CertificateRejected, match="is claimed"):
         replace(close, eps=1e-12).check()
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ((), "of 0 nodes lacks 1 subtrees"),
+        ((0, -1), "of 2 nodes lacks 1 subtrees"),
+        ((-1, -1), "ends at node 1 of 2"),
+        ((2, -1, -1), "splits 2, none of 2"),
+    ],
+)
+def test_a_case_needs_a_tree(tree, why):
+    net = relu(([[1.0], [-1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [1.0]), ([[1.0]], [0.0]))
+    box, known = mo.Box(-1, 1).of_dimension(1), np.zeros(3, dtype=np.int8)
+    honest = kernel.Case(2, 0, 1, -1, (0, -1, -1), (((), ()),) * 2)
+    kernel.require(net, box, known, honest)
+    with pytest.raises(
+        mo.CertificateRejected, match=f"tree of the case of unit 0 of layer 2.*{why}"
+    ):
+        kernel.require(net, box, known, replace(honest, tree=tree))
