@@ -89,6 +89,12 @@ class Layer:
                 f"weight has shape {self.weight.shape} but bias {self.bias.shape}: rows and biases must agree"
             )
 
+    def __call__(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"]
+    ) -> Float64[np.ndarray[Any, Any], "batch out"]:
+        """Its activations at ``x``, in float64 arithmetic."""
+        return self.activation(x @ self.weight.T + self.bias)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Through the constructor, so that arrays are read-only again."""
         return Layer, (self.weight, self.bias, self.activation)
@@ -100,7 +106,7 @@ def _layer(l: int, weight: Any, bias: Any, activation: Activation) -> Layer:
     try:
         return Layer(*arrays, activation)
     except (ShapeError, UnsupportedModel) as error:
-        raise type(error)(f"layer {l}: {error}") from None
+        raise error.at(f"layer {l}") from None
 
 
 class Ends(NamedTuple):
@@ -271,7 +277,7 @@ class Network:
         if h.ndim != 2 or h.shape[1] != self.widths[0]:
             raise ShapeError(f"input has shape {h.shape}; [batch, {self.widths[0]}] is needed")
         for layer in self.layers:
-            h = layer.activation(h @ layer.weight.T + layer.bias)
+            h = layer(h)
         return h
 
     @np.errstate(all="ignore")
@@ -282,35 +288,6 @@ class Network:
             e = np.exp(z - z.max(axis=1, keepdims=True))
             return np.asarray(e / e.sum(axis=1, keepdims=True))
         return Activation.of(self.output_map)(z)
-
-    @np.errstate(all="ignore")
-    def jacobian(
-        self, x: Float64[np.ndarray[Any, Any], "batch in"]
-    ) -> Float64[np.ndarray[Any, Any], "batch out in"]:
-        """Derivative of `logits` with respect to the input."""
-        h = np.asarray(x, dtype=np.float64)
-        total = np.broadcast_to(np.eye(self.widths[0]), (len(h), self.widths[0], self.widths[0]))
-        for layer in self.layers:
-            z = h @ layer.weight.T + layer.bias
-            total = layer.activation.derivative(z)[:, :, None] * (layer.weight @ total)
-            h = layer.activation(z)
-        return total
-
-    @np.errstate(all="ignore")
-    def pullback(
-        self,
-        x: Float64[np.ndarray[Any, Any], "batch in"],
-        v: Float64[np.ndarray[Any, Any], "batch out"],
-    ) -> Float64[np.ndarray[Any, Any], "batch in"]:
-        """Gradient of sum(v * logits(x)) with respect to each input."""
-        h, slopes = np.asarray(x, dtype=np.float64), []
-        for layer in self.layers:
-            z = h @ layer.weight.T + layer.bias
-            slopes.append(layer.activation.derivative(z))
-            h = layer.activation(z)
-        for layer, slope in zip(reversed(self.layers), reversed(slopes), strict=True):
-            v = (v * slope) @ layer.weight
-        return v
 
     def flat(self) -> Float64[np.ndarray[Any, Any], " parameters"]:
         """All parameters: W1 (row-major), b1, W2, b2, ..."""

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.files import one_line
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.network import Ends, Network
 from moduli.kernel.slack import Slack
 
