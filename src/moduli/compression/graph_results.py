@@ -379,7 +379,7 @@ def _compare(small: Graph, large: Graph, ranges: Ranges) -> None:
         return
     rng = np.random.default_rng(0)
     for _ in range(SAMPLES):
-        feeds = _drawn(large.model, ranges, large.source.integers, rng)
+        feeds = drawn(large.model, ranges, large.source.integers, rng)
         if feeds is None:
             return
         try:
@@ -405,9 +405,10 @@ def _close(name: str, ours: Any, wanted: Any) -> None:
         )
 
 
-def _drawn(
+def drawn(
     model: GraphModel, ranges: Ranges, integers: frozenset[str], rng: np.random.Generator
 ) -> Mapping[str, Any] | None:
+    """Inputs by name, within bounds where there are any; None where a shape is not known, or large."""
     feeds = dict[str, Any]()
     for name in model.inputs:
         shape = model.shapes.get(name)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from moduli.common.files import atomic_write
+from moduli.common.files import atomic_write, one_line
 from moduli.common.graph import Graph, Source
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
