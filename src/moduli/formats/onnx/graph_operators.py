@@ -707,7 +707,7 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     c = _given(node, 2)
     if not c:
         return _scaled(reader, op, [a, b], alpha, y, shape, kind)
-    if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1 and alpha == beta == 1.0:
+    if reader.is_constant(c) and reader.shape(c) == (out,) and alpha == beta == 1.0:
         return reader.emit(op, [a, b, c], y, shape)
     product = reader.apart(f"{y}:product")
     _scaled(reader, op, [a, b], alpha, product, shape, kind)
@@ -1189,8 +1189,9 @@ def _expand(reader: GraphReader, node: Any) -> None:
     ]
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
-    # what a size is that is not known here is for the second input to say
-    inputs = [x] if None not in sizes else [x, node.input[1]]
+    # what a size is that the target computes is for the second input to say
+    known = all(isinstance(n, int) for n in reader.numbers(node.input[1], "shape"))
+    inputs = [x] if known else [x, node.input[1]]
     reader.emit(Broadcast(sizes), inputs, y, made, reader.types.get(x))
 
 

@@ -253,7 +253,7 @@ class Surgeon:
         if given is not None and given.size == len(op.sizes):
             entries = given.ravel().tolist()
             for k, (old, new) in enumerate(zip(former.sizes, op.sizes, strict=True)):
-                if old != new and new is not None and entries[k] not in (0, -1):
+                if old != new and new is not None and entries[k] == old:
                     entries[k] = new
             self._give(found, 1, np.array(entries, dtype=np.int64))
             return

@@ -184,12 +184,16 @@ def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> Gra
         CertificateRejected: naming the move and what fails.
     """
     known = Known(graph, ranges)
+    passed = False
     for move in moves:
         try:
             if move.kind == "bypass":
                 graph, _ = bypassed(known, move.tensor)
-            else:
-                graph = removed(known, move)
+                passed = True
+                continue
+            if passed:  # what was passed by may hold units that have to go
+                known.graph, passed = known.graph.live(), False
+            graph = removed(known, move)
         except CertificateRejected as error:
             raise CertificateRejected(f"{move}: {error}") from None
     return graph.live()
