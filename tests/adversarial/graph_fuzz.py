@@ -941,6 +941,8 @@ def make(seed: int) -> Case | None:
     outputs = []
     count = g.integer(3, 9)
     for k in range(count):
+        if not g.rank(x):
+            break
         for _ in range(4):
             mark, twins = g.mark(), dict(g.twins)
             name = g.weighted(shares)

@@ -707,8 +707,6 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     c = _given(node, 2)
     if not c:
         return _scaled(reader, op, [a, b], alpha, y, shape, kind)
-    if reader.is_constant(c) and reader.shape(c) == (out,) and alpha == beta == 1.0:
-        return reader.emit(op, [a, b, c], y, shape)
     product = reader.apart(f"{y}:product")
     _scaled(reader, op, [a, b], alpha, product, shape, kind)
     if beta != 1.0:

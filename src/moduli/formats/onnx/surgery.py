@@ -252,8 +252,10 @@ class Surgeon:
         assert isinstance(former, type(op))
         if given is not None and given.size == len(op.sizes):
             entries = given.ravel().tolist()
+            source = self._shape(found.input[0])
             for k, (old, new) in enumerate(zip(former.sizes, op.sizes, strict=True)):
-                if old != new and new is not None and entries[k] == old:
+                copied = entries[k] == 0 and source[k : k + 1] != (new,)
+                if new is not None and (entries[k] == old or copied):
                     entries[k] = new
             self._give(found, 1, np.array(entries, dtype=np.int64))
             return
