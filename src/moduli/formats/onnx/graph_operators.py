@@ -269,11 +269,10 @@ def _quantise(reader: GraphReader, node: Any) -> None:
         if node.op_type == "DequantizeLinear"
         else f"quantise {_options(node, 'saturate', 'output_dtype')}"
     )
-    axis = (
-        _axis(given.get("axis", 1), max(1, len(shape)))
-        if reader.shape(scale) not in ((), (1,))
-        else 0
-    )
+    axis, rank = int(given.get("axis", 1)), max(1, len(shape))
+    if reader.shape(scale) == () or (reader.shape(scale) == (1,) and not -rank <= axis < rank):
+        axis = 0  # one scale for all
+    axis = _axis(axis, rank)
     reader.emit(
         PerUnit(kind, axis), [name for name in node.input if name], _only_output(node), shape
     )
