@@ -33,7 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 sys.path.insert(0, str(Path(__file__).parent))
 
 import onnx_builder
-from onnx_builder import Graph, Rejected, defined
+from onnx_builder import Graph, Rejected
 
 from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.formats.onnx.graph_files import read_graph
@@ -48,7 +48,15 @@ Array = np.ndarray[Any, Any]
 Step = Callable[["Planted", str], str]
 RATIOS = (1, 1, 1, -1, 2, 0.5, -2, 4, 3)
 CLOSE = 1e-9  # of the largest entry: sums in 64 bits in another order
-SINGLE = {"Celu", "Elu", "Gelu", "HardSwish", "Mish", "Selu", "Softplus"}  # in 32 bits in the reference
+SINGLE = {
+    "Celu",
+    "Elu",
+    "Gelu",
+    "HardSwish",
+    "Mish",
+    "Selu",
+    "Softplus",
+}  # in 32 bits in the reference
 
 # Exact on small multiples of powers of two; everything else is compared within `CLOSE`.
 EXACT = {
@@ -400,7 +408,7 @@ def with_value(g: Planted, x: str) -> str:
             return True
         if len(other) > len(shape) or g.chance(0.7):
             return False
-        return all(a in (1, b) for a, b in zip(other[::-1], shape[::-1]))
+        return all(a in (1, b) for a, b in zip(other[::-1], shape[::-1], strict=False))
 
     z = other_value(g, x, fits) if g.chance(0.85) else x
     op = g.weighted(
@@ -573,7 +581,7 @@ def concat(g: Planted, x: str) -> str:
 
     def fits(other: tuple[int, ...]) -> bool:
         return len(other) == rank and all(
-            a == b for k, (a, b) in enumerate(zip(shape, other)) if k != axis
+            a == b for k, (a, b) in enumerate(zip(shape, other, strict=True)) if k != axis
         )
 
     names = (
@@ -638,7 +646,7 @@ def slice_(g: Planted, x: str) -> str:
         found = {
             "range": (low, high, 1), "back": (n - 1, -n - 1, -1), "steps": (low, n, 2), "far": (low - n, 2**31, 1),
         }[way]  # fmt: skip
-        for listed, value in zip((starts, ends, steps), found):
+        for listed, value in zip((starts, ends, steps), found, strict=True):
             listed.append(value)
     if g.opset < 10:
         if any(s != 1 for s in steps):
@@ -818,7 +826,7 @@ def squeeze_excite(g: Planted, x: str) -> str:
     inner = g.integer(1, 3)
     w, b, _ = rows_of(g, inner, (c, *[1] * (g.rank(x) - 2)))
     h = g.node("Relu", g.node("Conv", s, weight(g, w), g.const(b)))
-    v, b, ids = rows_of(g, c, (inner, *[1] * (g.rank(x) - 2)))
+    v, b, _ = rows_of(g, c, (inner, *[1] * (g.rank(x) - 2)))
     gate = g.node(
         g.pick(("Sigmoid", "HardSigmoid", "Relu")), g.node("Conv", h, weight(g, v), g.const(b))
     )
@@ -1047,7 +1055,7 @@ def evaluated(model: Any, feeds: Mapping[str, Array], every: bool) -> dict[str, 
                     there.add(name)
                     own.graph.output.append(helper.make_empty_tensor_value_info(name))
     stored = {t.name: numpy_helper.to_array(t) for t in own.graph.initializer}
-    for sparse in own.graph.sparse_initializer:
+    if len(own.graph.sparse_initializer):
         raise Skipped("sparse tensors, which the reference does not take")
     return run_model(own, stored, feeds)
 

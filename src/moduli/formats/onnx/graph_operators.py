@@ -114,7 +114,7 @@ def _variadic(reader: GraphReader, node: Any) -> None:
         return _elementwise(reader, node, f"{node.op_type} of {len(names)}")
     output, total = _only_output(node), names[0]
     for k, name in enumerate(names[1:], 1):
-        target = output if k == len(names) - 1 else f"{output}:{k}"
+        target = output if k == len(names) - 1 else reader.apart(f"{output}:{k}")
         shape = broadcast(reader, [total, name], target)
         reader.emit(Elementwise("add"), [total, name], target, shape, reader.types[names[0]])
         total = target

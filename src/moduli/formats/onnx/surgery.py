@@ -94,20 +94,33 @@ class Surgeon:
 
     def _outside(self, renamed: Mapping[str, str]) -> Mapping[str, str]:
         """Values that are read instead of others, where the file has both. What a Gemm gives may be
-        passed by for its product alone: then it has nothing to add.
+        passed by for its product alone: then it has nothing to add; a Sum of several for a part of
+        it: then it has fewer.
         """
         found = dict(renamed)
         there = {*self.makers, *self.reading.stored, *self.before.inputs}
         for name, source in renamed.items():
-            if source in there:
+            if source in there and name in self.makers:
                 continue
-            node = self.makers[name]
-            if node.op_type != "Gemm":
+            node = self._part_of(name)
+            if node.op_type == "Gemm" and name in self.makers:
+                del node.input[2:]
+            elif node.op_type == "Sum":
+                for other in self.before.makers[name].inputs:
+                    if other != source and other in node.input:
+                        node.input.remove(other)
+            else:
                 raise UnsupportedModel(f"node {node.name!r} would give a part of what it does")
-            del node.input[2:]
             del found[name]
-            self.inner[name] = source
+            if name in self.makers:
+                self.inner[name] = source
         return found
+
+    def _part_of(self, name: str) -> Any:
+        """The ONNX node that gives a value, or of which the node that gives it is a part."""
+        while name not in self.makers:
+            name = self.before.readers[name][0].output
+        return self.makers[name]
 
     def _resized(self, node: Node) -> bool:
         return any(
