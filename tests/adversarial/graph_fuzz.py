@@ -935,11 +935,9 @@ def make(seed: int) -> Case | None:
             dims[0] = "N"
         g.declared[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
         if g.chance(0.3):
-            low = -abs(g.dyadic(()))
-            g.ranges[name] = (
-                np.float64(low),
-                np.float64(g.pick((low, 1.0, 0.0 if low < 0 else 1.0))),
-            )
+            low = -abs(float(g.dyadic(())))
+            high = float(g.pick((low, 1.0, 0.0 if low < 0 else 1.0)))
+            g.ranges[name] = (np.array(low), np.array(high))
     # most graphs are mainly of what keeps units apart, so that much can go
     sober = g.chance(0.7)
     shares = {
