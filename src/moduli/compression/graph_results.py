@@ -166,7 +166,9 @@ class GraphRank(Result):
 
     @property
     def upper(self) -> int:
-        return self.compression.network.units
+        after = {axis.name: axis.size for axis in self.compression.network.axes}
+        free = (axis for axis in self.compression.original.axes if axis.frozen is None)
+        return sum(after.get(axis.name, 0) for axis in free)
 
     @property
     def of(self) -> int:
