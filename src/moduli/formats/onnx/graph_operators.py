@@ -114,7 +114,7 @@ def _variadic(reader: GraphReader, node: Any) -> None:
         return _elementwise(reader, node, f"{node.op_type} of {len(names)}")
     output, total = _only_output(node), names[0]
     for k, name in enumerate(names[1:], 1):
-        target = output if k == len(names) - 1 else f"{output}:{k}"
+        target = output if k == len(names) - 1 else reader.apart(f"{output}:{k}")
         shape = broadcast(reader, [total, name], target)
         reader.emit(Elementwise("add"), [total, name], target, shape, reader.types[names[0]])
         total = target
@@ -269,11 +269,10 @@ def _quantise(reader: GraphReader, node: Any) -> None:
         if node.op_type == "DequantizeLinear"
         else f"quantise {_options(node, 'saturate', 'output_dtype')}"
     )
-    axis = (
-        _axis(given.get("axis", 1), max(1, len(shape)))
-        if reader.shape(scale) not in ((), (1,))
-        else 0
-    )
+    axis, rank = int(given.get("axis", 1)), max(1, len(shape))
+    if reader.shape(scale) == () or (reader.shape(scale) == (1,) and not -rank <= axis < rank):
+        axis = 0  # one scale for all
+    axis = _axis(axis, rank)
     reader.emit(
         PerUnit(kind, axis), [name for name in node.input if name], _only_output(node), shape
     )
@@ -707,8 +706,6 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     c = _given(node, 2)
     if not c:
         return _scaled(reader, op, [a, b], alpha, y, shape, kind)
-    if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1 and alpha == beta == 1.0:
-        return reader.emit(op, [a, b, c], y, shape)
     product = reader.apart(f"{y}:product")
     _scaled(reader, op, [a, b], alpha, product, shape, kind)
     if beta != 1.0:
@@ -944,7 +941,8 @@ def _slice(reader: GraphReader, node: Any) -> None:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = _axis(axis, len(shape))
         n = shape[axis]
-        if step == 1 and start == 0 and (end == n or (isinstance(end, int) and end >= 2**31 - 1)):
+        far = isinstance(end, int) and end >= 2**31 - 1
+        if step == 1 and start == 0 and (end == n or far) and not isinstance(n, int):
             continue  # all of it
         chosen.append((axis, start, end, step))
     if not chosen:
@@ -1188,8 +1186,9 @@ def _expand(reader: GraphReader, node: Any) -> None:
     ]
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
-    # what a size is that is not known here is for the second input to say
-    inputs = [x] if None not in sizes else [x, node.input[1]]
+    # what a size is that the target computes is for the second input to say
+    known = all(isinstance(n, int) for n in reader.numbers(node.input[1], "shape"))
+    inputs = [x] if known else [x, node.input[1]]
     reader.emit(Broadcast(sizes), inputs, y, made, reader.types.get(x))
 
 

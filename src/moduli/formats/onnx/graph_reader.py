@@ -339,7 +339,7 @@ class GraphReader:
         arrays = [self.constant(name) if name else None for name in node.input]
         given = [a for a in arrays if a is not None]
         kept = node.op_type in VIEWS and any(
-            a.size > 1 and a.dtype.kind not in "iub" for a in given
+            a.ndim > 0 and a.dtype.kind not in "iub" for a in given
         )
         kept = kept or (node.op_type == "DequantizeLinear" and given[0].ndim > 0)
         if kept or len(node.output) != 1:

@@ -32,7 +32,7 @@ from .operators import (
     Slicewise,
     Transpose,
 )
-from .slices import ONE
+from .slices import ONE, are_numbers
 
 
 def bypassed(known: Known, name: str) -> tuple[GraphModel, str]:
@@ -139,6 +139,8 @@ def unseen(known: Known, node: Node) -> str | None:
     for x, stored in (node.inputs, node.inputs[::-1]):
         array, shape = known.array(stored), known.shape(x)
         if array is None or known.array(x) is not None or shape is None:
+            continue
+        if not are_numbers(array):
             continue
         if shape == known.shape(node.output) and _ends(
             known, node.output, _spread(array.shape, len(shape))

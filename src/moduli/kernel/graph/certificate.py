@@ -31,6 +31,7 @@ from .bypasses import bypassed
 from .facts import Known, Ranges
 from .model import GraphModel
 from .removal import remove
+from .shapes import require_shapes
 
 SCHEMA = "moduli.certificate/2"
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -115,6 +116,7 @@ class GraphCertificate:
         for name in claim.ranges:
             if name not in large.inputs:
                 raise CertificateRejected(f"bounds are given of {name!r}, which is no input")
+        require_shapes(large)
         left = large.live()
         for moves in claim.rounds:
             left = played(left, moves, claim.ranges)
@@ -193,12 +195,16 @@ def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> Gra
         CertificateRejected: naming the move and what fails.
     """
     known = Known(graph, ranges)
+    passed = False
     for move in moves:
         try:
             if move.kind == "bypass":
                 graph, _ = bypassed(known, move.tensor)
-            else:
-                graph = removed(known, move)
+                passed = True
+                continue
+            if passed:  # what was passed by may hold units that have to go
+                known.graph, passed = known.graph.live(), False
+            graph = removed(known, move)
         except CertificateRejected as error:
             raise CertificateRejected(f"{move}: {error}") from None
     return graph.live()
