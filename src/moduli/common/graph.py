@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,25 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.axes import Units, units_from
+from moduli.kernel.graph.certificate import GraphMove
+from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
 from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class NotWritable(UnsupportedModel):
+    """A file or module cannot be rewritten as wanted.
+
+    Attributes:
+        tensors: some whose sizes would have to change, and do not.
+    """
+
+    def __init__(self, text: str, tensors: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.tensors = tensors
 
 
 class Source(Protocol):
@@ -27,7 +41,13 @@ class Source(Protocol):
     integers: frozenset[str]  # inputs that hold integers
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
-    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph: ...
+    def rewritten(
+        self,
+        wanted: GraphModel,
+        renamed: Mapping[str, str],
+        rounds: Sequence[Sequence[GraphMove]] = (),
+        ranges: Ranges | None = None,
+    ) -> Graph: ...
     def chain(self) -> Network: ...
     def save(self, path: Path) -> Path: ...
 
