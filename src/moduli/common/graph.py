@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -33,23 +34,43 @@ class NotWritable(UnsupportedModel):
         self.tensors = tensors
 
 
-class Source(Protocol):
-    """Where a graph was read: a file or a module that can be run, and rewritten with fewer units."""
+class Source(ABC):
+    """Where a graph was read: a file or a module that can be run, and rewritten with fewer units.
+
+    Attributes:
+        notes: what a user should know about the reading. where: its name. integers: inputs that hold
+            integers. bypasses: whether readers of a value can be given another one.
+    """
 
     notes: tuple[str, ...]
     where: str
-    integers: frozenset[str]  # inputs that hold integers
+    integers: frozenset[str]
+    bypasses: bool = True
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+    @abstractmethod
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, in float64."""
+
+    @abstractmethod
     def rewritten(
         self,
         wanted: GraphModel,
         renamed: Mapping[str, str],
         rounds: Sequence[Sequence[GraphMove]] = (),
         ranges: Ranges | None = None,
-    ) -> Graph: ...
-    def chain(self) -> Network: ...
-    def save(self, path: Path) -> Path: ...
+    ) -> Graph:
+        """The same file or module with the wanted graph; `renamed` says which values are read in
+        place of others. The moves that lead there, and the bounds that they need, say what becomes
+        of parts that no output needs.
+        """
+
+    @abstractmethod
+    def chain(self) -> Network:
+        """It as a chain of dense layers, where it is one."""
+
+    @abstractmethod
+    def save(self, path: Path) -> Path:
+        """Write it."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moduli.common.graph import Graph
+from moduli.common.graph import Graph, Source
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Ranges
@@ -68,7 +68,7 @@ class Example:
         return Example(args, kwargs)
 
 
-class TorchSource:
+class TorchSource(Source):
     """A module, as `moduli.common.graph.Source` asks.
 
     Attributes:

@@ -45,7 +45,6 @@ def reduce_source(
         UnsupportedModel: nothing of what can be left out can be written, and it is not known why.
     """
     source = graph.source
-    bypasses = getattr(source, "bypasses", True)
     refused = list[str]()
     left = TRIES
 
@@ -56,7 +55,7 @@ def reduce_source(
             budget=budget,
             progress=progress,
             frozen=frozen,
-            bypasses=bypasses,
+            bypasses=source.bypasses,
         )
 
     def write(found: Found) -> Graph:

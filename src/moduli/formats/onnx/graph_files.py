@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from moduli.common.files import atomic_write
-from moduli.common.graph import Graph
+from moduli.common.graph import Graph, Source
 from moduli.kernel.errors import UnsupportedModel, one_line
 from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
-from . import graph_operators  # noqa: F401  its handlers register themselves
-from .graph_reader import GraphReader
+from . import constants, graph_operators, operations  # noqa: F401  handlers register themselves
+from .graph_reader import GraphReader, skeleton
+from .nodes import OPS
 from .reference import run_model
 from .surgery import Surgeon
 
@@ -33,20 +34,29 @@ OVER_POSITIONS = {
 }  # fmt: skip
 
 
-class OnnxSource:
-    """An ONNX model, as `moduli.common.graph.Source` asks."""
+class OnnxSource(Source):
+    """An ONNX model, as `moduli.common.graph.Source` asks.
 
-    def __init__(self, proto: Any, folder: Path | None, where: str, chain: Chain) -> None:
-        self.proto, self.where, self._chain = proto, where, chain
-        self.reading = GraphReader(proto, folder)
+    Attributes:
+        proto: the model without the numbers of its initialisers, which `reading.stored` has.
+        external: whether they are kept in a file of their own.
+    """
+
+    def __init__(
+        self, proto: Any, folder: Path | None, where: str, chain: Chain,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> None:  # fmt: skip
+        self.where, self._chain = where, chain
+        self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
+        self.reading = GraphReader(proto, folder, arrays)
         with one_line(where):
             self.model = self.reading.read()
+        self.proto = self.reading.proto = skeleton(proto)
+        self.reading.graph = self.proto.graph
         opaque = [f"opaque: {text}" for text in self.reading.opaque.values()]
         self.notes = (*self.reading.notes, *opaque)
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
-        self.why = ""  # it is no chain, where that was tried
-        self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return run_model(self.proto, self.reading.stored, feeds)
@@ -58,8 +68,9 @@ class OnnxSource:
         rounds: Sequence[Sequence[GraphMove]] = (),
         ranges: Ranges | None = None,
     ) -> Graph:
-        proto = Surgeon(self.reading, self.model, wanted, renamed).model()
-        source = OnnxSource(proto, None, self.where, self._no_chain)
+        surgeon = Surgeon(self.reading, self.model, wanted, renamed)
+        proto = surgeon.model()
+        source = OnnxSource(proto, None, self.where, self._no_chain, surgeon.tensors)
         source.external = self.external
         return Graph(source.model, source)
 
@@ -70,37 +81,34 @@ class OnnxSource:
         return self._chain()
 
     def save(self, path: Path) -> Path:
-        size = sum(array.nbytes for array in self.reading.stored.values())
-        if not self.external and size <= INLINE:
-            return atomic_write(path, self.proto.SerializeToString(deterministic=True))
-        return self._save_apart(path)
-
-    def _save_apart(self, path: Path) -> Path:
-        """Large tensors in OUT.data beside the model, which is written last."""
+        """Write the model; tensors go to OUT.data where the model read had such a file."""
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
+        size = sum(self.reading.stored[tensor.name].nbytes for tensor in proto.graph.initializer)
+        apart = self.external or size > INLINE
         data = path.with_name(path.name + ".data")
-        parts, at = list[bytes](), 0
+        parts, at = list[memoryview](), 0
         for tensor in proto.graph.initializer:
-            array = self.reading.stored[tensor.name]
-            if array.nbytes < EXTERNAL:
+            array = np.ascontiguousarray(self.reading.stored[tensor.name])
+            raw = array.reshape(-1).view(np.uint8).data
+            if not apart or len(raw) < EXTERNAL:
+                tensor.raw_data = raw.tobytes()
                 continue
-            raw = np.ascontiguousarray(array).tobytes()
-            plain = type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            plain.data_location = tensor.EXTERNAL
-            for key, value in (
-                ("location", data.name),
-                ("offset", str(at)),
-                ("length", str(len(raw))),
-            ):
-                entry = plain.external_data.add()
-                entry.key, entry.value = key, value
-            tensor.CopyFrom(plain)
+            tensor.data_location = tensor.EXTERNAL
+            for key, value in (("location", data.name), ("offset", at), ("length", len(raw))):
+                entry = tensor.external_data.add()
+                entry.key, entry.value = key, str(value)
             parts.append(raw)
             at += len(raw)
         if parts:
             atomic_write(data, parts)
         return atomic_write(path, proto.SerializeToString(deterministic=True))
+
+
+def _understood_as_chain(proto: Any) -> bool:
+    """Whether each operator may be one that the reader of chains knows, and none is over positions."""
+    kinds = {node.op_type for node in proto.graph.node}
+    return kinds <= OPS.keys() | constants.EVALUATED and kinds.isdisjoint(OVER_POSITIONS)
 
 
 def load(source: Any, folder: Path | None, where: str, chain: Chain) -> Network | Graph:
@@ -109,15 +117,16 @@ def load(source: Any, folder: Path | None, where: str, chain: Chain) -> Network 
     A convolution is a dense map, too, but a much larger one: models that have any are graphs, and
     `Graph.chain` reads them so where that is wanted.
     """
-    graph = read_graph(source, folder, where, chain)
-    assert isinstance(graph.source, OnnxSource)
-    kinds = {node.op_type for node in graph.source.proto.graph.node}
-    if not kinds.isdisjoint(OVER_POSITIONS):
-        return graph
+    proto = _decoded(source, where)
+    del source
+    if not _understood_as_chain(proto):
+        return _graph(proto, folder, where, chain)
     try:
         return chain()
     except UnsupportedModel as error:
-        graph.source.why = str(error)
+        graph = _graph(proto, folder, where, chain)
+        if not graph.axes:
+            raise error from None  # nothing would be gained by reading it as a graph
         return graph
 
 
@@ -130,6 +139,15 @@ def read_graph(source: Any, folder: Path | None, where: str, chain: Chain) -> Gr
     Raises:
         UnsupportedModel: it is damaged.
     """
+    return _graph(_decoded(source, where), folder, where, chain)
+
+
+def _graph(proto: Any, folder: Path | None, where: str, chain: Chain) -> Graph:
+    made = OnnxSource(proto, folder, where, chain)
+    return Graph(made.model, made)
+
+
+def _decoded(source: Any, where: str) -> Any:
     import onnx
 
     damaged = importlib.import_module("google.protobuf.message").DecodeError
@@ -139,5 +157,4 @@ def read_graph(source: Any, folder: Path | None, where: str, chain: Chain) -> Gr
         raise UnsupportedModel(f"{where}: damaged or no ONNX file (it cannot be decoded)") from None
     if not proto.HasField("graph") or not proto.graph.output:
         raise UnsupportedModel(f"{where}: holds no ONNX graph with outputs")
-    made = OnnxSource(proto, folder, where, chain)
-    return Graph(made.model, made)
+    return proto

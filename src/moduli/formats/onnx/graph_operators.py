@@ -82,9 +82,14 @@ BINARY = {
 }  # fmt: skip
 
 
+LOGICAL = {
+    "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "IsNaN",
+}  # fmt: skip
+
+
 @handles(*UNARY)
 def _unary(reader: GraphReader, node: Any) -> None:
-    _elementwise(reader, node, UNARY[node.op_type])
+    _elementwise(reader, node, UNARY[node.op_type], result=9 if node.op_type in LOGICAL else None)
 
 
 @handles(*BINARY)
@@ -92,19 +97,24 @@ def _binary(reader: GraphReader, node: Any) -> None:
     if node.op_type in ("Min", "Max") and len(node.input) == 1:
         return _elementwise(reader, node, "identity")
     extra = (float(attributes(node).get("fmod", 0)),) if node.op_type == "Mod" else ()
-    _elementwise(reader, node, BINARY[node.op_type], extra)
+    _elementwise(
+        reader, node, BINARY[node.op_type], extra, result=9 if node.op_type in LOGICAL else None
+    )
 
 
 @handles("Sum", "Mean")
 def _variadic(reader: GraphReader, node: Any) -> None:
-    if len(node.input) == 1:
+    names = list(node.input)
+    if len(names) == 1:
         return _elementwise(reader, node, "identity")
-    kind = (
-        "add"
-        if node.op_type == "Sum" and len(node.input) == 2
-        else f"{node.op_type} of {len(node.input)}"
-    )
-    _elementwise(reader, node, kind)
+    if node.op_type == "Mean" or not all(reader.floating(name) for name in names):
+        return _elementwise(reader, node, f"{node.op_type} of {len(names)}")
+    output, total = _only_output(node), names[0]
+    for k, name in enumerate(names[1:], 1):
+        target = output if k == len(names) - 1 else f"{output}:{k}"
+        shape = broadcast(reader, [total, name], target)
+        reader.emit(Elementwise("add"), [total, name], target, shape, reader.types[names[0]])
+        total = target
 
 
 def _elementwise(
@@ -113,6 +123,7 @@ def _elementwise(
     kind: str,
     numbers: tuple[float, ...] = (),
     count: int | None = None,
+    result: int | None = None,
 ) -> None:
     inputs = [name for name in list(node.input)[:count] if name]
     floats = inputs[1:] if kind == "where" else inputs
@@ -124,7 +135,7 @@ def _elementwise(
     shape = broadcast(reader, inputs, output)
     if all(reader.is_constant(name) for name in inputs) and kind != "identity":
         raise NotUnderstood("constants are computed from constants")
-    reader.emit(Elementwise(kind, numbers), inputs, output, shape)
+    reader.emit(Elementwise(kind, numbers), inputs, output, shape, result)
 
 
 def broadcast(reader: GraphReader, names: Sequence[str], output: str) -> Shape:
@@ -198,7 +209,7 @@ def _clip(reader: GraphReader, node: Any) -> None:
 def _cast(reader: GraphReader, node: Any) -> None:
     to = attributes(node)["to"]
     plain = to in FLOATS and reader.floating(node.input[0])
-    _elementwise(reader, node, "identity" if plain else f"cast to {to}")
+    _elementwise(reader, node, "identity" if plain else f"cast to {to}", result=to)
 
 
 @handles("CastLike")
@@ -402,7 +413,8 @@ def _reduce(reader: GraphReader, node: Any) -> None:
     if not reader.floating(x):
         laws = {}
     numbers = (tuple(sorted(gone)), keep, _options(node, "select_last_index"))
-    reader.emit(Slicewise(node.op_type, tuple(free), numbers, **laws), [x], y, tuple(made))
+    kind = 7 if node.op_type in ("ArgMax", "ArgMin") else None
+    reader.emit(Slicewise(node.op_type, tuple(free), numbers, **laws), [x], y, tuple(made), kind)
 
 
 @handles("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum")
@@ -567,11 +579,13 @@ def _conv(reader: GraphReader, node: Any) -> None:
         node, "strides", "pads", "dilations", "auto_pad", "output_padding", "output_shape"
     )
     if transposed:
-        if groups != 1:
+        single = groups == weight[0] and weight[1] == 1  # each channel for itself
+        if groups != 1 and not single:
             raise NotUnderstood("a transposed convolution with groups")
-        op = Linear(1, 1, 0, 1, 1, False, False, ((0, 0),), ("transposed", detail))
+        columns, rows = (1, 0) if groups > 1 else (0, 1)
+        op = Linear(1, 1, columns, rows, groups, False, False, ((0, 0),), ("transposed", detail))
         made = _positions(reader, y, shape, _transposed(given, shape, kernel))
-        channels = int(weight[1])
+        channels = int(weight[rows])
     else:
         if (
             not isinstance(shape[1], int)
@@ -620,25 +634,131 @@ def _transposed(given: dict[str, Any], shape: Shape, kernel: Sequence[int]) -> l
 def _gemm(reader: GraphReader, node: Any) -> None:
     given = attributes(node)
     a, b, y = node.input[0], node.input[1], _only_output(node)
+    if not reader.is_constant(b) or reader.is_constant(a):
+        raise NotUnderstood("a product of two computed tensors")
+    if given.get("transA", 0):
+        reader.emit(Transpose((1, 0)), [a], f"{y}:a", reader.shape(a)[::-1], reader.types[a])
+        a = f"{y}:a"
     first, second = reader.shape(a), reader.shape(b)
-    plain = (
-        not given.get("transA", 0)
-        and given.get("alpha", 1.0) == 1.0
-        and given.get("beta", 1.0) == 1.0
-    )
-    if not plain or not reader.is_constant(b) or reader.is_constant(a):
-        raise NotUnderstood("a product with factors, or of two computed tensors")
     across = bool(given.get("transB", 0))
     out = second[0 if across else 1]
     op = Linear(1, 1, int(across), int(not across), free=((0, 0),))
-    shape = (first[0], out)
+    shape, kind = (first[0], out), reader.types[a]
+    alpha, beta = float(given.get("alpha", 1.0)), float(given.get("beta", 1.0))
     c = _given(node, 2)
     if not c:
-        return reader.emit(op, [a, b], y, shape)
-    if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1:
+        return _scaled(reader, op, [a, b], alpha, y, shape, kind)
+    if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1 and alpha == beta == 1.0:
         return reader.emit(op, [a, b, c], y, shape)
-    reader.emit(op, [a, b], f"{y}:product", shape)
+    _scaled(reader, op, [a, b], alpha, f"{y}:product", shape, kind)
+    if beta != 1.0:
+        factor = _number(reader, f"{y}:beta", beta)
+        reader.emit(Elementwise("mul"), [c, factor], f"{y}:c", reader.shape(c), kind)
+        c = f"{y}:c"
     reader.emit(Elementwise("add"), [f"{y}:product", c], y, shape)
+
+
+def _scaled(
+    reader: GraphReader,
+    op: Linear,
+    inputs: Sequence[str],
+    factor: float,
+    y: str,
+    shape: Shape,
+    kind: int,
+) -> None:
+    """A product, times a number."""
+    if factor == 1.0:
+        return reader.emit(op, inputs, y, shape, kind)
+    reader.emit(op, inputs, f"{y}:unscaled", shape, kind)
+    number = _number(reader, f"{y}:alpha", factor)
+    reader.emit(Elementwise("mul"), [f"{y}:unscaled", number], y, shape, kind)
+
+
+def _number(reader: GraphReader, name: str, value: float) -> str:
+    """A constant that the file has in an attribute."""
+    reader.folded[name] = np.array(value)
+    reader.shapes[name], reader.types[name] = (), 1
+    return name
+
+
+@handles("Einsum")
+def _einsum(reader: GraphReader, node: Any) -> None:
+    """Sums of products of two tensors over letters that are neighbours in both."""
+    equation = attributes(node)["equation"].decode().replace(" ", "")
+    if "->" not in equation or "." in equation or len(node.input) != 2:
+        raise NotUnderstood(f"equation {equation!r}")
+    terms, result = equation.split("->")
+    names = list(node.input)
+    letters = terms.split(",")
+    if any(len(set(t)) < len(t) for t in (*letters, result)):
+        raise NotUnderstood(f"equation {equation!r}, which repeats a letter")
+    if reader.is_constant(names[0]):
+        names, letters = names[::-1], letters[::-1]
+    shared = [x for x in letters[0] if x in letters[1]]
+    summed = "".join(x for x in shared if x not in result)
+    batch = "".join(x for x in shared if x in result)
+    rest = ["".join(x for x in t if x not in shared) for t in letters]
+    plain = bool(summed) and all(x in result for x in rest[0] + rest[1]) and not batch and rest[1]
+    if not plain or not reader.is_constant(names[1]):
+        return _einsum_batched(reader, node, names, letters, result, summed, batch, rest)
+    y = _only_output(node)
+    kind = reader.types[names[0]]
+    x, order = _arranged(reader, names[0], letters[0], rest[0], summed, f"{y}:x")
+    w, _ = _arranged(reader, names[1], letters[1], "", summed, f"{y}:w", rest[1])
+    sizes = dict(zip(letters[1], reader.shape(names[1]), strict=True))
+    rank = len(order)
+    op = Linear(rank - 1, rank - 1, 0, 1, free=tuple((axis, axis) for axis in range(rank - 1)))
+    shape = (*reader.shape(x)[:-1], reader.shape(w)[1])
+    reader.emit(op, [x, w], f"{y}:sum", shape, kind)
+    made = rest[0] + rest[1]
+    split = (*shape[:-1], *(sizes[letter] for letter in rest[1]))
+    reader.emit(reshape(shape, split), [f"{y}:sum"], f"{y}:split", split, kind)
+    turn = tuple(made.index(letter) for letter in result)
+    reader.emit(Transpose(turn), [f"{y}:split"], y, tuple(split[axis] for axis in turn))
+
+
+def _arranged(
+    reader: GraphReader, name: str, letters: str, first: str, joined: str, y: str, last: str = ""
+) -> tuple[str, str]:
+    """A tensor with its axes in another order, those joined made one, and the last ones, too."""
+    turn = tuple(letters.index(letter) for letter in first + joined + last)
+    shape = tuple(reader.shape(name)[axis] for axis in turn)
+    kind = reader.types[name]
+    reader.emit(Transpose(turn), [name], f"{y}:turned", shape, kind)
+    if reader.is_constant(name):
+        reader.views.update((f"{y}:turned", y))
+    made = list(shape[: len(first)])
+    for part in (joined, last):
+        numbers = [shape[(first + joined + last).index(letter)] for letter in part]
+        if not all(isinstance(n, int) for n in numbers):
+            raise NotUnderstood("a sum over sizes that are not known")
+        if part:
+            made.append(math.prod(int(n) for n in numbers))
+    reader.emit(reshape(shape, tuple(made)), [f"{y}:turned"], y, tuple(made), kind)
+    return y, first + "k"
+
+
+def _einsum_batched(
+    reader: GraphReader, node: Any, names: list[str], letters: list[str], result: str, summed: str,
+    batch: str, rest: list[str],
+) -> None:  # fmt: skip
+    if len(summed) != 1 or len(rest[0]) != 1 or len(rest[1]) != 1 or len(result) != len(batch) + 2:
+        raise NotUnderstood("an equation that is no matrix product")
+    y = _only_output(node)
+    parts = []
+    for k, (name, own) in enumerate(zip(names, letters, strict=True)):
+        wanted = batch + (rest[0] + summed if k == 0 else summed + rest[1])
+        turn = tuple(own.index(letter) for letter in wanted)
+        shape = tuple(reader.shape(name)[axis] for axis in turn)
+        reader.emit(Transpose(turn), [name], f"{y}:{k}", shape, reader.types[name])
+        parts.append(f"{y}:{k}")
+    made = batch + rest[0] + rest[1]
+    first, second = (reader.shape(part) for part in parts)
+    shape = (*broadcast_shapes(reader, first[:-2], second[:-2], y), first[-2], second[-1])
+    reader.emit(Contract(), parts, f"{y}:product", shape, reader.types[names[0]])
+    turn = tuple(made.index(letter) for letter in result)
+    reader.emit(Transpose(turn), [f"{y}:product"], y, tuple(shape[axis] for axis in turn))
 
 
 @handles("MatMul")
@@ -1004,3 +1124,28 @@ def _expand(reader: GraphReader, node: Any) -> None:
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
     reader.emit(Broadcast(sizes), [x], y, made, reader.types.get(x))
+
+
+@handles("DepthToSpace", "SpaceToDepth")
+def _rearranged(reader: GraphReader, node: Any) -> None:
+    given = attributes(node)
+    x, y, b = node.input[0], _only_output(node), int(attributes(node)["blocksize"])
+    shape = reader.shape(x)
+    if len(shape) != 4 or not all(isinstance(n, int) for n in shape[1:]):
+        raise NotUnderstood("positions of unknown size")
+    n, (c, h, w) = shape[0], (int(k) for k in shape[1:])
+    made: tuple[Any, ...]
+    if node.op_type == "SpaceToDepth":
+        parts, turn = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
+        made = (n, c * b * b, h // b, w // b)
+    elif given.get("mode", b"DCR") == b"DCR":
+        parts, turn = (n, b, b, c // (b * b), h, w), (0, 3, 4, 1, 5, 2)
+        made = (n, c // (b * b), h * b, w * b)
+    else:
+        parts, turn = (n, c // (b * b), b, b, h, w), (0, 1, 4, 2, 5, 3)
+        made = (n, c // (b * b), h * b, w * b)
+    kind = reader.types[x]
+    reader.emit(reshape(shape, parts), [x], f"{y}:parts", parts, kind)
+    turned = tuple(parts[axis] for axis in turn)
+    reader.emit(Transpose(turn), [f"{y}:parts"], f"{y}:turned", turned, kind)
+    reader.emit(reshape(turned, made), [f"{y}:turned"], y, made, kind)

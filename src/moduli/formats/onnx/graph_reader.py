@@ -58,7 +58,10 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
 
 
 class GraphReader:
-    """One reading of a model; `model()` gives the graph.
+    """One reading of a model; `read()` gives the graph.
+
+    Args:
+        folder: where external data lies. arrays: stored tensors that need not be taken from the model.
 
     Attributes:
         shapes: of all values so far. stored: initialisers and Constant nodes. folded: constants
@@ -67,8 +70,11 @@ class GraphReader:
         notes: what a user should know about the reading.
     """
 
-    def __init__(self, proto: Any, folder: Path | None) -> None:
+    def __init__(
+        self, proto: Any, folder: Path | None, arrays: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.proto, self.graph = proto, proto.graph
+        self.arrays = arrays or {}
         self.opsets = {entry.domain: entry.version for entry in proto.opset_import}
         self.opset = self.opsets.get("", self.opsets.get("ai.onnx", 1))
         self.folder = folder
@@ -84,11 +90,14 @@ class GraphReader:
         self.opaque: dict[str, str] = {}
         self.names: set[str] = set()
         self.views: set[str] = set()  # constants that nodes rearrange
-        self.known_shapes = _inferred(proto)
+        self.known_shapes = _inferred(proto, self.arrays)
 
     def read(self) -> GraphModel:
         for tensor in self.graph.initializer:
-            self._store(tensor.name, folding.stored_array(tensor, self.folder), tensor.data_type)
+            array = self.arrays.get(tensor.name)
+            if array is None:
+                array = folding.stored_array(tensor, self.folder)
+            self._store(tensor.name, array, tensor.data_type)
         for sparse in self.graph.sparse_initializer:
             array = folding.sparse_array(sparse, self.folder)
             self._store(sparse.values.name, array, sparse.values.data_type)
@@ -190,6 +199,9 @@ class GraphReader:
         self.shapes[output] = shape
         if kind is not None:
             self.types[output] = kind
+        elif not self.types.get(output):
+            # inference of ONNX ends behind what it does not know; all other operators keep the type
+            self.types[output] = self.types.get(inputs[0], 0) if inputs else 0
 
     def unknown(self, output: str, axis: int) -> str:
         """A name for a size that is not known."""
@@ -424,32 +436,58 @@ def _shape_of(value: Any) -> Shape | None:
     )
 
 
-def _inferred(proto: Any) -> Mapping[str, tuple[int, Shape | None]]:
+def skeleton(proto: Any) -> Any:
+    """A copy of a model without the numbers of its initialisers."""
+    copy = type(proto)()
+    _copy_fields(proto, copy, leave=("graph",))
+    _copy_fields(proto.graph, copy.graph, leave=("initializer",))
+    for tensor in proto.graph.initializer:
+        _copy_fields(tensor, copy.graph.initializer.add(), leave=NUMBERS)
+    return copy
+
+
+NUMBERS = (
+    "raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data",
+    "external_data", "data_location",
+)  # fmt: skip
+
+
+def _copy_fields(source: Any, target: Any, leave: Sequence[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in leave:
+            continue
+        if field.is_repeated:
+            getattr(target, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def _inferred(proto: Any, arrays: Mapping[str, Tensor]) -> Mapping[str, tuple[int, Shape | None]]:
     """Element types and shapes as ONNX infers them, without the stored numbers of large tensors."""
     import onnx
 
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = proto.ir_version
-    skeleton.opset_import.extend(proto.opset_import)
-    skeleton.functions.extend(proto.functions)
-    graph = skeleton.graph
-    graph.name = "shapes"
-    graph.node.extend(proto.graph.node)
-    graph.output.extend(proto.graph.output)
+    bare = skeleton(proto)
     given = {value.name for value in proto.graph.input}
-    graph.input.extend(proto.graph.input)
+    del bare.graph.initializer[:]
     for tensor in proto.graph.initializer:
         small = np.prod(tensor.dims, dtype=float) <= MAX_SIZES and tensor.data_location == 0
-        if small:
-            graph.initializer.append(tensor)
+        if small and tensor.name in arrays:
+            bare.graph.initializer.append(
+                onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name)
+            )
+        elif small:
+            bare.graph.initializer.append(tensor)
         elif tensor.name not in given:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            shape = list(tensor.dims)
+            bare.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, shape)
             )
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:  # whatever it stumbles over, what is not known is not used
-        inferred = skeleton
+        inferred = bare
     found = dict[str, tuple[int, Shape | None]]()
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         found[value.name] = (value.type.tensor_type.elem_type, _shape_of(value))

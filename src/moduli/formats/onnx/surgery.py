@@ -19,7 +19,7 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Take
 
-from .graph_reader import GraphReader, captured
+from .graph_reader import GraphReader, captured, skeleton
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 TRIES = 4
@@ -46,10 +46,11 @@ class Surgeon:
         self.proto = self._skeleton()
         self.graph = self.proto.graph
         self.makers = {name: node for node in self.graph.node for name in node.output}
-        self.arrays: dict[str, Tensor] = {}
+        self.arrays: dict[str, Tensor] = {}  # tensors that change
+        self.tensors: dict[str, Tensor] = {}  # all initialisers of the rewritten model
 
     def model(self) -> Any:
-        """The rewritten model.
+        """The rewritten model, without the numbers of its initialisers, which `tensors` has.
 
         Raises:
             UnsupportedModel: it would not be what was wanted.
@@ -76,31 +77,16 @@ class Surgeon:
         """Put all tensors in, leave out what nobody needs, and read it."""
         self._stored()
         self._prune()
-        return GraphReader(self.proto, None).read()
+        return GraphReader(self.proto, None, self.tensors).read()
 
     # Parts
 
     def _skeleton(self) -> Any:
-        """A copy of the model without its stored tensors."""
-        import onnx
-
-        source = self.reading.proto
-        proto = onnx.ModelProto()
-        for field, value in source.ListFields():
-            if field.name == "graph":
-                continue
-            if field.is_repeated:
-                getattr(proto, field.name).extend(value)
-            else:
-                setattr(proto, field.name, value)
-        for field, value in source.graph.ListFields():
-            if field.name in ("initializer", "sparse_initializer", "value_info"):
-                continue
-            if field.is_repeated:
-                getattr(proto.graph, field.name).extend(value)
-            else:
-                setattr(proto.graph, field.name, value)
-        for value in source.graph.value_info:
+        """A copy of the model without its stored tensors, and without shapes that change."""
+        proto = skeleton(self.reading.proto)
+        shapes = list(proto.graph.value_info)
+        del proto.graph.value_info[:]
+        for value in shapes:
             if self.wanted.shapes.get(value.name, ()) == self.before.shapes.get(value.name):
                 proto.graph.value_info.append(value)
         return proto
@@ -254,51 +240,39 @@ class Surgeon:
             self.arrays[name] = array
 
     def _stored(self) -> None:
-        """The stored tensors: those of the file where they stay."""
-        from onnx import numpy_helper
+        """The stored tensors: those of the file where they stay. The model has their headers alone,
+        `tensors` their numbers.
+        """
+        from onnx import helper, numpy_helper
 
         del self.graph.initializer[:]
-        del self.graph.sparse_initializer[:]
-        there = set[str]()
+        self.tensors = {}
         for tensor in self.reading.graph.initializer:
-            there.add(tensor.name)
-            if tensor.name in self.arrays:
-                self._add(tensor.name, self.arrays[tensor.name])
-            elif tensor.data_location == tensor.EXTERNAL:
-                self._add(tensor.name, self.reading.stored[tensor.name])
-            else:
-                self.graph.initializer.append(tensor)
-        for sparse in self.reading.graph.sparse_initializer:
-            there.add(sparse.values.name)
-            if sparse.values.name in self.arrays:
-                self._add(sparse.values.name, self.arrays[sparse.values.name])
-            else:
-                self.graph.sparse_initializer.append(sparse)
+            self._add(tensor.name, self.arrays.get(tensor.name, self.reading.stored[tensor.name]))
+        for sparse in [s for s in self.graph.sparse_initializer if s.values.name in self.arrays]:
+            self.graph.sparse_initializer.remove(sparse)
+        inside = set[str]()
         for node in self.graph.node:
             if node.op_type == "Constant" and node.output[0] in self.arrays:
-                there.add(node.output[0])
-                array = self.arrays[node.output[0]]
-                (attribute,) = node.attribute
-                plain = numpy_helper.from_array(array, attribute.t.name)
-                node.attribute[0].CopyFrom(_value(plain))
+                inside.add(node.output[0])
+                value = numpy_helper.from_array(self.arrays[node.output[0]], node.output[0])
+                node.attribute[0].CopyFrom(helper.make_attribute("value", value))
         for name, array in self.arrays.items():
-            if name not in there:
+            if name not in inside and name not in self.tensors:
                 self._add(name, array)
 
     def _add(self, name: str, array: Tensor) -> None:
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
-        tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-        self.graph.initializer.append(tensor)
-        for value in self.graph.input:
-            if value.name == name:
-                shape = helper.make_tensor_value_info(name, tensor.data_type, array.shape)
-                value.CopyFrom(shape)
-                return
-        if self.proto.ir_version < 4:
-            self.graph.input.append(
-                helper.make_tensor_value_info(name, tensor.data_type, array.shape)
-            )
+        kind = self.reading.types.get(name) or helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.graph.initializer.add(name=name, data_type=kind, dims=array.shape)
+        self.tensors[name] = array
+        listed = [value for value in self.graph.input if value.name == name]
+        shape = helper.make_tensor_value_info(name, kind, array.shape)
+        for value in listed:
+            value.CopyFrom(shape)
+        if not listed and self.proto.ir_version < 4:
+            self.graph.input.append(shape)
 
     def _prune(self) -> None:
         """Leave out nodes and stored tensors that no output needs."""
@@ -327,9 +301,3 @@ class Surgeon:
         given = needed | {name for node in self.graph.node for name in node.output}
         for value in [v for v in self.graph.value_info if v.name not in given]:
             self.graph.value_info.remove(value)
-
-
-def _value(tensor: Any) -> Any:
-    from onnx import helper
-
-    return helper.make_attribute("value", tensor)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from .model import GraphModel
-from .operators import Node, Place, Shape
+from .operators import Node, Place, Shape, Ties
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 FIXED = 0
 
 
-class Coupling:
+class Coupling(Ties):
     """The classes that grow from one seed; what operators may do to them is `operators.Ties`."""
 
     def __init__(self, graph: GraphModel, seed: Place) -> None:

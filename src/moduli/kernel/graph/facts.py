@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .model import GraphModel
-from .operators import Linear, Place, Shape
+from .operators import Facts, Linear, Place, Shape
 from .slices import Classes, Slices, of_array
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
@@ -22,7 +22,7 @@ Ranges = Mapping[str, tuple[Array, Array]]
 LARGE = 2**22  # weights of a node beyond which rows that are never left out are not looked at
 
 
-class Known:
+class Known(Facts):
     """What is known of a graph's tensors; see the module.
 
     Args:

@@ -19,16 +19,17 @@ Nothing else is known of an operator. A node of a kind that is not here is `Opaq
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import CertificateRejected
 from .functions import law
-from .slices import ONE, Array, Classes, Slices, multiples
+from .slices import ONE, Array, Classes, Slices, blocks, multiples
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -41,23 +42,31 @@ TINY = float(np.nextafter(0.0, 1.0))
 ZERO, UNITY = Fraction(0), Fraction(1)
 
 
-class Ties(Protocol):
-    """What `couple` may do, see `axes.Coupling`."""
+class Ties(ABC):
+    """What `couple` may ask and do, see `axes.Coupling`."""
 
+    @abstractmethod
     def same(self, a: Place, b: Place) -> None: ...
+    @abstractmethod
     def pick(self, a: Place, b: Place, index: Ints) -> None: ...
+    @abstractmethod
     def fix(self, a: Place, why: str, index: Ints | None = None) -> None: ...
+    @abstractmethod
     def labels(self, a: Place) -> Ints | None: ...
+    @abstractmethod
     def shape(self, name: str) -> Shape | None: ...
 
 
-class Facts(Protocol):
+class Facts(ABC):
     """What `slices` may ask, see `facts.Known`."""
 
     classes: Classes
 
+    @abstractmethod
     def of(self, a: Place) -> Slices: ...
+    @abstractmethod
     def array(self, name: str) -> Tensor | None: ...
+    @abstractmethod
     def shape(self, name: str) -> Shape | None: ...
 
 
@@ -881,7 +890,7 @@ class Linear(Operator):
         rows = rows.reshape(*rows.shape[:2], -1)
         x = facts.of((node.inputs[0], self.reads % len(facts.shape(node.inputs[0]) or (0,))))
         b = np.resize(np.asarray(bias, dtype=np.float64), len(rows))
-        if not (np.isfinite(b).all() and np.isfinite(np.asarray(rows, dtype=np.float32)).all()):
+        if not (np.isfinite(b).all() and _finite(rows)):
             return facts.classes.unknown(len(rows))
         return self._made(node, rows, b, x, facts)
 
@@ -912,19 +921,17 @@ class Linear(Operator):
             low[mine], high[mine] = _sums(
                 rows[mine], b[mine], read, not self.uniform or self.padded
             )
-        inputs = self._inputs(x, inner)
-        wide = np.asarray(rows, dtype=np.float64).reshape(n, -1)
-        with_bias = np.concatenate([wide, b[:, None]], axis=1)
-        parts = _by_group(inputs, outer)
-        for key, members in parts.items():
+        flat = rows.reshape(n, -1)
+        for key, members in _by_group(self._inputs(x, inner), outer).items():
             index = np.array(members)
-            found, own = _multiples_of_rows(with_bias[index], (node.output, key), facts.classes)
+            part = flat if len(index) == n else flat[index]
+            found, own = multiples(part, (node.output, key), facts.classes, b[index])
             names[index] = found
             for i, q in zip(members, own, strict=True):
                 ratios[i] = q
         known = dict[int, tuple[int, Fraction]]()
         for i in range(n):
-            value = self._value(wide[i].reshape(inner, -1), b[i], x, i // outer * inner)
+            value = self._value(rows[i], b[i], x, i // outer * inner)
             if value is not None:
                 known[i] = (ONE, value)
             elif ratios[i] != 0:
@@ -941,7 +948,7 @@ class Linear(Operator):
             found.append(tuple((int(x.classes[i]), x.ratios[i]) for i in part))
         return found
 
-    def _value(self, row: Array, bias: float, x: Slices, start: int) -> Fraction | None:
+    def _value(self, row: Tensor, bias: float, x: Slices, start: int) -> Fraction | None:
         """The output where it is constant: all that it reads is, and is zero where it is padded."""
         read = np.flatnonzero(row.any(axis=1)).tolist()
         if len(read) > 64:
@@ -952,8 +959,12 @@ class Linear(Operator):
             if value is None or (value != 0 and (self.padded or not self.uniform)):
                 return None
             if value != 0:
-                total += value * sum(map(Fraction, row[i].tolist()))
+                total += value * sum(Fraction(float(tap)) for tap in row[i].tolist())
         return total
+
+
+def _finite(rows: Tensor) -> bool:
+    return all(bool(np.isfinite(wide).all()) for _, wide in blocks(rows.reshape(len(rows), -1)))
 
 
 def _repeats(labels: Ints, period: int) -> bool:
@@ -969,17 +980,7 @@ def _by_group(keys: Sequence[Any], size: int) -> dict[Any, list[int]]:
     found: dict[Any, list[int]] = {}
     for g, key in enumerate(keys):
         found.setdefault(key, []).extend(range(g * size, (g + 1) * size))
-    if len(keys) == 1:
-        return {keys[0]: found[keys[0]] if size else []} if size else {}
     return found
-
-
-def _multiples_of_rows(
-    rows: Array, where: Any, classes: Classes
-) -> tuple[Ints, tuple[Fraction, ...]]:
-    """As `slices.multiples`, where a row is a function of one input: equal entries make no constant."""
-    apart = np.concatenate([rows, np.zeros((len(rows), 1))], axis=1)
-    return multiples(apart, where, classes)
 
 
 def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array]:
@@ -992,9 +993,11 @@ def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array
     low, high = x.low, x.high
     if padded:
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    wide = np.asarray(rows, dtype=np.float64)
-    positive = np.maximum(wide, 0.0).sum(axis=2)
-    negative = np.maximum(-wide, 0.0).sum(axis=2)
+    positive, negative = np.empty(rows.shape[:2]), np.empty(rows.shape[:2])
+    for block, wide in blocks(rows.reshape(len(rows), -1)):
+        taps = wide.reshape(len(wide), *rows.shape[1:])
+        positive[block] = np.maximum(taps, 0.0).sum(axis=2)
+        negative[block] = np.maximum(-taps, 0.0).sum(axis=2)
     count = rows.shape[1] * rows.shape[2] + 4
     ends = []
     p, q = positive, negative

@@ -15,7 +15,8 @@ Facts stay true when indices of other axes are left out.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import hashlib
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -26,6 +27,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 ONE = 0
+BLOCK = 2**20  # floats that are looked at at a time
 
 
 @dataclass(frozen=True)
@@ -127,39 +129,66 @@ def _float(q: Fraction) -> float:
 
 def of_array(name: str, array: Any, axis: int, classes: Classes) -> Slices:
     """Of a stored tensor along an axis."""
-    wide = np.moveaxis(np.asarray(array), axis, 0)
-    rows = np.ascontiguousarray(wide.reshape(len(wide), -1), dtype=np.float64)
-    if rows.size == 0 or not np.isfinite(rows).all():
-        return classes.unknown(len(rows))
+    rows = np.moveaxis(np.asarray(array), axis, 0)
+    rows = rows.reshape(len(rows), -1)
+    low, high = np.zeros(len(rows)), np.zeros(len(rows))
+    for block, wide in blocks(rows):
+        if wide.size == 0 or not np.isfinite(wide).all():
+            return classes.unknown(len(rows))
+        low[block], high[block] = wide.min(axis=1), wide.max(axis=1)
     names, ratios = multiples(rows, (name, axis), classes)
-    return Slices(names, ratios, rows.min(axis=1), rows.max(axis=1))
+    return Slices(names, ratios, low, high)
 
 
-def multiples(rows: Array, where: Hashable, classes: Classes) -> tuple[Ints, tuple[Fraction, ...]]:
+def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
+    """Some rows at a time as floats of 64 bits, so that a large tensor is not held twice."""
+    height = max(1, BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(rows), height):
+        block = slice(start, start + height)
+        yield block, np.asarray(rows[block], dtype=np.float64)
+
+
+def multiples(
+    rows: Any, where: Hashable, classes: Classes, biases: Array | None = None
+) -> tuple[Ints, tuple[Fraction, ...]]:
     """Classes and ratios of finite rows of floats ``[n, k]``: rows that are multiples share a class,
-    which stands for a row divided by its first entry that is not zero; rows of equal entries are
-    constant.
+    which stands for a row divided by its first entry that is not zero.
+
+    Without biases rows of equal entries are constant. With biases ``[n]`` a row and its bias stand
+    for a function of one input, and only rows of zeros are constant.
 
     Args:
         where: says which tensor the rows are of; classes of different tensors differ.
     """
     n = len(rows)
     found = np.zeros(n, dtype=np.int64)
-    leads = rows[np.arange(n), (rows != 0).argmax(axis=1)]
-    flat = (rows == rows[:, :1]).all(axis=1)
+    leads = np.zeros(n)
     buckets: dict[bytes, list[int]] = {}
-    for i in np.flatnonzero(~flat).tolist():
-        # exact multiples give the same quotients, since quotients are rounded correctly (and + 0.0
-        # makes zeros alike); the converse is checked by exact products
-        with np.errstate(all="ignore"):
-            alike = buckets.setdefault((rows[i] / leads[i] + 0.0).tobytes(), [])
-        for j in alike:
-            if _proportional(rows[i], rows[j], float(leads[i]), float(leads[j])):
-                found[i] = found[j]
-                break
-        else:
-            found[i] = classes.of((where, i))
-            alike.append(i)
+
+    def row(i: int) -> Array:
+        wide = np.asarray(rows[i], dtype=np.float64)
+        return wide if biases is None else np.append(wide, biases[i])
+
+    for block, wide in blocks(rows):
+        if biases is not None:
+            wide = np.concatenate([wide, biases[block, None]], axis=1)
+        first = wide[np.arange(len(wide)), (wide != 0).argmax(axis=1)]
+        leads[block] = first
+        flat = first == 0 if biases is not None else (wide == wide[:, :1]).all(axis=1)
+        for k in np.flatnonzero(~flat).tolist():
+            i = block.start + k
+            # exact multiples give the same quotients, since quotients are rounded correctly (and
+            # + 0.0 makes zeros alike); the converse is checked by exact products
+            with np.errstate(all="ignore"):
+                key = hashlib.blake2b((wide[k] / first[k] + 0.0).tobytes(), digest_size=16).digest()
+            alike = buckets.setdefault(key, [])
+            for j in alike:
+                if _proportional(wide[k], row(j), float(first[k]), float(leads[j])):
+                    found[i] = found[j]
+                    break
+            else:
+                found[i] = classes.of((where, i))
+                alike.append(i)
     return found, tuple(map(Fraction, leads.tolist()))
 
 
