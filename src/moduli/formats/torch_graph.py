@@ -25,7 +25,7 @@ from moduli.kernel.network import Network
 
 from . import torch_graph_operators  # noqa: F401  its handlers register themselves
 from .torch_copy import settled
-from .torch_graph_reader import HANDLERS, TorchReader, gives_tensors, kind_of
+from .torch_graph_reader import TorchReader, gives_tensors, kind_of
 from .torch_modules import _brief, _same_random_numbers, _silence
 from .torch_surgery import Surgeon
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
+# What torch defines by operators that are understood.
+COMPOSED = {"aten::einsum", "aten::tensordot", "aten::inner", "aten::linalg_multi_dot"}
 FEWEST = 2  # a batch of one could be told apart from an axis that is broadcast
 
 
@@ -265,24 +267,19 @@ def _export(module: Any, example: Example, any_size: bool) -> Any:
 
     shapes = None
     if any_size:
-        dims = torch.export.ShapesCollection()
+        dims = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         first = [getattr(part, "batch_first", True) for part in module.modules()]
         axes = (0,) if all(first) else (0, 1)
         for tensor in example.tensors():
             dims[tensor] = {axis: torch.export.Dim.AUTO for axis in axes if axis < tensor.ndim}
-        shapes = dims.dynamic_shapes(module, example.args, example.kwargs)
+        shapes = dims.dynamic_shapes(module, example.args, example.kwargs)  # type: ignore[no-untyped-call]
     program = torch.export.export(
         module, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
     )
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     targets = [node.target for node in calls if gives_tensors(node.meta.get("val"))]
     mutable = any(getattr(getattr(t, "_schema", None), "is_mutable", False) for t in targets)
-    # what torch defines by other operators, and has no handler here
-    composed = {
-        t: t.decompose
-        for t in targets
-        if hasattr(t, "_schema") and kind_of(t) not in HANDLERS and t._can_decompose()
-    }
+    composed = {t: t.decompose for t in targets if kind_of(t) in COMPOSED}
     if mutable or composed:
         program = program.run_decompositions(composed)
     return program

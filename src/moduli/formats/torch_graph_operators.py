@@ -838,8 +838,8 @@ def _attention(reader: TorchReader, node: Any, a: Arguments) -> Result:
             ends = [(q, len(shape) - 2), (k, len(keys) - 2)]
             tensors = list(dict.fromkeys((q, k)))
             axes = tuple((tensors.index(x), axis) for x, axis in ends)
-            op = Size(axes, "lower triangle")
-            seen = reader.emit(op, tensors, f"{name}:causal", (rows, columns), False)
+            triangle = Size(axes, "lower triangle")
+            seen = reader.emit(triangle, tensors, f"{name}:causal", (rows, columns), False)
         scores = _apply(reader, node, "where", [seen, scores, least], name=f"{name}:causally")
     if a["attn_mask"] is not None:
         mask = reader.plain(a["attn_mask"])
@@ -1243,17 +1243,12 @@ def _emit_reshape(
         a, b = first[-1 - tail], second[-1 - tail]
         if _entries(source, a) != _entries(target, b):
             break
-        i, j = len(names) - 1 - tail, len(others) - 1 - tail
-        if i < head or j < head:
-            # the run begins at what the head has not matched
-            if i >= 0 or j >= 0:
-                break
         blocks.append((tuple(a), tuple(b)))
-        if i >= head and j >= head and names[i] == others[j]:
-            free.append((_place(source, i), _place(target, j)))
-            tail += 1
-            continue
-        break
+        i, j = len(names) - 1 - tail, len(others) - 1 - tail
+        if i < head or j < head or names[i] != others[j]:
+            break
+        free.append((_place(source, i), _place(target, j)))
+        tail += 1
     blocks = [block for block in dict.fromkeys(blocks) if block != ((), ())]
     named = {o for _, o in free}
     if sum(isinstance(n, str) and axis not in named for axis, n in enumerate(target)) > 1:

@@ -279,7 +279,7 @@ class TorchReader:
         handler = HANDLERS.get(kind_of(node.target))
         before, constants, merged = len(self.nodes), dict(self.constants), dict(self.merged)
         try:
-            found = self._folded(node)
+            found: Result | None = self._folded(node)
             if found is None:
                 if handler is None:
                     raise NotUnderstood("the operator is not known")
@@ -304,11 +304,11 @@ class TorchReader:
         from .torch_graph_operators import CREATED, EXACT
 
         kind = kind_of(node.target).removeprefix("aten::")
-        inputs = [x for x in node.all_input_nodes]
+        inputs = list(node.all_input_nodes)
         given = node.meta["val"]
         if not hasattr(given, "shape") or kind not in EXACT | CREATED:
             return None
-        if not inputs and kind not in CREATED or any(x not in self.folded for x in inputs):
+        if (not inputs and kind not in CREATED) or any(x not in self.folded for x in inputs):
             return None
         shape = self.shape_of(given)
         if any(isinstance(n, str) for n in shape) or given.numel() > MAX_FOLDED:
@@ -393,9 +393,11 @@ def _real(node: Any) -> None:
 
 def _deterministic(node: Any) -> None:
     """Refuse calls that draw random numbers."""
-    tags = getattr(node.target, "tags", ())
-    drawn = _torch().Tag.nondeterministic_seeded in tags
-    if drawn and arguments(node).get("dropout_p", 1.0) != 0.0:
+    if _torch().Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    given = arguments(node)
+    idle = given.get("train", given.get("training", True)) is False
+    if not idle and given.get("dropout_p", given.get("dropout", 1.0)) != 0.0:
         raise UnsupportedModel(
             f"{kind_of(node.target)} draws random numbers in evaluation mode; "
             "the module is no function of its input"

@@ -188,14 +188,15 @@ class Surgeon:
         from .torch_graph import _quiet
         from .torch_modules import _brief
 
+        def left(*_: Any) -> None:
+            stack.pop()
+
         paths = {id(part): path for path, part in module.named_modules()}
         stack = [""]
         before = torch.nn.modules.module.register_module_forward_pre_hook(
             lambda part, _: stack.append(paths.get(id(part), stack[-1]))
         )
-        after = torch.nn.modules.module.register_module_forward_hook(
-            lambda part, _, __: stack.pop() and None
-        )
+        after = torch.nn.modules.module.register_module_forward_hook(left)
         try:
             with _quiet(), torch.no_grad():
                 module(*self.source.example.args, **self.source.example.kwargs)
@@ -241,7 +242,7 @@ def _fit(part: Any, groups: int | None) -> None:
     """What layers of torch keep beside their tensors."""
     import torch
 
-    weight = getattr(part, "weight", None)
+    weight: Any = getattr(part, "weight", None)
     if isinstance(part, torch.nn.Linear) and weight is not None:
         part.out_features, part.in_features = weight.shape
     elif isinstance(part, torch.nn.modules.conv._ConvNd):
