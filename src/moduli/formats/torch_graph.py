@@ -50,7 +50,9 @@ class Example:
         """A tensor, a tuple of arguments, a dict of keyword arguments, or a list of such batches, of
         which the first is taken.
         """
-        first = sample_inputs[0] if isinstance(sample_inputs, list) and sample_inputs else sample_inputs
+        first = (
+            sample_inputs[0] if isinstance(sample_inputs, list) and sample_inputs else sample_inputs
+        )
         if isinstance(first, Mapping):
             return Example((), dict(first))
         return Example(tuple(first) if isinstance(first, (tuple, list)) else (first,), {})
@@ -81,10 +83,12 @@ class TorchSource(Source):
 
     bypasses = False  # `forward` adds what it adds
 
-    def __init__(self, module: Any, example: Example, notes: Sequence[str], modes: Mapping[str, bool]) -> None:
+    def __init__(
+        self, module: Any, example: Example, notes: Sequence[str], modes: Mapping[str, bool]
+    ) -> None:
         self.module, self.example, self.modes = module, example, modes
         self.where = type(module).__name__
-        self.program, batched = _exported(module, example)
+        self.program = _exported(module, example)
         self.reader = TorchReader(self.program, _stored(self.program, module))
         self.full = self.reader.read()
         self.model = self.full.live()
@@ -92,7 +96,9 @@ class TorchSource(Source):
         live = {name for node in self.model.nodes for name in node.outputs}
         opaque = [f"opaque: {text}" for name, text in self.reader.opaque.items() if name in live]
         self.given_notes = tuple(notes)
-        self.notes = (*notes, *([] if batched else [_one_size(self.model)]), *opaque)
+        sizes = [n for name in self.model.inputs for n in self.model.shapes[name] or ()]
+        fixed = bool(sizes) and all(isinstance(n, int) for n in sizes)
+        self.notes = (*notes, *([_one_size(self.model)] if fixed else []), *opaque)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of the module in float64."""
@@ -222,8 +228,8 @@ def _quiet() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _exported(module: Any, example: Example) -> tuple[Any, bool]:
-    """The program of a module, and whether its batches are of any size.
+def _exported(module: Any, example: Example) -> Any:
+    """The program of a module, with batches of any size where that can be.
 
     Raises:
         UnsupportedModel: torch cannot follow the module, or it changes something.
@@ -253,13 +259,7 @@ def _exported(module: Any, example: Example) -> tuple[Any, bool]:
             raise UnsupportedModel(
                 f"{type(module).__name__} changes {spec.target!r} when evaluated; it must not"
             )
-    open_sizes = any(
-        not isinstance(n, int)
-        for node in program.graph.nodes
-        if node.op == "placeholder" and hasattr(node.meta.get("val"), "shape")
-        for n in node.meta["val"].shape
-    )
-    return program, open_sizes
+    return program
 
 
 def _export(module: Any, example: Example, any_size: bool) -> Any:
@@ -279,9 +279,10 @@ def _export(module: Any, example: Example, any_size: bool) -> Any:
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     targets = [node.target for node in calls if gives_tensors(node.meta.get("val"))]
     mutable = any(getattr(getattr(t, "_schema", None), "is_mutable", False) for t in targets)
-    composed = {t: t.decompose for t in targets if kind_of(t) in COMPOSED}
+    composed = {t for t in targets if kind_of(t) in COMPOSED}
     if mutable or composed:
-        program = program.run_decompositions(composed)
+        rules = torch.export.default_decompositions() if composed else {}
+        program = program.run_decompositions({t: rules[t] for t in composed})
     return program
 
 

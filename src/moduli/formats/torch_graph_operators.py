@@ -143,9 +143,7 @@ def _apply(
     return Value(made.name, groups)
 
 
-def _aligned(
-    reader: TorchReader, operands: Sequence[Value]
-) -> tuple[list[Value], Groups | None]:
+def _aligned(reader: TorchReader, operands: Sequence[Value]) -> tuple[list[Value], Groups | None]:
     """Operands whose axes in the graph broadcast as those that torch sees."""
     groups = {v.groups for v in operands if v.groups is not None}
     if not groups:
@@ -348,7 +346,9 @@ def _glu(reader: TorchReader, node: Any, a: Arguments) -> Result:
         raise NotUnderstood("halves of an axis of unknown size")
     half = (*shape[:axis], n // 2, *shape[axis + 1 :])
     parts = [
-        reader.emit(Take(axis, tuple(range(k * n // 2, (k + 1) * n // 2))), [x], f"{name}:{k}", half)
+        reader.emit(
+            Take(axis, tuple(range(k * n // 2, (k + 1) * n // 2))), [x], f"{name}:{k}", half
+        )
         for k in (0, 1)
     ]
     gate = _apply(reader, node, "sigmoid", parts[1:], name=f"{name}:gate")
@@ -382,7 +382,9 @@ def _three(reader: TorchReader, node: Any, a: Arguments) -> Result:
 # One number for each unit ---------------------------------------------------------------------------------------
 
 
-@handles("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm")
+@handles(
+    "batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm"
+)
 def _batch_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
     x = reader.plain(a["input"])
     shape, name = reader.shape(x), _name(reader, node)
@@ -559,7 +561,9 @@ def _pool(reader: TorchReader, node: Any, a: Arguments) -> Result:
     given = node.meta["val"][0] if several else node.meta["val"]
     made = (*shape[: len(shape) - k], *reader.shape_of(given)[len(shape) - k :])
     if kind.startswith("max"):
-        op = Slicewise("max pool", free, numbers, homogeneous=True, keeps=True, zero=True, hull=True)
+        op = Slicewise(
+            "max pool", free, numbers, homogeneous=True, keeps=True, zero=True, hull=True
+        )
     else:
         padded = any(_pair(reader.number(a["padding"]), k)) or bool(a["ceil_mode"])
         border = padded and bool(a["count_include_pad"])
@@ -700,9 +704,7 @@ def _conv(reader: TorchReader, node: Any, a: Arguments) -> Result:
         channels = sizes[1] * groups
         # one channel for each group: rows and groups are the same axis
         columns, rows = (0, 1) if groups == 1 else (1, 0)
-        op = Linear(
-            1, 1, columns, rows, groups, False, False, ((0, 0),), ("transposed", *detail)
-        )
+        op = Linear(1, 1, columns, rows, groups, False, False, ((0, 0),), ("transposed", *detail))
     else:
         channels = sizes[0]
         if shape[1] != sizes[1] * groups or channels % groups:
@@ -713,7 +715,14 @@ def _conv(reader: TorchReader, node: Any, a: Arguments) -> Result:
 
 
 def _with_bias(
-    reader: TorchReader, node: Any, op: Linear, x: Value, w: Value, bias: Any, shape: Shape, axis: int
+    reader: TorchReader,
+    node: Any,
+    op: Linear,
+    x: Value,
+    w: Value,
+    bias: Any,
+    shape: Shape,
+    axis: int,
 ) -> Value:
     name = _name(reader, node)
     if bias is None:
@@ -908,7 +917,7 @@ def _permute(reader: TorchReader, node: Any, a: Arguments) -> Result:
         for to, axis in sorted(zip(target, source, strict=True)):
             order.insert(to, axis)
     elif kind in ("adjoint", "mT", "matrix_H"):
-        order[-2:] = order[: -3 : -1]
+        order[-2:] = order[:-3:-1]
     else:
         order = order[::-1]
     return _transposed(reader, x, order, _name(reader, node))
@@ -1020,9 +1029,7 @@ def _select(reader: TorchReader, node: Any, a: Arguments) -> Result:
     n = shape[axis]
     made = (*shape[:axis], *shape[axis + 1 :])
     if isinstance(n, int) and isinstance(index, int):
-        return reader.emit(
-            Take(axis, (index % n,), True), [x], name, made, _floats(node)
-        )
+        return reader.emit(Take(axis, (index % n,), True), [x], name, made, _floats(node))
     free = tuple((k, k - (k > axis)) for k in range(len(shape)) if k != axis)
     op = Slicewise(
         "select", free, (axis, str(index)), linear=True, keeps=True, zero=True, hull=True
@@ -1217,9 +1224,7 @@ def _runs_agree(source: Shape, target: Shape) -> bool:
     )
 
 
-def _emit_reshape(
-    reader: TorchReader, x: Value, source: Shape, target: Shape, name: str
-) -> Value:
+def _emit_reshape(reader: TorchReader, x: Value, source: Shape, target: Shape, name: str) -> Value:
     """Unknown sizes that are the same are the same axes, and between two of them stand the same
     entries, however many axes there are: so the blocks stay what they are when units go.
     """
@@ -1306,7 +1311,11 @@ def _refined(reader: TorchReader, source: Shape, target: Shape) -> tuple[Shape, 
                 return None
             part = left[0] if _over(rest, left[0]) is not None else rest
             remaining, after = _over(left[0], part), _over(rest, part)
-            if remaining is None or after is None or (part[1] and (part[0] != 1 or len(part[1]) > 1)):
+            if (
+                remaining is None
+                or after is None
+                or (part[1] and (part[0] != 1 or len(part[1]) > 1))
+            ):
                 return None
             left[0], rest = remaining, after
             size: int | str = part[1][0] if part[1] else part[0]

@@ -196,12 +196,19 @@ class TorchReader:
 
     def is_constant(self, value: Value) -> bool:
         """Whether a value is a stored tensor, or one rearranged by nodes."""
-        return value.name in self.tensors or value.name in self.views or value.name in self.constants
+        return (
+            value.name in self.tensors or value.name in self.views or value.name in self.constants
+        )
 
     # What handlers do
 
     def emit(
-        self, op: Operator, inputs: Sequence[Value | str], output: str, shape: Shape, floats: bool = True
+        self,
+        op: Operator,
+        inputs: Sequence[Value | str],
+        output: str,
+        shape: Shape,
+        floats: bool = True,
     ) -> Value:
         """Add a node with one output."""
         names = [x.name if isinstance(x, Value) else x for x in inputs]
@@ -286,7 +293,14 @@ class TorchReader:
                 _real(node)
                 found = handler(self, node, arguments(node))
                 self._note_views(node, before)
-        except (NotUnderstood, IndexError, KeyError, TypeError, ValueError, AssertionError) as error:
+        except (
+            NotUnderstood,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AssertionError,
+        ) as error:
             del self.nodes[before:]
             self.constants, self.merged = constants, merged
             found = self._opaque(node, str(error))
@@ -296,7 +310,11 @@ class TorchReader:
         sources = [self.values[x] for x in node.all_input_nodes if x in self.values]
         fixed = all(isinstance(x, Value) and self.is_constant(x) for x in sources)
         new = self.nodes[before:]
-        if sources and fixed and all(isinstance(x.op, (Transpose, Reshape, Take, Concat)) for x in new):
+        if (
+            sources
+            and fixed
+            and all(isinstance(x.op, (Transpose, Reshape, Take, Concat)) for x in new)
+        ):
             self.views.update(x.output for x in new)
 
     def _folded(self, node: Any) -> Value | None:

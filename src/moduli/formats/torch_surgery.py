@@ -23,7 +23,7 @@ from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphMove, removed
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Linear, Place
+from moduli.kernel.graph.operators import Linear, Node, Place
 
 from .torch_graph_reader import tensor_of
 
@@ -69,9 +69,7 @@ class Surgeon:
 
     # The wanted sizes
 
-    def _with_idle_parts(
-        self, rounds: Sequence[Sequence[GraphMove]], ranges: Ranges
-    ) -> GraphModel:
+    def _with_idle_parts(self, rounds: Sequence[Sequence[GraphMove]], ranges: Ranges) -> GraphModel:
         """The wanted graph with the parts that no output needs: a module computes them, so that
         their sizes have to fit. What they hold does not matter: for the moves it is zero.
         """
@@ -81,7 +79,7 @@ class Surgeon:
             return self.wanted
         zeros = {name: np.zeros_like(full.constants[name]) for name in idle}
         graph = GraphModel(
-            full.inputs, full.outputs, full.nodes, full.shapes, {**full.constants, **zeros}
+            full.inputs, full.outputs, self._fitting(), full.shapes, {**full.constants, **zeros}
         )
         for moves in rounds:
             known = Known(graph, ranges)
@@ -95,6 +93,16 @@ class Surgeon:
                         (move.tensor,),
                     ) from None
         return graph
+
+    def _fitting(self) -> tuple[Node, ...]:
+        """Nodes but those whose one input may have any size, as nobody reads what they give."""
+        live = {node.output for node in self.source.model.nodes}
+        kept, read = list[Node](), set[str]()
+        for node in reversed(self.source.full.nodes):
+            if node.output in live or len(node.inputs) > 1 or not read.isdisjoint(node.outputs):
+                kept.append(node)
+                read.update(node.inputs)
+        return tuple(reversed(kept))
 
     def _changed_places(self) -> set[Place]:
         found = set()
@@ -111,9 +119,7 @@ class Surgeon:
     def _made(self, at: Mapping[str, int]) -> Any:
         """A copy with the wanted tensors and chosen integers."""
         memo = dict[int, Any]()
-        named = dict(
-            [*self.source.module.named_parameters(), *self.source.module.named_buffers()]
-        )
+        named = dict([*self.source.module.named_parameters(), *self.source.module.named_buffers()])
         for name, tensor in named.items():
             new = self.whole.constants.get(name)
             old = self.source.full.constants.get(name)
@@ -156,7 +162,9 @@ class Surgeon:
                 if type(value) is int and not name.startswith("_") and value in sizes
             ]
             options = [[vars(part)[name], *sizes[vars(part)[name]]] for name in names[:6]]
-            every = [dict(zip(names, numbers, strict=False)) for numbers in itertools.product(*options)]
+            every = [
+                dict(zip(names, numbers, strict=False)) for numbers in itertools.product(*options)
+            ]
             every = [{n: v for n, v in c.items() if v != vars(part)[n]} for c in every[: TRIES * 4]]
             found[path] = sorted(every, key=len)
         return found
