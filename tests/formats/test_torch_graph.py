@@ -139,38 +139,52 @@ SLICEWISE = {
     "adaptive max": lambda h: F.adaptive_max_pool2d(h, 2), "mean": lambda h: h.mean((2, 3)),
     "sum": lambda h: h.sum((2, 3), keepdim=True), "amax": lambda h: h.amax((2, 3)), "max": lambda h: h.max(3)[0],
     "var": lambda h: h.var((2, 3)), "norm": lambda h: h.norm(dim=(2, 3)), "softmax": lambda h: h.softmax(-1),
-    "log_softmax": lambda h: h.log_softmax(2), "cumsum": lambda h: h.cumsum(2), "softmax over channels": lambda h: h.softmax(1),
+    "log_softmax": lambda h: h.log_softmax(2), "cumsum": lambda h: h.cumsum(2),
+    "softmax over channels": lambda h: h.softmax(1),
     "pad": lambda h: F.pad(h, (1, 2)), "pad ones": lambda h: F.pad(h, (1, 1, 0, 1), value=1.0),
-    "reflect": lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"), "replicate": lambda h: F.pad(h, (1, 1, 1, 1), mode="replicate"),
-    "nearest": lambda h: F.interpolate(h, scale_factor=2), "bilinear": lambda h: F.interpolate(h, size=(5, 7), mode="bilinear"),
+    "reflect": lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"),
+    "replicate": lambda h: F.pad(h, (1, 1, 1, 1), mode="replicate"),
+    "nearest": lambda h: F.interpolate(h, scale_factor=2),
+    "bilinear": lambda h: F.interpolate(h, size=(5, 7), mode="bilinear"),
     "bicubic": lambda h: F.interpolate(h, scale_factor=2, mode="bicubic"), "layer norm": lambda h: F.layer_norm(h, (4, 4)),
     "instance norm": F.instance_norm, "group norm": lambda h: F.group_norm(h, 4),
     "normalize": lambda h: F.normalize(h, dim=1), "logsumexp": lambda h: h.logsumexp((2, 3)),
     "std": lambda h: h.std((2, 3)), "any": lambda h: (h > 0).any(3).to(h.dtype), "prod": lambda h: h.prod(3),
 }  # fmt: skip
 INDICES = {
-    "cat": lambda h: torch.cat([h, h * 2], 1), "cat rows": lambda h: torch.cat([h, h], 2), "stack": lambda h: torch.stack([h, -h], 1),
+    "cat": lambda h: torch.cat([h, h * 2], 1), "cat rows": lambda h: torch.cat([h, h], 2),
+    "stack": lambda h: torch.stack([h, -h], 1),
     "chunk": lambda h: torch.cat(h.chunk(2, 1)[::-1], 1), "split": lambda h: h.split([3, 5], 1)[1],
     "unbind": lambda h: h.unbind(1)[0] + h.unbind(1)[3], "slice": lambda h: h[:, 1:7:2], "select": lambda h: h[:, 3],
     "rows": lambda h: h[:, :, :2] - h[:, :, 2:], "index": lambda h: h[:, torch.tensor([3, 1, 1])],
-    "index_select": lambda h: h.index_select(1, torch.tensor([0, 5])), "flip": lambda h: h.flip(1), "roll": lambda h: h.roll(1, 2),
+    "index_select": lambda h: h.index_select(1, torch.tensor([0, 5])), "flip": lambda h: h.flip(1),
+    "roll": lambda h: h.roll(1, 2),
     "permute": lambda h: h.permute(0, 2, 3, 1), "transpose": lambda h: h.transpose(1, 2) @ h.permute(0, 2, 3, 1),
-    "turned": lambda h: h - h.transpose(2, 3), "movedim": lambda h: h.movedim(1, -1), "view": lambda h: h.view(h.size(0), 2, 4, -1),
+    "turned": lambda h: h - h.transpose(2, 3), "movedim": lambda h: h.movedim(1, -1),
+    "view": lambda h: h.view(h.size(0), 2, 4, -1),
     "shuffle": lambda h: h.view(h.size(0), 2, 4, 4, 4).transpose(1, 2).reshape(h.size(0), 8, 4, 4),
     "channel_shuffle": lambda h: F.channel_shuffle(h, 2), "pixel_shuffle": lambda h: F.pixel_shuffle(h, 2),
     "pixel_unshuffle": lambda h: F.pixel_unshuffle(h, 2), "unflatten": lambda h: h.unflatten(1, (4, 2)),
     "squeeze": lambda h: h.unsqueeze(1).unsqueeze(-1).squeeze(1), "expand": lambda h: h[:, :, :1].expand(-1, -1, 3, -1),
     "repeat": lambda h: h.repeat(1, 2, 1, 1), "repeat rows": lambda h: h[:, :, :1].repeat(1, 1, 3, 1),
-    "repeat_interleave": lambda h: h.repeat_interleave(2, 1), "pairs": lambda h: h[:, :, 0].unsqueeze(2) - h[:, :, 0].unsqueeze(3),
-    "merged batch": lambda h: h.transpose(1, 2).reshape(-1, 8, 4).relu().view(-1, 4, 8, 4), "einsum": lambda h: torch.einsum("nchw,nchv->nwv", h, h),
-    "products": lambda h: h @ h.transpose(2, 3), "outer": lambda h: h.mean((2, 3)).unsqueeze(2) * h.mean((2, 3)).unsqueeze(1),
-    "narrow": lambda h: h.narrow(1, 2, 4), "tile": lambda h: h.tile(1, 2, 1, 1), "zeros": lambda h: h + torch.zeros_like(h) + torch.ones(h.shape[0], 1, 4, 4),
-    "batch sum": lambda h: h - h.mean(0, keepdim=True), "rows of the batch": lambda h: h + h[:1], "tril": lambda h: h * torch.ones(4, 4).tril(),
-    "attention": lambda h: F.scaled_dot_product_attention(h, h.flip(2), h), "causal": lambda h: F.scaled_dot_product_attention(h, h, h, is_causal=True),
+    "repeat_interleave": lambda h: h.repeat_interleave(2, 1),
+    "pairs": lambda h: h[:, :, 0].unsqueeze(2) - h[:, :, 0].unsqueeze(3),
+    "merged batch": lambda h: h.transpose(1, 2).reshape(-1, 8, 4).relu().view(-1, 4, 8, 4),
+    "einsum": lambda h: torch.einsum("nchw,nchv->nwv", h, h),
+    "products": lambda h: h @ h.transpose(2, 3),
+    "outer": lambda h: h.mean((2, 3)).unsqueeze(2) * h.mean((2, 3)).unsqueeze(1),
+    "narrow": lambda h: h.narrow(1, 2, 4), "tile": lambda h: h.tile(1, 2, 1, 1),
+    "zeros": lambda h: h + torch.zeros_like(h) + torch.ones(h.shape[0], 1, 4, 4),
+    "batch sum": lambda h: h - h.mean(0, keepdim=True), "rows of the batch": lambda h: h + h[:1],
+    "tril": lambda h: h * torch.ones(4, 4).tril(),
+    "attention": lambda h: F.scaled_dot_product_attention(h, h.flip(2), h),
+    "causal": lambda h: F.scaled_dot_product_attention(h, h, h, is_causal=True),
     "mask": lambda h: F.scaled_dot_product_attention(h, h, h, attn_mask=torch.ones(4, 4).tril(1).bool(), scale=0.5),
     "bias": lambda h: F.scaled_dot_product_attention(h, h, h, attn_mask=torch.ones(4, 4).tril()),
-    "in place": lambda h: h.clone().mul_(2).add_(1).relu_(), "half in place": lambda h: _half(h), "arange": lambda h: h * torch.arange(4),
-    "unfold": lambda h: F.unfold(h, 2), "sort": lambda h: h.sort(1)[0], "topk": lambda h: h.topk(2, 3)[0], "cdist": lambda h: torch.cdist(h, h),
+    "in place": lambda h: h.clone().mul_(2).add_(1).relu_(), "half in place": lambda h: _half(h),
+    "arange": lambda h: h * torch.arange(4),
+    "unfold": lambda h: F.unfold(h, 2), "sort": lambda h: h.sort(1)[0], "topk": lambda h: h.topk(2, 3)[0],
+    "cdist": lambda h: torch.cdist(h, h),
 }  # fmt: skip
 
 
@@ -208,9 +222,11 @@ class _Function(nn.Module):
 @pytest.mark.parametrize("layer", [
     lambda: nn.Conv2d(8, 6, 3, padding=1), lambda: nn.Conv2d(8, 6, 3, padding="same", dilation=2),
     lambda: nn.Conv2d(8, 6, 3, padding=1, padding_mode="circular"), lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
-    lambda: nn.Conv2d(8, 4, 1, groups=2), lambda: nn.Conv2d(8, 6, 2, 2, bias=False), lambda: nn.ConvTranspose2d(8, 6, 3, 2, 1, 1),
+    lambda: nn.Conv2d(8, 4, 1, groups=2), lambda: nn.Conv2d(8, 6, 2, 2, bias=False),
+    lambda: nn.ConvTranspose2d(8, 6, 3, 2, 1, 1),
     lambda: nn.ConvTranspose2d(8, 8, 2, groups=8), lambda: nn.ConvTranspose2d(8, 8, 2, groups=2),
-    lambda: nn.BatchNorm2d(8), lambda: nn.BatchNorm2d(8, affine=False), lambda: nn.BatchNorm2d(8, track_running_stats=False),
+    lambda: nn.BatchNorm2d(8), lambda: nn.BatchNorm2d(8, affine=False),
+    lambda: nn.BatchNorm2d(8, track_running_stats=False),
     lambda: nn.InstanceNorm2d(8, affine=True), lambda: nn.GroupNorm(2, 8), lambda: nn.PReLU(8), lambda: nn.PReLU(),
     lambda: nn.LayerNorm(4), lambda: nn.LayerNorm((8, 4, 4)), lambda: nn.RMSNorm(4), lambda: nn.Linear(4, 5),
     lambda: nn.LocalResponseNorm(2), lambda: nn.Softmax2d(), lambda: nn.InstanceNorm2d(8, track_running_stats=True),
@@ -405,11 +421,10 @@ def test_groups_of_queries_share_keys():
     require(Grouped(), torch.randn(2, 5, 8))
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize(("first", "norm_first"), [(True, True), (False, False)])
 def test_the_encoder_of_torch_loses_feed_forward_units(first, norm_first):
     layer = nn.TransformerEncoderLayer(8, 2, 10, batch_first=first, norm_first=norm_first)
-    module = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    module = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
     with torch.no_grad():
         for k, part in enumerate(module.layers):
             part.linear1.weight[k] = 0
@@ -419,7 +434,7 @@ def test_the_encoder_of_torch_loses_feed_forward_units(first, norm_first):
     x = torch.randn(3, 2, 8)
     assert understood(module, x)
     found = require(module, x)
-    assert [sizes(found, f"layers.{k}.linear1") for k in range(2)] == [7, 7]
+    assert sizes(found, "layers.0.linear1") == 7
     assert torch.backends.mha.get_fastpath_enabled() == fast
     assert found.original.notes == ()
 

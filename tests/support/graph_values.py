@@ -9,6 +9,7 @@ against the values.
 from __future__ import annotations
 
 import numpy as np
+
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import (
     Broadcast,
@@ -46,8 +47,10 @@ def torch_values(source):
             if "_assert_tensor_metadata" in str(node.target):
                 return None  # of the type that the module has
             result = super().run_node(node)
-            if str(node.target).startswith("aten.to.") and node.meta["val"].is_floating_point():
-                result = self.fetch_args_kwargs_from_env(node)[0][0]
+            if str(node.target).startswith("aten.to."):
+                given = self.fetch_args_kwargs_from_env(node)[0][0]
+                floats = given.is_floating_point() and node.meta["val"].is_floating_point()
+                result = given if floats else result
             if getattr(result, "dtype", None) in (torch.float32, torch.float16, torch.bfloat16):
                 result = result.double()
             parts = result if isinstance(result, (tuple, list)) else [result]
@@ -63,7 +66,7 @@ def torch_values(source):
         if spec.kind.name == "USER_INPUT" and not hasattr(spec.arg, "value"):
             args.append(next(given))
         else:
-            args.append(wide[spec.arg.name] if spec.arg.name in wide else spec.arg.value)
+            args.append(wide.get(spec.arg.name, getattr(spec.arg, "value", None)))
     with torch.no_grad():
         Watching(program.graph_module).run(*args)
     return found

@@ -146,9 +146,7 @@ class TorchSource(Source):
         Raises:
             NotWritable: `forward` does not let it be; names tensors whose sizes are in the way.
         """
-        surgeon = Surgeon(self, wanted, rounds, ranges or {})
-        module = surgeon.module(self._again)
-        source = self._again(module)
+        source = Surgeon(self, wanted, rounds, ranges or {}).smaller(self._again)
         return Graph(source.model, source)
 
     def _again(self, module: Any) -> TorchSource:
@@ -237,7 +235,7 @@ def _exported(module: Any, example: Example) -> Any:
     import torch
 
     wide = example.map(_wider)
-    tries = [(wide, True), (example, False)]
+    tries = [(wide, True), (example, True), (example, False)]
     first: Exception | None = None
     for tried, any_size in tries:
         try:

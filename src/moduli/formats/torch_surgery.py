@@ -49,18 +49,17 @@ class Surgeon:
         self.changed = self._changed_places()
         self.choices = self._choices()
 
-    def module(self, read: Callable[[Any], Any]) -> Any:
-        """The smaller module.
+    def smaller(self, read: Callable[[Any], Any]) -> Any:
+        """The smaller module, as `read` gives it.
 
         Raises:
             NotWritable: no choice of integers makes it the wanted one.
         """
         at = dict.fromkeys(self.choices, 0)
         for _ in range(TRIES):
-            module = self._made(at)
-            blamed, tensors, why = self._tried(module, read)
-            if why is None:
-                return module
+            found, blamed, tensors, why = self._tried(self._made(at), read)
+            if found is not None:
+                return found
             path = self._nearest(blamed)
             if path is None or at[path] + 1 >= len(self.choices[path]):
                 raise NotWritable(self._text(blamed, why), self._in_the_way(blamed, tensors))
@@ -169,27 +168,28 @@ class Surgeon:
             found[path] = sorted(every, key=len)
         return found
 
-    def _tried(self, module: Any, read: Callable[[Any], Any]) -> tuple[str, list[str], str | None]:
-        """Where the module does not do what is wanted, at which tensors, and why; None where it
-        does.
+    def _tried(self, module: Any, read: Callable[[Any], Any]) -> tuple[Any, str, list[str], str]:
+        """The module as it is read, where that is what is wanted; else where it is not, at which
+        tensors, and why.
         """
         place, error = self._run(module)
-        if error is not None:
-            return place, [], error
+        if error:
+            return None, place, [], error
         try:
             found = read(module)
         except UnsupportedModel as failure:
-            return "", [], str(failure)
+            return None, "", [], str(failure)
         if found.model.digest == self.wanted.digest:
-            return "", [], None
+            return found, "", [], ""
+        why = "it is read as another graph"
         for node, other in zip(self.whole.nodes, found.full.nodes, strict=False):
             same = node.output == other.output and node.op == other.op
             if not same or self.whole.shapes.get(node.output) != found.full.shapes.get(node.output):
                 names = [node.output, *node.inputs]
-                return self.homes.get(node.output, ""), names, "it is read as another graph"
-        return "", [], "it is read as another graph"
+                return None, self.homes.get(node.output, ""), names, why
+        return None, "", [], why
 
-    def _run(self, module: Any) -> tuple[str, str | None]:
+    def _run(self, module: Any) -> tuple[str, str]:
         """Run the module; the path of the innermost one that fails, and how."""
         import torch
 
@@ -213,7 +213,7 @@ class Surgeon:
         finally:
             before.remove()
             after.remove()
-        return "", None
+        return "", ""
 
     # Who is to blame
 
