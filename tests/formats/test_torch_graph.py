@@ -80,16 +80,15 @@ def same_outputs(first, second, *args, batches=(2, 3)):
                 assert torch.equal(a, b)
 
 
-def require(module, *args, read=True):
+def require(module, *args):
     """What is read agrees with torch, the smaller module too; returns the result."""
-    graph = read_module(module, args)
-    if read:
-        values, compared = check_values(graph.source)
-        assert compared > 0
-        check_facts(graph.source, values)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     found = prune_dead(module, args)
     found.check()
+    source = found.original.source
+    values, compared = check_values(source)
+    assert compared > 0
+    check_facts(source, values)
     same_outputs(module, found.module, *args)
     assert type(found.module) is type(module)
     assert list(found.module.state_dict()) == list(before)

@@ -6,7 +6,6 @@ argument, a type or a shape that it was not written for.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +19,7 @@ from moduli.kernel.graph.operators import (
     Elementwise,
     Linear,
     Lookup,
-    Node,
-    Opaque,
     PerUnit,
-    Reshape,
     Shape,
     Size,
     Slicewise,
@@ -31,28 +27,8 @@ from moduli.kernel.graph.operators import (
     Transpose,
 )
 
-from .torch_graph_reader import (
-    Arguments,
-    Groups,
-    NotUnderstood,
-    Result,
-    TorchReader,
-    Value,
-    handles,
-)
-
-# Computed while reading, where nothing is rounded.
-CREATED = {
-    "full", "zeros", "ones", "arange", "scalar_tensor", "eye", "zeros_like", "ones_like",
-    "full_like", "new_zeros", "new_ones", "new_full",
-}  # fmt: skip
-EXACT = {
-    "triu", "tril", "eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or",
-    "bitwise_not", "bitwise_and", "bitwise_or", "masked_fill", "where", "cat", "stack", "view",
-    "reshape", "expand", "unsqueeze", "squeeze", "transpose", "permute", "slice", "select", "flip",
-    "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "detach_", "add", "sub", "mul",
-    "neg", "contiguous", "repeat", "roll", "index_select",
-}  # fmt: skip
+from .torch_graph_reader import Arguments, Result, TorchReader, Value, handles
+from .torch_graph_shapes import Groups, NotUnderstood
 
 
 def axis_of(axis: int, rank: int) -> int:
@@ -332,7 +308,7 @@ def _prelu(reader: TorchReader, node: Any, a: Arguments) -> Result:
     rank, given = len(reader.shape(x)), reader.shape(slope)
     if len(given) == 1 and given[0] != 1 and rank > 2:
         made = (given[0], *[1] * (rank - 2))
-        slope = _reshaped(reader, slope, made, f"{_name(reader, node)}:slope")
+        slope = reader.reshaped(slope, made, f"{_name(reader, node)}:slope")
     return _apply(reader, node, "prelu", [x, slope])
 
 
@@ -732,7 +708,7 @@ def _with_bias(
         return reader.emit(op, [x, w, b], name, shape)
     product = reader.emit(op, [x, w], f"{name}:product", shape)
     if axis != len(shape) - 1:
-        b = _reshaped(reader, b, (shape[axis], *[1] * (len(shape) - axis - 1)), f"{name}:bias")
+        b = reader.reshaped(b, (shape[axis], *[1] * (len(shape) - axis - 1)), f"{name}:bias")
     return _apply(reader, node, "add", [product, b])
 
 
@@ -928,7 +904,7 @@ def _permute(reader: TorchReader, node: Any, a: Arguments) -> Result:
 def _view(reader: TorchReader, node: Any, a: Arguments) -> Result:
     if str(node.meta["val"].dtype) != str(node.args[0].meta["val"].dtype):
         raise NotUnderstood("the same bits as other numbers")
-    return _reshaped(reader, reader.value(node.args[0]), reader.seen(node), _name(reader, node))
+    return reader.reshaped(reader.value(node.args[0]), reader.seen(node), _name(reader, node))
 
 
 @handles("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
@@ -951,9 +927,9 @@ def _shuffle(reader: TorchReader, node: Any, a: Arguments) -> Result:
         r = int(a["downscale_factor"])
         h, w = (int(p) // r for p in positions)
         wide, order = (n, c, h, r, w, r), [0, 1, 3, 5, 2, 4]
-    x = _reshaped(reader, x, wide, f"{name}:split")
+    x = reader.reshaped(x, wide, f"{name}:split")
     x = _transposed(reader, x, order, f"{name}:turned")
-    return _reshaped(reader, x, reader.seen(node), name)
+    return reader.reshaped(x, reader.seen(node), name)
 
 
 @handles("cat", "concat", "concatenate", "stack")
@@ -964,7 +940,7 @@ def _concat(reader: TorchReader, node: Any, a: Arguments) -> Result:
     axis = axis_of(reader.number(a["dim"]), len(seen))
     if stacked:
         wide = (*seen[:axis], 1, *seen[axis + 1 :])
-        values = [_reshaped(reader, x, wide, f"{name}:{k}") for k, x in enumerate(values)]
+        values = [reader.reshaped(x, wide, f"{name}:{k}") for k, x in enumerate(values)]
     elif any(len(reader.shape(x)) != len(seen) for x in values):
         raise NotUnderstood("an empty part")  # of one axis, as torch allows
     return reader.emit(Concat(axis), values, name, seen, _floats(node))
@@ -1125,7 +1101,7 @@ def _repeat(reader: TorchReader, node: Any, a: Arguments) -> Result:
     shape = reader.shape(x)
     if len(shape) < len(seen):
         wide = (*[1] * (len(seen) - len(shape)), *shape)
-        x = _reshaped(reader, x, wide, f"{name}:wide")
+        x = reader.reshaped(x, wide, f"{name}:wide")
         shape = wide
     if all(n == m or n == 1 for n, m in zip(shape, seen, strict=True)):
         sizes = tuple(n if isinstance(n, int) else None for n in seen)
@@ -1149,181 +1125,3 @@ def _filled(reader: TorchReader, node: Any, a: Arguments) -> Result:
     sizes = tuple(n if isinstance(n, int) else None for n in seen)
     number = reader.number_of(f"{name}:number", value, floats)
     return reader.emit(Broadcast(sizes), [number], name, seen, floats)
-
-
-# Reshapes -------------------------------------------------------------------------------------------------------
-
-Monomial = tuple[int, tuple[str, ...]]
-
-
-def _reshaped(reader: TorchReader, x: Value, target: Shape, name: str) -> Value:
-    """The same entries under other axes. Axes that merge an unknown size with others stay apart."""
-    source = reader.shape(x)
-    if source == target:
-        return Value(x.name)
-    if _runs_agree(source, target):
-        return _emit_reshape(reader, x, source, target, name)
-    refined = _refined(reader, source, target)
-    if refined is None:
-        x = reader.plain(x)
-        return _emit_reshape(reader, x, reader.shape(x), target, name)
-    shape, groups = refined
-    found = x if shape == source else _emit_reshape(reader, x, source, shape, name)
-    return Value(found.name, None if all(len(group) == 1 for group in groups) else groups)
-
-
-def unmerged(reader: TorchReader, value: Value) -> str:
-    """A name for the tensor with the axes that torch sees."""
-    source = reader.shape(value)
-    target = tuple(_product_of(reader, [source[k] for k in group]) for group in value.groups or ())
-    name = f"{value.name}:merged{len(reader.merged) or ''}"
-    floats = reader.floating(value)
-    try:
-        return _emit_reshape(reader, Value(value.name), source, target, name).name
-    except NotUnderstood:
-        said = hashlib.sha256(str(value.groups).encode()).hexdigest()
-        reader.nodes.append(Node(Opaque("merge", said), (value.name,), (name,), name))
-        reader.shapes[name], reader.floats[name] = target, floats
-        reader.homes[name] = reader.home
-        return name
-
-
-def _product_of(reader: TorchReader, sizes: Sequence[int | str]) -> int | str:
-    numbers = [n for n in sizes if isinstance(n, int)]
-    names = [reader.sizes[n] for n in sizes if isinstance(n, str)]
-    if not names:
-        return math.prod(numbers)
-    expression = math.prod(numbers) * math.prod(names[1:], start=names[0])
-    reader.sizes[str(expression)] = expression
-    return str(expression)
-
-
-def _runs(shape: Shape) -> tuple[list[list[int]], list[str]]:
-    """Runs of axes of known size, and the unknown sizes between them."""
-    runs: list[list[int]] = [[]]
-    names: list[str] = []
-    for axis, n in enumerate(shape):
-        if isinstance(n, int):
-            runs[-1].append(axis)
-        else:
-            names.append(n)
-            runs.append([])
-    return runs, names
-
-
-def _entries(shape: Shape, axes: Sequence[int]) -> int:
-    return math.prod(int(shape[axis]) for axis in axes)
-
-
-def _runs_agree(source: Shape, target: Shape) -> bool:
-    (first, names), (second, others) = _runs(source), _runs(target)
-    if names != others:
-        return False
-    return all(
-        _entries(source, a) == _entries(target, b) for a, b in zip(first, second, strict=True)
-    )
-
-
-def _emit_reshape(reader: TorchReader, x: Value, source: Shape, target: Shape, name: str) -> Value:
-    """Unknown sizes that are the same are the same axes, and between two of them stand the same
-    entries, however many axes there are: so the blocks stay what they are when units go.
-    """
-    (first, names), (second, others) = _runs(source), _runs(target)
-    blocks, free = list[tuple[tuple[int, ...], tuple[int, ...]]](), list[tuple[int, int]]()
-    head = 0
-    while head < len(first) and head < len(second):
-        if _entries(source, first[head]) != _entries(target, second[head]):
-            break
-        ends = head == len(names) or head == len(others)
-        if ends and not head == len(names) == len(others):
-            break  # what follows in one of them may belong to the same entries
-        if not ends and names[head] != others[head]:
-            break
-        blocks.append((tuple(first[head]), tuple(second[head])))
-        if not ends:
-            free.append((_place(source, head), _place(target, head)))
-        head += 1
-    tail = 0
-    while head + tail < min(len(first), len(second)):
-        a, b = first[-1 - tail], second[-1 - tail]
-        if _entries(source, a) != _entries(target, b):
-            break
-        blocks.append((tuple(a), tuple(b)))
-        i, j = len(names) - 1 - tail, len(others) - 1 - tail
-        if i < head or j < head or names[i] != others[j]:
-            break
-        free.append((_place(source, i), _place(target, j)))
-        tail += 1
-    blocks = [block for block in dict.fromkeys(blocks) if block != ((), ())]
-    named = {o for _, o in free}
-    if sum(isinstance(n, str) and axis not in named for axis, n in enumerate(target)) > 1:
-        raise NotUnderstood("a shape with several sizes that are not known")
-    sizes = tuple(n if isinstance(n, int) else None for n in target)
-    op = Reshape(tuple(sorted(blocks)), sizes, tuple(sorted(free)))
-    return reader.emit(op, [x], name, target, reader.floating(x))
-
-
-def _place(shape: Shape, k: int) -> int:
-    """The axis of the k-th unknown size."""
-    return [axis for axis, n in enumerate(shape) if isinstance(n, str)][k]
-
-
-def _monomial(reader: TorchReader, n: int | str) -> Monomial:
-    """A size as a number times unknown sizes."""
-    if isinstance(n, int):
-        return n, ()
-    factor, rest = reader.sizes[n].as_coeff_mul()
-    names: list[str] = []
-    for part in rest:
-        base, power = part.as_base_exp()
-        if not (base.is_Symbol and power.is_Integer and power > 0):
-            return 1, (n,)
-        names += [str(base)] * int(power)
-        reader.sizes[str(base)] = base
-    whole = factor.is_Integer and factor > 0
-    return (int(factor), tuple(sorted(names))) if whole else (1, (n,))
-
-
-def _over(a: Monomial, b: Monomial) -> Monomial | None:
-    """a / b, where it is one."""
-    names = list(a[1])
-    for name in b[1]:
-        if name not in names:
-            return None
-        names.remove(name)
-    return (a[0] // b[0], tuple(names)) if a[0] % b[0] == 0 else None
-
-
-def _refined(reader: TorchReader, source: Shape, target: Shape) -> tuple[Shape, Groups] | None:
-    """Axes of which those of both shapes are made up, and which of them make up each of target."""
-    left = [_monomial(reader, n) for n in source]
-    if any(m[0] == 0 for m in left):
-        return None
-    shape, groups = list[int | str](), list[tuple[int, ...]]()
-    for n in target:
-        rest, start = _monomial(reader, n), len(shape)
-        if rest == (1, ()):
-            shape.append(1)
-        while rest != (1, ()):
-            while left and left[0] == (1, ()):
-                left.pop(0)
-            if not left or rest[0] == 0:
-                return None
-            part = left[0] if _over(rest, left[0]) is not None else rest
-            remaining, after = _over(left[0], part), _over(rest, part)
-            if (
-                remaining is None
-                or after is None
-                or (part[1] and (part[0] != 1 or len(part[1]) > 1))
-            ):
-                return None
-            left[0], rest = remaining, after
-            size: int | str = part[1][0] if part[1] else part[0]
-            if isinstance(size, int) and len(shape) > start and isinstance(shape[-1], int):
-                shape[-1] *= size  # numbers side by side are one axis
-            else:
-                shape.append(size)
-        groups.append(tuple(range(start, len(shape))))
-    if any(m != (1, ()) for m in left):
-        return None
-    return tuple(shape), tuple(groups)

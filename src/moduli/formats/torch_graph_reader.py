@@ -33,13 +33,22 @@ from moduli.kernel.graph.operators import (
     Transpose,
 )
 
+from .torch_graph_shapes import Groups, NotUnderstood, product_of, refined, reshape, runs_agree
+
 Tensor = np.ndarray[Any, np.dtype[Any]]
-Groups = tuple[tuple[int, ...], ...]
 MAX_FOLDED = 2**16  # entries of a constant that is computed while reading
-
-
-class NotUnderstood(Exception):
-    """A call is opaque; says why."""
+# Computed while reading, where nothing is rounded.
+CREATED = {
+    "full", "zeros", "ones", "arange", "scalar_tensor", "eye", "zeros_like", "ones_like",
+    "full_like", "new_zeros", "new_ones", "new_full",
+}  # fmt: skip
+EXACT = {
+    "triu", "tril", "eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or",
+    "bitwise_not", "bitwise_and", "bitwise_or", "masked_fill", "where", "cat", "stack", "view",
+    "reshape", "expand", "unsqueeze", "squeeze", "transpose", "permute", "slice", "select", "flip",
+    "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "detach_", "add", "sub", "mul",
+    "neg", "contiguous", "repeat", "roll", "index_select",
+}  # fmt: skip
 
 
 class Value(NamedTuple):
@@ -143,13 +152,11 @@ class TorchReader:
 
     def plain(self, argument: Any) -> Value:
         """The same with the axes that torch sees."""
-        from .torch_graph_operators import unmerged
-
         value = argument if isinstance(argument, Value) else self.value(argument)
         if value.groups is None:
             return value
         if value not in self.merged:
-            self.merged[value] = unmerged(self, value)
+            self.merged[value] = self._unmerged(value)
         return Value(self.merged[value])
 
     def shape(self, value: Value) -> Shape:
@@ -231,6 +238,21 @@ class TorchReader:
         self.floats[name] = floats
         return Value(name)
 
+    def reshaped(self, x: Value, target: Shape, name: str) -> Value:
+        """The same entries under other axes. Axes that merge an unknown size with others stay apart."""
+        source = self.shape(x)
+        if source == target:
+            return Value(x.name)
+        if runs_agree(source, target):
+            return self._reshape(x, source, target, name)
+        found = refined(source, target, self.sizes)
+        if found is None:
+            x = self.plain(x)
+            return self._reshape(x, self.shape(x), target, name)
+        shape, groups = found
+        made = x if shape == source else self._reshape(x, source, shape, name)
+        return Value(made.name, None if all(len(group) == 1 for group in groups) else groups)
+
     def made_of_sizes(self, name: str, inputs: Sequence[tuple[Value, int]], said: str) -> Value:
         """A number made of sizes of axes, which are fixed by it."""
         tensors = list(dict.fromkeys(value for value, _ in inputs))
@@ -238,6 +260,25 @@ class TorchReader:
         return self.emit(Size(axes, said), tensors, name, ())
 
     # Reading
+
+    def _reshape(self, x: Value, source: Shape, target: Shape, name: str) -> Value:
+        return self.emit(reshape(source, target), [x], name, target, self.floating(x))
+
+    def _unmerged(self, value: Value) -> str:
+        """A name for the tensor with the axes that torch sees."""
+        source = self.shape(value)
+        target = tuple(
+            product_of([source[k] for k in group], self.sizes) for group in value.groups or ()
+        )
+        name = f"{value.name}:merged{len(self.merged) or ''}"
+        try:
+            return self._reshape(Value(value.name), source, target, name).name
+        except NotUnderstood:
+            said = hashlib.sha256(str(value.groups).encode()).hexdigest()
+            self.nodes.append(Node(Opaque("merge", said), (value.name,), (name,), name))
+            self.shapes[name], self.floats[name] = target, self.floating(value)
+            self.homes[name] = self.home
+            return name
 
     def _use(self, name: str) -> None:
         if name in self.tensors and name not in self.constants:
@@ -319,8 +360,6 @@ class TorchReader:
 
     def _folded(self, node: Any) -> Value | None:
         """Compute what is made of no stored tensor and no input, where torch does not round."""
-        from .torch_graph_operators import CREATED, EXACT
-
         kind = kind_of(node.target).removeprefix("aten::")
         inputs = list(node.all_input_nodes)
         given = node.meta["val"]

@@ -26,6 +26,8 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Linear, Node, Place
 
 from .torch_graph_reader import tensor_of
+from .torch_modules import _brief
+from .torch_programs import quiet
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Choice = dict[str, int]
@@ -193,9 +195,6 @@ class Surgeon:
         """Run the module; the path of the innermost one that fails, and how."""
         import torch
 
-        from .torch_graph import _quiet
-        from .torch_modules import _brief
-
         def left(*_: Any) -> None:
             stack.pop()
 
@@ -206,7 +205,7 @@ class Surgeon:
         )
         after = torch.nn.modules.module.register_module_forward_hook(left)
         try:
-            with _quiet(), torch.no_grad():
+            with quiet(), torch.no_grad():
                 module(*self.source.example.args, **self.source.example.kwargs)
         except Exception as error:  # whatever `forward` raises
             return stack[-1], _brief(error)
