@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.axes import Units, units_from
+from moduli.kernel.graph.certificate import GraphMove
+from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
 from moduli.kernel.network import Network
@@ -20,26 +22,46 @@ from moduli.kernel.network import Network
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+class NotWritable(UnsupportedModel):
+    """A file or module cannot be rewritten as wanted.
+
+    Attributes:
+        tensors: some whose sizes would have to change, and do not.
+    """
+
+    def __init__(self, text: str, tensors: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.tensors = tensors
+
+
 class Source(ABC):
     """Where a graph was read: a file or a module that can be run, and rewritten with fewer units.
 
     Attributes:
         notes: what a user should know about the reading. where: its name. integers: inputs that hold
-            integers.
+            integers. bypasses: whether readers of a value can be given another one.
     """
 
     notes: tuple[str, ...]
     where: str
     integers: frozenset[str]
+    bypasses: bool = True
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, in float64."""
 
     @abstractmethod
-    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
+    def rewritten(
+        self,
+        wanted: GraphModel,
+        renamed: Mapping[str, str],
+        rounds: Sequence[Sequence[GraphMove]] = (),
+        ranges: Ranges | None = None,
+    ) -> Graph:
         """The same file or module with the wanted graph; `renamed` says which values are read in
-        place of others.
+        place of others. The moves that lead there, and the bounds that they need, say what becomes
+        of parts that no output needs.
         """
 
     @abstractmethod
