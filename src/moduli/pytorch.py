@@ -5,6 +5,8 @@ runs.
 |---|---|
 | `to_torch(net)` | a network as a module; `moduli.load(module)` is the way back |
 | `shrink(module, samples, ...)` | every Linear-activation-Linear block narrower |
+| `prune_dead(module, samples)` | the same function without the units that it does not need, proved |
+| `read_module(module, samples)` | a module as a `moduli.Graph` |
 | `HeavyTailedSGD`, `HeavyTailedNoise` | noise that makes wide networks prunable, alone or on any optimizer |
 | `hidden_parameters(module)` | the matrices that carry it |
 | `fit(module, x, y, ...)` | a training run with noise or a penalty that makes units vanish |
@@ -23,6 +25,8 @@ from moduli.common.extras import needed
 
 _HOME = {
     "to_torch": "formats.torch_modules", "shrink": "compression.torch_blocks",
+    "prune_dead": "compression.torch_pruning", "Pruned": "compression.torch_pruning",
+    "read_module": "formats.torch_graph",
     "Shrunk": "compression.torch_blocks", "HeavyTailedSGD": "training.torch_sgd",
     "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_sgd",
     "fit": "training.torch_runs", "perceptron": "training.torch_runs",
@@ -45,6 +49,9 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .compression.torch_blocks import Shrunk as Shrunk
     from .compression.torch_blocks import shrink as shrink
+    from .compression.torch_pruning import Pruned as Pruned
+    from .compression.torch_pruning import prune_dead as prune_dead
+    from .formats.torch_graph import read_module as read_module
     from .formats.torch_modules import to_torch as to_torch
     from .training.torch_runs import fit as fit
     from .training.torch_runs import perceptron as perceptron

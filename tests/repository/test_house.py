@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": {"kernel", "common"},
     "compression": {"kernel", "common"},
     "compression.torch_blocks": {"kernel", "common", "formats", "compression"},
+    "compression.torch_pruning": {"kernel", "common", "formats", "compression"},
     "piecewise": {"kernel", "common", "compression.results", "compression.exact"},
     "equivalence": {"kernel", "common", "compression", "piecewise"},
     "capacity": {"kernel", "common", "compression", "equivalence"},

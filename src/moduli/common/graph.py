@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.axes import Units, units_from
+from moduli.kernel.graph.certificate import GraphMove
+from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
 from moduli.kernel.network import Network
@@ -20,26 +22,46 @@ from moduli.kernel.network import Network
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+class NotWritable(UnsupportedModel):
+    """A file or module cannot be rewritten as wanted.
+
+    Attributes:
+        tensors: some whose sizes would have to change, and do not.
+    """
+
+    def __init__(self, text: str, tensors: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.tensors = tensors
+
+
 class Source(ABC):
     """Where a graph was read: a file or a module that can be run, and rewritten with fewer units.
 
     Attributes:
         notes: what a user should know about the reading. where: its name. integers: inputs that hold
-            integers.
+            integers. bypasses: whether readers of a value can be given another one.
     """
 
     notes: tuple[str, ...]
     where: str
     integers: frozenset[str]
+    bypasses: bool = True
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, in float64."""
 
     @abstractmethod
-    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
+    def rewritten(
+        self,
+        wanted: GraphModel,
+        renamed: Mapping[str, str],
+        rounds: Sequence[Sequence[GraphMove]] = (),
+        ranges: Ranges | None = None,
+    ) -> Graph:
         """The same file or module with the wanted graph; `renamed` says which values are read in
-        place of others.
+        place of others. The moves that lead there, and the bounds that they need, say what becomes
+        of parts that no output needs.
         """
 
     @abstractmethod
@@ -164,12 +186,11 @@ def axes_of(model: GraphModel) -> list[Axis]:
     found, covered = list[Axis](), set[Place]()
     for seed in _seeds(model):
         shape = model.shapes.get(seed[0])
-        if (
-            seed in covered
-            or shape is None
-            or not isinstance(shape[seed[1]], int)
-            or shape[seed[1]] == 1
-        ):
+        if seed in covered or shape is None or not isinstance(shape[seed[1]], int):
+            continue
+        if shape[seed[1]] == 1:
+            if seed[0] in model.constants:
+                found.append(Axis(seed[0], 1, (seed[0],), (), (), "an axis keeps one unit"))
             continue
         units = units_from(model, seed)
         covered.update(units.places)

@@ -19,7 +19,7 @@ from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 
-from .exact.reduce_graph import Found, reduce_graph
+from .exact.reduce_source import reduce_source
 
 
 class AxisChange(NamedTuple):
@@ -40,7 +40,8 @@ class GraphCompression(Result):
         original: what it came from. proof: the certificate.
         more: how many further units would go if stored numbers could be rounded.
         module: the smaller module, where a module was given.
-        on: the box on which the outputs are the same; None for all inputs.
+        on: the box on which the outputs are the same; None for all inputs. refused: why axes that
+            could lose units were left as they are.
     """
 
     network: Graph
@@ -49,6 +50,7 @@ class GraphCompression(Result):
     more: int = 0
     module: Any = None
     on: Box | None = None
+    refused: tuple[str, ...] = ()
     kind: ClassVar[str] = "compress"
     slack: ClassVar[float] = 0.0
     growth: ClassVar[float] = 0.0
@@ -139,6 +141,7 @@ class GraphCompression(Result):
             rows.append(("...", f"{len(changes) - 12} more axes"))
         if self.more:
             rows.append(("with rounding", f"{self.more} more units"))
+        rows += [("left alone", text) for text in self.refused]
         return rows
 
     def data(self) -> dict[str, Any]:
@@ -166,7 +169,9 @@ class GraphRank(Result):
 
     @property
     def upper(self) -> int:
-        return self.compression.network.units
+        after = {axis.name: axis.size for axis in self.compression.network.axes}
+        free = (axis for axis in self.compression.original.axes if axis.frozen is None)
+        return sum(after.get(axis.name, 0) for axis in free)
 
     @property
     def of(self) -> int:
@@ -325,16 +330,13 @@ def compress(
         ShapeError: the box does not fit the inputs.
     """
     ranges = {} if on is None else ranges_of(graph.model, on)
-    found = reduce_graph(graph.model, ranges=ranges, budget=budget, progress=progress)
-    small = _written(graph, found) if found.rounds else graph
+    written = reduce_source(graph, ranges=ranges, budget=budget, progress=progress)
+    found, small = written.found, written.graph
     proof = GraphCertificate(graph.digest, small.digest, tuple(found.rounds), ranges)
     proof.verify(small.model, graph.model)
     _compare(small, graph, ranges)
-    return GraphCompression("proved", small, graph, proof, sum(found.rounding.values()), on=on)
-
-
-def _written(graph: Graph, found: Found) -> Graph:
-    return graph.source.rewritten(found.graph, found.renamed)
+    more = sum(found.rounding.values())
+    return GraphCompression("proved", small, graph, proof, more, on=on, refused=written.refused)
 
 
 def ranges_of(model: GraphModel, box: Box) -> Ranges:

@@ -45,20 +45,27 @@ class Found:
 
 
 def reduce_graph(
-    graph: GraphModel, *, ranges: Ranges, budget: int, progress: Progress | None = None
+    graph: GraphModel,
+    *,
+    ranges: Ranges,
+    budget: int,
+    progress: Progress | None = None,
+    frozen: frozenset[Place] = frozenset(),
+    bypasses: bool = True,
 ) -> Found:
     """Leave out what can be left out.
 
     Args:
         ranges: bounds of inputs, see `Known`. budget: how many axes are looked at, at most.
+        frozen: axes all of whose indices stay. bypasses: whether sums may lose a branch.
     """
     found = Found(graph.live())
     left = budget
     while left > 0:
         found.rounding = {}
         known = Known(found.graph, ranges)
-        moves = [*_bypasses(known, found)]
-        moves += _removals(known, found, left, progress)
+        moves = [*_bypasses(known, found)] if bypasses else []
+        moves += _removals(known, found, left, progress, frozen)
         left -= 1 + len(moves)
         if not moves:
             break
@@ -98,7 +105,11 @@ def seeds(graph: GraphModel) -> list[Place]:
 
 
 def _removals(
-    known: Known, found: Found, budget: int, progress: Progress | None
+    known: Known,
+    found: Found,
+    budget: int,
+    progress: Progress | None,
+    frozen: frozenset[Place],
 ) -> list[GraphMove]:
     moves, covered = list[GraphMove](), set[Place]()
     queue = seeds(known.graph)
@@ -122,7 +133,12 @@ def _removals(
         covered.update(p for p, labels in units.places.items() if np.isin(labels, own).all())
         if units.count < 2:
             continue
-        into = {u: v for u, v in plan(known, units).items() if u in own and (v is None or v in own)}
+        stay = _staying(units, frozen)
+        into = {
+            u: v
+            for u, v in plan(known, units).items()
+            if u in own and u not in stay and (v is None or v in own)
+        }
         if not into:
             continue
         done, rounding = _applied(known, seed, units, into)
@@ -151,6 +167,12 @@ def _named(graph: GraphModel, units: Units) -> Units | None:
         if same is not None and whole and len(np.unique(same)) == len(own):
             return again
     return None
+
+
+def _staying(units: Units, frozen: frozenset[Place]) -> set[int]:
+    """Units with an index of a frozen axis."""
+    there = [units.places[place] for place in frozen if place in units.places]
+    return {int(u) for labels in there for u in np.unique(labels)}
 
 
 def _applied(

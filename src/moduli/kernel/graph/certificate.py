@@ -169,6 +169,8 @@ def _ends(data: Any) -> tuple[Any, Any]:
     pair = fields.items(data, "bounds of an input")
     if len(pair) != 2:
         raise CertificateRejected("bounds of an input are two arrays")
+    if not all(map(_all_numbers, pair)):
+        raise CertificateRejected("bounds of an input are no numbers")
     try:
         low, high = (np.array(end, dtype=np.float64) for end in pair)
         fits = np.broadcast_shapes(low.shape, high.shape)
@@ -177,6 +179,13 @@ def _ends(data: Any) -> tuple[Any, Any]:
     if not (low <= high).all() or np.isnan(low).any() or np.isnan(high).any() or len(fits) > 32:
         raise CertificateRejected("a lower bound of an input is above the upper one")
     return low, high
+
+
+def _all_numbers(data: Any) -> bool:
+    """Whether nested lists hold numbers alone, and not what NumPy would take for one."""
+    if type(data) is list:
+        return all(map(_all_numbers, data))
+    return type(data) in (int, float)
 
 
 def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> GraphModel:

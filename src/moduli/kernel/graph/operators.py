@@ -152,7 +152,7 @@ class Elementwise(Operator):
         assert shape is not None
         n = shape[axis]
         assert isinstance(n, int)
-        parts = [_aligned(name, axis - len(shape), n, facts) for name in node.inputs if name]
+        parts = [_aligned(name, axis - len(shape), n, facts, shape) for name in node.inputs if name]
         if len(parts) == 1:
             return self._unary(node, axis, parts[0], facts)
         low, high = _range(self.kind, parts)
@@ -236,14 +236,18 @@ def _broadcast(node: Node, names: Sequence[str], ties: Ties, ends: int = 0) -> N
                     ties.fix((node.output, axis), f"{node.name!r}, where sizes {m} and {n} meet")
 
 
-def _aligned(name: str, back: int, n: int, facts: Facts) -> Slices:
-    """Facts about an operand along an axis of the output, counted from the end."""
+def _aligned(name: str, back: int, n: int, facts: Facts, whole: Shape) -> Slices:
+    """Facts about an operand along an axis of an output of shape `whole`, counted from the end."""
     shape = facts.shape(name)
     if shape is None:
         return facts.classes.unknown(n)
     size = shape[back] if -back <= len(shape) else 1
     if size == n and n != 1:
-        return facts.of((name, len(shape) + back))
+        found = facts.of((name, len(shape) + back))
+        own = (*shape[:back], *shape[len(shape) + back + 1 :])
+        rest = (*whole[:back], *whole[len(whole) + back + 1 :])
+        # a slice that is repeated along other axes is another tensor, unless it is constant
+        return found if own == rest else renamed(found, ("spread", own, rest), facts)
     if size != 1:
         return facts.classes.unknown(n)  # which of the two is broadcast is not known
     # one tensor for all indices: it is the same tensor, or a number
@@ -258,6 +262,16 @@ def _aligned(name: str, back: int, n: int, facts: Facts) -> Slices:
         low, high = np.full(n, -np.inf), np.full(n, np.inf)
     names = np.full(n, facts.classes.of(("whole", name, back)), dtype=np.int64)
     return Slices(names, (UNITY,) * n, low, high)
+
+
+def renamed(x: Slices, how: tuple[Any, ...], facts: Facts) -> Slices:
+    """Slices whose entries are those of others in another order, or some of them, or repeated: the
+    same is done to all, so that ratios and constants stay, but they are other tensors.
+    """
+    names = x.classes.copy()
+    for i in np.flatnonzero(names != ONE).tolist():
+        names[i] = facts.classes.of((how, int(names[i])))
+    return Slices(names, x.ratios, x.low, x.high)
 
 
 def _interesting(kind: str, parts: Sequence[Slices]) -> list[int]:
@@ -606,8 +620,8 @@ class Transpose(Operator):
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         x = facts.of((node.inputs[0], self.order[axis]))
         rest = [source for source in self.order if source != self.order[axis]]
-        # slices whose own axes keep their order are the same tensors
-        return x if rest == sorted(rest) else _mapped(x, node, axis, facts)
+        turned = tuple(np.argsort(np.argsort(rest)).tolist())
+        return x if turned == tuple(sorted(turned)) else renamed(x, ("turned", turned), facts)
 
 
 @dataclass(frozen=True)
@@ -710,7 +724,13 @@ class Take(Operator):
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         source = axis + (self.drop and axis >= self.axis)
         x = facts.of((node.inputs[0], source))
-        return x.take(self.index) if source == self.axis else _mapped(x, node, axis, facts)
+        if source == self.axis:
+            return x.take(self.index)
+        place = self.axis - (self.axis > source)
+        n = (facts.shape(node.inputs[0]) or ())[self.axis]
+        if not self.drop and isinstance(n, int) and self.index == tuple(range(n)):
+            return x
+        return renamed(x, ("taken", place, self.index, self.drop), facts)
 
 
 @dataclass(frozen=True)
@@ -742,7 +762,7 @@ class Broadcast(Operator):
         shape = facts.shape(node.output)
         assert shape is not None
         assert isinstance(shape[axis], int)
-        return _aligned(node.inputs[0], axis - len(shape), int(shape[axis]), facts)
+        return _aligned(node.inputs[0], axis - len(shape), int(shape[axis]), facts, shape)
 
 
 @dataclass(frozen=True)
@@ -1070,7 +1090,7 @@ class Contract(Operator):
         elif back == -1:
             parts = [facts.of((b, len(second) - 1))]
         else:
-            parts = [_aligned(name, back, n, facts) for name in (a, b)]
+            parts = [_aligned(name, back, n, facts, shape) for name in (a, b)]
         end = np.full(n, np.inf)
         known = dict[int, tuple[int, Fraction]]()
         for i in _interesting("contract", parts):
