@@ -100,10 +100,10 @@ E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (CC BY 4.0), as sciki
 
 ## The person detector
 
-`person-detector.onnx`: the reference model for visual wake words of MLPerf Tiny (MobileNetV1 of width 0.25 on images of 96 x 96,
-pixels divided by 255; two outputs, no person and person), copyright its authors at MLCommons and Silicon Labs, from
-`mlcommons/tiny`, under the Apache License 2.0, whose text is `person-detector.LICENSE.txt`. Changed: the published weights were
-written as ONNX, opset 17. Nothing is planted: weight decay has left what can go.
+`person-detector.onnx`: the reference model for visual wake words of MLPerf Tiny (MobileNetV1 of width 0.25 on
+images of 96 x 96, pixels divided by 255; two outputs, no person and person), from `mlcommons/tiny`, under the
+Apache License 2.0, whose text is `person-detector.LICENSE.txt`. Changed: the published weights were written as
+ONNX, opset 17. Nothing is planted: weight decay has left what can go.
 """
 
 
