@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,6 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.axes import Units, units_from
-from moduli.kernel.graph.certificate import GraphMove
-from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
 from moduli.kernel.network import Network
@@ -52,16 +50,12 @@ class Source(ABC):
         """Outputs by name, in float64."""
 
     @abstractmethod
-    def rewritten(
-        self,
-        wanted: GraphModel,
-        renamed: Mapping[str, str],
-        rounds: Sequence[Sequence[GraphMove]] = (),
-        ranges: Ranges | None = None,
-    ) -> Graph:
+    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         """The same file or module with the wanted graph; `renamed` says which values are read in
-        place of others. The moves that lead there, and the bounds that they need, say what becomes
-        of parts that no output needs.
+        place of others.
+
+        Raises:
+            NotWritable: it does not let that be.
         """
 
     @abstractmethod

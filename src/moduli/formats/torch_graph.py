@@ -16,8 +16,6 @@ import numpy as np
 
 from moduli.common.graph import Graph, Source
 from moduli.kernel.errors import UnsupportedModel
-from moduli.kernel.graph.certificate import GraphMove
-from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
@@ -99,23 +97,13 @@ class TorchSource(Source):
             name: x.detach().numpy() for name, x in zip(self.model.outputs, outputs, strict=True)
         }
 
-    def rewritten(
-        self,
-        wanted: GraphModel,
-        renamed: Mapping[str, str],
-        rounds: Sequence[Sequence[GraphMove]] = (),
-        ranges: Ranges | None = None,
-    ) -> Graph:
+    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         """The module with smaller tensors, exported and read again.
-
-        Args:
-            wanted: the graph that is to be read. rounds: the moves that lead to it, which say what
-                becomes of parts that no output needs. ranges: bounds that the moves need.
 
         Raises:
             NotWritable: `forward` does not let it be; names tensors whose sizes are in the way.
         """
-        source = Surgeon(self, wanted, rounds, ranges or {}).smaller(self._again)
+        source = Surgeon(self, wanted).smaller(self._again)
         return Graph(source.model, source)
 
     def _again(self, module: Any) -> TorchSource:

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 
 from moduli.common.graph import NotWritable
-from moduli.kernel.errors import CertificateRejected, UnsupportedModel
-from moduli.kernel.graph.certificate import GraphMove, removed
-from moduli.kernel.graph.facts import Known, Ranges
+from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Linear, Node, Place
+from moduli.kernel.graph.operators import Linear, Place
 
 from .torch_graph_reader import tensor_of
+from .torch_idle_parts import cut, sizes_with_idle_parts
 from .torch_modules import _brief
 from .torch_programs import quiet
 
@@ -39,15 +38,13 @@ class Surgeon:
 
     Args:
         source: a `torch_graph.TorchSource`. wanted: the graph to be read afterwards.
-        rounds, ranges: see `TorchSource.rewritten`.
     """
 
-    def __init__(
-        self, source: Any, wanted: GraphModel, rounds: Sequence[Sequence[GraphMove]], ranges: Ranges
-    ) -> None:
+    def __init__(self, source: Any, wanted: GraphModel) -> None:
         self.source, self.wanted = source, wanted
         self.homes: Mapping[str, str] = source.reader.homes
-        self.whole = self._with_idle_parts(rounds, ranges)
+        self.full: GraphModel = source.full
+        self.shapes = sizes_with_idle_parts(self.full, wanted)
         self.changed = self._changed_places()
         self.choices = self._choices()
 
@@ -68,63 +65,23 @@ class Surgeon:
             at[path] += 1
         raise NotWritable(self._text("", "too many integers could be meant"), ())
 
-    # The wanted sizes
-
-    def _with_idle_parts(self, rounds: Sequence[Sequence[GraphMove]], ranges: Ranges) -> GraphModel:
-        """The wanted graph with the parts that no output needs: a module computes them, so that
-        their sizes have to fit. What they hold does not matter: for the moves it is zero.
-        """
-        full: GraphModel = self.source.full
-        idle = [name for name in full.constants if name not in self.source.model.constants]
-        if len(full.nodes) == len(self.source.model.nodes) or not rounds:
-            return self.wanted
-        zeros = {name: np.zeros_like(full.constants[name]) for name in idle}
-        graph = GraphModel(
-            full.inputs, full.outputs, self._fitting(), full.shapes, {**full.constants, **zeros}
-        )
-        for moves in rounds:
-            known = Known(graph, ranges)
-            for move in moves:
-                try:
-                    graph = removed(known, move)
-                except CertificateRejected as error:
-                    raise NotWritable(
-                        f"{self.source.where} computes what no output needs, and {move} does not fit it "
-                        f"({error})",
-                        (move.tensor,),
-                    ) from None
-        return graph
-
-    def _fitting(self) -> tuple[Node, ...]:
-        """Nodes but those whose one input may have any size, as nobody reads what they give."""
-        live = {node.output for node in self.source.model.nodes}
-        kept, read = list[Node](), set[str]()
-        for node in reversed(self.source.full.nodes):
-            if node.output in live or len(node.inputs) > 1 or not read.isdisjoint(node.outputs):
-                kept.append(node)
-                read.update(node.inputs)
-        return tuple(reversed(kept))
+    # Parts
 
     def _changed_places(self) -> set[Place]:
         found = set()
-        for name, shape in self.whole.shapes.items():
-            for axis, (n, old) in enumerate(
-                zip(shape or (), self.source.full.shapes.get(name) or (), strict=False)
-            ):
+        for name, shape in self.shapes.items():
+            for axis, (n, old) in enumerate(zip(shape, self.full.shapes[name] or (), strict=True)):
                 if n != old:
                     found.add((name, axis))
         return found
-
-    # Parts
 
     def _made(self, at: Mapping[str, int]) -> Any:
         """A copy with the wanted tensors and chosen integers."""
         memo = dict[int, Any]()
         named = dict([*self.source.module.named_parameters(), *self.source.module.named_buffers()])
         for name, tensor in named.items():
-            new = self.whole.constants.get(name)
-            old = self.source.full.constants.get(name)
-            memo[id(tensor)] = tensor if new is None or new is old else _replaced(tensor, new)
+            new = self._array(name)
+            memo[id(tensor)] = tensor if new is None else _replaced(tensor, new)
         module = copy.deepcopy(self.source.module, memo)
         for path, part in module.named_modules():
             _fit(part, self._groups(path))
@@ -133,11 +90,26 @@ class Surgeon:
                 setattr(module.get_submodule(path), name, n)
         return module
 
+    def _array(self, name: str) -> Tensor | None:
+        """What a stored tensor is to hold; None where it stays."""
+        old, new = self.full.constants.get(name), self.wanted.constants.get(name)
+        if new is not None:
+            return None if new is old else new
+        if old is None or old.shape == self.shapes[name]:
+            return None
+        return cut(old, self.shapes[name])
+
     def _groups(self, path: str) -> int | None:
-        """Of the convolution at a path."""
-        for node in self.whole.nodes:
+        """Of the convolution at a path, where it has one group for each channel."""
+        for node in self.full.nodes:
             if isinstance(node.op, Linear) and self.homes.get(node.output) == path:
-                return node.op.groups
+                there = self.wanted.makers.get(node.output)
+                if there is not None and isinstance(there.op, Linear):
+                    return there.op.groups
+                channels = self.full.shapes[node.inputs[0]] or ()
+                single = node.op.groups > 1 and node.op.groups == channels[node.op.reads]
+                now = self.shapes[node.inputs[0]][node.op.reads]
+                return now if single and isinstance(now, int) else node.op.groups
         return None
 
     def _choices(self) -> dict[str, list[Choice]]:
@@ -147,7 +119,7 @@ class Surgeon:
         pairs: dict[str, dict[int, list[int]]] = {}
         for name, axis in sorted(self.changed):
             path = self.homes.get(name)
-            old, new = (g.shapes[name] or () for g in (self.source.full, self.whole))
+            old, new = self.full.shapes[name] or (), self.shapes[name]
             if path is not None and isinstance(old[axis], int) and isinstance(new[axis], int):
                 targets = pairs.setdefault(path, {}).setdefault(int(old[axis]), [])
                 if int(new[axis]) not in targets:
@@ -184,9 +156,11 @@ class Surgeon:
         if found.model.digest == self.wanted.digest:
             return found, "", [], ""
         why = "it is read as another graph"
-        for node, other in zip(self.whole.nodes, found.full.nodes, strict=False):
-            same = node.output == other.output and node.op == other.op
-            if not same or self.whole.shapes.get(node.output) != found.full.shapes.get(node.output):
+        there = found.model.makers
+        for node in self.wanted.nodes:
+            other = there.get(node.output)
+            same = other is not None and node.op == other.op
+            if not same or self.wanted.shapes[node.output] != found.model.shapes[node.output]:
                 names = [node.output, *node.inputs]
                 return None, self.homes.get(node.output, ""), names, why
         return None, "", [], why

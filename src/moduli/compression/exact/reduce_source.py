@@ -59,7 +59,7 @@ def reduce_source(
         )
 
     def write(found: Found) -> Graph:
-        return source.rewritten(found.graph, found.renamed, found.rounds, ranges)
+        return source.rewritten(found.graph, found.renamed)
 
     frozen = frozenset[Place]()
     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ import numpy as np
 from moduli.common.files import atomic_write, one_line
 from moduli.common.graph import Graph, Source
 from moduli.kernel.errors import UnsupportedModel
-from moduli.kernel.graph.certificate import GraphMove
-from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
@@ -61,13 +59,7 @@ class OnnxSource(Source):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return run_model(self.proto, self.reading.stored, feeds)
 
-    def rewritten(
-        self,
-        wanted: GraphModel,
-        renamed: Mapping[str, str],
-        rounds: Sequence[Sequence[GraphMove]] = (),
-        ranges: Ranges | None = None,
-    ) -> Graph:
+    def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         surgeon = Surgeon(self.reading, self.model, wanted, renamed)
         proto = surgeon.model()
         source = OnnxSource(proto, None, self.where, self._no_chain, surgeon.tensors)
