@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from moduli.common.graph import Graph
 from moduli.compression.exact.reduce_graph import Found, reduce_graph
@@ -220,6 +220,45 @@ def test_names_that_the_file_has_are_not_taken_for_parts_of_a_node():
     graph = read(model)
     assert not graph.source.reading.opaque
     assert_same_function(graph, reduced(graph)[0])
+
+
+LYING = """(float[1,4] x, bool c) => (float[1,1] b, float[1,2] y) {
+    b = If (c) <then_branch = one () => (float[1,1] p) { p = Expand(x, t) },
+                else_branch = two () => (float[1,1] q) { q = Neg(x) }>
+    z = Mul(b, same) y = MatMul(z, w) }"""
+
+
+def test_shapes_that_a_file_states_of_what_it_computes_are_not_believed():
+    # b is said to have one entry, and has four: then all entries of z would be multiples of it
+    same = np.ones((1, 4), dtype=np.float32)
+    w = np.arange(8, dtype=np.float32).reshape(4, 2)
+    model = proto_of(LYING, same=same, w=w, t=np.array([1, 4]))
+    model.graph.value_info.append(helper.make_tensor_value_info("z", 1, [1, 4]))
+    graph = read(model)
+    assert graph.model.shapes["b"] != (1, 1)
+    small, found = reduced(graph)
+    assert not found.rounds
+    feeds = {"x": np.array([[1.0, 2, 3, 4]]), "c": np.array(True)}
+    for name, value in graph.source.run(feeds).items():
+        np.testing.assert_array_equal(value, small.source.run(feeds)[name])
+    foreign = proto_of("(float[1,4] x) => (float[1,4] y) { z = own.f(x) y = Mul(z, x) }")
+    foreign.graph.value_info.append(helper.make_tensor_value_info("z", 1, [1, 1]))
+    assert read(foreign).model.shapes["z"] is None
+
+
+def test_a_norm_whose_scale_differs_along_other_axes_is_not_the_same_for_all():
+    # rows 0 and 1 of x are equal on the way, and scaled apart
+    text = """(float[1,2] x) => (float[1,2] y) { a = MatMul(x, v) b = Reshape(a, s)
+      n = LayerNormalization<axis=-1>(b, scale) m = Transpose<perm=[0,2,1]>(n)
+      h = MatMul(m, w) y = ReduceSum(h, two) }"""
+    v = np.array([[1, 2, 1, 2], [3, 1, 3, 1]], dtype=np.float32)
+    scale = np.array([[1, 1], [3, 2]], dtype=np.float32)
+    w = np.array([[1], [2]], dtype=np.float32)
+    graph = read(proto_of(text, v=v, s=np.array([1, 2, 2]), scale=scale, w=w, two=np.array([2])))
+    assert_same_function(graph, reduced(graph)[0])
+    known = Known(graph.model, {})
+    facts = known.of(("n", 1))
+    assert facts.classes[0] != facts.classes[1]
 
 
 def test_sizes_are_followed_as_they_are_meant():
