@@ -9,7 +9,10 @@ others implies. `tests/repository/test_architecture.py` fails where the picture 
 
 from __future__ import annotations
 
+import argparse
 import ast
+import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -166,6 +169,12 @@ def _box(name: str, place: Place, y: int, below: dict[str, set[str]]) -> str:
     )
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args(arguments)
     PICTURE.write_text(picture(rule()))
     print(f"wrote {PICTURE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

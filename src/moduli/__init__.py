@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "kernel.activations": "Activation",
     "kernel.certificate": "Certificate",
-    "kernel.errors": "BudgetExhausted CertificateRejected MissingExtra ModuliError PrecisionExhausted ShapeError "
+    "kernel.errors": "ArgumentError BudgetExhausted CertificateRejected MissingExtra ModuliError PrecisionExhausted ShapeError "
     "Undecided UnsupportedModel",
     "kernel.network": "Layer Network",
     "kernel.slack": "Slack",
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .interface.report_page import report as report
     from .kernel.activations import Activation as Activation
     from .kernel.certificate import Certificate as Certificate
+    from .kernel.errors import ArgumentError as ArgumentError
     from .kernel.errors import BudgetExhausted as BudgetExhausted
     from .kernel.errors import CertificateRejected as CertificateRejected
     from .kernel.errors import MissingExtra as MissingExtra

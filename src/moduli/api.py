@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.capacity.complexity_table import Complexity
-from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
 from moduli.common.files import content
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
@@ -35,10 +35,16 @@ from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.compare import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
+from moduli.equivalence.graphs import GraphEquivalence
 from moduli.equivalence.group import Signature, SymmetryGroup
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
-from moduli.kernel.errors import CertificateRejected, ShapeError
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    CertificateRejected,
+    ShapeError,
+)
 from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
 from moduli.kernel.graph.certificate import GraphCertificate
@@ -51,7 +57,7 @@ from moduli.piecewise.recovery import Recovery
 from moduli.training.pruning import Curve
 
 from .capacity import complexity_table
-from .equivalence import alignment, compare, constant_paths, group
+from .equivalence import alignment, compare, constant_paths, graphs, group
 from .formats import load, load_chain
 from .piecewise import (
     cells_sampled,
@@ -177,9 +183,9 @@ def rank(
     if isinstance(on, Box):
         return reduce_on_box.rank(load_chain(net), on, budget, seed, executor, progress)
     if on is not None:
-        name = type(on).__name__
-        raise ValueError(
-            f"on={name}: a rank counts units needed on all inputs or on a box; for averages use compress"
+        raise ArgumentError(
+            Asked("on", type(on)),
+            ": a rank counts units needed on all inputs or on a box; for averages use compress",
         )
     if radius:
         return reduce_within.rank(load_chain(net), radius, budget, executor, progress)
@@ -241,9 +247,10 @@ def error_curve(
     True
     """
     if on is None:
-        raise ValueError(
-            "on=None: mean errors depend on the law of the inputs; give on=Gaussian() or on=Samples(x)"
-        )
+        raise ArgumentError(
+            Asked("on", None), ": mean errors depend on the law of the inputs; give ",
+            ON_GAUSSIAN, " or ", ON_SAMPLES,
+        )  # fmt: skip
     return students.error_curve(load_chain(net), on, units, seed, executor, progress)
 
 
@@ -277,20 +284,26 @@ def _exactly(on: Domain, eps: float, radius: float) -> bool:
 
 def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
     """Refuse goals that do not go together."""
-    where = "on all inputs" if on is None else f"with on={type(on).__name__}"
+    domain = Asked("on", type(on))
     if radius and (on is not None or eps or units is not None):
-        other = where if on is not None else f"with eps={eps!r}" if eps else f"with units={units!r}"
-        raise ValueError(
-            f"radius={radius!r} {other}: a radius goes alone, on all inputs; leave out one of them"
-        )
+        other = domain
+        if on is None:
+            other = Asked("eps", eps) if eps else Asked("units", units)
+        raise ArgumentError(
+            Asked("radius", radius), " with ", other,
+            ": a radius goes alone, on all inputs; leave out one of them",
+        )  # fmt: skip
     if units is not None and not isinstance(on, (Gaussian, Samples)):
-        raise ValueError(
-            f"units={units!r} {where}: a size goes with mean errors; give on=Gaussian() or on=Samples(x)"
-        )
+        where = (" on all inputs",) if on is None else (" with ", domain)
+        raise ArgumentError(
+            Asked("units", units), *where, ": a size goes with mean errors; give ",
+            ON_GAUSSIAN, " or ", ON_SAMPLES,
+        )  # fmt: skip
     if eps and on is None:
-        raise ValueError(
-            f"eps={eps!r} on all inputs: say where the error is measured; give on=Box(-1, 1), on=Gaussian() or on=Samples(x)"
-        )
+        raise ArgumentError(
+            Asked("eps", eps), " on all inputs: say where the error is measured; give ",
+            ON_BOX, ", ", ON_GAUSSIAN, " or ", ON_SAMPLES,
+        )  # fmt: skip
 
 
 @np.errstate(all="ignore")
@@ -528,7 +541,10 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     >>> a == b, a.complete
     (True, True)
     """
-    return group.signature(load_chain(net), progress)
+    found = load(net)
+    if isinstance(found, Graph):
+        return graphs.signature(found)
+    return group.signature(found, progress)
 
 
 @np.errstate(all="ignore")
@@ -626,7 +642,7 @@ def equivalent(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Equivalence:
+) -> Equivalence | GraphEquivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -645,6 +661,12 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
+    if _exactly(on, 0.0, 0.0):
+        first, second = load(a), load(b)
+        if isinstance(first, Graph) and isinstance(second, Graph):
+            box = on if isinstance(on, Box) else None
+            return graphs.equivalent(first, second, box, eps, budget, seed, progress)
+        a, b = first, second
     return compare.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
 
 
@@ -717,14 +739,15 @@ class Demands(NamedTuple):
         """The demands, if they make sense for networks with so many inputs."""
         for name, bound in (("max_slack", max_slack), ("radius", radius)):
             if bound is not None and not 0 <= bound < math.inf:
-                raise ValueError(f"{name}={bound!r}: a finite non-negative number is needed")
+                raise ArgumentError(Asked(name, bound), ": a finite non-negative number is needed")
         if isinstance(on, Box):
             return Demands(max_slack, on.of_dimension(inputs), radius, bool(minimal))
         if isinstance(on, (Gaussian, Samples)) or on not in (None, "all"):
-            name = repr(on) if isinstance(on, str) else type(on).__name__
-            raise ValueError(
-                f"on={name}: a certificate holds on all inputs or on a box; give on='all' or on=Box(-1, 1)"
-            )
+            raise ArgumentError(
+                Asked("on", on if isinstance(on, str) else type(on)),
+                ": a certificate holds on all inputs or on a box; give ",
+                ON_ALL, " or ", ON_BOX,
+            )  # fmt: skip
         return Demands(max_slack, on, radius, bool(minimal))
 
     def require(self, verdict: Verdict) -> None:
@@ -734,24 +757,22 @@ class Demands(NamedTuple):
         near = verdict.proof.near
         if self.minimal and not verdict.minimal:
             raise CertificateRejected(
-                "minimal=True is demanded, but the certificate does not claim that units are the fewest"
+                Asked("minimal", True),
+                " is demanded, but the certificate does not claim that units are the fewest",
             )
         if near is not None and near.radius > (self.radius or 0.0):
-            wanted = (
-                f"radius={self.radius!r} is"
-                if self.radius is not None
-                else "a claim about the large network itself is"
-            )
-            way_out = (
-                "" if self.radius is not None else f"; demand radius={near.radius!r} to accept that"
-            )
+            claimed = f" is demanded, but the certificate is about parameters within {near.radius!r} of it"
+            if self.radius is not None:
+                raise CertificateRejected(Asked("radius", self.radius), claimed)
             raise CertificateRejected(
-                f"{wanted} demanded, but the certificate is about parameters within {near.radius!r} of it{way_out}"
-            )
+                f"a claim about the large network itself{claimed}; demand ",
+                Asked("radius", near.radius), " to accept that",
+            )  # fmt: skip
         self._require_domain(verdict)
         if self.max_slack is not None and not verdict.bound <= self.max_slack:
             raise CertificateRejected(
-                f"max_slack={self.max_slack!r} is demanded, but {verdict.bound!r} is certified {verdict.where}"
+                Asked("max_slack", self.max_slack),
+                f" is demanded, but {verdict.bound!r} is certified {verdict.where}",
             )
 
     def _require_domain(self, verdict: Verdict) -> None:
@@ -760,7 +781,7 @@ class Demands(NamedTuple):
             return
         if not isinstance(self.on, Box):
             raise CertificateRejected(
-                f"on='all' is demanded, but the certificate holds on the box {region} only"
+                ON_ALL, f" is demanded, but the certificate holds on the box {region} only"
             )
         ends = zip(
             region.low, self.on.low.tolist(), self.on.high.tolist(), region.high, strict=True
@@ -768,7 +789,9 @@ class Demands(NamedTuple):
         for at, (least, low, high, most) in enumerate(ends):
             if not least <= low <= high <= most:
                 raise CertificateRejected(
-                    f"on={self.on!r} is demanded, but at input {at} the certificate holds from {least!r} to {most!r} only"
+                    Asked("on", self.on),
+                    f" is demanded, but at input {at} the certificate holds "
+                    f"from {least!r} to {most!r} only",
                 )
 
     def data(self) -> dict[str, Any]:
@@ -923,7 +946,7 @@ def _certificate(path: str | Path) -> Certificate | GraphCertificate:
     try:
         return kind.from_json(text)
     except CertificateRejected as error:
-        raise CertificateRejected(f"{path}: {error}") from None
+        raise error.at(str(path)) from None
 
 
 @np.errstate(all="ignore")

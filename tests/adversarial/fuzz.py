@@ -35,7 +35,7 @@ import numpy as np
 import moduli as mo
 from moduli.common.exact_values import evaluate
 from moduli.equivalence.constant_paths import PathCertificate
-from moduli.formats import load_samples
+from moduli.formats import load_chain, load_samples
 from moduli.interface import cli, cli_support
 from moduli.kernel.certificate import Certificate
 from moduli.training.experiments import Table, load_data, read_config
@@ -61,12 +61,12 @@ class Format:
 
 
 def _load(path: Path, rng: np.random.Generator) -> None:
-    net = mo.load(path)
+    net = load_chain(path)
     assert repr(net).isprintable(), repr(net)
     if rng.random() < 0.2:
         target = path.with_name(f"again{make.pick(rng, ('.npz', '.safetensors'))}")
         try:
-            assert mo.load(mo.save(net, target)) == net, (
+            assert load_chain(mo.save(net, target)) == net, (
                 "saved and read again, it is another network"
             )
         finally:
@@ -75,12 +75,12 @@ def _load(path: Path, rng: np.random.Generator) -> None:
 
 def _checkpoint(path: Path, rng: np.random.Generator) -> None:
     keys = make.pick(rng, (None, None, ("0", "2"), ("a",), "0"))
-    mo.load(path, activation=make.pick(rng, ("relu", "relu", "tanh", None)), keys=keys)
+    load_chain(path, activation=make.pick(rng, ("relu", "relu", "tanh", None)), keys=keys)
 
 
 def _policy(path: Path, rng: np.random.Generator) -> None:
     keys = make.pick(rng, (("a",), ("a.0", "a"), "q_net", None, ("",)))
-    mo.load(path, activation=make.pick(rng, ("relu", "tanh", None)), keys=keys)
+    load_chain(path, activation=make.pick(rng, ("relu", "tanh", None)), keys=keys)
 
 
 def _box(path: Path, rng: np.random.Generator) -> None:

@@ -637,7 +637,8 @@ from moduli.kernel.bounds import propagation
 from moduli.kernel.state import State
 from moduli.kernel.radius.compatibility import ParameterBall
 from moduli.equivalence.constant_paths import path
-from moduli.kernel.slack import difference, exact_arrays
+from moduli.common.exact_values import exact_arrays
+from moduli.kernel.slack import difference
 net = mo.Network.mlp([[1.0], [1.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0])
 small = mo.compress(net)
 walk = path(*(mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 0.0]], [0.0]) for _ in "ab"))

@@ -36,6 +36,7 @@ from onnx_builder import Array, Graph, Rejected, kind_of, names_read, run, sessi
 from onnx_steps import ODD, PLAIN, Step
 
 import moduli as mo
+from moduli.formats import load_chain
 
 CAMPAIGN = 1_000_000  # graphs of one seed at most: graph number n of seed s is s * CAMPAIGN + n
 CHUNK = 250  # graphs of one process
@@ -246,7 +247,7 @@ def _read(case: Case) -> tuple[mo.Network | None, Verdict | None]:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     progress.reading(True)
     try:
-        return mo.load(case.model, **case.asked), None
+        return load_chain(case.model, **case.asked), None
     except mo.UnsupportedModel as error:
         text = str(error)
         if not text or not text.isprintable() or len(text) > LONGEST:

@@ -22,6 +22,7 @@ from onnx_builder import CONSTANTS, Graph, Rejected, defined, kind_of
 from onnx_steps import ODD, PLAIN
 
 import moduli as mo
+from moduli.formats import load_chain
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -160,7 +161,7 @@ def read(weight=WEIGHT.T, bias=(0, 0), output_map="relu"):
 
 
 def judged(monkeypatch, load, asked=None):
-    monkeypatch.setattr(graphs.mo, "load", load)
+    monkeypatch.setattr(graphs, "load_chain", load)
     return graphs.judge(asked or dense())
 
 
@@ -271,7 +272,7 @@ def blind(model, **asked):
     return LOAD(copy, **asked)
 
 
-LOAD = mo.load
+LOAD = load_chain
 
 
 def test_a_finding_is_shrunk_to_its_cause(monkeypatch):
@@ -296,7 +297,7 @@ def test_a_process_that_dies_costs_one_graph(monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
         refuse("no")
 
-    monkeypatch.setattr(graphs.mo, "load", load)
+    monkeypatch.setattr(graphs, "load_chain", load)
     tally = graphs.campaign(6, 0, say=lambda text: None)
     assert [one["kind"] for one in tally.findings] == ["process died: exit code -9"]
     assert [one["number"] for one in tally.findings] == [3]
@@ -304,7 +305,7 @@ def test_a_process_that_dies_costs_one_graph(monkeypatch):
 
 
 def test_findings_are_kept_and_come_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(graphs.mo, "load", lambda model, **asked: {}["a"])
+    monkeypatch.setattr(graphs, "load_chain", lambda model, **asked: {}["a"])
     tally = graphs.campaign(2, 0, keep=tmp_path, say=lambda text: None)
     assert tally.status["finding"] >= 2
     stems = {path.stem for path in tmp_path.iterdir()}

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from stand_ins import STAND_INS
 
+import moduli as mo
 from moduli.common import files
-from moduli.common.files import atomic_write, content, load_arrays, suffix_of, unpack
-from moduli.kernel.errors import UnsupportedModel
+from moduli.common.files import atomic_write, content, load_arrays, one_line, suffix_of, unpack
+from moduli.kernel.errors import Asked, UnsupportedModel
 
 
 def archive(*entries, method=zipfile.ZIP_STORED):
@@ -249,3 +250,38 @@ def test_a_folder_is_named():
     for place in (".", ""):
         with pytest.raises(UnsupportedModel, match="is a folder; give the file"):
             content(place)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError]
+)
+def test_what_a_malformed_model_makes_stumble_over(error):
+    with (
+        pytest.raises(mo.UnsupportedModel, match=f"^net.onnx: malformed .{error.__name__}: "),
+        one_line("net.onnx"),
+    ):
+        raise error("odd")
+
+
+def test_errors_of_this_library_get_the_place_once():
+    for text in ("no layers", "net.onnx: no layers"):
+        with (
+            pytest.raises(mo.UnsupportedModel, match=r"^net\.onnx: no layers$"),
+            one_line("net.onnx"),
+        ):
+            raise mo.ShapeError(text)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("x"), mo.MissingExtra("torch", "torch"), MemoryError()]
+)
+def test_what_says_more_as_it_is_passes(error):
+    with pytest.raises(type(error)) as caught, one_line("net.onnx"):
+        raise error
+    assert caught.value is error
+
+
+def test_parameters_stay_fields_behind_a_place():
+    with pytest.raises(mo.UnsupportedModel) as caught, one_line("net.onnx"):
+        raise mo.UnsupportedModel("give ", Asked("output"))
+    assert (str(caught.value), caught.value.parameter) == ("net.onnx: give output=", "output")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import strategies as plants
 
 import moduli as mo
+from moduli.common.exact_values import evaluate
+from moduli.equivalence.compare import _size
 
 
 def test_symmetric_copies_are_proved_equal():
@@ -229,3 +232,23 @@ def test_outputs_beyond_float64_have_no_distance(x):
     )
     with pytest.raises(mo.Undecided, match="exceeds float64"):
         mo.distance(one, two, on=mo.Samples(np.array([x, x])))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "softplus"])
+def test_sizes_bound_outputs(activation):
+    rng, ends = np.random.default_rng(0), np.array([1.0, 2.0])
+    for _ in range(10):
+        net = mo.Network.mlp(
+            *(rng.normal(size=s) for s in ((4, 2), 4, (3, 4), 3, (2, 3), 2)), activation=activation
+        )
+        anywhere, inside = _size(net, None), _size(net, ends)
+        assert inside < np.inf
+        assert (anywhere < np.inf) == (activation == "tanh")
+        for x in rng.uniform(-1, 1, (4, 2)) * ends:
+            outputs = evaluate(net, [Fraction(v) for v in x])
+            most = max(max(-low, high) for low, high in outputs)
+            assert most <= Fraction(inside)
+            assert most <= anywhere
+        assert inside <= 50 * np.abs(net.logits(rng.uniform(-1, 1, (500, 2)) * ends)).max()
+    constant = mo.Network.mlp(np.zeros((0, 2)), [], np.zeros((1, 0)), [-3.0], activation="relu")
+    assert 3 <= _size(constant, None) < 3 + 1e-9

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moduli.formats import affine_tracer
-from moduli.formats.affine_tracer import BallArray, Tensor, inverse_root, reciprocal
+from moduli.formats.affine_tracer import BallArray, Tensor, _composed, inverse_root, reciprocal
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 
@@ -310,3 +310,22 @@ def test_a_large_image_costs_vectors_only():
         x.activate(RELU)
     with pytest.raises(UnsupportedModel, match="at most"):
         Tensor.input((1, 2**40))
+
+
+def test_what_follows_an_activation():
+    pairs = [
+        ("relu", "clip(0.0,6.0)", "clip(0.0,6.0)"), ("relu", "clip(-1.0,1.0)", None),
+        ("relu", "elu(0.5)", "relu"), ("leaky_relu(0.3)", "elu(1.0)", "elu(0.3)"),
+        ("leaky_relu(0.3)", "elu(-1.0)", "elu(-1.0)"), ("abs", "mish", None),
+        ("leaky_relu(0.1)", "elu(0.1)", None), ("leaky_relu(0.0)", "elu(2.0)", "relu"),
+        ("clip(0.0,1.0)", "relu", None), ("abs", "elu(2.0)", None),
+        ("leaky_relu(1e300)", "elu(1e300)", None), ("relu", "softplus", "softplus"),
+    ]  # fmt: skip
+    z = np.linspace(-3, 3, 61)
+    for outer, inner, wanted in pairs:
+        found = _composed(Activation.of(outer), Activation.of(inner))
+        assert (found and str(found)) == wanted
+        if found is not None:
+            assert np.allclose(
+                found(z), Activation.of(outer)(Activation.of(inner)(z)), rtol=0, atol=1e-15
+            )

@@ -10,22 +10,28 @@ import os
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moduli.formats import load, save
+from moduli import formats
+from moduli.common.exact_values import exact_arrays
+from moduli.formats import load_chain as load
+from moduli.formats import save
 from moduli.formats.onnx.nodes import OPS
 from moduli.kernel.activations import Activation
 from moduli.kernel.box import Frame
 from moduli.kernel.errors import ModuliError, UnsupportedModel
 from moduli.kernel.network import Network
-from moduli.kernel.slack import rounding_slack
+from moduli.kernel.slack import Slack, difference
 
 RNG = np.random.default_rng(7)
 KINDS = [
@@ -1282,10 +1288,8 @@ def test_float32_carries_its_slack(tmp_path):
     proto = onnx.load(save(net, tmp_path / "net.onnx", dtype="float32"))
     props = {entry.key: entry.value for entry in proto.metadata_props}
     rounded = load(proto)
-    from moduli.kernel.slack import exact_arrays
 
-    weights, biases = zip(*exact_arrays(net), strict=True)
-    slack = rounding_slack(weights, biases, rounded)
+    slack = difference(exact_arrays(net), exact_arrays(rounded), net.activations)
     assert props["moduli.slack"] == str(slack)
     x = floats(200, 3)
     assert 0 < np.abs(net(x) - rounded(x)).max() <= slack.within(float(np.abs(x).max()))
@@ -1350,3 +1354,10 @@ def test_a_network_beyond_protobuf_is_sent_to_safetensors(tmp_path, monkeypatch)
     ):
         save(net, tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
+
+
+@given(*[st.floats(0, 1e290)] * 4)
+def test_two_roundings_are_bounded_by_both(a, b, c, d):
+    both = formats._both(Slack(a, b), Slack(c, d))
+    assert Fraction(both.constant) >= Fraction(a) + Fraction(c)
+    assert Fraction(both.growth) >= Fraction(b) + Fraction(d)

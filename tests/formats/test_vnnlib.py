@@ -5,18 +5,25 @@ larger is said.
 from __future__ import annotations
 
 import operator
+import os
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from vnnlib_files import box
 
 from moduli.formats import vnnlib
+from moduli.formats.vnnlib import Box
 from moduli.kernel.errors import UnsupportedModel
 
 TWO = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"
 WITHIN = "(assert (and (<= -4 X_0) (<= X_0 4) (<= -4 X_1) (<= X_1 4)))"
+GOOD = b"(declare-const X_0 Real)\n(declare-const X_1 Real)\n(assert (and (<= X_0 1) (>= X_0 -0.1)))\n(assert (<= X_1 2))\n"
+
+
+def box(tmp_path, text):
+    (tmp_path / "box.vnnlib").write_bytes(text)
+    return Box.from_vnnlib(tmp_path / "box.vnnlib")
 
 
 def read(*asserted, head=TWO):
@@ -385,3 +392,55 @@ def test_notes_are_printable(tmp_path):
     )
     assert len(found.notes) == 1
     assert repr(found).isprintable()
+
+
+# Whole files -------------------------------------------------------------------------------------
+
+
+def test_bounds_are_rounded_outward_and_disjunctions_give_the_hull(tmp_path):
+    found = box(
+        tmp_path, GOOD + b"(assert (or (and (>= X_1 0) (<= X_0 0.5)) (>= X_1 -3)))  ; a comment ("
+    )
+    assert (found.low.tolist(), found.high.tolist()) == ([-0.1, -3.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (b"", "input X_1 is not bounded on both sides"),
+        (b"(assert (>= X_1 -1e999))", "input X_1 is not bounded"),
+        (b"(assert (>= X_1 3))", "empty interval [3.0, 2.0]"),
+        (b"(assert (>= X_\xef\xbc\x91 1))", "input X_1 is not bounded"),
+        (b"(assert (>= X_1 \xef\xbc\x91))", "input X_1 is not bounded"),
+        (b"(declare-const X_" + b"9" * 5000 + b" Real)(assert (>= X_1 0))", None),
+        (b"(" * 101, "nested deeper than 100"),
+        (b"(assert", "a bracket is not closed"),
+        (b"x\x1b[31m", "stands outside brackets"),
+        (b"\xff", "stands outside brackets"),
+    ],
+)
+def test_a_refused_file_is_named(tmp_path, more, said):
+    if said is None:
+        assert box(tmp_path, GOOD + more).low.tolist() == [-0.1, 0.0]
+        return
+    with pytest.raises(UnsupportedModel) as caught:
+        box(tmp_path, GOOD + more)
+    assert said in str(caught.value)
+    assert "box.vnnlib" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_many_inputs_take_time_in_proportion(tmp_path):
+    """Merging bounds used to copy all of them for every line."""
+    n = 30_000
+    lines = [
+        f"(declare-const X_{k} Real)(assert (<= X_{k} {k}))(assert (>= X_{k} -1))" for k in range(n)
+    ]
+    assert box(tmp_path, "\n".join(lines).encode()).high.tolist() == [*range(n)]
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.vnnlib")
+    for place in (tmp_path / "pipe.vnnlib", tmp_path):
+        with pytest.raises(UnsupportedModel, match=r"no regular file|is a folder"):
+            Box.from_vnnlib(place)

@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper, save_model
 
 import moduli as mo
-from moduli.interface.cli import main
-from moduli.interface.cli_support import spoken
+from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES
+from moduli.interface.cli import _domain, main
+from moduli.interface.cli_support import failure, option
+from moduli.kernel.errors import Asked
 
 SUFFIXES = ".onnx .nnet .safetensors .npz .pth .pt .tar .ckpt"
 
@@ -81,7 +83,7 @@ MISTAKES = {
         f"five.vnnlib: cannot read suffix '.vnnlib'; suffixes: {SUFFIXES}; export the model to ONNX",
     ),
     "an operation that is not dense": (
-        "compress pool.onnx -o out.onnx",
+        "canon pool.onnx -o out.onnx",
         4,
         "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
@@ -89,7 +91,7 @@ MISTAKES = {
         "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
     ),
     "a residual network": (
-        "compress residual.onnx -o out.onnx",
+        "canon residual.onnx -o out.onnx",
         4,
         "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
         "residual connection or a branch); affine images of the same activations may meet",
@@ -209,13 +211,43 @@ def test_a_mistake_is_one_line_with_the_way_out(folder, monkeypatch, capsys, nam
 
 
 @pytest.mark.parametrize(
-    ("said", "typed"),
+    ("asked", "said", "typed"),
     [
-        ("eps=1: on=Box(-1, 1), on=Gaussian() or on=Samples(x)", "--eps 1: --on box:-1,1, --on gaussian or --on FILE.npz"),
-        ("choose one with output=, from 'a', 'b'", "choose one with --output, from 'a', 'b'"),
-        ("give input_shape=", "give --input-shape"),
-        ("opset=3 and\nmore  words", "opset=3 and more words"),
+        (ON_ALL, "on='all'", "--on all"),
+        (ON_BOX, "on=Box(-1, 1)", "--on box:-1,1"),
+        (ON_GAUSSIAN, "on=Gaussian()", "--on gaussian"),
+        (ON_SAMPLES, "on=Samples(x)", "--on FILE.npz"),
+        (Asked("on", None), "on=None", "--on all"),
+        (Asked("on", mo.Box), "on=Box", "--on box"),
+        (Asked("on", mo.Box([0, 0], [1, 2])), "on=Box(0, [1.0, 2.0])", "--on box:0;1,2"),
+        (Asked("on", mo.Box([-2] * 9, [2] * 9)), "on=Box(-2, 2)", "--on box:-2,2"),
+        (Asked("on", mo.Box(range(9), 9)), "on=Box(<9>, 9)", "--on box"),
+        (Asked("on", mo.Samples([[1.0]])), "on=Samples(1 rows of 1)", "--on FILE.npz"),
+        (Asked("eps", 0.1), "eps=0.1", "--eps 0.1"),
+        (Asked("max_slack", 1.5), "max_slack=1.5", "--max-slack 1.5"),
+        (Asked("minimal", True), "minimal=True", "--minimal"),
+        (Asked("units", None), "units=None", "no --units"),
+        (Asked("units", [32, 16]), "units=[32, 16]", "--units 32,16"),
+        (Asked("activation", "relu"), "activation='relu'", "--activation relu"),
+        (Asked("keys"), "keys=", "--keys"),
+        (Asked("slice", "random", "(origin, u, v)"), "slice=(origin, u, v)", "--slice random"),
     ],
-)  # fmt: skip
-def test_keywords_are_said_as_options(said, typed):
-    assert spoken(said) == typed
+    ids=str,
+)
+def test_a_parameter_is_spelled_for_python_and_as_an_option(asked, said, typed):
+    assert (str(asked), option(asked)) == (said, typed)
+
+
+def test_only_what_is_marked_as_a_parameter_is_said_as_an_option():
+    error = mo.UnsupportedModel("opset=3 and\nmore  eps=1; give ", Asked("output"), " here")
+    assert str(error) == "opset=3 and more eps=1; give output= here"
+    assert failure(error) == ("opset=3 and more eps=1; give --output here", 4)
+    assert failure(ValueError("a\nb")) == ("a b", 2)
+
+
+def test_what_is_advised_for_a_box_can_be_typed():
+    for box in (mo.Box(-1, 1), mo.Box([0, 0], [1, 2]), mo.Box([0, -1], [1, 2])):
+        again = _domain(option(Asked("on", box)).removeprefix("--on "))
+        wanted = box.of_dimension(2)
+        assert np.array_equal(again.of_dimension(2).low, wanted.low)
+        assert np.array_equal(again.of_dimension(2).high, wanted.high)

@@ -211,25 +211,6 @@ def test_mean_slopes(kind):
         assert (c - b) / (z - y) <= Fraction(most[0])
 
 
-def test_what_follows_an_activation():
-    pairs = [
-        ("relu", "clip(0.0,6.0)", "clip(0.0,6.0)"), ("relu", "clip(-1.0,1.0)", None),
-        ("relu", "elu(0.5)", "relu"), ("leaky_relu(0.3)", "elu(1.0)", "elu(0.3)"),
-        ("leaky_relu(0.3)", "elu(-1.0)", "elu(-1.0)"), ("abs", "mish", None),
-        ("leaky_relu(0.1)", "elu(0.1)", None), ("leaky_relu(0.0)", "elu(2.0)", "relu"),
-        ("clip(0.0,1.0)", "relu", None), ("abs", "elu(2.0)", None),
-        ("leaky_relu(1e300)", "elu(1e300)", None), ("relu", "softplus", "softplus"),
-    ]  # fmt: skip
-    z = np.linspace(-3, 3, 61)
-    for outer, inner, wanted in pairs:
-        found = Activation.of(outer).after(Activation.of(inner))
-        assert (found and str(found)) == wanted
-        if found is not None:
-            assert np.allclose(
-                found(z), Activation.of(outer)(Activation.of(inner)(z)), rtol=0, atol=1e-15
-            )
-
-
 # Units with slopes of their own ---------------------------------------------------------------------------------
 
 

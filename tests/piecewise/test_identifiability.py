@@ -13,8 +13,7 @@ import strategies as plants
 from stored_pieces import read, stored
 
 import moduli as mo
-from moduli.kernel.bounds import propagation
-from moduli.piecewise import cells_generic
+from moduli.piecewise import cells_generic, cells_sampled
 from moduli.piecewise.equivalent_parameters import distinct, exact_layers, shallow_function
 from moduli.piecewise.generic_position import trace_ranks
 
@@ -247,7 +246,7 @@ def test_a_budget_bounds_the_work_where_lines_meet_many_cells(monkeypatch, budge
     65,536 on a line.
     """
     work = {"vertices": 0, "points": 0}
-    split, signs = cells_generic._Edges.split, propagation.signs_at
+    split, signs = cells_generic._Edges.split, cells_sampled.signs_at
 
     def counted_split(edges, z, layer):
         before = len(edges.points)
@@ -261,7 +260,7 @@ def test_a_budget_bounds_the_work_where_lines_meet_many_cells(monkeypatch, budge
         return signs(net, x)
 
     monkeypatch.setattr(cells_generic._Edges, "split", counted_split)
-    monkeypatch.setattr(propagation, "signs_at", counted_signs)
+    monkeypatch.setattr(cells_sampled, "signs_at", counted_signs)
     mo.identifiable(folded(16), on=mo.Box(-1, 1), budget=budget)
     assert work["vertices"] <= 1_000 * budget
     assert work["points"] <= 2 * budget

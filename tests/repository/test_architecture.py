@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from packages_picture import PICTURE, direct, drawn, heights, picture, rule
@@ -51,6 +53,19 @@ def test_every_entry_of_the_package_is_in_the_table():
     entries |= {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     listed = {name or "__init__" for name in RULE if "." not in name}
     assert entries == listed | {name.removesuffix(".py") for name in names(beside)}
+
+
+@pytest.mark.parametrize("tool", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.stem)
+def test_a_tool_that_is_asked_for_help_does_nothing_else(tool):
+    written = PICTURE, ROOT / "CHANGELOG.md"
+    before = [path.stat().st_mtime_ns for path in written]
+    for asked, code in (("--help", 0), ("--no-such-option", 2)):
+        done = subprocess.run(
+            [sys.executable, str(tool), asked], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code
+        assert f"usage: {tool.name}" in done.stdout + done.stderr
+    assert [path.stat().st_mtime_ns for path in written] == before
 
 
 def test_the_picture_is_that_of_the_rule():

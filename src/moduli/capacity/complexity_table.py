@@ -25,7 +25,7 @@ from moduli.compression.exact.reduce import compress
 from moduli.equivalence import order_payload
 from moduli.equivalence.group import SymmetryGroup
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
 from .covering_numbers import Class, log, published_deep, published_shallow, rational
@@ -654,15 +654,17 @@ def complexity(
     """See `api.complexity`."""
     net = net_or_widths if isinstance(net_or_widths, Network) else None
     if not accuracy > 0 or not 0 < delta < 1:
-        raise ValueError(
-            f"accuracy={accuracy!r}, delta={delta!r}: accuracy is positive, delta between 0 and 1"
-        )
+        raise ArgumentError(
+            Asked("accuracy", accuracy), ", ", Asked("delta", delta),
+            ": accuracy is positive, delta between 0 and 1",
+        )  # fmt: skip
     if net is not None:
         if activation is not None and [Activation.of(activation)] * len(net.activations) != list(
             net.activations
         ):
-            raise ValueError(
-                f"activation={activation!r}: the network says {', '.join(map(str, net.activations))}; leave it out"
+            raise ArgumentError(
+                Asked("activation", activation),
+                f": the network says {', '.join(map(str, net.activations))}; leave it out",
             )
         cls = Class.of_network(net.widths, list(net.activations), 1, input_bound, norm)
         cls = _class_of(net, cls) if bound is None else replace(cls, bounds=_limits(net, bound))
@@ -671,7 +673,9 @@ def complexity(
         cls = Class.of(net_or_widths, activation or "relu", limit, input_bound, norm)  # type: ignore[arg-type]
     count, data = (len(samples.x), samples.x) if isinstance(samples, Samples) else (samples, None)
     if count is not None and (int(count) != count or count < 1):
-        raise ValueError(f"samples={samples!r}: a positive number of samples, or Samples(x)")
+        raise ArgumentError(
+            Asked("samples", samples), ": a positive number of samples, or Samples(x)"
+        )
     if data is not None:
         if data.shape[1] != cls.widths[0]:
             raise ShapeError(
@@ -679,8 +683,9 @@ def complexity(
             )
         outside = _beyond(data, cls.input_bound, norm)
         if outside is not None:
-            raise ValueError(
-                f"samples of size {outside:.6g} ({norm} norm) exceed input_bound={float(cls.input_bound):g}; raise it"
+            limit = Asked("input_bound", cls.input_bound, f"{float(cls.input_bound):g}")
+            raise ArgumentError(
+                f"samples of size {outside:.6g} ({norm} norm) exceed ", limit, "; raise it"
             )
     chosen = net is not None and bound is None
     samples = None if count is None else int(count)
@@ -739,8 +744,9 @@ def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
     limits = Class.of_network(net.widths, list(net.activations), given).bounds
     for l, (size, limit) in enumerate(zip(_largest(net), limits, strict=True), 1):
         if Fraction(size) > limit:
-            raise ValueError(
-                f"an entry of layer {l} has size {size:.6g}, above bound={float(limit):g}"
+            raise ArgumentError(
+                f"an entry of layer {l} has size {size:.6g}, above ",
+                Asked("bound", limit, f"{float(limit):g}"),
             )
     return limits
 

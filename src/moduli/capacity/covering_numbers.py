@@ -39,7 +39,7 @@ import numpy as np
 
 from moduli.equivalence.group import SymmetricPart, hidden_units
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DIGITS = 10**40
@@ -202,7 +202,7 @@ class Class:
                 f"{len(acts)} activations and {len(limits)} bounds for {depth - 1} hidden layers, {depth} layers"
             )
         if norm not in ("inf", "2"):
-            raise ValueError(f"norm={norm!r}: 'inf' or '2'")
+            raise ArgumentError(Asked("norm", norm), ": 'inf' or '2'")
         numbers = [holding(x) for x in (*limits, input_bound)]
         if min(numbers) <= 0:
             raise ValueError(f"bounds {[float(q) for q in numbers]}: each must be positive")

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from moduli.kernel.box import Box, _finite, _short
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import Asked, ShapeError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -79,3 +79,9 @@ class Samples:
 
 
 Domain = Box | Gaussian | Samples | None
+
+# What messages advise.
+ON_ALL = Asked("on", "all")
+ON_BOX = Asked("on", Box(-1, 1))
+ON_GAUSSIAN = Asked("on", Gaussian())
+ON_SAMPLES = Asked("on", Samples, "Samples(x)")

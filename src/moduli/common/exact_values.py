@@ -1,4 +1,4 @@
-"""What a network's outputs are at a rational point, in rational arithmetic."""
+"""A network's parameters, and its outputs at a rational point, in rational arithmetic."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from moduli.kernel.exact_numbers import Interval, enclose_value
+from moduli.kernel.exact_numbers import ExactArray, Interval, enclose_value
 from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def exact_arrays(net: Network) -> list[tuple[ExactArray, ExactArray]]:
+    """Weights and biases, layer by layer."""
+    return [(ExactArray(layer.weight), ExactArray(layer.bias)) for layer in net.layers]
 
 
 def evaluate(net: Network, x: Sequence[Fraction]) -> list[Interval]:

@@ -13,13 +13,14 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import MissingExtra, ModuliError, UnsupportedModel
 
 MAX_FILE = 2**31
 MAX_UNPACKED = 2**32
@@ -42,6 +43,27 @@ STAND_INS = (
     (rb"/annex/objects/", "a git-annex pointer, not the file; run git annex get"),
     (rb"\s*<(!doctype\s+html|html)\b", "a web page, not the file; download the raw file"),
 )
+
+
+@contextmanager
+def one_line(where: str) -> Iterator[None]:
+    """Whatever a malformed model makes the readers stumble over becomes one line that names it."""
+    try:
+        yield
+    except (OSError, MissingExtra):
+        raise
+    except ModuliError as error:
+        place = () if str(error).startswith(where) else (f"{where}: ",)
+        raise UnsupportedModel(*place, *error.parts) from None
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        raise UnsupportedModel(f"{where}: malformed ({type(error).__name__}: {error})") from None
 
 
 def suffix_of(path: str | Path) -> tuple[str, bool]:

@@ -180,12 +180,11 @@ def axes_of(model: GraphModel) -> list[Axis]:
     found, covered = list[Axis](), set[Place]()
     for seed in _seeds(model):
         shape = model.shapes.get(seed[0])
-        if (
-            seed in covered
-            or shape is None
-            or not isinstance(shape[seed[1]], int)
-            or shape[seed[1]] == 1
-        ):
+        if seed in covered or shape is None or not isinstance(shape[seed[1]], int):
+            continue
+        if shape[seed[1]] == 1:
+            if seed[0] in model.constants:
+                found.append(Axis(seed[0], 1, (seed[0],), (), (), "an axis keeps one unit"))
             continue
         units = units_from(model, seed)
         covered.update(units.places)

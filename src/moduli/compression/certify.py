@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from moduli.common.exact_values import exact_arrays
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.output_gap import Changed
 from moduli.kernel.bounds.sign_splits import without_masked_weights
@@ -16,7 +17,6 @@ from moduli.kernel.move import Move
 from moduli.kernel.network import Network
 from moduli.kernel.radius.cover_bound import Near
 from moduli.kernel.rules import replay
-from moduli.kernel.slack import exact_arrays
 from moduli.kernel.state import State
 
 

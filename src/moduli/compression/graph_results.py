@@ -169,7 +169,9 @@ class GraphRank(Result):
 
     @property
     def upper(self) -> int:
-        return self.compression.network.units
+        after = {axis.name: axis.size for axis in self.compression.network.axes}
+        free = (axis for axis in self.compression.original.axes if axis.frozen is None)
+        return sum(after.get(axis.name, 0) for axis in free)
 
     @property
     def of(self) -> int:
@@ -379,7 +381,7 @@ def _compare(small: Graph, large: Graph, ranges: Ranges) -> None:
         return
     rng = np.random.default_rng(0)
     for _ in range(SAMPLES):
-        feeds = _drawn(large.model, ranges, large.source.integers, rng)
+        feeds = drawn(large.model, ranges, large.source.integers, rng)
         if feeds is None:
             return
         try:
@@ -405,9 +407,10 @@ def _close(name: str, ours: Any, wanted: Any) -> None:
         )
 
 
-def _drawn(
+def drawn(
     model: GraphModel, ranges: Ranges, integers: frozenset[str], rng: np.random.Generator
 ) -> Mapping[str, Any] | None:
+    """Inputs by name, within bounds where there are any; None where a shape is not known, or large."""
     feeds = dict[str, Any]()
     for name in model.inputs:
         shape = model.shapes.get(name)

@@ -20,7 +20,7 @@ from moduli.formats.torch_copy import WAYS_OUT, copied, unpruned
 from moduli.formats.torch_modules import activation_of
 from moduli.formats.torch_modules import to_torch as to_torch
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.errors import ArgumentError, Asked, UnsupportedModel
 from moduli.kernel.network import Network
 
 from .average.gaussian_expectations import closed
@@ -142,13 +142,16 @@ def shrink(
     (16, True)
     """
     if sum(x is not None for x in (units, keep, eps)) != 1:
-        raise ValueError(f"units={units!r}, keep={keep!r}, eps={eps!r}: give exactly one of them")
+        raise ArgumentError(
+            Asked("units", units), ", ", Asked("keep", keep), ", ", Asked("eps", eps),
+            ": give exactly one of them",
+        )  # fmt: skip
     if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"keep={keep!r}: a share of the width, above 0 and at most 1")
+        raise ArgumentError(Asked("keep", keep), ": a share of the width, above 0 and at most 1")
     if eps is not None and not (eps > 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a positive finite number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a positive finite number is needed")
     if on not in ("gaussian", "samples"):
-        raise ValueError(f"on={on!r}: 'gaussian' or 'samples'")
+        raise ArgumentError(Asked("on", on), ": 'gaussian' or 'samples'")
     new, batches = copied(module), _batches(sample_inputs)
     for name, part in new.named_modules():
         if _is_linear(part):

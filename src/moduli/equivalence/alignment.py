@@ -21,7 +21,7 @@ import numpy as np
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.result import Result
 from moduli.kernel.certificate import Certificate, proved
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Layer, Network
 
 from .group import Axis, Element, Order, Spec, SymmetryGroup
@@ -250,14 +250,15 @@ def align(
     (mine, norms), (yours, wanted) = _bare(a), _bare(b)
     if by == "weights":
         if on is not None:
-            raise ValueError(
-                f"on={type(on).__name__} goes with by='activations'; weights are matched without data"
-            )
+            raise ArgumentError(
+                Asked("on", type(on)), " goes with ", Asked("by", "activations"),
+                "; weights are matched without data",
+            )  # fmt: skip
         found = match(spec_of(a), mine, yours, seed=seed)
     elif by == "activations":
         found = _by_activations(a, b, mine, yours, _points(on, a.widths[0], seed))
     else:
-        raise ValueError(f"by={by!r}: 'weights' or 'activations'")
+        raise ArgumentError(Asked("by", by), ": 'weights' or 'activations'")
     pairs = [found[str(l)] for l in range(1, len(a.layers))]
     factor = tuple(
         sign * (m / n[order]) for (order, sign), n, m in zip(pairs, norms, wanted, strict=True)
@@ -269,8 +270,9 @@ def _points(on: Domain, inputs: int, seed: int | np.random.Generator) -> Array:
     if isinstance(on, Gaussian):
         return on.sample(DRAWS, inputs, np.random.default_rng(seed))
     if not isinstance(on, Samples):
-        raise ValueError(
-            f"on={on!r}: give the inputs to compare activations on, Samples(x) or Gaussian()"
+        raise ArgumentError(
+            Asked("on", on),
+            ": give the inputs to compare activations on, Samples(x) or Gaussian()",
         )
     if on.x.shape[1] != inputs:
         raise ShapeError(f"samples have shape {on.x.shape}; the networks have {inputs} inputs")

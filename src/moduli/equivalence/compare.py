@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.domains import Domain, Gaussian, Samples
-from moduli.common.exact_values import evaluate
+from moduli.common.exact_values import evaluate, exact_arrays
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted, plain_float
 from moduli.compression.average import closed_form
@@ -27,12 +27,19 @@ from moduli.kernel import fields
 from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
-from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
-from moduli.kernel.exact_numbers import ceiling, sum_up
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    CertificateRejected,
+    ShapeError,
+    Undecided,
+    UnsupportedModel,
+)
+from moduli.kernel.exact_numbers import ExactArray, ceiling, sum_up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network, rebuilt
 from moduli.kernel.rules import apply, replay
-from moduli.kernel.slack import Slack, difference, exact_arrays, magnitude
+from moduli.kernel.slack import Slack, difference
 from moduli.kernel.state import State
 
 from . import exact_gap
@@ -285,11 +292,12 @@ def equivalent(
 ) -> Equivalence:
     """See `api.equivalent`."""
     if isinstance(on, (Gaussian, Samples)):
-        raise ValueError(
-            f"on={type(on).__name__}: equality is asked on all inputs (None) or on a Box; for averages use distance"
+        raise ArgumentError(
+            Asked("on", type(on)),
+            ": equality is asked on all inputs (None) or on a Box; for averages use distance",
         )
     if not (eps >= 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
     eps = float(eps)  # of NumPy or whole: an answer holds a plain float
     _require_one_map(a, b)
     why, radius = "reduced widths differ", _radius(on, a)
@@ -680,11 +688,16 @@ def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | No
         best = min(best, m.slack(radius).everywhere)
         if best == 0:
             return 0.0
-    size = sum(
-        magnitude(normal_form(net)[0].arrays(), net.activations, radius=radius).everywhere
-        for net in (a, b)
-    )
+    size = _size(a, radius) + _size(b, radius)
     return min(best, math.nextafter(size, math.inf))
+
+
+def _size(net: Network, radius: Array | None) -> float:
+    """A bound of the outputs: how far they are from those of a last layer that is zero."""
+    *hidden, (weight, bias) = normal_form(net)[0].arrays()
+    zero = ExactArray(np.zeros_like(weight.hi)), ExactArray(np.zeros_like(bias.hi))
+    layers = [*hidden, (weight, bias)], [*hidden, zero]
+    return difference(*layers, net.activations, radius=radius).everywhere
 
 
 def _mean_square(

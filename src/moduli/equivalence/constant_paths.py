@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moduli.common.exact_values import evaluate
+from moduli.common.exact_values import evaluate, exact_arrays
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.kernel import arithmetic, fields
@@ -38,7 +38,7 @@ from moduli.kernel.exact_numbers import (
     value,
 )
 from moduli.kernel.network import Layer, Network, rebuilt
-from moduli.kernel.slack import difference, exact_arrays
+from moduli.kernel.slack import difference
 
 SCHEMA = "moduli.path/1"
 Vector = tuple[Fraction, ...]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common import modular
+from moduli.common.exact_values import exact_arrays
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.compression.certify import certify
@@ -40,7 +41,7 @@ from moduli.kernel.minimality import distinct, reducible
 from moduli.kernel.move import Move
 from moduli.kernel.network import IDENTITY, Layer, Network
 from moduli.kernel.rules import apply, replay
-from moduli.kernel.slack import NO_SLACK, Slack, difference, exact_arrays, row_blocks
+from moduli.kernel.slack import NO_SLACK, Slack, difference, row_blocks
 from moduli.kernel.state import State
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

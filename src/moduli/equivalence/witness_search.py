@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.at_points import gradient
 from moduli.common.domains import Domain
 from moduli.common.exact_values import evaluate
 from moduli.kernel.activations import Activation
@@ -223,7 +224,7 @@ def _ascend(a: Network, b: Network, x: Array, on: Domain, eps: float) -> Array:
             pick = np.zeros_like(apart)
             at = np.arange(len(x)), np.abs(np.nan_to_num(apart)).argmax(axis=1)
             pick[at] = np.sign(apart[at])
-            slope = np.nan_to_num(a.pullback(x, pick) - b.pullback(x, pick))
+            slope = np.nan_to_num(gradient(a, x, pick) - gradient(b, x, pick))
         if box is not None:
             new = np.clip(x + step * (box.high - box.low) * np.sign(slope), box.low, box.high)
         else:

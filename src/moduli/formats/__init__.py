@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 
 from moduli.common.domains import Samples
+from moduli.common.exact_values import exact_arrays
 from moduli.common.files import (
     MAX_FILE,
     UNPACKED_FLOOR,
@@ -54,6 +55,7 @@ from moduli.common.files import (
     content,
     load_arrays,
     named,
+    one_line,
     refuse_stand_in,
     regular,
     suffix_of,
@@ -61,9 +63,10 @@ from moduli.common.files import (
 )
 from moduli.common.graph import Graph
 from moduli.kernel.box import Box
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import Asked, UnsupportedModel
+from moduli.kernel.exact_numbers import sum_up
 from moduli.kernel.network import Network
-from moduli.kernel.slack import Slack, exact_arrays, rounding_slack
+from moduli.kernel.slack import Slack, difference
 
 from .nnet import nnet_bytes, read_nnet
 from .onnx.model_files import onnx_bytes, read_onnx
@@ -288,7 +291,7 @@ def save(
         raise UnsupportedModel(f"save takes a Network, not {type(net).__name__}; load it first")
     if dtype == "float32":
         net, more = _float32(net)
-        slack = more if slack is None else slack.plus(more)
+        slack = more if slack is None else _both(slack, more)
     return atomic_write(file, writer(net, dtype, slack))
 
 
@@ -367,15 +370,19 @@ def _read_policy(path: Path, activation: Any, keys: Sequence[str] | None) -> Net
             f", from {', '.join(names[:16])}{', ...' if len(names) > 16 else ''}" if names else ""
         )
         raise UnsupportedModel(
-            f"{path}: {POLICY} holds several networks, actor and critic; choose layers, in order, with keys={listed}"
-        )
+            f"{path}: {POLICY} holds several networks, actor and critic; "
+            "choose layers, in order, with ", Asked("keys"), listed,
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / POLICY
         file.write_bytes(data)
         try:
             net = _network(_torch().read_checkpoint(file, activation=activation, keys=keys))
         except UnsupportedModel as error:
-            raise UnsupportedModel(str(error).replace(str(file), f"{path}: {POLICY}")) from None
+            member = f"{path}: {POLICY}"
+            raise UnsupportedModel(
+                *(p.replace(str(file), member) if isinstance(p, str) else p for p in error.parts)
+            ) from None
     note = f"layers of {POLICY} alone: scaling of observations, squashing and clipping of actions are not in them"
     return replace(net, notes=(*net.notes, note))
 
@@ -469,7 +476,8 @@ def _network(value: Any) -> Network:
 def _from_pairs(pairs: Sequence[Any], activation: Any) -> Network:
     if activation is None and len(pairs) > 1:
         raise UnsupportedModel(
-            f"{len(pairs)} (weight, bias) pairs store no activation; give it, as in activation='relu'"
+            f"{len(pairs)} (weight, bias) pairs store no activation; give it, as in ",
+            Asked("activation", "relu"),
         )
     return Network.mlp(*[part for pair in pairs for part in pair], activation=activation or "relu")
 
@@ -491,11 +499,15 @@ def _zoo(name: str) -> Network:
         return _read_npz((folder / f"{name}.npz").read_bytes(), f"zoo:{name}")
 
 
+def _both(one: Slack, other: Slack) -> Slack:
+    """Of two roundings, one after the other."""
+    return Slack(sum_up(one.constant, other.constant), sum_up(one.growth, other.growth))
+
+
 def _float32(net: Network) -> tuple[Network, Slack]:
     """The network with float32 parameters, and what that does to the function."""
     rounded = net.rounded("float32")
-    weights, biases = zip(*exact_arrays(net), strict=True)
-    return rounded, rounding_slack(weights, biases, rounded)
+    return rounded, difference(exact_arrays(net), exact_arrays(rounded), net.activations)
 
 
 def load_samples(path: str | Path) -> Samples:

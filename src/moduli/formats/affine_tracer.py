@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.exact_values import exact_arrays
 from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ShapeError, UnsupportedModel
 from moduli.kernel.exact_numbers import (
@@ -36,7 +37,7 @@ from moduli.kernel.exact_numbers import (
     up_matmul,
 )
 from moduli.kernel.network import IDENTITY, Layer, Network, _float64
-from moduli.kernel.slack import difference, exact_arrays, rounding_slack
+from moduli.kernel.slack import difference
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]
@@ -763,7 +764,7 @@ class Tensor:
             return self
         if self.pristine and self.layers:
             *before, (weight, bias, last) = self.layers
-            both = activation.after(last)
+            both = _composed(activation, last)
             if both is not None:
                 return replace(self, layers=(*before, (weight, bias, both)))
         weight, bias, made = self._closed()
@@ -939,12 +940,36 @@ def _stacked(parts: Sequence[BallArray]) -> BallArray:
     return BallArray(ExactArray(hi, lo), radius)
 
 
+def _composed(outer: Activation, inner: Activation) -> Activation | None:
+    """The activation that z -> outer(inner(z)) is, where it is one.
+
+    >>> relu, sigmoid = Activation.of("relu"), Activation.of("sigmoid")
+    >>> str(_composed(relu, sigmoid)), _composed(sigmoid, relu)
+    ('sigmoid', None)
+    """
+    if not (outer.homogeneous and outer.exact(Fraction(1)) == 1):
+        return None
+    if outer.kind == "identity" or (inner.least is not None and inner.least >= 0):
+        return inner
+    if inner.kind != "elu" or inner.least == 0 or outer.kind not in ("relu", "leaky_relu"):
+        return None
+    # An elu has the sign of z, as its alpha is positive.
+    alpha = Fraction(outer.slope or 0) * Fraction(inner.parameters[0])
+    if alpha == 0:
+        return Activation("relu")
+    try:
+        slope = float(alpha)
+    except OverflowError:
+        return None
+    return Activation("elu", slope) if slope == alpha else None
+
+
 def _rounding(parts: Sequence[tuple[BallArray, BallArray, Activation]], net: Network) -> str:
     """The certified effect of rounding: everywhere, and near the origin where bounded activations
     hide it.
     """
     exact = [(w.away(), b.away()) for w, b, _ in parts]
-    slack = rounding_slack([w for w, _ in exact], [b for _, b in exact], net)
+    slack = difference(exact, exact_arrays(net), net.activations)
     near = difference(exact, exact_arrays(net), net.activations, radius=1.0)
     line = f"rounding to float64 changes the output by at most {slack}"
     return (
@@ -956,7 +981,7 @@ def _layer(place: int, weight: BallArray, bias: BallArray, activation: Activatio
     try:
         return Layer(weight.centre.hi, bias.centre.hi, activation)
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"layer {place}: {error}") from None
+        raise error.at(f"layer {place}") from None
 
 
 def _limit(numbers: int, what: str, most: int = MAX_PARAMETERS) -> None:

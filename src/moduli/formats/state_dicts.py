@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import ModuliError, UnsupportedModel
+from moduli.kernel.errors import Asked, ModuliError, UnsupportedModel
 from moduli.kernel.network import Network
 
 from .affine_tracer import BallArray, Tensor
@@ -82,8 +82,9 @@ def _no_number_falls(stems: Sequence[str], where: str) -> None:
                 continue
             if last.get(tokens[:at], token) > token:
                 raise UnsupportedModel(
-                    f"{where}: {shown(stem)!r} is stored behind a higher number, so that stored order and names disagree; "
-                    f"say the order of evaluation with keys=, from {listed(stems)}"
+                    f"{where}: {shown(stem)!r} is stored behind a higher number, so that stored "
+                    "order and names disagree; say the order of evaluation with ",
+                    *_keys_from(stems),
                 )
             last[tokens[:at]] = token
 
@@ -103,8 +104,13 @@ def _numbers_decide(stems: Sequence[str], where: str) -> None:
     if alike or mixed:
         raise UnsupportedModel(
             f"{where} keeps no order of its entries and their names do not tell one; "
-            f"say the order of evaluation with keys=, from {listed(sorted(stems))}"
+            "say the order of evaluation with ",
+            *_keys_from(sorted(stems)),
         )
+
+
+def _keys_from(stems: Sequence[str]) -> tuple[Asked, str]:
+    return Asked("keys"), f", from {listed(stems)}"
 
 
 # The chain -----------------------------------------------------------------------------------------
@@ -189,7 +195,7 @@ def _read(
     try:
         return _built(layers, folds, activation, lines)
     except ModuliError as error:
-        raise type(error)(f"{where}: {error}") from None
+        raise error.at(where) from None
 
 
 def _chosen(modules: Mapping[str, Module], keys: Any, ordered: bool, where: str) -> list[str]:
@@ -200,11 +206,11 @@ def _chosen(modules: Mapping[str, Module], keys: Any, ordered: bool, where: str)
         twice = [stem for stem in found if stem in chosen]
         if twice:
             raise UnsupportedModel(
-                f"{where}: keys= choose {shown(twice[0])!r} twice; a layer is read once"
-            )
+                f"{where}: ", Asked("keys"), f" choose {shown(twice[0])!r} twice; a layer is read once"
+            )  # fmt: skip
         chosen += _in_order(found, ordered, where)
     if not chosen:
-        raise UnsupportedModel(f"{where}: keys= is empty; {_choose(modules)}")
+        raise UnsupportedModel(f"{where}: ", Asked("keys"), " is empty; ", *_choose(modules))
     _understood(modules, chosen, where)
     return chosen
 
@@ -224,16 +230,16 @@ def _selected(modules: Mapping[str, Module], key: str, where: str) -> list[str]:
     )
 
 
-def _choose(modules: Mapping[str, Module]) -> str:
+def _choose(modules: Mapping[str, Module]) -> tuple[str | Asked, ...]:
     """The way out by keys, where there is one."""
     layers = [stem for stem, module in modules.items() if stem and module.kind == DENSE]
-    return f"choose layers with keys=, from {listed(layers)}" if layers else OTHER_WAYS
+    return ("choose layers with ", *_keys_from(layers)) if layers else (OTHER_WAYS,)
 
 
 def _understood(modules: Mapping[str, Module], stems: Sequence[str], where: str) -> None:
     """Every entry must belong to a dense layer or a batch normalisation."""
     if not any(modules[stem].kind == DENSE for stem in stems):
-        _first_foreign([modules[stem] for stem in stems], where, OTHER_WAYS)
+        _first_foreign([modules[stem] for stem in stems], where, (OTHER_WAYS,))
         there = [module.name(leaf) for module in modules.values() for leaf in module.entries]
         raise UnsupportedModel(
             f"{where}: no entry is named X.weight; there are {listed(there) or 'none'}"
@@ -241,7 +247,7 @@ def _understood(modules: Mapping[str, Module], stems: Sequence[str], where: str)
     _first_foreign([modules[stem] for stem in stems], where, _choose(modules))
 
 
-def _first_foreign(modules: Sequence[Module], where: str, way: str) -> None:
+def _first_foreign(modules: Sequence[Module], where: str, way: tuple[str | Asked, ...]) -> None:
     for module in modules:
         kind = module.kind
         if kind in (DENSE, BATCH_NORM):
@@ -254,15 +260,18 @@ def _first_foreign(modules: Sequence[Module], where: str, way: str) -> None:
         ):
             raise UnsupportedModel(
                 f"{where}: {module.name(leaf)!r} belongs to quantised weights, which are not read; "
-                f"save the network in floating point, or {way}"
+                "save the network in floating point, or ",
+                *way,
             )
         if kind == UNKNOWN:
             raise UnsupportedModel(
-                f"{where}: {module.name(leaf)!r} belongs to no dense layer (X.weight, X.bias); {way}"
+                f"{where}: {module.name(leaf)!r} belongs to no dense layer (X.weight, X.bias); ",
+                *way,
             )
         raise UnsupportedModel(
             f"{where}: {module.name(leaf)!r} of shape {shape_of(module.entries[leaf])} is {kind}; "
-            f"export the model to ONNX, or {way}"
+            "export the model to ONNX, or ",
+            *way,
         )
 
 
@@ -289,8 +298,9 @@ def _chained(layers: Sequence[Dense], where: str) -> None:
         given, taken = shape_of(lower.weight)[0], shape_of(upper.weight)[1]
         if given != taken:
             raise UnsupportedModel(
-                f"{where}: {shown(lower.stem)} gives {given} numbers but {shown(upper.stem)} takes {taken}; "
-                f"choose layers in order with keys=, from {listed([layer.stem for layer in layers])}"
+                f"{where}: {shown(lower.stem)} gives {given} numbers but {shown(upper.stem)} "
+                f"takes {taken}; choose layers in order with ",
+                *_keys_from([layer.stem for layer in layers]),
             )
 
 
@@ -308,14 +318,16 @@ def _unbranched(layers: Sequence[Dense], where: str) -> None:
             continue
         if first:
             raise UnsupportedModel(
-                f"{where}: {first!r} and {name!r} both take {inputs} inputs, in series or side by side; "
-                f"say which with keys=({first!r}, {name!r}) or keys=({first!r},)"
-            )
+                f"{where}: {first!r} and {name!r} both take {inputs} inputs, in series or side by "
+                "side; say which with ",
+                Asked("keys", (first, name)), " or ", Asked("keys", (first,)),
+            )  # fmt: skip
         names = {layer.stem for layer in start}
         if all(layer.stem.removeprefix(name + ".") in names for layer in group):
             raise UnsupportedModel(
-                f"{where}: {name!r} repeats layers beside it (an average of the weights, a target?); "
-                f"choose layers with keys=, from {listed([layer.stem for layer in layers])}"
+                f"{where}: {name!r} repeats layers beside it (an average of the weights, a "
+                "target?); choose layers with ",
+                *_keys_from([layer.stem for layer in layers]),
             )
 
 
@@ -330,7 +342,8 @@ def _no_embedding(layers: Sequence[Dense], modules: Mapping[str, Module], where:
         ):
             raise UnsupportedModel(
                 f"{where}: {layer.stem!r} is named as an embedding, which is no dense layer; "
-                f"if it is one, choose layers with keys=, from {listed([one.stem for one in layers])}"
+                "if it is one, choose layers with ",
+                *_keys_from([one.stem for one in layers]),
             )
 
 
@@ -338,7 +351,9 @@ def _known_activation(activation: Any, layers: Sequence[Dense], where: str) -> N
     if activation is None and len(layers) > 1:
         stems = listed([layer.stem for layer in layers])
         raise UnsupportedModel(
-            f"{where} stores no activation; give it, as in activation='relu' (layers: {stems})"
+            f"{where} stores no activation; give it, as in ",
+            Asked("activation", "relu"),
+            f" (layers: {stems})",
         )
 
 
@@ -360,7 +375,9 @@ def _completed(
             if _stands_between(stem, gap, modules, ordered, where):
                 gaps.setdefault(gap, []).append(stem)
                 break
-    _first_foreign([modules[stem] for stems in gaps.values() for stem in stems], where, OTHER_WAYS)
+    _first_foreign(
+        [modules[stem] for stems in gaps.values() for stem in stems], where, (OTHER_WAYS,)
+    )
     complete: list[str] = []
     after = dict(pairwise(layers))
     for stem in chosen:
@@ -565,8 +582,9 @@ def network_from_checkpoint(
     if len(candidates) > 1 and keys is None:
         places = [shown(".".join(path)) for path in candidates]
         raise UnsupportedModel(
-            f"{where} holds {_summary(loaded)}, in which no single state dict is found but {len(places)}: "
-            f"choose one with keys=, from {listed(places)}"
+            f"{where} holds {_summary(loaded)}, in which no single state dict is found but "
+            f"{len(places)}: choose one with ",
+            *_keys_from(places),
         )
     named: dict[str, Any] = {}
     for path, entries in candidates.items():

@@ -68,7 +68,7 @@ UNARY = {
     "neg": "neg", "sqrt": "sqrt", "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin",
     "atan": "atan", "sinh": "sinh", "cosh": "cosh", "asinh": "asinh", "atanh": "atanh",
     "sign": "sign", "sgn": "sign", "silu": "silu", "mish": "mish", "hardswish": "hardswish",
-    "selu": "selu", "round": "round", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
+    "round": "round", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
     "frac": "frac", "log": "log", "log2": "log2", "log10": "log10", "log1p": "log1p",
     "exp2": "exp2", "expm1": "expm1", "rsqrt": "rsqrt", "reciprocal": "reciprocal", "acos": "acos",
     "acosh": "acosh", "erfc": "erfc", "erfinv": "erfinv", "log_sigmoid": "log_sigmoid",
@@ -246,11 +246,24 @@ def _rrelu(reader: TorchReader, node: Any, a: Arguments) -> Result:
     return _apply(reader, node, "leaky_relu", [reader.value(a["self"])], (slope,))
 
 
+SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as torch has them
+
+
 @handles("elu", "celu")
 def _elu(reader: TorchReader, node: Any, a: Arguments) -> Result:
     kind = node.target._schema.name.removeprefix("aten::")
-    numbers = tuple(float(a[key]) for key in ("alpha", "scale", "input_scale") if key in a)
-    return _apply(reader, node, kind, [reader.value(a["self"])], numbers)
+    alpha, scale, inner = (float(a.get(key, 1.0)) for key in ("alpha", "scale", "input_scale"))
+    x = [reader.value(a["self"])]
+    if inner != 1.0:
+        return _apply(reader, node, f"{kind} of {inner} x", x, (alpha, scale))
+    if scale != 1.0:
+        return _apply(reader, node, "selu", x, (alpha, scale))
+    return _apply(reader, node, kind, x, (alpha,))
+
+
+@handles("selu")
+def _selu(reader: TorchReader, node: Any, a: Arguments) -> Result:
+    return _apply(reader, node, "selu", [reader.value(a["self"])], SELU)
 
 
 @handles("gelu")

@@ -30,7 +30,7 @@ import numpy as np
 
 from moduli.common.extras import needed
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import MissingExtra, ModuliError, ShapeError, UnsupportedModel
+from moduli.kernel.errors import Asked, MissingExtra, ModuliError, ShapeError, UnsupportedModel
 from moduli.kernel.network import Network, _float64
 
 from .affine_tracer import BallArray, Tensor
@@ -175,7 +175,7 @@ def _agreement(
     try:
         return confirm(net, run, samples=(1, SAMPLES), unit=unit, by=f"torch in {kind}")
     except ModuliError as error:
-        raise type(error)(f"{name}: {error}") from None
+        raise error.at(name) from None
 
 
 def _one_input(module: Any, name: str) -> None:
@@ -195,8 +195,9 @@ def _input_shape(module: Any, name: str, given: int | Sequence[int] | None) -> t
         )
         if linear is None:
             raise UnsupportedModel(
-                f"{name} has no Linear to tell its input; give input_shape=, without the batch axis"
-            )
+                f"{name} has no Linear to tell its input; give ", Asked("input_shape"),
+                ", without the batch axis",
+            )  # fmt: skip
         return (int(linear.in_features),)
     shape = (int(given),) if isinstance(given, int) else tuple(int(n) for n in given)
     if any(n < 1 for n in shape):
@@ -363,18 +364,13 @@ class _Walk:
         )
         try:
             return self._call(node, args, options)
-        except (
-            ModuliError,
-            AttributeError,
-            TypeError,
-            ValueError,
-            IndexError,
-            OverflowError,
-        ) as error:
-            kind = type(error) if isinstance(error, ModuliError) else UnsupportedModel
-            raise kind(
-                f"{type(self.module).__name__}, {_place(node, self.module)}: {error}"
-            ) from None
+        except ModuliError as error:
+            raise error.at(self._at(node)) from None
+        except (AttributeError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise UnsupportedModel(f"{self._at(node)}: {error}") from None
+
+    def _at(self, node: Any) -> str:
+        return f"{type(self.module).__name__}, {_place(node, self.module)}"
 
     def _value(self, argument: Any) -> Any:
         """The argument with nodes replaced by their values."""
@@ -465,7 +461,7 @@ class _Walk:
             try:
                 return tensor.finish(output_map, notes)
             except ModuliError as error:
-                raise type(error)(f"{name}: {error}") from None
+                raise error.at(name) from None
         raise UnsupportedModel(
             f"{name} returns something that does not depend on its input; one computed tensor is needed"
         )

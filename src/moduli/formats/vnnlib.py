@@ -22,9 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moduli.common.files import content
+from moduli.common.files import content, one_line
 from moduli.kernel.box import Box as Box
-from moduli.kernel.errors import UnsupportedModel, one_line, printable
+from moduli.kernel.errors import UnsupportedModel, printable
 
 MAX_TEXT = 64 * 2**20
 MAX_DEPTH = 100

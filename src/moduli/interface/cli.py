@@ -406,13 +406,18 @@ def compress(
         return show(small, as_json, quiet, **_told(domain), written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
-        small = small.rounded(dtype or net.dtype)
+        small = small.rounded(dtype or _type_of(net))
         with writing(Path(out)):
-            target = mo.save(small.network, out, dtype=dtype or net.dtype)
+            target = mo.save(small.network, out, dtype=dtype or _type_of(net))
         return show(small, as_json, quiet, **_told(domain), written=str(target))
-    written, proof = _write(small, Path(out), dtype or net.dtype)
+    written, proof = _write(small, Path(out), dtype or _type_of(net))
     show(written, as_json, quiet, **_told(domain), written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
+
+
+def _type_of(net: Network) -> str:
+    """The type of the file's ends; folded maps may need more bits, and are rounded with a bound."""
+    return net.ends.dtype if net.ends is not None else net.dtype
 
 
 def _units(text: str | None) -> int | list[int] | None:
@@ -625,7 +630,7 @@ def equal(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         nets, domain = (
-            (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))),
+            (_load_any(a, **_fitting(a, source)), _load_any(b, **_fitting(b, source))),
             _domain(on),
         )
         answer = mo.equivalent(
@@ -1031,7 +1036,7 @@ def train(
     net = run.network
     found = measure(net, told.x.astype(float), told.x_test.astype(float), told.y_test, seed=seed)
     with writing(Path(out)):
-        target = mo.save(net, out, dtype=net.dtype)
+        target = mo.save(net, out, dtype=_type_of(net))
     if as_json:
         return show(run, as_json, quiet, measured=found, written=str(target))
     shown = {

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from moduli.common.result import encoded, table
-from moduli.kernel.errors import ModuliError, printable
+from moduli.kernel.errors import Asked, ModuliError, printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from moduli.common.progress import Progress
     from moduli.common.result import Result
+    from moduli.kernel.box import Box
 
     Text = click.ParamType[str]
 else:
@@ -263,43 +264,62 @@ def _console() -> Any:
 
 # Failing --------------------------------------------------------------------------------------------------------
 
-SPOKEN = (
-    (r"on=Box\(([^,()]+), ([^()]+)\)", r"--on box:\1,\2"),
-    (r"on=Box\b", "--on box"),
-    (r"on=Gaussian(\(\))?", "--on gaussian"),
-    (r"on=Samples(\(x\))?", "--on FILE.npz"),
-    (r"on=None", "--on all"),
-    (r"slice=\(origin, u, v\)", "--slice random"),
-    (r"\binput_shape=", "--input-shape "),
-    (r"\b(keys|output)=,", r"--\1,"),
-    (r"\bmax_slack=", "--max-slack "),
-    (r"\bminimal=True", "--minimal"),
-    (
-        r"\b(on|eps|radius|units|budget|seed|activation|output|keys|by|radii|bound|samples)='?([^',;) ]*)'?",
-        r"--\1 \2",
-    ),
-)
+MOST_ENDS = 6  # of a box, that a message spells
 
 
-def spoken(message: str) -> str:
-    """A message of the library in one line, its keywords as options."""
-    for keyword, option in SPOKEN:
-        message = re.sub(keyword, option, message)
-    return printable(message)
+def option(asked: Asked) -> str:
+    """A parameter of the library as it is typed here."""
+    name = f"--{asked.parameter.replace('_', '-')}"
+    if asked.value is None and asked.parameter != "on":
+        return f"no {name}"
+    typed = _typed(asked)
+    return f"{name} {typed}" if typed else name
 
 
-def fail(message: str, code: int) -> NoReturn:
-    click.echo(f"moduli: {spoken(message)}", err=True)
-    sys.exit(code)
+def _typed(asked: Asked) -> str:
+    """What stands behind an option; nothing behind a flag."""
+    from moduli.common.domains import Gaussian, Samples
+    from moduli.kernel.box import Box
+
+    value = asked.value
+    if value is True:
+        return ""
+    if isinstance(value, Box):
+        return _typed_box(value)
+    domains = {type(None): "all", Box: "box", Gaussian: "gaussian", Samples: "FILE.npz"}
+    kind = value if isinstance(value, type) else type(value)
+    if kind in domains:
+        return domains[kind]
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else asked.written
+
+
+def _typed_box(box: Box) -> str:
+    ends = []
+    for end in (box.low, box.high):
+        numbers = [f"{number:g}" for number in end.ravel().tolist()]
+        ends.append(numbers[:1] if len(set(numbers)) == 1 else numbers)
+    if max(map(len, ends)) > MOST_ENDS:
+        return "box"
+    between = "," if len(ends[0]) == len(ends[1]) == 1 else ";"
+    return f"box:{between.join(map(','.join, ends))}"
 
 
 def fail_with(error: BaseException) -> NoReturn:
     """One line and the exit code for whatever went wrong."""
-    fail(*failure(error))
+    message, code = failure(error)
+    click.echo(f"moduli: {message}", err=True)
+    sys.exit(code)
 
 
 def failure(error: BaseException) -> tuple[str, int]:
-    """What is said of an error, and the exit code."""
+    """What is said of an error in one line, and the exit code."""
+    message, code = _failure(error)
+    return printable(message), code
+
+
+def _failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         return str(error), 130
     if isinstance(error, BrokenExecutor):
@@ -307,7 +327,8 @@ def failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
         return _usage(error), 2
     if isinstance(error, ModuliError):
-        return str(error), error.exit_code
+        said = (option(part) if isinstance(part, Asked) else part for part in error.parts)
+        return "".join(said), error.exit_code
     if isinstance(error, FileNotFoundError):
         return f"{error.filename}: no such file or folder{_nearby(str(error.filename))}", 4
     if isinstance(error, OSError):
@@ -321,7 +342,7 @@ STATUS = {1: "rejected", 2: "usage", 3: "undecided", 4: "unreadable"}
 def refusal(command: str, error: BaseException) -> dict[str, Any]:
     """The JSON object of a command that has no answer: why, in one line."""
     reason, code = failure(error)
-    return {"schema": f"moduli.{command}/1", "status": STATUS[code], "reason": spoken(reason)}
+    return {"schema": f"moduli.{command}/1", "status": STATUS[code], "reason": reason}
 
 
 def _usage(error: click.UsageError) -> str:

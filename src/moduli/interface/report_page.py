@@ -26,6 +26,7 @@ from moduli.kernel.network import Network
 from moduli.piecewise.polyhedral_complex import MOST, Pieces, random_plane
 
 from .html import (
+    KINDS,
     MEANING,
     NOTHING,
     Bar,
@@ -491,7 +492,7 @@ def _shares(small: Compression) -> Iterator[Bar]:
         for move in small.proof.large_moves:
             if move.kind == "skip":  # layers behind it are numbered anew
                 break
-            if move.layer == l and move.kind in (*MOVES, "inactive"):
+            if move.layer == l and move.kind in KINDS:
                 counts[move.kind] = counts.get(move.kind, 0) + move.gone
         yield Bar(f"layer {l}", {**counts, "other": max(0, before - sum(counts.values()))})
 

@@ -543,26 +543,6 @@ class Activation:
         sign, slope, offset = self.reflection
         return size * sign, size * slope, offset
 
-    def after(self, inner: Activation) -> Activation | None:
-        """The activation that z -> self(inner(z)) is, where it is one of these.
-
-        >>> relu, sigmoid = Activation.of("relu"), Activation.of("sigmoid")
-        >>> str(relu.after(sigmoid)), sigmoid.after(relu)
-        ('sigmoid', None)
-        """
-        if not (self.homogeneous and self.exact(_ONE) == 1):
-            return None
-        if self.kind == "identity" or (inner.least is not None and inner.least >= 0):
-            return inner
-        if inner.kind != "elu" or inner.least == 0 or self.kind not in ("relu", "leaky_relu"):
-            return None
-        alpha = Fraction(self.slope or 0) * Fraction(
-            inner.parameters[0]
-        )  # elu has the sign of z, as its alpha is positive
-        if alpha == 0:
-            return Activation("relu")
-        return Activation("elu", float(alpha)) if _is_float(alpha) else None
-
     def line(self, low: Fraction, high: Fraction) -> tuple[Fraction, Fraction] | None:
         """(slope, offset) of s on [low, high] where it is affine there, else None."""
         return next(((x.slope, x.offset) for x in self._row.lines if x.covers(low, high)), None)
@@ -575,13 +555,6 @@ class Activation:
         if self._row.between is not None:
             return self._row.between(z)
         return self._row.at_zero if z == 0 else None
-
-
-def _is_float(number: Fraction) -> bool:
-    try:
-        return Fraction(float(number)) == number
-    except OverflowError:
-        return False
 
 
 def _taken(kind: str, names: tuple[str, ...]) -> str:

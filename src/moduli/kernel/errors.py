@@ -1,6 +1,7 @@
 """Every error this library raises on purpose.
 
     ModuliError
+    |- ArgumentError(ValueError)       an argument that cannot be, or several that do not go together
     |- UnsupportedModel(ValueError)    a model that cannot be read, and the first thing not understood
     |- ShapeError(ValueError)          two shapes that do not fit
     |- Undecided(RuntimeError)         no answer; carries the best bounds so far
@@ -14,19 +15,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A parameter of a public function in a message, spelled as in Python. Whoever has another
+    spelling, as the command line has, writes it from the fields.
+
+    Attributes:
+        parameter: its name. value: what was given, or should be; `...` for the name alone. text:
+            how Python writes the value, where that is not its repr.
+
+    >>> f"{Asked('eps', 0.1)} {Asked('on', type(None), 'Samples(x)')} {Asked('keys')}"
+    'eps=0.1 on=Samples(x) keys='
+    """
+
+    parameter: str
+    value: object = ...
+    text: str = ""
+
+    @property
+    def written(self) -> str:
+        """The value as Python writes it; of a class, its name."""
+        if self.text or self.value is ...:
+            return self.text
+        return self.value.__name__ if isinstance(self.value, type) else repr(self.value)
+
+    def __str__(self) -> str:
+        return f"{self.parameter}={self.written}"
 
 
 class ModuliError(Exception):
     """Base of all errors of this library; the message is one printable line, whatever names and
     values files bring.
+
+    Attributes:
+        parts: the message in parts; those about a parameter are `Asked`.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    def __init__(self, *parts: str | Asked) -> None:
+        super().__init__(printable("".join(map(str, parts))))
+        self.parts = parts
+
+    @property
+    def parameter(self) -> str | None:
+        """The parameter that the message names first, or None."""
+        return next((part.parameter for part in self.parts if isinstance(part, Asked)), None)
+
+    def at(self, place: str) -> ModuliError:
+        """The same error, saying first where it happened."""
+        return type(self)(f"{place}: ", *self.parts)
+
+
+class ArgumentError(ModuliError, ValueError):
+    """An argument that cannot be, or several that do not go together."""
 
 
 class UnsupportedModel(ModuliError, ValueError):
@@ -51,9 +96,12 @@ class Undecided(ModuliError, RuntimeError):
     exit_code = 3
 
     def __init__(
-        self, message: str, *, lower: float | int | None = None, upper: float | int | None = None
+        self,
+        *parts: str | Asked,
+        lower: float | int | None = None,
+        upper: float | int | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(*parts)
         self.lower, self.upper = lower, upper
 
 
@@ -80,27 +128,6 @@ class MissingExtra(ModuliError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'moduli[{extra}]'")
-
-
-@contextmanager
-def one_line(where: str) -> Iterator[None]:
-    """Whatever a malformed model makes the readers stumble over becomes one line that names it."""
-    try:
-        yield
-    except (OSError, MissingExtra):
-        raise
-    except ModuliError as error:
-        text = str(error)
-        raise UnsupportedModel(text if text.startswith(where) else f"{where}: {text}") from None
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
-        raise UnsupportedModel(f"{where}: malformed ({type(error).__name__}: {error})") from None
 
 
 def printable(text: str) -> str:

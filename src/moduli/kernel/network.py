@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -89,6 +89,12 @@ class Layer:
                 f"weight has shape {self.weight.shape} but bias {self.bias.shape}: rows and biases must agree"
             )
 
+    def __call__(
+        self, x: Float64[np.ndarray[Any, Any], "batch in"]
+    ) -> Float64[np.ndarray[Any, Any], "batch out"]:
+        """Its activations at ``x``, in float64 arithmetic."""
+        return self.activation(x @ self.weight.T + self.bias)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Through the constructor, so that arrays are read-only again."""
         return Layer, (self.weight, self.bias, self.activation)
@@ -100,7 +106,15 @@ def _layer(l: int, weight: Any, bias: Any, activation: Activation) -> Layer:
     try:
         return Layer(*arrays, activation)
     except (ShapeError, UnsupportedModel) as error:
-        raise type(error)(f"layer {l}: {error}") from None
+        raise error.at(f"layer {l}") from None
+
+
+class Ends(NamedTuple):
+    """Names of the input and the output of a file, and the type of their entries."""
+
+    input: str
+    output: str
+    dtype: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +128,7 @@ class Network:
         output_map: what is applied to the output at evaluation: an activation's name or
             ``"softmax"``. Claims of equality, and every bound, concern the output before this map.
         frame: the physical coordinates of the inputs where the file has them (`.nnet`).
+        ends: what an ONNX file calls its input and output, and their type; written again.
 
     >>> import numpy as np
     >>> net = Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [0.0], activation="relu")
@@ -127,6 +142,7 @@ class Network:
     notes: tuple[str, ...] = ()
     output_map: str = "identity"
     frame: Frame | None = None
+    ends: Ends | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -261,7 +277,7 @@ class Network:
         if h.ndim != 2 or h.shape[1] != self.widths[0]:
             raise ShapeError(f"input has shape {h.shape}; [batch, {self.widths[0]}] is needed")
         for layer in self.layers:
-            h = layer.activation(h @ layer.weight.T + layer.bias)
+            h = layer(h)
         return h
 
     @np.errstate(all="ignore")
@@ -272,35 +288,6 @@ class Network:
             e = np.exp(z - z.max(axis=1, keepdims=True))
             return np.asarray(e / e.sum(axis=1, keepdims=True))
         return Activation.of(self.output_map)(z)
-
-    @np.errstate(all="ignore")
-    def jacobian(
-        self, x: Float64[np.ndarray[Any, Any], "batch in"]
-    ) -> Float64[np.ndarray[Any, Any], "batch out in"]:
-        """Derivative of `logits` with respect to the input."""
-        h = np.asarray(x, dtype=np.float64)
-        total = np.broadcast_to(np.eye(self.widths[0]), (len(h), self.widths[0], self.widths[0]))
-        for layer in self.layers:
-            z = h @ layer.weight.T + layer.bias
-            total = layer.activation.derivative(z)[:, :, None] * (layer.weight @ total)
-            h = layer.activation(z)
-        return total
-
-    @np.errstate(all="ignore")
-    def pullback(
-        self,
-        x: Float64[np.ndarray[Any, Any], "batch in"],
-        v: Float64[np.ndarray[Any, Any], "batch out"],
-    ) -> Float64[np.ndarray[Any, Any], "batch in"]:
-        """Gradient of sum(v * logits(x)) with respect to each input."""
-        h, slopes = np.asarray(x, dtype=np.float64), []
-        for layer in self.layers:
-            z = h @ layer.weight.T + layer.bias
-            slopes.append(layer.activation.derivative(z))
-            h = layer.activation(z)
-        for layer, slope in zip(reversed(self.layers), reversed(slopes), strict=True):
-            v = (v * slope) @ layer.weight
-        return v
 
     def flat(self) -> Float64[np.ndarray[Any, Any], " parameters"]:
         """All parameters: W1 (row-major), b1, W2, b2, ..."""
@@ -325,7 +312,7 @@ class Network:
     def with_layers(
         self, layers: Iterable[Layer] | Sequence[Layer], notes: tuple[str, ...] = ()
     ) -> Network:
-        """The same output map and frame around other layers."""
+        """The same output map, frame and names of ends around other layers."""
         return replace(self, layers=tuple(layers), notes=notes)
 
 
@@ -340,4 +327,4 @@ def rebuilt(net: Network) -> Network:
     for layer in net.layers:
         activation = Activation.of(str.__str__(str(layer.activation)))
         layers.append(Layer(layer.weight, layer.bias, activation))
-    return Network(tuple(layers), net.notes, str.__str__(net.output_map), net.frame)
+    return Network(tuple(layers), net.notes, str.__str__(net.output_map), net.frame, net.ends)

@@ -51,10 +51,7 @@ def apply(state: State, move: Move) -> None:
     try:
         RULES[move.kind](state, move)
     except CertificateRejected as error:
-        text = str(error)
-        raise (
-            error if text.startswith(str(move)) else CertificateRejected(f"{move}: {text}")
-        ) from None
+        raise (error if str(error).startswith(str(move)) else error.at(str(move))) from None
 
 
 def _present(state: State, l: int) -> Mask:

@@ -17,8 +17,7 @@ import numpy as np
 
 from . import arithmetic
 from .activations import Activation
-from .exact_numbers import ExactArray, ceiling, enclose, sum_up, two_sum, up, up_matmul, up_scale
-from .network import IDENTITY, Network
+from .exact_numbers import ExactArray, ceiling, enclose, two_sum, up, up_matmul, up_scale
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ENTRIES = 2**18
@@ -45,10 +44,6 @@ class Slack:
         """Upper bound for |x|_inf <= radius."""
         with np.errstate(over="ignore"):
             return float(up(up_scale(np.array([self.growth]), radius) + self.constant)[0])
-
-    def plus(self, other: Slack) -> Slack:
-        """Of two roundings, one after the other."""
-        return Slack(sum_up(self.constant, other.constant), sum_up(self.growth, other.growth))
 
     def __str__(self) -> str:
         return (
@@ -111,19 +106,6 @@ def difference(
     return Slack(float(worst[0]), float(worst[1]))
 
 
-def magnitude(
-    a: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None
-) -> Slack:
-    """A certified bound of |f|_inf, as in `difference`."""
-    arithmetic.require()
-    h = np.zeros((0, 2))
-    for l, ((w, b), activation) in enumerate(zip(a, (*activations, IDENTITY), strict=True)):
-        if l == 0:
-            h = _inputs(w.hi.shape[1], radius)
-        h = _reach(w, b, h, activation)
-    return Slack(*map(float, h.max(axis=0)))
-
-
 def _carried(a: ExactArray, b: ExactArray, h: Array, e: Array, relative: float) -> Array:
     """A bound of |a x - b y| for |x| <= h, |x - y| <= e; in blocks of rows, as a layer may fill the
     memory.
@@ -163,26 +145,6 @@ def _reach(w: ExactArray, b: ExactArray, h: Array, activation: Activation) -> Ar
     h = up_scale(h, ceiling(activation.lipschitz))
     h[:, 0] = up(h[:, 0] + activation.zero)
     return h
-
-
-def rounding_slack(
-    weights: Sequence[ExactArray],
-    biases: Sequence[ExactArray],
-    net: Network,
-    *,
-    relative: float = 0.0,
-) -> Slack:
-    """What rounding exact parameters to those of `net` does to the function."""
-    return difference(
-        list(zip(weights, biases, strict=True)),
-        exact_arrays(net),
-        net.activations,
-        relative=relative,
-    )
-
-
-def exact_arrays(net: Network) -> list[tuple[ExactArray, ExactArray]]:
-    return [(ExactArray(layer.weight), ExactArray(layer.bias)) for layer in net.layers]
 
 
 def _size(x: ExactArray) -> Array:

@@ -4,7 +4,7 @@ reach, never all for certain.
 Points at several scales; lines through them, which meet a cell between any two breaks of the
 network along the line, aimed also at units that were seen on one side only; steps across facets
 that a linear program exhibits. Every cell comes with a point inside, and the signs there are proved
-(`propagation.signs_at`): what cannot be proved is left out.
+(`at_points.signs_at`): what cannot be proved is left out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moduli.common.domains import Domain
+from moduli.common.at_points import signs_at
+from moduli.common.domains import ON_BOX, Domain
 from moduli.common.progress import Progress
-from moduli.kernel.bounds import propagation
 from moduli.kernel.box import Box
-from moduli.kernel.errors import BudgetExhausted, CertificateRejected, UnsupportedModel
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    BudgetExhausted,
+    CertificateRejected,
+    UnsupportedModel,
+)
 from moduli.kernel.network import Network
 
 from .cells_generic import Degenerate, subdivide
@@ -66,7 +72,7 @@ class Exploration:
         if (self.points < box.low).any() or (self.points > box.high).any():
             raise CertificateRejected("a point outside the box")
         for at in range(0, self.cells, BLOCK):
-            signs, sure = propagation.signs_at(self.network, self.points[at : at + BLOCK])
+            signs, sure = signs_at(self.network, self.points[at : at + BLOCK])
             if not sure.all() or not np.array_equal(signs, self.cell_signs[at : at + BLOCK]):
                 raise CertificateRejected("a sign at a point is not the one claimed")
         return True
@@ -81,7 +87,7 @@ def explore(
         ValueError: no box. UnsupportedModel: an activation that is not piecewise linear.
     """
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: cells are looked for in a box; give on=Box(-1, 1)")
+        raise ArgumentError(Asked("on", on), ": cells are looked for in a box; give ", ON_BOX)
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
             raise UnsupportedModel(
@@ -98,7 +104,7 @@ def explore(
         x = x[: max(0, budget - spent)]
         for at in range(0, len(x), BLOCK):
             part = x[at : at + BLOCK]
-            signs, sure = propagation.signs_at(net, part)
+            signs, sure = signs_at(net, part)
             for k in np.flatnonzero(sure.all(axis=1)).tolist():
                 found.setdefault(signs[k].tobytes(), (part[k], signs[k]))
         spent += len(x)

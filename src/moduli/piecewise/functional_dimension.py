@@ -32,6 +32,7 @@ import numpy as np
 
 from moduli.common import modular
 from moduli.common.result import Result
+from moduli.kernel.bounds.input_splits import ends_of
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
@@ -464,7 +465,7 @@ def _starved(found: Any, busy: Exercised, prime: int) -> Iterator[tuple[str, int
     net, signs = found.network, smooth(found)
     on = [h & (g != 0) for h, g in zip(busy.heard, busy.gates, strict=True)]
     on.append(np.ones((len(signs), net.widths[-1]), dtype=bool))
-    ends = np.cumsum([0, *net.widths[1:-1]])
+    ends = ends_of(net)
     offsets = np.cumsum([0, *(x.weight.size + x.bias.size for x in net.layers)])
     sizes, shifts = _feature_bits(found)
     for l in range(len(net.layers)):

@@ -19,10 +19,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moduli.common.domains import Domain
+from moduli.common.domains import ON_BOX, Domain
 from moduli.common.result import Result
 from moduli.kernel.box import Box
-from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedModel
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    CertificateRejected,
+    Undecided,
+    UnsupportedModel,
+)
 from moduli.kernel.network import Network
 
 from . import smooth_shallow
@@ -239,7 +245,7 @@ def without_dimension(net: Network, on: Domain) -> Identifiability | None:
         if smooth_shallow.applies(net):
             return _analytic(net, on)
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: identifiability is asked in a box; give on=Box(-1, 1)")
+        raise ArgumentError(Asked("on", on), ": identifiability is asked in a box; give ", ON_BOX)
     if not all(act.piecewise_linear for act in net.activations):
         raise UnsupportedModel(
             f"{net}: identifiability is decided for piecewise linear activations, and one hidden layer of tanh, sigmoid, erf"

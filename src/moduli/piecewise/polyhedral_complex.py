@@ -19,11 +19,18 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common import modular
-from moduli.common.domains import Domain
+from moduli.common.domains import ON_BOX, Domain
 from moduli.common.progress import Progress
 from moduli.common.result import Result
+from moduli.kernel.bounds.input_splits import by_layer
 from moduli.kernel.box import Box
-from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.errors import (
+    ArgumentError,
+    Asked,
+    CertificateRejected,
+    ShapeError,
+    UnsupportedModel,
+)
 from moduli.kernel.network import Network
 
 from .cells_exact import Cell, Forms, Point, clip, minus, point_of, value
@@ -505,7 +512,7 @@ class Pieces(Result):
             ValueError: another colouring.
         """
         if color not in ("cell", "layer", "weight"):
-            raise ValueError(f"color={color!r}: 'cell', 'layer' or 'weight'")
+            raise ArgumentError(Asked("color", color), ": 'cell', 'layer' or 'weight'")
         from moduli.common.figures import pieces_figure
 
         return pieces_figure(self.plot_data(), color, ax)
@@ -513,8 +520,7 @@ class Pieces(Result):
 
 def gates(net: Network, signs: Any) -> list[Array]:
     """Slopes of the activation of each unit by its sign, by layer [cells, width]."""
-    ends = np.cumsum(net.widths[1:-1])[:-1]
-    parts = np.split(signs.astype(np.float64), ends, axis=1) if len(net.layers) > 1 else []
+    parts = by_layer(net, signs.astype(np.float64), axis=1)
     return [
         np.asarray(act.derivative(part)) for act, part in zip(net.activations, parts, strict=True)
     ]
@@ -555,7 +561,7 @@ def pieces(
 ) -> Pieces:
     """See `api.pieces`."""
     if not isinstance(on, Box):
-        raise ValueError(f"on={on!r}: pieces are counted in a box; give on=Box(-1, 1)")
+        raise ArgumentError(Asked("on", on), ": pieces are counted in a box; give ", ON_BOX)
     for l, act in enumerate(net.activations, 1):
         if not act.piecewise_linear:
             raise UnsupportedModel(
@@ -569,8 +575,9 @@ def pieces(
         )
     dimension = inputs if frame is None else len(frame) - 1
     if dimension > MOST:
-        raise ValueError(
-            f"{dimension} inputs; pieces are counted for up to {MOST}; of more, give slice=(origin, u, v)"
+        raise ArgumentError(
+            f"{dimension} inputs; pieces are counted for up to {MOST}; of more, give ",
+            Asked("slice", "random", "(origin, u, v)"),
         )
     box = on.of_dimension(dimension)
     if (box.low >= box.high).any():

@@ -227,7 +227,7 @@ def _outputs(net: Network, x: Array) -> Callable[[Sequence[Any]], Array]:
     if len(net.layers) != 2:
         return lambda units: keep(net, units).logits(x)
     hidden, last = net.layers
-    h = hidden.activation(x @ hidden.weight.T + hidden.bias)
+    h = hidden(x)
     return lambda units: np.asarray(h[:, units[0]] @ last.weight[:, units[0]].T + last.bias)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from moduli.common.result import Result
+from moduli.kernel.errors import ArgumentError, Asked
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BLOCK = 2**15
@@ -36,11 +37,11 @@ CONVENTIONS = ("exact", "published")
 def check(alpha: float, kind: str = "iid", convention: str = "exact") -> None:
     """Raises ValueError for what is no stable noise."""
     if not 0 < alpha <= 2:
-        raise ValueError(f"alpha={alpha!r}: a stability index lies in (0, 2]")
+        raise ArgumentError(Asked("alpha", alpha), ": a stability index lies in (0, 2]")
     if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: {', '.join(KINDS)}")
+        raise ArgumentError(Asked("kind", kind), f": {', '.join(KINDS)}")
     if convention not in CONVENTIONS:
-        raise ValueError(f"convention={convention!r}: {', '.join(CONVENTIONS)}")
+        raise ArgumentError(Asked("convention", convention), f": {', '.join(CONVENTIONS)}")
 
 
 def symmetric(q: Any, sign: Any, w: Any, alpha: float, xp: Any = np) -> Any:
@@ -91,7 +92,7 @@ def stable_noise(
     check(alpha, kind, convention)
     sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
     if not sizes or min(sizes) < 0:
-        raise ValueError(f"shape={shape!r}: at least one axis, the first for units")
+        raise ArgumentError(Asked("shape", shape), ": at least one axis, the first for units")
     rng = np.random.default_rng(seed)
     units = sizes[:1] + (1,) * (len(sizes) - 1)
     if kind == "isotropic":
@@ -225,15 +226,15 @@ def tail_index(
         "hill": _Method(partial(_hill, share=share), _inverse),
     }  # fmt: skip
     if method not in methods:
-        raise ValueError(f"method={method!r}: {', '.join(methods)}")
+        raise ArgumentError(Asked("method", method), f": {', '.join(methods)}")
     check(2.0, kind)
     x = np.asarray(values, dtype=np.float64) - (
         0.0 if start is None else np.asarray(start, dtype=np.float64)
     )
     if kind != "iid":
         if x.ndim < 2:
-            raise ValueError(
-                f"kind={kind!r} needs a matrix with one row per unit, not shape {x.shape}"
+            raise ArgumentError(
+                Asked("kind", kind), f" needs a matrix with one row per unit, not shape {x.shape}"
             )
         x = x.reshape(len(x), -1)
         direction = (

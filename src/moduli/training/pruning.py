@@ -21,7 +21,7 @@ import numpy as np
 
 from moduli.common.domains import Domain, Samples
 from moduli.common.result import Result
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Layer, Network
 
 from .noise import stable_noise
@@ -94,11 +94,9 @@ def visible(weight: Array, inputs: Array) -> Array:
 def visible_rows(net: Network, x: Array) -> list[Array]:
     """The visible part of the rows of each hidden layer, on samples of the network's inputs."""
     seen, h = [], x
-    for l, layer in enumerate(net.layers[:-1]):
-        if l:
-            before = net.layers[l - 1]
-            h = before.activation(h @ before.weight.T + before.bias)
+    for layer in net.layers[:-1]:
         seen.append(visible(layer.weight, h))
+        h = layer(h)
     return seen
 
 
@@ -202,11 +200,12 @@ class Curve(Result):
         (curves by "units").
         """
         if self.by != "units":
-            raise ValueError(
-                f"by={self.by!r}: only units can go on their own; ask for the curve by='units'"
-            )
+            raise ArgumentError(
+                Asked("by", self.by), ": only units can go on their own; ask for the curve ",
+                Asked("by", "units"),
+            )  # fmt: skip
         if not 0 <= kept <= 1:
-            raise ValueError(f"kept={kept!r}: a share between 0 and 1")
+            raise ArgumentError(Asked("kept", kept), ": a share between 0 and 1")
         return keep(self.network, _first(self.orders, kept))
 
     @cached_property
@@ -272,9 +271,9 @@ class Curve(Result):
 def pruning_curve(net: Network, by: str, on: Domain) -> Curve:
     """See `api.pruning_curve`."""
     if by not in WAYS:
-        raise ValueError(f"by={by!r}: {', '.join(WAYS)}")
+        raise ArgumentError(Asked("by", by), f": {', '.join(WAYS)}")
     if on is not None and not isinstance(on, Samples):
-        raise ValueError(f"on={type(on).__name__}: what a unit shows is measured on Samples(x)")
+        raise ArgumentError(Asked("on", type(on)), ": what a unit shows is measured on Samples(x)")
     if len(net.layers) < 2:
         raise ValueError(f"{net}: no hidden layer to prune")
     hidden = [layer.weight for layer in net.layers[:-1]]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moduli.kernel.errors import ArgumentError, Asked
+
 from .noise import check, positive, symmetric
 
 BLOCK = 2**16  # entries of a gradient at a time: they stay in the cache
@@ -146,10 +148,10 @@ class HeavyTailedNoise:
         convention: str = "exact",
     ) -> None:
         check(alpha, kind, convention)
-        if not (0 <= sigma < math.inf) or (truncation is not None and not truncation > 0):
-            raise ValueError(
-                f"sigma={sigma!r}, truncation={truncation!r}: sigma is finite, not negative, truncation positive"
-            )
+        if not 0 <= sigma < math.inf:
+            raise ArgumentError(Asked("sigma", sigma), ": a finite non-negative number is needed")
+        if truncation is not None and not truncation > 0:
+            raise ArgumentError(Asked("truncation", truncation), ": a positive number is needed")
         self.optimizer, self.seed, self.truncation, self.convention = (
             optimizer,
             int(seed),
@@ -230,8 +232,9 @@ class HeavyTailedNoise:
                 p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention
             )
             noise = torch.where(bad, again.flatten(1), rows).reshape(p.shape)
-        raise ValueError(
-            f"truncation={self.truncation!r} leaves next to nothing to draw at alpha {alpha}; choose a larger one"
+        raise ArgumentError(
+            Asked("truncation", self.truncation),
+            f" leaves next to nothing to draw at alpha {alpha}; choose a larger one",
         )
 
     def _on_save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
+from balls import random_ball
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
 import moduli as mo
 from moduli.compression.radius import branch_and_bound
+from moduli.compression.radius.branch_and_bound import ComponentBall
 from moduli.compression.radius.cover_heuristics import greedy
 from moduli.kernel.certificate import ball
+from moduli.kernel.radius.compatibility import ParameterBall
 
 
 def network(a, b, c, d=None, activation="tanh"):
@@ -385,3 +388,16 @@ def test_a_change_below_the_least_float_is_kept():
     """
     least = 5e-324
     agrees(network(np.array([3.0, -2.0]) * least, [1.0, 1.0], [1.0, 1.0]), least, 0)
+
+
+def test_a_component_has_the_graph_of_its_own_ball():
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        b, units = random_ball(rng, 9), np.sort(rng.choice(9, 5, replace=False))
+        part, own = (
+            ComponentBall.of(b, units),
+            ParameterBall(b.rows[units], b.outgoing[units], b.radius),
+        )
+        for name in ("start", "other", "sign"):
+            assert np.array_equal(getattr(part.graph, name), getattr(own.graph, name))
+        assert np.array_equal(part.freeable, b.freeable[units])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli.formats import load_chain
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -42,7 +43,7 @@ def model(nodes, stored=(), opset=17, shape=("n", 4)):
 
 
 def agrees(proto, scale=3.0):
-    net = mo.load(proto)
+    net = load_chain(proto)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     x = (scale * np.random.default_rng(4).normal(size=(64, 4))).astype(F)
     got = session.run(None, {"x": x})[0]
@@ -256,7 +257,7 @@ REFUSED = {
 def test_refused(name):
     nodes, stored, opset, message = REFUSED[name]
     with pytest.raises(mo.UnsupportedModel, match=message):
-        mo.load(model(nodes, stored, opset))
+        load_chain(model(nodes, stored, opset))
 
 
 def test_old_slopes_belong_to_channels():
@@ -272,7 +273,7 @@ def test_old_slopes_belong_to_channels():
     slope = numpy_helper.from_array(np.array([0.25, 0.5], F), "s")
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [slope])
     with pytest.raises(mo.UnsupportedModel, match="belong to channels"):
-        mo.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)]))
+        load_chain(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -289,6 +290,6 @@ def test_written_and_run_in_both_precisions(tmp_path, kind, dtype):
     )[0]
     assert got.dtype == dtype
     assert np.allclose(got, net(x.astype(float)), rtol=1e-5, atol=1e-5)
-    again = mo.load(path)
+    again = load_chain(path)
     assert again.activations == net.activations
     assert again.output_map == net.output_map

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from moduli.formats import load
+from moduli.formats import load_chain as load
 from moduli.formats.onnx import nodes
 from moduli.formats.onnx.constants import evaluate
 from moduli.formats.onnx.nodes import OPS

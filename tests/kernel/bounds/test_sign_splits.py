@@ -18,12 +18,12 @@ import moduli as mo
 from moduli.compression.box import bisection, linear_programs, masked_units
 from moduli.compression.box.reduce_on_box import claimed, reduce
 from moduli.compression.box.stable_units import HOW, Points, stable
+from moduli.compression.box.tolerance import changed_between
 from moduli.compression.certify import certify
 from moduli.compression.certify import first as starting
 from moduli.equivalence import exact_gap
 from moduli.kernel.bounds import sign_splits as kernel
 from moduli.kernel.bounds.box_claim import Region
-from moduli.kernel.bounds.output_gap import Changed
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.state import State
 
@@ -456,7 +456,7 @@ def test_cuts_beside_changed_parameters():
     behind = ([[1.0, -1.0, 0.5, 1.0], [1.0, -0.5, -1.0, 0.5]], [-3.0, -2.0]), ([[1.0, 2.0]], [0.0])
     net, box = relu(first, *behind), mo.Box([-4, -2], [4, 2]).of_dimension(2)
     near = relu(([*first[0][:3], [0.0, 0.0]], first[1]), *behind)
-    changed = Changed.between(net, near, bisection.enclose(net, near, box, 1))
+    changed = changed_between(net, near, bisection.enclose(net, near, box, 1))
     found = stable(near, box)
     claim = claimed(found, masked_units.cuts(near, box, found.signs, 200))
     assert any(case.assuming_active == 1 for case in claim.cases)
@@ -505,3 +505,23 @@ def test_rounded_networks_are_close_on_their_box(local):
         replace(close, bisection=reduced._replace(left=reduced.right)).check()
     with pytest.raises(mo.CertificateRejected, match="is claimed"):
         replace(close, eps=1e-12).check()
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ((), "of 0 nodes lacks 1 subtrees"),
+        ((0, -1), "of 2 nodes lacks 1 subtrees"),
+        ((-1, -1), "ends at node 1 of 2"),
+        ((2, -1, -1), "splits 2, none of 2"),
+    ],
+)
+def test_a_case_needs_a_tree(tree, why):
+    net = relu(([[1.0], [-1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [1.0]), ([[1.0]], [0.0]))
+    box, known = mo.Box(-1, 1).of_dimension(1), np.zeros(3, dtype=np.int8)
+    honest = kernel.Case(2, 0, 1, -1, (0, -1, -1), (((), ()),) * 2)
+    kernel.require(net, box, known, honest)
+    with pytest.raises(
+        mo.CertificateRejected, match=f"tree of the case of unit 0 of layer 2.*{why}"
+    ):
+        kernel.require(net, box, known, replace(honest, tree=tree))

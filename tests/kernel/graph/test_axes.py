@@ -95,7 +95,9 @@ def test_halves_that_are_multiplied_go_together():
 def test_a_flattened_unit_is_a_block_of_columns():
     b = Builder("n", 2, 4)
     h = b.add(
-        Linear(1, 1, 1, 0, free=((0, 0), (2, 2))), ("x", b.constant("a.w", np.ones((3, 2)))), ("n", 3, 4)
+        Linear(1, 1, 1, 0, free=((0, 0), (2, 2))),
+        ("x", b.constant("a.w", np.ones((3, 2)))),
+        ("n", 3, 4),
     )
     flat = b.add(Reshape((((1, 2), (1,)),), (None, 12), ((0, 0),)), (h,), ("n", 12))
     model = b.model(b.dense(flat, "d", np.ones((1, 12))))
@@ -111,7 +113,9 @@ def attention():
         split = b.add(
             Reshape((((2,), (2, 3)),), (None, 4, 3, 2), ((0, 0), (1, 1))), (rows,), ("n", 4, 3, 2)
         )
-        order, shape = ((0, 2, 3, 1), ("n", 3, 2, 4)) if name == "k" else ((0, 2, 1, 3), ("n", 3, 4, 2))
+        order, shape = (
+            ((0, 2, 3, 1), ("n", 3, 2, 4)) if name == "k" else ((0, 2, 1, 3), ("n", 3, 4, 2))
+        )
         parts.append(b.add(Transpose(order), (split,), shape, f"{name}.heads"))
     scores = b.add(Contract(), parts[:2], ("n", 3, 4, 4))
     weights = b.add(Slicewise("softmax", ((0, 0), (1, 1), (2, 2))), (scores,), ("n", 3, 4, 4))
@@ -124,7 +128,13 @@ def attention():
 def test_heads_are_blocks_and_coordinates_repeat():
     model = attention()
     heads = labels(model, "v.w", 0)
-    assert heads["v.w", 0] == heads["q.w", 0] == heads["k.w", 0] == heads["o.w", 1] == [1, 1, 2, 2, 3, 3]
+    assert (
+        heads["v.w", 0]
+        == heads["q.w", 0]
+        == heads["k.w", 0]
+        == heads["o.w", 1]
+        == [1, 1, 2, 2, 3, 3]
+    )
     values = labels(model, "v.heads", 3)
     assert values["v.w", 0] == values["o.w", 1] == [1, 2, 1, 2, 1, 2]
     assert ("q.w", 0) not in values

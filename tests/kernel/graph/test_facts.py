@@ -12,13 +12,26 @@ from hypothesis import strategies as st
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.functions import LAWS
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Concat, Contract, Linear, PerUnit, Reshape, Slicewise, Transpose
+from moduli.kernel.graph.operators import (
+    Concat,
+    Contract,
+    Linear,
+    PerUnit,
+    Reshape,
+    Slicewise,
+    Transpose,
+)
 from moduli.kernel.graph.slices import ONE
 
 from ...support.graphs import FUNCTIONS, Builder, run
 
-UNARY = sorted(set(LAWS) & set(FUNCTIONS) - {"leaky_relu", "clip", "hardsigmoid", "asin", "atanh", "sqrt", "tan"})
-ROWS = np.array([[1, 2], [2, 4], [-1, -2], [0, 0], [0, 0], [1, 2], [3, -1], [0.5, 1]], dtype=np.float32)
+UNARY = sorted(
+    set(LAWS)
+    & set(FUNCTIONS) - {"leaky_relu", "clip", "hardsigmoid", "asin", "atanh", "sqrt", "tan"}
+)
+ROWS = np.array(
+    [[1, 2], [2, 4], [-1, -2], [0, 0], [0, 0], [1, 2], [3, -1], [0.5, 1]], dtype=np.float32
+)
 BIAS = np.array([1, 2, -1, 0, -2, 1, 0, 0.5], dtype=np.float32)
 
 
@@ -67,7 +80,10 @@ def test_functions_of_rows_that_are_multiples(kind):
     assert require_true(model, size=4) >= 4
 
 
-@pytest.mark.parametrize("kind, numbers", [("leaky_relu", (0.25,)), ("clip", (0.0, 6.0)), ("hardsigmoid", (0.25, 0.5))])
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [("leaky_relu", (0.25,)), ("clip", (0.0, 6.0)), ("hardsigmoid", (0.25, 0.5))],
+)
 def test_functions_with_numbers(kind, numbers):
     b = Builder("n", 2)
     model = b.model(b.each(kind, b.dense("x", "a", ROWS, BIAS), numbers=numbers))
@@ -102,12 +118,15 @@ def test_batch_norms_of_equal_and_constant_channels(numbers):
     require_true(b.model(b.each("relu", y)))
 
 
-@pytest.mark.parametrize("kind, laws", [
-    ("mean", {"linear": True, "keeps": True, "zero": True, "hull": True}),
-    ("sum", {"linear": True, "zero": True}),
-    ("max", {"homogeneous": True, "keeps": True, "zero": True, "hull": True}),
-    ("softmax", {}),
-])
+@pytest.mark.parametrize(
+    ("kind", "laws"),
+    [
+        ("mean", {"linear": True, "keeps": True, "zero": True, "hull": True}),
+        ("sum", {"linear": True, "zero": True}),
+        ("max", {"homogeneous": True, "keeps": True, "zero": True, "hull": True}),
+        ("softmax", {}),
+    ],
+)
 def test_functions_of_slices(kind, laws):
     b = Builder("n", 3, 2)
     x = b.add(Transpose((0, 2, 1)), (b.dense("x", "a", ROWS, BIAS),), ("n", 8, 3))
@@ -129,7 +148,11 @@ def test_concatenations_along_and_across():
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)])
 def test_reshapes_split_and_join(order):
     b = Builder("n", 4, 2)
-    x = b.add(Transpose(order), (b.dense("x", "a", ROWS, BIAS),), ("n", 4, 8) if order[1] == 1 else ("n", 8, 4))
+    x = b.add(
+        Transpose(order),
+        (b.dense("x", "a", ROWS, BIAS),),
+        ("n", 4, 8) if order[1] == 1 else ("n", 8, 4),
+    )
     flat = b.add(Reshape((((1, 2), (1,)),), (None, 32), ((0, 0),)), (x,), ("n", 32))
     back = b.add(Reshape((((1,), (1, 2, 3)),), (None, 4, 4, 2), ((0, 0),)), (flat,), ("n", 4, 4, 2))
     assert require_true(b.model(back)) >= 20
@@ -159,7 +182,9 @@ def test_bounds_on_a_box_hold(seed):
     rng = np.random.default_rng(seed)
     b = Builder("n", 3)
     x = b.each("relu", b.dense("x", "a", rng.normal(size=(5, 3)), rng.normal(size=5)))
-    y = b.each("clip", b.dense(x, "c", rng.normal(size=(4, 5)), rng.normal(size=4)), numbers=(-1.0, 1.0))
+    y = b.each(
+        "clip", b.dense(x, "c", rng.normal(size=(4, 5)), rng.normal(size=4)), numbers=(-1.0, 1.0)
+    )
     ranges = {"x": (np.array([-0.5, 0.0, 0.25]), np.array([0.5, 2.0, 0.25]))}
     require_true(b.model(b.dense(y, "d", rng.normal(size=(2, 4)))), ranges=ranges, seed=seed)
 

@@ -66,6 +66,9 @@ def test_values_lie_between_the_bounds_on_every_interval(kind):
 
 def test_of_an_unknown_function_nothing_is_known():
     rule = law("whatever")
-    assert not (rule.linear or rule.homogeneous or rule.odd or rule.even)
+    assert not (rule.linear)
+    assert not (rule.homogeneous)
+    assert not (rule.odd)
+    assert not (rule.even)
     assert rule.between is None
     assert rule.at(Fraction(0)) is None

@@ -15,9 +15,9 @@ from moduli.compression.radius.guides import guided
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.radius.compatibility import (
+    CompatibilityGraph,
     DualWeights,
     Effort,
-    Graph,
     ParameterBall,
     listed,
     maximal_boxes,
@@ -100,7 +100,13 @@ def test_multipliers_of_any_size_hide_no_free_group():
 def test_a_bound_is_checked_for_the_rows_of_a_ball_whatever_else_it_holds():
     """A graph without pairs and no unit that could be free, handed over with the rows."""
     none = np.zeros(4, dtype=np.intp), np.zeros(0, dtype=np.intp), np.zeros(0)
-    forged = replace(HOST, known=(Graph(*none), np.zeros(3, dtype=bool)))
+
+    class Forged(ParameterBall):
+        graph = CompatibilityGraph(*none)
+        freeable = np.zeros(3, dtype=bool)
+
+    forged = Forged(HOST.rows, HOST.outgoing, HOST.radius, HOST.signed)
+    assert not len(forged.graph.other)
     with pytest.raises(CertificateRejected, match="weighs more than its price"):
         Bound(1, (((0,), DualWeights({0: 1}, {}, (), 1)),)).verify(forged)
 

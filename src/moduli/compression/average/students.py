@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.progress import Progress
 from moduli.common.result import Result
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Layer, Network
 
 from .closed_form import ShallowNetwork, distance, student
@@ -162,12 +162,14 @@ def narrow(
             eps, skip on a deep network.
     """
     if (units is None) == (not eps):
-        raise ValueError(
-            f"units={units!r}, eps={eps!r}: give one of them; units=16, or eps=0.1 for the fewest that reach it"
-        )
+        raise ArgumentError(
+            Asked("units", units), ", ", Asked("eps", eps), ": give one of them; ",
+            Asked("units", 16), ", or ", Asked("eps", 0.1), " for the fewest that reach it",
+        )  # fmt: skip
     if skip and len(net.layers) != 2:
-        raise ValueError(
-            f"skip=True on {len(net.layers) - 1} hidden layers; a linear skip stands beside one"
+        raise ArgumentError(
+            Asked("skip", True),
+            f" on {len(net.layers) - 1} hidden layers; a linear skip stands beside one",
         )
     task = _Task(net, on, skip, seed)
     if units is not None:
@@ -189,7 +191,9 @@ def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
     least = 0 if len(hidden) == 1 else 1
     if len(wanted) != len(hidden) or any(not w >= least for w in wanted):
         raise ShapeError(
-            f"units={units!r} for hidden widths {list(hidden)}; give one number, or one per hidden layer, each at least {least}"
+            Asked("units", units),
+            f" for hidden widths {list(hidden)}; give one number, or one per hidden layer, "
+            f"each at least {least}",
         )
     return tuple(min(w, h) for w, h in zip(wanted, hidden, strict=True))
 
@@ -199,7 +203,7 @@ def _fewest(
 ) -> Narrowed:
     """Bisection on the logarithm of the number of units (deep: of the share of units kept)."""
     if not (eps > 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a positive finite number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a positive finite number is needed")
     low = -1 if len(task.net.widths) == 3 else 0  # every one of several hidden layers keeps a unit
     high, best = task.net.units, None
     while high - low > 1:
@@ -357,7 +361,7 @@ class _Task:
                 progress(l, len(widths) + 1, "layers")
             layer, above = current.layers[l], current.layers[l + 1]
             true, wide = self.net.layers[l], self.net.layers[l + 1]
-            hidden_true = true.activation(hidden_true @ true.weight.T + true.bias)
+            hidden_true = true(hidden_true)
             if count < len(layer.bias):
                 whitening = Whitening.of(_fitted(hidden), hidden.shape[1])
                 goal = Empirical(
@@ -372,7 +376,7 @@ class _Task:
                     [*current.layers[:l], layer, above, *current.layers[l + 2 :]]
                 )
                 names.append(found.start)
-            hidden = layer.activation(hidden @ layer.weight.T + layer.bias)
+            hidden = layer(hidden)
         return self._measured(current, ", ".join(names) or "nothing to remove")
 
     def _together(self, best: Narrowed) -> Narrowed:
@@ -556,7 +560,7 @@ def error_curve(
     task = _Task(net, on, False, seed)
     steps = sorted({int(u) for u in units}) if units is not None else _steps(net.units)
     if not steps or steps[0] < 1:
-        raise ValueError(f"units={units!r}: positive numbers are needed")
+        raise ArgumentError(Asked("units", units), ": positive numbers are needed")
     jobs = [_widths(net, count) for count in steps]
     found = []
     mapped = executor.map if executor else map

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.kernel.bounds.input_splits import by_layer, ends_of
 from moduli.kernel.bounds.propagation import Propagation
 from moduli.kernel.bounds.relaxations import beside
 from moduli.kernel.bounds.sign_splits import (
     Case,
     Multipliers,
     SplitLeaf,
-    ends_of,
     objective_network,
     propagate,
     require,
@@ -239,7 +239,7 @@ def _blocks(target: Network, found: Propagation, signs: Signs) -> tuple[list[Lay
     blocks, size, every = (
         list[LayerVariables](),
         target.widths[0],
-        np.split(signs[0], ends_of(target)[1:-1]),
+        by_layer(target, signs[0]),
     )
     for layer, ends, own in zip(target.layers, found.bounds, every, strict=False):
         lo, hi = (end[0] for end in ends)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from moduli.common.progress import Progress
-from moduli.kernel.bounds.input_splits import concatenated
+from moduli.kernel.bounds.input_splits import concatenated, ends_of
 from moduli.kernel.bounds.relaxations import beside
-from moduli.kernel.bounds.sign_splits import Case, ends_of, without_masked_weights
+from moduli.kernel.bounds.sign_splits import Case, without_masked_weights
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
@@ -88,7 +88,7 @@ def _candidates(
 def _before(net: Network, l: int, x: Array) -> Array:
     """Activations of layer l."""
     for layer in net.layers[:l]:
-        x = layer.activation(x @ layer.weight.T + layer.bias)
+        x = layer(x)
     return x
 
 

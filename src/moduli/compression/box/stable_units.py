@@ -19,13 +19,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.at_points import gradient, signs_at
 from moduli.common.domains import Domain
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted
 from moduli.kernel.bounds import input_splits, propagation
-from moduli.kernel.bounds.sign_splits import Case, ends_of, verify
+from moduli.kernel.bounds.input_splits import by_layer, ends_of
+from moduli.kernel.bounds.sign_splits import Case, verify
 from moduli.kernel.box import Box
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import Asked, ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
 
 from . import linear_programs
@@ -156,7 +158,7 @@ def stable(
     ([1, 0, -1], True)
     """
     if not isinstance(on, Box):
-        raise ShapeError(f"on={on!r}: signs of units are proved on a Box")
+        raise ShapeError(Asked("on", on), ": signs of units are proved on a Box")
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed), budget)
@@ -164,18 +166,18 @@ def stable(
         search.run()
     tree, signs = search.proof()
     failed = (
-        input_splits.unproved(net, box, tree, _layers(net, signs)) >= 0
+        input_splits.unproved(net, box, tree, by_layer(net, signs)) >= 0
     )  # rounding depends on the size of a batch
     signs[failed] = 0
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
     with np.errstate(all="ignore"):
         cases, solved = _by_cases(net, box, signs, how, search, budget // BOXES, executor, progress)
     left = np.where((signs == 0) & search.alive, search.wanted, 0).astype(np.int8)
-    witnesses = _layers(net, np.stack([seen.at_least, seen.at_most], axis=1))
+    witnesses = by_layer(net, np.stack([seen.at_least, seen.at_most], axis=1))
     status = "proved" if not left.any() and _refuted(net, seen, signs == 0) else "bounded"
     return Stability(
-        status, net, box, _layers(net, signs), tree, tuple(cases), _layers(net, how),
-        _layers(net, left), witnesses, search.boxes, solved,
+        status, net, box, by_layer(net, signs), tree, tuple(cases), by_layer(net, how),
+        by_layer(net, left), witnesses, search.boxes, solved,
     )  # fmt: skip
 
 
@@ -237,13 +239,8 @@ def _refuted(net: Network, seen: Points, units: Mask) -> bool:
     return all(
         bool((sure & (found == sign))[np.arange(len(at)), at].all())
         for points, sign in ((seen.at_least[at], -1), (seen.at_most[at], 1))
-        for found, sure in (propagation.signs_at(net, points),)
+        for found, sure in (signs_at(net, points),)
     )
-
-
-def _layers(net: Network, flat: Any) -> tuple[Any, ...]:
-    """Cut what is stored for all hidden units into layers."""
-    return tuple(np.split(flat, np.cumsum(net.widths[1:-1])[:-1])) if len(net.widths) > 2 else ()
 
 
 class Points:
@@ -315,7 +312,7 @@ class Points:
         beyond the budget.
         """
         low, high = self.box.low, self.box.high
-        for l, units in enumerate(_layers(self.net, np.arange(self.net.units))):
+        for l, units in enumerate(by_layer(self.net, np.arange(self.net.units))):
             units = units[self.wanted()[units] != 0]
             if not len(units):
                 continue
@@ -332,7 +329,7 @@ class Points:
             x[0] = np.where(way[:, None] > 0, self.at_most[units], self.at_least[units])
             x, v = x.reshape(-1, len(low)), np.tile(np.diag(way), (starts, 1))
             for k in range(steps):
-                turn = np.nan_to_num(np.sign(prefix.pullback(x, v)))
+                turn = np.nan_to_num(np.sign(gradient(prefix, x, v)))
                 x = np.clip(x + turn * (0.5 * high - 0.5 * low) * 0.7**k, low, high)
                 self.look(x)
 
@@ -428,9 +425,11 @@ class Search:
         root = self.queue[0]
         if not self.alive.any() or self.budget < 1:
             return
-        plain = propagation.interval(self.net.layers[:-1], root.low[None], root.high[None])
+        plain = propagation.propagate(
+            self.net.layers[:-1], root.low[None], root.high[None], linear=False
+        ).bounds
         for way, how, (lo, hi) in zip(
-            _layers(self.net, self.wanted), _layers(self.net, self.how), plain, strict=True
+            by_layer(self.net, self.wanted), by_layer(self.net, self.how), plain, strict=True
         ):
             how[((way < 0) & (hi[0] <= 0)) | ((way > 0) & (lo[0] >= 0))] = 1
         self._step()

@@ -27,9 +27,10 @@ from moduli.kernel import fields
 from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import proved
-from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.exact_numbers import two_product
+from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected
+from moduli.kernel.exact_numbers import ExactArray, two_product
 from moduli.kernel.network import Layer, Network
+from moduli.kernel.radius import cover_bound
 
 from . import bisection, reduce_on_box
 from .reduce_on_box import RegionalCompression
@@ -114,7 +115,7 @@ class Within(Compression):
         }  # fmt: skip
 
 
-class Change(NamedTuple):
+class UnitChange(NamedTuple):
     """New row and bias of a unit, and what is added to the next biases."""
 
     layer: int
@@ -136,7 +137,7 @@ def compress(
 ) -> RegionalCompression | Within:
     """The smallest network found within eps on a box; lossless if no change helps."""
     if not (eps > 0 and math.isfinite(eps)):
-        raise ValueError(f"eps={eps!r}: a finite non-negative number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
     box = on.of_dimension(net.widths[0])
     best = reduce_on_box.compress(net, box, budget, seed, executor, progress)
     known = zip(best.stability.signs, net.activations, strict=True)
@@ -150,7 +151,7 @@ def compress(
         return best
     changed = _changed(net, kept)
     step = reduce_on_box.compress(changed, box, budget, seed, executor)
-    between = Changed.between(net, changed, enclosure)
+    between = changed_between(net, changed, enclosure)
     proof = certify(
         net, step.proof.large_moves, step.network, region=step.proof.region, changed=between
     )
@@ -159,26 +160,37 @@ def compress(
     return Within("bounded", step.network, net, proof, eps, enclosure.boxes)
 
 
+def changed_between(a: Network, b: Network, enclosure: GapBound) -> Changed:
+    """From the parameters of one network to those of another, of one architecture."""
+    changes = []
+    for l, (old, new) in enumerate(zip(a.layers, b.layers, strict=True), 1):
+        for part, p, q in (("weight", old.weight, new.weight), ("bias", old.bias, new.bias)):
+            at = np.flatnonzero(p != q)
+            if len(at):
+                changes.append(cover_bound.Change(l, part, at, ExactArray(q.ravel()[at])))
+    return Changed(tuple(changes), enclosure)
+
+
 def _kept(
     net: Network,
-    changes: list[Change],
+    changes: list[UnitChange],
     points: Array,
     box: Box,
     eps: float,
     budget: int,
     executor: Executor | None,
     progress: Progress | None,
-) -> tuple[list[Change], GapBound | None]:
+) -> tuple[list[UnitChange], GapBound | None]:
     """Changes that together are proved to stay within eps: all, or else halves, quarters, ... of
     those that are left.
     """
-    kept, proof, waiting, size, tries = list[Change](), None, changes, len(changes), 0
+    kept, proof, waiting, size, tries = list[UnitChange](), None, changes, len(changes), 0
     y, most = (
         net.logits(points),
         max(1, min(TRIES, SHARE * budget // (4 * bisection.price(net, net)))),
     )
     while size and tries < most:
-        left = list[Change]()
+        left = list[UnitChange]()
         for start in range(0, len(waiting), size):
             part = waiting[start : start + size]
             trial = _changed(net, [*kept, *part])
@@ -196,7 +208,7 @@ def _kept(
     return kept, proof
 
 
-def _changed(net: Network, changes: list[Change]) -> Network:
+def _changed(net: Network, changes: list[UnitChange]) -> Network:
     """Changes in order; a unit that others were merged into, or that has changed, stays as it is."""
     weights, biases = (
         [np.array(x.weight) for x in net.layers],
@@ -225,7 +237,7 @@ def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple
     count = int(np.clip(most // max(1, total * each), FEW, POINTS))
     size, h = list[Array](), x
     for l, (layer, some) in enumerate(zip(net.layers[:-1], units, strict=True)):
-        h = layer.activation(h @ layer.weight.T + layer.bias)
+        h = layer(h)
         size.append(
             np.ptp(h[:, some], axis=0)
             * np.abs(net.layers[l + 1].weight[:, some]).max(axis=0, initial=0.0)
@@ -237,11 +249,11 @@ def _affordable(net: Network, units: list[Ints], x: Array, budget: int) -> tuple
     return [some[mask] for some, mask in zip(units, np.split(keep, ends), strict=True)], count
 
 
-def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Change]:
+def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[UnitChange]:
     """Changes of units that alone stay within eps at points, by their effect there; the best of
     each.
     """
-    y, found = net.logits(x), list[tuple[float, int, Change]]()
+    y, found = net.logits(x), list[tuple[float, int, UnitChange]]()
     for l, layer in enumerate(net.layers[:-1]):
         if not len(units[l]):
             continue
@@ -249,7 +261,7 @@ def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Chan
             x
         )
         for unit in units[l].tolist():
-            best: tuple[float, int, Change] | None = None
+            best: tuple[float, int, UnitChange] | None = None
             for change in _proposals(net, l, unit, z):
                 effect = float(np.abs(_changed(net, [change]).logits(x) - y).max())
                 if effect <= eps and (best is None or effect < best[0]):
@@ -258,7 +270,7 @@ def _ordered(net: Network, units: list[Ints], x: Array, eps: float) -> list[Chan
     return [change for _, _, change in sorted(found, key=lambda f: f[:2])]
 
 
-def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
+def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[UnitChange]:
     layer, behind = net.layers[l], net.layers[l + 1]
     row, bias, low, high = (
         layer.weight[unit],
@@ -267,11 +279,11 @@ def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
         float(z[:, unit].max()),
     )
     none, out = np.zeros(len(behind.bias)), behind.weight[:, unit]
-    yield Change(l, unit, 0 * row, 0.5 * (low + high), none)
+    yield UnitChange(l, unit, 0 * row, 0.5 * (low + high), none)
     if layer.activation.bends and low < 0 < high:
-        yield Change(l, unit, 0 * row, 0.5 * high, none)
+        yield UnitChange(l, unit, 0 * row, 0.5 * high, none)
         shift = 2.0 ** min(1023, math.ceil(math.log2(-low) + 1))
-        yield Change(l, unit, row, bias + shift, -shift * out)
+        yield UnitChange(l, unit, row, bias + shift, -shift * out)
     norms = np.maximum(np.linalg.norm(layer.weight, axis=1), 1e-300)
     likeness = layer.weight @ row / norms
     likeness[unit] = -1.0
@@ -281,7 +293,7 @@ def _proposals(net: Network, l: int, unit: int, z: Array) -> Iterator[Change]:
         ratio = (
             _ratio(like, float(norms[unit] / norms[other])) if layer.activation.homogeneous else 1.0
         )
-        yield Change(l, unit, ratio * like[:-1], float(ratio * like[-1]), none, other)
+        yield UnitChange(l, unit, ratio * like[:-1], float(ratio * like[-1]), none, other)
 
 
 def _ratio(row: Array, ratio: float) -> float:

@@ -18,11 +18,12 @@ from moduli.common.graph import stored_axis
 from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
-from moduli.kernel.graph.certificate import GraphMove, bypassed, passed_through
+from moduli.kernel.graph.bypasses import bypassed, passed_through, unseen
+from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
-from moduli.kernel.graph.removal import Into, Rounds, remove
+from moduli.kernel.graph.removal import Into, Rounds, remove, unread_rows
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Moves = tuple[GraphMove, ...]
@@ -74,17 +75,16 @@ def reduce_graph(
 
 
 def _bypasses(known: Known, found: Found) -> Iterator[GraphMove]:
-    """Sums with a branch that is zero."""
-    for node in list(known.graph.nodes):
-        if node.output in known.graph.outputs:
+    """Branches that are zero, layers that change nothing, biases that no output can tell."""
+    for name in [node.output for node in known.graph.nodes]:
+        node = known.graph.makers.get(name)
+        if node is None or name in known.graph.outputs:
             continue
-        node = known.graph.makers[node.output]
-        source = passed_through(known, node)
-        if source is None or any(known.array(name) is not None for name in node.inputs):
-            continue
-        bypassed(known, node.output)
-        found.renamed[node.output] = source
-        yield GraphMove("bypass", node.output)
+        branches = all(known.array(x) is None for x in node.inputs) or isinstance(node.op, Linear)
+        passes = passed_through(known, node) if branches else unseen(known, node)
+        if passes is not None:
+            _, found.renamed[name] = bypassed(known, name)
+            yield GraphMove("bypass", name)
     known.graph = known.graph.live()
 
 
@@ -335,7 +335,9 @@ def _reading(known: Known, node: Node, units: Units) -> Reading | None:
     n = len(labels)
     if weight is None:
         return Reading(labels, [False] * n, None)
-    moved = np.moveaxis(weight, op.columns, 0).reshape(n, -1)
+    moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+    unread = unread_rows(known, node, op)
+    moved = (moved if unread is None else moved[:, ~unread]).reshape(n, -1)
     nothing = ~(moved != 0).any(axis=1)
     settled = []
     for column in range(n):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +20,11 @@ import numpy as np
 from moduli.common.progress import Progress
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.radius.compatibility import (
+    CompatibilityGraph,
     DualWeights,
     Effort,
     Ints,
+    Mask,
     ParameterBall,
     SignedBox,
     by_degree,
@@ -86,6 +90,47 @@ class Component(NamedTuple):
     nodes: int
 
 
+@dataclass(frozen=True, eq=False)
+class ComponentBall(ParameterBall):
+    """Some units of a ball that no compatible pair joins to others in one group, so that what is
+    known of the whole ball holds for them: their graph, and which of them are freeable.
+    """
+
+    known_graph: CompatibilityGraph = field(kw_only=True)
+    known_freeable: Mask = field(kw_only=True)
+
+    @staticmethod
+    def of(ball: ParameterBall, units: Ints) -> ComponentBall:
+        """Of units in increasing order, which are numbered anew."""
+        return ComponentBall(
+            ball.rows[units],
+            ball.outgoing[units],
+            ball.radius,
+            ball.signed,
+            known_graph=_subgraph(ball.graph, units),
+            known_freeable=ball.freeable[units],
+        )
+
+    @cached_property
+    def graph(self) -> CompatibilityGraph:
+        return self.known_graph
+
+    @cached_property
+    def freeable(self) -> Mask:
+        return self.known_freeable
+
+
+def _subgraph(graph: CompatibilityGraph, units: Ints) -> CompatibilityGraph:
+    place = np.full(len(graph.start) - 1, -1, dtype=np.intp)
+    place[units] = np.arange(len(units))
+    pairs = np.concatenate([np.arange(graph.start[i], graph.start[i + 1]) for i in units.tolist()])
+    inside = place[graph.other[pairs]] >= 0
+    one = np.repeat(np.arange(len(units)), graph.degree[units])[inside]
+    start = np.searchsorted(one, np.arange(len(units) + 1))
+    pairs = pairs[inside]
+    return CompatibilityGraph(start, place[graph.other[pairs]], graph.sign[pairs])
+
+
 def solve(
     ball: ParameterBall,
     budget: int = 10_000,
@@ -108,7 +153,7 @@ def solve(
     many = sorted((c for c in components if len(c) > 1), key=len, reverse=True)
     lower, nodes = len(alone), 0
     mapped = map if executor is None else executor.map
-    answers = mapped(_component, (ball.part(c) for c in many), [budget] * len(many))
+    answers = mapped(_component, (ComponentBall.of(ball, c) for c in many), [budget] * len(many))
     for k, units in enumerate(many):
         if progress is not None:
             progress(k, len(many), f"component of {len(units)} units")

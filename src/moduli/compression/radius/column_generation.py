@@ -157,17 +157,13 @@ class _Pool:
             self.groups = self.groups[np.sort(np.argsort(short, kind="stable")[: POOL // 2])]
 
     def linear(self) -> Relaxation:
-        from scipy.optimize import linprog
-
         instance = cover_instance(self.ball, list(self.boxes.values()), self.groups, self.rows)
-        matrix, limits, cost, busy = set_cover.program(instance)
-        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
-        if found.status != set_cover.OPTIMAL:
+        found = set_cover.relaxed(instance)
+        if found is None:
             raise BudgetExhausted("the relaxation has no solution that the solver can find")
-        dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
-        weight, price = np.zeros(self.ball.size), np.zeros(self.ball.size)
-        weight[self.rows], price[busy] = dual[: len(self.rows)], dual[len(self.rows) :]
-        return Relaxation(float(found.fun), weight, price)
+        weight = np.zeros(self.ball.size)
+        weight[self.rows] = found.y
+        return Relaxation(found.value, weight, found.prices)
 
     def heaviest(self, weight: Counts, least: int) -> list[SignedBox]:
         """A box around each unit that weighs at least so much, the heaviest if the search for it

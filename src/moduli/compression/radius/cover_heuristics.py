@@ -26,6 +26,8 @@ from moduli.kernel.radius.compatibility import (
     signs_of,
 )
 
+from .set_cover import cheapest
+
 BEAM = 1000
 
 
@@ -210,8 +212,6 @@ def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
     required unit is in a paid box or a free group, in one at most; the sums of every free group are
     within bounds.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     rng = np.random.default_rng(seed)
     tries = [*plan.paid, *plan.free]
     for _ in range(2):
@@ -229,13 +229,10 @@ def regrouped(ball: ParameterBall, plan: Plan, seed: int, nodes: int) -> Plan:
     box = np.repeat(np.arange(count), [len(g.units) for g in boxes])
     matrix, limits = _program(ball, unit, sign, box)
     cost = np.concatenate([np.ones(count), np.zeros(len(unit))])
-    found = milp(
-        cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, -np.inf, limits), options={"node_limit": nodes},
-    )  # fmt: skip
-    if found.x is None:
+    chosen, _ = cheapest(matrix, limits, cost, nodes)
+    if chosen is None:
         return plan
-    bought, taken = found.x[:count] > 0.5, found.x[count:] > 0.5
+    bought, taken = chosen[:count], chosen[count:]
     mine = [taken & (box == b) for b in range(count)]
     groups = [SignedBox(tuple(unit[m].tolist()), tuple(sign[m].tolist())) for m in mine]
     free = [g for g in groups if g.units and ball.free(g)]

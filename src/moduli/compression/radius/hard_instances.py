@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.exact_numbers import Array, two_sum
 from moduli.kernel.network import Network
 
@@ -52,7 +52,7 @@ def hard_instance(points: Any, eps: float) -> Network:
     if x.ndim != 2 or x.shape[1] < 2:
         raise ShapeError(f"points of shape {x.shape}: [h, D] with D >= 2 is needed")
     if not 0 < eps < 2.0**500 or 4 * eps == 0:
-        raise ValueError(f"eps={eps!r}: a positive finite number is needed")
+        raise ArgumentError(Asked("eps", eps), ": a positive finite number is needed")
     if not np.isfinite(x).all():
         raise ValueError(f"point {int(np.argmin(np.isfinite(x).all(axis=1)))} is not finite")
     shift = np.zeros(x.shape[1])

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.exact_values import exact_arrays
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.compression.box.linear_programs import PRODUCTS
@@ -31,7 +32,7 @@ from moduli.kernel.network import Network
 from moduli.kernel.radius.compatibility import Effort, Ints, ParameterBall, SignedBox, at_most
 from moduli.kernel.radius.cover_bound import Bound, Change, Near
 from moduli.kernel.rules import replay
-from moduli.kernel.slack import difference, exact_arrays
+from moduli.kernel.slack import difference
 from moduli.kernel.state import State
 
 from . import branch_and_bound

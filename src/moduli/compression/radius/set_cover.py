@@ -54,13 +54,13 @@ class Cover:
 
         return vstack([self.paid, self.uses], format="csr")[:, self.rows]
 
-    def part(self, columns: Ints) -> Cover:
-        """The instance of some columns."""
+    def part(self, columns: Ints, rows: Any = slice(None)) -> Cover:
+        """The instance of some columns, and of those rows that an index picks."""
         count = self.paid.shape[0]
         return Cover(
             self.paid[columns[columns < count]],
             self.uses[columns[columns >= count] - count],
-            self.rows,
+            self.rows[rows],
         )
 
 
@@ -464,19 +464,13 @@ class _Search:
         """A cover by HiGHS's branch and bound, or greedily where it finds none within the budget;
         None where that fails.
         """
-        from scipy.optimize import Bounds, LinearConstraint, milp
-
         matrix, index, resources, cost = self._program(rows, cols)
         limits = np.concatenate([-np.ones(rows.bit_count()), np.ones(len(resources))])
-        found = milp(
-            cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1),
-            constraints=LinearConstraint(matrix, -np.inf, limits),
-            options={"node_limit": 1 + self.budget * HEAVY // (5 * len(cost)), "mip_rel_gap": 0.0},
-        )  # fmt: skip
-        self.nodes += 1 + (found.mip_node_count or 0) * len(cost) // HEAVY
-        if found.x is None:
+        x, nodes = cheapest(matrix, limits, cost, 1 + self.budget * HEAVY // (5 * len(cost)))
+        self.nodes += 1 + nodes * len(cost) // HEAVY
+        if x is None:
             return self._greedy(rows, cols)
-        return [c for c, x in zip(index, found.x, strict=True) if x > 0.5]
+        return [c for c, yes in zip(index, x, strict=True) if yes]
 
     def _greedy(self, rows: BitSet, cols: BitSet) -> list[int] | None:
         """Paid columns, the largest first; None where some row has only free ones."""
@@ -670,35 +664,67 @@ def solve(cover: Cover, budget: int) -> Answer:
     return _searched(cover, budget) if cover.matrix.shape[0] <= FEW else _Pool(cover, budget).best()
 
 
-def program(cover: Cover) -> tuple[Any, Any, Any, Ints]:
-    """The linear relaxation: matrix, right sides and costs of an inequality form, and the resources
-    behind the last rows.
+class Weights(NamedTuple):
+    """A solved linear relaxation: values of columns, weights of rows, prices of resources, and its
+    optimum.
+    """
+
+    x: Any
+    y: Any
+    prices: Any
+    value: float
+
+
+def _program(cover: Cover) -> tuple[Any, Any, Any, Ints]:
+    """Covers as 0 or 1 for each column: matrix, right sides and costs of an inequality form, and the
+    resources behind the last rows.
     """
     from scipy.sparse import vstack
 
     busy = np.unique(cover.uses.indices).astype(np.intp)
     uses = vstack([cover.paid[:, busy] * 0, cover.uses[:, busy]])
     matrix = vstack([-cover.matrix.T, uses.T], format="csr").astype(np.float64)
-    limits = np.concatenate([-np.ones(len(cover.rows)), np.ones(len(busy))])
-    return (
-        matrix,
-        limits,
-        (np.arange(cover.matrix.shape[0]) < cover.paid.shape[0]).astype(np.float64),
-        busy,
-    )
+    limits = np.concatenate([-np.ones(cover.matrix.shape[1]), np.ones(len(busy))])
+    cost = (np.arange(cover.matrix.shape[0]) < cover.paid.shape[0]).astype(np.float64)
+    return matrix, limits, cost, busy
+
+
+def relaxed(cover: Cover) -> Weights | None:
+    """The linear relaxation, with a weight for each row and a price for each resource; None where
+    HiGHS does not solve it.
+    """
+    from scipy.optimize import linprog
+
+    matrix, limits, cost, busy = _program(cover)
+    found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
+    if found.status != OPTIMAL:
+        return None
+    dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
+    rows = cover.matrix.shape[1]
+    prices = np.zeros(cover.uses.shape[1])
+    prices[busy] = dual[rows:]
+    return Weights(found.x, dual[:rows], prices, float(found.fun))
 
 
 def proposed(cover: Cover, budget: int) -> list[int] | None:
     """A cover by HiGHS's branch and bound, the best one after some of its nodes."""
+    matrix, limits, cost, _ = _program(cover)
+    x, _ = cheapest(matrix, limits, cost, 1 + budget * HEAVY // len(cost))
+    return None if x is None else np.flatnonzero(x).tolist()
+
+
+def cheapest(matrix: Any, limits: Any, cost: Any, nodes: int) -> tuple[Mask | None, int]:
+    """The best x of zeros and ones with matrix x <= limits that HiGHS finds, None where it finds
+    none; and how many nodes that took.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    matrix, limits, cost, _ = program(cover)
     found = milp(
         cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1),
         constraints=LinearConstraint(matrix, -np.inf, limits),
-        options={"node_limit": 1 + budget * HEAVY // len(cost), "mip_rel_gap": 0.0},
+        options={"node_limit": nodes, "mip_rel_gap": 0.0},
     )  # fmt: skip
-    return None if found.x is None else np.flatnonzero(found.x > 0.5).tolist()
+    return None if found.x is None else found.x > 0.5, int(found.mip_node_count or 0)
 
 
 def greedy(cover: Cover, rows: Mask) -> list[int] | None:
@@ -752,16 +778,6 @@ def _searched(cover: Cover, budget: int, target: int | None = None) -> Answer:
     return Answer(chosen, upper, lower, tree, search.nodes)
 
 
-class Weights(NamedTuple):
-    """A solved linear relaxation of a pool: values of its active columns, weights of rows, prices
-    of resources.
-    """
-
-    x: Any
-    y: Any
-    prices: Any
-
-
 class Rounded(NamedTuple):
     """Weights in integers, what they add up to, and how far each column is from weighing what it
     costs.
@@ -780,7 +796,6 @@ class _Pool:
     def __init__(self, cover: Cover, budget: int) -> None:
         self.cover, self.budget, self.nodes = cover, budget, 0
         self.paid, self.count = cover.paid.shape[0], cover.matrix.shape[0]
-        self.free = np.arange(self.count) >= self.paid
 
     def best(self) -> Answer:
         """Covers of cost at most `target - 1` use columns that the weights leave; raise the target
@@ -789,11 +804,11 @@ class _Pool:
         every = np.ones(len(self.cover.rows), dtype=bool)
         active = self.start()
         try:
-            _, y, prices = self._generated(active, every, np.ones(self.count, dtype=bool))
+            solved = self._generated(active, every, np.ones(self.count, dtype=bool))
         except Exhausted:
             chosen = greedy(self.cover, every)
             return Answer(chosen, self._cost(chosen), 0, DualWeights({}, {}, (), 1), self.nodes)
-        leaf, total, short = self._rounded(y, prices)
+        leaf, total, short = self._rounded(solved.y, solved.prices)
         lower, chosen = max(0, -(-total // leaf.scale)), self.dive(active)
         tree: CoverProof = leaf
         while lower < self._cost(chosen) and self.nodes < self.budget:
@@ -842,7 +857,7 @@ class _Pool:
         chosen: list[int] = []
         while waiting.any() and self.nodes < self.budget:
             try:
-                x, _, _ = self._generated(active, waiting, allowed, rounds=2)
+                x = self._generated(active, waiting, allowed, rounds=2).x
             except Exhausted:
                 break
             columns = np.flatnonzero(active & allowed)
@@ -863,12 +878,12 @@ class _Pool:
         become active.
         """
         while True:
-            x, y, prices = self._linear(np.flatnonzero(active & allowed), rows)
-            short = self._short(y, prices, 1.0)
+            found = self._linear(np.flatnonzero(active & allowed), rows)
+            short = self._short(found.y, found.prices, 1.0)
             wanted = np.flatnonzero((short < -1e-7) & allowed & ~active)
             rounds -= 1
             if not len(wanted) or not rounds or self.nodes >= self.budget:
-                return Weights(x, y, prices)
+                return found
             active[wanted[np.argsort(short[wanted], kind="stable")[:BATCH]]] = True
 
     def _short(self, y: Any, prices: Any, scale: Any) -> Any:
@@ -878,23 +893,13 @@ class _Pool:
         )
 
     def _linear(self, columns: Ints, rows: Mask) -> Weights:
-        from scipy.optimize import linprog
-        from scipy.sparse import vstack
-
         self.nodes += 1 + len(columns) // HEAVY
-        part = self.cover.part(columns)
-        busy = np.unique(part.uses.indices)
-        uses = vstack([part.paid[:, busy] * 0, part.uses[:, busy]])
-        limits = np.concatenate([-np.ones(int(rows.sum())), np.ones(len(busy))])
-        matrix = vstack([-part.matrix[:, rows].T, uses.T], format="csr").astype(np.float64)
-        cost = np.where(self.free[columns], 0.0, 1.0)
-        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs-ds")
-        if found.status != OPTIMAL:
+        found = relaxed(self.cover.part(columns, rows))
+        if found is None:
             raise Exhausted
-        dual = np.maximum(0.0, -np.asarray(found.ineqlin.marginals))
-        y, prices = np.zeros(len(rows)), np.zeros(self.cover.uses.shape[1])
-        y[rows], prices[busy] = dual[: int(rows.sum())], dual[int(rows.sum()) :]
-        return Weights(found.x, y, prices)
+        y = np.zeros(len(rows))
+        y[rows] = found.y
+        return found._replace(y=y)
 
     def _rounded(self, y: Any, prices: Any) -> Rounded:
         """The same in integers: the scale and single prices give way where a column weighs too

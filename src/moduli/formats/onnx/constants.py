@@ -18,6 +18,7 @@ import numpy as np
 from moduli.common.files import refuse_stand_in
 from moduli.formats.affine_tracer import MAX_ENTRIES
 from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.exact_numbers import two_product, two_sum
 
 if TYPE_CHECKING:
     from onnx import NodeProto, SparseTensorProto, TensorProto
@@ -39,6 +40,17 @@ REDUCTIONS = {
 SQUARED, SUMMED = {"ReduceL2", "ReduceSumSquare"}, {"ReduceL1", "ReduceMean", "ReduceSum"}
 WHOLE = 2**53  # up to here doubles hold all integers
 EVALUATED = ELEMENTWISE | REDUCTIONS | {"Gemm", "MatMul", "Range"}
+# Those that rearrange or choose, and of which `_size` knows how large the result is at most.
+CHOOSING = {
+    "Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Gather",
+    "GatherElements", "Identity", "QuantizeLinear", "Reshape", "ScatterElements", "ScatterND", "Shape",
+    "Size", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+}  # fmt: skip
+FOLDED = EVALUATED | CHOOSING
+SUMS = {
+    "Gemm", "MatMul", "CumSum", "Mean", "ReduceMean", "ReduceSum", "ReduceL1", "ReduceProd",
+    "ReduceSumSquare",
+}  # fmt: skip
 
 
 def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int, mended: Sequence[Any]) -> Any:
@@ -74,6 +86,27 @@ def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int, mended: Sequenc
     return np.asarray(result)
 
 
+def exact(operator: str, arrays: Sequence[Any], result: Any) -> bool:
+    """Whether a sum or product of stored floats is what it is over the reals; yes of all other
+    operators, which are what they are in the types of the file.
+    """
+    if operator in SUMS:
+        return False
+    if operator not in ("Add", "Sub", "Mul", "Div", "Sum") or len(arrays) != 2:
+        return operator != "Sum"
+    a, b = (np.asarray(array, dtype=np.float64) for array in arrays)
+    found = np.asarray(result, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        if operator in ("Mul", "Div"):
+            x, y, z = (found, b, a) if operator == "Div" else (a, b, found)
+            product, rest = two_product(*np.broadcast_arrays(x, y))
+            sizes = np.abs(np.concatenate([x.ravel(), y.ravel()]))
+            inside = (sizes == 0) | ((sizes > 2.0**-450) & (sizes < 2.0**450))
+            return bool((product == z).all() and not rest.any() and inside.all())
+        total, rest = two_sum(*np.broadcast_arrays(a, -b if operator == "Sub" else b))
+        return bool((total == found).all() and not rest.any() and np.isfinite(found).all())
+
+
 def _refuse_overflow(operator: str, arrays: Sequence[Any]) -> None:
     """Integers that may leave their type, or those that doubles hold, in a reduction: runtimes wrap
     or saturate there.
@@ -106,6 +139,16 @@ def _size(operator: str, arrays: Sequence[Any]) -> int:
     if operator == "Range":
         start, limit, delta = (float(np.ravel(a)[0]) for a in arrays)
         return math.ceil(abs((limit - start) / delta)) + 1 if delta else 0
+    if operator == "Expand":
+        return math.prod(np.broadcast_shapes(shapes[0], tuple(np.ravel(arrays[1]).tolist())))
+    if operator == "Tile":
+        return int(math.prod(shapes[0]) * math.prod(np.ravel(arrays[1]).astype(int).tolist()))
+    if operator == "ConstantOfShape":
+        return int(math.prod(np.ravel(arrays[0]).astype(int).tolist()))
+    if operator == "Gather":
+        return int(math.prod(shapes[0]) * math.prod(shapes[1]))
+    if operator == "Concat":
+        return sum(map(math.prod, shapes))
     return math.prod(shapes[0])
 
 

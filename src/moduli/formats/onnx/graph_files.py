@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from moduli.common.files import atomic_write
+from moduli.common.files import atomic_write, one_line
 from moduli.common.graph import Graph, Source
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
@@ -116,10 +116,23 @@ def load(source: Any, folder: Path | None, where: str, chain: Chain) -> Network 
     try:
         return chain()
     except UnsupportedModel as error:
+        return _no_chain(proto, folder, where, chain, error)
+
+
+def _no_chain(
+    proto: Any, folder: Path | None, where: str, chain: Chain, why: UnsupportedModel
+) -> Graph:
+    """A model that is no chain, as a graph, which says so in its notes.
+
+    Raises:
+        UnsupportedModel: what the reader of chains said, where a graph would say less.
+    """
+    try:
         graph = _graph(proto, folder, where, chain)
-        if not graph.axes:
-            raise error from None  # nothing would be gained by reading it as a graph
-        return graph
+    except UnsupportedModel:
+        raise why from None
+    graph.source.notes = (f"no chain of dense layers: {why}", *graph.source.notes)
+    return graph
 
 
 def read_graph(source: Any, folder: Path | None, where: str, chain: Chain) -> Graph:

@@ -96,10 +96,13 @@ def _unary(reader: GraphReader, node: Any) -> None:
 def _binary(reader: GraphReader, node: Any) -> None:
     if node.op_type in ("Min", "Max") and len(node.input) == 1:
         return _elementwise(reader, node, "identity")
-    extra = (float(attributes(node).get("fmod", 0)),) if node.op_type == "Mod" else ()
-    _elementwise(
-        reader, node, BINARY[node.op_type], extra, result=9 if node.op_type in LOGICAL else None
-    )
+    kind, given = BINARY[node.op_type], attributes(node)
+    if node.op_type == "BitShift":
+        kind = f"{kind} {given['direction'].decode()}"
+    if node.op_type == "PRelu" and reader.opset < 7 and math.prod(reader.shape(node.input[1])) != 1:
+        raise NotUnderstood("slopes broadcast as before opset 7")
+    extra = (float(given.get("fmod", 0)),) if node.op_type == "Mod" else ()
+    _elementwise(reader, node, kind, extra, result=9 if node.op_type in LOGICAL else None)
 
 
 @handles("Sum", "Mean")
@@ -111,7 +114,7 @@ def _variadic(reader: GraphReader, node: Any) -> None:
         return _elementwise(reader, node, f"{node.op_type} of {len(names)}")
     output, total = _only_output(node), names[0]
     for k, name in enumerate(names[1:], 1):
-        target = output if k == len(names) - 1 else f"{output}:{k}"
+        target = output if k == len(names) - 1 else reader.apart(f"{output}:{k}")
         shape = broadcast(reader, [total, name], target)
         reader.emit(Elementwise("add"), [total, name], target, shape, reader.types[names[0]])
         total = target
@@ -166,16 +169,20 @@ def _leaky_relu(reader: GraphReader, node: Any) -> None:
     )
 
 
-@handles("Elu", "Celu", "Selu", "ThresholdedRelu", "Shrink")
+NUMBERS = {
+    "Elu": {"alpha": 1.0},
+    "Celu": {"alpha": 1.0},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "ThresholdedRelu": {"alpha": 1.0},
+    "Shrink": {"bias": 0.0, "lambd": 0.5},
+}  # and their defaults
+
+
+@handles(*NUMBERS)
 def _with_numbers(reader: GraphReader, node: Any) -> None:
-    numbers = {name: value for name, value in attributes(node).items() if isinstance(value, float)}
-    kind = node.op_type.lower()
-    _elementwise(
-        reader,
-        node,
-        f"{kind}",
-        tuple(numbers[name] for name in sorted(numbers)) + (float(len(numbers)),),
-    )
+    given = attributes(node)
+    numbers = tuple(float(given.get(name, value)) for name, value in NUMBERS[node.op_type].items())
+    _elementwise(reader, node, node.op_type.lower(), numbers)
 
 
 @handles("HardSigmoid")
@@ -209,7 +216,8 @@ def _clip(reader: GraphReader, node: Any) -> None:
 def _cast(reader: GraphReader, node: Any) -> None:
     to = attributes(node)["to"]
     plain = to in FLOATS and reader.floating(node.input[0])
-    _elementwise(reader, node, "identity" if plain else f"cast to {to}", result=to)
+    kind = f"cast to {to} {_options(node, 'saturate', 'round_mode')}"
+    _elementwise(reader, node, "identity" if plain else kind, result=to)
 
 
 @handles("CastLike")
@@ -221,6 +229,8 @@ def _cast_like(reader: GraphReader, node: Any) -> None:
 
 @handles("Dropout")
 def _dropout(reader: GraphReader, node: Any) -> None:
+    if reader.opset < 7 and not attributes(node).get("is_test", 0):
+        raise NotUnderstood("it drops at random")
     training = _given(node, 2)
     if training and (reader.constant(training) is None or bool(np.any(reader.constant(training)))):
         raise NotUnderstood("it drops at random")
@@ -259,11 +269,10 @@ def _quantise(reader: GraphReader, node: Any) -> None:
         if node.op_type == "DequantizeLinear"
         else f"quantise {_options(node, 'saturate', 'output_dtype')}"
     )
-    axis = (
-        _axis(given.get("axis", 1), max(1, len(shape)))
-        if reader.shape(scale) not in ((), (1,))
-        else 0
-    )
+    axis, rank = int(given.get("axis", 1)), max(1, len(shape))
+    if reader.shape(scale) == () or (reader.shape(scale) == (1,) and not -rank <= axis < rank):
+        axis = 0  # one scale for all
+    axis = _axis(axis, rank)
     reader.emit(
         PerUnit(kind, axis), [name for name in node.input if name], _only_output(node), shape
     )
@@ -297,7 +306,11 @@ def _window(
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         return -(-n // stride)
     total = n + sum(pads) - dilation * (kernel - 1) - 1
-    return None if total < 0 else (-(-total // stride) if ceil else total // stride) + 1
+    if total < 0:
+        return None
+    count = (-(-total // stride) if ceil else total // stride) + 1
+    # runtimes do not agree on a last window that begins behind the input
+    return None if (count - 1) * stride >= n + pads[0] else count
 
 
 def _windows(
@@ -308,6 +321,8 @@ def _windows(
     k = len(kernel)
     strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
     pads, auto = given.get("pads") or [0] * (2 * k), given.get("auto_pad", b"NOTSET")
+    if auto == b"VALID":
+        pads = [0] * (2 * k)
     found: list[int | str] = []
     for d in range(k):
         n = _window(
@@ -317,6 +332,30 @@ def _windows(
         found.append(reader.unknown(output, 2 + d) if n is None else n)
     reach = any(pads) if auto in (b"NOTSET", b"") else auto != b"VALID"
     return (*shape[:2], *found), bool(reach) or (bool(given.get("ceil_mode", 0)))
+
+
+def _windows_hold_something(node: Any, shape: Shape, made: Shape, kernel: Sequence[int]) -> bool:
+    """Whether it is known that each window holds an entry of the input, not padding alone."""
+    given = attributes(node)
+    k = len(kernel)
+    strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
+    auto = given.get("auto_pad", b"NOTSET")
+    pads = given.get("pads") or [0] * (2 * k)
+    for d in range(k):
+        n, m = shape[2 + d], made[2 + d]
+        same = auto in (b"SAME_UPPER", b"SAME_LOWER")
+        before, after = (0, 0) if same or auto == b"VALID" else (pads[d], pads[k + d])
+        plain = dilations[d] == 1 and max(before, after) < kernel[d]
+        if not isinstance(n, int) or not isinstance(m, int) or same:
+            # windows without holes, with less padding than they are long
+            if not plain or given.get("ceil_mode", 0):
+                return False
+            continue
+        starts = np.arange(m)[:, None] * strides[d] - before
+        places = starts + np.arange(kernel[d]) * dilations[d]
+        if not ((places >= 0) & (places < n)).any(axis=1).all():
+            return False
+    return True
 
 
 @handles("MaxPool", "AveragePool", "LpPool")
@@ -337,7 +376,9 @@ def _pool(reader: GraphReader, node: Any) -> None:
         "p",
     )
     free = ((0, 0), (1, 1))
-    if node.op_type == "MaxPool":
+    if not _windows_hold_something(node, shape, made, given["kernel_shape"]):
+        op = Slicewise(f"{node.op_type} of nothing", free, numbers)
+    elif node.op_type == "MaxPool":
         op = Slicewise(
             "max pool", free, numbers, homogeneous=True, keeps=True, zero=True, hull=True
         )
@@ -519,8 +560,14 @@ def _resize(reader: GraphReader, node: Any) -> None:
         )
     if given.get("axes") is not None:
         raise NotUnderstood("it resizes chosen axes")
+    if given.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise NotUnderstood("it keeps the ratio of sizes")
+    where = given.get("coordinate_transformation_mode", b"half_pixel")
+    if where in (b"tf_crop_and_resize", b"tf_half_pixel_for_nn"):
+        raise NotUnderstood("it moves what it does not resize")
     made: list[int | str]
     factors: tuple[float, ...] = ()
+    further = list[str]()
     given_scales = reader.constant(scales) if scales else None
     if sizes and not (given_scales is not None and given_scales.size):
         wanted = reader.numbers(sizes, "sizes")
@@ -531,7 +578,7 @@ def _resize(reader: GraphReader, node: Any) -> None:
             None if a in kept or not isinstance(m, int) else m for a, m in enumerate(wanted)
         )
         if any(a not in kept and not isinstance(m, int) for a, m in enumerate(wanted)):
-            numbers = (*numbers, node.output[0])
+            further = [sizes]  # which says what they are
     else:
         stored = reader.constant(scales) if scales else np.array(given.get("scales") or [])
         if stored is None or stored.size != len(shape):
@@ -539,21 +586,27 @@ def _resize(reader: GraphReader, node: Any) -> None:
         factors = tuple(float(f) for f in stored)
         free = tuple((a, a) for a, f in enumerate(factors) if f == 1.0)
         made = [
-            n if f == 1.0 else (math.floor(n * f) if isinstance(n, int) else reader.unknown(y, a))
+            n if f == 1.0 else (_resized(n, f) if isinstance(n, int) else reader.unknown(y, a))
             for a, (n, f) in enumerate(zip(shape, factors, strict=True))
         ]
         numbers = factors
     mode = given.get("mode", b"nearest")
-    inside = given.get("coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
     options = _options(
         node, "mode", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside",
         "extrapolation_value", "nearest_mode", "antialias", "keep_aspect_ratio_policy",
     )  # fmt: skip
-    smooth = inside and mode in (b"nearest", b"linear")
+    smooth = mode in (b"nearest", b"linear")
+    # where entries of the output lie was said anew with opset 11
+    kind = "resize" if reader.opset >= 11 else f"{node.op_type} of old"
     op = Slicewise(
-        "resize", free, (numbers, options), linear=inside, keeps=smooth, zero=inside, hull=smooth
+        kind, free, (numbers, options), linear=True, keeps=smooth, zero=True, hull=smooth
     )
-    reader.emit(op, [x], y, tuple(made))
+    reader.emit(op, [x, *further], y, tuple(made))
+
+
+def _resized(n: int, factor: float) -> int:
+    """As ONNX has it: in 32 bits."""
+    return math.floor(np.float32(n) * np.float32(factor))
 
 
 # Sums over an axis ----------------------------------------------------------------------------------------------
@@ -614,6 +667,8 @@ def _transposed(given: dict[str, Any], shape: Shape, kernel: Sequence[int]) -> l
         return None
     strides, dilations = given.get("strides") or [1] * k, given.get("dilations") or [1] * k
     pads, extra = given.get("pads") or [0] * (2 * k), given.get("output_padding") or [0] * k
+    if given.get("auto_pad") == b"VALID":
+        pads = [0] * (2 * k)
     found = []
     for d in range(k):
         n = shape[2 + d]
@@ -636,9 +691,12 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     a, b, y = node.input[0], node.input[1], _only_output(node)
     if not reader.is_constant(b) or reader.is_constant(a):
         raise NotUnderstood("a product of two computed tensors")
+    if not reader.floating(b):
+        raise NotUnderstood("a product of integers")
     if given.get("transA", 0):
-        reader.emit(Transpose((1, 0)), [a], f"{y}:a", reader.shape(a)[::-1], reader.types[a])
-        a = f"{y}:a"
+        turned = reader.apart(f"{y}:a")
+        reader.emit(Transpose((1, 0)), [a], turned, reader.shape(a)[::-1], reader.types[a])
+        a = turned
     first, second = reader.shape(a), reader.shape(b)
     across = bool(given.get("transB", 0))
     out = second[0 if across else 1]
@@ -648,14 +706,13 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     c = _given(node, 2)
     if not c:
         return _scaled(reader, op, [a, b], alpha, y, shape, kind)
-    if reader.is_constant(c) and reader.shape(c) == (out,) and out != 1 and alpha == beta == 1.0:
-        return reader.emit(op, [a, b, c], y, shape)
-    _scaled(reader, op, [a, b], alpha, f"{y}:product", shape, kind)
+    product = reader.apart(f"{y}:product")
+    _scaled(reader, op, [a, b], alpha, product, shape, kind)
     if beta != 1.0:
-        factor = _number(reader, f"{y}:beta", beta)
-        reader.emit(Elementwise("mul"), [c, factor], f"{y}:c", reader.shape(c), kind)
-        c = f"{y}:c"
-    reader.emit(Elementwise("add"), [f"{y}:product", c], y, shape)
+        factor, scaled = _number(reader, f"{y}:beta", beta), reader.apart(f"{y}:c")
+        reader.emit(Elementwise("mul"), [c, factor], scaled, reader.shape(c), kind)
+        c = scaled
+    reader.emit(Elementwise("add"), [product, c], y, shape)
 
 
 def _scaled(
@@ -670,13 +727,15 @@ def _scaled(
     """A product, times a number."""
     if factor == 1.0:
         return reader.emit(op, inputs, y, shape, kind)
-    reader.emit(op, inputs, f"{y}:unscaled", shape, kind)
+    unscaled = reader.apart(f"{y}:unscaled")
+    reader.emit(op, inputs, unscaled, shape, kind)
     number = _number(reader, f"{y}:alpha", factor)
-    reader.emit(Elementwise("mul"), [f"{y}:unscaled", number], y, shape, kind)
+    reader.emit(Elementwise("mul"), [unscaled, number], y, shape, kind)
 
 
 def _number(reader: GraphReader, name: str, value: float) -> str:
     """A constant that the file has in an attribute."""
+    name = reader.apart(name)
     reader.folded[name] = np.array(value)
     reader.shapes[name], reader.types[name] = (), 1
     return name
@@ -703,6 +762,7 @@ def _einsum(reader: GraphReader, node: Any) -> None:
     if not plain or not reader.is_constant(names[1]):
         return _einsum_batched(reader, node, names, letters, result, summed, batch, rest)
     y = _only_output(node)
+    summed_up, split_up = reader.apart(f"{y}:sum"), reader.apart(f"{y}:split")
     kind = reader.types[names[0]]
     x, order = _arranged(reader, names[0], letters[0], rest[0], summed, f"{y}:x")
     w, _ = _arranged(reader, names[1], letters[1], "", summed, f"{y}:w", rest[1])
@@ -710,12 +770,12 @@ def _einsum(reader: GraphReader, node: Any) -> None:
     rank = len(order)
     op = Linear(rank - 1, rank - 1, 0, 1, free=tuple((axis, axis) for axis in range(rank - 1)))
     shape = (*reader.shape(x)[:-1], reader.shape(w)[1])
-    reader.emit(op, [x, w], f"{y}:sum", shape, kind)
+    reader.emit(op, [x, w], summed_up, shape, kind)
     made = rest[0] + rest[1]
     split = (*shape[:-1], *(sizes[letter] for letter in rest[1]))
-    reader.emit(reshape(shape, split), [f"{y}:sum"], f"{y}:split", split, kind)
+    reader.emit(reshape(shape, split), [summed_up], split_up, split, kind)
     turn = tuple(made.index(letter) for letter in result)
-    reader.emit(Transpose(turn), [f"{y}:split"], y, tuple(split[axis] for axis in turn))
+    reader.emit(Transpose(turn), [split_up], y, tuple(split[axis] for axis in turn))
 
 
 def _arranged(
@@ -725,9 +785,10 @@ def _arranged(
     turn = tuple(letters.index(letter) for letter in first + joined + last)
     shape = tuple(reader.shape(name)[axis] for axis in turn)
     kind = reader.types[name]
-    reader.emit(Transpose(turn), [name], f"{y}:turned", shape, kind)
+    y, turned = reader.apart(y), reader.apart(f"{y}:turned")
+    reader.emit(Transpose(turn), [name], turned, shape, kind)
     if reader.is_constant(name):
-        reader.views.update((f"{y}:turned", y))
+        reader.views.update((turned, y))
     made = list(shape[: len(first)])
     for part in (joined, last):
         numbers = [shape[(first + joined + last).index(letter)] for letter in part]
@@ -735,7 +796,7 @@ def _arranged(
             raise NotUnderstood("a sum over sizes that are not known")
         if part:
             made.append(math.prod(int(n) for n in numbers))
-    reader.emit(reshape(shape, tuple(made)), [f"{y}:turned"], y, tuple(made), kind)
+    reader.emit(reshape(shape, tuple(made)), [turned], y, tuple(made), kind)
     return y, first + "k"
 
 
@@ -751,14 +812,15 @@ def _einsum_batched(
         wanted = batch + (rest[0] + summed if k == 0 else summed + rest[1])
         turn = tuple(own.index(letter) for letter in wanted)
         shape = tuple(reader.shape(name)[axis] for axis in turn)
-        reader.emit(Transpose(turn), [name], f"{y}:{k}", shape, reader.types[name])
-        parts.append(f"{y}:{k}")
+        parts.append(reader.apart(f"{y}:{k}"))
+        reader.emit(Transpose(turn), [name], parts[k], shape, reader.types[name])
     made = batch + rest[0] + rest[1]
     first, second = (reader.shape(part) for part in parts)
     shape = (*broadcast_shapes(reader, first[:-2], second[:-2], y), first[-2], second[-1])
-    reader.emit(Contract(), parts, f"{y}:product", shape, reader.types[names[0]])
+    product = reader.apart(f"{y}:product")
+    reader.emit(Contract(), parts, product, shape, reader.types[names[0]])
     turn = tuple(made.index(letter) for letter in result)
-    reader.emit(Transpose(turn), [f"{y}:product"], y, tuple(shape[axis] for axis in turn))
+    reader.emit(Transpose(turn), [product], y, tuple(shape[axis] for axis in turn))
 
 
 @handles("MatMul")
@@ -879,14 +941,15 @@ def _slice(reader: GraphReader, node: Any) -> None:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = _axis(axis, len(shape))
         n = shape[axis]
-        if step == 1 and start == 0 and (end == n or (isinstance(end, int) and end >= 2**31 - 1)):
+        far = isinstance(end, int) and end >= 2**31 - 1
+        if step == 1 and start == 0 and (end == n or far) and not isinstance(n, int):
             continue  # all of it
         chosen.append((axis, start, end, step))
     if not chosen:
         return reader.emit(Elementwise("identity"), [x], y, shape)
     source = x
     for k, (axis, start, end, step) in enumerate(chosen):
-        target = y if k == len(chosen) - 1 else f"{y}:{k}"
+        target = y if k == len(chosen) - 1 else reader.apart(f"{y}:{k}")
         shape = _cut(reader, source, target, shape, axis, start, end, step)
         source = target
 
@@ -902,9 +965,9 @@ def _cut(
         return made
     free = tuple((a, a) for a in range(len(shape)) if a != axis)
     made = (*shape[:axis], reader.unknown(y, axis), *shape[axis + 1 :])
-    numbers = (axis, *(v if isinstance(v, int) else str(v) for v in (start, end, step)))
-    if start is None or end is None:
+    if not (isinstance(start, int) and isinstance(end, int)):
         raise NotUnderstood("its ends are computed in the graph")
+    numbers = (axis, start, end, step)
     op = Slicewise("slice", free, numbers, linear=True, keeps=True, zero=True, hull=True)
     reader.emit(op, [x], y, made)
     return made
@@ -1123,7 +1186,10 @@ def _expand(reader: GraphReader, node: Any) -> None:
     ]
     made = broadcast_shapes(reader, shape, tuple(wanted), y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
-    reader.emit(Broadcast(sizes), [x], y, made, reader.types.get(x))
+    # what a size is that the target computes is for the second input to say
+    known = all(isinstance(n, int) for n in reader.numbers(node.input[1], "shape"))
+    inputs = [x] if known else [x, node.input[1]]
+    reader.emit(Broadcast(sizes), inputs, y, made, reader.types.get(x))
 
 
 @handles("DepthToSpace", "SpaceToDepth")
@@ -1145,7 +1211,8 @@ def _rearranged(reader: GraphReader, node: Any) -> None:
         parts, turn = (n, c // (b * b), b, b, h, w), (0, 1, 4, 2, 5, 3)
         made = (n, c // (b * b), h * b, w * b)
     kind = reader.types[x]
-    reader.emit(reshape(shape, parts), [x], f"{y}:parts", parts, kind)
+    names = [reader.apart(f"{y}:{part}") for part in ("parts", "turned")]
+    reader.emit(reshape(shape, parts), [x], names[0], parts, kind)
     turned = tuple(parts[axis] for axis in turn)
-    reader.emit(Transpose(turn), [f"{y}:parts"], f"{y}:turned", turned, kind)
-    reader.emit(reshape(turned, made), [f"{y}:turned"], y, made, kind)
+    reader.emit(Transpose(turn), [names[0]], names[1], turned, kind)
+    reader.emit(reshape(turned, made), [names[1]], y, made, kind)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,13 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
     return register
 
 
+class MadeOfSizes(NamedTuple):
+    """The sizes that an integer tensor is made of, and a digest of what is made of them."""
+
+    sources: tuple[tuple[str, int], ...]
+    payload: str
+
+
 class GraphReader:
     """One reading of a model; `read()` gives the graph.
 
@@ -83,13 +90,15 @@ class GraphReader:
         self.stored: dict[str, Tensor] = {}
         self.folded: dict[str, Tensor] = {}
         self.sizes: dict[str, Tensor] = {}
-        self.read_sizes: dict[str, tuple[set[tuple[str, int]], str]] = {}
+        self.read_sizes: dict[str, MadeOfSizes] = {}
         self.used: set[str] = set()
         self.nodes: list[Node] = []
         self.notes: list[str] = []
         self.opaque: dict[str, str] = {}
         self.names: set[str] = set()
         self.views: set[str] = set()  # constants that nodes rearrange
+        self.functions = {(f.domain, f.name) for f in proto.functions}
+        self.taken = _names(proto.graph)
         self.known_shapes = _inferred(proto, self.arrays)
 
     def read(self) -> GraphModel:
@@ -207,6 +216,13 @@ class GraphReader:
         """A name for a size that is not known."""
         return f"?{output}.{axis}"
 
+    def apart(self, name: str) -> str:
+        """A name for a value that the file has not."""
+        while name in self.taken:
+            name += "'"
+        self.taken.add(name)
+        return name
+
     # Reading
 
     def _store(self, name: str, array: Tensor, kind: int) -> None:
@@ -219,9 +235,10 @@ class GraphReader:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             self._constant_node(node)
             return
-        if self._followed(node) or self._cast_like(node):
+        if not self.functions and (self._followed(node) or self._cast_like(node)):
             return
-        domain = node.domain in ("", "ai.onnx")
+        defined = (node.domain, node.op_type) in self.functions
+        domain = node.domain in ("", "ai.onnx") and not defined
         names = [name for name in node.input if name]
         all_constant = bool(names) and all(self.is_constant(name) for name in names)
         if (
@@ -232,7 +249,7 @@ class GraphReader:
         ):
             return
         handler = HANDLERS.get(node.op_type) if domain and node.op_type not in RANDOM else None
-        before = len(self.nodes)
+        before, emitted = len(self.nodes), set(self.names)
         try:
             if handler is None:
                 raise NotUnderstood("the operator is not known")
@@ -248,6 +265,7 @@ class GraphReader:
             AssertionError,
         ) as error:
             del self.nodes[before:]
+            self.names = emitted
             self._opaque(node, str(error))
 
     def _set_types(self, node: Any) -> None:
@@ -293,7 +311,7 @@ class GraphReader:
 
     def _opaque(self, node: Any, why: str) -> None:
         inputs = [*node.input, *captured(node)]
-        payload = hashlib.sha256(_said(node)).hexdigest()
+        payload = hashlib.sha256(_said(node) + self._meaning(node)).hexdigest()
         outputs = tuple(node.output)
         kind = node.op_type if not node.domain else f"{node.domain}.{node.op_type}"
         used = tuple(self.use(name) for name in inputs if name)
@@ -306,6 +324,14 @@ class GraphReader:
             if name:
                 self.shapes[name] = self.known_shapes.get(name, (0, None))[1]
 
+    def _meaning(self, node: Any) -> bytes:
+        """What a node's name stands for: versions of operators, and functions that the file defines."""
+        inside = any(a.HasField("g") or len(a.graphs) for a in node.attribute)
+        if not (self.functions or inside):
+            return str(self.opsets.get(node.domain)).encode()
+        functions = (f.SerializeToString(deterministic=True) for f in self.proto.functions)
+        return b"\0".join([str(sorted(self.opsets.items())).encode(), *functions])
+
     # Constants and sizes
 
     def _fold(self, node: Any) -> bool:
@@ -313,12 +339,12 @@ class GraphReader:
         arrays = [self.constant(name) if name else None for name in node.input]
         given = [a for a in arrays if a is not None]
         kept = node.op_type in VIEWS and any(
-            a.size > 1 and a.dtype.kind not in "iub" for a in given
+            a.ndim > 0 and a.dtype.kind not in "iub" for a in given
         )
         kept = kept or (node.op_type == "DequantizeLinear" and given[0].ndim > 0)
         if kept or len(node.output) != 1:
             return False
-        if node.op_type in RANDOM or captured(node):
+        if node.op_type not in folding.FOLDED or captured(node):
             return False
         try:
             result = folding.evaluate(node, arrays, self.opset, mended(self.opset))
@@ -326,6 +352,8 @@ class GraphReader:
             return False
         limit = max(MAX_FOLDED, *(a.size for a in given))
         if result.size > limit or result.dtype.kind not in "fiub":
+            return False
+        if result.dtype.kind == "f" and not folding.exact(node.op_type, given, result):
             return False
         self.folded[node.output[0]] = result
         self.shapes[node.output[0]] = tuple(result.shape)
@@ -338,14 +366,11 @@ class GraphReader:
         found = follow(self, node)
         if found is None:
             return False
-        entries, sources = found
+        entries, read = found
         name = node.output[0]
         flat = entries.ravel().tolist()
         self.shapes[name] = tuple(entries.shape)
-        said = _said(node) + b"".join(
-            self.read_sizes[x][1].encode() for x in node.input if x in self.read_sizes
-        )
-        self.read_sizes[name] = (sources, hashlib.sha256(said).hexdigest())
+        self.read_sizes[name] = self._made_of_sizes(node, read)
         self.sizes[name] = entries
         if all(isinstance(x, (int, bool)) for x in flat):
             kind = np.bool_ if flat and isinstance(flat[0], bool) else np.int64
@@ -357,12 +382,30 @@ class GraphReader:
         if name in self.names:
             return
         self.names.add(name)
-        sources, payload = self.read_sizes[name]
-        tensors = sorted({tensor for tensor, _ in sources})
-        axes = tuple(sorted((tensors.index(tensor), axis) for tensor, axis in sources))
+        made = self.read_sizes[name]
+        tensors = list(dict.fromkeys(tensor for tensor, _ in made.sources))
+        axes = tuple((tensors.index(tensor), axis) for tensor, axis in made.sources)
         for tensor in tensors:
             self.used.add(tensor)
-        self.nodes.append(Node(Size(axes, payload), tuple(tensors), (name,), name))
+        self.nodes.append(Node(Size(axes, made.payload), tuple(tensors), (name,), name))
+
+    def _made_of_sizes(self, node: Any, read: Sequence[tuple[str, int]]) -> MadeOfSizes:
+        """What a followed node makes of sizes, in whatever order its operands have them."""
+        sources = list(read)
+        for name in node.input:
+            if name in self.read_sizes:
+                sources += self.read_sizes[name].sources
+        sources = list(dict.fromkeys(sources))
+        hashed = hashlib.sha256(_said(node))
+        hashed.update(str(len(read)).encode())
+        for name in node.input:
+            operand, array = self.read_sizes.get(name), self.constant(name)
+            if operand is not None:
+                places = [sources.index(source) for source in operand.sources]
+                hashed.update(f"{operand.payload} {places}".encode())
+            elif array is not None:
+                hashed.update(f"{array.dtype.name} {array.shape}".encode() + array.tobytes())
+        return MadeOfSizes(tuple(sources), hashed.hexdigest())
 
 
 # Rearrangements of constants stay nodes, so that the stored tensor is what shrinks.
@@ -397,6 +440,12 @@ def sorted_nodes(graph: Any) -> list[Any]:
             )
         waiting = later
     return done
+
+
+def _names(graph: Any) -> set[str]:
+    found = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    found |= {sparse.values.name for sparse in graph.sparse_initializer}
+    return found | {name for node in graph.node for name in node.output}
 
 
 def captured(node: Any) -> list[str]:

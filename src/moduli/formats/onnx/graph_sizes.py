@@ -5,18 +5,21 @@ An entry is a number, the name of a size that is not known, or None where it is 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
-Sources = set[tuple[str, int]]
+Sources = list[tuple[str, int]]
 MAX_ENTRIES = 64
 INTEGERS = (6, 7, 9)  # element types int32, int64, bool
 
 
 def follow(reader: Any, node: Any) -> tuple[Tensor, Sources] | None:
-    """Entries of the node's output and the axes whose sizes it reads; None where it is no such node."""
+    """Entries of the node's output and the axes whose sizes it reads itself; None where it is no such
+    node.
+    """
     if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
         return None
     if node.op_type == "Shape":
@@ -26,21 +29,18 @@ def follow(reader: Any, node: Any) -> tuple[Tensor, Sources] | None:
     if not any(name in reader.read_sizes for name in node.input):
         return None
     operands: list[Tensor | None] = []
-    sources: Sources = set()
     for name in node.input:
         operands.append(_entries(reader, name))
-        if name in reader.read_sizes:
-            sources |= reader.read_sizes[name][0]
     rule = RULES.get(node.op_type)
     if rule is None or any(x is None for x, name in zip(operands, node.input, strict=True) if name):
         return None
     try:
-        found = rule(node, [x for x in operands if x is not None], reader)
+        found = rule(node, operands, reader)
     except (ValueError, IndexError, TypeError):
         return None
     if found is None or found.size > MAX_ENTRIES:
         return None
-    return found, sources
+    return found, []
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -69,7 +69,9 @@ def _shape(reader: Any, node: Any) -> tuple[Tensor, Sources] | None:
     axes = list(range(len(shape)))[slice(attributes.get("start", 0), attributes.get("end"))]
     out = np.empty(len(axes), dtype=object)
     out[:] = [shape[axis] for axis in axes]
-    return out, {(node.input[0], axis) for axis in axes}
+    if node.input[0] in reader.read_sizes or reader.constant(node.input[0]) is not None:
+        return out, []  # of a tensor whose sizes do not change
+    return out, [(node.input[0], axis) for axis in axes]
 
 
 def _map(f: Any) -> Any:
@@ -138,8 +140,8 @@ def _gather(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
     return out
 
 
-def _concat(node: Any, operands: list[Tensor], reader: Any) -> Tensor:
-    return np.concatenate([np.atleast_1d(x) for x in operands])
+def _concat(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
+    return np.concatenate(operands) if all(x.ndim == 1 for x in operands) else None
 
 
 def _reshape(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
@@ -147,19 +149,21 @@ def _reshape(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
     return operands[0].reshape(shape) if all(isinstance(n, int) and n != 0 for n in shape) else None
 
 
-def _squeeze(node: Any, operands: list[Tensor], reader: Any) -> Tensor:
-    return operands[0].reshape(()) if operands[0].size == 1 else operands[0]
+def _squeeze(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
+    return operands[0].reshape(()) if operands[0].shape == (1,) else None
 
 
 def _unsqueeze(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
-    return operands[0].reshape(1) if operands[0].ndim == 0 else None
+    listed = operands[1].ravel().tolist() if len(operands) > 1 else _attributes(node)["axes"]
+    return operands[0].reshape(1) if operands[0].ndim == 0 and list(listed) in ([0], [-1]) else None
 
 
-def _slice(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
+def _slice(node: Any, operands: list[Any], reader: Any) -> Tensor | None:
     data = operands[0]
     if len(operands) > 1:
         starts, ends = operands[1], operands[2]
-        steps = operands[4] if len(operands) > 4 else np.ones(1, dtype=object)
+        given = len(operands) > 4 and operands[4] is not None
+        steps = operands[4] if given else np.ones(1, dtype=object)
     else:
         attributes = _attributes(node)
         starts, ends = np.array(attributes["starts"]), np.array(attributes["ends"])
@@ -167,11 +171,16 @@ def _slice(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
     bounds = [x.ravel().tolist() for x in (starts, ends, steps)]
     if data.ndim != 1 or any(len(b) != 1 or not isinstance(b[0], int) for b in bounds):
         return None
-    return data[bounds[0][0] : bounds[1][0] : bounds[2][0]]
+    found: Tensor = data[bounds[0][0] : bounds[1][0] : bounds[2][0]]
+    return found
 
 
 def _cast(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
-    return operands[0] if _attributes(node)["to"] in (6, 7) else None
+    if _attributes(node)["to"] not in (6, 7):
+        return None
+    out = np.empty(operands[0].shape, dtype=object)
+    out[...] = np.frompyfunc(lambda x: int(x) if isinstance(x, bool) else x, 1, 1)(operands[0])
+    return out
 
 
 def _constant_of_shape(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
@@ -184,6 +193,8 @@ def _constant_of_shape(node: Any, operands: list[Tensor], reader: Any) -> Tensor
         isinstance(n, int) and n <= MAX_ENTRIES for n in shape
     ):
         return None
+    if math.prod(shape) > MAX_ENTRIES:
+        return None
     out = np.empty(shape, dtype=object)
     out[...] = int(array[0])
     return out
@@ -193,12 +204,16 @@ def _expand(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
     shape = operands[1].tolist()
     if not all(isinstance(n, int) and 0 < n <= MAX_ENTRIES for n in shape):
         return None
-    return np.array(
-        np.broadcast_to(operands[0], np.broadcast_shapes(operands[0].shape, tuple(shape)))
-    )
+    made = np.broadcast_shapes(operands[0].shape, tuple(shape))
+    if math.prod(made) > MAX_ENTRIES:
+        return None
+    found: Tensor = np.array(np.broadcast_to(operands[0], made))
+    return found
 
 
 def _product(node: Any, operands: list[Tensor], reader: Any) -> Tensor | None:
+    if operands[0].ndim > 1:
+        return None
     entries = operands[0].ravel().tolist()
     total: Any = 1
     for entry in entries:

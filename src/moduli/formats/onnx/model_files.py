@@ -5,16 +5,19 @@ nodes.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moduli.common.files import one_line
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import UnsupportedModel, one_line
-from moduli.kernel.network import Network
+from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.network import Ends, Network
 from moduli.kernel.slack import Slack
 
 from . import activation_nodes, operations  # noqa: F401  they fill the registry
@@ -40,7 +43,19 @@ def read_onnx(
             ) from None
         if not model.HasField("graph") or not model.graph.output:
             raise UnsupportedModel(f"{where}: holds no ONNX graph with outputs")
-        return Reader(model, folder).network(output, input_shape)
+        reader = Reader(model, folder)
+        return replace(reader.network(output, input_shape), ends=_ends(model, output))
+
+
+def _ends(model: Any, output: str | None) -> Ends | None:
+    """Names and type of the ends of a model with one input."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    kinds = {1: "float32", 11: "float64"}
+    kind = inputs[0].type.tensor_type.elem_type if len(inputs) == 1 else 0
+    if kind not in kinds:
+        return None
+    return Ends(inputs[0].name, output or model.graph.output[0].name, kinds[kind])
 
 
 # Writing --------------------------------------------------------------------------------------------------------
@@ -75,26 +90,27 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
         (TensorProto.DOUBLE if dtype == "float64" else TensorProto.FLOAT),
         dtype == "float32",
     )
-    nodes, stored, name = list[Any](), list[Stored](), "input"
+    first, final = _names(net)
+    # what is inside must not be called like an end
+    inner = "inner_" if any(INNER.match(name) for name in (first, final)) else ""
+    nodes, stored, name = list[Any](), list[Stored](), first
     for l, layer in enumerate(net.layers, 1):
-        for part, array in (("weight", layer.weight), ("bias", layer.bias)):
-            stored.append((f"{part}{l}", array, dtype))
-        nodes.append(
-            helper.make_node(
-                "Gemm", [name, f"weight{l}", f"bias{l}"], [f"z{l}"], f"layer{l}", transB=1
-            )
-        )
-        name = f"z{l}"
+        parts = [f"{inner}weight{l}", f"{inner}bias{l}"]
+        for label, array in zip(parts, (layer.weight, layer.bias), strict=True):
+            stored.append((label, array, dtype))
+        z = f"{inner}z{l}"
+        nodes.append(helper.make_node("Gemm", [name, *parts], [z], f"layer{l}", transB=1))
+        name = z
         if l < len(net.layers):
-            nodes += _activation_nodes(layer.activation, name, f"h{l}", single, stored)
-            name = f"h{l}"
+            name = f"{inner}h{l}"
+            nodes += _activation_nodes(layer.activation, z, name, single, stored)
     if net.output_map == "softmax":
-        nodes.append(helper.make_node("Softmax", [name], ["output"], axis=1))
+        nodes.append(helper.make_node("Softmax", [name], [final], axis=1))
     else:
-        nodes += _activation_nodes(Activation.of(net.output_map), name, "output", single, stored)
+        nodes += _activation_nodes(Activation.of(net.output_map), name, final, single, stored)
     ends = [
         helper.make_tensor_value_info(n, kind, ["batch", w])
-        for n, w in (("input", net.widths[0]), ("output", net.widths[-1]))
+        for n, w in ((first, net.widths[0]), (final, net.widths[-1]))
     ]
     graph = helper.make_graph(nodes, "moduli", ends[:1], ends[1:])
     opset = max([17, *(_SINCE.get(node.op_type, 17) for node in nodes)])
@@ -113,6 +129,16 @@ def onnx_bytes(net: Network, dtype: str, slack: Slack | None) -> bytes:
     ) in stored:  # one at a time, and last: graphs and models copy what they are made of
         model.graph.initializer.append(numpy_helper.from_array(array.astype(of), label))
     return bytes(model.SerializeToString(deterministic=True))
+
+
+INNER = re.compile(r"(inner_)*(weight|bias|z|h)\d")
+
+
+def _names(net: Network) -> tuple[str, str]:
+    """What input and output are called: as in the file that was read, where there was one."""
+    if net.ends is None or net.ends.input.startswith(net.ends.output):
+        return "input", "output"
+    return net.ends.input, net.ends.output
 
 
 def _activation_nodes(

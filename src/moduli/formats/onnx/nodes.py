@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moduli.common.files import one_line
 from moduli.formats.affine_tracer import MAX_ENTRIES, BallArray, Tensor
 from moduli.formats.second_reading import MAX_PARAMETERS, UNITS, confirm
-from moduli.kernel.errors import UnsupportedModel, one_line
+from moduli.kernel.errors import Asked, UnsupportedModel
 from moduli.kernel.network import Network
 
 from .constants import EVALUATED, FLOATS, cast, evaluate, numpy_type, sparse_array, stored_array
@@ -71,9 +72,9 @@ class Mapped:
             np.sort(moved.index, axis=None), np.sort(self.tensor.index, axis=None)
         ):
             raise UnsupportedModel(
-                "drops or repeats entries after Softmax, which is not the Softmax of what is left; choose an earlier output= "
-                "or export the model without it"
-            )
+                "drops or repeats entries after Softmax, which is not the Softmax of what is left; "
+                "choose an earlier ", Asked("output"), " or export the model without it",
+            )  # fmt: skip
         return Mapped(moved, self.output_map)
 
 
@@ -357,8 +358,9 @@ class Reader:
             except UnsupportedModel as error:
                 whole = (1, *sample)
                 raise UnsupportedModel(
-                    f"{error}; if only one sample at a time is meant, say input_shape={whole}"
-                ) from None
+                    *error.parts, "; if only one sample at a time is meant, say ",
+                    Asked("input_shape", whole),
+                ) from None  # fmt: skip
             if not one.same_as(several):
                 raise UnsupportedModel(
                     f"output {output!r} depends on how many samples are given; each must stand for itself"
@@ -377,8 +379,9 @@ class Reader:
         except UnsupportedModel as error:
             whole = (declared, *sample)
             raise UnsupportedModel(
-                f"{error}; if the input of shape {whole} is one sample, say input_shape={whole}"
-            ) from None
+                *error.parts, f"; if the input of shape {whole} is one sample, say ",
+                Asked("input_shape", whole),
+            ) from None  # fmt: skip
 
     def _uncounted(self, output: str) -> None:
         """Refuse numbers that were computed from the number of samples."""
@@ -396,9 +399,8 @@ class Reader:
             given = (
                 f"no output {output!r}" if output is not None else f"{len(self.outputs)} outputs"
             )
-            raise UnsupportedModel(
-                f"{given}; choose one with output=, from {', '.join(map(repr, self.outputs)) or 'none'}"
-            )
+            names = ", ".join(map(repr, self.outputs)) or "none"
+            raise UnsupportedModel(f"{given}; choose one with ", Asked("output"), f", from {names}")
         return chosen
 
     def _ancestors(self, output: str) -> set[str]:
@@ -456,9 +458,8 @@ class Reader:
             return sample, self.declared
         rest = dims[1:] if dims is not None and len(dims) > 1 else dims
         if dims is None or rest is None or None in rest:
-            raise UnsupportedModel(
-                f"input {name!r} has shape {dims if dims is not None else 'unknown'}; give input_shape="
-            )
+            known = "unknown" if dims is None else dims
+            raise UnsupportedModel(f"input {name!r} has shape {known}; give ", Asked("input_shape"))
         self.declared = (dims[0] or 0) if len(dims) > 1 else None
         return tuple(d for d in rest if d is not None), self.declared
 

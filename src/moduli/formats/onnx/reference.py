@@ -95,7 +95,7 @@ def mended(opset: int) -> tuple[Any, ...]:
     14 in training mode, whatever it says; squares of integers summed in another type; a softmax, or
     the logarithm of one, before opset 13 along one axis, where it is over that axis and all after
     it; axes that are added or dropped before opset 13 one by one, where all are axes of the larger
-    tensor.
+    tensor; the largest entry over positions of two axes alone.
     """
     from onnx import defs
     from onnx.reference.op_run import OpRun
@@ -154,7 +154,11 @@ def mended(opset: int) -> tuple[Any, ...]:
             offset = 0 if zero is None else np.reshape(zero, shape).astype(np.float64)
             return ((x.astype(np.float64) - offset) * np.reshape(scale, shape),)
 
-    found: list[Any] = [Erf, BatchNormalization, ReduceSumSquare]
+    class GlobalMaxPool(OpRun):
+        def _run(self, x: Any) -> Any:
+            return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+    found: list[Any] = [Erf, BatchNormalization, ReduceSumSquare, GlobalMaxPool]
     if opset < 13:
         found += [Softmax, LogSoftmax, Unsqueeze, Squeeze]
     if opset < 19:

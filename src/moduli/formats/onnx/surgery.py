@@ -10,14 +10,14 @@ Nothing here is believed: the rewritten model is read again, and has to be the g
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Take
+from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Shape, Take
 
 from .graph_reader import GraphReader, captured, skeleton
 
@@ -42,10 +42,11 @@ class Surgeon:
         renamed: Mapping[str, str],
     ) -> None:
         self.reading, self.before, self.wanted = reading, before, wanted
-        self.renamed = renamed
         self.proto = self._skeleton()
         self.graph = self.proto.graph
         self.makers = {name: node for node in self.graph.node for name in node.output}
+        self.inner: dict[str, str] = {}  # values that are now what a part of their node gives
+        self.renamed = self._outside(renamed)
         self.arrays: dict[str, Tensor] = {}  # tensors that change
         self.tensors: dict[str, Tensor] = {}  # all initialisers of the rewritten model
 
@@ -58,7 +59,7 @@ class Surgeon:
         self._rename()
         for node in self.wanted.nodes:
             former = self.before.makers.get(node.output)
-            if former is not None and former.op != node.op:
+            if former is not None and (former.op != node.op or self._resized(node)):
                 self._fit(node)
         for name, array in self.wanted.constants.items():
             if name in self.reading.stored and array is not self.reading.stored[name]:
@@ -91,6 +92,53 @@ class Surgeon:
                 proto.graph.value_info.append(value)
         return proto
 
+    def _outside(self, renamed: Mapping[str, str]) -> Mapping[str, str]:
+        """Values that are read instead of others, where the file has both. What a Gemm gives may be
+        passed by for its product alone: then it has nothing to add; a Sum of several for a part of
+        it: then it has fewer.
+        """
+        found = dict(renamed)
+        there = {*self.makers, *self.reading.stored, *self.before.inputs}
+        for name, source in renamed.items():
+            if source in there and name in self.makers:
+                continue
+            node = self._part_of(name)
+            if node.op_type == "Gemm" and name in self.makers:
+                del node.input[2:]
+            elif node.op_type == "Sum":
+                for other in self.before.makers[name].inputs:
+                    if other != source and other in node.input:
+                        node.input.remove(other)
+            else:
+                raise UnsupportedModel(f"node {node.name!r} would give a part of what it does")
+            del found[name]
+            if name in self.makers:
+                self.inner[name] = source
+        return found
+
+    def _part_of(self, name: str) -> Any:
+        """The ONNX node that gives a value, or of which the node that gives it is a part."""
+        while name not in self.makers:
+            name = self.before.readers[name][0].output
+        return self.makers[name]
+
+    def _resized(self, node: Node) -> bool:
+        return any(
+            self.before.shapes.get(name) != self.wanted.shapes.get(name)
+            for name in (*node.inputs, *node.outputs)
+        )
+
+    def _shape(self, name: str) -> Shape:
+        name = self._now(name)
+        return self.wanted.shapes[self.inner.get(name, name)] or ()
+
+    def _written(self, node: Node) -> Any:
+        """The ONNX node that a node is, or is a part of."""
+        name = node.output
+        while name not in self.makers and name in self.wanted.readers:
+            name = self.wanted.readers[name][0].output
+        return self.makers.get(name)
+
     def _rename(self) -> None:
         for node in self.graph.node:
             for k, name in enumerate(node.input):
@@ -107,7 +155,7 @@ class Surgeon:
 
     def _fit(self, node: Node) -> None:
         """Let an ONNX node have the sizes that the operator has now."""
-        found = self.makers.get(node.output)
+        found = self._written(node)
         if found is None:
             return
         op = node.op
@@ -119,7 +167,10 @@ class Surgeon:
             self._fit_shape(found, node, op)
         elif isinstance(op, Take) and found.op_type == "Split":
             sizes = self._parts(found, op)
-            if len(found.input) > 1 and found.input[1]:
+            read = [name for name in found.output if name in self.wanted.makers]
+            if len(read) == 1:
+                self._slice_instead(found, op, read[0])
+            elif len(found.input) > 1 and found.input[1]:
                 self._give(found, 1, np.array(sizes, dtype=np.int64))
             else:
                 self._split_by(found, sizes)
@@ -127,11 +178,13 @@ class Surgeon:
             index = np.array(op.index, dtype=np.int64)
             self._give(found, 1, index.reshape(()) if op.drop else index)
         elif isinstance(op, Take) and found.op_type == "Slice":
-            self._fit_slice(found, op)
+            self._fit_slice(found, self._chain(found))
+        elif found.op_type == "Resize" and len(found.input) > 3 and found.input[3]:
+            self._fit_sizes(found, node)
 
     def _parts(self, found: Any, op: Take) -> list[int]:
         """Sizes of the parts of a split; one that nobody reads takes what is left."""
-        whole = (self.wanted.shapes[self._now(found.input[0])] or ())[op.axis]
+        whole = self._shape(found.input[0])[op.axis]
         assert isinstance(whole, int)
         sizes = []
         for name in found.output:
@@ -155,31 +208,55 @@ class Surgeon:
             found.input.append("")
         self._give(found, 1, np.array(sizes, dtype=np.int64))
 
-    def _fit_slice(self, found: Any, op: Take) -> None:
-        """One range of indices; more than one axis at a time is left to the check behind."""
-        index = np.array(op.index)
-        steps = np.unique(np.diff(index)) if len(index) > 1 else np.array([1])
-        if len(steps) != 1 or steps[0] <= 0 or self.reading.opset < 10:
-            if self.reading.opset < 10 and len(steps) == 1 and steps[0] == 1:
-                self._slice_attributes(found, op, index)
-                return
-            raise UnsupportedModel(f"node {found.name!r} would slice indices that are no range")
-        ends = (index[0], index[-1] + 1, op.axis, steps[0])
-        while len(found.input) < 5:
-            found.input.append("")
-        for k, value in enumerate(ends, 1):
-            self._give(found, k, np.array([value], dtype=np.int64))
+    def _slice_instead(self, found: Any, op: Take, name: str) -> None:
+        """A split of which one part is read is a slice; the other parts may have nothing left."""
+        found.op_type = "Slice"
+        del found.attribute[:]
+        del found.input[1:]
+        del found.output[:]
+        found.output.append(name)
+        self._fit_slice(found, [op])
 
-    def _slice_attributes(self, found: Any, op: Take, index: Tensor) -> None:
+    def _chain(self, found: Any) -> list[Take]:
+        """What a slice takes, axis by axis."""
+        name, parts = found.output[0], list[Take]()
+        start = self._now(found.input[0])
+        while name != self.inner.get(start, start):
+            node = self.wanted.makers[name]
+            if not isinstance(node.op, Take):
+                raise UnsupportedModel(f"node {found.name!r} would slice what it does not")
+            parts.append(node.op)
+            name = node.inputs[0]
+        return parts[::-1]
+
+    def _fit_slice(self, found: Any, parts: list[Take]) -> None:
+        """Ranges of indices."""
         from onnx import helper
 
-        del found.attribute[:]
-        for name, value in (
-            ("axes", op.axis),
-            ("starts", int(index[0])),
-            ("ends", int(index[-1]) + 1),
-        ):
-            found.attribute.append(helper.make_attribute(name, [value]))
+        shape = self._shape(found.input[0])
+        table = [(*_range(op.index, shape[op.axis], found.name), op.axis) for op in parts]
+        starts, ends, steps, axes = (list(column) for column in zip(*table, strict=True))
+        if self.reading.opset < 10:
+            if any(step != 1 for step in steps):
+                raise UnsupportedModel(f"node {found.name!r} would slice with steps")
+            del found.attribute[:]
+            for name, values in (("axes", axes), ("starts", starts), ("ends", ends)):
+                found.attribute.append(helper.make_attribute(name, values))
+            return
+        while len(found.input) < 5:
+            found.input.append("")
+        for k, values in enumerate((starts, ends, axes, steps), 1):
+            self._give(found, k, np.array(values, dtype=np.int64))
+
+    def _fit_sizes(self, found: Any, node: Node) -> None:
+        """The sizes that a Resize is given, where it leaves an axis as it is that is now shorter."""
+        given = self.reading.constant(found.input[3])
+        shape = self.wanted.shapes.get(node.output)
+        if given is None or shape is None:
+            return
+        entries = given.ravel().tolist()
+        entries = [n if isinstance(n, int) else m for n, m in zip(shape, entries, strict=True)]
+        self._give(found, 3, np.array(entries, dtype=np.int64))
 
     def _fit_shape(self, found: Any, node: Node, op: Reshape | Broadcast) -> None:
         """The target of a Reshape or Expand: 0 for a size that is copied, -1 for one that is open."""
@@ -188,8 +265,10 @@ class Surgeon:
         assert isinstance(former, type(op))
         if given is not None and given.size == len(op.sizes):
             entries = given.ravel().tolist()
+            source = self._shape(found.input[0])
             for k, (old, new) in enumerate(zip(former.sizes, op.sizes, strict=True)):
-                if old != new and new is not None and entries[k] not in (0, -1):
+                copied = entries[k] == 0 and source[k : k + 1] != (new,)
+                if new is not None and (entries[k] == old or copied):
                     entries[k] = new
             self._give(found, 1, np.array(entries, dtype=np.int64))
             return
@@ -301,3 +380,15 @@ class Surgeon:
         given = needed | {name for node in self.graph.node for name in node.output}
         for value in [v for v in self.graph.value_info if v.name not in given]:
             self.graph.value_info.remove(value)
+
+
+def _range(index: Sequence[int], n: Any, name: str) -> tuple[int, int, int]:
+    """Start, end and step of indices of an axis of n."""
+    if not index:
+        return 0, 0, 1
+    steps = set(np.diff(index).tolist()) or {1}
+    step = steps.pop()
+    if steps or step == 0:
+        raise UnsupportedModel(f"node {name!r} would slice indices that are no range")
+    end = index[-1] + (1 if step > 0 else -1)
+    return index[0], end if end >= 0 else -(n + 1), step

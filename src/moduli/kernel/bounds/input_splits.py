@@ -7,7 +7,9 @@ leaf.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -74,9 +76,21 @@ def verify(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs])
 
 def locate(net: Network, at: int) -> tuple[int, int]:
     """Layer (from 1) and place of a hidden unit counted over all layers."""
-    ends = np.cumsum(net.widths[1:-1])
-    layer = int(np.searchsorted(ends, at, side="right"))
-    return layer + 1, at - int(ends[layer] - net.widths[layer + 1])
+    starts = ends_of(net)
+    layer = bisect_right(starts, at)
+    return layer, at - starts[layer - 1]
+
+
+def ends_of(net: Network) -> list[int]:
+    """Where the hidden units of each layer start, counted over all layers; last, how many there
+    are.
+    """
+    return [0, *accumulate(net.widths[1:-1])]
+
+
+def by_layer(net: Network, values: Any, axis: int = 0) -> tuple[Any, ...]:
+    """What is stored for all hidden units along an axis, cut into hidden layers."""
+    return tuple(np.split(values, ends_of(net)[1:], axis=axis)[:-1])
 
 
 def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs]) -> Ints:
@@ -85,7 +99,7 @@ def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs
     """
     whole, right, wanted = (
         box.of_dimension(net.widths[0]),
-        _right(tree, net.widths[0]),
+        right_children(tree, net.widths[0]),
         concatenated(claims),
     )
     failed = np.full(len(wanted), -1, dtype=np.intp)
@@ -116,44 +130,40 @@ def concatenated(claims: Sequence[Signs]) -> Signs:
     return np.concatenate([*claims, np.zeros(0, dtype=np.int8)]).astype(np.int8)
 
 
-def _right(tree: Sequence[int], inputs: int) -> Ints:
-    """The right child of each inner node of a tree in preorder (the left one comes next)."""
+def right_children(tree: Sequence[int], choices: int, name: str = "the tree") -> Ints:
+    """The right child of each inner node of a tree in preorder (the left one comes next).
+
+    Raises:
+        CertificateRejected: it is no tree, or a node splits none of so many choices.
+    """
     right, waiting = np.zeros(len(tree), dtype=np.intp), [-1]
     for at, split in enumerate(tree):
         if not waiting:
-            raise CertificateRejected(f"the tree ends at node {at} of {len(tree)}")
+            raise CertificateRejected(f"{name} ends at node {at} of {len(tree)}")
         parent = waiting.pop()
         if parent >= 0:
             right[parent] = at
-        if type(split) is not int or not -1 <= split < inputs:
-            raise CertificateRejected(f"node {at} splits input {split!r} of {inputs}")
+        if type(split) is not int or not -1 <= split < choices:
+            raise CertificateRejected(f"node {at} of {name} splits {split!r}, none of {choices}")
         if split >= 0:
             waiting += [at, -1]
     if waiting:
-        raise CertificateRejected(f"the tree of {len(tree)} nodes lacks {len(waiting)} subtrees")
+        raise CertificateRejected(f"{name} of {len(tree)} nodes lacks {len(waiting)} subtrees")
     return right
 
 
 def leaves(box: Box, tree: Sequence[int]) -> tuple[Array, Array]:
-    """The boxes of the leaves of a tree in preorder, which cover the box."""
-    stack, low, high = [(box.low, box.high)], list[Array](), list[Array]()
-    for at, split in enumerate(tree):
-        if not stack or not -1 <= split < len(box.low):
-            raise CertificateRejected(
-                f"node {at} of {len(tree)} is no part of a tree of {len(box.low)} inputs"
-            )
-        p, q = stack.pop()
-        if split < 0:
-            low.append(p)
-            high.append(q)
-        else:
-            a, b, c, d = halves(p[None], q[None], np.array([split]))
-            stack += [(c[0], d[0]), (a[0], b[0])]
-    if stack or not low:
-        raise CertificateRejected(
-            f"the tree of {len(tree)} nodes lacks {max(1, len(stack))} subtrees"
-        )
-    return np.array(low), np.array(high)
+    """The boxes ``[leaves, inputs]`` of the leaves of a tree in preorder, which cover the box."""
+    inputs = len(box.low)
+    right = right_children(tree, inputs)
+    low, high = np.empty((len(tree), inputs)), np.empty((len(tree), inputs))
+    low[0], high[0] = box.low, box.high
+    for at in np.flatnonzero(np.array(tree) >= 0).tolist():
+        of = slice(at, at + 1)
+        parts = halves(low[of], high[of], np.array(tree[at : at + 1]))
+        low[at + 1], high[at + 1], low[right[at]], high[right[at]] = (part[0] for part in parts)
+    ends = np.array(tree) < 0
+    return low[ends], high[ends]
 
 
 def read_tree(values: Any, of: str) -> tuple[int, ...]:
@@ -181,7 +191,7 @@ def signs(
             layers behind the last one are left out, and bounds of units of that layer which nobody
             needs are not improved.
     """
-    ends = np.cumsum([0, *net.widths[1:-1]])
+    ends = ends_of(net)
     depth = max((l for l in range(1, len(ends)) if need[:, ends[l - 1] : ends[l]].any()), default=0)
     some: Mask = np.asarray(need.any(axis=0))
     useful = [some[ends[l] : ends[l + 1]] | (l + 1 < depth) for l in range(depth)]

@@ -154,17 +154,6 @@ class Changed:
     changes: tuple[Change, ...]
     enclosure: GapBound
 
-    @staticmethod
-    def between(a: Network, b: Network, enclosure: GapBound) -> Changed:
-        """From the parameters of one network to those of another, of one architecture."""
-        changes = []
-        for l, (old, new) in enumerate(zip(a.layers, b.layers, strict=True), 1):
-            for part, p, q in (("weight", old.weight, new.weight), ("bias", old.bias, new.bias)):
-                at = np.flatnonzero(p != q)
-                if len(at):
-                    changes.append(Change(l, part, at, ExactArray(q.ravel()[at])))
-        return Changed(tuple(changes), enclosure)
-
     def network(self, net: Network) -> Network:
         """The network with the changes.
 

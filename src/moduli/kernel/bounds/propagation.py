@@ -4,8 +4,8 @@ All bounds hold over the reals for the function whose parameters are the stored 
 operation here is charged with its worst error, and no tolerance takes part. Boxes come in batches:
 low, high of shape [batch, inputs].
 
-`interval` carries one interval per unit from layer to layer. `linear` adds, for each unit, an
-affine function of the input above and one below it [idea: Singh et al. 2019, Zhang et al. 2018]:
+One interval per unit is carried from layer to layer. `linear` adds, for each unit, an affine
+function of the input above and one below it [idea: Singh et al. 2019, Zhang et al. 2018]:
 going back through the layers, an inequality
 
     target <= a . h + c  on the box        (h: activations of a layer, one row a and number c per target and box)
@@ -37,7 +37,7 @@ from moduli.kernel import arithmetic
 from moduli.kernel.arithmetic import LEAST
 from moduli.kernel.errors import ShapeError
 from moduli.kernel.exact_numbers import class_keys, two_product, two_sum, up
-from moduli.kernel.network import Layer, Network
+from moduli.kernel.network import Layer
 
 from .relaxations import Relaxation, add_up, relaxation, relaxation_of_kink, slopes
 
@@ -474,19 +474,6 @@ def _relaxed(layers: Sequence[Layer], l: int, lo: Array, hi: Array) -> Relaxatio
     return relaxation(layers[l].activation, lo, hi)
 
 
-def interval(layers: Sequence[Layer], low: Batch, high: Batch) -> Bounds:
-    """Bounds (lo, hi) of the pre-activations of each layer, each ``[batch, units]``, by intervals.
-
-    >>> import numpy as np
-    >>> net = Network.mlp([[1.0], [-1.0]], [0.0, -2.0], [[1.0, 1.0]], [0.0], activation="relu")
-    >>> [hi.tolist() for lo, hi in interval(net.layers, np.array([[-1.0]]), np.array([[1.0]]))]
-    [[[1.0, -1.0]], [[1.0]]]
-    """
-    return _batched(
-        lambda low, high: propagate(layers, low, high, linear=False).bounds, layers, low, high
-    )
-
-
 def linear(layers: Sequence[Layer], low: Batch, high: Batch, *, lazy: bool = False) -> Bounds:
     """Bounds (lo, hi) of the pre-activations of each layer, each ``[batch, units]``, by affine
     functions and intervals.
@@ -517,37 +504,6 @@ def _batched(
         lower, upper = zip(*layer, strict=True)
         joined.append((np.concatenate(lower), np.concatenate(upper)))
     return joined
-
-
-def signs_at(net: Network, x: Float64[np.ndarray[Any, Any], "points inputs"]) -> tuple[Signs, Mask]:
-    """Signs of all hidden units at points ``[points, units]``, and which of them are proved.
-
-    None is behind an activation that is not piecewise linear: its rounding is not known here.
-
-    A layer's rounding is below gamma_{n+2} (|W| |h| + |b|), h its float input; what h is off is
-    carried through |W|.
-
-    >>> import numpy as np
-    >>> net = Network.mlp([[1.0], [1.0]], [0.5, -0.25], [[1.0, 1.0]], [0.0], activation="relu")
-    >>> [part.tolist() for part in signs_at(net, np.array([[0.25]]))]
-    [[[1, 0]], [[True, False]]]
-    """
-    h, off = x, np.zeros_like(x)
-    found, sure = [np.zeros((len(x), 0), dtype=np.int8)], [np.zeros((len(x), 0), dtype=bool)]
-    for layer in net.layers[:-1]:
-        weight, steep = np.abs(layer.weight), float(layer.activation.lipschitz)
-        gamma = (layer.weight.shape[1] + 4) * 2 * U
-        with np.errstate(all="ignore"):
-            z = h @ layer.weight.T + layer.bias
-            rounded = gamma * (np.abs(h) @ weight.T + np.abs(layer.bias))
-            lost = (off @ weight.T * (1 + 2 * gamma) + rounded) * (1 + 1e-12) + 1e-290
-            h = np.asarray(layer.activation(z))
-            off = (steep * lost + 2 * U * np.abs(h)) * (1 + 1e-12) + (
-                0.0 if layer.activation.piecewise_linear else np.inf
-            )
-        found.append(np.sign(z).astype(np.int8))
-        sure.append((np.abs(z) > lost) & np.isfinite(lost))
-    return np.concatenate(found, axis=1), np.concatenate(sure, axis=1)
 
 
 # Two networks ---------------------------------------------------------------------------------------------------

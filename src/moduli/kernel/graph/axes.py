@@ -33,14 +33,14 @@ class Coupling(Ties):
         self.classes: dict[Place, Ints] = {}
         self.why: dict[int, str] = {}
         self.waiting: deque[Node] = deque()
-        self.queued: set[str] = set()
+        self.queued: set[int] = set()  # by identity: names are for people
         self._start(seed)
         for name in (*graph.inputs, *graph.outputs):
             if name == seed[0]:
                 self._fix_ends(name)
         while self.waiting:
             node = self.waiting.popleft()
-            self.queued.discard(node.name)
+            self.queued.discard(id(node))
             node.op.couple(node, self)
 
     # What operators ask
@@ -113,8 +113,8 @@ class Coupling(Ties):
             self._fix_ends(a[0])
         maker = self.graph.makers.get(a[0])
         for node in (*([] if maker is None else [maker]), *self.graph.readers.get(a[0], ())):
-            if node.name not in self.queued:
-                self.queued.add(node.name)
+            if id(node) not in self.queued:
+                self.queued.add(id(node))
                 self.waiting.append(node)
 
     def _fix_ends(self, name: str) -> None:

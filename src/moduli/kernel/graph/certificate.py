@@ -10,7 +10,7 @@ are made anew before each round.
 | move | what it does | precondition |
 |---|---|---|
 | remove | leaves out units of an axis, some of them merged into others | `removal` |
-| bypass | lets the readers of x + z read x | z = 0 by facts, x + z has the shape of x |
+| bypass | lets the readers of a node read one of its inputs | `bypasses` |
 
 What no output needs goes before the first round and after each. The result has to be `small`:
 operators, wiring and every stored number. Nothing is rounded, so there is no slack.
@@ -19,8 +19,7 @@ operators, wiring and every stored number. Nothing is rounded, so there is no sl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,11 @@ import numpy as np
 from .. import arithmetic, fields
 from ..errors import CertificateRejected
 from .axes import Units, units_from
+from .bypasses import bypassed
 from .facts import Known, Ranges
 from .model import GraphModel
-from .operators import Elementwise, Node
 from .removal import remove
-from .slices import ONE
+from .shapes import require_shapes
 
 SCHEMA = "moduli.certificate/2"
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -117,6 +116,7 @@ class GraphCertificate:
         for name in claim.ranges:
             if name not in large.inputs:
                 raise CertificateRejected(f"bounds are given of {name!r}, which is no input")
+        require_shapes(large)
         left = large.live()
         for moves in claim.rounds:
             left = played(left, moves, claim.ranges)
@@ -169,6 +169,8 @@ def _ends(data: Any) -> tuple[Any, Any]:
     pair = fields.items(data, "bounds of an input")
     if len(pair) != 2:
         raise CertificateRejected("bounds of an input are two arrays")
+    if not all(map(_all_numbers, pair)):
+        raise CertificateRejected("bounds of an input are no numbers")
     try:
         low, high = (np.array(end, dtype=np.float64) for end in pair)
         fits = np.broadcast_shapes(low.shape, high.shape)
@@ -179,6 +181,13 @@ def _ends(data: Any) -> tuple[Any, Any]:
     return low, high
 
 
+def _all_numbers(data: Any) -> bool:
+    """Whether nested lists hold numbers alone, and not what NumPy would take for one."""
+    if type(data) is list:
+        return all(map(_all_numbers, data))
+    return type(data) in (int, float)
+
+
 def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> GraphModel:
     """A graph after a round of moves, each checked.
 
@@ -186,9 +195,16 @@ def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> Gra
         CertificateRejected: naming the move and what fails.
     """
     known = Known(graph, ranges)
+    passed = False
     for move in moves:
         try:
-            graph = bypassed(known, move.tensor) if move.kind == "bypass" else removed(known, move)
+            if move.kind == "bypass":
+                graph, _ = bypassed(known, move.tensor)
+                passed = True
+                continue
+            if passed:  # what was passed by may hold units that have to go
+                known.graph, passed = known.graph.live(), False
+            graph = removed(known, move)
         except CertificateRejected as error:
             raise CertificateRejected(f"{move}: {error}") from None
     return graph.live()
@@ -213,59 +229,3 @@ def numbered(units: Units, move: GraphMove) -> tuple[list[int], list[int | None]
         raise CertificateRejected(f"the axis has {n} indices")
     gone = [int(labels[i]) for i in move.units]
     return gone, [None if i < 0 else int(labels[i]) for i in move.into]
-
-
-def bypassed(known: Known, name: str) -> GraphModel:
-    """The graph whose nodes read x instead of x + 0, x - 0, x * 1 or x / 1."""
-    graph = known.graph
-    node = graph.makers.get(name)
-    if node is None or name in graph.outputs:
-        raise CertificateRejected("no node gives it, or it is an output")
-    source = passed_through(known, node)
-    if source is None:
-        raise CertificateRejected("it is not known to be what one of its inputs is")
-    nodes = []
-    for reader in graph.nodes:
-        if reader is node:
-            continue
-        if name in reader.inputs:
-            inputs = tuple(source if x == name else x for x in reader.inputs)
-            reader = replace(reader, inputs=inputs)
-        nodes.append(reader)
-    known.graph = replace(graph, nodes=tuple(nodes))
-    return known.graph
-
-
-def passed_through(known: Known, node: Node) -> str | None:
-    """The input that a node gives unchanged, as far as that is known."""
-    op = node.op
-    if not isinstance(op, Elementwise) or len(node.inputs) != 2:
-        return None
-    neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(op.kind)
-    if neutral is None:
-        return None
-    a, b = node.inputs
-    pairs = [(a, b)] if op.kind in ("sub", "div") else [(a, b), (b, a)]
-    for x, other in pairs:
-        same_shape = known.shape(x) is not None and known.shape(x) == known.shape(node.output)
-        if same_shape and known.array(x) is None and _constant(known, other, Fraction(neutral)):
-            return x
-    return None
-
-
-def _constant(known: Known, name: str, value: Fraction) -> bool:
-    """Whether all entries of a tensor are known to be one number."""
-    array = known.array(name)
-    if array is not None:
-        return bool(array.size) and bool(
-            (np.asarray(array, dtype=np.float64) == float(value)).all()
-        )
-    for axis, n in enumerate(known.shape(name) or ()):
-        if isinstance(n, int) and n > 0:
-            x = known.of((name, axis))
-            if all(
-                r == value and (c == ONE or r == 0)
-                for c, r in zip(x.classes.tolist(), x.ratios, strict=True)
-            ):
-                return True
-    return False

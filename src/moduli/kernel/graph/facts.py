@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CertificateRejected
 from .model import GraphModel
 from .operators import Facts, Linear, Place, Shape
 from .slices import Classes, Slices, of_array
@@ -59,7 +60,7 @@ class Known(Facts):
             array = self.array(a[0])
             shape = self.graph.shapes.get(a[0])
             if array is not None and array.ndim:
-                self.found[a] = of_array(a[0], array, a[1], self.classes)
+                self.found[a] = of_array(array, a[1], self.classes)
             else:
                 n = (shape or ())[a[1]]
                 assert isinstance(n, int)
@@ -74,6 +75,8 @@ class Known(Facts):
 
     def _input(self, name: str, low: Array, high: Array) -> None:
         shape = self.graph.shapes.get(name)
+        for end in (low, high):
+            _require_fit(name, np.shape(end), shape)
         for axis, n in enumerate(shape or ()):
             if not isinstance(n, int):
                 continue
@@ -99,3 +102,14 @@ class Known(Facts):
         """Know nothing of tensors that are no longer what they were; stored ones are read again."""
         for place in [p for p in self.found if p[0] in names]:
             del self.found[place]
+
+
+def _require_fit(name: str, bounds: tuple[int, ...], shape: Shape | None) -> None:
+    """Bounds of an input have to broadcast against its shape."""
+    fits = shape is not None and len(bounds) <= len(shape)
+    for back in range(-len(bounds), 0):
+        fits = fits and bounds[back] in (1, (shape or ())[back] if fits else 1)
+    if not fits:
+        raise CertificateRejected(
+            f"bounds of shape {bounds} do not fit input {name!r} of shape {shape}"
+        )

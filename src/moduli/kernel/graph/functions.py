@@ -15,7 +15,7 @@ interval; both may know nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -124,6 +124,11 @@ def _softplus_between(lo: Array, hi: Array) -> Interval:
     return np.where(lo >= 0, 0.6875, 0.0), np.where(hi <= 0, 0.75, np.inf)
 
 
+def _root_between(lo: Array, hi: Array) -> Interval:
+    # no number below zero
+    return np.where(lo >= 0, 0.0, -np.inf), np.full_like(hi, np.inf)
+
+
 def _around_zero(lo: Array, hi: Array) -> Interval:
     return np.full_like(lo, -1.0), np.full_like(hi, 1.0)
 
@@ -157,7 +162,7 @@ LAWS: dict[str, Law] = {
     "sigmoid": Law(between=_bounded(0.0, 0.5, 1.0)),
     "exp": Law(at=_value_at_zero(1), between=_bounded(0.0, 1.0, np.inf)),
     "softplus": Law(between=_softplus_between),
-    "sqrt": Law(at=_value_at_zero(0), between=_bounded(0.0, 0.0, np.inf)),
+    "sqrt": Law(at=_value_at_zero(0), between=_root_between),
     "elu": Law(at=_value_at_zero(0)),
     "celu": Law(at=_value_at_zero(0)),
     "selu": Law(at=_value_at_zero(0)),
@@ -170,6 +175,11 @@ LAWS: dict[str, Law] = {
 UNKNOWN = Law()
 
 
-def law(kind: str) -> Law:
-    """Of a function by its name; of one that is not in the table nothing is known."""
-    return LAWS.get(kind, UNKNOWN)
+def law(kind: str, numbers: Sequence[float] = ()) -> Law:
+    """Of a function by its name and its numbers; of one that is not in the table nothing is known,
+    nor of one with numbers that are none. A clip has no end where it is infinite.
+    """
+    if kind == "clip" and len(numbers) == 2:
+        low, high = numbers
+        return UNKNOWN if not (low < math.inf and high > -math.inf) else LAWS[kind]
+    return LAWS.get(kind, UNKNOWN) if all(map(math.isfinite, numbers)) else UNKNOWN

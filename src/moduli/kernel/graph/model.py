@@ -42,6 +42,8 @@ class GraphModel:
     constants: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
+        if len({*self.inputs, *self.constants}) < len(self.inputs) + len(self.constants):
+            raise CertificateRejected("an input is given twice, or has a stored value")
         known = {*self.inputs, *self.constants}
         for node in self.nodes:
             missing = [name for name in node.inputs if name and name not in known]
@@ -49,7 +51,12 @@ class GraphModel:
                 raise CertificateRejected(
                     f"node {node.name!r} reads {missing} before they are there, or writes a value twice"
                 )
-            known.update(node.outputs)
+            given = [name for name in node.outputs if name]
+            if len(set(given)) < len(given) or not (node.outputs or isinstance(node.op, Opaque)):
+                raise CertificateRejected(f"node {node.name!r} gives a value twice, or none")
+            if len(node.outputs) > 1 and not isinstance(node.op, Opaque):
+                raise CertificateRejected(f"node {node.name!r} gives more than its operator does")
+            known.update(given)
         if not set(self.outputs) <= known:
             raise CertificateRejected(f"outputs {set(self.outputs) - known} are not there")
 

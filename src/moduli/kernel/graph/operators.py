@@ -29,7 +29,7 @@ import numpy as np
 
 from ..errors import CertificateRejected
 from .functions import law
-from .slices import ONE, Array, Classes, Slices, blocks, multiples
+from .slices import ONE, Array, Classes, Slices, are_numbers, blocks, multiples
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -157,6 +157,9 @@ class Elementwise(Operator):
             return self._unary(node, axis, parts[0], facts)
         low, high = _range(self.kind, parts)
         known = dict[int, tuple[int, Fraction]]()
+        stored = [facts.array(name) for name in node.inputs if name]
+        if self.kind == "mul" and not all(a is None or are_numbers(a) for a in stored):
+            return facts.classes.unknown(n)  # nothing is zero times what is no number
         for i in _interesting(self.kind, parts):
             found = _combined(self.kind, [(int(p.classes[i]), p.ratios[i]) for p in parts])
             if found is None:
@@ -169,7 +172,7 @@ class Elementwise(Operator):
     def _unary(self, node: Node, axis: int, x: Slices, facts: Facts) -> Slices:
         if self.kind == "identity":
             return x
-        rule = law(self.kind)
+        rule = law(self.kind, self.numbers)
         with np.errstate(all="ignore"):
             low, high = (
                 rule.between(x.low, x.high, *self.numbers)
@@ -236,15 +239,20 @@ def _broadcast(node: Node, names: Sequence[str], ties: Ties, ends: int = 0) -> N
 def _aligned(name: str, back: int, n: int, facts: Facts, whole: Shape) -> Slices:
     """Facts about an operand along an axis of an output of shape `whole`, counted from the end."""
     shape = facts.shape(name)
-    if shape is not None and -back <= len(shape) and shape[back] == n and n != 1:
+    if shape is None:
+        return facts.classes.unknown(n)
+    size = shape[back] if -back <= len(shape) else 1
+    if size == n and n != 1:
         found = facts.of((name, len(shape) + back))
         own = (*shape[:back], *shape[len(shape) + back + 1 :])
         rest = (*whole[:back], *whole[len(whole) + back + 1 :])
         # a slice that is repeated along other axes is another tensor, unless it is constant
         return found if own == rest else renamed(found, ("spread", own, rest), facts)
+    if size != 1:
+        return facts.classes.unknown(n)  # which of the two is broadcast is not known
     # one tensor for all indices: it is the same tensor, or a number
     array = facts.array(name)
-    if array is not None and array.size and np.isfinite(np.asarray(array, dtype=np.float64)).all():
+    if array is not None and array.size and are_numbers(array):
         wide = np.asarray(array, dtype=np.float64)
         low, high = np.full(n, wide.min()), np.full(n, wide.max())
         if wide.min() == wide.max():
@@ -368,7 +376,8 @@ def _range(kind: str, parts: Sequence[Slices]) -> tuple[Array, Array]:
             if (b.low == b.high).all() and (np.abs(b.low) >= 1e-100).all():
                 # 1 / b is within two roundings of its float
                 over = 1.0 / b.low
-                low, high = over - np.abs(over) * 2 * UNIT, over + np.abs(over) * 2 * UNIT
+                width = np.abs(over) * 2 * UNIT + TINY
+                low, high = over - width, over + width
                 return _product(a.low, a.high, low, high)
     if kind == "where" and len(parts) == 3:
         _, a, b = parts
@@ -420,14 +429,10 @@ class PerUnit(Operator):
     def couple(self, node: Node, ties: Ties) -> None:
         # entry by entry in x; what further inputs hold for an index goes with the index
         x, y = node.inputs[0], node.output
-        shape = ties.shape(x)
-        if shape is None:
-            return
-        for axis, n in enumerate(shape):
-            if isinstance(n, int) and n > 1:
-                ties.same((x, axis), (y, axis))
+        for axis in range(len(ties.shape(x) or ())):
+            ties.same((x, axis), (y, axis))
         for name in node.inputs[1:]:
-            if name and (ties.shape(name) or (1,)) != (1,):
+            if name and ties.shape(name) not in ((), (1,)):
                 ties.same((x, self.axis), (name, 0))
 
     def rearranged(self, arrays: Sequence[Tensor]) -> Tensor | None:
@@ -527,8 +532,7 @@ class Slicewise(Operator):
     def couple(self, node: Node, ties: Ties) -> None:
         x, y = node.inputs[0], node.output
         for i, o in self.free:
-            if _static(ties, x, i) and _static(ties, y, o):
-                ties.same((x, i), (y, o))
+            ties.same((x, i), (y, o))
         where = f"{self.kind} {node.name!r}, which reads all of it"
         inside = {i for i, _ in self.free}
         outside = {o for _, o in self.free}
@@ -585,9 +589,19 @@ class Slicewise(Operator):
         return facts.classes.made(n, low, high, known)
 
 
-def _static(ties: Ties, name: str, axis: int) -> bool:
-    shape = ties.shape(name)
-    return shape is not None and isinstance(shape[axis], int) and shape[axis] != 1
+def _mapped(x: Slices, node: Node, axis: int, facts: Facts) -> Slices:
+    """Facts about slices whose entries are put elsewhere or left out, in each slice alike: what was
+    a multiple of another slice is one now, of a tensor that has another name.
+    """
+    known = dict[int, tuple[int, Fraction]]()
+    for i in x.known().tolist():
+        value = x.constant(i)
+        if value is not None:
+            known[i] = (ONE, value)
+        else:
+            key = (node.output, axis, int(x.classes[i]))
+            known[i] = (facts.classes.of(key), x.ratios[i])
+    return facts.classes.made(len(x), x.low.copy(), x.high.copy(), known)
 
 
 @dataclass(frozen=True)
@@ -598,8 +612,7 @@ class Transpose(Operator):
 
     def couple(self, node: Node, ties: Ties) -> None:
         for axis, source in enumerate(self.order):
-            if _static(ties, node.output, axis):
-                ties.same((node.inputs[0], source), (node.output, axis))
+            ties.same((node.inputs[0], source), (node.output, axis))
 
     def rearranged(self, arrays: Sequence[Tensor]) -> Tensor | None:
         return arrays[0].transpose(self.order)
@@ -622,8 +635,8 @@ class Concat(Operator):
         for name in node.inputs:
             shape = ties.shape(name)
             assert shape is not None
-            for axis, n in enumerate(shape):
-                if axis != self.axis and isinstance(n, int):
+            for axis in range(len(shape)):
+                if axis != self.axis:
                     ties.same((name, axis), (node.output, axis))
             n = shape[self.axis]
             if not isinstance(n, int) or not isinstance(
@@ -642,6 +655,9 @@ class Concat(Operator):
         return np.concatenate(arrays, self.axis)
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
+        sizes = [(facts.shape(name) or ())[axis] for name in node.inputs]
+        if not all(isinstance(n, int) for n in sizes):
+            return None
         parts = [facts.of((name, axis)) for name in node.inputs]
         if axis == self.axis:
             ratios = tuple(r for part in parts for r in part.ratios)
@@ -687,7 +703,7 @@ class Take(Operator):
                     )
                 else:
                     ties.pick((x, axis), (y, axis), np.array(self.index, dtype=np.int64))
-            elif _static(ties, x, axis):
+            else:
                 ties.same((x, axis), (y, axis - (self.drop and axis > self.axis)))
 
     def restricted(self, node: Node, kept: Mapping[Place, Ints], shapes: Shapes) -> Operator:
@@ -722,7 +738,7 @@ class Broadcast(Operator):
     """A tensor repeated along axes in which it has one entry, or that it lacks.
 
     Attributes:
-        sizes: of the output, None where they are not known.
+        sizes: of the output, None where they are not known: then a second input says what they are.
     """
 
     sizes: Sizes
@@ -732,6 +748,9 @@ class Broadcast(Operator):
 
     def couple(self, node: Node, ties: Ties) -> None:
         _broadcast(node, node.inputs[:1], ties)
+        for name in node.inputs[1:]:
+            for axis in range(len(ties.shape(name) or ())):
+                ties.fix((name, axis), f"{node.name!r}, which reads its target")
         shape, source = ties.shape(node.output), ties.shape(node.inputs[0])
         for axis, n in enumerate(shape or ()):
             back = axis - len(shape or ())
@@ -781,13 +800,12 @@ class Lookup(Operator):
                     ties.fix((name, axis), f"lookup {node.name!r}, of unknown shape")
             return
         for axis in range(len(shape)):
-            if axis != self.axis and _static(ties, table, axis):
+            if axis != self.axis:
                 ties.same(
                     (table, axis), (node.output, axis + (len(chosen) - 1) * (axis > self.axis))
                 )
         for axis in range(len(chosen)):
-            if _static(ties, ids, axis):
-                ties.same((ids, axis), (node.output, axis + self.axis))
+            ties.same((ids, axis), (node.output, axis + self.axis))
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         chosen = facts.shape(node.inputs[1])
@@ -817,7 +835,7 @@ class Linear(Operator):
     convolution over further axes. Inputs: x, W and perhaps b (one axis).
 
     Attributes:
-        reads: axis of x. writes: axis of y; both are -1 where they are the last one.
+        reads: axis of x. writes: axis of y.
         columns, rows: axes of W for i and o.
         groups: with more than one, the i and o are cut into as many equal parts in a row, part k of
             y reads part k of x, and W has the i of one part only.
@@ -850,8 +868,7 @@ class Linear(Operator):
         else:
             self._couple_groups(node, ties)
         for i, o in self.free:
-            if _static(ties, x, i):
-                ties.same((x, i), (y, o))
+            ties.same((x, i), (y, o))
         inside = {self.reads, *(i for i, _ in self.free)}
         outside = {self.writes, *(o for _, o in self.free)}
         where = f"{node.name!r}, which reads positions"
@@ -903,7 +920,7 @@ class Linear(Operator):
             if o == axis:
                 return self._along(node, facts.of((node.inputs[0], i)), axis, facts)
         shape = facts.shape(node.output)
-        if shape is None or axis != self.writes % len(shape):
+        if shape is None or axis != self.writes:
             return None
         weight = facts.array(node.inputs[1])
         bias = facts.array(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
@@ -911,9 +928,11 @@ class Linear(Operator):
             return None
         rows = np.moveaxis(weight, (self.rows, self.columns), (0, 1))
         rows = rows.reshape(*rows.shape[:2], -1)
-        x = facts.of((node.inputs[0], self.reads % len(facts.shape(node.inputs[0]) or (0,))))
+        if not isinstance((facts.shape(node.inputs[0]) or ())[self.reads], int):
+            return None
+        x = facts.of((node.inputs[0], self.reads))
         b = np.resize(np.asarray(bias, dtype=np.float64), len(rows))
-        if not (np.isfinite(b).all() and _finite(rows)):
+        if not (are_numbers(b) and are_numbers(rows)):
             return facts.classes.unknown(len(rows))
         return self._made(node, rows, b, x, facts)
 
@@ -945,10 +964,10 @@ class Linear(Operator):
                 rows[mine], b[mine], read, not self.uniform or self.padded
             )
         flat = rows.reshape(n, -1)
-        for key, members in _by_group(self._inputs(x, inner), outer).items():
+        for members in _by_group(self._inputs(x, inner), outer).values():
             index = np.array(members)
             part = flat if len(index) == n else flat[index]
-            found, own = multiples(part, (node.output, key), facts.classes, b[index])
+            found, own = multiples(part, facts.classes, b[index])
             names[index] = found
             for i, q in zip(members, own, strict=True):
                 ratios[i] = q
@@ -984,10 +1003,6 @@ class Linear(Operator):
             if value != 0:
                 total += value * sum(Fraction(float(tap)) for tap in row[i].tolist())
         return total
-
-
-def _finite(rows: Tensor) -> bool:
-    return all(bool(np.isfinite(wide).all()) for _, wide in blocks(rows.reshape(len(rows), -1)))
 
 
 def _repeats(labels: Ints, period: int) -> bool:
@@ -1056,16 +1071,10 @@ class Contract(Operator):
                     ties.fix((name, axis), f"product {node.name!r} of tensors of unknown shape")
             return
         _broadcast(node, [a, b], ties, ends=2)
-        if _static(ties, a, len(first) - 2):
-            ties.same((a, len(first) - 2), (y, len(shape) - 2))
-        if _static(ties, b, len(second) - 1):
-            ties.same((b, len(second) - 1), (y, len(shape) - 1))
-        if _static(ties, a, len(first) - 1) and _static(ties, b, len(second) - 2):
-            # leaving out k leaves out a product of two slices: `removal` asks whether it was nothing
-            ties.same((a, len(first) - 1), (b, len(second) - 2))
-        else:
-            ties.fix((a, len(first) - 1), f"product {node.name!r} over an unknown size")
-            ties.fix((b, len(second) - 2), f"product {node.name!r} over an unknown size")
+        ties.same((a, len(first) - 2), (y, len(shape) - 2))
+        ties.same((b, len(second) - 1), (y, len(shape) - 1))
+        # leaving out k leaves out a product of two slices: `removal` asks whether it was nothing
+        ties.same((a, len(first) - 1), (b, len(second) - 2))
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         a, b = node.inputs
@@ -1113,14 +1122,19 @@ class Reshape(Operator):
     sizes: Sizes
     free: tuple[tuple[int, int], ...] = ()
 
+    def __repr__(self) -> str:
+        # what it computes: which blocks hold the same entries follows, and is no longer the only way
+        # to see it where an axis has one entry left
+        copied = [(i, o) for i, o in self.free if self.sizes[o] is None]
+        return f"Reshape(sizes={self.sizes}, copied={copied})"
+
     def restricted(self, node: Node, kept: Mapping[Place, Ints], shapes: Shapes) -> Operator:
         return replace(self, sizes=_resized(self.sizes, node, kept))
 
     def couple(self, node: Node, ties: Ties) -> None:
         x, y = node.inputs[0], node.output
         for i, o in self.free:
-            if _static(ties, x, i) and _static(ties, y, o):
-                ties.same((x, i), (y, o))
+            ties.same((x, i), (y, o))
         seen_x, seen_y = {i for i, _ in self.free}, {o for _, o in self.free}
         for ins, outs in self.blocks:
             seen_x.update(ins)
@@ -1176,7 +1190,7 @@ class Reshape(Operator):
         x = node.inputs[0]
         for i, o in self.free:
             if o == axis:
-                return facts.of((x, i))
+                return _mapped(facts.of((x, i)), node, axis, facts)
         for ins, outs in self.blocks:
             if axis in outs:
                 coarse = _digits(facts.shape(x) or (), ins)

@@ -28,6 +28,9 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 ONE = 0
 BLOCK = 2**20  # floats that are looked at at a time
+WHOLE = 2**53  # below this doubles hold all integers
+# A ratio of floats takes 2,200 bits at most; products of many of them would take any memory.
+MOST_BITS = 2**13
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,16 @@ class Classes:
         for i, (name, ratio) in known.items():
             if ratio == 0:
                 name = ONE
-            if classes[i] != ONE:
+            if classes[i] != ONE and _short(ratio):
                 classes[i], ratios[i] = name, ratio
         for i in np.flatnonzero(classes == ONE).tolist():
             low[i] = max(low[i], _below(ratios[i]))
             high[i] = min(high[i], _above(ratios[i]))
         return Slices(classes, tuple(ratios), low, high)
+
+
+def _short(q: Fraction) -> bool:
+    return max(q.numerator.bit_length(), q.denominator.bit_length()) <= MOST_BITS
 
 
 def _below(q: Fraction) -> float:
@@ -127,16 +134,16 @@ def _float(q: Fraction) -> float:
     return float(q)
 
 
-def of_array(name: str, array: Any, axis: int, classes: Classes) -> Slices:
+def of_array(array: Any, axis: int, classes: Classes) -> Slices:
     """Of a stored tensor along an axis."""
     rows = np.moveaxis(np.asarray(array), axis, 0)
     rows = rows.reshape(len(rows), -1)
     low, high = np.zeros(len(rows)), np.zeros(len(rows))
+    if rows.size == 0 or not are_numbers(rows):
+        return classes.unknown(len(rows))
     for block, wide in blocks(rows):
-        if wide.size == 0 or not np.isfinite(wide).all():
-            return classes.unknown(len(rows))
         low[block], high[block] = wide.min(axis=1), wide.max(axis=1)
-    names, ratios = multiples(rows, (name, axis), classes)
+    names, ratios = multiples(rows, classes)
     return Slices(names, ratios, low, high)
 
 
@@ -148,17 +155,27 @@ def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
         yield block, np.asarray(rows[block], dtype=np.float64)
 
 
+def are_numbers(array: Any) -> bool:
+    """Whether all entries of a stored tensor are finite, and what they are in 64 bits is what they are."""
+    stored = np.asarray(array)
+    flat = stored.reshape(len(stored), -1) if stored.ndim else stored.reshape(1, 1)
+    whole = stored.dtype.kind in "iu" and stored.dtype.itemsize > 4
+    with np.errstate(all="ignore"):
+        for _, wide in blocks(flat):
+            if not np.isfinite(wide).all() or (whole and not (np.abs(wide) < WHOLE).all()):
+                return False
+    return True
+
+
 def multiples(
-    rows: Any, where: Hashable, classes: Classes, biases: Array | None = None
+    rows: Any, classes: Classes, biases: Array | None = None
 ) -> tuple[Ints, tuple[Fraction, ...]]:
     """Classes and ratios of finite rows of floats ``[n, k]``: rows that are multiples share a class,
     which stands for a row divided by its first entry that is not zero.
 
     Without biases rows of equal entries are constant. With biases ``[n]`` a row and its bias stand
     for a function of one input, and only rows of zeros are constant.
-
-    Args:
-        where: says which tensor the rows are of; classes of different tensors differ.
+    The classes are new: the same tensor, asked for twice, may have changed.
     """
     n = len(rows)
     found = np.zeros(n, dtype=np.int64)
@@ -187,7 +204,7 @@ def multiples(
                     found[i] = found[j]
                     break
             else:
-                found[i] = classes.of((where, i))
+                found[i] = classes.fresh(1)[0]
                 alike.append(i)
     return found, tuple(map(Fraction, leads.tolist()))
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moduli.kernel import arithmetic
-from moduli.kernel.errors import BudgetExhausted
+from moduli.kernel.errors import ArgumentError, Asked, BudgetExhausted
 from moduli.kernel.exact_numbers import Array, exact_sum, two_sum
 
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -57,7 +57,7 @@ class SignedBox(NamedTuple):
 
 def require_radius(radius: float) -> None:
     if not 0 <= radius < 2.0**1000:
-        raise ValueError(f"radius={radius!r}: choose a finite number >= 0 (below 2^1000)")
+        raise ArgumentError(Asked("radius", radius), ": choose a finite number >= 0 (below 2^1000)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +68,12 @@ class ParameterBall:
         rows: ``[h, n + 1]`` incoming weights and bias. outgoing: ``[h, m]``. radius: of the closed
             ball.
         signed: whether -p may stand for p (odd and point-symmetric activations).
-        known: the graph and the freeable units, where they are those of a larger ball, see `part`.
     """
 
     rows: Array
     outgoing: Array
     radius: float
     signed: bool = True
-    known: tuple[Graph, Mask] | None = None
 
     def __post_init__(self) -> None:
         require_radius(self.radius)
@@ -99,27 +97,9 @@ class ParameterBall:
         return np.flatnonzero(~(self.constant | self.null))
 
     @cached_property
-    def graph(self) -> Graph:
+    def graph(self) -> CompatibilityGraph:
         """Compatible pairs of units."""
-        return (
-            Graph.of(self.rows, 2 * self.radius, self.signed)
-            if self.known is None
-            else self.known[0]
-        )
-
-    def part(self, units: Ints) -> ParameterBall:
-        """The ball of some units that no compatible pair joins to others in one group; graph and
-        freeable units along.
-        """
-        known = self.graph.part(units), self.freeable[units]
-        return ParameterBall(
-            self.rows[units], self.outgoing[units], self.radius, self.signed, known
-        )
-
-    def fits(self, group: SignedBox) -> bool:
-        """Whether a group is a signed box."""
-        p = self.rows[list(group.units)] * np.array(group.signs, dtype=float)[:, None]
-        return bool(at_most(p.max(axis=0), p.min(axis=0), 2 * self.radius).all())
+        return CompatibilityGraph.of(self.rows, 2 * self.radius, self.signed)
 
     def free(self, group: SignedBox) -> bool:
         """Whether |sum s_i a_i| <= radius * size in every output."""
@@ -138,8 +118,6 @@ class ParameterBall:
         not be positive; only optional units and units that may be free themselves lend; repeated
         until nothing changes.
         """
-        if self.known is not None:
-            return self.known[1]
         lend = np.ones(self.size, dtype=bool)
         may = np.zeros(self.size, dtype=bool)
         may[self.required] = True
@@ -185,7 +163,7 @@ def _settled(terms: Array, radius: float) -> Fraction | float:
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class CompatibilityGraph:
     """Which units fit one signed box: for each unit i, the pairs (j, s) with |p_i - s p_j| <= limit
     in every coordinate.
 
@@ -199,7 +177,7 @@ class Graph:
     sign: Array
 
     @staticmethod
-    def of(rows: Array, limit: float, signed: bool = True) -> Graph:
+    def of(rows: Array, limit: float, signed: bool = True) -> CompatibilityGraph:
         arithmetic.require()
         h = len(rows)
         found: list[tuple[Ints, Ints, Array]] = []
@@ -218,21 +196,11 @@ class Graph:
         )
         order = np.lexsort((-sign, j, i))
         start = np.searchsorted(i[order], np.arange(h + 1))
-        return Graph(start, j[order], np.asarray(sign[order], dtype=np.float64))
+        return CompatibilityGraph(start, j[order], np.asarray(sign[order], dtype=np.float64))
 
     def near(self, i: int) -> tuple[Ints, Array]:
         at = slice(self.start[i], self.start[i + 1])
         return self.other[at], self.sign[at]
-
-    def part(self, units: Ints) -> Graph:
-        """The graph on some units (increasing), renumbered."""
-        place = np.full(len(self.start) - 1, -1, dtype=np.intp)
-        place[units] = np.arange(len(units))
-        at = np.concatenate([np.arange(self.start[i], self.start[i + 1]) for i in units.tolist()])
-        keep = place[self.other[at]] >= 0
-        one = np.repeat(np.arange(len(units)), self.degree[units])[keep]
-        start = np.searchsorted(one, np.arange(len(units) + 1))
-        return Graph(start, place[self.other[at[keep]]], self.sign[at[keep]])
 
     @cached_property
     def degree(self) -> Ints:
