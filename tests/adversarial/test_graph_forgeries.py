@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,29 @@ from onnx import numpy_helper, parser
 from moduli.common.graph import Graph
 from moduli.compression.exact.reduce_graph import Found, reduce_graph
 from moduli.formats.onnx.graph_files import read_graph
-from moduli.kernel.graph.certificate import GraphCertificate
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
+from moduli.kernel.graph.facts import Known
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import (
+    Broadcast,
+    Concat,
+    Contract,
+    Elementwise,
+    Linear,
+    Lookup,
+    Node,
+    Opaque,
+    PerUnit,
+    Reshape,
+    Size,
+    Slicewise,
+    Take,
+    Transpose,
+)
+from moduli.kernel.graph.shapes import require_shapes
+
+from ..support.graphs import Builder, run
 
 
 def proto_of(text: str, opset: int = 17, ir: int = 8, **weights: Any) -> Any:
@@ -211,3 +235,943 @@ def test_sizes_take_no_memory_before_they_are_limited():
     text = "(float[2] x) => (float[A,B,C,D,E,F] y) { s = Shape(x) t = Expand(s, big) y = Cast<to=1>(t) }"
     graph = read(proto_of(text, big=np.array([64, 64, 64, 64, 64, 2])))
     assert "y" in graph.outputs
+
+
+# Moves that a careless rule would take ------------------------------------------------------------------------
+
+ROWS = np.array(
+    [[1, 2], [-1, 3], [2, 0.5], [4, 1]], dtype=np.float32
+)  # of four units over two inputs
+OUT = np.array([[1, 2, -1, 3], [2, 1, 4, -2]], dtype=np.float32)
+
+
+def with_twin(ratio: float, bias: bool = False) -> Any:
+    """A dense layer of four units over x, where unit 1 is a multiple of unit 0."""
+    rows = ROWS.copy()
+    rows[1] = ratio * rows[0]
+    b = Builder("N", 2)
+    h = b.dense("x", "w", rows, [1, ratio, 0.5, -1] if bias else None)
+    return b, h
+
+
+def refused(model: GraphModel, *moves: GraphMove, ranges: Any = None, because: Any = None) -> None:
+    with pytest.raises(CertificateRejected, match=because):
+        played(model.live(), moves, ranges or {})
+
+
+def accepted(model: GraphModel, *moves: GraphMove, ranges: Any = None) -> GraphModel:
+    """The graph after moves, which computes the same."""
+    require_shapes(model)
+    small = played(model.live(), moves, ranges or {})
+    require_shapes(small)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        feeds = {}
+        for name in model.inputs:
+            shape = [n if isinstance(n, int) else 3 for n in model.shapes[name] or ()]
+            feeds[name] = rng.integers(-16, 17, shape) / 8
+            if ranges:
+                feeds[name] = np.clip(feeds[name], *ranges[name])
+        for before, after in zip(run(model, feeds), run(small, feeds), strict=True):
+            np.testing.assert_allclose(before, after, rtol=1e-12, atol=1e-12)
+    return small
+
+
+def merge(tensor: str, unit: int, into: int, axis: int = 0) -> GraphMove:
+    return GraphMove("remove", tensor, axis, (unit,), (into,))
+
+
+def drop(tensor: str, *units: int, axis: int = 0) -> GraphMove:
+    return GraphMove("remove", tensor, axis, units, (-1,) * len(units))
+
+
+RATIO = {
+    "identity": (2, -1), "neg": (2, -1), "relu": (2, 0.5), "abs": (2, -1, -2), "tanh": (-1,), "erf": (-1,),
+    "sin": (-1,), "cos": (-1,), "round": (-1,), "sign": (-1,), "leaky_relu": (2,),
+}  # fmt: skip
+FALSE = {
+    "relu": (-1, -2), "leaky_relu": (-1,), "tanh": (2, 0.5), "sigmoid": (2, -1), "clip": (2, -1), "cos": (2,),
+    "sin": (2,), "round": (2,), "exp": (2, -1), "softplus": (2, -1), "silu": (2, -1), "gelu": (2, -1),
+    "hardsigmoid": (2, -1), "hardswish": (2, -1), "elu": (2,), "floor": (-1, 2), "nobody knows it": (2, -1),
+}  # fmt: skip
+OF_KIND = {"leaky_relu": (0.5,), "clip": (-1.0, 6.0), "hardsigmoid": (0.5, 0.25), "elu": (1.0,)}
+
+
+def of_each(kind: str, ratio: float) -> GraphModel:
+    b, h = with_twin(ratio)
+    z = b.each(kind, h, numbers=OF_KIND.get(kind, ()))
+    return b.model(b.dense(z, "out", OUT))
+
+
+@pytest.mark.parametrize(("kind", "ratio"), [(k, r) for k, listed in RATIO.items() for r in listed])
+def test_multiples_merge_behind_functions_that_keep_them(kind, ratio):
+    accepted(of_each(kind, ratio), merge("w.w", 1, 0))
+
+
+@pytest.mark.parametrize(("kind", "ratio"), [(k, r) for k, listed in FALSE.items() for r in listed])
+def test_multiples_do_not_merge_behind_other_functions(kind, ratio):
+    refused(of_each(kind, ratio), merge("w.w", 1, 0), because="no multiple")
+    equal = of_each(kind, 1)
+    played(equal, [merge("w.w", 1, 0)], {})
+
+
+def test_units_that_share_no_row_do_not_merge():
+    for unit, into in ((2, 0), (0, 2), (3, 1)):
+        refused(of_each("relu", 2), merge("w.w", unit, into), because="no multiple")
+
+
+def test_a_bias_is_a_part_of_a_row():
+    b, h = with_twin(2, bias=True)
+    b.constants["w.b"][1] = 1  # and not 2
+    refused(b.model(b.dense(b.each("relu", h), "out", OUT)), merge("w.w", 1, 0))
+    b, h = with_twin(2, bias=True)
+    accepted(b.model(b.dense(b.each("relu", h), "out", OUT)), merge("w.w", 1, 0))
+
+
+def test_a_shift_apart_from_the_layer_counts_too():
+    b, h = with_twin(2)
+    z = b.each("relu", b.each("add", h, b.constant("shift", [1, 1, 0, 0])))
+    refused(b.model(b.dense(z, "out", OUT)), merge("w.w", 1, 0))
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_batch_norm_has_to_agree(which):
+    numbers = np.array([[2, 2, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 2, 2]], dtype=np.float32)
+
+    def model(table: Any) -> GraphModel:
+        b, h = with_twin(1)
+        names = [b.constant(f"n{k}", row) for k, row in enumerate(table)]
+        z = b.add(PerUnit("batchnorm", 1, (0.25,)), [h, *names], ("N", 4))
+        return b.model(b.dense(z, "out", OUT))
+
+    accepted(model(numbers), merge("w.w", 1, 0))
+    numbers[which, 1] += 1
+    refused(model(numbers), merge("w.w", 1, 0))
+
+
+def test_a_ratio_through_a_batch_norm_is_no_ratio():
+    b, h = with_twin(2)
+    names = [b.constant(f"n{k}", row) for k, row in enumerate(np.ones((4, 4)))]
+    z = b.add(PerUnit("batchnorm", 1, (0.25,)), [h, *names], ("N", 4))
+    refused(b.model(b.dense(z, "out", OUT)), merge("w.w", 1, 0))
+
+
+def conv_graph(ratio: float, op: Slicewise, *, padded: bool = False) -> GraphModel:
+    """Channels of single taps, something over their positions, and a reader of single taps."""
+    b = Builder(1, 2, 3)
+    rows = ROWS.copy()
+    rows[1] = ratio * rows[0]
+    w, out = (b.constant(n, a[:, :, None]) for n, a in (("w", rows), ("out", OUT)))
+    h = b.add(Linear(1, 1, 1, 0, free=((0, 0),), detail=("conv",)), ["x", w], (1, 4, 3))
+    z = b.add(op, [h], (1, 4, 1))
+    y = Linear(1, 1, 1, 0, padded=padded, free=((0, 0),), detail=("conv",))
+    return b.model(b.add(y, [z, out], (1, 2, 1)))
+
+
+POOLS = {"max": {"homogeneous": True}, "mean": {"linear": True}, "var": {}}
+
+
+@pytest.mark.parametrize(("kind", "ratio", "fine"), [
+    ("max", 2, True), ("max", -1, False), ("mean", -1, True), ("mean", 3, True), ("var", 2, False),
+])  # fmt: skip
+def test_ratios_through_pools(kind, ratio, fine):
+    model = conv_graph(ratio, Slicewise(kind, ((0, 0), (1, 1)), **POOLS[kind]))
+    if fine:
+        small = played(model, [merge("w", 1, 0)], {})
+        assert small.shapes["t0"] == (1, 3, 3)
+    else:
+        refused(model, merge("w", 1, 0))
+        played(conv_graph(1, Slicewise(kind, ((0, 0), (1, 1)))), [merge("w", 1, 0)], {})
+
+
+def test_an_instance_norm_keeps_no_ratio_and_its_numbers_count():
+    def model(ratio: float, scale: Any) -> GraphModel:
+        b = Builder(1, 2, 3)
+        rows = ROWS.copy()
+        rows[1] = ratio * rows[0]
+        w, out = (b.constant(n, a[:, :, None]) for n, a in (("w", rows), ("out", OUT)))
+        h = b.add(Linear(1, 1, 1, 0, free=((0, 0),)), ["x", w], (1, 4, 3))
+        names = [h, b.constant("g", scale), b.constant("s", [1, 1, 0, 0])]
+        norm = Slicewise("instance norm", ((0, 0), (1, 1)), carried=(1, 1))
+        z = b.add(norm, names, (1, 4, 3))
+        return b.model(b.add(Linear(1, 1, 1, 0, free=((0, 0),)), [z, out], (1, 2, 3)))
+
+    played(model(1, [2, 2, 1, 1]), [merge("w", 1, 0)], {})
+    refused(model(2, [2, 2, 1, 1]), merge("w", 1, 0))
+    refused(model(1, [2, 3, 1, 1]), merge("w", 1, 0))
+
+
+# Constants ------------------------------------------------------------------------------------------------------
+
+
+def with_constant(value: float, reader: Linear, *, bias: bool = True, op: Any = None) -> GraphModel:
+    """Channel 0 is a constant, read by a convolution of two taps."""
+    b = Builder(1, 2, 3)
+    rows = ROWS[:3, :, None].copy()
+    rows[0] = 0
+    names = ["x", b.constant("w", rows), b.constant("b", [value, 0.5, 1])]
+    h = b.add(Linear(1, 1, 1, 0, free=((0, 0),)), names, (1, 3, 3))
+    z = h if op is None else b.add(op, [h], (1, 3, 3))
+    taps = np.stack([OUT[:, :3], OUT[:, 1:]], axis=2)
+    inputs = [z, b.constant("out", taps)] + ([b.constant("c", [0, 0])] if bias else [])
+    return b.model(b.add(reader, inputs, (1, 2, 3)))
+
+
+PLAIN = Linear(1, 1, 1, 0, free=((0, 0),), detail=("conv",))
+
+
+def test_a_constant_goes_into_a_bias_where_nothing_is_padded():
+    small = played(with_constant(2, PLAIN), [drop("w", 0)], {})
+    # sums of the two taps of the constant channel, times 2
+    assert small.constants["c"].tolist() == [2 * (1 + 2), 2 * (2 + 1)]
+    for reader in (replace(PLAIN, padded=True), replace(PLAIN, uniform=False)):
+        refused(with_constant(2, reader), drop("w", 0), because="not constant there")
+        played(with_constant(0, reader), [drop("w", 0)], {})
+    refused(with_constant(2, PLAIN, bias=False), drop("w", 0), because="no bias")
+
+
+def test_a_pool_that_counts_its_border_keeps_zero_alone():
+    border = Slicewise(
+        "average pool", ((0, 0), (1, 1)), linear=True, zero=True, hull=True, padded=True
+    )
+    refused(with_constant(2, PLAIN, op=border), drop("w", 0))
+    played(with_constant(0, PLAIN, op=border), [drop("w", 0)], {})
+    pad = Slicewise("pad", ((0, 0), (1, 1)), ("1",))
+    refused(with_constant(0, PLAIN, op=pad), drop("w", 0))
+
+
+def test_a_bound_that_counts_no_border_would_be_false():
+    # on x in [1, 2] a channel is at least 1, and with a border that counts at least 0
+    b = Builder(1, 1, 3)
+    border = Slicewise(
+        "average pool", ((0, 0), (1, 1)), linear=True, zero=True, hull=True, padded=True
+    )
+    z = b.add(border, ["x"], (1, 1, 3))
+    model = b.model(z)
+    known = Known(model, {"x": (np.array(1.0), np.array(2.0))})
+    assert known.of((z, 1)).low.tolist() == [0.0]
+
+
+# Several readers, writers, uses -------------------------------------------------------------------------------
+
+
+def test_each_reader_has_to_agree():
+    b, h = with_twin(2)
+    y, z = b.dense(b.each("relu", h), "out", OUT), b.dense(b.each("tanh", h), "further", OUT)
+    refused(b.model(y, z), merge("w.w", 1, 0))
+    b, h = with_twin(2)
+    y, z = b.dense(b.each("relu", h), "out", OUT), b.dense(b.each("abs", h), "further", OUT)
+    accepted(b.model(y, z), merge("w.w", 1, 0))
+
+
+def test_a_unit_that_one_reader_needs_stays():
+    b = Builder("N", 2)
+    h = b.dense("x", "w", ROWS)
+    columns = OUT.copy()
+    columns[:, 2] = 0
+    y, z = b.dense(h, "out", columns), b.dense(h, "further", OUT)
+    refused(b.model(y, z), drop("w.w", 2))
+    refused(b.model(y, h), drop("w.w", 2))
+    accepted(b.model(y), drop("w.w", 2))
+
+
+def test_each_writer_of_a_sum_has_to_agree():
+    b, h = with_twin(2)
+    other = ROWS[::-1].copy()
+    z = b.each("add", h, b.dense("x", "v", other))
+    refused(b.model(b.dense(z, "out", OUT)), merge("w.w", 1, 0))
+    b, h = with_twin(2)
+    other[1] = 2 * other[0]
+    z = b.each("add", h, b.dense("x", "v", other))
+    accepted(b.model(b.dense(z, "out", OUT)), merge("w.w", 1, 0))
+    # of one row the ratio is another
+    other[1] = 4 * other[0]
+    b.constants["v.w"] = other
+    refused(b.model("t3"), merge("w.w", 1, 0))
+
+
+def test_a_weight_that_two_layers_read_changes_for_both():
+    def model(kind: str) -> GraphModel:
+        b, h = with_twin(2)
+        y = b.dense(b.each("relu", h), "out", OUT)
+        first = b.dense(
+            "x", "v", ROWS if kind == "other" else np.stack([ROWS[0], ROWS[0] * 2, *ROWS[2:]])
+        )
+        op = b.nodes[-2].op
+        z = b.add(op, [b.each("relu", first), "out.w"], ("N", 2))
+        return b.model(y, z)
+
+    accepted(model("alike"), merge("w.w", 1, 0))
+    refused(model("other"), merge("w.w", 1, 0))
+
+
+def test_a_weight_that_is_an_output_or_read_otherwise_stays():
+    b, h = with_twin(2)
+    y = b.dense(b.each("relu", h), "out", OUT)
+    refused(b.model(y, "out.w"), merge("w.w", 1, 0))
+    refused(b.model(y, "w.w"), merge("w.w", 1, 0))
+    b, h = with_twin(2)
+    y = b.dense(b.each("relu", h), "out", OUT)
+    z = b.add(Opaque("Det"), ["out.w"], ())
+    refused(b.model(y, z), merge("w.w", 1, 0))
+
+
+def test_a_bias_that_two_layers_share_takes_one_constant_alone():
+    def model(second: float) -> GraphModel:
+        b = Builder("N", 2)
+        h = b.each("relu", b.dense("x", "w", [[0, 0], [1, 2]], [1, 0]))
+        k = b.each("relu", b.dense("x", "v", [[0, 0], [2, 1]], [second, 0]))
+        y = b.dense(h, "out", OUT[:, :2], [0, 0])
+        op = b.nodes[-1].op
+        z = b.add(op, [k, b.constant("out2", OUT[:, :2]), "out.b"], ("N", 2))
+        return b.model(y, z)
+
+    # the two move apart, and each alone would change the other
+    refused(model(1), drop("w.w", 0), because="several nodes")
+    refused(model(2), drop("w.w", 0), because="several nodes")
+
+
+def test_one_channel_added_to_all_is_no_copy_of_any():
+    b, h = with_twin(2)
+    one = b.add(Take(1, (0,)), [h], ("N", 1))
+    z = b.each("add", h, one)
+    # (r x + x) is no multiple of (x + x)
+    refused(b.model(b.dense(b.each("relu", z), "out", OUT)), merge("w.w", 1, 0))
+    # nor may the one that is added go
+    refused(b.model(b.dense(b.each("relu", z), "out", OUT)), drop("w.w", 0))
+
+
+def test_who_reads_a_size_or_is_not_known_needs_all():
+    for op in (Size(((0, 1),)), Opaque("Any"), Slicewise("softmax", ((0, 0),))):
+        b = Builder("N", 2)
+        h = b.dense("x", "w", ROWS)
+        columns = OUT.copy()
+        columns[:, 2] = 0
+        y = b.dense(h, "out", columns)
+        shape = (1,) if isinstance(op, Size) else ("N", 4)
+        z = b.add(op, [h], shape)
+        refused(b.model(y, z), drop("w.w", 2), because="of 0")
+
+
+# Indices --------------------------------------------------------------------------------------------------------
+
+
+def grouped(w: Any, v: Any, *, groups: int = 2) -> GraphModel:
+    """Four channels in groups, then a grouped reader of them."""
+    b = Builder(1, 4, 1)
+    op = Linear(1, 1, 1, 0, groups, free=((0, 0),))
+    h = b.add(op, ["x", b.constant("w", np.asarray(w)[:, :, None])], (1, 4, 1))
+    names = [h, b.constant("v", np.asarray(v)[:, :, None])]
+    return b.model(b.add(op, names, (1, 2, 1)))
+
+
+def test_groups_stay_equal():
+    w = [[1, 2], [0, 0], [3, 1], [2, 2]]
+    # a row that is nothing in one group alone
+    refused(grouped(w, [[1, 2], [3, 4]]), drop("w", 1))
+    # the same row of each group, read by nobody in one
+    refused(grouped(w, [[1, 0], [3, 4]]), drop("w", 1))
+    refused(grouped(w, [[1, 0], [3, 4]]), drop("v", 1, axis=1))
+    small = played(grouped(w, [[1, 0], [3, 0]]), [drop("v", 1, axis=1)], {})
+    assert small.constants["w"].shape == (2, 2, 1)
+    assert small.constants["v"].shape == (2, 1, 1)
+
+
+def test_a_merge_within_groups_has_one_ratio():
+    w = [[1, 2], [2, 4], [3, 1], [6, 2]]
+    played(grouped(w, [[1, 2], [3, 4]]), [merge("v", 1, 0, axis=1)], {})
+    w[3] = [9, 3]
+    refused(grouped(w, [[1, 2], [3, 4]]), merge("v", 1, 0, axis=1), because="no multiple")
+
+
+def test_parts_stand_where_they_stand():
+    def model(first: bool) -> GraphModel:
+        b = Builder("N", 2)
+        h, k = b.dense("x", "w", ROWS[:2]), b.dense("x", "v", ROWS[2:])
+        z = b.add(Concat(1), [h, k] if first else [k, h], ("N", 4))
+        columns = OUT.copy()
+        columns[:, 1] = 0
+        return b.model(b.dense(z, "out", columns))
+
+    accepted(model(True), drop("w.w", 1))
+    refused(model(True), drop("v.w", 1))
+    refused(model(False), drop("w.w", 1))
+    accepted(model(False), drop("v.w", 1))
+
+
+def test_halves_take_what_they_take():
+    b = Builder("N", 2)
+    h = b.dense("x", "w", ROWS)
+    a, c = (b.add(Take(1, index), [h], ("N", 2)) for index in ((0, 1), (2, 3)))
+    z = b.each("mul", a, c)
+    columns = OUT[:, :2].copy()
+    columns[:, 1] = 0
+    model = b.model(b.dense(z, "out", columns))
+    small = accepted(model, drop("w.w", 1))  # and 3, which stands beside it
+    assert small.constants["w.w"].tolist() == ROWS[[0, 2]].tolist()
+    refused(model, drop("w.w", 0))
+    refused(model, drop("w.w", 1, 2))
+
+
+def test_a_reshape_keeps_what_it_cuts_across():
+    def model(columns: Any) -> GraphModel:
+        b = Builder(2, 2)
+        h = b.dense("x", "w", np.concatenate([ROWS, ROWS[:2]]))  # [2, 6]
+        op = Reshape((((0, 1), (0, 1)),), (3, 4))
+        z = b.add(op, [h], (3, 4))
+        return b.model(b.dense(z, "out", columns))
+
+    columns = OUT.copy()
+    columns[:, 1] = 0
+    for unit in range(6):
+        refused(model(columns), drop("w.w", unit), because="of 0")
+
+
+def test_a_split_axis_goes_by_whole_parts():
+    b = Builder("N", 2)
+    h = b.dense("x", "w", np.concatenate([ROWS, ROWS[:2]]))  # [N, 6]
+    z = b.add(Reshape((((1,), (1, 2)),), (None, 2, 3), ((0, 0),)), [h], ("N", 2, 3))
+    columns = np.array([[1, 0, 2]])
+    model = b.model(b.dense(z, "out", columns))
+    small = accepted(model, drop(z, 1, axis=2))  # of both parts
+    assert small.shapes[z] == ("N", 2, 2)
+    for unit in (0, 2):
+        refused(model, drop(z, unit, axis=2))
+    for unit in range(6):
+        refused(model, drop("w.w", unit))
+
+
+def test_a_product_of_two_values_needs_a_zero():
+    def model(keys: Any) -> GraphModel:
+        b = Builder(3, 2)
+        q, k = b.dense("x", "q", ROWS), b.dense("x", "k", keys)
+        t = b.add(Transpose((1, 0)), [k], (4, 3))
+        return b.model(b.add(Contract(), [q, t], (3, 3)))
+
+    keys = ROWS[::-1].copy()
+    refused(model(keys), drop("q.w", 1), because="not zero")
+    keys[1] = 0
+    accepted(model(keys), drop("q.w", 1))
+    refused(model(keys), drop("q.w", 1, 2), because="not zero")
+    refused(model(keys), merge("q.w", 2, 3), because="not zero")
+
+
+def test_a_coordinate_that_is_zero_in_one_head_stays():
+    def model(keys: Any) -> GraphModel:
+        b = Builder(3, 2)
+        parts = []
+        for name, rows in (("q", ROWS), ("k", keys)):
+            h = b.dense("x", name, rows)
+            split = b.add(Reshape((((0,), (0,)), ((1,), (1, 2))), (3, 2, 2)), [h], (3, 2, 2))
+            order = (1, 0, 2) if name == "q" else (1, 2, 0)
+            parts.append(b.add(Transpose(order), [split], tuple((3, 2, 2)[a] for a in order)))
+        return b.model(b.add(Contract(), parts, (2, 3, 3)))
+
+    keys = ROWS[::-1].copy()
+    keys[1] = 0
+    refused(model(keys), drop("t1", 1, axis=2), because="not zero")
+    keys[3] = 0
+    accepted(model(keys), drop("t1", 1, axis=2))
+
+
+# Moves that say something else --------------------------------------------------------------------------------
+
+
+def test_moves_that_name_nothing():
+    model = of_each("relu", 2)
+    for move in (
+        drop("w.w", 4), drop("w.w", 2**30), drop("w.w", 0, axis=2), drop("w.w", 0, axis=31), drop("none", 0),
+        drop("w.w", 0, 1, 2, 3), drop("w.w"), drop("w.w", 0, 0), drop("x", 0, axis=1), drop("t2", 0, axis=1),
+        merge("w.w", 1, 1), merge("w.w", 1, 4), GraphMove("remove", "w.w", 0, (0, 1), (1, 0)),
+        GraphMove("remove", "w.w", 0, (1,), ()), GraphMove("remove", "w.w", 0, (1,), (0, 0)),
+        GraphMove("remove", "w.w", 0, (-1,), (0,)), GraphMove("remove", "w.w", 0, (1,), (-2,)),
+        GraphMove("remove", "w.w", -1, (1,), (0,)), GraphMove("bypass", "none"), GraphMove("bypass", "x"),
+        GraphMove("bypass", "t2"), GraphMove("bypass", "t1"), GraphMove("bypass", "w.w"),
+    ):  # fmt: skip
+        refused(model, move)
+
+
+def test_what_has_gone_is_there_no_more():
+    b = Builder("N", 2)
+    h = b.dense("x", "w", np.stack([ROWS[0], 2 * ROWS[0], 4 * ROWS[0], ROWS[3]]))
+    model = b.model(b.dense(b.each("relu", h), "out", OUT))
+    accepted(model, merge("w.w", 1, 0), merge("w.w", 1, 0))
+    refused(model, merge("w.w", 1, 0), merge("w.w", 1, 0), merge("w.w", 1, 0))
+    refused(model, merge("w.w", 1, 0), drop("w.w", 3))
+    accepted(model, GraphMove("remove", "w.w", 0, (1, 2), (0, 0)))
+    # merged into one that goes
+    refused(model, GraphMove("remove", "w.w", 0, (1, 2), (0, 1)))
+
+
+# Numbers --------------------------------------------------------------------------------------------------------
+
+
+def of_numbers(rows: Any, columns: Any, dtype: Any = np.float32) -> GraphModel:
+    b = Builder("N", 2)
+    y = b.dense(b.dense("x", "w", rows), "out", columns)
+    for name, array in (("w.w", rows), ("out.w", columns)):
+        b.constants[name] = np.asarray(array, dtype=dtype)
+    return b.model(y)
+
+
+def test_what_would_be_rounded_is_refused():
+    # a third of a column is no float
+    refused(of_numbers([[3, 6], [1, 2]], [[1, 1]]), merge("w.w", 1, 0), because="rounded")
+    accepted(of_numbers([[3, 6], [1, 2]], [[1, 1]]), merge("w.w", 0, 1))
+    # nor is a sum of numbers far apart
+    refused(
+        of_numbers([[1, 2], [1, 2]], [[1, 2.0**-60]], np.float64),
+        merge("w.w", 1, 0),
+        because="rounded",
+    )
+    refused(of_numbers([[1, 2], [1, 2]], [[1, 2.0**-30]]), merge("w.w", 1, 0), because="rounded")
+    accepted(of_numbers([[1, 2], [1, 2]], [[1, 2.0**-20]]), merge("w.w", 1, 0))
+
+
+@pytest.mark.parametrize(("rows", "columns", "dtype"), [
+    ([[1, 2], [2.0**600, 2.0**601]], [[1, 2.0**600]], np.float64),  # too large
+    ([[2.0**600, 2.0**601], [2.0**-600, 2.0**-599]], [[1, 2.0**-200]], np.float64),  # too small
+    ([[2.0**500, 2.0**501], [2.0**-500, 2.0**-499]], [[0, 2.0**-74]], np.float64),  # nothing, if careless
+    ([[2.0**-1074, 0], [2.0**1000, 0]], [[1, 1]], np.float64),  # a ratio that is no float
+    ([[1, 2], [2.0**127, np.inf]], [[1, 1]], np.float32),
+    ([[1, 2], [2, np.nan]], [[1, 1]], np.float32),
+    ([[1, 2], [1, 2]], [[1, np.inf]], np.float32),
+    ([[1, 2], [1, 2]], [[1, np.nan]], np.float32),
+    ([[1, 2], [0, 0]], [[1, np.inf]], np.float32),  # nothing times that is no number
+    ([[1, 2], [0, 0]], [[1, np.nan]], np.float32),
+    ([[1, 2], [256, 512]], [[1, 300]], np.float16),
+])  # fmt: skip
+def test_numbers_at_the_ends(rows, columns, dtype):
+    with np.errstate(all="ignore"):
+        refused(
+            of_numbers(np.array(rows, dtype=dtype), np.array(columns, dtype=dtype), dtype),
+            merge("w.w", 1, 0),
+        )
+
+
+def test_long_ratios_take_no_memory():
+    # x, x^4, x^16, ...: the ratio of a constant would have 4^40 digits
+    b = Builder("N", 2)
+    z = b.dense("x", "w", [[0, 0], [1, 2]], [3, 1])
+    four = b.constant("four", 4.0)
+    for _ in range(40):
+        z = b.add(Elementwise("pow"), [z, four], ("N", 2))
+    model = b.model(b.dense(z, "out", [[0, 1]]))
+    played(model, [drop("w.w", 0)], {})
+    refused(model, drop("w.w", 1))
+
+
+def test_integers_that_doubles_do_not_hold_are_not_taken_for_others():
+    many = np.array([[2**53, 1], [2**53 + 1, 1]])
+    b = Builder("N", 2)
+    b.constants["table"], b.shapes["table"] = many, (2, 2)
+    known = Known(b.model("table"), {})
+    facts = known.of(("table", 0))
+    assert facts.classes[0] != facts.classes[1]
+
+
+# Bounds ---------------------------------------------------------------------------------------------------------
+
+
+def dead_on(low: Any, high: Any) -> Any:
+    """A unit x0 - 2 that is not positive for x0 up to 2."""
+    b = Builder("N", 2)
+    h = b.each("relu", b.dense("x", "w", [[1, 0], [1, 1]], [-2, 1]))
+    return b.model(b.dense(h, "out", [[1, 1]])), {"x": (np.asarray(low), np.asarray(high))}
+
+
+def test_bounds_are_rounded_outward():
+    model, ranges = dead_on(-1.0, 2.0 - 1e-12)
+    accepted(model, drop("w.w", 0), ranges=ranges)
+    model, ranges = dead_on(-1.0, np.nextafter(2.0, 3.0))
+    refused(model, drop("w.w", 0), ranges=ranges)
+    model, ranges = dead_on([-1.0, -1.0], [1.0, 9.0])
+    accepted(model, drop("w.w", 0), ranges=ranges)
+    model, ranges = dead_on([-1.0, -1.0], [9.0, 2.0])
+    refused(model, drop("w.w", 0), ranges=ranges)
+    refused(model, drop("w.w", 0))
+
+
+def test_bounds_that_do_not_fit_are_refused():
+    for low, high in (([[0.0, 0]] * 3, 1.0), ([0.0] * 3, 1.0), ([], 1.0), ([[[0.0]]], 1.0)):
+        model, ranges = dead_on(low, high)
+        refused(model, drop("w.w", 0), ranges=ranges)
+
+
+def test_a_root_of_what_may_be_negative_is_not_nothing():
+    b = Builder("N", 2)
+    h = b.each("sqrt", b.dense("x", "w", [[1, 0], [1, 1]], [-2, 1]))
+    model = b.model(b.dense(h, "out", [[1, 1]]))
+    refused(model, drop("w.w", 0), ranges={"x": (np.array(-1.0), np.array(1.0))})
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(np.inf, 5.0), (-5.0, -np.inf), (np.nan, 1.0), (0.0, np.nan)]
+)
+def test_ends_of_a_clip_that_are_none_say_nothing(low, high):
+    b = Builder("N", 2)
+    h = b.each("clip", b.dense("x", "w", [[0, 0], [1, 1]], [2, 1]), numbers=(low, high))
+    refused(b.model(b.dense(h, "out", [[1, 1]], [0])), drop("w.w", 0))
+    b.nodes[1] = replace(b.nodes[1], op=Elementwise("clip", (-5.0, 5.0)))
+    played(b.model("t2"), [drop("w.w", 0)], {})
+
+
+def test_a_size_that_is_not_known_is_not_one():
+    # one of two operands has unknown size: it is the same for all indices, or it is not
+    b = Builder(4, name="x")
+    b.inputs.append("z")
+    b.shapes["z"] = ("M",)
+    s = b.add(Elementwise("mul"), ["z", b.constant("four", [1, 1, 1, 1])], (4,))
+    turned = b.add(Take(0, (3, 2, 1, 0)), [s], (4,))
+    d = b.add(Elementwise("sub"), [s, turned], (4,))
+    e = b.add(Elementwise("add"), ["x", d], (4,))
+    y = b.add(Elementwise("relu"), [e], (4,))
+    refused(b.model(y), GraphMove("bypass", e))
+
+
+# Passing by -----------------------------------------------------------------------------------------------------
+
+
+def passing(kind: str, stored: Any, shape: tuple[int, ...] = (4,), first: bool = False) -> Any:
+    """relu(x op c) times a matrix, where x has the shape."""
+    b = Builder(*shape)
+    c = b.constant("c", stored)
+    wide = tuple(np.broadcast_shapes(shape, np.shape(stored)))
+    z = b.add(Elementwise(kind), [c, "x"] if first else ["x", c], wide)
+    return b.model(b.add(Elementwise("relu"), [z], wide)), GraphMove("bypass", z)
+
+
+def test_what_changes_nothing_may_be_passed_by():
+    for kind, value in (("add", 0), ("sub", 0), ("mul", 1), ("div", 1)):
+        model, move = passing(kind, [value] * 4)
+        accepted(model, move)
+    for kind, value in (("add", 0), ("mul", 1)):
+        model, move = passing(kind, [value] * 4, first=True)
+        accepted(model, move)
+
+
+@pytest.mark.parametrize(("kind", "stored", "first"), [
+    ("sub", [0] * 4, True), ("div", [1] * 4, True),  # 0 - x and 1 / x
+    ("add", [0, 0, 0, 1e-30], False), ("mul", [1, 1, 1, 1 + 2.0**-23], False),
+    ("add", [[0] * 4] * 2, False),  # the result is larger
+    ("mul", [0] * 4, False), ("max", [0] * 4, False), ("pow", [1] * 4, False),
+    ("add", [0, 0, 0, np.nan], False),
+])  # fmt: skip
+def test_what_changes_something_may_not(kind, stored, first):
+    model, move = passing(kind, stored, first=first)
+    refused(model, move)
+
+
+def attention(bias: Any, between: Any = None, end: str = "softmax") -> Any:
+    """softmax(q (k + bias)^T) v over three tokens with two coordinates."""
+    b = Builder(3, 2)
+    k = b.each("add", "x", b.constant("bias", bias))
+    k2 = between(b, k) if between else k
+    t = b.add(Transpose((1, 0)), [k2], (2, 3))
+    scores = b.add(Contract(), ["x", t], (3, 3))
+    z = b.add(Slicewise(end, ((0, 0),)), [scores], (3, 3))
+    return b.model(b.add(Contract(), [z, "x"], (3, 2))), GraphMove("bypass", k)
+
+
+def test_a_key_bias_is_not_seen_by_a_softmax():
+    model, move = attention([3, -1])
+    accepted(model, move)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokens", "turned", "square", "another end", "sum", "seen", "twice", "infinite"]
+)
+def test_a_key_bias_that_is_seen_stays(name):
+    bias, between, end = np.array([3.0, -1.0]), None, "softmax"
+    if name == "tokens":  # another one for each key
+        bias = np.arange(6.0).reshape(3, 2)
+    elif name == "turned":  # by something that depends on the position
+
+        def between(b, k):
+            return b.each("mul", k, b.constant("turn", np.arange(6.0).reshape(3, 2)))
+    elif name == "square":
+
+        def between(b, k):
+            return b.each("mul", k, k)
+    elif name == "another end":
+        end = "var"
+    elif name == "sum":
+
+        def between(b, k):
+            return b.each("relu", k)
+    elif name == "infinite":
+        bias = np.array([np.inf, 1.0])
+    model, move = attention(bias, between, end)
+    if name == "seen":
+        model = replace(model, outputs=(*model.outputs, move.tensor))
+    elif name == "twice":  # the queries hold it, too
+        nodes = [
+            replace(n, inputs=(move.tensor, n.inputs[1])) if n.output == "t2" else n
+            for n in model.nodes
+        ]
+        model = replace(model, nodes=tuple(nodes))
+    refused(model, move)
+
+
+# Graphs that lie ------------------------------------------------------------------------------------------------
+
+
+def trusted(model: GraphModel) -> None:
+    """Nothing is claimed, and yet a lying graph is refused."""
+    GraphCertificate(model.digest, model.digest, (), {}).verify(model, model)
+
+
+def lying(**changes: Any) -> GraphModel:
+    b, h = with_twin(2, bias=True)
+    b.shapes["x"] = (3, 2)
+    b.dense(b.each("relu", h), "out", OUT)
+    model = b.model("t2")
+    shapes = {**model.shapes, "t0": (3, 4), "t1": (3, 4), "t2": (3, 2)}
+    return replace(model, shapes={**shapes, **changes})
+
+
+@pytest.mark.parametrize("changes", [
+    {"t0": (3, 5)}, {"t0": (4, 3)}, {"t0": (3, 4, 1)}, {"t1": (3, 1)}, {"t1": ("N", 5)}, {"t2": (3, 4)},
+    {"w.w": (2, 4)}, {"w.b": (1,)}, {"x": (3, 3)}, {"x": (3,)}, {"t0": None}, {"t1": ()},
+])  # fmt: skip
+def test_shapes_that_no_operator_gives_are_refused(changes):
+    trusted(lying())
+    with pytest.raises(CertificateRejected):
+        trusted(lying(**changes))
+
+
+ONE_NODE: dict[str, tuple[Any, list[Any], Any]] = {
+    "a permutation": (Transpose((0, 0)), [(2, 3)], (2, 2)),
+    "an order of other axes": (Transpose((0, 2)), [(2, 3)], (2, 3)),
+    "sizes that are not turned": (Transpose((1, 0)), [(2, 3)], (2, 3)),
+    "an index": (Take(0, (2,)), [(2, 3)], (1, 3)),
+    "an index from behind": (Take(0, (-1,)), [(2, 3)], (1, 3)),
+    "a size": (Take(0, (0, 1)), [(2, 3)], (3, 3)),
+    "one of two": (Take(0, (0, 1), drop=True), [(2, 3)], (3,)),
+    "a sum of sizes": (Concat(0), [(2, 3), (2, 3)], (5, 3)),
+    "sizes beside": (Concat(0), [(2, 3), (2, 4)], (4, 3)),
+    "another count": (Reshape((((0, 1), (0,)),), (7,)), [(2, 3)], (7,)),
+    "a block": (Reshape((((0,), (0,)),), (3, 2)), [(2, 3)], (3, 2)),
+    "blocks out of order": (Reshape((((0,), (1,)), ((1,), (0,))), (3, 2)), [(2, 3)], (3, 2)),
+    "an axis twice": (Reshape((((0, 0), (0,)),), (4, 3)), [(2, 2, 3)], (4, 3)),
+    "axes apart": (Reshape((((0, 2), (0, 1)),), (2, 2, 3)), [(2, 3, 2)], (2, 2, 3)),
+    "free axes that are not the same": (Reshape((), (2, 2, 3), ((0, 1),)), [(2, 3, 2)], (2, 2, 3)),
+    "two open sizes": (Reshape((), (None, None)), [("N", "M")], ("P", "Q")),
+    "an axis that it has not": (Linear(2, 2, 1, 0), [(2, 3), (4, 3)], (2, 4)),
+    "an axis from behind": (Linear(-1, -1, 1, 0, free=((0, 0),)), [(2, 3), (4, 3)], (2, 4)),
+    "one axis of two": (Linear(1, 1, 0, 0, free=((0, 0),)), [(2, 3), (4, 3)], (2, 4)),
+    "columns": (Linear(1, 1, 1, 0, free=((0, 0),)), [(2, 3), (4, 2)], (2, 4)),
+    "rows": (Linear(1, 1, 1, 0, free=((0, 0),)), [(2, 3), (4, 3)], (2, 5)),
+    "a bias of another size": (Linear(1, 1, 1, 0, free=((0, 0),)), [(2, 3), (4, 3), (1,)], (2, 4)),
+    "groups": (Linear(1, 1, 1, 0, 3, free=((0, 0),)), [(2, 6), (4, 2)], (2, 4)),
+    "an axis of which nothing is said": (Linear(1, 1, 1, 0), [(2, 3), (4, 3)], (2, 4)),
+    "a sum over other sizes": (Contract(), [(2, 3), (4, 5)], (2, 5)),
+    "heads": (Contract(), [(2, 2, 3), (3, 3, 4)], (2, 2, 4)),
+    "functions of two": (Elementwise("relu"), [(2,), (2,)], (2,)),
+    "numbers that it has not": (Elementwise("relu", (1.0,)), [(2,)], (2,)),
+    "numbers that it lacks": (Elementwise("clip", (1.0,)), [(2,)], (2,)),
+    "what does not broadcast": (Elementwise("add"), [(2, 3), (2,)], (2, 3)),
+    "nothing to read": (Elementwise("add"), [], (2,)),
+    "a batch norm of two numbers": (PerUnit("batchnorm", 1, (0.1,)), [(2, 3), (3,), (3,)], (2, 3)),
+    "a batch norm of another axis": (PerUnit("batchnorm", 0, (0.1,)), [(2, 3), *[(3,)] * 4], (2, 3)),
+    "a scale with two axes": (PerUnit("dequantise", 0), [(2, 3), (2, 3)], (2, 3)),
+    "a free axis of another size": (Slicewise("max", ((0, 0),)), [(2, 3)], (3,)),
+    "a free axis twice": (Slicewise("max", ((0, 0), (0, 1))), [(2, 3)], (2, 2)),
+    "numbers for another axis": (Slicewise("norm", ((0, 0),), carried=(0,)), [(2, 3), (3,)], (2,)),
+    "a target": (Broadcast((2, 4)), [(2, 3)], (2, 4)),
+    "a target that is not made": (Broadcast((2, 3)), [(2, 1)], (2, 4)),
+    "a table": (Lookup(0), [(5, 3), (2,)], (2, 4)),
+    "an axis of a table": (Lookup(2), [(5, 3), (2,)], (2, 3)),
+    "an axis whose size is read": (Size(((0, 2),)), [(2, 3)], (1,)),
+    "an input whose size is read": (Size(((1, 0),)), [(2, 3)], (1,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_NODE)
+def test_operators_that_do_not_fit_their_tensors_are_refused(name):
+    op, inputs, made = ONE_NODE[name]
+    names = tuple(f"x{k}" for k in range(len(inputs)))
+    shapes = dict(zip(names, inputs, strict=True))
+    stored = {}
+    if isinstance(op, (Linear, PerUnit)):
+        stored = {x: np.ones(shapes[x], dtype=np.float32) for x in names[1:]}
+    given = tuple(x for x in names if x not in stored)
+    node = Node(op, names, ("y",), "y")
+    model = GraphModel(given, ("y",), (node,), {**shapes, "y": made}, stored)
+    with pytest.raises(CertificateRejected):
+        trusted(model)
+
+
+def node(op: Any, inputs: Any, outputs: Any) -> Node:
+    return Node(op, tuple(inputs), tuple(outputs), "n")
+
+
+@pytest.mark.parametrize(("inputs", "constants", "nodes"), [
+    (("x", "x"), (), [node(Elementwise("relu"), "x", "y")]),
+    (("x",), ("x",), [node(Elementwise("relu"), "x", "y")]),
+    (("x",), ("y",), [node(Elementwise("relu"), "x", "y")]),
+    (("x",), (), [node(Elementwise("relu"), "x", "x"), node(Elementwise("relu"), "x", "y")]),
+    (("x",), (), [node(Elementwise("relu"), "z", "y"), node(Elementwise("relu"), "x", "z")]),
+    (("x",), (), [node(Elementwise("relu"), "x", "yz")]),
+    (("x",), (), [node(Opaque("Any"), "x", "yy")]),
+    (("x",), (), []),
+])  # fmt: skip
+def test_wiring_that_is_none_is_refused(inputs, constants, nodes):
+    shapes = dict.fromkeys("xyz", (2,))
+    with pytest.raises(CertificateRejected):
+        GraphModel(inputs, ("y",), tuple(nodes), shapes, {c: np.zeros(2) for c in constants})
+
+
+def test_nodes_of_one_name_are_two_nodes():
+    b, h = with_twin(2)
+    y = b.dense(b.each("relu", h), "out", OUT)
+    z = b.each("tanh", h)
+    b.nodes = [replace(n, name="same") for n in b.nodes]
+    refused(b.model(y, z), merge("w.w", 1, 0))
+    refused(b.model(z, y), merge("w.w", 1, 0))
+
+
+# Certificates that were changed ---------------------------------------------------------------------------------
+
+
+def certified() -> tuple[GraphModel, GraphModel, GraphCertificate]:
+    """Two rounds on a graph with copies, zeros and a dead unit."""
+    b = Builder("N", 2)
+    rows = np.array([[1, 2], [2, 4], [0, 0], [1, -1], [-1, 3], [1, 0]], dtype=np.float32)
+    h = b.each("relu", b.dense("x", "w", rows, [0, 0, 1, 2, 1, -9]))
+    v = np.arange(24, dtype=np.float32).reshape(4, 6) % 5 - 2
+    v[3] = v[0] * 2
+    k = b.each("relu", b.dense(h, "v", v, [1, 2, 3, 2]))
+    large = b.model(b.dense(k, "out", [[1, 2, 0, 4]]))
+    ranges = {"x": (np.array(-1.0), np.array([1.0, 2.0]))}
+    found = reduce_graph(large, ranges=ranges, budget=100)
+    proof = GraphCertificate(large.digest, found.graph.digest, tuple(found.rounds), ranges)
+    proof.verify(found.graph, large)
+    assert sum(map(len, proof.rounds)) > 1
+    return found.graph, large, proof
+
+
+SMALL, LARGE, PROOF = certified()
+MOVES = [(r, m) for r, moves in enumerate(PROOF.rounds) for m in range(len(moves))]
+
+
+def with_move(round_: int, at: int, **changes: Any) -> GraphCertificate:
+    rounds = [list(moves) for moves in PROOF.rounds]
+    rounds[round_][at] = replace(rounds[round_][at], **changes)
+    return replace(PROOF, rounds=tuple(map(tuple, rounds)))
+
+
+def no_proof(proof: GraphCertificate, small: GraphModel = SMALL, large: GraphModel = LARGE) -> None:
+    with pytest.raises(CertificateRejected):
+        proof.verify(small, large)
+
+
+@pytest.mark.parametrize(("round_", "at"), MOVES)
+def test_a_move_that_was_changed(round_, at):
+    move = PROOF.rounds[round_][at]
+    rounds = [list(moves) for moves in PROOF.rounds]
+    del rounds[round_][at]
+    no_proof(replace(PROOF, rounds=tuple(map(tuple, rounds))))
+    rounds[round_][at:at] = [move, move]
+    no_proof(replace(PROOF, rounds=tuple(map(tuple, rounds))))
+    no_proof(with_move(round_, at, tensor="out.w"))
+    no_proof(with_move(round_, at, tensor="none"))
+    no_proof(with_move(round_, at, axis=1 - move.axis))
+    no_proof(with_move(round_, at, kind="bypass"))
+    for k, unit in enumerate(move.units):
+        less = (*move.units[:k], *move.units[k + 1 :]), (*move.into[:k], *move.into[k + 1 :])
+        no_proof(with_move(round_, at, units=less[0], into=less[1]))
+        for other in range(7):
+            if other not in move.units:
+                units = (*move.units[:k], other, *move.units[k + 1 :])
+                no_proof(with_move(round_, at, units=units))
+        no_proof(with_move(round_, at, units=(*move.units, unit), into=(*move.into, -1)))
+        no_proof(with_move(round_, at, into=move.into[:-1]))
+
+
+def test_rounds_in_another_order_or_lacking():
+    for rounds in ((), PROOF.rounds[:-1], PROOF.rounds[1:], (*PROOF.rounds, *PROOF.rounds)):
+        no_proof(replace(PROOF, rounds=rounds))
+
+
+def test_digests_that_name_other_graphs():
+    no_proof(replace(PROOF, large=PROOF.small))
+    no_proof(replace(PROOF, small=PROOF.large))
+    no_proof(replace(PROOF, large=PROOF.small, small=PROOF.large), LARGE, SMALL)
+    no_proof(replace(PROOF, small=PROOF.large), LARGE)
+    no_proof(PROOF, LARGE, LARGE)
+    no_proof(PROOF, SMALL, SMALL)
+
+
+@pytest.mark.parametrize("ranges", [
+    {}, {"x": (np.array(-1.0), np.array([9.0, 2.0]))}, {"x": (np.array(-np.inf), np.array(np.inf))},
+    {"y": PROOF.ranges["x"]}, {**PROOF.ranges, "w.w": PROOF.ranges["x"]},
+    {"x": (np.array([1.0, 2.0]), np.array(-1.0))}, {"x": (np.array(np.nan), np.array(1.0))},
+    {"x": (np.array([]), np.array([]))}, {"x": (np.zeros((1, 1, 2)), np.ones(2))},
+])  # fmt: skip
+def test_bounds_that_were_changed(ranges):
+    no_proof(replace(PROOF, ranges=ranges))
+
+
+@pytest.mark.parametrize("name", sorted(LARGE.constants))
+def test_a_number_that_was_changed(name):
+    for which, model in (("large", LARGE), ("small", SMALL)):
+        if name not in model.constants:
+            continue
+        array = model.constants[name].copy()
+        array.reshape(-1)[0] += 1
+        other = replace(model, constants={**model.constants, name: array})
+        assert other.digest != model.digest
+        pair = (SMALL, other) if which == "large" else (other, LARGE)
+        no_proof(PROOF, *pair)
+        # with a digest that fits the claim may be true by chance, as where nobody reads the number
+        claim = replace(PROOF, **{which: other.digest})
+        if which == "small":
+            no_proof(claim, *pair)
+
+
+def changed_text(change: Any) -> str:
+    data = json.loads(json.dumps(PROOF.to_json()))
+    change(data)
+    return json.dumps(data)
+
+
+TEXTS = {
+    "a field more": lambda d: d.update(more=1),
+    "a field less": lambda d: d.pop("bounds"),
+    "another schema": lambda d: d.update(schema="moduli.certificate/1"),
+    "rounds that are none": lambda d: d.update(rounds={}),
+    "a round that is none": lambda d: d["rounds"].append("all"),
+    "a move that is none": lambda d: d["rounds"][0].append(None),
+    "a kind that is none": lambda d: d["rounds"][0][0].update(move="merge"),
+    "a field of a move more": lambda d: d["rounds"][0][0].update(more=1),
+    "a field of a move less": lambda d: d["rounds"][0][0].pop("into"),
+    "an axis that is none": lambda d: d["rounds"][0][0].update(axis=True),
+    "an axis below zero": lambda d: d["rounds"][0][0].update(axis=-1),
+    "units that are floats": lambda d: d["rounds"][0][0].update(units=[0.0]),
+    "units beyond": lambda d: d["rounds"][0][0].update(units=[2**70]),
+    "a tensor that is no text": lambda d: d["rounds"][0][0].update(tensor=1),
+    "a digest that is no text": lambda d: d.update(large=None),
+    "bounds that are none": lambda d: d.update(bounds=[]),
+    "bounds of one end": lambda d: d["bounds"].update(x=[[0.0]]),
+    "bounds of text": lambda d: d["bounds"].update(x=["a", "b"]),
+    "bounds of nothing": lambda d: d["bounds"].update(x=[None, None]),
+    "bounds of an object": lambda d: d["bounds"].update(x=[{}, {}]),
+    "bounds beyond floats": lambda d: d["bounds"].update(x=[0, 10**400]),
+    "bounds that are ragged": lambda d: d["bounds"].update(x=[[[0.0], [0.0, 1.0]], 1.0]),
+    "bounds that floats do not hold": lambda d: d["bounds"].update(x=[-(2**53) - 1, 2**53 + 1]),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_that_is_no_certificate(name):
+    assert GraphCertificate.from_json(changed_text(lambda d: None)) is not None
+    with pytest.raises(CertificateRejected):
+        GraphCertificate.from_json(changed_text(TEXTS[name])).verify(SMALL, LARGE)
+
+
+def test_doubled_fields_are_refused():
+    text = json.dumps(PROOF.to_json())
+    doubled = text.replace('"rounds":', '"rounds": [], "rounds":', 1)
+    with pytest.raises(CertificateRejected):
+        GraphCertificate.from_json(doubled)

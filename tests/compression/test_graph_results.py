@@ -88,7 +88,9 @@ def test_real_graphs_load_and_keep_their_outputs(shared, tmp_path):
             assert gone >= SHRINK.get(name, (0, 0))[k], (name, on)
             out = mo.save(small.network, tmp_path / name)
             if known.get("runs"):
-                require_outputs(out, folder / f"{name}.expected.npz", exact=not any(small.removed.values()))
+                require_outputs(
+                    out, folder / f"{name}.expected.npz", exact=not any(small.removed.values())
+                )
 
 
 def require_outputs(model, expected, *, exact):

@@ -97,6 +97,13 @@ Nothing is planted: what can go is what training and rounding left. The licence 
 
 `data/digits.npz` holds the images as bytes (0 to 16) with the same split: Optical Recognition of Handwritten Digits,
 E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (CC BY 4.0), as scikit-learn ships it.
+
+## The person detector
+
+`person-detector.onnx`: the reference model for visual wake words of MLPerf Tiny (MobileNetV1 of width 0.25 on
+images of 96 x 96, pixels divided by 255; two outputs, no person and person), from `mlcommons/tiny`, under the
+Apache License 2.0, whose text is `person-detector.LICENSE.txt`. Changed: the published weights were written as
+ONNX, opset 17. Nothing is planted: weight decay has left what can go.
 """
 
 

@@ -213,7 +213,7 @@ def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> Gra
 def removed(known: Known, move: GraphMove) -> GraphModel:
     """The graph after a removal."""
     shape = known.graph.shapes.get(move.tensor)
-    if shape is None or move.axis >= len(shape) or not isinstance(shape[move.axis], int):
+    if shape is None or not 0 <= move.axis < len(shape) or not isinstance(shape[move.axis], int):
         raise CertificateRejected("there is no such axis of known size")
     if len(move.units) != len(move.into) or len(set(move.units)) < len(move.units):
         raise CertificateRejected("units and what they are merged into do not match")

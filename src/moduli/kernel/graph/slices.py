@@ -120,7 +120,8 @@ def _short(q: Fraction) -> bool:
 
 def _below(q: Fraction) -> float:
     near = _float(q)
-    return near if Fraction(near) <= q else float(np.nextafter(near, -np.inf))
+    with np.errstate(all="ignore"):
+        return near if Fraction(near) <= q else float(np.nextafter(near, -np.inf))
 
 
 def _above(q: Fraction) -> float:
