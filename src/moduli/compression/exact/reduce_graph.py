@@ -23,7 +23,7 @@ from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
-from moduli.kernel.graph.removal import Into, Rounds, remove
+from moduli.kernel.graph.removal import Into, Rounds, remove, unread_rows
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Moves = tuple[GraphMove, ...]
@@ -335,7 +335,9 @@ def _reading(known: Known, node: Node, units: Units) -> Reading | None:
     n = len(labels)
     if weight is None:
         return Reading(labels, [False] * n, None)
-    moved = np.moveaxis(weight, op.columns, 0).reshape(n, -1)
+    moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+    unread = unread_rows(known, node, op)
+    moved = (moved if unread is None else moved[:, ~unread]).reshape(n, -1)
     nothing = ~(moved != 0).any(axis=1)
     settled = []
     for column in range(n):
