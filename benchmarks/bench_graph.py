@@ -15,7 +15,7 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -141,18 +141,24 @@ def transformer(
     return m.save(path, tokens, y, 20)
 
 
+def peak_memory() -> int:
+    """Of this process since it began, in KiB (Linux): what its parent held does not count."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+
+
 def measure(path: Path, out: Path, on: Any = None) -> dict[str, Any]:
     """Load, compress, save, check one model; in this process."""
     import moduli as mo
     from moduli.formats.onnx import graph_files  # noqa: F401  what it imports is no cost of a model
 
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak_memory()
     start = time.process_time()
     graph = mo.load(path)
     loaded = time.process_time()
     small = mo.compress(graph, on=None if on is None else mo.Box(*on))
     reduced = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory()
     mo.save(small.network, out)
     written = time.process_time()
     small.check()
@@ -166,7 +172,8 @@ def measure(path: Path, out: Path, on: Any = None) -> dict[str, Any]:
 
 def apart(path: Path, out: Path, on: Any = None) -> dict[str, Any]:
     """`measure` in a process of its own."""
-    code = f"import json, bench_graph as b; print(json.dumps(b.measure(b.Path({str(path)!r}), b.Path({str(out)!r}), {on!r})))"
+    call = f"b.measure(b.Path({str(path)!r}), b.Path({str(out)!r}), {on!r})"
+    code = f"import json, bench_graph as b; print(json.dumps({call}))"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -183,11 +190,15 @@ def apart(path: Path, out: Path, on: Any = None) -> dict[str, Any]:
 def row(name: str, found: dict[str, Any]) -> str:
     gone = ", ".join(f"{n} {word}" for word, n in found["removed"].items() if n) or "-"
     seconds = " | ".join(f"{found[part]:.1f}" for part in ("load", "compress", "save", "check"))
-    return f"| {name} | {found['parameters']:,} | {found['after']:,} | {gone} | {found['more']} | {seconds} | {found['peak']:.1f} |"
+    sizes = f"{found['parameters']:,} | {found['after']:,}"
+    return f"| {name} | {sizes} | {gone} | {found['more']} | {seconds} | {found['peak']:.1f} |"
 
 
-HEAD = """| model | parameters | after | units and branches | with rounding | load, s | compress, s | save, s | check, s | peak / file |
-|---|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+    "model", "parameters", "after", "units and branches", "with rounding", "load, s", "compress, s",
+    "save, s", "check, s", "peak / file",
+)  # fmt: skip
+HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def large(folder: Path) -> None:
@@ -262,6 +273,7 @@ def trained(net: Any) -> Any:
     from sklearn.datasets import load_digits
 
     torch.manual_seed(0)
+    torch.set_grad_enabled(True)
     x = torch.tensor(load_digits().images[:, None] / 16, dtype=torch.float32)
     y = torch.tensor(load_digits().target)
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
@@ -276,9 +288,11 @@ def trained(net: Any) -> Any:
 
 def masked(net: Any, how: str) -> Any:
     """Masks of torch: rows by norm, single weights, or batch norm scales set to zero."""
+    import torch
     from torch import nn
     from torch.nn.utils import prune
 
+    torch.set_grad_enabled(False)
     for module in net.modules():
         if (
             how == "rows"

@@ -93,6 +93,29 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
     return _restricted(known, kept, changes.applied(), changes.lacking)
 
 
+def readers_of(graph: GraphModel, units: Units) -> list[Node]:
+    """Nodes that sum over an axis of units."""
+    found = []
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and (node.inputs[1], node.op.columns) in units.places:
+            found.append(node)
+    return found
+
+
+def require_exact(known: Known, units: Units, unit: int, target: int | None) -> None:
+    """Whether what a unit adds elsewhere, when it goes alone, are numbers of the stored types.
+
+    Raises:
+        Rounds: it is not. CertificateRejected: it may not go.
+    """
+    changes = Changes(known)
+    for node in readers_of(known.graph, units):
+        assert isinstance(node.op, Linear)
+        _absorbed(node, node.op, known, units, {unit: target}, changes)
+    changes.columns_made()
+    changes.shifts_made()
+
+
 def _absorbed(
     node: Node, op: Linear, known: Known, units: Units, into: Into, changes: Changes
 ) -> None:
@@ -289,13 +312,28 @@ class Changes:
     def applied(self) -> dict[str, Tensor]:
         """The changed tensors."""
         found = dict[str, Tensor]()
+        for name, (axis, columns) in self.columns_made().items():
+            found[name] = self.graph.constants[name].copy()
+            view = np.moveaxis(found[name], axis, 0)
+            for target, column in columns.items():
+                view[target] = column
+        return found | self.shifts_made()
+
+    def columns_made(self) -> dict[str, tuple[int, dict[int, Tensor]]]:
+        """For each stored tensor an axis, and what stands at some indices of it."""
+        found = {}
         for name, by_node in self.columns.items():
             if name in self.shifts:
                 raise CertificateRejected(f"{name!r} is read in two ways")
             found[name] = self._with_columns(name, self._agreed(name, by_node))
-        for name, shifts in self.shifts.items():
-            found[name] = self._shifted(name, self._agreed(name, shifts))
         return found
+
+    def shifts_made(self) -> dict[str, Tensor]:
+        """The stored tensors that take constants."""
+        return {
+            name: self._shifted(name, self._agreed(name, shifts))
+            for name, shifts in self.shifts.items()
+        }
 
     def _agreed(self, name: str, by_node: Mapping[str, list[Any]]) -> list[Any]:
         """The changes, which all nodes that the tensor reaches ask for alike."""
@@ -317,7 +355,9 @@ class Changes:
             count += self._uses(node.output) if through else node.inputs.count(name)
         return count
 
-    def _with_columns(self, name: str, changes: list[tuple[int, int, int, Fraction]]) -> Tensor:
+    def _with_columns(
+        self, name: str, changes: list[tuple[int, int, int, Fraction]]
+    ) -> tuple[int, dict[int, Tensor]]:
         stored = self.graph.constants[name]
         axis = changes[0][0]
         moved = np.moveaxis(stored, axis, 0)
@@ -331,11 +371,8 @@ class Changes:
             totals[target] = _exact_step(
                 total, np.asarray(moved[source], dtype=np.float64), ratio, name
             )
-        result = stored.copy()
-        view = np.moveaxis(result, axis, 0)
-        for target, total in totals.items():
-            view[target] = _narrowed(total, stored.dtype, name)
-        return result
+        columns = {t: _narrowed(total, stored.dtype, name) for t, total in totals.items()}
+        return axis, columns
 
     def _shifted(self, name: str, changes: list[tuple[Array, Fraction]]) -> Tensor:
         stored = self.graph.constants[name]
