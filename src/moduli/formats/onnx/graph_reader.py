@@ -21,6 +21,7 @@ import numpy as np
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Node, Opaque, Operator, Shape, Size
+from moduli.kernel.graph.shapes import fits
 
 from . import constants as folding
 from .reference import mended
@@ -202,9 +203,18 @@ class GraphReader:
         shape: Shape | None,
         kind: int | None = None,
     ) -> None:
-        """Add a node of the kernel with one output."""
+        """Add a node of the kernel with one output.
+
+        Raises:
+            NotUnderstood: the operator does not read such shapes, or gives another one.
+        """
         inputs = tuple(self.use(name) for name in inputs)
-        self.nodes.append(Node(op, inputs, (output,), output))
+        node = Node(op, inputs, (output,), output)
+        given = [self.shapes.get(name) for name in inputs]
+        negative = any(isinstance(n, int) and n < 0 for n in shape or ())
+        if negative or not fits(node, {**dict(zip(inputs, given, strict=True)), output: shape}):
+            raise NotUnderstood(f"it does not make {shape} of {given}")
+        self.nodes.append(node)
         self.shapes[output] = shape
         if kind is not None:
             self.types[output] = kind

@@ -23,10 +23,12 @@ from .operators import (
     Linear,
     Lookup,
     Node,
+    Opaque,
     Operator,
     PerUnit,
     Reshape,
     Shape,
+    Shapes,
     Size,
     Slicewise,
     Take,
@@ -50,26 +52,30 @@ def require_shapes(graph: GraphModel) -> None:
             raise CertificateRejected(
                 f"{name!r} is said to have shape {graph.shapes.get(name)}, and has {array.shape}"
             )
+    for name, shape in graph.shapes.items():
+        for n in shape or ():
+            if type(n) not in (int, str) or (isinstance(n, int) and n < 0):
+                raise CertificateRejected(f"{name!r} is said to have shape {shape}")
     for node in graph.nodes:
-        try:
-            fits = _fits(node, graph)
-        except (IndexError, TypeError, ValueError):
-            fits = False
-        if not fits:
+        if not fits(node, graph.shapes):
             shapes = [graph.shapes.get(name) for name in (*node.inputs, *node.outputs)]
             raise CertificateRejected(f"{node.name!r}: {node.op} of shapes {shapes}")
 
 
-def _fits(node: Node, graph: GraphModel) -> bool:
+def fits(node: Node, shapes: Shapes) -> bool:
+    """Whether an operator may read what it reads, and gives what it says."""
     op = node.op
-    given = [graph.shapes.get(name) for name in node.inputs if name]
-    made = graph.shapes.get(node.output) if node.outputs else None
+    given = [shapes.get(name) for name in node.inputs if name]
+    made = shapes.get(node.output) if node.outputs else None
     known: list[Shape] = [shape for shape in given if shape is not None]
     if made is None or len(known) < len(given):
         # of tensors of unknown shape nothing is used
-        return type(op).__name__ in ("Opaque", "Size", "Elementwise")
+        return isinstance(op, (Opaque, Size, Elementwise))
     check = CHECKS.get(type(op))
-    return check is None or check(op, known, made)
+    try:
+        return check is None or check(op, known, made)
+    except (IndexError, TypeError, ValueError):  # an axis or an input that is not there
+        return False
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------

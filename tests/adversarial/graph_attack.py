@@ -1,0 +1,323 @@
+"""Mutants of graphs and of certificates about them: what the kernel takes has to be true.
+
+A mutant is a random graph with a true certificate (`graph_fuzz`), of which some numbers,
+attributes, wires or moves were changed. Where the kernel still takes the moves, digests are made to
+fit, and the file that follows has to compute what the mutant does.
+
+    python -m tests.adversarial.graph_attack --seed S --count N [--mutants M] [--findings FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import graph_fuzz as fuzz
+from graph_fuzz import Case, Skipped, Wrong
+
+from moduli.compression.exact.reduce_graph import reduce_graph
+from moduli.formats.onnx.graph_files import read_graph
+from moduli.kernel.errors import CertificateRejected, UnsupportedModel
+from moduli.kernel.graph.bypasses import bypassed
+from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, removed
+from moduli.kernel.graph.facts import Known
+
+Rng = np.random.Generator
+Rounds = list[list[GraphMove]]
+SWAPS = (
+    {"Relu", "Abs", "Tanh", "Neg", "Sigmoid", "Identity", "Softplus", "Erf", "HardSwish"},
+    {"Add", "Sub", "Mul", "Max", "Min"},
+    {"MaxPool", "AveragePool"},
+    {"GlobalMaxPool", "GlobalAveragePool"},
+    {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"},
+)
+
+
+def pick(rng: Rng, among: Sequence[Any]) -> Any:
+    return among[int(rng.integers(len(among)))]
+
+
+# Graphs ---------------------------------------------------------------------------------------------------------
+
+
+def number(rng: Rng, array: Any) -> None:
+    """One entry becomes nothing, another one, or a little more."""
+    flat = array.reshape(-1)
+    k = int(rng.integers(flat.size))
+    other = flat[int(rng.integers(flat.size))]
+    flat[k] = pick(rng, (0, 1, -1, other, -flat[k], 2 * flat[k], flat[k] + 0.125))
+
+
+def row(rng: Rng, array: Any) -> None:
+    """A slice becomes a multiple of another one, or nothing."""
+    if not array.ndim:
+        return number(rng, array)
+    axis = int(rng.integers(array.ndim))
+    moved = np.moveaxis(array, axis, 0)
+    i, j = (int(k) for k in rng.integers(len(moved), size=2))
+    moved[i] = moved[j] * pick(rng, (0, 1, 2, -1, 0.5))
+    return None
+
+
+def stored(rng: Rng, model: Any) -> None:
+    tensors = [t for t in model.graph.initializer if t.data_type in (1, 10, 11) and np.prod(t.dims)]
+    tensor = pick(rng, tensors)
+    array = numpy_helper.to_array(tensor).copy()
+    pick(rng, (number, row, row))(rng, array)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def whole(rng: Rng, model: Any) -> None:
+    """An entry of a shape, of indices or of axes."""
+    tensors = [t for t in model.graph.initializer if t.data_type == 7 and np.prod(t.dims)]
+    tensor = pick(rng, tensors)
+    array = numpy_helper.to_array(tensor).copy()
+    flat = array.reshape(-1)
+    if flat.size > 1 and rng.random() < 0.5:
+        i, j = rng.integers(flat.size, size=2)
+        flat[i], flat[j] = int(flat[j]), int(flat[i])
+    else:
+        flat[int(rng.integers(flat.size))] += pick(rng, (-1, 1))
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def attribute(rng: Rng, model: Any) -> None:
+    found = [a for node in model.graph.node for a in node.attribute if a.type in (1, 2, 7)]
+    one = pick(rng, found)
+    if one.type == 1:
+        one.f = pick(rng, (0.0, 1.0, 2.0, -one.f, 0.25))
+    elif one.type == 2:
+        one.i += pick(rng, (-1, 1))
+    elif len(one.ints) > 1 and rng.random() < 0.5:
+        i, j = (int(k) for k in rng.integers(len(one.ints), size=2))
+        one.ints[i], one.ints[j] = one.ints[j], one.ints[i]
+    else:
+        one.ints[int(rng.integers(len(one.ints)))] += pick(rng, (-1, 1))
+
+
+def operator(rng: Rng, model: Any) -> None:
+    nodes = [n for n in model.graph.node if any(n.op_type in kinds for kinds in SWAPS)]
+    one = pick(rng, nodes)
+    kinds = next(kinds for kinds in SWAPS if one.op_type in kinds)
+    one.op_type = pick(rng, sorted(kinds - {one.op_type}))
+
+
+def wire(rng: Rng, model: Any) -> None:
+    """A node reads another value than it did."""
+    place = int(rng.integers(len(model.graph.node)))
+    node = model.graph.node[place]
+    there = [end.name for end in model.graph.input] + [t.name for t in model.graph.initializer]
+    there += [name for one in model.graph.node[:place] for name in one.output]
+    k = int(rng.integers(len(node.input)))
+    if rng.random() < 0.3:
+        node.input[k] = node.input[int(rng.integers(len(node.input)))]
+    else:
+        node.input[k] = pick(rng, there)
+
+
+GRAPHS: tuple[Callable[[Rng, Any], None], ...] = (
+    stored, stored, stored, stored, attribute, attribute, operator, wire, whole,
+)  # fmt: skip
+
+
+# Moves ----------------------------------------------------------------------------------------------------------
+
+
+def changed_moves(rng: Rng, rounds: Rounds, model: Any) -> None:
+    """One or two changes of the moves."""
+    names = [name for name, shape in model.shapes.items() if shape]
+    for _ in range(int(rng.integers(1, 3))):
+        filled = [moves for moves in rounds if moves]
+        way = rng.random()
+        if way < 0.1 or not filled:
+            sums = [node.output for node in model.nodes]
+            pick(rng, rounds).append(GraphMove("bypass", pick(rng, sums)))
+            continue
+        moves = pick(rng, filled)
+        at = int(rng.integers(len(moves)))
+        move = moves[at]
+        if way < 0.2:
+            del moves[at]
+        elif way < 0.3:
+            moves.insert(int(rng.integers(len(moves) + 1)), move)
+        elif way < 0.4:
+            pick(rng, rounds).append(moves.pop(at))
+        elif move.kind == "bypass":
+            moves[at] = replace(move, tensor=pick(rng, names))
+        else:
+            moves[at] = changed_move(rng, move, names, model)
+
+
+def changed_move(rng: Rng, move: GraphMove, names: Sequence[str], model: Any) -> GraphMove:
+    shape = model.shapes.get(move.tensor) or (1,)
+    size = shape[move.axis] if move.axis < len(shape) else 1
+    most = size if isinstance(size, int) else 4
+    way = rng.random()
+    if way < 0.2:
+        tensor = pick(rng, names)
+        axis = int(rng.integers(len(model.shapes[tensor])))
+        return replace(move, tensor=tensor, axis=axis)
+    k = int(rng.integers(len(move.units)))
+    units, into = list(move.units), list(move.into)
+    if way < 0.5:
+        units[k] = int(rng.integers(most))
+    elif way < 0.8:
+        into[k] = int(rng.integers(-1, most))
+    elif way < 0.9:
+        units.append(int(rng.integers(most)))
+        into.append(int(rng.integers(-1, most)))
+    else:
+        del units[k], into[k]
+    return replace(move, units=tuple(units), into=tuple(into))
+
+
+# What is taken is true ----------------------------------------------------------------------------------------
+
+
+def replayed(model: Any, rounds: Rounds, ranges: Any) -> tuple[Any, dict[str, str]]:
+    """The graph after moves, and what is read instead of values that were passed by."""
+    graph, renamed = model.live(), dict[str, str]()
+    for moves in rounds:
+        known, passed = Known(graph, ranges), False
+        for move in moves:
+            if move.kind == "bypass":
+                _, renamed[move.tensor] = bypassed(known, move.tensor)
+                passed = True
+                continue
+            if passed:
+                known.graph, passed = known.graph.live(), False
+            removed(known, move)
+        graph = known.graph.live()
+    return graph, renamed
+
+
+def mutants(case: Case, rounds: Rounds, seed: int, count: int) -> collections.Counter[str]:
+    """Mutants of one graph and its moves; how they ended.
+
+    Raises:
+        Wrong: something false was taken, or something else than a refusal was raised.
+    """
+    said = collections.Counter[str]()
+    for k in range(count):
+        rng = np.random.default_rng((seed, k))
+        own = type(case.model)()
+        own.CopyFrom(case.model)
+        ways = rng.random()
+        try:
+            if ways < 0.7:
+                for _ in range(int(rng.integers(1, 3))):
+                    pick(rng, GRAPHS)(rng, own)
+            said[
+                one_mutant(
+                    replace(case, model=own, sizes={}), copy.deepcopy(rounds), rng, ways > 0.4
+                )
+            ] += 1
+        except Wrong as error:
+            error.model = own
+            raise
+        except ValueError:
+            said["nothing to change"] += 1
+    return said
+
+
+def one_mutant(case: Case, rounds: Rounds, rng: Rng, moves_too: bool) -> str:
+    feeds = fuzz.inputs(case, rng)[:3]
+    try:
+        before = [fuzz.evaluated(case.model, one, every=True) for one in feeds]
+    except (UnsupportedModel, Skipped):
+        return "runs no more"
+    try:
+        graph = read_graph(case.model.SerializeToString(), None, "mutant", fuzz.no_chain)
+    except UnsupportedModel:
+        return "read no more"
+    if moves_too:
+        changed_moves(rng, rounds, graph.model)
+    ranges = case.ranges
+    try:
+        wanted, renamed = replayed(graph.model, rounds, ranges)
+        proof = GraphCertificate(graph.digest, wanted.digest, tuple(map(tuple, rounds)), ranges)
+        GraphCertificate.from_json(fuzz.as_text(proof)).verify(wanted, graph.model)
+    except CertificateRejected:
+        return "refused"
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise Wrong(
+            f"a mutant raises {type(error).__name__} in {last.name}", str(error)[:200]
+        ) from error
+    try:
+        small = graph.source.rewritten(wanted, renamed)
+    except UnsupportedModel:
+        return "not written"
+    exact = {node.op_type for node in case.model.graph.node} <= fuzz.EXACT
+    fuzz.compare(case, fuzz.saved(small), feeds, before, exact, "mutant")
+    return "taken"
+
+
+def attacked(seed: int, count: int) -> tuple[str, str, Any, collections.Counter[str]]:
+    """How the mutants of one seed end."""
+    case = fuzz.make(seed)
+    if case is None:
+        return "none", "", None, collections.Counter()
+    try:
+        graph = read_graph(case.model.SerializeToString(), None, "random", fuzz.no_chain)
+    except UnsupportedModel:
+        return "none", "", None, collections.Counter()
+    found = reduce_graph(graph.model, ranges=case.ranges, budget=300)
+    if not found.rounds:
+        return "nothing to attack", "", None, collections.Counter()
+    try:
+        return "attacked", "", None, mutants(case, [list(m) for m in found.rounds], seed, count)
+    except Wrong as error:
+        return (
+            f"FINDING {error.kind}",
+            error.what,
+            getattr(error, "model", None),
+            collections.Counter(),
+        )
+
+
+def run(seeds: Sequence[int], count: int, findings: Path | None) -> collections.Counter[str]:
+    total = collections.Counter[str]()
+    for seed in seeds:
+        kind, what, model, said = attacked(seed, count)
+        total[kind] += 1
+        total.update(said)
+        if kind.startswith("FINDING"):
+            print(f"{seed}: {kind}: {what}", flush=True)
+            if findings is not None and model is not None:
+                findings.mkdir(parents=True, exist_ok=True)
+                (findings / f"{seed}.onnx").write_bytes(model.SerializeToString())
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--mutants", type=int, default=20)
+    parser.add_argument("--findings", type=Path)
+    chosen = parser.parse_args()
+    started = time.monotonic()
+    seeds = range(chosen.seed, chosen.seed + chosen.count)
+    total = run(seeds, chosen.mutants, chosen.findings)
+    for name, count in sorted(total.items()):
+        print(f"{count:8d} {name}")
+    print(f"{time.monotonic() - started:8.1f} seconds")
+    return any(name.startswith("FINDING") for name in total)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
