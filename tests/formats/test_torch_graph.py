@@ -624,6 +624,27 @@ def test_keyword_arguments_dicts_and_several_outputs():
     torch.testing.assert_close(first["h"], second["h"])
 
 
+def test_what_forward_keeps_in_its_module_is_taken_back():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.aux = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 5)
+
+        def forward(self, x):
+            self.last = F.relu(self.a(x))
+            return self.b(self.last) if not self.training else self.aux(self.last)
+
+    module = Keeping()
+    with torch.no_grad():
+        module.b.weight[:, 0] = 0
+    found = require(module, torch.randn(2, 4))
+    assert sizes(found, "a") == 5
+    assert not hasattr(found.module, "last")
+    assert not hasattr(module, "last")
+    assert "not run in evaluation mode, and left as it is: aux" in found.original.notes
+    assert found.module.aux.in_features == 6
+
+
 def test_hooks_of_users_stay():
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     module[1].register_forward_hook(lambda part, args, out: out * 2)
@@ -709,6 +730,8 @@ def test_what_is_no_function_is_refused():
         read_module(nn.LazyLinear(3), x)
     with pytest.raises(UnsupportedModel, match=r"no torch\.nn\.Module"):
         read_module("module", x)
+    with pytest.raises(ValueError, match="empty list"):
+        read_module(nn.Linear(3, 3), [])
 
 
 def test_a_graph_runs_in_float64():

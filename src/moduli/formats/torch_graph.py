@@ -49,16 +49,21 @@ class TorchSource(Source):
         self.module, self.example, self.modes = module, example, modes
         self.where = type(module).__name__
         self.program = exported(module, example)
-        self.reader = TorchReader(self.program, stored(self.program, module))
+        tensors = stored(self.program, module)
+        self.reader = TorchReader(self.program, tensors)
         self.full = self.reader.read()
         self.model = self.full.live()
         self.integers = frozenset(x for x in self.model.inputs if not self.reader.floats[x])
         live = {name for node in self.model.nodes for name in node.outputs}
         opaque = [f"opaque: {text}" for name, text in self.reader.opaque.items() if name in live]
+        owners = {fqn: fqn.rpartition(".")[0] for fqn, _ in tensors.values()}
+        run = {owners[fqn] for fqn in self.full.constants if fqn in owners}
+        idle = [part for part in dict.fromkeys(owners.values()) if part and part not in run]
+        unread = [f"not run in evaluation mode, and left as it is: {part}" for part in idle]
         self.given_notes = tuple(notes)
         sizes = [n for name in self.model.inputs for n in self.model.shapes[name] or ()]
         fixed = bool(sizes) and all(isinstance(n, int) for n in sizes)
-        self.notes = (*notes, *([_one_size(self.model)] if fixed else []), *opaque)
+        self.notes = (*notes, *([_one_size(self.model)] if fixed else []), *unread, *opaque)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of the module in float64."""

@@ -29,6 +29,8 @@ class Example:
         """A tensor, a tuple of arguments, a dict of keyword arguments, or a list of such batches, of
         which the first is taken.
         """
+        if isinstance(sample_inputs, list) and not sample_inputs:
+            raise ValueError("sample_inputs is an empty list; give at least one batch")
         first = (
             sample_inputs[0] if isinstance(sample_inputs, list) and sample_inputs else sample_inputs
         )
@@ -49,6 +51,18 @@ class Example:
             lambda x: fn(x) if hasattr(x, "shape") else x, (self.args, self.kwargs)
         )
         return Example(args, kwargs)
+
+
+@contextmanager
+def unchanged(module: Any) -> Iterator[None]:
+    """What `forward` writes into its modules is taken back: tensors of a trace are no tensors."""
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, state in before:
+            part.__dict__.clear()
+            part.__dict__.update(state)
 
 
 @contextmanager
@@ -78,7 +92,7 @@ def exported(module: Any, example: Example) -> Any:
     first: Exception | None = None
     for tried, any_size in tries:
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), unchanged(module), torch.no_grad():
                 program = _export(module, tried, any_size)
             break
         except UnsupportedModel:

@@ -26,7 +26,7 @@ from moduli.kernel.graph.operators import Linear, Place
 from .torch_graph_reader import tensor_of
 from .torch_idle_parts import cut, sizes_with_idle_parts
 from .torch_modules import _brief
-from .torch_programs import quiet
+from .torch_programs import quiet, unchanged
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Choice = dict[str, int]
@@ -179,7 +179,7 @@ class Surgeon:
         )
         after = torch.nn.modules.module.register_module_forward_hook(left)
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), unchanged(module), torch.no_grad():
                 module(*self.source.example.args, **self.source.example.kwargs)
         except Exception as error:  # whatever `forward` raises
             return stack[-1], _brief(error)

@@ -23,7 +23,7 @@ from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
-from moduli.kernel.graph.removal import Into, Rounds, remove
+from moduli.kernel.graph.removal import Into, Rounds, remove, require_exact, unread_rows
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Moves = tuple[GraphMove, ...]
@@ -141,7 +141,9 @@ def _removals(
         }
         if not into:
             continue
-        done, rounding = _applied(known, seed, units, into)
+        into, lost = _exact_part(known, units, into)
+        done, rounding = _applied(known, seed, units, into) if into else ([], 0)
+        rounding += lost
         moves += done
         if rounding:
             found.rounding[seed] = rounding
@@ -173,6 +175,23 @@ def _staying(units: Units, frozen: frozenset[Place]) -> set[int]:
     """Units with an index of a frozen axis."""
     there = [units.places[place] for place in frozen if place in units.places]
     return {int(u) for labels in there for u in np.unique(labels)}
+
+
+def _exact_part(known: Known, units: Units, into: Into) -> tuple[dict[int, int | None], int]:
+    """What of a plan rounds no number as far as each unit alone can tell, and how much else there is."""
+    found = dict[int, int | None]()
+    rounding = 0
+    for unit, target in into.items():
+        try:
+            require_exact(known, units, unit, target)
+        except Rounds:
+            rounding += 1
+        except CertificateRejected:
+            continue
+        else:
+            found[unit] = target
+    # a unit whose target is merged itself waits for another round
+    return {u: v for u, v in found.items() if v not in found}, rounding
 
 
 def _applied(
@@ -335,7 +354,9 @@ def _reading(known: Known, node: Node, units: Units) -> Reading | None:
     n = len(labels)
     if weight is None:
         return Reading(labels, [False] * n, None)
-    moved = np.moveaxis(weight, op.columns, 0).reshape(n, -1)
+    moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+    unread = unread_rows(known, node, op)
+    moved = (moved if unread is None else moved[:, ~unread]).reshape(n, -1)
     nothing = ~(moved != 0).any(axis=1)
     settled = []
     for column in range(n):

@@ -7,7 +7,8 @@ that sums over an axis the products left out are made up for:
 
     Linear    y = sum_i W_i x_i + b: for i left out, W_i = 0, or x_i = 0, or x_i = c is constant,
               every entry of y reads every tap, and sum W_i c is added to b; or x_i = r x_j with j
-              kept, and r W_i is added to W_j.
+              kept, and r W_i is added to W_j. Rows of W whose y is multiplied by zero wherever it
+              is read need none of that: of them nothing is asked.
     Contract  y = sum_k a_k b_k: a_k = 0 or b_k = 0.
 
 *Proof.* By induction over the nodes. An input of the graph is kept whole. A node that sums over the
@@ -15,8 +16,9 @@ axis is as stated. For every other node and axis, `couple` has tied indices so t
 at kept indices reads its inputs at kept indices only: shown beside each operator. Outputs are kept
 whole, so they are equal. The facts x_i = ... are about the tensors of the graph before, whose entries
 at kept indices are those after. One tensor differs: where the constant sum W_i c is not added to b
-but by the one node that reads y (the mean of a batch norm, a shift), y lacks it; the output of that
-node is the former one.
+but by the one node that reads y (the mean of a batch norm, a shift), y lacks it; and entries of y
+that all its readers multiply by zero may become others. The outputs of these readers are the former
+ones.
 
 A stored tensor that several nodes read has to be changed alike by all of them. Where a sum W_j + r
 W_i is no number of the type in which W is stored the removal is refused: nothing is rounded.
@@ -91,6 +93,29 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
     return _restricted(known, kept, changes.applied(), changes.lacking)
 
 
+def readers_of(graph: GraphModel, units: Units) -> list[Node]:
+    """Nodes that sum over an axis of units."""
+    found = []
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and (node.inputs[1], node.op.columns) in units.places:
+            found.append(node)
+    return found
+
+
+def require_exact(known: Known, units: Units, unit: int, target: int | None) -> None:
+    """Whether what a unit adds elsewhere, when it goes alone, are numbers of the stored types.
+
+    Raises:
+        Rounds: it is not. CertificateRejected: it may not go.
+    """
+    changes = Changes(known)
+    for node in readers_of(known.graph, units):
+        assert isinstance(node.op, Linear)
+        _absorbed(node, node.op, known, units, {unit: target}, changes)
+    changes.columns_made()
+    changes.shifts_made()
+
+
 def _absorbed(
     node: Node, op: Linear, known: Known, units: Units, into: Into, changes: Changes
 ) -> None:
@@ -104,9 +129,13 @@ def _absorbed(
     if weight is None:
         raise CertificateRejected(f"{node.name!r} reads them with weights that are no constants")
     by_column = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+    unread = unread_rows(known, node, op)
     for column in np.flatnonzero(np.isin(columns, sorted(into))).tolist():
         unit = int(columns[column])
         if not by_column[column].any():
+            continue
+        if unread is not None and not by_column[column][~unread].any():
+            changes.lacking.add(node.output)
             continue
         if not are_numbers(by_column[column]):
             raise CertificateRejected(
@@ -147,6 +176,44 @@ def _absorbed(
                 f"{node.name!r} reads unit {unit}, which is no multiple of unit {target} there"
             )
         changes.column(node, op, column, other, found.pop())
+
+
+def unread_rows(known: Known, node: Node, op: Linear) -> Any:
+    """Which indices of what a node gives are multiplied by zero by all that read it; None where
+    none is known to be.
+    """
+    graph, shape = known.graph, known.shape(node.output)
+    if node.output in graph.outputs or op.groups != 1 or shape is None:
+        return None
+    readers = graph.readers.get(node.output, [])
+    back = op.writes % len(shape) - len(shape)
+    masks = [_times_zero(known, reader, node.output, shape, back) for reader in readers]
+    if not masks or any(mask is None for mask in masks):
+        return None
+    found = np.logical_and.reduce(masks)
+    return found if found.any() else None
+
+
+def _times_zero(known: Known, reader: Node, name: str, shape: Any, back: int) -> Any:
+    """Where a node multiplies a tensor by a stored zero, along an axis counted from the end."""
+    op = reader.op
+    if reader.inputs.count(name) != 1:
+        return None
+    if isinstance(op, PerUnit) and op.kind == "batchnorm":
+        arrays = [known.array(x) for x in reader.inputs[1:]]
+        if reader.inputs[0] != name or op.axis != len(shape) + back or len(arrays) != 4:
+            return None
+        if any(a is None or not np.isfinite(np.asarray(a, dtype=np.float64)).all() for a in arrays):
+            return None
+        scale, _, _, variance = (np.asarray(a, dtype=np.float64) for a in arrays)
+        # of a number that is no root of a positive one nothing is known
+        return scale == 0 if (variance + op.numbers[0] > 0).all() else None
+    if isinstance(op, Elementwise) and op.kind == "mul" and len(reader.inputs) == 2:
+        factor = known.array(reader.inputs[1 - reader.inputs.index(name)])
+        if factor is None or factor.ndim < -back or factor.size != shape[back]:
+            return None
+        return np.ravel(factor) == 0 if factor.shape[back] == factor.size else None
+    return None
 
 
 def _vanishing(node: Node, known: Known, units: Units, gone: Ints) -> None:
@@ -245,13 +312,28 @@ class Changes:
     def applied(self) -> dict[str, Tensor]:
         """The changed tensors."""
         found = dict[str, Tensor]()
+        for name, (axis, columns) in self.columns_made().items():
+            found[name] = self.graph.constants[name].copy()
+            view = np.moveaxis(found[name], axis, 0)
+            for target, column in columns.items():
+                view[target] = column
+        return found | self.shifts_made()
+
+    def columns_made(self) -> dict[str, tuple[int, dict[int, Tensor]]]:
+        """For each stored tensor an axis, and what stands at some indices of it."""
+        found = {}
         for name, by_node in self.columns.items():
             if name in self.shifts:
                 raise CertificateRejected(f"{name!r} is read in two ways")
             found[name] = self._with_columns(name, self._agreed(name, by_node))
-        for name, shifts in self.shifts.items():
-            found[name] = self._shifted(name, self._agreed(name, shifts))
         return found
+
+    def shifts_made(self) -> dict[str, Tensor]:
+        """The stored tensors that take constants."""
+        return {
+            name: self._shifted(name, self._agreed(name, shifts))
+            for name, shifts in self.shifts.items()
+        }
 
     def _agreed(self, name: str, by_node: Mapping[str, list[Any]]) -> list[Any]:
         """The changes, which all nodes that the tensor reaches ask for alike."""
@@ -273,7 +355,9 @@ class Changes:
             count += self._uses(node.output) if through else node.inputs.count(name)
         return count
 
-    def _with_columns(self, name: str, changes: list[tuple[int, int, int, Fraction]]) -> Tensor:
+    def _with_columns(
+        self, name: str, changes: list[tuple[int, int, int, Fraction]]
+    ) -> tuple[int, dict[int, Tensor]]:
         stored = self.graph.constants[name]
         axis = changes[0][0]
         moved = np.moveaxis(stored, axis, 0)
@@ -287,11 +371,8 @@ class Changes:
             totals[target] = _exact_step(
                 total, np.asarray(moved[source], dtype=np.float64), ratio, name
             )
-        result = stored.copy()
-        view = np.moveaxis(result, axis, 0)
-        for target, total in totals.items():
-            view[target] = _narrowed(total, stored.dtype, name)
-        return result
+        columns = {t: _narrowed(total, stored.dtype, name) for t, total in totals.items()}
+        return axis, columns
 
     def _shifted(self, name: str, changes: list[tuple[Array, Fraction]]) -> Tensor:
         stored = self.graph.constants[name]
