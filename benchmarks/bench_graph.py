@@ -330,6 +330,9 @@ def pruned(folder: Path) -> None:
                 except ModuleNotFoundError as error:
                     print(f"| {name} | {how} | {tool} | not installed: {error.name} | | |")
                     continue
+                except Exception as error:  # a tool may not take a network
+                    print(f"| {name} | {how} | {tool} | fails: {type(error).__name__} | | |")
+                    continue
                 count, spent, differs = judged(path, net, x)
                 print(f"| {name} | {how} | {tool} | {count:,} | {spent:.3f} | {differs:.2g} |")
 
@@ -422,14 +425,14 @@ def by_torch_pruning(net: Any, x: Any, folder: Path) -> Path:
         if hasattr(module, "weight_mask"):
             prune.remove(module, "weight")
     last = [m for m in plain.modules() if isinstance(m, torch.nn.Linear)][-1]
-    pruner = torch_pruning.pruner.MagnitudePruner(
-        plain,
-        x,
-        importance=torch_pruning.importance.MagnitudeImportance(p=2),
-        pruning_ratio=0.5,
-        ignored_layers=[last],
-    )
-    pruner.step()
+    size = torch_pruning.importance.MagnitudeImportance(p=2)
+    with torch.enable_grad():
+        for parameter in plain.parameters():
+            parameter.requires_grad_()
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            plain, x, importance=size, pruning_ratio=0.5, ignored_layers=[last]
+        )
+        pruner.step()
     return exported(plain, x, folder)
 
 

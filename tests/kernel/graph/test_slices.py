@@ -77,3 +77,10 @@ def test_a_range_of_one_number_is_a_constant():
     found = Classes().made(2, np.array([0.5, 0.0]), np.array([0.5, 1.0]), {})
     assert found.constant(0) == Fraction(1, 2)
     assert found.constant(1) is None
+
+
+def test_of_large_rationals_the_float_ends_enclose():
+    third = Fraction(1, 3)
+    found = Classes().made(1, np.array([-np.inf]), np.array([np.inf]), {0: (ONE, third)})
+    assert Fraction(found.low[0]) <= third <= Fraction(found.high[0])
+    assert found.low[0] < found.high[0]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from moduli.kernel.graph.facts import Known
-from moduli.kernel.graph.operators import Broadcast, Reshape, Take, Transpose
+from moduli.kernel.graph.operators import Broadcast, Concat, Reshape, Take, Transpose
 from moduli.kernel.graph.slices import ONE
 
+from ...support.graph_facts import BIAS, ROWS, require_true
 from ...support.graphs import Builder, run
 
 WEIGHT = np.array([[1, 2, 3], [2, 4, 6], [1, 0, 0], [0, 0, 0]], dtype=np.float32)
@@ -101,3 +102,26 @@ def test_an_axis_that_moves_past_the_others_leaves_slices_as_they_are():
     model = b.model(h, moved)
     known = Known(model, {})
     np.testing.assert_array_equal(known.of((h, 3)).classes, known.of((moved, 1)).classes)
+
+
+def test_concatenations_along_and_across():
+    b = Builder("n", 2)
+    parts = (b.dense("x", "a", ROWS, BIAS), b.dense("x", "c", ROWS, BIAS * 2))
+    along = b.add(Concat(1), parts, ("n", 16))
+    wide = [b.add(Reshape((), (None, 1, 8), ((0, 0), (1, 2))), (p,), ("n", 1, 8)) for p in parts]
+    across = b.add(Concat(1), wide, ("n", 2, 8))
+    model = b.model(along, across)
+    require_true(model)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)])
+def test_reshapes_split_and_join(order):
+    b = Builder("n", 4, 2)
+    x = b.add(
+        Transpose(order),
+        (b.dense("x", "a", ROWS, BIAS),),
+        ("n", 4, 8) if order[1] == 1 else ("n", 8, 4),
+    )
+    flat = b.add(Reshape((((1, 2), (1,)),), (None, 32), ((0, 0),)), (x,), ("n", 32))
+    back = b.add(Reshape((((1,), (1, 2, 3)),), (None, 4, 4, 2), ((0, 0),)), (flat,), ("n", 4, 4, 2))
+    assert require_true(b.model(back)) >= 20

@@ -1,0 +1,106 @@
+"""Operators that treat slices alike, each by itself. Part of the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .operator import (
+    UNITY,
+    Facts,
+    Node,
+    Operator,
+    Ties,
+)
+from .slices import ONE, Slices
+
+
+@dataclass(frozen=True)
+class Slicewise(Operator):
+    """A function of each slice: along the axes in `free` index i of the output reads index i of the
+    first input alone, in the same way for all i; along its other axes all entries are read.
+
+    Pools, resizing, sums and means along other axes, softmax and layer norm along other axes.
+
+    Attributes:
+        kind: what it is called, and `numbers` what belongs to it: both only tell operators apart.
+        free: pairs of an axis of the input and one of the output.
+        linear: f(r x) = r f(x). homogeneous: the same for r > 0.
+        keeps: constants. f of a tensor whose entries are c has entries c. zero: the same for c = 0.
+        hull: entries of f(x) lie between the least and the largest of x; with `padded` of x and 0.
+        carried: of further inputs, the axis of the first input whose indices theirs (one axis)
+            belong to; None where all are read by all slices.
+    """
+
+    kind: str
+    free: tuple[tuple[int, int], ...]
+    numbers: tuple[Any, ...] = ()
+    linear: bool = False
+    homogeneous: bool = False
+    keeps: bool = False
+    zero: bool = False
+    hull: bool = False
+    padded: bool = False
+    carried: tuple[int | None, ...] = ()
+
+    def couple(self, node: Node, ties: Ties) -> None:
+        x, y = node.inputs[0], node.output
+        for i, o in self.free:
+            ties.same((x, i), (y, o))
+        where = f"{self.kind} {node.name!r}, which reads all of it"
+        inside = {i for i, _ in self.free}
+        outside = {o for _, o in self.free}
+        for axis in range(len(ties.shape(x) or ())):
+            if axis not in inside:
+                ties.fix((x, axis), where)
+        for axis in range(len(ties.shape(y) or ())):
+            if axis not in outside:
+                ties.fix((y, axis), where)
+        for k, name in enumerate(node.inputs[1:]):
+            owner = self.carried[k] if k < len(self.carried) else None
+            if not name:
+                continue
+            if owner is not None:
+                ties.same((x, owner), (name, 0))
+                continue
+            for axis in range(len(ties.shape(name) or ())):
+                ties.fix((name, axis), where)
+
+    def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
+        source = [i for i, o in self.free if o == axis]
+        if not source:
+            return None
+        x = facts.of((node.inputs[0], source[0]))
+        n = len(x)
+        low, high = np.full(n, -np.inf), np.full(n, np.inf)
+        if self.hull:
+            low, high = x.low.copy(), x.high.copy()
+            if self.padded:
+                low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        known = dict[int, tuple[int, Fraction]]()
+        numbers = [
+            facts.array(name)
+            for name, owner in zip(node.inputs[1:], self.carried, strict=False)
+            if owner == source[0] and name
+        ]
+        if any(a is None for a in numbers):
+            return facts.classes.unknown(n)
+        for i in x.known().tolist():
+            value = x.constant(i)
+            if value is not None and (self.keeps or (value == 0 and (self.zero or self.linear))):
+                known[i] = (ONE, value)
+                continue
+            name, ratio = int(x.classes[i]), x.ratios[i]
+            own = tuple(float(a[i]) for a in numbers if a is not None)
+            key: tuple[Any, ...]
+            if self.linear:
+                key, factor = (name, own), ratio
+            elif self.homogeneous and ratio != 0:
+                key, factor = (name, own, ratio > 0), abs(ratio)
+            else:
+                key, factor = (name, own, ratio), UNITY
+            known[i] = (facts.classes.of((node.output, axis, key)), factor)
+        return facts.classes.made(n, low, high, known)
