@@ -489,7 +489,8 @@ def layer_norm(g: Planted, x: str) -> str:
     if g.opset < 17 or g.rank(x) < 2:
         raise Rejected("no such operator")
     n = g.shape(x)[-1]
-    names = [g.const(g.dyadic((n,), zero=False))] + (
+    wide = (g.shape(x)[-2], n) if g.rank(x) > 2 and g.chance(0.2) else (n,)
+    names = [g.const(g.dyadic(wide, zero=False))] + (
         [g.const(g.dyadic((n,)))] if g.chance(0.6) else []
     )
     if g.opset >= 23 and g.chance(0.4):
@@ -985,11 +986,27 @@ def make(seed: int) -> Case | None:
         end.CopyFrom(
             helper.make_tensor_value_info(end.name, kind, [f"{end.name}_{k}" for k in range(rank)])
         )
+    if g.chance(0.15):
+        state_falsely(g, model)
     kind = g.weighted({"float32": 20, "float16": 2, "float64": 2})
     if kind != "float32":
         model = retyped(model, kind)
     sizes = {name: array.shape for name, array in g.values.items()}
     return Case(model, g.ranges, shapes, tuple(done), sizes)
+
+
+def state_falsely(g: Planted, model: Any) -> None:
+    """Shapes of values that they have not; no runtime holds a model to them."""
+    for name, array in g.values.items():
+        if name not in g.makers or array.ndim == 0 or g.chance(0.5):
+            continue
+        shape = [g.pick((1, n, n + 1)) for n in array.shape]
+        kind = onnx_builder.kind_of(array.dtype)
+        ends = [end for end in model.graph.output if end.name == name]
+        if ends:
+            ends[0].CopyFrom(helper.make_tensor_value_info(name, kind, shape))
+        else:
+            model.graph.value_info.append(helper.make_tensor_value_info(name, kind, shape))
 
 
 def retyped(model: Any, kind: str) -> Any:

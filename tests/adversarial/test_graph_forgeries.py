@@ -1163,3 +1163,100 @@ def test_doubled_fields_are_refused():
     doubled = text.replace('"rounds":', '"rounds": [], "rounds":', 1)
     with pytest.raises(CertificateRejected):
         GraphCertificate.from_json(doubled)
+
+
+# What is proved can be written --------------------------------------------------------------------------------
+
+F32 = {"dtype": np.float32}
+W4 = np.array([[1, 2, 1, 0], [3, 1, 3, 0]], **F32)  # column 2 is column 0, column 3 nothing
+V4 = np.array([[1, 2], [0, 1], [2, 1], [1, 1]], **F32)
+CUT4 = np.array([[1, 2], [0, 0], [2, 1], [0, 0]], **F32)  # rows 1 and 3 are nothing
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "a slice of two axes": (
+        "(float[3,2] x) => (float[2,2] y) { h = MatMul(x, w) s = Slice(h, a, b, c) y = Relu(s) }",
+        {"w": W4, "a": [1, 0], "b": [3, 2], "c": [0, 1]},
+    ),
+    "a slice from behind": (
+        "(float[3,2] x) => (float[3,2] y) { h = MatMul(x, w) s = Slice(h, a, b, c, d) y = MatMul(s, v) }",
+        {"w": W4, "a": [3], "b": [-9], "c": [1], "d": [-1], "v": CUT4},
+    ),
+    "a slice of all that is left": (
+        "(float[3,2] x) => (float[3,1] y) { h = MatMul(x, w) s = Slice(h, a, b, c) y = Relu(s) }",
+        {"w": W4, "a": [1], "b": [2], "c": [1]},
+    ),
+    "a slice that is none any more": (
+        "(float[3,2] x) => (float[3,2] y) { h = MatMul(x, w) s = Slice(h, a, b, c) y = MatMul(s, v) }",
+        {
+            "w": np.array([[1, 2, 5, 0, 7, 1], [3, 1, 2, 1, 4, 2]], **F32), "a": [0], "b": [6], "c": [1],
+            "v": np.array([[1, 2], [0, 0], [1, 1], [2, 1], [0, 0], [3, 2]], **F32),
+        },
+    ),
+    "a split of which one part is read": (
+        "(float[3,2] x) => (float[3,1] y) { h = MatMul(x, w) s, t = Split<axis=1>(h, a) y = Relu(s) }",
+        {"w": W4, "a": [1, 3]},
+    ),
+    "a product that adds nothing": (
+        "(float[3,2] x) => (float[3,2] y) { h = Gemm(x, w, zero) k = Relu(h) y = MatMul(k, v) }",
+        {"w": W4, "v": V4, "zero": np.zeros(4, **F32)},
+    ),
+    "a product with one unit left": (
+        "(float[3,2] x) => (float[3,2] y) { h = Gemm(x, w, b) k = Relu(h) y = MatMul(k, v) }",
+        {"w": W4, "v": np.array([[1, 2], [0, 0], [0, 0], [0, 0]], **F32), "b": np.ones(4, **F32)},
+    ),
+    "a product with one number for all units": (
+        "(float[3,2] x) => (float[3,2] y) { h = Gemm(x, w, b) k = Relu(h) y = MatMul(k, v) }",
+        {"w": W4, "v": np.array([[1, 2], [0, 0], [0, 0], [0, 0]], **F32), "b": np.ones(1, **F32)},
+    ),
+    "sizes of a resize": (
+        "(float[1,2,3] x) => (float[1,2,6] y) { h = Conv(x, w) r = Resize(h, , , s) y = Conv(r, v) }",
+        {"w": W4.T[:, :, None], "v": CUT4.T[:, :, None], "s": [1, 4, 6]},
+    ),
+    "a size that was copied from another axis": (
+        "(float[1,2,4] x) => (float[1,2,1,4] y) { h = Conv(x, w) r = Reshape(h, s)"
+        " t = Transpose<perm=[0,2,1,3]>(r) y = Conv(t, v) }",
+        {"w": W4.T[:, :, None], "s": [1, 1, 0, -1], "v": CUT4.T[:, :, None, None]},
+    ),
+    "a part of a sum of several": (
+        "(float[3,2] x) => (float[3,2] y) { h = MatMul(x, w) z = Mul(h, zero) k = Relu(h)"
+        " s = Sum(h, z, k) y = MatMul(s, v) }",
+        {"w": W4, "v": V4, "zero": np.zeros(4, **F32)},
+    ),
+    "a scale for each unit of which one is left": (
+        "(float[3,2] x) => (float[3,2] y) { v = DequantizeLinear<axis=0>(q, s, z) h = MatMul(x, w)"
+        " y = MatMul(h, v) }",
+        {
+            "w": W4, "q": np.array([[1, 2], [0, 0], [0, 0], [0, 0]], dtype=np.int8),
+            "s": np.full(4, 0.5, **F32), "z": np.zeros(4, dtype=np.int8),
+        },
+    ),
+    "a target that repeats one axis": (
+        "(float[3,2] x) => (float[5,3,2] y) { h = MatMul(x, w) e = Expand(h, s) y = MatMul(e, v) }",
+        {"w": W4, "s": [5, 1, 4], "v": CUT4},
+    ),
+    "one entry left to reshape": (
+        "(float[3,2] x) => (float[3,2] y) { h = MatMul(x, w) u = Unsqueeze(h, one) r = Reshape(u, s)"
+        " y = MatMul(r, v) }",
+        {"w": W4, "one": [1], "s": [3, 4], "v": np.array([[1, 2], [0, 0], [0, 0], [0, 0]], **F32)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_proved_is_written(name):
+    text, stored = WRITTEN[name]
+    graph = read(proto_of(text, opset=13, **stored))
+    assert not graph.source.reading.opaque
+    small, found = reduced(graph)
+    assert found.rounds
+    assert_same_function(graph, small)
+
+
+def test_units_that_were_passed_by_and_removed_at_once():
+    # the sum is passed by, since its second part is nothing; then the units of that part go
+    text = """(float[N,2] x) => (float[N,1,2] y) { h = MatMul(x, w) a, b = Split<axis=1>(h, s)
+      z = Add(a, b) y = Unsqueeze(z, one) }"""
+    w = np.array([[1, 2, 0, 0], [3, 1, 0, 0]], dtype=np.float32)
+    graph = read(proto_of(text, w=w, s=np.array([2, 2]), one=np.array([1])))
+    small, found = reduced(graph)
+    assert [move.kind for move in found.rounds[0]] == ["bypass", "remove"]
+    assert_same_function(graph, small)

@@ -17,7 +17,7 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Shape, Take
+from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Shape, Slicewise, Take
 
 from .graph_reader import GraphReader, captured, skeleton
 
@@ -217,25 +217,39 @@ class Surgeon:
         found.output.append(name)
         self._fit_slice(found, [op])
 
-    def _chain(self, found: Any) -> list[Take]:
+    def _chain(self, found: Any) -> list[Take | Slicewise]:
         """What a slice takes, axis by axis."""
-        name, parts = found.output[0], list[Take]()
+        name, parts = found.output[0], list[Take | Slicewise]()
         start = self._now(found.input[0])
         while name != self.inner.get(start, start):
             node = self.wanted.makers[name]
-            if not isinstance(node.op, Take):
+            # of an axis of unknown size it takes a range, whatever that holds
+            if not isinstance(node.op, (Take, Slicewise)):
                 raise UnsupportedModel(f"node {found.name!r} would slice what it does not")
             parts.append(node.op)
             name = node.inputs[0]
         return parts[::-1]
 
-    def _fit_slice(self, found: Any, parts: list[Take]) -> None:
-        """Ranges of indices."""
+    def _fit_slice(self, found: Any, parts: Sequence[Take | Slicewise]) -> None:
+        """Ranges of indices; indices that are none are gathered."""
         from onnx import helper
 
         shape = self._shape(found.input[0])
-        table = [(*_range(op.index, shape[op.axis], found.name), op.axis) for op in parts]
-        starts, ends, steps, axes = (list(column) for column in zip(*table, strict=True))
+        table = [_range(op, shape) for op in parts]
+        if len(parts) == 1 and table[0] is None:
+            (op,) = parts
+            assert isinstance(op, Take)
+            found.op_type = "Gather"
+            del found.attribute[:]
+            del found.input[1:]
+            found.attribute.append(helper.make_attribute("axis", op.axis))
+            found.input.append("")
+            self._give(found, 1, np.array(op.index, dtype=np.int64))
+            return
+        ranges = [row for row in table if row is not None]
+        if len(ranges) < len(table):
+            raise UnsupportedModel(f"node {found.name!r} would slice indices that are no range")
+        starts, ends, steps, axes = (list(column) for column in zip(*ranges, strict=True))
         if self.reading.opset < 10:
             if any(step != 1 for step in steps):
                 raise UnsupportedModel(f"node {found.name!r} would slice with steps")
@@ -382,13 +396,18 @@ class Surgeon:
             self.graph.value_info.remove(value)
 
 
-def _range(index: Sequence[int], n: Any, name: str) -> tuple[int, int, int]:
-    """Start, end and step of indices of an axis of n."""
-    if not index:
-        return 0, 0, 1
-    steps = set(np.diff(index).tolist()) or {1}
+def _range(op: Take | Slicewise, shape: Shape) -> tuple[int, int, int, int] | None:
+    """Start, end, step and axis of what is taken; None where the indices are no range."""
+    if isinstance(op, Slicewise):
+        axis, start, end, step = op.numbers
+        return start, end, step, axis
+    n = shape[op.axis]
+    assert isinstance(n, int)
+    if not op.index:
+        return 0, 0, 1, op.axis
+    steps = set(np.diff(op.index).tolist()) or {1}
     step = steps.pop()
     if steps or step == 0:
-        raise UnsupportedModel(f"node {name!r} would slice indices that are no range")
-    end = index[-1] + (1 if step > 0 else -1)
-    return index[0], end if end >= 0 else -(n + 1), step
+        return None
+    end = op.index[-1] + (1 if step > 0 else -1)
+    return op.index[0], end if end >= 0 else -(n + 1), step, op.axis
