@@ -273,9 +273,16 @@ def _quantise(reader: GraphReader, node: Any) -> None:
     if reader.shape(scale) == () or (reader.shape(scale) == (1,) and not -rank <= axis < rank):
         axis = 0  # one scale for all
     axis = _axis(axis, rank)
-    reader.emit(
-        PerUnit(kind, axis), [name for name in node.input if name], _only_output(node), shape
-    )
+    y, names = _only_output(node), [name for name in node.input if name]
+    if node.op_type == "DequantizeLinear":
+        result = reader.types.get(scale, 0)
+    else:
+        result = (
+            reader.types.get(names[2], 0)
+            if len(names) > 2
+            else int(given.get("output_dtype", 0)) or 2
+        )
+    reader.emit(PerUnit(kind, axis), names, y, shape, result)
 
 
 # Slice by slice -------------------------------------------------------------------------------------------------
@@ -486,7 +493,10 @@ def _layer_norm(reader: GraphReader, node: Any) -> None:
         gone = set(range(_axis(given.get("axis", -1), len(shape)), len(shape)))
     free = tuple((axis, axis) for axis in range(len(shape)) if axis not in gone)
     numbers = (tuple(sorted(gone)), _options(node, "epsilon", "stash_type"))
-    reader.emit(Slicewise(node.op_type, free, numbers), [n for n in node.input if n], y, shape)
+    names = [name for name in node.input if name]
+    if any(len(reader.shape(name)) > len(gone) for name in names[1:]):
+        raise NotUnderstood("its scale is not the same for all that it normalises")
+    reader.emit(Slicewise(node.op_type, free, numbers), names, y, shape)
 
 
 @handles("InstanceNormalization")

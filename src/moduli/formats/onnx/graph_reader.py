@@ -524,12 +524,21 @@ def _copy_fields(source: Any, target: Any, leave: Sequence[str]) -> None:
 
 
 def _inferred(proto: Any, arrays: Mapping[str, Tensor]) -> Mapping[str, tuple[int, Shape | None]]:
-    """Element types and shapes as ONNX infers them, without the stored numbers of large tensors."""
+    """Element types and shapes as ONNX infers them, without the stored numbers of large tensors.
+
+    Shapes that the file states of anything but its inputs are not looked at: runtimes do not hold a
+    model to them, and a proof would rest on what nobody checks.
+    """
     import onnx
 
     bare = skeleton(proto)
-    given = {value.name for value in proto.graph.input}
-    del bare.graph.initializer[:]
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in bare.graph.input if value.name not in stored]
+    del bare.graph.initializer[:], bare.graph.input[:]
+    bare.graph.input.extend(inputs)
+    _forget_shapes(bare.graph, outermost=True)
+    for function in bare.functions:
+        del function.value_info[:]
     for tensor in proto.graph.initializer:
         small = np.prod(tensor.dims, dtype=float) <= MAX_SIZES and tensor.data_location == 0
         if small and tensor.name in arrays:
@@ -538,7 +547,7 @@ def _inferred(proto: Any, arrays: Mapping[str, Tensor]) -> Mapping[str, tuple[in
             )
         elif small:
             bare.graph.initializer.append(tensor)
-        elif tensor.name not in given:
+        else:
             shape = list(tensor.dims)
             bare.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, shape)
@@ -551,3 +560,14 @@ def _inferred(proto: Any, arrays: Mapping[str, Tensor]) -> Mapping[str, tuple[in
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         found[value.name] = (value.type.tensor_type.elem_type, _shape_of(value))
     return found
+
+
+def _forget_shapes(graph: Any, outermost: bool) -> None:
+    """Leave out the shapes that a graph and its subgraphs state."""
+    del graph.value_info[:]
+    for value in graph.output if outermost else (*graph.output, *graph.input):
+        value.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _forget_shapes(inner, outermost=False)
