@@ -786,6 +786,19 @@ def test_numbers_at_the_ends(rows, columns, dtype):
         )
 
 
+def test_a_product_with_zero_hides_no_numbers_that_are_none():
+    def model(weight: float, second: bool = False) -> GraphModel:
+        b = Builder("N", 2)
+        y = b.dense(b.dense("x", "w", [[1, 2], [3, 1]]), "out", [[1, weight], [2, 0]])
+        z = b.each("mul", y, b.constant("scale", [0, 3]))
+        return b.model(z, b.each("relu", y)) if second else b.model(z)
+
+    accepted(model(5), drop("w.w", 1))
+    refused(model(5, second=True), drop("w.w", 1))  # where somebody reads it otherwise
+    for value in (np.inf, np.nan):
+        refused(model(value), drop("w.w", 1), because="no numbers")
+
+
 def test_long_ratios_take_no_memory():
     # x, x^4, x^16, ...: the ratio of a constant would have 4^40 digits
     b = Builder("N", 2)

@@ -134,13 +134,13 @@ def _absorbed(
         unit = int(columns[column])
         if not by_column[column].any():
             continue
-        if unread is not None and not by_column[column][~unread].any():
-            changes.lacking.add(node.output)
-            continue
         if not are_numbers(by_column[column]):
             raise CertificateRejected(
                 f"{node.name!r} reads unit {unit} with weights that are no numbers"
             )
+        if unread is not None and not by_column[column][~unread].any():
+            changes.lacking.add(node.output)
+            continue
         # with groups a column reads the same index of each of them
         places = np.arange(op.groups) * len(columns) + column
         ratios = [x.constant(i) for i in places.tolist()]
