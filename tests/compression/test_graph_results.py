@@ -169,6 +169,13 @@ def test_a_constant_goes_into_the_next_bias_where_nothing_is_padded():
     assert sizes(padded.network)["w1"] == (2, 2, 3, 3)
 
 
+def test_its_picture_shows_axes_before_and_after():
+    small = mo.compress(convolutions())
+    assert small.plot_data() == {"axes": ["w1"], "before": [3], "after": [1]}
+    ax = small.plot()
+    assert [bar.get_height() for bar in ax.patches] == [3, 1]
+
+
 def test_what_would_be_rounded_stays_and_is_counted():
     small = mo.compress(convolutions(bias=(1.0, float(np.float32(0.1)), -1.0)))
     assert sizes(small.network)["w1"] == (2, 2, 3, 3)

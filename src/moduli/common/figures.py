@@ -264,6 +264,18 @@ def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
     return ax
 
 
+def axes_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Units of each axis of a graph, before and after: `axes`, `before`, `after`."""
+    ax = axes(ax)
+    places = np.arange(len(data["axes"]))
+    ax.bar(places, data["before"], color="0.85", label="before")
+    ax.bar(places, data["after"], color="C0", label="after")
+    ax.set_xticks(places, data["axes"], rotation=90)
+    ax.set_ylabel("units")
+    ax.legend(frameon=False)
+    return ax
+
+
 def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Prunable shares of every seed over the range of noise alone; accuracy before and after, and
     with nine tenths gone.

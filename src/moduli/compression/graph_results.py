@@ -96,6 +96,21 @@ class GraphCompression(Result):
                 )
         return tuple(found)
 
+    def plot_data(self) -> dict[str, Any]:
+        """Units of each axis that is not frozen: names, before, after."""
+        after = {axis.name: axis.size for axis in self.network.axes}
+        free = [axis for axis in self.original.axes if axis.frozen is None]
+        return {
+            "axes": [axis.name for axis in free], "before": [axis.size for axis in free],
+            "after": [after.get(axis.name, 0) for axis in free],
+        }  # fmt: skip
+
+    def plot(self, ax: Any = None) -> Any:
+        """Units of each axis, before and after."""
+        from moduli.common.figures import axes_figure
+
+        return axes_figure(self.plot_data(), ax)
+
     def _how(self) -> dict[str, str]:
         """How units of each axis went, in words."""
         owner = dict[str, str]()

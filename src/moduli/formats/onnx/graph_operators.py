@@ -277,7 +277,11 @@ def _quantise(reader: GraphReader, node: Any) -> None:
     if node.op_type == "DequantizeLinear":
         result = reader.types.get(scale, 0)
     else:
-        result = reader.types.get(names[2], 0) if len(names) > 2 else int(given.get("output_dtype", 0)) or 2
+        result = (
+            reader.types.get(names[2], 0)
+            if len(names) > 2
+            else int(given.get("output_dtype", 0)) or 2
+        )
     reader.emit(PerUnit(kind, axis), names, y, shape, result)
 
 
