@@ -1147,8 +1147,23 @@ TEXTS = {
     "bounds of an object": lambda d: d["bounds"].update(x=[{}, {}]),
     "bounds beyond floats": lambda d: d["bounds"].update(x=[0, 10**400]),
     "bounds that are ragged": lambda d: d["bounds"].update(x=[[[0.0], [0.0, 1.0]], 1.0]),
-    "bounds that floats do not hold": lambda d: d["bounds"].update(x=[-(2**53) - 1, 2**53 + 1]),
 }
+
+BOUNDS = {
+    "that floats do not hold": [-1, 2**53 + 1],
+    "of text": ["-1", "2"],
+    "of truth": [False, True],
+    "of nothing in particular": [float("nan"), 1.0],
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds_are_floats_exactly(name):
+    def change(data: Any) -> None:
+        data["bounds"]["x"] = BOUNDS[name]
+
+    with pytest.raises(CertificateRejected, match="bound"):
+        GraphCertificate.from_json(changed_text(change).replace("NaN", "1e999"))
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -165,6 +165,15 @@ class GraphCertificate:
         )  # fmt: skip
 
 
+def _numbers(data: Any) -> Any:
+    """An array of floats, from numbers that are floats exactly."""
+    given = np.array(data, dtype=object)
+    for x in given.ravel().tolist():
+        if type(x) not in (int, float) or float(x) != x:
+            raise TypeError(x)
+    return given.astype(np.float64)
+
+
 def _ends(data: Any) -> tuple[Any, Any]:
     pair = fields.items(data, "bounds of an input")
     if len(pair) != 2:
@@ -172,7 +181,7 @@ def _ends(data: Any) -> tuple[Any, Any]:
     if not all(map(_all_numbers, pair)):
         raise CertificateRejected("bounds of an input are no numbers")
     try:
-        low, high = (np.array(end, dtype=np.float64) for end in pair)
+        low, high = (_numbers(end) for end in pair)
         fits = np.broadcast_shapes(low.shape, high.shape)
     except (ValueError, TypeError, OverflowError):
         raise CertificateRejected("bounds of an input are no arrays of numbers that fit") from None
