@@ -206,6 +206,15 @@ def test_what_early_versions_mean_is_not_guessed(text):
     assert any("opaque" in note for note in graph.source.notes)
 
 
+@pytest.mark.parametrize("op", ["MatMul(x, w)", "Gemm(x, w)", 'Einsum<equation="bi,io->bo">(x, w)'])
+def test_products_of_integers_wrap(op):
+    w = np.array([[1, 2], [3, 4]], dtype=np.int32)
+    graph = read(proto_of("(int32[1,2] x) => (int32[1,2] y) { y = %s }" % op, w=w))
+    assert graph.source.reading.opaque
+    graph = read(proto_of("(float[1,2] x) => (float[1,2] y) { y = %s }" % op, w=w.astype("f4")))
+    assert not graph.source.reading.opaque
+
+
 def test_names_that_the_file_has_are_not_taken_for_parts_of_a_node():
     text = """(float[2,4] x) => (float[2,2] z) {
       y = Slice(x, from, to) w = Identity(y) "y:0" = Relu(x) v = Slice("y:0", from, to)

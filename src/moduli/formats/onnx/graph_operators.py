@@ -757,6 +757,8 @@ def _einsum(reader: GraphReader, node: Any) -> None:
     equation = attributes(node)["equation"].decode().replace(" ", "")
     if "->" not in equation or "." in equation or len(node.input) != 2:
         raise NotUnderstood(f"equation {equation!r}")
+    if not all(reader.floating(name) for name in node.input):
+        raise NotUnderstood("a product of integers")
     terms, result = equation.split("->")
     names = list(node.input)
     letters = terms.split(",")
