@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper, parser
 
@@ -1220,7 +1223,7 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
         {"w": W4, "a": [1, 3]},
     ),
     "a product that adds nothing": (
-        "(float[3,2] x) => (float[3,2] y) { h = Gemm(x, w, zero) k = Relu(h) y = MatMul(k, v) }",
+        "(float[3,2] x) => (float[3,2] y) { h = Gemm<beta=2.0>(x, w, zero) k = Relu(h) y = MatMul(k, v) }",
         {"w": W4, "v": V4, "zero": np.zeros(4, **F32)},
     ),
     "a product with one unit left": (
@@ -1273,6 +1276,19 @@ def test_what_is_proved_is_written(name):
     small, found = reduced(graph)
     assert found.rounds
     assert_same_function(graph, small)
+
+
+def test_a_product_that_has_to_add_something_adds_zero():
+    text, stored = WRITTEN["a product that adds nothing"]
+    model = proto_of(text, opset=9, **stored)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    small, found = reduced(read(model))
+    assert any(move.kind == "bypass" for moves in found.rounds for move in moves)
+    with tempfile.TemporaryDirectory() as folder:
+        path = small.source.save(Path(folder) / "small.onnx")
+        other = onnxruntime.InferenceSession(str(path))
+    x = np.array([[1, 2], [3, -1], [0, 4]], dtype=np.float32)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], other.run(None, {"x": x})[0])
 
 
 def test_units_that_were_passed_by_and_removed_at_once():

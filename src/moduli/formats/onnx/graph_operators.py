@@ -714,7 +714,8 @@ def _gemm(reader: GraphReader, node: Any) -> None:
     shape, kind = (first[0], out), reader.types[a]
     alpha, beta = float(given.get("alpha", 1.0)), float(given.get("beta", 1.0))
     c = _given(node, 2)
-    if not c:
+    added = reader.constant(c) if c else None
+    if not c or (added is not None and added.ndim == 0 and added == 0):
         return _scaled(reader, op, [a, b], alpha, y, shape, kind)
     product = reader.apart(f"{y}:product")
     _scaled(reader, op, [a, b], alpha, product, shape, kind)

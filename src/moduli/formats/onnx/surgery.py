@@ -46,9 +46,9 @@ class Surgeon:
         self.graph = self.proto.graph
         self.makers = {name: node for node in self.graph.node for name in node.output}
         self.inner: dict[str, str] = {}  # values that are now what a part of their node gives
-        self.renamed = self._outside(renamed)
         self.arrays: dict[str, Tensor] = {}  # tensors that change
         self.tensors: dict[str, Tensor] = {}  # all initialisers of the rewritten model
+        self.renamed = self._outside(renamed)
 
     def model(self) -> Any:
         """The rewritten model, without the numbers of its initialisers, which `tensors` has.
@@ -104,7 +104,13 @@ class Surgeon:
                 continue
             node = self._part_of(name)
             if node.op_type == "Gemm" and name in self.makers:
-                del node.input[2:]
+                if self.reading.opset >= 11:
+                    del node.input[2:]
+                else:  # it has to add something
+                    weight = self.before.array(node.input[1])
+                    self._give(
+                        node, 2, np.zeros((), dtype=None if weight is None else weight.dtype)
+                    )
             elif node.op_type == "Sum":
                 for other in self.before.makers[name].inputs:
                     if other != source and other in node.input:
