@@ -209,9 +209,9 @@ def test_what_early_versions_mean_is_not_guessed(text):
 @pytest.mark.parametrize("op", ["MatMul(x, w)", "Gemm(x, w)", 'Einsum<equation="bi,io->bo">(x, w)'])
 def test_products_of_integers_wrap(op):
     w = np.array([[1, 2], [3, 4]], dtype=np.int32)
-    graph = read(proto_of("(int32[1,2] x) => (int32[1,2] y) { y = %s }" % op, w=w))
+    graph = read(proto_of(f"(int32[1,2] x) => (int32[1,2] y) {{ y = {op} }}", w=w))
     assert graph.source.reading.opaque
-    graph = read(proto_of("(float[1,2] x) => (float[1,2] y) { y = %s }" % op, w=w.astype("f4")))
+    graph = read(proto_of(f"(float[1,2] x) => (float[1,2] y) {{ y = {op} }}", w=w.astype("f4")))
     assert not graph.source.reading.opaque
 
 
