@@ -269,3 +269,20 @@ def test_a_graph_is_run_by_name_or_alone():
     assert np.array_equal(graph(x), graph({"x": x})["y"])
     with pytest.raises(mo.UnsupportedModel, match="inputs are x"):
         graph({"z": x})
+
+
+def test_an_axis_that_a_file_cannot_lose_is_left_alone_and_named(monkeypatch):
+    from moduli.formats.onnx.surgery import Surgeon
+
+    whole = Surgeon.model
+
+    def refusing(self):
+        if self.wanted.shapes["w1"] != self.before.shapes["w1"]:
+            raise mo.UnsupportedModel("w1 has to stay")
+        return whole(self)
+
+    monkeypatch.setattr(Surgeon, "model", refusing)
+    small = mo.compress(convolutions())
+    assert small.network.parameters == small.original.parameters
+    assert small.refused == ("w1 has to stay",)
+    assert ("left alone", "w1 has to stay") in small.rows()

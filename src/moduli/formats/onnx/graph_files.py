@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moduli.common.files import atomic_write, one_line
-from moduli.common.graph import Graph, Source
+from moduli.common.graph import Graph, NotWritable, Source
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
@@ -61,7 +61,10 @@ class OnnxSource(Source):
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         surgeon = Surgeon(self.reading, self.model, wanted, renamed)
-        proto = surgeon.model()
+        try:
+            proto = surgeon.model()
+        except UnsupportedModel as error:  # the search leaves out what is in the way, by halves
+            raise NotWritable(str(error), ()) from None
         source = OnnxSource(proto, None, self.where, self._no_chain, surgeon.tensors)
         source.external = self.external
         return Graph(source.model, source)
