@@ -1248,6 +1248,8 @@ def compare(
     rounded = folds(case.model) or any(n.op_type in SINGLE for n in case.model.graph.node)
     close = 1e-5 if rounded else CLOSE
     for one, values in zip(feeds, before, strict=True):
+        if not all(np.isfinite(as_floats(value)).all() for value in values.values()):
+            continue  # over the reals it says nothing there
         try:
             after = evaluated(model, one, every=False)
         except UnsupportedModel as error:
@@ -1257,12 +1259,7 @@ def compare(
             if a.shape != b.shape:
                 raise Wrong(f"{what} shape", f"{end.name}: {a.shape} is {b.shape}")
             a, b = a.astype(np.float64), b.astype(np.float64)
-            sound = np.isfinite(a)
-            if not sound.any():
-                continue
-            with np.errstate(all="ignore"):
-                gap = np.abs(np.where(sound, a - b, 0)).max()
-            size = np.abs(np.where(sound, a, 0)).max()
+            gap, size = np.abs(a - b).max(initial=0), np.abs(a).max(initial=0)
             largest = max(
                 np.abs(v[np.isfinite(v)]).max(initial=0) for v in map(as_floats, values.values())
             )

@@ -72,7 +72,7 @@ def evaluate(node: NodeProto, arrays: Sequence[Any], opset: int, mended: Sequenc
         )
     _refuse_overflow(node.op_type, arrays)
     feeds = {name: array for name, array in zip(node.input, arrays, strict=True) if name}
-    ends = [[helper.make_tensor_value_info(n, _kind(a), a.shape) for n, a in feeds.items()]]
+    ends = [[helper.make_tensor_value_info(n, type_of(a), a.shape) for n, a in feeds.items()]]
     last = [helper.make_value_info(node.output[0], helper.make_tensor_type_proto(1, None))]
     graph = helper.make_graph([node], "constant", ends[0], last)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
@@ -152,7 +152,8 @@ def _size(operator: str, arrays: Sequence[Any]) -> int:
     return math.prod(shapes[0])
 
 
-def _kind(array: Any) -> int:
+def type_of(array: Any) -> int:
+    """The ONNX element type of an array."""
     from onnx import helper
 
     return int(helper.np_dtype_to_tensor_dtype(np.asarray(array).dtype))

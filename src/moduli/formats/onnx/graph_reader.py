@@ -330,9 +330,48 @@ class GraphReader:
         first = next(name for name in outputs if name)
         self.nodes.append(Node(Opaque(kind, payload), used, outputs, first))
         self.opaque[first] = f"{kind}: {why}"
+        shapes = self._shapes_behind(node, inputs)
         for name in outputs:
             if name:
-                self.shapes[name] = self.known_shapes.get(name, (0, None))[1]
+                self.shapes[name] = shapes.get(name)
+
+    def _shapes_behind(self, node: Any, inputs: Sequence[str]) -> dict[str, Shape | None]:
+        """Shapes that ONNX infers of a node alone, from those that are known here: what it infers from
+        node to node may rest on windows that runtimes count otherwise.
+        """
+        import onnx
+        from onnx import helper, numpy_helper
+
+        ends, stored, sizes = [], [], set[int | str]()
+        for name in dict.fromkeys(filter(None, inputs)):
+            array = self.constant(name)
+            if array is not None and array.size <= MAX_SIZES:
+                stored.append(numpy_helper.from_array(array, name))
+            elif self.types.get(name):
+                shape = self.shapes.get(name)
+                sizes.update(shape or ())
+                ends.append(helper.make_tensor_value_info(name, self.types[name], shape))
+        outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+        graph = helper.make_graph([node], "node", ends, outputs, stored)
+        _forget_shapes(graph, outermost=True)
+        model = helper.make_model(
+            graph, opset_imports=self.proto.opset_import, functions=self.proto.functions
+        )
+        for function in model.functions:
+            del function.value_info[:]
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception:  # whatever it stumbles over, what is not known is not used
+            return {}
+        found = dict[str, Shape | None]()
+        for value in inferred.graph.output:
+            made = _shape_of(value)
+            found[value.name] = made and tuple(
+                # names that ONNX makes up are not those of other nodes
+                n if isinstance(n, int) or n in sizes else self.unknown(value.name, axis)
+                for axis, n in enumerate(made)
+            )
+        return found
 
     def _meaning(self, node: Any) -> bytes:
         """What a node's name stands for: versions of operators, and functions that the file defines."""
@@ -365,8 +404,10 @@ class GraphReader:
             return False
         if result.dtype.kind == "f" and not folding.exact(node.op_type, given, result):
             return False
-        self.folded[node.output[0]] = result
-        self.shapes[node.output[0]] = tuple(result.shape)
+        name = node.output[0]
+        self.folded[name] = result
+        self.shapes[name] = tuple(result.shape)
+        self.types[name] = self.types.get(name) or folding.type_of(result)
         return True
 
     def _followed(self, node: Any) -> bool:
