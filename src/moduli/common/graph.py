@@ -99,7 +99,7 @@ class Graph:
     >>> import moduli as mo
     >>> net = mo.load("zoo:person-detector")
     >>> net
-    Graph(85 operators, 221794 parameters, x -> t85)
+    Graph(86 operators, 221794 parameters, x -> t85)
     >>> [axis.size for axis in net.axes if axis.frozen is None][:3]
     [8, 16, 32]
     """
