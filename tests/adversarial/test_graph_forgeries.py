@@ -1313,6 +1313,17 @@ def test_a_product_that_has_to_add_something_adds_zero():
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], other.run(None, {"x": x})[0])
 
 
+def test_what_no_output_needs_tells_nothing():
+    # a convolution that nobody reads would tell how many axes r has
+    text = """(float[1,2,3] x, bool c) => (float[A,B,C] y) {
+      s = If (c) <then_branch = one () => (int64[3] a) { a = Constant<value_ints=[1,2,3]>() },
+                  else_branch = two () => (int64[3] b) { b = Constant<value_ints=[3,2,1]>() }>
+      r = Reshape(x, s) dead = Conv(r, w) y = Relu(r) }"""
+    graph = read(proto_of(text, w=np.ones((1, 2, 1), **F32)))
+    small, _ = reduced(graph)
+    assert small.digest == graph.digest
+
+
 def test_units_that_were_passed_by_and_removed_at_once():
     # the sum is passed by, since its second part is nothing; then the units of that part go
     text = """(float[N,2] x) => (float[N,1,2] y) { h = MatMul(x, w) a, b = Split<axis=1>(h, s)
