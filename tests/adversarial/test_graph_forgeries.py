@@ -1313,6 +1313,14 @@ def test_a_product_that_has_to_add_something_adds_zero():
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], other.run(None, {"x": x})[0])
 
 
+def test_what_no_output_needs_tells_nothing():
+    # a convolution that nobody reads would tell how many axes u has
+    text = "(float[1,2,3] x) => (float[A,B,C] y) { u = own.f(x) dead = Conv(u, w) y = Relu(u) }"
+    graph = read(proto_of(text, w=np.ones((1, 2, 1), **F32)))
+    small, _ = reduced(graph)
+    assert small.digest == graph.digest
+
+
 def test_units_that_were_passed_by_and_removed_at_once():
     # the sum is passed by, since its second part is nothing; then the units of that part go
     text = """(float[N,2] x) => (float[N,1,2] y) { h = MatMul(x, w) a, b = Split<axis=1>(h, s)

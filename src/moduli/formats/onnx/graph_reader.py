@@ -121,7 +121,7 @@ class GraphReader:
             inputs.append(value.name)
             self.shapes[value.name] = _shape_of(value)
             self.types[value.name] = value.type.tensor_type.elem_type
-        for node in sorted_nodes(self.graph):
+        for node in needed(sorted_nodes(self.graph), self.graph):
             self._node(node)
         outputs = tuple(value.name for value in self.graph.output)
         for name in outputs:
@@ -491,6 +491,18 @@ def sorted_nodes(graph: Any) -> list[Any]:
             )
         waiting = later
     return done
+
+
+def needed(nodes: Sequence[Any], graph: Any) -> list[Any]:
+    """Nodes that outputs need: what others tell of shapes would be forgotten with them."""
+    names = {value.name for value in graph.output}
+    found = []
+    for node in reversed(nodes):
+        if not names.isdisjoint(node.output):
+            found.append(node)
+            names.update(node.input)
+            names.update(captured(node))
+    return found[::-1]
 
 
 def _names(graph: Any) -> set[str]:
