@@ -24,8 +24,8 @@ def test_some_graphs():
 
 
 @pytest.mark.slow
-def test_thousands_of_graphs():
-    require_none(fuzz.run(range(10_000, 12_000), None), 2000)
+def test_hundreds_of_graphs():
+    require_none(fuzz.run(range(10_000, 10_800), None), 800)
 
 
 def test_the_same_number_gives_the_same_graph():
