@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -251,6 +252,44 @@ def test_rank_equality_and_signature(tmp_path):
     differ = mo.equivalent(model, other)
     assert differ.status == "refuted"
     assert differ.witness.difference > 0.1
+    assert differ.check()
+    x = differ.witness.inputs
+    seen = np.abs(mo.load(model)(x)["y"] - mo.load(other)(x)["y"]).max()
+    assert seen >= differ.witness.difference
+    assert mo.equivalent(model, other, eps=10.0).status == "undecided"
+
+
+def cancelling(order):
+    """x -> W relu(x + 10) - 2 W relu(x + 20) + W relu(x + 30) + relu(x): W cancels where x > -10."""
+    order = list(order)
+    weights = np.float32([1e20, -2e20, 1e20, 1])[order].reshape(1, 4, 1, 1)
+    parts = {
+        "w": np.ones((4, 1, 1, 1), np.float32), "b": np.float32([10, 20, 30, 0])[order], "v": weights,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["y"]),
+    ]  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, 3, 3]) for name in "xy"]
+    tensors = [numpy_helper.from_array(array, name) for name, array in parts.items()]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+
+
+def test_what_only_floats_see_refutes_nothing():
+    one, other = cancelling([0, 1, 2, 3]), cancelling([3, 2, 0, 1])
+    result = mo.equivalent(one, other)
+    assert result.seen > 1  # one function, in another order of summation
+    assert (result.status, result.witness) == ("undecided", None)
+
+
+def test_a_witness_is_bounded_again():
+    model, other = convolutions(), convolutions(bias=(2.0, 0.0, -1.0))
+    claimed = dataclasses.replace(mo.equivalent(model, other), b=mo.compress(model))
+    with pytest.raises(mo.CertificateRejected, match="meet"):
+        claimed.check()
 
 
 def test_a_dense_chain_is_a_network_and_says_why_not_otherwise():

@@ -740,3 +740,24 @@ def test_a_graph_runs_in_float64():
     x = np.random.default_rng(0).standard_normal((3, 4))
     (expected,) = double(module, [torch.tensor(x)])
     np.testing.assert_allclose(graph(x), expected.numpy())
+
+
+class Halved(nn.Module):
+    """Two rows, one three times the other in float32."""
+
+    def __init__(self, unit):
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.tensor([[unit], [unit]])), nn.Linear(2, 2)
+        with torch.no_grad():
+            self.first[1] *= 3
+
+    def forward(self, x):
+        h = F.relu(F.linear(x.half(), self.first.half()).float())
+        return self.last(h)
+
+
+@pytest.mark.parametrize(("unit", "whole"), [(0.5, True), (0.1, False)])
+def test_weights_that_a_cast_rounds_are_others(unit, whole):
+    graph = read_module(Halved(unit), torch.randn(3, 1))
+    opaque = [node.op.kind for node in graph.model.nodes if isinstance(node.op, Opaque)]
+    assert bool(opaque) != whole, opaque

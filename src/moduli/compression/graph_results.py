@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.files import atomic_write
-from moduli.common.graph import Graph
+from moduli.common.graph import Axis, Graph
 from moduli.common.progress import Progress
 from moduli.common.result import Result, encoded
 from moduli.kernel.box import Box
@@ -85,24 +85,24 @@ class GraphCompression(Result):
     @property
     def axes(self) -> tuple[AxisChange, ...]:
         """What became of each axis that lost units, in the order of the original."""
-        after = {axis.name: axis.size for axis in self.network.axes}
         how = self._how()
-        found = []
-        for axis in self.original.axes:
-            size = after.get(axis.name, 0)
-            if size < axis.size:
-                found.append(
-                    AxisChange(axis.name, axis.size, size, how.get(axis.name, "with its branch"))
-                )
-        return tuple(found)
+        return tuple(
+            AxisChange(axis.name, axis.size, size, how.get(axis.name, "with its branch"))
+            for axis, size in self.sizes()
+            if size < axis.size
+        )
+
+    def sizes(self) -> list[tuple[Axis, int]]:
+        """Each axis of the original, and how many units of it are left."""
+        after = {axis.name: axis.size for axis in self.network.axes}
+        return [(axis, after.get(axis.name, 0)) for axis in self.original.axes]
 
     def plot_data(self) -> dict[str, Any]:
         """Units of each axis that is not frozen: names, before, after."""
-        after = {axis.name: axis.size for axis in self.network.axes}
-        free = [axis for axis in self.original.axes if axis.frozen is None]
+        free = [(axis, size) for axis, size in self.sizes() if axis.frozen is None]
         return {
-            "axes": [axis.name for axis in free], "before": [axis.size for axis in free],
-            "after": [after.get(axis.name, 0) for axis in free],
+            "axes": [axis.name for axis, _ in free], "before": [axis.size for axis, _ in free],
+            "after": [size for _, size in free],
         }  # fmt: skip
 
     def plot(self, ax: Any = None) -> Any:
@@ -184,9 +184,7 @@ class GraphRank(Result):
 
     @property
     def upper(self) -> int:
-        after = {axis.name: axis.size for axis in self.compression.network.axes}
-        free = (axis for axis in self.compression.original.axes if axis.frozen is None)
-        return sum(after.get(axis.name, 0) for axis in free)
+        return sum(size for axis, size in self.compression.sizes() if axis.frozen is None)
 
     @property
     def of(self) -> int:
@@ -207,20 +205,18 @@ class GraphRank(Result):
         return self.compression.asked()
 
     def facts(self) -> list[tuple[str, str]]:
-        after = {axis.name: axis.size for axis in self.compression.network.axes}
         rows = [("units", f"<= {self.upper} of {self.of}")]
-        for axis in self.compression.original.axes:
+        for axis, size in self.compression.sizes():
             if axis.frozen is None:
-                rows.append((axis.name, f"<= {after.get(axis.name, 0)} of {axis.size}"))
+                rows.append((axis.name, f"<= {size} of {axis.size}"))
         return rows
 
     def data(self) -> dict[str, Any]:
-        after = {axis.name: axis.size for axis in self.compression.network.axes}
         return {
             "lower": 0, "upper": self.upper, "of": self.of, "exact": False,
             "axes": [
-                {"axis": axis.name, "of": axis.size, "upper": after.get(axis.name, 0)}
-                for axis in self.compression.original.axes
+                {"axis": axis.name, "of": axis.size, "upper": size}
+                for axis, size in self.compression.sizes()
                 if axis.frozen is None
             ],
         }  # fmt: skip

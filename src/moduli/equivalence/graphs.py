@@ -1,14 +1,16 @@
-"""Are two graphs the same function? As far as moves and samples decide.
+"""Are two graphs the same function? As far as moves and bounds decide.
 
-Proved where both are the same graph once all that can be left out is left out. Otherwise both are
-run at drawn inputs: outputs that differ by far more than roundings refute it. Nothing else is known
-yet: graphs whose units are in another order stay undecided.
+Proved where both are the same graph once all that can be left out is left out. Refuted where the
+kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well: what
+float64 sees there is told, and decides nothing. Graphs whose units are in another order stay
+undecided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,17 +21,19 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.graph.facts import Known, Ranges
+from moduli.kernel.graph.model import sizes
 
 from .group import Signature
 
 INPUTS = 8  # drawn inputs at which both graphs are run
-SURE = 1e-6  # relative difference of float64 outputs that no order of summation explains
+Inputs = Mapping[str, Any]
 
 
 class GraphWitness(NamedTuple):
-    """An input, by name, at which an output differs, and its largest difference there."""
+    """An input, by name, at which entries of an output differ, and by how much at least."""
 
-    inputs: Mapping[str, Any]
+    inputs: Inputs
     output: str
     difference: float
 
@@ -39,9 +43,9 @@ class GraphEquivalence(Result):
     """Whether two graphs are one function.
 
     Attributes:
-        a, b: what was left out of each, with its proof. witness: where they differ, as float64
-            computes it.
-        seen: the largest difference at the inputs that were drawn; None where none could be run.
+        a, b: what was left out of each, with its proof. witness: where they differ.
+        seen: the largest difference at a few inputs, as float64 computes it; None where none could
+            be run.
     """
 
     a: GraphCompression
@@ -53,7 +57,12 @@ class GraphEquivalence(Result):
     kind: ClassVar[str] = "equal"
 
     def check(self) -> bool:
-        """Replay both proofs and compare what is left."""
+        """Replay both proofs and compare what is left; or bound the outputs at the witness again."""
+        if self.witness is not None:
+            again = _apart(self.a.original, self.b.original, self.witness.inputs, self.eps)
+            if again is None:
+                raise CertificateRejected("the bounds of the outputs at the witness meet")
+            return True
         if self.status != "proved":
             return super().check()
         same = self.a.network.digest == self.b.network.digest
@@ -68,11 +77,11 @@ class GraphEquivalence(Result):
             return f"the same function {where}: both reduce to the same graph"
         if self.witness is not None:
             name, size = self.witness.output, self.witness.difference
-            return f"output {name!r} differs by {size:.6g} at a drawn input, computed in float64"
+            return f"output {name!r} differs by at least {size:.6g} at an input"
         seen = (
             "no input could be run"
             if self.seen is None
-            else f"outputs differ by at most {self.seen:.3g} at drawn inputs"
+            else f"outputs differ by up to {self.seen:.3g} at some inputs, as float64 computes them"
         )
         return f"undecided: they reduce to different graphs; {seen}"
 
@@ -119,7 +128,7 @@ def equivalent(
     first, second = compress(a, on, budget, progress), compress(b, on, budget, progress)
     if first.network.digest == second.network.digest:
         return GraphEquivalence("proved", first, second, eps, on)
-    witness, seen = _sampled(a, b, on, eps, seed)
+    witness, seen = _told_apart(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
 
@@ -135,32 +144,96 @@ def _require_fit(name: str, a: Any, other: str, b: Any) -> None:
         raise ShapeError(f"{name!r} has shape {a}, and {other!r} of the other {b}")
 
 
-def _sampled(
+def _told_apart(
     a: Graph, b: Graph, on: Box | None, eps: float, seed: Any
 ) -> tuple[GraphWitness | None, float | None]:
+    """An input at which bounds tell two graphs apart, and the largest difference that was seen."""
     rng = np.random.default_rng(seed)
     ranges = {} if on is None else ranges_of(a.model, on)
-    seen: float | None = None
+    integers = a.source.integers | {
+        name for name, other in zip(a.inputs, b.inputs, strict=True) if other in b.source.integers
+    }
+    inputs = list[Inputs]()
     for _ in range(INPUTS):
-        feeds = drawn(a.model, ranges, a.source.integers, rng)
+        feeds = drawn(a.model, ranges, integers, rng)
         if feeds is None:
-            return None, seen
-        renamed = {other: feeds[name] for name, other in zip(a.inputs, b.inputs, strict=True)}
-        try:
-            ours, theirs = a.source.run(feeds), b.source.run(renamed)
-        except UnsupportedModel:
-            return None, seen
-        for name, other in zip(a.outputs, b.outputs, strict=True):
-            x, y = np.asarray(ours[name]), np.asarray(theirs[other])
-            if x.shape != y.shape:
-                raise ShapeError(f"output {name!r} has shape {x.shape} and {y.shape}")
-            if x.dtype.kind != "f" or not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return None, None
+        inputs.append({name: _within(x, ranges.get(name)) for name, x in feeds.items()})
+    # bounds are closest where nothing varies
+    inputs[0] = {name: _within(np.zeros_like(x), ranges.get(name)) for name, x in inputs[0].items()}
+    differences = [_difference(a, b, feeds) for feeds in inputs]
+    seen = [size for size in differences if size is not None]
+    most = int(np.argmax([-1.0 if size is None else size for size in differences[1:]])) + 1
+    for k in (0, most):
+        witness = _apart(a, b, inputs[k], eps)
+        if witness is not None:
+            return witness, max(seen, default=None)
+    return None, max(seen, default=None)
+
+
+def _within(x: Any, ends: Any) -> Any:
+    return x if ends is None else np.clip(x, *ends)
+
+
+def _matched(a: Graph, b: Graph, feeds: Inputs) -> Inputs:
+    """The same inputs under the names that the other graph has for them."""
+    return {other: feeds[name] for name, other in zip(a.inputs, b.inputs, strict=True)}
+
+
+def _difference(a: Graph, b: Graph, feeds: Inputs) -> float | None:
+    """The largest difference of outputs that float64 computes; None where it computes none."""
+    try:
+        ours, theirs = a.source.run(feeds), b.source.run(_matched(a, b, feeds))
+    except UnsupportedModel:
+        return None
+    seen: float | None = None
+    for name, other in zip(a.outputs, b.outputs, strict=True):
+        x, y = np.asarray(ours[name]), np.asarray(theirs[other])
+        if x.shape != y.shape:
+            raise ShapeError(f"output {name!r} has shape {x.shape} and {y.shape}")
+        if x.dtype.kind == "f" and np.isfinite(x).all() and np.isfinite(y).all():
+            seen = max(seen or 0.0, float(np.abs(x - y).max(initial=0.0)))
+    return seen
+
+
+def _apart(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness | None:
+    """Whether the kernel's bounds of an output at one input are more than `eps` apart.
+
+    Axes of unknown size have size 1 there.
+    """
+    here = dict[str, Any]()
+    for name, other in zip(a.inputs, b.inputs, strict=True):
+        known = sizes(a.model.shapes.get(name))
+        if known is None or known != sizes(b.model.shapes.get(other)):
+            return None
+        here[name] = feeds[name][tuple(slice(1 if n is None else n) for n in known)]
+    try:
+        first = Known(a.model, _points(here))
+        second = Known(b.model, _points(_matched(a, b, here)))
+    except CertificateRejected:
+        return None
+    found: GraphWitness | None = None
+    for name, other in zip(a.outputs, b.outputs, strict=True):
+        ours, theirs = a.model.shapes.get(name) or (), b.model.shapes.get(other) or ()
+        if len(ours) != len(theirs):
+            continue
+        for axis, n in enumerate(ours):
+            if not isinstance(n, int) or theirs[axis] != n or 0 in ours:
                 continue
-            size = float(np.abs(x - y).max(initial=0.0))
-            seen = size if seen is None else max(seen, size)
-            if size > eps + SURE * (1e-3 + float(np.abs(x).max(initial=0.0))):
-                return GraphWitness(feeds, name, size), seen
-    return None, seen
+            x, y = first.of((name, axis)), second.of((other, axis))
+            for low, high in ((x.low, y.high), (y.low, x.high)):
+                gaps = np.where(np.isfinite(low) & np.isfinite(high), low - high, -np.inf)
+                i = int(gaps.argmax())
+                if not np.isfinite(gaps[i]) or (found and gaps[i] <= found.difference):
+                    continue
+                if Fraction(float(low[i])) - Fraction(float(high[i])) > Fraction(eps):
+                    found = GraphWitness(here, name, float(np.nextafter(gaps[i], 0.0)))
+    return found
+
+
+def _points(feeds: Inputs) -> Ranges:
+    ends = {name: np.asarray(x, dtype=np.float64) for name, x in feeds.items()}
+    return {name: (x, x) for name, x in ends.items()}
 
 
 def signature(graph: Graph, budget: int = 10_000) -> Signature:

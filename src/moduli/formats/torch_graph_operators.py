@@ -169,10 +169,27 @@ def _cast(reader: TorchReader, node: Any, a: Arguments) -> Result:
     value = reader.value(node.args[0])
     if str(node.meta["val"].dtype) == str(node.args[0].meta["val"].dtype):
         return value
+    if reader.is_constant(value) and _rounds(
+        reader, value, node.args[0].meta["val"], node.meta["val"]
+    ):
+        raise NotUnderstood("a cast that rounds stored numbers")
     if _floats(node):
         # integers and the other floats are numbers as well
         return value if reader.floating(value) else _apply(reader, node, "identity", [value])
     return _apply(reader, node, f"cast to {node.meta['val'].dtype}", [value])
+
+
+def _rounds(reader: TorchReader, value: Value, before: Any, after: Any) -> bool:
+    """Whether a cast of a constant may give other numbers. A cast of what is computed is the
+    identity over the reals.
+    """
+    import torch
+
+    stored = reader.tensors.get(value.name)
+    if stored is None:
+        return bool(torch.promote_types(before.dtype, after.dtype) != after.dtype)
+    cast, wide = stored.to(after.dtype), torch.float64
+    return not torch.equal(cast.to(wide), stored.to(wide))
 
 
 @handles(*UNARY)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from moduli.common.graph import Graph, NotWritable
 from moduli.common.progress import Progress
-from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Ranges
+from moduli.kernel.graph.infinities import require_numbers
 from moduli.kernel.graph.operators import Place
 
 from .reduce_graph import Found, reduce_graph
@@ -61,6 +62,10 @@ def reduce_source(
     def write(found: Found) -> Graph:
         return source.rewritten(found.graph, found.renamed)
 
+    try:
+        require_numbers(graph.model)
+    except CertificateRejected as error:
+        return Written(Found(graph.model), graph, (str(error),))
     frozen = frozenset[Place]()
     while True:
         found = search(frozen)

@@ -27,7 +27,7 @@ from moduli.kernel.graph.operators import (
     Transpose,
 )
 
-from .constants import FLOATS
+from .constants import FLOATS, cast
 from .graph_reader import GraphReader, NotUnderstood, handles
 
 
@@ -143,7 +143,10 @@ def _elementwise(
 
 def broadcast(reader: GraphReader, names: Sequence[str], output: str) -> Shape:
     """The shape of tensors that broadcast; sizes that may differ give one that is not known."""
-    shapes = [reader.shape(name) for name in names]
+    return broadcast_shapes(reader, [reader.shape(name) for name in names], output)
+
+
+def broadcast_shapes(reader: GraphReader, shapes: Sequence[Shape], output: str) -> Shape:
     rank = max(map(len, shapes))
     found: list[int | str] = []
     for back in range(-rank, 0):
@@ -214,16 +217,31 @@ def _clip(reader: GraphReader, node: Any) -> None:
 
 @handles("Cast")
 def _cast(reader: GraphReader, node: Any) -> None:
-    to = attributes(node)["to"]
-    plain = to in FLOATS and reader.floating(node.input[0])
+    to, x = attributes(node)["to"], node.input[0]
+    plain = to in FLOATS and reader.floating(x) and not _rounds(reader, x, to)
     kind = f"cast to {to} {_options(node, 'saturate', 'round_mode')}"
     _elementwise(reader, node, "identity" if plain else kind, result=to)
+
+
+def _rounds(reader: GraphReader, name: str, kind: int) -> bool:
+    """Whether a cast of a constant to another type of floats may give other numbers. A cast of what
+    is computed is the identity over the reals.
+    """
+    if not reader.is_constant(name) or reader.types[name] == kind or FLOATS[kind] == "float64":
+        return False
+    array = reader.constant(name)
+    if array is None:
+        return FLOATS[kind] != "float32" or FLOATS[reader.types[name]] == "float64"
+    after = np.asarray(cast(array, kind, name), dtype=np.float64)
+    return not np.array_equal(after, np.asarray(array, dtype=np.float64))
 
 
 @handles("CastLike")
 def _cast_like(reader: GraphReader, node: Any) -> None:
     if not (reader.floating(node.input[0]) and reader.floating(node.input[1])):
         raise NotUnderstood("a cast that is not from floats to floats")
+    if _rounds(reader, node.input[0], reader.types[node.input[1]]):
+        raise NotUnderstood("a cast that rounds stored numbers")
     _elementwise(reader, node, "identity", count=1)
 
 
@@ -829,7 +847,7 @@ def _einsum_batched(
         reader.emit(Transpose(turn), [name], parts[k], shape, reader.types[name])
     made = batch + rest[0] + rest[1]
     first, second = (reader.shape(part) for part in parts)
-    shape = (*broadcast_shapes(reader, first[:-2], second[:-2], y), first[-2], second[-1])
+    shape = (*broadcast_shapes(reader, [first[:-2], second[:-2]], y), first[-2], second[-1])
     product = reader.apart(f"{y}:product")
     reader.emit(Contract(), parts, product, shape, reader.types[names[0]])
     turn = tuple(made.index(letter) for letter in result)
@@ -857,25 +875,8 @@ def _matmul(reader: GraphReader, node: Any) -> None:
         op = Linear(rank - 2, rank - 2, 1, 0, free=free)
         return reader.emit(op, [b, a], y, (*second[:-2], first[0], second[-1]))
     ends = (first[-2], second[-1])
-    heads = broadcast_shapes(reader, first[:-2], second[:-2], y)
+    heads = broadcast_shapes(reader, [first[:-2], second[:-2]], y)
     reader.emit(Contract(), [a, b], y, (*heads, *ends))
-
-
-def broadcast_shapes(reader: GraphReader, a: Shape, b: Shape, output: str) -> Shape:
-    found: list[int | str] = []
-    rank = max(len(a), len(b))
-    for back in range(-rank, 0):
-        sizes = {shape[back] for shape in (a, b) if -back <= len(shape)} - {1}
-        numbers = {n for n in sizes if isinstance(n, int)}
-        if len(numbers) > 1:
-            raise NotUnderstood(f"shapes {a} and {b} do not broadcast")
-        if not sizes:
-            found.append(1)
-        elif len(sizes) == 1 or numbers:
-            found.append(numbers.pop() if numbers else sizes.pop())
-        else:
-            found.append(reader.unknown(output, rank + back))
-    return tuple(found)
 
 
 # Indices --------------------------------------------------------------------------------------------------------
@@ -1197,7 +1198,7 @@ def _expand(reader: GraphReader, node: Any) -> None:
         reader.unknown(y, a) if n is None else n
         for a, n in enumerate(reader.numbers(node.input[1], "shape"))
     ]
-    made = broadcast_shapes(reader, shape, tuple(wanted), y)
+    made = broadcast_shapes(reader, [shape, tuple(wanted)], y)
     sizes = tuple(n if isinstance(n, int) else None for n in made)
     # what a size is that the target computes is for the second input to say
     known = all(isinstance(n, int) for n in reader.numbers(node.input[1], "shape"))

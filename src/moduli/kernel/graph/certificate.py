@@ -29,7 +29,7 @@ from ..errors import CertificateRejected
 from .axes import Units, units_from
 from .bypasses import bypassed
 from .facts import Known, Ranges
-from .model import GraphModel
+from .model import GraphModel, rebuilt
 from .removal import remove
 from .shapes import require_shapes
 
@@ -108,6 +108,8 @@ class GraphCertificate:
         arithmetic.require_everywhere()
         with fields.made_by_hand("certificate"):
             claim = GraphCertificate._of(self.plain())
+        with fields.made_by_hand("graph"):
+            small, large = rebuilt(small), rebuilt(large)
         for side, graph, digest in (("large", large, claim.large), ("small", small, claim.small)):
             if graph.digest != digest:
                 raise CertificateRejected(

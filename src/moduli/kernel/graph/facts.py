@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CertificateRejected
+from .infinities import require_numbers
 from .model import GraphModel
 from .operators import Facts, Linear, Place, Shape
 from .slices import Classes, Slices, of_array
@@ -29,9 +30,13 @@ class Known(Facts):
     Args:
         ranges: for some inputs, arrays that broadcast against their shapes: the inputs lie between
             them, and all that is known holds for such inputs only.
+
+    Raises:
+        CertificateRejected: they do not fit, or the graph computes with what is no number.
     """
 
     def __init__(self, graph: GraphModel, ranges: Ranges) -> None:
+        require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}
         for name, (low, high) in ranges.items():

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import CertificateRejected
-from .operators import Node, Opaque, Shape
+from . import operators
+from .operators import Node, Opaque, Operator, Shape
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 
@@ -150,3 +151,39 @@ def sizes(shape: Shape | None) -> tuple[int | None, ...] | None:
 def counted(array: Tensor) -> bool:
     """Whether a stored tensor holds parameters: floats or integers of one byte, no shapes."""
     return array.dtype.kind == "f" or array.dtype.itemsize == 1 or array.dtype.name == "bfloat16"
+
+
+def rebuilt(graph: GraphModel) -> GraphModel:
+    """The same graph made anew: nodes, operators and tensors of the types that the kernel has.
+
+    Whatever else an object brought, such as a class of its own or a digest that was set by hand,
+    stays behind. Tensors are not copied.
+
+    Raises:
+        CertificateRejected: it is made of something else.
+    """
+    nodes = []
+    for node in graph.nodes:
+        known = type(node) is Node and getattr(operators, type(node.op).__name__, None)
+        if type(node.op) is not known or not issubclass(type(node.op), Operator):
+            raise CertificateRejected(f"{node!r:.80} is no node of a graph")
+        given = {field.name: _plain(getattr(node.op, field.name)) for field in fields(node.op)}
+        parts = _plain((node.inputs, node.outputs, node.name))
+        nodes.append(Node(type(node.op)(**given), *parts))
+    for name, array in graph.constants.items():
+        if type(array) is not np.ndarray or array.dtype.hasobject or array.dtype.kind == "c":
+            raise CertificateRejected(f"{name!r} is no tensor of real numbers")
+    return GraphModel(
+        _plain(tuple(graph.inputs)), _plain(tuple(graph.outputs)), tuple(nodes),
+        {_plain(name): _plain(shape) for name, shape in graph.shapes.items()},
+        {_plain(name): array for name, array in graph.constants.items()},
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """A value that is what it seems: of no class derived from Python's own."""
+    if type(value) is tuple:
+        return tuple(map(_plain, value))
+    if type(value) not in (str, bytes, int, float, bool, type(None)):
+        raise CertificateRejected(f"{value!r:.80} is no plain value")
+    return value

@@ -26,21 +26,6 @@ from .operator import (
 from .slices import ONE, Slices
 
 
-def _mapped(x: Slices, node: Node, axis: int, facts: Facts) -> Slices:
-    """Facts about slices whose entries are put elsewhere or left out, in each slice alike: what was
-    a multiple of another slice is one now, of a tensor that has another name.
-    """
-    known = dict[int, tuple[int, Fraction]]()
-    for i in x.known().tolist():
-        value = x.constant(i)
-        if value is not None:
-            known[i] = (ONE, value)
-        else:
-            key = (node.output, axis, int(x.classes[i]))
-            known[i] = (facts.classes.of(key), x.ratios[i])
-    return facts.classes.made(len(x), x.low.copy(), x.high.copy(), known)
-
-
 @dataclass(frozen=True)
 class Transpose(Operator):
     """Axes in another order."""
@@ -329,7 +314,7 @@ class Reshape(Operator):
         x = node.inputs[0]
         for i, o in self.free:
             if o == axis:
-                return _mapped(facts.of((x, i)), node, axis, facts)
+                return renamed(facts.of((x, i)), ("reshaped", node.output, axis), facts)
         for ins, outs in self.blocks:
             if axis in outs:
                 coarse = _digits(facts.shape(x) or (), ins)

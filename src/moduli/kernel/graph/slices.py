@@ -55,10 +55,6 @@ class Slices:
             return self.ratios[i]
         return self.ratios[i] if self.classes[i] == ONE else None
 
-    @property
-    def all_zero(self) -> bool:
-        return all(r == 0 for r in self.ratios)
-
     def take(self, kept: Any) -> Slices:
         places = np.asarray(kept)
         ratios = tuple(self.ratios[i] for i in places.tolist())
