@@ -32,8 +32,15 @@ from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.formats.onnx.graph_files import read_graph
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.graph.bypasses import bypassed
-from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, removed
+from moduli.kernel.graph.certificate import (
+    GraphCertificate,
+    GraphMove,
+    added,
+    ended,
+    removed,
+)
 from moduli.kernel.graph.facts import Known
+from moduli.kernel.slack import NO_SLACK, Slack
 
 Rng = np.random.Generator
 Rounds = list[list[GraphMove]]
@@ -187,9 +194,9 @@ def changed_move(rng: Rng, move: GraphMove, names: Sequence[str], model: Any) ->
 # What is taken is true ----------------------------------------------------------------------------------------
 
 
-def replayed(model: Any, rounds: Rounds, ranges: Any) -> tuple[Any, dict[str, str]]:
-    """The graph after moves, and what is read instead of values that were passed by."""
-    graph, renamed = model.live(), dict[str, str]()
+def replayed(model: Any, rounds: Rounds, ranges: Any) -> tuple[Any, dict[str, str], Slack]:
+    """The graph after moves, what is read instead of values that were passed by, and the slack."""
+    graph, renamed, slack = model.live(), dict[str, str](), NO_SLACK
     for moves in rounds:
         known, passed = Known(graph, ranges), False
         for move in moves:
@@ -200,8 +207,9 @@ def replayed(model: Any, rounds: Rounds, ranges: Any) -> tuple[Any, dict[str, st
             if passed:
                 known.graph, passed = known.graph.live(), False
             removed(known, move)
-        graph = known.graph.live()
-    return graph, renamed
+        graph, further = ended(known)
+        slack = added(slack, further)
+    return graph, renamed, slack
 
 
 def mutants(case: Case, rounds: Rounds, seed: int, count: int) -> collections.Counter[str]:
@@ -247,8 +255,11 @@ def one_mutant(case: Case, rounds: Rounds, rng: Rng, moves_too: bool) -> str:
         changed_moves(rng, rounds, graph.model)
     ranges = case.ranges
     try:
-        wanted, renamed = replayed(graph.model, rounds, ranges)
-        proof = GraphCertificate(graph.digest, wanted.digest, tuple(map(tuple, rounds)), ranges)
+        wanted, renamed, slack = replayed(graph.model, rounds, ranges)
+        moves = tuple(map(tuple, rounds))
+        if not slack.finite:
+            return "refused"
+        proof = GraphCertificate(graph.digest, wanted.digest, moves, ranges, slack)
         GraphCertificate.from_json(fuzz.as_text(proof)).verify(wanted, graph.model)
     except CertificateRejected:
         return "refused"
@@ -261,8 +272,8 @@ def one_mutant(case: Case, rounds: Rounds, rng: Rng, moves_too: bool) -> str:
         small = graph.source.rewritten(wanted, renamed)
     except UnsupportedModel:
         return "not written"
-    exact = {node.op_type for node in case.model.graph.node} <= fuzz.EXACT
-    fuzz.compare(case, fuzz.saved(small), feeds, before, exact, "mutant")
+    exact = case.exact
+    fuzz.compare(case, fuzz.saved(small), feeds, before, exact, "mutant", slack)
     return "taken"
 
 

@@ -177,11 +177,36 @@ def test_its_picture_shows_axes_before_and_after():
     assert [bar.get_height() for bar in ax.patches] == [3, 1]
 
 
-def test_what_would_be_rounded_stays_and_is_counted():
-    small = mo.compress(convolutions(bias=(1.0, float(np.float32(0.1)), -1.0)))
+def test_what_is_rounded_is_bounded_and_said():
+    before = convolutions(bias=(1.0, float(np.float32(0.1)), -1.0))
+    small = mo.compress(before)
+    assert sizes(small.network)["w1"] == (1, 2, 3, 3)
+    assert 0 < small.slack < 1e-6
+    assert small.growth == small.more == 0
+    assert f"up to {small.proof.slack} for all inputs" in small.statement
+    assert small.glyph == "<="
+    assert small.check()
+    x = np.random.default_rng(1).normal(size=(2, 2, 6, 6))
+    assert np.abs(small.network(x) - mo.load(before)(x)).max() <= small.slack + 1e-12
+    verdict = mo.check(small.certificate, small.network, before, max_slack=1e-6)
+    assert verdict.bound == small.slack
+    with pytest.raises(mo.CertificateRejected, match=r"max_slack=0\.0 is demanded"):
+        mo.check(small.certificate, small.network, before, max_slack=0.0)
+
+
+def test_rounding_without_a_bound_is_not_done_and_counted():
+    middle = [
+        helper.make_node("Relu", ["h"], ["r"]),
+    ]
+    before = convolutions(bias=(1.0, float(np.float32(0.1)), -1.0), middle=middle)
+    before.graph.node[-1].output[0] = "z"
+    before.graph.node.append(helper.make_node("Mystery", ["z"], ["y"], domain="com.example"))
+    before.opset_import.append(helper.make_opsetid("com.example", 1))
+    small = mo.compress(mo.load(before))
     assert sizes(small.network)["w1"] == (2, 2, 3, 3)
+    assert small.slack == 0
     assert small.more == 1
-    assert "1 more units" in small.statement
+    assert "1 more units would go by rounding, without a bound" in small.statement
 
 
 def test_types_are_kept():
@@ -212,7 +237,7 @@ def test_a_box_decides_what_is_dead(tmp_path):
     assert sizes(inside.network)["w1"][0] == 1
     small = mo.save(inside.network, tmp_path / "s.onnx")
     verdict = mo.check(inside.certificate, small, model, on=mo.Box(0.25, 0.5), max_slack=0.0)
-    assert verdict.slack == 0
+    assert verdict.bound == 0
     for demand in ({"on": "all"}, {"on": mo.Box(-1, 1)}, {"minimal": True}):
         with pytest.raises(mo.CertificateRejected):
             mo.check(inside.certificate, small, model, **demand)

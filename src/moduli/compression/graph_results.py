@@ -14,10 +14,11 @@ from moduli.common.graph import Axis, Graph
 from moduli.common.progress import Progress
 from moduli.common.result import Result, encoded
 from moduli.kernel.box import Box
-from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.errors import Asked, CertificateRejected, ShapeError, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.graph.facts import Ranges
-from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.model import GraphModel, counted
+from moduli.kernel.slack import NO_SLACK, Slack
 
 from .exact.reduce_source import reduce_source
 
@@ -36,10 +37,11 @@ class GraphCompression(Result):
     """A smaller graph with the same function.
 
     Attributes:
-        network: the smaller graph; every number that stays is stored as it was.
+        network: the smaller graph; numbers that other units were added to are rounded to the type in
+            which they are stored, every other one is stored as it was.
         original: what it came from. proof: the certificate.
-        more: how many further units would go if stored numbers could be rounded.
-        module: the smaller module, where a module was given.
+        more: how many further units would go by rounding of which no bound is known.
+        module: the smaller module, where a module was given. rounded: how many stored numbers were.
         on: the box on which the outputs are the same; None for all inputs. refused: why axes that
             could lose units were left as they are.
     """
@@ -51,18 +53,34 @@ class GraphCompression(Result):
     module: Any = None
     on: Box | None = None
     refused: tuple[str, ...] = ()
+    rounded: int = 0
     kind: ClassVar[str] = "compress"
-    slack: ClassVar[float] = 0.0
-    growth: ClassVar[float] = 0.0
     optimal: ClassVar[bool] = False
 
     @property
     def glyph(self) -> str:
-        return "="
+        """Equality where nothing was rounded, a certified bound otherwise."""
+        return "=" if self.proof.slack == NO_SLACK else "<="
 
     @property
     def certificate(self) -> Any:
         return self.proof
+
+    @property
+    def slack(self) -> float:
+        """Certified largest difference of any entry of an output, for the inputs that `on` names; inf
+        where it grows with the input, see `growth`.
+        """
+        return self.proof.slack.everywhere
+
+    @property
+    def growth(self) -> float:
+        """The difference is at most constant + growth * |x|_inf."""
+        return self.proof.slack.growth
+
+    def within(self, radius: float) -> float:
+        """Certified largest difference for those inputs with |x|_inf <= radius."""
+        return self.proof.slack.within(radius)
 
     def check(self) -> bool:
         self.proof.verify(self.network.model, self.original.model)
@@ -131,13 +149,14 @@ class GraphCompression(Result):
 
     @property
     def statement(self) -> str:
-        where = (
-            "the same outputs for all inputs"
-            if self.on is None
-            else f"the same outputs on {self.on!r}"
+        where = "for all inputs" if self.on is None else f"on {self.on!r}"
+        slack = self.proof.slack
+        same = "the same outputs" if slack == NO_SLACK else f"the same outputs up to {slack}"
+        more = (
+            f"; {self.more} more units would go by rounding, without a bound" if self.more else ""
         )
-        more = f"; {self.more} more units would go if numbers were rounded" if self.more else ""
-        return f"{self.original.parameters} -> {self.network.parameters} parameters; {where}{more}"
+        sizes = f"{self.original.parameters} -> {self.network.parameters} parameters"
+        return f"{sizes}; {same} {where}{more}"
 
     def asked(self) -> list[tuple[str, str]]:
         return [("network", repr(self.original))]
@@ -148,6 +167,7 @@ class GraphCompression(Result):
             ("smaller", repr(self.network)),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("units", gone or "none can go"),
+            ("slack", _slack_words(self.proof.slack, self.rounded)),
         ]
         changes = self.axes
         for change in changes[:12]:
@@ -155,7 +175,7 @@ class GraphCompression(Result):
         if len(changes) > 12:
             rows.append(("...", f"{len(changes) - 12} more axes"))
         if self.more:
-            rows.append(("with rounding", f"{self.more} more units"))
+            rows.append(("by rounding, without a bound", f"{self.more} more units"))
         rows += [("left alone", text) for text in self.refused]
         return rows
 
@@ -164,9 +184,20 @@ class GraphCompression(Result):
             "network": self.network.digest, "original": self.original.digest,
             "parameters": [self.original.parameters, self.network.parameters],
             "removed": self.removed, "axes": [change._asdict() for change in self.axes],
-            "slack": 0.0, "more": self.more,
+            **_slack_data(self.proof.slack), "rounded": self.rounded, "more": self.more,
             "on": None if self.on is None else [self.on.low.tolist(), self.on.high.tolist()],
         }  # fmt: skip
+
+
+def _slack_words(slack: Slack, rounded: int = 0) -> str:
+    if slack == NO_SLACK:
+        return "= 0 (nothing was rounded)"
+    return f"<= {slack}" + (f" ({rounded} numbers were rounded)" if rounded else "")
+
+
+def _slack_data(slack: Slack) -> dict[str, Any]:
+    everywhere = None if slack.growth else slack.constant
+    return {"slack": everywhere, "growth": slack.growth, "constant": slack.constant}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,11 +262,17 @@ class GraphVerdict(Result):
     large: Graph
     kind: ClassVar[str] = "check"
     minimal: ClassVar[bool] = False
-    slack: ClassVar[float] = 0.0
 
     @property
     def glyph(self) -> str:
-        return "="
+        return "=" if self.proof.slack == NO_SLACK else "<="
+
+    @property
+    def bound(self) -> float:
+        """Certified largest difference of outputs where the certificate holds; inf where it grows on
+        all inputs.
+        """
+        return self.proof.slack.everywhere
 
     @property
     def certificate(self) -> Any:
@@ -258,7 +295,9 @@ class GraphVerdict(Result):
     @property
     def statement(self) -> str:
         numbers = f"{self.small.parameters} parameters compute what {self.large.parameters} do"
-        return f"accepted: {numbers}, exactly, {self.where}"
+        slack = self.proof.slack
+        how = "exactly" if slack == NO_SLACK else f"up to {slack}"
+        return f"accepted: {numbers}, {how}, {self.where}"
 
     def asked(self) -> list[tuple[str, str]]:
         return [("large", repr(self.large)), ("small", repr(self.small))]
@@ -267,7 +306,8 @@ class GraphVerdict(Result):
         moves = sum(map(len, self.proof.rounds))
         return [
             ("moves replayed", f"{moves} in {len(self.proof.rounds)} rounds"),
-            ("slack", "0"), ("holds", self.where), ("fewest units", "not claimed"),
+            ("slack", _slack_words(self.proof.slack)), ("holds", self.where),
+            ("fewest units", "not claimed"),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
@@ -277,8 +317,8 @@ class GraphVerdict(Result):
         }
         return {
             "small": self.small.digest, "large": self.large.digest,
-            "moves": sum(map(len, self.proof.rounds)), "minimal": False, "slack": 0.0,
-            "bounds": bounds,
+            "moves": sum(map(len, self.proof.rounds)), "minimal": False,
+            **_slack_data(self.proof.slack), "bounds": bounds,
         }  # fmt: skip
 
 
@@ -306,7 +346,21 @@ def check(
         raise ValueError(f"radius={radius!r}: a radius is at least 0")
     _require_inputs(proof, large, on)
     proof.verify(small.model, large.model)
-    return GraphVerdict("proved", proof, small, large)
+    verdict = GraphVerdict("proved", proof, small, large)
+    bound = _bound_on(proof, on)
+    if max_slack is not None and not bound <= max_slack:
+        where = f"on {on!r}" if isinstance(on, Box) else verdict.where
+        raise CertificateRejected(
+            Asked("max_slack", max_slack), f" is demanded, but {bound!r} is certified {where}"
+        )
+    return verdict
+
+
+def _bound_on(proof: GraphCertificate, on: Any) -> float:
+    """What is certified of the inputs that are asked for."""
+    if not isinstance(on, Box):
+        return proof.slack.everywhere
+    return proof.slack.within(float(np.abs([on.low, on.high]).max()))
 
 
 def _require_inputs(proof: GraphCertificate, large: Graph, on: Any) -> None:
@@ -333,21 +387,31 @@ def _require_inputs(proof: GraphCertificate, large: Graph, on: Any) -> None:
 
 
 def compress(
-    graph: Graph, on: Box | None, budget: int, progress: Progress | None
+    graph: Graph,
+    on: Box | None,
+    budget: int,
+    progress: Progress | None,
+    *,
+    rounding: bool = True,
 ) -> GraphCompression:
-    """Leave out the units that the function does not need.
+    """Leave out the units that the function does not need; without rounding, only where no number has
+    to be rounded for it.
 
     Raises:
         ShapeError: the box does not fit the inputs.
     """
     ranges = {} if on is None else ranges_of(graph.model, on)
-    written = reduce_source(graph, ranges=ranges, budget=budget, progress=progress)
+    written = reduce_source(
+        graph, ranges=ranges, budget=budget, progress=progress, rounding=rounding
+    )
     found, small = written.found, written.graph
-    proof = GraphCertificate(graph.digest, small.digest, tuple(found.rounds), ranges)
+    proof = GraphCertificate(graph.digest, small.digest, tuple(found.rounds), ranges, found.slack)
     proof.verify(small.model, graph.model)
-    _compare(small, graph, ranges)
+    _compare(small, graph, ranges, found.slack)
     more = sum(found.rounding.values())
-    return GraphCompression("proved", small, graph, proof, more, on=on, refused=written.refused)
+    return GraphCompression(
+        "proved", small, graph, proof, more, on=on, refused=written.refused, rounded=found.rounded
+    )
 
 
 def ranges_of(model: GraphModel, box: Box) -> Ranges:
@@ -382,11 +446,11 @@ SAMPLES = 3
 LARGEST = 2**24  # parameters of graphs that are run here
 
 
-def _compare(small: Graph, large: Graph, ranges: Ranges) -> None:
+def _compare(small: Graph, large: Graph, ranges: Ranges, slack: Slack) -> None:
     """Run both at a few inputs: the proof is about what was read, and this is about the files.
 
     Raises:
-        UnsupportedModel: they differ by more than roundings of float64 explain.
+        UnsupportedModel: they differ by more than the slack and roundings of float64 explain.
     """
     if small is large or large.parameters > LARGEST:
         return
@@ -399,11 +463,21 @@ def _compare(small: Graph, large: Graph, ranges: Ranges) -> None:
             ours, theirs = small.source.run(feeds), large.source.run(feeds)
         except UnsupportedModel:
             return
+        largest = max((float(np.abs(x).max(initial=0.0)) for x in feeds.values()), default=0.0)
         for name, wanted in theirs.items():
-            _close(name, ours[name], wanted)
+            _close(name, ours[name], wanted, slack.within(largest), _coarsest(small.model))
 
 
-def _close(name: str, ours: Any, wanted: Any) -> None:
+def _coarsest(model: GraphModel) -> float:
+    """Twice the relative error of a rounding in the coarsest stored type."""
+    types = {array.dtype for array in model.constants.values() if counted(array)}
+    return max(
+        (2.0**-7 if t.itemsize == 2 else float(np.finfo(t).eps) for t in types if t.itemsize > 1),
+        default=0.0,
+    )
+
+
+def _close(name: str, ours: Any, wanted: Any, slack: float, coarsest: float) -> None:
     if ours.shape != wanted.shape:
         raise UnsupportedModel(
             f"output {name!r} has shape {ours.shape} after compression, {wanted.shape} before"
@@ -412,7 +486,8 @@ def _close(name: str, ours: Any, wanted: Any) -> None:
         return
     scale = float(np.abs(wanted).max(initial=0.0)) + 1e-3
     worst = float(np.abs(ours - wanted).max(initial=0.0))
-    if worst > 1e-6 * scale:
+    # a slack beyond what thousands of roundings do would hide a fault of the reader
+    if worst > 1e-6 * scale + min(slack, 2**13 * coarsest * scale):
         raise UnsupportedModel(
             f"output {name!r} differs by {worst:.3g} after compression: the reader does not understand this model"
         )

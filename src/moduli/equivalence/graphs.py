@@ -1,6 +1,7 @@
 """Are two graphs the same function? As far as moves and bounds decide.
 
-Proved where both are the same graph once all that can be left out is left out. Refuted where the
+Proved where both are the same graph once all that can be left out without rounding is left out, or,
+with a tolerance, where what rounding does to both is within it. Refuted where the
 kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well: what
 float64 sees there is told, and decides nothing. Graphs whose units are in another order stay
 undecided.
@@ -21,8 +22,10 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.graph.certificate import added
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import sizes
+from moduli.kernel.slack import NO_SLACK
 
 from .group import Signature
 
@@ -66,7 +69,8 @@ class GraphEquivalence(Result):
         if self.status != "proved":
             return super().check()
         same = self.a.network.digest == self.b.network.digest
-        if not (self.a.check() and self.b.check() and same):
+        near = _apart_by(self.a, self.b) <= self.eps
+        if not (self.a.check() and self.b.check() and same and near):
             raise CertificateRejected("what is left of the two graphs is not the same")
         return True
 
@@ -74,7 +78,9 @@ class GraphEquivalence(Result):
     def statement(self) -> str:
         where = "for all inputs" if self.on is None else f"on {self.on!r}"
         if self.status == "proved":
-            return f"the same function {where}: both reduce to the same graph"
+            apart = added(self.a.proof.slack, self.b.proof.slack)
+            same = "the same function" if apart == NO_SLACK else f"the same function up to {apart}"
+            return f"{same} {where}: both reduce to the same graph"
         if self.witness is not None:
             name, size = self.witness.output, self.witness.difference
             return f"output {name!r} differs by at least {size:.6g} at an input"
@@ -125,12 +131,19 @@ def equivalent(
         raise ShapeError(f"{a!r} and {b!r} do not have the same inputs and outputs")
     for name, other in zip((*a.inputs, *a.outputs), (*b.inputs, *b.outputs), strict=True):
         _require_fit(name, a.model.shapes.get(name), other, b.model.shapes.get(other))
-    first, second = compress(a, on, budget, progress), compress(b, on, budget, progress)
-    if first.network.digest == second.network.digest:
-        return GraphEquivalence("proved", first, second, eps, on)
+    for rounding in (False, True) if eps > 0 else (False,):
+        first = compress(a, on, budget, progress, rounding=rounding)
+        second = compress(b, on, budget, progress, rounding=rounding)
+        if first.network.digest == second.network.digest and _apart_by(first, second) <= eps:
+            return GraphEquivalence("proved", first, second, eps, on)
     witness, seen = _told_apart(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
+
+
+def _apart_by(a: GraphCompression, b: GraphCompression) -> float:
+    """What rounding does to two graphs that reduce to the same one."""
+    return added(a.proof.slack, b.proof.slack).everywhere
 
 
 def _require_fit(name: str, a: Any, other: str, b: Any) -> None:
@@ -240,4 +253,6 @@ def signature(graph: Graph, budget: int = 10_000) -> Signature:
     """The digest of what is left of a graph; equal ones, equal functions. Never complete: graphs
     whose units are in another order have another one.
     """
-    return Signature(compress(graph, None, budget, None).network.digest, complete=False)
+    return Signature(
+        compress(graph, None, budget, None, rounding=False).network.digest, complete=False
+    )

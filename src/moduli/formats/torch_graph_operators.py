@@ -434,7 +434,10 @@ def _instance_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
     x = reader.plain(a["input"])
     further = [reader.value(v) for v in (a["weight"], a["bias"]) if v is not None]
     numbers = (float(a["eps"]), a["weight"] is None, a["bias"] is None)
-    op = Slicewise("instance norm", ((0, 0), (1, 1)), numbers, carried=(1,) * len(further))
+    op = Slicewise(
+        "instance norm", ((0, 0), (1, 1)), numbers, carried=(1,) * len(further),
+        normalises=float(a["eps"]),
+    )  # fmt: skip
     return reader.emit(op, [x, *further], _name(reader, node), reader.shape(x))
 
 
@@ -443,7 +446,7 @@ def _group_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
     x = reader.plain(a["input"])
     further = [reader.value(v) for v in (a["weight"], a["bias"]) if v is not None]
     numbers = (int(a["num_groups"]), float(a["eps"]), a["weight"] is None, a["bias"] is None)
-    op = Slicewise("group norm", ((0, 0),), numbers)
+    op = Slicewise("group norm", ((0, 0),), numbers, normalises=float(a["eps"]))
     return reader.emit(op, [x, *further], _name(reader, node), reader.shape(x))
 
 
@@ -461,7 +464,8 @@ def _layer_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
     missing = tuple(a[key] is None for key in keys)
     numbers = (count, None if eps is None else float(eps), missing)
     free = tuple((axis, axis) for axis in range(len(shape) - count))
-    made = reader.emit(Slicewise(kind, free, numbers), [x, *further], _name(reader, node), shape)
+    op = Slicewise(kind, free, numbers, normalises=numbers[1])
+    made = reader.emit(op, [x, *further], _name(reader, node), shape)
     return Value(made.name, x.groups)
 
 

@@ -24,7 +24,9 @@ def made(*, box=False):
     ranges = {"x": (np.zeros(2), np.ones(2))} if box else {}
     found = reduce_graph(large, ranges=ranges, budget=100)
     return (
-        GraphCertificate(large.digest, found.graph.digest, tuple(found.rounds), ranges),
+        GraphCertificate(
+            large.digest, found.graph.digest, tuple(found.rounds), ranges, found.slack
+        ),
         found.graph,
         large,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,12 @@ def chain(kind="relu", *, rows=ROWS, bias=BIAS, out=OUT, **how):
 
 
 def attempt(model, into, seed=("a.w", 0)):
+    return attempted(model, into, seed)[1]
+
+
+def attempted(model, into, seed=("a.w", 0)):
     known = Known(model, {})
-    return remove(known, units_from(model, seed), into)
+    return known, remove(known, units_from(model, seed), into)
 
 
 def require_same(before, after):
@@ -77,8 +83,11 @@ def test_opposites_pass_odd_functions_only():
 
 def test_constants_do_not_enter_readers_that_are_padded_or_see_a_part():
     for how in ({"padded": True}, {"uniform": False}):
-        with pytest.raises(CertificateRejected):
-            attempt(chain(**how), {3: None})
+        known, small = attempted(chain(**how), {3: None})
+        # as if it were zero, and what that costs: half of each of its weights
+        assert small.constants["c.b"].tolist() == [0.5, 0.25]
+        (lost,) = known.rounded.values()
+        assert lost.whole((2,)) == pytest.approx(np.array([1.5, 0.5]))
         require_same(chain(), attempt(chain(), {5: None}))
 
 
@@ -110,19 +119,52 @@ def test_the_mean_of_a_batch_norm_takes_a_constant():
     require_same(before, after)
 
 
-def test_what_would_be_rounded_is_refused_as_that():
-    out = OUT.copy()
-    out[0, 2] = np.float32(0.1)
-    bias = BIAS.copy()
-    bias[2] = np.float32(0.1)
-    with pytest.raises(Rounds):
-        attempt(chain(out=out, bias=bias), {3: None})
+def test_what_is_lost_by_rounding_is_told():
+    tenth = np.float32(0.1)
+    out, bias = OUT.copy(), BIAS.copy()
+    out[0, 2] = bias[2] = tenth
+    known, small = attempted(chain(out=out, bias=bias), {3: None})
+    lost = known.rounded["c.b"].whole((2,))
+    for i, start in enumerate((Fraction(1, 2), Fraction(1, 4))):
+        exact = start + Fraction(float(out[i, 2])) * Fraction(float(tenth))
+        off = abs(Fraction(float(small.constants["c.b"][i])) - exact)
+        assert 0 < off <= Fraction(lost[i]) <= off * Fraction(101, 100)
+    rows, third = ROWS.copy(), BIAS.copy()
+    rows[1], third[1] = 3 * rows[0], 3 * third[0]
+    known, small = attempted(chain(rows=rows, bias=third), {1: 2})
+    for i in range(2):
+        exact = Fraction(float(OUT[i, 1])) + Fraction(float(OUT[i, 0])) / 3
+        off = abs(Fraction(float(small.constants["c.w"][i, 0])) - exact)
+        assert 0 < off <= Fraction(known.rounded["c.w"].whole((2, 4))[i, 0])
+
+
+def test_what_was_rounded_is_known_no_more_and_waits_for_another_round():
+    rows, third = ROWS.copy(), BIAS.copy()
+    rows[1], third[1] = 3 * rows[0], 3 * third[0]
+    before = chain(rows=rows, bias=third)
+    known, _ = attempted(before, {1: 2})
+    assert known.array("c.w") is None
+    assert set(known.of(("c.w", 0)).ratios) == {1}
+    with pytest.raises(CertificateRejected, match="no constants"):
+        remove(known, units_from(known.graph, ("a.w", 0)), {2: None})
+    # a zero unit goes with its column, and what was lost elsewhere stays told
+    lost = known.rounded["c.w"].whole((2, 4))
+    known.rounded["c.w"] = known.rounded["c.w"].take(1, np.array([0, 1, 3]))
+    assert np.array_equal(known.rounded["c.w"].whole((2, 3)), lost[:, [0, 1, 3]])
+    assert np.array_equal(
+        known.rounded["c.w"].take(0, np.array([1])).whole((1, 3)), lost[1:, [0, 1, 3]]
+    )
+
+
+def test_what_the_stored_type_cannot_hold_at_all_is_refused():
     rows = ROWS.copy()
-    rows[1] = 3 * rows[0]
-    third = BIAS.copy()
-    third[1] = 3 * third[0]
-    with pytest.raises(Rounds):
-        attempt(chain(rows=rows, bias=third), {1: 2})
+    rows[1] = rows[0]
+    same = BIAS.copy()
+    same[1] = same[0]
+    out = OUT.copy()
+    out[0, :2] = np.finfo(np.float32).max
+    with pytest.raises(Rounds, match="beyond"):
+        attempt(chain(rows=rows, bias=same, out=out), {2: 1})
 
 
 def test_sums_that_pass_through_numbers_float64_lacks_are_still_exact():

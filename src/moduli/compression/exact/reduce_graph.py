@@ -7,7 +7,7 @@ other until nothing more goes, because what goes in one leaves columns and facts
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -19,14 +19,26 @@ from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.bypasses import bypassed, passed_through, unseen
-from moduli.kernel.graph.certificate import GraphMove
+from moduli.kernel.graph.certificate import GraphMove, added, ended
+from moduli.kernel.graph.differences import difference
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
-from moduli.kernel.graph.removal import Into, Rounds, remove, require_exact, unread_rows
+from moduli.kernel.graph.removal import (
+    Into,
+    Rounds,
+    nearly_constant,
+    readers_of,
+    remove,
+    require_exact,
+    unread_rows,
+)
+from moduli.kernel.graph.slices import Slices
+from moduli.kernel.slack import NO_SLACK, Slack
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Moves = tuple[GraphMove, ...]
+CLOSE = 2.0**-45
 
 
 @dataclass
@@ -34,12 +46,16 @@ class Found:
     """What a search found.
 
     Attributes:
-        graph: what is left. rounds: the moves that lead there. rounding: how many more units would go
-            by a move that rounds, by seed. renamed: values that are bypassed, and what is read instead.
+        graph: what is left. rounds: the moves that lead there.
+        slack: how far outputs are apart by what was rounded. rounded: how many stored numbers were.
+        rounding: how many more units would go by a move that rounds without a known bound, by seed.
+        renamed: values that are bypassed, and what is read instead.
     """
 
     graph: GraphModel
     rounds: list[Moves] = field(default_factory=list)
+    slack: Slack = NO_SLACK
+    rounded: int = 0
     rounding: dict[Place, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
 
@@ -52,12 +68,14 @@ def reduce_graph(
     progress: Progress | None = None,
     frozen: frozenset[Place] = frozenset(),
     bypasses: bool = True,
+    rounding: bool = True,
 ) -> Found:
     """Leave out what can be left out.
 
     Args:
         ranges: bounds of inputs, see `Known`. budget: how many axes are looked at, at most.
-        frozen: axes all of whose indices stay. bypasses: whether sums may lose a branch.
+        frozen: axes all of whose indices stay. bypasses: whether sums may lose a branch. rounding:
+            whether numbers may be rounded where a bound of what that does is known.
     """
     found = Found(graph.live())
     left = budget
@@ -65,13 +83,45 @@ def reduce_graph(
         found.rounding = {}
         known = Known(found.graph, ranges)
         moves = [*_bypasses(known, found)] if bypasses else []
-        moves += _removals(known, found, left, progress, frozen)
+        bounded = Bounded(known) if rounding else None
+        moves += _removals(known, found, left, progress, frozen, bounded)
         left -= 1 + len(moves)
         if not moves:
             break
         found.rounds.append(tuple(moves))
-        found.graph = known.graph.live()
+        found.graph, further = ended(known)
+        found.slack = added(found.slack, further)
+        found.rounded += sum(lost.count for lost in known.rounded.values())
+    if rounding and not found.slack.finite:
+        return reduce_graph(
+            graph, ranges=ranges, budget=budget, progress=progress, frozen=frozen,
+            bypasses=bypasses, rounding=False,
+        )  # fmt: skip
     return found
+
+
+class Bounded:
+    """Of which layers a change is known to change outputs by a bounded amount."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.everywhere: bool | None = None
+
+    def __call__(self, units: Units) -> bool:
+        """Whether it is so of the layers that read an axis, and what they add to."""
+        if self.everywhere is None:
+            self.everywhere = self._finite(self.known.graph.nodes)
+        return self.everywhere or self._finite(readers_of(self.known.graph, units))
+
+    def _finite(self, nodes: Sequence[Node]) -> bool:
+        """With every stored number of some layers a little different."""
+        graph = self.known.graph
+        names = {x for node in nodes if isinstance(node.op, Linear) for x in node.inputs[1:3]}
+
+        def deviation(name: str) -> Any:
+            return np.ones(graph.constants[name].shape) if name in names else None
+
+        return difference(graph, deviation, self.known).finite
 
 
 def _bypasses(known: Known, found: Found) -> Iterator[GraphMove]:
@@ -110,6 +160,7 @@ def _removals(
     budget: int,
     progress: Progress | None,
     frozen: frozenset[Place],
+    bounded: Bounded | None,
 ) -> list[GraphMove]:
     moves, covered = list[GraphMove](), set[Place]()
     queue = seeds(known.graph)
@@ -141,9 +192,11 @@ def _removals(
         }
         if not into:
             continue
-        into, lost = _exact_part(known, units, into)
+        into, rounds = _parted(known, units, into)
+        if rounds and bounded is not None and bounded(units):
+            into, rounds = _settled(into | rounds), {}
         done, rounding = _applied(known, seed, units, into) if into else ([], 0)
-        rounding += lost
+        rounding += len(rounds)
         moves += done
         if rounding:
             found.rounding[seed] = rounding
@@ -177,21 +230,26 @@ def _staying(units: Units, frozen: frozenset[Place]) -> set[int]:
     return {int(u) for labels in there for u in np.unique(labels)}
 
 
-def _exact_part(known: Known, units: Units, into: Into) -> tuple[dict[int, int | None], int]:
-    """What of a plan rounds no number as far as each unit alone can tell, and how much else there is."""
-    found = dict[int, int | None]()
-    rounding = 0
+def _parted(
+    known: Known, units: Units, into: Into
+) -> tuple[dict[int, int | None], dict[int, int | None]]:
+    """What of a plan rounds no number, and what does, as far as each unit alone can tell."""
+    exact, rounds = dict[int, int | None](), dict[int, int | None]()
     for unit, target in into.items():
         try:
             require_exact(known, units, unit, target)
         except Rounds:
-            rounding += 1
+            rounds[unit] = target
         except CertificateRejected:
             continue
         else:
-            found[unit] = target
-    # a unit whose target is merged itself waits for another round
-    return {u: v for u, v in found.items() if v not in found}, rounding
+            exact[unit] = target
+    return _settled(exact), rounds
+
+
+def _settled(into: dict[int, int | None]) -> dict[int, int | None]:
+    """A unit whose target is merged itself waits for another round."""
+    return {u: v for u, v in into.items() if v not in into}
 
 
 def _applied(
@@ -363,9 +421,16 @@ def _reading(known: Known, node: Node, units: Units) -> Reading | None:
         values = [x.constant(g * n + column) for g in range(op.groups)]
         zero = all(v == 0 for v in values)
         folds = op.groups == 1 and values[0] is not None and op.uniform and not op.padded
-        settled.append(bool(nothing[column]) or zero or folds)
+        near = op.groups == 1 and _irrational(x, column, op)
+        settled.append(bool(nothing[column]) or zero or folds or near)
     names = [(int(x.classes[i]), x.ratios[i]) for i in range(n)]
     return Reading(labels, settled, names)
+
+
+def _irrational(x: Slices, i: int, op: Linear) -> bool:
+    """Whether bounds of a slice tell a constant as well as floats do: behind a batch norm is a root."""
+    near = nearly_constant(x, i, op)
+    return near is not None and near[1] <= CLOSE * abs(near[0])
 
 
 def _product(known: Known, node: Node, units: Units) -> Reading | None:

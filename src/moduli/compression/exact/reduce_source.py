@@ -38,7 +38,12 @@ class Written:
 
 
 def reduce_source(
-    graph: Graph, *, ranges: Ranges, budget: int, progress: Progress | None = None
+    graph: Graph,
+    *,
+    ranges: Ranges,
+    budget: int,
+    progress: Progress | None = None,
+    rounding: bool = True,
 ) -> Written:
     """Leave out what can be left out and written.
 
@@ -47,7 +52,7 @@ def reduce_source(
     """
     source = graph.source
     refused = list[str]()
-    left = TRIES
+    left, bypasses = TRIES, source.bypasses
 
     def search(frozen: frozenset[Place]) -> Found:
         return reduce_graph(
@@ -56,7 +61,8 @@ def reduce_source(
             budget=budget,
             progress=progress,
             frozen=frozen,
-            bypasses=source.bypasses,
+            bypasses=bypasses,
+            rounding=rounding,
         )
 
     def write(found: Found) -> Graph:
@@ -86,9 +92,12 @@ def reduce_source(
         # nobody is to blame: moves by halves
         seeds = _seeds(found)
         bad = _refusing(seeds, frozen, search, write, left)
-        if bad is None or not bad:
-            raise UnsupportedModel(str(reason))
         refused.append(str(reason))
+        if not bad:
+            if not bypasses:
+                raise UnsupportedModel(str(reason))
+            bypasses = False
+            continue
         frozen |= bad
         left -= len(bad)
 

@@ -514,13 +514,22 @@ def _layer_norm(reader: GraphReader, node: Any) -> None:
     names = [name for name in node.input if name]
     if any(len(reader.shape(name)) > len(gone) for name in names[1:]):
         raise NotUnderstood("its scale is not the same for all that it normalises")
-    reader.emit(Slicewise(node.op_type, free, numbers), names, y, shape)
+    epsilon = None if node.op_type == "MeanVarianceNormalization" else _epsilon(given)
+    op = Slicewise(node.op_type, free, numbers, normalises=epsilon)
+    reader.emit(op, names, y, shape)
+
+
+def _epsilon(given: dict[str, Any]) -> float:
+    return float(given.get("epsilon", np.float32(1e-5)))
 
 
 @handles("InstanceNormalization")
 def _instance_norm(reader: GraphReader, node: Any) -> None:
     shape = reader.shape(node.input[0])
-    op = Slicewise("instance norm", ((0, 0), (1, 1)), _options(node, "epsilon"), carried=(1, 1))
+    op = Slicewise(
+        "instance norm", ((0, 0), (1, 1)), _options(node, "epsilon"), carried=(1, 1),
+        normalises=_epsilon(attributes(node)),
+    )  # fmt: skip
     reader.emit(op, node.input, _only_output(node), shape)
 
 
@@ -533,7 +542,9 @@ def _over_channels(reader: GraphReader, node: Any) -> None:
         else tuple((a, a) for a in range(len(shape)) if a != 1)
     )
     numbers = _options(node, "epsilon", "num_groups", "alpha", "beta", "bias", "size", "stash_type")
-    reader.emit(Slicewise(node.op_type, free, numbers), node.input, _only_output(node), shape)
+    epsilon = _epsilon(attributes(node)) if node.op_type == "GroupNormalization" else None
+    op = Slicewise(node.op_type, free, numbers, normalises=epsilon)
+    reader.emit(op, node.input, _only_output(node), shape)
 
 
 @handles("Pad")

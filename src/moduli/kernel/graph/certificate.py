@@ -2,7 +2,8 @@
 
 A certificate says of two graphs, by their digests:
 
-    for every input [between given bounds]: small and large have the same outputs, over the reals.
+    for every input x [between given bounds]: no entry of an output of `small` is further from that of
+    `large` than slack, a number plus a multiple of |x|_inf; over the reals.
 
 The proof is a list of moves that make `small` of `large`, in rounds; facts about slices (`facts`)
 are made anew before each round.
@@ -13,11 +14,14 @@ are made anew before each round.
 | bypass | lets the readers of a node read one of its inputs | `bypasses` |
 
 What no output needs goes before the first round and after each. The result has to be `small`:
-operators, wiring and every stored number. Nothing is rounded, so there is no slack.
+operators, wiring and every stored number. Moves are exact over the reals; what they make and the
+stored type cannot hold is rounded, and after each round the difference that this makes is bounded
+(`differences`). The slack is at least the sum of these bounds, and zero where nothing was rounded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +30,11 @@ import numpy as np
 
 from .. import arithmetic, fields
 from ..errors import CertificateRejected
+from ..exact_numbers import up
+from ..slack import NO_SLACK, Slack
 from .axes import Units, units_from
 from .bypasses import bypassed
+from .differences import difference
 from .facts import Known, Ranges
 from .model import GraphModel, rebuilt
 from .removal import remove
@@ -91,13 +98,15 @@ class GraphCertificate:
 
     Attributes:
         large, small: digests. rounds: of moves. ranges: bounds of inputs by name, arrays that
-            broadcast against them; for all inputs where there are none.
+            broadcast against them; for all inputs where there are none. slack: how far outputs may
+            be apart.
     """
 
     large: str
     small: str
     rounds: tuple[tuple[GraphMove, ...], ...]
     ranges: Mapping[str, tuple[Any, Any]]
+    slack: Slack = NO_SLACK
 
     def verify(self, small: GraphModel, large: GraphModel) -> None:
         """Check the claim, trusting the kernel and the two graphs alone.
@@ -119,12 +128,17 @@ class GraphCertificate:
             if name not in large.inputs:
                 raise CertificateRejected(f"bounds are given of {name!r}, which is no input")
         require_shapes(large)
-        left = large.live()
+        left, slack = large.live(), NO_SLACK
         for moves in claim.rounds:
-            left = played(left, moves, claim.ranges)
+            left, further = played(left, moves, claim.ranges)
+            slack = added(slack, further)
         if left.digest != small.digest:
             raise CertificateRejected(
                 f"after all moves the graph has digest {left.digest}; the small one has {small.digest}"
+            )
+        if not (slack.constant <= claim.slack.constant and slack.growth <= claim.slack.growth):
+            raise CertificateRejected(
+                f"a slack of {claim.slack} is claimed; what was rounded accounts for {slack}"
             )
 
     def plain(self) -> dict[str, Any]:
@@ -135,7 +149,7 @@ class GraphCertificate:
         rounds = [[move.plain() for move in moves] for moves in self.rounds]
         return {
             "schema": SCHEMA, "large": self.large, "small": self.small, "rounds": rounds,
-            "bounds": bounds,
+            "bounds": bounds, "slack": [self.slack.constant, self.slack.growth],
         }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -149,7 +163,7 @@ class GraphCertificate:
 
     @staticmethod
     def _of(data: Any) -> GraphCertificate:
-        names = ("schema", "large", "small", "rounds", "bounds")
+        names = ("schema", "large", "small", "rounds", "bounds", "slack")
         read = fields.record(data, names, f"a certificate of schema {SCHEMA}")
         if fields.text(read["schema"], "schema") != SCHEMA:
             raise CertificateRejected(
@@ -163,8 +177,21 @@ class GraphCertificate:
         ranges = {fields.text(k, "input"): _ends(v) for k, v in read["bounds"].items()}
         return GraphCertificate(
             fields.text(read["large"], "large"), fields.text(read["small"], "small"), tuple(rounds),
-            ranges,
+            ranges, _slack(read["slack"]),
         )  # fmt: skip
+
+
+def _slack(data: Any) -> Slack:
+    pair = fields.items(data, "slack")
+    if len(pair) != 2 or not all(type(x) in (int, float) and 0 <= x < math.inf for x in pair):
+        raise CertificateRejected("slack is two numbers that are not negative")
+    return Slack(*map(float, pair))
+
+
+def added(a: Slack, b: Slack) -> Slack:
+    """A slack after another."""
+    constant, growth = up(np.array([a.constant + b.constant, a.growth + b.growth])).tolist()
+    return b if a == NO_SLACK else a if b == NO_SLACK else Slack(constant, growth)
 
 
 def _numbers(data: Any) -> Any:
@@ -199,8 +226,10 @@ def _all_numbers(data: Any) -> bool:
     return type(data) in (int, float)
 
 
-def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> GraphModel:
-    """A graph after a round of moves, each checked.
+def played(
+    graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges
+) -> tuple[GraphModel, Slack]:
+    """A graph after a round of moves, each checked, and what was lost by rounding.
 
     Raises:
         CertificateRejected: naming the move and what fails.
@@ -210,15 +239,31 @@ def played(graph: GraphModel, moves: Iterable[GraphMove], ranges: Ranges) -> Gra
     for move in moves:
         try:
             if move.kind == "bypass":
-                graph, _ = bypassed(known, move.tensor)
+                bypassed(known, move.tensor)
                 passed = True
                 continue
             if passed:  # what was passed by may hold units that have to go
                 known.graph, passed = known.graph.live(), False
-            graph = removed(known, move)
+            removed(known, move)
         except CertificateRejected as error:
             raise CertificateRejected(f"{move}: {error}") from None
-    return graph.live()
+    return ended(known)
+
+
+def ended(known: Known) -> tuple[GraphModel, Slack]:
+    """What is left after a round, and what was lost by rounding: facts are of the graph with what the
+    moves make, from which the one that is stored is away by what they have lost.
+    """
+    graph = known.graph.live()
+    rounded = {name: lost for name, lost in known.rounded.items() if name in graph.constants}
+    if not rounded:
+        return graph, NO_SLACK
+
+    def deviation(name: str) -> Any:
+        lost = rounded.get(name)
+        return None if lost is None else lost.whole(graph.constants[name].shape)
+
+    return graph, difference(graph, deviation, known)
 
 
 def removed(known: Known, move: GraphMove) -> GraphModel:

@@ -8,6 +8,7 @@ indices are left out, the facts about those that stay are still true.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,49 @@ from .slices import Classes, Slices, of_array
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ranges = Mapping[str, tuple[Array, Array]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 LARGE = 2**22  # weights of a node beyond which rows that are never left out are not looked at
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What numbers of a stored tensor are away from those that they stand for.
+
+    Attributes:
+        axis: of the tensor. columns: for some indices along it, bounds of what is lost at each entry.
+    """
+
+    axis: int
+    columns: Mapping[int, Any]
+
+    @property
+    def count(self) -> int:
+        """How many numbers are away."""
+        return sum(int(np.count_nonzero(lost)) for lost in self.columns.values())
+
+    def whole(self, shape: tuple[int, ...]) -> Array:
+        """For all entries."""
+        found = np.zeros(shape)
+        for i, lost in self.columns.items():
+            np.moveaxis(found, self.axis, 0)[i] = lost
+        return found
+
+    def take(self, axis: int, kept: Ints) -> Rounding:
+        """After indices along an axis are left out."""
+        if axis == self.axis:
+            places = {int(i): k for k, i in enumerate(kept)}
+            stay = {places[i]: lost for i, lost in self.columns.items() if i in places}
+            return Rounding(self.axis, stay)
+        other = axis - (axis > self.axis)
+        cut = {i: np.take(lost, kept, other) for i, lost in self.columns.items()}
+        return Rounding(self.axis, cut)
 
 
 class Known(Facts):
     """What is known of a graph's tensors; see the module.
+
+    Facts are about the graph whose stored numbers are as moves make them, over the reals. `rounded`
+    says what some of those that are stored are away from them; of these tensors nothing is known.
 
     Args:
         ranges: for some inputs, arrays that broadcast against their shapes: the inputs lie between
@@ -39,6 +78,7 @@ class Known(Facts):
         require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}
+        self.rounded: dict[str, Rounding] = {}
         for name, (low, high) in ranges.items():
             self._input(name, low, high)
         for node in graph.nodes:
@@ -73,7 +113,13 @@ class Known(Facts):
         return self.found[a]
 
     def array(self, name: str) -> Tensor | None:
-        return self.graph.array(name)
+        return None if self.rounded and self._is_rounded(name) else self.graph.array(name)
+
+    def _is_rounded(self, name: str) -> bool:
+        if name in self.rounded:
+            return True
+        rearranged = name not in self.graph.constants and name in self.graph.rearranged
+        return rearranged and any(map(self._is_rounded, self.graph.makers[name].inputs))
 
     def shape(self, name: str) -> Shape | None:
         return self.graph.shapes.get(name)
@@ -102,6 +148,13 @@ class Known(Facts):
         for place, index in kept.items():
             if place in self.found:
                 self.found[place] = self.found[place].take(index)
+
+    def round(self, further: Mapping[str, Rounding], kept: Mapping[Place, Ints]) -> None:
+        """Stored tensors were rounded, after indices were left out."""
+        for (name, axis), stay in kept.items():
+            if name in self.rounded:
+                self.rounded[name] = self.rounded[name].take(axis, stay)
+        self.rounded.update(further)
 
     def forget(self, names: set[str]) -> None:
         """Know nothing of tensors that are no longer what they were; stored ones are read again."""

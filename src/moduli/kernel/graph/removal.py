@@ -21,23 +21,29 @@ that all its readers multiply by zero may become others. The outputs of these re
 ones.
 
 A stored tensor that several nodes read has to be changed alike by all of them. Where a sum W_j + r
-W_i is no number of the type in which W is stored the removal is refused: nothing is rounded.
+W_i is no number of the type in which W is stored, the number nearest to it is stored, and what is
+lost is bounded (`facts.Rounding`): the theorem is about the graph with the sums, and the certificate
+says how far it is from the one that is stored (`differences`). So it is with x_i of which only is
+known that |x_i - c| <= w (c = 0 where x is padded): as if it were c, and b could not be stored better
+than to within sum |W_i| w.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import CertificateRejected
-from ..exact_numbers import two_product, two_sum
+from ..exact_numbers import ceiling, two_product, two_sum, up, up_scale
 from .axes import Units
-from .facts import Known
+from .facts import Known, Rounding
 from .model import GraphModel
+from .operator import TINY, UNIT
 from .operators import (
     Contract,
     Elementwise,
@@ -47,7 +53,7 @@ from .operators import (
     Place,
     Transpose,
 )
-from .slices import are_numbers
+from .slices import Slices, are_numbers
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -58,7 +64,7 @@ SMALLEST, LARGEST = 2.0**-450, 2.0**450  # between these `two_product` is exact
 
 
 class Rounds(CertificateRejected):
-    """A removal is right over the reals, and no number of the stored type."""
+    """A removal is right over the reals, and what it stores are no numbers of the stored type."""
 
 
 def remove(known: Known, units: Units, into: Into) -> GraphModel:
@@ -67,8 +73,8 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
     Facts in `known` go over to the new graph.
 
     Raises:
-        CertificateRejected: a precondition fails; says at which node. `Rounds` where only the
-            stored type is in the way. Nothing is changed then.
+        CertificateRejected: a precondition fails; says at which node. `Rounds` where what is to be
+            stored is beyond the stored type. Nothing is changed then.
     """
     graph = known.graph
     gone = np.array(sorted(into), dtype=np.int64)
@@ -90,7 +96,8 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
             _absorbed(node, node.op, known, units, into, changes)
         elif isinstance(node.op, Contract):
             _vanishing(node, known, units, gone)
-    return _restricted(known, kept, changes.applied(), changes.lacking)
+    changed, rounded = changes.applied()
+    return _restricted(known, kept, changed, rounded, changes.lacking)
 
 
 def readers_of(graph: GraphModel, units: Units) -> list[Node]:
@@ -112,8 +119,9 @@ def require_exact(known: Known, units: Units, unit: int, target: int | None) -> 
     for node in readers_of(known.graph, units):
         assert isinstance(node.op, Linear)
         _absorbed(node, node.op, known, units, {unit: target}, changes)
-    changes.columns_made()
-    changes.shifts_made()
+    _, rounded = changes.applied()
+    if rounded:
+        raise Rounds(f"a change of {next(iter(rounded))!r} would be rounded")
 
 
 def _absorbed(
@@ -151,9 +159,13 @@ def _absorbed(
             continue
         target = into[unit]
         if target is None:
-            raise CertificateRejected(
-                f"{node.name!r} reads unit {unit}, which is not constant there"
-            )
+            near = nearly_constant(x, column, op) if op.groups == 1 else None
+            if near is None:
+                raise CertificateRejected(
+                    f"{node.name!r} reads unit {unit}, which is not constant there"
+                )
+            changes.shift(node, op, by_column[column], *near)
+            continue
         position = int(np.flatnonzero(np.flatnonzero(columns == unit) == column)[0])
         others = np.flatnonzero(columns == target)
         if position >= len(others):
@@ -176,6 +188,17 @@ def _absorbed(
                 f"{node.name!r} reads unit {unit}, which is no multiple of unit {target} there"
             )
         changes.column(node, op, column, other, found.pop())
+
+
+def nearly_constant(x: Slices, i: int, op: Linear) -> tuple[Fraction, float] | None:
+    """A number, and how far a slice is from it at most; the number is zero where a layer continues
+    the slice by zeros. None where the slice has no bounds.
+    """
+    low, high = float(x.low[i]), float(x.high[i])
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    value = Fraction(0 if op.padded or not op.uniform else low + (high - low) / 2)
+    return value, ceiling(max(Fraction(high) - value, value - Fraction(low)))
 
 
 def unread_rows(known: Known, node: Node, op: Linear) -> Any:
@@ -232,6 +255,14 @@ def _vanishing(node: Node, known: Known, units: Units, gone: Ints) -> None:
             )
 
 
+class Shift(NamedTuple):
+    """A number times the sum of taps ``[out, taps]`` is to be added; the number may be `width` off."""
+
+    taps: Array
+    value: Fraction
+    width: float
+
+
 class Changes:
     """What is to be added to stored tensors, checked to be the same for all that read them."""
 
@@ -240,7 +271,7 @@ class Changes:
         # for each stored tensor, axis and node: additions of r times one index to another
         self.columns: dict[str, dict[str, list[tuple[int, int, int, Fraction]]]] = {}
         # for each stored tensor and node: numbers to be added along its one long axis
-        self.shifts: dict[str, dict[str, list[tuple[Array, Fraction]]]] = {}
+        self.shifts: dict[str, dict[str, list[Shift]]] = {}
         self.lacking: set[str] = set()  # tensors that will lack a constant, which their reader adds
 
     def column(self, node: Node, op: Linear, source: int, target: int, ratio: Fraction) -> None:
@@ -250,11 +281,14 @@ class Changes:
             (axis, source, target, ratio)
         )
 
-    def shift(self, node: Node, op: Linear, column: Tensor, value: Fraction) -> None:
+    def shift(
+        self, node: Node, op: Linear, column: Tensor, value: Fraction, width: float = 0.0
+    ) -> None:
         """Add a constant times the sum of the taps of a column to what the node gives."""
         taps = np.asarray(column, dtype=np.float64).reshape(len(column), -1)
         name, factor = self._sink(node)
-        self.shifts.setdefault(name, {}).setdefault(node.name, []).append((taps, value * factor))
+        found = Shift(taps, value * factor, width)
+        self.shifts.setdefault(name, {}).setdefault(node.name, []).append(found)
 
     def _stored(self, name: str, axis: int) -> tuple[str, int]:
         """The stored tensor, and its axis, that a weight is."""
@@ -309,34 +343,31 @@ class Changes:
         """Whether a tensor has its entries along one axis, counted from the end."""
         return stored.ndim >= back and stored.shape[-back] == stored.size
 
-    def applied(self) -> dict[str, Tensor]:
-        """The changed tensors."""
-        found = dict[str, Tensor]()
-        for name, (axis, columns) in self.columns_made().items():
-            found[name] = self.graph.constants[name].copy()
-            view = np.moveaxis(found[name], axis, 0)
-            for target, column in columns.items():
-                view[target] = column
-        return found | self.shifts_made()
-
-    def columns_made(self) -> dict[str, tuple[int, dict[int, Tensor]]]:
-        """For each stored tensor an axis, and what stands at some indices of it."""
-        found = {}
+    def applied(self) -> tuple[dict[str, Tensor], dict[str, Rounding]]:
+        """The changed tensors, and what was lost."""
+        found, lost = dict[str, Tensor](), dict[str, Rounding]()
         for name, by_node in self.columns.items():
             if name in self.shifts:
                 raise CertificateRejected(f"{name!r} is read in two ways")
-            found[name] = self._with_columns(name, self._agreed(name, by_node))
-        return found
-
-    def shifts_made(self) -> dict[str, Tensor]:
-        """The stored tensors that take constants."""
-        return {
-            name: self._shifted(name, self._agreed(name, shifts))
-            for name, shifts in self.shifts.items()
-        }
+            axis, columns = self._with_columns(name, self._agreed(name, by_node))
+            found[name] = self.graph.constants[name].copy()
+            view = np.moveaxis(found[name], axis, 0)
+            for target, (column, _) in columns.items():
+                view[target] = column
+            rounded = {target: off for target, (_, off) in columns.items() if off.any()}
+            if rounded:
+                lost[name] = Rounding(axis, rounded)
+        for name, shifts in self.shifts.items():
+            found[name], off = self._shifted(name, self._agreed(name, shifts))
+            if off.any():
+                axis = int(np.argmax(found[name].shape))
+                lost[name] = Rounding(axis, dict(enumerate(np.moveaxis(off, axis, 0))))
+        return found, lost
 
     def _agreed(self, name: str, by_node: Mapping[str, list[Any]]) -> list[Any]:
         """The changes, which all nodes that the tensor reaches ask for alike."""
+        if name in self.known.rounded:
+            raise CertificateRejected(f"{name!r} was rounded: it changes again in another round")
         asked = list(by_node.values())
         alike = all(_same_changes(asked[0], one) for one in asked)
         if not alike or len(by_node) != self._uses(name):
@@ -357,33 +388,36 @@ class Changes:
 
     def _with_columns(
         self, name: str, changes: list[tuple[int, int, int, Fraction]]
-    ) -> tuple[int, dict[int, Tensor]]:
+    ) -> tuple[int, dict[int, tuple[Tensor, Array]]]:
         stored = self.graph.constants[name]
         axis = changes[0][0]
         moved = np.moveaxis(stored, axis, 0)
-        totals = dict[int, Array]()
+        totals = dict[int, tuple[Array, Array]]()
         for other, source, target, ratio in changes:
             if other != axis:
                 raise CertificateRejected(f"{name!r} is read along two axes")
-            total = totals.get(target)
-            if total is None:
-                total = np.asarray(moved[target], dtype=np.float64)
-            totals[target] = _exact_step(
-                total, np.asarray(moved[source], dtype=np.float64), ratio, name
-            )
-        columns = {t: _narrowed(total, stored.dtype, name) for t, total in totals.items()}
-        return axis, columns
+            if target not in totals:
+                start = np.asarray(moved[target], dtype=np.float64)
+                totals[target] = start, np.zeros_like(start)
+            part = np.asarray(moved[source], dtype=np.float64)
+            totals[target] = _step(*totals[target], part, ratio)
+        return axis, {t: _narrowed(*total, stored.dtype, name) for t, total in totals.items()}
 
-    def _shifted(self, name: str, changes: list[tuple[Array, Fraction]]) -> Tensor:
+    def _shifted(self, name: str, changes: list[Shift]) -> tuple[Tensor, Array]:
         stored = self.graph.constants[name]
-        total = np.asarray(stored, dtype=np.float64).ravel()
-        try:
-            for taps, value in changes:
-                for tap in taps.T:
-                    total = _exact_step(total, tap, value, name)
-        except Rounds:
-            total = _exact_sums(np.asarray(stored, dtype=np.float64).ravel(), changes, name)
-        return _narrowed(total, stored.dtype, name).reshape(stored.shape)
+        start = np.asarray(stored, dtype=np.float64).ravel()
+        total, off = start, np.zeros_like(start)
+        for shift in changes:
+            for tap in shift.taps.T:
+                total, off = _step(total, off, tap, shift.value)
+        if off.any():
+            total, off = _exact_sums(start, changes, name)
+        for taps, _, width in changes:
+            if width:
+                masses = up(np.abs(taps).sum(axis=1), taps.shape[1])
+                off = up(off + up_scale(masses, width))
+        column, off = _narrowed(total, off, stored.dtype, name)
+        return column.reshape(stored.shape), off.reshape(stored.shape)
 
 
 def _same_changes(a: list[Any], b: list[Any]) -> bool:
@@ -399,48 +433,59 @@ def _same_changes(a: list[Any], b: list[Any]) -> bool:
     return True
 
 
-def _exact_step(total: Array, part: Array, ratio: Fraction, name: str) -> Array:
-    """total + ratio * part, where it needs no rounding in float64."""
-    factor = _as_float(ratio, name)
-    sizes = np.abs(np.append(part[part != 0], factor))
-    if ((sizes < SMALLEST) | (sizes > LARGEST)).any():
-        raise Rounds(f"a change of {name!r} is beyond what products of floats tell exactly")
+def _step(total: Array, off: Array, part: Array, ratio: Fraction) -> tuple[Array, Array]:
+    """total + ratio * part as floats, and what these are away from it, zero where they are it.
+
+    `off` is what the total is away already.
+    """
     with np.errstate(all="ignore"):
-        product, lost = two_product(part, np.full_like(part, factor))
+        near = float(ratio) if abs(ratio) <= MOST else math.inf
+        factor_off = ceiling(abs(ratio - Fraction(near))) if math.isfinite(near) else math.inf
+        product, lost = two_product(part, np.full_like(part, near))
         found, rest = two_sum(total, product)
-    if lost.any() or rest.any() or not np.isfinite(found).all():
-        raise Rounds(f"a change of {name!r} would be rounded")
-    return found
+        sizes = np.maximum(np.abs(part), abs(near))
+        safe = (np.minimum(np.abs(part), abs(near)) >= SMALLEST) & (sizes <= LARGEST)
+        # where the product may lose more than `two_product` tells: one rounding, or an underflow
+        lost = np.where(safe | (part == 0), np.abs(lost), np.abs(product) * 2 * UNIT + TINY)
+        further = up_scale(np.abs(part), factor_off) if factor_off else np.zeros_like(part)
+        off = up(off + lost + np.abs(rest) + further, 4)
+    return found, np.where(np.isnan(off) | ~np.isfinite(found), np.inf, off)
 
 
-def _as_float(q: Fraction, name: str) -> float:
-    found = float(q) if abs(q) <= MOST else np.inf
-    if not np.isfinite(found) or Fraction(found) != q:
-        raise Rounds(f"a change of {name!r} would be rounded")
-    return found
-
-
-def _exact_sums(start: Array, changes: list[tuple[Array, Fraction]], name: str) -> Array:
-    """The same with rationals, for sums that pass through numbers that float64 has not."""
-    found = np.empty(len(start))
+def _exact_sums(start: Array, changes: list[Shift], name: str) -> tuple[Array, Array]:
+    """The same with rationals: the floats nearest to the sums, and what they are away from them."""
+    found, off = np.empty(len(start)), np.zeros(len(start))
     for i, first in enumerate(start.tolist()):
         total = Fraction(first)
-        for taps, value in changes:
+        for taps, value, _ in changes:
             total += value * sum(map(Fraction, taps[i].tolist()))
-        found[i] = _as_float(total, name)
-    return found
+        if abs(total) > MOST:
+            raise Rounds(f"a change of {name!r} is beyond what floats hold")
+        found[i] = float(total)
+        off[i] = ceiling(abs(total - Fraction(found[i])))
+    return found, off
 
 
-def _narrowed(total: Array, dtype: Any, name: str) -> Tensor:
+def _narrowed(total: Array, off: Array, dtype: Any, name: str) -> tuple[Tensor, Array]:
+    """In the stored type, and what it is away."""
     with np.errstate(all="ignore"):
         stored = total.astype(dtype)
-    if not np.array_equal(np.asarray(stored, dtype=np.float64), total):
+        wide = np.asarray(stored, dtype=np.float64)
+        further, rest = two_sum(total, -wide)
+    if not (np.isfinite(wide).all() and np.isfinite(off).all()):
+        raise Rounds(f"a change of {name!r} is beyond what {dtype} holds")
+    off = up(off + np.abs(further) + np.abs(rest))
+    if off.any() and (stored.ndim == 0 or stored.dtype.kind in "biu"):
         raise Rounds(f"a change of {name!r} would be rounded in {dtype}")
-    return stored
+    return stored, off
 
 
 def _restricted(
-    known: Known, kept: Mapping[Place, Ints], changed: Mapping[str, Tensor], lacking: set[str]
+    known: Known,
+    kept: Mapping[Place, Ints],
+    changed: Mapping[str, Tensor],
+    rounded: Mapping[str, Rounding],
+    lacking: set[str],
 ) -> GraphModel:
     graph = known.graph
     shapes, constants = dict(graph.shapes), dict(graph.constants)
@@ -459,6 +504,11 @@ def _restricted(
         else:
             nodes.append(replace(node, op=node.op.restricted(node, kept, graph.shapes)))
     smaller = GraphModel(graph.inputs, graph.outputs, tuple(nodes), shapes, constants)
+    further = dict(rounded)
+    for (name, axis), stay in kept.items():
+        if name in further:
+            further[name] = further[name].take(axis, stay)
     known.restricted(smaller, kept)
+    known.round(further, kept)
     known.forget({*changed, *lacking})
     return smaller

@@ -28,11 +28,14 @@ class Slicewise(Operator):
     Attributes:
         kind: what it is called, and `numbers` what belongs to it: both only tell operators apart.
         free: pairs of an axis of the input and one of the output.
-        linear: f(r x) = r f(x). homogeneous: the same for r > 0.
+        linear: f(r x + s y) = r f(x) + s f(y). homogeneous: f(r x) = r f(x) for r > 0.
         keeps: constants. f of a tensor whose entries are c has entries c. zero: the same for c = 0.
         hull: entries of f(x) lie between the least and the largest of x; with `padded` of x and 0.
         carried: of further inputs, the axis of the first input whose indices theirs (one axis)
             belong to; None where all are read by all slices.
+        normalises: epsilon, where f(x) = u / sqrt(mean of u^2 + epsilon) * scale + shift, u being x or x
+            without its mean, means being over all that is read or over equal parts of it; scale and
+            shift are the further inputs, as far as there are any.
     """
 
     kind: str
@@ -45,6 +48,7 @@ class Slicewise(Operator):
     hull: bool = False
     padded: bool = False
     carried: tuple[int | None, ...] = ()
+    normalises: float | None = None
 
     def couple(self, node: Node, ties: Ties) -> None:
         x, y = node.inputs[0], node.output

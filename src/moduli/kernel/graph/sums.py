@@ -176,13 +176,21 @@ class Linear(Operator):
             for i, q in zip(members, own, strict=True):
                 ratios[i] = q
         known = dict[int, tuple[int, Fraction]]()
+        varies = self._varies(rows, x, inner)
         for i in range(n):
-            value = self._value(rows[i], b[i], x, i // outer * inner)
+            value = None if varies[i] else self._value(rows[i], b[i], x, i // outer * inner)
             if value is not None:
                 known[i] = (ONE, value)
             elif ratios[i] != 0:
                 known[i] = (int(names[i]), ratios[i])
         return facts.classes.made(n, low, high, known)
+
+    def _varies(self, rows: Tensor, x: Slices, inner: int) -> Any:
+        """Rows that read something of which no value is known; not all of them are found."""
+        seen = [k for k in range(inner) if x.constant(k) is None][:1]
+        if self.groups > 1 or not seen:
+            return np.zeros(len(rows), dtype=bool)
+        return rows[:, seen[0]].any(axis=1)
 
     def _inputs(self, x: Slices, inner: int) -> list[Any]:
         """What each group reads, as a key: one for all without groups."""
@@ -235,29 +243,33 @@ def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array
     low, high = x.low, x.high
     if padded:
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    positive, negative = np.empty(rows.shape[:2]), np.empty(rows.shape[:2])
+    ends = [np.where(np.isfinite(end), end, 0.0) for end in (low, high)]
+    # least, largest, their sizes, where they are unknown, where they are not zero
+    table = np.column_stack(
+        [
+            *ends,
+            *map(np.abs, ends),
+            ~np.isfinite(low),
+            ~np.isfinite(high),
+            *(end != 0 for end in ends),
+        ]
+    ).astype(np.float64)
+    turned = table[:, [1, 0, 3, 2, 5, 4, 7, 6]]
+    count = rows.shape[1] * rows.shape[2] + 4
+    found = [np.empty(len(rows)), np.empty(len(rows))]
     for block, wide in blocks(rows.reshape(len(rows), -1)):
         taps = wide.reshape(len(wide), *rows.shape[1:])
-        positive[block] = np.maximum(taps, 0.0).sum(axis=2)
-        negative[block] = np.maximum(-taps, 0.0).sum(axis=2)
-    count = rows.shape[1] * rows.shape[2] + 4
-    ends = []
-    p, q = positive, negative
-    for up, down, bias in ((high, low, b), (-low, -high, -b)):
-        finite_up, finite_down = (
-            np.where(np.isfinite(up), up, 0.0),
-            np.where(np.isfinite(down), down, 0.0),
-        )
-        open_up = (p > 0) @ ~np.isfinite(up) | (q > 0) @ ~np.isfinite(down)
-        total = p @ finite_up - q @ finite_down
-        mass = p @ np.abs(finite_up) + q @ np.abs(finite_down)
-        some = (p > 0) @ (finite_up != 0) | (q > 0) @ (finite_down != 0)
-        error = mass * (count * 2 * UNIT) + np.where(some, count * TINY, 0.0)
-        bound = np.where(
-            some, np.nextafter(np.nextafter(total + error, np.inf) + bias, np.inf), bias
-        )
-        ends.append(np.where(open_up | ~np.isfinite(bound), np.inf, bound))
-    return -ends[1], ends[0]
+        p = np.maximum(taps, 0.0).sum(axis=2)
+        q = np.maximum(-taps, 0.0).sum(axis=2)
+        pt, qt = p @ table, q @ turned
+        totals, (mass, unknown, some) = pt[:, :2] - qt[:, :2], np.split((pt + qt)[:, 2:].T, 3)
+        for k, bias in enumerate((-b[block], b[block])):
+            total = totals[:, 1] if k else -totals[:, 0]
+            error = mass[k] * (count * 2 * UNIT) + np.where(some[k] > 0, count * TINY, 0.0)
+            bound = np.nextafter(np.nextafter(total + error, np.inf) + bias, np.inf)
+            bound = np.where(some[k] > 0, bound, bias)
+            found[k][block] = np.where((unknown[k] > 0) | ~np.isfinite(bound), np.inf, bound)
+    return -found[0], found[1]
 
 
 @dataclass(frozen=True)
