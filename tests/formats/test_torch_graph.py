@@ -13,6 +13,7 @@ from moduli.formats.torch_copy import copied
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.graph.operators import Opaque
+from moduli.kernel.slack import NO_SLACK
 from moduli.pytorch import prune_dead, read_module
 
 from ..support.graph_values import check_facts, check_values
@@ -69,13 +70,14 @@ def double(module, args):
     return [x for x in torch.utils._pytree.tree_leaves(found) if hasattr(x, "shape")]
 
 
-def same_outputs(first, second, *args, batches=(2, 3)):
+def same_outputs(first, second, *args, batches=(2, 3), slack=NO_SLACK):
+    room = slack.within(max((float(x.abs().max()) for x in args if x.numel()), default=0.0))
     for n in batches:
         wide = [torch.cat([x] * 2)[:n] for x in args]
         for a, b in zip(double(first, wide), double(second, wide), strict=True):
             assert a.shape == b.shape
             if a.is_floating_point():
-                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 + room)
             else:
                 assert torch.equal(a, b)
 
@@ -89,7 +91,7 @@ def require(module, *args):
     values, compared = check_values(source)
     assert compared > 0
     check_facts(source, values)
-    same_outputs(module, found.module, *args)
+    same_outputs(module, found.module, *args, slack=found.proof.slack)
     assert type(found.module) is type(module)
     assert list(found.module.state_dict()) == list(before)
     for name, tensor in module.state_dict().items():
@@ -247,9 +249,9 @@ def test_convolutions_of_other_dimensions(dims):
     parts = [norm(8), nn.ReLU(), conv(8, 6, 1), _Function(lambda h: pool(h, 2)), turned(6, 4, 2)]
     module = Around(nn.Sequential(*parts), dims=dims)
     found = require(module, module.x)
-    assert (
-        sizes(found) == 7
-    )  # the constant is none of its type, and sums of columns would be rounded
+    # the constant is none of its type, and sums of columns are rounded
+    assert sizes(found) == 5
+    assert 0 < found.growth < 1e-5
     assert read_module(module, module.x).notes == ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class Axis:
     """Interchangeable units of a graph: channels, dense units, heads, coordinates.
 
     Attributes:
-        name: the stored tensor that writes it first, or the value that it is an axis of.
+        name: the stored tensor that writes it first, or the value that it is an axis of; coordinates
+            inside heads are called so, as heads have the same writers.
         size: how many units.
         writers, readers, carriers: stored tensors with a row, a column, a number for each unit.
         frozen: why no unit of it can be left out, in words; None where some can.
@@ -189,6 +190,15 @@ def axes_of(model: GraphModel) -> list[Axis]:
         units = units_from(model, seed)
         covered.update(units.places)
         found += _axes_among(model, units)
+    return _apart(found)
+
+
+def _apart(axes: list[Axis]) -> list[Axis]:
+    """Axes of one tensor under names of their own."""
+    counts, found = dict[str, int](), list[Axis]()
+    for axis in axes:
+        k = counts[axis.name] = counts.get(axis.name, 0) + 1
+        found.append(axis if k == 1 else replace(axis, name=f"{axis.name}, {k}"))
     return found
 
 
@@ -201,10 +211,8 @@ def _seeds(model: GraphModel) -> list[Place]:
             shape = model.shapes[node.inputs[0]] or ()
             rows += [(node.inputs[0], axis) for axis in range(len(shape)) if axis != node.op.axis]
         if isinstance(node.op, Contract):
-            for name, back in ((node.inputs[0], 1), (node.inputs[1], 2)):
-                others += [
-                    (name, axis) for axis in range(len(model.shapes.get(name) or ()) - back + 1)
-                ]
+            for name in node.inputs:
+                others += [(name, axis) for axis in range(len(model.shapes.get(name) or ()))]
     return list(dict.fromkeys([*rows, *others]))
 
 
@@ -253,15 +261,23 @@ def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
         names = tuple(dict.fromkeys(name for name, _ in writers))
         if not names and not readers:
             return []
-        name = names[0] if names else units.seed[0]
+        # coordinates of heads are met as an axis of a value: rows of the tensor are named already
+        name = names[0] if names and units.seed[0] in model.constants else units.seed[0]
         return [Axis(name, size, names, tuple(readers), tuple(carriers), frozen)]
-    groups: dict[tuple[str, ...], int] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for unit in range(1, units.count + 1):
-        key = tuple(written.get(unit, ()))
-        groups[key] = groups.get(key, 0) + 1
-    return [
-        Axis(
-            names[0] if names else units.seed[0], size, names, tuple(readers), tuple(carriers), None
-        )
-        for names, size in groups.items()
-    ]
+        groups.setdefault(tuple(written.get(unit, ())), []).append(unit)
+    rows = dict(reversed(writers))
+    found = []
+    for names, members in groups.items():
+        name = names[0] if names else units.seed[0]
+        if names and _interleaved(rows[name], members):
+            name = f"{name}, coordinates"
+        found.append(Axis(name, len(members), names, tuple(readers), tuple(carriers), None))
+    return found
+
+
+def _interleaved(labels: Array, units: list[int]) -> bool:
+    """Whether units have several rows each, and no two of them together: coordinates of heads."""
+    mine = labels[np.isin(labels, units)]
+    return len(mine) > len(units) and bool((mine[1:] != mine[:-1]).all()) and len(units) > 1

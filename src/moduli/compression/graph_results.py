@@ -105,7 +105,7 @@ class GraphCompression(Result):
         """What became of each axis that lost units, in the order of the original."""
         how = self._how()
         return tuple(
-            AxisChange(axis.name, axis.size, size, how.get(axis.name, "with its branch"))
+            AxisChange(axis.name, axis.size, size, _in_words(how.get(axis.name), axis.size, size))
             for axis, size in self.sizes()
             if size < axis.size
         )
@@ -129,8 +129,8 @@ class GraphCompression(Result):
 
         return axes_figure(self.plot_data(), ax)
 
-    def _how(self) -> dict[str, str]:
-        """How units of each axis went, in words."""
+    def _how(self) -> dict[str, list[int]]:
+        """How many units of each axis were left out, and merged, by the tensor that moves name."""
         owner = dict[str, str]()
         for axis in reversed(self.original.axes):
             owner.update(dict.fromkeys((*axis.carriers, *axis.writers), axis.name))
@@ -141,11 +141,7 @@ class GraphCompression(Result):
                     mine = counts.setdefault(owner.get(move.tensor, move.tensor), [0, 0])
                     mine[0] += sum(i < 0 for i in move.into)
                     mine[1] += sum(i >= 0 for i in move.into)
-        words = ("left out", "merged")
-        return {
-            name: ", ".join(f"{n} {word}" for n, word in zip(pair, words, strict=True) if n)
-            for name, pair in counts.items()
-        }
+        return counts
 
     @property
     def statement(self) -> str:
@@ -187,6 +183,14 @@ class GraphCompression(Result):
             **_slack_data(self.proof.slack), "rounded": self.rounded, "more": self.more,
             "on": None if self.on is None else [self.on.low.tolist(), self.on.high.tolist()],
         }  # fmt: skip
+
+
+def _in_words(how: list[int] | None, before: int, after: int) -> str:
+    """How units went; heads and their coordinates are named by the same tensors, and not told apart."""
+    if how is None or sum(how) != before - after:
+        return f"{before - after} left out" if after else "with its branch"
+    words = ("left out", "merged")
+    return ", ".join(f"{n} {word}" for n, word in zip(how, words, strict=True) if n)
 
 
 def _slack_words(slack: Slack, rounded: int = 0) -> str:

@@ -44,8 +44,9 @@ def prune_dead(
 
     The new module has the same classes and the same `forward`, smaller tensors under the same names,
     and in evaluation mode the same outputs for all inputs, over the reals: units that are zero,
-    constant, unread or multiples of others go, and no number is rounded. The certificate says so of
-    the two modules as `read_module` reads them; `check` replays it. Masks of
+    constant, unread or multiples of others go. Sums that the stored type cannot hold are rounded
+    where a bound of what that does is known: `slack`. The certificate says so of the two modules as
+    `read_module` reads them; `check` replays it. Masks of
     `torch.nn.utils.prune`, weight norm and other parametrisations are made permanent in the new
     module, and it has the hooks that the given one has otherwise.
 

@@ -15,8 +15,13 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
-from . import constants, graph_operators, operations  # noqa: F401  handlers register themselves
-from .graph_reader import GraphReader, skeleton
+from . import (  # noqa: F401  handlers register themselves
+    constants,
+    graph_attention,
+    graph_operators,
+    operations,
+)
+from .graph_reader import GraphReader, skeleton, stored_arrays
 from .nodes import OPS
 from .reference import run_model
 from .surgery import Surgeon
@@ -46,8 +51,13 @@ class OnnxSource(Source):
     ) -> None:  # fmt: skip
         self.where, self._chain = where, chain
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
-        self.reading = GraphReader(proto, folder, arrays)
+        self.as_given = None  # what is run to compare, where it is not what is read
         with one_line(where):
+            if proto.functions:
+                self.as_given = skeleton(proto)
+                arrays = stored_arrays(proto, folder)
+                proto = _without_functions(self.as_given)
+            self.reading = GraphReader(proto, folder, arrays)
             self.model = self.reading.read()
         self.proto = self.reading.proto = skeleton(proto)
         self.reading.graph = self.proto.graph
@@ -57,7 +67,7 @@ class OnnxSource(Source):
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return run_model(self.proto, self.reading.stored, feeds)
+        return run_model(self.as_given or self.proto, self.reading.stored, feeds)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         surgeon = Surgeon(self.reading, self.model, wanted, renamed)
@@ -98,6 +108,15 @@ class OnnxSource(Source):
         if parts:
             atomic_write(data, parts)
         return atomic_write(path, proto.SerializeToString(deterministic=True))
+
+
+def _without_functions(proto: Any) -> Any:
+    """A model with the nodes that its local functions stand for; without numbers of initialisers."""
+    inliner = importlib.import_module("onnx.inliner")
+    try:
+        return inliner.inline_local_functions(proto)
+    except Exception as error:  # whatever the library raises
+        raise UnsupportedModel(f"its local functions cannot be expanded: {error}") from None
 
 
 def _understood_as_chain(proto: Any) -> bool:

@@ -548,6 +548,11 @@ def _shape_of(value: Any) -> Shape | None:
     )
 
 
+def stored_arrays(proto: Any, folder: Path | None) -> dict[str, Tensor]:
+    """All initialisers of a model."""
+    return {t.name: folding.stored_array(t, folder) for t in proto.graph.initializer}
+
+
 def skeleton(proto: Any) -> Any:
     """A copy of a model without the numbers of its initialisers."""
     copy = type(proto)()

@@ -239,6 +239,11 @@ def run_model(model: Any, stored: Mapping[str, Any], feeds: Mapping[str, Any]) -
     whole = helper.make_model(
         graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()]
     )
+    for function in model.functions:
+        own = whole.functions.add()
+        own.CopyFrom(function)
+        del own.node[:]
+        own.node.extend(map(_widened, function.node))
     wide = {
         name: np.asarray(x)
         if np.asarray(x).dtype.kind in "iub"

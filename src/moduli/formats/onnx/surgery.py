@@ -171,6 +171,8 @@ class Surgeon:
                     attribute.i = op.groups
         elif isinstance(op, (Reshape, Broadcast)) and found.op_type in ("Reshape", "Expand"):
             self._fit_shape(found, node, op)
+        elif isinstance(op, Reshape) and found.op_type == "Attention":
+            self._fit_heads(found, node.output, op)
         elif isinstance(op, Take) and found.op_type == "Split":
             sizes = self._parts(found, op)
             read = [name for name in found.output if name in self.wanted.makers]
@@ -187,6 +189,14 @@ class Surgeon:
             self._fit_slice(found, self._chain(found))
         elif found.op_type == "Resize" and len(found.input) > 3 and found.input[3]:
             self._fit_sizes(found, node)
+
+    def _fit_heads(self, found: Any, name: str, op: Reshape) -> None:
+        """The number of heads of an Attention, which cuts its inputs into so many parts."""
+        for part, key in (("q", "q_num_heads"), ("k", "kv_num_heads")):
+            if name.startswith(f"{found.output[0]}:{part}:heads"):
+                for attribute in found.attribute:
+                    if attribute.name == key:
+                        attribute.i = op.sizes[2]
 
     def _parts(self, found: Any, op: Take) -> list[int]:
         """Sizes of the parts of a split; one that nobody reads takes what is left."""

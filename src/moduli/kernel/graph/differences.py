@@ -383,7 +383,8 @@ def _least(at: Differences, name: str, rank: int | None) -> Array | None:
     array = at.graph.array(name)
     if array is not None:
         sizes = np.abs(np.asarray(array, dtype=np.float64))
-        return sizes if sizes.size and are_numbers(array) and (sizes > 0).all() else None
+        some = sizes.size and are_numbers(array) and (sizes > 0).all()
+        return np.asarray(sizes) if some else None
     for axis, n in enumerate(at.graph.shapes.get(name) or ()):
         x = at.known.found.get((name, axis)) if isinstance(n, int) else None
         if x is not None and len(x):
