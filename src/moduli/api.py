@@ -35,7 +35,7 @@ from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.compare import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
-from moduli.equivalence.graphs import GraphEquivalence
+from moduli.equivalence.graphs import GraphDistance, GraphEquivalence
 from moduli.equivalence.group import Signature, SymmetryGroup
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
@@ -690,7 +690,7 @@ def distance(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Distance:
+) -> Distance | GraphDistance:
     """The distance of two functions: sup over a box (or all inputs), root mean square under a
     Gaussian or on samples.
 
@@ -705,6 +705,9 @@ def distance(
     All this is before the output map (softmax, ...), which must be the same for both;
     `Distance.behind` has bounds of the distance of the outputs, behind it.
 
+    Two graphs, on a box or all inputs: 0 where both reduce to one graph, else bounds of the
+    difference through both where they have the same operators and wiring (`GraphDistance`).
+
     Raises:
         ShapeError: other inputs, outputs or output maps.
 
@@ -715,6 +718,11 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
+    if _exactly(on, 0.0, 0.0):
+        first, second = load(a), load(b)
+        if isinstance(first, Graph) and isinstance(second, Graph):
+            return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)
+        a, b = first, second
     return compare.distance(*_pair(a, b), on, budget, seed, executor, progress)
 
 

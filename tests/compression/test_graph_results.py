@@ -350,3 +350,64 @@ def test_an_axis_that_a_file_cannot_lose_is_left_alone_and_named(monkeypatch):
     assert small.network.parameters == small.original.parameters
     assert small.refused == ("w1 has to stay",)
     assert ("left alone", "w1 has to stay") in small.rows()
+
+
+def test_a_box_may_name_some_inputs(tmp_path):
+    """Of two inputs, one is bounded: what reads the other may be anything."""
+    weights = {"a": np.array([[1.0, -1], [1, -1]]), "b": np.array([[1.0, -1], [1, -1]])}
+    nodes = []
+    for name, w in (("x", "a"), ("z", "b")):
+        nodes += [
+            helper.make_node("MatMul", [name, w], [f"{w}1"]),
+            helper.make_node("Relu", [f"{w}1"], [f"{w}2"]),
+            helper.make_node("MatMul", [f"{w}2", f"{w}v"], [f"{w}3"]),
+        ]
+        weights[f"{w}v"] = np.array([[1.0], [2]])
+    nodes.append(helper.make_node("Add", ["a3", "b3"], ["y"]))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in "xz"]
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])]
+    stored = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends, out, stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    box = mo.Box({"x": (0, 1)})
+    small = mo.compress(model, on=box)
+    assert sizes(small.network)["a"] == (2, 1)
+    assert sizes(small.network)["b"] == (2, 2)
+    assert (
+        mo.check(small.certificate, small.network, model, on=mo.Box({"x": (0.25, 0.5)})).status
+        == "proved"
+    )
+    for wider in (mo.Box({"x": (-1, 1)}), mo.Box({"z": (0, 1)})):
+        with pytest.raises(mo.CertificateRejected):
+            mo.check(small.certificate, small.network, model, on=wider)
+    with pytest.raises(mo.ShapeError, match="the box names input 'w'; the graph has 'x', 'z'"):
+        mo.compress(model, on=mo.Box({"w": (0, 1)}))
+    np.savez(tmp_path / "box.npz", **{"x.low": 0.0, "x.high": 1.0})
+    assert mo.formats.load_box(tmp_path / "box.npz").to_json() == box.to_json()
+
+
+def test_what_is_a_chain_afterwards_is_read_as_one():
+    """A sum whose branch is zero: no chain before, one after."""
+    rng = np.random.default_rng(0)
+    weights = {n: np.round(rng.normal(size=(3, 3)) * 8) / 8 for n in ("a", "branch", "c")}
+    weights["zero"] = np.zeros((3, 3))
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "branch"], ["k"]),
+        helper.make_node("Tanh", ["k"], ["t"]),
+        helper.make_node("MatMul", ["t", "zero"], ["z"]),
+        helper.make_node("Add", ["r", "z"], ["s"]),
+        helper.make_node("MatMul", ["s", "c"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in "xy"]
+    stored = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    before = mo.load(model)
+    with pytest.raises(mo.UnsupportedModel):
+        before.chain()
+    chain = mo.compress(before).network.chain()
+    assert chain.widths == (3, 3, 3)
+    x = rng.normal(size=(5, 3))
+    assert np.allclose(chain(x), before(x), rtol=1e-12, atol=1e-12)

@@ -93,3 +93,32 @@ def test_the_box_of_a_frame_is_in_the_coordinates_of_the_network():
     )
     assert frame.box.low.tolist() == [-1.0, 0.0]
     assert frame.box.high.tolist() == [1.0, 2.0]
+
+
+def test_a_box_of_named_inputs():
+    box = Box({"image": (0, [1, 2]), "speed": (-1, 1)})
+    assert box.low.tolist() == [0, 0, -1]
+    assert box.high.tolist() == [1, 2, 1]
+    assert box.of_input("image").high.tolist() == [1, 2]
+    assert box.of_input("other") is None
+    assert Box(0, 1).of_input("other").low == 0
+    assert box.to_json() == {"image": [0.0, [1.0, 2.0]], "speed": [-1.0, 1.0]}
+    assert repr(box) == "Box({'image': (0, [1.0, 2.0]), 'speed': (-1, 1)})"
+    with pytest.raises(ShapeError, match="inputs image, speed for a network that has one"):
+        box.of_dimension(3)
+    assert Box({"x": (0, 1)}).of_dimension(2).high.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({}, "both ends of each"),
+        ({"a": 3}, "give \\(low, high\\)"),
+        ({"a": (2, 1)}, "input 'a': low 2"),
+    ],
+)
+def test_named_inputs_that_are_no_box(ends, said):
+    with pytest.raises(ShapeError, match=said):
+        Box(ends)
+    with pytest.raises(ShapeError, match="has no high end"):
+        Box(1)

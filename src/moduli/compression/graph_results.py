@@ -181,7 +181,7 @@ class GraphCompression(Result):
             "parameters": [self.original.parameters, self.network.parameters],
             "removed": self.removed, "axes": [change._asdict() for change in self.axes],
             **_slack_data(self.proof.slack), "rounded": self.rounded, "more": self.more,
-            "on": None if self.on is None else [self.on.low.tolist(), self.on.high.tolist()],
+            "on": None if self.on is None else self.on.to_json(),
         }  # fmt: skip
 
 
@@ -362,7 +362,7 @@ def check(
 
 def _bound_on(proof: GraphCertificate, on: Any) -> float:
     """What is certified of the inputs that are asked for."""
-    if not isinstance(on, Box):
+    if not isinstance(on, Box) or on.named:
         return proof.slack.everywhere
     return proof.slack.within(float(np.abs([on.low, on.high]).max()))
 
@@ -381,6 +381,11 @@ def _require_inputs(proof: GraphCertificate, large: Graph, on: Any) -> None:
         raise ValueError(f'on={on!r}: "all" or a Box can be demanded')
     wanted = ranges_of(large.model, on)
     for name, (low, high) in proof.ranges.items():
+        if name not in wanted:
+            raise CertificateRejected(
+                f"on={on!r} is demanded, which says nothing of input {name!r}; the certificate holds for it "
+                f"from {np.min(low):g} to {np.max(high):g} only"
+            )
         below = np.asarray(wanted[name][0]) < np.asarray(low)
         above = np.asarray(wanted[name][1]) > np.asarray(high)
         if below.any() or above.any():
@@ -421,11 +426,20 @@ def compress(
 def ranges_of(model: GraphModel, box: Box) -> Ranges:
     """Ends of a box as arrays that broadcast against the inputs: one number, one for each channel, or
     one for each entry of an input.
+
+    Raises:
+        ShapeError: they do not, or the box names an input that is not there.
     """
+    unknown = [name for name in box.named if name not in model.inputs]
+    if unknown:
+        raise ShapeError(
+            f"the box names input {unknown[0]!r}; the graph has {', '.join(map(repr, model.inputs))}"
+        )
     found = {}
     for name in model.inputs:
-        shape = model.shapes.get(name) or ()
-        found[name] = (_shaped(box.low, shape, name), _shaped(box.high, shape, name))
+        own, shape = box.of_input(name), model.shapes.get(name) or ()
+        if own is not None:
+            found[name] = (_shaped(own.low, shape, name), _shaped(own.high, shape, name))
     return found
 
 

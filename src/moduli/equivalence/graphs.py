@@ -23,9 +23,10 @@ from moduli.compression.graph_results import GraphCompression, compress, drawn, 
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
 from moduli.kernel.graph.certificate import added
+from moduli.kernel.graph.differences import apart
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import sizes
-from moduli.kernel.slack import NO_SLACK
+from moduli.kernel.slack import NO_SLACK, Slack
 
 from .group import Signature
 
@@ -46,7 +47,8 @@ class GraphEquivalence(Result):
     """Whether two graphs are one function.
 
     Attributes:
-        a, b: what was left out of each, with its proof. witness: where they differ.
+        a, b: what was left out of each, with its proof. witness: where they differ. near: a bound of
+            how far the two are apart, where that is within `eps`.
         seen: the largest difference at a few inputs, as float64 computes it; None where none could
             be run.
     """
@@ -57,6 +59,7 @@ class GraphEquivalence(Result):
     on: Box | None = None
     witness: GraphWitness | None = None
     seen: float | None = None
+    near: Slack | None = None
     kind: ClassVar[str] = "equal"
 
     def check(self) -> bool:
@@ -68,6 +71,10 @@ class GraphEquivalence(Result):
             return True
         if self.status != "proved":
             return super().check()
+        if self.near is not None:
+            if apart_by(self.a.original, self.b.original, self.on).everywhere > self.eps:
+                raise CertificateRejected(f"the outputs are not known to be within {self.eps!r}")
+            return True
         same = self.a.network.digest == self.b.network.digest
         near = _apart_by(self.a, self.b) <= self.eps
         if not (self.a.check() and self.b.check() and same and near):
@@ -77,6 +84,8 @@ class GraphEquivalence(Result):
     @property
     def statement(self) -> str:
         where = "for all inputs" if self.on is None else f"on {self.on!r}"
+        if self.near is not None:
+            return f"the same function up to {self.near} {where}, by bounds of the difference"
         if self.status == "proved":
             apart = added(self.a.proof.slack, self.b.proof.slack)
             same = "the same function" if apart == NO_SLACK else f"the same function up to {apart}"
@@ -84,12 +93,8 @@ class GraphEquivalence(Result):
         if self.witness is not None:
             name, size = self.witness.output, self.witness.difference
             return f"output {name!r} differs by at least {size:.6g} at an input"
-        seen = (
-            "no input could be run"
-            if self.seen is None
-            else f"outputs differ by up to {self.seen:.3g} at some inputs, as float64 computes them"
-        )
-        return f"undecided: they reduce to different graphs; {seen}"
+        seen = "" if self.seen is None else "outputs differ "
+        return f"undecided: they reduce to different graphs; {seen}{_seen(self.seen)}"
 
     def asked(self) -> list[tuple[str, str]]:
         return [("first", repr(self.a.original)), ("second", repr(self.b.original))]
@@ -108,7 +113,7 @@ class GraphEquivalence(Result):
             }
         return {
             "a": self.a.original.digest, "b": self.b.original.digest, "eps": self.eps,
-            "on": None if self.on is None else [self.on.low.tolist(), self.on.high.tolist()],
+            "on": None if self.on is None else self.on.to_json(),
             "witness": witness, "seen": self.seen,
         }  # fmt: skip
 
@@ -127,18 +132,34 @@ def equivalent(
     Raises:
         ShapeError: they do not.
     """
-    if (len(a.inputs), len(a.outputs)) != (len(b.inputs), len(b.outputs)):
-        raise ShapeError(f"{a!r} and {b!r} do not have the same inputs and outputs")
-    for name, other in zip((*a.inputs, *a.outputs), (*b.inputs, *b.outputs), strict=True):
-        _require_fit(name, a.model.shapes.get(name), other, b.model.shapes.get(other))
+    _require_ends(a, b)
     for rounding in (False, True) if eps > 0 else (False,):
         first = compress(a, on, budget, progress, rounding=rounding)
         second = compress(b, on, budget, progress, rounding=rounding)
         if first.network.digest == second.network.digest and _apart_by(first, second) <= eps:
             return GraphEquivalence("proved", first, second, eps, on)
+    near = apart_by(a, b, on) if eps > 0 else None
+    if near is not None and near.everywhere <= eps:
+        return GraphEquivalence("proved", first, second, eps, on, near=near)
     witness, seen = _told_apart(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
+
+
+def _require_ends(a: Graph, b: Graph) -> None:
+    """Inputs and outputs of one number, order and shapes."""
+    if (len(a.inputs), len(a.outputs)) != (len(b.inputs), len(b.outputs)):
+        raise ShapeError(f"{a!r} and {b!r} do not have the same inputs and outputs")
+    for name, other in zip((*a.inputs, *a.outputs), (*b.inputs, *b.outputs), strict=True):
+        _require_fit(name, a.model.shapes.get(name), other, b.model.shapes.get(other))
+
+
+def apart_by(a: Graph, b: Graph, on: Box | None) -> Slack:
+    """What the kernel's bounds say of the difference of outputs; infinite where nothing."""
+    try:
+        return apart(a.model, b.model, {} if on is None else ranges_of(a.model, on))
+    except CertificateRejected:
+        return Slack(float("inf"), 0.0)
 
 
 def _apart_by(a: GraphCompression, b: GraphCompression) -> float:
@@ -247,6 +268,105 @@ def _apart(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness | None
 def _points(feeds: Inputs) -> Ranges:
     ends = {name: np.asarray(x, dtype=np.float64) for name, x in feeds.items()}
     return {name: (x, x) for name, x in ends.items()}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphDistance(Result):
+    """How far outputs of two graphs are apart at most: the largest difference of any entry.
+
+    Attributes:
+        lower, upper: certified, on the box or for all inputs. bound: the upper one, which may grow with
+            the inputs; then `upper` is infinite. argmax: inputs at which bounds of the outputs are
+            `lower` apart; None where that is 0. seen: the largest difference at a few inputs, as float64
+            computes it; None where none could be run. same: the proof that they are one function.
+    """
+
+    a: Graph
+    b: Graph
+    bound: Slack
+    on: Box | None = None
+    witness: GraphWitness | None = None
+    seen: float | None = None
+    same: GraphEquivalence | None = None
+    kind: ClassVar[str] = "distance"
+
+    @property
+    def upper(self) -> float:
+        return self.bound.everywhere
+
+    @property
+    def lower(self) -> float:
+        return 0.0 if self.witness is None else self.witness.difference
+
+    @property
+    def argmax(self) -> Inputs | None:
+        return None if self.witness is None else self.witness.inputs
+
+    @property
+    def growth(self) -> float:
+        """Outputs are at most constant + growth * |x|_inf apart."""
+        return self.bound.growth
+
+    def check(self) -> bool:
+        """Bound the difference again, and the outputs at the inputs where they differ."""
+        if self.same is not None:
+            return self.same.check()
+        again = apart_by(self.a, self.b, self.on)
+        if again.constant > self.bound.constant or again.growth > self.bound.growth:
+            raise CertificateRejected(f"outputs are bounded by {again} only, not by {self.bound}")
+        if self.witness is not None:
+            found = _apart(self.a, self.b, self.witness.inputs, 0.0)
+            if found is None or found.difference < self.witness.difference:
+                raise CertificateRejected("the bounds of the outputs at the witness are closer")
+        return True
+
+    @property
+    def statement(self) -> str:
+        where = "for all inputs" if self.on is None else f"on {self.on!r}"
+        upper = f"at most {self.bound}" if self.bound.finite else "without a known bound"
+        return f"outputs differ by at least {self.lower:.6g}, {upper}, {where}; {_seen(self.seen)}"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("first", repr(self.a)), ("second", repr(self.b))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        upper = str(self.bound) if self.bound.finite else "not known"
+        return [("at least", f"{self.lower:.6g}"), ("at most", upper), ("seen", _seen(self.seen))]
+
+    def data(self) -> dict[str, Any]:
+        finite = self.bound.finite and not self.bound.growth
+        argmax = self.argmax
+        return {
+            "a": self.a.digest, "b": self.b.digest, "lower": self.lower,
+            "upper": self.bound.constant if finite else None,
+            "constant": self.bound.constant if self.bound.finite else None,
+            "growth": self.growth, "seen": self.seen,
+            "argmax": argmax and {name: np.asarray(x).tolist() for name, x in argmax.items()},
+            "on": None if self.on is None else self.on.to_json(),
+        }  # fmt: skip
+
+
+def _seen(size: float | None) -> str:
+    if size is None:
+        return "no input could be run"
+    return f"by up to {size:.3g} at some inputs, as float64 computes them"
+
+
+def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> GraphDistance:
+    """How far outputs are apart; 0 where both reduce to one graph.
+
+    Raises:
+        ShapeError: inputs and outputs do not agree in number and shape.
+    """
+    _require_ends(a, b)
+    bound = apart_by(a, b, on)
+    witness, seen = _told_apart(a, b, on, 0.0, seed)
+    if witness is None and bound != NO_SLACK:
+        same = equivalent(a, b, on, 0.0, budget, seed, None)
+        if same.status == "proved":
+            return GraphDistance("proved", a, b, NO_SLACK, on, None, seen, same)
+    status = "bounded" if bound.finite else "undecided"
+    return GraphDistance("proved" if bound == NO_SLACK else status, a, b, bound, on, witness, seen)
 
 
 def signature(graph: Graph, budget: int = 10_000) -> Signature:

@@ -151,9 +151,13 @@ def load(
     if isinstance(source, Graph):
         return source
 
-    def chain() -> Network:
+    def chain(changed: Any = None) -> Network:
         return load_chain(
-            source, input_shape=input_shape, output=output, activation=activation, keys=keys
+            source if changed is None else changed,
+            input_shape=input_shape,
+            output=output,
+            activation=activation,
+            keys=keys,
         )
 
     if output is not None or input_shape is not None:
@@ -531,7 +535,7 @@ def load_samples(path: str | Path) -> Samples:
 
 def load_box(path: str | Path) -> Box:
     """The box of a `.npz` file with two arrays, ``low`` and ``high``: numbers, or arrays of an
-    input's shape.
+    input's shape; for a graph of several inputs ``NAME.low`` and ``NAME.high`` for each.
 
     Raises:
         UnsupportedModel: other entries, or ends that are no box.
@@ -539,17 +543,19 @@ def load_box(path: str | Path) -> Box:
     """
     arrays = load_arrays(path)
     with one_line(str(path)):
-        ends = [
-            arrays[name]
-            for name in ("low", "high")
-            if name in arrays and arrays[name].dtype.kind in "fiu"
-        ]
-        if len(ends) != 2 or len(arrays) != 2:
+        numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "fiu"}
+        inputs = list(dict.fromkeys(name.rpartition(".")[0] for name in numbers))
+        wanted = [f"{name}.{end}" if name else end for name in inputs for end in ("low", "high")]
+        named = len(inputs) > 1 or inputs != [""]
+        if not inputs or set(arrays) != set(wanted) or (named and "" in inputs):
             held = ", ".join(list(arrays)[:8]) or "nothing"
             raise UnsupportedModel(
-                f"{path} holds {held}; two arrays of numbers are needed: low and high"
+                f"{path} holds {held}; two arrays of numbers are needed: low and high, or NAME.low and "
+                "NAME.high for each input"
             )
-        return Box(*ends)
+        if not named:
+            return Box(numbers["low"], numbers["high"])
+        return Box({name: (numbers[f"{name}.low"], numbers[f"{name}.high"]) for name in inputs})
 
 
 # .npz and .safetensors ------------------------------------------------------------------------------------------

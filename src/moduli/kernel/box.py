@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +32,8 @@ class Box:
     Args:
         low, high: scalars (broadcast to any dimension), vectors ``[in]``, or arrays of an input's
             shape without the batch axis, which are broadcast against each other and kept flattened,
-            row by row.
+            row by row. For a graph of several inputs `low` may be a dict, ``{name: (low, high)}``,
+            and `high` be left out; an input that is not named may be anything.
         hull_of: boxes whose hull this is, where only these are meant; see `branches`.
         notes: in which ways the box is larger than what it was made of (a VNN-LIB file with
             alternatives, ...).
@@ -45,17 +46,24 @@ class Box:
     array([1., 1.])
     >>> Box([[0, 0], [1, 1]], [[2], [3]])
     Box([0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0])
+    >>> Box({"image": (0, 1), "speed": ([-1, 0], 2)})
+    Box({'image': (0, 1), 'speed': ([-1.0, 0.0], 2)})
     """
 
     low: Any
-    high: Any
+    high: Any = None
     hull_of: tuple[Box, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    named: Mapping[str, Box] = field(init=False, default_factory=dict)  # where inputs are named
     from_vnnlib: ClassVar[
         Callable[[str | Path], Box]
     ]  # a reader of files, set by `vnnlib`: nothing here reads any
 
     def __post_init__(self) -> None:
+        if isinstance(self.low, Mapping):
+            self._of_inputs(self.low)
+        if self.high is None:
+            raise ShapeError(f"Box({self.low!r}) has no high end; give Box(low, high)")
         low, high = _finite("low", self.low), _finite("high", self.high)
         try:
             wide_low, wide_high = np.broadcast_arrays(low, high)
@@ -76,7 +84,42 @@ class Box:
         object.__setattr__(self, "hull_of", tuple(self.hull_of))
         object.__setattr__(self, "notes", tuple(self.notes))
 
+    def _of_inputs(self, ends: Mapping[str, Any]) -> None:
+        """A box for each of some inputs; all numbers one after another for whoever wants them alike."""
+        if self.high is not None or not ends:
+            raise ShapeError("a dict of inputs has both ends of each: Box({name: (low, high)})")
+        parts = {}
+        for name, pair in ends.items():
+            try:
+                low, high = pair
+            except (TypeError, ValueError):
+                raise ShapeError(f"input {name!r} has {pair!r}; give (low, high)") from None
+            try:
+                parts[name] = Box(low, high)
+            except ShapeError as error:
+                raise ShapeError(f"input {name!r}: {error}") from None
+        object.__setattr__(self, "named", parts)
+        wide = [np.broadcast_arrays(np.ravel(b.low), np.ravel(b.high)) for b in parts.values()]
+        for end, arrays in zip(("low", "high"), zip(*wide, strict=True), strict=True):
+            object.__setattr__(self, end, np.concatenate(arrays))
+
+    def of_input(self, name: str) -> Box | None:
+        """What is said of an input; None where nothing is."""
+        return self.named.get(name) if self.named else self
+
+    def to_json(self) -> Any:
+        """Both ends, for each input that is named."""
+        if self.named:
+            return {name: part.to_json() for name, part in self.named.items()}
+        return [self.low.tolist(), self.high.tolist()]
+
     def __repr__(self) -> str:
+        if self.named:
+            ends = {
+                name: (_short(_same(b.low)), _short(_same(b.high)))
+                for name, b in self.named.items()
+            }
+            return f"Box({{{', '.join(f'{name!r}: ({low}, {high})' for name, (low, high) in ends.items())}}})"
         said = "".join(f", {note}" for note in self.notes)
         return f"Box({_short(_same(self.low))}, {_short(_same(self.high))}{said})"
 
@@ -97,10 +140,11 @@ class Box:
 
     def of_dimension(self, n: int) -> Box:
         """The same box with vectors of length ``n``."""
+        if len(self.named) > 1:
+            raise ShapeError(f"a box of inputs {', '.join(self.named)} for a network that has one")
         try:
-            return replace(
-                self, low=np.broadcast_to(self.low, (n,)), high=np.broadcast_to(self.high, (n,))
-            )
+            low, high = (np.broadcast_to(end, (n,)) for end in (self.low, self.high))
+            return Box(low, high, hull_of=self.hull_of, notes=self.notes)
         except ValueError:
             size = max(self.low.size, self.high.size)
             raise ShapeError(

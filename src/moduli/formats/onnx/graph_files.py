@@ -27,7 +27,7 @@ from .reference import run_model
 from .surgery import Surgeon
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Chain = Callable[[], Network]
+Chain = Callable[..., Network]  # of the source, or of a model that was made of it
 INLINE = 2**31 - 2**20  # bytes of a model that protobuf can hold
 EXTERNAL = 1024  # bytes of a tensor from which on it is kept in a file of its own
 
@@ -51,6 +51,7 @@ class OnnxSource(Source):
     ) -> None:  # fmt: skip
         self.where, self._chain = where, chain
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
+        self.changed = False  # whether it is no longer what the source says
         self.as_given = None  # what is run to compare, where it is not what is read
         with one_line(where):
             if proto.functions:
@@ -75,15 +76,20 @@ class OnnxSource(Source):
             proto = surgeon.model()
         except UnsupportedModel as error:  # the search leaves out what is in the way, by halves
             raise NotWritable(str(error), ()) from None
-        source = OnnxSource(proto, None, self.where, self._no_chain, surgeon.tensors)
-        source.external = self.external
+        source = OnnxSource(proto, None, self.where, self._chain, surgeon.tensors)
+        source.external, source.changed = self.external, True
         return Graph(source.model, source)
 
-    def _no_chain(self) -> Network:
-        raise UnsupportedModel("save the graph and load it again to read it as a chain")
-
     def chain(self) -> Network:
-        return self._chain()
+        return self._chain(self._whole()) if self.changed else self._chain()
+
+    def _whole(self) -> Any:
+        """The model with all its numbers."""
+        proto = type(self.proto)()
+        proto.CopyFrom(self.proto)
+        for tensor in proto.graph.initializer:
+            tensor.raw_data = np.ascontiguousarray(self.reading.stored[tensor.name]).tobytes()
+        return proto
 
     def save(self, path: Path) -> Path:
         """Write the model; tensors go to OUT.data where the model read had such a file."""

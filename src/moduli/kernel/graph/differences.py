@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..errors import CertificateRejected
 from ..exact_numbers import up, up_matmul
 from ..slack import Slack
 from .entrywise import Elementwise, PerUnit
-from .facts import Known
+from .facts import Known, Ranges
 from .functions import law, slope
-from .model import GraphModel
+from .model import GraphModel, sizes
 from .operators import (
     Broadcast,
     Concat,
@@ -76,6 +78,81 @@ def difference(graph: GraphModel, deviation: Deviation, known: Known) -> Slack:
                 return Slack(math.inf, 0.0)
             constant, growth = max(constant, worst[0]), max(growth, worst[1])
     return Slack(float(constant), float(growth))
+
+
+def apart(first: GraphModel, second: GraphModel, ranges: Ranges) -> Slack:
+    """A bound of how far outputs of two graphs are apart, by what is known of them.
+
+    By `difference` where they have the same operators and wiring, and by the bounds that each has.
+    Inputs and outputs are matched in their order; `ranges` are of the inputs of the first.
+
+    Raises:
+        CertificateRejected: inputs or outputs do not fit each other.
+    """
+    first, second = first.live(), second.live()
+    names = [(*graph.inputs, *graph.outputs) for graph in (first, second)]
+    if (len(first.inputs), len(names[0])) != (len(second.inputs), len(names[1])):
+        raise CertificateRejected("the graphs do not have the same inputs and outputs")
+    for a, b in zip(*names, strict=True):
+        if sizes(first.shapes.get(a)) != sizes(second.shapes.get(b)):
+            raise CertificateRejected(f"{a!r} and {b!r} of the other do not have one shape")
+    known = Known(first, ranges)
+    others = {b: ranges[a] for a, b in zip(*names, strict=True) if a in ranges}
+    found = _hulls_apart(known, Known(second, others))
+    twin = _renamed_like(second, first)
+    if twin is None:
+        return found
+
+    def deviation(name: str) -> Array | None:
+        a, b = first.constants[name], twin.constants[name]
+        if np.array_equal(a, b):
+            return None
+        if not (are_numbers(a) and are_numbers(b)):
+            return np.full(a.shape, np.inf)
+        wide = (np.asarray(array, dtype=np.float64) for array in (a, b))
+        return np.asarray(up(np.abs(np.subtract(*wide))))
+
+    near = difference(twin, deviation, known)
+    if not found.finite:
+        return near
+    return found if near.growth or found.constant < near.constant else near
+
+
+def _hulls_apart(first: Known, second: Known) -> Slack:
+    """By bounds of the outputs, slice by slice along some axis of each."""
+    most = 0.0
+    for a, b in zip(first.graph.outputs, second.graph.outputs, strict=True):
+        least = math.inf
+        for axis, n in enumerate(first.shape(a) or ()):
+            if isinstance(n, int) and n:
+                x, y = first.of((a, axis)), second.of((b, axis))
+                gaps = np.maximum(x.high - y.low, y.high - x.low)
+                worst = float(np.nextafter(gaps.max(), np.inf))
+                least = min(least, math.inf if math.isnan(worst) else worst)
+        most = max(most, least)
+    return Slack(max(most, 0.0), 0.0)
+
+
+def _renamed_like(graph: GraphModel, other: GraphModel) -> GraphModel | None:
+    """The graph under the names that another has, where it has the same operators and wiring."""
+    names = dict(zip(graph.inputs, other.inputs, strict=True))
+    if len(graph.nodes) != len(other.nodes):
+        return None
+    for mine, its in zip(graph.nodes, other.nodes, strict=True):
+        pairs = [
+            *zip(mine.inputs, its.inputs, strict=False),
+            *zip(mine.outputs, its.outputs, strict=False),
+        ]
+        alike = (len(mine.inputs), len(mine.outputs)) == (len(its.inputs), len(its.outputs))
+        if not alike or mine.op != its.op or any(names.setdefault(a, b) != b for a, b in pairs):
+            return None
+    constants = {names[name]: array for name, array in graph.constants.items() if name in names}
+    if set(constants) != set(other.constants) or len(set(names.values())) < len(names):
+        return None
+    if any(constants[name].shape != array.shape for name, array in other.constants.items()):
+        return None
+    twin = replace(other, constants=constants)
+    return twin if twin.digest == graph.digest else None
 
 
 class Differences:
