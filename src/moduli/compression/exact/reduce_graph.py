@@ -19,12 +19,14 @@ from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.bypasses import bypassed, passed_through, unseen
+from moduli.kernel.graph.carrying import carried
 from moduli.kernel.graph.certificate import GraphMove, added, ended
 from moduli.kernel.graph.differences import difference
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
 from moduli.kernel.graph.removal import (
+    Changes,
     Into,
     Rounds,
     nearly_constant,
@@ -82,8 +84,8 @@ def reduce_graph(
     while left > 0:
         found.rounding = {}
         known = Known(found.graph, ranges)
-        moves = [*_bypasses(known, found)] if bypasses else []
         bounded = Bounded(known) if rounding else None
+        moves = [*_bypasses(known, found, bounded)] if bypasses else []
         moves += _removals(known, found, left, progress, frozen, bounded)
         left -= 1 + len(moves)
         if not moves:
@@ -110,13 +112,12 @@ class Bounded:
     def __call__(self, units: Units) -> bool:
         """Whether it is so of the layers that read an axis, and what they add to."""
         if self.everywhere is None:
-            self.everywhere = self._finite(self.known.graph.nodes)
-        return self.everywhere or self._finite(readers_of(self.known.graph, units))
+            self.everywhere = self.of(_stored_by(self.known.graph.nodes))
+        return self.everywhere or self.of(_stored_by(readers_of(self.known.graph, units)))
 
-    def _finite(self, nodes: Sequence[Node]) -> bool:
-        """With every stored number of some layers a little different."""
+    def of(self, names: set[str]) -> bool:
+        """Whether it is so of some stored tensors."""
         graph = self.known.graph
-        names = {x for node in nodes if isinstance(node.op, Linear) for x in node.inputs[1:3]}
 
         def deviation(name: str) -> Any:
             return np.ones(graph.constants[name].shape) if name in names else None
@@ -124,18 +125,36 @@ class Bounded:
         return difference(graph, deviation, self.known).finite
 
 
-def _bypasses(known: Known, found: Found) -> Iterator[GraphMove]:
-    """Branches that are zero, layers that change nothing, biases that no output can tell."""
+def _stored_by(nodes: Sequence[Node]) -> set[str]:
+    return {x for node in nodes if isinstance(node.op, Linear) for x in node.inputs[1:3]}
+
+
+def _bypasses(known: Known, found: Found, bounded: Bounded | None) -> Iterator[GraphMove]:
+    """Branches that are zero, layers that change nothing, biases that no output can tell or that
+    others can take over.
+    """
     for name in [node.output for node in known.graph.nodes]:
         node = known.graph.makers.get(name)
         if node is None or name in known.graph.outputs:
             continue
         branches = all(known.array(x) is None for x in node.inputs) or isinstance(node.op, Linear)
         passes = passed_through(known, node) if branches else unseen(known, node)
-        if passes is not None:
+        if passes is not None or (not branches and _carries(known, node, bounded)):
             _, found.renamed[name] = bypassed(known, name)
             yield GraphMove("bypass", name)
     known.graph = known.graph.live()
+
+
+def _carries(known: Known, node: Node, bounded: Bounded | None) -> bool:
+    """Whether layers can take over what a node adds."""
+    changes = Changes(known)
+    try:
+        if carried(known, node, changes) is None:
+            return False
+        _, rounded = changes.applied()
+    except CertificateRejected:
+        return False
+    return not rounded or (bounded is not None and bounded.of(set(rounded)))
 
 
 def seeds(graph: GraphModel) -> list[Place]:

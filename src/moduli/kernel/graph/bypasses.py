@@ -1,6 +1,6 @@
 """Nodes that may be passed by: their readers read one of their inputs instead. Part of the kernel.
 
-Two reasons are known.
+Three reasons are known.
 
 *Unchanged.* The output is the input: x + 0, x - 0, x * 1, x / 1, where facts say so and shapes agree;
 a layer whose matrix is the identity.
@@ -10,6 +10,9 @@ b makes through the graph: as long as every node on the way is linear in it, and
 on the index along the axes of a softmax that it reaches, it adds the same number to all that this
 softmax compares, exp(z + d) / sum exp(z + d) = exp(z) / sum exp(z), and ends there. A key bias of
 attention is such a tensor; where positions turn keys it is not, and nothing here says so.
+
+*Carried.* The node adds a stored tensor b, and layers further on can do it (`carrying`): the bias of
+values goes into that of the output of attention.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..errors import CertificateRejected
+from .carrying import carried
 from .facts import Known
 from .model import GraphModel
 from .operators import (
@@ -32,6 +36,7 @@ from .operators import (
     Slicewise,
     Transpose,
 )
+from .removal import Changes
 from .slices import ONE, are_numbers
 
 
@@ -46,11 +51,14 @@ def bypassed(known: Known, name: str) -> tuple[GraphModel, str]:
     if node is None or name in graph.outputs:
         raise CertificateRejected("no node gives it, or it is an output")
     source = passed_through(known, node)
-    seen = source is None
+    seen, changes = source is None, Changes(known)
     if source is None:
         source = unseen(known, node)
     if source is None:
+        source = carried(known, node, changes)
+    if source is None:
         raise CertificateRejected("it is not known to be what one of its inputs is")
+    changed, rounded = changes.applied()
     nodes = []
     for reader in graph.nodes:
         if reader is node:
@@ -59,9 +67,11 @@ def bypassed(known: Known, name: str) -> tuple[GraphModel, str]:
             inputs = tuple(source if x == name else x for x in reader.inputs)
             reader = replace(reader, inputs=inputs)
         nodes.append(reader)
-    known.graph = replace(graph, nodes=tuple(nodes))
+    constants = {**graph.constants, **changed}
+    known.graph = replace(graph, nodes=tuple(nodes), constants=constants)
+    known.round(rounded, {})
     if seen:
-        known.forget(changed_by(graph, name))
+        known.forget(changed_by(graph, name) | changed.keys())
     return known.graph, source
 
 

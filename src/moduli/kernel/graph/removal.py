@@ -60,6 +60,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Into = Mapping[int, int | None]  # units that go, and the unit that each is merged into
 MOST = Fraction(float(np.finfo(np.float64).max))
+FEW = 64  # constants that are added with rationals
 SMALLEST, LARGEST = 2.0**-450, 2.0**450  # between these `two_product` is exact
 
 
@@ -410,7 +411,7 @@ class Changes:
         for shift in changes:
             for tap in shift.taps.T:
                 total, off = _step(total, off, tap, shift.value)
-        if off.any():
+        if off.any() and len(changes) <= FEW:
             total, off = _exact_sums(start, changes, name)
         for taps, _, width in changes:
             if width:
