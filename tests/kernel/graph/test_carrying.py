@@ -103,9 +103,7 @@ def test_the_bias_of_values_goes_into_that_of_the_output():
 
 def test_it_stays_where_positions_differ_or_rows_may_not_sum_to_one():
     stays(*attention(positions=True, bias=np.arange(20.0).reshape(5, 4)))
-    carried(
-        *attention(positions=True)
-    )  # numbers that are the same at all positions: not looked for
+    stays(*attention(positions=True))  # that all positions have the same numbers is not looked for
     stays(*attention(kind="sum of parts"))
     stays(*attention(over=2))
     stays(*attention(masked=True))

@@ -23,7 +23,7 @@ from . import (  # noqa: F401  handlers register themselves
 )
 from .graph_reader import GraphReader, skeleton, stored_arrays
 from .nodes import OPS
-from .reference import run_model
+from .reference import CannotRun, run_model
 from .surgery import Surgeon
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -63,16 +63,23 @@ class OnnxSource(Source):
         self.proto = self.reading.proto = skeleton(proto)
         self.reading.graph = self.proto.graph
         opaque = [f"opaque: {text}" for text in self.reading.opaque.values()]
-        self.notes = (*self.reading.notes, *opaque)
+        written_out = ["local functions are written out where they are used"]
+        notes = [*self.reading.notes, *(written_out if self.as_given else [])]
+        self.notes = (*notes, *opaque)
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return run_model(self.as_given or self.proto, self.reading.stored, feeds)
+        if self.as_given is not None:
+            try:
+                return run_model(self.as_given, self.reading.stored, feeds)
+            except CannotRun:  # it does not take all functions of files
+                pass
+        return run_model(self.proto, self.reading.stored, feeds)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
-        surgeon = Surgeon(self.reading, self.model, wanted, renamed)
         try:
+            surgeon = Surgeon(self.reading, self.model, wanted, renamed)
             proto = surgeon.model()
         except UnsupportedModel as error:  # the search leaves out what is in the way, by halves
             raise NotWritable(str(error), ()) from None

@@ -155,6 +155,8 @@ def blocks(rows: Any) -> Iterator[tuple[slice, Array]]:
 def are_numbers(array: Any) -> bool:
     """Whether all entries of a stored tensor are finite, and what they are in 64 bits is what they are."""
     stored = np.asarray(array)
+    if not stored.size:
+        return True
     flat = stored.reshape(len(stored), -1) if stored.ndim else stored.reshape(1, 1)
     whole = stored.dtype.kind in "iu" and stored.dtype.itemsize > 4
     with np.errstate(all="ignore"):
