@@ -113,7 +113,7 @@ def test_the_size_of_the_kernel_is_as_written(page):
     budget = re.search(r"(?m)^KERNEL_LINES = (\d+)", house)
     assert budget
     text = " ".join((ROOT / page).read_text().split())
-    said = re.search(r"(\d \d{3}) lines without blank ones, .*?(?:beyond|below) (\d \d{3})", text)
+    said = re.search(r"(\d+ \d{3}) lines without blank ones, .*?(?:beyond|below) (\d+ \d{3})", text)
     assert said
     today, most = (int(number.replace(" ", "")) for number in said.groups())
     lines = [line for path in KERNEL.rglob("*.py") for line in path.read_text().splitlines()]

@@ -92,9 +92,12 @@ class GraphCompression(Result):
     @property
     def removed(self) -> dict[str, int]:
         """Units removed, by move; sums that lost a branch."""
-        gone = {"left out": 0, "merged": 0, "bypassed": 0}
+        gone = {"left out": 0, "merged": 0, "combined": 0, "bypassed": 0}
         for moves in self.proof.rounds:
             for move in moves:
+                if move.kind == "combine":
+                    gone["combined"] += len(move.units)
+                    continue
                 gone["bypassed"] += move.kind == "bypass"
                 gone["merged"] += sum(i >= 0 for i in move.into)
                 gone["left out"] += sum(i < 0 for i in move.into)

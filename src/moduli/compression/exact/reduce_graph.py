@@ -20,7 +20,8 @@ from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.bypasses import bypassed, passed_through, unseen
 from moduli.kernel.graph.carrying import carried
-from moduli.kernel.graph.certificate import GraphMove, added, ended
+from moduli.kernel.graph.certificate import GraphMove, added, combination, ended
+from moduli.kernel.graph.combining import between
 from moduli.kernel.graph.differences import difference
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
@@ -88,10 +89,16 @@ def reduce_graph(
         moves = [*_bypasses(known, found, bounded)] if bypasses else []
         moves += _removals(known, found, left, progress, frozen, bounded)
         left -= 1 + len(moves)
-        if not moves:
-            break
+        if moves:
+            found.graph, further = ended(known)
+        else:
+            # what needs facts about all again comes when nothing else goes
+            summed = _combination(known, ranges, frozen) if rounding else None
+            if summed is None:
+                break
+            move, found.graph, further = summed
+            moves = [move]
         found.rounds.append(tuple(moves))
-        found.graph, further = ended(known)
         found.slack = added(found.slack, further)
         found.rounded += sum(lost.count for lost in known.rounded.values())
     if rounding and not found.slack.finite:
@@ -331,6 +338,66 @@ def _move(seed: Place, units: Units, into: dict[int, int | None]) -> GraphMove:
         "remove", seed[0], seed[1], tuple(first[u] for u in names),
         tuple(-1 if v is None else first[v] for v in targets),
     )  # fmt: skip
+
+
+# Units between two layers --------------------------------------------------------------------------------------
+
+MOST = 2**24  # numbers of a layer whose rank is looked for
+
+
+def _combination(
+    known: Known, ranges: Ranges, frozen: frozenset[Place]
+) -> tuple[GraphMove, GraphModel, Slack] | None:
+    """Units between two layers that are sums of others, and the graph without them; None where there
+    are none whose leaving has a known bound.
+    """
+    for node in known.graph.nodes:
+        found = between(known.graph, node.output) if isinstance(node.op, Linear) else None
+        rows = None if found is None else found.rows(known)
+        if found is None or rows is None or rows.size > MOST:
+            continue
+        weight = known.array(node.inputs[1])
+        assert weight is not None
+        summed = _sums_of_rows(rows, _precision(weight.dtype))
+        units = units_from(known.graph, (node.output, found.op.writes)) if summed else None
+        if summed is None or units is None or _staying(units, frozen):
+            continue
+        gone, stay, coefficients = summed
+        move = GraphMove(
+            "combine", node.output, 0, gone, stay, tuple(coefficients.ravel().tolist())
+        )
+        again = Known(known.graph, ranges)
+        try:
+            small, slack = combination(again, move, ranges)
+        except CertificateRejected:
+            continue
+        if slack.finite:
+            known.rounded = again.rounded
+            return move, small, slack
+    return None
+
+
+def _precision(dtype: Any) -> float:
+    return 2.0**-7 if dtype.itemsize == 2 and dtype.kind != "f" else float(np.finfo(dtype).eps)
+
+
+def _sums_of_rows(
+    rows: Any, precision: float
+) -> tuple[tuple[int, ...], tuple[int, ...], Any] | None:
+    """Rows that are sums of others as far as numbers of a precision tell: which, of which, and with
+    what coefficients. None where there are none, or none would stay.
+    """
+    import scipy.linalg
+
+    if not rows.any():
+        return None
+    _, upper, order = scipy.linalg.qr(rows.T, mode="economic", pivoting=True)
+    sizes = np.abs(np.diag(upper))
+    rank = int((sizes > 4 * precision * sizes[0]).sum())
+    if rank == len(rows):
+        return None
+    coefficients = scipy.linalg.solve_triangular(upper[:rank, :rank], upper[:rank, rank:]).T
+    return tuple(order[rank:].tolist()), tuple(order[:rank].tolist()), coefficients
 
 
 # What can go ----------------------------------------------------------------------------------------------------

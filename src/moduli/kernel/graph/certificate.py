@@ -12,6 +12,7 @@ are made anew before each round.
 |---|---|---|
 | remove | leaves out units of an axis, some of them merged into others | `removal` |
 | bypass | lets the readers of a node read one of its inputs | `bypasses` |
+| combine | leaves out units between two layers that are sums of others; alone in its round | `combining` |
 
 What no output needs goes before the first round and after each. The result has to be `small`:
 operators, wiring and every stored number. Moves are exact over the reals; what they make and the
@@ -34,6 +35,7 @@ from ..exact_numbers import up
 from ..slack import NO_SLACK, Slack
 from .axes import Units, units_from
 from .bypasses import bypassed
+from .combining import combined
 from .differences import difference
 from .facts import Known, Ranges
 from .model import GraphModel, rebuilt
@@ -49,10 +51,11 @@ class GraphMove:
     """One step; see the table of the module.
 
     Attributes:
-        kind: "remove" or "bypass".
-        tensor: whose axis has the units; for a bypass the sum.
+        kind: "remove", "bypass" or "combine".
+        tensor: whose axis has the units; for a bypass the sum, to combine what the first layer gives.
         axis: of the tensor. units: first indices along it of the units that go.
-        into: for each, the first index of the unit that it is merged into, or -1.
+        into: for each, the first index of the unit that it is merged into, or -1; to combine, the
+            units that stay of which they are sums. coefficients: of these sums, unit by unit.
     """
 
     kind: str
@@ -60,20 +63,25 @@ class GraphMove:
     axis: int = 0
     units: tuple[int, ...] = ()
     into: tuple[int, ...] = ()
+    coefficients: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "bypass":
             return f"bypass of {self.tensor!r}"
+        what = "combination" if self.kind == "combine" else "remove"
         some = ", ".join(map(str, self.units[:4])) + (", ..." if len(self.units) > 4 else "")
-        return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
+        return f"{what} of {some} along axis {self.axis} of {self.tensor!r}"
 
     def plain(self) -> dict[str, Any]:
         if self.kind == "bypass":
             return {"move": self.kind, "tensor": self.tensor}
-        return {
-            "move": self.kind, "tensor": self.tensor, "axis": self.axis,
-            "units": list(self.units), "into": list(self.into),
-        }  # fmt: skip
+        said: dict[str, Any] = {"move": self.kind, "tensor": self.tensor}
+        if self.kind == "remove":
+            said["axis"] = self.axis
+        said |= {"units": list(self.units), "into": list(self.into)}
+        if self.kind == "combine":
+            said["coefficients"] = list(self.coefficients)
+        return said
 
     @staticmethod
     def of(data: Any) -> GraphMove:
@@ -81,6 +89,8 @@ class GraphMove:
         if kind == "bypass":
             read = fields.record(data, ("move", "tensor"), "a bypass")
             return GraphMove(kind, fields.text(read["tensor"], "tensor"))
+        if kind == "combine":
+            return _combination(data)
         if kind != "remove":
             raise CertificateRejected(f"not a move of a graph: {str(data)[:80]}")
         read = fields.record(data, ("move", "tensor", "axis", "units", "into"), "a removal")
@@ -90,6 +100,20 @@ class GraphMove:
             for name in ("units", "into")
         )
         return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis, units, into)
+
+
+def _combination(data: Any) -> GraphMove:
+    names = ("move", "tensor", "units", "into", "coefficients")
+    read = fields.record(data, names, "a combination")
+    units, into = (
+        tuple(fields.whole(x, 0, 2**31, name) for x in fields.items(read[name], name))
+        for name in ("units", "into")
+    )
+    numbers = fields.items(read["coefficients"], "coefficients")
+    if not _all_numbers(numbers) or not all(abs(x) < math.inf for x in numbers):
+        raise CertificateRejected("coefficients are numbers")
+    tensor = fields.text(read["tensor"], "tensor")
+    return GraphMove("combine", tensor, 0, units, into, tuple(map(float, numbers)))
 
 
 @dataclass(frozen=True)
@@ -235,7 +259,14 @@ def played(
         CertificateRejected: naming the move and what fails.
     """
     known = Known(graph, ranges)
-    passed = False
+    passed, moves = False, tuple(moves)
+    if any(move.kind == "combine" for move in moves):
+        if len(moves) > 1:
+            raise CertificateRejected("a combination is alone in its round")
+        try:
+            return combination(known, moves[0], ranges)
+        except CertificateRejected as error:
+            raise CertificateRejected(f"{moves[0]}: {error}") from None
     for move in moves:
         try:
             if move.kind == "bypass":
@@ -264,6 +295,19 @@ def ended(known: Known) -> tuple[GraphModel, Slack]:
         return None if lost is None else lost.whole(graph.constants[name].shape)
 
     return graph, difference(graph, deviation, known)
+
+
+def combination(known: Known, move: GraphMove, ranges: Ranges) -> tuple[GraphModel, Slack]:
+    """The graph after a combination. Other rows give other facts, of which those of inputs are left."""
+    shape = (len(move.units), len(move.into))
+    if len(move.coefficients) != shape[0] * shape[1]:
+        raise CertificateRejected("coefficients are a number for each pair of units")
+    coefficients = np.array(move.coefficients, dtype=np.float64).reshape(shape)
+    small, slack = combined(known, move.tensor, move.units, move.into, coefficients)
+    fresh = Known(small, ranges, inputs_alone=True)
+    fresh.rounded = known.rounded
+    graph, further = ended(fresh)
+    return graph, added(slack, further)
 
 
 def removed(known: Known, move: GraphMove) -> GraphModel:

@@ -69,19 +69,20 @@ class Known(Facts):
     Args:
         ranges: for some inputs, arrays that broadcast against their shapes: the inputs lie between
             them, and all that is known holds for such inputs only.
+        inputs_alone: know nothing of what nodes give.
 
     Raises:
         CertificateRejected: they do not fit, or the graph computes with what is no number.
     """
 
-    def __init__(self, graph: GraphModel, ranges: Ranges) -> None:
+    def __init__(self, graph: GraphModel, ranges: Ranges, *, inputs_alone: bool = False) -> None:
         require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}
         self.rounded: dict[str, Rounding] = {}
         for name, (low, high) in ranges.items():
             self._input(name, low, high)
-        for node in graph.nodes:
+        for node in () if inputs_alone else graph.nodes:
             for name in node.outputs[:1]:
                 shape = graph.shapes.get(name)
                 for axis, n in enumerate(shape or ()):

@@ -84,13 +84,7 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
         raise CertificateRejected(f"units {gone.tolist()[:4]} of {units.count}")
     if not targets.isdisjoint(into) or any(not 1 <= v <= units.count for v in targets):
         raise CertificateRejected("a unit is merged into one that goes, or is not there")
-    kept = dict[Place, Ints]()
-    for place, labels in units.places.items():
-        stay = np.flatnonzero(~np.isin(labels, gone))
-        if len(stay) == 0:
-            raise CertificateRejected(f"nothing would be left of axis {place[1]} of {place[0]!r}")
-        if len(stay) < len(labels):
-            kept[place] = stay
+    kept = kept_places(units, gone)
     changes = Changes(known)
     for node in graph.nodes:
         if isinstance(node.op, Linear):
@@ -98,7 +92,23 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
         elif isinstance(node.op, Contract):
             _vanishing(node, known, units, gone)
     changed, rounded = changes.applied()
-    return _restricted(known, kept, changed, rounded, changes.lacking)
+    return restricted(known, kept, changed, rounded, changes.lacking)
+
+
+def kept_places(units: Units, gone: Ints) -> dict[Place, Ints]:
+    """The indices that are left of each axis that has some of the units.
+
+    Raises:
+        CertificateRejected: none would be left of one.
+    """
+    kept = dict[Place, Ints]()
+    for place, labels in units.places.items():
+        stay = np.flatnonzero(~np.isin(labels, gone))
+        if len(stay) == 0:
+            raise CertificateRejected(f"nothing would be left of axis {place[1]} of {place[0]!r}")
+        if len(stay) < len(labels):
+            kept[place] = stay
+    return kept
 
 
 def readers_of(graph: GraphModel, units: Units) -> list[Node]:
@@ -256,6 +266,24 @@ def _vanishing(node: Node, known: Known, units: Units, gone: Ints) -> None:
             )
 
 
+def stored_of(graph: GraphModel, name: str, axis: int) -> tuple[str, int]:
+    """The stored tensor, and its axis, that a weight is.
+
+    Raises:
+        CertificateRejected: it is made of others.
+    """
+    while name not in graph.constants:
+        maker = graph.makers.get(name)
+        if maker is None:
+            raise CertificateRejected(f"{name!r} is not stored")
+        if isinstance(maker.op, Transpose):
+            axis = maker.op.order[axis]
+        elif not (isinstance(maker.op, Elementwise) and maker.op.kind == "identity"):
+            raise CertificateRejected(f"the weights of {maker.name!r} are made of others")
+        name = maker.inputs[0]
+    return name, axis
+
+
 class Shift(NamedTuple):
     """A number times the sum of taps ``[out, taps]`` is to be added; the number may be `width` off."""
 
@@ -277,7 +305,7 @@ class Changes:
 
     def column(self, node: Node, op: Linear, source: int, target: int, ratio: Fraction) -> None:
         """Add `ratio` times a column of the weights to another."""
-        name, axis = self._stored(node.inputs[1], op.columns)
+        name, axis = stored_of(self.graph, node.inputs[1], op.columns)
         self.columns.setdefault(name, {}).setdefault(node.name, []).append(
             (axis, source, target, ratio)
         )
@@ -290,17 +318,6 @@ class Changes:
         name, factor = self._sink(node)
         found = Shift(taps, value * factor, width)
         self.shifts.setdefault(name, {}).setdefault(node.name, []).append(found)
-
-    def _stored(self, name: str, axis: int) -> tuple[str, int]:
-        """The stored tensor, and its axis, that a weight is."""
-        while name not in self.graph.constants:
-            maker = self.graph.makers[name]
-            if isinstance(maker.op, Transpose):
-                axis = maker.op.order[axis]
-            elif not (isinstance(maker.op, Elementwise) and maker.op.kind == "identity"):
-                raise CertificateRejected(f"the weights of {maker.name!r} are made of others")
-            name = maker.inputs[0]
-        return name, axis
 
     def _sink(self, node: Node) -> tuple[str, int]:
         """The stored tensor that takes a constant added to each index of what a node gives, and its
@@ -402,7 +419,7 @@ class Changes:
                 totals[target] = start, np.zeros_like(start)
             part = np.asarray(moved[source], dtype=np.float64)
             totals[target] = _step(*totals[target], part, ratio)
-        return axis, {t: _narrowed(*total, stored.dtype, name) for t, total in totals.items()}
+        return axis, {t: narrowed(*total, stored.dtype, name) for t, total in totals.items()}
 
     def _shifted(self, name: str, changes: list[Shift]) -> tuple[Tensor, Array]:
         stored = self.graph.constants[name]
@@ -417,7 +434,7 @@ class Changes:
             if width:
                 masses = up(np.abs(taps).sum(axis=1), taps.shape[1])
                 off = up(off + up_scale(masses, width))
-        column, off = _narrowed(total, off, stored.dtype, name)
+        column, off = narrowed(total, off, stored.dtype, name)
         return column.reshape(stored.shape), off.reshape(stored.shape)
 
 
@@ -467,7 +484,7 @@ def _exact_sums(start: Array, changes: list[Shift], name: str) -> tuple[Array, A
     return found, off
 
 
-def _narrowed(total: Array, off: Array, dtype: Any, name: str) -> tuple[Tensor, Array]:
+def narrowed(total: Array, off: Array, dtype: Any, name: str) -> tuple[Tensor, Array]:
     """In the stored type, and what it is away."""
     with np.errstate(all="ignore"):
         stored = total.astype(dtype)
@@ -481,7 +498,7 @@ def _narrowed(total: Array, off: Array, dtype: Any, name: str) -> tuple[Tensor, 
     return stored, off
 
 
-def _restricted(
+def restricted(
     known: Known,
     kept: Mapping[Place, Ints],
     changed: Mapping[str, Tensor],
