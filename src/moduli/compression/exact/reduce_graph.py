@@ -7,7 +7,7 @@ other until nothing more goes, because what goes in one leaves columns and facts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -22,18 +22,17 @@ from moduli.kernel.graph.bypasses import bypassed, passed_through, unseen
 from moduli.kernel.graph.carrying import carried
 from moduli.kernel.graph.certificate import GraphMove, added, combination, ended
 from moduli.kernel.graph.combining import between
-from moduli.kernel.graph.differences import difference
-from moduli.kernel.graph.facts import Known, Ranges
+from moduli.kernel.graph.differences import difference, sizes_of_outputs
+from moduli.kernel.graph.facts import Known, Ranges, Rounding
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
 from moduli.kernel.graph.removal import (
     Changes,
     Into,
     Rounds,
+    lost_by,
     nearly_constant,
-    readers_of,
     remove,
-    require_exact,
     unread_rows,
 )
 from moduli.kernel.graph.slices import Slices
@@ -42,6 +41,7 @@ from moduli.kernel.slack import NO_SLACK, Slack
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Moves = tuple[GraphMove, ...]
 CLOSE = 2.0**-45
+SMALL = 2.0**-10  # of what an output can be
 
 
 @dataclass
@@ -78,7 +78,8 @@ def reduce_graph(
     Args:
         ranges: bounds of inputs, see `Known`. budget: how many axes are looked at, at most.
         frozen: axes all of whose indices stay. bypasses: whether sums may lose a branch. rounding:
-            whether numbers may be rounded where a bound of what that does is known.
+            whether numbers may be rounded where a bound of what that does says something: where it is
+            small beside what outputs can be.
     """
     found = Found(graph.live())
     left = budget
@@ -101,7 +102,7 @@ def reduce_graph(
         found.rounds.append(tuple(moves))
         found.slack = added(found.slack, further)
         found.rounded += sum(lost.count for lost in known.rounded.values())
-    if rounding and not found.slack.finite:
+    if rounding and not _tells(found.slack, Known(graph.live(), ranges, inputs_alone=True)):
         return reduce_graph(
             graph, ranges=ranges, budget=budget, progress=progress, frozen=frozen,
             bypasses=bypasses, rounding=False,
@@ -109,31 +110,49 @@ def reduce_graph(
     return found
 
 
+def _tells(slack: Slack, known: Known) -> bool:
+    """Whether a bound is small beside what outputs can be, so that it says something."""
+    if slack == NO_SLACK:
+        return True
+    most = sizes_of_outputs(known.graph, known).within(1.0)
+    return slack.finite and slack.within(1.0) <= SMALL * most
+
+
 class Bounded:
-    """Of which layers a change is known to change outputs by a bounded amount."""
+    """What rounding some stored tensors does, as far as a bound of it says something.
+
+    Layers are asked for from the last to the first: one whose rounding might do too much ends it, as
+    what comes before reaches the outputs through more layers.
+    """
 
     def __init__(self, known: Known) -> None:
         self.known = known
         self.everywhere: bool | None = None
+        self.ended = False
 
-    def __call__(self, units: Units) -> bool:
-        """Whether it is so of the layers that read an axis, and what they add to."""
-        if self.everywhere is None:
-            self.everywhere = self.of(_stored_by(self.known.graph.nodes))
-        return self.everywhere or self.of(_stored_by(readers_of(self.known.graph, units)))
-
-    def of(self, names: set[str]) -> bool:
-        """Whether it is so of some stored tensors."""
+    def __call__(self, lost: Mapping[str, Rounding]) -> bool:
+        """Whether stored numbers may lose so much."""
         graph = self.known.graph
+        if self.everywhere is None:
+            self.everywhere = self._tells(self._each)
+        if self.everywhere or self.ended:
+            return not self.ended
 
         def deviation(name: str) -> Any:
-            return np.ones(graph.constants[name].shape) if name in names else None
+            return lost[name].whole(graph.constants[name].shape) if name in lost else None
 
-        return difference(graph, deviation, self.known).finite
+        self.ended = not self._tells(deviation)
+        return not self.ended
 
+    def _each(self, name: str) -> Any:
+        """Each number rounded: where that does little, no more need be asked."""
+        stored = self.known.graph.constants[name]
+        if stored.dtype.kind in "biu":
+            return None
+        return np.abs(np.asarray(stored, dtype=np.float64)) * _precision(stored.dtype)
 
-def _stored_by(nodes: Sequence[Node]) -> set[str]:
-    return {x for node in nodes if isinstance(node.op, Linear) for x in node.inputs[1:3]}
+    def _tells(self, deviation: Any) -> bool:
+        return _tells(difference(self.known.graph, deviation, self.known), self.known)
 
 
 def _bypasses(known: Known, found: Found, bounded: Bounded | None) -> Iterator[GraphMove]:
@@ -146,9 +165,17 @@ def _bypasses(known: Known, found: Found, bounded: Bounded | None) -> Iterator[G
             continue
         branches = all(known.array(x) is None for x in node.inputs) or isinstance(node.op, Linear)
         passes = passed_through(known, node) if branches else unseen(known, node)
-        if passes is not None or (not branches and _carries(known, node, bounded)):
+        if passes is not None:
             _, found.renamed[name] = bypassed(known, name)
             yield GraphMove("bypass", name)
+    for name in [node.output for node in reversed(known.graph.nodes)]:
+        node = known.graph.makers.get(name)
+        if node is None or name in known.graph.outputs:
+            continue
+        if all(known.array(x) is None for x in node.inputs) or not _carries(known, node, bounded):
+            continue
+        _, found.renamed[name] = bypassed(known, name)
+        yield GraphMove("bypass", name)
     known.graph = known.graph.live()
 
 
@@ -161,7 +188,7 @@ def _carries(known: Known, node: Node, bounded: Bounded | None) -> bool:
         _, rounded = changes.applied()
     except CertificateRejected:
         return False
-    return not rounded or (bounded is not None and bounded.of(set(rounded)))
+    return not rounded or (bounded is not None and bounded(rounded))
 
 
 def seeds(graph: GraphModel) -> list[Place]:
@@ -219,8 +246,10 @@ def _removals(
         if not into:
             continue
         into, rounds = _parted(known, units, into)
-        if rounds and bounded is not None and bounded(units):
-            into, rounds = _settled(into | rounds), {}
+        if rounds and bounded is not None:
+            both = _settled(into | rounds)
+            if _may_be_rounded(known, units, both, bounded):
+                into, rounds = both, {}
         done, rounding = _applied(known, seed, units, into) if into else ([], 0)
         rounding += len(rounds)
         moves += done
@@ -263,14 +292,18 @@ def _parted(
     exact, rounds = dict[int, int | None](), dict[int, int | None]()
     for unit, target in into.items():
         try:
-            require_exact(known, units, unit, target)
-        except Rounds:
-            rounds[unit] = target
+            lost = lost_by(known, units, {unit: target})
         except CertificateRejected:
             continue
-        else:
-            exact[unit] = target
+        (rounds if lost else exact)[unit] = target
     return _settled(exact), rounds
+
+
+def _may_be_rounded(known: Known, units: Units, into: Into, bounded: Bounded) -> bool:
+    try:
+        return bounded(lost_by(known, units, into))
+    except CertificateRejected:
+        return False
 
 
 def _settled(into: dict[int, int | None]) -> dict[int, int | None]:
@@ -371,7 +404,7 @@ def _combination(
             small, slack = combination(again, move, ranges)
         except CertificateRejected:
             continue
-        if slack.finite:
+        if _tells(slack, known):
             known.rounded = again.rounded
             return move, small, slack
     return None

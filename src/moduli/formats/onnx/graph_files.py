@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,14 @@ class OnnxSource(Source):
         apart = self.external or size > INLINE
         data = path.with_name(path.name + ".data")
         parts, at = list[memoryview](), 0
+        inside = list[memoryview]()
         for tensor in proto.graph.initializer:
             array = np.ascontiguousarray(self.reading.stored[tensor.name])
             raw = array.reshape(-1).view(np.uint8).data
             if not apart or len(raw) < EXTERNAL:
-                tensor.raw_data = raw.tobytes()
+                inside.append(raw)
                 continue
+            inside.append(raw[:0])
             tensor.data_location = tensor.EXTERNAL
             for key, value in (("location", data.name), ("offset", at), ("length", len(raw))):
                 entry = tensor.external_data.add()
@@ -120,7 +122,41 @@ class OnnxSource(Source):
             at += len(raw)
         if parts:
             atomic_write(data, parts)
-        return atomic_write(path, proto.SerializeToString(deterministic=True))
+        return atomic_write(path, _encoded(proto, inside))
+
+
+# Numbers of fields in onnx.proto: the graph of a model, initialisers of a graph, numbers of a tensor.
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+
+
+def _encoded(proto: Any, numbers: Sequence[memoryview]) -> list[memoryview]:
+    """A model as its file has it, in parts: the numbers of its initialisers are not copied.
+
+    Fields of a message may follow each other in any order, and a message is its length and its fields.
+    """
+    tensors = list[memoryview]()
+    for tensor, raw in zip(proto.graph.initializer, numbers, strict=True):
+        said = tensor.SerializeToString(deterministic=True)
+        if len(raw):
+            said += _field(RAW_DATA, len(raw))
+        head = _field(INITIALIZER, len(said) + len(raw)) + said
+        tensors += [memoryview(head), raw]
+    del proto.graph.initializer[:]
+    body = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    size = len(body) + sum(map(len, tensors))
+    head = proto.SerializeToString(deterministic=True) + _field(GRAPH, size) + body
+    return [memoryview(head), *tensors]
+
+
+def _field(number: int, length: int) -> bytes:
+    """The start of a field of so many bytes."""
+    found, left = bytearray([number << 3 | 2]), length
+    while left > 127:
+        found.append(left & 127 | 128)
+        left >>= 7
+    found.append(left)
+    return bytes(found)
 
 
 def _without_functions(proto: Any) -> Any:

@@ -80,6 +80,14 @@ def difference(graph: GraphModel, deviation: Deviation, known: Known) -> Slack:
     return Slack(float(constant), float(growth))
 
 
+def sizes_of_outputs(graph: GraphModel, known: Known) -> Slack:
+    """A bound of any entry of an output."""
+    found = Differences(graph, lambda name: None, known)
+    sizes = [found.pair(name)[0].reshape(-1, 2).max(axis=0, initial=0.0) for name in graph.outputs]
+    constant, growth = np.max([*sizes, np.zeros(2)], axis=0)
+    return Slack(float(constant), float(growth))
+
+
 def apart(first: GraphModel, second: GraphModel, ranges: Ranges) -> Slack:
     """A bound of how far outputs of two graphs are apart, by what is known of them.
 

@@ -120,19 +120,17 @@ def readers_of(graph: GraphModel, units: Units) -> list[Node]:
     return found
 
 
-def require_exact(known: Known, units: Units, unit: int, target: int | None) -> None:
-    """Whether what a unit adds elsewhere, when it goes alone, are numbers of the stored types.
+def lost_by(known: Known, units: Units, into: Into) -> dict[str, Rounding]:
+    """What stored numbers lose where some units add elsewhere when they go.
 
     Raises:
-        Rounds: it is not. CertificateRejected: it may not go.
+        CertificateRejected: they may not go.
     """
     changes = Changes(known)
     for node in readers_of(known.graph, units):
         assert isinstance(node.op, Linear)
-        _absorbed(node, node.op, known, units, {unit: target}, changes)
-    _, rounded = changes.applied()
-    if rounded:
-        raise Rounds(f"a change of {next(iter(rounded))!r} would be rounded")
+        _absorbed(node, node.op, known, units, into, changes)
+    return changes.applied()[1]
 
 
 def _absorbed(
