@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import moduli as mo
 from moduli.formats.torch_copy import copied
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphCertificate
@@ -456,7 +457,9 @@ def test_the_attention_of_torch_is_read_with_its_heads_and_keeps_them():
     x = torch.randn(4, 2, 12)
     assert 3 in [axis.size for axis in read_module(module, x).axes]
     found = require(module, x)
-    assert sizes(found, "at.out_proj") == 12
+    assert (
+        sizes(found, "at.out_proj") == 8
+    )  # heads stay; of what they give as much as the next layer can tell
     module = nn.MultiheadAttention(
         12, 3, kdim=5, vdim=7, bias=False, add_bias_kv=True, batch_first=True
     )
@@ -763,3 +766,17 @@ def test_weights_that_a_cast_rounds_are_others(unit, whole):
     graph = read_module(Halved(unit), torch.randn(3, 1))
     opaque = [node.op.kind for node in graph.model.nodes if isinstance(node.op, Opaque)]
     assert bool(opaque) != whole, opaque
+
+
+def test_load_reads_a_module_for_inputs_of_a_shape():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    with torch.no_grad():
+        net[2].weight[:, 5:] = 0
+    with pytest.raises(mo.UnsupportedModel):
+        mo.load(net)
+    graph = mo.load(net, input_shape=(3, 8, 8))
+    assert "no chain of dense layers" in graph.notes[0]
+    small = mo.compress(graph)
+    assert small.module[0].out_channels == 5
+    same_outputs(net, small.module, torch.randn(2, 3, 8, 8))
+    assert mo.load(nn.Sequential(nn.Linear(3, 2)), input_shape=3).widths == (3, 2)

@@ -66,6 +66,10 @@ class Source(ABC):
     def save(self, path: Path) -> Path:
         """Write it."""
 
+    def result(self) -> Any:
+        """What was read and is no file, as it is now: a module; None of files."""
+        return None
+
 
 @dataclass(frozen=True)
 class Axis:

@@ -422,7 +422,15 @@ def compress(
     _compare(small, graph, ranges, found.slack)
     more = sum(found.rounding.values())
     return GraphCompression(
-        "proved", small, graph, proof, more, on=on, refused=written.refused, rounded=found.rounded
+        "proved",
+        small,
+        graph,
+        proof,
+        more,
+        small.source.result(),
+        on,
+        written.refused,
+        found.rounded,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moduli.common.progress import Progress
-from moduli.formats.torch_graph import TorchSource, read_module
+from moduli.formats.torch_graph import read_module
 from moduli.kernel.box import Box
 
 from .graph_results import GraphCompression, compress
@@ -70,7 +70,4 @@ def prune_dead(
     """
     graph = read_module(module, sample_inputs)
     found = compress(graph, on, budget, progress)
-    source = found.network.source
-    assert isinstance(source, TorchSource)
-    kept = {field.name: getattr(found, field.name) for field in fields(found)}
-    return Pruned(**{**kept, "module": source.result()})
+    return Pruned(**{field.name: getattr(found, field.name) for field in fields(found)})

@@ -137,8 +137,10 @@ def load(
 ) -> Network | Graph:
     """Read a network: a chain of dense layers as a `Network`, any other ONNX model as a `Graph`.
 
-    Args and errors are those of `load_chain`. Where an output or an input shape is named, a chain
-    is meant, and nothing else is read.
+    Args and errors are those of `load_chain`. Where an output or an input shape of a file is named, a
+    chain is meant, and nothing else is read. A ``torch.nn.Module`` that is no chain is read as a
+    graph where its input shape, without the batch axis, is given; `moduli.pytorch.read_module` takes
+    other inputs.
 
     Returns:
         A `Network`, about which all is known, or a `Graph`: `compress`, `rank`, `check` and `info`
@@ -160,6 +162,8 @@ def load(
             keys=keys,
         )
 
+    if "torch" in sys.modules and isinstance(source, sys.modules["torch"].nn.Module):
+        return _chain_or_graph(source, input_shape, chain)
     if output is not None or input_shape is not None:
         return chain()
     found = _onnx_source(source)
@@ -167,6 +171,23 @@ def load(
         return chain()
     data, folder, where = found
     read: Network | Graph = _graph_files().load(data, folder, where, chain)
+    return read
+
+
+def _chain_or_graph(module: Any, input_shape: Any, chain: Any) -> Network | Graph:
+    """A torch module as a chain, else as a graph for inputs of a shape."""
+    try:
+        read: Network | Graph = chain()
+    except UnsupportedModel as error:
+        if input_shape is None:
+            raise
+        import torch
+
+        sizes = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+        graphs = importlib.import_module(".torch_graph", __package__)
+        read = graphs.read_module(module, torch.zeros((2, *sizes)))
+        assert isinstance(read, Graph)
+        read.source.notes = (f"no chain of dense layers: {error}", *read.source.notes)
     return read
 
 

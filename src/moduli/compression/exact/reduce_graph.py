@@ -134,9 +134,11 @@ class Bounded:
         """Whether stored numbers may lose so much."""
         graph = self.known.graph
         if self.everywhere is None:
-            self.everywhere = self._tells(self._each)
-        if self.everywhere or self.ended:
-            return not self.ended
+            self.everywhere = self._tells(self._each(_of_layers(graph)))
+        if self.everywhere and _of_layers(graph).issuperset(lost):
+            return True
+        if self.ended:
+            return False
 
         def deviation(name: str) -> Any:
             return lost[name].whole(graph.constants[name].shape) if name in lost else None
@@ -144,15 +146,29 @@ class Bounded:
         self.ended = not self._tells(deviation)
         return not self.ended
 
-    def _each(self, name: str) -> Any:
-        """Each number rounded: where that does little, no more need be asked."""
-        stored = self.known.graph.constants[name]
-        if stored.dtype.kind in "biu":
-            return None
-        return np.abs(np.asarray(stored, dtype=np.float64)) * _precision(stored.dtype)
+    def _each(self, names: set[str]) -> Any:
+        """Each number of some tensors rounded: where that does little, no more need be asked."""
+        graph = self.known.graph
+
+        def deviation(name: str) -> Any:
+            stored = graph.constants[name]
+            if name not in names or stored.dtype.kind in "biu":
+                return None
+            return np.asarray(
+                np.abs(np.asarray(stored, dtype=np.float64)) * _precision(stored.dtype)
+            )
+
+        return deviation
 
     def _tells(self, deviation: Any) -> bool:
         return _tells(difference(self.known.graph, deviation, self.known), self.known)
+
+
+def _of_layers(graph: GraphModel) -> set[str]:
+    """Stored weights and biases of layers."""
+    layers = [node for node in graph.nodes if isinstance(node.op, Linear)]
+    names = {name for node in layers for name in node.inputs[1:3] if name}
+    return {stored_axis(graph, name, 0)[0] for name in names} & graph.constants.keys()
 
 
 def _bypasses(known: Known, found: Found, bounded: Bounded | None) -> Iterator[GraphMove]:

@@ -191,7 +191,7 @@ def _left(rows: Array, coefficients: Array, others: Array) -> Array:
     with np.errstate(all="ignore"):
         near = np.abs(rows - coefficients @ others)
     mass = up(up_matmul(np.abs(coefficients), np.abs(others)) + np.abs(rows))
-    return up(near + up_scale(mass, count * 2 * UNIT) + count * TINY)
+    return up(near + up_scale(mass, count * 2 * UNIT) + np.where(mass > 0, count * TINY, 0.0))
 
 
 def _of_rows(graph: GraphModel, found: Between, gone: Ints, left: Array, n: int) -> Any:
@@ -230,7 +230,7 @@ def _added(
     with np.errstate(all="ignore"):
         total = first + coefficients.T @ second
     mass = up(up_matmul(np.abs(coefficients.T), np.abs(second)) + np.abs(first))
-    off = up(up_scale(mass, count * 2 * UNIT) + count * TINY)
+    off = up(up_scale(mass, count * 2 * UNIT) + np.where(mass > 0, count * TINY, 0.0))
     numbers, off = narrowed(total, off, stored.dtype, name)
     found = stored.copy()
     view = np.moveaxis(found, axis, 0)
