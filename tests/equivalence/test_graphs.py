@@ -132,3 +132,27 @@ def test_graphs_that_do_not_fit():
     with pytest.raises(mo.CertificateRejected, match="one shape"):
         apart(mo.load(a).model, mo.load(other).model, {})
     assert apart(mo.load(a).model, mo.load(a).model, {}) == NO_SLACK
+
+
+def test_a_graph_and_what_was_left_of_it_are_as_near_as_the_certificate_says():
+    before = small(seed=3)
+    tensors = {t.name: t for t in before.graph.initializer}
+    for name in ("a", "b"):
+        array = numpy_helper.to_array(tensors[name]).copy()
+        array[2] = array[0]
+        tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+    rough = np.array([[1, 2], [3, 4], [2.0**-20, 2.0**-25]]).astype(np.float32) / 3
+    tensors["c"].CopyFrom(numpy_helper.from_array(rough, "c"))
+    less = mo.compress(before, on=BOX)
+    assert less.slack > 0
+    found = mo.distance(before, less.network, on=BOX)
+    assert found.upper == less.slack
+    assert found.check()
+    for forged in (
+        replace(found, bound=Slack(0.0, 0.0)), replace(found, a=mo.load(small())),
+        replace(found, on=mo.Box(-2, 2)), replace(found, on=None),
+    ):  # fmt: skip
+        with pytest.raises(mo.CertificateRejected):
+            forged.check()
+    with pytest.raises(mo.CertificateRejected, match="not about on=None"):
+        replace(less, on=None).check()

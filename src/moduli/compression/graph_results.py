@@ -83,6 +83,9 @@ class GraphCompression(Result):
         return self.proof.slack.within(radius)
 
     def check(self) -> bool:
+        ranges = {} if self.on is None else ranges_of(self.original.model, self.on)
+        if as_lists(ranges) != as_lists(self.proof.ranges):
+            raise CertificateRejected(f"the certificate is not about on={self.on!r}")
         self.proof.verify(self.network.model, self.original.model)
         return True
 
@@ -452,6 +455,11 @@ def ranges_of(model: GraphModel, box: Box) -> Ranges:
         if own is not None:
             found[name] = (_shaped(own.low, shape, name), _shaped(own.high, shape, name))
     return found
+
+
+def as_lists(ranges: Ranges) -> dict[str, Any]:
+    """Bounds of inputs, to be compared."""
+    return {name: [np.asarray(end).tolist() for end in ends] for name, ends in ranges.items()}
 
 
 def _shaped(end: Any, shape: tuple[int | str, ...], name: str) -> Any:

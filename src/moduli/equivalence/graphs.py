@@ -10,7 +10,7 @@ undecided.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
@@ -75,7 +75,7 @@ class GraphEquivalence(Result):
             if apart_by(self.a.original, self.b.original, self.on).everywhere > self.eps:
                 raise CertificateRejected(f"the outputs are not known to be within {self.eps!r}")
             return True
-        same = self.a.network.digest == self.b.network.digest
+        same = self.a.proof.small == self.b.proof.small and self.a.on is self.b.on is self.on
         near = _apart_by(self.a, self.b) <= self.eps
         if not (self.a.check() and self.b.check() and same and near):
             raise CertificateRejected("what is left of the two graphs is not the same")
@@ -133,17 +133,27 @@ def equivalent(
         ShapeError: they do not.
     """
     _require_ends(a, b)
-    for rounding in (False, True) if eps > 0 else (False,):
-        first = compress(a, on, budget, progress, rounding=rounding)
-        second = compress(b, on, budget, progress, rounding=rounding)
-        if first.network.digest == second.network.digest and _apart_by(first, second) <= eps:
-            return GraphEquivalence("proved", first, second, eps, on)
+    first, second = _reduced(a, b, on, budget, progress, rounding=eps > 0)
+    if first.network.digest == second.network.digest and _apart_by(first, second) <= eps:
+        return GraphEquivalence("proved", first, second, eps, on)
     near = apart_by(a, b, on) if eps > 0 else None
     if near is not None and near.everywhere <= eps:
         return GraphEquivalence("proved", first, second, eps, on, near=near)
     witness, seen = _told_apart(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
+
+
+def _reduced(
+    a: Graph, b: Graph, on: Box | None, budget: int, progress: Progress | None, *, rounding: bool
+) -> tuple[GraphCompression, GraphCompression]:
+    """Both reduced: without rounding, and with it where that is allowed and leads to one graph."""
+    exact = tuple(compress(x, on, budget, progress, rounding=False) for x in (a, b))
+    if not rounding or exact[0].network.digest == exact[1].network.digest:
+        return exact[0], exact[1]
+    near = tuple(compress(x, on, budget, progress) for x in (a, b))
+    alike = near[0].network.digest == near[1].network.digest
+    return (near[0], near[1]) if alike else (exact[0], exact[1])
 
 
 def _require_ends(a: Graph, b: Graph) -> None:
@@ -310,7 +320,16 @@ class GraphDistance(Result):
     def check(self) -> bool:
         """Bound the difference again, and the outputs at the inputs where they differ."""
         if self.same is not None:
-            return self.same.check()
+            near = added(self.same.a.proof.slack, self.same.b.proof.slack)
+            if near != self.bound:
+                raise CertificateRejected(
+                    f"outputs are bounded by {near} only, not by {self.bound}"
+                )
+            parts = [
+                replace(part, original=own, on=self.on)
+                for part, own in ((self.same.a, self.a), (self.same.b, self.b))
+            ]
+            return GraphEquivalence("proved", parts[0], parts[1], near.everywhere, self.on).check()
         again = apart_by(self.a, self.b, self.on)
         if again.constant > self.bound.constant or again.growth > self.bound.growth:
             raise CertificateRejected(f"outputs are bounded by {again} only, not by {self.bound}")
@@ -361,10 +380,14 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
     _require_ends(a, b)
     bound = apart_by(a, b, on)
     witness, seen = _told_apart(a, b, on, 0.0, seed)
-    if witness is None and bound != NO_SLACK:
-        same = equivalent(a, b, on, 0.0, budget, seed, None)
-        if same.status == "proved":
-            return GraphDistance("proved", a, b, NO_SLACK, on, None, seen, same)
+    if bound != NO_SLACK:
+        first, second = _reduced(a, b, on, budget, None, rounding=True)
+        near = added(first.proof.slack, second.proof.slack)
+        alike = first.network.digest == second.network.digest
+        if alike and (near.everywhere < bound.everywhere or not bound.finite):
+            status = "proved" if near == NO_SLACK else "bounded"
+            same = GraphEquivalence("proved", first, second, near.everywhere, on)
+            return GraphDistance(status, a, b, near, on, witness, seen, same)
     status = "bounded" if bound.finite else "undecided"
     return GraphDistance("proved" if bound == NO_SLACK else status, a, b, bound, on, witness, seen)
 

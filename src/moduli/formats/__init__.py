@@ -226,6 +226,9 @@ def load_chain(
     if isinstance(source, Graph):
         return source.chain()
     if isinstance(source, (str, os.PathLike)):
+        if str(source) in ZOO_GRAPHS:
+            data = _zoo_graph(ZOO_GRAPHS[str(source)])
+            return read_onnx(data, None, str(source), input_shape, output)
         if str(source).startswith("zoo:"):
             return _zoo(str(source)[4:])
         return _load_path(source, input_shape, output, activation, keys)

@@ -671,7 +671,7 @@ def distance(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         nets, domain = (
-            (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))),
+            (_load_any(a, **_fitting(a, source)), _load_any(b, **_fitting(b, source))),
             _domain(on),
         )
         answer = mo.distance(
