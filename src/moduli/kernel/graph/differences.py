@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import arithmetic, fields
 from ..errors import CertificateRejected
 from ..exact_numbers import up, up_matmul
 from ..slack import Slack
 from .entrywise import Elementwise, PerUnit
 from .facts import Known, Ranges
 from .functions import law, slope
-from .model import GraphModel, sizes
+from .model import GraphModel, rebuilt, sizes
 from .operators import (
     Broadcast,
     Concat,
@@ -42,6 +43,7 @@ from .operators import (
     Take,
     Transpose,
 )
+from .shapes import require_shapes
 from .slices import are_numbers
 
 # [..., 2]: constant and growth for each index of some last axes of a tensor; an axis along which one
@@ -97,7 +99,11 @@ def apart(first: GraphModel, second: GraphModel, ranges: Ranges) -> Slack:
     Raises:
         CertificateRejected: inputs or outputs do not fit each other.
     """
-    first, second = first.live(), second.live()
+    arithmetic.require_everywhere()
+    with fields.made_by_hand("graph"):
+        first, second = rebuilt(first).live(), rebuilt(second).live()
+    for graph in (first, second):
+        require_shapes(graph)
     names = [(*graph.inputs, *graph.outputs) for graph in (first, second)]
     if (len(first.inputs), len(names[0])) != (len(second.inputs), len(names[1])):
         raise CertificateRejected("the graphs do not have the same inputs and outputs")
