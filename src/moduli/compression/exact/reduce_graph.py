@@ -262,11 +262,12 @@ def _removals(
         if not into:
             continue
         into, rounds = _parted(known, units, into)
+        exact = True
         if rounds and bounded is not None:
             both = _settled(into | rounds)
             if _may_be_rounded(known, units, both, bounded):
-                into, rounds = both, {}
-        done, rounding = _applied(known, seed, units, into) if into else ([], 0)
+                into, rounds, exact = both, {}, False
+        done, rounding = _applied(known, seed, units, into, exact) if into else ([], 0)
         rounding += len(rounds)
         moves += done
         if rounding:
@@ -328,12 +329,12 @@ def _settled(into: dict[int, int | None]) -> dict[int, int | None]:
 
 
 def _applied(
-    known: Known, seed: Place, units: Units, into: dict[int, int | None]
+    known: Known, seed: Place, units: Units, into: dict[int, int | None], exact: bool
 ) -> tuple[list[GraphMove], int]:
     """Let the kernel take a plan, in parts where all of it would round; how many units are left."""
     try:
         move = _move(seed, units, into)
-        remove(known, units, into)
+        remove(known, units, into, exact=exact)
         return [move], 0
     except Rounds:
         if len(into) == 1:
@@ -345,13 +346,13 @@ def _applied(
     moves, rounding = list[GraphMove](), 0
     # units are numbered anew once some have gone: name them by an index that stays in order
     first, second = names[: len(names) // 2], names[len(names) // 2 :]
-    done, lost = _applied(known, seed, units, {u: into[u] for u in second})
+    done, lost = _applied(known, seed, units, {u: into[u] for u in second}, exact)
     moves, rounding = moves + done, rounding + lost
     gone = _gone(done, units)
     again = units_from(known.graph, seed) if done else units
     renumber = _renumbered(units, gone)
     rest = {renumber[u]: _target(renumber, into[u]) for u in first}
-    done, lost = _applied(known, seed, again, rest)
+    done, lost = _applied(known, seed, again, rest, exact)
     return moves + done, rounding + lost
 
 

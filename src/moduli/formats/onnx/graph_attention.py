@@ -23,7 +23,14 @@ from .graph_operators import attributes, broadcast_shapes, reshape
 from .graph_reader import GraphReader, NotUnderstood, handles
 
 BOOLEAN = 9
-LATER = ("left_window_size", "right_window_size", "softcap", "qk_matmul_output_mode")
+# attributes that are read, and what others have to be; softmax_precision is for runtimes
+READ = ("q_num_heads", "kv_num_heads", "scale", "is_causal", "softmax_precision")
+NEUTRAL = {
+    "softcap": 0,
+    "qk_matmul_output_mode": 0,
+    "left_window_size": -1,
+    "right_window_size": -1,
+}
 
 
 class Part(NamedTuple):
@@ -55,8 +62,11 @@ class Steps:
 def _attention(reader: GraphReader, node: Any) -> None:
     given = attributes(node)
     names = [*node.input, *[""] * (7 - len(node.input))]
-    if any(names[4:]) or any(node.output[1:]) or any(given.get(key, -1) > 0 for key in LATER):
-        raise NotUnderstood("it keeps keys, caps scores, or gives more than one value")
+    if any(names[4:]) or any(node.output[1:]):
+        raise NotUnderstood("it keeps keys, or gives more than one value")
+    for key, value in given.items():
+        if key not in READ and value != NEUTRAL.get(key):
+            raise NotUnderstood(f"its attribute {key} is {value}")
     steps = Steps(reader, node.output[0], reader.types.get(names[0], 0))
     shapes = [reader.shape(name) for name in names[:3]]
     flat = len(shapes[0]) == 3
@@ -149,4 +159,6 @@ def _masked(steps: Steps, scores: Part, mask: str) -> Part:
     if steps.reader.types.get(mask) == BOOLEAN:
         least = steps.constant(-math.inf, "hidden", steps.kind)
         return steps.emit(Elementwise("where"), [mask, scores.name, least], made, "masked")
+    if not steps.reader.floating(mask):
+        raise NotUnderstood("its mask is of an unknown type")
     return steps.emit(Elementwise("add"), [scores.name, mask], made, "masked")

@@ -21,14 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import arithmetic, fields
+from .. import arithmetic
 from ..errors import CertificateRejected
 from ..exact_numbers import up, up_matmul
 from ..slack import Slack
 from .entrywise import Elementwise, PerUnit
 from .facts import Known, Ranges
 from .functions import law, slope
-from .model import GraphModel, rebuilt, sizes
+from .model import GraphModel, sizes
+from .operator import TINY, Shape
 from .operators import (
     Broadcast,
     Concat,
@@ -43,7 +44,7 @@ from .operators import (
     Take,
     Transpose,
 )
-from .shapes import require_shapes
+from .shapes import sound
 from .slices import are_numbers
 
 # [..., 2]: constant and growth for each index of some last axes of a tensor; an axis along which one
@@ -100,10 +101,7 @@ def apart(first: GraphModel, second: GraphModel, ranges: Ranges) -> Slack:
         CertificateRejected: inputs or outputs do not fit each other.
     """
     arithmetic.require_everywhere()
-    with fields.made_by_hand("graph"):
-        first, second = rebuilt(first).live(), rebuilt(second).live()
-    for graph in (first, second):
-        require_shapes(graph)
+    first, second = sound(first).live(), sound(second).live()
     names = [(*graph.inputs, *graph.outputs) for graph in (first, second)]
     if (len(first.inputs), len(names[0])) != (len(second.inputs), len(names[1])):
         raise CertificateRejected("the graphs do not have the same inputs and outputs")
@@ -175,6 +173,10 @@ class Differences:
     def __init__(self, graph: GraphModel, deviation: Deviation, known: Known) -> None:
         self.graph, self.deviation, self.known = graph, deviation, known
         self.pairs: dict[str, Pair] = {}
+        self.torn: set[str] = set()  # values whose very shapes may differ
+        self.sizes = {
+            n for x in graph.inputs for n in graph.shapes.get(x) or () if isinstance(n, str)
+        }
         for name in graph.inputs:
             self.pairs[name] = (self._capped(name, np.array([0.0, 1.0])), None)
         for node in graph.nodes:
@@ -187,9 +189,20 @@ class Differences:
         size, gap = (NOTHING, NOTHING) if rule is None else rule(self, node, node.op)
         if gap is not None and not (self._moved(node) and gap.any()):
             gap = None
+        torn = not self.torn.isdisjoint(node.inputs)
         for name in node.outputs:
-            if name:
-                self.pairs[name] = (self._capped(name, size), gap)
+            if not name:
+                continue
+            # sizes that inputs have are those of both; others may be made of what differs
+            loose = any(isinstance(n, str) and n not in self.sizes for n in self._shape(name))
+            if torn or (gap is not None and loose and not np.isfinite(gap).all()):
+                self.torn.add(name)
+                gap = NOTHING
+            self.pairs[name] = (self._capped(name, size), gap)
+
+    def _shape(self, name: str) -> Shape:
+        found = self.graph.shapes.get(name)
+        return ("?",) if found is None else found
 
     def _moved(self, node: Node) -> bool:
         """Whether what a node reads may differ."""
@@ -289,7 +302,7 @@ def _along_last(array: Any) -> Bound:
         height = max(1, ROWS // rows.shape[1])
         for start in range(0, len(rows), height):
             block = np.abs(np.asarray(rows[start : start + height], dtype=np.float64))
-            sizes = np.maximum(sizes, block.max(axis=0))
+            sizes = np.maximum(sizes, block.max(axis=0, initial=0.0))
     return np.stack([sizes, np.zeros_like(sizes)], axis=-1)
 
 
@@ -364,7 +377,7 @@ def _read(bound: Bound, axis: int, n: int) -> Bound:
     """Along one axis: what holds for all indices of the others."""
     axis = axis % (bound.ndim - 1)
     others = tuple(a for a in range(bound.ndim - 1) if a != axis)
-    return np.broadcast_to(bound.max(axis=others), (n, 2))
+    return np.broadcast_to(bound.max(axis=others, initial=0.0), (n, 2))
 
 
 def _matrix(weight: Any, op: Linear) -> Any:
@@ -405,7 +418,7 @@ def _contract(at: Differences, node: Node, op: Contract) -> Pair:
     (a, da), (b, db) = (at.whole(name) for name in node.inputs)
     weights = _weights(at, node.inputs[0])
     if weights is not None:
-        largest, off = b.max(axis=-3, keepdims=True), db.max(axis=-3, keepdims=True)
+        largest, off = (x.max(axis=-3, keepdims=True, initial=0.0) for x in (b, db))
         change = _at_most(_most(at.whole(weights.inputs[0])[1]), 2.0)
         return largest, _plus(off, _times(change, _plus(largest, off)))
     n = (at.graph.shapes.get(node.inputs[0]) or ())[-1]
@@ -414,7 +427,8 @@ def _contract(at: Differences, node: Node, op: Contract) -> Pair:
     left, dleft = (_read(x, x.ndim - 2, n)[:, None] for x in (a, da))
     keep = tuple(range(b.ndim - 3))
     right, dright = (
-        np.broadcast_to(y, (n, *y.shape[1:])) for y in (b.max(axis=keep), db.max(axis=keep))
+        np.broadcast_to(y, (n, *y.shape[1:]))
+        for y in (b.max(axis=keep, initial=0.0), db.max(axis=keep, initial=0.0))
     )
     terms = _plus(_times(dleft, _plus(right, dright)), _times(left, dright))
     return up(_times(left, right).sum(axis=0), n), up(terms.sum(axis=0), n)
@@ -558,7 +572,9 @@ def _per_unit(at: Differences, node: Node, op: PerUnit) -> Pair:
     if not (variance + op.numbers[0] > 0).all() or gaps[0] is not None or gaps[3] is not None:
         return NOTHING, NOTHING
     # five roundings at most
-    steep = up(np.abs(scale / np.sqrt(variance + op.numbers[0])), 8)
+    with np.errstate(all="ignore"):
+        near = up(np.abs(scale / np.sqrt(variance + op.numbers[0])), 8)
+    steep = np.where(scale == 0, 0.0, np.maximum(near, TINY))
     place = [-1 if axis == op.axis else 1 for axis in range(size.ndim - 1)]
     factor = steep.reshape(place)
     for numbers, off in ((mean, gaps[2]), (shift, gaps[1])):
@@ -595,7 +611,7 @@ def _slicewise(at: Differences, node: Node, op: Slicewise) -> Pair:
         return bounded, gap  # f(x) - f(x') = f(x - x') lies between its least and largest, or zero
     if op.kind in MAXIMA and op.hull:
         return bounded, gap
-    if op.kind in ("ReduceSum", "sum") and math.isfinite(count):
+    if op.kind in ("ReduceSum", "sum") and op.linear and math.isfinite(count):
         return _by(size, count), _by(gap, count)
     if op.kind in ("LogSoftmax", "log_softmax"):
         return bounded, _by(gap, 2.0)
@@ -608,7 +624,7 @@ def _kept(bound: Bound, op: Slicewise, rank: int) -> Bound:
     """What holds for all that a slice reads, under the axes of the output."""
     free = {i: o for i, o in op.free}
     rest = tuple(axis for axis in range(bound.ndim - 1) if axis not in free)
-    found = bound.max(axis=rest, keepdims=True)
+    found = bound.max(axis=rest, keepdims=True, initial=0.0)
     place = [1] * rank
     order = sorted(free, key=lambda i: free[i])
     for i in order:
@@ -626,7 +642,10 @@ def _normalised(at: Differences, node: Node, count: float, epsilon: float, gap: 
     """
     root = float(np.nextafter(math.sqrt(count), np.inf))
     steep = float(np.nextafter(root / math.sqrt(epsilon) * (1 + 2.0**-50), np.inf))
-    further = [_most(at.pair(name)[0])[0] for name in node.inputs[1:] if name]
+    sizes = [_most(at.pair(name)[0]) for name in node.inputs[1:] if name]
+    if any(growth > 0 for _, growth in sizes):
+        return NOTHING, NOTHING
+    further = [constant for constant, _ in sizes]
     # one further input may be a scale or a shift
     scale = max(1.0, further[0]) if len(further) == 1 else (further or [1.0])[0]
     shift = further[-1] if further else 0.0
@@ -660,7 +679,9 @@ def _concat(at: Differences, node: Node, op: Concat) -> Pair:
         else:
             found.append(
                 np.maximum.reduce(
-                    np.broadcast_arrays(*(p.max(axis=op.axis, keepdims=True) for p in parts))
+                    np.broadcast_arrays(
+                        *(p.max(axis=op.axis, keepdims=True, initial=0.0) for p in parts)
+                    )
                 )
             )
     return found[0], found[1]
@@ -671,7 +692,7 @@ def _take(at: Differences, node: Node, op: Take) -> Pair:
     for bound in at.whole(node.inputs[0]):
         if bound.shape[op.axis] > 1:
             bound = np.take(bound, op.index, op.axis)
-        found.append(bound.max(axis=op.axis) if op.drop else bound)
+        found.append(bound.max(axis=op.axis, initial=0.0) if op.drop else bound)
     return found[0], found[1]
 
 
@@ -688,7 +709,7 @@ def _lookup(at: Differences, node: Node, op: Lookup) -> Pair:
         return NOTHING, NOTHING
     found = []
     for bound in at.whole(node.inputs[0]):
-        row = bound.max(axis=op.axis)
+        row = bound.max(axis=op.axis, initial=0.0)
         place = (*row.shape[: op.axis], *[1] * chosen, *row.shape[op.axis :])
         found.append(row.reshape(place))
     return found[0], found[1]
@@ -709,13 +730,13 @@ def _reshaped(bound: Bound, shape: Any, made: Any, op: Reshape) -> Bound:
     covered = {i for ins, _ in pieces for i in ins}
     varying = [axis for axis in range(len(shape)) if bound.shape[axis] > 1]
     loose = tuple(axis for axis in varying if axis not in covered)
-    bound = bound.max(axis=loose, keepdims=True) if loose else bound
+    bound = bound.max(axis=loose, keepdims=True, initial=0.0) if loose else bound
     active = [(ins, outs) for ins, outs in pieces if any(bound.shape[i] > 1 for i in ins)]
     if not active:
         return found + _most(bound)
     ins, outs = active[-1]  # where there are more, the largest along the others holds for all
     others = tuple(axis for axis in range(len(shape)) if axis not in ins)
-    block = bound.max(axis=others)
+    block = bound.max(axis=others, initial=0.0)
     block = np.broadcast_to(block, (*(shape[i] for i in ins), 2))
     block = block.reshape(*(made[o] for o in outs), 2)
     place = [1] * len(made)

@@ -378,7 +378,7 @@ class PerUnit(Operator):
         with np.errstate(all="ignore"):
             # five roundings at most between this float and scale / sqrt(variance + epsilon)
             slope = scale / np.sqrt(variance + self.numbers[0])
-            width = np.abs(slope) * 8 * UNIT + np.where(slope == 0, 0.0, TINY)
+            width = np.abs(slope) * 8 * UNIT + np.where(scale == 0, 0.0, TINY)
             shifted = _outward(x.low - mean, x.high - mean)
             low, high = _product(*shifted, slope - width, slope + width)
             low, high = _outward(low + shift, high + shift)

@@ -68,14 +68,15 @@ class Rounds(CertificateRejected):
     """A removal is right over the reals, and what it stores are no numbers of the stored type."""
 
 
-def remove(known: Known, units: Units, into: Into) -> GraphModel:
+def remove(known: Known, units: Units, into: Into, *, exact: bool = False) -> GraphModel:
     """The graph without some units of an axis, after the check of all that the theorem asks.
 
     Facts in `known` go over to the new graph.
 
     Raises:
         CertificateRejected: a precondition fails; says at which node. `Rounds` where what is to be
-            stored is beyond the stored type. Nothing is changed then.
+            stored is beyond the stored type, or, if `exact`, is no number of it. Nothing is changed
+            then.
     """
     graph = known.graph
     gone = np.array(sorted(into), dtype=np.int64)
@@ -92,6 +93,8 @@ def remove(known: Known, units: Units, into: Into) -> GraphModel:
         elif isinstance(node.op, Contract):
             _vanishing(node, known, units, gone)
     changed, rounded = changes.applied()
+    if exact and rounded:
+        raise Rounds(f"a change of {next(iter(rounded))!r} would be rounded")
     return restricted(known, kept, changed, rounded, changes.lacking)
 
 
@@ -206,7 +209,7 @@ def nearly_constant(x: Slices, i: int, op: Linear) -> tuple[Fraction, float] | N
     low, high = float(x.low[i]), float(x.high[i])
     if not (math.isfinite(low) and math.isfinite(high)):
         return None
-    value = Fraction(0 if op.padded or not op.uniform else low + (high - low) / 2)
+    value = Fraction(0 if op.padded or not op.uniform else low / 2 + high / 2)
     return value, ceiling(max(Fraction(high) - value, value - Fraction(low)))
 
 

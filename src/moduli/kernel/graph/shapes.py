@@ -12,9 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from .. import fields
 from ..errors import CertificateRejected
 from .functions import LAWS
-from .model import GraphModel
+from .model import GraphModel, rebuilt
 from .operators import (
     Broadcast,
     Concat,
@@ -39,6 +40,18 @@ NUMBERS = {"leaky_relu": 1, "clip": 2, "hardsigmoid": 2, "elu": 1, "celu": 1, "s
 Pairs = Sequence[tuple[int, int]]
 Run = tuple[int, ...]  # of axes
 Check = Callable[[Any, list[Shape], Shape], bool]
+
+
+def sound(graph: GraphModel) -> GraphModel:
+    """A graph made anew by `rebuilt`, whose shapes are those that its operators give.
+
+    Raises:
+        CertificateRejected: it is made of something else, or shapes do not fit.
+    """
+    with fields.made_by_hand("graph"):
+        made = rebuilt(graph)
+    require_shapes(made)
+    return made
 
 
 def require_shapes(graph: GraphModel) -> None:

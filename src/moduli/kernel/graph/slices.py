@@ -157,6 +157,8 @@ def are_numbers(array: Any) -> bool:
     stored = np.asarray(array)
     if not stored.size:
         return True
+    if stored.dtype.kind == "f" and stored.dtype.itemsize > 8:
+        return False
     flat = stored.reshape(len(stored), -1) if stored.ndim else stored.reshape(1, 1)
     whole = stored.dtype.kind in "iu" and stored.dtype.itemsize > 4
     with np.errstate(all="ignore"):

@@ -261,14 +261,17 @@ def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array
         taps = wide.reshape(len(wide), *rows.shape[1:])
         p = np.maximum(taps, 0.0).sum(axis=2)
         q = np.maximum(-taps, 0.0).sum(axis=2)
-        pt, qt = p @ table, q @ turned
-        totals, (mass, unknown, some) = pt[:, :2] - qt[:, :2], np.split((pt + qt)[:, 2:].T, 3)
+        with np.errstate(all="ignore"):
+            pt, qt = p @ table, q @ turned
+            totals, (mass, unknown, some) = pt[:, :2] - qt[:, :2], np.split((pt + qt)[:, 2:].T, 3)
         for k, bias in enumerate((-b[block], b[block])):
             total = totals[:, 1] if k else -totals[:, 0]
-            error = mass[k] * (count * 2 * UNIT) + np.where(some[k] > 0, count * TINY, 0.0)
-            bound = np.nextafter(np.nextafter(total + error, np.inf) + bias, np.inf)
-            bound = np.where(some[k] > 0, bound, bias)
-            found[k][block] = np.where((unknown[k] > 0) | ~np.isfinite(bound), np.inf, bound)
+            error = mass[k] * (count * 2 * UNIT) + np.where(some[k] == 0, 0.0, count * TINY)
+            with np.errstate(all="ignore"):
+                bound = np.nextafter(np.nextafter(total + error, np.inf) + bias, np.inf)
+            bound = np.where(some[k] == 0, bias, bound)
+            # a sum of taps that is no number makes all of them none
+            found[k][block] = np.where((unknown[k] == 0) & np.isfinite(bound), bound, np.inf)
     return -found[0], found[1]
 
 
