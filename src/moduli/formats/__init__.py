@@ -181,11 +181,8 @@ def _chain_or_graph(module: Any, input_shape: Any, chain: Any) -> Network | Grap
     except UnsupportedModel as error:
         if input_shape is None:
             raise
-        import torch
-
-        sizes = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
         graphs = importlib.import_module(".torch_graph", __package__)
-        read = graphs.read_module(module, torch.zeros((2, *sizes)))
+        read = graphs.read_for_shape(module, input_shape)
         assert isinstance(read, Graph)
         read.source.notes = (f"no chain of dense layers: {error}", *read.source.notes)
     return read

@@ -174,6 +174,14 @@ def read_module(module: torch.nn.Module, sample_inputs: Any) -> Graph:
     return Graph(source.model, source)
 
 
+def read_for_shape(module: torch.nn.Module, shape: int | Sequence[int]) -> Graph:
+    """The graph of a module of one input, of a shape without the batch axis."""
+    import torch
+
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    return read_module(module, torch.zeros((2, *sizes)))
+
+
 def _one_size(model: GraphModel) -> str:
     shapes = ", ".join(f"{name} {model.shapes[name]}" for name in model.inputs)
     return f"read for inputs of these shapes alone: {shapes}"
