@@ -100,7 +100,8 @@ def compress(
     become as few as the rank of what they add to the next layer; a layer of such units goes where
     that costs no parameters; so do units that the next layer hides. `optimal` for one hidden layer
     whose remaining units all bend inside the box. With `eps`, outputs may differ by it on the box:
-    nearly constant, nearly stable and nearly proportional units go too, see `Within`.
+    nearly constant, nearly stable and nearly proportional units go too, see `Within`; of a graph
+    those that are nearly constant.
 
     On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden
     units, or the smallest found with root mean square error at most `eps`; an estimate, see
@@ -121,9 +122,10 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
-    found = load(net) if _exactly(on, eps, radius) else load_chain(net)
+    found = load(net) if _exactly(on, radius) else load_chain(net)
     if isinstance(found, Graph):
-        return graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
+        box = on if isinstance(on, Box) else None
+        return graph_results.compress(found, box, budget, progress, eps=eps)
     net = found
     if isinstance(on, (Gaussian, Samples)):
         return students.narrow(
@@ -175,7 +177,7 @@ def rank(
     1
     """
     _only_alone(on, 0.0, radius, None)
-    found = load(net) if _exactly(on, 0.0, radius) else load_chain(net)
+    found = load(net) if _exactly(on, radius) else load_chain(net)
     if isinstance(found, Graph):
         small = graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
         return GraphRank("bounded", small)
@@ -277,9 +279,9 @@ def _is_layers(nets: Sequence[Any]) -> bool:
     return bool(nets) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in nets)
 
 
-def _exactly(on: Domain, eps: float, radius: float) -> bool:
-    """Whether the same function is asked for, on all inputs or a box: what graphs can answer."""
-    return not eps and not radius and (on is None or isinstance(on, Box))
+def _exactly(on: Domain, radius: float) -> bool:
+    """Whether outputs on all inputs or a box are asked for: what graphs can answer."""
+    return not radius and (on is None or isinstance(on, Box))
 
 
 def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
@@ -661,7 +663,7 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
-    if _exactly(on, 0.0, 0.0):
+    if _exactly(on, 0.0):
         first, second = load(a), load(b)
         if isinstance(first, Graph) and isinstance(second, Graph):
             box = on if isinstance(on, Box) else None
@@ -718,7 +720,7 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
-    if _exactly(on, 0.0, 0.0):
+    if _exactly(on, 0.0):
         first, second = load(a), load(b)
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)

@@ -412,3 +412,44 @@ def test_what_is_a_chain_afterwards_is_read_as_one():
     assert chain.widths == (3, 3, 3)
     x = rng.normal(size=(5, 3))
     assert np.allclose(chain(x), before(x), rtol=1e-12, atol=1e-12)
+
+
+def nearly(sizes_of_units):
+    """Two convolutions, between which units are of these sizes on [0, 1]."""
+    n = len(sizes_of_units)
+    weights = {
+        "w1": np.reshape(sizes_of_units, (n, 1, 1, 1)), "b1": np.linspace(0, 0.5, n),
+        "w2": np.linspace(1, 2, 2 * n).reshape(2, n, 1, 1), "b2": np.array([0.5, 0.25]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "w2", "b2"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2, 4, 4])],
+        [numpy_helper.from_array(a.astype(np.float32), name) for name, a in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_units_that_are_nearly_constant_go_within_eps():
+    model = nearly([1e-4, 1.0, 1e-6, -2.0, 1e-2])
+    box = mo.Box(0, 1)
+    x = np.random.default_rng(0).uniform(0, 1, (50, 1, 4, 4))
+    left = []
+    for eps in (0.0, 1e-5, 1e-3, 0.1, 100.0):
+        small = mo.compress(model, on=box, eps=eps)
+        assert small.check()
+        assert small.slack <= max(eps, 1e-6)
+        apart = np.abs(small.network(x) - mo.load(model)(x)).max()
+        assert apart <= small.slack + 1e-12
+        left.append(sizes(small.network)["w1"][0])
+    assert left == sorted(left, reverse=True)
+    assert left[0] == 5
+    assert left[1] == 4
+    assert left[2] == 3
+    assert left[-1] == 1
+    with pytest.raises(mo.CertificateRejected):
+        mo.check(small.certificate, small.network, model, on=box, max_slack=1e-3)

@@ -408,21 +408,22 @@ def compress(
     progress: Progress | None,
     *,
     rounding: bool = True,
+    eps: float = 0.0,
 ) -> GraphCompression:
     """Leave out the units that the function does not need; without rounding, only where no number has
-    to be rounded for it.
+    to be rounded for it. With `eps` outputs may differ by so much on the box.
 
     Raises:
         ShapeError: the box does not fit the inputs.
     """
     ranges = {} if on is None else ranges_of(graph.model, on)
     written = reduce_source(
-        graph, ranges=ranges, budget=budget, progress=progress, rounding=rounding
+        graph, ranges=ranges, budget=budget, progress=progress, rounding=rounding, eps=eps
     )
     found, small = written.found, written.graph
     proof = GraphCertificate(graph.digest, small.digest, tuple(found.rounds), ranges, found.slack)
     proof.verify(small.model, graph.model)
-    if not _compare(small, graph, ranges, found.slack) and rounding:
+    if not _compare(small, graph, ranges, found.slack) and rounding and not eps:
         # what rounding does here is beyond what would tell a fault of the reader
         return compress(graph, on, budget, progress, rounding=False)
     more = sum(found.rounding.values())

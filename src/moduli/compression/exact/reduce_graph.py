@@ -72,6 +72,7 @@ def reduce_graph(
     frozen: frozenset[Place] = frozenset(),
     bypasses: bool = True,
     rounding: bool = True,
+    eps: float = 0.0,
 ) -> Found:
     """Leave out what can be left out.
 
@@ -79,9 +80,11 @@ def reduce_graph(
         ranges: bounds of inputs, see `Known`. budget: how many axes are looked at, at most.
         frozen: axes all of whose indices stay. bypasses: whether sums may lose a branch. rounding:
             whether numbers may be rounded where a bound of what that does says something: where it is
-            small beside what outputs can be.
+            small beside what outputs can be. eps: how far outputs may be apart at most; 0 for what
+            rounding does alone.
     """
-    found = Found(graph.live())
+    found, asked = Found(graph.live()), NO_SLACK
+    tried = set[Place]()
     left = budget
     while left > 0:
         found.rounding = {}
@@ -95,17 +98,25 @@ def reduce_graph(
         else:
             # what needs facts about all again comes when nothing else goes
             summed = _combination(known, ranges, frozen) if rounding else None
-            if summed is None:
-                break
-            move, found.graph, further = summed
+            if summed is not None:
+                move, found.graph, further = summed
+            else:
+                near = _nearly(known, frozen, eps - found.slack.everywhere, tried) if eps else None
+                if near is None:
+                    break
+                move = near
+                found.graph, further = ended(known)
+                asked = added(asked, further)
             moves = [move]
         found.rounds.append(tuple(moves))
         found.slack = added(found.slack, further)
         found.rounded += sum(lost.count for lost in known.rounded.values())
-    if rounding and not _tells(found.slack, Known(graph.live(), ranges, inputs_alone=True)):
+    lost = found.slack.everywhere - asked.everywhere if asked != NO_SLACK else None
+    told = found.slack if lost is None else Slack(max(lost, 0.0), 0.0)
+    if rounding and not _tells(told, Known(graph.live(), ranges, inputs_alone=True)):
         return reduce_graph(
             graph, ranges=ranges, budget=budget, progress=progress, frozen=frozen,
-            bypasses=bypasses, rounding=False,
+            bypasses=bypasses, rounding=False, eps=eps,
         )  # fmt: skip
     return found
 
@@ -139,11 +150,7 @@ class Bounded:
             return True
         if self.ended:
             return False
-
-        def deviation(name: str) -> Any:
-            return lost[name].whole(graph.constants[name].shape) if name in lost else None
-
-        self.ended = not self._tells(deviation)
+        self.ended = not self._tells(_of(graph, lost))
         return not self.ended
 
     def _each(self, names: set[str]) -> Any:
@@ -448,6 +455,80 @@ def _sums_of_rows(
         return None
     coefficients = scipy.linalg.solve_triangular(upper[:rank, :rank], upper[:rank, rank:]).T
     return tuple(order[rank:].tolist()), tuple(order[:rank].tolist()), coefficients
+
+
+# Units that are nearly constant -----------------------------------------------------------------------------------
+
+
+def _nearly(
+    known: Known, frozen: frozenset[Place], room: float, tried: set[Place]
+) -> GraphMove | None:
+    """As many units of the next axis as may be taken for constants within half of what is left, those
+    first that do least; they are left out. None where no axis has any.
+    """
+    for seed in seeds(known.graph):
+        shape = known.graph.shapes.get(seed[0])
+        if seed in tried or shape is None or not isinstance(shape[seed[1]], int):
+            continue
+        tried.add(seed)
+        units = units_from(known.graph, seed)
+        stay = _staying(units, frozen)
+        own = np.unique(units.places[seed])
+        names = [u for u in _least_first(known, units) if u not in stay and u in own]
+        count = _within(known, units, names, room / 2)
+        if count:
+            into = dict[int, int | None].fromkeys(names[:count])
+            remove(known, units, into)
+            return _move(seed, units, into)
+    return None
+
+
+def _within(known: Known, units: Units, names: list[int], room: float) -> int:
+    """How many units may go before the bound of what that does is more than there is room for."""
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            lost = lost_by(known, units, dict[int, int | None].fromkeys(names[:middle]))
+            fits = difference(known.graph, _of(known.graph, lost), known).everywhere <= room
+        except CertificateRejected:
+            fits = False
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _least_first(known: Known, units: Units) -> list[int]:
+    """Units that every layer which reads them may take for constants, by how much that changes what
+    layers give; one stays.
+    """
+    cost = np.zeros(units.count + 1)
+    cost[0] = np.inf
+    for node in known.graph.nodes:
+        reading = _product(known, node, units) if isinstance(node.op, Contract) else None
+        if reading is not None:
+            cost[reading.labels[~np.array(reading.settled)]] = np.inf
+        op = node.op
+        labels = units.places.get((node.inputs[1], op.columns)) if isinstance(op, Linear) else None
+        if not isinstance(op, Linear) or labels is None:
+            continue
+        if (node.inputs[0], op.reads) not in units.places:
+            continue  # whole groups
+        weight = known.array(node.inputs[1])
+        if weight is None or op.groups > 1:
+            cost[labels] = np.inf
+            continue
+        x = known.of((node.inputs[0], op.reads))
+        masses = np.abs(np.moveaxis(weight, op.columns, 0).reshape(len(labels), -1)).sum(axis=1)
+        for column in np.flatnonzero(masses).tolist():
+            near = nearly_constant(x, column, op)
+            width = np.inf if near is None else near[1]
+            cost[labels[column]] += masses[column] * width
+    order = [int(u) for u in np.argsort(cost, kind="stable") if np.isfinite(cost[u])]
+    return order[: units.count - 1] if not _fixed(units) else order
+
+
+def _of(graph: GraphModel, lost: Mapping[str, Rounding]) -> Any:
+    return lambda name: lost[name].whole(graph.constants[name].shape) if name in lost else None
 
 
 # What can go ----------------------------------------------------------------------------------------------------

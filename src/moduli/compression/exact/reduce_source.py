@@ -44,6 +44,7 @@ def reduce_source(
     budget: int,
     progress: Progress | None = None,
     rounding: bool = True,
+    eps: float = 0.0,
 ) -> Written:
     """Leave out what can be left out and written.
 
@@ -63,6 +64,7 @@ def reduce_source(
             frozen=frozen,
             bypasses=bypasses,
             rounding=rounding,
+            eps=eps,
         )
 
     def write(found: Found) -> Graph:
