@@ -336,3 +336,55 @@ def test_operators_of_other_classes_are_refused():
     )
     with pytest.raises(mo.CertificateRejected):
         apart(made, made, {})
+
+
+def test_outputs_whose_shapes_depend_on_values_are_not_bounded():
+    def made(kind):
+        nodes = [
+            N(kind, ["s", "zero"], ["c"]), N("Compress", ["x", "c"], ["y"], axis=0),
+            N("Clip", ["y", "zero", "zero"], ["z"]),
+        ]  # fmt: skip
+        return model(nodes, {"x": ["n", 2], "s": ["n"]}, {"z": ["k", 2]}, single(zero=0))
+
+    a, b = made("Greater"), made("Less")
+    assert not apart(a.model, b.model, {}).finite
+
+
+def test_layers_without_inputs():
+    nodes = [
+        N("Gemm", ["x", "w", "b"], ["y"]),
+        N("Relu", ["y"], ["r"]),
+        N("Gemm", ["r", "v"], ["z"]),
+    ]
+    stored = single(w=np.zeros((0, 3)), b=[1, 1, -1], v=[[1], [2], [3]])
+    made = model(
+        [*nodes, N("Identity", ["x"], ["same"])],
+        {"x": ["n", 0]},
+        {"z": ["n", 1], "same": ["n", 0]},
+        stored,
+    )
+    assert mo.compress(made).check()
+
+
+def test_a_tied_autoencoder_keeps_its_weights():
+    w = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    w[:, 2] = w[:, 0] + w[:, 1]
+    nodes = [
+        N("MatMul", ["x", "w"], ["y"]), N("Transpose", ["w"], ["t"], perm=[1, 0]), N("MatMul", ["y", "t"], ["k"]),
+        N("Relu", ["k"], ["z"]), N("Identity", ["x"], ["same"]),
+    ]  # fmt: skip
+    made = model(nodes, {"x": ["n", 5]}, {"z": ["n", 5], "same": ["n", 5]}, {"w": w})
+    small = mo.compress(made)
+    assert small.check()
+    assert small.network.parameters == 15
+
+
+def test_witnesses_of_other_shapes_are_refused():
+    refuted = mo.equivalent(layers(), layers(bias=50.0), on=mo.Box(-1, 1))
+    for wrong in (np.zeros(3), np.zeros(()), np.array("text"), [[0.0]]):
+        witness = refuted.witness._replace(inputs={"x": wrong})
+        with pytest.raises(mo.CertificateRejected):
+            replace(refuted, witness=witness).check()
+    found = mo.distance(layers(), layers(0.5), on=mo.Box(-1, 1))
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, status="proved").check()

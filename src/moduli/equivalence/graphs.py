@@ -76,6 +76,8 @@ class GraphEquivalence(Result):
         if self.near is not None:
             _require_bound(a, b, self.on, self.near)
             apart = self.near
+            if not apart.finite:
+                raise CertificateRejected("no bound is claimed")
         else:
             apart = _require_one_left(self.a, self.b, self.on)
         if not apart.everywhere <= self.eps:
@@ -214,6 +216,11 @@ def _require_witness(
     ranges = {} if on is None else ranges_of(a.model, on)
     if witness is None or set(witness.inputs) != set(a.inputs):
         raise CertificateRejected("there is no witness, or it lacks inputs")
+    for name, x in witness.inputs.items():
+        known = sizes(a.model.shapes.get(name))
+        numbers = isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+        if known is None or not numbers or [1 if n is None else n for n in known] != list(x.shape):
+            raise CertificateRejected(f"input {name!r} of the witness is no such tensor")
     for name, (low, high) in ranges.items():
         x = np.asarray(witness.inputs[name], dtype=np.float64)
         if not ((x >= low) & (x <= high)).all():
@@ -384,6 +391,8 @@ class GraphDistance(Result):
 
     def check(self) -> bool:
         """Bound the difference again, and the outputs at the inputs where they differ."""
+        if self.status == "proved" and self.bound != NO_SLACK:
+            raise CertificateRejected("a difference of 0 is claimed, and not bounded so")
         if self.same is None:
             _require_bound(self.a, self.b, self.on, self.bound)
         else:

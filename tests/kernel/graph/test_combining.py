@@ -12,7 +12,7 @@ from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
 from moduli.kernel.graph.combining import between
-from moduli.kernel.graph.operators import Linear, Slicewise, Transpose
+from moduli.kernel.graph.operators import Contract, Linear, Slicewise, Transpose
 from moduli.kernel.graph.shapes import require_shapes
 
 from ...support.graphs import Builder, run
@@ -178,3 +178,62 @@ def test_on_a_box_nothing_grows():
     found = searched(two_layers(RNG.normal(size=(5, 3))), {"x": (np.array(-8.0), np.array(8.0))})
     assert kinds(found) == ["combine"]
     assert found.slack.growth == 0
+
+
+SUMS = np.array([[1, 2], [3, -1], [4, 1]])  # the last is the sum of the others
+
+
+def shared(kind):
+    """Graphs in which something else reads what two layers store."""
+    b = Builder("n", 2)
+    y = b.dense("x", "a", SUMS)
+    plain = Linear(1, 1, 1, 0, free=((0, 0),))
+    if kind == "tied, turned":
+        turned = b.add(Transpose((1, 0)), ["a.w"], (2, 3))
+        return b.model(b.add(plain, [y, turned], ("n", 2)))
+    if kind == "tied":
+        return b.model(b.add(Linear(1, 1, 0, 1, free=((0, 0),)), [y, "a.w"], ("n", 2)))
+    if kind == "a bias that is weights":
+        s = b.each("add", y, b.constant("s", [[1, 2, 3]]))
+        return b.model(b.add(plain, [s, "s"], ("n", 1)))
+    z = b.dense(y, "c", [[1, 2, 3], [4, 5, 6]])
+    if kind == "weights of stored numbers":
+        u = b.add(plain, [b.constant("k", [[5, 7, 1000]]), "c.w"], (1, 2))
+    elif kind == "numbers of other weights":
+        u = b.add(
+            Linear(0, 0, 1, 0, free=((1, 1),)), ["a.w", b.constant("k", [[5, 7, 1000]])], (1, 2)
+        )
+    else:
+        u = b.add(Contract(), [b.constant("k", [[5, 7, 1000]]), "a.w"], (1, 2))
+    return b.model(b.each("add", z, u))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tied, turned", "tied", "a bias that is weights", "weights of stored numbers",
+        "numbers of other weights", "a factor",
+    ],
+)  # fmt: skip
+def test_what_layers_share_with_others_stays(kind):
+    model = shared(kind).live()
+    require_shapes(model)
+    with pytest.raises(CertificateRejected):
+        played(model, [GraphMove("combine", "t0", 0, (2,), (0, 1), (1.0, 1.0))], {})
+    assert "combine" not in kinds(searched(model))
+
+
+def test_a_bias_that_is_made_of_others_keeps_all():
+    b = Builder("n", 2)
+    bias = b.each("identity", b.constant("s", [1, 2, 3]))
+    y = b.add(Linear(1, 1, 1, 0, free=((0, 0),)), ["x", b.constant("a", SUMS), bias], ("n", 3))
+    model = b.model(b.dense(y, "c", [[1, 2, 3], [4, 5, 6]])).live()
+    assert between(model, y) is None
+    searched(model)
+
+
+@pytest.mark.parametrize("numbers", [[[1, 1]], [10**19 + 1], ["1"], [True], [None], [float("inf")]])
+def test_coefficients_are_read_strictly(numbers):
+    data = {"move": "combine", "tensor": "t0", "units": [2], "into": [0], "coefficients": numbers}
+    with pytest.raises(CertificateRejected):
+        GraphMove.of(data)

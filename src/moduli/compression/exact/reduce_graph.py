@@ -159,11 +159,10 @@ class Bounded:
 
         def deviation(name: str) -> Any:
             stored = graph.constants[name]
-            if name not in names or stored.dtype.kind in "biu":
+            precision = _precision(stored.dtype)
+            if name not in names or precision is None:
                 return None
-            return np.asarray(
-                np.abs(np.asarray(stored, dtype=np.float64)) * _precision(stored.dtype)
-            )
+            return np.asarray(np.abs(np.asarray(stored, dtype=np.float64)) * precision)
 
         return deviation
 
@@ -415,7 +414,8 @@ def _combination(
             continue
         weight = known.array(node.inputs[1])
         assert weight is not None
-        summed = _sums_of_rows(rows, _precision(weight.dtype))
+        precision = _precision(weight.dtype)
+        summed = _sums_of_rows(rows, precision) if precision else None
         units = units_from(known.graph, (node.output, found.op.writes)) if summed else None
         if summed is None or units is None or _staying(units, frozen):
             continue
@@ -434,8 +434,11 @@ def _combination(
     return None
 
 
-def _precision(dtype: Any) -> float:
-    return 2.0**-7 if dtype.itemsize == 2 and dtype.kind != "f" else float(np.finfo(dtype).eps)
+def _precision(dtype: Any) -> float | None:
+    """Twice the relative error of a rounding; None of types in which no sums are stored."""
+    if dtype.name == "bfloat16":
+        return 2.0**-7
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else None
 
 
 def _sums_of_rows(

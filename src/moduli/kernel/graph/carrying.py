@@ -6,7 +6,7 @@ layer reads it whose entries all read all taps, W (x + d) = W x + W d, and the b
 W d. If each way of d ends so, and none at an output, b need not be added.
 
 A product of weights a with values v + d, d the same for all positions, is a v + d, as long as the rows
-of a sum to one: those of a softmax do, unless a mask leaves a row nothing, which takes an infinity.
+of a sum to one: those of a softmax do, unless a mask leaves a row nothing, which takes an infinity, or there are no positions.
 """
 
 from __future__ import annotations
@@ -168,5 +168,9 @@ def _sum_to_one(known: Known, name: str) -> bool:
         return False
     rank = len(known.shape(maker.output) or ())
     if maker.op.free != tuple((axis, axis) for axis in range(rank - 1)):
+        return False
+    # with no positions to look at there is no sum; where as many look there is no output then
+    *_, rows, keys = known.shape(maker.output) or (0, 0)
+    if keys == 0 or (isinstance(keys, str) and keys != rows):
         return False
     return all(a.dtype.kind in "biu" or are_numbers(a) for a in known.graph.constants.values())

@@ -57,7 +57,10 @@ class Between(NamedTuple):
         parts += [bias for bias in biases if bias is not None]
         if len(parts) <= len(biases) or not all(map(are_numbers, parts)):
             return None
-        flat = [np.asarray(part, dtype=np.float64).reshape(len(parts[0]), -1) for part in parts]
+        n = len(parts[0])
+        if not n:
+            return None
+        flat = [np.asarray(part, dtype=np.float64).reshape(n, part.size // n) for part in parts]
         return np.concatenate(flat, axis=1)
 
 
@@ -68,6 +71,8 @@ def between(graph: GraphModel, name: str) -> Between | None:
         return None
     axis, shape = writer.op.writes, graph.shapes.get(name) or ()
     biases = [x for x in writer.inputs[2:3] if x]
+    if not set(biases) <= graph.constants.keys():
+        return None
     while True:
         readers = graph.readers.get(name, [])
         if not readers or name in graph.outputs or any(n.inputs.count(name) != 1 for n in readers):
@@ -126,7 +131,6 @@ def combined(
         raise CertificateRejected("units and what they are sums of do not match")
     if coefficients.shape != (len(gone), len(stay)) or not np.isfinite(coefficients).all():
         raise CertificateRejected("coefficients are a number for each pair of units")
-    stored_of(graph, found.writer.inputs[1], found.op.rows)
     grown = units_from(graph, (name, found.op.writes))
     _require_alone(graph, found, grown, both)
     left = _left(rows[gone], coefficients, rows[stay])
@@ -150,16 +154,28 @@ def _columns(node: Node) -> int:
 
 
 def _require_alone(graph: GraphModel, found: Between, grown: Units, units: Ints) -> None:
-    """No other value has a part in the units, and each is an index of its own."""
+    """No node but these layers, and the sums between them, reads or gives a tensor that has units, and
+    each unit is an index of its own.
+    """
     labels = grown.places[grown.seed]
     mine = labels[units]
     if (mine == 0).any() or len(np.unique(labels[labels != 0])) < int((labels != 0).sum()):
         raise CertificateRejected("some of the units are tied to others, or stay")
-    own = {found.writer.output, found.value}
-    for tensor, _ in grown.places:
-        computed = graph.array(tensor) is None
-        if computed and tensor not in own and not _is_sum(graph, tensor, found):
-            raise CertificateRejected(f"{tensor!r} has a part in them")
+    own, at = {id(found.writer), *map(id, found.readers)}, found.writer.output
+    while at != found.value:
+        (node,) = graph.readers[at]
+        own.add(id(node))
+        at = node.output
+    weights = [_stored_through(graph, node.inputs[1], own) for node in found.readers]
+    first = _stored_through(graph, found.writer.inputs[1], own)
+    if not {first, *found.biases}.isdisjoint(weights) or first in found.biases:
+        raise CertificateRejected("the layers share stored tensors")
+    tensors = {tensor for tensor, _ in grown.places}
+    for node in graph.nodes:
+        if id(node) not in own and not tensors.isdisjoint((*node.inputs, *node.outputs)):
+            raise CertificateRejected(f"{node.name!r} has a part in them")
+    if not tensors.isdisjoint((*graph.inputs, *graph.outputs)):
+        raise CertificateRejected("an input or output of the graph has a part in them")
     for node in found.readers:
         assert isinstance(node.op, Linear)
         column = grown.places.get((node.inputs[1], node.op.columns))
@@ -170,15 +186,14 @@ def _require_alone(graph: GraphModel, found: Between, grown: Units, units: Ints)
             raise CertificateRejected(f"{node.name!r} writes them as well")
 
 
-def _is_sum(graph: GraphModel, name: str, found: Between) -> bool:
-    """Whether a value is one of the sums with biases on the way."""
-    at = found.writer.output
-    while at != found.value:
-        (node,) = graph.readers[at]
-        at = node.output
-        if at == name:
-            return True
-    return False
+def _stored_through(graph: GraphModel, name: str, own: set[int]) -> str:
+    """The stored tensor that a weight is, by nodes that are added to `own`."""
+    stored, _ = stored_of(graph, name, 0)
+    while name != stored:
+        maker = graph.makers[name]
+        own.add(id(maker))
+        name = maker.inputs[0]
+    return stored
 
 
 def _left(rows: Array, coefficients: Array, others: Array) -> Array:

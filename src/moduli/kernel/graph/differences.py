@@ -135,6 +135,8 @@ def _hulls_apart(first: Known, second: Known) -> Slack:
     most = 0.0
     for a, b in zip(first.graph.outputs, second.graph.outputs, strict=True):
         least = math.inf
+        if not _of_one_shape(first.graph, a, second.graph, b):
+            return Slack(math.inf, 0.0)
         for axis, n in enumerate(first.shape(a) or ()):
             if isinstance(n, int) and n:
                 x, y = first.of((a, axis)), second.of((b, axis))
@@ -143,6 +145,24 @@ def _hulls_apart(first: Known, second: Known) -> Slack:
                 least = min(least, math.inf if math.isnan(worst) else worst)
         most = max(most, least)
     return Slack(max(most, 0.0), 0.0)
+
+
+def _of_one_shape(first: GraphModel, a: str, second: GraphModel, b: str) -> bool:
+    """Whether two outputs have one shape at all inputs: sizes that are no numbers are those of the same
+    axes of inputs.
+    """
+    mine, its = first.shapes.get(a), second.shapes.get(b)
+    if mine is None or its is None or len(mine) != len(its):
+        return False
+    pairs = [
+        (first.shapes.get(x) or (), second.shapes.get(y) or ())
+        for x, y in zip(first.inputs, second.inputs, strict=True)
+    ]
+    alike = {ends for one, other in pairs for ends in zip(one, other, strict=False)}
+    return all(
+        m == n if isinstance(m, int) or isinstance(n, int) else (m, n) in alike
+        for m, n in zip(mine, its, strict=True)
+    )
 
 
 def _renamed_like(graph: GraphModel, other: GraphModel) -> GraphModel | None:
@@ -383,7 +403,7 @@ def _read(bound: Bound, axis: int, n: int) -> Bound:
 def _matrix(weight: Any, op: Linear) -> Any:
     """``[out, in of one group, taps]``"""
     rows = np.moveaxis(weight, (op.rows, op.columns), (0, 1))
-    return rows.reshape(*rows.shape[:2], -1)
+    return rows.reshape(*rows.shape[:2], math.prod(rows.shape[2:]))
 
 
 def _rows(rows: Any, bound: Bound, groups: int) -> Bound:

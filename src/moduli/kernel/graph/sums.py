@@ -5,6 +5,7 @@ Here products are left out with an index; what makes up for them is asked in `re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -131,7 +132,7 @@ class Linear(Operator):
         if weight is None or bias is None:
             return None
         rows = np.moveaxis(weight, (self.rows, self.columns), (0, 1))
-        rows = rows.reshape(*rows.shape[:2], -1)
+        rows = rows.reshape(*rows.shape[:2], math.prod(rows.shape[2:]))
         if not isinstance((facts.shape(node.inputs[0]) or ())[self.reads], int):
             return None
         x = facts.of((node.inputs[0], self.reads))
@@ -167,7 +168,7 @@ class Linear(Operator):
             low[mine], high[mine] = _sums(
                 rows[mine], b[mine], read, not self.uniform or self.padded
             )
-        flat = rows.reshape(n, -1)
+        flat = rows.reshape(n, math.prod(rows.shape[1:]))
         for members in _by_group(self._inputs(x, inner), outer).values():
             index = np.array(members)
             part = flat if len(index) == n else flat[index]
@@ -257,7 +258,7 @@ def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array
     turned = table[:, [1, 0, 3, 2, 5, 4, 7, 6]]
     count = rows.shape[1] * rows.shape[2] + 4
     found = [np.empty(len(rows)), np.empty(len(rows))]
-    for block, wide in blocks(rows.reshape(len(rows), -1)):
+    for block, wide in blocks(rows.reshape(len(rows), math.prod(rows.shape[1:]))):
         taps = wide.reshape(len(wide), *rows.shape[1:])
         p = np.maximum(taps, 0.0).sum(axis=2)
         q = np.maximum(-taps, 0.0).sum(axis=2)
