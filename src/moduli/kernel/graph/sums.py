@@ -260,9 +260,9 @@ def _sums(rows: Tensor, b: Array, x: Slices, padded: bool) -> tuple[Array, Array
     found = [np.empty(len(rows)), np.empty(len(rows))]
     for block, wide in blocks(rows.reshape(len(rows), math.prod(rows.shape[1:]))):
         taps = wide.reshape(len(wide), *rows.shape[1:])
-        p = np.maximum(taps, 0.0).sum(axis=2)
-        q = np.maximum(-taps, 0.0).sum(axis=2)
         with np.errstate(all="ignore"):
+            p = np.maximum(taps, 0.0).sum(axis=2)
+            q = np.maximum(-taps, 0.0).sum(axis=2)
             pt, qt = p @ table, q @ turned
             totals, (mass, unknown, some) = pt[:, :2] - qt[:, :2], np.split((pt + qt)[:, 2:].T, 3)
         for k, bias in enumerate((-b[block], b[block])):
