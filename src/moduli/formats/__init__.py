@@ -182,7 +182,10 @@ def _chain_or_graph(module: Any, input_shape: Any, chain: Any) -> Network | Grap
         if input_shape is None:
             raise
         graphs = importlib.import_module(".torch_graph", __package__)
-        read = graphs.read_for_shape(module, input_shape)
+        try:
+            read = graphs.read_for_shape(module, input_shape)
+        except UnsupportedModel:
+            raise error from None
         assert isinstance(read, Graph)
         read.source.notes = (f"no chain of dense layers: {error}", *read.source.notes)
     return read
@@ -568,7 +571,8 @@ def load_box(path: str | Path) -> Box:
         inputs = list(dict.fromkeys(name.rpartition(".")[0] for name in numbers))
         wanted = [f"{name}.{end}" if name else end for name in inputs for end in ("low", "high")]
         named = len(inputs) > 1 or inputs != [""]
-        if not inputs or set(arrays) != set(wanted) or (named and "" in inputs):
+        whole = set(arrays) == set(numbers) == set(wanted)
+        if not inputs or not whole or (named and "" in inputs):
             held = ", ".join(list(arrays)[:8]) or "nothing"
             raise UnsupportedModel(
                 f"{path} holds {held}; two arrays of numbers are needed: low and high, or NAME.low and "
