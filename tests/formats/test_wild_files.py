@@ -16,11 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from stand_ins import LFS, STAND_INS
 
-from moduli import formats
+from moduli import Box, formats
 from moduli.api import check, compress
 from moduli.common import files
 from moduli.formats import load, load_box, save
-from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.network import Network
 
