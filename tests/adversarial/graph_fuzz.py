@@ -1279,6 +1279,8 @@ def compare(
     """The outputs of a file are those of the case, up to the slack."""
     rounded = folds(case.model) or any(n.op_type in SINGLE for n in case.model.graph.node)
     close = 1e-5 if rounded else CLOSE
+    if rounded and any(t.data_type == TensorProto.FLOAT16 for t in case.model.graph.initializer):
+        close = 2e-3  # what is made of constants is rounded to their type, and not by the reference
     for one, values in zip(feeds, before, strict=True):
         if not all(np.isfinite(as_floats(value)).all() for value in values.values()):
             continue  # over the reals it says nothing there
