@@ -122,7 +122,7 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
-    found = load(net) if _exactly(on, radius) else load_chain(net)
+    found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
     if isinstance(found, Graph):
         box = on if isinstance(on, Box) else None
         return graph_results.compress(found, box, budget, progress, eps=eps)
@@ -177,7 +177,7 @@ def rank(
     1
     """
     _only_alone(on, 0.0, radius, None)
-    found = load(net) if _exactly(on, radius) else load_chain(net)
+    found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
     if isinstance(found, Graph):
         small = graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
         return GraphRank("bounded", small)
@@ -279,7 +279,7 @@ def _is_layers(nets: Sequence[Any]) -> bool:
     return bool(nets) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in nets)
 
 
-def _exactly(on: Domain, radius: float) -> bool:
+def _on_all_or_box(on: Domain, radius: float) -> bool:
     """Whether outputs on all inputs or a box are asked for: what graphs can answer."""
     return not radius and (on is None or isinstance(on, Box))
 
@@ -663,7 +663,7 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
-    if _exactly(on, 0.0):
+    if _on_all_or_box(on, 0.0):
         first, second = load(a), load(b)
         if isinstance(first, Graph) and isinstance(second, Graph):
             box = on if isinstance(on, Box) else None
@@ -720,7 +720,7 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
-    if _exactly(on, 0.0):
+    if _on_all_or_box(on, 0.0):
         first, second = load(a), load(b)
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)

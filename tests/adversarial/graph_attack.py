@@ -35,8 +35,8 @@ from moduli.kernel.graph.bypasses import bypassed
 from moduli.kernel.graph.certificate import (
     GraphCertificate,
     GraphMove,
-    added,
     ended,
+    played,
     removed,
 )
 from moduli.kernel.graph.facts import Known
@@ -164,6 +164,8 @@ def changed_moves(rng: Rng, rounds: Rounds, model: Any) -> None:
             pick(rng, rounds).append(moves.pop(at))
         elif move.kind == "bypass":
             moves[at] = replace(move, tensor=pick(rng, names))
+        elif move.kind == "combine":
+            moves[at] = changed_combination(rng, move)
         else:
             moves[at] = changed_move(rng, move, names, model)
 
@@ -191,6 +193,23 @@ def changed_move(rng: Rng, move: GraphMove, names: Sequence[str], model: Any) ->
     return replace(move, units=tuple(units), into=tuple(into))
 
 
+def changed_combination(rng: Rng, move: GraphMove) -> GraphMove:
+    """Another unit, coefficient, or order of them."""
+    units, into, numbers = list(move.units), list(move.into), list(move.coefficients)
+    way = rng.random()
+    if way < 0.5 and numbers:
+        k = int(rng.integers(len(numbers)))
+        numbers[k] = pick(rng, (0.0, -numbers[k], numbers[k] + 0.5, numbers[k] * (1 + 1e-6), 1e300))
+    elif way < 0.7:
+        units[int(rng.integers(len(units)))] = int(rng.integers(-1, 8))
+    elif way < 0.85:
+        into[int(rng.integers(len(into)))] = int(rng.integers(-1, 8))
+    else:
+        k = int(rng.integers(len(units)))
+        del units[k], numbers[k * len(into) : (k + 1) * len(into)]
+    return replace(move, units=tuple(units), into=tuple(into), coefficients=tuple(numbers))
+
+
 # What is taken is true ----------------------------------------------------------------------------------------
 
 
@@ -198,6 +217,10 @@ def replayed(model: Any, rounds: Rounds, ranges: Any) -> tuple[Any, dict[str, st
     """The graph after moves, what is read instead of values that were passed by, and the slack."""
     graph, renamed, slack = model.live(), dict[str, str](), NO_SLACK
     for moves in rounds:
+        if any(move.kind == "combine" for move in moves):
+            graph, further = played(graph, moves, ranges)
+            slack += further
+            continue
         known, passed = Known(graph, ranges), False
         for move in moves:
             if move.kind == "bypass":
@@ -208,7 +231,7 @@ def replayed(model: Any, rounds: Rounds, ranges: Any) -> tuple[Any, dict[str, st
                 known.graph, passed = known.graph.live(), False
             removed(known, move)
         graph, further = ended(known)
-        slack = added(slack, further)
+        slack += further
     return graph, renamed, slack
 
 

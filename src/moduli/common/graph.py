@@ -194,10 +194,10 @@ def axes_of(model: GraphModel) -> list[Axis]:
         units = units_from(model, seed)
         covered.update(units.places)
         found += _axes_among(model, units)
-    return _apart(found)
+    return _named_apart(found)
 
 
-def _apart(axes: list[Axis]) -> list[Axis]:
+def _named_apart(axes: list[Axis]) -> list[Axis]:
     """Axes of one tensor under names of their own."""
     counts, found = dict[str, int](), list[Axis]()
     for axis in axes:

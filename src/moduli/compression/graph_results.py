@@ -15,12 +15,14 @@ from moduli.common.progress import Progress
 from moduli.common.result import Result, encoded
 from moduli.kernel.box import Box
 from moduli.kernel.errors import Asked, CertificateRejected, ShapeError, UnsupportedModel
-from moduli.kernel.graph.certificate import GraphCertificate
+from moduli.kernel.graph.certificate import GraphCertificate, listed
 from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel, counted
 from moduli.kernel.slack import NO_SLACK, Slack
 
+from .exact.graph_rounding import precision_of
 from .exact.reduce_source import reduce_source
+from .results import WithSlack
 
 
 class AxisChange(NamedTuple):
@@ -33,7 +35,7 @@ class AxisChange(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GraphCompression(Result):
+class GraphCompression(WithSlack, Result):
     """A smaller graph with the same function.
 
     Attributes:
@@ -41,7 +43,8 @@ class GraphCompression(Result):
             which they are stored, every other one is stored as it was.
         original: what it came from. proof: the certificate.
         more: how many further units would go by rounding of which no bound is known.
-        module: the smaller module, where a module was given. rounded: how many stored numbers were.
+        module: the smaller module, where a module was given. rounded: how many stored numbers are not
+            what an exact move would store.
         on: the box on which the outputs are the same; None for all inputs. refused: why axes that
             could lose units were left as they are.
     """
@@ -66,25 +69,9 @@ class GraphCompression(Result):
     def certificate(self) -> Any:
         return self.proof
 
-    @property
-    def slack(self) -> float:
-        """Certified largest difference of any entry of an output, for the inputs that `on` names; inf
-        where it grows with the input, see `growth`.
-        """
-        return self.proof.slack.everywhere
-
-    @property
-    def growth(self) -> float:
-        """The difference is at most constant + growth * |x|_inf."""
-        return self.proof.slack.growth
-
-    def within(self, radius: float) -> float:
-        """Certified largest difference for those inputs with |x|_inf <= radius."""
-        return self.proof.slack.within(radius)
-
     def check(self) -> bool:
         ranges = {} if self.on is None else ranges_of(self.original.model, self.on)
-        if as_lists(ranges) != as_lists(self.proof.ranges):
+        if listed(ranges) != listed(self.proof.ranges):
             raise CertificateRejected(f"the certificate is not about on={self.on!r}")
         self.proof.verify(self.network.model, self.original.model)
         return True
@@ -202,7 +189,7 @@ def _in_words(how: list[int] | None, before: int, after: int) -> str:
 def _slack_words(slack: Slack, rounded: int = 0) -> str:
     if slack == NO_SLACK:
         return "= 0 (nothing was rounded)"
-    return f"<= {slack}" + (f" ({rounded} numbers were rounded)" if rounded else "")
+    return f"<= {slack}" + (f" ({rounded} stored numbers are not exact)" if rounded else "")
 
 
 def _slack_data(slack: Slack) -> dict[str, Any]:
@@ -321,14 +308,10 @@ class GraphVerdict(Result):
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
-        bounds = {
-            name: [np.asarray(end).tolist() for end in ends]
-            for name, ends in self.proof.ranges.items()
-        }
         return {
             "small": self.small.digest, "large": self.large.digest,
             "moves": sum(map(len, self.proof.rounds)), "minimal": False,
-            **_slack_data(self.proof.slack), "bounds": bounds,
+            **_slack_data(self.proof.slack), "bounds": listed(self.proof.ranges),
         }  # fmt: skip
 
 
@@ -426,18 +409,10 @@ def compress(
     if not _compare(small, graph, ranges, found.slack) and rounding and not eps:
         # what rounding does here is beyond what would tell a fault of the reader
         return compress(graph, on, budget, progress, rounding=False)
-    more = sum(found.rounding.values())
     return GraphCompression(
-        "proved",
-        small,
-        graph,
-        proof,
-        more,
-        small.source.result(),
-        on,
-        written.refused,
-        found.rounded,
-    )
+        "proved", small, graph, proof, sum(found.rounding.values()), small.source.result(), on=on,
+        refused=written.refused, rounded=found.rounded,
+    )  # fmt: skip
 
 
 def ranges_of(model: GraphModel, box: Box) -> Ranges:
@@ -458,11 +433,6 @@ def ranges_of(model: GraphModel, box: Box) -> Ranges:
         if own is not None:
             found[name] = (_shaped(own.low, shape, name), _shaped(own.high, shape, name))
     return found
-
-
-def as_lists(ranges: Ranges) -> dict[str, Any]:
-    """Bounds of inputs, to be compared."""
-    return {name: [np.asarray(end).tolist() for end in ends] for name, ends in ranges.items()}
 
 
 def _shaped(end: Any, shape: tuple[int | str, ...], name: str) -> Any:
@@ -496,6 +466,7 @@ def _compare(small: Graph, large: Graph, ranges: Ranges, slack: Slack) -> bool:
     if small is large or large.parameters > LARGEST:
         return True
     near = True
+    coarsest = _coarsest(small.model)
     rng = np.random.default_rng(0)
     for _ in range(SAMPLES):
         feeds = drawn(large.model, ranges, large.source.integers, rng)
@@ -508,17 +479,14 @@ def _compare(small: Graph, large: Graph, ranges: Ranges, slack: Slack) -> bool:
         largest = max((float(np.abs(x).max(initial=0.0)) for x in feeds.values()), default=0.0)
         for name, wanted in theirs.items():
             room = slack.within(largest)
-            near &= _close(name, ours[name], wanted, room, _coarsest(small.model))
+            near &= _close(name, ours[name], wanted, room, coarsest)
     return near
 
 
 def _coarsest(model: GraphModel) -> float:
     """Twice the relative error of a rounding in the coarsest stored type."""
     types = {array.dtype for array in model.constants.values() if counted(array)}
-    return max(
-        (2.0**-7 if t.itemsize == 2 else float(np.finfo(t).eps) for t in types if t.itemsize > 1),
-        default=0.0,
-    )
+    return max((precision_of(dtype) or 0.0 for dtype in types), default=0.0)
 
 
 def _close(name: str, ours: Any, wanted: Any, slack: float, coarsest: float) -> bool:
@@ -535,7 +503,7 @@ def _close(name: str, ours: Any, wanted: Any, slack: float, coarsest: float) -> 
         return True
     scale = float(np.abs(wanted).max(initial=0.0)) + 1e-3
     worst = float(np.abs(ours - wanted).max(initial=0.0))
-    if worst > 1e-6 * scale + slack:
+    if not worst <= 1e-6 * scale + slack:  # nor is it a number that is missing
         raise UnsupportedModel(
             f"output {name!r} differs by {worst:.3g} after compression: the reader does not understand this model"
         )

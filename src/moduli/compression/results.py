@@ -24,8 +24,30 @@ MOVES = {
 }  # fmt: skip
 
 
+class WithSlack:
+    """What the certificate of a compression says of the largest difference of any entry of an output."""
+
+    proof: Any
+
+    @property
+    def slack(self) -> float:
+        """Certified largest difference, for the inputs that the certificate is about; inf where it grows
+        with the input, see `growth`.
+        """
+        return float(self.proof.slack.everywhere)
+
+    @property
+    def growth(self) -> float:
+        """The difference is at most constant + growth * |x|_inf."""
+        return float(self.proof.slack.growth)
+
+    def within(self, radius: float) -> float:
+        """Certified largest difference for those inputs with |x|_inf <= radius."""
+        return float(self.proof.slack.within(radius))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Compression(Result):
+class Compression(WithSlack, Result):
     """A smaller network with the same function.
 
     Attributes:
@@ -74,22 +96,6 @@ class Compression(Result):
         that is not claimed.
         """
         return one_layer(self.network) if self.optimal and self.network.units else None
-
-    @property
-    def slack(self) -> float:
-        """Certified sup over all inputs of |network - original|; inf where it grows with the input,
-        see `growth`.
-        """
-        return self.proof.slack.everywhere
-
-    @property
-    def growth(self) -> float:
-        """The difference is at most constant + growth * |x|_inf."""
-        return self.proof.slack.growth
-
-    def within(self, radius: float) -> float:
-        """Certified sup of |network - original|_inf over |x|_inf <= radius."""
-        return self.proof.slack.within(radius)
 
     @property
     def error(self) -> None:

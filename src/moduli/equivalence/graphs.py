@@ -22,8 +22,7 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
-from moduli.kernel.graph.certificate import added
-from moduli.kernel.graph.differences import apart
+from moduli.kernel.graph.differences import apart, of_one_shape
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import sizes
 from moduli.kernel.graph.shapes import sound
@@ -75,13 +74,13 @@ class GraphEquivalence(Result):
             return super().check()
         if self.near is not None:
             _require_bound(a, b, self.on, self.near)
-            apart = self.near
-            if not apart.finite:
+            bound = self.near
+            if not bound.finite:
                 raise CertificateRejected("no bound is claimed")
         else:
-            apart = _require_one_left(self.a, self.b, self.on)
-        if not apart.everywhere <= self.eps:
-            raise CertificateRejected(f"outputs are within {apart}, not within {self.eps!r}")
+            bound = _require_one_left(self.a, self.b, self.on)
+        if not bound.everywhere <= self.eps:
+            raise CertificateRejected(f"outputs are within {bound}, not within {self.eps!r}")
         return True
 
     @property
@@ -90,8 +89,8 @@ class GraphEquivalence(Result):
         if self.near is not None:
             return f"the same function up to {self.near} {where}, by bounds of the difference"
         if self.status == "proved":
-            apart = added(self.a.proof.slack, self.b.proof.slack)
-            same = "the same function" if apart == NO_SLACK else f"the same function up to {apart}"
+            bound = self.a.proof.slack + self.b.proof.slack
+            same = "the same function" if bound == NO_SLACK else f"the same function up to {bound}"
             return f"{same} {where}: both reduce to the same graph"
         if self.witness is not None:
             name, size = self.witness.output, self.witness.difference
@@ -137,12 +136,13 @@ def equivalent(
     """
     _require_ends(a, b)
     first, second = _reduced(a, b, on, budget, progress, rounding=eps > 0)
-    if first.network.digest == second.network.digest and _apart_by(first, second).everywhere <= eps:
+    slack = first.proof.slack + second.proof.slack
+    if first.network.digest == second.network.digest and slack.everywhere <= eps:
         return GraphEquivalence("proved", first, second, eps, on)
-    near = apart_by(a, b, on) if eps > 0 else None
+    near = difference_bound(a, b, on) if eps > 0 else None
     if near is not None and near.everywhere <= eps:
         return GraphEquivalence("proved", first, second, eps, on, near=near)
-    witness, seen = _told_apart(a, b, on, eps, seed)
+    witness, seen = _witness(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
 
@@ -168,7 +168,7 @@ def _require_ends(a: Graph, b: Graph) -> None:
         _require_fit(name, a.model.shapes.get(name), other, b.model.shapes.get(other))
 
 
-def apart_by(a: Graph, b: Graph, on: Box | None) -> Slack:
+def difference_bound(a: Graph, b: Graph, on: Box | None) -> Slack:
     """What the kernel's bounds say of the difference of outputs; infinite where nothing."""
     try:
         return apart(a.model, b.model, {} if on is None else ranges_of(a.model, on))
@@ -185,14 +185,9 @@ def _of_second(on: Box | None, a: Graph, b: Graph) -> Box | None:
     return Box({names[name]: (part.low, part.high) for name, part in on.named.items()})
 
 
-def _apart_by(a: GraphCompression, b: GraphCompression) -> Slack:
-    """What rounding does to two graphs that reduce to the same one."""
-    return added(a.proof.slack, b.proof.slack)
-
-
 def _require_bound(a: Graph, b: Graph, on: Box | None, bound: Slack) -> None:
     """Outputs are bounded so again."""
-    again = apart_by(a, b, on)
+    again = difference_bound(a, b, on)
     if not (again.constant <= bound.constant and again.growth <= bound.growth):
         raise CertificateRejected(f"outputs are bounded by {again} only, not by {bound}")
 
@@ -206,7 +201,7 @@ def _require_one_left(a: GraphCompression, b: GraphCompression, on: Box | None) 
         part.check()
     if a.proof.small != b.proof.small:
         raise CertificateRejected("what is left of the two graphs is not the same")
-    return _apart_by(a, b)
+    return a.proof.slack + b.proof.slack
 
 
 def _require_witness(
@@ -225,7 +220,7 @@ def _require_witness(
         x = np.asarray(witness.inputs[name], dtype=np.float64)
         if not ((x >= low) & (x <= high)).all():
             raise CertificateRejected(f"input {name!r} of the witness is not within {on!r}")
-    again = _apart(a, b, witness.inputs, eps)
+    again = _witness_at(a, b, witness.inputs, eps)
     if again is None:
         raise CertificateRejected("the bounds of the outputs at the witness meet")
     if (again.output, again.difference) != (witness.output, witness.difference):
@@ -245,7 +240,7 @@ def _require_fit(name: str, a: Any, other: str, b: Any) -> None:
         raise ShapeError(f"{name!r} has shape {a}, and {other!r} of the other {b}")
 
 
-def _told_apart(
+def _witness(
     a: Graph, b: Graph, on: Box | None, eps: float, seed: Any
 ) -> tuple[GraphWitness | None, float | None]:
     """An input at which bounds tell two graphs apart, and the largest difference that was seen."""
@@ -266,7 +261,7 @@ def _told_apart(
     seen = [size for size in differences if size is not None]
     most = int(np.argmax([-1.0 if size is None else size for size in differences[1:]])) + 1
     for k in (0, most):
-        witness = _apart(a, b, inputs[k], eps)
+        witness = _witness_at(a, b, inputs[k], eps)
         if witness is not None:
             return witness, max(seen, default=None)
     return None, max(seen, default=None)
@@ -297,7 +292,7 @@ def _difference(a: Graph, b: Graph, feeds: Inputs) -> float | None:
     return seen
 
 
-def _apart(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness | None:
+def _witness_at(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness | None:
     """Whether the kernel's bounds of an output at one input are more than `eps` apart.
 
     Axes of unknown size have size 1 there. Of an output whose size is made of other things than sizes
@@ -307,10 +302,6 @@ def _apart(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness | None
         models = sound(a.model), sound(b.model)
     except CertificateRejected:
         return None
-    given = [
-        {n for x in model.inputs for n in model.shapes.get(x) or () if isinstance(n, str)}
-        for model in models
-    ]
     here = dict[str, Any]()
     for name, other in zip(a.inputs, b.inputs, strict=True):
         known = sizes(a.model.shapes.get(name))
@@ -324,17 +315,11 @@ def _apart(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness | None
         return None
     found: GraphWitness | None = None
     for name, other in zip(a.outputs, b.outputs, strict=True):
-        ours, theirs = a.model.shapes.get(name) or (), b.model.shapes.get(other) or ()
-        open_sizes = [
-            n
-            for shape, known in zip((ours, theirs), given, strict=True)
-            for n in shape
-            if isinstance(n, str) and n not in known
-        ]
-        if len(ours) != len(theirs) or open_sizes:
+        shape = models[0].shapes.get(name) or ()
+        if not of_one_shape(models[0], name, models[1], other) or 0 in shape:
             continue
-        for axis, n in enumerate(ours):
-            if not isinstance(n, int) or theirs[axis] != n or 0 in ours:
+        for axis, n in enumerate(shape):
+            if not isinstance(n, int):
                 continue
             x, y = first.of((name, axis)), second.of((other, axis))
             for low, high in ((x.low, y.high), (y.low, x.high)):
@@ -407,6 +392,8 @@ class GraphDistance(Result):
     @property
     def statement(self) -> str:
         where = "for all inputs" if self.on is None else f"on {self.on!r}"
+        if self.bound == NO_SLACK:
+            return f"the same outputs {where}"
         upper = f"at most {self.bound}" if self.bound.finite else "without a known bound"
         return f"outputs differ by at least {self.lower:.6g}, {upper}, {where}; {_seen(self.seen)}"
 
@@ -443,11 +430,11 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
         ShapeError: inputs and outputs do not agree in number and shape.
     """
     _require_ends(a, b)
-    bound = apart_by(a, b, on)
-    witness, seen = _told_apart(a, b, on, 0.0, seed)
+    bound = difference_bound(a, b, on)
+    witness, seen = _witness(a, b, on, 0.0, seed)
     if bound != NO_SLACK:
         first, second = _reduced(a, b, on, budget, None, rounding=True)
-        near = added(first.proof.slack, second.proof.slack)
+        near = first.proof.slack + second.proof.slack
         alike = first.network.digest == second.network.digest
         if alike and (near.everywhere < bound.everywhere or not bound.finite):
             status = "proved" if near == NO_SLACK else "bounded"

@@ -115,11 +115,10 @@ class Box:
 
     def __repr__(self) -> str:
         if self.named:
-            ends = {
-                name: (_short(_same(b.low)), _short(_same(b.high)))
-                for name, b in self.named.items()
-            }
-            return f"Box({{{', '.join(f'{name!r}: ({low}, {high})' for name, (low, high) in ends.items())}}})"
+            parts = [
+                f"{name!r}: {repr(part).removeprefix('Box')}" for name, part in self.named.items()
+            ]
+            return f"Box({{{', '.join(parts)}}})"
         said = "".join(f", {note}" for note in self.notes)
         return f"Box({_short(_same(self.low))}, {_short(_same(self.high))}{said})"
 

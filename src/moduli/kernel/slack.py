@@ -45,6 +45,13 @@ class Slack:
         with np.errstate(over="ignore"):
             return float(up(up_scale(np.array([self.growth]), radius) + self.constant)[0])
 
+    def __add__(self, other: Slack) -> Slack:
+        """A difference, and then another one."""
+        if NO_SLACK in (self, other):
+            return other if self == NO_SLACK else self
+        ends = np.array([self.constant + other.constant, self.growth + other.growth])
+        return Slack(*up(ends).tolist())
+
     def __str__(self) -> str:
         return (
             _shown(self.constant)

@@ -6,8 +6,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import moduli as mo
+
+from ...support.graphs import run
 
 WIDTH, SIZE = 8, 4  # of the stream, of a head
 
@@ -79,6 +82,10 @@ def test_it_is_read_as_the_evaluator_runs_it(mask, causal, flat, queries, keys, 
     )
     graph = mo.load(model)
     assert graph.notes == ()
+    x = np.random.default_rng(2).normal(size=(2, 5, WIDTH))
+    (y,) = run(graph.model, {"x": x})
+    (wanted,) = ReferenceEvaluator(model).run(None, {"x": x.astype(np.float32)})
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5 * np.abs(y).max())
     small, _ = reduced(model, tmp_path)
     assert graph.parameters - small.network.parameters == WIDTH * (queries + keys)
 

@@ -105,6 +105,22 @@ def test_bounds_count():
             ]
         },
         {"bounds": {"x": [[True], [True]]}},
+        {"slack": [10**400, 0]},
+        {"slack": [0, -1]},
+        {"slack": [0]},
+        {
+            "rounds": [
+                [
+                    {
+                        "move": "combine",
+                        "tensor": "t0",
+                        "units": [0],
+                        "into": [1],
+                        "coefficients": [10**400],
+                    }
+                ]
+            ]
+        },
     ],
 )
 def test_malformed_text_is_refused(change):

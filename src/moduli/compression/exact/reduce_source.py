@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from moduli.common.graph import Graph, NotWritable
 from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
-from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.infinities import require_numbers
-from moduli.kernel.graph.operators import Place
+from moduli.kernel.graph.operators import Linear, Place
 
 from .reduce_graph import Found, reduce_graph
 
@@ -92,7 +91,7 @@ def reduce_source(
                 continue
             reason = error
         # nobody is to blame: moves by halves
-        seeds = _seeds(found)
+        seeds = _seeds(graph, found)
         bad = _refusing(seeds, frozen, search, write, left)
         refused.append(str(reason))
         if not bad:
@@ -115,9 +114,16 @@ def _changed(graph: Graph, found: Found, tensors: tuple[str, ...]) -> frozenset[
     return frozenset(places)
 
 
-def _seeds(found: Found) -> list[Place]:
-    moves: list[GraphMove] = [move for moves in found.rounds for move in moves]
-    return list(dict.fromkeys((m.tensor, m.axis) for m in moves if m.kind == "remove"))
+def _seeds(graph: Graph, found: Found) -> list[Place]:
+    """Axes that moves take units from."""
+    places = list[Place]()
+    for move in (move for moves in found.rounds for move in moves):
+        if move.kind == "remove":
+            places.append((move.tensor, move.axis))
+        if move.kind == "combine":
+            layer = graph.model.makers[move.tensor].op
+            places += [(move.tensor, layer.writes)] if isinstance(layer, Linear) else []
+    return list(dict.fromkeys(places))
 
 
 def _refusing(
@@ -131,7 +137,7 @@ def _refusing(
     tries.
     """
     bad, good = set[Place](), set[Place]()
-    waiting = [seeds]
+    waiting = [seeds] if seeds else []
     while waiting:
         part = waiting.pop()
         tries -= 1

@@ -38,6 +38,7 @@ from .operators import (
 )
 from .removal import Changes
 from .slices import ONE, are_numbers
+from .slicewise import SOFTMAX
 
 
 def bypassed(known: Known, name: str) -> tuple[GraphModel, str]:
@@ -69,7 +70,7 @@ def bypassed(known: Known, name: str) -> tuple[GraphModel, str]:
         nodes.append(reader)
     constants = {**graph.constants, **changed}
     known.graph = replace(graph, nodes=tuple(nodes), constants=constants)
-    known.round(rounded, {})
+    known.rounded.update(rounded)
     if seen:
         known.forget(changed_by(graph, name) | changed.keys())
     return known.graph, source
@@ -196,7 +197,7 @@ def _behind(
         return None
     if isinstance(op, Slicewise):
         mixed = set(range(len(shape))) - {i for i, _ in op.free}
-        return [] if op.kind in ("Softmax", "softmax") and mixed and mixed <= constant else None
+        return [] if op.kind in SOFTMAX and mixed and mixed <= constant else None
     if isinstance(op, Transpose):
         return [frozenset(k for k, axis in enumerate(op.order) if axis in constant)]
     if isinstance(op, Reshape):

@@ -6,7 +6,8 @@ layer reads it whose entries all read all taps, W (x + d) = W x + W d, and the b
 W d. If each way of d ends so, and none at an output, b need not be added.
 
 A product of weights a with values v + d, d the same for all positions, is a v + d, as long as the rows
-of a sum to one: those of a softmax do, unless a mask leaves a row nothing, which takes an infinity, or there are no positions.
+of a sum to one: those of a softmax do, unless a mask leaves a row nothing, which takes an infinity, or
+there are no positions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from .slices import are_numbers
 
 # the numbers of d along the axes of a tensor; an axis along which it is constant has size 1
 Array = np.ndarray[Any, np.dtype[np.float64]]
-SOFTMAX = ("Softmax", "softmax")
 
 
 def carried(known: Known, node: Node, changes: Changes) -> str | None:
@@ -126,16 +126,15 @@ def _entrywise(op: Elementwise, node: Node, name: str, d: Array, out: Shape) -> 
     d = d.reshape((1,) * (len(out) - d.ndim) + d.shape)
     if op.kind in ("identity", "add") or (op.kind == "sub" and node.inputs[0] == name):
         return d
-    return -d if op.kind == "neg" or op.kind == "sub" else None
+    return -d if op.kind in ("neg", "sub") else None
 
 
 def _reshaped(op: Reshape, d: Array, shape: Shape, out: Shape) -> Array | None:
     """Axes that stay what they are, and blocks along all of which d is written out."""
     found = [1] * len(out)
-    spread, order = list(d.shape), list[tuple[int, int]]()
+    spread = list(d.shape)
     for i, o in op.free:
         found[o] = d.shape[i]
-        order.append((o, i))
     covered = {i for i, _ in op.free}
     for ins, outs in op.blocks:
         covered.update(ins)
@@ -161,13 +160,8 @@ def _weighted(known: Known, node: Node, name: str, d: Array, out: Shape) -> Arra
 
 
 def _sum_to_one(known: Known, name: str) -> bool:
-    maker = known.graph.makers.get(name)
-    while maker is not None and isinstance(maker.op, Elementwise) and maker.op.kind == "identity":
-        maker = known.graph.makers.get(maker.inputs[0])
-    if maker is None or not isinstance(maker.op, Slicewise) or maker.op.kind not in SOFTMAX:
-        return False
-    rank = len(known.shape(maker.output) or ())
-    if maker.op.free != tuple((axis, axis) for axis in range(rank - 1)):
+    maker = known.graph.softmax_over_last(name)
+    if maker is None:
         return False
     # with no positions to look at there is no sum; where as many look there is no output then
     *_, rows, keys = known.shape(maker.output) or (0, 0)

@@ -22,7 +22,6 @@ stored type cannot hold is rounded, and after each round the difference that thi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,6 @@ import numpy as np
 
 from .. import arithmetic, fields
 from ..errors import CertificateRejected
-from ..exact_numbers import up
 from ..slack import NO_SLACK, Slack
 from .axes import Units, units_from
 from .bypasses import bypassed
@@ -43,6 +41,7 @@ from .removal import remove
 from .shapes import require_shapes
 
 SCHEMA = "moduli.certificate/2"
+LARGEST = float(np.finfo(np.float64).max)
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -68,9 +67,10 @@ class GraphMove:
     def __str__(self) -> str:
         if self.kind == "bypass":
             return f"bypass of {self.tensor!r}"
-        what = "combination" if self.kind == "combine" else "remove"
         some = ", ".join(map(str, self.units[:4])) + (", ..." if len(self.units) > 4 else "")
-        return f"{what} of {some} along axis {self.axis} of {self.tensor!r}"
+        if self.kind == "combine":
+            return f"combination of {some} of {self.tensor!r}"
+        return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
 
     def plain(self) -> dict[str, Any]:
         if self.kind == "bypass":
@@ -110,7 +110,7 @@ def _combination(data: Any) -> GraphMove:
         for name in ("units", "into")
     )
     numbers = fields.items(read["coefficients"], "coefficients")
-    if not all(type(x) in (int, float) and abs(x) <= 2**1000 and float(x) == x for x in numbers):
+    if not all(type(x) in (int, float) and abs(x) <= LARGEST and float(x) == x for x in numbers):
         raise CertificateRejected("coefficients are numbers")
     tensor = fields.text(read["tensor"], "tensor")
     return GraphMove("combine", tensor, 0, units, into, tuple(map(float, numbers)))
@@ -155,7 +155,7 @@ class GraphCertificate:
         left, slack = large.live(), NO_SLACK
         for moves in claim.rounds:
             left, further = played(left, moves, claim.ranges)
-            slack = added(slack, further)
+            slack += further
         if left.digest != small.digest:
             raise CertificateRejected(
                 f"after all moves the graph has digest {left.digest}; the small one has {small.digest}"
@@ -166,14 +166,10 @@ class GraphCertificate:
             )
 
     def plain(self) -> dict[str, Any]:
-        bounds = {
-            name: [np.asarray(end, dtype=np.float64).tolist() for end in ends]
-            for name, ends in self.ranges.items()
-        }
         rounds = [[move.plain() for move in moves] for moves in self.rounds]
         return {
             "schema": SCHEMA, "large": self.large, "small": self.small, "rounds": rounds,
-            "bounds": bounds, "slack": [self.slack.constant, self.slack.growth],
+            "bounds": listed(self.ranges), "slack": [self.slack.constant, self.slack.growth],
         }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -205,17 +201,19 @@ class GraphCertificate:
         )  # fmt: skip
 
 
+def listed(ranges: Ranges) -> dict[str, Any]:
+    """Bounds of inputs as lists of numbers."""
+    return {
+        name: [np.asarray(end, dtype=np.float64).tolist() for end in ends]
+        for name, ends in ranges.items()
+    }
+
+
 def _slack(data: Any) -> Slack:
     pair = fields.items(data, "slack")
-    if len(pair) != 2 or not all(type(x) in (int, float) and 0 <= x < math.inf for x in pair):
-        raise CertificateRejected("slack is two numbers that are not negative")
+    if len(pair) != 2 or not all(type(x) in (int, float) and 0 <= x <= LARGEST for x in pair):
+        raise CertificateRejected("slack is two floats that are not negative")
     return Slack(*map(float, pair))
-
-
-def added(a: Slack, b: Slack) -> Slack:
-    """A slack after another."""
-    constant, growth = up(np.array([a.constant + b.constant, a.growth + b.growth])).tolist()
-    return b if a == NO_SLACK else a if b == NO_SLACK else Slack(constant, growth)
 
 
 def _numbers(data: Any) -> Any:
@@ -307,7 +305,7 @@ def combination(known: Known, move: GraphMove, ranges: Ranges) -> tuple[GraphMod
     fresh = Known(small, ranges, inputs_alone=True)
     fresh.rounded = known.rounded
     graph, further = ended(fresh)
-    return graph, added(slack, further)
+    return graph, slack + further
 
 
 def removed(known: Known, move: GraphMove) -> GraphModel:

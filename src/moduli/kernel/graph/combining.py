@@ -24,7 +24,7 @@ from .facts import Known, Rounding
 from .model import GraphModel
 from .operator import TINY, UNIT
 from .operators import Elementwise, Linear, Node, Transpose
-from .removal import kept_places, narrowed, restricted, stored_of
+from .removal import along, kept_places, narrowed, restricted, stored_of
 from .slices import are_numbers
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -82,12 +82,10 @@ def between(graph: GraphModel, name: str) -> Between | None:
         (node,) = readers
         other = next((x for x in node.inputs if x != name), "")
         stored = graph.constants.get(other)
-        back = len(shape) - axis
-        along = stored is not None and stored.ndim >= back and stored.shape[-back] == stored.size
-        added = isinstance(node.op, Elementwise) and node.op.kind == "add" and len(node.inputs) == 2
-        if not (added and along and graph.shapes.get(node.output) == shape):
+        sums = isinstance(node.op, Elementwise) and node.op.kind == "add" and len(node.inputs) == 2
+        if not sums or stored is None or graph.shapes.get(node.output) != shape:
             return None
-        if stored is None or stored.size != shape[axis]:
+        if stored.size != shape[axis] or not along(stored, len(shape) - axis):
             return None
         biases.append(other)
         name = node.output

@@ -37,7 +37,6 @@ from .operators import (
     Linear,
     Lookup,
     Node,
-    Opaque,
     Reshape,
     Size,
     Slicewise,
@@ -46,6 +45,7 @@ from .operators import (
 )
 from .shapes import sound
 from .slices import are_numbers
+from .slicewise import LOG_SOFTMAX, MAXIMA, SOFTMAX, SUM
 
 # [..., 2]: constant and growth for each index of some last axes of a tensor; an axis along which one
 # number holds for all indices has size 1
@@ -56,10 +56,6 @@ Pair = tuple[Bound, "Bound | None"]
 
 LARGE = 2**16  # entries beyond which a stored tensor is looked at along its last axis only
 ROWS = 2**18  # weights that are looked at at a time
-MAXIMA = (
-    "max", "max pool", "adaptive max pool", "ReduceMax", "ReduceMin", "amax", "amin",
-)  # fmt: skip
-SOFTMAX = ("Softmax", "softmax")
 NOTHING = np.full(2, np.inf)
 
 
@@ -135,7 +131,7 @@ def _hulls_apart(first: Known, second: Known) -> Slack:
     most = 0.0
     for a, b in zip(first.graph.outputs, second.graph.outputs, strict=True):
         least = math.inf
-        if not _of_one_shape(first.graph, a, second.graph, b):
+        if not of_one_shape(first.graph, a, second.graph, b):
             return Slack(math.inf, 0.0)
         for axis, n in enumerate(first.shape(a) or ()):
             if isinstance(n, int) and n:
@@ -147,7 +143,7 @@ def _hulls_apart(first: Known, second: Known) -> Slack:
     return Slack(max(most, 0.0), 0.0)
 
 
-def _of_one_shape(first: GraphModel, a: str, second: GraphModel, b: str) -> bool:
+def of_one_shape(first: GraphModel, a: str, second: GraphModel, b: str) -> bool:
     """Whether two outputs have one shape at all inputs: sizes that are no numbers are those of the same
     axes of inputs.
     """
@@ -194,9 +190,6 @@ class Differences:
         self.graph, self.deviation, self.known = graph, deviation, known
         self.pairs: dict[str, Pair] = {}
         self.torn: set[str] = set()  # values whose very shapes may differ
-        self.sizes = {
-            n for x in graph.inputs for n in graph.shapes.get(x) or () if isinstance(n, str)
-        }
         for name in graph.inputs:
             self.pairs[name] = (self._capped(name, np.array([0.0, 1.0])), None)
         for node in graph.nodes:
@@ -205,8 +198,8 @@ class Differences:
             self._give(node)
 
     def _give(self, node: Node) -> None:
-        rule = RULES.get(type(node.op))
-        size, gap = (NOTHING, NOTHING) if rule is None else rule(self, node, node.op)
+        rule = RULES.get(type(node.op), _unknown)
+        size, gap = rule(self, node, node.op)
         if gap is not None and not (self._moved(node) and gap.any()):
             gap = None
         torn = not self.torn.isdisjoint(node.inputs)
@@ -214,7 +207,9 @@ class Differences:
             if not name:
                 continue
             # sizes that inputs have are those of both; others may be made of what differs
-            loose = any(isinstance(n, str) and n not in self.sizes for n in self._shape(name))
+            loose = any(
+                isinstance(n, str) and n not in self.graph.given_sizes for n in self._shape(name)
+            )
             if torn or (gap is not None and loose and not np.isfinite(gap).all()):
                 self.torn.add(name)
                 gap = NOTHING
@@ -426,17 +421,19 @@ def _rows(rows: Any, bound: Bound, groups: int) -> Bound:
 
 
 def _contract(at: Differences, node: Node, op: Contract) -> Pair:
-    """a b - a' b' = (a - a') b' + a (b - b'), and |b'| <= size + gap. Rows of a softmax are not negative and sum to 1, so
-    that a b is between the least and the largest of b; sum_k |a - a'| is at most the largest
-    difference of what the softmax compares (its Jacobian is diag(p) - p p', whose norm from the
-    largest entry to the sum of sizes is 4 q (1 - q) <= 1, q a sum of some p), and at most 2.
+    """a b - a' b' = (a - a') b' + a (b - b'), and |b'| <= size + gap.
+
+    Rows of a softmax are not negative and sum to 1, so that a b is between the least and the largest
+    of b; sum_k |a - a'| is at most the largest difference of what the softmax compares (its Jacobian
+    is diag(p) - p p', whose norm from the largest entry to the sum of sizes is 4 q (1 - q) <= 1, q a
+    sum of some p), and at most 2.
     """
     rank = at.rank(node.output)
     ranks = [at.rank(name) for name in node.inputs]
     if rank is None or None in ranks or min(r or 0 for r in ranks) < 2:
         return NOTHING, NOTHING
     (a, da), (b, db) = (at.whole(name) for name in node.inputs)
-    weights = _weights(at, node.inputs[0])
+    weights = at.graph.softmax_over_last(node.inputs[0])
     if weights is not None:
         largest, off = (x.max(axis=-3, keepdims=True, initial=0.0) for x in (b, db))
         change = _at_most(_most(at.whole(weights.inputs[0])[1]), 2.0)
@@ -452,18 +449,6 @@ def _contract(at: Differences, node: Node, op: Contract) -> Pair:
     )
     terms = _plus(_times(dleft, _plus(right, dright)), _times(left, dright))
     return up(_times(left, right).sum(axis=0), n), up(terms.sum(axis=0), n)
-
-
-def _weights(at: Differences, name: str) -> Node | None:
-    """The softmax over its last axis that gives a value."""
-    node = at.graph.makers.get(name)
-    while node is not None and isinstance(node.op, Elementwise) and node.op.kind == "identity":
-        node = at.graph.makers.get(node.inputs[0])
-    if node is None or not isinstance(node.op, Slicewise) or node.op.kind not in SOFTMAX:
-        return None
-    rank = at.rank(name) or 0
-    free = tuple((axis, axis) for axis in range(rank - 1))
-    return node if tuple(node.op.free) == free else None
 
 
 # Entry by entry -------------------------------------------------------------------------------------------------
@@ -492,7 +477,7 @@ def _elementwise(at: Differences, node: Node, op: Elementwise) -> Pair:
     if op.kind == "mul":
         return _times(a, b), _plus(_times(a, db), _times(da, _plus(b, db)))
     if op.kind == "div" and not db.any():
-        least = _least(at, names[1], rank)
+        least = _least(at, names[1])
         return (NOTHING, NOTHING) if least is None else (_over(a, least), _over(da, least))
     if op.kind == "pow" and not db.any():
         return _power(at, names, a, da)
@@ -503,7 +488,7 @@ def _elementwise(at: Differences, node: Node, op: Elementwise) -> Pair:
     return NOTHING, NOTHING
 
 
-def _least(at: Differences, name: str, rank: int | None) -> Array | None:
+def _least(at: Differences, name: str) -> Array | None:
     """A bound from below of the sizes of a value, positive; None where none is known."""
     array = at.graph.array(name)
     if array is not None:
@@ -573,7 +558,7 @@ def _at_zero(op: Elementwise) -> float:
 def _root(at: Differences, name: str, size: Bound, gap: Bound) -> Pair:
     """|sqrt(x) - sqrt(x')| <= |x - x'| / sqrt(least x), if x' is not below zero; sqrt(x) <= 1 + x."""
     made = _plus(size, np.array([1.0, 0.0]))
-    least = _least(at, name, None)
+    least = _least(at, name)
     if least is None or not (gap[..., 1] == 0).all() or not (gap[..., 0] <= least.min()).all():
         return made, NOTHING
     return made, _over(gap, np.asarray(np.nextafter(np.sqrt(least.min()), 0.0)))
@@ -631,9 +616,9 @@ def _slicewise(at: Differences, node: Node, op: Slicewise) -> Pair:
         return bounded, gap  # f(x) - f(x') = f(x - x') lies between its least and largest, or zero
     if op.kind in MAXIMA and op.hull:
         return bounded, gap
-    if op.kind in ("ReduceSum", "sum") and op.linear and math.isfinite(count):
+    if op.kind in SUM and op.linear and math.isfinite(count):
         return _by(size, count), _by(gap, count)
-    if op.kind in ("LogSoftmax", "log_softmax"):
+    if op.kind in LOG_SOFTMAX:
         return bounded, _by(gap, 2.0)
     if op.normalises is not None and op.normalises > 0 and math.isfinite(count):
         return _normalised(at, node, count, op.normalises, gap)
@@ -765,13 +750,13 @@ def _reshaped(bound: Bound, shape: Any, made: Any, op: Reshape) -> Bound:
     return block.reshape(*place, 2)
 
 
+def _unknown(at: Differences, node: Node, op: Any) -> Pair:
+    return NOTHING, NOTHING
+
+
 def _of_size(at: Differences, node: Node, op: Size) -> Pair:
     """Integers made of sizes, which both graphs have."""
     return NOTHING, np.zeros(2)
-
-
-def _opaque(at: Differences, node: Node, op: Opaque) -> Pair:
-    return NOTHING, NOTHING
 
 
 RULES: dict[type, Callable[[Differences, Node, Any], Pair]] = {
@@ -781,7 +766,6 @@ RULES: dict[type, Callable[[Differences, Node, Any], Pair]] = {
     Elementwise: _elementwise,
     Linear: _linear,
     Lookup: _lookup,
-    Opaque: _opaque,
     PerUnit: _per_unit,
     Reshape: _reshape,
     Size: _of_size,

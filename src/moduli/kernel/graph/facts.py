@@ -147,15 +147,11 @@ class Known(Facts):
         """Go over to a graph in which indices are left out."""
         self.graph = graph
         for place, index in kept.items():
+            name, axis = place
             if place in self.found:
                 self.found[place] = self.found[place].take(index)
-
-    def round(self, further: Mapping[str, Rounding], kept: Mapping[Place, Ints]) -> None:
-        """Stored tensors were rounded, after indices were left out."""
-        for (name, axis), stay in kept.items():
             if name in self.rounded:
-                self.rounded[name] = self.rounded[name].take(axis, stay)
-        self.rounded.update(further)
+                self.rounded[name] = self.rounded[name].take(axis, index)
 
     def forget(self, names: set[str]) -> None:
         """Know nothing of tensors that are no longer what they were; stored ones are read again."""

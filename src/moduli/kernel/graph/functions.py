@@ -180,9 +180,22 @@ UNKNOWN = Law()
 # celu exp(x / alpha), selu scale * alpha * exp(x).
 SLOPES: dict[str, Callable[..., float]] = {
     **dict.fromkeys(
-        ("identity", "neg", "relu", "abs", "clip", "tanh", "softsign", "softplus"), lambda *x: 1.0
+        (
+            "identity",
+            "neg",
+            "relu",
+            "abs",
+            "clip",
+            "tanh",
+            "softsign",
+            "softplus",
+            "sin",
+            "cos",
+            "atan",
+            "asinh",
+        ),
+        lambda *x: 1.0,
     ),
-    **dict.fromkeys(("sin", "cos", "atan", "asinh"), lambda *x: 1.0),
     "erf": lambda: 1.1284,
     "sigmoid": lambda: 0.25,
     "silu": lambda: 1.1,

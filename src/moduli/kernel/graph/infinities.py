@@ -29,6 +29,7 @@ from .operators import (
     Transpose,
 )
 from .slices import are_numbers
+from .slicewise import SOFTMAX
 
 MOVING = (Broadcast, Concat, Lookup, Reshape, Take, Transpose)
 MULTIPLYING = ("mul", "div", "pow", "prelu")
@@ -64,9 +65,7 @@ def _ends(node: Node, stored: Sequence[Tensor | None]) -> bool:
         harmless = {"max": np.less, "min": np.greater}.get(op.kind)
         end = np.inf if op.kind == "max" else -np.inf
         return array is not None and harmless is not None and bool(harmless(array, end).all())
-    return isinstance(op, (Opaque, Size)) or (
-        isinstance(op, Slicewise) and op.kind in ("Softmax", "softmax")
-    )
+    return isinstance(op, (Opaque, Size)) or (isinstance(op, Slicewise) and op.kind in SOFTMAX)
 
 
 def _passes(node: Node, count: int) -> bool:

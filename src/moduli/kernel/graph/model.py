@@ -19,7 +19,8 @@ import numpy as np
 
 from ..errors import CertificateRejected
 from . import operators
-from .operators import Node, Opaque, Operator, Shape
+from .operators import Elementwise, Node, Opaque, Operator, Shape, Slicewise
+from .slicewise import SOFTMAX
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 
@@ -112,6 +113,25 @@ class GraphModel:
             for name in dict.fromkeys(node.inputs):
                 found.setdefault(name, []).append(node)
         return found
+
+    @cached_property
+    def given_sizes(self) -> frozenset[str]:
+        """Names of unknown sizes that inputs have; others are made by nodes."""
+        shapes = [self.shapes.get(name) or () for name in self.inputs]
+        return frozenset(n for shape in shapes for n in shape if isinstance(n, str))
+
+    def softmax_over_last(self, name: str) -> Node | None:
+        """The softmax over its last axis that gives a value, whose rows are then not negative and sum
+        to one; None where there is none.
+        """
+        node = self.makers.get(name)
+        while node is not None and isinstance(node.op, Elementwise) and node.op.kind == "identity":
+            node = self.makers.get(node.inputs[0])
+        if node is None or not isinstance(node.op, Slicewise) or node.op.kind not in SOFTMAX:
+            return None
+        rank = len(self.shapes.get(node.output) or ())
+        rest = tuple((axis, axis) for axis in range(rank - 1))
+        return node if rank and node.op.free == rest else None
 
     @cached_property
     def digest(self) -> str:

@@ -285,6 +285,11 @@ def stored_of(graph: GraphModel, name: str, axis: int) -> tuple[str, int]:
     return name, axis
 
 
+def along(stored: Tensor, back: int) -> bool:
+    """Whether a tensor has its entries along one axis, counted from the end."""
+    return stored.ndim >= back and stored.shape[-back] == stored.size
+
+
 class Shift(NamedTuple):
     """A number times the sum of taps ``[out, taps]`` is to be added; the number may be `width` off."""
 
@@ -351,16 +356,11 @@ class Changes:
                 if (
                     stored is not None
                     and stored.size == shape[axis]
-                    and self._along(stored, len(shape) - axis)
+                    and along(stored, len(shape) - axis)
                 ):
                     # y + s, and y - s takes the opposite; s - y takes it with its sign
                     return other, -1 if op.kind == "sub" else 1
         raise CertificateRejected(f"{node.name!r} has no bias that could take a constant")
-
-    @staticmethod
-    def _along(stored: Tensor, back: int) -> bool:
-        """Whether a tensor has its entries along one axis, counted from the end."""
-        return stored.ndim >= back and stored.shape[-back] == stored.size
 
     def applied(self) -> tuple[dict[str, Tensor], dict[str, Rounding]]:
         """The changed tensors, and what was lost."""
@@ -523,11 +523,7 @@ def restricted(
         else:
             nodes.append(replace(node, op=node.op.restricted(node, kept, graph.shapes)))
     smaller = GraphModel(graph.inputs, graph.outputs, tuple(nodes), shapes, constants)
-    further = dict(rounded)
-    for (name, axis), stay in kept.items():
-        if name in further:
-            further[name] = further[name].take(axis, stay)
+    known.rounded.update(rounded)
     known.restricted(smaller, kept)
-    known.round(further, kept)
     known.forget({*changed, *lacking})
     return smaller

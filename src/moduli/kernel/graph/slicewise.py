@@ -17,6 +17,14 @@ from .operator import (
 )
 from .slices import ONE, Slices
 
+# Kinds of which more is known than what an operator declares, as ONNX and torch call them
+SOFTMAX = ("Softmax", "softmax")
+LOG_SOFTMAX = ("LogSoftmax", "log_softmax")
+SUM = ("ReduceSum", "sum")
+MAXIMA = (
+    "max", "max pool", "adaptive max pool", "ReduceMax", "ReduceMin", "amax", "amin",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Slicewise(Operator):
@@ -26,7 +34,8 @@ class Slicewise(Operator):
     Pools, resizing, sums and means along other axes, softmax and layer norm along other axes.
 
     Attributes:
-        kind: what it is called, and `numbers` what belongs to it: both only tell operators apart.
+        kind: what it is called, and `numbers` what belongs to it: both only tell operators apart, but for
+            the kinds above.
         free: pairs of an axis of the input and one of the output.
         linear: f(r x + s y) = r f(x) + s f(y). homogeneous: f(r x) = r f(x) for r > 0.
         keeps: constants. f of a tensor whose entries are c has entries c. zero: the same for c = 0.

@@ -1,0 +1,82 @@
+"""Units of a graph that are nearly constant, within a tolerance: the search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.graph.axes import Units, units_from
+from moduli.kernel.graph.certificate import GraphMove
+from moduli.kernel.graph.facts import Known
+from moduli.kernel.graph.operators import Contract, Linear, Place
+from moduli.kernel.graph.removal import lost_by, nearly_constant, remove
+
+from .graph_plan import fixed, move_of, product, seeds, staying
+from .graph_rounding import bound_of
+
+
+def near_constants(
+    known: Known, frozen: frozenset[Place], room: float, tried: set[Place]
+) -> GraphMove | None:
+    """As many units of the next axis as may be taken for constants within half of what is left, those
+    first that do least; they are left out. None where no axis has any.
+    """
+    for seed in seeds(known.graph):
+        shape = known.graph.shapes.get(seed[0])
+        if seed in tried or shape is None or not isinstance(shape[seed[1]], int):
+            continue
+        tried.add(seed)
+        units = units_from(known.graph, seed)
+        stay = staying(units, frozen)
+        own = np.unique(units.places[seed])
+        names = [u for u in _least_first(known, units) if u not in stay and u in own]
+        count = _within(known, units, names, room / 2)
+        if count:
+            into = dict[int, int | None].fromkeys(names[:count])
+            remove(known, units, into)
+            return move_of(seed, units, into)
+    return None
+
+
+def _within(known: Known, units: Units, names: list[int], room: float) -> int:
+    """How many units may go before the bound of what that does is more than there is room for."""
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            lost = lost_by(known, units, dict[int, int | None].fromkeys(names[:middle]))
+            fits = bound_of(known, lost).everywhere <= room
+        except CertificateRejected:
+            fits = False
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _least_first(known: Known, units: Units) -> list[int]:
+    """Units that every layer which reads them may take for constants, by how much that changes what
+    layers give; one stays.
+    """
+    cost = np.zeros(units.count + 1)
+    cost[0] = np.inf
+    for node in known.graph.nodes:
+        reading = product(known, node, units) if isinstance(node.op, Contract) else None
+        if reading is not None:
+            cost[reading.labels[~np.array(reading.settled)]] = np.inf
+        op = node.op
+        labels = units.places.get((node.inputs[1], op.columns)) if isinstance(op, Linear) else None
+        if not isinstance(op, Linear) or labels is None:
+            continue
+        if (node.inputs[0], op.reads) not in units.places:
+            continue  # whole groups
+        weight = known.array(node.inputs[1])
+        if weight is None or op.groups > 1:
+            cost[labels] = np.inf
+            continue
+        x = known.of((node.inputs[0], op.reads))
+        masses = np.abs(np.moveaxis(weight, op.columns, 0).reshape(len(labels), -1)).sum(axis=1)
+        for column in np.flatnonzero(masses).tolist():
+            near = nearly_constant(x, column, op)
+            width = np.inf if near is None else near[1]
+            cost[labels[column]] += masses[column] * width
+    order = [int(u) for u in np.argsort(cost, kind="stable") if np.isfinite(cost[u])]
+    return order[: units.count - 1] if not fixed(units) else order
