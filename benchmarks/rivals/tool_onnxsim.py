@@ -21,18 +21,26 @@ IMPORT, NAME, LICENCE, PROOF = (
 )
 
 
-def slim(model: Any, on: mo.Box | None) -> Any:
+def simplified(model: Any) -> Any:
     import onnxsim
+
+    return onnxsim.simplify(model, certify=False)[0]
+
+
+def pruned(model: Any, on: mo.Box) -> tuple[Any, Any]:
+    """The model without units that are dead on the box, and onnxsim's report of its layers."""
     from onnxsim.stable_relu_prune import apply
 
-    small = onnxsim.simplify(model, certify=False)[0]
-    if on is None:
-        return small
-    given = small.graph.input[0]
+    given = model.graph.input[0]
     shape = tuple(d.dim_value or 1 for d in given.type.tensor_type.shape.dim)
     low, high = (side.reshape(shape) if side.ndim else side for side in (on.low, on.high))
     methods = ("interval", "crown", "zonotope")
-    return apply(small, {given.name: (low, high)}, merge_active=True, methods=methods)[0]
+    return apply(model, {given.name: (low, high)}, merge_active=True, methods=methods)
+
+
+def slim(model: Any, on: mo.Box | None) -> Any:
+    small = simplified(model)
+    return small if on is None else pruned(small, on)[0]
 
 
 def shrink(net: mo.Network, needed: int, on: mo.Box | None) -> mo.Network:
