@@ -19,7 +19,7 @@ from moduli.kernel.state import State
 from .certify import certify
 
 MOVES = {
-    "drop": "dropped", "constant": "folded into a bias", "merge": "merged",
+    "drop": "dropped", "constant": "folded into a bias", "inactive": "never on", "merge": "merged",
     "block": "by turning others", "skip": "with a linear layer",
 }  # fmt: skip
 

@@ -103,8 +103,10 @@ def bends(state: State) -> Bends | Unknown:
 
 
 def _inside(state: State, u: Unit) -> bool:
-    ends = extent(state, 1, u.row[:-1])
-    return ends is not None and ends[0] + u.row[-1] < 0 < ends[1] + u.row[-1]
+    least, most = extent(state, 1, u.row[:-1])
+    if least is None or most is None:
+        return False
+    return least + u.row[-1] < 0 < most + u.row[-1]
 
 
 def _reducible_bends(state: State) -> str | None:

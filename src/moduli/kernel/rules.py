@@ -52,6 +52,7 @@ def apply(state: State, move: Move) -> None:
         RULES[move.kind](state, move)
     except CertificateRejected as error:
         raise (error if str(error).startswith(str(move)) else error.at(str(move))) from None
+    state.changed(move.layer)
 
 
 def _present(state: State, l: int) -> Mask:

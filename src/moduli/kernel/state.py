@@ -17,6 +17,7 @@ from .radius.cover_bound import Near
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
+Signs = np.ndarray[Any, np.dtype[np.int8]]
 ENTRIES = 2 * 10**5  # of work in rationals, for every network
 TIMES = 16  # of such work for each parameter of a large one
 
@@ -29,8 +30,8 @@ class State:
         alive: for inputs, every hidden layer and outputs, the original indices that remain, in
             order.
         activations: of the hidden layers.
-        region, signs, preactivation_bounds: a box, signs of units on it, and (once needed) bounds
-            of pre-activations; see `box_claim`.
+        region, signs, preactivation_bounds: a box (None: all inputs), and signs and bounds of
+            pre-activations there, per layer, as far as they were needed; see `activation_bounds`.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class State:
     ) -> None:
         self.net, self.region = net, region
         self.activations = list(net.activations)
-        self.signs = [] if region is None else [np.array(s, dtype=np.int8) for s in region.signs]
-        self.preactivation_bounds: list[tuple[Array, Array]] | None = None
-        if region is not None and [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
-            raise CertificateRejected(
-                f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}"
-            )
+        self.signs = list[Signs]()
+        self.preactivation_bounds = list[tuple[Array, Array]]()
+        if region is not None:
+            self.signs = [np.array(s, dtype=np.int8) for s in region.signs]
+            if [s.shape for s in self.signs] != [(n,) for n in net.widths[1:-1]]:
+                raise CertificateRejected(
+                    f"signs of {[len(s) for s in self.signs]} units for hidden layers of {net.widths[1:-1]}"
+                )
         arithmetic.require()
         work = Work(ENTRIES + TIMES * net.parameters)
         self.weights = [ExactArray(layer.weight, work=work) for layer in net.layers]
@@ -91,6 +94,13 @@ class State:
         for row, some in terms:
             found.append(biases.entry((row,), linear([(Fraction(1), biases.get((row,))), *some])))
         return found
+
+    def changed(self, l: int) -> None:
+        """Units of layer l or what they read and send are others: on all inputs what was found of this
+        layer and those behind it is forgotten.
+        """
+        if self.region is None:
+            del self.signs[l - 1 :], self.preactivation_bounds[l - 1 :]
 
     def arrays(self) -> Iterator[tuple[ExactArray, ExactArray]]:
         """Exact weight and bias of each layer, remaining units only; one layer at a time, as it may

@@ -1,13 +1,14 @@
 """Moves that put other units in the place of some, or none. Part of the kernel.
 
 A unit with pre-activation z = w . h + b, h the activations of the layer before, and outgoing column
-v adds v s(z) to the next layer. Where the sign of z is known on the box of a `box_claim`, s(z) = c
-z is linear there, with slope c (relu: 1 or 0). Otherwise, for an activation with s(-z) = s(z) - 2 c
+v adds v s(z) to the next layer. Where the sign of z is known, by a `box_claim` on its box or for all inputs
+by what the layer before can be (`activation_bounds`), s(z) = c z is linear there, with slope c (relu:
+1 or 0). Otherwise, for an activation with s(-z) = s(z) - 2 c
 z, s(z) = e(z) + c z with e even, see `hyperplane_sums`.
 
 | move | precondition | effect |
 |---|---|---|
-| inactive | the units have slope 0 | they go: s(z) = 0 on the box |
+| inactive | the units have slope 0 | they go: s(z) = 0 |
 | block | units S; see below | other units in their place |
 | skip | all remaining units S of a hidden layer; their creases are zero | V, c behind W, b become V C W, V C b + c; no layer |
 
@@ -15,16 +16,16 @@ Block. The units S, with incoming rows W_S, biases b_S, C = diag(c) and outgoing
 h + V_S C b_S and their creases to the next layer, M = V_S C W_S. The move names units K of S, for
 each either "as it is" or a new row and bias, and new outgoing columns U. With rows R, biases d and
 E = diag(c) of the units K, M = U E R and the equality of all creases must hold exactly; the
-difference of constants, V_S C b_S - U E d, goes to the next biases. Without a box a new unit bends;
-on one it is linear (with sign 1) if d >= -min R h, by what h can be on the box
-(`activation_bounds`), in rationals, and bends otherwise.
+difference of constants, V_S C b_S - U E d, goes to the next biases. A new unit is linear (with sign
+1) if d >= -min R h, by what h can be (`activation_bounds`), in rationals, and bends otherwise.
 
-Why signs stay valid. Every move of this library keeps each pre-activation of each remaining unit,
-as a function on the box: those of layers before are not touched, and the next layer receives the
+Why signs that a region claims stay valid. Every move keeps each pre-activation of each
+remaining unit, as a function on the box: those of layers before are not touched, and the next layer receives the
 same sum, which is what moves check. By induction on the moves the pre-activation of a unit that was
 not replaced is that of the same unit in the original network, so what was proved of it holds. A
 unit that a block replaces has a new pre-activation; its sign 1 is what the move proves, and
-otherwise none is known. A `scale` is refused beside a region. After a skip layers behind it count
+otherwise none is known. A `scale` is refused beside a region. On all inputs signs are found anew after
+each move. After a skip layers behind it count
 one less.
 """
 
@@ -66,14 +67,13 @@ class Claim(NamedTuple):
 
 
 def inactive(state: State, move: Move) -> None:
-    """Units that are zero on the box go."""
-    if state.region is None:
-        raise CertificateRejected(f"{move}: the certificate claims no signs on a box")
-    # slope 0: s(z) = 0 z on the box, and the unit adds nothing there
+    """Units that are zero go."""
+    # slope 0: s(z) = 0 z on the domain, and the unit adds nothing there
     for name in move.units.tolist():
         if (c := slope(state, move.layer, name)) != 0:
             found = "is not known to be linear" if c is None else f"has slope {c}"
-            raise CertificateRejected(f"{move}: unit {name} {found} on the box")
+            where = "for all inputs" if state.region is None else "on the box"
+            raise CertificateRejected(f"{move}: unit {name} {found} {where}")
     state.remove(move.layer, move.units)
 
 
@@ -119,7 +119,8 @@ def skip(state: State, move: Move) -> None:
     biases = state.shifted(l + 1, _constants(state, l, outgoing, move.units).items())
     # nothing is refused from here on
     if state.region is not None:
-        del preactivation_bounds(state)[l - 1], state.signs[l - 1]
+        preactivation_bounds(state, l)  # of all layers, before one goes
+        del state.preactivation_bounds[l - 1], state.signs[l - 1]
     state.biases[l].set(biases)
     shape = state.weights[l].hi.shape[0], state.slots(l - 1)
     state.weights[l] = _spread(
@@ -189,14 +190,9 @@ def block(state: State, move: Move) -> None:
 def _part(state: State, move: Move, name: int, row: Row | None) -> Part:
     activation, c = state.activations[move.layer - 1], slope(state, move.layer, name)
     if row is not None:
-        # the least of row . h + bias on the box is not negative: there s(z) = s(1) z, two slopes
-        # meeting at 0
-        ends, steep = extent(state, move.layer, row[:-1]), activation.exact(Fraction(1))
-        c = (
-            steep
-            if ends is not None and ends[0] + row[-1] >= 0 and activation.piecewise_linear
-            else None
-        )
+        # the least of row . h + bias is not negative: there s(z) = s(1) z, two slopes meeting at 0
+        least = extent(state, move.layer, row[:-1])[0] if activation.piecewise_linear else None
+        c = activation.exact(Fraction(1)) if least is not None and least + row[-1] >= 0 else None
     if c is not None:
         return Part(row, c, False)
     c = linear_coefficient(state, move.layer)
@@ -291,7 +287,7 @@ def _replace(
         array.set(entries)
     state.biases[l].set(shifted)
     for claim in bounds:
-        lo, hi = preactivation_bounds(state)[l - 1]
+        lo, hi = preactivation_bounds(state, l)
         lo[claim.unit], hi[claim.unit], state.signs[l - 1][claim.unit] = (
             claim.least,
             claim.most,
@@ -303,12 +299,9 @@ def _bound(state: State, l: int, name: int, row: Row, *, bends: bool) -> Claim:
     """The sign and the bounds of a new pre-activation; that of a turned unit has those of the old
     one, turned.
     """
-    ends, (lo, hi) = extent(state, l, row[:-1]), preactivation_bounds(state)[l - 1]
-    least, most = (
-        (-math.inf, math.inf)
-        if ends is None
-        else (-ceiling(-ends[0] - row[-1]), ceiling(ends[1] + row[-1]))
-    )
+    (lowest, highest), (lo, hi) = extent(state, l, row[:-1]), preactivation_bounds(state, l)
+    least = -math.inf if lowest is None else -ceiling(-lowest - row[-1])
+    most = math.inf if highest is None else ceiling(highest + row[-1])
     old = unit(state, l, name)
     if old is not None and old.row == tuple(-q for q in row):
         least, most = max(least, -hi[name]), min(most, -lo[name])

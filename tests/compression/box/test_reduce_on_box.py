@@ -20,9 +20,10 @@ from stored_relu import box_of, cases, read, relu
 
 import moduli as mo
 from moduli.common.exact_values import evaluate
-from moduli.compression.box import bisection, linear_programs, reduce_on_box
+from moduli.compression.box import bisection, linear_programs
 from moduli.compression.box.reduce_on_box import claimed
 from moduli.compression.box.stable_units import CLIMB, TOGETHER, stable
+from moduli.compression.exact import linear_units
 from moduli.equivalence import exact_gap
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.certificate import Certificate
@@ -360,7 +361,7 @@ def test_forged_regions_are_noticed():
 
 def test_moves_without_a_region_are_refused():
     data = SMALL.certificate.to_json()
-    with pytest.raises(mo.CertificateRejected, match="claims no signs"):
+    with pytest.raises(mo.CertificateRejected, match="not known to be linear for all inputs"):
         verify(SMALL, {k: v for k, v in data.items() if k != "region"})
 
 
@@ -749,7 +750,7 @@ def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
     """
     rng, calls = np.random.default_rng(0), []
     monkeypatch.setattr(
-        reduce_on_box,
+        linear_units,
         "linear_contribution",
         lambda state, l, *rest: calls.append(l) or linear_contribution(state, l, *rest),
     )
@@ -760,6 +761,6 @@ def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
         )
         state = State(net, region=claimed(stable(net, mo.Box(-1, 1))))
         calls.clear()
-        reduce_on_box._dependent(state)
+        linear_units.dependent(state)
         assert set(calls) == layers
         assert len(state.alive[1]) == left

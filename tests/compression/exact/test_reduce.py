@@ -75,11 +75,15 @@ def test_thousands_of_planted_networks(start):
     for seed in range(start, start + 500):
         net, widths = plants.planted(seed)
         small = mo.compress(net)
-        assert all(k <= w for k, w in zip(small.network.widths, widths, strict=True)), (
-            seed,
-            net,
-            small,
-        )
+        if len(small.network.widths) < len(widths):  # a layer that never bends went as a whole
+            assert small.removed["skip"]
+            assert small.network.units <= sum(widths[1:-1]), (seed, net)
+        else:
+            assert all(k <= w for k, w in zip(small.network.widths, widths, strict=True)), (
+                seed,
+                net,
+                small,
+            )
         assert mo.compress(small.network).network == small.network
         if seed % 10 == 0:
             assert small.check()

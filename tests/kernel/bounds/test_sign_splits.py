@@ -16,11 +16,12 @@ from stored_relu import box_of, cases, read, relu
 
 import moduli as mo
 from moduli.compression.box import bisection, linear_programs, masked_units
-from moduli.compression.box.reduce_on_box import claimed, reduce
+from moduli.compression.box.reduce_on_box import claimed
 from moduli.compression.box.stable_units import HOW, Points, stable
 from moduli.compression.box.tolerance import changed_between
 from moduli.compression.certify import certify
 from moduli.compression.certify import first as starting
+from moduli.compression.exact.reduce import settle
 from moduli.equivalence import exact_gap
 from moduli.kernel.bounds import sign_splits as kernel
 from moduli.kernel.bounds.box_claim import Region
@@ -461,7 +462,7 @@ def test_cuts_beside_changed_parameters():
     claim = claimed(found, masked_units.cuts(near, box, found.signs, 200))
     assert any(case.assuming_active == 1 for case in claim.cases)
     state = State(starting(net, claim, changed), region=claim)
-    moves = reduce(state)
+    moves = settle(state)
     small = state.network()
     assert small.widths == (2, 2, 2, 1)
     proof = certify(net, moves, small, region=claim, changed=changed)

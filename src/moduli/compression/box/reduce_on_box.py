@@ -1,56 +1,33 @@
 """Fewer hidden units with the same function on a box: the search. What it proposes, `box_claim` and
 `certificate` check.
 
-`stable_units` proves which units never change sign. Inactive ones go; all moves that hold
-everywhere are tried (`reduce`); the linear ones of a layer, which matter through M = V C W only,
-become as few as the rank of M (the published rule takes the rank of W [Serra et al. 2020]); a layer
-of linear units goes where that costs no parameters; again, to a fixed point. Before all that, units
-that later layers hide lose their outgoing weights (`masked_units`). Not tried: dependence of
+`stable_units` proves which units never change sign, then all moves are tried (`reduce`). Before that,
+units that later layers hide lose their outgoing weights (`masked_units`). Not tried: dependence of
 features that bend, but for shared hyperplanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
+from typing import Any, ClassVar
 
 from moduli.common.progress import Progress
 from moduli.compression.certify import certify, first
-from moduli.compression.exact.hyperplane_merging import (
-    LONGEST,
-    activating_bias,
-    eliminate,
-    products_stay_finite,
-    skippable,
-)
 from moduli.compression.exact.reduce import flattened, needed, no_units, settle
 from moduli.compression.results import MOVES, Compression, Rank
-from moduli.kernel.bounds.activation_bounds import slope
-from moduli.kernel.bounds.box_claim import Region, Row
+from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.box import Box
-from moduli.kernel.exact_numbers import ExactArray
 from moduli.kernel.minimality import reducible
-from moduli.kernel.move import Move, Units
 from moduli.kernel.network import Network
-from moduli.kernel.rules import apply, replay
+from moduli.kernel.rules import replay
 from moduli.kernel.state import State
-from moduli.kernel.substitution import linear_contribution
 
 from .linear_programs import BOXES
 from .masked_units import cuts
 from .stable_units import Stability, stable
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Matrix = list[list[Fraction]]
-MARGIN = 1e-9  # of the largest singular value: what floats may get wrong stays far below
-ENTRIES = 2**22  # of products that are made
-WORK = 60_000  # steps of an elimination in rationals
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,7 +110,7 @@ def compress(
     cases = cuts(net, found.box, found.signs, budget // BOXES, seed, progress)
     claim = claimed(found, cases)
     state = State(first(net, claim), region=claim)
-    moves = reduce(state)
+    moves = settle(state)
     small = state.network()
     proof = certify(net, moves, small, state=state, region=claim)
     return RegionalCompression("proved", small, net, proof, found)
@@ -173,229 +150,3 @@ def claimed(found: Stability, cuts: Sequence[Case] = ()) -> Region:
     signs = tuple(tuple(s.tolist()) for s in found.signs)
     ends = tuple(found.box.low.tolist()), tuple(found.box.high.tolist())
     return Region(*ends, found.tree, signs, (*found.cases, *cuts))
-
-
-def reduce(state: State) -> list[Move]:
-    """Apply moves until no rule applies."""
-    moves = list[Move]()
-    while True:
-        before = len(moves)
-        for rule in (_inactive, _everywhere, _dependent, _skip):
-            moves += rule(state)
-        if len(moves) == before:
-            return moves
-
-
-def _everywhere(state: State) -> list[Move]:
-    return settle(state)
-
-
-def _layers(find: Callable[[State, int], Move | None]) -> Callable[[State], list[Move]]:
-    """A rule for all hidden layers from one that proposes a move for one."""
-
-    def rule(state: State) -> list[Move]:
-        moves, l = list[Move](), 1
-        while l < len(state.alive) - 1:
-            move = find(state, l)
-            if move is not None:
-                apply(state, move)
-                moves.append(move)
-            if move is None or move.kind != "skip":  # after a skip the next layer has this number
-                l += 1
-        return moves
-
-    return rule
-
-
-@_layers
-def _inactive(state: State, l: int) -> Move | None:
-    units = [u for u in state.alive[l].tolist() if slope(state, l, u) == 0]
-    return Move("inactive", l, np.array(units, dtype=np.intp)) if units else None
-
-
-@_layers
-def _skip(state: State, l: int) -> Move | None:
-    """A layer of linear units, where the network gets no more parameters."""
-    linear = len(_linear(state, l)) == len(state.alive[l])
-    return Move("skip", l, state.alive[l]) if linear and skippable(state, l) else None
-
-
-def _linear(state: State, l: int) -> Units:
-    """The remaining units of a layer that are linear on the box."""
-    return np.array(
-        [u for u in state.alive[l].tolist() if slope(state, l, u) is not None], dtype=np.intp
-    )
-
-
-# Blocks of linear units -----------------------------------------------------------------------------------------
-
-
-class Factors(NamedTuple):
-    """M = U E R: units that stay as they are, or new rows; outgoing columns."""
-
-    kept: Units | None
-    rows: Matrix
-    outgoing: Matrix
-
-
-@_layers
-def _dependent(state: State, l: int) -> Move | None:
-    """Fewer units in the place of the linear ones of a layer."""
-    units = _linear(state, l)
-    size = len(state.alive[l - 1]) * len(state.alive[l + 1]) * len(units)
-    if len(units) < 2 or size > ENTRIES * 4 or not products_stay_finite(state, l, units):
-        return None
-    known = [slope(state, l, u) for u in units.tolist()]
-    slopes = [
-        c for c in known if c is not None
-    ]  # all are known: `_linear` chose these units for it
-    if _independent(state, l, units, slopes):
-        return None
-    outgoing, product = linear_contribution(state, l, units, slopes)
-    for factors in _factorings(state, l, units, slopes, outgoing, product):
-        if factors is None or len(factors.outgoing) >= len(units):
-            continue
-        move = _move(state, l, units, factors)
-        if move is not None:
-            return move
-    return None
-
-
-def _independent(state: State, l: int, units: Units, slopes: list[Fraction]) -> bool:
-    """Whether M clearly has as many independent rows as there are units, so that none can go:
-    floats say so by a margin.
-
-    The exact product takes a rational for every number of it, which is most of the work where
-    nothing is to be had.
-    """
-    with np.errstate(all="ignore"):
-        outgoing = state.weights[l].take(state.alive[l + 1], units).hi * np.array(
-            slopes, dtype=float
-        )
-        product = outgoing @ state.weights[l - 1].take(units, state.alive[l - 1]).hi
-    size = np.abs(product).max(axis=1, initial=0.0)
-    some = (size > 0) & np.isfinite(size)
-    if np.count_nonzero(some) < len(units):
-        return False
-    values = np.linalg.svd(product[some] / size[some, None], compute_uv=False)
-    return int((values > MARGIN * values[0]).sum()) >= len(units)
-
-
-def _factorings(
-    state: State,
-    l: int,
-    units: Units,
-    slopes: list[Fraction],
-    outgoing: ExactArray,
-    product: ExactArray,
-) -> list[Factors | None]:
-    """Ways to write M, those of fewest units first; of as many, original rows where their numbers
-    stay short, then sums.
-    """
-    rows, cols = (np.flatnonzero(product.nonzero().any(axis=axis)) for axis in (1, 0))
-    incoming = state.weights[l - 1].take(units, state.alive[l - 1])
-    kept = _kept(units, slopes, outgoing, incoming)
-    short = kept is not None and all(_is_float(q) for column in kept.outgoing for q in column)
-    some = [kept] if short else []
-    some += [_sums(product, rows)] if len(rows) < len(units) else []
-    some += [_features(product, cols)] if len(cols) < len(units) else []
-    some += [] if short else [kept]
-    if _rank(product.hi) < min(len(rows), len(cols)):
-        some.append(_eliminated(product, rows, cols))
-    return sorted(some, key=lambda f: len(f.outgoing) if f is not None else len(units))
-
-
-def _is_float(q: Fraction) -> bool:
-    return abs(q) < 2**1000 and Fraction(float(q)) == q
-
-
-def _rank(a: Array) -> int:
-    """The rank that floats suggest."""
-    size = np.abs(a).max(axis=1, initial=0.0)
-    return int(np.linalg.matrix_rank(a[size > 0] / size[size > 0, None])) if (size > 0).any() else 0
-
-
-def _sums(product: ExactArray, rows: Units) -> Factors:
-    """One unit for every row of the next layer that sees the block: R is M without its zero rows."""
-    new = [_row(product, i) for i in rows.tolist()]
-    return Factors(None, new, [_unit_vector(product.hi.shape[0], k) for k in rows.tolist()])
-
-
-def _features(product: ExactArray, cols: Units) -> Factors:
-    """One unit for every feature that the block sees: R is the identity, U is M."""
-    new = [_unit_vector(product.hi.shape[1], k) for k in cols.tolist()]
-    return Factors(None, new, [_column(product, k) for k in cols.tolist()])
-
-
-def _kept(
-    units: Units, slopes: list[Fraction], outgoing: ExactArray, incoming: ExactArray
-) -> Factors | None:
-    """Units of the block whose rows span all its rows."""
-    n, m = incoming.hi.shape
-    rank = _rank(incoming.hi)
-    if rank >= n or n * m * rank > WORK:
-        return None
-    pivots, by = eliminate([_row(incoming, u) for u in range(n)])
-    columns = [_column(outgoing, u) for u in range(n)]
-    new = []
-    for k, pivot in enumerate(pivots):
-        # Row u is the sum over k of by[u][k] times pivot row k: what reads u reads that.
-        total = [Fraction(0)] * outgoing.hi.shape[0]
-        for u in range(n):
-            if by[u][k]:
-                total = [t + by[u][k] * v for t, v in zip(total, columns[u], strict=True)]
-        new.append([t / slopes[pivot] for t in total])
-    return Factors(units[pivots], [[]] * len(pivots), new)
-
-
-def _eliminated(product: ExactArray, rows: Units, cols: Units) -> Factors | None:
-    """Rows of M that span the others."""
-    if len(rows) * len(cols) * _rank(product.hi) > WORK:
-        return None
-    new = [_row(product, i) for i in range(product.hi.shape[0])]
-    pivots, by = eliminate(new)
-    outgoing = list(
-        map(list, zip(*by, strict=True))
-    )  # M = by R, so what each new unit sends is a column of `by`
-    return Factors(None, [new[p] for p in pivots], outgoing)
-
-
-def _row(array: ExactArray, i: int) -> list[Fraction]:
-    return [_entry(array, i, j) for j in range(array.hi.shape[1])]
-
-
-def _column(array: ExactArray, j: int) -> list[Fraction]:
-    return [_entry(array, i, j) for i in range(array.hi.shape[0])]
-
-
-def _unit_vector(size: int, k: int) -> list[Fraction]:
-    return [Fraction(int(j == k)) for j in range(size)]
-
-
-def _entry(array: ExactArray, i: int, j: int) -> Fraction:
-    number = array.get((i, j))
-    assert isinstance(number, Fraction)
-    return number
-
-
-def _move(state: State, l: int, units: Units, factors: Factors) -> Move | None:
-    """The move, with biases that keep new units active; None where numbers are too long or features
-    have no bounds.
-    """
-    kept, count = factors.kept, len(factors.outgoing)
-    rows = list[Row | None]()
-    for row in factors.rows:
-        if kept is not None:  # units that stay keep their rows
-            rows.append(None)
-            continue
-        bias = activating_bias(state, l, tuple(row))
-        if bias is None:
-            return None
-        rows.append((*row, bias))
-    numbers = [q for row in (*rows, *factors.outgoing) if row is not None for q in row]
-    if any(max(abs(q.numerator), q.denominator) > LONGEST for q in numbers):
-        return None
-    into = units[:count] if kept is None else kept
-    return Move(
-        "block", l, units, into, rows=tuple(rows), outgoing=tuple(map(tuple, factors.outgoing))
-    )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moduli.kernel.bounds.activation_bounds import extent, slope
+from moduli.kernel.bounds.activation_bounds import extent, signs, slope
 from moduli.kernel.bounds.box_claim import Row
 from moduli.kernel.exact_numbers import class_keys
 from moduli.kernel.flippable_subsets import cancelling_turns
@@ -98,9 +98,8 @@ class Folded:
         c, alive = linear_coefficient(state, l), state.alive[l]
         if not c or not len(alive) or not len(state.alive[l - 1]):
             return None
-        linear = [
-            u for u in alive.tolist() if state.region is not None and slope(state, l, u) is not None
-        ]
+        signed = state.region is not None or signs(state, l).any()
+        linear = [u for u in alive.tolist() if signed and slope(state, l, u) is not None]
         bent = np.setdiff1d(alive, linear)
         every = np.arange(state.slots(l))
         w = state.weights[l - 1].take(every, state.alive[l - 1])
@@ -149,15 +148,24 @@ class Folded:
             yield [
                 new for key, part in parts.items() for new in self._crease(key, key in turned, part)
             ]
-        # 5. Pairs: s(z) - s(-z) = 2 c z.
+        # 5. Linear units where they are known to stay active, else pairs: s(z) - s(-z) = 2 c z.
         pivots, columns = by
         for k, pivot in enumerate(pivots):
-            row, column = (*rest[pivot], Fraction(0)), tuple(q[k] / (2 * self.c) for q in columns)
-            ones += [
-                New(None, row, column),
-                New(None, tuple(-q for q in row), tuple(-q for q in column)),
-            ]
+            ones += self._one_or_two(tuple(rest[pivot]), tuple(q[k] for q in columns))
         yield ones
+
+    def _one_or_two(self, row: Row, column: Row) -> list[New]:
+        """Units with the sum column (row . h), of the fewest."""
+        turned = tuple(-q for q in row), tuple(-q for q in column)
+        for some, out in ((row, column), turned):
+            bias = activating_bias(self.state, self.l, some)
+            if bias is not None:
+                return [New(None, (*some, bias), out)]
+        half, zero = 2 * self.c, Fraction(0)
+        return [
+            New(None, (*some, zero), tuple(q / half for q in out))
+            for some, out in ((row, column), turned)
+        ]
 
     def _spares(self, but: Row | None = None) -> list[tuple[Row, ...]]:
         try:
@@ -320,15 +328,15 @@ def products_stay_finite(state: State, l: int, units: Units) -> bool:
 
 
 def activating_bias(state: State, l: int, row: Row) -> Fraction | None:
-    """0, or a power of two, that keeps row . h + bias from being negative on the box; None where
-    features have no bounds.
+    """0, or a power of two, that keeps row . h + bias from being negative; None where features have no
+    bounds.
     """
-    ends = extent(state, l, row)
-    if ends is None:
+    least, _ = extent(state, l, row)
+    if least is None:
         return None
     bias = Fraction(0)
-    if ends[0] < 0:
-        need = -ends[0]
+    if least < 0:
+        need = -least
         bias = Fraction(2) ** (need.numerator.bit_length() - need.denominator.bit_length() - 1)
         while bias < need:
             bias *= 2

@@ -25,7 +25,7 @@ from moduli.kernel.radius.cover_bound import Near
 from moduli.kernel.rules import apply
 from moduli.kernel.state import State
 
-from . import hyperplane_merging
+from . import hyperplane_merging, linear_units
 
 EXACT = 2**18  # numbers of rows that are not floats, and are compared one by one
 
@@ -110,7 +110,20 @@ def reduce(
 
 
 def settle(state: State, progress: Progress | None = None) -> list[Move]:
-    """Moves that hold on all inputs, applied until no rule does."""
+    """Moves applied until no rule applies."""
+    moves = linear_units.inactive(state)
+    while True:
+        moves += _settled(state, progress)
+        more = linear_units.inactive(state)
+        more += linear_units.dependent(state)
+        more += linear_units.skip(state)
+        if not more:
+            return moves
+        moves += more
+
+
+def _settled(state: State, progress: Progress | None) -> list[Move]:
+    """Moves that ask for no signs, applied until none applies."""
     moves = list[Move]()
     waiting, visits = set(range(1, len(state.weights))), 0
     while waiting:

@@ -129,8 +129,8 @@ def _raised(total: Array, error: Array) -> Array:
     return np.where(np.isfinite(total) & np.isfinite(top), top, np.inf)
 
 
-def _affine(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
-    """Intervals of weight @ h + bias for h in [low, high].
+def interval(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
+    """Intervals of weight @ h + bias for h in [low, high], whose ends may be infinite.
 
     Upper ends: weight+ @ high + weight- @ low + bias; lower ends: minus the upper ends of -weight,
     -bias.
@@ -140,6 +140,8 @@ def _affine(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
     ends = np.concatenate(
         [np.concatenate([high, low], axis=1), np.concatenate([-low, -high], axis=1)]
     )
+    endless = np.isinf(ends)
+    ends = np.where(endless, 0.0, ends)
     bias = np.repeat([map.bias, -map.bias], len(low), axis=0)
     terms, sizes = ends @ both, np.abs(ends) @ np.abs(both)
     met = sizes != 0
@@ -157,6 +159,8 @@ def _affine(map: Affine, low: Array, high: Array) -> tuple[Array, Array]:
         unsure = met & (np.abs(terms + bias) <= top - (terms + bias))
         for i, j in np.argwhere(unsure).tolist():
             top[i, j] = min(top[i, j], _exact_upper(ends[i], both[:, j], float(bias[i, j])))
+    if endless.any():  # a term without an end leaves the sum without one, unless its weight is zero
+        top[endless.astype(np.float64) @ (both != 0).astype(np.float64) > 0] = np.inf
     return -top[len(low) :], top[: len(low)]
 
 
@@ -260,7 +264,7 @@ class Propagation:
         with np.errstate(all="ignore"):
             for l, map in enumerate(maps):
                 self._measure(map, *h)
-                lo, hi = _affine(map, *h)
+                lo, hi = interval(map, *h)
                 if known is not None:
                     lo, hi = np.maximum(lo, known[l][0]), np.minimum(hi, known[l][1])
                 if linear and l > 0:
