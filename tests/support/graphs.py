@@ -24,8 +24,9 @@ from moduli.kernel.graph.operators import (
     Transpose,
 )
 
+OF_INTEGERS = ("bool", "uint8", "int8", "uint16", "int16")  # casts, of what is of this type
 FUNCTIONS: dict[str, Any] = {
-    "identity": lambda x: x,
+    **dict.fromkeys(("identity", *OF_INTEGERS), lambda x: x),
     "neg": np.negative,
     "relu": lambda x: np.maximum(x, 0),
     "leaky_relu": lambda x, a: np.where(x >= 0, x, a * x),

@@ -431,22 +431,31 @@ def ranges_of(model: GraphModel, box: Box) -> Ranges:
     for name in model.inputs:
         own, shape = box.of_input(name), model.shapes.get(name) or ()
         if own is not None:
-            found[name] = (_shaped(own.low, shape, name), _shaped(own.high, shape, name))
+            ends = own.low, own.high
+            low, high = (_shaped(own, end, shape, name) for end in ends)
+            found[name] = (low, high)
     return found
 
 
-def _shaped(end: Any, shape: tuple[int | str, ...], name: str) -> Any:
+def _shaped(box: Box, end: Any, shape: tuple[int | str, ...], name: str) -> Any:
     wide = np.asarray(end, dtype=np.float64)
     own = [n for n in shape[1:] if isinstance(n, int)]
+    whole = len(own) == len(shape) - 1
     if wide.size == 1:
         return wide.reshape(())
-    if len(own) == len(shape) - 1 and wide.size == int(np.prod(own)):
+    if box.shape and len(box.shape) == len(shape) - 1:
+        fits = all(n in (1, size) for n, size in zip(box.shape, shape[1:], strict=True))
+        if fits:
+            return wide.reshape(1, *box.shape)
+    elif whole and wide.size == int(np.prod(own)):
         return wide.reshape(1, *own)
-    if own and len(shape) > 1 and wide.size == shape[1]:
+    elif own and len(shape) > 1 and wide.size == shape[1]:
         return wide.reshape(-1, *[1] * (len(shape) - 2))
+    elif whole and wide.size == shape[-1]:  # channels come last
+        return wide.reshape(*[1] * (len(shape) - 1), -1)
     raise ShapeError(
-        f"the box has {wide.size} numbers; input {name!r} has shape {shape}: give one number, one for each "
-        "channel, or one for each entry of an input without its batch axis"
+        f"the box has {'x'.join(map(str, box.shape)) or wide.size} numbers; input {name!r} has shape {shape}: "
+        "give one number, one for each channel, or one for each entry of an input without its batch axis"
     )
 
 
@@ -522,12 +531,12 @@ def drawn(
         sizes = [n if isinstance(n, int) else 2 for n in shape]
         if int(np.prod(sizes)) > 2**22:
             return None
-        x = rng.standard_normal(sizes)
-        if name in integers:
-            feeds[name] = rng.integers(0, 2, sizes)
-            continue
+        x: Any = rng.standard_normal(sizes)
         if name in ranges:
             low, high = ranges[name]
             x = low + (high - low) * rng.random(sizes)
-        feeds[name] = x
+            x = np.clip(np.rint(x), np.ceil(low), np.floor(high)) if name in integers else x
+        elif name in integers:
+            x = rng.integers(0, 2, sizes)
+        feeds[name] = x.astype(np.int64) if name in integers else x
     return feeds

@@ -31,8 +31,8 @@ class Box:
 
     Args:
         low, high: scalars (broadcast to any dimension), vectors ``[in]``, or arrays of an input's
-            shape without the batch axis, which are broadcast against each other and kept flattened,
-            row by row. For a graph of several inputs `low` may be a dict, ``{name: (low, high)}``,
+            shape without the batch axis, or that broadcast against it, which are broadcast against each
+            other and kept flattened, row by row. For a graph of several inputs `low` may be a dict, ``{name: (low, high)}``,
             and `high` be left out; an input that is not named may be anything.
         hull_of: boxes whose hull this is, where only these are meant; see `branches`.
         notes: in which ways the box is larger than what it was made of (a VNN-LIB file with
@@ -55,6 +55,7 @@ class Box:
     hull_of: tuple[Box, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     named: Mapping[str, Box] = field(init=False, default_factory=dict)  # where inputs are named
+    shape: tuple[int, ...] = field(init=False, default=())  # of arrays of several axes
     from_vnnlib: ClassVar[
         Callable[[str | Path], Box]
     ]  # a reader of files, set by `vnnlib`: nothing here reads any
@@ -78,6 +79,7 @@ class Box:
                 f"low {wide_low.flat[at]} exceeds high {wide_high.flat[at]} at input {at}; give the lower one first"
             )
         if wide_low.ndim > 1:
+            object.__setattr__(self, "shape", wide_low.shape)
             low, high = _finite("low", wide_low.ravel()), _finite("high", wide_high.ravel())
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)

@@ -28,7 +28,7 @@ from moduli.kernel.graph.operators import (
 )
 from moduli.kernel.slack import NO_SLACK
 
-from ...support.graphs import FUNCTIONS, Builder, run
+from ...support.graphs import FUNCTIONS, OF_INTEGERS, Builder, run
 
 NUMBERS = {
     "clip": (-1.0, 1.0),
@@ -116,7 +116,7 @@ def test_slopes_that_are_not_known():
     assert slope("leaky_relu", (-4.0,)) == 4.0
 
 
-@pytest.mark.parametrize("kind", sorted(SLOPES))
+@pytest.mark.parametrize("kind", sorted(set(SLOPES) - set(OF_INTEGERS)))
 def test_a_function_between_layers(kind):
     numbers = GIVEN.get(kind, NUMBERS.get(kind, ()))
     model = two_layers(lambda b, h: b.each(kind, h, numbers=numbers))
@@ -188,7 +188,10 @@ def test_powers_and_roots():
     b = Builder("n", 2)
     square = b.each("pow", b.dense("x", "a", ROWS), b.constant("k", [2.0]))
     root = b.each("sqrt", b.each("add", square, b.constant("e", [1.0])))
-    required(b.model(root), ranges=ranges, only={"a.w"}, finite=False)
+    required(b.model(root), ranges=ranges, only={"a.w"})
+    b = Builder("n", 2)  # the root of what may be close to zero is as steep as can be
+    near = b.each("add", b.each("abs", b.dense("x", "a", ROWS)), b.constant("e", [0.0]))
+    required(b.model(b.each("sqrt", near)), ranges=ranges, only={"a.w"}, finite=False)
     b = Builder("n", 2)
     relu = b.each("relu", b.dense("x", "a", ROWS))
     root = b.each("sqrt", b.each("add", relu, b.constant("e", [1.0])))

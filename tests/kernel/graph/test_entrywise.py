@@ -13,11 +13,13 @@ from moduli.kernel.graph.operators import (
 )
 
 from ...support.graph_facts import BIAS, ROWS, require_true
-from ...support.graphs import FUNCTIONS, Builder
+from ...support.graphs import FUNCTIONS, OF_INTEGERS, Builder
 
 UNARY = sorted(
     set(LAWS)
-    & set(FUNCTIONS) - {"leaky_relu", "clip", "hardsigmoid", "asin", "atanh", "sqrt", "tan"}
+    & set(FUNCTIONS)
+    - {"leaky_relu", "clip", "hardsigmoid", "asin", "atanh", "sqrt", "tan"}
+    - set(OF_INTEGERS)
 )
 
 

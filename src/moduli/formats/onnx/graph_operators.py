@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -215,12 +215,32 @@ def _clip(reader: GraphReader, node: Any) -> None:
     _elementwise(reader, node, "clip", (low, high), count=1)
 
 
+class Integers(NamedTuple):
+    """A type of few integers."""
+
+    name: str
+    bits: int
+    ends: tuple[float, float]
+
+
+# By number of the type in ONNX
+INTEGERS = {
+    2: Integers("uint8", 8, (0.0, 255.0)), 3: Integers("int8", 8, (-128.0, 127.0)),
+    4: Integers("uint16", 16, (0.0, 65535.0)), 5: Integers("int16", 16, (-32768.0, 32767.0)),
+    9: Integers("bool", 1, (0.0, 1.0)),
+}  # fmt: skip
+WIDE = ("float32", "float64")
+
+
 @handles("Cast")
 def _cast(reader: GraphReader, node: Any) -> None:
     to, x = attributes(node)["to"], node.input[0]
+    held = INTEGERS.get(reader.types.get(x, 0))
+    if held is not None and to in FLOATS and (held.bits <= 8 or FLOATS[to] in WIDE):
+        return reader.emit(Elementwise(held.name), [x], _only_output(node), reader.shape(x), to)
     plain = to in FLOATS and reader.floating(x) and not _rounds(reader, x, to)
     kind = f"cast to {to} {_options(node, 'saturate', 'round_mode')}"
-    _elementwise(reader, node, "identity" if plain else kind, result=to)
+    return _elementwise(reader, node, "identity" if plain else kind, result=to)
 
 
 def _rounds(reader: GraphReader, name: str, kind: int) -> bool:
@@ -282,11 +302,6 @@ def _quantise(reader: GraphReader, node: Any) -> None:
     shape = reader.shape(x)
     if given.get("block_size") or len(reader.shape(scale)) > 1:
         raise NotUnderstood("it scales blocks")
-    kind = (
-        "dequantise"
-        if node.op_type == "DequantizeLinear"
-        else f"quantise {_options(node, 'saturate', 'output_dtype')}"
-    )
     axis, rank = int(given.get("axis", 1)), max(1, len(shape))
     if reader.shape(scale) == () or (reader.shape(scale) == (1,) and not -rank <= axis < rank):
         axis = 0  # one scale for all
@@ -300,7 +315,12 @@ def _quantise(reader: GraphReader, node: Any) -> None:
             if len(names) > 2
             else int(given.get("output_dtype", 0)) or 2
         )
-    reader.emit(PerUnit(kind, axis), names, y, shape, result)
+    down = node.op_type == "QuantizeLinear"
+    held = INTEGERS.get(result if down else reader.types.get(x, 0))
+    kind = "quantise" if down else "dequantise"
+    if down and held is None:
+        kind = f"quantise {_options(node, 'saturate', 'output_dtype')}"
+    reader.emit(PerUnit(kind, axis, held.ends if held else ()), names, y, shape, result)
 
 
 # Slice by slice -------------------------------------------------------------------------------------------------

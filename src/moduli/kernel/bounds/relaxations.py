@@ -181,6 +181,20 @@ def _decay(y: Array) -> Array:
     return np.asarray(total)
 
 
+def exponential(lo: Array, hi: Array) -> tuple[Array, Array]:
+    """Bounds of exp on each [lo, hi]; it grows. Beyond 64 either way it is beyond exp(64)."""
+    (low, _), (_, high) = (_exp(np.clip(z, -64.0, 64.0)) for z in (lo, hi))
+    return np.where(lo < -64, 0.0, low), np.where(hi > 64, np.inf, high)
+
+
+def _exp(z: Array) -> tuple[Array, Array]:
+    """Bounds of exp(z) for |z| <= 64, equal to 1 at 0."""
+    e = _decay(np.abs(z))
+    value = np.where(z > 0, 1.0 / e, e)
+    wide = np.where(z == 0, 0.0, value * 2.0**-40)
+    return value - wide, value + wide
+
+
 def _tanh(z: Array) -> tuple[Array, Array]:
     """Bounds of tanh(z), equal to 0 at 0.
 

@@ -6,6 +6,7 @@ out of all of them changes nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +28,8 @@ from .operator import (
     Ties,
 )
 from .slices import ONE, Array, Slices, are_numbers
+
+CLOSE = Fraction(1, 2**18)  # of a quotient: what a division in few bits may lose
 
 
 @dataclass(frozen=True)
@@ -275,17 +278,38 @@ def _range(kind: str, parts: Sequence[Slices]) -> tuple[Array, Array]:
             if kind == "min":
                 return np.minimum(a.low, b.low), np.minimum(a.high, b.high)
             if kind == "mul":
-                return _product(a.low, a.high, b.low, b.high)
-            if (b.low == b.high).all() and (np.abs(b.low) >= 1e-100).all():
-                # 1 / b is within two roundings of its float
-                over = 1.0 / b.low
-                width = np.abs(over) * 2 * UNIT + TINY
-                low, high = over - width, over + width
-                return _product(a.low, a.high, low, high)
+                low, high = _product(a.low, a.high, b.low, b.high)
+                return np.where(_same_sign(a, b), np.maximum(low, 0.0), low), high
+            low, high = _over(b)
+            return _product(a.low, a.high, low, high)
+    if (
+        kind == "pow"
+        and len(parts) == 2
+        and (parts[1].low == 2.0).all()
+        and (parts[1].high == 2.0).all()
+    ):
+        low, high = _product(parts[0].low, parts[0].high, parts[0].low, parts[0].high)
+        return np.maximum(low, 0.0), high
     if kind == "where" and len(parts) == 3:
         _, a, b = parts
         return np.minimum(a.low, b.low), np.maximum(a.high, b.high)
     return np.full(n, -np.inf), np.full(n, np.inf)
+
+
+def _same_sign(a: Slices, b: Slices) -> Any:
+    """Where two operands are multiples of one tensor by ratios of one sign."""
+    if not np.array_equal(a.classes, b.classes):
+        return np.zeros(len(a), dtype=bool)
+    return np.array([r * s >= 0 for r, s in zip(a.ratios, b.ratios, strict=True)], dtype=bool)
+
+
+def _over(b: Slices) -> tuple[Array, Array]:
+    """Bounds of 1 / b, within two roundings of its float; none where b may be as good as zero."""
+    sure = (b.low >= 1e-100) | (b.high <= -1e-100)
+    ends = 1.0 / b.high, 1.0 / b.low
+    widths = [np.abs(end) * 2 * UNIT + TINY for end in ends]
+    low, high = ends[0] - widths[0], ends[1] + widths[1]
+    return np.where(sure, low, -np.inf), np.where(sure, high, np.inf)
 
 
 def _product(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
@@ -321,7 +345,10 @@ class PerUnit(Operator):
 
     Attributes:
         kind: "batchnorm" (x, scale, shift, mean, variance; `numbers` holds epsilon), "dequantise"
-            (x, scale, zero point), or any other name, of which nothing but that it is a function.
+            (x, scale, zero point: (x - zero point) scale; `numbers` the least and the largest
+            integer of the type of x, or nothing), "quantise" (the same inputs: x / scale rounded to
+            nearest, ties to even, plus the zero point, between both `numbers`), or any other name,
+            of which nothing but that it is a function.
         axis: of x. Further inputs have one axis of its size, or one entry.
     """
 
@@ -345,13 +372,12 @@ class PerUnit(Operator):
         zero = np.asarray(arrays[2] if len(arrays) > 2 else 0.0, dtype=np.float64)
         along = [-1 if axis == self.axis else 1 for axis in range(x.ndim)]
         parts = [part.reshape(along) if part.ndim else part for part in (scale, zero)]
-        product: Tensor = (x - parts[1]) * parts[0]
-        # integers of one byte times a float of at most 32 bits: exact in 64
-        return (
-            product
-            if scale.size and arrays[0].dtype.itemsize == 1 and arrays[1].dtype.itemsize <= 4
-            else None
-        )
+        steps = x - parts[1]
+        product: Tensor = steps * parts[0]
+        # integers of at most 29 bits times a float of at most 32 bits: exact in 64
+        narrow = arrays[0].dtype.kind in "iu" and arrays[1].dtype.itemsize <= 4
+        exact = scale.size and narrow and np.abs(steps).max(initial=0.0) < 2**29
+        return product if exact else None
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         x = facts.of((node.inputs[0], axis))
@@ -359,6 +385,12 @@ class PerUnit(Operator):
         if self.kind == "batchnorm" and axis == self.axis and all(a is not None for a in further):
             numbers = [np.asarray(a, dtype=np.float64) for a in further]
             return self._normalised(node, x, numbers, facts)
+        if self.kind in ("dequantise", "quantise") and all(a is not None for a in further):
+            steps = self._steps(
+                [np.asarray(a, dtype=np.float64).ravel() for a in further], axis, len(x)
+            )
+            if steps is not None:
+                return self._rescaled(node, axis, x, *steps, facts)
         if axis == self.axis:
             return facts.classes.unknown(len(x))
         known = dict[int, tuple[int, Fraction]]()
@@ -367,6 +399,56 @@ class PerUnit(Operator):
             known[i] = (facts.classes.of(key), UNITY)
         end = np.full(len(x), np.inf)
         return facts.classes.made(len(x), -end, end, known)
+
+    def _steps(self, given: Sequence[Array], axis: int, n: int) -> tuple[Array, Array] | None:
+        """Scale and zero point of each index along an axis; None where they differ within one."""
+        scale, zero = given[0], given[1] if len(given) > 1 else np.zeros(1)
+        sizes = {len(part) for part in (scale, zero)} - {1}
+        if (sizes and axis != self.axis) or not (np.isfinite(scale).all() and (scale > 0).all()):
+            return None
+        return np.resize(scale, n), np.resize(zero, n)
+
+    def _rescaled(
+        self, node: Node, axis: int, x: Slices, scale: Array, zero: Array, facts: Facts
+    ) -> Slices:
+        """Of integers to numbers, or back."""
+        ends = np.array(self.numbers) if self.numbers else np.array([-np.inf, np.inf])
+        down = self.kind == "quantise"
+        with np.errstate(all="ignore"):
+            if down:
+                least, most = (
+                    np.rint(end / scale + way * np.abs(end / scale) * float(CLOSE)) + zero
+                    for end, way in ((x.low, -1), (x.high, 1))
+                )
+                low, high = _sane(np.clip(least, *ends), np.clip(most, *ends))
+            else:
+                whole = np.clip(x.low, *ends), np.clip(x.high, *ends)
+                low, high = _product(*_outward(whole[0] - zero, whole[1] - zero), scale, scale)
+        known = dict[int, tuple[int, Fraction]]()
+        for i in x.known().tolist():
+            step, start = Fraction(float(scale[i])), Fraction(float(zero[i]))
+            value, name, ratio = x.constant(i), int(x.classes[i]), x.ratios[i]
+            if value is not None:
+                found = (
+                    _quantised(value / step, start, self.numbers)
+                    if down
+                    else (value - start) * step
+                )
+                if found is not None:
+                    known[i] = (ONE, found)
+            elif not down and start == 0:
+                known[i] = (name, ratio * step)
+            else:
+                key = (
+                    node.output,
+                    axis,
+                    name,
+                    ratio,
+                    float(zero[i]),
+                    float(scale[i]) if down else None,
+                )
+                known[i] = (facts.classes.of(key), UNITY if down else step)
+        return facts.classes.made(len(x), low, high, known)
 
     def _normalised(self, node: Node, x: Slices, numbers: Sequence[Array], facts: Facts) -> Slices:
         scale, shift, mean, variance = numbers
@@ -399,3 +481,12 @@ class PerUnit(Operator):
             key = (int(x.classes[i]), m / r, float(variance[i]), b / (r * g))
             known[i] = (facts.classes.of((node.output, key)), r * g)
         return facts.classes.made(n, low, high, known)
+
+
+def _quantised(q: Fraction, zero: Fraction, ends: Sequence[float]) -> Fraction | None:
+    """The integer for a quotient; None where it is so close to a tie that one that is computed may fall
+    on the other side.
+    """
+    if not ends or abs(abs(q - math.floor(q)) - Fraction(1, 2)) < (abs(q) + 1) * CLOSE:
+        return None
+    return min(max(round(q) + zero, Fraction(int(ends[0]))), Fraction(int(ends[1])))

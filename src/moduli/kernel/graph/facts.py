@@ -76,7 +76,7 @@ class Known(Facts):
     """
 
     def __init__(self, graph: GraphModel, ranges: Ranges, *, inputs_alone: bool = False) -> None:
-        require_numbers(graph)
+        self.beyond = require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}
         self.rounded: dict[str, Rounding] = {}
@@ -124,6 +124,15 @@ class Known(Facts):
 
     def shape(self, name: str) -> Shape | None:
         return self.graph.shapes.get(name)
+
+    def of_numbers(self, name: str) -> bool:
+        """Whether no stored infinity is in a tensor."""
+        return name not in self.beyond
+
+    def rows_sum_to_one(self, name: str) -> bool:
+        """Whether entries along the last axis are not negative and sum to one."""
+        node = self.graph.softmax_over_last(name)
+        return node is not None and self.of_numbers(node.inputs[0])
 
     def _input(self, name: str, low: Array, high: Array) -> None:
         shape = self.graph.shapes.get(name)

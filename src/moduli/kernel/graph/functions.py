@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from ..activations import Activation
+from ..bounds.relaxations import exponential, relaxation
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Interval = tuple[Array, Array]
 
@@ -40,6 +43,16 @@ class Law:
 
 def _value_at_zero(value: int) -> Callable[..., Fraction | None]:
     return lambda x, *numbers: Fraction(value) if x == 0 else None
+
+
+def _enclosed(kind: str) -> Callable[..., Interval]:
+    """Of an increasing activation that `relaxation` encloses at many points at a time."""
+
+    def between(lo: Array, hi: Array, *numbers: float) -> Interval:
+        found = relaxation(Activation(kind), lo, hi)
+        return found.least, found.most
+
+    return between
 
 
 def _bounded(low: float, middle: float, high: float) -> Callable[..., Interval]:
@@ -114,6 +127,26 @@ def _gate_at(x: Fraction, *numbers: float) -> Fraction | None:
     return Fraction(0) if x == 0 else None
 
 
+def _silu_between(lo: Array, hi: Array) -> Interval:
+    # it falls up to the x with x (1 - sigmoid(x)) = -1, between -1.279 and -1.278, where it is x + 1
+    (low, top), (bottom, high) = _silu_at(lo), _silu_at(hi)
+    least = np.where(lo >= -1.278, low, np.where(hi <= -1.279, bottom, -0.279))
+    return np.maximum(least, -0.279), np.maximum(top, high)
+
+
+def _silu_at(x: Array) -> Interval:
+    """Bounds of x sigmoid(x) at points."""
+    gate = relaxation(Activation("sigmoid"), x, x)
+    with np.errstate(invalid="ignore"):
+        near, far = x * gate.least, x * gate.most
+    low = np.nextafter(np.minimum(near, far), -np.inf)
+    high = np.nextafter(np.maximum(near, far), np.inf)
+    # far below zero it is close to zero, from below
+    low = np.where(np.isneginf(x), -0.279, low)
+    high = np.where(x <= 0, np.where(np.isneginf(x), 0.0, np.minimum(high, 0.0)), high)
+    return np.where(x == 0, 0.0, low), high
+
+
 def _swish_between(lo: Array, hi: Array, *numbers: float) -> Interval:
     # silu, gelu and mish are at least -0.31, 0 at 0, increasing above 0, at most max(0, x)
     return np.where(lo >= 0, 0.0, -0.3125), np.maximum(hi, 0.0)
@@ -125,8 +158,20 @@ def _softplus_between(lo: Array, hi: Array) -> Interval:
 
 
 def _root_between(lo: Array, hi: Array) -> Interval:
-    # no number below zero
-    return np.where(lo >= 0, 0.0, -np.inf), np.full_like(hi, np.inf)
+    # no number below zero; roots are rounded to nearest
+    low, high = np.sqrt(np.maximum(lo, 0.0)), np.sqrt(np.maximum(hi, 0.0))
+    low = np.where(low == 0, 0.0, np.nextafter(low, -np.inf))
+    return np.where(lo >= 0, low, -np.inf), np.where(lo >= 0, np.nextafter(high, np.inf), np.inf)
+
+
+def _integers(low: int, high: int) -> Law:
+    """A cast of integers of a type to floats that hold all of them: they are what they are."""
+    return Law(
+        linear=True,
+        odd=True,
+        at=lambda x: x,
+        between=lambda lo, hi: _clip_between(lo, hi, float(low), float(high)),
+    )
 
 
 def _around_zero(lo: Array, hi: Array) -> Interval:
@@ -147,7 +192,7 @@ LAWS: dict[str, Law] = {
     "clip": Law(at=_clip, between=_clip_between),
     "hardsigmoid": Law(at=_hardsigmoid, between=_hardsigmoid_between),
     "hardswish": Law(at=_hardswish, between=_hardswish_between),
-    "tanh": Law(odd=True, at=_value_at_zero(0), between=_bounded(-1.0, 0.0, 1.0)),
+    "tanh": Law(odd=True, at=_value_at_zero(0), between=_enclosed("tanh")),
     "erf": Law(odd=True, at=_value_at_zero(0), between=_bounded(-1.0, 0.0, 1.0)),
     "softsign": Law(odd=True, at=_value_at_zero(0), between=_bounded(-1.0, 0.0, 1.0)),
     "sin": Law(odd=True, at=_value_at_zero(0), between=_around_zero),
@@ -159,18 +204,23 @@ LAWS: dict[str, Law] = {
     "atanh": Law(odd=True, at=_value_at_zero(0)),
     "cos": Law(even=True, at=_value_at_zero(1)),
     "cosh": Law(even=True, at=_value_at_zero(1)),
-    "sigmoid": Law(between=_bounded(0.0, 0.5, 1.0)),
-    "exp": Law(at=_value_at_zero(1), between=_bounded(0.0, 1.0, np.inf)),
+    "sigmoid": Law(between=_enclosed("sigmoid")),
+    "exp": Law(at=_value_at_zero(1), between=exponential),
     "softplus": Law(between=_softplus_between),
     "sqrt": Law(at=_value_at_zero(0), between=_root_between),
     "elu": Law(at=_value_at_zero(0)),
     "celu": Law(at=_value_at_zero(0)),
     "selu": Law(at=_value_at_zero(0)),
-    "silu": Law(at=_gate_at, between=_swish_between),
+    "silu": Law(at=_gate_at, between=_silu_between),
     "gelu": Law(at=_gate_at, between=_swish_between),
     "gelu_tanh": Law(at=_gate_at, between=_swish_between),
     "mish": Law(at=_gate_at, between=_swish_between),
     "round": Law(odd=True, at=_value_at_zero(0)),
+    "bool": _integers(0, 1),
+    "uint8": _integers(0, 2**8 - 1),
+    "int8": _integers(-(2**7), 2**7 - 1),
+    "uint16": _integers(0, 2**16 - 1),
+    "int16": _integers(-(2**15), 2**15 - 1),
 }
 UNKNOWN = Law()
 
@@ -193,6 +243,11 @@ SLOPES: dict[str, Callable[..., float]] = {
             "cos",
             "atan",
             "asinh",
+            "bool",
+            "uint8",
+            "int8",
+            "uint16",
+            "int16",
         ),
         lambda *x: 1.0,
     ),

@@ -35,8 +35,8 @@ MOVING = (Broadcast, Concat, Lookup, Reshape, Take, Transpose)
 MULTIPLYING = ("mul", "div", "pow", "prelu")
 
 
-def require_numbers(graph: GraphModel) -> None:
-    """Stored tensors are numbers, but for masks that end in a softmax.
+def require_numbers(graph: GraphModel) -> set[str]:
+    """Stored tensors are numbers, but for masks that end in a softmax; the values that are not.
 
     Raises:
         CertificateRejected: naming the node that computes with something else.
@@ -51,6 +51,7 @@ def require_numbers(graph: GraphModel) -> None:
                     "is known of such graphs"
                 )
             beyond.update(node.outputs)
+    return beyond
 
 
 def _finite(array: Tensor) -> bool:

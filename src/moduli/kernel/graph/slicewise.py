@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,7 +16,7 @@ from .operator import (
     Operator,
     Ties,
 )
-from .slices import ONE, Slices
+from .slices import ONE, Array, Slices
 
 # Kinds of which more is known than what an operator declares, as ONNX and torch call them
 SOFTMAX = ("Softmax", "softmax")
@@ -84,11 +85,12 @@ class Slicewise(Operator):
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         source = [i for i, o in self.free if o == axis]
+        ends = self._range(node, axis, facts)
         if not source:
-            return None
+            return None if ends is None else facts.classes.made(len(ends[0]), *ends, {})
         x = facts.of((node.inputs[0], source[0]))
         n = len(x)
-        low, high = np.full(n, -np.inf), np.full(n, np.inf)
+        low, high = (np.full(n, -np.inf), np.full(n, np.inf)) if ends is None else ends
         if self.hull:
             low, high = x.low.copy(), x.high.copy()
             if self.padded:
@@ -117,3 +119,32 @@ class Slicewise(Operator):
                 key, factor = (name, own, ratio), UNITY
             known[i] = (facts.classes.of((node.output, axis, key)), factor)
         return facts.classes.made(n, low, high, known)
+
+    def _range(self, node: Node, axis: int, facts: Facts) -> tuple[Array, Array] | None:
+        """Bounds that hold whatever is read; None where there are none."""
+        shape, made = facts.shape(node.inputs[0]), facts.shape(node.output)
+        n = (made or ())[axis] if made else None
+        if not isinstance(n, int):
+            return None
+        if self.kind in SOFTMAX and facts.of_numbers(node.inputs[0]):
+            return np.zeros(n), np.ones(n)
+        if self.kind in LOG_SOFTMAX and facts.of_numbers(node.inputs[0]):
+            return np.full(n, -np.inf), np.zeros(n)
+        if not self.normalises or self.normalises < 0 or shape is None:
+            return None
+        inside = {i for i, _ in self.free}
+        sizes = [size for i, size in enumerate(shape) if i not in inside]
+        further = [facts.array(name) for name in node.inputs[1:] if name]
+        if not all(isinstance(size, int) for size in sizes) or any(a is None for a in further):
+            return None
+        # |u_i| is at most the root of the sum of all u^2, and s that of their mean
+        root = math.sqrt(math.prod(int(size) for size in sizes)) * (1 + 2.0**-50)
+        numbers = [np.asarray(a, dtype=np.float64) for a in further]
+        if not all(np.isfinite(a).all() and a.size for a in numbers):
+            return None
+        # one further input may be a scale or a shift
+        scale = max([float(np.abs(a).max()) for a in numbers[:1]] + [1.0] * (len(numbers) < 2))
+        shift = (numbers or [np.zeros(1)])[-1]
+        reach = root * scale * (1 + 2.0**-50)
+        low, high = min(float(shift.min()), 0.0) - reach, max(float(shift.max()), 0.0) + reach
+        return np.full(n, np.nextafter(low, -np.inf)), np.full(n, np.nextafter(high, np.inf))

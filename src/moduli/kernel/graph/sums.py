@@ -320,4 +320,6 @@ class Contract(Operator):
                 ratio *= part.ratios[i]
             key = (node.output, axis, tuple(int(part.classes[i]) for part in parts))
             known[i] = (facts.classes.of(key), ratio)
+        if back == -1 and facts.rows_sum_to_one(a):  # means of entries
+            return facts.classes.made(n, parts[0].low.copy(), parts[0].high.copy(), known)
         return facts.classes.made(n, -end, end, known)
