@@ -35,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import onnx_builder
 from onnx_builder import Graph, Rejected
 
+from moduli.common.graph import placed_axes
+from moduli.compression.exact.living_units import fates_of_units
 from moduli.compression.exact.reduce_source import reduce_source
 from moduli.formats.onnx.graph_files import read_graph
 from moduli.formats.onnx.reference import run_model
@@ -1178,12 +1180,33 @@ def checked(case: Case, seed: int) -> collections.Counter[str]:
         graph.digest, small.digest, tuple(found.rounds), case.ranges, found.slack
     )
     said["rounded"] += found.slack != NO_SLACK
+    require_living(graph.model, found)
     again = guarded("text", lambda: GraphCertificate.from_json(as_text(proof)))
     guarded("certificate", lambda: again.verify(small.model, graph.model))
     compare(case, saved(small), feeds, before, exact, "reduced", found.slack)
     said["apart"] += require_near(case, graph, known, rng, feeds, before)
     said["forged"] += require_refused(case, graph, known, rng, feeds, before, exact)
     return said
+
+
+def require_living(model: Any, found: Any) -> None:
+    """The units that are said to live are as many as the smaller graph has, wherever an axis of a stored
+    tensor has units of one axis alone.
+
+    Raises:
+        Wrong: they are not.
+    """
+    fates = fates_of_units(model, found.rounds, found.renamed)
+    axes = placed_axes(model)
+    met = collections.Counter(place for axis in axes for place, _ in axis.places)
+    for axis, places in axes:
+        for place, numbers in places:
+            left = found.graph.constants.get(place[0])
+            if left is None or met[place] > 1 or (numbers < 0).any():
+                continue
+            living = int((fates[axis.name][numbers] == 0).sum())
+            if living != left.shape[place[1]]:
+                raise Wrong(f"{living} indices live along {place}, and {left.shape} are there")
 
 
 def as_text(proof: GraphCertificate) -> str:

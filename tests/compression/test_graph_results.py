@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import moduli as mo
+from moduli.common.figures import axes_figure, save
 
 # its record asks for tensors to go that its own smaller model has under another name
 RENAMED = {"leg_vit_coords_gelu_tanh"}
@@ -170,11 +171,44 @@ def test_a_constant_goes_into_the_next_bias_where_nothing_is_padded():
     assert sizes(padded.network)["w1"] == (2, 2, 3, 3)
 
 
-def test_its_picture_shows_axes_before_and_after():
+def test_its_picture_has_a_row_for_each_axis_and_a_cell_for_each_unit():
     small = mo.compress(convolutions())
-    assert small.plot_data() == {"axes": ["w1"], "before": [3], "after": [1]}
+    assert small.plot_data() == {
+        "axes": ["w1"], "before": [3], "after": [1], "units": [[0, 1, 1]],
+        "fates": ["lives", "left out", "merged", "combined"],
+    }  # fmt: skip
     ax = small.plot()
-    assert [bar.get_height() for bar in ax.patches] == [3, 1]
+    (row,) = ax.images
+    assert row.get_array().shape == (1, 3, 3)
+    assert len({tuple(colour) for colour in row.get_array()[0].tolist()}) == 2
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lives", "left out"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["w1"]
+    assert [text.get_text() for text in ax.texts] == ["3 \N{RIGHTWARDS ARROW} 1"]
+
+
+@pytest.mark.parametrize(("rows", "units"), [(0, 0), (1, 4), (60, 1000)])
+def test_pictures_of_few_and_of_many_units_can_be_drawn(rows, units, tmp_path):
+    fates = np.random.default_rng(0).integers(0, 4, (rows, units)).tolist()
+    data = {
+        "axes": [f"{'layer.' * 9}{k}" for k in range(rows)], "before": [units] * rows,
+        "after": [row.count(0) for row in fates], "units": fates, "fates": list("abcd"),
+    }  # fmt: skip
+    ax = axes_figure(data)
+    assert len(ax.images) == rows
+    assert ax.figure.get_size_inches()[1] < 20
+    assert all(len(label.get_text()) < 40 for label in ax.get_yticklabels())
+    assert save(ax, tmp_path / "p.svg").stat().st_size < 2**20
+    assert axes_figure(data, ax) is ax
+
+
+def test_which_units_live_is_said_by_index():
+    small = mo.compress(convolutions(bias=(1.0, 0.5, 0.5)))
+    assert {name: fates.tolist() for name, fates in small.living().items()} == {
+        "w1": [0, 1, 1], "w2": [0, 0],
+    }  # fmt: skip
+    fates = small.living()["w1"]
+    fates[:] = 0  # the caller's own
+    assert small.living()["w1"].tolist() == [0, 1, 1]
 
 
 def test_what_is_rounded_is_bounded_and_said():

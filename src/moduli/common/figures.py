@@ -18,6 +18,13 @@ BLUE = "#2a5c9a"
 ORANGE = "#c8722b"
 GREY = "#8a8f98"
 INK = "#010203"  # not black, which SVG leaves unsaid
+GREEN = "#3c8d5a"
+VIOLET = "#8a4f9e"
+FATES = BLUE, ORANGE, GREEN, VIOLET  # of units: live, left out, merged, sums of others
+ROW = 0.26  # inches for an axis of a graph
+APART = 64  # units of an axis up to which a line parts them
+LABEL = 32  # characters of a name
+INTERPOLATION = "auto"  # where a pixel has several units, their colours are mixed
 ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)"}
 
 
@@ -265,15 +272,45 @@ def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
 
 
 def axes_figure(data: dict[str, Any], ax: Any = None) -> Any:
-    """Units of each axis of a graph, before and after: `axes`, `before`, `after`."""
-    ax = axes(ax)
-    places = np.arange(len(data["axes"]))
-    ax.bar(places, data["before"], color="0.85", label="before")
-    ax.bar(places, data["after"], color="C0", label="after")
-    ax.set_xticks(places, data["axes"], rotation=90)
-    ax.set_ylabel("units")
-    ax.legend(frameon=False)
+    """What became of each unit of the axes of a graph: `axes`, `before`, `after`, `units`, `fates`.
+
+    A row for each axis, all of one length, and along it a cell for each unit: shares are seen, numbers
+    are read.
+    """
+    ax, alone = axes(ax), ax is None
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+
+    rows = len(data["axes"])
+    if alone:
+        ax.figure.set_size_inches(8.0, 1.3 + ROW * max(rows, 1))
+    colours = np.array([to_rgb(colour) for colour in FATES])
+    for y, units in enumerate(data["units"]):
+        row = colours[np.asarray(units, dtype=np.int64)][None]
+        ax.imshow(row, extent=(0, 1, y + 0.4, y - 0.4), aspect="auto", interpolation=INTERPOLATION)
+        if len(units) <= APART:
+            between = np.arange(1, len(units)) / len(units)
+            ax.vlines(between, y - 0.4, y + 0.4, color="white", lw=1.0)
+    sizes = [
+        f"{b} \N{RIGHTWARDS ARROW} {a}" for b, a in zip(data["before"], data["after"], strict=True)
+    ]
+    for y, size in enumerate(sizes):
+        ax.annotate(size, (1.01, y), xycoords=("axes fraction", "data"), va="center")
+    ax.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6), xticks=[], xlabel="units in their order")
+    ax.set_yticks(range(rows), [_shortened(name) for name in data["axes"]])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    met = {0, *(fate for units in data["units"] for fate in units)}
+    keys = [Patch(color=FATES[k], label=data["fates"][k]) for k in sorted(met)]
+    ax.legend(
+        handles=keys, frameon=False, ncols=len(keys), loc="lower left", bbox_to_anchor=(0.0, 1.0)
+    )
     return ax
+
+
+def _shortened(name: str) -> str:
+    """The end of a long name, which tells it from others."""
+    return name if len(name) <= LABEL else f"\N{HORIZONTAL ELLIPSIS}{name[1 - LABEL :]}"
 
 
 def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
@@ -374,7 +411,7 @@ def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
     return ax
 
 
-LAYERS = BLUE, ORANGE, "#3c8d5a", "#8a4f9e", GREY, "#b0413e", "#2f9aa0"
+LAYERS = BLUE, ORANGE, GREEN, VIOLET, GREY, "#b0413e", "#2f9aa0"
 
 
 def _shades(piece: Any) -> Any:

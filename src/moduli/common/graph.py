@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -180,16 +180,35 @@ class Graph:
         return self.source.chain()
 
 
+class AxisPlaces(NamedTuple):
+    """An axis, and where its units are.
+
+    Attributes:
+        places: axes of tensors that have the units: those that write them; of units that nothing
+            writes those that read them, or else any. For each index along one the number of its
+            unit, from 0; -1 where it is of another axis.
+    """
+
+    axis: Axis
+    places: tuple[tuple[Place, Array], ...]
+
+
 def axes_of(model: GraphModel) -> list[Axis]:
     """The axes of units of a graph that have a stored tensor with rows or columns for them."""
-    found, covered = list[Axis](), set[Place]()
+    return [found.axis for found in placed_axes(model)]
+
+
+def placed_axes(model: GraphModel) -> list[AxisPlaces]:
+    """The axes of units of a graph, as `axes_of` names them, with the places of their units."""
+    found, covered = list[AxisPlaces](), set[Place]()
     for seed in _seeds(model):
         shape = model.shapes.get(seed[0])
         if seed in covered or shape is None or not isinstance(shape[seed[1]], int):
             continue
         if shape[seed[1]] == 1:
             if seed[0] in model.constants:
-                found.append(Axis(seed[0], 1, (seed[0],), (), (), "an axis keeps one unit"))
+                axis = Axis(seed[0], 1, (seed[0],), (), (), "an axis keeps one unit")
+                found.append(_whole(axis, seed))
             continue
         units = units_from(model, seed)
         covered.update(units.places)
@@ -197,12 +216,18 @@ def axes_of(model: GraphModel) -> list[Axis]:
     return _named_apart(found)
 
 
-def _named_apart(axes: list[Axis]) -> list[Axis]:
+def _whole(axis: Axis, place: Place) -> AxisPlaces:
+    """An axis with a unit for each index along an axis of a tensor."""
+    return AxisPlaces(axis, ((place, np.arange(axis.size)),))
+
+
+def _named_apart(axes: list[AxisPlaces]) -> list[AxisPlaces]:
     """Axes of one tensor under names of their own."""
-    counts, found = dict[str, int](), list[Axis]()
-    for axis in axes:
+    counts, found = dict[str, int](), list[AxisPlaces]()
+    for axis, places in axes:
         k = counts[axis.name] = counts.get(axis.name, 0) + 1
-        found.append(axis if k == 1 else replace(axis, name=f"{axis.name}, {k}"))
+        named = axis if k == 1 else replace(axis, name=f"{axis.name}, {k}")
+        found.append(AxisPlaces(named, places))
     return found
 
 
@@ -230,26 +255,29 @@ def stored_axis(model: GraphModel, name: str, axis: int) -> Place:
     return name, axis
 
 
-def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
+def _axes_among(model: GraphModel, units: Units) -> list[AxisPlaces]:
     """Units that the same tensors write are one axis: a concatenation joins several."""
     written: dict[int, list[str]] = {}
     readers, carriers = dict[str, None](), dict[str, None]()
     writers = list[tuple[str, Any]]()
+    rows, columns = dict[Place, Array](), dict[Place, Array]()
     for node in model.nodes:
         if isinstance(node.op, Linear):
-            row, column = (
-                units.places.get((node.inputs[1], node.op.rows)),
-                units.places.get((node.inputs[1], node.op.columns)),
-            )
-            name = stored_axis(model, node.inputs[1], 0)[0]
+            weight = node.inputs[1]
+            row = units.places.get((weight, node.op.rows))
+            column = units.places.get((weight, node.op.columns))
+            name = stored_axis(model, weight, 0)[0]
             if row is not None:
                 writers.append((name, row))
+                rows[weight, node.op.rows] = row
             if column is not None:
                 readers[name] = None
+                columns[weight, node.op.columns] = column
         elif isinstance(node.op, Lookup):
             for (place, axis), labels in units.places.items():
                 if place == node.inputs[0] and axis != node.op.axis:
                     writers.append((place, labels))
+                    rows[place, axis] = labels
     for name, _axis in units.places:
         if name in model.constants and name not in readers and all(name != w for w, _ in writers):
             carriers[name] = None
@@ -267,18 +295,40 @@ def _axes_among(model: GraphModel, units: Units) -> list[Axis]:
             return []
         # coordinates of heads are met as an axis of a value: rows of the tensor are named already
         name = names[0] if names and units.seed[0] in model.constants else units.seed[0]
-        return [Axis(name, size, names, tuple(readers), tuple(carriers), frozen)]
+        stiff = Axis(name, size, names, tuple(readers), tuple(carriers), frozen)
+        return [_whole(stiff, units.seed)]
     groups: dict[tuple[str, ...], list[int]] = {}
     for unit in range(1, units.count + 1):
         groups.setdefault(tuple(written.get(unit, ())), []).append(unit)
-    rows = dict(reversed(writers))
+    first = dict(reversed(writers))
     found = []
     for names, members in groups.items():
         name = names[0] if names else units.seed[0]
-        if names and _interleaved(rows[name], members):
+        if names and _interleaved(first[name], members):
             name = f"{name}, coordinates"
-        found.append(Axis(name, len(members), names, tuple(readers), tuple(carriers), None))
+        free = Axis(name, len(members), names, tuple(readers), tuple(carriers), None)
+        found.append(AxisPlaces(free, _places_of(members, rows, columns, units.places)))
     return found
+
+
+def _places_of(
+    members: list[int], *choices: Mapping[Place, Array]
+) -> tuple[tuple[Place, Array], ...]:
+    """Of the first choice of places in which units occur those that have some, with the number of
+    each unit among the members.
+    """
+    for places in choices:
+        found = []
+        for place, labels in places.items():
+            numbers = np.full(int(labels.max(initial=0)) + 1, -1)
+            for k, unit in enumerate(members):
+                if unit < len(numbers):
+                    numbers[unit] = k
+            if (numbers >= 0).any():
+                found.append((place, numbers[labels]))
+        if found:
+            return tuple(found)
+    return ()
 
 
 def _interleaved(labels: Array, units: list[int]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,8 +22,11 @@ from moduli.kernel.graph.model import GraphModel, counted
 from moduli.kernel.slack import NO_SLACK, Slack
 
 from .exact.graph_rounding import precision_of
+from .exact.living_units import FATES, LEFT_OUT, LIVES, WITH_BRANCH, fates_of_units
 from .exact.reduce_source import reduce_source
 from .results import WithSlack
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class AxisChange(NamedTuple):
@@ -46,7 +50,8 @@ class GraphCompression(WithSlack, Result):
         module: the smaller module, where a module was given. rounded: how many stored numbers are not
             what an exact move would store.
         on: the box on which the outputs are the same; None for all inputs. refused: why axes that
-            could lose units were left as they are.
+            could lose units were left as they are. passed: values that moves pass by, and what is
+            read in place of each.
     """
 
     network: Graph
@@ -57,6 +62,7 @@ class GraphCompression(WithSlack, Result):
     on: Box | None = None
     refused: tuple[str, ...] = ()
     rounded: int = 0
+    passed: Mapping[str, str] = field(default_factory=dict)
     kind: ClassVar[str] = "compress"
     optimal: ClassVar[bool] = False
 
@@ -96,45 +102,57 @@ class GraphCompression(WithSlack, Result):
     @property
     def axes(self) -> tuple[AxisChange, ...]:
         """What became of each axis that lost units, in the order of the original."""
-        how = self._how()
         return tuple(
-            AxisChange(axis.name, axis.size, size, _in_words(how.get(axis.name), axis.size, size))
+            AxisChange(axis.name, axis.size, size, _in_words(self._fates[axis.name]))
             for axis, size in self.sizes()
             if size < axis.size
         )
 
     def sizes(self) -> list[tuple[Axis, int]]:
         """Each axis of the original, and how many units of it are left."""
-        after = {axis.name: axis.size for axis in self.network.axes}
-        return [(axis, after.get(axis.name, 0)) for axis in self.original.axes]
+        living = self.living()
+        return [(axis, int((living[axis.name] == LIVES).sum())) for axis in self.original.axes]
+
+    def living(self) -> dict[str, Ints]:
+        """Which units of the original live: for each of its axes, by name, a number for each unit in
+        its order there.
+
+        Returns:
+            Integer arrays: 0 lives, 1 left out, 2 merged into another unit, 3 a sum of others
+            (combined). All units of an axis that went with its branch are left out.
+
+        >>> import moduli as mo
+        >>> small = mo.compress("zoo:person-detector", on=mo.Box(0, 1))
+        >>> small.living()["conv2d_5.w"].nonzero()[0]
+        array([13, 47])
+        """
+        found = {}
+        for name, fates in self._fates.items():
+            found[name] = np.where(fates == WITH_BRANCH, LEFT_OUT, fates)
+        return found
+
+    @cached_property
+    def _fates(self) -> dict[str, Ints]:
+        return fates_of_units(self.original.model, self.proof.rounds, self.passed)
 
     def plot_data(self) -> dict[str, Any]:
-        """Units of each axis that is not frozen: names, before, after."""
+        """Units of each axis that is not frozen: names, before, after, and as `living` has them what
+        became of each unit; `fates` are words for its numbers.
+        """
+        living = self.living()
         free = [(axis, size) for axis, size in self.sizes() if axis.frozen is None]
         return {
             "axes": [axis.name for axis, _ in free], "before": [axis.size for axis, _ in free],
             "after": [size for _, size in free],
+            "units": [living[axis.name].tolist() for axis, _ in free],
+            "fates": list(FATES[:WITH_BRANCH]),
         }  # fmt: skip
 
     def plot(self, ax: Any = None) -> Any:
-        """Units of each axis, before and after."""
+        """Which units live: a row for each axis that is not frozen, a cell for each of its units."""
         from moduli.common.figures import axes_figure
 
         return axes_figure(self.plot_data(), ax)
-
-    def _how(self) -> dict[str, list[int]]:
-        """How many units of each axis were left out, and merged, by the tensor that moves name."""
-        owner = dict[str, str]()
-        for axis in reversed(self.original.axes):
-            owner.update(dict.fromkeys((*axis.carriers, *axis.writers), axis.name))
-        counts: dict[str, list[int]] = {}
-        for moves in self.proof.rounds:
-            for move in moves:
-                if move.kind == "remove":
-                    mine = counts.setdefault(owner.get(move.tensor, move.tensor), [0, 0])
-                    mine[0] += sum(i < 0 for i in move.into)
-                    mine[1] += sum(i >= 0 for i in move.into)
-        return counts
 
     @property
     def statement(self) -> str:
@@ -178,12 +196,13 @@ class GraphCompression(WithSlack, Result):
         }  # fmt: skip
 
 
-def _in_words(how: list[int] | None, before: int, after: int) -> str:
-    """How units went; heads and their coordinates are named by the same tensors, and not told apart."""
-    if how is None or sum(how) != before - after:
-        return f"{before - after} left out" if after else "with its branch"
-    words = ("left out", "merged")
-    return ", ".join(f"{n} {word}" for n, word in zip(how, words, strict=True) if n)
+def _in_words(fates: Ints) -> str:
+    """How units of an axis went."""
+    if (fates == WITH_BRANCH).all():
+        return FATES[WITH_BRANCH]
+    counts = np.bincount(fates, minlength=len(FATES)).tolist()
+    gone = [(n, word) for n, word in zip(counts, FATES, strict=True) if n and word != FATES[LIVES]]
+    return ", ".join(f"{n} {word}" for n, word in gone)
 
 
 def _slack_words(slack: Slack, rounded: int = 0) -> str:
@@ -411,7 +430,7 @@ def compress(
         return compress(graph, on, budget, progress, rounding=False)
     return GraphCompression(
         "proved", small, graph, proof, sum(found.rounding.values()), small.source.result(), on=on,
-        refused=written.refused, rounded=found.rounded,
+        refused=written.refused, rounded=found.rounded, passed=found.renamed,
     )  # fmt: skip
 
 
