@@ -211,6 +211,27 @@ def test_which_units_live_is_said_by_index():
     assert small.living()["w1"].tolist() == [0, 1, 1]
 
 
+def test_the_first_layer_tells_a_box_of_another_scale():
+    model = convolutions(bias=(-1.0, -1.0, -1.0))
+    weights = np.zeros((3, 2, 3, 3), dtype=np.float32)
+    weights[:, 0, 1, 1] = [0.5, 0.25, 4.0]
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    small = mo.compress(model, on=mo.Box(0, 1))
+    rows = dict(small.rows())
+    assert rows["on"] == "Box(0, 1)"
+    said = "2 of 3 channels are constant on the box"
+    assert (
+        rows["first layer"]
+        == f"{said}: has the box the scale of the data that the network was trained on?"
+    )
+    assert small.to_json()["first_layer"] == {"channels": 3, "constant": 2, "anywhere": 0}
+    wide = dict(mo.compress(model, on=mo.Box(0, 255)).rows())
+    assert wide["first layer"] == "0 of 3 channels are constant on the box"
+    everywhere = mo.compress(model)
+    assert everywhere.first_layer is everywhere.to_json()["first_layer"] is None
+    assert not {"on", "first layer"} & dict(everywhere.rows()).keys()
+
+
 def test_what_is_rounded_is_bounded_and_said():
     before = convolutions(bias=(1.0, float(np.float32(0.1)), -1.0))
     small = mo.compress(before)

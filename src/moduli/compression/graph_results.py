@@ -21,12 +21,14 @@ from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel, counted
 from moduli.kernel.slack import NO_SLACK, Slack
 
+from .exact.first_layers import FirstLayers, first_layers
 from .exact.graph_rounding import precision_of
 from .exact.living_units import FATES, LEFT_OUT, LIVES, WITH_BRANCH, fates_of_units
 from .exact.reduce_source import reduce_source
 from .results import WithSlack
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+SCALE = "has the box the scale of the data that the network was trained on?"
 
 
 class AxisChange(NamedTuple):
@@ -135,6 +137,15 @@ class GraphCompression(WithSlack, Result):
     def _fates(self) -> dict[str, Ints]:
         return fates_of_units(self.original.model, self.proof.rounds, self.passed)
 
+    @cached_property
+    def first_layer(self) -> FirstLayers | None:
+        """Channels of the layers that read the box, and how many are constant on it; None for all
+        inputs, or where no layer reads the box alone.
+        """
+        if self.on is None:
+            return None
+        return first_layers(self.original.model, ranges_of(self.original.model, self.on))
+
     def plot_data(self) -> dict[str, Any]:
         """Units of each axis that is not frozen: names, before, after, and as `living` has them what
         became of each unit; `fates` are words for its numbers.
@@ -166,7 +177,8 @@ class GraphCompression(WithSlack, Result):
         return f"{sizes}; {same} {where}{more}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("network", repr(self.original))]
+        where = [] if self.on is None else [("on", repr(self.on))]
+        return [("network", repr(self.original)), *where]
 
     def facts(self) -> list[tuple[str, str]]:
         gone = ", ".join(f"{n} {word}" for word, n in self.removed.items() if n)
@@ -176,6 +188,9 @@ class GraphCompression(WithSlack, Result):
             ("units", gone or "none can go"),
             ("slack", _slack_words(self.proof.slack, self.rounded)),
         ]
+        if self.first_layer is not None:
+            doubt = f": {SCALE}" if self.first_layer.suspicious else ""
+            rows.append(("first layer", f"{self.first_layer}{doubt}"))
         changes = self.axes
         for change in changes[:12]:
             rows.append((change.axis, f"{change.before} -> {change.after} ({change.how})"))
@@ -193,6 +208,7 @@ class GraphCompression(WithSlack, Result):
             "removed": self.removed, "axes": [change._asdict() for change in self.axes],
             **_slack_data(self.proof.slack), "rounded": self.rounded, "more": self.more,
             "on": None if self.on is None else self.on.to_json(),
+            "first_layer": None if self.first_layer is None else self.first_layer._asdict(),
         }  # fmt: skip
 
 

@@ -1,0 +1,127 @@
+"""What a box does to the layers that read it: channels that are constant there.
+
+A box of another scale than that of the data that a network was trained on is the commonest mistake
+with boxes. It shows in the first layer: a large part of it does nothing on such a box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.graph.facts import Known, Ranges
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import (
+    Contract,
+    Elementwise,
+    Linear,
+    Lookup,
+    Node,
+    Opaque,
+    PerUnit,
+)
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+SUSPICIOUS = 0.5  # share of channels that only the box makes constant, from which it is doubted
+
+
+class FirstLayers(NamedTuple):
+    """Channels of the layers that read nothing but bounded inputs.
+
+    Attributes:
+        channels: how many. constant: how many are constant on the box wherever they are read.
+        anywhere: how many of these are so on all inputs.
+    """
+
+    channels: int
+    constant: int
+    anywhere: int
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the box alone makes so many constant that its scale is to be doubted."""
+        return self.constant - self.anywhere >= SUSPICIOUS * self.channels
+
+    def __str__(self) -> str:
+        verb = "is" if self.constant == 1 else "are"
+        said = f"{self.constant} of {self.channels} channels {verb} constant on the box"
+        return f"{said}, {self.anywhere} of them on all inputs" if self.anywhere else said
+
+
+def first_layers(graph: GraphModel, ranges: Ranges) -> FirstLayers | None:
+    """How many channels of the first layers are constant within bounds of inputs; None where no layer
+    reads bounded inputs alone.
+    """
+    channels = constant = anywhere = 0
+    for layer in _layers_at(graph, ranges):
+        on_box = _constant_channels(graph, layer, ranges)
+        on_all = _constant_channels(graph, layer, {})
+        if on_box is None or on_all is None:
+            continue
+        channels += len(on_box)
+        constant += int(on_box.sum())
+        anywhere += int((on_box & on_all).sum())
+    return FirstLayers(channels, constant, anywhere) if channels else None
+
+
+def _layers_at(graph: GraphModel, inputs: Iterable[str]) -> Iterator[Node]:
+    """Layers with stored weights to which nothing but some of the inputs leads, without another layer
+    in between.
+    """
+    stored, reached = set(graph.constants), set(inputs)
+    for node in graph.nodes:
+        read = {name for name in node.inputs if name} - stored
+        if not read and node.inputs:
+            stored.update(node.outputs)
+        elif read and read <= reached:
+            if isinstance(node.op, Linear):
+                yield node
+            elif not isinstance(node.op, (Contract, Lookup, Opaque)):
+                reached.update(node.outputs)
+
+
+def _constant_channels(graph: GraphModel, layer: Node, ranges: Ranges) -> Bools | None:
+    """Which channels of a layer are constant wherever something else than a function of single entries
+    reads them; None where they are not followed.
+    """
+    assert isinstance(layer.op, Linear)
+    values = _ends_of_entrywise(graph, layer.output)
+    shape, axis = graph.shapes.get(layer.output), layer.op.writes
+    n = None if shape is None else shape[axis]
+    if not values or shape is None or not isinstance(n, int):
+        return None
+    part = replace(graph, outputs=tuple(values)).live()
+    try:
+        known = Known(part, ranges)
+    except CertificateRejected:  # it computes with what is no number
+        return None
+    constant = [True] * n
+    for name in values:
+        other = graph.shapes.get(name)
+        if other is None or len(other) != len(shape) or other[axis] != n:
+            return None
+        slices = known.of((name, axis))
+        for i in range(n):
+            constant[i] = constant[i] and slices.constant(i) is not None
+    return np.array(constant)
+
+
+def _ends_of_entrywise(graph: GraphModel, name: str) -> list[str]:
+    """Values that are functions of single entries of a tensor alone, and are read by something else."""
+    stored, reached = set(graph.constants), {name}
+    for node in graph.nodes:
+        read = {x for x in node.inputs if x} - stored
+        if not read and node.inputs:
+            stored.update(node.outputs)
+        elif read and read <= reached and isinstance(node.op, (Elementwise, PerUnit)):
+            reached.update(node.outputs)
+    ends = []
+    for value in reached:
+        readers = graph.readers.get(value, [])
+        if value in graph.outputs or any(reached.isdisjoint(n.outputs) for n in readers):
+            ends.append(value)
+    return sorted(ends)
