@@ -953,6 +953,7 @@ def report(
 ) -> None:
     """Answer all questions about a model on one page.
 
+    Of a graph: its axes, what goes on all inputs and with --on box:... on that box, and what stays.
     The page needs no other file and no network.
 
     \b
@@ -962,7 +963,7 @@ def report(
 
     given = [f"--{key} {shlex.quote(value)}" for key, value in source.items() if value]
     typed = " ".join([shlex.quote(model), *given])
-    net, domain = _load(model, **source), _domain(on)
+    net, domain = _load_any(model, **source), _domain(on)
     with bar(quiet) as progress:
         page = build(net, model, typed, domain, shlex.quote(on), budget, seed, progress)
     with writing(Path(out)):

@@ -16,6 +16,10 @@ MEANING = {
 SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
 POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
 SHOWN = 9  # layers in a drawing
+ROWS = 16  # of a table, beyond which they are folded
+AXES = 32  # of a picture of units, beyond which they are folded
+APART = 64  # units of an axis up to which a gap parts them
+ROW_PIXELS = 300  # about the length of a row of cells: a gap is one of them
 
 
 class Markup(str):
@@ -131,6 +135,82 @@ def bars(layers: Sequence[Bar], caption: str) -> Markup:
     return element("figure", *rows, legend, element("figcaption", prose(caption)), class_="bars")
 
 
+class Cells(NamedTuple):
+    """An axis: its label, in words what became of it, and what became of each unit as a number, in the
+    order of `FATES`.
+    """
+
+    label: str
+    words: str
+    fates: Sequence[int]
+
+
+FATES = {"kept": "lives", "drop": "left out", "merge": "merged", "other": "combined"}
+
+
+def cells(axes: Sequence[Cells], caption: str) -> Markup:
+    """One row per axis, all of one length, and along it a cell for each unit, in order; rows beyond
+    the first are folded.
+    """
+    rows = [_row_of_cells(axis) for axis in axes]
+    met = {fate for axis in axes for fate in axis.fates}
+    keys = []
+    for k, (kind, word) in enumerate(FATES.items()):
+        if k in met:
+            keys.append(element("span", element("i", class_=kind), word, class_="key"))
+    legend = element("p", *keys, class_="legend", aria_hidden="true")
+    shown = [*rows[:AXES], folded(rows[AXES:], "more axes")]
+    return element("figure", legend, *shown, element("figcaption", prose(caption)), class_="cells")
+
+
+def _row_of_cells(axis: Cells) -> Markup:
+    kinds, counts = [*FATES], dict[str, int]()
+    for fate in axis.fates:
+        word = FATES[kinds[fate]]
+        counts[word] = counts.get(word, 0) + 1
+    words = ", ".join(f"{count} {word}" for word, count in counts.items())
+    paths = _paths(axis.fates)
+    drawn = [element("path", d=path, class_=kinds[fate]) for fate, path in paths.items()]
+    svg = element(
+        "svg", *drawn, viewBox=f"0 0 {max(1, len(axis.fates))} 1", preserveAspectRatio="none", role="img",
+        aria_label=f"{axis.label}: {words}",
+    )  # fmt: skip
+    label, told = element("b", axis.label), element("span", prose(axis.words))
+    return element("div", label, svg, told, class_="row")
+
+
+def _paths(fates: Sequence[int]) -> dict[int, str]:
+    """For each fate rectangles, one unit wide; cells of few units are parted, units of one fate that
+    are many are drawn at once.
+    """
+    gap = len(fates) / ROW_PIXELS if len(fates) <= APART else 0.0
+    found, start = dict[int, list[str]](), 0
+    for i, fate in enumerate(fates):
+        last = i + 1 == len(fates) or fates[i + 1] != fate
+        if gap or last:
+            width = i + 1 - start - gap
+            found.setdefault(fate, []).append(
+                f"M{start + gap / 2:.6g} 0h{width:.6g}v1h-{width:.6g}z"
+            )
+            start = i + 1
+    return {fate: "".join(parts) for fate, parts in sorted(found.items())}
+
+
+def folded(rows: Sequence[Markup], what: str) -> Markup:
+    """Further rows, which are shown to who asks for them; nothing where there are none."""
+    if not rows:
+        return NOTHING
+    return element("details", element("summary", f"{len(rows)} {what}"), *rows)
+
+
+def long_table(rows: Sequence[Sequence[object]], head: Sequence[str], label: str) -> Markup:
+    """A table whose rows beyond the first are folded."""
+    rest = [table(rows[ROWS:], head, f"{label}, continued")] if rows[ROWS:] else []
+    summary = element("summary", f"{len(rows) - ROWS} more")
+    more = element("details", summary, *rest) if rest else NOTHING
+    return Markup(table(rows[:ROWS], head, label) + more)
+
+
 def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
     """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is
     left out.
@@ -237,6 +317,13 @@ gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
 .bar i,.key i{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .kept{background:var(--blue)}.drop{background:var(--orange)}.constant{background:var(--grey)}.merge{background:var(--green)}
 .inactive{background:var(--orange)}.block{background:var(--green)}.other{background:var(--violet)}
+.cells .row{grid-template-columns:9rem minmax(8rem,1fr) minmax(0,13rem)}
+.cells .row b{overflow-wrap:anywhere;line-height:1.25}.cells .row span{font-variant-numeric:tabular-nums}
+.cells .row svg{width:100%;max-width:none;height:1.05rem;overflow:hidden;border-radius:.2rem}
+.cells path,.cells svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+path.kept{fill:var(--blue)}path.drop{fill:var(--orange)}path.merge{fill:var(--green)}path.other{fill:var(--violet)}
+details{margin:.4rem 0}summary{cursor:pointer;color:var(--blue);font-size:.9375rem}
+.warning{border-left:.25rem solid var(--orange);padding:.1rem 0 .1rem .8rem}
 .legend{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
 .key i{display:inline-block;width:.75em;height:.75em;border-radius:.15em;margin-right:.4em}
 .command{font:.8125rem/1.55 ui-monospace,Menlo,Consolas,monospace;background:var(--wash);color:var(--ink);padding:.55rem .8rem;
@@ -245,7 +332,8 @@ sup{line-height:0}
 footer{margin-top:2.5rem;padding-top:1rem;border-top:1px solid var(--line);font-size:.875rem;
 color:var(--quiet);overflow-wrap:anywhere}
 @media (max-width:36rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.4rem}nav li{grid-template-columns:1.9rem 1fr}
-nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2rem .7rem}.row span{grid-column:2}
+nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2rem .7rem}
+.cells .row{grid-template-columns:7rem 1fr}.row span{grid-column:2}
 .facts th{width:8rem}}
 @media print{:root{color-scheme:light}main{max-width:none;padding:0}body{font-size:10.5pt}section{break-inside:avoid-page}
 figure,tr,.command{break-inside:avoid}.scroll{overflow:visible}

@@ -6,41 +6,38 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from moduli import api
 from moduli.common import figures
 from moduli.common.domains import Domain, Gaussian, Samples
-from moduli.common.files import atomic_write
+from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
 from moduli.compression.results import MOVES, Compression, Rank
-from moduli.formats import load_chain
+from moduli.formats import load
 from moduli.kernel.box import Box
-from moduli.kernel.errors import BudgetExhausted, MissingExtra, ModuliError
+from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.network import Network
 from moduli.piecewise.polyhedral_complex import MOST, Pieces, random_plane
 
+from . import graph_page
 from .html import (
     KINDS,
-    MEANING,
-    NOTHING,
     Bar,
     Markup,
     badge,
     bars,
-    commands,
-    document,
     drawing,
     element,
     figure,
-    prose,
     table,
 )
+from .page_parts import Questions, Refusal, Report, Section, page_of
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
@@ -49,118 +46,6 @@ NEAR = 600  # hidden units up to which the page asks for ranks within a radius
 AVERAGE = 20_000  # parameters up to which it asks for students
 IDENTITY = 5_000  # parameters up to which it asks what the function tells of them
 CELLS = 4_000  # of a picture of linear pieces
-TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
-
-
-class Refusal(NamedTuple):
-    """Why there is no answer, in one line."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A question of the page, and what was found.
-
-    Attributes:
-        name: its anchor. title: the question. status: how far the answer is to be trusted; None
-            where there is none.
-        line: the answer in one line, or why there is none. body: HTML under it. commands: what to
-            type to get it again.
-        answers: the results it rests on.
-    """
-
-    name: str
-    title: str
-    status: str | None
-    line: str
-    commands: tuple[str, ...] = ()
-    body: Markup = NOTHING
-    answers: dict[str, Result] = field(default_factory=dict)
-
-    @property
-    def glyph(self) -> str:
-        return "" if self.status is None else GLYPHS[self.status]
-
-    def html(self) -> Markup:
-        kind = "answer" if self.status else "answer none"
-        typed = commands(self.commands) if self.commands else NOTHING
-        heading = element("h2", self.title, id=f"{self.name}-title")
-        line = element("p", badge(self.glyph), element("span", prose(self.line)), class_=kind)
-        return element(
-            "section",
-            heading,
-            line,
-            self.body,
-            typed,
-            id=self.name,
-            aria_labelledby=f"{self.name}-title",
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        answers = {name: answer.to_json() for name, answer in self.answers.items()}
-        return {"name": self.name, "title": self.title, "status": self.status, "line": self.line,
-                "commands": list(self.commands), "answers": answers}  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Report(Result):
-    """A page about one network.
-
-    Attributes:
-        network, name: whose. sections: in the reader's order. status: of the least trusted section.
-    """
-
-    network: Network
-    name: str
-    sections: tuple[Section, ...]
-    kind: ClassVar[str] = "report"
-
-    @property
-    def statement(self) -> str:
-        answered = sum(section.status is not None for section in self.sections)
-        return f"{self.name}: {answered} of {len(self.sections)} questions answered"
-
-    def rows(self) -> list[tuple[str, str]]:
-        return [
-            (section.title, f"{section.glyph} {section.line}".strip()) for section in self.sections
-        ]
-
-    def data(self) -> dict[str, Any]:
-        return {
-            "model": self.name,
-            "digest": self.network.digest,
-            "sections": [s.to_json() for s in self.sections],
-        }
-
-    @property
-    def html(self) -> str:
-        """The page: one file that needs no other, and no network."""
-        lines = (
-            element(
-                "li",
-                badge(s.glyph),
-                element("a", s.title, href=f"#{s.name}"),
-                element("span", prose(s.line)),
-            )
-            for s in self.sections
-        )
-        signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values() if sign)
-        header = element("header", element("h1", self.name), element("p", repr(self.network)))
-        trust = element("p", f"{signs}.", class_="trust note")
-        nav = element("nav", element("ol", *lines), trust, aria_label="answers")
-        footer = element("footer", f"moduli, parameters {self.network.digest}")
-        main = element("main", header, nav, *(section.html() for section in self.sections), footer)
-        return document(f"{self.name}: what moduli finds", main)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the page (.html), or its data (.json); the file appears whole or not at all."""
-        target = Path(path)
-        if target.suffix == ".json":
-            return super().save(target)
-        if target.suffix not in (".html", ".htm"):
-            raise ValueError(f"{path}: a report is written as .html, or its data as .json")
-        return atomic_write(target, self.html.encode())
 
 
 @np.errstate(all="ignore")
@@ -173,7 +58,7 @@ def report(
     progress: Progress | None = None,
 ) -> Report:
     """All questions about a network on one page: units needed, what can go, symmetry, errors,
-    linear pieces.
+    linear pieces; of a graph its axes, what goes on all inputs and on a box, and what stays.
 
     What does not apply, fails or would take long says so in one line; the page is made in any case.
 
@@ -184,6 +69,7 @@ def report(
 
     Raises:
         MissingExtra: matplotlib is not installed. UnsupportedModel: the model cannot be read.
+        ArgumentError: a graph is asked about on average.
 
     >>> import moduli as mo
     >>> page = mo.report(mo.Network.mlp([[1.0], [-1.0], [0.0]], [0.5, -0.5, 2.0], [[1.0, 3.0, 1.0]], [0.0]))
@@ -193,12 +79,12 @@ def report(
     (True, False)
     """
     name = str(net) if isinstance(net, (str, Path)) else "MODEL"
-    return build(load_chain(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
+    return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
 
 
 @np.errstate(all="ignore")
 def build(
-    net: Network,
+    net: Network | Graph,
     model: str,
     typed: str,
     on: Domain,
@@ -209,7 +95,12 @@ def build(
 ) -> Report:
     """The page of a network that was read; `typed` and `where` are the model and the domain as a
     command line has them.
+
+    Raises:
+        ArgumentError: a graph is asked about on average.
     """
+    if isinstance(net, Graph):
+        return graph_page.build(net, model, typed, on, where, budget, progress)
     figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
@@ -218,12 +109,13 @@ def build(
         if progress is not None:
             progress(k, len(ORDER), section.__name__.strip("_"))
         sections.append(section(asked))
-    statuses = [s.status for s in sections if s.status is not None]
-    return Report(max(statuses, key=TRUST.index), net, Path(model).name, tuple(sections))
+    return page_of(net, model, sections)
 
 
 def _spelled(on: Domain) -> str:
     """A domain as the command line writes it."""
+    if isinstance(on, Box) and on.named:
+        return "box:FILE.npz"
     if isinstance(on, Box):
         low, high = np.unique(on.low), np.unique(on.high)
         if len(low) == len(high) == 1:
@@ -236,7 +128,7 @@ def _spelled(on: Domain) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Questions):
     """The network and all that was asked about it, each question once."""
 
     net: Network
@@ -246,27 +138,6 @@ class Asked:
     where: str
     budget: int
     seed: int
-    found: dict[str, Any] = field(default_factory=dict)
-
-    def ask(self, key: str, question: Callable[[], Any]) -> Any:
-        """The answer, or a `Refusal`: whatever goes wrong with one question, the others are
-        answered.
-        """
-        if key not in self.found:
-            try:
-                self.found[key] = question()
-            except MissingExtra:
-                raise
-            except Exception as error:
-                kind = (
-                    ""
-                    if isinstance(error, (ModuliError, ValueError))
-                    else f"{type(error).__name__}: "
-                )
-                self.found[key] = Refusal(
-                    " ".join(f"{kind}{error}".split()) or type(error).__name__
-                )
-        return self.found[key]
 
     @property
     def box(self) -> Box | None:

@@ -1,0 +1,279 @@
+"""The page about a graph: its axes, what goes on all inputs and on a box, what stays and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moduli import api
+from moduli.common.domains import Domain
+from moduli.common.graph import Axis, Graph
+from moduli.common.progress import Progress
+from moduli.compression.exact.first_layers import FirstLayers
+from moduli.compression.graph_results import GraphCompression
+from moduli.kernel.box import Box
+from moduli.kernel.errors import ArgumentError, Asked
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import Opaque
+
+from .html import Cells, Markup, cells, element, long_table, prose, table
+from .page_parts import Questions, Refusal, Report, Section, page_of
+
+NAMED = 3  # tensors of an axis that are named
+KINDS = 8  # of operators that are counted one by one
+FACTS = "parameters", "units", "slack", "first layer", "by rounding, without a bound"  # in words
+
+
+def build(
+    graph: Graph,
+    model: str,
+    typed: str,
+    on: Domain,
+    where: str,
+    budget: int,
+    progress: Progress | None,
+) -> Report:
+    """The page of a graph that was read; `typed` and `where` are the model and the box as a command
+    line has them.
+
+    Raises:
+        ArgumentError: it is asked about on average.
+    """
+    if on is not None and not isinstance(on, Box):
+        raise ArgumentError(
+            Asked("on", type(on)), ": a graph is compressed on all inputs or on a box, box:LO,HI"
+        )
+    asked, sections = GraphQuestions(graph, typed, on, where, budget), []
+    for k, section in enumerate(ORDER):
+        if progress is not None:
+            progress(k, len(ORDER), section.__name__.strip("_"))
+        sections.append(section(asked))
+    return page_of(graph, model, sections)
+
+
+@dataclass(frozen=True)
+class GraphQuestions(Questions):
+    """The graph and all that was asked about it, each question once."""
+
+    graph: Graph
+    name: str
+    on: Box | None
+    where: str
+    budget: int
+
+    def everywhere(self) -> Any:
+        """What goes on all inputs: a `GraphCompression` or a `Refusal`."""
+        return self.ask("everywhere", lambda: api.compress(self.graph, budget=self.budget))
+
+    def on_box(self) -> Any:
+        if self.on is None:
+            return Refusal("no box given; add --on box:LO,HI")
+        return self.ask("box", lambda: api.compress(self.graph, on=self.on, budget=self.budget))
+
+    def free(self) -> list[Axis]:
+        return [axis for axis in self.graph.axes if axis.frozen is None]
+
+    def stiff(self) -> list[Axis]:
+        return [axis for axis in self.graph.axes if axis.frozen is not None]
+
+
+def _network(asked: GraphQuestions) -> Section:
+    graph = asked.graph
+    model = graph.model
+    rows = [
+        *(("input", f"{name}: {_shape(model, name)}") for name in graph.inputs),
+        *(("output", f"{name}: {_shape(model, name)}") for name in graph.outputs),
+        ("parameters", graph.parameters),
+        ("operators", _kinds(model)),
+    ]
+    opaque = Counter(node.op.kind for node in model.nodes if isinstance(node.op, Opaque))
+    if opaque:
+        rows.append(("not understood", _counted(opaque)))
+    rows += [("note", note) for note in graph.notes]
+    line = f"{len(model.nodes)} operators, {graph.parameters} parameters, {_ends(graph)}"
+    return Section(
+        "network", "What it is", "proved", line, (f"moduli info {asked.name}",), table(rows)
+    )
+
+
+def _ends(graph: Graph) -> str:
+    ends = []
+    for names, word in ((graph.inputs, "input"), (graph.outputs, "output")):
+        ends.append(f"{len(names)} {word}{'' if len(names) == 1 else 's'}")
+    return ", ".join(ends)
+
+
+def _shape(model: GraphModel, name: str) -> str:
+    shape = model.shapes.get(name)
+    if shape is None:
+        return "of unknown shape"
+    sizes = ["?" if str(n).startswith("?") else str(n) for n in shape]  # a name of the reader's own
+    return " x ".join(sizes) or "a number"
+
+
+def _kinds(model: GraphModel) -> str:
+    """How many operators of each kind."""
+    kinds = Counter[str]()
+    for node in model.nodes:
+        kinds[str(getattr(node.op, "kind", type(node.op).__name__.lower()))] += 1
+    return _counted(kinds)
+
+
+def _counted(kinds: Counter[str]) -> str:
+    said = [f"{count} {kind}" for kind, count in kinds.most_common(KINDS)]
+    rest = sum(kinds.values()) - sum(count for _, count in kinds.most_common(KINDS))
+    return ", ".join([*said, f"{rest} others"] if rest else said)
+
+
+def _axes(asked: GraphQuestions) -> Section:
+    name, title, graph = "axes", "Which units", asked.graph
+    free, stiff = asked.free(), asked.stiff()
+    if not graph.axes:
+        return Section(name, title, None, "no axis of units that is understood")
+    line = f"{graph.units} units in {_number(free)}"
+    if stiff:
+        line += f"; {len(stiff)} more {_noun(stiff)} can lose none"
+    rows = []
+    for axis in (*free, *stiff):
+        rows.append(
+            (
+                axis.name,
+                axis.size,
+                _several(axis.writers),
+                _several(axis.readers),
+                axis.frozen or "",
+            )
+        )
+    head = ("axis", "units", "written by", "read by", "why it stays")
+    typed = (f"moduli info {asked.name} --json",)
+    return Section(name, title, "proved", line, typed, long_table(rows, head, "axes of units"))
+
+
+def _number(axes: Sequence[Axis]) -> str:
+    return f"{len(axes)} {_noun(axes)}"
+
+
+def _noun(axes: Sequence[Axis]) -> str:
+    return "axis" if len(axes) == 1 else "axes"
+
+
+def _several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _everywhere(asked: GraphQuestions) -> Section:
+    small = asked.everywhere()
+    typed = _commands(asked, "small.onnx", "all")
+    return _gone("removed", "What goes on all inputs", small, typed)
+
+
+def _on_box(asked: GraphQuestions) -> Section:
+    small = asked.on_box()
+    typed = _commands(asked, "region.onnx", asked.where) if asked.on is not None else ()
+    return _gone("box", "What goes on the box", small, typed)
+
+
+def _commands(asked: GraphQuestions, out: str, where: str) -> tuple[str, ...]:
+    on = "" if where == "all" else f" --on {where}"
+    return (
+        f"moduli compress {asked.name} -o {out}{on} --budget {asked.budget}",
+        f"moduli check {out}.cert.json {out} {asked.name} --on {where}",
+    )
+
+
+def _gone(name: str, title: str, small: Any, typed: tuple[str, ...]) -> Section:
+    """A compression: the numbers, the first layer, the picture."""
+    if isinstance(small, Refusal):
+        return Section(name, title, None, small.why, typed)
+    assert isinstance(small, GraphCompression)
+    drawn = {axis.name for axis in small.original.axes if axis.frozen is None}
+    facts = [fact for fact in small.facts() if fact[0] in FACTS]
+    for change in small.axes:
+        if change.axis not in drawn:
+            facts.append((change.axis, f"{change.before} -> {change.after}, {change.how}"))
+    body = (table(facts), _doubt(small.first_layer), _picture(small))
+    line, first = small.statement, small.first_layer
+    if first is not None and first.suspicious:
+        line += (
+            f"; {first.constant} of {first.channels} channels of the first layer say nothing there"
+        )
+    status = "proved" if small.glyph == "=" else "bounded"
+    answers: dict[str, Any] = {"compress": small}
+    return Section(name, title, status, line, typed, Markup("".join(body)), answers)
+
+
+def _doubt(first: FirstLayers | None) -> Markup:
+    """What a first layer says about the scale of the box."""
+    if first is None or first.constant == first.anywhere:
+        return Markup("")
+    hint = (
+        "A box of another scale than that of the data that the network was trained on is the commonest "
+        "mistake with boxes."
+    )
+    count = first.constant - first.anywhere
+    verb = "is" if count == 1 else "are"
+    said = (
+        f"{count} of {first.channels} channels of the first layer {verb} constant on the box, and not on "
+        "all inputs."
+    )
+    if first.suspicious:
+        return element(
+            "p", element("b", "Look at the box. "), prose(f"{said} {hint}"), class_="warning"
+        )
+    return element("p", prose(f"{said} {hint}"), class_="note")
+
+
+def _picture(small: GraphCompression) -> Markup:
+    """Which units live; nothing where all do."""
+    data = small.plot_data()
+    if data["before"] == data["after"]:
+        return Markup("")
+    how = {change.axis: f", {change.how}" for change in small.axes}
+    rows = []
+    for name, before, after, fates in zip(
+        data["axes"], data["before"], data["after"], data["units"], strict=True
+    ):
+        rows.append(Cells(name, f"{before} -> {after}{how.get(name, '')}", fates))
+    caption = (
+        "Units of each axis that can lose some, in their order, every row of one length. Left out: nothing "
+        "reads it, or it is constant. Merged: it is a multiple of another one. Combined: it is a sum of others."
+    )
+    return cells(rows, caption)
+
+
+def _stays(asked: GraphQuestions) -> Section:
+    """What could not go, and why."""
+    name, title = "stays", "What stays, and why"
+    reasons = dict[str, list[Axis]]()
+    for axis in asked.stiff():
+        reasons.setdefault(axis.frozen or "", []).append(axis)
+    rows = []
+    for where, small in (("all inputs", asked.everywhere()), ("the box", asked.on_box())):
+        if isinstance(small, Refusal):
+            continue
+        rows += [(f"on {where}", text) for text in small.refused]
+        if small.more:
+            text = f"{small.more} more units would go by rounding of which no bound is known"
+            rows.append((f"on {where}", text))
+    count = len(rows)
+    for why, axes in reasons.items():
+        units = sum(axis.size for axis in axes)
+        rows.append((why, f"{_number(axes)}, {units} units: {_several([a.name for a in axes])}"))
+    if not rows:
+        return Section(name, title, "proved", "nothing stands in the way of any axis")
+    stiff = asked.stiff()
+    parts = []
+    if stiff:
+        units = sum(axis.size for axis in stiff)
+        parts.append(f"{units} units of {_number(stiff)} belong to something that has to stay")
+    if count:
+        parts.append("some that could go are left alone")
+    typed = (f"moduli info {asked.name}",)
+    body = long_table(rows, ("reason", "what"), "what stays")
+    return Section(name, title, "proved", "; ".join(parts), typed, body)
+
+
+ORDER = _network, _axes, _everywhere, _on_box, _stays
