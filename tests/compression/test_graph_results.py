@@ -219,14 +219,14 @@ def test_the_first_layer_tells_a_box_of_another_scale():
     small = mo.compress(model, on=mo.Box(0, 1))
     rows = dict(small.rows())
     assert rows["on"] == "Box(0, 1)"
-    said = "2 of 3 channels are constant on the box"
+    said = "2 of 3 units are constant on the box"
     assert (
         rows["first layer"]
         == f"{said}: has the box the scale of the data that the network was trained on?"
     )
     assert small.to_json()["first_layer"] == {"channels": 3, "constant": 2, "anywhere": 0}
     wide = dict(mo.compress(model, on=mo.Box(0, 255)).rows())
-    assert wide["first layer"] == "0 of 3 channels are constant on the box"
+    assert wide["first layer"] == "0 of 3 units are constant on the box"
     everywhere = mo.compress(model)
     assert everywhere.first_layer is everywhere.to_json()["first_layer"] is None
     assert not {"on", "first layer"} & dict(everywhere.rows()).keys()

@@ -21,14 +21,13 @@ from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel, counted
 from moduli.kernel.slack import NO_SLACK, Slack
 
-from .exact.first_layers import FirstLayers, first_layers
+from .exact.first_layers import SCALE, FirstLayers, first_layers
 from .exact.graph_rounding import precision_of
 from .exact.living_units import FATES, LEFT_OUT, LIVES, WITH_BRANCH, fates_of_units
 from .exact.reduce_source import reduce_source
 from .results import WithSlack
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-SCALE = "has the box the scale of the data that the network was trained on?"
 
 
 class AxisChange(NamedTuple):

@@ -764,3 +764,17 @@ def test_independent_linear_units_are_not_multiplied_out(monkeypatch):
         linear_units.dependent(state)
         assert set(calls) == layers
         assert len(state.alive[1]) == left
+
+
+def test_the_first_layer_says_what_a_box_of_another_scale_does():
+    """Rows that pixels in [0, 1] turn on and off; on negative numbers none of them is ever on."""
+    net = relu(
+        ([[1.0, 1.0], [2.0, 0.5], [0.0, 0.0]], [-0.5, -0.25, -1.0]), ([[1.0, 1.0, 1.0]], [0.0])
+    )
+    right, wrong = (mo.compress(net, on=mo.Box(low, low + 1)) for low in (0.0, -9.0))
+    assert str(right.first_layer) == "1 of 3 units is constant on the box, 1 of them on all inputs"
+    assert not right.first_layer.suspicious
+    assert wrong.first_layer == (3, 3, 1)
+    rows = dict(wrong.rows())
+    assert rows["on"] == "Box(-9, -8)"
+    assert rows["first layer"].endswith("was trained on?")

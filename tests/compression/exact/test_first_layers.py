@@ -37,8 +37,8 @@ def test_what_is_constant_on_all_inputs_is_not_blamed_on_the_box():
     found = first_layers(g.model(g.dense(g.each("relu", h), "b", np.ones((1, 3)))), UNIT)
     assert found == FirstLayers(3, 3, 2)
     assert not found.suspicious
-    assert str(found) == "3 of 3 channels are constant on the box, 2 of them on all inputs"
-    assert str(FirstLayers(8, 1, 0)) == "1 of 8 channels is constant on the box"
+    assert str(found) == "3 of 3 units are constant on the box, 2 of them on all inputs"
+    assert str(FirstLayers(8, 1, 0)) == "1 of 8 units is constant on the box"
 
 
 def test_steps_in_front_and_behind_are_followed():

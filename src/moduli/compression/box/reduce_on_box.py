@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from moduli.common.progress import Progress
 from moduli.compression.certify import certify, first
+from moduli.compression.exact.first_layers import SCALE, FirstLayers
 from moduli.compression.exact.reduce import flattened, needed, no_units, settle
 from moduli.compression.results import MOVES, Compression, Rank
 from moduli.kernel.bounds.box_claim import Region
@@ -65,11 +67,24 @@ class RegionalCompression(Compression):
         return replace(self, network=small, proof=proof)
 
     @property
+    def first_layer(self) -> FirstLayers | None:
+        """Units of the first layer, and how many are off on the box; None where none can be off."""
+        if len(self.original.layers) < 2 or self.original.activations[0].exact(Fraction(-1)) != 0:
+            return None
+        constant = ~self.original.layers[0].weight.any(axis=1)
+        off = (self.stability.signs[0] < 0) | constant
+        return FirstLayers(len(off), int(off.sum()), int(constant.sum()))
+
+    @property
     def statement(self) -> str:
         return f"{super().statement}, on the box"
 
     def rows(self) -> list[tuple[str, str]]:
-        rows = dict(super().rows())
+        (network, *rest) = super().rows()
+        rows = dict([network, ("on", repr(self.on)), *rest])
+        first = self.first_layer
+        if first is not None:
+            rows["first layer"] = str(first) + (f": {SCALE}" if first.suspicious else "")
         rows["same function"] = f"{self.glyph} proved on the box" + (
             ", up to the slack" if self.slack else ""
         )
@@ -90,6 +105,7 @@ class RegionalCompression(Compression):
             **effort,
             "undecided": rest,
             "masked_units": self.masked_units,
+            "first_layer": None if self.first_layer is None else self.first_layer._asdict(),
         }
 
 

@@ -26,6 +26,7 @@ from moduli.kernel.graph.operators import (
 )
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
+SCALE = "has the box the scale of the data that the network was trained on?"
 SUSPICIOUS = 0.5  # share of channels that only the box makes constant, from which it is doubted
 
 
@@ -48,7 +49,7 @@ class FirstLayers(NamedTuple):
 
     def __str__(self) -> str:
         verb = "is" if self.constant == 1 else "are"
-        said = f"{self.constant} of {self.channels} channels {verb} constant on the box"
+        said = f"{self.constant} of {self.channels} units {verb} constant on the box"
         return f"{said}, {self.anywhere} of them on all inputs" if self.anywhere else said
 
 
