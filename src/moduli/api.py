@@ -35,6 +35,7 @@ from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.compare import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
+from moduli.equivalence.graph_symmetries import GraphSymmetries
 from moduli.equivalence.graphs import GraphDistance, GraphEquivalence
 from moduli.equivalence.group import Signature, SymmetryGroup
 from moduli.kernel.box import Box
@@ -44,6 +45,7 @@ from moduli.kernel.errors import (
     Asked,
     CertificateRejected,
     ShapeError,
+    UnsupportedModel,
 )
 from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
@@ -550,8 +552,9 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
 
 
 @np.errstate(all="ignore")
-def symmetries(net: Any) -> SymmetryGroup:
-    """The group of permutations, signs and positive scales of hidden units that keep the function.
+def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
+    """The group of permutations, signs and positive scales of hidden units that keep the function; of
+    a graph the permutations of its units (`GraphSymmetries`).
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
@@ -561,7 +564,13 @@ def symmetries(net: Any) -> SymmetryGroup:
     >>> mo.canonical(group.random(seed=1)(net)) == mo.canonical(net)
     True
     """
-    return SymmetryGroup.of(load_chain(net))
+    found = load(net)
+    try:
+        return SymmetryGroup.of(load_chain(found))
+    except UnsupportedModel:
+        if not isinstance(found, Graph):
+            raise
+        return GraphSymmetries.of(found)
 
 
 @np.errstate(all="ignore")

@@ -171,7 +171,12 @@ FORGERIES = {
     ),
     "permute some": (TWO, [move("permute", 1, [0])], {}, "orders 1 of 2"),
     "permute twice": (TWO, [move("permute", 1, [0, 0])], {}, "twice"),
-    "inactive without a box": (TWO, [move("inactive", 1, [0])], {}, "claims no signs"),
+    "inactive without a box": (
+        TWO,
+        [move("inactive", 1, [0])],
+        {},
+        "not known to be linear for all inputs",
+    ),
     "inactive but active": (
         ACTIVE,
         [move("inactive", 1, [0])],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import Any
 
 import forgeries
 import mpmath
@@ -19,6 +20,7 @@ import moduli as mo
 from moduli.common.exact_values import evaluate
 from moduli.kernel import exact_numbers
 from moduli.kernel.bounds.activation_bounds import preactivation_bounds
+from moduli.kernel.bounds.activation_bounds import signs as signs_of
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.exact_numbers import Work
@@ -100,13 +102,16 @@ def picture(state):
     for array in (*state.weights, *state.biases):
         low = np.zeros(array.hi.shape) if array.lo is None else array.lo
         arrays.append((array.hi.shape, array.hi.tobytes(), low.tobytes(), dict(array.rest)))
-    bounds = None
+    bounds, signs = list[Any](), list[Any]()
     if state.region is not None:
-        asked = state.preactivation_bounds or preactivation_bounds(
-            State(state.net, region=state.region)
-        )
+        asked = state.preactivation_bounds
+        if not asked:
+            fresh = State(state.net, region=state.region)
+            preactivation_bounds(fresh, 1)
+            asked = fresh.preactivation_bounds
         bounds = [(lo.tolist(), hi.tolist()) for lo, hi in asked]
-    alive, signs = [a.tolist() for a in state.alive], [s.tolist() for s in state.signs]
+        signs = [s.tolist() for s in state.signs]
+    alive = [a.tolist() for a in state.alive]
     return arrays, alive, list(state.activations), signs, bounds
 
 
@@ -156,8 +161,10 @@ def judge(state, move, *, merges_may_stop=False):
 
 def require_signs(state, found):
     """Signs and bounds of pre-activations stay true."""
-    for l, signs in enumerate(state.signs):
-        bounds = None if state.preactivation_bounds is None else state.preactivation_bounds[l]
+    for l in range(len(found) - 1):
+        signs = signs_of(state, l + 1)
+        asked = state.preactivation_bounds
+        bounds = asked[l] if l < len(asked) else None
         for place, name in enumerate(state.alive[l + 1].tolist()):
             z, slip = found[l][place], mpmath.mpf(10) ** (30 - DIGITS)
             assert signs[name] * z >= -slip
@@ -188,7 +195,7 @@ def test_what_is_accepted_keeps_the_function_and_what_is_rejected_changes_nothin
     net = plants.small_network(data.draw, BENDING if on_box else EVERY)
     state = started(data.draw, net, on_box=on_box)
     if on_box and data.draw(st.booleans()):
-        preactivation_bounds(state)
+        preactivation_bounds(state, 1)
     move = plants.any_move(data.draw, state, kind)
     event(f"accepted: {judge(state, move)}")
 

@@ -1,10 +1,9 @@
 """Are two graphs the same function? As far as moves and bounds decide.
 
-Proved where both are the same graph once all that can be left out without rounding is left out, or,
-with a tolerance, where what rounding does to both is within it. Refuted where the
-kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well: what
-float64 sees there is told, and decides nothing. Graphs whose units are in another order stay
-undecided.
+Proved where both are the same graph once all that can be left out without rounding is left out, and
+units stand in one order, or, with a tolerance, where what rounding does to both is within it. Refuted
+where the kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well:
+what float64 sees there is told, and decides nothing.
 """
 
 from __future__ import annotations
@@ -22,16 +21,19 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.graph.certificate import GraphMove, after
 from moduli.kernel.graph.differences import apart, of_one_shape
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import sizes
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.slack import NO_SLACK, Slack
 
+from .graph_order import moves_to_order
 from .group import Signature
 
 INPUTS = 8  # drawn inputs at which both graphs are run
 Inputs = Mapping[str, Any]
+Moves = tuple[GraphMove, ...]
 
 
 class GraphWitness(NamedTuple):
@@ -47,7 +49,8 @@ class GraphEquivalence(Result):
     """Whether two graphs are one function.
 
     Attributes:
-        a, b: what was left out of each, with its proof. witness: where they differ. near: a bound of
+        a, b: what was left out of each, with its proof. orders: moves that put units of what is left
+            of each into one order. witness: where they differ. near: a bound of
             how far the two are apart, where that is within `eps`.
         seen: the largest difference at a few inputs, as float64 computes it; None where none could
             be run.
@@ -60,6 +63,7 @@ class GraphEquivalence(Result):
     witness: GraphWitness | None = None
     seen: float | None = None
     near: Slack | None = None
+    orders: tuple[Moves, Moves] = ((), ())
     kind: ClassVar[str] = "equal"
 
     def check(self) -> bool:
@@ -78,7 +82,7 @@ class GraphEquivalence(Result):
             if not bound.finite:
                 raise CertificateRejected("no bound is claimed")
         else:
-            bound = _require_one_left(self.a, self.b, self.on)
+            bound = _require_one_left(self.a, self.b, self.on, self.orders)
         if not bound.everywhere <= self.eps:
             raise CertificateRejected(f"outputs are within {bound}, not within {self.eps!r}")
         return True
@@ -91,7 +95,8 @@ class GraphEquivalence(Result):
         if self.status == "proved":
             bound = self.a.proof.slack + self.b.proof.slack
             same = "the same function" if bound == NO_SLACK else f"the same function up to {bound}"
-            return f"{same} {where}: both reduce to the same graph"
+            order = ", with units in another order" if any(self.orders) else ""
+            return f"{same} {where}: both reduce to the same graph{order}"
         if self.witness is not None:
             name, size = self.witness.output, self.witness.difference
             return f"output {name!r} differs by at least {size:.6g} at an input"
@@ -137,8 +142,9 @@ def equivalent(
     _require_ends(a, b)
     first, second = _reduced(a, b, on, budget, progress, rounding=eps > 0)
     slack = first.proof.slack + second.proof.slack
-    if first.network.digest == second.network.digest and slack.everywhere <= eps:
-        return GraphEquivalence("proved", first, second, eps, on)
+    orders = _in_one_order(first.network, second.network)
+    if orders is not None and slack.everywhere <= eps:
+        return GraphEquivalence("proved", first, second, eps, on, orders=orders)
     near = difference_bound(a, b, on) if eps > 0 else None
     if near is not None and near.everywhere <= eps:
         return GraphEquivalence("proved", first, second, eps, on, near=near)
@@ -153,11 +159,24 @@ def _reduced(
     """Both reduced: without rounding, and with it where that is allowed and leads to one graph."""
     both = (a, on), (b, _of_second(on, a, b))
     exact = tuple(compress(x, box, budget, progress, rounding=False) for x, box in both)
-    if not rounding or exact[0].network.digest == exact[1].network.digest:
+    if not rounding or _in_one_order(exact[0].network, exact[1].network) is not None:
         return exact[0], exact[1]
     near = tuple(compress(x, box, budget, progress) for x, box in both)
-    alike = near[0].network.digest == near[1].network.digest
+    alike = _in_one_order(near[0].network, near[1].network) is not None
     return (near[0], near[1]) if alike else (exact[0], exact[1])
+
+
+def _in_one_order(a: Graph, b: Graph) -> tuple[Moves, Moves] | None:
+    """Moves after which both are the same graph; None where none were found."""
+    if a.digest == b.digest:
+        return (), ()
+    if a.parameters != b.parameters or len(a.model.nodes) != len(b.model.nodes):
+        return None
+    moves = moves_to_order(a.model), moves_to_order(b.model)
+    if not any(moves):
+        return None
+    first, second = (after(x.model, x.digest, own) for x, own in zip((a, b), moves, strict=True))
+    return moves if first == second else None
 
 
 def _require_ends(a: Graph, b: Graph) -> None:
@@ -192,14 +211,22 @@ def _require_bound(a: Graph, b: Graph, on: Box | None, bound: Slack) -> None:
         raise CertificateRejected(f"outputs are bounded by {again} only, not by {bound}")
 
 
-def _require_one_left(a: GraphCompression, b: GraphCompression, on: Box | None) -> Slack:
-    """Both proofs hold, on these inputs, and lead to one graph; how far they are from it together."""
+def _require_one_left(
+    a: GraphCompression, b: GraphCompression, on: Box | None, orders: tuple[Moves, Moves]
+) -> Slack:
+    """Both proofs hold, on these inputs, and lead to one graph with units in one order; how far they are
+    from it together.
+    """
     wanted = (on, _of_second(on, a.original, b.original))
     for part, inputs in zip((a, b), wanted, strict=True):
         if (part.on and part.on.to_json()) != (inputs and inputs.to_json()):
             raise CertificateRejected(f"a proof is about on={part.on!r}, not about on={inputs!r}")
         part.check()
-    if a.proof.small != b.proof.small:
+    left = (
+        after(part.network.model, part.proof.small, moves)
+        for part, moves in zip((a, b), orders, strict=True)
+    )
+    if next(left) != next(left):
         raise CertificateRejected("what is left of the two graphs is not the same")
     return a.proof.slack + b.proof.slack
 
@@ -383,7 +410,8 @@ class GraphDistance(Result):
         else:
             parts = (self.same.a, self.a), (self.same.b, self.b)
             first, second = (replace(part, original=own) for part, own in parts)
-            if _require_one_left(first, second, self.on) != self.bound:
+            bound = _require_one_left(first, second, self.on, self.same.orders)
+            if bound != self.bound:
                 raise CertificateRejected(f"the proofs do not bound outputs by {self.bound}")
         if self.witness is not None:
             _require_witness(self.a, self.b, self.on, self.witness, 0.0)
@@ -435,19 +463,18 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
     if bound != NO_SLACK:
         first, second = _reduced(a, b, on, budget, None, rounding=True)
         near = first.proof.slack + second.proof.slack
-        alike = first.network.digest == second.network.digest
-        if alike and (near.everywhere < bound.everywhere or not bound.finite):
+        orders = _in_one_order(first.network, second.network)
+        if orders is not None and (near.everywhere < bound.everywhere or not bound.finite):
             status = "proved" if near == NO_SLACK else "bounded"
-            same = GraphEquivalence("proved", first, second, near.everywhere, on)
+            same = GraphEquivalence("proved", first, second, near.everywhere, on, orders=orders)
             return GraphDistance(status, a, b, near, on, witness, seen, same)
     status = "bounded" if bound.finite else "undecided"
     return GraphDistance("proved" if bound == NO_SLACK else status, a, b, bound, on, witness, seen)
 
 
 def signature(graph: Graph, budget: int = 10_000) -> Signature:
-    """The digest of what is left of a graph; equal ones, equal functions. Never complete: graphs
-    whose units are in another order have another one.
+    """The digest of what is left of a graph, with units in an order that does not depend on where they
+    stand; equal ones, equal functions. Never complete: other scales or signs have another one.
     """
-    return Signature(
-        compress(graph, None, budget, None, rounding=False).network.digest, complete=False
-    )
+    left = compress(graph, None, budget, None, rounding=False).network
+    return Signature(after(left.model, left.digest, moves_to_order(left.model)), complete=False)

@@ -52,7 +52,7 @@ def test_a_known_sign_makes_a_unit_linear(activation, slopes):
 def test_bounds_hold_at_points_and_extents_at_corners(data):
     net = plants.small_network(data.draw, ["relu", "abs", "leaky_relu(0.5)"])
     state = on_box(net)
-    found = preactivation_bounds(state)
+    found = [preactivation_bounds(state, l) for l in range(1, len(net.layers))]
     row = tuple(data.draw(plants.SMALL) for _ in range(net.widths[0]))
     least, most = extent(state, 1, row)
     assert (least, most) == (-sum(map(abs, row)), sum(map(abs, row))), "exact, on a box around zero"
@@ -74,10 +74,14 @@ def test_no_box_or_no_end_is_no_extent():
     net = mo.Network.mlp(
         [[1e308], [1.0]], [1e308, 0.0], [[1.0, 1.0]], [0.0], [[1.0]], [0.0], activation="relu"
     )
-    assert extent(State(net), 1, (Fraction(1),)) is None
+    assert extent(State(net), 1, (Fraction(1),)) == (None, None)
+    assert extent(State(net), 2, (Fraction(1), Fraction(-1))) == (None, None)
+    assert extent(State(net), 2, (Fraction(1), Fraction(1))) == (0, None), (
+        "a relu is never negative"
+    )
     state = on_box(net, low=-1e10, high=1e10)
-    assert extent(state, 2, (Fraction(1), Fraction(1))) is None
-    assert extent(state, 2, (Fraction(0), Fraction(1))) is not None, (
+    assert extent(state, 2, (Fraction(1), Fraction(1))) == (0, None)
+    assert extent(state, 2, (Fraction(0), Fraction(1))) == (0, 10**10), (
         "what a weight of zero meets does not matter"
     )
 

@@ -41,7 +41,10 @@ class Coupling(Ties):
         while self.waiting:
             node = self.waiting.popleft()
             self.queued.discard(id(node))
-            node.op.couple(node, self)
+            self._couple(node)
+
+    def _couple(self, node: Node) -> None:
+        node.op.couple(node, self)
 
     # What operators ask
 
@@ -151,9 +154,9 @@ class Units:
         return int(max(labels.max(initial=0) for labels in self.places.values()))
 
 
-def units_from(graph: GraphModel, seed: Place) -> Units:
+def units_from(graph: GraphModel, seed: Place, kind: type[Coupling] = Coupling) -> Units:
     """Of the units that an axis of a tensor has a part in."""
-    coupling = Coupling(graph, seed)
+    coupling = kind(graph, seed)
     order = [seed, *(place for place in coupling.classes if place != seed)]
     roots = [coupling.labels(place) for place in order]
     together = np.concatenate([r for r in roots if r is not None])

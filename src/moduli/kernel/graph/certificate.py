@@ -13,6 +13,7 @@ are made anew before each round.
 | remove | leaves out units of an axis, some of them merged into others | `removal` |
 | bypass | lets the readers of a node read one of its inputs | `bypasses` |
 | combine | leaves out units between two layers that are sums of others; alone in its round | `combining` |
+| order | puts units of an axis in another order; with others of its kind alone in its round | `ordering` |
 
 What no output needs goes before the first round and after each. The result has to be `small`:
 operators, wiring and every stored number. Moves are exact over the reals; what they make and the
@@ -37,6 +38,8 @@ from .combining import combined
 from .differences import difference
 from .facts import Known, Ranges
 from .model import GraphModel, rebuilt
+from .operators import Place
+from .ordering import exchangeable, ordered
 from .removal import remove
 from .shapes import require_shapes
 
@@ -50,11 +53,12 @@ class GraphMove:
     """One step; see the table of the module.
 
     Attributes:
-        kind: "remove", "bypass" or "combine".
+        kind: "remove", "bypass", "combine" or "order".
         tensor: whose axis has the units; for a bypass the sum, to combine what the first layer gives.
         axis: of the tensor. units: first indices along it of the units that go.
         into: for each, the first index of the unit that it is merged into, or -1; to combine, the
-            units that stay of which they are sums. coefficients: of these sums, unit by unit.
+            units that stay of which they are sums. coefficients: of these sums, unit by unit. To order,
+            units has for each unit, by its first index, the former one that comes to its place.
     """
 
     kind: str
@@ -70,15 +74,19 @@ class GraphMove:
         some = ", ".join(map(str, self.units[:4])) + (", ..." if len(self.units) > 4 else "")
         if self.kind == "combine":
             return f"combination of {some} of {self.tensor!r}"
+        if self.kind == "order":
+            return f"order along axis {self.axis} of {self.tensor!r}"
         return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
 
     def plain(self) -> dict[str, Any]:
         if self.kind == "bypass":
             return {"move": self.kind, "tensor": self.tensor}
         said: dict[str, Any] = {"move": self.kind, "tensor": self.tensor}
-        if self.kind == "remove":
+        if self.kind != "combine":
             said["axis"] = self.axis
-        said |= {"units": list(self.units), "into": list(self.into)}
+        said["units"] = list(self.units)
+        if self.kind != "order":
+            said["into"] = list(self.into)
         if self.kind == "combine":
             said["coefficients"] = list(self.coefficients)
         return said
@@ -91,6 +99,13 @@ class GraphMove:
             return GraphMove(kind, fields.text(read["tensor"], "tensor"))
         if kind == "combine":
             return _combination(data)
+        if kind == "order":
+            read = fields.record(data, ("move", "tensor", "axis", "units"), "an order")
+            units = tuple(
+                fields.whole(x, 0, 2**31, "units") for x in fields.items(read["units"], "units")
+            )
+            axis = fields.whole(read["axis"], 0, 32, "axis")
+            return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis, units)
         if kind != "remove":
             raise CertificateRejected(f"not a move of a graph: {str(data)[:80]}")
         read = fields.record(data, ("move", "tensor", "axis", "units", "into"), "a removal")
@@ -256,8 +271,10 @@ def played(
     Raises:
         CertificateRejected: naming the move and what fails.
     """
-    known = Known(graph, ranges)
     passed, moves = False, tuple(moves)
+    if any(move.kind == "order" for move in moves):
+        return _all_in_order(graph, moves), NO_SLACK
+    known = Known(graph, ranges)
     if any(move.kind == "combine" for move in moves):
         if len(moves) > 1:
             raise CertificateRejected("a combination is alone in its round")
@@ -308,14 +325,58 @@ def combination(known: Known, move: GraphMove, ranges: Ranges) -> tuple[GraphMod
     return graph, slack + further
 
 
-def removed(known: Known, move: GraphMove) -> GraphModel:
-    """The graph after a removal."""
-    shape = known.graph.shapes.get(move.tensor)
+def after(graph: GraphModel, digest: str, moves: Iterable[GraphMove]) -> str:
+    """The digest of a graph, named by its digest, after orders of its units.
+
+    Raises:
+        CertificateRejected: it is another graph, or naming the move that fails.
+    """
+    with fields.made_by_hand("graph"):
+        graph = rebuilt(graph)
+    if graph.digest != digest:
+        raise CertificateRejected(f"the graph has digest {graph.digest}, not {digest}")
+    moves = [GraphMove.of(move.plain()) for move in moves]
+    if any(move.kind != "order" for move in moves):
+        raise CertificateRejected("a move is no order of units")
+    require_shapes(graph)
+    return played(graph, moves, {})[0].digest
+
+
+def _all_in_order(graph: GraphModel, moves: Iterable[GraphMove]) -> GraphModel:
+    for move in moves:
+        try:
+            graph = _in_order(graph, move)
+        except CertificateRejected as error:
+            raise CertificateRejected(f"{move}: {error}") from None
+    return graph
+
+
+def _in_order(graph: GraphModel, move: GraphMove) -> GraphModel:
+    """The graph after units trade places."""
+    if move.kind != "order":
+        raise CertificateRejected("it is in one round with an order of units")
+    units = exchangeable(graph, _place(graph, move))
+    labels = units.places[units.seed]
+    if any(not 0 <= i < len(labels) for i in move.units):
+        raise CertificateRejected(f"the axis has {len(labels)} indices")
+    order = [int(labels[i]) for i in move.units]
+    # units that the axis does not have, numbered behind the others, stay
+    return ordered(graph, units, [*order, *range(len(order) + 1, units.count + 1)])
+
+
+def _place(graph: GraphModel, move: GraphMove) -> Place:
+    shape = graph.shapes.get(move.tensor)
     if shape is None or not 0 <= move.axis < len(shape) or not isinstance(shape[move.axis], int):
         raise CertificateRejected("there is no such axis of known size")
+    return move.tensor, move.axis
+
+
+def removed(known: Known, move: GraphMove) -> GraphModel:
+    """The graph after a removal."""
+    place = _place(known.graph, move)
     if len(move.units) != len(move.into) or len(set(move.units)) < len(move.units):
         raise CertificateRejected("units and what they are merged into do not match")
-    units = units_from(known.graph, (move.tensor, move.axis))
+    units = units_from(known.graph, place)
     return remove(known, units, dict(zip(*numbered(units, move), strict=True)))
 
 
