@@ -41,7 +41,7 @@ class Exchangeable(NamedTuple):
 
 def exchangeable_units(graph: GraphModel) -> list[Exchangeable]:
     """All sets of units that may trade places in every way, axis by axis."""
-    found, taken, covered = list[Exchangeable](), set[tuple[Place, int]](), set[Place]()
+    found, taken, covered = list[Exchangeable](), set[tuple[Place, bytes]](), set[Place]()
     for seed in reversed(seeds(graph)):
         if seed in covered or not _known(graph, seed):
             continue
@@ -58,13 +58,18 @@ def exchangeable_units(graph: GraphModel) -> list[Exchangeable]:
     return found
 
 
-def _keys(units: Units) -> dict[int, tuple[Place, int]]:
-    """A name for each unit that does not depend on the seed: the first place, by name, where it is."""
-    found: dict[int, tuple[Place, int]] = {}
+def _keys(units: Units) -> dict[int, tuple[Place, bytes]]:
+    """A name for each unit that does not depend on the seed: the first place, by name, where it is, and
+    all its indices there; a head and a coordinate inside heads share some.
+    """
+    found: dict[int, tuple[Place, bytes]] = {}
     for place in sorted(units.places):
-        names, first = np.unique(units.places[place], return_index=True)
-        for unit, index in zip(names.tolist(), first.tolist(), strict=True):
-            found.setdefault(unit, (place, index))
+        labels = units.places[place]
+        order = np.argsort(labels, kind="stable")
+        names, starts = np.unique(labels[order], return_index=True)
+        for unit, own in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
+            if unit not in found:
+                found[unit] = place, own.tobytes()
     return found
 
 
