@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 import moduli as mo
 from moduli.equivalence.graph_order import exchangeable_units, moves_to_order
+from moduli.kernel.graph.axes import units_from
 from moduli.kernel.graph.certificate import GraphMove, after, played
 from moduli.kernel.graph.ordering import exchangeable, ordered
 
@@ -248,6 +249,42 @@ def test_inputs_and_outputs_keep_their_order(graph):
         for axis, n in enumerate(model.shapes[name]):
             if isinstance(n, int) and n > 1:
                 assert exchangeable(model, (name, axis)).count == 0
+
+
+def test_sizes_keep_their_order(tmp_path):
+    """What reads the sizes of an input apart tells them apart."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def of_sizes(numbers):
+        node = helper.make_node
+        nodes = [
+            node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+            node("Mul", ["f", "c"], ["m"]), node("ReduceSum", ["m"], ["r"], keepdims=0), node("Add", ["x", "r"], ["y"]),
+        ]  # fmt: skip
+        ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4])] for n in "xy"]
+        stored = [numpy_helper.from_array(np.array(numbers, np.float32), "c")]
+        graph = helper.make_graph(nodes, "g", *ends, stored)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+    a, b = mo.load(of_sizes([1, 10])), mo.load(of_sizes([10, 1]))
+    assert mo.equivalent(a, b).status != "proved"
+    assert mo.signature(a) != mo.signature(b)
+    with pytest.raises(mo.CertificateRejected):
+        after(a.model, a.digest, [GraphMove("order", "m", 0, (1, 0))])
+    assert all(units_from(a.model, (name, 0)).count == 0 for name in ("s", "f", "m"))
+
+
+def test_parts_of_other_classes_are_refused(graph):
+    class Liar(type(mo.compress(graph))):
+        def check(self):
+            return True
+
+    answer = mo.equivalent(graph, mo.symmetries(graph).random(1)(graph))
+    part = answer.a
+    given = [field.name for field in fields(part) if field.init]
+    lie = Liar(**{name: getattr(part, name) for name in given})
+    with pytest.raises(mo.CertificateRejected, match="a class that may say anything"):
+        replace(answer, a=lie).check()
 
 
 def test_symmetries_of_a_graph_are_data(graph):

@@ -21,7 +21,7 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
-from moduli.kernel.graph.certificate import GraphMove, after
+from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, after
 from moduli.kernel.graph.differences import apart, of_one_shape
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import sizes
@@ -221,6 +221,8 @@ def _require_one_left(
     for part, inputs in zip((a, b), wanted, strict=True):
         if (part.on and part.on.to_json()) != (inputs and inputs.to_json()):
             raise CertificateRejected(f"a proof is about on={part.on!r}, not about on={inputs!r}")
+        if type(part) is not GraphCompression or type(part.proof) is not GraphCertificate:
+            raise CertificateRejected("a part is of a class that may say anything")
         part.check()
     left = (
         after(part.network.model, part.proof.small, moves)

@@ -194,6 +194,51 @@ def test_channels_may_come_last(tmp_path):
         mo.compress(path, on=mo.Box(*np.reshape(ends, (2, 3, 1, 1))))
 
 
+# What looks settled, and is not ---------------------------------------------------------------------------------
+
+
+def test_zero_over_what_may_be_zero_is_not_zero(tmp_path):
+    """0 / 0 is no number, and the file says so."""
+    rng = np.random.default_rng(5)
+    stored = {
+        "a": np.abs(rng.normal(size=(4, 4))),
+        "z": [0.0, 0.0, 1.0, 1.0],
+        "w": rng.normal(size=(4, 3)),
+    }
+    nodes = [
+        node("MatMul", ["x", "a"], ["h"]), node("Mul", ["h", "z"], ["t"]), node("Div", ["t", "h"], ["q"]),
+        node("MatMul", ["q", "w"], ["y"]),
+    ]  # fmt: skip
+    numbers = {k: np.asarray(v, np.float32) for k, v in stored.items()}
+    small = mo.compress(saved(tmp_path, nodes, numbers, ["n", 4], rank=2))
+    assert channels(small) == {}
+    # where it is above zero it is
+    nodes[2:3] = [
+        node("Exp", ["h"], ["e"]), node("Add", ["e", "one"], ["u"]), node("Div", ["t", "u"], ["q"]),
+    ]  # fmt: skip
+    numbers["one"] = np.float32(1)
+    small = mo.compress(saved(tmp_path, nodes, numbers, ["n", 4], rank=2))
+    assert channels(small) == {"a": (4, 2)}
+
+
+def test_ties_of_half_precision_are_left_open(tmp_path):
+    """A quotient that is 78.52 is 78.5 in half precision, a tie."""
+    half = np.float16
+    scale, constant = half(1.003), half(78.5 * 1.003)
+    assert round(float(constant) / float(scale)) != round(float(half(constant / scale)))
+    stored = {
+        "w": (np.eye(3) + np.eye(3)[[1, 2, 0]]).astype(half), "z": np.array([0, 1, 1], half), "c": np.array([constant, 0, 0], half),
+        "s": scale, "zp": np.uint8(0), "v": np.ones((3, 2), half), "b": np.zeros(2, half),
+    }  # fmt: skip
+    path = saved(tmp_path, [
+        node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16), node("MatMul", ["h", "w"], ["m"]),
+        node("Mul", ["m", "z"], ["k"]), node("Add", ["k", "c"], ["a"]), node("QuantizeLinear", ["a", "s", "zp"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "zp"], ["d"]), node("MatMul", ["d", "v"], ["n"]),
+        node("Add", ["n", "b"], ["o"]), node("Cast", ["o"], ["y"], to=FLOAT),
+    ], stored, ["n", 3], rank=2)  # fmt: skip
+    assert channels(mo.compress(path)) == {}
+
+
 # Values against bounds ------------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,8 @@ def _everywhere(state: State, l: int) -> tuple[Array, Array]:
     alive[state.alive[l - 1]] = True
     exact = w.is_float() and b.is_float()
     low, high = (np.where(alive, end, 0.0)[None] for end in before)
-    lo, hi = propagation.interval(propagation.Affine(w.hi, b.hi, exact), low, high)
+    with np.errstate(all="ignore"):
+        lo, hi = propagation.interval(propagation.Affine(w.hi, b.hi, exact), low, high)
     return lo[0], hi[0]
 
 

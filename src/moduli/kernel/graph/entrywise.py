@@ -29,7 +29,9 @@ from .operator import (
 )
 from .slices import ONE, Array, Slices, are_numbers
 
-CLOSE = Fraction(1, 2**18)  # of a quotient: what a division in few bits may lose
+# Of a quotient: what a division in the type of the scale may lose, by its bits
+CLOSE = {"float16": Fraction(1, 2**8), "bfloat16": Fraction(1, 2**5)}
+CLOSE_ELSE = Fraction(1, 2**18)
 
 
 @dataclass(frozen=True)
@@ -280,8 +282,7 @@ def _range(kind: str, parts: Sequence[Slices]) -> tuple[Array, Array]:
             if kind == "mul":
                 low, high = _product(a.low, a.high, b.low, b.high)
                 return np.where(_same_sign(a, b), np.maximum(low, 0.0), low), high
-            low, high = _over(b)
-            return _product(a.low, a.high, low, high)
+            return _quotient(a, b)
     if (
         kind == "pow"
         and len(parts) == 2
@@ -303,12 +304,14 @@ def _same_sign(a: Slices, b: Slices) -> Any:
     return np.array([r * s >= 0 for r, s in zip(a.ratios, b.ratios, strict=True)], dtype=bool)
 
 
-def _over(b: Slices) -> tuple[Array, Array]:
-    """Bounds of 1 / b, within two roundings of its float; none where b may be as good as zero."""
+def _quotient(a: Slices, b: Slices) -> tuple[Array, Array]:
+    """Bounds of a / b, 1 / b within two roundings of its float; none where b may be as good as zero,
+    even if a is zero.
+    """
     sure = (b.low >= 1e-100) | (b.high <= -1e-100)
     ends = 1.0 / b.high, 1.0 / b.low
     widths = [np.abs(end) * 2 * UNIT + TINY for end in ends]
-    low, high = ends[0] - widths[0], ends[1] + widths[1]
+    low, high = _product(a.low, a.high, ends[0] - widths[0], ends[1] + widths[1])
     return np.where(sure, low, -np.inf), np.where(sure, high, np.inf)
 
 
@@ -390,7 +393,8 @@ class PerUnit(Operator):
                 [np.asarray(a, dtype=np.float64).ravel() for a in further], axis, len(x)
             )
             if steps is not None:
-                return self._rescaled(node, axis, x, *steps, facts)
+                close = CLOSE.get(np.asarray(further[0]).dtype.name, CLOSE_ELSE)
+                return self._rescaled(node, axis, x, *steps, close, facts)
         if axis == self.axis:
             return facts.classes.unknown(len(x))
         known = dict[int, tuple[int, Fraction]]()
@@ -409,15 +413,22 @@ class PerUnit(Operator):
         return np.resize(scale, n), np.resize(zero, n)
 
     def _rescaled(
-        self, node: Node, axis: int, x: Slices, scale: Array, zero: Array, facts: Facts
+        self,
+        node: Node,
+        axis: int,
+        x: Slices,
+        scale: Array,
+        zero: Array,
+        close: Fraction,
+        facts: Facts,
     ) -> Slices:
-        """Of integers to numbers, or back."""
+        """Of integers to numbers, or back; `close` to a tie it is not known which way."""
         ends = np.array(self.numbers) if self.numbers else np.array([-np.inf, np.inf])
         down = self.kind == "quantise"
         with np.errstate(all="ignore"):
             if down:
                 least, most = (
-                    np.rint(end / scale + way * np.abs(end / scale) * float(CLOSE)) + zero
+                    np.rint(end / scale + way * np.abs(end / scale) * float(close)) + zero
                     for end, way in ((x.low, -1), (x.high, 1))
                 )
                 low, high = _sane(np.clip(least, *ends), np.clip(most, *ends))
@@ -430,7 +441,7 @@ class PerUnit(Operator):
             value, name, ratio = x.constant(i), int(x.classes[i]), x.ratios[i]
             if value is not None:
                 found = (
-                    _quantised(value / step, start, self.numbers)
+                    _quantised(value / step, start, self.numbers, close)
                     if down
                     else (value - start) * step
                 )
@@ -483,10 +494,12 @@ class PerUnit(Operator):
         return facts.classes.made(n, low, high, known)
 
 
-def _quantised(q: Fraction, zero: Fraction, ends: Sequence[float]) -> Fraction | None:
+def _quantised(
+    q: Fraction, zero: Fraction, ends: Sequence[float], close: Fraction
+) -> Fraction | None:
     """The integer for a quotient; None where it is so close to a tie that one that is computed may fall
     on the other side.
     """
-    if not ends or abs(abs(q - math.floor(q)) - Fraction(1, 2)) < (abs(q) + 1) * CLOSE:
+    if not ends or abs(abs(q - math.floor(q)) - Fraction(1, 2)) < (abs(q) + 1) * close:
         return None
     return min(max(round(q) + zero, Fraction(int(ends[0]))), Fraction(int(ends[1])))

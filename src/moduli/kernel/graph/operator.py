@@ -139,3 +139,6 @@ class Size(Operator):
     def couple(self, node: Node, ties: Ties) -> None:
         for i, axis in self.axes:
             ties.fix((node.inputs[i], axis), f"{node.name!r}, which reads its size")
+        for name in node.outputs:  # each size is another number
+            for axis in range(len(ties.shape(name) or ())):
+                ties.fix((name, axis), f"{node.name!r}, which gives sizes")

@@ -358,5 +358,5 @@ def _flat(view: _View, name: str, axes: Sequence[int]) -> Ints | None:
 RULES: dict[type, Callable[[_View, Any], bool]] = {
     Elementwise: _elementwise, PerUnit: _per_unit, Slicewise: _slicewise, Linear: _linear,
     Contract: _contract, Transpose: _transpose, Concat: _concat, Take: _take, Broadcast: _broadcast,
-    Lookup: _lookup, Reshape: _reshape, Size: lambda view, op: True,
+    Lookup: _lookup, Reshape: _reshape, Size: lambda view, op: all(map(view.kept, view.node.outputs)),
 }  # fmt: skip

@@ -130,7 +130,7 @@ class Slicewise(Operator):
             return np.zeros(n), np.ones(n)
         if self.kind in LOG_SOFTMAX and facts.of_numbers(node.inputs[0]):
             return np.full(n, -np.inf), np.zeros(n)
-        if not self.normalises or self.normalises < 0 or shape is None:
+        if self.normalises is None or not 0 < self.normalises < math.inf or shape is None:
             return None
         inside = {i for i, _ in self.free}
         sizes = [size for i, size in enumerate(shape) if i not in inside]
