@@ -169,10 +169,10 @@ def test_every_rung_of_the_ladder(local):
     assert counts[PROGRAM - 1] > 0
     assert counts[BRANCHING - 1] > 0
     assert local.check()
-    assert local.programs > 0
+    assert local.parts > 0
     rows = dict(local.rows())
     assert "program" in rows["inactive"] + rows["active"]
-    assert "linear programs" in rows["bounded"]
+    assert "parts of cases" in rows["bounded"]
     x = np.random.default_rng(1).uniform(local.box.low, local.box.high, (20_000, 20))
     seen = Points(local.network, local.box, np.random.default_rng(2))
     seen.look(x)

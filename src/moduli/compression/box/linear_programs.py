@@ -110,7 +110,7 @@ def prove(
         if leaf is not None:
             tree.append(-1)
             leaves.append(leaf)
-        elif _refutes(target, best.at, given) or not best.slack.max(initial=0.0) > 0:
+        elif refutes(target, best.at, given) or not best.slack.max(initial=0.0) > 0:
             return done(None)
         else:
             tree.append(int(np.argmax(best.slack)))
@@ -118,7 +118,7 @@ def prove(
     return done(Case(layer, unit, sign, given, tuple(tree), tuple(leaves)))
 
 
-def _refutes(target: Network, x: Array, given: int) -> bool:
+def refutes(target: Network, x: Array, given: int) -> bool:
     """Whether floats say that the claim fails at an input."""
     on = given < 0 or bool(
         Network((*target.layers[:-2], _open(target.layers[-2]))).logits(x[None])[0, given] > 0

@@ -98,7 +98,8 @@ class RegionalCompression(Compression):
     def data(self) -> dict[str, Any]:
         rest = sum(int((u != 0).sum()) for u in self.stability.undecided)
         box = {"low": self.on.low.tolist(), "high": self.on.high.tolist()}
-        effort = {"boxes": self.stability.boxes, "programs": self.stability.programs}
+        found = self.stability
+        effort = {"boxes": found.boxes, "parts": found.parts, "programs": found.programs}
         return {
             **super().data(),
             "box": box,

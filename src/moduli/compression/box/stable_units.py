@@ -2,19 +2,24 @@
 0).
 
 The search: points first (a unit seen on both sides is out, with the points as witnesses), then
-bounds on the whole box, then bisection of the box, one tree for all candidates (briefly where
-inputs are many), then for each that is left a linear program, and at last programs and branching.
+bounds on the whole box, then in turns bisection of the box, one tree for all candidates (briefly
+where inputs are many), and branching on the signs of other units, a case for each candidate
+(where inputs are few, only for what bisection does not seem to settle soon).
 What it finds is a tree, a list of signs and cases, and only `sign_splits.verify` decides whether
 they hold. Touching zero is allowed on either side, because relu is continuous.
+
+The turns are one fixed sequence of rounds, and a budget only says where it is cut off. So a larger
+budget does what a smaller one does, and goes on.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import count, product
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,9 +35,9 @@ from moduli.kernel.box import Box
 from moduli.kernel.errors import Asked, ShapeError
 from moduli.kernel.network import IDENTITY, Layer, Network
 
-from . import linear_programs
+from . import linear_programs, phase_branching
 from .bisection import in_parts
-from .linear_programs import BOXES, PRODUCTS
+from .linear_programs import PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -44,11 +49,19 @@ HUGE = 1e300
 HOW = ("", "interval", "linear", "bisection", "program", "branching")
 MANY = 10  # inputs beyond which bisection gets a part of the budget only
 LITTLE = 64  # that part is one in so many
-WORTH = 8  # programs that branching is worth with
+WHOLE = 10_000  # boxes at the end of a round: the usual budget cuts no round in two
+ROUNDS = 13  # until then, each ending with twice what the last one did
+LATE = 1024  # boxes before which bisection of few inputs has not shown what it can do
+DEEP = 3  # hidden layers beyond which branching takes long, and
+FEW = 4  # gets one part in so many until it proves something, should inputs be few
+LEAST = 64  # boxes that branching is worth with
+GROWTH = 4  # by which a limit is larger when a unit is tried again
+REACH = 2  # times what is left in a round: a unit that seems to need more waits for a larger one
+AGAIN = 4  # times the size of a case may be spent on searching it anew
 CLIMB = (
     8 * PRODUCTS
 )  # multiplications, for each box of the budget, that the first look at points may take
-TOGETHER = 8  # linear programs that are begun before the next look at the budget
+TOGETHER = 8  # units that are tried before the next look at the budget
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,7 +78,8 @@ class Stability(Result):
             0.
         witnesses: per hidden layer ``[units, 2, inputs]``: points of the least and largest
             pre-activation seen.
-        boxes, programs: how many boxes the search has bounded, and linear programs solved.
+        boxes, parts, programs: how many boxes the search has bounded, parts of cases, and linear
+            programs solved.
         status: proved if all other units are proved to have both signs, at the witnesses.
     """
 
@@ -78,6 +92,7 @@ class Stability(Result):
     undecided: tuple[Signs, ...]
     witnesses: tuple[Array, ...]
     boxes: int
+    parts: int
     programs: int
     kind: ClassVar[str] = "stability"
 
@@ -120,6 +135,7 @@ class Stability(Result):
     def effort(self) -> str:
         """What the search has bounded, and what of it is left in the proof."""
         parts = [counted(self.boxes, "box", "boxes")]
+        parts += [counted(self.parts, "part of a case", "parts of cases")] if self.parts else []
         parts += (
             [counted(self.programs, "linear program", "linear programs")] if self.programs else []
         )
@@ -131,7 +147,7 @@ class Stability(Result):
             "high": self.box.high.tolist(), "signs": [s.tolist() for s in self.signs],
             "undecided": [u.tolist() for u in self.undecided], "tree": list(self.tree),
             "cases": [case.to_json() for case in self.cases], "boxes": self.boxes,
-            "programs": self.programs,
+            "parts": self.parts, "programs": self.programs,
         }  # fmt: skip
 
 
@@ -147,9 +163,9 @@ def stable(
     """Prove which hidden units never change sign on a box.
 
     Args:
-        on: a `Box`. budget: boxes to bound, and for what they leave open a fiftieth as many linear
-            programs to solve; those of large networks count as several, see
-            `linear_programs.PRODUCTS` and `linear_programs.STEPS`.
+        on: a `Box`. budget: boxes to bound, and as many parts of cases; those of large networks
+            count as several, see `linear_programs.PRODUCTS`. The search is cut off where either is
+            spent; before that it does not depend on the budget.
         executor: takes boxes, and units of a layer.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
@@ -161,9 +177,10 @@ def stable(
         raise ShapeError(Asked("on", on), ": signs of units are proved on a Box")
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
-        seen = Points(net, box, np.random.default_rng(seed), budget)
-        search = Search(net, box, seen, bisection_budget(net.widths[0], budget), executor, progress)
-        search.run()
+        seen = Points(net, box, np.random.default_rng(seed), 0)
+        search = Search(net, box, seen, executor, progress)
+        branching = Branching(net, box, search, executor, progress)
+        _in_turns(search, branching, budget)
     tree, signs = search.proof()
     failed = (
         input_splits.unproved(net, box, tree, by_layer(net, signs)) >= 0
@@ -171,14 +188,35 @@ def stable(
     signs[failed] = 0
     how = np.where(signs != 0, search.how, 0).astype(np.int8)
     with np.errstate(all="ignore"):
-        cases, solved = _by_cases(net, box, signs, how, search, budget // BOXES, executor, progress)
+        cases = branching.proof(signs, how)
+    search.alive |= search.left
     left = np.where((signs == 0) & search.alive, search.wanted, 0).astype(np.int8)
     witnesses = by_layer(net, np.stack([seen.at_least, seen.at_most], axis=1))
     status = "proved" if not left.any() and _refuted(net, seen, signs == 0) else "bounded"
     return Stability(
         status, net, box, by_layer(net, signs), tree, tuple(cases), by_layer(net, how),
-        by_layer(net, left), witnesses, search.boxes, solved,
+        by_layer(net, left), witnesses, search.boxes, branching.parts,
+        branching.programs,
     )  # fmt: skip
+
+
+def rounds() -> Iterator[int]:
+    """How much bisection and branching may each have spent when a round ends, round by round."""
+    for k in count():
+        yield -(-WHOLE * 2**k // 2**ROUNDS)
+
+
+def _in_turns(search: Search, branching: Branching, budget: int) -> None:
+    """Round after round, until nothing is open or the budget cuts one off."""
+    inputs = search.net.widths[0]
+    for share in rounds() if budget > 0 else ():
+        search.seen.climb(share, search.open)
+        search.look_again()
+        # what is cut off ends all: with a larger budget it would go on before anything else does
+        if search.run(max(1, bisection_budget(inputs, share)), budget):
+            return
+        if branching.run(share, budget) or share >= budget or not search.open.any():
+            return
 
 
 def bisection_budget(inputs: int, budget: int) -> int:
@@ -186,51 +224,181 @@ def bisection_budget(inputs: int, budget: int) -> int:
     return budget if inputs <= MANY else budget // LITTLE
 
 
-def _by_cases(
-    net: Network, box: Box, signs: Signs, how: Signs, search: Search, limit: int, executor: Executor | None,
-    progress: Progress | None,
-) -> tuple[list[Case], int]:  # fmt: skip
-    """Linear programs for the signs that are open, one for each and then many; `signs`, `how`,
-    `search.alive` are updated.
+class Branching:
+    """Signs by cases: units that are open are tried layer by layer, round by round, each time with
+    more; see `phase_branching`.
+
+    Attributes:
+        cases: what was found, with the signs that were known then. spent, parts, programs: so far.
+        tried: for each unit how much was spent on its last try, and the share of the box that was
+            settled.
     """
-    ends, cases, left, map_ = (
-        ends_of(net),
-        list[Case](),
-        limit,
-        map if executor is None else executor.map,
-    )
-    gap, solved = np.zeros(net.units), 0
-    if sum(layer.weight.size for layer in net.layers) > linear_programs.ENTRIES:
-        return cases, 0
-    for method, least in ((HOW.index("program"), 1), (HOW.index("branching"), WORTH)):
-        for layer in range(2, len(net.layers)):
-            open_ = (signs == 0) & search.alive
-            units = np.arange(ends[layer - 1], ends[layer])
-            units = units[open_[units]] if net.activations[layer - 1].bends else units[:0]
-            each = least if least == 1 else max(least, left // max(1, int(open_.sum())))
-            units = units[np.argsort(gap[units], kind="stable")][: max(0, left) // each]
-            one = partial(linear_programs.prove, net, box, signs.copy(), layer, limit=each)
-            for start in range(0, len(units), TOGETHER):
-                if left <= 0:
-                    break
-                some = units[start : start + TOGETHER]
-                tried = map_(one, (some - ends[layer - 1]).tolist(), search.wanted[some].tolist())
-                for unit, found in zip(some.tolist(), tried, strict=True):
-                    left, solved, gap[unit] = left - found.spent, solved + found.programs, found.gap
-                    search.seen.look(np.clip(found.points, box.low, box.high))
-                    if found.case is not None and linear_programs.holds(
-                        net, box, signs, found.case
-                    ):
-                        cases.append(found.case)
-                        signs[unit] = search.wanted[unit]
-                        how[unit] = method if found.programs else HOW.index("linear")
-                    if progress is not None:
-                        count = int(((signs == 0) & search.alive).sum())
-                        progress(
-                            min(limit, limit - left), limit, f"linear programs, {count} units open"
-                        )
-            search.alive &= search.seen.wanted() == search.wanted
-    return cases, solved
+
+    def __init__(
+        self, net: Network, box: Box, search: Search, executor: Executor | None, progress: Progress | None
+    ) -> None:  # fmt: skip
+        self.net, self.box, self.search = net, box, search
+        self.map, self.progress = map if executor is None else executor.map, progress
+        self.ends, self.cases = ends_of(net), list[tuple[Case, Signs]]()
+        self.signs, self.how = (np.zeros(net.units, dtype=np.int8) for _ in range(2))
+        self.spent, self.parts, self.programs, self.allowed = 0, 0, 0, 0
+        self.budget, self.over = 0, False
+        self.searches = dict[int, phase_branching.Search | None]()
+        self.tried, self.worth = np.zeros((net.units, 2)), np.ones(net.units, dtype=bool)
+        self.able = sum(layer.weight.size for layer in net.layers) <= linear_programs.ENTRIES
+
+    def run(self, share: int, budget: int) -> bool:
+        """Spend what is left of a share; whether the budget cuts that off.
+
+        Where inputs are few, on units that bisection does not seem to settle soon.
+        """
+        few = self.net.widths[0] <= MANY
+        brief = few and len(self.net.layers) > DEEP + 1 and not self.cases
+        self.allowed = share // FEW if brief else share
+        self.worth, self.budget = self.search.slow | (not few), budget
+        if not self.able or self.allowed - self.spent < LEAST or (few and share < LATE):
+            return False
+        self.signs = np.where(self.search.settled, self.search.wanted, self.signs).astype(np.int8)
+        self._pass(False)
+        while self._pass(True):
+            pass
+        return self.over
+
+    def _pass(self, focus: bool) -> bool:
+        """Try the units that are open, each once, with half of what is left: all of them with as
+        much, or the first with all that, the next with half of the rest. Whether any was tried.
+        """
+        before, open_ = self.spent, (self.signs == 0) & self.search.alive & self.worth
+        rest = int(open_[self.net.widths[1] :].sum()) if len(self.net.layers) > 1 else 0
+        for layer in range(2, len(self.net.layers)):
+            units = np.arange(self.ends[layer - 1], self.ends[layer])
+            units = units[open_[units]]
+            if self.net.activations[layer - 1].bends:
+                self._layer(layer, units, 1 if focus else rest)
+            rest -= len(units)
+        return self.spent > before and not self.over
+
+    def _layer(self, layer: int, units: Ints, rest: int) -> None:
+        """What seems to need least first, with twice as much as it seems to need or with its share."""
+        start = 0
+        before, share = self.tried[units].T
+        need = before / np.maximum(share, 1 / 1024)
+        need = np.where(before < phase_branching.EARLY, np.minimum(need, 8 * before), need)
+        need = 2 * need - before * [self._resumes(layer, unit) for unit in units.tolist()]
+        order = np.argsort(need, kind="stable")
+        units, need = units[order], need[order]
+        while start < len(units) and self.spent < self.allowed and not self.over:
+            left = self.allowed - self.spent
+            fair = max(LEAST, left // max(2, 2 * (rest - start)))
+            each = min(left, max(fair, int(min(need[start], left))))
+            some = units[start : start + max(1, min(TOGETHER, left // each))]
+            hopeless = need[start : start + len(some)] > REACH * left
+            start += len(some)
+            again = [
+                each >= GROWTH * self.tried[unit, 0] or self._resumes(layer, unit)
+                for unit in some.tolist()
+            ]
+            some = some[again & ~hopeless & self.search.alive[some]]
+            if len(some):
+                self._try(layer, some, each)
+
+    def _resumes(self, layer: int, unit: int) -> bool:
+        """Whether a search can go on: nothing new is known of the layers below."""
+        return self._rest(layer, unit) is not None
+
+    def _rest(self, layer: int, unit: int) -> phase_branching.Search | None:
+        search, known = self.searches.get(unit), self.signs[: self.ends[layer - 1]]
+        return search if search is not None and np.array_equal(search.known, known) else None
+
+    def _search(self, layer: int, unit: int) -> phase_branching.Search:
+        """That of a unit, or a new one."""
+        return self._rest(layer, unit) or phase_branching.Search(
+            self.net, self.box, self.signs, layer, unit - self.ends[layer - 1], int(self.search.wanted[unit])
+        )  # fmt: skip
+
+    def _try(self, layer: int, units: Ints, limit: int) -> None:
+        """Try some units of a layer at a time: as many of them as the budget is enough for."""
+        left = self.budget - self.spent
+        enough = max(1, left // limit)
+        self.over = left < limit or enough < len(units)
+        units = units[:enough]
+        resumed = [unit for unit in units.tolist() if self._resumes(layer, unit)]
+        searches = [self._search(layer, unit) for unit in units.tolist()]
+        tried = self.map(partial(phase_branching.prove, limit=limit, most=left), searches)
+        known = self.signs.copy()
+        for unit, found in zip(units.tolist(), tried, strict=True):
+            self.spent += found.spent
+            self.parts += found.parts
+            self.programs += found.programs
+            self.searches[unit] = found.rest
+            old = self.tried[unit, 0] if unit in resumed else 0.0
+            self.tried[unit] = old + found.spent, found.share
+            self.search.seen.look(np.clip(found.points, self.box.low, self.box.high))
+            if found.case is not None and self._accept(found.case, known):
+                self.search.leave(unit)
+        self.search.look_again()
+        if self.progress is not None:
+            open_ = int(self.search.alive.sum())
+            self.progress(
+                min(self.spent, self.budget), self.budget, f"branching, {open_} units open"
+            )
+
+    def _accept(self, case: Case, known: Signs) -> bool:
+        if not linear_programs.holds(self.net, self.box, known, case):
+            return False
+        unit = self.ends[case.layer - 1] + case.unit
+        self.cases.append((case, known))
+        self.signs[unit] = case.sign
+        plain = HOW.index("program" if any(units for units, _ in case.leaves) else "linear")
+        self.how[unit] = HOW.index("branching") if len(case.tree) > 1 else plain
+        return True
+
+    def proof(self, signs: Signs, how: Signs) -> list[Case]:
+        """The cases, where these signs are known from the tree; `signs` and `how` are updated.
+
+        A case stands on the signs below it. Where more of them are known by now, its tree may tell
+        apart what is known, so it is cut down, and searched anew should that not do.
+        """
+        out = list[Case]()
+        for case, known in self.cases:
+            below = self.ends[case.layer - 1]
+            kept: Case | None = case
+            if not np.array_equal(signs[:below], known[:below]):
+                kept = without_known(case, signs)
+                if not linear_programs.holds(self.net, self.box, signs, kept):
+                    search = phase_branching.Search(
+                        self.net, self.box, signs, case.layer, case.unit, case.sign
+                    )
+                    kept = phase_branching.prove(search, AGAIN * len(case.tree)).case
+                    if kept is None or not linear_programs.holds(self.net, self.box, signs, kept):
+                        kept = None
+            if kept is None:
+                continue
+            out.append(kept)
+            unit = below + case.unit
+            signs[unit], how[unit] = case.sign, self.how[unit]
+        return out
+
+
+def without_known(case: Case, known: Signs) -> Case:
+    """A case whose tree tells no signs apart that are known."""
+    right = input_splits.right_children(case.tree, len(known))
+    leaf = np.cumsum(np.array(case.tree) < 0) - 1
+    tree, leaves, stack = list[int](), list[Any](), [0]
+    while stack:
+        at = stack.pop()
+        unit = case.tree[at]
+        if unit < 0:
+            units, values = case.leaves[leaf[at]]
+            kept = [(u, v) for u, v in zip(units, values, strict=True) if not known[u]]
+            leaves.append((tuple(u for u, _ in kept), tuple(v for _, v in kept)))
+            tree.append(-1)
+        elif known[unit]:
+            stack.append(at + 1 if known[unit] < 0 else int(right[at]))
+        else:
+            tree.append(unit)
+            stack += [int(right[at]), at + 1]
+    return replace(case, tree=tuple(tree), leaves=tuple(leaves))
 
 
 def _refuted(net: Network, seen: Points, units: Mask) -> bool:
@@ -266,7 +434,8 @@ class Points:
         self.look(np.where(corners, box.high, box.low))
         self.look(input_splits.middle(box.low, box.high)[None])
         self.look(self._anywhere(rng, (rows, inputs)))
-        self._climb(rng, budget)
+        self.rng, self.starts = rng, [0] * len(net.layers)
+        self.climb(budget)
 
     def _anywhere(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Uniform points, for boxes of any size."""
@@ -305,28 +474,35 @@ class Points:
             np.int8
         )
 
-    def _climb(self, rng: np.random.Generator, budget: int, most: int = 6, steps: int = 16) -> None:
+    def climb(self, budget: int, units: Mask | None = None, most: int = 6, steps: int = 16) -> None:
         """Signs of gradients, with shrinking steps, against every sign that is not refuted yet.
 
-        From up to `most` starts for each unit; fewer, or none, where all steps from one start are
-        beyond the budget.
+        From up to `most` starts for each unit, those of earlier calls among them; fewer, or none,
+        where all steps from one start are beyond the budget.
+
+        Args:
+            units: which units, else all.
         """
         low, high = self.box.low, self.box.high
-        for l, units in enumerate(by_layer(self.net, np.arange(self.net.units))):
-            units = units[self.wanted()[units] != 0]
-            if not len(units):
+        for l, own in enumerate(by_layer(self.net, np.arange(self.net.units))):
+            own = own[self.wanted()[own] != 0]
+            own = own if units is None else own[units[own]]
+            if not len(own) or self.starts[l] == most:
                 continue
-            way = -self.wanted()[units].astype(np.float64)
+            way = -self.wanted()[own].astype(np.float64)
             layer = self.net.layers[l]
             first = int(sum(self.net.widths[1 : l + 1]))
-            head = Layer(layer.weight[units - first], layer.bias[units - first], IDENTITY)
+            head = Layer(layer.weight[own - first], layer.bias[own - first], IDENTITY)
             prefix = Network((*self.net.layers[:l], head))
-            each = len(units) * steps * 2 * sum(layer.weight.size for layer in prefix.layers)
-            starts = min(most, budget * CLIMB // max(1, each * (len(self.net.layers) - 1)))
-            if not starts:
+            each = len(own) * steps * 2 * sum(layer.weight.size for layer in prefix.layers)
+            able = min(most, budget * CLIMB // max(1, each * (len(self.net.layers) - 1)))
+            starts = able - self.starts[l]
+            if starts <= 0:
                 continue
-            x = self._anywhere(rng, (starts, len(units), len(low)))
-            x[0] = np.where(way[:, None] > 0, self.at_most[units], self.at_least[units])
+            x = self._anywhere(self.rng, (starts, len(own), len(low)))
+            if not self.starts[l]:
+                x[0] = np.where(way[:, None] > 0, self.at_most[own], self.at_least[own])
+            self.starts[l] = able
             x, v = x.reshape(-1, len(low)), np.tile(np.diag(way), (starts, 1))
             for k in range(steps):
                 turn = np.nan_to_num(np.sign(gradient(prefix, x, v)))
@@ -387,8 +563,8 @@ def _look(net: Network, wanted: Signs, low: Array, high: Array, need: Mask) -> L
 class Search:
     """Bisection of a box with one tree for all candidates.
 
-    Boxes are bounded in order of depth. When half of the budget is spent, and half of each rest,
-    the half of the candidates with the larger unsettled volume is laid aside, so that the others
+    Boxes are bounded in order of depth. When half of a share is spent, and half of each rest, the
+    half of the candidates with the larger unsettled volume is laid aside, so that the others
     get what remains; once these are done, all that is unsettled has its turn again.
 
     Attributes:
@@ -404,27 +580,55 @@ class Search:
         net: Network,
         box: Box,
         seen: Points,
-        budget: int,
         executor: Executor | None,
         progress: Progress | None,
     ) -> None:
-        self.net, self.seen, self.budget, self.progress = net, seen, budget, progress
+        self.net, self.seen, self.progress = net, seen, progress
+        self.share, self.budget, self.over = 0, 0, False
         self.map = map if executor is None else executor.map
         self.wanted = seen.wanted()
         self.alive: Mask = self.wanted != 0
-        self.tried, self.stuck = self.alive.copy(), np.zeros(net.units, dtype=bool)
+        self.tried = self.alive.copy()
+        self.stuck, self.left = (np.zeros(net.units, dtype=bool) for _ in range(2))
         self.how = np.zeros(net.units, dtype=np.int8)
+        self.left_over, self.slow = np.ones(len(self.alive)), np.zeros(len(self.alive), dtype=bool)
         self.boxes, self.spent = 0, 0
         self.price = 1  # as how many boxes each of the last ones counted
         self.tree: list[tuple[int, int, int, Mask]] = [(-1, -1, -1, self.alive.copy())]
         self.queue = deque([Node(0, 0, box.low, box.high, self.alive.copy())])
         self.aside: list[Node] = []
 
-    def run(self) -> None:
-        """Search until every candidate is settled or the budget is spent."""
+    def run(self, share: int, budget: int) -> bool:
+        """Search until every candidate is settled or a share is spent, of which some may be spent
+        already; whether the budget cuts that off.
+        """
+        self.share, self.budget = share, budget
+        if not self.boxes:
+            self._begin()
+        while (self.queue or self.aside) and self.spent < share and not self.over:
+            self._round()
+        self.how[self.settled & (self.how == 0)] = HOW.index("bisection")
+        before, self.left_over = self.left_over, self.volume()
+        self.slow = self.left_over > before / 2
+        return self.over
+
+    def look_again(self) -> None:
+        """What points refute by now is no candidate."""
+        self.alive &= self.seen.wanted() == self.wanted
+        self.tried &= self.alive
+
+    def leave(self, unit: int) -> None:
+        """A candidate that is proved by other means."""
+        self.alive[unit], self.left[unit] = False, True
+
+    @property
+    def open(self) -> Mask:
+        """Candidates that are not settled."""
+        return self.alive & ~self.settled
+
+    def _begin(self) -> None:
+        """Bounds on the whole box."""
         root = self.queue[0]
-        if not self.alive.any() or self.budget < 1:
-            return
         plain = propagation.propagate(
             self.net.layers[:-1], root.low[None], root.high[None], linear=False
         ).bounds
@@ -433,25 +637,24 @@ class Search:
         ):
             how[((way < 0) & (hi[0] <= 0)) | ((way > 0) & (lo[0] >= 0))] = 1
         self._step()
-        self.how[self.settled & (self.how == 0)] = 2
-        while (self.queue or self.aside) and self.spent < self.budget:
-            self._round()
-        self.how[self.settled & (self.how == 0)] = 3
+        self.how[self.settled & (self.how == 0)] = HOW.index("linear")
 
     def _round(self) -> None:
         """All candidates anew, fewer and fewer of them, until those in focus are settled."""
         self.queue.extend(self.aside)
         self.aside.clear()
         self.tried = self.alive.copy()
-        reserve = (self.budget - self.spent) // 2
-        while self.queue and self.spent < self.budget:
+        reserve = (self.share - self.spent) // 2
+        if reserve >= BATCH:
+            self._lay_aside(self.slow)
+        while self.queue and self.spent < self.share and not self.over:
             self._step()
-            if self.spent >= self.budget - reserve and reserve >= BATCH:
-                self._lay_aside()
+            if self.spent >= self.share - reserve and reserve >= BATCH:
+                self._lay_aside(self.tried)
                 reserve //= 2
             if self.progress is not None:
-                count = int((self.alive & ~self.settled).sum())
-                self.progress(min(self.spent, self.budget), self.budget, f"{count} units open")
+                open_ = int(self.open.sum())
+                self.progress(min(self.spent, self.budget), self.budget, f"{open_} units open")
 
     def _step(self) -> None:
         """Bound the next boxes, look at their worst corners, split those that leave something open."""
@@ -467,11 +670,11 @@ class Search:
         self.price = max(1, -(-sum(one.products for one in found) // (len(nodes) * PRODUCTS)))
         self.boxes += len(nodes)
         self.spent += len(nodes) * self.price
+        self.over |= self.budget <= self.spent < self.share
         for one in found:
             self.seen.look(one.corners)
         self.seen.look(input_splits.middle(low, high))
-        self.alive &= self.seen.wanted() == self.wanted
-        self.tried &= self.alive
+        self.look_again()
         proved = np.concatenate([one.proved for one in found])
         score = np.concatenate([one.score for one in found])
         split = np.argmax(score, axis=1)
@@ -481,13 +684,15 @@ class Search:
 
     def _next(self) -> list[Node]:
         nodes: list[Node] = []
-        most = max(1, min(BATCH, (self.budget - self.spent) // self.price))
-        while self.queue and len(nodes) < most:
+        most = max(1, min(BATCH, (self.share - self.spent) // self.price))
+        enough = max(1, (self.budget - self.spent) // self.price)
+        while self.queue and len(nodes) < min(most, enough):
             node = self.queue.popleft()
             if (node.open & self.tried).any():
                 nodes.append(node)
             elif (node.open & self.alive).any():
                 self.aside.append(node)
+        self.over = len(nodes) == enough < most
         return nodes
 
     def _place(self, node: Node, split: int, left: Mask) -> None:
@@ -518,12 +723,19 @@ class Search:
             open_ |= node.open
         return self.alive & ~open_
 
-    def _lay_aside(self) -> None:
-        volume = np.zeros(len(self.wanted))
-        for node in self.queue:
-            volume += (node.open & self.tried) * 2.0**-node.depth
+    def volume(self) -> Array:
+        """Of the boxes that are left to each candidate, as a share of the whole box."""
+        out = np.zeros(len(self.wanted))
+        for node in (*self.queue, *self.aside):
+            out += node.open * 2.0**-node.depth
+        return out
+
+    def _lay_aside(self, these: Mask) -> None:
+        """Of the candidates in focus the half with the larger volume, where they are among these."""
+        volume = self.volume() * self.tried
         rest = np.flatnonzero(volume)
-        self.tried[rest[np.argsort(volume[rest], kind="stable")][(len(rest) + 1) // 2 :]] = False
+        rest = rest[np.argsort(volume[rest], kind="stable")][(len(rest) + 1) // 2 :]
+        self.tried[rest[these[rest]]] = False
 
     def proof(self) -> tuple[tuple[int, ...], Signs]:
         """The tree, cut down to what the settled units need, and the signs."""
