@@ -227,7 +227,8 @@ def test_ties_of_half_precision_are_left_open(tmp_path):
     scale, constant = half(1.003), half(78.5 * 1.003)
     assert round(float(constant) / float(scale)) != round(float(half(constant / scale)))
     stored = {
-        "w": (np.eye(3) + np.eye(3)[[1, 2, 0]]).astype(half), "z": np.array([0, 1, 1], half), "c": np.array([constant, 0, 0], half),
+        "w": (np.eye(3) + np.eye(3)[[1, 2, 0]]).astype(half),
+        "z": np.array([0, 1, 1], half), "c": np.array([constant, 0, 0], half),
         "s": scale, "zp": np.uint8(0), "v": np.ones((3, 2), half), "b": np.zeros(2, half),
     }  # fmt: skip
     path = saved(tmp_path, [
