@@ -102,8 +102,8 @@ def prove(search: Search, limit: int, most: int | None = None) -> Attempt:
 
     >>> net = Network.mlp([[1.0], [-1.0]], [0.0, 0.0], [[1.0, 1.0]], [-1.5], [[1.0]], [0.0], activation="relu")
     >>> found = prove(Search(net, Box([-1.0], [1.0]), np.zeros(3, dtype=np.int8), 2, 0, -1), 100)
-    >>> found.case.tree
-    (0, -1, 1, -1, -1)
+    >>> found.case.layer, found.case.unit, found.case.sign
+    (2, 0, -1)
     """
     most = search.spent + (limit if most is None else min(limit, most))
     before = search.parts, search.programs, search.spent
