@@ -9,7 +9,7 @@ from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import Contract, Linear, Place
-from moduli.kernel.graph.removal import lost_by, nearly_constant, remove
+from moduli.kernel.graph.removal import kept_places, lost_by, nearly_constant, remove
 
 from .graph_plan import fixed, move_of, product, seeds, staying
 from .graph_rounding import bound_of
@@ -44,6 +44,7 @@ def _within(known: Known, units: Units, names: list[int], room: float) -> int:
     while low < high:
         middle = (low + high + 1) // 2
         try:
+            kept_places(units, np.array(names[:middle]))  # an axis may have some of the units alone
             lost = lost_by(known, units, dict[int, int | None].fromkeys(names[:middle]))
             fits = bound_of(known, lost).everywhere <= room
         except CertificateRejected:
@@ -73,10 +74,12 @@ def _least_first(known: Known, units: Units) -> list[int]:
             cost[labels] = np.inf
             continue
         x = known.of((node.inputs[0], op.reads))
-        masses = np.abs(np.moveaxis(weight, op.columns, 0).reshape(len(labels), -1)).sum(axis=1)
-        for column in np.flatnonzero(masses).tolist():
-            near = nearly_constant(x, column, op)
-            width = np.inf if near is None else near[1]
-            cost[labels[column]] += masses[column] * width
+        columns = np.moveaxis(weight, op.columns, 0).reshape(len(labels), -1).astype(np.float64)
+        with np.errstate(over="ignore"):  # infinite where it is beyond all numbers
+            masses = np.abs(columns).sum(axis=1)
+            for column in np.flatnonzero(masses).tolist():
+                near = nearly_constant(x, column, op)
+                width = np.inf if near is None else near[1]
+                cost[labels[column]] += masses[column] * width
     order = [int(u) for u in np.argsort(cost, kind="stable") if np.isfinite(cost[u])]
     return order[: units.count - 1] if not fixed(units) else order
