@@ -145,3 +145,17 @@ def test_a_corner_is_found_uphill():
     seen = boxes.points(rng, region, 40)
     assert scores(seen).max() < 20
     assert boxes.climbed(rng, region, scores, seen[0])[1] == 24
+
+
+def test_rationals_reach_through_a_graph():
+    """Where an operator knows numbers of 64 bits alone, nothing behind it is held to the last bit."""
+    text = """(float[2,3,4,4] x) => (float[n,m] y) {
+        a = LeakyRelu(x) b = HardSigmoid(a) c = BatchNormalization<epsilon=0.25>(b, s, s, s, v)
+        d = MaxPool<kernel_shape=[2,2]>(c) e = AveragePool<kernel_shape=[2,2]>(d) f = Flatten(e)
+        y = Gemm<alpha=0.1>(f, w) }"""
+    case = case_of(text, {}, s=np.full(3, 0.3), v=[0.75, 3.75, 0], w=np.full((12, 2), 0.7))
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
+    runner = boxes.Runner(case.model)
+    found = [runner.run({"x": x}, dtype)["y"] for dtype in (boxes.RATIONAL, boxes.DOUBLE)]
+    assert found[0].dtype == boxes.RATIONAL
+    np.testing.assert_allclose(found[0].astype(float), found[1], rtol=1e-12)
