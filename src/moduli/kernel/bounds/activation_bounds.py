@@ -110,11 +110,16 @@ def _everywhere(state: State, l: int) -> tuple[Array, Array]:
     alive[state.alive[l - 1]] = True
     exact = w.is_float() and b.is_float()
     low, high = (np.where(alive, end, 0.0)[None] for end in before)
+    lo, hi = ends.copy(), ends.copy()
     with np.errstate(all="ignore"):
-        lo, hi = propagation.interval(propagation.Affine(w.hi, b.hi, exact), low, high)
-    return lo[0], hi[0]
+        for rows in propagation.blocks_of(
+            len(ends), w.hi.shape[1]
+        ):  # so that no large copy is made
+            part = propagation.Affine(w.hi[rows], b.hi[rows], exact)
+            (lo[rows],), (hi[rows],) = propagation.interval(part, low, high)
+    return lo, hi
 
 
 def _held(x: ExactArray) -> bool:
     """Whether floats hold all numbers, but for a relative rounding."""
-    return x.is_float() or not (x.nonzero() & (np.abs(x.hi) < TINY)).any()
+    return x.is_float() or not ((np.abs(x.hi) < TINY) & x.nonzero()).any()
