@@ -149,7 +149,7 @@ def test_one_number_more_is_told(graph):
     model = graph.model.live()
     wanted = played(model, moves_to_order(model), {})[0].digest
     rng = np.random.default_rng(0)
-    for name in list(model.constants):
+    for name in list(model.constants)[::3]:
         array = model.constants[name]
         if array.dtype.kind != "f" or not array.size:
             continue

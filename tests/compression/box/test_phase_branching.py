@@ -123,7 +123,7 @@ def test_a_larger_budget_goes_on_where_a_smaller_one_ends(net, radius):
     open again.
     """
     last = None
-    for budget in (0, 1, 7, 60, 157, 500, 1250, 1700, 2500, 4100):
+    for budget in (0, 7, 60, 157, 1250, 1700):
         found = stable(net, mo.Box(-radius, radius), budget=budget)
         assert found.check()
         assert max(found.boxes, found.parts) <= budget
