@@ -24,6 +24,7 @@ import json
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -73,7 +74,6 @@ CHOOSING = {
 }  # give what they were given, floats included
 EPSILONS = (0.0, 0.0, 2.0**-6, 1.0, 16.0, 256.0)  # that compression is asked for
 VARIANCE = 4  # its place among what a BatchNormalization reads
-rational = np.vectorize(Fraction, otypes=[object])
 
 
 # Values ---------------------------------------------------------------------------------------------------------
@@ -111,6 +111,12 @@ def dequantised(
             own[axis] = -1
             parts[k] = part.reshape(own if part.size > 1 else ())
     return (x.astype(scale.dtype) - parts[1].astype(scale.dtype)) * parts[0]
+
+
+def power(x: Array, y: Array) -> Array:
+    if x.dtype == RATIONAL and any(abs(e) > 8 or e.denominator > 1 for e in y.ravel().tolist()):
+        raise ArithmeticError("it would take any memory, or is no rational")
+    return np.asarray(x**y)
 
 
 def gemm(
@@ -204,6 +210,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "LeakyRelu": lambda x, alpha: np.where(x >= 0, x, x * like(alpha, x)),
     "MaxPool": max_pool,
     "Mish": lambda x: x * np.tanh(np.logaddexp(like(0, x), x)),
+    "Pow": power,
     "Selu": lambda x, alpha, gamma: (
         like(gamma, x) * np.where(x > 0, x, like(alpha, x) * np.expm1(np.minimum(x, 0)))
     ),
@@ -270,6 +277,7 @@ class Runner:
             if node.op_type in ("Resize", "Upsample")
             for name in node.input[1:]
         }
+        self.ancestors = dict[str, frozenset[str]]()
         self.parts = dict[str, bool]()  # whether rows of inputs give rows of a value
         self.makers = {name: node for node in nodes for name in node.output if name}
         self.inputs = [end.name for end in ends]
@@ -323,18 +331,13 @@ class Runner:
                 found.update(node.output)
         return found
 
-    @cache  # noqa: B019  a runner lives as long as its graph is looked at
     def above(self, name: str) -> frozenset[str]:
         """All values that make one, itself included."""
-        found, stack = set[str](), [name]
-        while stack:
-            at = stack.pop()
-            if at not in found:
-                found.add(at)
-                stack += (
-                    fuzz.onnx_builder.names_read([self.makers[at]]) if at in self.makers else []
-                )
-        return frozenset(found)
+        if name not in self.ancestors:
+            node = self.makers.get(name)
+            read = [] if node is None else fuzz.onnx_builder.names_read([node])
+            self.ancestors[name] = frozenset({name}).union(*map(self.above, read))
+        return self.ancestors[name]
 
     def unsteady(self, name: str) -> bool:
         """Whether what roundings do to a value has no measure: it is behind a jump, or behind such
@@ -397,9 +400,17 @@ def numbers(array: Array, dtype: Any) -> Array:
 
 def exact(array: Array) -> Array:
     """As Fractions."""
-    if array.dtype == LONG:
-        return np.vectorize(lambda x: Fraction(*x.as_integer_ratio()), otypes=[object])(array)
-    return np.asarray(rational(array)) if array.size else array.astype(object)
+    return np.asarray(fractions(array)) if array.size else array.astype(object)
+
+
+def fraction(x: Any) -> Fraction:
+    if isinstance(x, (float, np.floating)):
+        return Fraction(*x.as_integer_ratio())
+    # a Fraction of NumPy's integers would overflow as they do
+    return Fraction(int(x.numerator), int(x.denominator))
+
+
+fractions = np.vectorize(fraction, otypes=[object])
 
 
 def settled(op: str, x: Array, dtype: Any) -> Array | None:
@@ -1120,9 +1131,16 @@ def run(seeds: Sequence[int], findings: Path | None = None) -> collections.Count
                 total.update(checked(case, seed))
         except Skipped:
             total["skipped"] += 1
-        except Wrong as error:
-            total[f"FINDING {error.kind}"] += 1
-            print(f"{seed}: {error.kind}: {error.what} {case and case.steps}", flush=True)
+        except (
+            Exception
+        ) as error:  # those of the library are findings, and those of this file faults
+            kind, what = (
+                (error.kind, error.what)
+                if isinstance(error, Wrong)
+                else ("escapes", traceback.format_exc())
+            )
+            total[f"FINDING {kind}"] += 1
+            print(f"{seed}: {kind}: {what} {case and case.steps}", flush=True)
             if findings is not None and case is not None:
                 findings.mkdir(parents=True, exist_ok=True)
                 (findings / f"{seed}.onnx").write_bytes(case.model.SerializeToString())

@@ -106,6 +106,30 @@ def test_a_slope_that_underflows_is_not_zero():
     assert apart(made(0.0), made(1e300), {}).constant > 1e279
 
 
+def test_a_variance_beyond_all_floats_is_no_slope_of_zero():
+    """variance + epsilon is 2e308, whose root is 1.4e154: 1e300 / 1.4e154 is large, and no zero."""
+
+    def made(mean):
+        stored = {
+            "g": np.array([1e300, 1.0]), "b": np.zeros(2), "m": np.array([mean, 0.0]),
+            "v": np.array([1e308, 1.0]), "w": np.array([[1.0, 1.0]]), "a": np.eye(2),
+            "c": np.zeros(1),
+        }  # fmt: skip
+        shapes = {"x": ("n", 2), "h": ("n", 2), "y": ("n", 2), "z": ("n", 1)}
+        shapes |= {k: v.shape for k, v in stored.items()}
+        nodes = (
+            Node(CHANNELS, ("x", "a"), ("h",), "h"),
+            Node(PerUnit("batchnorm", 1, (1e308,)), ("h", "g", "b", "m", "v"), ("y",), "y"),
+            Node(CHANNELS, ("y", "w", "c"), ("z",), "z"),
+        )
+        return GraphModel(("x",), ("z",), nodes, shapes, stored)
+
+    box = {"x": (np.array(-1.0), np.array(1.0))}
+    with pytest.raises(mo.CertificateRejected, match="not constant"):
+        played(made(0.0), [GraphMove("remove", "y", 1, (0,), (-1,))], box)
+    assert apart(made(0.0), made(1.0), box).constant > 1e145
+
+
 def test_longer_floats_are_no_stored_numbers():
     stored = {
         "w": np.array([[1], [1 + np.longdouble(2) ** -60]], dtype=np.longdouble),

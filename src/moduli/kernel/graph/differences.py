@@ -574,11 +574,13 @@ def _per_unit(at: Differences, node: Node, op: PerUnit) -> Pair:
         return NOTHING, NOTHING
     scale, shift, mean, variance = (np.asarray(a, dtype=np.float64) for a in arrays)
     gaps = [at.stored_gap(name) for name in node.inputs[1:]]
-    if not (variance + op.numbers[0] > 0).all() or gaps[0] is not None or gaps[3] is not None:
+    with np.errstate(over="ignore"):
+        square = variance + op.numbers[0]
+    if not (np.isfinite(square) & (square > 0)).all() or gaps[0] is not None or gaps[3] is not None:
         return NOTHING, NOTHING
     # five roundings at most
     with np.errstate(all="ignore"):
-        near = up(np.abs(scale / np.sqrt(variance + op.numbers[0])), 8)
+        near = up(np.abs(scale / np.sqrt(square)), 8)
     steep = np.where(scale == 0, 0.0, np.maximum(near, TINY))
     place = [-1 if axis == op.axis else 1 for axis in range(size.ndim - 1)]
     factor = steep.reshape(place)

@@ -464,13 +464,14 @@ class PerUnit(Operator):
     def _normalised(self, node: Node, x: Slices, numbers: Sequence[Array], facts: Facts) -> Slices:
         scale, shift, mean, variance = numbers
         n = len(x)
-        if not (
-            all(np.isfinite(a).all() for a in numbers) and (variance + self.numbers[0] > 0).all()
-        ):
+        with np.errstate(over="ignore"):
+            square = variance + self.numbers[0]
+        # of a sum beyond all floats the root is not bounded by that of the float
+        if not all(np.isfinite(a).all() for a in (*numbers, square)) or not (square > 0).all():
             return facts.classes.unknown(n)
         with np.errstate(all="ignore"):
             # five roundings at most between this float and scale / sqrt(variance + epsilon)
-            slope = scale / np.sqrt(variance + self.numbers[0])
+            slope = scale / np.sqrt(square)
             width = np.abs(slope) * 8 * UNIT + np.where(scale == 0, 0.0, TINY)
             shifted = _outward(x.low - mean, x.high - mean)
             low, high = _product(*shifted, slope - width, slope + width)
