@@ -273,8 +273,5 @@ def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
 
 def _bits(block: Array) -> Words:
     """The bits of numbers, the same for zeros of both signs."""
-    wide = np.asarray(
-        block,
-        dtype=np.float64 if block.dtype.kind in "fV" or "float" in block.dtype.name else np.int64,
-    )
+    wide = block.astype(np.int64 if block.dtype.kind in "biu" else np.float64)
     return (wide + 0).view(np.uint64)

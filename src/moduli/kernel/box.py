@@ -30,10 +30,10 @@ class Box:
     """A box of inputs, compared in sup norm.
 
     Args:
-        low, high: scalars (broadcast to any dimension), vectors ``[in]``, or arrays of an input's
-            shape without the batch axis, or that broadcast against it, which are broadcast against each
-            other and kept flattened, row by row. For a graph of several inputs `low` may be a dict, ``{name: (low, high)}``,
-            and `high` be left out; an input that is not named may be anything.
+        low, high: scalars, for any dimension; vectors ``[in]``; or arrays that broadcast against each
+            other and against an input without its batch axis, kept flattened, row by row. For a graph
+            of several inputs `low` may be a dict, ``{name: (low, high)}``, and `high` be left out; an
+            input that is not named may be anything.
         hull_of: boxes whose hull this is, where only these are meant; see `branches`.
         notes: in which ways the box is larger than what it was made of (a VNN-LIB file with
             alternatives, ...).

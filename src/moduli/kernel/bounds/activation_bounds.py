@@ -66,10 +66,8 @@ def activation_bounds(state: State, l: int) -> tuple[Array, Array]:
         region = state.region
         return (-ends, ends) if region is None else (np.array(region.low), np.array(region.high))
     (lo, hi), sign = preactivation_bounds(state, l), signs(state, l)
-    lo, hi = (
-        np.where(sign > 0, np.maximum(lo, 0.0), lo),
-        np.where(sign < 0, np.minimum(hi, 0.0), hi),
-    )
+    lo = np.where(sign > 0, np.maximum(lo, 0.0), lo)
+    hi = np.where(sign < 0, np.minimum(hi, 0.0), hi)
     found = relaxation(state.activations[l - 1], lo, hi)
     return found.least, found.most
 
@@ -112,9 +110,8 @@ def _everywhere(state: State, l: int) -> tuple[Array, Array]:
     low, high = (np.where(alive, end, 0.0)[None] for end in before)
     lo, hi = ends.copy(), ends.copy()
     with np.errstate(all="ignore"):
-        for rows in propagation.blocks_of(
-            len(ends), w.hi.shape[1]
-        ):  # so that no large copy is made
+        # in blocks, so that no large copy is made
+        for rows in propagation.blocks_of(len(ends), w.hi.shape[1]):
             part = propagation.Affine(w.hi[rows], b.hi[rows], exact)
             (lo[rows],), (hi[rows],) = propagation.interval(part, low, high)
     return lo, hi

@@ -29,9 +29,11 @@ from .operator import (
 )
 from .slices import ONE, Array, Slices, are_numbers
 
-# Of a quotient: what a division in the type of the scale may lose, by its bits
-CLOSE = {"float16": Fraction(1, 2**8), "bfloat16": Fraction(1, 2**5)}
-CLOSE_ELSE = Fraction(1, 2**18)
+
+def _close(scale: Tensor) -> Fraction:
+    """What of a quotient a division in the type of the scale may lose."""
+    bits = {"float16": 8, "bfloat16": 5}.get(scale.dtype.name, 18)
+    return Fraction(1, 2**bits)
 
 
 @dataclass(frozen=True)
@@ -393,8 +395,10 @@ class PerUnit(Operator):
                 [np.asarray(a, dtype=np.float64).ravel() for a in further], axis, len(x)
             )
             if steps is not None:
-                close = CLOSE.get(np.asarray(further[0]).dtype.name, CLOSE_ELSE)
-                return self._rescaled(node, axis, x, *steps, close, facts)
+                if self.kind == "dequantise":
+                    return self._dequantised(node, axis, x, *steps, facts)
+                close = _close(np.asarray(further[0]))
+                return self._quantised(node, axis, x, *steps, close, facts)
         if axis == self.axis:
             return facts.classes.unknown(len(x))
         known = dict[int, tuple[int, Fraction]]()
@@ -412,7 +416,27 @@ class PerUnit(Operator):
             return None
         return np.resize(scale, n), np.resize(zero, n)
 
-    def _rescaled(
+    def _dequantised(
+        self, node: Node, axis: int, x: Slices, scale: Array, zero: Array, facts: Facts
+    ) -> Slices:
+        """Numbers of integers."""
+        with np.errstate(all="ignore"):
+            shifted = _outward(*(np.clip(end, *self._ends()) - zero for end in (x.low, x.high)))
+            low, high = _product(*shifted, scale, scale)
+        known = dict[int, tuple[int, Fraction]]()
+        for i in x.known().tolist():
+            step, start = Fraction(float(scale[i])), Fraction(float(zero[i]))
+            value, name, ratio = x.constant(i), int(x.classes[i]), x.ratios[i]
+            if value is not None:
+                known[i] = (ONE, (value - start) * step)
+            elif start == 0:
+                known[i] = (name, ratio * step)
+            else:
+                key = (node.output, axis, name, ratio, float(zero[i]))
+                known[i] = (facts.classes.of(key), step)
+        return facts.classes.made(len(x), low, high, known)
+
+    def _quantised(
         self,
         node: Node,
         axis: int,
@@ -422,44 +446,30 @@ class PerUnit(Operator):
         close: Fraction,
         facts: Facts,
     ) -> Slices:
-        """Of integers to numbers, or back; `close` to a tie it is not known which way."""
-        ends = np.array(self.numbers) if self.numbers else np.array([-np.inf, np.inf])
-        down = self.kind == "quantise"
+        """Integers of numbers; `close` to a tie it is not known which way."""
         with np.errstate(all="ignore"):
-            if down:
-                least, most = (
-                    np.rint(end / scale + way * np.abs(end / scale) * float(close)) + zero
-                    for end, way in ((x.low, -1), (x.high, 1))
-                )
-                low, high = _sane(np.clip(least, *ends), np.clip(most, *ends))
-            else:
-                whole = np.clip(x.low, *ends), np.clip(x.high, *ends)
-                low, high = _product(*_outward(whole[0] - zero, whole[1] - zero), scale, scale)
+            least, most = (
+                np.rint(end / scale + way * np.abs(end / scale) * float(close)) + zero
+                for end, way in ((x.low, -1), (x.high, 1))
+            )
+            low, high = _sane(np.clip(least, *self._ends()), np.clip(most, *self._ends()))
         known = dict[int, tuple[int, Fraction]]()
         for i in x.known().tolist():
-            step, start = Fraction(float(scale[i])), Fraction(float(zero[i]))
-            value, name, ratio = x.constant(i), int(x.classes[i]), x.ratios[i]
-            if value is not None:
-                found = (
-                    _quantised(value / step, start, self.numbers, close)
-                    if down
-                    else (value - start) * step
-                )
-                if found is not None:
-                    known[i] = (ONE, found)
-            elif not down and start == 0:
-                known[i] = (name, ratio * step)
-            else:
-                key = (
-                    node.output,
-                    axis,
-                    name,
-                    ratio,
-                    float(zero[i]),
-                    float(scale[i]) if down else None,
-                )
-                known[i] = (facts.classes.of(key), UNITY if down else step)
+            step, start, value = Fraction(float(scale[i])), Fraction(float(zero[i])), x.constant(i)
+            if value is None:
+                name, ratio = int(x.classes[i]), x.ratios[i]
+                key = (node.output, axis, name, ratio, float(zero[i]), float(scale[i]))
+                known[i] = (facts.classes.of(key), UNITY)
+                continue
+            found = _integer(value / step, start, self.numbers, close)
+            if found is not None:
+                known[i] = (ONE, found)
         return facts.classes.made(len(x), low, high, known)
+
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest integer."""
+        low, high = self.numbers or (-np.inf, np.inf)
+        return low, high
 
     def _normalised(self, node: Node, x: Slices, numbers: Sequence[Array], facts: Facts) -> Slices:
         scale, shift, mean, variance = numbers
@@ -495,7 +505,7 @@ class PerUnit(Operator):
         return facts.classes.made(n, low, high, known)
 
 
-def _quantised(
+def _integer(
     q: Fraction, zero: Fraction, ends: Sequence[float], close: Fraction
 ) -> Fraction | None:
     """The integer for a quotient; None where it is so close to a tie that one that is computed may fall

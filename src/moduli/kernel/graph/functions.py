@@ -228,29 +228,12 @@ UNKNOWN = Law()
 # 1.09984 for silu, 1.12890 for gelu, 1.12900 for its form with tanh, 1.08850 for mish; that of erf is
 # 2 / sqrt(pi) < 1.12838, and of hardswish (2 x + 3) / 6 at x = 3. Below zero elu has alpha exp(x),
 # celu exp(x / alpha), selu scale * alpha * exp(x).
+_NOT_STEEPER_THAN_ONE = (
+    "identity", "neg", "relu", "abs", "clip", "tanh", "softsign", "softplus", "sin", "cos", "atan",
+    "asinh", "bool", "uint8", "int8", "uint16", "int16",
+)  # fmt: skip
 SLOPES: dict[str, Callable[..., float]] = {
-    **dict.fromkeys(
-        (
-            "identity",
-            "neg",
-            "relu",
-            "abs",
-            "clip",
-            "tanh",
-            "softsign",
-            "softplus",
-            "sin",
-            "cos",
-            "atan",
-            "asinh",
-            "bool",
-            "uint8",
-            "int8",
-            "uint16",
-            "int16",
-        ),
-        lambda *x: 1.0,
-    ),
+    **dict.fromkeys(_NOT_STEEPER_THAN_ONE, lambda *x: 1.0),
     "erf": lambda: 1.1284,
     "sigmoid": lambda: 0.25,
     "silu": lambda: 1.1,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CertificateRejected
-from .axes import Coupling, Units, units_from
+from .axes import FIXED, Coupling, Units, units_from
 from .model import GraphModel
 from .operators import (
     Broadcast,
@@ -37,16 +37,10 @@ from .operators import (
     Take,
     Transpose,
 )
-from .slicewise import LOG_SOFTMAX, SOFTMAX
+from .slicewise import LOG_SOFTMAX, NORMS, REDUCTIONS, SOFTMAX
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 LARGEST = 2**24  # entries of a block whose order is compared
-# Functions of all entries of what they read that have no order in it, as ONNX and torch call them
-NORMS = ("LayerNormalization", "RMSNormalization", "layer_norm", "rms_norm")
-REDUCTIONS = (
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",
-    "mean", "sum", "amax", "amin",
-)  # fmt: skip
 
 
 class Exchange(Coupling):
@@ -58,13 +52,13 @@ class Exchange(Coupling):
             super()._couple(node)
             return
         x, y = node.inputs[0], node.output
-        for i, o in _pairs(op, len(self.shape(x) or ())):
+        rank = len(self.shape(x) or ())
+        for i, o in _pairs(op, rank):
             self.same((x, i), (y, o))
-        for name in node.inputs[1:]:
-            for back in range(1, len(self.shape(name) or ()) + 1):
-                self.same(
-                    (x, len(self.shape(x) or ()) - back), (name, len(self.shape(name) or ()) - back)
-                )
+        for name in node.inputs[1:]:  # scale and shift, under the last axes of x
+            own = len(self.shape(name) or ())
+            for axis in range(own):
+                self.same((x, rank - own + axis), (name, axis))
 
 
 def _has_no_order(op: Slicewise) -> bool:
@@ -72,8 +66,12 @@ def _has_no_order(op: Slicewise) -> bool:
 
 
 def _pairs(op: Slicewise, rank: int) -> Sequence[tuple[int, int]]:
-    """Axes of the input that are axes of the output, those that a function reads whole included."""
-    return op.free if op.kind in REDUCTIONS else [(axis, axis) for axis in range(rank)]
+    """Axes of the input that are axes of the output; where an order does not matter, those that are read
+    whole, too.
+    """
+    if op.kind in REDUCTIONS or not _has_no_order(op):
+        return op.free
+    return [(axis, axis) for axis in range(rank)]
 
 
 def exchangeable(graph: GraphModel, seed: Place) -> Units:
@@ -119,12 +117,17 @@ def commuting(graph: GraphModel, units: Units, order: Sequence[int]) -> Mapping[
 
 def _indices(labels: Ints, order: Sequence[int]) -> Ints:
     """Where what comes to each index of a tensor stood: the k-th index of a unit takes the k-th one."""
-    found = np.arange(len(labels))
-    for unit, former in enumerate(order, start=1):
-        mine, theirs = np.flatnonzero(labels == unit), np.flatnonzero(labels == former)
-        if len(mine) != len(theirs):
-            raise CertificateRejected(f"units {unit} and {former} have unlike parts in a tensor")
-        found[mine] = theirs
+    former = np.array([FIXED, *order])
+    parts = np.bincount(labels, minlength=len(former))
+    unlike = np.flatnonzero(parts != parts[former])
+    if len(unlike):
+        unit = int(unlike[0])
+        raise CertificateRejected(f"units {unit} and {former[unit]} have unlike parts in a tensor")
+    by_unit = np.argsort(labels, kind="stable")
+    starts = np.cumsum(parts) - parts
+    rank = np.arange(len(labels)) - np.repeat(starts, parts)  # of each index within its unit
+    found = np.empty(len(labels), dtype=np.int64)
+    found[by_unit] = by_unit[starts[former[labels[by_unit]]] + rank]
     return found
 
 
@@ -182,13 +185,11 @@ def _equal(a: Ints | None, b: Ints | None) -> bool:
 
 def commutes(node: Node, graph: GraphModel, order: Mapping[Place, Ints]) -> bool:
     """Whether a node gives its output, indexed anew, from inputs that are."""
-    rule = RULES.get(type(node.op))
-    if any((name, axis) in order for name in node.outputs[1:] for axis in range(32)):
-        return False
     view = _View(node, graph, order)
+    rule = RULES.get(type(node.op))
     if rule is None:
-        return all(view.kept(name) for name in (*node.inputs, *node.outputs))
-    return rule(view, node.op)
+        return all(map(view.kept, (*node.inputs, *node.outputs)))
+    return all(map(view.kept, node.outputs[1:])) and rule(view, node.op)
 
 
 def _elementwise(view: _View, op: Any) -> bool:
@@ -206,29 +207,29 @@ def _per_unit(view: _View, op: PerUnit) -> bool:
 
 def _slicewise(view: _View, op: Slicewise) -> bool:
     x, y, rank = view.x, view.y, view.rank(view.x)
-    pairs = _pairs(op, rank) if _has_no_order(op) else op.free
+    pairs = _pairs(op, rank)
     if not all(view.alike((x, i), (y, o)) for i, o in pairs):
         return False
     if not view.kept(y, [o for _, o in pairs]):
         return False
-    inside = {i for i, _ in op.free}
-    if not _has_no_order(op) and not view.kept(x, sorted(inside)):
+    if not _has_no_order(op) and not view.kept(x, [i for i, _ in op.free]):
         return False
-    for k, name in enumerate(view.node.inputs[1:]):
-        owner = op.carried[k] if k < len(op.carried) else None
-        own = view.shapes.get(name) or ()
-        if owner is not None:
-            fits = view.alike((x, owner), (name, 0))
-        elif op.kind in NORMS:  # under the last axes of x
-            fits = all(
-                view.alike((x, rank - b), (name, len(own) - b)) for b in range(1, len(own) + 1)
-            )
-        else:
-            # what is read by all slices alike
-            fits = view.kept(name)
-        if name and not fits:
-            return False
-    return True
+    owners = (*op.carried, *[None] * len(view.node.inputs))
+    return all(
+        _carried(view, op, owner, name)
+        for owner, name in zip(owners, view.node.inputs[1:], strict=False)
+        if name
+    )
+
+
+def _carried(view: _View, op: Slicewise, owner: int | None, name: str) -> bool:
+    """Whether a further input is indexed as what it belongs to."""
+    if owner is not None:
+        return view.alike((view.x, owner), (name, 0))
+    if op.kind in NORMS:  # under the last axes of x
+        first = view.rank(view.x) - view.rank(name)
+        return all(view.alike((view.x, first + i), (name, i)) for i in range(view.rank(name)))
+    return view.kept(name)  # read by all slices alike
 
 
 def _linear(view: _View, op: Linear) -> bool:

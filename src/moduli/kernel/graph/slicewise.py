@@ -21,6 +21,12 @@ from .slices import ONE, Array, Slices
 # Kinds of which more is known than what an operator declares, as ONNX and torch call them
 SOFTMAX = ("Softmax", "softmax")
 LOG_SOFTMAX = ("LogSoftmax", "log_softmax")
+NORMS = ("LayerNormalization", "RMSNormalization", "layer_norm", "rms_norm")
+# of all entries that are read, in whatever order
+REDUCTIONS = (
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    "mean", "sum", "amax", "amin",
+)  # fmt: skip
 SUM = ("ReduceSum", "sum")
 MAXIMA = (
     "max", "max pool", "adaptive max pool", "ReduceMax", "ReduceMin", "amax", "amin",
