@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.equivalence.graph_order import exchangeable_units, moves_to_order
+from moduli.equivalence.graph_order import exchangeable_units
+from moduli.equivalence.graph_order import moves_to_order as moves_of
 from moduli.kernel.graph.axes import units_from
 from moduli.kernel.graph.certificate import GraphMove, after, played
 from moduli.kernel.graph.ordering import exchangeable, ordered
@@ -17,6 +18,10 @@ from ..support.graphs import Builder
 
 onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
+
+
+def moves_to_order(model):
+    return moves_of(model, exchangeable_units(model))
 
 
 def exported(module, shape, folder, name="m"):
@@ -140,7 +145,7 @@ def test_twins_reach_one_order(graph):
     wanted = played(model, moves_to_order(model), {})[0].digest
     for seed in range(5):
         moved, _ = shuffled(model, seed)
-        assert after(moved, moved.digest, moves_to_order(moved)) == wanted
+        assert after(moved, moved.digest, [moves_to_order(moved)]) == wanted
         assert played(moved, moves_to_order(moved), {})[0].digest == wanted
 
 
@@ -158,7 +163,7 @@ def test_one_number_more_is_told(graph):
         changed.flat[at] = np.nextafter(changed.flat[at], np.inf)
         other = replace(model, constants={**model.constants, name: changed})
         moved, _ = shuffled(other, 1)
-        assert after(moved, moved.digest, moves_to_order(moved)) != wanted
+        assert after(moved, moved.digest, [moves_to_order(moved)]) != wanted
 
 
 def test_files_of_twins_are_equal(graph, tmp_path):
@@ -204,9 +209,9 @@ def test_forged_orders_are_refused(graph):
     with pytest.raises(mo.CertificateRejected, match="in one round"):
         played(model, [move, GraphMove("bypass", model.outputs[0])], {})
     with pytest.raises(mo.CertificateRejected, match="digest"):
-        after(model, "graph:0", [move])
+        after(model, "graph:0", [[move]])
     with pytest.raises(mo.CertificateRejected, match="no order"):
-        after(model, model.digest, [GraphMove("remove", move.tensor, move.axis, (0,), (-1,))])
+        after(model, model.digest, [[GraphMove("remove", move.tensor, move.axis, (0,), (-1,))]])
     assert GraphMove.of(move.plain()) == move
 
 
@@ -214,11 +219,11 @@ def test_a_proof_for_other_networks_is_refused(graph, tmp_path):
     moved, _ = shuffled(graph.model, 3)
     other = graph.source.rewritten(moved, {})
     found = mo.equivalent(graph, other)
-    swapped = replace(found, orders=found.orders[::-1])
+    swapped = replace(found, symmetries=found.symmetries[::-1])
     with pytest.raises(mo.CertificateRejected):
         swapped.check()
     with pytest.raises(mo.CertificateRejected):
-        replace(found, orders=((), ())).check()
+        replace(found, symmetries=((), ())).check()
 
 
 def test_no_node_is_moved_that_does_not_commute(graph):
@@ -270,7 +275,7 @@ def test_sizes_keep_their_order(tmp_path):
     assert mo.equivalent(a, b).status != "proved"
     assert mo.signature(a) != mo.signature(b)
     with pytest.raises(mo.CertificateRejected):
-        after(a.model, a.digest, [GraphMove("order", "m", 0, (1, 0))])
+        after(a.model, a.digest, [[GraphMove("order", "m", 0, (1, 0))]])
     assert all(units_from(a.model, (name, 0)).count == 0 for name in ("s", "f", "m"))
 
 
@@ -290,11 +295,7 @@ def test_parts_of_other_classes_are_refused(graph):
 def test_symmetries_of_a_graph_are_data(graph):
     group = mo.symmetries(graph)
     assert group.log_order > 9
-    assert group.dimension == 0
     assert group.check()
-    assert group.log_order == pytest.approx(
-        sum(np.log(np.arange(1, part.size + 1)).sum() for part in group.units)
-    )
     moved = group.random(1)(graph)
     assert moved.digest != graph.digest
     assert mo.equivalent(graph, moved).status == "proved"

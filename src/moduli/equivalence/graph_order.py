@@ -108,9 +108,8 @@ def order_of(units: Units, part: Sequence[int], moved: Sequence[int]) -> list[in
     return order
 
 
-def moves_to_order(graph: GraphModel) -> tuple[GraphMove, ...]:
+def moves_to_order(graph: GraphModel, axes: Sequence[Exchangeable]) -> tuple[GraphMove, ...]:
     """Moves after which units stand in an order that does not depend on where they stood."""
-    axes = exchangeable_units(graph)
     colours = _told_apart(graph, axes)
     moves = [
         move_to(part, part.members[np.argsort(own, kind="stable")])
@@ -165,7 +164,7 @@ class _Tensor(NamedTuple):
 
 
 def _tensors(graph: GraphModel, axes: Sequence[Exchangeable]) -> Iterator[_Tensor]:
-    for k, name in enumerate(_in_order_of_use(graph)):
+    for k, name in enumerate(in_order_of_use(graph)):
         array = graph.constants[name]
         roles, rest = [], []
         for axis in range(array.ndim):
@@ -185,7 +184,7 @@ def _tensors(graph: GraphModel, axes: Sequence[Exchangeable]) -> Iterator[_Tenso
             yield _Tensor(array, tuple(roles), tuple(rest))
 
 
-def _in_order_of_use(graph: GraphModel) -> list[str]:
+def in_order_of_use(graph: GraphModel) -> list[str]:
     names = dict.fromkeys(name for node in graph.nodes for name in node.inputs)
     return [name for name in names if name in graph.constants]
 

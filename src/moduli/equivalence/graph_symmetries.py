@@ -1,9 +1,10 @@
-"""The orders of units that leave the function of a graph as it is."""
+"""The symmetries of a graph that are found and proved: orders, signs and scales of its units."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,106 +12,149 @@ import numpy as np
 from moduli.common.graph import Graph
 from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.graph.certificate import GraphMove, after, played
+from moduli.kernel.graph.certificate import after, factors_of, played
 from moduli.kernel.graph.ordering import commuting
+from moduli.kernel.graph.scaling import require_laws
 
+from .graph_normal_form import Rounds
 from .graph_order import Exchangeable, exchangeable_units, move_to, order_of
+from .graph_scales import Gauge, free_numbers, gauges, held
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+SPREAD = 3  # random scales are powers of two up to this power, up or down
 
 
 class UnitSet(NamedTuple):
-    """Units that may trade places in every way: the tensor and the axis that have them, how many they are."""
+    """Units that may trade places in every way.
+
+    Attributes:
+        tensor, axis: which have them. size: how many they are. signs, scales: numbers that they may be
+            multiplied by are -1, or any positive ones.
+    """
 
     tensor: str
     axis: int
     size: int
+    signs: int
+    scales: int
 
 
 @dataclass(frozen=True)
 class GraphElement:
-    """An order of units; ``element(graph)`` is the graph in that order, the same function."""
+    """Numbers and an order of units; ``element(graph)`` is the graph with these, the same function."""
 
-    moves: tuple[GraphMove, ...]
+    rounds: Rounds
 
     def __call__(self, graph: Graph) -> Graph:
-        """The kernel checks that every node commutes with the order.
+        """The kernel checks that every node commutes with them.
 
         Raises:
-            CertificateRejected: the graph has other units.
+            CertificateRejected: the graph has other units, or would be rounded.
         """
-        moved, _ = played(graph.model, self.moves, {})
+        moved = graph.model
+        for moves in self.rounds:
+            moved, _ = played(moved, moves, {})
         found = graph.source.rewritten(moved, {})
-        if found.digest != after(graph.model, graph.digest, self.moves):
+        if found.digest != after(graph.model, graph.digest, self.rounds):
             raise CertificateRejected("what was written is another graph")
         return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GraphSymmetries(Result):
-    """Permutations of units of a graph, each proved to keep the function.
+    """Orders of units of a graph, and numbers that multiply them, each proved to keep the function.
 
-    Signs, scales and changes of basis inside heads are not counted: there are at least so many
-    symmetries.
+    Changes of basis inside heads are not counted: there are at least so many symmetries.
 
     Attributes:
-        graph: whose. units: sets of units that may trade places.
+        graph: whose. sets: of units that may trade places. gauges: what may multiply them.
     """
 
     graph: Graph
     sets: tuple[Exchangeable, ...]
+    gauges: tuple[Gauge, ...]
     kind: ClassVar[str] = "symmetries"
 
     @staticmethod
     def of(graph: Graph) -> GraphSymmetries:
-        return GraphSymmetries("bounded", graph, tuple(exchangeable_units(graph.model)))
+        sets = tuple(exchangeable_units(graph.model))
+        return GraphSymmetries("proved", graph, sets, tuple(gauges(graph.model, sets)))
 
     @property
     def units(self) -> tuple[UnitSet, ...]:
-        return tuple(UnitSet(*units.seed, len(members)) for units, members in self.sets)
+        def count(part: Exchangeable, *, sign: bool) -> int:
+            return sum(gauge.part is part and gauge.sign == sign for gauge in self.gauges)
 
-    @property
+        return tuple(
+            UnitSet(
+                *part.units.seed, len(part.members), count(part, sign=True), count(part, sign=False)
+            )
+            for part in self.sets
+        )
+
+    @cached_property
     def log_order(self) -> float:
-        """The logarithm of how many orders there are, in nats."""
-        return sum(math.lgamma(part.size + 1) for part in self.units)
+        """The logarithm of how many orders and signs there are, in nats."""
+        orders = sum(math.lgamma(part.size + 1) for part in self.units)
+        return orders + free_numbers(self.gauges, sign=True) * math.log(2)
 
-    @property
+    @cached_property
     def dimension(self) -> int:
-        """Of continuous symmetries: none are counted."""
-        return 0
+        """Of scales: how many positive numbers are free."""
+        return free_numbers(self.gauges, sign=False)
 
     def random(self, seed: int | np.random.Generator = 0) -> GraphElement:
-        """A random order of all units."""
+        """Random signs, powers of two (others would round) and a random order of all units."""
         rng = np.random.default_rng(seed)
-        drawn = [move_to(part, rng.permutation(part.members)) for part in self.sets]
-        return GraphElement(tuple(move for move in drawn if move is not None))
+        scales = []
+        arrays = dict[str, Array]()
+        for gauge in self.gauges:
+            drawn = rng.integers(-SPREAD, SPREAD + 1, gauge.free)
+            numbers = rng.choice([-1.0, 1.0], gauge.free) if gauge.sign else 2.0**drawn
+            scales.append(gauge.move(held(self.graph.model, arrays, gauge, numbers)))
+        orders = [move_to(part, rng.permutation(part.members)) for part in self.sets]
+        rounds = (tuple(move for move in moves if move is not None) for moves in (scales, orders))
+        return GraphElement(tuple(moves for moves in rounds if moves))
 
     def check(self) -> bool:
-        """That two units of each set may trade places, and all of them in a circle."""
+        """That two units of each set may trade places, and all of them in a circle; that one of them may
+        be multiplied by a number, and so each.
+        """
+        model = self.graph.model
         for units, members in self.sets:
             own = members.tolist()
             for moved in ([own[1], own[0], *own[2:]], [*own[1:], own[0]]):
-                commuting(self.graph.model, units, order_of(units, own, moved))
+                commuting(model, units, order_of(units, own, moved))
+        for gauge in self.gauges:
+            numbers = np.ones(gauge.free)
+            numbers[0] = -1.0 if gauge.sign else 2.0
+            move = gauge.move(numbers)
+            assert move is not None
+            require_laws(model, factors_of(model, move))
         return True
-
-    @property
-    def glyph(self) -> str:
-        return ">="
 
     @property
     def statement(self) -> str:
         count = sum(part.size for part in self.units)
-        return f"permutations of {count} units in {len(self.sets)} sets: at least e^{self.log_order:.6g} symmetries"
+        return (
+            f"{count} units in {len(self.sets)} sets: at least e^{self.log_order:.6g} orders and signs, "
+            f"{self.dimension} free scales"
+        )
 
     def asked(self) -> list[tuple[str, str]]:
         return [("graph", repr(self.graph))]
 
     def facts(self) -> list[tuple[str, str]]:
-        rows = [("log order", f">= {self.log_order:.6g}")]
-        return rows + [
-            (f"{part.tensor}, axis {part.axis}", f"{part.size} units") for part in self.units
-        ]
+        rows = [("log order", f">= {self.log_order:.6g}"), ("dimension", f">= {self.dimension}")]
+        return rows + [(f"{part.tensor}, axis {part.axis}", _said(part)) for part in self.units]
 
     def data(self) -> dict[str, Any]:
         return {
-            "graph": self.graph.digest, "log_order": self.log_order, "dimension": 0,
+            "graph": self.graph.digest, "log_order": self.log_order, "dimension": self.dimension,
             "units": [part._asdict() for part in self.units],
         }  # fmt: skip
+
+
+def _said(part: UnitSet) -> str:
+    more = [word for word, n in (("signs", part.signs), ("scales", part.scales)) if n]
+    return f"{part.size} units" + (f", with {' and '.join(more)}" if more else "")

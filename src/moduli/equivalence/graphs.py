@@ -1,8 +1,8 @@
 """Are two graphs the same function? As far as moves and bounds decide.
 
 Proved where both are the same graph once all that can be left out without rounding is left out, and
-units stand in one order, or, with a tolerance, where what rounding does to both is within it. Refuted
-where the kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well:
+units have one order, sign and scale, or, with a tolerance, where what rounding does to both is within
+it. Refuted where the kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well:
 what float64 sees there is told, and decides nothing.
 """
 
@@ -21,19 +21,18 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
-from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, after
+from moduli.kernel.graph.certificate import GraphCertificate, after
 from moduli.kernel.graph.differences import apart, of_one_shape
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import sizes
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.slack import NO_SLACK, Slack
 
-from .graph_order import moves_to_order
+from .graph_normal_form import Rounds, rounds_to_normal_form
 from .group import Signature
 
 INPUTS = 8  # drawn inputs at which both graphs are run
 Inputs = Mapping[str, Any]
-Moves = tuple[GraphMove, ...]
 
 
 class GraphWitness(NamedTuple):
@@ -49,9 +48,9 @@ class GraphEquivalence(Result):
     """Whether two graphs are one function.
 
     Attributes:
-        a, b: what was left out of each, with its proof. orders: moves that put units of what is left
-            of each into one order. witness: where they differ. near: a bound of
-            how far the two are apart, where that is within `eps`.
+        a, b: what was left out of each, with its proof. symmetries: rounds of moves that give units of
+            what is left of each one order, sign and scale. witness: where they differ. near: a bound
+            of how far the two are apart, where that is within `eps`.
         seen: the largest difference at a few inputs, as float64 computes it; None where none could
             be run.
     """
@@ -63,7 +62,7 @@ class GraphEquivalence(Result):
     witness: GraphWitness | None = None
     seen: float | None = None
     near: Slack | None = None
-    orders: tuple[Moves, Moves] = ((), ())
+    symmetries: tuple[Rounds, Rounds] = ((), ())
     kind: ClassVar[str] = "equal"
 
     def check(self) -> bool:
@@ -82,7 +81,7 @@ class GraphEquivalence(Result):
             if not bound.finite:
                 raise CertificateRejected("no bound is claimed")
         else:
-            bound = _require_one_left(self.a, self.b, self.on, self.orders)
+            bound = _require_one_left(self.a, self.b, self.on, self.symmetries)
         if not bound.everywhere <= self.eps:
             raise CertificateRejected(f"outputs are within {bound}, not within {self.eps!r}")
         return True
@@ -95,13 +94,24 @@ class GraphEquivalence(Result):
         if self.status == "proved":
             bound = self.a.proof.slack + self.b.proof.slack
             same = "the same function" if bound == NO_SLACK else f"the same function up to {bound}"
-            order = ", with units in another order" if any(self.orders) else ""
-            return f"{same} {where}: both reduce to the same graph{order}"
+            return f"{same} {where}: both reduce to the same graph{self._modulo}"
         if self.witness is not None:
             name, size = self.witness.output, self.witness.difference
             return f"output {name!r} differs by at least {size:.6g} at an input"
         seen = "" if self.seen is None else "outputs differ "
         return f"undecided: they reduce to different graphs; {seen}{_seen(self.seen)}"
+
+    @property
+    def _modulo(self) -> str:
+        moves = [move for rounds in self.symmetries for moves in rounds for move in moves]
+        signs = [x < 0 for move in moves for x in move.coefficients]
+        sizes = [abs(x) != 1 for move in moves for x in move.coefficients]
+        said = {
+            "order": any(move.kind == "order" for move in moves),
+            "signs": any(signs), "scales": any(sizes),
+        }  # fmt: skip
+        other = " and ".join(word for word, there in said.items() if there)
+        return f", with units of another {other}" if other else ""
 
     def asked(self) -> list[tuple[str, str]]:
         return [("first", repr(self.a.original)), ("second", repr(self.b.original))]
@@ -142,9 +152,9 @@ def equivalent(
     _require_ends(a, b)
     first, second = _reduced(a, b, on, budget, progress, rounding=eps > 0)
     slack = first.proof.slack + second.proof.slack
-    orders = _in_one_order(first.network, second.network)
-    if orders is not None and slack.everywhere <= eps:
-        return GraphEquivalence("proved", first, second, eps, on, orders=orders)
+    found = _in_one_form(first.network, second.network)
+    if found is not None and slack.everywhere <= eps:
+        return GraphEquivalence("proved", first, second, eps, on, symmetries=found)
     near = difference_bound(a, b, on) if eps > 0 else None
     if near is not None and near.everywhere <= eps:
         return GraphEquivalence("proved", first, second, eps, on, near=near)
@@ -159,24 +169,24 @@ def _reduced(
     """Both reduced: without rounding, and with it where that is allowed and leads to one graph."""
     both = (a, on), (b, _of_second(on, a, b))
     exact = tuple(compress(x, box, budget, progress, rounding=False) for x, box in both)
-    if not rounding or _in_one_order(exact[0].network, exact[1].network) is not None:
+    if not rounding or _in_one_form(exact[0].network, exact[1].network) is not None:
         return exact[0], exact[1]
     near = tuple(compress(x, box, budget, progress) for x, box in both)
-    alike = _in_one_order(near[0].network, near[1].network) is not None
+    alike = _in_one_form(near[0].network, near[1].network) is not None
     return (near[0], near[1]) if alike else (exact[0], exact[1])
 
 
-def _in_one_order(a: Graph, b: Graph) -> tuple[Moves, Moves] | None:
+def _in_one_form(a: Graph, b: Graph) -> tuple[Rounds, Rounds] | None:
     """Moves after which both are the same graph; None where none were found."""
     if a.digest == b.digest:
         return (), ()
     if a.parameters != b.parameters or len(a.model.nodes) != len(b.model.nodes):
         return None
-    moves = moves_to_order(a.model), moves_to_order(b.model)
-    if not any(moves):
+    rounds = rounds_to_normal_form(a.model), rounds_to_normal_form(b.model)
+    if not any(rounds):
         return None
-    first, second = (after(x.model, x.digest, own) for x, own in zip((a, b), moves, strict=True))
-    return moves if first == second else None
+    first, second = (after(x.model, x.digest, own) for x, own in zip((a, b), rounds, strict=True))
+    return rounds if first == second else None
 
 
 def _require_ends(a: Graph, b: Graph) -> None:
@@ -212,10 +222,10 @@ def _require_bound(a: Graph, b: Graph, on: Box | None, bound: Slack) -> None:
 
 
 def _require_one_left(
-    a: GraphCompression, b: GraphCompression, on: Box | None, orders: tuple[Moves, Moves]
+    a: GraphCompression, b: GraphCompression, on: Box | None, symmetries: tuple[Rounds, Rounds]
 ) -> Slack:
-    """Both proofs hold, on these inputs, and lead to one graph with units in one order; how far they are
-    from it together.
+    """Both proofs hold, on these inputs, and lead to one graph with units of one order, sign and scale;
+    how far they are from it together.
     """
     wanted = (on, _of_second(on, a.original, b.original))
     for part, inputs in zip((a, b), wanted, strict=True):
@@ -225,8 +235,8 @@ def _require_one_left(
             raise CertificateRejected("a part is of a class that may say anything")
         part.check()
     left = (
-        after(part.network.model, part.proof.small, moves)
-        for part, moves in zip((a, b), orders, strict=True)
+        after(part.network.model, part.proof.small, rounds)
+        for part, rounds in zip((a, b), symmetries, strict=True)
     )
     if next(left) != next(left):
         raise CertificateRejected("what is left of the two graphs is not the same")
@@ -412,7 +422,7 @@ class GraphDistance(Result):
         else:
             parts = (self.same.a, self.a), (self.same.b, self.b)
             first, second = (replace(part, original=own) for part, own in parts)
-            bound = _require_one_left(first, second, self.on, self.same.orders)
+            bound = _require_one_left(first, second, self.on, self.same.symmetries)
             if bound != self.bound:
                 raise CertificateRejected(f"the proofs do not bound outputs by {self.bound}")
         if self.witness is not None:
@@ -465,18 +475,19 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
     if bound != NO_SLACK:
         first, second = _reduced(a, b, on, budget, None, rounding=True)
         near = first.proof.slack + second.proof.slack
-        orders = _in_one_order(first.network, second.network)
-        if orders is not None and (near.everywhere < bound.everywhere or not bound.finite):
+        found = _in_one_form(first.network, second.network)
+        if found is not None and (near.everywhere < bound.everywhere or not bound.finite):
             status = "proved" if near == NO_SLACK else "bounded"
-            same = GraphEquivalence("proved", first, second, near.everywhere, on, orders=orders)
+            same = GraphEquivalence("proved", first, second, near.everywhere, on, symmetries=found)
             return GraphDistance(status, a, b, near, on, witness, seen, same)
     status = "bounded" if bound.finite else "undecided"
     return GraphDistance("proved" if bound == NO_SLACK else status, a, b, bound, on, witness, seen)
 
 
 def signature(graph: Graph, budget: int = 10_000) -> Signature:
-    """The digest of what is left of a graph, with units in an order that does not depend on where they
-    stand; equal ones, equal functions. Never complete: other scales or signs have another one.
+    """The digest of the normal form of what is left of a graph; equal ones, equal functions. Never
+    complete: scales that round, or another basis inside a head, have another one.
     """
     left = compress(graph, None, budget, None, rounding=False).network
-    return Signature(after(left.model, left.digest, moves_to_order(left.model)), complete=False)
+    normal = after(left.model, left.digest, rounds_to_normal_form(left.model))
+    return Signature(normal, complete=False)

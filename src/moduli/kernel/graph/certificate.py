@@ -14,6 +14,7 @@ are made anew before each round.
 | bypass | lets the readers of a node read one of its inputs | `bypasses` |
 | combine | leaves out units between two layers that are sums of others; alone in its round | `combining` |
 | order | puts units of an axis in another order; with others of its kind alone in its round | `ordering` |
+| scale | multiplies units of an axis by numbers; with others of its kind alone in its round | `scaling` |
 
 What no output needs goes before the first round and after each. The result has to be `small`:
 operators, wiring and every stored number. Moves are exact over the reals; what they make and the
@@ -23,8 +24,9 @@ stored type cannot hold is rounded, and after each round the difference that thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ import numpy as np
 from .. import arithmetic, fields
 from ..errors import CertificateRejected
 from ..slack import NO_SLACK, Slack
-from .axes import Units, units_from
+from .axes import FIXED, Units, units_from
 from .bypasses import bypassed
 from .combining import combined
 from .differences import difference
@@ -41,10 +43,12 @@ from .model import GraphModel, rebuilt
 from .operators import Place
 from .ordering import exchangeable, ordered
 from .removal import remove
+from .scaling import Factors, scaled, spread
 from .shapes import require_shapes
 
 SCHEMA = "moduli.certificate/2"
 LARGEST = float(np.finfo(np.float64).max)
+MOST = 64  # the largest power of a number by which units are multiplied
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -53,12 +57,14 @@ class GraphMove:
     """One step; see the table of the module.
 
     Attributes:
-        kind: "remove", "bypass", "combine" or "order".
+        kind: "remove", "bypass", "combine", "order" or "scale".
         tensor: whose axis has the units; for a bypass the sum, to combine what the first layer gives.
         axis: of the tensor. units: first indices along it of the units that go.
         into: for each, the first index of the unit that it is merged into, or -1; to combine, the
             units that stay of which they are sums. coefficients: of these sums, unit by unit. To order,
-            units has for each unit, by its first index, the former one that comes to its place.
+            units has for each unit, by its first index, the former one that comes to its place. To
+            scale, coefficients has a number for each unit, and powers for each axis of a tensor, by its
+            name and its number, the power of it that multiplies the tensor.
     """
 
     kind: str
@@ -67,6 +73,7 @@ class GraphMove:
     units: tuple[int, ...] = ()
     into: tuple[int, ...] = ()
     coefficients: tuple[float, ...] = ()
+    powers: tuple[tuple[str, int, int], ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "bypass":
@@ -76,6 +83,8 @@ class GraphMove:
             return f"combination of {some} of {self.tensor!r}"
         if self.kind == "order":
             return f"order along axis {self.axis} of {self.tensor!r}"
+        if self.kind == "scale":
+            return f"scale of {some} along axis {self.axis} of {self.tensor!r}"
         return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
 
     def plain(self) -> dict[str, Any]:
@@ -85,10 +94,12 @@ class GraphMove:
         if self.kind != "combine":
             said["axis"] = self.axis
         said["units"] = list(self.units)
-        if self.kind != "order":
+        if self.kind in ("remove", "combine"):
             said["into"] = list(self.into)
-        if self.kind == "combine":
+        if self.kind in ("combine", "scale"):
             said["coefficients"] = list(self.coefficients)
+        if self.kind == "scale":
+            said["powers"] = [list(power) for power in self.powers]
         return said
 
     @staticmethod
@@ -99,6 +110,8 @@ class GraphMove:
             return GraphMove(kind, fields.text(read["tensor"], "tensor"))
         if kind == "combine":
             return _combination(data)
+        if kind == "scale":
+            return _scale(data)
         if kind == "order":
             read = fields.record(data, ("move", "tensor", "axis", "units"), "an order")
             units = tuple(
@@ -124,11 +137,32 @@ def _combination(data: Any) -> GraphMove:
         tuple(fields.whole(x, 0, 2**31, name) for x in fields.items(read[name], name))
         for name in ("units", "into")
     )
-    numbers = fields.items(read["coefficients"], "coefficients")
+    tensor = fields.text(read["tensor"], "tensor")
+    return GraphMove("combine", tensor, 0, units, into, _coefficients(read["coefficients"]))
+
+
+def _coefficients(data: Any) -> tuple[float, ...]:
+    numbers = fields.items(data, "coefficients")
     if not all(type(x) in (int, float) and abs(x) <= LARGEST and float(x) == x for x in numbers):
         raise CertificateRejected("coefficients are numbers")
+    return tuple(map(float, numbers))
+
+
+def _scale(data: Any) -> GraphMove:
+    names = ("move", "tensor", "axis", "units", "coefficients", "powers")
+    read = fields.record(data, names, "a scale")
+    axis = fields.whole(read["axis"], 0, 32, "axis")
+    units = tuple(fields.whole(x, 0, 2**31, "units") for x in fields.items(read["units"], "units"))
+    powers = list[tuple[str, int, int]]()
+    for power in fields.items(read["powers"], "powers"):
+        parts = fields.items(power, "a power")
+        if len(parts) != 3:
+            raise CertificateRejected("a power is a tensor, an axis and a number")
+        named, along = fields.text(parts[0], "tensor"), fields.whole(parts[1], 0, 32, "axis")
+        powers.append((named, along, fields.whole(parts[2], -MOST, MOST + 1, "power")))
     tensor = fields.text(read["tensor"], "tensor")
-    return GraphMove("combine", tensor, 0, units, into, tuple(map(float, numbers)))
+    coefficients = _coefficients(read["coefficients"])
+    return GraphMove("scale", tensor, axis, units, (), coefficients, tuple(powers))
 
 
 @dataclass(frozen=True)
@@ -274,6 +308,8 @@ def played(
     passed, moves = False, tuple(moves)
     if any(move.kind == "order" for move in moves):
         return _all_in_order(graph, moves), NO_SLACK
+    if any(move.kind == "scale" for move in moves):
+        return _all_scaled(graph, moves, ranges)
     known = Known(graph, ranges)
     if any(move.kind == "combine" for move in moves):
         if len(moves) > 1:
@@ -325,8 +361,9 @@ def combination(known: Known, move: GraphMove, ranges: Ranges) -> tuple[GraphMod
     return graph, slack + further
 
 
-def after(graph: GraphModel, digest: str, moves: Iterable[GraphMove]) -> str:
-    """The digest of a graph, named by its digest, after orders of its units.
+def after(graph: GraphModel, digest: str, rounds: Iterable[Iterable[GraphMove]]) -> str:
+    """The digest of a graph, named by its digest, after scales and orders of its units that round
+    nothing.
 
     Raises:
         CertificateRejected: it is another graph, or naming the move that fails.
@@ -335,11 +372,52 @@ def after(graph: GraphModel, digest: str, moves: Iterable[GraphMove]) -> str:
         graph = rebuilt(graph)
     if graph.digest != digest:
         raise CertificateRejected(f"the graph has digest {graph.digest}, not {digest}")
-    moves = [GraphMove.of(move.plain()) for move in moves]
-    if any(move.kind != "order" for move in moves):
-        raise CertificateRejected("a move is no order of units")
     require_shapes(graph)
-    return played(graph, moves, {})[0].digest
+    for given in rounds:
+        moves = [GraphMove.of(move.plain()) for move in given]
+        if not {move.kind for move in moves} <= {"order", "scale"}:
+            raise CertificateRejected("a move is no order and no scale of units")
+        graph, slack = played(graph, moves, {})
+        if slack != NO_SLACK:
+            raise CertificateRejected("a scale rounds what is stored")
+    return graph.digest
+
+
+def _all_scaled(
+    graph: GraphModel, moves: Sequence[GraphMove], ranges: Ranges
+) -> tuple[GraphModel, Slack]:
+    factors = dict[Place, Any]()
+    for move in moves:
+        try:
+            for place, numbers in factors_of(graph, move).items():
+                factors[place] = factors[place] * numbers if place in factors else numbers
+        except CertificateRejected as error:
+            raise CertificateRejected(f"{move}: {error}") from None
+    small, rounded = scaled(graph, factors)
+    if not rounded:
+        return small, NO_SLACK
+    known = Known(small, ranges, inputs_alone=True)
+    known.rounded = rounded
+    return ended(known)
+
+
+def factors_of(graph: GraphModel, move: GraphMove) -> Factors:
+    """What a scale multiplies each axis of each tensor by."""
+    if move.kind != "scale":
+        raise CertificateRejected("it is in one round with a scale of units")
+    units = exchangeable(graph, _place(graph, move))
+    gone, _ = numbered(units, move)
+    if len(move.coefficients) != len(gone) or len(set(gone)) < len(gone) or FIXED in gone:
+        raise CertificateRejected("coefficients are a number for each unit that is not fixed")
+    numbers = [Fraction(1)] * units.count
+    for unit, r in zip(gone, move.coefficients, strict=True):
+        if r == 0:
+            raise CertificateRejected("a unit is multiplied by zero")
+        numbers[unit - 1] = Fraction(r)
+    powers = {(tensor, axis): power for tensor, axis, power in move.powers}
+    if len(powers) < len(move.powers):
+        raise CertificateRejected("an axis has two powers")
+    return spread(units, numbers, powers)
 
 
 def _all_in_order(graph: GraphModel, moves: Iterable[GraphMove]) -> GraphModel:

@@ -48,6 +48,11 @@ class Exchange(Coupling):
 
     def _couple(self, node: Node) -> None:
         op = node.op
+        if isinstance(op, Size):  # which stay what they are
+            for name in node.outputs:
+                for axis in range(len(self.shape(name) or ())):
+                    self.fix((name, axis), f"{node.name!r}, which gives sizes")
+            return
         if not isinstance(op, Slicewise) or not _has_no_order(op):
             super()._couple(node)
             return

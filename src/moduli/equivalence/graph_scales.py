@@ -1,0 +1,312 @@
+"""Numbers by which units of a graph may be multiplied: the search.
+
+What nodes ask of them (`kernel.graph.scaling.laws`) are products that are one. Of a unit that is
+multiplied by r let a tensor be multiplied by r to some power: then powers solve linear equations, over
+the integers for positive r, modulo 2 for r = -1. What is proposed here the kernel checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import lcm
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moduli.kernel.graph.certificate import MOST, GraphMove
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import Place
+from moduli.kernel.graph.scaling import Law, laws
+
+from .graph_order import Exchangeable, in_order_of_use
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Row = dict[int, Fraction]
+
+
+class Gauge(NamedTuple):
+    """A number that units may be multiplied by, each by its own, or all by one.
+
+    Attributes:
+        part: the units. powers: of the number, for each axis of a tensor that has units. sign: it is -1;
+            else any positive number. joint: all units are multiplied by it.
+        owner: the first stored tensor that it multiplies, and its axis.
+    """
+
+    part: Exchangeable
+    powers: Mapping[Place, int]
+    sign: bool
+    joint: bool
+    owner: Place
+
+    @property
+    def free(self) -> int:
+        """How many numbers there are."""
+        return 1 if self.joint else len(self.part.members)
+
+    @property
+    def columns(self) -> Array:
+        """For each number that is free, the entries along the owner's axis that it multiplies, as 0 or 1."""
+        labels, members = self.part.units.places[self.owner], self.part.members
+        if self.joint:
+            return np.isin(labels, members)[None].astype(np.int8)
+        return np.asarray(labels == members[:, None], dtype=np.int8)
+
+    def move(self, numbers: Array) -> GraphMove | None:
+        """Multiply members by numbers, one for each or one for all; None where all are one."""
+        units, members = self.part
+        own = np.broadcast_to(numbers, len(members))
+        some = own != 1
+        if not some.any():
+            return None
+        labels = units.places[units.seed]
+        first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
+        return GraphMove(
+            "scale", *units.seed, tuple(first[u] for u in members[some].tolist()), (),
+            tuple(own[some].tolist()), tuple((*place, power) for place, power in self.powers.items()),
+        )  # fmt: skip
+
+
+def gauges(graph: GraphModel, parts: Iterable[Exchangeable]) -> list[Gauge]:
+    """All that is found, by the first stored tensor that they multiply."""
+    stored = {name: k for k, name in enumerate(in_order_of_use(graph))}
+    found = list[Gauge]()
+    for part in parts:
+        found += _of_part(graph, part, stored)
+    return sorted(found, key=lambda gauge: stored[gauge.owner[0]])
+
+
+def _of_part(graph: GraphModel, part: Exchangeable, stored: Mapping[str, int]) -> Iterator[Gauge]:
+    units, members = part
+    one = members[:1]
+    places = [place for place, labels in units.places.items() if np.isin(one, labels).all()]
+    # later stored tensors follow from earlier ones, and what nodes make from stored ones
+    places.sort(key=lambda place: -stored.get(place[0], len(stored)))
+    asked = list(_asked(graph, part, places))
+    for sign in (False, True):
+        each = _solutions(asked, part, places, one, sign=sign)
+        together = _solutions(asked, part, places, members, sign=sign)
+        alone = {owner for owner, _ in each}
+        for joint, solutions in ((False, each), (True, together)):
+            for owner, powers in solutions:
+                if owner[0] in stored and not (joint and owner in alone):
+                    yield Gauge(part, powers, sign, joint, owner)
+
+
+def free_numbers(found: Iterable[Gauge], *, sign: bool) -> int:
+    """How many independent numbers multiply units: of heads and of coordinates inside all of them, each
+    times a number is the same twice.
+    """
+    by_owner: dict[Place, list[Gauge]] = {}
+    for gauge in found:
+        if gauge.sign == sign:
+            by_owner.setdefault(gauge.owner, []).append(gauge)
+    total = 0
+    for own in by_owner.values():
+        columns = np.concatenate([gauge.columns for gauge in own])
+        if len(own) == 1:
+            total += len(columns)
+        elif sign:
+            n = columns.shape[1]
+            rows = [dict.fromkeys(np.flatnonzero(row).tolist(), 1) for row in columns]
+            total += n - sum(1 for _ in _mod_two(rows, n))
+        else:
+            total += int(np.linalg.matrix_rank(columns.astype(np.float64)))
+    return total
+
+
+def _asked(graph: GraphModel, part: Exchangeable, places: Sequence[Place]) -> Iterator[Law]:
+    known, tensors = dict.fromkeys(places), {name for name, _ in places}
+    for node in graph.nodes:
+        if not tensors.isdisjoint((*node.inputs, *node.outputs)):
+            yield from laws(node, graph, known)
+
+
+def _solutions(
+    asked: Iterable[Law], part: Exchangeable, places: Sequence[Place], members: Array, *, sign: bool
+) -> list[tuple[Place, dict[Place, int]]]:
+    """Powers of one number that multiplies these members, a basis of them; each with the place whose
+    power is free.
+    """
+    number = {place: k for k, place in enumerate(places)}
+    equations = set[tuple[tuple[int, int], ...]]()
+    for law in asked:
+        if not (law.sign if sign else law.size):
+            continue
+        columns, sums = list[int](), list[Array]()
+        for place, power, rows in law.terms:
+            if place not in number:
+                continue
+            labels = part.units.places[place]
+            columns.append(number[place])
+            sums.append(np.isin(labels if rows is None else labels[rows], members) * power)
+        for row in np.unique(np.stack(np.broadcast_arrays(*sums)), axis=1).T.tolist():
+            total = dict[int, int]()
+            for column, power in zip(columns, row, strict=True):
+                total[column] = total.get(column, 0) + power
+            equations.add(tuple(sorted((c, p) for c, p in total.items() if p)))
+    found = [dict(equation) for equation in equations if equation]
+    basis = _mod_two(found, len(places)) if sign else _rational(found, len(places))
+    return [
+        (places[free], {places[k]: power for k, power in powers.items() if power})
+        for free, powers in basis
+        if all(abs(power) <= MOST for power in powers.values())
+    ]
+
+
+def _rational(rows: Sequence[dict[int, int]], n: int) -> Iterator[tuple[int, dict[int, int]]]:
+    """A basis of the solutions of linear equations, each with the unknown that is free in it."""
+    pivots = dict[int, Row]()
+    for given in sorted(rows, key=len):
+        row: Row = {k: Fraction(x) for k, x in given.items()}
+        while row:
+            lead = min(row)
+            if lead not in pivots:
+                pivots[lead] = {k: x / row[lead] for k, x in row.items()}
+                break
+            row = _less(row, pivots[lead], row[lead])
+    values = dict[int, Row]()  # of each unknown, by those that are free
+    for k in reversed(range(n)):
+        values[k] = {k: Fraction(1)}
+        if k in pivots:
+            values[k] = {}
+            for other, x in pivots[k].items():
+                if other != k:
+                    values[k] = _less(values[k], values[other], x)
+    for free in (k for k in range(n) if k not in pivots):
+        powers = {k: value[free] for k, value in values.items() if free in value}
+        whole = lcm(*(x.denominator for x in powers.values()))
+        yield free, {k: int(x * whole) for k, x in powers.items()}
+
+
+def _less(row: Row, other: Row, times: Fraction) -> Row:
+    found = dict(row)
+    for k, x in other.items():
+        found[k] = found.get(k, Fraction(0)) - times * x
+        if not found[k]:
+            del found[k]
+    return found
+
+
+def _mod_two(rows: Sequence[dict[int, int]], n: int) -> Iterator[tuple[int, dict[int, int]]]:
+    """The same modulo 2; a row is a whole number whose bits are the unknowns."""
+    pivots = dict[int, int]()
+    for given in rows:
+        row = sum(1 << k for k, x in given.items() if x % 2)
+        while row:
+            lead = (row & -row).bit_length() - 1
+            if lead not in pivots:
+                pivots[lead] = row
+                break
+            row ^= pivots[lead]
+    values = dict[int, int]()
+    for k in reversed(range(n)):
+        values[k] = 1 << k
+        if k in pivots:
+            values[k], rest = 0, pivots[k] ^ (1 << k)
+            while rest:
+                other = (rest & -rest).bit_length() - 1
+                values[k] ^= values[other]
+                rest &= rest - 1
+    for free in (k for k in range(n) if k not in pivots):
+        yield free, {k: 1 for k, value in values.items() if value >> free & 1}
+
+
+# A normal form -----------------------------------------------------------------------------------------------------
+
+
+def moves_to_scale(graph: GraphModel, found: Sequence[Gauge]) -> tuple[GraphMove, ...]:
+    """Moves after which what each gauge multiplies first has its largest number positive, and between
+    1 and 2: only by powers of two, which round nothing.
+    """
+    arrays = dict[str, Array]()
+    moves = list[GraphMove]()
+    for gauge in found:
+        numbers = held(graph, arrays, gauge, _normal(gauge, _entries(graph, arrays, gauge)))
+        move = gauge.move(numbers)
+        if move is None:
+            continue
+        moves.append(move)
+        multiply(graph, arrays, gauge, numbers)
+    return tuple(moves)
+
+
+def stored(graph: GraphModel, arrays: dict[str, Array], name: str) -> Array:
+    """A stored tensor as float64, as far as it was changed."""
+    return arrays.setdefault(name, np.asarray(graph.constants[name], dtype=np.float64))
+
+
+def multiply(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Array) -> None:
+    """Multiply stored tensors as a gauge does."""
+    for name, _, product in _products(graph, arrays, gauge, numbers):
+        arrays[name] = product
+
+
+def _products(
+    graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Array
+) -> Iterator[tuple[str, int, Array]]:
+    """Stored tensors, along an axis of them, by numbers of members."""
+    units, members = gauge.part
+    of_unit = np.ones(units.count + 1)
+    of_unit[members] = numbers
+    for (name, axis), power in gauge.powers.items():
+        if name in graph.constants:
+            array = stored(graph, arrays, name)
+            by = of_unit[units.places[name, axis]] ** power
+            yield (
+                name,
+                axis,
+                array * by.reshape([-1 if a == axis else 1 for a in range(array.ndim)]),
+            )
+
+
+def held(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Array) -> Array:
+    """The numbers, or one for members of which a stored type would not hold the products."""
+    if gauge.sign:
+        return numbers
+    units, members = gauge.part
+    lost = np.zeros(units.count + 1, dtype=bool)
+    with np.errstate(all="ignore"):
+        for name, axis, product in _products(graph, arrays, gauge, numbers):
+            narrow = product.astype(graph.constants[name].dtype).astype(np.float64)
+            others = tuple(a for a in range(product.ndim) if a != axis)
+            lost[units.places[name, axis][(narrow != product).any(axis=others)]] = True
+    return np.where(lost[members], 1.0, numbers)
+
+
+def _entries(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge) -> list[Array]:
+    """What the owner of a gauge holds of each member, or of all of them."""
+    name, axis = gauge.owner
+    labels = gauge.part.units.places[gauge.owner]
+    array = np.moveaxis(stored(graph, arrays, name), axis, 0)
+    rows = array.reshape(len(array), -1)
+    if gauge.joint:
+        return [rows[np.isin(labels, gauge.part.members)].ravel()]
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], [gauge.part.members, gauge.part.members + 1])
+    return [rows[order[start:stop]].ravel() for start, stop in starts.T]
+
+
+def _normal(gauge: Gauge, entries: Sequence[Array]) -> Array:
+    if gauge.sign:
+        return np.array([_sign(own) for own in entries])
+    power = gauge.powers[gauge.owner]
+    largest = np.array([np.abs(own).max(initial=0.0) for own in entries])
+    usual = np.isfinite(largest) & (largest > 0)
+    exponents = np.frexp(np.where(usual, largest, 0.5))[1] - 1
+    return np.where(usual & (exponents % power == 0), 2.0 ** -(exponents // power), 1.0)
+
+
+def _sign(own: Array) -> float:
+    """Of the entries that are largest, whichever order they stand in; 1 where signs cancel."""
+    sizes = np.abs(own)
+    for _ in range(8):
+        largest = sizes.max(initial=0.0)
+        if largest == 0:
+            return 1.0
+        total = float(np.sign(own[sizes == largest]).sum())
+        if total:
+            return 1.0 if total > 0 else -1.0
+        sizes[sizes == largest] = 0.0
+    return 1.0
