@@ -35,6 +35,7 @@ from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.compare import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
+from moduli.equivalence.graph_alignment import GraphAlignment
 from moduli.equivalence.graph_symmetries import GraphSymmetries
 from moduli.equivalence.graphs import GraphDistance, GraphEquivalence
 from moduli.equivalence.group import Signature, SymmetryGroup
@@ -59,7 +60,15 @@ from moduli.piecewise.recovery import Recovery
 from moduli.training.pruning import Curve
 
 from .capacity import complexity_table
-from .equivalence import alignment, compare, constant_paths, graphs, group
+from .equivalence import (
+    alignment,
+    compare,
+    constant_paths,
+    graph_alignment,
+    graph_normal_form,
+    graphs,
+    group,
+)
 from .formats import load, load_chain
 from .piecewise import (
     cells_sampled,
@@ -491,13 +500,14 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
 
 
 @np.errstate(all="ignore")
-def canonical(net: Any, *, progress: Progress | None = None) -> Network:
+def canonical(net: Any, *, progress: Progress | None = None) -> Network | Graph:
     """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to
     float64.
 
     Symmetric copies (permuted, with signs flipped or scaled exactly) have the same form, bit for
     bit. Where rounding changed the function, `Network.notes` say by how much at most, certified;
-    `moduli canon` prints it and writes it into the file.
+    `moduli canon` prints it and writes it into the file. Of a graph nothing is rounded: scales are
+    powers of two.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
@@ -505,7 +515,10 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network:
     >>> mo.canonical(a) == mo.canonical(b)
     True
     """
-    return group.canonical(load_chain(net), progress)
+    found = load(net)
+    if isinstance(found, Graph):
+        return graph_normal_form.canon(found, progress).network
+    return group.canonical(found, progress)
 
 
 @np.errstate(all="ignore")
@@ -547,14 +560,14 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     """
     found = load(net)
     if isinstance(found, Graph):
-        return graphs.signature(found)
+        return graph_normal_form.signature(found)
     return group.signature(found, progress)
 
 
 @np.errstate(all="ignore")
 def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
     """The group of permutations, signs and positive scales of hidden units that keep the function; of
-    a graph the permutations of its units (`GraphSymmetries`).
+    a graph those that are found (`GraphSymmetries`).
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0])
@@ -576,7 +589,7 @@ def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
 @np.errstate(all="ignore")
 def align(
     a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
-) -> Alignment:
+) -> Alignment | GraphAlignment:
     """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to
     merge them.
 
@@ -585,7 +598,8 @@ def align(
     can be matched in many ways: `compress` both first.
 
     Args:
-        by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`).
+        by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`);
+            graphs are matched by weights.
 
     Raises:
         ShapeError: different architectures. ValueError: `on` is missing, or given in vain.
@@ -597,7 +611,10 @@ def align(
     >>> found.after, found.before > 1, found.merge() == b
     (0.0, True, True)
     """
-    return alignment.align(*_pair(a, b), by, on, seed)
+    first, second = load(a), load(b)
+    if isinstance(first, Graph) and isinstance(second, Graph):
+        return graph_alignment.align(first, second, by, on, seed)
+    return alignment.align(*_pair(first, second), by, on, seed)
 
 
 @np.errstate(all="ignore")

@@ -11,7 +11,7 @@ tanh(z/2).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -128,7 +128,7 @@ def _improve(
             total = signed if signs and axis.power % 2 and not axis.even else still
             total += wanted @ have.T
     gain = still + np.abs(signed)
-    order = _assign(gain)
+    order = assign(gain)
     factor = np.where(signed[at, order] < 0, -1.0, 1.0)
     if name not in found:
         found[name] = order, factor
@@ -141,7 +141,7 @@ def _improve(
     return True
 
 
-def _assign(gain: Array) -> Order:
+def assign(gain: Array) -> Order:
     """The column for each row, so that the sum is largest."""
     from scipy.optimize import linear_sum_assignment
 
@@ -209,7 +209,7 @@ def _by_activations(
         near = _correlation(yours[f"W{l}"].T, spec.place(f"W{l}", mine[f"W{l}"], found).T)
         values, towards = _correlation(q, p), _correlation(zq, zp)
         signed = values if odd else towards
-        order = _assign(
+        order = assign(
             (np.abs(values) if symmetric and odd else values)
             + TIE * (np.abs(near) if symmetric else near)
         )
@@ -256,7 +256,7 @@ def align(
             )  # fmt: skip
         found = match(spec_of(a), mine, yours, seed=seed)
     elif by == "activations":
-        found = _by_activations(a, b, mine, yours, _points(on, a.widths[0], seed))
+        found = _by_activations(a, b, mine, yours, drawn_inputs(on, a.widths[0], seed))
     else:
         raise ArgumentError(Asked("by", by), ": 'weights' or 'activations'")
     pairs = [found[str(l)] for l in range(1, len(a.layers))]
@@ -266,7 +266,7 @@ def align(
     return Alignment("estimated", a, b, Element(tuple(order for order, _ in pairs), factor), by)
 
 
-def _points(on: Domain, inputs: int, seed: int | np.random.Generator) -> Array:
+def drawn_inputs(on: Domain, inputs: int, seed: int | np.random.Generator) -> Array:
     if isinstance(on, Gaussian):
         return on.sample(DRAWS, inputs, np.random.default_rng(seed))
     if not isinstance(on, Samples):
@@ -341,11 +341,12 @@ class Alignment(Result):
         Raises:
             ShapeError: not as many targets as inputs.
         """
-        x = _points(on, self.a.widths[0], seed)
-        t = np.linspace(0.0, 1.0, points)
-        curves = [_losses(start, self.b, x, targets, t) for start in (self.network, self.a)]
-        loss = "share of variance" if targets is None else _loss_name(targets)
-        return Barrier("estimated", t, curves[0], curves[1], loss)
+        x = drawn_inputs(on, self.a.widths[0], seed)
+        return Barrier.along(
+            lambda t: _between(self.network, self.b, t).logits(x),
+            lambda t: _between(self.a, self.b, t).logits(x),
+            targets, points,
+        )  # fmt: skip
 
     @property
     def statement(self) -> str:
@@ -394,16 +395,17 @@ def _loss_name(targets: Any) -> str:
     return "cross-entropy" if np.asarray(targets).dtype.kind in "iu" else "mean square error"
 
 
-def _losses(a: Network, b: Network, x: Array, targets: Any, t: Array) -> Array:
-    """Loss along the line from a to b."""
+def _losses(outputs: Callable[[float], Array], targets: Any, t: Array) -> Array:
+    """Loss along a line, of the outputs there."""
     if targets is not None:
         wanted = np.asarray(targets)
-        if len(wanted) != len(x):
-            raise ShapeError(f"{len(wanted)} targets for {len(x)} inputs")
-        return np.array([_loss(_between(a, b, s).logits(x), wanted) for s in t])
-    p, q = a.logits(x), b.logits(x)
+        found = outputs(0.0)
+        if len(wanted) != len(found):
+            raise ShapeError(f"{len(wanted)} targets for {len(found)} inputs")
+        return np.array([_loss(outputs(float(s)), wanted) for s in t])
+    p, q = outputs(0.0), outputs(1.0)
     spread = float(q.var(axis=0).sum()) or 1.0
-    gaps = (_between(a, b, s).logits(x) - (1 - s) * p - s * q for s in t)
+    gaps = (outputs(float(s)) - (1 - s) * p - s * q for s in t)
     return np.array([np.square(gap).sum(axis=1).mean() / spread for gap in gaps])
 
 
@@ -437,6 +439,19 @@ class Barrier(Result):
     unaligned: Array
     measure: str
     kind: ClassVar[str] = "barrier"
+
+    @staticmethod
+    def along(
+        aligned: Callable[[float], Array],
+        unaligned: Callable[[float], Array],
+        targets: Any,
+        points: int,
+    ) -> Barrier:
+        """Of the outputs on two lines; see `Alignment.barrier`."""
+        t = np.linspace(0.0, 1.0, points)
+        measure = "share of variance" if targets is None else _loss_name(targets)
+        first, second = (_losses(outputs, targets, t) for outputs in (aligned, unaligned))
+        return Barrier("estimated", t, first, second, measure)
 
     @property
     def height(self) -> float:

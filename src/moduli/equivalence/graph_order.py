@@ -14,13 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.compression.exact.graph_plan import seeds
-from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.graph.axes import Units
-from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Place
-from moduli.kernel.graph.ordering import commuting, exchangeable
+
+from .graph_units import Exchangeable, Rounds, UnitSets, move_to
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
@@ -28,107 +24,15 @@ BLOCK = 2**20  # entries that are looked at at a time
 NAMED = 64  # units that are named to tell others apart
 
 
-class Exchangeable(NamedTuple):
-    """Units that may trade places in every way.
-
-    Attributes:
-        units: of the axis. members: numbers of those that do, from 1.
+def rounds_to_order(found: UnitSets, graph: GraphModel) -> Rounds:
+    """Moves after which units of a graph, which has these sets, stand in an order that does not depend on
+    where they stood.
     """
-
-    units: Units
-    members: Array
-
-
-def exchangeable_units(graph: GraphModel) -> list[Exchangeable]:
-    """All sets of units that may trade places in every way, axis by axis."""
-    found, taken, covered = list[Exchangeable](), set[tuple[Place, bytes]](), set[Place]()
-    for seed in reversed(seeds(graph)):
-        if seed in covered or not _known(graph, seed):
-            continue
-        units = exchangeable(graph, seed)
-        keys = _keys(units)
-        for part in _alike(units):
-            own = [unit for unit in part if keys[unit] not in taken]
-            if len(own) > 1 and _trade(graph, units, own):
-                found.append(Exchangeable(units, np.array(own)))
-                taken.update(keys[unit] for unit in own)
-        for place, labels in units.places.items():
-            if all(keys[unit] in taken for unit in np.unique(labels).tolist() if unit):
-                covered.add(place)
-    return found
-
-
-def _keys(units: Units) -> dict[int, tuple[Place, bytes]]:
-    """A name for each unit that does not depend on the seed: the first place, by name, where it is, and
-    all its indices there; a head and a coordinate inside heads share some.
-    """
-    found: dict[int, tuple[Place, bytes]] = {}
-    for place in sorted(units.places):
-        labels = units.places[place]
-        order = np.argsort(labels, kind="stable")
-        names, starts = np.unique(labels[order], return_index=True)
-        for unit, own in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
-            if unit not in found:
-                found[unit] = place, own.tobytes()
-    return found
-
-
-def _known(graph: GraphModel, seed: Place) -> bool:
-    shape = graph.shapes.get(seed[0])
-    return shape is not None and isinstance(shape[seed[1]], int) and shape[seed[1]] != 1
-
-
-def _alike(units: Units) -> list[list[int]]:
-    """Units of the seed with as many indices in each place."""
-    size = units.count + 1
-    counts = [np.bincount(labels, minlength=size) for labels in units.places.values()]
-    on_seed = set(units.places[units.seed].tolist())
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for unit in range(1, size):
-        if unit in on_seed:
-            groups.setdefault(tuple(int(c[unit]) for c in counts), []).append(unit)
-    return [part for part in groups.values() if len(part) > 1]
-
-
-def _trade(graph: GraphModel, units: Units, part: Sequence[int]) -> bool:
-    """Whether two of them may trade places, and all in a circle: so they may in every way."""
-    for moved in ((part[1], part[0], *part[2:]), (*part[1:], part[0])):
-        try:
-            commuting(graph, units, order_of(units, part, moved))
-        except CertificateRejected:
-            return False
-    return True
-
-
-def order_of(units: Units, part: Sequence[int], moved: Sequence[int]) -> list[int]:
-    """Of all units, where some are put in the places of others."""
-    order = list(range(1, units.count + 1))
-    for place, former in zip(part, moved, strict=True):
-        order[place - 1] = former
-    return order
-
-
-def moves_to_order(graph: GraphModel, axes: Sequence[Exchangeable]) -> tuple[GraphMove, ...]:
-    """Moves after which units stand in an order that does not depend on where they stood."""
-    colours = _told_apart(graph, axes)
-    moves = [
-        move_to(part, part.members[np.argsort(own, kind="stable")])
-        for part, own in zip(axes, colours, strict=True)
-    ]
-    return tuple(move for move in moves if move is not None)
-
-
-def move_to(part: Exchangeable, moved: Array) -> GraphMove | None:
-    """The move that puts units in the places of the members, one after another; None where they are
-    there.
-    """
-    units, members = part
-    if np.array_equal(members, moved):
-        return None
-    labels = units.places[units.seed]
-    first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
-    order = order_of(units, members.tolist(), moved.tolist())
-    return GraphMove("order", *units.seed, tuple(first[u] for u in order if u in first))
+    colours = _told_apart(graph, found.sets)
+    return found.rounds(
+        (part, move_to(part, part.members[np.argsort(own, kind="stable")]))
+        for part, own in zip(found.sets, colours, strict=True)
+    )
 
 
 # Colours --------------------------------------------------------------------------------------------------------
@@ -169,7 +73,7 @@ def _tensors(graph: GraphModel, axes: Sequence[Exchangeable]) -> Iterator[_Tenso
         roles, rest = [], []
         for axis in range(array.ndim):
             own, joint = [], np.zeros(array.shape[axis], dtype=np.int64)
-            for which, (units, members) in enumerate(axes):
+            for which, (units, members, _) in enumerate(axes):
                 labels = units.places.get((name, axis))
                 if labels is None:
                     continue
@@ -178,6 +82,7 @@ def _tensors(graph: GraphModel, axes: Sequence[Exchangeable]) -> Iterator[_Tenso
                 if (numbers[labels] >= 0).any():
                     own.append((which, numbers[labels]))
                     joint = joint * (len(members) + 1) + numbers[labels] + 1
+                    joint = np.unique(joint, return_inverse=True)[1].astype(np.int64)
             roles.append(tuple(own))
             rest.append(_mixed(_rank_among(joint).astype(np.uint64) + _word(3, k, axis)))
         if any(roles):
@@ -202,7 +107,11 @@ def _rank_among(labels: Array) -> Array:
 def _told_apart(graph: GraphModel, axes: Sequence[Exchangeable]) -> list[Words]:
     """A word for each member of each set, by what it reads and sends, and in the end all different."""
     tensors = list(_tensors(graph, axes))
-    colours = [np.full(len(members), _word(7, k)) for k, (_, members) in enumerate(axes)]
+    # coordinates of any head have one colour, of whichever they are
+    kinds = [k if part.head is None else len(axes) + part.head.kind for k, part in enumerate(axes)]
+    colours = [
+        np.full(len(part.members), _word(7, kind)) for kind, part in zip(kinds, axes, strict=True)
+    ]
     for named in range(NAMED + 1):
         colours = _refined(tensors, colours)
         open_ = [(k, c) for k, c in enumerate(colours) if len(np.unique(c)) < len(c)]

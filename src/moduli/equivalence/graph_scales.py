@@ -7,7 +7,7 @@ the integers for positive r, modulo 2 for r = -1. What is proposed here the kern
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Place
 from moduli.kernel.graph.scaling import Law, laws
 
-from .graph_order import Exchangeable, in_order_of_use
+from .graph_order import in_order_of_use
+from .graph_units import Exchangeable, Rounds, UnitSets
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[int, Fraction]
@@ -55,7 +56,7 @@ class Gauge(NamedTuple):
 
     def move(self, numbers: Array) -> GraphMove | None:
         """Multiply members by numbers, one for each or one for all; None where all are one."""
-        units, members = self.part
+        units, members, _ = self.part
         own = np.broadcast_to(numbers, len(members))
         some = own != 1
         if not some.any():
@@ -68,17 +69,23 @@ class Gauge(NamedTuple):
         )  # fmt: skip
 
 
-def gauges(graph: GraphModel, parts: Iterable[Exchangeable]) -> list[Gauge]:
-    """All that is found, by the first stored tensor that they multiply."""
-    stored = {name: k for k, name in enumerate(in_order_of_use(graph))}
-    found = list[Gauge]()
-    for part in parts:
-        found += _of_part(graph, part, stored)
-    return sorted(found, key=lambda gauge: stored[gauge.owner[0]])
+def gauges(found: UnitSets) -> list[Gauge]:
+    """All that is found, by the first stored tensor that they multiply; not of heads where there are
+    those of each coordinate.
+    """
+    stored = {name: k for k, name in enumerate(in_order_of_use(found.graph))}
+    inside = {part.head.heads for part in found.sets if part.head is not None}
+    every = [list(_of_part(found.model(part), part, stored)) for part in found.sets]
+    finer = {gauge.owner for own in every for gauge in own if gauge.part.head is not None}
+    left = [
+        gauge for k, own in enumerate(every) for gauge in own
+        if k not in inside or gauge.owner not in finer
+    ]  # fmt: skip
+    return sorted(left, key=lambda gauge: stored[gauge.owner[0]])
 
 
 def _of_part(graph: GraphModel, part: Exchangeable, stored: Mapping[str, int]) -> Iterator[Gauge]:
-    units, members = part
+    units, members, _ = part
     one = members[:1]
     places = [place for place, labels in units.places.items() if np.isin(one, labels).all()]
     # later stored tensors follow from earlier ones, and what nodes make from stored ones
@@ -149,7 +156,7 @@ def _solutions(
     found = [dict(equation) for equation in equations if equation]
     basis = _mod_two(found, len(places)) if sign else _rational(found, len(places))
     return [
-        (places[free], {places[k]: power for k, power in powers.items() if power})
+        (places[free], {places[k]: powers[k] for k in sorted(powers, reverse=True) if powers[k]})
         for free, powers in basis
         if all(abs(power) <= MOST for power in powers.values())
     ]
@@ -216,20 +223,39 @@ def _mod_two(rows: Sequence[dict[int, int]], n: int) -> Iterator[tuple[int, dict
 # A normal form -----------------------------------------------------------------------------------------------------
 
 
-def moves_to_scale(graph: GraphModel, found: Sequence[Gauge]) -> tuple[GraphMove, ...]:
+def rounds_to_scale(sets: UnitSets, found: Sequence[Gauge]) -> Rounds:
     """Moves after which what each gauge multiplies first has its largest number positive, and between
     1 and 2: only by powers of two, which round nothing.
     """
-    arrays = dict[str, Array]()
-    moves = list[GraphMove]()
+    graph, arrays = sets.graph, dict[str, Array]()
+    moves = list[tuple[Exchangeable, GraphMove | None]]()
     for gauge in found:
-        numbers = held(graph, arrays, gauge, _normal(gauge, _entries(graph, arrays, gauge)))
-        move = gauge.move(numbers)
-        if move is None:
-            continue
-        moves.append(move)
+        numbers = held(graph, arrays, gauge, normal_numbers(graph, arrays, gauge, _normal_number))
+        moves.append((gauge.part, gauge.move(numbers)))
         multiply(graph, arrays, gauge, numbers)
-    return tuple(moves)
+    return sets.rounds(moves)
+
+
+def normal_numbers(
+    graph: GraphModel,
+    arrays: dict[str, Array],
+    gauge: Gauge,
+    number: Callable[[Array, int, bool], float],
+) -> Array:
+    """Of each member, or of all: what `number` makes of the first entries that are not all zero, of their
+    power, and of whether it is a sign.
+    """
+    found = np.ones(gauge.free)
+    open_ = np.ones(gauge.free, dtype=bool)
+    for place, power in gauge.powers.items():
+        if place[0] not in graph.constants or (gauge.sign and power % 2 == 0):
+            continue
+        for k, own in enumerate(_entries(graph, arrays, gauge, place)):
+            if open_[k] and own.any() and np.isfinite(own).all():
+                found[k], open_[k] = number(own, power, gauge.sign), False
+        if not open_.any():
+            break
+    return found
 
 
 def stored(graph: GraphModel, arrays: dict[str, Array], name: str) -> Array:
@@ -247,7 +273,7 @@ def _products(
     graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Array
 ) -> Iterator[tuple[str, int, Array]]:
     """Stored tensors, along an axis of them, by numbers of members."""
-    units, members = gauge.part
+    units, members, _ = gauge.part
     of_unit = np.ones(units.count + 1)
     of_unit[members] = numbers
     for (name, axis), power in gauge.powers.items():
@@ -265,7 +291,7 @@ def held(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Arr
     """The numbers, or one for members of which a stored type would not hold the products."""
     if gauge.sign:
         return numbers
-    units, members = gauge.part
+    units, members, _ = gauge.part
     lost = np.zeros(units.count + 1, dtype=bool)
     with np.errstate(all="ignore"):
         for name, axis, product in _products(graph, arrays, gauge, numbers):
@@ -275,10 +301,12 @@ def held(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Arr
     return np.where(lost[members], 1.0, numbers)
 
 
-def _entries(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge) -> list[Array]:
-    """What the owner of a gauge holds of each member, or of all of them."""
-    name, axis = gauge.owner
-    labels = gauge.part.units.places[gauge.owner]
+def _entries(
+    graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, place: Place
+) -> list[Array]:
+    """What a stored tensor holds of each member, or of all of them."""
+    name, axis = place
+    labels = gauge.part.units.places[place]
     array = np.moveaxis(stored(graph, arrays, name), axis, 0)
     rows = array.reshape(len(array), -1)
     if gauge.joint:
@@ -288,14 +316,11 @@ def _entries(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge) -> list[
     return [rows[order[start:stop]].ravel() for start, stop in starts.T]
 
 
-def _normal(gauge: Gauge, entries: Sequence[Array]) -> Array:
-    if gauge.sign:
-        return np.array([_sign(own) for own in entries])
-    power = gauge.powers[gauge.owner]
-    largest = np.array([np.abs(own).max(initial=0.0) for own in entries])
-    usual = np.isfinite(largest) & (largest > 0)
-    exponents = np.frexp(np.where(usual, largest, 0.5))[1] - 1
-    return np.where(usual & (exponents % power == 0), 2.0 ** -(exponents // power), 1.0)
+def _normal_number(own: Array, power: int, sign: bool) -> float:
+    if sign:
+        return _sign(own)
+    exponent = int(np.frexp(np.abs(own).max())[1]) - 1
+    return float(2.0 ** -(exponent // power)) if exponent % power == 0 else 1.0
 
 
 def _sign(own: Array) -> float:

@@ -12,15 +12,14 @@ import numpy as np
 from moduli.common.graph import Graph
 from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.graph.certificate import after, factors_of, played
+from moduli.kernel.graph.certificate import after, factors_of
 from moduli.kernel.graph.ordering import commuting
 from moduli.kernel.graph.scaling import require_laws
 
-from .graph_normal_form import Rounds
-from .graph_order import Exchangeable, exchangeable_units, move_to, order_of
+from .graph_normal_form import moved
 from .graph_scales import Gauge, free_numbers, gauges, held
+from .graph_units import Exchangeable, Rounds, UnitSets, move_to, order_of
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 SPREAD = 3  # random scales are powers of two up to this power, up or down
 
 
@@ -51,10 +50,7 @@ class GraphElement:
         Raises:
             CertificateRejected: the graph has other units, or would be rounded.
         """
-        moved = graph.model
-        for moves in self.rounds:
-            moved, _ = played(moved, moves, {})
-        found = graph.source.rewritten(moved, {})
+        found = graph.source.rewritten(moved(graph.model, self.rounds), {})
         if found.digest != after(graph.model, graph.digest, self.rounds):
             raise CertificateRejected("what was written is another graph")
         return found
@@ -67,18 +63,18 @@ class GraphSymmetries(Result):
     Changes of basis inside heads are not counted: there are at least so many symmetries.
 
     Attributes:
-        graph: whose. sets: of units that may trade places. gauges: what may multiply them.
+        graph: whose. found: the sets. gauges: what may multiply their units.
     """
 
     graph: Graph
-    sets: tuple[Exchangeable, ...]
+    found: UnitSets
     gauges: tuple[Gauge, ...]
     kind: ClassVar[str] = "symmetries"
 
     @staticmethod
     def of(graph: Graph) -> GraphSymmetries:
-        sets = tuple(exchangeable_units(graph.model))
-        return GraphSymmetries("proved", graph, sets, tuple(gauges(graph.model, sets)))
+        found = UnitSets.of(graph.model)
+        return GraphSymmetries("proved", graph, found, tuple(gauges(found)))
 
     @property
     def units(self) -> tuple[UnitSet, ...]:
@@ -89,7 +85,7 @@ class GraphSymmetries(Result):
             UnitSet(
                 *part.units.seed, len(part.members), count(part, sign=True), count(part, sign=False)
             )
-            for part in self.sets
+            for part in self.found.sets
         )
 
     @cached_property
@@ -106,29 +102,26 @@ class GraphSymmetries(Result):
     def random(self, seed: int | np.random.Generator = 0) -> GraphElement:
         """Random signs, powers of two (others would round) and a random order of all units."""
         rng = np.random.default_rng(seed)
-        scales = []
-        arrays = dict[str, Array]()
+        scales = list[tuple[Exchangeable, Any]]()
         for gauge in self.gauges:
             drawn = rng.integers(-SPREAD, SPREAD + 1, gauge.free)
             numbers = rng.choice([-1.0, 1.0], gauge.free) if gauge.sign else 2.0**drawn
-            scales.append(gauge.move(held(self.graph.model, arrays, gauge, numbers)))
-        orders = [move_to(part, rng.permutation(part.members)) for part in self.sets]
-        rounds = (tuple(move for move in moves if move is not None) for moves in (scales, orders))
-        return GraphElement(tuple(moves for moves in rounds if moves))
+            scales.append((gauge.part, gauge.move(held(self.graph.model, {}, gauge, numbers))))
+        orders = [(part, move_to(part, rng.permutation(part.members))) for part in self.found.sets]
+        return GraphElement((*self.found.rounds(scales), *self.found.rounds(orders)))
 
     def check(self) -> bool:
         """That two units of each set may trade places, and all of them in a circle; that one of them may
         be multiplied by a number, and so each.
         """
-        model = self.graph.model
-        for units, members in self.sets:
-            own = members.tolist()
-            for moved in ([own[1], own[0], *own[2:]], [*own[1:], own[0]]):
-                commuting(model, units, order_of(units, own, moved))
+        for part in self.found.sets:
+            units, own = part.units, part.members.tolist()
+            for other in ([own[1], own[0], *own[2:]], [*own[1:], own[0]]):
+                commuting(self.found.model(part), units, order_of(units, own, other))
         for gauge in self.gauges:
             numbers = np.ones(gauge.free)
             numbers[0] = -1.0 if gauge.sign else 2.0
-            move = gauge.move(numbers)
+            move, model = gauge.move(numbers), self.found.model(gauge.part)
             assert move is not None
             require_laws(model, factors_of(model, move))
         return True
@@ -137,7 +130,7 @@ class GraphSymmetries(Result):
     def statement(self) -> str:
         count = sum(part.size for part in self.units)
         return (
-            f"{count} units in {len(self.sets)} sets: at least e^{self.log_order:.6g} orders and signs, "
+            f"{count} units in {len(self.found.sets)} sets: at least e^{self.log_order:.6g} orders and signs, "
             f"{self.dimension} free scales"
         )
 

@@ -28,8 +28,8 @@ from moduli.kernel.graph.model import sizes
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.slack import NO_SLACK, Slack
 
-from .graph_normal_form import Rounds, rounds_to_normal_form
-from .group import Signature
+from .graph_normal_form import rounds_to_normal_form
+from .graph_units import Rounds
 
 INPUTS = 8  # drawn inputs at which both graphs are run
 Inputs = Mapping[str, Any]
@@ -107,11 +107,11 @@ class GraphEquivalence(Result):
         signs = [x < 0 for move in moves for x in move.coefficients]
         sizes = [abs(x) != 1 for move in moves for x in move.coefficients]
         said = {
-            "order": any(move.kind == "order" for move in moves),
-            "signs": any(signs), "scales": any(sizes),
+            "in another order": any(move.kind == "order" for move in moves),
+            "of other signs": any(signs), "of other scales": any(sizes),
         }  # fmt: skip
-        other = " and ".join(word for word, there in said.items() if there)
-        return f", with units of another {other}" if other else ""
+        other = ", ".join(word for word, there in said.items() if there)
+        return f", with units {other}" if other else ""
 
     def asked(self) -> list[tuple[str, str]]:
         return [("first", repr(self.a.original)), ("second", repr(self.b.original))]
@@ -482,12 +482,3 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
             return GraphDistance(status, a, b, near, on, witness, seen, same)
     status = "bounded" if bound.finite else "undecided"
     return GraphDistance("proved" if bound == NO_SLACK else status, a, b, bound, on, witness, seen)
-
-
-def signature(graph: Graph, budget: int = 10_000) -> Signature:
-    """The digest of the normal form of what is left of a graph; equal ones, equal functions. Never
-    complete: scales that round, or another basis inside a head, have another one.
-    """
-    left = compress(graph, None, budget, None, rounding=False).network
-    normal = after(left.model, left.digest, rounds_to_normal_form(left.model))
-    return Signature(normal, complete=False)

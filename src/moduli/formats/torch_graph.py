@@ -85,7 +85,7 @@ class TorchSource(Source):
             if name not in feeds:
                 flat.append(spec.arg.value)
                 continue
-            x = torch.from_numpy(np.ascontiguousarray(feeds[name]))
+            x = torch.from_numpy(np.array(feeds[name]))
             kind = kinds[spec.arg.name]
             flat.append(x.double() if kind.is_floating_point else x.to(kind))
         args, kwargs = _pytree.tree_unflatten(flat, program.call_spec.in_spec)

@@ -431,6 +431,7 @@ def _by_the_batch(reader: TorchReader, node: Any, a: Arguments, x: Value) -> Res
 def _instance_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
     if not a["use_input_stats"]:
         return _batch_norm(reader, node, {**a, "training": False})
+    _require_scale(a)
     x = reader.plain(a["input"])
     further = [reader.value(v) for v in (a["weight"], a["bias"]) if v is not None]
     numbers = (float(a["eps"]), a["weight"] is None, a["bias"] is None)
@@ -441,8 +442,15 @@ def _instance_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
     return reader.emit(op, [x, *further], _name(reader, node), reader.shape(x))
 
 
+def _require_scale(a: Arguments) -> None:
+    """A shift alone would be read for a scale, which comes first."""
+    if a["weight"] is None and a.get("bias") is not None:
+        raise NotUnderstood("a norm with a shift and without a scale")
+
+
 @handles("group_norm")
 def _group_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
+    _require_scale(a)
     x = reader.plain(a["input"])
     further = [reader.value(v) for v in (a["weight"], a["bias"]) if v is not None]
     numbers = (int(a["num_groups"]), float(a["eps"]), a["weight"] is None, a["bias"] is None)
@@ -452,6 +460,7 @@ def _group_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
 
 @handles("layer_norm", "rms_norm")
 def _layer_norm(reader: TorchReader, node: Any, a: Arguments) -> Result:
+    _require_scale(a)
     x = reader.value(a["input"])
     count = len(a["normalized_shape"])
     if x.groups is not None and any(len(group) > 1 for group in x.groups[-count:]):

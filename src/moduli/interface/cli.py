@@ -415,6 +415,11 @@ def compress(
     sys.exit(ANSWER.get(written.status, 0))
 
 
+def _saved(net: Network | Graph, out: str) -> Path:
+    """In the type that it has; a graph knows its own."""
+    return mo.save(net, out) if isinstance(net, mo.Graph) else mo.save(net, out, dtype=net.dtype)
+
+
 def _type_of(net: Network) -> str:
     """The type of the file's ends; folded maps may need more bits, and are rounded with a bound."""
     return net.ends.dtype if net.ends is not None else net.dtype
@@ -695,17 +700,21 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     """Write the normal form and print the signature of the function.
 
     Reduced, signs and scales fixed, units sorted; rounded once to float64, with a certified bound
-    of what that changes.
+    of what that changes. Of a graph nothing is rounded.
 
     \b
     Example: moduli canon controller.onnx -o normal.onnx
     """
-    from moduli.equivalence import group
+    from moduli.equivalence import graph_normal_form, group
 
-    net = _load(model, **source)
+    net = _load_any(model, **source)
+    form: Any
     with bar(quiet) as progress:
-        form = group.canon(net, progress)
-    slack = form.slack if form.status == "bounded" else None
+        if isinstance(net, mo.Graph):
+            form, slack = graph_normal_form.canon(net, progress), None
+        else:
+            form = group.canon(net, progress)
+            slack = form.slack if form.status == "bounded" else None
     with writing(Path(out)):
         target = mo.save(form.network, out, slack=slack)
     show(form, as_json, quiet, written=str(target))
@@ -747,7 +756,8 @@ def align(
     \b
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
-    nets, domain = (_load(a, **_fitting(a, source)), _load(b, **_fitting(b, source))), _domain(on)
+    nets = [_load_any(model, **_fitting(model, source)) for model in (a, b)]
+    domain = _domain(on)
     if isinstance(domain, mo.Box):
         raise ValueError(
             f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
@@ -756,9 +766,8 @@ def align(
         found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
         barrier = None if domain is None else found.barrier(domain, seed=seed)
     with writing(Path(out)):
-        target = mo.save(
-            found.network if merge is None else found.merge(merge), out, dtype=nets[0].dtype
-        )
+        moved = found.network if merge is None else found.merge(merge)
+        target = _saved(moved, out)
     extra = (
         {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.equivalence.graph_order import exchangeable_units
 from moduli.equivalence.graph_scales import gauges
+from moduli.equivalence.graph_units import UnitSets, exchangeable_units
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, factors_of, played
 from moduli.kernel.graph.operators import (
@@ -44,6 +44,11 @@ def stream(bias=BIAS):
     return b, b.dense("x", "a", IN, bias)
 
 
+def whole(model):
+    """Sets of units as they are, heads not apart."""
+    return UnitSets(model, tuple(exchangeable_units(model)), model, ())
+
+
 def ended(b, h):
     return b.model(b.dense(h, "z", np.resize(OUT, (3, b.shapes[h][-1]))))
 
@@ -52,7 +57,7 @@ def found(model):
     """Gauges that graphs have, each tried: the function stays; with any power changed it is another, or the
     kernel refuses. How many are of signs and how many of sizes, joint ones apart.
     """
-    every = gauges(model, exchangeable_units(model))
+    every = gauges(whole(model))
     for gauge in every:
         numbers = (
             RNG.choice([-1.0, 1.0], gauge.free)
@@ -147,7 +152,7 @@ def test_a_choice_between_two():
     b.inputs.append("m")
     b.shapes["m"] = ("n", 1)
     model = ended(b, b.each("where", "m", h, b.dense("x", "c", IN + 1)))
-    every = gauges(model, exchangeable_units(model))
+    every = gauges(whole(model))
     assert Counter((x.sign, x.joint) for x in every) == Counter({SIZE: 1, SIGN: 1})
 
 
@@ -176,7 +181,7 @@ def test_norms_of_all_units(kind, expected):
         more = [b.constant("g", BIAS)] + ([b.constant("s", BIAS)] if kind[0] == "L" else [])
         y = b.add(Slicewise(kind, ((0, 0),), normalises=1e-5), [h, *more], ("n", 4))
     model = ended(b, y)
-    every = gauges(model, exchangeable_units(model))
+    every = gauges(whole(model))
     assert Counter((x.sign, x.joint) for x in every) == Counter(expected)
     for gauge in every:
         require_laws(
@@ -259,7 +264,7 @@ def test_places_move_with_entries():
     b, h = stream()
     one = b.add(Take(1, (2,), drop=True), [h], ("n",))
     model = b.model(one)
-    assert all(x.free < 4 for x in gauges(model, exchangeable_units(model)))
+    assert all(x.free < 4 for x in gauges(whole(model)))
 
 
 def test_tables_and_repeated_entries():
@@ -269,7 +274,7 @@ def test_tables_and_repeated_entries():
     w = b.constant("w", OUT)
     y = b.add(Linear(1, 1, 1, 0, free=((0, 0),)), [b.each("tanh", h), w], ("n", 3))
     model = b.model(y)
-    (gauge,) = gauges(model, exchangeable_units(model))
+    (gauge,) = gauges(whole(model))
     moved, _ = played(model, [gauge.move(np.array([-1.0, 1, -1, 1]))], {})
     x = {"x": np.array([0, 3, 4])}
     assert np.allclose(run(model, x)[0], run(moved, x)[0], rtol=1e-6)
@@ -291,7 +296,7 @@ def test_tables_and_repeated_entries():
 def test_what_is_not_understood_is_multiplied_by_nothing():
     b, h = stream()
     model = ended(b, b.add(Opaque("Mystery"), [h], ("n", 4)))
-    assert gauges(model, exchangeable_units(model)) == []
+    assert gauges(whole(model)) == []
     two = np.array([Fraction(2)] * 4, dtype=object)
     with pytest.raises(CertificateRejected, match="does not commute"):
         require_laws(model, {(h, 1): two, ("a.w", 0): two, ("a.b", 0): two})
@@ -321,7 +326,7 @@ def test_what_a_law_does_not_name_has_to_be_one():
 def dense():
     b, h = stream()
     model = ended(b, b.each("relu", h))
-    (gauge,) = gauges(model, exchangeable_units(model))
+    (gauge,) = gauges(whole(model))
     return model, gauge
 
 
@@ -351,7 +356,7 @@ def mo_json(claim):
 def test_powers_of_two_that_lose_bits_have_a_slack():
     b, h = stream(np.array([1e-38, 1.0, 1.0, 1.0]))
     model = ended(b, b.each("relu", h))
-    (gauge,) = gauges(model, exchangeable_units(model))
+    (gauge,) = gauges(whole(model))
     box = {"x": (np.full(2, -1.0), np.full(2, 1.0))}
     _, slack = played(model, [gauge.move(np.array([2.0**-40, 1.0, 1.0, 1.0]))], box)
     assert slack != NO_SLACK
@@ -400,7 +405,7 @@ def test_numbers_that_are_none_and_integers_stay():
         b, h = stream()
         y = b.each("relu", b.each("add", h, b.constant("s", BIAS)))
         model = ended(b, y)
-        (gauge,) = gauges(model, exchangeable_units(model))
+        (gauge,) = gauges(whole(model))
         other = replace(model, constants={**model.constants, "s": array})
         with pytest.raises(CertificateRejected, match="'s' holds"):
             scaled(other, factors_of(other, gauge.move(np.array([2.0, 1, 1, 1]))))

@@ -15,6 +15,7 @@ are made anew before each round.
 | combine | leaves out units between two layers that are sums of others; alone in its round | `combining` |
 | order | puts units of an axis in another order; with others of its kind alone in its round | `ordering` |
 | scale | multiplies units of an axis by numbers; with others of its kind alone in its round | `scaling` |
+| unroll | orders or scales of its round are of the graph with a tensor cut along an axis | `unrolling` |
 
 What no output needs goes before the first round and after each. The result has to be `small`:
 operators, wiring and every stored number. Moves are exact over the reals; what they make and the
@@ -25,7 +26,7 @@ stored type cannot hold is rounded, and after each round the difference that thi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -38,13 +39,14 @@ from .axes import FIXED, Units, units_from
 from .bypasses import bypassed
 from .combining import combined
 from .differences import difference
-from .facts import Known, Ranges
+from .facts import Known, Ranges, Rounding
 from .model import GraphModel, rebuilt
 from .operators import Place
 from .ordering import exchangeable, ordered
 from .removal import remove
 from .scaling import Factors, scaled, spread
 from .shapes import require_shapes
+from .unrolling import unrolled
 
 SCHEMA = "moduli.certificate/2"
 LARGEST = float(np.finfo(np.float64).max)
@@ -57,7 +59,7 @@ class GraphMove:
     """One step; see the table of the module.
 
     Attributes:
-        kind: "remove", "bypass", "combine", "order" or "scale".
+        kind: "remove", "bypass", "combine", "order", "scale" or "unroll".
         tensor: whose axis has the units; for a bypass the sum, to combine what the first layer gives.
         axis: of the tensor. units: first indices along it of the units that go.
         into: for each, the first index of the unit that it is merged into, or -1; to combine, the
@@ -83,6 +85,8 @@ class GraphMove:
             return f"combination of {some} of {self.tensor!r}"
         if self.kind == "order":
             return f"order along axis {self.axis} of {self.tensor!r}"
+        if self.kind == "unroll":
+            return f"{self.tensor!r} cut along axis {self.axis}"
         if self.kind == "scale":
             return f"scale of {some} along axis {self.axis} of {self.tensor!r}"
         return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
@@ -93,6 +97,8 @@ class GraphMove:
         said: dict[str, Any] = {"move": self.kind, "tensor": self.tensor}
         if self.kind != "combine":
             said["axis"] = self.axis
+        if self.kind == "unroll":
+            return said
         said["units"] = list(self.units)
         if self.kind in ("remove", "combine"):
             said["into"] = list(self.into)
@@ -112,6 +118,10 @@ class GraphMove:
             return _combination(data)
         if kind == "scale":
             return _scale(data)
+        if kind == "unroll":
+            read = fields.record(data, ("move", "tensor", "axis"), "an unrolling")
+            axis = fields.whole(read["axis"], 0, 32, "axis")
+            return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis)
         if kind == "order":
             read = fields.record(data, ("move", "tensor", "axis", "units"), "an order")
             units = tuple(
@@ -306,10 +316,13 @@ def played(
         CertificateRejected: naming the move and what fails.
     """
     passed, moves = False, tuple(moves)
-    if any(move.kind == "order" for move in moves):
-        return _all_in_order(graph, moves), NO_SLACK
-    if any(move.kind == "scale" for move in moves):
-        return _all_scaled(graph, moves, ranges)
+    if any(move.kind in ("order", "scale", "unroll") for move in moves):
+        small, rounded = transformed(graph, moves)
+        if not rounded:
+            return small, NO_SLACK
+        known = Known(small, ranges, inputs_alone=True)
+        known.rounded = rounded
+        return ended(known)
     known = Known(graph, ranges)
     if any(move.kind == "combine" for move in moves):
         if len(moves) > 1:
@@ -375,7 +388,7 @@ def after(graph: GraphModel, digest: str, rounds: Iterable[Iterable[GraphMove]])
     require_shapes(graph)
     for given in rounds:
         moves = [GraphMove.of(move.plain()) for move in given]
-        if not {move.kind for move in moves} <= {"order", "scale"}:
+        if not {move.kind for move in moves} <= {"order", "scale", "unroll"}:
             raise CertificateRejected("a move is no order and no scale of units")
         graph, slack = played(graph, moves, {})
         if slack != NO_SLACK:
@@ -383,9 +396,30 @@ def after(graph: GraphModel, digest: str, rounds: Iterable[Iterable[GraphMove]])
     return graph.digest
 
 
-def _all_scaled(
-    graph: GraphModel, moves: Sequence[GraphMove], ranges: Ranges
-) -> tuple[GraphModel, Slack]:
+def transformed(
+    graph: GraphModel, moves: Sequence[GraphMove]
+) -> tuple[GraphModel, dict[str, Rounding]]:
+    """A graph after a round of orders or of scales, and what of its stored tensors was rounded. Whether
+    outputs stay as they are is asked of the graph that is cut as `unroll` says, which stores the same.
+    """
+    cuts = [move for move in moves if move.kind == "unroll"]
+    rest = [move for move in moves if move.kind != "unroll"]
+    if not any({move.kind for move in rest} <= {kind} for kind in ("order", "scale")):
+        raise CertificateRejected("orders, or scales, are in one round with other moves")
+    cut = unrolled(graph, [_place(graph, move) for move in cuts]) if cuts else graph
+    if cuts:
+        require_shapes(cut)
+    rounded = dict[str, Rounding]()
+    if all(move.kind == "scale" for move in rest):
+        moved, rounded = scaled(cut, _factors(cut, rest))
+    else:
+        moved = _all_in_order(cut, rest)
+    constants = {name: moved.constants[name] for name in graph.constants}
+    return replace(graph, constants=constants), rounded
+
+
+def _factors(graph: GraphModel, moves: Sequence[GraphMove]) -> Factors:
+    """What scales together multiply each axis of each tensor by."""
     factors = dict[Place, Any]()
     for move in moves:
         try:
@@ -393,18 +427,11 @@ def _all_scaled(
                 factors[place] = factors[place] * numbers if place in factors else numbers
         except CertificateRejected as error:
             raise CertificateRejected(f"{move}: {error}") from None
-    small, rounded = scaled(graph, factors)
-    if not rounded:
-        return small, NO_SLACK
-    known = Known(small, ranges, inputs_alone=True)
-    known.rounded = rounded
-    return ended(known)
+    return factors
 
 
 def factors_of(graph: GraphModel, move: GraphMove) -> Factors:
     """What a scale multiplies each axis of each tensor by."""
-    if move.kind != "scale":
-        raise CertificateRejected("it is in one round with a scale of units")
     units = exchangeable(graph, _place(graph, move))
     gone, _ = numbered(units, move)
     if len(move.coefficients) != len(gone) or len(set(gone)) < len(gone) or FIXED in gone:
@@ -431,8 +458,6 @@ def _all_in_order(graph: GraphModel, moves: Iterable[GraphMove]) -> GraphModel:
 
 def _in_order(graph: GraphModel, move: GraphMove) -> GraphModel:
     """The graph after units trade places."""
-    if move.kind != "order":
-        raise CertificateRejected("it is in one round with an order of units")
     units = exchangeable(graph, _place(graph, move))
     labels = units.places[units.seed]
     if any(not 0 <= i < len(labels) for i in move.units):

@@ -163,7 +163,7 @@ def _multiplied(array: Any, factors: Mapping[int, Any], name: str) -> tuple[Any,
         exact = exact and bool((np.abs(np.frexp(own)[0]) == 0.5).all() and (own == numbers).all())
         by = by * own.reshape([-1 if a == axis else 1 for a in range(wide.ndim)])
     with np.errstate(all="ignore"):
-        product = wide * by
+        product = wide * by + 0.0  # no zero below zero
         if exact and np.array_equal(product / by, wide):
             off = np.zeros(wide.shape)
         else:
@@ -348,7 +348,7 @@ def _per_unit(laws: _Laws, op: PerUnit) -> None:
 
 
 def _slicewise(laws: _Laws, op: Slicewise) -> None:
-    if op.normalises is not None:
+    if op.normalises is not None or op.kind in NORMS:
         return _norm(laws, op)
     for i, o in op.free:
         x, y = (laws.x, i), (laws.y, o)

@@ -1,0 +1,248 @@
+"""Move one graph onto another by symmetries: orders, signs and scales of units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from moduli.common.domains import Domain, Gaussian, Samples
+from moduli.common.graph import Graph
+from moduli.common.result import Result
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
+from moduli.kernel.graph.certificate import GraphCertificate, played
+from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.slack import NO_SLACK
+
+from .alignment import Barrier, drawn_inputs
+from .graph_matching import Matching, Problem, matched
+from .graph_normal_form import moved
+from .graph_order import in_order_of_use
+from .graph_scales import gauges
+from .graph_units import Rounds, UnitSets, move_to
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ONLY = "only graphs of one architecture are aligned; for graphs that may be equal ask equivalent"
+NEAR = 2.0**-20  # a scale so near a power of two is taken for it: it rounds nothing
+
+
+def align(
+    a: Graph, b: Graph, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
+) -> GraphAlignment:
+    """See `api.align`."""
+    if by != "weights" or on is not None:
+        raise ArgumentError(Asked("by", by), ": graphs are matched by 'weights', without data")
+    model = a.model.live()
+    names = _same_architecture(a, model, b)
+    other = replace(model, constants={n: b.model.constants[m] for n, m in names.items()})
+    sets = UnitSets.of(model)
+    problem = Problem.of(sets, other, gauges(sets))
+    rounds = _rounds(sets, problem, matched(problem, seed))
+    network = a.source.rewritten(moved(model, rounds), {})
+    return GraphAlignment("estimated", a, b, network, rounds, names)
+
+
+def _same_architecture(a: Graph, model: GraphModel, b: Graph) -> dict[str, str]:
+    """The name in the second graph of each stored tensor of the first.
+
+    Raises:
+        ShapeError: operators, wiring, shapes, or stored numbers that are no parameters differ.
+    """
+    theirs = b.model.live()
+    names = in_order_of_use(model), in_order_of_use(theirs)
+    if len(names[0]) != len(names[1]):
+        raise ShapeError(f"{a!r} and {b!r} do not store as many tensors; {ONLY}")
+    found = dict(zip(*names, strict=True))
+    for name, other in found.items():
+        x, y = model.constants[name], theirs.constants[other]
+        if (x.shape, x.dtype) != (y.shape, y.dtype):
+            raise ShapeError(
+                f"{name!r} is {x.dtype} of shape {x.shape}, and {other!r} of the other {y.dtype} of shape "
+                f"{y.shape}; {ONLY}"
+            )
+    swapped = replace(
+        model, constants={n: theirs.constants[m] for n, m in found.items()}
+    )  # constants that nothing reads are not there
+    if swapped.digest != theirs.digest:
+        raise ShapeError(f"{a!r} and {b!r} have other operators, wiring or whole numbers; {ONLY}")
+    return found
+
+
+def _rounds(sets: UnitSets, problem: Problem, at: Matching) -> Rounds:
+    """Scales of members where they stand, then orders."""
+    scales, orders = [], []
+    for which in range(len(sets.sets)):
+        former, order = problem.former(which, at), at.orders[which]
+        pairs = zip(problem.gauges_of(which), problem.gauges_of(former), strict=True)
+        for here, there in pairs:
+            gauge = problem.gauges[there]
+            numbers, come = np.ones(gauge.free), np.arange(1) if gauge.joint else order
+            if gauge.sign:
+                numbers[come] = at.signs[here]
+            else:
+                numbers[come] = _rounded(problem.scales[there][0][come] / problem.scales[here][1])
+            scales.append((gauge.part, gauge.move(numbers)))
+        moving = sets.sets[former]
+        orders.append((moving, move_to(moving, moving.members[order])))
+    return (*sets.rounds(scales), *sets.rounds(orders))
+
+
+def _rounded(numbers: Array) -> Array:
+    powers = 2.0 ** np.round(np.log2(numbers))
+    return np.where(np.abs(numbers / powers - 1) < NEAR, powers, numbers)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphAlignment(Result):
+    """One graph moved onto another by a symmetry, so that both can be compared and averaged unit by
+    unit.
+
+    Attributes:
+        a, b: the graphs. network: `a` moved onto `b`, the function of `a` (see `certificate`).
+        rounds: of moves that make it.
+    """
+
+    a: Graph
+    b: Graph
+    network: Graph
+    rounds: Rounds
+    names: dict[str, str]
+    kind: ClassVar[str] = "align"
+
+    @property
+    def certificate(self) -> Any:
+        return self.proof
+
+    @cached_property
+    def proof(self) -> GraphCertificate:
+        """That `network` computes the function of `a`, up to the rounding of its parameters.
+
+        Raises:
+            CertificateRejected: no bound of what was rounded is known.
+        """
+        model, slack = self.a.model.live(), NO_SLACK
+        for moves in self.rounds:
+            model, further = played(model, moves, {})
+            slack += further
+        return GraphCertificate(self.a.digest, self.network.digest, self.rounds, {}, slack)
+
+    def check(self) -> bool:
+        self.proof.verify(self.network.model, self.a.model)
+        return True
+
+    def _distance(self, graph: Graph) -> float:
+        return math.sqrt(sum(float(np.square(x - y).sum()) for x, y in self._pairs(graph)))
+
+    def _pairs(self, graph: Graph) -> list[tuple[Array, Array]]:
+        """Stored floats of a graph of the first architecture and of b."""
+        return [
+            (_wide(graph.model, name), _wide(self.b.model, other))
+            for name, other in self.names.items()
+            if self.b.model.constants[other].dtype.kind == "f"
+        ]
+
+    @cached_property
+    def before(self) -> float:
+        """Euclidean distance of the stored numbers of `a` and `b`."""
+        return self._distance(self.a)
+
+    @cached_property
+    def after(self) -> float:
+        """Euclidean distance of the stored numbers of `network` and `b`."""
+        return self._distance(self.network)
+
+    def merge(self, t: float = 0.5) -> Graph:
+        """The graph on the straight line from `network` (t = 0) to `b` (t = 1)."""
+        return self._between(self.network, t)
+
+    def _between(self, start: Graph, t: float) -> Graph:
+        model = self.b.model.live()
+        constants = dict(model.constants)
+        for name, other in self.names.items():
+            stored = model.constants[other]
+            if stored.dtype.kind == "f":
+                mean = (1 - t) * _wide(start.model, name) + t * np.asarray(stored, np.float64)
+                constants[other] = mean.astype(stored.dtype)
+        return self.b.source.rewritten(replace(model, constants=constants), {})
+
+    def barrier(
+        self,
+        on: Samples | Gaussian,
+        targets: Any = None,
+        *,
+        points: int = 25,
+        seed: int | np.random.Generator = 0,
+    ) -> Barrier:
+        """How much worse the graphs on the line are than its ends, with and without the alignment.
+
+        Args:
+            on: inputs, each flattened row by row. targets: class numbers (cross-entropy), or values (mean
+                square error), for the first output. Without them: the mean square distance from the
+                outputs on the line to the line between the outputs, as a share of the variance of b's.
+
+        Raises:
+            ShapeError: not as many targets as inputs, or inputs that do not fit.
+        """
+        feeds = _batches(self.b, on, seed)
+        return Barrier.along(
+            lambda t: _outputs(self._between(self.network, t), feeds),
+            lambda t: _outputs(self._between(self.a, t), feeds),
+            targets, points,
+        )  # fmt: skip
+
+    @property
+    def statement(self) -> str:
+        size = math.sqrt(sum(float(np.square(y).sum()) for _, y in self._pairs(self.b))) or 1.0
+        return (
+            f"matched by weights: the parameters are {self.after / size:.3g} of their norm apart, "
+            f"{self.before / size:.3g} before"
+        )
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("a", repr(self.a)), ("b", repr(self.b))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        moves = [move for moves in self.rounds for move in moves]
+        placed = sum(len(move.units) for move in moves if move.kind == "order")
+        numbers = [x for move in moves for x in move.coefficients]
+        turned, sized = sum(x < 0 for x in numbers), sum(abs(x) != 1 for x in numbers)
+        return [
+            ("distance of parameters", f"{self.before:.6g} before, {self.after:.6g} after"),
+            ("units in sets that moved", str(placed)),
+            ("turned, scaled", f"{turned}, {sized}"),
+        ]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "before": self.before, "after": self.after, "by": "weights", "a": self.a.digest,
+            "b": self.b.digest, "network": self.network.digest,
+            "rounds": [[move.plain() for move in moves] for moves in self.rounds],
+        }  # fmt: skip
+
+
+def _wide(model: GraphModel, name: str) -> Array:
+    return np.asarray(model.constants[name], dtype=np.float64)
+
+
+def _batches(graph: Graph, on: Samples | Gaussian, seed: int | np.random.Generator) -> list[Array]:
+    """Rows of samples in the shape of the only input, as many at a time as that has."""
+    name = graph.inputs[0]
+    shape = graph.model.shapes.get(name)
+    if len(graph.inputs) != 1 or not shape or not all(isinstance(n, int) for n in shape[1:]):
+        raise ShapeError(
+            f"{graph!r}: samples are rows for one input of known size; {name!r} has {shape}"
+        )
+    x = drawn_inputs(on, math.prod(int(n) for n in shape[1:]), seed)
+    batch = shape[0] if isinstance(shape[0], int) else len(x)
+    if len(x) % batch:
+        raise ShapeError(f"{len(x)} samples: {name!r} of shape {shape} takes {batch} at a time")
+    return list(x.reshape(-1, batch, *map(int, shape[1:])))
+
+
+def _outputs(graph: Graph, feeds: list[Array]) -> Array:
+    found = [graph({graph.inputs[0]: x})[graph.outputs[0]] for x in feeds]
+    whole = np.concatenate([np.asarray(y, dtype=np.float64) for y in found])
+    return whole.reshape(len(feeds) * len(feeds[0]), -1)

@@ -1,0 +1,203 @@
+"""Signs and scales of units of graphs: disguised copies are found, proved and moved back; others are not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import moduli as mo
+from moduli.equivalence.graph_scales import free_numbers
+from moduli.kernel.slack import NO_SLACK
+
+from .test_graph_order import NETWORKS, exported
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+
+class Stream(torch.nn.Module):
+    """A residual stream under RMS norms, gates, tied tables."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        nn = torch.nn
+        self.embed = nn.Linear(3, width)
+        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2))
+        self.gates, self.ups = (
+            nn.ModuleList(nn.Linear(width, 5) for _ in range(2)) for _ in range(2)
+        )
+        self.downs = nn.ModuleList(nn.Linear(5, width) for _ in range(2))
+        self.last = nn.Linear(width, 2)
+
+    def forward(self, x):
+        x = self.embed(x)
+        for norm, gate, up, down in zip(self.norms, self.gates, self.ups, self.downs, strict=True):
+            h = norm(x)
+            x = x + down(torch.nn.functional.silu(gate(h)) * up(h))
+        return self.last(x)
+
+
+ALL = {**NETWORKS, "stream": (Stream, (2, 3))}
+
+
+def centred(module, seed):
+    """Numbers of both signs, no two alike; variances positive."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            drawn = torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else drawn)
+    return module
+
+
+@pytest.fixture(scope="module", params=sorted(ALL))
+def graph(request, tmp_path_factory):
+    kind, shape = ALL[request.param]
+    torch.manual_seed(0)
+    module = centred(kind(), 1).eval()
+    if request.param == "stream":  # the old exporter knows no RMS norm
+        return mo.load(module, input_shape=shape)
+    return mo.load(exported(module, shape, tmp_path_factory.mktemp("scales")))
+
+
+@pytest.fixture(scope="module")
+def group(graph):
+    return mo.symmetries(graph)
+
+
+COUNTS = {
+    # the stream, whose halves two groups read; behind ReLU6; depthwise; the squeeze. Batch norms are folded
+    "residual": ([2, 3, 3, 3, 8], None, None),
+    # the stream has one sign; scales of two norms; coordinates of keys and of values, head by head
+    "attention": ([2, 4, 4, 4, 4, 5, 8], 1 + 2 * 8 + 4 * 4, 2 * 8 + 4 * 4),
+    # signs of the stream; scales of both norms; what gates multiply
+    "stream": ([5, 5, 6], 6 + 2 * 6 + 2 * 5, 2 * 6 + 2 * 5),
+}
+
+
+def test_what_is_free_is_counted(request, graph, group):
+    """By hand, of the modules above."""
+    kind = request.node.callspec.params["graph"]
+    sizes, signs, scales = COUNTS[kind]
+    found = tuple(free_numbers(group.gauges, sign=sign) for sign in (True, False))
+    assert sorted(part.size for part in group.units) == sizes or kind == "residual"
+    assert signs is None or found == (signs, scales)
+    orders = sum(math.lgamma(part.size + 1) for part in group.units)
+    assert group.log_order == pytest.approx(orders + found[0] * math.log(2))
+    assert group.dimension == found[1] > 0
+    assert group.check()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_disguise_is_the_same_function_and_is_proved(graph, group, seed):
+    twin = group.random(seed)(graph)
+    assert twin.digest != graph.digest
+    shape = [n if isinstance(n, int) else 2 for n in graph.model.shapes[graph.inputs[0]]]
+    x = np.random.default_rng(seed).normal(size=shape)
+    assert np.allclose(graph(x), twin(x), rtol=1e-5, atol=1e-6)
+    found = mo.equivalent(graph, twin)
+    assert (found.status, found.check()) == ("proved", True)
+    assert mo.signature(graph) == mo.signature(twin)
+    assert mo.canonical(graph).digest == mo.canonical(twin).digest
+
+
+def test_the_normal_form_carries_its_proof(graph):
+    from moduli.equivalence.graph_normal_form import canon
+
+    form = canon(graph)
+    assert form.check()
+    assert form.signature == mo.signature(graph)
+    assert mo.canonical(form.network).digest == form.network.digest
+    with pytest.raises(mo.CertificateRejected):
+        replace(form, network=graph).check()
+
+
+def test_alignment_moves_a_disguise_back(graph, group):
+    twin = group.random(5)(graph)
+    found = mo.align(twin, graph)
+    assert found.before > 1
+    assert found.after == 0
+    assert found.network.digest == found.merge(0.25).digest == graph.digest
+    assert found.check()
+    assert found.certificate.slack == NO_SLACK
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, network=twin).check()
+
+
+def test_a_rounded_disguise_with_any_scales_is_found_again(graph, group):
+    """Scales that are no powers of two, all numbers rounded again: near, and told from another network."""
+    from moduli.equivalence.graph_normal_form import moved
+
+    rng = np.random.default_rng(0)
+    model = graph.model.live()
+    scales = group.found.rounds(
+        (
+            gauge.part,
+            gauge.move(
+                rng.choice([-1.0, 1.0], gauge.free)
+                if gauge.sign
+                else rng.uniform(0.5, 2, gauge.free)
+            ),
+        )
+        for gauge in group.gauges
+    )
+    orders = [m for m in group.random(2).rounds if m[-1].kind == "order"]
+    twin = graph.source.rewritten(moved(model, (*scales, *orders)), {})
+    found = mo.align(twin, graph)
+    size = math.sqrt(
+        sum(
+            float(np.square(a, dtype=float).sum())
+            for a in model.constants.values()
+            if a.dtype.kind == "f"
+        )
+    )
+    assert found.after < 1e-5 * size < 0.1 * found.before
+    other = {
+        name: np.roll(a, 1) if a.dtype.kind == "f" else a for name, a in model.constants.items()
+    }
+    stranger = graph.source.rewritten(replace(model, constants=other), {})
+    assert mo.align(stranger, graph).after > 0.1 * size
+
+
+def test_one_number_more_is_told(graph, group):
+    model = graph.model.live()
+    rng = np.random.default_rng(1)
+    for name in list(model.constants)[::7]:
+        array = model.constants[name]
+        if array.dtype.kind != "f" or not array.size or name == "k.bias":
+            continue  # no softmax can tell a bias of keys
+        changed = array.copy()
+        at = int(rng.integers(array.size))
+        changed.flat[at] = np.nextafter(changed.flat[at], np.inf)
+        near = graph.source.rewritten(
+            replace(model, constants={**model.constants, name: changed}), {}
+        )
+        assert mo.equivalent(group.random(1)(near), graph).status != "proved"
+
+
+def test_the_barrier_goes(graph, group):
+    twin = group.random(1)(graph)
+    shape = graph.model.shapes[graph.inputs[0]]
+    batch = shape[0] if isinstance(shape[0], int) else 2
+    x = np.random.default_rng(0).normal(size=(2 * batch, math.prod(shape[1:])))
+    found = mo.align(twin, graph)
+    barrier = found.barrier(mo.Samples(x), points=3)
+    assert barrier.height < 1e-6 < barrier.before
+    targets = np.zeros(len(x), dtype=int)
+    if graph(x[:batch].reshape(batch, *shape[1:])).ndim == 2:
+        assert found.barrier(mo.Samples(x), targets, points=3).measure == "cross-entropy"
+    with pytest.raises(mo.ShapeError):
+        found.barrier(mo.Samples(x[:, 1:]))
+
+
+def test_only_one_architecture_is_aligned(graph, tmp_path):
+    torch.manual_seed(3)
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)
+    other = mo.load(exported(torch.nn.Sequential(*layers), (1, 3, 5, 5), tmp_path))
+    with pytest.raises(mo.ShapeError, match="one architecture"):
+        mo.align(graph, other)
+    with pytest.raises(ValueError, match="matched by 'weights'"):
+        mo.align(graph, graph, by="activations")
