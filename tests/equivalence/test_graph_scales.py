@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import moduli as mo
+from moduli.equivalence.graph_normal_form import moved
 from moduli.equivalence.graph_scales import free_numbers
 from moduli.kernel.slack import NO_SLACK
 
@@ -87,7 +88,8 @@ def test_what_is_free_is_counted(request, graph, group):
     assert signs is None or found == (signs, scales)
     orders = sum(math.lgamma(part.size + 1) for part in group.units)
     assert group.log_order == pytest.approx(orders + found[0] * math.log(2))
-    assert group.dimension == found[1] > 0
+    # of keys and of values any basis: 4^2 for each head, instead of 4 scales
+    assert group.dimension == found[1] + (4 * 12 if kind == "attention" else 0) > 0
     assert group.check()
 
 
@@ -129,8 +131,6 @@ def test_alignment_moves_a_disguise_back(graph, group):
 
 def test_a_rounded_disguise_with_any_scales_is_found_again(graph, group):
     """Scales that are no powers of two, all numbers rounded again: near, and told from another network."""
-    from moduli.equivalence.graph_normal_form import moved
-
     rng = np.random.default_rng(0)
     model = graph.model.live()
     scales = group.found.rounds(
@@ -201,3 +201,34 @@ def test_only_one_architecture_is_aligned(graph, tmp_path):
         mo.align(graph, other)
     with pytest.raises(ValueError, match="matched by 'weights'"):
         mo.align(graph, graph, by="activations")
+
+
+def test_a_rounded_disguise_of_a_small_graph_is_within_a_bound(tmp_path):
+    """On a box, by the way of the first moved onto the second; another network is not."""
+    torch.manual_seed(0)
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)
+    )
+    graph = mo.load(exported(net, (1, 2, 4, 4), tmp_path))
+    group = mo.symmetries(graph)
+    rng = np.random.default_rng(0)
+    scales = group.found.rounds((x.part, x.move(rng.uniform(0.5, 2, x.free))) for x in group.gauges)
+    twin = graph.source.rewritten(moved(graph.model, (*scales, *group.random(1).rounds[-1:])), {})
+    box = mo.Box(-1, 1)
+    found = mo.equivalent(twin, graph, on=box, eps=1e-3)
+    assert (found.status, found.aligned is None) == ("proved", False)
+    assert found.near.everywhere < 1e-4
+    assert "after moving units" in found.statement
+    assert found.check()
+    far = mo.distance(twin, graph, on=box)
+    assert far.status == "bounded"
+    assert 0 < far.upper < 1e-4
+    assert far.check()
+    for forged in (replace(found, near=NO_SLACK), replace(found, aligned=None)):
+        with pytest.raises(mo.CertificateRejected):
+            forged.check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, aligned=replace(found.aligned, network=graph)).check()
+    other = mo.load(exported(centred(net, 3), (1, 2, 4, 4), tmp_path, "other"))
+    assert mo.equivalent(other, graph, on=box, eps=1e-3).status != "proved"

@@ -12,8 +12,9 @@ import numpy as np
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.graph import Graph
 from moduli.common.result import Result
-from moduli.kernel.errors import ArgumentError, Asked, ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError, Undecided
 from moduli.kernel.graph.certificate import GraphCertificate, played
+from moduli.kernel.graph.facts import Ranges
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.slack import NO_SLACK
 
@@ -121,13 +122,21 @@ class GraphAlignment(Result):
         """That `network` computes the function of `a`, up to the rounding of its parameters.
 
         Raises:
-            CertificateRejected: no bound of what was rounded is known.
+            Undecided: no bound of what was rounded is known.
         """
+        return self.proof_on({})
+
+    def proof_on(self, ranges: Ranges) -> GraphCertificate:
+        """The same for inputs between bounds."""
         model, slack = self.a.model.live(), NO_SLACK
         for moves in self.rounds:
-            model, further = played(model, moves, {})
+            model, further = played(model, moves, ranges)
             slack += further
-        return GraphCertificate(self.a.digest, self.network.digest, self.rounds, {}, slack)
+        if not slack.finite:
+            raise Undecided(
+                "scales rounded stored numbers, and no bound of what that changes is known"
+            )
+        return GraphCertificate(self.a.digest, self.network.digest, self.rounds, ranges, slack)
 
     def check(self) -> bool:
         self.proof.verify(self.network.model, self.a.model)

@@ -16,6 +16,7 @@ from moduli.kernel.graph.certificate import after, factors_of
 from moduli.kernel.graph.ordering import commuting
 from moduli.kernel.graph.scaling import require_laws
 
+from .graph_bases import mixes
 from .graph_normal_form import moved
 from .graph_scales import Gauge, free_numbers, gauges, held
 from .graph_units import Exchangeable, Rounds, UnitSets, move_to, order_of
@@ -28,7 +29,7 @@ class UnitSet(NamedTuple):
 
     Attributes:
         tensor, axis: which have them. size: how many they are. signs, scales: numbers that they may be
-            multiplied by are -1, or any positive ones.
+            multiplied by are -1, or any positive ones. mixed: whether any invertible matrix may mix them.
     """
 
     tensor: str
@@ -36,6 +37,7 @@ class UnitSet(NamedTuple):
     size: int
     signs: int
     scales: int
+    mixed: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class GraphElement:
 class GraphSymmetries(Result):
     """Orders of units of a graph, and numbers that multiply them, each proved to keep the function.
 
-    Changes of basis inside heads are not counted: there are at least so many symmetries.
+    There are at least so many: of units that any invertible matrix may mix only the dimension is counted.
 
     Attributes:
         graph: whose. found: the sets. gauges: what may multiply their units.
@@ -83,10 +85,18 @@ class GraphSymmetries(Result):
 
         return tuple(
             UnitSet(
-                *part.units.seed, len(part.members), count(part, sign=True), count(part, sign=False)
+                *part.units.seed,
+                len(part.members),
+                count(part, sign=True),
+                count(part, sign=False),
+                mixed,
             )
-            for part in self.found.sets
+            for part, mixed in zip(self.found.sets, self._mixed, strict=True)
         )
+
+    @cached_property
+    def _mixed(self) -> list[bool]:
+        return [mixes(self.found.model(part), part) for part in self.found.sets]
 
     @cached_property
     def log_order(self) -> float:
@@ -96,8 +106,15 @@ class GraphSymmetries(Result):
 
     @cached_property
     def dimension(self) -> int:
-        """Of scales: how many positive numbers are free."""
-        return free_numbers(self.gauges, sign=False)
+        """Of what is continuous: a free scale each, and for n units that any matrix may mix n^2, of which
+        their scales are n.
+        """
+        bases = [
+            len(part.members)
+            for part, mixed in zip(self.found.sets, self._mixed, strict=True)
+            if mixed
+        ]
+        return free_numbers(self.gauges, sign=False) + sum(n * n - n for n in bases)
 
     def random(self, seed: int | np.random.Generator = 0) -> GraphElement:
         """Random signs, powers of two (others would round) and a random order of all units."""
@@ -131,7 +148,7 @@ class GraphSymmetries(Result):
         count = sum(part.size for part in self.units)
         return (
             f"{count} units in {len(self.found.sets)} sets: at least e^{self.log_order:.6g} orders and signs, "
-            f"{self.dimension} free scales"
+            f"dimension {self.dimension}"
         )
 
     def asked(self) -> list[tuple[str, str]]:
@@ -149,5 +166,6 @@ class GraphSymmetries(Result):
 
 
 def _said(part: UnitSet) -> str:
-    more = [word for word, n in (("signs", part.signs), ("scales", part.scales)) if n]
+    own = ("signs", part.signs), ("scales", part.scales), ("any basis", part.mixed)
+    more = [word for word, there in own if there]
     return f"{part.size} units" + (f", with {' and '.join(more)}" if more else "")

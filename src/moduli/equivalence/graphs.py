@@ -20,7 +20,7 @@ from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
-from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
+from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphCertificate, after
 from moduli.kernel.graph.differences import apart, of_one_shape
 from moduli.kernel.graph.facts import Known, Ranges
@@ -28,9 +28,11 @@ from moduli.kernel.graph.model import sizes
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.slack import NO_SLACK, Slack
 
+from .graph_alignment import GraphAlignment, align
 from .graph_normal_form import rounds_to_normal_form
 from .graph_units import Rounds
 
+FAR = 10.0  # times what is seen: bounds beyond are tried again after units are moved
 INPUTS = 8  # drawn inputs at which both graphs are run
 Inputs = Mapping[str, Any]
 
@@ -50,7 +52,8 @@ class GraphEquivalence(Result):
     Attributes:
         a, b: what was left out of each, with its proof. symmetries: rounds of moves that give units of
             what is left of each one order, sign and scale. witness: where they differ. near: a bound
-            of how far the two are apart, where that is within `eps`.
+            of how far the two are apart, where that is within `eps`; aligned: the first moved onto the
+            second, where it is a bound of the difference after that.
         seen: the largest difference at a few inputs, as float64 computes it; None where none could
             be run.
     """
@@ -63,6 +66,7 @@ class GraphEquivalence(Result):
     seen: float | None = None
     near: Slack | None = None
     symmetries: tuple[Rounds, Rounds] = ((), ())
+    aligned: GraphAlignment | None = None
     kind: ClassVar[str] = "equal"
 
     def check(self) -> bool:
@@ -76,7 +80,7 @@ class GraphEquivalence(Result):
         if self.status != "proved":
             return super().check()
         if self.near is not None:
-            _require_bound(a, b, self.on, self.near)
+            _require_bound(a, b, self.on, self.near, self.aligned)
             bound = self.near
             if not bound.finite:
                 raise CertificateRejected("no bound is claimed")
@@ -90,7 +94,10 @@ class GraphEquivalence(Result):
     def statement(self) -> str:
         where = "for all inputs" if self.on is None else f"on {self.on!r}"
         if self.near is not None:
-            return f"the same function up to {self.near} {where}, by bounds of the difference"
+            moved = " after moving units" if self.aligned else ""
+            return (
+                f"the same function up to {self.near} {where}, by bounds of the difference{moved}"
+            )
         if self.status == "proved":
             bound = self.a.proof.slack + self.b.proof.slack
             same = "the same function" if bound == NO_SLACK else f"the same function up to {bound}"
@@ -158,6 +165,10 @@ def equivalent(
     near = difference_bound(a, b, on) if eps > 0 else None
     if near is not None and near.everywhere <= eps:
         return GraphEquivalence("proved", first, second, eps, on, near=near)
+    moved = _aligned_bound(a, b, on, seed) if eps > 0 else None
+    if moved is not None and moved[1].everywhere <= eps:
+        aligned, near = moved
+        return GraphEquivalence("proved", first, second, eps, on, near=near, aligned=aligned)
     witness, seen = _witness(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
@@ -205,6 +216,27 @@ def difference_bound(a: Graph, b: Graph, on: Box | None) -> Slack:
         return Slack(float("inf"), 0.0)
 
 
+def _aligned_bound(
+    a: Graph, b: Graph, on: Box | None, seed: Any
+) -> tuple[GraphAlignment, Slack] | None:
+    """The first graph moved onto the second, and how far the two are apart at most, by the way of it;
+    None where it cannot be moved, or nothing is known.
+    """
+    try:
+        found = align(a, b, seed=seed)
+        bound = _by_way_of(found, on)
+    except (ShapeError, UnsupportedModel, CertificateRejected, Undecided):
+        return None
+    return (found, bound) if found.rounds else None
+
+
+def _by_way_of(found: GraphAlignment, on: Box | None) -> Slack:
+    """What moving rounds, and how far what was moved is from the second graph."""
+    proof = found.proof_on({} if on is None else ranges_of(found.a.model, on))
+    proof.verify(found.network.model, found.a.model)
+    return proof.slack + difference_bound(found.network, found.b, on)
+
+
 def _of_second(on: Box | None, a: Graph, b: Graph) -> Box | None:
     """The same inputs of the second graph: where they are named, under its names."""
     if on is None or not on.named:
@@ -214,9 +246,14 @@ def _of_second(on: Box | None, a: Graph, b: Graph) -> Box | None:
     return Box({names[name]: (part.low, part.high) for name, part in on.named.items()})
 
 
-def _require_bound(a: Graph, b: Graph, on: Box | None, bound: Slack) -> None:
-    """Outputs are bounded so again."""
-    again = difference_bound(a, b, on)
+def _require_bound(
+    a: Graph, b: Graph, on: Box | None, bound: Slack, aligned: GraphAlignment | None
+) -> None:
+    """Outputs are bounded so again, by the way of what the first was moved to, if it was."""
+    if aligned is None:
+        again = difference_bound(a, b, on)
+    else:
+        again = _by_way_of(replace(aligned, a=a, b=b), on)
     if not (again.constant <= bound.constant and again.growth <= bound.growth):
         raise CertificateRejected(f"outputs are bounded by {again} only, not by {bound}")
 
@@ -385,6 +422,7 @@ class GraphDistance(Result):
             the inputs; then `upper` is infinite. argmax: inputs at which bounds of the outputs are
             `lower` apart; None where that is 0. seen: the largest difference at a few inputs, as float64
             computes it; None where none could be run. same: the proof that they are one function.
+            aligned: the first moved onto the second, where the bound is of the difference after that.
     """
 
     a: Graph
@@ -394,6 +432,7 @@ class GraphDistance(Result):
     witness: GraphWitness | None = None
     seen: float | None = None
     same: GraphEquivalence | None = None
+    aligned: GraphAlignment | None = None
     kind: ClassVar[str] = "distance"
 
     @property
@@ -418,7 +457,7 @@ class GraphDistance(Result):
         if self.status == "proved" and self.bound != NO_SLACK:
             raise CertificateRejected("a difference of 0 is claimed, and not bounded so")
         if self.same is None:
-            _require_bound(self.a, self.b, self.on, self.bound)
+            _require_bound(self.a, self.b, self.on, self.bound, self.aligned)
         else:
             parts = (self.same.a, self.a), (self.same.b, self.b)
             first, second = (replace(part, original=own) for part, own in parts)
@@ -480,5 +519,15 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
             status = "proved" if near == NO_SLACK else "bounded"
             same = GraphEquivalence("proved", first, second, near.everywhere, on, symmetries=found)
             return GraphDistance(status, a, b, near, on, witness, seen, same)
+    moved = _aligned_bound(a, b, on, seed) if _may_be_moved(bound, seen) else None
+    aligned = None
+    if moved is not None and moved[1].everywhere < bound.everywhere:
+        aligned, bound = moved
     status = "bounded" if bound.finite else "undecided"
-    return GraphDistance("proved" if bound == NO_SLACK else status, a, b, bound, on, witness, seen)
+    status = "proved" if bound == NO_SLACK else status
+    return GraphDistance(status, a, b, bound, on, witness, seen, None, aligned)
+
+
+def _may_be_moved(bound: Slack, seen: float | None) -> bool:
+    """Whether a bound is so far from what was seen that units may stand in another order."""
+    return bound != NO_SLACK and not bound.everywhere <= FAR * (seen or 0.0)
