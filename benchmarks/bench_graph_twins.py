@@ -1,4 +1,4 @@
-"""Graphs against copies of themselves with all units in another order, and near misses.
+"""Graphs against copies of themselves with units of another order, sign and scale, and near misses.
 
 python benchmarks/bench_graph_twins.py                              (about ten minutes)
 
@@ -22,8 +22,8 @@ import moduli as mo
 from moduli.common.graph import Graph
 
 HEAD = (
-    "graph", "parameters", "units that trade places", "ln of the orders", "found, s", "equal, s",
-    "check, s", "read, s", "twin", "near miss",
+    "graph", "parameters", "units", "ln of orders and signs", "dimension", "found, s", "equal, s",
+    "check, s", "align, s", "read, s", "twin", "moved back to within", "near miss",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def row(name: str, source: Any) -> list[Any]:
     graph = mo.load(source)
     read = time.perf_counter() - start
     if not isinstance(graph, Graph):
-        return [name, graph.parameters, *["a chain"] * 8]
+        return [name, graph.parameters, *["a chain"] * 11]
     start = time.perf_counter()
     group = mo.symmetries(graph)
     found = time.perf_counter() - start
@@ -55,12 +55,18 @@ def row(name: str, source: Any) -> list[Any]:
     start = time.perf_counter()
     proved = answer.status == "proved" and answer.check()
     check = time.perf_counter() - start
+    start = time.perf_counter()
+    moved = mo.align(twin, graph)
+    align = time.perf_counter() - start
     other = mo.equivalent(graph, near_miss(twin, np.random.default_rng(0)))
     units = sum(part.size for part in group.units)
-    times = [f"{x:.2f}" for x in (found, equal, check, read)]
+    times = [f"{x:.2f}" for x in (found, equal, check, align, read)]
     said = "proved" if proved else answer.status
-    order = f"{group.log_order:,.0f}"
-    return [name, f"{graph.parameters:,}", f"{units:,}", order, *times, said, other.status]
+    sizes = f"{group.log_order:,.0f}", f"{group.dimension:,}"
+    back = f"{moved.after / moved.before:.1g}"
+    return [
+        name, f"{graph.parameters:,}", f"{units:,}", *sizes, *times, said, back, other.status
+    ]  # fmt: skip
 
 
 def main() -> None:

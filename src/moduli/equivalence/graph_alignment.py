@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.slack import NO_SLACK
 
 from .alignment import Barrier, drawn_inputs
-from .graph_matching import Matching, Problem, matched
+from .graph_matching import Matching, Problem, holds_floats, matched
 from .graph_normal_form import moved
 from .graph_order import in_order_of_use
 from .graph_scales import gauges
@@ -145,13 +146,11 @@ class GraphAlignment(Result):
     def _distance(self, graph: Graph) -> float:
         return math.sqrt(sum(float(np.square(x - y).sum()) for x, y in self._pairs(graph)))
 
-    def _pairs(self, graph: Graph) -> list[tuple[Array, Array]]:
+    def _pairs(self, graph: Graph) -> Iterator[tuple[Array, Array]]:
         """Stored floats of a graph of the first architecture and of b."""
-        return [
-            (_wide(graph.model, name), _wide(self.b.model, other))
-            for name, other in self.names.items()
-            if self.b.model.constants[other].dtype.kind == "f"
-        ]
+        for name, other in self.names.items():
+            if holds_floats(self.b.model.constants[other]):
+                yield _wide(graph.model, name), _wide(self.b.model, other)
 
     @cached_property
     def before(self) -> float:
@@ -172,8 +171,8 @@ class GraphAlignment(Result):
         constants = dict(model.constants)
         for name, other in self.names.items():
             stored = model.constants[other]
-            if stored.dtype.kind == "f":
-                mean = (1 - t) * _wide(start.model, name) + t * np.asarray(stored, np.float64)
+            if holds_floats(stored):
+                mean = (1 - t) * _wide(start.model, name) + t * _wide(model, other)
                 constants[other] = mean.astype(stored.dtype)
         return self.b.source.rewritten(replace(model, constants=constants), {})
 

@@ -51,8 +51,10 @@ class Problem:
     Attributes:
         parts: sets of units. gauges: of them. left, right: stored tensors by the names of the first.
         roles: of each tensor. scales: for each gauge of sizes the numbers that both were multiplied by.
-        number: of each set, by identity. inside: for each set of heads, and kind of coordinates, the
-            sets of these, head by head.
+        weights: by which inner products of each tensor are multiplied: its entries have mean square 1
+            then. touched: for each set the tensors and roles that it has. number: of each set, by
+            identity. inside: for each set of heads, and kind of coordinates, the sets of these, head by
+            head.
     """
 
     parts: Sequence[Exchangeable]
@@ -61,6 +63,8 @@ class Problem:
     right: dict[str, Array]
     roles: dict[str, list[Role]] = field(default_factory=dict)
     scales: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    touched: dict[int, list[tuple[str, Role]]] = field(default_factory=dict)
     number: dict[int, int] = field(default_factory=dict)
     inside: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
 
@@ -68,7 +72,10 @@ class Problem:
     def of(sets: UnitSets, b: GraphModel, gauges: Sequence[Gauge]) -> Problem:
         """`b` has the stored tensors of the other graph under the names of the first."""
         a, parts = sets.graph, sets.sets
-        names = [name for name in in_order_of_use(a) if a.constants[name].dtype.kind == "f"]
+        names = [
+            name for name in in_order_of_use(a)
+            if all(holds_floats(m.constants[name]) for m in (a, b))
+        ]  # fmt: skip
         left, right = ({name: _wide(model, name) for name in names} for model in (a, b))
         found = Problem(parts, gauges, left, right)
         found.number = {id(part): k for k, part in enumerate(parts)}
@@ -78,11 +85,16 @@ class Problem:
                 kinds.setdefault(part.head.kind, {})[part.head.number] = k
         for name in names:
             found.roles[name] = found._roles(name, found.left[name].ndim)
+            for role in found.roles[name]:
+                found.touched.setdefault(role.which, []).append((name, role))
         for k, gauge in enumerate(gauges):
             if not gauge.sign:
                 found.scales[k] = (
                     _unit_norms(a, found.left, gauge), _unit_norms(b, found.right, gauge)
                 )  # fmt: skip
+        for name in names:
+            sizes = np.linalg.norm(found.left[name]) * np.linalg.norm(found.right[name])
+            found.weights[name] = float(found.left[name].size / sizes) if sizes else 0.0
         return found
 
     def _roles(self, name: str, ndim: int) -> list[Role]:
@@ -140,14 +152,9 @@ class Problem:
         by[role.indices] = np.broadcast_to(numbers, len(role.indices))[:, None]
         return by.reshape([-1 if a == role.axis else 1 for a in range(array.ndim)])
 
-    def weight(self, name: str) -> float:
-        """By which inner products of a tensor are multiplied: its entries have mean square 1 then."""
-        sizes = np.linalg.norm(self.left[name]) * np.linalg.norm(self.right[name])
-        return float(self.left[name].size / sizes) if sizes else 0.0
-
     def score(self, at: Matching) -> float:
         return sum(
-            self.weight(name) * float(np.vdot(self.moved(name, at), self.right[name]))
+            self.weights[name] * float(np.vdot(self.moved(name, at), self.right[name]))
             for name in self.left
         )
 
@@ -166,6 +173,12 @@ def _unit_norms(model: GraphModel, arrays: dict[str, Array], gauge: Gauge) -> Ar
 def _by_norm(own: Array, power: int, sign: bool) -> float:
     # squares are summed in their order of size: the same norm for any order of entries
     return float(np.sqrt(np.sort(np.square(own)).sum()) ** (-1.0 / power))
+
+
+def holds_floats(array: Any) -> bool:
+    """Whether a stored tensor holds floats, all of them numbers."""
+    floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return floats and bool(np.isfinite(np.asarray(array, dtype=np.float64)).all())
 
 
 def matched(problem: Problem, seed: int | np.random.Generator = 0) -> Matching:
@@ -202,9 +215,9 @@ def _evidence(problem: Problem, which: int, at: Matching) -> int:
     """How many numbers of each unit stand beside units that are matched already."""
     return sum(
         problem.left[name].size // len(role.indices)
-        for name, roles in problem.roles.items() for role in roles
-        if role.which == which and _is_known(problem, roles, at, role)
-    )  # fmt: skip
+        for name, role in problem.touched.get(which, ())
+        if _is_known(problem, problem.roles[name], at, role)
+    )
 
 
 def _may_follow(problem: Problem, which: int, at: Matching) -> bool:
@@ -313,22 +326,21 @@ def _gains(
     """
     count = len(problem.parts[which].members)
     found = {frozenset[int](): np.zeros((count, count))}
-    for name, roles in problem.roles.items():
-        weight = problem.weight(name)
-        for role in roles:
-            if role.which != which or not weight or not _is_known(problem, roles, at, role):
-                continue
-            wanted = _rows(problem.right[name], role)
-            if source is None or cache is None:
-                have = _rows(problem.moved(name, at, role), role)
-            else:
-                theirs = next(x for x in roles if x.which == source and x.axis == role.axis)
-                if name not in cache:
-                    cache[name] = problem.moved(name, at)
-                have = _rows(cache[name], theirs)
-            pattern = frozenset(k for k in every if problem.turns(k, name, role))
-            gain = weight * (wanted @ have.T)
-            found[pattern] = found[pattern] + gain if pattern in found else gain
+    for name, role in problem.touched.get(which, ()):
+        roles = problem.roles[name]
+        if not _is_known(problem, roles, at, role):
+            continue
+        wanted = _rows(problem.right[name], role)
+        if source is None or cache is None:
+            have = _rows(problem.moved(name, at, role), role)
+        else:
+            theirs = next(x for x in roles if x.which == source and x.axis == role.axis)
+            if name not in cache:
+                cache[name] = problem.moved(name, at)
+            have = _rows(cache[name], theirs)
+        pattern = frozenset(k for k in every if problem.turns(k, name, role))
+        gain = problem.weights[name] * (wanted @ have.T)
+        found[pattern] = found[pattern] + gain if pattern in found else gain
     if not any(gain.any() for gain in found.values()):
         found[frozenset()] = _profiles(problem, which, which if source is None else source)
     return found
@@ -342,17 +354,14 @@ def _rows(array: Array, role: Role) -> Array:
 def _profiles(problem: Problem, which: int, source: int) -> Array:
     """What can be compared before any other unit is matched: sizes of numbers in their order."""
     total = np.zeros((len(problem.parts[which].members),) * 2)
-    for name, roles in problem.roles.items():
-        ours = [role for role in roles if role.which == source]
-        for role in roles:
-            if role.which == which:
-                theirs = next(x for x in ours if x.axis == role.axis)
-                wanted, have = (
-                    np.sort(np.abs(_rows(array, own)), axis=1)
-                    for array, own in ((problem.right[name], role), (problem.left[name], theirs))
-                )
-                square = np.square(wanted).sum(1)[:, None] + np.square(have).sum(1)
-                total -= problem.weight(name) * (square - 2 * wanted @ have.T)
+    for name, role in problem.touched.get(which, ()):
+        theirs = next(x for x in problem.roles[name] if x.which == source and x.axis == role.axis)
+        wanted, have = (
+            np.sort(np.abs(_rows(array, own)), axis=1)
+            for array, own in ((problem.right[name], role), (problem.left[name], theirs))
+        )
+        square = np.square(wanted).sum(1)[:, None] + np.square(have).sum(1)
+        total -= problem.weights[name] * (square - 2 * wanted @ have.T)
     return total
 
 

@@ -155,7 +155,8 @@ def _of_heads(
 
 def exchangeable_units(graph: GraphModel, but: Iterable[str] = ()) -> list[Exchangeable]:
     """All sets of units that may trade places in every way, axis by axis; of some tensors none."""
-    found, taken, covered = list[Exchangeable](), set[tuple[Place, bytes]](), set[Place]()
+    found, covered = list[Exchangeable](), set[Place]()
+    taken, tried = set[tuple[Place, bytes]](), set[tuple[Place, bytes]]()
     left_out = set(but)
     for seed in reversed(seeds(graph)):
         if seed in covered or seed[0] in left_out or not _known(graph, seed):
@@ -164,11 +165,12 @@ def exchangeable_units(graph: GraphModel, but: Iterable[str] = ()) -> list[Excha
         keys = _keys(units)
         for part in _alike(units):
             own = [unit for unit in part if keys[unit] not in taken]
+            tried.update(keys[unit] for unit in own)
             if len(own) > 1 and _trade(graph, units, own):
                 found.append(Exchangeable(units, np.array(own)))
                 taken.update(keys[unit] for unit in own)
         for place, labels in units.places.items():
-            if all(keys[unit] in taken for unit in np.unique(labels).tolist() if unit):
+            if all(keys[unit] in tried for unit in np.unique(labels).tolist() if unit):
                 covered.add(place)
     return found
 

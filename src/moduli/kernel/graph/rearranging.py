@@ -386,9 +386,9 @@ def _best(
 ) -> tuple[int, int, int]:
     """The part on whose index alone the labels depend; else the outermost one, which coarsens them."""
     for part, s, m in within:
-        index = np.arange(len(labels)) // (s // stride) % m
-        first = np.array([labels[np.flatnonzero(index == k)[0]] for k in range(m)])
-        if (labels == first[index]).all():
+        step = s // stride
+        first = labels[np.arange(m) * step]
+        if (labels == first[np.arange(len(labels)) // step % m]).all():
             return part, s, m
     return within[0]
 
@@ -397,8 +397,9 @@ def _gathered(node: Node, axis: int, x: Slices, digit: Ints, n: int, facts: Fact
     """Slices each made of several of another axis."""
     low, high = np.empty(n), np.empty(n)
     known = dict[int, tuple[int, Fraction]]()
-    for k in range(n):
-        members = np.flatnonzero(digit == k)
+    order = np.argsort(digit, kind="stable")
+    groups = np.split(order, np.searchsorted(digit[order], np.arange(1, n)))
+    for k, members in enumerate(groups):
         low[k], high[k] = x.low[members].min(), x.high[members].max()
         ratios = [x.ratios[i] for i in members.tolist()]
         values = [x.constant(i) for i in members.tolist()]
