@@ -232,3 +232,49 @@ def test_a_rounded_disguise_of_a_small_graph_is_within_a_bound(tmp_path):
         replace(found, aligned=replace(found.aligned, network=graph)).check()
     other = mo.load(exported(centred(net, 3), (1, 2, 4, 4), tmp_path, "other"))
     assert mo.equivalent(other, graph, on=box, eps=1e-3).status != "proved"
+
+
+class Products(torch.nn.Module):
+    """Queries, keys and values, tied or not, with or without a softmax in between, with or without heads."""
+
+    def __init__(self, *, tied, soft, heads):
+        super().__init__()
+        nn = torch.nn
+        self.q, self.v, self.o = (nn.Linear(6, 6, bias=False) for _ in range(3))
+        self.k = self.q if tied else nn.Linear(6, 6, bias=False)
+        self.soft, self.heads = soft, heads
+
+    def forward(self, x):
+        def split(t):
+            return t.reshape(*t.shape[:-1], self.heads, 6 // self.heads).transpose(-2, -3)
+
+        p = split(self.q(x)) @ split(self.k(x)).transpose(-1, -2)
+        y = (torch.softmax(p, -1) if self.soft else p) @ split(self.v(x))
+        return self.o(y.transpose(-2, -3).reshape(x.shape))
+
+
+@pytest.mark.parametrize(
+    ("tied", "soft", "heads", "counted", "true"),
+    [
+        (False, True, 2, 36, 36),
+        (True, True, 2, 18, 24),
+        (False, False, 2, 38, 38),
+        (False, True, 6, 12, 12),
+    ],
+)
+def test_the_dimension_is_that_of_the_fibre_or_less(tied, soft, heads, counted, true):
+    """The rank of the Jacobian of outputs at many inputs with respect to all weights."""
+    torch.manual_seed(0)
+    net = Products(tied=tied, soft=soft, heads=heads).double()
+    names = [name for name, _ in net.named_parameters()]
+    x = torch.randn(40, 3, 6, dtype=torch.float64)
+
+    def outputs(*given):
+        return torch.func.functional_call(net, dict(zip(names, given, strict=True)), (x,)).ravel()
+
+    parts = torch.autograd.functional.jacobian(outputs, tuple(p.detach() for p in net.parameters()))
+    jacobian = torch.cat([part.reshape(part.shape[0], -1) for part in parts], 1)
+    rank = int(torch.linalg.matrix_rank(jacobian, rtol=1e-9))
+    assert jacobian.shape[1] - rank == true
+    net = Products(tied=tied, soft=soft, heads=heads)
+    assert mo.symmetries(mo.load(net, input_shape=(3, 6))).dimension == counted <= true

@@ -1,9 +1,10 @@
 """Units of a graph that any invertible matrix may mix: coordinates of keys and of values, linear bottlenecks.
 
-Let a tensor be t' = M t along the axis of the units, layers that write it M W and M b, those that read it
-W M^-1. Where every node that has a part in them is linear in them, in one way for all, and a product of
-two tensors sums over them, one by M and the other by the transposed inverse, no output changes. Derived;
-in floats such a matrix rounds, so the group is counted and its elements are not written.
+Let a tensor be M t along the axis of the units where one number r could multiply each of them, and N t, N
+the transposed inverse of M, where 1/r would: layers that write them become M W, those that read them have
+N along their columns, and a product of two tensors that sums over them has M on one side and N on the
+other. Where every node that has a part in them is linear in them, in one way for all, no output changes.
+Derived; in floats such a matrix rounds, so the group is counted and its elements are not written.
 """
 
 from __future__ import annotations
@@ -26,26 +27,30 @@ from moduli.kernel.graph.operators import (
     Transpose,
 )
 
-from .graph_units import Exchangeable
+from .graph_scales import Gauge
 
-# Operators that put entries elsewhere, or sum over them, whatever they are
-FREE = (Broadcast, Concat, Contract, Lookup, Reshape, Take, Transpose)
+# Operators that put entries elsewhere, whatever they are
+FREE = (Broadcast, Concat, Lookup, Reshape, Take, Transpose)
 
 
-def mixes(graph: GraphModel, part: Exchangeable) -> bool:
-    """Whether any invertible matrix may mix the units."""
-    units, members, _ = part
-    places = {place for place, labels in units.places.items() if np.isin(labels, members).any()}
+def mixes(graph: GraphModel, gauge: Gauge) -> bool:
+    """Whether any invertible matrix may mix the units that a gauge multiplies by positive numbers."""
+    units, members, _ = gauge.part
+    places = {place for place, own in units.places.items() if np.isin(own, members).any()}
+    if gauge.sign or gauge.joint or not {*gauge.powers.values()} <= {1, -1}:
+        return False
+    if not places <= gauge.powers.keys():
+        return False  # somewhere a unit is beside another thing of its own, entry by entry
     whole = all(np.isin(members, units.places[place]).all() for place in places)
     names = {name for name, _ in places}
     return whole and all(
-        _is_linear(node, places)
+        _is_linear(node, places, graph)
         for node in graph.nodes
         if not names.isdisjoint((*node.inputs, *node.outputs))
     )
 
 
-def _is_linear(node: Node, places: set[Place]) -> bool:
+def _is_linear(node: Node, places: set[Place], graph: GraphModel) -> bool:
     op, touched = node.op, {name for name, _ in places}
     if isinstance(op, Linear):
         x, w, y = node.inputs[0], node.inputs[1], node.output
@@ -63,4 +68,9 @@ def _is_linear(node: Node, places: set[Place]) -> bool:
     if isinstance(op, Slicewise):
         free = {(node.inputs[0], i) for i, _ in op.free}
         return op.linear and all(place in free for place in places if place[0] in node.inputs)
+    if isinstance(op, Contract):  # rows, columns and what is summed over, not pairs one by one
+        names = {*node.inputs, node.output}
+        return all(
+            axis >= len(graph.shapes[name] or ()) - 2 for name, axis in places if name in names
+        )
     return isinstance(op, FREE)

@@ -89,14 +89,16 @@ class GraphSymmetries(Result):
                 len(part.members),
                 count(part, sign=True),
                 count(part, sign=False),
-                mixed,
+                any(part is mixed for mixed in self._mixed),
             )
-            for part, mixed in zip(self.found.sets, self._mixed, strict=True)
+            for part in self.found.sets
         )
 
     @cached_property
-    def _mixed(self) -> list[bool]:
-        return [mixes(self.found.model(part), part) for part in self.found.sets]
+    def _mixed(self) -> list[Exchangeable]:
+        """Sets of units that any matrix may mix, once for each way of it."""
+        own = [gauge for gauge in self.gauges if mixes(self.found.model(gauge.part), gauge)]
+        return [gauge.part for gauge in own]
 
     @cached_property
     def log_order(self) -> float:
@@ -109,11 +111,7 @@ class GraphSymmetries(Result):
         """Of what is continuous: a free scale each, and for n units that any matrix may mix n^2, of which
         their scales are n.
         """
-        bases = [
-            len(part.members)
-            for part, mixed in zip(self.found.sets, self._mixed, strict=True)
-            if mixed
-        ]
+        bases = [len(part.members) for part in self._mixed]
         return free_numbers(self.gauges, sign=False) + sum(n * n - n for n in bases)
 
     def random(self, seed: int | np.random.Generator = 0) -> GraphElement:

@@ -17,9 +17,9 @@ from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units
 from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Contract, Place, Reshape
+from moduli.kernel.graph.operators import Contract, Place
 from moduli.kernel.graph.ordering import commuting, exchangeable
-from moduli.kernel.graph.unrolling import unrolled
+from moduli.kernel.graph.unrolling import taken_apart, unrolled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Rounds = tuple[tuple[GraphMove, ...], ...]
@@ -124,8 +124,7 @@ def _split_along(graph: GraphModel, part: Exchangeable) -> list[Place]:
     found = []
     for name, axis in own if kept_apart else ():
         node = graph.makers.get(name)
-        blocks = node.op.blocks if node is not None and isinstance(node.op, Reshape) else ()
-        if any(len(ins) == 1 and axis in outs and len(outs) > 1 for ins, outs in blocks):
+        if node is not None and taken_apart(node, graph.shapes, axis) is not None:
             found.append((name, axis))
     return sorted(found)
 

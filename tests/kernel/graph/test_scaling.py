@@ -410,3 +410,36 @@ def test_numbers_that_are_none_and_integers_stay():
         with pytest.raises(CertificateRejected, match="'s' holds"):
             scaled(other, factors_of(other, gauge.move(np.array([2.0, 1, 1, 1]))))
     assert mo.Box(-1, 1).low == -1
+
+
+def test_many_groups_with_a_bias():
+    """More channels than products of pairs are looked at."""
+    n = 4100
+    b = Builder("n", 2)
+    h = b.dense("x", "d", RNG.normal(size=(n, 2)))
+    names = b.constant("w", RNG.normal(size=(n, 1))), b.constant("c", RNG.normal(size=n))
+    y = b.add(Linear(1, 1, 1, 0, groups=n, free=((0, 0),)), [h, *names], ("n", n), "y")
+    model = b.model(b.dense(y, "e", RNG.normal(size=(3, n))))
+    powers = (("y", 1, 1), ("c", 0, 1), ("e.w", 1, -1))
+    with pytest.raises(CertificateRejected, match="does not commute"):
+        played(model, [GraphMove("scale", "y", 1, (0,), (), (8.0,), powers)], {})
+    same(model, [GraphMove("scale", "y", 1, (0,), (), (8.0,), (("w", 0, 1), *powers))])
+
+
+def test_numbers_along_many_axes_do_not_underflow():
+    """Each is within bounds, and their product beyond all floats."""
+    axes = 17
+    b = Builder(*[1] * axes)
+    t = b.constant("t", np.ones((2,) * axes))
+    y = b.each("mul", "x", t)
+    z = b.each("mul", y, b.constant("u", np.ones((2,) * axes)))
+    model = b.model(b.add(Slicewise("mean", (), linear=True), [z], (1,) * axes))
+    moves = [
+        GraphMove(
+            "scale", "t", a, (0, 1), (), (2.0**64,) * 2, (("t", a, -1), (y, a, -1), ("u", a, 1))
+        )
+        for a in range(axes)
+    ]
+    assert played(model, moves[:1], {})[1] == NO_SLACK
+    with pytest.raises(CertificateRejected, match="too much along all"):
+        played(model, moves, {})

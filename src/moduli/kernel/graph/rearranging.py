@@ -278,9 +278,9 @@ class Reshape(Operator):
         one of the parts only if it does so for all values of the others: the labels say of which.
         """
         x, y = node.inputs[0], node.output
-        coarse, fine = _digits(ties.shape(x) or (), ins), _digits(ties.shape(y) or (), outs)
-        for (name, digits), (other, parts) in (((x, coarse), (y, fine)), ((y, fine), (x, coarse))):
-            for axis, (stride, n) in digits.items():
+        coarse, fine = digits(ties.shape(x) or (), ins), digits(ties.shape(y) or (), outs)
+        for (name, own), (other, parts) in (((x, coarse), (y, fine)), ((y, fine), (x, coarse))):
+            for axis, (stride, n) in own.items():
                 if n == 1:
                     continue
                 within = [
@@ -317,8 +317,8 @@ class Reshape(Operator):
                 return renamed(facts.of((x, i)), ("reshaped", node.output, axis), facts)
         for ins, outs in self.blocks:
             if axis in outs:
-                coarse = _digits(facts.shape(x) or (), ins)
-                fine = _digits(facts.shape(node.output) or (), outs)
+                coarse = digits(facts.shape(x) or (), ins)
+                fine = digits(facts.shape(node.output) or (), outs)
                 return self._digit(node, axis, fine[axis], coarse, facts)
         return None
 
@@ -369,7 +369,7 @@ def _resized(sizes: Sizes, node: Node, kept: Mapping[Place, Ints]) -> Sizes:
     return tuple(n if k is None else len(k) for n, k in zip(sizes, places, strict=True))
 
 
-def _digits(shape: Shape, axes: tuple[int, ...]) -> dict[int, tuple[int, int]]:
+def digits(shape: Shape, axes: tuple[int, ...]) -> dict[int, tuple[int, int]]:
     """Stride and size of each of some axes in the index of their entries, last fastest."""
     found = dict[int, tuple[int, int]]()
     stride = 1

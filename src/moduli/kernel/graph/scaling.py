@@ -57,7 +57,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Factors = Mapping[Place, Any]  # of Fractions, one for each index
 LARGEST = 2**24  # indices of a product of axes that are looked at
-FURTHEST = 2**64  # by which a tensor is multiplied along an axis
+FURTHEST = 2.0**64  # by which a tensor is multiplied along an axis
 ROOT = ("RMSNormalization", "rms_norm")
 
 
@@ -161,7 +161,10 @@ def _multiplied(array: Any, factors: Mapping[int, Any], name: str) -> tuple[Any,
             raise CertificateRejected(f"{name!r} is multiplied by more than {FURTHEST}, or less")
         own = numbers.astype(np.float64)
         exact = exact and bool((np.abs(np.frexp(own)[0]) == 0.5).all() and (own == numbers).all())
-        by = by * own.reshape([-1 if a == axis else 1 for a in range(wide.ndim)])
+        with np.errstate(all="ignore"):
+            by = by * own.reshape([-1 if a == axis else 1 for a in range(wide.ndim)])
+    if wide.size and not FURTHEST**-8 < np.abs(by).min() <= np.abs(by).max() < FURTHEST**8:
+        raise CertificateRejected(f"{name!r} is multiplied by too much along all of its axes")
     with np.errstate(all="ignore"):
         product = wide * by + 0.0  # no zero below zero
         if exact and np.array_equal(product / by, wide):
@@ -418,9 +421,9 @@ def _linear(laws: _Laws, op: Linear) -> None:
         laws.product(Term(x), Term(columns))
         return
     n, m = laws.size(x), laws.size(rows)
-    if n < 0 or m < 0 or max(n, 1) * m > LARGEST:
-        return
     inner, outer = n // op.groups, m // op.groups
+    if n < 0 or m < 0 or m * inner > LARGEST:
+        return laws.one(x, y, rows, columns)
     if inner == 1:
         laws.one(columns)
     row, column = (part.ravel() for part in np.indices((m, inner)))

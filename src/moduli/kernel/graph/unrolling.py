@@ -11,7 +11,6 @@ theirs may change in the graph that is cut, they may in the one that is not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -36,7 +35,9 @@ from .operators import (
     Take,
     Transpose,
 )
+from .rearranging import digits
 
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 MOST = 1024  # tensors that one is cut into
 
 
@@ -111,22 +112,12 @@ class _Unrolling:
         entries of that other which have it.
         """
         op, x, y = node.op, node.inputs[0], node.output
-        blocks = [
-            (ins, outs)
-            for ins, outs in (op.blocks if isinstance(op, Reshape) else ())
-            if axis in outs and len(ins) == 1
-        ]
-        if not isinstance(op, Reshape) or not blocks:
+        found = taken_apart(node, self.graph.shapes, axis)
+        if found is None or not isinstance(op, Reshape) or not 0 < self._count(y, axis) <= MOST:
             raise CertificateRejected(f"{node.name!r} makes no axis {axis} of a part of another")
-        ((along,), outs) = blocks[0]
-        sizes = _whole(self.shape(y)[k] for k in outs)
-        if self.shape(x)[along] != math.prod(sizes) or not 0 < self._count(y, axis) <= MOST:
-            raise CertificateRejected(
-                f"{node.name!r}: axis {axis} has no known size to be cut into"
-            )
+        along, own = found
         self.whole(x)
-        own, parts = np.indices(sizes)[outs.index(axis)].ravel(), []
-        small = replace(op, sizes=_with(op.sizes, axis, 1))
+        parts, small = [], replace(op, sizes=_with(op.sizes, axis, 1))
         for h in range(self._count(y, axis)):
             index = tuple(np.flatnonzero(own == h).tolist())
             shape = _with(self.shape(x), along, len(index))
@@ -209,18 +200,13 @@ class _Unrolling:
         """A reshape that makes one axis of the one that is cut and others: of each part, then joined."""
         x, y = node.inputs[0], node.output
         cut = self.cuts.get(x)
-        blocks = [
-            (ins, outs[0]) for ins, outs in op.blocks
-            if cut is not None and cut.axis in ins and len(outs) == 1
-        ]  # fmt: skip
-        if cut is None or not blocks or any(name in self.cuts for name in node.inputs[1:]):
+        if cut is None or any(name in self.cuts for name in node.inputs[1:]):
             return False
-        ins, out = blocks[0]
-        sizes = _whole(self.shape(x)[i] for i in ins)
-        total = math.prod(sizes)
-        if total <= 0 or self.shape(y)[out] != total:
+        found = _put_together(op, self.shape(x), self.shape(y), cut.axis)
+        if found is None:
             return False
-        share = total // len(cut.parts)
+        out, own = found
+        share = len(own) // len(cut.parts)
         small, shape = (
             replace(op, sizes=_with(op.sizes, out, share)),
             _with(self.shape(y), out, share),
@@ -230,7 +216,6 @@ class _Unrolling:
             for h, part in enumerate(cut.parts)
         ]
         # where each entry of the whole stands among the parts
-        own = np.indices(sizes)[ins.index(cut.axis)].ravel()
         order = np.argsort(np.argsort(own, kind="stable"), kind="stable")
         if (np.diff(order) == 1).all():
             self.nodes.append(Node(Concat(out), tuple(rows), node.outputs, node.name))
@@ -239,11 +224,6 @@ class _Unrolling:
         take = Take(out, tuple(order.tolist()))
         self.nodes.append(Node(take, (joined,), node.outputs, node.name))
         return True
-
-
-def _whole(sizes: Iterable[int | str]) -> tuple[int, ...]:
-    """Sizes, -1 for those that are not known."""
-    return tuple(n if isinstance(n, int) else -1 for n in sizes)
 
 
 def _with(sizes: tuple[Any, ...], axis: int, n: int) -> tuple[Any, ...]:
@@ -325,11 +305,50 @@ def _reshape(node: Node, shapes: Mapping[str, Shape | None], i: int, axis: int) 
     op = node.op
     assert isinstance(op, Reshape)
     out = dict(op.free).get(axis)
+    for ins, outs in op.blocks if out is None else ():
+        if axis in ins:  # the same digit is an axis again
+            own = digits(shapes[node.inputs[0]] or (), ins)[axis]
+            out = next(
+                (k for k, d in digits(shapes[node.output] or (), outs).items() if d == own), None
+            )
     if i or out is None:
         return None
     return Slices(
         out, replace(op, sizes=_with(op.sizes, out, 1)), (axis, *[None] * (len(node.inputs) - 1))
     )  # fmt: skip
+
+
+def taken_apart(
+    node: Node, shapes: Mapping[str, Shape | None], axis: int
+) -> tuple[int, Ints] | None:
+    """The axis of which a reshape makes an axis and others, and for each of its indices that of the axis;
+    None where there is none.
+    """
+    op = node.op
+    x, y = (shapes.get(name) or () for name in (node.inputs[0], node.output))
+    for ins, outs in op.blocks if isinstance(op, Reshape) else ():
+        if axis in outs:
+            return _inside(digits(y, outs)[axis], digits(x, ins))
+    return None
+
+
+def _put_together(op: Reshape, x: Shape, y: Shape, axis: int) -> tuple[int, Ints] | None:
+    """The axis that a reshape makes of an axis and others, and for each of its indices that of the axis;
+    None where there is none.
+    """
+    for ins, outs in op.blocks:
+        if axis in ins:
+            return _inside(digits(x, ins)[axis], digits(y, outs))
+    return None
+
+
+def _inside(own: tuple[int, int], others: Mapping[int, tuple[int, int]]) -> tuple[int, Ints] | None:
+    """The axis whose index has the index of another as one of several digits, and that digit of each."""
+    stride, n = own
+    for axis, (s, m) in others.items():
+        if m > n and stride % s == 0 and (s * m) % (stride * n) == 0:
+            return axis, np.arange(m) // (stride // s) % n
+    return None
 
 
 Rule = Callable[[Node, Mapping[str, "Shape | None"], int, int], "Slices | None"]
