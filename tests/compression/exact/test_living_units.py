@@ -56,6 +56,12 @@ def test_sums_of_others_are_combined():
     assert found["a.w"].tolist() == [LEFT_OUT, LIVES, LIVES, COMBINED]
 
 
+def test_an_order_of_units_is_refused():
+    graph, _ = two_layers(3)
+    with pytest.raises(mo.CertificateRejected, match="order along axis 0"):
+        fates_of_units(graph, [[GraphMove("order", "a.w", 0, (1, 0, 2))]], {})
+
+
 def branched():
     """x -> relu(a x) + c relu(b ...), the branch in front: its writer gives the sum its name."""
     g = Builder("N", 3)

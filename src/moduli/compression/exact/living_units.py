@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from moduli.common.graph import AxisPlaces, placed_axes
+from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.certificate import GraphMove, numbered
 from moduli.kernel.graph.facts import Known
@@ -38,6 +39,9 @@ def fates_of_units(
     Args:
         graph: the original. rounds: moves that were checked. passed: what is read instead of each
             value that a move passes by.
+
+    Raises:
+        CertificateRejected: a move neither leaves units out nor passes a value by.
     """
     replay = _Replay(graph)
     for moves in rounds:
@@ -63,8 +67,10 @@ class _Replay:
             self.known.graph = self.known.graph.live()
             if move.kind == "combine":
                 self._combine(move)
-            else:
+            elif move.kind == "remove":
                 self._remove(move)
+            else:
+                raise CertificateRejected(f"{move}: no move that leaves units out")
         self.known.graph = self.known.graph.live()
 
     def _pass_by(self, name: str, source: str) -> None:
