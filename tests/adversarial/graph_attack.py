@@ -9,14 +9,13 @@ fit, and the file that follows has to compute what the mutant does.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import copy
 import sys
-import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from onnx import numpy_helper
 sys.path.insert(0, str(Path(__file__).parent))
 
 import graph_fuzz as fuzz
+import many_seeds
 from graph_fuzz import Case, Skipped, Wrong
+from many_seeds import FINDING, Ending
 
 from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.formats.onnx.graph_files import read_graph
@@ -44,6 +45,7 @@ from moduli.kernel.slack import NO_SLACK, Slack
 
 Rng = np.random.Generator
 Rounds = list[list[GraphMove]]
+MUTANTS = 20  # of a graph
 SWAPS = (
     {"Relu", "Abs", "Tanh", "Neg", "Sigmoid", "Identity", "Softplus", "Erf", "HardSwish"},
     {"Add", "Sub", "Mul", "Max", "Min"},
@@ -300,58 +302,30 @@ def one_mutant(case: Case, rounds: Rounds, rng: Rng, moves_too: bool) -> str:
     return "taken"
 
 
-def attacked(seed: int, count: int) -> tuple[str, str, Any, collections.Counter[str]]:
+def attacked(seed: int, count: int) -> Ending:
     """How the mutants of one seed end."""
     case = fuzz.make(seed)
     if case is None:
-        return "none", "", None, collections.Counter()
+        return Ending("none")
     try:
         graph = read_graph(case.model.SerializeToString(), None, "random", fuzz.no_chain)
     except UnsupportedModel:
-        return "none", "", None, collections.Counter()
+        return Ending("none")
     found = reduce_graph(graph.model, ranges=case.ranges, budget=300)
     if not found.rounds:
-        return "nothing to attack", "", None, collections.Counter()
+        return Ending("nothing to attack")
+    rounds = [list(moves) for moves in found.rounds]
     try:
-        return "attacked", "", None, mutants(case, [list(m) for m in found.rounds], seed, count)
+        return Ending("attacked", done=mutants(case, rounds, seed, count))
     except Wrong as error:
-        return (
-            f"FINDING {error.kind}",
-            error.what,
-            getattr(error, "model", None),
-            collections.Counter(),
-        )
+        return Ending(FINDING + error.kind, error.what, getattr(error, "model", None))
 
 
-def run(seeds: Sequence[int], count: int, findings: Path | None) -> collections.Counter[str]:
-    total = collections.Counter[str]()
-    for seed in seeds:
-        kind, what, model, said = attacked(seed, count)
-        total[kind] += 1
-        total.update(said)
-        if kind.startswith("FINDING"):
-            print(f"{seed}: {kind}: {what}", flush=True)
-            if findings is not None and model is not None:
-                findings.mkdir(parents=True, exist_ok=True)
-                (findings / f"{seed}.onnx").write_bytes(model.SerializeToString())
-    return total
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--mutants", type=int, default=20)
-    parser.add_argument("--findings", type=Path)
-    chosen = parser.parse_args()
-    started = time.monotonic()
-    seeds = range(chosen.seed, chosen.seed + chosen.count)
-    total = run(seeds, chosen.mutants, chosen.findings)
-    for name, count in sorted(total.items()):
-        print(f"{count:8d} {name}")
-    print(f"{time.monotonic() - started:8.1f} seconds")
-    return any(name.startswith("FINDING") for name in total)
+def run(
+    seeds: Iterable[int], mutants: int = MUTANTS, findings: Path | None = None
+) -> collections.Counter[str]:
+    return many_seeds.run(partial(attacked, count=mutants), seeds, findings)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(many_seeds.main(__doc__, 200, run, mutants=MUTANTS))

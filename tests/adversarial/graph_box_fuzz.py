@@ -13,19 +13,16 @@ Values are those of `onnx.reference` in 64 bits. What they say against the kerne
 at the same inputs: in rationals, without any allowance, where all that makes a tensor is rational;
 else in 80 bits, where the allowance is what 64 bits were off, much reduced.
 
-    python tests/adversarial/graph_box_fuzz.py SEED COUNT [--findings FOLDER]
+    python -m tests.adversarial.graph_box_fuzz --seed S --count N [--findings FOLDER]
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
-import json
 import math
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -42,7 +39,9 @@ from scipy import special
 sys.path.insert(0, str(Path(__file__).parent))
 
 import graph_fuzz as fuzz
+import many_seeds
 from graph_fuzz import Case, Skipped, Wrong, guarded
+from many_seeds import FINDING, Ending
 
 from moduli.compression.exact.reduce_source import reduce_source
 from moduli.compression.graph_results import compress, ranges_of
@@ -919,7 +918,7 @@ def compressed(
         small, moves, slack = found.graph, tuple(found.found.rounds), found.found.slack
         proof = GraphCertificate(graph.digest, small.digest, moves, region.ranges, slack)
     if region.kind != "half":  # files hold no infinite ends
-        proof = guarded("text", lambda: GraphCertificate.from_json(json.dumps(proof.to_json())))
+        proof = guarded("text", lambda: GraphCertificate.from_json(fuzz.as_text(proof)))
     guarded("certificate", lambda: proof.verify(small.model, graph.model))
     if eps and not proof.slack.everywhere <= eps:
         raise Wrong("slack", f"{proof.slack} of {eps}")
@@ -1121,45 +1120,26 @@ def checked(case: Case, seed: int) -> collections.Counter[str]:
     return said
 
 
-def run(seeds: Sequence[int], findings: Path | None = None) -> collections.Counter[str]:
-    """Try seeds; findings are told and kept."""
-    total = collections.Counter[str]()
-    for seed in seeds:
+def tried(seed: int) -> Ending:
+    """How one seed ends."""
+    case = None
+    try:
         case = short(seed) if seed % 2 else fuzz.make(seed)
-        try:
-            if case is not None:
-                total.update(checked(case, seed))
-        except Skipped:
-            total["skipped"] += 1
-        except (
-            Exception
-        ) as error:  # those of the library are findings, and those of this file faults
-            kind, what = (
-                (error.kind, error.what)
-                if isinstance(error, Wrong)
-                else ("escapes", traceback.format_exc())
-            )
-            total[f"FINDING {kind}"] += 1
-            print(f"{seed}: {kind}: {what} {case and case.steps}", flush=True)
-            if findings is not None and case is not None:
-                findings.mkdir(parents=True, exist_ok=True)
-                (findings / f"{seed}.onnx").write_bytes(case.model.SerializeToString())
-    return total
+        if case is None:
+            return Ending("none")
+        return Ending("passed", done=checked(case, seed))
+    except Skipped as error:
+        return Ending("skipped", str(error))
+    except Wrong as error:
+        kind, what = error.kind, error.what
+    except Exception:  # those of the library are findings, and those of this file faults
+        kind, what = "escapes", traceback.format_exc()
+    return Ending(FINDING + kind, f"{what} {case and case.steps}", case and case.model)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("seed", type=int)
-    parser.add_argument("count", type=int)
-    parser.add_argument("--findings", type=Path)
-    chosen = parser.parse_args()
-    started = time.monotonic()
-    total = run(range(chosen.seed, chosen.seed + chosen.count), chosen.findings)
-    for name, count in sorted(total.items()):
-        print(f"{count:10d} {name}")
-    print(f"{time.monotonic() - started:10.1f} seconds")
-    return any(name.startswith("FINDING") for name in total)
+def run(seeds: Iterable[int], findings: Path | None = None) -> collections.Counter[str]:
+    return many_seeds.run(tried, seeds, findings)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(many_seeds.main(__doc__, 1000, run))

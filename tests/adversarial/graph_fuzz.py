@@ -14,13 +14,12 @@ Each graph is read, reduced, written and read again. Then
 
 from __future__ import annotations
 
-import argparse
 import collections
+import json
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +31,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import many_seeds
 import onnx_builder
+from many_seeds import FINDING, Ending
 from onnx_builder import Graph, Rejected
 
 from moduli.common.graph import placed_axes
@@ -1215,8 +1216,6 @@ def require_living(model: Any, found: Any) -> None:
 
 
 def as_text(proof: GraphCertificate) -> str:
-    import json
-
     return json.dumps(proof.to_json())
 
 
@@ -1471,19 +1470,18 @@ def require_refused(
 # Many -----------------------------------------------------------------------------------------------------------
 
 
-def tried(seed: int) -> tuple[str, str, Case | None, collections.Counter[str]]:
-    """How one seed ends: a kind, what was seen, the case."""
+def tried(seed: int) -> Ending:
+    """How one seed ends."""
     case = None
-    nothing = collections.Counter[str]()
     try:
         case = make(seed)
         if case is None:
-            return "none", "", None, nothing
-        return "passed", "", case, checked(case, seed)
+            return Ending("none")
+        return Ending("passed", done=checked(case, seed))
     except Skipped as error:
-        return "skipped", str(error), case, nothing
+        return Ending("skipped", str(error))
     except Wrong as error:
-        return f"FINDING {error.kind}", error.what, case, nothing
+        return Ending(FINDING + error.kind, f"{error.what} {case and case.steps}", case)
 
 
 def smaller(case: Case, seed: int, kind: str) -> Case:
@@ -1521,42 +1519,17 @@ def smaller(case: Case, seed: int, kind: str) -> Case:
     return case
 
 
-def run(
-    seeds: Sequence[int], findings: Path | None, stop_at: int = 10**9
-) -> collections.Counter[str]:
-    """Try seeds; findings are told and kept."""
-    total, told = collections.Counter[str](), 0
-    for seed in seeds:
-        kind, what, case, said = tried(seed)
-        total[kind] += 1
-        total.update(said)
-        if kind.startswith("FINDING"):
-            told += 1
-            print(f"{seed}: {kind}: {what} {case and case.steps}", flush=True)
-            if findings is not None and case is not None:
-                findings.mkdir(parents=True, exist_ok=True)
-                less = smaller(case, seed, kind.removeprefix("FINDING "))
-                (findings / f"{seed}.onnx").write_bytes(less.model.SerializeToString())
-                text = onnx.printer.to_text(less.model)
-                (findings / f"{seed}.txt").write_text(f"{kind}: {what}\n{case.ranges}\n{text}\n")
-            if told >= stop_at:
-                break
-    return total
+def keep(ending: Ending, seed: int, path: Path) -> None:
+    """A smaller graph with the same finding, as a file and as text."""
+    less = smaller(ending.case, seed, ending.kind.removeprefix(FINDING))
+    path.with_suffix(".onnx").write_bytes(less.model.SerializeToString())
+    text = onnx.printer.to_text(less.model)
+    path.with_suffix(".txt").write_text(f"{ending.kind}: {ending.what}\n{less.ranges}\n{text}\n")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--findings", type=Path)
-    chosen = parser.parse_args()
-    started = time.monotonic()
-    total = run(range(chosen.seed, chosen.seed + chosen.count), chosen.findings)
-    for name, count in sorted(total.items()):
-        print(f"{count:8d} {name}")
-    print(f"{time.monotonic() - started:8.1f} seconds")
-    return any(name.startswith("FINDING") for name in total)
+def run(seeds: Iterable[int], findings: Path | None = None) -> collections.Counter[str]:
+    return many_seeds.run(tried, seeds, findings, keep)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(many_seeds.main(__doc__, 1000, run))
