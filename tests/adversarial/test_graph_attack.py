@@ -29,5 +29,5 @@ def test_a_careless_rule_is_found(monkeypatch):
     from moduli.kernel.graph import removal
 
     monkeypatch.setattr(removal, "_absorbed", lambda *_: None)
-    total = attack.run(range(40), 10)
+    total = attack.run(range(12), 10)
     assert any(kind.startswith("FINDING mutant") for kind in total), total
