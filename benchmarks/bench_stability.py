@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import moduli as mo
-from moduli.compression.box.stable_units import HOW, stable
+from moduli.compression.box.sign_bisection import HOW
+from moduli.compression.box.stable_units import stable
 from moduli.kernel.bounds import input_splits, propagation
 
 FOLDER = Path(os.environ.get("MODULI_SHARED", Path(__file__).parents[1] / ".." / "shared"))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import optimize
 
 import moduli as mo
-from moduli.compression.box.stable_units import Points
+from moduli.compression.box.seen_signs import Points
 from moduli.kernel.bounds import propagation
 
 

@@ -12,7 +12,8 @@ from scipy import optimize
 import moduli as mo
 from moduli.compression.box.linear_programs import holds
 from moduli.compression.box.phase_branching import Search, prove
-from moduli.compression.box.stable_units import HOW, stable
+from moduli.compression.box.sign_bisection import HOW
+from moduli.compression.box.stable_units import stable
 
 TOO_LITTLE = 39  # boxes: branching does not begin
 BRANCHING = HOW.index("branching")

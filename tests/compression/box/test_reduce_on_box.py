@@ -22,7 +22,9 @@ import moduli as mo
 from moduli.common.exact_values import evaluate
 from moduli.compression.box import bisection, linear_programs
 from moduli.compression.box.reduce_on_box import claimed
-from moduli.compression.box.stable_units import CLIMB, TOGETHER, stable
+from moduli.compression.box.seen_signs import CLIMB
+from moduli.compression.box.sign_branching import TOGETHER
+from moduli.compression.box.stable_units import stable
 from moduli.compression.exact import linear_units
 from moduli.equivalence import exact_gap
 from moduli.kernel.bounds.box_claim import Region

@@ -13,7 +13,9 @@ from on_boxes import coarse_network, exact_layers, points, random_box, random_ne
 
 import moduli as mo
 from moduli.compression.box import linear_programs
-from moduli.compression.box.stable_units import CLIMB, TOGETHER, Points, stable
+from moduli.compression.box.seen_signs import CLIMB, Points
+from moduli.compression.box.sign_branching import TOGETHER
+from moduli.compression.box.stable_units import stable
 from moduli.kernel.bounds import input_splits, propagation
 from moduli.kernel.network import IDENTITY
 

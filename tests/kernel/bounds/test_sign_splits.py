@@ -17,7 +17,9 @@ from stored_relu import box_of, cases, read, relu
 import moduli as mo
 from moduli.compression.box import bisection, linear_programs, masked_units
 from moduli.compression.box.reduce_on_box import claimed
-from moduli.compression.box.stable_units import HOW, Points, stable
+from moduli.compression.box.seen_signs import Points
+from moduli.compression.box.sign_bisection import HOW
+from moduli.compression.box.stable_units import stable
 from moduli.compression.box.tolerance import changed_between
 from moduli.compression.certify import certify
 from moduli.compression.certify import first as starting

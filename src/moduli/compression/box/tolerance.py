@@ -34,7 +34,8 @@ from moduli.kernel.radius import cover_bound
 
 from . import bisection, reduce_on_box
 from .reduce_on_box import RegionalCompression
-from .stable_units import CLIMB, bisection_budget
+from .seen_signs import CLIMB
+from .stable_units import bisection_budget
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
