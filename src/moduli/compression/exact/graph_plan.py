@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from moduli.kernel.graph.removal import Into, nearly_constant, unread_rows
 from moduli.kernel.graph.slices import Slices
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-CLOSE = 2.0**-45
+CLOSE = 2.0**-45  # of a constant: as near as floats tell it
 
 
 def seeds(graph: GraphModel) -> list[Place]:
@@ -44,7 +45,8 @@ def staying(units: Units, frozen: frozenset[Place]) -> set[int]:
     return {int(u) for labels in there for u in np.unique(labels)}
 
 
-def move_of(seed: Place, units: Units, into: dict[int, int | None]) -> GraphMove:
+def move_of(seed: Place, units: Units, into: Into) -> GraphMove:
+    """The removal of units, each named by its first index along the seed."""
     labels = units.places[units.seed]
     first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
     names = sorted(into)
@@ -57,91 +59,99 @@ def move_of(seed: Place, units: Units, into: dict[int, int | None]) -> GraphMove
     )  # fmt: skip
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reading:
     """One sum that reads an axis.
 
     Attributes:
-        labels: the unit of each column. settled: whether nothing has to be made up for, or only a
-            constant. classes, ratios: of what is read; None where no merge is possible.
+        labels: the unit of each column. settled: of each whether nothing has to be made up for, or only
+            a constant. names: class and ratio of what each reads; None where no merge is possible.
     """
 
     labels: Ints
     settled: list[bool]
     names: list[tuple[int, Fraction]] | None
 
+    @cached_property
+    def columns(self) -> dict[int, list[int]]:
+        """Of each unit, in their order."""
+        found: dict[int, list[int]] = {}
+        for column, unit in enumerate(self.labels.tolist()):
+            found.setdefault(unit, []).append(column)
+        return found
 
-def plan(known: Known, units: Units) -> Into:
+    def name(self, unit: int, position: int) -> tuple[int, Fraction] | None:
+        """Of one of the columns of a unit, where there is this one."""
+        columns = self.columns.get(unit, [])
+        if self.names is None or position >= len(columns):
+            return None
+        return self.names[columns[position]]
+
+
+class Read(NamedTuple):
+    """A column of a unit: by the number of a reading, and its position among those of the unit there."""
+
+    reading: int
+    position: int
+
+
+def plan(known: Known, units: Units) -> dict[int, int | None]:
     """Units of an axis that seem to go, and what each is merged into."""
-    readings = [r for node in known.graph.nodes if (r := _reading(known, node, units)) is not None]
-    open_at: dict[int, list[tuple[int, int]]] = {}
-    position = [_positions(r.labels) for r in readings]
+    found = (_reading(known, node, units) for node in known.graph.nodes)
+    readings = [reading for reading in found if reading is not None]
+    open_ = _open_reads(readings)
+    into = dict[int, int | None].fromkeys(u for u in range(1, units.count + 1) if u not in open_)
+    if not open_ and not fixed(units):
+        del into[min(into)]  # an axis has at least one index
+    return into | _merges(readings, open_)
+
+
+def _open_reads(readings: list[Reading]) -> dict[int, list[Read]]:
+    """Of each unit the columns that are not settled, unit by unit."""
+    found: dict[int, list[Read]] = {}
     for k, reading in enumerate(readings):
-        for column, unit in enumerate(reading.labels.tolist()):
-            if unit and not reading.settled[column]:
-                open_at.setdefault(unit, []).append((k, column))
-    into: dict[int, int | None] = {u: None for u in range(1, units.count + 1) if u not in open_at}
-    buckets: dict[Any, list[int]] = {}
-    kept = set[int]()
-    for unit in sorted(open_at):
-        k, column = open_at[unit][0]
-        names = readings[k].names
-        if any(readings[j].names is None for j, _ in open_at[unit]) or names is None:
-            kept.add(unit)
+        for unit, columns in reading.columns.items():
+            for position, column in enumerate(columns):
+                if unit and not reading.settled[column]:
+                    found.setdefault(unit, []).append(Read(k, position))
+    return dict(sorted(found.items()))
+
+
+def _merges(readings: list[Reading], open_: dict[int, list[Read]]) -> dict[int, int | None]:
+    """Units of which all that is read is a multiple of what is read of another one, which stays."""
+    into, alike = dict[int, int | None](), dict[tuple[Read, int], list[int]]()
+    for unit, reads in open_.items():
+        names = [readings[read.reading].name(unit, read.position) for read in reads]
+        keys = [(read, name[0]) for read, name in zip(reads, names, strict=True) if name]
+        if len(keys) < len(reads):
             continue
-        key = (k, position[k][column], names[column][0])
-        partner = next(
-            (v for v in buckets.get(key, []) if _mergeable(readings, position, open_at[unit], v)),
-            None,
-        )
-        if partner is None:
-            kept.add(unit)
+        for target in alike.get(keys[0], []):
+            if all(_multiple(readings[key[0].reading], key, target) for key in keys):
+                into[unit] = target
+                break
         else:
-            into[unit] = partner
-        for j, other in open_at[unit]:
-            found = readings[j].names
-            if partner is None and found is not None:
-                buckets.setdefault((j, position[j][other], found[other][0]), []).append(unit)
-    if not kept and not fixed(units):
-        # an axis has at least one index
-        into.pop(next(u for u in sorted(into) if u not in set(into.values())))
+            for key in keys:
+                alike.setdefault(key, []).append(unit)
     return into
 
 
+def _multiple(reading: Reading, key: tuple[Read, int], target: int) -> bool:
+    """Whether what is read of a unit is a multiple of what is read of another one, by its class."""
+    read, kind = key
+    name = reading.name(target, read.position)
+    return name is not None and name[0] == kind and name[1] != 0
+
+
 def fixed(units: Units) -> bool:
+    """Whether an index of each axis stays in any case."""
     return all(bool((labels == 0).any()) for labels in units.places.values())
 
 
-def _positions(labels: Ints) -> list[int]:
-    seen = dict[int, int]()
-    found = []
-    for unit in labels.tolist():
-        found.append(seen.get(unit, 0))
-        seen[unit] = found[-1] + 1
-    return found
-
-
-def _mergeable(
-    readings: list[Reading], position: list[list[int]], wanted: list[tuple[int, int]], target: int
-) -> bool:
-    """Whether what is read of a unit is everywhere a multiple of what is read of another."""
-    for k, column in wanted:
-        names = readings[k].names
-        assert names is not None
-        others = np.flatnonzero(readings[k].labels == target)
-        place = position[k][column]
-        if place >= len(others):
-            return False
-        a, b = names[column], names[int(others[place])]
-        if a[0] != b[0] or b[1] == 0:
-            return False
-    return True
-
-
 def _reading(known: Known, node: Node, units: Units) -> Reading | None:
+    """How a node reads units as a sum over them; None where it does not."""
     op = node.op
     if isinstance(op, Contract):
-        return product(known, node, units)
+        return reading_of_product(known, node, units)
     if not isinstance(op, Linear):
         return None
     labels = units.places.get((node.inputs[1], op.columns))
@@ -173,7 +183,8 @@ def _irrational(x: Slices, i: int, op: Linear) -> bool:
     return near is not None and near[1] <= CLOSE * abs(near[0])
 
 
-def product(known: Known, node: Node, units: Units) -> Reading | None:
+def reading_of_product(known: Known, node: Node, units: Units) -> Reading | None:
+    """Of two computed tensors: a unit that is zero on one side is settled, and none is merged."""
     first, second = known.shape(node.inputs[0]), known.shape(node.inputs[1])
     if first is None or second is None:
         return None

@@ -11,7 +11,7 @@ from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import Contract, Linear, Place
 from moduli.kernel.graph.removal import kept_places, lost_by, nearly_constant, remove
 
-from .graph_plan import fixed, move_of, product, seeds, staying
+from .graph_plan import fixed, move_of, reading_of_product, seeds, staying
 from .graph_rounding import bound_of
 
 
@@ -60,15 +60,16 @@ def _least_first(known: Known, units: Units) -> list[int]:
     cost = np.zeros(units.count + 1)
     cost[0] = np.inf
     for node in known.graph.nodes:
-        reading = product(known, node, units) if isinstance(node.op, Contract) else None
-        if reading is not None:
-            cost[reading.labels[~np.array(reading.settled)]] = np.inf
         op = node.op
-        labels = units.places.get((node.inputs[1], op.columns)) if isinstance(op, Linear) else None
-        if not isinstance(op, Linear) or labels is None:
+        if isinstance(op, Contract):
+            product = reading_of_product(known, node, units)
+            if product is not None:
+                cost[product.labels[~np.array(product.settled)]] = np.inf
+        if not isinstance(op, Linear):
             continue
-        if (node.inputs[0], op.reads) not in units.places:
-            continue  # whole groups
+        labels = units.places.get((node.inputs[1], op.columns))
+        if labels is None or (node.inputs[0], op.reads) not in units.places:
+            continue  # it reads none of them, or whole groups
         weight = known.array(node.inputs[1])
         if weight is None or op.groups > 1:
             cost[labels] = np.inf
