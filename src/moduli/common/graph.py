@@ -202,10 +202,10 @@ def placed_axes(model: GraphModel) -> list[AxisPlaces]:
     """The axes of units of a graph, as `axes_of` names them, with the places of their units."""
     found, covered = list[AxisPlaces](), set[Place]()
     for seed in _seeds(model):
-        shape = model.shapes.get(seed[0])
-        if seed in covered or shape is None or not isinstance(shape[seed[1]], int):
+        size = size_of(model, seed)
+        if seed in covered or size is None:
             continue
-        if shape[seed[1]] == 1:
+        if size == 1:
             if seed[0] in model.constants:
                 axis = Axis(seed[0], 1, (seed[0],), (), (), "an axis keeps one unit")
                 found.append(_whole(axis, seed))
@@ -245,6 +245,13 @@ def _seeds(model: GraphModel) -> list[Place]:
     return list(dict.fromkeys([*rows, *others]))
 
 
+def size_of(model: GraphModel, place: Place) -> int | None:
+    """How many indices an axis of a tensor has; None where no number is known."""
+    shape = model.shapes.get(place[0])
+    size = None if shape is None else shape[place[1]]
+    return size if isinstance(size, int) else None
+
+
 def stored_axis(model: GraphModel, name: str, axis: int) -> Place:
     """The axis of the stored tensor that a weight is, where it is only transposed."""
     while name not in model.constants and name in model.makers:
@@ -257,9 +264,8 @@ def stored_axis(model: GraphModel, name: str, axis: int) -> Place:
 
 def _axes_among(model: GraphModel, units: Units) -> list[AxisPlaces]:
     """Units that the same tensors write are one axis: a concatenation joins several."""
-    written: dict[int, list[str]] = {}
-    readers, carriers = dict[str, None](), dict[str, None]()
-    writers = list[tuple[str, Any]]()
+    readers = dict[str, None]()
+    writers = list[tuple[str, Array]]()
     rows, columns = dict[Place, Array](), dict[Place, Array]()
     for node in model.nodes:
         if isinstance(node.op, Linear):
@@ -278,54 +284,51 @@ def _axes_among(model: GraphModel, units: Units) -> list[AxisPlaces]:
                 if place == node.inputs[0] and axis != node.op.axis:
                     writers.append((place, labels))
                     rows[place, axis] = labels
-    for name, _axis in units.places:
-        if name in model.constants and name not in readers and all(name != w for w, _ in writers):
-            carriers[name] = None
-    for name, labels in writers:
-        for unit in np.unique(labels).tolist():
-            if name not in written.setdefault(unit, []):
-                written[unit].append(name)
-    if not written and not readers:
+    if not readers and not any(labels.size for _, labels in writers):
         return []
-    frozen = units.why[0] if units.why else "nothing that writes it is understood"
+    names = tuple(dict.fromkeys(name for name, _ in writers))
+    stored = dict.fromkeys(name for name, _ in units.places if name in model.constants)
+    carriers = tuple(name for name in stored if name not in readers and name not in names)
     if units.count == 0:
-        size = len(units.places[units.seed])
-        names = tuple(dict.fromkeys(name for name, _ in writers))
-        if not names and not readers:
-            return []
         # coordinates of heads are met as an axis of a value: rows of the tensor are named already
         name = names[0] if names and units.seed[0] in model.constants else units.seed[0]
-        stiff = Axis(name, size, names, tuple(readers), tuple(carriers), frozen)
-        return [_whole(stiff, units.seed)]
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for unit in range(1, units.count + 1):
-        groups.setdefault(tuple(written.get(unit, ())), []).append(unit)
+        size = len(units.places[units.seed])
+        why = units.why[0] if units.why else "nothing that writes it is understood"
+        return [_whole(Axis(name, size, names, tuple(readers), carriers, why), units.seed)]
     first = dict(reversed(writers))
     found = []
-    for names, members in groups.items():
+    for names, members in _written_alike(writers, units.count).items():
         name = names[0] if names else units.seed[0]
         if names and _interleaved(first[name], members):
             name = f"{name}, coordinates"
-        free = Axis(name, len(members), names, tuple(readers), tuple(carriers), None)
-        found.append(AxisPlaces(free, _places_of(members, rows, columns, units.places)))
+        free = Axis(name, len(members), names, tuple(readers), carriers, None)
+        number = np.full(units.count + 1, -1)
+        number[members] = np.arange(len(members))
+        found.append(AxisPlaces(free, _places_of(number, rows, columns, units.places)))
     return found
 
 
-def _places_of(
-    members: list[int], *choices: Mapping[Place, Array]
-) -> tuple[tuple[Place, Array], ...]:
-    """Of the first choice of places in which units occur those that have some, with the number of
-    each unit among the members.
+def _written_alike(
+    writers: list[tuple[str, Array]], count: int
+) -> dict[tuple[str, ...], list[int]]:
+    """Units by the tensors that write them."""
+    written: dict[int, dict[str, None]] = {unit: {} for unit in range(count + 1)}
+    for name, labels in writers:
+        for unit in np.unique(labels).tolist():
+            written[unit][name] = None
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for unit in range(1, count + 1):
+        groups.setdefault(tuple(written[unit]), []).append(unit)
+    return groups
+
+
+def _places_of(number: Array, *choices: Mapping[Place, Array]) -> tuple[tuple[Place, Array], ...]:
+    """Of the first choice of places that have some units those that do, with the number of the unit of
+    each index, -1 where it is none of these.
     """
     for places in choices:
-        found = []
-        for place, labels in places.items():
-            numbers = np.full(int(labels.max(initial=0)) + 1, -1)
-            for k, unit in enumerate(members):
-                if unit < len(numbers):
-                    numbers[unit] = k
-            if (numbers >= 0).any():
-                found.append((place, numbers[labels]))
+        found = [(place, number[labels]) for place, labels in places.items()]
+        found = [(place, numbers) for place, numbers in found if (numbers >= 0).any()]
         if found:
             return tuple(found)
     return ()

@@ -45,7 +45,7 @@ def staying(units: Units, frozen: frozenset[Place]) -> set[int]:
     return {int(u) for labels in there for u in np.unique(labels)}
 
 
-def move_of(seed: Place, units: Units, into: Into) -> GraphMove:
+def move_of(units: Units, into: Into) -> GraphMove:
     """The removal of units, each named by its first index along the seed."""
     labels = units.places[units.seed]
     first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
@@ -54,7 +54,7 @@ def move_of(seed: Place, units: Units, into: Into) -> GraphMove:
         raise CertificateRejected("the seed does not have the unit")
     targets = [into[u] for u in names]
     return GraphMove(
-        "remove", seed[0], seed[1], tuple(first[u] for u in names),
+        "remove", *units.seed, tuple(first[u] for u in names),
         tuple(-1 if v is None else first[v] for v in targets),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moduli.common.graph import size_of
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.certificate import GraphMove
@@ -22,8 +23,7 @@ def near_constants(
     first that do least; they are left out. None where no axis has any.
     """
     for seed in seeds(known.graph):
-        shape = known.graph.shapes.get(seed[0])
-        if seed in tried or shape is None or not isinstance(shape[seed[1]], int):
+        if seed in tried or size_of(known.graph, seed) is None:
             continue
         tried.add(seed)
         units = units_from(known.graph, seed)
@@ -34,7 +34,7 @@ def near_constants(
         if count:
             into = dict[int, int | None].fromkeys(names[:count])
             remove(known, units, into)
-            return move_of(seed, units, into)
+            return move_of(units, into)
     return None
 
 

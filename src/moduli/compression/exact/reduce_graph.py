@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moduli.common.graph import stored_axis
+from moduli.common.graph import size_of, stored_axis
 from moduli.common.progress import Progress
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
@@ -72,7 +72,7 @@ def reduce_graph(
             small beside what outputs can be. eps: how far outputs may be apart at most; 0 for what
             rounding does alone.
     """
-    found, lost = Found(graph.live()), NO_SLACK
+    found, by_rounding = Found(graph.live()), NO_SLACK
     tried = set[Place]()
     left = budget
     while left > 0:
@@ -82,7 +82,7 @@ def reduce_graph(
         moves = [*_bypasses(known, found, bounded)] if bypasses else []
         moves += _removals(known, found, left, progress, frozen, bounded)
         left -= 1 + len(moves)
-        asked = False
+        nearly = False
         if moves:
             found.graph, further = ended(known)
         # what needs facts about all again comes when nothing else goes
@@ -91,20 +91,22 @@ def reduce_graph(
             moves = [move]
         elif eps and (near := near_constants(known, frozen, eps - found.slack.everywhere, tried)):
             found.graph, further = ended(known)
-            moves, asked = [near], True
+            moves, nearly = [near], True
         else:
             break
         found.rounds.append(tuple(moves))
         found.slack += further
-        lost = lost if asked else lost + further
+        by_rounding = by_rounding if nearly else by_rounding + further
         found.rounded += sum(some.count for some in known.rounded.values())
+    if not rounding:
+        return found
     within = found.slack.everywhere <= eps or not eps
-    if rounding and not (within and tells(lost, Known(graph.live(), ranges, inputs_alone=True))):
-        return reduce_graph(
-            graph, ranges=ranges, budget=budget, progress=progress, frozen=frozen,
-            bypasses=bypasses, rounding=False, eps=eps,
-        )  # fmt: skip
-    return found
+    if within and tells(by_rounding, Known(graph.live(), ranges, inputs_alone=True)):
+        return found
+    return reduce_graph(
+        graph, ranges=ranges, budget=budget, progress=progress, frozen=frozen, bypasses=bypasses,
+        rounding=False, eps=eps,
+    )  # fmt: skip
 
 
 def _bypasses(known: Known, found: Found, bounded: Bounded | None) -> Iterator[GraphMove]:
@@ -151,53 +153,46 @@ def _removals(
     frozen: frozenset[Place],
     bounded: Bounded | None,
 ) -> list[GraphMove]:
+    """Units are left out, axis by axis; what would go by rounding without a bound is noted."""
     moves, covered = list[GraphMove](), set[Place]()
     queue = seeds(known.graph)
     if bounded is not None:
         bounded.again()
     for k, seed in enumerate(queue):
-        shape = known.graph.shapes.get(seed[0])
-        if (
-            seed in covered
-            or shape is None
-            or not isinstance(shape[seed[1]], int)
-            or len(moves) >= budget
-        ):
+        if seed in covered or size_of(known.graph, seed) is None or len(moves) >= budget:
             continue
         if progress is not None:
             progress(k, len(queue), "axes")
-        units = units_from(known.graph, seed)
-        own = np.unique(units.places[seed])
-        named = _named(known.graph, units)
-        if named is not None:
-            seed, units = named.seed, named
-            own = np.unique(units.places[seed])
+        units = _named(known.graph, units_from(known.graph, seed))
+        own = np.unique(units.places[units.seed])
         covered.update(p for p, labels in units.places.items() if np.isin(labels, own).all())
         if units.count < 2:
             continue
-        stay = staying(units, frozen)
-        into = {
-            u: v
-            for u, v in plan(known, units).items()
-            if u in own and u not in stay and (v is None or v in own)
-        }
-        if not into:
-            continue
-        into, rounds = _parted(known, units, into)
-        exact = True
-        if rounds and bounded is not None:
-            both = _settled(into | rounds)
-            if _may_be_rounded(known, units, both, bounded):
-                into, rounds, exact = both, {}, False
-        done, rounding = _applied(known, seed, units, into, exact) if into else ([], 0)
-        rounding += len(rounds)
+        there, stay = {None, *own.tolist()}, staying(units, frozen)
+        into = {}
+        for unit, target in plan(known, units).items():
+            if unit in there and unit not in stay and target in there:
+                into[unit] = target
+        done, more = _left_out(known, units, into, bounded)
         moves += done
-        if rounding:
-            found.rounding[seed] = rounding
+        if more:
+            found.rounding[units.seed] = more
     return moves
 
 
-def _named(graph: GraphModel, units: Units) -> Units | None:
+def _left_out(
+    known: Known, units: Units, into: Into, bounded: Bounded | None
+) -> tuple[list[GraphMove], int]:
+    """Leave out what a plan says; how many units are left that would have to be rounded."""
+    exact, rounds = _parted(known, units, into)
+    both = _settled(exact | rounds)
+    if rounds and bounded is not None and _may_be_rounded(known, units, both, bounded):
+        return _applied(known, units, both, False)
+    done, more = _applied(known, units, exact, True) if exact else ([], 0)
+    return done, more + len(rounds)
+
+
+def _named(graph: GraphModel, units: Units) -> Units:
     """The same units from the first rows of weights that have them, after which an axis is called."""
     own = np.unique(units.places[units.seed])
     for node in graph.nodes:
@@ -206,7 +201,7 @@ def _named(graph: GraphModel, units: Units) -> Units | None:
         place = stored_axis(graph, node.inputs[1], node.op.rows)
         labels = units.places.get(place)
         if place == units.seed:
-            return None
+            break
         if labels is None or not np.isin(own, labels).all():
             continue
         # an axis that is split gives its outer part: the coordinates of heads have no rows of their own
@@ -215,7 +210,7 @@ def _named(graph: GraphModel, units: Units) -> Units | None:
         whole = len(np.unique(labels)) == len(np.unique(again.places[place]))
         if same is not None and whole and len(np.unique(same)) == len(own):
             return again
-    return None
+    return units
 
 
 def _parted(
@@ -245,11 +240,11 @@ def _settled(into: dict[int, int | None]) -> dict[int, int | None]:
 
 
 def _applied(
-    known: Known, seed: Place, units: Units, into: dict[int, int | None], exact: bool
+    known: Known, units: Units, into: dict[int, int | None], exact: bool
 ) -> tuple[list[GraphMove], int]:
     """Let the kernel take a plan, in parts where all of it would round; how many units are left."""
     try:
-        move = move_of(seed, units, into)
+        move = move_of(units, into)
         remove(known, units, into, exact=exact)
         return [move], 0
     except Rounds:
@@ -259,17 +254,14 @@ def _applied(
         if len(into) == 1:
             return [], 0
     names = sorted(into)
-    moves, rounding = list[GraphMove](), 0
     # units are numbered anew once some have gone: name them by an index that stays in order
     first, second = names[: len(names) // 2], names[len(names) // 2 :]
-    done, lost = _applied(known, seed, units, {u: into[u] for u in second}, exact)
-    moves, rounding = moves + done, rounding + lost
-    gone = _gone(done, units)
-    again = units_from(known.graph, seed) if done else units
-    renumber = _renumbered(units, gone)
+    moves, left = _applied(known, units, {u: into[u] for u in second}, exact)
+    renumber = _renumbered(units, _gone(moves, units))
+    again = units_from(known.graph, units.seed) if moves else units
     rest = {renumber[u]: _target(renumber, into[u]) for u in first}
-    done, lost = _applied(known, seed, again, rest, exact)
-    return moves + done, rounding + lost
+    more, further = _applied(known, again, rest, exact)
+    return moves + more, left + further
 
 
 def _target(renumber: dict[int, int], unit: int | None) -> int | None:
