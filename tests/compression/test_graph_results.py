@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from stand_ins import refuse_to_shrink
 
 import moduli as mo
 from moduli.common.figures import axes_figure, save
@@ -395,16 +396,7 @@ def test_a_graph_is_run_by_name_or_alone():
 
 
 def test_an_axis_that_a_file_cannot_lose_is_left_alone_and_named(monkeypatch):
-    from moduli.formats.onnx.surgery import Surgeon
-
-    whole = Surgeon.model
-
-    def refusing(self):
-        if self.wanted.shapes["w1"] != self.before.shapes["w1"]:
-            raise mo.UnsupportedModel("w1 has to stay")
-        return whole(self)
-
-    monkeypatch.setattr(Surgeon, "model", refusing)
+    refuse_to_shrink(monkeypatch, "w1")
     small = mo.compress(convolutions())
     assert small.network.parameters == small.original.parameters
     assert small.refused == ("w1 has to stay",)

@@ -11,9 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from page_outline import Outline, require_whole
+from stand_ins import refuse_to_shrink
 
 import moduli as mo
 from moduli import api
+from moduli.compression.exact.living_units import FATES
 from moduli.interface import cli, html
 from moduli.interface.report_page import report
 
@@ -142,16 +144,7 @@ def test_what_stays_says_why(made):
 
 
 def test_what_could_not_be_written_is_said(monkeypatch):
-    from moduli.formats.onnx.surgery import Surgeon
-
-    whole = Surgeon.model
-
-    def refusing(self):
-        if self.wanted.shapes["w1"] != self.before.shapes["w1"]:
-            raise mo.UnsupportedModel("w1 has to stay")
-        return whole(self)
-
-    monkeypatch.setattr(Surgeon, "model", refusing)
+    refuse_to_shrink(monkeypatch, "w1")
     page = report(CASES["a box"][0], on=mo.Box(0, 1))
     assert "w1 has to stay" in page.sections[4].body
     assert "left alone" in page.sections[4].line
@@ -169,14 +162,13 @@ def test_many_cells_are_few_shapes():
     rows = [
         html.Cells(f"w{k}", "1000 -> 500", rng.integers(0, 4, 1000).tolist()) for k in range(60)
     ]
-    drawn = html.cells(rows, "units")
+    drawn = html.cells(rows, FATES, "units")
     require_whole(html.document("t", drawn))
     assert len(drawn) < 700_000
     assert drawn.count("<path") == 240
     assert "<summary>28 more axes</summary>" in drawn
-    (few,) = re.findall(
-        r'<path d="([^"]*)" class="kept"', html.cells([html.Cells("w", "", [0, 0, 2])], "")
-    )
+    parted = html.cells([html.Cells("w", "", [0, 0, 2])], FATES, "")
+    (few,) = re.findall(r'<path d="([^"]*)" class="kept"', parted)
     assert few.count("M") == 2
 
 

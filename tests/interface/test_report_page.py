@@ -125,9 +125,8 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
 def test_a_box_is_asked():
     made = report(planted(), on=mo.Box(-1, 1))
     assert "On box:-1,1. Inactive:" in made.html
-    assert report_page._on_box(report_page.Asked(planted(), "m", "m", None, "all", 100, 0))[
-        1:3
-    ] == ("", "")
+    asked = report_page.ChainQuestions(planted(), "m", "m", None, "all", 100, 0)
+    assert report_page._on_box(asked)[1:3] == ("", "")
 
 
 def test_large_networks_say_what_is_left_out(monkeypatch):
@@ -214,7 +213,7 @@ def test_pieces_of_markup():
 
 
 def test_a_refusal_is_asked_once():
-    asked, calls = report_page.Asked(planted(), "m", "m", None, "all", 100, 0), []
+    asked, calls = report_page.ChainQuestions(planted(), "m", "m", None, "all", 100, 0), []
     for _ in range(2):
         assert asked.ask("x", lambda: calls.append(1) or 1 / 0) == Refusal(
             "ZeroDivisionError: division by zero"

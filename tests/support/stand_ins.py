@@ -1,4 +1,4 @@
-"""What stands where a file should be."""
+"""What stands where a file should be, and a writer of files that refuses."""
 
 from __future__ import annotations
 
@@ -11,3 +11,18 @@ STAND_INS = {
     b"\n<!DOCTYPE html>\n<html>": "a web page, not the file; download the raw file",
     b"<html lang='en'>": "a web page",
 }
+
+
+def refuse_to_shrink(monkeypatch, tensor):
+    """No file is written in which this tensor has another shape."""
+    import moduli as mo
+    from moduli.formats.onnx.surgery import Surgeon
+
+    whole = Surgeon.model
+
+    def refusing(self):
+        if self.wanted.shapes[tensor] != self.before.shapes[tensor]:
+            raise mo.UnsupportedModel(f"{tensor} has to stay")
+        return whole(self)
+
+    monkeypatch.setattr(Surgeon, "model", refusing)

@@ -20,7 +20,7 @@ GREY = "#8a8f98"
 INK = "#010203"  # not black, which SVG leaves unsaid
 GREEN = "#3c8d5a"
 VIOLET = "#8a4f9e"
-FATES = BLUE, ORANGE, GREEN, VIOLET  # of units: live, left out, merged, sums of others
+COLOURS_OF_UNITS = BLUE, ORANGE, GREEN, VIOLET  # live, left out, merged, sums of others
 ROW = 0.26  # inches for an axis of a graph
 APART = 64  # units of an axis up to which a line parts them
 LABEL = 32  # characters of a name
@@ -284,7 +284,7 @@ def axes_figure(data: dict[str, Any], ax: Any = None) -> Any:
     rows = len(data["axes"])
     if alone:
         ax.figure.set_size_inches(8.0, 1.3 + ROW * max(rows, 1))
-    colours = np.array([to_rgb(colour) for colour in FATES])
+    colours = np.array([to_rgb(colour) for colour in COLOURS_OF_UNITS])
     for y, units in enumerate(data["units"]):
         row = colours[np.asarray(units, dtype=np.int64)][None]
         ax.imshow(row, extent=(0, 1, y + 0.4, y - 0.4), aspect="auto", interpolation=INTERPOLATION)
@@ -301,7 +301,7 @@ def axes_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     met = {0, *(fate for units in data["units"] for fate in units)}
-    keys = [Patch(color=FATES[k], label=data["fates"][k]) for k in sorted(met)]
+    keys = [Patch(color=COLOURS_OF_UNITS[k], label=data["fates"][k]) for k in sorted(met)]
     ax.legend(
         handles=keys, frameon=False, ncols=len(keys), loc="lower left", bbox_to_anchor=(0.0, 1.0)
     )

@@ -11,6 +11,7 @@ from moduli import api
 from moduli.common.domains import Domain
 from moduli.common.graph import Axis, Graph
 from moduli.common.progress import Progress
+from moduli.common.result import counted
 from moduli.compression.exact.first_layers import FirstLayers
 from moduli.compression.graph_results import GraphCompression
 from moduli.kernel.box import Box
@@ -45,12 +46,8 @@ def build(
         raise ArgumentError(
             Asked("on", type(on)), ": a graph is compressed on all inputs or on a box, box:LO,HI"
         )
-    asked, sections = GraphQuestions(graph, typed, on, where, budget), []
-    for k, section in enumerate(ORDER):
-        if progress is not None:
-            progress(k, len(ORDER), section.__name__.strip("_"))
-        sections.append(section(asked))
-    return page_of(graph, model, sections)
+    asked = GraphQuestions(graph, typed, on, where, budget)
+    return page_of(graph, model, asked, ORDER, progress)
 
 
 @dataclass(frozen=True)
@@ -90,19 +87,17 @@ def _network(asked: GraphQuestions) -> Section:
     ]
     opaque = Counter(node.op.kind for node in model.nodes if isinstance(node.op, Opaque))
     if opaque:
-        rows.append(("not understood", _counted(opaque)))
+        rows.append(("not understood", _commonest(opaque)))
     rows += [("note", note) for note in graph.notes]
-    line = f"{len(model.nodes)} operators, {graph.parameters} parameters, {_ends(graph)}"
+    sizes = f"{len(model.nodes)} operators, {graph.parameters} parameters"
+    ends = (
+        counted(len(graph.inputs), "input", "inputs"),
+        counted(len(graph.outputs), "output", "outputs"),
+    )
+    line = ", ".join([sizes, *ends])
     return Section(
         "network", "What it is", "proved", line, (f"moduli info {asked.name}",), table(rows)
     )
-
-
-def _ends(graph: Graph) -> str:
-    ends = []
-    for names, word in ((graph.inputs, "input"), (graph.outputs, "output")):
-        ends.append(f"{len(names)} {word}{'' if len(names) == 1 else 's'}")
-    return ", ".join(ends)
 
 
 def _shape(model: GraphModel, name: str) -> str:
@@ -118,12 +113,14 @@ def _kinds(model: GraphModel) -> str:
     kinds = Counter[str]()
     for node in model.nodes:
         kinds[str(getattr(node.op, "kind", type(node.op).__name__.lower()))] += 1
-    return _counted(kinds)
+    return _commonest(kinds)
 
 
-def _counted(kinds: Counter[str]) -> str:
-    said = [f"{count} {kind}" for kind, count in kinds.most_common(KINDS)]
-    rest = sum(kinds.values()) - sum(count for _, count in kinds.most_common(KINDS))
+def _commonest(kinds: Counter[str]) -> str:
+    """The commonest kinds with their counts, and how many others there are."""
+    first = kinds.most_common(KINDS)
+    said = [f"{count} {kind}" for kind, count in first]
+    rest = kinds.total() - sum(count for _, count in first)
     return ", ".join([*said, f"{rest} others"] if rest else said)
 
 
@@ -134,32 +131,22 @@ def _axes(asked: GraphQuestions) -> Section:
         return Section(name, title, None, "no axis of units that is understood")
     line = f"{graph.units} units in {_number(free)}"
     if stiff:
-        line += f"; {len(stiff)} more {_noun(stiff)} can lose none"
+        line += f"; {counted(len(stiff), 'more axis', 'more axes')} can lose none"
     rows = []
     for axis in (*free, *stiff):
-        rows.append(
-            (
-                axis.name,
-                axis.size,
-                _several(axis.writers),
-                _several(axis.readers),
-                axis.frozen or "",
-            )
-        )
+        tensors = _several(axis.writers), _several(axis.readers)
+        rows.append((axis.name, axis.size, *tensors, axis.frozen or ""))
     head = ("axis", "units", "written by", "read by", "why it stays")
     typed = (f"moduli info {asked.name} --json",)
     return Section(name, title, "proved", line, typed, long_table(rows, head, "axes of units"))
 
 
 def _number(axes: Sequence[Axis]) -> str:
-    return f"{len(axes)} {_noun(axes)}"
-
-
-def _noun(axes: Sequence[Axis]) -> str:
-    return "axis" if len(axes) == 1 else "axes"
+    return counted(len(axes), "axis", "axes")
 
 
 def _several(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
@@ -241,7 +228,7 @@ def _picture(small: GraphCompression) -> Markup:
         "Units of each axis that can lose some, in their order, every row of one length. Left out: nothing "
         "reads it, or it is constant. Merged: it is a multiple of another one. Combined: it is a sum of others."
     )
-    return cells(rows, caption)
+    return cells(rows, data["fates"], caption)
 
 
 def _stays(asked: GraphQuestions) -> Section:
@@ -258,7 +245,7 @@ def _stays(asked: GraphQuestions) -> Section:
         if small.more:
             text = f"{small.more} more units would go by rounding of which no bound is known"
             rows.append((f"on {where}", text))
-    count = len(rows)
+    left_alone = bool(rows)
     for why, axes in reasons.items():
         units = sum(axis.size for axis in axes)
         rows.append((why, f"{_number(axes)}, {units} units: {_several([a.name for a in axes])}"))
@@ -269,7 +256,7 @@ def _stays(asked: GraphQuestions) -> Section:
     if stiff:
         units = sum(axis.size for axis in stiff)
         parts.append(f"{units} units of {_number(stiff)} belong to something that has to stay")
-    if count:
+    if left_alone:
         parts.append("some that could go are left alone")
     typed = (f"moduli info {asked.name}",)
     body = long_table(rows, ("reason", "what"), "what stays")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -136,44 +137,39 @@ def bars(layers: Sequence[Bar], caption: str) -> Markup:
 
 
 class Cells(NamedTuple):
-    """An axis: its label, in words what became of it, and what became of each unit as a number, in the
-    order of `FATES`.
-    """
+    """A row: its label, in words what became of it, and what became of each unit as a number."""
 
     label: str
     words: str
     fates: Sequence[int]
 
 
-FATES = {"kept": "lives", "drop": "left out", "merge": "merged", "other": "combined"}
+COLOURS = "kept", "drop", "merge", "other"  # of what became of a unit, by number
 
 
-def cells(axes: Sequence[Cells], caption: str) -> Markup:
+def cells(axes: Sequence[Cells], words: Sequence[str], caption: str) -> Markup:
     """One row per axis, all of one length, and along it a cell for each unit, in order; rows beyond
-    the first are folded.
+    the first are folded. Words say what the numbers mean.
     """
-    rows = [_row_of_cells(axis) for axis in axes]
+    rows = [_row_of_cells(axis, words) for axis in axes]
     met = {fate for axis in axes for fate in axis.fates}
     keys = []
-    for k, (kind, word) in enumerate(FATES.items()):
-        if k in met:
-            keys.append(element("span", element("i", class_=kind), word, class_="key"))
+    for fate in sorted(met):
+        keys.append(element("span", element("i", class_=COLOURS[fate]), words[fate], class_="key"))
     legend = element("p", *keys, class_="legend", aria_hidden="true")
     shown = [*rows[:AXES], folded(rows[AXES:], "more axes")]
     return element("figure", legend, *shown, element("figcaption", prose(caption)), class_="cells")
 
 
-def _row_of_cells(axis: Cells) -> Markup:
-    kinds, counts = [*FATES], dict[str, int]()
-    for fate in axis.fates:
-        word = FATES[kinds[fate]]
-        counts[word] = counts.get(word, 0) + 1
-    words = ", ".join(f"{count} {word}" for word, count in counts.items())
-    paths = _paths(axis.fates)
-    drawn = [element("path", d=path, class_=kinds[fate]) for fate, path in paths.items()]
+def _row_of_cells(axis: Cells, words: Sequence[str]) -> Markup:
+    counts = Counter(axis.fates)
+    said = ", ".join(f"{count} {words[fate]}" for fate, count in counts.items())
+    drawn = []
+    for fate, path in _paths(axis.fates).items():
+        drawn.append(element("path", d=path, class_=COLOURS[fate]))
     svg = element(
         "svg", *drawn, viewBox=f"0 0 {max(1, len(axis.fates))} 1", preserveAspectRatio="none", role="img",
-        aria_label=f"{axis.label}: {words}",
+        aria_label=f"{axis.label}: {said}",
     )  # fmt: skip
     label, told = element("b", axis.label), element("span", prose(axis.words))
     return element("div", label, svg, told, class_="row")
@@ -205,10 +201,11 @@ def folded(rows: Sequence[Markup], what: str) -> Markup:
 
 def long_table(rows: Sequence[Sequence[object]], head: Sequence[str], label: str) -> Markup:
     """A table whose rows beyond the first are folded."""
-    rest = [table(rows[ROWS:], head, f"{label}, continued")] if rows[ROWS:] else []
-    summary = element("summary", f"{len(rows) - ROWS} more")
-    more = element("details", summary, *rest) if rest else NOTHING
-    return Markup(table(rows[:ROWS], head, label) + more)
+    first, rest = table(rows[:ROWS], head, label), rows[ROWS:]
+    if not rest:
+        return first
+    more = table(rest, head, f"{label}, continued")
+    return Markup(first + element("details", element("summary", f"{len(rest)} more"), more))
 
 
 def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from moduli.common.files import atomic_write
 from moduli.common.graph import Graph
+from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
 from moduli.kernel.errors import MissingExtra, ModuliError
 from moduli.kernel.network import Network
 
 from .html import MEANING, NOTHING, Markup, badge, commands, document, element, prose
 
+Q = TypeVar("Q", bound="Questions")
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
 
 
@@ -145,19 +147,25 @@ class Questions:
             except MissingExtra:
                 raise
             except Exception as error:
-                kind = (
-                    ""
-                    if isinstance(error, (ModuliError, ValueError))
-                    else f"{type(error).__name__}: "
-                )
-                self.found[key] = Refusal(
-                    " ".join(f"{kind}{error}".split()) or type(error).__name__
-                )
+                kind = type(error).__name__
+                told = isinstance(error, (ModuliError, ValueError))
+                line = str(error) if told else f"{kind}: {error}"
+                self.found[key] = Refusal(" ".join(line.split()) or kind)
         return self.found[key]
 
 
-def page_of(network: Network | Graph, name: str, sections: Iterable[Section]) -> Report:
-    """A page; it is trusted as far as the least trusted of its answers."""
-    made = tuple(sections)
+def page_of(
+    network: Network | Graph,
+    name: str,
+    asked: Q,
+    order: Sequence[Callable[[Q], Section]],
+    progress: Progress | None,
+) -> Report:
+    """A page of sections in this order; it is trusted as far as the least trusted of its answers."""
+    made = list[Section]()
+    for k, section in enumerate(order):
+        if progress is not None:
+            progress(k, len(order), section.__name__.strip("_"))
+        made.append(section(asked))
     statuses = [section.status for section in made if section.status is not None]
-    return Report(max(statuses, key=TRUST.index), network, Path(name).name, made)
+    return Report(max(statuses, key=TRUST.index), network, Path(name).name, tuple(made))

@@ -104,12 +104,8 @@ def build(
     figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
-    asked, sections = Asked(net, model, typed, on, where, budget, seed), []
-    for k, section in enumerate(ORDER):
-        if progress is not None:
-            progress(k, len(ORDER), section.__name__.strip("_"))
-        sections.append(section(asked))
-    return page_of(net, model, sections)
+    asked = ChainQuestions(net, model, typed, on, where, budget, seed)
+    return page_of(net, model, asked, ORDER, progress)
 
 
 def _spelled(on: Domain) -> str:
@@ -128,7 +124,7 @@ def _spelled(on: Domain) -> str:
 
 
 @dataclass(frozen=True)
-class Asked(Questions):
+class ChainQuestions(Questions):
     """The network and all that was asked about it, each question once."""
 
     net: Network
@@ -199,7 +195,7 @@ class Asked(Questions):
         return _spelled(self.law) if self.box or self.on is None else self.where
 
 
-def _network(asked: Asked) -> Section:
+def _network(asked: ChainQuestions) -> Section:
     net = asked.net
     names = [
         "inputs",
@@ -233,7 +229,7 @@ def _layers(net: Network) -> str:
     return " - ".join(hidden) if hidden else "no hidden layer"
 
 
-def _units(asked: Asked) -> Section:
+def _units(asked: ChainQuestions) -> Section:
     title = "How many units"
     rank, small = asked.rank(), asked.small()
     if isinstance(rank, Refusal) or isinstance(small, Refusal):
@@ -282,7 +278,7 @@ def _between(rank: Rank) -> str:
     return f"{rank.lower} to {rank.upper}" if rank.lower else f"<= {rank.upper}"
 
 
-def _on_box(asked: Asked) -> Row:
+def _on_box(asked: ChainQuestions) -> Row:
     found = asked.region()
     if isinstance(found, Refusal):
         return (
@@ -294,7 +290,7 @@ def _on_box(asked: Asked) -> Row:
     return asked.where, str(found.network.units), found.glyph, found.statement
 
 
-def _nearby(asked: Asked) -> Iterator[Row]:
+def _nearby(asked: ChainQuestions) -> Iterator[Row]:
     """Radii as long as the question is answered; the first refusal speaks for the others."""
     said = ""
     for radius in RADII:
@@ -312,7 +308,7 @@ def _nearby(asked: Asked) -> Iterator[Row]:
         said = found.reason
 
 
-def _on_average(asked: Asked) -> Iterator[Row]:
+def _on_average(asked: ChainQuestions) -> Iterator[Row]:
     found = asked.students()
     where = "on average"
     if isinstance(found, Refusal):
@@ -326,7 +322,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
 
 
-def _removed(asked: Asked) -> Section:
+def _removed(asked: ChainQuestions) -> Section:
     title, small = "What can go", asked.small()
     if isinstance(small, Refusal):
         return Section("removed", title, None, small.why)
@@ -380,7 +376,7 @@ def _kept(small: Compression) -> list[int]:
     return [max(0, width - count) for width, count in zip(before, gone, strict=True)]
 
 
-def _identity(asked: Asked) -> Section:
+def _identity(asked: ChainQuestions) -> Section:
     """Does the function determine the parameters?"""
     name, title, net = "identity", "Is it identifiable", asked.net
     budget = asked.budget * (1 if net.widths[0] > MOST else 5)  # points, or cells
@@ -436,7 +432,7 @@ def _identity(asked: Asked) -> Section:
     )
 
 
-def _symmetry(asked: Asked) -> Section:
+def _symmetry(asked: ChainQuestions) -> Section:
     """What the group is worth."""
     title, net = "What symmetry buys", asked.net
     samples = asked.on if isinstance(asked.on, Samples) else None
@@ -474,7 +470,7 @@ def _symmetry(asked: Asked) -> Section:
     )
 
 
-def _largest(asked: Asked) -> float:
+def _largest(asked: ChainQuestions) -> float:
     """The largest input of the box or the samples; 1 where neither is given."""
     given = asked.box or asked.on
     ends = (
@@ -520,7 +516,7 @@ def _saved(size: Any, ax: Any) -> Any:
     return figures.complexity_figure(data, (figures.axes(), ax))
 
 
-def _picture(asked: Asked, draw: Callable[[Any], Any], name: str, caption: str) -> Markup:
+def _picture(asked: ChainQuestions, draw: Callable[[Any], Any], name: str, caption: str) -> Markup:
     """A figure, or the reason why there is none."""
     made = asked.ask(f"picture {name}", lambda: figures.inline(draw, name, caption))
     if isinstance(made, Refusal):
@@ -528,7 +524,7 @@ def _picture(asked: Asked, draw: Callable[[Any], Any], name: str, caption: str) 
     return figure(made, f"{caption[0].upper()}{caption[1:]}.")
 
 
-def _average(asked: Asked) -> Section:
+def _average(asked: ChainQuestions) -> Section:
     """Error against units."""
     name, title, found = "average", "Fewer units on average", asked.students()
     if isinstance(found, Refusal):
@@ -557,7 +553,7 @@ def _average(asked: Asked) -> Section:
     return Section(name, title, found.status, line, typed, body, {"error_curve": found})
 
 
-def _pruning(asked: Asked) -> Section:
+def _pruning(asked: ChainQuestions) -> Section:
     """What is lost when units are left out by size."""
     name, title = "pruning", "Pruning by size"
     if not asked.net.units:
@@ -577,7 +573,7 @@ def _pruning(asked: Asked) -> Section:
     )
 
 
-def _pieces(asked: Asked) -> Section:
+def _pieces(asked: ChainQuestions) -> Section:
     """A picture of the linear pieces, of a plane through more than two inputs."""
     name, title, net = "pieces", "Linear pieces", asked.net
     if not net.units:
@@ -609,7 +605,7 @@ def _pieces(asked: Asked) -> Section:
     )
 
 
-def _window(asked: Asked) -> Box:
+def _window(asked: ChainQuestions) -> Box:
     """The box of inputs, or the range of both coordinates of a plane."""
     inputs, box = asked.net.widths[0], asked.box
     if box is not None and (inputs <= 2 or _spelled(box) != "box:FILE.vnnlib"):
