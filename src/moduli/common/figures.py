@@ -24,7 +24,6 @@ COLOURS_OF_UNITS = BLUE, ORANGE, GREEN, VIOLET  # live, left out, merged, sums o
 ROW = 0.26  # inches for an axis of a graph
 APART = 64  # units of an axis up to which a line parts them
 LABEL = 32  # characters of a name
-INTERPOLATION = "auto"  # where a pixel has several units, their colours are mixed
 ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)"}
 
 
@@ -287,14 +286,13 @@ def axes_figure(data: dict[str, Any], ax: Any = None) -> Any:
     colours = np.array([to_rgb(colour) for colour in COLOURS_OF_UNITS])
     for y, units in enumerate(data["units"]):
         row = colours[np.asarray(units, dtype=np.int64)][None]
-        ax.imshow(row, extent=(0, 1, y + 0.4, y - 0.4), aspect="auto", interpolation=INTERPOLATION)
+        # where a pixel has several units, "auto" mixes their colours
+        ax.imshow(row, extent=(0, 1, y + 0.4, y - 0.4), aspect="auto", interpolation="auto")
         if len(units) <= APART:
             between = np.arange(1, len(units)) / len(units)
             ax.vlines(between, y - 0.4, y + 0.4, color="white", lw=1.0)
-    sizes = [
-        f"{b} \N{RIGHTWARDS ARROW} {a}" for b, a in zip(data["before"], data["after"], strict=True)
-    ]
-    for y, size in enumerate(sizes):
+    for y, (before, after) in enumerate(zip(data["before"], data["after"], strict=True)):
+        size = f"{before} \N{RIGHTWARDS ARROW} {after}"
         ax.annotate(size, (1.01, y), xycoords=("axes fraction", "data"), va="center")
     ax.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6), xticks=[], xlabel="units in their order")
     ax.set_yticks(range(rows), [_shortened(name) for name in data["axes"]])

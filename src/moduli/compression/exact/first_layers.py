@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.graph import size_of
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.facts import Known, Ranges
 from moduli.kernel.graph.model import GraphModel
@@ -73,16 +74,25 @@ def _layers_at(graph: GraphModel, inputs: Iterable[str]) -> Iterator[Node]:
     """Layers with stored weights to which nothing but some of the inputs leads, without another layer
     in between.
     """
-    stored, reached = set(graph.constants), set(inputs)
+    reached = set(inputs)
+    for node in _reading_alone(graph, reached):
+        if isinstance(node.op, Linear):
+            yield node
+        elif not isinstance(node.op, (Contract, Lookup, Opaque)):
+            reached.update(node.outputs)
+
+
+def _reading_alone(graph: GraphModel, values: set[str]) -> Iterator[Node]:
+    """Nodes that read some values, and beside them stored numbers alone; what is added to the values
+    meanwhile counts.
+    """
+    stored = set(graph.constants)
     for node in graph.nodes:
         read = {name for name in node.inputs if name} - stored
         if not read and node.inputs:
             stored.update(node.outputs)
-        elif read and read <= reached:
-            if isinstance(node.op, Linear):
-                yield node
-            elif not isinstance(node.op, (Contract, Lookup, Opaque)):
-                reached.update(node.outputs)
+        elif read and read <= values:
+            yield node
 
 
 def _constant_channels(graph: GraphModel, layer: Node, ranges: Ranges) -> Bools | None:
@@ -92,33 +102,30 @@ def _constant_channels(graph: GraphModel, layer: Node, ranges: Ranges) -> Bools 
     assert isinstance(layer.op, Linear)
     values = _ends_of_entrywise(graph, layer.output)
     shape, axis = graph.shapes.get(layer.output), layer.op.writes
-    n = None if shape is None else shape[axis]
-    if not values or shape is None or not isinstance(n, int):
+    n = size_of(graph, (layer.output, axis))
+    if not values or shape is None or n is None:
         return None
     part = replace(graph, outputs=tuple(values)).live()
     try:
         known = Known(part, ranges)
     except CertificateRejected:  # it computes with what is no number
         return None
-    constant = [True] * n
+    constant = np.ones(n, dtype=bool)
     for name in values:
         other = graph.shapes.get(name)
         if other is None or len(other) != len(shape) or other[axis] != n:
             return None
         slices = known.of((name, axis))
-        for i in range(n):
-            constant[i] = constant[i] and slices.constant(i) is not None
-    return np.array(constant)
+        for i in np.flatnonzero(constant).tolist():
+            constant[i] = slices.constant(i) is not None
+    return constant
 
 
 def _ends_of_entrywise(graph: GraphModel, name: str) -> list[str]:
     """Values that are functions of single entries of a tensor alone, and are read by something else."""
-    stored, reached = set(graph.constants), {name}
-    for node in graph.nodes:
-        read = {x for x in node.inputs if x} - stored
-        if not read and node.inputs:
-            stored.update(node.outputs)
-        elif read and read <= reached and isinstance(node.op, (Elementwise, PerUnit)):
+    reached = {name}
+    for node in _reading_alone(graph, reached):
+        if isinstance(node.op, (Elementwise, PerUnit)):
             reached.update(node.outputs)
     ends = []
     for value in reached:

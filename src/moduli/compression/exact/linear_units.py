@@ -97,9 +97,7 @@ def dependent(state: State, l: int) -> Move | None:
     if len(units) < 2 or size > ENTRIES * 4 or not products_stay_finite(state, l, units):
         return None
     known = [slope(state, l, u) for u in units.tolist()]
-    slopes = [
-        c for c in known if c is not None
-    ]  # all are known: `_linear` chose these units for it
+    slopes = [c for c in known if c is not None]  # all are: `_linear` chose these units for it
     if _independent(state, l, units, slopes):
         return None
     outgoing, product = linear_contribution(state, l, units, slopes)
@@ -120,9 +118,8 @@ def _independent(state: State, l: int, units: Units, slopes: list[Fraction]) -> 
     nothing is to be had.
     """
     with np.errstate(all="ignore"):
-        outgoing = state.weights[l].take(state.alive[l + 1], units).hi * np.array(
-            slopes, dtype=float
-        )
+        steep = np.array(slopes, dtype=float)
+        outgoing = state.weights[l].take(state.alive[l + 1], units).hi * steep
         product = outgoing @ state.weights[l - 1].take(units, state.alive[l - 1]).hi
     size = np.abs(product).max(axis=1, initial=0.0)
     some = (size > 0) & np.isfinite(size)
@@ -205,9 +202,8 @@ def _eliminated(product: ExactArray, rows: Units, cols: Units) -> Factors | None
         return None
     new = [_row(product, i) for i in range(product.hi.shape[0])]
     pivots, by = eliminate(new)
-    outgoing = list(
-        map(list, zip(*by, strict=True))
-    )  # M = by R, so what each new unit sends is a column of `by`
+    # M = by R, so what each new unit sends is a column of `by`
+    outgoing = [list(column) for column in zip(*by, strict=True)]
     return Factors(None, [new[p] for p in pivots], outgoing)
 
 
