@@ -117,7 +117,7 @@ def test_a_dual_gives_the_value_of_its_program():
                 found = kernel.propagate(target, box, signs[None])
                 if not np.isfinite(kernel.upper(target, found, signs[None])[0]):
                     continue
-                best, _ = linear_programs._optimum(target, box, found, signs[None])
+                best, _ = linear_programs.optimum(target, box, found, signs[None])
                 bound = kernel.upper(
                     target,
                     found,

@@ -100,13 +100,13 @@ def prove(
             continue
         if spent >= limit:
             return done(None)
-        best, price = _optimum(target, box, found, signs)
+        best, price = optimum(target, box, found, signs)
         spent += max(price, found.products // (BOXES * PRODUCTS))
         if best is None:
             return done(None)
         points.append(best.at[None])
         gap = best.value / max(found.sizes[-1][0][0, 0], 1e-300) if len(points) == 2 else gap
-        leaf = _leaf(target, found, signs, best)
+        leaf = leaf_of(target, found, signs, best)
         if leaf is not None:
             tree.append(-1)
             leaves.append(leaf)
@@ -130,7 +130,7 @@ def _open(layer: Layer) -> Layer:
     return Layer(layer.weight, layer.bias, IDENTITY)
 
 
-def _leaf(target: Network, found: Propagation, signs: Signs, best: Optimum) -> SplitLeaf | None:
+def leaf_of(target: Network, found: Propagation, signs: Signs, best: Optimum) -> SplitLeaf | None:
     """The multipliers, in few digits if these do."""
     if not best.value <= CLOSE * found.sizes[-1][0][0, 0]:
         return None
@@ -180,7 +180,7 @@ class LayerVariables(NamedTuple):
     broken: int
 
 
-def _optimum(
+def optimum(
     target: Network, box: Box, found: Propagation, signs: Signs
 ) -> tuple[Optimum | None, int]:
     """The maximum of an `objective_network` over the triangles, where units have signs ``[1,

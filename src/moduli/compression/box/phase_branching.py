@@ -39,8 +39,10 @@ BATCH = 128  # parts bounded at a time
 ENTRIES = 2**20  # numbers of a layer in all parts of a batch
 STEPS = 30, 10  # along gradients: on the whole box, and on a part of a part
 RATE = 0.5, 0.2  # of what a multiplier may be, in the first of these steps
-DECAY = 0.9
-DIGITS = 3
+DECAY = 0.9  # of the rate, with each step
+MEAN = 0.7, 0.3  # of gradients: what the mean keeps with each step, and what the step adds
+MEAN_OF_SQUARES = 0.95, 0.05
+DIGITS = 3  # of multipliers, where so few do
 EARLY = 512  # boxes before which little can be said of what a case will need
 REACH = 8  # times a limit that the rest may seem to need
 
@@ -154,17 +156,15 @@ class Search:
         signs = np.array([part.signs for part in parts])
         found = propagate(self.target, self.box, signs)
         settled = upper(self.target, found, signs) <= 0
-        steps = STEPS[parts[0].depth > 0]
+        for at in np.flatnonzero(settled).tolist():
+            self.leaves[parts[at].place] = ((), ())
+        later = parts[0].depth > 0
+        steps = STEPS[later]
         if not settled.all():
             start = np.array([part.multipliers for part in parts])
-            done = _ascend(self.target, found, signs, start, steps, RATE[parts[0].depth > 0])
+            done = _ascend(self.target, found, signs, start, steps, RATE[later])
             self._settle(parts, found, signs, settled, done)
-        else:
-            for part in parts:
-                self.leaves[part.place] = ((), ())
-        self.share += sum(
-            2.0**-part.depth for part, fine in zip(parts, settled, strict=True) if fine
-        )
+        self.share += sum(2.0 ** -parts[at].depth for at in np.flatnonzero(settled).tolist())
         products = found.products + 2 * steps * len(parts) * self.size
         self.parts += len(parts)
         self.spent += max(len(parts), products // PRODUCTS)
@@ -172,8 +172,7 @@ class Search:
     def _settle(
         self, parts: list[Part], found: Propagation, signs: Signs, settled: Mask, done: Bounded
     ) -> None:
-        for at in np.flatnonzero(settled).tolist():
-            self.leaves[parts[at].place] = ((), ())
+        """Leaves where multipliers prove the bound; all other parts are split, unless one refutes it."""
         for numbers in (_short(done.multipliers), done.multipliers):
             given = done.used & np.isfinite(numbers)
             some = ~settled & (done.top <= 0)
@@ -219,9 +218,9 @@ class Search:
         """All signs are told apart: the program is exact."""
         signs = part.signs[None]
         found = propagate(self.target, self.box, signs)
-        best, price = linear_programs._optimum(self.target, self.box, found, signs)
+        best, price = linear_programs.optimum(self.target, self.box, found, signs)
         self.programs, self.spent = self.programs + 1, self.spent + BOXES * price
-        leaf = None if best is None else linear_programs._leaf(self.target, found, signs, best)
+        leaf = None if best is None else linear_programs.leaf_of(self.target, found, signs, best)
         if best is not None:
             self.points.append(best.at[None])
         if leaf is None:
@@ -276,6 +275,11 @@ class _Lines(NamedTuple):
     ends: tuple[float, float]
     signs: Array
 
+    @property
+    def usual(self) -> Array:
+        """The slope of the line that is free, where nothing is known to be better."""
+        return self.above[0] if self.rising else self.below[0]
+
 
 class _Pass(NamedTuple):
     """Bounds for some multipliers, their gradients, where they are attained, and the coefficients
@@ -287,6 +291,14 @@ class _Pass(NamedTuple):
     at: Array
     rows: list[Array]
     chosen: list[Mask]
+
+    def take(self, other: _Pass, parts: Mask) -> None:
+        """All but gradients of some parts, in place."""
+        self.top[parts], self.at[parts] = other.top[parts], other.at[parts]
+        for mine, theirs in zip(self.rows, other.rows, strict=True):
+            mine[parts] = theirs[parts]
+        for own, chosen in zip(self.chosen, other.chosen, strict=True):
+            own[parts] = chosen[parts]
 
 
 def _lines(target: Network, found: Propagation, signs: Signs) -> list[_Lines]:
@@ -331,54 +343,67 @@ def _pass(target: Network, found: Propagation, lines: list[_Lines], numbers: lis
     return _Pass(c + np.einsum("ij,ij->i", a, at), gradients, at, rows, chosen)
 
 
+class _Momentum:
+    """Steps of sizes that fit each multiplier of a layer [Kingma and Ba 2015].
+
+    Args:
+        scale: what a multiplier may be. rate: what share of that the first step takes.
+    """
+
+    def __init__(self, multipliers: Array, scale: Array | float, rate: float) -> None:
+        self.scale, self.rate = scale, rate
+        self.mean, self.squares = np.zeros_like(multipliers), np.zeros_like(multipliers)
+
+    def step(self, t: int, gradient: Array) -> Array:
+        """The t-th one, from 1."""
+        g = np.nan_to_num(gradient * self.scale)
+        self.mean = MEAN[0] * self.mean + MEAN[1] * g
+        self.squares = MEAN_OF_SQUARES[0] * self.squares + MEAN_OF_SQUARES[1] * g * g
+        size = np.sqrt(self.squares / (1 - MEAN_OF_SQUARES[0] ** t)) + 1e-300
+        rate = self.rate * DECAY ** (t - 1)
+        return np.asarray(rate * self.scale * self.mean / (1 - MEAN[0] ** t) / size)
+
+
 def _ascend(
     target: Network, found: Propagation, signs: Signs, start: Array, steps: int, rate: float
 ) -> Bounded:
-    """Steps with momentum, of sizes that fit each multiplier [Kingma and Ba 2015]; the best of all
-    passes is kept, part by part.
-    """
+    """Steps with momentum; the best of all passes is kept, part by part."""
     lines = _lines(target, found, signs)
-    numbers = [
-        np.where(np.isnan(m), np.where(of.signs != 0, 0.0, of.above[0] if of.rising else of.below[0]), m)
-        for of, m in zip(lines, by_layer(target, start, axis=1), strict=True)
-    ]  # fmt: skip
-    now = _pass(target, found, lines, numbers)
-    scale = [
-        np.where(of.signs != 0, np.abs(row).max(axis=1, keepdims=True, initial=0.0), 1.0)
-        for of, row in zip(lines, now.rows, strict=True)
-    ]
-    first = [np.zeros_like(m) for m in numbers]
-    second = [np.zeros_like(m) for m in numbers]
+    numbers = list[Array]()
+    for of, m in zip(lines, by_layer(target, start, axis=1), strict=True):
+        usual = np.where(of.signs != 0, 0.0, of.usual)
+        numbers.append(np.where(np.isnan(m), usual, m))
+    best = _pass(target, found, lines, numbers)
     kept = [m.copy() for m in numbers]
-    top = now.top.copy()
-    rows, chosen, at = [x.copy() for x in now.rows], [x.copy() for x in now.chosen], now.at.copy()
+    momenta = list[_Momentum]()
+    for of, m, row in zip(lines, numbers, best.rows, strict=True):
+        largest = np.abs(row).max(axis=1, keepdims=True, initial=0.0)
+        momenta.append(_Momentum(m, np.where(of.signs != 0, largest, 1.0), rate))
+    gradients = best.gradients
     for t in range(1, steps):
-        for k, (of, gradient) in enumerate(zip(lines, now.gradients, strict=True)):
-            g = np.nan_to_num(gradient * scale[k])
-            first[k] = 0.7 * first[k] + 0.3 * g
-            second[k] = 0.95 * second[k] + 0.05 * g * g
-            size = np.sqrt(second[k] / (1 - 0.95**t)) + 1e-300
-            step = rate * DECAY ** (t - 1) * scale[k] * first[k] / (1 - 0.7**t) / size
-            moved = numbers[k] - step
+        for k, (of, gradient) in enumerate(zip(lines, gradients, strict=True)):
+            moved = numbers[k] - momenta[k].step(t, gradient)
             numbers[k] = np.where(of.signs != 0, np.maximum(moved, 0.0), np.clip(moved, *of.ends))
         now = _pass(target, found, lines, numbers)
-        better = now.top < top
-        top[better], at[better] = now.top[better], now.at[better]
-        for k in range(len(lines)):
-            kept[k][better], rows[k][better] = numbers[k][better], now.rows[k][better]
-            chosen[k][better] = now.chosen[k][better]
-        if (top < 0).all():
+        gradients, better = now.gradients, now.top < best.top
+        best.take(now, better)
+        for mine, new in zip(kept, numbers, strict=True):
+            mine[better] = new[better]
+        if (best.top < 0).all():
             break
+    return _bounded(lines, best, kept)
+
+
+def _bounded(lines: list[_Lines], best: _Pass, multipliers: list[Array]) -> Bounded:
     used, cost = list[Mask](), list[Array]()
-    for of, row, own, m in zip(lines, rows, chosen, kept, strict=True):
-        usual = of.above[0] if of.rising else of.below[0]
-        used.append(np.where(of.signs != 0, m > 0, own & (m != usual)))
+    for of, row, own, m in zip(lines, best.rows, best.chosen, multipliers, strict=True):
+        used.append(np.where(of.signs != 0, m > 0, own & (m != of.usual)))
         chord = of.below if of.rising else of.above
         price = np.where((row > 0) != of.rising, row * chord[1], 0.0)
         cost.append(np.where(of.free & (of.signs == 0), np.maximum(price, 0.0), -1.0))
-    empty = np.zeros((len(top), 0))
+    none = np.zeros((len(best.top), 0))  # of networks without hidden layers
     return Bounded(
-        top, np.concatenate([*kept, empty], axis=1),
-        np.concatenate([*used, empty.astype(bool)], axis=1), at,
-        np.concatenate([*cost, empty], axis=1),
+        best.top, np.concatenate([*multipliers, none], axis=1),
+        np.concatenate([*used, none.astype(bool)], axis=1), best.at,
+        np.concatenate([*cost, none], axis=1),
     )  # fmt: skip
