@@ -4,13 +4,16 @@ tries more.
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import nullcontext
 from fractions import Fraction
 
 import graph_box_fuzz as boxes
 import many_seeds
 import numpy as np
 import pytest
-from graph_fuzz import Case, Wrong
+from any_numbers import DOUBLE, RATIONAL, Runner
+from graph_fuzz import Case, Wrong, no_chain
 from onnx import numpy_helper, parser
 
 from moduli.formats.onnx.graph_files import read_graph
@@ -108,15 +111,11 @@ def one_sum():
     """The largest value of a sum on a box, which is no float."""
     w = np.full((8, 1), 0.1)
     case = case_of("(float[n,8] x) => (float[n,1] y) { y = MatMul(x, w) }", {"x": (1, 8)}, w=w)
-    graph = read_graph(case.model.SerializeToString(), None, "g", boxes.fuzz.no_chain)
+    graph = read_graph(case.model.SerializeToString(), None, "g", no_chain)
     feeds = {"x": np.full((1, 8), 0.3)}
     exact = 8 * Fraction(float(np.float32(0.1))) * Fraction(0.3)
-    return (
-        boxes.Runner(case.model),
-        Known(graph.model, {"x": (np.array(-0.3), np.array(0.3))}),
-        feeds,
-        exact,
-    )
+    known = Known(graph.model, {"x": (np.array(-0.3), np.array(0.3))})
+    return Runner(case.model), known, feeds, exact
 
 
 @pytest.mark.parametrize("holds", [True, False])
@@ -124,12 +123,9 @@ def test_bounds_are_held_to_the_last_bit(holds):
     runner, known, feeds, exact = one_sum()
     facts = known.found["y", 1]
     facts.high[:] = slices._above(exact) if holds else slices._below(exact)
-    said = boxes.collections.Counter()
-    if holds:
-        return boxes.judged(runner, boxes.Claims(known), feeds, said)
-    with pytest.raises(Wrong, match="rationals"):
-        boxes.judged(runner, boxes.Claims(known), feeds, said)
-    return None
+    fails = nullcontext() if holds else pytest.raises(Wrong, match="rationals")
+    with fails:
+        boxes.judged(runner, boxes.Claims(known), feeds, Counter())
 
 
 def test_a_corner_is_found_uphill():
@@ -137,7 +133,7 @@ def test_a_corner_is_found_uphill():
     rng = np.random.default_rng(0)
     w = np.where(rng.random((24, 1)) < 0.5, 1.0, -1.0)
     case = case_of("(float[n,24] x) => (float[n,1] y) { y = MatMul(x, w) }", {"x": (1, 24)}, w=w)
-    runner = boxes.Runner(case.model)
+    runner = Runner(case.model)
     ends = np.full(24, -1.0), np.full(24, 1.0)
     region = boxes.Region("number", {}, None, {"x": (1, 24)}, True, *ends)
     claim = boxes.Claim("y", 1, np.array([-24.0]), np.array([24.0]), {})
@@ -155,7 +151,7 @@ def test_rationals_reach_through_a_graph():
         y = Gemm<alpha=0.1>(f, w) }"""
     case = case_of(text, {}, s=np.full(3, 0.3), v=[0.75, 3.75, 0], w=np.full((12, 2), 0.7))
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
-    runner = boxes.Runner(case.model)
-    found = [runner.run({"x": x}, dtype)["y"] for dtype in (boxes.RATIONAL, boxes.DOUBLE)]
-    assert found[0].dtype == boxes.RATIONAL
+    runner = Runner(case.model)
+    found = [runner.run({"x": x}, dtype)["y"] for dtype in (RATIONAL, DOUBLE)]
+    assert found[0].dtype == RATIONAL
     np.testing.assert_allclose(found[0].astype(float), found[1], rtol=1e-12)
