@@ -690,8 +690,8 @@ def test_mutants_prove_no_falsehood():
 
 @pytest.mark.slow
 def test_many_mutants_prove_no_falsehood():
-    counts = attacked(12_000, seed=1)
-    assert counts["accepted"] > 500, counts
+    counts = attacked(6_000, seed=1)
+    assert counts["accepted"] > 250, counts
     assert counts["lines"] > 1500, counts
 
 
