@@ -718,7 +718,7 @@ def test_goal_under_a_property(shared):
 # Work -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [20, 60, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [20, 60, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_budget_bounds_the_work_of_every_question_on_a_box(monkeypatch, width):
     """Twenty times what its boxes may take, and first looks: boxes of both networks side by side,
     points for each unit.
