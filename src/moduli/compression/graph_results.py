@@ -28,6 +28,7 @@ from .exact.reduce_source import reduce_source
 from .results import WithSlack
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+SHOWN = 12  # axes that lost units, in a table
 
 
 class AxisChange(NamedTuple):
@@ -191,10 +192,10 @@ class GraphCompression(WithSlack, Result):
             doubt = f": {SCALE}" if self.first_layer.suspicious else ""
             rows.append(("first layer", f"{self.first_layer}{doubt}"))
         changes = self.axes
-        for change in changes[:12]:
+        for change in changes[:SHOWN]:
             rows.append((change.axis, f"{change.before} -> {change.after} ({change.how})"))
-        if len(changes) > 12:
-            rows.append(("...", f"{len(changes) - 12} more axes"))
+        if len(changes) > SHOWN:
+            rows.append(("...", f"{len(changes) - SHOWN} more axes"))
         if self.more:
             rows.append(("by rounding, without a bound", f"{self.more} more units"))
         rows += [("left alone", text) for text in self.refused]
