@@ -263,7 +263,9 @@ class Products(torch.nn.Module):
     ],
 )
 def test_the_dimension_is_that_of_the_fibre_or_less(tied, soft, heads, counted, true):
-    """The rank of the Jacobian of outputs at many inputs with respect to all weights."""
+    """The rank of the Jacobian of outputs at many inputs with respect to all weights. No unit has more of
+    its kind than it reads and sends, so that no element but one leaves generic weights where they are.
+    """
     torch.manual_seed(0)
     net = Products(tied=tied, soft=soft, heads=heads).double()
     names = [name for name, _ in net.named_parameters()]
@@ -278,3 +280,29 @@ def test_the_dimension_is_that_of_the_fibre_or_less(tied, soft, heads, counted, 
     assert jacobian.shape[1] - rank == true
     net = Products(tied=tied, soft=soft, heads=heads)
     assert mo.symmetries(mo.load(net, input_shape=(3, 6))).dimension == counted <= true
+
+
+def test_heads_along_two_axes_of_one_reshape_are_taken_apart_once():
+    class Grid(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            nn = torch.nn
+            self.q, self.k, self.v = (nn.Linear(12, 12) for _ in range(3))
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(2, 3)
+
+        def forward(self, x):
+            q, k, v = (
+                f(x).reshape(*x.shape[:2], 2, 2, 3).permute(0, 2, 3, 1, 4)
+                for f in (self.q, self.k, self.v)
+            )
+            y = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+            return self.b(self.a(y.transpose(1, -1)).transpose(2, -1))
+
+    torch.manual_seed(0)
+    graph = mo.load(Grid(), input_shape=(5, 12))
+    group = mo.symmetries(graph)
+    assert group.check()
+    assert len({name for name, _ in group.found.places}) == len(group.found.places) > 0
+    twin, x = group.random(1)(graph), np.random.default_rng(0).normal(size=(2, 5, 12))
+    assert twin.digest != graph.digest
+    assert np.allclose(graph(x), twin(x), rtol=1e-5, atol=1e-6)

@@ -63,6 +63,8 @@ class GraphSymmetries(Result):
     """Orders of units of a graph, and numbers that multiply them, each proved to keep the function.
 
     There are at least so many: of units that any invertible matrix may mix only the dimension is counted.
+    The dimension is that of the group; where units outnumber what they read and send, parameters with the
+    same function have less, as some elements leave them where they are.
 
     Attributes:
         graph: whose. found: the sets. gauges: what may multiply their units.

@@ -64,14 +64,19 @@ class UnitSets:
     @staticmethod
     def of(graph: GraphModel) -> UnitSets:
         sets = exchangeable_units(graph)
-        heads = [_split_along(graph, part) for part in sets]
-        places = tuple(place for some in heads for place in some)
+        heads, split = list[list[Place]](), dict[str, int]()
+        for part in sets:  # a tensor is cut once, however many axes of heads it has
+            heads.append([place for place in _split_along(graph, part) if place[0] not in split])
+            split.update(heads[-1])
+        places = tuple(split.items())
+        try:
+            cut = unrolled(graph, places)
+        except CertificateRejected:  # names that are taken, or too many heads
+            places = ()
         if not places:
             return UnitSets(graph, tuple(sets), graph, ())
-        cut = unrolled(graph, places)
         apart = _of_heads(graph, sets, heads, exchangeable_units(cut, graph.shapes))
         mine = {place for part in apart for place in _stored(graph, part)}
-        split = dict(places)
         left = [
             part for part in sets
             if not any(name in split and split[name] != axis for name, axis in _places(part))
