@@ -410,6 +410,30 @@ def test_align_writes_the_moved_network_or_the_merged_one(tmp_path):
     assert not (tmp_path / "c.npz").exists()
 
 
+def test_graphs_have_a_normal_form_and_are_aligned(tmp_path, shared):
+    """A disguise of a graph has its form, byte for byte, and is moved back."""
+    model = shared / "cases" / "graph" / "op_residual.onnx"
+    graph = mo.load(model)
+    mo.save(mo.symmetries(graph).random(3)(graph), tmp_path / "twin.onnx")
+    one, other = (
+        answer("canon", net, "-o", out, cwd=tmp_path)
+        for net, out in ((model, "a.onnx"), ("twin.onnx", "b.onnx"))
+    )
+    assert one["signature"] == other["signature"]
+    assert one["complete"] is False
+    forms = [mo.load(tmp_path / name).digest for name in ("a.onnx", "b.onnx")]
+    assert forms[0] == forms[1]
+    samples = np.random.default_rng(0).normal(size=(4, np.prod(graph.model.shapes["x"][1:])))
+    np.savez(tmp_path / "x.npz", x=samples)
+    data = answer("align", "twin.onnx", model, "-o", "c.onnx", "--on", "x.npz", cwd=tmp_path)
+    assert data["after"] == 0 < data["before"]
+    assert data["barrier"]["height"] < 1e-6 < data["barrier"]["before"]
+    assert mo.load(tmp_path / "c.onnx").digest == graph.digest
+    code, _, said = moduli("align", "twin.onnx", "a.onnx", "-o", "d.onnx", cwd=tmp_path)
+    assert (code, (tmp_path / "d.onnx").exists()) == (2, False)
+    assert "one architecture" in said
+
+
 def test_canon_prints_a_signature(tmp_path):
     net = mo.load("zoo:digits-tanh")
     mo.save(mo.symmetries(net).random(3)(net), tmp_path / "copy.npz")
