@@ -306,3 +306,22 @@ def test_heads_along_two_axes_of_one_reshape_are_taken_apart_once():
     twin, x = group.random(1)(graph), np.random.default_rng(0).normal(size=(2, 5, 12))
     assert twin.digest != graph.digest
     assert np.allclose(graph(x), twin(x), rtol=1e-5, atol=1e-6)
+
+
+def test_decayed_weights_have_no_scale():
+    """Numbers so small that no scale of the kernel reaches one."""
+    torch.manual_seed(0)
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.ReLU(), nn.Conv2d(3, 1, 1)
+    )
+    with torch.no_grad():
+        for at, size in ((0, 1e-30), (1, 1e-12)):
+            net[0].weight[at] *= size
+            net[0].bias[at] *= size
+    graph = mo.load(net, input_shape=(2, 4, 4))
+    twin = mo.symmetries(graph).random(1)(graph)
+    assert mo.signature(graph)
+    assert mo.canonical(graph).digest
+    assert mo.equivalent(graph, twin).status != "refuted"
+    assert mo.align(twin, graph).check()

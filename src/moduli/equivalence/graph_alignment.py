@@ -23,7 +23,7 @@ from .alignment import Barrier, drawn_inputs
 from .graph_matching import Matching, Problem, holds_floats, matched
 from .graph_normal_form import moved
 from .graph_order import in_order_of_use
-from .graph_scales import gauges
+from .graph_scales import gauges, near
 from .graph_units import Rounds, UnitSets, move_to
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -93,6 +93,7 @@ def _rounds(sets: UnitSets, problem: Problem, at: Matching) -> Rounds:
 
 
 def _rounded(numbers: Array) -> Array:
+    numbers = near(numbers)
     powers = 2.0 ** np.round(np.log2(numbers))
     return np.where(np.abs(numbers / powers - 1) < NEAR, powers, numbers)
 

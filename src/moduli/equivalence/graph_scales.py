@@ -24,6 +24,9 @@ from .graph_units import Exchangeable, Rounds, UnitSets
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[int, Fraction]
+FURTHEST = (
+    2.0**30
+)  # by which a unit is multiplied: of several along an axis the kernel takes the product
 
 
 class Gauge(NamedTuple):
@@ -287,10 +290,18 @@ def _products(
             )
 
 
+def near(numbers: Array) -> Array:
+    """Positive numbers, one instead of those that are far from it."""
+    return np.where((numbers <= FURTHEST) & (numbers * FURTHEST >= 1), numbers, 1.0)
+
+
 def held(graph: GraphModel, arrays: dict[str, Array], gauge: Gauge, numbers: Array) -> Array:
-    """The numbers, or one for members of which a stored type would not hold the products."""
+    """The numbers, or one for members of which a stored type would not hold the products, or that are
+    far from one.
+    """
     if gauge.sign:
         return numbers
+    numbers = near(numbers)
     units, members, _ = gauge.part
     lost = np.zeros(units.count + 1, dtype=bool)
     with np.errstate(all="ignore"):
