@@ -83,7 +83,7 @@ MISTAKES = {
         f"five.vnnlib: cannot read suffix '.vnnlib'; suffixes: {SUFFIXES}; export the model to ONNX",
     ),
     "an operation that is not dense": (
-        "canon pool.onnx -o out.onnx",
+        "identify pool.onnx --on box:-1,1",
         4,
         "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
@@ -91,7 +91,7 @@ MISTAKES = {
         "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
     ),
     "a residual network": (
-        "canon residual.onnx -o out.onnx",
+        "identify residual.onnx --on box:-1,1",
         4,
         "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
         "residual connection or a branch); affine images of the same activations may meet",

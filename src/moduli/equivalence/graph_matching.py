@@ -153,10 +153,11 @@ class Problem:
         return by.reshape([-1 if a == role.axis else 1 for a in range(array.ndim)])
 
     def score(self, at: Matching) -> float:
-        return sum(
+        parts = (
             self.weights[name] * float(np.vdot(self.moved(name, at), self.right[name]))
             for name in self.left
         )
+        return float(sum(parts))
 
 
 def _wide(model: GraphModel, name: str) -> Array:
