@@ -6,6 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
+import mpmath
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -16,6 +17,13 @@ settings.load_profile("any machine")  # how long an example takes says nothing o
 SHARED = Path(
     os.environ.get("MODULI_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _digits_as_found():
+    """Tests that ask mpmath for digits give them back: those behind would take minutes with them."""
+    yield
+    assert mpmath.mp.dps == 15
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,8 @@ from moduli.capacity.covering_numbers import (
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "abs", "leaky_relu(0.1)", "gelu", "sin")
 
 
+@mpmath.workdps(900)  # factorials of numbers of 400 digits are subtracted
 def test_multisets_against_high_precision():
-    mpmath.mp.dps = 900  # factorials of numbers of 400 digits are subtracted
     rng = np.random.default_rng(0)
     for count in (0, 1, 2, 3, 10, 33, 1000, 10**5):
         for kinds in (
@@ -61,9 +61,9 @@ def test_multisets_against_high_precision():
                 )
 
 
+@mpmath.workdps(80)
 def reference(cls, eps, kind):
     """Theorems P and S in mpmath, written from their statements."""
-    mpmath.mp.dps = 80
     mp = mpmath.mpf
     widths, acts = cls.widths, cls.activations
     depth = len(widths) - 1
@@ -453,8 +453,8 @@ def test_separation_by_pairs():
     assert row_distance(w, b, signs=True) == 0.5  # row 0 plus row 1; twice row 2 is 0.5 as well
 
 
+@mpmath.workdps(50)
 def test_small_radii_keep_their_digits():
-    mpmath.mp.dps = 50
     for t in (0.0, 0.3, 2.0, 9.0):
         for r in (1e-12, 1e-6, 1e-4, 1e-2, 1.0):
             exact = mpmath.log(mpmath.ncdf(mpmath.mpf(t) + r) - mpmath.ncdf(mpmath.mpf(t) - r))
