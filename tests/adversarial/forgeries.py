@@ -199,7 +199,9 @@ def applied(activation: Any, z: Any) -> Any:
         )
         return z if z >= 0 else z * (slope if isinstance(z, Fraction) else real(slope))
     if activation.kind == "elu":
-        return real(z) if z >= 0 else real(Fraction(activation.parameters[0])) * mpmath.expm1(real(z))
+        return (
+            real(z) if z >= 0 else real(Fraction(activation.parameters[0])) * mpmath.expm1(real(z))
+        )
     return _smooth(activation.kind, real(z))
 
 
