@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -70,8 +70,8 @@ def group(graph):
 
 
 COUNTS = {
-    # the stream, whose halves two groups read; behind ReLU6; depthwise; the squeeze. Batch norms are folded
-    "residual": ([2, 3, 3, 3, 8], None, None),
+    # the halves of the stream that two groups read, their tanh behind; the squeeze; depthwise channels
+    "residual": ([2, 3, 8], 2, 2 + 3 + 8),
     # the stream has one sign; scales of two norms; coordinates of keys and of values, head by head
     "attention": ([2, 4, 4, 4, 4, 5, 8], 1 + 2 * 8 + 4 * 4, 2 * 8 + 4 * 4),
     # signs of the stream; scales of both norms; what gates multiply
@@ -84,8 +84,8 @@ def test_what_is_free_is_counted(request, graph, group):
     kind = request.node.callspec.params["graph"]
     sizes, signs, scales = COUNTS[kind]
     found = tuple(free_numbers(group.gauges, sign=sign) for sign in (True, False))
-    assert sorted(part.size for part in group.units) == sizes or kind == "residual"
-    assert signs is None or found == (signs, scales)
+    assert sorted(part.size for part in group.units) == sizes
+    assert found == (signs, scales)
     orders = sum(math.lgamma(part.size + 1) for part in group.units)
     assert group.log_order == pytest.approx(orders + found[0] * math.log(2))
     # of keys and of values any basis: 4^2 for each head, instead of 4 scales
@@ -230,6 +230,17 @@ def test_a_rounded_disguise_of_a_small_graph_is_within_a_bound(tmp_path):
             forged.check()
     with pytest.raises(mo.CertificateRejected):
         replace(found, aligned=replace(found.aligned, network=graph)).check()
+
+    class Liar(type(found.aligned)):
+        def proof_on(self, ranges):
+            return self
+
+        def verify(self, *given):
+            return None
+
+    given = {f.name: getattr(found.aligned, f.name) for f in fields(found.aligned)}
+    with pytest.raises(mo.CertificateRejected, match="a class that may say anything"):
+        replace(found, aligned=Liar(**given | {"network": graph})).check()
     other = mo.load(exported(centred(net, 3), (1, 2, 4, 4), tmp_path, "other"))
     assert mo.equivalent(other, graph, on=box, eps=1e-3).status != "proved"
 
@@ -325,3 +336,13 @@ def test_decayed_weights_have_no_scale():
     assert mo.canonical(graph).digest
     assert mo.equivalent(graph, twin).status != "refuted"
     assert mo.align(twin, graph).check()
+
+
+def test_symmetries_that_are_not_found_again_are_refused(group):
+    assert group.check()
+    more = replace(group, gauges=(*group.gauges, group.gauges[0]))
+    with pytest.raises(mo.CertificateRejected, match="found again"):
+        more.check()
+    fewer = replace(group, found=replace(group.found, sets=group.found.sets[1:]))
+    with pytest.raises(mo.CertificateRejected, match="found again"):
+        fewer.check()

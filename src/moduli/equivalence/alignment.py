@@ -397,15 +397,15 @@ def _loss_name(targets: Any) -> str:
 
 def _losses(outputs: Callable[[float], Array], targets: Any, t: Array) -> Array:
     """Loss along a line, of the outputs there."""
+    found = [outputs(float(s)) for s in t]
+    p, q = found[0], found[-1]
     if targets is not None:
         wanted = np.asarray(targets)
-        found = outputs(0.0)
-        if len(wanted) != len(found):
-            raise ShapeError(f"{len(wanted)} targets for {len(found)} inputs")
-        return np.array([_loss(outputs(float(s)), wanted) for s in t])
-    p, q = outputs(0.0), outputs(1.0)
+        if len(wanted) != len(p):
+            raise ShapeError(f"{len(wanted)} targets for {len(p)} inputs")
+        return np.array([_loss(z, wanted) for z in found])
     spread = float(q.var(axis=0).sum()) or 1.0
-    gaps = (outputs(float(s)) - (1 - s) * p - s * q for s in t)
+    gaps = (z - (1 - s) * p - s * q for s, z in zip(t, found, strict=True))
     return np.array([np.square(gap).sum(axis=1).mean() / spread for gap in gaps])
 
 

@@ -20,7 +20,7 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.slack import NO_SLACK
 
 from .alignment import Barrier, drawn_inputs
-from .graph_matching import Matching, Problem, holds_floats, matched
+from .graph_matching import Matching, Problem, holds_floats, matched, wide
 from .graph_normal_form import moved
 from .graph_order import in_order_of_use
 from .graph_scales import gauges, near
@@ -65,9 +65,8 @@ def _same_architecture(a: Graph, model: GraphModel, b: Graph) -> dict[str, str]:
                 f"{name!r} is {x.dtype} of shape {x.shape}, and {other!r} of the other {y.dtype} of shape "
                 f"{y.shape}; {ONLY}"
             )
-    swapped = replace(
-        model, constants={n: theirs.constants[m] for n, m in found.items()}
-    )  # constants that nothing reads are not there
+    # without constants that nothing reads
+    swapped = replace(model, constants={n: theirs.constants[m] for n, m in found.items()})
     if swapped.digest != theirs.digest:
         raise ShapeError(f"{a!r} and {b!r} have other operators, wiring or whole numbers; {ONLY}")
     return found
@@ -151,7 +150,7 @@ class GraphAlignment(Result):
         """Stored floats of a graph of the first architecture and of b."""
         for name, other in self.names.items():
             if holds_floats(self.b.model.constants[other]):
-                yield _wide(graph.model, name), _wide(self.b.model, other)
+                yield wide(graph.model, name), wide(self.b.model, other)
 
     @cached_property
     def before(self) -> float:
@@ -173,8 +172,8 @@ class GraphAlignment(Result):
         for name, other in self.names.items():
             stored = model.constants[other]
             if holds_floats(stored):
-                mean = (1 - t) * _wide(start.model, name) + t * _wide(model, other)
-                constants[other] = mean.astype(stored.dtype)
+                mean = (1 - t) * wide(start.model, name) + t * wide(model, other)
+                constants[other] = np.asarray(mean, dtype=stored.dtype)
         return self.b.source.rewritten(replace(model, constants=constants), {})
 
     def barrier(
@@ -230,10 +229,6 @@ class GraphAlignment(Result):
             "b": self.b.digest, "network": self.network.digest,
             "rounds": [[move.plain() for move in moves] for moves in self.rounds],
         }  # fmt: skip
-
-
-def _wide(model: GraphModel, name: str) -> Array:
-    return np.asarray(model.constants[name], dtype=np.float64)
 
 
 def _batches(graph: Graph, on: Samples | Gaussian, seed: int | np.random.Generator) -> list[Array]:

@@ -52,9 +52,9 @@ class Problem:
         parts: sets of units. gauges: of them. left, right: stored tensors by the names of the first.
         roles: of each tensor. scales: for each gauge of sizes the numbers that both were multiplied by.
         weights: by which inner products of each tensor are multiplied: its entries have mean square 1
-            then. touched: for each set the tensors and roles that it has. number: of each set, by
-            identity. inside: for each set of heads, and kind of coordinates, the sets of these, head by
-            head.
+            then. touched: for each set the tensors and roles that it has. set_of: the number of the set of
+            each gauge. inside: for each set of heads, and kind of coordinates, the sets of these, head
+            by head.
     """
 
     parts: Sequence[Exchangeable]
@@ -65,7 +65,7 @@ class Problem:
     scales: dict[int, tuple[Array, Array]] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     touched: dict[int, list[tuple[str, Role]]] = field(default_factory=dict)
-    number: dict[int, int] = field(default_factory=dict)
+    set_of: list[int] = field(default_factory=list)
     inside: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
 
     @staticmethod
@@ -76,9 +76,9 @@ class Problem:
             name for name in in_order_of_use(a)
             if all(holds_floats(m.constants[name]) for m in (a, b))
         ]  # fmt: skip
-        left, right = ({name: _wide(model, name) for name in names} for model in (a, b))
+        left, right = ({name: wide(model, name) for name in names} for model in (a, b))
         found = Problem(parts, gauges, left, right)
-        found.number = {id(part): k for k, part in enumerate(parts)}
+        found.set_of = [next(k for k, x in enumerate(parts) if x is own.part) for own in gauges]
         for k, part in enumerate(parts):
             if part.head is not None:
                 kinds = found.inside.setdefault(part.head.heads, {})
@@ -122,12 +122,9 @@ class Problem:
                 array = np.take(array, index, role.axis)
         for k, signs in at.signs.items():
             for role in self.roles[name]:
-                if role.which == self.set_of(k) and role is not but and self.turns(k, name, role):
+                if role.which == self.set_of[k] and role is not but and self.turns(k, name, role):
                     array = array * self._along(array, role, signs)
         return array
-
-    def set_of(self, gauge: int) -> int:
-        return self.number[id(self.gauges[gauge].part)]
 
     def former(self, which: int, at: Matching) -> int:
         """The set whose members come to the places of a set: of coordinates those of another head."""
@@ -138,7 +135,7 @@ class Problem:
 
     def gauges_of(self, which: int) -> list[int]:
         """Of a set, in one order for coordinates of all heads."""
-        own = [k for k in range(len(self.gauges)) if self.set_of(k) == which]
+        own = [k for k in range(len(self.gauges)) if self.set_of[k] == which]
         return sorted(
             own, key=lambda k: (self.gauges[k].sign, self.gauges[k].joint, self.gauges[k].owner)
         )
@@ -160,7 +157,8 @@ class Problem:
         return float(sum(parts))
 
 
-def _wide(model: GraphModel, name: str) -> Array:
+def wide(model: GraphModel, name: str) -> Array:
+    """A stored tensor in float64."""
     return np.asarray(model.constants[name], dtype=np.float64)
 
 
@@ -291,7 +289,7 @@ def _improved_heads(problem: Problem, which: int, at: Matching) -> Matching | No
     own = {which, *(k for sets in inside.values() for k in sets.values())}
     others = Matching(
         {k: order for k, order in at.orders.items() if k not in own},
-        {k: signs for k, signs in at.signs.items() if problem.set_of(k) not in own},
+        {k: signs for k, signs in at.signs.items() if problem.set_of[k] not in own},
     )
     moved = dict[str, Array]()
     count = len(problem.parts[which].members)

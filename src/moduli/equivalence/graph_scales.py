@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common import modular
+from moduli.compression.exact.graph_plan import first_indices
 from moduli.kernel.graph.certificate import MOST, GraphMove
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Place
@@ -24,9 +26,8 @@ from .graph_units import Exchangeable, Rounds, UnitSets
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[int, Fraction]
-FURTHEST = (
-    2.0**30
-)  # by which a unit is multiplied: of several along an axis the kernel takes the product
+# By which a unit is multiplied: of several numbers along an axis the kernel takes the product
+FURTHEST = 2.0**30
 
 
 class Gauge(NamedTuple):
@@ -49,14 +50,6 @@ class Gauge(NamedTuple):
         """How many numbers there are."""
         return 1 if self.joint else len(self.part.members)
 
-    @property
-    def columns(self) -> Array:
-        """For each number that is free, the entries along the owner's axis that it multiplies, as 0 or 1."""
-        labels, members = self.part.units.places[self.owner], self.part.members
-        if self.joint:
-            return np.isin(labels, members)[None].astype(np.int8)
-        return np.asarray(labels == members[:, None], dtype=np.int8)
-
     def move(self, numbers: Array) -> GraphMove | None:
         """Multiply members by numbers, one for each or one for all; None where all are one."""
         units, members, _ = self.part
@@ -64,8 +57,7 @@ class Gauge(NamedTuple):
         some = own != 1
         if not some.any():
             return None
-        labels = units.places[units.seed]
-        first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
+        first = first_indices(units)
         return GraphMove(
             "scale", *units.seed, tuple(first[u] for u in members[some].tolist()), (),
             tuple(own[some].tolist()), tuple((*place, power) for place, power in self.powers.items()),
@@ -76,23 +68,23 @@ def gauges(found: UnitSets) -> list[Gauge]:
     """All that is found, by the first stored tensor that they multiply; not of heads where there are
     those of each coordinate.
     """
-    stored = {name: k for k, name in enumerate(in_order_of_use(found.graph))}
+    rank = {name: k for k, name in enumerate(in_order_of_use(found.graph))}
     inside = {part.head.heads for part in found.sets if part.head is not None}
-    every = [list(_of_part(found.model(part), part, stored)) for part in found.sets]
+    every = [list(_of_part(found.model(part), part, rank)) for part in found.sets]
     finer = {gauge.owner for own in every for gauge in own if gauge.part.head is not None}
     left = [
         gauge for k, own in enumerate(every) for gauge in own
         if k not in inside or gauge.owner not in finer
     ]  # fmt: skip
-    return sorted(left, key=lambda gauge: stored[gauge.owner[0]])
+    return sorted(left, key=lambda gauge: rank[gauge.owner[0]])
 
 
-def _of_part(graph: GraphModel, part: Exchangeable, stored: Mapping[str, int]) -> Iterator[Gauge]:
+def _of_part(graph: GraphModel, part: Exchangeable, rank: Mapping[str, int]) -> Iterator[Gauge]:
     units, members, _ = part
     one = members[:1]
     places = [place for place, labels in units.places.items() if np.isin(one, labels).all()]
     # later stored tensors follow from earlier ones, and what nodes make from stored ones
-    places.sort(key=lambda place: -stored.get(place[0], len(stored)))
+    places.sort(key=lambda place: -rank.get(place[0], len(rank)))
     asked = list(_asked(graph, part, places))
     for sign in (False, True):
         each = _solutions(asked, part, places, one, sign=sign)
@@ -100,30 +92,55 @@ def _of_part(graph: GraphModel, part: Exchangeable, stored: Mapping[str, int]) -
         alone = {owner for owner, _ in each}
         for joint, solutions in ((False, each), (True, together)):
             for owner, powers in solutions:
-                if owner[0] in stored and not (joint and owner in alone):
+                if owner[0] in rank and not (joint and owner in alone):
                     yield Gauge(part, powers, sign, joint, owner)
 
 
 def free_numbers(found: Iterable[Gauge], *, sign: bool) -> int:
-    """How many independent numbers multiply units: of heads and of coordinates inside all of them, each
-    times a number is the same twice.
+    """How many independent numbers multiply stored tensors, at least.
+
+    What a gauge multiplies first, no later one multiplies: it is enough to count tensor by tensor, among
+    those that multiply each first. In logarithms an entry is the sum of one number for each of its
+    axes; ranks are those modulo a prime, never above the true ones, and modulo 2 of signs.
     """
-    by_owner: dict[Place, list[Gauge]] = {}
+    by_tensor: dict[str, list[Gauge]] = {}
     for gauge in found:
         if gauge.sign == sign:
-            by_owner.setdefault(gauge.owner, []).append(gauge)
+            by_tensor.setdefault(gauge.owner[0], []).append(gauge)
     total = 0
-    for own in by_owner.values():
-        columns = np.concatenate([gauge.columns for gauge in own])
+    for name, own in by_tensor.items():
         if len(own) == 1:
-            total += len(columns)
-        elif sign:
-            n = columns.shape[1]
-            rows = [dict.fromkeys(np.flatnonzero(row).tolist(), 1) for row in columns]
-            total += n - sum(1 for _ in _mod_two(rows, n))
+            total += own[0].free
+            continue
+        columns = np.concatenate([_on_entries(gauge, name, own) for gauge in own])
+        if sign:
+            rows = [dict(enumerate(row)) for row in columns.tolist()]
+            total += columns.shape[1] - sum(1 for _ in _mod_two(rows, columns.shape[1]))
         else:
-            total += int(np.linalg.matrix_rank(columns.astype(np.float64)))
+            total += modular.rank(columns.astype(np.float64), modular.PRIMES[0])
     return total
+
+
+def _on_entries(gauge: Gauge, name: str, others: Iterable[Gauge]) -> Array:
+    """Powers of each number of a gauge at entries of a tensor from which those at all others follow: the
+    first, and what each index along each axis adds to it.
+    """
+    axes = sorted({axis for x in others for tensor, axis in x.powers if tensor == name})
+    first, rest = np.zeros((gauge.free, 1), dtype=np.int64), list[Array]()
+    for axis in axes:
+        labels = gauge.part.units.places.get((name, axis))
+        power = gauge.powers.get((name, axis), 0)
+        if labels is None or not power:
+            size = next(
+                len(x.part.units.places[name, axis]) for x in others if (name, axis) in x.powers
+            )
+            rest.append(np.zeros((gauge.free, size), dtype=np.int64))
+            continue
+        members = gauge.part.members
+        there = np.isin(labels, members)[None] if gauge.joint else labels == members[:, None]
+        first += power * there[:, :1]
+        rest.append(power * (there.astype(np.int64) - there[:, :1]))
+    return np.concatenate([first, *rest], axis=1)
 
 
 def _asked(graph: GraphModel, part: Exchangeable, places: Sequence[Place]) -> Iterator[Law]:
@@ -283,11 +300,8 @@ def _products(
         if name in graph.constants:
             array = stored(graph, arrays, name)
             by = of_unit[units.places[name, axis]] ** power
-            yield (
-                name,
-                axis,
-                array * by.reshape([-1 if a == axis else 1 for a in range(array.ndim)]),
-            )
+            along = [-1 if a == axis else 1 for a in range(array.ndim)]
+            yield name, axis, array * by.reshape(along)
 
 
 def near(numbers: Array) -> Array:

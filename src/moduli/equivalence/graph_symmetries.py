@@ -13,10 +13,10 @@ from moduli.common.graph import Graph
 from moduli.common.result import Result
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.certificate import after, factors_of
+from moduli.kernel.graph.mixing import require_mixed
 from moduli.kernel.graph.ordering import commuting
 from moduli.kernel.graph.scaling import require_laws
 
-from .graph_bases import mixes
 from .graph_normal_form import moved
 from .graph_scales import Gauge, free_numbers, gauges, held
 from .graph_units import Exchangeable, Rounds, UnitSets, move_to, order_of
@@ -99,8 +99,16 @@ class GraphSymmetries(Result):
     @cached_property
     def _mixed(self) -> list[Exchangeable]:
         """Sets of units that any matrix may mix, once for each way of it."""
-        own = [gauge for gauge in self.gauges if mixes(self.found.model(gauge.part), gauge)]
+        own = [x for x in self.gauges if not x.sign and not x.joint and self._mixes(x)]
         return [gauge.part for gauge in own]
+
+    def _mixes(self, gauge: Gauge) -> bool:
+        units, members, _ = gauge.part
+        try:
+            require_mixed(self.found.model(gauge.part), units, members.tolist(), gauge.powers)
+        except CertificateRejected:
+            return False
+        return True
 
     @cached_property
     def log_order(self) -> float:
@@ -128,17 +136,20 @@ class GraphSymmetries(Result):
         return GraphElement((*self.found.rounds(scales), *self.found.rounds(orders)))
 
     def check(self) -> bool:
-        """That two units of each set may trade places, and all of them in a circle; that one of them may
-        be multiplied by a number, and so each.
+        """Find all again, as many; and that two units of each set may trade places, and all of them in a
+        circle; that one of them may be multiplied by a number, and so each; and what may be mixed.
         """
-        for part in self.found.sets:
+        again = GraphSymmetries.of(self.graph)
+        if self.data() != again.data():
+            raise CertificateRejected(f"found again are {again.statement}")
+        for part in again.found.sets:
             units, own = part.units, part.members.tolist()
             for other in ([own[1], own[0], *own[2:]], [*own[1:], own[0]]):
-                commuting(self.found.model(part), units, order_of(units, own, other))
-        for gauge in self.gauges:
+                commuting(again.found.model(part), units, order_of(units, own, other))
+        for gauge in again.gauges:
             numbers = np.ones(gauge.free)
             numbers[0] = -1.0 if gauge.sign else 2.0
-            move, model = gauge.move(numbers), self.found.model(gauge.part)
+            move, model = gauge.move(numbers), again.found.model(gauge.part)
             assert move is not None
             require_laws(model, factors_of(model, move))
         return True

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.compression.exact.graph_plan import seeds
+from moduli.compression.exact.graph_plan import first_indices, seeds
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units
 from moduli.kernel.graph.certificate import GraphMove
@@ -69,11 +69,8 @@ class UnitSets:
             heads.append([place for place in _split_along(graph, part) if place[0] not in split])
             split.update(heads[-1])
         places = tuple(split.items())
-        try:
-            cut = unrolled(graph, places)
-        except CertificateRejected:  # names that are taken, or too many heads
-            places = ()
-        if not places:
+        cut = _cut(graph, places)
+        if cut is None:
             return UnitSets(graph, tuple(sets), graph, ())
         apart = _of_heads(graph, sets, heads, exchangeable_units(cut, graph.shapes))
         mine = {place for part in apart for place in _stored(graph, part)}
@@ -101,6 +98,14 @@ class UnitSets:
             apart = [GraphMove("unroll", *place) for place in self.places] + apart
         rounds = tuple(apart), tuple(move for whole, move in given if whole)
         return tuple(some for some in rounds if some)
+
+
+def _cut(graph: GraphModel, places: Sequence[Place]) -> GraphModel | None:
+    """None where there is nothing to cut, names are taken, or there are too many heads."""
+    try:
+        return unrolled(graph, places) if places else None
+    except CertificateRejected:
+        return None
 
 
 def _places(part: Exchangeable) -> list[Place]:
@@ -236,7 +241,6 @@ def move_to(part: Exchangeable, moved: Array) -> GraphMove | None:
     units, members, _ = part
     if np.array_equal(members, moved):
         return None
-    labels = units.places[units.seed]
-    first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
+    first = first_indices(units)
     order = order_of(units, members.tolist(), moved.tolist())
     return GraphMove("order", *units.seed, tuple(first[u] for u in order if u in first))

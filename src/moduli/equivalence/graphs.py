@@ -2,8 +2,8 @@
 
 Proved where both are the same graph once all that can be left out without rounding is left out, and
 units have one order, sign and scale, or, with a tolerance, where what rounding does to both is within
-it. Refuted where the kernel's bounds of an output at one input do not meet. Both are run at a few inputs as well:
-what float64 sees there is told, and decides nothing.
+it. Refuted where the kernel's bounds of an output at one input do not meet. Both are run at a few inputs
+as well: what float64 sees there is told, and decides nothing.
 """
 
 from __future__ import annotations
@@ -232,6 +232,8 @@ def _aligned_bound(
 
 def _by_way_of(found: GraphAlignment, on: Box | None) -> Slack:
     """What moving rounds, and how far what was moved is from the second graph."""
+    if type(found) is not GraphAlignment or type(found.network) is not Graph:
+        raise CertificateRejected("a part is of a class that may say anything")
     proof = found.proof_on({} if on is None else ranges_of(found.a.model, on))
     proof.verify(found.network.model, found.a.model)
     return proof.slack + difference_bound(found.network, found.b, on)

@@ -9,7 +9,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import moduli as mo
 from moduli.equivalence.graph_scales import gauges
 from moduli.equivalence.graph_units import UnitSets, exchangeable_units
 from moduli.kernel.errors import CertificateRejected
@@ -252,7 +251,6 @@ def test_heads():
     flat = b.add(Reshape((((2, 3), (2,)),), (None, 5, 6), ((0, 0), (1, 1))), [o], ("n", 5, 6))
     model = b.model(b.dense(flat, "z", RNG.normal(size=(3, 6))))
     assert found(model) == Counter({SIZE: 4, SIGN: 4})  # by heads and by coordinates, of both
-    assert played(model, [], {})[0].digest == model.digest
 
 
 def test_places_move_with_entries():
@@ -409,7 +407,6 @@ def test_numbers_that_are_none_and_integers_stay():
         other = replace(model, constants={**model.constants, "s": array})
         with pytest.raises(CertificateRejected, match="'s' holds"):
             scaled(other, factors_of(other, gauge.move(np.array([2.0, 1, 1, 1]))))
-    assert mo.Box(-1, 1).low == -1
 
 
 def test_many_groups_with_a_bias():

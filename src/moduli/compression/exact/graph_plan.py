@@ -45,10 +45,15 @@ def staying(units: Units, frozen: frozenset[Place]) -> set[int]:
     return {int(u) for labels in there for u in np.unique(labels)}
 
 
+def first_indices(units: Units) -> dict[int, int]:
+    """By which a move names units: of each the first along the seed."""
+    labels = units.places[units.seed]
+    return {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
+
+
 def move_of(units: Units, into: Into) -> GraphMove:
     """The removal of units, each named by its first index along the seed."""
-    labels = units.places[units.seed]
-    first = {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
+    first = first_indices(units)
     names = sorted(into)
     if any(u not in first for u in names):
         raise CertificateRejected("the seed does not have the unit")

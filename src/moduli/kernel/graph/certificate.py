@@ -25,7 +25,7 @@ stored type cannot hold is rounded, and after each round the difference that thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -92,87 +92,58 @@ class GraphMove:
         return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
 
     def plain(self) -> dict[str, Any]:
-        if self.kind == "bypass":
-            return {"move": self.kind, "tensor": self.tensor}
-        said: dict[str, Any] = {"move": self.kind, "tensor": self.tensor}
-        if self.kind != "combine":
-            said["axis"] = self.axis
-        if self.kind == "unroll":
-            return said
-        said["units"] = list(self.units)
-        if self.kind in ("remove", "combine"):
-            said["into"] = list(self.into)
-        if self.kind in ("combine", "scale"):
-            said["coefficients"] = list(self.coefficients)
-        if self.kind == "scale":
-            said["powers"] = [list(power) for power in self.powers]
-        return said
+        own = {name: _listed(getattr(self, name)) for name in FIELDS.get(self.kind, ())}
+        return {"move": self.kind, "tensor": self.tensor, **own}
 
     @staticmethod
     def of(data: Any) -> GraphMove:
         kind = data.get("move") if type(data) is dict else None
-        if kind == "bypass":
-            read = fields.record(data, ("move", "tensor"), "a bypass")
-            return GraphMove(kind, fields.text(read["tensor"], "tensor"))
-        if kind == "combine":
-            return _combination(data)
-        if kind == "scale":
-            return _scale(data)
-        if kind == "unroll":
-            read = fields.record(data, ("move", "tensor", "axis"), "an unrolling")
-            axis = fields.whole(read["axis"], 0, 32, "axis")
-            return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis)
-        if kind == "order":
-            read = fields.record(data, ("move", "tensor", "axis", "units"), "an order")
-            units = tuple(
-                fields.whole(x, 0, 2**31, "units") for x in fields.items(read["units"], "units")
-            )
-            axis = fields.whole(read["axis"], 0, 32, "axis")
-            return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis, units)
-        if kind != "remove":
+        if type(kind) is not str or kind not in FIELDS:
             raise CertificateRejected(f"not a move of a graph: {str(data)[:80]}")
-        read = fields.record(data, ("move", "tensor", "axis", "units", "into"), "a removal")
-        axis = fields.whole(read["axis"], 0, 32, "axis")
-        units, into = (
-            tuple(fields.whole(x, -1, 2**31, name) for x in fields.items(read[name], name))
-            for name in ("units", "into")
-        )
-        return GraphMove(kind, fields.text(read["tensor"], "tensor"), axis, units, into)
+        read = fields.record(data, ("move", "tensor", *FIELDS[kind]), f"a move {kind!r}")
+        given = {name: READ[name](read[name]) for name in FIELDS[kind]}
+        return GraphMove(kind, fields.text(read["tensor"], "tensor"), **given)
 
 
-def _combination(data: Any) -> GraphMove:
-    names = ("move", "tensor", "units", "into", "coefficients")
-    read = fields.record(data, names, "a combination")
-    units, into = (
-        tuple(fields.whole(x, 0, 2**31, name) for x in fields.items(read[name], name))
-        for name in ("units", "into")
-    )
-    tensor = fields.text(read["tensor"], "tensor")
-    return GraphMove("combine", tensor, 0, units, into, _coefficients(read["coefficients"]))
+# What each kind of move has beside the tensor
+FIELDS = {
+    "remove": ("axis", "units", "into"), "bypass": (), "combine": ("units", "into", "coefficients"),
+    "order": ("axis", "units"), "scale": ("axis", "units", "coefficients", "powers"),
+    "unroll": ("axis",),
+}  # fmt: skip
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(x) for x in value] if type(value) is tuple else value
+
+
+def _axis(data: Any) -> int:
+    return fields.whole(data, 0, 32, "axis")
+
+
+def _numbered(least: int, what: str) -> Callable[[Any], tuple[int, ...]]:
+    return lambda data: tuple(fields.whole(x, least, 2**31, what) for x in fields.items(data, what))
 
 
 def _coefficients(data: Any) -> tuple[float, ...]:
-    numbers = fields.items(data, "coefficients")
-    if not all(type(x) in (int, float) and abs(x) <= LARGEST and float(x) == x for x in numbers):
-        raise CertificateRejected("coefficients are numbers")
-    return tuple(map(float, numbers))
+    return tuple(fields.real(x, "a coefficient") for x in fields.items(data, "coefficients"))
 
 
-def _scale(data: Any) -> GraphMove:
-    names = ("move", "tensor", "axis", "units", "coefficients", "powers")
-    read = fields.record(data, names, "a scale")
-    axis = fields.whole(read["axis"], 0, 32, "axis")
-    units = tuple(fields.whole(x, 0, 2**31, "units") for x in fields.items(read["units"], "units"))
-    powers = list[tuple[str, int, int]]()
-    for power in fields.items(read["powers"], "powers"):
+def _powers(data: Any) -> tuple[tuple[str, int, int], ...]:
+    found = list[tuple[str, int, int]]()
+    for power in fields.items(data, "powers"):
         parts = fields.items(power, "a power")
         if len(parts) != 3:
             raise CertificateRejected("a power is a tensor, an axis and a number")
-        named, along = fields.text(parts[0], "tensor"), fields.whole(parts[1], 0, 32, "axis")
-        powers.append((named, along, fields.whole(parts[2], -MOST, MOST + 1, "power")))
-    tensor = fields.text(read["tensor"], "tensor")
-    coefficients = _coefficients(read["coefficients"])
-    return GraphMove("scale", tensor, axis, units, (), coefficients, tuple(powers))
+        number = fields.whole(parts[2], -MOST, MOST, "power")
+        found.append((fields.text(parts[0], "tensor"), _axis(parts[1]), number))
+    return tuple(found)
+
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "axis": _axis, "units": _numbered(0, "units"), "into": _numbered(-1, "into"),
+    "coefficients": _coefficients, "powers": _powers,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -387,7 +358,8 @@ def after(graph: GraphModel, digest: str, rounds: Iterable[Iterable[GraphMove]])
         raise CertificateRejected(f"the graph has digest {graph.digest}, not {digest}")
     require_shapes(graph)
     for given in rounds:
-        moves = [GraphMove.of(move.plain()) for move in given]
+        with fields.made_by_hand("move"):
+            moves = [GraphMove.of(move.plain()) for move in given]
         if not {move.kind for move in moves} <= {"order", "scale", "unroll"}:
             raise CertificateRejected("a move is no order and no scale of units")
         graph, slack = played(graph, moves, {})

@@ -51,14 +51,13 @@ from .operators import (
     Transpose,
 )
 from .removal import narrowed
-from .slicewise import NORMS
+from .slicewise import NORMS, ROOT_MEAN_SQUARE
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Factors = Mapping[Place, Any]  # of Fractions, one for each index
 LARGEST = 2**24  # indices of a product of axes that are looked at
 FURTHEST = 2.0**64  # by which a tensor is multiplied along an axis
-ROOT = ("RMSNormalization", "rms_norm")
 
 
 class Term(NamedTuple):
@@ -204,7 +203,7 @@ class _Laws:
             self.product(Term(place), size=size, sign=sign)
 
     def untouched(self, *names: str) -> None:
-        """All axes of tensors, and of others those that are given."""
+        """All axes of tensors keep their numbers."""
         for name in names:
             self.one(*((name, axis) for axis in self.axes(name)))
 
@@ -213,6 +212,14 @@ class _Laws:
             self.one(a, b)
             return
         self.product(Term(a), Term(b, -1), size=size, sign=sign)
+
+    def equal(self, place: Place, *, size: bool = True, sign: bool = True) -> None:
+        """One number for all indices."""
+        n = self.size(place)
+        if n <= 0:
+            return self.one(place)
+        first = Term(place, -1, np.zeros(n, dtype=np.int64))
+        self.product(Term(place), first, size=size, sign=sign)
 
     def broadcast(
         self, terms: Mapping[str, int], ends: int = 0, *, sums: bool, sign: bool = True
@@ -258,7 +265,7 @@ def laws(node: Node, graph: GraphModel, places: Mapping[Place, Any]) -> list[Law
     if rule is not None and all(graph.shapes.get(x) is not None for x in _names(node)):
         found.untouched(*node.outputs[1:])
         rule(found, node.op)
-    named = {term.place for rule in found.found for term in rule.terms}
+    named = {term.place for asked in found.found for term in asked.terms}
     for name in _names(node):
         found.one(*((name, axis) for axis in found.axes(name) if (name, axis) not in named))
     return found.found
@@ -369,41 +376,32 @@ def _slicewise(laws: _Laws, op: Slicewise) -> None:
 def _norm(laws: _Laws, op: Slicewise) -> None:
     """u / root * scale + shift: of x the sign, of scale and shift any number."""
     free = {o: i for i, o in op.free}
-    rank = len(laws.axes(laws.x))
-    scale, shift = (*laws.node.inputs[1:], "", "")[:2]
+    shifted = bool("".join(laws.node.inputs[2:3]))
     laws.untouched(*laws.node.inputs[3:])
-    for axis in range(rank):
+    for axis in laws.axes(laws.x):
         x, y = (laws.x, axis), (laws.y, axis)
+        whole = axis not in free
         laws.one(x, sign=False)
-        if axis in free:
-            if free[axis] != axis:
-                laws.one(x, y)
-                continue
-            own = [
-                (name, 0) for k, name in enumerate(laws.node.inputs[1:3])
-                if name and k < len(op.carried) and op.carried[k] == axis
-            ]  # fmt: skip
-        elif op.kind not in NORMS:
+        if (whole and op.kind not in NORMS) or free.get(axis, axis) != axis:
             laws.one(x, y)
             continue
-        else:
-            if op.kind not in ROOT:  # the mean of all is left out: one sign
-                n = laws.size(x)
-                first = np.zeros(max(n, 0), dtype=np.int64)
-                laws.product(Term(x), Term(x, -1, first), size=False) if n > 0 else laws.one(x)
-            own = [
-                (name, axis - rank + len(laws.shape(name))) for name in (scale, shift)
-                if name and axis - rank + len(laws.shape(name)) >= 0
-            ]  # fmt: skip
-        by_name = dict(own)
-        parts = [Term(x, -1)]
-        if scale in by_name:
-            parts.append(Term((scale, by_name[scale]), -1))
-        laws.product(Term(y), *parts)
-        if shift and shift in by_name:
-            laws.alike(y, (shift, by_name[shift]))
-        elif shift:
+        if whole and op.kind not in ROOT_MEAN_SQUARE:  # the mean of all is left out: one sign
+            laws.equal(x, size=False)
+        scale, shift = (_belonging(laws, op, k, axis) for k in (0, 1))
+        laws.product(Term(y), Term(x, -1), *([] if scale is None else [Term(scale, -1)]))
+        if shift is not None:
+            laws.alike(y, shift)
+        elif shifted:
             laws.one(y)
+
+
+def _belonging(laws: _Laws, op: Slicewise, k: int, axis: int) -> Place | None:
+    """The axis of further input k of a norm whose indices belong to those of an axis."""
+    name = (*laws.node.inputs[1:], "", "")[k]
+    if axis in {i for i, _ in op.free}:
+        return (name, 0) if name and k < len(op.carried) and op.carried[k] == axis else None
+    own = axis - len(laws.axes(laws.x)) + len(laws.axes(name))  # under the last axes
+    return (name, own) if name and own >= 0 else None
 
 
 def _linear(laws: _Laws, op: Linear) -> None:

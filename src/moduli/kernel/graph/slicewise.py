@@ -21,7 +21,8 @@ from .slices import ONE, Array, Slices
 # Kinds of which more is known than what an operator declares, as ONNX and torch call them
 SOFTMAX = ("Softmax", "softmax")
 LOG_SOFTMAX = ("LogSoftmax", "log_softmax")
-NORMS = ("LayerNormalization", "RMSNormalization", "layer_norm", "rms_norm")
+ROOT_MEAN_SQUARE = ("RMSNormalization", "rms_norm")
+NORMS = ("LayerNormalization", "layer_norm", *ROOT_MEAN_SQUARE)
 # of all entries that are read, in whatever order
 REDUCTIONS = (
     "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",

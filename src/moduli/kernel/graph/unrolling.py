@@ -80,9 +80,7 @@ def unrolled(graph: GraphModel, places: Collection[Place]) -> GraphModel:
         raise CertificateRejected(f"no node gives {next(iter(open_))!r}")
     for name in graph.outputs:
         work.whole(name)
-    return GraphModel(
-        graph.inputs, graph.outputs, tuple(work.nodes), work.shapes, graph.constants
-    )  # fmt: skip
+    return GraphModel(graph.inputs, graph.outputs, tuple(work.nodes), work.shapes, graph.constants)
 
 
 class _Unrolling:
@@ -202,17 +200,14 @@ class _Unrolling:
         cut = self.cuts.get(x)
         if cut is None or any(name in self.cuts for name in node.inputs[1:]):
             return False
-        found = _put_together(op, self.shape(x), self.shape(y), cut.axis)
+        found = _inside(cut.axis, self.shape(x), self.shape(y), op.blocks)
         if found is None:
             return False
         out, own = found
         share = len(own) // len(cut.parts)
-        small, shape = (
-            replace(op, sizes=_with(op.sizes, out, share)),
-            _with(self.shape(y), out, share),
-        )
+        small = replace(op, sizes=_with(op.sizes, out, share))
         rows = [
-            self.add(small, (part, *node.inputs[1:]), f"{y}[{h}]", shape)
+            self.add(small, (part, *node.inputs[1:]), f"{y}[{h}]", _with(self.shape(y), out, share))
             for h, part in enumerate(cut.parts)
         ]
         # where each entry of the whole stands among the parts
@@ -325,29 +320,25 @@ def taken_apart(
     None where there is none.
     """
     op = node.op
+    if not isinstance(op, Reshape):
+        return None
     x, y = (shapes.get(name) or () for name in (node.inputs[0], node.output))
-    for ins, outs in op.blocks if isinstance(op, Reshape) else ():
-        if axis in outs:
-            return _inside(digits(y, outs)[axis], digits(x, ins))
-    return None
+    return _inside(axis, y, x, [(outs, ins) for ins, outs in op.blocks])
 
 
-def _put_together(op: Reshape, x: Shape, y: Shape, axis: int) -> tuple[int, Ints] | None:
-    """The axis that a reshape makes of an axis and others, and for each of its indices that of the axis;
-    None where there is none.
+def _inside(
+    axis: int, own: Shape, other: Shape, blocks: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> tuple[int, Ints] | None:
+    """The axis of the other side of a reshape whose index has that of an axis as one of several digits,
+    and that digit of each index.
     """
-    for ins, outs in op.blocks:
-        if axis in ins:
-            return _inside(digits(x, ins)[axis], digits(y, outs))
-    return None
-
-
-def _inside(own: tuple[int, int], others: Mapping[int, tuple[int, int]]) -> tuple[int, Ints] | None:
-    """The axis whose index has the index of another as one of several digits, and that digit of each."""
-    stride, n = own
-    for axis, (s, m) in others.items():
-        if m > n and stride % s == 0 and (s * m) % (stride * n) == 0:
-            return axis, np.arange(m) // (stride // s) % n
+    for mine, theirs in blocks:
+        if axis not in mine:
+            continue
+        stride, n = digits(own, mine)[axis]
+        for k, (s, m) in digits(other, theirs).items():
+            if m > n and stride % s == 0 and (s * m) % (stride * n) == 0:
+                return k, np.arange(m) // (stride // s) % n
     return None
 
 
