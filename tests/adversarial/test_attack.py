@@ -25,7 +25,7 @@ from forgeries import Case
 import moduli as mo
 from moduli.compression.certify import first
 from moduli.kernel.activations import Activation
-from moduli.kernel.bounds import propagation, relaxations
+from moduli.kernel.bounds import propagation, relaxations, zonotopes
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.certificate import Certificate
@@ -729,6 +729,11 @@ def test_bounds_of_extreme_networks_hold(kind):
                 for lazy in (True, False)
             ]
             found.append(propagation.difference(a.layers, b.layers, low, high)[-1])
+            forms = zonotopes.apart(a.layers, b.layers, low, high)
+            found.append(forms.difference[-1])
+            found.append(
+                propagation.difference_within(a.layers, b.layers, low, high, forms[:3])[-1]
+            )
             finite += sum(bool(np.isfinite(ends).all()) for ends in found)
             for share in [*product((0, 1), repeat=2), *(rng.integers(0, 9, (3, 2)) / 8)]:
                 x = [
@@ -739,7 +744,7 @@ def test_bounds_of_extreme_networks_hold(kind):
                     forgeries.outputs(forgeries.layers(one), x) for one in (a, b)
                 )
                 for (lo, hi), value in zip(
-                    found, (p[0], p[0], q[0], q[0], p[0] - q[0]), strict=True
+                    found, (p[0], p[0], q[0], q[0], *[p[0] - q[0]] * 3), strict=True
                 ):
                     assert float(lo[0, 0]) - off - other <= value <= float(hi[0, 0]) + off + other
     assert finite > 3

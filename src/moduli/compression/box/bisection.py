@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from moduli.common.progress import Progress
 from moduli.kernel.bounds import input_splits
-from moduli.kernel.bounds.output_gap import BATCH, GapBound, joint, measures, worst
+from moduli.kernel.bounds.output_gap import (
+    BATCH,
+    GapBound,
+    Measure,
+    Measured,
+    joint,
+    measures,
+)
 from moduli.kernel.box import Box
 from moduli.kernel.network import Network
 
@@ -23,12 +31,17 @@ from .linear_programs import PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Point = tuple[Fraction, ...]
-PART = 32  # boxes that a worker takes at a time
+PART = 128  # boxes that a worker takes at a time
 PAIR = (
     4 * PRODUCTS
 )  # multiplications that bounds of a difference may take on one box before it counts as several
-BREATH = 1 + 2.0**-40
+BREATH = 1 + 2.0**-30  # rounding depends on the machine and on the size of batches
+HOPE = 8.0  # bounds so many times too large do not get small enough by care, only by halving
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
+NEARLY = 2.0  # a kind of bounds that is cheaper may be so much worse at the start
+WIDTH = (
+    2.0**-6
+)  # of what decides which input is halved: how wide it is, beside what it is to blame for
 
 
 def in_parts(rows: Any, size: int) -> list[Any]:
@@ -37,18 +50,24 @@ def in_parts(rows: Any, size: int) -> list[Any]:
 
 
 class _Search:
-    """Boxes with their bounds; the worst are halved first, each across its relatively widest side."""
+    """Boxes with their bounds; the worst are halved first, each across the input that is most to
+    blame for its bound, or else across its relatively widest side.
+    """
 
     def __init__(self, a: Network, b: Network, box: Box, executor: Executor | None) -> None:
         self.a, self.b, self.box, self.map = a, b, box, map if executor is None else executor.map
         found = {
-            name: (float(f(box.low[None], box.high[None])[0]), f)
+            name: (f(box.low[None], box.high[None], 0.0, np.inf), f)
             for name, f in measures(a, b).items()
         }
-        self.how = min(found, key=lambda name: found[name][0])
-        top, self.measure = found[self.how]
-        self.low, self.high, self.top = box.low[None], box.high[None], np.array([top])
+        self.how = min(found, key=lambda name: float(found[name][0].top[0]))
+        if "zonotopes" in found and found["zonotopes"][0].top <= NEARLY * found[self.how][0].top:
+            self.how = "zonotopes"
+        first, self.measure = found[self.how]
+        self.low, self.high, self.top = box.low[None], box.high[None], first.top
+        self.blame = self._shares(first, self.low, self.high)
         self.node, self.tree, self.boxes = np.zeros(1, dtype=np.intp), [(-1, -1, -1)], 1
+        self.latest, self.interrupted = first.top, False
         self.seen, self.at = -1.0, box.low
         self.look(input_splits.middle(box.low, box.high)[None])
 
@@ -59,25 +78,69 @@ class _Search:
         if here.max() > self.seen:
             self.seen, self.at = float(here.max()), x[int(here.argmax())]
 
-    def split(self, room: int) -> bool:
-        """Halve the worst boxes; False where none can be."""
-        pick = np.argsort(-self.top, kind="stable")[: max(1, min(BATCH, len(self.top), room // 2))]
-        width = np.maximum(self.box.high - self.box.low, 1e-300)
+    @property
+    def upper(self) -> float:
+        """Above all bounds, those too that an interrupted step may not have filed yet."""
+        return float(max(self.top.max(), self.latest.max())) * BREATH
+
+    def _shares(self, found: Measured, low: Array, high: Array) -> Array:
+        width: Array = (high - low) / np.maximum(self.box.high - self.box.low, 1e-300)
+        width /= np.maximum(width.sum(axis=1, keepdims=True), 1e-300)
+        if found.blame is None:
+            return width
+        total = np.maximum(found.blame.sum(axis=1, keepdims=True), 1e-300)
+        return np.asarray(found.blame / total + WIDTH * width)
+
+    def split(self, room: int, enough: float) -> bool:
+        """Halve the worst boxes; False where none can be.
+
+        Args:
+            enough: bounds below that need not be better.
+        """
+        size = max(1, min(BATCH, len(self.top), room // 2))
+        pick = np.argsort(-self.top, kind="stable")[:size]
+        pick = pick[(self.top[pick] > enough) | (np.arange(size) == 0)]
         low, high = self.low[pick], self.high[pick]
         middle = input_splits.middle(low, high)
-        score = np.where((low < middle) & (middle < high), (high - low) / width, -1.0)
+        score = np.where((low < middle) & (middle < high), self.blame[pick], -1.0)
         able = score.max(axis=1) >= 0
         if not able[0]:
             return False
         pick, low, high, axis = pick[able], low[able], high[able], score[able].argmax(axis=1)
         a, b, c, d = input_splits.halves(low, high, axis)
         new = np.concatenate([a, c]), np.concatenate([b, d])
-        fresh = np.concatenate([*self.map(self.measure, *(in_parts(ends, PART) for ends in new))])
+        parts = [
+            *self.map(
+                partial(_measured, self.measure, enough), *(in_parts(ends, PART) for ends in new)
+            )
+        ]
+        fresh = np.concatenate([part.top for part in parts])
+        blame = np.concatenate(
+            [
+                self._shares(part, *ends)
+                for part, *ends in zip(parts, *(in_parts(ends, PART) for ends in new), strict=True)
+            ]
+        )
         self.look(input_splits.middle(*new))
-        self._replace(pick, axis, new, fresh)
+        self.latest = fresh
+        self._replace(pick, axis, new, fresh, blame)
         return True
 
-    def _replace(self, pick: Any, axis: Any, new: tuple[Array, Array], fresh: Array) -> None:
+    def polish(self) -> None:
+        """Bound the worst boxes with care, until the worst one had it or all that were picked."""
+        pick = np.argsort(-self.top, kind="stable")[:BATCH]
+        tops = self.top.copy()
+        for part in in_parts(pick, PART // 8):
+            if tops[part].max() < tops.max():
+                break
+            tops[part] = np.minimum(
+                tops[part], self.measure(self.low[part], self.high[part], 0.0, np.inf).top
+            )
+        self.top = self.latest = tops
+
+    def _replace(
+        self, pick: Any, axis: Any, new: tuple[Array, Array], fresh: Array, blame: Array
+    ) -> None:
         first = len(self.tree)
         for k, (node, split) in enumerate(
             zip(self.node[pick].tolist(), axis.tolist(), strict=True)
@@ -91,6 +154,7 @@ class _Search:
             np.concatenate([self.high[keep], new[1]]),
         )
         self.top = np.concatenate([self.top[keep], fresh])
+        self.blame = np.concatenate([self.blame[keep], blame])
         self.node = np.concatenate([self.node[keep], np.arange(first, len(self.tree))])
         self.boxes += len(fresh)
 
@@ -101,6 +165,10 @@ class _Search:
             out.append(split)
             stack += [right, left] if split >= 0 else []
         return tuple(out)
+
+
+def _measured(measure: Measure, enough: float, low: Array, high: Array) -> Measured:
+    return measure(low, high, enough, enough * HOPE)
 
 
 def price(a: Network, b: Network) -> int:
@@ -124,15 +192,17 @@ def enclose(
     budget: int,
     *,
     eps: float | None = None,
+    tol: float = 0.0,
     seen: float = -1.0,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> GapBound:
     """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is
-    spent.
+    spent, or somebody interrupts.
 
     Args:
         budget: boxes; one of large networks counts as several, see `price`.
+        tol: the upper end may be above the lower one by so much of it.
         seen: a difference known from elsewhere. executor: takes boxes.
 
     >>> a = Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
@@ -142,20 +212,22 @@ def enclose(
     """
     search = _Search(a, b, box.of_dimension(a.widths[0]), executor)
     budget //= price(a, b)
-    while search.boxes + 2 <= budget:
-        top, floor = float(search.top.max()), max(seen, search.seen)
-        if top - floor <= CLOSE * top or (eps is not None and (top * BREATH <= eps or floor > eps)):
-            break
-        if progress is not None:
-            progress(
-                search.boxes,
-                budget,
-                f"difference at most {1.001 * top:.4g}, {max(floor, 0.0):.3g} seen",
-            )
-        if not search.split(budget - search.boxes):
-            break
-    tree = search.preorder()
-    upper = (
-        worst(search.measure, search.box, tree) * BREATH
-    )  # rounding depends on the machine and on the size of batches
-    return GapBound(upper, search.how, tree, tuple(search.at.tolist()), search.boxes)
+    try:
+        while search.boxes + 2 <= budget:
+            top, floor = search.upper, max(seen, search.seen, 0.0)
+            enough = max(floor * (1 + max(tol, CLOSE)), 0.0 if eps is None else eps)
+            if top <= enough or (eps is not None and floor > eps):
+                break
+            if progress is not None:
+                progress(
+                    search.boxes, budget, f"difference at most {1.001 * top:.4g}, {floor:.3g} seen"
+                )
+            if not search.split(budget - search.boxes, enough / BREATH):
+                break
+        search.polish()
+    except KeyboardInterrupt:
+        # A bound holds at every moment: what is found so far is handed over.
+        search.interrupted = True
+    return GapBound(
+        search.upper, search.how, search.preorder(), tuple(search.at.tolist()), search.boxes
+    )

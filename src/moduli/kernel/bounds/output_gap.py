@@ -1,8 +1,10 @@
 """Bounds of |a - b| on a box, for two networks, by a tree of smaller boxes. Part of the kernel.
 
-Three kinds of bounds (`measures`), all from `propagation`: of the two networks apart; of their
-difference unit by unit, if they have one architecture; of both side by side as one network of twice
-the width (`joint`), minus one output from the other.
+Four kinds of bounds (`measures`). From `propagation`: of the two networks apart; of both side by
+side as one network of twice the width (`joint`), minus one output from the other; of their
+difference unit by unit, if they have one architecture. For such networks `zonotopes` are cheaper,
+and where these do not suffice, what they know of all units makes going back through the layers
+cheaper too.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,11 +24,11 @@ from moduli.kernel.exact_numbers import ExactArray
 from moduli.kernel.network import IDENTITY, Layer, Network
 from moduli.kernel.radius.cover_bound import Change
 
-from . import input_splits, propagation
+from . import input_splits, propagation, zonotopes
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Worst = Callable[[Array, Array], Array]
-BATCH = 64  # boxes bounded at a time
+BATCH = 256  # boxes bounded at a time
+ROOM = 4  # blocks of zonotopes are so much larger than those of rows
 FAR = 2.0**1000  # any change is allowed: what it does is bounded, not how large it is
 
 
@@ -71,11 +73,29 @@ def _deepened(net: Network, others: Sequence[Activation]) -> Network:
     return Network(tuple(layers))
 
 
-def measures(a: Network, b: Network) -> dict[str, Worst]:
-    """Upper bounds of |a - b|_inf on boxes [batch, inputs], by how they are found."""
-    found: dict[str, Worst] = {"separate": partial(_separate, a, b)}
+class Measured(NamedTuple):
+    """Upper bounds of |a - b|_inf on boxes ``[batch]``.
+
+    Attributes:
+        blame: how much of each is due to each input ``[batch, inputs]``, where that is known;
+            nothing is proved by it.
+    """
+
+    top: Array
+    blame: Array | None = None
+
+
+# Bounds on boxes, from low and high [batch, inputs]. Those at most the third argument, or above the
+# fourth, may be left as they are.
+Measure = Callable[[Array, Array, float, float], Measured]
+
+
+def measures(a: Network, b: Network) -> dict[str, Measure]:
+    """Upper bounds of |a - b|_inf on boxes, by how they are found."""
+    found: dict[str, Measure] = {"separate": partial(_separate, a, b)}
     if a.widths == b.widths and a.activations == b.activations:
         found["difference"] = partial(_difference, a, b)
+        found["zonotopes"] = partial(_zonotopes, a, b)
     both = joint(a, b)
     if both is not None:
         one = np.eye(a.widths[-1])
@@ -84,20 +104,49 @@ def measures(a: Network, b: Network) -> dict[str, Worst]:
     return found
 
 
-def _separate(a: Network, b: Network, low: Array, high: Array) -> Array:
+def _separate(
+    a: Network, b: Network, low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+) -> Measured:
     (a_lo, a_hi), (b_lo, b_hi) = (
         propagation.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b)
     )
     with np.errstate(all="ignore"):
-        return _size(np.nextafter(a_lo - b_hi, -np.inf), np.nextafter(a_hi - b_lo, np.inf))
+        return Measured(
+            _size(np.nextafter(a_lo - b_hi, -np.inf), np.nextafter(a_hi - b_lo, np.inf))
+        )
 
 
-def _difference(a: Network, b: Network, low: Array, high: Array) -> Array:
-    return _size(*propagation.difference(a.layers, b.layers, low, high, lazy=True)[-1])
+def _difference(
+    a: Network, b: Network, low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+) -> Measured:
+    return Measured(_size(*propagation.difference(a.layers, b.layers, low, high, lazy=True)[-1]))
 
 
-def _outputs(layers: Sequence[Layer], low: Array, high: Array) -> Array:
-    return _size(*propagation.linear(layers, low, high, lazy=True)[-1])
+def _zonotopes(
+    a: Network, b: Network, low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+) -> Measured:
+    parts = []
+    width = max(a.widths) * (a.widths[0] + a.units)
+    for block in propagation.blocks_of(len(low), width // ROOM):
+        left, right = low[block], high[block]
+        found = zonotopes.apart(a.layers, b.layers, left, right)
+        top = _size(*found.difference[-1])
+        hard = (top > enough) & ~(top > far)
+        if hard.any():
+            known = [[(lo[hard], hi[hard]) for lo, hi in bounds] for bounds in found[:3]]
+            again = propagation.difference_within(
+                a.layers, b.layers, left[hard], right[hard], (known[0], known[1], known[2])
+            )
+            top[hard] = np.minimum(top[hard], _size(*again[-1]))
+        parts.append((top, found.blame))
+    tops, blames = zip(*parts, strict=True)
+    return Measured(np.concatenate(tops), np.concatenate(blames))
+
+
+def _outputs(
+    layers: Sequence[Layer], low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+) -> Measured:
+    return Measured(_size(*propagation.linear(layers, low, high, lazy=True)[-1]))
 
 
 def _size(lo: Array, hi: Array) -> Array:
@@ -128,18 +177,20 @@ class GapBound:
         measure = measures(a, b).get(claim.how)
         if measure is None:
             raise CertificateRejected(f"bounds by {claim.how!r} do not apply to {a} and {b}")
-        found = worst(measure, box.of_dimension(a.widths[0]), claim.tree)
+        found = worst(measure, box.of_dimension(a.widths[0]), claim.tree, claim.upper)
         if not found <= claim.upper:
             raise CertificateRejected(
                 f"a difference up to {claim.upper} is claimed, but only {found} is proved"
             )
 
 
-def worst(measure: Worst, box: Box, tree: Sequence[int]) -> float:
-    """The largest bound on the leaves of a tree."""
+def worst(measure: Measure, box: Box, tree: Sequence[int], enough: float = 0.0) -> float:
+    """The largest bound on the leaves of a tree; those at most `enough` may be left as they are."""
     low, high = input_splits.leaves(box, tree)
     blocks = [slice(start, start + BATCH) for start in range(0, len(low), BATCH)]
-    return max(float(measure(low[block], high[block]).max()) for block in blocks)
+    return max(
+        float(measure(low[block], high[block], enough, np.inf).top.max()) for block in blocks
+    )
 
 
 @dataclass(frozen=True)

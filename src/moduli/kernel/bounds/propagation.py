@@ -544,22 +544,63 @@ def _difference(
     a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, relax: bool, lazy: bool
 ) -> Bounds:
     alone = [propagate(net, low, high, linear=relax, lazy=lazy).bounds for net in (a, b)]
-    maps = [_pair(p, q) for p, q in zip(a, b, strict=True)]
-    lines = partial(_lines_of_pairs, a, alone[0])
     known = []
     for (a_lo, a_hi), (b_lo, b_hi) in zip(*alone, strict=True):
-        with np.errstate(over="ignore"):
-            apart = -add_up(-a_lo, b_hi), add_up(a_hi, -b_lo)
-        known.append(
-            (np.concatenate([apart[0], b_lo], axis=1), np.concatenate([apart[1], b_hi], axis=1))
+        known.append((-add_up(-a_lo, b_hi), add_up(a_hi, -b_lo)))
+    return _pairs(a, b, low, high, (alone[0], alone[1], known), relax)
+
+
+def difference_within(
+    a: Sequence[Layer],
+    b: Sequence[Layer],
+    low: Array,
+    high: Array,
+    known: tuple[Bounds, Bounds, Bounds],
+) -> Bounds:
+    """Bounds as by `difference`, from bounds of z_a, z_b and z_a - z_b that hold for other reasons.
+
+    Going back through the layers is left to units of z_a whose sign is open, and to those of z_a -
+    z_b behind which mean slopes are not known, and to the outputs.
+    """
+    found = Propagation(maps(a), partial(_relaxed, a), low, high, lazy=True, known=known[0]).bounds
+    other = [
+        (np.maximum(lo, -add_up(-x, d_hi)), np.minimum(hi, add_up(y, -d_lo)))
+        for (lo, hi), (x, y), (d_lo, d_hi) in zip(known[1], found, known[2], strict=True)
+    ]
+    return _pairs(a, b, low, high, (found, other, known[2]), relax=True, lazy=True)
+
+
+def _pairs(
+    a: Sequence[Layer],
+    b: Sequence[Layer],
+    low: Array,
+    high: Array,
+    known: tuple[Bounds, Bounds, Bounds],
+    relax: bool,
+    lazy: bool = False,
+) -> Bounds:
+    """By the chain of pairs (z_a - z_b, z_b), given bounds of z_a, z_b and z_a - z_b."""
+    both, units = [], []
+    for l, (one, two, apart) in enumerate(zip(*known, strict=True)):
+        mine = np.arange(2 * len(a[l].bias)) < len(a[l].bias)
+        if lazy and l < len(a) - 1:
+            ends = np.minimum(one[0], two[0]), np.maximum(one[1], two[1])
+            least, most = slopes(a[l].activation, *ends)
+            units.append(mine & np.concatenate([least < most] * 2, axis=1))
+        else:
+            units.append(mine)
+        both.append(
+            (np.concatenate([apart[0], two[0]], axis=1), np.concatenate([apart[1], two[1]], axis=1))
         )
-    first = [np.arange(2 * len(layer.bias)) < len(layer.bias) for layer in a]
     zero = np.zeros_like(low)
     found = Propagation(
-        maps, lines, np.concatenate([zero, low], axis=1), np.concatenate([zero, high], axis=1),
-        linear=relax, known=known, units=first,
+        [_pair(p, q) for p, q in zip(a, b, strict=True)], partial(_lines_of_pairs, a, known[0]),
+        np.concatenate([zero, low], axis=1), np.concatenate([zero, high], axis=1),
+        linear=relax, known=both, units=units,
     ).bounds  # fmt: skip
-    return [(lo[:, mine], hi[:, mine]) for (lo, hi), mine in zip(found, first, strict=True)]
+    return [
+        (lo[:, : len(x.bias)], hi[:, : len(x.bias)]) for (lo, hi), x in zip(found, a, strict=True)
+    ]
 
 
 def _lines_of_pairs(a: Sequence[Layer], alone: Bounds, l: int, lo: Array, hi: Array) -> Relaxation:

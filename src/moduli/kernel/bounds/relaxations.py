@@ -147,17 +147,78 @@ def _above(right: Array, left: Array, lo: Array, hi: Array) -> tuple[Array, Arra
     slope = np.where(inside & (right > left), chord, np.where(hi > -lo, right, left))
     slope = np.where(inside, slope, np.where(hi > 0, right, left))
     ends = [(np.where(z > 0, right, left), z) for z in (lo, hi)]
-    tops = [times_up(side, z) for side, z in ends]
-    offsets = []
-    for side, z in ends:
-        gap = np.where(z >= 0, add_up(side, -slope), -add_up(slope, -side))
-        offsets.append(times_up(gap, z))
-    offset, top = np.maximum(*offsets), np.maximum(*tops)
-    return (
-        slope,
-        np.where(inside, np.maximum(offset, 0.0), offset),
-        np.where(inside, np.maximum(top, 0.0), top),
-    )
+    top = np.maximum(*(times_up(side, z) for side, z in ends))
+    return slope, _offset(right, left, slope, lo, hi), np.where(inside, np.maximum(top, 0.0), top)
+
+
+def _offset(right: Array, left: Array, slope: Array, lo: Array, hi: Array) -> Array:
+    """An upper bound of (right if z > 0 else left) z - slope z over [lo, hi]; see `_above`."""
+    left, right = (_tilted(np.where(z > 0, right, left), slope, z) for z in (lo, hi))
+    offset = np.maximum(left, right)
+    return np.where((lo < 0) & (hi > 0), np.maximum(offset, 0.0), offset)
+
+
+def _tilted(steep: Array, slope: Array, z: Array) -> Array:
+    """An upper bound of (steep - slope) z."""
+    gap = np.where(z >= 0, add_up(steep, -slope), -add_up(slope, -steep))
+    return times_up(gap, z)
+
+
+# Between two parallel lines --------------------------------------------------------------------------------------
+
+
+class Band(NamedTuple):
+    """slope z + least <= h <= slope z + most, an entry each."""
+
+    slope: Array
+    least: Array
+    most: Array
+
+
+def band(activation: Activation, lines: Relaxation, lo: Array, hi: Array) -> Band:
+    """Parallel lines around h = s(z) for z in [lo, hi], from `relaxation` there.
+
+    >>> import numpy as np
+    >>> lo, hi = np.array([-1.0]), np.array([3.0])
+    >>> relu = Activation("relu")
+    >>> [part.tolist() for part in band(relu, relaxation(relu, lo, hi), lo, hi)]
+    [[0.75], [0.0], [0.75]]
+    """
+    with np.errstate(all="ignore"):
+        if activation.piecewise_linear:
+            right, left = (np.full(lo.shape, slope) for slope in beside(activation))
+            slope = np.where(right >= left, lines.upper_slope, lines.lower_slope)
+            least, most = (
+                -_offset(-right, -left, -slope, lo, hi),
+                _offset(right, left, slope, lo, hi),
+            )
+        else:
+            slope = 0.5 * lines.lower_slope + 0.5 * lines.upper_slope
+            above = [_tilted(lines.upper_slope, slope, z) for z in (lo, hi)]
+            below = [_tilted(-lines.lower_slope, -slope, z) for z in (lo, hi)]
+            most = add_up(lines.upper_offset, np.maximum(*above))
+            least = -add_up(-lines.lower_offset, np.maximum(*below))
+        return _level(Band(slope, least, most), lines.least, lines.most)
+
+
+def band_of_slopes(shallow: Array, steep: Array, lo: Array, hi: Array) -> Band:
+    """Parallel lines around h = m z for z in [lo, hi] and any m in [shallow, steep]."""
+    with np.errstate(all="ignore"):
+        slope = 0.5 * shallow + 0.5 * steep
+        most = _offset(steep, shallow, slope, lo, hi)
+        least = -_offset(-shallow, -steep, -slope, lo, hi)
+        top = np.maximum(*(np.maximum(times_up(m, lo), times_up(m, hi)) for m in (shallow, steep)))
+        low = np.maximum(
+            *(np.maximum(times_up(-m, lo), times_up(-m, hi)) for m in (shallow, steep))
+        )
+        return _level(Band(slope, least, most), -low, top)
+
+
+def _level(lines: Band, least: Array, most: Array) -> Band:
+    """Level lines at these bounds of h where others are not finite."""
+    fine = np.isfinite(lines.slope) & np.isfinite(lines.least) & np.isfinite(lines.most)
+    slope = np.where(fine, lines.slope, 0.0)
+    return Band(slope, np.where(fine, lines.least, least), np.where(fine, lines.most, most))
 
 
 # tanh and the sigmoid -------------------------------------------------------------------------------------------
