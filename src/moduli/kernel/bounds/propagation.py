@@ -550,6 +550,7 @@ def _difference(
     return _pairs(a, b, low, high, (alone[0], alone[1], known), relax)
 
 
+@np.errstate(all="ignore")
 def difference_within(
     a: Sequence[Layer],
     b: Sequence[Layer],
