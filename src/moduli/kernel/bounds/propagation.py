@@ -540,6 +540,7 @@ def difference(
     return _batched(lambda low, high: _difference(a, b, low, high, relax, lazy), a, low, high)
 
 
+@np.errstate(all="ignore")
 def _difference(
     a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, relax: bool, lazy: bool
 ) -> Bounds:
