@@ -69,6 +69,7 @@ from .equivalence import (
     graphs,
     group,
 )
+from .equivalence.box_gap import Search
 from .formats import load, load_chain
 from .piecewise import (
     cells_sampled,
@@ -714,6 +715,7 @@ def distance(
     b: Any,
     *,
     on: Domain = None,
+    tol: float | None = None,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
@@ -751,7 +753,10 @@ def distance(
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)
         a, b = first, second
-    return compare.distance(*_pair(a, b), on, budget, seed, executor, progress)
+    if tol is not None and not 0 <= tol < math.inf:
+        raise ArgumentError(Asked("tol", tol), ": a finite non-negative number is needed")
+    search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
+    return compare.distance(*_pair(a, b), on, seed, search)
 
 
 class Demands(NamedTuple):

@@ -23,8 +23,7 @@ import pytest
 
 import moduli as mo
 from moduli.compression.box import tolerance
-from moduli.equivalence import compare
-from moduli.equivalence.compare import Bisection
+from moduli.equivalence.box_gap import Reduced, Search, bisected
 from moduli.equivalence.constant_paths import Knot, path
 from moduli.kernel import exact_numbers, fields
 from moduli.kernel import state as states
@@ -463,7 +462,7 @@ class Elsewhere(mo.Box):
         return mo.Box(np.zeros(inputs), np.zeros(inputs))
 
 
-class Blind(Bisection):
+class Blind(Reduced):
     """Bounds that bound nothing."""
 
     def verify(self, a, b, box):
@@ -483,13 +482,8 @@ def answers():
         pieces = mo.equivalent(a, b, on=box, eps=eps)
         yield eps, pieces
         yield eps, mo.equivalent(a, b, eps=eps)
-        apart = compare._bisected(a, b, box, 100, None, -1.0, None, None)[0]
-        yield (
-            eps,
-            replace(
-                pieces, status="proved", witness=None, pieces=False, proof=None, bisection=apart
-            ),
-        )
+        apart = bisected(a, b, box, Search(100)).proof
+        yield eps, replace(pieces, status="proved", witness=None, pieces=False, proof=apart)
 
 
 @pytest.mark.parametrize(("eps", "answer"), list(answers()), ids=str)
@@ -509,7 +503,7 @@ def test_an_answer_about_two_networks_is_checked_for_what_these_hold(eps, answer
     for wrong in (
         replace(answer, eps=Agreeable(0)), replace(answer, a=SimpleNamespace(layers=())),
         replace(answer, status="proved", witness=None, pieces=False, proof=None, on=mo.Box(-9, 9),
-                eps=2**-9, bisection=Blind((), (), GapBound(0.0, "together", (-1,), (), 1))),
+                eps=2**-9, reduced=Blind((), (), None)),
     ):  # fmt: skip
         with pytest.raises(mo.CertificateRejected):
             wrong.check()

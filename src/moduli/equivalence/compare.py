@@ -10,21 +10,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from moduli.common.domains import Domain, Gaussian, Samples
-from moduli.common.exact_values import evaluate, exact_arrays
+from moduli.common.exact_values import evaluate
 from moduli.common.progress import Progress
 from moduli.common.result import Result, counted, plain_float
 from moduli.compression.average import closed_form
-from moduli.compression.box import bisection, reduce_on_box
-from moduli.compression.box.stable_units import bisection_budget
 from moduli.compression.exact import reduce
-from moduli.compression.results import Compression
 from moduli.kernel import fields
-from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import (
@@ -35,16 +31,15 @@ from moduli.kernel.errors import (
     Undecided,
     UnsupportedModel,
 )
-from moduli.kernel.exact_numbers import ExactArray, ceiling, sum_up
-from moduli.kernel.move import Move
+from moduli.kernel.exact_numbers import ExactArray, ceiling
 from moduli.kernel.network import Network, rebuilt
-from moduli.kernel.rules import apply, replay
-from moduli.kernel.slack import Slack, difference
-from moduli.kernel.state import State
+from moduli.kernel.rules import replay
+from moduli.kernel.slack import difference
 
 from . import exact_gap
-from .alignment import align
-from .group import Element, normal_form
+from .box_gap import Reduced, Search, claimed, enclosed
+from .group import normal_form
+from .matching import Matching, matchings
 from .witness_search import (
     Witness,
     allowed,
@@ -69,83 +64,14 @@ EXACT = 200_000  # weights that may be scaled by other factors than powers of tw
 # Equality -------------------------------------------------------------------------------------------------------
 
 
-class Bisection(NamedTuple):
-    """A bound of |a - b| on a box: by bisection for two networks that moves and one rounding make
-    of a and b.
-
-    Attributes:
-        a_moves, b_moves: from a and b to these networks. enclosure: the bound of their difference.
-    """
-
-    a_moves: tuple[Move, ...]
-    b_moves: tuple[Move, ...]
-    enclosure: GapBound
-
-    def verify(self, a: Network, b: Network, box: Box) -> float:
-        """The certified bound; raises `CertificateRejected`."""
-        with fields.made_by_hand("bound of a difference"):
-            a_moves = tuple(Move.from_json(move.plain()) for move in self.a_moves)
-            b_moves = tuple(Move.from_json(move.plain()) for move in self.b_moves)
-            enclosure = Changed.from_json(Changed((), self.enclosure).plain()).enclosure
-        left, right = replay(a, a_moves), replay(b, b_moves)
-        enclosure.verify(left.network(), right.network(), box)
-        return sum_up(enclosure.upper, _rounded(left, box), _rounded(right, box))
-
-
-class Reduced(NamedTuple):
-    """A bound of |a - b| on a box through smaller networks that have the functions of a and b
-    there.
-
-    Attributes:
-        left, right: ever smaller networks, each with a proof that on the box it is the one before,
-            the first that it is a or b.
-        bisection: how far the last two are apart.
-    """
-
-    left: tuple[Compression, ...]
-    right: tuple[Compression, ...]
-    bisection: Bisection
-
-    @property
-    def slack(self) -> float:
-        """What rounding did on the way."""
-        return sum_up(*(small.slack for small in (*self.left, *self.right)))
-
-    def verify(self, a: Network, b: Network, box: Box) -> float:
-        """The certified bound; raises `CertificateRejected`."""
-        left, slacks = Reduced._end(a, self.left, box)
-        right, more = Reduced._end(b, self.right, box)
-        return sum_up(Bisection.verify(self.bisection, left, right, box), *slacks, *more)
-
-    @staticmethod
-    def _end(net: Network, chain: Sequence[Compression], box: Box) -> tuple[Network, list[float]]:
-        """The last network of a chain, and the slack of each proof in it."""
-        slacks = list[float]()
-        for small in chain:
-            claim, net, _ = proved(small.proof, small.network, net)
-            region = claim.region
-            if region is None or (region.low, region.high) != (tuple(box.low), tuple(box.high)):
-                raise CertificateRejected(f"a proof holds on another box than {box}")
-            slacks.append(claim.slack.constant)
-        return net, slacks
-
-
-def _rounded(state: State, box: Box) -> float:
-    """What rounding exact parameters once changes on a box."""
-    small = exact_arrays(state.network())
-    return difference(
-        state.arrays(), small, state.activations, radius=_radius(box, state.net)
-    ).everywhere
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Equivalence(Result):
     """Whether two networks are one function: of their outputs, behind the output map.
 
     Attributes:
         status: proved, refuted or undecided. witness: where they differ. reason: one line.
-        bisection: a proof by bounds on a box. pieces: whether the proof is the exact maximum over
-            all linear pieces.
+        reduced: a proof through smaller networks on a box. pieces: whether the proof is the exact
+            maximum over all linear pieces.
     """
 
     a: Network
@@ -155,7 +81,7 @@ class Equivalence(Result):
     proof: Certificate | None = None
     witness: Witness | None = None
     reason: str = ""
-    bisection: Bisection | Reduced | None = None
+    reduced: Reduced | None = None
     pieces: bool = False
     kind: ClassVar[str] = "equal"
 
@@ -177,20 +103,10 @@ class Equivalence(Result):
         """
         with fields.made_by_hand("network"):
             a, b = rebuilt(self.a), rebuilt(self.b)
-        with fields.made_by_hand("box"):
-            on = (
-                None
-                if self.on is None
-                else Box(np.array(self.on.low, np.float64), np.array(self.on.high, np.float64))
-            )
+        on = _again(self.on)
         eps = fields.real(plain_float(self.eps), "eps", least=0.0)
         if self.proof is not None:
-            claim = proved(self.proof, b, a).certificate
-            left, right = replay(a, claim.large_moves), replay(b, claim.small_moves)
-            found = difference(
-                left.arrays(), right.arrays(), a.activations, radius=_radius(on, a)
-            ).everywhere
-            _require(found, eps, a)
+            _require(certified(self.proof, a, b, on), eps, a)
             return True
         if self.witness is not None:
             x = tuple(self.witness.input)
@@ -201,17 +117,15 @@ class Equivalence(Result):
                     f"the witness {_short(list(map(float, x)))} is not in the box"
                 )
             return separates(evaluate(a, x), evaluate(b, x), a.output_map, eps)
-        if on is not None and (self.bisection is not None or self.pieces):
+        if on is not None and (self.reduced is not None or self.pieces):
             _require(self._proved_on(on.of_dimension(a.widths[0]), a, b), eps, a)
             return True
         return super().check()
 
     def _proved_on(self, box: Box, a: Network, b: Network) -> float | Fraction:
         """What is proved of the difference on the box."""
-        if isinstance(self.bisection, Reduced):
-            return Reduced.verify(self.bisection, a, b, box)
-        if self.bisection is not None:
-            return Bisection.verify(self.bisection, a, b, box)
+        if self.reduced is not None:
+            return Reduced.verify(self.reduced, a, b, box)
         peak = exact_gap.peak(a, b, box, exact_gap.CELLS, shifts=a.output_map == "softmax")
         return math.inf if peak is None else peak.gap
 
@@ -253,6 +167,14 @@ class Equivalence(Result):
         }  # fmt: skip
 
 
+def _again(box: Box | None) -> Box | None:
+    """A box made anew from its ends."""
+    if box is None:
+        return None
+    with fields.made_by_hand("box"):
+        return Box(np.array(box.low, np.float64), np.array(box.high, np.float64))
+
+
 def _short(values: list[float]) -> str:
     return (
         "(" + ", ".join(f"{v:.4g}" for v in values[:6]) + (", ..." if len(values) > 6 else "") + ")"
@@ -262,6 +184,19 @@ def _short(values: list[float]) -> str:
 def before(net: Network) -> str:
     """Where bounds hold, in words: before the output map, if there is one."""
     return "" if net.output_map == "identity" else f" before the output {net.output_map}"
+
+
+def certified(proof: Certificate, a: Network, b: Network, on: Box | None) -> float:
+    """What a certificate proves of the difference on the box, or on all inputs."""
+    if proof.region is not None and on is not None:
+        return claimed(proof, a, b, on.of_dimension(a.widths[0]))
+    claim = proved(proof, b, a).certificate
+    if claim.region is not None or claim.near is not None:
+        raise CertificateRejected("a proof holds on a box, and all inputs are asked for")
+    left, right = replay(a, claim.large_moves), replay(b, claim.small_moves)
+    return difference(
+        left.arrays(), right.arrays(), left.activations, radius=_radius(on, a)
+    ).everywhere
 
 
 def _require(found: float | Fraction, eps: float, net: Network) -> None:
@@ -315,8 +250,7 @@ def equivalent(
         if within <= most:
             far = f"units matched; certified difference at most {within:.3g}{before(a)}"
             why = far if within else "equal normal forms"
-            proof = Certificate(a.digest, b.digest, m.left_moves, m.right_moves, slack)
-            return Equivalence("proved", a, b, eps, on, proof, None, why)
+            return Equivalence("proved", a, b, eps, on, m.certificate(a, b), None, why)
         why = "normal forms differ"
         if eps and math.isfinite(within):
             why = f"units match only up to a certified difference of {within:.3g}{before(a)}"
@@ -332,8 +266,9 @@ def equivalent(
         witness = find_witness(a, b, on, eps, x)
     if witness is None and isinstance(on, Box):
         decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, executor, progress)
-        if decided is not None:
+        if decided is not None and decided.status != "undecided":
             return decided
+        why = why if decided is None else decided.reason
     if witness is not None:
         return Equivalence(
             "refuted", a, b, eps, on, None, witness, "an input was found where exact values differ"
@@ -372,77 +307,26 @@ def _on_box(
         return (
             None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
         )
-    found, upper, enclosure = _narrowed(a, b, box, budget, most, -1.0, executor, progress)
-    if upper <= most:
-        why = f"certified difference at most {upper:.3g}{before(a)}" if upper else "no difference"
-        why += f", by bounds on {counted(enclosure.boxes, 'box', 'boxes')}"
-        if isinstance(found, Reduced):
-            why += f", of the {found.left[-1].network.units} and {found.right[-1].network.units} units that the box leaves"
-        return Equivalence("proved", a, b, eps, box, None, None, why, found)
-    witness = separated_at(a, b, tuple(map(Fraction, enclosure.at)), eps)
-    why = "an input was found where exact values differ"
-    return None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
-
-
-def _narrowed(
-    a: Network,
-    b: Network,
-    box: Box,
-    budget: int,
-    eps: float | None,
-    seen: float,
-    executor: Executor | None,
-    progress: Progress | None,
-) -> tuple[Bisection | Reduced, float, GapBound]:
-    """A bound by bisection; of what both networks become on the box, where units cannot be matched
-    as they are.
-    """
-    if any(matchings(a, b)) or a.widths[1:-1] == b.widths[1:-1]:
-        found, upper = _bisected(a, b, box, budget, eps, seen, executor, progress)
-        return found, upper, found.enclosure
-    chains = [[reduce_on_box.compress(net, box, budget, 0, executor, progress)] for net in (a, b)]
-    for _ in range(AGAIN):
-        p, q = (chain[-1].network for chain in chains)
-        if p.widths == q.widths:
-            break
-        larger = chains[p.units < q.units]
-        larger.append(
-            reduce_on_box.compress(larger[-1].network, box, budget, 0, executor, progress)
+    found = enclosed(a, b, box, Search(budget, most, executor=executor, progress=progress))
+    if found.upper <= most:
+        why = (
+            f"certified difference at most {found.upper:.3g}{before(a)}"
+            if found.upper
+            else "no difference"
         )
-    extra = sum_up(*(small.slack for chain in chains for small in chain))
-    goal = None if eps is None else max(0.0, eps - extra)
-    found, upper = _bisected(
-        chains[0][-1].network, chains[1][-1].network, box, budget, goal, seen, executor, progress
-    )
-    return Reduced(tuple(chains[0]), tuple(chains[1]), found), sum_up(upper, extra), found.enclosure
-
-
-def _bisected(
-    a: Network,
-    b: Network,
-    box: Box,
-    budget: int,
-    eps: float | None,
-    seen: float,
-    executor: Executor | None,
-    progress: Progress | None,
-) -> tuple[Bisection, float]:
-    """Bounds by bisection for the networks as they are, or for their matched forms, whichever start
-    lower.
-    """
-    plain: tuple[tuple[Move, ...], tuple[Move, ...]] = ((), ())
-    pairs = [(a, b, 0.0, plain)]
-    for m in matchings(a, b, progress):
-        extra = sum_up(_rounded(m.left, box), _rounded(m.right, box))
-        pairs.append((m.left.network(), m.right.network(), extra, (m.left_moves, m.right_moves)))
-    start = [bisection.enclose(p, q, box, 1).upper + extra for p, q, extra, _ in pairs]
-    p, q, extra, moves = pairs[min(range(len(pairs)), key=start.__getitem__)]
-    goal = None if eps is None else max(0.0, eps - extra)
-    budget = max(1, bisection_budget(len(box.low), budget))
-    found = bisection.enclose(
-        p, q, box, budget, eps=goal, seen=seen, executor=executor, progress=progress
-    )
-    return Bisection(*moves, found), sum_up(found.upper, extra)
+        why += f", by bounds on {counted(found.bound.boxes, 'box', 'boxes')}"
+        if isinstance(found.proof, Certificate):
+            return Equivalence("proved", a, b, eps, box, found.proof, None, why)
+        units = (chain[-1].network.units for chain in found.proof[:2])
+        why += ", of the {} and {} units that the box leaves".format(*units)
+        return Equivalence("proved", a, b, eps, box, None, None, why, found.proof)
+    witness = separated_at(a, b, tuple(map(Fraction, found.bound.at)), eps)
+    if witness is not None:
+        why = "an input was found where exact values differ"
+        return Equivalence("refuted", a, b, eps, box, None, witness, why)
+    why = f"certified difference at most {found.upper:.3g}{before(a)}"
+    why += ", when the search was interrupted" if found.interrupted else ""
+    return Equivalence("undecided", a, b, eps, box, None, None, why)
 
 
 def _radius(on: Domain, net: Network) -> Array | None:
@@ -461,67 +345,6 @@ def _inside(x: Sequence[Fraction], on: Box | None) -> bool:
         low <= q <= high
         for q, low, high in zip(x, box.low.tolist(), box.high.tolist(), strict=True)
     )
-
-
-class Matching(NamedTuple):
-    """Two networks brought to one architecture by moves, unit beside unit."""
-
-    left: State
-    right: State
-    left_moves: tuple[Move, ...]
-    right_moves: tuple[Move, ...]
-
-    def slack(self, radius: Array | None = None) -> Slack:
-        """A certified bound of the difference."""
-        return difference(
-            self.left.arrays(), self.right.arrays(), self.left.activations, radius=radius
-        )
-
-    def tangent(self, x: Array) -> Array:
-        """The difference at each input to first order: it keeps its digits where subtracting
-        outputs keeps none.
-        """
-        a, b = self.left.arrays(), self.right.arrays()
-        h, t = x, np.zeros_like(x)
-        with np.errstate(all="ignore"):
-            for k, ((w, c), (v, d)) in enumerate(zip(a, b, strict=True)):
-                z = h @ w.hi.T + c.hi
-                t = t @ w.hi.T + h @ (v.hi - w.hi).T + (d.hi - c.hi)
-                if k < len(self.left.activations):
-                    act = self.left.activations[k]
-                    h, t = act(z), act.derivative(z) * t
-        return np.asarray(t)
-
-
-def matchings(a: Network, b: Network, progress: Progress | None = None) -> Iterator[Matching]:
-    """Normal forms, where they have one architecture; then, where these differ, the same with units
-    aligned.
-    """
-    left, left_moves = normal_form(a, progress)
-    right, right_moves = normal_form(b, progress)
-    if left.widths != right.widths or left.activations != right.activations:
-        return
-    yield Matching(left, right, left_moves, right_moves)
-    try:
-        element = align(left.network(), right.network()).element
-    except UnsupportedModel:
-        return
-    moves = _binary(element, left).moves(left.alive[1:-1])
-    for move in moves:
-        apply(left, move)
-    yield Matching(left, right, (*left_moves, *moves), right_moves)
-
-
-def _binary(element: Element, state: State) -> Element:
-    """Factors near powers of two become such; all do where exact numbers would be too many."""
-    widths, factors = state.widths, []
-    for l, factor in enumerate(element.factor, 1):
-        near = np.copysign(np.exp2(np.round(np.log2(np.abs(factor)))), factor)
-        many = widths[l] * (widths[l - 1] + widths[l + 1]) > EXACT
-        if not many:
-            near = np.where(np.abs(factor / near - 1) < 1e-6, near, factor)
-        factors.append(near)
-    return Element(element.order, tuple(factors))
 
 
 # Distance -------------------------------------------------------------------------------------------------------
@@ -546,7 +369,57 @@ class Distance(Result):
     extra: dict[str, Any] = field(default_factory=dict)
     output_map: str = "identity"
     behind: tuple[float, float] | None = None
+    a: Network | None = None
+    b: Network | None = None
+    box: Box | None = None
+    proof: Certificate | Reduced | None = None
+    interrupted: bool = False
     kind: ClassVar[str] = "distance"
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return self.proof if isinstance(self.proof, Certificate) else None
+
+    def check(self) -> bool:
+        """Prove both ends of the sup norm again: the upper one by its proof, the lower one by exact
+        values at `argmax`.
+
+        Raises:
+            CertificateRejected: naming what fails. Undecided: an end rests on no proof.
+        """
+        if self.a is None or self.b is None or self.status == "estimated":
+            return super().check()
+        with fields.made_by_hand("network"):
+            a, b = rebuilt(self.a), rebuilt(self.b)
+        box = _again(self.box)
+        lower, upper = (
+            fields.real(plain_float(end), "an end", least=0.0) for end in (self.lower, self.upper)
+        )
+        if "exact" in self.extra and box is not None:
+            peak = exact_gap.peak(a, b, box.of_dimension(a.widths[0]), exact_gap.CELLS)
+            found: float | Fraction = math.inf if peak is None else peak.gap
+        elif isinstance(self.proof, Reduced) and box is not None:
+            found = Reduced.verify(self.proof, a, b, box.of_dimension(a.widths[0]))
+        elif isinstance(self.proof, Certificate):
+            found = certified(self.proof, a, b, box)
+        else:
+            return super().check()
+        if found > upper:
+            raise CertificateRejected(
+                f"a distance of at most {upper} is claimed, but only {float(found):.6g} is proved"
+            )
+        at = (
+            ()
+            if self.argmax is None
+            else tuple(Fraction(fields.real(x, "argmax")) for x in self.argmax)
+        )
+        if lower > 0 and (
+            len(at) != a.widths[0] or not _inside(at, box) or exact_gap.gap(a, b, at) < lower
+        ):
+            raise CertificateRejected(
+                f"a distance of at least {lower} is claimed, and argmax does not show it"
+            )
+        return True
 
     @property
     def _narrow(self) -> bool:
@@ -581,34 +454,33 @@ class Distance(Result):
                         f"{self.behind[0]:.6g} <= . <= {self.behind[1]:.6g}",
                     ),
                 )
-        return rows + ([("largest found at", _short(list(self.argmax)))] if self.argmax else [])
+        rows += [("largest found at", _short(list(self.argmax)))] if self.argmax else []
+        return rows + ([("stopped", "when interrupted")] if self.interrupted else [])
 
     def data(self) -> dict[str, Any]:
         behind = None if self.behind is None else {"lower": self.behind[0], "upper": self.behind[1]}
         return {
             "lower": self.lower, "upper": self.upper, "argmax": self.argmax, "on": self.on,
-            "output_map": self.output_map, "behind": behind, **self.extra,
+            "output_map": self.output_map, "behind": behind, "interrupted": self.interrupted,
+            **self.extra,
         }  # fmt: skip
 
 
 def distance(
-    a: Network,
-    b: Network,
-    on: Domain,
-    budget: int,
-    seed: int | np.random.Generator,
-    executor: Executor | None,
-    progress: Progress | None,
+    a: Network, b: Network, on: Domain, seed: int | np.random.Generator, search: Search
 ) -> Distance:
     """See `api.distance`."""
     _require_one_map(a, b)
     bare = replace(a, output_map="identity"), replace(b, output_map="identity")
     if isinstance(on, (Gaussian, Samples)):
-        return replace(_mean_square(*bare, on, seed, progress), output_map=a.output_map)
-    found = _supremum(*bare, on, budget, seed, executor, progress)
+        return replace(_mean_square(*bare, on, seed, search.progress), output_map=a.output_map)
+    found = _supremum(*bare, on, seed, search)
     if a.output_map == "identity":
         return replace(found, behind=(found.lower, found.upper))
-    return replace(found, output_map=a.output_map, behind=_behind(a, b, on, budget, seed, found))
+    if isinstance(found.proof, Certificate):  # it speaks of what stands before the output map
+        found = replace(found, proof=replace(found.proof, large=a.digest, small=b.digest))
+    behind = _behind(a, b, on, search.budget, seed, found)
+    return replace(found, a=a, b=b, output_map=a.output_map, behind=behind)
 
 
 def _behind(
@@ -638,58 +510,49 @@ def _behind(
     return max(0.0, 0.0 - ceiling(-gap)), min(upper, span(a.output_map))
 
 
-def _supremum(
-    a: Network,
-    b: Network,
-    on: Box | None,
-    budget: int,
-    seed: int | np.random.Generator,
-    executor: Executor | None,
-    progress: Progress | None,
-) -> Distance:
+def _supremum(a: Network, b: Network, on: Box | None, seed: Any, search: Search) -> Distance:
     """Of networks without an output map."""
-    upper = _upper(a, b, _radius(on, a), progress)
-    where = "sup over the box" if isinstance(on, Box) else "sup over all inputs"
-    if upper == 0:
-        return Distance("proved", 0.0, 0.0, None, where)
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
-    peak = None if box is None else exact_gap.peak(a, b, box, budget, progress)
+    where = "sup over all inputs" if box is None else "sup over the box"
+    upper, proof = _upper(a, b, box, search.progress)
+    found = Distance("bounded", 0.0, upper, None, where, a=a, b=b, box=box, proof=proof)
+    if upper == 0:
+        return replace(found, status="proved")
+    peak = None if box is None else exact_gap.peak(a, b, box, search.budget, search.progress)
     if peak is not None:
-        at = tuple(map(float, peak.at))
-        return Distance(
-            "proved",
-            0.0 - ceiling(-peak.gap),
-            ceiling(peak.gap),
-            at,
-            where,
-            {"exact": str(peak.gap)},
-        )
-    witness = find_witness(a, b, on, 0.0, candidates(a, b, on, budget, np.random.default_rng(seed)))
+        at, extra = tuple(map(float, peak.at)), {"exact": str(peak.gap)}
+        lower, upper = 0.0 - ceiling(-peak.gap), ceiling(peak.gap)
+        return Distance("proved", lower, upper, at, where, extra, a=a, b=b, box=box)
+    x = candidates(a, b, on, search.budget, np.random.default_rng(seed))
+    witnesses = [find_witness(a, b, on, 0.0, x)]
     if box is not None:
-        seen = -1.0 if witness is None else 0.0 - ceiling(-witness.gap)
-        _, bound, enclosure = _narrowed(a, b, box, budget, None, seen, executor, progress)
-        other = separated_at(a, b, tuple(map(Fraction, enclosure.at)), 0.0)
-        witness = max(
-            (w for w in (witness, other) if w is not None), key=lambda w: w.gap, default=None
-        )
-        upper = min(upper, bound)
-    if witness is None:
-        status = "proved" if upper == 0 else "bounded"
-        return Distance(status, 0.0, upper, None, where)
-    at, lower = tuple(map(float, witness.input)), 0.0 - ceiling(-witness.gap)
-    status = "proved" if lower == upper else "bounded"
-    return Distance(status, lower, upper, at, where)
+        seen = -1.0 if witnesses[0] is None else 0.0 - ceiling(-witnesses[0].gap)
+        narrow = enclosed(a, b, box, search._replace(seen=seen))
+        witnesses.append(separated_at(a, b, tuple(map(Fraction, narrow.bound.at)), 0.0))
+        if narrow.upper < upper:
+            found = replace(found, upper=narrow.upper, proof=narrow.proof)
+        found = replace(found, interrupted=narrow.interrupted)
+    witness = max((w for w in witnesses if w is not None), key=lambda w: w.gap, default=None)
+    if witness is not None:
+        at, lower = tuple(map(float, witness.input)), 0.0 - ceiling(-witness.gap)
+        found = replace(found, lower=lower, argmax=at)
+    return replace(found, status="proved" if found.lower == found.upper else "bounded")
 
 
-def _upper(a: Network, b: Network, radius: Array | None, progress: Progress | None) -> float:
-    """Certified: matched units, or else the size of both functions."""
-    best = math.inf
+def _upper(
+    a: Network, b: Network, box: Box | None, progress: Progress | None
+) -> tuple[float, Certificate | None]:
+    """Certified: matched units, or else the size of both functions, which has no certificate."""
+    radius = _radius(box, a)
+    best, proof = math.inf, None
     for m in matchings(a, b, progress):
-        best = min(best, m.slack(radius).everywhere)
+        found = m.slack(radius).everywhere
+        if found < best:
+            best, proof = found, m.certificate(a, b)
         if best == 0:
-            return 0.0
-    size = _size(a, radius) + _size(b, radius)
-    return min(best, math.nextafter(size, math.inf))
+            return best, proof
+    size = math.nextafter(_size(a, radius) + _size(b, radius), math.inf)
+    return (size, None) if size < best else (best, proof)
 
 
 def _size(net: Network, radius: Array | None) -> float:
@@ -737,7 +600,7 @@ def _mean_square(
 
 def _closed_form(a: Network, b: Network, on: Gaussian, progress: Progress | None) -> Distance:
     name = "root mean square under the Gaussian, in closed form"
-    if _upper(a, b, None, progress) == 0:
+    if _upper(a, b, None, progress)[0] == 0:
         return Distance("proved", 0.0, 0.0, None, name)
     ends = closed_form.distance(a, b, on)
     if ends.width > 1e-6:

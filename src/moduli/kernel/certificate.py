@@ -19,7 +19,8 @@ and `minimal` of functions on the box; signs of units of `large`, proved on the 
 further moves (see `substitution`). Weights that play no part there are zero before the first move
 (see `sign_splits`). With `output_gap.Changed` beside it the moves start at other parameters, proved
 to change the outputs on the box by little, which counts into the constant; signs are then those of
-units of that network, and nothing is minimal.
+units of that network, and nothing is minimal. With an `output_gap.GapBound` what is left after all
+moves, rounded once, is compared by bounds on the parts of the box, whatever its widths.
 
 The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel
 checks its precondition in exact arithmetic (`exact_numbers.ExactArray`; a stored float is a
@@ -49,9 +50,9 @@ import numpy as np
 
 from . import arithmetic, fields
 from .bounds.box_claim import Region
-from .bounds.output_gap import Changed
+from .bounds.output_gap import Changed, GapBound
 from .errors import CertificateRejected
-from .exact_numbers import sum_up
+from .exact_numbers import ExactArray, sum_up
 from .minimality import reducible
 from .move import Move
 from .network import Network, rebuilt
@@ -64,6 +65,7 @@ from .state import State
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 SCHEMA = "moduli.certificate/1"
+PARTS: dict[str, Any] = {"near": Near, "region": Region, "changed": Changed, "apart": GapBound}
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Certificate:
     near: Near | None = None
     region: Region | None = None
     changed: Changed | None = None
+    apart: GapBound | None = None
 
     def __repr__(self) -> str:
         moves = len(self.large_moves) + len(self.small_moves)
@@ -111,19 +114,31 @@ class Certificate:
         ):
             raise CertificateRejected(f"inputs, outputs or output map differ: {small} and {large}")
         start = self._start(large)
-        left = replay(start, self.large_moves, self.near, self.region)
+        # Beside a bound by parts of the box all moves hold for all inputs.
+        region = self.region if self.apart is None else None
+        left = replay(start, self.large_moves, self.near, region)
         right = replay(small, self.small_moves)
-        if left.widths != right.widths or left.activations != right.activations:
-            raise CertificateRejected(
-                f"after all moves the widths are {left.widths} and {right.widths}; they must agree"
-            )
-        found = slack_of(left, right.arrays(), self.region, self.changed)
+        found = self._found(left, right)
         if not (found.constant <= self.slack.constant and found.growth <= self.slack.growth):
             raise CertificateRejected(f"slack {self.slack} is claimed, but only {found} is proved")
         if self.near is not None and self.near.bound is not None:
             self.near.bound.verify(ball(large, self.near.radius))
         if self.minimal and (why := self.not_minimal(left, small)):
             raise CertificateRejected(f"minimality is claimed, but {why}")
+
+    def _found(self, left: State, right: State) -> Slack:
+        """The difference of what both sides are after all moves, as far as it is proved."""
+        if self.apart is not None:
+            if self.region is None or self.near is not None or self.changed is not None:
+                raise CertificateRejected(
+                    "a difference by parts of a box is claimed without a box, or of changed parameters"
+                )
+            return Slack(on_parts(left, right, self.region, self.apart), 0.0)
+        if left.widths != right.widths or left.activations != right.activations:
+            raise CertificateRejected(
+                f"after all moves the widths are {left.widths} and {right.widths}; they must agree"
+            )
+        return slack_of(left, right.arrays(), self.region, self.changed)
 
     def _start(self, large: Network) -> Network:
         """The network at which the moves start, after the check of what is claimed on a box."""
@@ -144,7 +159,7 @@ class Certificate:
         return without
 
     def not_minimal(self, left: State, small: Network) -> str | None:
-        if self.changed is not None:
+        if self.changed is not None or self.apart is not None:
             return "parameters are changed"
         if small.units != sum(left.widths[1:-1]):
             return f"the small network has {small.units} units, and moves leave {sum(left.widths[1:-1])}"
@@ -165,7 +180,8 @@ class Certificate:
             "minimal": self.minimal, "large_moves": [m.plain() for m in self.large_moves],
             "small_moves": [m.plain() for m in self.small_moves],
         }  # fmt: skip
-        for name, part in (("near", self.near), ("region", self.region), ("changed", self.changed)):
+        for name in PARTS:
+            part = getattr(self, name)
             if part is not None:
                 out[name] = part.plain()
         return out
@@ -182,9 +198,7 @@ class Certificate:
     @staticmethod
     def _of(data: Any) -> Certificate:
         names = ("schema", "large", "small", "slack", "minimal", "large_moves", "small_moves")
-        read = fields.record(
-            data, names, f"a certificate of schema {SCHEMA}", maybe=("near", "region", "changed")
-        )
+        read = fields.record(data, names, f"a certificate of schema {SCHEMA}", maybe=tuple(PARTS))
         if fields.text(read["schema"], "schema") != SCHEMA:
             raise CertificateRejected(
                 f"not a certificate of schema {SCHEMA} but of {read['schema']}"
@@ -200,9 +214,7 @@ class Certificate:
         return Certificate(
             fields.text(read["large"], "large"), fields.text(read["small"], "small"), large_moves,
             small_moves, Slack(constant, growth), fields.flag(read["minimal"], "minimal"),
-            Near.from_json(read["near"]) if "near" in read else None,
-            Region.from_json(read["region"]) if "region" in read else None,
-            Changed.from_json(read["changed"]) if "changed" in read else None,
+            **{name: part.from_json(read[name]) for name, part in PARTS.items() if name in read},
         )  # fmt: skip
 
 
@@ -256,3 +268,17 @@ def slack_of(left: State, right: Layers, region: Region | None, changed: Changed
     if changed is None:
         return found
     return replace(found, constant=sum_up(found.constant, changed.enclosure.upper))
+
+
+def on_parts(left: State, right: State, region: Region, apart: GapBound) -> float:
+    """The difference on a box, by bounds on its parts, of two networks that are rounded once."""
+    a, b = left.network(), right.network()
+    apart.verify(a, b, region.box)
+    return sum_up(apart.upper, rounded(left, region.radius), rounded(right, region.radius))
+
+
+def rounded(state: State, radius: Array) -> float:
+    """What rounding exact parameters once changes for inputs of these sizes."""
+    net = state.network()
+    once = [(ExactArray(layer.weight), ExactArray(layer.bias)) for layer in net.layers]
+    return difference(state.arrays(), once, state.activations, radius=radius).everywhere

@@ -503,9 +503,9 @@ def test_rounded_networks_are_close_on_their_box(local):
     assert 0 < found.lower <= found.upper < 1e-5
     with pytest.raises(mo.CertificateRejected, match="another box"):
         replace(close, on=mo.Box(local.box.low - 1, local.box.high)).check()
-    reduced = close.bisection
+    reduced = close.reduced
     with pytest.raises(mo.CertificateRejected):
-        replace(close, bisection=reduced._replace(left=reduced.right)).check()
+        replace(close, reduced=reduced._replace(left=reduced.right)).check()
     with pytest.raises(mo.CertificateRejected, match="is claimed"):
         replace(close, eps=1e-12).check()
 

@@ -49,13 +49,14 @@ def in_parts(rows: Any, size: int) -> list[Any]:
     return [rows[k : k + size] for k in range(0, len(rows), size)]
 
 
-class _Search:
+class GapSearch:
     """Boxes with their bounds; the worst are halved first, each across the input that is most to
     blame for its bound, or else across its relatively widest side.
     """
 
-    def __init__(self, a: Network, b: Network, box: Box, executor: Executor | None) -> None:
-        self.a, self.b, self.box, self.map = a, b, box, map if executor is None else executor.map
+    def __init__(self, a: Network, b: Network, box: Box, executor: Executor | None = None) -> None:
+        self.a, self.b, self.box = a, b, box.of_dimension(a.widths[0])
+        self.map, box = map if executor is None else executor.map, self.box
         found = {
             name: (f(box.low[None], box.high[None], 0.0, np.inf), f)
             for name, f in measures(a, b).items()
@@ -67,7 +68,7 @@ class _Search:
         self.low, self.high, self.top = box.low[None], box.high[None], first.top
         self.blame = self._shares(first, self.low, self.high)
         self.node, self.tree, self.boxes = np.zeros(1, dtype=np.intp), [(-1, -1, -1)], 1
-        self.latest, self.interrupted = first.top, False
+        self.latest = first.top
         self.seen, self.at = -1.0, box.low
         self.look(input_splits.middle(box.low, box.high)[None])
 
@@ -125,6 +126,34 @@ class _Search:
         self.latest = fresh
         self._replace(pick, axis, new, fresh, blame)
         return True
+
+    def run(
+        self,
+        budget: int,
+        *,
+        eps: float | None = None,
+        tol: float = 0.0,
+        seen: float = -1.0,
+        progress: Progress | None = None,
+    ) -> None:
+        """See `enclose`; what is found holds also where this is interrupted."""
+        budget //= price(self.a, self.b)
+        while self.boxes + 2 <= budget:
+            top, floor = self.upper, max(seen, self.seen, 0.0)
+            enough = max(floor * (1 + max(tol, CLOSE)), 0.0 if eps is None else eps)
+            if top <= enough or (eps is not None and floor > eps):
+                return
+            if progress is not None:
+                progress(
+                    self.boxes, budget, f"difference at most {1.001 * top:.4g}, {floor:.3g} seen"
+                )
+            if not self.split(budget - self.boxes, enough / BREATH):
+                break
+        self.polish()
+
+    def bound(self) -> GapBound:
+        """What is known of all boxes so far."""
+        return GapBound(self.upper, self.how, self.preorder(), tuple(self.at.tolist()), self.boxes)
 
     def polish(self) -> None:
         """Bound the worst boxes with care, until the worst one had it or all that were picked."""
@@ -198,7 +227,7 @@ def enclose(
     progress: Progress | None = None,
 ) -> GapBound:
     """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is
-    spent, or somebody interrupts.
+    spent.
 
     Args:
         budget: boxes; one of large networks counts as several, see `price`.
@@ -210,24 +239,6 @@ def enclose(
     >>> enclose(a, b, Box([-1.0], [1.0]), 100).upper < 0.51
     True
     """
-    search = _Search(a, b, box.of_dimension(a.widths[0]), executor)
-    budget //= price(a, b)
-    try:
-        while search.boxes + 2 <= budget:
-            top, floor = search.upper, max(seen, search.seen, 0.0)
-            enough = max(floor * (1 + max(tol, CLOSE)), 0.0 if eps is None else eps)
-            if top <= enough or (eps is not None and floor > eps):
-                break
-            if progress is not None:
-                progress(
-                    search.boxes, budget, f"difference at most {1.001 * top:.4g}, {floor:.3g} seen"
-                )
-            if not search.split(budget - search.boxes, enough / BREATH):
-                break
-        search.polish()
-    except KeyboardInterrupt:
-        # A bound holds at every moment: what is found so far is handed over.
-        search.interrupted = True
-    return GapBound(
-        search.upper, search.how, search.preorder(), tuple(search.at.tolist()), search.boxes
-    )
+    search = GapSearch(a, b, box, executor)
+    search.run(budget, eps=eps, tol=tol, seen=seen, progress=progress)
+    return search.bound()

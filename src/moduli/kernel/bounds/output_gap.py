@@ -173,7 +173,7 @@ class GapBound:
     def verify(self, a: Network, b: Network, box: Box) -> None:
         """Bound all leaves of the tree anew; raises `CertificateRejected`."""
         with fields.made_by_hand("bound of a difference"):
-            claim = Changed.from_json(Changed((), self).plain()).enclosure
+            claim = GapBound.from_json(self.plain())
         measure = measures(a, b).get(claim.how)
         if measure is None:
             raise CertificateRejected(f"bounds by {claim.how!r} do not apply to {a} and {b}")
@@ -182,6 +182,20 @@ class GapBound:
             raise CertificateRejected(
                 f"a difference up to {claim.upper} is claimed, but only {found} is proved"
             )
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, for `from_json` to read again."""
+        return {"upper": self.upper, "how": self.how, "tree": self.tree}
+
+    @staticmethod
+    def from_json(data: Any) -> GapBound:
+        """Strict: unknown or missing fields and other types are refused."""
+        read = fields.record(data, ("upper", "how", "tree"), "a bound of a difference")
+        return GapBound(
+            fields.real(read["upper"], "upper of the difference", least=0.0),
+            fields.text(read["how"], "how of the difference"),
+            input_splits.read_tree(read["tree"], "difference"), (), 0,
+        )  # fmt: skip
 
 
 def worst(measure: Measure, box: Box, tree: Sequence[int], enough: float = 0.0) -> float:
@@ -237,13 +251,7 @@ class Changed:
 
     def plain(self) -> dict[str, Any]:
         """Its fields, for `from_json` to read again."""
-        found = self.enclosure
-        return {
-            "changes": [c.plain() for c in self.changes],
-            "upper": found.upper,
-            "how": found.how,
-            "tree": found.tree,
-        }
+        return {"changes": [c.plain() for c in self.changes], **self.enclosure.plain()}
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = fields.jsonable(self.plain())
@@ -253,10 +261,5 @@ class Changed:
     def from_json(data: Any) -> Changed:
         """Strict: unknown or missing fields and other types are refused."""
         read = fields.record(data, ("changes", "upper", "how", "tree"), "changes on a box")
-        upper = fields.real(read["upper"], "upper of the changes", least=0.0)
-        how, tree = (
-            fields.text(read["how"], "how of the changes"),
-            input_splits.read_tree(read["tree"], "changes"),
-        )
-        changes = map(Change.from_json, fields.items(read["changes"], "changes"))
-        return Changed(tuple(changes), GapBound(upper, how, tree, (), 0))
+        changes = map(Change.from_json, fields.items(read.pop("changes"), "changes"))
+        return Changed(tuple(changes), GapBound.from_json(read))

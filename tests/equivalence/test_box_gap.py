@@ -1,0 +1,224 @@
+"""Distances on boxes: brackets with certificates, as near as asked for, and what is left when somebody stops
+the search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import moduli as mo
+from moduli.compression.box.bisection import GapSearch
+from moduli.kernel.bounds.output_gap import GapBound
+from moduli.kernel.slack import Slack
+
+BOX = mo.Box(-1, 1)
+
+
+def network(*widths: int, activation: str = "relu", seed: int = 0) -> mo.Network:
+    rng = np.random.default_rng(seed)
+    arrays = [
+        part
+        for n, m in pairwise(widths)
+        for part in (rng.normal(size=(m, n)) / n**0.5, rng.normal(size=m) / 4)
+    ]
+    return mo.Network.mlp(*arrays, activation=activation)
+
+
+def noisy(net: mo.Network, by: float = 1e-3) -> mo.Network:
+    return net.with_flat(
+        net.flat() * (1 + by * np.random.default_rng(1).normal(size=net.parameters))
+    )
+
+
+NET = network(4, 12, 12, 2)
+NEAR = noisy(NET)
+
+
+@pytest.fixture(scope="module")
+def found() -> mo.Distance:
+    return mo.distance(NET, NEAR, on=BOX, tol=1.0)
+
+
+def test_a_distance_is_as_near_as_asked_for(found):
+    assert found.lower > 0
+    assert found.upper <= 2 * found.lower
+    tight = mo.distance(NET, NEAR, on=BOX, tol=0.5)
+    assert tight.upper <= 1.5 * tight.lower
+    assert found.certificate.apart.boxes < tight.certificate.apart.boxes
+    assert found.check()
+
+
+def test_the_file_says_how_far_two_networks_are_apart(found, tmp_path):
+    path = found.save(tmp_path / "far.cert.json")
+    verdict = mo.check(path, NEAR, NET, max_slack=found.upper, on=BOX)
+    assert verdict.bound == found.upper
+    with pytest.raises(mo.CertificateRejected, match="is demanded, but"):
+        mo.check(path, NEAR, NET, max_slack=found.upper / 2)
+    with pytest.raises(
+        mo.CertificateRejected, match="is demanded, but the certificate holds on the box"
+    ):
+        mo.check(path, NEAR, NET, on="all")
+    with pytest.raises(mo.CertificateRejected, match="digest"):
+        mo.check(path, noisy(NET, 2e-3), NET)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            lambda cert: replace(cert, slack=Slack(cert.slack.constant / 2, 0.0)),
+            "is claimed, but only",
+        ),
+        (lambda cert: replace(cert, apart=replace(cert.apart, upper=0.0)), "is claimed, but only"),
+        (lambda cert: replace(cert, apart=replace(cert.apart, tree=(-1,))), "is claimed, but only"),
+        (lambda cert: replace(cert, apart=replace(cert.apart, how="by hand")), "do not apply"),
+        (lambda cert: replace(cert, region=None), "without a box"),
+        (lambda cert: replace(cert, minimal=True), "parameters are changed"),
+        (
+            lambda cert: replace(cert, region=replace(cert.region, high=(2.0,) * 4)),
+            "is claimed, but only",
+        ),
+    ],
+)
+def test_a_forged_distance_is_rejected(found, change, why):
+    with pytest.raises(mo.CertificateRejected, match=why):
+        change(found.certificate).verify(NEAR, NET)
+
+
+def test_ends_that_are_not_proved_are_rejected(found):
+    for wrong in (
+        replace(found, upper=found.upper * 0.9), replace(found, lower=found.lower * 1.01),
+        replace(found, argmax=None), replace(found, argmax=(9.0,) * 4), replace(found, box=mo.Box(-2, 2)),
+        replace(found, b=NET), replace(found, box=None),
+    ):  # fmt: skip
+        with pytest.raises(mo.CertificateRejected):
+            wrong.check()
+
+
+def test_fields_of_the_file_are_read_strictly(found):
+    data = found.certificate.to_json()
+    for change in ({"upper": -1.0}, {"how": 3}, {"tree": [0]}, {"tree": [True]}, {"more": 1}):
+        wrong = {**data, "apart": {**data["apart"], **change}}
+        with pytest.raises(mo.CertificateRejected):
+            mo.Certificate.from_json(json.dumps(wrong)).verify(NEAR, NET)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "gelu", "leaky_relu(0.1)"])
+def test_equality_within_eps_has_a_certificate(activation):
+    a = network(4, 6, 1, activation=activation)
+    b = noisy(a, 1e-6)
+    far = mo.distance(a, b, on=BOX, budget=400).upper
+    answer = mo.equivalent(a, b, on=BOX, eps=1.01 * far, budget=400)
+    assert answer.status == "proved"
+    assert answer.check()
+    answer.certificate.verify(b, a)
+
+
+def test_exact_distances_are_checked_again():
+    a, b = network(2, 4, 1), network(2, 5, 1, seed=3)
+    exact = mo.distance(a, b, on=BOX)
+    assert exact.status == "proved"
+    assert exact.check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(exact, upper=exact.upper / 2).check()
+
+
+def test_means_carry_no_certificate():
+    with pytest.raises(mo.Undecided):
+        mo.distance(NET, NEAR, on=mo.Gaussian()).check()
+
+
+def test_behind_an_output_map_the_certificate_is_about_the_networks_given():
+    a, b = (replace(net, output_map="softmax") for net in (NET, NEAR))
+    found = mo.distance(a, b, on=BOX, tol=1.0)
+    assert found.check()
+    found.certificate.verify(b, a)
+
+
+def test_interrupted_searches_hand_over_the_bracket(monkeypatch):
+    calls = 0
+    split = GapSearch.split
+
+    def stopped(self, *args):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return split(self, *args)
+
+    monkeypatch.setattr(GapSearch, "split", stopped)
+    found = mo.distance(NET, NEAR, on=BOX)
+    assert found.interrupted
+    assert found.to_json()["interrupted"]
+    assert 0 < found.lower < found.upper < np.inf
+    assert found.check()
+    calls = 0
+    answer = mo.equivalent(NET, NEAR, on=BOX, eps=1.1 * found.lower)
+    assert answer.status == "undecided"
+    assert "interrupted" in answer.reason
+
+
+def test_steps_that_stop_in_the_middle_claim_no_less_than_they_know(monkeypatch):
+    """An interrupt may fall between any two lines of the bookkeeping of a step."""
+    search = GapSearch(NET, NEAR, BOX)
+    search.run(40)
+    place = GapSearch._replace
+    for broken in (lambda self, *args: (place(self, *args), 1 / 0), lambda *args: 1 / 0):
+        monkeypatch.setattr(GapSearch, "_replace", broken)
+        with pytest.raises(ZeroDivisionError):
+            search.split(1000, 0.0)
+        search.bound().verify(NET, NEAR, BOX)
+
+
+def test_halving_what_is_to_blame_beats_halving_what_is_wide():
+    """Two of eight inputs matter."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(16, 8)) * np.array([1, 1, *[1e-4] * 6])
+    a = mo.Network.mlp(
+        weight, rng.normal(size=16) / 4, rng.normal(size=(1, 16)), [0.0], activation="relu"
+    )
+    b = noisy(a)
+    bound = GapSearch(a, b, BOX)
+    bound.run(600)
+    widest = GapSearch(a, b, BOX)
+    widest._shares = lambda found, low, high: high - low
+    widest.blame = widest._shares(None, widest.low, widest.high)
+    widest.run(600)
+    assert bound.upper < 0.9 * widest.upper
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_brackets_hold_against_all_linear_pieces(seed):
+    """Up to two inputs the supremum is known exactly."""
+    rng = np.random.default_rng(seed)
+    a = network(
+        int(rng.integers(1, 3)), *rng.integers(2, 6, rng.integers(1, 3)).tolist(), 1, seed=seed
+    )
+    b = noisy(a, 10.0 ** rng.integers(-6, 0))
+    exact = mo.distance(a, b, on=BOX)
+    assert exact.status == "proved"
+    search = GapSearch(a, b, BOX)
+    search.run(int(rng.integers(1, 200)))
+    assert search.seen * (1 - 1e-9) - 1e-12 <= exact.upper
+    assert exact.lower <= search.upper
+    search.bound().verify(a, b, BOX)
+
+
+def test_a_bad_tol_is_named():
+    for tol in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="tol"):
+            mo.distance(NET, NEAR, on=BOX, tol=tol)
+
+
+def test_bounds_of_other_architectures_have_certificates_too():
+    bound = GapBound(99.0, "separate", (-1,), (), 1)
+    a, b = network(2, 3, 1), network(2, 2, 1, seed=5)
+    region = mo.distance(NET, NEAR, on=BOX, budget=2).certificate.region
+    region = replace(region, low=(-1.0,) * 2, high=(1.0,) * 2, signs=((0,) * 3,))
+    mo.Certificate(a.digest, b.digest, (), (), Slack(99.0, 0.0), region=region, apart=bound).verify(
+        b, a
+    )
