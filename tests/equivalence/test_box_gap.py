@@ -222,3 +222,25 @@ def test_bounds_of_other_architectures_have_certificates_too():
     mo.Certificate(a.digest, b.digest, (), (), Slack(99.0, 0.0), region=region, apart=bound).verify(
         b, a
     )
+
+
+def hill_climbed(a: mo.Network, b: mo.Network) -> float:
+    """The largest difference that ten plain lines find on [-1, 1]^n."""
+    rng, n = np.random.default_rng(0), a.widths[0]
+
+    def gap(x: np.ndarray) -> np.ndarray:
+        return np.abs(a.logits(x) - b.logits(x)).max(axis=1)
+
+    x = rng.uniform(-1, 1, (20_000, n))
+    x = x[np.argsort(-gap(x))[:32]]
+    for step in (0.5, 0.3, 0.1, 0.05, 0.02, 0.01) * 4:
+        near = np.clip(x[:, None] + step * rng.uniform(-1, 1, (32, 100, n)), -1, 1)
+        x = near[np.arange(32), gap(near.reshape(-1, n)).reshape(32, 100).argmax(axis=1)]
+    return float(gap(x).max())
+
+
+@pytest.mark.parametrize("widths", [(8, 32, 32, 1), (4, 16, 16, 2), (5, 20, 20, 20, 3)])
+def test_the_lower_end_is_no_worse_than_hill_climbing(widths):
+    a = network(*widths, seed=2)
+    b = noisy(a)
+    assert mo.distance(a, b, on=BOX, budget=4000, tol=99.0).lower >= 0.97 * hill_climbed(a, b)

@@ -263,7 +263,7 @@ def equivalent(
     if witness is None and eps == 0 and matched is not None:
         witness = furthest(a, b, x, seen_through(a, x, matched.tangent(x)), eps)
     if witness is None:
-        witness = find_witness(a, b, on, eps, x)
+        witness = find_witness(a, b, on, eps, x, seed)
     if witness is None and isinstance(on, Box):
         decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, executor, progress)
         if decided is not None and decided.status != "undecided":
@@ -503,7 +503,7 @@ def _behind(
     )
     x = candidates(a, b, on, budget, np.random.default_rng(seed))
     tiny = math.ulp(0.0)  # so that outputs are compared, and not values before the map
-    places = [find_witness(a, b, on, tiny, x)]
+    places = [find_witness(a, b, on, tiny, x, seed)]
     if found.argmax is not None:
         places.append(separated_at(a, b, tuple(map(Fraction, found.argmax)), tiny))
     gap = max((w.gap for w in places if w is not None), default=Fraction(0))
@@ -524,7 +524,7 @@ def _supremum(a: Network, b: Network, on: Box | None, seed: Any, search: Search)
         lower, upper = 0.0 - ceiling(-peak.gap), ceiling(peak.gap)
         return Distance("proved", lower, upper, at, where, extra, a=a, b=b, box=box)
     x = candidates(a, b, on, search.budget, np.random.default_rng(seed))
-    witnesses = [find_witness(a, b, on, 0.0, x)]
+    witnesses = [find_witness(a, b, on, 0.0, x, seed)]
     if box is not None:
         seen = -1.0 if witnesses[0] is None else 0.0 - ceiling(-witnesses[0].gap)
         narrow = enclosed(a, b, box, search._replace(seen=seen))

@@ -24,8 +24,10 @@ from moduli.kernel.exact_numbers import Interval, ceiling, enclose_value
 from moduli.kernel.network import Network
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-STARTS = 16  # points from which a difference is climbed
-STEPS = 40  # of each climb
+STARTS = 64  # points from which a difference is climbed
+STEPS = 120  # of each climb
+NEIGHBOURS = 16  # tried in each step
+ROUND, AGAIN = 30, 0.15  # after so many steps the better half of all points begins anew, twice
 
 
 DIGITS = Context(prec=110, Emax=10**9, Emin=-(10**9))
@@ -169,12 +171,15 @@ def separates(p: Sequence[Interval], q: Sequence[Interval], output_map: str, eps
 # Searching ------------------------------------------------------------------------------------------------------
 
 
-def find_witness(a: Network, b: Network, on: Domain, eps: float, x: Array) -> Witness | None:
+def find_witness(
+    a: Network, b: Network, on: Domain, eps: float, x: Array, seed: int | np.random.Generator
+) -> Witness | None:
     """Of the best inputs, and those that ascent makes of them, the one where exact values differ
     most, if by more than eps.
     """
     gap = gaps(a, b, x, eps)
-    climbed = _ascend(a, b, x[np.argsort(-gap, kind="stable")[:STARTS]], on, eps)
+    starts = x[np.argsort(-gap, kind="stable")[:STARTS]]
+    climbed = _ascend(a, b, starts, on, eps, np.random.default_rng(seed))
     found = [furthest(a, b, x, gap, eps), furthest(a, b, climbed, gaps(a, b, climbed, eps), eps)]
     return max((w for w in found if w is not None), key=lambda w: w.gap, default=None)
 
@@ -212,28 +217,43 @@ def seen_through(a: Network, x: Array, change: Array) -> Array:
     return np.where(np.isfinite(size), size, -1.0)
 
 
-def _ascend(a: Network, b: Network, x: Array, on: Domain, eps: float) -> Array:
-    """Ascent on the largest difference along the gradient before the output map, each point with a
-    step of its own.
+def _ascend(
+    a: Network, b: Network, x: Array, on: Domain, eps: float, rng: np.random.Generator
+) -> Array:
+    """Ascent on the largest difference, each point with a step of its own: along the gradient
+    before the output map, and to neighbours drawn at random, of which the best counts.
+
+    A difference has many kinks: most ascents by gradients alone end at one that is no maximum.
     """
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
     step, gap = np.full((len(x), 1), 0.25), gaps(a, b, x, eps)
-    for _ in range(STEPS):
+    best = np.arange(len(x))
+    for turn in range(1, STEPS + 1):
         with np.errstate(all="ignore"):
             apart = a.logits(x) - b.logits(x)
             pick = np.zeros_like(apart)
-            at = np.arange(len(x)), np.abs(np.nan_to_num(apart)).argmax(axis=1)
+            at = best, np.abs(np.nan_to_num(apart)).argmax(axis=1)
             pick[at] = np.sign(apart[at])
             slope = np.nan_to_num(gradient(a, x, pick) - gradient(b, x, pick))
+        moved = rng.uniform(-1, 1, (NEIGHBOURS, *x.shape)) * (
+            rng.random((NEIGHBOURS, *x.shape)) < 0.5
+        )
         if box is not None:
-            new = np.clip(x + step * (box.high - box.low) * np.sign(slope), box.low, box.high)
+            ways = np.concatenate([np.sign(slope)[None], moved]) * (box.high - box.low)
+            new = np.clip(x + step * ways, box.low, box.high)
         else:
             size = np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-300)
-            new = x + step * (1 + np.linalg.norm(x, axis=1, keepdims=True)) * slope / size
-        higher = gaps(a, b, new, eps)
-        better = higher > gap
-        x, gap = np.where(better[:, None], new, x), np.where(better, higher, gap)
-        step = np.where(better[:, None], 1.5 * step, 0.5 * step)
+            ways = np.concatenate([slope[None] / size, moved])
+            new = x + step * (1 + np.linalg.norm(x, axis=1, keepdims=True)) * ways
+        found = gaps(a, b, new.reshape(-1, x.shape[1]), eps).reshape(len(new), -1)
+        way = found.argmax(axis=0)
+        better = found[way, best] > gap
+        x = np.where(better[:, None], new[way, best], x)
+        gap = np.where(better, found[way, best], gap)
+        step = np.where(better[:, None], 1.5 * step, 0.7 * step)
+        if turn % ROUND == 0:
+            half = np.resize(np.argsort(-gap, kind="stable")[: -(-len(x) // 2)], len(x))
+            x, gap, step = x[half], gap[half], np.full_like(step, AGAIN)
     return x
 
 
