@@ -667,6 +667,7 @@ def equivalent(
     *,
     on: Domain = None,
     eps: float = 0.0,
+    decision: bool = False,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
@@ -681,7 +682,13 @@ def equivalent(
     search for an input where they differ (many inputs, then gradient ascent), re-evaluated in exact
     arithmetic; on a box then all linear pieces of both (up to three inputs), or bounds by
     bisection, networks of different widths being compressed on the box first. None may succeed:
-    then `undecided`. `budget` counts inputs tried, and boxes, each time anew.
+    then `undecided`. `budget` counts inputs tried, and boxes, each time anew. Interrupted
+    (`KeyboardInterrupt`) while it bounds boxes, it answers with the bound so far.
+
+    With `decision` only which output is the largest counts, on a box. Proved: one output is above
+    all others at every input of the box, in both networks, or they are one function. Refuted: an
+    input where exact values decide in different ways. Where a decision changes on the box, two
+    functions that differ nearly always have such an input, close to the boundary.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
@@ -690,12 +697,27 @@ def equivalent(
     >>> mo.equivalent(a, mo.Network.mlp([[1.0]], [0.0], [[1.5]], [0.0])).status
     'refuted'
     """
+    if decision and eps:
+        raise ArgumentError(
+            Asked("eps", eps),
+            " with ",
+            Asked("decision", True),
+            ": values or decisions are compared, not both",
+        )
     if _on_all_or_box(on, 0.0):
         first, second = load(a), load(b)
         if isinstance(first, Graph) and isinstance(second, Graph):
+            if decision:
+                raise ArgumentError(
+                    Asked("decision", True),
+                    ": decisions are compared of dense chains; of graphs compare values",
+                )
             box = on if isinstance(on, Box) else None
             return graphs.equivalent(first, second, box, eps, budget, seed, progress)
         a, b = first, second
+    if decision:
+        search = Search(budget, executor=executor, progress=progress)
+        return compare.alike(*_pair(a, b), on, seed, search)
     return compare.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
 
 

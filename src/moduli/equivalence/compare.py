@@ -21,6 +21,7 @@ from moduli.common.result import Result, counted, plain_float
 from moduli.compression.average import closed_form
 from moduli.compression.exact import reduce
 from moduli.kernel import fields
+from moduli.kernel.bounds.decision import Decision
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import (
@@ -38,6 +39,7 @@ from moduli.kernel.slack import difference
 
 from . import exact_gap
 from .box_gap import Reduced, Search, claimed, enclosed
+from .decisions import decided_apart, require_decisions, search_decisions, winner
 from .group import normal_form
 from .matching import Matching, matchings
 from .witness_search import (
@@ -72,6 +74,8 @@ class Equivalence(Result):
         status: proved, refuted or undecided. witness: where they differ. reason: one line.
         reduced: a proof through smaller networks on a box. pieces: whether the proof is the exact
             maximum over all linear pieces.
+        decision: whether only the largest output was asked for. decided: a proof that it is one
+            everywhere on the box.
     """
 
     a: Network
@@ -83,6 +87,8 @@ class Equivalence(Result):
     reason: str = ""
     reduced: Reduced | None = None
     pieces: bool = False
+    decision: bool = False
+    decided: Decision | None = None
     kind: ClassVar[str] = "equal"
 
     @property
@@ -116,7 +122,14 @@ class Equivalence(Result):
                 raise CertificateRejected(
                     f"the witness {_short(list(map(float, x)))} is not in the box"
                 )
+            if self.decision:
+                require_decisions(a)
+                return decided_apart(a, b, x) is not None
             return separates(evaluate(a, x), evaluate(b, x), a.output_map, eps)
+        if self.decided is not None and on is not None:
+            require_decisions(a)
+            Decision.verify(self.decided, a, b, on)
+            return True
         if on is not None and (self.reduced is not None or self.pieces):
             _require(self._proved_on(on.of_dimension(a.widths[0]), a, b), eps, a)
             return True
@@ -132,6 +145,11 @@ class Equivalence(Result):
     @property
     def statement(self) -> str:
         far = f" within {self.eps:g}" if self.eps else ""
+        if self.decision:
+            return {
+                "proved": "the same decision everywhere on the box", "refuted": "not the same decisions",
+                "undecided": "neither proved nor refuted the same decisions",
+            }[self.status]  # fmt: skip
         return {
             "proved": f"the same function{far}", "refuted": f"not the same function{far}",
             "undecided": f"neither proved nor refuted the same function{far}",
@@ -147,7 +165,10 @@ class Equivalence(Result):
         if self.witness is not None:
             gap = self.witness.gap
             rows += [("differ at", _short([float(q) for q in self.witness.input]))]
-            rows += [("by at least", f"{float(gap):.3g}")] if gap else []
+            if self.decision:
+                rows += [("they decide", f"{winner(self.witness.a)} and {winner(self.witness.b)}")]
+            elif gap:
+                rows += [("by at least", f"{float(gap):.3g}")]
         if self.a.output_map != "identity":
             rows += [("outputs", f"behind the {self.a.output_map} of both")]
         return rows
@@ -162,7 +183,8 @@ class Equivalence(Result):
                 "gap": 0.0 - ceiling(-self.witness.gap),
             }
         return {
-            "a": self.a.digest, "b": self.b.digest, "eps": self.eps,
+            "a": self.a.digest, "b": self.b.digest, "eps": self.eps, "decision": self.decision,
+            "winner": None if self.decided is None else self.decided.winner,
             "output_map": self.a.output_map, "witness": witness, "reason": self.reason,
         }  # fmt: skip
 
@@ -283,6 +305,32 @@ def equivalent(
         None,
         f"{why}, and no such difference was found at {len(x)} inputs",
     )
+
+
+def alike(
+    a: Network, b: Network, on: Domain, seed: int | np.random.Generator, search: Search
+) -> Equivalence:
+    """Whether the largest output is the same everywhere on a box; see `api.equivalent`."""
+    if not isinstance(on, Box):
+        raise ArgumentError(
+            Asked("decision", True), " on ", "all inputs" if on is None else Asked("on", type(on)),
+            ": decisions are compared on a Box",
+        )  # fmt: skip
+    _require_one_map(a, b)
+    require_decisions(a)
+    box = on.of_dimension(a.widths[0])
+    for m in matchings(a, b, search.progress):
+        if m.slack().everywhere == 0:
+            proof, why = m.certificate(a, b), "the same function: equal normal forms"
+            return Equivalence("proved", a, b, 0.0, box, proof, None, why, decision=True)
+    found = search_decisions(a, b, box, seed, search)
+    if isinstance(found, Decision):
+        why = f"output {found.winner} is the largest of both, by signs of its margins"
+        return Equivalence("proved", a, b, 0.0, box, None, None, why, decision=True, decided=found)
+    if isinstance(found, Witness):
+        why = "an input was found where exact values decide in different ways"
+        return Equivalence("refuted", a, b, 0.0, box, None, found, why, decision=True)
+    return Equivalence("undecided", a, b, 0.0, box, None, None, found, decision=True)
 
 
 def _on_box(

@@ -609,15 +609,42 @@ def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
     return source if bare else {**source, "activation": None, "keys": None, "output": None}
 
 
+_CERTIFICATE = click.option(
+    "-o",
+    "--out",
+    metavar="CERT",
+    help="Where the certificate goes, if there is one: for moduli check CERT B A.",
+)
+
+
+def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
+    """Write the certificate of an answer, and say where."""
+    if out is None:
+        return {}
+    if answer.certificate is None:
+        raise mo.Undecided(
+            f"{answer.statement}: this has no certificate, and {out} was not written"
+        )
+    return {"certificate": str(answer.save(out))}
+
+
 @cli.command()
 @click.argument("a")
 @click.argument("b")
 @click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
+@click.option(
+    "--decision",
+    is_flag=True,
+    help="Compare which output is the largest, not its value; with --on box.",
+)
+@_CERTIFICATE
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def equal(
     a: str,
     b: str,
     eps: float,
+    decision: bool,
+    out: str | None,
     on: str,
     workers: int,
     as_json: bool,
@@ -642,22 +669,32 @@ def equal(
             *nets,
             on=domain,
             eps=eps,
+            decision=decision,
             budget=budget,
             seed=seed,
             executor=executor,
             progress=progress,
         )
-    show(answer, as_json, quiet, **_told(domain))
+    show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
     sys.exit(ANSWER.get(answer.status, 0))
 
 
 @cli.command()
 @click.argument("a")
 @click.argument("b")
+@click.option(
+    "--tol",
+    type=float,
+    metavar="T",
+    help="Stop when the upper end is at most 1 + T times the lower one.",
+)
+@_CERTIFICATE
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def distance(
     a: str,
     b: str,
+    tol: float | None,
+    out: str | None,
     on: str,
     workers: int,
     as_json: bool,
@@ -680,9 +717,15 @@ def distance(
             _domain(on),
         )
         answer = mo.distance(
-            *nets, on=domain, budget=budget, seed=seed, executor=executor, progress=progress
+            *nets,
+            on=domain,
+            tol=tol,
+            budget=budget,
+            seed=seed,
+            executor=executor,
+            progress=progress,
         )
-    show(answer, as_json, quiet, **_told(domain))
+    show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
 
 
 @cli.command()

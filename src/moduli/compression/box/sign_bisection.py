@@ -101,11 +101,14 @@ class Bisection:
         seen: Points,
         executor: Executor | None,
         progress: Progress | None,
+        asked: Mask | None = None,
     ) -> None:
         self.net, self.box, self.seen, self.progress = net, box, seen, progress
         self.share, self.budget, self.over = 0, 0, False
         self.map = map if executor is None else executor.map
         self.wanted = seen.wanted()
+        if asked is not None:
+            self.wanted[~asked] = 0
         self.alive: Mask = self.wanted != 0
         self.focus = self.alive.copy()
         self.stuck = np.zeros(net.units, dtype=bool)

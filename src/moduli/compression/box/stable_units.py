@@ -137,6 +137,7 @@ def stable(
     net: Network,
     on: Domain,
     *,
+    asked: Mask | None = None,
     budget: int = 10_000,
     seed: Any = 0,
     executor: Executor | None = None,
@@ -145,9 +146,10 @@ def stable(
     """Prove which hidden units never change sign on a box.
 
     Args:
-        on: a `Box`. budget: boxes to bound, and as many parts of cases; those of large networks
-            count as several, see `linear_programs.PRODUCTS`. The search is cut off where either is
-            spent; before that it does not depend on the budget.
+        on: a `Box`. asked: which hidden units are asked for (all by default).
+        budget: boxes to bound, and as many parts of cases; those of large networks count as
+            several, see `linear_programs.PRODUCTS`. The search is cut off where either is spent;
+            before that it does not depend on the budget.
         executor: takes boxes, and units of a layer.
 
     >>> net = Network.mlp([[1.0], [1.0], [-1.0]], [2.0, 0.0, -1.0], [[1.0, 1.0, 1.0]], [0.0], activation="relu")
@@ -160,7 +162,7 @@ def stable(
     box = on.of_dimension(net.widths[0])
     with np.errstate(all="ignore"):
         seen = Points(net, box, np.random.default_rng(seed), 0)
-        bisection = Bisection(net, box, seen, executor, progress)
+        bisection = Bisection(net, box, seen, executor, progress, asked)
         branching = Branching(bisection)
         _in_turns(bisection, branching, budget)
     tree, signs = bisection.proof()
