@@ -19,7 +19,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from moduli.common import modular
 from moduli.common.exact_values import exact_arrays
 from moduli.common.progress import Progress
 from moduli.common.result import Result
@@ -27,6 +26,7 @@ from moduli.compression.certify import certify
 from moduli.compression.exact.reduce import reduce
 from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import Certificate
+from moduli.kernel.creases import Creased, creased
 from moduli.kernel.errors import CertificateRejected, ShapeError, UnsupportedModel
 from moduli.kernel.exact_numbers import (
     Constant,
@@ -525,9 +525,17 @@ def _multiset(weights: Array, colours: Order) -> Array:
 # Normal forms ---------------------------------------------------------------------------------------------------
 
 
-def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, tuple[Move, ...]]:
-    """The kernel's state of the reduced, normalised network, and the moves that lead there."""
-    state, moves = reduce(net, progress)
+def normal_form(
+    net: Network, progress: Progress | None = None, *, as_tanh: bool = False
+) -> tuple[State, tuple[Move, ...]]:
+    """The kernel's state of the reduced, normalised network, and the moves that lead there.
+
+    Args:
+        as_tanh: sigmoids are written as tanh first, which is another form of the same function.
+    """
+    sigmoids = [l for l, s in enumerate(net.activations, 1) if as_tanh and s.kind == "sigmoid"]
+    first = [Move("tanh", l, np.arange(net.widths[l])) for l in sigmoids]
+    state, moves = reduce(net, progress, first=first)
     extra: list[Move] = []
     scale = _ones(len(state.alive[0]))
     for l in range(1, len(state.weights)):
@@ -543,6 +551,9 @@ def normal_form(net: Network, progress: Progress | None = None) -> tuple[State, 
             extra.append(Move("permute", l, state.alive[l][order]))
             apply(state, extra[-1])
     return state, (*moves, *extra)
+
+
+FEW = 20  # keys that are looked at first
 
 
 def _sorted(keys: Sequence[Array]) -> Order:
@@ -799,15 +810,16 @@ def signature(
 
     Complete for constant and affine functions, and for one hidden layer of
     - tanh, sigmoid, erf (irreducible parameters are unique up to permutation and sign: Sussmann 1992),
-    - abs, and of other activations that bend where no set of units can turn around together unseen: units with
-      sum outgoing * incoming = 0 may all be reflected, so this is asked of sums of products that
-      are linearly independent, or (up to 20 units) of all sets; a network with more units along the
-      same hyperplanes is not complete itself.
+    - relu, leaky_relu, abs, clip: by creases and an affine rest (`kernel.creases`), so that it does not matter
+      which of them a network has, nor which way its units are turned.
     Constants such as tanh(1/2) are compared by their normal forms: distinct positive rationals have
     linearly independent values of tanh, which are rational functions of one exponential with
     different poles; for erf this is not known.
     """
-    state = form or normal_form(net, progress)[0]
+    sigmoids = any(s.kind == "sigmoid" for s in net.activations)
+    state = form if form and not sigmoids else normal_form(net, progress, as_tanh=True)[0]
+    if (function := creased(state)) is not None:
+        return _of_creases(function, state, net.output_map)
     arrays, widths = state.arrays(), state.widths
     if 0 in widths[1:-1]:
         arrays, widths = (
@@ -824,6 +836,19 @@ def signature(
     return Signature(
         f"{'-'.join(map(str, widths))}:{name}:{sha.hexdigest()}", _complete(state, widths)
     )
+
+
+def _of_creases(function: Creased, state: State, output_map: str) -> Signature:
+    """Complete, whichever piecewise linear activations a network has."""
+    creases = sorted((key, tuple(map(str, sums))) for key, sums in function.creases.items())
+    rest = [tuple(map(str, row)) for row in (*function.weight, function.bias)]
+    sha = hashlib.sha256(repr((state.widths[0], creases, rest, output_map)).encode())
+    count = len(creases)
+    widths, name = (
+        (state.widths[0], *([count] * (count > 0)), state.widths[-1]),
+        "creases" if count else "affine",
+    )
+    return Signature(f"{'-'.join(map(str, widths))}:{name}:{sha.hexdigest()}", True)
 
 
 def _text(number: Number) -> str:
@@ -852,43 +877,10 @@ def _complete(state: State, widths: tuple[int, ...]) -> bool:
     # (Sussmann 1992).
     if s.minimal:
         return True
-    # abs: every hyperplane has one unit, and turning it changes nothing but the sign of its row.
-    if s.symmetric:
-        return True
-    # Other activations that bend: units may all turn around together where their sum of outgoing *
-    # incoming is zero.
-    return _no_flips(state)
-
-
-FEW = 20  # units of which all turns are tried
-SIEVES = 2  # sums that tell most turns apart
-
-
-def _no_flips(state: State) -> bool:
-    """Whether no non-empty set of units has sum outgoing * incoming = 0, seen modulo a prime (not
-    zero there: not zero).
-
-    Random combinations of both sides turn the products into numbers; independent products show in
-    the rank of a random square.
-    """
-    incoming = state.weights[0].take(state.alive[1], state.alive[0]).hi
-    outgoing = state.weights[1].take(state.alive[2], state.alive[1])
-    if not outgoing.is_float():
-        return False
-    count, rng, prime = len(incoming), np.random.default_rng(0), modular.PRIMES[0]
-    sides = [modular.residues(side, prime) for side in (incoming, outgoing.hi.T)]
-    if count > FEW and count > incoming.shape[1] * outgoing.hi.shape[0]:
-        return False
-    columns = count if count > FEW else SIEVES
-    random = [rng.integers(1, prime, (side.shape[1], columns)).astype(np.float64) for side in sides]
-    mixed = [modular.times(side, r, prime) for side, r in zip(sides, random, strict=True)]
-    product = modular.reduced(mixed[0] * mixed[1], prime)
-    if count > FEW:
-        return modular.rank(product, prime) == count
-    sums = np.zeros((1, SIEVES))
-    for row in product:
-        sums = np.concatenate([sums, modular.reduced(sums + row, prime)])
-    return bool(sums[1:].any(axis=1).all())
+    # Even or odd up to a constant: turning a unit changes nothing but signs. Of other activations
+    # some units may turn around together; what bends has a signature by its creases, if it is small
+    # enough.
+    return s.symmetric
 
 
 def _mirror(state: State, l: int) -> list[Move]:

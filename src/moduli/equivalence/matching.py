@@ -61,8 +61,10 @@ def matchings(a: Network, b: Network, progress: Progress | None = None) -> Itera
     """Normal forms, where they have one architecture; then, where these differ, the same with units
     aligned.
     """
-    left, left_moves = normal_form(a, progress)
-    right, right_moves = normal_form(b, progress)
+    kinds = {s.kind for net in (a, b) for s in net.activations}
+    as_tanh = {"tanh", "sigmoid"} <= kinds
+    left, left_moves = normal_form(a, progress, as_tanh=as_tanh)
+    right, right_moves = normal_form(b, progress, as_tanh=as_tanh)
     if left.widths != right.widths or left.activations != right.activations:
         return
     yield Matching(left, right, left_moves, right_moves)

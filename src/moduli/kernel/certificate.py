@@ -20,7 +20,8 @@ further moves (see `substitution`). Weights that play no part there are zero bef
 (see `sign_splits`). With `output_gap.Changed` beside it the moves start at other parameters, proved
 to change the outputs on the box by little, which counts into the constant; signs are then those of
 units of that network, and nothing is minimal. With an `output_gap.GapBound` what is left after all
-moves, rounded once, is compared by bounds on the parts of the box, whatever its widths.
+moves, rounded once, is compared by bounds on the parts of the box, whatever its widths. With
+`creases` both sides are, after their moves, one function of `creases`, and nothing is rounded.
 
 The proof is a list of *moves* for each side. Every move keeps the function exactly, and the kernel
 checks its precondition in exact arithmetic (`exact_numbers.ExactArray`; a stored float is a
@@ -34,6 +35,7 @@ with outward-rounded bounds. No search, no solver and no tolerance takes part.
 | merge | row = ratio * row of another unit, s(ratio z) = a s(z) + k z + g | column of the other += a * outgoing, ... |
 | scale | s(z / ratio) = a s(z) + k z + g | outgoing *= a, ... |
 | permute | an order of all remaining units | columns reordered |
+| tanh | s is the sigmoid: 1/2 + 1/2 tanh(z/2), for a whole layer | outgoing *= 1/2, bias += 1/2 outgoing |
 | block | other units in the place of some, with the same sum, see `substitution` | columns of these |
 
 ... : bias += g * outgoing, and the linear parts k * outgoing * row must cancel over the move, up to a constant.
@@ -51,6 +53,7 @@ import numpy as np
 from . import arithmetic, fields
 from .bounds.box_claim import Region
 from .bounds.output_gap import Changed, GapBound
+from .creases import creased
 from .errors import CertificateRejected
 from .exact_numbers import ExactArray, sum_up
 from .minimality import reducible
@@ -82,6 +85,7 @@ class Certificate:
     region: Region | None = None
     changed: Changed | None = None
     apart: GapBound | None = None
+    creases: bool = False
 
     def __repr__(self) -> str:
         moves = len(self.large_moves) + len(self.small_moves)
@@ -134,6 +138,13 @@ class Certificate:
                     "a difference by parts of a box is claimed without a box, or of changed parameters"
                 )
             return Slack(on_parts(left, right, self.region, self.apart), 0.0)
+        if self.creases:
+            if self.region is not None or self.near is not None:
+                raise CertificateRejected("equal creases are claimed on a box or within a radius")
+            found = creased(left)
+            if found is None or found != creased(right):
+                raise CertificateRejected("equal creases are claimed, and they are not equal")
+            return NO_SLACK
         if left.widths != right.widths or left.activations != right.activations:
             raise CertificateRejected(
                 f"after all moves the widths are {left.widths} and {right.widths}; they must agree"
@@ -161,6 +172,8 @@ class Certificate:
     def not_minimal(self, left: State, small: Network) -> str | None:
         if self.changed is not None or self.apart is not None:
             return "parameters are changed"
+        if self.creases:
+            return "moves do not end at one network"
         if small.units != sum(left.widths[1:-1]):
             return f"the small network has {small.units} units, and moves leave {sum(left.widths[1:-1])}"
         if self.near is None:
@@ -184,7 +197,7 @@ class Certificate:
             part = getattr(self, name)
             if part is not None:
                 out[name] = part.plain()
-        return out
+        return {**out, "creases": True} if self.creases else out
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = fields.jsonable(self.plain())
@@ -198,7 +211,9 @@ class Certificate:
     @staticmethod
     def _of(data: Any) -> Certificate:
         names = ("schema", "large", "small", "slack", "minimal", "large_moves", "small_moves")
-        read = fields.record(data, names, f"a certificate of schema {SCHEMA}", maybe=tuple(PARTS))
+        read = fields.record(
+            data, names, f"a certificate of schema {SCHEMA}", maybe=(*PARTS, "creases")
+        )
         if fields.text(read["schema"], "schema") != SCHEMA:
             raise CertificateRejected(
                 f"not a certificate of schema {SCHEMA} but of {read['schema']}"
@@ -215,6 +230,7 @@ class Certificate:
             fields.text(read["large"], "large"), fields.text(read["small"], "small"), large_moves,
             small_moves, Slack(constant, growth), fields.flag(read["minimal"], "minimal"),
             **{name: part.from_json(read[name]) for name, part in PARTS.items() if name in read},
+            creases=fields.flag(read.get("creases", False), "creases"),
         )  # fmt: skip
 
 

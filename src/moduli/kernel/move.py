@@ -17,7 +17,7 @@ from .errors import CertificateRejected
 
 Units = np.ndarray[Any, np.dtype[np.intp]]
 KINDS: dict[str, tuple[str, ...]] = {  # what a move has beside layer and units
-    "constant": (), "drop": (), "permute": (), "scale": ("ratio",), "merge": ("into", "ratio"),
+    "constant": (), "drop": (), "permute": (), "tanh": (), "scale": ("ratio",), "merge": ("into", "ratio"),
     "inactive": (), "skip": (), "block": ("into", "rows", "outgoing"),
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ class Move:
     def gone(self) -> int:
         """How many units it removes."""
         stay = len(self.into) if self.kind == "block" and self.into is not None else 0
-        return 0 if self.kind in ("scale", "permute") else len(self.units) - stay
+        return 0 if self.kind in ("scale", "permute", "tanh") else len(self.units) - stay
 
     def plain(self) -> dict[str, Any]:
         """Its fields, for `from_json` to read again: numbers as they are."""

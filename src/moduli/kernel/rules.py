@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import substitution
+from .activations import Activation
 from .bounds.box_claim import Region
 from .errors import CertificateRejected
 from .exact_numbers import ExactArray, Number, linear, total, value
@@ -137,6 +138,28 @@ def _scale(state: State, move: Move) -> None:
     state.biases[l].set(shifted)
 
 
+def _tanh(state: State, move: Move) -> None:
+    # sigmoid(z) = 1/2 + 1/2 tanh(z/2), for all units of the layer
+    l, rows, half = move.layer, state.alive[move.layer + 1], Fraction(1, 2)
+    if state.activations[l - 1].kind != "sigmoid" or state.region is not None:
+        raise CertificateRejected(f"{move}: of sigmoids on all inputs only")
+    if len(move.units) != len(state.alive[l]):
+        raise CertificateRejected(f"{move}: not of all units of the layer")
+    terms = (
+        (row, ((state.weight(l + 1, row, u), half) for u in move.units.tolist()))
+        for row in rows.tolist()
+    )
+    shifted = state.shifted(l + 1, terms)
+    incoming = state.weights[l - 1].scaled(move.units, state.alive[l - 1], half)
+    own = state.biases[l - 1].scaled(move.units, None, half)
+    outgoing = state.weights[l].scaled(rows, move.units, half)
+    state.weights[l - 1].set(incoming)
+    state.biases[l - 1].set(own)
+    state.weights[l].set(outgoing)
+    state.biases[l].set(shifted)
+    state.activations[l - 1] = Activation("tanh")
+
+
 def _permute(state: State, move: Move) -> None:
     if len(move.units) != len(state.alive[move.layer]):
         raise CertificateRejected(
@@ -223,6 +246,7 @@ RULES: dict[str, Callable[[State, Move], None]] = {
     "merge": _merge,
     "scale": _scale,
     "permute": _permute,
+    "tanh": _tanh,
     "inactive": substitution.inactive,
     "skip": substitution.skip,
     "block": substitution.block,

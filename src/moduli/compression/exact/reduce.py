@@ -9,7 +9,7 @@ hyperplane. Anything deeper: sound, not claimed optimal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -102,11 +102,18 @@ def needed(state: State) -> int:
 
 
 def reduce(
-    net: Network, progress: Progress | None = None, near: Near | None = None
+    net: Network,
+    progress: Progress | None = None,
+    near: Near | None = None,
+    first: Sequence[Move] = (),
 ) -> tuple[State, tuple[Move, ...]]:
-    """Apply moves, layer by layer, until no rule applies; the kernel's state and the moves."""
+    """Apply moves, layer by layer, until no rule applies; the kernel's state and the moves, after
+    those that come first.
+    """
     state = State(net, near)
-    return state, tuple(settle(state, progress))
+    for move in first:
+        apply(state, move)
+    return state, (*first, *settle(state, progress))
 
 
 def settle(state: State, progress: Progress | None = None) -> list[Move]:
