@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import moduli as mo
-from moduli.kernel.bounds.decision import Decision, margins
 
 BOX = mo.Box(-1, 1)
 
@@ -128,36 +127,3 @@ def test_outputs_that_decide_nothing_are_named():
         mo.equivalent(b, b, on=BOX, decision=True)
     c = replace(network(3, 6, 2, lead=9.0), output_map="softmax")
     assert mo.equivalent(c, noisy(c), on=BOX, decision=True).status == "proved"
-
-
-def test_a_forged_decision_is_rejected():
-    a = network(4, 8, 3, lead=12.0)
-    answer = mo.equivalent(a, noisy(a), on=BOX, decision=True)
-    honest = answer.decided
-    low = replace(honest.a, signs=(*honest.a.signs[:-1], (1, 0)))
-    for wrong in (
-        replace(honest, winner=1), replace(honest, winner=3), replace(honest, winner=True), replace(honest, a=low),
-        replace(honest, a=replace(honest.a, signs=())), replace(honest, b=replace(honest.b, low=(0.0,) * 4)),
-    ):  # fmt: skip
-        with pytest.raises(mo.CertificateRejected):
-            replace(answer, decided=wrong).check()
-
-    class Blind(Decision):
-        def verify(self, a, b, box):
-            return None
-
-    with pytest.raises(mo.CertificateRejected):
-        replace(answer, a=network(4, 8, 3), decided=Blind(0, honest.a, honest.b)).check()
-
-
-def test_margins_are_strict():
-    """Equal outputs have margin 0, which is not enough."""
-    tie = mo.Network.mlp([[1.0]], [0.0], [[1.0], [1.0]], [0.0, 0.0], activation="relu")
-    box = mo.Box(-1, 1).of_dimension(1)
-    ahead = margins(tie, 0)
-    region = mo.compress(ahead, on=box).certificate.region
-    claim = replace(
-        region, signs=(*((0,) * n for n in ahead.widths[1:-2]), (1,)), tree=(-1,), cases=()
-    )
-    with pytest.raises(mo.CertificateRejected):
-        Decision(0, claim, claim).verify(tie, tie, box)
