@@ -750,7 +750,11 @@ def distance(
     comes from matched normal forms and from bounds on up to `budget` boxes, the worst halved first
     (few where inputs are many); networks of different widths are compressed on the box before. Up
     to three inputs, piecewise linear and small: the exact number, from the linear pieces of both
-    (`extra["exact"]`). On all inputs: matched normal forms alone. Under a `Gaussian`, one hidden
+    (`extra["exact"]`). With `tol` it stops once the upper end is at most (1 + tol) times the lower
+    one. The upper end has a `.certificate`, but for exact numbers and for networks of different
+    widths, and `.check()` proves both ends again. Interrupted (`KeyboardInterrupt`) while it bounds
+    boxes, it returns the bracket so far (`.interrupted`). On all inputs: matched normal forms
+    alone. Under a `Gaussian`, one hidden
     layer each: a closed form, with its rounding. Deeper, or on `Samples`: the mean over rows
     (seeded draws) with two standard errors.
 
@@ -761,7 +765,7 @@ def distance(
     difference through both where they have the same operators and wiring (`GraphDistance`).
 
     Raises:
-        ShapeError: other inputs, outputs or output maps.
+        ShapeError: other inputs, outputs or output maps. ValueError: a `tol` that is none.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")

@@ -726,6 +726,8 @@ def distance(
             progress=progress,
         )
     show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
+    if getattr(answer, "interrupted", False):
+        sys.exit(130)
 
 
 @cli.command()
