@@ -326,7 +326,7 @@ def pieces(
     *,
     on: Domain = None,
     slice: Sequence[Any] | None = None,
-    budget: int = 10_000,
+    budget: int = 100_000,
     progress: Progress | None = None,
 ) -> Pieces:
     """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells,

@@ -159,6 +159,56 @@ def test_rank_info_canon_distance(tmp_path):
     assert 0 < near["lower"] < near["upper"]
 
 
+def nearly_equal(folder: Path) -> None:
+    """Two files of one architecture, a.onnx and b.onnx; output 0 is far ahead on [-1, 1]^4."""
+    rng = np.random.default_rng(0)
+    a = mo.Network.mlp(
+        rng.normal(size=(8, 4)),
+        rng.normal(size=8),
+        rng.normal(size=(2, 8)),
+        [30.0, 0.0],
+        activation="relu",
+    )
+    mo.save(a, folder / "a.onnx")
+    mo.save(a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters))), folder / "b.onnx")
+
+
+def test_distances_are_certified(tmp_path):
+    nearly_equal(tmp_path)
+    box = ("--on", "box:-1,1")
+    found = answer(
+        "distance", "a.onnx", "b.onnx", *box, "--tol", "0.5", "-o", "far.cert.json", cwd=tmp_path
+    )
+    assert 0 < found["lower"] <= found["upper"] <= 1.5 * found["lower"]
+    assert found["certificate"] == "far.cert.json"
+    far = ("check", "far.cert.json", "b.onnx", "a.onnx")
+    assert (
+        answer(*far, *box, "--max-slack", found["upper"], cwd=tmp_path)["bound"] == found["upper"]
+    )
+    assert moduli(*far, "--max-slack", found["lower"] / 2, cwd=tmp_path)[0] == 1
+    near = ("equal", "a.onnx", "b.onnx", *box, "--eps", 2 * found["upper"])
+    answer(*near, "-o", "near.cert.json", cwd=tmp_path)
+    assert moduli("check", "near.cert.json", "b.onnx", "a.onnx", cwd=tmp_path)[0] == 0
+    code, _, said = moduli(
+        "distance", "a.onnx", "b.onnx", "--on", "gaussian", "-o", "no.json", cwd=tmp_path
+    )
+    assert code == 3
+    assert "no.json was not written" in said
+    assert not (tmp_path / "no.json").exists()
+    assert moduli("distance", "a.onnx", "b.onnx", *box, "--tol=-1", cwd=tmp_path)[0] == 2
+
+
+def test_decisions_are_compared(tmp_path):
+    nearly_equal(tmp_path)
+    asked = ("equal", "a.onnx", "b.onnx", "--decision")
+    assert answer(*asked, "--on", "box:-1,1", cwd=tmp_path)["winner"] == 0
+    assert answer(*asked, "--on", "box:-99,99", cwd=tmp_path, code=1)["witness"]
+    code, _, said = moduli(*asked, cwd=tmp_path)
+    assert code == 2
+    assert "--decision" in said
+    assert moduli(*asked, "--on", "box:-1,1", "--eps", "0.1", cwd=tmp_path)[0] == 2
+
+
 def test_quiet_prints_nothing(tmp_path):
     assert moduli("rank", "zoo:digits-plain", "--quiet", cwd=tmp_path) == (0, "", "")
 
@@ -595,6 +645,22 @@ def test_ctrl_c_says_how_far_a_search_was(tmp_path, monkeypatch, capsys):
     assert err.strip() == (
         "moduli: interrupted at: difference at most 4.9, 0.1 seen (31 of 1000); nothing was written"
     )
+
+
+def test_ctrl_c_hands_over_the_bracket(tmp_path, monkeypatch, capsys):
+    from moduli.compression.box.bisection import GapSearch
+
+    def stopped(self, *args):
+        raise KeyboardInterrupt
+
+    nearly_equal(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(GapSearch, "split", stopped)
+    monkeypatch.setattr(sys, "argv", ["moduli", "distance", "a.onnx", "b.onnx", "--on", "box:-1,1"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert "when interrupted" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_a_solver_that_does_not_listen(tmp_path):

@@ -935,7 +935,14 @@ def identify(
     metavar="FILE.npz",
     help="origin, u (and v): a slice of the inputs; or random.",
 )
-@_options("json", "quiet", "seed", "budget", *_SOURCE)
+@click.option(
+    "--budget",
+    type=click.IntRange(4),
+    default=100_000,
+    show_default=True,
+    help="Cells, never seconds.",
+)
+@_options("json", "quiet", "seed", *_SOURCE)
 def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
     **source: Any,
