@@ -779,7 +779,7 @@ def distance(
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)
         a, b = first, second
-    if tol is not None and not 0 <= tol < math.inf:
+    if tol is not None and (type(tol) not in (int, float) or not 0 <= tol < 2.0**1000):
         raise ArgumentError(Asked("tol", tol), ": a finite non-negative number is needed")
     search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
     return compare.distance(*_pair(a, b), on, seed, search)

@@ -455,6 +455,23 @@ class Both(Network):
         return Network(self.shown).logits(x)
 
 
+class Small(int):
+    """A number that says it is none that counts."""
+
+    def __le__(self, other):
+        return True
+
+    def __ge__(self, other):
+        return True
+
+
+def lying(number):
+    """A Fraction of such a numerator."""
+    found = Fraction(number)
+    found._numerator = Small(number)
+    return found
+
+
 class Elsewhere(mo.Box):
     """A box that says of itself that it is another."""
 
@@ -509,6 +526,24 @@ def test_an_answer_about_two_networks_is_checked_for_what_these_hold(eps, answer
             wrong.check()
 
 
+def test_what_is_no_answer_at_all_is_rejected():
+    a, b = (
+        net([[1.0], [2.0]], [0, 1], [[1, 1]], [shift], activation="gelu") for shift in (0, 2**-8)
+    )
+    box = mo.Box(-1, 1)
+    far, near = mo.distance(a, b, on=box, budget=50), mo.equivalent(a, b, on=box, eps=1.0)
+    assert far.check()
+    assert near.check()
+    for wrong in (
+        replace(far, argmax=5), replace(far, extra=None), replace(far, proof=5), replace(far, behind=(0.0,)),
+        replace(far, box=5), replace(far, lower="0"), replace(near, proof=5), replace(near, proof=None, reduced=5),
+        replace(near, proof=None, reduced=Reduced(5, (), 5)), replace(near, status="refuted", witness=5),
+        replace(near, decision=1), replace(near, on=5),
+    ):  # fmt: skip
+        with pytest.raises((mo.CertificateRejected, mo.Undecided)):
+            wrong.check()
+
+
 def test_a_witness_lies_in_the_box_that_the_arrays_say():
     a, b = (net([[1.0]], [0.0], [[1.0]], [0.0], activation=kind) for kind in ("relu", "abs"))
     refuted = mo.equivalent(a, b, on=mo.Box(-1, 1))
@@ -517,6 +552,8 @@ def test_a_witness_lies_in_the_box_that_the_arrays_say():
         replace(refuted, on=Elsewhere(5, 6)).check()
     with pytest.raises(mo.CertificateRejected, match="Fractions"):
         replace(refuted, witness=refuted.witness._replace(input=(Agreeable(0),))).check()
+    with pytest.raises(mo.CertificateRejected, match="Fractions"):
+        replace(refuted, witness=refuted.witness._replace(input=(lying(5),))).check()
     proved_on = replace(refuted, status="proved", witness=None, pieces=True, on=Elsewhere(-1, 1))
     with pytest.raises(mo.CertificateRejected):
         proved_on.check()  # at 0, which the box names, both are 0

@@ -166,12 +166,23 @@ def test_steps_that_stop_in_the_middle_claim_no_less_than_they_know(monkeypatch)
     """An interrupt may fall between any two lines of the bookkeeping of a step."""
     search = GapSearch(NET, NEAR, BOX)
     search.run(40)
-    place = GapSearch._replace
-    for broken in (lambda self, *args: (place(self, *args), 1 / 0), lambda *args: 1 / 0):
-        monkeypatch.setattr(GapSearch, "_replace", broken)
+    for broken in (0, 1, 5):  # an interrupt after so many entries of the tree
+        monkeypatch.setattr(search, "tree", Breaking(search.tree, broken))
         with pytest.raises(ZeroDivisionError):
             search.split(1000, 0.0)
         search.bound().verify(NET, NEAR, BOX)
+
+
+class Breaking(list):
+    """A list that breaks when it has been written to so often."""
+
+    def __init__(self, items, writes):
+        super().__init__(items)
+        self.writes = writes
+
+    def __setitem__(self, at, value):
+        self.writes -= 1
+        super().__setitem__(at, value) if self.writes >= 0 else 1 / 0
 
 
 def test_halving_what_is_to_blame_beats_halving_what_is_wide():
@@ -244,3 +255,82 @@ def test_the_lower_end_is_no_worse_than_hill_climbing(widths):
     a = network(*widths, seed=2)
     b = noisy(a)
     assert mo.distance(a, b, on=BOX, budget=4000, tol=99.0).lower >= 0.97 * hill_climbed(a, b)
+
+
+# What an answer says beside its proof ------------------------------------------------------------------------------
+
+
+def one_more(net: mo.Network, by: float) -> mo.Network:
+    last = net.layers[-1]
+    return net.with_layers([*net.layers[:-1], replace(last, bias=last.bias + by)])
+
+
+def test_decisions_are_no_values_and_values_no_decisions():
+    a = one_more(network(4, 6, 2), np.array([20.0, 0.0]))
+    b = one_more(a, np.array([3.0, 0.0]))
+    alike = mo.equivalent(a, b, on=BOX, decision=True)
+    assert alike.status == "proved"
+    with pytest.raises((mo.CertificateRejected, mo.Undecided)):
+        replace(alike, decision=False).check()
+    c, d = network(4, 6, 2), one_more(network(4, 6, 2), np.array([0.5, -0.5]))
+    near = mo.equivalent(c, d, on=BOX, eps=5.0)
+    assert near.status == "proved"
+    with pytest.raises((mo.CertificateRejected, mo.Undecided)):
+        replace(near, decision=True).check()
+
+
+def test_the_status_is_checked_too(found):
+    refuted = mo.equivalent(NET, NEAR, on=BOX, eps=1e-9)
+    assert refuted.status == "refuted"
+    with pytest.raises((mo.CertificateRejected, mo.Undecided)):
+        replace(refuted, status="proved").check()
+    proved = mo.equivalent(NET, NEAR, on=BOX, eps=1.0)
+    with pytest.raises((mo.CertificateRejected, mo.Undecided)):
+        replace(proved, status="refuted").check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, status="proved").check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, on="sup over all inputs").check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, output_map="softmax", behind=(0.0, 0.0)).check()
+
+
+def test_other_output_maps_are_other_functions(found):
+    other = replace(NEAR, output_map="sigmoid")
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, b=other).check()
+    a, b = network(2, 4, 2), noisy(network(2, 4, 2), 1e-6)
+    pieces = mo.equivalent(a, b, on=BOX, eps=1.001 * mo.distance(a, b, on=BOX).upper)
+    assert pieces.pieces
+    with pytest.raises(mo.CertificateRejected):
+        replace(pieces, b=replace(b, output_map="sigmoid")).check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(pieces, b=network(2, 4, 1)).check()
+
+
+@pytest.mark.parametrize("output_map", ["softmax", "sigmoid"])
+def test_networks_whose_units_do_not_match_behind_an_output_map(output_map):
+    a, b = (
+        replace(net, output_map=output_map) for net in (network(4, 5, 2), network(4, 6, 2, seed=3))
+    )
+    far = mo.distance(a, b, on=mo.Box(-0.1, 0.1), budget=200)
+    assert far.check()
+    assert far.behind[0] > 0
+    for wrong in ((far.behind[0] * 2, far.behind[1]), (far.behind[0], far.behind[1] / 2)):
+        with pytest.raises(mo.CertificateRejected, match="behind the output map"):
+            replace(far, behind=wrong).check()
+
+
+def test_where_nothing_is_bounded_nothing_is_claimed():
+    far = mo.distance(network(2, 3, 1), network(2, 4, 1, seed=4))
+    assert far.upper == np.inf
+    with pytest.raises(mo.Undecided):
+        far.check()
+
+
+def test_huge_boxes_and_weights_have_answers():
+    a = network(4, 3, 2)
+    assert mo.distance(a, noisy(a), on=mo.Box(-1.7e308, 1.7e308), budget=4).upper > 1e300
+    last = a.layers[-1]
+    steep = a.with_layers([*a.layers[:-1], replace(last, weight=last.weight * 1e307)])
+    assert mo.distance(steep, noisy(steep), on=BOX, budget=4).upper > 1e300

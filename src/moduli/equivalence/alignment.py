@@ -32,6 +32,7 @@ GAIN = 1e-12
 DRAWS = 5000
 STILL = 1e-13  # of its size: a column that varies by less is constant but for rounding
 TIE = 1e-6
+MOST = 2.0**900  # in place of gains that overflow
 
 
 # Tensors --------------------------------------------------------------------------------------------------------
@@ -145,7 +146,8 @@ def assign(gain: Array) -> Order:
     """The column for each row, so that the sum is largest."""
     from scipy.optimize import linear_sum_assignment
 
-    return np.asarray(linear_sum_assignment(gain, maximize=True)[1], dtype=np.intp)
+    finite = np.nan_to_num(gain, nan=0.0, posinf=MOST, neginf=-MOST)
+    return np.asarray(linear_sum_assignment(finite, maximize=True)[1], dtype=np.intp)
 
 
 # Networks -------------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ from .matching import Matching, matchings
 from .witness_search import (
     Witness,
     allowed,
+    apart,
+    behind,
     candidates,
     find_witness,
     furthest,
@@ -59,6 +61,7 @@ from .witness_search import (
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS = 100_000  # of inputs, where an average has no closed form
+WHERE = ("sup over all inputs", "sup over the box")
 PIECE = 10_000  # inputs that are evaluated at a time
 AGAIN = 2  # compressions of one network more on a box, until both have the same widths
 EXACT = 200_000  # weights that may be scaled by other factors than powers of two
@@ -108,38 +111,36 @@ class Equivalence(Result):
         Raises:
             CertificateRejected: naming what fails. Undecided: if nothing is claimed.
         """
-        with fields.made_by_hand("network"):
-            a, b = rebuilt(self.a), rebuilt(self.b)
-        on = _again(self.on)
-        eps = fields.real(plain_float(self.eps), "eps", least=0.0)
-        if self.proof is not None:
-            _require(certified(self.proof, a, b, on), eps, a)
-            return True
-        if self.witness is not None:
-            x = tuple(self.witness.input)
-            if any(type(number) is not Fraction for number in x):
-                raise CertificateRejected("the witness is not a tuple of Fractions")
-            if not _inside(x, on):
-                raise CertificateRejected(
-                    f"the witness {_short(list(map(float, x)))} is not in the box"
-                )
-            if self.decision:
+        with fields.made_by_hand("answer"):
+            a, b = _both(self.a, self.b)
+            on, decision = _again(self.on), fields.flag(self.decision, "decision")
+            eps = fields.real(plain_float(self.eps), "eps", least=0.0)
+            if decision:
                 require_decisions(a)
-                return decided_apart(a, b, x) is not None
-            return separates(evaluate(a, x), evaluate(b, x), a.output_map, eps)
-        if self.decided is not None and on is not None:
-            require_decisions(a)
-            Decision.verify(self.decided, a, b, on)
+            if self.status == "refuted" and self.witness is not None:
+                return _differ(a, b, self.witness, on, eps, decision)
+            if self.status != "proved":
+                return super().check()
+            if decision and self.decided is not None and on is not None:
+                Decision.verify(self.decided, a, b, on)
+                return True
+            # One function decides as itself; one that is near it need not.
+            _require(self._proved_on(on, a, b, decision), 0.0 if decision else eps, a)
             return True
-        if on is not None and (self.reduced is not None or self.pieces):
-            _require(self._proved_on(on.of_dimension(a.widths[0]), a, b), eps, a)
-            return True
-        return super().check()
 
-    def _proved_on(self, box: Box, a: Network, b: Network) -> float | Fraction:
-        """What is proved of the difference on the box."""
+    def _proved_on(
+        self, on: Box | None, a: Network, b: Network, decision: bool
+    ) -> float | Fraction:
+        """What is proved of the difference on the box, or on all inputs."""
+        if self.proof is not None:
+            return certified(self.proof, a, b, on)
+        if on is None or decision:
+            raise Undecided(f"{self.kind} carries no certificate: {self.statement}")
+        box = on.of_dimension(a.widths[0])
         if self.reduced is not None:
             return Reduced.verify(self.reduced, a, b, box)
+        if not self.pieces:
+            raise Undecided(f"{self.kind} carries no certificate: {self.statement}")
         peak = exact_gap.peak(a, b, box, exact_gap.CELLS, shifts=a.output_map == "softmax")
         return math.inf if peak is None else peak.gap
 
@@ -188,6 +189,34 @@ class Equivalence(Result):
             "winner": None if self.decided is None else self.decided.winner,
             "output_map": self.a.output_map, "witness": witness, "reason": self.reason,
         }  # fmt: skip
+
+
+def _both(a: Network, b: Network) -> tuple[Network, Network]:
+    """Two networks made anew that can be compared."""
+    a, b = rebuilt(a), rebuilt(b)
+    ends = [(net.widths[0], net.widths[-1], net.output_map) for net in (a, b)]
+    if ends[0] != ends[1]:
+        raise CertificateRejected(f"inputs, outputs or output map differ: {a} and {b}")
+    return a, b
+
+
+def _differ(
+    a: Network, b: Network, witness: Witness, on: Box | None, eps: float, decision: bool
+) -> bool:
+    """Whether exact values at a witness in the box tell the networks apart."""
+    parts = [(q.numerator, q.denominator) for q in witness.input if type(q) is Fraction]
+    if len(parts) < len(witness.input) or {type(n) for pair in parts for n in pair} - {int}:
+        raise CertificateRejected("the witness is not a tuple of Fractions")
+    x = tuple(Fraction(*pair) for pair in parts)
+    if not _inside(x, on):
+        raise CertificateRejected(f"the witness {_short(list(map(float, x)))} is not in the box")
+    if decision:
+        apart = decided_apart(a, b, x) is not None
+    else:
+        apart = separates(evaluate(a, x), evaluate(b, x), a.output_map, eps)
+    if not apart:
+        raise CertificateRejected("the networks do not differ at the witness")
+    return True
 
 
 def _again(box: Box | None) -> Box | None:
@@ -496,37 +525,72 @@ class Distance(Result):
         """
         if self.a is None or self.b is None or self.status == "estimated":
             return super().check()
-        with fields.made_by_hand("network"):
-            a, b = rebuilt(self.a), rebuilt(self.b)
-        box = _again(self.box)
-        lower, upper = (
-            fields.real(plain_float(end), "an end", least=0.0) for end in (self.lower, self.upper)
-        )
+        with fields.made_by_hand("answer"):
+            a, b = _both(self.a, self.b)
+            box = None if self.box is None else _again(self.box.of_dimension(a.widths[0]))
+            if self.upper == math.inf:
+                return super().check()
+            lower, upper = (
+                fields.real(plain_float(end), "an end", least=0.0)
+                for end in (self.lower, self.upper)
+            )
+            exact = "exact" in self.extra and upper <= math.nextafter(lower, math.inf)
+            if self.status != ("proved" if exact or lower == upper else "bounded"):
+                raise CertificateRejected(f"{self.status} from {lower} to {upper}")
+            if (self.on, self.output_map) != (WHERE[box is not None], a.output_map):
+                raise CertificateRejected(f"{self.on}, behind {self.output_map}, is said")
+            found = self._proved(a, b, box)
+            if found > upper:
+                raise CertificateRejected(
+                    f"a distance of at most {upper} is claimed, but only {float(found):.6g} is proved"
+                )
+            if lower > 0 and self._shown(a, b, box, self.argmax, "identity") < lower:
+                raise CertificateRejected(
+                    f"a distance of at least {lower} is claimed, and argmax does not show it"
+                )
+            self._check_behind(a, b, box, lower, upper)
+            return True
+
+    def _proved(self, a: Network, b: Network, box: Box | None) -> float | Fraction:
         if "exact" in self.extra and box is not None:
-            peak = exact_gap.peak(a, b, box.of_dimension(a.widths[0]), exact_gap.CELLS)
-            found: float | Fraction = math.inf if peak is None else peak.gap
-        elif isinstance(self.proof, Reduced) and box is not None:
-            found = Reduced.verify(self.proof, a, b, box.of_dimension(a.widths[0]))
-        elif isinstance(self.proof, Certificate):
-            found = certified(self.proof, a, b, box)
+            peak = exact_gap.peak(a, b, box, exact_gap.CELLS)
+            if peak is None or Fraction(self.extra["exact"]) != peak.gap:
+                raise CertificateRejected(f"{self.extra['exact']} is not the exact distance")
+            return peak.gap
+        if isinstance(self.proof, Reduced) and box is not None:
+            left, right = (replace(net, output_map="identity") for net in (a, b))
+            return Reduced.verify(self.proof, left, right, box)
+        if isinstance(self.proof, Certificate):
+            return certified(self.proof, a, b, box)
+        raise Undecided(f"{self.kind} carries no certificate: {self.statement}")
+
+    @staticmethod
+    def _shown(a: Network, b: Network, box: Box | None, at: Any, output_map: str) -> Fraction:
+        """How far apart exact values are at an input."""
+        if at is None:
+            return Fraction(0)
+        x = tuple(Fraction(fields.real(end, "argmax")) for end in at)
+        if len(x) != a.widths[0] or not _inside(x, box):
+            raise CertificateRejected(f"argmax {_short(list(map(float, x)))} is not in the box")
+        return apart(behind(evaluate(a, x), output_map), behind(evaluate(b, x), output_map))
+
+    def _check_behind(
+        self, a: Network, b: Network, box: Box | None, lower: float, upper: float
+    ) -> None:
+        if self.behind is None:
+            return
+        least, most = (fields.real(end, "behind", least=0.0) for end in self.behind)
+        if a.output_map == "identity":
+            fine = (least, most) == (lower, upper)
         else:
-            return super().check()
-        if found > upper:
-            raise CertificateRejected(
-                f"a distance of at most {upper} is claimed, but only {float(found):.6g} is proved"
+            at = self.extra.get("behind_at")
+            fine = most >= _behind_at_most(upper, a.output_map) and (
+                least == 0 or least <= self._shown(a, b, box, at, a.output_map)
             )
-        at = (
-            ()
-            if self.argmax is None
-            else tuple(Fraction(fields.real(x, "argmax")) for x in self.argmax)
-        )
-        if lower > 0 and (
-            len(at) != a.widths[0] or not _inside(at, box) or exact_gap.gap(a, b, at) < lower
-        ):
+        if not fine:
             raise CertificateRejected(
-                f"a distance of at least {lower} is claimed, and argmax does not show it"
+                f"behind the output map {self.behind} is claimed, and not proved"
             )
-        return True
 
     @property
     def _narrow(self) -> bool:
@@ -586,41 +650,44 @@ def distance(
         return replace(found, behind=(found.lower, found.upper))
     if isinstance(found.proof, Certificate):  # it speaks of what stands before the output map
         found = replace(found, proof=replace(found.proof, large=a.digest, small=b.digest))
-    behind = _behind(a, b, on, search.budget, seed, found)
-    return replace(found, a=a, b=b, output_map=a.output_map, behind=behind)
+    found = replace(found, a=a, b=b, output_map=a.output_map)
+    return _with_behind(a, b, on, search.budget, seed, found)
 
 
-def _behind(
-    a: Network,
-    b: Network,
-    on: Box | None,
-    budget: int,
-    seed: int | np.random.Generator,
-    found: Distance,
-) -> tuple[float, float]:
-    """Bounds of the distance of outputs: the upper end carried through the map, exact values behind
-    it from below.
+def _behind_at_most(upper: float, output_map: str) -> float:
+    """A bound before the output map, carried through it."""
+    if upper == 0 or math.isinf(upper):
+        return 0.0 if upper == 0 else span(output_map)
+    return min(ceiling(Fraction(upper) * lipschitz(output_map)), span(output_map))
+
+
+def _with_behind(
+    a: Network, b: Network, on: Box | None, budget: int, seed: Any, found: Distance
+) -> Distance:
+    """With bounds of the distance of outputs: the upper end carried through the map, exact values
+    behind it from below.
     """
-    if found.upper == 0:
-        return 0.0, 0.0
-    upper = (
-        math.inf
-        if math.isinf(found.upper)
-        else ceiling(Fraction(found.upper) * lipschitz(a.output_map))
-    )
+    most = _behind_at_most(found.upper, a.output_map)
+    if most == 0:
+        return replace(found, behind=(0.0, 0.0))
     x = candidates(a, b, on, budget, np.random.default_rng(seed))
     tiny = math.ulp(0.0)  # so that outputs are compared, and not values before the map
     places = [find_witness(a, b, on, tiny, x, seed)]
     if found.argmax is not None:
         places.append(separated_at(a, b, tuple(map(Fraction, found.argmax)), tiny))
-    gap = max((w.gap for w in places if w is not None), default=Fraction(0))
-    return max(0.0, 0.0 - ceiling(-gap)), min(upper, span(a.output_map))
+    best = max((w for w in places if w is not None), key=lambda w: w.gap, default=None)
+    if best is None:
+        return replace(found, behind=(0.0, most))
+    at = tuple(map(float, best.input))
+    return replace(
+        found, behind=(0.0 - ceiling(-best.gap), most), extra={**found.extra, "behind_at": at}
+    )
 
 
 def _supremum(a: Network, b: Network, on: Box | None, seed: Any, search: Search) -> Distance:
     """Of networks without an output map."""
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
-    where = "sup over all inputs" if box is None else "sup over the box"
+    where = WHERE[box is not None]
     upper, proof = _upper(a, b, box, search.progress)
     found = Distance("bounded", 0.0, upper, None, where, a=a, b=b, box=box, proof=proof)
     if upper == 0:

@@ -264,7 +264,8 @@ def candidates(a: Network, b: Network, on: Domain, budget: int, rng: np.random.G
     n = a.widths[0]
     if isinstance(on, Box):
         box = on.of_dimension(n)
-        spread = rng.uniform(box.low, box.high, (max(1, budget // 4), n))
+        mix = rng.random((max(1, budget // 4), n))  # the width of a box may overflow
+        spread = (1 - mix) * box.low + mix * box.high
     else:
         spread = rng.standard_normal((max(1, budget // 4), n)) * rng.choice(
             [0.1, 1.0, 10.0, 100.0], (max(1, budget // 4), 1)

@@ -171,11 +171,12 @@ class GapSearch:
         self, pick: Any, axis: Any, new: tuple[Array, Array], fresh: Array, blame: Array
     ) -> None:
         first = len(self.tree)
+        # Leaves first: an interrupt may fall anywhere, and a tree has to be one at every moment.
+        self.tree += [(-1, -1, -1)] * (2 * len(pick))
         for k, (node, split) in enumerate(
             zip(self.node[pick].tolist(), axis.tolist(), strict=True)
         ):
             self.tree[node] = (split, first + k, first + len(pick) + k)
-        self.tree += [(-1, -1, -1)] * (2 * len(pick))
         keep = np.ones(len(self.top), dtype=bool)
         keep[pick] = False
         self.low, self.high = (
