@@ -33,7 +33,7 @@ from moduli.compression.radius import reduce_within
 from moduli.compression.radius.reduce_within import RankCurve
 from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
-from moduli.equivalence.compare import Distance, Equivalence
+from moduli.equivalence.answers import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
 from moduli.equivalence.graph_alignment import GraphAlignment
 from moduli.equivalence.graph_symmetries import GraphSymmetries
