@@ -72,7 +72,15 @@ def creased(state: State) -> Creased | None:
     """The function of what remains of a network, on all inputs; None where it has more hidden
     layers, other activations, a number that is no rational, or too many weights.
     """
-    if len(state.activations) > 1 or state.widths[0] == 0:
+    inputs, *hidden, _ = state.widths
+    if 0 in hidden:  # a constant
+        *_, (_, ends) = state.arrays()
+        found = whole(ends)
+        if found is None:
+            return None
+        values = tuple(Fraction(q, found[1]) for q in found[0].tolist())
+        return Creased({}, ((Fraction(0),) * inputs,) * len(values), values)
+    if len(hidden) > 1 or inputs == 0:
         return None
     parts = [whole(x) for layer in state.arrays() for x in layer]
     if any(part is None for part in parts):
@@ -112,8 +120,6 @@ def _hidden(
         constant = [p + shift * q for p, q in zip(constant, column, strict=True)]
     product, below = outgoing[0] @ weight[0], outgoing[1] * weight[1]
     linear = [tuple(law.slope * Fraction(q, below) for q in row) for row in product.tolist()]
-    if not len(rows):
-        linear = [(Fraction(0),) * weight[0].shape[1]] * len(constant)
     creases = {key: tuple(sums) for key, sums in found.items() if any(sums)}
     return Creased(creases, tuple(linear), tuple(constant))
 

@@ -181,8 +181,8 @@ def band(activation: Activation, lines: Relaxation, lo: Array, hi: Array) -> Ban
     >>> import numpy as np
     >>> lo, hi = np.array([-1.0]), np.array([3.0])
     >>> relu = Activation("relu")
-    >>> [part.tolist() for part in band(relu, relaxation(relu, lo, hi), lo, hi)]
-    [[0.75], [0.0], [0.75]]
+    >>> [round(float(part[0]), 6) + 0.0 for part in band(relu, relaxation(relu, lo, hi), lo, hi)]
+    [0.75, 0.0, 0.75]
     """
     with np.errstate(all="ignore"):
         if activation.piecewise_linear:
