@@ -192,9 +192,8 @@ def images(count: int) -> np.ndarray:
 def decisions(count: int = 20) -> None:
     """MNIST 256x2 against its copies of fewer bits, on boxes around images."""
     net = mo.load(SHARED / "models" / "mnistfc_256x2.onnx")
-    print(
-        "\n| copy | radius | same decision: proved, refuted, open | s each | distance: median lower, upper | s each |\n|---|---|---|---|---|---|"
-    )
+    head = "| copy | radius | proved, refuted, open | s each | distance: median lower, upper | s each |"
+    print(f"\n{head}\n|---|---|---|---|---|---|")
     for how in ("bfloat16", "int8"):
         copy = rounded_to(net, how)
         for radius in (0.01, 0.02, 0.05):

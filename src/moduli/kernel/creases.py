@@ -87,9 +87,9 @@ def creased(state: State) -> Creased | None:
         return None
     numbers = [part for part in parts if part is not None]
     if not state.activations:
-        (slopes, below), (ends, other) = numbers
+        (slopes, below), (shifts, other) = numbers
         rows = [tuple(Fraction(q, below) for q in row) for row in slopes.tolist()]
-        return Creased({}, tuple(rows), tuple(Fraction(q, other) for q in ends.tolist()))
+        return Creased({}, tuple(rows), tuple(Fraction(q, other) for q in shifts.tolist()))
     law = kinks(state.activations[0])
     if law is None or math.prod(state.widths) > WORK:
         return None
