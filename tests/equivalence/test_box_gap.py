@@ -235,6 +235,26 @@ def test_bounds_of_other_architectures_have_certificates_too():
     )
 
 
+@pytest.mark.parametrize("width", [1e-2, 1e-4])
+def test_a_thin_bump_is_never_proved_away(width):
+    """|x_0 - 0.3| < width: a tent of height 1 that points hardly hit, of three ReLU units."""
+    a = network(4, 8, 1, seed=5)
+    first, last = a.layers
+    tent = np.zeros((3, 4))
+    tent[:, 0] = 1 / width
+    shifts = -(0.3 + width * np.array([-1.0, 0.0, 1.0])) / width
+    b = mo.Network.mlp(
+        np.concatenate([first.weight, tent]), np.append(first.bias, shifts),
+        np.concatenate([last.weight, [[1.0, -2.0, 1.0]]], axis=1), last.bias, activation="relu",
+    )  # fmt: skip
+    zero = np.concatenate([last.weight, np.zeros((1, 3))], axis=1)
+    same = b.with_layers([b.layers[0], replace(b.layers[1], weight=zero)])
+    for one in (a, same):
+        found = mo.distance(one, b, on=BOX, budget=600)
+        assert found.upper >= 1 - 1e-6
+        assert mo.equivalent(one, b, on=BOX, eps=0.5, budget=600).status != "proved"
+
+
 def hill_climbed(a: mo.Network, b: mo.Network) -> float:
     """The largest difference that ten plain lines find on [-1, 1]^n."""
     rng, n = np.random.default_rng(0), a.widths[0]

@@ -92,12 +92,14 @@ class Enclosed(NamedTuple):
 
     Attributes:
         proof: of the bound. bound: what was searched for it. interrupted: whether the search was.
+        places: inputs ``[points, inputs]`` where the difference may be largest.
     """
 
     proof: Certificate | Reduced
     upper: float
     bound: GapBound
     interrupted: bool
+    places: Array
 
 
 class Search(NamedTuple):
@@ -165,4 +167,4 @@ def bisected(a: Network, b: Network, box: Box, search: Search) -> Enclosed:
     signs = tuple((0,) * units for units in a.widths[1:-1])
     region = Region(tuple(box.low.tolist()), tuple(box.high.tolist()), (-1,), signs)
     proof = Certificate(a.digest, b.digest, left, right, slack, region=region, apart=bound)
-    return Enclosed(proof, slack.constant, bound, interrupted)
+    return Enclosed(proof, slack.constant, bound, interrupted, parts.places())

@@ -119,7 +119,7 @@ def equivalent(
     if witness is None:
         witness = find_witness(a, b, on, eps, x, seed)
     if witness is None and isinstance(on, Box):
-        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, executor, progress)
+        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, seed, executor, progress)
         if decided is not None and decided.status != "undecided":
             return decided
         why = why if decided is None else decided.reason
@@ -171,6 +171,7 @@ def _on_box(
     box: Box,
     eps: float,
     budget: int,
+    seed: int | np.random.Generator,
     executor: Executor | None,
     progress: Progress | None,
 ) -> Equivalence | None:
@@ -200,7 +201,7 @@ def _on_box(
         units = (chain[-1].network.units for chain in found.proof[:2])
         why += ", of the {} and {} units that the box leaves".format(*units)
         return Equivalence("proved", a, b, eps, box, None, None, why, found.proof)
-    witness = separated_at(a, b, tuple(map(Fraction, found.bound.at)), eps)
+    witness = find_witness(a, b, box, eps, found.places, seed)
     if witness is not None:
         why = "an input was found where exact values differ"
         return Equivalence("refuted", a, b, eps, box, None, witness, why)
@@ -270,7 +271,7 @@ def _supremum(a: Network, b: Network, on: Box | None, seed: Any, search: Search)
     if box is not None:
         seen = -1.0 if witnesses[0] is None else 0.0 - ceiling(-witnesses[0].gap)
         narrow = enclosed(a, b, box, search._replace(seen=seen))
-        witnesses.append(separated_at(a, b, tuple(map(Fraction, narrow.bound.at)), 0.0))
+        witnesses.append(find_witness(a, b, box, 0.0, narrow.places, seed))
         if narrow.upper < upper:
             found = replace(found, upper=narrow.upper, proof=narrow.proof)
         found = replace(found, interrupted=narrow.interrupted)

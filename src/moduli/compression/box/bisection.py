@@ -36,6 +36,7 @@ PAIR = (
     4 * PRODUCTS
 )  # multiplications that bounds of a difference may take on one box before it counts as several
 BREATH = 1 + 2.0**-30  # rounding depends on the machine and on the size of batches
+PLACES = 63  # boxes in which a difference may be largest
 HOPE = 8.0  # bounds so many times too large do not get small enough by care, only by halving
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
 NEARLY = 2.0  # a kind of bounds that is cheaper may be so much worse at the start
@@ -154,6 +155,12 @@ class GapSearch:
     def bound(self) -> GapBound:
         """What is known of all boxes so far."""
         return GapBound(self.upper, self.how, self.preorder(), tuple(self.at.tolist()), self.boxes)
+
+    def places(self) -> Array:
+        """The input of the largest difference seen, and the middles of the worst boxes."""
+        pick = np.argsort(-self.top, kind="stable")[:PLACES]
+        middles = input_splits.middle(self.low[pick], self.high[pick])
+        return np.concatenate([self.at[None], middles])
 
     def polish(self) -> None:
         """Bound the worst boxes with care, until the worst one had it or all that were picked."""

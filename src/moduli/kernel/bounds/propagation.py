@@ -39,7 +39,15 @@ from moduli.kernel.errors import ShapeError
 from moduli.kernel.exact_numbers import class_keys, two_product, two_sum, up
 from moduli.kernel.network import Layer
 
-from .relaxations import Relaxation, add_up, relaxation, relaxation_of_kink, slopes
+from .relaxations import (
+    Relaxation,
+    add_up,
+    between,
+    relaxation,
+    relaxation_of_kink,
+    slopes,
+    within,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -624,5 +632,8 @@ def _pair_lines(layer: Layer, lo: Array, hi: Array, a_lo: Array, a_hi: Array) ->
     b_lo, b_hi = lo[:, n:], hi[:, n:]
     least, most = slopes(layer.activation, np.minimum(a_lo, b_lo), np.maximum(a_hi, b_hi))
     apart = relaxation_of_kink(most, least, least, most, lo[:, :n], hi[:, :n])
-    parts = zip(apart, relaxation(layer.activation, b_lo, b_hi), strict=True)
-    return Relaxation(*(np.concatenate(pair, axis=1) for pair in parts))
+    one, two = (relaxation(layer.activation, *z) for z in ((a_lo, a_hi), (b_lo, b_hi)))
+    apart = within(
+        apart, lo[:, :n], hi[:, :n], between(one.least, two.most), -between(two.least, one.most)
+    )
+    return Relaxation(*(np.concatenate(pair, axis=1) for pair in zip(apart, two, strict=True)))

@@ -90,6 +90,22 @@ def _finite(lines: Relaxation) -> Relaxation:
     return Relaxation(out[0], out[1], out[2], out[3], lines.least, lines.most)
 
 
+def within(lines: Relaxation, lo: Array, hi: Array, least: Array, most: Array) -> Relaxation:
+    """Lines around the same, given bounds of it that hold for other reasons: level ones there where
+    they are nearer in the middle.
+    """
+    least, most = np.maximum(lines.least, least), np.minimum(lines.most, most)
+    with np.errstate(all="ignore"):
+        middle = 0.5 * lo + 0.5 * hi
+        above = most < lines.upper_slope * middle + lines.upper_offset
+        below = least > lines.lower_slope * middle + lines.lower_offset
+    return Relaxation(
+        np.where(below, 0.0, lines.lower_slope), np.where(below, least, lines.lower_offset),
+        np.where(above, 0.0, lines.upper_slope), np.where(above, most, lines.upper_offset),
+        least, most,
+    )  # fmt: skip
+
+
 # Rounding -------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +228,22 @@ def band_of_slopes(shallow: Array, steep: Array, lo: Array, hi: Array) -> Band:
             *(np.maximum(times_up(-m, lo), times_up(-m, hi)) for m in (shallow, steep))
         )
         return _level(Band(slope, least, most), -low, top)
+
+
+def between(p: Array, q: Array) -> Array:
+    """A lower bound of p - q."""
+    return -add_up(-p, q)
+
+
+def narrower(lines: Band, least: Array, most: Array) -> Band:
+    """Level lines at these bounds of h where they are nearer to each other."""
+    with np.errstate(all="ignore"):
+        level = most - least < lines.most - lines.least
+    return Band(
+        np.where(level, 0.0, lines.slope),
+        np.where(level, least, lines.least),
+        np.where(level, most, lines.most),
+    )
 
 
 def _level(lines: Band, least: Array, most: Array) -> Band:

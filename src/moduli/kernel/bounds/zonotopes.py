@@ -33,7 +33,16 @@ from moduli.kernel.exact_numbers import up
 from moduli.kernel.network import Layer
 
 from .propagation import Affine, Bounds, U, interval
-from .relaxations import Band, add_up, band, band_of_slopes, relaxation, slopes
+from .relaxations import (
+    Band,
+    add_up,
+    band,
+    band_of_slopes,
+    between,
+    narrower,
+    relaxation,
+    slopes,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -98,12 +107,15 @@ def apart(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array) -> Ap
                 bounds.append(new)
             if l == len(a) - 1:
                 break
-            lines = relaxation(p.activation, *z)
+            lines, beside = relaxation(p.activation, *z), relaxation(p.activation, *other)
             h = lines.least, lines.most
             before = one.shared
             one, shared = _acted(one, band(p.activation, lines, *z))
             ends = np.minimum(z[0], other[0]), np.maximum(z[1], other[1])
-            two, own = _acted(two, band_of_slopes(*slopes(p.activation, *ends), *d), own=True)
+            apart = band_of_slopes(*slopes(p.activation, *ends), *d)
+            # Where one of both is off, or nearly, h_a - h_b is no larger than the other.
+            apart = narrower(apart, between(h[0], beside.most), -between(beside.least, h[1]))
+            two, own = _acted(two, apart, own=True)
             two = two._replace(shared=_with_rows(two.shared, one.shared.shape[1]))
             traces.append(_Trace(np.abs(before), shared, own))
         worst = np.maximum(-found.difference[-1][0], found.difference[-1][1]).argmax(axis=1)
