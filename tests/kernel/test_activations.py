@@ -398,7 +398,7 @@ def test_every_question_is_answered_or_refused(kind, question):
         assert any(word in refusal for word in (str(n.activations[0]), "piecewise linear", "relu"))
         return
     if question == "signature":
-        assert not found.complete
+        assert found.complete == kind.startswith("clip")  # by creases
     if question in ("rank", "rank on a box", "rank in a ball"):
         assert found.lower == 0
         assert not found.exact

@@ -197,7 +197,7 @@ def test_a_layer_that_is_linear_everywhere_goes(shared):
     assert (small.network.widths, small.optimal, small.slack) == ((2, 2, 1), True, 0.0)
     assert small.check()
     assert mo.rank(net).exact
-    assert mo.signature(net).startswith("2-2-1:relu")
+    assert mo.signature(net).startswith("2-2-1:creases")
     assert mo.equivalent(net, small.network).status == "proved"
     data = small.certificate.to_json()
     forged = [{**m, "layer": 2} if m["move"] == "skip" else m for m in data["large_moves"]]
