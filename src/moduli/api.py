@@ -347,11 +347,7 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    found = polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
-    _ = (
-        found.linear_regions
-    )  # slopes that no float holds are told here, not when the answer is read
-    return found
+    return polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
 
 
 @np.errstate(all="ignore")

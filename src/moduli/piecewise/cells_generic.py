@@ -171,6 +171,8 @@ def subdivide(
         z = state.split(
             h @ layer.weight[part.units].T + layer.bias[part.units], f"{l} of {len(net.layers) - 1}"
         )
+        if l == len(net.layers) - 1:
+            break  # nobody asks for the activations behind the last bends
         full = (
             np.concatenate([z, np.ones((len(z), 1))], axis=1)[:, part.wall]
             * part.sign
@@ -315,16 +317,16 @@ class _Growing:
 
     def __init__(self, points: Array, values: Array, marks: Marks) -> None:
         self.count = len(points)
-        self.points, self.values, self.marks = points, values, marks
+        # Copies, because they grow where they are.
+        self.points, self.values, self.marks = points.copy(), values.copy(), marks.copy()
 
     def add(self, ends: Ints, j: int) -> Ints:
         """The zeros of value j on edges."""
         fresh = np.arange(self.count, self.count + len(ends))
-        while len(self.points) < self.count + len(ends):
-            self.points, self.values, self.marks = (
-                np.concatenate([v, np.empty_like(v)])
-                for v in (self.points, self.values, self.marks)
-            )
+        if len(self.points) < self.count + len(ends):
+            room = self.count + len(ends) + self.count // 4
+            for part in (self.points, self.values, self.marks):
+                part.resize((room, part.shape[1]), refcheck=False)
         a, b = ends[:, 0], ends[:, 1]
         za, zb = self.values[a, j], self.values[b, j]
         t = (za / (za - zb))[:, None]
@@ -354,7 +356,7 @@ def certify(skeleton: Skeleton) -> int:
     if (np.count_nonzero(skeleton.marks == 0, axis=1) != n).any():
         raise Degenerate("a vertex on too many walls")
     block = max(1, BLOCK // ((n + 4) * skeleton.marks.shape[1]))
-    small, doubtful = _growth(skeleton) < LARGEST, list[int]()
+    small, doubtful = growth(skeleton) < LARGEST, list[int]()
     for at in range(0, len(skeleton.points), block):
         local = _Local(skeleton, at, at + block)
         if small:
@@ -369,7 +371,8 @@ def certify(skeleton: Skeleton) -> int:
     return len(doubtful)
 
 
-def _growth(skeleton: Skeleton) -> float:
+def growth(skeleton: Skeleton) -> float:
+    """A bound of all pre-activations and slopes in the box, below infinity where floats hold them."""
     size = max(1.0, float(np.abs(skeleton.box.low).max()), float(np.abs(skeleton.box.high).max()))
     for matrix in (
         skeleton.start,

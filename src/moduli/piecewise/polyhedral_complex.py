@@ -41,6 +41,7 @@ from .cells_generic import (
     certify,
     exact_vertex,
     faces,
+    growth,
     subdivide,
     zeros_of,
 )
@@ -586,9 +587,15 @@ def pieces(
     try:
         skeleton = subdivide(net, box, start, budget, progress)
         certify(skeleton)
-        return Pieces("proved", net, box, skeleton, frame)
+        steep = float(np.abs(net.layers[-1].weight).sum(axis=1).max(initial=0.0))
+        source: Skeleton | tuple[Cell, ...] = skeleton
+        large = not growth(skeleton) * max(1.0, steep) < LARGEST
     except Degenerate:
-        return Pieces("proved", net, box, clip(net, box, start, budget, progress), frame)
+        source, large = clip(net, box, start, budget, progress), True
+    found = Pieces("proved", net, box, source, frame)
+    if large:  # slopes that no float holds are told here, not when the answer is read
+        _ = found.linear_regions
+    return found
 
 
 def random_plane(inputs: int, seed: int) -> tuple[Array, Array, Array]:

@@ -37,7 +37,7 @@ PAIR = (
 )  # multiplications that bounds of a difference may take on one box before it counts as several
 BREATH = 1 + 2.0**-30  # rounding depends on the machine and on the size of batches
 PLACES = 63  # boxes in which a difference may be largest
-HOPE = 8.0  # bounds so many times too large do not get small enough by care, only by halving
+HOPE = 4.0  # bounds so many times too large do not get small enough by care, only by halving
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come
 NEARLY = 2.0  # a kind of bounds that is cheaper may be so much worse at the start
 WIDTH = (
