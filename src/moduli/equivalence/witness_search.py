@@ -26,7 +26,9 @@ from moduli.kernel.network import Network
 Array = np.ndarray[Any, np.dtype[np.float64]]
 STARTS = 64  # points from which a difference is climbed
 STEPS = 120  # of each climb
-NEIGHBOURS = 16  # tried in each step
+NEIGHBOURS = (
+    16  # tried in each step; fewer where they have more than 64 coordinates, and lead nowhere
+)
 ROUND, AGAIN = 30, 0.15  # after so many steps the better half of all points begins anew, twice
 
 
@@ -228,6 +230,7 @@ def _ascend(
     box = on.of_dimension(a.widths[0]) if isinstance(on, Box) else None
     step, gap = np.full((len(x), 1), 0.25), gaps(a, b, x, eps)
     best = np.arange(len(x))
+    shape = (int(np.clip(64 * NEIGHBOURS // x.shape[1], 2, NEIGHBOURS)), *x.shape)
     for turn in range(1, STEPS + 1):
         with np.errstate(all="ignore"):
             apart = a.logits(x) - b.logits(x)
@@ -235,9 +238,7 @@ def _ascend(
             at = best, np.abs(np.nan_to_num(apart)).argmax(axis=1)
             pick[at] = np.sign(apart[at])
             slope = np.nan_to_num(gradient(a, x, pick) - gradient(b, x, pick))
-        moved = rng.uniform(-1, 1, (NEIGHBOURS, *x.shape)) * (
-            rng.random((NEIGHBOURS, *x.shape)) < 0.5
-        )
+        moved = rng.uniform(-1, 1, shape) * (rng.random(shape) < 0.5)
         if box is not None:
             ways = np.concatenate([np.sign(slope)[None], moved]) * (box.high - box.low)
             new = np.clip(x + step * ways, box.low, box.high)
