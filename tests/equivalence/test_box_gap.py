@@ -127,6 +127,28 @@ def test_exact_distances_are_checked_again():
         replace(exact, upper=exact.upper / 2).check()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_exact_distances_of_near_twins_are_checked_again(seed):
+    """The vertex where they differ most is rational, and its floats show a little less."""
+    a = network(2, 3, 2, 1, seed=seed)
+    b = noisy(a, 1e-12)
+    exact = mo.distance(a, b, on=BOX)
+    assert exact.check()
+    for wrong in (
+        replace(exact, extra={"exact": "1"}), replace(exact, lower=exact.lower * 1.01 + 1e-300),
+        replace(exact, upper=exact.upper * 1.01 + 1e-300), replace(exact, extra={**exact.extra, "value": 1.0}),
+    ):  # fmt: skip
+        with pytest.raises(mo.CertificateRejected):
+            wrong.check()
+
+
+def test_values_at_a_witness_are_those_of_the_networks():
+    refuted = mo.equivalent(NET, NEAR, on=BOX, eps=1e-9)
+    assert refuted.check()
+    with pytest.raises(mo.CertificateRejected, match="other values"):
+        replace(refuted, witness=refuted.witness._replace(a=refuted.witness.b)).check()
+
+
 def test_means_carry_no_certificate():
     with pytest.raises(mo.Undecided):
         mo.distance(NET, NEAR, on=mo.Gaussian()).check()
@@ -346,6 +368,15 @@ def test_where_nothing_is_bounded_nothing_is_claimed():
     assert far.upper == np.inf
     with pytest.raises(mo.Undecided):
         far.check()
+
+
+def test_a_box_that_lies_about_itself_is_made_anew(found):
+    class Tiny(mo.Box):
+        def of_dimension(self, inputs):
+            return mo.Box(np.zeros(inputs), np.full(inputs, 1e-9))
+
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, box=Tiny(-5, 5)).check()
 
 
 def test_huge_boxes_and_weights_have_answers():

@@ -231,6 +231,47 @@ def test_forged_creases_are_rejected():
         replace(honest, region=region).verify(b, a)
 
 
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_an_empty_layer_before_others_is_no_constant(kind):
+    """What stands behind it still adds to the outputs."""
+    a = N(np.zeros((0, 1)), [], np.zeros((1, 0)), [1.0], [[1.0]], [0.0], activation=kind)
+    b = N([[0.0]], [0.0])
+    assert float(a(np.zeros((1, 1)))[0, 0]) > 0.5
+    with pytest.raises(mo.CertificateRejected, match="not equal"):
+        mo.Certificate(a.digest, b.digest, (), (), creases=True).verify(b, a)
+    assert mo.equivalent(a, b).status == "refuted"
+    assert mo.signature(a) != mo.signature(b)
+    empty = N([[1.0]], [1.0], np.zeros((0, 1)), [], np.zeros((1, 0)), [2.0], activation=kind)
+    assert mo.signature(empty) == mo.signature(N([[0.0]], [2.0]))
+    assert mo.equivalent(empty, N([[0.0]], [2.0])).check()
+
+
+def test_creases_stand_alone():
+    """Beside a bound on parts of a box they prove nothing of what that compares."""
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=shape) for shape in ((3, 4), (3,), (1, 3), (1,))]
+    a = N(*parts, activation="tanh")
+    b = a.with_flat(a.flat() + 1e-3)
+    far = mo.distance(a, b, on=mo.Box(-1, 1), budget=50)
+    forged = replace(far.certificate, creases=True)
+    with pytest.raises(mo.CertificateRejected, match="equal creases"):
+        forged.verify(b, a)
+    near = mo.equivalent(a, b, on=mo.Box(-1, 1), eps=1.0)
+    nowhere = {
+        "status": "proved",
+        "lower": 0.0,
+        "upper": 0.0,
+        "behind": (0.0, 0.0),
+        "proof": forged,
+    }
+    for wrong in (
+        replace(near, proof=forged, eps=0.0), replace(near, proof=forged, eps=0.0, on=None),
+        replace(far, **nowhere), replace(far, **nowhere, box=None, on="sup over all inputs"),
+    ):  # fmt: skip
+        with pytest.raises(mo.CertificateRejected):
+            wrong.check()
+
+
 # The sigmoid as tanh ------------------------------------------------------------------------------------------------
 
 

@@ -207,14 +207,17 @@ class Distance(Result):
             return super().check()
         with fields.made_by_hand("answer"):
             a, b = both(self.a, self.b)
-            box = None if self.box is None else again(self.box.of_dimension(a.widths[0]))
+            box = again(self.box)
+            box = None if box is None else box.of_dimension(a.widths[0])
             if self.upper == math.inf:
                 return super().check()
             lower, upper = (
                 fields.real(plain_float(end), "an end", least=0.0)
                 for end in (self.lower, self.upper)
             )
-            exact = "exact" in self.extra and upper <= math.nextafter(lower, math.inf)
+            exact = "exact" in self.extra
+            if exact and (box is None or upper > math.nextafter(lower, math.inf)):
+                raise CertificateRejected(f"from {lower} to {upper} is not exact")
             if self.status != ("proved" if exact or lower == upper else "bounded"):
                 raise CertificateRejected(f"{self.status} from {lower} to {upper}")
             if (self.on, self.output_map) != (WHERE[box is not None], a.output_map):
@@ -224,7 +227,13 @@ class Distance(Result):
                 raise CertificateRejected(
                     f"a distance of at most {upper} is claimed, but only {float(found):.6g} is proved"
                 )
-            if lower > 0 and self._shown(a, b, box, self.argmax, "identity") < lower:
+            if "value" in self.extra:
+                raise CertificateRejected("a mean is claimed, and none is proved")
+            if exact:  # at a rational point, which argmax rounds
+                shown = Fraction(found)
+            else:
+                shown = self._shown(a, b, box, self.argmax, "identity")
+            if lower > shown:
                 raise CertificateRejected(
                     f"a distance of at least {lower} is claimed, and argmax does not show it"
                 )
@@ -336,6 +345,9 @@ def differ(
     x = tuple(Fraction(*pair) for pair in parts)
     if not inside(x, on):
         raise CertificateRejected(f"the witness {short(list(map(float, x)))} is not in the box")
+    values = tuple(evaluate(a, x)), tuple(evaluate(b, x)), a.output_map
+    if (tuple(witness.a), tuple(witness.b), witness.output_map) != values:
+        raise CertificateRejected("other values are shown at the witness than the networks have")
     if decision:
         apart = decided_apart(a, b, x) is not None
     else:

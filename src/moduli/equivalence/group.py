@@ -821,7 +821,7 @@ def signature(
     if (function := creased(state)) is not None:
         return _of_creases(function, state, net.output_map)
     arrays, widths = state.arrays(), state.widths
-    if 0 in widths[1:-1]:
+    if len(widths) > 2 and widths[-2] == 0:  # a constant
         arrays, widths = (
             iter([(ExactArray(np.zeros((widths[-1], widths[0]))), [*arrays][-1][1])]),
             (widths[0], widths[-1]),

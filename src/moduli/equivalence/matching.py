@@ -72,7 +72,10 @@ def matchings(a: Network, b: Network, progress: Progress | None = None) -> Itera
         element = align(left.network(), right.network()).element
     except UnsupportedModel:
         return
-    moves = _binary(element, left).moves(left.alive[1:-1])
+    element = _binary(element, left)
+    if not all(np.isfinite(factor).all() and factor.all() for factor in element.factor):
+        return  # floats lost their way among huge and tiny weights
+    moves = element.moves(left.alive[1:-1])
     for move in moves:
         apply(left, move)
     yield Matching(left, right, (*left_moves, *moves), right_moves)

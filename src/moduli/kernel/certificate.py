@@ -132,6 +132,8 @@ class Certificate:
 
     def _found(self, left: State, right: State) -> Slack:
         """The difference of what both sides are after all moves, as far as it is proved."""
+        if self.creases and any(getattr(self, name) is not None for name in PARTS):
+            raise CertificateRejected("equal creases are claimed beside another domain or proof")
         if self.apart is not None:
             if self.region is None or self.near is not None or self.changed is not None:
                 raise CertificateRejected(
@@ -139,8 +141,6 @@ class Certificate:
                 )
             return Slack(on_parts(left, right, self.region, self.apart), 0.0)
         if self.creases:
-            if self.region is not None or self.near is not None:
-                raise CertificateRejected("equal creases are claimed on a box or within a radius")
             found = creased(left)
             if found is None or found != creased(right):
                 raise CertificateRejected("equal creases are claimed, and they are not equal")

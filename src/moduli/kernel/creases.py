@@ -73,7 +73,7 @@ def creased(state: State) -> Creased | None:
     layers, other activations, a number that is no rational, or too many weights.
     """
     inputs, *hidden, _ = state.widths
-    if 0 in hidden:  # a constant
+    if hidden and hidden[-1] == 0:  # nothing is added to the last bias
         *_, (_, ends) = state.arrays()
         found = whole(ends)
         if found is None:
