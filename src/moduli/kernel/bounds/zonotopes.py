@@ -12,7 +12,8 @@ with the same e_s and o_t for all units [zonotopes: Singh et al. 2018; of differ
     z_a = W_a h_a + v_a,      z_a - z_b = W_b (h_a - h_b) + (W_a - W_b) h_a + (v_a - v_b).
 
 An activation multiplies by a slope and adds a symbol: an e_s for what `band` leaves of h_a, and an
-o_t for what it leaves of h_a - h_b, which is z_a - z_b times a mean slope between the two.
+o_t for what it leaves of h_a - h_b, which is z_a - z_b times a mean slope between the two; or lies
+between the ends of h_a less those of h_b, where these are nearer to each other.
 
 Rounding. U = 2^-53. An entry of a product with n terms is off by at most gamma_n times the sum of
 their sizes, see `propagation`; summed over all coefficients of a unit this is gamma_n times the row
@@ -112,10 +113,10 @@ def apart(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array) -> Ap
             before = one.shared
             one, shared = _acted(one, band(p.activation, lines, *z))
             ends = np.minimum(z[0], other[0]), np.maximum(z[1], other[1])
-            apart = band_of_slopes(*slopes(p.activation, *ends), *d)
+            line = band_of_slopes(*slopes(p.activation, *ends), *d)
             # Where one of both is off, or nearly, h_a - h_b is no larger than the other.
-            apart = narrower(apart, between(h[0], beside.most), -between(beside.least, h[1]))
-            two, own = _acted(two, apart, own=True)
+            line = narrower(line, between(h[0], beside.most), -between(beside.least, h[1]))
+            two, own = _acted(two, line, own=True)
             two = two._replace(shared=_with_rows(two.shared, one.shared.shape[1]))
             traces.append(_Trace(np.abs(before), shared, own))
         worst = np.maximum(-found.difference[-1][0], found.difference[-1][1]).argmax(axis=1)
