@@ -137,6 +137,18 @@ def test_functions_written_in_other_ways(name):
     assert mo.equivalent(a, b, eps=0.5).status == "proved"
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_files_of_creases_are_checked(name, tmp_path):
+    a, b = PAIRS[name]
+    path = mo.equivalent(a, b).save(tmp_path / "same.cert.json")
+    verdict = mo.check(path, b, a, max_slack=0.0, on="all")
+    assert verdict.bound == 0
+    assert "exactly" in verdict.statement
+    assert verdict.to_json()["moves"] >= 0
+    with pytest.raises(mo.CertificateRejected):
+        mo.check(path, b, a, minimal=True) if b.units else mo.check(path, a, a)
+
+
 def test_of_many_units_too():
     rng = np.random.default_rng(0)
     a = N(
@@ -300,6 +312,7 @@ def test_a_sigmoid_is_a_tanh(depth, seed):
     answer = mo.equivalent(a, b)
     assert answer.status == "proved"
     assert answer.check()
+    mo.Certificate.from_json(json.dumps(answer.certificate.to_json())).verify(b, a)
     assert mo.signature(a) == mo.signature(b)
     other = b.with_flat(b.flat() + 2.0**-10)
     assert mo.equivalent(a, other).status == "refuted"
