@@ -385,3 +385,12 @@ def test_huge_boxes_and_weights_have_answers():
     last = a.layers[-1]
     steep = a.with_layers([*a.layers[:-1], replace(last, weight=last.weight * 1e307)])
     assert mo.distance(steep, noisy(steep), on=BOX, budget=4).upper > 1e300
+
+
+def test_few_inputs_have_a_file_too(tmp_path):
+    a, b = network(2, 5, 1), network(2, 6, 1, seed=9)
+    far = mo.distance(a, b, on=BOX).upper
+    near = mo.equivalent(a, b, on=BOX, eps=1.01 * far)
+    assert near.pieces
+    assert near.check()
+    mo.check(near.save(tmp_path / "near.cert.json"), b, a, max_slack=1.01 * far, on=BOX)

@@ -35,7 +35,7 @@ from moduli.kernel.slack import difference
 
 from . import exact_gap
 from .answers import WHERE, Distance, Equivalence, before, behind_at_most, radius_of
-from .box_gap import Search, enclosed
+from .box_gap import Search, bisected, enclosed
 from .by_creases import by_creases
 from .decisions import require_decisions, search_decisions
 from .group import normal_form
@@ -53,6 +53,7 @@ from .witness_search import (
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS = 100_000  # of inputs, where an average has no closed form
+FILE = 2_000  # boxes for the file of what linear pieces have proved
 PIECE = 10_000  # inputs that are evaluated at a time
 
 
@@ -182,7 +183,12 @@ def _on_box(
         if peak.gap <= most:
             free = ", up to shifts of all values," if shifts else ""
             why = f"the largest difference{before(a)}{free} at vertices of all linear pieces is {float(peak.gap):.3g}"
-            return Equivalence("proved", a, b, eps, box, None, None, why, pieces=True)
+            # The pieces have no file; parts of the box do, where they suffice.
+            few = Search(min(budget, FILE), most, progress=progress)
+            parts = bisected(a, b, box, few) if most else None
+            proof = parts.proof if parts is not None and parts.upper <= most else None
+            certificate = proof if isinstance(proof, Certificate) else None
+            return Equivalence("proved", a, b, eps, box, certificate, None, why, pieces=True)
         witness = separated_at(a, b, peak.at, eps)
         why = "the largest difference of exact values at vertices of all linear pieces"
         return (
