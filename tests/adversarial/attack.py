@@ -69,8 +69,8 @@ ODD = (
     f"1/{'9' * 700}",
     "1" + "0" * 700,
 )
-PARTS = ("large_moves", "small_moves", "near", "region", "changed")
-WORDS = (*KINDS, "joint", "separate", "difference", "weight", "bias")
+PARTS = ("large_moves", "small_moves", "near", "region", "changed", "apart", "creases")
+WORDS = (*KINDS, "joint", "separate", "difference", "zonotopes", "weight", "bias")
 POOL, FAR = 60, 1e300
 
 
@@ -332,11 +332,10 @@ def tried(case: Case) -> tuple[str, kernel.Certificate | None]:
         proof.verify(case.small, case.large)
     except (mo.CertificateRejected, mo.BudgetExhausted) as error:
         return re.sub(r"[-+]?[0-9][0-9./e+-]*|\[.*\]|\{.*", "#", str(error))[:90], None
-    left = rules.replay(proof._start(case.large), proof.large_moves, proof.near, proof.region)
+    signs = proof.region if proof.apart is None else None
+    left = rules.replay(proof._start(case.large), proof.large_moves, proof.near, signs)
     right = rules.replay(case.small, proof.small_moves)
-    proof = dataclasses.replace(
-        proof, slack=kernel.slack_of(left, right.arrays(), proof.region, proof.changed)
-    )
+    proof = dataclasses.replace(proof, slack=proof._found(left, right))
     proof.verify(case.small, case.large)
     try:
         most = dataclasses.replace(proof, minimal=True)

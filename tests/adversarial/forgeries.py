@@ -27,11 +27,13 @@ import strategies as plants
 
 import moduli as mo
 from moduli.compression.box import linear_programs
+from moduli.compression.box.bisection import GapSearch
 from moduli.compression.certify import certify
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.move import Move
 from moduli.kernel.rules import replay
+from moduli.kernel.slack import Slack
 
 EXACT = ("identity", "relu", "abs", "leaky_relu")
 DIGITS = 120
@@ -143,7 +145,30 @@ def _seeds() -> tuple[Case, ...]:
     found.append(_by_programs(mo.Box(-1, 1)))
     other = mo.compress(nets[0][1]).network
     both = mo.equivalent(nets[0][1], other).proof
-    return (*found, Case("both sides", other, nets[0][1], both.to_json()))
+    return (*found, Case("both sides", other, nets[0][1], both.to_json()), *_pairs(box))
+
+
+def _pairs(box: mo.Box) -> list[Case]:
+    """Two networks beside each other: near on a box, of equal creases, a sigmoid and its tanh."""
+    rng = np.random.default_rng(3)
+    a = _planted("relu", (2, 3, 2), 5)
+    b = a.with_flat(a.flat() * (1 + 2.0**-8 * rng.normal(size=a.parameters)))
+    bound, ends = GapSearch(a, b, box), box.of_dimension(2)
+    bound.run(20)
+    signs = tuple((0,) * units for units in a.widths[1:-1])
+    region = Region(tuple(ends.low.tolist()), tuple(ends.high.tolist()), (-1,), signs)
+    slack = Slack(bound.upper, 0.0)
+    near = Certificate(a.digest, b.digest, (), (), slack, region=region, apart=bound.bound())
+    rows = np.array([[1, 0], [0, 1], [1, 1]])
+    turned = [_net(sign * rows, [0] * 3, [[1, 1, -1]], [0]) for sign in (1, -1)]
+    smooth = (
+        _net([[1, 0], [0, 2]], [0.5, 1], [[1, 1]], [0], activation="tanh"),
+        _net([[2, 0], [0, 4]], [1, 2], [[2, 2]], [-2], activation="sigmoid"),
+    )
+    cases = [Case("apart", b, a, near.to_json())]
+    for name, (large, small) in (("creases", turned), ("sigmoid", smooth)):
+        cases.append(Case(name, small, large, mo.equivalent(large, small).certificate.to_json()))
+    return cases
 
 
 def _by_programs(box: mo.Box) -> Case:
