@@ -56,7 +56,7 @@ NUMBERS = (
     1.7976931348623157e308,
     2.0**31 - 1,
 )
-KINDS = ("merge", "constant", "drop", "permute", "scale", "block", "skip", "inactive")
+KINDS = ("merge", "constant", "drop", "permute", "tanh", "scale", "block", "skip", "inactive")
 ODD = (
     "0/5",
     "-0",
