@@ -711,10 +711,10 @@ def equivalent(
             box = on if isinstance(on, Box) else None
             return graphs.equivalent(first, second, box, eps, budget, seed, progress)
         a, b = first, second
+    search = Search(budget, executor=executor, progress=progress)
     if decision:
-        search = Search(budget, executor=executor, progress=progress)
         return compare.alike(*_pair(a, b), on, seed, search)
-    return compare.equivalent(*_pair(a, b), on, eps, budget, seed, executor, progress)
+    return compare.equivalent(*_pair(a, b), on, eps, seed, search)
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:

@@ -5,33 +5,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from nearly_equal import network, noisy
 
 import moduli as mo
 from moduli.compression.box.bisection import GapSearch
 from moduli.kernel.bounds.output_gap import GapBound
+from moduli.kernel.move import Move
 from moduli.kernel.slack import Slack
 
 BOX = mo.Box(-1, 1)
-
-
-def network(*widths: int, activation: str = "relu", seed: int = 0) -> mo.Network:
-    rng = np.random.default_rng(seed)
-    arrays = [
-        part
-        for n, m in pairwise(widths)
-        for part in (rng.normal(size=(m, n)) / n**0.5, rng.normal(size=m) / 4)
-    ]
-    return mo.Network.mlp(*arrays, activation=activation)
-
-
-def noisy(net: mo.Network, by: float = 1e-3) -> mo.Network:
-    return net.with_flat(
-        net.flat() * (1 + by * np.random.default_rng(1).normal(size=net.parameters))
-    )
 
 
 NET = network(4, 12, 12, 2)
@@ -77,7 +63,7 @@ def test_the_file_says_how_far_two_networks_are_apart(found, tmp_path):
         (lambda cert: replace(cert, apart=replace(cert.apart, tree=(-1,))), "is claimed, but only"),
         (lambda cert: replace(cert, apart=replace(cert.apart, how="by hand")), "do not apply"),
         (lambda cert: replace(cert, region=None), "without a box"),
-        (lambda cert: replace(cert, minimal=True), "parameters are changed"),
+        (lambda cert: replace(cert, minimal=True), "do not end at one network"),
         (
             lambda cert: replace(cert, region=replace(cert.region, high=(2.0,) * 4)),
             "is claimed, but only",
@@ -87,6 +73,12 @@ def test_the_file_says_how_far_two_networks_are_apart(found, tmp_path):
 def test_a_forged_distance_is_rejected(found, change, why):
     with pytest.raises(mo.CertificateRejected, match=why):
         change(found.certificate).verify(NEAR, NET)
+
+
+def test_moves_that_leave_the_floats_are_rejected(found):
+    move = Move("scale", 1, np.array([0]), ratio=Fraction(2) ** 1200)
+    with pytest.raises(mo.CertificateRejected, match="no network of floats"):
+        replace(found.certificate, large_moves=(move,)).verify(NEAR, NET)
 
 
 def test_ends_that_are_not_proved_are_rejected(found):

@@ -196,6 +196,9 @@ def test_distances_are_certified(tmp_path):
     assert "no.json was not written" in said
     assert not (tmp_path / "no.json").exists()
     assert moduli("distance", "a.onnx", "b.onnx", *box, "--tol=-1", cwd=tmp_path)[0] == 2
+    apart = ("equal", "a.onnx", "b.onnx", *box, "--eps", found["lower"] / 2, "-o", "no.json")
+    assert answer(*apart, cwd=tmp_path, code=1)["certificate"] == "none; no.json was not written"
+    assert not (tmp_path / "no.json").exists()
 
 
 def test_decisions_are_compared(tmp_path):

@@ -210,6 +210,15 @@ def test_other_functions_have_no_creases():
     assert creased(State(network(rng, "tanh"))) is None
 
 
+@pytest.mark.parametrize("net", [
+    N(np.ones((1, 1)), [0.0], np.ones((1, 1)), [0.0], activation="tanh"),
+    N(np.ones((6000, 60)), np.zeros(6000), np.ones((60, 6000)), np.zeros(60), activation="relu"),
+], ids=["tanh", "large"])  # fmt: skip
+def test_no_number_is_looked_at_in_vain(net, monkeypatch):
+    monkeypatch.setattr("moduli.kernel.creases.whole", lambda _: 1 / 0)
+    assert creased(State(net)) is None
+
+
 def test_whole_numbers():
     x = ExactArray(np.array([[0.5, -3.0], [0.0, 2.0**-60]]))
     numbers, below = whole(x)

@@ -1,5 +1,5 @@
-"""Answers about two networks: whether they are one function, how far apart they are; each is proved again from
-what it holds.
+"""Answers about two networks: whether they are one function, how far apart they are; each is proved
+again from what it holds.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from moduli.kernel import fields
 from moduli.kernel.bounds.decision import Decision
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
-from moduli.kernel.errors import (
-    CertificateRejected,
-    Undecided,
-)
+from moduli.kernel.errors import CertificateRejected, Undecided
 from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.network import Network, rebuilt
 from moduli.kernel.rules import replay
@@ -31,15 +28,7 @@ from moduli.kernel.slack import difference
 from . import exact_gap
 from .box_gap import Reduced, claimed
 from .decisions import decided_apart, require_decisions, winner
-from .witness_search import (
-    Witness,
-    allowed,
-    apart,
-    behind,
-    lipschitz,
-    separates,
-    span,
-)
+from .witness_search import Witness, allowed, apart, behind, lipschitz, separates, span
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 WHERE = ("sup over all inputs", "sup over the box")
@@ -86,7 +75,7 @@ class Equivalence(Result):
         Raises:
             CertificateRejected: naming what fails. Undecided: if nothing is claimed.
         """
-        with fields.made_by_hand("answer"):
+        with fields.made_by_hand("result"):
             a, b = both(self.a, self.b)
             on, decision = again(self.on), fields.flag(self.decision, "decision")
             eps = fields.real(plain_float(self.eps), "eps", least=0.0)
@@ -205,7 +194,7 @@ class Distance(Result):
         """
         if self.a is None or self.b is None or self.status == "estimated":
             return super().check()
-        with fields.made_by_hand("answer"):
+        with fields.made_by_hand("result"):
             a, b = both(self.a, self.b)
             box = again(self.box)
             box = None if box is None else box.of_dimension(a.widths[0])

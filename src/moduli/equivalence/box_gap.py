@@ -29,7 +29,6 @@ from .matching import matchings
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 AGAIN = 2  # compressions of one network more on a box, until both have the same widths
-Moves = tuple[Move, ...]
 
 
 class Reduced(NamedTuple):
@@ -45,11 +44,6 @@ class Reduced(NamedTuple):
     left: tuple[Compression, ...]
     right: tuple[Compression, ...]
     last: Certificate
-
-    @property
-    def slack(self) -> float:
-        """What rounding did on the way."""
-        return sum_up(*(small.slack for small in (*self.left, *self.right)))
 
     def verify(self, a: Network, b: Network, box: Box) -> float:
         """The certified bound; raises `CertificateRejected`."""

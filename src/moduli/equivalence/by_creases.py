@@ -7,29 +7,29 @@ from fractions import Fraction
 
 import numpy as np
 
-from moduli.common.progress import Progress
 from moduli.common.result import counted
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.creases import Creased, creased
 from moduli.kernel.network import Network
 
 from .answers import Equivalence
-from .group import normal_form
-from .witness_search import (
-    separated_at,
-)
+from .matching import Matching
+from .witness_search import separated_at
 
 
-def by_creases(a: Network, b: Network, progress: Progress | None) -> Equivalence | None:
+def by_creases(a: Network, b: Network, forms: Matching) -> Equivalence | None:
     """Exactly, on all inputs, where both are functions of at most one piecewise linear hidden layer;
     None where not, or where the output map hides how they differ.
+
+    Args:
+        forms: what moves have made of both; further moves since then change no function.
     """
-    (left, left_moves), (right, right_moves) = (normal_form(net, progress) for net in (a, b))
-    one, two = creased(left), creased(right)
+    one, two = creased(forms.left), creased(forms.right)
     if one is None or two is None:
         return None
     if one == two:
-        proof = Certificate(a.digest, b.digest, left_moves, right_moves, creases=True)
+        moves = forms.left_moves, forms.right_moves
+        proof = Certificate(a.digest, b.digest, *moves, creases=True)
         why = f"the same {counted(len(one.creases), 'crease', 'creases')}, and the same affine rest"
         return Equivalence("proved", a, b, proof=proof, reason=why)
     found = (separated_at(a, b, x, 0.0) for x in points_apart(one, two))

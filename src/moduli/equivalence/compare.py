@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -39,7 +38,7 @@ from .box_gap import Search, bisected, enclosed
 from .by_creases import by_creases
 from .decisions import require_decisions, search_decisions
 from .group import normal_form
-from .matching import Matching, matchings
+from .matching import Matching, matchings, normal_forms
 from .witness_search import (
     Witness,
     allowed,
@@ -72,10 +71,8 @@ def equivalent(
     b: Network,
     on: Domain,
     eps: float,
-    budget: int,
     seed: int | np.random.Generator,
-    executor: Executor | None,
-    progress: Progress | None,
+    search: Search,
 ) -> Equivalence:
     """See `api.equivalent`."""
     if isinstance(on, (Gaussian, Samples)):
@@ -91,8 +88,9 @@ def equivalent(
     most = allowed(eps, a.output_map)
     witness: Witness | None = None
     matched: Matching | None = None
-    inputs = cache(lambda: candidates(a, b, on, budget, np.random.default_rng(seed)))
-    for m in matchings(a, b, progress):
+    inputs = cache(lambda: candidates(a, b, on, search.budget, np.random.default_rng(seed)))
+    forms = normal_forms(a, b, search.progress)
+    for m in matchings(a, b, forms=forms):
         slack = m.slack()
         within = (
             slack.everywhere
@@ -111,7 +109,7 @@ def equivalent(
             if witness is not None:
                 break
         matched = m
-    exact = by_creases(a, b, progress) if witness is None else None
+    exact = by_creases(a, b, forms) if witness is None else None
     if exact is not None and (exact.proof is not None or (eps == 0 and on is None)):
         return replace(exact, eps=eps, on=on)
     x = inputs()
@@ -120,7 +118,7 @@ def equivalent(
     if witness is None:
         witness = find_witness(a, b, on, eps, x, seed)
     if witness is None and isinstance(on, Box):
-        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, budget, seed, executor, progress)
+        decided = _on_box(a, b, on.of_dimension(a.widths[0]), eps, seed, search)
         if decided is not None and decided.status != "undecided":
             return decided
         why = why if decided is None else decided.reason
@@ -171,20 +169,18 @@ def _on_box(
     b: Network,
     box: Box,
     eps: float,
-    budget: int,
     seed: int | np.random.Generator,
-    executor: Executor | None,
-    progress: Progress | None,
+    search: Search,
 ) -> Equivalence | None:
     """By the exact maximum over all linear pieces, or by bisection."""
     most, shifts = allowed(eps, a.output_map), a.output_map == "softmax"
-    peak = exact_gap.peak(a, b, box, budget, progress, shifts=shifts)
+    peak = exact_gap.peak(a, b, box, search.budget, search.progress, shifts=shifts)
     if peak is not None:
         if peak.gap <= most:
             free = ", up to shifts of all values," if shifts else ""
             why = f"the largest difference{before(a)}{free} at vertices of all linear pieces is {float(peak.gap):.3g}"
             # The pieces have no file; parts of the box do, where they suffice.
-            few = Search(min(budget, FILE), most, progress=progress)
+            few = search._replace(budget=min(search.budget, FILE), eps=most)
             parts = bisected(a, b, box, few) if most else None
             proof = parts.proof if parts is not None and parts.upper <= most else None
             certificate = proof if isinstance(proof, Certificate) else None
@@ -194,7 +190,7 @@ def _on_box(
         return (
             None if witness is None else Equivalence("refuted", a, b, eps, box, None, witness, why)
         )
-    found = enclosed(a, b, box, Search(budget, most, executor=executor, progress=progress))
+    found = enclosed(a, b, box, search._replace(eps=most))
     if found.upper <= most:
         why = (
             f"certified difference at most {found.upper:.3g}{before(a)}"

@@ -57,14 +57,25 @@ class Matching(NamedTuple):
         return np.asarray(t)
 
 
-def matchings(a: Network, b: Network, progress: Progress | None = None) -> Iterator[Matching]:
-    """Normal forms, where they have one architecture; then, where these differ, the same with units
-    aligned.
-    """
+def normal_forms(a: Network, b: Network, progress: Progress | None = None) -> Matching:
+    """Both normal forms; units stand beside each other only where they have one architecture."""
     kinds = {s.kind for net in (a, b) for s in net.activations}
     as_tanh = {"tanh", "sigmoid"} <= kinds
     left, left_moves = normal_form(a, progress, as_tanh=as_tanh)
     right, right_moves = normal_form(b, progress, as_tanh=as_tanh)
+    return Matching(left, right, left_moves, right_moves)
+
+
+def matchings(
+    a: Network, b: Network, progress: Progress | None = None, *, forms: Matching | None = None
+) -> Iterator[Matching]:
+    """Normal forms, where they have one architecture; then, where these differ, the same with units
+    aligned.
+
+    Args:
+        forms: both `normal_forms`, where they are known. Aligning goes on from them: used once.
+    """
+    left, right, left_moves, right_moves = forms or normal_forms(a, b, progress)
     if left.widths != right.widths or left.activations != right.activations:
         return
     yield Matching(left, right, left_moves, right_moves)

@@ -621,6 +621,8 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
     """Write the certificate of an answer, and say where."""
     if out is None:
         return {}
+    if answer.status in ("refuted", "undecided"):  # nothing is proved that a file could hold
+        return {"certificate": f"none; {out} was not written"}
     if answer.certificate is None:
         raise mo.Undecided(
             f"{answer.statement}: this has no certificate, and {out} was not written"

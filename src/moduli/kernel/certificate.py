@@ -54,7 +54,7 @@ from . import arithmetic, fields
 from .bounds.box_claim import Region
 from .bounds.output_gap import Changed, GapBound
 from .creases import creased
-from .errors import CertificateRejected
+from .errors import CertificateRejected, UnsupportedModel
 from .exact_numbers import ExactArray, sum_up
 from .minimality import reducible
 from .move import Move
@@ -170,9 +170,9 @@ class Certificate:
         return without
 
     def not_minimal(self, left: State, small: Network) -> str | None:
-        if self.changed is not None or self.apart is not None:
+        if self.changed is not None:
             return "parameters are changed"
-        if self.creases:
+        if self.apart is not None or self.creases:
             return "moves do not end at one network"
         if small.units != sum(left.widths[1:-1]):
             return f"the small network has {small.units} units, and moves leave {sum(left.widths[1:-1])}"
@@ -288,7 +288,10 @@ def slack_of(left: State, right: Layers, region: Region | None, changed: Changed
 
 def on_parts(left: State, right: State, region: Region, apart: GapBound) -> float:
     """The difference on a box, by bounds on its parts, of two networks that are rounded once."""
-    a, b = left.network(), right.network()
+    try:
+        a, b = left.network(), right.network()
+    except UnsupportedModel as error:
+        raise CertificateRejected(f"moves leave no network of floats: {error}") from None
     apart.verify(a, b, region.box)
     return sum_up(apart.upper, rounded(left, region.radius), rounded(right, region.radius))
 

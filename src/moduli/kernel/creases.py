@@ -80,19 +80,20 @@ def creased(state: State) -> Creased | None:
             return None
         values = tuple(Fraction(q, found[1]) for q in found[0].tolist())
         return Creased({}, ((Fraction(0),) * inputs,) * len(values), values)
-    if len(hidden) > 1 or inputs == 0:
+    # What is no such function, or too large, is left before any number is looked at.
+    if len(hidden) > 1 or inputs == 0 or math.prod(state.widths) > WORK:
+        return None
+    law = kinks(state.activations[0]) if hidden else None
+    if hidden and law is None:
         return None
     parts = [whole(x) for layer in state.arrays() for x in layer]
     if any(part is None for part in parts):
         return None
     numbers = [part for part in parts if part is not None]
-    if not state.activations:
+    if law is None:
         (slopes, below), (shifts, other) = numbers
         rows = [tuple(Fraction(q, below) for q in row) for row in slopes.tolist()]
         return Creased({}, tuple(rows), tuple(Fraction(q, other) for q in shifts.tolist()))
-    law = kinks(state.activations[0])
-    if law is None or math.prod(state.widths) > WORK:
-        return None
     weight, bias, outgoing, last = numbers
     return _hidden(weight, bias, outgoing, last, law)
 

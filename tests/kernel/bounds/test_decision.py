@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
-import numpy as np
 import pytest
+from nearly_equal import network, noisy
 
 import moduli as mo
 from moduli.kernel.bounds.decision import Decision, margins
 
 BOX = mo.Box(-1, 1)
-
-
-def network(*widths: int, activation: str = "relu", seed: int = 0, lead: float = 0.0) -> mo.Network:
-    """Random; the first output is ahead by about `lead`."""
-    rng = np.random.default_rng(seed)
-    arrays = [
-        part
-        for n, m in pairwise(widths)
-        for part in (rng.normal(size=(m, n)) / n**0.5, rng.normal(size=m) / 4)
-    ]
-    arrays[-1][0] += lead
-    return mo.Network.mlp(*arrays, activation=activation)
-
-
-def noisy(net: mo.Network, by: float = 1e-3) -> mo.Network:
-    return net.with_flat(
-        net.flat() * (1 + by * np.random.default_rng(1).normal(size=net.parameters))
-    )
 
 
 def test_a_forged_decision_is_rejected():
@@ -50,6 +31,13 @@ def test_a_forged_decision_is_rejected():
 
     with pytest.raises(mo.CertificateRejected):
         replace(answer, a=network(4, 8, 3), decided=Blind(0, honest.a, honest.b)).check()
+
+
+def test_networks_of_other_outputs_are_rejected():
+    a = network(4, 8, 3, lead=12.0)
+    honest = mo.equivalent(a, noisy(a), on=BOX, decision=True).decided
+    with pytest.raises(mo.CertificateRejected, match="as many outputs"):
+        honest.verify(a, network(4, 8, 2, lead=12.0), BOX)
 
 
 def test_margins_are_strict():

@@ -8,7 +8,6 @@ it.
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -30,7 +29,6 @@ from moduli.kernel.network import Network
 from .linear_programs import PRODUCTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Point = tuple[Fraction, ...]
 PART = 128  # boxes that a worker takes at a time
 PAIR = (
     4 * PRODUCTS
@@ -111,18 +109,10 @@ class GapSearch:
         pick, low, high, axis = pick[able], low[able], high[able], score[able].argmax(axis=1)
         a, b, c, d = input_splits.halves(low, high, axis)
         new = np.concatenate([a, c]), np.concatenate([b, d])
-        parts = [
-            *self.map(
-                partial(_measured, self.measure, enough), *(in_parts(ends, PART) for ends in new)
-            )
-        ]
-        fresh = np.concatenate([part.top for part in parts])
-        blame = np.concatenate(
-            [
-                self._shares(part, *ends)
-                for part, *ends in zip(parts, *(in_parts(ends, PART) for ends in new), strict=True)
-            ]
-        )
+        boxes = [in_parts(ends, PART) for ends in new]
+        found = [*self.map(partial(_measured, self.measure, enough), *boxes)]
+        fresh = np.concatenate([part.top for part in found])
+        blame = np.concatenate([self._shares(*part) for part in zip(found, *boxes, strict=True)])
         self.look(input_splits.middle(*new))
         self.latest = fresh
         self._replace(pick, axis, new, fresh, blame)
@@ -137,7 +127,14 @@ class GapSearch:
         seen: float = -1.0,
         progress: Progress | None = None,
     ) -> None:
-        """See `enclose`; what is found holds also where this is interrupted."""
+        """Halve boxes until both ends are close, eps is decided, or the budget is spent; what is found
+        holds also where this is interrupted.
+
+        Args:
+            budget: boxes; one of large networks counts as several, see `price`.
+            tol: the upper end may be above the lower one by so much of it.
+            seen: a difference known from elsewhere.
+        """
         budget //= price(self.a, self.b)
         while self.boxes + 2 <= budget:
             top, floor = self.upper, max(seen, self.seen, 0.0)
@@ -229,18 +226,13 @@ def enclose(
     budget: int,
     *,
     eps: float | None = None,
-    tol: float = 0.0,
-    seen: float = -1.0,
     executor: Executor | None = None,
-    progress: Progress | None = None,
 ) -> GapBound:
     """Bisect the box until both ends are close, or decide about eps, or the budget (boxes) is
     spent.
 
     Args:
-        budget: boxes; one of large networks counts as several, see `price`.
-        tol: the upper end may be above the lower one by so much of it.
-        seen: a difference known from elsewhere. executor: takes boxes.
+        budget: boxes; one of large networks counts as several, see `price`. executor: takes boxes.
 
     >>> a = Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
     >>> b = Network.mlp([[1.0]], [0.0], [[1.5]], [0.0], activation="relu")
@@ -248,5 +240,5 @@ def enclose(
     True
     """
     search = GapSearch(a, b, box, executor)
-    search.run(budget, eps=eps, tol=tol, seen=seen, progress=progress)
+    search.run(budget, eps=eps)
     return search.bound()

@@ -7,7 +7,6 @@ further hidden units (`margins`), whose signs a `Region` proves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -52,13 +51,11 @@ class Decision:
         """Prove it anew; raises `CertificateRejected`."""
         with fields.made_by_hand("decision"):
             winner = fields.whole(self.winner, 0, a.widths[-1] - 1, "the winner")
+            if b.widths[-1] != a.widths[-1]:
+                raise CertificateRejected(f"{a} and {b} have not as many outputs")
             regions = [Region.from_json(region.plain()) for region in (self.a, self.b)]
         for net, region in zip((a, b), regions, strict=True):
             _require(net, winner, region, box.of_dimension(net.widths[0]))
-
-    def plain(self) -> dict[str, Any]:
-        """Its fields."""
-        return {"winner": self.winner, "a": self.a.plain(), "b": self.b.plain()}
 
 
 def _require(net: Network, winner: int, region: Region, box: Box) -> None:

@@ -105,7 +105,7 @@ def measures(a: Network, b: Network) -> dict[str, Measure]:
 
 
 def _separate(
-    a: Network, b: Network, low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+    a: Network, b: Network, low: Array, high: Array, enough: float, far: float
 ) -> Measured:
     (a_lo, a_hi), (b_lo, b_hi) = (
         propagation.linear(net.layers, low, high, lazy=True)[-1] for net in (a, b)
@@ -117,13 +117,13 @@ def _separate(
 
 
 def _difference(
-    a: Network, b: Network, low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+    a: Network, b: Network, low: Array, high: Array, enough: float, far: float
 ) -> Measured:
     return Measured(_size(*propagation.difference(a.layers, b.layers, low, high, lazy=True)[-1]))
 
 
 def _zonotopes(
-    a: Network, b: Network, low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+    a: Network, b: Network, low: Array, high: Array, enough: float, far: float
 ) -> Measured:
     parts = []
     width = max(a.widths) * (a.widths[0] + a.units)
@@ -144,7 +144,7 @@ def _zonotopes(
 
 
 def _outputs(
-    layers: Sequence[Layer], low: Array, high: Array, enough: float = 0.0, far: float = np.inf
+    layers: Sequence[Layer], low: Array, high: Array, enough: float, far: float
 ) -> Measured:
     return Measured(_size(*propagation.linear(layers, low, high, lazy=True)[-1]))
 
