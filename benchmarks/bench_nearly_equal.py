@@ -1,4 +1,4 @@
-"""Nearly equal networks on boxes: how near the bracket of their distance, beside bounds of 0.1.0 in the same run;
+"""Nearly equal networks on boxes: how near the bracket of their distance, beside an older search in the same run;
 decisions; certificates.
 
 python benchmarks/bench_nearly_equal.py [kinds] [track] [pairs] [decisions] [exact]      (MODULI_SHARED names the folder)
@@ -62,9 +62,8 @@ def timed(call: Callable[..., Any], *args: Any, **asked: Any) -> tuple[Any, floa
 
 def kinds() -> None:
     """Upper ends after so many boxes: the widest side halved and bounds of 0.1.0; the input to blame; zonotopes."""
-    print(
-        "| pair, box | boxes | 0.1.0: upper end, s | this: upper end, s | lower end |\n|---|---|---|---|---|"
-    )
+    way = "back only, widest side: upper end, s | zonotopes, blame: upper end, s"
+    print(f"| pair, box | boxes | {way} | lower end |\n|---|---|---|---|---|")
     f, g = mo.load(REPORT / "f.onnx"), mo.load(REPORT / "g_0.01.onnx")
     whole = mo.Box.from_vnnlib(REPORT / "box.vnnlib")
     small = random_network(8, 32, 32, 1, seed=1)
