@@ -804,11 +804,14 @@ def test_exact_arrays_at_extremes(ratio):
     assert (array.nonzero() == (np.array(EXTREMES) != 0)).all()
 
 
-def test_a_difference_beyond_the_largest_float_is_no_claim():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("small", "last"), [(1, -1.0), (-2, 0.3)], ids=["entry", "sum"])
+def test_a_difference_beyond_the_largest_float_is_no_claim(small, last):
+    """Nor a warning, which whoever asks for errors would meet in place of the refusal."""
     most = np.finfo(np.float64).max
     with pytest.raises(mo.CertificateRejected, match="is claimed"):
         judged(
             net([[1]], [0], [[most]], [0]),
-            small=net([[1]], [0], [[-most]], [0]),
+            small=net([[small]], [0], [[last * most]], [0]),
             slack=Slack(1e300, 1e300),
         )

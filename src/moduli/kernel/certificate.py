@@ -242,6 +242,7 @@ class Proved(NamedTuple):
     large: Network
 
 
+@np.errstate(all="ignore")
 def proved(certificate: Certificate, small: Network, large: Network) -> Proved:
     """What `Certificate.verify` checks, made anew of what is given: whoever speaks of the claim
     afterwards takes it from here.

@@ -74,6 +74,7 @@ NO_SLACK = Slack(0.0, 0.0)
 Layers = Iterable[tuple[ExactArray, ExactArray]]
 
 
+@np.errstate(all="ignore")  # a bound beyond all floats is infinite, and no news
 def difference(
     a: Layers,
     b: Layers,

@@ -47,6 +47,7 @@ class Decision:
     a: Region
     b: Region
 
+    @np.errstate(all="ignore")
     def verify(self, a: Network, b: Network, box: Box) -> None:
         """Prove it anew; raises `CertificateRejected`."""
         with fields.made_by_hand("decision"):

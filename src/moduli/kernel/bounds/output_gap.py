@@ -170,6 +170,7 @@ class GapBound:
     at: tuple[float, ...]
     boxes: int
 
+    @np.errstate(all="ignore")
     def verify(self, a: Network, b: Network, box: Box) -> None:
         """Bound all leaves of the tree anew; raises `CertificateRejected`."""
         with fields.made_by_hand("bound of a difference"):
