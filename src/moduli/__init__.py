@@ -24,7 +24,7 @@ _PLACES = {
     "compression.radius.hard_instances": "hard_instance",
     "training.noise": "stable_noise tail_index",
     "api": "align canonical check complexity compress depth dimension distance equivalent error_curve identifiable "
-    "mean_field path pieces pruning_curve rank rank_curve recover signature symmetries",
+    "mean_field path pieces pruning_curve rank rank_curve recover rounding signature symmetries",
     "interface.report_page": "report",
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names.split()}
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .api import rank as rank
     from .api import rank_curve as rank_curve
     from .api import recover as recover
+    from .api import rounding as rounding
     from .api import signature as signature
     from .api import symmetries as symmetries
     from .common.domains import Gaussian as Gaussian

@@ -52,6 +52,7 @@ from moduli.kernel.exact_numbers import ceiling
 from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
+from moduli.kernel.runtime import Runtime
 from moduli.piecewise.forced_depth import Depth
 from moduli.piecewise.functional_dimension import Dimension
 from moduli.piecewise.identifiability import Identifiability
@@ -63,6 +64,7 @@ from .capacity import complexity_table
 from .equivalence import (
     alignment,
     compare,
+    computed,
     constant_paths,
     graph_alignment,
     graph_normal_form,
@@ -70,7 +72,8 @@ from .equivalence import (
     group,
 )
 from .equivalence.box_gap import Search
-from .formats import load, load_chain
+from .equivalence.computed import Rounding
+from .formats import load, load_as_written, load_chain
 from .piecewise import (
     cells_sampled,
     forced_depth,
@@ -779,6 +782,60 @@ def distance(
         raise ArgumentError(Asked("tol", tol), ": a finite non-negative number is needed")
     search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
     return compare.distance(*_pair(a, b), on, seed, search)
+
+
+def rounding(
+    net: Any,
+    *,
+    on: Domain,
+    dtype: str = "float32",
+    order: str | int = "any",
+    ulps: float = 4.0,
+    budget: int = 10_000,
+    seed: int | np.random.Generator = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Rounding:
+    """How far what any runtime computes in floats is from the function over the reals, on a box.
+
+    A certified bound: any order of summation, with or without fused multiply-add, subnormal numbers
+    kept or flushed. Chains of dense layers: errors are carried by symbols, on up to `budget` parts of
+    the box (few where inputs are many). Other graphs: by sizes, tensor by tensor, which is far above
+    what happens where layers are many. An ONNX file is taken as it is, operator after operator;
+    a `Network` as its layers are: one sum a unit, then the activation. Inputs are numbers of `dtype`
+    within the box. `moduli.kernel.runtime` says all that is assumed.
+
+    Args:
+        on: a `Box`.
+        dtype: "float32", "float16", "bfloat16" or "float64", of the runtime; parameters are rounded to it.
+        order: "any", or how many sums a term passes through at most.
+        ulps: activation functions are off by at most so many units, one being the distance from 1 to the
+            next number, or times the value of the function where that is larger than 1.
+
+    Returns:
+        A `Rounding`: `.upper`; `.by_layer`, what each layer adds; `.seen`, what happens in NumPy;
+        `.check()` bounds everything again. Where a sum may overflow `.upper` is infinite, and the
+        status undecided.
+
+    Raises:
+        ShapeError: the box does not fit. ValueError: no box, or an unknown `dtype` or `order`.
+        Undecided: a parameter is beyond the largest number of `dtype`.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [0.1]], [0.0, 0.0], [[1.0, 0.1]], [0.0], activation="relu")
+    >>> r = mo.rounding(net, on=mo.Box(-1, 1))
+    >>> r.seen < r.upper < 4e-7
+    True
+    """
+    if not isinstance(on, Box):
+        raise ArgumentError(Asked("on", on), ": a Box is needed, sizes of numbers decide")
+    if order != "any" and type(order) is not int:
+        raise ArgumentError(
+            Asked("order", order), ": 'any', or how many sums a term may pass through"
+        )
+    runtime = Runtime(dtype, None if isinstance(order, str) else order, ulps)
+    network = load_as_written(net)
+    return computed.rounding(network, on, runtime, budget, seed, executor, progress)
 
 
 class Demands(NamedTuple):

@@ -120,11 +120,11 @@ def run(model: GraphModel, feeds: Mapping[str, Any]) -> list[Any]:
     values = {name: np.asarray(array, dtype=np.float64) for name, array in model.constants.items()}
     values.update({name: np.asarray(x, dtype=np.float64) for name, x in feeds.items()})
     for node in model.nodes:
-        values[node.output] = _step(node.op, [values[name] for name in node.inputs], node, model)
+        values[node.output] = step(node.op, [values[name] for name in node.inputs], node, model)
     return [values[name] for name in model.outputs]
 
 
-def _step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
+def step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
     if isinstance(op, Elementwise):
         return FUNCTIONS[op.kind](*x, *op.numbers)
     if isinstance(op, Linear):

@@ -311,6 +311,28 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LABEL else f"\N{HORIZONTAL ELLIPSIS}{name[1 - LABEL :]}"
 
 
+def rounding_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """How much each layer adds to the error of the outputs, or to its own values: `names`, `made`,
+    `carried`, `alone`.
+    """
+    ax, new = axes(ax), ax is None
+    names, rows = data["names"], np.arange(len(data["names"]))
+    if new:
+        ax.figure.set_size_inches(6.4, 1.3 + 1.4 * ROW * max(len(names), 1))
+    parts = [("carried", GREY, "errors of its values"), ("made", BLUE, "made by its own roundings")]
+    if all(x is not None for x in data["alone"]):
+        parts.append(("alone", ORANGE, "of the outputs, if it alone rounded"))
+    for k, (key, colour, label) in enumerate(parts):
+        sizes = np.array(data[key], dtype=np.float64)
+        sizes = np.where(np.isfinite(sizes), sizes, np.nan)
+        ax.plot(sizes, rows, "o|D"[k], color=colour, label=label, ms=(7, 12, 6)[k], mew=2)
+    ax.set(xscale="log", xlabel="at most", ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(rows, [_shortened(name) for name in names])
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    return ax
+
+
 def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Prunable shares of every seed over the range of noise alone; accuracy before and after, and
     with nine tenths gone.

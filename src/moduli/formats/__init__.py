@@ -174,6 +174,18 @@ def load(
     return read
 
 
+def load_as_written(source: Any, **given: Any) -> Network | Graph:
+    """As `load` does, but any ONNX model as a graph, also one that is a chain: nothing in it is put
+    together.
+    """
+    found = None if any(x is not None for x in given.values()) else _onnx_source(source)
+    if found is None:
+        return load(source, **given)
+    data, folder, where = found
+    read: Graph = _graph_files().read_graph(data, folder, where, lambda *_: load_chain(source))
+    return read
+
+
 def _chain_or_graph(module: Any, input_shape: Any, chain: Any) -> Network | Graph:
     """A torch module as a chain, else as a graph for inputs of a shape."""
     try:

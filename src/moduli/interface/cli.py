@@ -95,7 +95,9 @@ class _Commands(click.Group):
             )  # as of a process that SIGPIPE ends: whoever does not read the answer gets none
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        first = ["demo", "info", "compress", "check", "report", "rank", "equal", "distance"]
+        first = [
+            "demo", "info", "compress", "check", "report", "rank", "equal", "distance", "rounding",
+        ]  # fmt: skip
         return first + [name for name in self.commands if name not in first]
 
 
@@ -730,6 +732,63 @@ def distance(
     show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
     if getattr(answer, "interrupted", False):
         sys.exit(130)
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    metavar="T",
+    help="Format of the runtime: float32, float16, bfloat16, float64.",
+)
+@click.option(
+    "--order",
+    default="any",
+    show_default=True,
+    metavar="O",
+    help="Of sums: any, or how many a term passes through at most.",
+)
+@click.option(
+    "--ulps",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="K",
+    help="How far activation functions are off, in units of 2u max(1, |f|).",
+)
+@_options("on", "workers", *_COMMON, *_SOURCE)
+def rounding(
+    model: str, dtype: str, order: str, ulps: float, on: str, workers: int, as_json: bool,
+    quiet: bool, seed: int, budget: int, **source: Any,
+) -> None:  # fmt: skip
+    """How far a runtime is from the function over the reals.
+
+    A bound of what rounding in floats changes, on a box: sums in any order, fused or not, subnormal
+    numbers kept or flushed. An ONNX file is taken operator by operator.
+
+    \b
+    Example: moduli rounding controller.onnx --on box:-1,1
+    Example: moduli rounding controller.onnx --on box:-1,1 --dtype bfloat16
+    """
+    from moduli.formats import load_as_written
+
+    wanted = order if order == "any" or not order.isdecimal() else int(order)
+    with bar(quiet) as progress, processes(workers) as executor:
+        domain = _domain(on)
+        answer = mo.rounding(
+            load_as_written(model, **_asked(**source)),
+            on=domain,
+            dtype=dtype,
+            order=wanted,
+            ulps=ulps,
+            budget=budget,
+            seed=seed,
+            executor=executor,
+            progress=progress,
+        )
+    show(answer, as_json, quiet, **_told(domain))
 
 
 @cli.command()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moduli.kernel.graph.differences import Differences, difference
-from moduli.kernel.graph.facts import Known, Rounding
+from moduli.kernel.graph.facts import Known, Loss
 from moduli.kernel.graph.functions import SLOPES, slope
 from moduli.kernel.graph.operators import (
     Broadcast,
@@ -203,8 +203,17 @@ def test_what_no_rule_bounds_is_infinite():
         required(two_layers(lambda b, h, kind=kind: b.each(kind, h)), finite=False)
     b = Builder("n", 2)
     h, g = b.dense("x", "a", ROWS), b.dense("x", "g", ROWS)
-    known = {"x": (np.array(0.5), np.array(1.0))}
+    known = {"x": (np.array(0.1), np.array(1.0))}
     required(b.model(b.each("div", h, g)), ranges=known, finite=False)
+
+
+def test_quotients_of_what_stays_away_from_zero():
+    b = Builder("n", 2)
+    h, g = b.dense("x", "a", ROWS), b.dense("x", "g", ROWS)
+    known = {"x": (np.array(0.5), np.array(1.0))}
+    found = required(b.model(b.each("div", h, g)), ranges=known)
+    assert max(most for _, most in found) > 0.05
+    required(b.model(b.each("div", h, g)), ranges=known, size=4.0, finite=False)
 
 
 IMAGE = (2, 4)
@@ -299,7 +308,7 @@ def test_other_places():
         assert most > 0.2
     # the index with the large difference, and it alone
     known = Known(model, {})
-    lost = Rounding(0, {2: np.array([1.0, 1.0])})
+    lost = Loss(0, {2: np.array([1.0, 1.0])})
     found = Differences(model, lambda name: lost.whole((3, 2)) if name == "a.w" else None, known)
     gap = found.pair(flat)[1]
     assert (gap[0, :, 1] > 0).tolist() == [False, True, False, True]

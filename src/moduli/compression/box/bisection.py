@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -48,17 +49,23 @@ def in_parts(rows: Any, size: int) -> list[Any]:
     return [rows[k : k + size] for k in range(0, len(rows), size)]
 
 
-class GapSearch:
+class BoxSearch:
     """Boxes with their bounds; the worst are halved first, each across the input that is most to
     blame for its bound, or else across its relatively widest side.
+
+    Args:
+        measures: bounds of what is sought, by name. value: what is sought, at inputs ``[points,
+            inputs]``. price: as how many boxes one counts. executor: takes boxes.
     """
 
-    def __init__(self, a: Network, b: Network, box: Box, executor: Executor | None = None) -> None:
-        self.a, self.b, self.box = a, b, box.of_dimension(a.widths[0])
-        self.map, box = map if executor is None else executor.map, self.box
+    def __init__(
+        self, measures: Mapping[str, Measure], value: Callable[[Array], Array], box: Box,
+        price: int = 1, executor: Executor | None = None,
+    ) -> None:  # fmt: skip
+        self.value, self.box, self.price = value, box, price
+        self.map = map if executor is None else executor.map
         found = {
-            name: (f(box.low[None], box.high[None], 0.0, np.inf), f)
-            for name, f in measures(a, b).items()
+            name: (f(box.low[None], box.high[None], 0.0, np.inf), f) for name, f in measures.items()
         }
         self.how = min(found, key=lambda name: float(found[name][0].top[0]))
         if "zonotopes" in found and found["zonotopes"][0].top <= NEARLY * found[self.how][0].top:
@@ -73,7 +80,7 @@ class GapSearch:
 
     def look(self, x: Array) -> None:
         with np.errstate(all="ignore"):
-            here = np.abs(self.a.logits(x) - self.b.logits(x)).max(axis=1)
+            here = self.value(x)
         here = np.where(np.isfinite(here), here, -1.0)
         if here.max() > self.seen:
             self.seen, self.at = float(here.max()), x[int(here.argmax())]
@@ -131,11 +138,11 @@ class GapSearch:
         holds also where this is interrupted.
 
         Args:
-            budget: boxes; one of large networks counts as several, see `price`.
+            budget: boxes, each counting as `price` of them.
             tol: the upper end may be above the lower one by so much of it.
             seen: a difference known from elsewhere.
         """
-        budget //= price(self.a, self.b)
+        budget //= self.price
         while self.boxes + 2 <= budget:
             top, floor = self.upper, max(seen, self.seen, 0.0)
             enough = max(floor * (1 + max(tol, CLOSE)), 0.0 if eps is None else eps)
@@ -199,6 +206,18 @@ class GapSearch:
             out.append(split)
             stack += [right, left] if split >= 0 else []
         return tuple(out)
+
+
+class GapSearch(BoxSearch):
+    """Of two networks, how far they are apart."""
+
+    def __init__(self, a: Network, b: Network, box: Box, executor: Executor | None = None) -> None:
+        box = box.of_dimension(a.widths[0])
+        super().__init__(measures(a, b), partial(_apart, a, b), box, price(a, b), executor)
+
+
+def _apart(a: Network, b: Network, x: Array) -> Array:
+    return np.asarray(np.abs(a.logits(x) - b.logits(x)).max(axis=1))
 
 
 def _measured(measure: Measure, enough: float, low: Array, high: Array) -> Measured:

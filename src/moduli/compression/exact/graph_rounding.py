@@ -9,7 +9,7 @@ import numpy as np
 
 from moduli.common.graph import stored_axis
 from moduli.kernel.graph.differences import difference, sizes_of_outputs
-from moduli.kernel.graph.facts import Known, Rounding
+from moduli.kernel.graph.facts import Known, Loss
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Linear
 from moduli.kernel.slack import NO_SLACK, Slack
@@ -37,7 +37,7 @@ class Bounded:
         self.everywhere: bool | None = None
         self.ended = False
 
-    def __call__(self, lost: Mapping[str, Rounding]) -> bool:
+    def __call__(self, lost: Mapping[str, Loss]) -> bool:
         """Whether stored numbers may lose so much."""
         graph = self.known.graph
         if self.everywhere is None:
@@ -83,7 +83,7 @@ def precision_of(dtype: Any) -> float | None:
     return float(np.finfo(dtype).eps) if dtype.kind == "f" and dtype.itemsize > 1 else None
 
 
-def bound_of(known: Known, lost: Mapping[str, Rounding]) -> Slack:
+def bound_of(known: Known, lost: Mapping[str, Loss]) -> Slack:
     """How far outputs are apart where stored numbers lose so much."""
     stored = known.graph.constants
 

@@ -68,6 +68,7 @@ class OnnxSource(Source):
         self.notes = (*notes, *opaque)
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
+        self.formats = self.reading.computed_formats()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self.as_given is not None:

@@ -181,6 +181,12 @@ class GraphReader:
     def floating(self, name: str) -> bool:
         return self.types.get(name, 0) in folding.FLOATS
 
+    def computed_formats(self) -> frozenset[str]:
+        """Of the floats that nodes give."""
+        made = {name for node in self.graph.node for name in node.output}
+        kinds = {kind for name, kind in self.types.items() if name in made}
+        return frozenset(folding.FLOATS[kind] for kind in kinds if kind in folding.FLOATS)
+
     def is_constant(self, name: str) -> bool:
         """Whether a value is a constant, or one rearranged by nodes."""
         return self.constant(name) is not None or name in self.views

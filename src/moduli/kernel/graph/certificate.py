@@ -39,7 +39,7 @@ from .axes import FIXED, Units, units_from
 from .bypasses import bypassed
 from .combining import combined
 from .differences import difference
-from .facts import Known, Ranges, Rounding
+from .facts import Known, Loss, Ranges
 from .model import GraphModel, rebuilt
 from .operators import Place
 from .ordering import exchangeable, ordered
@@ -371,7 +371,7 @@ def after(graph: GraphModel, digest: str, rounds: Iterable[Iterable[GraphMove]])
 
 def transformed(
     graph: GraphModel, moves: Sequence[GraphMove]
-) -> tuple[GraphModel, dict[str, Rounding]]:
+) -> tuple[GraphModel, dict[str, Loss]]:
     """A graph after a round of orders or of scales, and what of its stored tensors was rounded. Whether
     outputs stay as they are is asked of the graph that is cut as `unroll` says, which stores the same.
     """
@@ -382,7 +382,7 @@ def transformed(
     cut = unrolled(graph, [_place(graph, move) for move in cuts]) if cuts else graph
     if cuts:
         require_shapes(cut)
-    rounded = dict[str, Rounding]()
+    rounded = dict[str, Loss]()
     if all(move.kind == "scale" for move in rest):
         moved, rounded = scaled(cut, _factors(cut, rest))
     else:

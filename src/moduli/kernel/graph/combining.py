@@ -20,7 +20,7 @@ from ..exact_numbers import up, up_matmul, up_scale
 from ..slack import Slack
 from .axes import Units, units_from
 from .differences import difference
-from .facts import Known, Rounding
+from .facts import Known, Loss
 from .model import GraphModel
 from .operator import TINY, UNIT
 from .operators import Elementwise, Linear, Node, Transpose
@@ -134,7 +134,7 @@ def combined(
     left = _left(rows[gone], coefficients, rows[stay])
     slack = difference(graph, _of_rows(graph, found, gone, left, len(rows)), known)
     kept = kept_places(grown, grown.places[grown.seed][gone])
-    changed, rounded = dict[str, Any](), dict[str, Rounding]()
+    changed, rounded = dict[str, Any](), dict[str, Loss]()
     for node in found.readers:
         stored, axis = stored_of(graph, node.inputs[1], _columns(node))
         columns, off = _added(graph.constants[stored], axis, gone, stay, coefficients, stored)
@@ -232,7 +232,7 @@ def _of_rows(graph: GraphModel, found: Between, gone: Ints, left: Array, n: int)
 
 def _added(
     stored: Any, axis: int, gone: Ints, stay: Ints, coefficients: Array, name: str
-) -> tuple[Any, Rounding]:
+) -> tuple[Any, Loss]:
     """Columns with those that go added to those that stay, and what is lost."""
     if not are_numbers(stored):
         raise CertificateRejected(f"{name!r} holds what is no number")
@@ -249,4 +249,4 @@ def _added(
     view = np.moveaxis(found, axis, 0)
     view[stay] = numbers.reshape(len(stay), *columns.shape[1:])
     lost = off.reshape(len(stay), *columns.shape[1:])
-    return found, Rounding(axis, dict(zip(stay.tolist(), lost, strict=True)))
+    return found, Loss(axis, dict(zip(stay.tolist(), lost, strict=True)))

@@ -197,11 +197,15 @@ class Differences:
                 continue
             self._give(node)
 
-    def _give(self, node: Node) -> None:
+    def bounded(self, node: Node) -> Pair:
+        """Size and gap of what a node gives."""
         rule = RULES.get(type(node.op), _unknown)
         size, gap = rule(self, node, node.op)
-        if gap is not None and not (self._moved(node) and gap.any()):
-            gap = None
+        moved = gap is not None and self._moved(node) and bool(gap.any())
+        return size, gap if moved else None
+
+    def _give(self, node: Node) -> None:
+        size, gap = self.bounded(node)
         torn = not self.torn.isdisjoint(node.inputs)
         for name in node.outputs:
             if not name:
@@ -230,6 +234,12 @@ class Differences:
 
     # What rules ask
 
+    def weights(self, node: Node) -> Node | None:
+        """The softmax that gives the rows of a product of tensors, whose entries then differ only
+        because what it compares does; None where there is none.
+        """
+        return self.graph.softmax_over_last(node.inputs[0])
+
     def pair(self, name: str) -> Pair:
         """Size and gap of a value."""
         if name not in self.pairs:
@@ -237,7 +247,7 @@ class Differences:
             gap = self.stored_gap(name)
             size = NOTHING if array is None or not are_numbers(array) else _along_last(array)
             off = None if gap is None else _along_last(gap)
-            self.pairs[name] = (size if off is None else _plus(size, off), off)
+            self.pairs[name] = (size if off is None else plus(size, off), off)
         return self.pairs[name]
 
     def stored_gap(self, name: str) -> Array | None:
@@ -270,9 +280,9 @@ class Differences:
         size, gap = self.pair(name)
         rank = self.rank(name)
         if rank is None:
-            return _most(size), np.zeros(2) if gap is None else _most(gap)
+            return overall(size), np.zeros(2) if gap is None else overall(gap)
         gap = np.zeros(2) if gap is None else gap
-        return _ranked(size, rank), _ranked(gap, rank)
+        return ranked(size, rank), ranked(gap, rank)
 
     def _capped(self, name: str, size: Bound) -> Bound:
         """Not more than what the range of a tensor allows: along the axis along which it varies, and
@@ -281,7 +291,7 @@ class Differences:
         shape = self.graph.shapes.get(name)
         if shape is None:
             return size
-        size = _ranked(size, len(shape))
+        size = ranked(size, len(shape))
         for axis, n in enumerate(shape):
             x = self.known.found.get((name, axis)) if isinstance(n, int) and n else None
             if x is None:
@@ -291,21 +301,21 @@ class Differences:
                 most = most.reshape([-1 if a == axis else 1 for a in range(len(shape))])
             else:
                 most = most.max(keepdims=True).reshape([1] * len(shape))
-            size = _at_most(size, most)
+            size = at_most(size, most)
         return size
 
 
 # Bounds ---------------------------------------------------------------------------------------------------------
 
 
-def _most(bound: Bound) -> Bound:
+def overall(bound: Bound) -> Bound:
     return np.asarray(bound.reshape(-1, 2).max(axis=0, initial=0.0))
 
 
-def _ranked(bound: Bound, rank: int) -> Bound:
+def ranked(bound: Bound, rank: int) -> Bound:
     """With all axes of a tensor."""
     lead = rank + 1 - bound.ndim
-    return bound.reshape((1,) * lead + bound.shape) if lead >= 0 else _most(bound)
+    return bound.reshape((1,) * lead + bound.shape) if lead >= 0 else overall(bound)
 
 
 def _along_last(array: Any) -> Bound:
@@ -321,7 +331,7 @@ def _along_last(array: Any) -> Bound:
     return np.stack([sizes, np.zeros_like(sizes)], axis=-1)
 
 
-def _at_most(bound: Bound, cap: Array | float) -> Bound:
+def at_most(bound: Bound, cap: Array | float) -> Bound:
     """The bound, or a constant where that is less for some inputs and never infinite."""
     wide = np.asarray(cap, dtype=np.float64)
     less = np.isfinite(wide) & ((bound[..., 1] > 0) | (wide < bound[..., 0]))
@@ -329,14 +339,14 @@ def _at_most(bound: Bound, cap: Array | float) -> Bound:
     return np.stack(ends, axis=-1)
 
 
-def _plus(*bounds: Bound) -> Bound:
+def plus(*bounds: Bound) -> Bound:
     total = bounds[0]
     for bound in bounds[1:]:
         total = up(total + bound)
     return total
 
 
-def _product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array) -> Array:
     """Upper bounds of products of numbers that are not negative; zero times infinity is zero."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.nextafter(a * b * (1 + 2.0**-50), np.inf)
@@ -345,16 +355,16 @@ def _product(a: Array, b: Array) -> Array:
 
 def _times(a: Bound, b: Bound) -> Bound:
     """A product; one that grows with the square of the inputs has no bound of this kind."""
-    constant = _product(a[..., 0], b[..., 0])
-    growth = up(_product(a[..., 0], b[..., 1]) + _product(a[..., 1], b[..., 0]))
-    square = _product(a[..., 1], b[..., 1]) > 0
+    constant = product(a[..., 0], b[..., 0])
+    growth = up(product(a[..., 0], b[..., 1]) + product(a[..., 1], b[..., 0]))
+    square = product(a[..., 1], b[..., 1]) > 0
     return np.stack([constant, np.where(square, np.inf, growth)], axis=-1)
 
 
 def _by(bound: Bound, factor: float | Array) -> Bound:
     """Times numbers, one for all or for each index."""
     wide = np.asarray(factor, dtype=np.float64)
-    return _product(bound, wide[..., None] if wide.ndim else wide)
+    return product(bound, wide[..., None] if wide.ndim else wide)
 
 
 # Sums -----------------------------------------------------------------------------------------------------------
@@ -376,12 +386,12 @@ def _linear(at: Differences, node: Node, op: Linear) -> Pair:
         off = _rows(_matrix(weight, op), gap, op.groups)
     if moved is not None:
         further = _rows(_matrix(moved, op), size, op.groups)
-        made, off = _plus(made, further), _plus(off, further)
+        made, off = plus(made, further), plus(off, further)
     if len(node.inputs) > 2 and node.inputs[2]:
         bias, shift = at.pair(node.inputs[2])
-        made = _plus(made, bias)
+        made = plus(made, bias)
         if shift is not None:
-            off = _plus(off, shift)
+            off = plus(off, shift)
     place = [1] * len(shape)
     place[op.writes] = len(made)
     off = np.broadcast_to(off, made.shape)
@@ -415,7 +425,7 @@ def _rows(rows: Any, bound: Bound, groups: int) -> Bound:
             out[start : start + len(summed)] = up_matmul(summed, read[0])
             continue
         mine = read[np.arange(start, start + len(summed)) // outer]
-        total = up(_product(summed[..., None], mine).sum(axis=1), inner)
+        total = up(product(summed[..., None], mine).sum(axis=1), inner)
         out[start : start + len(summed)] = total
     return up(out, taps)  # for the sums of taps
 
@@ -433,11 +443,11 @@ def _contract(at: Differences, node: Node, op: Contract) -> Pair:
     if rank is None or None in ranks or min(r or 0 for r in ranks) < 2:
         return NOTHING, NOTHING
     (a, da), (b, db) = (at.whole(name) for name in node.inputs)
-    weights = at.graph.softmax_over_last(node.inputs[0])
+    weights = at.weights(node)
     if weights is not None:
         largest, off = (x.max(axis=-3, keepdims=True, initial=0.0) for x in (b, db))
-        change = _at_most(_most(at.whole(weights.inputs[0])[1]), 2.0)
-        return largest, _plus(off, _times(change, _plus(largest, off)))
+        change = at_most(overall(at.whole(weights.inputs[0])[1]), 2.0)
+        return largest, plus(off, _times(change, plus(largest, off)))
     n = (at.graph.shapes.get(node.inputs[0]) or ())[-1]
     if not isinstance(n, int):
         return NOTHING, NOTHING
@@ -447,7 +457,7 @@ def _contract(at: Differences, node: Node, op: Contract) -> Pair:
         np.broadcast_to(y, (n, *y.shape[1:]))
         for y in (b.max(axis=keep, initial=0.0), db.max(axis=keep, initial=0.0))
     )
-    terms = _plus(_times(dleft, _plus(right, dright)), _times(left, dright))
+    terms = plus(_times(dleft, plus(right, dright)), _times(left, dright))
     return up(_times(left, right).sum(axis=0), n), up(terms.sum(axis=0), n)
 
 
@@ -459,7 +469,7 @@ def _elementwise(at: Differences, node: Node, op: Elementwise) -> Pair:
     parts = [at.whole(name) for name in names]
     rank = at.rank(node.output)
     if rank is not None:
-        parts = [(_ranked(size, rank), _ranked(gap, rank)) for size, gap in parts]
+        parts = [(ranked(size, rank), ranked(gap, rank)) for size, gap in parts]
     if len(parts) == 1:
         return _unary(at, names[0], op, *parts[0])
     (a, da), (b, db) = parts[:2]
@@ -471,14 +481,13 @@ def _elementwise(at: Differences, node: Node, op: Elementwise) -> Pair:
     if len(parts) != 2:
         return NOTHING, NOTHING
     if op.kind in ("add", "sub"):
-        return _plus(a, b), _plus(da, db)
+        return plus(a, b), plus(da, db)
     if op.kind in ("max", "min"):
         return np.maximum(a, b), np.maximum(da, db)
     if op.kind == "mul":
-        return _times(a, b), _plus(_times(a, db), _times(da, _plus(b, db)))
-    if op.kind == "div" and not db.any():
-        least = _least(at, names[1])
-        return (NOTHING, NOTHING) if least is None else (_over(a, least), _over(da, least))
+        return _times(a, b), plus(_times(a, db), _times(da, plus(b, db)))
+    if op.kind == "div":
+        return _quotient(at, names[1], a, da, db)
     if op.kind == "pow" and not db.any():
         return _power(at, names, a, da)
     if op.kind == "prelu" and not db.any():
@@ -486,6 +495,20 @@ def _elementwise(at: Differences, node: Node, op: Elementwise) -> Pair:
         steep = np.maximum(b, np.array([1.0, 0.0]))
         return _times(a, steep), _times(da, steep)
     return NOTHING, NOTHING
+
+
+def _quotient(at: Differences, below: str, a: Bound, da: Bound, db: Bound) -> Pair:
+    """a / b - a' / b' = ((a - a') - (a / b) (b - b')) / b', and |b'| >= |b| - |b - b'|."""
+    least = _least(at, below)
+    if least is None:
+        return NOTHING, NOTHING
+    if not db.any():
+        return _over(a, least), _over(da, least)
+    off, growth = overall(db)
+    left = np.nextafter(least.min() - off, -np.inf)
+    if growth > 0 or not left > 0:
+        return _over(a, least), NOTHING
+    return _over(a, least), _over(plus(da, _times(_over(a, least), db)), np.full((), left))
 
 
 def _least(at: Differences, name: str) -> Array | None:
@@ -518,7 +541,7 @@ def _power(at: Differences, names: Sequence[str], a: Bound, da: Bound) -> Pair:
         return _root(at, names[0], a, da)
     if k not in (1.0, 2.0, 3.0, 4.0):
         return NOTHING, NOTHING
-    power, wide, further = a, _plus(a, da), da
+    power, wide, further = a, plus(a, da), da
     for _ in range(int(k) - 1):
         power, further = _times(power, a), _times(further, wide)
     return power, _by(further, k)
@@ -532,15 +555,15 @@ def _unary(at: Differences, name: str, op: Elementwise, size: Bound, gap: Bound)
     if math.isfinite(steep):
         # |f(x)| <= |f(0)| + steep |x|
         origin = _at_zero(op)
-        made = _plus(_by(size, steep), np.array([origin, 0.0])) if math.isfinite(origin) else made
+        made = plus(_by(size, steep), np.array([origin, 0.0])) if math.isfinite(origin) else made
     off = _by(gap, steep) if math.isfinite(steep) else np.where(gap > 0, np.inf, 0.0)
     if rule.between is not None:
         ends = np.array([-np.inf]), np.array([np.inf])
         with np.errstate(all="ignore"):
             low, high = (float(end[0]) for end in rule.between(*ends, *op.numbers))
         if math.isfinite(low) and math.isfinite(high):
-            made = _at_most(made, max(abs(low), abs(high)))
-            off = _at_most(off, float(np.nextafter(high - low, np.inf)))
+            made = at_most(made, max(abs(low), abs(high)))
+            off = at_most(off, float(np.nextafter(high - low, np.inf)))
     return made, off
 
 
@@ -557,7 +580,7 @@ def _at_zero(op: Elementwise) -> float:
 
 def _root(at: Differences, name: str, size: Bound, gap: Bound) -> Pair:
     """|sqrt(x) - sqrt(x')| <= |x - x'| / sqrt(least x), if x' is not below zero; sqrt(x) <= 1 + x."""
-    made = _plus(size, np.array([1.0, 0.0]))
+    made = plus(size, np.array([1.0, 0.0]))
     least = _least(at, name)
     if least is None or not (gap[..., 1] == 0).all() or not (gap[..., 0] <= least.min()).all():
         return made, NOTHING
@@ -585,9 +608,9 @@ def _per_unit(at: Differences, node: Node, op: PerUnit) -> Pair:
     place = [-1 if axis == op.axis else 1 for axis in range(size.ndim - 1)]
     factor = steep.reshape(place)
     for numbers, off in ((mean, gaps[2]), (shift, gaps[1])):
-        size = _plus(size, _constant(np.abs(numbers), place))
+        size = plus(size, _constant(np.abs(numbers), place))
         if off is not None:
-            size, gap = (_plus(bound, _constant(off, place)) for bound in (size, gap))
+            size, gap = (plus(bound, _constant(off, place)) for bound in (size, gap))
         if numbers is mean:
             size, gap = _by(size, factor), _by(gap, factor)
     return size, gap
@@ -613,7 +636,7 @@ def _slicewise(at: Differences, node: Node, op: Slicewise) -> Pair:
     bounded = size if op.hull else np.full_like(size, np.inf)
     if op.kind in SOFTMAX:
         # a row of its Jacobian, p_i (1 - p_i) and p_i p_j, sums to 2 p_i (1 - p_i) in size
-        return np.array([1.0, 0.0]), _at_most(_by(gap, 0.5), 1.0)
+        return np.array([1.0, 0.0]), at_most(_by(gap, 0.5), 1.0)
     if op.linear and op.hull:
         return bounded, gap  # f(x) - f(x') = f(x - x') lies between its least and largest, or zero
     if op.kind in MAXIMA and op.hull:
@@ -649,7 +672,7 @@ def _normalised(at: Differences, node: Node, count: float, epsilon: float, gap: 
     """
     root = float(np.nextafter(math.sqrt(count), np.inf))
     steep = float(np.nextafter(root / math.sqrt(epsilon) * (1 + 2.0**-50), np.inf))
-    sizes = [_most(at.pair(name)[0]) for name in node.inputs[1:] if name]
+    sizes = [overall(at.pair(name)[0]) for name in node.inputs[1:] if name]
     if any(growth > 0 for _, growth in sizes):
         return NOTHING, NOTHING
     further = [constant for constant, _ in sizes]
@@ -657,7 +680,7 @@ def _normalised(at: Differences, node: Node, count: float, epsilon: float, gap: 
     scale = max(1.0, further[0]) if len(further) == 1 else (further or [1.0])[0]
     shift = further[-1] if further else 0.0
     made = np.array([float(up(np.float64(root * scale + shift))), 0.0])
-    return made, _by(_at_most(_by(gap, steep), 2 * root), float(scale))
+    return made, _by(at_most(_by(gap, steep), 2 * root), float(scale))
 
 
 # Other places ---------------------------------------------------------------------------------------------------
@@ -740,7 +763,7 @@ def _reshaped(bound: Bound, shape: Any, made: Any, op: Reshape) -> Bound:
     bound = bound.max(axis=loose, keepdims=True, initial=0.0) if loose else bound
     active = [(ins, outs) for ins, outs in pieces if any(bound.shape[i] > 1 for i in ins)]
     if not active:
-        return found + _most(bound)
+        return found + overall(bound)
     ins, outs = active[-1]  # where there are more, the largest along the others holds for all
     others = tuple(axis for axis in range(len(shape)) if axis not in ins)
     block = bound.max(axis=others, initial=0.0)

@@ -27,7 +27,7 @@ LARGE = 2**22  # weights of a node beyond which rows that are never left out are
 
 
 @dataclass(frozen=True)
-class Rounding:
+class Loss:
     """What numbers of a stored tensor are away from those that they stand for.
 
     Attributes:
@@ -49,15 +49,15 @@ class Rounding:
             np.moveaxis(found, self.axis, 0)[i] = lost
         return found
 
-    def take(self, axis: int, kept: Ints) -> Rounding:
+    def take(self, axis: int, kept: Ints) -> Loss:
         """After indices along an axis are left out."""
         if axis == self.axis:
             places = {int(i): k for k, i in enumerate(kept)}
             stay = {places[i]: lost for i, lost in self.columns.items() if i in places}
-            return Rounding(self.axis, stay)
+            return Loss(self.axis, stay)
         other = axis - (axis > self.axis)
         cut = {i: np.take(lost, kept, other) for i, lost in self.columns.items()}
-        return Rounding(self.axis, cut)
+        return Loss(self.axis, cut)
 
 
 class Known(Facts):
@@ -79,7 +79,7 @@ class Known(Facts):
         self.beyond = require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}
-        self.rounded: dict[str, Rounding] = {}
+        self.rounded: dict[str, Loss] = {}
         for name, (low, high) in ranges.items():
             self._input(name, low, high)
         for node in () if inputs_alone else graph.nodes:

@@ -22,7 +22,7 @@ ones.
 
 A stored tensor that several nodes read has to be changed alike by all of them. Where a sum W_j + r
 W_i is no number of the type in which W is stored, the number nearest to it is stored, and what is
-lost is bounded (`facts.Rounding`): the theorem is about the graph with the sums, and the certificate
+lost is bounded (`facts.Loss`): the theorem is about the graph with the sums, and the certificate
 says how far it is from the one that is stored (`differences`). So it is with x_i of which only is
 known that |x_i - c| <= w (c = 0 where x is padded): as if it were c, and b could not be stored better
 than to within sum |W_i| w.
@@ -41,7 +41,7 @@ import numpy as np
 from ..errors import CertificateRejected
 from ..exact_numbers import ceiling, two_product, two_sum, up, up_scale
 from .axes import Units
-from .facts import Known, Rounding
+from .facts import Known, Loss
 from .model import GraphModel
 from .operator import TINY, UNIT
 from .operators import (
@@ -123,7 +123,7 @@ def readers_of(graph: GraphModel, units: Units) -> list[Node]:
     return found
 
 
-def lost_by(known: Known, units: Units, into: Into) -> dict[str, Rounding]:
+def lost_by(known: Known, units: Units, into: Into) -> dict[str, Loss]:
     """What stored numbers lose where some units add elsewhere when they go.
 
     Raises:
@@ -362,9 +362,9 @@ class Changes:
                     return other, -1 if op.kind == "sub" else 1
         raise CertificateRejected(f"{node.name!r} has no bias that could take a constant")
 
-    def applied(self) -> tuple[dict[str, Tensor], dict[str, Rounding]]:
+    def applied(self) -> tuple[dict[str, Tensor], dict[str, Loss]]:
         """The changed tensors, and what was lost."""
-        found, lost = dict[str, Tensor](), dict[str, Rounding]()
+        found, lost = dict[str, Tensor](), dict[str, Loss]()
         for name, by_node in self.columns.items():
             if name in self.shifts:
                 raise CertificateRejected(f"{name!r} is read in two ways")
@@ -375,12 +375,12 @@ class Changes:
                 view[target] = column
             rounded = {target: off for target, (_, off) in columns.items() if off.any()}
             if rounded:
-                lost[name] = Rounding(axis, rounded)
+                lost[name] = Loss(axis, rounded)
         for name, shifts in self.shifts.items():
             found[name], off = self._shifted(name, self._agreed(name, shifts))
             if off.any():
                 axis = int(np.argmax(found[name].shape))
-                lost[name] = Rounding(axis, dict(enumerate(np.moveaxis(off, axis, 0))))
+                lost[name] = Loss(axis, dict(enumerate(np.moveaxis(off, axis, 0))))
         return found, lost
 
     def _agreed(self, name: str, by_node: Mapping[str, list[Any]]) -> list[Any]:
@@ -503,7 +503,7 @@ def restricted(
     known: Known,
     kept: Mapping[Place, Ints],
     changed: Mapping[str, Tensor],
-    rounded: Mapping[str, Rounding],
+    rounded: Mapping[str, Loss],
     lacking: set[str],
 ) -> GraphModel:
     graph = known.graph

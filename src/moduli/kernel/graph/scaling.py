@@ -29,7 +29,7 @@ import numpy as np
 from ..errors import CertificateRejected
 from ..exact_numbers import up
 from .axes import Units
-from .facts import Rounding
+from .facts import Loss
 from .functions import law
 from .model import GraphModel
 from .operator import TINY, UNIT
@@ -97,7 +97,7 @@ def require_laws(graph: GraphModel, factors: Factors) -> None:
             raise CertificateRejected(f"{node.name!r} does not commute with these numbers")
 
 
-def scaled(graph: GraphModel, factors: Factors) -> tuple[GraphModel, dict[str, Rounding]]:
+def scaled(graph: GraphModel, factors: Factors) -> tuple[GraphModel, dict[str, Loss]]:
     """The graph with stored tensors multiplied by numbers, and what of them was rounded.
 
     Raises:
@@ -105,13 +105,13 @@ def scaled(graph: GraphModel, factors: Factors) -> tuple[GraphModel, dict[str, R
         Rounds: a product is beyond what its type holds.
     """
     require_laws(graph, factors)
-    constants, rounded = dict(graph.constants), dict[str, Rounding]()
+    constants, rounded = dict(graph.constants), dict[str, Loss]()
     for name in {name for name, _ in factors} & constants.keys():
         own = {axis: numbers for (owner, axis), numbers in factors.items() if owner == name}
         constants[name], off = _multiplied(constants[name], own, name)
         if off.any():
             some = np.flatnonzero(off.reshape(len(off), -1).any(axis=1)).tolist()
-            rounded[name] = Rounding(0, {i: off[i] for i in some})
+            rounded[name] = Loss(0, {i: off[i] for i in some})
     return GraphModel(graph.inputs, graph.outputs, graph.nodes, graph.shapes, constants), rounded
 
 
