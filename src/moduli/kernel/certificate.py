@@ -45,6 +45,8 @@ count from 1; units are named by their place in the original network throughout.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -52,13 +54,13 @@ import numpy as np
 
 from . import arithmetic, fields
 from .bounds.box_claim import Region
-from .bounds.output_gap import Changed, GapBound
+from .bounds.output_gap import Changed, GapBound, measures
 from .creases import creased
 from .errors import CertificateRejected, UnsupportedModel
 from .exact_numbers import ExactArray, sum_up
 from .minimality import reducible
 from .move import Move
-from .network import Network, rebuilt
+from .network import Layer, Network, rebuilt
 from .radius.compatibility import ParameterBall
 from .radius.cover_bound import Near
 from .rules import replay
@@ -68,6 +70,7 @@ from .state import State
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Units = np.ndarray[Any, np.dtype[np.intp]]
 SCHEMA = "moduli.certificate/1"
+SYMBOLS = 2**25  # coefficients of a zonotope
 PARTS: dict[str, Any] = {"near": Near, "region": Region, "changed": Changed, "apart": GapBound}
 
 
@@ -281,10 +284,33 @@ def slack_of(left: State, right: Layers, region: Region | None, changed: Changed
     there.
     """
     radius = None if region is None else region.radius
+    right = list(right)
     found = difference(left.arrays(), right, left.activations, radius=radius)
+    if region is not None and found.constant > 0:
+        found = Slack(min(found.constant, _near(left, right, region)), found.growth)
     if changed is None:
         return found
     return replace(found, constant=sum_up(found.constant, changed.enclosure.upper))
+
+
+def _near(left: State, right: Sequence[tuple[ExactArray, ExactArray]], region: Region) -> float:
+    """The difference on the box of a region by zonotopes, which follow signs; infinite where they do
+    not apply.
+    """
+    size = max(left.widths) * (left.widths[0] + sum(left.widths[1:-1]))
+    if size > SYMBOLS or not all(part.is_float() for layer in right for part in layer):
+        return math.inf
+    try:
+        a = left.network()
+    except UnsupportedModel:
+        return math.inf
+    layers = [
+        Layer(weight.hi, bias.hi, layer.activation)
+        for (weight, bias), layer in zip(right, a.layers, strict=True)
+    ]
+    box = region.box
+    found = measures(a, a.with_layers(layers))["zonotopes"](box.low[None], box.high[None], 0.0, 0.0)
+    return sum_up(float(found.top[0]), rounded(left, region.radius))
 
 
 def on_parts(left: State, right: State, region: Region, apart: GapBound) -> float:
