@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +21,7 @@ from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domai
 from moduli.common.files import content
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
-from moduli.common.result import Result
+from moduli.common.result import AsComputed, Result
 from moduli.compression import graph_results
 from moduli.compression.average import mean_field_limit, students
 from moduli.compression.average.mean_field_limit import MeanField
@@ -937,12 +937,14 @@ class Verdict(Result):
         demands: what it had to claim at least. bound: certified sup of |small - large|, before the
             output map, on the box that was demanded, else where the certificate holds; inf where it
             grows on all inputs. minimal: whether fewest units are proved, in one hidden layer.
+        computed: the same of what runtimes compute, where that was asked for.
     """
 
     proof: Certificate
     small: Network
     large: Network
     demands: Demands = NO_DEMANDS
+    computed: AsComputed | None = None
     kind: ClassVar[str] = "check"
 
     @property
@@ -977,10 +979,15 @@ class Verdict(Result):
 
     def check(self) -> bool:
         self.proof.verify(self.small, self.large)
-        return True
+        return self.computed is None or self.computed.check()
 
     @property
     def statement(self) -> str:
+        computed = f"; {self.computed.statement}" if self.computed else ""
+        return f"{self._accepted}{computed}"
+
+    @property
+    def _accepted(self) -> str:
         small, near = self.small.units, self.proof.near
         exact = (
             "exactly"
@@ -1012,6 +1019,7 @@ class Verdict(Result):
             ("units moved", str(sum(len(m.units) for m in moves))),
             ("slack", f"<= {self.proof.slack}"), ("holds", self._domain),
             ("fewest units", self._fewest), *self._demanded(),
+            *(self.computed.rows() if self.computed else []),
         ]  # fmt: skip
 
     @property
@@ -1056,6 +1064,7 @@ class Verdict(Result):
             "radius": None if near is None else near.radius,
             "box": None if region is None else {"low": list(region.low), "high": list(region.high)},
             "bound": self.bound, "demands": self.demands.data(),
+            "computed": self.computed and self.computed.data(),
         }  # fmt: skip
 
 
@@ -1079,6 +1088,8 @@ def check(
     on: Domain | str = None,
     radius: float | None = None,
     minimal: bool = False,
+    dtype: str | None = None,
+    budget: int = 10_000,
 ) -> Verdict | GraphVerdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
@@ -1095,6 +1106,10 @@ def check(
         radius: how far the parameters that the claim is about may be from those of `large`; 0 where
             another demand is made.
         minimal: fewest units must be proved, see `Compression.optimal`.
+        dtype: of runtimes ("float32", ...). Then `.computed` bounds how far outputs are apart as they
+            compute them, on the box `on`, or on that of the certificate: slack, and the `rounding` of
+            both, of whose search `budget` is. Of graphs it is of the files, operator by operator; of
+            chains of their layers as they are read, before the output map.
 
     Returns:
         What is certified (`Verdict`).
@@ -1118,12 +1133,43 @@ def check(
     if not isinstance(certificate, (Certificate, GraphCertificate)):
         certificate = _certificate(certificate)
     if isinstance(certificate, GraphCertificate):
-        return graph_results.check(
+        accepted = graph_results.check(
             certificate, load(small), load(large), max_slack=max_slack, on=on, radius=radius,
             minimal=minimal,
         )  # fmt: skip
+        if dtype is None:
+            return accepted
+        if not isinstance(on, Box) and accepted.proof.ranges:
+            on = Box(dict(accepted.proof.ranges))
+        computed = _computed(accepted, accepted.bound_there, on, dtype, budget)
+        return replace(accepted, computed=computed)
     large = load_chain(large)
     demands = Demands.of(max_slack, on, radius, minimal, large.widths[0])
     verdict = Verdict("proved", *proved(certificate, load_chain(small), large), demands)
     demands.require(verdict)
-    return verdict
+    if dtype is None:
+        return verdict
+    region = verdict.proof.region
+    if not isinstance(on, Box) and region is not None:
+        on = region.box
+    if verdict.proof.near is not None:
+        raise ArgumentError(
+            Asked("dtype", dtype), ": the claim is about parameters near those of the large network"
+        )
+    box = on if isinstance(on, Box) else None
+    there = replace(verdict, demands=demands._replace(on=box)).bound
+    return replace(verdict, computed=_computed(verdict, there, on, dtype, budget))
+
+
+def _computed(
+    verdict: Verdict | GraphVerdict, slack: float, on: Any, dtype: str, budget: int
+) -> AsComputed:
+    """How far both are apart on a box as runtimes compute them."""
+    if not isinstance(on, Box):
+        raise ArgumentError(
+            Asked("dtype", dtype), ": sizes of numbers decide, give ", ON_BOX, " for the inputs"
+        )
+    small, large = (
+        rounding(net, on=on, dtype=dtype, budget=budget) for net in (verdict.small, verdict.large)
+    )
+    return AsComputed(slack, small, large)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from moduli.kernel.errors import MissingExtra, Undecided
+from moduli.kernel.exact_numbers import sum_up
 
 from .files import atomic_write
 
@@ -145,6 +146,43 @@ class Result:
         )
         alt, style = html.escape(self.statement), f"max-width:{width}px;width:100%"
         return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
+
+
+@dataclass(frozen=True, eq=False)
+class AsComputed:
+    """How far outputs of two networks are apart as runtimes of one kind compute them, on a box: what is
+    certified of their functions there, and the rounding of each.
+
+    Attributes:
+        slack: of the functions. small, large: bounds of the rounding, see `mo.rounding`; each has
+            `upper`, `dtype`, `on`, and `check()`.
+    """
+
+    slack: float
+    small: Any
+    large: Any
+
+    @property
+    def upper(self) -> float:
+        return sum_up(self.slack, self.small.upper, self.large.upper)
+
+    def check(self) -> bool:
+        """Bound both roundings again."""
+        return bool(self.small.check() and self.large.check())
+
+    @property
+    def statement(self) -> str:
+        return f"as {self.small.dtype} runtimes compute them, at most {self.upper * 1.001:.3g} apart on {self.small.on!r}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        parts = f"{self.slack:.2g} + rounding {self.small.upper:.2g} + {self.large.upper:.2g}"
+        return [(f"in {self.small.dtype}", f"at most {self.upper * 1.001:.3g} apart: {parts}")]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "dtype": self.small.dtype, "upper": self.upper, "slack": self.slack,
+            "small": self.small.upper, "large": self.large.upper, "on": self.small.on.to_json(),
+        }  # fmt: skip
 
 
 def plain(value: Any) -> Any:

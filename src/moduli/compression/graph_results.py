@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 from moduli.common.files import atomic_write
 from moduli.common.graph import Axis, Graph
 from moduli.common.progress import Progress
-from moduli.common.result import Result, encoded
+from moduli.common.result import AsComputed, Result, encoded
 from moduli.kernel.box import Box
 from moduli.kernel.errors import Asked, CertificateRejected, ShapeError, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphCertificate, listed
@@ -287,11 +288,18 @@ class GraphRank(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GraphVerdict(Result):
-    """A certificate about graphs that was accepted, and what it says."""
+    """A certificate about graphs that was accepted, and what it says.
+
+    Attributes:
+        bound_there: certified largest difference of outputs on what was demanded, else where the
+            certificate holds. computed: the same of what runtimes compute, where that was asked for.
+    """
 
     proof: GraphCertificate
     small: Graph
     large: Graph
+    bound_there: float = math.inf
+    computed: AsComputed | None = None
     kind: ClassVar[str] = "check"
     minimal: ClassVar[bool] = False
 
@@ -312,7 +320,7 @@ class GraphVerdict(Result):
 
     def check(self) -> bool:
         self.proof.verify(self.small.model, self.large.model)
-        return True
+        return self.computed is None or self.computed.check()
 
     @property
     def where(self) -> str:
@@ -329,7 +337,8 @@ class GraphVerdict(Result):
         numbers = f"{self.small.parameters} parameters compute what {self.large.parameters} do"
         slack = self.proof.slack
         how = "exactly" if slack == NO_SLACK else f"up to {slack}"
-        return f"accepted: {numbers}, {how}, {self.where}"
+        computed = f"; {self.computed.statement}" if self.computed else ""
+        return f"accepted: {numbers}, {how}, {self.where}{computed}"
 
     def asked(self) -> list[tuple[str, str]]:
         return [("large", repr(self.large)), ("small", repr(self.small))]
@@ -339,7 +348,7 @@ class GraphVerdict(Result):
         return [
             ("moves replayed", f"{moves} in {len(self.proof.rounds)} rounds"),
             ("slack", _slack_words(self.proof.slack)), ("holds", self.where),
-            ("fewest units", "not claimed"),
+            ("fewest units", "not claimed"), *(self.computed.rows() if self.computed else []),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
@@ -347,6 +356,7 @@ class GraphVerdict(Result):
             "small": self.small.digest, "large": self.large.digest,
             "moves": sum(map(len, self.proof.rounds)), "minimal": False,
             **_slack_data(self.proof.slack), "bounds": listed(self.proof.ranges),
+            "computed": self.computed and self.computed.data(),
         }  # fmt: skip
 
 
@@ -374,8 +384,8 @@ def check(
         raise ValueError(f"radius={radius!r}: a radius is at least 0")
     _require_inputs(proof, large, on)
     proof.verify(small.model, large.model)
-    verdict = GraphVerdict("proved", proof, small, large)
     bound = _bound_on(proof, on)
+    verdict = GraphVerdict("proved", proof, small, large, bound)
     if max_slack is not None and not bound <= max_slack:
         where = f"on {on!r}" if isinstance(on, Box) else verdict.where
         raise CertificateRejected(

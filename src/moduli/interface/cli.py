@@ -578,10 +578,15 @@ def _radii(text: str | None) -> list[float] | None:
     "--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE."
 )
 @click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
+@click.option(
+    "--dtype",
+    metavar="T",
+    help="Say how far apart they are as runtimes compute them: float32, float16, bfloat16, float64.",
+)
 @_options("json", "quiet", *_SOURCE)
 def check(
     certificate: str, small: str, large: str, max_slack: float | None, on: str | None, radius: float | None, minimal: bool,
-    as_json: bool, quiet: bool, **source: Any,
+    dtype: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Replay the proof that two models are the same function.
 
@@ -601,6 +606,7 @@ def check(
             on=domain,
             radius=radius,
             minimal=minimal,
+            dtype=dtype,
         )
     show(verdict, as_json, quiet, **_told(domain))
 
