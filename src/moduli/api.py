@@ -70,10 +70,12 @@ from .equivalence import (
     graph_normal_form,
     graphs,
     group,
+    quantised_graphs,
 )
 from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
-from .formats import load, load_as_written, load_chain
+from .equivalence.quantised_graphs import QuantisedPair
+from .formats import graph_of, load, load_as_written, load_chain
 from .piecewise import (
     cells_sampled,
     forced_depth,
@@ -761,7 +763,9 @@ def distance(
     `Distance.behind` has bounds of the distance of the outputs, behind it.
 
     Two graphs, on a box or all inputs: 0 where both reduce to one graph, else bounds of the
-    difference through both where they have the same operators and wiring (`GraphDistance`).
+    difference through both where they have the same operators and wiring (`GraphDistance`). Where
+    one is the other quantised, on a box: what rounding and cutting off do (`QuantisedDistance`, whose
+    `.by_layer` says which of all roundings hurts most); chains of dense layers on parts of the box.
 
     Raises:
         ShapeError: other inputs, outputs or output maps. ValueError: a `tol` that is none.
@@ -775,6 +779,10 @@ def distance(
     """
     if _on_all_or_box(on, 0.0):
         first, second = load(a), load(b)
+        pair = _quantised(a, b, first, second, on)
+        if pair is not None:
+            search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
+            return quantised_graphs.distance(pair, seed, search)
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)
         a, b = first, second
@@ -836,6 +844,22 @@ def rounding(
     runtime = Runtime(dtype, None if isinstance(order, str) else order, ulps)
     network = load_as_written(net)
     return computed.rounding(network, on, runtime, budget, seed, executor, progress)
+
+
+def _quantised(a: Any, b: Any, first: Any, second: Any, on: Any) -> QuantisedPair | None:
+    """Two models, one of which is the other one quantised, and a box; None where neither is.
+
+    A dense chain beside a graph is meant as its file has it, or as moduli would write it.
+    """
+    graphs = [net for net in (first, second) if isinstance(net, Graph)]
+    if not isinstance(on, Box) or not any(map(quantised_graphs.rounds, graphs)):
+        return None
+    found = []
+    for source, net in ((a, first), (b, second)):
+        if isinstance(net, Network):
+            net = load_as_written(source)
+        found.append(graph_of(net) if isinstance(net, Network) else net)
+    return quantised_graphs.pair_of(found[0], found[1], on)
 
 
 class Demands(NamedTuple):

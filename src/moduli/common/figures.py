@@ -333,6 +333,30 @@ def rounding_figure(data: dict[str, Any], ax: Any = None) -> Any:
     return ax
 
 
+def sources_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """What each that rounds does to the outputs, if it alone does: `names`, `steps`, `clipped`,
+    `alone`.
+    """
+    ax, new = axes(ax), ax is None
+    rows = np.arange(len(data["names"]))
+    if new:
+        ax.figure.set_size_inches(6.4, 1.3 + 1.2 * ROW * max(len(rows), 1))
+    parts = [
+        ("steps", GREY, "o", "steps"), ("clipped", BLUE, "|", "cut off"),
+        ("alone", ORANGE, "D", "of the outputs, alone"),
+    ]  # fmt: skip
+    for key, colour, mark, label in parts:
+        sizes = np.array(data[key], dtype=np.float64)
+        sizes = np.where(np.isfinite(sizes) & (sizes > 0), sizes, np.nan)
+        size = 12 if mark == "|" else 6
+        ax.plot(sizes, rows, mark, color=colour, label=label, ms=size, mew=2)
+    ax.set(xscale="log", xlabel="at most", ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(rows, [_shortened(name) for name in data["names"]])
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    return ax
+
+
 def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Prunable shares of every seed over the range of noise alone; accuracy before and after, and
     with nine tenths gone.

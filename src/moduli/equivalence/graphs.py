@@ -22,9 +22,10 @@ from moduli.compression.graph_results import GraphCompression, compress, drawn, 
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
 from moduli.kernel.graph.certificate import GraphCertificate, after
-from moduli.kernel.graph.differences import apart, of_one_shape
+from moduli.kernel.graph.differences import apart, of_one_shape, slack_of_outputs
 from moduli.kernel.graph.facts import Known, Ranges
-from moduli.kernel.graph.model import sizes
+from moduli.kernel.graph.model import GraphModel, sizes
+from moduli.kernel.graph.quantised import compared
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.slack import NO_SLACK, Slack
 
@@ -75,7 +76,7 @@ class GraphEquivalence(Result):
         """
         a, b = self.a.original, self.b.original
         if self.status == "refuted":
-            _require_witness(a, b, self.on, self.witness, self.eps)
+            require_witness(a, b, self.on, self.witness, self.eps)
             return True
         if self.status != "proved":
             return super().check()
@@ -169,7 +170,7 @@ def equivalent(
     if moved is not None and moved[1].everywhere <= eps:
         aligned, near = moved
         return GraphEquivalence("proved", first, second, eps, on, near=near, aligned=aligned)
-    witness, seen = _witness(a, b, on, eps, seed)
+    witness, seen = witness_between(a, b, on, eps, seed)
     status = "undecided" if witness is None else "refuted"
     return GraphEquivalence(status, first, second, eps, on, witness, seen)
 
@@ -210,10 +211,22 @@ def _require_ends(a: Graph, b: Graph) -> None:
 
 def difference_bound(a: Graph, b: Graph, on: Box | None) -> Slack:
     """What the kernel's bounds say of the difference of outputs; infinite where nothing."""
+    ranges = {} if on is None else ranges_of(a.model, on)
     try:
-        return apart(a.model, b.model, {} if on is None else ranges_of(a.model, on))
+        found = apart(a.model, b.model, ranges)
+        near = None if found == NO_SLACK else _quantised(a.model, b.model, ranges)
     except CertificateRejected:
         return Slack(float("inf"), 0.0)
+    if near is None or not near.finite:
+        return found
+    return near if not found.finite or near.within(1.0) < found.within(1.0) else found
+
+
+def _quantised(a: GraphModel, b: GraphModel, ranges: Ranges) -> Slack | None:
+    """Where one of both is the other quantised; None where neither is."""
+    names = dict(zip(a.inputs, b.inputs, strict=True))
+    pair = compared(a, b, ranges) or compared(b, a, {names[x]: ends for x, ends in ranges.items()})
+    return None if pair is None else slack_of_outputs(pair.bounds())
 
 
 def _aligned_bound(
@@ -282,7 +295,7 @@ def _require_one_left(
     return a.proof.slack + b.proof.slack
 
 
-def _require_witness(
+def require_witness(
     a: Graph, b: Graph, on: Box | None, witness: GraphWitness | None, eps: float
 ) -> None:
     """Bounds of outputs differ again at these inputs, which are allowed, by as much."""
@@ -318,7 +331,7 @@ def _require_fit(name: str, a: Any, other: str, b: Any) -> None:
         raise ShapeError(f"{name!r} has shape {a}, and {other!r} of the other {b}")
 
 
-def _witness(
+def witness_between(
     a: Graph, b: Graph, on: Box | None, eps: float, seed: Any
 ) -> tuple[GraphWitness | None, float | None]:
     """An input at which bounds tell two graphs apart, and the largest difference that was seen."""
@@ -467,7 +480,7 @@ class GraphDistance(Result):
             if bound != self.bound:
                 raise CertificateRejected(f"the proofs do not bound outputs by {self.bound}")
         if self.witness is not None:
-            _require_witness(self.a, self.b, self.on, self.witness, 0.0)
+            require_witness(self.a, self.b, self.on, self.witness, 0.0)
         return True
 
     @property
@@ -512,7 +525,7 @@ def distance(a: Graph, b: Graph, on: Box | None, budget: int, seed: Any) -> Grap
     """
     _require_ends(a, b)
     bound = difference_bound(a, b, on)
-    witness, seen = _witness(a, b, on, 0.0, seed)
+    witness, seen = witness_between(a, b, on, 0.0, seed)
     if bound != NO_SLACK:
         first, second = _reduced(a, b, on, budget, None, rounding=True)
         near = first.proof.slack + second.proof.slack

@@ -186,6 +186,21 @@ def load_as_written(source: Any, **given: Any) -> Network | Graph:
     return read
 
 
+def graph_of(net: Network) -> Graph:
+    """A network as the graph that its ONNX file would be."""
+    read: Graph = _graph_files().read_graph(
+        b"".join(bytes(part) for part in _parts(onnx_bytes(net, "float64", None))),
+        None,
+        repr(net),
+        lambda *_: net,
+    )
+    return read
+
+
+def _parts(written: bytes | Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    return iter([written]) if isinstance(written, bytes) else written
+
+
 def _chain_or_graph(module: Any, input_shape: Any, chain: Any) -> Network | Graph:
     """A torch module as a chain, else as a graph for inputs of a shape."""
     try:

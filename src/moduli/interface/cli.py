@@ -198,6 +198,18 @@ def _load_any(
     return load(model, **_asked(activation, output, keys, input_shape))
 
 
+def _both(a: str, b: str, source: dict[str, Any]) -> tuple[Any, Any]:
+    """Two models; a chain beside a graph, of which it may be the quantised form, as its file has it."""
+    from moduli.formats import load_as_written
+
+    given = [(name, _fitting(name, source)) for name in (a, b)]
+    first, second = (_load_any(name, **options) for name, options in given)
+    if isinstance(first, mo.Graph) == isinstance(second, mo.Graph):
+        return first, second
+    first, second = (load_as_written(name, **_asked(**options)) for name, options in given)
+    return first, second
+
+
 def _asked(
     activation: str | None, output: str | None, keys: str | None, input_shape: str | None
 ) -> dict[str, Any]:
@@ -672,7 +684,7 @@ def equal(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         nets, domain = (
-            (_load_any(a, **_fitting(a, source)), _load_any(b, **_fitting(b, source))),
+            _both(a, b, source),
             _domain(on),
         )
         answer = mo.equivalent(
@@ -723,7 +735,7 @@ def distance(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         nets, domain = (
-            (_load_any(a, **_fitting(a, source)), _load_any(b, **_fitting(b, source))),
+            _both(a, b, source),
             _domain(on),
         )
         answer = mo.distance(

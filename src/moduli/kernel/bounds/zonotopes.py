@@ -24,7 +24,7 @@ are doubled, for the roundings of these sums themselves. What underflows is coun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -84,6 +84,18 @@ class Apart(NamedTuple):
     blame: Array
 
 
+class Drift(Protocol):
+    """By how much a network is off on the way, beside what its parameters say: sizes ``[batch, units]``,
+    for values within ends.
+    """
+
+    def reads(self, layer: int, low: Array, high: Array) -> Array:
+        """Of what a layer reads, from 0 on."""
+
+    def gives(self, layer: int, low: Array, high: Array) -> Array:
+        """Of what its sums are, before the activation."""
+
+
 class _Trace(NamedTuple):
     """Of a layer: |coefficients| of its values, and which units the new symbols stand for."""
 
@@ -92,18 +104,30 @@ class _Trace(NamedTuple):
     own: Ints
 
 
-def apart(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array) -> Apart:
-    """Bounds for two networks of one architecture on boxes [batch, inputs]."""
+def apart(
+    a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array, drift: Drift | None = None
+) -> Apart:
+    """Bounds for two networks of one architecture on boxes [batch, inputs].
+
+    Args:
+        drift: of b, if it is off on the way. Its errors get symbols, one for each unit.
+    """
     arithmetic.require()
     found, traces = Apart([], [], [], np.zeros_like(low)), list[_Trace]()
     with np.errstate(all="ignore"):
         one, h = _box(low, high), (low, high)
         two = _form(np.zeros_like(low), np.zeros_like(one.shared), one.own, np.zeros_like(low))
+        if drift is not None:
+            two = _drifted(two, drift.reads(0, low, high))
         for l, (p, q) in enumerate(zip(a, b, strict=True)):
             two = _mapped([(q.weight, two), (p.weight - q.weight, one)], p.bias - q.bias)
             one = _mapped([(p.weight, one)], p.bias)
             z, d = _range(one, *interval(Affine(p.weight, p.bias), *h)), _range(two)
             other = -add_up(-z[0], d[1]), add_up(z[1], -d[0])
+            if drift is not None:
+                off = drift.gives(l, *other)
+                two = two._replace(rest=add_up(two.rest, off))
+                d, other = _wider(d, off), _wider(other, off)
             for bounds, new in zip(found[:3], (z, other, d), strict=True):
                 bounds.append(new)
             if l == len(a) - 1:
@@ -116,7 +140,10 @@ def apart(a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array) -> Ap
             line = band_of_slopes(*slopes(p.activation, *ends), *d)
             # Where one of both is off, or nearly, h_a - h_b is no larger than the other.
             line = narrower(line, between(h[0], beside.most), -between(beside.least, h[1]))
-            two, own = _acted(two, line, own=True)
+            if drift is not None:
+                off = drift.reads(l + 1, beside.least, beside.most)
+                line = line._replace(least=-add_up(-line.least, off), most=add_up(line.most, off))
+            two, own = _acted(two, line, own=True, whole=drift is not None)
             two = two._replace(shared=_with_rows(two.shared, one.shared.shape[1]))
             traces.append(_Trace(np.abs(before), shared, own))
         worst = np.maximum(-found.difference[-1][0], found.difference[-1][1]).argmax(axis=1)
@@ -175,9 +202,19 @@ def _range(form: Form, least: Any = -np.inf, most: Any = np.inf) -> tuple[Array,
     return np.maximum(lo, least), np.minimum(hi, most)
 
 
-def _acted(form: Form, line: Band, *, own: bool = False) -> tuple[Form, Ints]:
+def _wider(ends: tuple[Array, Array], off: Array) -> tuple[Array, Array]:
+    return -add_up(-ends[0], off), add_up(ends[1], off)
+
+
+def _drifted(two: Form, off: Array) -> Form:
+    """A difference, with a symbol for each unit that is off."""
+    new, _ = _symbols(off)
+    return _form(two.center, two.shared, np.concatenate([two.own, new], axis=1), two.rest)
+
+
+def _acted(form: Form, line: Band, *, own: bool = False, whole: bool = False) -> tuple[Form, Ints]:
     """slope z + least <= h <= slope z + most, with one more symbol for each unit where least < most;
-    and the units of the new symbols.
+    and the units of the new symbols. Where `whole`, a new symbol stands for the rest as well.
 
     Nothing is rounded where the middle is 0 and the slope is 0, 1 or -1, or all coefficients are 0.
     """
@@ -188,6 +225,8 @@ def _acted(form: Form, line: Band, *, own: bool = False) -> tuple[Form, Ints]:
     count = form.shared.shape[1] + form.own.shape[1] + 2
     error = up((np.abs(slope) * form.size + np.abs(middle)) * (4 * U), 4) + count * LEAST
     rest = up(np.abs(slope) * form.rest, 2) + LEAST * (form.rest != 0) + np.where(exact, 0.0, error)
+    if whole:
+        reach, rest = add_up(reach, rest), np.zeros_like(rest)
     shared, mine = (part * slope[:, None] for part in (form.shared, form.own))
     new, units = _symbols(reach)
     if own:

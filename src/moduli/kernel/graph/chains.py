@@ -23,10 +23,17 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Start(NamedTuple):
-    """The chain, and the value of the graph that each of its layers gives before its activation."""
+    """The chain, and the value of the graph that each of its layers gives before its activation.
+
+    Attributes:
+        gives: all values that hold what a layer gives before its activation. reads: all that hold what
+            it reads.
+    """
 
     network: Network
     values: tuple[str, ...]
+    gives: tuple[tuple[str, ...], ...] = ()
+    reads: tuple[tuple[str, ...], ...] = ()
 
     @property
     def value(self) -> str:
@@ -42,6 +49,8 @@ class _Reader:
         self.layers: list[Layer] = []
         self.open = False  # whether the last layer is a product that may still get a bias
         self.values: list[str] = []  # what each layer gives, before its activation
+        self.gives: list[list[str]] = []
+        self.reads: list[list[str]] = [[graph.inputs[0]]]
         self.at = graph.inputs[0]
 
     def read(self) -> Start | None:
@@ -54,7 +63,8 @@ class _Reader:
             return None
         last = self.layers[-1]
         layers = (*self.layers[:-1], Layer(last.weight, last.bias, IDENTITY))
-        return Start(Network(layers), tuple(self.values))
+        gives, reads = (tuple(map(tuple, names)) for names in (self.gives, self.reads))
+        return Start(Network(layers), tuple(self.values), gives, reads[: len(layers)])
 
     def _follow(self, node: Node) -> bool:
         """Take a node in; False where it is none of a chain."""
@@ -66,6 +76,7 @@ class _Reader:
             kept = self._first(self.at) == self._first(node.output)
             if not kept or self._vector(node.output) != size:
                 return False
+            self._same(node)
         elif isinstance(op, Linear):
             if not self._product(node, op, size):
                 return False
@@ -73,7 +84,9 @@ class _Reader:
             if not self._shift(node, op.kind, size):
                 return False
         elif isinstance(op, Elementwise) and len(node.inputs) == 1:
-            if op.kind != "identity" and not self._activation(op):
+            if op.kind == "identity":
+                self._same(node)
+            elif not self._activation(node, op):
                 return False
         else:
             return False
@@ -137,6 +150,8 @@ class _Reader:
         if self.open:
             last = self.layers.pop()
             self.values.pop()
+            self.gives.pop()
+            self.reads.pop()
             self._add(node, last.weight, wide)
             return True
         # a further sum behind a sum might be put together with it
@@ -145,7 +160,12 @@ class _Reader:
         self._add(node, np.eye(size), wide)
         return True
 
-    def _activation(self, op: Elementwise) -> bool:
+    def _same(self, node: Node) -> None:
+        """A value that holds what another does."""
+        pending = self.layers and self.layers[-1].activation == IDENTITY
+        (self.gives if pending else self.reads)[-1].append(node.output)
+
+    def _activation(self, node: Node, op: Elementwise) -> bool:
         if not self.layers or self.layers[-1].activation != IDENTITY:
             return False
         try:
@@ -154,6 +174,7 @@ class _Reader:
             return False
         last = self.layers.pop()
         self.layers.append(Layer(last.weight, last.bias, activation))
+        self.reads[-1].append(node.output)
         self.open = False
         return True
 
@@ -161,6 +182,8 @@ class _Reader:
         weight, bias = (np.asarray(part, dtype=np.float64) for part in (weight, bias))
         self.layers.append(Layer(weight, bias, IDENTITY))
         self.values.append(node.output)
+        self.gives.append([node.output])
+        self.reads.append([])
         self.open = False
 
 

@@ -67,9 +67,13 @@ def difference(graph: GraphModel, deviation: Deviation, known: Known) -> Slack:
             its partner, ``[its shape]``; None where all are equal. known: facts of the other graph.
             Inputs that have ranges there are within them, and the others are anything.
     """
-    found = Differences(graph, deviation, known)
+    return slack_of_outputs(Differences(graph, deviation, known))
+
+
+def slack_of_outputs(found: Differences) -> Slack:
+    """The largest gap of an output."""
     constant = growth = 0.0
-    for name in graph.outputs:
+    for name in found.graph.outputs:
         gap = found.pair(name)[1]
         if gap is not None:
             worst = gap.reshape(-1, 2).max(axis=0, initial=0.0)
@@ -96,6 +100,25 @@ def apart(first: GraphModel, second: GraphModel, ranges: Ranges) -> Slack:
     Raises:
         CertificateRejected: inputs or outputs do not fit each other.
     """
+    first, second = matched(first, second)
+    known = Known(first, ranges)
+    others = {b: ranges[a] for a, b in zip(first.inputs, second.inputs, strict=True) if a in ranges}
+    found = _hulls_apart(known, Known(second, others))
+    twin = renamed_like(second, first)
+    if twin is None:
+        return found
+    near = difference(twin, deviations(first, twin), known)
+    if not found.finite:
+        return near
+    return found if near.growth or found.constant < near.constant else near
+
+
+def matched(first: GraphModel, second: GraphModel) -> tuple[GraphModel, GraphModel]:
+    """Two graphs whose inputs and outputs can be compared.
+
+    Raises:
+        CertificateRejected: they do not fit each other.
+    """
     arithmetic.require_everywhere()
     first, second = sound(first).live(), sound(second).live()
     names = [(*graph.inputs, *graph.outputs) for graph in (first, second)]
@@ -104,26 +127,7 @@ def apart(first: GraphModel, second: GraphModel, ranges: Ranges) -> Slack:
     for a, b in zip(*names, strict=True):
         if sizes(first.shapes.get(a)) != sizes(second.shapes.get(b)):
             raise CertificateRejected(f"{a!r} and {b!r} of the other do not have one shape")
-    known = Known(first, ranges)
-    others = {b: ranges[a] for a, b in zip(*names, strict=True) if a in ranges}
-    found = _hulls_apart(known, Known(second, others))
-    twin = _renamed_like(second, first)
-    if twin is None:
-        return found
-
-    def deviation(name: str) -> Array | None:
-        a, b = first.constants[name], twin.constants[name]
-        if np.array_equal(a, b):
-            return None
-        if not (are_numbers(a) and are_numbers(b)):
-            return np.full(a.shape, np.inf)
-        wide = (np.asarray(array, dtype=np.float64) for array in (a, b))
-        return np.asarray(up(np.abs(np.subtract(*wide))))
-
-    near = difference(twin, deviation, known)
-    if not found.finite:
-        return near
-    return found if near.growth or found.constant < near.constant else near
+    return first, second
 
 
 def _hulls_apart(first: Known, second: Known) -> Slack:
@@ -161,7 +165,22 @@ def of_one_shape(first: GraphModel, a: str, second: GraphModel, b: str) -> bool:
     )
 
 
-def _renamed_like(graph: GraphModel, other: GraphModel) -> GraphModel | None:
+def deviations(twin: GraphModel, graph: GraphModel) -> Callable[[str], Array | None]:
+    """How far stored numbers of two graphs of one wiring are apart."""
+
+    def deviation(name: str) -> Array | None:
+        a, b = twin.constants[name], graph.constants[name]
+        if np.array_equal(a, b):
+            return None
+        if not (are_numbers(a) and are_numbers(b)):
+            return np.full(a.shape, np.inf)
+        wide = (np.asarray(array, dtype=np.float64) for array in (a, b))
+        return np.asarray(up(np.abs(np.subtract(*wide))))
+
+    return deviation
+
+
+def renamed_like(graph: GraphModel, other: GraphModel) -> GraphModel | None:
     """The graph under the names that another has, where it has the same operators and wiring."""
     names = dict(zip(graph.inputs, other.inputs, strict=True))
     if len(graph.nodes) != len(other.nodes):
@@ -191,11 +210,15 @@ class Differences:
         self.pairs: dict[str, Pair] = {}
         self.torn: set[str] = set()  # values whose very shapes may differ
         for name in graph.inputs:
-            self.pairs[name] = (self._capped(name, np.array([0.0, 1.0])), None)
+            self.pairs[name] = (self._capped(name, np.array([0.0, 1.0])), self.given(name))
         for node in graph.nodes:
             if not node.outputs or graph.array(node.output) is not None:
                 continue
             self._give(node)
+
+    def given(self, name: str) -> Bound | None:
+        """Gap of an input."""
+        return None
 
     def bounded(self, node: Node) -> Pair:
         """Size and gap of what a node gives."""
@@ -599,7 +622,7 @@ def _per_unit(at: Differences, node: Node, op: PerUnit) -> Pair:
     gaps = [at.stored_gap(name) for name in node.inputs[1:]]
     with np.errstate(over="ignore"):
         square = variance + op.numbers[0]
-    if not (np.isfinite(square) & (square > 0)).all() or gaps[0] is not None or gaps[3] is not None:
+    if not (np.isfinite(square) & (square > 0)).all() or gaps[3] is not None:
         return NOTHING, NOTHING
     # five roundings at most
     with np.errstate(all="ignore"):
@@ -607,12 +630,18 @@ def _per_unit(at: Differences, node: Node, op: PerUnit) -> Pair:
     steep = np.where(scale == 0, 0.0, np.maximum(near, TINY))
     place = [-1 if axis == op.axis else 1 for axis in range(size.ndim - 1)]
     factor = steep.reshape(place)
-    for numbers, off in ((mean, gaps[2]), (shift, gaps[1])):
-        size = plus(size, _constant(np.abs(numbers), place))
-        if off is not None:
-            size, gap = (plus(bound, _constant(off, place)) for bound in (size, gap))
-        if numbers is mean:
-            size, gap = _by(size, factor), _by(gap, factor)
+    size = plus(size, _constant(np.abs(mean), place))
+    if gaps[2] is not None:
+        size, gap = (plus(bound, _constant(gaps[2], place)) for bound in (size, gap))
+    shifted = size
+    size, gap = _by(size, factor), _by(gap, factor)
+    if gaps[0] is not None:  # what another scale does to x - mean
+        with np.errstate(all="ignore"):
+            moved = up(gaps[0] / np.sqrt(square), 8).reshape(place)
+        size, gap = (plus(bound, _by(shifted, moved)) for bound in (size, gap))
+    size = plus(size, _constant(np.abs(shift), place))
+    if gaps[1] is not None:
+        size, gap = (plus(bound, _constant(gaps[1], place)) for bound in (size, gap))
     return size, gap
 
 
