@@ -74,7 +74,7 @@ from .equivalence import (
 )
 from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
-from .equivalence.quantised_graphs import QuantisedPair
+from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .formats import graph_of, load, load_as_written, load_chain
 from .piecewise import (
     cells_sampled,
@@ -673,7 +673,7 @@ def equivalent(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Equivalence | GraphEquivalence:
+) -> Equivalence | GraphEquivalence | QuantisedDecision:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -707,11 +707,15 @@ def equivalent(
         )
     if _on_all_or_box(on, 0.0):
         first, second = load(a), load(b)
+        pair = _quantised(a, b, first, second, on) if decision else None
+        if pair is not None:
+            search = Search(budget, executor=executor, progress=progress)
+            return quantised_graphs.decisions(pair, seed, search)
         if isinstance(first, Graph) and isinstance(second, Graph):
             if decision:
                 raise ArgumentError(
                     Asked("decision", True),
-                    ": decisions are compared of dense chains; of graphs compare values",
+                    ": decisions are compared of dense chains, quantised or not, on a box; of graphs compare values",
                 )
             box = on if isinstance(on, Box) else None
             return graphs.equivalent(first, second, box, eps, budget, seed, progress)

@@ -362,7 +362,7 @@ def _within(x: Any, ends: Any) -> Any:
     return x if ends is None else np.clip(x, *ends)
 
 
-def _matched(a: Graph, b: Graph, feeds: Inputs) -> Inputs:
+def matched_inputs(a: Graph, b: Graph, feeds: Inputs) -> Inputs:
     """The same inputs under the names that the other graph has for them."""
     return {other: feeds[name] for name, other in zip(a.inputs, b.inputs, strict=True)}
 
@@ -370,7 +370,7 @@ def _matched(a: Graph, b: Graph, feeds: Inputs) -> Inputs:
 def _difference(a: Graph, b: Graph, feeds: Inputs) -> float | None:
     """The largest difference of outputs that float64 computes; None where it computes none."""
     try:
-        ours, theirs = a.source.run(feeds), b.source.run(_matched(a, b, feeds))
+        ours, theirs = a.source.run(feeds), b.source.run(matched_inputs(a, b, feeds))
     except UnsupportedModel:
         return None
     seen: float | None = None
@@ -401,7 +401,7 @@ def _witness_at(a: Graph, b: Graph, feeds: Inputs, eps: float) -> GraphWitness |
         here[name] = feeds[name][tuple(slice(1 if n is None else n) for n in known)]
     try:
         first = Known(models[0], _points(here))
-        second = Known(models[1], _points(_matched(a, b, here)))
+        second = Known(models[1], _points(matched_inputs(a, b, here)))
     except CertificateRejected:
         return None
     found: GraphWitness | None = None

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from moduli.common.graph import Graph
+from moduli.common.result import Result
 from moduli.compression.box.bisection import BoxSearch
 from moduli.compression.box.stable_units import bisection_budget
 from moduli.compression.graph_results import ranges_of
 from moduli.kernel import fields
+from moduli.kernel.bounds import propagation
+from moduli.kernel.bounds.decision import margins
 from moduli.kernel.bounds.input_splits import leaves
-from moduli.kernel.bounds.output_gap import worst
+from moduli.kernel.bounds.output_gap import Measure, Measured, worst
 from moduli.kernel.box import Box
-from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.errors import CertificateRejected, Undecided
 from moduli.kernel.graph.differences import slack_of_outputs
 from moduli.kernel.graph.entrywise import PerUnit
+from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.model import rebuilt
 from moduli.kernel.graph.quantised import Chains, Compared, chains_of, compared
+from moduli.kernel.graph.shapes import sound
+from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack
 
 from .box_gap import Search
-from .graphs import GraphDistance, require_witness, witness_between
+from .graphs import GraphDistance, Inputs, matched_inputs, require_witness, witness_between
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SHARES = 64  # boxes with the largest bounds, for what sources contribute
 SHOWN = 12  # lines of a table
+SAMPLES = 33  # inputs at which decisions are compared
 SPARE = 2.0**-30  # of a bound: it may end in other digits elsewhere
 
 
@@ -191,6 +198,59 @@ class QuantisedPair:
         pick = np.argsort(-top, kind="stable")[:SHARES]
         return low[pick], high[pick]
 
+    def margin(self, winner: int) -> Measure:
+        """See `_ahead`."""
+        if self.chains is None or not self.whole:
+            raise CertificateRejected("decisions are proved of chains of dense layers alone")
+        outputs = self.chains.a.widths[-1]
+        if not 0 <= winner < outputs or outputs < 2:
+            raise CertificateRejected(f"there is no output {winner} among {outputs}")
+        return partial(_ahead, self.chains, margins(self.chains.a, winner))
+
+    def points(self, seed: Any) -> list[Inputs]:
+        """Inputs of one sample: the middle of the box, corners, and some within."""
+        rng = np.random.default_rng(seed)
+        ranges = ranges_of(self.a.model, self.on)
+        found = list[Inputs]()
+        for k in range(SAMPLES):
+            feeds = dict[str, Any]()
+            for name, (low, high) in ranges.items():
+                shape = tuple(
+                    n if isinstance(n, int) else 1 for n in self.a.model.shapes[name] or ()
+                )
+                share = rng.random(shape) if k % 2 else np.rint(rng.random(shape))
+                share = np.full(shape, 0.5) if k == 0 else share
+                x = np.asarray(low + (np.asarray(high) - low) * share)
+                feeds[name] = np.clip(x, low, high)
+            found.append(feeds)
+        return found
+
+    def winners(self, feeds: Inputs) -> tuple[int | None, int | None]:
+        """The largest output of each at an input, as far as bounds tell."""
+        return _winner(self.a, feeds), _winner(self.b, matched_inputs(self.a, self.b, feeds))
+
+    def parts(self, witness: Parted) -> bool:
+        """Whether both decide in different ways at an input of the box."""
+        for name, (low, high) in ranges_of(self.a.model, self.on).items():
+            x = np.asarray(witness.inputs[name], dtype=np.float64)
+            if not ((x >= low) & (x <= high)).all():
+                return False
+        first, second = self.winners(witness.inputs)
+        return None not in (first, second) and first != second
+
+
+def _winner(graph: Graph, feeds: Inputs) -> int | None:
+    """The entry of the only output that bounds show to be above all others."""
+    model = sound(graph.model)
+    shape = model.shapes.get(model.outputs[0])
+    if len(model.outputs) != 1 or not shape or not isinstance(shape[-1], int) or shape[-1] < 2:
+        return None
+    points = {name: np.asarray(x, dtype=np.float64) for name, x in feeds.items()}
+    facts = Known(model, {name: (x, x) for name, x in points.items()})
+    ends = facts.of((model.outputs[0], len(shape) - 1))
+    best = int(ends.low.argmax())
+    return best if (np.delete(ends.high, best) < ends.low[best]).all() else None
+
 
 def rounds(graph: Graph) -> bool:
     """Whether it rounds values on the way to integers."""
@@ -229,3 +289,122 @@ def distance(pair: QuantisedPair, seed: Any, search: Search) -> QuantisedDistanc
 def _nothing(x: Array) -> Array:
     """Searches look at points; both are run elsewhere."""
     return np.full(len(x), -1.0)
+
+
+# Decisions ------------------------------------------------------------------------------------------------------
+
+
+class Parted(NamedTuple):
+    """An input, by name, at which the first network has one largest output and the second another."""
+
+    inputs: dict[str, Any]
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantisedDecision(Result):
+    """Whether a network and its quantised form have one and the same largest output on all of a box.
+
+    Attributes:
+        winner: that output. tree: how the box was halved. witness: where they decide in different ways.
+        reason: why neither is known.
+    """
+
+    a: Graph
+    b: Graph
+    on: Box
+    winner: int = -1
+    tree: tuple[int, ...] = (-1,)
+    witness: Parted | None = None
+    reason: str = ""
+    kind: ClassVar[str] = "equal"
+
+    def __bool__(self) -> bool:
+        if self.status == "undecided":
+            raise Undecided(f"{self.statement}: {self.reason}")
+        return self.status == "proved"
+
+    def check(self) -> bool:
+        """Prove the answer again; raises `CertificateRejected`."""
+        if self.status == "undecided":
+            return super().check()
+        pair = QuantisedPair(self.a, self.b, self.on)
+        if self.status == "refuted":
+            if self.witness is None or not pair.parts(self.witness):
+                raise CertificateRejected("the networks do not decide in different ways there")
+            return True
+        with fields.made_by_hand("result"):
+            winner, tree = fields.whole(self.winner, 0, 2**20, "the winner"), tuple(self.tree)
+        if not worst(pair.margin(winner), pair.box, tree) <= 0:
+            raise CertificateRejected(f"output {winner} is not proved to be above all others")
+        return True
+
+    @property
+    def statement(self) -> str:
+        if self.witness is not None:
+            return (
+                f"decisions differ on {self.on!r}: at the witness output {self.witness.first} of the first "
+                f"is the largest, and {self.witness.second} of the second"
+            )
+        if self.status == "proved":
+            return f"output {self.winner} is the largest of both, everywhere on {self.on!r}"
+        return f"whether decisions differ on {self.on!r} is not known"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [("decision", self.status), *([("why", self.reason)] if self.reason else [])]
+
+    def data(self) -> dict[str, Any]:
+        found = self.witness
+        return {
+            "a": self.a.digest, "b": self.b.digest, "on": self.on.to_json(), "decision": True,
+            "winner": self.winner if self.status == "proved" else None, "reason": self.reason,
+            "witness": found and {
+                "inputs": {name: np.asarray(x).tolist() for name, x in found.inputs.items()},
+                "first": found.first, "second": found.second,
+            },
+        }  # fmt: skip
+
+
+def decisions(pair: QuantisedPair, seed: Any, search: Search) -> QuantisedDecision:
+    """A proof that one output is the largest of both on all of the box, or an input where they decide
+    in different ways, or neither.
+    """
+    feeds = pair.points(seed)
+    seen = [pair.winners(feed) for feed in feeds]
+    for feed, (first, second) in zip(feeds, seen, strict=True):
+        if first is not None and second is not None and first != second:
+            witness = Parted(dict(feed), first, second)
+            return QuantisedDecision("refuted", pair.a, pair.b, pair.on, witness=witness)
+    winners = {first for first, _ in seen if first is not None}
+    reason = ""
+    if pair.chains is None or not pair.whole:
+        reason = "only chains of dense layers are compared, before a softmax"
+    elif len(winners) != 1:
+        reason = "the largest output changes on the box, and no input was found where both differ"
+    if reason:
+        return QuantisedDecision("undecided", pair.a, pair.b, pair.on, reason=reason)
+    winner = winners.pop()
+    parts = BoxSearch({"margin": pair.margin(winner)}, _nothing, pair.box, 1, search.executor)
+    parts.run(bisection_budget(len(pair.box.low), search.budget), eps=0.0, progress=search.progress)
+    tree = parts.preorder()
+    if parts.top.max() <= 0:
+        return QuantisedDecision("proved", pair.a, pair.b, pair.on, winner, tree)
+    reason = f"output {winner} is the largest of both at {len(feeds)} inputs, which is not proved"
+    return QuantisedDecision("undecided", pair.a, pair.b, pair.on, reason=reason)
+
+
+def _ahead(
+    chains: Chains, ahead: Network, low: Array, high: Array, enough: float, far: float
+) -> Measured:
+    """Twice the difference of both less the least margin of the first: below zero where one output is
+    above all others in both.
+    """
+    found = chains.measure(low, high, enough, far)
+    margin = propagation.linear(ahead.layers[:-1], low, high)[-1][0].min(axis=1)
+    with np.errstate(all="ignore"):
+        top = np.nextafter(2.0 * found.top - margin, np.inf)
+    return Measured(np.where(np.isnan(top), np.inf, top), found.blame)

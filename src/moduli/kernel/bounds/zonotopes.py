@@ -24,7 +24,7 @@ are doubled, for the roundings of these sums themselves. What underflows is coun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class Apart(NamedTuple):
     blame: Array
 
 
+@runtime_checkable
 class Drift(Protocol):
     """By how much a network is off on the way, beside what its parameters say: sizes ``[batch, units]``,
     for values within ends.

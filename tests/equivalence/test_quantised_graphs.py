@@ -1,0 +1,217 @@
+"""Quantised models beside those in floats: bounds hold, and what hurts most is found."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from quantised import convolutional, dense, written
+
+import moduli as mo
+from moduli.equivalence.quantised_graphs import QuantisedDecision, QuantisedDistance
+from moduli.formats import load_as_written
+
+BOX = mo.Box(-1, 1)
+RANGES = {"x": (-1, 1), "h0": (0, 4), "h1": (0, 6), "h2": (-8, 8)}
+
+
+def layers(seed, widths=(3, 6, 6, 2)):
+    rng = np.random.default_rng(seed)
+    pairs = [*itertools.pairwise(widths)]
+    return [rng.standard_normal((m, n)) / np.sqrt(n) for n, m in pairs], [
+        rng.standard_normal(m) / 4 for _, m in pairs
+    ]
+
+
+def apart(a, b, x):
+    return float(np.abs(np.asarray(a(x)) - np.asarray(b(x))).max())
+
+
+def inputs(n, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (n, *shape))
+    return np.where(rng.random((n, *(1 for _ in shape))) < 0.3, np.sign(x), x)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bounds_of_chains(relu, axis, signed):
+    for seed in range(4):
+        weights = layers(seed)
+        a = load_as_written(dense(*weights))
+        b = load_as_written(dense(*weights, RANGES, relu=relu, axis=axis, signed=signed))
+        found = mo.distance(a, b, on=BOX, budget=60)
+        assert isinstance(found, QuantisedDistance)
+        assert found.status == "bounded"
+        seen = apart(a, b, inputs(400, (3,), seed))
+        assert 0 < seen <= found.upper < 60 * seen
+        assert found.lower <= seen or found.lower <= found.upper
+        assert found.check()
+
+
+def test_more_boxes_and_tol():
+    weights = layers(1)
+    a, b = (load_as_written(dense(*weights, r)) for r in (None, RANGES))
+    few, many = (mo.distance(a, b, on=BOX, budget=k) for k in (4, 3000))
+    assert many.upper < 0.9 * few.upper
+    near = mo.distance(a, b, on=BOX, tol=20.0, budget=3000)
+    assert len(near.tree) <= len(many.tree)
+
+
+def test_what_is_cut_off_counts():
+    """A range that is too small for what it holds."""
+    weights = layers(2)
+    tight = {**RANGES, "h1": (0, 0.2)}
+    a, b = (load_as_written(dense(*weights, r)) for r in (None, tight))
+    found = mo.distance(a, b, on=BOX, budget=200)
+    assert apart(a, b, inputs(400, (3,))) <= found.upper
+    worst = found.by_layer[0]
+    assert worst.name.startswith("h1")
+    assert not worst.stored
+    assert worst.clipped > 0.5
+    assert worst.alone > 2 * found.by_layer[1].alone
+
+
+@pytest.mark.parametrize("broken", ["x", "h0", "h1"])
+def test_a_broken_scale_is_found(broken):
+    weights = layers(3)
+    wide = {**RANGES, broken: tuple(64 * end for end in RANGES[broken])}
+    a, b = (load_as_written(dense(*weights, r)) for r in (None, wide))
+    found = mo.distance(a, b, on=BOX, budget=100)
+    assert found.by_layer[0].name.startswith(broken)
+    assert found.by_layer[0].step == pytest.approx(max(s.step for s in found.by_layer))
+    assert found.check()
+
+
+def test_a_broken_weight_is_found():
+    weights, biases = layers(3)
+    a = load_as_written(dense(weights, biases))
+    model = dense(weights, biases, RANGES)
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1.q":
+            q = numpy_helper.to_array(tensor).copy()
+            q[0, 0] = -q[0, 0] if abs(int(q[0, 0])) > 20 else 100
+            tensor.CopyFrom(numpy_helper.from_array(q, "w1.q"))
+    found = mo.distance(a, load_as_written(model), on=BOX, budget=100)
+    assert found.by_layer[0].name == "w1"
+    assert found.by_layer[0].stored
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_convolutions(swap):
+    ranges = {"x": (-1, 1), "h1": (0, 4), "c2": (-4, 4), "sum": (-4, 6)}
+    for seed in range(3):
+        a, b = (
+            load_as_written(convolutional(np.random.default_rng(seed), r)) for r in (None, ranges)
+        )
+        x = inputs(60, (2, 6, 6), seed)
+        seen = apart(a, b, x)
+        found = mo.distance(*((b, a) if swap else (a, b)), on=BOX)
+        assert isinstance(found, QuantisedDistance)
+        assert seen <= found.upper < 2000 * seen
+        assert found.check()
+        names = {source.name for source in found.by_layer}
+        assert {"k1", "k2", "d"} <= names
+        assert {name.split(".")[0] for name in names} >= {"x", "h1", "c2", "sum"}
+
+
+def test_a_chain_in_memory_beside_a_quantised_file(tmp_path):
+    weights, biases = layers(4)
+    parts = [part for pair in zip(weights, biases, strict=True) for part in pair]
+    rounded = [np.asarray(part, dtype=np.float32).astype(np.float64) for part in parts]
+    net = mo.Network.mlp(*rounded, activation="relu")
+    path = written(dense(weights, biases, RANGES), tmp_path / "q.onnx")
+    found = mo.distance(net, path, on=BOX, budget=50)
+    assert isinstance(found, QuantisedDistance)
+    assert apart(net, mo.load(path), inputs(200, (3,))) <= found.upper
+
+
+def test_other_wiring_is_not_taken_for_it():
+    a = load_as_written(dense(*layers(0)))
+    b = load_as_written(dense(*layers(0, (3, 6, 2)), RANGES))
+    assert not isinstance(mo.distance(a, b, on=BOX), QuantisedDistance)
+    more = load_as_written(dense(*layers(0, (3, 7, 6, 2)), RANGES))
+    assert not isinstance(mo.distance(a, more, on=BOX), QuantisedDistance)
+
+
+def test_forged_answers_are_refused():
+    a, b = (load_as_written(dense(*layers(5), r)) for r in (None, RANGES))
+    found = mo.distance(a, b, on=BOX, budget=50)
+    slack = type(found.bound)
+    wrong = load_as_written(dense(*layers(6), RANGES))
+    for forged in (
+        replace(found, bound=slack(found.upper / 3, 0.0)),
+        replace(found, tree=(0, -1)),
+        replace(found, b=wrong),
+        replace(found, on=mo.Box(-3, 3)),
+        replace(found, bound=slack(-1.0, 0.0)),
+    ):
+        with pytest.raises(mo.CertificateRejected):
+            forged.check()
+
+
+def margin_nets():
+    """One output is far above the other where x is near 1, below where it is near -1."""
+    weights = [np.eye(2), np.array([[1.0, 0.0], [-1.0, 0.5]])]
+    biases = [np.array([0.5, 0.5]), np.zeros(2)]
+    ranges = {"x": (-1, 1), "h0": (0, 2), "h1": (-2, 2)}
+    return [load_as_written(dense(weights, biases, r)) for r in (None, ranges)]
+
+
+def test_decisions_that_stay():
+    a, b = margin_nets()
+    found = mo.equivalent(a, b, on=mo.Box(0.5, 1.0), decision=True)
+    assert isinstance(found, QuantisedDecision)
+    assert found
+    assert found.winner == 0
+    assert found.check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, winner=1).check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, on=BOX).check()
+    with pytest.raises(mo.CertificateRejected, match="no output 7"):
+        replace(found, winner=7).check()
+
+
+def test_decisions_that_differ():
+    weights, biases = [np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)]
+    coarse = {"x": (-1, 1), "h0": (0, 1), "h1": (0, 60)}
+    a, b = (load_as_written(dense(weights, biases, r)) for r in (None, coarse))
+    box = mo.Box([0.05, 0.3], [0.1, 0.4])
+    found = mo.equivalent(a, b, on=box, decision=True)
+    assert found.status in ("undecided", "refuted")
+    flipped = [np.eye(2), np.array([[0.0, 1.0], [1.0, 0.0]])]
+    other = load_as_written(dense(flipped, biases, RANGES))
+    found = mo.equivalent(a, other, on=mo.Box([0.1, 0.6], [0.2, 0.9]), decision=True)
+    assert found.status == "refuted"
+    assert (found.witness.first, found.witness.second) == (1, 0)
+    assert found.check()
+    assert not found
+    moved = found.witness._replace(inputs={"x": np.array([[5.0, 5.0]])})
+    with pytest.raises(mo.CertificateRejected):
+        replace(found, witness=moved).check()
+
+
+def test_decisions_that_change_on_the_box_are_open():
+    a, b = margin_nets()
+    found = mo.equivalent(a, b, on=BOX, decision=True, budget=20)
+    assert found.status in ("undecided", "refuted")
+    if found.status == "undecided":
+        with pytest.raises(mo.Undecided):
+            bool(found)
+
+
+def test_table_json_and_picture(tmp_path):
+    from moduli.common import figures
+
+    a, b = (load_as_written(dense(*layers(5), r)) for r in (None, RANGES))
+    found = mo.distance(a, b, on=BOX, budget=50)
+    rows = dict(found.rows())
+    assert any("rounds in steps of" in text for text in rows.values())
+    assert len(found.to_json()["by_layer"]) == len(found.by_layer)
+    assert figures.save(found.plot(), tmp_path / "q.svg").stat().st_size > 1000
