@@ -215,3 +215,46 @@ def test_table_json_and_picture(tmp_path):
     assert any("rounds in steps of" in text for text in rows.values())
     assert len(found.to_json()["by_layer"]) == len(found.by_layer)
     assert figures.save(found.plot(), tmp_path / "q.svg").stat().st_size > 1000
+
+
+def test_weights_alone_in_eight_bits():
+    weights = layers(7)
+    a, b = (
+        load_as_written(dense(*weights, r, relu=True, axis=0)) for r in (None, {"none": (0, 1)})
+    )
+    found = mo.distance(a, b, on=BOX, budget=100)
+    assert isinstance(found, QuantisedDistance)
+    seen = apart(a, b, inputs(400, (3,)))
+    assert seen <= found.upper < 10 * seen
+    assert {source.name for source in found.by_layer} == {"w0", "w1", "w2"}
+    assert all(source.stored for source in found.by_layer)
+    assert found.check()
+
+
+def test_a_file_in_half_precision(tmp_path):
+    """Weights in float16, with casts where values go in and out."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = layers(8)
+    a = dense(*weights)
+    b = onnx.ModelProto()
+    b.CopyFrom(a)
+    for tensor in b.graph.initializer:
+        array = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    nodes = list(b.graph.node)
+    nodes[0].input[0] = "x16"
+    nodes[-1].output[0] = "y16"
+    del b.graph.node[:]
+    b.graph.node.extend([
+        helper.make_node("Cast", ["x"], ["x16"], to=TensorProto.FLOAT16), *nodes,
+        helper.make_node("Cast", ["y16"], [b.graph.output[0].name], to=TensorProto.FLOAT),
+    ])  # fmt: skip
+    first, second = (
+        load_as_written(written(m, tmp_path / f"{k}.onnx")) for k, m in enumerate((a, b))
+    )
+    found = mo.distance(first, second, on=BOX, budget=100)
+    assert isinstance(found, QuantisedDistance)
+    seen = apart(first, second, inputs(200, (3,)))
+    assert 0 < seen <= found.upper < 1e-2

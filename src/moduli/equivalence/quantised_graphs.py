@@ -36,6 +36,7 @@ from .graphs import GraphDistance, Inputs, matched_inputs, require_witness, witn
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SHARES = 64  # boxes with the largest bounds, for what sources contribute
 SHOWN = 12  # lines of a table
+NARROW = {"float16", "bfloat16"}
 SAMPLES = 33  # inputs at which decisions are compared
 SPARE = 2.0**-30  # of a bound: it may end in other digits elsewhere
 
@@ -253,8 +254,9 @@ def _winner(graph: Graph, feeds: Inputs) -> int | None:
 
 
 def rounds(graph: Graph) -> bool:
-    """Whether it rounds values on the way to integers."""
-    return any(isinstance(n.op, PerUnit) and n.op.kind == "quantise" for n in graph.model.nodes)
+    """Whether it rounds values on the way to integers, or holds numbers of few bits."""
+    kinds = {node.op.kind for node in graph.model.nodes if isinstance(node.op, PerUnit)}
+    return not kinds.isdisjoint(("quantise", "dequantise")) or bool(NARROW & graph.source.formats)
 
 
 def pair_of(a: Graph, b: Graph, on: Box) -> QuantisedPair | None:

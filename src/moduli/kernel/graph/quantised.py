@@ -464,7 +464,7 @@ def compared(first: GraphModel, second: GraphModel, ranges: Ranges) -> Compared 
     """
     first, second = matched(first, second)
     one, two = bare(first), bare(second)
-    if one.points or not two.points:
+    if one.points:
         return None
     plain = ordered(one.graph)
     two = with_cuts(plain, two._replace(graph=ordered(two.graph)))
