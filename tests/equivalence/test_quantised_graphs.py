@@ -258,3 +258,52 @@ def test_a_file_in_half_precision(tmp_path):
     assert isinstance(found, QuantisedDistance)
     seen = apart(first, second, inputs(200, (3,)))
     assert 0 < seen <= found.upper < 1e-2
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: dense(*layers(9)), lambda: convolutional(np.random.default_rng(3))]
+)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_models_that_are_quantised_while_they_run(tmp_path, make, per_channel):
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    path = written(make(), tmp_path / "a.onnx")
+    dynamic = tmp_path / "d.onnx"
+    quantization.quantize_dynamic(path, dynamic, per_channel=per_channel, reduce_range=False)
+    a, b = load_as_written(path), load_as_written(dynamic)
+    assert "read, and not written" in " ".join(b.notes)
+    found = mo.distance(a, b, on=BOX, budget=100)
+    assert isinstance(found, QuantisedDistance)
+    x = inputs(60, a.model.shapes["x"][1:])
+    seen = max(apart(a, b, rows) for rows in (x, x[:1], x[1:2]))
+    assert 0 < seen <= found.upper < 2000 * seen
+    assert found.check()
+    steps = {source.name: source.step for source in found.by_layer if not source.stored}
+    assert steps
+    assert all(0 < step < 1 for step in steps.values())
+    with pytest.raises(mo.UnsupportedModel, match="copy the file"):
+        mo.save(b, tmp_path / "again.onnx")
+
+
+def test_a_node_that_only_looks_like_it_is_none(tmp_path):
+    """The scale of another input."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    arrays = {"w": np.eye(2, dtype=np.int8), "t": np.float32(0.5)}
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("DynamicQuantizeLinear", ["h"], ["q2", "s2", "z2"]),
+        helper.make_node("Mul", ["x", "t"], ["h"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["m"]),
+        helper.make_node("Cast", ["m"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s2", "t"], ["both"]),
+        helper.make_node("Mul", ["c", "both"], ["y"]),
+    ]
+    order = [nodes[k] for k in (0, 2, 1, 3, 4, 5, 6)]
+    graph = helper.make_graph(
+        order, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = load_as_written(model)
+    assert not any("rounded by its range" in repr(node.op) for node in found.model.nodes)

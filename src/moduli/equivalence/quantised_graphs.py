@@ -22,11 +22,11 @@ from moduli.kernel.bounds.output_gap import Measure, Measured, worst
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, Undecided
 from moduli.kernel.graph.differences import slack_of_outputs
-from moduli.kernel.graph.entrywise import PerUnit
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.model import rebuilt
 from moduli.kernel.graph.quantised import Chains, Compared, chains_of, compared
 from moduli.kernel.graph.shapes import sound
+from moduli.kernel.graph.slicewise import BY_ITS_RANGE
 from moduli.kernel.network import Network
 from moduli.kernel.slack import Slack
 
@@ -37,6 +37,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 SHARES = 64  # boxes with the largest bounds, for what sources contribute
 SHOWN = 12  # lines of a table
 NARROW = {"float16", "bfloat16"}
+ROUNDS = ("quantise", "dequantise", BY_ITS_RANGE)
 SAMPLES = 33  # inputs at which decisions are compared
 SPARE = 2.0**-30  # of a bound: it may end in other digits elsewhere
 
@@ -183,8 +184,10 @@ class QuantisedPair:
                 alone = slack_of_outputs(one.bounds()).everywhere
             point = points.get(name)
             step = self._off(name) if point is None else float(point.scale.max())
+            step = bounds.steps.get(name, step)
             clipped = 0.0 if point is None else bounds.clipped.get(name, 0.0)
-            found.append(Source(name, point is None, step, clipped, alone))
+            said = self.pair.bare.sources.get(name, name)
+            found.append(Source(said, point is None, step, clipped, alone))
         return found
 
     def _off(self, name: str) -> float:
@@ -255,8 +258,8 @@ def _winner(graph: Graph, feeds: Inputs) -> int | None:
 
 def rounds(graph: Graph) -> bool:
     """Whether it rounds values on the way to integers, or holds numbers of few bits."""
-    kinds = {node.op.kind for node in graph.model.nodes if isinstance(node.op, PerUnit)}
-    return not kinds.isdisjoint(("quantise", "dequantise")) or bool(NARROW & graph.source.formats)
+    kinds = {getattr(node.op, "kind", "") for node in graph.model.nodes}
+    return not kinds.isdisjoint(ROUNDS) or bool(NARROW & graph.source.formats)
 
 
 def pair_of(a: Graph, b: Graph, on: Box) -> QuantisedPair | None:

@@ -17,6 +17,7 @@ from moduli.kernel.network import Network
 
 from . import (  # noqa: F401  handlers register themselves
     constants,
+    dynamic_rounding,
     graph_attention,
     graph_operators,
     operations,
@@ -53,18 +54,28 @@ class OnnxSource(Source):
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
         self.changed = False  # whether it is no longer what the source says
         self.as_given = None  # what is run to compare, where it is not what is read
+        inlined = bool(proto.functions)
         with one_line(where):
             if proto.functions:
                 self.as_given = skeleton(proto)
                 arrays = stored_arrays(proto, folder)
                 proto = _without_functions(self.as_given)
-            self.reading = GraphReader(proto, folder, arrays)
+            found, rounded = dynamic_rounding.written_out(proto), frozenset[str]()
+            self.read_only = found is not None
+            if found is not None:
+                arrays = arrays or stored_arrays(proto, folder)
+                self.as_given = self.as_given or skeleton(proto)
+                proto, rounded = found
+            self.reading = GraphReader(proto, folder, arrays, rounded)
             self.model = self.reading.read()
         self.proto = self.reading.proto = skeleton(proto)
         self.reading.graph = self.proto.graph
         opaque = [f"opaque: {text}" for text in self.reading.opaque.values()]
-        written_out = ["local functions are written out where they are used"]
-        notes = [*self.reading.notes, *(written_out if self.as_given else [])]
+        notes = list(self.reading.notes)
+        if inlined:
+            notes.append("local functions are written out where they are used")
+        if self.read_only:
+            notes.append("it is quantised while it runs: read, and not written")
         self.notes = (*notes, *opaque)
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
@@ -79,6 +90,8 @@ class OnnxSource(Source):
         return run_model(self.proto, self.reading.stored, feeds)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
+        if self.read_only:
+            raise NotWritable(f"{self.where} is quantised while it runs, and not written", ())
         try:
             surgeon = Surgeon(self.reading, self.model, wanted, renamed)
             proto = surgeon.model()
@@ -100,7 +113,13 @@ class OnnxSource(Source):
         return proto
 
     def save(self, path: Path) -> Path:
-        """Write the model; tensors go to OUT.data where the model read had such a file."""
+        """Write the model; tensors go to OUT.data where the model read had such a file.
+
+        Raises:
+            UnsupportedModel: it is quantised while it runs.
+        """
+        if self.read_only:
+            raise UnsupportedModel(f"{self.where} is quantised while it runs: copy the file")
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         size = sum(self.reading.stored[tensor.name].nbytes for tensor in proto.graph.initializer)

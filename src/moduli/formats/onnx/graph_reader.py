@@ -20,8 +20,9 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
-from moduli.kernel.graph.operators import Node, Opaque, Operator, Shape, Size
+from moduli.kernel.graph.operators import Node, Opaque, Operator, Shape, Size, Slicewise
 from moduli.kernel.graph.shapes import fits
+from moduli.kernel.graph.slicewise import BY_ITS_RANGE
 
 from . import constants as folding
 from .reference import mended
@@ -58,6 +59,11 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
     return register
 
 
+def _rounded_by_its_range(reader: GraphReader, node: Any) -> None:
+    op = Slicewise(BY_ITS_RANGE, (), zero=True)
+    reader.emit(op, list(node.input), node.output[0], reader.shape(node.input[0]))
+
+
 class MadeOfSizes(NamedTuple):
     """The sizes that an integer tensor is made of, and a digest of what is made of them."""
 
@@ -70,6 +76,7 @@ class GraphReader:
 
     Args:
         folder: where external data lies. arrays: stored tensors that need not be taken from the model.
+        rounded: what Identity nodes give that round, see `dynamic_rounding`.
 
     Attributes:
         shapes: of all values so far. stored: initialisers and Constant nodes. folded: constants
@@ -79,8 +86,10 @@ class GraphReader:
     """
 
     def __init__(
-        self, proto: Any, folder: Path | None, arrays: Mapping[str, Tensor] | None = None
-    ) -> None:
+        self, proto: Any, folder: Path | None, arrays: Mapping[str, Tensor] | None = None,
+        rounded: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
+        self.rounded = rounded
         self.proto, self.graph = proto, proto.graph
         self.arrays = arrays or {}
         self.opsets = {entry.domain: entry.version for entry in proto.opset_import}
@@ -265,6 +274,8 @@ class GraphReader:
         ):
             return
         handler = HANDLERS.get(node.op_type) if domain and node.op_type not in RANDOM else None
+        if not self.rounded.isdisjoint(node.output):
+            handler = _rounded_by_its_range
         before, emitted = len(self.nodes), set(self.names)
         try:
             if handler is None:

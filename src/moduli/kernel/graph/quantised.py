@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,12 +46,14 @@ from .differences import (
 from .entrywise import Elementwise, PerUnit
 from .facts import Known, Ranges
 from .model import GraphModel
-from .operators import Broadcast, Concat, Node, Reshape, Slicewise, Take, Transpose
+from .operators import Broadcast, Concat, Linear, Node, Reshape, Slicewise, Take, Transpose
 from .slices import are_numbers
-from .slicewise import MAXIMA
+from .slicewise import BY_ITS_RANGE, MAXIMA
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Tensor = np.ndarray[Any, np.dtype[Any]]
 MOVES = (Broadcast, Concat, Reshape, Take, Transpose)
+STEPS = 255
 FLOAT = 8  # bytes
 
 
@@ -61,7 +64,7 @@ class Point:
     Attributes:
         axis: along which `scale`, `low` and `high` have one number for each index, or one for all.
         name: of the node that rounds. extra: how much further off it is, where it rounds what is not
-            cut off yet.
+            cut off yet. dynamic: whether the step depends on the value; then there are no ends.
     """
 
     value: str
@@ -71,18 +74,21 @@ class Point:
     high: Array
     name: str
     extra: float = 0.0
+    dynamic: bool = False
 
 
 class Bare(NamedTuple):
     """A graph without the nodes that quantise, and where it is off.
 
     Attributes:
-        rounded: stored tensors whose numbers are the nearest floats of products.
+        rounded: stored tensors whose numbers are the nearest floats of products. sources: of stored
+            tensors that were turned or got axes, what they are called in the graph.
     """
 
     graph: GraphModel
     points: tuple[Point, ...]
     rounded: frozenset[str] = frozenset()
+    sources: Mapping[str, str] = MappingProxyType({})
 
 
 class _Scale(NamedTuple):
@@ -106,30 +112,90 @@ class _Stripper:
         self.scales: dict[str, _Scale] = {}  # of values that are integers
         self.points: list[Point] = []
         self.rounded = set[str]()
+        self.shapes = dict(graph.shapes)
+        self.sources: dict[str, str] = {}
 
     def stripped(self) -> Bare:
         nodes = []
         for node in self.graph.nodes:
             if self._dequantised_constant(node) or self._rounds(node) or self._scales_back(node):
                 continue
-            if self._changes_nothing(node):
+            if self._changes_nothing(node) or self._rounds_by_range(node):
                 continue
             # integers that are read by whoever computes with them are not what they stand for
             if any(name in self.scales for name in node.inputs) and not self._moves(node):
                 return Bare(self.graph, ())
             inputs = tuple(self.alias.get(name, name) for name in node.inputs)
-            nodes.append(replace(node, inputs=inputs))
+            nodes += self._plain(replace(node, inputs=inputs))
         if any(name in self.scales for name in self.graph.outputs):
             return Bare(self.graph, ())
         outputs = tuple(self.alias.get(name, name) for name in self.graph.outputs)
         if len(set(outputs)) < len(outputs) or set(outputs) & set(self.graph.inputs):
             return Bare(self.graph, ())
-        shapes = {**self.graph.shapes}
+        shapes = self.shapes
         shapes.update({name: array.shape for name, array in self.constants.items()})
         made = replace(
             self.graph, nodes=tuple(nodes), outputs=outputs, constants=self.constants, shapes=shapes
         )
-        return Bare(made.live(), tuple(self.points), frozenset(self.rounded))
+        live = made.live()
+        rounded = frozenset(self.rounded & live.constants.keys())
+        return Bare(live, tuple(self.points), rounded, self.sources)
+
+    # One way to write what can be written in several
+
+    def _plain(self, node: Node) -> list[Node]:
+        """A node as others may have it: dense weights with a row for each output, biases added by a node
+        of their own, stored numbers that are added with all axes.
+        """
+        if isinstance(node.op, Linear) and node.inputs[1] in self.constants:
+            return self._linear(node, node.op)
+        if isinstance(node.op, Elementwise) and len(node.inputs) == 2:
+            rank = len(self.graph.shapes.get(node.output) or ())
+            inputs = tuple(self._with_axes(name, rank) for name in node.inputs)
+            return [replace(node, inputs=inputs)]
+        return [node]
+
+    def _linear(self, node: Node, op: Linear) -> list[Node]:
+        weight = self.constants[node.inputs[1]]
+        inputs = node.inputs
+        if weight.ndim == 2 and (op.rows, op.columns) == (1, 0):
+            turned = self._stored(f"{inputs[1]}, turned", np.ascontiguousarray(weight.T), inputs[1])
+            op = replace(op, rows=0, columns=1)
+            inputs = (inputs[0], turned, *inputs[2:])
+        shape = self.graph.shapes.get(node.output)
+        bias = self._array(inputs[2]) if len(inputs) > 2 and inputs[2] else None
+        if bias is None or shape is None or bias.ndim != 1:
+            return [replace(node, op=op, inputs=inputs)]
+        along = [1] * len(shape)
+        along[op.writes] = -1
+        name = f"{node.output}, without its bias"
+        self.shapes[name] = shape
+        added = self._stored(
+            f"{inputs[2]}, along {op.writes} of {len(shape)}", bias.reshape(along), inputs[2]
+        )
+        return [
+            Node(op, inputs[:2], (name,), node.name),
+            Node(Elementwise("add"), (name, added), (node.output,), f"{node.name}, its bias"),
+        ]
+
+    def _with_axes(self, name: str, rank: int) -> str:
+        """A stored tensor with axes of size one in front."""
+        array = self._array(name)
+        if array is None or array.ndim > rank or not rank:
+            return name
+        wide = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        return self._stored(f"{name}, of {rank} axes", wide, name)
+
+    def _array(self, name: str) -> Tensor | None:
+        found = self.constants.get(name)
+        return self.graph.array(name) if found is None else found
+
+    def _stored(self, name: str, array: Tensor, source: str) -> str:
+        self.constants[name] = array
+        if source in self.rounded:
+            self.rounded.add(name)
+        self.sources[name] = self.sources.get(source, source)
+        return name
 
     def _dequantised_constant(self, node: Node) -> bool:
         if not isinstance(node.op, PerUnit) or node.op.kind != "dequantise":
@@ -147,6 +213,16 @@ class _Stripper:
                 return False
             self.rounded.add(node.output)
         self.constants[node.output] = value
+        return True
+
+    def _rounds_by_range(self, node: Node) -> bool:
+        if not isinstance(node.op, Slicewise) or node.op.kind != BY_ITS_RANGE:
+            return False
+        value = self.alias.get(node.inputs[0], node.inputs[0])
+        end = np.full(1, np.inf)
+        name = node.name or node.output
+        self.points.append(Point(value, 0, np.zeros(1), -end, end, name, dynamic=True))
+        self.alias[node.output] = value
         return True
 
     def _changes_nothing(self, node: Node) -> bool:
@@ -287,7 +363,7 @@ class _Cuts:
             shapes=self.shapes,
         )
         moved = (replace(p, value=self.renamed.get(p.value, p.value)) for p in self.points)
-        return Bare(graph, tuple(moved), self.bare.rounded)
+        return self.bare._replace(graph=graph, points=tuple(moved))
 
     def _read(self, node: Node) -> Node:
         return replace(node, inputs=tuple(self.renamed.get(x, x) for x in node.inputs))
@@ -344,6 +420,7 @@ class Quantised(Differences):
         for point in found.points:
             self.points.setdefault(point.value, []).append(point)
         self.clipped: dict[str, float] = {}
+        self.steps: dict[str, float] = {}  # of those that depend on values
         super().__init__(found.graph, deviation, known)
 
     def weights(self, node: Node) -> Node | None:
@@ -361,6 +438,11 @@ class Quantised(Differences):
     def _rounded(self, name: str, size: Bound, gap: Bound | None) -> Bound | None:
         for point in self.points.get(name, ()):
             near = np.zeros(2) if gap is None else gap
+            if point.dynamic:
+                step = self._step(point, size, near)
+                self.steps[point.name] = step
+                gap = plus(near, np.array([float(up(np.float64(0.5 * step))), 0.0]))
+                continue
             beyond = self._beyond(point, size, near)
             self.clipped[point.name] = float(np.max(beyond, initial=0.0))
             rank = self.rank(name)
@@ -374,6 +456,25 @@ class Quantised(Differences):
         if gap is not None and name in self.near:
             gap = at_most(gap, self.near[name])
         return gap
+
+    def _step(self, point: Point, size: Bound, gap: Bound) -> float:
+        """The largest step: all that the value, or 0, may span, in 255 parts.
+
+        A number is off by half of it at most: the zero point is rounded as well, but where that puts one
+        beyond the last integer, it is beyond by half a step.
+        """
+        reach, growth = overall(plus(size, gap))
+        if growth > 0:
+            return math.inf
+        off, _ = overall(gap)
+        low, high = -reach, reach
+        for axis, n in enumerate(self.graph.shapes.get(point.value) or ()):
+            facts = self.known.found.get((point.value, axis)) if isinstance(n, int) and n else None
+            if facts is not None:
+                low = max(low, float(np.nextafter(facts.low.min() - off, -np.inf)))
+                high = min(high, float(np.nextafter(facts.high.max() + off, np.inf)))
+        span = up(np.float64((max(high, 0.0) - min(low, 0.0)) / STEPS), 4)
+        return float(span)
 
     def _apart_at_all(self, point: Point, size: Bound) -> float:
         """A rounded value lies between both ends, and the other is no larger than it is."""
@@ -444,7 +545,11 @@ class Compared:
         constants = dict(self.twin.constants)
         if source in constants:
             constants[source] = graph.constants[source]
-        part = Bare(replace(graph, constants=constants), points, self.bare.rounded & {source})
+        part = self.bare._replace(
+            graph=replace(graph, constants=constants),
+            points=points,
+            rounded=self.bare.rounded & {source},
+        )
         found = replace(self, bare=part)
         found.__dict__["known"] = self.known
         return found
@@ -535,9 +640,16 @@ def chains_of(pair: Compared) -> Chains | None:
     one, two = start_of(pair.twin), start_of(pair.bare.graph)
     if one is None or two is None or one.values != two.values:
         return None
+    points = pair.bare.points
+    if any(point.dynamic for point in points):
+        # steps as they are on the whole box: other rows of a batch may be anywhere in it
+        steps = pair.bounds().steps
+        points = tuple(
+            replace(p, scale=np.full(1, steps[p.name])) if p.dynamic else p for p in points
+        )
     order = [node.output for node in pair.bare.graph.nodes]
     inside = {*pair.bare.graph.inputs, *order[: order.index(one.values[-1]) + 1]}
-    left = [point for point in pair.bare.points if point.value in inside]
+    left = [point for point in points if point.value in inside]
     groups = list[tuple[Point, ...]]()
     widths = two.network.widths
     for names, units in zip((*two.reads, *two.gives), (*widths[:-1], *widths[1:]), strict=True):

@@ -29,6 +29,8 @@ REDUCTIONS = (
     "mean", "sum", "amax", "amin",
 )  # fmt: skip
 SUM = ("ReduceSum", "sum")
+# x rounded to 256 numbers in equal steps, of which 0 is one, from the least or 0 to the largest or 0
+BY_ITS_RANGE = "rounded by its range"
 MAXIMA = (
     "max", "max pool", "adaptive max pool", "ReduceMax", "ReduceMin", "amax", "amin",
 )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Models that are quantised while they run, written out: what rounds, then a product over the reals.
+
+    q, s, z = DynamicQuantizeLinear(x);  Mul(Cast(MatMulInteger(q, W, z, w)), Mul(s, t))
+
+is MatMul(s (q - z), t (W - w)) over the reals, since the integers are exact; likewise with ConvInteger.
+The first factor is x rounded by a step that depends on all of x; it is written as an Identity, and said
+to round. Such a model is read, and not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
+
+
+class WrittenOut(NamedTuple):
+    """A model with such products over the reals, and the values that are rounded where an Identity
+    stands.
+    """
+
+    proto: Any
+    rounded: frozenset[str]
+
+
+def written_out(proto: Any) -> WrittenOut | None:
+    """None where a model has no such product that is understood."""
+    found = _Finder(proto.graph)
+    nodes = found.nodes()
+    if not found.products:
+        return None
+    made = type(proto)()
+    made.CopyFrom(proto)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return WrittenOut(made, frozenset(found.rounded))
+
+
+class _Finder:
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.makers = {name: node for node in graph.node for name in node.output if name}
+        self.readers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.outputs = {value.name for value in graph.output}
+        self.products: dict[str, list[Any]] = {}  # nodes in the place of the last one of a product
+        self.gone: set[int] = set()
+        self.rounded: set[str] = set()
+        self.taken = {name for node in graph.node for name in (*node.input, *node.output)}
+        for node in graph.node:
+            if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
+                self._product(node)
+
+    def nodes(self) -> list[Any]:
+        """All nodes, those of products replaced, and what nobody reads any more left out."""
+        made = []
+        for node in self.graph.node:
+            if node.output and node.output[0] in self.products:
+                made += self.products[node.output[0]]
+            elif id(node) not in self.gone:
+                made.append(node)
+        needed = {name for node in made for name in node.input} | self.outputs
+        return [
+            node
+            for node in made
+            if node.op_type != "DynamicQuantizeLinear" or needed & set(node.output)
+        ]
+
+    def _only_reader(self, name: str, kind: str) -> Any | None:
+        found = self.readers.get(name, [])
+        alone = len(found) == 1 and found[0].op_type == kind and name not in self.outputs
+        return found[0] if alone else None
+
+    def _product(self, node: Any) -> None:
+        from onnx import helper
+
+        given = [*node.input, "", ""][:4]
+        q, weight, zero, zero_of_weight = given
+        source = self.makers.get(q)
+        if source is None or source.op_type != "DynamicQuantizeLinear":
+            return
+        if [q, zero] != [source.output[0], source.output[2]] or weight not in self.stored:
+            return
+        cast = self._only_reader(node.output[0], "Cast")
+        last = None if cast is None else self._only_reader(cast.output[0], "Mul")
+        if cast is None or last is None:
+            return
+        scales = [name for name in last.input if name != cast.output[0]]
+        both = self.makers.get(scales[0]) if len(scales) == 1 else None
+        if both is None or both.op_type != "Mul" or source.output[1] not in both.input:
+            return
+        own = [name for name in both.input if name != source.output[1]]
+        if len(own) != 1 or own[0] not in self.stored:
+            return
+        sizes = [n for n in self.stored[own[0]].dims if n != 1]
+        axis = len(self.stored[weight].dims) - 1 if node.op_type == "MatMulInteger" else 0
+        if len(sizes) > 1 or (sizes and sizes[0] != self.stored[weight].dims[axis]):
+            return
+        if len(self.stored[own[0]].dims) > 1 or (sizes and not self._same(zero_of_weight, sizes)):
+            return
+        x, y = f"{q}:rounded", last.output[0]
+        wide = f"{weight}:{y}"
+        if {x, wide} & self.taken:
+            return
+        made = []
+        if x not in self.rounded:
+            self.rounded.add(x)
+            made.append(helper.make_node("Identity", [source.input[0]], [x], x))
+        factors = [weight, own[0], *([zero_of_weight] if zero_of_weight else [])]
+        made.append(helper.make_node("DequantizeLinear", factors, [wide], wide, axis=axis))
+        product = helper.make_node(PRODUCTS[node.op_type], [x, wide], [y], node.name or y)
+        product.attribute.extend(node.attribute)
+        made.append(product)
+        self.products[y] = made
+        self.gone |= {id(node), id(cast), id(last)}
+        if all(id(reader) in self.gone for reader in self.readers.get(both.output[0], [])):
+            self.gone.add(id(both))
+
+    def _same(self, zero: str, sizes: Sequence[int]) -> bool:
+        """A zero point for each scale, or none."""
+        return (
+            not zero or list(self.stored[zero].dims) == list(sizes)
+            if zero in self.stored
+            else not zero
+        )
