@@ -173,6 +173,62 @@ def nearly_equal(folder: Path) -> None:
     mo.save(a.with_flat(a.flat() * (1 + 1e-3 * rng.normal(size=a.parameters))), folder / "b.onnx")
 
 
+def test_what_a_runtime_rounds(tmp_path):
+    nearly_equal(tmp_path)
+    box = ("--on", "box:-1,1")
+    found = answer("rounding", "a.onnx", *box, "--budget", "40", cwd=tmp_path)
+    assert found["schema"] == "moduli.rounding/1"
+    assert (found["status"], found["dtype"], found["order"]) == ("bounded", "float32", "any")
+    assert 0 < found["seen"] <= found["upper"] < 1e-2
+    assert [row["name"] for row in found["by_layer"]]
+    closer = answer("rounding", "a.onnx", *box, "--order", "2", "--budget", "40", cwd=tmp_path)
+    assert closer["upper"] < found["upper"]
+    half = moduli("rounding", "a.onnx", "--on", "box:-1e5,1e5", "--dtype", "float16", cwd=tmp_path)
+    assert half[0] == 0
+    assert "may exceed the largest number of float16" in half[1]
+    for wrong, says in (
+        (("rounding", "a.onnx"), "a Box is needed"),
+        (("rounding", "a.onnx", *box, "--dtype", "int8"), "--dtype int8"),
+        (("rounding", "a.onnx", *box, "--order", "some"), "--order some"),
+        (("rounding", "a.onnx", *box, "--ulps=-1"), "--ulps"),
+    ):
+        code, out, err = moduli(*wrong, cwd=tmp_path)
+        assert (code, out) == (2, "")
+        assert says in err
+
+
+def test_two_files_as_they_are_computed(tmp_path):
+    nearly_equal(tmp_path)
+    box = ("--on", "box:-1,1")
+    answer("compress", "a.onnx", "-o", "s.onnx", "--dtype", "float32", *box, cwd=tmp_path)
+    files = ("check", "s.onnx.cert.json", "s.onnx", "a.onnx")
+    found = answer(*files, "--dtype", "float32", cwd=tmp_path)["computed"]
+    assert found["upper"] >= found["slack"] + found["small"] + found["large"] > 0
+    assert answer(*files, cwd=tmp_path)["computed"] is None
+    assert moduli(*files, "--dtype", "float8", cwd=tmp_path)[0] == 2
+    answer("compress", "a.onnx", "-o", "t.onnx", cwd=tmp_path)
+    everywhere = ("check", "t.onnx.cert.json", "t.onnx", "a.onnx", "--dtype", "float32")
+    code, _, err = moduli(*everywhere, cwd=tmp_path)
+    assert code == 2
+    assert "sizes of numbers decide" in err
+    assert answer(*everywhere, *box, cwd=tmp_path)["computed"]["upper"] > 0
+
+
+def test_a_quantised_file_beside_the_one_in_floats(tmp_path):
+    quantised = pytest.importorskip("quantised")
+    weights = [np.array([[1.0, -0.5], [0.5, 1.0]]), np.array([[1.0, 1.0]])]
+    ranges = {"x": (-1, 1), "h0": (0, 2), "h1": (-2, 3)}
+    for name, given in (("a", None), ("q", ranges)):
+        model = quantised.dense(weights, [np.zeros(2), np.zeros(1)], given)
+        quantised.written(model, tmp_path / f"{name}.onnx")
+    box = ("--on", "box:-1,1", "--budget", "40")
+    found = answer("distance", "a.onnx", "q.onnx", *box, cwd=tmp_path)
+    assert 0 < found["upper"] < 0.1
+    assert {row["name"] for row in found["by_layer"]} >= {"x.ints", "h0.ints", "h1.ints"}
+    _, out, _ = moduli("distance", "a.onnx", "q.onnx", *box, cwd=tmp_path)
+    assert "rounds in steps of" in out
+
+
 def test_distances_are_certified(tmp_path):
     nearly_equal(tmp_path)
     box = ("--on", "box:-1,1")

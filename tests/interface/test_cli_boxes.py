@@ -88,6 +88,7 @@ COMMANDS = {
     "rank": ("rank", "net.npz"),
     "equal": ("equal", "net.npz", "net.npz"),
     "distance": ("distance", "net.npz", "net.npz"),
+    "rounding": ("rounding", "net.npz", "--budget", "40"),
     "identify": ("identify", "net.npz"),
     "plot": ("plot", "net.npz", "-o", "out.svg"),
     "report": ("report", "net.npz", "-o", "out.html", "--budget", "20"),
