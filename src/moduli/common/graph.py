@@ -37,13 +37,15 @@ class Source(ABC):
 
     Attributes:
         notes: what a user should know about the reading. where: its name. integers: inputs that hold
-            integers. bypasses: whether readers of a value can be given another one.
+            integers. bypasses: whether readers of a value can be given another one. suffixes: of files
+            that it can be written as.
     """
 
     notes: tuple[str, ...]
     where: str
     integers: frozenset[str]
     bypasses: bool = True
+    suffixes: tuple[str, ...] = (".onnx",)
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

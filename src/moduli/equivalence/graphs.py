@@ -24,7 +24,7 @@ from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, Uns
 from moduli.kernel.graph.certificate import GraphCertificate, after
 from moduli.kernel.graph.differences import apart, of_one_shape
 from moduli.kernel.graph.facts import Known, Ranges
-from moduli.kernel.graph.model import sizes
+from moduli.kernel.graph.model import GraphModel, sizes
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.slack import NO_SLACK, Slack
 
@@ -327,9 +327,9 @@ def _witness(
     integers = a.source.integers | {
         name for name, other in zip(a.inputs, b.inputs, strict=True) if other in b.source.integers
     }
-    inputs = list[Inputs]()
+    inputs, model = list[Inputs](), _with_sizes_of(a, b)
     for _ in range(INPUTS):
-        feeds = drawn(a.model, ranges, integers, rng)
+        feeds = drawn(model, ranges, integers, rng)
         if feeds is None:
             return None, None
         inputs.append({name: _within(x, ranges.get(name)) for name, x in feeds.items()})
@@ -343,6 +343,17 @@ def _witness(
         if witness is not None:
             return witness, max(seen, default=None)
     return None, max(seen, default=None)
+
+
+def _with_sizes_of(a: Graph, b: Graph) -> GraphModel:
+    """A graph whose inputs also have the sizes that are known of the other's."""
+    shapes = dict(a.model.shapes)
+    for name, other in zip(a.inputs, b.inputs, strict=True):
+        ours, theirs = shapes.get(name), b.model.shapes.get(other)
+        if ours is not None and theirs is not None:
+            pairs = zip(ours, theirs, strict=True)
+            shapes[name] = tuple(m if isinstance(m, int) else n for m, n in pairs)
+    return replace(a.model, shapes=shapes)
 
 
 def _within(x: Any, ends: Any) -> Any:

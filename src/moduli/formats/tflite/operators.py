@@ -760,7 +760,7 @@ def _resize_nearest(to: Translation, operator: Operator) -> None:
     shape, size = to.shape(operator.inputs[0]), to.integers(operator.inputs[1], "sizes")
     corners = operator.options.get("align_corners", False)
     centres = operator.options.get("half_pixel_centers", False)
-    if len(shape) != 4 or len(size) != 2 or not 1 <= min(size) or max((*size, *shape)) > LONGEST:
+    if len(shape) != 4 or len(size) != 2 or min(size) < 1 or max((*size, *shape)) > LONGEST:
         raise NotExact(f"it resizes shape {shape} to {size}")
     y = to.value(0, first=True, real=real)
     exact = [_nearest(n, m, False, centres) for n, m in zip(shape[1:3], size, strict=True)]
@@ -790,7 +790,8 @@ def _nearest(n: int, m: int, corners: bool, centres: bool) -> Array:
     places = (np.arange(m, dtype=single) + offset) * scale
     # halves are rounded up: places are not negative
     rounded = np.floor(places + single(0.5)) if corners else np.floor(places)
-    return np.clip(rounded, 0, n - 1).astype(np.int64)
+    found: Array = np.clip(rounded, 0, n - 1).astype(np.int64)
+    return found
 
 
 # Integers made of sizes -----------------------------------------------------------------------------------------
@@ -844,7 +845,8 @@ def _joined(to: Translation, operator: Operator, operands: list[Array]) -> Array
 def _chosen(to: Translation, operator: Operator, operands: list[Array]) -> Array | None:
     if operator.options.get("batch_dims", 0):
         return None
-    return np.take(operands[0], operands[1], axis=operator.options.get("axis", 0))
+    found: Array = np.take(operands[0], operands[1], axis=operator.options.get("axis", 0))
+    return found
 
 
 def _multiplied(to: Translation, operator: Operator, operands: list[Array]) -> Array | None:

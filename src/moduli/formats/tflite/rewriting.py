@@ -36,10 +36,13 @@ class Version(NamedTuple):
     zero: Array | None
 
     def same(self, other: Version) -> bool:
-        parts = zip(self, other, strict=True)
-        return all(
-            (a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in parts
-        )
+        for a, b in zip(self, other, strict=True):
+            if a is None or b is None:
+                if a is not b:
+                    return False
+            elif not np.array_equal(a, b):
+                return False
+        return True
 
 
 class Rewriter:
@@ -156,7 +159,7 @@ class Rewriter:
 
     def _tensor_of(self, name: str) -> int | None:
         """The tensor that a value is, through the nodes that only give it another form; None where it
-        is a stored one, or what a node of the same operator gives.
+        is a stored one, or what another node of the operator gives, which it alone can read.
         """
         to = self.translation
         while name in self.makers and self.makers[name].name not in to.owner:
@@ -170,13 +173,7 @@ class Rewriter:
         found = to.meaning.get(name)
         if found is None and to.owner.get(self.makers[name].name) is None:
             raise UnsupportedModel(f"{name!r} is no tensor of the file")
-        if found is None:
-            return self._inside(name)
         return found
-
-    def _inside(self, name: str) -> None:
-        """A value inside of an operator can be read there alone."""
-        return None
 
     def _same_steps(self, node: Any) -> None:
         """Integers that are read with the scale of others would mean something else."""
@@ -349,25 +346,24 @@ class Rewriter:
 
     def _tell_slice(self, k: int) -> None:
         operator = self.contents.operators[k]
-        x, y = self.inputs[k][0], operator.outputs[0]
-        numbers = {
-            node.op_type: [self.arrays.get(name) for name in node.input[1:]]
+        y = operator.outputs[0]
+        slices = [
+            node
             for name, node in self.nodes.items()
-            if self.translation.owner.get(name) == k
-        }.get("Slice")
+            if self.translation.owner.get(name) == k and node.op_type == "Slice"
+        ]
         begins, sizes = (self.contents.tensors[self.inputs[k][s]].array for s in (1, 2))
-        if begins is None or sizes is None or numbers is None or any(n is None for n in numbers):
+        if begins is None or sizes is None or not slices:
             return
-        starts, _, axes, _ = numbers
-        first = [key for key in self.translation.values if key == (y, True, False)]
+        starts, _, axes, _ = (self.arrays[name].ravel().tolist() for name in slices[0].input[1:])
+        first = (y, True, False) in self.translation.values
         new = np.array(begins).ravel()
-        for start, axis in zip(np.ravel(starts), np.ravel(axes), strict=True):
-            new[CHANNELS_LAST.index(int(axis)) if first else int(axis)] = start
+        for start, axis in zip(starts, axes, strict=True):
+            new[CHANNELS_LAST.index(axis) if first else axis] = start
         self._tell_numbers(k, 1, new)
         old = np.array(sizes).ravel()
         shape = np.array(self.sizes[y])
         self._tell_numbers(k, 2, np.where(old == -1, old, shape))
-        del x
 
     def _tell_parts(self, k: int) -> None:
         operator = self.contents.operators[k]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class TfliteSource(Source):
     Attributes:
         data: its bytes. translation: its translation to ONNX. onnx: that, as a source.
     """
+
+    suffixes = (".tflite", ".onnx")
 
     def __init__(self, data: bytes, where: str) -> None:
         self.data, self.where = data, where
@@ -141,6 +143,3 @@ def load_chain(data: bytes, where: str, input_shape: Any, output: str | None) ->
     """Read a TensorFlow Lite file as a chain of dense layers."""
     whole = TfliteSource(data, where).onnx._whole()
     return read_onnx(whole, None, where, input_shape, output)
-
-
-Loader = Callable[[bytes, str], Graph]

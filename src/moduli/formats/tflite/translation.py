@@ -188,7 +188,7 @@ class Translation:
         tensor, array = self.tensor(index), self.constant(given)
         assert array is not None
         shared = array.ndim > 1
-        key = (index, turn, None if shared else (self.now.index, slot))
+        key: tuple[Any, ...] = (index, turn, None if shared else (self.now.index, slot))
         name = self.stored.get(key)
         if name is None:
             name = self.stored[key] = self.name(tensor.name)
@@ -210,7 +210,9 @@ class Translation:
         return name
 
     def _dequantised(self, name: str, tensor: Tensor, slot: int, turn: Turn) -> str:
-        assert self.now is not None and tensor.scale is not None and tensor.zero is not None
+        assert self.now is not None
+        assert tensor.scale is not None
+        assert tensor.zero is not None
         parts, axis = [name], 0
         single = len(tensor.scale) == 1
         if not single:
@@ -295,7 +297,8 @@ class Translation:
 
     def _steps(self, tensor: Tensor) -> list[str]:
         """Scale and zero point of a computed tensor."""
-        assert tensor.scale is not None and tensor.zero is not None
+        assert tensor.scale is not None
+        assert tensor.zero is not None
         if len(tensor.scale) != 1:
             raise NotExact("an operand that is computed is quantised by channel")
         kind = {INT8: "int8", UINT8: "uint8", INT16: "int16", INT32: "int32"}[tensor.type]
@@ -489,7 +492,7 @@ class Translation:
                 kind = ONNX_TYPES.get(tensor.type, 0)
                 infos.append(helper.make_tensor_value_info(name, kind, tensor.shape))
             ends.append(infos)
-        graph = helper.make_graph(self.nodes, "tflite", *ends)
+        graph = helper.make_graph(self.nodes, "tflite", ends[0], ends[1])
         for name, array in self.arrays.items():
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.initializer.add(name=name, data_type=kind, dims=array.shape)
