@@ -376,7 +376,10 @@ def _difference(a: Graph, b: Graph, feeds: Inputs) -> float | None:
         x, y = np.asarray(ours[name]), np.asarray(theirs[other])
         if x.shape != y.shape:
             raise ShapeError(f"output {name!r} has shape {x.shape} and {y.shape}")
-        if x.dtype.kind == "f" and np.isfinite(x).all() and np.isfinite(y).all():
+        if x.dtype.kind not in "fiu" or y.dtype.kind not in "fiu":
+            continue
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        if np.isfinite(x).all() and np.isfinite(y).all():
             seen = max(seen or 0.0, float(np.abs(x - y).max(initial=0.0)))
     return seen
 

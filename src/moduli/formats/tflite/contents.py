@@ -38,7 +38,7 @@ HELD = {
     FLOAT32: "<f4", FLOAT16: "<f2", INT32: "<i4", UINT8: "u1", INT64: "<i8", BOOL: "?", INT16: "<i2",
     INT8: "i1", FLOAT64: "<f8",
 }  # fmt: skip
-QUANTISED = (INT8, UINT8, INT16, INT32)
+QUANTISED = (INT8, UINT8, INT16, INT32, INT64)  # the widest are biases
 STATE = "keeps something from one call to the next, and the network is no function"
 
 

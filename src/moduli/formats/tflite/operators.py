@@ -65,13 +65,14 @@ def _fused(operator: Operator) -> int:
     return int(operator.options.get("fused_activation_function", 0))
 
 
-def _floats(to: Translation, operator: Operator) -> None:
-    """Refuse operands that are integers without a scale, whose arithmetic wraps.
+def _floats(to: Translation, operator: Operator, slots: Sequence[int] | None = None) -> None:
+    """Refuse operands that are integers without a scale, whose arithmetic wraps; all, or some.
 
     Raises:
         NotExact: there are some.
     """
-    for index in (*operator.inputs, *operator.outputs):
+    chosen = operator.inputs if slots is None else [operator.inputs[k] for k in slots]
+    for index in (*chosen, *operator.outputs):
         tensor = to.tensor(index)
         if index >= 0 and not (tensor.floating or tensor.quantised):
             raise NotExact("it computes with integers")
@@ -189,7 +190,7 @@ def _depthwise(to: Translation, operator: Operator) -> None:
 @handles("TRANSPOSE_CONV")
 def _transpose_conv(to: Translation, operator: Operator) -> None:
     """Rows and columns beyond the output are cut off, those that nothing reaches are the bias."""
-    _floats(to, operator)
+    _floats(to, operator, range(1, len(operator.inputs)))
     weights = _stored_weight(to, operator.inputs[1])
     size = to.integers(operator.inputs[0], "sizes")
     shape = to.shape(operator.inputs[2])
@@ -427,7 +428,7 @@ REDUCTIONS = {
 
 @handles(*REDUCTIONS)
 def _reduce(to: Translation, operator: Operator) -> None:
-    _floats(to, operator)
+    _floats(to, operator, [0])
     rank = len(to.tensor(operator.inputs[0]).shape)
     axes = sorted({_axis(a, rank) for a in to.integers(operator.inputs[1], "axes")})
     keep = bool(operator.options.get("keep_dims", False))
@@ -459,7 +460,7 @@ def _arg(to: Translation, operator: Operator) -> None:
 
 @handles("PAD", "PADV2", "MIRROR_PAD")
 def _pad(to: Translation, operator: Operator) -> None:
-    _floats(to, operator)
+    _floats(to, operator, [0])
     shape = to.shape(operator.inputs[0])
     amounts = to.integers(operator.inputs[1], "amounts")
     first, rank = to.is_first(operator.inputs[:1]), len(shape)
@@ -498,7 +499,7 @@ def _moved(to: Translation, operator: Operator, slots: Sequence[int] | None = No
     """
     if _alike(to, operator, slots):
         return False
-    _floats(to, operator)
+    _floats(to, operator, [0] if slots is None else slots)
     return True
 
 
@@ -740,7 +741,7 @@ def _repeated(to: Translation, operator: Operator) -> None:
 
 @handles("RESIZE_BILINEAR")
 def _resize_bilinear(to: Translation, operator: Operator) -> None:
-    _floats(to, operator)
+    _floats(to, operator, [0])
     shape, size = to.shape(operator.inputs[0]), to.integers(operator.inputs[1], "sizes")
     corners = operator.options.get("align_corners", False)
     centres = operator.options.get("half_pixel_centers", False)

@@ -189,23 +189,25 @@ class Translation:
         assert array is not None
         shared = array.ndim > 1
         key: tuple[Any, ...] = (index, turn, None if shared else (self.now.index, slot))
+        made_real = real and (tensor.quantised or given != index)
         name = self.stored.get(key)
         if name is None:
-            name = self.stored[key] = self.name(tensor.name)
-            self.arrays[name] = turn.forth(array)
+            # the real numbers have the name of the tensor, where both are there
+            wanted = f"{tensor.name}:stored" if made_real else tensor.name
+            name = self.stored[key] = self.name(wanted)
+            self.arrays[name] = turn.forth(_narrow(array) if made_real else array)
             if index not in self.known:
                 self.uses[name] = Use(index, self.now.index, slot, "data", turn)
-        if real and tensor.quantised:
-            key = (*key, "real")
-            if key not in self.stored:
+        if not made_real:
+            self.slots.setdefault(name, slot)
+            return name
+        key = (*key, "real")
+        if key not in self.stored:
+            if tensor.quantised:
                 self.stored[key] = self._dequantised(name, tensor, slot, turn)
-            name = self.stored[key]
-        elif given != index:
-            key = (*key, "real")
-            if key not in self.stored:
-                cast = self.node("Cast", [name], f"{name}:real", owned=False, to=1)
-                self.stored[key] = cast
-            name = self.stored[key]
+            else:
+                self.stored[key] = self.node("Cast", [name], tensor.name, owned=False, to=1)
+        name = self.stored[key]
         self.slots.setdefault(name, slot)
         return name
 
@@ -225,7 +227,7 @@ class Translation:
             self.arrays[own] = array.astype(dtype).reshape(() if single else (-1,))
             self.uses[own] = Use(tensor.index, self.now.index, slot, part, turn)
             parts.append(own)
-        return self.node("DequantizeLinear", parts, f"{name}:real", owned=False, axis=axis)
+        return self.node("DequantizeLinear", parts, tensor.name, owned=False, axis=axis)
 
     def derive(self, index: int, source: int) -> None:
         """Let a tensor be a stored one, made real: each operator that reads it reads that one."""
@@ -500,6 +502,19 @@ class Translation:
         if any(node.domain for node in self.nodes):
             opsets.append(helper.make_opsetid(DOMAIN, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="moduli")
+
+
+def _narrow(array: Array) -> Array:
+    """Biases of 64 bits as those of 32, which ONNX dequantises.
+
+    Raises:
+        NotExact: they are too large for that.
+    """
+    if array.dtype != np.int64:
+        return array
+    if (np.abs(array) >= 2**31).any():
+        raise NotExact("its bias needs more than 32 bits")
+    return array.astype(np.int32)
 
 
 def _plain(value: Any) -> Any:
