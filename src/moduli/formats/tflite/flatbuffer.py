@@ -208,7 +208,7 @@ class Writer:
             self._align(2)
             self.lists[listed] = len(self.out)
             self.out += listed
-        self._align(8)
+        self._align(max([4, *(SIZES.get(what, 4) for _, _, what in given)]))
         place = len(self.out)
         self.out += bytes(size)
         struct.pack_into("<i", self.out, place, place - self.lists[listed])

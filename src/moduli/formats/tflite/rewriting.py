@@ -65,6 +65,14 @@ class Rewriter:
         self.tables = [table.copy() for table in self.graph.get("tensors", [])]
         self.buffers = list(self.contents.buffers)
         self.codes = list(self.tree.get("operator_codes", []))
+        self.parts: dict[int, list[str]] = {}  # nodes of operators
+        for name, operator in translation.owner.items():
+            self.parts.setdefault(operator, []).append(name)
+        self.reads: dict[
+            str, list[tuple[int, int]]
+        ] = {}  # of nodes: place and input of the operator
+        for (name, place), read in translation.reads.items():
+            self.reads.setdefault(name, []).append((place, read.slot))
         self.inputs: dict[int, list[int]] = {}  # of operators that stay
         self.sizes = {t.index: t.shape for t in self.contents.tensors}
 
@@ -101,7 +109,7 @@ class Rewriter:
         found = []
         needed = {k for operator in alive for k in self.contents.operators[operator].inputs}
         for operator in reversed(self.contents.operators):
-            silent = operator.index not in owner.values()
+            silent = operator.index not in self.parts
             if operator.index in alive or (silent and not needed.isdisjoint(operator.outputs)):
                 found.append(operator.index)
                 needed.update(operator.inputs)
@@ -109,23 +117,19 @@ class Rewriter:
 
     def _rewire(self, k: int, table: Table) -> None:
         """Let an operator read what its nodes read now."""
-        nodes = [name for name, operator in self.translation.owner.items() if operator == k]
-        gone = [name for name in nodes if name not in self.nodes]
-        if gone:
+        nodes = self.parts.get(k, [])
+        if any(name not in self.nodes for name in nodes):
             self._only_activation(k, table, nodes)
+            return
         for name in nodes:
-            if name not in self.nodes:
-                continue
             given = self.nodes[name].input
-            for (reader, place), read in self.translation.reads.items():
-                if reader != name:
-                    continue
+            for place, slot in self.reads.get(name, []):
                 if place >= len(given) or not given[place]:
-                    self._leave_out(k, read.slot)
+                    self._leave_out(k, slot)
                     continue
                 tensor = self._tensor_of(given[place])
                 if tensor is not None:
-                    self.inputs[k][read.slot] = tensor
+                    self.inputs[k][slot] = tensor
 
     def _leave_out(self, k: int, slot: int) -> None:
         if self.contents.operators[k].kind != "FULLY_CONNECTED" or slot != 2:
@@ -186,22 +190,28 @@ class Rewriter:
     # Stored numbers
 
     def _store(self, kept: list[int]) -> None:
-        """Put changed numbers back: in place where all readers agree, in new tensors where not."""
+        """Put changed numbers back: in place for the first reader and those that agree with it, in new
+        tensors for others.
+        """
         found = dict[int, list[tuple[Use, Version]]]()
         for name, use in self.translation.uses.items():
-            if use.part == "data" and name in self.arrays:
+            alive = use.operator in kept and name in self.arrays
+            if use.part == "data" and alive:
                 found.setdefault(use.tensor, []).append((use, self._version(name, use)))
         for index, versions in found.items():
             first = versions[0][1]
-            if all(first.same(version) for _, version in versions):
-                self._replace(index, first)
-                continue
+            self._replace(index, first)
+            others = list[tuple[Version, int]]()
             for use, version in versions:
-                reader = self.contents.operators[use.operator]
-                if reader.inputs[use.slot] != index:
+                if first.same(version):
+                    continue
+                if self.contents.operators[use.operator].inputs[use.slot] != index:
                     raise UnsupportedModel(f"readers of {self._name(index)!r} would need several")
-                if use.operator in kept:
-                    self.inputs[use.operator][use.slot] = self._another(index, version)
+                own = next((k for other, k in others if other.same(version)), None)
+                if own is None:
+                    own = self._another(index, version)
+                    others.append((version, own))
+                self.inputs[use.operator][use.slot] = own
 
     def _version(self, name: str, use: Use) -> Version:
         rank = len(self.contents.tensors[use.tensor].shape)
@@ -349,8 +359,8 @@ class Rewriter:
         y = operator.outputs[0]
         slices = [
             node
-            for name, node in self.nodes.items()
-            if self.translation.owner.get(name) == k and node.op_type == "Slice"
+            for node in map(self.nodes.get, self.parts[k])
+            if node is not None and node.op_type == "Slice"
         ]
         begins, sizes = (self.contents.tensors[self.inputs[k][s]].array for s in (1, 2))
         if begins is None or sizes is None or not slices:
@@ -411,15 +421,18 @@ class Rewriter:
         used |= {int(k) for k in self.tree.get("metadata_buffer", ())}
         old = len(self.contents.buffers)
         free = [k for k in range(1, old) if k not in used]
-        self.buffers = [b if k in used else Table("Buffer") for k, b in enumerate(self.buffers)]
+        made = [b if k in used else Table("Buffer") for k, b in enumerate(self.buffers[:old])]
         for table in self.graph.fields["tensors"]:  # new numbers go where old ones were
             number = table.get("buffer", 0)
-            if number >= old and free:
-                place = free.pop(0)
-                self.buffers[place] = self.buffers[number]
-                table.fields["buffer"] = place
-        last = max((t.get("buffer", 0) for t in self.graph.fields["tensors"]), default=0)
-        del self.buffers[max(old, last + 1) :]
+            if number < old:
+                continue
+            if free:
+                table.fields["buffer"] = free.pop(0)
+                made[table.fields["buffer"]] = self.buffers[number]
+            else:
+                table.fields["buffer"] = len(made)
+                made.append(self.buffers[number])
+        self.buffers = made
 
 
 def _moved(signature: Table, place: Mapping[int, int]) -> Table:
