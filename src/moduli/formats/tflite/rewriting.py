@@ -89,7 +89,7 @@ class Rewriter:
         for k in kept:
             self.inputs[k] = list(self.contents.operators[k].inputs)
             self._rewire(k, operators[k])
-        self._store(kept)
+        self._store()
         for k, table in operators.items():
             self._fit(k, table)
             table.fields["inputs"] = np.array(self.inputs[k], dtype=np.int32)
@@ -189,14 +189,13 @@ class Rewriter:
 
     # Stored numbers
 
-    def _store(self, kept: list[int]) -> None:
+    def _store(self) -> None:
         """Put changed numbers back: in place for the first reader and those that agree with it, in new
         tensors for others.
         """
         found = dict[int, list[tuple[Use, Version]]]()
         for name, use in self.translation.uses.items():
-            alive = use.operator in kept and name in self.arrays
-            if use.part == "data" and alive:
+            if use.part == "data" and name in self.arrays:
                 found.setdefault(use.tensor, []).append((use, self._version(name, use)))
         for index, versions in found.items():
             first = versions[0][1]
@@ -205,7 +204,8 @@ class Rewriter:
             for use, version in versions:
                 if first.same(version):
                     continue
-                if self.contents.operators[use.operator].inputs[use.slot] != index:
+                own_input = self.contents.operators[use.operator].inputs[use.slot] == index
+                if use.operator not in self.inputs or not own_input:
                     raise UnsupportedModel(f"readers of {self._name(index)!r} would need several")
                 own = next((k for other, k in others if other.same(version)), None)
                 if own is None:
