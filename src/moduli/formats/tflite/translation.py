@@ -271,6 +271,11 @@ class Translation:
         assert self.now is not None
         index = self.now.outputs[k]
         tensor = self.tensor(index)
+        if first and len(tensor.shape) != 4:
+            raise UnsupportedModel(
+                f"{self.contents.where}: tensor {tensor.name!r} is said to be of shape {tensor.shape}, "
+                f"but {self.now.place} gives four axes"
+            )
         if real and tensor.quantised:
             y = self._quantised(y, tensor)
         last = self.nodes[-1] if self.nodes else None
