@@ -410,7 +410,9 @@ def _inside(folder: Path) -> str:
         names = sorted(entry.name for entry in islice(entries, MAX_NAMES))
     if "saved_model.pb" in names:
         return f" (this is a TensorFlow SavedModel: {TENSORFLOW} --saved-model {folder} --output model.onnx)"
-    models = [name for name in names if suffix_of(name)[0] in READ]
+    # weights of a Hugging Face model for Keras lack the layers
+    read = set(READ) - set(KERAS) if "config.json" in names else set(READ)
+    models = [name for name in names if suffix_of(name)[0] in read]
     what = "this is a Hugging Face model: " if "config.json" in names else ""
     if models:
         return f" ({what}{', '.join(str(folder / name) for name in models[:3])}{', ...' if len(models) > 3 else ''})"

@@ -20,7 +20,6 @@ from .layers import HANDLERS, OPSET, Builder, Layer, Value, given
 MODELS = ("Sequential", "Functional", "Model")
 FLOATS = {"float32": 1, "float16": 10, "float64": 11}
 KERAS = ("keras", "tf_keras", "tensorflow")  # modules whose layers mean what they are called
-DEEPEST = 900  # layers that wait for each other
 Called = tuple[str, int, int]  # layer, number of the call, number of the output
 
 
@@ -113,7 +112,7 @@ class Model:
             if layer.kind != "InputLayer":
                 raise layer.refuse("an input that is another model's layer")
             self.values[name, 0] = self._given(layer, _input_shape(layer))
-        return [self._value(call, 0) for call in self._listed("output_layers")]
+        return [self._value(call) for call in self._listed("output_layers")]
 
     def _listed(self, side: str) -> list[Called]:
         found = self.config.get(side)
@@ -134,20 +133,30 @@ class Model:
             raise self._layer(entry[0]).refuse(f"it is called with {str(entry[3])[:60]}")
         return entry[0], entry[1], entry[2]
 
-    def _value(self, call: Called, depth: int) -> Value:
-        """What a call of a layer gives, with what it reads."""
-        name, number, output = call
-        if (name, number) in self.values and output == 0:
-            return self.values[name, number]
-        layer = self._layer(name)
-        if output or depth > DEEPEST:
-            raise layer.refuse("several outputs, or layers that wait for each other")
-        nodes = self.described[name].get("inbound_nodes", [])
-        if number >= len(nodes):
-            raise layer.refuse(f"call {number} of {len(nodes)}")
-        read = [self._value(other, depth + 1) for other in self._read_by(layer, nodes[number])]
-        self.values[name, number] = self._called(layer, read)
-        return self.values[name, number]
+    def _value(self, call: Called) -> Value:
+        """What a call of a layer gives, once all that it reads is there."""
+        waiting = [call]
+        open_calls = set[Called]()  # that wait for others
+        while waiting:
+            name, number, output = current = waiting[-1]
+            if (name, number) in self.values and output == 0:
+                waiting.pop()
+                continue
+            layer = self._layer(name)
+            nodes = self.described[name].get("inbound_nodes", [])
+            if output or not isinstance(nodes, list) or number >= len(nodes):
+                raise layer.refuse(f"call {number} of it, output {output}, which is not there")
+            calls = self._read_by(layer, nodes[number])
+            missing = [c for c in calls if c[2] or (c[0], c[1]) not in self.values]
+            if not missing:
+                read = [self.values[other[0], other[1]] for other in calls]
+                self.values[name, number] = self._called(layer, read)
+                continue
+            if current in open_calls:
+                raise layer.refuse("it waits for itself")
+            open_calls.add(current)
+            waiting += missing
+        return self.values[call[0], call[1]]
 
     def _read_by(self, layer: Layer, node: Any) -> list[Called]:
         """The calls that a call reads, as Keras 2 or 3 lists them."""
