@@ -747,7 +747,7 @@ def distance(
     "-o",
     "--out",
     required=True,
-    type=MODEL,
+    type=SMALLER,
     metavar="OUT",
     help="Where the normal form goes (float64).",
 )
@@ -764,6 +764,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     from moduli.equivalence import graph_normal_form, group
 
     net = _load_any(model, **source)
+    _require_suffix(net, model, out)
     form: Any
     with bar(quiet) as progress:
         if isinstance(net, mo.Graph):
@@ -781,7 +782,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 @click.argument("a")
 @click.argument("b")
 @click.option(
-    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where A, moved onto B, goes."
+    "-o", "--out", required=True, type=SMALLER, metavar="OUT", help="Where A, moved onto B, goes."
 )
 @click.option(
     "--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True
@@ -813,6 +814,7 @@ def align(
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
     nets = [_load_any(model, **_fitting(model, source)) for model in (a, b)]
+    _require_suffix(nets[0], a, out)
     domain = _domain(on)
     if isinstance(domain, mo.Box):
         raise ValueError(

@@ -179,6 +179,11 @@ def test_what_is_no_function_or_not_understood_is_refused_by_name():
     refused(f, "2 scales along axis 0")
     refused(b"x" * 100, "no mark TFL3")
     f = conv()
+    f.tensors[0].signature = (-1, -1, -1, 3)
+    refused(
+        f, "may have several sizes .-1, -1, -1, 3.; convert the model with an input of fixed size"
+    )
+    f = conv()
     f.outputs = [f.inputs[0]]
     refused(f, "is an input, or a constant")
     f = conv()

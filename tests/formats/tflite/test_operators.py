@@ -535,6 +535,56 @@ def test_quantised_sums_and_moves(dtype):
     compared(real.write(y), numbers(2, 3, dtype=dtype))
 
 
+def test_weights_with_a_zero_point():
+    """As older converters quantise: unsigned, one zero point for all weights."""
+    f = File()
+    x = f.input(1, 6, 6, 3, dtype="uint8", scale=0.05, zero=120)
+    w = f.stored(numbers(4, 3, 3, 3, dtype="uint8"), "w", scale=0.01, zero=131)
+    b = f.stored(np.array([100, -9, 0, 7], dtype=np.int32), scale=0.05 * 0.01)
+    y = f.add(
+        "CONV_2D", [x, w, b], quantised(f, 1, 6, 6, 4, scale=0.1, zero=128, dtype="uint8"), "Conv2D",
+        StrideW=1, StrideH=1,
+    )  # fmt: skip
+    v = f.stored(numbers(1, 3, 3, 4, dtype="uint8"), scale=0.02, zero=99)
+    c = f.stored(np.zeros(4, dtype=np.int32), scale=0.1 * 0.02)
+    z = f.add(
+        "DEPTHWISE_CONV_2D", [y, v, c], quantised(f, 1, 6, 6, 4, scale=0.3, zero=128, dtype="uint8"),
+        "DepthwiseConv2D", StrideW=1, StrideH=1, DepthMultiplier=1, FusedActivationFunction=3,
+    )  # fmt: skip
+    graph = steps(f.write(y, z), numbers(1, 6, 6, 3, dtype="uint8"), most=2)
+    assert not any("opaque" in note for note in graph.notes)
+
+
+def test_resized_and_transposed_in_eight_bits():
+    f = File()
+    x = f.input(1, 4, 4, 3, dtype="int8", scale=0.05, zero=3)
+    a = f.add(
+        "RESIZE_NEAREST_NEIGHBOR",
+        [x, f.stored(ints(8, 8))],
+        quantised(f, 1, 8, 8, 3),
+        "ResizeNearestNeighbor",
+    )
+    b = f.add(
+        "RESIZE_BILINEAR", [x, f.stored(ints(7, 5))], quantised(f, 1, 7, 5, 3), "ResizeBilinear",
+        HalfPixelCenters=True,
+    )  # fmt: skip
+    w = f.stored(numbers(2, 3, 3, 3), scale=np.array([0.01, 0.02], dtype=np.float32))
+    size = f.stored(ints(1, 8, 8, 2))
+    c = f.add(
+        "TRANSPOSE_CONV",
+        [size, w, x],
+        quantised(f, 1, 8, 8, 2, scale=0.2),
+        "TransposeConv",
+        StrideW=2,
+        StrideH=2,
+    )
+    d = f.add("MEAN", [x, f.stored(ints(1, 2))], quantised(f, 1, 3), "Reducer", KeepDims=False)
+    e = f.add("MUL", [x, x], quantised(f, 1, 4, 4, 3, scale=0.2), "Mul")
+    g = f.add("SUB", [e, x], quantised(f, 1, 4, 4, 3, scale=0.2), "Sub")
+    graph = steps(f.write(a, b, c, d, e, g), numbers(1, 4, 4, 3), most=1)
+    assert not any("opaque" in note for note in graph.notes)
+
+
 def test_activations_of_16_bits():
     f = File()
     x = f.input(1, 5, 5, 2, dtype="int16", scale=0.001, zero=0)

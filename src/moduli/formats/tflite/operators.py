@@ -151,9 +151,9 @@ def _bias(to: Translation, operator: Operator, slot: int) -> list[str]:
     return [to.value(slot)]
 
 
-def _weights_note(to: Translation, operator: Operator, slot: int) -> None:
+def _weights_note(to: Translation, operator: Operator, slot: int, read: int = 0) -> None:
     """Weights of 8 bits beside real activations: the kernel also rounds activations, on the fly."""
-    weights, x = to.tensor(operator.inputs[slot]), to.tensor(operator.inputs[0])
+    weights, x = to.tensor(operator.inputs[slot]), to.tensor(operator.inputs[read])
     if weights.quantised and x.floating:
         to.notes["hybrid"] = None
 
@@ -191,6 +191,7 @@ def _depthwise(to: Translation, operator: Operator) -> None:
 def _transpose_conv(to: Translation, operator: Operator) -> None:
     """Rows and columns beyond the output are cut off, those that nothing reaches are the bias."""
     _floats(to, operator, range(1, len(operator.inputs)))
+    _weights_note(to, operator, 1, 2)
     weights = _stored_weight(to, operator.inputs[1])
     size = to.integers(operator.inputs[0], "sizes")
     shape = to.shape(operator.inputs[2])

@@ -365,6 +365,7 @@ class Translation:
                 raise UnsupportedModel(
                     f"{contents.where}: input {tensor.name!r} is of type {TYPES.get(tensor.type)}"
                 )
+            self._require_fixed(tensor)
             name = self.values[index, False, False] = self.name(tensor.name)
             self.meaning[name] = index
         given = set(contents.inputs)
@@ -379,6 +380,16 @@ class Translation:
             self._operator(operator)
         self.now = None
         self.results = [self._result(index) for index in contents.outputs]
+
+    def _require_fixed(self, tensor: Tensor) -> None:
+        """An input whose positions or channels may have other sizes is another function for each."""
+        table = self.contents.graph.get("tensors")[tensor.index]
+        signature = [int(n) for n in table.get("shape_signature", ())]
+        if -1 in signature[1:]:
+            raise UnsupportedModel(
+                f"{self.contents.where}: input {tensor.name!r} may have several sizes {tuple(signature)}; "
+                "convert the model with an input of fixed size"
+            )
 
     def _result(self, index: int) -> str:
         """The graph's output that a tensor is."""
