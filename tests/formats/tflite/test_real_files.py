@@ -61,7 +61,7 @@ def test_the_person_detector_of_eight_bits_loses_half_of_its_channels(folder, tm
     small.save(tmp_path / "small.cert.json")
     assert target.stat().st_size < 0.35 * large.stat().st_size
     mo.check(tmp_path / "small.cert.json", target, large, on="all", max_slack=0.0)
-    for _ in range(4):
+    for _ in range(2):
         x = RNG.integers(-128, 128, (1, 96, 96, 3)).astype(np.int8)
         (wanted,) = run(large.read_bytes(), x)
         assert np.array_equal(run(target.read_bytes(), x)[0], wanted)
@@ -75,9 +75,14 @@ def test_the_keras_file_is_the_same_model(folder):
     assert np.abs(keras(x) - lite(x)).max() < 1e-6
     small = mo.compress(keras, on=mo.Box(0, 1))
     assert (keras.parameters, small.network.parameters) == (221794, 42084)
-    # norms that the converter folded are rounded: no proof, and nothing seen
-    seen = mo.distance(keras, lite, on=mo.Box(0, 1)).to_json()["seen"]
-    assert seen < 1e-6
+
+
+@pytest.mark.slow
+def test_the_two_files_are_seen_to_agree(folder):
+    """Norms that the converter folded are rounded: no proof of equality, and nothing seen."""
+    pytest.importorskip("h5py")
+    keras, lite = mo.load(folder / "vww_96.h5"), mo.load(folder / "vww_96_float.tflite")
+    assert mo.distance(keras, lite, on=mo.Box(0, 1)).to_json()["seen"] < 1e-6
 
 
 def test_the_command_line(folder, tmp_path):
