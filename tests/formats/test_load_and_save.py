@@ -140,7 +140,7 @@ def test_shared_dense_models_agree(shared, name, expected, units, record_propert
         ),
         (
             "KERAS_3layer_70pruned_retrained_weights.h5",
-            "suffix '.h5'; suffixes: .onnx .nnet .* export the model to ONNX",
+            "holds weights and not the layers .no model_config.; build the model, load these weights",
         ),
         ("verisig_mountain_car_sig16x16.yml", "export the model to ONNX"),
         ("rosetta3_model2_1000nets.npz", "needed are W1, b1, W2, b2"),

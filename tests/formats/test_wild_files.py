@@ -177,17 +177,17 @@ def test_the_empty_name_is_the_current_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a.h5", "this is a Keras model: export the model to ONNX: python -m tf2onnx.convert --keras a.h5"),
-        ("A.H5", "this is a Keras model"),
-        ("a.keras", "keras.models.load_model('a.keras').export('model.onnx', format='onnx')"),
+        ("a.h5", "damaged or no HDF5 file"),
+        ("A.H5", "damaged or no HDF5 file"),
+        ("a.keras", "damaged or no HDF5 file"),
         ("a.pb", "this is a TensorFlow graph: export the model to ONNX"),
-        ("a.tflite", "--tflite a.tflite"),
+        ("a.tflite", "damaged or no TensorFlow Lite file"),
         ("a.pkl", "this is a pickle, which is code"),
         ("pytorch_model.bin", "if torch.save wrote it, rename it .pt"),
-        ("a.h5.gz", "cannot read suffix '.h5.gz'"),
+        ("a.h5.gz", "gunzip it first and give the model file"),
         ("a.yml", "cannot read suffix '.yml'; suffixes: .onnx .nnet"),
         ("a{x}.yml", "a{x}.yml: cannot read suffix"),
-        ("a{x}.h5", "--keras a{x}.h5"),
+        ("a{x}.pb", "--graphdef a{x}.pb"),
         ("model", "cannot read suffix ''"),
     ],
 )  # fmt: skip

@@ -326,7 +326,8 @@ BAD = {
     "shapes.npz": (mismatched, "(3, 2)"),
     "huge.onnx": (huge_tensor, "50000"),
     "missing.onnx": (lambda p: None, "no such file"),
-    "model.h5": (lambda p: p.write_bytes(b"x"), "export the model to ONNX"),
+    "model.h5": (lambda p: p.write_bytes(b"x"), "damaged or no HDF5 file"),
+    "model.tflite": (lambda p: p.write_bytes(b"x"), "no mark TFL3"),
 }
 
 

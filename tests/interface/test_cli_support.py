@@ -17,7 +17,7 @@ from moduli.interface.cli import _domain, main
 from moduli.interface.cli_support import failure, option
 from moduli.kernel.errors import Asked
 
-SUFFIXES = ".onnx .nnet .safetensors .npz .pth .pt .tar .ckpt"
+SUFFIXES = ".onnx .nnet .safetensors .npz .pth .pt .tar .ckpt .tflite .keras .h5 .hdf5"
 
 
 def graph(path: Path, *nodes: object, shape: tuple[int, ...]) -> None:
@@ -171,7 +171,7 @@ MISTAKES = {
     "a suffix that cannot be written": (
         "compress wide.npz -o small.h5",
         2,
-        "cannot write small.h5: the suffix '.h5' is none of .onnx .safetensors .npz .nnet",
+        "cannot write small.h5: the suffix '.h5' is none of .onnx .safetensors .npz .nnet .tflite",
     ),
     "no place to write to": (
         "compress wide.npz",

@@ -74,7 +74,7 @@ BY_NAME = {"", "pytorch", "training.job_store"}  # these import what a table or 
 KERNEL_LINES = 13800  # without blank ones: what a sceptic reads
 HEAVY = {
     "scipy", "rich", "matplotlib", "onnx", "onnxruntime", "torch", "safetensors", "click", "dask",
-    "distributed", "sklearn",
+    "distributed", "sklearn", "h5py",
 }  # fmt: skip
 
 

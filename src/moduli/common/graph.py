@@ -37,8 +37,9 @@ class Source(ABC):
 
     Attributes:
         notes: what a user should know about the reading. where: its name. integers: inputs that hold
-            integers. bypasses: whether readers of a value can be given another one. formats: of the
-            floats that it computes with, as far as they are known.
+            integers. bypasses: whether readers of a value can be given another one. suffixes: of files
+            that it can be written as. formats: of the floats that it computes with, as far as they
+            are known.
     """
 
     notes: tuple[str, ...]
@@ -46,6 +47,7 @@ class Source(ABC):
     integers: frozenset[str]
     bypasses: bool = True
     formats: frozenset[str] = frozenset()
+    suffixes: tuple[str, ...] = (".onnx",)
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -340,9 +340,9 @@ def witness_between(
     integers = a.source.integers | {
         name for name, other in zip(a.inputs, b.inputs, strict=True) if other in b.source.integers
     }
-    inputs = list[Inputs]()
+    inputs, model = list[Inputs](), _with_sizes_of(a, b)
     for _ in range(INPUTS):
-        feeds = drawn(a.model, ranges, integers, rng)
+        feeds = drawn(model, ranges, integers, rng)
         if feeds is None:
             return None, None
         inputs.append({name: _within(x, ranges.get(name)) for name, x in feeds.items()})
@@ -356,6 +356,17 @@ def witness_between(
         if witness is not None:
             return witness, max(seen, default=None)
     return None, max(seen, default=None)
+
+
+def _with_sizes_of(a: Graph, b: Graph) -> GraphModel:
+    """A graph whose inputs also have the sizes that are known of the other's."""
+    shapes = dict(a.model.shapes)
+    for name, other in zip(a.inputs, b.inputs, strict=True):
+        ours, theirs = shapes.get(name), b.model.shapes.get(other)
+        if ours is not None and theirs is not None:
+            pairs = zip(ours, theirs, strict=True)
+            shapes[name] = tuple(m if isinstance(m, int) else n for m, n in pairs)
+    return replace(a.model, shapes=shapes)
 
 
 def _within(x: Any, ends: Any) -> Any:
@@ -378,7 +389,10 @@ def _difference(a: Graph, b: Graph, feeds: Inputs) -> float | None:
         x, y = np.asarray(ours[name]), np.asarray(theirs[other])
         if x.shape != y.shape:
             raise ShapeError(f"output {name!r} has shape {x.shape} and {y.shape}")
-        if x.dtype.kind == "f" and np.isfinite(x).all() and np.isfinite(y).all():
+        if x.dtype.kind not in "fiu" or y.dtype.kind not in "fiu":
+            continue
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        if np.isfinite(x).all() and np.isfinite(y).all():
             seen = max(seen or 0.0, float(np.abs(x - y).max(initial=0.0)))
     return seen
 

@@ -1,6 +1,9 @@
 """Files and objects to networks and back: `load` and `save`.
 
     .onnx          dense graphs, opset 6 to today; written with opset 17 (20 where Gelu occurs)
+    .tflite        TensorFlow Lite, real or quantised; written smaller, as the same file
+    .keras .h5     Keras 2 and 3, Sequential and Functional, of layers that mean what they are called
+    .hdf5
     .nnet          text; the network stays in its normalised coordinates, `Network.frame` holds the
                    physical ones; written without a frame, the bounds are the largest floats, mean 0
                    and range 1; `nnet` says which dialects are read
@@ -78,7 +81,8 @@ Integers = np.ndarray[Any, np.dtype[Any]]
 
 Writer = Callable[[Network, str, Slack | None], bytes | Iterator[bytes | memoryview]]
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
-MODELS = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS)
+KERAS = (".keras", ".h5", ".hdf5")
+MODELS = (".onnx", ".nnet", ".safetensors", ".npz", *CHECKPOINTS, ".tflite", *KERAS)
 READ = (*MODELS, ".zip")  # an archive is read for one library's sake, and offered to no other
 UNPACKED = (".onnx", ".nnet", ".npz")  # from .gz
 POLICY = "policy.pth"
@@ -88,19 +92,9 @@ EXPORT = "export the model to ONNX"
 TENSORFLOW = f"{EXPORT}: python -m tf2onnx.convert"
 ZOO_GRAPHS = {"zoo:person-detector": "person-detector.onnx"}
 FOREIGN = {
-    ".h5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
-    ".hdf5": ("this is a Keras model", f"{TENSORFLOW} --keras {{}} --output model.onnx"),
-    ".keras": (
-        "this is a Keras model",
-        f"{EXPORT}: keras.models.load_model({{!r}}).export('model.onnx', format='onnx')",
-    ),
     ".pb": (
         "this is a TensorFlow graph",
         f"{TENSORFLOW} --graphdef {{}} --output model.onnx --inputs X:0 --outputs Y:0",
-    ),
-    ".tflite": (
-        "this is a TensorFlow Lite model",
-        f"{TENSORFLOW} --tflite {{}} --output model.onnx",
     ),
     ".pkl": (
         "this is a pickle, which is code",
@@ -135,12 +129,14 @@ def load(
     activation: Any = None,
     keys: Sequence[str] | None = None,
 ) -> Network | Graph:
-    """Read a network: a chain of dense layers as a `Network`, any other ONNX model as a `Graph`.
+    """Read a network: a chain of dense layers as a `Network`, any other ONNX, Keras or TensorFlow Lite
+    model as a `Graph`.
 
-    Args and errors are those of `load_chain`. Where an output or an input shape of a file is named, a
-    chain is meant, and nothing else is read. A ``torch.nn.Module`` that is no chain is read as a
-    graph where its input shape, without the batch axis, is given; `moduli.pytorch.read_module` takes
-    other inputs.
+    TensorFlow Lite files are graphs also where they are chains, so that they can be written again;
+    `Graph.chain` gives the chain. Args and errors are those of `load_chain`. Where an output or an
+    input shape of a file is named, a chain is meant, and nothing else is read. A ``torch.nn.Module``
+    that is no chain is read as a graph where its input shape, without the batch axis, is given;
+    `moduli.pytorch.read_module` takes other inputs.
 
     Returns:
         A `Network`, about which all is known, or a `Graph`: `compress`, `rank`, `check` and `info`
@@ -166,6 +162,11 @@ def load(
         return _chain_or_graph(source, input_shape, chain)
     if output is not None or input_shape is not None:
         return chain()
+    translated = _tensorflow_source(source)
+    if translated is not None:
+        files, data, where = translated
+        from_tensorflow: Network | Graph = files.load(data, where)
+        return from_tensorflow
     found = _onnx_source(source)
     if found is None:
         return chain()
@@ -290,6 +291,28 @@ def _onnx_source(source: Any) -> tuple[Any, Path | None, str] | None:
     return content(path), path.parent, str(path)
 
 
+def _tensorflow_source(source: Any) -> tuple[Any, bytes, str] | None:
+    """The module that reads a TensorFlow Lite or Keras file, its bytes and name; None of others."""
+    if not isinstance(source, (str, os.PathLike)) or str(source).startswith("zoo:"):
+        return None
+    path = Path(source)
+    suffix, packed = suffix_of(path)
+    files = _tensorflow_files(suffix)
+    if files is None or packed or path.is_dir():
+        return None
+    _readable(path, suffix, path.stat().st_size)
+    return files, content(path), str(path)
+
+
+def _tensorflow_files(suffix: str) -> Any:
+    """The module that reads files of a suffix; None of others."""
+    if suffix == ".tflite":
+        return importlib.import_module(".tflite.tflite_files", __package__)
+    if suffix in KERAS:
+        return importlib.import_module(".keras.keras_files", __package__)
+    return None
+
+
 def _zoo_graph(name: str) -> bytes:
     from importlib.resources import files
 
@@ -304,7 +327,7 @@ def save(
     net: Network | Graph, path: str | Path, *, dtype: str = "float64", slack: Slack | None = None
 ) -> Path:
     """Write a network, in the format of the suffix (.onnx .safetensors .npz .nnet); whole or not at
-    all.
+    all. A graph is written as .onnx; one that was read from a .tflite file as .tflite, too.
 
     Args:
         dtype: ``"float64"`` (exact) or ``"float32"`` (rounded; the file carries the certified
@@ -326,9 +349,10 @@ def save(
     """
     file = Path(path)
     if isinstance(net, Graph):
-        if file.suffix.lower() != ".onnx":
+        suffixes = net.source.suffixes
+        if file.suffix.lower() not in suffixes:
             raise UnsupportedModel(
-                f"{file}: a graph is written as .onnx, in the types that it was read in"
+                f"{file}: a graph is written as {' or '.join(suffixes)}, in the types that it was read in"
             )
         return net.source.save(file)
     writers: dict[str, Writer] = {
@@ -381,6 +405,10 @@ def _load_path(
             return _read_npz(content(path), str(path))
         if suffix == ".zip":
             return _read_policy(path, activation, keys)
+        tensorflow = _tensorflow_files(suffix)
+        if tensorflow is not None:
+            chain: Network = tensorflow.load_chain(content(path), str(path), input_shape, output)
+            return chain
         return _network(_torch().read_checkpoint(path, activation=activation, keys=keys))
 
 
@@ -409,7 +437,9 @@ def _inside(folder: Path) -> str:
         names = sorted(entry.name for entry in islice(entries, MAX_NAMES))
     if "saved_model.pb" in names:
         return f" (this is a TensorFlow SavedModel: {TENSORFLOW} --saved-model {folder} --output model.onnx)"
-    models = [name for name in names if suffix_of(name)[0] in READ]
+    # weights of a Hugging Face model for Keras lack the layers
+    read = set(READ) - set(KERAS) if "config.json" in names else set(READ)
+    models = [name for name in names if suffix_of(name)[0] in read]
     what = "this is a Hugging Face model: " if "config.json" in names else ""
     if models:
         return f" ({what}{', '.join(str(folder / name) for name in models[:3])}{', ...' if len(models) > 3 else ''})"

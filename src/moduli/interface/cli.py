@@ -27,6 +27,7 @@ from .cli_support import (
     MODEL,
     PAGE,
     PICTURE,
+    SMALLER,
     Interrupted,
     bar,
     fail_with,
@@ -110,8 +111,8 @@ def cli() -> None:
     """Neural networks modulo having the same function: make a network smaller, prove that nothing
     changed, check the proof.
 
-    MODEL is a file (.onnx .nnet .safetensors .npz .pth .pt .zip, also .onnx.gz) or zoo:NAME. Try:
-    moduli demo
+    MODEL is a file (.onnx .tflite .keras .h5 .nnet .safetensors .npz .pth .pt .zip, also .onnx.gz)
+    or zoo:NAME. Try: moduli demo
 
     Exit codes: 0 yes or done, 1 no, 2 usage, 3 undecided, 4 cannot read.
     """
@@ -360,7 +361,7 @@ def _several(names: Sequence[str]) -> str:
     "-o",
     "--out",
     required=True,
-    type=MODEL,
+    type=SMALLER,
     metavar="OUT",
     help="Where the smaller model goes, with OUT.cert.json beside it.",
 )
@@ -401,6 +402,7 @@ def compress(
     from moduli.compression.results import Compression
 
     net, domain = _load_any(model, **source), _domain(on)
+    _require_suffix(net, model, out)
     with bar(quiet) as progress, processes(workers) as executor:
         small = mo.compress(
             net,
@@ -427,6 +429,13 @@ def compress(
     written, proof = _write(small, Path(out), dtype or _type_of(net))
     show(written, as_json, quiet, **_told(domain), written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
+
+
+def _require_suffix(net: Network | Graph, model: str, out: str) -> None:
+    """A file of TensorFlow Lite is made of one alone: refused before the work."""
+    suffixes = net.source.suffixes if isinstance(net, mo.Graph) else MODEL.suffixes
+    if Path(out).suffix.lower() not in suffixes:
+        raise ValueError(f"cannot write {out}: {model} is written as {' or '.join(suffixes)}")
 
 
 def _saved(net: Network | Graph, out: str) -> Path:
@@ -815,7 +824,7 @@ def rounding(
     "-o",
     "--out",
     required=True,
-    type=MODEL,
+    type=SMALLER,
     metavar="OUT",
     help="Where the normal form goes (float64).",
 )
@@ -832,6 +841,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
     from moduli.equivalence import graph_normal_form, group
 
     net = _load_any(model, **source)
+    _require_suffix(net, model, out)
     form: Any
     with bar(quiet) as progress:
         if isinstance(net, mo.Graph):
@@ -849,7 +859,7 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 @click.argument("a")
 @click.argument("b")
 @click.option(
-    "-o", "--out", required=True, type=MODEL, metavar="OUT", help="Where A, moved onto B, goes."
+    "-o", "--out", required=True, type=SMALLER, metavar="OUT", help="Where A, moved onto B, goes."
 )
 @click.option(
     "--by", type=click.Choice(["weights", "activations"]), default="weights", show_default=True
@@ -881,6 +891,7 @@ def align(
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
     nets = [_load_any(model, **_fitting(model, source)) for model in (a, b)]
+    _require_suffix(nets[0], a, out)
     domain = _domain(on)
     if isinstance(domain, mo.Box):
         raise ValueError(

@@ -55,6 +55,7 @@ class Target(Text):
 
 
 MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
+SMALLER = Target(*MODEL.suffixes, ".tflite")  # of a model that was read from such a file
 PICTURE = Target(".svg", ".png", ".pdf")
 PAGE = Target(".html", ".htm")
 

@@ -252,7 +252,8 @@ def _rounds(reader: GraphReader, name: str, kind: int) -> bool:
     array = reader.constant(name)
     if array is None:
         return FLOATS[kind] != "float32" or FLOATS[reader.types[name]] == "float64"
-    after = np.asarray(cast(array, kind, name), dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # of what is no number
+        after = np.asarray(cast(array, kind, name), dtype=np.float64)
     return not np.array_equal(after, np.asarray(array, dtype=np.float64))
 
 

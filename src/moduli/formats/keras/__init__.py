@@ -1,0 +1,1 @@
+"""Keras files: layers and weights read as data, and translated to ONNX in memory."""

@@ -1,0 +1,1 @@
+"""TensorFlow Lite files: read, translated to ONNX, and written again with fewer units."""
