@@ -210,3 +210,98 @@ def test_it_is_deterministic_and_takes_an_executor():
     assert (first.upper, first.seen, first.tree) == (again.upper, again.seen, again.tree)
     with ThreadPoolExecutor(2) as pool:
         assert mo.rounding(a, on=BOX, budget=100, executor=pool).upper == pytest.approx(first.upper)
+
+
+def test_a_box_with_axes_stays_that_box(tmp_path):
+    """A range for each channel is none for each position."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.ones((1, 1), dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1])], [weight],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    box = mo.Box(np.array([[0.0], [0.0], [0.0]]), np.array([[1.0], [2.0], [1e5]]))
+    found = mo.rounding(model, on=box)
+    assert found.upper > 1e5 * 2.0**-25
+    assert found.check()
+
+
+def test_formats_of_files_have_to_hold_the_numbers(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    path = tmp_path / "mixed.onnx"
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", ["h"], ["k"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["k"], ["y"], to=TensorProto.FLOAT),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]))
+    onnx.save(model, path)
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        with pytest.raises(ValueError, match="computes in"):
+            mo.rounding(path, on=BOX, dtype=dtype)
+
+
+def changed(found, **given):
+    """With a field of another type, which no constructor takes here."""
+    forged = replace(found)
+    for name, value in given.items():
+        object.__setattr__(forged, name, value)
+    return forged
+
+
+def test_lookalikes_are_refused():
+    found = mo.rounding(net(), on=BOX, budget=20)
+
+    class Wide(mo.Box):
+        pass
+
+    class Said(str):
+        pass
+
+    for forged in (
+        replace(found, on=Wide(-1, 1)),
+        replace(found, seen=-3.0),
+        replace(found, at=(5.0,) * 4),
+        changed(found, network=None),
+        changed(found, runtime="float32"),
+    ):
+        with pytest.raises(mo.CertificateRejected):
+            forged.check()
+    with pytest.raises(ValueError, match="dtype"):
+        replace(found.runtime, dtype=Said("float32"))
+
+
+def test_layers_without_units_and_wide_boxes():
+    empty = mo.Network.mlp(
+        np.zeros((0, 2)), np.zeros(0), np.zeros((1, 0)), [1.0], activation="relu"
+    )
+    assert mo.rounding(empty, on=BOX, budget=4).upper < 1e-6
+    assert (
+        mo.rounding(net(), on=mo.Box(-1.7e308, 1.7e308), dtype="float64", budget=4).upper == np.inf
+    )
+
+
+def test_torch_modules_are_taken_call_by_call():
+    """A batch norm that is folded when a module is read as a chain rounds on its own."""
+    torch = pytest.importorskip("torch")
+    from torch import nn
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)).eval()
+    with torch.no_grad():
+        module[0].bias += 1e4
+        module[1].running_mean += 1e4
+    found = mo.rounding(module, on=BOX)
+    assert isinstance(found.network, mo.Graph)
+    x = torch.rand(2000, 3) * 2 - 1
+    with torch.no_grad():
+        got = module(x).double()
+        true = module.double()(x.double())
+    module.float()
+    assert float((got - true).abs().max()) <= found.upper < 1.0

@@ -98,11 +98,11 @@ def real(activation: Any, z: Fraction) -> Fraction:
     if activation.kind == "clip":
         low, high = map(Fraction, activation.parameters)
         return min(max(z, low), high)
-    found = applied(activation, z)
+    with mpmath.workdps(60):
+        found = applied(activation, z)
     if isinstance(found, Fraction):
         return found
-    man, exponent = mpmath.mpf(found).man_exp
-    return Fraction(man) * Fraction(2) ** exponent
+    return Fraction(*map(int, mpmath.libmp.to_rational(found._mpf_)))
 
 
 def computed(net: Any, machine: Machine, x: list[Fraction]) -> list[Fraction]:

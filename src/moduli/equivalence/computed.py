@@ -27,7 +27,7 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.model import rebuilt as rebuilt_graph
 from moduli.kernel.graph.runtime_errors import RuntimeErrors
 from moduli.kernel.network import Network, rebuilt
-from moduli.kernel.runtime import Runtime
+from moduli.kernel.runtime import FORMATS, Runtime
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SHARES = 64  # boxes with the largest bounds, for what layers contribute
@@ -55,6 +55,9 @@ class LayerRounding(NamedTuple):
 @dataclass(frozen=True, eq=False, repr=False)
 class Rounding(Result):
     """A bound of |what a runtime computes - the function over the reals|, of any output on a box.
+
+    `check` proves `upper`. What `by_layer` says is bounded too, but not checked again, and what was seen
+    depends on the order in which NumPy adds.
 
     Attributes:
         network: what is meant. Of a `Network` one sum a unit and then the activation; of a `Graph` one
@@ -102,10 +105,15 @@ class Rounding(Result):
             return super().check()
         with fields.made_by_hand("result"):
             upper = fields.real(self.upper, "upper", least=0.0)
+            if type(self.runtime) is not Runtime or type(self.on) is not Box:
+                raise TypeError("another class than Runtime or Box")
             runtime = Runtime(self.runtime.dtype, self.runtime.chain, self.runtime.ulps)
-            box = Box(self.on.low, self.on.high) if not self.on.named else self.on
-            tree = tuple(self.tree)
-        found = _Question(_model(self.network), runtime, box, _integers(self.network)).bound(tree)
+            box, tree, model = _again(self.on), tuple(self.tree), _model(self.network)
+        require_format(self.network, runtime)
+        question = _Question(model, runtime, box)
+        found = question.bound(tree)
+        if self.seen is not None and not (0 <= self.seen <= upper and question.holds(self.at)):
+            raise CertificateRejected(f"an error of {self.seen} is said to be seen, at {self.at}")
         if not found.upper <= upper:
             raise CertificateRejected(
                 f"an error up to {upper} is claimed, but only {found.upper} is proved"
@@ -201,17 +209,15 @@ class Bounded(NamedTuple):
 class _Question:
     """A network or a graph, a runtime and a box."""
 
-    def __init__(
-        self, model: Network | GraphModel, runtime: Runtime, box: Box, integers: frozenset[str]
-    ) -> None:
-        self.model, self.runtime, self.integers = model, runtime, integers
+    def __init__(self, model: Network | GraphModel, runtime: Runtime, box: Box) -> None:
+        self.model, self.runtime = model, runtime
         self.chain: Start | None
         if isinstance(model, Network):
             names = tuple(f"layer {l}" for l in range(1, len(model.layers) + 1))
             self.chain, self.box = Start(model, names), box.of_dimension(model.widths[0])
             return
         self.ranges = ranges_of(model, box)
-        self.chain = None if self.integers else start_of(model)
+        self.chain = start_of(model)
         if self.chain is not None:
             self.box = self._vectors(model, self.chain.network.widths[0])
 
@@ -248,16 +254,33 @@ class _Question:
             near[self.chain.value] = upper
         if isinstance(self.model, Network):
             return Bounded(upper, None)
-        nodes = RuntimeErrors(self.model, self.runtime, self.ranges, self.integers, near)
+        nodes = RuntimeErrors(self.model, self.runtime, self.ranges, near)
         return Bounded(nodes.upper, nodes)
+
+    def holds(self, at: Any) -> bool:
+        """Whether an input lies in the box."""
+        x = np.asarray(at, dtype=np.float64)
+        if self.chain is None or x.shape != self.box.low.shape:
+            return False
+        return bool(((x >= self.box.low) & (x <= self.box.high)).all())
 
 
 def _model(network: Network | Graph) -> Network | GraphModel:
     return rebuilt(network) if isinstance(network, Network) else rebuilt_graph(network.model)
 
 
-def _integers(network: Network | Graph) -> frozenset[str]:
-    return frozenset() if isinstance(network, Network) else network.source.integers
+def _again(box: Box) -> Box:
+    """A box made anew from its ends."""
+    if box.named:
+        parts = {str(name): (_ends(part)) for name, part in box.named.items()}
+        return Box(parts)
+    return Box(*_ends(box))
+
+
+def _ends(box: Box) -> tuple[Array, Array]:
+    shape = tuple(box.shape) or np.shape(box.low)
+    low, high = (np.array(end, dtype=np.float64).reshape(shape) for end in (box.low, box.high))
+    return low, high
 
 
 def _errors(net: Network, runtime: Runtime, x: Array) -> Array:
@@ -278,16 +301,17 @@ def computed(net: Network, runtime: Runtime, x: Array) -> Array:
     return np.asarray(h, dtype=np.float64)
 
 
-def _require_format(network: Network | Graph, runtime: Runtime) -> None:
-    """A graph whose file computes in a narrower format is not computed in a wider one."""
+def require_format(network: Network | Graph, runtime: Runtime) -> None:
+    """Refuse a format where the file of a graph computes in one that has not all of its numbers."""
     if isinstance(network, Network):
         return
-    narrow = {"float16", "bfloat16"} & network.source.formats
-    if narrow and runtime.dtype not in narrow:
-        raise ArgumentError(
-            Asked("dtype", runtime.dtype),
-            f": {network.source.where} computes in {', '.join(narrow)}",
-        )
+    mine = runtime.format
+    for name in sorted(network.source.formats):
+        other = FORMATS.get(name, mine)
+        if other.digits < mine.digits or other.lowest > mine.lowest or other.highest < mine.highest:
+            raise ArgumentError(
+                Asked("dtype", runtime.dtype), f": {network.source.where} computes in {name}"
+            )
 
 
 def rounding(
@@ -305,12 +329,12 @@ def rounding(
         ShapeError: the box does not fit, or says nothing of an input.
         Undecided: the runtime has no number for a stored one.
     """
-    _require_format(network, runtime)
+    require_format(network, runtime)
     if isinstance(network, Graph):
         missing = [name for name in network.inputs if on.of_input(name) is None]
         if missing:
             raise ShapeError(f"the box says nothing of input {missing[0]!r}")
-    question = _Question(_model(network), runtime, on, _integers(network))
+    question = _Question(_model(network), runtime, on)
     search = question.search(executor)
     tree: tuple[int, ...] = (-1,)
     seen, at = None, None
@@ -318,7 +342,8 @@ def rounding(
         low, high = search.box.low, search.box.high
         rng = np.random.default_rng(seed)
         search.look(np.where(rng.random((POINTS, len(low))) < 0.5, low, high))
-        search.look(rng.uniform(low, high, (POINTS, len(low))))
+        share = rng.random((POINTS, len(low)))
+        search.look(low * (1.0 - share) + high * share)
         search.run(bisection_budget(len(low), budget), progress=progress)
         tree = search.preorder()
         all_of_it = isinstance(network, Network) or _searched_all(question, network)
@@ -327,7 +352,7 @@ def rounding(
     found = question.bound(tree)
     layers = _layers(question, search, found)
     status = "bounded" if math.isfinite(found.upper) else "undecided"
-    stopped = None if found.nodes is None else found.nodes.stopped
+    stopped = None if found.nodes is None or status == "bounded" else found.nodes.stopped
     if stopped is None and status == "undecided":
         stopped = _first_stop(layers, runtime)
     return Rounding(

@@ -176,15 +176,37 @@ def load(
 
 
 def load_as_written(source: Any, **given: Any) -> Network | Graph:
-    """As `load` does, but any ONNX model as a graph, also one that is a chain: nothing in it is put
-    together.
+    """As `load` does, but any ONNX or Keras file and any torch module as a graph, also one that is a
+    chain: nothing in it is put together.
+
+    Raises:
+        UnsupportedModel: reading it as a chain put layers together, and it is read in no other way.
     """
-    found = None if any(x is not None for x in given.values()) else _onnx_source(source)
-    if found is None:
-        return load(source, **given)
-    data, folder, where = found
-    read: Graph = _graph_files().read_graph(data, folder, where, lambda *_: load_chain(source))
-    return read
+    asked = {name: value for name, value in given.items() if value is not None}
+    found = None if asked else _onnx_source(source)
+    if found is not None:
+        data, folder, where = found
+        read: Graph = _graph_files().read_graph(data, folder, where, lambda *_: load_chain(source))
+        return read
+    net = load(source, **given)
+    if isinstance(net, Graph) or net is source:
+        return net
+    if "torch" in sys.modules and isinstance(source, sys.modules["torch"].nn.Module):
+        graphs = importlib.import_module(".torch_graph", __package__)
+        shape = asked.get("input_shape", net.widths[0])
+        module: Graph = graphs.read_for_shape(source, shape)
+        return module
+    if isinstance(source, (str, os.PathLike)) and suffix_of(Path(source))[0] in KERAS:
+        keras = _tensorflow_files(suffix_of(Path(source))[0])
+        whole: Graph = keras.load_graph(content(Path(source)), str(source))
+        return whole
+    folded = next((note for note in net.notes if "folded" in note), None)
+    if folded is not None:
+        raise UnsupportedModel(
+            f"{source}: its reader {folded}, which no runtime does; export it to ONNX, or give what load "
+            "returns to ask of the layers that were read"
+        )
+    return net
 
 
 def graph_of(net: Network) -> Graph:

@@ -61,6 +61,11 @@ class TorchSource(Source):
         idle = [part for part in dict.fromkeys(owners.values()) if part and part not in run]
         unread = [f"not run in evaluation mode, and left as it is: {part}" for part in idle]
         self.given_notes = tuple(notes)
+        values = (node.meta.get("val") for node in self.program.graph.nodes)
+        kinds = {getattr(value, "dtype", None) for value in values}
+        self.formats = frozenset(
+            str(kind).removeprefix("torch.") for kind in kinds if kind and kind.is_floating_point
+        )
         sizes = [n for name in self.model.inputs for n in self.model.shapes[name] or ()]
         fixed = bool(sizes) and all(isinstance(n, int) for n in sizes)
         self.notes = (*notes, *([_one_size(self.model)] if fixed else []), *unread, *opaque)

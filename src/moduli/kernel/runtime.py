@@ -3,7 +3,8 @@ off by at most. Part of the kernel.
 
 A runtime holds numbers of one floating point format. Of it is assumed, and nothing more:
 
-- Inputs are numbers of the format. Parameters are the nearest numbers of the format.
+- Inputs are numbers of the format. Parameters are the nearest numbers of the format; what a file
+  computes of constants alone is a parameter.
 - A sum of products is added in any order; each product and each sum is rounded to a nearest number of
   the format, or of a wider one, or not at all (fused). So no Winograd, Fourier or Strassen scheme, and
   no format narrower than it says (TF32).
@@ -11,7 +12,8 @@ A runtime holds numbers of one floating point format. Of it is assumed, and noth
 - max(x, 0), |x| and clips are exact; a quotient is rounded once, a root is off by twice that at most,
   s x with a stored slope s is a rounded product. Of any other function f the result is off by at most
   `ulps` 2u max(1, |f(x)|); but of a gate x g(x) (silu, gelu, mish, hardswish) by `ulps` 2u max(1, |x|),
-  since some multiply x by a g that is off, and nothing is known where 8 |x| is beyond the format.
+  since some multiply x by a g that is off, and nothing is known where 8 |x| is beyond the format. No
+  power exp(x) is negative.
 
 One sum. With u the unit and N the least normal number, a rounded product or sum is x (1 + d) + e
 with |d| <= u, where |e| <= N (1 + |w| + |h|) for w h, since flushing w loses at most N |h| and
@@ -37,7 +39,7 @@ import numpy as np
 from .activations import Activation
 from .bounds.relaxations import Relaxation
 from .errors import ArgumentError, Asked, Undecided
-from .exact_numbers import up, up_matmul
+from .exact_numbers import ceiling, up, up_matmul
 from .network import Layer
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -105,7 +107,7 @@ class Runtime:
     ulps: float = 4.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dtype, str) or self.dtype not in FORMATS:
+        if type(self.dtype) is not str or self.dtype not in FORMATS:
             raise ArgumentError(Asked("dtype", self.dtype), f": {', '.join(FORMATS)} are known")
         if self.chain is not None and (type(self.chain) is not int or self.chain < 1):
             raise ArgumentError(
@@ -157,7 +159,8 @@ class Runtime:
         if activation.kind == "clip":
             return np.full(size.shape, self.flushed + self.moved(activation.parameters))
         if not activation.piecewise_linear:
-            return self.function(activation.kind, size, reads)
+            steep = ceiling(activation.lipschitz)  # what is read may be flushed
+            return self.function(activation.kind, size, reads) + self.flushed * steep
         slope = activation.slope
         if slope in (None, -1.0, 0.0, 1.0):
             return np.full(size.shape, self.flushed)
@@ -181,7 +184,7 @@ class Runtime:
     def product(self, size: Array, factor: float) -> Array:
         """Of a value times a stored factor: that is rounded, or flushed, then the product is."""
         lost = 1.0 if abs(factor) < self.format.least else 2.5 * self.format.unit
-        off = up(size * lost, 4) + self.flushed
+        off = up(size * lost, 4) + self.flushed * (1.0 + abs(factor))
         return np.where(up(size + off) <= self.format.most, up(off), np.inf)
 
     def moved(self, numbers: Sequence[float]) -> float:

@@ -183,14 +183,6 @@ def test_partial_sums_may_overflow_where_the_whole_does_not():
     assert RuntimeErrors(model, Runtime("bfloat16"), narrow).upper < 2.01
 
 
-def test_integers_are_exact():
-    b = Builder("n", 4)
-    model = b.model(b.each("add", b.each("neg", "x"), "x"))
-    found = RuntimeErrors(model, Runtime("float16"), BOX, integers=("x",))
-    assert found.upper == 0.0
-    assert RuntimeErrors(model, Runtime("float16"), BOX).upper > 0.0
-
-
 def test_bounds_that_hold_for_other_reasons():
     rng = np.random.default_rng(0)
     model = dense(rng, "relu")
@@ -204,3 +196,118 @@ def test_a_number_that_the_format_does_not_have():
     model = b.model(b.dense("x", "a", [[1e6]]))
     with pytest.raises(mo.Undecided, match=r"'a\.w'"):
         RuntimeErrors(model, Runtime("float16"), BOX)
+
+
+# Each of these was once bounded by less than what a runtime did ------------------------------------------------
+
+
+def upper(model, dtype, low, high):
+    return RuntimeErrors(model, Runtime(dtype), {"x": (np.asarray(low), np.asarray(high))}).upper
+
+
+def times(w, c):
+    b = Builder("n", 1)
+    return b.model(b.each("mul", b.dense("x", "w", [[w]]), b.constant("c", [c])))
+
+
+def test_factors_that_are_multiplied_together_may_be_too_large_or_flushed():
+    assert upper(times(1e30, 1e20), "float32", 0.0, 1e-20) == np.inf
+    assert upper(times(300.0, 300.0), "float16", 0.0, 0.1) == np.inf
+    assert upper(times(1.1e-30, 1.3e-12), "float32", 0.0, 1e30) > 6.8e-16
+    assert upper(times(3.0, 3.0), "float16", 0.0, 0.1) < 1e-2
+
+
+def test_a_scale_before_a_product_may_be_behind_it():
+    def model(c, w):
+        b = Builder("n", 1)
+        return b.model(b.dense(b.each("mul", "x", b.constant("c", [c])), "w", [[w]]))
+
+    assert upper(model(1e-30, 1e20), "float32", 0.0, 1e30) == np.inf
+    assert upper(model(0.5, 2.0), "float32", 0.0, 1.0) < 1e-5
+    b = Builder("n", 2, 2)
+    h = b.each("mul", "x", b.constant("c", [1e30]))
+    tiny = b.each("mul", "x", b.constant("d", [1e10]))
+    product = b.add(Contract(), [h, tiny], ("n", 2, 2))
+    assert upper(b.model(product), "float32", 0.0, 1e-30) > 2e-20
+
+
+def test_integers_wider_than_the_format_are_rounded():
+    b = Builder("n", 2)
+    model = b.model(b.each("uint16", "x"))
+    assert upper(model, "float16", 0.0, 60000.0) >= 16
+    assert upper(model, "bfloat16", 0.0, 60000.0) >= 128
+    assert upper(b.model(b.each("uint8", "x")), "bfloat16", 0.0, 255.0) < 1e-30
+
+
+def test_what_is_read_may_be_flushed_where_a_function_is_steep():
+    def one(kind, *numbers):
+        b = Builder("n", 1)
+        return b.model(b.each(kind, "x", numbers=numbers))
+
+    assert upper(one("sqrt"), "float16", 0.0, 1.0) > 0.0078
+    assert upper(one("sqrt"), "float16", 0.5, 1.0) < 0.003
+    assert upper(one("sqrt"), "float32", -1.0, 1.0) == np.inf  # no number
+    assert upper(one("leaky_relu", 100.0), "float16", -0.01, 0.0) > 0.0061
+    b = Builder("n", 2)
+    quotient = b.each("div", "x", b.each("add", "x", b.constant("o", [1.0])))
+    assert upper(b.model(quotient), "float16", 0.0, 1.0) < 0.1
+    b = Builder("n", 1)
+    small = b.each("div", "x", b.constant("d", [2.0**-130]))
+    assert upper(b.model(small), "float32", 0.0, 1e-12) == np.inf
+
+
+def test_norms_of_numbers_that_overflow_or_are_flushed():
+    def norm(scale, shift, mean, variance, epsilon=1e-5):
+        b = Builder("n", 1)
+        parts = [
+            b.constant(k, [v]) for k, v in zip("gbmv", (scale, shift, mean, variance), strict=True)
+        ]
+        return b.model(b.add(PerUnit("batchnorm", 1, (epsilon,)), ["x", *parts], ("n", 1)))
+
+    assert upper(norm(1e-3, 0.0, -4e4, 1.0), "float16", 3e4, 4e4) == np.inf
+    assert upper(norm(1.0, 0.0, 0.0, 1e-4), "float16", 0.0, 10.0) > 4.6
+    assert upper(norm(2.0**-14, 0.0, 0.0, 2.0**8), "float16", 0.0, 1000.0) > 0.0038
+    assert upper(norm(1.0, 0.0, 0.0, 1.0), "float16", 0.0, 1.0) < 0.05
+    b = Builder("n", 2)
+    layer = Slicewise("LayerNormalization", ((0, 0),), normalises=1e-5)
+    assert upper(b.model(b.add(layer, ["x"], ("n", 2))), "float16", -0.005, 0.005) == np.inf
+
+
+def test_sums_of_sums_are_one_sum():
+    b, rng = Builder("n", 200), np.random.default_rng(0)
+    total = b.dense("x", "a0", rng.random((1, 200)))
+    single = upper(b.model(total), "float32", 0.0, 1.0)
+    for k in range(1, 4):
+        total = b.each("add", total, b.dense("x", f"a{k}", rng.random((1, 200))))
+    assert upper(b.model(total), "float32", 0.0, 1.0) > 12 * single
+
+
+def test_nothing_is_bounded_behind_what_may_overflow():
+    b = Builder("n", 1)
+    h = b.dense("x", "a", [[6e4]])
+    model = b.model(b.each("clip", b.each("sub", b.each("add", h, h), h), numbers=(-1.0, 1.0)))
+    assert upper(model, "float16", 1.0, 1.0) == np.inf
+
+
+def test_products_of_integers_and_scales_are_rounded_on_their_own():
+    """As a scale that is rounded first, and then the product."""
+    from quantised import Writer
+
+    from moduli.formats import load_as_written
+    from moduli.kernel.graph.chains import start_of
+
+    w = Writer((1,))
+    w.arrays.update(q=np.array([[116]], dtype=np.int8), s=np.float32(1.12886572))
+    w.emit("DequantizeLinear", ["q", "s"], "w")
+    w.emit("MatMul", ["x", "w"], "y")
+    model = load_as_written(w.model("y", 1)).model
+    assert start_of(model) is None
+    nearest = FORMATS["bfloat16"].nearest
+    x = 1.9921875
+    scale = nearest(np.array(1.12886572))
+    computed = nearest(np.asarray(nearest(np.asarray(116.0 * scale)) * x))
+    true = 116.0 * float(np.float32(1.12886572)) * x
+    assert abs(float(computed) - true) <= upper(model, "bfloat16", x, x) < np.inf
+    w.arrays["s"] = np.float32(2.0**-15)
+    flushed = load_as_written(w.model("y", 1)).model
+    assert upper(flushed, "float16", 0.0, 1.0) == np.inf

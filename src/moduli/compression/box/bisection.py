@@ -90,13 +90,15 @@ class BoxSearch:
         """Above all bounds, those too that an interrupted step may not have filed yet."""
         return float(max(self.top.max(), self.latest.max())) * BREATH
 
+    @np.errstate(all="ignore")
     def _shares(self, found: Measured, low: Array, high: Array) -> Array:
         width: Array = (high - low) / np.maximum(self.box.high - self.box.low, 1e-300)
         width /= np.maximum(width.sum(axis=1, keepdims=True), 1e-300)
         if found.blame is None:
             return width
         total = np.maximum(found.blame.sum(axis=1, keepdims=True), 1e-300)
-        return np.asarray(found.blame / total + WIDTH * width)
+        shares = found.blame / total + WIDTH * width
+        return np.asarray(np.where(np.isfinite(shares), shares, width))
 
     def split(self, room: int, enough: float) -> bool:
         """Halve the worst boxes; False where none can be.

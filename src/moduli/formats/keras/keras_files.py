@@ -250,6 +250,16 @@ def load(data: bytes, where: str) -> Network | Graph:
     return found
 
 
+def load_graph(data: bytes, where: str) -> Graph:
+    """Read a Keras file as a graph, also where it is a chain of dense layers."""
+    proto, notes = _translated(data, where)
+    found = graph_files.read_graph(
+        proto, None, where, lambda *_: load_chain(data, where, None, None)
+    )
+    found.source.notes = (*notes, *found.source.notes)
+    return found
+
+
 def load_chain(data: bytes, where: str, input_shape: Any, output: str | None) -> Network:
     """Read a Keras file as a chain of dense layers."""
     return read_onnx(_translated(data, where)[0], None, where, input_shape, output)

@@ -68,6 +68,7 @@ def runtime_errors(
     return RuntimeErrors(layers[-1], layers, fresh)
 
 
+@np.errstate(all="ignore")
 def measured(
     net: Network, runtime: Runtime, low: Array, high: Array, enough: float, far: float
 ) -> Measured:
@@ -107,8 +108,8 @@ class _Carrier(NamedTuple):
             made, rest = _mapped(made, layer.weight, fresh)
             error = _least(up(np.abs(made).sum(axis=1) + rest, made.shape[1] + 2), cap)
             length = _least(length, norms(error)[:, None])
-            found.append(error.max(axis=1))
-            new.append(fresh.max(axis=1))
+            found.append(error.max(axis=1, initial=0.0))
+            new.append(fresh.max(axis=1, initial=0.0))
             if l == len(self.layers) - 1:
                 break
             lo, hi = -add_up(-reals[l][0], error), add_up(reals[l][1], error)
@@ -120,7 +121,8 @@ class _Carrier(NamedTuple):
             made = _with_symbols(made, add_up(reach, off))
             size = add_up(np.maximum(np.abs(lines.least), np.abs(lines.most)), off)
             most = np.maximum(np.abs(shallow), np.abs(steep))
-            length = _least(length * most.max(axis=1, keepdims=True), norms(most * error)[:, None])
+            steepest = most.max(axis=1, keepdims=True, initial=0.0)
+            length = _least(length * steepest, norms(most * error)[:, None])
             length = up(length + norms(off)[:, None], 4)
         return np.stack(found), np.stack(new)
 

@@ -14,12 +14,15 @@ import numpy as np
 
 from ..activations import Activation
 from ..network import IDENTITY, Layer, Network
-from .entrywise import Elementwise
+from .entrywise import Elementwise, PerUnit
 from .model import GraphModel
 from .operators import Linear, Node, Reshape
 from .slices import are_numbers
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+WIDE = 2**11  # inputs that are shifted by a layer of their own, which has as many units
 
 
 class Start(NamedTuple):
@@ -93,6 +96,15 @@ class _Reader:
         self.at = node.output
         return True
 
+    def _stored(self, name: str) -> Any | None:
+        """A stored tensor, or one whose entries are only moved: no product of integers and a scale."""
+        node = self.graph.makers.get(name)
+        if node is not None and (
+            isinstance(node.op, PerUnit) or any(self._stored(x) is None for x in node.inputs)
+        ):
+            return None
+        return self.graph.array(name)
+
     def _first(self, name: str) -> Any:
         return (self.graph.shapes.get(name) or (None,))[0]
 
@@ -104,7 +116,7 @@ class _Reader:
         return math.prod(int(n) for n in shape[1:])
 
     def _product(self, node: Node, op: Linear, size: int) -> bool:
-        weight = self.graph.array(node.inputs[1])
+        weight = self._stored(node.inputs[1])
         rank = len(self.graph.shapes.get(self.at) or ())
         made = len(self.graph.shapes.get(node.output) or ())
         if node.inputs[0] != self.at or weight is None or weight.ndim != 2 or op.groups != 1:
@@ -114,7 +126,7 @@ class _Reader:
         if (op.reads % rank, op.writes % made) != (rank - 1, made - 1) or op.padded:
             return False
         rows = weight if op.rows == 0 else weight.T
-        biases = [self.graph.array(name) for name in node.inputs[2:] if name]
+        biases = [self._stored(name) for name in node.inputs[2:] if name]
         if rows.shape[1] != size or rows.shape[0] != self._vector(node.output):
             return False
         bias = biases[0] if biases else np.zeros(len(rows))
@@ -127,7 +139,7 @@ class _Reader:
     def _shift(self, node: Node, kind: str, size: int) -> bool:
         """A stored vector that is added, or taken away."""
         other = node.inputs[1] if node.inputs[0] == self.at else node.inputs[0]
-        array = self.graph.array(other)
+        array = self._stored(other)
         if (
             kind not in ("add", "sub")
             or array is None
@@ -156,6 +168,8 @@ class _Reader:
             return True
         # a further sum behind a sum might be put together with it
         if self.layers and self.layers[-1].activation == IDENTITY:
+            return False
+        if size > WIDE:
             return False
         self._add(node, np.eye(size), wide)
         return True

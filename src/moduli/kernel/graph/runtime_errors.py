@@ -10,6 +10,7 @@ what its own roundings make:
   and further sums behind them, whose factors are then multiplied into stored numbers. So with each
   such value goes the sum of the sizes of all its terms, written out, and how many roundings a term
   passes through; a node that goes on adds as much as if all were summed at once, there.
+- A runtime may also multiply by one number behind a product of matrices in place of before it.
 - Other functions are off by what `runtime` says of functions. A softmax computes exp(x - max) and a
   sum of at least 1; a norm computes a mean and a variance, perhaps as a mean of squares less a square.
 - Of an opaque node, and of one that no rule here understands, nothing is known.
@@ -20,7 +21,7 @@ Integers are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from ..runtime import Runtime
 from .differences import NOTHING, Bound, Differences, Pair, at_most, overall, plus, product, ranked
 from .entrywise import Elementwise, PerUnit
 from .facts import Known, Ranges
+from .functions import slope
 from .model import GraphModel
 from .operators import (
     Broadcast,
@@ -52,7 +54,8 @@ from .slicewise import LOG_SOFTMAX, MAXIMA, SOFTMAX, SUM
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 MOVES = (Broadcast, Concat, Lookup, Reshape, Size, Take, Transpose)
-EXACT = ("identity", "neg", "relu", "abs", "max", "min", "where", "sign", "bool", "round")
+EXACT = ("identity", "neg", "relu", "abs", "max", "min", "where", "sign", "round")
+CASTS = {"bool": 1, "uint8": 8, "int8": 8, "uint16": 16, "int16": 16}  # binary digits of integers
 WHOLE = (*EXACT, "add", "sub", "mul")  # of integers, integers
 MOVED = ("slice", "tile", "gather", "select", "pad", *MAXIMA)  # of slices
 MEANS = ("mean", "ReduceMean", "average pool", "adaptive average pool", *SUM)
@@ -60,17 +63,25 @@ NORMALISED = 12  # roundings of a batch norm, however its numbers are put togeth
 
 
 class Sum(NamedTuple):
-    """A value as one sum: how many roundings a term passes through, and the sum of all sizes."""
+    """A value as one sum, written out.
+
+    Attributes:
+        roundings: that a term passes through. mass: the sum of the sizes of all terms. factor: the
+            largest stored number that terms may be multiplied by. reads: the sum of the sizes of what
+            these are multiplied with.
+    """
 
     roundings: int
     mass: Bound
+    factor: float = 0.0
+    reads: float = 0.0
 
 
 class RuntimeErrors(Differences):
     """Sizes over the reals, and gaps to what is computed, of all tensors on a box.
 
     Args:
-        ranges: of all inputs, which are numbers of the runtime. integers: inputs that hold integers.
+        ranges: of all inputs, which are numbers of the runtime.
         near: for some values, bounds of their gaps that hold for other reasons.
 
     Attributes:
@@ -83,12 +94,13 @@ class RuntimeErrors(Differences):
     """
 
     def __init__(
-        self, graph: GraphModel, runtime: Runtime, ranges: Ranges, integers: Iterable[str] = (),
+        self, graph: GraphModel, runtime: Runtime, ranges: Ranges,
         near: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         arithmetic.require_everywhere()
         self.near = near or {}
-        self.runtime, self.whole_numbers = runtime, set(integers)
+        self.runtime, self.whole_numbers = runtime, set[str]()
+        self.scaled: dict[str, float] = {}  # by how much a value was multiplied, all of it alike
         self.sums: dict[str, Sum] = {}
         self.fresh: dict[str, float] = {}
         self.stopped: tuple[str, str] | None = None
@@ -103,8 +115,15 @@ class RuntimeErrors(Differences):
             and name not in multiplied
         }
         held = {name: runtime.held(array, repr(name)) for name, array in floats.items()}
-        moved = {name: up(np.abs(array - held[name])) for name, array in floats.items()}
-        constants = {name: held.get(name, array) for name, array in graph.constants.items()}
+        with np.errstate(all="ignore"):
+            moved = {
+                name: np.where(array == held[name], 0.0, up(np.abs(array - held[name])))
+                for name, array in floats.items()
+            }
+        constants = {
+            name: _in_its_type(held[name], array) if name in held else array
+            for name, array in graph.constants.items()
+        }
 
         def deviation(name: str) -> Array | None:
             found = moved.get(name)
@@ -127,9 +146,19 @@ class RuntimeErrors(Differences):
         node = self.graph.makers.get(name)
         if node is None or not isinstance(node.op, PerUnit):
             return super().stored_gap(name)
-        # integers times a scale, which is rounded, then the product is
+        # an integer, its scale and the product are rounded; a scale may be flushed
+        form = self.runtime.format
         value = np.abs(np.asarray(self.graph.array(name), dtype=np.float64))
-        return up(value * (3.0 * self.runtime.format.unit), 4) + self.runtime.flushed
+        scale = np.abs(np.asarray(self.graph.array(node.inputs[1]), dtype=np.float64))
+        off = self.stored_gap(node.inputs[1])
+        relative = 0.0 if off is None else float(np.max(off / np.maximum(scale, 2.0**-1074)))
+        if not (scale >= form.least).all() or not (scale <= form.most).all():
+            relative = math.inf
+        steps = value / scale.min(initial=math.inf)
+        if self.beyond(steps) or self.beyond(value) or not math.isfinite(relative):
+            return np.full(value.shape, np.inf)
+        lost = value * (relative * (1.0 + 4.0 * form.unit) + 4.0 * form.unit)
+        return up(lost, 8) + self.runtime.flushed
 
     def bounded(self, node: Node) -> Pair:
         size, gap = super().bounded(node)
@@ -149,8 +178,9 @@ class RuntimeErrors(Differences):
         if not math.isfinite(_constant(overall(total))):
             self._stop(node)
             return size, NOTHING
-        self.too_large = self.beyond(_constant_of(plus(self._capped(node.output, size), total)))
-        if self.too_large:
+        reached = _constant_of(plus(self._capped(node.output, size), total))
+        if self.beyond(reached):
+            self.too_large = bool(np.isfinite(reached).all())
             self._stop(node)
             return size, NOTHING
         return size, total
@@ -223,6 +253,13 @@ def _factors_of_norms(graph: GraphModel, runtime: Runtime) -> frozenset[str]:
     return frozenset(found)
 
 
+def _in_its_type(held: Array, array: Any) -> Any:
+    """Numbers in the type in which they were stored, where that has them."""
+    with np.errstate(all="ignore"):
+        same = held.astype(array.dtype)
+        return same if np.array_equal(same.astype(np.float64), held, equal_nan=True) else held
+
+
 def _constant(bound: Bound) -> float:
     """On a box; infinite where it grows all the same."""
     return math.inf if bound[1] > 0 or math.isnan(bound[0]) else float(bound[0])
@@ -245,16 +282,33 @@ def _none(at: RuntimeErrors, node: Node, op: Any, size: Array, gap: Array) -> Ar
     return np.zeros(np.broadcast_shapes(size.shape, gap.shape))
 
 
-def _summed(at: RuntimeErrors, node: Node, terms: float, mass: Array, extra: Array) -> Array:
-    """Of a sum of products; `extra` bounds the sum of the sizes of their factors."""
-    if not math.isfinite(terms):
+def _summed(
+    at: RuntimeErrors, node: Node, terms: float, mass: Array, reads: float, heaviest: float
+) -> Array:
+    """Of a sum of products of values whose sizes sum to `reads` with numbers of at most `heaviest`.
+
+    Where values were multiplied by one number, a runtime may do that behind the sum instead.
+    """
+    factors = terms * heaviest
+    if not math.isfinite(terms * (reads + factors)):
         return np.full(mass.shape, np.inf)
-    chain = at.runtime.chain
-    roundings = int(terms if chain is None else min(terms, chain)) + 1
-    at.sums[node.output] = Sum(roundings, _bound(mass))
-    flushed = at.runtime.format.least * up(extra + (5.0 * terms + 5.0), 4)
-    lost = up(flushed * (1.0 + float(at.runtime.roundings(roundings))), 4)
-    return up(at.growth(roundings, mass) + lost)
+    chain, runtime = at.runtime.chain, at.runtime
+    roundings = int(terms if chain is None else min(terms, chain)) + 2
+    grown = 1.0 + float(runtime.roundings(roundings))
+    at.sums[node.output] = Sum(roundings, _bound(mass), heaviest, reads)
+    lost = runtime.format.least * (reads + factors + 5.0 * terms + 5.0) * grown
+    scale = 1.0
+    for name in node.inputs[:2]:
+        scale *= at.scaled.get(name, 1.0)
+    if scale != 1.0:
+        at.scaled[node.output] = scale
+        bare = _constant(overall(_bound(mass))) / scale * grown
+        largest = max(bare, heaviest * max(scale, 1.0), reads / scale) * (1 + 2.0**-40)
+        if not largest <= runtime.format.most:
+            at.too_large = True
+            return np.full(mass.shape, np.inf)
+        lost += runtime.format.least * (reads / scale + factors + 5.0 * terms + 5.0) * grown * scale
+    return up(at.growth(roundings, mass) + up(np.float64(lost), 16))
 
 
 def _linear(at: RuntimeErrors, node: Node, op: Linear, size: Array, gap: Array) -> Array:
@@ -265,8 +319,7 @@ def _linear(at: RuntimeErrors, node: Node, op: Linear, size: Array, gap: Array) 
     read = _constant(overall(plus(*at.whole(node.inputs[0]))))
     heaviest = float(np.abs(np.asarray(weight, dtype=np.float64)).max(initial=0.0))
     # the size that `differences` gives is the sum of the sizes of all terms
-    extra = np.float64(terms * (read + heaviest))
-    return _summed(at, node, float(terms), up(size + gap), up(extra))
+    return _summed(at, node, float(terms), up(size + gap), terms * read, heaviest)
 
 
 def _contract(at: RuntimeErrors, node: Node, op: Contract, size: Array, gap: Array) -> Array:
@@ -274,49 +327,140 @@ def _contract(at: RuntimeErrors, node: Node, op: Contract, size: Array, gap: Arr
     if not isinstance(terms, int):
         return _nothing_known(at, node, op, size, gap)
     read = sum(_constant(overall(plus(*at.whole(name)))) for name in node.inputs)
-    return _summed(at, node, float(terms), up(size + gap), up(np.float64(terms * read)))
+    return _summed(at, node, float(terms), up(size + gap), terms * read, read)
 
 
 def _elementwise(at: RuntimeErrors, node: Node, op: Elementwise, size: Array, gap: Array) -> Array:
     runtime, names = at.runtime, [name for name in node.inputs if name]
     reached = up(size + gap)
-    if op.kind in EXACT or op.kind in ("uint8", "int8", "uint16", "int16"):
+    if op.kind in CASTS:
+        # exact where the format holds all integers of the type
+        exact = CASTS[op.kind] <= runtime.format.digits
+        return up(
+            (0.0 if exact else at.growth(1, reached)) + np.full(reached.shape, runtime.flushed)
+        )
+    if op.kind in EXACT:
+        if op.kind in ("identity", "neg") and names[0] in at.scaled:
+            at.scaled[node.output] = at.scaled[names[0]]
         return np.full(reached.shape, runtime.flushed)
     if op.kind == "clip":
         return np.full(reached.shape, runtime.flushed + runtime.moved(op.numbers))
     if op.kind in ("add", "sub", "mul", "div") and len(names) == 2:
         return _fused(at, node, op.kind, names, reached)
-    if op.kind in ("div", "sqrt", "prelu"):
-        return up(at.growth(2, reached) + runtime.flushed)
+    if op.kind == "sqrt":
+        return _root(at, names[0], reached)
+    if op.kind == "prelu":
+        steep = _constant(overall(plus(*at.whole(names[1]))))
+        return up(at.growth(2, reached) + np.full(reached.shape, runtime.flushed * (1.0 + steep)))
     if op.kind == "leaky_relu":
         return runtime.product(reached, op.numbers[0])
     reads = _constant_of(overall(plus(*at.whole(names[0])))[None])
-    return runtime.function(op.kind, reached, reads)
+    steep = slope(op.kind, op.numbers)
+    if op.kind == "exp":
+        steep = float(reached.max(initial=0.0))
+    elif op.kind == "pow":
+        exponent = at.graph.array(names[1])
+        one = exponent is not None and exponent.size == 1
+        power = float(np.ravel(np.asarray(exponent))[0]) if one else math.nan
+        if power == 0.5:
+            return _root(at, names[0], reached)
+        wide = max(1.0, float(reads[0]))
+        steep = power * wide ** (power - 1.0) if power in (1.0, 2.0, 3.0, 4.0) else math.inf
+    flushed = runtime.flushed * max(1.0, steep)  # what is read may be flushed
+    return up(runtime.function(op.kind, reached, reads) + np.full(reached.shape, flushed))
+
+
+def _root(at: RuntimeErrors, name: str, reached: Array) -> Array:
+    """Of a square root; what is read may be flushed where it is small, and there it is steep."""
+    least = _lowest(at, name)
+    if not least >= 0:
+        return np.full(reached.shape, np.inf)
+    normal = at.runtime.format.least
+    flushed = 0.0 if least > normal else math.sqrt(normal) * (1 + 2.0**-40)
+    return up(at.growth(2, reached) + np.full(reached.shape, at.runtime.flushed + flushed))
+
+
+def _lowest(at: RuntimeErrors, name: str) -> float:
+    """A bound from below of what is computed of a value."""
+    array = at.graph.array(name)
+    if array is not None:
+        gap = at.stored_gap(name)
+        low = np.asarray(array, dtype=np.float64) - (0.0 if gap is None else gap)
+        return float(low.min(initial=math.inf))
+    off, best = at.gap(name), -math.inf
+    for axis, n in enumerate(at.graph.shapes.get(name) or ()):
+        facts = at.known.found.get((name, axis)) if isinstance(n, int) and n else None
+        if facts is not None:
+            best = max(best, float(np.nextafter(facts.low.min() - off, -np.inf)))
+    return best
+
+
+def _least_size(at: RuntimeErrors, name: str) -> float:
+    """A bound from below of the sizes of what is computed of a value; zero where none is known."""
+    array = at.graph.array(name)
+    if array is not None:
+        gap = at.stored_gap(name)
+        sizes = np.abs(np.asarray(array, dtype=np.float64)) - (0.0 if gap is None else gap)
+        return max(0.0, float(sizes.min(initial=math.inf)) * (1 - 2.0**-50))
+    return max(0.0, _lowest(at, name))
 
 
 def _fused(at: RuntimeErrors, node: Node, kind: str, names: list[str], reached: Array) -> Array:
     """Of a sum, or of a sum times a stored number; products of two values begin anew."""
-    rank = at.rank(node.output)
+    rank, runtime = at.rank(node.output), at.runtime
     parts = [at.sum_of(name, rank) for name in names]
-    factors = [name for name in names if at.graph.array(name) is not None]
-    extra = up(sum(_constant_of(overall(part.mass)[None])[0] for part in parts) + np.float64(16.0))
-    flushed = at.runtime.flushed * extra
+    stored = [at.graph.array(name) is not None for name in names]
+    sizes = [_constant(overall(part.mass)) for part in parts]
+    normal = runtime.format.least
     if kind in ("add", "sub"):
-        roundings = max(part.roundings for part in parts) + 1
+        # one sum of all terms, in any order
         mass = _constant_of(plus(parts[0].mass, parts[1].mass))
-    elif kind == "mul" and factors:
-        roundings = sum(part.roundings for part in parts) + 2
-        mass = product(*(_constant_of(part.mass) for part in parts))
-    elif kind == "div" and factors == names[1:]:
-        # or times the inverse, which is rounded
-        roundings, least = parts[0].roundings + 3, np.abs(np.asarray(at.graph.array(names[1])))
-        mass = product(_constant_of(parts[0].mass), up(1.0 / np.asarray(least.min(), dtype=float)))
-        flushed = up(flushed * (1.0 + 1.0 / np.float64(least.min())))
-    else:
-        roundings, mass = 2, reached
-    if kind in ("add", "sub") or factors:
-        at.sums[node.output] = Sum(roundings, _bound(mass))
-    return up(at.growth(roundings, np.maximum(mass, reached)) + flushed)
+        found = Sum(
+            sum(part.roundings for part in parts) + 1, _bound(mass),
+            max(part.factor for part in parts), sum(part.reads for part in parts),
+        )  # fmt: skip
+        at.sums[node.output] = found
+        return up(at.growth(found.roundings, np.maximum(mass, reached)) + 4.0 * normal)
+    if kind == "div":
+        least = _least_size(at, names[1])
+        # a divisor that may be flushed, or whose inverse is beyond the format
+        if not least > 2.0 * normal or not 2.0 / least <= runtime.format.most:
+            return np.full(reached.shape, np.inf)
+        flushed = normal * (4.0 + 4.0 / least)
+        if not stored[1]:
+            return up(at.growth(2, reached) + flushed)
+        inverse = 1.0 / least * (1 + 2.0**-50)
+        if np.size(np.asarray(at.graph.array(names[1]))) == 1:
+            at.scaled[node.output] = at.scaled.get(names[0], 1.0) * inverse
+        mass = product(_constant_of(parts[0].mass), np.full((), inverse))
+        return _multiplied(at, node, parts[0], mass, reached, inverse, flushed, 3)
+    flushed = normal * (4.0 + sizes[0] + sizes[1])
+    if stored[0] == stored[1]:
+        return up(at.growth(2, reached) + flushed)
+    value, number = (parts[1], sizes[0]) if stored[0] else (parts[0], sizes[1])
+    mass = product(*(_constant_of(part.mass) for part in parts))
+    array = np.asarray(at.graph.array(names[0] if stored[0] else names[1]))
+    if array.size == 1 and number > 0:
+        name = names[1] if stored[0] else names[0]
+        at.scaled[node.output] = at.scaled.get(name, 1.0) * number
+    return _multiplied(at, node, value, mass, reached, number, flushed, 2)
+
+
+def _multiplied(
+    at: RuntimeErrors, node: Node, value: Sum, mass: Array, reached: Array, number: float,
+    flushed: float, further: int,
+) -> Array:  # fmt: skip
+    """Of a sum times numbers that a runtime may multiply into those that the sum has: these products may
+    be too large, or flushed.
+    """
+    factor = value.factor * number * (1 + 2.0**-40)
+    if not factor <= at.runtime.format.most:
+        at.too_large = True
+        return np.full(reached.shape, np.inf)
+    found = Sum(value.roundings + further, _bound(mass), factor, value.reads)
+    at.sums[node.output] = found
+    lost = flushed + 4.0 * at.runtime.format.least * value.reads
+    return up(at.growth(found.roundings, np.maximum(mass, reached)) + up(np.float64(lost), 8))
 
 
 def _per_unit(at: RuntimeErrors, node: Node, op: PerUnit, size: Array, gap: Array) -> Array:
@@ -330,17 +474,27 @@ def _per_unit(at: RuntimeErrors, node: Node, op: PerUnit, size: Array, gap: Arra
     if any(a is None for a in arrays):
         return _nothing_known(at, node, op, size, gap)
     scale, shift, mean, variance = (np.abs(np.asarray(a, dtype=np.float64)) for a in arrays)
-    factor = up(scale / np.sqrt(variance + op.numbers[0]), 8)
+    normal, square = at.runtime.format.least, variance + op.numbers[0]
+    # variance or epsilon may be flushed: the root is off by half of what its square is
+    if not (square >= 8.0 * normal).all():
+        return np.full(reached.shape, np.inf)
+    steep = up(scale / np.sqrt(square) * (1.0 + 2.0 * normal / square), 16)
     rank = at.rank(node.inputs[0])
     assert rank is not None
     place = [-1 if axis == op.axis else 1 for axis in range(rank)]
     before = at.sum_of(node.inputs[0], rank)
     terms = up(_constant_of(before.mass) + mean.reshape(place))
-    mass = up(product(terms, factor.reshape(place)) + shift.reshape(place))
-    roundings = before.roundings + NORMALISED
-    at.sums[node.output] = Sum(roundings, _bound(mass))
-    flushed = at.runtime.flushed * up(8.0 + factor + scale + shift + mean, 8).reshape(place)
-    return up(at.growth(roundings, np.maximum(mass, reached)) + flushed)
+    if at.beyond(up(terms * 2.0)):
+        at.too_large = True
+        return np.full(reached.shape, np.inf)
+    mass = up(product(terms, steep.reshape(place)) + shift.reshape(place))
+    biggest = float(terms.max(initial=0.0))
+    flushed = (
+        4.0 * normal * (8.0 + float(np.max(steep + scale + shift + mean, initial=0.0)) + biggest)
+    )
+    flushed += float(np.max(2.0 * normal / square, initial=0.0)) * float(mass.max(initial=0.0))
+    number = float(steep.max(initial=0.0))
+    return _multiplied(at, node, before, mass, reached, number, flushed, NORMALISED)
 
 
 def _slicewise(at: RuntimeErrors, node: Node, op: Slicewise, size: Array, gap: Array) -> Array:
@@ -390,7 +544,7 @@ def _softmax(runtime: Runtime, kind: str, count: float, read: float) -> float:
     d = math.expm1(min(2.0 * unit * read, 700.0)) + function
     g = float(runtime.roundings(count + 2.0)) + runtime.flushed
     if not (count * d + g <= 0.5 and 2.0 * count <= runtime.format.most):
-        return 1.0 if kind in SOFTMAX else math.inf
+        return 1.0 if kind in SOFTMAX else math.inf  # as powers are not negative
     off = 2.0 * (d + count * d + g)
     if kind in LOG_SOFTMAX:
         further = float(runtime.function("log", np.asarray(most), np.asarray(most)))
@@ -408,9 +562,11 @@ def _norm(
     epsilon. For t <= 1/2, 1/s is off by a factor 1 + t at most, and |u| / s <= sqrt(n).
     """
     unit, g = at.runtime.format.unit, float(at.runtime.roundings(count + 4.0))
-    h = (g + 2.0 * unit) * 2.0 * read
+    h = (g + 2.0 * unit) * 2.0 * read + at.runtime.flushed * (count + 4.0)
+    normal = at.runtime.format.least
     t = (4.0 * read * h + h * h + 8.0 * g * read * read) / epsilon + 8.0 * unit
-    if not t <= 0.5 or at.beyond(np.asarray(2.0 * count * (read + h) ** 2)):
+    t += 8.0 * normal * (count + 8.0) / epsilon  # squares, their mean and epsilon may be flushed
+    if epsilon < normal or not t <= 0.5 or at.beyond(np.asarray(2.0 * count * (read + h) ** 2)):
         return np.full(reached.shape, np.inf)
     sizes = [_constant(overall(at.pair(name)[0])) for name in node.inputs[1:] if name]
     scale, shift = max([1.0, *sizes]), max([0.0, *sizes])
