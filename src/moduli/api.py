@@ -75,6 +75,7 @@ from .equivalence import (
 from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
+from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain
 from .piecewise import (
     cells_sampled,
@@ -862,7 +863,7 @@ def _quantised(a: Any, b: Any, first: Any, second: Any, on: Any) -> QuantisedPai
     for source, net in ((a, first), (b, second)):
         if isinstance(net, Network):
             net = load_as_written(source)
-        found.append(graph_of(net) if isinstance(net, Network) else net)
+        found.append(with_real_ends(graph_of(net) if isinstance(net, Network) else net))
     return quantised_graphs.pair_of(found[0], found[1], on)
 
 

@@ -24,7 +24,7 @@ from moduli.kernel.errors import CertificateRejected, Undecided
 from moduli.kernel.graph.differences import slack_of_outputs
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.model import rebuilt
-from moduli.kernel.graph.quantised import Chains, Compared, chains_of, compared
+from moduli.kernel.graph.quantised import Chains, Compared, Quantised, chains_of, compared
 from moduli.kernel.graph.shapes import sound
 from moduli.kernel.graph.slicewise import BY_ITS_RANGE
 from moduli.kernel.network import Network
@@ -49,7 +49,8 @@ class Source(NamedTuple):
         name: of the node that rounds a value, or of a stored tensor. stored: whether it is the latter.
         step: the largest distance of two numbers that it may give; of a stored tensor how far its numbers
             are off at most. clipped: how far the value may be beyond its integers. alone: how far the
-            outputs are off at most, if it alone rounds.
+            outputs are off at most, if it alone rounds. inside: the same of what the last operator
+            reads, where that bounds all outputs alike, as a softmax does.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Source(NamedTuple):
     step: float
     clipped: float
     alone: float
+    inside: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,7 +78,8 @@ class QuantisedDistance(GraphDistance):
         """All that rounds, or was rounded, the worst first: what to mend."""
         assert self.on is not None
         pair = QuantisedPair(self.a, self.b, self.on)
-        return tuple(sorted(pair.sources(self.tree), key=lambda source: -source.alone))
+        found = pair.sources(self.tree)
+        return tuple(sorted(found, key=lambda source: (-source.alone, -source.inside)))
 
     def check(self) -> bool:
         """Bound the difference again, on all parts of the box."""
@@ -100,6 +103,8 @@ class QuantisedDistance(GraphDistance):
             what = "stored, off by" if source.stored else "rounds in steps of"
             cut = f", cut off by up to {source.clipped:.3g}" if source.clipped else ""
             alone = f"{source.alone:.3g}" if math.isfinite(source.alone) else "no bound"
+            if source.inside > source.alone:
+                alone += f" ({source.inside:.3g} before the last operator)"
             rows.append((source.name, f"{what} {source.step:.3g}{cut}; alone: {alone}"))
         return rows
 
@@ -177,17 +182,18 @@ class QuantisedPair:
         found = []
         for name in self.pair.sources():
             one = self.pair.only(name)
+            gaps = one.bounds()
             chains = None if boxes is None else chains_of(one)
             if boxes is not None and chains is not None:
                 alone = float(chains.measure(*boxes, 0.0, 0.0).top.max())
             else:
-                alone = slack_of_outputs(one.bounds()).everywhere
+                alone = slack_of_outputs(gaps).everywhere
             point = points.get(name)
             step = self._off(name) if point is None else float(point.scale.max())
             step = bounds.steps.get(name, step)
             clipped = 0.0 if point is None else bounds.clipped.get(name, 0.0)
             said = self.pair.bare.sources.get(name, name)
-            found.append(Source(said, point is None, step, clipped, alone))
+            found.append(Source(said, point is None, step, clipped, alone, _inside(gaps)))
         return found
 
     def _off(self, name: str) -> float:
@@ -241,6 +247,20 @@ class QuantisedPair:
                 return False
         first, second = self.winners(witness.inputs)
         return None not in (first, second) and first != second
+
+
+def _inside(gaps: Quantised) -> float:
+    """How far what the nodes of outputs read is off at most."""
+    graph, worst_of = gaps.graph, 0.0
+    for name in graph.outputs:
+        node = graph.makers.get(name)
+        for x in () if node is None else node.inputs:
+            if x and graph.array(x) is None:
+                gap = gaps.pair(x)[1]
+                worst_of = max(
+                    worst_of, 0.0 if gap is None else float(gap[..., 0].max(initial=0.0))
+                )
+    return worst_of
 
 
 def _winner(graph: Graph, feeds: Inputs) -> int | None:
