@@ -22,7 +22,7 @@ from moduli.kernel.bounds.output_gap import worst
 from moduli.kernel.bounds.runtime_errors import measured, runtime_errors
 from moduli.kernel.box import Box
 from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected, ShapeError
-from moduli.kernel.graph.chains import Start, start_of
+from moduli.kernel.graph.chains import Start, box_of_vectors, start_of
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.model import rebuilt as rebuilt_graph
 from moduli.kernel.graph.runtime_errors import RuntimeErrors
@@ -219,19 +219,7 @@ class _Question:
         self.ranges = ranges_of(model, box)
         self.chain = start_of(model)
         if self.chain is not None:
-            self.box = self._vectors(model, self.chain.network.widths[0])
-
-    def _vectors(self, model: GraphModel, width: int) -> Box:
-        """The box of the only input, as vectors: for each index of its first axis."""
-        name = model.inputs[0]
-        shape = tuple(int(n) for n in (model.shapes[name] or ())[1:])
-        ends = []
-        for end, least in zip(self.ranges[name], (np.minimum, np.maximum), strict=True):
-            wide = np.asarray(end, dtype=np.float64)
-            if wide.ndim > len(shape):
-                wide = least.reduce(wide, axis=0)
-            ends.append(np.broadcast_to(wide, shape).reshape(width))
-        return Box(*ends)
+            self.box = box_of_vectors(model, self.ranges, self.chain.network.widths[0])
 
     @cached_property
     def measure(self) -> Any:

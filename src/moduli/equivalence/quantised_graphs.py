@@ -21,6 +21,7 @@ from moduli.kernel.bounds.input_splits import leaves
 from moduli.kernel.bounds.output_gap import Measure, Measured, worst
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, Undecided
+from moduli.kernel.graph.chains import box_of_vectors
 from moduli.kernel.graph.differences import slack_of_outputs
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.model import rebuilt
@@ -148,20 +149,7 @@ class QuantisedPair:
         self.chains: Chains | None = chains_of(found)
         self.whole = self.chains is not None and found.bare.graph.outputs == (self.chains.value,)
         if self.chains is not None:
-            self.box = self._vectors(self.chains.a.widths[0])
-
-    def _vectors(self, width: int) -> Box:
-        """The box of the only input, as vectors: for each index of its first axis."""
-        graph = self.pair.twin
-        name = graph.inputs[0]
-        shape = tuple(int(n) for n in (graph.shapes[name] or ())[1:])
-        ends = []
-        for end, least in zip(self.pair.ranges[name], (np.minimum, np.maximum), strict=True):
-            wide = np.asarray(end, dtype=np.float64)
-            if wide.ndim > len(shape):
-                wide = least.reduce(wide, axis=0)
-            ends.append(np.broadcast_to(wide, shape).reshape(width))
-        return Box(*ends)
+            self.box = box_of_vectors(found.twin, found.ranges, self.chains.a.widths[0])
 
     def upper(self, tree: tuple[int, ...]) -> float:
         """By the leaves of a tree as far as both are chains, then by sizes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moduli.kernel.graph.chains import start_of
+from moduli.kernel.graph.chains import box_of_vectors, start_of
 from moduli.kernel.graph.operators import Reshape, Slicewise
 
 from ...support.graphs import Builder, run
@@ -122,3 +122,15 @@ def test_a_constant_over_its_own_axes_makes_more_entries():
     h = b.dense("x", "a", [[2.0]])
     wide = b.each("add", h, b.constant("v", [1.0, 2.0]))
     require(b.model(b.dense(wide, "c", W1)), "t0", 1)
+
+
+def test_a_box_as_vectors():
+    b = Builder("n", 2, 2)
+    model = b.model(b.each("relu", "x"))
+    low, high = np.array([[[0.0], [1.0]]]), np.asarray(2.0)
+    box = box_of_vectors(model, {"x": (low, high)}, 4)
+    assert box.low.tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert box.high.tolist() == [2.0] * 4
+    rows = np.array([[[0.0, 5.0], [1.0, 1.0]], [[3.0, 2.0], [1.0, 0.0]]])
+    box = box_of_vectors(model, {"x": (rows, rows)}, 4)
+    assert (box.low.tolist(), box.high.tolist()) == ([0.0, 2.0, 1.0, 0.0], [3.0, 5.0, 1.0, 1.0])

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..activations import Activation
+from ..box import Box
 from ..network import IDENTITY, Layer, Network
 from .entrywise import Elementwise, PerUnit
+from .facts import Ranges
 from .model import GraphModel
 from .operators import Linear, Node, Reshape
 from .slices import are_numbers
@@ -204,3 +206,16 @@ class _Reader:
 def start_of(graph: GraphModel) -> Start | None:
     """The longest start of a graph that is a chain of layers; None where there is none."""
     return _Reader(graph).read() if len(graph.inputs) == 1 else None
+
+
+def box_of_vectors(graph: GraphModel, ranges: Ranges, width: int) -> Box:
+    """The box of the only input as vectors: for each index of its first axis the same."""
+    name = graph.inputs[0]
+    shape = tuple(int(n) for n in (graph.shapes[name] or ())[1:])
+    ends = []
+    for end, least in zip(ranges[name], (np.minimum, np.maximum), strict=True):
+        wide = np.asarray(end, dtype=np.float64)
+        if wide.ndim > len(shape):
+            wide = least.reduce(wide, axis=0)
+        ends.append(np.broadcast_to(wide, shape).reshape(width))
+    return Box(*ends)
