@@ -350,7 +350,8 @@ def rounding(
 
 def _searched_all(question: _Question, graph: Graph) -> bool:
     """Whether the chain that was searched gives the only output."""
-    return question.chain is not None and graph.outputs == question.chain.values[-1:]
+    chain = question.chain
+    return chain is not None and len(graph.outputs) == 1 and graph.outputs[0] in chain.gives[-1]
 
 
 def _first_stop(layers: Sequence[LayerRounding], runtime: Runtime) -> tuple[str, str]:

@@ -372,3 +372,21 @@ def test_nothing_is_bounded_of_weights_that_are_computed():
     w = b.each("tanh", b.constant("w", ROWS))
     model = b.model(b.add(Linear(1, 1, 1, 0, free=((0, 0),)), ["x", w], ("n", 3)))
     required(model, finite=False)
+
+
+def test_units_that_are_off_in_both_are_not_apart():
+    b = Builder("n", 2)
+    h = b.dense("x", "a", [[1, 1], [1, -1]], [-3, 0])
+    model = b.model(b.each("relu", h))
+    ranges = {"x": (np.array(-1.0), np.array(1.0))}
+    twin = replace(model, constants={**model.constants, "a.b": np.array([-2.9, 0.1], np.float32)})
+    gap = Differences(twin, deviation_of(model, twin), Known(model, ranges)).pair("t1")[1]
+    assert gap.reshape(-1, 2)[0].tolist() == [0.0, 0.0]
+    assert gap.reshape(-1, 2)[1, 0] == pytest.approx(0.1, rel=1e-5)
+    near = replace(model, constants={**model.constants, "a.b": np.array([-1.9, 0.1], np.float32)})
+    gap = Differences(near, deviation_of(model, near), Known(model, ranges)).pair("t1")[1]
+    assert gap.reshape(-1, 2)[0, 0] > 1.0
+    clipped = b.model(b.each("clip", h, numbers=(-1.0, 9.0)))
+    twin = replace(clipped, constants={**model.constants, "a.b": np.array([-3.1, 12], np.float32)})
+    gap = Differences(twin, deviation_of(clipped, twin), Known(clipped, ranges)).pair("t2")[1]
+    assert gap.reshape(-1, 2)[:, 0] == pytest.approx([0.1, 10.0], rel=1e-5)

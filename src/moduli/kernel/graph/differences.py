@@ -574,6 +574,9 @@ def _unary(at: Differences, name: str, op: Elementwise, size: Bound, gap: Bound)
     if op.kind == "sqrt":
         return _root(at, name, size, gap)
     rule, steep = law(op.kind, op.numbers), slope(op.kind, op.numbers)
+    if op.kind == "relu" or (op.kind == "clip" and rule.between is not None):
+        ends = (0.0, math.inf) if op.kind == "relu" else (op.numbers[0], op.numbers[1])
+        gap = _where_not_flat(at, name, gap, *ends)
     made = np.full_like(size, np.inf)
     if math.isfinite(steep):
         # |f(x)| <= |f(0)| + steep |x|
@@ -588,6 +591,27 @@ def _unary(at: Differences, name: str, op: Elementwise, size: Bound, gap: Bound)
             made = at_most(made, max(abs(low), abs(high)))
             off = at_most(off, float(np.nextafter(high - low, np.inf)))
     return made, off
+
+
+def _where_not_flat(at: Differences, name: str, gap: Bound, low: float, high: float) -> Bound:
+    """A gap, zero at indices where a function that is constant below `low` and above `high` sees both
+    values there.
+    """
+    shape = at.graph.shapes.get(name) or ()
+    for axis, n in enumerate(shape if gap.ndim == len(shape) + 1 else ()):
+        facts = at.known.found.get((name, axis)) if isinstance(n, int) and n else None
+        if facts is None or not gap.any():
+            continue
+        others = tuple(a for a in range(len(shape)) if a != axis)
+        off = gap.max(axis=others, initial=0.0)
+        reach = np.where(off[:, 1] > 0, np.inf, off[:, 0])
+        with np.errstate(all="ignore"):
+            below = np.nextafter(facts.high + reach, np.inf) <= low
+            above = np.nextafter(facts.low - reach, -np.inf) >= high
+        place = [-1 if a == axis else 1 for a in range(len(shape))]
+        flat = (below | above).reshape(*place, 1)
+        gap = np.where(flat, 0.0, gap)
+    return gap
 
 
 def _at_zero(op: Elementwise) -> float:
