@@ -307,3 +307,186 @@ def test_a_node_that_only_looks_like_it_is_none(tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     found = load_as_written(model)
     assert not any("rounded by its range" in repr(node.op) for node in found.model.nodes)
+
+
+# Each of these was once bounded by less than what is seen -------------------------------------------------------
+
+
+def model_of(shape, nodes, arrays, outputs, kinds=None):
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(y, TensorProto.FLOAT, None) for y in outputs],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return load_as_written(made)
+
+
+def node(kind, inputs, outputs, **given):
+    from onnx import helper
+
+    return helper.make_node(kind, inputs.split(), outputs.split(), **given)
+
+
+SCALES = {"s": np.float32(0.05), "z": np.uint8(128), "z0": np.uint8(0)}
+
+
+def holds(a, b, box=BOX, shape=(2,), rows=200):
+    """Bounds are above what is seen, or there are none."""
+    found = mo.distance(a, b, on=box)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (rows, *shape))
+    first, second = (net.source.run({"x": x}) for net in (a, b))
+    seen = max(
+        float(np.abs(first[p] - second[q]).max()) for p, q in zip(a.outputs, b.outputs, strict=True)
+    )
+    assert seen <= found.upper, (seen, found)
+    return found
+
+
+def test_what_is_stored_and_rounded_again():
+    w = np.array([[0.31, -0.72], [0.11, 0.93]], dtype=np.float32)
+    plain = [node("Transpose", "w", "v"), node("MatMul", "x v", "y")]
+    rounded = [
+        node("Transpose", "w", "v"), node("QuantizeLinear", "v big z", "q"),
+        node("DequantizeLinear", "q big z", "r"), node("MatMul", "x r", "y"),
+    ]  # fmt: skip
+    arrays = {"w": w, "big": np.float32(0.25), **SCALES}
+    a, b = (model_of(["n", 2], nodes, arrays, ["y"]) for nodes in (plain, rounded))
+    holds(a, b)
+
+
+def test_a_reader_that_reads_no_rounded_value():
+    eye = {"w": np.eye(2, dtype=np.float32), **SCALES, "coarse": np.float32(1 / 255)}
+    plain = [
+        node("MatMul", "x w", "h"),
+        node("Relu", "h", "r"),
+        node("Neg", "r", "y"),
+        node("Abs", "r", "k"),
+    ]
+    cut = [
+        node("MatMul", "x w", "h"), node("QuantizeLinear", "h coarse z0", "q"),
+        node("DequantizeLinear", "q coarse z0", "r"), node("Neg", "r", "y"), node("Abs", "h", "k"),
+    ]  # fmt: skip
+    holds(*(model_of(["n", 2], nodes, eye, ["y", "k"]) for nodes in (plain, cut)))
+    both = [
+        node("MatMul", "x w", "h"), node("QuantizeLinear", "h coarse z0", "q"),
+        node("DequantizeLinear", "q coarse z0", "r"), node("Neg", "r", "y"),
+        node("QuantizeLinear", "h coarse z", "p"), node("DequantizeLinear", "p coarse z", "t"),
+        node("Abs", "t", "k"),
+    ]  # fmt: skip
+    holds(*(model_of(["n", 2], nodes, eye, ["y", "k"]) for nodes in (plain, both)))
+    apart = [
+        node("MatMul", "x w", "h"),
+        node("Neg", "h", "y"),
+        node("Relu", "h", "r"),
+        node("Abs", "r", "k"),
+    ]
+    one = [
+        node("MatMul", "x w", "h"), node("QuantizeLinear", "h coarse z0", "q"),
+        node("DequantizeLinear", "q coarse z0", "r"), node("Neg", "r", "y"), node("Abs", "r", "k"),
+    ]  # fmt: skip
+    holds(*(model_of(["n", 2], nodes, eye, ["y", "k"]) for nodes in (apart, one)))
+
+
+def test_ends_of_integers_bound_those_alone_who_read_them():
+    nodes = [node("MatMul", "x w", "h"), node("Relu", "h", "y"), node("Neg", "h", "k")]
+    rounded = [
+        node("MatMul", "x w", "h"), node("QuantizeLinear", "h s z", "q"),
+        node("DequantizeLinear", "q s z", "r"), node("Relu", "r", "y"), node("Neg", "h", "k"),
+    ]  # fmt: skip
+    a = model_of(["n", 2], nodes, {"w": np.float32(0.01) * np.eye(2, dtype=np.float32)}, ["y", "k"])
+    b = model_of(
+        ["n", 2],
+        rounded,
+        {"w": np.float32(100) * np.eye(2, dtype=np.float32), **SCALES},
+        ["y", "k"],
+    )
+    holds(a, b)
+
+
+def test_scales_along_rows_are_none_of_units():
+    scales = {"sx": np.array([1.0, 0.01, 0.01, 0.01], np.float32), "zx": np.full(4, 128, np.uint8)}
+    w = {"w": np.eye(4, dtype=np.float32)}
+    a = model_of([4, 4], [node("MatMul", "x w", "y")], w, ["y"])
+    rounded = [
+        node("QuantizeLinear", "x sx zx", "q", axis=0), node("DequantizeLinear", "q sx zx", "r", axis=0),
+        node("MatMul", "r w", "y"),
+    ]  # fmt: skip
+    b = model_of([4, 4], rounded, {**w, **scales}, ["y"])
+    holds(a, b, shape=(4,), rows=4)
+
+
+def test_names_that_a_file_has_already():
+    tied = {"w": np.array([[0.5, 0.25], [0.75, -1.0]], dtype=np.float32)}
+    plain = [node("MatMul", "x w", "h"), node("MatMul", "h w", "y")]
+    a = model_of(["n", 2], plain, tied, ["y"])
+    other = {**tied, "w, turned": np.array([[-0.5, 1.0], [0.25, 0.5]], dtype=np.float32), **SCALES}
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "r"),
+        node("MatMul", "r w", "h"),
+    ]  # fmt: skip
+    from onnx import helper
+
+    nodes.append(helper.make_node("Gemm", ["h", "w, turned"], ["y"], transB=1))
+    holds(a, model_of(["n", 2], nodes, other, ["y"]))
+
+
+def test_rounding_while_it_runs_of_other_shapes():
+    """Scales that go along other axes, and operators that are only called so."""
+    from onnx import TensorProto, helper
+
+    w = np.arange(-4, 5, dtype=np.int8).reshape(1, 1, 3, 3)
+    w = np.concatenate([w, w[..., ::-1], w[:, :, ::-1]])
+    arrays = {"w": w, "t": np.array([1.0, 0.1, 0.01], dtype=np.float32)}
+
+    def dynamic(domain=""):
+        return [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], domain=domain),
+            node("Mul", "s t", "b"), node("ConvInteger", "q w z", "m"),
+            node("Cast", "m", "c", to=TensorProto.FLOAT), node("Mul", "c b", "y"),
+        ]  # fmt: skip
+
+    found = model_of(["n", 1, 5, 5], dynamic(), arrays, ["y"])
+    assert not any("rounded by its range" in repr(n.op) for n in found.model.nodes)
+    one = {**arrays, "t": np.float32(0.1)}
+    found = model_of(["n", 1, 5, 5], dynamic(), one, ["y"])
+    assert any("rounded by its range" in repr(n.op) for n in found.model.nodes)
+    own = model_of(["n", 1, 5, 5], dynamic("evil"), one, ["y"])
+    assert not any("rounded by its range" in repr(n.op) for n in own.model.nodes)
+
+
+def test_forged_decisions_and_bounds_of_other_classes():
+    a, b = margin_nets()
+    found = mo.equivalent(a, b, on=mo.Box(0.5, 1.0), decision=True)
+
+    class Wide(mo.Box):
+        pass
+
+    class Small(mo.Slack):
+        pass
+
+    apart = mo.distance(a, b, on=BOX, budget=20)
+    for forged in (
+        replace(found, on=Wide(0.5, 1.0)),
+        replace(found, status="refuted"),
+        replace(apart, on=Wide(-1, 1)),
+        replace(apart, bound=Small(apart.upper, 0.0)),
+    ):
+        with pytest.raises(mo.CertificateRejected):
+            forged.check()
+    flipped = [np.eye(2), np.array([[0.0, 1.0], [1.0, 0.0]])]
+    plain = load_as_written(dense([np.eye(2), np.eye(2)], [np.zeros(2)] * 2))
+    other = load_as_written(dense(flipped, [np.zeros(2)] * 2, RANGES))
+    refuted = mo.equivalent(plain, other, on=mo.Box([0.1, 0.6], [0.2, 0.9]), decision=True)
+    right = refuted.witness
+    for wrong in (
+        right._replace(first=right.second, second=right.first),
+        right._replace(first=17),
+        right._replace(inputs={}),
+        right._replace(inputs={"x": np.array(0.1)}),
+    ):
+        with pytest.raises(mo.CertificateRejected):
+            replace(refuted, witness=wrong).check()

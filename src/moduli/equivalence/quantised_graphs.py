@@ -87,7 +87,9 @@ class QuantisedDistance(GraphDistance):
         with fields.made_by_hand("result"):
             upper = fields.real(self.upper, "upper", least=0.0)
             tree = tuple(self.tree)
-        if type(self.on) is not Box or not math.isfinite(upper):
+            if type(self.on) is not Box or type(self.bound) is not Slack:
+                raise TypeError("another class than Box or Slack")
+        if self.status != "bounded" or self.bound.growth != 0:
             return super().check()
         found = QuantisedPair(self.a, self.b, self.on).upper(tree)
         if not found <= upper:
@@ -227,14 +229,21 @@ class QuantisedPair:
         """The largest output of each at an input, as far as bounds tell."""
         return _winner(self.a, feeds), _winner(self.b, matched_inputs(self.a, self.b, feeds))
 
-    def parts(self, witness: Parted) -> bool:
-        """Whether both decide in different ways at an input of the box."""
+    def parts(self, witness: Parted | None) -> bool:
+        """Whether both decide as is said, in different ways, at an input of the box."""
+        if witness is None or witness.first == witness.second:
+            return False
+        feeds = dict[str, Any]()
         for name, (low, high) in ranges_of(self.a.model, self.on).items():
-            x = np.asarray(witness.inputs[name], dtype=np.float64)
-            if not ((x >= low) & (x <= high)).all():
+            x = np.array(witness.inputs[name], dtype=np.float64)
+            shape = self.a.model.shapes[name] or ()
+            fits = x.ndim == len(shape) and all(
+                not isinstance(n, int) or n == m for n, m in zip(shape, x.shape, strict=True)
+            )
+            if not fits or not ((x >= low) & (x <= high)).all():
                 return False
-        first, second = self.winners(witness.inputs)
-        return None not in (first, second) and first != second
+            feeds[name] = x
+        return self.winners(feeds) == (witness.first, witness.second)
 
 
 def _inside(gaps: Quantised) -> float:
@@ -340,11 +349,15 @@ class QuantisedDecision(Result):
 
     def check(self) -> bool:
         """Prove the answer again; raises `CertificateRejected`."""
-        if self.status == "undecided":
+        if self.status not in ("proved", "refuted"):
             return super().check()
-        pair = QuantisedPair(self.a, self.b, self.on)
+        with fields.made_by_hand("result"):
+            if type(self.on) is not Box:
+                raise TypeError("another class than Box")
+            pair = QuantisedPair(self.a, self.b, self.on)
+            apart = self.status == "refuted" and pair.parts(self.witness)
         if self.status == "refuted":
-            if self.witness is None or not pair.parts(self.witness):
+            if not apart:
                 raise CertificateRejected("the networks do not decide in different ways there")
             return True
         with fields.made_by_hand("result"):

@@ -214,7 +214,23 @@ def test_factors_that_are_multiplied_together_may_be_too_large_or_flushed():
     assert upper(times(1e30, 1e20), "float32", 0.0, 1e-20) == np.inf
     assert upper(times(300.0, 300.0), "float16", 0.0, 0.1) == np.inf
     assert upper(times(1.1e-30, 1.3e-12), "float32", 0.0, 1e30) > 6.8e-16
-    assert upper(times(3.0, 3.0), "float16", 0.0, 0.1) < 1e-2
+    assert upper(times(3.0, 3.0), "float16", 0.0, 0.1) < 3e-2
+
+
+def test_two_numbers_behind_or_around_a_product_may_be_one():
+    def model(first, second, weight, before=False):
+        b = Builder("n", 1)
+        h = b.each("mul", "x", b.constant("c", [first])) if before else "x"
+        h = b.dense(h, "w", [[weight]])
+        h = h if before else b.each("mul", h, b.constant("c", [first]))
+        return b.model(b.each("mul", h, b.constant("d", [second])))
+
+    for before in (False, True):
+        assert upper(model(1e30, 1e30, 1e-30, before), "float32", 0.0, 1e-30) == np.inf
+        assert upper(model(300.0, 300.0, 1e-3, before), "float16", 0.0, 0.1) == np.inf
+        assert upper(model(0.5, 0.25, 1.0, before), "float32", 0.0, 1.0) < 1e-6
+    tiny = model(1e-22, 1e-22, 1e18)
+    assert upper(tiny, "float32", 0.0, 1e18) > 3.7e-10
 
 
 def test_a_scale_before_a_product_may_be_behind_it():

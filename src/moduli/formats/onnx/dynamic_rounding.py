@@ -9,9 +9,9 @@ to round. Such a model is read, and not written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+FLOAT, DOUBLE = 1, 11  # element types
 PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 
 
@@ -51,8 +51,9 @@ class _Finder:
         self.gone: set[int] = set()
         self.rounded: set[str] = set()
         self.taken = {name for node in graph.node for name in (*node.input, *node.output)}
-        for node in graph.node:
-            if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
+        inner = any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute)
+        for node in () if inner else graph.node:  # what parts of their own read is not followed
+            if any(_is(node, kind) for kind in PRODUCTS):
                 self._product(node)
 
     def nodes(self) -> list[Any]:
@@ -67,12 +68,12 @@ class _Finder:
         return [
             node
             for node in made
-            if node.op_type != "DynamicQuantizeLinear" or needed & set(node.output)
+            if not _is(node, "DynamicQuantizeLinear") or needed & set(node.output)
         ]
 
     def _only_reader(self, name: str, kind: str) -> Any | None:
         found = self.readers.get(name, [])
-        alone = len(found) == 1 and found[0].op_type == kind and name not in self.outputs
+        alone = len(found) == 1 and _is(found[0], kind) and name not in self.outputs
         return found[0] if alone else None
 
     def _product(self, node: Any) -> None:
@@ -81,7 +82,7 @@ class _Finder:
         given = [*node.input, "", ""][:4]
         q, weight, zero, zero_of_weight = given
         source = self.makers.get(q)
-        if source is None or source.op_type != "DynamicQuantizeLinear":
+        if source is None or not _is(source, "DynamicQuantizeLinear"):
             return
         if [q, zero] != [source.output[0], source.output[2]] or weight not in self.stored:
             return
@@ -91,16 +92,19 @@ class _Finder:
             return
         scales = [name for name in last.input if name != cast.output[0]]
         both = self.makers.get(scales[0]) if len(scales) == 1 else None
-        if both is None or both.op_type != "Mul" or source.output[1] not in both.input:
+        if both is None or not _is(both, "Mul") or source.output[1] not in both.input:
+            return
+        if [a.i for a in cast.attribute if a.name == "to"] not in ([FLOAT], [DOUBLE]):
             return
         own = [name for name in both.input if name != source.output[1]]
         if len(own) != 1 or own[0] not in self.stored:
             return
-        sizes = [n for n in self.stored[own[0]].dims if n != 1]
-        axis = len(self.stored[weight].dims) - 1 if node.op_type == "MatMulInteger" else 0
-        if len(sizes) > 1 or (sizes and sizes[0] != self.stored[weight].dims[axis]):
-            return
-        if len(self.stored[own[0]].dims) > 1 or (sizes and not self._same(zero_of_weight, sizes)):
+        shape, scale = self.stored[weight].dims, list(self.stored[own[0]].dims)
+        dense = node.op_type == "MatMulInteger"
+        axis = len(shape) - 1 if dense else 0
+        # one scale, or one for each column of a matrix
+        columns = dense and len(shape) == 2 and scale == [shape[axis]]
+        if not (scale in ([], [1]) or columns) or not self._alike(zero_of_weight, scale):
             return
         x, y = f"{q}:rounded", last.output[0]
         wide = f"{weight}:{y}"
@@ -117,13 +121,15 @@ class _Finder:
         made.append(product)
         self.products[y] = made
         self.gone |= {id(node), id(cast), id(last)}
-        if all(id(reader) in self.gone for reader in self.readers.get(both.output[0], [])):
+        unread = all(id(reader) in self.gone for reader in self.readers.get(both.output[0], []))
+        if unread and both.output[0] not in self.outputs:
             self.gone.add(id(both))
 
-    def _same(self, zero: str, sizes: Sequence[int]) -> bool:
+    def _alike(self, zero: str, scale: list[int]) -> bool:
         """A zero point for each scale, or none."""
-        return (
-            not zero or list(self.stored[zero].dims) == list(sizes)
-            if zero in self.stored
-            else not zero
-        )
+        return not zero or (zero in self.stored and list(self.stored[zero].dims) == scale)
+
+
+def _is(node: Any, kind: str) -> bool:
+    """Whether a node is an operator of ONNX itself."""
+    return bool(node.op_type == kind and node.domain in ("", "ai.onnx"))

@@ -28,6 +28,7 @@ from . import constants as folding
 from .reference import mended
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
+TIE = 2.0**-8  # what of a quotient a division of few bits may lose
 MAX_FOLDED = 2**16  # entries of a constant that is computed from others while reading
 MAX_SIZES = 64  # entries of an integer tensor that is followed entry by entry
 RANDOM = {
@@ -62,6 +63,17 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
 def _rounded_by_its_range(reader: GraphReader, node: Any) -> None:
     op = Slicewise(BY_ITS_RANGE, (), zero=True)
     reader.emit(op, list(node.input), node.output[0], reader.shape(node.input[0]))
+
+
+def _near_a_tie(x: Tensor, scale: Tensor) -> bool:
+    """Whether a quotient is so close to a tie that one that is computed may fall on the other side."""
+    if np.size(scale) > 1:
+        return True
+    steps = np.abs(
+        np.asarray(x, dtype=np.float64) / np.asarray(scale, dtype=np.float64).reshape(())
+    )
+    close = np.abs(steps - np.floor(steps) - 0.5) <= (steps + 1.0) * TIE
+    return bool(close.any())
 
 
 class MadeOfSizes(NamedTuple):
@@ -420,6 +432,8 @@ class GraphReader:
         if result.size > limit or result.dtype.kind not in "fiub":
             return False
         if result.dtype.kind == "f" and not folding.exact(node.op_type, given, result):
+            return False
+        if node.op_type == "QuantizeLinear" and _near_a_tie(*given[:2]):
             return False
         name = node.output[0]
         self.folded[name] = result

@@ -575,8 +575,8 @@ def _unary(at: Differences, name: str, op: Elementwise, size: Bound, gap: Bound)
         return _root(at, name, size, gap)
     rule, steep = law(op.kind, op.numbers), slope(op.kind, op.numbers)
     if op.kind == "relu" or (op.kind == "clip" and rule.between is not None):
-        ends = (0.0, math.inf) if op.kind == "relu" else (op.numbers[0], op.numbers[1])
-        gap = _where_not_flat(at, name, gap, *ends)
+        below, above = (0.0, math.inf) if op.kind == "relu" else op.numbers[:2]
+        gap = _where_not_flat(at, name, gap, below, above)
     made = np.full_like(size, np.inf)
     if math.isfinite(steep):
         # |f(x)| <= |f(0)| + steep |x|

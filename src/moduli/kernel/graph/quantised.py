@@ -82,13 +82,15 @@ class Bare(NamedTuple):
 
     Attributes:
         rounded: stored tensors whose numbers are the nearest floats of products. sources: of stored
-            tensors that were turned or got axes, what they are called in the graph.
+            tensors that were turned or got axes, what they are called in the graph. mixed: values at
+            points that some read as they are, or through other points than others do.
     """
 
     graph: GraphModel
     points: tuple[Point, ...]
     rounded: frozenset[str] = frozenset()
     sources: Mapping[str, str] = MappingProxyType({})
+    mixed: frozenset[str] = frozenset()
 
 
 class _Scale(NamedTuple):
@@ -114,6 +116,23 @@ class _Stripper:
         self.rounded = set[str]()
         self.shapes = dict(graph.shapes)
         self.sources: dict[str, str] = {}
+        self.through: dict[str, tuple[int, ...]] = {}  # which points a name is read through
+        self.ways: dict[str, set[tuple[int, ...]]] = {}  # in which ways a value is read
+        self.made: dict[tuple[str, str], str] = {}
+        self.same: dict[Any, int] = {}  # numbers of points, by all that makes them
+        self.taken = {*graph.shapes, *graph.constants, *graph.makers, *graph.inputs}
+
+    def _read(self, name: str) -> str:
+        """The value that a name stands for, which somebody reads."""
+        value = self.alias.get(name, name)
+        self.ways.setdefault(value, set()).add(self.through.get(name, ()))
+        return value
+
+    def _stand(self, name: str, source: str, point: int | None = None) -> None:
+        """A name stands for the value of another one, behind one point more."""
+        before = self.through.get(source, ())
+        self.alias[name] = self.alias.get(source, source)
+        self.through[name] = before if point is None else (*before, point)
 
     def stripped(self) -> Bare:
         nodes = []
@@ -125,11 +144,11 @@ class _Stripper:
             # integers that are read by whoever computes with them are not what they stand for
             if any(name in self.scales for name in node.inputs) and not self._moves(node):
                 return Bare(self.graph, ())
-            inputs = tuple(self.alias.get(name, name) for name in node.inputs)
+            inputs = tuple(self._read(name) if name else name for name in node.inputs)
             nodes += self._plain(replace(node, inputs=inputs))
         if any(name in self.scales for name in self.graph.outputs):
             return Bare(self.graph, ())
-        outputs = tuple(self.alias.get(name, name) for name in self.graph.outputs)
+        outputs = tuple(map(self._read, self.graph.outputs))
         if len(set(outputs)) < len(outputs) or set(outputs) & set(self.graph.inputs):
             return Bare(self.graph, ())
         shapes = self.shapes
@@ -139,7 +158,8 @@ class _Stripper:
         )
         live = made.live()
         rounded = frozenset(self.rounded & live.constants.keys())
-        return Bare(live, tuple(self.points), rounded, self.sources)
+        mixed = frozenset(value for value, ways in self.ways.items() if len(ways) > 1)
+        return Bare(live, tuple(self.points), rounded, self.sources, mixed)
 
     # One way to write what can be written in several
 
@@ -168,7 +188,7 @@ class _Stripper:
             return [replace(node, op=op, inputs=inputs)]
         along = [1] * len(shape)
         along[op.writes] = -1
-        name = f"{node.output}, without its bias"
+        name = self._fresh(f"{node.output}, without its bias")
         self.shapes[name] = shape
         added = self._stored(
             f"{inputs[2]}, along {op.writes} of {len(shape)}", bias.reshape(along), inputs[2]
@@ -190,7 +210,18 @@ class _Stripper:
         found = self.constants.get(name)
         return self.graph.array(name) if found is None else found
 
+    def _fresh(self, name: str) -> str:
+        """A name that nothing in the graph has."""
+        while name in self.taken:
+            name += "'"
+        self.taken.add(name)
+        return name
+
     def _stored(self, name: str, array: Tensor, source: str) -> str:
+        """A stored tensor under a name of its own, the same for the same."""
+        name = self.made.get((name, source)) or self.made.setdefault(
+            (name, source), self._fresh(name)
+        )
         self.constants[name] = array
         if source in self.rounded:
             self.rounded.add(name)
@@ -219,10 +250,12 @@ class _Stripper:
         if not isinstance(node.op, Slicewise) or node.op.kind != BY_ITS_RANGE:
             return False
         value = self.alias.get(node.inputs[0], node.inputs[0])
+        if self._array(value) is not None:
+            return False
         end = np.full(1, np.inf)
         name = node.name or node.output
         self.points.append(Point(value, 0, np.zeros(1), -end, end, name, dynamic=True))
-        self.alias[node.output] = value
+        self._stand(node.output, node.inputs[0], len(self.points) - 1)
         return True
 
     def _changes_nothing(self, node: Node) -> bool:
@@ -230,7 +263,7 @@ class _Stripper:
         if not same or self.graph.array(node.output) is not None:
             return False
         x = node.inputs[0]
-        self.alias[node.output] = self.alias.get(x, x)
+        self._stand(node.output, x)
         if x in self.scales:
             self.scales[node.output] = self.scales[x]
         return True
@@ -255,12 +288,21 @@ class _Stripper:
         scale, zero = given
         lowest, highest = node.op.numbers
         value = self.alias.get(node.inputs[0], node.inputs[0])
+        if self._array(value) is not None:
+            return False  # of what is stored: it is left as it is
         ends = scale * (lowest - zero), scale * (highest - zero)
         # rounded once, inward; nothing where an end is zero
+        before = self.through.get(node.inputs[0], ())
+        key = (value, before, node.op, scale.tobytes(), zero.tobytes())
+        if key in self.same:  # once more for another reader
+            self._stand(node.output, node.inputs[0], self.same[key])
+            self.scales[node.output] = _Scale(node.op.axis, scale.tobytes(), zero.tobytes())
+            return True
+        self.same[key] = len(self.points)
         low = np.where(ends[0] == 0, 0.0, np.nextafter(ends[0], np.inf))
         high = np.where(ends[1] == 0, 0.0, np.nextafter(ends[1], -np.inf))
         self.points.append(Point(value, node.op.axis, scale, low, high, node.name or node.output))
-        self.alias[node.output] = value
+        self._stand(node.output, node.inputs[0], len(self.points) - 1)
         self.scales[node.output] = _Scale(node.op.axis, scale.tobytes(), zero.tobytes())
         return True
 
@@ -274,7 +316,7 @@ class _Stripper:
         same = (scale.tobytes(), zero.tobytes()) == (held.scale, held.zero)
         if not same or (len(scale) > 1 and held.axis != node.op.axis):
             return False
-        self.alias[node.output] = self.alias.get(node.inputs[0], node.inputs[0])
+        self._stand(node.output, node.inputs[0])
         return True
 
     def _moves(self, node: Node) -> bool:
@@ -340,6 +382,7 @@ class _Cuts:
         self.names = dict(zip(graph.inputs, found.graph.inputs, strict=True))
         self.renamed: dict[str, str] = {}
         self.nodes: list[Node] = []
+        self.read: set[str] = set()  # by nodes that were followed
         self.shapes = dict(found.graph.shapes)
 
     def found(self) -> Bare | None:
@@ -351,6 +394,7 @@ class _Cuts:
             if theirs is not None and theirs.op == node.op and self._values(theirs) == mine:
                 left.pop()
                 self.nodes.append(theirs)
+                self.read.update(theirs.inputs)
                 self.names[node.output] = theirs.output
             elif not self._cut(node):
                 return None
@@ -378,6 +422,9 @@ class _Cuts:
         name = f"{value}, cut off"
         here = [k for k, point in enumerate(self.points) if point.value == value]
         if ends is None or not here or name in self.shapes:
+            return False
+        # all read what is rounded, and nobody was taken for one who reads what is not cut off
+        if value in self.bare.mixed or value in self.read:
             return False
         below, above = ends
         # the first one rounds what is not cut off; what others read is
@@ -417,6 +464,7 @@ class Quantised(Differences):
     ) -> None:  # fmt: skip
         self.near = near or {}
         self.points: dict[str, list[Point]] = {}
+        self.mixed = found.mixed
         for point in found.points:
             self.points.setdefault(point.value, []).append(point)
         self.clipped: dict[str, float] = {}
@@ -452,7 +500,8 @@ class Quantised(Differences):
             half = (0.5 * point.scale).reshape(along if len(point.scale) > 1 else ())
             off = up(half + beyond + point.extra, 2)
             gap = plus(near, np.stack([off, np.zeros_like(off)], axis=-1))
-            gap = at_most(gap, self._apart_at_all(point, size))
+            if name not in self.mixed:
+                gap = at_most(gap, self._apart_at_all(point, size))
         if gap is not None and name in self.near:
             gap = at_most(gap, self.near[name])
         return gap
@@ -569,12 +618,16 @@ def compared(first: GraphModel, second: GraphModel, ranges: Ranges) -> Compared 
     """
     first, second = matched(first, second)
     one, two = bare(first), bare(second)
-    if one.points:
+    if one.points or one.rounded:
         return None
     plain = ordered(one.graph)
     two = with_cuts(plain, two._replace(graph=ordered(two.graph)))
     twin = renamed_like(plain, two.graph)
     if twin is None:
+        return None
+    # every point has to be where a bound of a value is made
+    values = {*two.graph.inputs, *(node.output for node in two.graph.nodes)}
+    if any(p.value not in values or two.graph.array(p.value) is not None for p in two.points):
         return None
     names = dict(zip(plain.inputs, two.graph.inputs, strict=True))
     return Compared(twin, two, {names[name]: ends for name, ends in ranges.items()})
@@ -635,10 +688,24 @@ class Chains(NamedTuple):
         return Measured(np.concatenate(tops), np.concatenate(blames))
 
 
+def _by_units(graph: GraphModel, point: Point, units: int) -> Point:
+    """A point of vectors: a scale for each unit where its axis is that of units, else the widest for
+    all.
+    """
+    shape = graph.shapes.get(point.value) or ()
+    sizes = [n for axis, n in enumerate(shape) if axis not in (0, point.axis)]
+    alone = point.axis != 0 and all(n == 1 for n in sizes)
+    if len(point.scale) == 1 or (alone and len(point.scale) == units):
+        return point
+    ends = point.scale.max(), point.low.max(), point.high.min()
+    scale, low, high = (np.full(1, end) for end in ends)
+    return replace(point, scale=scale, low=low, high=high)
+
+
 def chains_of(pair: Compared) -> Chains | None:
     """As far as both are chains; None where they are none, or round where no layer ends."""
     one, two = start_of(pair.twin), start_of(pair.bare.graph)
-    if one is None or two is None or one.values != two.values:
+    if one is None or two is None or one.values != two.values or pair.bare.rounded:
         return None
     points = pair.bare.points
     if any(point.dynamic for point in points):
@@ -653,11 +720,9 @@ def chains_of(pair: Compared) -> Chains | None:
     groups = list[tuple[Point, ...]]()
     widths = two.network.widths
     for names, units in zip((*two.reads, *two.gives), (*widths[:-1], *widths[1:]), strict=True):
-        here = tuple(point for point in left if point.value in names)
-        if any(len(point.scale) not in (1, units) for point in here):
-            return None
-        groups.append(here)
+        here = [point for point in left if point.value in names]
         left = [point for point in left if point not in here]
+        groups.append(tuple(_by_units(pair.bare.graph, point, units) for point in here))
     if left:
         return None
     layers = len(two.reads)

@@ -62,19 +62,48 @@ MEANS = ("mean", "ReduceMean", "average pool", "adaptive average pool", *SUM)
 NORMALISED = 12  # roundings of a batch norm, however its numbers are put together
 
 
+class Scale(NamedTuple):
+    """Numbers by which all of a value was multiplied: their product, and that of those above 1."""
+
+    total: float = 1.0
+    grown: float = 1.0
+
+    def times(self, number: float) -> Scale:
+        return Scale(self.total * number, self.grown * max(1.0, number))
+
+
 class Sum(NamedTuple):
     """A value as one sum, written out.
 
+    Terms are products of a stored number, a value and numbers that came before or behind; a runtime may
+    multiply any of these first.
+
     Attributes:
-        roundings: that a term passes through. mass: the sum of the sizes of all terms. factor: the
-            largest stored number that terms may be multiplied by. reads: the sum of the sizes of what
-            these are multiplied with.
+        roundings: that a term passes through. mass: the sum of the sizes of all terms. terms: how many.
+            heaviest: the largest stored number. read: the largest value. bare: the sum of the sizes of
+            products of the two. grown: product of those further numbers that are above 1.
     """
 
     roundings: int
     mass: Bound
-    factor: float = 0.0
-    reads: float = 0.0
+    terms: float = 1.0
+    heaviest: float = 1.0
+    read: float = 0.0
+    bare: float = 0.0
+    grown: float = 1.0
+
+    @property
+    def largest(self) -> float:
+        """Of all products of some of the factors of a term, and of sums of these, but for rounding."""
+        return self.grown * max(1.0, self.heaviest, self.read, self.bare)
+
+    @property
+    def flushed(self) -> float:
+        """How often the least normal number may be lost: a product of some factors is, and is multiplied
+        by the others.
+        """
+        terms = self.terms
+        return self.grown * (self.bare + terms * (self.heaviest + self.read + 6.0) + 6.0)
 
 
 class RuntimeErrors(Differences):
@@ -100,7 +129,7 @@ class RuntimeErrors(Differences):
         arithmetic.require_everywhere()
         self.near = near or {}
         self.runtime, self.whole_numbers = runtime, set[str]()
-        self.scaled: dict[str, float] = {}  # by how much a value was multiplied, all of it alike
+        self.scaled: dict[str, Scale] = {}
         self.sums: dict[str, Sum] = {}
         self.fresh: dict[str, float] = {}
         self.stopped: tuple[str, str] | None = None
@@ -221,7 +250,9 @@ class RuntimeErrors(Differences):
         found = self.sums.get(name)
         if found is None:
             size, gap = self.pair(name)
-            found = Sum(0, size if gap is None else plus(size, gap))
+            mass = size if gap is None else plus(size, gap)
+            whole = _constant(overall(mass))
+            found = Sum(0, mass, read=whole, bare=whole)
         return found if rank is None else found._replace(mass=ranked(found.mass, rank))
 
     def growth(self, roundings: int, mass: Array) -> Array:
@@ -283,32 +314,43 @@ def _none(at: RuntimeErrors, node: Node, op: Any, size: Array, gap: Array) -> Ar
 
 
 def _summed(
-    at: RuntimeErrors, node: Node, terms: float, mass: Array, reads: float, heaviest: float
+    at: RuntimeErrors, node: Node, terms: float, mass: Array, read: float, heaviest: float
 ) -> Array:
-    """Of a sum of products of values whose sizes sum to `reads` with numbers of at most `heaviest`.
+    """Of a sum of products of values of at most `read` with numbers of at most `heaviest`.
 
     Where values were multiplied by one number, a runtime may do that behind the sum instead.
     """
-    factors = terms * heaviest
-    if not math.isfinite(terms * (reads + factors)):
+    if not math.isfinite(terms * (read + heaviest)):
         return np.full(mass.shape, np.inf)
-    chain, runtime = at.runtime.chain, at.runtime
-    roundings = int(terms if chain is None else min(terms, chain)) + 2
-    grown = 1.0 + float(runtime.roundings(roundings))
-    at.sums[node.output] = Sum(roundings, _bound(mass), heaviest, reads)
-    lost = runtime.format.least * (reads + factors + 5.0 * terms + 5.0) * grown
-    scale = 1.0
+    chain = at.runtime.chain
+    scale = Scale()
     for name in node.inputs[:2]:
-        scale *= at.scaled.get(name, 1.0)
-    if scale != 1.0:
+        before = at.scaled.get(name, Scale())
+        scale = Scale(scale.total * before.total, scale.grown * before.grown)
+    if scale != Scale():
         at.scaled[node.output] = scale
-        bare = _constant(overall(_bound(mass))) / scale * grown
-        largest = max(bare, heaviest * max(scale, 1.0), reads / scale) * (1 + 2.0**-40)
-        if not largest <= runtime.format.most:
-            at.too_large = True
-            return np.full(mass.shape, np.inf)
-        lost += runtime.format.least * (reads / scale + factors + 5.0 * terms + 5.0) * grown * scale
-    return up(at.growth(roundings, mass) + up(np.float64(lost), 16))
+    roundings = int(terms if chain is None else min(terms, chain)) + 1
+    roundings += 2 if scale != Scale() else 0
+    whole = _constant(overall(_bound(mass)))
+    shrunk = max(1.0, 1.0 / scale.total) * (1 + 2.0**-40)
+    found = Sum(
+        roundings, _bound(mass), terms, heaviest, read * shrunk, whole * shrunk, scale.grown
+    )
+    return _lost(at, node, found, mass)
+
+
+def _lost(at: RuntimeErrors, node: Node, found: Sum, mass: Array, further: float = 0.0) -> Array:
+    """What roundings and flushes of a sum lose; infinite where some product or partial sum may be beyond
+    the format.
+    """
+    grown = 1.0 + float(at.runtime.roundings(found.roundings))
+    largest = found.largest * grown * (1 + 2.0**-40)
+    if not largest <= at.runtime.format.most:
+        at.too_large = math.isfinite(largest)
+        return np.full(mass.shape, np.inf)
+    at.sums[node.output] = found
+    flushed = at.runtime.format.least * (2.0 * found.flushed + 8.0 + further) * grown
+    return up(at.growth(found.roundings, mass) + up(np.float64(flushed), 16))
 
 
 def _linear(at: RuntimeErrors, node: Node, op: Linear, size: Array, gap: Array) -> Array:
@@ -319,7 +361,7 @@ def _linear(at: RuntimeErrors, node: Node, op: Linear, size: Array, gap: Array) 
     read = _constant(overall(plus(*at.whole(node.inputs[0]))))
     heaviest = float(np.abs(np.asarray(weight, dtype=np.float64)).max(initial=0.0))
     # the size that `differences` gives is the sum of the sizes of all terms
-    return _summed(at, node, float(terms), up(size + gap), terms * read, heaviest)
+    return _summed(at, node, float(terms), up(size + gap), read, heaviest)
 
 
 def _contract(at: RuntimeErrors, node: Node, op: Contract, size: Array, gap: Array) -> Array:
@@ -327,7 +369,7 @@ def _contract(at: RuntimeErrors, node: Node, op: Contract, size: Array, gap: Arr
     if not isinstance(terms, int):
         return _nothing_known(at, node, op, size, gap)
     read = sum(_constant(overall(plus(*at.whole(name)))) for name in node.inputs)
-    return _summed(at, node, float(terms), up(size + gap), terms * read, read)
+    return _summed(at, node, float(terms), up(size + gap), read, read)
 
 
 def _elementwise(at: RuntimeErrors, node: Node, op: Elementwise, size: Array, gap: Array) -> Array:
@@ -417,50 +459,58 @@ def _fused(at: RuntimeErrors, node: Node, kind: str, names: list[str], reached: 
         mass = _constant_of(plus(parts[0].mass, parts[1].mass))
         found = Sum(
             sum(part.roundings for part in parts) + 1, _bound(mass),
-            max(part.factor for part in parts), sum(part.reads for part in parts),
+            sum(part.terms for part in parts), max(part.heaviest for part in parts),
+            max(part.read for part in parts), sum(part.bare for part in parts),
+            max(part.grown for part in parts),
         )  # fmt: skip
-        at.sums[node.output] = found
-        return up(at.growth(found.roundings, np.maximum(mass, reached)) + 4.0 * normal)
+        return _lost(at, node, found, np.maximum(mass, reached))
     if kind == "div":
         least = _least_size(at, names[1])
         # a divisor that may be flushed, or whose inverse is beyond the format
         if not least > 2.0 * normal or not 2.0 / least <= runtime.format.most:
             return np.full(reached.shape, np.inf)
-        flushed = normal * (4.0 + 4.0 / least)
+        further = 8.0 / least
         if not stored[1]:
-            return up(at.growth(2, reached) + flushed)
-        inverse = 1.0 / least * (1 + 2.0**-50)
-        if np.size(np.asarray(at.graph.array(names[1]))) == 1:
-            at.scaled[node.output] = at.scaled.get(names[0], 1.0) * inverse
-        mass = product(_constant_of(parts[0].mass), np.full((), inverse))
-        return _multiplied(at, node, parts[0], mass, reached, inverse, flushed, 3)
-    flushed = normal * (4.0 + sizes[0] + sizes[1])
+            return up(at.growth(2, reached) + normal * (4.0 + further))
+        number = 1.0 / least * (1 + 2.0**-50)
+        mass = product(_constant_of(parts[0].mass), np.full((), number))
+        return _multiplied(
+            at, node, names[0], names[1], parts[0], mass, reached, number, 3, further
+        )
+    further = 4.0 + sizes[0] + sizes[1]
     if stored[0] == stored[1]:
-        return up(at.growth(2, reached) + flushed)
-    value, number = (parts[1], sizes[0]) if stored[0] else (parts[0], sizes[1])
+        return up(at.growth(2, reached) + normal * further)
+    value, number = (1, 0) if stored[0] else (0, 1)
     mass = product(*(_constant_of(part.mass) for part in parts))
-    array = np.asarray(at.graph.array(names[0] if stored[0] else names[1]))
-    if array.size == 1 and number > 0:
-        name = names[1] if stored[0] else names[0]
-        at.scaled[node.output] = at.scaled.get(name, 1.0) * number
-    return _multiplied(at, node, value, mass, reached, number, flushed, 2)
+    return _multiplied(
+        at,
+        node,
+        names[value],
+        names[number],
+        parts[value],
+        mass,
+        reached,
+        sizes[number],
+        2,
+        further,
+    )
 
 
 def _multiplied(
-    at: RuntimeErrors, node: Node, value: Sum, mass: Array, reached: Array, number: float,
-    flushed: float, further: int,
+    at: RuntimeErrors, node: Node, name: str, by: str, value: Sum, mass: Array, reached: Array,
+    number: float, roundings: int, further: float,
 ) -> Array:  # fmt: skip
-    """Of a sum times numbers that a runtime may multiply into those that the sum has: these products may
-    be too large, or flushed.
+    """Of a sum times stored numbers of at most `number`, which a runtime may multiply with any other
+    factor first.
     """
-    factor = value.factor * number * (1 + 2.0**-40)
-    if not factor <= at.runtime.format.most:
-        at.too_large = True
-        return np.full(reached.shape, np.inf)
-    found = Sum(value.roundings + further, _bound(mass), factor, value.reads)
-    at.sums[node.output] = found
-    lost = flushed + 4.0 * at.runtime.format.least * value.reads
-    return up(at.growth(found.roundings, np.maximum(mass, reached)) + up(np.float64(lost), 8))
+    if np.size(np.asarray(at.graph.array(by))) == 1 and number > 0:
+        at.scaled[node.output] = at.scaled.get(name, Scale()).times(number)
+    grown = value.grown * max(1.0, number)
+    found = value._replace(
+        roundings=value.roundings + roundings, mass=_bound(mass), grown=grown,
+        heaviest=max(value.heaviest, number), read=max(value.read, _constant(overall(value.mass))),
+    )  # fmt: skip
+    return _lost(at, node, found, np.maximum(mass, reached), further * max(1.0, number))
 
 
 def _per_unit(at: RuntimeErrors, node: Node, op: PerUnit, size: Array, gap: Array) -> Array:
@@ -489,12 +539,16 @@ def _per_unit(at: RuntimeErrors, node: Node, op: PerUnit, size: Array, gap: Arra
         return np.full(reached.shape, np.inf)
     mass = up(product(terms, steep.reshape(place)) + shift.reshape(place))
     biggest = float(terms.max(initial=0.0))
-    flushed = (
-        4.0 * normal * (8.0 + float(np.max(steep + scale + shift + mean, initial=0.0)) + biggest)
-    )
-    flushed += float(np.max(2.0 * normal / square, initial=0.0)) * float(mass.max(initial=0.0))
+    further = 4.0 * (8.0 + float(np.max(steep + scale + shift + mean, initial=0.0)) + biggest)
+    further += float(np.max(2.0 / square, initial=0.0)) * float(mass.max(initial=0.0))
     number = float(steep.max(initial=0.0))
-    return _multiplied(at, node, before, mass, reached, number, flushed, NORMALISED)
+    found = before._replace(
+        roundings=before.roundings + NORMALISED, mass=_bound(mass),
+        terms=before.terms + 2.0, grown=before.grown * max(1.0, number),
+        heaviest=max(before.heaviest, number, float(np.max(mean + shift, initial=0.0))),
+        read=max(before.read, biggest), bare=max(before.bare, biggest),
+    )  # fmt: skip
+    return _lost(at, node, found, np.maximum(mass, reached), further)
 
 
 def _slicewise(at: RuntimeErrors, node: Node, op: Slicewise, size: Array, gap: Array) -> Array:
