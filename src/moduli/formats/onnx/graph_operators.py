@@ -303,7 +303,9 @@ def _quantise(reader: GraphReader, node: Any) -> None:
     shape = reader.shape(x)
     if given.get("block_size") or len(reader.shape(scale)) > 1:
         raise NotUnderstood("it scales blocks")
-    if len(node.input) > 2 and node.input[2] and reader.shape(node.input[2]) != reader.shape(scale):
+    one = ((), (1,))
+    sides = [reader.shape(name) for name in node.input[1:3] if name]
+    if len(set(sides)) > 1 and not all(side in one for side in sides):
         raise NotUnderstood("its scale and its zero point have different shapes")
     axis, rank = int(given.get("axis", 1)), max(1, len(shape))
     if reader.shape(scale) == () or (reader.shape(scale) == (1,) and not -rank <= axis < rank):
