@@ -1,6 +1,7 @@
 """moduli beside other tools, the same inputs in the same run, as Markdown tables.
 
-python benchmarks/rivals/run.py [redundancy] [models] [twins] [distances] [plain]      (all by default; about five minutes)
+python benchmarks/rivals/run.py [redundancy] [models] [twins] [distances] [devices] [plain]
+(all by default; about ten minutes)
 
 Needs the extra `torch`. A tool that is not installed is skipped, loudly. None of them is a
 dependency: pip install torch-pruning torch-simplify onnxslim onnxsim rebasin
@@ -16,7 +17,7 @@ import sys
 import warnings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-QUESTIONS = ("redundancy", "models", "twins", "distances", "plain")
+QUESTIONS = ("redundancy", "models", "twins", "distances", "devices", "plain")
 SHOWN = (
     "moduli",
     "numpy",

@@ -48,7 +48,7 @@ from moduli.kernel.errors import (
     ShapeError,
     UnsupportedModel,
 )
-from moduli.kernel.exact_numbers import ceiling
+from moduli.kernel.exact_numbers import above, ceiling
 from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
@@ -1060,7 +1060,7 @@ class Verdict(Result):
     def _demanded(self) -> list[tuple[str, str]]:
         asked, lines = self.demands, list[str]()
         if asked.max_slack is not None:
-            lines.append(f"slack at most {asked.max_slack!r}: {self.bound:.6g} {self.where}")
+            lines.append(f"slack at most {asked.max_slack!r}: {above(self.bound, 6)} {self.where}")
         if asked.on is not None:
             lines.append("on all inputs" if asked.on == "all" else f"on {asked.on!r}")
         if asked.radius is not None:

@@ -122,6 +122,8 @@ def test_a_graph_with_convolutions():
     assert found.status == "bounded"
     assert found.check()
     assert len(found._largest()) <= 12
+    assert found.upper < 1.001  # a softmax gives shares, whatever comes in
+    assert "within 1.01 of" in found.statement  # not below the bound
 
 
 def test_overflow_is_a_finding():

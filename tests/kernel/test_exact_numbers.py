@@ -11,6 +11,8 @@ import pytest
 from moduli.kernel.activations import Activation
 from moduli.kernel.exact_numbers import (
     ExactArray,
+    above,
+    below,
     class_keys,
     enclose_value,
     exact_sum,
@@ -226,3 +228,16 @@ def test_exact_arrays_never_change_what_they_were_made_of():
     array.put((0,), Fraction(1, 3))
     array.put((1,), Fraction(7))
     assert given.tolist() == [1.0, 2.0]
+
+
+def test_printed_bounds_are_bounds():
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 2**64, 2000, dtype=np.uint64).view(np.float64)
+    near = 1 + rng.standard_normal(500) * 10.0 ** rng.integers(-16, 0, 500)
+    edges = [0.0, 5e-324, 1.7976931348623157e308, 1.00000024, 0.999999, np.inf]
+    for x in (*drawn[np.isfinite(drawn)].tolist(), *near.tolist(), *edges):
+        for digits in (1, 2, 3, 6):
+            assert float(below(x, digits)) <= x <= float(above(x, digits))
+            assert -float(above(-x, digits)) == float(below(x, digits))
+        assert float(above(x, 17)) >= x >= float(below(x, 17))
+    assert (above(0.25, 3), below(0.25, 3), above(1.00000024, 3)) == ("0.25", "0.25", "1.01")

@@ -39,7 +39,7 @@ class Source(ABC):
         notes: what a user should know about the reading. where: its name. integers: inputs that hold
             integers. bypasses: whether readers of a value can be given another one. suffixes: of files
             that it can be written as. formats: of the floats that it computes with, as far as they
-            are known.
+            are known. sums: operators of which nobody says how a runtime adds.
     """
 
     notes: tuple[str, ...]
@@ -47,6 +47,7 @@ class Source(ABC):
     integers: frozenset[str]
     bypasses: bool = True
     formats: frozenset[str] = frozenset()
+    sums: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = (".onnx",)
 
     @abstractmethod

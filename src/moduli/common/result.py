@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from moduli.kernel.errors import MissingExtra, Undecided
-from moduli.kernel.exact_numbers import sum_up
+from moduli.kernel.exact_numbers import above, sum_up
 
 from .files import atomic_write
 
@@ -172,11 +172,11 @@ class AsComputed:
 
     @property
     def statement(self) -> str:
-        return f"as {self.small.dtype} runtimes compute them, at most {self.upper * 1.001:.3g} apart on {self.small.on!r}"
+        return f"as {self.small.dtype} runtimes compute them, at most {above(self.upper, 3)} apart on {self.small.on!r}"
 
     def rows(self) -> list[tuple[str, str]]:
-        parts = f"{self.slack:.2g} + rounding {self.small.upper:.2g} + {self.large.upper:.2g}"
-        return [(f"in {self.small.dtype}", f"at most {self.upper * 1.001:.3g} apart: {parts}")]
+        parts = f"{above(self.slack, 2)} + rounding {above(self.small.upper, 2)} + {above(self.large.upper, 2)}"
+        return [(f"in {self.small.dtype}", f"at most {above(self.upper, 3)} apart: {parts}")]
 
     def data(self) -> dict[str, Any]:
         return {

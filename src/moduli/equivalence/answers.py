@@ -20,7 +20,7 @@ from moduli.kernel.bounds.decision import Decision
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import CertificateRejected, Undecided
-from moduli.kernel.exact_numbers import ceiling
+from moduli.kernel.exact_numbers import above, below, ceiling
 from moduli.kernel.network import Network, rebuilt
 from moduli.kernel.rules import replay
 from moduli.kernel.slack import difference
@@ -279,17 +279,17 @@ class Distance(Result):
     def statement(self) -> str:
         mapped = self.output_map != "identity"
         what = f"the distance before the output {self.output_map}" if mapped else "the distance"
-        found = f"lies in [{self.lower:.6g}, {self.upper:.6g}]"
+        found = f"lies in [{below(self.lower, 6)}, {above(self.upper, 6)}]"
         if self.status == "proved" or self._narrow:
             found = f"is {self.upper:.6g}"
         if mapped and self.behind is not None:
-            found += f", behind it in [{self.behind[0]:.6g}, {self.behind[1]:.6g}]"
+            found += f", behind it in [{below(self.behind[0], 6)}, {above(self.behind[1], 6)}]"
         return f"{what} {found} ({self.on})"
 
     def rows(self) -> list[tuple[str, str]]:
-        between = f"{self.lower:.6g} <= . <= {self.upper:.6g}"
+        between = f"{below(self.lower, 6)} <= . <= {above(self.upper, 6)}"
         if "value" in self.extra:
-            between = f"~ {self.extra['value']:.6g}, between {self.lower:.6g} and {self.upper:.6g}"
+            between = f"~ {self.extra['value']:.6g}, between {below(self.lower, 6)} and {above(self.upper, 6)}"
             if self._narrow:
                 between = f"~ {self.extra['value']:.9g}, to {self.upper - self.lower:.1g}"
         rows = [("distance", between), ("on", self.on), ("status", self.status)]

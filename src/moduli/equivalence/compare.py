@@ -28,7 +28,7 @@ from moduli.kernel.errors import (
     Undecided,
     UnsupportedModel,
 )
-from moduli.kernel.exact_numbers import ExactArray, ceiling
+from moduli.kernel.exact_numbers import ExactArray, above, ceiling
 from moduli.kernel.network import Network
 from moduli.kernel.slack import difference
 
@@ -98,12 +98,12 @@ def equivalent(
             else m.slack(radius).everywhere
         )
         if within <= most:
-            far = f"units matched; certified difference at most {within:.3g}{before(a)}"
+            far = f"units matched; certified difference at most {above(within, 3)}{before(a)}"
             why = far if within else "equal normal forms"
             return Equivalence("proved", a, b, eps, on, m.certificate(a, b), None, why)
         why = "normal forms differ"
         if eps and math.isfinite(within):
-            why = f"units match only up to a certified difference of {within:.3g}{before(a)}"
+            why = f"units match only up to a certified difference of {above(within, 3)}{before(a)}"
         if eps == 0 and matched is None:
             witness = furthest(a, b, inputs(), gaps(a, b, inputs()), eps)
             if witness is not None:
@@ -193,7 +193,7 @@ def _on_box(
     found = enclosed(a, b, box, search._replace(eps=most))
     if found.upper <= most:
         why = (
-            f"certified difference at most {found.upper:.3g}{before(a)}"
+            f"certified difference at most {above(found.upper, 3)}{before(a)}"
             if found.upper
             else "no difference"
         )
@@ -207,7 +207,7 @@ def _on_box(
     if witness is not None:
         why = "an input was found where exact values differ"
         return Equivalence("refuted", a, b, eps, box, None, witness, why)
-    why = f"certified difference at most {found.upper:.3g}{before(a)}"
+    why = f"certified difference at most {above(found.upper, 3)}{before(a)}"
     why += ", when the search was interrupted" if found.interrupted else ""
     return Equivalence("undecided", a, b, eps, box, None, None, why)
 

@@ -21,7 +21,8 @@ from moduli.kernel import fields
 from moduli.kernel.bounds.output_gap import worst
 from moduli.kernel.bounds.runtime_errors import measured, runtime_errors
 from moduli.kernel.box import Box
-from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected, ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected, ShapeError, Undecided
+from moduli.kernel.exact_numbers import above
 from moduli.kernel.graph.chains import Start, box_of_vectors, start_of
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.model import rebuilt as rebuilt_graph
@@ -178,8 +179,7 @@ class Rounding(Result):
 
 
 def _above(x: float) -> str:
-    """Three digits, not below."""
-    return f"{x * 1.001:.3g}" if math.isfinite(x) else "any number"
+    return above(x, 3) if math.isfinite(x) else "any number"
 
 
 def _assumed(runtime: Runtime) -> str:
@@ -293,6 +293,9 @@ def require_format(network: Network | Graph, runtime: Runtime) -> None:
     """Refuse a format where the file of a graph computes in one that has not all of its numbers."""
     if isinstance(network, Network):
         return
+    if network.source.sums:
+        names = ", ".join(sorted(network.source.sums))
+        raise Undecided(f"{network.source.where}: nobody says how a runtime computes {names}")
     mine = runtime.format
     for name in sorted(network.source.formats):
         other = FORMATS.get(name, mine)

@@ -32,6 +32,7 @@ from moduli.kernel.exact_numbers import (
     Constant,
     ExactArray,
     Number,
+    above,
     bounded,
     enclose,
     linear,
@@ -359,7 +360,7 @@ class Path(Result):
             ("from", repr(self.a)),
             ("to", repr(self.b)),
             *steps,
-            ("knots as floats", f"<= {self.slack:.2g} off"),
+            ("knots as floats", f"<= {above(self.slack, 2)} off"),
         ]
 
     def data(self) -> dict[str, Any]:

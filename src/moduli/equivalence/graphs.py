@@ -21,6 +21,7 @@ from moduli.common.result import Result
 from moduli.compression.graph_results import GraphCompression, compress, drawn, ranges_of
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, ShapeError, Undecided, UnsupportedModel
+from moduli.kernel.exact_numbers import below
 from moduli.kernel.graph.certificate import GraphCertificate, after
 from moduli.kernel.graph.differences import apart, of_one_shape, slack_of_outputs
 from moduli.kernel.graph.facts import Known, Ranges
@@ -503,14 +504,18 @@ class GraphDistance(Result):
         if self.bound == NO_SLACK:
             return f"the same outputs {where}"
         upper = f"at most {self.bound}" if self.bound.finite else "without a known bound"
-        return f"outputs differ by at least {self.lower:.6g}, {upper}, {where}; {_seen(self.seen)}"
+        return f"outputs differ by at least {below(self.lower, 6)}, {upper}, {where}; {_seen(self.seen)}"
 
     def asked(self) -> list[tuple[str, str]]:
         return [("first", repr(self.a)), ("second", repr(self.b))]
 
     def facts(self) -> list[tuple[str, str]]:
         upper = str(self.bound) if self.bound.finite else "not known"
-        return [("at least", f"{self.lower:.6g}"), ("at most", upper), ("seen", _seen(self.seen))]
+        return [
+            ("at least", f"{below(self.lower, 6)}"),
+            ("at most", upper),
+            ("seen", _seen(self.seen)),
+        ]
 
     def data(self) -> dict[str, Any]:
         finite = self.bound.finite and not self.bound.growth

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from decimal import Context, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from fractions import Fraction
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -666,6 +666,30 @@ def ceiling(q: Fraction) -> float:
     except OverflowError:
         return math.inf if q > 0 else -sys.float_info.max
     return nearest if Fraction(nearest) >= q else math.nextafter(nearest, math.inf)
+
+
+def above(bound: float, digits: int) -> str:
+    """An upper bound in that many digits, rounded up: what is printed is a bound too.
+
+    >>> above(1.00000024, 3), above(0.25, 3), above(math.inf, 3)
+    ('1.01', '0.25', 'inf')
+    """
+    return _printed(bound, digits, ROUND_CEILING)
+
+
+def below(bound: float, digits: int) -> str:
+    """A lower bound in that many digits, rounded down.
+
+    >>> below(0.99999, 3), below(-2.0001, 3)
+    ('0.999', '-2.01')
+    """
+    return _printed(bound, digits, ROUND_FLOOR)
+
+
+def _printed(bound: float, digits: int, rounding: str) -> str:
+    if not math.isfinite(bound):
+        return f"{bound:g}"
+    return f"{float(Context(prec=digits, rounding=rounding).create_decimal(bound)):.{digits}g}"
 
 
 def sum_up(*parts: float) -> float:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import numpy as np
 
 from . import arithmetic
 from .activations import Activation
-from .exact_numbers import ExactArray, ceiling, enclose, two_sum, up, up_matmul, up_scale
+from .exact_numbers import ExactArray, above, ceiling, enclose, two_sum, up, up_matmul, up_scale
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ENTRIES = 2**18
@@ -54,20 +53,10 @@ class Slack:
 
     def __str__(self) -> str:
         return (
-            _shown(self.constant)
+            above(self.constant, 2)
             if self.growth == 0
-            else f"{_shown(self.constant)} + {_shown(self.growth)} |x|"
+            else f"{above(self.constant, 2)} + {above(self.growth, 2)} |x|"
         )
-
-
-def _shown(bound: float) -> str:
-    """Two digits, rounded up: what is printed is a bound too."""
-    digits = (
-        Context(prec=2, rounding=ROUND_CEILING).create_decimal(bound)
-        if math.isfinite(bound)
-        else bound
-    )
-    return f"{float(digits):.2g}"
 
 
 NO_SLACK = Slack(0.0, 0.0)

@@ -25,6 +25,7 @@ from moduli.kernel.bounds.output_gap import (
     measures,
 )
 from moduli.kernel.box import Box
+from moduli.kernel.exact_numbers import above
 from moduli.kernel.network import Network
 
 from .linear_programs import PRODUCTS
@@ -152,7 +153,7 @@ class BoxSearch:
                 return
             if progress is not None:
                 progress(
-                    self.boxes, budget, f"difference at most {1.001 * top:.4g}, {floor:.3g} seen"
+                    self.boxes, budget, f"difference at most {above(top, 4)}, {floor:.3g} seen"
                 )
             if not self.split(budget - self.boxes, enough / BREATH):
                 break

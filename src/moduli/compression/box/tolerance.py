@@ -28,7 +28,7 @@ from moduli.kernel.bounds.output_gap import Changed, GapBound
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import proved
 from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected
-from moduli.kernel.exact_numbers import ExactArray, two_product
+from moduli.kernel.exact_numbers import ExactArray, above, two_product
 from moduli.kernel.network import Layer, Network
 from moduli.kernel.radius import cover_bound
 
@@ -94,14 +94,14 @@ class Within(Compression):
     @property
     def statement(self) -> str:
         sizes = f"{self.original.units} -> {self.network.units} hidden units"
-        return f"{sizes}; outputs differ by at most {self.error:.3g} on the box"
+        return f"{sizes}; outputs differ by at most {above(self.error, 3)} on the box"
 
     def rows(self) -> list[tuple[str, str]]:
         return [
             ("network", repr(self.original)), ("smaller", repr(self.network)),
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
-            ("difference", f"<= {self.error:.3g} proved on the box (allowed: {self.eps:.3g})"),
+            ("difference", f"<= {above(self.error, 3)} proved on the box (allowed: {self.eps:.3g})"),
             ("boxes bounded", str(self.boxes)),
         ]  # fmt: skip
 

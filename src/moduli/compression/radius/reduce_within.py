@@ -26,7 +26,7 @@ from moduli.compression.exact import reduce
 from moduli.compression.results import Compression, Rank
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
-from moduli.kernel.exact_numbers import Array, ExactArray, up
+from moduli.kernel.exact_numbers import Array, ExactArray, above, up
 from moduli.kernel.move import Move
 from moduli.kernel.network import Network
 from moduli.kernel.radius.compatibility import Effort, Ints, ParameterBall, SignedBox, at_most
@@ -491,7 +491,10 @@ class NearCompression(Compression):
         del table["same function"]
         if self.near.bound is not None:
             table["needed"] = f"{'=' if self.optimal else '>='} {self.lower} within the radius"
-        return [*table.items(), ("original - smaller", f"<= {self.within(1.0):.3g} where |x| <= 1")]
+        return [
+            *table.items(),
+            ("original - smaller", f"<= {above(self.within(1.0), 3)} where |x| <= 1"),
+        ]
 
     def data(self) -> dict[str, Any]:
         near = {

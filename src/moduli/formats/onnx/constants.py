@@ -195,6 +195,37 @@ _FIELDS = {
 }  # fmt: skip
 
 
+NARROW = {21: np.uint8, 22: np.int8}  # integers of four bits, a byte holds two; and what takes one
+
+
+def widened_array(tensor: TensorProto, folder: Path | None) -> Any:
+    """Stored integers of four bits, one byte for each."""
+    from onnx import TensorProto
+
+    where = f"tensor {tensor.name!r}"
+    if any(d < 0 for d in tensor.dims):
+        raise UnsupportedModel(f"{where} has shape {tuple(tensor.dims)}")
+    count = size_of(tensor.dims)
+    size = (count + 1) // 2
+    if tensor.data_location == TensorProto.EXTERNAL:
+        payload = _external(tensor, folder, size, where)
+    elif tensor.HasField("raw_data"):
+        payload = tensor.raw_data
+    else:
+        if not all(0 <= number < 256 for number in tensor.int32_data):
+            raise UnsupportedModel(f"{where} stores numbers that are no bytes")
+        payload = bytes(tensor.int32_data)
+    if len(payload) != size:
+        raise UnsupportedModel(
+            f"{where} declares shape {tuple(tensor.dims)}, which takes {size} bytes, but stores {len(payload)}"
+        )
+    pairs = np.frombuffer(payload, dtype=np.uint8)
+    found = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1)[:count]
+    if NARROW[tensor.data_type] is np.int8:
+        found = ((found ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)
+    return found.reshape(tuple(tensor.dims))
+
+
 def stored_array(tensor: TensorProto, folder: Path | None) -> Any:
     """The stored array; its declared size is compared with its payload before anything is
     allocated.

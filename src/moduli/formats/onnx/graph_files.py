@@ -20,6 +20,7 @@ from . import (  # noqa: F401  handlers register themselves
     dynamic_rounding,
     graph_attention,
     graph_operators,
+    integer_blocks,
     operations,
 )
 from .graph_reader import GraphReader, skeleton, stored_arrays
@@ -32,6 +33,8 @@ Chain = Callable[..., Network]  # of the source, or of a model that was made of 
 INLINE = 2**31 - 2**20  # bytes of a model that protobuf can hold
 EXTERNAL = 1024  # bytes of a tensor from which on it is kept in a file of its own
 
+DYNAMIC = "is quantised while it runs"
+BLOCKS = "has weights of four bits, or a scale for each block"
 OVER_POSITIONS = {
     "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
     "ConvInteger", "QLinearConv",
@@ -52,16 +55,22 @@ class OnnxSource(Source):
     ) -> None:  # fmt: skip
         self.where, self._chain = where, chain
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
+        self.read_only = ""  # why it cannot be written
         self.changed = False  # whether it is no longer what the source says
         self.as_given = None  # what is run to compare, where it is not what is read
         inlined = bool(proto.functions)
         with one_line(where):
-            if proto.functions:
+            blocks = integer_blocks.concerns(proto)
+            if blocks:
                 self.as_given = skeleton(proto)
+                proto, self.sums = integer_blocks.written_out(proto, folder)
+            if proto.functions:
+                self.as_given = self.as_given or skeleton(proto)
                 arrays = stored_arrays(proto, folder)
-                proto = _without_functions(self.as_given)
+                proto = _without_functions(skeleton(proto))
             found, rounded = dynamic_rounding.written_out(proto), frozenset[str]()
-            self.read_only = found is not None
+            if blocks or found is not None:
+                self.read_only = BLOCKS if blocks else DYNAMIC
             if found is not None:
                 arrays = arrays or stored_arrays(proto, folder)
                 self.as_given = self.as_given or skeleton(proto)
@@ -75,7 +84,7 @@ class OnnxSource(Source):
         if inlined:
             notes.append("local functions are written out where they are used")
         if self.read_only:
-            notes.append("it is quantised while it runs: read, and not written")
+            notes.append(f"it {self.read_only}: read, and not written")
         self.notes = (*notes, *opaque)
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
@@ -91,7 +100,7 @@ class OnnxSource(Source):
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         if self.read_only:
-            raise NotWritable(f"{self.where} is quantised while it runs, and not written", ())
+            raise NotWritable(f"{self.where} {self.read_only}, and not written", ())
         try:
             surgeon = Surgeon(self.reading, self.model, wanted, renamed)
             proto = surgeon.model()
@@ -116,10 +125,10 @@ class OnnxSource(Source):
         """Write the model; tensors go to OUT.data where the model read had such a file.
 
         Raises:
-            UnsupportedModel: it is quantised while it runs.
+            UnsupportedModel: it is quantised while it runs, or has weights in blocks.
         """
         if self.read_only:
-            raise UnsupportedModel(f"{self.where} is quantised while it runs: copy the file")
+            raise UnsupportedModel(f"{self.where} {self.read_only}: copy the file")
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         size = sum(self.reading.stored[tensor.name].nbytes for tensor in proto.graph.initializer)

@@ -20,7 +20,7 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.network import Ends, Network
 from moduli.kernel.slack import Slack
 
-from . import activation_nodes, operations  # noqa: F401  they fill the registry
+from . import activation_nodes, integer_blocks, operations  # noqa: F401  they fill the registry
 from .nodes import Reader
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -43,6 +43,8 @@ def read_onnx(
             ) from None
         if not model.HasField("graph") or not model.graph.output:
             raise UnsupportedModel(f"{where}: holds no ONNX graph with outputs")
+        if integer_blocks.concerns(model):
+            model = integer_blocks.written_out(model, folder).proto
         reader = Reader(model, folder)
         return replace(reader.network(output, input_shape), ends=_ends(model, output))
 

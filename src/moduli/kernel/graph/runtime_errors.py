@@ -200,6 +200,8 @@ class RuntimeErrors(Differences):
         fresh = rule(self, node, node.op, _constant_of(size), _constant_of(moved))
         self.fresh[node.output] = float(np.max(fresh, initial=0.0))
         total = plus(moved, _bound(fresh))
+        if isinstance(node.op, Slicewise) and node.op.kind in SOFTMAX:
+            total = at_most(total, _share(self.runtime))
         if not all(math.isfinite(self.gap(name)) for name in node.inputs if name):
             total = NOTHING  # it may be no number at all, which no range holds
         if math.isfinite(self.near.get(node.output, math.inf)):
@@ -584,6 +586,13 @@ def _count(at: RuntimeErrors, node: Node, op: Slicewise) -> float:
     return count
 
 
+def _share(runtime: Runtime) -> float:
+    """What a softmax gives is from 0 to this, exact or not: powers are not negative, sums not below
+    their largest term, and a quotient, or product with an inverse, is rounded.
+    """
+    return 1.0 + float(runtime.roundings(4.0)) + runtime.flushed
+
+
 def _softmax(runtime: Runtime, kind: str, count: float, read: float) -> float:
     """Of p_i = e_i / s with e_i = exp(x_i - max) and s = sum of e_j >= 1.
 
@@ -598,7 +607,7 @@ def _softmax(runtime: Runtime, kind: str, count: float, read: float) -> float:
     d = math.expm1(min(2.0 * unit * read, 700.0)) + function
     g = float(runtime.roundings(count + 2.0)) + runtime.flushed
     if not (count * d + g <= 0.5 and 2.0 * count <= runtime.format.most):
-        return 1.0 if kind in SOFTMAX else math.inf  # as powers are not negative
+        return _share(runtime) if kind in SOFTMAX else math.inf
     off = 2.0 * (d + count * d + g)
     if kind in LOG_SOFTMAX:
         further = float(runtime.function("log", np.asarray(most), np.asarray(most)))

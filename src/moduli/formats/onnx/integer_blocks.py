@@ -1,0 +1,234 @@
+"""Weights of four bits, and scales of blocks, written out with operators that are read anyway.
+
+    W = DequantizeLinear(q, s, z, axis, block_size):  W = (q - z) s, one s for so many neighbours
+    y = MatMulNBits(x, q, s, z, bias):                y = x W^T + bias, blocks along the rows of W
+
+Neighbours become rows: q as [blocks, block_size], one s and z for each row, then a Reshape, and a
+Transpose where blocks went along another axis than the last. All are constants; what the file says is
+what is read, over the reals. Such a model is read, and not written.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moduli.kernel.errors import UnsupportedModel
+
+from .constants import NARROW, stored_array, widened_array
+
+Tensor = np.ndarray[Any, np.dtype[Any]]
+FLOAT = 1  # element type
+CONTRIBUTED = "com.microsoft"
+EXACT = (0, 1)  # levels of accuracy of MatMulNBits at which its input is not rounded to integers
+
+
+class WrittenOut(NamedTuple):
+    """A model with whole scales, and the operators of which nobody says how a runtime adds."""
+
+    proto: Any
+    sums: frozenset[str]
+
+
+def concerns(proto: Any) -> bool:
+    """Whether a model has such weights, without a look at their numbers."""
+    return any(tensor.data_type in NARROW for tensor in proto.graph.initializer) or any(
+        _is_block(node) or _is_product(node) for node in proto.graph.node
+    )
+
+
+def written_out(proto: Any, folder: Path | None) -> WrittenOut:
+    """The model with whole scales; nodes that are not understood stay.
+
+    Args:
+        folder: where its external data lies.
+
+    Raises:
+        UnsupportedModel: integers of four bits are read by what might make others of that type.
+    """
+    made = type(proto)()
+    made.CopyFrom(proto)
+    work = _Work(made, folder)
+    nodes = list[Any]()
+    for node in made.graph.node:
+        nodes += work.block(node) or work.product(node) or [node]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return WrittenOut(made, frozenset(work.sums))
+
+
+def _is_block(node: Any) -> bool:
+    return _is_own(node, "DequantizeLinear") and bool(_number(node, "block_size", 0))
+
+
+def _is_own(node: Any, kind: str) -> bool:
+    """Whether a node is an operator of ONNX itself."""
+    return bool(node.op_type == kind and node.domain in ("", "ai.onnx"))
+
+
+def _is_product(node: Any) -> bool:
+    return bool(node.op_type == "MatMulNBits" and node.domain == CONTRIBUTED)
+
+
+def _number(node: Any, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+class _Work:
+    def __init__(self, proto: Any, folder: Path | None) -> None:
+        self.graph, self.folder, self.sums = proto.graph, folder, set[str]()
+        nodes = self.graph.node
+        self.stored = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.taken = {n for node in nodes for n in (*node.input, *node.output)}
+        self.taken |= {value.name for value in (*self.graph.input, *self.graph.output)}
+        self.taken |= set(self.stored)
+        # an initialiser that is an input too can be another one at run time
+        self.fixed = set(self.stored) - {value.name for value in self.graph.input}
+        self.nested = any(a.HasField("g") or a.graphs for node in nodes for a in node.attribute)
+        narrow = {t.name for t in self.graph.initializer if t.data_type in NARROW}
+        if narrow:
+            self._refuse(narrow)
+        for name in sorted(narrow):
+            self._put(self.stored[name], widened_array(self.stored[name], folder))
+
+    def _refuse(self, narrow: set[str]) -> None:
+        """Integers that are stored in four bits and do not become floats at once."""
+        read = (
+            (name, node)
+            for node in self.graph.node
+            for i, name in enumerate(node.input)
+            if name in narrow
+            and not (_is_own(node, "DequantizeLinear") and i != 1 and node.input[0] in narrow)
+        )
+        name, node = next(read, ("", None))
+        ends = narrow & {v.name for v in (*self.graph.input, *self.graph.output)}
+        if node is not None or self.nested or ends:
+            name = name or min(ends or narrow)
+            reader = "" if node is None else f", read by {node.op_type},"
+            raise UnsupportedModel(
+                f"tensor {name!r}{reader} has integers of four bits; they are understood where DequantizeLinear "
+                "reads them and their zero points, in graphs without parts of their own"
+            )
+
+    def _put(self, tensor: Any, array: Tensor) -> None:
+        from onnx import helper
+
+        name = tensor.name
+        tensor.Clear()
+        tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor.dims.extend(array.shape)
+        tensor.raw_data = np.ascontiguousarray(array).tobytes()
+        self.stored[name] = tensor
+
+    def _array(self, name: str) -> Tensor:
+        array: Tensor = stored_array(self.stored[name], self.folder)
+        return array
+
+    def block(self, node: Any) -> list[Any] | None:
+        """DequantizeLinear of blocks."""
+        if not _is_block(node) or _number(node, "output_dtype", 0) not in (0, FLOAT):
+            return None
+        names = [name for name in node.input if name]
+        if not self._known(names) or self.stored[names[1]].data_type != FLOAT:
+            return None
+        q, scale, *zero = map(self._array, names)
+        size, axis = _number(node, "block_size", 0), _number(node, "axis", 1)
+        if q.dtype not in (np.int8, np.uint8) or not -q.ndim <= axis < q.ndim or size < 1:
+            return None
+        last = q.ndim - 1
+        order = [i for i in range(q.ndim) if i != axis % q.ndim] + [axis % q.ndim]
+        wanted = list(q.shape)
+        wanted[axis] //= size
+        if q.shape[axis] % size or any(list(part.shape) != wanted for part in (scale, *zero)):
+            return None
+        if any(part.dtype != q.dtype for part in zero):
+            return None
+        rows = np.transpose(q, order)
+        whole, output = rows.shape, node.output[0]
+        further = [np.transpose(part, order).reshape(-1) for part in (scale, *zero)]
+        shaped = output if order[-1] == last else self._fresh(f"{output}:turned")
+        found = self._whole(output, rows.reshape(-1, size), further, whole, shaped)
+        if order[-1] != last:
+            found.append(_node("Transpose", [shaped], output, perm=np.argsort(order).tolist()))
+        return found
+
+    def product(self, node: Any) -> list[Any] | None:
+        """MatMulNBits."""
+        if not _is_product(node) or _number(node, "accuracy_level", 0) not in EXACT:
+            return None
+        x, packed, scales, zero, order, bias = [*node.input, *[""] * 6][:6]
+        stored = [name for name in (packed, scales, zero, bias) if name]
+        bits, size = _number(node, "bits", 4), _number(node, "block_size", 0)
+        inside, outside = _number(node, "K", 0), _number(node, "N", 0)
+        if order or not x or bits != 4 or size < 16 or inside < 1 or outside < 1:
+            return None
+        if not self._known(stored) or self.stored[scales].data_type != FLOAT or inside % size:
+            return None
+        blocks = inside // size
+        q, s = self._array(packed), self._array(scales)
+        if q.dtype != np.uint8 or q.size != outside * blocks * size // 2:
+            return None
+        if q.shape != (outside, blocks, size // 2) or s.size != outside * blocks:
+            return None
+        rows = _unpacked(q.reshape(outside * blocks, -1))
+        if zero:
+            z = self._array(zero)
+            if z.dtype != np.uint8 or z.size != outside * math.ceil(blocks / 2):
+                return None
+            points = _unpacked(z.reshape(outside, -1))[:, :blocks].reshape(-1)
+        else:
+            points = np.full(outside * blocks, 8, dtype=np.uint8)
+        y = node.output[0]
+        weight, turned = self._fresh(f"{y}:weight"), self._fresh(f"{y}:turned")
+        summed = self._fresh(f"{y}:sum") if bias else y
+        found = self._whole(weight, rows, [s.reshape(-1), points], (outside, inside), weight)
+        found.append(_node("Transpose", [weight], turned, perm=[1, 0]))
+        found.append(_node("MatMul", [x, turned], summed))
+        if bias:
+            found.append(_node("Add", [summed, bias], y))
+        self.sums.add(node.op_type)
+        return found
+
+    def _known(self, names: list[str]) -> bool:
+        return not self.nested and all(name in self.fixed for name in names)
+
+    def _fresh(self, name: str) -> str:
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def _whole(
+        self, name: str, rows: Tensor, further: list[Tensor], shape: tuple[int, ...], output: str
+    ) -> list[Any]:
+        """Rows with a scale each, as a tensor of that shape."""
+        inputs = [
+            self._stored(f"{name}:{what}", part)
+            for what, part in zip(("rows", "scales", "zeros"), (rows, *further), strict=False)
+        ]
+        sizes = self._stored(f"{name}:shape", np.array(shape, dtype=np.int64))
+        made = self._fresh(f"{name}:blocks")
+        return [
+            _node("DequantizeLinear", inputs, made, axis=0),
+            _node("Reshape", [made, sizes], output),
+        ]
+
+    def _stored(self, name: str, array: Tensor) -> str:
+        tensor = self.graph.initializer.add()
+        tensor.name = self._fresh(name)
+        self._put(tensor, array)
+        return str(tensor.name)
+
+
+def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+    from onnx import helper
+
+    return helper.make_node(kind, inputs, [output], output, **attributes)
+
+
+def _unpacked(rows: Tensor) -> Tensor:
+    """Bytes as pairs of entries along the last axis, the lower bits first."""
+    return np.stack([rows & 15, rows >> 4], axis=-1).reshape(len(rows), -1)
