@@ -85,7 +85,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name in sys.argv[2:] or MODELS:
         path = SHARED / name
-        given = onnx.load(path).graph.input[0]
+        graph = onnx.load(path).graph
+        stored = {tensor.name for tensor in graph.initializer}
+        given = next(value for value in graph.input if value.name not in stored)
         shape = tuple(d.dim_value for d in given.type.tensor_type.shape.dim[1:])
         plain = load_as_written(path)
         for said, (low, high) in boxes_of(name, shape).items():

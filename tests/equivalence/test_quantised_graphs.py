@@ -86,6 +86,22 @@ def test_a_broken_scale_is_found(broken):
     assert found.check()
 
 
+def test_nothing_is_off_by_more_than_it_is():
+    weights = layers(2)
+    a = load_as_written(dense(*weights))
+    uppers, alone = [], []
+    for most in (4e4, 4e6):  # steps far above all values, which become zero
+        b = load_as_written(dense(*weights, RANGES | {"h1": (0, most)}, relu=True))
+        found = mo.distance(a, b, on=BOX, budget=20)
+        seen = apart(a, b, inputs(400, (3,)))
+        assert 0 < seen <= found.upper < 20 * seen
+        assert found.check()
+        uppers.append(found.upper)
+        alone.append(max(row.alone for row in found.by_layer))
+    assert uppers[1] == pytest.approx(uppers[0])
+    assert alone[1] == pytest.approx(alone[0])
+
+
 def test_a_broken_weight_is_found():
     weights, biases = layers(3)
     a = load_as_written(dense(weights, biases))

@@ -123,7 +123,7 @@ class RealEnds(Source):
         self.model, self.where = graph.model, graph.source.where
         self.notes = ("integers at its ends stand for real numbers", *graph.source.notes)
         self.integers = graph.source.integers - set(inputs)
-        self.formats = graph.source.formats
+        self.formats, self.sums = graph.source.formats, graph.source.sums
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         inside = dict(feeds)

@@ -13,6 +13,7 @@ from moduli.common.files import atomic_write, one_line
 from moduli.common.graph import Graph, NotWritable, Source
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.graph.operators import PerUnit
 from moduli.kernel.network import Network
 
 from . import (  # noqa: F401  handlers register themselves
@@ -33,6 +34,10 @@ Chain = Callable[..., Network]  # of the source, or of a model that was made of 
 INLINE = 2**31 - 2**20  # bytes of a model that protobuf can hold
 EXTERNAL = 1024  # bytes of a tensor from which on it is kept in a file of its own
 
+INTEGER_WEIGHTS = (
+    "products with weights stored as integers (onnxruntime may round the other factor to 8 bits, "
+    "see session.qdq_matmulnbits_accuracy_level)"
+)
 DYNAMIC = "is quantised while it runs"
 BLOCKS = "has weights of four bits, or a scale for each block"
 OVER_POSITIONS = {
@@ -77,6 +82,8 @@ class OnnxSource(Source):
                 proto, rounded = found
             self.reading = GraphReader(proto, folder, arrays, rounded)
             self.model = self.reading.read()
+        if self._has_integer_weights():
+            self.sums |= {INTEGER_WEIGHTS}
         self.proto = self.reading.proto = skeleton(proto)
         self.reading.graph = self.proto.graph
         opaque = [f"opaque: {text}" for text in self.reading.opaque.values()]
@@ -85,10 +92,29 @@ class OnnxSource(Source):
             notes.append("local functions are written out where they are used")
         if self.read_only:
             notes.append(f"it {self.read_only}: read, and not written")
+        if INTEGER_WEIGHTS in self.sums and not self._rounds_values():
+            notes.append(
+                "weights stored as integers are taken as the numbers that they stand for; a runtime may round "
+                "what they are multiplied with to 8 bits"
+            )
         self.notes = (*notes, *opaque)
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
         self.formats = self.reading.computed_formats()
+
+    def _has_integer_weights(self) -> bool:
+        return any(
+            isinstance(node.op, PerUnit)
+            and node.op.kind == "dequantise"
+            and np.ndim(self.model.constants.get(node.inputs[0], 0)) > 1
+            for node in self.model.nodes
+        )
+
+    def _rounds_values(self) -> bool:
+        return any(
+            isinstance(node.op, PerUnit) and node.op.kind.startswith("quantise")
+            for node in self.model.nodes
+        )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self.as_given is not None:

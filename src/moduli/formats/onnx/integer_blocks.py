@@ -22,7 +22,8 @@ from .constants import NARROW, stored_array, widened_array
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 FLOAT = 1  # element type
-CONTRIBUTED = "com.microsoft"
+MOST = 2**16  # neighbours that share a scale: evaluators spread scales before they compare sizes
+CONTRIBUTED, PRODUCT = "com.microsoft", "MatMulNBits"
 EXACT = (0, 1)  # levels of accuracy of MatMulNBits at which its input is not rounded to integers
 
 
@@ -34,7 +35,19 @@ class WrittenOut(NamedTuple):
 
 
 def concerns(proto: Any) -> bool:
-    """Whether a model has such weights, without a look at their numbers."""
+    """Whether a model has such weights, without a look at their numbers.
+
+    Raises:
+        UnsupportedModel: its blocks are too large; it defines what runtimes have of their own.
+    """
+    for node in proto.graph.node:
+        size = _number(node, "block_size", 0)
+        if not 0 <= size <= MOST:
+            raise UnsupportedModel(
+                f"{node.op_type} has blocks of {size}; between 1 and {MOST} are understood"
+            )
+    if any((f.domain, f.name) == (CONTRIBUTED, PRODUCT) for f in proto.functions):
+        raise UnsupportedModel(f"a function {PRODUCT} of its own, which runtimes do not call")
     return any(tensor.data_type in NARROW for tensor in proto.graph.initializer) or any(
         _is_block(node) or _is_product(node) for node in proto.graph.node
     )
@@ -70,7 +83,7 @@ def _is_own(node: Any, kind: str) -> bool:
 
 
 def _is_product(node: Any) -> bool:
-    return bool(node.op_type == "MatMulNBits" and node.domain == CONTRIBUTED)
+    return bool(node.op_type == PRODUCT and node.domain == CONTRIBUTED)
 
 
 def _number(node: Any, name: str, default: int) -> int:
@@ -84,7 +97,7 @@ class _Work:
         self.stored = {tensor.name: tensor for tensor in self.graph.initializer}
         self.taken = {n for node in nodes for n in (*node.input, *node.output)}
         self.taken |= {value.name for value in (*self.graph.input, *self.graph.output)}
-        self.taken |= set(self.stored)
+        self.taken |= {*self.stored, *(s.values.name for s in self.graph.sparse_initializer)}
         # an initialiser that is an input too can be another one at run time
         self.fixed = set(self.stored) - {value.name for value in self.graph.input}
         self.nested = any(a.HasField("g") or a.graphs for node in nodes for a in node.attribute)
@@ -132,11 +145,13 @@ class _Work:
         if not _is_block(node) or _number(node, "output_dtype", 0) not in (0, FLOAT):
             return None
         names = [name for name in node.input if name]
+        if len(names) != len(node.input) or len(names) > 3:
+            return None
         if not self._known(names) or self.stored[names[1]].data_type != FLOAT:
             return None
         q, scale, *zero = map(self._array, names)
         size, axis = _number(node, "block_size", 0), _number(node, "axis", 1)
-        if q.dtype not in (np.int8, np.uint8) or not -q.ndim <= axis < q.ndim or size < 1:
+        if q.dtype not in (np.int8, np.uint8) or not -q.ndim <= axis < q.ndim or not q.size:
             return None
         last = q.ndim - 1
         order = [i for i in range(q.ndim) if i != axis % q.ndim] + [axis % q.ndim]
@@ -163,7 +178,7 @@ class _Work:
         stored = [name for name in (packed, scales, zero, bias) if name]
         bits, size = _number(node, "bits", 4), _number(node, "block_size", 0)
         inside, outside = _number(node, "K", 0), _number(node, "N", 0)
-        if order or not x or bits != 4 or size < 16 or inside < 1 or outside < 1:
+        if order or not x or bits != 4 or size < 16 or size & size - 1 or inside < 1 or outside < 1:
             return None
         if not self._known(stored) or self.stored[scales].data_type != FLOAT or inside % size:
             return None
@@ -171,12 +186,12 @@ class _Work:
         q, s = self._array(packed), self._array(scales)
         if q.dtype != np.uint8 or q.size != outside * blocks * size // 2:
             return None
-        if q.shape != (outside, blocks, size // 2) or s.size != outside * blocks:
+        if q.shape != (outside, blocks, size // 2) or not _either(s, outside, blocks):
             return None
         rows = _unpacked(q.reshape(outside * blocks, -1))
         if zero:
             z = self._array(zero)
-            if z.dtype != np.uint8 or z.size != outside * math.ceil(blocks / 2):
+            if z.dtype != np.uint8 or not _either(z, outside, math.ceil(blocks / 2)):
                 return None
             points = _unpacked(z.reshape(outside, -1))[:, :blocks].reshape(-1)
         else:
@@ -227,6 +242,11 @@ def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
     from onnx import helper
 
     return helper.make_node(kind, inputs, [output], output, **attributes)
+
+
+def _either(array: Tensor, rows: int, columns: int) -> bool:
+    """Whether an array is a matrix of that shape, or its rows one after another."""
+    return array.shape in ((rows * columns,), (rows, columns))
 
 
 def _unpacked(rows: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class TfliteSource(Source):
         self.onnx = OnnxSource(proto, None, where, self._as_chain, self.translation.arrays)
         self.model: GraphModel = self.onnx.model
         self.integers, self.formats = self.onnx.integers, self.onnx.formats
+        self.sums = self.onnx.sums
         _compare_shapes(self.translation, self.onnx.reading.shapes, where)
         self.notes = (*self._own_notes(), *self.onnx.notes)
 

@@ -5,9 +5,10 @@ A quantised graph stores integers and scales, and rounds values on the way:
     q(x) = scale (clip(round(x / scale) + zero, lowest, highest) - zero),
 
 which is at most scale / 2 from x where x lies between low = scale (lowest - zero) and high = scale
-(highest - zero), and otherwise off by what x is beyond these ends as well. So it is a *bare* graph,
-without these nodes, whose stored numbers are the products of integers and scales, and which is off by
-that much at some values, its *points*. Where the bare graph has the operators and the wiring of the
+(highest - zero), and otherwise off by what x is beyond these ends as well; and never more than |x|
+from x, as zero is such a number, too. So it is a *bare* graph, without these nodes, whose stored
+numbers are the products of integers and scales, and which is off by that much at some values, its
+*points*. Where the bare graph has the operators and the wiring of the
 other one, both are compared as `differences` does, and each point adds what it rounds.
 
 Between rounding and scaling back, integers may be moved, and the largest be taken: as x -> scale (x -
@@ -76,6 +77,11 @@ class Point:
     extra: float = 0.0
     dynamic: bool = False
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether zero is one of the numbers that are rounded to: no x is off by more than |x| then."""
+        return bool(self.extra == 0 and (self.low <= 0).all() and (self.high >= 0).all())
+
 
 class Bare(NamedTuple):
     """A graph without the nodes that quantise, and where it is off.
@@ -91,6 +97,11 @@ class Bare(NamedTuple):
     rounded: frozenset[str] = frozenset()
     sources: Mapping[str, str] = MappingProxyType({})
     mixed: frozenset[str] = frozenset()
+
+
+def _constant(bound: Bound) -> Array:
+    """Without what grows with the inputs, infinite where something does."""
+    return np.where(bound[..., 1] > 0, np.inf, bound[..., 0])
 
 
 class _Scale(NamedTuple):
@@ -499,6 +510,8 @@ class Quantised(Differences):
                 along[point.axis] = -1
             half = (0.5 * point.scale).reshape(along if len(point.scale) > 1 else ())
             off = up(half + beyond + point.extra, 2)
+            if point.keeps_zero and rank is not None:
+                off = np.minimum(off, _constant(ranked(plus(size, near), rank)))
             gap = plus(near, np.stack([off, np.zeros_like(off)], axis=-1))
             if name not in self.mixed:
                 gap = at_most(gap, self._apart_at_all(point, size))
@@ -540,7 +553,7 @@ class Quantised(Differences):
         if rank is None or shape is None:
             return np.full((), np.inf)
         gap = ranked(gap, rank)
-        off = np.where(gap[..., 1] > 0, np.inf, gap[..., 0])
+        off = _constant(gap)
         best = np.full((), np.inf)
         for axis, n in enumerate(shape):
             facts = self.known.found.get((point.value, axis)) if isinstance(n, int) and n else None
@@ -657,7 +670,10 @@ def _off(points: tuple[Point, ...], low: Array, high: Array) -> Array:
     for point in points:
         above = up(np.maximum(high + total - point.high, 0.0), 2)
         below = up(np.maximum(point.low - low + total, 0.0), 2)
-        total = up(total + 0.5 * point.scale + np.maximum(above, below) + point.extra, 4)
+        off = 0.5 * point.scale + np.maximum(above, below) + point.extra
+        if point.keeps_zero:
+            off = np.minimum(off, np.maximum(np.abs(low), np.abs(high)) + total)
+        total = up(total + off, 4)
     return np.where(np.isnan(total), np.inf, total)
 
 
