@@ -529,20 +529,30 @@ class Quantised(Differences):
         if growth > 0:
             return math.inf
         off, _ = overall(gap)
-        low, high = -reach, reach
-        for axis, n in enumerate(self.graph.shapes.get(point.value) or ()):
-            facts = self.known.found.get((point.value, axis)) if isinstance(n, int) and n else None
-            if facts is not None:
-                low = max(low, float(np.nextafter(facts.low.min() - off, -np.inf)))
-                high = min(high, float(np.nextafter(facts.high.max() + off, np.inf)))
+        low, high = self._range(point)
+        low = max(-reach, float(np.nextafter(low - off, -np.inf)))
+        high = min(reach, float(np.nextafter(high + off, np.inf)))
         span = up(np.float64((max(high, 0.0) - min(low, 0.0)) / STEPS), 4)
         return float(span)
 
     def _apart_at_all(self, point: Point, size: Bound) -> float:
-        """A rounded value lies between both ends, and the other is no larger than it is."""
+        """A rounded value lies between both ends, and the other in its own range."""
         constant, growth = overall(size)
-        ends = max(float(np.abs(point.low).max()), float(np.abs(point.high).max()))
-        return math.inf if growth > 0 else float(up(np.float64(constant + ends)))
+        if growth > 0:
+            return math.inf
+        low, high = self._range(point)
+        low, high = max(low, -constant), min(high, constant)
+        most = max(float(point.high.max()) - low, high - float(point.low.min()), 0.0)
+        return float(up(np.float64(most)))
+
+    def _range(self, point: Point) -> tuple[float, float]:
+        """All that is known of the values of the other graph there."""
+        low, high = -math.inf, math.inf
+        for axis, n in enumerate(self.graph.shapes.get(point.value) or ()):
+            facts = self.known.found.get((point.value, axis)) if isinstance(n, int) and n else None
+            if facts is not None:
+                low, high = max(low, float(facts.low.min())), min(high, float(facts.high.max()))
+        return low, high
 
     def _beyond(self, point: Point, size: Bound, gap: Bound) -> Array:
         """How far a value of the quantised graph may be beyond the ends of its integers; along the axis
