@@ -225,7 +225,10 @@ def _without_functions(proto: Any) -> Any:
 
 def _understood_as_chain(proto: Any) -> bool:
     """Whether each operator may be one that the reader of chains knows, and none is over positions."""
-    kinds = {node.op_type for node in proto.graph.node}
+    kinds = {
+        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        for node in proto.graph.node
+    }
     return kinds <= OPS.keys() | constants.EVALUATED and kinds.isdisjoint(OVER_POSITIONS)
 
 
