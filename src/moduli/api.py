@@ -841,7 +841,9 @@ def rounding(
     True
     """
     if not isinstance(on, Box):
-        raise ArgumentError(Asked("on", on), ": a Box is needed, sizes of numbers decide")
+        raise ArgumentError(
+            Asked("on", on), ": sizes of numbers decide, give ", ON_BOX, " for the inputs"
+        )
     if order != "any" and type(order) is not int:
         raise ArgumentError(
             Asked("order", order), ": 'any', or how many sums a term may pass through"

@@ -187,7 +187,7 @@ def test_what_a_runtime_rounds(tmp_path):
     assert half[0] == 0
     assert "may exceed the largest number of float16" in half[1]
     for wrong, says in (
-        (("rounding", "a.onnx"), "a Box is needed"),
+        (("rounding", "a.onnx"), "sizes of numbers decide"),
         (("rounding", "a.onnx", *box, "--dtype", "int8"), "--dtype int8"),
         (("rounding", "a.onnx", *box, "--order", "some"), "--order some"),
         (("rounding", "a.onnx", *box, "--ulps=-1"), "--ulps"),

@@ -307,8 +307,13 @@ def axes_figure(data: dict[str, Any], ax: Any = None) -> Any:
 
 
 def _shortened(name: str) -> str:
-    """The end of a long name, which tells it from others."""
-    return name if len(name) <= LABEL else f"\N{HORIZONTAL ELLIPSIS}{name[1 - LABEL :]}"
+    """Both ends of a long name, which tell it from others."""
+    head = LABEL // 3
+    return (
+        name
+        if len(name) <= LABEL
+        else f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[head + 1 - LABEL :]}"
+    )
 
 
 def rounding_figure(data: dict[str, Any], ax: Any = None) -> Any:

@@ -19,7 +19,9 @@ from moduli.kernel.radius.cover_bound import Near
 from moduli.kernel.rules import replay
 from moduli.kernel.state import State
 
-BREATH = 1 + 2.0**-30
+BREATH = (
+    1 + 2.0**-30
+)  # of bounds on a box: rounding depends on the machine and on the size of batches
 
 
 def first(large: Network, region: Region | None, changed: Changed | None = None) -> Network:
@@ -52,7 +54,7 @@ def certify(
             f"the moves lead to widths {left.widths}, the small network has {small.widths}"
         )
     slack = slack_of(left, exact_arrays(small), region, changed)
-    if region is not None:  # bounds on a box may end in other digits on another machine
+    if region is not None:
         slack = replace(slack, constant=slack.constant * BREATH)
     proof = Certificate(
         large.digest,

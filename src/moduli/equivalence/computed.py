@@ -192,8 +192,8 @@ def _assumed(runtime: Runtime) -> str:
 
 
 def _row(row: LayerRounding) -> str:
-    alone = "" if row.alone is None else f"; alone, {row.alone:.2g} at the outputs"
-    return f"makes {row.made:.2g}, carries {row.carried:.2g}{alone}"
+    alone = "" if row.alone is None else f"; alone, {above(row.alone, 2)} at the outputs"
+    return f"makes {above(row.made, 2)}, carries {above(row.carried, 2)}{alone}"
 
 
 # The bound ------------------------------------------------------------------------------------------------------

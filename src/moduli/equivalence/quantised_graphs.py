@@ -13,6 +13,7 @@ from moduli.common.graph import Graph
 from moduli.common.result import Result
 from moduli.compression.box.bisection import BoxSearch
 from moduli.compression.box.stable_units import bisection_budget
+from moduli.compression.certify import BREATH
 from moduli.compression.graph_results import ranges_of
 from moduli.kernel import fields
 from moduli.kernel.bounds import propagation
@@ -21,6 +22,7 @@ from moduli.kernel.bounds.input_splits import leaves
 from moduli.kernel.bounds.output_gap import Measure, Measured, worst
 from moduli.kernel.box import Box
 from moduli.kernel.errors import CertificateRejected, Undecided
+from moduli.kernel.exact_numbers import above
 from moduli.kernel.graph.chains import box_of_vectors
 from moduli.kernel.graph.differences import slack_of_outputs
 from moduli.kernel.graph.facts import Known
@@ -40,7 +42,6 @@ SHOWN = 12  # lines of a table
 NARROW = {"float16", "bfloat16"}
 ROUNDS = ("quantise", "dequantise", BY_ITS_RANGE)
 SAMPLES = 33  # inputs at which decisions are compared
-SPARE = 2.0**-30  # of a bound: it may end in other digits elsewhere
 
 
 class Source(NamedTuple):
@@ -104,11 +105,11 @@ class QuantisedDistance(GraphDistance):
         rows = super().facts()
         for source in self.by_layer[:SHOWN]:
             what = "stored, off by" if source.stored else "rounds in steps of"
-            cut = f", cut off by up to {source.clipped:.3g}" if source.clipped else ""
-            alone = f"{source.alone:.3g}" if math.isfinite(source.alone) else "no bound"
+            cut = f", cut off by up to {above(source.clipped, 3)}" if source.clipped else ""
+            alone = above(source.alone, 3) if math.isfinite(source.alone) else "no bound"
             if source.inside > source.alone:
-                alone += f" ({source.inside:.3g} before the last operator)"
-            rows.append((source.name, f"{what} {source.step:.3g}{cut}; alone: {alone}"))
+                alone += f" ({above(source.inside, 3)} before the last operator)"
+            rows.append((source.name, f"{what} {above(source.step, 3)}{cut}; alone: {alone}"))
         return rows
 
     def data(self) -> dict[str, Any]:
@@ -302,7 +303,7 @@ def distance(pair: QuantisedPair, seed: Any, search: Search) -> QuantisedDistanc
             progress=search.progress,
         )  # fmt: skip
         tree = parts.preorder()
-    upper = pair.upper(tree) * (1 + SPARE)
+    upper = pair.upper(tree) * BREATH
     status = "bounded" if math.isfinite(upper) else "undecided"
     bound = Slack(upper, 0.0)
     return QuantisedDistance(status, pair.a, pair.b, bound, pair.on, witness, seen, tree=tree)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.formats.registry import registrar
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import (
@@ -64,17 +65,7 @@ Result = Value | tuple[Value | None, ...]
 Arguments = Mapping[str, Any]
 Handler = Callable[["TorchReader", Any, Arguments], Result]
 HANDLERS: dict[str, Handler] = {}
-
-
-def handles(*kinds: str) -> Callable[[Handler], Handler]:
-    """Register a handler for operators of ATen, by their names without overloads."""
-
-    def register(handler: Handler) -> Handler:
-        for kind in kinds:
-            HANDLERS[f"aten::{kind}"] = handler
-        return handler
-
-    return register
+handles = registrar(HANDLERS, "aten::")  # of operators of ATen, by their names without overloads
 
 
 def kind_of(target: Any) -> str:

@@ -185,12 +185,9 @@ def test_what_runtimes_round_is_not_bounded(tmp_path):
     """onnxruntime rounds the other factor to 8 bits, unless it is told not to."""
     path, _ = blocks(tmp_path / "a.onnx", "INT4", 0, True)
     x = np.random.default_rng(1).uniform(-1, 1, (500, INSIDE)).astype(np.float32)
-    (usual,) = onnxruntime.InferenceSession(path).run(None, {"x": x})
     (told,) = session(path).run(None, {"x": x})
     wanted = np.asarray(load_as_written(path)(x.astype(float)))
     assert np.abs(told - wanted).max() < 1e-4
-    if np.abs(usual - wanted).max() > 1e-3:  # as on machines with kernels for it
-        assert np.abs(usual - told).max() > 1e-3
     notes = load_as_written(path).source.notes
     assert any("a runtime may round what they are multiplied with" in note for note in notes)
     with pytest.raises(mo.Undecided, match="weights stored as integers"):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moduli.common.progress import Progress
+from moduli.compression.certify import BREATH
 from moduli.kernel.bounds import input_splits
 from moduli.kernel.bounds.output_gap import (
     BATCH,
@@ -35,7 +36,6 @@ PART = 128  # boxes that a worker takes at a time
 PAIR = (
     4 * PRODUCTS
 )  # multiplications that bounds of a difference may take on one box before it counts as several
-BREATH = 1 + 2.0**-30  # rounding depends on the machine and on the size of batches
 PLACES = 63  # boxes in which a difference may be largest
 HOPE = 4.0  # bounds so many times too large do not get small enough by care, only by halving
 CLOSE = 2.0**-20  # of the upper end: as near to each other as both ends need to come

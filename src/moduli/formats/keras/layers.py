@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from moduli.formats.registry import registrar
 from moduli.kernel.errors import UnsupportedModel
 
 from .archive import WAY_OUT, Weight
@@ -161,15 +162,7 @@ def _called(layer: Layer, first: bool) -> str:
 
 Handler = Callable[[Builder, Layer, list[Value]], Value]
 HANDLERS: dict[str, Handler] = {}
-
-
-def handles(*kinds: str) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        for kind in kinds:
-            HANDLERS[kind] = handler
-        return handler
-
-    return register
+handles = registrar(HANDLERS)
 
 
 def _only(layer: Layer, inputs: list[Value], rank: int | None = None) -> Value:

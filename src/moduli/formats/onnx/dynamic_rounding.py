@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .nodes import kind_of
+
 FLOAT, DOUBLE = 1, 11  # element types
 PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 
@@ -53,7 +55,7 @@ class _Finder:
         self.taken = {name for node in graph.node for name in (*node.input, *node.output)}
         inner = any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute)
         for node in () if inner else graph.node:  # what parts of their own read is not followed
-            if any(_is(node, kind) for kind in PRODUCTS):
+            if kind_of(node) in PRODUCTS:
                 self._product(node)
 
     def nodes(self) -> list[Any]:
@@ -68,12 +70,12 @@ class _Finder:
         return [
             node
             for node in made
-            if not _is(node, "DynamicQuantizeLinear") or needed & set(node.output)
+            if kind_of(node) != "DynamicQuantizeLinear" or needed & set(node.output)
         ]
 
     def _only_reader(self, name: str, kind: str) -> Any | None:
         found = self.readers.get(name, [])
-        alone = len(found) == 1 and _is(found[0], kind) and name not in self.outputs
+        alone = len(found) == 1 and kind_of(found[0]) == kind and name not in self.outputs
         return found[0] if alone else None
 
     def _product(self, node: Any) -> None:
@@ -82,7 +84,7 @@ class _Finder:
         given = [*node.input, "", ""][:4]
         q, weight, zero, zero_of_weight = given
         source = self.makers.get(q)
-        if source is None or not _is(source, "DynamicQuantizeLinear"):
+        if source is None or kind_of(source) != "DynamicQuantizeLinear":
             return
         if [q, zero] != [source.output[0], source.output[2]] or weight not in self.stored:
             return
@@ -92,7 +94,7 @@ class _Finder:
             return
         scales = [name for name in last.input if name != cast.output[0]]
         both = self.makers.get(scales[0]) if len(scales) == 1 else None
-        if both is None or not _is(both, "Mul") or source.output[1] not in both.input:
+        if both is None or kind_of(both) != "Mul" or source.output[1] not in both.input:
             return
         if [a.i for a in cast.attribute if a.name == "to"] not in ([FLOAT], [DOUBLE]):
             return
@@ -128,8 +130,3 @@ class _Finder:
     def _alike(self, zero: str, scale: list[int]) -> bool:
         """A zero point for each scale, or none."""
         return not zero or (zero in self.stored and list(self.stored[zero].dims) == scale)
-
-
-def _is(node: Any, kind: str) -> bool:
-    """Whether a node is an operator of ONNX itself."""
-    return bool(node.op_type == kind and node.domain in ("", "ai.onnx"))

@@ -25,7 +25,7 @@ from . import (  # noqa: F401  handlers register themselves
     operations,
 )
 from .graph_reader import GraphReader, skeleton, stored_arrays
-from .nodes import OPS
+from .nodes import OPS, kind_of
 from .reference import CannotRun, run_model
 from .surgery import Surgeon
 
@@ -82,8 +82,6 @@ class OnnxSource(Source):
                 proto, rounded = found
             self.reading = GraphReader(proto, folder, arrays, rounded)
             self.model = self.reading.read()
-        if self._has_integer_weights():
-            self.sums |= {INTEGER_WEIGHTS}
         self.proto = self.reading.proto = skeleton(proto)
         self.reading.graph = self.proto.graph
         opaque = [f"opaque: {text}" for text in self.reading.opaque.values()]
@@ -92,7 +90,10 @@ class OnnxSource(Source):
             notes.append("local functions are written out where they are used")
         if self.read_only:
             notes.append(f"it {self.read_only}: read, and not written")
-        if INTEGER_WEIGHTS in self.sums and not self._rounds_values():
+        scales = [node for node in self.model.nodes if isinstance(node.op, PerUnit)]
+        if any(map(self._scales_weights, scales)):
+            self.sums |= {INTEGER_WEIGHTS}
+        if INTEGER_WEIGHTS in self.sums and not any(map(_rounds, scales)):
             notes.append(
                 "weights stored as integers are taken as the numbers that they stand for; a runtime may round "
                 "what they are multiplied with to 8 bits"
@@ -110,11 +111,9 @@ class OnnxSource(Source):
             for node in self.model.nodes
         )
 
-    def _rounds_values(self) -> bool:
-        return any(
-            isinstance(node.op, PerUnit) and node.op.kind.startswith("quantise")
-            for node in self.model.nodes
-        )
+    def _scales_weights(self, node: Any) -> bool:
+        stored = self.model.constants.get(node.inputs[0])
+        return node.op.kind == "dequantise" and stored is not None and stored.ndim > 1
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self.as_given is not None:
@@ -214,6 +213,10 @@ def _field(number: int, length: int) -> bytes:
     return bytes(found)
 
 
+def _rounds(node: Any) -> bool:
+    return str(node.op.kind).startswith("quantise")
+
+
 def _without_functions(proto: Any) -> Any:
     """A model with the nodes that its local functions stand for; without numbers of initialisers."""
     inliner = importlib.import_module("onnx.inliner")
@@ -225,10 +228,7 @@ def _without_functions(proto: Any) -> Any:
 
 def _understood_as_chain(proto: Any) -> bool:
     """Whether each operator may be one that the reader of chains knows, and none is over positions."""
-    kinds = {
-        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        for node in proto.graph.node
-    }
+    kinds = set(map(kind_of, proto.graph.node))
     return kinds <= OPS.keys() | constants.EVALUATED and kinds.isdisjoint(OVER_POSITIONS)
 
 

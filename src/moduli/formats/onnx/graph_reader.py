@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.formats.registry import registrar
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Node, Opaque, Operator, Shape, Size, Slicewise
@@ -47,17 +48,7 @@ class NotUnderstood(Exception):
 
 Handler = Callable[["GraphReader", Any], None]
 HANDLERS: dict[str, Handler] = {}
-
-
-def handles(*kinds: str) -> Callable[[Handler], Handler]:
-    """Register a handler for ONNX operators of the default domain."""
-
-    def register(handler: Handler) -> Handler:
-        for kind in kinds:
-            HANDLERS[kind] = handler
-        return handler
-
-    return register
+handles = registrar(HANDLERS)  # of ONNX operators of the default domain
 
 
 def _rounded_by_its_range(reader: GraphReader, node: Any) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from moduli.kernel.errors import UnsupportedModel
 
 from .constants import NARROW, stored_array, widened_array
+from .nodes import kind_of
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 FLOAT = 1  # element type
@@ -74,16 +75,11 @@ def written_out(proto: Any, folder: Path | None) -> WrittenOut:
 
 
 def _is_block(node: Any) -> bool:
-    return _is_own(node, "DequantizeLinear") and bool(_number(node, "block_size", 0))
-
-
-def _is_own(node: Any, kind: str) -> bool:
-    """Whether a node is an operator of ONNX itself."""
-    return bool(node.op_type == kind and node.domain in ("", "ai.onnx"))
+    return kind_of(node) == "DequantizeLinear" and bool(_number(node, "block_size", 0))
 
 
 def _is_product(node: Any) -> bool:
-    return bool(node.op_type == PRODUCT and node.domain == CONTRIBUTED)
+    return kind_of(node) == f"{CONTRIBUTED}.{PRODUCT}"
 
 
 def _number(node: Any, name: str, default: int) -> int:
@@ -114,7 +110,7 @@ class _Work:
             for node in self.graph.node
             for i, name in enumerate(node.input)
             if name in narrow
-            and not (_is_own(node, "DequantizeLinear") and i != 1 and node.input[0] in narrow)
+            and not (kind_of(node) == "DequantizeLinear" and i != 1 and node.input[0] in narrow)
         )
         name, node = next(read, ("", None))
         ends = narrow & {v.name for v in (*self.graph.input, *self.graph.output)}

@@ -229,6 +229,11 @@ PATTERNS: dict[str, Pattern] = {}
 MOVES: set[str] = set()  # operations that only rearrange, constants of all types too
 
 
+def kind_of(node: NodeProto) -> str:
+    """The operator, with its domain where that is not the one of ONNX."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
 def op(*names: str, pattern: Pattern | None = None, moves: bool = False) -> Callable[[Op], Op]:
     """Register an operation; its pattern may find earlier values of which a node is made instead,
     and how.
@@ -306,8 +311,7 @@ class Reader:
         self.outputs: list[str] = [entry.name for entry in graph.output]
         self.nodes = list[Node]()
         for k, n in enumerate(graph.node):
-            kind = n.op_type if n.domain in ("", "ai.onnx") else f"{n.domain}.{n.op_type}"
-            self.nodes.append(Node(k, kind, n.name, (*n.input,), (*n.output,), n))
+            self.nodes.append(Node(k, kind_of(n), n.name, (*n.input,), (*n.output,), n))
         self.versions = {entry.domain: entry.version for entry in model.opset_import} | {
             "": self.opset
         }

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from moduli.formats.registry import registrar
+
 from .contents import Array, Operator
 from .schema import FLOAT16, FLOAT32, FLOAT64, INT32, INT64
 from .translation import ONNX_TYPES, OPSET_GELU, NotExact, Translation, Turn
 
 Handler = Callable[[Translation, Operator], None]
 HANDLERS: dict[str, Handler] = {}
+handles = registrar(HANDLERS)
 LONGEST = 2**16  # indices along an axis that are listed one by one
 FIRST = {
     0: 0,
@@ -28,15 +31,6 @@ FIRST = {
 
 SAME = 0
 RELU, RELU_N1_TO_1, RELU6, TANH = 1, 2, 3, 4
-
-
-def handles(*kinds: str) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        for kind in kinds:
-            HANDLERS[kind] = handler
-        return handler
-
-    return register
 
 
 def _activated(to: Translation, y: str, code: int) -> str:

@@ -315,12 +315,9 @@ class Differences:
         if shape is None:
             return size
         size = ranked(size, len(shape))
-        for axis, n in enumerate(shape):
-            x = self.known.found.get((name, axis)) if isinstance(n, int) and n else None
-            if x is None:
-                continue
+        for axis, x in self.known.along(name, shape):
             most = np.maximum(np.abs(x.low), np.abs(x.high))
-            if size.shape[axis] == n or all(m == 1 for m in size.shape[:-1]):
+            if size.shape[axis] == len(x) or all(m == 1 for m in size.shape[:-1]):
                 most = most.reshape([-1 if a == axis else 1 for a in range(len(shape))])
             else:
                 most = most.max(keepdims=True).reshape([1] * len(shape))
@@ -333,6 +330,12 @@ class Differences:
 
 def overall(bound: Bound) -> Bound:
     return np.asarray(bound.reshape(-1, 2).max(axis=0, initial=0.0))
+
+
+def without_growth(bound: Bound) -> Array:
+    """On a box, the numbers alone; infinite where they grow all the same, or are none."""
+    numbers = bound[..., 0]
+    return np.where((bound[..., 1] > 0) | np.isnan(numbers), np.inf, numbers)
 
 
 def ranked(bound: Bound, rank: int) -> Bound:
@@ -541,12 +544,10 @@ def _least(at: Differences, name: str) -> Array | None:
         sizes = np.abs(np.asarray(array, dtype=np.float64))
         some = sizes.size and are_numbers(array) and (sizes > 0).all()
         return np.asarray(sizes) if some else None
-    for axis, n in enumerate(at.graph.shapes.get(name) or ()):
-        x = at.known.found.get((name, axis)) if isinstance(n, int) else None
-        if x is not None and len(x):
-            least = float(np.maximum(x.low, -x.high).min())
-            if least > 0:
-                return np.full((), least)
+    for _, x in at.known.along(name, at.graph.shapes.get(name)):
+        least = float(np.maximum(x.low, -x.high).min())
+        if least > 0:
+            return np.full((), least)
     return None
 
 
@@ -598,13 +599,11 @@ def _where_not_flat(at: Differences, name: str, gap: Bound, low: float, high: fl
     values there.
     """
     shape = at.graph.shapes.get(name) or ()
-    for axis, n in enumerate(shape if gap.ndim == len(shape) + 1 else ()):
-        facts = at.known.found.get((name, axis)) if isinstance(n, int) and n else None
-        if facts is None or not gap.any():
-            continue
+    for axis, facts in at.known.along(name, shape if gap.ndim == len(shape) + 1 else ()):
+        if not gap.any():
+            break
         others = tuple(a for a in range(len(shape)) if a != axis)
-        off = gap.max(axis=others, initial=0.0)
-        reach = np.where(off[:, 1] > 0, np.inf, off[:, 0])
+        reach = without_growth(gap.max(axis=others, initial=0.0))
         with np.errstate(all="ignore"):
             below = np.nextafter(facts.high + reach, np.inf) <= low
             above = np.nextafter(facts.low - reach, -np.inf) >= high

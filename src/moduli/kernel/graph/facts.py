@@ -7,8 +7,9 @@ indices are left out, the facts about those that stay are still true.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,20 @@ class Known(Facts):
                 assert isinstance(n, int)
                 self.found[a] = self.classes.unknown(n)
         return self.found[a]
+
+    def along(self, name: str, shape: Shape | None) -> Iterator[tuple[int, Slices]]:
+        """The axes of a value along which something is known of its slices, and that."""
+        for axis, n in enumerate(shape or ()):
+            found = self.found.get((name, axis)) if isinstance(n, int) and n else None
+            if found is not None:
+                yield axis, found
+
+    def hull(self, name: str, shape: Shape | None) -> tuple[float, float]:
+        """Ends between which all entries of a value lie; infinite where nothing is known."""
+        low, high = -inf, inf
+        for _, x in self.along(name, shape):
+            low, high = max(low, float(x.low.min())), min(high, float(x.high.max()))
+        return low, high
 
     def array(self, name: str) -> Tensor | None:
         return None if self.rounded and self._is_rounded(name) else self.graph.array(name)

@@ -8,8 +8,8 @@ which is at most scale / 2 from x where x lies between low = scale (lowest - zer
 (highest - zero), and otherwise off by what x is beyond these ends as well; and never more than |x|
 from x, as zero is such a number, too. So it is a *bare* graph, without these nodes, whose stored
 numbers are the products of integers and scales, and which is off by that much at some values, its
-*points*. Where the bare graph has the operators and the wiring of the
-other one, both are compared as `differences` does, and each point adds what it rounds.
+*points*. Where the bare graph has the operators and the wiring of the other one, both are compared as
+`differences` does, and each point adds what it rounds.
 
 Between rounding and scaling back, integers may be moved, and the largest be taken: as x -> scale (x -
 zero) is increasing and acts entry by entry, it may be done before.
@@ -43,6 +43,7 @@ from .differences import (
     plus,
     ranked,
     renamed_like,
+    without_growth,
 )
 from .entrywise import Elementwise, PerUnit
 from .facts import Known, Ranges
@@ -97,11 +98,6 @@ class Bare(NamedTuple):
     rounded: frozenset[str] = frozenset()
     sources: Mapping[str, str] = MappingProxyType({})
     mixed: frozenset[str] = frozenset()
-
-
-def _constant(bound: Bound) -> Array:
-    """Without what grows with the inputs, infinite where something does."""
-    return np.where(bound[..., 1] > 0, np.inf, bound[..., 0])
 
 
 class _Scale(NamedTuple):
@@ -497,21 +493,21 @@ class Quantised(Differences):
     def _rounded(self, name: str, size: Bound, gap: Bound | None) -> Bound | None:
         for point in self.points.get(name, ()):
             near = np.zeros(2) if gap is None else gap
+            rank = self.rank(name)
             if point.dynamic:
                 step = self._step(point, size, near)
                 self.steps[point.name] = step
-                gap = plus(near, np.array([float(up(np.float64(0.5 * step))), 0.0]))
-                continue
-            beyond = self._beyond(point, size, near)
-            self.clipped[point.name] = float(np.max(beyond, initial=0.0))
-            rank = self.rank(name)
-            along = [1] * (rank or 0)
-            if rank and len(point.scale) > 1:
-                along[point.axis] = -1
-            half = (0.5 * point.scale).reshape(along if len(point.scale) > 1 else ())
-            off = up(half + beyond + point.extra, 2)
+                off = up(np.full((), 0.5 * step))
+            else:
+                beyond = self._beyond(point, near)
+                self.clipped[point.name] = float(np.max(beyond, initial=0.0))
+                along = [1] * (rank or 0)
+                if rank and len(point.scale) > 1:
+                    along[point.axis] = -1
+                half = (0.5 * point.scale).reshape(along if len(point.scale) > 1 else ())
+                off = up(half + beyond + point.extra, 2)
             if point.keeps_zero and rank is not None:
-                off = np.minimum(off, _constant(ranked(plus(size, near), rank)))
+                off = np.minimum(off, without_growth(ranked(plus(size, near), rank)))
             gap = plus(near, np.stack([off, np.zeros_like(off)], axis=-1))
             if name not in self.mixed:
                 gap = at_most(gap, self._apart_at_all(point, size))
@@ -529,7 +525,7 @@ class Quantised(Differences):
         if growth > 0:
             return math.inf
         off, _ = overall(gap)
-        low, high = self._range(point)
+        low, high = self.known.hull(point.value, self.graph.shapes.get(point.value))
         low = max(-reach, float(np.nextafter(low - off, -np.inf)))
         high = min(reach, float(np.nextafter(high + off, np.inf)))
         span = up(np.float64((max(high, 0.0) - min(low, 0.0)) / STEPS), 4)
@@ -540,21 +536,12 @@ class Quantised(Differences):
         constant, growth = overall(size)
         if growth > 0:
             return math.inf
-        low, high = self._range(point)
+        low, high = self.known.hull(point.value, self.graph.shapes.get(point.value))
         low, high = max(low, -constant), min(high, constant)
         most = max(float(point.high.max()) - low, high - float(point.low.min()), 0.0)
         return float(up(np.float64(most)))
 
-    def _range(self, point: Point) -> tuple[float, float]:
-        """All that is known of the values of the other graph there."""
-        low, high = -math.inf, math.inf
-        for axis, n in enumerate(self.graph.shapes.get(point.value) or ()):
-            facts = self.known.found.get((point.value, axis)) if isinstance(n, int) and n else None
-            if facts is not None:
-                low, high = max(low, float(facts.low.min())), min(high, float(facts.high.max()))
-        return low, high
-
-    def _beyond(self, point: Point, size: Bound, gap: Bound) -> Array:
+    def _beyond(self, point: Point, gap: Bound) -> Array:
         """How far a value of the quantised graph may be beyond the ends of its integers; along the axis
         that tells most.
         """
@@ -563,12 +550,9 @@ class Quantised(Differences):
         if rank is None or shape is None:
             return np.full((), np.inf)
         gap = ranked(gap, rank)
-        off = _constant(gap)
-        best = np.full((), np.inf)
-        for axis, n in enumerate(shape):
-            facts = self.known.found.get((point.value, axis)) if isinstance(n, int) and n else None
-            single = len(point.scale) == 1
-            if facts is None or not (single or axis == point.axis):
+        off, best = without_growth(gap), np.full((), np.inf)
+        for axis, facts in self.known.along(point.value, shape):
+            if len(point.scale) > 1 and axis != point.axis:
                 continue
             others = tuple(a for a in range(rank) if a != axis)
             moved = off.max(axis=others, initial=0.0)

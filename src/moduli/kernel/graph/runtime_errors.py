@@ -30,7 +30,18 @@ import numpy as np
 from .. import arithmetic
 from ..exact_numbers import up
 from ..runtime import Runtime
-from .differences import NOTHING, Bound, Differences, Pair, at_most, overall, plus, product, ranked
+from .differences import (
+    NOTHING,
+    Bound,
+    Differences,
+    Pair,
+    at_most,
+    overall,
+    plus,
+    product,
+    ranked,
+    without_growth,
+)
 from .entrywise import Elementwise, PerUnit
 from .facts import Known, Ranges
 from .functions import slope
@@ -197,7 +208,7 @@ class RuntimeErrors(Differences):
         moved = np.zeros(2) if gap is None else gap
         rule = FRESH.get(type(node.op), _nothing_known)
         self.too_large = False
-        fresh = rule(self, node, node.op, _constant_of(size), _constant_of(moved))
+        fresh = rule(self, node, node.op, without_growth(size), without_growth(moved))
         self.fresh[node.output] = float(np.max(fresh, initial=0.0))
         total = plus(moved, _bound(fresh))
         if isinstance(node.op, Slicewise) and node.op.kind in SOFTMAX:
@@ -209,7 +220,7 @@ class RuntimeErrors(Differences):
         if not math.isfinite(_constant(overall(total))):
             self._stop(node)
             return size, NOTHING
-        reached = _constant_of(plus(self._capped(node.output, size), total))
+        reached = without_growth(plus(self._capped(node.output, size), total))
         if self.beyond(reached):
             self.too_large = bool(np.isfinite(reached).all())
             self._stop(node)
@@ -294,13 +305,7 @@ def _in_its_type(held: Array, array: Any) -> Any:
 
 
 def _constant(bound: Bound) -> float:
-    """On a box; infinite where it grows all the same."""
-    return math.inf if bound[1] > 0 or math.isnan(bound[0]) else float(bound[0])
-
-
-def _constant_of(bound: Bound) -> Array:
-    found: Array = np.where(bound[..., 1] > 0, np.inf, bound[..., 0])
-    return np.where(np.isnan(found), np.inf, found)
+    return float(without_growth(bound))
 
 
 def _bound(mass: Array) -> Bound:
@@ -398,7 +403,7 @@ def _elementwise(at: RuntimeErrors, node: Node, op: Elementwise, size: Array, ga
         return up(at.growth(2, reached) + np.full(reached.shape, runtime.flushed * (1.0 + steep)))
     if op.kind == "leaky_relu":
         return runtime.product(reached, op.numbers[0])
-    reads = _constant_of(overall(plus(*at.whole(names[0])))[None])
+    reads = without_growth(overall(plus(*at.whole(names[0])))[None])
     steep = slope(op.kind, op.numbers)
     if op.kind == "exp":
         steep = float(reached.max(initial=0.0))
@@ -431,12 +436,8 @@ def _lowest(at: RuntimeErrors, name: str) -> float:
         gap = at.stored_gap(name)
         low = np.asarray(array, dtype=np.float64) - (0.0 if gap is None else gap)
         return float(low.min(initial=math.inf))
-    off, best = at.gap(name), -math.inf
-    for axis, n in enumerate(at.graph.shapes.get(name) or ()):
-        facts = at.known.found.get((name, axis)) if isinstance(n, int) and n else None
-        if facts is not None:
-            best = max(best, float(np.nextafter(facts.low.min() - off, -np.inf)))
-    return best
+    least, _ = at.known.hull(name, at.graph.shapes.get(name))
+    return float(np.nextafter(least - at.gap(name), -np.inf))
 
 
 def _least_size(at: RuntimeErrors, name: str) -> float:
@@ -458,7 +459,7 @@ def _fused(at: RuntimeErrors, node: Node, kind: str, names: list[str], reached: 
     normal = runtime.format.least
     if kind in ("add", "sub"):
         # one sum of all terms, in any order
-        mass = _constant_of(plus(parts[0].mass, parts[1].mass))
+        mass = without_growth(plus(parts[0].mass, parts[1].mass))
         found = Sum(
             sum(part.roundings for part in parts) + 1, _bound(mass),
             sum(part.terms for part in parts), max(part.heaviest for part in parts),
@@ -475,7 +476,7 @@ def _fused(at: RuntimeErrors, node: Node, kind: str, names: list[str], reached: 
         if not stored[1]:
             return up(at.growth(2, reached) + normal * (4.0 + further))
         number = 1.0 / least * (1 + 2.0**-50)
-        mass = product(_constant_of(parts[0].mass), np.full((), number))
+        mass = product(without_growth(parts[0].mass), np.full((), number))
         return _multiplied(
             at, node, names[0], names[1], parts[0], mass, reached, number, 3, further
         )
@@ -483,7 +484,7 @@ def _fused(at: RuntimeErrors, node: Node, kind: str, names: list[str], reached: 
     if stored[0] == stored[1]:
         return up(at.growth(2, reached) + normal * further)
     value, number = (1, 0) if stored[0] else (0, 1)
-    mass = product(*(_constant_of(part.mass) for part in parts))
+    mass = product(*(without_growth(part.mass) for part in parts))
     return _multiplied(
         at,
         node,
@@ -535,7 +536,7 @@ def _per_unit(at: RuntimeErrors, node: Node, op: PerUnit, size: Array, gap: Arra
     assert rank is not None
     place = [-1 if axis == op.axis else 1 for axis in range(rank)]
     before = at.sum_of(node.inputs[0], rank)
-    terms = up(_constant_of(before.mass) + mean.reshape(place))
+    terms = up(without_growth(before.mass) + mean.reshape(place))
     if at.beyond(up(terms * 2.0)):
         at.too_large = True
         return np.full(reached.shape, np.inf)
