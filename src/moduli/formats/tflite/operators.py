@@ -15,36 +15,31 @@ import numpy as np
 from moduli.formats.registry import registrar
 
 from .contents import Array, Operator
-from .schema import FLOAT16, FLOAT32, FLOAT64, INT32, INT64
-from .translation import ONNX_TYPES, OPSET_GELU, NotExact, Translation, Turn
+from .schema import ACTIVATIONS, FLOAT16, FLOAT32, FLOAT64, INT32, INT64
+from .translation import CHANNELS_LAST, ONNX_TYPES, OPSET_GELU, NotExact, Translation, Turn
 
 Handler = Callable[[Translation, Operator], None]
 HANDLERS: dict[str, Handler] = {}
 handles = registrar(HANDLERS)
 LONGEST = 2**16  # indices along an axis that are listed one by one
-FIRST = {
-    0: 0,
-    1: 2,
-    2: 3,
-    3: 1,
-}  # where axes of a tensor with channels last are with channels first
-
 SAME = 0
-RELU, RELU_N1_TO_1, RELU6, TANH = 1, 2, 3, 4
 
 
 def _activated(to: Translation, y: str, code: int) -> str:
     """A value behind the activation that is fused into an operator."""
     if code == 0:
         return y
-    if code == RELU:
-        return to.add("Relu", [y])
-    if code in (RELU6, RELU_N1_TO_1):
-        low, high = (0.0, 6.0) if code == RELU6 else (-1.0, 1.0)
-        return to.add("Clip", [y, _float(to, low), _float(to, high)])
-    if code == TANH:
-        return to.add("Tanh", [y])
-    raise NotExact(f"it has the fused activation number {code}")
+    if code not in ACTIVATIONS:
+        raise NotExact(f"it has the fused activation number {code}")
+    return _acted(to, y, ACTIVATIONS[code])
+
+
+def _acted(to: Translation, y: str, kind: str) -> str:
+    """A value behind one of `ACTIVATIONS`."""
+    if kind in ("RELU", "TANH"):
+        return to.add(UNARY[kind], [y])
+    low, high = (0.0, 6.0) if kind == "RELU6" else (-1.0, 1.0)
+    return to.add("Clip", [y, _float(to, low), _float(to, high)])
 
 
 def _float(to: Translation, value: float) -> str:
@@ -334,7 +329,7 @@ def _unary(to: Translation, operator: Operator) -> None:
     if kind in UNARY:
         y = to.add(UNARY[kind], [x])
     elif kind in ("RELU6", "RELU_N1_TO_1"):
-        y = _activated(to, x, RELU6 if kind == "RELU6" else RELU_N1_TO_1)
+        y = _acted(to, x, kind)
     elif kind == "RELU_0_TO_1":
         y = to.add("Clip", [x, _float(to, 0.0), _float(to, 1.0)])
     elif kind == "LEAKY_RELU":
@@ -430,10 +425,10 @@ def _reduce(to: Translation, operator: Operator) -> None:
     if not axes:
         return to.give(to.add("Identity", [0]))
     # with channels first, the axes that are left must still be in the order of the result
-    left = [FIRST[a] for a in range(rank) if a not in axes] if rank == 4 else []
+    left = [CHANNELS_LAST[a] for a in range(rank) if a not in axes] if rank == 4 else []
     first = to.is_first(operator.inputs[:1]) and (keep or left == sorted(left))
     names = [to.value(0, first=first)]
-    places = sorted(FIRST[a] for a in axes) if first else axes
+    places = sorted(CHANNELS_LAST[a] for a in axes) if first else axes
     y = to.add(
         REDUCTIONS[operator.kind], [*names, _integers(to, places, "axes")], keepdims=int(keep)
     )
@@ -470,7 +465,7 @@ def _pad(to: Translation, operator: Operator) -> None:
             raise NotExact("it mirrors with the border, for which ONNX has no word")
     pads = [0] * (2 * rank)
     for axis in range(rank):
-        place = FIRST[axis] if first else axis
+        place = CHANNELS_LAST[axis] if first else axis
         pads[place], pads[rank + place] = amounts[2 * axis : 2 * axis + 2]
     names = [to.value(0, first=first), _integers(to, pads, "pads")]
     if operator.kind == "PADV2":
@@ -556,7 +551,7 @@ def _concatenate(to: Translation, operator: Operator) -> None:
     alike = all(len(to.tensor(k).shape) == rank for k in operator.inputs)
     first = alike and to.is_first(operator.inputs)
     names = [to.value(slot, first=first, real=real) for slot in slots]
-    y = to.add("Concat", names, axis=FIRST[axis] if first else axis)
+    y = to.add("Concat", names, axis=CHANNELS_LAST[axis] if first else axis)
     to.give(y, first=first, real=real)
 
 
@@ -602,7 +597,7 @@ def _split(to: Translation, operator: Operator) -> None:
     first = to.is_first([operator.inputs[x]])
     given = [to.name(to.tensor(k).name + ":part") for k in operator.outputs]
     names = [to.value(x, first=first, real=real), _integers(to, sizes, "sizes")]
-    to.node("Split", names, "", outputs=given, axis=FIRST[axis] if first else axis)
+    to.node("Split", names, "", outputs=given, axis=CHANNELS_LAST[axis] if first else axis)
     _rename_all(to, operator, given, first, real)
 
 
@@ -687,7 +682,7 @@ def _cut(to: Translation, operator: Operator, rows: Rows, gone: Sequence[int]) -
     kept = [r for r in rows if not (r[1] == 0 and r[3] == 1 and r[2] == shape[r[0]])]
     y = to.value(0, first=first, real=real)
     if kept:
-        axes = [FIRST[axis] if first else axis for axis, *_ in kept]
+        axes = [CHANNELS_LAST[axis] if first else axis for axis, *_ in kept]
         parts = [
             _integers(to, values, what)
             for values, what in (

@@ -19,12 +19,11 @@ from moduli.kernel.errors import UnsupportedModel
 
 from .contents import HELD, Array, Contents
 from .flatbuffer import Table, Writer
-from .schema import ALIGNED, IDENTIFIER, OPERATORS, SCHEMA, UNIONS
+from .schema import ACTIVATIONS, ALIGNED, IDENTIFIER, OPERATORS, SCHEMA, UNIONS
 from .translation import CHANNELS_LAST, Translation, Use
 
 Shapes = Mapping[str, Any]
-FUSED = {1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}  # activations, and their operators
-ACTIVATIONS = ("Relu", "Clip", "Tanh")
+ACTED = ("Relu", "Clip", "Tanh")  # nodes of activations
 HELPERS = ("Transpose", "DequantizeLinear", "Cast")  # nodes between operators
 
 
@@ -141,12 +140,12 @@ class Rewriter:
         operator = self.contents.operators[k]
         left = [self.nodes[name] for name in nodes if name in self.nodes]
         fused = operator.options.get("fused_activation_function", 0)
-        if len(left) != 1 or left[0].op_type not in ACTIVATIONS or fused not in FUSED:
+        if len(left) != 1 or left[0].op_type not in ACTED or fused not in ACTIVATIONS:
             raise UnsupportedModel(f"{operator.place} would give a part of what it does")
         source = self._tensor_of(left[0].input[0])
         if source is None:
             raise UnsupportedModel(f"{operator.place} would read a constant")
-        table.fields["opcode_index"] = self._code(FUSED[fused])
+        table.fields["opcode_index"] = self._code(ACTIVATIONS[fused])
         for name in ("builtin_options", "builtin_options_type"):
             table.fields.pop(name, None)
         self.inputs[k] = [source]

@@ -56,6 +56,7 @@ TABLES: dict[str, dict[int, tuple[str, str]]] = {
 }  # fmt: skip
 
 FUSED = ("fused_activation_function", "i8")
+ACTIVATIONS = {1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}  # its numbers, and operators
 ASYMMETRIC = "asymmetric_quantize_inputs"
 
 # Options of operators: number of the union's type, name, fields. Those that nothing here looks at are

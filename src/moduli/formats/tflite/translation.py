@@ -22,7 +22,7 @@ from .contents import STATE, Array, Contents, Operator, Tensor
 from .schema import BOOL, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, TYPES, UINT8
 
 CHANNELS_FIRST = (0, 3, 1, 2)
-CHANNELS_LAST = (0, 2, 3, 1)
+CHANNELS_LAST = (0, 2, 3, 1)  # also: where axes with channels last are with channels first
 DOMAIN = "tflite"  # of operators that nothing is assumed of
 ONNX_TYPES = {
     FLOAT32: 1, FLOAT16: 10, FLOAT64: 11, INT32: 6, INT64: 7, UINT8: 2, INT8: 3, INT16: 5, BOOL: 9,
