@@ -241,6 +241,6 @@ def table(title: str, rows: list[tuple[str, str]]) -> Any:
     grid = Table(show_header=False, box=None, pad_edge=False)
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
+    for row in rows:  # names from files are no markup, and ":x:" in them is no picture
+        grid.add_row(*map(Text, row))
     return Group(Text(title, style="bold"), grid)

@@ -260,7 +260,7 @@ def _console() -> Any:
             raise BrokenPipeError
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
+    return Ours(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 # Failing --------------------------------------------------------------------------------------------------------
