@@ -112,7 +112,7 @@ class Result:
         return atomic_write(Path(path), encoded(content).encode())
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.glyph} {self.statement}>"
+        return _visible(f"<{self.kind} {self.glyph} {self.statement}>")
 
     def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
         """A rich renderable: the statement, the rows, and further ones."""
@@ -242,5 +242,10 @@ def table(title: str, rows: list[tuple[str, str]]) -> Any:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for row in rows:  # names from files are no markup, and ":x:" in them is no picture
-        grid.add_row(*map(Text, row))
-    return Group(Text(title, style="bold"), grid)
+        grid.add_row(*(Text(_visible(cell)) for cell in row))
+    return Group(Text(_visible(title), style="bold"), grid)
+
+
+def _visible(text: str) -> str:
+    """Without what moves a terminal's cursor or changes its colours."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
