@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.capacity.complexity_table import Complexity
+from moduli.capacity.graph_complexity import GraphComplexity
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
 from moduli.common.files import content
 from moduli.common.graph import Graph
@@ -60,7 +61,7 @@ from moduli.piecewise.polyhedral_complex import Pieces
 from moduli.piecewise.recovery import Recovery
 from moduli.training.pruning import Curve
 
-from .capacity import complexity_table
+from .capacity import complexity_table, graph_complexity
 from .equivalence import (
     alignment,
     compare,
@@ -631,7 +632,7 @@ def complexity(
     accuracy: float | int = 0.1,
     delta: float | int = 0.05,
     norm: str = "inf",
-) -> Complexity:
+) -> Complexity | GraphComplexity:
     """How large the class of networks with bounded parameters is, with and without its symmetries;
     bounds on generalisation.
 
@@ -645,7 +646,11 @@ def complexity(
         accuracy: eps of the covering number. delta: bounds on the gap hold with probability 1 -
             delta.
 
+    Of a graph: of all functions that its operators and wiring compute with tensors of these bounds, on inputs
+    bounded in the sup norm (`GraphComplexity`); a batch norm counts as a scale and a shift for each channel.
+
     Raises:
+        UnsupportedModel: a graph with a node of which it is not known how far its inputs move it.
         ValueError: an entry or a sample above its bound, or numbers that make no sense.
 
     >>> import moduli as mo
@@ -656,7 +661,14 @@ def complexity(
     widths = isinstance(net_or_widths, (list, tuple)) and all(
         isinstance(d, (int, np.integer)) for d in net_or_widths
     )
-    net = net_or_widths if widths else load_chain(net_or_widths)
+    net = net_or_widths if widths else load(net_or_widths)
+    if isinstance(net, Graph):
+        if activation is not None or norm != "inf":
+            raise ArgumentError(
+                Asked("activation", activation), ", ", Asked("norm", norm),
+                ": a graph has its own activations, and inputs in the sup norm; leave both out",
+            )  # fmt: skip
+        return graph_complexity.complexity(net, bound, input_bound, samples, accuracy, delta)
     return complexity_table.complexity(
         net, activation, bound, input_bound, samples, accuracy, delta, norm
     )

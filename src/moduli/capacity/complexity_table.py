@@ -232,7 +232,7 @@ class Complexity(Result):
             quantity,
             value,
             now,
-            _needed(lambda n: gap(n, delta)),
+            needed(lambda n: gap(n, delta)),
             norms,
             source,
             status,
@@ -242,7 +242,7 @@ class Complexity(Result):
     def _ours(self) -> list[Bound]:
         cls, eps = self.cls, rational(self.accuracy)
         source, norms = "derived here", "largest entry of each layer"
-        shells = [_shell(float(b)) for b in cls.bounds]
+        shells = [shell(float(b)) for b in cls.bounds]
         price = sum(cost for _, cost in shells) if self.chosen else 0.0
         rounded = replace(cls, bounds=tuple(Fraction(b) for b, _ in shells)) if self.chosen else cls
         what = "log covering number"
@@ -447,15 +447,15 @@ class Complexity(Result):
         note = "biases carried by a constant unit" if biased else ""
         product, relu = math.prod(norms.frobenius), all(s.kind == "relu" for s in net.activations)
         product = upward(product, len(net.layers)) if product else 0.0
-        largest, price = _shell(product)
+        largest, price = shell(product)
         up = largest / product if product else 1.0
         n, eps = self.samples, self.accuracy
-        shells = sum(_shell(s)[1] for s in (*norms.spectral, *norms.rows))
+        shells = sum(shell(s)[1] for s in (*norms.spectral, *norms.rows))
         # A bound for one size of norms needs no union bound; so each is rounded up to its shell,
         # and the shells are paid for.
         shelled = norms._replace(
-            spectral=tuple(_shell(s)[0] for s in norms.spectral),
-            rows=tuple(_shell(s)[0] for s in norms.rows),
+            spectral=tuple(shell(s)[0] for s in norms.spectral),
+            rows=tuple(shell(s)[0] for s in norms.rows),
         )
         rows = []
 
@@ -793,7 +793,7 @@ def _chained(cls: Class) -> Callable[[Real, Real], float]:
     )
 
 
-def _shell(size: Real) -> tuple[float, float]:
+def shell(size: Real) -> tuple[float, float]:
     """The next power of two, and what it costs to have chosen it after seeing the data."""
     mantissa, j = math.frexp(size)
     if mantissa == 0.5:  # a power of two is its own shell
@@ -803,7 +803,7 @@ def _shell(size: Real) -> tuple[float, float]:
     return shell, math.log(math.pi**2 * k * k / 6)
 
 
-def _needed(gap: Callable[[Real], float]) -> float | None:
+def needed(gap: Callable[[Real], float]) -> float | None:
     """The least number of samples (to a thousandth) with a gap below 1."""
     low, high = 1.0, 2.0
     while gap(high) >= 1:

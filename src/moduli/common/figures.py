@@ -244,6 +244,17 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     return left, right
 
 
+def covering_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Log covering number against accuracy."""
+    ax = axes(ax)
+    ax.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
+    ax.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
+    ax.set(xlabel="accuracy", ylabel="log covering number")
+    ax.invert_xaxis()
+    ax.legend(frameon=False)
+    return ax
+
+
 def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """What is lost against the share that is kept: of the parameters, and of the function where
     samples were given.

@@ -952,7 +952,7 @@ def complexity(
     Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
     """
     widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
-    net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
+    net = widths or _load_any(model, **_fitting(model, {**source, "activation": activation}))
     with bar(quiet):
         answer = mo.complexity(
             net,
@@ -969,7 +969,9 @@ def complexity(
         from moduli.common.figures import save
 
         with writing(Path(out)):
-            extra["written"] = str(save(answer.plot()[0], out))
+            drawn = answer.plot()
+            first = drawn[0] if isinstance(drawn, tuple) else drawn
+            extra["written"] = str(save(first, out))
     show(answer, as_json, quiet, **extra)
 
 
