@@ -1,7 +1,8 @@
 """The public questions, from `compress` to `check`: inputs are read here, and it is chosen who
 answers.
 
-NumPy warns of no overflow here: whoever needs finite numbers looks for them, and says so in words.
+Whoever asks about a model may say how it is read: `activation`, `keys`, `output` and `input_shape` mean the
+same in every question (`moduli.load`, `Reading`). Of two models each takes what concerns it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import numpy as np
 
 from moduli.capacity.complexity_table import Complexity
+from moduli.common.arguments import Reading, question
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
 from moduli.common.files import content
 from moduli.common.graph import Graph
@@ -76,7 +78,8 @@ from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
-from .formats import graph_of, load, load_as_written, load_chain
+from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
+from .formats.reading import fitted
 from .piecewise import (
     cells_sampled,
     forced_depth,
@@ -90,7 +93,7 @@ from .training import pruning
 SCHEMA_WITHIN = 2**16  # bytes at the start of a certificate among which its schema is looked for
 
 
-@np.errstate(all="ignore")
+@question
 def compress(
     net: Any,
     *,
@@ -103,6 +106,7 @@ def compress(
     executor: Executor | None = None,
     skip: bool = False,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Compression | Narrowed | GraphCompression:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof,
     or close on average.
@@ -140,7 +144,7 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
-    found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
+    found = load(net, **reading) if _on_all_or_box(on, radius) else load_chain(net, **reading)
     if isinstance(found, Graph):
         box = on if isinstance(on, Box) else None
         return graph_results.compress(found, box, budget, progress, eps=eps)
@@ -165,7 +169,7 @@ def compress(
     return reduce.compress(load_chain(net), progress)
 
 
-@np.errstate(all="ignore")
+@question
 def rank(
     net: Any,
     *,
@@ -175,6 +179,7 @@ def rank(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Rank | GraphRank:
     """The least number of hidden units with this function on all inputs or a box; with a radius, of
     any parameter that close.
@@ -195,7 +200,7 @@ def rank(
     1
     """
     _only_alone(on, 0.0, radius, None)
-    found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
+    found = load(net, **reading) if _on_all_or_box(on, radius) else load_chain(net, **reading)
     if isinstance(found, Graph):
         small = graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
         return GraphRank("bounded", small)
@@ -212,7 +217,7 @@ def rank(
     return reduce.rank(load_chain(net), progress)
 
 
-@np.errstate(all="ignore")
+@question
 def rank_curve(
     nets: Any,
     *,
@@ -220,6 +225,7 @@ def rank_curve(
     budget: int = 10_000,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> RankCurve:
     """Proximate rank against radius: bounds (often equal) and the paper's greedy bound, of one
     network or a list of them.
@@ -236,7 +242,7 @@ def rank_curve(
     """
     several = isinstance(nets, (list, tuple)) and not _is_layers(nets)
     return reduce_within.curve(
-        [load_chain(net) for net in nets] if several else [load_chain(nets)],
+        load_chains(nets if several else [nets], **reading),
         radii,
         budget,
         executor,
@@ -244,7 +250,7 @@ def rank_curve(
     )
 
 
-@np.errstate(all="ignore")
+@question
 def error_curve(
     net: Any,
     *,
@@ -253,6 +259,7 @@ def error_curve(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> ErrorCurve:
     """Mean square error against hidden units: students, beside largest units and centres of units,
     and a linear map.
@@ -271,11 +278,11 @@ def error_curve(
             Asked("on", None), ": mean errors depend on the law of the inputs; give ",
             ON_GAUSSIAN, " or ", ON_SAMPLES,
         )  # fmt: skip
-    return students.error_curve(load_chain(net), on, units, seed, executor, progress)
+    return students.error_curve(load_chain(net, **reading), on, units, seed, executor, progress)
 
 
-@np.errstate(all="ignore")
-def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
+@question
+def mean_field(net: Any, *, on: Gaussian | None = None, **reading: Unpack[Reading]) -> MeanField:
     """The simplified problem of wide random ReLU networks for this one: whether it applies, what it
     predicts, its frame.
 
@@ -289,7 +296,7 @@ def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
     >>> field.applies, 0 < field.loss(8) < field.loss(2) < 0.4
     (True, True)
     """
-    return mean_field_limit.mean_field(load_chain(net), on or Gaussian())
+    return mean_field_limit.mean_field(load_chain(net, **reading), on or Gaussian())
 
 
 def _is_layers(nets: Sequence[Any]) -> bool:
@@ -326,7 +333,7 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
         )  # fmt: skip
 
 
-@np.errstate(all="ignore")
+@question
 def pieces(
     net: Any,
     *,
@@ -334,6 +341,7 @@ def pieces(
     slice: Sequence[Any] | None = None,
     budget: int = 100_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Pieces:
     """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells,
     regions, bends, weights.
@@ -353,13 +361,14 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    return polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
+    return polyhedral_complex.pieces(load_chain(net, **reading), on, slice, budget, progress)
 
 
-@np.errstate(all="ignore")
+@question
 def dimension(
     net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Dimension:  # fmt: skip
     """The functional dimension on a box: how many directions of parameters the function can tell
     apart, at most P - N.
@@ -377,7 +386,7 @@ def dimension(
     >>> int(mo.dimension(net, on=mo.Box(-4, 4))), int(mo.dimension(net, on=mo.Box(2, 4)))      # always active on the second
     (5, 2)
     """
-    net = load_chain(net)
+    net = load_chain(net, **reading)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
         return functional_dimension.dimension(
             cells_sampled.explore(net, on, budget, seed, progress), seed
@@ -387,7 +396,7 @@ def dimension(
     )
 
 
-@np.errstate(all="ignore")
+@question
 def identifiable(
     net: Any,
     *,
@@ -395,6 +404,7 @@ def identifiable(
     budget: int = 10_000,
     seed: int = 0,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Identifiability:
     """Whether the function on a box determines the parameters of a network, up to permutations and
     positive scaling (or signs).
@@ -419,7 +429,7 @@ def identifiable(
     >>> answer.witness(np.array([[0.5]])).item(), hat(np.array([[0.5]])).item()
     (0.5, 0.5)
     """
-    net = load_chain(net)
+    net = load_chain(net, **reading)
     answer = identifiability.without_dimension(net, on)
     if answer is not None:
         return answer
@@ -427,7 +437,7 @@ def identifiable(
     return identifiability.identifiable(net, on, found, min(budget, 2_000))
 
 
-@np.errstate(all="ignore")
+@question
 def depth(
     net: Any,
     *,
@@ -435,6 +445,7 @@ def depth(
     slice: Sequence[Any] | None = None,
     budget: int = 10_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Depth:
     """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general
     position (by chains of bends).
@@ -449,11 +460,11 @@ def depth(
     2
     """
     return forced_depth.depth(
-        polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
+        polyhedral_complex.pieces(load_chain(net, **reading), on, slice, budget, progress)
     )
 
 
-@np.errstate(all="ignore")
+@question
 def recover(
     net: Any,
     widths: Sequence[int] | None = None,
@@ -461,6 +472,7 @@ def recover(
     on: Domain = None,
     budget: int = 2_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Recovery:
     """Parameters of a ReLU network of given widths from a function on a box of up to three inputs;
     exact, or nothing.
@@ -477,14 +489,16 @@ def recover(
     >>> mo.recover(hat, on=mo.Box(-4, 4)).network.layers[0].bias.tolist()
     [0.0, -1.0, -2.0]
     """
-    net = load_chain(net)
+    net = load_chain(net, **reading)
     return recovery.recover(
         polyhedral_complex.pieces(net, on, None, 10_000, progress), widths or net.widths, budget
     )
 
 
-@np.errstate(all="ignore")
-def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
+@question
+def pruning_curve(
+    net: Any, *, by: str = "magnitude", on: Domain = None, **reading: Unpack[Reading]
+) -> Curve:
     """What is lost when only a share of each hidden layer is kept: relative error of the
     parameters, change of the function.
 
@@ -499,11 +513,13 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
     >>> curve.at(0.0) < 0.4, curve.pruned(0.5).units            # 174 of 256 units are redundant, 117 have zero rows
     (True, 128)
     """
-    return pruning.pruning_curve(load_chain(net), by, on)
+    return pruning.pruning_curve(load_chain(net, **reading), by, on)
 
 
-@np.errstate(all="ignore")
-def canonical(net: Any, *, progress: Progress | None = None) -> Network | Graph:
+@question
+def canonical(
+    net: Any, *, progress: Progress | None = None, **reading: Unpack[Reading]
+) -> Network | Graph:
     """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to
     float64.
 
@@ -518,14 +534,16 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network | Graph:
     >>> mo.canonical(a) == mo.canonical(b)
     True
     """
-    found = load(net)
+    found = load(net, **reading)
     if isinstance(found, Graph):
         return graph_normal_form.canon(found, progress).network
     return group.canonical(found, progress)
 
 
-@np.errstate(all="ignore")
-def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath | None:
+@question
+def path(
+    a: Any, b: Any, *, progress: Progress | None = None, **reading: Unpack[Reading]
+) -> ParameterPath | None:
     """A piecewise linear path from a to b along which the function does not change; None where
     there is none.
 
@@ -544,11 +562,13 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
     >>> p.segments, p.check()
     (3, True)
     """
-    return constant_paths.path(*_pair(a, b), progress=progress)
+    return constant_paths.path(*_pair(*load_several([a, b], **reading)), progress=progress)
 
 
-@np.errstate(all="ignore")
-def signature(net: Any, *, progress: Progress | None = None) -> Signature:
+@question
+def signature(
+    net: Any, *, progress: Progress | None = None, **reading: Unpack[Reading]
+) -> Signature:
     """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units;
     a `str` with `.complete`.
 
@@ -561,14 +581,14 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     >>> a == b, a.complete
     (True, True)
     """
-    found = load(net)
+    found = load(net, **reading)
     if isinstance(found, Graph):
         return graph_normal_form.signature(found)
     return group.signature(found, progress)
 
 
-@np.errstate(all="ignore")
-def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
+@question
+def symmetries(net: Any, **reading: Unpack[Reading]) -> SymmetryGroup | GraphSymmetries:
     """The group of permutations, signs and positive scales of hidden units that keep the function; of
     a graph those that are found (`GraphSymmetries`).
 
@@ -580,7 +600,7 @@ def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
     >>> mo.canonical(group.random(seed=1)(net)) == mo.canonical(net)
     True
     """
-    found = load(net)
+    found = load(net, **reading)
     try:
         return SymmetryGroup.of(load_chain(found))
     except UnsupportedModel:
@@ -589,9 +609,15 @@ def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
         return GraphSymmetries.of(found)
 
 
-@np.errstate(all="ignore")
+@question
 def align(
-    a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
+    a: Any,
+    b: Any,
+    *,
+    by: str = "weights",
+    on: Domain = None,
+    seed: int | np.random.Generator = 0,
+    **reading: Unpack[Reading],
 ) -> Alignment | GraphAlignment:
     """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to
     merge them.
@@ -614,13 +640,13 @@ def align(
     >>> found.after, found.before > 1, found.merge() == b
     (0.0, True, True)
     """
-    first, second = load(a), load(b)
+    first, second = load_several([a, b], **reading)
     if isinstance(first, Graph) and isinstance(second, Graph):
         return graph_alignment.align(first, second, by, on, seed)
     return alignment.align(*_pair(first, second), by, on, seed)
 
 
-@np.errstate(all="ignore")
+@question
 def complexity(
     net_or_widths: Any,
     *,
@@ -631,13 +657,17 @@ def complexity(
     accuracy: float | int = 0.1,
     delta: float | int = 0.05,
     norm: str = "inf",
+    keys: Sequence[str] | None = None,
+    output: str | None = None,
+    input_shape: int | Sequence[int] | None = None,
 ) -> Complexity:
     """How large the class of networks with bounded parameters is, with and without its symmetries;
     bounds on generalisation.
 
     Args:
         net_or_widths: a model, or a list such as [784, 300, 100, 10].
-        activation: of widths; relu by default. bound: of the entries of each layer (one for all, or
+        activation: of widths, relu by default; of a model that stores none. keys, output, input_shape:
+            of a model, as everywhere (`moduli.load`). bound: of the entries of each layer (one for all, or
             one per layer): 1 by default for widths, the largest entry of each layer for a model,
             which pays for having been chosen after training.
         input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs
@@ -656,13 +686,21 @@ def complexity(
     widths = isinstance(net_or_widths, (list, tuple)) and all(
         isinstance(d, (int, np.integer)) for d in net_or_widths
     )
-    net = net_or_widths if widths else load_chain(net_or_widths)
+    of_models: Reading = {"keys": keys, "output": output, "input_shape": input_shape}
+    if not widths:
+        net_or_widths = load_chain(net_or_widths, **{**of_models, "activation": activation})
+        activation = None
+    for name, value in of_models.items():
+        if widths and value is not None:
+            raise ArgumentError(
+                Asked(name, value), ": is for a model, and widths were given; leave it out"
+            )
     return complexity_table.complexity(
-        net, activation, bound, input_bound, samples, accuracy, delta, norm
+        net_or_widths, activation, bound, input_bound, samples, accuracy, delta, norm
     )
 
 
-@np.errstate(all="ignore")
+@question
 def equivalent(
     a: Any,
     b: Any,
@@ -674,6 +712,7 @@ def equivalent(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Equivalence | GraphEquivalence | QuantisedDecision:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
@@ -707,8 +746,8 @@ def equivalent(
             ": values or decisions are compared, not both",
         )
     if _on_all_or_box(on, 0.0):
-        first, second = load(a), load(b)
-        pair = _quantised(a, b, first, second, on) if decision else None
+        first, second = load_several([a, b], **reading)
+        pair = _quantised((a, b), (first, second), on, reading) if decision else None
         if pair is not None:
             search = Search(budget, executor=executor, progress=progress)
             return quantised_graphs.decisions(pair, seed, search)
@@ -720,11 +759,12 @@ def equivalent(
                 )
             box = on if isinstance(on, Box) else None
             return graphs.equivalent(first, second, box, eps, budget, seed, progress)
-        a, b = first, second
+    else:
+        first, second = load_chains([a, b], **reading)
     search = Search(budget, executor=executor, progress=progress)
     if decision:
-        return compare.alike(*_pair(a, b), on, seed, search)
-    return compare.equivalent(*_pair(a, b), on, eps, seed, search)
+        return compare.alike(*_pair(first, second), on, seed, search)
+    return compare.equivalent(*_pair(first, second), on, eps, seed, search)
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
@@ -737,7 +777,7 @@ def _pair(a: Any, b: Any) -> tuple[Network, Network]:
     return a, b
 
 
-@np.errstate(all="ignore")
+@question
 def distance(
     a: Any,
     b: Any,
@@ -748,6 +788,7 @@ def distance(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Distance | GraphDistance:
     """The distance of two functions: sup over a box (or all inputs), root mean square under a
     Gaussian or on samples.
@@ -783,20 +824,22 @@ def distance(
     True
     """
     if _on_all_or_box(on, 0.0):
-        first, second = load(a), load(b)
-        pair = _quantised(a, b, first, second, on)
+        first, second = load_several([a, b], **reading)
+        pair = _quantised((a, b), (first, second), on, reading)
         if pair is not None:
             search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
             return quantised_graphs.distance(pair, seed, search)
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)
-        a, b = first, second
+    else:
+        first, second = load_chains([a, b], **reading)
     if tol is not None and (type(tol) not in (int, float) or not 0 <= tol < 2.0**1000):
         raise ArgumentError(Asked("tol", tol), ": a finite non-negative number is needed")
     search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
-    return compare.distance(*_pair(a, b), on, seed, search)
+    return compare.distance(*_pair(first, second), on, seed, search)
 
 
+@question
 def rounding(
     net: Any,
     *,
@@ -808,6 +851,7 @@ def rounding(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Rounding:
     """How far what any runtime computes in floats is from the function over the reals, on a box.
 
@@ -849,22 +893,24 @@ def rounding(
             Asked("order", order), ": 'any', or how many sums a term may pass through"
         )
     runtime = Runtime(dtype, None if isinstance(order, str) else order, ulps)
-    network = load_as_written(net)
+    network = load_as_written(net, **reading)
     return computed.rounding(network, on, runtime, budget, seed, executor, progress)
 
 
-def _quantised(a: Any, b: Any, first: Any, second: Any, on: Any) -> QuantisedPair | None:
+def _quantised(
+    sources: tuple[Any, Any], nets: Sequence[Any], on: Any, reading: Reading
+) -> QuantisedPair | None:
     """Two models, one of which is the other one quantised, and a box; None where neither is.
 
     A dense chain beside a graph is meant as its file has it, or as moduli would write it.
     """
-    graphs = [net for net in (first, second) if isinstance(net, Graph)]
+    graphs = [net for net in nets if isinstance(net, Graph)]
     if not isinstance(on, Box) or not any(map(quantised_graphs.rounds, graphs)):
         return None
     found = []
-    for source, net in ((a, first), (b, second)):
+    for source, net, options in zip(sources, nets, fitted(sources, reading), strict=True):
         if isinstance(net, Network):
-            net = load_as_written(source)
+            net = load_as_written(source, **options)
         found.append(with_real_ends(graph_of(net) if isinstance(net, Network) else net))
     return quantised_graphs.pair_of(found[0], found[1], on)
 
@@ -1109,7 +1155,7 @@ def _certificate(path: str | Path) -> Certificate | GraphCertificate:
         raise error.at(str(path)) from None
 
 
-@np.errstate(all="ignore")
+@question
 def check(
     certificate: Certificate | GraphCertificate | str | Path,
     small: Any,
@@ -1121,6 +1167,7 @@ def check(
     minimal: bool = False,
     dtype: str | None = None,
     budget: int = 10_000,
+    **reading: Unpack[Reading],
 ) -> Verdict | GraphVerdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
@@ -1165,8 +1212,8 @@ def check(
         certificate = _certificate(certificate)
     if isinstance(certificate, GraphCertificate):
         accepted = graph_results.check(
-            certificate, load(small), load(large), max_slack=max_slack, on=on, radius=radius,
-            minimal=minimal,
+            certificate, *load_several([small, large], **reading), max_slack=max_slack, on=on,
+            radius=radius, minimal=minimal,
         )  # fmt: skip
         if dtype is None:
             return accepted
@@ -1174,9 +1221,9 @@ def check(
             on = Box(dict(accepted.proof.ranges))
         computed = _computed(accepted, accepted.bound_there, on, dtype, budget)
         return replace(accepted, computed=computed)
-    large = load_chain(large)
+    small, large = load_chains([small, large], **reading)
     demands = Demands.of(max_slack, on, radius, minimal, large.widths[0])
-    verdict = Verdict("proved", *proved(certificate, load_chain(small), large), demands)
+    verdict = Verdict("proved", *proved(certificate, small, large), demands)
     demands.require(verdict)
     if dtype is None:
         return verdict

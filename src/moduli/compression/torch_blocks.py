@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.arguments import question
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.extras import needed
 from moduli.common.progress import Progress
@@ -102,6 +103,7 @@ class Shrunk(Result):
         }
 
 
+@question
 def shrink(
     module: torch.nn.Module,
     sample_inputs: Any,

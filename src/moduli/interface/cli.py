@@ -146,18 +146,25 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             help=f"Inputs that count: {DOMAINS}.",
         ),
         "activation": click.option(
-            "--activation", help="Hidden activation, for files that store none (state dicts)."
+            "--activation",
+            metavar="NAME",
+            help="Hidden activation, for files that store none (state dicts), and for widths.",
         ),
         "input_shape": click.option(
             "--input-shape",
             metavar="N[,N...]",
-            help="Of one input, where an ONNX file leaves it open.",
+            help="Of one input, where a file leaves it open.",
         ),
         "output": click.option(
-            "--output", "output", help="Name of the output to read, where an ONNX file has several."
+            "--output",
+            "output",
+            metavar="NAME",
+            help="Name of the output to read, where a file has several.",
         ),
         "keys": click.option(
-            "--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."
+            "--keys",
+            metavar="K,K,...",
+            help="Prefixes of the layers in a state dict, in order, separated by commas.",
         ),
     }
 
@@ -173,42 +180,23 @@ _SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
 
 
-def _load(
-    model: str,
-    *,
-    activation: str | None,
-    output: str | None,
-    keys: str | None,
-    input_shape: str | None,
-) -> Network:
+def _load(model: str, **source: Any) -> Network:
     from moduli.formats import load_chain
 
-    return load_chain(model, **_asked(activation, output, keys, input_shape))
+    return load_chain(model, **_asked(**source))
 
 
-def _load_any(
-    model: str,
-    *,
-    activation: str | None,
-    output: str | None,
-    keys: str | None,
-    input_shape: str | None,
-) -> Network | Graph:
+def _load_any(model: str, **source: Any) -> Network | Graph:
     from moduli.formats import load
 
-    return load(model, **_asked(activation, output, keys, input_shape))
+    return load(model, **_asked(**source))
 
 
-def _both(a: str, b: str, source: dict[str, Any]) -> tuple[Any, Any]:
-    """Two models; a chain beside a graph, of which it may be the quantised form, as its file has it."""
-    from moduli.formats import load_as_written
+def _load_each(models: Sequence[str], **source: Any) -> list[Network | Graph]:
+    """Several models, each with the options that concern it."""
+    from moduli.formats import load_several
 
-    given = [(name, _fitting(name, source)) for name in (a, b)]
-    first, second = (_load_any(name, **options) for name, options in given)
-    if isinstance(first, mo.Graph) == isinstance(second, mo.Graph):
-        return first, second
-    first, second = (load_as_written(name, **_asked(**options)) for name, options in given)
-    return first, second
+    return load_several(models, **_asked(**source))
 
 
 def _asked(
@@ -548,7 +536,9 @@ def curve(
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
-    nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
+    from moduli.formats import load_chains
+
+    nets, steps = load_chains(models, **_asked(**source)), _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
     with bar(quiet) as progress, processes(workers) as executor:
@@ -621,8 +611,7 @@ def check(
     with bar(quiet):
         verdict = mo.check(
             certificate,
-            _load_any(small, **_fitting(small, source)),
-            _load_any(large, **source),
+            *_load_each([small, large], **source),
             max_slack=max_slack,
             on=domain,
             radius=radius,
@@ -630,12 +619,6 @@ def check(
             dtype=dtype,
         )
     show(verdict, as_json, quiet, **_told(domain))
-
-
-def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
-    """Options for files that store no activations concern those alone."""
-    bare = suffix_of(model)[0] in (".pth", ".pt", ".tar", ".ckpt", ".zip")
-    return source if bare else {**source, "activation": None, "keys": None, "output": None}
 
 
 _CERTIFICATE = click.option(
@@ -692,12 +675,10 @@ def equal(
     Example: moduli equal controller.onnx small.onnx --eps 1e-6
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets, domain = (
-            _both(a, b, source),
-            _domain(on),
-        )
+        domain = _domain(on)
         answer = mo.equivalent(
-            *nets,
+            a,
+            b,
             on=domain,
             eps=eps,
             decision=decision,
@@ -705,6 +686,7 @@ def equal(
             seed=seed,
             executor=executor,
             progress=progress,
+            **_asked(**source),
         )
     show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
     sys.exit(ANSWER.get(answer.status, 0))
@@ -743,18 +725,17 @@ def distance(
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets, domain = (
-            _both(a, b, source),
-            _domain(on),
-        )
+        domain = _domain(on)
         answer = mo.distance(
-            *nets,
+            a,
+            b,
             on=domain,
             tol=tol,
             budget=budget,
             seed=seed,
             executor=executor,
             progress=progress,
+            **_asked(**source),
         )
     show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
     if getattr(answer, "interrupted", False):
@@ -890,7 +871,7 @@ def align(
     \b
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
-    nets = [_load_any(model, **_fitting(model, source)) for model in (a, b)]
+    nets = _load_each([a, b], **source)
     _require_suffix(nets[0], a, out)
     domain = _domain(on)
     if isinstance(domain, mo.Box):
@@ -941,7 +922,7 @@ def align(
 @_options("json", "quiet", *_SOURCE)
 def complexity(
     model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
-    out: str | None, as_json: bool, quiet: bool, activation: str | None, **source: Any,
+    out: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Covering numbers and bounds on generalisation.
 
@@ -952,11 +933,10 @@ def complexity(
     Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
     """
     widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
-    net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
     with bar(quiet):
         answer = mo.complexity(
-            net,
-            activation=activation if widths else None,
+            widths or model,
+            **_asked(**source),
             bound=bound,
             input_bound=input_bound,
             norm=norm,

@@ -8,12 +8,13 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from moduli import api
 from moduli.common import figures
+from moduli.common.arguments import Reading, question
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
@@ -48,7 +49,7 @@ IDENTITY = 5_000  # parameters up to which it asks what the function tells of th
 CELLS = 4_000  # of a picture of linear pieces
 
 
-@np.errstate(all="ignore")
+@question
 def report(
     net: Any,
     *,
@@ -56,6 +57,7 @@ def report(
     budget: int = 2_000,
     seed: int = 0,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Report:
     """All questions about a network on one page: units needed, what can go, symmetry, errors,
     linear pieces; of a graph its axes, what goes on all inputs and on a box, and what stays.
@@ -79,7 +81,8 @@ def report(
     (True, False)
     """
     name = str(net) if isinstance(net, (str, Path)) else "MODEL"
-    return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
+    read = load(net, **reading)
+    return build(read, name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
 
 
 @np.errstate(all="ignore")
