@@ -556,19 +556,10 @@ class Complexity(Result):
 
     def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
         """Facts, bounds, and the bounds that have no number here."""
-        from rich.console import Group
-        from rich.table import Table
+        from moduli.common.tables import Columns, Labelled, Parts
 
-        from moduli.common.result import table as labelled
-
-        grid = Table(box=None, pad_edge=False)
-        for title in ("bound", "value", "gap", "samples for < 1", "status", ""):
-            right = title in ("value", "gap", "samples for < 1")
-            grid.add_column(
-                title, header_style="dim", no_wrap=bool(title), justify="right" if right else "left"
-            )
-        rows, missing = self.rows(), dict[str, list[str]]()
-        for row in rows:
+        rows, missing = [], dict[str, list[str]]()
+        for row in self.rows():
             if row.value is None and row.gap is None and row.needed is None:
                 missing.setdefault(f"{row.status}: {row.note}", []).append(row.name)
                 continue
@@ -577,13 +568,12 @@ class Complexity(Result):
                 "" if row.needed is None else _count(row.needed),
             )
             about = "; ".join(part for part in (row.quantity, row.source, row.note) if part)
-            grid.add_row(row.name, value, row.verdict, needed, row.status, about)
-        others = labelled(
-            "without a number", [(why, "; ".join(names)) for why, names in missing.items()]
-        )
-        return Group(
-            labelled(self.statement, [*self.facts(), *(extra or [])]), "", grid, "", others
-        )
+            rows.append((row.name, value, row.verdict, needed, row.status, about))
+        numbers = ("value", "gap", "samples for < 1")
+        grid = Columns(("bound", *numbers, "status", "of"), rows, numbers)
+        others = [(why, "; ".join(names)) for why, names in missing.items()]
+        facts = Labelled(self.statement, [*self.facts(), *(extra or [])])
+        return Parts([facts, grid, Labelled("without a number", others)])
 
     def _repr_html_(self) -> str:
         shown = [

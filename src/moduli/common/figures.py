@@ -5,6 +5,7 @@ returns the axes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ INK = "#010203"  # not black, which SVG leaves unsaid
 GREEN = "#3c8d5a"
 VIOLET = "#8a4f9e"
 COLOURS_OF_UNITS = BLUE, ORANGE, GREEN, VIOLET  # live, left out, merged, sums of others
+SCREEN = 80  # pixels for an inch of a picture
 ROW = 0.26  # inches for an axis of a graph
 APART = 64  # units of an axis up to which a line parts them
 LABEL = 32  # characters of a name
@@ -38,9 +40,32 @@ def axes(ax: Any = None, count: int = 1) -> Any:
         figure = Figure(figsize=(6.4 if count == 1 else 4.8 * count, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots(1, count)
+        ax = shown(ax) if count == 1 else Row(ax)
     for one in np.atleast_1d(ax):
         one.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+class Row(tuple[Any, ...]):
+    """Axes beside each other in one figure; a notebook shows the figure."""
+
+    def _repr_png_(self) -> bytes:
+        return picture(self[0].figure)
+
+
+def shown(ax: Any) -> Any:
+    """Axes of a figure of ours: no window and no pyplot knows it, so it shows itself in a notebook."""
+    ax._repr_png_ = partial(picture, ax.figure)
+    return ax
+
+
+def picture(figure: Any) -> bytes:
+    """A figure as PNG, on white, for a notebook."""
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * SCREEN, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
 
 
 def save(ax: Any, path: str | Path) -> Path:
@@ -157,7 +182,7 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.set(xlabel="segment", ylabel="largest change of the outputs", xticks=range(len(knots)))
     right.set_ylim(-0.03 * max(1e-300, data["straight_change"].max()), None)
     right.legend(frameon=False)
-    return left, right
+    return Row((left, right))
 
 
 def _share(values: Any) -> Any:
@@ -241,7 +266,7 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
         ylabel=f"saved, % of the logarithm at {data['eps']:g}",
     )
     right.legend(frameon=False)
-    return left, right
+    return Row((left, right))
 
 
 def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
@@ -402,7 +427,7 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.legend(
         frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2
     )
-    return left, right
+    return Row((left, right))
 
 
 def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
@@ -482,7 +507,7 @@ def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
     if ax.name != "3d":
         figure, place = ax.figure, ax.get_subplotspec()
         ax.remove()
-        ax = figure.add_subplot(place, projection="3d")
+        ax = shown(figure.add_subplot(place, projection="3d"))
     bends = [b for b in data["bends"] if b["visible"]]
     clear = min(0.5, max(0.12, 6 / max(1, len(bends)) ** 0.5))
     if color == "cell":

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,13 @@ import numpy as np
 from moduli.kernel.errors import MissingExtra, Undecided
 from moduli.kernel.exact_numbers import above, sum_up
 
+from .figures import SCREEN, picture
 from .files import atomic_write
+from .tables import Labelled
 
 if TYPE_CHECKING:
     from moduli.kernel.certificate import Certificate
 
-SCREEN = 80  # pixels for an inch of a picture
 SILENT = {
     "check", "rows", "data", "table", "to_json", "plot_data", "plot", "within", "barrier", "merge",
     "loss", "log_covering",
@@ -115,7 +115,9 @@ class Result:
         return f"<{self.kind} {self.glyph} {self.statement}>"
 
     def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
-        """A rich renderable: the statement, the rows, and further ones."""
+        """For a terminal, of any width: the statement, the rows, and further ones; rich prints it, and
+        so does `.text(width)`.
+        """
         return table(self.statement, [*self.rows(), *(extra or [])])
 
     def __rich__(self) -> Any:
@@ -135,15 +137,9 @@ class Result:
             drawn = draw()
         except (MissingExtra, ValueError):
             return ""
-        buffer, figure = (
-            io.BytesIO(),
-            (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure,
-        )
-        figure.savefig(buffer, format="png", dpi=2 * SCREEN, bbox_inches="tight", facecolor="white")
-        image, width = (
-            base64.b64encode(buffer.getvalue()).decode(),
-            round(SCREEN * figure.get_size_inches()[0]),
-        )
+        figure = (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure
+        image = base64.b64encode(picture(figure)).decode()
+        width = round(SCREEN * figure.get_size_inches()[0])
         alt, style = html.escape(self.statement), f"max-width:{width}px;width:100%"
         return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
 
@@ -232,15 +228,6 @@ def notebook(result: Result, rows: Sequence[Sequence[str]], head: Sequence[str] 
     return f"<div><p>{line}</p>{result._picture()}<table>{body}</table></div>"
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> Any:
-    """A rich renderable: a line and a borderless table of labels and values."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(show_header=False, box=None, pad_edge=False)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    return Group(Text(title, style="bold"), grid)
+def table(title: str, rows: list[tuple[str, str]]) -> Labelled:
+    """For rich and plain terminals: a line, and labels with their values."""
+    return Labelled(title, rows)

@@ -252,6 +252,9 @@ def show_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
         _console().print(table(title, list(rows)))
 
 
+UNWRAPPED = 10_000  # columns of what no terminal shows: whoever reads lines gets whole ones
+
+
 def _console() -> Any:
     from rich.console import Console
 
@@ -259,7 +262,7 @@ def _console() -> Any:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNWRAPPED
     return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
