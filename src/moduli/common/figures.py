@@ -161,7 +161,8 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """A path of equivalent parameters: its shape in a plane of parameter space, and how the
     function changes along it.
     """
-    left, right = axes(ax, 2)
+    both = axes(ax, 2)
+    left, right = both
     knots = data["knots"]
     left.plot(*knots[[0, -1]].T, color=GREY, lw=1.0, ls="--", label="straight line")
     left.plot(*knots.T, color=BLUE, lw=1.6, marker="o", ms=4, label="path")
@@ -182,7 +183,7 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.set(xlabel="segment", ylabel="largest change of the outputs", xticks=range(len(knots)))
     right.set_ylim(-0.03 * max(1e-300, data["straight_change"].max()), None)
     right.legend(frameon=False)
-    return Row((left, right))
+    return both
 
 
 def _share(values: Any) -> Any:
@@ -236,7 +237,8 @@ def barrier_figure(data: dict[str, Any], ax: Any = None) -> Any:
 
 def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Log covering number against accuracy, and what part of it symmetries save against the width."""
-    left, right = axes(ax, 2)
+    both = axes(ax, 2)
+    left, right = both
     left.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
     left.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
     left.set(xlabel="accuracy", ylabel="log covering number")
@@ -266,7 +268,7 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
         ylabel=f"saved, % of the logarithm at {data['eps']:g}",
     )
     right.legend(frameon=False)
-    return Row((left, right))
+    return both
 
 
 def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
@@ -391,7 +393,8 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Prunable shares of every seed over the range of noise alone; accuracy before and after, and
     with nine tenths gone.
     """
-    left, right = axes(ax, 2)
+    both = axes(ax, 2)
+    left, right = both
     names = data["names"]
     if ax is None:
         left.figure.set_size_inches(11.0, 1.2 + 0.3 * len(names))
@@ -427,7 +430,7 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.legend(
         frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2
     )
-    return Row((left, right))
+    return both
 
 
 def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
@@ -507,7 +510,8 @@ def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
     if ax.name != "3d":
         figure, place = ax.figure, ax.get_subplotspec()
         ax.remove()
-        ax = shown(figure.add_subplot(place, projection="3d"))
+        solid = figure.add_subplot(place, projection="3d")
+        ax = shown(solid) if hasattr(ax, "_repr_png_") else solid
     bends = [b for b in data["bends"] if b["visible"]]
     clear = min(0.5, max(0.12, 6 / max(1, len(bends)) ** 0.5))
     if color == "cell":
