@@ -33,7 +33,15 @@ from moduli.compression.exact import reduce
 from moduli.compression.graph_results import GraphCompression, GraphRank, GraphVerdict
 from moduli.compression.radius import reduce_within
 from moduli.compression.radius.reduce_within import RankCurve
-from moduli.compression.results import Compression, Rank, one_layer
+from moduli.compression.results import (
+    MOVES,
+    MOVES_ON_BOX,
+    Compression,
+    Rank,
+    counts,
+    one_layer,
+    removed,
+)
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.answers import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
@@ -261,7 +269,7 @@ def error_curve(
     progress: Progress | None = None,
     **reading: Unpack[Reading],
 ) -> ErrorCurve:
-    """Mean square error against hidden units: students, beside largest units and centres of units,
+    """Mean square error against hidden units: students, beside the largest units, k-means of the units,
     and a linear map.
 
     Args:
@@ -672,7 +680,7 @@ def complexity(
             which pays for having been chosen after training.
         input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs
             themselves.
-        accuracy: eps of the covering number. delta: bounds on the gap hold with probability 1 -
+        accuracy: of the covering number. delta: bounds on the gap hold with probability 1 -
             delta.
 
     Raises:
@@ -1093,7 +1101,7 @@ class Verdict(Result):
         return [
             ("large", repr(self.large)), ("small", repr(self.small)),
             ("moves replayed", str(len(moves))),
-            ("units moved", str(sum(len(m.units) for m in moves))),
+            ("removed", self._removed),
             ("slack", f"<= {self.proof.slack}"), ("holds", self._domain),
             ("fewest units", self._fewest), *self._demanded(),
             *(self.computed.rows() if self.computed else []),
@@ -1104,6 +1112,12 @@ class Verdict(Result):
         if not self.minimal:
             return "not claimed"
         return f"proved, in {one_layer(self.small)}" if self.small.units else "proved"
+
+    @property
+    def _removed(self) -> str:
+        """In the words of the compression."""
+        names = MOVES if self.proof.region is None else MOVES_ON_BOX
+        return counts(removed(self.proof.large_moves), names) or "nothing"
 
     def _demanded(self) -> list[tuple[str, str]]:
         asked, lines = self.demands, list[str]()

@@ -55,6 +55,8 @@ def test_domains_and_certificates_are_short():
     assert repr(mo.Box([0.0, 1.0], 2.5)) == "Box([0.0, 1.0], 2.5)"
     assert repr(mo.Box(np.arange(9.0), 9)) == "Box(<9>, 9)"
     assert repr(mo.Gaussian()) == "Gaussian()"
-    assert repr(mo.Gaussian(np.ones(2), np.eye(2))) == "Gaussian(mean=[1.0, 1.0], cov=<2 x 2>)"
+    assert (
+        repr(mo.Gaussian(np.ones(2), np.eye(2))) == "Gaussian(mean=[1.0, 1.0], cov=<2 x 2: 0 to 1>)"
+    )
     assert repr(mo.Samples(np.zeros((4, 3)))) == "Samples(4 rows of 3)"
     assert len(repr(mo.compress("zoo:digits-tanh").certificate)) < 120

@@ -96,7 +96,7 @@ class Complexity(Result):
     Attributes:
         cls: architecture, bounds and inputs. network: the model, if one was given. chosen: whether
             the bounds were read off its weights. samples: their number n. inputs: the samples.
-            accuracy: eps of the table. delta: 1 - confidence.
+            accuracy: of the covering numbers in the table. delta: 1 - confidence.
     """
 
     cls: Class

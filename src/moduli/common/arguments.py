@@ -90,6 +90,7 @@ WORDS = {
     ),
     "seed": Word(_seed, ("a whole number from 0 on is needed, or a numpy.random.Generator",)),
     "eps": NUMBER,
+    "relative_eps": NUMBER,
     "radius": NUMBER,
     "tol": Word(_number, ("a finite non-negative number is needed",)),
     "max_slack": NUMBER,

@@ -198,7 +198,7 @@ def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax = axes(ax)
     lines = (
         ("magnitude", "largest units", GREY),
-        ("kmeans", "centres of units", ORANGE),
+        ("kmeans", "k-means of the units", ORANGE),
         ("students", "student", BLUE),
     )
     places = np.maximum(
@@ -265,7 +265,7 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.axvline(data["here"], color=GREY, lw=0.8, ls=":")
     right.set(
         xlabel="hidden units (all layers widened alike)",
-        ylabel=f"saved, % of the logarithm at {data['eps']:g}",
+        ylabel=f"saved, % of the logarithm at accuracy {data['eps']:g}",
     )
     right.legend(frameon=False)
     return both

@@ -111,6 +111,7 @@ def shrink(
     units: int | Mapping[str, int] | None = None,
     keep: float | None = None,
     eps: float | None = None,
+    relative_eps: float | None = None,
     on: str = "gaussian",
     seed: int = 0,
     progress: Progress | None = None,
@@ -129,12 +130,13 @@ def shrink(
             such batches.
         units: wanted width of every block, or of blocks by the name of their first Linear. keep:
             share of the width.
-        eps: allowed error of every block, relative to the standard deviation of its output.
+        eps: allowed difference of the outputs of every block, root mean square. relative_eps: the
+            same over the standard deviation of the block's outputs.
         on: ``"gaussian"`` or ``"samples"``.
 
     Raises:
         UnsupportedModel: there is no such block; says which modules were refused and why.
-        ValueError: not exactly one of units, keep, eps; a name that is none.
+        ValueError: not exactly one of units, keep, eps, relative_eps; a name that is none.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -143,15 +145,16 @@ def shrink(
     >>> small.module[0].out_features, small.blocks[0].error.relative < 0.05
     (16, True)
     """
-    if sum(x is not None for x in (units, keep, eps)) != 1:
+    if sum(x is not None for x in (units, keep, eps, relative_eps)) != 1:
         raise ArgumentError(
-            Asked("units", units), ", ", Asked("keep", keep), ", ", Asked("eps", eps),
-            ": give exactly one of them",
+            Asked("units", units), ", ", Asked("keep", keep), ", ", Asked("eps", eps), ", ",
+            Asked("relative_eps", relative_eps), ": give exactly one of them",
         )  # fmt: skip
     if keep is not None and not 0 < keep <= 1:
         raise ArgumentError(Asked("keep", keep), ": a share of the width, above 0 and at most 1")
-    if eps is not None and not (eps > 0 and math.isfinite(eps)):
-        raise ArgumentError(Asked("eps", eps), ": a positive finite number is needed")
+    for name, value in (("eps", eps), ("relative_eps", relative_eps)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ArgumentError(Asked(name, value), ": a positive finite number is needed")
     if on not in ("gaussian", "samples"):
         raise ArgumentError(Asked("on", on), ": 'gaussian' or 'samples'")
     new, batches = copied(module), _batches(sample_inputs)
@@ -178,7 +181,7 @@ def shrink(
                 progress(len(table), len(names), block.first)
             wanted = units.get(block.first, block.width) if isinstance(units, Mapping) else units
             wanted = max(1, round(keep * block.width)) if keep is not None else wanted
-            table[block.first] = _narrowed(new, block, wanted, eps, on, seed)
+            table[block.first] = _narrowed(new, block, wanted, (eps, relative_eps), on, seed)
         found = (
             []
             if len(table) == len(names)
@@ -257,7 +260,12 @@ class _Found:
 
 
 def _narrowed(
-    module: Any, block: _Found, units: int | None, eps: float | None, on: str, seed: int
+    module: Any,
+    block: _Found,
+    units: int | None,
+    allowed: tuple[float | None, float | None],
+    on: str,
+    seed: int,
 ) -> Block:
     """Fit the block, put it in place, and say what it does on the samples."""
     zeros = [np.zeros(linear.out_features) for linear in (block.one, block.two)]
@@ -273,9 +281,12 @@ def _narrowed(
     spread = float(truth.var(axis=0).sum())
     fitted = on == "gaussian" and closed(block.activation)
     law: Gaussian | Samples = block.law if fitted else Samples(x)
-    if eps is not None and not spread:
+    eps, relative_eps = allowed
+    if relative_eps is not None:
+        eps = relative_eps * math.sqrt(spread)
+    if eps == 0:  # of outputs that do not vary
         units, eps = 1, None
-    goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps * math.sqrt(spread)}
+    goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps}
     small = narrow(net, law, seed=seed, **goal).network
     error = Error.of(float(np.square(small.logits(x) - truth).sum(axis=1).mean()), spread)
     if small.units < net.units:

@@ -110,8 +110,8 @@ class Bar(NamedTuple):
 
 
 KINDS = {
-    "kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged",
-    "inactive": "inactive", "block": "dependent", "other": "other",
+    "kept": "kept", "drop": "dropped", "constant": "folded into a bias", "merge": "merged",
+    "inactive": "inactive", "block": "by linear dependence", "other": "other",
 }  # fmt: skip
 
 

@@ -338,7 +338,7 @@ def _removed(asked: ChainQuestions) -> Section:
     parts = [bars([*_shares(small)], caption)]
     region = asked.region()
     if isinstance(region, Compression):
-        more = f"On {asked.where}. Inactive: never positive there. Dependent: linear there, as other units are."
+        more = f"On {asked.where}. Inactive: never positive there. By linear dependence: linear there, as other units are."
         parts.append(bars([*_shares(region)], more))
     gone = small.original.units - small.network.units
     kinds = ", ".join(f"{count} {MOVES[kind]}" for kind, count in small.removed.items() if count)
@@ -546,7 +546,7 @@ def _average(asked: ChainQuestions) -> Section:
     rows = [(str(m), *(f"{error.unexplained:.2g}" for error in errors)) for m, *errors in columns]
     grid = table(
         rows,
-        ("hidden units", "student", "centres of units", "largest units"),
+        ("hidden units", "student", "k-means", "largest units"),
         "share of variance lost",
     )
     body = Markup(

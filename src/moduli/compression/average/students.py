@@ -62,6 +62,9 @@ class Error(NamedTuple):
         return f"{100 * self.relative:.3g} % of the standard deviation (root mean square {self.absolute:.3g})"
 
 
+WORSE = ": closer than the student; give it more units, or this map beside it (skip)"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Narrowed(Result):
     """A network with fewer hidden units that is close on average.
@@ -98,14 +101,21 @@ class Narrowed(Result):
     @property
     def statement(self) -> str:
         units = f"{self.original.units} -> {self.network.units} hidden units"
-        return f"{units}; error {self.error} {self.on}"
+        worse = "; a linear map without any unit is closer" if self.worse_than_linear else ""
+        return f"{units}; error {self.error} {self.on}{worse}"
+
+    @property
+    def worse_than_linear(self) -> bool:
+        """Whether the best affine map, which has no hidden units at all, is closer."""
+        return self.skip is None and self.linear.absolute < self.error.absolute
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [
             ("network", repr(self.original)), ("smaller", repr(self.network)),
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
-            ("error", f"~ {self.error}"), ("a linear map", f"~ {self.linear}"),
+            ("error", f"~ {self.error}"),
+            ("a linear map", f"~ {self.linear}{WORSE if self.worse_than_linear else ''}"),
             ("measured", self.on), ("start", self.start),
         ]  # fmt: skip
         return rows + (
@@ -384,7 +394,7 @@ class _Task:
         return min(best, refined, key=lambda r: r.error.absolute)
 
     def point(self, widths: tuple[int, ...]) -> tuple[Narrowed, Error, Error]:
-        """The student, and the errors with units kept by magnitude and with centres of units."""
+        """The student, and the errors with the largest units and with k-means of the units."""
         return self.student(widths), self._simple(widths, largest), self._simple(widths, kmeans)
 
     def _simple(
@@ -477,7 +487,7 @@ class ErrorCurve(Result):
     Attributes:
         units: hidden units of each student. students: the errors reached, and beside them, on the
             same data, `magnitude`: the units with the largest weights kept, outgoing weights fitted
-            again; `kmeans`: centres of units, fitted again.
+            again; `kmeans`: the centres that k-means finds among the units, fitted again.
         linear: of the best affine map. networks: the students.
     """
 
@@ -497,13 +507,21 @@ class ErrorCurve(Result):
             f"{e.unexplained:.2g} with {m}" for m, e in zip(self.units, self.students, strict=True)
         )
         linear = f"{self.linear.unexplained:.2g} with a linear map"
-        return f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}"
+        worse = [
+            str(m)
+            for m, error in zip(self.units, self.students, strict=True)
+            if error.absolute > self.linear.absolute
+        ]
+        closer = f", which is closer than {' and '.join(worse)} units" if worse else ""
+        return (
+            f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}{closer}"
+        )
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [
             (
                 "hidden units",
-                "share of variance lost: student, k-means, magnitude (outgoing weights fitted in all)",
+                "share of variance lost: student, k-means, largest units (outgoing weights fitted in all)",
             )
         ]
         for m, *errors in zip(self.units, self.students, self.kmeans, self.magnitude, strict=True):

@@ -23,7 +23,7 @@ from moduli.common.result import Result
 from moduli.compression.box.linear_programs import PRODUCTS
 from moduli.compression.certify import certify
 from moduli.compression.exact import reduce
-from moduli.compression.results import Compression, Rank
+from moduli.compression.results import NEXT_NEARBY, Compression, Rank
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import Array, ExactArray, above, up
@@ -434,6 +434,7 @@ class NearCompression(Compression):
     """
 
     nodes: int = 0
+    next_step: ClassVar[str] = NEXT_NEARBY
 
     @property
     def near(self) -> Near:
