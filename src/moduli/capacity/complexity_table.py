@@ -265,7 +265,7 @@ class Complexity(Result):
                 norms,
                 source,
                 "proved",
-                "multisets of rows",
+                "the grid modulo permutations and signs of units: multisets of rows are counted",
             ),
         ]
         if len(cls.widths) == 3:
@@ -277,7 +277,7 @@ class Complexity(Result):
                     norms,
                     source,
                     "proved",
-                    "one hidden layer",
+                    "one hidden layer: orbits of the group on the grid are counted",
                 )
             )
         if cls.activations and all(s.homogeneous for s in cls.activations):
@@ -289,7 +289,7 @@ class Complexity(Result):
                     norms,
                     source,
                     "proved",
-                    "positive scales divided out",
+                    "the grid modulo positive scales of units, too: rows of norm one are counted",
                 )
             )
         rows.append(self._row(

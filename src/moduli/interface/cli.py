@@ -995,7 +995,9 @@ def identify(
     metavar="OUT",
     help="Where the picture goes (.svg .png .pdf).",
 )
-@click.option("--on", required=True, metavar="D", help=f"{BOXES}; of the slice, if there is one.")
+@click.option(
+    "--on", required=True, metavar="D", help=f"{BOXES}; of the inputs, or of the slice in FILE.npz."
+)
 @click.option(
     "--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True
 )
@@ -1003,7 +1005,7 @@ def identify(
     "--slice",
     "plane",
     metavar="FILE.npz",
-    help="origin, u (and v): a slice of the inputs; or random.",
+    help="origin, u (and v): a slice of the inputs; or random, through the middle of the box.",
 )
 @click.option(
     "--budget",
@@ -1027,11 +1029,12 @@ def plot(
     from moduli.common.figures import save
 
     net, domain = _load(model, **source), _domain(on)
+    window, frame = _plane(plane, domain, net.widths[0], seed)
     with bar(quiet) as progress:
         found = mo.pieces(
             net,
-            on=domain,
-            slice=_plane(plane, net.widths[0], seed),
+            on=window,
+            slice=frame,
             budget=budget,
             progress=progress,
         )
@@ -1040,18 +1043,22 @@ def plot(
     show(found, as_json, quiet, **_told(domain), written=str(target))
 
 
-def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
-    """A random orthonormal pair through the origin, or the arrays of a file."""
+def _plane(
+    text: str | None, domain: Domain, inputs: int, seed: int
+) -> tuple[Domain, tuple[Any, ...] | None]:
+    """A random plane through the middle of the box, or the arrays of a file; and the box of its
+    coordinates.
+    """
     from moduli.common.files import load_arrays
     from moduli.kernel.errors import printable
-    from moduli.piecewise.polyhedral_complex import random_plane
+    from moduli.piecewise.polyhedral_complex import plane_within
 
     if text is None:
-        return None
+        return domain, None
     if text == "random":
         if inputs < 2:
             raise ValueError(f"--slice random: the model has {inputs} input; leave it out")
-        return random_plane(inputs, seed)
+        return plane_within(domain, inputs, seed) if isinstance(domain, mo.Box) else (domain, None)
     if suffix_of(text)[0] != ".npz":
         raise ValueError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
     z = load_arrays(text)
@@ -1063,7 +1070,7 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
                 f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"
             )
         )
-    return tuple(z[name].astype(float).ravel() for name in names)
+    return domain, tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
@@ -1096,7 +1103,7 @@ def report(
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load_any(model, **source), _domain(on)
     with bar(quiet) as progress:
-        page = build(net, model, typed, domain, shlex.quote(on), budget, seed, progress)
+        page = build(net, model, typed, domain, shlex.quote(on), budget, seed, progress, timed=True)
     with writing(Path(out)):
         written = str(page.save(out))
     show(page, as_json, quiet, **_told(domain), written=written)
