@@ -36,6 +36,7 @@ from .cli_support import (
     show,
     show_data,
     show_rows,
+    within,
     writing,
 )
 
@@ -135,6 +136,12 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             show_default=True,
             help="Search nodes, never seconds.",
         ),
+        "time_limit": click.option(
+            "--time-limit",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Wish: end about then with the best answer so far, that of a smaller budget.",
+        ),
         "workers": click.option(
             "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
         ),
@@ -178,6 +185,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 _SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
+_SEARCH = (*_COMMON, "time_limit")
 
 
 def _load(model: str, **source: Any) -> Network:
@@ -368,10 +376,10 @@ def _several(names: Sequence[str]) -> str:
     help="Hidden units wanted, in all or per hidden layer; with --on.",
 )
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def compress(
     model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, workers: int, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
@@ -391,31 +399,39 @@ def compress(
 
     net, domain = _load_any(model, **source), _domain(on)
     _require_suffix(net, model, out)
+    searches = isinstance(domain, mo.Box) or radius > 0
     with bar(quiet) as progress, processes(workers) as executor:
-        small = mo.compress(
-            net,
-            on=domain,
-            eps=eps,
-            units=_units(units),
-            radius=radius,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
+        small, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.compress(
+                net,
+                on=domain,
+                eps=eps,
+                units=_units(units),
+                radius=radius,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+            ),
+            progress,
+            searches,
         )
+    told = {**_told(domain), **limits}
     if isinstance(small, GraphCompression):
         if dtype is not None:
             raise ValueError(f"--dtype {dtype}: a graph keeps the types of its file; leave it out")
         target, proof = _write_graph(small, Path(out))
-        return show(small, as_json, quiet, **_told(domain), written=str(target), proof=str(proof))
+        return show(small, as_json, quiet, **told, written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
         small = small.rounded(dtype or _type_of(net))
         with writing(Path(out)):
             target = mo.save(small.network, out, dtype=dtype or _type_of(net))
-        return show(small, as_json, quiet, **_told(domain), written=str(target))
+        return show(small, as_json, quiet, **told, written=str(target))
     written, proof = _write(small, Path(out), dtype or _type_of(net))
-    show(written, as_json, quiet, **_told(domain), written=out, proof=str(proof))
+    show(written, as_json, quiet, **told, written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
 
 
@@ -480,7 +496,7 @@ def _write_graph(small: GraphCompression, out: Path) -> tuple[Path, Path]:
 @cli.command()
 @click.argument("model")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def rank(
     model: str,
     radius: float,
@@ -490,6 +506,7 @@ def rank(
     quiet: bool,
     seed: int,
     budget: int,
+    time_limit: float | None,
     **source: Any,
 ) -> None:
     """How many hidden units the function needs.
@@ -503,11 +520,17 @@ def rank(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         net, domain = _load_any(model, **source), _domain(on)
-        answer = mo.rank(
-            net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
-            progress=progress,
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.rank(
+                net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
+                progress=progress,
+            ),
+            progress,
+            searches=domain is not None or radius > 0,
         )  # fmt: skip
-    show(answer, as_json, quiet, **_told(domain))
+    show(answer, as_json, quiet, **_told(domain), **limits)
 
 
 @cli.command()
@@ -525,10 +548,10 @@ def rank(
     metavar="M,M,...",
     help="Sizes of the students; by default halves of halves; with --on.",
 )
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def curve(
     models: tuple[str, ...], radii: str | None, out: str | None, units: str | None, workers: int, on: str, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Units against radius, or with --on against the error.
 
@@ -541,25 +564,37 @@ def curve(
     nets, steps = load_chains(models, **_asked(**source)), _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
+    limits: dict[str, str] = {}
     with bar(quiet) as progress, processes(workers) as executor:
         if domain is None:
-            answer = mo.rank_curve(
-                nets, radii=steps, budget=budget, executor=executor, progress=progress
+            answer, limits = within(
+                time_limit,
+                budget,
+                lambda budget, progress: mo.rank_curve(
+                    nets, radii=steps, budget=budget, executor=executor, progress=progress
+                ),
+                progress,
             )
         elif isinstance(domain, mo.Box) or len(nets) > 1:
             raise ValueError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
         else:
             sizes = [sizes] if isinstance(sizes, int) else sizes
-            answer = mo.error_curve(
-                nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress
+            answer, limits = within(
+                time_limit,
+                budget,
+                lambda _, progress: mo.error_curve(
+                    nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress
+                ),
+                progress,
+                searches=False,
             )
     if out is None:
-        return show(answer, as_json, quiet)
+        return show(answer, as_json, quiet, **limits)
     from moduli.common.figures import save
 
     with writing(Path(out)):
         target = save(answer.plot(), out)
-    show(answer, as_json, quiet, written=str(target))
+    show(answer, as_json, quiet, **limits, written=str(target))
 
 
 def _radii(text: str | None) -> list[float] | None:
@@ -652,7 +687,7 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
     help="Compare which output is the largest, not its value; with --on box.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def equal(
     a: str,
     b: str,
@@ -665,6 +700,7 @@ def equal(
     quiet: bool,
     seed: int,
     budget: int,
+    time_limit: float | None,
     **source: Any,
 ) -> None:
     """Are two models the same function?
@@ -676,19 +712,25 @@ def equal(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         domain = _domain(on)
-        answer = mo.equivalent(
-            a,
-            b,
-            on=domain,
-            eps=eps,
-            decision=decision,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
-            **_asked(**source),
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.equivalent(
+                a,
+                b,
+                on=domain,
+                eps=eps,
+                decision=decision,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+                **_asked(**source),
+            ),
+            progress,
         )
-    show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
+    told = {**_told(domain), **limits}
+    show(answer, as_json, quiet, **told, **_certificate_file(answer, out))
     sys.exit(ANSWER.get(answer.status, 0))
 
 
@@ -702,7 +744,7 @@ def equal(
     help="Stop when the upper end is at most 1 + T times the lower one.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def distance(
     a: str,
     b: str,
@@ -714,6 +756,7 @@ def distance(
     quiet: bool,
     seed: int,
     budget: int,
+    time_limit: float | None,
     **source: Any,
 ) -> None:
     """How far two models are apart.
@@ -726,18 +769,24 @@ def distance(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         domain = _domain(on)
-        answer = mo.distance(
-            a,
-            b,
-            on=domain,
-            tol=tol,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
-            **_asked(**source),
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.distance(
+                a,
+                b,
+                on=domain,
+                tol=tol,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+                **_asked(**source),
+            ),
+            progress,
         )
-    show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
+    told = {**_told(domain), **limits}
+    show(answer, as_json, quiet, **told, **_certificate_file(answer, out))
     if getattr(answer, "interrupted", False):
         sys.exit(130)
 
@@ -766,10 +815,10 @@ def distance(
     metavar="K",
     help="How far activation functions are off, in units of 2u max(1, |f|).",
 )
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def rounding(
     model: str, dtype: str, order: str, ulps: float, on: str, workers: int, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """How far a runtime is from the function over the reals.
 
@@ -785,18 +834,24 @@ def rounding(
     wanted = order if order == "any" or not order.isdecimal() else int(order)
     with bar(quiet) as progress, processes(workers) as executor:
         domain = _domain(on)
-        answer = mo.rounding(
-            load_as_written(model, **_asked(**source)),
-            on=domain,
-            dtype=dtype,
-            order=wanted,
-            ulps=ulps,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
+        net = load_as_written(model, **_asked(**source))
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.rounding(
+                net,
+                on=domain,
+                dtype=dtype,
+                order=wanted,
+                ulps=ulps,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+            ),
+            progress,
         )
-    show(answer, as_json, quiet, **_told(domain))
+    show(answer, as_json, quiet, **_told(domain), **limits)
 
 
 @cli.command()
@@ -967,10 +1022,11 @@ def _samples(text: str | None) -> int | Samples | None:
 @cli.command()
 @click.argument("model")
 @click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
-@_options("json", "quiet", "seed", "budget", *_SOURCE)
+@_options(*_SEARCH, *_SOURCE)
 def identify(
-    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
-) -> None:
+    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
     """Does the function on a box determine the parameters?
 
     Proved (exit code 0), refuted by another network (1) or undecided (3).
@@ -980,8 +1036,15 @@ def identify(
     """
     with bar(quiet) as progress:
         net, domain = _load(model, **source), _domain(on)
-        answer = mo.identifiable(net, on=domain, budget=budget, seed=seed, progress=progress)
-    show(answer, as_json, quiet, **_told(domain))
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.identifiable(
+                net, on=domain, budget=budget, seed=seed, progress=progress
+            ),
+            progress,
+        )
+    show(answer, as_json, quiet, **_told(domain), **limits)
     sys.exit(ANSWER.get(answer.status, 0))
 
 
@@ -1085,10 +1148,11 @@ def _plane(
     show_default=True,
     help="Search nodes of each question.",
 )
-@_options("on", "json", "quiet", "seed", *_SOURCE)
+@_options("on", "json", "quiet", "seed", "time_limit", *_SOURCE)
 def report(
-    model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
-) -> None:
+    model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
     """Answer all questions about a model on one page.
 
     Of a graph: its axes, what goes on all inputs and with --on box:... on that box, and what stays.
@@ -1103,10 +1167,17 @@ def report(
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load_any(model, **source), _domain(on)
     with bar(quiet) as progress:
-        page = build(net, model, typed, domain, shlex.quote(on), budget, seed, progress, timed=True)
+        page, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: build(
+                net, model, typed, domain, shlex.quote(on), budget, seed, progress, timed=True
+            ),
+            progress,
+        )
     with writing(Path(out)):
         written = str(page.save(out))
-    show(page, as_json, quiet, **_told(domain), written=written)
+    show(page, as_json, quiet, **_told(domain), **limits, written=written)
 
 
 @cli.command()

@@ -263,7 +263,7 @@ def drawing(
     )
 
 
-def _layer(x: float, middle: float, half: float, kind: str) -> Markup:
+def _layer(x: int, middle: int, half: float, kind: str) -> Markup:
     place = {"x": x - 9, "y": f"{middle - half:.1f}", "width": 18, "height": f"{2 * half:.1f}"}
     return element("rect", **place, rx=3, class_=kind)
 
