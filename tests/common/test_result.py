@@ -53,7 +53,7 @@ def test_text_is_escaped():
 def test_domains_and_certificates_are_short():
     assert repr(mo.Box(-1, 1)) == repr(mo.Box([-1.0, -1.0], [1.0, 1.0])) == "Box(-1, 1)"
     assert repr(mo.Box([0.0, 1.0], 2.5)) == "Box([0.0, 1.0], 2.5)"
-    assert repr(mo.Box(np.arange(9.0), 9)) == "Box(<9>, 9)"
+    assert repr(mo.Box(np.arange(9.0), 9)) == "Box(<9: 0 to 8>, 9)"
     assert repr(mo.Gaussian()) == "Gaussian()"
     assert (
         repr(mo.Gaussian(np.ones(2), np.eye(2))) == "Gaussian(mean=[1.0, 1.0], cov=<2 x 2: 0 to 1>)"

@@ -594,6 +594,11 @@ class Complexity(Result):
         ]
         return notebook(self, rows, ("bound", "value", "gap", "status", "of what", "source"))
 
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns of the table of bounds, for `pandas.DataFrame`."""
+        rows = self.data_rows()
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
     def data_rows(self) -> list[dict[str, Any]]:
         return [{**row._asdict(), "vacuous": row.vacuous} for row in self.rows()]
 

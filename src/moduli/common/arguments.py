@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar
 
@@ -70,6 +70,10 @@ def _sizes(value: Any) -> bool:
     return _whole(value) or (several and all(map(_whole, value)))
 
 
+def _sizes_by_name(value: Any) -> bool:
+    return all(map(_whole, value.values())) if isinstance(value, Mapping) else _sizes(value)
+
+
 def _domain(value: Any) -> bool:
     return value is None or isinstance(value, (Box, Gaussian, Samples))
 
@@ -108,6 +112,10 @@ WORDS = {
     ),
 }  # fmt: skip
 START = Word(_start, ("a whole number from 0 on is needed",))
+BY_NAME = Word(
+    _sizes_by_name,
+    ("a whole number of hidden units is needed, or one for each block by its name",),
+)
 DEMANDED = Word(_demanded, WORDS["on"].needed)
 
 
@@ -138,6 +146,8 @@ def question(verb: Callable[P, R]) -> Callable[P, R]:
     words = {name: WORDS[name] for name in WORDS if name in parameters}
     if "str" in kinds.get("on", ""):
         words["on"] = DEMANDED
+    if "Mapping" in kinds.get("units", ""):
+        words["units"] = BY_NAME
     if "seed" in words and "Generator" not in kinds["seed"]:
         words["seed"] = START
 

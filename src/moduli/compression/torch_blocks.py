@@ -16,7 +16,7 @@ from moduli.common.arguments import question
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.extras import needed
 from moduli.common.progress import Progress
-from moduli.common.result import Result
+from moduli.common.result import TableResult
 from moduli.formats.torch_copy import WAYS_OUT, copied, unpruned
 from moduli.formats.torch_modules import activation_of
 from moduli.formats.torch_modules import to_torch as to_torch
@@ -59,7 +59,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Shrunk(Result):
+class Shrunk(TableResult):
     """A module with narrower blocks.
 
     Attributes:
@@ -73,6 +73,8 @@ class Shrunk(Result):
     refused: tuple[tuple[str, str], ...]
     parameters: tuple[int, int]
     kind: ClassVar[str] = "shrink"
+    head: ClassVar[tuple[str, ...]] = ("block", "units", "parameters less", "error")
+    numbers: ClassVar[tuple[str, ...]] = ("units", "parameters less")
 
     def __iter__(self) -> Iterator[Any]:
         """``module, table = shrink(...)``."""
@@ -84,15 +86,37 @@ class Shrunk(Result):
         before, after = self.parameters
         return f"{len(self.blocks)} blocks, {before} -> {after} parameters; largest error of a block {100 * worst:.3g} %"
 
-    def rows(self) -> list[tuple[str, str]]:
-        found = [
-            (
-                f"{b.first} - {b.activation} - {b.second}",
-                f"{b.width} -> {b.kept} units, ~ {b.error}, {b.saved} parameters less",
-            )
-            for b in self.blocks
-        ]
-        return found + [(name, f"left alone: {why}") for name, why in self.refused]
+    def rows(self) -> list[Block]:  # type: ignore[override]
+        """The blocks."""
+        return list(self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A block, by its place or by the name of its first Linear."""
+        if isinstance(at, str):
+            names = [block.first for block in self.blocks]
+            if at not in names:
+                raise KeyError(f"no block {at!r}; blocks begin with {', '.join(names)}")
+            return self.blocks[names.index(at)]
+        return self.blocks[at]
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        columns = super().to_dict()
+        columns["error"] = [block.error.absolute for block in self.blocks]
+        columns["relative_error"] = [block.error.relative for block in self.blocks]
+        return columns
+
+    def cells(self) -> list[list[str]]:
+        found = []
+        for b in self.blocks:
+            name, units = f"{b.first} - {b.activation} - {b.second}", f"{b.width} -> {b.kept}"
+            found.append([name, units, str(b.saved), f"~ {b.error}"])
+        return found
+
+    def notes(self) -> list[tuple[str, str]]:
+        return [(name, f"left alone: {why}") for name, why in self.refused]
 
     def data(self) -> dict[str, Any]:
         blocks = [{**b._asdict(), "error": b.error._asdict()} for b in self.blocks]

@@ -422,6 +422,16 @@ class Table(Result):
         facts = Labelled(self.statement, [*notes, *(extra or [])])
         return Parts([facts, Columns(head, rows, head[1:])])
 
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns of the numbers of each setting, for `pandas.DataFrame`."""
+        lines = self.lines()
+        names = [
+            name
+            for name, value in (lines[0] if lines else {}).items()
+            if not isinstance(value, list)
+        ]
+        return {name: [line[name] for line in lines] for name in names}
+
     def rows(self) -> list[tuple[str, str]]:
         return [
             (line["name"], f"share {line['share']:.3f}, after {line['after']:.3f}")

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.progress import Progress
-from moduli.common.result import Result
+from moduli.common.result import Result, TableResult
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Layer, Network
 
@@ -480,8 +480,17 @@ def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
     return net.with_layers(net.with_flat(theta).layers)
 
 
+class ErrorAtSize(NamedTuple):
+    """A line of an `ErrorCurve`: shares of the variance that are lost, outgoing weights fitted in all."""
+
+    units: int
+    student: float
+    kmeans: float
+    largest: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class ErrorCurve(Result):
+class ErrorCurve(TableResult):
     """Error against the number of hidden units.
 
     Attributes:
@@ -500,6 +509,8 @@ class ErrorCurve(Result):
     on: str
     networks: tuple[Network, ...] = ()
     kind: ClassVar[str] = "error_curve"
+    head: ClassVar[tuple[str, ...]] = ("hidden units", "student", "k-means", "largest units")
+    numbers: ClassVar[tuple[str, ...]] = head
 
     @property
     def statement(self) -> str:
@@ -517,16 +528,22 @@ class ErrorCurve(Result):
             f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}{closer}"
         )
 
-    def rows(self) -> list[tuple[str, str]]:
-        rows = [
-            (
-                "hidden units",
-                "share of variance lost: student, k-means, largest units (outgoing weights fitted in all)",
-            )
-        ]
+    def rows(self) -> list[ErrorAtSize]:  # type: ignore[override]
+        """Shares of the variance that are lost, by the number of units."""
+        found = []
         for m, *errors in zip(self.units, self.students, self.kmeans, self.magnitude, strict=True):
-            rows.append((str(m), "   ".join(f"~ {e.unexplained:.2e}" for e in errors)))
-        return [*rows, ("a linear map", f"~ {self.linear.unexplained:.2e}"), ("measured", self.on)]
+            found.append(ErrorAtSize(m, *(error.unexplained for error in errors)))
+        return found
+
+    def cells(self) -> list[list[str]]:
+        return [[str(m), *(f"~ {share:.2e}" for share in shares)] for m, *shares in self.rows()]
+
+    def notes(self) -> list[tuple[str, str]]:
+        return [
+            ("columns", "share of the variance lost, outgoing weights fitted in all"),
+            ("a linear map", f"~ {self.linear.unexplained:.2e}"),
+            ("measured", self.on),
+        ]
 
     def _errors(self) -> dict[str, tuple[Error, ...]]:
         return {"students": self.students, "magnitude": self.magnitude, "kmeans": self.kmeans}
