@@ -23,7 +23,7 @@ from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domai
 from moduli.common.files import content
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
-from moduli.common.result import AsComputed, Result
+from moduli.common.result import AsComputed, Result, counted
 from moduli.compression import graph_results
 from moduli.compression.average import mean_field_limit, students
 from moduli.compression.average.mean_field_limit import MeanField
@@ -701,7 +701,7 @@ def complexity(
     for name, value in of_models.items():
         if widths and value is not None:
             raise ArgumentError(
-                Asked(name, value), ": is for a model, and widths were given; leave it out"
+                Asked(name, value), " is for a model, and widths were given; leave it out"
             )
     return complexity_table.complexity(
         net_or_widths, activation, bound, input_bound, samples, accuracy, delta, norm
@@ -1087,7 +1087,8 @@ class Verdict(Result):
                 if self.proof.minimal
                 else ""
             )
-            return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
+            count = counted(small, "hidden unit computes", "hidden units compute")
+            return f"accepted: {count} the function of {self.large.units}, {exact}{best}"
         best = (
             f"; every parameter within it needs {near.bound.lower}"
             if near.bound and near.bound.lower

@@ -129,6 +129,7 @@ class Equivalence(Result):
         rows = [
             ("a", repr(self.a)),
             ("b", repr(self.b)),
+            *([] if self.on is None else [("on", repr(self.on))]),
             ("answer", f"{self.glyph} {self.status}"),
             ("because", self.reason),
         ]
