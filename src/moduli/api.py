@@ -78,7 +78,6 @@ from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain
 from .piecewise import (
-    cells_sampled,
     forced_depth,
     functional_dimension,
     identifiability,
@@ -379,9 +378,7 @@ def dimension(
     """
     net = load_chain(net)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
-        return functional_dimension.dimension(
-            cells_sampled.explore(net, on, budget, seed, progress), seed
-        )
+        return functional_dimension.with_many_inputs(net, on, budget, seed, progress)
     return functional_dimension.dimension(
         polyhedral_complex.pieces(net, on, slice, budget, progress), seed
     )

@@ -11,7 +11,8 @@ the cell,
 
 *From below.* Parameters are dyadic rationals, and a rank modulo an odd prime is never above the
 rank over the rationals, nor is that of combinations of rows: one elimination modulo a prime proves
-the lower bound.
+the lower bound. With more inputs than all cells can be listed for, points on creases prove one first,
+without that matrix (`crease_points`).
 
 *From above*, by the first that reaches it: the number of parameters less that of hidden units
 (scaling); independent exact null vectors of known kinds (`_losses`, `_starved`), which name what is
@@ -31,12 +32,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common import modular
+from moduli.common.domains import Domain
+from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.kernel.bounds.input_splits import ends_of
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
+from . import cells_sampled
 from .cells_exact import whole_numbers
+from .crease_points import CreasePoints, crease_points
 from .polyhedral_complex import Pieces, gates
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -48,6 +53,7 @@ WORK = 5e10  # multiplications of a rank modulo a prime
 MOST = 2**25  # entries of a Jacobian whose pairs of cells are read
 MEMORY = 2**33  # bytes
 PART = 256  # rows mixed at a time
+LARGE = 2**12  # parameters beyond which no Jacobian is made where creases have given a bound
 SPREAD = 4  # sums that each goes to: at most 1024 terms of one sum
 
 
@@ -57,7 +63,7 @@ class Dimension(Result):
 
     Attributes:
         lower, upper: proved. generic: parameters less hidden units, the most it can be. cells:
-            where it was computed.
+            where it was computed: `Pieces`, an `Exploration`, or `CreasePoints`.
         losses: what is lost, by kind and layer: (kind, layer, directions).
     """
 
@@ -108,7 +114,7 @@ class Dimension(Result):
         """Check the cells and compute both bounds again, the lower one modulo another prime (should
         that fail, the first).
         """
-        ranks = (_rank(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
+        ranks = (_below(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
         below = self.cells.check() and any(rank >= self.lower for rank in ranks)
         return below and (
             self.upper >= self.generic or _upper(self.cells, self.upper)[0] <= self.upper
@@ -118,7 +124,7 @@ class Dimension(Result):
     def statement(self) -> str:
         why = (
             ""
-            if len(smooth(self.cells))
+            if isinstance(self.cells, CreasePoints) or len(smooth(self.cells))
             else "; on every cell a unit vanishes identically: compress the network first"
         )
         return f"{self.value} ({self.network.parameters} parameters){why}"
@@ -134,7 +140,7 @@ class Dimension(Result):
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [
-            ("cells", str(self.cells.cells)),
+            self._place(),
             (
                 "functional dimension",
                 f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}",
@@ -146,21 +152,55 @@ class Dimension(Result):
             (f"lost in layer {layer}" if layer else "lost together", kind, count)
             for kind, layer, count in self.losses
         ]
+        if isinstance(self.cells, CreasePoints):
+            places += [(f"not seen in layer {l}", *part) for part, l in self._unseen()]
         return rows + [(place, f"{count}: {kind}") for place, kind, count in places]
 
+    def _place(self) -> tuple[str, str]:
+        if isinstance(self.cells, CreasePoints):
+            points, samples = len(self.cells.units), len(self.cells.samples)
+            return "points on creases", f"{points}, and {samples} where no unit vanishes"
+        return "cells", str(self.cells.cells)
+
+    def _unseen(self) -> list[tuple[tuple[str, int], int]]:
+        return [((kind, count), l) for kind, l, count in self.cells.unseen()]
+
     def data(self) -> dict[str, Any]:
+        creases = self.cells if isinstance(self.cells, CreasePoints) else None
         return {
             "lower": self.lower, "upper": self.upper, "exact": self.exact, "generic": self.generic,
-            "losses": [list(loss) for loss in self.losses], "cells": self.cells.cells,
+            "losses": [list(loss) for loss in self.losses],
+            "cells": self.cells.cells if creases is None else None,
+            "creases": None if creases is None else len(creases.units),
             "digest": self.network.digest,
         }  # fmt: skip
 
 
+def with_many_inputs(
+    net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None
+) -> Dimension:
+    """From points on creases; of networks that are not too large also from the cells that points
+    find, where the first bound is not the most there can be.
+    """
+    creases = crease_points(net, cells_sampled.accepted(net, on), budget, seed, progress)
+    lower, most = creases.shown, _most(net)
+    status = "proved" if lower == most else "bounded"
+    found = Dimension(status, lower, most, most, creases, (), seed)
+    if lower == most or net.parameters > LARGE:
+        return found
+    other = dimension(cells_sampled.explore(net, on, budget, seed, progress), seed)
+    return other if other.lower > found.lower else found
+
+
+def _most(net: Network) -> int:
+    """Parameters less hidden units that can be scaled: no functional dimension is larger."""
+    scaled = zip(net.widths[1:-1], net.activations, strict=True)
+    return net.parameters - sum(width for width, act in scaled if act.homogeneous)
+
+
 def dimension(found: Any, seed: int) -> Dimension:
     """See `api.dimension`."""
-    net = found.network
-    hidden = sum(n for n, s in zip(net.widths[1:-1], net.activations, strict=True) if s.homogeneous)
-    generic = net.parameters - hidden
+    generic = _most(found.network)
     lower = _rank(found, modular.PRIMES[0], seed)
     upper, losses = generic, tuple[tuple[str, int, int], ...]()
     if (
@@ -275,6 +315,13 @@ def _jacobian_floats(found: Any) -> Array:
 
 
 # From below -----------------------------------------------------------------------------------------------------
+
+
+def _below(found: Any, prime: int, seed: int) -> int:
+    """A lower bound, from what is certain modulo a prime."""
+    if isinstance(found, CreasePoints):
+        return found.lower(prime)
+    return _rank(found, prime, seed)
 
 
 def _rank(found: Any, prime: int, seed: int) -> int:
