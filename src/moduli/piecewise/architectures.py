@@ -64,6 +64,7 @@ REACH = 2**14  # points have whole coordinates up to this
 HEAVY = 4  # largest weight that is drawn
 SMALL = 400  # parameters up to which the Jacobian is made and its rank taken again in integers
 CHECKED = 2**31 - 1  # the prime of that second elimination
+SPREAD = 0.35  # over the root of the inputs: how far the share of points where a unit is on may be from half
 DRAWN = 50  # of the budget for each layer that is drawn
 WHOLE = 2.0**53  # floats are exact integers below
 
@@ -459,11 +460,9 @@ def _layer(
     weight = _weights(rng, width, reads)
     if l > 1 and widths[l - 1] == width == 1:
         weight = -np.abs(weight)  # a ramp that starts and ends
-    live = (h != 0).sum(axis=1)
-    # Half of the creases pass where as many units as possible are on, the others anywhere.
-    places = np.argsort(-live, kind="stable")[: max(8, len(h) // 4)]
-    pick = np.where(
-        rng.random(width) < 0.5, rng.choice(places, width), rng.integers(len(h), size=width)
-    )
-    bias = -np.einsum("ij,ij->i", weight, h[pick]) + 1.0
+    # Each unit is on for about half of the points; with few inputs the share may be further off.
+    order = np.sort(h @ weight.T, axis=0)
+    spread = len(h) * SPREAD / np.sqrt(widths[0])
+    place = np.rint(len(h) / 2 + spread * rng.uniform(-1, 1, width)).astype(np.int64)
+    bias = 1.0 - order[np.clip(place, 0, len(h) - 1), np.arange(width)]
     return weight, np.asarray(bias)

@@ -160,6 +160,11 @@ class CreasePoints:
         return sum(ranks) + self.network.widths[-1] * last
 
     @property
+    def most(self) -> int:
+        """Parameters less hidden units that can be scaled: no functional dimension is larger."""
+        return largest(self.network)
+
+    @property
     def shown(self) -> int:
         """The bound of the lemma, if all segments of a unit have independent rows, and the samples
         too: as the search leaves them.
@@ -170,7 +175,7 @@ class CreasePoints:
         """What `shown` misses of parameters less hidden units: (kind, layer, directions)."""
         net, found = self.network, list[tuple[str, int, int]]()
         ranks = np.bincount(self.units, minlength=net.units)
-        for l, places in _layers_of(net):
+        for l, places in layers_of(net):
             part, reads = ranks[places], net.widths[l]
             none = int((part == 0).sum()) * reads
             some = int((reads - part)[part > 0].sum())
@@ -186,10 +191,16 @@ class CreasePoints:
         return found
 
 
+def largest(net: Network) -> int:
+    """Parameters less hidden units of homogeneous activations: scaling a unit changes nothing."""
+    scaled = zip(net.widths[1:-1], net.activations, strict=True)
+    return net.parameters - sum(width for width, act in scaled if act.homogeneous)
+
+
 # Proof ----------------------------------------------------------------------------------------------------------
 
 
-def _layers_of(net: Network) -> Iterator[tuple[int, slice]]:
+def layers_of(net: Network) -> Iterator[tuple[int, slice]]:
     """Hidden layers, counted from 0, and the places of their units."""
     at = 0
     for l, width in enumerate(net.widths[1:-1]):
@@ -197,7 +208,7 @@ def _layers_of(net: Network) -> Iterator[tuple[int, slice]]:
         at += width
 
 
-def _up_to(net: Network, layers: int) -> Network:
+def up_to(net: Network, layers: int) -> Network:
     """The first layers; what comes behind them is left out."""
     kept = [x.weight for x in net.layers[:layers]], [x.bias for x in net.layers[:layers]]
     kinds = [*net.activations[:layers]]
@@ -212,10 +223,10 @@ def _proved(net: Network, units: Whole, starts: Array, ends: Array) -> tuple[Any
     """
     good, signs = np.zeros(len(units), dtype=bool), np.zeros((len(units), net.units), dtype=np.int8)
     step = max(1, ENTRIES // max(net.widths))
-    for l, places in _layers_of(net):
+    for l, places in layers_of(net):
         if not net.activations[l].bends:
             continue
-        prefix = _up_to(net, l + 1)
+        prefix = up_to(net, l + 1)
         whole = np.flatnonzero((units >= places.start) & (units < places.stop))
         for at in range(0, len(whole), step):
             part = whole[at : at + step]
@@ -270,7 +281,7 @@ def _features(net: Network, signs: Any, x: Array, l: int, prime: int) -> Array:
     signs, modulo a prime.
     """
     h = modular.residues(x, prime)
-    for k, places in zip(range(l), (p for _, p in _layers_of(net)), strict=False):
+    for k, places in zip(range(l), (p for _, p in layers_of(net)), strict=False):
         layer = net.layers[k]
         slope = layer.activation.derivative(signs[:, places].astype(np.float64))
         weight, bias = (modular.residues(part, prime) for part in (layer.weight, layer.bias))
@@ -292,7 +303,7 @@ def _visible(net: Network, signs: Any, own: Whole, l: int, prime: int) -> Any:
     mix = rng.integers(1, prime, (1, net.widths[-1])).astype(np.float64) - prime // 2
     slope = modular.times(mix, modular.residues(net.layers[-1].weight, prime), prime)
     slope = np.broadcast_to(slope, (len(own), slope.shape[1]))
-    for k, places in reversed([*_layers_of(net)][l + 1 :]):
+    for k, places in reversed([*layers_of(net)][l + 1 :]):
         gate = net.activations[k].derivative(signs[:, places].astype(np.float64))
         slope = modular.reduced(slope * modular.residues(gate, prime), prime)
         slope = modular.times(slope, modular.residues(net.layers[k].weight, prime), prime)
@@ -322,7 +333,7 @@ def _rows_by_unit(found: CreasePoints, prime: int) -> Iterator[tuple[int, Array]
     """The rows of each unit that has segments."""
     net = found.network
     step = max(1, ENTRIES // max(net.widths))
-    for l, places in _layers_of(net):
+    for l, places in layers_of(net):
         whole = np.flatnonzero((found.units >= places.start) & (found.units < places.stop))
         if not len(whole) or not net.activations[l].bends:
             continue
@@ -365,7 +376,7 @@ def crease_points(
         before = spent
         pool = _pool(net, box, known, turn, rng)
         signs = _plain_signs(net, pool)
-        for l, places in _layers_of(net):
+        for l, places in layers_of(net):
             missing = [
                 u
                 for u in range(places.start, places.stop)
@@ -472,7 +483,7 @@ def _fresh(
     units, starts, ends = _narrowed(
         net, l, np.concatenate(own), np.concatenate(low), np.concatenate(high)
     )
-    good, seen = _crossing(net, _up_to(net, l + 1), l, units, starts, ends)
+    good, seen = _crossing(net, up_to(net, l + 1), l, units, starts, ends)
     units, starts, ends, seen = units[good], starts[good], ends[good], seen[good]
     rows = _rows(net, seen, units, starts, ends, l, prime)
     shown = rows.any(axis=1)

@@ -41,7 +41,7 @@ from moduli.kernel.network import Network
 
 from . import cells_sampled
 from .cells_exact import whole_numbers
-from .crease_points import CreasePoints, crease_points
+from .crease_points import CreasePoints, crease_points, largest
 from .polyhedral_complex import Pieces, gates
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -183,7 +183,7 @@ def with_many_inputs(
     find, where the first bound is not the most there can be.
     """
     creases = crease_points(net, cells_sampled.accepted(net, on), budget, seed, progress)
-    lower, most = creases.shown, _most(net)
+    lower, most = creases.shown, creases.most
     status = "proved" if lower == most else "bounded"
     found = Dimension(status, lower, most, most, creases, (), seed)
     if lower == most or net.parameters > LARGE:
@@ -192,15 +192,9 @@ def with_many_inputs(
     return other if other.lower > found.lower else found
 
 
-def _most(net: Network) -> int:
-    """Parameters less hidden units that can be scaled: no functional dimension is larger."""
-    scaled = zip(net.widths[1:-1], net.activations, strict=True)
-    return net.parameters - sum(width for width, act in scaled if act.homogeneous)
-
-
 def dimension(found: Any, seed: int) -> Dimension:
     """See `api.dimension`."""
-    generic = _most(found.network)
+    generic = largest(found.network)
     lower = _rank(found, modular.PRIMES[0], seed)
     upper, losses = generic, tuple[tuple[str, int, int], ...]()
     if (
