@@ -28,7 +28,7 @@ from .polyhedral_complex import MOST, pieces
 EXACT = 400  # cells of networks that are compared with others in rational arithmetic
 FEW = 60  # hidden units of networks whose cells are counted
 WIDE = 4096  # parameters up to which a radius is looked for
-ASKED = 4  # networks that are proved locally, before the best answer so far is taken
+ASKED = 8  # networks that are proved locally, before the best answer so far is taken
 SYSTEMS = 2_000  # linear systems that may be tried for each
 
 
@@ -176,7 +176,7 @@ def _not_seen(creases: CreasePoints, lower: int) -> Identifiability:
     if runs < most:
         missing = (
             f"the functional dimension is at most {runs} of {most}, by layers of width 1: almost all "
-            "parameters of these widths have others close by with the same function"
+            "parameters of these widths have others close by, no copies, with the same function"
         )
     return Identifiability("undecided", creases.network, creases.box, "", missing)
 
