@@ -30,21 +30,26 @@ from .crease_points import CreasePoints, layers_of, up_to
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 LENGTHS = tuple(4.0**k for k in range(12))  # of segments, over what they were
-LARGEST, SMALLEST = 2, 48  # rho = 2^-2 .. 2^-48 are tried
+LARGEST, SMALLEST = 2, 48  # rho from 2^-48 to 2^-2 is tried
 SLOP = 1 + 1e-12  # for the rounding of a few operations on bounds
 
 
 def radius(found: CreasePoints) -> float | None:
-    """The largest power of two by which all parameters may move, entry by entry, so that all hidden
-    units still have as many independent points on creases as they read numbers, and the last layer
-    too; None where none is proved, or the points do not show that at all.
+    """A power of two by which all parameters may move, entry by entry, so that all hidden units still
+    have as many independent points on creases as they read numbers, and the last layer too; the
+    largest one, where whatever holds for one holds for all smaller. None where none is proved, or
+    the points do not show that at all.
     """
-    if found.unseen():
+    if found.unseen() or not holds(found, 2.0**-SMALLEST):
         return None
-    for k in range(LARGEST, SMALLEST + 1):
-        if holds(found, 2.0**-k):
-            return 2.0**-k
-    return None
+    least, most = SMALLEST, LARGEST - 1  # 2^-least holds, 2^-most is not known to
+    while least - most > 1:
+        middle = (least + most) // 2
+        if holds(found, 2.0**-middle):
+            least = middle
+        else:
+            most = middle
+    return 2.0**-least
 
 
 @np.errstate(all="ignore")
