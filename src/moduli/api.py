@@ -87,6 +87,7 @@ from .piecewise import (
     identifiability,
     polyhedral_complex,
     recovery,
+    smooth_dimension,
 )
 from .training import pruning
 
@@ -371,7 +372,9 @@ def dimension(
     a prime: over all cells for up to three inputs or in a slice; with more inputs over points on
     creases (`moduli.piecewise.crease_points`), and, for up to 4096 parameters, over the cells that
     `budget` points find. From above by P - N, or by exact null vectors on all cells, which say what is
-    lost.
+    lost. With tanh, sigmoid or softplus units (up to 1500 parameters) from below by rows of derivatives
+    at points, enclosed and proved to be independent; from above by the number of parameters less
+    units that can be scaled (`moduli.piecewise.smooth_dimension`).
 
     Of widths (inputs, hidden layers, outputs) it is the same on all inputs and on every box. Proved
     from below by a network of whole numbers that is drawn layer by layer, from above by P - N less what
@@ -416,6 +419,8 @@ def _dimension(
     net: Network, on: Domain, seed: int, slice: Sequence[Any] | None, budget: int,
     progress: Progress | None,
 ) -> Dimension:  # fmt: skip
+    if slice is None and smooth_dimension.applies(net):
+        return functional_dimension.with_smooth_units(net, on, seed)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
         return functional_dimension.with_many_inputs(net, on, budget, seed, progress)
     return functional_dimension.dimension(
@@ -437,7 +442,7 @@ def identifiable(
 
     One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth
     ones on all inputs, too). So are affine maps, and networks with hidden units that are constant
-    or that nothing reads. Deeper and piecewise linear: proved among parameters in general position,
+    or that nothing reads. Deeper: proved among parameters in general position (piecewise linear ones),
     or among those close by, or refuted by another network with the same function, or undecided.
 
     Args:

@@ -140,6 +140,9 @@ def test_forged_segments_are_rejected():
         "not proved to cross": {"ends": found.starts},
         "not sorted": {"units": found.units[::-1].copy()},
         "outside the box": {"starts": found.starts + 3.0},
+        "not one start": {"ends": found.ends[1:]},
+        "of 1 inputs": {"samples": found.samples[:, :1]},
+        "sample 0 is outside": {"samples": found.samples * np.nan},
         "other than 0": {"samples": np.repeat(np.zeros((1, 5)), 3, axis=0)},
     }
     zero = mo.Network.mlp(

@@ -292,7 +292,11 @@ def test_refusals():
         mo.identifiable(
             mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="gelu"), on=mo.Box(-1, 1)
         )
-    with pytest.raises(mo.UnsupportedModel, match="layer 1 is tanh"):
+    with pytest.raises(mo.UnsupportedModel, match="layer 1 is gelu"):
+        mo.dimension(
+            mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="gelu"), on=mo.Box(-1, 1)
+        )
+    with pytest.raises(mo.Undecided, match="up to 1500"):
         mo.dimension("zoo:digits-tanh", on=mo.Box(-1, 1))
     undecided = mo.identifiable(he(0, (8, 8, 8, 1)), on=mo.Box(-1, 1), budget=5)
     with pytest.raises(mo.Undecided, match="not all directions"):

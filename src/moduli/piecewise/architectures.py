@@ -174,7 +174,7 @@ class ArchitectureCertificate:
             if points is not None:
                 points = np.array(points, dtype=np.float64).reshape(-1, inputs)
             return ArchitectureCertificate(net, int(data["rank"]), points, creases)
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise CertificateRejected(f"{path}: no certificate of a dimension: {error}") from None
 
 

@@ -123,15 +123,20 @@ class CreasePoints:
         Raises:
             CertificateRejected: naming the segment or the point.
         """
-        box = self.box.of_dimension(self.network.widths[0])
+        box, inputs = self.box.of_dimension(self.network.widths[0]), self.network.widths[0]
+        shape = (len(self.units), inputs)
+        if self.starts.shape != shape or self.ends.shape != shape or self.samples.ndim != 2:
+            raise CertificateRejected("not one start and one end for each unit of a segment")
+        if self.samples.shape[1] != inputs:
+            raise CertificateRejected(f"samples of {self.samples.shape[1]} inputs, not {inputs}")
         for name, points in (
             ("start", self.starts),
             ("end", self.ends),
             ("sample", self.samples),
         ):
-            outside = ((points < box.low) | (points > box.high)).any(axis=1)
-            if outside.any():
-                raise CertificateRejected(f"{name} {int(np.argmax(outside))} is outside the box")
+            inside = ((points >= box.low) & (points <= box.high)).all(axis=1)
+            if not inside.all():
+                raise CertificateRejected(f"{name} {int(np.argmin(inside))} is outside the box")
         if (np.diff(self.units) < 0).any() or not set(self.units) <= set(range(self.network.units)):
             raise CertificateRejected("the units of the segments are not sorted hidden units")
         good = _proved(self.network, self.units, self.starts, self.ends)[0]

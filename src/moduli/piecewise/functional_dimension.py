@@ -43,6 +43,7 @@ from . import cells_sampled
 from .cells_exact import whole_numbers
 from .crease_points import CreasePoints, crease_points, largest
 from .polyhedral_complex import Pieces, gates
+from .smooth_dimension import SmoothPoints, smooth_points
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FLOOR = (
@@ -63,7 +64,7 @@ class Dimension(Result):
 
     Attributes:
         lower, upper: proved. generic: parameters less hidden units, the most it can be. cells:
-            where it was computed: `Pieces`, an `Exploration`, or `CreasePoints`.
+            where it was computed: `Pieces`, an `Exploration`, `CreasePoints` or `SmoothPoints`.
         losses: what is lost, by kind and layer: (kind, layer, directions).
     """
 
@@ -122,11 +123,9 @@ class Dimension(Result):
 
     @property
     def statement(self) -> str:
-        why = (
-            ""
-            if isinstance(self.cells, CreasePoints) or len(smooth(self.cells))
-            else "; on every cell a unit vanishes identically: compress the network first"
-        )
+        why = ""
+        if not isinstance(self.cells, (CreasePoints, SmoothPoints)) and not len(smooth(self.cells)):
+            why = "; on every cell a unit vanishes identically: compress the network first"
         return f"{self.value} ({self.network.parameters} parameters){why}"
 
     @property
@@ -145,7 +144,7 @@ class Dimension(Result):
                 "functional dimension",
                 f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}",
             ),
-            ("parameters less units", str(self.generic)),
+            (self._most_there_can_be(), str(self.generic)),
             ("directions lost", str(self.generic - self.upper)),
         ]
         places = [
@@ -156,10 +155,16 @@ class Dimension(Result):
             places += [(f"not seen in layer {l}", *part) for part, l in self._unseen()]
         return rows + [(place, f"{count}: {kind}") for place, kind, count in places]
 
+    def _most_there_can_be(self) -> str:
+        smooth_units = isinstance(self.cells, SmoothPoints)
+        return "parameters less units" + (" that scale" if smooth_units else "")
+
     def _place(self) -> tuple[str, str]:
         if isinstance(self.cells, CreasePoints):
             points, samples = len(self.cells.units), len(self.cells.samples)
             return "points on creases", f"{points}, and {samples} where no unit vanishes"
+        if isinstance(self.cells, SmoothPoints):
+            return "rows at points", str(self.cells.cells)
         return "cells", str(self.cells.cells)
 
     def _unseen(self) -> list[tuple[tuple[str, int], int]]:
@@ -167,10 +172,11 @@ class Dimension(Result):
 
     def data(self) -> dict[str, Any]:
         creases = self.cells if isinstance(self.cells, CreasePoints) else None
+        listed = creases is None and not isinstance(self.cells, SmoothPoints)
         return {
             "lower": self.lower, "upper": self.upper, "exact": self.exact, "generic": self.generic,
             "losses": [list(loss) for loss in self.losses],
-            "cells": self.cells.cells if creases is None else None,
+            "cells": self.cells.cells if listed else None,
             "creases": None if creases is None else len(creases.units),
             "digest": self.network.digest,
         }  # fmt: skip
@@ -190,6 +196,13 @@ def with_many_inputs(
         return found
     other = dimension(cells_sampled.explore(net, on, budget, seed, progress), seed)
     return other if other.lower > found.lower else found
+
+
+def with_smooth_units(net: Network, on: Domain, seed: int) -> Dimension:
+    """From independent rows of derivatives at points; see `smooth_dimension`."""
+    found, most = smooth_points(net, on, seed), largest(net)
+    lower = found.cells
+    return Dimension("proved" if lower == most else "bounded", lower, most, most, found, (), seed)
 
 
 def dimension(found: Any, seed: int) -> Dimension:
@@ -303,7 +316,11 @@ def _jacobian(found: Any, field: Exact | Floats) -> Iterator[Array]:
 
 
 def _jacobian_floats(found: Any) -> Array:
-    whole = np.concatenate([np.zeros((0, found.network.parameters)), *_jacobian(found, Floats())])
+    if isinstance(found, SmoothPoints):
+        parts = [found.jacobian[0]]
+    else:
+        parts = [*_jacobian(found, Floats())]
+    whole = np.concatenate([np.zeros((0, found.network.parameters)), *parts])
     size = np.linalg.norm(whole, axis=1, keepdims=True)
     return np.asarray(whole / np.where(size > 0, size, 1.0))
 
@@ -315,6 +332,8 @@ def _below(found: Any, prime: int, seed: int) -> int:
     """A lower bound, from what is certain modulo a prime."""
     if isinstance(found, CreasePoints):
         return found.lower(prime)
+    if isinstance(found, SmoothPoints):
+        return found.lower()
     return _rank(found, prime, seed)
 
 
