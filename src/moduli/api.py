@@ -64,6 +64,8 @@ from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
 from moduli.kernel.runtime import Runtime
+from moduli.piecewise.architectures import ArchitectureDimension
+from moduli.piecewise.constructed_parameters import IdentifiableParameters
 from moduli.piecewise.forced_depth import Depth
 from moduli.piecewise.functional_dimension import Dimension
 from moduli.piecewise.identifiability import Identifiability
@@ -90,12 +92,14 @@ from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
 from .formats.reading import fitted
 from .piecewise import (
-    cells_sampled,
+    architectures,
+    constructed_parameters,
     forced_depth,
     functional_dimension,
     identifiability,
     polyhedral_complex,
     recovery,
+    smooth_dimension,
 )
 from .training import pruning
 
@@ -378,28 +382,75 @@ def dimension(
     net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Dimension:  # fmt: skip
-    """The functional dimension on a box: how many directions of parameters the function can tell
-    apart, at most P - N.
+) -> Dimension | ArchitectureDimension:  # fmt: skip
+    """The functional dimension: how many directions of parameters the function can tell apart; of a
+    network on a box, or, given widths, the largest of any ReLU network of these widths.
 
-    Proved from below by a rank modulo a prime, over all cells for up to three inputs or in a slice,
-    with more inputs over the cells that `budget` points find. From above by P - N, or by exact null
-    vectors on all cells, which say what is lost.
+    Of a network it is at most P - N, parameters less hidden units. Proved from below by a rank modulo
+    a prime: over all cells for up to three inputs or in a slice; with more inputs over points on
+    creases (`moduli.piecewise.crease_points`), and, for up to 4096 parameters, over the cells that
+    `budget` points find. From above by P - N, or by exact null vectors on all cells, which say what is
+    lost. With tanh, sigmoid or softplus units (up to 1500 parameters) from below by rows of derivatives
+    at points, enclosed and proved to be independent; from above by the number of parameters less
+    units that can be scaled (`moduli.piecewise.smooth_dimension`).
+
+    Of widths (inputs, hidden layers, outputs) it is the same on all inputs and on every box. Proved
+    from below by a network of whole numbers that is drawn layer by layer, from above by P - N less what
+    runs of more than two layers of width 1 lose (`moduli.piecewise.architectures`). `.network` is that
+    network, `.certificate` what shows it; `.check()` computes the rank again, up to 400 parameters in
+    integers alone.
 
     Args:
-        on, slice, budget: as for `pieces`. seed: of the points, and of the combinations of rows
-            that are eliminated.
+        net: a network, or a list of widths. on, slice, budget: as for `pieces`; of widths a fiftieth of
+            the budget is how many layers are drawn, and `on` and `slice` are left out. seed: of the
+            points, of the combinations of rows that are eliminated, of the networks that are drawn.
+
+    Raises:
+        ShapeError: widths below 1. ArgumentError: widths with a box or a slice.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
     >>> int(mo.dimension(net, on=mo.Box(-4, 4))), int(mo.dimension(net, on=mo.Box(2, 4)))      # always active on the second
     (5, 2)
+    >>> found = mo.dimension([3, 2, 2, 1])
+    >>> int(found), found.generic, found.network.widths, found.check()
+    (13, 13, (3, 2, 2, 1), True)
     """
-    net = load_chain(net, **reading)
+    if _are_widths(net):
+        _no_model(reading)
+        if on is not None or slice is not None:
+            asked = Asked("slice", slice) if on is None else Asked("on", on)
+            raise ArgumentError(
+                asked, ": the dimension of widths is the same on every box; leave it out"
+            )
+        return architectures.dimension(net, budget, seed, progress)
+    return _dimension(load_chain(net, **reading), on, seed, slice, budget, progress)
+
+
+def _are_widths(net: Any) -> bool:
+    """Whether whole numbers stand in the place of a network."""
+    if not isinstance(net, (list, tuple)) or not net:
+        return False
+    return all(isinstance(w, (int, np.integer)) and not isinstance(w, bool) for w in net)
+
+
+def _no_model(reading: Reading) -> None:
+    """Where widths were given, options of reading a model are refused."""
+    for name, value in reading.items():
+        if value is not None:
+            raise ArgumentError(
+                Asked(name, value), " is for a model, and widths were given; leave it out"
+            )
+
+
+def _dimension(
+    net: Network, on: Domain, seed: int, slice: Sequence[Any] | None, budget: int,
+    progress: Progress | None,
+) -> Dimension:  # fmt: skip
+    if slice is None and smooth_dimension.applies(net):
+        return functional_dimension.with_smooth_units(net, on, seed)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
-        return functional_dimension.dimension(
-            cells_sampled.explore(net, on, budget, seed, progress), seed
-        )
+        return functional_dimension.with_many_inputs(net, on, budget, seed, progress)
     return functional_dimension.dimension(
         polyhedral_complex.pieces(net, on, slice, budget, progress), seed
     )
@@ -420,12 +471,12 @@ def identifiable(
 
     One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth
     ones on all inputs, too). So are affine maps, and networks with hidden units that are constant
-    or that nothing reads. Deeper and piecewise linear: proved among parameters in general position,
+    or that nothing reads. Deeper: proved among parameters in general position (piecewise linear ones),
     or among those close by, or refuted by another network with the same function, or undecided.
 
     Args:
-        budget: cells (points, with more than three inputs); at most 2000 linear systems and
-            candidates are tried.
+        budget: cells (with more than three inputs units whose creases are searched, and points); at
+            most 2000 linear systems and candidates are tried.
 
     Raises:
         UnsupportedModel: an activation that is not piecewise linear. ValueError: no box.
@@ -442,8 +493,45 @@ def identifiable(
     answer = identifiability.without_dimension(net, on)
     if answer is not None:
         return answer
-    found = dimension(net, on=on, budget=budget, seed=seed, progress=progress)
+    found = _dimension(net, on, seed, None, budget, progress)
     return identifiability.identifiable(net, on, found, min(budget, 2_000))
+
+
+@question
+def identifiable_parameters(
+    widths: Sequence[int],
+    *,
+    seed: int = 0,
+    budget: int = 10_000,
+    progress: Progress | None = None,
+) -> IdentifiableParameters:
+    """Parameters of a ReLU network of given widths that its function on [-1, 1]^n determines, up to
+    permutations and positive scaling: constructed layer by layer, and proved.
+
+    Among all parameters (`scope` "global") with one hidden layer; with up to three inputs and few cells
+    among those in general position ("generic"), where that can be decided; else among those close by
+    ("local"). That there are such parameters whenever inputs and hidden layers have width at least two
+    is a theorem of Grillo and Montúfar 2026.
+
+    Args:
+        widths: inputs, hidden layers, outputs. budget: a fiftieth is how many layers are drawn.
+
+    Returns:
+        `.network`, `.on`, `.status`, `.scope`, and `.radius`: all networks whose parameters are within
+        it, entry by entry, are locally identifiable on the box (proved, up to 4096 parameters; None
+        where none is). Status "undecided" if none were found.
+
+    Raises:
+        ShapeError: widths below 1.
+
+    >>> import moduli as mo
+    >>> found = mo.identifiable_parameters([4, 3, 3, 2])
+    >>> found.status, found.scope, found.radius > 0, found.check()
+    ('proved', 'local', True, True)
+    >>> mo.identifiable(found.network, on=found.on).scope
+    'local'
+    """
+    return constructed_parameters.construct(widths, budget, seed, progress)
 
 
 @question
@@ -696,18 +784,13 @@ def complexity(
     >>> round(c.log_covering(symmetry=False)), round(c.log_covering()), round(c.log_symmetries)
     (10356, 9459, 364)
     """
-    widths = isinstance(net_or_widths, (list, tuple)) and all(
-        isinstance(d, (int, np.integer)) for d in net_or_widths
-    )
+    widths = _are_widths(net_or_widths)
     of_models: Reading = {"keys": keys, "output": output, "input_shape": input_shape}
     if not widths:
         net_or_widths = load(net_or_widths, **{**of_models, "activation": activation})
         activation = None
-    for name, value in of_models.items():
-        if widths and value is not None:
-            raise ArgumentError(
-                Asked(name, value), " is for a model, and widths were given; leave it out"
-            )
+    else:
+        _no_model(of_models)
     if isinstance(net_or_widths, Graph):
         if norm != "inf":
             raise ArgumentError(

@@ -24,6 +24,7 @@ from moduli.common.extras import needed
 from moduli.common.files import suffix_of
 
 from .cli_support import (
+    CERTIFICATE,
     MODEL,
     PAGE,
     PICTURE,
@@ -987,7 +988,7 @@ def complexity(
     Example: moduli complexity controller.onnx --samples 60000
     Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
     """
-    widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
+    widths = _widths(model)
     with bar(quiet):
         answer = mo.complexity(
             widths or model,
@@ -1010,6 +1011,13 @@ def complexity(
     show(answer, as_json, quiet, **extra)
 
 
+def _widths(text: str) -> list[int] | None:
+    """Numbers between commas, in the place of a model."""
+    if not text.replace(",", "").isdecimal() or text.startswith(",") or ",," in text:
+        return None
+    return [int(d) for d in text.rstrip(",").split(",")]
+
+
 def _samples(text: str | None) -> int | Samples | None:
     if text is None or suffix_of(text)[0] == ".npz":
         domain = None if text is None else _domain(text)
@@ -1022,22 +1030,75 @@ def _samples(text: str | None) -> int | Samples | None:
 
 
 @cli.command()
-@click.argument("model")
-@click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
+@click.argument("model", metavar="MODEL|WIDTHS")
+@click.option("--on", metavar="D", help=f"{BOXES}; of widths left out.")
+@click.option(
+    "-o", "--out", type=CERTIFICATE, metavar="OUT",
+    help="Of widths: where the certificate goes (.json).",
+)  # fmt: skip
+@_options(*_SEARCH, *_SOURCE)
+def dimension(
+    model: str, on: str | None, out: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
+    """How many directions of parameters does the function tell apart?
+
+    Of a network on a box, or, given widths, the most of any ReLU network of these widths. Exact (exit
+    code 0), or between two bounds (3).
+
+    \b
+    Example: moduli dimension controller.onnx --on box:-1,1
+    Example: moduli dimension 2,2,2,1 -o widths.cert.json
+    """
+    widths = _widths(model)
+    domain = None if on is None else _domain(on)
+    if widths is None and out is not None:
+        raise ValueError(f"-o {out}: certificates are of widths; leave it out, or give widths")
+    with bar(quiet) as progress:
+        net = widths or _load(model, **source)
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.dimension(
+                net, on=domain, budget=budget, seed=seed, progress=progress
+            ),
+            progress,
+        )
+    extra = {}
+    if out is not None:
+        with writing(Path(out)):
+            extra["written"] = str(answer.save(out))
+    show(answer, as_json, quiet, **_told(domain), **limits, **extra)
+    sys.exit(0 if answer.exact else 3)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL|WIDTHS")
+@click.option("--on", metavar="D", help=f"{BOXES}; of widths left out.")
+@click.option("-o", "--out", type=MODEL, metavar="OUT", help="Of widths: where the network goes.")
 @_options(*_SEARCH, *_SOURCE)
 def identify(
-    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int,
+    model: str, on: str | None, out: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
     time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Does the function on a box determine the parameters?
 
-    Proved (exit code 0), refuted by another network (1) or undecided (3).
+    Proved (exit code 0), refuted by another network (1) or undecided (3). Given widths, parameters of a
+    ReLU network are constructed that its function on [-1, 1]^n determines.
 
     \b
     Example: moduli identify controller.onnx --on box:-1,1
+    Example: moduli identify 2,3,3,1 -o identifiable.npz
     """
+    widths = _widths(model)
+    if widths is not None:
+        if on is not None:
+            raise ValueError(f"--on {on}: networks of widths are made for box:-1,1; leave it out")
+        return _identifiable_parameters(widths, out, as_json, quiet, seed, budget, time_limit)
+    if out is not None:
+        raise ValueError(f"-o {out}: networks are made of widths; leave it out, or give widths")
     with bar(quiet) as progress:
-        net, domain = _load(model, **source), _domain(on)
+        net, domain = _load(model, **source), None if on is None else _domain(on)
         answer, limits = within(
             time_limit,
             budget,
@@ -1048,6 +1109,26 @@ def identify(
         )
     show(answer, as_json, quiet, **_told(domain), **limits)
     sys.exit(ANSWER.get(answer.status, 0))
+
+
+def _identifiable_parameters(
+    widths: list[int], out: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None,
+) -> None:  # fmt: skip
+    with bar(quiet) as progress:
+        found, extra = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.identifiable_parameters(
+                widths, seed=seed, budget=budget, progress=progress
+            ),
+            progress,
+        )
+    if out is not None and found.status == "proved":
+        with writing(Path(out)):
+            extra["written"] = str(_saved(found.network, out))
+    show(found, as_json, quiet, **extra)
+    sys.exit(ANSWER.get(found.status, 0))
 
 
 @cli.command()

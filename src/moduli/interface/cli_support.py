@@ -59,6 +59,7 @@ MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
 SMALLER = Target(*MODEL.suffixes, ".tflite")  # of a model that was read from such a file
 PICTURE = Target(".svg", ".png", ".pdf")
 PAGE = Target(".html", ".htm")
+CERTIFICATE = Target(".json")
 
 
 @contextmanager
