@@ -63,7 +63,7 @@ def test_a_radius_too_large_is_refused():
     with pytest.raises(mo.CertificateRejected, match="scope"):
         replace(found, scope="global").check()
     creases = found.creases
-    fewer = replace(creases, units=creases.units[1:], starts=creases.starts[1:], ends=creases.ends[1:])  # fmt: skip
+    fewer = replace(creases, claimed=(creases.claimed[0] - 1, *creases.claimed[1:]))
     with pytest.raises(mo.CertificateRejected, match="within"):
         replace(found, creases=fewer).check()
     # A unit whose points on creases are one point again and again has too low a rank.
@@ -85,7 +85,7 @@ def test_a_network_at_the_edge_of_identifiable_ones_has_no_radius():
         bias = b.copy()
         bias[0] = b[0] + share * (dead - b[0])
         moved = mo.Network.mlp(w, bias, net.layers[1].weight, net.layers[1].bias, activation="relu")
-        radius = crease_margins.radius(crease_points(moved, found.on, 200, 0))
+        radius = crease_margins.radius(crease_points(moved, found.on, 200, 0, pieces=False))
         assert radius is None or radius < bias[0] - dead
 
 

@@ -146,6 +146,7 @@ class ArchitectureCertificate:
                 "box": self.creases.box.to_json(), "units": self.creases.units.tolist(),
                 "starts": self.creases.starts.tolist(), "ends": self.creases.ends.tolist(),
                 "samples": self.creases.samples.tolist(),
+                "claimed": list(self.creases.claimed), "pieces": self.creases.pieces,
             }  # fmt: skip
         return data
 
@@ -165,12 +166,14 @@ class ArchitectureCertificate:
             points, creases = data.get("points"), data.get("creases")
             inputs = net.widths[0]
             if creases is not None:
-                parts = (
+                starts, ends, samples = (
                     np.array(creases[key], dtype=np.float64).reshape(-1, inputs)
                     for key in ("starts", "ends", "samples")
                 )
                 units = np.array(creases["units"], dtype=np.int64)
-                creases = CreasePoints(net, Box(*creases["box"]), units, *parts)
+                ranks = tuple(int(r) for r in creases["claimed"])
+                box, pieces = Box(*creases["box"]), bool(creases["pieces"])
+                creases = CreasePoints(net, box, units, starts, ends, samples, ranks, pieces)
             if points is not None:
                 points = np.array(points, dtype=np.float64).reshape(-1, inputs)
             return ArchitectureCertificate(net, int(data["rank"]), points, creases)
@@ -395,13 +398,18 @@ def _exact_signs(net: Network, x: Array) -> Any:
 
 
 def constructed(
-    widths: tuple[int, ...], budget: int, seed: int, progress: Progress | None = None
+    widths: tuple[int, ...],
+    budget: int,
+    seed: int,
+    progress: Progress | None = None,
+    *,
+    pieces: bool = True,
 ) -> Iterator[tuple[Network, CreasePoints]]:
     """Networks of small whole weights, layer by layer: of several draws of a layer that one is kept
     behind which most is still seen of all layers so far, when all its units are outputs.
 
     Biases put the crease of a unit through a point of the region where the layers before are not
-    silent. Forever, until a fiftieth of the budget of draws is spent.
+    silent. Forever, until a fiftieth of the budget of draws is spent. `pieces`: of the creases that come along.
     """
     rng, box = np.random.default_rng(seed), Box(-REACH, REACH).of_dimension(widths[0])
     draws = max(1, budget // DRAWN)
@@ -430,7 +438,8 @@ def constructed(
             layers.append(kept)
         last = _weights(rng, widths[-1], widths[-2]), _weights(rng, widths[-1], 1)[:, 0]
         net = Network.mlp(*(part for pair in (*layers, last) for part in pair), activation="relu")
-        yield net, crease_points(net, box, 40 * max(1, net.units), int(rng.integers(2**31)))
+        count, new = 40 * max(1, net.units), int(rng.integers(2**31))
+        yield net, crease_points(net, box, count, new, pieces=pieces)
         spent += 1
         if spent >= draws:
             return
@@ -460,9 +469,12 @@ def _layer(
     weight = _weights(rng, width, reads)
     if l > 1 and widths[l - 1] == width == 1:
         weight = -np.abs(weight)  # a ramp that starts and ends
-    # Each unit is on for about half of the points; with few inputs the share may be further off.
-    order = np.sort(h @ weight.T, axis=0)
-    spread = len(h) * SPREAD / np.sqrt(widths[0])
-    place = np.rint(len(h) / 2 + spread * rng.uniform(-1, 1, width)).astype(np.int64)
-    bias = 1.0 - order[np.clip(place, 0, len(h) - 1), np.arange(width)]
-    return weight, np.asarray(bias)
+    # Each unit is on at about half of the values that it takes: many points share the ends of a ramp.
+    # With few inputs the share may be further off.
+    bias = np.empty(width)
+    for unit, values in enumerate((h @ weight.T).T):
+        taken = np.unique(values)
+        spread = len(taken) * SPREAD / np.sqrt(widths[0])
+        place = int(np.rint(len(taken) / 2 + spread * rng.uniform(-1, 1)))
+        bias[unit] = 1.0 - taken[min(max(place, 0), len(taken) - 1)]
+    return weight, bias

@@ -119,7 +119,7 @@ def construct(
     widths = architectures.accepted(widths)
     best: IdentifiableParameters | None = None
     asked = 0
-    for raw, wide in architectures.constructed(widths, budget, seed, progress):
+    for raw, wide in architectures.constructed(widths, budget, seed, progress, pieces=False):
         net, creases = _in_unit_box(raw, wide)
         found = _answer(net, creases)
         if best is None or _worth(found) > _worth(best):
@@ -150,8 +150,12 @@ def _in_unit_box(net: Network, creases: CreasePoints) -> tuple[Network, CreasePo
     scale = 1.0 / architectures.REACH
     arrays = [part for x in net.layers for part in (x.weight, x.bias * scale)]
     small = Network.mlp(*arrays, activation="relu")
-    points = (part * scale for part in (creases.starts, creases.ends, creases.samples))
-    return small, CreasePoints(small, Box(-1, 1), creases.units, *points)
+    starts, ends, samples = (
+        part * scale for part in (creases.starts, creases.ends, creases.samples)
+    )
+    return small, replace(
+        creases, network=small, box=Box(-1, 1), starts=starts, ends=ends, samples=samples
+    )
 
 
 def _answer(net: Network, creases: CreasePoints) -> IdentifiableParameters:

@@ -32,6 +32,12 @@ differ in the last layer alone, by (dW, db) with dW h_L + db = 0 on all cells: m
 dimensions at most. The numbers n_{l-1} + 1 over all units, and m (n_L + 1), sum to the number of
 parameters. QED
 
+*Pieces.* With x all of the crease near x is in T_j: the points near x at which z_j is 0, on which h_{l-1}
+is affine (where R+ and R- reach beyond the box, df_R is 0 as an affine function, hence there too). So
+one point gives the span of (h_{l-1}(x), 1) and of (dh_{l-1}/dx u, 0) for all u along the crease, as
+many rows as there are inputs; in the first layer that is all there is to see. (Where the box is flat
+along inputs, the function is one of the others.)
+
 If all r_j are n_{l-1} and r = n_L + 1, the bound is the number of parameters less that of hidden
 units, as much as there can be with ReLU. Then the parameters are *locally identifiable*: the
 derivative of (f(x_1), f(x_2), ...) has, at points x_i that show it, rank P - N, which it has at all
@@ -72,7 +78,8 @@ Whole = np.ndarray[Any, np.dtype[np.int64]]
 ENTRIES = 2**22  # floats in one array
 NEAR = 2.0**-26  # half a segment, as a part of the line on which the crease was found
 STEPS = 60  # evaluations along a line
-SPARE = 2  # lines tried beyond the rank that a unit misses
+SPARE = 2  # lines drawn in the first round beyond those that would do
+MANY = 12  # in later rounds, beyond twice as many
 POOL = 2048  # points between which lines are drawn
 STALE = 6  # rounds without a new point after which a unit is given up
 
@@ -83,7 +90,9 @@ class CreasePoints:
 
     Attributes:
         units: of each segment the unit, counted through the hidden layers; sorted. starts, ends:
-            ``[segments, inputs]``. samples: ``[points, inputs]``.
+            ``[segments, inputs]``. samples: ``[points, inputs]``, at which what the last layer reads,
+            and 1, are independent. claimed: r_j of each hidden unit. pieces: whether a segment
+            stands for the piece of crease around it, or for one point.
     """
 
     network: Network
@@ -92,6 +101,8 @@ class CreasePoints:
     starts: Array
     ends: Array
     samples: Array
+    claimed: tuple[int, ...]
+    pieces: bool = True
     complete: ClassVar[bool] = False
 
     @cached_property
@@ -171,15 +182,15 @@ class CreasePoints:
 
     @property
     def shown(self) -> int:
-        """The bound of the lemma, if all segments of a unit have independent rows, and the samples
-        too: as the search leaves them.
+        """The bound of the lemma, if the ranks claimed are those of the segments, and the samples are
+        independent: as the search leaves them.
         """
-        return len(self.units) + self.network.widths[-1] * len(self.samples)
+        return sum(self.claimed) + self.network.widths[-1] * len(self.samples)
 
     def unseen(self) -> list[tuple[str, int, int]]:
         """What `shown` misses of parameters less hidden units: (kind, layer, directions)."""
         net, found = self.network, list[tuple[str, int, int]]()
-        ranks = np.bincount(self.units, minlength=net.units)
+        ranks = np.array(self.claimed, dtype=np.int64)
         for l, places in layers_of(net):
             part, reads = ranks[places], net.widths[l]
             none = int((part == 0).sum()) * reads
@@ -317,11 +328,15 @@ def _visible(net: Network, signs: Any, own: Whole, l: int, prime: int) -> Any:
 
 
 def _rows(
-    net: Network, signs: Any, own: Whole, starts: Array, ends: Array, l: int, prime: int
+    found: _Where, signs: Any, own: Whole, starts: Array, ends: Array, l: int, prime: int
 ) -> Array:
-    """A multiple of (what layer l reads, 1) at each crossing, modulo the prime; 0 where it is not
-    seen.
+    """Multiples of (what layer l reads, 1) at each crossing, and of its derivatives along the crease,
+    modulo the prime ``[segments, rows, reads + 1]``; 0 where the crossing is not seen.
     """
+    net, seen = found.network, _visible(found.network, signs, own, l, prime)[:, None, None]
+    if found.pieces and l == 0:
+        # A piece of a hyperplane spans as much as there are free inputs: a basis stands for its rows.
+        return np.asarray(seen * np.eye(found.free.shape[1] - 1, net.widths[0] + 1))
     layer = net.layers[l]
     weight, bias = (modular.residues(part, prime)[own] for part in (layer.weight, layer.bias))
     reads, values = [], []
@@ -330,34 +345,83 @@ def _rows(
         products = modular.reduced(h * weight, prime)
         values.append(modular.reduced(products.sum(axis=1) + bias, prime)[:, None])
         reads.append(np.column_stack([h, np.ones(len(h))]))
-    rows = modular.reduced(values[1] * reads[0] - values[0] * reads[1], prime)
-    return np.asarray(rows * _visible(net, signs, own, l, prime)[:, None])
+    rows = modular.reduced(values[1] * reads[0] - values[0] * reads[1], prime)[:, None]
+    if found.pieces:
+        along = _along(net, found.free, signs, weight, l, prime)
+        rows = np.concatenate([rows, along], axis=1)
+    return np.asarray(rows * seen)
+
+
+class _Where(NamedTuple):
+    """What rows are computed from: the network, its free inputs, and whether pieces are meant."""
+
+    network: Network
+    free: Array
+    pieces: bool
+
+
+def _along(net: Network, free: Array, signs: Any, weight: Array, l: int, prime: int) -> Array:
+    """Derivatives of what layer l reads along the creases of units with these weights, modulo the prime
+    ``[segments, free inputs - 1, reads + 1]``, the last entry 0.
+
+    With g the derivatives of the pre-activation by the inputs and g_p one that is not 0 (if there is
+    none modulo the prime, no row), g_p e_i - g_i e_p is along the crease for each other input i.
+    """
+    if free.shape[1] < 3:  # at most one free input
+        return np.zeros((len(signs), 0, weight.shape[1] + 1))
+    slope = np.broadcast_to(
+        modular.residues(free[:, :-1], prime), (len(signs), len(free), free.shape[1] - 1)
+    )
+    for k, places in zip(range(l), (p for _, p in layers_of(net)), strict=False):
+        layer = net.layers[k]
+        gate = layer.activation.derivative(signs[:, places].astype(np.float64))
+        if k == 0:  # the same everywhere
+            slope = slope[:1]
+        slope = modular.times(modular.residues(layer.weight, prime), slope, prime)
+        slope = modular.reduced(slope * modular.residues(gate, prime)[:, :, None], prime)
+    own = modular.times(weight[:, None], slope, prime)[:, 0]  # [segments, free inputs]
+    rows, pivot = np.arange(len(own)), (own != 0).argmax(axis=1)
+    first, there = own[rows, pivot], np.broadcast_to(slope, (len(own), *slope.shape[1:]))
+    column = there[rows, :, pivot]
+    turned = modular.reduced(
+        there.transpose(0, 2, 1) * first[:, None, None] - own[:, :, None] * column[:, None], prime
+    )
+    kept = np.ones(own.shape, dtype=bool)
+    kept[rows, pivot] = False  # that row is 0
+    some = turned[kept].reshape(len(own), own.shape[1] - 1, slope.shape[1])
+    return np.concatenate([some, np.zeros((*some.shape[:2], 1))], axis=2)
 
 
 def _rows_by_unit(found: CreasePoints, prime: int) -> Iterator[tuple[int, Array]]:
     """The rows of each unit that has segments."""
-    net = found.network
-    step = max(1, ENTRIES // max(net.widths))
+    net, where = found.network, _Where(found.network, found.start, found.pieces)
     for l, places in layers_of(net):
-        whole = np.flatnonzero((found.units >= places.start) & (found.units < places.stop))
-        if not len(whole) or not net.activations[l].bends:
+        if not net.activations[l].bends:
             continue
-        rows = np.zeros((len(whole), net.widths[l] + 1))
-        for at in range(0, len(whole), step):
-            part = whole[at : at + step]
-            own = found.units[part] - places.start
-            ends = found.starts[part], found.ends[part]
-            rows[at : at + step] = _rows(net, found.signs[part], own, *ends, l, prime)
-        first = np.flatnonzero(np.diff(found.units[whole], prepend=-1))
-        for group in np.split(np.arange(len(whole)), first[1:]):
-            yield int(found.units[whole[group[0]]]), rows[group]
+        step = _at_a_time(where, l)
+        for unit in range(places.start, places.stop):
+            low, high = np.searchsorted(found.units, [unit, unit + 1])
+            parts = list[Array]()
+            for at in range(low, high, step):
+                some = slice(at, min(high, at + step))
+                own = found.units[some] - places.start
+                rows = _rows(where, found.signs[some], own, found.starts[some], found.ends[some], l, prime)  # fmt: skip
+                parts.append(rows.reshape(-1, rows.shape[2]))
+            if parts:
+                yield unit, np.concatenate(parts)
+
+
+def _at_a_time(where: _Where, l: int) -> int:
+    """Segments of layer l whose rows are computed together."""
+    each = where.free.shape[1] if where.pieces else 1
+    return max(1, ENTRIES // (max(where.network.widths) * max(1, each)))
 
 
 # Search ---------------------------------------------------------------------------------------------------------
 
 
 class _Known(NamedTuple):
-    """Of one unit: independent rows, and their segments."""
+    """Of one unit: independent rows, and the segments that they are of."""
 
     rows: Array
     starts: Array
@@ -365,16 +429,17 @@ class _Known(NamedTuple):
 
 
 def crease_points(
-    net: Network, on: Box, budget: int, seed: int, progress: Progress | None = None
-) -> CreasePoints:
+    net: Network, on: Box, budget: int, seed: int, progress: Progress | None = None, *,
+    pieces: bool = True,
+) -> CreasePoints:  # fmt: skip
     """Segments across creases, as many as show independent features, and smooth points.
 
     A line between two points at which a unit has different signs crosses its crease; where, is found
     by secants. `budget` counts units, each time lines are drawn for one, until its rank is full.
     """
     box, rng = on.of_dimension(net.widths[0]), np.random.default_rng(seed)
-    prime, inputs = modular.PRIMES[0], net.widths[0]
-    known: dict[int, _Known] = {}
+    where = _Where(net, free_inputs(net, on), pieces)
+    prime, known = modular.PRIMES[0], dict[int, _Known]()
     stale = np.zeros(net.units, dtype=np.int64)
     spent, turn = 0, 0
     while spent < budget:
@@ -382,45 +447,55 @@ def crease_points(
         pool = _pool(net, box, known, turn, rng)
         signs = _plain_signs(net, pool)
         for l, places in layers_of(net):
+            wanted = _largest_rank(where, l)
             missing = [
                 u
                 for u in range(places.start, places.stop)
                 if net.activations[l].bends
                 and stale[u] < STALE
-                and len(known[u].rows if u in known else ()) < net.widths[l]
+                and len(known[u].rows if u in known else ()) < wanted
             ][: budget - spent]
             spent += len(missing)
-            for group in _groups(net, known, missing, l, turn):
-                fresh = _fresh(net, box, l, places.start, group, pool, signs, rng, prime)
+            for group in _groups(where, known, missing, l, turn):
+                fresh = _fresh(where, box, l, places.start, group, pool, signs, rng, prime)
                 for unit, _ in group:
                     gained = _keep(known, unit, fresh, prime)
                     stale[unit] = 0 if gained else stale[unit] + 1
             if progress is not None:
                 have = sum(len(k.rows) for k in known.values())
-                progress(spent, budget, f"{have} points on creases")
+                progress(spent, budget, f"{have} directions shown by creases")
         turn += 1
         if spent == before:
             break
     units = sorted(known)
-    nothing = np.zeros((0, inputs))
+    nothing = np.zeros((0, net.widths[0]))
     return CreasePoints(
         net,
         on,
-        np.repeat(np.array(units, dtype=np.int64), [len(known[u].rows) for u in units]),
+        np.repeat(np.array(units, dtype=np.int64), [len(known[u].starts) for u in units]),
         np.concatenate([nothing, *(known[u].starts for u in units)]),
         np.concatenate([nothing, *(known[u].ends for u in units)]),
         _samples(net, box, known, rng, prime),
+        tuple(len(known[u].rows) if u in known else 0 for u in range(net.units)),
+        pieces,
     )
 
 
+def _largest_rank(where: _Where, l: int) -> int:
+    """Of what layer l reads on a crease: of the first layer along free inputs alone."""
+    return where.free.shape[1] - 1 if l == 0 else where.network.widths[l]
+
+
 def _groups(
-    net: Network, known: dict[int, _Known], missing: list[int], l: int, turn: int
+    where: _Where, known: dict[int, _Known], missing: list[int], l: int, turn: int
 ) -> Iterator[list[tuple[int, int]]]:
     """Units with the number of lines to draw for each, as many as fit into memory at a time."""
-    most, group, lines = max(1, ENTRIES // max(net.widths)), list[tuple[int, int]](), 0
+    most, group, lines = _at_a_time(where, l), list[tuple[int, int]](), 0
+    each = max(1, where.free.shape[1] - 1) if where.pieces else 1
     for unit in missing:
-        need = net.widths[l] - (len(known[unit].rows) if unit in known else 0)
-        count = min(most, (need + SPARE) * (1 if turn == 0 else 2) + need // 8)
+        need = _largest_rank(where, l) - (len(known[unit].rows) if unit in known else 0)
+        need = -(-need // each)
+        count = min(most, need + need // 8 + SPARE if turn == 0 else 2 * need + MANY)
         if lines + count > most:
             yield group
             group, lines = [], 0
@@ -466,10 +541,11 @@ class _Fresh(NamedTuple):
 
 
 def _fresh(
-    net: Network, box: Box, l: int, first: int, group: list[tuple[int, int]], pool: Array,
+    where: _Where, box: Box, l: int, first: int, group: list[tuple[int, int]], pool: Array,
     signs: Any, rng: np.random.Generator, prime: int,
 ) -> _Fresh:  # fmt: skip
     """New segments of some units of layer l, proved and with their rows."""
+    net = where.network
     own, low, high = list[Whole](), list[Array](), list[Array]()
     for unit, count in group:
         on = signs[:, unit]
@@ -484,14 +560,14 @@ def _fresh(
             high.append(pick[1])
     if not own:
         none = np.zeros((0, net.widths[0]))
-        return _Fresh(np.zeros(0, dtype=np.int64), np.zeros((0, net.widths[l] + 1)), none, none)
+        return _Fresh(np.zeros(0, dtype=np.int64), np.zeros((0, 1, net.widths[l] + 1)), none, none)
     units, starts, ends = _narrowed(
         net, l, np.concatenate(own), np.concatenate(low), np.concatenate(high)
     )
     good, seen = _crossing(net, up_to(net, l + 1), l, units, starts, ends)
     units, starts, ends, seen = units[good], starts[good], ends[good], seen[good]
-    rows = _rows(net, seen, units, starts, ends, l, prime)
-    shown = rows.any(axis=1)
+    rows = _rows(where, seen, units, starts, ends, l, prime)
+    shown = rows.any(axis=(1, 2))
     return _Fresh(units[shown] + first, rows[shown], starts[shown], ends[shown])
 
 
@@ -500,14 +576,16 @@ def _keep(known: dict[int, _Known], unit: int, fresh: _Fresh, prime: int) -> boo
     mine = fresh.units == unit
     if not mine.any():
         return False
-    parts = [_Known(fresh.rows[mine], fresh.starts[mine], fresh.ends[mine])]
-    if unit in known:
-        parts.insert(0, known[unit])
-    before = len(parts[0].rows) if len(parts) > 1 else 0
-    rows, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True))
-    kept = sorted(modular.pivots(rows, prime)[0])
-    known[unit] = _Known(rows[kept], starts[kept], ends[kept])
-    return len(kept) > before
+    each, reads = fresh.rows.shape[1:]
+    nothing = np.zeros((0, reads)), *[np.zeros((0, fresh.starts.shape[1]))] * 2
+    before = known.get(unit, _Known(*nothing))
+    rows = np.concatenate([before.rows, fresh.rows[mine].reshape(-1, reads)])
+    kept = np.array(sorted(modular.pivots(rows, prime)[0]), dtype=np.int64)
+    used = np.unique((kept[kept >= len(before.rows)] - len(before.rows)) // each)
+    starts = np.concatenate([before.starts, fresh.starts[mine][used]])
+    ends = np.concatenate([before.ends, fresh.ends[mine][used]])
+    known[unit] = _Known(rows[kept], starts, ends)
+    return len(kept) > len(before.rows)
 
 
 def _values(net: Network, l: int, own: Whole, x: Array) -> Array:
