@@ -88,11 +88,11 @@ def _matrices(parameters: Iterable[Tensor]) -> Matrices:
 # With inputs: every operation is watched ----------------------------------------------------------
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows what values depend on through the operations that are done."""
 
     def __init__(self, module: nn.Module, inputs: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.met: dict[int, _Met] = {id(t): _Met(True) for t in _tensors(inputs)}
         self.met |= {id(p): _Met(False, _matrices([p])) for p in module.parameters()}
         self.alive: list[Tensor] = []  # an id is that of one tensor as long as it lives

@@ -237,9 +237,10 @@ def _require_outputs(model: nn.Module, x: Tensor, y: Tensor, classes: bool) -> N
     was = model.training
     out = model.eval()(x[:1])
     model.train(was)
-    if classes and not (0 <= int(y.min()) and int(y.max()) < out.shape[-1]):
+    least, most = float(y.min()), float(y.max())
+    if classes and (least < 0 or most >= out.shape[-1]):
         raise ShapeError(
-            f"classes run from {int(y.min())} to {int(y.max())} and the module has {out.shape[-1]} outputs"
+            f"classes run from {least:g} to {most:g} and the module has {out.shape[-1]} outputs"
         )
     if not classes and out.shape[1:] != y.shape[1:]:
         raise ShapeError(

@@ -71,7 +71,7 @@ def draw(
             drawn = _symmetric(math.prod(units), alpha, generator, torch.float64).reshape(units)
         return (drawn * factor).to(dtype).expand(shape)
     out = torch.empty(math.prod(shape), dtype=dtype, device=device)
-    for part in out.split(BLOCK):
+    for part in torch.split(out, BLOCK):
         part.copy_(_symmetric(len(part), alpha, generator, dtype))
     return out.reshape(shape)
 
@@ -89,7 +89,7 @@ def _uniforms(
     """
     bits = torch.empty(count, dtype=torch.int64, device=generator.device)
     bits.random_(-(2**63), None, generator=generator)
-    q, u = (_deep(half, generator, dtype) for half in bits.view(torch.int32).split(count))
+    q, u = (_deep(half, generator, dtype) for half in torch.split(bits.view(torch.int32), count))
     u = u.abs_().mul_(1 - 2.0**-24)  # below 1 in float32 too: the exponential is never 0
     return q, (torch.log1p(u.neg_()) if small else torch.log(u)).neg_()
 
