@@ -215,7 +215,7 @@ def _sum(one: _Law, other: _Law) -> _Law:
         ((_masses(one.high), _masses(other.high)), up),
         ((_below(one.low), _below(other.low)), down),
     ):
-        total = np.zeros(2 * count)
+        total = np.zeros(2 * count + shifts[0])
         for k in range(count):  # the larger one is k levels above the smaller one
             pair = masses[0][k:] * masses[1][: count - k]
             if k:
@@ -247,7 +247,7 @@ def _law(kind: str, alpha: float, entries: int, width: int) -> _Law:
         raise Undecided(
             f"at alpha {alpha} and {width} rows squared norms range over {count} levels; {LEVELS} are the limit"
         )
-    levels = low * RATIO ** np.arange(count)
+    levels: Array = low * RATIO ** np.arange(count, dtype=np.float64)
     if kind == "rows" or entries == 1:
         scaled = _Law(low * entries, *_squares(alpha, levels))
         return scaled
@@ -256,7 +256,7 @@ def _law(kind: str, alpha: float, entries: int, width: int) -> _Law:
     spread = entries + 12 * math.sqrt(2 * entries) + 100
     first = entries * math.exp(-min(12 * math.sqrt(2 / entries), 20.0))
     steps = math.ceil(math.log(spread / first) / math.log(RATIO)) + 1
-    normal = first * RATIO ** np.arange(steps)
+    normal: Array = first * RATIO ** np.arange(steps, dtype=np.float64)
     square = _Law(first, *_chi_square(entries, normal))
     if alpha == 2:
         return _Law(2 * first, square.low, square.high)
