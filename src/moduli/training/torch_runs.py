@@ -24,8 +24,8 @@ from moduli.formats.torch_modules import read_module
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
-from .hidden_layers import hidden_parameters
 from .noise import theorem_step
+from .torch_layers import hidden_parameters
 from .torch_sgd import HeavyTailedNoise
 
 NOISE = ("kind", "alpha", "sigma", "truncation", "quiet", "convention", "annealed")

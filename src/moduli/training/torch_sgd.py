@@ -19,8 +19,8 @@ from torch import Tensor
 
 from moduli.kernel.errors import ArgumentError, Asked, ModuliError
 
-from .hidden_layers import hidden_parameters as hidden_parameters
 from .noise import check, positive, slip, symmetric
+from .torch_layers import hidden_parameters
 
 BLOCK = 2**15  # entries at a time: all intermediate values stay in the cache
 DEEP = 2**12  # of 2^31: uniforms below this get further bits
