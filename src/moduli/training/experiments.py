@@ -13,7 +13,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -31,6 +31,7 @@ from moduli.kernel.network import Network
 from .job_store import Job
 from .noise import slip
 from .pruning import (
+    blocks,
     contributions,
     keep,
     largest_share,
@@ -230,8 +231,20 @@ def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0
     squares = [np.square(w).sum(axis=1) for w in seen]
     some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
     small = keep(net, some)
-    outputs = _outputs(net, x_test)
-    whole, left = outputs([np.arange(n) for n in net.widths[1:-1]]), outputs(some)
+    rng = np.random.default_rng(seed)
+    orders = {
+        "norm": [np.argsort(-s, kind="stable") for s in squares],
+        "contribution": [np.argsort(-s, kind="stable") for s in contributions(net, x[:ROWS])],
+        "random": [rng.permutation(len(s)) for s in squares],
+    }
+    asked = [[np.arange(n) for n in net.widths[1:-1]], some]
+    asked += [
+        [one[: len(one) - math.floor(share * len(one))] for one in order]
+        for order in orders.values()
+        for share in GONE
+    ]
+    whole, left, *others = _outputs(net, x_test, asked)
+    scores = [_score(z, y_test) for z in others]
     found: dict[str, Any] = {
         "measure": ACCURACY if np.asarray(y_test).dtype.kind == "i" else ERROR,
         "test": _score(whole, y_test), "after": _score(left, y_test),
@@ -239,28 +252,25 @@ def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0
         "share_whole": prunable_share(net.layers[0].weight), "largest": largest_share(seen[0]),
         "parameters_kept": small.parameters / net.parameters,
     }  # fmt: skip
-    rng = np.random.default_rng(seed)
-    orders = {
-        "norm": [np.argsort(-s, kind="stable") for s in squares],
-        "contribution": [np.argsort(-s, kind="stable") for s in contributions(net, x[:ROWS])],
-        "random": [rng.permutation(len(s)) for s in squares],
-    }
-    for name, order in orders.items():
-        scores = []
-        for share in GONE:
-            kept = [some[: len(some) - math.floor(share * len(some))] for some in order]
-            scores.append(_score(outputs(kept), y_test))
-        found[f"at_{name}"] = scores
+    for number, name in enumerate(orders):
+        found[f"at_{name}"] = scores[number * len(GONE) : (number + 1) * len(GONE)]
     return found
 
 
-def _outputs(net: Network, x: Array) -> Callable[[Sequence[Any]], Array]:
-    """Outputs with only some units; what one hidden layer holds is computed once."""
+def _outputs(net: Network, x: Array, asked: Sequence[Sequence[Any]]) -> list[Array]:
+    """Outputs with only some units, for each of many choices; in parts of the samples, so that
+    memory does not grow with samples times width. What one hidden layer holds is computed once.
+    """
     if len(net.layers) != 2:
-        return lambda units: keep(net, units).logits(x)
+        smaller = [keep(net, units) for units in asked]
+        return [np.concatenate([one.logits(h) for h in blocks(net, x)]) for one in smaller]
     hidden, last = net.layers
-    h = hidden(x)
-    return lambda units: np.asarray(h[:, units[0]] @ last.weight[:, units[0]].T + last.bias)
+    parts: list[list[Array]] = [[] for _ in asked]
+    for some in blocks(net, x):
+        h = hidden(some)
+        for part, units in zip(parts, asked, strict=True):
+            part.append(h[:, units[0]] @ last.weight[:, units[0]].T + last.bias)
+    return [np.concatenate(part) for part in parts]
 
 
 def _score(z: Array, y: Any) -> float:

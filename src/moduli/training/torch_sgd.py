@@ -324,8 +324,10 @@ class HeavyTailedNoise:
         limit = math.inf if self.truncation is None else self.truncation
         for _ in range(ROUNDS):
             entries = noise[:, :1] if kind == "rows" else noise
-            if self.truncation is None and float(entries.abs().max()) <= most:
-                return noise.reshape(p.shape)
+            if self.truncation is None:
+                least, greatest = torch.aminmax(entries)
+                if -most <= float(least) and float(greatest) <= most:
+                    return noise.reshape(p.shape)
             size = entries.abs()
             radius = size
             if kind == "isotropic":
