@@ -190,6 +190,7 @@ def test_more_rows_more_confidence_fewer_kept():
     share = mo.guaranteed_share
     by_width = [float(share((n, 1), 1.5)) for n in (100, 1000, 10_000, 100_000)]
     assert by_width == sorted(by_width, reverse=True)
+    assert by_width[3] < by_width[2] / 2  # like rows^(1 - 2 / alpha), which is .46 of it
     assert by_width[2] < 0.029  # what binomial and Bernstein bounds with levels above give
     by_confidence = [float(share((1000, 1), 1.5, confidence=c)) for c in (0.5, 0.9, 0.99)]
     assert by_confidence == sorted(by_confidence)

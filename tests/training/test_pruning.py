@@ -190,7 +190,10 @@ def test_memory_does_not_grow_with_samples_times_width():
 
     rng, width, samples = np.random.default_rng(0), 10_000, 3000
     net = mo.Network.mlp(
-        rng.standard_normal((width, 4)), np.zeros(width), rng.standard_normal((2, width)), [0.0, 0.0]
+        rng.standard_normal((width, 4)),
+        np.zeros(width),
+        rng.standard_normal((2, width)),
+        [0.0, 0.0],
     )
     x = rng.standard_normal((samples, 4))
     tracemalloc.start()

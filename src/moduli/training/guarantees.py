@@ -79,7 +79,8 @@ WIDEST = 10**9
 TINY = 1e-300  # above what rounds to a subnormal number or to 0
 GROUP = 32  # laws are computed for powers of this number of rows, and kept
 STEPS = 24  # of bisections
-SLOPES = np.geomspace(0.02, 60.0, 40)  # s (1 - eps) times the level
+STEEPEST = 60.0  # s (1 - eps) times the level, in step 3; the flattest is 1 / rows
+SLOPES = 64  # values of s that are tried
 TAKEN = (0.5, 0.2, 0.05, 0.01)  # parts of the failure probability that step 2 may take
 
 
@@ -290,7 +291,7 @@ def _exceed_log(law: _Law, at: int, eps: float, width: int, drift: float) -> flo
     root = np.sqrt(law.levels)
     goes = np.square(root[: at + 1] + drift) * (1 + WIDER)
     stays = np.square(np.maximum(root[at:] - drift, 0.0)) * (1 - WIDER)
-    slopes = SLOPES / goes[-1]  # s (1 - eps)
+    slopes = np.geomspace(1 / (width + 1), STEEPEST, SLOPES) / goes[-1]  # s (1 - eps)
     f = np.expm1(slopes[:, None] * goes)
     g = np.expm1(-(slopes * (eps / (1 - eps)))[:, None] * stays)
     above_one = (
