@@ -23,6 +23,7 @@ _PLACES = {
     "compression.average.mean_field_limit": "etf",
     "compression.radius.hard_instances": "hard_instance",
     "training.noise": "stable_noise tail_index",
+    "training.guarantees": "guaranteed_share guaranteed_width",
     "api": "align canonical check complexity compress depth dimension distance equivalent error_curve identifiable "
     "identifiable_parameters mean_field path pieces pruning_curve rank rank_curve recover rounding signature symmetries",
     "interface.report_page": "report",
@@ -90,5 +91,7 @@ if TYPE_CHECKING:
     from .kernel.network import Layer as Layer
     from .kernel.network import Network as Network
     from .kernel.slack import Slack as Slack
+    from .training.guarantees import guaranteed_share as guaranteed_share
+    from .training.guarantees import guaranteed_width as guaranteed_width
     from .training.noise import stable_noise as stable_noise
     from .training.noise import tail_index as tail_index

@@ -8,7 +8,7 @@ runs.
 | `prune_dead(module, samples)` | the same function without the units that it does not need, proved |
 | `read_module(module, samples)` | a module as a `moduli.Graph` |
 | `HeavyTailedSGD`, `HeavyTailedNoise` | noise that makes wide networks prunable, alone or on any optimizer |
-| `hidden_parameters(module)` | the matrices that carry it |
+| `hidden_parameters(module, *inputs)` | the matrices that carry it, as the graph of the module has it |
 | `fit(module, x, y, ...)` | a training run with noise or a penalty that makes units vanish |
 
 >>> from moduli.pytorch import HeavyTailedSGD
@@ -28,7 +28,7 @@ _HOME = {
     "prune_dead": "compression.torch_pruning", "Pruned": "compression.torch_pruning",
     "read_module": "formats.torch_graph",
     "Shrunk": "compression.torch_blocks", "HeavyTailedSGD": "training.torch_sgd",
-    "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_sgd",
+    "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_layers",
     "fit": "training.torch_runs", "perceptron": "training.torch_runs",
 }  # fmt: skip
 
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from .compression.torch_pruning import prune_dead as prune_dead
     from .formats.torch_graph import read_module as read_module
     from .formats.torch_modules import to_torch as to_torch
+    from .training.torch_layers import hidden_parameters as hidden_parameters
     from .training.torch_runs import fit as fit
     from .training.torch_runs import perceptron as perceptron
     from .training.torch_sgd import HeavyTailedNoise as HeavyTailedNoise
     from .training.torch_sgd import HeavyTailedSGD as HeavyTailedSGD
-    from .training.torch_sgd import hidden_parameters as hidden_parameters

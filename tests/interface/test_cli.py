@@ -615,6 +615,7 @@ def test_train_measures_what_can_go(tmp_path):
         cwd=tmp_path,
     )
     assert code == 0
+    assert "units that vanished" in out
     assert "prunable share" in out
     assert "change of the function" in out
     for bad, wrong in (
@@ -627,6 +628,43 @@ def test_train_measures_what_can_go(tmp_path):
         assert code == wrong, err
         assert err
     assert not (tmp_path / "bad.onnx").exists()
+
+
+def test_train_reads_tables(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 3))
+    table = np.column_stack([x, x @ [1.0, -2.0, 0.5]])
+    np.savetxt(
+        tmp_path / "houses.csv", table, delimiter=",", header="a,b,c,price", comments="", fmt="%.6f"
+    )
+    told = ("--width", 20, "--steps", 200)
+    data = answer("train", "houses.csv", "-o", "h.onnx", "--target", "price", *told, cwd=tmp_path)
+    assert data["measure"] == "mean square error"
+    assert mo.load(tmp_path / "h.onnx").widths == (3, 20, 1)
+    np.save(tmp_path / "x.npy", x)
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",")
+    found = [
+        answer("distance", "h.onnx", "h.onnx", "--on", name, cwd=tmp_path)["upper"]
+        for name in ("x.npy", "x.csv")
+    ]
+    assert found == [0.0, 0.0]
+    assert answer("complexity", "h.onnx", "--samples", "x.csv", "--input-bound", 9, cwd=tmp_path)
+    code, _, err = moduli(
+        "train", "houses.csv", "-o", "bad.onnx", "--target", "prize", *told, cwd=tmp_path
+    )
+    assert code == 4
+    assert "no column 'prize'; it has a, b, c, price" in err
+
+
+def test_the_strength_that_the_help_names_removes_units(tmp_path):
+    code, out, _ = moduli("train", "--help", cwd=tmp_path)
+    assert code == 0
+    assert "--group-lasso 0.03" in out
+    trained = answer("train", "digits", "-o", "d.onnx", "--group-lasso", 0.03, cwd=tmp_path)
+    assert trained["vanished"] > 100
+    assert trained["measured"]["test"] > 0.94
+    answer("compress", "d.onnx", "-o", "small.onnx", cwd=tmp_path)
+    assert mo.load(tmp_path / "small.onnx").units <= 200 - trained["vanished"]
 
 
 def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):

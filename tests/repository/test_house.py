@@ -201,7 +201,7 @@ def test_every_module_of_the_kernel_has_a_test_file_of_its_own():
 def test_heavy_libraries_are_imported_where_they_are_needed(name):
     lenders = {
         "interface.cli": {"click"}, "interface.cli_support": {"click"},
-        "training.torch_sgd": {"torch"}, "training.torch_runs": {"torch"},
+        "training.torch_sgd": {"torch"}, "training.torch_layers": {"torch"}, "training.torch_runs": {"torch"},
     }  # fmt: skip
     top = {
         target.split(".")[0]
@@ -225,6 +225,7 @@ def test_modules_that_are_torch_classes_are_imported_only_by_each_other_or_where
         if not name.rpartition(".")[2].startswith("torch_"):
             assert not neighbours(name, lazily=False, for_types=False) & {
                 "training.torch_sgd",
+                "training.torch_layers",
                 "training.torch_runs",
             }, name
 

@@ -156,6 +156,7 @@ def test_stored_results_that_lack_something_are_named():
     good = {key: 0.5 for key in ("test", "share", "share_whole", "largest", "after", "change")} | {
         "steps": 3
     }
+    good["measure"] = "accuracy"
     good |= {f"at_{name}": [0.5] * 4 for name in ("norm", "contribution", "random")} | {
         "predicted": [0.1] * 6
     }
@@ -166,6 +167,81 @@ def test_stored_results_that_lack_something_are_named():
     for one in [*bad, {k: v for k, v in good.items() if k != "at_norm"}, None, [], 3]:
         with pytest.raises(ValueError, match="a: a stored result lacks what was measured"):
             Table.of(["a"], [{"result": one}])
+
+
+def test_errors_are_worst_where_they_are_largest(tmp_path):
+    """A sweep over values, not classes: its words, its worst seed."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 3))
+    y = np.stack([x[:, 0] * x[:, 1], 3 * x[:, 2]], axis=1)
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=y, x_test=x[:90], y_test=y[:90])
+    (tmp_path / "values.toml").write_text(
+        f'data = "{tmp_path / "two.npz"}"\nwidth = 20\nsteps = 60\nseeds = 3\n[[runs]]\nname = "none"\n'
+    )
+    jobs = read_config(tmp_path / "values.toml")
+    done = run([job for _, job in jobs], store=tmp_path / "store")
+    table = Table.of([name for name, _ in jobs], done)
+    (line,), ones = table.lines(), table.results[0]
+    assert table.measure == line["measure"] == "mean square error"
+    for key in ("test", "after"):
+        assert line[f"{key}_worst"] == max(one[key] for one in ones)
+    for k in range(4):
+        assert line["at_norm_worst"][k] == max(one["at_norm"][k] for one in ones)
+    assert table.plot()[1].get_xlabel() == "test mean square error"
+    console = Console(record=True, width=160)
+    console.print(table)
+    text = console.export_text()
+    assert "mean square error on the test data" in text
+    assert "accuracy" not in text
+
+
+def test_mean_square_errors_of_training_and_test_are_the_same_mean():
+    from moduli.pytorch import fit, perceptron
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 3)).astype(np.float32)
+    y = rng.standard_normal((100, 4))
+    found = fit(perceptron(3, 8, 4), x, y, steps=5)
+    scores = measure(found.network, x.astype(np.float64), x.astype(np.float64), y)
+    assert scores["test"] == pytest.approx(found.train, rel=1e-5)
+
+
+def test_tables_of_text_and_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{a:.6f},{'cat' if a > 0 else 'dog'},{b:.6f},{3 * b:.6f}"
+        for a, b in rng.standard_normal((40, 2))
+    ]
+    file = tmp_path / "pets.csv"
+    file.write_text("\n".join(["size,kind,weight,price", *rows]) + "\n")
+    with pytest.raises(UnsupportedModel, match=r"row 1, column 'kind' holds '(cat|dog)'"):
+        load_data(str(file))
+    (tmp_path / "two.csv").write_text(
+        "\n".join(["a;kind;b", *(r.replace(",", ";").rpartition(";")[0] for r in rows)])
+    )
+    told = load_data(str(tmp_path / "two.csv"), column="kind")
+    assert told.x.shape == (30, 2)
+    assert told.x_test.shape == (10, 2)
+    assert told.y.dtype == np.int64
+    assert all((told.y == 0) == (told.x[:, 0] > 0))  # "cat" comes first
+    every = np.concatenate([told.x, told.x_test])[:, 0]
+    assert sorted(every) == sorted(np.float32(r.partition(",")[0]) for r in rows)
+    numbers = np.column_stack([rng.standard_normal((20, 2)), np.arange(20) % 3])
+    np.save(tmp_path / "n.npy", numbers)
+    path = str(tmp_path / "n.npy")
+    assert load_data(path).y.dtype == np.int64
+    assert load_data(path, values=True).y.dtype == np.float64
+    assert load_data(path, column="1").y.dtype == np.float64
+    for bad, said in (
+        ("", "no rows"), ("a,b\n", "no rows"), ("a,a\n1,2", "two columns are named"), ("a,b\n1", "row 1 has 1 cells"),
+        ("1,2\n3,nan", "holds 'nan'"), ("1,2", "two rows are needed"), ("1\n2\n3", "at least one input"),
+        ("1e39,1\n2,1\n3,4", "beyond float32"),
+    ):  # fmt: skip
+        file.write_text(bad)
+        with pytest.raises(UnsupportedModel, match=said):
+            load_data(str(file))
+    with pytest.raises(ValueError, match=r"a column is chosen in a \.csv or \.npy file"):
+        load_data("digits", column="x")
 
 
 TABLES = {

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from moduli import Undecided
+from moduli.training import job_store
 from moduli.training.job_store import Job, run
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +152,64 @@ def test_killed_in_the_middle_and_started_again(tmp_path, square):
     after = calls(tmp_path)
     assert all(after[str(n)] == before[str(n)] for n in done)
     assert all(after[str(n)] - before.get(str(n), 0) == 1 for n in range(20, 50) if n not in done)
+
+
+class Deserted(Executor):
+    """Takes jobs and has nobody who does them; some of them may be dropped, as a cluster does."""
+
+    def __init__(self, dropped=False):
+        self.futures, self.dropped = [], dropped
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.futures.append(Future())
+        if self.dropped:
+            self.futures[-1].cancel()
+        return self.futures[-1]
+
+
+def test_a_sweep_without_workers_says_so_and_gives_up(tmp_path, square, monkeypatch):
+    monkeypatch.setattr(job_store, "WATCH", 0.01)
+    executor, seen = Deserted(), []
+    with pytest.raises(Undecided, match=r"0\.05 s without a worker; 0 of 1 results are in"):
+        run(
+            [square(1)], store=tmp_path / "store", executor=executor, workers=lambda: 0, patience=0.05,
+            progress=lambda *step: seen.append(step),
+        )  # fmt: skip
+    assert (0, 1, "jobs; no worker is left, waiting for one") in seen
+    assert all(future.cancelled() for future in executor.futures)
+    with pytest.raises(Undecided, match=r"0\.05 s without a result"):
+        run([square(1)], store=tmp_path / "store", executor=Deserted(), patience=0.05)
+    with pytest.raises(Undecided, match="start again and only the rest is done"):
+        run([square(1)], store=tmp_path / "store", executor=Deserted(dropped=True))
+
+
+def test_workers_that_come_back_are_waited_for(tmp_path, square, monkeypatch):
+    monkeypatch.setattr(job_store, "WATCH", 0.01)
+    with ThreadPoolExecutor(1) as executor:
+        jobs = [square(n, wait=0.2) for n in (1, 2)]
+        done = run(
+            jobs, store=tmp_path / "store", executor=executor, workers=lambda: 1, patience=0.05
+        )
+    assert [one["result"] for one in done] == [1, 4]
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_given_up(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    (tmp_path / "small.toml").write_text(
+        'data = "digits"\nwidth = 20\nsteps = 10\n[[runs]]\nname = "none"\n'
+    )
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "moduli.interface.cli", "sweep", "small.toml", "--store", "runs", "--scheduler",
+                cluster.scheduler_address, "--patience", "2",
+            ],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 3
+    assert "no worker is left at" in done.stderr
+    assert "2 s without a worker; 0 of 1 results are in runs" in done.stderr
 
 
 @pytest.mark.slow

@@ -181,3 +181,23 @@ def test_refusals(options, said):
         mo.pruning_curve(net).pruned(0.5)
     with pytest.raises(ValueError, match="no hidden layer"):
         mo.pruning_curve(mo.Network.mlp([[1.0]], [0.0]))
+
+
+def test_memory_does_not_grow_with_samples_times_width():
+    import tracemalloc
+
+    from moduli.training.experiments import measure
+
+    rng, width, samples = np.random.default_rng(0), 10_000, 3000
+    net = mo.Network.mlp(
+        rng.standard_normal((width, 4)),
+        np.zeros(width),
+        rng.standard_normal((2, width)),
+        [0.0, 0.0],
+    )
+    x = rng.standard_normal((samples, 4))
+    tracemalloc.start()
+    measure(net, x, x, (x[:, 0] > 0).astype(int))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * samples * width  # what the hidden values of all samples alone would take

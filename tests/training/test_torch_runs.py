@@ -101,6 +101,53 @@ def test_values_are_fitted_in_mean_square(points):
     assert fit(deep, x, y, steps=10).network.widths == (6, 16, 16, 16, 2)
 
 
+def test_torch_has_nothing_to_warn_of(points, recwarn):
+    """Read-only arrays, targets of other shapes: copied or refused, never left to torch."""
+    x, y = (np.array(part) for part in points)
+    for part in (x, y):
+        part.flags.writeable = False
+    fit(perceptron(6, 8, 2), x, y, steps=3)
+    assert not recwarn.list
+    with pytest.raises(mo.ShapeError, match=r"targets have 1 values .* outputs of shape \(2,\)"):
+        fit(perceptron(6, 8, 2), x, y * 1.0, steps=3)
+    with pytest.raises(mo.ShapeError, match="classes run from 0 to 1 and the module has 1 outputs"):
+        fit(perceptron(6, 8, 1), x, y, steps=3)
+    with pytest.raises(mo.ShapeError, match="classes run from -1"):
+        fit(perceptron(6, 8, 2), x, y - 1, steps=3)
+    with pytest.raises(ValueError, match="one whole number for each sample"):
+        fit(perceptron(6, 8, 2), x, y.astype(str), steps=3)
+
+
+def test_noise_goes_where_the_graph_says(points):
+    class Backwards(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = torch.nn.Linear(8, 2), torch.nn.Linear(6, 8)
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x)))
+
+    run = fit(Backwards(), *points, steps=1, lr=1e-9, noise={**NOISE, "sigma": 1e6})
+    assert [w.shape for w in run.start] == [(8, 6)]
+    before, after = run.start[0], run.module.first.weight.detach().double().numpy()
+    assert np.abs(after - before).max() > 0.1
+    assert float(run.module.last.weight.detach().abs().max()) < 1.0
+
+
+def test_the_step_of_the_theorem_stands_beside_the_one_used(points):
+    run = fit(perceptron(6, 32, 2), *points, steps=2, noise=NOISE)
+    assert run.theorem_lr == pytest.approx(32 ** (-1.75 / 2 - 1))
+    assert ("lr of the theorem", f"at most {run.theorem_lr:.2g} (from a summary)") in run.rows()
+    assert fit(perceptron(6, 32, 2), *points, steps=2).theorem_lr is None
+
+
+def test_values_stop_at_their_target(points):
+    x, _ = points
+    run = fit(perceptron(6, 32, 2, seed=0), x, x[:, :2] * 2.0, steps=3000, lr=0.05, target=0.5)
+    assert run.train <= 0.5
+    assert run.steps < 3000
+
+
 def test_refusals(points):
     module = perceptron(6, 8, 2)
     for options, said in (

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_only_hidden_matrices_carry_noise():
     net = model()
     plain, noisy = copy.deepcopy(net), copy.deepcopy(net)
     steps(plain, torch.optim.SGD(plain.parameters(), lr=0.1), 1)
-    optimizer = HeavyTailedSGD(noisy.parameters(), lr=0.1, alpha=1.5, sigma=0.1, seed=3)
+    optimizer = HeavyTailedSGD(noisy.parameters(), lr=0.1, alpha=1.5, sigma=0.1, seed=3, on=noisy)
     steps(noisy, optimizer, 1)
     changed = [not torch.equal(p, q) for p, q in zip(weights(plain), weights(noisy), strict=True)]
     assert changed == [True, False, True, False, False, False]
@@ -100,7 +101,7 @@ def test_only_hidden_matrices_carry_noise():
 def test_the_scale_is_that_of_the_step():
     net = model(widths=(4, 4000, 2))
     before = weights(net)[0]
-    optimizer = HeavyTailedSGD(net.parameters(), lr=0.01, alpha=1.5, sigma=0.3, kind="iid")
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.01, alpha=1.5, sigma=0.3, kind="iid", on=net)
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -123,7 +124,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, kind):
     def make():
         net = model()
         optimizer = OPTIMIZERS[name](net.parameters())
-        HeavyTailedNoise(optimizer, 1.75, 0.05, kind, seed=5)
+        HeavyTailedNoise(optimizer, 1.75, 0.05, kind, seed=5, on=net)
         return net, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
 
     net, optimizer, scheduler = make()
@@ -143,7 +144,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, kind):
 
 def test_a_saved_state_is_a_copy():
     net = model()
-    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1)
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
     steps(net, optimizer, 2)
     state = optimizer.state_dict()
     saved = {k: v.clone() for k, v in state[STATE]["streams"].items()}
@@ -154,7 +155,7 @@ def test_a_saved_state_is_a_copy():
 
 def test_states_that_do_not_fit_are_refused():
     net = model()
-    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1)
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
     steps(net, optimizer, 1)
     state = optimizer.state_dict()
     moved = {
@@ -172,7 +173,7 @@ def test_freezing_a_group_shifts_no_stream():
         net = model()
         if frozen:
             net[0].weight.requires_grad_(False)
-        optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, seed=2)
+        optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, seed=2, on=net)
         before = weights(net)[2]
         for p in net.parameters():
             p.grad = torch.zeros_like(p) if p.requires_grad else None
@@ -191,7 +192,7 @@ def test_groups_carry_their_own_noise_and_schedules():
         {"params": net[0].parameters(), "sigma": 0.0},
         {"params": [*net[2].parameters(), *net[4].parameters()], "kind": "rows"},
     ]
-    optimizer = HeavyTailedSGD(groups, lr=torch.tensor(0.1), alpha=1.5, sigma=0.1)
+    optimizer = HeavyTailedSGD(groups, lr=torch.tensor(0.1), alpha=1.5, sigma=0.1, on=net)
     assert [g["kind"] for g in optimizer.param_groups] == ["isotropic", "rows"]
     before = weights(net)
     for p in net.parameters():
@@ -209,7 +210,7 @@ def test_groups_carry_their_own_noise_and_schedules():
 def test_closures_see_no_noise_and_a_step_has_one():
     net = model()
     optimizer = torch.optim.LBFGS(net.parameters(), lr=0.1, max_iter=10)
-    noise = HeavyTailedNoise(optimizer, 1.5, 0.1)
+    noise = HeavyTailedNoise(optimizer, 1.5, 0.1, on=net)
     seen, drawn = [], []
     draw_one = noise._draw
     noise._draw = lambda *args: (drawn.append(1), draw_one(*args))[1]
@@ -233,7 +234,7 @@ def test_skipped_steps_get_no_noise(fused):
     """An infinite gradient: the scaler skips a plain optimizer, a fused one skips inside its step."""
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=fused)
-    HeavyTailedNoise(optimizer, 1.5, 0.1)
+    HeavyTailedNoise(optimizer, 1.5, 0.1, on=net)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     before = weights(net)
     x = torch.randn(10, 4)
@@ -255,9 +256,7 @@ def test_truncation_draws_again_and_counts():
         ("iid", lambda x: x.abs()), ("rows", lambda x: x.abs()), ("isotropic", lambda x: x.norm(dim=1) / math.sqrt(x.shape[1])),
     ):  # fmt: skip
         one = copy.deepcopy(net)
-        optimizer = HeavyTailedSGD(
-            one.parameters(), lr=1.0, alpha=1.2, sigma=1.0, kind=kind, truncation=5.0
-        )
+        optimizer = HeavyTailedSGD(one.parameters(), 1.0, 1.2, 1.0, kind, truncation=5.0, on=one)
         for p in one.parameters():
             p.grad = torch.zeros_like(p)
         optimizer.step()
@@ -268,9 +267,7 @@ def test_truncation_draws_again_and_counts():
 
 def test_a_truncation_that_leaves_nothing_is_refused():
     net = model()
-    optimizer = HeavyTailedSGD(
-        net.parameters(), lr=1.0, alpha=1.5, sigma=1.0, kind="iid", truncation=1e-30
-    )
+    optimizer = HeavyTailedSGD(net.parameters(), 1.0, 1.5, 1.0, "iid", truncation=1e-30, on=net)
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
     with pytest.raises(ValueError, match="leaves next to nothing to draw"):
@@ -281,7 +278,7 @@ def test_half_precision_and_convolutions():
     net = torch.nn.Sequential(
         torch.nn.Conv2d(2, 5, 3), torch.nn.Flatten(), torch.nn.Linear(5, 2)
     ).to(torch.bfloat16)
-    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=1.0, kind="rows")
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=1.0, kind="rows", on=net)
     before = weights(net)[0].float()
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
@@ -291,6 +288,214 @@ def test_half_precision_and_convolutions():
     assert torch.allclose(
         moved.flatten(1), moved.flatten(1)[:, :1].expand(5, 18), atol=0.1, rtol=0.1
     )
+
+
+class HeadFirst(torch.nn.Module):
+    """Declared in another order than it is used, with a skip connection to the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.body = torch.nn.Linear(8, 1), torch.nn.Linear(3, 8)
+        self.skip = torch.nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.body(x))) + self.skip(x)
+
+
+class Branching(torch.nn.Module):
+    """Its path depends on values, so it cannot be traced without inputs; integers go in."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.table = torch.nn.Linear(6, 2), torch.nn.Embedding(5, 6)
+        self.inner = torch.nn.Linear(6, 6)
+        self.norm = torch.nn.BatchNorm1d(6)
+
+    def forward(self, i):
+        h = self.norm(self.table(i))
+        return self.out(self.inner(h) if h.sum() < 1e9 else h)
+
+
+def test_the_graph_decides_which_weights_are_hidden():
+    net = HeadFirst()
+    assert hidden_parameters(net) == hidden_parameters(net, torch.ones(2, 3)) == [net.body.weight]
+    net.head.weight.requires_grad_(False)  # frozen, it is the output layer still
+    assert hidden_parameters(net, torch.ones(2, 3)) == [net.body.weight]
+    tree = Branching()
+    before = {name: value.clone() for name, value in tree.state_dict().items()}
+    assert hidden_parameters(tree, torch.arange(4)) == [tree.table.weight, tree.inner.weight]
+    assert all(torch.equal(before[name], value) for name, value in tree.state_dict().items())
+    with pytest.raises(mo.ModuliError, match="give a sample"):
+        hidden_parameters(tree)
+    pictures = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3)
+    )
+    assert hidden_parameters(pictures) == [pictures[0].weight]
+    assert hidden_parameters(torch.nn.Linear(3, 2)) == []
+
+
+def test_without_a_module_the_order_decides_and_is_said():
+    net = HeadFirst()
+    with pytest.warns(
+        UserWarning, match=r"\[\(1, 8\), \(8, 3\)\] and none on the last one, \(1, 3\)"
+    ):
+        optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1)
+    assert len(optimizer.noise.parameters) == 2
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
+    assert optimizer.noise.parameters == [net.body.weight]
+    with pytest.raises(ValueError, match="nothing in the optimizer would get noise"):
+        HeavyTailedSGD(net.head.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "copy of a copy"])
+def test_copies_and_pickles_keep_the_noise(name, way):
+    ways = {
+        "deepcopy": copy.deepcopy,
+        "pickle": lambda both: pickle.loads(pickle.dumps(both)),
+        "copy of a copy": lambda both: copy.deepcopy(pickle.loads(pickle.dumps(both))),
+    }
+    net = model()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    HeavyTailedNoise(optimizer, 1.75, 0.05, on=net, seed=3)
+    steps(net, optimizer, 3)
+    again, other = ways[way]((net, optimizer))
+    steps(net, optimizer, 3, seed=1)
+    steps(again, other, 3, seed=1)
+    assert same(net, again)
+    plain = model()
+    steps(plain, OPTIMIZERS[name](plain.parameters()), 3)
+    assert not same(plain, net)
+
+
+def test_copies_of_the_optimizer_with_noise_of_its_own():
+    net = model()
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
+    steps(net, optimizer, 2)
+    again, other = copy.deepcopy((net, optimizer))
+    steps(net, optimizer, 2)
+    steps(again, other, 2)
+    assert same(net, again)
+    assert other.noise is not optimizer.noise
+    assert other.noise.optimizer is other
+    assert STATE in other.state_dict()
+    shallow, before = copy.copy(optimizer), weights(net)[0]  # of the same parameters
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    shallow.step()
+    assert not torch.equal(before, weights(net)[0])
+    with pytest.raises(TypeError, match="copy that, and it comes along"):
+        copy.copy(optimizer.noise)
+
+
+def test_settings_given_are_the_settings_used():
+    net = model()
+    optimizer = torch.optim.RMSprop(net.parameters(), lr=0.01, alpha=0.99)
+    HeavyTailedNoise(optimizer, 1.5, 0.1, on=net)
+    (group,) = optimizer.param_groups
+    assert (group["alpha"], group["noise_alpha"], group["sigma"]) == (0.99, 1.5, 0.1)
+    with pytest.raises(ValueError, match="has heavy-tailed noise already"):
+        HeavyTailedNoise(optimizer, 1.9, 0.1, on=net)
+    saved = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net).state_dict()
+    plain = torch.optim.SGD(net.parameters(), lr=0.1)
+    plain.load_state_dict(saved)  # its group now holds the old alpha
+    with pytest.raises(ValueError, match=r"group 0 .* holds alpha=1.5 and not alpha=1.9"):
+        HeavyTailedNoise(plain, 1.9, 0.1, on=net)
+    HeavyTailedNoise(plain, 1.9, 0.1, on=net, per_group=True)
+    assert plain.param_groups[0]["alpha"] == 1.5
+
+
+def test_groups_added_later():
+    net = model()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer = HeavyTailedSGD(net[0].parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
+    optimizer.add_param_group({"params": net[2].parameters(), "sigma": 0.2})
+    assert optimizer.param_groups[1]["alpha"] == 1.5
+    before = weights(net)
+    optimizer.step()  # of the module given, so it gets noise
+    moved = [not torch.equal(p, q) for p, q in zip(before, weights(net), strict=True)]
+    assert moved == [True, False, True, False, False, False]
+    optimizer = HeavyTailedSGD(
+        net[0].parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=[net[0].weight]
+    )
+    optimizer.add_param_group({"params": net[2].parameters()})
+    with pytest.warns(UserWarning, match="came into the optimizer after its heavy-tailed noise"):
+        optimizer.step()
+    before = weights(net)
+    optimizer.noise.add([net[2].weight])
+    optimizer.step()
+    assert not torch.equal(before[2], weights(net)[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("alpha", 0.0), ("alpha", 2.5), ("sigma", -1.0), ("sigma", math.nan), ("kind", "columns")],
+)
+def test_settings_of_groups_are_checked_before_anything_moves(name, value):
+    net = model()
+    optimizer = HeavyTailedSGD(net.parameters(), lr=0.1, alpha=1.5, sigma=0.1, on=net)
+    optimizer.param_groups[0][name] = value
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    before = weights(net)
+    with pytest.raises(ValueError, match=f"group 0 of the optimizer: {name}="):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(before, weights(net), strict=True))
+    with pytest.raises(ValueError, match=f"group 0 of the optimizer: {name}="):
+        HeavyTailedSGD(
+            [{"params": net.parameters(), name: value}], lr=0.1, alpha=1.5, sigma=0.1, on=net
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_biases_and_scalars_get_noise_where_they_are_named(kind):
+    net = model(widths=(4, 3000, 2))
+    scalar = torch.nn.Parameter(torch.tensor(0.5))
+    chosen = [net[0].bias, scalar]
+    optimizer = HeavyTailedSGD(
+        [*net.parameters(), scalar], lr=0.01, alpha=1.5, sigma=0.3, kind=kind, on=chosen
+    )
+    for p in [*net.parameters(), scalar]:
+        p.grad = torch.zeros_like(p)
+    before = weights(net)[1]
+    optimizer.step()
+    x = ((weights(net)[1] - before) / (0.3 * 0.01 ** (1 / 1.5))).double().numpy()
+    agrees(np.cos(x), math.exp(-1))  # each entry is a unit
+    assert float(scalar.detach()) != 0.5
+
+
+def test_float16_sees_the_product_and_not_the_noise():
+    """Numbers beyond 65504 are common at alpha .5: times a small scale they fit; the scale alone is
+    0 in float16.
+    """
+    net = model(widths=(4, 20_000, 2)).half()
+    torch.nn.init.zeros_(net[0].weight)
+    optimizer = HeavyTailedSGD(net.parameters(), 1.0, 0.5, 1e-9, "iid", on=net)
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    moved = net[0].weight.detach().double()
+    assert torch.isfinite(moved).all()
+    # P(|X| > x) at alpha 1/2 is about sqrt(2 / (pi x)): beyond 1e-3, noise of more than 1e6
+    expected = len(moved.ravel()) * math.sqrt(2 / (math.pi * 1e6))
+    assert abs(int((moved.abs() > 1e-3).sum()) - expected) < 6 * math.sqrt(expected)
+    loud = HeavyTailedSGD(net.parameters(), 1.0, 1.0, 1e4, "iid", on=net, seed=1)
+    loud.step()
+    assert torch.isfinite(net[0].weight).all()  # beyond 6.5 means infinity: drawn again, counted
+    assert loud.noise.redrawn > 0
+
+
+def test_states_of_other_noise_are_refused_and_its_options_come_back():
+    net = model()
+    first = HeavyTailedSGD(net.parameters(), 0.1, 1.5, 0.1, on=net, truncation=7.0)
+    state = first.state_dict()
+    second = HeavyTailedSGD(net.parameters(), 0.1, 1.5, 0.1, on=net)
+    second.load_state_dict(state)
+    assert second.noise.truncation == 7.0
+    third = HeavyTailedSGD(net.parameters(), 0.1, 1.5, 0.1, on=[net[0].weight])
+    with pytest.raises(ValueError, match="give the same on= as then"):
+        third.load_state_dict(state)
 
 
 def test_refusals():

@@ -463,7 +463,7 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
         right.plot(
             [line[key] for line in data["lines"]], height, marker, color=color, ms=5, label=label
         )
-    right.set(xlabel="test accuracy", ylim=(-0.7, len(names) - 0.3))
+    right.set(xlabel=f"test {data['measure']}", ylim=(-0.7, len(names) - 0.3))
     right.set_yticks(height, [""] * len(names))
     right.legend(
         frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2

@@ -173,6 +173,13 @@ def load_arrays(path: str | Path, most: int = MAX_FILE) -> dict[str, Any]:
         return unpack(data)
 
 
+def load_array(path: str | Path, most: int = MAX_FILE) -> Any:
+    """The array of a `.npy` file, read-only. Nothing is unpickled."""
+    data = content(path, most)
+    with one_line(str(path)):
+        return _array(data, Path(path).name)
+
+
 def unpack(data: bytes) -> dict[str, Any]:
     """The arrays of an archive whose declared sizes are small enough, and true. Nothing is
     unpickled.

@@ -76,6 +76,7 @@ from .onnx.model_files import onnx_bytes, read_onnx
 from .reading import fitted
 from .safetensors_file import read_safetensors, shared_tensors
 from .state_dicts import network_from_state_dict
+from .tables import SUFFIXES, read_table
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[Any]]
@@ -639,22 +640,26 @@ def _float32(net: Network) -> tuple[Network, Slack]:
 
 
 def load_samples(path: str | Path) -> Samples:
-    """The rows of a `.npz` file with one two-dimensional array (or one named ``x``)."""
+    """The rows of a `.npz` file with one two-dimensional array (or one named ``x``), of a `.npy`
+    file, or of a `.csv` file, all of whose columns are inputs.
+    """
     file = Path(path)
+    if suffix_of(file)[0] in SUFFIXES:
+        table = read_table(file)
+        return Samples(table.numbers(list(range(len(table.names)))))
     arrays = load_arrays(file)
     with one_line(str(file)):
-        tables = {
+        flat = {
             name: array
             for name, array in arrays.items()
             if array.ndim == 2 and array.dtype.kind in "fiu"
         }
-        if "x" not in tables and len(tables) != 1:
+        if "x" not in flat and len(flat) != 1:
             held = ", ".join(arrays) or "nothing"
             raise UnsupportedModel(
                 f"{file} holds {held}; one array [rows, in] or one named x is needed"
             )
-        table = tables["x"] if "x" in tables else next(iter(tables.values()))
-        return Samples(table)
+        return Samples(flat["x"] if "x" in flat else next(iter(flat.values())))
 
 
 def load_box(path: str | Path) -> Box:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,13 +21,17 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common.extras import needed
-from moduli.common.files import content, load_arrays
+from moduli.common.files import content, load_arrays, suffix_of
 from moduli.common.result import Result, plain
+from moduli.formats.tables import SUFFIXES, read_table
+from moduli.formats.tables import Table as Cells
 from moduli.kernel.errors import UnsupportedModel, printable
 from moduli.kernel.network import Network
 
 from .job_store import Job
+from .noise import slip
 from .pruning import (
+    blocks,
     contributions,
     keep,
     largest_share,
@@ -41,7 +45,7 @@ from .pruning import (
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FOLDER = "MODULI_DATA"
 GONE = (0.8, 0.9, 0.95, 0.99)
-FUNCTION = "moduli.experiments:prunability"
+FUNCTION = "moduli.training.experiments:prunability"
 WHOLE = ("width", "depth", "steps", "batch", "rows")
 COMMON = ("data", *WHOLE, "bias", "lr", "momentum", "target", "clip", "noise", "penalty")
 MOST_BYTES = 2**32
@@ -49,6 +53,8 @@ MOST_TEXT = 2**20
 CLASSES, FLOAT32 = 2**16, 3.4e38
 SEEDS = 10_000
 NUMBERS = ("test", "share", "share_whole", "largest", "after", "change", "steps")
+ACCURACY, ERROR = "accuracy", "mean square error"
+HELD_OUT = 0.25  # of the rows of a table without rows for testing
 LISTS = {"at_norm": len(GONE), "at_contribution": len(GONE), "at_random": len(GONE), "predicted": 6}
 ROWS = 10_000  # training rows that contributions are measured on
 
@@ -62,15 +68,21 @@ class Data(NamedTuple):
     y_test: Any
 
 
-def load_data(name: str, folder: str | Path | None = None) -> Data:
-    """The bundled digits, an .npz file with x_train, y_train, x_test, y_test, or such a file by
-    name in a folder.
+def load_data(
+    name: str, folder: str | Path | None = None, *, column: str | None = None, values: bool = False
+) -> Data:
+    """The bundled digits, a file of samples, or an .npz file by its name in a folder.
 
-    Bytes (images) are centred and scaled by the mean and standard deviation of all training
-    entries.
+    An .npz file holds x_train, y_train, x_test, y_test: whole targets are classes, floats values.
+    A .csv or .npy file is one table with a column to learn; a quarter of its rows, drawn once and
+    for all, is for testing. Bytes (images) are centred and scaled by the mean and standard
+    deviation of all training entries.
 
     Args:
-        folder: by default the environment variable MODULI_DATA.
+        folder: by default the environment variable MODULI_DATA. column: of a table, the one to
+            learn, by default the last; columns without a header are named 1, 2, ... It holds
+            classes if its entries are text or whole numbers from 0 on. values: they are numbers to
+            fit all the same.
 
     Raises:
         ValueError: no such data, or arrays that do not fit.
@@ -78,15 +90,21 @@ def load_data(name: str, folder: str | Path | None = None) -> Data:
     >>> load_data("digits").x.shape
     (1347, 64)
     """
+    suffix = suffix_of(name)[0]
+    if suffix in SUFFIXES:
+        return _split(read_table(name), column, values)
+    if column is not None or values:
+        raise ValueError(f"data {name!r}: a column is chosen in a .csv or .npy file")
     if name == "digits":
         path = Path(__file__).parents[1] / "zoo" / "data" / "digits.npz"
-    elif name.endswith(".npz"):
+    elif suffix == ".npz":
         path = Path(name)
     else:
         place = folder or os.environ.get(FOLDER)
         if place is None:
             raise ValueError(
-                f"data {name!r}: bundled is 'digits'; others are FILE.npz, or NAME.npz in a folder (or {FOLDER})"
+                f"data {name!r}: bundled is 'digits'; others are FILE.npz, FILE.npy, FILE.csv, or NAME.npz in a folder "
+                f"(or {FOLDER})"
             )
         path = Path(place) / f"{name}.npz"
     x, y, x_test, y_test = _tables(path)
@@ -96,6 +114,22 @@ def load_data(name: str, folder: str | Path | None = None) -> Data:
     ]
     labels = [part.astype(np.int64) if part.dtype.kind in "iub" else part for part in (y, y_test)]
     return Data(both[0], labels[0], both[1], labels[1])
+
+
+def _split(table: Cells, column: str | None, values: bool) -> Data:
+    """Rows for training and for testing, in an order that is always the same."""
+    at, y = table.column(column), table.targets(column, values=values)
+    x = table.numbers([k for k in range(len(table.names)) if k != at])
+    test = math.ceil(HELD_OUT * len(x))
+    if not x.shape[1] or test >= len(x):
+        raise UnsupportedModel(
+            f"{table.path} has {len(x)} rows of {x.shape[1]} inputs; at least one input and two rows are needed"
+        )
+    if not np.abs(x).max() < FLOAT32:
+        raise UnsupportedModel(f"{table.path}: inputs reach {np.abs(x).max():.3g}, beyond float32")
+    order = np.random.default_rng(0).permutation(len(x))
+    some, rest = order[test:], order[:test]
+    return Data(x[some].astype(np.float32), y[some], x[rest].astype(np.float32), y[rest])
 
 
 def _tables(path: Path) -> list[Any]:
@@ -170,18 +204,16 @@ def prunability(
         run.network, x.astype(np.float64), told.x_test.astype(np.float64), told.y_test, seed=stream
     )
     found |= {"steps": run.steps, "train": run.train, "redrawn": run.redrawn}
+    found["theorem_lr"] = run.theorem_lr
     if (
         depth == 1
         and (noise or {}).get("sigma")
         and not ((noise or {}).get("truncation") or fitting.get("clip"))
     ):
         noise = dict(noise or {})
-        law = (
-            str(noise.get("kind", "isotropic")),
-            float(noise["alpha"]),
-            float(noise["sigma"]),
-            run.time,
-        )
+        kind, alpha = str(noise.get("kind", "isotropic")), float(noise["alpha"])
+        size = float(noise["sigma"]) * slip(alpha, kind, str(noise.get("convention", "exact")))
+        law = (kind, alpha, size, run.time)
         draws = max(20, min(200, 4 * 10**7 // run.start[0].size))
         found["predicted"] = predicted_share(
             run.start[0], *law, draws=draws, inputs=x.astype(np.float64), seed=stream
@@ -199,40 +231,50 @@ def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0
     squares = [np.square(w).sum(axis=1) for w in seen]
     some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
     small = keep(net, some)
-    outputs = _outputs(net, x_test)
-    whole, left = outputs([np.arange(n) for n in net.widths[1:-1]]), outputs(some)
-    found: dict[str, Any] = {
-        "test": _score(whole, y_test), "after": _score(left, y_test),
-        "change": relative_change(whole, left), "share": prunable_share(seen[0]),
-        "share_whole": prunable_share(net.layers[0].weight), "largest": largest_share(seen[0]),
-        "parameters_kept": small.parameters / net.parameters,
-    }  # fmt: skip
     rng = np.random.default_rng(seed)
     orders = {
         "norm": [np.argsort(-s, kind="stable") for s in squares],
         "contribution": [np.argsort(-s, kind="stable") for s in contributions(net, x[:ROWS])],
         "random": [rng.permutation(len(s)) for s in squares],
     }
-    for name, order in orders.items():
-        scores = []
-        for share in GONE:
-            kept = [some[: len(some) - math.floor(share * len(some))] for some in order]
-            scores.append(_score(outputs(kept), y_test))
-        found[f"at_{name}"] = scores
+    asked = [[np.arange(n) for n in net.widths[1:-1]], some]
+    asked += [
+        [one[: len(one) - math.floor(share * len(one))] for one in order]
+        for order in orders.values()
+        for share in GONE
+    ]
+    whole, left, *others = _outputs(net, x_test, asked)
+    scores = [_score(z, y_test) for z in others]
+    found: dict[str, Any] = {
+        "measure": ACCURACY if np.asarray(y_test).dtype.kind == "i" else ERROR,
+        "test": _score(whole, y_test), "after": _score(left, y_test),
+        "change": relative_change(whole, left), "share": prunable_share(seen[0]),
+        "share_whole": prunable_share(net.layers[0].weight), "largest": largest_share(seen[0]),
+        "parameters_kept": small.parameters / net.parameters,
+    }  # fmt: skip
+    for number, name in enumerate(orders):
+        found[f"at_{name}"] = scores[number * len(GONE) : (number + 1) * len(GONE)]
     return found
 
 
-def _outputs(net: Network, x: Array) -> Callable[[Sequence[Any]], Array]:
-    """Outputs with only some units; what one hidden layer holds is computed once."""
+def _outputs(net: Network, x: Array, asked: Sequence[Sequence[Any]]) -> list[Array]:
+    """Outputs with only some units, for each of many choices; in parts of the samples, so that
+    memory does not grow with samples times width. What one hidden layer holds is computed once.
+    """
     if len(net.layers) != 2:
-        return lambda units: keep(net, units).logits(x)
+        smaller = [keep(net, units) for units in asked]
+        return [np.concatenate([one.logits(h) for h in blocks(net, x)]) for one in smaller]
     hidden, last = net.layers
-    h = hidden(x)
-    return lambda units: np.asarray(h[:, units[0]] @ last.weight[:, units[0]].T + last.bias)
+    parts: list[list[Array]] = [[] for _ in asked]
+    for some in blocks(net, x):
+        h = hidden(some)
+        for part, units in zip(parts, asked, strict=True):
+            part.append(h[:, units[0]] @ last.weight[:, units[0]].T + last.bias)
+    return [np.concatenate(part) for part in parts]
 
 
 def _score(z: Array, y: Any) -> float:
-    """Accuracy for classes, mean square error for values."""
+    """Accuracy for classes, mean square error (over all outputs) for values."""
     if np.asarray(y).dtype.kind == "i":
         return float((z.argmax(axis=1) == y).mean())
     return float(np.square(z - y.reshape(len(z), -1)).mean())
@@ -316,6 +358,7 @@ def _require_measured(one: Any, name: str) -> dict[str, Any]:
         return all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in values)
 
     good = isinstance(one, dict) and numbers([one.get(key) for key in NUMBERS])
+    good = good and one.get("measure") in (ACCURACY, ERROR)
     if not good or not all(
         isinstance(one.get(key), list) and len(one[key]) == size and numbers(one[key])
         for key, size in LISTS.items()
@@ -359,6 +402,13 @@ class Table(Result):
             f", {len(self.failures)} failed" if self.failures else ""
         )
 
+    @property
+    def measure(self) -> str:
+        """What a run is scored by: accuracy (the worst seed has the least) or mean square error
+        (the most).
+        """
+        return " or ".join(sorted({one["measure"] for some in self.results for one in some}))
+
     def lines(self) -> list[dict[str, Any]]:
         """One per setting, numbers."""
         found = []
@@ -368,12 +418,14 @@ class Table(Result):
             line: dict[str, Any] = {"name": name, "seeds": len(some)}
             for key in NUMBERS:
                 line[key] = float(np.median([one[key] for one in some]))
-            line["test_worst"] = min(one["test"] for one in some)
-            line["after_worst"] = min(one["after"] for one in some)
+            line["measure"] = some[0]["measure"]
+            worst = np.min if line["measure"] == ACCURACY else np.max  # the largest error
+            line["test_worst"] = float(worst([one["test"] for one in some]))
+            line["after_worst"] = float(worst([one["after"] for one in some]))
             line["largest_worst"] = max(one["largest"] for one in some)
             for key in ("at_norm", "at_contribution", "at_random"):
                 line[key] = np.median([one[key] for one in some], axis=0).tolist()
-                line[f"{key}_worst"] = np.min([one[key] for one in some], axis=0).tolist()
+                line[f"{key}_worst"] = worst([one[key] for one in some], axis=0).tolist()
             if all("predicted" in one for one in some):
                 line["predicted"] = np.median([one["predicted"] for one in some], axis=0).tolist()
             found.append(line)
@@ -393,12 +445,15 @@ class Table(Result):
                 if "predicted" in line
                 else ""
             )
+            form = ".3f" if line["measure"] == ACCURACY else ".3g"
+            after, after_worst = format(line["after"], form), format(line["after_worst"], form)
+            gone = [line[key][1] for key in ("at_norm", "at_contribution", "at_random")]
             rows.append((
-                line["name"], f"{line['test']:.3f}", f"{line['share']:.3f}", noise,
+                line["name"], format(line["test"], form), f"{line['share']:.3f}", noise,
                 f"{line['share_whole']:.3f}",
                 f"{line['largest']:.2f} ({line['largest_worst']:.2f})",
-                f"{line['after']:.3f} ({line['after_worst']:.3f})", f"{line['change']:.2f}",
-                *(f"{line[k][1]:.3f}" for k in ("at_norm", "at_contribution", "at_random")),
+                f"{after} ({after_worst})", f"{line['change']:.2f}",
+                *(format(score, form) for score in gone),
             ))  # fmt: skip
         notes = [
             (
@@ -411,11 +466,12 @@ class Table(Result):
             ),
             ("whole", "share by whole rows"),
             ("largest", "part of the squared norm in one unit"),
-            ("after", "test accuracy without those units"),
+            ("test", f"{self.measure} on the test data"),
+            ("after", "the same without those units"),
             ("change", "of the function, relative, root mean square"),
             (
                 "norm, ...",
-                "test accuracy with nine tenths of the units gone: by norm, by contribution, at random",
+                "the same with nine tenths of the units gone: by norm, by contribution, at random",
             ),
         ]
         notes += [("failed", text) for text in self.failures]
@@ -439,18 +495,19 @@ class Table(Result):
         ]
 
     def data(self) -> dict[str, Any]:
-        return {"lines": self.lines(), "failures": list(self.failures)}
+        return {"measure": self.measure, "lines": self.lines(), "failures": list(self.failures)}
 
     def plot_data(self) -> dict[str, Any]:
         lines = []
         for line, some in zip(self.lines(), [r for r in self.results if r], strict=True):
             tenth = {"tenth": line["at_contribution"][1], "tenth_random": line["at_random"][1]}
             lines.append({**line, **tenth, "shares": [one["share"] for one in some]})
-        return {"names": [line["name"] for line in lines], "lines": lines}
+        names = [line["name"] for line in lines]
+        return {"names": names, "measure": self.measure, "lines": lines}
 
     def plot(self, ax: Any = None) -> Any:
-        """Shares of all seeds beside what noise alone gives; accuracy before, after, and with nine
-        tenths gone.
+        """Shares of all seeds beside what noise alone gives; accuracy or error before, after, and with
+        nine tenths gone.
         """
         from moduli.common.figures import sweep_figure
 

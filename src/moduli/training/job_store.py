@@ -10,8 +10,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +31,7 @@ from moduli.common.result import encoded
 from moduli.kernel.errors import Undecided
 
 AHEAD = 64
-MOVED = {
-    "moduli.experiments": "moduli.training.experiments"
-}  # stored jobs name where their functions stood; keys stay
+WATCH = 1.0  # seconds between two looks at the workers
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,7 @@ class Job:
         """Do it. A ValueError is a result too: it would come again."""
         module, _, name = self.function.partition(":")
         try:
-            result = getattr(importlib.import_module(MOVED.get(module, module)), name)(
-                **self.arguments
-            )
+            result = getattr(importlib.import_module(module), name)(**self.arguments)
         except ValueError as error:
             return {**self._call, "error": f"{type(error).__name__}: {error}"}
         return {**self._call, "result": result}
@@ -67,12 +71,16 @@ def run(
     store: str | Path,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    workers: Callable[[], int] | None = None,
+    patience: float | None = None,
 ) -> list[dict[str, Any]]:
     """Do the jobs whose results are not in the store; all results, in the order of the jobs.
 
     Args:
         store: a folder, made if it is not there. executor: any of `concurrent.futures`, or Dask's
-            `Client.get_executor()`; by default this process.
+            `Client.get_executor()`; by default this process. workers: says how many the executor
+            has now; progress tells when there is none. patience: seconds without a worker (where
+            `workers` cannot say, without a result) after which to give up; None to wait for ever.
 
     Returns:
         For each job its function, arguments, and `result` or (for a ValueError) `error`. Results
@@ -80,7 +88,7 @@ def run(
 
     Raises:
         What a job raises beside ValueError, after the results of others in flight are written.
-        Undecided: a process of the executor died. ValueError: a file of the store that is no result
+        Undecided: workers died, or patience is at its end. ValueError: a file of the store that is no result
         of its job.
 
     >>> import tempfile
@@ -96,14 +104,21 @@ def run(
     done = len(distinct) - len(missing)
     if progress is not None:
         progress(done, len(distinct), "jobs")
+
+    def alone() -> None:
+        if progress is not None:
+            progress(done, len(distinct), "jobs; no worker is left, waiting for one")
+
     try:
-        for job, result in _results(missing, executor):
+        for job, result in _results(missing, executor, _Watch(workers, patience, alone)):
             atomic_write(_file(folder, job.key), encoded(result).encode())
             done += 1
             if progress is not None:
                 progress(done, len(distinct), "jobs")
-    except BrokenExecutor:
-        kept = f"{done} of {len(distinct)} results are in {folder}; start again and only the rest is done"
+    except _GivenUp as error:
+        raise Undecided(f"{error}; {_kept(done, len(distinct), folder)}") from None
+    except (BrokenExecutor, CancelledError):
+        kept = _kept(done, len(distinct), folder)
         raise Undecided(f"a worker process died, killed or out of memory; {kept}") from None
     return [_read(_file(folder, job.key), job) for job in listed]
 
@@ -127,7 +142,45 @@ def _read(path: Path, job: Job) -> dict[str, Any]:
     return dict(data)
 
 
-def _results(jobs: list[Job], executor: Executor | None) -> Iterable[tuple[Job, dict[str, Any]]]:
+def _kept(done: int, count: int, folder: Path) -> str:
+    return f"{done} of {count} results are in {folder}; start again and only the rest is done"
+
+
+class _GivenUp(Exception):
+    pass
+
+
+class _Watch:
+    """Looks at the workers while nothing comes back."""
+
+    def __init__(
+        self,
+        workers: Callable[[], int] | None,
+        patience: float | None,
+        alone: Callable[[], None],
+    ) -> None:
+        self.workers, self.patience, self.alone = workers, patience, alone
+        self.since = time.monotonic()
+
+    def back(self) -> None:
+        """A result has come."""
+        self.since = time.monotonic()
+
+    def look(self) -> None:
+        """Raises `_GivenUp` when patience is at its end."""
+        if self.workers is not None:
+            if self.workers() > 0:
+                self.since = time.monotonic()
+            else:
+                self.alone()
+        if self.patience is not None and time.monotonic() - self.since > self.patience:
+            missing = "a result" if self.workers is None else "a worker"
+            raise _GivenUp(f"{self.patience:g} s without {missing}")
+
+
+def _results(
+    jobs: list[Job], executor: Executor | None, watch: _Watch
+) -> Iterable[tuple[Job, dict[str, Any]]]:
     """As they come; a few are always waiting, however many there are."""
     if executor is None:
         yield from ((job, job()) for job in jobs)
@@ -142,9 +195,20 @@ def _results(jobs: list[Job], executor: Executor | None) -> Iterable[tuple[Job, 
                 failed = broken
         if not flying:
             break
-        for future in wait(flying, return_when=FIRST_COMPLETED).done:
+        try:
+            come = wait(flying, timeout=WATCH, return_when=FIRST_COMPLETED).done
+            if not come:
+                watch.look()
+        except BaseException:
+            for future in flying:
+                future.cancel()
+            raise
+        for future in come:
+            watch.back()
             job = flying.pop(future)
-            error = future.exception()
+            error = CancelledError() if future.cancelled() else future.exception()
+            if type(error).__name__ == "KilledWorker":  # Dask's: the job ended several workers
+                error = BrokenExecutor(str(error))
             if error is None:
                 yield job, future.result()
             else:

@@ -10,11 +10,10 @@ gradient: it is projected away before units are measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +30,7 @@ Order = np.ndarray[Any, np.dtype[np.intp]]
 BUDGET = 0.1
 INVISIBLE = 1e-5
 PROBES = 40
+MOST = 2**23  # entries of intermediate values, 64 MB
 WAYS = ("units", "magnitude", "singular")
 
 
@@ -93,10 +93,11 @@ def visible(weight: Array, inputs: Array) -> Array:
 
 def visible_rows(net: Network, x: Array) -> list[Array]:
     """The visible part of the rows of each hidden layer, on samples of the network's inputs."""
-    seen, h = [], x
-    for layer in net.layers[:-1]:
+    seen, h, hidden = [], x, net.layers[:-1]
+    for number, layer in enumerate(hidden, 1):
         seen.append(visible(layer.weight, h))
-        h = layer(h)
+        if number < len(hidden):  # of the last one nobody asks for the values
+            h = layer(h)
     return seen
 
 
@@ -359,9 +360,19 @@ def contributions(net: Network, x: Array) -> list[Array]:
     """Of each hidden unit: squared outgoing weights times the mean square of its pre-activation on
     the samples.
     """
-    found, h = [], x
-    for layer, after in pairwise(net.layers):
-        z = h @ layer.weight.T + layer.bias
-        found.append(np.asarray(np.square(after.weight).sum(axis=0) * np.square(z).mean(axis=0)))
-        h = layer.activation(z)
-    return found
+    sums = [np.zeros(n) for n in net.widths[1:-1]]
+    for h in blocks(net, x):
+        for total, layer in zip(sums, net.layers[:-1], strict=True):
+            z = h @ layer.weight.T + layer.bias
+            total += np.square(z).sum(axis=0)
+            h = layer.activation(z)
+    return [
+        np.asarray(np.square(after.weight).sum(axis=0) * total / len(x))
+        for total, after in zip(sums, net.layers[1:], strict=True)
+    ]
+
+
+def blocks(net: Network, x: Array) -> Iterator[Array]:
+    """The samples in parts, such that what the widest layer makes of one has at most MOST entries."""
+    rows = max(1, MOST // max(net.widths))
+    return (x[at : at + rows] for at in range(0, len(x), rows))

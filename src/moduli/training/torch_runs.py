@@ -22,10 +22,12 @@ from moduli.common.arguments import question
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.formats.torch_modules import read_module
-from moduli.kernel.errors import ShapeError
+from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
-from .torch_sgd import HeavyTailedNoise, hidden_parameters
+from .noise import theorem_step
+from .torch_layers import hidden_parameters
+from .torch_sgd import HeavyTailedNoise
 
 NOISE = ("kind", "alpha", "sigma", "truncation", "quiet", "convention", "annealed")
 PENALTIES = ("group_lasso", "l1", "weight_decay")
@@ -60,16 +62,29 @@ class Training(Result):
     def statement(self) -> str:
         return f"{self.steps} steps, training {self.measure} {self.train:.4g}"
 
+    @property
+    def theorem_lr(self) -> float | None:
+        """The largest step for which the theorem of Wan et al. speaks, at the narrowest hidden
+        layer; None without noise. From a summary of the paper: nobody checked it here.
+        """
+        if not self.settings.get("sigma"):
+            return None
+        return theorem_step(min(map(len, self.start)), self.settings["alpha"])
+
     def rows(self) -> list[tuple[str, str]]:
-        return [("steps", str(self.steps)), (f"training {self.measure}", f"{self.train:.6g}"), *(
-            (name, str(value)) for name, value in self.settings.items() if value is not None
-        )]  # fmt: skip
+        rows = [("steps", str(self.steps)), (f"training {self.measure}", f"{self.train:.6g}")]
+        rows += [(name, str(value)) for name, value in self.settings.items() if value is not None]
+        if self.theorem_lr is not None:
+            rows.append(("lr of the theorem", f"at most {self.theorem_lr:.2g} (from a summary)"))
+        return rows
 
     def data(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
             "train": self.train,
+            "measure": self.measure,
             "time": self.time,
+            "theorem_lr": self.theorem_lr,
             "redrawn": self.redrawn,
             "settings": self.settings,
         }
@@ -113,16 +128,21 @@ def fit(
     vanish.
 
     Args:
-        x: [samples, ...]. y: class numbers (cross-entropy) or values (mean square error).
+        x: [samples, ...]. y: class numbers (whole, cross-entropy) or values (mean square error over
+            all outputs).
         noise: alpha, sigma, kind ("isotropic"), truncation, convention; `quiet`: clean steps at the
             end; `annealed`: sigma falls linearly to zero. penalty: strengths of "group_lasso"
             (proximal, on rows of hidden matrices), "l1" (proximal, on their entries),
             "weight_decay". clip: rows of hidden matrices are cut to so many median norms.
-        target: stop at this training accuracy, looked at every 100 steps. seed: of batches and
-            noise.
+        target: stop at this training accuracy, or mean square error, looked at every 100 steps.
+            seed: of batches and noise.
+
+    Returns:
+        A `Training`: the trained copy, its network, and what was reached.
 
     Raises:
-        ValueError: unknown settings, or training that diverged.
+        ValueError: unknown settings, targets that do not fit the outputs, or training that
+            diverged.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -138,18 +158,10 @@ def fit(
                 f"unknown {', '.join(sorted(set(given) - set(known)))}; known: {', '.join(known)}"
             )
     model = copy.deepcopy(module).train()
-    points, wanted = (
-        torch.as_tensor(np.asarray(x), dtype=torch.float32),
-        torch.as_tensor(np.asarray(y)),
-    )
-    if len(points) != len(wanted) or not len(points):
-        raise ShapeError(
-            f"{len(points)} inputs and {len(wanted)} targets; as many of both are needed"
-        )
-    classes = not wanted.is_floating_point()
-    wanted = wanted.long() if classes else wanted.float().reshape(len(wanted), -1)
+    points, wanted, classes = _samples(x, y)
     loss = nn.functional.cross_entropy if classes else nn.functional.mse_loss
-    matrices = hidden_parameters(model)
+    _require_outputs(model, points, wanted, classes)
+    matrices = hidden_parameters(model, points[:2])
     start = tuple(p.detach().double().numpy().copy() for p in matrices)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=momentum, weight_decay=penalty.get("weight_decay", 0.0)
@@ -193,8 +205,10 @@ def fit(
                 )
             if progress is not None:
                 progress(done, steps, "training")
-            if target is not None and classes and _score(model, points, wanted, classes) >= target:
-                break
+            if target is not None:
+                reached = _score(model, points, wanted, classes)
+                if (reached >= target) if classes else (reached <= target):
+                    break
     model.eval()
     settings = {"lr": lr, "batch": batch, "seed": seed, **noise, **penalty, "clip": clip}
     measure = "accuracy" if classes else "mean square error"
@@ -203,12 +217,46 @@ def fit(
     return Training("estimated", model, start, done, train, time, measure, redrawn, settings)
 
 
+def _samples(x: Any, y: Any) -> tuple[Tensor, Tensor, bool]:
+    """Copies of both as torch trains on them (arrays may be read-only), and whether y are classes."""
+    table, targets = np.array(x, dtype=np.float32), np.array(y)
+    if len(table) != len(targets) or not len(table):
+        raise ShapeError(
+            f"{len(table)} inputs and {len(targets)} targets; as many of both are needed"
+        )
+    if targets.dtype.kind == "f":
+        return torch.from_numpy(table), torch.tensor(targets.reshape(len(table), -1)).float(), False
+    if targets.dtype.kind not in "iub" or targets.size != len(table):
+        raise ArgumentError(
+            Asked("y", y, f"{targets.dtype} {targets.shape}"),
+            ": one whole number for each sample (a class) or floats (values) are needed",
+        )
+    return torch.from_numpy(table), torch.from_numpy(targets.reshape(-1).astype(np.int64)), True
+
+
+@torch.no_grad()
+def _require_outputs(model: nn.Module, x: Tensor, y: Tensor, classes: bool) -> None:
+    """Targets that the outputs can meet; torch would spread them over each other with a warning."""
+    was = model.training
+    out = model.eval()(x[:1])
+    model.train(was)
+    least, most = float(y.min()), float(y.max())
+    if classes and (least < 0 or most >= out.shape[-1]):
+        raise ShapeError(
+            f"classes run from {least:g} to {most:g} and the module has {out.shape[-1]} outputs"
+        )
+    if not classes and out.shape[1:] != y.shape[1:]:
+        raise ShapeError(
+            f"targets have {y.shape[1]} values and the module has outputs of shape {tuple(out.shape[1:])}"
+        )
+
+
 @torch.no_grad()
 def _score(model: nn.Module, x: Tensor, y: Tensor, classes: bool) -> float:
     out = torch.cat([model(x[at : at + 5000]) for at in range(0, len(x), 5000)])
     if classes:
         return float((out.argmax(dim=1) == y).double().mean())
-    return float((out - y).square().sum(dim=1).mean())
+    return float((out - y).square().mean())
 
 
 @torch.no_grad()

@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from moduli.kernel.errors import ArgumentError, Asked
+from moduli.kernel.errors import ArgumentError, Asked, ModuliError
 
-from .noise import check, positive, symmetric
+from .noise import check, positive, slip, symmetric
+from .torch_layers import hidden_parameters
 
-BLOCK = 2**16  # entries of a gradient at a time: they stay in the cache
+BLOCK = 2**15  # entries at a time: all intermediate values stay in the cache
+DEEP = 2**12  # of 2^31: uniforms below this get further bits
 ROUNDS = 1000  # of redrawing what the truncation refuses
 STATE = "heavy_tailed_noise"
+SETTINGS = ("alpha", "sigma", "kind")
+HOOKS = {
+    "_optimizer_step_post_hooks": "_after_step",
+    "_optimizer_state_dict_post_hooks": "_on_save",
+    "_optimizer_load_state_dict_pre_hooks": "_on_load",
+    "__getstate__": "_on_copy",
+}
 
 
 def draw(
@@ -35,7 +46,7 @@ def draw(
 ) -> Tensor:
     """Stable noise of scale 1 on the device of a generator; the first axis is units.
 
-    Uniforms are 48 random bits, turned into floats near 0, where the tail comes from: with the 24
+    Uniforms are floats near 0, where the tail comes from, and get further bits there: with the 24
     bits of a float32 uniform no draw gets far into it. One number per row is drawn in float64.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -44,65 +55,66 @@ def draw(
     """
     check(alpha, kind, convention)
     units = (shape[0], *(1 for _ in shape[1:]))
-    slip = (
-        math.sqrt(0.5) if convention == "published" and (alpha == 2 or kind == "isotropic") else 1.0
-    )
-    if (alpha == 2 and kind != "rows") or kind == "isotropic":
-        normal = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+    factor, device = slip(alpha, kind, convention), generator.device
+    if (alpha == 2 and kind == "iid") or kind == "isotropic":
+        normal = torch.randn(shape, generator=generator, dtype=dtype, device=device)
         if alpha == 2:
-            return normal.mul_(math.sqrt(2) * slip)
-        scale = positive(
-            _uniform(_bits(units, generator)),
-            _exponential(_bits(units, generator)),
-            alpha / 2,
-            torch,
-        )
-        return normal.mul_((torch.sqrt(2 * scale) * slip).to(dtype))
+            return normal.mul_(math.sqrt(2))
+        q, w = _uniforms(math.prod(units), generator, torch.float64, small=True)
+        radius = torch.sqrt(2 * positive(q.abs(), w, alpha / 2, torch)) * factor
+        return normal.mul_(radius.reshape(units).to(dtype))
     if kind == "rows":
-        one = (
-            torch.randn(units, generator=generator, dtype=torch.float64, device=generator.device)
-            if alpha == 2
-            else None
-        )
-        drawn = (
-            one * (math.sqrt(2) * slip)
-            if one is not None
-            else _symmetric(units, alpha, generator, torch.float64)
-        )
-        return drawn.to(dtype).expand(shape)
-    out = torch.empty(math.prod(shape), dtype=dtype, device=generator.device)
-    for at in range(0, len(out), BLOCK):  # a block stays in the cache
-        part = out[at : at + BLOCK]
-        part.copy_(_symmetric(part.shape, alpha, generator, dtype))
+        if alpha == 2:
+            drawn = torch.randn(units, generator=generator, dtype=torch.float64, device=device)
+            drawn = drawn * math.sqrt(2)
+        else:
+            drawn = _symmetric(math.prod(units), alpha, generator, torch.float64).reshape(units)
+        return (drawn * factor).to(dtype).expand(shape)
+    out = torch.empty(math.prod(shape), dtype=dtype, device=device)
+    for part in torch.split(out, BLOCK):
+        part.copy_(_symmetric(len(part), alpha, generator, dtype))
     return out.reshape(shape)
 
 
-def _symmetric(
-    shape: tuple[int, ...], alpha: float, generator: torch.Generator, dtype: torch.dtype
-) -> Tensor:
-    bits = _bits(shape, generator)
-    sign = ((bits >> 61 & 2) - 1).to(dtype)
-    w = _exponential(_bits(shape, generator), dtype, small=alpha < 1)
-    drawn: Tensor = symmetric(_uniform(bits, dtype), sign, w, alpha, torch)
-    return drawn
+def _symmetric(count: int, alpha: float, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    q, w = _uniforms(count, generator, dtype, small=alpha < 1)
+    return torch.copysign(symmetric(q.abs(), w, alpha, torch), q)
 
 
-def _bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """63 random bits each."""
-    return torch.empty(shape, dtype=torch.int64, device=generator.device).random_(
-        generator=generator
-    )
+def _uniforms(
+    count: int, generator: torch.Generator, dtype: torch.dtype, *, small: bool
+) -> tuple[Tensor, Tensor]:
+    """Uniforms of size in (0, 1] with a random sign, and exponentials with all digits near 0
+    (`small`) or far out.
+    """
+    bits = torch.empty(count, dtype=torch.int64, device=generator.device)
+    bits.random_(-(2**63), None, generator=generator)
+    q, u = (_deep(half, generator, dtype) for half in torch.split(bits.view(torch.int32), count))
+    u = u.abs_().mul_(1 - 2.0**-24)  # below 1 in float32 too: the exponential is never 0
+    return q, (torch.log1p(u.neg_()) if small else torch.log(u)).neg_()
 
 
-def _uniform(bits: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """On (0, 1], with all digits near 0."""
-    return ((bits & (2**48 - 1)) + 1).to(dtype) * 2.0**-48
+def _deep(half: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """32 bits as a float in [-1, 1) without 0; where float32 has digits left, near 0, and in
+    float64 everywhere, further bits fill them.
+    """
+    wide = half.to(dtype)
+    if dtype != torch.float32:
+        wide += torch.empty_like(wide).uniform_(generator=generator).add_(2.0**-54)
+    elif float(wide.abs().min()) < DEEP:
+        few = wide.abs() < DEEP
+        whole = half[few].to(torch.float64)
+        part = torch.empty_like(whole).uniform_(generator=generator)
+        wide[few] = (whole + (part + 2.0**-54)).to(dtype)
+    return wide.mul_(2.0**-31)
 
 
-def _exponential(bits: Tensor, dtype: torch.dtype = torch.float64, *, small: bool = True) -> Tensor:
-    """With all digits near 0 (`small`) or far out."""
-    u = _uniform(bits, dtype)  # the factor keeps log1p finite in float32, where u rounds to 1
-    return -torch.log1p(-u * (1 - 2.0**-24)) if small else -torch.log(u)
+class _Group(NamedTuple):
+    """Settings of a group, checked; scale: sigma lr^(1/alpha)."""
+
+    alpha: float
+    kind: str
+    scale: float
 
 
 class HeavyTailedNoise:
@@ -111,26 +123,34 @@ class HeavyTailedNoise:
     A stochastic gradient method with such noise makes wide networks prunable by the norms of their
     units (Wan et al. 2023). Biases and the output layer get none by default. The noise reads the
     current lr, alpha, sigma and kind of each group, so schedulers work; a group with sigma 0 is
-    quiet. Its random streams are saved and loaded with the optimizer's state dict, and a resumed
-    run equals an uninterrupted one bit for bit. Closures see no noise; steps that a scaler skips
-    get none.
+    quiet. An optimizer that has an alpha of its own (RMSprop, ASGD) keeps it, and its groups hold
+    that of the noise as `noise_alpha`. Groups added later start with the settings given here. The
+    random streams are saved and loaded with the optimizer's state dict, and a resumed run equals an
+    uninterrupted one bit for bit; copies and pickles of the optimizer keep the noise. Closures see
+    no noise; steps that a scaler skips get none.
 
     Args:
-        optimizer: any of torch's. alpha: in (0, 2]. sigma: its scale. kind: "isotropic", "rows" or
-            "iid".
-        on: the parameters that get noise; by default those with two or more axes except the last of
-            them.
+        optimizer: any of torch's, without such noise. alpha: in (0, 2]. sigma: its scale. kind:
+            "isotropic", "rows" or "iid".
+        on: what gets noise: a module, whose graph decides (see `hidden_parameters`), or parameters,
+            of which biases get it too, each entry as a unit. Parameters of the module may join the
+            optimizer later, others with `add`. By default those with two or more axes except the
+            last in the order of the optimizer, with a warning that says which.
         seed: of all streams. Copies that train the same model in parallel must agree on it.
         truncation: draws of larger size (of a row's radius, for isotropic) are drawn again; None
-            for none.
+            for none. Draws that exceed the parameter's type are drawn again always, and counted.
+        convention: as in `stable_noise`.
+        per_group: groups that hold alpha, sigma or kind keep theirs; otherwise other values than
+            those given here are refused.
 
     Raises:
-        ValueError: no stable noise, or parameters that the optimizer does not hold.
+        ValueError: no stable noise, an optimizer with noise or other settings in its groups, or
+            parameters that the optimizer does not hold.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> noise = HeavyTailedNoise(optimizer, alpha=1.75, sigma=0.1)
+    >>> noise = HeavyTailedNoise(optimizer, alpha=1.75, sigma=0.1, on=model)
     >>> [tuple(p.shape) for p in noise.parameters]
     [(8, 3)]
     """
@@ -142,39 +162,96 @@ class HeavyTailedNoise:
         sigma: float,
         kind: str = "isotropic",
         *,
-        on: Iterable[Tensor] | None = None,
+        on: torch.nn.Module | Iterable[Tensor] | None = None,
         seed: int = 0,
         truncation: float | None = None,
         convention: str = "exact",
+        per_group: bool = False,
     ) -> None:
-        check(alpha, kind, convention)
-        if not 0 <= sigma < math.inf:
-            raise ArgumentError(Asked("sigma", sigma), ": a finite non-negative number is needed")
         if truncation is not None and not truncation > 0:
             raise ArgumentError(Asked("truncation", truncation), ": a positive number is needed")
-        self.optimizer, self.seed, self.truncation, self.convention = (
-            optimizer,
-            int(seed),
-            truncation,
-            convention,
-        )
+        if STATE in vars(optimizer):
+            raise ArgumentError(
+                Asked("optimizer", type(optimizer)), " has heavy-tailed noise already; change the "
+                "alpha, sigma and kind of its param_groups instead of adding a second one",
+            )  # fmt: skip
+        self.optimizer, self.seed = optimizer, int(seed)
+        self.truncation, self.convention = truncation, convention
         self.redrawn = 0
-        for group in optimizer.param_groups:
-            for name, value in (("alpha", alpha), ("sigma", sigma), ("kind", kind)):
-                group.setdefault(name, value)
-        held = {id(p): place for place, _, p in self._places()}
-        matrices = [p for _, _, p in self._places() if p.ndim >= 2]
-        chosen = matrices[:-1] if on is None else list(on)
+        own = optimizer.defaults
+        self._names = {name: f"noise_{name}" if name in own else name for name in SETTINGS}
+        given = dict(zip(self._names.values(), (alpha, sigma, kind), strict=True))
+        _checked({**given, "lr": 1.0}, self._names, convention)
+        settings = [{**given, **_some(group, given)} for group in optimizer.param_groups]
+        for number, (group, held) in enumerate(zip(optimizer.param_groups, settings, strict=True)):
+            if not per_group and held != given:
+                name = next(name for name in given if held[name] != given[name])
+                raise ArgumentError(
+                    f"group {number} of the optimizer holds {name}={held[name]!r} and not ",
+                    Asked(name, given[name]), ": take it out, or say ", Asked("per_group", True),
+                )  # fmt: skip
+            _checked({**group, **held}, self._names, convention, number)
+        self._choose(on)
+        for group, held in zip(optimizer.param_groups, settings, strict=True):
+            group.update(held)
+        own.update(given)  # groups that are added later start with these
+        self._streams: dict[str, torch.Generator] = {}
+        optimizer.register_step_post_hook(self._after_step)
+        optimizer.register_state_dict_post_hook(self._on_save)
+        optimizer.register_load_state_dict_pre_hook(self._on_load)
+        vars(optimizer).update({STATE: self, "__getstate__": self._on_copy})
+
+    def _choose(self, on: torch.nn.Module | Iterable[Tensor] | None) -> None:
+        """Which places of the optimizer carry noise, and which parameters once they are in it."""
+        self._known = {place for place, _, _ in self._places()}
+        self._noisy: set[str] = set()
+        self._awaited: list[Tensor] = []
+        if isinstance(on, torch.nn.Module):
+            self._awaited = list(hidden_parameters(on))
+            self._take()
+        elif on is not None:
+            self.add(on)
+        else:
+            matrices = [(place, p) for place, _, p in self._places() if p.ndim >= 2]
+            self._noisy = {place for place, _ in matrices[:-1]}
+            self._require_some(on)
+            some, last = [tuple(p.shape) for _, p in matrices[:-1]], tuple(matrices[-1][1].shape)
+            warnings.warn(
+                f"heavy-tailed noise on parameters of shapes {some} and none on the last one, {last}, "
+                "by the order in the optimizer; give on=module to let its graph decide",
+                stacklevel=4,
+            )
+        self._require_some(on)
+
+    def _require_some(self, on: Any) -> None:
+        if not self._noisy:
+            raise ArgumentError(
+                Asked("on", on, "..."), ": nothing in the optimizer would get noise; give ",
+                "parameters that it holds",
+            )  # fmt: skip
+
+    def add(self, parameters: Iterable[Tensor]) -> None:
+        """Noise for further parameters of the optimizer, such as those of a group added later.
+
+        Raises:
+            ValueError: parameters that the optimizer does not hold.
+        """
+        chosen, held = list(parameters), {id(p): place for place, _, p in self._places()}
         missing = [tuple(p.shape) for p in chosen if id(p) not in held]
         if missing:
             raise ValueError(
                 f"parameters of shapes {missing} are not in the optimizer; give those that it updates"
             )
-        self._noisy = {held[id(p)] for p in chosen}
-        self._streams: dict[str, torch.Generator] = {}
-        optimizer.register_step_post_hook(self._after_step)
-        optimizer.register_state_dict_post_hook(self._on_save)
-        optimizer.register_load_state_dict_pre_hook(self._on_load)
+        if any(not p.is_floating_point() for p in chosen):
+            raise ValueError("noise is real: parameters of complex or whole numbers get none")
+        self._noisy |= {held[id(p)] for p in chosen}
+        self._known |= self._noisy
+
+    def _take(self) -> None:
+        """Parameters of the module that have come into the optimizer."""
+        wanted = {id(p) for p in self._awaited}
+        self._noisy |= {place for place, _, p in self._places() if id(p) in wanted}
+        self._known |= {place for place, _, _ in self._places()}
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -200,61 +277,91 @@ class HeavyTailedNoise:
         found = getattr(optimizer, "found_inf", None)  # a fused optimizer skips inside its step
         if found is not None and float(found):
             return
-        for place, group, p in self._places():
-            if place in self._noisy and p.grad is not None and group["sigma"]:
-                alpha, scale = (
-                    float(group["alpha"]),
-                    float(group["sigma"]) * float(group["lr"]) ** (1 / float(group["alpha"])),
-                )
-                noise = self._draw(p, alpha, str(group["kind"]), self._stream(place, p.device))
-                p.add_(noise.to(p.dtype), alpha=scale)
+        self._look_for_new()
+        groups = [
+            _checked(group, self._names, self.convention, number)
+            for number, group in enumerate(optimizer.param_groups)
+        ]  # all of them before the first parameter moves
+        for place, _, p in self._places():
+            group = groups[int(place.partition(".")[0])]
+            if place in self._noisy and p.grad is not None and group.scale and p.numel():
+                noise = self._draw(p, group, self._stream(place, p.device))
+                if p.dtype == noise.dtype:
+                    p.add_(noise, alpha=group.scale)
+                else:  # one rounding, of the sum
+                    p.copy_(p.to(noise.dtype).add_(noise, alpha=group.scale))
 
-    def _draw(self, p: Tensor, alpha: float, kind: str, stream: torch.Generator) -> Tensor:
-        dtype = p.dtype if p.dtype in (torch.float32, torch.float64) else torch.float32
-        noise = draw(
-            p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention
-        )
-        if self.truncation is None and torch.isfinite(
-            (noise[:, :1] if kind == "rows" else noise).sum()
-        ):
-            return noise
-        limit = torch.finfo(dtype).max if self.truncation is None else self.truncation
-        for _ in range(ROUNDS):
-            rows = noise.flatten(1)
-            size = rows.abs() if kind == "iid" else rows[:, :1].abs()
-            if kind == "isotropic":
-                size = rows.norm(dim=1, keepdim=True) / rows.shape[1] ** 0.5
-            bad = ~(size <= limit)
-            if not bad.any():
-                return noise
-            self.redrawn += int(bad.sum())
-            again = draw(
-                p.shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention
+    def _look_for_new(self) -> None:
+        fresh = [(place, p) for place, _, p in self._places() if place not in self._known]
+        if not fresh:
+            return
+        if self._awaited:
+            return self._take()
+        self._known |= {place for place, _ in fresh}
+        shapes = [tuple(p.shape) for place, p in fresh if place not in self._noisy and p.ndim >= 2]
+        if shapes:
+            warnings.warn(
+                f"parameters of shapes {shapes} came into the optimizer after its heavy-tailed noise "
+                "and get none; noise.add(parameters) gives it to them",
+                stacklevel=2,
             )
-            noise = torch.where(bad, again.flatten(1), rows).reshape(p.shape)
+
+    def _draw(self, p: Tensor, group: _Group, stream: torch.Generator) -> Tensor:
+        """Noise of scale 1, such that its product with the scale is a number of the parameter's
+        type: what is none, or beyond the truncation, is drawn again.
+        """
+        dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+        alpha, kind = group.alpha, group.kind
+        shape = (len(p), p[0].numel()) if p.ndim else (1, 1)
+
+        def drawn() -> Tensor:
+            return draw(
+                shape, alpha, kind, generator=stream, dtype=dtype, convention=self.convention
+            )
+
+        noise = drawn()
+        most = min(torch.finfo(dtype).max, torch.finfo(p.dtype).max / group.scale)
+        limit = math.inf if self.truncation is None else self.truncation
+        for _ in range(ROUNDS):
+            entries = noise[:, :1] if kind == "rows" else noise
+            if self.truncation is None:
+                least, greatest = torch.aminmax(entries)
+                if -most <= float(least) and float(greatest) <= most:
+                    return noise.reshape(p.shape)
+            size = entries.abs()
+            radius = size
+            if kind == "isotropic":
+                radius = noise.norm(dim=1, keepdim=True) / noise.shape[1] ** 0.5
+                size = size.amax(dim=1, keepdim=True)
+            bad = ~((radius <= limit) & (size <= most))
+            if not bad.any():
+                return noise.reshape(p.shape)
+            self.redrawn += int(bad.sum())
+            noise = torch.where(bad, drawn(), noise)
         raise ArgumentError(
             Asked("truncation", self.truncation),
             f" leaves next to nothing to draw at alpha {alpha}; choose a larger one",
         )
 
+    # Saved, loaded, copied ------------------------------------------------------------------------
+
     def _on_save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         streams = {place: g.get_state().clone() for place, g in self._streams.items()}
         devices = {place: g.device.type for place, g in self._streams.items()}
-        return {
-            **state,
-            STATE: {
-                "streams": streams,
-                "devices": devices,
-                "seed": self.seed,
-                "redrawn": self.redrawn,
-            },
-        }
+        own = {"streams": streams, "devices": devices, "seed": self.seed, "redrawn": self.redrawn}
+        own |= {"truncation": self.truncation, "convention": self.convention}
+        return {**state, STATE: own | {"noisy": sorted(self._noisy)}}
 
     def _on_load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         own = state.get(STATE)
         if own is None:
             raise ValueError(
                 "this state was saved without heavy-tailed noise: load it before adding the noise"
+            )
+        if set(own["noisy"]) != self._noisy:
+            raise ValueError(
+                f"this state was saved with noise on parameters {', '.join(own['noisy'])} (group.number), "
+                f"here it is on {', '.join(sorted(self._noisy))}: give the same on= as then"
             )
         devices = {place: p.device.type for place, _, p in self._places()}
         for place, device in own["devices"].items():
@@ -264,21 +371,70 @@ class HeavyTailedNoise:
                     "load the state on the device type it was saved on"
                 )
         self.seed, self.redrawn = own["seed"], own["redrawn"]
-        self._streams = {}
-        for place, saved in own["streams"].items():
-            generator = torch.Generator(own["devices"][place])
-            generator.set_state(saved.cpu().to(torch.uint8))
-            self._streams[place] = generator
+        self.truncation, self.convention = own["truncation"], own["convention"]
+        self._streams = {
+            place: _generator(own["devices"][place], saved)
+            for place, saved in own["streams"].items()
+        }
         return {name: value for name, value in state.items() if name != STATE}
+
+    def _on_copy(self) -> dict[str, Any]:
+        """What a copy or a pickle of the optimizer is made from: torch's own state has no hooks,
+        and the noise would be lost without a word.
+        """
+        state: dict[str, Any] = dict(type(self.optimizer).__getstate__(self.optimizer))
+        for place, name in HOOKS.items():
+            hook = getattr(self, name)
+            state[place] = hook if place == "__getstate__" else OrderedDict({STATE: hook})
+        return {**state, STATE: self}
+
+    def __getstate__(self) -> dict[str, Any]:
+        streams = {place: (str(g.device), g.get_state()) for place, g in self._streams.items()}
+        return {**vars(self), "_streams": streams}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._streams = {place: _generator(*saved) for place, saved in state["_streams"].items()}
+
+    def __copy__(self) -> HeavyTailedNoise:
+        raise TypeError(
+            "heavy-tailed noise belongs to one optimizer: copy that, and it comes along"
+        )
+
+
+def _generator(device: str, state: Tensor) -> torch.Generator:
+    generator = torch.Generator(device)
+    generator.set_state(state.cpu().to(torch.uint8))
+    return generator
+
+
+def _some(group: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: group[name] for name in names if name in group}
+
+
+def _checked(
+    group: dict[str, Any], names: dict[str, str], convention: str, number: int | None = None
+) -> _Group:
+    """The settings of a group; schedulers and users may have changed them since they were given."""
+    alpha, sigma, kind = (group[names[name]] for name in SETTINGS)
+    lr = float(torch.as_tensor(group["lr"]).detach())
+    try:
+        check(alpha, kind, convention)
+        for name, value in (("sigma", sigma), ("lr", lr)):
+            if not 0 <= value < math.inf:
+                raise ArgumentError(Asked(name, value), ": a finite non-negative number is needed")
+    except ModuliError as error:
+        raise (error if number is None else error.at(f"group {number} of the optimizer")) from None
+    return _Group(float(alpha), str(kind), float(sigma) * lr ** (1 / float(alpha)))
 
 
 class HeavyTailedSGD(torch.optim.SGD):
     """SGD with heavy-tailed noise: see `HeavyTailedNoise` for the noise, `torch.optim.SGD` for the
-    rest.
+    rest. Groups may hold lr, alpha, sigma and kind of their own.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
-    >>> optimizer = HeavyTailedSGD(model.parameters(), lr=0.1, alpha=1.75, sigma=0.1)
+    >>> optimizer = HeavyTailedSGD(model.parameters(), lr=0.1, alpha=1.75, sigma=0.1, on=model)
     >>> optimizer.param_groups[0]["kind"]
     'isotropic'
     """
@@ -293,22 +449,17 @@ class HeavyTailedSGD(torch.optim.SGD):
         *,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
-        on: Iterable[Tensor] | None = None,
+        on: torch.nn.Module | Iterable[Tensor] | None = None,
         seed: int = 0,
         truncation: float | None = None,
         convention: str = "exact",
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        self.noise = HeavyTailedNoise(
-            self, alpha, sigma, kind, on=on, seed=seed, truncation=truncation, convention=convention
-        )
+        options: dict[str, Any] = {"seed": seed, "truncation": truncation, "convention": convention}
+        HeavyTailedNoise(self, alpha, sigma, kind, on=on, per_group=True, **options)
 
-
-def hidden_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights of all layers but the last, in the order the module holds them: what carries the
-    noise.
-
-    >>> [tuple(p.shape) for p in hidden_parameters(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 1)))]
-    [(8, 3)]
-    """
-    return [p for p in module.parameters() if p.ndim >= 2][:-1]
+    @property
+    def noise(self) -> HeavyTailedNoise:
+        """What adds it."""
+        found: HeavyTailedNoise = vars(self)[STATE]
+        return found
