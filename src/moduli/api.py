@@ -29,7 +29,8 @@ from moduli.compression.average.students import ErrorCurve, Narrowed
 from moduli.compression.box import reduce_on_box, tolerance
 from moduli.compression.exact import reduce
 from moduli.compression.graph_results import GraphCompression, GraphRank, GraphVerdict
-from moduli.compression.radius import reduce_within
+from moduli.compression.radius import least_radius, reduce_within
+from moduli.compression.radius.least_radius import LeastRadius
 from moduli.compression.radius.reduce_within import RankCurve
 from moduli.compression.results import Compression, Rank, one_layer
 from moduli.equivalence.alignment import Alignment
@@ -242,6 +243,40 @@ def rank_curve(
         executor,
         progress,
     )
+
+
+@np.errstate(all="ignore")
+def radius_for(
+    net: Any,
+    units: int,
+    *,
+    budget: int = 10_000,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> LeastRadius:
+    """The least radius within which some parameter needs at most `units` hidden units: what
+    `rank_curve` shows, asked the other way.
+
+    Exact where the proximate rank could be bounded from both sides: `rank(net, radius=r)` is at most
+    `units` at the answer r and proved to be larger at the float below it. Otherwise an interval.
+
+    Args:
+        net: one hidden layer of tanh, sigmoid or erf. units: wanted, at least 0. budget: search
+            nodes for each radius that is tried, some tens of them.
+
+    Returns:
+        `LeastRadius`: `lower`, `upper`, `exact`; ``float(answer)``; the proximate ranks `at` the
+        radius and `below` it with their proofs.
+
+    Raises:
+        ValueError: another kind of network, or negative units.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [1.5]], [0.0, 0.0], [[2.0, 2.0]], [0.0])
+    >>> [float(mo.radius_for(net, units)) for units in (2, 1, 0)]
+    [0.0, 0.25, 1.5]
+    """
+    return least_radius.radius_for(load_chain(net), units, budget, executor, progress)
 
 
 @np.errstate(all="ignore")
