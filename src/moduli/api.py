@@ -103,6 +103,8 @@ def compress(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     skip: bool = False,
+    biases: bool = True,
+    starts: int = 1,
     progress: Progress | None = None,
 ) -> Compression | Narrowed | GraphCompression:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof,
@@ -124,7 +126,11 @@ def compress(
 
     On average (`on=Gaussian(...)` or `Samples(...)`): the best student found with `units` hidden
     units, or the smallest found with root mean square error at most `eps`; an estimate, see
-    `Narrowed`. With `skip`, beside a free linear map.
+    `Narrowed`. With `skip`, beside a free linear map. With ``biases=False`` the student has none,
+    neither hidden nor at its output (one hidden layer): the problem of Amani et al. (2022). `starts`
+    is how many rounds of random starts are tried beside those that the network suggests; 0 is quick.
+    Up to 8 units a student is never worse than with one unit less, beyond that never worse than with
+    8, 16, 32 ..., as long as an iteration takes a few milliseconds at most.
 
     Raises:
         UnsupportedModel: the model cannot be read. ValueError: a goal that makes no sense there.
@@ -141,6 +147,11 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
+    if not (biases and starts == 1) and not isinstance(on, (Gaussian, Samples)):
+        other = Asked("biases", False) if not biases else Asked("starts", starts)
+        raise ArgumentError(
+            other, ": that is for mean errors; give ", ON_GAUSSIAN, " or ", ON_SAMPLES
+        )
     found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
     if isinstance(found, Graph):
         box = on if isinstance(on, Box) else None
@@ -153,6 +164,8 @@ def compress(
             units=units,
             eps=eps,
             skip=skip,
+            biases=biases,
+            starts=starts,
             seed=seed,
             executor=executor,
             progress=progress,
@@ -285,6 +298,8 @@ def error_curve(
     *,
     on: Gaussian | Samples | None = None,
     units: Sequence[int] | None = None,
+    biases: bool = True,
+    starts: int = 1,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -293,7 +308,10 @@ def error_curve(
     and a linear map.
 
     Args:
-        units: sizes; by default halves of halves. executor: takes one size at a time.
+        units: sizes; by default halves of halves. biases, starts: as in `compress`. executor: takes
+            one start at a time, of a deep network one size.
+
+    Of one hidden layer no student is worse than a smaller one of the curve.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [2.0], [0.5]], [0.0, 1.0, -1.0], [[1.0, 2.0, -1.0]], [0.0], activation="erf")
@@ -306,7 +324,9 @@ def error_curve(
             Asked("on", None), ": mean errors depend on the law of the inputs; give ",
             ON_GAUSSIAN, " or ", ON_SAMPLES,
         )  # fmt: skip
-    return students.error_curve(load_chain(net), on, units, seed, executor, progress)
+    return students.error_curve(
+        load_chain(net), on, units, biases, starts, seed, executor, progress
+    )
 
 
 @np.errstate(all="ignore")

@@ -381,10 +381,23 @@ def _several(names: Sequence[str]) -> str:
     help="Hidden units wanted, in all or per hidden layer; with --on.",
 )
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
+@click.option(
+    "--no-biases",
+    is_flag=True,
+    help="No biases in the smaller model; with --units or --eps and --on.",
+)
+@click.option(
+    "--starts",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Rounds of random starts; with --units or --eps and --on.",
+)
 @_options("on", "workers", *_COMMON, *_SOURCE)
 def compress(
-    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, workers: int, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
+    no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int, budget: int,
+    **source: Any,
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
@@ -411,6 +424,8 @@ def compress(
             eps=eps,
             units=_units(units),
             radius=radius,
+            biases=not no_biases,
+            starts=starts,
             budget=budget,
             seed=seed,
             executor=executor,

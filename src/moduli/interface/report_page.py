@@ -183,7 +183,9 @@ class ChainQuestions(Questions):
             return Refusal(f"{net.units} hidden units: nothing to leave out")
         return self.ask(
             "students",
-            lambda: api.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed),
+            lambda: api.error_curve(
+                net, on=self.law, units=self.sizes(net.units), seed=self.seed, starts=0
+            ),
         )
 
     @staticmethod
