@@ -22,10 +22,12 @@ _PLACES = {
     "formats.vnnlib": "Box",
     "compression.average.mean_field_limit": "etf",
     "compression.radius.hard_instances": "hard_instance",
+    "compression.radius.low_rank_parameters": "rank_set",
     "training.noise": "stable_noise tail_index",
     "training.guarantees": "guaranteed_share guaranteed_width",
     "api": "align canonical check complexity compress depth dimension distance equivalent error_curve identifiable "
-    "identifiable_parameters mean_field path pieces pruning_curve rank rank_curve recover rounding signature symmetries",
+    "identifiable_parameters mean_field path pieces pruning_curve radius_for rank rank_curve recover rounding signature "
+    "symmetries",
     "interface.report_page": "report",
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names.split()}
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from .api import path as path
     from .api import pieces as pieces
     from .api import pruning_curve as pruning_curve
+    from .api import radius_for as radius_for
     from .api import rank as rank
     from .api import rank_curve as rank_curve
     from .api import recover as recover
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from .common.graph import Graph as Graph
     from .compression.average.mean_field_limit import etf as etf
     from .compression.radius.hard_instances import hard_instance as hard_instance
+    from .compression.radius.low_rank_parameters import rank_set as rank_set
     from .formats import load as load
     from .formats import save as save
     from .formats.torch_modules import to_torch as to_torch

@@ -311,7 +311,7 @@ def _narrowed(
     if eps == 0:  # of outputs that do not vary
         units, eps = 1, None
     goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps}
-    small = narrow(net, law, seed=seed, **goal).network
+    small = narrow(net, law, seed=seed, starts=0, **goal).network
     error = Error.of(float(np.square(small.logits(x) - truth).sum(axis=1).mean()), spread)
     if small.units < net.units:
         for name, old, layer in zip(

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from moduli.common.graph import Graph
     from moduli.compression.average.students import ErrorCurve
     from moduli.compression.graph_results import GraphCompression
+    from moduli.compression.radius.euclidean_distance import RankDistance
     from moduli.compression.radius.reduce_within import RankCurve
     from moduli.compression.results import Compression
     from moduli.kernel.box import Box
@@ -376,10 +377,23 @@ def _several(names: Sequence[str]) -> str:
     help="Hidden units wanted, in all or per hidden layer; with --on.",
 )
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
+@click.option(
+    "--no-biases",
+    is_flag=True,
+    help="No biases in the smaller model; with --units or --eps and --on.",
+)
+@click.option(
+    "--starts",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Rounds of random starts; with --units or --eps and --on.",
+)
 @_options("on", "workers", *_SEARCH, *_SOURCE)
 def compress(
-    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, workers: int, as_json: bool,
-    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
+    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
+    no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
@@ -410,6 +424,8 @@ def compress(
                 eps=eps,
                 units=_units(units),
                 radius=radius,
+                biases=not no_biases,
+                starts=starts,
                 budget=budget,
                 seed=seed,
                 executor=executor,
@@ -496,10 +512,22 @@ def _write_graph(small: GraphCompression, out: Path) -> tuple[Path, Path]:
 @cli.command()
 @click.argument("model")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
+@click.option(
+    "--units",
+    type=click.IntRange(0),
+    help="The other way round: the least radius within which that many units are enough.",
+)
+@click.option(
+    "--euclidean",
+    is_flag=True,
+    help="With --units: how far the nearest such parameters are, all changes together.",
+)
 @_options("on", "workers", *_SEARCH, *_SOURCE)
 def rank(
     model: str,
     radius: float,
+    units: int | None,
+    euclidean: bool,
     on: str,
     workers: int,
     as_json: bool,
@@ -512,13 +540,33 @@ def rank(
     """How many hidden units the function needs.
 
     On all inputs; with --on box:... on that box; with --radius any function of parameters that near
-    (proximate rank).
+    (proximate rank). With --units, how near the parameters are that need no more than that.
 
     \b
     Example: moduli rank zoo:digits-tanh
     Example: moduli rank zoo:digits-plain --radius 0.05
+    Example: moduli rank zoo:digits-plain --units 20
     """
+    if units is None and euclidean:
+        raise ValueError("--euclidean goes with --units: how many units may be needed")
+    if units is not None and (radius or on != "all"):
+        other = f"--radius {radius:g}" if radius else f"--on {on}"
+        raise ValueError(
+            f"--units with {other}: --units asks for a radius, on all inputs; leave it out"
+        )
     with bar(quiet) as progress, processes(workers) as executor:
+        if units is not None:
+            near = _load(model, **source)
+
+            def least(budget: int, progress: Any) -> Any:
+                if euclidean:
+                    return _nearest(near, units, budget, seed)
+                return mo.radius_for(
+                    near, units, budget=budget, executor=executor, progress=progress
+                )
+
+            found, limits = within(time_limit, budget, least, progress)
+            return show(found, as_json, quiet, **limits)
         net, domain = _load_any(model, **source), _domain(on)
         answer, limits = within(
             time_limit,
@@ -531,6 +579,15 @@ def rank(
             searches=domain is not None or radius > 0,
         )  # fmt: skip
     show(answer, as_json, quiet, **_told(domain), **limits)
+
+
+def _nearest(net: Network, units: int, budget: int, seed: int) -> RankDistance:
+    """How far the parameters are that need at most so many units."""
+    if len(net.widths) != 3:
+        hidden = len(net.widths) - 2
+        raise ValueError(f"--euclidean on {hidden} hidden layers; these distances are for one")
+    n, h, m = net.widths
+    return mo.rank_set((n, h, m), min(units, h)).distance(net, budget=budget, seed=seed)
 
 
 @cli.command()

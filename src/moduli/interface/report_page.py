@@ -238,6 +238,7 @@ class ChainQuestions(Questions):
                 on=self.law,
                 units=self.sizes(net),
                 seed=self.seed,
+                starts=0,
                 progress=self.step("students"),
             ),
         )

@@ -4,6 +4,7 @@ networks.
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_the_error_is_the_distance():
     law = mo.Gaussian(rng.standard_normal(4), half @ half.T)  # singular
     for kind in ("relu", "tanh", "gelu", "sin"):
         net = network(kind, 12, 4, 3)
-        small = mo.compress(net, units=3, on=law)
+        small = mo.compress(net, units=3, on=law, starts=0)
         apart = mo.distance(net, small.network, on=law)
         assert small.error.absolute == pytest.approx(apart.extra["value"], rel=1e-6, abs=1e-7)
         assert small.network.widths == (4, 3, 3)
@@ -176,24 +177,25 @@ def test_copy_average_values(shared):
 )
 def test_goals_of_compress(on):
     net = network("gelu", 6, 3, 2)
-    half = mo.compress(net, units=3, on=on)
+    compress = partial(mo.compress, on=on, starts=0)
+    half = compress(net, units=3)
     assert isinstance(half, Narrowed)
     assert half.status == "estimated"
     assert not half.optimal
     assert half.certificate is None
     with pytest.raises(mo.Undecided):
         half.check()
-    fewer = mo.compress(net, eps=2 * half.error.absolute, on=on)
+    fewer = compress(net, eps=2 * half.error.absolute)
     assert fewer.error.absolute <= 2 * half.error.absolute
     assert fewer.network.units <= 3
-    assert mo.compress(net, units=99, on=on).error.absolute == 0
-    none = mo.compress(net, units=0, on=on)
+    assert compress(net, units=99).error.absolute == 0
+    none = compress(net, units=0)
     assert none.network.units == 0
     assert none.error.relative == pytest.approx(1, abs=1e-6)
-    assert mo.compress(net, units=3, on=on, seed=0).network == half.network
-    with_skip = mo.compress(net, units=2, on=on, skip=True)
+    assert compress(net, units=3, seed=0).network == half.network
+    with_skip = compress(net, units=2, skip=True)
     assert with_skip.error.relative < min(
-        mo.compress(net, units=2, on=on).error.relative, with_skip.linear.relative
+        compress(net, units=2).error.relative, with_skip.linear.relative
     )
     if isinstance(on, mo.Samples):
         gap = with_skip(on.x) - net.logits(on.x)
@@ -285,7 +287,7 @@ def test_refinement_only_improves():
 
 def test_error_curve():
     net = network("relu", 12, 4, 2)
-    curve = mo.error_curve(net, on=mo.Gaussian(), units=[2, 4, 6])
+    curve = mo.error_curve(net, on=mo.Gaussian(), units=[2, 4, 6], starts=0)
     shares = [e.unexplained for e in curve.students]
     assert shares[0] > shares[1] > shares[2]
     assert all(s.absolute <= min(m.absolute, k.absolute) for s, m, k in
@@ -295,7 +297,7 @@ def test_error_curve():
     assert curve.plot().get_xlabel() == "hidden units"
     assert [row.units for row in curve] == list(curve.to_dict()["units"]) == [2, 4, 6]
     assert curve[-1].student == shares[-1] == curve.to_dict()["student"][-1]
-    assert mo.error_curve(net, on=mo.Gaussian()).units[-1] == 6
+    assert mo.error_curve(net, on=mo.Gaussian(), starts=0).units[-1] == 6
     with pytest.raises(ValueError, match="positive"):
         mo.error_curve(net, on=mo.Gaussian(), units=[0])
 

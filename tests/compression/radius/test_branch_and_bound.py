@@ -60,6 +60,27 @@ def test_stored_cases(shared, file):
             assert len(greedy(ball(net, radius), bound["order"]).paid) == bound["either_sign"]
 
 
+def test_greedy_with_rows_turned_first():
+    """The paper's bound is also told with rows turned beforehand, so that their first entry that is
+    not zero is positive, and + alone. With one input this is the same; with more, rows near a
+    coordinate plane may lie apart. Ours tries both signs.
+    """
+    rng = np.random.default_rng(0)
+    differ = {1: 0, 2: 0, 3: 0}
+    for inputs in differ:
+        for _ in range(300):
+            h = int(rng.integers(2, 7))
+            a, b, c = (rng.integers(-4, 5, shape) / 4 for shape in ((h, 1), (h, inputs), h))
+            eps = float(rng.choice([0.25, 0.5]))
+            ours = len(greedy(ball(network(a, b, c), eps)).paid)
+            sign = np.array([next((np.sign(x) for x in row if x), 1.0) for row in b])
+            turned = ball(network(a * sign[:, None], b * sign[:, None], c * sign), eps)
+            alone = ParameterBall(turned.rows, turned.outgoing, eps, signed=False)
+            differ[inputs] += ours != len(greedy(alone).paid)
+    assert differ[1] == 0
+    assert differ[2] > 0 < differ[3]
+
+
 def test_brute_force():
     rng = np.random.default_rng(5)
     free = 0

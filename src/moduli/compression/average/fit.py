@@ -44,13 +44,20 @@ class Goal(ABC):
         activation: of the student. units: candidates for its units. outer: ``[candidates, out]``
             their weights in the target.
         variance: sum over outputs of the target's variance (what a linear map explains taken out
-            where there is a skip).
+            where there is a skip; without biases, of its mean square).
+        offset: ``[k]``, of students without biases: the mean of whitened inputs, so that a unit with
+            this row has pre-activations of mean row @ offset. None where units have biases.
     """
 
     activation: Activation
     units: UnitLaw
     outer: Array
     variance: float
+    offset: Array | None = None
+
+    def admissible(self, units: UnitLaw) -> UnitLaw:
+        """The same units, without their biases where students have none."""
+        return units if self.offset is None else UnitLaw(units.row @ self.offset, units.row)
 
     @abstractmethod
     def system(
@@ -82,14 +89,27 @@ class Goal(ABC):
 class Population(Goal):
     """The target is a network with one hidden layer, the law of its inputs is Gaussian.
 
-    Without `biases`: the student has no output bias, its hidden biases stay as they start, errors
-    count the mean as well.
+    Without `biases`: the student has none, neither hidden nor at its output, and errors count the
+    mean as well.
+
+    Args:
+        center: ``[k]``, without biases: the mean of the whitened inputs, `Whitening.center`; by
+            default 0.
     """
 
-    def __init__(self, target: ShallowNetwork, skip: bool = False, biases: bool = True) -> None:
+    def __init__(
+        self,
+        target: ShallowNetwork,
+        skip: bool = False,
+        biases: bool = True,
+        center: Array | None = None,
+    ) -> None:
         self.target, self.skip, self.biases = target, skip, float(biases)
-        self.activation, self.units, self.outer = target.activation, target.units, target.outer
-        self.slope = _slope(self.activation, self.units, self.outer)
+        self.activation, self.outer = target.activation, target.outer
+        if not biases:
+            self.offset = np.zeros(target.units.row.shape[1]) if center is None else center
+        self.units = self.admissible(target.units)
+        self.slope = _slope(self.activation, target.units, self.outer)
         mean = target.mean(MEDIUM)
         total, self.rounding = inner(target, target, MEDIUM)
         if (
@@ -98,6 +118,12 @@ class Population(Goal):
             total = 0.0
         total += (1 - self.biases) * float(mean @ mean)
         explained = float(np.square(self.slope).sum())
+        if self.offset is not None:  # E f (z + c)', and (I + c c')^-1 = I - c c' / (1 + |c|^2)
+            cross = self.slope + np.outer(mean, self.offset)
+            along = float(np.square(cross @ self.offset).sum())
+            explained = float(np.square(cross).sum()) - along / (
+                1 + float(self.offset @ self.offset)
+            )
         self.left = max(0.0, total - explained)
         self.variance = self.left if skip else total
 
@@ -136,11 +162,11 @@ class Population(Goal):
             ORDERS if slopes else ORDERS[:1],
         )
         own = gram(s, student, s, student, orders, nodes)
-        cross = gram(s, student, s, self.units, orders, nodes)
+        cross = gram(s, student, s, self.target.units, orders, nodes)
         s0, s1, s2, s3 = means(s, student, (0, 1, 2, 3), nodes)
-        mean, tilt = means(s, self.units, (0, 1), nodes)
+        mean, tilt = means(s, self.target.units, (0, 1), nodes)
         s0, mean = self.biases * s0, self.biases * mean
-        shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.units.row
+        shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.target.units.row
         k, r = own[0] - np.outer(s0, s0), cross[0] @ self.outer - np.outer(s0, shift)
         linear = student.row * s1[:, None]
         if self.skip:
@@ -197,14 +223,14 @@ class _Adjoint:
             by_product = by_r[at] @ goal.outer.T  # by E s(X) s(Y)'
             by_mean[at] += (by_product * self.cross[1][at]).sum(axis=1)
             along_row[at] += (by_product * self.cross[2][at]).sum(axis=1)
-            by_row[at] += (by_product * self.cross[3][at]) @ goal.units.row
+            by_row[at] += (by_product * self.cross[3][at]) @ goal.target.units.row
         by_row += along_row[:, None] * row
         if goal.skip:
             by_linear = -(both @ self.linear) - by_r @ self.slope
             by_s1 = (by_linear * row).sum(axis=1)
             by_mean = by_mean + by_s1 * self.s2
             by_row = by_row + by_linear * self.s1[:, None] + (by_s1 * self.s3)[:, None] * row
-        return goal.biases * by_mean, by_row
+        return by_mean, by_row
 
 
 def _slope(s: Activation, units: UnitLaw, outer: Array) -> Array:
@@ -214,7 +240,11 @@ def _slope(s: Activation, units: UnitLaw, outer: Array) -> Array:
 
 
 class Empirical(Goal):
-    """The target's outputs on samples; inputs whitened."""
+    """The target's outputs on samples; inputs whitened.
+
+    Args:
+        center: where the student has no biases, see `Population`.
+    """
 
     def __init__(
         self,
@@ -224,16 +254,18 @@ class Empirical(Goal):
         units: UnitLaw,
         outer: Array,
         skip: bool = False,
+        center: Array | None = None,
     ) -> None:
-        self.z, self.activation, self.units, self.outer, self.skip, self.raw = (
+        self.z, self.activation, self.outer, self.skip, self.raw = (
             z,
             activation,
-            units,
             outer,
             skip,
             values,
         )
-        basis = np.column_stack([np.ones(len(z)), z])
+        self.offset = center
+        self.units = self.admissible(units)
+        basis = np.column_stack([np.ones(len(z)), z]) if center is None else z + center
         self.basis = np.linalg.qr(basis)[0] if basis.shape[1] < len(z) else np.eye(len(z))
         self.values = self._free(values)
         self.variance = float(np.square(self.values).mean(axis=0).sum())
@@ -241,11 +273,16 @@ class Empirical(Goal):
         self.left = float(np.square(rest).mean(axis=0).sum())
 
     def _free(self, h: Array) -> Array:
-        """Without what a constant (or, beside a skip, an affine map) explains."""
+        """Without what a constant (or, beside a skip, an affine map) explains; with biases only."""
+        if self.offset is not None:
+            return h
         explained = self.basis @ (self.basis.T @ h) if self.skip else h.mean(axis=0)
         return np.asarray(h - explained)
 
     def affine(self, fit: Fit) -> tuple[Array, Array]:
+        if self.offset is not None:
+            outputs = self.raw.shape[1]
+            return np.zeros((outputs, self.z.shape[1])), np.zeros(outputs)
         rest = self.raw - self.activation(self.z @ fit.units.row.T + fit.units.mean) @ fit.outer
         slope = np.zeros((rest.shape[1], self.z.shape[1]))
         if self.skip:
@@ -317,13 +354,19 @@ def descend(
     from scipy.optimize import minimize
 
     shape, scale = start.row.shape, 1.0
-    homogeneous = goal.activation.homogeneous
+    homogeneous, offset = goal.activation.homogeneous, goal.offset
+
+    def packed(row: Array, mean: Array) -> Array:
+        """Rows and biases; without biases, rows alone."""
+        return row if offset is not None else np.column_stack([row, mean])
 
     def unpack(theta: Array) -> tuple[UnitLaw, Array]:
-        full = theta.reshape(shape[0], shape[1] + 1)
+        full = theta.reshape(shape[0], -1)
         size = np.sqrt(np.square(full).sum(axis=1)) if homogeneous else np.ones(shape[0])
         size = np.maximum(size, 1e-100)
         full = full / size[:, None]
+        if offset is not None:
+            return UnitLaw(full @ offset, np.ascontiguousarray(full)), size
         return UnitLaw(np.ascontiguousarray(full[:, -1]), np.ascontiguousarray(full[:, :-1])), size
 
     def value(theta: Array) -> tuple[float, Array]:
@@ -343,11 +386,13 @@ def descend(
             gk = v @ v.T
             gk[np.diag_indices(len(gk))] *= 1 + RIDGE  # the ridge is a share of K's diagonal
             dm, dr = pull(gk, -2 * v)
-        g = np.column_stack([dr, dm])
+            if offset is not None:
+                dr = dr + np.outer(dm, offset)
+        g = packed(dr, dm)
         if not np.isfinite(g).all():  # outgoing weights of a matrix that is all but zero
             return math.inf, np.zeros(theta.size)
         if homogeneous:
-            point = np.column_stack([units.row, units.mean])
+            point = packed(units.row, units.mean)
             # The function knows only the direction of (w, m): the gradient of a function of theta /
             # |theta|.
             g = (g - (g * point).sum(axis=1)[:, None] * point) / size[:, None]
@@ -367,8 +412,8 @@ def descend(
         "gtol": 1e-12,
         "maxfun": 2 * iterations,
     }
-    first = unpack(np.column_stack([start.row, start.mean]).ravel())[0]
-    theta = np.column_stack([first.row, first.mean]).ravel()
+    first = unpack(packed(start.row, start.mean).ravel())[0]
+    theta = packed(first.row, first.mean).ravel()
     scale = max(abs(value(theta)[0]), 1e-12 * goal.variance, 1e-280)
     return unpack(
         minimize(value, theta, jac=True, method="L-BFGS-B", callback=told, options=options).x
@@ -432,7 +477,7 @@ def starts(goal: Goal, count: int, rng: np.random.Generator) -> dict[str, UnitLa
             count,
             float(np.average(goal.units.mean, weights=np.abs(goal.outer).sum(axis=1) + 1e-300)),
         )
-        found["frame"] = UnitLaw(mean, size * simplex(count, width) @ turn)
+        found["frame"] = goal.admissible(UnitLaw(mean, size * simplex(count, width) @ turn))
     return found
 
 
@@ -488,7 +533,8 @@ def kmeans(goal: Goal, count: int, rng: np.random.Generator, rounds: int = 50) -
         if np.array_equal(new, centres):
             break
         centres = new
-    return UnitLaw(np.ascontiguousarray(centres[:, -1]), np.ascontiguousarray(centres[:, :-1]))
+    found = UnitLaw(np.ascontiguousarray(centres[:, -1]), np.ascontiguousarray(centres[:, :-1]))
+    return goal.admissible(found)
 
 
 def largest(goal: Goal, count: int, rng: np.random.Generator) -> UnitLaw:

@@ -159,6 +159,11 @@ class Whitening:
     def pseudoinverse(self) -> Array:
         return np.asarray((self.root / np.einsum("ik,ik->k", self.root, self.root)).T)
 
+    @cached_property
+    def center(self) -> Array:
+        """The mean in whitened coordinates: inputs are root (z + center), but for what does not vary."""
+        return np.asarray(self.pseudoinverse @ self.mean)
+
     def points(self, x: Array) -> Array:
         """z of inputs ``[rows, in]``."""
         return np.asarray((x - self.mean) @ self.pseudoinverse.T)

@@ -5,7 +5,7 @@ curve of errors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +22,7 @@ from moduli.kernel.network import Layer, Network
 from .closed_form import ShallowNetwork, distance, student
 from .fit import PAIRS, Empirical, Fit, Goal, Population, fit, kmeans, largest, project
 from .gaussian_expectations import FINE, MEDIUM, UnitLaw, Whitening, accuracy, closed
+from .restarts import Restarts
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Law = Gaussian | Samples
@@ -38,7 +39,8 @@ class Error(NamedTuple):
     Attributes:
         absolute: root mean square; where rounding leaves less than six digits of it, the most that
             it can be.
-        relative: over the standard deviation of the network's own outputs.
+        relative: over the standard deviation of the network's own outputs; of students without
+            biases, over their root mean square.
     """
 
     absolute: float
@@ -73,7 +75,8 @@ class Narrowed(Result):
         network: the student. original: the network it imitates.
         error: of the student. linear: of the best affine map, which has no hidden units at all.
         on: where, in words. start: what the search started from.
-        skip: ``[out, in]``, to be added as x @ skip.T, or None.
+        skip: ``[out, in]``, to be added as x @ skip.T, or None. biases: whether the student may have
+            biases.
     """
 
     network: Network
@@ -83,6 +86,7 @@ class Narrowed(Result):
     on: str
     start: str
     skip: Float64[np.ndarray[Any, Any], "out in"] | None = None
+    biases: bool = True
     kind: ClassVar[str] = "compress"
     optimal: ClassVar[bool] = False
     slack: ClassVar[float] = math.inf
@@ -116,6 +120,7 @@ class Narrowed(Result):
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("error", f"~ {self.error}"),
             ("a linear map", f"~ {self.linear}{WORSE if self.worse_than_linear else ''}"),
+            *([] if self.biases else [("biases", "none, neither of hidden units nor of outputs")]),
             ("measured", self.on), ("start", self.start),
         ]  # fmt: skip
         return rows + (
@@ -132,7 +137,7 @@ class Narrowed(Result):
             "parameters": self.network.parameters, "original_parameters": self.original.parameters,
             "error": self.error._asdict(), "linear": self.linear._asdict(), "on": self.on,
             "start": self.start, "optimal": False, "slack": None,
-            "skip": None if self.skip is None else self.skip.tolist(),
+            "skip": None if self.skip is None else self.skip.tolist(), "biases": self.biases,
         }  # fmt: skip
 
     def rounded(self, dtype: str) -> Narrowed:
@@ -146,6 +151,7 @@ class Narrowed(Result):
             self.on,
             self.start,
             self.skip,
+            self.biases,
         )
 
 
@@ -156,6 +162,8 @@ def narrow(
     units: int | Sequence[int] | None = None,
     eps: float = 0.0,
     skip: bool = False,
+    biases: bool = True,
+    starts: int = 1,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -167,9 +175,13 @@ def narrow(
     layers together, on samples (for a Gaussian, on draws from it; the error is measured on fresh
     ones).
 
+    Args:
+        biases: whether the student may have any, hidden or at its output. starts: rounds of random
+            starts, see `restarts`; 0 for a quick search.
+
     Raises:
         ShapeError: widths that do not fit the network. ValueError: neither or both of units and
-            eps, skip on a deep network.
+            eps, skip or no biases on a deep network.
     """
     if (units is None) == (not eps):
         raise ArgumentError(
@@ -181,10 +193,22 @@ def narrow(
             Asked("skip", True),
             f" on {len(net.layers) - 1} hidden layers; a linear skip stands beside one",
         )
-    task = _Task(net, on, skip, seed)
+    _require(net, skip, biases, starts)
+    task = _Task(net, on, skip, seed, biases, starts)
     if units is not None:
         return task.student(_widths(net, units), executor, progress)
     return _fewest(task, eps, executor, progress)
+
+
+def _require(net: Network, skip: bool, biases: bool, starts: int) -> None:
+    """Refuse what a search for students cannot do."""
+    if not biases and (len(net.layers) != 2 or skip):
+        other = "beside a linear skip" if skip else f"on {len(net.layers) - 1} hidden layers"
+        raise ArgumentError(
+            Asked("biases", False), f" {other}; students without biases have one hidden layer and no skip"
+        )  # fmt: skip
+    if starts < 0:
+        raise ArgumentError(Asked("starts", starts), ": rounds of random starts, at least 0")
 
 
 def _widths(net: Network, units: int | Sequence[int]) -> tuple[int, ...]:
@@ -229,8 +253,16 @@ def _fewest(
 class _Task:
     """A network and the law of its inputs, with what all students share."""
 
-    def __init__(self, net: Network, on: Law, skip: bool, seed: int | np.random.Generator) -> None:
-        self.net, self.law, self.skip = net, on, skip
+    def __init__(
+        self,
+        net: Network,
+        on: Law,
+        skip: bool,
+        seed: int | np.random.Generator,
+        biases: bool = True,
+        starts: int = 1,
+    ) -> None:
+        self.net, self.law, self.skip, self.biases = net, on, skip, biases
         self.seed = int(np.random.default_rng(seed).integers(2**62))
         n = net.widths[0]
         if isinstance(on, Samples) and on.x.shape[1] != n:
@@ -248,13 +280,15 @@ class _Task:
         self.goal: Goal | None = None
         if len(net.layers) == 2:
             target = ShallowNetwork.of(net, self.whitening)
+            center = None if biases else self.whitening.center
             if self.closed:
-                self.goal = Population(target, skip)
+                self.goal = Population(target, skip, biases, center)
             else:
                 z = self.whitening.points(self.x)
                 self.goal = Empirical(
-                    z, self.values, target.activation, target.units, target.outer, skip
+                    z, self.values, target.activation, target.units, target.outer, skip, center
                 )
+            self.restarts = Restarts(self.goal, self.seed, starts, self._better_starts)
 
     @property
     def on(self) -> str:
@@ -283,14 +317,17 @@ class _Task:
         self, count: int, executor: Executor | None, progress: Progress | None
     ) -> Narrowed:
         assert self.goal is not None
-        if count == self.net.widths[1] and not self.skip:
+        if count == self.net.widths[1] and not self.skip and (self.biases or self._unbiased()):
             return self._result(
                 self.net, 0.0, "nothing to remove", None
             )  # the network itself: no error at all
-        more = self._better_starts(count)
-        found = fit(self.goal, count, np.random.default_rng(self.seed), more, executor, progress)
+        found = self.restarts.best(count, executor, progress)
         small, skip = self.assemble(found)
         return self._result(small, self._square(small, found), found.start, skip)
+
+    def _unbiased(self) -> bool:
+        """Whether the network has no biases itself."""
+        return not any(layer.bias.any() for layer in self.net.layers)
 
     def _square(self, small: Network, found: Fit) -> float:
         """The mean square error of the student as it is emitted; of what was fitted where a skip
@@ -313,7 +350,9 @@ class _Task:
         s = self.net.activations[0]
         if self.closed or not count or not closed(s) or accuracy(s)[0] > 1:
             return []
-        goal = Population(ShallowNetwork.of(self.net, self.whitening), self.skip)
+        center = None if self.biases else self.whitening.center
+        target = ShallowNetwork.of(self.net, self.whitening)
+        goal = Population(target, self.skip, self.biases, center)
         return [("Gaussian", fit(goal, count, np.random.default_rng(self.seed)).units)]
 
     def assemble(self, found: Fit) -> tuple[Network, Array | None]:
@@ -321,18 +360,24 @@ class _Task:
         slope, bias = self.goal.affine(found)
         skip = slope @ self.whitening.pseudoinverse if self.skip else None
         bias = bias - skip @ self.whitening.mean if skip is not None else bias
-        return student(
+        small = student(
             ShallowNetwork(self.net.activations[0], found.units, found.outer, bias),
             self.whitening,
             self.net,
-        ), skip
+        )
+        if not self.biases:  # zero up to rounding
+            hidden, last = small.layers
+            plain = Layer(hidden.weight, np.zeros(len(hidden.bias)), hidden.activation)
+            small = small.with_layers([plain, last])
+        return small, skip
 
     def _result(self, small: Network, square: float, start: str, skip: Array | None) -> Narrowed:
         assert self.goal is not None
         variance = self.goal.variance if not self.skip else self._variance()
         linear = Error.of(self.goal.linear(), variance)
+        error = Error.of(square, variance)
         return Narrowed(
-            "estimated", small, self.net, Error.of(square, variance), linear, self.on, start, skip
+            "estimated", small, self.net, error, linear, self.on, start, skip, self.biases
         )
 
     def _variance(self) -> float:
@@ -396,6 +441,22 @@ class _Task:
     def point(self, widths: tuple[int, ...]) -> tuple[Narrowed, Error, Error]:
         """The student, and the errors with the largest units and with k-means of the units."""
         return self.student(widths), self._simple(widths, largest), self._simple(widths, kmeans)
+
+    def points(
+        self, widths: Sequence[tuple[int, ...]], executor: Executor | None
+    ) -> Iterator[tuple[Narrowed, Error, Error]]:
+        """The same of several sizes, in increasing order; of one hidden layer none is worse than a
+        smaller one.
+        """
+        if self.goal is None or len(self.net.layers) != 2:
+            yield from (executor.map if executor else map)(self.point, widths)
+            return
+        before = None
+        for sizes in widths:
+            if sizes[0] < self.net.widths[1] or not self.biases:
+                self.restarts.best_after(sizes[0], before, executor)
+                before = sizes[0]
+            yield self.point(sizes)
 
     def _simple(
         self, widths: tuple[int, ...], choose: Callable[[Goal, int, np.random.Generator], UnitLaw]
@@ -583,6 +644,8 @@ def error_curve(
     net: Network,
     on: Law,
     units: Sequence[int] | None = None,
+    biases: bool = True,
+    starts: int = 1,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -592,14 +655,14 @@ def error_curve(
     """
     if not net.units:
         raise ShapeError(f"{net!r} has no hidden units to remove")
-    task = _Task(net, on, False, seed)
+    _require(net, False, biases, starts)
+    task = _Task(net, on, False, seed, biases, starts)
     steps = sorted({int(u) for u in units}) if units is not None else _steps(net.units)
     if not steps or steps[0] < 1:
         raise ArgumentError(Asked("units", units), ": positive numbers are needed")
     jobs = [_widths(net, count) for count in steps]
     found = []
-    mapped = executor.map if executor else map
-    for k, point in enumerate(mapped(task.point, jobs)):
+    for k, point in enumerate(task.points(jobs, executor)):
         found.append(point)
         if progress is not None:
             progress(k + 1, len(jobs), "sizes")

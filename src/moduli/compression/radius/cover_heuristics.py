@@ -45,7 +45,9 @@ class Plan:
 
 def greedy(ball: ParameterBall, order: Sequence[int] | None = None) -> Plan:
     """The plan behind the bound of the paper (section 5): one pass over the units, by default in
-    stored order.
+    stored order. Rows are not turned beforehand: each is tried with both signs, + first. With one
+    input that is the same as turning them first, so that the first entry that is not zero is
+    positive; with more, it can give another number.
 
     Units with |w| <= radius go; each other one joins the first group whose first member is within
     the radius of it (or of its negative), or opens one; then groups with |sum s_i a_i| <= radius *

@@ -125,19 +125,19 @@ def approach(
         else:
             coordinates = moved.carry_out(l, coordinates, layer, found.plan)
         if whole is not None:
-            bound, by_greed = found.bound, len(found.greedy.paid)
-            try:
-                bound.verify(
-                    whole, effort=Effort(branch_and_bound.NODES * budget * len(bound.parts))
-                )
-            except (
-                BudgetExhausted,
-                CertificateRejected,
-            ):  # what the kernel does not accept is not claimed
-                bound = Bound(0, ())
+            bound, by_greed = verified(found.bound, whole, budget), len(found.greedy.paid)
     if opposite and not negative:
         return None
     return Approach(Near(float(radius), moved.changes(), bound), by_greed, nodes)
+
+
+def verified(bound: Bound, layer: ParameterBall, budget: int) -> Bound:
+    """A bound that the kernel accepts, or none: what it does not accept is not claimed."""
+    try:
+        bound.verify(layer, effort=Effort(branch_and_bound.NODES * budget * len(bound.parts)))
+    except (BudgetExhausted, CertificateRejected):
+        return Bound(0, ())
+    return bound
 
 
 class Coordinate(NamedTuple):
