@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -25,6 +26,7 @@ import sys
 import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from operator import mul
@@ -453,6 +455,7 @@ class Model(NamedTuple):
     inputs: dict[str, tuple[int | None, ...]]
     outputs: dict[str, tuple[int | None, ...]]
     opset: int
+    types: dict[str, int]
 
 
 def attribute(data: bytes) -> tuple[str, Any]:
@@ -474,8 +477,9 @@ def attribute(data: bytes) -> tuple[str, Any]:
         raise Unreadable("an attribute of a type that is not read here") from None
 
 
-def onnx_ends(chunks: list[Any]) -> dict[str, tuple[int | None, ...]]:
-    found = {}
+def onnx_ends(chunks: list[Any]) -> tuple[dict[str, tuple[int | None, ...]], dict[str, int]]:
+    """Shapes and types of inputs or outputs."""
+    found, types = {}, {}
     for data in chunks:
         value = message(data, {1: "name", 2: "type", 3: "doc"}, {})
         kind = message(value.get("type", b""), {1: "tensor"}, {})
@@ -483,11 +487,12 @@ def onnx_ends(chunks: list[Any]) -> dict[str, tuple[int | None, ...]]:
         sizes = []
         for axis in message(parts.get("shape", b""), {}, {1: "axes"})["axes"]:
             size = message(axis, {1: "value", 2: "name", 3: "denotation"}, {}).get("value")
-            sizes.append(size if isinstance(size, int) and 0 <= size < 2**40 else None)
-        found[text(value.get("name", b""))] = tuple(sizes)
+            sizes.append(size if isinstance(size, int) and 0 < size < 2**40 else None)
+        name = text(value.get("name", b""))
+        found[name], types[name] = tuple(sizes), parts.get("type", 0)
     if len(found) < len(chunks):
         raise Unreadable("an end of the graph is there twice")
-    return found
+    return found, types
 
 
 def read_model(data: bytes) -> Model:
@@ -520,8 +525,9 @@ def read_model(data: bytes) -> Model:
             raise Unreadable("an operator of another domain, or an attribute that is there twice")
         nodes.append(Node(text(node.get("op", b"")), list(map(text, node["inputs"])), list(map(text, node["outputs"])),
                           dict(given), text(node.get("name", b""))))  # fmt: skip
-    inputs = {k: v for k, v in onnx_ends(graph["inputs"]).items() if k not in stored}
-    return Model(nodes, stored, inputs, onnx_ends(graph["outputs"]), opset)
+    inputs, types = onnx_ends(graph["inputs"])
+    inputs = {k: v for k, v in inputs.items() if k not in stored}
+    return Model(nodes, stored, inputs, onnx_ends(graph["outputs"])[0], opset, types)
 
 
 def onnx_chain(model: Model) -> Network:
@@ -2458,7 +2464,10 @@ class Parts(NamedTuple):
 
 
 def parts_of(read: dict[str, Any]) -> Parts:
-    demand(type(read["how"]) is str, "how a difference is bounded is no text")
+    known = ("separate", "difference", "zonotopes", "joint")
+    demand(
+        type(read["how"]) is str and read["how"] in known, "there is no such bound of a difference"
+    )
     return Parts(
         real(read["upper"], "upper", 0.0), read["how"], tree_of(read["tree"], "a difference")
     )
@@ -2863,6 +2872,7 @@ class Verdict(NamedTuple):
     box: tuple[list[float], list[float]] | None
     minimal: bool
     near: float | None = None
+    bounded: bool = False  # of graphs: for inputs between bounds
 
     def __str__(self) -> str:
         slack = f"up to {self.constant!r}" + (f" + {self.growth!r} |x|" if self.growth else "")
@@ -2998,7 +3008,10 @@ def _proved(
     by_norms = difference(left.layers(), right.layers(), left.kinds, sizes)
     if region is None or not by_norms[0]:
         return by_norms
-    once, other, chain = rounded(left), rounded(right), [*left.kinds, IDENTITY]
+    try:
+        once, other, chain = rounded(left), rounded(right), [*left.kinds, IDENTITY]
+    except Rejected:
+        return by_norms
     if other != right.layers():  # then numbers are no floats, and zonotopes are of floats here
         return by_norms
     both = [
@@ -3016,14 +3029,1665 @@ def rounded(state: State) -> list[tuple[list[list[float]], list[float]]]:
 
     def nearest(x: Number) -> float:
         low, high = between(x)
-        found = float((low + high) / 2)
-        demand(math.isfinite(found), "a number is beyond all floats")
-        return found + 0.0
+        try:
+            return float((low + high) / 2) + 0.0
+        except OverflowError:
+            raise Rejected("a number is beyond all floats") from None
 
     return [
         ([list(map(nearest, row)) for row in weight], list(map(nearest, bias)))
         for weight, bias in state.layers()
     ]
+
+
+# Graphs =========================================================================================================
+#
+# Of the operators of docs/format.md these are followed: layers and convolutions without groups, functions of one entry,
+# sums, differences and products, batch norms, pools and other functions of slices, reshapes and transposes. Of moves:
+# remove, and bypass of what changes nothing. Whatever else is there is not understood.
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operator by name, and its parameters by name, in order."""
+
+    kind: str
+    given: tuple[tuple[str, Any], ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.given)[name]
+
+    def written(self) -> str:
+        """As it stands in a digest."""
+        if self.kind == "Reshape":
+            copied = [(i, o) for i, o in self["free"] if self["sizes"][o] is None]
+            return f"Reshape(sizes={self['sizes']}, copied={copied})"
+        return f"{self.kind}({', '.join(f'{name}={value!r}' for name, value in self.given)})"
+
+
+def linear_op(
+    reads: int,
+    writes: int,
+    columns: int,
+    rows: int,
+    free: Any,
+    detail: Any = (),
+    padded: bool = False,
+) -> Op:
+    return Op("Linear", (("reads", reads), ("writes", writes), ("columns", columns), ("rows", rows), ("groups", 1),
+                         ("padded", padded), ("uniform", True), ("free", free), ("detail", detail)))  # fmt: skip
+
+
+SLICEWISE = {"numbers": (), "linear": False, "homogeneous": False, "keeps": False, "zero": False, "hull": False,
+             "padded": False, "carried": (), "normalises": None}  # fmt: skip
+
+
+def slicewise_op(kind: str, free: Any, **given: Any) -> Op:
+    return Op("Slicewise", (("kind", kind), ("free", free), *({**SLICEWISE, **given}).items()))
+
+
+class Step(NamedTuple):
+    """A node: an operator, what it reads and gives."""
+
+    op: Op
+    inputs: tuple[str, ...]
+    output: str
+
+
+Shape = tuple[Any, ...]  # a size, or a name for one that is not known, for each axis
+
+
+class Graph(NamedTuple):
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    shapes: dict[str, Shape]
+    stored: dict[str, Tensor]
+
+    def live(self) -> Graph:
+        """Without what no output needs."""
+        needed, kept = set(self.outputs), []
+        for step in reversed(self.steps):
+            if step.output in needed:
+                kept.append(step)
+                needed.update(step.inputs)
+        stored = {name: x for name, x in self.stored.items() if name in needed}
+        return self._replace(steps=tuple(kept[::-1]), stored=stored)
+
+    @property
+    def digest(self) -> str:
+        sha = hashlib.sha256()
+
+        def part(data: bytes) -> None:
+            sha.update(len(data).to_bytes(8, "little") + data)
+
+        live = self.live()
+        places = {name: i for i, name in enumerate(live.inputs)}
+        for name in live.inputs:
+            part(
+                f"input {tuple(n if isinstance(n, int) else None for n in live.shapes[name])}".encode()
+            )
+        for op, inputs, output in (
+            *live.steps,
+            Step(Op("Opaque", (("kind", "outputs"), ("payload", ""))), live.outputs, ""),
+        ):
+            for name in inputs:
+                if name in live.stored and name not in places:
+                    places[name] = len(places)
+                    part(f"constant {live.stored[name].dtype} {live.stored[name].shape}".encode())
+                    part(packed_bytes(live.stored[name]))
+            if output:
+                places[output] = len(places)
+            part(
+                f"{op.written()} {[places[x] if x else -1 for x in inputs]} {[True] if output else []}".encode()
+            )
+        return f"graph:{sha.hexdigest()}"
+
+    def value(self, name: str) -> Tensor | None:
+        """A stored tensor, or one that is turned from it."""
+        if name in self.stored:
+            return self.stored[name]
+        maker = next((step for step in self.steps if step.output == name), None)
+        if maker is None or maker.op.kind != "Transpose" or len(maker.inputs) != 1:
+            return None
+        source = self.value(maker.inputs[0])
+        if source is None:
+            return None
+        order, size = maker.op["order"], strides(source.shape)
+        shape = tuple(source.shape[a] for a in order)
+        return Tensor(shape, [source.data[sum(i * size[a] for i, a in zip(at, order, strict=True))] for at in places_of(shape)],
+                      source.whole, source.dtype)  # fmt: skip
+
+
+CODES = {
+    "float64": "d",
+    "float32": "f",
+    "float16": "e",
+    "int64": "q",
+    "int32": "i",
+    "uint8": "B",
+    "int8": "b",
+    "bool": "B",
+}
+
+
+def packed_bytes(x: Tensor) -> bytes:
+    if x.dtype not in CODES:
+        raise NotUnderstood(f"stored numbers of type {x.dtype}")
+    return struct.pack(f"<{len(x.data)}{CODES[x.dtype]}", *x.data)
+
+
+def strides(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[a + 1 :]) for a in range(len(shape))]
+
+
+def places_of(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, shape))
+
+
+def slice_of(x: Tensor, axis: int, i: int) -> list[Any]:
+    """Entries at an index of an axis, row by row."""
+    inner, n = math.prod(x.shape[axis + 1 :]), x.shape[axis]
+    return [
+        v
+        for start in range(i * inner, len(x.data), n * inner)
+        for v in x.data[start : start + inner]
+    ]
+
+
+def taken(x: Tensor, axis: int, index: Sequence[int]) -> Tensor:
+    inner, n = math.prod(x.shape[axis + 1 :]), x.shape[axis]
+    data = [v for outer in range(0, len(x.data), n * inner) for i in index
+            for v in x.data[outer + i * inner : outer + i * inner + inner]]  # fmt: skip
+    return x._replace(shape=(*x.shape[:axis], len(index), *x.shape[axis + 1 :]), data=data)
+
+
+# Units: which indices stand or fall together
+
+
+class Ties:
+    """Classes of indices, grown from a seed; 0 is the class of what stays."""
+
+    def __init__(self, graph: Graph, seed: tuple[str, int]) -> None:
+        self.graph, self.parent, self.seed = graph, [0], seed
+        self.classes: dict[tuple[str, int], list[int]] = {}
+        self.changed = True
+        self.start(seed)
+        while self.changed:
+            self.changed = False
+            for name in (*graph.inputs, *graph.outputs):
+                self.fix(name)
+            for step in graph.steps:
+                tie(step, self)
+
+    def root(self, label: int) -> int:
+        while self.parent[label] != label:
+            self.parent[label] = self.parent[self.parent[label]]
+            label = self.parent[label]
+        return label
+
+    def labels(self, place: tuple[str, int]) -> list[int] | None:
+        found = self.classes.get(place)
+        return None if found is None else list(map(self.root, found))
+
+    def size(self, place: tuple[str, int]) -> Any:
+        return self.graph.shapes[place[0]][place[1]]
+
+    def start(self, place: tuple[str, int]) -> list[int]:
+        first = len(self.parent)
+        self.parent += range(first, first + self.size(place))
+        self.classes[place] = list(range(first, len(self.parent)))
+        self.changed = True
+        return self.classes[place]
+
+    def join(self, a: int, b: int) -> None:
+        a, b = self.root(a), self.root(b)
+        if a != b:
+            self.parent[max(a, b)] = min(a, b)
+            self.changed = True
+
+    def same(self, a: tuple[str, int], b: tuple[str, int]) -> None:
+        n = self.size(a)
+        if not isinstance(n, int) or n != self.size(b):
+            self.fix(a[0], a[1])
+            self.fix(b[0], b[1])
+        elif n > 1:
+            self.pick(a, b, range(n))
+
+    def pick(self, a: tuple[str, int], b: tuple[str, int], index: Sequence[int]) -> None:
+        """Index j of b is index[j] of a."""
+        first, second = self.classes.get(a), self.classes.get(b)
+        if first is None and second is None:
+            return
+        if first is None:
+            first = self.start(a)
+        if second is None:
+            self.classes[b] = [first[i] for i in index]
+            self.changed = True
+            return
+        for i, other in zip(index, second, strict=True):
+            self.join(first[i], other)
+
+    def fix(self, name: str, axis: int | None = None) -> None:
+        for a in range(len(self.graph.shapes[name])) if axis is None else (axis,):
+            for label in self.classes.get((name, a), ()):
+                self.join(label, 0)
+
+    def units(self) -> dict[tuple[str, int], list[int]]:
+        """For each place the unit of each index, named by the first index of the seed that it has; -1: it stays."""
+        names: dict[int, int] = {0: -1}
+        for i, label in enumerate(self.labels(self.seed) or []):
+            names.setdefault(label, i)
+        # units that the seed lacks go with none of it
+        return {
+            place: [names.get(self.root(x), -1) for x in labels]
+            for place, labels in self.classes.items()
+        }
+
+
+def tie(step: Step, ties: Ties) -> None:
+    """What stands or falls together at a node."""
+    op, y = step.op, step.output
+    x = step.inputs[0]
+    shapes = ties.graph.shapes
+    if op.kind == "Linear":
+        w = step.inputs[1]
+        ties.same((w, op["rows"]), (y, op["writes"]))
+        if len(step.inputs) > 2:
+            ties.same((w, op["rows"]), (step.inputs[2], 0))
+        ties.same((x, op["reads"]), (w, op["columns"]))
+        for i, o in op["free"]:
+            ties.same((x, i), (y, o))
+        for name, kept in ((x, {op["reads"], *(i for i, _ in op["free"])}), (y, {op["writes"], *(o for _, o in op["free"])}),
+                           (w, {op["rows"], op["columns"]})):  # fmt: skip
+            for axis in range(len(shapes[name])):
+                if axis not in kept:
+                    ties.fix(name, axis)
+    elif op.kind == "Elementwise":
+        shape = shapes[y]
+        for axis, n in enumerate(shape):
+            for name in step.inputs:
+                own = shapes[name]
+                back = axis - len(shape)
+                if -back > len(own) or own[back] == 1:
+                    continue
+                if own[back] != n or not isinstance(n, int):
+                    ties.fix(name, len(own) + back)
+                    ties.fix(y, axis)
+                elif n > 1:
+                    ties.same((name, len(own) + back), (y, axis))
+    elif op.kind == "PerUnit":
+        for axis in range(len(shapes[x])):
+            ties.same((x, axis), (y, axis))
+        for name in step.inputs[1:]:
+            if shapes[name] not in ((), (1,)):
+                ties.same((x, op["axis"]), (name, 0))
+    elif op.kind == "Slicewise":
+        for i, o in op["free"]:
+            ties.same((x, i), (y, o))
+        for name, kept in ((x, {i for i, _ in op["free"]}), (y, {o for _, o in op["free"]})):
+            for axis in range(len(shapes[name])):
+                if axis not in kept:
+                    ties.fix(name, axis)
+    elif op.kind == "Transpose":
+        for axis, source in enumerate(op["order"]):
+            ties.same((x, source), (y, axis))
+    elif op.kind == "Reshape":
+        _tie_reshape(op, x, y, ties)
+    else:
+        raise NotUnderstood(f"the operator {op.kind}")
+
+
+def digits(shape: Shape, axes: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Stride and size of axes in the index of their entries."""
+    found, stride = {}, 1
+    for axis in reversed(axes):
+        found[axis] = stride, shape[axis]
+        stride *= shape[axis]
+    return dict(reversed(found.items()))
+
+
+def _tie_reshape(op: Op, x: str, y: str, ties: Ties) -> None:
+    shapes = ties.graph.shapes
+    for i, o in op["free"]:
+        ties.same((x, i), (y, o))
+    seen = {x: {i for i, _ in op["free"]}, y: {o for _, o in op["free"]}}
+    for ins, outs in op["blocks"]:
+        seen[x].update(ins)
+        seen[y].update(outs)
+        coarse, fine = digits(shapes[x], ins), digits(shapes[y], outs)
+        for (name, own), (other, parts) in (((x, coarse), (y, fine)), ((y, fine), (x, coarse))):
+            for axis, (stride, n) in own.items():
+                if n == 1:
+                    continue
+                within = [(part, s, m) for part, (s, m) in parts.items()
+                          if m > 1 and s % stride == 0 and (stride * n) % (s * m) == 0]  # fmt: skip
+                around = [
+                    part
+                    for part, (s, m) in parts.items()
+                    if stride % s == 0 and (s * m) % (stride * n) == 0
+                ]
+                if not within and not around:
+                    ties.fix(name, axis)
+                    continue
+                labels = ties.labels((name, axis))
+                chosen = [entry for entry in within if ties.labels((other, entry[0])) is not None]
+                if labels is not None and not chosen and within:
+                    alone = [(part, s, m) for part, s, m in within
+                             if all(labels[i] == labels[i // (s // stride) % m * (s // stride)] for i in range(n))]  # fmt: skip
+                    chosen = [(alone or within)[0]]
+                for part, s, m in chosen:
+                    ties.pick(
+                        (other, part), (name, axis), [i // (s // stride) % m for i in range(n)]
+                    )
+    for name, axes in seen.items():
+        for axis in range(len(shapes[name])):
+            if axis not in axes:
+                ties.fix(name, axis)
+
+
+# Facts: slices that are constant, or multiples of each other; and between which ends their entries lie
+
+
+class Fact(NamedTuple):
+    """A slice is `ratio` times the tensor that `key` names, whose name is CONSTANT if all entries are 1."""
+
+    key: Any
+    ratio: Fraction = ONE
+    low: Any = -INF
+    high: Any = INF
+
+    @property
+    def constant(self) -> Fraction | None:
+        return self.ratio if self.key == CONSTANT else ZERO if self.ratio == 0 else None
+
+
+CONSTANT = "1"
+BOUNDED = {"tanh", "erf", "sigmoid"}
+LAWS = {
+    "linear": {"identity", "neg"},
+    "homogeneous": {"relu", "leaky_relu", "abs"},
+    "odd": {"tanh", "erf", "sin"},
+    "even": {"abs"},
+}
+
+
+def fact(key: Any, ratio: Fraction, low: Any = -INF, high: Any = INF) -> Fact:
+    """A range of one number makes a constant, and a constant has a range."""
+    if ratio == 0:
+        key = CONSTANT
+    if key == CONSTANT:
+        return Fact(CONSTANT, ratio, ratio, ratio)
+    if low == high:
+        return Fact(CONSTANT, Fraction(low), low, high)
+    return Fact(key, ratio, low, high)
+
+
+class Known:
+    """Facts of a graph, found when they are asked for."""
+
+    def __init__(self, graph: Graph, ends: dict[str, Any]) -> None:
+        self.graph, self.ends = graph, ends
+        self.makers = {step.output: step for step in graph.steps}
+        self.found: dict[tuple[str, int], list[Fact]] = {}
+
+    def of(self, name: str, axis: int) -> list[Fact]:
+        if (name, axis) not in self.found:
+            n = self.graph.shapes[name][axis]
+            facts_here = self._made(name, axis) if isinstance(n, int) else None
+            plain = [Fact((name, axis, i)) for i in range(n if isinstance(n, int) else 0)]
+            self.found[name, axis] = plain if facts_here is None else facts_here
+        return self.found[name, axis]
+
+    def _made(self, name: str, axis: int) -> list[Fact] | None:
+        array = self.graph.value(name)
+        if array is not None:
+            return [self._stored(array, axis, i) for i in range(array.shape[axis])]
+        if name in self.graph.inputs:
+            return self._input(name, axis)
+        step = self.makers[name]
+        rule = {"Linear": self._linear, "Elementwise": self._elementwise, "PerUnit": self._batch_norm,
+                "Slicewise": self._slicewise, "Transpose": self._turned, "Reshape": self._reshaped}  # fmt: skip
+        return rule[step.op.kind](step, axis)
+
+    def _stored(self, array: Tensor, axis: int, i: int) -> Fact:
+        row = slice_of(array, axis, i)
+        if not all(map(math.isfinite, row)) or not row:
+            return Fact(object())
+        if all(x == row[0] for x in row):
+            return fact(CONSTANT, Fraction(row[0]))
+        lead = next(Fraction(x) for x in row if x)
+        key = (
+            "stored",
+            (*array.shape[:axis], *array.shape[axis + 1 :]),
+            tuple(Fraction(x) / lead for x in row),
+        )
+        return Fact(key, lead, Fraction(min(row)), Fraction(max(row)))
+
+    def _input(self, name: str, axis: int) -> list[Fact]:
+        shape, found = self.graph.shapes[name], []
+        for i in range(shape[axis]):
+            low, high = -INF, INF
+            if name in self.ends:
+                low, high = (end.over(shape, axis, i) for end in self.ends[name])
+            found.append(
+                fact(
+                    (name, axis, i),
+                    ONE,
+                    *(e if math.isinf(e) else Fraction(e) for e in (low, high)),
+                )
+            )
+        return found
+
+    def _linear(self, step: Step, axis: int) -> list[Fact] | None:
+        op, x = step.op, step.inputs[0]
+        source = [i for i, o in op["free"] if o == axis]
+        if source:  # the same function of each slice, linear without a bias
+            plain = len(step.inputs) < 3
+            return [fact((step.output, axis, f.key, ONE if plain else f.ratio), f.ratio if plain else ONE)
+                    if not (plain and f.ratio == 0) else fact(CONSTANT, ZERO) for f in self.of(x, source[0])]  # fmt: skip
+        weight = self.graph.value(step.inputs[1])
+        bias = self.graph.value(step.inputs[2]) if len(step.inputs) > 2 else None
+        if axis != op["writes"] or weight is None or (len(step.inputs) > 2 and bias is None):
+            return None
+        inside, found = self.of(x, op["reads"]), []
+        for o in range(weight.shape[op["rows"]]):
+            row = slice_of(weight, op["rows"], o)
+            b = (
+                Fraction(0 if bias is None else bias.data[o])
+                if bias is None or math.isfinite(bias.data[o])
+                else None
+            )
+            if b is None or not all(map(math.isfinite, row)):
+                found.append(Fact(object()))
+                continue
+            taps = self._taps(weight, op, o)
+            value: Fraction | None = b
+            low: Any = b
+            high: Any = b
+            for column, f in zip(taps, inside, strict=True):
+                if not any(column):
+                    continue
+                c = f.constant
+                edge = op["padded"] or not op["uniform"]
+                value = (
+                    None
+                    if value is None or c is None or (c and edge)
+                    else value + c * sum(map(Fraction, column))
+                )
+                ends = (min(f.low, ZERO), max(f.high, ZERO)) if edge else (f.low, f.high)
+                rise, fall = (
+                    sum((Fraction(t) for t in column if way * t > 0), ZERO) for way in (1, -1)
+                )
+                low, high = (
+                    _plus(low, _product(rise, ends[0]), _product(fall, ends[1])),
+                    _plus(high, _product(rise, ends[1]), _product(fall, ends[0])),
+                )
+            whole_row = [*map(Fraction, row), b]
+            lead = next((q for q in whole_row if q), ZERO)
+            key = (step.output, tuple(q / lead for q in whole_row)) if lead else CONSTANT
+            found.append(
+                fact(CONSTANT, value) if value is not None else fact(key, lead or ONE, low, high)
+            )
+        return found
+
+    @staticmethod
+    def _taps(weight: Tensor, op: Op, o: int) -> list[list[float]]:
+        """Of a row: for each column its taps."""
+        row = Tensor(
+            tuple(n for a, n in enumerate(weight.shape) if a != op["rows"]),
+            slice_of(weight, op["rows"], o),
+        )
+        axis = op["columns"] - (op["columns"] > op["rows"])
+        return [slice_of(row, axis, i) for i in range(row.shape[axis])]
+
+    def _aligned(self, name: str, back: int, whole_shape: Shape) -> list[Fact]:
+        """An operand along an axis of an output, counted from the end."""
+        shape, n = self.graph.shapes[name], whole_shape[back]
+        size = shape[back] if -back <= len(shape) else 1
+        if size == n and n != 1:
+            own = (*shape[: len(shape) + back], *shape[len(shape) + back + 1 :])
+            rest = (
+                *whole_shape[: len(whole_shape) + back],
+                *whole_shape[len(whole_shape) + back + 1 :],
+            )
+            found = self.of(name, len(shape) + back)
+            return found if own == rest else [_renamed(f, ("spread", own, rest)) for f in found]
+        if size != 1:
+            return [Fact(object()) for _ in range(n)]
+        array = self.graph.value(name)
+        if (
+            array is not None
+            and len(array.data)
+            and all(x == array.data[0] for x in array.data)
+            and math.isfinite(array.data[0])
+        ):
+            return [fact(CONSTANT, Fraction(array.data[0]))] * n
+        return [Fact(("whole", name, back))] * n
+
+    def _elementwise(self, step: Step, axis: int) -> list[Fact] | None:
+        op, shape = step.op, self.graph.shapes[step.output]
+        kind, numbers_of = op["kind"], op["numbers"]
+        parts = [self._aligned(name, axis - len(shape), shape) for name in step.inputs]
+        if kind == "identity" and len(parts) == 1:
+            return parts[0]
+        found = []
+        for some in zip(*parts, strict=True):
+            key, ratio = _combined(step, axis, kind, numbers_of, some)
+            ends = _range_of(kind, numbers_of, some)
+            if kind == "relu" and some[0].low >= 0:
+                key, ratio = some[0].key, some[0].ratio
+            found.append(fact(key, ratio, *ends))
+        return found
+
+    def _batch_norm(self, step: Step, axis: int) -> list[Fact] | None:
+        op, x = step.op, step.inputs[0]
+        arrays = [self.graph.value(name) for name in step.inputs[1:]]
+        if (
+            op["kind"] != "batchnorm"
+            or axis != op["axis"]
+            or len(arrays) != 4
+            or any(a is None for a in arrays)
+        ):
+            return None
+        found = []
+        for i, f in enumerate(self.of(x, axis)):
+            row = [a.data[i] for a in arrays if a is not None]
+            square = (
+                Fraction(row[3]) + Fraction(op["numbers"][0])
+                if all(map(math.isfinite, row))
+                else ZERO
+            )
+            if square <= 0:
+                found.append(Fact(object()))
+                continue
+            g, b, m, v = map(Fraction, row)
+            if g == 0 or f.constant == m:
+                found.append(fact(CONSTANT, b))
+                continue
+            # g (r t - m) / s + b = r g ((t - m / r) / s + b / (r g))
+            r = f.ratio or ONE
+            key = "norm", step.output, f.key if f.ratio else CONSTANT + "0", m / r, v, b / (r * g)
+            rate = root_between(1 / square)
+            ends = [_plus(b, _product(g * s, _plus(e, -m))) for s in rate for e in (f.low, f.high)]
+            found.append(fact(key, r * g, min(ends), max(ends)))
+        return found
+
+    def _slicewise(self, step: Step, axis: int) -> list[Fact] | None:
+        op, found = step.op, []
+        source = [i for i, o in op["free"] if o == axis]
+        if not source or len(step.inputs) > 1:
+            return None
+        for f in self.of(step.inputs[0], source[0]):
+            c = f.constant
+            low, high = (f.low, f.high) if op["hull"] else (-INF, INF)
+            if op["padded"]:
+                low, high = min(low, ZERO), max(high, ZERO)
+            if c is not None and (op["keeps"] or (c == 0 and (op["zero"] or op["linear"]))):
+                found.append(fact(CONSTANT, c))
+            elif op["linear"]:
+                found.append(fact((step.output, axis, f.key), f.ratio, low, high))
+            elif op["homogeneous"] and f.ratio:
+                found.append(
+                    fact(
+                        (step.output, axis, f.key, "up" if f.ratio > 0 else "down"),
+                        abs(f.ratio),
+                        low,
+                        high,
+                    )
+                )
+            else:
+                found.append(fact((step.output, axis, f.key, f.ratio), ONE, low, high))
+        return found
+
+    def _turned(self, step: Step, axis: int) -> list[Fact]:
+        order = step.op["order"]
+        rest = [source for source in order if source != order[axis]]
+        found = self.of(step.inputs[0], order[axis])
+        return (
+            found if rest == sorted(rest) else [_renamed(f, ("turned", tuple(rest))) for f in found]
+        )
+
+    def _reshaped(self, step: Step, axis: int) -> list[Fact] | None:
+        op, x, y = step.op, step.inputs[0], step.output
+        for i, o in op["free"]:
+            if o == axis:
+                return [_renamed(f, ("reshaped", y, axis)) for f in self.of(x, i)]
+        shapes = self.graph.shapes
+        for ins, outs in op["blocks"]:
+            if axis not in outs:
+                continue
+            stride, n = digits(shapes[y], outs)[axis]
+            for other, (s, m) in digits(shapes[x], ins).items():
+                if m > 1 and s % stride == 0 and (stride * n) % (s * m) == 0:
+                    size, part = s // stride, self.of(x, other)
+                    found = []
+                    for k in range(n):
+                        f = part[k // size % m]
+                        rest = k - k // size % m * size
+                        key = CONSTANT if f.key == CONSTANT else (y, axis, other, f.key, rest)
+                        found.append(fact(key, f.ratio, f.low, f.high))
+                    return found
+        return None
+
+
+def _renamed(f: Fact, how: Any) -> Fact:
+    """Entries that are in another place, or repeated, alike for all: another tensor."""
+    return f if f.key == CONSTANT else f._replace(key=(how, f.key))
+
+
+def _plus(*ends: Any) -> Any:
+    """Of ends that may be infinite, none in two ways at once."""
+    endless = [e for e in ends if not math.isfinite(e)]
+    return endless[0] if endless else sum(ends, ZERO)
+
+
+def _product(factor: Fraction, end: Any) -> Any:
+    if factor == 0:
+        return ZERO
+    return factor * end if math.isfinite(end) else (end if factor > 0 else -end)
+
+
+def root_between(q: Fraction) -> Interval:
+    """The square root of a positive rational."""
+    shift = max(0, q.denominator.bit_length() - q.numerator.bit_length()) + 200
+    near = math.isqrt((q.numerator << 2 * shift) // q.denominator)
+    return Fraction(near, 1 << shift), Fraction(near + 1, 1 << shift)
+
+
+def _entry(kind: str, numbers_of: Any) -> Activation | None:
+    """A function of one entry that has facts of its own."""
+    if kind in (
+        "relu",
+        "abs",
+        "tanh",
+        "sigmoid",
+        "erf",
+        "sin",
+        "softplus",
+        "gelu",
+        "gelu_tanh",
+        "silu",
+        "mish",
+        "hardswish",
+    ):
+        return Activation(kind)
+    if kind in ("leaky_relu", "elu") and len(numbers_of) == 1:
+        return (
+            Activation(kind, tuple(numbers_of)) if kind == "leaky_relu" or numbers_of[0] else None
+        )
+    if (
+        kind == "clip"
+        and len(numbers_of) == 2
+        and all(map(math.isfinite, numbers_of))
+        and numbers_of[0] < numbers_of[1]
+    ):
+        return Activation("clip", tuple(numbers_of))
+    return None
+
+
+def _combined(
+    step: Step, axis: int, kind: str, numbers_of: Any, some: tuple[Fact, ...]
+) -> tuple[Any, Fraction]:
+    """Name and ratio of a function of slices, each an identity of real numbers."""
+    made: Any
+    if len(some) == 1:
+        (f,) = some
+        s, c = _entry(kind, numbers_of), f.constant
+        exact_value = (
+            None
+            if c is None
+            else -c
+            if kind == "neg"
+            else rational_value(s, c)
+            if s is not None
+            else None
+        )
+        if exact_value is not None:
+            return CONSTANT, exact_value
+        if kind == "neg":
+            return (step.output, axis, f.key), f.ratio
+        rule = None if s is None else facts(s)
+        if rule is not None and rule.slopes is not None and f.ratio:  # s(r t) = |r| s(sign(r) t)
+            return (step.output, axis, f.key, "up" if f.ratio > 0 else "down"), abs(f.ratio)
+        if rule is not None and rule.law == ODD and f.ratio:
+            return (step.output, axis, f.key, abs(f.ratio)), ONE if f.ratio > 0 else -ONE
+        return (step.output, axis, f.key, f.ratio), ONE
+    if len(some) == 2 and kind in ("add", "sub", "mul"):
+        a, b = some
+        r, t = a.ratio, b.ratio if kind != "sub" else -b.ratio
+        if kind == "mul":
+            if r == 0 or t == 0:
+                return CONSTANT, ZERO
+            if CONSTANT in (a.key, b.key):
+                return (b.key if a.key == CONSTANT else a.key), r * t
+            made = (step.output, axis, "mul", a.key, b.key)
+            return made, r * t
+        if r == 0:
+            return b.key, t
+        if t == 0:
+            return a.key, r
+        if a.key == b.key:
+            return a.key, r + t
+        return (step.output, axis, "add", a.key, b.key, t / r), r
+    return (step.output, axis, kind, tuple((f.key, f.ratio) for f in some)), ONE
+
+
+def _range_of(kind: str, numbers_of: Any, some: tuple[Fact, ...]) -> tuple[Any, Any]:
+    if len(some) == 1:
+        (f,) = some
+        s = _entry(kind, numbers_of)
+        return (
+            (-f.high, -f.low)
+            if kind == "neg"
+            else image(s, f.low, f.high)
+            if s is not None
+            else (-INF, INF)
+        )
+    if len(some) == 2 and kind in ("add", "sub", "mul", "max", "min"):
+        a, b = some
+        if kind == "add":
+            return _plus(a.low, b.low), _plus(a.high, b.high)
+        if kind == "sub":
+            return _plus(a.low, -b.high), _plus(a.high, -b.low)
+        if kind == "max":
+            return max(a.low, b.low), max(a.high, b.high)
+        if kind == "min":
+            return min(a.low, b.low), min(a.high, b.high)
+        ends = [ZERO if not p or not q else p * q for p in (a.low, a.high) for q in (b.low, b.high)]
+        return min(ends), max(ends)
+    return -INF, INF
+
+
+class Ends(NamedTuple):
+    """One end of the bounds of an input, an array that broadcasts against it."""
+
+    shape: tuple[int, ...]
+    data: list[float]
+    pick: Any
+
+    def over(self, shape: Shape, axis: int, i: int) -> float:
+        """The least (largest) at an index of an axis."""
+        back = axis - len(shape)
+        if -back <= len(self.shape) and self.shape[back] == shape[axis]:
+            return float(
+                self.pick(slice_of(Tensor(self.shape, self.data), len(self.shape) + back, i))
+            )
+        return float(self.pick(self.data))
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    """By how much entries are apart in a flat array that is broadcast."""
+    return [0 if n == 1 else step for n, step in zip(shape, strides(shape), strict=True)]
+
+
+def ends_of_input(data: Any) -> tuple[Ends, Ends]:
+    demand(type(data) is list and len(data) == 2, "bounds of an input are two arrays")
+    found = []
+    for end, pick in zip(data, (min, max), strict=True):
+        shape, flat = list[int](), [end]
+        while flat and type(flat[0]) is list:
+            demand(
+                all(type(x) is list and len(x) == len(flat[0]) for x in flat) and len(shape) < 32,
+                "bounds are no array",
+            )
+            shape.append(len(flat[0]))
+            flat = [x for part in flat for x in part]
+        found.append(Ends(tuple(shape), [real(x, "a bound of an input") for x in flat], pick))
+    low, high = found
+    rank = max(len(low.shape), len(high.shape))
+    full = []
+    for axis in range(-rank, 0):
+        sizes = {x.shape[axis] for x in found if -axis <= len(x.shape)} - {1}
+        demand(len(sizes) < 2, "bounds of an input do not fit each other")
+        full.append(sizes.pop() if sizes else 1)
+    demand(
+        math.prod(full) <= MAX_NUMBERS and 0 not in full,
+        "bounds of an input are too large, or empty",
+    )
+    for at in places_of(full):
+        p, q = (
+            x.data[
+                sum(
+                    i * step
+                    for i, step in zip(at[rank - len(x.shape) :], _steps(x.shape), strict=True)
+                )
+            ]
+            for x in found
+        )
+        demand(p <= q, "a lower bound of an input is above the upper one")
+    return low, high
+
+
+# Moves of graphs
+
+
+class GraphMove(NamedTuple):
+    kind: str
+    tensor: str
+    axis: int
+    units: list[int]
+    into: list[int]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {', '.join(map(str, self.units[:4]))} along axis {self.axis} of {self.tensor[:40]!r}"
+
+
+GRAPH_KINDS = {"remove": ("axis", "units", "into"), "bypass": (), "combine": ("units", "into", "coefficients"),
+               "order": ("axis", "units"), "scale": ("axis", "units", "coefficients", "powers"),
+               "unroll": ("axis",)}  # fmt: skip
+
+
+def graph_move_of(data: Any) -> GraphMove:
+    kind = data.get("move") if type(data) is dict else None
+    if type(kind) is not str or kind not in GRAPH_KINDS:
+        raise Rejected(f"there is no move like {str(data)[:60]}")
+    read = record(data, ("move", "tensor", *GRAPH_KINDS[kind]), f"a {kind}")
+    demand(type(read["tensor"]) is str, "a tensor is named by text")
+    axis = whole(read.get("axis", 0), 0, 32, "axis")
+    units = [whole(u, 0, 2**31, "a unit") for u in listed(read.get("units", []), "units")]
+    into = [whole(u, -1, 2**31, "a unit") for u in listed(read.get("into", []), "into")]
+    return GraphMove(kind, read["tensor"], axis, units, into)
+
+
+def remove(
+    graph: Graph, ends: dict[str, Any], move: GraphMove
+) -> tuple[Graph, dict[str, list[Any]]]:
+    """The graph without some units, and the exact numbers of what had to be rounded in it."""
+    shape = graph.shapes.get(move.tensor)
+    demand(
+        shape is not None and move.axis < len(shape) and isinstance(shape[move.axis], int),
+        "there is no such axis of known size",
+    )
+    ties = Ties(graph, (move.tensor, move.axis))
+    places = ties.units()
+    own = places[move.tensor, move.axis]
+    n = len(own)
+    fits = len(move.units) == len(move.into) and len(set(move.units)) == len(move.units)
+    demand(
+        fits and all(u < n for u in (*move.units, *move.into)),
+        "units and what they go into do not match",
+    )
+    gone = {own[u]: None if t < 0 else own[t] for u, t in zip(move.units, move.into, strict=True)}
+    targets = {t for t in gone.values() if t is not None}
+    demand(
+        gone and len(gone) == len(move.units) and -1 not in gone and -1 not in targets,
+        "a unit stays, or is named twice",
+    )
+    demand(not targets & set(gone), "a unit is merged into one that goes")
+    kept = {}
+    for place, labels in places.items():
+        stay = [i for i, u in enumerate(labels) if u not in gone]
+        demand(stay, f"nothing is left of axis {place[1]} of {place[0][:40]!r}")
+        if len(stay) < len(labels):
+            kept[place] = stay
+    known, changes = Known(graph, ends), dict[str, dict[str, list[Any]]]()
+    for step in graph.steps:
+        if step.op.kind == "Linear":
+            _absorb(graph, known, step, places, gone, changes)
+    exactly: dict[str, list[Any]] = {}
+    stored = dict(graph.stored)
+    for name, by_node in changes.items():
+        asked = list(by_node.values())
+        uses = sum(step.inputs.count(name) for step in graph.steps) + graph.outputs.count(name)
+        alike = all(other == asked[0] for other in asked)
+        demand(
+            alike and len(asked) == uses,
+            f"{name[:40]!r} is read by several nodes, which need different changes",
+        )
+        numbers_now, data = [Fraction(x) for x in stored[name].data], list(stored[name].data)
+        for at, more in asked[0]:
+            numbers_now[at] += more
+        for at in {at for at, _ in asked[0]}:
+            data[at] = narrowed(numbers_now[at], stored[name].dtype)
+        if any(Fraction(x) != q for x, q in zip(data, numbers_now, strict=True)):
+            exactly[name] = numbers_now
+        stored[name] = stored[name]._replace(data=data)
+    return _restricted(graph._replace(stored=stored), kept, exactly)
+
+
+def narrowed(q: Fraction, dtype: str) -> float:
+    """The nearest number of a type."""
+    demand(dtype in ("float64", "float32", "float16"), f"a number of type {dtype} changes")
+    near = float(q)
+    if dtype == "float64":
+        return near
+    code = CODES[dtype]
+    try:
+        return float(struct.unpack(f"<{code}", struct.pack(f"<{code}", near))[0])
+    except OverflowError:
+        raise Rejected(f"a number is beyond what {dtype} holds") from None
+
+
+def _absorb(
+    graph: Graph, known: Known, step: Step, places: Any, gone: dict[int, int | None], changes: Any
+) -> None:
+    """The columns of units that go, at one layer: nothing, a constant, or a multiple of what stays."""
+    op, (x, w) = step.op, step.inputs[:2]
+    columns, read = places.get((w, op["columns"])), places.get((x, op["reads"]))
+    if columns is None or read is None:
+        return
+    if w not in graph.stored:
+        raise NotUnderstood("weights that are turned before they are read")
+    weight, inside = graph.stored[w], known.of(x, op["reads"])
+    for column in [i for i, u in enumerate(columns) if u in gone]:
+        taps = slice_of(weight, op["columns"], column)
+        f, unit = inside[column], columns[column]
+        if not any(taps) or f.constant == 0:
+            continue
+        demand(all(map(math.isfinite, taps)), "a weight is no number")
+        c = f.constant
+        if c is not None and op["uniform"] and not op["padded"]:
+            _shift(graph, step, weight, op, column, c, changes)
+            continue
+        target = gone[unit]
+        if target is None:
+            if _unread(graph, step.output) or (math.isfinite(f.low) and math.isfinite(f.high)):
+                raise NotUnderstood(
+                    f"what {step.output[:40]!r} reads of unit {unit}, which is not constant there"
+                )
+            raise Rejected(f"{step.output[:40]!r} reads unit {unit}, which is not constant there")
+        position = [i for i, u in enumerate(columns) if u == unit].index(column)
+        others = [i for i, u in enumerate(columns) if u == target]
+        demand(position < len(others), f"units {unit} and {target} have different sizes")
+        other = inside[others[position]]
+        same = f.key == other.key and other.ratio and f.ratio
+        demand(
+            same, f"{step.output[:40]!r} reads unit {unit}, which is no multiple of unit {target}"
+        )
+        spots = [index_of(weight.shape, op["columns"], i) for i in (column, others[position])]
+        more = [
+            (at, f.ratio / other.ratio * Fraction(weight.data[source]))
+            for source, at in zip(*spots, strict=True)
+        ]
+        changes.setdefault(w, {}).setdefault(step.output, []).extend(more)
+
+
+def _unread(graph: Graph, name: str) -> bool:
+    """Whether a reader may multiply some of a value by zero: this is not followed here."""
+    found = [
+        other
+        for other in graph.steps
+        if name in other.inputs and other.op.kind in ("PerUnit", "Elementwise")
+    ]
+    held = [graph.value(x) for other in found for x in other.inputs]
+    return any(0 in array.data for array in held if array is not None)
+
+
+def index_of(shape: Sequence[int], axis: int, i: int) -> list[int]:
+    """Where the entries at an index of an axis stand."""
+    inner, n = math.prod(shape[axis + 1 :]), shape[axis]
+    return [
+        k
+        for start in range(i * inner, math.prod(shape), n * inner)
+        for k in range(start, start + inner)
+    ]
+
+
+def _shift(
+    graph: Graph, step: Step, weight: Tensor, op: Op, column: int, c: Fraction, changes: Any
+) -> None:
+    """A constant times the sum of taps goes into the bias, or into what alone reads the layer."""
+    row_axis = op["rows"] - (op["rows"] > op["columns"])
+    part = Tensor(
+        tuple(n for a, n in enumerate(weight.shape) if a != op["columns"]),
+        slice_of(weight, op["columns"], column),
+    )
+    sums = [
+        sum(map(Fraction, slice_of(part, row_axis, o)), ZERO) for o in range(part.shape[row_axis])
+    ]
+    name, sign = _sink(graph, step, op)
+    changes.setdefault(name, {}).setdefault(step.output, []).extend(
+        (o, sign * c * q) for o, q in enumerate(sums)
+    )
+
+
+def _sink(graph: Graph, step: Step, op: Op) -> tuple[str, int]:
+    if len(step.inputs) > 2 and step.inputs[2] in graph.stored:
+        return step.inputs[2], 1
+    readers = [other for other in graph.steps if step.output in other.inputs]
+    shape = graph.shapes[step.output]
+    if len(readers) == 1 and step.output not in graph.outputs:
+        (reader,) = readers
+        norm = (
+            reader.op.kind == "PerUnit"
+            and reader.op["kind"] == "batchnorm"
+            and reader.op["axis"] == op["writes"]
+        )
+        if norm and reader.inputs[0] == step.output and reader.inputs[3] in graph.stored:
+            return reader.inputs[3], -1
+        if (
+            reader.op.kind == "Elementwise"
+            and reader.op["kind"] in ("add", "sub")
+            and len(set(reader.inputs)) == 2
+        ):
+            other = next(x for x in reader.inputs if x != step.output)
+            held, back = graph.stored.get(other), len(shape) - op["writes"]
+            n = shape[op["writes"]]
+            if (
+                held is not None
+                and len(held.data) == n
+                and len(held.shape) >= back
+                and held.shape[-back] == n
+            ):
+                return other, -1 if reader.op["kind"] == "sub" else 1
+    raise Rejected(f"{step.output[:40]!r} has no bias that could take a constant")
+
+
+def _restricted(
+    graph: Graph, kept: dict[tuple[str, int], list[int]], exactly: dict[str, list[Any]]
+) -> tuple[Graph, dict[str, list[Any]]]:
+    shapes, stored = dict(graph.shapes), dict(graph.stored)
+    for (name, axis), stay in kept.items():
+        shapes[name] = (*shapes[name][:axis], len(stay), *shapes[name][axis + 1 :])
+        if name in exactly:
+            exactly[name] = list(taken(stored[name]._replace(data=exactly[name]), axis, stay).data)
+        if name in stored:
+            stored[name] = taken(stored[name], axis, stay)
+    steps = []
+    for step in graph.steps:
+        op = step.op
+        if op.kind == "Reshape":
+            sizes = tuple(
+                n if n is None else shapes[step.output][a] for a, n in enumerate(op["sizes"])
+            )
+            op = Op("Reshape", tuple((k, sizes if k == "sizes" else v) for k, v in op.given))
+        steps.append(step._replace(op=op))
+    return graph._replace(steps=tuple(steps), shapes=shapes, stored=stored), exactly
+
+
+def bypass(graph: Graph, ends: dict[str, Any], move: GraphMove) -> Graph:
+    """The readers of a node read an input that it gives unchanged."""
+    step = next((s for s in graph.steps if s.output == move.tensor), None)
+    if step is None or move.tensor in graph.outputs:
+        raise Rejected("no node gives it, or it is an output")
+    source, kind = None, step.op["kind"] if step.op.kind == "Elementwise" else ""
+    if kind in ("add", "sub", "mul", "div") and len(step.inputs) == 2:
+        a, b = step.inputs
+        for x, other in [(a, b)] if kind in ("sub", "div") else [(a, b), (b, a)]:
+            held, neutral = graph.value(other), 0 if kind in ("add", "sub") else 1
+            plain = held is not None and len(held.data) > 0 and all(v == neutral for v in held.data)
+            if plain and graph.value(x) is None and graph.shapes[x] == graph.shapes[step.output]:
+                source = x
+                break
+    if source is None:
+        raise NotUnderstood(f"why {move.tensor[:40]!r} may be passed by")
+    steps = [
+        s._replace(inputs=tuple(source if x == move.tensor else x for x in s.inputs))
+        for s in graph.steps
+        if s is not step
+    ]
+    return graph._replace(steps=tuple(steps))
+
+
+# What rounding does to the outputs of a graph: sizes and gaps, constant and growth, for each index of one axis
+
+Pair = tuple[Fraction, Fraction]
+NONE: Pair = (ZERO, ZERO)
+
+
+class Spread(NamedTuple):
+    """Bounds of all entries at each index of an axis; of an axis that is None one for all."""
+
+    axis: int | None
+    pairs: list[Pair]
+
+    def at(self, axis: int | None, n: int) -> list[Pair]:
+        """Along another axis."""
+        if axis is not None and axis == self.axis:
+            return self.pairs
+        return [_most(self.pairs)] * n
+
+
+def _most(pairs_of: Iterable[Pair]) -> Pair:
+    some = list(pairs_of)
+    return max((c for c, _ in some), default=ZERO), max((g for _, g in some), default=ZERO)
+
+
+def _sum(terms: Iterable[tuple[Fraction, Pair]]) -> Pair:
+    constant = growth = ZERO
+    for factor, (c, g) in terms:
+        constant, growth = constant + factor * c, growth + factor * g
+    return _round(constant), _round(growth)
+
+
+def _round(q: Fraction) -> Fraction:
+    """Up, to few digits."""
+    return q if q.denominator.bit_length() < 400 else Fraction(_above(q), 1 << FIX)
+
+
+def graph_gap(graph: Graph, exactly: dict[str, list[Any]], ends: dict[str, Any]) -> Slack:
+    """How far outputs are from those of the graph with the exact numbers. Facts are of that one."""
+    sizes, gaps = dict[str, Spread](), dict[str, Spread]()
+    known = Known(graph, ends)
+    for name in graph.inputs:
+        top = [
+            _capped(known, name, axis)
+            for axis, n in enumerate(graph.shapes[name])
+            if isinstance(n, int)
+        ]
+        best = _most(min(top, key=lambda x: _most(x))) if top else (ZERO, ONE)
+        sizes[name], gaps[name] = (
+            Spread(None, [best if name in ends else (ZERO, ONE)]),
+            Spread(None, [NONE]),
+        )
+    for step in graph.steps:
+        size, gap = _carried(graph, step, exactly, sizes, gaps)
+        sizes[step.output], gaps[step.output] = size, gap
+    worst = _most(p for name in graph.outputs for p in gaps[name].pairs)
+    return worst
+
+
+def _capped(known: Known, name: str, axis: int) -> list[Pair]:
+    tops = [max(abs(f.low), abs(f.high)) for f in known.of(name, axis)]
+    if not all(map(math.isfinite, tops)):
+        return [(ZERO, ONE)]
+    return [(Fraction(t), ZERO) for t in tops]
+
+
+def _carried(
+    graph: Graph, step: Step, exactly: Any, sizes: Any, gaps: Any
+) -> tuple[Spread, Spread]:
+    op, x = step.op, step.inputs[0]
+    shape = graph.shapes[step.output]
+
+    if x not in sizes and op.kind != "Elementwise":
+        raise NotUnderstood(f"a bound through {op.kind} of what is stored")
+
+    def held(name: str) -> tuple[list[Fraction], list[Fraction]]:
+        """Stored numbers, and what they are away."""
+        if name not in graph.stored:
+            raise NotUnderstood(f"a bound through {op.kind} of what is computed")
+        now = [Fraction(v) for v in graph.stored[name].data]
+        true = exactly.get(name, now)
+        return now, [abs(p - q) for p, q in zip(true, now, strict=True)]
+
+    if op.kind == "Linear":
+        w = step.inputs[1]
+        (now, off), tensor_now = held(w), graph.stored[w]
+        bias = held(step.inputs[2]) if len(step.inputs) > 2 else ([], [])
+        n = tensor_now.shape[op["columns"]]
+        size, gap = sizes[x].at(op["reads"], n), gaps[x].at(op["reads"], n)
+        tops, outs = list[Pair](), list[Pair]()
+        views = [tensor_now._replace(data=part) for part in (now, off)]
+        for o in range(tensor_now.shape[op["rows"]]):
+            taps: Any = [
+                [sum(map(abs, column), ZERO) for column in Known._taps(view, op, o)]
+                for view in views
+            ]
+            b, lost = (bias[0][o], bias[1][o]) if bias[0] else (ZERO, ZERO)
+            tops.append(
+                _sum(
+                    [
+                        *((t + d, s) for t, d, s in zip(*taps, size, strict=True)),
+                        (ONE, (abs(b) + lost, ZERO)),
+                    ]
+                )
+            )
+            outs.append(
+                _sum(
+                    [
+                        *zip(taps[0], gap, strict=True),
+                        *zip(taps[1], size, strict=True),
+                        (ONE, (lost, ZERO)),
+                    ]
+                )
+            )
+        return Spread(op["writes"], tops), Spread(op["writes"], outs)
+    if op.kind == "Elementwise":
+        return _carried_entry(graph, step, held, sizes, gaps)
+    if op.kind == "PerUnit" and op["kind"] == "batchnorm":
+        parts = [held(name) for name in step.inputs[1:]]
+        n = len(parts[0][0])
+        size, gap = sizes[x].at(op["axis"], n), gaps[x].at(op["axis"], n)
+        tops, outs = [], []
+        for i in range(n):
+            (g, b, m, v), (dg, db, dm, dv) = ([part[k][i] for part in parts] for k in (0, 1))
+            if dg or dv:
+                raise NotUnderstood("a scale of a batch norm that was rounded")
+            square = v + Fraction(op["numbers"][0])
+            demand(square > 0, "a batch norm of a variance that is not positive")
+            rate = abs(g) * root_between(1 / square)[1]
+            tops.append(_sum([(rate, size[i]), (ONE, (rate * (abs(m) + dm) + abs(b) + db, ZERO))]))
+            outs.append(_sum([(rate, gap[i]), (ONE, (rate * dm + db, ZERO))]))
+        return Spread(op["axis"], tops), Spread(op["axis"], outs)
+    if (
+        op.kind == "Slicewise"
+        and (op["hull"] or op["kind"] in ("max pool", "max"))
+        and len(step.inputs) == 1
+    ):
+        if not (op["linear"] or op["kind"] in ("max pool", "max")):
+            raise NotUnderstood(f"a bound through {op['kind']!r}")
+        axis = next(
+            (o for i, o in op["free"] if i == sizes[x].axis and sizes[x].axis is not None), None
+        )
+        return tuple(  # type: ignore[return-value]
+            Spread(axis, part.pairs) if axis is not None else Spread(None, [_most(part.pairs)])
+            for part in (_same_axis(sizes[x], gaps[x]), _same_axis(gaps[x], sizes[x]))
+        )
+    if op.kind in ("Reshape", "Transpose"):
+        return tuple(_moved(op, graph.shapes[x], shape, part) for part in (sizes[x], gaps[x]))  # type: ignore[return-value]
+    raise NotUnderstood(f"a bound through {op.kind} {op['kind'] if op.kind == 'Slicewise' else ''}")
+
+
+def _same_axis(a: Spread, b: Spread) -> Spread:
+    """Along the axis of the size, which a gap shares or has none."""
+    if a.axis == b.axis or a.axis is None:
+        return a if a.axis == b.axis else Spread(b.axis, a.pairs * len(b.pairs))
+    return a
+
+
+def _moved(op: Op, shape: Shape, made: Shape, part: Spread) -> Spread:
+    if part.axis is None:
+        return part
+    if op.kind == "Transpose":
+        return Spread(op["order"].index(part.axis), part.pairs)
+    for i, o in op["free"]:
+        if i == part.axis:
+            return Spread(o, part.pairs)
+    for ins, outs in op["blocks"]:
+        if part.axis in ins:
+            s, m = digits(shape, ins)[part.axis]
+            for axis, (stride, n) in digits(made, outs).items():
+                if s % stride == 0 and (stride * n) % (s * m) == 0:
+                    return Spread(axis, [part.pairs[k // (s // stride) % m] for k in range(n)])
+    return Spread(None, [_most(part.pairs)])
+
+
+def _carried_entry(
+    graph: Graph, step: Step, held: Any, sizes: Any, gaps: Any
+) -> tuple[Spread, Spread]:
+    op, shape = step.op, graph.shapes[step.output]
+    kind, computed = op["kind"], [name for name in step.inputs if graph.value(name) is None]
+    if len(step.inputs) == 1:
+        x, s = step.inputs[0], _entry(kind, op["numbers"])
+        if x not in sizes:
+            raise NotUnderstood("a bound of what is stored")
+        if kind in ("identity", "neg"):
+            return sizes[x], gaps[x]
+        if s is None:
+            raise NotUnderstood(f"a bound through {kind!r}")
+        f, start = facts(s), max(map(abs, value_at(s, ZERO)))
+        tops = [(f.lipschitz * c + start, f.lipschitz * g) for c, g in sizes[x].pairs]
+        outs = [(f.lipschitz * c, f.lipschitz * g) for c, g in gaps[x].pairs]
+        if f.bound is not None:
+            tops = [(f.bound if g else min(c, f.bound), ZERO) for c, g in tops]
+            outs = [(2 * f.bound, ZERO) if g else (min(c, 2 * f.bound), g) for c, g in outs]
+        return Spread(sizes[x].axis, tops), Spread(gaps[x].axis, outs)
+    if kind in ("add", "sub") and len(step.inputs) == 2:
+        parts = []
+        for name in step.inputs:
+            if name in computed:
+                if graph.shapes[name] != shape:
+                    raise NotUnderstood("a bound of what is broadcast")
+                parts.append((sizes[name], gaps[name]))
+                continue
+            now, off = held(name)
+            own = graph.shapes[name]
+            long = [a for a, n in enumerate(own) if n == len(now) and n > 1]
+            axis = long[0] - len(own) + len(shape) if long else None
+            pick = (
+                (lambda v: [(abs(q), ZERO) for q in v])
+                if axis is not None
+                else (lambda v: [(max(map(abs, v), default=ZERO), ZERO)])
+            )
+            if not long and len(now) > 1:
+                axis = None
+            total = [abs(p) + q for p, q in zip(now, off, strict=True)]
+            parts.append((Spread(axis, pick(total)), Spread(axis, pick(off))))
+        axis = next((p.axis for pair_of in parts for p in pair_of if p.axis is not None), None)
+        n = shape[axis] if axis is not None else 1
+        found = []
+        for k in (0, 1):
+            both = [part[k].at(axis, n) if axis is not None else part[k].pairs for part in parts]
+            found.append(
+                Spread(axis, [_sum([(ONE, p), (ONE, q)]) for p, q in zip(*both, strict=True)])
+            )
+        return found[0], found[1]
+    raise NotUnderstood(f"a bound through {kind!r} of several tensors")
+
+
+def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
+    """Check a certificate of two graphs."""
+    read = record(data, ("schema", "large", "small", "rounds", "bounds", "slack"), "a certificate")
+    rounds = [
+        list(map(graph_move_of, listed(moves, "moves")))
+        for moves in listed(read["rounds"], "rounds")
+    ]
+    demand(type(read["bounds"]) is dict, "bounds are no object")
+    ends = {name: ends_of_input(pair_of) for name, pair_of in read["bounds"].items()}
+    demand(type(read["slack"]) is list and len(read["slack"]) == 2, "slack is two floats")
+    constant, growth = (real(x, "slack", 0.0) for x in read["slack"])
+    for side, graph in (("large", large), ("small", small)):
+        demand(
+            graph.digest == read[side],
+            f"the {side} graph is not the certified one: it has digest {graph.digest}",
+        )
+    for name, pair_of in ends.items():
+        demand(name in large.inputs, f"bounds are given of {name[:40]!r}, which is no input")
+        shape = large.shapes[name]
+        for end in pair_of:
+            fits = len(end.shape) <= len(shape) and all(
+                n in (1, shape[a - len(end.shape)]) for a, n in enumerate(end.shape)
+            )
+            demand(fits, f"bounds of {name[:40]!r} do not fit it")
+    left, total = large.live(), (ZERO, ZERO)
+    for moves in rounds:
+        kinds = {move.kind for move in moves}
+        if not kinds <= {"remove", "bypass"}:
+            raise NotUnderstood(f"moves of graphs like {sorted(kinds)[0]}")
+        touched = set[str]()
+        for move in moves:
+            try:
+                if move.kind == "bypass":
+                    left = bypass(left, ends, move).live()
+                    continue
+                left, exactly = remove(left, ends, move)
+            except Rejected as error:
+                raise Rejected(f"{move}: {error}") from None
+            if exactly:
+                demand(not touched & set(exactly), "a tensor that was rounded changes again")
+                touched |= set(exactly)
+                live = left.live()
+                gap = graph_gap(live, {k: v for k, v in exactly.items() if k in live.stored}, ends)
+                total = total[0] + gap[0], total[1] + gap[1]
+        left = left.live()
+    demand(left.digest == small.digest, "after all moves the graph is not the small one")
+    if not (total[0] <= constant and total[1] <= growth):
+        raise NotUnderstood(
+            f"whether rounding is below the slack: {float(total[0])!r} + {float(total[1])!r} |x| is proved here"
+        )
+    return Verdict(constant, growth, None, False, None, bool(ends))
+
+
+# Files as graphs
+
+
+UNARY = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Abs": "abs", "Neg": "neg", "Identity": "identity",
+         "Sin": "sin", "Softplus": "softplus", "HardSwish": "hardswish", "Mish": "mish"}  # fmt: skip
+BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul"}
+
+
+def options(at: dict[str, Any], *names_here: str) -> tuple[Any, ...]:
+    """Attributes as a digest has them."""
+    plain = {
+        k: v.encode() if isinstance(v, str) else tuple(v) if isinstance(v, list) else v
+        for k, v in at.items()
+    }
+    return tuple((name, plain.get(name)) for name in names_here)
+
+
+def onnx_graph(model: Model) -> Graph:
+    """The operators of a file, as docs/format.md lists them."""
+    shapes: dict[str, Shape] = {}
+    stored, steps = dict(model.stored), list[Step]()
+    for name, shape in model.inputs.items():
+        if model.types.get(name) not in (1, 11):
+            raise NotUnderstood("an input that holds no floats of 32 or 64 bits")
+        shapes[name] = tuple(n or f"?{name}.{a}" for a, n in enumerate(shape))
+    names_taken = (
+        {x for node in model.nodes for x in (*node.inputs, *node.outputs)}
+        | set(stored)
+        | set(shapes)
+    )
+    for name, array_now in stored.items():
+        shapes[name] = array_now.shape
+
+    def emit(op: Op, inputs: Sequence[str], output: str, shape: Shape) -> None:
+        if output in shapes:
+            raise Unreadable(f"{output[:40]!r} is given twice")
+        steps.append(Step(op, tuple(inputs), output))
+        shapes[output] = tuple(shape)
+
+    for node in model.nodes:
+        if (
+            node.op == "Constant"
+            and isinstance(node.attributes.get("value"), Tensor)
+            and len(node.attributes) == 1
+        ):
+            stored[node.outputs[0]] = node.attributes["value"]
+            shapes[node.outputs[0]] = node.attributes["value"].shape
+            continue
+        if (
+            len(node.outputs) != 1
+            or any(x not in shapes for x in node.inputs if x)
+            or not node.inputs
+        ):
+            raise NotUnderstood(
+                f"a node {node.op[:40]} of several outputs, or of what is not there"
+            )
+        if all(x in stored for x in node.inputs):
+            raise NotUnderstood("what is computed of constants")
+        _onnx_step(node, model.opset, shapes, stored, emit, names_taken)
+    if not set(model.outputs) <= set(shapes):
+        raise Unreadable("an output is not there")
+    return Graph(tuple(model.inputs), tuple(model.outputs), tuple(steps), shapes, stored).live()
+
+
+def _onnx_step(
+    node: Node, opset: int, shapes: Any, stored: Any, emit: Any, taken_names: set[str]
+) -> Any:
+    op, at, y, x = node.op, node.attributes, node.outputs[0], node.inputs[0]
+    shape = shapes[x]
+    if opset < 13 or (node.inputs[-1] == "" and op != "Conv"):
+        raise NotUnderstood("operators before opset 13, or inputs that are left out")
+    integers = any(name in stored and stored[name].whole for name in node.inputs)
+    if integers and op != "Reshape":
+        raise NotUnderstood("operators of integers")
+    if op in UNARY and len(node.inputs) == 1 and not at:
+        return emit(Op("Elementwise", (("kind", UNARY[op]), ("numbers", ()))), [x], y, shape)
+    if op == "LeakyRelu" and set(at) <= {"alpha"}:
+        return emit(
+            Op(
+                "Elementwise",
+                (("kind", "leaky_relu"), ("numbers", (at.get("alpha", SINGLE_HUNDREDTH),))),
+            ),
+            [x],
+            y,
+            shape,
+        )
+    if op in BINARY and len(node.inputs) == 2 and not at:
+        return emit(
+            Op("Elementwise", (("kind", BINARY[op]), ("numbers", ()))),
+            node.inputs,
+            y,
+            _broadcast([shapes[n] for n in node.inputs]),
+        )
+    if (
+        op == "BatchNormalization"
+        and len(node.inputs) == 5
+        and set(at) <= {"epsilon", "momentum"}
+        and all(n in stored for n in node.inputs[1:])
+    ):
+        epsilon = at.get("epsilon", struct.unpack("<f", struct.pack("<f", 1e-5))[0])
+        return emit(
+            Op("PerUnit", (("kind", "batchnorm"), ("axis", 1), ("numbers", (epsilon,)))),
+            node.inputs,
+            y,
+            shape,
+        )
+    if op == "Conv" and node.inputs[1] in stored and at.get("group", 1) == 1 and len(shape) > 2:
+        weight = stored[node.inputs[1]].shape
+        made, reach = _windows(at, shape, weight[2:])
+        detail = (
+            "conv",
+            options(
+                at, "strides", "pads", "dilations", "auto_pad", "output_padding", "output_shape"
+            ),
+        )
+        inputs = [name for name in node.inputs if name]
+        if shape[1] != weight[1] or not all(name in stored for name in inputs[1:]):
+            raise NotUnderstood("a convolution whose parts do not fit")
+        return emit(
+            linear_op(1, 1, 1, 0, ((0, 0),), detail, reach), inputs, y, (shape[0], weight[0], *made)
+        )
+    if op == "Gemm" and node.inputs[1] in stored and len(shape) == 2 and not at.get("transA", 0):
+        if at.get("alpha", 1.0) != 1.0 or at.get("beta", 1.0) != 1.0:
+            raise NotUnderstood("a Gemm that multiplies by a number")
+        across = bool(at.get("transB", 0))
+        out = stored[node.inputs[1]].shape[0 if across else 1]
+        layer = linear_op(1, 1, int(across), int(not across), ((0, 0),))
+        if len(node.inputs) < 3:
+            return emit(layer, node.inputs, y, (shape[0], out))
+        if shapes[node.inputs[2]] == ():
+            raise NotUnderstood("a Gemm with one bias for all")
+        product = f"{y}:product"
+        while product in taken_names:
+            product += "'"
+        taken_names.add(product)
+        emit(layer, node.inputs[:2], product, (shape[0], out))
+        return emit(Op("Elementwise", (("kind", "add"), ("numbers", ()))), [product, node.inputs[2]], y,
+                    _broadcast([(shape[0], out), shapes[node.inputs[2]]]))  # fmt: skip
+    if (
+        op == "MatMul"
+        and node.inputs[1] in stored
+        and len(shapes[node.inputs[1]]) == 2
+        and len(shape) > 1
+    ):
+        rank = len(shape)
+        layer = linear_op(rank - 1, rank - 1, 0, 1, tuple((a, a) for a in range(rank - 1)))
+        return emit(layer, node.inputs, y, (*shape[:-1], shapes[node.inputs[1]][1]))
+    if op in ("MaxPool", "AveragePool") and len(shape) > 2:
+        made, reach = _windows(at, shape, at["kernel_shape"])
+        given = options(
+            at,
+            "kernel_shape",
+            "strides",
+            "pads",
+            "dilations",
+            "auto_pad",
+            "ceil_mode",
+            "count_include_pad",
+            "p",
+        )
+        pads = at.get("pads") or [0]
+        if (
+            max(pads) >= min(at["kernel_shape"])
+            or at.get("dilations", [1]) != [1] * len(at.get("dilations", [1]))
+            or at.get("ceil_mode", 0)
+        ):
+            raise NotUnderstood("a pool whose windows may hold nothing")
+        free = ((0, 0), (1, 1))
+        border = reach and bool(at.get("count_include_pad", 0))
+        laws: dict[str, Any] = {"homogeneous": True, "keeps": True}
+        if op == "AveragePool":
+            laws = {"linear": True, "keeps": not border, "padded": border}
+        kind = "max pool" if op == "MaxPool" else "average pool"
+        found = slicewise_op(kind, free, numbers=given, zero=True, hull=True, **laws)
+        return emit(found, [x], y, (*shape[:2], *made))
+    if op in ("GlobalAveragePool", "GlobalMaxPool") and not at:
+        laws = {"linear": True} if op == "GlobalAveragePool" else {"homogeneous": True}
+        found = slicewise_op(
+            "mean" if op == "GlobalAveragePool" else "max",
+            ((0, 0), (1, 1)),
+            keeps=True,
+            zero=True,
+            hull=True,
+            **laws,
+        )
+        return emit(found, [x], y, (*shape[:2], *[1] * (len(shape) - 2)))
+    if op == "Transpose" and len(node.inputs) == 1:
+        order = tuple(at.get("perm") or range(len(shape))[::-1])
+        if sorted(order) != list(range(len(shape))):
+            raise NotUnderstood("a transpose of other axes")
+        return emit(Op("Transpose", (("order", order),)), [x], y, tuple(shape[a] for a in order))
+    if (
+        op == "Flatten"
+        and set(at) <= {"axis"}
+        and at.get("axis", 1) == 1
+        and all(isinstance(n, int) for n in shape[1:])
+    ):
+        return emit(
+            reshape_op(shape, (shape[0], math.prod(shape[1:]))),
+            [x],
+            y,
+            (shape[0], math.prod(shape[1:])),
+        )
+    if op == "Reshape" and len(node.inputs) == 2 and node.inputs[1] in stored and not at:
+        target = _target(shape, [int(n) for n in stored[node.inputs[1]].data])
+        return emit(reshape_op(shape, target), [x], y, target)
+    raise NotUnderstood(f"the ONNX operator {op[:40]} as it is here")
+
+
+def _broadcast(given: list[Shape]) -> Shape:
+    rank, found = max(map(len, given)), list[Any]()
+    for back in range(-rank, 0):
+        sizes_here = {shape[back] for shape in given if -back <= len(shape)} - {1}
+        if len(sizes_here) > 1:
+            raise NotUnderstood("sizes that meet another one")
+        found.append(sizes_here.pop() if sizes_here else 1)
+    return tuple(found)
+
+
+def _windows(at: dict[str, Any], shape: Shape, kernel: Sequence[int]) -> tuple[list[int], bool]:
+    """How many places windows take, and whether they reach over the border."""
+    k = len(kernel)
+    steps_here, holes = at.get("strides") or [1] * k, at.get("dilations") or [1] * k
+    pads, auto = at.get("pads") or [0] * (2 * k), at.get("auto_pad", "NOTSET")
+    if (
+        auto not in ("NOTSET", "")
+        or at.get("ceil_mode", 0)
+        or not all(isinstance(n, int) for n in shape[2:])
+    ):
+        raise NotUnderstood("windows of a size that is not known")
+    if (
+        not len(shape) - 2 == k == len(steps_here) == len(holes)
+        or len(pads) != 2 * k
+        or min(steps_here) < 1
+    ):
+        raise NotUnderstood("windows that do not fit")
+    made = [
+        (shape[2 + d] + pads[d] + pads[k + d] - holes[d] * (kernel[d] - 1) - 1) // steps_here[d] + 1
+        for d in range(k)
+    ]
+    if min(made) < 1 or any(
+        (m - 1) * steps_here[d] >= shape[2 + d] + pads[d] for d, m in enumerate(made)
+    ):
+        raise NotUnderstood("windows behind the border")
+    return made, any(pads)
+
+
+def _target(shape: Shape, wanted: list[int]) -> Shape:
+    made: list[Any] = [shape[a] if n == 0 else n for a, n in enumerate(wanted)]
+    if made.count(-1) > 1:
+        raise NotUnderstood("a target with two open sizes")
+    if -1 in made:
+        hole = made.index(-1)
+        rest, left = [n for n in made if n != -1], list(shape)
+        for n in [n for n in rest if isinstance(n, str)]:
+            left.remove(n)
+            rest.remove(n)
+        open_names = [n for n in left if isinstance(n, str)]
+        have, used = (math.prod(n for n in part if isinstance(n, int)) for part in (left, rest))
+        if not used or have % used or (open_names and (have != used or len(open_names) > 1)):
+            raise NotUnderstood("a target whose open size is not known")
+        made[hole] = open_names[0] if open_names else have // used
+    return tuple(made)
+
+
+def reshape_op(shape: Shape, made: Shape) -> Op:
+    """Axes that are the same, then blocks of axes with the same entries."""
+    free, blocks, i, j = list[Any](), list[Any](), 0, 0
+    while i < len(shape) and j < len(made):
+        if shape[i] == made[j]:
+            free.append((i, j))
+            i, j = i + 1, j + 1
+            continue
+        a, b, p, q = i, j, 1, 1
+        while a == i or b == j or p != q:
+            side = (shape, a) if p <= q and a < len(shape) else (made, b)
+            if side[1] >= len(side[0]) or not isinstance(side[0][side[1]], int):
+                raise NotUnderstood("a reshape of other sizes")
+            if side[0] is shape:
+                p, a = p * shape[a], a + 1
+            else:
+                q, b = q * made[b], b + 1
+        blocks.append((tuple(range(i, a)), tuple(range(j, b))))
+        i, j = a, b
+    if i < len(shape) or j < len(made):
+        raise NotUnderstood("a reshape that adds or drops axes of one entry")
+    sizes_here = tuple(n if isinstance(n, int) else None for n in made)
+    return Op("Reshape", (("blocks", tuple(blocks)), ("sizes", sizes_here), ("free", tuple(free))))
 
 
 # The command line ===============================================================================================
@@ -3068,7 +4732,9 @@ def check(data: Any, small: Any, large: Any) -> Verdict:
             data, *(onnx_chain(net) if isinstance(net, Model) else net for net in (small, large))
         )
     if schema == "moduli.certificate/2":
-        raise NotUnderstood("certificates of graphs")
+        return check_graph(
+            data, *(onnx_graph(net) if isinstance(net, Model) else net for net in (small, large))
+        )
     raise Rejected(f"schema {str(schema)[:40]!r} is not known")
 
 
@@ -3083,6 +4749,10 @@ def require_demands(
         "demands are of the large network itself, not of parameters near it",
     )
     demand(found.minimal or not minimal, "fewest units are demanded and not claimed")
+    if found.bounded and on is not None:
+        raise NotUnderstood(
+            "whether the bounds of a graph's inputs hold the domain that is demanded"
+        )
     if found.box is not None and on is not None:
         demand(on != "all", "all inputs are demanded, and the certificate holds on a box")
         asked = [end * inputs if len(end) == 1 else end for end in on]
@@ -3154,8 +4824,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }[type(error)]
         print(f"{word}: {str(error)[:2000]!a}"[:2100], file=sys.stderr)
         return code
-    except (RecursionError, MemoryError) as error:
-        print(f"undecided: {type(error).__name__}", file=sys.stderr)
+    except (
+        RecursionError,
+        MemoryError,
+        ArithmeticError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:
+        print(f"undecided: this cannot be followed ({type(error).__name__})", file=sys.stderr)
         return 3
     print(found)
     return 0
