@@ -3148,11 +3148,12 @@ class Graph(NamedTuple):
         if name in self.stored:
             return self.stored[name]
         maker = next((step for step in self.steps if step.output == name), None)
-        if maker is None or maker.op.kind != "Transpose" or len(maker.inputs) != 1:
+        if maker is None or len(maker.inputs) != 1:
             return None
-        source = self.value(maker.inputs[0])
-        if source is None:
-            return None
+        same = maker.op.kind == "Elementwise" and maker.op["kind"] == "identity"
+        source = self.value(maker.inputs[0]) if same or maker.op.kind == "Transpose" else None
+        if source is None or same:
+            return source
         order, size = maker.op["order"], strides(source.shape)
         shape = tuple(source.shape[a] for a in order)
         return Tensor(shape, [source.data[sum(i * size[a] for i, a in zip(at, order, strict=True))] for at in places_of(shape)],
@@ -3200,6 +3201,125 @@ def taken(x: Tensor, axis: int, index: Sequence[int]) -> Tensor:
     data = [v for outer in range(0, len(x.data), n * inner) for i in index
             for v in x.data[outer + i * inner : outer + i * inner + inner]]  # fmt: skip
     return x._replace(shape=(*x.shape[:axis], len(index), *x.shape[axis + 1 :]), data=data)
+
+
+def require_shapes(graph: Graph) -> None:
+    """Shapes are such as the operators give."""
+    for name, array_now in graph.stored.items():
+        demand(
+            graph.shapes[name] == array_now.shape,
+            f"{name[:40]!r} is said to have another shape than it has",
+        )
+    for name, shape in graph.shapes.items():
+        demand(
+            all(type(n) is str or (type(n) is int and n >= 0) for n in shape),
+            f"{name[:40]!r} has no shape",
+        )
+    for step in graph.steps:
+        try:
+            holds = _fits(
+                step.op, [graph.shapes[x] for x in step.inputs], graph.shapes[step.output]
+            )
+        except (IndexError, KeyError, TypeError, ValueError):
+            holds = False
+        demand(holds, f"{step.output[:40]!r} does not have the shape that its operator gives")
+
+
+def _meet(a: Any, b: Any) -> bool:
+    """Whether two sizes may be one: those that are known are equal."""
+    return bool(a == b) or not (isinstance(a, int) and isinstance(b, int))
+
+
+def _alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return len(a) == len(b) and all(map(_meet, a, b))
+
+
+def _axes(axes: Iterable[int], rank: int) -> bool:
+    some = list(axes)
+    return len(set(some)) == len(some) and all(0 <= a < rank for a in some)
+
+
+def _paired(free: Any, x: Shape, y: Shape) -> bool:
+    fits = _axes((i for i, _ in free), len(x)) and _axes((o for _, o in free), len(y))
+    return fits and all(_meet(x[i], y[o]) for i, o in free)
+
+
+def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
+    x = given[0]
+    if op.kind == "Linear":
+        w, bias = given[1], given[2:]
+        free = (*op["free"], (op["reads"], op["writes"]))
+        holds = (
+            _axes((i for i, _ in free), len(x))
+            and _axes((o for _, o in free), len(made))
+            and op["groups"] == 1
+        )
+        holds = (
+            holds and _axes((op["columns"], op["rows"]), len(w)) and _paired(op["free"], x, made)
+        )
+        holds = (
+            holds and all(isinstance(n, int) for n in w) and _meet(x[op["reads"]], w[op["columns"]])
+        )
+        plain = len(w) > 2 or len(free) == len(x) == len(made)
+        return (
+            holds
+            and plain
+            and made[op["writes"]] == w[op["rows"]]
+            and bias in ([], [(w[op["rows"]],)])
+        )
+    if op.kind == "Elementwise":
+        if len(given) > 1 and (
+            _entry(op["kind"], op["numbers"]) or op["kind"] in ("identity", "neg")
+        ):
+            return False
+        if max(map(len, given)) != len(made):
+            return False
+        for back in range(-len(made), 0):
+            sizes_here = {shape[back] for shape in given if -back <= len(shape)} - {1}
+            known = {n for n in sizes_here if isinstance(n, int)}
+            if (
+                (not sizes_here and made[back] != 1)
+                or len(known) > 1
+                or (known and made[back] not in known)
+            ):
+                return False
+        return True
+    if op.kind == "PerUnit":
+        further = given[1:]
+        if not _alike(x, made) or not 0 <= op["axis"] < len(x):
+            return False
+        if op["kind"] == "batchnorm":
+            return (
+                len(further) == 4
+                and len(op["numbers"]) == 1
+                and all(s == (x[op["axis"]],) for s in further)
+            )
+        return all(s in ((), (1,)) or _alike(s, (x[op["axis"]],)) for s in further)
+    if op.kind == "Slicewise":
+        return _paired(op["free"], x, made)
+    if op.kind == "Transpose":
+        return sorted(op["order"]) == list(range(len(x))) and _alike(
+            [x[a] for a in op["order"]], made
+        )
+    if op.kind == "Reshape":
+        stated = len(op["sizes"]) == len(made) and all(
+            n == m if n is not None else not isinstance(m, int)
+            for n, m in zip(op["sizes"], made, strict=True)
+        )
+        parts = sorted(
+            [((i,), (o,)) for i, o in op["free"]] + [(tuple(a), tuple(b)) for a, b in op["blocks"]]
+        )
+        covered = [[a for part in parts for a in part[k]] for k in (0, 1)]
+        if covered != [list(range(len(x))), list(range(len(made)))]:
+            raise NotUnderstood("a reshape of parts that do not follow each other")
+        for ins, outs in parts:
+            a, b = [x[i] for i in ins], [made[o] for o in outs]
+            if a != b and not (
+                all(isinstance(n, int) for n in (*a, *b)) and math.prod(a) == math.prod(b)
+            ):
+                return False
+        return stated
+    raise NotUnderstood(f"the operator {op.kind}")
 
 
 # Units: which indices stand or fall together
@@ -4371,6 +4491,7 @@ def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
                 n in (1, shape[a - len(end.shape)]) for a, n in enumerate(end.shape)
             )
             demand(fits, f"bounds of {name[:40]!r} do not fit it")
+    require_shapes(large)
     left, total = large.live(), (ZERO, ZERO)
     for moves in rounds:
         kinds = {move.kind for move in moves}
