@@ -2526,12 +2526,13 @@ def _within(
         x.activation for x in b.layers
     ]
     if alike:
-        forms = zonotopes(a.layers, b.layers, low, high)
-        if (
-            largest(forms[2][-1]) <= upper
-            or largest(pairs(a.layers, b.layers, low, high, forms)) <= upper
-        ):
-            return True
+        for level in (True, False):
+            forms = zonotopes(a.layers, b.layers, low, high, level)
+            if (
+                largest(forms[2][-1]) <= upper
+                or largest(pairs(a.layers, b.layers, low, high, forms)) <= upper
+            ):
+                return True
     if joined is not None and largest(Bounds(joined, low, high).ranges[-1]) <= upper:
         return True
     alone = [Bounds(net.layers, low, high).ranges for net in (a, b)]
@@ -2752,8 +2753,10 @@ def _band(s: Activation, lines: Lines, lo: float, hi: float) -> Band:
     return slope, Fraction(lines.below.offset) + min((below - slope) * z for z in ends), most
 
 
-def zonotopes(a: Sequence[Layer], b: Sequence[Layer], low: list[float], high: list[float]) -> Any:
-    """Bounds of z_a, z_b and z_a - z_b, by layer."""
+def zonotopes(
+    a: Sequence[Layer], b: Sequence[Layer], low: list[float], high: list[float], level: bool
+) -> Any:
+    """Bounds of z_a, z_b and z_a - z_b, by layer. `level`: of two bands that are as wide, take the level one."""
     one, two, n = list[Form](), list[Form](), len(low)
     for i, (p, q) in enumerate(zip(low, high, strict=True)):
         center, off = _rounded_down((Fraction(p) + Fraction(q)) / 2)
@@ -2802,8 +2805,9 @@ def zonotopes(a: Sequence[Layer], b: Sequence[Layer], low: list[float], high: li
                 Fraction(lines[k].least) - Fraction(beside[k].most),
                 Fraction(lines[k].most) - Fraction(beside[k].least),
             )
+            wider = flat[1] - flat[0] - (most - least)
             bands.append(
-                (ZERO, *flat) if flat[1] - flat[0] < most - least else (slope, least, most)
+                (ZERO, *flat) if wider < 0 or (level and wider == 0) else (slope, least, most)
             )
         two = _acted(two, bands, True)
         one = _acted(
@@ -3017,7 +3021,8 @@ def _proved(
     both = [
         [Layer(w, b, s) for (w, b), s in zip(side, chain, strict=True)] for side in (once, other)
     ]
-    near = largest(zonotopes(both[0], both[1], region.low, region.high)[2][-1])
+    found = [zonotopes(both[0], both[1], region.low, region.high, level) for level in (True, False)]
+    near = min(largest(forms[2][-1]) for forms in found)
     if not math.isfinite(near):
         return by_norms
     lost = difference(left.layers(), once, left.kinds, sizes)[0]
