@@ -3156,9 +3156,12 @@ class Graph(NamedTuple):
         if maker is None or len(maker.inputs) != 1:
             return None
         same = maker.op.kind == "Elementwise" and maker.op["kind"] == "identity"
-        source = self.value(maker.inputs[0]) if same or maker.op.kind == "Transpose" else None
+        turns = same or maker.op.kind in ("Transpose", "Reshape")
+        source = self.value(maker.inputs[0]) if turns else None
         if source is None or same:
             return source
+        if maker.op.kind == "Reshape":
+            return source._replace(shape=self.shapes[name])
         order, size = maker.op["order"], strides(source.shape)
         shape = tuple(source.shape[a] for a in order)
         return Tensor(shape, [source.data[sum(i * size[a] for i, a in zip(at, order, strict=True))] for at in places_of(shape)],
@@ -3410,6 +3413,12 @@ class Ties:
         }
 
 
+FOLLOWED = {
+    "identity", "neg", "relu", "leaky_relu", "abs", "clip", "elu", "hardswish", "tanh", "sigmoid", "erf", "sin", "softplus",
+    "gelu", "gelu_tanh", "silu", "mish", "add", "sub", "mul", "div",
+}  # fmt: skip
+
+
 def tie(step: Step, ties: Ties) -> None:
     """What stands or falls together at a node."""
     op, y = step.op, step.output
@@ -3430,6 +3439,10 @@ def tie(step: Step, ties: Ties) -> None:
                     ties.fix(name, axis)
     elif op.kind == "Elementwise":
         shape = shapes[y]
+        if op["kind"] not in FOLLOWED and any(
+            name in (y, *step.inputs) for name, _ in ties.classes
+        ):
+            raise NotUnderstood(f"units behind or in front of {op['kind'][:40]!r}")
         for axis, n in enumerate(shape):
             for name in step.inputs:
                 own = shapes[name]
@@ -3878,6 +3891,8 @@ def _combined(
         if rule is not None and rule.law == ODD and f.ratio:
             return (step.output, axis, f.key, abs(f.ratio)), ONE if f.ratio > 0 else -ONE
         return (step.output, axis, f.key, f.ratio), ONE
+    if len(some) == 2 and kind == "div" and some[1].key == CONSTANT and some[1].ratio:
+        return some[0].key, some[0].ratio / some[1].ratio
     if len(some) == 2 and kind in ("add", "sub", "mul"):
         a, b = some
         r, t = a.ratio, b.ratio if kind != "sub" else -b.ratio
@@ -3909,6 +3924,9 @@ def _range_of(kind: str, numbers_of: Any, some: tuple[Fact, ...]) -> tuple[Any, 
             if s is not None
             else (-INF, INF)
         )
+    if len(some) == 2 and kind == "div" and some[1].key == CONSTANT and some[1].ratio:
+        ends = [_product(1 / some[1].ratio, e) for e in some[0][2:]]
+        return min(ends), max(ends)
     if len(some) == 2 and kind in ("add", "sub", "mul", "max", "min"):
         a, b = some
         if kind == "add":
