@@ -3,12 +3,20 @@
 
     python moduli_check.py CERTIFICATE SMALL LARGE [--max-slack X] [--on all|box:LO,HI] [--minimal]
 
-Exit codes: 0 accepted; 1 rejected, naming the move or claim that fails; 2 wrong usage; 3 undecided: the certificate
-holds what this checker does not understand or cannot prove; 4 a file that it cannot read. It was written from
-`docs/format.md`, shares no code with the package, and uses no floats to prove anything: every number is an integer or a
-`Fraction`, so nothing is rounded but where a line says so, and then outward. In doubt it refuses.
+Exit codes: 0 accepted; 1 rejected, naming the move or claim that fails; 2 wrong usage; 3 undecided: the certificate holds
+what this checker does not understand or cannot prove; 4 a file that it cannot read.
 
-The file has six parts: reading files, activations, chains and their moves, bounds on boxes, graphs, the command line.
+It was written from `docs/format.md` and shares no code with the package. Every number that decides is an integer or a
+`Fraction`: nothing is rounded but where a line says so, and then outward. In doubt it refuses. The parts, in this order:
+
+    Reading files                  bytes to layers: .safetensors, .npz, .onnx
+    Activations                    their laws, and rationals around their values
+    Chains and their moves         all that claims on all inputs need, with slack, creases and fewest units
+    Boxes                          signs by bounds on the parts of a box, and by cases with multipliers
+    Differences by parts           how far two chains are apart on the parts of a box
+    Certificates of chains         the check itself: `check_chain`
+    Graphs                         units that are left out of graphs of operators: `check_graph`
+    The command line
 """
 
 from __future__ import annotations
@@ -51,6 +59,11 @@ class NotUnderstood(Exception):
 
 class Unreadable(Exception):
     """A file is damaged, or is none of those that are read here."""
+
+
+def finite(x: Any) -> bool:
+    """Whether a number has an end: all rationals do, whatever their size."""
+    return not isinstance(x, float) or math.isfinite(x)
 
 
 def demand(holds: Any, claim: str) -> None:
@@ -97,7 +110,7 @@ def activation_of(text: str) -> Activation:
         raise Unreadable(f"activation {text[:40]!r} has no numbers") from None
     if found[1] != "leaky_relu":
         numbers = tuple(x + 0.0 for x in numbers)
-    fits = len(numbers) == COUNTS.get(found[1], 0) and all(map(math.isfinite, numbers))
+    fits = len(numbers) == COUNTS.get(found[1], 0) and all(map(finite, numbers))
     if (
         not fits
         or (found[1] == "elu" and not numbers[0])
@@ -140,7 +153,7 @@ def network(layers: Sequence[tuple[Any, Any, Activation]], output_map: str, inpu
             raise Unreadable("weights and biases do not fit")
         rows = [[x + 0.0 for x in row] for row in weight]
         column = [x + 0.0 for x in bias]
-        if not all(math.isfinite(x) for row in (*rows, column) for x in row):
+        if not all(finite(x) for row in (*rows, column) for x in row):
             raise Unreadable("a parameter is not finite")
         found.append(Layer(rows, column, kind))
         width = len(bias)
@@ -500,6 +513,8 @@ def read_model(data: bytes) -> Model:
     for part in whole["opsets"]:
         entry = message(part, {1: "domain", 2: "version"}, {})
         if entry.get("domain", b"") in (b"", b"ai.onnx"):
+            if opset:
+                raise Unreadable("two versions of the operators")
             opset = entry.get("version", 0)
     pairs = [onnx_tensor(part) for part in graph["stored"]]
     stored = dict(pairs)
@@ -1016,7 +1031,7 @@ def image(s: Activation, low: Any, high: Any) -> tuple[Any, Any]:
     most: Any = INF if f.most is None else f.most
     if f.slopes is not None:
         ends = [
-            z * (f.slopes[0] if z > 0 else f.slopes[1]) if math.isfinite(z) else _far(z, f.slopes)
+            z * (f.slopes[0] if z > 0 else f.slopes[1]) if finite(z) else _far(z, f.slopes)
             for z in (low, high)
         ]
         inside = [ZERO] if low < 0 < high else []
@@ -1025,7 +1040,7 @@ def image(s: Activation, low: Any, high: Any) -> tuple[Any, Any]:
         return min(max(low, least), most), min(max(high, least), most)
     if f.valley is not None:
         least = max(least, floor_of(s)[2])
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not (finite(low) and finite(high)):
         return least, most
     if f.rising:
         return max(value_at(s, low)[0], least), min(value_at(s, high)[1], most)
@@ -1324,8 +1339,8 @@ def _row_range(
         w = exact(w)
         if w:
             least, most = (a, b) if w > 0 else (b, a)
-            low = low + w * least if math.isfinite(low) and math.isfinite(least) else -INF
-            high = high + w * most if math.isfinite(high) and math.isfinite(most) else INF
+            low = low + w * least if finite(low) and finite(least) else -INF
+            high = high + w * most if finite(high) and finite(most) else INF
     return low, high
 
 
@@ -1980,12 +1995,12 @@ class Lines(NamedTuple):
 
 def lines_of(s: Activation, lo: float, hi: float) -> Lines:
     f = facts(s)
-    ends = image(s, *(Fraction(e) if math.isfinite(e) else e for e in (lo, hi)))
+    ends = image(s, *(Fraction(e) if finite(e) else e for e in (lo, hi)))
     least, most = (
-        outward(e, way) if math.isfinite(e) else e for e, way in zip(ends, (-1, 1), strict=True)
+        outward(e, way) if finite(e) else e for e, way in zip(ends, (-1, 1), strict=True)
     )
     flat = Lines(Line(0.0, least), Line(0.0, most), least, most)
-    if f.slopes is None and not all(map(math.isfinite, (lo, hi, least, most))):
+    if f.slopes is None and not all(map(finite, (lo, hi, least, most))):
         return flat
     if f.slopes is not None:
         p, q = map(float, f.slopes)
@@ -1997,7 +2012,7 @@ def lines_of(s: Activation, lo: float, hi: float) -> Lines:
         found = _clip_lines(s.numbers, lo, hi, flat)
     else:
         return flat
-    fine = [all(map(math.isfinite, line)) for line in found[:2]]
+    fine = [all(map(finite, line)) for line in found[:2]]
     return Lines(
         found.below if fine[0] else flat.below, found.above if fine[1] else flat.above, least, most
     )
@@ -2012,12 +2027,12 @@ def _above_kink(right: float, left: float, lo: float, hi: float) -> Line:
         slope = (right * hi - left * lo) / (hi - lo) if hi - lo < INF else math.nan
     else:
         slope = right if hi > -lo else left
-    if not math.isfinite(slope):
+    if not finite(slope):
         return Line(0.0, INF)
     tops = [ZERO] if inside else []
     for z in (lo, hi):
         gap = Fraction(right if z > 0 else left) - Fraction(slope)
-        if gap and not math.isfinite(z):
+        if gap and not finite(z):
             if (gap > 0) == (z > 0):
                 return Line(slope, INF)
             continue
@@ -2196,8 +2211,7 @@ class Bounds:
     @staticmethod
     def _table(lines: list[Lines]) -> Any:
         """Slopes and offsets as whole numbers, below and above; None where an offset is infinite."""
-        finite = all(math.isfinite(line.offset) for x in lines for line in x[:2])
-        if not finite:
+        if not all(finite(line.offset) for x in lines for line in x[:2]):
             return None
         slopes, shift = common([line.slope for x in lines for line in x[:2]])
         offsets, offset_shift = common([line.offset for x in lines for line in x[:2]])
@@ -2205,7 +2219,7 @@ class Bounds:
 
     def _intervals(self, l: int, ends: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         made, found = self.made[l], list[tuple[float, float]]()
-        endless = {j for j, pair in enumerate(ends) if not all(map(math.isfinite, pair))}
+        endless = {j for j, pair in enumerate(ends) if not all(map(finite, pair))}
         fine = [pair if j not in endless else (0.0, 0.0) for j, pair in enumerate(ends)]
         both, shift = common([x for pair in fine for x in pair])
         low, high, total = both[::2], both[1::2], shift + made.shift
@@ -2451,7 +2465,7 @@ def _holds(
     return found.above(len(layers) - 1, 0, 1, choices) <= 0
 
 
-# Differences of two chains by parts of a box --------------------------------------------------------------------
+# Differences by parts ===========================================================================================
 
 
 class Parts(NamedTuple):
@@ -2556,17 +2570,11 @@ def minus(a: Ranges, b: Ranges) -> Ranges:
     """Of differences, rounded outward."""
     found = []
     for (p, q), (r, t) in zip(a, b, strict=True):
-        low = (
-            outward(Fraction(p) - Fraction(t), -1)
-            if math.isfinite(p) and math.isfinite(t)
-            else -INF
-        )
+        low = outward(Fraction(p) - Fraction(t), -1) if finite(p) and finite(t) else -INF
         found.append(
             (
                 low,
-                outward(Fraction(q) - Fraction(r), 1)
-                if math.isfinite(q) and math.isfinite(r)
-                else INF,
+                outward(Fraction(q) - Fraction(r), 1) if finite(q) and finite(r) else INF,
             )
         )
     return found
@@ -2578,7 +2586,7 @@ def mean_slopes(s: Activation, lo: float, hi: float) -> Interval:
     if f.slopes is not None:
         right, left = f.slopes[0 if hi > 0 else 1], f.slopes[1 if lo < 0 else 0]
         return min(left, right), max(left, right)
-    if s.kind in ("tanh", "sigmoid") and math.isfinite(lo) and math.isfinite(hi):
+    if s.kind in ("tanh", "sigmoid") and finite(lo) and finite(hi):
         ends = [rate_at(s, Fraction(z))[0] for z in (lo, hi)]
         steepest = rate_at(s, min(max(ZERO, Fraction(lo)), Fraction(hi)))[1]
         return Fraction(outward(max(min(ends), ZERO), -1)), Fraction(outward(steepest, 1))
@@ -2635,7 +2643,7 @@ def _float_slopes(slope: Fraction, way: int) -> float:
 
 def _ends_of_slopes(shallow: float, steep: float, lo: float, hi: float) -> tuple[float, float]:
     """Of m d for m between two slopes and d between two ends."""
-    if not (math.isfinite(lo) and math.isfinite(hi)):
+    if not (finite(lo) and finite(hi)):
         return -INF, INF
     ends = [Fraction(m) * Fraction(d) for m in (shallow, steep) for d in (lo, hi)]
     return outward(min(ends), -1), outward(max(ends), 1)
@@ -2785,9 +2793,7 @@ def zonotopes(
             bounds.append(new)
         if l == len(a) - 1:
             break
-        if not all(
-            map(math.isfinite, (e for part in (z, other, d) for pair in part for e in pair))
-        ):
+        if not all(map(finite, (e for part in (z, other, d) for pair in part for e in pair))):
             return [[[(-INF, INF)] * len(x.bias) for x in a]] * 3
         s = x.activation
         lines, beside = [lines_of(s, *pair) for pair in z], [lines_of(s, *pair) for pair in other]
@@ -3022,7 +3028,7 @@ def _proved(
     ]
     found = [zonotopes(both[0], both[1], region.low, region.high, level) for level in (True, False)]
     near = min(largest(forms[2][-1]) for forms in found)
-    if not math.isfinite(near):
+    if not finite(near):
         return by_norms
     lost = difference(left.layers(), once, left.kinds, sizes)[0]
     return min(by_norms[0], Fraction(near) + lost), ZERO
@@ -3577,7 +3583,7 @@ class Known:
 
     def _stored(self, array: Tensor, axis: int, i: int) -> Fact:
         row = slice_of(array, axis, i)
-        if not all(map(math.isfinite, row)) or not row:
+        if not all(map(finite, row)) or not row:
             return Fact(object())
         if all(x == row[0] for x in row):
             return fact(CONSTANT, Fraction(row[0]))
@@ -3620,10 +3626,10 @@ class Known:
             row = slice_of(weight, op["rows"], o)
             b = (
                 Fraction(0 if bias is None else bias.data[o])
-                if bias is None or math.isfinite(bias.data[o])
+                if bias is None or finite(bias.data[o])
                 else None
             )
-            if b is None or not all(map(math.isfinite, row)):
+            if b is None or not all(map(finite, row)):
                 found.append(Fact(object()))
                 continue
             taps = self._taps(weight, op, o)
@@ -3685,7 +3691,7 @@ class Known:
             array is not None
             and len(array.data)
             and all(x == array.data[0] for x in array.data)
-            and math.isfinite(array.data[0])
+            and finite(array.data[0])
         ):
             return [fact(CONSTANT, Fraction(array.data[0]))] * n
         return [Fact(("whole", name, back))] * n
@@ -3719,9 +3725,7 @@ class Known:
         for i, f in enumerate(self.of(x, axis)):
             row = [a.data[i] for a in arrays if a is not None]
             square = (
-                Fraction(row[3]) + Fraction(op["numbers"][0])
-                if all(map(math.isfinite, row))
-                else ZERO
+                Fraction(row[3]) + Fraction(op["numbers"][0]) if all(map(finite, row)) else ZERO
             )
             if square <= 0:
                 found.append(Fact(object()))
@@ -3803,14 +3807,14 @@ def _renamed(f: Fact, how: Any) -> Fact:
 
 def _plus(*ends: Any) -> Any:
     """Of ends that may be infinite, none in two ways at once."""
-    endless = [e for e in ends if not math.isfinite(e)]
+    endless = [e for e in ends if not finite(e)]
     return endless[0] if endless else sum(ends, ZERO)
 
 
 def _product(factor: Fraction, end: Any) -> Any:
     if factor == 0:
         return ZERO
-    return factor * end if math.isfinite(end) else (end if factor > 0 else -end)
+    return factor * end if finite(end) else (end if factor > 0 else -end)
 
 
 def root_between(q: Fraction) -> Interval:
@@ -3844,7 +3848,7 @@ def _entry(kind: str, numbers_of: Any) -> Activation | None:
     if (
         kind == "clip"
         and len(numbers_of) == 2
-        and all(map(math.isfinite, numbers_of))
+        and all(map(finite, numbers_of))
         and numbers_of[0] < numbers_of[1]
     ):
         return Activation("clip", tuple(numbers_of))
@@ -4105,14 +4109,14 @@ def _absorb(
         f, unit = inside[column], columns[column]
         if not any(taps) or f.constant == 0:
             continue
-        demand(all(map(math.isfinite, taps)), "a weight is no number")
+        demand(all(map(finite, taps)), "a weight is no number")
         c = f.constant
         if c is not None and op["uniform"] and not op["padded"]:
             _shift(graph, step, weight, op, column, c, changes)
             continue
         target = gone[unit]
         if target is None:
-            if _unread(graph, step.output) or (math.isfinite(f.low) and math.isfinite(f.high)):
+            if _unread(graph, step.output) or (finite(f.low) and finite(f.high)):
                 raise NotUnderstood(
                     f"what {step.output[:40]!r} reads of unit {unit}, which is not constant there"
                 )
@@ -4310,7 +4314,7 @@ def graph_gap(graph: Graph, exactly: dict[str, list[Any]], ends: dict[str, Any])
 
 def _capped(known: Known, name: str, axis: int) -> list[Pair]:
     tops = [max(abs(f.low), abs(f.high)) for f in known.of(name, axis)]
-    if not all(map(math.isfinite, tops)):
+    if not all(map(finite, tops)):
         return [(ZERO, ONE)]
     return [(Fraction(t), ZERO) for t in tops]
 
@@ -4595,6 +4599,11 @@ def onnx_graph(model: Model) -> Graph:
     return Graph(tuple(model.inputs), tuple(model.outputs), tuple(steps), shapes, stored).live()
 
 
+def _only(at: dict[str, Any], known: set[str]) -> None:
+    if not set(at) <= known:
+        raise NotUnderstood(f"attributes {', '.join(sorted(set(at) - known))[:40]}")
+
+
 def _onnx_step(
     node: Node, opset: int, shapes: Any, stored: Any, emit: Any, taken_names: set[str]
 ) -> Any:
@@ -4639,6 +4648,11 @@ def _onnx_step(
         )
     if op == "Conv" and node.inputs[1] in stored and at.get("group", 1) == 1 and len(shape) > 2:
         weight = stored[node.inputs[1]].shape
+        _only(at, {"strides", "pads", "dilations", "auto_pad", "group", "kernel_shape"})
+        if len(weight) != len(shape) or at.get("kernel_shape", list(weight[2:])) != list(
+            weight[2:]
+        ):
+            raise NotUnderstood("a convolution whose parts do not fit")
         made, reach = _windows(at, shape, weight[2:])
         detail = (
             "conv",
@@ -4653,6 +4667,7 @@ def _onnx_step(
             linear_op(1, 1, 1, 0, ((0, 0),), detail, reach), inputs, y, (shape[0], weight[0], *made)
         )
     if op == "Gemm" and node.inputs[1] in stored and len(shape) == 2 and not at.get("transA", 0):
+        _only(at, {"alpha", "beta", "transA", "transB"})
         if at.get("alpha", 1.0) != 1.0 or at.get("beta", 1.0) != 1.0:
             raise NotUnderstood("a Gemm that multiplies by a number")
         across = bool(at.get("transB", 0))
@@ -4678,7 +4693,9 @@ def _onnx_step(
         rank = len(shape)
         layer = linear_op(rank - 1, rank - 1, 0, 1, tuple((a, a) for a in range(rank - 1)))
         return emit(layer, node.inputs, y, (*shape[:-1], shapes[node.inputs[1]][1]))
-    if op in ("MaxPool", "AveragePool") and len(shape) > 2:
+    if op in ("MaxPool", "AveragePool") and len(shape) > 2 and "kernel_shape" in at:
+        windows = {"kernel_shape", "strides", "pads", "dilations", "auto_pad", "ceil_mode"}
+        _only(at, windows | ({"count_include_pad"} if op == "AveragePool" else {"storage_order"}))
         made, reach = _windows(at, shape, at["kernel_shape"])
         given = options(
             at,
@@ -4717,7 +4734,7 @@ def _onnx_step(
             **laws,
         )
         return emit(found, [x], y, (*shape[:2], *[1] * (len(shape) - 2)))
-    if op == "Transpose" and len(node.inputs) == 1:
+    if op == "Transpose" and len(node.inputs) == 1 and set(at) <= {"perm"}:
         order = tuple(at.get("perm") or range(len(shape))[::-1])
         if sorted(order) != list(range(len(shape))):
             raise NotUnderstood("a transpose of other axes")
@@ -4928,7 +4945,7 @@ def domain(words: str) -> Any:
     if (
         not words.startswith("box:")
         or not all(p <= q for p in low for q in high if len(low) == 1 or len(high) == 1)
-        or not all(map(math.isfinite, low + high))
+        or not all(map(finite, low + high))
     ):
         raise argparse.ArgumentTypeError(f"{words}: write all, box:LO,HI or box:L1,L2;H1,H2")
     return low, high
