@@ -4609,8 +4609,8 @@ def _onnx_step(
 ) -> Any:
     op, at, y, x = node.op, node.attributes, node.outputs[0], node.inputs[0]
     shape = shapes[x]
-    if opset < 13 or (node.inputs[-1] == "" and op != "Conv"):
-        raise NotUnderstood("operators before opset 13, or inputs that are left out")
+    if opset < 9 or (node.inputs[-1] == "" and op != "Conv"):
+        raise NotUnderstood("operators before opset 9, or inputs that are left out")
     integers = any(name in stored and stored[name].whole for name in node.inputs)
     if integers and op != "Reshape":
         raise NotUnderstood("operators of integers")
@@ -4734,6 +4734,17 @@ def _onnx_step(
             **laws,
         )
         return emit(found, [x], y, (*shape[:2], *[1] * (len(shape) - 2)))
+    if op == "Softmax" and opset >= 13 and set(at) <= {"axis"}:
+        axis = at.get("axis", -1) % len(shape)
+        free = tuple((a, a) for a in range(len(shape)) if a != axis)
+        return emit(
+            slicewise_op(
+                "Softmax", free, numbers=((axis,), options({}, "p", "exclusive", "reverse"))
+            ),
+            [x],
+            y,
+            shape,
+        )
     if op == "Transpose" and len(node.inputs) == 1 and set(at) <= {"perm"}:
         order = tuple(at.get("perm") or range(len(shape))[::-1])
         if sorted(order) != list(range(len(shape))):
@@ -4832,8 +4843,10 @@ def reshape_op(shape: Shape, made: Shape) -> Op:
                 q, b = q * made[b], b + 1
         blocks.append((tuple(range(i, a)), tuple(range(j, b))))
         i, j = a, b
-    if i < len(shape) or j < len(made):
-        raise NotUnderstood("a reshape that adds or drops axes of one entry")
+    if i < len(shape) or j < len(made):  # axes of one entry, at the end
+        if any(n != 1 for n in (*shape[i:], *made[j:])):
+            raise NotUnderstood("a reshape of other sizes")
+        blocks.append((tuple(range(i, len(shape))), tuple(range(j, len(made)))))
     sizes_here = tuple(n if isinstance(n, int) else None for n in made)
     return Op("Reshape", (("blocks", tuple(blocks)), ("sizes", sizes_here), ("free", tuple(free))))
 
