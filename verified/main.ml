@@ -1,0 +1,223 @@
+(* moduli-verified FILE: reads a proof as `moduli export-proof` writes it, and asks the verified
+   checker. Trusted beside the theorem: that this file builds the proof that the text says. *)
+
+module Integer = Z
+module Rational = Q
+open Checker
+
+exception Unreadable of string
+
+let unreadable what at = raise (Unreadable (Printf.sprintf "%s at byte %d" what at))
+
+let contents path =
+  let channel = open_in_bin path in
+  Fun.protect ~finally:(fun () -> close_in channel)
+    (fun () -> really_input_string channel (in_channel_length channel))
+
+(* Words between blanks. *)
+type source = { text : string; mutable at : int }
+
+let blank c = c = ' ' || c = '\n'
+
+let word source =
+  let length = String.length source.text in
+  while source.at < length && blank source.text.[source.at] do source.at <- source.at + 1 done;
+  let first = source.at in
+  while source.at < length && not (blank source.text.[source.at]) do source.at <- source.at + 1 done;
+  if source.at = first then unreadable "the file ends" first;
+  String.sub source.text first (source.at - first)
+
+let expect source wanted =
+  let at = source.at in
+  let found = word source in
+  if found <> wanted then unreadable (Printf.sprintf "%S instead of %S" found wanted) at
+
+(* Digits without a sign, or with a minus. *)
+let digits good s =
+  let from = if s <> "" && s.[0] = '-' then 1 else 0 in
+  let ok = ref (String.length s > from) in
+  String.iteri (fun i c -> if i >= from && not (good c) then ok := false) s;
+  !ok
+
+(* A count, decimal: of layers, rows, columns, links. *)
+let count source =
+  let at = source.at in
+  let s = word source in
+  let decimal c = c >= '0' && c <= '9' in
+  match if digits decimal s && s.[0] <> '-' then int_of_string_opt ("0u" ^ s) else None with
+  | Some n when n >= 0 && n <= 1 lsl 30 -> n
+  | _ -> unreadable (Printf.sprintf "%S is no count" s) at
+
+(* An integer, hexadecimal. *)
+let integer source =
+  let at = source.at in
+  let s = word source in
+  let hexadecimal c = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') in
+  if digits hexadecimal s then Integer.of_string_base 16 s
+  else unreadable (Printf.sprintf "%S is no integer" s) at
+
+let positive source =
+  let at = source.at in
+  let z = integer source in
+  if Integer.sign z > 0 then z else unreadable "a denominator is not positive" at
+
+let rational source =
+  let qnum = integer source in
+  { qnum; qden = positive source }
+
+let rec natural n = if n = 0 then O else S (natural (n - 1))
+
+(* Elements in the order of the text; List.init may take another one. *)
+let several n read =
+  let rec next k found = if k = 0 then List.rev found else next (k - 1) (read () :: found) in
+  next n []
+
+let activation source =
+  let at = source.at in
+  match word source with
+  | "kinked" -> Kinked (rational source)
+  | "clip" ->
+      let low = rational source in
+      Clip (low, rational source)
+  | "tanh" -> Tanh
+  | "sigmoid" -> Sigmoid
+  | "erf" -> Other Erf
+  | "sin" -> Other Sin
+  | "gelu" -> Other Gelu
+  | "gelu_tanh" -> Other GeluTanh
+  | "silu" -> Other Silu
+  | "softplus" -> Other Softplus
+  | "hardswish" -> Other Hardswish
+  | "mish" -> Other Mish
+  | "elu" -> Other (Elu (rational source))
+  | other -> unreadable (Printf.sprintf "%S is no activation" other) at
+
+(* Rows, columns, the denominator of weights, that of biases; then a line for each row: its bias and
+   its weights. *)
+let rows source =
+  expect source "rows";
+  let height = count source in
+  let width = count source in
+  let below = positive source in
+  let below_biases = positive source in
+  several height (fun () ->
+    let bias = { qnum = integer source; qden = below_biases } in
+    (several width (fun () -> { qnum = integer source; qden = below }), bias))
+
+let layer source =
+  expect source "layer";
+  let function0 = activation source in
+  { rows = rows source; function0 }
+
+let network source name =
+  expect source name;
+  let depth = count source in
+  several depth (fun () -> layer source)
+
+let link source =
+  let at = source.at in
+  let kind = word source in
+  let place = natural (count source) in
+  match kind with
+  | "replace" ->
+      let units = layer source in
+      { place; step = Replace (units, rows source) }
+  | "skip" -> { place; step = Skip (rows source) }
+  | other -> unreadable (Printf.sprintf "%S is no link" other) at
+
+let links source name =
+  expect source name;
+  let length = count source in
+  several length (fun () -> link source)
+
+type claim = { of_large : string; of_small : string; output_map : string; proof : proof }
+
+let claim source =
+  expect source "moduli-proof";
+  expect source "1";
+  expect source "large-digest";
+  let of_large = word source in
+  expect source "small-digest";
+  let of_small = word source in
+  expect source "output-map";
+  let output_map = word source in
+  expect source "inputs";
+  let inputs = natural (count source) in
+  expect source "constant";
+  let claimed_constant = rational source in
+  expect source "growth";
+  let claimed_growth = rational source in
+  let large = network source "large" in
+  let small = network source "small" in
+  let large_links = links source "large-links" in
+  let small_links = links source "small-links" in
+  expect source "end";
+  String.iteri (fun i c -> if i >= source.at && not (blank c) then unreadable "text behind the end" i)
+    source.text;
+  { of_large; of_small; output_map;
+    proof = { inputs; large; small; large_links; small_links; claimed_constant; claimed_growth } }
+
+(* Printing ----------------------------------------------------------------------------------------- *)
+
+let widths proof net =
+  let rec int_of = function O -> 0 | S n -> 1 + int_of n in
+  let hidden = List.map (fun l -> string_of_int (List.length l.rows)) net in
+  String.concat "-" (string_of_int (int_of proof.inputs) :: hidden)
+
+let exactly { qnum; qden } = Rational.to_string (Rational.make qnum qden)
+let about { qnum; qden } = Printf.sprintf "%.6g" (Rational.to_float (Rational.make qnum qden))
+
+let greatest found =
+  let larger a { qnum; qden } = Rational.max a (Rational.make qnum qden) in
+  Printf.sprintf "%.6g" (Rational.to_float (List.fold_left larger Rational.zero found))
+
+let plural n word = Printf.sprintf "%d %s%s" n word (if n = 1 then "" else "s")
+
+let statement claim =
+  let { claimed_constant = constant; claimed_growth = growth; large; small; _ } = claim.proof in
+  let bound =
+    match Integer.sign constant.qnum, Integer.sign growth.qnum with
+    | 0, 0 -> "0"
+    | _, 0 -> exactly constant
+    | _ -> Printf.sprintf "%s + %s |x|" (exactly constant) (exactly growth)
+  in
+  Printf.printf "proved: for all inputs x, |small(x) - large(x)| <= %s in every output" bound;
+  Printf.printf " (about %s + %s |x|), before the output map %s\n" (about constant) (about growth)
+    claim.output_map;
+  Printf.printf "small: %s, %s\nlarge: %s, %s\n" (widths claim.proof small) claim.of_small
+    (widths claim.proof large) claim.of_large;
+  if all_defined large && all_defined small then
+    print_endline "hypotheses: none about activations"
+  else
+    print_endline "hypotheses: the laws of the activations that are no lines, tanh or sigmoid (README.md)"
+
+let refusal claim verdict =
+  let in_links name all left =
+    Printf.sprintf "link %d of the %s network does not hold" (List.length all - left + 1) name
+  in
+  let rec int_of = function O -> 0 | S n -> 1 + int_of n in
+  match verdict with
+  | Proved -> ""
+  | BadShape -> "rows of a network do not fit the layer before"
+  | BadLargeLink left -> in_links "large" claim.proof.large_links (int_of left)
+  | BadSmallLink left -> in_links "small" claim.proof.small_links (int_of left)
+  | Different -> "after all links the networks have other widths or activations"
+  | TooFar (constant, growth) ->
+      Printf.sprintf "the difference is claimed to be at most %s + %s |x|, and %s + %s |x| is proved"
+        (about claim.proof.claimed_constant) (about claim.proof.claimed_growth) (greatest constant) (greatest growth)
+
+let () =
+  match Sys.argv with
+  | [| _; path |] -> (
+      match claim { text = contents path; at = 0 } with
+      | exception Unreadable why -> prerr_endline ("cannot read: " ^ why); exit 4
+      | exception Sys_error why -> prerr_endline ("cannot read: " ^ why); exit 4
+      | claim -> (
+          match verdict_of claim.proof with
+          | Proved -> statement claim
+          | other ->
+              prerr_endline ("rejected: " ^ refusal claim other);
+              exit 1))
+  | _ ->
+      prerr_endline "usage: moduli-verified FILE, as written by moduli export-proof";
+      exit 2
