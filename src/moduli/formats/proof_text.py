@@ -1,0 +1,290 @@
+"""Certificates of chains on all inputs as text for the checker in `verified/`, whose soundness is a
+theorem in Rocq.
+
+The text holds both networks in exact numbers, and *links*: the layers that moves have changed, as
+they are afterwards. Whoever reads it recomputes that both versions of a layer add the same to the
+layer behind; why they do is no part of the text. `verified/README.md` describes the format.
+
+Nothing here has to be trusted beside one thing: that the networks and the claim in the text are those
+that were given. A link that is wrong is rejected there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from moduli.kernel.activations import Activation
+from moduli.kernel.certificate import PARTS, Certificate, proved
+from moduli.kernel.creases import whole
+from moduli.kernel.errors import Undecided
+from moduli.kernel.exact_numbers import Constant, ExactArray, Number, enclose_value
+from moduli.kernel.move import Move
+from moduli.kernel.network import IDENTITY, Network
+from moduli.kernel.rules import apply
+from moduli.kernel.slack import NO_SLACK
+from moduli.kernel.state import State
+
+Whole = tuple[Any, int]  # integers and the denominator of all of them
+Rows = tuple[Whole, Whole]  # weights and biases of a layer
+HEADER = "moduli-proof 1"
+FINE = 2**170  # values of tanh are rounded to multiples of its inverse: finer than the checker's bounds
+ENCLOSED = ("tanh", "sigmoid")  # the checker bounds values of these alone
+HELD = {
+    "near": "a radius of parameters",
+    "region": "a box of inputs",
+    "changed": "changed parameters",
+    "apart": "a difference by parts of a box",
+}
+
+
+@dataclass(frozen=True)
+class ProofText:
+    """A certificate as text for the verified checker.
+
+    Attributes:
+        text: what the file holds, ASCII.
+        certificate, small, large: what it is about.
+        links: how many layers are changed in either network, the large one first.
+    """
+
+    text: bytes
+    certificate: Certificate
+    small: Network
+    large: Network
+    links: tuple[int, int]
+
+
+def proof_text(certificate: Certificate, small: Network, large: Network) -> ProofText:
+    """The certificate of two chains as text for the verified checker; it is checked here first.
+
+    What comes back claims the slack alone: minimality is no part of it.
+
+    Raises:
+        CertificateRejected: the kernel rejects it.
+        Undecided: it claims what the verified checker does not understand, named in the message.
+
+    >>> import moduli as mo
+    >>> net = mo.Network.mlp([[1.0], [2.0]], [0.0, 0.0], [[1.0, 2.0]], [0.0], activation="relu")
+    >>> found = mo.compress(net)
+    >>> exported = proof_text(found.certificate, found.network, net)
+    >>> exported.text.decode().splitlines()[0], exported.links
+    ('moduli-proof 1', (1, 0))
+    """
+    claim, small, large = proved(certificate, small, large)
+    _require_understood(claim)
+    numbers = _Numbers()
+    large_links, small_links = _links(claim, small, large, numbers)
+    if numbers.rounded and claim.slack == NO_SLACK:
+        raise Undecided(
+            "a slack of 0 is claimed beside values of tanh that are no rationals, in a network of "
+            "several hidden layers; the verified checker rounds these values"
+        )
+    text = _text(claim, small, large, large_links, small_links)
+    return ProofText(text, claim, small, large, (len(large_links), len(small_links)))
+
+
+def _require_understood(claim: Certificate) -> None:
+    for name in PARTS:
+        if getattr(claim, name) is not None:
+            raise Undecided(
+                f"the certificate is about {HELD[name]}; the verified checker understands claims on "
+                "all inputs about the networks themselves"
+            )
+    if not claim.slack.finite:
+        raise Undecided(f"the slack {claim.slack} bounds nothing")
+
+
+# Links ----------------------------------------------------------------------------------------------------------
+
+
+def _links(
+    claim: Certificate, small: Network, large: Network, numbers: _Numbers
+) -> tuple[list[list[str]], list[list[str]]]:
+    """The lines of each link, of the large network and of the small one."""
+    if len(small.layers) == len(large.layers) == 2 and (claim.creases or claim.slack == NO_SLACK):
+        # Exactly one function: the layers of the small network stand for those of the large one.
+        if small == large:
+            return [], []
+        (weights, ends), _ = _given(small)
+        return [_replace(1, small.activations[0], weights, ends)], []
+    left, large_links = _followed(large, claim.large_moves, numbers)
+    right, small_links = _followed(small, claim.small_moves, numbers)
+    if claim.creases:
+        _meet(left, right, large_links, small_links, numbers)
+    return large_links, small_links
+
+
+def _meet(
+    left: State,
+    right: State,
+    large_links: list[list[str]],
+    small_links: list[list[str]],
+    numbers: _Numbers,
+) -> None:
+    """A link between two functions of at most one hidden layer whose creases are equal."""
+    depths = len(left.activations), len(right.activations)
+    if depths == (1, 1):
+        large_links.append(_replace(1, right.activations[0], *_rows(right, (1, 2), numbers)))
+    elif depths == (1, 0):
+        large_links.append(_skip(1, *_rows(right, (1,), numbers)))
+    elif depths == (0, 1):
+        small_links.append(_skip(1, *_rows(left, (1,), numbers)))
+    elif depths != (0, 0):
+        raise Undecided(
+            f"equal creases are claimed of networks with {depths[0]} and {depths[1]} hidden layers; the "
+            "verified checker compares layers, one with one"
+        )
+
+
+def _followed(
+    net: Network, moves: Iterable[Move], numbers: _Numbers
+) -> tuple[State, list[list[str]]]:
+    """The network after all moves, and a link for each run of moves in one layer."""
+    state, links = State(net), list[list[str]]()
+    for (layer, skipped), run in groupby(moves, lambda m: (m.layer, m.kind == "skip")):
+        for move in run:
+            apply(state, move)
+            if skipped:  # the layers behind have one number less from here on
+                links.append(_skip(layer, *_rows(state, (layer,), numbers)))
+        if not skipped:
+            activation = state.activations[layer - 1]
+            links.append(_replace(layer, activation, *_rows(state, (layer, layer + 1), numbers)))
+    return state, links
+
+
+def _replace(layer: int, activation: Activation, units: Rows, behind: Rows) -> list[str]:
+    return [f"replace {layer - 1}", *_layer(activation, units), *_row_lines(behind)]
+
+
+def _skip(layer: int, behind: Rows) -> list[str]:
+    return [f"skip {layer - 1}", *_row_lines(behind)]
+
+
+# Numbers --------------------------------------------------------------------------------------------------------
+
+
+class _Numbers:
+    """Exact numbers as rationals: each value of tanh or the sigmoid in them by one near it, the same
+    everywhere, so that what is equal or proportional stays so.
+    """
+
+    def __init__(self) -> None:
+        self.rounded = False
+        self._values = dict[tuple[Activation, Fraction], Fraction]()
+
+    def rational(self, number: Number) -> Fraction:
+        if isinstance(number, Fraction):
+            return number
+        return self._constant(number)
+
+    def _constant(self, number: Constant) -> Fraction:
+        found = number.rational
+        for activation, argument, coefficient in number.atoms:
+            found += coefficient * self._value(activation, self.rational(argument))
+        return found
+
+    def _value(self, activation: Activation, z: Fraction) -> Fraction:
+        if activation.kind not in ENCLOSED:
+            raise Undecided(
+                f"a bias holds {activation}({float(z):g}); the verified checker bounds values of "
+                f"{' and '.join(ENCLOSED)} alone"
+            )
+        self.rounded = True
+        key = activation, z
+        if key not in self._values:
+            low, high = enclose_value(activation, (z, z))
+            self._values[key] = Fraction(round((low + high) / 2 * FINE), FINE)
+        return self._values[key]
+
+    def whole(self, x: ExactArray) -> Whole:
+        """Integers over a common denominator."""
+        plain = ExactArray(x.hi, x.lo, dict(x.rest))
+        for at, number in x.rest.items():
+            if isinstance(number, Constant):
+                plain.rest[at] = self.rational(number)
+        found = whole(plain)
+        assert found is not None, "constants have become rationals"
+        return found
+
+
+def _rows(state: State, layers: tuple[int, ...], numbers: _Numbers) -> tuple[Rows, ...]:
+    """What remains of some layers."""
+    found = []
+    for l in layers:
+        weight = state.weights[l - 1].take(state.alive[l], state.alive[l - 1])
+        bias = state.biases[l - 1].take(state.alive[l])
+        found.append((numbers.whole(weight), numbers.whole(bias)))
+    return tuple(found)
+
+
+def _given(net: Network) -> tuple[list[Rows], list[Activation]]:
+    """A network as it is stored."""
+    numbers = _Numbers()
+    rows = [
+        (numbers.whole(ExactArray(layer.weight)), numbers.whole(ExactArray(layer.bias)))
+        for layer in net.layers
+    ]
+    return rows, [*net.activations, IDENTITY]
+
+
+# Text -----------------------------------------------------------------------------------------------------------
+
+
+def _text(
+    claim: Certificate,
+    small: Network,
+    large: Network,
+    large_links: list[list[str]],
+    small_links: list[list[str]],
+) -> bytes:
+    lines = [
+        HEADER,
+        f"large-digest {claim.large}",
+        f"small-digest {claim.small}",
+        f"output-map {small.output_map}",
+        f"inputs {small.widths[0]}",
+        f"constant {_rational(claim.slack.constant)}",
+        f"growth {_rational(claim.slack.growth)}",
+    ]
+    for name, net in (("large", large), ("small", small)):
+        lines.append(f"{name} {len(net.layers)}")
+        for rows, activation in zip(*_given(net), strict=True):
+            lines += _layer(activation, rows)
+    for name, links in (("large", large_links), ("small", small_links)):
+        lines.append(f"{name}-links {len(links)}")
+        for link in links:
+            lines += link
+    return ("\n".join([*lines, "end"]) + "\n").encode("ascii")
+
+
+def _layer(activation: Activation, rows: Rows) -> Iterator[str]:
+    yield f"layer {_activation(activation)}"
+    yield from _row_lines(rows)
+
+
+def _row_lines(rows: Rows) -> Iterator[str]:
+    (weights, below), (biases, below_biases) = rows
+    height, width = weights.shape
+    yield f"rows {height} {width} {below:x} {below_biases:x}"
+    for row, bias in zip(weights.tolist(), biases.tolist(), strict=True):
+        yield " ".join(f"{q:x}" for q in (bias, *row))
+
+
+def _rational(x: float | Fraction) -> str:
+    numerator, denominator = Fraction(x).as_integer_ratio()
+    return f"{numerator:x} {denominator:x}"
+
+
+def _activation(activation: Activation) -> str:
+    """As the checker names it: all that has two lines by the slope of the left one."""
+    slopes = {"identity": 1.0, "relu": 0.0, "abs": -1.0}
+    if activation.kind in slopes:
+        return f"kinked {_rational(slopes[activation.kind])}"
+    name = "kinked" if activation.kind == "leaky_relu" else activation.kind
+    return " ".join([name, *map(_rational, activation.parameters)])
