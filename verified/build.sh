@@ -11,7 +11,7 @@ known="ClassicalDedekindReals.sig_forall_dec ClassicalDedekindReals.sig_not_dec
 FunctionalExtensionality.functional_extensionality_dep Classical_Prop.classic"
 
 mkdir -p "$build"
-cp "$here"/*.v "$here/main.ml" "$build"
+cp "$here"/*.v "$here"/*.ml "$build"
 cd "$build"
 if grep -nwE 'Admitted|admit|Axiom|Axioms|Parameter|Parameters|Conjecture|Abort|Unset' ./*.v; then
   echo "build.sh: a proof is left out, or something is assumed" >&2
@@ -29,5 +29,6 @@ for name in $found; do
   grep -qw -- "$name" <<< "$known" || { echo "build.sh: unknown assumption $name" >&2; exit 1; }
 done
 
-ocamlfind ocamlopt -O3 -w -a -package zarith -linkpkg checker.mli checker.ml main.ml -o moduli-verified
+ocamlfind ocamlopt -w -a -package zarith -c checker.mli checker.ml
+ocamlfind ocamlopt -package zarith -linkpkg checker.cmx sha256.ml main.ml -o moduli-verified
 echo "built: $build/moduli-verified"

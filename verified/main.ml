@@ -45,7 +45,7 @@ let count source =
   let s = word source in
   let decimal c = c >= '0' && c <= '9' in
   match if digits decimal s && s.[0] <> '-' then int_of_string_opt ("0u" ^ s) else None with
-  | Some n when n >= 0 && n <= 1 lsl 30 -> n
+  | Some n when n >= 0 && n <= 1 lsl 24 -> n
   | _ -> unreadable (Printf.sprintf "%S is no count" s) at
 
 (* An integer, hexadecimal. *)
@@ -65,32 +65,57 @@ let rational source =
   let qnum = integer source in
   { qnum; qden = positive source }
 
-let rec natural n = if n = 0 then O else S (natural (n - 1))
+let natural n =
+  let rec next n found = if n = 0 then found else next (n - 1) (S found) in
+  next n O
+
+let rec int_of = function O -> 0 | S n -> 1 + int_of n
 
 (* Elements in the order of the text; List.init may take another one. *)
 let several n read =
   let rec next k found = if k = 0 then List.rev found else next (k - 1) (read () :: found) in
   next n []
 
-let activation source =
-  let at = source.at in
-  match word source with
-  | "kinked" -> Kinked (rational source)
-  | "clip" ->
-      let low = rational source in
-      Clip (low, rational source)
-  | "tanh" -> Tanh
-  | "sigmoid" -> Sigmoid
-  | "erf" -> Other Erf
-  | "sin" -> Other Sin
-  | "gelu" -> Other Gelu
-  | "gelu_tanh" -> Other GeluTanh
-  | "silu" -> Other Silu
-  | "softplus" -> Other Softplus
-  | "hardswish" -> Other Hardswish
-  | "mish" -> Other Mish
-  | "elu" -> Other (Elu (rational source))
-  | other -> unreadable (Printf.sprintf "%S is no activation" other) at
+(* The rational that a float is. *)
+let of_float x =
+  let q = Rational.of_float x in
+  { qnum = Rational.num q; qden = Rational.den q }
+
+(* A float in the digits that moduli writes. *)
+let decimal s at =
+  let good c = (c >= '0' && c <= '9') || c = '.' || c = 'e' || c = '-' || c = '+' in
+  match if String.for_all good s then float_of_string_opt s else None with
+  | Some x when Float.is_finite x -> of_float x
+  | _ -> unreadable (Printf.sprintf "%S is no number" s) at
+
+(* A name as moduli writes it, such as tanh or clip(0.0,6.0). *)
+let activation_of name at =
+  let whole n = { qnum = Integer.of_int n; qden = Integer.one } in
+  let kind, inside =
+    match String.index_opt name '(' with
+    | Some i when name.[String.length name - 1] = ')' ->
+        let inner = String.sub name (i + 1) (String.length name - i - 2) in
+        (String.sub name 0 i, List.map (fun s -> decimal s at) (String.split_on_char ',' inner))
+    | _ -> (name, [])
+  in
+  match kind, inside with
+  | "identity", [] -> Kinked (whole 1)
+  | "relu", [] -> Kinked (whole 0)
+  | "abs", [] -> Kinked (whole (-1))
+  | "leaky_relu", [ slope ] -> Kinked slope
+  | "clip", [ low; high ] -> Clip (low, high)
+  | "tanh", [] -> Tanh
+  | "sigmoid", [] -> Sigmoid
+  | "erf", [] -> Other Erf
+  | "sin", [] -> Other Sin
+  | "gelu", [] -> Other Gelu
+  | "gelu_tanh", [] -> Other GeluTanh
+  | "silu", [] -> Other Silu
+  | "softplus", [] -> Other Softplus
+  | "hardswish", [] -> Other Hardswish
+  | "mish", [] -> Other Mish
+  | "elu", [ alpha ] -> Other (Elu alpha)
+  | _ -> unreadable (Printf.sprintf "%S is no activation" name) at
 
 (* Rows, columns, the denominator of weights, that of biases; then a line for each row: its bias and
    its weights. *)
@@ -104,15 +129,21 @@ let rows source =
     let bias = { qnum = integer source; qden = below_biases } in
     (several width (fun () -> { qnum = integer source; qden = below }), bias))
 
-let layer source =
+let named_layer source =
   expect source "layer";
-  let function0 = activation source in
-  { rows = rows source; function0 }
+  let at = source.at in
+  let name = word source in
+  let function0 = activation_of name at in
+  (name, { rows = rows source; function0 })
 
+let layer source = snd (named_layer source)
+
+(* A network, and the names of its activations. *)
 let network source name =
   expect source name;
   let depth = count source in
-  several depth (fun () -> layer source)
+  let layers = several depth (fun () -> named_layer source) in
+  (List.map fst layers, List.map snd layers)
 
 let link source =
   let at = source.at in
@@ -130,25 +161,55 @@ let links source name =
   let length = count source in
   several length (fun () -> link source)
 
+(* Digests: SHA-256 of the widths, the activations and the output map as moduli writes them in JSON,
+   and of all weights and biases as doubles. It ends with the identity, which has no name there. ------ *)
+
+let double buffer at { qnum; qden } =
+  let q = Rational.make qnum qden in
+  let x = Rational.to_float q in
+  if not (Float.is_finite x && Rational.equal (Rational.of_float x) q) then
+    unreadable "a parameter of a network is no double" at;
+  Buffer.add_int64_le buffer (Int64.bits_of_float x)
+
+let digest (names, layers) inputs output_map at =
+  let hidden, last =
+    match List.rev names with
+    | last :: hidden -> (List.rev hidden, last)
+    | [] -> unreadable "a network has no layers" at
+  in
+  if last <> "identity" then unreadable "the last layer of a network is not affine" at;
+  let quoted name = "\"" ^ name ^ "\"" in
+  let widths = inputs :: List.map (fun l -> List.length l.rows) layers in
+  let buffer = Buffer.create 65536 in
+  Printf.bprintf buffer "{\"widths\": [%s], \"activations\": [%s], \"output_map\": %s}"
+    (String.concat ", " (List.map string_of_int widths))
+    (String.concat ", " (List.map quoted hidden))
+    (quoted output_map);
+  let layer { rows; _ } =
+    List.iter (fun (weights, _) -> List.iter (double buffer at) weights) rows;
+    List.iter (fun (_, bias) -> double buffer at bias) rows
+  in
+  List.iter layer layers;
+  "sha256:" ^ Sha256.hex (Buffer.contents buffer)
+
 type claim = { of_large : string; of_small : string; output_map : string; proof : proof }
 
 let claim source =
   expect source "moduli-proof";
   expect source "1";
-  expect source "large-digest";
-  let of_large = word source in
-  expect source "small-digest";
-  let of_small = word source in
   expect source "output-map";
   let output_map = word source in
   expect source "inputs";
-  let inputs = natural (count source) in
+  let width = count source in
+  let inputs = natural width in
   expect source "constant";
   let claimed_constant = rational source in
   expect source "growth";
   let claimed_growth = rational source in
-  let large = network source "large" in
-  let small = network source "small" in
+  let ((_, large) as named_large) = network source "large" in
+  let of_large = digest named_large width output_map source.at in
+  let ((_, small) as named_small) = network source "small" in
+  let of_small = digest named_small width output_map source.at in
   let large_links = links source "large-links" in
   let small_links = links source "small-links" in
   expect source "end";
@@ -160,7 +221,6 @@ let claim source =
 (* Printing ----------------------------------------------------------------------------------------- *)
 
 let widths proof net =
-  let rec int_of = function O -> 0 | S n -> 1 + int_of n in
   let hidden = List.map (fun l -> string_of_int (List.length l.rows)) net in
   String.concat "-" (string_of_int (int_of proof.inputs) :: hidden)
 
@@ -170,8 +230,6 @@ let about { qnum; qden } = Printf.sprintf "%.6g" (Rational.to_float (Rational.ma
 let greatest found =
   let larger a { qnum; qden } = Rational.max a (Rational.make qnum qden) in
   Printf.sprintf "%.6g" (Rational.to_float (List.fold_left larger Rational.zero found))
-
-let plural n word = Printf.sprintf "%d %s%s" n word (if n = 1 then "" else "s")
 
 let statement claim =
   let { claimed_constant = constant; claimed_growth = growth; large; small; _ } = claim.proof in
@@ -195,7 +253,6 @@ let refusal claim verdict =
   let in_links name all left =
     Printf.sprintf "link %d of the %s network does not hold" (List.length all - left + 1) name
   in
-  let rec int_of = function O -> 0 | S n -> 1 + int_of n in
   match verdict with
   | Proved -> ""
   | BadShape -> "rows of a network do not fit the layer before"
@@ -206,18 +263,20 @@ let refusal claim verdict =
       Printf.sprintf "the difference is claimed to be at most %s + %s |x|, and %s + %s |x| is proved"
         (about claim.proof.claimed_constant) (about claim.proof.claimed_growth) (greatest constant) (greatest growth)
 
+let fail code why =
+  prerr_endline why;
+  exit code
+
+(* Exit codes as those of moduli: 0 proved, 1 rejected, 2 usage, 3 no answer, 4 cannot read. *)
 let () =
   match Sys.argv with
   | [| _; path |] -> (
-      match claim { text = contents path; at = 0 } with
-      | exception Unreadable why -> prerr_endline ("cannot read: " ^ why); exit 4
-      | exception Sys_error why -> prerr_endline ("cannot read: " ^ why); exit 4
-      | claim -> (
-          match verdict_of claim.proof with
-          | Proved -> statement claim
-          | other ->
-              prerr_endline ("rejected: " ^ refusal claim other);
-              exit 1))
-  | _ ->
-      prerr_endline "usage: moduli-verified FILE, as written by moduli export-proof";
-      exit 2
+      try
+        let claim = claim { text = contents path; at = 0 } in
+        match verdict_of claim.proof with
+        | Proved -> statement claim
+        | other -> fail 1 ("rejected: " ^ refusal claim other)
+      with
+      | Unreadable why | Sys_error why -> fail 4 ("cannot read: " ^ why)
+      | Stack_overflow | Out_of_memory -> fail 3 "no answer: out of memory; try ulimit -s unlimited")
+  | _ -> fail 2 "usage: moduli-verified FILE, as written by moduli export-proof"

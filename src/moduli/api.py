@@ -17,8 +17,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.capacity.complexity_table import Complexity
+from moduli.common.certificate_files import read_certificate
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
-from moduli.common.files import content
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import AsComputed, Result
@@ -49,7 +49,6 @@ from moduli.kernel.errors import (
     UnsupportedModel,
 )
 from moduli.kernel.exact_numbers import above, ceiling
-from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
 from moduli.kernel.runtime import Runtime
@@ -86,8 +85,6 @@ from .piecewise import (
     recovery,
 )
 from .training import pruning
-
-SCHEMA_WITHIN = 2**16  # bytes at the start of a certificate among which its schema is looked for
 
 
 @np.errstate(all="ignore")
@@ -1099,16 +1096,6 @@ class Verdict(Result):
         }  # fmt: skip
 
 
-def _certificate(path: str | Path) -> Certificate | GraphCertificate:
-    """Of a file, by its schema."""
-    text = content(path)
-    kind = GraphCertificate if GRAPH_SCHEMA.encode() in text[:SCHEMA_WITHIN] else Certificate
-    try:
-        return kind.from_json(text)
-    except CertificateRejected as error:
-        raise error.at(str(path)) from None
-
-
 @np.errstate(all="ignore")
 def check(
     certificate: Certificate | GraphCertificate | str | Path,
@@ -1162,7 +1149,7 @@ def check(
     on=Box(-2, 2) is demanded, but at input 0 the certificate holds from -1.0 to 1.0 only
     """
     if not isinstance(certificate, (Certificate, GraphCertificate)):
-        certificate = _certificate(certificate)
+        certificate = read_certificate(certificate)
     if isinstance(certificate, GraphCertificate):
         accepted = graph_results.check(
             certificate, load(small), load(large), max_slack=max_slack, on=on, radius=radius,

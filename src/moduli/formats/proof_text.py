@@ -17,8 +17,6 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import PARTS, Certificate, proved
 from moduli.kernel.creases import whole
@@ -33,7 +31,9 @@ from moduli.kernel.state import State
 Whole = tuple[Any, int]  # integers and the denominator of all of them
 Rows = tuple[Whole, Whole]  # weights and biases of a layer
 HEADER = "moduli-proof 1"
-FINE = 2**170  # values of tanh are rounded to multiples of its inverse: finer than the checker's bounds
+FINE = (
+    2**170
+)  # values of tanh are rounded to multiples of its inverse: finer than the checker's bounds
 ENCLOSED = ("tanh", "sigmoid")  # the checker bounds values of these alone
 HELD = {
     "near": "a radius of parameters",
@@ -245,8 +245,6 @@ def _text(
 ) -> bytes:
     lines = [
         HEADER,
-        f"large-digest {claim.large}",
-        f"small-digest {claim.small}",
         f"output-map {small.output_map}",
         f"inputs {small.widths[0]}",
         f"constant {_rational(claim.slack.constant)}",
@@ -264,7 +262,7 @@ def _text(
 
 
 def _layer(activation: Activation, rows: Rows) -> Iterator[str]:
-    yield f"layer {_activation(activation)}"
+    yield f"layer {activation}"
     yield from _row_lines(rows)
 
 
@@ -279,12 +277,3 @@ def _row_lines(rows: Rows) -> Iterator[str]:
 def _rational(x: float | Fraction) -> str:
     numerator, denominator = Fraction(x).as_integer_ratio()
     return f"{numerator:x} {denominator:x}"
-
-
-def _activation(activation: Activation) -> str:
-    """As the checker names it: all that has two lines by the slope of the left one."""
-    slopes = {"identity": 1.0, "relu": 0.0, "abs": -1.0}
-    if activation.kind in slopes:
-        return f"kinked {_rational(slopes[activation.kind])}"
-    name = "kinked" if activation.kind == "leaky_relu" else activation.kind
-    return " ".join([name, *map(_rational, activation.parameters)])
