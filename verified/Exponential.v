@@ -1,13 +1,13 @@
-(** Rationals around tanh q, for a rational q: from 1 + r <= e^r <= 1 / (1 - r) with r = y / 2^160, by
-    160 squarings in integers over [unit], rounded down or up. *)
+(** Rationals around tanh q, for a rational q: from 1 + r <= e^r <= 1 / (1 - r) with r = y / 2^200, by
+    200 squarings in integers over [unit], rounded down or up. *)
 
 From Coq Require Import ZArith QArith Qreals Reals Lra Lia.
 From Moduli Require Import Numbers Activations.
 Open Scope R_scope.
 
-Definition halvings : nat := 160.
-Definition parts : Z := 2 ^ 160.
-Definition unit : Z := 2 ^ 360.
+Definition halvings : nat := 200.
+Definition parts : Z := 2 ^ 200.
+Definition unit : Z := 2 ^ 440.
 Definition far : Q := 400.
 
 Fixpoint squared (up : Z) (n : nat) (z : Z) : Z :=
@@ -92,7 +92,7 @@ Proof.
 Qed.
 
 Lemma parts_power : IZR parts = 2 ^ halvings.
-Proof. unfold parts, halvings. rewrite (pow_IZR 2 160). reflexivity. Qed.
+Proof. unfold parts, halvings. rewrite (pow_IZR 2 200). reflexivity. Qed.
 
 Lemma whole : forall n d, 2 ^ halvings * (IZR n / IZR (d * parts)) = IZR n / IZR d.
 Proof.
