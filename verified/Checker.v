@@ -14,8 +14,14 @@ Open Scope R_scope.
 Inductive change := Replace (units : layer) (behind : list row) | Skip (behind : list row).
 Record link := Link { place : nat; step : change }.
 
+(** Where a claim is made: ranges of the inputs, none for all inputs; and how that box is cut into
+    parts, on each of which everything is checked. *)
+Inductive parts := Whole | Halves (input : nat) (cut : Q) (below above : parts).
+
 Record proof := Proof {
   inputs : nat;
+  domain : list ends;
+  cuts : parts;
   large : network;
   small : network;
   large_links : list link;
@@ -88,13 +94,13 @@ Fixpoint linked (k : nat) (n : nat) (es : list ends) (net : network) (c : change
   end.
 
 (** All links, and the sum of what they cost; or how many links were left at the first that fails. *)
-Fixpoint followed (n : nat) (net : network) (cost : list Q) (links : list link)
+Fixpoint followed (n : nat) (es : list ends) (net : network) (cost : list Q) (links : list link)
   : (network * list Q) + nat :=
   match links with
   | [] => inl (net, cost)
   | Link k c :: rest =>
-      match linked k n [] net c with
-      | Some (net', e) => followed n net' (plus cost e) rest
+      match linked k n es net c with
+      | Some (net', e) => followed n es net' (plus cost e) rest
       | None => inr (length links)
       end
   end.
@@ -107,24 +113,59 @@ Inductive verdict :=
 | Different  (* after all links the architectures are not the same *)
 | TooFar (constant growth : list Q).  (* what is proved, by output *)
 
-Definition verdict_of (p : proof) : verdict :=
+(** Bounds of the inputs: a number where there are both ends, else |x|. *)
+Definition input_bound (e : ends) : bound :=
+  match e with
+  | (Some low, Some high) => (most (size low) (size high), 0%Q)
+  | _ => (0%Q, 1%Q)
+  end.
+
+Fixpoint input_bounds (n : nat) (es : list ends) : list bound :=
+  match n with O => [] | S m => input_bound (hd free es) :: input_bounds m (tl es) end.
+
+(** For inputs within es. *)
+Definition verdict_on (p : proof) (es : list ends) : verdict :=
   let n := inputs p in
-  if shaped n (large p) && shaped n (small p) then
-    match followed n (large p) [] (large_links p), followed n (small p) [] (small_links p) with
-    | inr k, _ => BadLargeLink k
-    | _, inr k => BadSmallLink k
-    | inl (one, cost), inl (two, cost') =>
-        match gap (repeat (0%Q, 1%Q) n) (repeat nothing n) one two with
-        | None => Different
-        | Some es =>
-            let constants := plus (map fst es) (plus cost cost') in
-            let growths := map snd es in
-            if Qle_bool 0 (claimed_constant p) && Qle_bool 0 (claimed_growth p)
-              && forallb (fun q => Qle_bool q (claimed_constant p)) constants
-              && forallb (fun q => Qle_bool q (claimed_growth p)) growths
-            then Proved else TooFar constants growths
-        end
-    end
+  match followed n es (large p) [] (large_links p), followed n es (small p) [] (small_links p) with
+  | inr k, _ => BadLargeLink k
+  | _, inr k => BadSmallLink k
+  | inl (one, cost), inl (two, cost') =>
+      match gap (input_bounds n es) (repeat nothing n) one two with
+      | None => Different
+      | Some gaps =>
+          let constants := plus (map fst gaps) (plus cost cost') in
+          let growths := map snd gaps in
+          if Qle_bool 0 (claimed_constant p) && Qle_bool 0 (claimed_growth p)
+            && forallb (fun q => Qle_bool q (claimed_constant p)) constants
+            && forallb (fun q => Qle_bool q (claimed_growth p)) growths
+          then Proved else TooFar constants growths
+      end
+  end.
+
+Definition lowered (e : ends) (cut : Q) : ends := (fst e, Some cut).
+Definition raised_to (e : ends) (cut : Q) : ends := (Some cut, snd e).
+
+(** The range of one input is another one. *)
+Fixpoint with_range (i : nat) (f : ends -> ends) (es : list ends) : list ends :=
+  match i, es with
+  | O, e :: es' => f e :: es'
+  | O, [] => [f free]
+  | S j, e :: es' => e :: with_range j f es'
+  | S j, [] => free :: with_range j f []
+  end.
+
+Fixpoint on_parts (p : proof) (es : list ends) (t : parts) : verdict :=
+  match t with
+  | Whole => verdict_on p es
+  | Halves i cut below above =>
+      match on_parts p (with_range i (fun e => lowered e cut) es) below with
+      | Proved => on_parts p (with_range i (fun e => raised_to e cut) es) above
+      | other => other
+      end
+  end.
+
+Definition verdict_of (p : proof) : verdict :=
+  if shaped (inputs p) (large p) && shaped (inputs p) (small p) then on_parts p (domain p) (cuts p)
   else BadShape.
 
 Definition accepts (p : proof) : bool := match verdict_of p with Proved => true | _ => false end.
@@ -329,28 +370,42 @@ Proof.
   rewrite at_nil, Rminus_diag_eq, Rabs_R0 by reflexivity. lra.
 Qed.
 
-Lemma followed_sound : forall links n start net cost net' cost',
-  followed n net cost links = inl (net', cost') -> shaped n net = true ->
-  forall x, length x = n -> within cost (eval other start x) (eval other net x) ->
+Lemma followed_sound : forall links n es start net cost net' cost',
+  followed n es net cost links = inl (net', cost') -> shaped n net = true ->
+  forall x, length x = n -> all_inside es x -> within cost (eval other start x) (eval other net x) ->
   shaped n net' = true /\ within cost' (eval other start x) (eval other net' x).
 Proof.
-  induction links as [|[k c] links IH]; intros n start net cost net' cost' E S x L W; cbn [followed] in E.
+  induction links as [|[k c] links IH]; intros n es start net cost net' cost' E S x L A W; cbn [followed] in E.
   - inversion E; subst. split; assumption.
-  - destruct (linked k n [] net c) as [[next e]|] eqn:C; [|discriminate].
-    destruct (linked_sound _ _ _ _ _ _ _ C S x L I) as [T V].
-    apply (IH _ start _ _ _ _ E T x L). apply within_sum with (v := eval other net x); assumption.
+  - destruct (linked k n es net c) as [[next e]|] eqn:C; [|discriminate].
+    destruct (linked_sound _ _ _ _ _ _ _ C S x L A) as [T V].
+    apply (IH _ es start _ _ _ _ E T x L A). apply within_sum with (v := eval other net x); assumption.
 Qed.
 
 (** Inputs ---------------------------------------------------------------------------------------- *)
 
 Fixpoint norm (x : list R) : R := match x with [] => 0 | y :: x' => Rmax (Rabs y) (norm x') end.
 
-Lemma inputs_below : forall X x, norm x <= X -> below X (repeat (0%Q, 1%Q) (length x)) x.
+Lemma input_bound_above : forall X e y, Rabs y <= X -> inside e y -> Rabs y <= upper_end X (input_bound e).
 Proof.
-  intros X. induction x as [|y x IH]; intros N; cbn [length repeat]; constructor.
-  - unfold upper_end; cbn [fst snd]. rewrite real_zero, real_one. cbn in N.
-    pose proof (Rmax_l (Rabs y) (norm x)). lra.
-  - apply IH. cbn in N. pose proof (Rmax_r (Rabs y) (norm x)). lra.
+  intros X [[low|] [high|]] y N [A B]; unfold upper_end; cbn [input_bound fst snd holds] in *;
+    rewrite real_zero, ?real_one, ?real_most, ?real_size; try lra.
+  pose proof (Rmax_l (Rabs (Q2R low)) (Rabs (Q2R high))).
+  pose proof (Rmax_r (Rabs (Q2R low)) (Rabs (Q2R high))).
+  pose proof (Rle_abs (Q2R high)). pose proof (Rle_abs (- Q2R low)) as M. rewrite Rabs_Ropp in M.
+  rewrite Rmult_0_l, Rplus_0_r. apply Rabs_le. lra.
+Qed.
+
+Lemma inputs_below : forall X x es, norm x <= X -> all_inside es x ->
+  below X (input_bounds (length x) es) x.
+Proof.
+  intros X. induction x as [|y x IH]; intros es N A; cbn [length input_bounds]; constructor.
+  - apply input_bound_above.
+    + cbn in N. pose proof (Rmax_l (Rabs y) (norm x)). lra.
+    + destruct es as [|e es]; cbn in *; [split; exact I | apply A].
+  - apply IH.
+    + cbn in N. pose proof (Rmax_r (Rabs y) (norm x)). lra.
+    + destruct es as [|e es]; cbn in *; [destruct x; exact I | apply A].
 Qed.
 
 Lemma inputs_equal : forall X x, apart X (repeat nothing (length x)) x x.
@@ -388,33 +443,72 @@ Proof. intros x e. unfold Rabs. destruct (Rcase_abs x); intros; lra. Qed.
 
 (** The theorem ----------------------------------------------------------------------------------- *)
 
-Theorem checker_sound : forall p, accepts p = true ->
-  forall x, length x = inputs p ->
+Lemma verdict_on_sound : forall p es, verdict_on p es = Proved ->
+  shaped (inputs p) (large p) = true -> shaped (inputs p) (small p) = true ->
+  forall x, length x = inputs p -> all_inside es x ->
     length (eval other (small p) x) = length (eval other (large p) x)
     /\ forall i, Rabs (val (eval other (small p) x) i - val (eval other (large p) x) i)
         <= Q2R (claimed_constant p) + Q2R (claimed_growth p) * norm x.
 Proof.
-  intros p E x L. unfold accepts, verdict_of in E.
-  destruct (shaped _ (large p) && shaped _ (small p)) eqn:S; [|discriminate].
-  apply andb_true_iff in S as [S T].
-  destruct (followed _ (large p) _ _) as [[one cost]|] eqn:F; [|discriminate].
-  destruct (followed _ (small p) _ _) as [[two cost']|] eqn:G; [|discriminate].
-  destruct (gap _ _ one two) as [es|] eqn:D; [|discriminate].
+  intros p es E S T x L I. unfold verdict_on in E.
+  destruct (followed _ es (large p) _ _) as [[one cost]|] eqn:F; [|discriminate].
+  destruct (followed _ es (small p) _ _) as [[two cost']|] eqn:G; [|discriminate].
+  destruct (gap _ _ one two) as [gaps|] eqn:D; [|discriminate].
   destruct (_ && _) eqn:B; [|discriminate]. clear E.
   apply andb_true_iff in B as [B K]. apply andb_true_iff in B as [B C].
   apply andb_true_iff in B as [P Q].
-  destruct (followed_sound _ _ (large p) _ _ _ _ F S x L (within_self _)) as [S' [M V]].
-  destruct (followed_sound _ _ (small p) _ _ _ _ G T x L (within_self _)) as [T' [N W]].
+  destruct (followed_sound _ _ es (large p) _ _ _ _ F S x L I (within_self _)) as [S' [M V]].
+  destruct (followed_sound _ _ es (small p) _ _ _ _ G T x L I (within_self _)) as [T' [N W]].
   rewrite <- L in *.
-  pose proof (gap_above other other_lawful (norm x) one two _ _ x x es
-    (inputs_below _ _ (Rle_refl _)) (inputs_equal _ _) S' T' D) as A.
+  pose proof (gap_above other other_lawful (norm x) one two _ _ x x gaps
+    (inputs_below _ _ _ (Rle_refl _) I) (inputs_equal _ _) S' T' D) as A.
   destruct (apart_entry _ _ _ _ A) as [R H].
   split; [congruence|]. intros i. specialize (V i). specialize (W i). specialize (H i).
   pose proof (at_most_all _ _ i P C) as C'. pose proof (at_most_all _ _ i Q K) as K'.
   rewrite !at_plus in C'.
-  assert (at_ (map snd es) i * norm x <= Q2R (claimed_growth p) * norm x)
+  assert (at_ (map snd gaps) i * norm x <= Q2R (claimed_growth p) * norm x)
     by (apply Rmult_le_compat_r; [apply norm_not_negative | exact K']).
   apply abs_ends in V, W, H. apply Rabs_le. lra.
+Qed.
+
+Lemma with_range_inside : forall f i es x, all_inside es x ->
+  (forall e, inside e (val x i) -> inside (f e) (val x i)) -> all_inside (with_range i f es) x.
+Proof.
+  intros f. induction i as [|i IH]; intros [|e es] [|y x] A H; cbn in *; try exact I; try tauto.
+  - split; [|exact I]. apply H. split; exact I.
+  - destruct A as [A B]. split; [apply H, A | exact B].
+  - split; [split; exact I|]. apply (IH [] x I H).
+  - destruct A as [A B]. split; [exact A|]. apply (IH es x B H).
+Qed.
+
+Lemma on_parts_sound : forall p t es, on_parts p es t = Proved ->
+  shaped (inputs p) (large p) = true -> shaped (inputs p) (small p) = true ->
+  forall x, length x = inputs p -> all_inside es x ->
+    length (eval other (small p) x) = length (eval other (large p) x)
+    /\ forall i, Rabs (val (eval other (small p) x) i - val (eval other (large p) x) i)
+        <= Q2R (claimed_constant p) + Q2R (claimed_growth p) * norm x.
+Proof.
+  intros p. induction t as [|i cut below IHb above IHa]; intros es E S T x L A; cbn [on_parts] in E.
+  - apply (verdict_on_sound p es); assumption.
+  - destruct (on_parts p (with_range i (fun e => lowered e cut) es) below) eqn:B; try discriminate.
+    destruct (Rle_lt_dec (val x i) (Q2R cut)) as [H|H].
+    + apply (IHb _ B S T x L). apply with_range_inside; [exact A|].
+      intros e [P _]. split; [exact P | exact H].
+    + apply (IHa _ E S T x L). apply with_range_inside; [exact A|].
+      intros e [_ P]. split; [cbn; lra | exact P].
+Qed.
+
+Theorem checker_sound : forall p, accepts p = true ->
+  forall x, length x = inputs p -> all_inside (domain p) x ->
+    length (eval other (small p) x) = length (eval other (large p) x)
+    /\ forall i, Rabs (val (eval other (small p) x) i - val (eval other (large p) x) i)
+        <= Q2R (claimed_constant p) + Q2R (claimed_growth p) * norm x.
+Proof.
+  intros p E x L A. unfold accepts, verdict_of in E.
+  destruct (shaped _ (large p) && shaped _ (small p)) eqn:S; [|discriminate].
+  apply andb_true_iff in S as [S T].
+  destruct (on_parts p (domain p) (cuts p)) eqn:P; try discriminate.
+  apply (on_parts_sound p _ _ P S T x L A).
 Qed.
 
 End Meaning.
@@ -482,12 +576,12 @@ Qed.
 
 Theorem checker_sound_defined : forall p, accepts p = true ->
   all_defined (large p) = true -> all_defined (small p) = true ->
-  forall other x, length x = inputs p ->
+  forall other x, length x = inputs p -> all_inside (domain p) x ->
     length (eval other (small p) x) = length (eval other (large p) x)
     /\ forall i, Rabs (val (eval other (small p) x) i - val (eval other (large p) x) i)
         <= Q2R (claimed_constant p) + Q2R (claimed_growth p) * norm x.
 Proof.
-  intros p E D F other x L.
+  intros p E D F other x L A.
   rewrite (eval_defined other example _ x D), (eval_defined other example _ x F).
-  apply checker_sound; [apply example_lawful | exact E | exact L].
+  apply checker_sound; [apply example_lawful | exact E | exact L | exact A].
 Qed.

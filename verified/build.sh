@@ -13,7 +13,7 @@ FunctionalExtensionality.functional_extensionality_dep Classical_Prop.classic"
 mkdir -p "$build"
 cp "$here"/*.v "$here"/*.ml "$build"
 cd "$build"
-if grep -nwE 'Admitted|admit|Axiom|Axioms|Parameter|Parameters|Conjecture|Abort|Unset' ./*.v; then
+if grep -nwE 'Admitted|admit|Axiom|Axioms|Parameter|Parameters|Conjecture|Abort|Unset|bypass_check' ./*.v; then
   echo "build.sh: a proof is left out, or something is assumed" >&2
   exit 1
 fi

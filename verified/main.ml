@@ -192,6 +192,25 @@ let digest (names, layers) inputs output_map at =
   List.iter layer layers;
   "sha256:" ^ Sha256.hex (Buffer.contents buffer)
 
+(* Ranges of the inputs, none for all inputs; and how the box is cut, in preorder. *)
+let domain source =
+  expect source "domain";
+  let length = count source in
+  several length (fun () ->
+    let low = rational source in
+    (Some low, Some (rational source)))
+
+let rec cuts source =
+  let at = source.at in
+  match word source with
+  | "whole" -> Whole
+  | "halves" ->
+      let input = natural (count source) in
+      let cut = rational source in
+      let below = cuts source in
+      Halves (input, cut, below, cuts source)
+  | other -> unreadable (Printf.sprintf "%S is no part" other) at
+
 type claim = { of_large : string; of_small : string; output_map : string; proof : proof }
 
 let claim source =
@@ -199,9 +218,14 @@ let claim source =
   expect source "1";
   expect source "output-map";
   let output_map = word source in
+  if output_map <> "softmax" then ignore (activation_of output_map source.at);
   expect source "inputs";
   let width = count source in
   let inputs = natural width in
+  let domain = domain source in
+  if domain <> [] && List.length domain <> width then unreadable "the box has other inputs" source.at;
+  expect source "cuts";
+  let cuts = cuts source in
   expect source "constant";
   let claimed_constant = rational source in
   expect source "growth";
@@ -216,7 +240,7 @@ let claim source =
   String.iteri (fun i c -> if i >= source.at && not (blank c) then unreadable "text behind the end" i)
     source.text;
   { of_large; of_small; output_map;
-    proof = { inputs; large; small; large_links; small_links; claimed_constant; claimed_growth } }
+    proof = { inputs; domain; cuts; large; small; large_links; small_links; claimed_constant; claimed_growth } }
 
 (* Printing ----------------------------------------------------------------------------------------- *)
 
@@ -231,6 +255,16 @@ let greatest found =
   let larger a { qnum; qden } = Rational.max a (Rational.make qnum qden) in
   Printf.sprintf "%.6g" (Rational.to_float (List.fold_left larger Rational.zero found))
 
+let interval (low, high) =
+  let shown = function Some q -> exactly q | None -> "any" in
+  Printf.sprintf "[%s, %s]" (shown low) (shown high)
+
+let where = function
+  | [] -> "for all inputs x"
+  | first :: rest when List.for_all (fun e -> interval e = interval first) rest ->
+      Printf.sprintf "for all inputs x with every x_j in %s" (interval first)
+  | ranges -> "for all inputs x in " ^ String.concat " x " (List.map interval ranges)
+
 let statement claim =
   let { claimed_constant = constant; claimed_growth = growth; large; small; _ } = claim.proof in
   let bound =
@@ -239,7 +273,8 @@ let statement claim =
     | _, 0 -> exactly constant
     | _ -> Printf.sprintf "%s + %s |x|" (exactly constant) (exactly growth)
   in
-  Printf.printf "proved: for all inputs x, |small(x) - large(x)| <= %s in every output" bound;
+  Printf.printf "proved: %s, |small(x) - large(x)| <= %s in every output" (where claim.proof.domain)
+    bound;
   Printf.printf " (about %s + %s |x|), before the output map %s\n" (about constant) (about growth)
     claim.output_map;
   Printf.printf "small: %s, %s\nlarge: %s, %s\n" (widths claim.proof small) claim.of_small
@@ -251,7 +286,8 @@ let statement claim =
 
 let refusal claim verdict =
   let in_links name all left =
-    Printf.sprintf "link %d of the %s network does not hold" (List.length all - left + 1) name
+    Printf.sprintf "link %d of the %s network does not hold%s" (List.length all - left + 1) name
+      (if claim.proof.domain = [] then "" else ", or intervals on the box are too wide to show it")
   in
   match verdict with
   | Proved -> ""

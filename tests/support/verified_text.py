@@ -15,6 +15,7 @@ import numpy as np
 
 import moduli as mo
 from moduli.kernel.activations import Activation
+from moduli.kernel.certificate import Certificate
 
 Row = tuple[list[Fraction], Fraction]  # weights and bias
 Layer = tuple[str, list[Row]]  # the name of the activation, and a row for each unit
@@ -40,6 +41,8 @@ class Proof:
     small: list[Layer]
     large_links: list[Link] = field(default_factory=list)
     small_links: list[Link] = field(default_factory=list)
+    domain: list[tuple[Fraction, Fraction]] = field(default_factory=list)
+    cuts: list[tuple[int, Fraction] | None] = field(default_factory=lambda: [None])
 
 
 # Reading and writing --------------------------------------------------------------------------------------------
@@ -74,6 +77,15 @@ class _Words:
         self.take("layer")
         return self.take(), self.rows()
 
+    def cuts(self) -> list[tuple[int, Fraction] | None]:
+        """In preorder; None for a part that is not cut."""
+        self.take("cuts")
+        found: list[tuple[int, Fraction] | None] = []
+        while 2 * found.count(None) <= len(found):
+            whole = self.take() == "whole"
+            found.append(None if whole else (self.count(), self.fraction()))
+        return found
+
     def link(self) -> Link:
         kind, place = self.take(), self.count()
         return Link(place, self.layer() if kind == "replace" else None, self.rows())
@@ -90,6 +102,8 @@ def read(text: bytes) -> Proof:
     output_map = words.take()
     words.take("inputs")
     inputs = words.count()
+    domain = words.named("domain", lambda: (words.fraction(), words.fraction()))
+    cuts = words.cuts()
     words.take("constant")
     constant = words.fraction()
     words.take("growth")
@@ -98,7 +112,7 @@ def read(text: bytes) -> Proof:
     links = [words.named(f"{name}-links", words.link) for name in ("large", "small")]
     words.take("end")
     assert next(words.rest, None) is None
-    return Proof(output_map, inputs, constant, growth, *nets, *links)
+    return Proof(output_map, inputs, constant, growth, *nets, *links, domain, cuts)
 
 
 def _rational(q: Fraction) -> str:
@@ -122,6 +136,12 @@ def _layer(layer: Layer) -> list[str]:
 
 def written(proof: Proof) -> bytes:
     lines = ["moduli-proof 1", f"output-map {proof.output_map}", f"inputs {proof.inputs}"]
+    lines += [f"domain {len(proof.domain)}"]
+    lines += [f"{_rational(low)} {_rational(high)}" for low, high in proof.domain]
+    lines += [
+        "cuts",
+        *("whole" if c is None else f"halves {c[0]} {_rational(c[1])}" for c in proof.cuts),
+    ]
     lines += [f"constant {_rational(proof.constant)}", f"growth {_rational(proof.growth)}"]
     for name, net in (("large", proof.large), ("small", proof.small)):
         lines.append(f"{name} {len(net)}")
@@ -302,6 +322,21 @@ class Forger:
             self._shift(l, v, -c * biases[v])
 
 
+# Networks on a box ----------------------------------------------------------------------------------------------
+
+
+def boxed(seed: int) -> tuple[mo.Network, mo.Network, Certificate]:
+    """A network of two hidden layers, and what it is on the box from -1 to 1."""
+    rng = np.random.default_rng(seed)
+    net = mo.Network.mlp(
+        rng.integers(-8, 9, (4, 2)) / 4, rng.integers(-8, 9, 4) / 4,
+        rng.integers(-8, 9, (4, 4)) / 4, rng.integers(-40, 9, 4) / 4, [[1, 2, -1, 3]], [0],
+        activation="relu",
+    )  # fmt: skip
+    small = mo.compress(net, on=mo.Box(-1, 1))
+    return net, small.network, small.certificate
+
+
 # Truth ----------------------------------------------------------------------------------------------------------
 
 
@@ -322,8 +357,19 @@ def is_true(proof: Proof, points: list[list[Fraction]]) -> bool:
     return True
 
 
-def points(inputs: int, rng: np.random.Generator, count: int = 12) -> list[list[Fraction]]:
-    """Rational inputs, near and far."""
+def points(proof: Proof, rng: np.random.Generator, count: int = 12) -> list[list[Fraction]]:
+    """Rational inputs, near and far; on a box corners and others."""
+    inputs = proof.inputs
+    if proof.domain:
+        shares = rng.integers(0, 9, (count, inputs)).tolist()
+        shares += (8 * rng.integers(0, 2, (count, inputs))).tolist()
+        return [
+            [
+                low + Fraction(s, 8) * (high - low)
+                for s, (low, high) in zip(share, proof.domain, strict=True)
+            ]
+            for share in shares
+        ]
     sizes = 2.0 ** rng.choice([-9, -1, 0, 0, 1, 9], (count, 1))
     return [list(map(Fraction, x)) for x in (rng.integers(-32, 33, (count, inputs)) / 8.0 * sizes).tolist()]  # fmt: skip
 
@@ -333,13 +379,21 @@ def bent(proof: Proof, rng: np.random.Generator) -> Proof:
     found = copy.deepcopy(proof)
     nets = [found.large, found.small]
     steps = found.large_links + found.small_links
-    kind = rng.integers(8)
+    kind = rng.integers(8 if not found.domain else 11)
     links = found.large_links if rng.integers(2) or not found.small_links else found.small_links
     if kind == 0 and links:
         del links[rng.integers(len(links))]
     elif kind == 1 and links:
         at = rng.integers(len(links))
         links[at] = links[at]._replace(place=int(rng.integers(3)))
+    elif kind == 8:
+        at = rng.integers(found.inputs)
+        low, high = found.domain[at]
+        found.domain[at] = (low - Fraction(int(rng.integers(3)), 4), high + Fraction(1, 4))
+    elif kind == 9:
+        found.cuts = [None]
+    elif kind == 10:
+        found.domain = []
     elif kind == 2:
         found.constant = found.constant * Fraction(int(rng.integers(0, 9)), 8)
     elif kind == 3:

@@ -1,4 +1,4 @@
-"""Certificates of chains on all inputs as text for the checker in `verified/`, whose soundness is a
+"""Certificates of chains as text for the checker in `verified/`, whose soundness is a
 theorem in Rocq.
 
 The text holds both networks in exact numbers, and *links*: the layers that moves have changed, as
@@ -18,8 +18,12 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from moduli.kernel.activations import Activation
-from moduli.kernel.certificate import PARTS, Certificate, proved
+from moduli.kernel.bounds.box_claim import Region
+from moduli.kernel.bounds.input_splits import middle
+from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.creases import whole
 from moduli.kernel.errors import Undecided
 from moduli.kernel.exact_numbers import Constant, ExactArray, Number
@@ -29,6 +33,7 @@ from moduli.kernel.rules import apply
 from moduli.kernel.slack import NO_SLACK
 from moduli.kernel.state import State
 
+Array = np.ndarray[Any, np.dtype[np.float64]]
 Whole = tuple[Any, int]  # integers and the denominator of all of them
 Rows = tuple[Whole, Whole]  # weights and biases of a layer
 HEADER = "moduli-proof 1"
@@ -36,12 +41,12 @@ FINE = (
     2**170
 )  # values of tanh are rounded to multiples of its inverse: finer than the checker's bounds
 ENCLOSED = ("tanh", "sigmoid")  # the checker bounds values of these alone
-HELD = {
+REFUSED = {
     "near": "a radius of parameters",
-    "region": "a box of inputs",
-    "changed": "changed parameters",
     "apart": "a difference by parts of a box",
+    "changed": "changed parameters",
 }
+UNDERSTOOD = "the verified checker understands links of layers, and signs by intervals"
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,11 @@ def proof_text(certificate: Certificate, small: Network, large: Network) -> Proo
 
 
 def _require_understood(claim: Certificate) -> None:
-    for name in PARTS:
+    for name, what in REFUSED.items():
         if getattr(claim, name) is not None:
-            raise Undecided(
-                f"the certificate is about {HELD[name]}; the verified checker understands claims on "
-                "all inputs about the networks themselves"
-            )
+            raise Undecided(f"the certificate is about {what}; {UNDERSTOOD}")
+    if claim.region is not None and claim.region.cases:
+        raise Undecided(f"signs are proved by cases and multipliers; {UNDERSTOOD}")
 
 
 # Links ----------------------------------------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def _links(
             return [], []
         (weights, ends), _ = _given(small)
         return [_replace(1, small.activations[0], weights, ends)], []
-    left, large_links = _followed(large, claim.large_moves, numbers)
+    left, large_links = _followed(large, claim.large_moves, numbers, claim.region)
     right, small_links = _followed(small, claim.small_moves, numbers)
     if claim.creases:
         _meet(left, right, large_links, small_links, numbers)
@@ -142,10 +146,10 @@ def _meet(
 
 
 def _followed(
-    net: Network, moves: Iterable[Move], numbers: _Numbers
+    net: Network, moves: Iterable[Move], numbers: _Numbers, region: Region | None = None
 ) -> tuple[State, list[list[str]]]:
     """The network after all moves, and a link for each run of moves in one layer."""
-    state, links = State(net), list[list[str]]()
+    state, links = State(net, region=region), list[list[str]]()
     for (layer, skipped), run in groupby(moves, lambda m: (m.layer, m.kind == "skip")):
         for move in run:
             apply(state, move)
@@ -255,6 +259,7 @@ def _text(
         HEADER,
         f"output-map {small.output_map}",
         f"inputs {small.widths[0]}",
+        *_domain(claim.region),
         f"constant {_rational(claim.slack.constant)}",
         f"growth {_rational(claim.slack.growth)}",
     ]
@@ -267,6 +272,28 @@ def _text(
         for link in links:
             lines += link
     return ("\n".join([*lines, "end"]) + "\n").encode("ascii")
+
+
+def _domain(region: Region | None) -> Iterator[str]:
+    """The box, and its parts in preorder: each is checked alone."""
+    if region is None:
+        yield from ("domain 0", "cuts whole")
+        return
+    yield f"domain {len(region.low)}"
+    for ends in zip(region.low, region.high, strict=True):
+        yield " ".join(map(_rational, ends))
+    yield "cuts"
+    boxes: list[tuple[Array, Array]] = [(np.array(region.low), np.array(region.high))]
+    for node in region.tree:
+        low, high = boxes.pop()
+        if node < 0:
+            yield "whole"
+            continue
+        cut = middle(low, high)[node]
+        yield f"halves {node} {_rational(float(cut))}"
+        below, above = high.copy(), low.copy()
+        below[node] = above[node] = cut
+        boxes += [(above, high), (low, below)]
 
 
 def _layer(activation: Activation, rows: Rows) -> Iterator[str]:

@@ -650,7 +650,8 @@ def export_proof(
     """Write a certificate as text for the checker that is verified in Rocq.
 
     Both networks stand in it in exact numbers, and what the moves do to their layers. Certificates of
-    chains of dense layers on all inputs; the text claims their slack, and not that units are fewest.
+    chains of dense layers on all inputs, or on a box where intervals show the signs; the text claims
+    their slack, and not that units are fewest.
     The certificate is checked here first: rejected (exit code 1). What the verified checker does not
     understand is named (3, of a graph 4). See verified/README.md for what has to be trusted.
 
