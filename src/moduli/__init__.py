@@ -24,7 +24,7 @@ _PLACES = {
     "compression.radius.hard_instances": "hard_instance",
     "training.noise": "stable_noise tail_index",
     "api": "align canonical check complexity compress depth dimension distance equivalent error_curve identifiable "
-    "mean_field path pieces pruning_curve rank rank_curve recover rounding signature symmetries",
+    "identifiable_parameters mean_field path pieces pruning_curve rank rank_curve recover rounding signature symmetries",
     "interface.report_page": "report",
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names.split()}
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .api import equivalent as equivalent
     from .api import error_curve as error_curve
     from .api import identifiable as identifiable
+    from .api import identifiable_parameters as identifiable_parameters
     from .api import mean_field as mean_field
     from .api import path as path
     from .api import pieces as pieces

@@ -1,7 +1,8 @@
 """The public questions, from `compress` to `check`: inputs are read here, and it is chosen who
 answers.
 
-NumPy warns of no overflow here: whoever needs finite numbers looks for them, and says so in words.
+Whoever asks about a model may say how it is read: `activation`, `keys`, `output` and `input_shape` mean the
+same in every question (`moduli.load`, `Reading`). Of two models each takes what concerns it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import numpy as np
 
 from moduli.capacity.complexity_table import Complexity
+from moduli.capacity.graph_complexity import GraphComplexity
+from moduli.common.arguments import Reading, question
 from moduli.common.certificate_files import read_certificate
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
-from moduli.common.result import AsComputed, Result
+from moduli.common.result import AsComputed, Result, counted
 from moduli.compression import graph_results
 from moduli.compression.average import mean_field_limit, students
 from moduli.compression.average.mean_field_limit import MeanField
@@ -31,7 +34,15 @@ from moduli.compression.exact import reduce
 from moduli.compression.graph_results import GraphCompression, GraphRank, GraphVerdict
 from moduli.compression.radius import reduce_within
 from moduli.compression.radius.reduce_within import RankCurve
-from moduli.compression.results import Compression, Rank, one_layer
+from moduli.compression.results import (
+    MOVES,
+    MOVES_ON_BOX,
+    Compression,
+    Rank,
+    counts,
+    one_layer,
+    removed,
+)
 from moduli.equivalence.alignment import Alignment
 from moduli.equivalence.answers import Distance, Equivalence
 from moduli.equivalence.constant_paths import Path as ParameterPath
@@ -52,6 +63,8 @@ from moduli.kernel.exact_numbers import above, ceiling
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
 from moduli.kernel.runtime import Runtime
+from moduli.piecewise.architectures import ArchitectureDimension
+from moduli.piecewise.constructed_parameters import IdentifiableParameters
 from moduli.piecewise.forced_depth import Depth
 from moduli.piecewise.functional_dimension import Dimension
 from moduli.piecewise.identifiability import Identifiability
@@ -59,7 +72,7 @@ from moduli.piecewise.polyhedral_complex import Pieces
 from moduli.piecewise.recovery import Recovery
 from moduli.training.pruning import Curve
 
-from .capacity import complexity_table
+from .capacity import complexity_table, graph_complexity
 from .equivalence import (
     alignment,
     compare,
@@ -75,19 +88,22 @@ from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
-from .formats import graph_of, load, load_as_written, load_chain
+from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
+from .formats.reading import fitted
 from .piecewise import (
-    cells_sampled,
+    architectures,
+    constructed_parameters,
     forced_depth,
     functional_dimension,
     identifiability,
     polyhedral_complex,
     recovery,
+    smooth_dimension,
 )
 from .training import pruning
 
 
-@np.errstate(all="ignore")
+@question
 def compress(
     net: Any,
     *,
@@ -100,6 +116,7 @@ def compress(
     executor: Executor | None = None,
     skip: bool = False,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Compression | Narrowed | GraphCompression:
     """A network with fewer hidden units: the same function on all inputs or a box with its proof,
     or close on average.
@@ -137,7 +154,7 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
-    found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
+    found = load(net, **reading) if _on_all_or_box(on, radius) else load_chain(net, **reading)
     if isinstance(found, Graph):
         box = on if isinstance(on, Box) else None
         return graph_results.compress(found, box, budget, progress, eps=eps)
@@ -162,7 +179,7 @@ def compress(
     return reduce.compress(load_chain(net), progress)
 
 
-@np.errstate(all="ignore")
+@question
 def rank(
     net: Any,
     *,
@@ -172,6 +189,7 @@ def rank(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Rank | GraphRank:
     """The least number of hidden units with this function on all inputs or a box; with a radius, of
     any parameter that close.
@@ -192,7 +210,7 @@ def rank(
     1
     """
     _only_alone(on, 0.0, radius, None)
-    found = load(net) if _on_all_or_box(on, radius) else load_chain(net)
+    found = load(net, **reading) if _on_all_or_box(on, radius) else load_chain(net, **reading)
     if isinstance(found, Graph):
         small = graph_results.compress(found, on if isinstance(on, Box) else None, budget, progress)
         return GraphRank("bounded", small)
@@ -209,7 +227,7 @@ def rank(
     return reduce.rank(load_chain(net), progress)
 
 
-@np.errstate(all="ignore")
+@question
 def rank_curve(
     nets: Any,
     *,
@@ -217,6 +235,7 @@ def rank_curve(
     budget: int = 10_000,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> RankCurve:
     """Proximate rank against radius: bounds (often equal) and the paper's greedy bound, of one
     network or a list of them.
@@ -233,7 +252,7 @@ def rank_curve(
     """
     several = isinstance(nets, (list, tuple)) and not _is_layers(nets)
     return reduce_within.curve(
-        [load_chain(net) for net in nets] if several else [load_chain(nets)],
+        load_chains(nets if several else [nets], **reading),
         radii,
         budget,
         executor,
@@ -241,7 +260,7 @@ def rank_curve(
     )
 
 
-@np.errstate(all="ignore")
+@question
 def error_curve(
     net: Any,
     *,
@@ -250,8 +269,9 @@ def error_curve(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> ErrorCurve:
-    """Mean square error against hidden units: students, beside largest units and centres of units,
+    """Mean square error against hidden units: students, beside the largest units, k-means of the units,
     and a linear map.
 
     Args:
@@ -268,11 +288,11 @@ def error_curve(
             Asked("on", None), ": mean errors depend on the law of the inputs; give ",
             ON_GAUSSIAN, " or ", ON_SAMPLES,
         )  # fmt: skip
-    return students.error_curve(load_chain(net), on, units, seed, executor, progress)
+    return students.error_curve(load_chain(net, **reading), on, units, seed, executor, progress)
 
 
-@np.errstate(all="ignore")
-def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
+@question
+def mean_field(net: Any, *, on: Gaussian | None = None, **reading: Unpack[Reading]) -> MeanField:
     """The simplified problem of wide random ReLU networks for this one: whether it applies, what it
     predicts, its frame.
 
@@ -286,7 +306,7 @@ def mean_field(net: Any, *, on: Gaussian | None = None) -> MeanField:
     >>> field.applies, 0 < field.loss(8) < field.loss(2) < 0.4
     (True, True)
     """
-    return mean_field_limit.mean_field(load_chain(net), on or Gaussian())
+    return mean_field_limit.mean_field(load_chain(net, **reading), on or Gaussian())
 
 
 def _is_layers(nets: Sequence[Any]) -> bool:
@@ -323,7 +343,7 @@ def _only_alone(on: Domain, eps: float, radius: float, units: Any) -> None:
         )  # fmt: skip
 
 
-@np.errstate(all="ignore")
+@question
 def pieces(
     net: Any,
     *,
@@ -331,6 +351,7 @@ def pieces(
     slice: Sequence[Any] | None = None,
     budget: int = 100_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Pieces:
     """The linear pieces of a ReLU, leaky ReLU or abs network in a box, in exact arithmetic: cells,
     regions, bends, weights.
@@ -350,41 +371,89 @@ def pieces(
     >>> p.cells, p.linear_regions, p.affine_pieces, sorted(f.weight for f in p.facets)
     (4, 4, 4, [(-1.0,), (-1.0,), (1.0,), (1.0,)])
     """
-    return polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
+    return polyhedral_complex.pieces(load_chain(net, **reading), on, slice, budget, progress)
 
 
-@np.errstate(all="ignore")
+@question
 def dimension(
     net: Any, *, on: Domain = None, seed: int = 0, slice: Sequence[Any] | None = None, budget: int = 10_000,
     progress: Progress | None = None,
-) -> Dimension:  # fmt: skip
-    """The functional dimension on a box: how many directions of parameters the function can tell
-    apart, at most P - N.
+    **reading: Unpack[Reading],
+) -> Dimension | ArchitectureDimension:  # fmt: skip
+    """The functional dimension: how many directions of parameters the function can tell apart; of a
+    network on a box, or, given widths, the largest of any ReLU network of these widths.
 
-    Proved from below by a rank modulo a prime, over all cells for up to three inputs or in a slice,
-    with more inputs over the cells that `budget` points find. From above by P - N, or by exact null
-    vectors on all cells, which say what is lost.
+    Of a network it is at most P - N, parameters less hidden units. Proved from below by a rank modulo
+    a prime: over all cells for up to three inputs or in a slice; with more inputs over points on
+    creases (`moduli.piecewise.crease_points`), and, for up to 4096 parameters, over the cells that
+    `budget` points find. From above by P - N, or by exact null vectors on all cells, which say what is
+    lost. With tanh, sigmoid or softplus units (up to 1500 parameters) from below by rows of derivatives
+    at points, enclosed and proved to be independent; from above by the number of parameters less
+    units that can be scaled (`moduli.piecewise.smooth_dimension`).
+
+    Of widths (inputs, hidden layers, outputs) it is the same on all inputs and on every box. Proved
+    from below by a network of whole numbers that is drawn layer by layer, from above by P - N less what
+    runs of more than two layers of width 1 lose (`moduli.piecewise.architectures`). `.network` is that
+    network, `.certificate` what shows it; `.check()` computes the rank again, up to 400 parameters in
+    integers alone.
 
     Args:
-        on, slice, budget: as for `pieces`. seed: of the points, and of the combinations of rows
-            that are eliminated.
+        net: a network, or a list of widths. on, slice, budget: as for `pieces`; of widths a fiftieth of
+            the budget is how many layers are drawn, and `on` and `slice` are left out. seed: of the
+            points, of the combinations of rows that are eliminated, of the networks that are drawn.
+
+    Raises:
+        ShapeError: widths below 1. ArgumentError: widths with a box or a slice.
 
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
     >>> int(mo.dimension(net, on=mo.Box(-4, 4))), int(mo.dimension(net, on=mo.Box(2, 4)))      # always active on the second
     (5, 2)
+    >>> found = mo.dimension([3, 2, 2, 1])
+    >>> int(found), found.generic, found.network.widths, found.check()
+    (13, 13, (3, 2, 2, 1), True)
     """
-    net = load_chain(net)
+    if _are_widths(net):
+        _no_model(reading)
+        if on is not None or slice is not None:
+            asked = Asked("slice", slice) if on is None else Asked("on", on)
+            raise ArgumentError(
+                asked, ": the dimension of widths is the same on every box; leave it out"
+            )
+        return architectures.dimension(net, budget, seed, progress)
+    return _dimension(load_chain(net, **reading), on, seed, slice, budget, progress)
+
+
+def _are_widths(net: Any) -> bool:
+    """Whether whole numbers stand in the place of a network."""
+    if not isinstance(net, (list, tuple)) or not net:
+        return False
+    return all(isinstance(w, (int, np.integer)) and not isinstance(w, bool) for w in net)
+
+
+def _no_model(reading: Reading) -> None:
+    """Where widths were given, options of reading a model are refused."""
+    for name, value in reading.items():
+        if value is not None:
+            raise ArgumentError(
+                Asked(name, value), " is for a model, and widths were given; leave it out"
+            )
+
+
+def _dimension(
+    net: Network, on: Domain, seed: int, slice: Sequence[Any] | None, budget: int,
+    progress: Progress | None,
+) -> Dimension:  # fmt: skip
+    if slice is None and smooth_dimension.applies(net):
+        return functional_dimension.with_smooth_units(net, on, seed)
     if slice is None and net.widths[0] > polyhedral_complex.MOST:
-        return functional_dimension.dimension(
-            cells_sampled.explore(net, on, budget, seed, progress), seed
-        )
+        return functional_dimension.with_many_inputs(net, on, budget, seed, progress)
     return functional_dimension.dimension(
         polyhedral_complex.pieces(net, on, slice, budget, progress), seed
     )
 
 
-@np.errstate(all="ignore")
+@question
 def identifiable(
     net: Any,
     *,
@@ -392,18 +461,19 @@ def identifiable(
     budget: int = 10_000,
     seed: int = 0,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Identifiability:
     """Whether the function on a box determines the parameters of a network, up to permutations and
     positive scaling (or signs).
 
     One hidden layer of ReLU, tanh, sigmoid or erf is decided, with any number of inputs (smooth
     ones on all inputs, too). So are affine maps, and networks with hidden units that are constant
-    or that nothing reads. Deeper and piecewise linear: proved among parameters in general position,
+    or that nothing reads. Deeper: proved among parameters in general position (piecewise linear ones),
     or among those close by, or refuted by another network with the same function, or undecided.
 
     Args:
-        budget: cells (points, with more than three inputs); at most 2000 linear systems and
-            candidates are tried.
+        budget: cells (with more than three inputs units whose creases are searched, and points); at
+            most 2000 linear systems and candidates are tried.
 
     Raises:
         UnsupportedModel: an activation that is not piecewise linear. ValueError: no box.
@@ -416,15 +486,52 @@ def identifiable(
     >>> answer.witness(np.array([[0.5]])).item(), hat(np.array([[0.5]])).item()
     (0.5, 0.5)
     """
-    net = load_chain(net)
+    net = load_chain(net, **reading)
     answer = identifiability.without_dimension(net, on)
     if answer is not None:
         return answer
-    found = dimension(net, on=on, budget=budget, seed=seed, progress=progress)
+    found = _dimension(net, on, seed, None, budget, progress)
     return identifiability.identifiable(net, on, found, min(budget, 2_000))
 
 
-@np.errstate(all="ignore")
+@question
+def identifiable_parameters(
+    widths: Sequence[int],
+    *,
+    seed: int = 0,
+    budget: int = 10_000,
+    progress: Progress | None = None,
+) -> IdentifiableParameters:
+    """Parameters of a ReLU network of given widths that its function on [-1, 1]^n determines, up to
+    permutations and positive scaling: constructed layer by layer, and proved.
+
+    Among all parameters (`scope` "global") with one hidden layer; with up to three inputs and few cells
+    among those in general position ("generic"), where that can be decided; else among those close by
+    ("local"). That there are such parameters whenever inputs and hidden layers have width at least two
+    is a theorem of Grillo and Montúfar 2026.
+
+    Args:
+        widths: inputs, hidden layers, outputs. budget: a fiftieth is how many layers are drawn.
+
+    Returns:
+        `.network`, `.on`, `.status`, `.scope`, and `.radius`: all networks whose parameters are within
+        it, entry by entry, are locally identifiable on the box (proved, up to 4096 parameters; None
+        where none is). Status "undecided" if none were found.
+
+    Raises:
+        ShapeError: widths below 1.
+
+    >>> import moduli as mo
+    >>> found = mo.identifiable_parameters([4, 3, 3, 2])
+    >>> found.status, found.scope, found.radius > 0, found.check()
+    ('proved', 'local', True, True)
+    >>> mo.identifiable(found.network, on=found.on).scope
+    'local'
+    """
+    return constructed_parameters.construct(widths, budget, seed, progress)
+
+
+@question
 def depth(
     net: Any,
     *,
@@ -432,6 +539,7 @@ def depth(
     slice: Sequence[Any] | None = None,
     budget: int = 10_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Depth:
     """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general
     position (by chains of bends).
@@ -446,11 +554,11 @@ def depth(
     2
     """
     return forced_depth.depth(
-        polyhedral_complex.pieces(load_chain(net), on, slice, budget, progress)
+        polyhedral_complex.pieces(load_chain(net, **reading), on, slice, budget, progress)
     )
 
 
-@np.errstate(all="ignore")
+@question
 def recover(
     net: Any,
     widths: Sequence[int] | None = None,
@@ -458,6 +566,7 @@ def recover(
     on: Domain = None,
     budget: int = 2_000,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Recovery:
     """Parameters of a ReLU network of given widths from a function on a box of up to three inputs;
     exact, or nothing.
@@ -474,14 +583,16 @@ def recover(
     >>> mo.recover(hat, on=mo.Box(-4, 4)).network.layers[0].bias.tolist()
     [0.0, -1.0, -2.0]
     """
-    net = load_chain(net)
+    net = load_chain(net, **reading)
     return recovery.recover(
         polyhedral_complex.pieces(net, on, None, 10_000, progress), widths or net.widths, budget
     )
 
 
-@np.errstate(all="ignore")
-def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curve:
+@question
+def pruning_curve(
+    net: Any, *, by: str = "magnitude", on: Domain = None, **reading: Unpack[Reading]
+) -> Curve:
     """What is lost when only a share of each hidden layer is kept: relative error of the
     parameters, change of the function.
 
@@ -496,11 +607,13 @@ def pruning_curve(net: Any, *, by: str = "magnitude", on: Domain = None) -> Curv
     >>> curve.at(0.0) < 0.4, curve.pruned(0.5).units            # 174 of 256 units are redundant, 117 have zero rows
     (True, 128)
     """
-    return pruning.pruning_curve(load_chain(net), by, on)
+    return pruning.pruning_curve(load_chain(net, **reading), by, on)
 
 
-@np.errstate(all="ignore")
-def canonical(net: Any, *, progress: Progress | None = None) -> Network | Graph:
+@question
+def canonical(
+    net: Any, *, progress: Progress | None = None, **reading: Unpack[Reading]
+) -> Network | Graph:
     """The normal form of a network: reduced, signs and scales fixed, units sorted; rounded once to
     float64.
 
@@ -515,14 +628,16 @@ def canonical(net: Any, *, progress: Progress | None = None) -> Network | Graph:
     >>> mo.canonical(a) == mo.canonical(b)
     True
     """
-    found = load(net)
+    found = load(net, **reading)
     if isinstance(found, Graph):
         return graph_normal_form.canon(found, progress).network
     return group.canonical(found, progress)
 
 
-@np.errstate(all="ignore")
-def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath | None:
+@question
+def path(
+    a: Any, b: Any, *, progress: Progress | None = None, **reading: Unpack[Reading]
+) -> ParameterPath | None:
     """A piecewise linear path from a to b along which the function does not change; None where
     there is none.
 
@@ -541,11 +656,13 @@ def path(a: Any, b: Any, *, progress: Progress | None = None) -> ParameterPath |
     >>> p.segments, p.check()
     (3, True)
     """
-    return constant_paths.path(*_pair(a, b), progress=progress)
+    return constant_paths.path(*_pair(*load_several([a, b], **reading)), progress=progress)
 
 
-@np.errstate(all="ignore")
-def signature(net: Any, *, progress: Progress | None = None) -> Signature:
+@question
+def signature(
+    net: Any, *, progress: Progress | None = None, **reading: Unpack[Reading]
+) -> Signature:
     """A fingerprint of the function: equal for symmetric copies, duplicates, dead and merged units;
     a `str` with `.complete`.
 
@@ -558,14 +675,14 @@ def signature(net: Any, *, progress: Progress | None = None) -> Signature:
     >>> a == b, a.complete
     (True, True)
     """
-    found = load(net)
+    found = load(net, **reading)
     if isinstance(found, Graph):
         return graph_normal_form.signature(found)
     return group.signature(found, progress)
 
 
-@np.errstate(all="ignore")
-def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
+@question
+def symmetries(net: Any, **reading: Unpack[Reading]) -> SymmetryGroup | GraphSymmetries:
     """The group of permutations, signs and positive scales of hidden units that keep the function; of
     a graph those that are found (`GraphSymmetries`).
 
@@ -577,7 +694,7 @@ def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
     >>> mo.canonical(group.random(seed=1)(net)) == mo.canonical(net)
     True
     """
-    found = load(net)
+    found = load(net, **reading)
     try:
         return SymmetryGroup.of(load_chain(found))
     except UnsupportedModel:
@@ -586,9 +703,15 @@ def symmetries(net: Any) -> SymmetryGroup | GraphSymmetries:
         return GraphSymmetries.of(found)
 
 
-@np.errstate(all="ignore")
+@question
 def align(
-    a: Any, b: Any, *, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
+    a: Any,
+    b: Any,
+    *,
+    by: str = "weights",
+    on: Domain = None,
+    seed: int | np.random.Generator = 0,
+    **reading: Unpack[Reading],
 ) -> Alignment | GraphAlignment:
     """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to
     merge them.
@@ -611,13 +734,13 @@ def align(
     >>> found.after, found.before > 1, found.merge() == b
     (0.0, True, True)
     """
-    first, second = load(a), load(b)
+    first, second = load_several([a, b], **reading)
     if isinstance(first, Graph) and isinstance(second, Graph):
         return graph_alignment.align(first, second, by, on, seed)
     return alignment.align(*_pair(first, second), by, on, seed)
 
 
-@np.errstate(all="ignore")
+@question
 def complexity(
     net_or_widths: Any,
     *,
@@ -628,21 +751,29 @@ def complexity(
     accuracy: float | int = 0.1,
     delta: float | int = 0.05,
     norm: str = "inf",
-) -> Complexity:
+    keys: Sequence[str] | None = None,
+    output: str | None = None,
+    input_shape: int | Sequence[int] | None = None,
+) -> Complexity | GraphComplexity:
     """How large the class of networks with bounded parameters is, with and without its symmetries;
     bounds on generalisation.
 
     Args:
         net_or_widths: a model, or a list such as [784, 300, 100, 10].
-        activation: of widths; relu by default. bound: of the entries of each layer (one for all, or
+        activation: of widths, relu by default; of a model that stores none. keys, output, input_shape:
+            of a model, as everywhere (`moduli.load`). bound: of the entries of each layer (one for all, or
             one per layer): 1 by default for widths, the largest entry of each layer for a model,
             which pays for having been chosen after training.
         input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs
             themselves.
-        accuracy: eps of the covering number. delta: bounds on the gap hold with probability 1 -
+        accuracy: of the covering number. delta: bounds on the gap hold with probability 1 -
             delta.
 
+    Of a graph: of all functions that its operators and wiring compute with tensors of these bounds, on inputs
+    bounded in the sup norm (`GraphComplexity`); a batch norm counts as a scale and a shift for each channel.
+
     Raises:
+        UnsupportedModel: a graph with a node of which it is not known how far its inputs move it.
         ValueError: an entry or a sample above its bound, or numbers that make no sense.
 
     >>> import moduli as mo
@@ -650,16 +781,27 @@ def complexity(
     >>> round(c.log_covering(symmetry=False)), round(c.log_covering()), round(c.log_symmetries)
     (10356, 9459, 364)
     """
-    widths = isinstance(net_or_widths, (list, tuple)) and all(
-        isinstance(d, (int, np.integer)) for d in net_or_widths
-    )
-    net = net_or_widths if widths else load_chain(net_or_widths)
+    widths = _are_widths(net_or_widths)
+    of_models: Reading = {"keys": keys, "output": output, "input_shape": input_shape}
+    if not widths:
+        net_or_widths = load(net_or_widths, **{**of_models, "activation": activation})
+        activation = None
+    else:
+        _no_model(of_models)
+    if isinstance(net_or_widths, Graph):
+        if norm != "inf":
+            raise ArgumentError(
+                Asked("norm", norm), ": inputs of a graph are bounded in the sup norm; leave it out"
+            )
+        return graph_complexity.complexity(
+            net_or_widths, bound, input_bound, samples, accuracy, delta
+        )
     return complexity_table.complexity(
-        net, activation, bound, input_bound, samples, accuracy, delta, norm
+        net_or_widths, activation, bound, input_bound, samples, accuracy, delta, norm
     )
 
 
-@np.errstate(all="ignore")
+@question
 def equivalent(
     a: Any,
     b: Any,
@@ -671,6 +813,7 @@ def equivalent(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Equivalence | GraphEquivalence | QuantisedDecision:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
@@ -704,8 +847,8 @@ def equivalent(
             ": values or decisions are compared, not both",
         )
     if _on_all_or_box(on, 0.0):
-        first, second = load(a), load(b)
-        pair = _quantised(a, b, first, second, on) if decision else None
+        first, second = load_several([a, b], **reading)
+        pair = _quantised((a, b), (first, second), on, reading) if decision else None
         if pair is not None:
             search = Search(budget, executor=executor, progress=progress)
             return quantised_graphs.decisions(pair, seed, search)
@@ -717,11 +860,12 @@ def equivalent(
                 )
             box = on if isinstance(on, Box) else None
             return graphs.equivalent(first, second, box, eps, budget, seed, progress)
-        a, b = first, second
+    else:
+        first, second = load_chains([a, b], **reading)
     search = Search(budget, executor=executor, progress=progress)
     if decision:
-        return compare.alike(*_pair(a, b), on, seed, search)
-    return compare.equivalent(*_pair(a, b), on, eps, seed, search)
+        return compare.alike(*_pair(first, second), on, seed, search)
+    return compare.equivalent(*_pair(first, second), on, eps, seed, search)
 
 
 def _pair(a: Any, b: Any) -> tuple[Network, Network]:
@@ -734,7 +878,7 @@ def _pair(a: Any, b: Any) -> tuple[Network, Network]:
     return a, b
 
 
-@np.errstate(all="ignore")
+@question
 def distance(
     a: Any,
     b: Any,
@@ -745,6 +889,7 @@ def distance(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Distance | GraphDistance:
     """The distance of two functions: sup over a box (or all inputs), root mean square under a
     Gaussian or on samples.
@@ -780,20 +925,22 @@ def distance(
     True
     """
     if _on_all_or_box(on, 0.0):
-        first, second = load(a), load(b)
-        pair = _quantised(a, b, first, second, on)
+        first, second = load_several([a, b], **reading)
+        pair = _quantised((a, b), (first, second), on, reading)
         if pair is not None:
             search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
             return quantised_graphs.distance(pair, seed, search)
         if isinstance(first, Graph) and isinstance(second, Graph):
             return graphs.distance(first, second, on if isinstance(on, Box) else None, budget, seed)
-        a, b = first, second
+    else:
+        first, second = load_chains([a, b], **reading)
     if tol is not None and (type(tol) not in (int, float) or not 0 <= tol < 2.0**1000):
         raise ArgumentError(Asked("tol", tol), ": a finite non-negative number is needed")
     search = Search(budget, None, tol or 0.0, -1.0, executor, progress)
-    return compare.distance(*_pair(a, b), on, seed, search)
+    return compare.distance(*_pair(first, second), on, seed, search)
 
 
+@question
 def rounding(
     net: Any,
     *,
@@ -805,6 +952,7 @@ def rounding(
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Rounding:
     """How far what any runtime computes in floats is from the function over the reals, on a box.
 
@@ -846,22 +994,24 @@ def rounding(
             Asked("order", order), ": 'any', or how many sums a term may pass through"
         )
     runtime = Runtime(dtype, None if isinstance(order, str) else order, ulps)
-    network = load_as_written(net)
+    network = load_as_written(net, **reading)
     return computed.rounding(network, on, runtime, budget, seed, executor, progress)
 
 
-def _quantised(a: Any, b: Any, first: Any, second: Any, on: Any) -> QuantisedPair | None:
+def _quantised(
+    sources: tuple[Any, Any], nets: Sequence[Any], on: Any, reading: Reading
+) -> QuantisedPair | None:
     """Two models, one of which is the other one quantised, and a box; None where neither is.
 
     A dense chain beside a graph is meant as its file has it, or as moduli would write it.
     """
-    graphs = [net for net in (first, second) if isinstance(net, Graph)]
+    graphs = [net for net in nets if isinstance(net, Graph)]
     if not isinstance(on, Box) or not any(map(quantised_graphs.rounds, graphs)):
         return None
     found = []
-    for source, net in ((a, first), (b, second)):
+    for source, net, options in zip(sources, nets, fitted(sources, reading), strict=True):
         if isinstance(net, Network):
-            net = load_as_written(source)
+            net = load_as_written(source, **options)
         found.append(with_real_ends(graph_of(net) if isinstance(net, Network) else net))
     return quantised_graphs.pair_of(found[0], found[1], on)
 
@@ -1030,7 +1180,8 @@ class Verdict(Result):
                 if self.proof.minimal
                 else ""
             )
-            return f"accepted: {small} hidden units compute the function of {self.large.units}, {exact}{best}"
+            count = counted(small, "hidden unit computes", "hidden units compute")
+            return f"accepted: {count} the function of {self.large.units}, {exact}{best}"
         best = (
             f"; every parameter within it needs {near.bound.lower}"
             if near.bound and near.bound.lower
@@ -1044,7 +1195,7 @@ class Verdict(Result):
         return [
             ("large", repr(self.large)), ("small", repr(self.small)),
             ("moves replayed", str(len(moves))),
-            ("units moved", str(sum(len(m.units) for m in moves))),
+            ("removed", self._removed),
             ("slack", f"<= {self.proof.slack}"), ("holds", self._domain),
             ("fewest units", self._fewest), *self._demanded(),
             *(self.computed.rows() if self.computed else []),
@@ -1055,6 +1206,12 @@ class Verdict(Result):
         if not self.minimal:
             return "not claimed"
         return f"proved, in {one_layer(self.small)}" if self.small.units else "proved"
+
+    @property
+    def _removed(self) -> str:
+        """In the words of the compression."""
+        names = MOVES if self.proof.region is None else MOVES_ON_BOX
+        return counts(removed(self.proof.large_moves), names) or "nothing"
 
     def _demanded(self) -> list[tuple[str, str]]:
         asked, lines = self.demands, list[str]()
@@ -1096,7 +1253,7 @@ class Verdict(Result):
         }  # fmt: skip
 
 
-@np.errstate(all="ignore")
+@question
 def check(
     certificate: Certificate | GraphCertificate | str | Path,
     small: Any,
@@ -1108,6 +1265,7 @@ def check(
     minimal: bool = False,
     dtype: str | None = None,
     budget: int = 10_000,
+    **reading: Unpack[Reading],
 ) -> Verdict | GraphVerdict:
     """Replay a certificate for two networks (or files) in exact arithmetic; no search, no solver.
 
@@ -1152,8 +1310,8 @@ def check(
         certificate = read_certificate(certificate)
     if isinstance(certificate, GraphCertificate):
         accepted = graph_results.check(
-            certificate, load(small), load(large), max_slack=max_slack, on=on, radius=radius,
-            minimal=minimal,
+            certificate, *load_several([small, large], **reading), max_slack=max_slack, on=on,
+            radius=radius, minimal=minimal,
         )  # fmt: skip
         if dtype is None:
             return accepted
@@ -1161,9 +1319,9 @@ def check(
             on = Box(dict(accepted.proof.ranges))
         computed = _computed(accepted, accepted.bound_there, on, dtype, budget)
         return replace(accepted, computed=computed)
-    large = load_chain(large)
+    small, large = load_chains([small, large], **reading)
     demands = Demands.of(max_slack, on, radius, minimal, large.widths[0])
-    verdict = Verdict("proved", *proved(certificate, load_chain(small), large), demands)
+    verdict = Verdict("proved", *proved(certificate, small, large), demands)
     demands.require(verdict)
     if dtype is None:
         return verdict

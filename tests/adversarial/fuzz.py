@@ -29,8 +29,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mutations as make
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+import mutations as make
+import small_device_files as device
 
 import moduli as mo
 from moduli.common.exact_values import evaluate
@@ -71,6 +75,14 @@ def _load(path: Path, rng: np.random.Generator) -> None:
             )
         finally:
             target.unlink(missing_ok=True)
+
+
+def _graph(path: Path, rng: np.random.Generator) -> None:
+    graph = mo.load(path)
+    assert repr(graph).isprintable(), repr(graph)
+    if rng.random() < 0.1:
+        small = mo.compress(graph)
+        assert repr(small).isprintable(), repr(small)
 
 
 def _checkpoint(path: Path, rng: np.random.Generator) -> None:
@@ -266,6 +278,9 @@ FORMATS = {
         Format("net.npz", make.npz_file, _load, ("info", "{}")),
         Format("net.nnet", make.nnet_file, _load, ("info", "{}")),
         Format("net.pt", make.checkpoint_file, _checkpoint, ("info", "{}", "--activation", "relu")),
+        Format("net.tflite", device.tflite_file, _graph, ("info", "{}")),
+        Format("net.keras", device.keras_file, _graph, ("info", "{}")),
+        Format("net.h5", device.h5_file, _graph, ("info", "{}", "--json")),
         Format(
             "net.onnx.gz", lambda rng: make.packed_file(rng, make.onnx_file), _load, ("info", "{}")
         ),

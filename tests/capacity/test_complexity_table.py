@@ -14,7 +14,7 @@ import pytest
 import strategies as plants
 
 import moduli as mo
-from moduli.capacity.complexity_table import SCALES, _shell, _without_biases
+from moduli.capacity.complexity_table import SCALES, _without_biases, shell
 from moduli.capacity.covering_numbers import Class
 from moduli.capacity.gap_bounds import Norms, sparse_covering, uniform_gap
 
@@ -98,8 +98,8 @@ def test_a_model_pays_for_bounds_chosen_after_training():
     assert max(float(b) for b in after.cls.bounds) < 4
     assert by_name(after)["best of these"].value < by_name(before)["best of these"].value
     assert by_name(before)["best of these"].gap <= by_name(after)["best of these"].gap
-    assert [_shell(x)[0] for x in (1.0, 0.75, 3.0, 0.5)] == [1.0, 1.0, 4.0, 0.5]
-    ks = sorted(round(math.exp(_shell(2.0**j)[1]) * 6 / math.pi**2) for j in range(-3, 4))
+    assert [shell(x)[0] for x in (1.0, 0.75, 3.0, 0.5)] == [1.0, 1.0, 4.0, 0.5]
+    ks = sorted(round(math.exp(shell(2.0**j)[1]) * 6 / math.pi**2) for j in range(-3, 4))
     assert ks == [1, 4, 9, 16, 25, 36, 49]  # squares of different numbers: the shells share delta
 
 

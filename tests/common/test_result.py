@@ -4,6 +4,7 @@ helps.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
@@ -53,8 +54,23 @@ def test_text_is_escaped():
 def test_domains_and_certificates_are_short():
     assert repr(mo.Box(-1, 1)) == repr(mo.Box([-1.0, -1.0], [1.0, 1.0])) == "Box(-1, 1)"
     assert repr(mo.Box([0.0, 1.0], 2.5)) == "Box([0.0, 1.0], 2.5)"
-    assert repr(mo.Box(np.arange(9.0), 9)) == "Box(<9>, 9)"
+    assert repr(mo.Box(np.arange(9.0), 9)) == "Box(<9: 0 to 8>, 9)"
     assert repr(mo.Gaussian()) == "Gaussian()"
-    assert repr(mo.Gaussian(np.ones(2), np.eye(2))) == "Gaussian(mean=[1.0, 1.0], cov=<2 x 2>)"
+    assert (
+        repr(mo.Gaussian(np.ones(2), np.eye(2))) == "Gaussian(mean=[1.0, 1.0], cov=<2 x 2: 0 to 1>)"
+    )
     assert repr(mo.Samples(np.zeros((4, 3)))) == "Samples(4 rows of 3)"
     assert len(repr(mo.compress("zoo:digits-tanh").certificate)) < 120
+
+
+def test_names_from_files_control_no_terminal():
+    from rich.console import Console
+
+    from moduli.common.result import table
+
+    console = Console(record=True, file=io.StringIO(), force_terminal=True)
+    console.print(table("a\x1b[31mb", [("x:b:y", "[red]\x1b]0;title\x07\rz"), ("n", "1\n2")]))
+    text = console.export_text()
+    assert "x:b:y" in text
+    assert "[red]?]0;title??z" in text
+    assert "a?[31mb" in text

@@ -746,8 +746,9 @@ with bar(False) as progress:
 
 
 def test_a_bar_on_a_terminal_only(tmp_path):
-    work = "with bar(False) as tell: tell(1, 4, 'half a cover'), sys.stdin.read()"
-    script = f"import sys\nfrom moduli.interface.cli_support import bar\n{work}"
+    steps = "tell(0, 4, 'half a cover'), time.sleep(0.1), tell(1, 4, 'half a cover')"
+    work = f"with bar(False) as tell: {steps}, sys.stdin.read()"
+    script = f"import sys, time\nfrom moduli.interface.cli_support import bar\n{work}"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
     main, side = pty.openpty()
     shown = subprocess.Popen(

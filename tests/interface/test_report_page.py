@@ -124,7 +124,15 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
 
 def test_a_box_is_asked():
     made = report(planted(), on=mo.Box(-1, 1))
-    assert "On box:-1,1. Inactive:" in made.html
+    assert "Units of each hidden layer, on box:-1,1. Inactive:" in made.html
+    region = mo.compress(planted(), on=mo.Box(-1, 1), budget=2_000)
+    lines = {section.name: section.line for section in made.sections}
+    assert f"{region.network.units} of 6 hidden units on box:-1,1" in lines["units"]
+    assert lines["units"].index("on box:-1,1") < lines["units"].index("on all inputs")
+    assert lines["removed"].index("on box:-1,1") < lines["removed"].index("on all inputs")
+    for name in ("average", "pruning"):
+        assert "uniform draws from the box" in lines[name]
+    assert "asked on box:-1,1" in made.html
     asked = report_page.ChainQuestions(planted(), "m", "m", None, "all", 100, 0)
     assert report_page._on_box(asked)[1:3] == ("", "")
 

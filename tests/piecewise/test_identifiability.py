@@ -197,6 +197,8 @@ def test_more_inputs_than_cells_can_be_listed():
     assert int(found) == 137
     assert found.check()
     assert not found.cells.complete
+    null = found.null_space
+    assert null.shape == (net.units, net.parameters)
     answer = mo.identifiable(net, on=mo.Box(-1000, 1000))
     assert (answer.status, answer.scope) == ("proved", "local")
     few = mo.dimension(net, on=mo.Box(-1000, 1000), budget=5)
@@ -204,10 +206,11 @@ def test_more_inputs_than_cells_can_be_listed():
     with pytest.raises(mo.Undecided):
         int(few)
     assert mo.identifiable(net, on=mo.Box(-1000, 1000), budget=5).status == "undecided"
+    some = cells_sampled.explore(net, mo.Box(-1000, 1000), 500, 0)
     with pytest.raises(mo.CertificateRejected, match="a sign"):
-        replace(found.cells, cell_signs=-found.cells.cell_signs).check()
+        replace(some, cell_signs=-some.cell_signs).check()
     with pytest.raises(mo.CertificateRejected, match="outside"):
-        replace(found.cells, points=found.cells.points + 1e4).check()
+        replace(some, points=some.points + 1e4).check()
 
 
 def test_exploration_finds_cells_of_the_complex():
@@ -289,7 +292,11 @@ def test_refusals():
         mo.identifiable(
             mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="gelu"), on=mo.Box(-1, 1)
         )
-    with pytest.raises(mo.UnsupportedModel, match="layer 1 is tanh"):
+    with pytest.raises(mo.UnsupportedModel, match="layer 1 is gelu"):
+        mo.dimension(
+            mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="gelu"), on=mo.Box(-1, 1)
+        )
+    with pytest.raises(mo.Undecided, match="up to 1500"):
         mo.dimension("zoo:digits-tanh", on=mo.Box(-1, 1))
     undecided = mo.identifiable(he(0, (8, 8, 8, 1)), on=mo.Box(-1, 1), budget=5)
     with pytest.raises(mo.Undecided, match="not all directions"):

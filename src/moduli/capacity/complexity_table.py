@@ -96,7 +96,7 @@ class Complexity(Result):
     Attributes:
         cls: architecture, bounds and inputs. network: the model, if one was given. chosen: whether
             the bounds were read off its weights. samples: their number n. inputs: the samples.
-            accuracy: eps of the table. delta: 1 - confidence.
+            accuracy: of the covering numbers in the table. delta: 1 - confidence.
     """
 
     cls: Class
@@ -232,7 +232,7 @@ class Complexity(Result):
             quantity,
             value,
             now,
-            _needed(lambda n: gap(n, delta)),
+            needed(lambda n: gap(n, delta)),
             norms,
             source,
             status,
@@ -242,7 +242,7 @@ class Complexity(Result):
     def _ours(self) -> list[Bound]:
         cls, eps = self.cls, rational(self.accuracy)
         source, norms = "derived here", "largest entry of each layer"
-        shells = [_shell(float(b)) for b in cls.bounds]
+        shells = [shell(float(b)) for b in cls.bounds]
         price = sum(cost for _, cost in shells) if self.chosen else 0.0
         rounded = replace(cls, bounds=tuple(Fraction(b) for b, _ in shells)) if self.chosen else cls
         what = "log covering number"
@@ -265,7 +265,7 @@ class Complexity(Result):
                 norms,
                 source,
                 "proved",
-                "multisets of rows",
+                "the grid modulo permutations and signs of units: multisets of rows are counted",
             ),
         ]
         if len(cls.widths) == 3:
@@ -277,7 +277,7 @@ class Complexity(Result):
                     norms,
                     source,
                     "proved",
-                    "one hidden layer",
+                    "one hidden layer: orbits of the group on the grid are counted",
                 )
             )
         if cls.activations and all(s.homogeneous for s in cls.activations):
@@ -289,7 +289,7 @@ class Complexity(Result):
                     norms,
                     source,
                     "proved",
-                    "positive scales divided out",
+                    "the grid modulo positive scales of units, too: rows of norm one are counted",
                 )
             )
         rows.append(self._row(
@@ -447,15 +447,15 @@ class Complexity(Result):
         note = "biases carried by a constant unit" if biased else ""
         product, relu = math.prod(norms.frobenius), all(s.kind == "relu" for s in net.activations)
         product = upward(product, len(net.layers)) if product else 0.0
-        largest, price = _shell(product)
+        largest, price = shell(product)
         up = largest / product if product else 1.0
         n, eps = self.samples, self.accuracy
-        shells = sum(_shell(s)[1] for s in (*norms.spectral, *norms.rows))
+        shells = sum(shell(s)[1] for s in (*norms.spectral, *norms.rows))
         # A bound for one size of norms needs no union bound; so each is rounded up to its shell,
         # and the shells are paid for.
         shelled = norms._replace(
-            spectral=tuple(_shell(s)[0] for s in norms.spectral),
-            rows=tuple(_shell(s)[0] for s in norms.rows),
+            spectral=tuple(shell(s)[0] for s in norms.spectral),
+            rows=tuple(shell(s)[0] for s in norms.rows),
         )
         rows = []
 
@@ -556,19 +556,10 @@ class Complexity(Result):
 
     def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
         """Facts, bounds, and the bounds that have no number here."""
-        from rich.console import Group
-        from rich.table import Table
+        from moduli.common.tables import Columns, Labelled, Parts
 
-        from moduli.common.result import table as labelled
-
-        grid = Table(box=None, pad_edge=False)
-        for title in ("bound", "value", "gap", "samples for < 1", "status", ""):
-            right = title in ("value", "gap", "samples for < 1")
-            grid.add_column(
-                title, header_style="dim", no_wrap=bool(title), justify="right" if right else "left"
-            )
-        rows, missing = self.rows(), dict[str, list[str]]()
-        for row in rows:
+        rows, missing = [], dict[str, list[str]]()
+        for row in self.rows():
             if row.value is None and row.gap is None and row.needed is None:
                 missing.setdefault(f"{row.status}: {row.note}", []).append(row.name)
                 continue
@@ -577,13 +568,12 @@ class Complexity(Result):
                 "" if row.needed is None else _count(row.needed),
             )
             about = "; ".join(part for part in (row.quantity, row.source, row.note) if part)
-            grid.add_row(row.name, value, row.verdict, needed, row.status, about)
-        others = labelled(
-            "without a number", [(why, "; ".join(names)) for why, names in missing.items()]
-        )
-        return Group(
-            labelled(self.statement, [*self.facts(), *(extra or [])]), "", grid, "", others
-        )
+            rows.append((row.name, value, row.verdict, needed, row.status, about))
+        numbers = ("value", "gap", "samples for < 1")
+        grid = Columns(("bound", *numbers, "status", "of"), rows, numbers)
+        others = [(why, "; ".join(names)) for why, names in missing.items()]
+        facts = Labelled(self.statement, [*self.facts(), *(extra or [])])
+        return Parts([facts, grid, Labelled("without a number", others)])
 
     def _repr_html_(self) -> str:
         shown = [
@@ -603,6 +593,11 @@ class Complexity(Result):
             for row in shown
         ]
         return notebook(self, rows, ("bound", "value", "gap", "status", "of what", "source"))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns of the table of bounds, for `pandas.DataFrame`."""
+        rows = self.data_rows()
+        return {name: [row[name] for row in rows] for name in rows[0]}
 
     def data_rows(self) -> list[dict[str, Any]]:
         return [{**row._asdict(), "vacuous": row.vacuous} for row in self.rows()]
@@ -793,7 +788,7 @@ def _chained(cls: Class) -> Callable[[Real, Real], float]:
     )
 
 
-def _shell(size: Real) -> tuple[float, float]:
+def shell(size: Real) -> tuple[float, float]:
     """The next power of two, and what it costs to have chosen it after seeing the data."""
     mantissa, j = math.frexp(size)
     if mantissa == 0.5:  # a power of two is its own shell
@@ -803,7 +798,7 @@ def _shell(size: Real) -> tuple[float, float]:
     return shell, math.log(math.pi**2 * k * k / 6)
 
 
-def _needed(gap: Callable[[Real], float]) -> float | None:
+def needed(gap: Callable[[Real], float]) -> float | None:
     """The least number of samples (to a thousandth) with a gap below 1."""
     low, high = 1.0, 2.0
     while gap(high) >= 1:

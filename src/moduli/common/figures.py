@@ -4,7 +4,8 @@ returns the axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ INK = "#010203"  # not black, which SVG leaves unsaid
 GREEN = "#3c8d5a"
 VIOLET = "#8a4f9e"
 COLOURS_OF_UNITS = BLUE, ORANGE, GREEN, VIOLET  # live, left out, merged, sums of others
+SCREEN = 80  # pixels for an inch of a picture
+BESIDE = 4.4  # inches of axes beside which a legend has room
 ROW = 0.26  # inches for an axis of a graph
 APART = 64  # units of an axis up to which a line parts them
 LABEL = 32  # characters of a name
@@ -38,9 +41,70 @@ def axes(ax: Any = None, count: int = 1) -> Any:
         figure = Figure(figsize=(6.4 if count == 1 else 4.8 * count, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots(1, count)
+        ax = shown(ax) if count == 1 else Row(ax)
     for one in np.atleast_1d(ax):
         one.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def legend(ax: Any, **more: Any) -> None:
+    """Beside wide axes, else above them: never over the curves."""
+    inches = ax.get_position().width * ax.figure.get_figwidth()
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
+    several = len(ax.get_legend_handles_labels()[1]) > 1
+    place = beside if inches >= BESIDE and several else above
+    ax.legend(frameon=False, **{**place, **more})
+
+
+def curves(ax: Any, x: Any, lines: Sequence[tuple[str, Any, str]], **style: Any) -> None:
+    """Curves over one another, the first below: each is thinner than those below it, and those that
+    coincide are drawn once, with all their names.
+
+    Args:
+        lines: label, values, colour.
+    """
+    groups: list[tuple[list[str], Any, str]] = []
+    for label, values, colour in lines:
+        y = np.asarray(values, dtype=np.float64)
+        found = next((g for g in groups if _coincide(g[1], y)), None)
+        if found is None:
+            groups.append(([label], y, colour))
+        else:
+            found[0].append(label)
+    for k, (labels, y, colour) in enumerate(groups):
+        below = len(groups) - 1 - k
+        ax.plot(
+            x, y, color=colour, lw=1.6 + 1.4 * below, ms=3 + 2 * below, label=" = ".join(labels),
+            **{"marker": "o", **style},
+        )  # fmt: skip
+
+
+def _coincide(a: Any, b: Any) -> bool:
+    """Whether nobody could tell two curves apart, on a linear or a logarithmic axis."""
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=5e-3, atol=0, equal_nan=True))
+
+
+class Row(tuple[Any, ...]):
+    """Axes beside each other in one figure; a notebook shows the figure."""
+
+    def _repr_png_(self) -> bytes:
+        return picture(self[0].figure)
+
+
+def shown(ax: Any) -> Any:
+    """Axes of a figure of ours: no window and no pyplot knows it, so it shows itself in a notebook."""
+    ax._repr_png_ = partial(picture, ax.figure)
+    return ax
+
+
+def picture(figure: Any) -> bytes:
+    """A figure as PNG, on white, for a notebook."""
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * SCREEN, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
 
 
 def save(ax: Any, path: str | Path) -> Path:
@@ -61,13 +125,19 @@ def save(ax: Any, path: str | Path) -> Path:
     return atomic_write(target, buffer.getvalue())
 
 
-def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
+WIDE = 7.4, 3.3  # inches of a picture in a page, and of the one for narrow screens
+NARROW = 4.0, 3.6
+
+
+def inline(
+    draw: Callable[[Any], Any], name: str, label: str, inches: tuple[float, float] = WIDE
+) -> str:
     """A picture to stand in a page: its text is text, its ink and its colours those of the page,
     its identifiers its own.
 
     Args:
         draw: draws on the axes it is given. name: goes before every identifier. label: what the
-            picture shows, in words.
+            picture shows, in words. inches: its width and height.
     """
     import html
     import io
@@ -86,7 +156,7 @@ def inline(draw: Callable[[Any], Any], name: str, label: str) -> str:
     }
     with rc_context(settings), np.errstate(over="ignore"):
         ax = axes()
-        ax.figure.set_size_inches(4.8, 3.2)
+        ax.figure.set_size_inches(*inches)
         draw(ax)
         ax.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -116,8 +186,7 @@ def curve_figure(data: dict[str, Any], ax: Any = None) -> Any:
         va="bottom",
         color=GREY,
     )
-    ax.plot(radii, data["greedy"], color=ORANGE, lw=1.2, marker="o", ms=3, label="greedy bound")
-    ax.plot(radii, upper, color=BLUE, lw=1.6, marker="o", ms=3, label="proximate rank")
+    curves(ax, radii, [("greedy bound", data["greedy"], ORANGE), ("proximate rank", upper, BLUE)])
     if (np.asarray(lower) != np.asarray(upper)).any():
         ax.fill_between(
             radii, lower, upper, color=BLUE, alpha=0.2, lw=0, label="between proved bounds"
@@ -128,7 +197,7 @@ def curve_figure(data: dict[str, Any], ax: Any = None) -> Any:
         ylim=(0, None),
     )
     ax.margins(x=0.02)
-    ax.legend(frameon=False)
+    legend(ax)
     return ax
 
 
@@ -136,7 +205,8 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """A path of equivalent parameters: its shape in a plane of parameter space, and how the
     function changes along it.
     """
-    left, right = axes(ax, 2)
+    both = axes(ax, 2)
+    left, right = both
     knots = data["knots"]
     left.plot(*knots[[0, -1]].T, color=GREY, lw=1.0, ls="--", label="straight line")
     left.plot(*knots.T, color=BLUE, lw=1.6, marker="o", ms=4, label="path")
@@ -144,7 +214,7 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
         left.annotate(name, knot, xytext=(0, 6), textcoords="offset points", ha="center")
     left.set(xlabel="distance towards b", ylabel="main direction across")
     left.margins(0.08)
-    left.legend(frameon=False)
+    legend(left)
     right.plot(
         data["straight_position"],
         data["straight_change"],
@@ -156,8 +226,8 @@ def path_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.plot(data["position"], data["change"], color=BLUE, lw=1.6, label="path")
     right.set(xlabel="segment", ylabel="largest change of the outputs", xticks=range(len(knots)))
     right.set_ylim(-0.03 * max(1e-300, data["straight_change"].max()), None)
-    right.legend(frameon=False)
-    return left, right
+    legend(right)
+    return both
 
 
 def _share(values: Any) -> Any:
@@ -172,28 +242,23 @@ def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax = axes(ax)
     lines = (
         ("magnitude", "largest units", GREY),
-        ("kmeans", "centres of units", ORANGE),
+        ("kmeans", "k-means of the units", ORANGE),
         ("students", "student", BLUE),
     )
     places = np.maximum(
         data["units"], 0.5
     )  # a logarithmic axis has no place for students without units
     linear, *shares = (_share(data[name]) for name in ("linear", "magnitude", "kmeans", "students"))
+    named = []
     for (_, label, color), share in zip(lines, shares, strict=True):
-        ax.loglog(places, share, color=color, lw=1.6, marker="o", ms=3, label=label)
-    ax.axhline(float(linear), color=GREY, lw=0.8, ls=":")
-    ax.annotate(
-        "a linear map",
-        (1.0, float(linear)),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        color=GREY,
-    )
+        named.append((label, share, color))
+    curves(ax, places, named)
+    ax.set(xscale="log", yscale="log")
+    ax.axhline(float(linear), color=GREY, lw=1.2, ls=":", label="a linear map")
     ax.set(xlabel="hidden units", ylabel="share of variance lost")
     ax.set_xticks(places, [str(m) for m in data["units"]])
     ax.set_xticks([], minor=True)
-    ax.legend(frameon=False)
+    legend(ax)
     return ax
 
 
@@ -205,43 +270,43 @@ def barrier_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.plot([0, 1], [data["loss"][0], data["loss"][-1]], color=GREY, lw=0.8, ls=":")
     ax.set(xlabel="t (from a to b)", ylabel=data["measure"], ylim=(0, None))
     ax.margins(x=0.02)
-    ax.legend(frameon=False)
+    legend(ax)
     return ax
 
 
 def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Log covering number against accuracy, and what part of it symmetries save against the width."""
-    left, right = axes(ax, 2)
+    both = axes(ax, 2)
+    left, right = both
     left.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
     left.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
     left.set(xlabel="accuracy", ylabel="log covering number")
     left.invert_xaxis()
-    left.legend(frameon=False)
-    right.loglog(
-        data["units"],
-        [100 * x for x in data["saved"]],
-        color=BLUE,
-        lw=1.6,
-        marker="o",
-        ms=3,
-        label="all symmetries",
-    )
-    right.loglog(
-        data["units"],
-        [100 * x for x in data["share"]],
-        color=ORANGE,
-        lw=1.2,
-        marker="o",
-        ms=3,
-        label="finite group",
-    )
+    legend(left)
+    shares = [
+        ("all symmetries", [100 * x for x in data["saved"]], BLUE),
+        ("permutations and signs", [100 * x for x in data["share"]], ORANGE),
+    ]
+    curves(right, data["units"], shares)
+    right.set(xscale="log", yscale="log")
     right.axvline(data["here"], color=GREY, lw=0.8, ls=":")
     right.set(
         xlabel="hidden units (all layers widened alike)",
-        ylabel=f"saved, % of the logarithm at {data['eps']:g}",
+        ylabel=f"saved, %, at accuracy {data['eps']:g}",
     )
-    right.legend(frameon=False)
-    return left, right
+    legend(right)
+    return both
+
+
+def covering_figure(data: dict[str, Any], ax: Any = None) -> Any:
+    """Log covering number against accuracy."""
+    ax = axes(ax)
+    ax.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
+    ax.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
+    ax.set(xlabel="accuracy", ylabel="log covering number")
+    ax.invert_xaxis()
+    ax.legend(frameon=False)
+    return ax
 
 
 def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
@@ -266,7 +331,7 @@ def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax.set(
         xlabel=f"share of {data['by']} kept", ylabel="relative error", xlim=(0, 1), ylim=(0, None)
     )
-    ax.legend(frameon=False)
+    legend(ax)
     return ax
 
 
@@ -366,7 +431,8 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Prunable shares of every seed over the range of noise alone; accuracy before and after, and
     with nine tenths gone.
     """
-    left, right = axes(ax, 2)
+    both = axes(ax, 2)
+    left, right = both
     names = data["names"]
     if ax is None:
         left.figure.set_size_inches(11.0, 1.2 + 0.3 * len(names))
@@ -402,7 +468,7 @@ def sweep_figure(data: dict[str, Any], ax: Any = None) -> Any:
     right.legend(
         frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2
     )
-    return left, right
+    return both
 
 
 def pieces_figure(data: dict[str, Any], color: str, ax: Any = None) -> Any:
@@ -482,7 +548,8 @@ def _solid_figure(data: dict[str, Any], color: str, ax: Any) -> Any:
     if ax.name != "3d":
         figure, place = ax.figure, ax.get_subplotspec()
         ax.remove()
-        ax = figure.add_subplot(place, projection="3d")
+        solid = figure.add_subplot(place, projection="3d")
+        ax = shown(solid) if hasattr(ax, "_repr_png_") else solid
     bends = [b for b in data["bends"] if b["visible"]]
     clear = min(0.5, max(0.12, 6 / max(1, len(bends)) ** 0.5))
     if color == "cell":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.kernel.errors import UnsupportedModel
+from moduli.kernel.errors import UnsupportedModel, printable
 from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
@@ -119,7 +119,8 @@ class Graph:
 
     def __repr__(self) -> str:
         ends = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
-        return f"Graph({len(self.model.nodes)} operators, {self.parameters} parameters, {ends})"
+        said = f"Graph({len(self.model.nodes)} operators, {self.parameters} parameters, {ends})"
+        return printable(said)  # names are as files have them
 
     @property
     def inputs(self) -> tuple[str, ...]:

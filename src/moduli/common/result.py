@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,12 +18,13 @@ import numpy as np
 from moduli.kernel.errors import MissingExtra, Undecided
 from moduli.kernel.exact_numbers import above, sum_up
 
+from .figures import SCREEN, picture
 from .files import atomic_write
+from .tables import Columns, Labelled, Parts, visible
 
 if TYPE_CHECKING:
     from moduli.kernel.certificate import Certificate
 
-SCREEN = 80  # pixels for an inch of a picture
 SILENT = {
     "check", "rows", "data", "table", "to_json", "plot_data", "plot", "within", "barrier", "merge",
     "loss", "log_covering",
@@ -104,6 +104,14 @@ class Result:
         with np.errstate(all="ignore"):
             return dict(plain({**head, **self.data()}))
 
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns for `pandas.DataFrame`: of a table its own, else one row of the numbers and words that
+        the answer has.
+        """
+        found = {"status": self.status, "statement": self.statement, **self.data()}
+        simple = (str, bool, int, float, type(None))
+        return {key: [value] for key, value in found.items() if isinstance(value, simple)}
+
     def save(self, path: str | Path) -> Path:
         """Write the certificate, or the JSON of a result that has none; the file appears whole or
         not at all.
@@ -112,10 +120,12 @@ class Result:
         return atomic_write(Path(path), encoded(content).encode())
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.glyph} {self.statement}>"
+        return visible(f"<{self.kind} {self.glyph} {self.statement}>")
 
     def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
-        """A rich renderable: the statement, the rows, and further ones."""
+        """For a terminal, of any width: the statement, the rows, and further ones; rich prints it, and
+        so does `.text(width)`.
+        """
         return table(self.statement, [*self.rows(), *(extra or [])])
 
     def __rich__(self) -> Any:
@@ -135,17 +145,59 @@ class Result:
             drawn = draw()
         except (MissingExtra, ValueError):
             return ""
-        buffer, figure = (
-            io.BytesIO(),
-            (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure,
-        )
-        figure.savefig(buffer, format="png", dpi=2 * SCREEN, bbox_inches="tight", facecolor="white")
-        image, width = (
-            base64.b64encode(buffer.getvalue()).decode(),
-            round(SCREEN * figure.get_size_inches()[0]),
-        )
+        figure = (drawn[0] if isinstance(drawn, (tuple, list)) else drawn).figure
+        image = base64.b64encode(picture(figure)).decode()
+        width = round(SCREEN * figure.get_size_inches()[0])
         alt, style = html.escape(self.statement), f"max-width:{width}px;width:100%"
         return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{image}">'
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TableResult(Result):
+    """An answer that is a table: `rows` are named tuples of numbers, and it has their number, order and
+    indices.
+    """
+
+    head: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[tuple[str, ...]] = ()
+
+    def rows(self) -> list[Any]:
+        """Named tuples, one for each line."""
+        raise NotImplementedError
+
+    def cells(self) -> list[list[str]]:
+        """The lines as they are shown, under `head`."""
+        raise NotImplementedError
+
+    def notes(self) -> list[tuple[str, str]]:
+        """What else is to be said, with labels."""
+        return []
+
+    def __len__(self) -> int:
+        return len(self.rows())
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.rows()[at]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows())
+
+    def __bool__(self) -> bool:
+        """An answer, however many rows it has."""
+        return True
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns for `pandas.DataFrame`."""
+        rows = self.rows()
+        return {name: [getattr(row, name) for row in rows] for name in (rows and rows[0]._fields)}
+
+    def table(self, extra: list[tuple[str, str]] | None = None) -> Parts:
+        grid = Columns(self.head, self.cells(), self.numbers)
+        facts = Labelled(self.statement, [*self.notes(), *(extra or [])])
+        return Parts([facts, grid])
+
+    def _repr_html_(self) -> str:
+        return notebook(self, self.cells(), self.head, self.notes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +265,13 @@ def counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def notebook(result: Result, rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A result as HTML: the sign and the statement, the picture where there is one, a table."""
+def notebook(
+    result: Result,
+    rows: Sequence[Sequence[str]],
+    head: Sequence[str] = (),
+    notes: Sequence[tuple[str, str]] = (),
+) -> str:
+    """A result as HTML: the sign and the statement, the picture where there is one, a table, notes."""
     left, quiet = "text-align:left;vertical-align:top", "font-weight:normal;opacity:.7"
     titles = "".join(f'<th style="{left};{quiet}">{html.escape(name)}</th>' for name in head)
     lines = "".join(
@@ -229,18 +286,10 @@ def notebook(result: Result, rows: Sequence[Sequence[str]], head: Sequence[str] 
         else f"<tbody>{lines}</tbody>"
     )
     line = f"<code>{html.escape(result.glyph)}</code> <b>{html.escape(result.statement)}</b>"
-    return f"<div><p>{line}</p>{result._picture()}<table>{body}</table></div>"
+    said = "".join(f"<p>{html.escape(label)}: {html.escape(text)}</p>" for label, text in notes)
+    return f"<div><p>{line}</p>{result._picture()}<table>{body}</table>{said}</div>"
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> Any:
-    """A rich renderable: a line and a borderless table of labels and values."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(show_header=False, box=None, pad_edge=False)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    return Group(Text(title, style="bold"), grid)
+def table(title: str, rows: list[tuple[str, str]]) -> Labelled:
+    """For rich and plain terminals: a line, and labels with their values."""
+    return Labelled(title, rows)

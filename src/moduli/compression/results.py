@@ -4,6 +4,7 @@ units a function needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,9 +20,31 @@ from moduli.kernel.state import State
 from .certify import certify
 
 MOVES = {
-    "drop": "dropped", "constant": "folded into a bias", "inactive": "never on", "merge": "merged",
-    "block": "by turning others", "skip": "with a linear layer",
+    "drop": "dropped", "constant": "folded into a bias", "inactive": "inactive", "merge": "merged",
+    "block": "by linear dependence", "skip": "with a linear layer",
 }  # fmt: skip
+MOVES_ON_BOX = {**MOVES, "inactive": "inactive on the box"}
+# Where nothing could go: what may let units go, in the words of the library and of the command line.
+NEXT = (
+    "ask on a box of the inputs that occur (on), there within a tolerance (eps); of parameters nearby "
+    "(radius); for fewer units on average (on, units); or train so that units vanish (group lasso)"
+)
+NEXT_ON_BOX = "a smaller box (on), or a tolerance on it (eps)"
+NEXT_NEARBY = "a larger radius, or a box of the inputs that occur (on)"
+
+
+def removed(moves: Iterable[Move]) -> dict[str, int]:
+    """How many units go by moves of each kind."""
+    gone = dict.fromkeys(MOVES, 0)
+    for move in moves:
+        if move.kind in gone:
+            gone[move.kind] += move.gone
+    return gone
+
+
+def counts(removed: dict[str, int], names: dict[str, str] = MOVES) -> str:
+    """How many units went in which way, in words."""
+    return ", ".join(f"{count} {names[kind]}" for kind, count in removed.items() if count)
 
 
 class WithSlack:
@@ -63,6 +86,7 @@ class Compression(WithSlack, Result):
     proof: Certificate
     kind: ClassVar[str] = "compress"
     names: ClassVar[dict[str, str]] = MOVES
+    next_step: ClassVar[str] = NEXT
 
     def __post_init__(self) -> None:
         if not self.proof.slack.finite:
@@ -122,11 +146,7 @@ class Compression(WithSlack, Result):
     @property
     def removed(self) -> dict[str, int]:
         """Units removed, by move."""
-        gone = dict.fromkeys(self.names, 0)
-        for move in self.proof.large_moves:
-            if move.kind in gone:
-                gone[move.kind] += move.gone
-        return gone
+        return removed(self.proof.large_moves)
 
     @property
     def statement(self) -> str:
@@ -147,7 +167,6 @@ class Compression(WithSlack, Result):
         return ", the fewest possible" + (f" in {self.among}" if self.among else "")
 
     def rows(self) -> list[tuple[str, str]]:
-        moves = ", ".join(f"{n} {self.names[kind]}" for kind, n in self.removed.items() if n)
         return [
             ("network", repr(self.original)),
             ("smaller", repr(self.network)),
@@ -157,7 +176,8 @@ class Compression(WithSlack, Result):
                 + (" (optimal)" if self.optimal else ""),
             ),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
-            ("removed", moves or "nothing"),
+            ("removed", counts(self.removed, self.names) or "nothing"),
+            *([] if any(self.removed.values()) else [("to go further", self.next_step)]),
             (
                 "same function",
                 f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else ""),

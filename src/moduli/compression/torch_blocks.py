@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from moduli.common.arguments import question
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.extras import needed
 from moduli.common.progress import Progress
-from moduli.common.result import Result
+from moduli.common.result import TableResult
 from moduli.formats.torch_copy import WAYS_OUT, copied, unpruned
 from moduli.formats.torch_modules import activation_of
 from moduli.formats.torch_modules import to_torch as to_torch
@@ -58,7 +59,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Shrunk(Result):
+class Shrunk(TableResult):
     """A module with narrower blocks.
 
     Attributes:
@@ -72,6 +73,8 @@ class Shrunk(Result):
     refused: tuple[tuple[str, str], ...]
     parameters: tuple[int, int]
     kind: ClassVar[str] = "shrink"
+    head: ClassVar[tuple[str, ...]] = ("block", "units", "parameters less", "error")
+    numbers: ClassVar[tuple[str, ...]] = ("units", "parameters less")
 
     def __iter__(self) -> Iterator[Any]:
         """``module, table = shrink(...)``."""
@@ -83,15 +86,37 @@ class Shrunk(Result):
         before, after = self.parameters
         return f"{len(self.blocks)} blocks, {before} -> {after} parameters; largest error of a block {100 * worst:.3g} %"
 
-    def rows(self) -> list[tuple[str, str]]:
-        found = [
-            (
-                f"{b.first} - {b.activation} - {b.second}",
-                f"{b.width} -> {b.kept} units, ~ {b.error}, {b.saved} parameters less",
-            )
-            for b in self.blocks
-        ]
-        return found + [(name, f"left alone: {why}") for name, why in self.refused]
+    def rows(self) -> list[Block]:  # type: ignore[override]
+        """The blocks."""
+        return list(self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A block, by its place or by the name of its first Linear."""
+        if isinstance(at, str):
+            names = [block.first for block in self.blocks]
+            if at not in names:
+                raise KeyError(f"no block {at!r}; blocks begin with {', '.join(names)}")
+            return self.blocks[names.index(at)]
+        return self.blocks[at]
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        columns = super().to_dict()
+        columns["error"] = [block.error.absolute for block in self.blocks]
+        columns["relative_error"] = [block.error.relative for block in self.blocks]
+        return columns
+
+    def cells(self) -> list[list[str]]:
+        found = []
+        for b in self.blocks:
+            name, units = f"{b.first} - {b.activation} - {b.second}", f"{b.width} -> {b.kept}"
+            found.append([name, units, str(b.saved), f"~ {b.error}"])
+        return found
+
+    def notes(self) -> list[tuple[str, str]]:
+        return [(name, f"left alone: {why}") for name, why in self.refused]
 
     def data(self) -> dict[str, Any]:
         blocks = [{**b._asdict(), "error": b.error._asdict()} for b in self.blocks]
@@ -102,6 +127,7 @@ class Shrunk(Result):
         }
 
 
+@question
 def shrink(
     module: torch.nn.Module,
     sample_inputs: Any,
@@ -109,6 +135,7 @@ def shrink(
     units: int | Mapping[str, int] | None = None,
     keep: float | None = None,
     eps: float | None = None,
+    relative_eps: float | None = None,
     on: str = "gaussian",
     seed: int = 0,
     progress: Progress | None = None,
@@ -127,12 +154,13 @@ def shrink(
             such batches.
         units: wanted width of every block, or of blocks by the name of their first Linear. keep:
             share of the width.
-        eps: allowed error of every block, relative to the standard deviation of its output.
+        eps: allowed difference of the outputs of every block, root mean square. relative_eps: the
+            same over the standard deviation of the block's outputs.
         on: ``"gaussian"`` or ``"samples"``.
 
     Raises:
         UnsupportedModel: there is no such block; says which modules were refused and why.
-        ValueError: not exactly one of units, keep, eps; a name that is none.
+        ValueError: not exactly one of units, keep, eps, relative_eps; a name that is none.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -141,15 +169,16 @@ def shrink(
     >>> small.module[0].out_features, small.blocks[0].error.relative < 0.05
     (16, True)
     """
-    if sum(x is not None for x in (units, keep, eps)) != 1:
+    if sum(x is not None for x in (units, keep, eps, relative_eps)) != 1:
         raise ArgumentError(
-            Asked("units", units), ", ", Asked("keep", keep), ", ", Asked("eps", eps),
-            ": give exactly one of them",
+            Asked("units", units), ", ", Asked("keep", keep), ", ", Asked("eps", eps), ", ",
+            Asked("relative_eps", relative_eps), ": give exactly one of them",
         )  # fmt: skip
     if keep is not None and not 0 < keep <= 1:
         raise ArgumentError(Asked("keep", keep), ": a share of the width, above 0 and at most 1")
-    if eps is not None and not (eps > 0 and math.isfinite(eps)):
-        raise ArgumentError(Asked("eps", eps), ": a positive finite number is needed")
+    for name, value in (("eps", eps), ("relative_eps", relative_eps)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ArgumentError(Asked(name, value), ": a positive finite number is needed")
     if on not in ("gaussian", "samples"):
         raise ArgumentError(Asked("on", on), ": 'gaussian' or 'samples'")
     new, batches = copied(module), _batches(sample_inputs)
@@ -176,7 +205,7 @@ def shrink(
                 progress(len(table), len(names), block.first)
             wanted = units.get(block.first, block.width) if isinstance(units, Mapping) else units
             wanted = max(1, round(keep * block.width)) if keep is not None else wanted
-            table[block.first] = _narrowed(new, block, wanted, eps, on, seed)
+            table[block.first] = _narrowed(new, block, wanted, (eps, relative_eps), on, seed)
         found = (
             []
             if len(table) == len(names)
@@ -255,7 +284,12 @@ class _Found:
 
 
 def _narrowed(
-    module: Any, block: _Found, units: int | None, eps: float | None, on: str, seed: int
+    module: Any,
+    block: _Found,
+    units: int | None,
+    allowed: tuple[float | None, float | None],
+    on: str,
+    seed: int,
 ) -> Block:
     """Fit the block, put it in place, and say what it does on the samples."""
     zeros = [np.zeros(linear.out_features) for linear in (block.one, block.two)]
@@ -271,9 +305,12 @@ def _narrowed(
     spread = float(truth.var(axis=0).sum())
     fitted = on == "gaussian" and closed(block.activation)
     law: Gaussian | Samples = block.law if fitted else Samples(x)
-    if eps is not None and not spread:
+    eps, relative_eps = allowed
+    if relative_eps is not None:
+        eps = relative_eps * math.sqrt(spread)
+    if eps == 0:  # of outputs that do not vary
         units, eps = 1, None
-    goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps * math.sqrt(spread)}
+    goal: dict[str, Any] = {"units": units} if eps is None else {"eps": eps}
     small = narrow(net, law, seed=seed, **goal).network
     error = Error.of(float(np.square(small.logits(x) - truth).sum(axis=1).mean()), spread)
     if small.units < net.units:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moduli.common.arguments import question
 from moduli.common.progress import Progress
 from moduli.formats.torch_graph import read_module
 from moduli.kernel.box import Box
@@ -32,6 +33,7 @@ class Pruned(GraphCompression):
         return iter((self.module, self.axes))
 
 
+@question
 def prune_dead(
     module: torch.nn.Module,
     sample_inputs: Any,

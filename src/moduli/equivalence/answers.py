@@ -31,6 +31,10 @@ from .decisions import decided_apart, require_decisions, winner
 from .witness_search import Witness, allowed, apart, behind, lipschitz, separates, span
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+LARGE = 1_000  # entries of inputs beyond which it is asked whether such inputs occur
+BOUNDED = (
+    "do such inputs occur? ask on a box of those that do (on), or within a tolerance there (eps)"
+)
 WHERE = ("sup over all inputs", "sup over the box")
 
 
@@ -125,6 +129,7 @@ class Equivalence(Result):
         rows = [
             ("a", repr(self.a)),
             ("b", repr(self.b)),
+            *([] if self.on is None else [("on", repr(self.on))]),
             ("answer", f"{self.glyph} {self.status}"),
             ("because", self.reason),
         ]
@@ -135,9 +140,16 @@ class Equivalence(Result):
                 rows += [("they decide", f"{winner(self.witness.a)} and {winner(self.witness.b)}")]
             elif gap:
                 rows += [("by at least", f"{float(gap):.3g}")]
+            if self.on is None and self._far:
+                rows += [("to go further", BOUNDED)]
         if self.a.output_map != "identity":
             rows += [("outputs", f"behind the {self.a.output_map} of both")]
         return rows
+
+    @property
+    def _far(self) -> bool:
+        """Whether the witness is an input that hardly anybody would give."""
+        return self.witness is not None and max(map(abs, self.witness.input), default=0) > LARGE
 
     def data(self) -> dict[str, Any]:
         witness = None

@@ -73,6 +73,7 @@ from moduli.kernel.slack import Slack, difference
 
 from .nnet import nnet_bytes, read_nnet
 from .onnx.model_files import onnx_bytes, read_onnx
+from .reading import fitted
 from .safetensors_file import read_safetensors, shared_tensors
 from .state_dicts import network_from_state_dict
 
@@ -146,17 +147,15 @@ def load(
     >>> type(load("zoo:person-detector")).__name__, type(load("zoo:digits-plain")).__name__
     ('Graph', 'Network')
     """
+    given: dict[str, Any] = {
+        "input_shape": input_shape, "output": output, "activation": activation, "keys": keys,
+    }  # fmt: skip
+    fitted([source], given)
     if isinstance(source, Graph):
         return source
 
     def chain(changed: Any = None) -> Network:
-        return load_chain(
-            source if changed is None else changed,
-            input_shape=input_shape,
-            output=output,
-            activation=activation,
-            keys=keys,
-        )
+        return load_chain(source if changed is None else changed, **given)
 
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].nn.Module):
         return _chain_or_graph(source, input_shape, chain)
@@ -173,6 +172,24 @@ def load(
     data, folder, where = found
     read: Network | Graph = _graph_files().load(data, folder, where, chain)
     return read
+
+
+def load_several(sources: Sequence[Any], **given: Any) -> list[Network | Graph]:
+    """Several models by `load`, each with the options that concern it.
+
+    Raises:
+        ArgumentError: an option concerns none of them.
+    """
+    return [load(s, **part) for s, part in zip(sources, fitted(sources, given), strict=True)]
+
+
+def load_chains(sources: Sequence[Any], **given: Any) -> list[Network]:
+    """Several models by `load_chain`, each with the options that concern it.
+
+    Raises:
+        ArgumentError: an option concerns none of them.
+    """
+    return [load_chain(s, **part) for s, part in zip(sources, fitted(sources, given), strict=True)]
 
 
 def load_as_written(source: Any, **given: Any) -> Network | Graph:
@@ -257,20 +274,24 @@ def load_chain(
             bias)`` pairs.
         input_shape: of one sample, without the batch axis or with it, where the model leaves it
             open.
-        output: name of the wanted output of an ONNX model that has several.
+        output: name of the wanted output of a model that has several.
         activation: of the hidden layers, one or one for each, for sources that store none (pairs,
             state dicts).
         keys: prefixes of the layers of a state dict, in order.
 
     Raises:
         UnsupportedModel: the model cannot be read; names the first thing not understood and the way
-            out.
+            out. ArgumentError: an option that does not concern such a source.
         OSError: the file cannot be opened.
 
     >>> import numpy as np
     >>> load_chain([(np.ones((3, 2)), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))], activation="tanh").widths
     (2, 3, 1)
     """
+    fitted(
+        [source],
+        {"input_shape": input_shape, "output": output, "activation": activation, "keys": keys},
+    )
     if isinstance(source, Network):
         return source
     if isinstance(source, Graph):

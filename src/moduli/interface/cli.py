@@ -24,6 +24,7 @@ from moduli.common.extras import needed
 from moduli.common.files import suffix_of
 
 from .cli_support import (
+    CERTIFICATE,
     MODEL,
     PAGE,
     PICTURE,
@@ -36,6 +37,7 @@ from .cli_support import (
     show,
     show_data,
     show_rows,
+    within,
     writing,
 )
 
@@ -135,6 +137,12 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             show_default=True,
             help="Search nodes, never seconds.",
         ),
+        "time_limit": click.option(
+            "--time-limit",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Wish: end about then with the best answer so far, that of a smaller budget.",
+        ),
         "workers": click.option(
             "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
         ),
@@ -146,18 +154,25 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             help=f"Inputs that count: {DOMAINS}.",
         ),
         "activation": click.option(
-            "--activation", help="Hidden activation, for files that store none (state dicts)."
+            "--activation",
+            metavar="NAME",
+            help="Hidden activation, for files that store none (state dicts), and for widths.",
         ),
         "input_shape": click.option(
             "--input-shape",
             metavar="N[,N...]",
-            help="Of one input, where an ONNX file leaves it open.",
+            help="Of one input, where a file leaves it open.",
         ),
         "output": click.option(
-            "--output", "output", help="Name of the output to read, where an ONNX file has several."
+            "--output",
+            "output",
+            metavar="NAME",
+            help="Name of the output to read, where a file has several.",
         ),
         "keys": click.option(
-            "--keys", help="Prefixes of the layers in a state dict, in order, separated by commas."
+            "--keys",
+            metavar="K,K,...",
+            help="Prefixes of the layers in a state dict, in order, separated by commas.",
         ),
     }
 
@@ -171,44 +186,26 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 _SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
+_SEARCH = (*_COMMON, "time_limit")
 
 
-def _load(
-    model: str,
-    *,
-    activation: str | None,
-    output: str | None,
-    keys: str | None,
-    input_shape: str | None,
-) -> Network:
+def _load(model: str, **source: Any) -> Network:
     from moduli.formats import load_chain
 
-    return load_chain(model, **_asked(activation, output, keys, input_shape))
+    return load_chain(model, **_asked(**source))
 
 
-def _load_any(
-    model: str,
-    *,
-    activation: str | None,
-    output: str | None,
-    keys: str | None,
-    input_shape: str | None,
-) -> Network | Graph:
+def _load_any(model: str, **source: Any) -> Network | Graph:
     from moduli.formats import load
 
-    return load(model, **_asked(activation, output, keys, input_shape))
+    return load(model, **_asked(**source))
 
 
-def _both(a: str, b: str, source: dict[str, Any]) -> tuple[Any, Any]:
-    """Two models; a chain beside a graph, of which it may be the quantised form, as its file has it."""
-    from moduli.formats import load_as_written
+def _load_each(models: Sequence[str], **source: Any) -> list[Network | Graph]:
+    """Several models, each with the options that concern it."""
+    from moduli.formats import load_several
 
-    given = [(name, _fitting(name, source)) for name in (a, b)]
-    first, second = (_load_any(name, **options) for name, options in given)
-    if isinstance(first, mo.Graph) == isinstance(second, mo.Graph):
-        return first, second
-    first, second = (load_as_written(name, **_asked(**options)) for name, options in given)
-    return first, second
+    return load_several(models, **_asked(**source))
 
 
 def _asked(
@@ -380,10 +377,10 @@ def _several(names: Sequence[str]) -> str:
     help="Hidden units wanted, in all or per hidden layer; with --on.",
 )
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def compress(
     model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float, workers: int, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
@@ -403,31 +400,39 @@ def compress(
 
     net, domain = _load_any(model, **source), _domain(on)
     _require_suffix(net, model, out)
+    searches = isinstance(domain, mo.Box) or radius > 0
     with bar(quiet) as progress, processes(workers) as executor:
-        small = mo.compress(
-            net,
-            on=domain,
-            eps=eps,
-            units=_units(units),
-            radius=radius,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
+        small, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.compress(
+                net,
+                on=domain,
+                eps=eps,
+                units=_units(units),
+                radius=radius,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+            ),
+            progress,
+            searches,
         )
+    told = {**_told(domain), **limits}
     if isinstance(small, GraphCompression):
         if dtype is not None:
             raise ValueError(f"--dtype {dtype}: a graph keeps the types of its file; leave it out")
         target, proof = _write_graph(small, Path(out))
-        return show(small, as_json, quiet, **_told(domain), written=str(target), proof=str(proof))
+        return show(small, as_json, quiet, **told, written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
         small = small.rounded(dtype or _type_of(net))
         with writing(Path(out)):
             target = mo.save(small.network, out, dtype=dtype or _type_of(net))
-        return show(small, as_json, quiet, **_told(domain), written=str(target))
+        return show(small, as_json, quiet, **told, written=str(target))
     written, proof = _write(small, Path(out), dtype or _type_of(net))
-    show(written, as_json, quiet, **_told(domain), written=out, proof=str(proof))
+    show(written, as_json, quiet, **told, written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
 
 
@@ -492,7 +497,7 @@ def _write_graph(small: GraphCompression, out: Path) -> tuple[Path, Path]:
 @cli.command()
 @click.argument("model")
 @click.option("--radius", type=float, default=0.0, help="Allowed change of each parameter.")
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def rank(
     model: str,
     radius: float,
@@ -502,6 +507,7 @@ def rank(
     quiet: bool,
     seed: int,
     budget: int,
+    time_limit: float | None,
     **source: Any,
 ) -> None:
     """How many hidden units the function needs.
@@ -515,11 +521,17 @@ def rank(
     """
     with bar(quiet) as progress, processes(workers) as executor:
         net, domain = _load_any(model, **source), _domain(on)
-        answer = mo.rank(
-            net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
-            progress=progress,
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.rank(
+                net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
+                progress=progress,
+            ),
+            progress,
+            searches=domain is not None or radius > 0,
         )  # fmt: skip
-    show(answer, as_json, quiet, **_told(domain))
+    show(answer, as_json, quiet, **_told(domain), **limits)
 
 
 @cli.command()
@@ -537,10 +549,10 @@ def rank(
     metavar="M,M,...",
     help="Sizes of the students; by default halves of halves; with --on.",
 )
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def curve(
     models: tuple[str, ...], radii: str | None, out: str | None, units: str | None, workers: int, on: str, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Units against radius, or with --on against the error.
 
@@ -548,28 +560,42 @@ def curve(
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
-    nets, steps = [_load(model, **_fitting(model, source)) for model in models], _radii(radii)
+    from moduli.formats import load_chains
+
+    nets, steps = load_chains(models, **_asked(**source)), _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
+    limits: dict[str, str] = {}
     with bar(quiet) as progress, processes(workers) as executor:
         if domain is None:
-            answer = mo.rank_curve(
-                nets, radii=steps, budget=budget, executor=executor, progress=progress
+            answer, limits = within(
+                time_limit,
+                budget,
+                lambda budget, progress: mo.rank_curve(
+                    nets, radii=steps, budget=budget, executor=executor, progress=progress
+                ),
+                progress,
             )
         elif isinstance(domain, mo.Box) or len(nets) > 1:
             raise ValueError(f"--on {on}: errors are drawn for one model, on gaussian or FILE.npz")
         else:
             sizes = [sizes] if isinstance(sizes, int) else sizes
-            answer = mo.error_curve(
-                nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress
+            answer, limits = within(
+                time_limit,
+                budget,
+                lambda _, progress: mo.error_curve(
+                    nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress
+                ),
+                progress,
+                searches=False,
             )
     if out is None:
-        return show(answer, as_json, quiet)
+        return show(answer, as_json, quiet, **limits)
     from moduli.common.figures import save
 
     with writing(Path(out)):
         target = save(answer.plot(), out)
-    show(answer, as_json, quiet, written=str(target))
+    show(answer, as_json, quiet, **limits, written=str(target))
 
 
 def _radii(text: str | None) -> list[float] | None:
@@ -621,8 +647,7 @@ def check(
     with bar(quiet):
         verdict = mo.check(
             certificate,
-            _load_any(small, **_fitting(small, source)),
-            _load_any(large, **source),
+            *_load_each([small, large], **source),
             max_slack=max_slack,
             on=domain,
             radius=radius,
@@ -660,6 +685,7 @@ def export_proof(
     """
     from moduli.common.certificate_files import read_certificate
     from moduli.common.files import atomic_write
+    from moduli.formats import load_chains
     from moduli.formats.proof_text import proof_text
     from moduli.kernel.certificate import Certificate
 
@@ -668,15 +694,17 @@ def export_proof(
         raise mo.UnsupportedModel(
             f"{certificate} is about graphs; the verified checker understands chains of dense layers"
         )
-    exported = proof_text(claim, _load(small, **_fitting(small, source)), _load(large, **source))
+    exported = proof_text(claim, *load_chains([small, large], **_asked(**source)))
     with writing(out):
         atomic_write(Path(out), exported.text)
     if quiet:
         return
+    region = exported.certificate.region
     data: dict[str, Any] = {
         "schema": "moduli.export-proof/1", "written": out, "bytes": len(exported.text),
         "small": exported.small.digest, "large": exported.large.digest,
         "slack": asdict(exported.certificate.slack),
+        "holds": "for all inputs" if region is None else f"on the box {region}",
         "links": {"large": exported.links[0], "small": exported.links[1]},
         "minimal": "not part of the text" if exported.certificate.minimal else "not claimed",
     }  # fmt: skip
@@ -685,17 +713,12 @@ def export_proof(
     show_rows("proof for the verified checker", [
         ("small", f"{exported.small!r}, {data['small']}"),
         ("large", f"{exported.large!r}, {data['large']}"),
-        ("slack", f"<= {exported.certificate.slack}, for all inputs"),
+        ("slack", f"<= {exported.certificate.slack}"),
+        ("holds", data["holds"]),
         ("fewest units", data["minimal"]),
         ("changed layers", str(sum(exported.links))),
         ("written", f"{out}, {data['bytes']} bytes"),
     ])  # fmt: skip
-
-
-def _fitting(model: str, source: dict[str, Any]) -> dict[str, Any]:
-    """Options for files that store no activations concern those alone."""
-    bare = suffix_of(model)[0] in (".pth", ".pt", ".tar", ".ckpt", ".zip")
-    return source if bare else {**source, "activation": None, "keys": None, "output": None}
 
 
 _CERTIFICATE = click.option(
@@ -729,7 +752,7 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
     help="Compare which output is the largest, not its value; with --on box.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def equal(
     a: str,
     b: str,
@@ -742,6 +765,7 @@ def equal(
     quiet: bool,
     seed: int,
     budget: int,
+    time_limit: float | None,
     **source: Any,
 ) -> None:
     """Are two models the same function?
@@ -752,21 +776,26 @@ def equal(
     Example: moduli equal controller.onnx small.onnx --eps 1e-6
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets, domain = (
-            _both(a, b, source),
-            _domain(on),
+        domain = _domain(on)
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.equivalent(
+                a,
+                b,
+                on=domain,
+                eps=eps,
+                decision=decision,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+                **_asked(**source),
+            ),
+            progress,
         )
-        answer = mo.equivalent(
-            *nets,
-            on=domain,
-            eps=eps,
-            decision=decision,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
-        )
-    show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
+    told = {**_told(domain), **limits}
+    show(answer, as_json, quiet, **told, **_certificate_file(answer, out))
     sys.exit(ANSWER.get(answer.status, 0))
 
 
@@ -780,7 +809,7 @@ def equal(
     help="Stop when the upper end is at most 1 + T times the lower one.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def distance(
     a: str,
     b: str,
@@ -792,6 +821,7 @@ def distance(
     quiet: bool,
     seed: int,
     budget: int,
+    time_limit: float | None,
     **source: Any,
 ) -> None:
     """How far two models are apart.
@@ -803,20 +833,25 @@ def distance(
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        nets, domain = (
-            _both(a, b, source),
-            _domain(on),
+        domain = _domain(on)
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.distance(
+                a,
+                b,
+                on=domain,
+                tol=tol,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+                **_asked(**source),
+            ),
+            progress,
         )
-        answer = mo.distance(
-            *nets,
-            on=domain,
-            tol=tol,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
-        )
-    show(answer, as_json, quiet, **_told(domain), **_certificate_file(answer, out))
+    told = {**_told(domain), **limits}
+    show(answer, as_json, quiet, **told, **_certificate_file(answer, out))
     if getattr(answer, "interrupted", False):
         sys.exit(130)
 
@@ -845,10 +880,10 @@ def distance(
     metavar="K",
     help="How far activation functions are off, in units of 2u max(1, |f|).",
 )
-@_options("on", "workers", *_COMMON, *_SOURCE)
+@_options("on", "workers", *_SEARCH, *_SOURCE)
 def rounding(
     model: str, dtype: str, order: str, ulps: float, on: str, workers: int, as_json: bool,
-    quiet: bool, seed: int, budget: int, **source: Any,
+    quiet: bool, seed: int, budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """How far a runtime is from the function over the reals.
 
@@ -864,18 +899,24 @@ def rounding(
     wanted = order if order == "any" or not order.isdecimal() else int(order)
     with bar(quiet) as progress, processes(workers) as executor:
         domain = _domain(on)
-        answer = mo.rounding(
-            load_as_written(model, **_asked(**source)),
-            on=domain,
-            dtype=dtype,
-            order=wanted,
-            ulps=ulps,
-            budget=budget,
-            seed=seed,
-            executor=executor,
-            progress=progress,
+        net = load_as_written(model, **_asked(**source))
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.rounding(
+                net,
+                on=domain,
+                dtype=dtype,
+                order=wanted,
+                ulps=ulps,
+                budget=budget,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+            ),
+            progress,
         )
-    show(answer, as_json, quiet, **_told(domain))
+    show(answer, as_json, quiet, **_told(domain), **limits)
 
 
 @cli.command()
@@ -950,7 +991,7 @@ def align(
     \b
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
     """
-    nets = [_load_any(model, **_fitting(model, source)) for model in (a, b)]
+    nets = _load_each([a, b], **source)
     _require_suffix(nets[0], a, out)
     domain = _domain(on)
     if isinstance(domain, mo.Box):
@@ -1001,7 +1042,7 @@ def align(
 @_options("json", "quiet", *_SOURCE)
 def complexity(
     model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
-    out: str | None, as_json: bool, quiet: bool, activation: str | None, **source: Any,
+    out: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Covering numbers and bounds on generalisation.
 
@@ -1011,12 +1052,11 @@ def complexity(
     Example: moduli complexity controller.onnx --samples 60000
     Example: moduli complexity 784,300,100,10 --input-bound 28 --norm 2 --activation tanh
     """
-    widths = [int(d) for d in model.split(",")] if model.replace(",", "").isdecimal() else None
-    net = widths or _load(model, **_fitting(model, {**source, "activation": activation}))
+    widths = _widths(model)
     with bar(quiet):
         answer = mo.complexity(
-            net,
-            activation=activation if widths else None,
+            widths or model,
+            **_asked(**source),
             bound=bound,
             input_bound=input_bound,
             norm=norm,
@@ -1029,8 +1069,17 @@ def complexity(
         from moduli.common.figures import save
 
         with writing(Path(out)):
-            extra["written"] = str(save(answer.plot()[0], out))
+            drawn = answer.plot()
+            first = drawn[0] if isinstance(drawn, tuple) else drawn
+            extra["written"] = str(save(first, out))
     show(answer, as_json, quiet, **extra)
+
+
+def _widths(text: str) -> list[int] | None:
+    """Numbers between commas, in the place of a model."""
+    if not text.replace(",", "").isdecimal() or text.startswith(",") or ",," in text:
+        return None
+    return [int(d) for d in text.rstrip(",").split(",")]
 
 
 def _samples(text: str | None) -> int | Samples | None:
@@ -1045,24 +1094,105 @@ def _samples(text: str | None) -> int | Samples | None:
 
 
 @cli.command()
-@click.argument("model")
-@click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
-@_options("json", "quiet", "seed", "budget", *_SOURCE)
+@click.argument("model", metavar="MODEL|WIDTHS")
+@click.option("--on", metavar="D", help=f"{BOXES}; of widths left out.")
+@click.option(
+    "-o", "--out", type=CERTIFICATE, metavar="OUT",
+    help="Of widths: where the certificate goes (.json).",
+)  # fmt: skip
+@_options(*_SEARCH, *_SOURCE)
+def dimension(
+    model: str, on: str | None, out: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
+    """How many directions of parameters does the function tell apart?
+
+    Of a network on a box, or, given widths, the most of any ReLU network of these widths. Exact (exit
+    code 0), or between two bounds (3).
+
+    \b
+    Example: moduli dimension controller.onnx --on box:-1,1
+    Example: moduli dimension 2,2,2,1 -o widths.cert.json
+    """
+    widths = _widths(model)
+    domain = None if on is None else _domain(on)
+    if widths is None and out is not None:
+        raise ValueError(f"-o {out}: certificates are of widths; leave it out, or give widths")
+    with bar(quiet) as progress:
+        net = widths or _load(model, **source)
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.dimension(
+                net, on=domain, budget=budget, seed=seed, progress=progress
+            ),
+            progress,
+        )
+    extra = {}
+    if out is not None:
+        with writing(Path(out)):
+            extra["written"] = str(answer.save(out))
+    show(answer, as_json, quiet, **_told(domain), **limits, **extra)
+    sys.exit(0 if answer.exact else 3)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL|WIDTHS")
+@click.option("--on", metavar="D", help=f"{BOXES}; of widths left out.")
+@click.option("-o", "--out", type=MODEL, metavar="OUT", help="Of widths: where the network goes.")
+@_options(*_SEARCH, *_SOURCE)
 def identify(
-    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int, **source: Any
-) -> None:
+    model: str, on: str | None, out: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
     """Does the function on a box determine the parameters?
 
-    Proved (exit code 0), refuted by another network (1) or undecided (3).
+    Proved (exit code 0), refuted by another network (1) or undecided (3). Given widths, parameters of a
+    ReLU network are constructed that its function on [-1, 1]^n determines.
 
     \b
     Example: moduli identify controller.onnx --on box:-1,1
+    Example: moduli identify 2,3,3,1 -o identifiable.npz
     """
+    widths = _widths(model)
+    if widths is not None:
+        if on is not None:
+            raise ValueError(f"--on {on}: networks of widths are made for box:-1,1; leave it out")
+        return _identifiable_parameters(widths, out, as_json, quiet, seed, budget, time_limit)
+    if out is not None:
+        raise ValueError(f"-o {out}: networks are made of widths; leave it out, or give widths")
     with bar(quiet) as progress:
-        net, domain = _load(model, **source), _domain(on)
-        answer = mo.identifiable(net, on=domain, budget=budget, seed=seed, progress=progress)
-    show(answer, as_json, quiet, **_told(domain))
+        net, domain = _load(model, **source), None if on is None else _domain(on)
+        answer, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.identifiable(
+                net, on=domain, budget=budget, seed=seed, progress=progress
+            ),
+            progress,
+        )
+    show(answer, as_json, quiet, **_told(domain), **limits)
     sys.exit(ANSWER.get(answer.status, 0))
+
+
+def _identifiable_parameters(
+    widths: list[int], out: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None,
+) -> None:  # fmt: skip
+    with bar(quiet) as progress:
+        found, extra = within(
+            time_limit,
+            budget,
+            lambda budget, progress: mo.identifiable_parameters(
+                widths, seed=seed, budget=budget, progress=progress
+            ),
+            progress,
+        )
+    if out is not None and found.status == "proved":
+        with writing(Path(out)):
+            extra["written"] = str(_saved(found.network, out))
+    show(found, as_json, quiet, **extra)
+    sys.exit(ANSWER.get(found.status, 0))
 
 
 @cli.command()
@@ -1075,7 +1205,9 @@ def identify(
     metavar="OUT",
     help="Where the picture goes (.svg .png .pdf).",
 )
-@click.option("--on", required=True, metavar="D", help=f"{BOXES}; of the slice, if there is one.")
+@click.option(
+    "--on", required=True, metavar="D", help=f"{BOXES}; of the inputs, or of the slice in FILE.npz."
+)
 @click.option(
     "--color", type=click.Choice(["cell", "layer", "weight"]), default="cell", show_default=True
 )
@@ -1083,7 +1215,7 @@ def identify(
     "--slice",
     "plane",
     metavar="FILE.npz",
-    help="origin, u (and v): a slice of the inputs; or random.",
+    help="origin, u (and v): a slice of the inputs; or random, through the middle of the box.",
 )
 @click.option(
     "--budget",
@@ -1107,11 +1239,12 @@ def plot(
     from moduli.common.figures import save
 
     net, domain = _load(model, **source), _domain(on)
+    window, frame = _plane(plane, domain, net.widths[0], seed)
     with bar(quiet) as progress:
         found = mo.pieces(
             net,
-            on=domain,
-            slice=_plane(plane, net.widths[0], seed),
+            on=window,
+            slice=frame,
             budget=budget,
             progress=progress,
         )
@@ -1120,18 +1253,22 @@ def plot(
     show(found, as_json, quiet, **_told(domain), written=str(target))
 
 
-def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
-    """A random orthonormal pair through the origin, or the arrays of a file."""
+def _plane(
+    text: str | None, domain: Domain, inputs: int, seed: int
+) -> tuple[Domain, tuple[Any, ...] | None]:
+    """A random plane through the middle of the box, or the arrays of a file; and the box of its
+    coordinates.
+    """
     from moduli.common.files import load_arrays
     from moduli.kernel.errors import printable
-    from moduli.piecewise.polyhedral_complex import random_plane
+    from moduli.piecewise.polyhedral_complex import plane_within
 
     if text is None:
-        return None
+        return domain, None
     if text == "random":
         if inputs < 2:
             raise ValueError(f"--slice random: the model has {inputs} input; leave it out")
-        return random_plane(inputs, seed)
+        return plane_within(domain, inputs, seed) if isinstance(domain, mo.Box) else (domain, None)
     if suffix_of(text)[0] != ".npz":
         raise ValueError(f"--slice {text}: write random, or FILE.npz with origin, u and v")
     z = load_arrays(text)
@@ -1143,7 +1280,7 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
                 f"--slice {text} holds {held}; needed are numbers: origin, u and, for a plane, v"
             )
         )
-    return tuple(z[name].astype(float).ravel() for name in names)
+    return domain, tuple(z[name].astype(float).ravel() for name in names)
 
 
 @cli.command()
@@ -1158,10 +1295,11 @@ def _plane(text: str | None, inputs: int, seed: int) -> tuple[Any, ...] | None:
     show_default=True,
     help="Search nodes of each question.",
 )
-@_options("on", "json", "quiet", "seed", *_SOURCE)
+@_options("on", "json", "quiet", "seed", "time_limit", *_SOURCE)
 def report(
-    model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int, **source: Any
-) -> None:
+    model: str, out: str, budget: int, on: str, as_json: bool, quiet: bool, seed: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
     """Answer all questions about a model on one page.
 
     Of a graph: its axes, what goes on all inputs and with --on box:... on that box, and what stays.
@@ -1176,10 +1314,17 @@ def report(
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load_any(model, **source), _domain(on)
     with bar(quiet) as progress:
-        page = build(net, model, typed, domain, shlex.quote(on), budget, seed, progress)
+        page, limits = within(
+            time_limit,
+            budget,
+            lambda budget, progress: build(
+                net, model, typed, domain, shlex.quote(on), budget, seed, progress, timed=True
+            ),
+            progress,
+        )
     with writing(Path(out)):
         written = str(page.save(out))
-    show(page, as_json, quiet, **_told(domain), written=written)
+    show(page, as_json, quiet, **_told(domain), **limits, written=written)
 
 
 @cli.command()

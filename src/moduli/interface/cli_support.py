@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from moduli.common.result import encoded, table
-from moduli.kernel.errors import Asked, ModuliError, printable
+from moduli.kernel.errors import Asked, ModuliError, Undecided, printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -58,6 +59,7 @@ MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
 SMALLER = Target(*MODEL.suffixes, ".tflite")  # of a model that was read from such a file
 PICTURE = Target(".svg", ".png", ".pdf")
 PAGE = Target(".html", ".htm")
+CERTIFICATE = Target(".json")
 
 
 @contextmanager
@@ -146,25 +148,112 @@ def _ends_soon(said: Callable[[], str]) -> Iterator[None]:
         here.close()
 
 
+LOG_SECONDS = 30  # between lines in a log
+
+
+class Pace:
+    """How far work is, in words: what is done, how long it took, and how much longer it can take at this
+    pace. A total is the most that there can be; searches end earlier.
+
+    >>> times = iter([0.0, 0.0, 10.0, 12.0])
+    >>> pace = Pace(clock=lambda: next(times))
+    >>> pace.step(0, 100, "boxes")
+    >>> pace.step(25, 100, "boxes")
+    >>> pace.line()
+    'boxes: 25 of 100, 0:12 gone, at most 0:30 left'
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.start = self.stage = clock()
+        self.first = self.done = 0
+        self.total: int | None = None
+        self.label, self.at = "", self.start
+
+    def step(self, done: int, total: int | None, label: str) -> None:
+        """Another total or fewer things done: another stage, with a pace of its own."""
+        self.at = self.clock()
+        if total != self.total or done < self.done:
+            self.stage, self.first = self.at, done
+        self.done, self.total, self.label = done, total, label
+
+    @property
+    def work(self) -> str:
+        if not self.label:
+            return "working"
+        return f"{self.label}: {self.done} of {self.total}" if self.total else self.label
+
+    @property
+    def times(self) -> str:
+        gone = f"{_minutes(self.clock() - self.start)} gone"
+        since, passed = self.done - self.first, self.at - self.stage
+        if not self.total or since <= 0 or passed <= 0:
+            return gone
+        left = passed * (self.total - self.done) / since
+        return f"{gone}, at most {_minutes(left)} left"
+
+    def line(self) -> str:
+        return f"{self.work}, {self.times}"
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 @contextmanager
 def _drawn(quiet: bool) -> Iterator[Progress]:
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total, label: None
-        return
+    pace = Pace()
+    if quiet:
+        yield pace.step
+    elif sys.stderr.isatty():
+        with _on_terminal(pace) as step:
+            yield step
+    else:
+        with _in_log(pace) as step:
+            yield step
+
+
+@contextmanager
+def _in_log(pace: Pace) -> Iterator[Progress]:
+    """A line now and then, for whoever reads a log."""
+    from threading import Event, Thread
+
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(LOG_SECONDS):
+            click.echo(f"moduli: {pace.line()}", err=True)
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield pace.step
+    finally:
+        over.set()
+        teller.join()
+
+
+@contextmanager
+def _on_terminal(pace: Pace) -> Iterator[Progress]:
     from threading import Timer
 
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task
+    from rich.text import Text
 
-    times = TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")
+    class Times(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(pace.times)
+
     shown = Progress(
-        "{task.description}", BarColumn(), *times, console=Console(stderr=True), transient=True
+        "{task.description}",
+        BarColumn(bar_width=20),
+        Times(),
+        console=Console(stderr=True),
+        transient=True,
     )
     task, timer = shown.add_task("working", total=None), Timer(1, shown.start)
     timer.daemon = True
@@ -172,8 +261,9 @@ def _drawn(quiet: bool) -> Iterator[Progress]:
 
     def step(done: int, total: int | None, label: str) -> None:
         """A stage that is complete leaves the bar open: another may follow."""
+        pace.step(done, total, label)
         still = total if total and done < total else None
-        shown.update(task, completed=done if still else 0, total=still, description=label)
+        shown.update(task, completed=done if still else 0, total=still, description=pace.work)
 
     try:
         yield step
@@ -181,6 +271,75 @@ def _drawn(quiet: bool) -> Iterator[Progress]:
         timer.cancel()
         timer.join()
         shown.stop()
+
+
+RUNGS = 5  # budgets that are tried under a time limit, each four times the one before
+
+
+class _TimeUp(Exception):
+    """The time that was wished for is over."""
+
+
+def within(
+    limit: float | None,
+    budget: int,
+    ask: Callable[[int, Progress], Any],
+    progress: Progress,
+    searches: bool = True,
+) -> tuple[Any, dict[str, str]]:
+    """The best answer that comes within a time, and what is to be said of that.
+
+    Under a limit the question is asked with a small budget, then with four times as much, and so on up
+    to `budget`. What comes back is always the whole answer of one of these budgets, and says of which:
+    it can be had again without a limit. Without a limit, or where no budget matters, it is asked once.
+
+    Raises:
+        Undecided: not even the smallest budget was through in time.
+    """
+    if limit is None:
+        return ask(budget, progress), {}
+    end = time.monotonic() + limit
+
+    def watched(done: int, total: int | None, label: str) -> None:
+        progress(done, total, label)
+        if time.monotonic() > end:
+            raise _TimeUp
+
+    rungs = [max(4, budget // 4**k) for k in reversed(range(RUNGS))] if searches else [budget]
+    found, spent = None, 0
+    for rung in dict.fromkeys(rungs):
+        if found is not None and (_settled(found) or time.monotonic() > end):
+            break
+        try:
+            found, spent = ask(rung, watched), rung
+        except _TimeUp:
+            _end_workers()
+            break
+    if found is None:
+        raise Undecided(
+            f"no answer within --time-limit {limit:g}: already with --budget {rungs[0]} it takes longer; "
+            "allow more time, or ask of less"
+        )
+    if spent == budget or _settled(found):
+        return found, {}
+    said = f"{limit:g} s are over: this is the whole answer of --budget {spent}, not of {budget}"
+    return found, {"time_limit": said}
+
+
+def _settled(answer: Any) -> bool:
+    """Whether no budget makes an answer better."""
+    kind, status = getattr(answer, "kind", ""), getattr(answer, "status", "")
+    if kind in ("equal", "distance"):
+        return status in ("proved", "refuted")
+    return bool(getattr(answer, "optimal", False) or getattr(answer, "exact", False))
+
+
+def _end_workers() -> None:
+    """Whoever works for nobody any more."""
+    from multiprocessing import active_children
+
+    for child in active_children():
+        child.terminate()
 
 
 @contextmanager
@@ -207,7 +366,7 @@ def processes(count: int) -> Iterator[Executor | None]:
         for child in active_children():
             child.terminate()
         raise
-    executor.shutdown()
+    executor.shutdown(cancel_futures=True)
 
 
 def _leash() -> None:
@@ -239,7 +398,8 @@ def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
     if as_json:
         return show_data({**result.to_json(), **extra})
     with writing("the answer"):
-        _console().print(result.table([(label, str(text)) for label, text in extra.items()]))
+        said = [(label.replace("_", " "), str(text)) for label, text in extra.items()]
+        _console().print(result.table(said))
 
 
 def show_data(data: dict[str, Any]) -> None:
@@ -252,6 +412,9 @@ def show_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
         _console().print(table(title, list(rows)))
 
 
+UNWRAPPED = 10_000  # columns of what no terminal shows: whoever reads lines gets whole ones
+
+
 def _console() -> Any:
     from rich.console import Console
 
@@ -259,8 +422,8 @@ def _console() -> Any:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Ours(highlight=False, markup=False, soft_wrap=True, width=width)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNWRAPPED
+    return Ours(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 # Failing --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Opaque
 
 from .html import Cells, Markup, cells, element, long_table, prose, table
-from .page_parts import Questions, Refusal, Report, Section, page_of
+from .page_parts import Questions, Refusal, Report, Section, page_of, place
 
 NAMED = 3  # tensors of an axis that are named
 KINDS = 8  # of operators that are counted one by one
@@ -46,8 +46,9 @@ def build(
         raise ArgumentError(
             Asked("on", type(on)), ": a graph is compressed on all inputs or on a box, box:LO,HI"
         )
-    asked = GraphQuestions(graph, typed, on, where, budget)
-    return page_of(graph, model, asked, ORDER, progress)
+    asked = GraphQuestions(graph, typed, on, where, budget, progress=progress)
+    order = ORDER if on is None else ON_BOX
+    return page_of(graph, model, asked, order, progress, place(on, where))
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,20 @@ class GraphQuestions(Questions):
 
     def everywhere(self) -> Any:
         """What goes on all inputs: a `GraphCompression` or a `Refusal`."""
-        return self.ask("everywhere", lambda: api.compress(self.graph, budget=self.budget))
+        return self.ask(
+            "everywhere",
+            lambda: api.compress(self.graph, budget=self.budget, progress=self.step("all inputs")),
+        )
 
     def on_box(self) -> Any:
         if self.on is None:
             return Refusal("no box given; add --on box:LO,HI")
-        return self.ask("box", lambda: api.compress(self.graph, on=self.on, budget=self.budget))
+        return self.ask(
+            "box",
+            lambda: api.compress(
+                self.graph, on=self.on, budget=self.budget, progress=self.step("box")
+            ),
+        )
 
     def free(self) -> list[Axis]:
         return [axis for axis in self.graph.axes if axis.frozen is None]
@@ -238,7 +247,7 @@ def _stays(asked: GraphQuestions) -> Section:
     for axis in asked.stiff():
         reasons.setdefault(axis.frozen or "", []).append(axis)
     rows = []
-    for where, small in (("all inputs", asked.everywhere()), ("the box", asked.on_box())):
+    for where, small in (("the box", asked.on_box()), ("all inputs", asked.everywhere())):
         if isinstance(small, Refusal):
             continue
         rows += [(f"on {where}", text) for text in small.refused]
@@ -264,3 +273,4 @@ def _stays(asked: GraphQuestions) -> Section:
 
 
 ORDER = _network, _axes, _everywhere, _on_box, _stays
+ON_BOX = _network, _axes, _on_box, _everywhere, _stays  # what was asked leads

@@ -7,7 +7,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MEANING = {
@@ -75,7 +75,7 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
         element(
             "tr",
             element("th", prose(first), scope="row"),
-            *(element("td", prose(cell)) for cell in rest),
+            *_cells(rest, head),
         )
         for first, *rest in rows
     ]
@@ -91,8 +91,20 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
     )
 
 
-def figure(svg: str, caption: str) -> Markup:
-    return element("figure", Markup(svg), element("figcaption", prose(caption)))
+def _cells(cells: Sequence[object], head: Sequence[str]) -> Iterator[Markup]:
+    """Cells that bear the title of their column, which a narrow screen shows beside them."""
+    for k, cell in enumerate(cells, 1):
+        title = {"data_title": head[k]} if head and head[k] else {}
+        yield element("td", prose(cell), **title)
+
+
+def figure(svg: str, caption: str, narrow: str | None = None) -> Markup:
+    """A picture, as wide as the column; on narrow screens another one, if there is one."""
+    parts = [Markup(svg)]
+    if narrow is not None:
+        parts = [element("div", Markup(svg), class_="wide-only")]
+        parts.append(element("div", Markup(narrow), class_="narrow-only"))
+    return element("figure", *parts, element("figcaption", prose(caption)))
 
 
 def commands(lines: Sequence[str]) -> Markup:
@@ -110,8 +122,8 @@ class Bar(NamedTuple):
 
 
 KINDS = {
-    "kept": "kept", "drop": "dropped", "constant": "constant", "merge": "merged",
-    "inactive": "inactive", "block": "dependent", "other": "other",
+    "kept": "kept", "drop": "dropped", "constant": "folded into a bias", "merge": "merged",
+    "inactive": "inactive", "block": "by linear dependence", "other": "other",
 }  # fmt: skip
 
 
@@ -208,42 +220,37 @@ def long_table(rows: Sequence[Sequence[object]], head: Sequence[str], label: str
     return Markup(first + element("details", element("summary", f"{len(rest)} more"), more))
 
 
-def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
+def drawing(
+    widths: Sequence[int], names: Sequence[str], after: Sequence[int] | None = None
+) -> Markup:
     """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is
-    left out.
+    left out. With `after`, what is left of each stands in it.
     """
-    columns = [*zip(widths, names, strict=True)]
+    columns = [*zip(widths, names, after or widths, strict=True)]
     if len(columns) > SHOWN:
         columns = [
             *columns[: SHOWN // 2],
-            (0, f"{len(columns) - SHOWN + 1} more"),
+            (0, f"{len(columns) - SHOWN + 1} more", 0),
             *columns[-(SHOWN // 2) :],
         ]
     step, middle, tall = 84, 60, max(widths).bit_length()
     parts, before = [], 0.0
-    for k, (width, name) in enumerate(columns):
+    for k, (width, name, left) in enumerate(columns):
         x, half = 42 + step * k, 44 * width.bit_length() / tall if width else 0.0
         if k and before and half:
-            left, right = x - step + 9, x - 9
-            corners = (left, -before), (right, -half), (right, half), (left, before)
+            start, end = x - step + 9, x - 9
+            corners = (start, -before), (end, -half), (end, half), (start, before)
             points = " ".join(f"{a},{middle + b:.1f}" for a, b in corners)
             parts.append(element("polygon", points=points, class_="maps"))
         if half:
-            parts.append(
-                element(
-                    "rect",
-                    x=x - 9,
-                    y=f"{middle - half:.1f}",
-                    width=18,
-                    height=f"{2 * half:.1f}",
-                    rx=3,
-                    class_="layer",
-                )
-            )
-        parts.append(element("text", width or "…", x=x, y=middle + 62, class_="width"))
+            parts.append(_layer(x, middle, half, "layer" if left == width else "before"))
+        if left != width:
+            parts.append(_layer(x, middle, 44 * left.bit_length() / tall, "layer"))
+        said = f"{width} → {left}" if left != width else width or "…"
+        parts.append(element("text", said, x=x, y=middle + 62, class_="width"))
         parts.append(element("text", name, x=x, y=middle + 78))
         before = half
-    label = "layers: " + ", ".join(f"{width or '...'} {name}" for width, name in columns)
+    label = "layers: " + ", ".join(_in_words(*column) for column in columns)
     size = step * len(columns)
     return element(
         "svg",
@@ -254,6 +261,16 @@ def drawing(widths: Sequence[int], names: Sequence[str]) -> Markup:
         class_="net",
         style=f"max-width:{size}px",
     )
+
+
+def _layer(x: int, middle: int, half: float, kind: str) -> Markup:
+    place = {"x": x - 9, "y": f"{middle - half:.1f}", "width": 18, "height": f"{2 * half:.1f}"}
+    return element("rect", **place, rx=3, class_=kind)
+
+
+def _in_words(width: int, name: str, left: int) -> str:
+    change = f" to {left}" if left != width else ""
+    return f"{width or '...'}{change} {name}"
 
 
 def document(title: str, *body: Markup) -> str:
@@ -299,14 +316,17 @@ th,td{text-align:left;vertical-align:top;padding:.32rem .9rem .32rem 0;font-weig
 .scroll{overflow-x:auto}.wide{min-width:34rem}
 .grid thead th{color:var(--quiet);font-size:.8125rem;border-bottom:1px solid var(--line)}
 .grid td,.grid th{font-variant-numeric:tabular-nums}
+.grid tbody th{overflow-wrap:anywhere;min-width:7rem}.grid td:last-child{min-width:13rem;overflow-wrap:anywhere}
+.grid .badge{margin-right:-.4rem}
 .grid tbody tr+tr>*{border-top:1px solid var(--wash)}
 figure{margin:1.2rem 0 .4rem}
-figcaption{font-size:.875rem;color:var(--quiet);max-width:36rem}
-figure svg{display:block;width:100%;max-width:32rem;height:auto;overflow:visible}
+figcaption{font-size:.875rem;color:var(--quiet)}
+figure svg{display:block;width:100%;height:auto;overflow:visible}
+.narrow-only{display:none}
 svg text{font-family:inherit!important}
 .net{display:block;width:100%;height:auto;margin:1rem 0 .2rem}
 .net text{fill:var(--quiet);font-size:12px;text-anchor:middle}.net .width{fill:var(--ink);font-size:14px;font-weight:600}
-.net .layer{fill:var(--blue)}.net .maps{fill:var(--blue);opacity:.13}
+.net .layer{fill:var(--blue)}.net .before{fill:var(--blue);opacity:.28}.net .maps{fill:var(--blue);opacity:.13}
 .row{display:grid;grid-template-columns:4.5rem minmax(8rem,1fr) minmax(0,17rem);
 gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
 .row b{font-weight:400;color:var(--quiet)}
@@ -331,7 +351,14 @@ color:var(--quiet);overflow-wrap:anywhere}
 @media (max-width:36rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.4rem}nav li{grid-template-columns:1.9rem 1fr}
 nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2rem .7rem}
 .cells .row{grid-template-columns:7rem 1fr}.row span{grid-column:2}
-.facts th{width:8rem}}
+.facts th{width:8rem}
+.wide{min-width:0}.grid thead{display:none}.grid tr{display:block;padding:.5rem 0;border-top:1px solid var(--line)}
+.grid tbody tr+tr>*{border-top:0}.grid th,.grid td{display:block;padding:.1rem 0}
+.grid td[data-title]{display:grid;grid-template-columns:7.5rem 1fr;gap:.7rem}
+.grid td:empty{display:none!important}
+.grid td[data-title]::before{content:attr(data-title);color:var(--quiet);font-size:.8125rem}
+.grid tbody th{font-weight:600}.grid td:last-child{min-width:0}
+.wide-only{display:none}.narrow-only{display:block}}
 @media print{:root{color-scheme:light}main{max-width:none;padding:0}body{font-size:10.5pt}section{break-inside:avoid-page}
 figure,tr,.command{break-inside:avoid}.scroll{overflow:visible}
 nav a{color:inherit;text-decoration:none}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from moduli.common.domains import Domain
 from moduli.common.files import atomic_write
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
+from moduli.kernel.box import Box
 from moduli.kernel.errors import MissingExtra, ModuliError
 from moduli.kernel.network import Network
 
@@ -77,11 +80,13 @@ class Report(Result):
 
     Attributes:
         network, name: whose. sections: in the reader's order. status: of the least trusted section.
+        where: on which inputs it was asked, in words.
     """
 
     network: Network | Graph
     name: str
     sections: tuple[Section, ...]
+    where: str = ""
     kind: ClassVar[str] = "report"
 
     @property
@@ -98,6 +103,7 @@ class Report(Result):
         return {
             "model": self.name,
             "digest": self.network.digest,
+            "where": self.where,
             "sections": [s.to_json() for s in self.sections],
         }
 
@@ -114,10 +120,13 @@ class Report(Result):
             for s in self.sections
         )
         signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values() if sign)
-        header = element("header", element("h1", self.name), element("p", repr(self.network)))
+        where = element("p", f"asked {self.where}") if self.where else NOTHING
+        header = element(
+            "header", element("h1", self.name), element("p", repr(self.network)), where
+        )
         trust = element("p", f"{signs}.", class_="trust note")
         nav = element("nav", element("ol", *lines), trust, aria_label="answers")
-        footer = element("footer", f"moduli, parameters {self.network.digest}")
+        footer = element("footer", f"{versions()}; parameters {self.network.digest}")
         main = element("main", header, nav, *(section.html() for section in self.sections), footer)
         return document(f"{self.name}: what moduli finds", main)
 
@@ -136,6 +145,14 @@ class Questions:
     """What was asked, each question once, and what was found."""
 
     found: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    progress: Progress | None = field(default=None, kw_only=True)
+
+    def step(self, question: str) -> Progress | None:
+        """How far a question is, for whoever looks at the page being made."""
+        tell = self.progress
+        if tell is None:
+            return None
+        return lambda done, total, label: tell(done, total, f"{question}: {label}")
 
     def ask(self, key: str, question: Callable[[], Any]) -> Any:
         """The answer, or a `Refusal`: whatever goes wrong with one question, the others are
@@ -160,6 +177,7 @@ def page_of(
     asked: Q,
     order: Sequence[Callable[[Q], Section]],
     progress: Progress | None,
+    where: str = "",
 ) -> Report:
     """A page of sections in this order; it is trusted as far as the least trusted of its answers."""
     made = list[Section]()
@@ -168,4 +186,28 @@ def page_of(
             progress(k, len(order), section.__name__.strip("_"))
         made.append(section(asked))
     statuses = [section.status for section in made if section.status is not None]
-    return Report(max(statuses, key=TRUST.index), network, Path(name).name, tuple(made))
+    return Report(max(statuses, key=TRUST.index), network, Path(name).name, tuple(made), where)
+
+
+def versions() -> str:
+    """What made a page."""
+    import platform
+
+    import numpy as np
+
+    from moduli import __version__
+
+    return f"moduli {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+
+
+def place(on: Domain, where: str) -> str:
+    """Where it is asked, in words; `where` is how the command line has it."""
+    if on is None:
+        return "on all inputs"
+    if not isinstance(on, Box):
+        return f"on {on!r}"
+    name = shlex.split(where)[0].removeprefix("box:")
+    if Path(name).suffix in (".vnnlib", ".npz", ".gz"):
+        notes = f" ({'; '.join(on.notes)})" if on.notes else ""
+        return f"on the box in {Path(name).name}{notes}"
+    return f"on box:{name}"

@@ -8,22 +8,23 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from moduli import api
 from moduli.common import figures
+from moduli.common.arguments import Reading, question
 from moduli.common.domains import Domain, Gaussian, Samples
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import GLYPHS, Result
-from moduli.compression.results import MOVES, Compression, Rank
+from moduli.compression.results import Compression, Rank, counts
 from moduli.formats import load
 from moduli.kernel.box import Box
 from moduli.kernel.errors import BudgetExhausted
 from moduli.kernel.network import Network
-from moduli.piecewise.polyhedral_complex import MOST, Pieces, random_plane
+from moduli.piecewise.polyhedral_complex import MOST, Pieces, plane_within, random_plane
 
 from . import graph_page
 from .html import (
@@ -37,25 +38,31 @@ from .html import (
     figure,
     table,
 )
-from .page_parts import Questions, Refusal, Report, Section, page_of
+from .page_parts import Questions, Refusal, Report, Section, page_of, place
+from .timing import runtime_milliseconds
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
 STUDENTS = 16, 8, 4  # parts of the units needed
 NEAR = 600  # hidden units up to which the page asks for ranks within a radius
+DRAWS = 2_000  # of a box, for averages
+OURS = "derived here"  # rows of the table of bounds that no other page explains
+RUNS = 200  # of which the median time is taken
 AVERAGE = 20_000  # parameters up to which it asks for students
 IDENTITY = 5_000  # parameters up to which it asks what the function tells of them
 CELLS = 4_000  # of a picture of linear pieces
 
 
-@np.errstate(all="ignore")
+@question
 def report(
     net: Any,
     *,
     on: Domain = None,
     budget: int = 2_000,
     seed: int = 0,
+    timed: bool = False,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Report:
     """All questions about a network on one page: units needed, what can go, symmetry, errors,
     linear pieces; of a graph its axes, what goes on all inputs and on a box, and what stays.
@@ -64,8 +71,10 @@ def report(
 
     Args:
         on: a `Box` for what concerns a region, `Gaussian` or `Samples` for averages (by default the
-            standard normal law, and the box in the file where there is one). budget: of each
-            question.
+            standard normal law, and the box in the file where there is one); what is asked on a box
+            leads, and averages are over it. budget: of each question. timed: also measure how long one
+            input takes in onnxruntime, where it is installed; only these numbers differ from page to
+            page.
 
     Raises:
         MissingExtra: matplotlib is not installed. UnsupportedModel: the model cannot be read.
@@ -79,7 +88,8 @@ def report(
     (True, False)
     """
     name = str(net) if isinstance(net, (str, Path)) else "MODEL"
-    return build(load(net), name, shlex.quote(name), on, _spelled(on), budget, seed, progress)
+    read = load(net, **reading)
+    return build(read, name, shlex.quote(name), on, _spelled(on), budget, seed, progress, timed)
 
 
 @np.errstate(all="ignore")
@@ -92,6 +102,7 @@ def build(
     budget: int,
     seed: int,
     progress: Progress | None,
+    timed: bool = False,
 ) -> Report:
     """The page of a network that was read; `typed` and `where` are the model and the domain as a
     command line has them.
@@ -104,8 +115,8 @@ def build(
     figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
-    asked = ChainQuestions(net, model, typed, on, where, budget, seed)
-    return page_of(net, model, asked, ORDER, progress)
+    asked = ChainQuestions(net, model, typed, on, where, budget, seed, timed, progress=progress)
+    return page_of(net, model, asked, ORDER, progress, place(on, where))
 
 
 def _spelled(on: Domain) -> str:
@@ -123,6 +134,14 @@ def _spelled(on: Domain) -> str:
     return "FILE.npz" if isinstance(on, Samples) else "gaussian"
 
 
+def _python(end: Any) -> str:
+    """One end of a box in Python; many numbers by a name."""
+    numbers = np.unique(end)
+    if len(numbers) == 1:
+        return f"{numbers[0]:g}"
+    return repr(end.tolist()) if end.size <= SPELLED else "..."
+
+
 @dataclass(frozen=True)
 class ChainQuestions(Questions):
     """The network and all that was asked about it, each question once."""
@@ -134,6 +153,7 @@ class ChainQuestions(Questions):
     where: str
     budget: int
     seed: int
+    timed: bool = False
 
     @property
     def box(self) -> Box | None:
@@ -141,10 +161,24 @@ class ChainQuestions(Questions):
 
     @property
     def law(self) -> Gaussian | Samples:
+        """Of the inputs, for averages: the one that was asked for, or uniform on the box."""
+        if self.box is not None:
+            return Samples(self.box.sample(DRAWS, self.net.widths[0], self.seed))
         return self.on if isinstance(self.on, (Gaussian, Samples)) else Gaussian()
 
+    @property
+    def place(self) -> str:
+        return place(self.on, self.where)
+
+    @property
+    def drawn(self) -> str:
+        """What the averages are over, where that is said in other words than the answer's."""
+        return f"{DRAWS} uniform draws from the box" if self.box is not None else ""
+
     def rank(self) -> Rank | Refusal:
-        found: Rank | Refusal = self.ask("rank", lambda: api.rank(self.net))
+        found: Rank | Refusal = self.ask(
+            "rank", lambda: api.rank(self.net, progress=self.step("units"))
+        )
         return found
 
     def small(self) -> Compression | Refusal:
@@ -158,20 +192,36 @@ class ChainQuestions(Questions):
         """Lossless on the box."""
         if self.box is None:
             return Refusal("no box given; add --on box:LO,HI")
-        return self.ask("region", lambda: api.compress(self.net, on=self.box, budget=self.budget))
+        return self.ask(
+            "region",
+            lambda: api.compress(
+                self.net, on=self.box, budget=self.budget, progress=self.step("box")
+            ),
+        )
+
+    def smallest(self) -> Compression | Refusal:
+        """What was asked for: on the box where there is one, else on all inputs."""
+        region = None if self.box is None else self.region()
+        return region if isinstance(region, Compression) else self.small()
 
     def near(self, radius: float) -> Any:
         if self.net.units > NEAR:
             return Refusal(f"{self.net.units} hidden units; asked here up to {NEAR}")
         return self.ask(
-            f"near {radius}", lambda: api.rank(self.net, radius=radius, budget=self.budget)
+            f"near {radius}",
+            lambda: api.rank(
+                self.net,
+                radius=radius,
+                budget=self.budget,
+                progress=self.step(f"radius {radius:g}"),
+            ),
         )
 
     def students(self) -> Any:
         """Students of the smaller network: it has the same function, and its students are found
         sooner.
         """
-        small = self.small()
+        small = self.smallest()
         if isinstance(small, Refusal):
             return small
         net = small.network
@@ -183,16 +233,37 @@ class ChainQuestions(Questions):
             return Refusal(f"{net.units} hidden units: nothing to leave out")
         return self.ask(
             "students",
-            lambda: api.error_curve(net, on=self.law, units=self.sizes(net.units), seed=self.seed),
+            lambda: api.error_curve(
+                net,
+                on=self.law,
+                units=self.sizes(net),
+                seed=self.seed,
+                progress=self.step("students"),
+            ),
         )
 
     @staticmethod
-    def sizes(units: int) -> list[int]:
-        return sorted({max(1, units // part) for part in STUDENTS})
+    def sizes(net: Network) -> list[int]:
+        """A unit is left in each hidden layer, at least."""
+        least = len(net.layers) - 1
+        return sorted({max(least, net.units // part) for part in STUDENTS})
 
     @property
     def law_typed(self) -> str:
-        return _spelled(self.law) if self.box or self.on is None else self.where
+        return "gaussian" if self.on is None else self.where
+
+    @property
+    def sampling(self) -> list[str]:
+        """Lines of Python that draw from the box."""
+        if self.box is None:
+            return []
+        low, high = (_python(end) for end in (self.box.low, self.box.high))
+        box = f"mo.Box({low}, {high})"
+        name = shlex.split(self.where)[0].removeprefix("box:")
+        if name.endswith((".vnnlib", ".vnnlib.gz")):
+            box = f"mo.Box.from_vnnlib({name!r})"
+        draws = f"{DRAWS}, {self.net.widths[0]}, seed={self.seed}"
+        return [f">>> box = {box}", f">>> x = mo.Samples(box.sample({draws}))"]
 
 
 def _network(asked: ChainQuestions) -> Section:
@@ -236,7 +307,8 @@ def _units(asked: ChainQuestions) -> Section:
         return Section(
             "units", title, None, next(x.why for x in (rank, small) if isinstance(x, Refusal))
         )
-    rows = [_on_all(rank, small), _on_box(asked), *_nearby(asked), *_on_average(asked)]
+    rows = [_on_all(rank, small), *_nearby(asked), *_on_average(asked)]
+    rows.insert(0 if asked.box is not None else 1, _on_box(asked))
     body = table(
         [(r[0], badge(r[2]), r[1], r[3]) for r in rows],
         ("where", "", "hidden units", "because"),
@@ -249,15 +321,24 @@ def _units(asked: ChainQuestions) -> Section:
     ]
     if asked.box is not None:
         typed.insert(
-            1,
+            0,
             f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}",
         )
-    count = f"{rank.upper} of {rank.of} hidden units on all inputs"
-    line = f"{count}{small.fewest}" if small.optimal else f"at most {count}"
-    answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
-    return Section(
-        "units", title, "proved" if small.optimal else "bounded", line, tuple(typed), body, answers
+    leads = asked.smallest()
+    assert isinstance(leads, Compression)
+    line = (
+        f"{_count_of(leads)} {asked.place if leads is not small else 'on all inputs'}{leads.fewest}"
     )
+    if leads is not small:
+        line += f"; {_count_of(small)} on all inputs"
+    answers = {key: found for key, found in asked.found.items() if isinstance(found, Result)}
+    status = "proved" if leads.optimal else "bounded"
+    return Section("units", title, status, line, tuple(typed), body, answers)
+
+
+def _count_of(small: Compression) -> str:
+    count = f"{small.network.units} of {small.original.units} hidden units"
+    return count if small.optimal else f"at most {count}"
 
 
 Row = tuple[str, str, str, str]
@@ -287,7 +368,10 @@ def _on_box(asked: ChainQuestions) -> Row:
             "",
             found.why if asked.box is None else f"does not apply: {found.why.split(': ')[0]}",
         )
-    return asked.where, str(found.network.units), found.glyph, found.statement
+    slack = f"the same function up to {found.proof.slack}" if found.slack else "the same function"
+    glyph = "=" if found.optimal else "<="
+    units = str(found.network.units) if found.optimal else f"<= {found.network.units}"
+    return asked.place.removeprefix("on "), units, glyph, f"{slack}{found.fewest}"
 
 
 def _nearby(asked: ChainQuestions) -> Iterator[Row]:
@@ -326,28 +410,73 @@ def _removed(asked: ChainQuestions) -> Section:
     title, small = "What can go", asked.small()
     if isinstance(small, Refusal):
         return Section("removed", title, None, small.why)
+    leads = asked.smallest()
+    assert isinstance(leads, Compression)
     if not small.original.units:
         return Section("removed", title, None, "no hidden layer")
     caption = (
         "Units of each hidden layer, on all inputs. Dropped: nothing reads it. Constant: it goes into a bias. "
         "Merged: it repeats another one."
     )
-    parts = [bars([*_shares(small)], caption)]
-    region = asked.region()
-    if isinstance(region, Compression):
-        more = f"On {asked.where}. Inactive: never positive there. Dependent: linear there, as other units are."
-        parts.append(bars([*_shares(region)], more))
-    gone = small.original.units - small.network.units
-    kinds = ", ".join(f"{count} {MOVES[kind]}" for kind, count in small.removed.items() if count)
-    line = (
-        f"{gone} of {small.original.units} units: {kinds}"
-        if gone
-        else "no unit, by the lossless rules on all inputs"
-    )
+    parts = [_architecture(leads), bars([*_shares(small)], caption)]
+    typed = [f"moduli compress {asked.name} -o small.onnx --json"]
+    if leads is not small:
+        more = (
+            f"Units of each hidden layer, {asked.place}. Inactive: never positive there. By linear "
+            "dependence: linear there, as other units are."
+        )
+        parts.insert(1, bars([*_shares(leads)], more))
+        typed.insert(
+            0,
+            f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}",
+        )
+    line = f"{_gone(leads)} {asked.place if leads is not small else 'on all inputs'}"
+    if leads is not small:
+        line += f"; {_gone(small)} on all inputs"
+    if asked.timed:
+        parts.insert(1, _timed(leads))
+    if leads.network.units == leads.original.units and not leads.optimal:
+        parts.append(element("p", f"To go further: {leads.next_step}.", class_="note"))
+    gone = leads.network.units < leads.original.units
     return Section(
-        "removed", title, "proved" if gone or small.optimal else "bounded", line,
-        (f"moduli compress {asked.name} -o small.onnx --json",), Markup("".join(parts)),
+        "removed", title, "proved" if gone or leads.optimal else "bounded", line, tuple(typed),
+        Markup("".join(parts)),
     )  # fmt: skip
+
+
+def _gone(small: Compression) -> str:
+    """How many units go, and how, in words."""
+    gone = small.original.units - small.network.units
+    if not gone:
+        return "no unit, by the lossless rules"
+    return f"{gone} of {small.original.units} units ({counts(small.removed)})"
+
+
+def _architecture(small: Compression) -> Markup:
+    """Layers before and after."""
+    before, after = small.original, small.network
+    if before.widths == after.widths:
+        return Markup("")
+    names = ["inputs", *map(str, before.activations), "outputs"]
+    left = [*_kept(small)] if len(before.widths) != len(after.widths) else list(after.widths[1:-1])
+    kept = [before.widths[0], *left, before.widths[-1]]
+    caption = (
+        f"Before (pale) and after: {before.parameters} parameters, {after.parameters} of them left."
+    )
+    return figure(drawing(before.widths, names, kept), caption)
+
+
+def _timed(small: Compression) -> Markup:
+    """How long one input takes before and after, in onnxruntime."""
+    times = runtime_milliseconds([small.original, small.network], RUNS)
+    if times is None:
+        return element("p", "Not timed: onnxruntime is not installed.", class_="note")
+    before, after = times
+    return element(
+        "p",
+        f"One input in onnxruntime: {before:.3g} ms before, {after:.3g} ms after (median of {RUNS} runs of "
+        "one thread on this machine).",
+    )
 
 
 def _shares(small: Compression) -> Iterator[Bar]:
@@ -452,6 +581,8 @@ def _symmetry(asked: ChainQuestions) -> Section:
             return Section("symmetry", title, None, found.why, (typed,))
     saved = f"{100 * size.share:.2g} % of the log covering number"
     line = f"e^{group.log_order:.5g} discrete symmetries, {group.dimension} continuous dimensions: worth {saved}"
+    if asked.box is not None:
+        line += f", for inputs up to {largest:g} as in the box"
     picture = _picture(
         asked,
         lambda ax: _saved(size, ax),
@@ -492,9 +623,9 @@ def _bounds(size: Any) -> Markup:
             continue
         gap = () if size.samples is None else (bound.verdict,)
         glyph = badge(GLYPHS.get(bound.status, ""))
-        rows.append(
-            (bound.name, glyph, _count(bound.value), *gap, _count(bound.needed), bound.quantity)
-        )
+        note = f"; {bound.note}" if bound.note and bound.source == OURS else ""
+        what = f"{bound.quantity}{note}"
+        rows.append((bound.name, glyph, _count(bound.value), *gap, _count(bound.needed), what))
     gap = () if size.samples is None else ("gap",)
     grid = table(
         rows, ("bound", "", "value", *gap, "samples for a gap < 1", "of"), "bounds on capacity"
@@ -516,12 +647,19 @@ def _saved(size: Any, ax: Any) -> Any:
     return figures.complexity_figure(data, (figures.axes(), ax))
 
 
-def _picture(asked: ChainQuestions, draw: Callable[[Any], Any], name: str, caption: str) -> Markup:
+def _picture(
+    asked: ChainQuestions,
+    draw: Callable[[Any], Any],
+    name: str,
+    caption: str,
+    narrow: bool = True,
+) -> Markup:
     """A figure, or the reason why there is none."""
     made = asked.ask(f"picture {name}", lambda: figures.inline(draw, name, caption))
     if isinstance(made, Refusal):
         return element("p", f"No picture: {made.why}", class_="note")
-    return figure(made, f"{caption[0].upper()}{caption[1:]}.")
+    slim = figures.inline(draw, f"{name}-narrow", caption, figures.NARROW) if narrow else None
+    return figure(made, f"{caption[0].upper()}{caption[1:]}.", slim)
 
 
 def _average(asked: ChainQuestions) -> Section:
@@ -530,20 +668,27 @@ def _average(asked: ChainQuestions) -> Section:
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why)
     sizes = ",".join(map(str, found.units))
-    typed = (
+    typed: tuple[str, ...] = (
         f"moduli compress {asked.name} -o small.onnx --dtype float64",
         f"moduli curve small.onnx --on {asked.law_typed} --units {sizes} --seed {asked.seed}",
     )
+    if asked.box is not None:
+        small = f"mo.compress({asked.model!r}, on=box, budget={asked.budget}).network"
+        curve = f">>> mo.error_curve({small}, on=x, units=[{sizes}], seed={asked.seed}).rows()"
+        typed = ("python", ">>> import moduli as mo", *asked.sampling, curve)
     last = found.students[-1].unexplained
+    over = f"on {asked.drawn}" if asked.drawn else found.on
     line = (
-        f"{found.units[-1]} of {found.of} units lose {_percent(last)} of the variance {found.on}; "
+        f"{found.units[-1]} of {found.of} units lose {_percent(last)} of the variance {over}; "
         f"a linear map {_percent(found.linear.unexplained)}"
     )
+    if found.linear.unexplained < last:
+        line += ", which is closer than the student"
     columns = zip(found.units, found.students, found.kmeans, found.magnitude, strict=True)
     rows = [(str(m), *(f"{error.unexplained:.2g}" for error in errors)) for m, *errors in columns]
     grid = table(
         rows,
-        ("hidden units", "student", "centres of units", "largest units"),
+        ("hidden units", "student", "k-means", "largest units"),
         "share of variance lost",
     )
     body = Markup(
@@ -558,19 +703,17 @@ def _pruning(asked: ChainQuestions) -> Section:
     name, title = "pruning", "Pruning by size"
     if not asked.net.units:
         return Section(name, title, None, "no hidden layer")
-    samples = asked.on if isinstance(asked.on, Samples) else None
+    samples = asked.law if isinstance(asked.law, Samples) else None
     found = asked.ask("pruning", lambda: api.pruning_curve(asked.net, by="units", on=samples))
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why)
-    asking = (
-        f'mo.pruning_curve({asked.model!r}, by="units"{", on=mo.Samples(x)" if samples else ""})'
-    )
-    typed = ("python", ">>> import moduli as mo", f">>> {asking}.rows()")
+    given = ", on=x" if asked.box is not None else ", on=mo.Samples(x)" if samples else ""
+    asking = f'mo.pruning_curve({asked.model!r}, by="units"{given})'
+    typed = ("python", ">>> import moduli as mo", *asked.sampling, f">>> {asking}.rows()")
     caption = "relative error against the share of units kept"
     body = Markup(_picture(asked, found.plot, "pruning", caption) + table(found.facts()))
-    return Section(
-        name, title, found.status, found.statement, typed, body, {"pruning_curve": found}
-    )
+    line = f"{found.statement}, on {asked.drawn}" if asked.drawn else found.statement
+    return Section(name, title, found.status, line, typed, body, {"pruning_curve": found})
 
 
 def _pieces(asked: ChainQuestions) -> Section:
@@ -581,19 +724,26 @@ def _pieces(asked: ChainQuestions) -> Section:
     curved = [str(kind) for kind in net.activations if not kind.piecewise_linear]
     if curved:
         return Section(name, title, None, f"{curved[0]} has none: it is nowhere linear")
-    plane = None if net.widths[0] <= 2 else random_plane(net.widths[0], asked.seed)
+    plane = None if net.widths[0] <= 2 else _plane(asked)
     found = asked.ask("pieces", lambda: _widest(net, _window(asked), plane))
-    typed = f"moduli plot {asked.name} -o pieces.svg --on {{}}{' --slice random' if plane else ''} --seed {asked.seed}"
+    typed = f"moduli plot {asked.name} -o pieces.svg --on {{}} --seed {asked.seed}"
+    if plane and asked.box is not None:
+        typed = typed.format(f"{asked.where} --slice random").replace("{", "{{").replace("}", "}}")
+    elif plane:
+        typed += " --slice random"
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why, (typed.format(_spelled(_window(asked))),))
     where = _spelled(found.box)
-    shown = f"a random plane through 0, coordinates in {where}" if plane else where
+    shown = where
+    if plane:
+        middle = "the middle of the box" if asked.box is not None else "0"
+        shown = f"a random plane through {middle}, coordinates in {where}"
     caption = (
         "the function" if net.widths[0] == 1 else f"linear pieces on {shown}, one shade for each"
     )
     if where != _spelled(_window(asked)):
         caption += f"; more than {CELLS} in {_spelled(_window(asked))}"
-    body = _picture(asked, found.plot, "pieces", caption)
+    body = _picture(asked, found.plot, "pieces", caption, narrow=net.widths[0] == 1)
     return Section(
         name,
         title,
@@ -608,9 +758,16 @@ def _pieces(asked: ChainQuestions) -> Section:
 def _window(asked: ChainQuestions) -> Box:
     """The box of inputs, or the range of both coordinates of a plane."""
     inputs, box = asked.net.widths[0], asked.box
-    if box is not None and (inputs <= 2 or _spelled(box) != "box:FILE.vnnlib"):
-        return box
-    return Box(-1, 1)
+    if box is None:
+        return Box(-1, 1)
+    return box if inputs <= 2 else plane_within(box, inputs, asked.seed)[0]
+
+
+def _plane(asked: ChainQuestions) -> tuple[Any, ...]:
+    inputs, box = asked.net.widths[0], asked.box
+    if box is None:
+        return random_plane(inputs, asked.seed)
+    return plane_within(box, inputs, asked.seed)[1]
 
 
 def _widest(net: Network, box: Box, plane: Any) -> Pieces:

@@ -164,12 +164,13 @@ def _same(array: Array) -> Array:
 
 
 def _short(array: Array) -> str:
-    """A number as it is, few in brackets, many by their shape."""
+    """A number as it is, few in brackets, many by their shape and their range."""
     if not array.ndim:
         return f"{float(array):g}"
     if array.ndim == 1 and len(array) <= 6:
         return str([float(f"{v:g}") for v in array])
-    return f"<{' x '.join(map(str, array.shape))}>"
+    shape = " x ".join(map(str, array.shape))
+    return f"<{shape}: {array.min():g} to {array.max():g}>" if array.size else f"<{shape}>"
 
 
 @dataclass(frozen=True, eq=False)

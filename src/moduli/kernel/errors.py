@@ -60,6 +60,10 @@ class ModuliError(Exception):
         super().__init__(printable("".join(map(str, parts))))
         self.parts = parts
 
+    def _render_traceback_(self) -> list[str]:
+        """In notebooks, where this is asked for: the message says it all."""
+        return [f"{type(self).__name__}: {self}"]
+
     @property
     def parameter(self) -> str | None:
         """The parameter that the message names first, or None."""

@@ -59,8 +59,7 @@ class Exploration:
 
     @cached_property
     def start(self) -> Array:
-        n = self.network.widths[0]
-        return np.eye(n, n + 1)
+        return free_inputs(self.network, self.box)
 
     def check(self) -> bool:
         """Prove the signs at all points again.
@@ -78,10 +77,18 @@ class Exploration:
         return True
 
 
-def explore(
-    net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None
-) -> Exploration:
-    """Cells found with `budget` points, one in 50 by a linear program.
+def free_inputs(net: Network, box: Box) -> Array:
+    """The inputs as affine functions of those in which the box is not flat ``[inputs, free + 1]``."""
+    box = box.of_dimension(net.widths[0])
+    free = box.low < box.high
+    start = np.zeros((len(free), int(free.sum()) + 1))
+    start[np.flatnonzero(free), np.arange(free.sum())] = 1.0
+    start[~free, -1] = box.low[~free]
+    return start
+
+
+def accepted(net: Network, on: Domain) -> Box:
+    """The box, if cells of this network can be looked for in it.
 
     Raises:
         ValueError: no box. UnsupportedModel: an activation that is not piecewise linear.
@@ -93,6 +100,18 @@ def explore(
             raise UnsupportedModel(
                 f"layer {l} is {act}: only piecewise linear activations have cells"
             )
+    return on
+
+
+def explore(
+    net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None
+) -> Exploration:
+    """Cells found with `budget` points, one in 50 by a linear program.
+
+    Raises:
+        ValueError: no box. UnsupportedModel: an activation that is not piecewise linear.
+    """
+    on = accepted(net, on)
     box, rng = on.of_dimension(net.widths[0]), np.random.default_rng(seed)
     found: dict[bytes, tuple[Array, Any]] = {}
     spent = 0
@@ -113,7 +132,7 @@ def explore(
 
     programs = budget // PROGRAMS
     budget -= programs
-    keep(_scattered(box, max(1, budget // 4), rng))
+    keep(scattered(box, max(1, budget // 4), rng))
     while spent < budget:
         known = np.array([point for point, _ in found.values()]).reshape(-1, len(box.low))
         signs = np.array([sign for _, sign in found.values()]).reshape(len(known), net.units)
@@ -137,7 +156,7 @@ def explore(
     )
 
 
-def _scattered(box: Box, count: int, rng: np.random.Generator) -> Array:
+def scattered(box: Box, count: int, rng: np.random.Generator) -> Array:
     """Half of the points anywhere, half at scales down to a thousandth around a few of them."""
     width = box.high - box.low
     x = rng.uniform(box.low, box.high, (count, len(width)))

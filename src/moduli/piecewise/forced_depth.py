@@ -8,7 +8,8 @@ crease. Around a face of codimension 2 they balance.
 *Strict depth.* f is affine (0 hidden layers), or every crease runs through the box in its whole
 hyperplane with one weight (1: subtract w relu(n.x + c), an affine function is left), or neither.
 With one to three inputs two hidden layers of some width always suffice (Arora, Basu, Mianjy,
-Mukherjee 2018), so nothing above 2 is ever claimed.
+Mukherjee 2018; with four, too: Bakaev, Brunck, Hertrich, Stade, Yehudayoff 2025), so that these
+three values are all there is, and the answer is exact.
 
 *General position.* At almost all points where two units vanish no third does: the sets of points of
 the open box where 1, 2 and 3 units vanish have codimension at least 1, 2 and 3. Near such a point f
@@ -138,7 +139,8 @@ class Depth(Result):
     needs.
 
     Attributes:
-        strict: 0, 1 or 2: needed by every network that computes it. generic: needed by every
+        strict: 0, 1 or 2: needed by every network that computes it, and enough for one with enough
+            units. generic: needed by every
             network in general position that computes it; None where there is none. traces, pieces:
             what it was read from.
     """

@@ -11,7 +11,8 @@ the cell,
 
 *From below.* Parameters are dyadic rationals, and a rank modulo an odd prime is never above the
 rank over the rationals, nor is that of combinations of rows: one elimination modulo a prime proves
-the lower bound.
+the lower bound. With more inputs than all cells can be listed for, points on creases prove one first,
+without that matrix (`crease_points`).
 
 *From above*, by the first that reaches it: the number of parameters less that of hidden units
 (scaling); independent exact null vectors of known kinds (`_losses`, `_starved`), which name what is
@@ -31,13 +32,18 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from moduli.common import modular
+from moduli.common.domains import Domain
+from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.kernel.bounds.input_splits import ends_of
 from moduli.kernel.errors import Undecided
 from moduli.kernel.network import Network
 
+from . import cells_sampled
 from .cells_exact import whole_numbers
+from .crease_points import CreasePoints, crease_points, largest
 from .polyhedral_complex import Pieces, gates
+from .smooth_dimension import SmoothPoints, smooth_points
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FLOOR = (
@@ -48,6 +54,7 @@ WORK = 5e10  # multiplications of a rank modulo a prime
 MOST = 2**25  # entries of a Jacobian whose pairs of cells are read
 MEMORY = 2**33  # bytes
 PART = 256  # rows mixed at a time
+LARGE = 2**12  # parameters beyond which no Jacobian is made where creases have given a bound
 SPREAD = 4  # sums that each goes to: at most 1024 terms of one sum
 
 
@@ -57,7 +64,7 @@ class Dimension(Result):
 
     Attributes:
         lower, upper: proved. generic: parameters less hidden units, the most it can be. cells:
-            where it was computed.
+            where it was computed: `Pieces`, an `Exploration`, `CreasePoints` or `SmoothPoints`.
         losses: what is lost, by kind and layer: (kind, layer, directions).
     """
 
@@ -108,7 +115,7 @@ class Dimension(Result):
         """Check the cells and compute both bounds again, the lower one modulo another prime (should
         that fail, the first).
         """
-        ranks = (_rank(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
+        ranks = (_below(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
         below = self.cells.check() and any(rank >= self.lower for rank in ranks)
         return below and (
             self.upper >= self.generic or _upper(self.cells, self.upper)[0] <= self.upper
@@ -116,11 +123,9 @@ class Dimension(Result):
 
     @property
     def statement(self) -> str:
-        why = (
-            ""
-            if len(smooth(self.cells))
-            else "; on every cell a unit vanishes identically: compress the network first"
-        )
+        why = ""
+        if not isinstance(self.cells, (CreasePoints, SmoothPoints)) and not len(smooth(self.cells)):
+            why = "; on every cell a unit vanishes identically: compress the network first"
         return f"{self.value} ({self.network.parameters} parameters){why}"
 
     @property
@@ -134,33 +139,75 @@ class Dimension(Result):
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [
-            ("cells", str(self.cells.cells)),
+            self._place(),
             (
                 "functional dimension",
                 f"= {self.lower}" if self.exact else f"{self.lower} <= . <= {self.upper}",
             ),
-            ("parameters less units", str(self.generic)),
+            (self._most_there_can_be(), str(self.generic)),
             ("directions lost", str(self.generic - self.upper)),
         ]
         places = [
             (f"lost in layer {layer}" if layer else "lost together", kind, count)
             for kind, layer, count in self.losses
         ]
+        if isinstance(self.cells, CreasePoints):
+            places += [(f"not seen in layer {l}", *part) for part, l in self._unseen()]
         return rows + [(place, f"{count}: {kind}") for place, kind, count in places]
 
+    def _most_there_can_be(self) -> str:
+        smooth_units = isinstance(self.cells, SmoothPoints)
+        return "parameters less units" + (" that scale" if smooth_units else "")
+
+    def _place(self) -> tuple[str, str]:
+        if isinstance(self.cells, CreasePoints):
+            points, samples = len(self.cells.units), len(self.cells.samples)
+            return "points on creases", f"{points}, and {samples} where no unit vanishes"
+        if isinstance(self.cells, SmoothPoints):
+            return "rows at points", str(self.cells.cells)
+        return "cells", str(self.cells.cells)
+
+    def _unseen(self) -> list[tuple[tuple[str, int], int]]:
+        return [((kind, count), l) for kind, l, count in self.cells.unseen()]
+
     def data(self) -> dict[str, Any]:
+        creases = self.cells if isinstance(self.cells, CreasePoints) else None
+        listed = creases is None and not isinstance(self.cells, SmoothPoints)
         return {
             "lower": self.lower, "upper": self.upper, "exact": self.exact, "generic": self.generic,
-            "losses": [list(loss) for loss in self.losses], "cells": self.cells.cells,
+            "losses": [list(loss) for loss in self.losses],
+            "cells": self.cells.cells if listed else None,
+            "creases": None if creases is None else len(creases.units),
             "digest": self.network.digest,
         }  # fmt: skip
 
 
+def with_many_inputs(
+    net: Network, on: Domain, budget: int, seed: int, progress: Progress | None = None
+) -> Dimension:
+    """From points on creases; of networks that are not too large also from the cells that points
+    find, where the first bound is not the most there can be.
+    """
+    creases = crease_points(net, cells_sampled.accepted(net, on), budget, seed, progress)
+    lower, most = creases.shown, creases.most
+    status = "proved" if lower == most else "bounded"
+    found = Dimension(status, lower, most, most, creases, (), seed)
+    if lower == most or net.parameters > LARGE:
+        return found
+    other = dimension(cells_sampled.explore(net, on, budget, seed, progress), seed)
+    return other if other.lower > found.lower else found
+
+
+def with_smooth_units(net: Network, on: Domain, seed: int) -> Dimension:
+    """From independent rows of derivatives at points; see `smooth_dimension`."""
+    found, most = smooth_points(net, on, seed), largest(net)
+    lower = found.cells
+    return Dimension("proved" if lower == most else "bounded", lower, most, most, found, (), seed)
+
+
 def dimension(found: Any, seed: int) -> Dimension:
     """See `api.dimension`."""
-    net = found.network
-    hidden = sum(n for n, s in zip(net.widths[1:-1], net.activations, strict=True) if s.homogeneous)
-    generic = net.parameters - hidden
+    generic = largest(found.network)
     lower = _rank(found, modular.PRIMES[0], seed)
     upper, losses = generic, tuple[tuple[str, int, int], ...]()
     if (
@@ -269,12 +316,25 @@ def _jacobian(found: Any, field: Exact | Floats) -> Iterator[Array]:
 
 
 def _jacobian_floats(found: Any) -> Array:
-    whole = np.concatenate([np.zeros((0, found.network.parameters)), *_jacobian(found, Floats())])
+    if isinstance(found, SmoothPoints):
+        parts = [found.jacobian[0]]
+    else:
+        parts = [*_jacobian(found, Floats())]
+    whole = np.concatenate([np.zeros((0, found.network.parameters)), *parts])
     size = np.linalg.norm(whole, axis=1, keepdims=True)
     return np.asarray(whole / np.where(size > 0, size, 1.0))
 
 
 # From below -----------------------------------------------------------------------------------------------------
+
+
+def _below(found: Any, prime: int, seed: int) -> int:
+    """A lower bound, from what is certain modulo a prime."""
+    if isinstance(found, CreasePoints):
+        return found.lower(prime)
+    if isinstance(found, SmoothPoints):
+        return found.lower()
+    return _rank(found, prime, seed)
 
 
 def _rank(found: Any, prime: int, seed: int) -> int:

@@ -2,11 +2,11 @@
 
 In order: affine maps, and networks with units that nothing reads or that are constant, are decided
 (`idle_units`, any activation); one hidden layer is decided (globally, any number of inputs; of
-tanh, sigmoid and erf by `smooth_shallow`). Otherwise a functional dimension of parameters less
-hidden units proves that no other parameters close by have the function, up to scaling (local); with
-two hidden layers an enumeration, and with more a chain of traces, may prove it among all parameters
-in general position (generic). Another network with the same function is looked for, mechanism by
-mechanism: only such a witness refutes.
+tanh, sigmoid and erf by `smooth_shallow`). Otherwise the largest functional dimension there can be,
+parameters less hidden units that can be scaled, proves that no other parameters close by have the
+function, up to scaling (local); with two hidden layers an enumeration, and with more a chain of
+traces, may prove it among all parameters in general position (generic). Another network with the
+same function is looked for, mechanism by mechanism: only such a witness refutes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from moduli.kernel.errors import (
 )
 from moduli.kernel.network import Network
 
-from . import smooth_shallow
+from . import smooth_dimension, smooth_shallow
 from .equivalent_parameters import (
     Equivalent,
     distinct,
@@ -222,7 +222,11 @@ def identifiable(
             return _refuted(
                 net, on, Equivalent(verdict.other, "other creases for the same units"), dimension
             )
-    why = f"functional dimension {dimension.lower}, parameters less hidden units"
+    most = "parameters less hidden units"
+    if smooth_dimension.applies(net):
+        scaled = dimension.generic < net.parameters
+        most = "parameters less units that can be scaled" if scaled else "all parameters"
+    why = f"functional dimension {dimension.lower}, {most}"
     if small and trace_ranks(cells) == [
         n for l, n in enumerate(net.widths[:-2]) for _ in range(net.widths[l + 1])
     ]:
@@ -246,9 +250,12 @@ def without_dimension(net: Network, on: Domain) -> Identifiability | None:
             return _analytic(net, on)
     if not isinstance(on, Box):
         raise ArgumentError(Asked("on", on), ": identifiability is asked in a box; give ", ON_BOX)
+    if smooth_dimension.applies(net):
+        return None
     if not all(act.piecewise_linear for act in net.activations):
         raise UnsupportedModel(
-            f"{net}: identifiability is decided for piecewise linear activations, and one hidden layer of tanh, sigmoid, erf"
+            f"{net}: identifiability is decided for piecewise linear activations, tanh, sigmoid and softplus, and one hidden "
+            "layer of erf"
         )
     return _shallow(net, on) if len(net.layers) == 2 and _relu(net) else None
 

@@ -604,6 +604,19 @@ def random_plane(inputs: int, seed: int) -> tuple[Array, Array, Array]:
     return np.zeros(inputs), u, v
 
 
+def plane_within(box: Box, inputs: int, seed: int) -> tuple[Box, tuple[Array, Array, Array]]:
+    """A random plane through the middle of a box, and a square of its coordinates within the box.
+
+    Directions are scaled by the sides of the box: a coordinate of the middle plus s u + t v is off by at
+    most (|u_i| + |v_i|) max(|s|, |t|), which on the square is no more than half a side.
+    """
+    box = box.of_dimension(inputs)
+    _, u, v = random_plane(inputs, seed)
+    half = (box.high - box.low) / 2
+    reach = 1 / float((np.abs(u) + np.abs(v)).max())
+    return Box(-reach, reach), (box.low + half, half * u, half * v)
+
+
 def _start(net: Network, frame: tuple[Array, ...] | None) -> Array:
     if frame is None:
         return np.eye(net.widths[0], net.widths[0] + 1)

@@ -380,42 +380,26 @@ class Table(Result):
         return found
 
     def table(self, extra: list[tuple[str, str]] | None = None) -> Any:
-        from rich.console import Group
-        from rich.table import Table as Grid
+        from moduli.common.tables import Columns, Labelled, Parts
 
-        from moduli.common.result import table as labelled
-
-        grid = Grid(box=None, pad_edge=False)
-        for title in (
-            "run",
-            "test",
-            "share",
-            "noise alone",
-            "whole",
-            "largest",
-            "after",
-            "change",
-            "norm",
-            "contr.",
-            "random",
-        ):
-            if title == "run":
-                grid.add_column(title, header_style="dim")
-            else:
-                grid.add_column(title, header_style="dim", justify="right", no_wrap=True)
+        head = (
+            "run", "test", "share", "noise alone", "whole", "largest", "after", "change", "norm",
+            "contr.", "random",
+        )  # fmt: skip
+        rows = []
         for line in self.lines():
             noise = (
                 f"{line['predicted'][3]:.3f}-{line['predicted'][5]:.3f}"
                 if "predicted" in line
                 else ""
             )
-            grid.add_row(
+            rows.append((
                 line["name"], f"{line['test']:.3f}", f"{line['share']:.3f}", noise,
                 f"{line['share_whole']:.3f}",
                 f"{line['largest']:.2f} ({line['largest_worst']:.2f})",
                 f"{line['after']:.3f} ({line['after_worst']:.3f})", f"{line['change']:.2f}",
                 *(f"{line[k][1]:.3f}" for k in ("at_norm", "at_contribution", "at_random")),
-            )  # fmt: skip
+            ))  # fmt: skip
         notes = [
             (
                 "share",
@@ -435,7 +419,18 @@ class Table(Result):
             ),
         ]
         notes += [("failed", text) for text in self.failures]
-        return Group(labelled(self.statement, [*notes, *(extra or [])]), "", grid)
+        facts = Labelled(self.statement, [*notes, *(extra or [])])
+        return Parts([facts, Columns(head, rows, head[1:])])
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns of the numbers of each setting, for `pandas.DataFrame`."""
+        lines = self.lines()
+        names = [
+            name
+            for name, value in (lines[0] if lines else {}).items()
+            if not isinstance(value, list)
+        ]
+        return {name: [line[name] for line in lines] for name in names}
 
     def rows(self) -> list[tuple[str, str]]:
         return [

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from moduli.common.arguments import question
 from moduli.common.result import Result
 from moduli.kernel.errors import ArgumentError, Asked
 
@@ -66,6 +67,7 @@ def positive(q: Any, w: Any, a: float, xp: Any = np) -> Any:
     return xp.exp(xp.log(xp.sin(a * angle)) - pole / a + rest)
 
 
+@question
 def stable_noise(
     shape: int | Sequence[int],
     alpha: float,
@@ -187,6 +189,7 @@ class Estimate(Result):
         }
 
 
+@question
 def tail_index(
     values: Any,
     *,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moduli.common.arguments import question
 from moduli.common.progress import Progress
 from moduli.common.result import Result
 from moduli.formats.torch_modules import read_module
@@ -74,6 +75,7 @@ class Training(Result):
         }
 
 
+@question
 def perceptron(
     inputs: int, width: int, outputs: int, *, depth: int = 1, bias: bool = False, seed: int = 0
 ) -> nn.Sequential:
@@ -90,6 +92,7 @@ def perceptron(
         return nn.Sequential(*layers, nn.Linear(width, outputs, bias=bias))
 
 
+@question
 def fit(
     module: nn.Module,
     x: Any,

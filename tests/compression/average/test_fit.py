@@ -293,7 +293,8 @@ def test_error_curve():
     assert curve.linear.relative < 1
     json.dumps(curve.to_json())
     assert curve.plot().get_xlabel() == "hidden units"
-    assert len(curve.rows()) == 6
+    assert [row.units for row in curve] == list(curve.to_dict()["units"]) == [2, 4, 6]
+    assert curve[-1].student == shares[-1] == curve.to_dict()["student"][-1]
     assert mo.error_curve(net, on=mo.Gaussian()).units[-1] == 6
     with pytest.raises(ValueError, match="positive"):
         mo.error_curve(net, on=mo.Gaussian(), units=[0])

@@ -91,8 +91,8 @@ def test_instances_are_what_they_claim():
 @pytest.mark.parametrize(
     ("points", "eps", "text"),
     [
-        ([[0.1, 0.0], [1e-20, 0.0]], 0.5, "dyadic"), ([[np.nan, 0.0]], 0.5, "point 0"), ([[0.0, 1.0]], 0.0, "eps=0"),
-        ([[0.0, 1.0]], float("inf"), "eps=inf"), ([1.0, 2.0], 0.5, "shape"), ([[1.0], [2.0]], 0.5, "shape"),
+        ([[0.1, 0.0], [1e-20, 0.0]], 0.5, "dyadic"), ([[np.nan, 0.0]], 0.5, "point 0"), ([[0.0, 1.0]], 0.0, "radius=0"),
+        ([[0.0, 1.0]], float("inf"), "radius=inf"), ([1.0, 2.0], 0.5, "shape"), ([[1.0], [2.0]], 0.5, "shape"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(points, eps, text):

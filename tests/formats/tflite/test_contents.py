@@ -207,3 +207,11 @@ def test_what_is_not_known_is_opaque():
     assert [axis.size for axis in small.network.axes if axis.frozen is None] == [5]
     other = File(**{**vars(f), "operators": [*f.operators[:2], (*f.operators[2][:4], b"pepper")]})
     assert load(other.write(), "x.tflite").digest != graph.digest
+
+
+def test_names_are_shown_on_one_line():
+    f = File()
+    x = f.input(1, 2)
+    f.tensors[x].name = "a\n\x1b[31mb"
+    graph = load(f.write(f.add("RELU", [x], f.value(1, 2))), "made.tflite")
+    assert repr(graph).isprintable()

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from moduli.common.domains import Gaussian, Samples
 from moduli.common.progress import Progress
-from moduli.common.result import Result
+from moduli.common.result import Result, TableResult
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Layer, Network
 
@@ -62,6 +62,9 @@ class Error(NamedTuple):
         return f"{100 * self.relative:.3g} % of the standard deviation (root mean square {self.absolute:.3g})"
 
 
+WORSE = ": closer than the student; give it more units, or this map beside it (skip)"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Narrowed(Result):
     """A network with fewer hidden units that is close on average.
@@ -98,14 +101,21 @@ class Narrowed(Result):
     @property
     def statement(self) -> str:
         units = f"{self.original.units} -> {self.network.units} hidden units"
-        return f"{units}; error {self.error} {self.on}"
+        worse = "; a linear map without any unit is closer" if self.worse_than_linear else ""
+        return f"{units}; error {self.error} {self.on}{worse}"
+
+    @property
+    def worse_than_linear(self) -> bool:
+        """Whether the best affine map, which has no hidden units at all, is closer."""
+        return self.skip is None and self.linear.absolute < self.error.absolute
 
     def rows(self) -> list[tuple[str, str]]:
         rows = [
             ("network", repr(self.original)), ("smaller", repr(self.network)),
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
-            ("error", f"~ {self.error}"), ("a linear map", f"~ {self.linear}"),
+            ("error", f"~ {self.error}"),
+            ("a linear map", f"~ {self.linear}{WORSE if self.worse_than_linear else ''}"),
             ("measured", self.on), ("start", self.start),
         ]  # fmt: skip
         return rows + (
@@ -384,7 +394,7 @@ class _Task:
         return min(best, refined, key=lambda r: r.error.absolute)
 
     def point(self, widths: tuple[int, ...]) -> tuple[Narrowed, Error, Error]:
-        """The student, and the errors with units kept by magnitude and with centres of units."""
+        """The student, and the errors with the largest units and with k-means of the units."""
         return self.student(widths), self._simple(widths, largest), self._simple(widths, kmeans)
 
     def _simple(
@@ -470,14 +480,23 @@ def refine(net: Network, x: Array, values: Array, seed: int = 0) -> Network:
     return net.with_layers(net.with_flat(theta).layers)
 
 
+class ErrorAtSize(NamedTuple):
+    """A line of an `ErrorCurve`: shares of the variance that are lost, outgoing weights fitted in all."""
+
+    units: int
+    student: float
+    kmeans: float
+    largest: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class ErrorCurve(Result):
+class ErrorCurve(TableResult):
     """Error against the number of hidden units.
 
     Attributes:
         units: hidden units of each student. students: the errors reached, and beside them, on the
             same data, `magnitude`: the units with the largest weights kept, outgoing weights fitted
-            again; `kmeans`: centres of units, fitted again.
+            again; `kmeans`: the centres that k-means finds among the units, fitted again.
         linear: of the best affine map. networks: the students.
     """
 
@@ -490,6 +509,8 @@ class ErrorCurve(Result):
     on: str
     networks: tuple[Network, ...] = ()
     kind: ClassVar[str] = "error_curve"
+    head: ClassVar[tuple[str, ...]] = ("hidden units", "student", "k-means", "largest units")
+    numbers: ClassVar[tuple[str, ...]] = head
 
     @property
     def statement(self) -> str:
@@ -497,18 +518,32 @@ class ErrorCurve(Result):
             f"{e.unexplained:.2g} with {m}" for m, e in zip(self.units, self.students, strict=True)
         )
         linear = f"{self.linear.unexplained:.2g} with a linear map"
-        return f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}"
-
-    def rows(self) -> list[tuple[str, str]]:
-        rows = [
-            (
-                "hidden units",
-                "share of variance lost: student, k-means, magnitude (outgoing weights fitted in all)",
-            )
+        worse = [
+            str(m)
+            for m, error in zip(self.units, self.students, strict=True)
+            if error.absolute > self.linear.absolute
         ]
+        closer = f", which is closer than {' and '.join(worse)} units" if worse else ""
+        return (
+            f"share of variance lost {self.on}: {ends} of {self.of} hidden units; {linear}{closer}"
+        )
+
+    def rows(self) -> list[ErrorAtSize]:  # type: ignore[override]
+        """Shares of the variance that are lost, by the number of units."""
+        found = []
         for m, *errors in zip(self.units, self.students, self.kmeans, self.magnitude, strict=True):
-            rows.append((str(m), "   ".join(f"~ {e.unexplained:.2e}" for e in errors)))
-        return [*rows, ("a linear map", f"~ {self.linear.unexplained:.2e}"), ("measured", self.on)]
+            found.append(ErrorAtSize(m, *(error.unexplained for error in errors)))
+        return found
+
+    def cells(self) -> list[list[str]]:
+        return [[str(m), *(f"~ {share:.2e}" for share in shares)] for m, *shares in self.rows()]
+
+    def notes(self) -> list[tuple[str, str]]:
+        return [
+            ("columns", "share of the variance lost, outgoing weights fitted in all"),
+            ("a linear map", f"~ {self.linear.unexplained:.2e}"),
+            ("measured", self.on),
+        ]
 
     def _errors(self) -> dict[str, tuple[Error, ...]]:
         return {"students": self.students, "magnitude": self.magnitude, "kmeans": self.kmeans}

@@ -18,7 +18,7 @@ from moduli.common.progress import Progress
 from moduli.compression.certify import certify, first
 from moduli.compression.exact.first_layers import SCALE, FirstLayers
 from moduli.compression.exact.reduce import flattened, needed, no_units, settle
-from moduli.compression.results import MOVES, Compression, Rank
+from moduli.compression.results import MOVES_ON_BOX, NEXT_ON_BOX, Compression, Rank
 from moduli.kernel.bounds.box_claim import Region
 from moduli.kernel.bounds.sign_splits import Case
 from moduli.kernel.box import Box
@@ -41,11 +41,8 @@ class RegionalCompression(Compression):
     """
 
     stability: Stability
-    names: ClassVar[dict[str, str]] = {
-        **MOVES,
-        "inactive": "inactive on the box",
-        "block": "by linear dependence",
-    }
+    names: ClassVar[dict[str, str]] = MOVES_ON_BOX
+    next_step: ClassVar[str] = NEXT_ON_BOX
 
     @property
     def on(self) -> Box:
@@ -77,7 +74,7 @@ class RegionalCompression(Compression):
 
     @property
     def statement(self) -> str:
-        return f"{super().statement}, on the box"
+        return f"{super().statement}, on {self.on!r}"
 
     def rows(self) -> list[tuple[str, str]]:
         (network, *rest) = super().rows()

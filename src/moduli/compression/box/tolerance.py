@@ -94,11 +94,12 @@ class Within(Compression):
     @property
     def statement(self) -> str:
         sizes = f"{self.original.units} -> {self.network.units} hidden units"
-        return f"{sizes}; outputs differ by at most {above(self.error, 3)} on the box"
+        return f"{sizes}; outputs differ by at most {above(self.error, 3)} on {self.on!r}"
 
     def rows(self) -> list[tuple[str, str]]:
         return [
-            ("network", repr(self.original)), ("smaller", repr(self.network)),
+            ("network", repr(self.original)), ("on", repr(self.on)),
+            ("smaller", repr(self.network)),
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("difference", f"<= {above(self.error, 3)} proved on the box (allowed: {self.eps:.3g})"),

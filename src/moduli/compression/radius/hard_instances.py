@@ -27,50 +27,50 @@ WIDE = 14
 SIDE = 4  # half a box
 
 
-def hard_instance(points: Any, eps: float) -> Network:
-    """A tanh network whose proximate rank at radius `eps` is the least number of boxes of side 2
-    eps that cover the points.
+def hard_instance(points: Any, radius: float) -> Network:
+    """A tanh network whose proximate rank at a radius is the least number of boxes of side 2 radius
+    that cover the points.
 
-    Unit i has the first coordinates of point i, all shifted above eps, as weights, the last one as
-    bias, and outgoing weight 4 eps. So no unit can be constant (its weights exceed eps) or null, no
-    two rows p, -q share a box (their sum exceeds 2 eps), and no group is free (its sum is 4 eps
+    Unit i has the first coordinates of point i, all shifted above radius, as weights, the last one as
+    bias, and outgoing weight 4 radius. So no unit can be constant (its weights exceed radius) or null, no
+    two rows p, -q share a box (their sum exceeds 2 radius), and no group is free (its sum is 4 radius
     times its size): all units are paid, and groups are covers by boxes.
 
     Args:
-        points: ``[h, D]``, D >= 2. eps: > 0.
+        points: ``[h, D]``, D >= 2. radius: > 0.
 
     Raises:
         ShapeError: not a list of points with at least two coordinates. ValueError: a coordinate is
             not finite, or the shift would round it; choose dyadic coordinates of similar size.
 
     >>> import moduli as mo
-    >>> net = mo.hard_instance([[0, 0], [1, 1], [3, 0]], eps=0.5)
+    >>> net = mo.hard_instance([[0, 0], [1, 1], [3, 0]], radius=0.5)
     >>> int(mo.rank(net, radius=0.5))
     2
     """
     x = np.array(points, dtype=np.float64)
     if x.ndim != 2 or x.shape[1] < 2:
         raise ShapeError(f"points of shape {x.shape}: [h, D] with D >= 2 is needed")
-    if not 0 < eps < 2.0**500 or 4 * eps == 0:
-        raise ArgumentError(Asked("eps", eps), ": a positive finite number is needed")
+    if not 0 < radius < 2.0**500 or 4 * radius == 0:
+        raise ArgumentError(Asked("radius", radius), ": a positive finite number is needed")
     if not np.isfinite(x).all():
         raise ValueError(f"point {int(np.argmin(np.isfinite(x).all(axis=1)))} is not finite")
     shift = np.zeros(x.shape[1])
     for k in range(x.shape[1] - 1):
-        need = eps - x[:, k].min(initial=np.inf)
-        # All coordinates above eps, so that signs do not help; powers of two keep dyadic
+        need = radius - x[:, k].min(initial=np.inf)
+        # All coordinates above radius, so that signs do not help; powers of two keep dyadic
         # coordinates exact.
         if need > 0:
             shift[k] = 2.0 ** (np.floor(np.log2(need)) + 1)
         elif need == 0:
-            shift[k] = 2.0 * eps
+            shift[k] = 2.0 * radius
     moved, error = two_sum(x, np.broadcast_to(shift, x.shape))
     if error.any():
         i, k = np.argwhere(error)[0]
         raise ValueError(
             f"point {i}: coordinate {x[i, k]!r} + {shift[k]!r} is no float; choose dyadic coordinates"
         )
-    return Network.mlp(moved[:, :-1], moved[:, -1], np.full((1, len(x)), 4.0 * eps), [0.0])
+    return Network.mlp(moved[:, :-1], moved[:, -1], np.full((1, len(x)), 4.0 * radius), [0.0])
 
 
 def uniform_points(

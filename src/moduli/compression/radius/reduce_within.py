@@ -19,11 +19,11 @@ import numpy as np
 
 from moduli.common.exact_values import exact_arrays
 from moduli.common.progress import Progress
-from moduli.common.result import Result
+from moduli.common.result import TableResult
 from moduli.compression.box.linear_programs import PRODUCTS
 from moduli.compression.certify import certify
 from moduli.compression.exact import reduce
-from moduli.compression.results import Compression, Rank
+from moduli.compression.results import NEXT_NEARBY, Compression, Rank
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import BudgetExhausted, CertificateRejected
 from moduli.kernel.exact_numbers import Array, ExactArray, above, up
@@ -434,6 +434,7 @@ class NearCompression(Compression):
     """
 
     nodes: int = 0
+    next_step: ClassVar[str] = NEXT_NEARBY
 
     @property
     def near(self) -> Near:
@@ -627,8 +628,17 @@ def _reason(net: Network, near: Near, upper: int) -> str:
 # The curve ------------------------------------------------------------------------------------------------------
 
 
+class RankAtRadius(NamedTuple):
+    """A line of a `RankCurve`: bounds of the proximate rank, and the paper's greedy bound."""
+
+    radius: float
+    lower: float
+    upper: float
+    greedy: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class RankCurve(Result):
+class RankCurve(TableResult):
     """Proximate rank against radius, of one network or the mean of several.
 
     Attributes:
@@ -646,6 +656,8 @@ class RankCurve(Result):
     greedies: Ints
     nodes: int
     kind: ClassVar[str] = "curve"
+    head: ClassVar[tuple[str, ...]] = ("radius", "rank", "greedy bound")
+    numbers: ClassVar[tuple[str, ...]] = head
 
     @property
     def lower(self) -> Array:
@@ -671,16 +683,22 @@ class RankCurve(Result):
             f"proximate rank of {what} at {len(self.radii)} radii up to {self.radii[-1]:g}: {count}"
         )
 
-    def rows(self) -> list[tuple[str, str]]:
-        rows = [
-            ("radius", "rank (greedy bound)" if len(self.of) == 1 else "mean rank (greedy bound)")
-        ]
-        for radius, low, high, by_greed in zip(
-            self.radii, self.lower, self.upper, self.greedy, strict=True
-        ):
-            bounds = f"= {high:g}" if low == high else f"{low:g} <= . <= {high:g}"
-            rows.append((f"{radius:.4g}", f"{bounds} ({by_greed:g})"))
-        return rows
+    def rows(self) -> list[RankAtRadius]:  # type: ignore[override]
+        """Means over the networks."""
+        columns = (self.radii, self.lower, self.upper, self.greedy)
+        return [RankAtRadius(*map(float, row)) for row in zip(*columns, strict=True)]
+
+    def cells(self) -> list[list[str]]:
+        found = []
+        for row in self.rows():
+            low, high = f"{row.lower:g}", f"{row.upper:g}"
+            bounds = f"= {high}" if low == high else f"{low} <= . <= {high}"
+            found.append([f"{row.radius:.4g}", bounds, f"{row.greedy:g}"])
+        return found
+
+    def notes(self) -> list[tuple[str, str]]:
+        means = [("ranks", f"means of {len(self.of)} networks")] if len(self.of) > 1 else []
+        return [*means, ("hidden units", ", ".join(map(str, sorted(set(self.of)))))]
 
     def data(self) -> dict[str, Any]:
         table = {"lower": self.lowers, "upper": self.uppers, "greedy": self.greedies}

@@ -2,16 +2,23 @@
 
     q, s, z = DynamicQuantizeLinear(x);  Mul(Cast(MatMulInteger(q, W, z, w)), Mul(s, t))
 
-is MatMul(s (q - z), t (W - w)) over the reals, since the integers are exact; likewise with ConvInteger.
+is MatMul(s (q - z), t (W - w)) over the reals, since the integers are exact where sums fit in 32 bits;
+likewise with ConvInteger.
 The first factor is x rounded by a step that depends on all of x; it is written as an Identity, and said
 to round. Such a model is read, and not written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from .constants import stored_array
 from .nodes import kind_of
+from .writing_out import fits
 
 FLOAT, DOUBLE = 1, 11  # element types
 PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
@@ -26,9 +33,15 @@ class WrittenOut(NamedTuple):
     rounded: frozenset[str]
 
 
-def written_out(proto: Any) -> WrittenOut | None:
-    """None where a model has no such product that is understood."""
-    found = _Finder(proto.graph)
+def written_out(
+    proto: Any, folder: Path | None, arrays: Mapping[str, Any] | None = None
+) -> WrittenOut | None:
+    """None where a model has no such product that is understood.
+
+    Args:
+        folder: where its external data lies. arrays: stored tensors that the model has no numbers of.
+    """
+    found = _Finder(proto.graph, folder, arrays or {})
     nodes = found.nodes()
     if not found.products:
         return None
@@ -40,8 +53,8 @@ def written_out(proto: Any) -> WrittenOut | None:
 
 
 class _Finder:
-    def __init__(self, graph: Any) -> None:
-        self.graph = graph
+    def __init__(self, graph: Any, folder: Path | None, arrays: Mapping[str, Any]) -> None:
+        self.graph, self.folder, self.arrays = graph, folder, arrays
         self.makers = {name: node for node in graph.node for name in node.output if name}
         self.readers: dict[str, list[Any]] = {}
         for node in graph.node:
@@ -108,6 +121,9 @@ class _Finder:
         columns = dense and len(shape) == 2 and scale == [shape[axis]]
         if not (scale in ([], [1]) or columns) or not self._alike(zero_of_weight, scale):
             return
+        zeros = self._array(zero_of_weight) if zero_of_weight else np.zeros(1, dtype=np.int8)
+        if not fits(self._array(weight), zeros, axis):
+            return
         x, y = f"{q}:rounded", last.output[0]
         wide = f"{weight}:{y}"
         if {x, wide} & self.taken:
@@ -126,6 +142,10 @@ class _Finder:
         unread = all(id(reader) in self.gone for reader in self.readers.get(both.output[0], []))
         if unread and both.output[0] not in self.outputs:
             self.gone.add(id(both))
+
+    def _array(self, name: str) -> Any:
+        held = self.arrays.get(name)
+        return stored_array(self.stored[name], self.folder) if held is None else held
 
     def _alike(self, zero: str, scale: list[int]) -> bool:
         """A zero point for each scale, or none."""

@@ -22,6 +22,7 @@ from . import (  # noqa: F401  handlers register themselves
     graph_attention,
     graph_operators,
     integer_blocks,
+    integer_operators,
     operations,
 )
 from .graph_reader import GraphReader, skeleton, stored_arrays
@@ -39,6 +40,7 @@ INTEGER_WEIGHTS = (
     "see session.qdq_matmulnbits_accuracy_level)"
 )
 DYNAMIC = "is quantised while it runs"
+INTEGERS = "computes with integers"
 BLOCKS = "has weights of four bits, or a scale for each block"
 OVER_POSITIONS = {
     "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
@@ -62,24 +64,10 @@ class OnnxSource(Source):
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
         self.read_only = ""  # why it cannot be written
         self.changed = False  # whether it is no longer what the source says
-        self.as_given = None  # what is run to compare, where it is not what is read
+        self.as_given: Any = None  # what is run to compare, where it is not what is read
         inlined = bool(proto.functions)
         with one_line(where):
-            blocks = integer_blocks.concerns(proto)
-            if blocks:
-                self.as_given = skeleton(proto)
-                proto, self.sums = integer_blocks.written_out(proto, folder)
-            if proto.functions:
-                self.as_given = self.as_given or skeleton(proto)
-                arrays = stored_arrays(proto, folder)
-                proto = _without_functions(skeleton(proto))
-            found, rounded = dynamic_rounding.written_out(proto), frozenset[str]()
-            if blocks or found is not None:
-                self.read_only = BLOCKS if blocks else DYNAMIC
-            if found is not None:
-                arrays = arrays or stored_arrays(proto, folder)
-                self.as_given = self.as_given or skeleton(proto)
-                proto, rounded = found
+            proto, arrays, rounded = self._written_out(proto, folder, arrays)
             self.reading = GraphReader(proto, folder, arrays, rounded)
             self.model = self.reading.read()
         self.proto = self.reading.proto = skeleton(proto)
@@ -102,6 +90,34 @@ class OnnxSource(Source):
         floats = [name for name in self.model.inputs if self.reading.floating(name)]
         self.integers = frozenset(self.model.inputs) - frozenset(floats)
         self.formats = self.reading.computed_formats()
+
+    def _written_out(
+        self, proto: Any, folder: Path | None, arrays: Mapping[str, Array] | None
+    ) -> tuple[Any, Mapping[str, Array] | None, frozenset[str]]:
+        """A model in operators that are read, its tensors where they are taken from elsewhere, and values
+        that are rounded.
+        """
+        given, rounded, reasons = proto, frozenset[str](), list[str]()
+        if integer_blocks.concerns(proto):
+            proto, self.sums = integer_blocks.written_out(proto, folder)
+            reasons.append(BLOCKS)
+        if integer_operators.concerns(proto):
+            plain = integer_operators.written_out(proto, folder)
+            if plain is not None:
+                proto = plain
+                reasons.append(INTEGERS)
+        if proto.functions:
+            arrays = stored_arrays(proto, folder)
+            proto = _without_functions(skeleton(proto))
+        dynamic = dynamic_rounding.written_out(proto, folder, arrays)
+        if dynamic is not None:
+            arrays = arrays or stored_arrays(proto, folder)
+            proto, rounded = dynamic
+            reasons.append(DYNAMIC)
+        if proto is not given:
+            self.as_given = skeleton(given)
+        self.read_only = ", and ".join(reasons)
+        return proto, arrays, rounded
 
     def _has_integer_weights(self) -> bool:
         return any(

@@ -18,8 +18,9 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 
-from .constants import NARROW, stored_array, widened_array
+from .constants import NARROW, widened_array
 from .nodes import kind_of
+from .writing_out import Draft, integer_of, new_node
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 FLOAT = 1  # element type
@@ -42,7 +43,7 @@ def concerns(proto: Any) -> bool:
         UnsupportedModel: its blocks are too large; it defines what runtimes have of their own.
     """
     for node in proto.graph.node:
-        size = _number(node, "block_size", 0)
+        size = integer_of(node, "block_size", 0)
         if not 0 <= size <= MOST:
             raise UnsupportedModel(
                 f"{node.op_type} has blocks of {size}; between 1 and {MOST} are understood"
@@ -67,41 +68,29 @@ def written_out(proto: Any, folder: Path | None) -> WrittenOut:
     made.CopyFrom(proto)
     work = _Work(made, folder)
     nodes = list[Any]()
-    for node in made.graph.node:
-        nodes += work.block(node) or work.product(node) or [node]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
+    for each in made.graph.node:
+        nodes += work.block(each) or work.product(each) or [each]
+    work.replace(nodes)
     return WrittenOut(made, frozenset(work.sums))
 
 
 def _is_block(node: Any) -> bool:
-    return kind_of(node) == "DequantizeLinear" and bool(_number(node, "block_size", 0))
+    return kind_of(node) == "DequantizeLinear" and bool(integer_of(node, "block_size", 0))
 
 
 def _is_product(node: Any) -> bool:
     return kind_of(node) == f"{CONTRIBUTED}.{PRODUCT}"
 
 
-def _number(node: Any, name: str, default: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-class _Work:
+class _Work(Draft):
     def __init__(self, proto: Any, folder: Path | None) -> None:
-        self.graph, self.folder, self.sums = proto.graph, folder, set[str]()
-        nodes = self.graph.node
-        self.stored = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.taken = {n for node in nodes for n in (*node.input, *node.output)}
-        self.taken |= {value.name for value in (*self.graph.input, *self.graph.output)}
-        self.taken |= {*self.stored, *(s.values.name for s in self.graph.sparse_initializer)}
-        # an initialiser that is an input too can be another one at run time
-        self.fixed = set(self.stored) - {value.name for value in self.graph.input}
-        self.nested = any(a.HasField("g") or a.graphs for node in nodes for a in node.attribute)
+        super().__init__(proto, folder)
+        self.sums = set[str]()
         narrow = {t.name for t in self.graph.initializer if t.data_type in NARROW}
         if narrow:
             self._refuse(narrow)
         for name in sorted(narrow):
-            self._put(self.stored[name], widened_array(self.stored[name], folder))
+            self.put(self.stored[name], widened_array(self.stored[name], folder))
 
     def _refuse(self, narrow: set[str]) -> None:
         """Integers that are stored in four bits and do not become floats at once."""
@@ -122,31 +111,17 @@ class _Work:
                 "reads them and their zero points, in graphs without parts of their own"
             )
 
-    def _put(self, tensor: Any, array: Tensor) -> None:
-        from onnx import helper
-
-        name = tensor.name
-        tensor.Clear()
-        tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(array.dtype)
-        tensor.dims.extend(array.shape)
-        tensor.raw_data = np.ascontiguousarray(array).tobytes()
-        self.stored[name] = tensor
-
-    def _array(self, name: str) -> Tensor:
-        array: Tensor = stored_array(self.stored[name], self.folder)
-        return array
-
     def block(self, node: Any) -> list[Any] | None:
         """DequantizeLinear of blocks."""
-        if not _is_block(node) or _number(node, "output_dtype", 0) not in (0, FLOAT):
+        if not _is_block(node) or integer_of(node, "output_dtype", 0) not in (0, FLOAT):
             return None
         names = [name for name in node.input if name]
         if len(names) != len(node.input) or len(names) > 3:
             return None
-        if not self._known(names) or self.stored[names[1]].data_type != FLOAT:
+        if not self.known(names) or self.stored[names[1]].data_type != FLOAT:
             return None
-        q, scale, *zero = map(self._array, names)
-        size, axis = _number(node, "block_size", 0), _number(node, "axis", 1)
+        q, scale, *zero = map(self.array, names)
+        size, axis = integer_of(node, "block_size", 0), integer_of(node, "axis", 1)
         if q.dtype not in (np.int8, np.uint8) or not -q.ndim <= axis < q.ndim or not q.size:
             return None
         last = q.ndim - 1
@@ -160,84 +135,63 @@ class _Work:
         rows = np.transpose(q, order)
         whole, output = rows.shape, node.output[0]
         further = [np.transpose(part, order).reshape(-1) for part in (scale, *zero)]
-        shaped = output if order[-1] == last else self._fresh(f"{output}:turned")
+        shaped = output if order[-1] == last else self.fresh(f"{output}:turned")
         found = self._whole(output, rows.reshape(-1, size), further, whole, shaped)
         if order[-1] != last:
-            found.append(_node("Transpose", [shaped], output, perm=np.argsort(order).tolist()))
+            found.append(new_node("Transpose", [shaped], output, perm=np.argsort(order).tolist()))
         return found
 
     def product(self, node: Any) -> list[Any] | None:
         """MatMulNBits."""
-        if not _is_product(node) or _number(node, "accuracy_level", 0) not in EXACT:
+        if not _is_product(node) or integer_of(node, "accuracy_level", 0) not in EXACT:
             return None
         x, packed, scales, zero, order, bias = [*node.input, *[""] * 6][:6]
         stored = [name for name in (packed, scales, zero, bias) if name]
-        bits, size = _number(node, "bits", 4), _number(node, "block_size", 0)
-        inside, outside = _number(node, "K", 0), _number(node, "N", 0)
+        bits, size = integer_of(node, "bits", 4), integer_of(node, "block_size", 0)
+        inside, outside = integer_of(node, "K", 0), integer_of(node, "N", 0)
         if order or not x or bits != 4 or size < 16 or size & size - 1 or inside < 1 or outside < 1:
             return None
-        if not self._known(stored) or self.stored[scales].data_type != FLOAT or inside % size:
+        if not self.known(stored) or self.stored[scales].data_type != FLOAT or inside % size:
             return None
         blocks = inside // size
-        q, s = self._array(packed), self._array(scales)
+        q, s = self.array(packed), self.array(scales)
         if q.dtype != np.uint8 or q.size != outside * blocks * size // 2:
             return None
         if q.shape != (outside, blocks, size // 2) or not _either(s, outside, blocks):
             return None
         rows = _unpacked(q.reshape(outside * blocks, -1))
         if zero:
-            z = self._array(zero)
+            z = self.array(zero)
             if z.dtype != np.uint8 or not _either(z, outside, math.ceil(blocks / 2)):
                 return None
             points = _unpacked(z.reshape(outside, -1))[:, :blocks].reshape(-1)
         else:
             points = np.full(outside * blocks, 8, dtype=np.uint8)
         y = node.output[0]
-        weight, turned = self._fresh(f"{y}:weight"), self._fresh(f"{y}:turned")
-        summed = self._fresh(f"{y}:sum") if bias else y
+        weight, turned = self.fresh(f"{y}:weight"), self.fresh(f"{y}:turned")
+        summed = self.fresh(f"{y}:sum") if bias else y
         found = self._whole(weight, rows, [s.reshape(-1), points], (outside, inside), weight)
-        found.append(_node("Transpose", [weight], turned, perm=[1, 0]))
-        found.append(_node("MatMul", [x, turned], summed))
+        found.append(new_node("Transpose", [weight], turned, perm=[1, 0]))
+        found.append(new_node("MatMul", [x, turned], summed))
         if bias:
-            found.append(_node("Add", [summed, bias], y))
+            found.append(new_node("Add", [summed, bias], y))
         self.sums.add(node.op_type)
         return found
-
-    def _known(self, names: list[str]) -> bool:
-        return not self.nested and all(name in self.fixed for name in names)
-
-    def _fresh(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name
 
     def _whole(
         self, name: str, rows: Tensor, further: list[Tensor], shape: tuple[int, ...], output: str
     ) -> list[Any]:
         """Rows with a scale each, as a tensor of that shape."""
         inputs = [
-            self._stored(f"{name}:{what}", part)
+            self.store(f"{name}:{what}", part)
             for what, part in zip(("rows", "scales", "zeros"), (rows, *further), strict=False)
         ]
-        sizes = self._stored(f"{name}:shape", np.array(shape, dtype=np.int64))
-        made = self._fresh(f"{name}:blocks")
+        sizes = self.store(f"{name}:shape", np.array(shape, dtype=np.int64))
+        made = self.fresh(f"{name}:blocks")
         return [
-            _node("DequantizeLinear", inputs, made, axis=0),
-            _node("Reshape", [made, sizes], output),
+            new_node("DequantizeLinear", inputs, made, axis=0),
+            new_node("Reshape", [made, sizes], output),
         ]
-
-    def _stored(self, name: str, array: Tensor) -> str:
-        tensor = self.graph.initializer.add()
-        tensor.name = self._fresh(name)
-        self._put(tensor, array)
-        return str(tensor.name)
-
-
-def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
-    from onnx import helper
-
-    return helper.make_node(kind, inputs, [output], output, **attributes)
 
 
 def _either(array: Tensor, rows: int, columns: int) -> bool:

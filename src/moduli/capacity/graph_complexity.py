@@ -1,0 +1,212 @@
+"""How large the class of a graph with bounded parameters is, with and without its symmetries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, ClassVar
+
+from moduli.common.domains import Samples
+from moduli.common.graph import Graph
+from moduli.common.result import Result
+from moduli.kernel.errors import ArgumentError, Asked
+
+from .complexity_table import SCALES, Bound, needed, shell
+from .covering_numbers import holding, log, rational
+from .gap_bounds import Real, occam_gap, uniform_gap
+from .graph_covering import GraphClass
+
+SHOWN = 12  # sets of units in a table
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphComplexity(Result):
+    """Covering numbers of the functions that a graph computes with bounded parameters, in the sup norm over
+    inputs of bounded size, and what these say of generalisation.
+
+    Attributes:
+        graph: whose operators, wiring and shapes they are. cls: the class. chosen: whether the bounds were
+            read off its stored numbers. samples: their number. accuracy: eps of the table. delta: 1 -
+            confidence.
+    """
+
+    graph: Graph
+    cls: GraphClass
+    chosen: bool = True
+    samples: int | None = None
+    accuracy: Real = 0.1
+    delta: Real = 0.05
+    kind: ClassVar[str] = "complexity"
+
+    def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
+        """A proved bound of the log of the covering number: the least of Theorem P for graphs and the
+        plain grid.
+        """
+        eps = self.accuracy if accuracy is None else accuracy
+        return self.cls.log_covering(eps, symmetry=symmetry)
+
+    @property
+    def log_symmetries(self) -> float:
+        """Logarithm of the number of orders of units that Theorem P divides by."""
+        return self.cls.log_group
+
+    @property
+    def share(self) -> float:
+        """The part of the plain logarithm that the symmetries are worth."""
+        plain = self.log_covering(symmetry=False)
+        return 1 - self.log_covering() / plain if plain else 0.0
+
+    @property
+    def statement(self) -> str:
+        return (
+            f"log covering number at {self.accuracy:g}: {self.log_covering(symmetry=False):.6g} plain, "
+            f"{self.log_covering():.6g} modulo symmetries ({100 * self.share:.2g} % less)"
+        )
+
+    @cached_property
+    def bounds(self) -> tuple[Bound, ...]:
+        """The table of bounds."""
+        shells = {name: shell(float(b)) for name, b in self.cls.bounds.items()}
+        cls, price = self.cls, 0.0
+        if (
+            self.chosen
+        ):  # known after training only: rounded up to powers of two, which are paid for
+            cls = cls.with_bounds({name: Fraction(top) for name, (top, _) in shells.items()})
+            price = math.fsum(cost for _, cost in shells.values())
+        norms, what = "largest entry of each tensor", "log covering number"
+        rows = [
+            self._row(
+                name,
+                what,
+                self.log_covering(symmetry=symmetry),
+                norms,
+                _direct(cls, symmetry, price),
+            )
+            for name, symmetry in (("plain grid", False), ("Theorem P for graphs", True))
+        ]
+        stored = self.graph.model.live().constants.values()
+        bits = sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
+
+        def occam(n: Real, delta: Real) -> float:
+            return occam_gap(bits, 0.0, n, delta)
+
+        return (*rows, self._row("Occam, as stored", "bits", bits, "none", occam))
+
+    def _row(
+        self, name: str, what: str, value: Real, norms: str, gap: Callable[[Real, Real], float]
+    ) -> Bound:
+        now = None if self.samples is None else gap(self.samples, self.delta)
+        least = needed(lambda n: gap(n, self.delta))
+        return Bound(name, what, value, now, least, norms, "derived here", "proved", "")
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("graph", repr(self.graph))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        cls, reach = self.cls, self.cls.reach
+        size = "not bounded" if reach is None else f"at most e^{log(reach):.4g}"
+        rows = [
+            ("parameters", f"{cls.parameters} in {len(cls.bounds)} tensors"),
+            ("inputs, outputs", f"at most {float(cls.input_bound):g}, {size} over the class"),
+            (
+                "orders of units", f"e^{self.log_symmetries:.6g} of {len(cls.owned)} sets",
+            ),
+        ]  # fmt: skip
+        for bound in self.bounds:
+            samples = "" if bound.needed is None else f"; below 1 from {bound.needed:.3g} samples"
+            gap = f"; gap {bound.verdict}" if bound.verdict else ""
+            rows.append((bound.name, f"{bound.quantity} {bound.value:.6g}{gap}{samples}"))
+        for part in cls.owned[:SHOWN]:
+            entries = ", ".join(f"{name} ({n} each)" for name, n in part.entries.items())
+            rows.append((f"{part.units} units", f"sorted by {entries}"))
+        if len(cls.owned) > SHOWN:
+            rows.append(("...", f"{len(cls.owned) - SHOWN} sets more"))
+        return rows
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "graph": self.graph.digest, "parameters": self.cls.parameters,
+            "input_bound": float(self.cls.input_bound), "accuracy": self.accuracy,
+            "delta": self.delta, "samples": self.samples, "log_symmetries": self.log_symmetries,
+            "log_covering": self.log_covering(),
+            "log_covering_plain": self.log_covering(symmetry=False),
+            "bounds": [{**b._asdict(), "vacuous": b.vacuous} for b in self.bounds],
+            "units": [part._asdict() for part in self.cls.owned],
+        }  # fmt: skip
+
+    def check(self) -> bool:
+        """Compute the class and its symmetries again."""
+        again = GraphComplexity(
+            self.status, self.graph, self.cls.again(), self.chosen, self.samples, self.accuracy, self.delta
+        )  # fmt: skip
+        return again.data() == self.data()
+
+    def plot_data(self) -> dict[str, Any]:
+        """Log covering numbers against accuracy."""
+        eps = [10.0 ** (-k / 4) for k in range(17)]
+        return {
+            "accuracy": eps,
+            "plain": [self.log_covering(e, symmetry=False) for e in eps],
+            "modulo": [self.log_covering(e) for e in eps],
+        }
+
+    def plot(self, ax: Any = None) -> Any:
+        """Log covering numbers against accuracy, with and without symmetries."""
+        from moduli.common.figures import covering_figure
+
+        return covering_figure(self.plot_data(), ax)
+
+
+def complexity(
+    graph: Graph, bound: Any, input_bound: Any, samples: Any, accuracy: Real, delta: Real
+) -> GraphComplexity:
+    """See `api.complexity`."""
+    if not accuracy > 0 or not 0 < delta < 1:
+        raise ArgumentError(
+            Asked("accuracy", accuracy), ", ", Asked("delta", delta),
+            ": accuracy is positive, delta between 0 and 1",
+        )  # fmt: skip
+    count = len(samples.x) if isinstance(samples, Samples) else samples
+    if count is not None and (int(count) != count or count < 1):
+        raise ArgumentError(
+            Asked("samples", samples), ": a positive number of samples, or Samples(x)"
+        )
+    limit = holding(input_bound)
+    if limit <= 0:
+        raise ArgumentError(Asked("input_bound", input_bound), ": a positive number")
+    cls = GraphClass.of(graph.model, limit, graph.source.integers)
+    cls.sensitivities()  # which names a node that is in the way
+    if bound is not None:
+        cls = cls.with_bounds(_given(cls, bound))
+    samples = None if count is None else int(count)
+    return GraphComplexity("bounded", graph, cls, bound is None, samples, accuracy, delta)
+
+
+def _given(cls: GraphClass, bound: Any) -> Mapping[str, Fraction]:
+    """One bound for all tensors, or one for each by its name, which stored numbers must obey."""
+    named = bound if isinstance(bound, Mapping) else dict.fromkeys(cls.bounds, bound)
+    if named.keys() != cls.bounds.keys():
+        wrong = sorted(named.keys() ^ cls.bounds.keys())[0]
+        raise ArgumentError(Asked("bound", bound), f": one for each tensor; what of {wrong!r}?")
+    found = {name: holding(x) for name, x in named.items()}
+    for name, limit in found.items():
+        if cls.bounds[name] > limit:
+            raise ArgumentError(
+                f"an entry of {name!r} has size {float(cls.bounds[name]):.6g}, above ",
+                Asked("bound", limit, f"{float(limit):g}"),
+            )
+    return found
+
+
+def _direct(cls: GraphClass, symmetry: bool, price: float) -> Callable[[Real, Real], float]:
+    """The best gap over accuracies 1, 1/2, 1/4, ..., at the price of trying them all; delta exp(-price) is
+    left for one choice of bounds.
+    """
+    found = [
+        (2.0**-k, price + cls.log_covering(rational(2.0**-k), symmetry=symmetry))
+        for k in range(SCALES)
+    ]
+    return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
