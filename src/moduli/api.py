@@ -20,8 +20,8 @@ import numpy as np
 from moduli.capacity.complexity_table import Complexity
 from moduli.capacity.graph_complexity import GraphComplexity
 from moduli.common.arguments import Reading, question
+from moduli.common.certificate_files import read_certificate
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
-from moduli.common.files import content
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import AsComputed, Result, counted
@@ -61,7 +61,6 @@ from moduli.kernel.errors import (
     UnsupportedModel,
 )
 from moduli.kernel.exact_numbers import above, ceiling
-from moduli.kernel.graph.certificate import SCHEMA as GRAPH_SCHEMA
 from moduli.kernel.graph.certificate import GraphCertificate
 from moduli.kernel.network import Network
 from moduli.kernel.runtime import Runtime
@@ -103,8 +102,6 @@ from .piecewise import (
     smooth_dimension,
 )
 from .training import pruning
-
-SCHEMA_WITHIN = 2**16  # bytes at the start of a certificate among which its schema is looked for
 
 
 @question
@@ -1312,16 +1309,6 @@ class Verdict(Result):
         }  # fmt: skip
 
 
-def _certificate(path: str | Path) -> Certificate | GraphCertificate:
-    """Of a file, by its schema."""
-    text = content(path)
-    kind = GraphCertificate if GRAPH_SCHEMA.encode() in text[:SCHEMA_WITHIN] else Certificate
-    try:
-        return kind.from_json(text)
-    except CertificateRejected as error:
-        raise error.at(str(path)) from None
-
-
 @question
 def check(
     certificate: Certificate | GraphCertificate | str | Path,
@@ -1376,7 +1363,7 @@ def check(
     on=Box(-2, 2) is demanded, but at input 0 the certificate holds from -1.0 to 1.0 only
     """
     if not isinstance(certificate, (Certificate, GraphCertificate)):
-        certificate = _certificate(certificate)
+        certificate = read_certificate(certificate)
     if isinstance(certificate, GraphCertificate):
         accepted = graph_results.check(
             certificate, *load_several([small, large], **reading), max_slack=max_slack, on=on,

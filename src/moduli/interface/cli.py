@@ -713,6 +713,70 @@ def check(
     show(verdict, as_json, quiet, **_told(domain))
 
 
+@cli.command("export-proof")
+@click.argument("certificate")
+@click.argument("small")
+@click.argument("large")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="FILE",
+    help="Where the text goes, for build/moduli-verified FILE.",
+)
+@_options("json", "quiet", *_SOURCE)
+def export_proof(
+    certificate: str, small: str, large: str, out: str, as_json: bool, quiet: bool, **source: Any
+) -> None:
+    """Write a certificate as text for the checker that is verified in Rocq.
+
+    Both networks stand in it in exact numbers, and what the moves do to their layers. Certificates of
+    chains of dense layers on all inputs, or on a box where intervals show the signs; the text claims
+    their slack, and not that units are fewest.
+    The certificate is checked here first: rejected (exit code 1). What the verified checker does not
+    understand is named (3, of a graph 4). See verified/README.md for what has to be trusted.
+
+    \b
+    Example: moduli export-proof small.onnx.cert.json small.onnx controller.onnx -o small.proof
+    """
+    from moduli.common.certificate_files import read_certificate
+    from moduli.common.files import atomic_write
+    from moduli.formats import load_chains
+    from moduli.formats.proof_text import proof_text
+    from moduli.kernel.certificate import Certificate
+
+    claim = read_certificate(certificate)
+    if not isinstance(claim, Certificate):
+        raise mo.UnsupportedModel(
+            f"{certificate} is about graphs; the verified checker understands chains of dense layers"
+        )
+    exported = proof_text(claim, *load_chains([small, large], **_asked(**source)))
+    with writing(out):
+        atomic_write(Path(out), exported.text)
+    if quiet:
+        return
+    region = exported.certificate.region
+    data: dict[str, Any] = {
+        "schema": "moduli.export-proof/1", "written": out, "bytes": len(exported.text),
+        "small": exported.small.digest, "large": exported.large.digest,
+        "slack": asdict(exported.certificate.slack),
+        "holds": "for all inputs" if region is None else f"on the box {region}",
+        "links": {"large": exported.links[0], "small": exported.links[1]},
+        "minimal": "not part of the text" if exported.certificate.minimal else "not claimed",
+    }  # fmt: skip
+    if as_json:
+        return show_data(data)
+    show_rows("proof for the verified checker", [
+        ("small", f"{exported.small!r}, {data['small']}"),
+        ("large", f"{exported.large!r}, {data['large']}"),
+        ("slack", f"<= {exported.certificate.slack}"),
+        ("holds", data["holds"]),
+        ("fewest units", data["minimal"]),
+        ("changed layers", str(sum(exported.links))),
+        ("written", f"{out}, {data['bytes']} bytes"),
+    ])  # fmt: skip
+
+
 _CERTIFICATE = click.option(
     "-o",
     "--out",
