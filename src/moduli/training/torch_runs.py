@@ -219,7 +219,8 @@ def fit(
 
 def _samples(x: Any, y: Any) -> tuple[Tensor, Tensor, bool]:
     """Copies of both as torch trains on them (arrays may be read-only), and whether y are classes."""
-    table, targets = np.array(x, dtype=np.float32), np.array(y)
+    # of tensors, which know no copies, arrays are made first
+    table, targets = np.array(np.asarray(x), dtype=np.float32), np.array(np.asarray(y))
     if len(table) != len(targets) or not len(table):
         raise ShapeError(
             f"{len(table)} inputs and {len(targets)} targets; as many of both are needed"
