@@ -43,6 +43,12 @@ def test_a_new_stage_has_a_pace_of_its_own():
     assert pace.line() == "second: 10 of 50, 1:01:40 gone, at most 0:40 left"
 
 
+def test_a_stage_of_which_something_is_done_began_when_the_one_before_ended():
+    pace = Pace(clock(0, 4, 5))
+    pace.step(1, 4, "first")
+    assert pace.line() == "first: 1 of 4, 0:05 gone, at most 0:12 left"
+
+
 def test_nothing_is_said_of_what_is_not_known():
     pace = Pace(clock(0, 5))
     assert pace.line() == "working, 0:05 gone"
