@@ -41,7 +41,7 @@ python_use_unqualified_type_names = True
 add_module_names = False
 
 html_theme = "furo"
-html_title = "moduli"
+html_title = f"moduli {release}"
 html_static_path = ["_static"]
 html_css_files = ["moduli.css"]
 html_copy_source = False

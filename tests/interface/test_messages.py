@@ -157,7 +157,7 @@ def test_a_witness_far_out_asks_for_a_box():
     assert refuted.status == "refuted"
     far = max(map(abs, refuted.witness.input))
     assert ("to go further" in dict(refuted.rows())) == (far > 1000)
-    assert "to go further" not in dict(mo.equivalent(a, b, on=mo.Box(-1, 1), eps=0).rows())
+    assert "to go further" not in dict(mo.equivalent(a, b, on=mo.Box(-1, 1)).rows())
 
 
 def test_hulls_are_named(tmp_path):

@@ -58,7 +58,7 @@ def _whole(value: Any) -> bool:
 
 
 def _start(value: Any) -> bool:
-    return _whole(value) and value >= 0
+    return bool(_whole(value) and value >= 0)
 
 
 def _seed(value: Any) -> bool:
@@ -89,7 +89,7 @@ def _executor(value: Any) -> bool:
 NUMBER = Word(_number, ("a number is needed",))
 WORDS = {
     "budget": Word(
-        lambda value: _whole(value) and value >= 0,
+        _start,
         ("a whole number of search nodes is needed, such as ", Asked("budget", 10_000)),
     ),
     "seed": Word(_seed, ("a whole number from 0 on is needed, or a numpy.random.Generator",)),

@@ -26,7 +26,7 @@ from .exact.first_layers import SCALE, FirstLayers, first_layers
 from .exact.graph_rounding import precision_of
 from .exact.living_units import FATES, LEFT_OUT, LIVES, WITH_BRANCH, fates_of_units
 from .exact.reduce_source import reduce_source
-from .results import WithSlack
+from .results import NEXT_ON_BOX, WithSlack
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 SHOWN = 12  # axes that lost units, in a table
@@ -39,6 +39,9 @@ class AxisChange(NamedTuple):
     before: int
     after: int
     how: str
+
+
+NEXT_OF_GRAPHS = "ask on a box of the inputs that occur (on), there within a tolerance (eps)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,6 +190,11 @@ class GraphCompression(WithSlack, Result):
             ("smaller", repr(self.network)),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("units", gone or "none can go"),
+            *(
+                []
+                if gone
+                else [("to go further", NEXT_OF_GRAPHS if self.on is None else NEXT_ON_BOX)]
+            ),
             ("slack", _slack_words(self.proof.slack, self.rounded)),
         ]
         if self.first_layer is not None:

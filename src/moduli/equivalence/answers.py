@@ -296,7 +296,14 @@ class Distance(Result):
             found = f"is {self.upper:.6g}"
         if mapped and self.behind is not None:
             found += f", behind it in [{below(self.behind[0], 6)}, {above(self.behind[1], 6)}]"
-        return f"{what} {found} ({self.on})"
+        return f"{what} {found} ({self.where})"
+
+    @property
+    def where(self) -> str:
+        """How and where they are compared, in words."""
+        if self.box is None or self.on != WHERE[1]:
+            return self.on
+        return f"sup over {self.box!r}"
 
     def rows(self) -> list[tuple[str, str]]:
         between = f"{below(self.lower, 6)} <= . <= {above(self.upper, 6)}"
@@ -304,7 +311,7 @@ class Distance(Result):
             between = f"~ {self.extra['value']:.6g}, between {below(self.lower, 6)} and {above(self.upper, 6)}"
             if self._narrow:
                 between = f"~ {self.extra['value']:.9g}, to {self.upper - self.lower:.1g}"
-        rows = [("distance", between), ("on", self.on), ("status", self.status)]
+        rows = [("distance", between), ("on", self.where), ("status", self.status)]
         if self.output_map != "identity":
             rows[0] = (f"before the {self.output_map}", between)
             if self.behind is not None:

@@ -166,15 +166,18 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.start = self.stage = clock()
-        self.first = self.done = 0
+        self.done = 0
         self.total: int | None = None
         self.label, self.at = "", self.start
 
     def step(self, done: int, total: int | None, label: str) -> None:
-        """Another total or fewer things done: another stage, with a pace of its own."""
-        self.at = self.clock()
+        """Another total or fewer things done: another stage, with a pace of its own. It began when the
+        one before ended, or now if nothing of it is done.
+        """
+        now = self.clock()
         if total != self.total or done < self.done:
-            self.stage, self.first = self.at, done
+            self.stage = self.at if done else now
+        self.at = now
         self.done, self.total, self.label = done, total, label
 
     @property
@@ -186,10 +189,10 @@ class Pace:
     @property
     def times(self) -> str:
         gone = f"{_minutes(self.clock() - self.start)} gone"
-        since, passed = self.done - self.first, self.at - self.stage
-        if not self.total or since <= 0 or passed <= 0:
+        passed = self.at - self.stage
+        if not self.total or self.done <= 0 or passed <= 0:
             return gone
-        left = passed * (self.total - self.done) / since
+        left = passed * (self.total - self.done) / self.done
         return f"{gone}, at most {_minutes(left)} left"
 
     def line(self) -> str:

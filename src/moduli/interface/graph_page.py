@@ -21,6 +21,7 @@ from moduli.kernel.graph.operators import Opaque
 
 from .html import Cells, Markup, cells, element, long_table, prose, table
 from .page_parts import Questions, Refusal, Report, Section, page_of, place
+from .timing import milliseconds
 
 NAMED = 3  # tensors of an axis that are named
 KINDS = 8  # of operators that are counted one by one
@@ -35,6 +36,7 @@ def build(
     where: str,
     budget: int,
     progress: Progress | None,
+    timed: bool = False,
 ) -> Report:
     """The page of a graph that was read; `typed` and `where` are the model and the box as a command
     line has them.
@@ -46,7 +48,7 @@ def build(
         raise ArgumentError(
             Asked("on", type(on)), ": a graph is compressed on all inputs or on a box, box:LO,HI"
         )
-    asked = GraphQuestions(graph, typed, on, where, budget, progress=progress)
+    asked = GraphQuestions(graph, typed, on, where, budget, timed, progress=progress)
     order = ORDER if on is None else ON_BOX
     return page_of(graph, model, asked, order, progress, place(on, where))
 
@@ -60,6 +62,7 @@ class GraphQuestions(Questions):
     on: Box | None
     where: str
     budget: int
+    timed: bool = False
 
     def everywhere(self) -> Any:
         """What goes on all inputs: a `GraphCompression` or a `Refusal`."""
@@ -163,13 +166,14 @@ def _several(names: Sequence[str]) -> str:
 def _everywhere(asked: GraphQuestions) -> Section:
     small = asked.everywhere()
     typed = _commands(asked, "small.onnx", "all")
-    return _gone("removed", "What goes on all inputs", small, typed)
+    timed = asked.timed and asked.on is None
+    return _gone("removed", "What goes on all inputs", small, typed, timed)
 
 
 def _on_box(asked: GraphQuestions) -> Section:
     small = asked.on_box()
     typed = _commands(asked, "region.onnx", asked.where) if asked.on is not None else ()
-    return _gone("box", "What goes on the box", small, typed)
+    return _gone("box", "What goes on the box", small, typed, asked.timed)
 
 
 def _commands(asked: GraphQuestions, out: str, where: str) -> tuple[str, ...]:
@@ -180,7 +184,9 @@ def _commands(asked: GraphQuestions, out: str, where: str) -> tuple[str, ...]:
     )
 
 
-def _gone(name: str, title: str, small: Any, typed: tuple[str, ...]) -> Section:
+def _gone(
+    name: str, title: str, small: Any, typed: tuple[str, ...], timed: bool = False
+) -> Section:
     """A compression: the numbers, the first layer, the picture."""
     if isinstance(small, Refusal):
         return Section(name, title, None, small.why, typed)
@@ -190,7 +196,8 @@ def _gone(name: str, title: str, small: Any, typed: tuple[str, ...]) -> Section:
     for change in small.axes:
         if change.axis not in drawn:
             facts.append((change.axis, f"{change.before} -> {change.after}, {change.how}"))
-    body = (table(facts), _doubt(small.first_layer), _picture(small))
+    times = milliseconds(small.original, small.network) if timed else ""
+    body = (table(facts), times, _doubt(small.first_layer), _picture(small))
     line, first = small.statement, small.first_layer
     if first is not None and first.suspicious:
         line += (

@@ -39,7 +39,7 @@ from .html import (
     table,
 )
 from .page_parts import Questions, Refusal, Report, Section, page_of, place
-from .timing import runtime_milliseconds
+from .timing import milliseconds
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
@@ -47,7 +47,6 @@ STUDENTS = 16, 8, 4  # parts of the units needed
 NEAR = 600  # hidden units up to which the page asks for ranks within a radius
 DRAWS = 2_000  # of a box, for averages
 OURS = "derived here"  # rows of the table of bounds that no other page explains
-RUNS = 200  # of which the median time is taken
 AVERAGE = 20_000  # parameters up to which it asks for students
 IDENTITY = 5_000  # parameters up to which it asks what the function tells of them
 CELLS = 4_000  # of a picture of linear pieces
@@ -111,7 +110,7 @@ def build(
         ArgumentError: a graph is asked about on average.
     """
     if isinstance(net, Graph):
-        return graph_page.build(net, model, typed, on, where, budget, progress)
+        return graph_page.build(net, model, typed, on, where, budget, progress, timed)
     figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
@@ -435,7 +434,7 @@ def _removed(asked: ChainQuestions) -> Section:
     if leads is not small:
         line += f"; {_gone(small)} on all inputs"
     if asked.timed:
-        parts.insert(1, _timed(leads))
+        parts.insert(1, milliseconds(leads.original, leads.network))
     if leads.network.units == leads.original.units and not leads.optimal:
         parts.append(element("p", f"To go further: {leads.next_step}.", class_="note"))
     gone = leads.network.units < leads.original.units
@@ -465,19 +464,6 @@ def _architecture(small: Compression) -> Markup:
         f"Before (pale) and after: {before.parameters} parameters, {after.parameters} of them left."
     )
     return figure(drawing(before.widths, names, kept), caption)
-
-
-def _timed(small: Compression) -> Markup:
-    """How long one input takes before and after, in onnxruntime."""
-    times = runtime_milliseconds([small.original, small.network], RUNS)
-    if times is None:
-        return element("p", "Not timed: onnxruntime is not installed.", class_="note")
-    before, after = times
-    return element(
-        "p",
-        f"One input in onnxruntime: {before:.3g} ms before, {after:.3g} ms after (median of {RUNS} runs of "
-        "one thread on this machine).",
-    )
 
 
 def _shares(small: Compression) -> Iterator[Bar]:

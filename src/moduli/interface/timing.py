@@ -16,19 +16,37 @@ from moduli.common.graph import Graph
 from moduli.formats import save
 from moduli.kernel.network import Network
 
+from .html import Markup, element
 
-def runtime_milliseconds(
-    nets: Sequence[Network | Graph], runs: int, seed: int = 0
-) -> list[float] | None:
-    """The median time of one input through each network, of one thread; None without onnxruntime.
+RUNS = 200  # of which the median time is taken
+
+
+def milliseconds(before: Network | Graph, after: Network | Graph) -> Markup:
+    """How long one input takes before and after, as a line of a page."""
+    missing = importlib.util.find_spec("onnxruntime") is None
+    if missing or any(
+        isinstance(net, Graph) and ".onnx" not in net.source.suffixes for net in (before, after)
+    ):
+        why = "onnxruntime is not installed" if missing else "the file is none of onnxruntime's"
+        return element("p", f"Not timed: {why}.", class_="note")
+    try:
+        first, second = runtime_milliseconds([before, after], RUNS)
+    except Exception as error:  # of the runtime, of kinds of its own: the page is made in any case
+        kind = type(error).__name__
+        return element("p", f"Not timed: onnxruntime refuses the file ({kind}).", class_="note")
+    line = f"One input in onnxruntime: {first:.3g} ms before, {second:.3g} ms after"
+    return element("p", f"{line} (median of {RUNS} runs of one thread on this machine).")
+
+
+def runtime_milliseconds(nets: Sequence[Network | Graph], runs: int, seed: int = 0) -> list[float]:
+    """The median time of one input through each network, of one thread.
 
     The networks take turns, so that what else the machine does meets all of them alike.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
-        return None
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it says of files is no part of a page
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
