@@ -404,7 +404,7 @@ def dimension(
             raise ArgumentError(
                 asked, ": the dimension of widths is the same on every box; leave it out"
             )
-        return architectures.dimension(net, budget, seed, progress)
+        return architectures.dimension([int(w) for w in net], budget, seed, progress)
     return _dimension(load_chain(net), on, seed, slice, budget, progress)
 
 
