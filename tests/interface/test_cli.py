@@ -818,6 +818,31 @@ def test_shells_complete_commands():
     assert done.stdout.strip() == "plain,identify"
 
 
+def test_dimension_of_widths_and_of_models(tmp_path):
+    code, out, _ = moduli("dimension", "3,2,2,1", "-o", "w.json", "--json", cwd=tmp_path)
+    data = json.loads(out)
+    assert (code, data["schema"], data["lower"], data["upper"]) == (0, "moduli.dimension/1", 13, 13)
+    assert json.loads((tmp_path / "w.json").read_text())["rank"] == 13
+    code, out, _ = moduli("identify", "4,3,2", "-o", "id.npz", "--json", cwd=tmp_path)
+    data = json.loads(out)
+    assert (code, data["schema"]) == (0, "moduli.identifiable_parameters/1")
+    assert (data["scope"], data["written"]) == ("global", "id.npz")
+    code, out, _ = moduli("dimension", "id.npz", "--on", "box:-1,1", "--json", cwd=tmp_path)
+    assert (code, json.loads(out)["lower"]) == (0, 23 - 3)
+    assert moduli("identify", "2,1,1,1,1", "--quiet", cwd=tmp_path)[0] == 3
+    for arguments, said in (
+        (("dimension", "2,0,1"), "at least 1"),
+        (("dimension", "3,2,1", "--on", "box:-1,1"), "the same on every box"),
+        (("dimension", "id.npz", "--on", "box:-1,1", "-o", "w.json"), "certificates are of widths"),
+        (("dimension", "3,2,1", "-o", "w.txt"), ".json"),
+        (("dimension", "id.npz"), "--on box"),
+        (("identify", "3,2,1", "--on", "box:-1,1"), "leave it out"),
+        (("identify", "id.npz", "--on", "box:-1,1", "-o", "x.npz"), "made of widths"),
+    ):
+        code, _, err = moduli(*arguments, cwd=tmp_path)
+        assert (code, said in err) == (2, True), (arguments, err)
+
+
 def test_identify_says_who_else(tmp_path):
     hat = mo.Network.mlp([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]], [0.0], activation="relu")
     line = mo.Network.mlp(

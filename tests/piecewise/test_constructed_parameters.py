@@ -66,6 +66,10 @@ def test_a_radius_too_large_is_refused():
     fewer = replace(creases, claimed=(creases.claimed[0] - 1, *creases.claimed[1:]))
     with pytest.raises(mo.CertificateRejected, match="within"):
         replace(found, creases=fewer).check()
+    first = {"units": creases.units[1:], "starts": creases.starts[1:], "ends": creases.ends[1:]}
+    for change in (first, {"samples": creases.samples[1:]}):
+        with pytest.raises(mo.CertificateRejected, match="within"):
+            replace(found, creases=replace(creases, **change)).check()
     # A unit whose points on creases are one point again and again has too low a rank.
     starts, ends = creases.starts.copy(), creases.ends.copy()
     mine = np.flatnonzero(creases.units == creases.units[-1])

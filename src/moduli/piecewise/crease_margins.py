@@ -67,8 +67,12 @@ def holds(found: CreasePoints, rho: float) -> bool:
             return False
         for unit in range(net.widths[l + 1]):
             mine = own == unit
+            if mine.sum() != net.widths[l]:  # what is claimed of the segments is not believed
+                return False
             if not has_full_rank(_with_one(middle[mine]), _with_one(reach[mine], 0.0)):
                 return False
+    if len(found.samples) != net.widths[-2] + 1:
+        return False
     *_, last = enclosed(net, found.samples, 0.0, rho)
     for _, part in zip(net.layers[:-1], enclosed(net, found.samples, 0.0, rho), strict=False):
         if not (np.abs(part.z) > part.off).all():
