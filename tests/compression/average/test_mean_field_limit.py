@@ -12,6 +12,7 @@ from moduli.compression.average.gaussian_expectations import UnitLaw, gram
 from moduli.compression.average.mean_field_limit import (
     angular,
     etf,
+    harmonics,
     isotropic,
     mean_field,
     strength,
@@ -149,6 +150,70 @@ def test_the_predicted_losses_against_integration(units, lean):
         2 * (np.maximum(x[:, 0], 0) * np.maximum(x[:, :1] * 0.6 + x[:, 1:] * 0.8, 0)[:, 0]).mean()
     )
     assert angular(0.6) == pytest.approx(constant, rel=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu", "softplus"])
+@pytest.mark.parametrize("inputs", [1, 2, 5])
+def test_harmonics_against_means_over_rotations(kind, inputs):
+    """Coefficients of degree 0, 1 and 2, by averages over random directions; ReLU's are known."""
+    s = mo.Activation(kind)
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((20_000, inputs))
+    directions /= np.linalg.norm(directions, axis=1)[:, None]
+    rows = np.zeros((1, inputs))
+    rows[0, 0] = 0.7
+    (kernel,) = gram(
+        s, UnitLaw(np.zeros(20_000), 1.3 * directions), None, UnitLaw(np.zeros(1), rows)
+    )
+    cosine, kernel = directions[:, 0], kernel[:, 0]
+    first, tilt, bend = (x[0, 0] for x in harmonics(s, np.array([1.3]), np.array([0.7]), inputs))
+    assert first == pytest.approx(kernel.mean(), rel=0.03)
+    assert tilt == pytest.approx((kernel * cosine).mean() / np.square(cosine).mean(), rel=0.03)
+    bent = cosine**2 - 1 / inputs
+    if inputs > 1:
+        assert bend == pytest.approx((kernel * bent).mean() / np.square(bent).mean(), rel=0.05)
+    else:
+        assert bend == 0
+    if kind == "relu":
+        assert first == pytest.approx(1.3 * 0.7 * isotropic(inputs), rel=1e-4)
+        assert tilt == pytest.approx(1.3 * 0.7 / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu"])
+def test_finite_targets(kind):
+    """Each level is nearer; with the quadratic part the loss of the frame is right to a hundredth
+    even for 100 units, where the limit is off by half of it.
+    """
+    net = mo.Network.mlp(
+        *(p for layer in wide(100, 10).layers for p in (layer.weight, layer.bias)), activation=kind
+    )
+    field = mean_field(net, mo.Gaussian())
+    off = [field.off(level) for level in ("S0", "S-iso", "S1", "S2")]
+    assert off == sorted(off, reverse=True)
+    assert off[3] < 0.1 * off[2] < 0.1 * off[1]
+    true = field.loss(5, "exact")
+    assert abs(field.loss(5, "S2") - true) < 0.02 * true
+    assert field.loss(5) > 1.2 * true
+    goal = Population(ShallowNetwork.of(net, field.whitening), biases=False)
+    rows = UnitLaw(np.zeros(5), field.frame(5))
+    assert project(goal, rows).square / field.square == pytest.approx(true, rel=1e-5)
+
+
+def test_other_activations():
+    """The frame of gelu has a length of its own; its student is no worse than predicted."""
+    arrays = [p for layer in wide(600, 20).layers for p in (layer.weight, layer.bias)]
+    field = mean_field(mo.Network.mlp(*arrays, activation="gelu"), mo.Gaussian())
+    assert field.applies
+    assert field.share > 0.95
+    rows = field.frame(6)
+    lengths = np.linalg.norm(rows, axis=1)
+    assert np.ptp(lengths) < 1e-9
+    for factor in (0.7, 1.4):
+        assert field._left(factor * rows, "S-iso") > field.loss(6)
+    small = field.student(6)
+    lost = distance(field.network, small, mo.Gaussian())[0] ** 2 / field.square
+    assert lost == pytest.approx(field.loss(6), rel=0.2)
+    assert small.activations[0].kind == "gelu"
 
 
 def test_functions_that_are_nothing():

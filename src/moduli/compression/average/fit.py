@@ -165,9 +165,11 @@ class Population(Goal):
         cross = gram(s, student, s, self.target.units, orders, nodes)
         s0, s1, s2, s3 = means(s, student, (0, 1, 2, 3), nodes)
         mean, tilt = means(s, self.target.units, (0, 1), nodes)
-        s0, mean = self.biases * s0, self.biases * mean
-        shift, slope = mean @ self.outer, (self.outer * tilt[:, None]).T @ self.target.units.row
-        k, r = own[0] - np.outer(s0, s0), cross[0] @ self.outer - np.outer(s0, shift)
+        # With biases both are centred; without, the output bias of the target is to be met as well.
+        shift = mean @ self.outer if self.biases else -self.target.bias
+        slope = (self.outer * tilt[:, None]).T @ self.target.units.row
+        k = own[0] - self.biases * np.outer(s0, s0)
+        r = cross[0] @ self.outer - np.outer(s0, shift)
         linear = student.row * s1[:, None]
         if self.skip:
             k, r = k - linear @ linear.T, r - linear @ slope.T
@@ -183,9 +185,9 @@ class _Adjoint:
 
         K = E s(X) s(X)' - S_0 S_0' - L L',   R = E s(X) s(Y)' V - S_0 shift' - L slope',   L = diag(S_1) w
 
-    (without biases S_0 = 0 here, without skip L = 0). Price's theorem gives the derivatives of an
-    expectation: by the mean of X that of order (1, 0), by its variance |w_i|^2 half of (2, 0), by a
-    covariance <w_i, w_j> that of (1, 1). So
+    (without biases K without S_0 S_0', and shift is minus the output bias; without skip L = 0).
+    Price's theorem gives the derivatives of an expectation: by the mean of X that of order (1, 0), by
+    its variance |w_i|^2 half of (2, 0), by a covariance <w_i, w_j> that of (1, 1). So
 
         d/dm_i E s(X_i) s(X_j) = E s' s,      d/dw_i E s(X_i) s(X_j) = (E s'' s) w_i + (E s' s') w_j
         d/dm_i S_k = S_{k+1},                 d/dw_i S_k = S_{k+2} w_i
@@ -214,7 +216,7 @@ class _Adjoint:
     def __call__(self, by_k: Array, by_r: Array) -> tuple[Array, Array]:
         goal, row = self.goal, self.student.row
         both = by_k + by_k.T
-        by_s0 = -goal.biases * (both @ self.s0 + by_r @ self.shift)
+        by_s0 = -(goal.biases * (both @ self.s0) + by_r @ self.shift)
         by_mean = (both * self.own[1]).sum(axis=1) + by_s0 * self.s1
         along_row = (both * self.own[2]).sum(axis=1) + by_s0 * self.s2  # what multiplies w_i itself
         by_row = (both * self.own[3]) @ row
