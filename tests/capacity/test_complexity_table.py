@@ -132,7 +132,7 @@ def test_samples_count_or_are_given():
     [
         ({"samples": 0}, "positive number"), ({"accuracy": -1}, "accuracy"), ({"accuracy": 0}, "accuracy"),
         ({"delta": 1}, "delta"), ({"bound": 0.5}, r"entry of layer 1 has size"), ({"norm": "3"}, "norm"),
-        ({"activation": "tanh"}, "the network says relu"),
+        ({"activation": "tanh"}, "is for files that store none"),
     ],
 )  # fmt: skip
 def test_refusals(options, said):

@@ -24,7 +24,6 @@ from moduli.common.result import Result, notebook, plain
 from moduli.compression.exact.reduce import compress
 from moduli.equivalence import order_payload
 from moduli.equivalence.group import SymmetryGroup
-from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
@@ -654,13 +653,6 @@ def complexity(
             ": accuracy is positive, delta between 0 and 1",
         )  # fmt: skip
     if net is not None:
-        if activation is not None and [Activation.of(activation)] * len(net.activations) != list(
-            net.activations
-        ):
-            raise ArgumentError(
-                Asked("activation", activation),
-                f": the network says {', '.join(map(str, net.activations))}; leave it out",
-            )
         cls = Class.of_network(net.widths, list(net.activations), 1, input_bound, norm)
         cls = _class_of(net, cls) if bound is None else replace(cls, bounds=_limits(net, bound))
     else:

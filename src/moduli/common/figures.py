@@ -38,7 +38,7 @@ def axes(ax: Any = None, count: int = 1) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     if ax is None:
-        figure = Figure(figsize=(6.4 if count == 1 else 4.8 * count, 4.0), layout="constrained")
+        figure = Figure(figsize=(7.2 if count == 1 else 4.8 * count, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots(1, count)
         ax = shown(ax) if count == 1 else Row(ax)
@@ -278,9 +278,11 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Log covering number against accuracy, and what part of it symmetries save against the width."""
     both = axes(ax, 2)
     left, right = both
-    left.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
-    left.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
-    left.set(xlabel="accuracy", ylabel="log covering number")
+    logarithms = [
+        ("plain grid", data["plain"], GREY), ("modulo symmetries", data["modulo"], BLUE),
+    ]  # fmt: skip
+    curves(left, data["accuracy"], logarithms, marker="")
+    left.set(xscale="log", xlabel="accuracy", ylabel="log covering number")
     left.invert_xaxis()
     legend(left)
     shares = [
