@@ -667,6 +667,24 @@ def test_the_strength_that_the_help_names_removes_units(tmp_path):
     assert mo.load(tmp_path / "small.onnx").units <= 200 - trained["vanished"]
 
 
+@pytest.mark.slow
+def test_from_heavy_tails_to_a_provably_smaller_file(tmp_path):
+    """The commands of docs/tour.md."""
+    noise = ("--alpha", 1.75, "--sigma", 0.01, "--annealed", "--group-lasso", 0.06)
+    trained = answer(
+        "train", "digits", "-o", "d.onnx", *noise, "--steps", 1500, "--lr", 0.1, cwd=tmp_path
+    )
+    assert trained["vanished"] > 150
+    assert trained["measured"]["test"] > 0.93
+    answer("compress", "d.onnx", "-o", "small.onnx", cwd=tmp_path)
+    assert mo.load(tmp_path / "small.onnx").units <= 200 - trained["vanished"]
+    code, _, err = moduli(
+        "check", "small.onnx.cert.json", "small.onnx", "d.onnx", "--on", "all", "--minimal",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+
+
 def test_where_nothing_goes_it_says_what_else_to_give_up(tmp_path):
     data = answer("compress", "zoo:digits-plain", "-o", "s.onnx", cwd=tmp_path)
     for way in ("--on box:LO,HI", "--eps E", "--radius R", "moduli train --group-lasso"):
