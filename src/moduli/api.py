@@ -349,8 +349,8 @@ def error_curve(
 
 @question
 def mean_field(net: Any, *, on: Gaussian | None = None, **reading: Unpack[Reading]) -> MeanField:
-    """The simplified problem of wide random ReLU networks for this one: whether it applies, what it
-    predicts, its frame.
+    """The simplified problem of wide random networks for this one: whether it applies, what it
+    predicts, its frame. For one hidden layer of an activation with Gaussian expectations, one output.
 
     Args:
         on: by default the standard normal law.

@@ -1013,3 +1013,39 @@ def test_without_an_extra_its_pip_command_is_printed(tmp_path, package, extra, a
     assert done.returncode == 4
     assert f"pip install 'moduli[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rank_the_other_way_round(tmp_path):
+    net = mo.Network.mlp([[1.0], [1.5]], [0.0, 0.0], [[2.0, 2.0]], [0.0])
+    model = mo.save(net, tmp_path / "net.npz")
+    data = answer("rank", model, "--units", 1, cwd=tmp_path)
+    assert data["schema"] == "moduli.radius_for/1"
+    assert data["lower"] == data["upper"] == 0.25
+    near = answer("rank", model, "--units", 1, "--euclidean", cwd=tmp_path)
+    assert near["schema"] == "moduli.rank_distance/1"
+    assert near["upper"] == pytest.approx(0.125**0.5)
+    for wrong in (("--euclidean",), ("--units", 1, "--radius", 0.1)):
+        code, _, err = moduli("rank", model, *wrong, cwd=tmp_path)
+        assert code == 2
+        assert "--units" in err
+
+
+def test_students_without_biases(tmp_path):
+    rng = np.random.default_rng(0)
+    net = mo.Network.mlp(
+        rng.standard_normal((6, 2)),
+        np.zeros(6),
+        rng.standard_normal((1, 6)),
+        [0.0],
+        activation="relu",
+    )
+    model = mo.save(net, tmp_path / "net.npz")
+    options = ("--on", "gaussian", "--units", 2, "--no-biases", "--starts", 0)
+    data = answer("compress", model, "-o", "small.npz", *options, cwd=tmp_path)
+    assert data["biases"] is False
+    small = mo.load(tmp_path / "small.npz")
+    assert small.widths == (2, 2, 1)
+    assert not any(layer.bias.any() for layer in small.layers)
+    code, _, err = moduli("compress", model, "-o", "x.npz", "--no-biases", cwd=tmp_path)
+    assert code == 2
+    assert "mean errors" in err

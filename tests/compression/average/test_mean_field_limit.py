@@ -155,7 +155,7 @@ def test_the_predicted_losses_against_integration(units, lean):
 @pytest.mark.parametrize("kind", ["relu", "gelu", "softplus"])
 @pytest.mark.parametrize("inputs", [1, 2, 5])
 def test_harmonics_against_means_over_rotations(kind, inputs):
-    """Coefficients of degree 0, 1 and 2, by averages over random directions; ReLU's are known."""
+    """Coefficients of degree 0, 1 and 2, fitted in random directions; ReLU's are known."""
     s = mo.Activation(kind)
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((20_000, inputs))
@@ -165,15 +165,16 @@ def test_harmonics_against_means_over_rotations(kind, inputs):
     (kernel,) = gram(
         s, UnitLaw(np.zeros(20_000), 1.3 * directions), None, UnitLaw(np.zeros(1), rows)
     )
-    cosine, kernel = directions[:, 0], kernel[:, 0]
-    first, tilt, bend = (x[0, 0] for x in harmonics(s, np.array([1.3]), np.array([0.7]), inputs))
-    assert first == pytest.approx(kernel.mean(), rel=0.03)
-    assert tilt == pytest.approx((kernel * cosine).mean() / np.square(cosine).mean(), rel=0.03)
-    bent = cosine**2 - 1 / inputs
-    if inputs > 1:
-        assert bend == pytest.approx((kernel * bent).mean() / np.square(bent).mean(), rel=0.05)
-    else:
-        assert bend == 0
+    cosine = directions[:, 0]
+    basis = np.column_stack([np.ones(20_000), cosine, cosine**2 - 1 / inputs])
+    first, tilt, bend = np.linalg.lstsq(basis, kernel[:, 0], rcond=None)[0]
+    found = harmonics(s, np.array([1.3]), np.array([0.7]), inputs)
+    # What is left of degree 3 and above is small beside these: so is what sampling makes of it.
+    size = abs(first)
+    assert found[0][0, 0] == pytest.approx(first, abs=1e-3 * size)
+    assert found[1][0, 0] == pytest.approx(tilt, abs=1e-3 * size)
+    assert found[2][0, 0] == pytest.approx(bend if inputs > 1 else 0.0, abs=2e-3 * size)
+    first, tilt = found[0][0, 0], found[1][0, 0]
     if kind == "relu":
         assert first == pytest.approx(1.3 * 0.7 * isotropic(inputs), rel=1e-4)
         assert tilt == pytest.approx(1.3 * 0.7 / 4, rel=1e-4)
@@ -200,7 +201,9 @@ def test_finite_targets(kind):
 
 
 def test_other_activations():
-    """The frame of gelu has a length of its own; its student is no worse than predicted."""
+    """The frame of gelu has a length: the longer the better, up to where it is searched for; its
+    student is as good as predicted.
+    """
     arrays = [p for layer in wide(600, 20).layers for p in (layer.weight, layer.bias)]
     field = mean_field(mo.Network.mlp(*arrays, activation="gelu"), mo.Gaussian())
     assert field.applies
@@ -208,7 +211,7 @@ def test_other_activations():
     rows = field.frame(6)
     lengths = np.linalg.norm(rows, axis=1)
     assert np.ptp(lengths) < 1e-9
-    for factor in (0.7, 1.4):
+    for factor in (0.02, 0.1, 0.5):
         assert field._left(factor * rows, "S-iso") > field.loss(6)
     small = field.student(6)
     lost = distance(field.network, small, mo.Gaussian())[0] ** 2 / field.square
