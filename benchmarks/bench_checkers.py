@@ -28,6 +28,7 @@ MODELS = (
 ON_BOXES = (
     "TORA_ReLUtanh_controller.converted.onnx", "acasxu_1_1.converted.onnx", "rl_cartpole.onnx",
 )  # fmt: skip
+GRAPHS = ("cifar10_resnet_2b.onnx", "mnist_convnet_maxpool.onnx")
 LIMIT_S = 600
 
 
@@ -55,18 +56,27 @@ def line(name: str, source: str | Path, on: Any) -> str:
     """One row: a certificate made anew, checked by both from files."""
     net = mo.load(source)
     small = mo.compress(net, on=on) if on is not None else mo.compress(net)
-    moves = len(small.certificate.large_moves)
+    chain = isinstance(net, mo.Network)
+    moves = len(small.certificate.large_moves) if chain else sum(map(len, small.certificate.rounds))
+    suffix = "npz" if chain else "onnx"
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in ("cert.json", "small.npz", "large.npz")]
+        files = [
+            Path(folder) / name for name in ("cert.json", f"small.{suffix}", f"large.{suffix}")
+        ]
         small.save(files[0])
         mo.save(small.network, files[1])
         mo.save(net, files[2])
         size = files[0].stat().st_size
         first, one = taken("-m", "moduli", "check", *files, "--quiet")
         second, two = taken("-I", ROOT / "checker" / "moduli_check.py", *files)
+    units = (
+        f"{net.units} -> {small.network.units}"
+        if chain
+        else f"of a graph, {small.network.parameters} parameters left"
+    )
     where = "all inputs" if on is None else "box"
     return (
-        f"| {name} | {where} | {net.units} -> {small.network.units} | {net.parameters} | {moves} | {size / 1000:.1f} | "
+        f"| {name} | {where} | {units} | {net.parameters} | {moves} | {size / 1000:.1f} | "
         f"{one} in {first:.2f} | {two} in {second:.2f} | {second / first:.2g} |"
     )
 
@@ -78,12 +88,15 @@ def main() -> None:
     for name in ZOO:
         print(line(f"zoo:{name}", f"zoo:{name}", None), flush=True)
     print(line("zoo:digits-relu", "zoo:digits-relu", mo.Box(0, 1)), flush=True)
+    print(line("zoo:person-detector", "zoo:person-detector", None), flush=True)
     if not SHARED.is_dir():
         print(f"\nno models at {SHARED}: set MODULI_SHARED")
         return
     boxes = json.loads((SHARED / "boxes.json").read_text())
     for name in MODELS:
         print(line(name, SHARED / name, None), flush=True)
+    for name in GRAPHS:
+        print(line(name, SHARED / name, mo.Box(0, 1)), flush=True)
     for name in ON_BOXES:
         model = name.removesuffix(".converted.onnx")
         ends = next(boxes[k] for k in sorted(boxes) if k == name or k.startswith(f"{model}."))

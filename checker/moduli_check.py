@@ -2973,6 +2973,8 @@ def check_chain(data: Any, small: Network, large: Network) -> Verdict:
     total = proved[0] + more, proved[1]
     if not (total[0] <= constant and total[1] <= growth):
         shown = [repr(outward(x, 1)) for x in total]
+        if region and shown[0] == "inf":
+            raise NotUnderstood("differences beyond all floats")
         claimed = f"slack {constant!r} + {growth!r} |x| is claimed, and {shown[0]} + {shown[1]} |x| is proved"
         raise Rejected(claimed)
     if read["minimal"]:
@@ -3083,8 +3085,9 @@ def linear_op(
     free: Any,
     detail: Any = (),
     padded: bool = False,
+    groups: int = 1,
 ) -> Op:
-    return Op("Linear", (("reads", reads), ("writes", writes), ("columns", columns), ("rows", rows), ("groups", 1),
+    return Op("Linear", (("reads", reads), ("writes", writes), ("columns", columns), ("rows", rows), ("groups", groups),
                          ("padded", padded), ("uniform", True), ("free", free), ("detail", detail)))  # fmt: skip
 
 
@@ -3253,14 +3256,15 @@ def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
         holds = (
             _axes((i for i, _ in free), len(x))
             and _axes((o for _, o in free), len(made))
-            and op["groups"] == 1
+            and op["groups"] >= 1
         )
         holds = (
             holds and _axes((op["columns"], op["rows"]), len(w)) and _paired(op["free"], x, made)
         )
-        holds = (
-            holds and all(isinstance(n, int) for n in w) and _meet(x[op["reads"]], w[op["columns"]])
-        )
+        holds = holds and all(isinstance(n, int) for n in w) and w[op["rows"]] % op["groups"] == 0
+        holds = holds and _meet(x[op["reads"]], w[op["columns"]] * op["groups"])
+        if op["groups"] > 1 and w[op["columns"]] != 1:
+            raise NotUnderstood("a layer of groups that read several channels each")
         plain = len(w) > 2 or len(free) == len(x) == len(made)
         return (
             holds
@@ -3422,7 +3426,16 @@ def tie(step: Step, ties: Ties) -> None:
         ties.same((w, op["rows"]), (y, op["writes"]))
         if len(step.inputs) > 2:
             ties.same((w, op["rows"]), (step.inputs[2], 0))
-        ties.same((x, op["reads"]), (w, op["columns"]))
+        if op["groups"] == 1:
+            ties.same((x, op["reads"]), (w, op["columns"]))
+        else:  # each channel of x with all that is made of it
+            each = shapes[w][op["rows"]] // op["groups"]
+            ties.pick((y, op["writes"]), (x, op["reads"]), [i * each for i in range(op["groups"])])
+            ties.pick(
+                (y, op["writes"]),
+                (y, op["writes"]),
+                [j // each * each for j in range(each * op["groups"])],
+            )
         for i, o in op["free"]:
             ties.same((x, i), (y, o))
         for name, kept in ((x, {op["reads"], *(i for i, _ in op["free"])}), (y, {op["writes"], *(o for _, o in op["free"])}),
@@ -3621,8 +3634,14 @@ class Known:
         bias = self.graph.value(step.inputs[2]) if len(step.inputs) > 2 else None
         if axis != op["writes"] or weight is None or (len(step.inputs) > 2 and bias is None):
             return None
-        inside, found = self.of(x, op["reads"]), []
+        if not isinstance(self.graph.shapes[x][op["reads"]], int):
+            return None
+        read, found = self.of(x, op["reads"]), []
         for o in range(weight.shape[op["rows"]]):
+            inside = (
+                read if op["groups"] == 1 else [read[o * op["groups"] // weight.shape[op["rows"]]]]
+            )
+            of_one = None if op["groups"] == 1 else inside[0][:2]
             row = slice_of(weight, op["rows"], o)
             b = (
                 Fraction(0 if bias is None else bias.data[o])
@@ -3656,7 +3675,7 @@ class Known:
                 )
             whole_row = [*map(Fraction, row), b]
             lead = next((q for q in whole_row if q), ZERO)
-            key = (step.output, tuple(q / lead for q in whole_row)) if lead else CONSTANT
+            key = (step.output, of_one, tuple(q / lead for q in whole_row)) if lead else CONSTANT
             found.append(
                 fact(CONSTANT, value) if value is not None else fact(key, lead or ONE, low, high)
             )
@@ -4051,10 +4070,10 @@ def remove(
     demand(not targets & set(gone), "a unit is merged into one that goes")
     kept = {}
     for place, labels in places.items():
-        stay = [i for i, u in enumerate(labels) if u not in gone]
-        demand(stay, f"nothing is left of axis {place[1]} of {place[0][:40]!r}")
-        if len(stay) < len(labels):
-            kept[place] = stay
+        rest = [i for i, u in enumerate(labels) if u not in gone]
+        demand(rest, f"nothing is left of axis {place[1]} of {place[0][:40]!r}")
+        if len(rest) < len(labels):
+            kept[place] = rest
     known, changes = Known(graph, ends), dict[str, dict[str, list[Any]]]()
     for step in graph.steps:
         if step.op.kind == "Linear":
@@ -4221,6 +4240,21 @@ def _restricted(
     steps = []
     for step in graph.steps:
         op = step.op
+        left_here = (
+            kept.get((step.output, op["writes"]))
+            if op.kind == "Linear" and op["groups"] > 1
+            else None
+        )
+        if left_here is not None:
+            each = graph.shapes[step.inputs[1]][op["rows"]] // op["groups"]
+            whole_groups = [i for i in left_here if i % each == 0]
+            demand(
+                left_here == [i + k for i in whole_groups for k in range(each)],
+                "a group would lose some of its channels",
+            )
+            op = Op(
+                "Linear", tuple((k, len(whole_groups) if k == "groups" else v) for k, v in op.given)
+            )
         if op.kind == "Reshape":
             sizes = tuple(
                 n if n is None else shapes[step.output][a] for a, n in enumerate(op["sizes"])
@@ -4340,11 +4374,17 @@ def _carried(
         w = step.inputs[1]
         (now, off), tensor_now = held(w), graph.stored[w]
         bias = held(step.inputs[2]) if len(step.inputs) > 2 else ([], [])
-        n = tensor_now.shape[op["columns"]]
-        size, gap = sizes[x].at(op["reads"], n), gaps[x].at(op["reads"], n)
+        n, rows = tensor_now.shape[op["columns"]] * op["groups"], tensor_now.shape[op["rows"]]
+        all_sizes, all_gaps = sizes[x].at(op["reads"], n), gaps[x].at(op["reads"], n)
         tops, outs = list[Pair](), list[Pair]()
         views = [tensor_now._replace(data=part) for part in (now, off)]
-        for o in range(tensor_now.shape[op["rows"]]):
+        for o in range(rows):
+            part = (
+                slice(None)
+                if op["groups"] == 1
+                else slice(o * op["groups"] // rows, o * op["groups"] // rows + 1)
+            )
+            size, gap = all_sizes[part], all_gaps[part]
             taps: Any = [
                 [sum(map(abs, column), ZERO) for column in Known._taps(view, op, o)]
                 for view in views
@@ -4626,6 +4666,25 @@ def _onnx_step(
             y,
             shape,
         )
+    if (
+        op == "Clip"
+        and opset >= 11
+        and len(node.inputs) == 3
+        and not at
+        and all(n in stored for n in node.inputs[1:])
+    ):
+        held = [stored[name] for name in node.inputs[1:]]
+        if any(len(part.data) != 1 for part in held):
+            raise NotUnderstood("ends of a Clip that are no numbers")
+        return emit(
+            Op(
+                "Elementwise",
+                (("kind", "clip"), ("numbers", tuple(float(part.data[0]) for part in held))),
+            ),
+            [x],
+            y,
+            shape,
+        )
     if op in BINARY and len(node.inputs) == 2 and not at:
         return emit(
             Op("Elementwise", (("kind", BINARY[op]), ("numbers", ()))),
@@ -4646,7 +4705,13 @@ def _onnx_step(
             y,
             shape,
         )
-    if op == "Conv" and node.inputs[1] in stored and at.get("group", 1) == 1 and len(shape) > 2:
+    groups = at.get("group", 1)
+    if (
+        op == "Conv"
+        and node.inputs[1] in stored
+        and len(shape) > 2
+        and (groups == 1 or stored[node.inputs[1]].shape[1:2] == (1,))
+    ):
         weight = stored[node.inputs[1]].shape
         _only(at, {"strides", "pads", "dilations", "auto_pad", "group", "kernel_shape"})
         if len(weight) != len(shape) or at.get("kernel_shape", list(weight[2:])) != list(
@@ -4661,10 +4726,17 @@ def _onnx_step(
             ),
         )
         inputs = [name for name in node.inputs if name]
-        if shape[1] != weight[1] or not all(name in stored for name in inputs[1:]):
+        if (
+            shape[1] != weight[1] * groups
+            or weight[0] % groups
+            or not all(name in stored for name in inputs[1:])
+        ):
             raise NotUnderstood("a convolution whose parts do not fit")
         return emit(
-            linear_op(1, 1, 1, 0, ((0, 0),), detail, reach), inputs, y, (shape[0], weight[0], *made)
+            linear_op(1, 1, 1, 0, ((0, 0),), detail, reach, groups),
+            inputs,
+            y,
+            (shape[0], weight[0], *made),
         )
     if op == "Gemm" and node.inputs[1] in stored and len(shape) == 2 and not at.get("transA", 0):
         _only(at, {"alpha", "beta", "transA", "transB"})
@@ -4715,7 +4787,7 @@ def _onnx_step(
             or at.get("ceil_mode", 0)
         ):
             raise NotUnderstood("a pool whose windows may hold nothing")
-        free = ((0, 0), (1, 1))
+        free: Any = ((0, 0), (1, 1))
         border = reach and bool(at.get("count_include_pad", 0))
         laws: dict[str, Any] = {"homogeneous": True, "keeps": True}
         if op == "AveragePool":

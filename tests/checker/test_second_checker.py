@@ -129,7 +129,7 @@ def _mutants(seed: int, count: int) -> dict[str, int]:
             counts["none"] += 1
         else:
             assert found.startswith("undecided"), (found, case.text)
-            assert BEYOND in found
+            assert BEYOND in found or "beyond all floats" in found
             counts["kernel alone"] += 1
     return counts
 
@@ -282,7 +282,7 @@ def read_graph(model: GraphModel) -> Any:
     for node in model.nodes:
         kind = type(node.op).__name__
         plain = kind in OPERATORS and len(node.outputs) == 1 and all(node.inputs)
-        if not plain or getattr(node.op, "groups", 1) != 1 or None in model.shapes.values():
+        if not plain or None in model.shapes.values():
             raise second.NotUnderstood(f"operator {kind}")
         given = tuple((field.name, getattr(node.op, field.name)) for field in fields(node.op))
         steps.append(second.Step(second.Op(kind, given), node.inputs, node.outputs[0]))
