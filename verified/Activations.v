@@ -1,6 +1,6 @@
 (** Activations: functions of one real number, and the laws that the checker uses.
 
-    Functions that are built from lines, tanh and the sigmoid are defined here, and their laws are
+    Functions that are built from lines, tanh, the sigmoid, sine and softplus are defined here, and their laws are
     theorems. Others ([Other]) are any functions that satisfy the laws in [laws]: hypotheses of the
     main theorem. *)
 
@@ -8,13 +8,15 @@ From Coq Require Import QArith Qreals Reals Lra List Bool.
 From Moduli Require Import Numbers.
 Open Scope R_scope.
 
-Inductive smooth := Erf | Sin | Gelu | GeluTanh | Silu | Softplus | Hardswish | Mish | Elu (alpha : Q).
+Inductive smooth := Erf | Gelu | GeluTanh | Silu | Hardswish | Mish | Elu (alpha : Q).
 
 Inductive activation :=
 | Kinked (slope : Q)  (* z for z >= 0, slope z below: relu, leaky relu, abs, the identity *)
 | Clip (low high : Q)
 | Tanh
 | Sigmoid
+| Sine
+| Softplus
 | Other (name : smooth).
 
 Definition identity := Kinked 1.
@@ -23,6 +25,7 @@ Definition relu (z : R) : R := Rmax z 0.
 Definition kinked (slope z : R) : R := Rmax z 0 + slope * Rmin z 0.
 Definition clip (low high z : R) : R := Rmax low (Rmin z high).
 Definition sigmoid (z : R) : R := / (1 + exp (- z)).
+Definition softplus (z : R) : R := ln (1 + exp z).
 
 (** What [Other] names mean is given by a function of names. *)
 Definition meaning (other : smooth -> R -> R) (a : activation) : R -> R :=
@@ -31,6 +34,8 @@ Definition meaning (other : smooth -> R -> R) (a : activation) : R -> R :=
   | Clip low high => clip (Q2R low) (Q2R high)
   | Tanh => tanh
   | Sigmoid => sigmoid
+  | Sine => sin
+  | Softplus => softplus
   | Other name => other name
   end.
 
@@ -50,11 +55,9 @@ Definition ramp := Some (1, -1, 0)%Q.
 Definition smooth_law (name : smooth) : law :=
   match name with
   | Erf => Law (1129 # 1000) 0 (Some 0%Q) (Some (-1)%Q) (Some 1%Q) odd
-  | Sin => Law 1 0 (Some 0%Q) (Some (-1)%Q) (Some 1%Q) odd
   | Gelu => Law (1129 # 1000) 0 (Some 0%Q) None None ramp
   | GeluTanh => Law (113 # 100) 0 (Some 0%Q) None None ramp
   | Silu => Law (11 # 10) 0 (Some 0%Q) None None ramp
-  | Softplus => Law 1 (7 # 10) None (Some 0%Q) None ramp
   | Hardswish => Law (3 # 2) 0 (Some 0%Q) (Some (-3 # 8)%Q) None ramp
   | Mish => Law (23 # 20) 0 (Some 0%Q) None None None
   | Elu alpha => Law (most 1 (size alpha)) 0 (Some 0%Q) (Some (least (Qopp alpha) 0)) None None
@@ -67,6 +70,8 @@ Definition laws (a : activation) : law :=
   | Clip low high => Law 1 (most (size low) (size high)) None (Some low) (Some (most low high)) None
   | Tanh => Law 1 0 (Some 0%Q) (Some (-1)%Q) (Some 1%Q) odd
   | Sigmoid => Law (1 # 4) (1 # 2) (Some (1 # 2)%Q) (Some 0%Q) (Some 1%Q) (Some (-1, 0, 1)%Q)
+  | Sine => Law 1 0 (Some 0%Q) (Some (-1)%Q) (Some 1%Q) odd
+  | Softplus => Law 1 (7 # 10) None (Some 0%Q) None ramp
   | Other name => smooth_law name
   end.
 
@@ -259,15 +264,84 @@ Proof.
     rewrite tanh_odd. unfold Q2R; simpl. lra.
 Qed.
 
+(** sine and softplus ----------------------------------------------------------------------------- *)
+
+Lemma sin_obeys : obeys (laws Sine) sin.
+Proof.
+  split; cbn [laws lipschitz at_zero zero_value lower upper reflection holds odd].
+  - rewrite real_one. apply (lipschitz_of_derivative sin cos).
+    + apply derivable_pt_lim_sin.
+    + intros z. apply Rabs_le, COS_bound.
+  - rewrite sin_0, Rabs_R0, real_zero. lra.
+  - rewrite real_zero. apply sin_0.
+  - intros. pose proof (SIN_bound z). unfold Q2R; simpl; lra.
+  - intros. pose proof (SIN_bound z). unfold Q2R; simpl; lra.
+  - intros. rewrite sin_neg. unfold Q2R; simpl; lra.
+Qed.
+
+Lemma ln_monotone : forall x y, 0 < x -> x <= y -> ln x <= ln y.
+Proof.
+  intros x y P [L|E]; [left; apply ln_increasing; assumption | rewrite E; lra].
+Qed.
+
+(** e^(7/10) > 2, by 1 + r <= e^r for r = 7/640 and six squarings. *)
+Lemma ln_2 : ln 2 <= 7 / 10.
+Proof.
+  assert (D : forall r a b, 0 <= a -> a <= exp r -> b <= a * a -> b <= exp (r + r)).
+  { intros r a b P A B. rewrite exp_plus. apply Rle_trans with (1 := B).
+    apply Rmult_le_compat; assumption. }
+  rewrite <- (ln_exp (7 / 10)). apply ln_monotone; [lra|].
+  replace (7 / 10) with (7 / 20 + 7 / 20) by field. apply (D _ 1.41619); [lra| |lra].
+  replace (7 / 20) with (7 / 40 + 7 / 40) by field. apply (D _ 1.19004); [lra| |lra].
+  replace (7 / 40) with (7 / 80 + 7 / 80) by field. apply (D _ 1.09089); [lra| |lra].
+  replace (7 / 80) with (7 / 160 + 7 / 160) by field. apply (D _ 1.04446); [lra| |lra].
+  replace (7 / 160) with (7 / 320 + 7 / 320) by field. apply (D _ 1.02199); [lra| |lra].
+  replace (7 / 320) with (7 / 640 + 7 / 640) by field. apply (D _ 1.0109375); [lra| |lra].
+  apply Rle_trans with (2 := exp_ineq1_le _). lra.
+Qed.
+
+Lemma softplus_step : forall x y, y <= x -> softplus y <= softplus x <= softplus y + (x - y).
+Proof.
+  intros x y L. unfold softplus. pose proof (exp_pos x) as X. pose proof (exp_pos y) as Y.
+  assert (M : exp y <= exp x) by (destruct L as [L|E]; [left; apply exp_increasing, L | rewrite E; lra]).
+  split; [apply ln_monotone; lra|].
+  rewrite <- (ln_exp (x - y)) at 1. rewrite <- ln_mult by (try apply exp_pos; lra).
+  apply ln_monotone; [lra|].
+  (* (1 + e^y) e^(x - y) = e^(x - y) + e^x *)
+  replace ((1 + exp y) * exp (x - y)) with (exp (x - y) + exp x).
+  - pose proof (exp_ineq1_le (x - y)). lra.
+  - rewrite Rmult_plus_distr_r, <- exp_plus. replace (y + (x - y)) with x by ring. ring.
+Qed.
+
+Lemma softplus_obeys : obeys (laws Softplus) softplus.
+Proof.
+  assert (P : forall z, 0 <= softplus z).
+  { intros z. unfold softplus. rewrite <- ln_1. pose proof (exp_pos z). apply ln_monotone; lra. }
+  split; cbn [laws lipschitz at_zero zero_value lower upper reflection holds ramp]; trivial.
+  - intros x y. rewrite real_one. destruct (Rle_dec y x) as [L|L].
+    + pose proof (softplus_step x y L). rewrite !Rabs_pos_eq; lra.
+    + pose proof (softplus_step y x ltac:(lra)).
+      rewrite Rabs_minus_sym, (Rabs_minus_sym x), !Rabs_pos_eq; lra.
+  - rewrite Rabs_pos_eq by apply P. unfold softplus. rewrite exp_0.
+    replace (1 + 1) with 2 by ring. pose proof ln_2. unfold Q2R; simpl; lra.
+  - intros. rewrite real_zero. apply P.
+  - intros z. unfold softplus. pose proof (exp_pos z). pose proof (exp_pos (- z)).
+    replace (1 + exp (- z)) with ((1 + exp z) * exp (- z)).
+    + rewrite ln_mult, ln_exp by lra. unfold Q2R; simpl; lra.
+    + rewrite Rmult_plus_distr_r, <- exp_plus, Rplus_opp_r, exp_0. ring.
+Qed.
+
 (** All of them. *)
 Definition lawful (other : smooth -> R -> R) : Prop := forall name, obeys (smooth_law name) (other name).
 
 Theorem meaning_obeys : forall other a, lawful other -> obeys (laws a) (meaning other a).
 Proof.
-  intros other [a|low high| | |name] H; cbn [laws meaning].
+  intros other [a|low high| | | | |name] H; cbn [laws meaning].
   - apply kinked_obeys.
   - apply clip_obeys.
   - apply tanh_obeys.
   - apply sigmoid_obeys.
+  - apply sin_obeys.
+  - apply softplus_obeys.
   - apply H.
 Qed.

@@ -37,8 +37,8 @@ Definition same_number (x y : Q) : bool := Z.eqb (Qnum x) (Qnum y) && Pos.eqb (Q
 
 Definition same_smooth (s t : smooth) : bool :=
   match s, t with
-  | Erf, Erf | Sin, Sin | Gelu, Gelu | GeluTanh, GeluTanh | Silu, Silu => true
-  | Softplus, Softplus | Hardswish, Hardswish | Mish, Mish => true
+  | Erf, Erf | Gelu, Gelu | GeluTanh, GeluTanh | Silu, Silu => true
+  | Hardswish, Hardswish | Mish, Mish => true
   | Elu a, Elu b => same_number a b
   | _, _ => false
   end.
@@ -47,7 +47,7 @@ Definition same_activation (s t : activation) : bool :=
   match s, t with
   | Kinked a, Kinked b => same_number a b
   | Clip a b, Clip c d => same_number a c && same_number b d
-  | Tanh, Tanh | Sigmoid, Sigmoid => true
+  | Tanh, Tanh | Sigmoid, Sigmoid | Sine, Sine | Softplus, Softplus => true
   | Other a, Other b => same_smooth a b
   | _, _ => false
   end.
@@ -60,7 +60,7 @@ Qed.
 
 Lemma same_activation_equal : forall s t, same_activation s t = true -> s = t.
 Proof.
-  intros [a|a b| | |s] [c|c d| | |t] E; cbn in E; try discriminate; try reflexivity.
+  intros [a|a b| | | | |s] [c|c d| | | | |t] E; cbn in E; try discriminate; try reflexivity.
   - apply same_number_equal in E. congruence.
   - apply andb_true_iff in E as [E F]. apply same_number_equal in E, F. congruence.
   - destruct s, t; cbn in E; try discriminate; try reflexivity.

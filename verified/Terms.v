@@ -332,7 +332,7 @@ Proof.
   { split; cbn [fst snd].
     - pose proof (is_above _ _ O). destruct (lower (laws a)); cbn in *; auto.
     - pose proof (is_below _ _ O). destruct (upper (laws a)); cbn in *; auto. }
-  destruct a as [slope| | | |]; try exact B.
+  destruct a as [slope| | | | | |]; try exact B.
   unfold image. destruct (negative slope) eqn:N; [exact B|].
   apply real_not_negative in N.
   destruct B as [B C], H as [D E], e as [[l|] [u|]]; unfold inside; cbn [fst snd meaning holds] in *;
@@ -445,7 +445,7 @@ Lemma canonical_sum : forall es t h i, (length (weights t) <= length h)%nat -> a
 Proof.
   intros es [f w b v] h i L A. unfold canonical; cbn [form weights bias column] in *.
   unfold worth; cbn [form weights bias column].
-  destruct f as [| |[a|low high| | |s]]; cbn [of_form meaning].
+  destruct f as [| |[a|low high| | | | |s]]; cbn [of_form meaning].
   - cbn [sum]. rewrite worth_linear. ring.
   - apply ramp_terms_sum; assumption.
   - rewrite sum_app, ramp_terms_sum by assumption. cbn [sum]. rewrite worth_linear.
@@ -461,6 +461,8 @@ Proof.
     rewrite at_scaled, dot_scaled, real_mul, sigmoid_tanh.
     replace (Q2R (1 # 2)) with (/ 2) by (unfold Q2R; simpl; lra).
     rewrite <- Rmult_plus_distr_l. ring.
+  - rewrite turned_sum. reflexivity.
+  - rewrite turned_sum. reflexivity.
   - rewrite turned_sum. reflexivity.
 Qed.
 
@@ -488,7 +490,7 @@ Lemma point_near : forall a b,
   | None => True
   end.
 Proof.
-  intros [ | | | |] b; cbn [point]; trivial.
+  intros [ | | | | | |] b; cbn [point]; trivial.
   pose proof (tanh_between_encloses b) as H. destruct (tanh_between b) as [low high].
   cbn [meaning]. autorewrite with real. replace (Q2R (1 # 2)) with (/ 2) by (unfold Q2R; simpl; lra).
   apply Rabs_le. lra.

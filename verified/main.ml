@@ -107,11 +107,11 @@ let activation_of name at =
   | "tanh", [] -> Tanh
   | "sigmoid", [] -> Sigmoid
   | "erf", [] -> Other Erf
-  | "sin", [] -> Other Sin
+  | "sin", [] -> Sine
   | "gelu", [] -> Other Gelu
   | "gelu_tanh", [] -> Other GeluTanh
   | "silu", [] -> Other Silu
-  | "softplus", [] -> Other Softplus
+  | "softplus", [] -> Softplus
   | "hardswish", [] -> Other Hardswish
   | "mish", [] -> Other Mish
   | "elu", [ alpha ] -> Other (Elu alpha)
@@ -282,7 +282,7 @@ let statement claim =
   if all_defined large && all_defined small then
     print_endline "hypotheses: none about activations"
   else
-    print_endline "hypotheses: the laws of the activations that are no lines, tanh or sigmoid (README.md)"
+    print_endline "hypotheses: the laws of the activations that the theorem does not define (README.md)"
 
 let refusal claim verdict =
   let in_links name all left =
