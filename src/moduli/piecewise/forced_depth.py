@@ -140,9 +140,8 @@ class Depth(Result):
 
     Attributes:
         strict: 0, 1 or 2: needed by every network that computes it, and enough for one with enough
-            units. generic: needed by every
-            network in general position that computes it; None where there is none. traces, pieces:
-            what it was read from.
+            units. generic: needed by every network in general position that computes it; None where
+            there is none. traces, pieces: what it was read from.
     """
 
     strict: int
