@@ -667,6 +667,24 @@ def test_the_strength_that_the_help_names_removes_units(tmp_path):
     assert mo.load(tmp_path / "small.onnx").units <= 200 - trained["vanished"]
 
 
+@pytest.mark.slow
+def test_from_heavy_tails_to_a_provably_smaller_file(tmp_path):
+    """The commands of docs/tour.md."""
+    noise = ("--alpha", 1.75, "--sigma", 0.01, "--annealed", "--group-lasso", 0.06)
+    trained = answer(
+        "train", "digits", "-o", "d.onnx", *noise, "--steps", 1500, "--lr", 0.1, cwd=tmp_path
+    )
+    assert trained["vanished"] > 150
+    assert trained["measured"]["test"] > 0.93
+    answer("compress", "d.onnx", "-o", "small.onnx", cwd=tmp_path)
+    assert mo.load(tmp_path / "small.onnx").units <= 200 - trained["vanished"]
+    code, _, err = moduli(
+        "check", "small.onnx.cert.json", "small.onnx", "d.onnx", "--on", "all", "--minimal",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+
+
 def test_sweep_prints_a_table_and_goes_on_where_it_stopped(tmp_path):
     (tmp_path / "small.toml").write_text(
         'data = "digits"\nwidth = 30\nsteps = 20\nseeds = 2\n[[runs]]\nname = "none"\n[[runs]]\nname = "isotropic"\n'

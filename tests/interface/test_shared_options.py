@@ -26,7 +26,8 @@ COMMANDS = {
     "info": "M", "compress": "M -o s.npz", "rank": "M", "curve": "M --radii 0,0.1,2",
     "equal": "M B", "equal, turned": "B M", "distance": "M B --on box:-1,1 --budget 50",
     "distance, on average": "B M --on gaussian", "align": "M B -o s.npz", "canon": "M -o s.npz",
-    "rounding": "M --on box:-1,1 --budget 20", "complexity": "M", "identify": "M --on box:-1,1",
+    "rounding": "M --on box:-1,1 --budget 20", "complexity": "M",
+    "dimension": "M --on box:-1,1", "identify": "M --on box:-1,1",
     "plot": "M --on box:-1,1 -o s.svg", "report": "M -o s.html --budget 20",
     "check": "proof.json M B", "check, turned": "proof.json B M",
     "dimension": "M --on box:-1,1 --budget 200",
@@ -41,6 +42,7 @@ GRAPHS_TOO = {
     "canon",
     "align",
     "report",
+    "complexity",
 }  # read a graph instead
 
 

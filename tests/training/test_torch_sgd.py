@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 from moduli.pytorch import HeavyTailedNoise, HeavyTailedSGD, hidden_parameters  # noqa: E402
 from moduli.training.noise import KINDS  # noqa: E402
-from moduli.training.torch_sgd import STATE, draw  # noqa: E402
+from moduli.training.torch_sgd import STATE, _size, draw  # noqa: E402
 
 
 def agrees(values, exact):
@@ -40,6 +40,20 @@ def test_joint_characteristic_functions(alpha, dtype):
         assert x.dtype == dtype
         assert torch.isfinite(x).all()
         agrees(np.cos(x.double().numpy() @ t), math.exp(-exponent[kind]))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 1.9, 1.999])
+def test_float32_sizes_are_those_of_float64(alpha):
+    from moduli.training.noise import symmetric
+
+    rng = np.random.default_rng(0)
+    deep = 2.0 ** -rng.integers(1, min(80, int(90 * alpha)), 5000)  # that float32 holds
+    q = np.concatenate([rng.random(5000), deep]).astype(np.float32)
+    w = (rng.standard_exponential(10_000) + 1e-6).astype(np.float32)
+    found = _size(torch.tensor(q), torch.tensor(w), alpha).double().numpy()
+    exact = symmetric(q.astype(np.float64), w.astype(np.float64), alpha)
+    loss = 2.0**-16 / min(alpha, 2 - alpha)  # digits of an angle next to where a sine vanishes
+    assert np.allclose(found, exact, rtol=loss, atol=1e-6)
 
 
 @pytest.mark.slow

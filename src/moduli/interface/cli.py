@@ -1408,6 +1408,11 @@ def report(
     show_default=True,
 )
 @click.option(
+    "--annealed",
+    is_flag=True,
+    help="The noise falls linearly to zero: it leaves no unit at zero as long as it lasts.",
+)
+@click.option(
     "--group-lasso",
     type=float,
     help="Strength of a penalty under which units vanish: what to choose for few units. Too weak, it "
@@ -1424,8 +1429,9 @@ def report(
 @click.option("--folder", metavar="DIR", help="Where DATA.npz lies, if DATA is a name.")
 @_options("json", "quiet", "seed")
 def train(
-    data: str, out: str, width: int, alpha: float | None, sigma: float, kind: str, group_lasso: float | None,
-    target: str | None, values: bool, steps: int, lr: float, folder: str | None, as_json: bool, quiet: bool, seed: int,
+    data: str, out: str, width: int, alpha: float | None, sigma: float, kind: str, annealed: bool,
+    group_lasso: float | None, target: str | None, values: bool, steps: int, lr: float, folder: str | None,
+    as_json: bool, quiet: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train a network that shrinks, and say how far.
 
@@ -1450,7 +1456,9 @@ def train(
         else told.y.reshape(len(told.y), -1).shape[1]
     )
     module = perceptron(told.x.shape[1], width, outputs, seed=seed)
-    noise = None if alpha is None else {"alpha": alpha, "sigma": sigma, "kind": kind}
+    noise: dict[str, Any] | None = None
+    if alpha is not None:
+        noise = {"alpha": alpha, "sigma": sigma, "kind": kind, "annealed": annealed}
     penalty = None if group_lasso is None else {"group_lasso": group_lasso}
     with bar(quiet) as progress:
         run = fit(

@@ -11,7 +11,7 @@ Cauchy for alpha = 1. One row of noise belongs to one unit:
 
 Sampling after Chambers, Mallows and Stuck (1976) and, for A, Kanter (1975), written with the
 distance q from the pole of the uniform angle: the tail comes from there, and 1 - u loses what q
-keeps. The same lines serve numpy and torch.
+keeps.
 
 The convention "published" is that of the code released with Wan et al. (2023): the isotropic kind
 lacks its factor sqrt(2), and one number per row is N(0, 1) at alpha = 2, while independent entries
@@ -72,35 +72,35 @@ def slip(alpha: float, kind: str, convention: str) -> float:
     return math.sqrt(0.5) if convention == "published" and smaller else 1.0
 
 
-def symmetric(q: Any, w: Any, alpha: float, xp: Any = np) -> Any:
+def symmetric(q: Array, w: Array, alpha: float) -> Array:
     """The size of a symmetric alpha-stable number, from q uniform on (0, 1] and w exponential;
     alpha below 2.
 
     With v = pi/2 (1 - q) the formula of Chambers, Mallows and Stuck is
-    sin(alpha v) / cos(v)^(1/alpha) (w / c)^(1 - 1/alpha), c = cos((alpha - 1) v). As sin(alpha v) / c
-    is sin v + cos v tan((alpha - 1) v), two tangents, two roots, a logarithm and an exponential do.
+    w sin(alpha v) / c (c / (w cos v))^(1/alpha), c = cos((alpha - 1) v). As sin(alpha v) / c is
+    sin v + cos v tan((alpha - 1) v), two tangents do, which NumPy has six times as fast as sines.
     """
-    s = xp.tan(q * (math.pi / 2))  # cot v; what follows works in place, which halves the time
+    s = np.tan(q * (math.pi / 2))  # cot v; what follows works in place, which halves the time
     t = 1 - q
     t *= (alpha - 1) * (math.pi / 2)
-    t = xp.tan(t)
+    t = np.tan(t)
     size = s * t
     size += 1
     size *= w
     root = s * s
     root += 1
-    root = xp.sqrt(root)  # sin v = 1 / root, cos v = s / root
+    root = np.sqrt(root)  # sin v = 1 / root, cos v = s / root
     size /= root
     t *= t
     t += 1
-    below = xp.sqrt(t)
+    below = np.sqrt(t)  # 1 / c
     below *= s
     below *= w
     root /= below
-    power = xp.log(root)
+    power = np.log(root)
     power *= 1 / alpha
-    size *= xp.exp(power)
-    return size
+    size *= np.exp(power)
+    return np.asarray(size)
 
 
 def positive(q: Any, w: Any, a: float, xp: Any = np) -> Any:
