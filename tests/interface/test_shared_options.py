@@ -30,7 +30,6 @@ COMMANDS = {
     "dimension": "M --on box:-1,1", "identify": "M --on box:-1,1",
     "plot": "M --on box:-1,1 -o s.svg", "report": "M -o s.html --budget 20",
     "check": "proof.json M B", "check, turned": "proof.json B M",
-    "dimension": "M --on box:-1,1 --budget 200",
     "export-proof": "proof.json M B -o s.proof", "export-proof, turned": "proof.json B M -o s.proof",
 }  # fmt: skip
 SLOW = {"report"}
