@@ -201,8 +201,9 @@ def test_finite_targets(kind):
 
 
 def test_other_activations():
-    """The frame of gelu has a length: the longer the better, up to where it is searched for; its
-    student is as good as predicted.
+    """The frame of gelu has a length: the longer the better, up to where it is searched for. Its
+    student has equal weights: not better than the frame with the best ones; the limit, which forgets
+    what a finite target has beside it, predicts more.
     """
     arrays = [p for layer in wide(600, 20).layers for p in (layer.weight, layer.bias)]
     field = mean_field(mo.Network.mlp(*arrays, activation="gelu"), mo.Gaussian())
@@ -215,7 +216,7 @@ def test_other_activations():
         assert field._left(factor * rows, "S-iso") > field.loss(6)
     small = field.student(6)
     lost = distance(field.network, small, mo.Gaussian())[0] ** 2 / field.square
-    assert lost == pytest.approx(field.loss(6), rel=0.2)
+    assert field.loss(6, "exact") * (1 - 1e-6) <= lost < field.loss(6)
     assert small.activations[0].kind == "gelu"
 
 
