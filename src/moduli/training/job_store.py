@@ -197,6 +197,8 @@ def _results(
             break
         try:
             come = wait(flying, timeout=WATCH, return_when=FIRST_COMPLETED).done
+            # whoever cancels need not tell those who wait
+            come |= {future for future in flying if future.cancelled()}
             if not come:
                 watch.look()
         except BaseException:
