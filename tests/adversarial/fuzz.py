@@ -106,7 +106,9 @@ def _box(path: Path, rng: np.random.Generator) -> None:
 
 
 def _samples(path: Path, rng: np.random.Generator) -> None:
-    make.pick(rng, (load_samples, load_data, lambda p: cli._plane(str(p), 2, 0)))(str(path))
+    make.pick(rng, (load_samples, load_data, lambda p: cli._plane(str(p), mo.Box(-1, 1), 2, 0)))(
+        str(path)
+    )
 
 
 def _config(path: Path, rng: np.random.Generator) -> None:
