@@ -311,7 +311,7 @@ def test_mistakes():
         mo.complexity(graph, accuracy=0)
     with pytest.raises(ValueError, match="input_bound"):
         mo.complexity(graph, input_bound=-1)
-    with pytest.raises(ValueError, match="a graph has its own activations"):
+    with pytest.raises(ValueError, match="bounded in the sup norm; leave it out"):
         mo.complexity(graph, norm="2")
     module = nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU())
 
