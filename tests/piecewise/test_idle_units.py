@@ -166,10 +166,10 @@ def test_networks_without_idle_units_are_left_to_others():
             is None
         )
     with pytest.raises(
-        mo.UnsupportedModel, match="piecewise linear activations, and one hidden layer of tanh"
+        mo.UnsupportedModel, match="piecewise linear activations, tanh, sigmoid and softplus"
     ):
         mo.identifiable(
-            plants.minimal(np.random.default_rng(0), (2, 3, 3, 1), ["tanh"] * 2).network(), on=BOX
+            plants.minimal(np.random.default_rng(0), (2, 3, 3, 1), ["gelu"] * 2).network(), on=BOX
         )
 
 
