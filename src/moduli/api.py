@@ -304,7 +304,7 @@ def radius_for(
     >>> import moduli as mo
     >>> net = mo.Network.mlp([[1.0], [1.5]], [0.0, 0.0], [[2.0, 2.0]], [0.0])
     >>> [float(mo.radius_for(net, units)) for units in (2, 1, 0)]
-    [0.0, 0.25, 1.5]
+    [0.0, 0.25, 1.25]
     """
     return least_radius.radius_for(load_chain(net, **reading), units, budget, executor, progress)
 

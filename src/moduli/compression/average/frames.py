@@ -151,8 +151,8 @@ def floor(inputs: int) -> float:
     c + d E c^2 is at least 1 - 2 E|x| E c + d (E c)^2, whatever the signs of its weights, and that at
     least 1 - (E|x|)^2 / d. Units in all directions come as near as one likes.
 
-    >>> [round(floor(d), 4) for d in (1, 2, 10)]
-    [0.3634, 0.2146, 0.0488]
+    >>> [round(floor(d), 3) for d in (1, 2, 10)]
+    [0.363, 0.215, 0.049]
     """
     if inputs < 1:
         raise ArgumentError(Asked("inputs", inputs), ": at least 1")

@@ -199,7 +199,7 @@ def rank_set(widths: tuple[int, int, int], rank: int) -> RankSet:
     >>> near.codimension, near.components
     (1, 6)
     >>> print(*near, sep=" | ")
-    constant 0; paid {1} | paid {0, 1} | paid {0, -1} | paid {0}; free {1} | constant 1; paid {0} | paid {1}; free {0}
+    constant 0; paid {1} | constant 1; paid {0} | paid {0}; free {1} | paid {1}; free {0} | paid {0, 1} | paid {0, -1}
     >>> import moduli as mo
     >>> found = near.distance(mo.Network.mlp([[1.0], [1.0]], [0.0, 0.25], [[1.0, 1.0]], [0.0]))
     >>> round(found.upper, 4), found.witness.layers[0].bias.tolist()
