@@ -6,7 +6,8 @@
 Exit codes: 0 accepted; 1 rejected, naming the move or claim that fails; 2 wrong usage; 3 undecided: the certificate holds
 what this checker does not understand or cannot prove; 4 a file that it cannot read.
 
-It was written from `docs/format.md` and shares no code with the package. Every number that decides is an integer or a
+It was written from `docs/format.md` and imports nothing of the package; which units of a graph belong together it finds as
+the kernel does, by the same steps. Every number that decides is an integer or a
 `Fraction`: nothing is rounded but where a line says so, and then outward. In doubt it refuses. The parts, in this order:
 
     Reading files                  bytes to layers: .safetensors, .npz, .onnx

@@ -278,13 +278,7 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Log covering number against accuracy, and what part of it symmetries save against the width."""
     both = axes(ax, 2)
     left, right = both
-    logarithms = [
-        ("plain grid", data["plain"], GREY), ("modulo symmetries", data["modulo"], BLUE),
-    ]  # fmt: skip
-    curves(left, data["accuracy"], logarithms, marker="")
-    left.set(xscale="log", xlabel="accuracy", ylabel="log covering number")
-    left.invert_xaxis()
-    legend(left)
+    covering_figure(data, left)
     shares = [
         ("all symmetries", [100 * x for x in data["saved"]], BLUE),
         ("permutations and signs", [100 * x for x in data["share"]], ORANGE),
@@ -303,11 +297,13 @@ def complexity_figure(data: dict[str, Any], ax: Any = None) -> Any:
 def covering_figure(data: dict[str, Any], ax: Any = None) -> Any:
     """Log covering number against accuracy."""
     ax = axes(ax)
-    ax.semilogx(data["accuracy"], data["plain"], color=GREY, lw=1.2, ls="--", label="plain grid")
-    ax.semilogx(data["accuracy"], data["modulo"], color=BLUE, lw=1.6, label="modulo symmetries")
-    ax.set(xlabel="accuracy", ylabel="log covering number")
+    logarithms = [
+        ("plain grid", data["plain"], GREY), ("modulo symmetries", data["modulo"], BLUE),
+    ]  # fmt: skip
+    curves(ax, data["accuracy"], logarithms, marker="")
+    ax.set(xscale="log", xlabel="accuracy", ylabel="log covering number")
     ax.invert_xaxis()
-    ax.legend(frameon=False)
+    legend(ax)
     return ax
 
 

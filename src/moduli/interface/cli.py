@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -418,7 +419,8 @@ def compress(
         small, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.compress(
+            partial(
+                mo.compress,
                 net,
                 on=domain,
                 eps=eps,
@@ -426,10 +428,8 @@ def compress(
                 radius=radius,
                 biases=not no_biases,
                 starts=starts,
-                budget=budget,
                 seed=seed,
                 executor=executor,
-                progress=progress,
             ),
             progress,
             searches,
@@ -571,10 +571,7 @@ def rank(
         answer, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.rank(
-                net, on=domain, radius=radius, budget=budget, seed=seed, executor=executor,
-                progress=progress,
-            ),
+            partial(mo.rank, net, on=domain, radius=radius, seed=seed, executor=executor),
             progress,
             searches=domain is not None or radius > 0,
         )  # fmt: skip
@@ -627,9 +624,7 @@ def curve(
             answer, limits = within(
                 time_limit,
                 budget,
-                lambda budget, progress: mo.rank_curve(
-                    nets, radii=steps, budget=budget, executor=executor, progress=progress
-                ),
+                partial(mo.rank_curve, nets, radii=steps, executor=executor),
                 progress,
             )
         elif isinstance(domain, mo.Box) or len(nets) > 1:
@@ -836,16 +831,15 @@ def equal(
         answer, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.equivalent(
+            partial(
+                mo.equivalent,
                 a,
                 b,
                 on=domain,
                 eps=eps,
                 decision=decision,
-                budget=budget,
                 seed=seed,
                 executor=executor,
-                progress=progress,
                 **_asked(**source),
             ),
             progress,
@@ -893,15 +887,14 @@ def distance(
         answer, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.distance(
+            partial(
+                mo.distance,
                 a,
                 b,
                 on=domain,
                 tol=tol,
-                budget=budget,
                 seed=seed,
                 executor=executor,
-                progress=progress,
                 **_asked(**source),
             ),
             progress,
@@ -959,16 +952,15 @@ def rounding(
         answer, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.rounding(
+            partial(
+                mo.rounding,
                 net,
                 on=domain,
                 dtype=dtype,
                 order=wanted,
                 ulps=ulps,
-                budget=budget,
                 seed=seed,
                 executor=executor,
-                progress=progress,
             ),
             progress,
         )
@@ -1185,9 +1177,7 @@ def dimension(
         answer, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.dimension(
-                net, on=domain, budget=budget, seed=seed, progress=progress
-            ),
+            partial(mo.dimension, net, on=domain, seed=seed),
             progress,
         )
     extra = {}
@@ -1228,9 +1218,7 @@ def identify(
         answer, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.identifiable(
-                net, on=domain, budget=budget, seed=seed, progress=progress
-            ),
+            partial(mo.identifiable, net, on=domain, seed=seed),
             progress,
         )
     show(answer, as_json, quiet, **_told(domain), **limits)
@@ -1245,9 +1233,7 @@ def _identifiable_parameters(
         found, extra = within(
             time_limit,
             budget,
-            lambda budget, progress: mo.identifiable_parameters(
-                widths, seed=seed, budget=budget, progress=progress
-            ),
+            partial(mo.identifiable_parameters, widths, seed=seed),
             progress,
         )
     if out is not None and found.status == "proved":
@@ -1379,8 +1365,17 @@ def report(
         page, limits = within(
             time_limit,
             budget,
-            lambda budget, progress: build(
-                net, model, typed, domain, shlex.quote(on), budget, seed, progress, timed=True
+            partial(
+                build,
+                net,
+                model,
+                typed,
+                domain,
+                shlex.quote(on),
+                budget,
+                seed,
+                progress,
+                timed=True,
             ),
             progress,
         )

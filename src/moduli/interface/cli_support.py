@@ -286,21 +286,21 @@ class _TimeUp(Exception):
 def within(
     limit: float | None,
     budget: int,
-    ask: Callable[[int, Progress], Any],
+    ask: Callable[..., Any],
     progress: Progress,
     searches: bool = True,
 ) -> tuple[Any, dict[str, str]]:
     """The best answer that comes within a time, and what is to be said of that.
 
-    Under a limit the question is asked with a small budget, then with four times as much, and so on up
-    to `budget`. What comes back is always the whole answer of one of these budgets, and says of which:
+    Under a limit the question `ask(budget=, progress=)` is asked with a small budget, then with four times as
+    much, and so on up to `budget`. What comes back is always the whole answer of one of these budgets, and says of which:
     it can be had again without a limit. Without a limit, or where no budget matters, it is asked once.
 
     Raises:
         Undecided: not even the smallest budget was through in time.
     """
     if limit is None:
-        return ask(budget, progress), {}
+        return ask(budget=budget, progress=progress), {}
     end = time.monotonic() + limit
 
     def watched(done: int, total: int | None, label: str) -> None:
@@ -314,7 +314,7 @@ def within(
         if found is not None and (_settled(found) or time.monotonic() > end):
             break
         try:
-            found, spent = ask(rung, watched), rung
+            found, spent = ask(budget=rung, progress=watched), rung
         except _TimeUp:
             _end_workers()
             break
