@@ -38,9 +38,11 @@ def test_curves_that_coincide_are_drawn_once_with_both_names():
     ax = figures.axes()
     y = np.array([1.0, 2.0, 4.0])
     figures.curves(
-        ax, [1, 2, 3], [("a", y, "red"), ("b", 1.001 * y, "blue"), ("c", 2 * y, "green")]
+        ax,
+        [1, 2, 3],
+        [("a", y, "red"), ("b", 1.001 * y, "blue"), ("c", 2 * y, "green"), ("d", 2 * y, "grey")],
     )
-    assert [line.get_label() for line in ax.lines] == ["a = b", "c"]
+    assert [line.get_label() for line in ax.lines] == ["a, b (within 0.5 %)", "c = d"]
     below, above = (line.get_linewidth() for line in ax.lines)
     assert below > above
 

@@ -30,6 +30,9 @@ LABEL = 32  # characters of a name
 ROLES = {INK: "currentColor", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)"}
 
 
+CLOSE = 5e-3  # of a value: curves so close are one to the eye
+
+
 def axes(ax: Any = None, count: int = 1) -> Any:
     """The given axes, or a row of new ones (one alone is no row), without frames at the top and
     right.
@@ -59,30 +62,33 @@ def legend(ax: Any, **more: Any) -> None:
 
 def curves(ax: Any, x: Any, lines: Sequence[tuple[str, Any, str]], **style: Any) -> None:
     """Curves over one another, the first below: each is thinner than those below it, and those that
-    coincide are drawn once, with all their names.
+    coincide to the eye are drawn once, with all their names: "=" where their numbers are the same.
 
     Args:
         lines: label, values, colour.
     """
-    groups: list[tuple[list[str], Any, str]] = []
+    groups: list[tuple[str, Any, str]] = []
     for label, values, colour in lines:
         y = np.asarray(values, dtype=np.float64)
-        found = next((g for g in groups if _coincide(g[1], y)), None)
-        if found is None:
-            groups.append(([label], y, colour))
-        else:
-            found[0].append(label)
-    for k, (labels, y, colour) in enumerate(groups):
+        k = next((k for k, (_, other, _) in enumerate(groups) if _coincide(other, y)), None)
+        if k is None:
+            groups.append((label, y, colour))
+            continue
+        names, other, first = groups[k]
+        same = np.array_equal(other, y, equal_nan=True)
+        near = f" = {label}" if same else f", {label} (within {100 * CLOSE:g} %)"
+        groups[k] = (names + near, other, first)
+    for k, (label, y, colour) in enumerate(groups):
         below = len(groups) - 1 - k
         ax.plot(
-            x, y, color=colour, lw=1.6 + 1.4 * below, ms=3 + 2 * below, label=" = ".join(labels),
+            x, y, color=colour, lw=1.6 + 1.4 * below, ms=3 + 2 * below, label=label,
             **{"marker": "o", **style},
         )  # fmt: skip
 
 
 def _coincide(a: Any, b: Any) -> bool:
     """Whether nobody could tell two curves apart, on a linear or a logarithmic axis."""
-    return a.shape == b.shape and bool(np.allclose(a, b, rtol=5e-3, atol=0, equal_nan=True))
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=CLOSE, atol=0, equal_nan=True))
 
 
 class Row(tuple[Any, ...]):
