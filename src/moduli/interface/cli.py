@@ -634,7 +634,7 @@ def curve(
             answer, limits = within(
                 time_limit,
                 budget,
-                lambda _, progress: mo.error_curve(
+                lambda budget, progress: mo.error_curve(
                     nets[0], on=domain, units=sizes, seed=seed, executor=executor, progress=progress
                 ),
                 progress,
@@ -1372,9 +1372,7 @@ def report(
                 typed,
                 domain,
                 shlex.quote(on),
-                budget,
-                seed,
-                progress,
+                seed=seed,
                 timed=True,
             ),
             progress,

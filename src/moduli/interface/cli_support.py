@@ -319,9 +319,9 @@ def within(
             _end_workers()
             break
     if found is None:
+        least = f"already with --budget {rungs[0]} " if searches else ""
         raise Undecided(
-            f"no answer within --time-limit {limit:g}: already with --budget {rungs[0]} it takes longer; "
-            "allow more time, or ask of less"
+            f"no answer within --time-limit {limit:g}: {least}it takes longer; allow more time, or ask of less"
         )
     if spent == budget or _settled(found):
         return found, {}
