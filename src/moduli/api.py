@@ -826,7 +826,8 @@ def complexity(
             delta.
 
     Of a graph: of all functions that its operators and wiring compute with tensors of these bounds, on inputs
-    bounded in the sup norm (`GraphComplexity`); a batch norm counts as a scale and a shift for each channel.
+    bounded in the sup norm (`GraphComplexity`). A batch norm counts as a scale and a shift for each channel; stored
+    numbers without an axis, divisors, exponents and masks are held fixed, and how many is said.
 
     Raises:
         UnsupportedModel: a graph with a node of which it is not known how far its inputs move it.

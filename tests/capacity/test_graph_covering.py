@@ -10,9 +10,11 @@ from fractions import Fraction
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import moduli as mo
@@ -89,7 +91,7 @@ def test_parameters_move_outputs_no_further(kind):
     module, graph, shape = made(kind)
     own = {name: p for name, p in module.named_parameters()}
     cls = mo.complexity(graph, bound=3, input_bound=2).cls
-    moved = cls.sensitivities()
+    moved = cls.sensitivities
     names = {name: max((k for k in own if name.endswith(k)), key=len) for name in cls.bounds}
     assert sorted(names.values()) == sorted(own)
     rng, near = np.random.default_rng(0), 0.0
@@ -120,6 +122,91 @@ def test_parameters_move_outputs_no_further(kind):
         assert cls.reach is None or float(values[0].abs().max()) <= float(cls.reach) * (1 + 1e-9)
         near = max(near, gap / float(allowed))
     assert near > 1e-4  # the bound is about what happens
+
+
+def shared_norms(path, variances):
+    """Two batch norms of one scale, shift and mean; their variances differ."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("BatchNormalization", ["a", "s", "b", "m", "v0"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("BatchNormalization", ["d", "s", "b", "m", "v1"], ["y"]),
+    ]
+    rng = np.random.default_rng(3)
+    arrays = {
+        "w": rng.uniform(-1, 1, (3, 2, 1)),
+        "s": rng.uniform(0.5, 1, 3),
+        "b": rng.uniform(-1, 1, 3),
+    }
+    arrays |= {
+        "m": rng.uniform(-1, 1, 3),
+        "v0": np.full(3, variances[0]),
+        "v1": np.full(3, variances[1]),
+    }
+    stored = [numpy_helper.from_array(a.astype(np.float32), name) for name, a in arrays.items()]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k, 4])
+        for n, k in (("x", 2), ("y", 3))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
+    return path
+
+
+@pytest.mark.parametrize("variances", [(1e-6, 1.0), (1.0, 1e-6), (0.01, 0.01)])
+def test_batch_norms_that_share_tensors_are_in_their_class(tmp_path, variances):
+    path = shared_norms(tmp_path / "a.onnx", variances)
+    cls = mo.complexity(path, input_bound=2).cls
+    assert {"w", "s", "b", "m"} <= cls.bounds.keys()
+    assert not {"v0", "v1"} & cls.bounds.keys()
+    model = onnx.load(path)
+    rng, moved = np.random.default_rng(0), cls.sensitivities
+
+    def value(arrays, x):
+        for tensor in model.graph.initializer:
+            if tensor.name in arrays:
+                tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+        return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+
+    held = {
+        t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in cls.bounds
+    }
+    for _ in range(20):
+        x = rng.choice([-2.0, 2.0], (1, 2, 4)).astype(np.float32)
+        bounds = {name: float(cls.bounds[name]) for name in held}
+        first = {
+            n: rng.choice([-bounds[n], bounds[n]], a.shape).astype(np.float32)
+            for n, a in held.items()
+        }
+        second, allowed = dict(first), Fraction(0)
+        name = str(rng.choice(list(held)))
+        delta = bounds[name] * float(rng.random())
+        second[name] = (first[name] - np.sign(first[name]) * delta).astype(np.float32)
+        allowed = moved[name] * Fraction(delta)
+        a, b = value(first, x), value(second, x)
+        assert np.abs(a).max() <= float(cls.reach) * (1 + 1e-4)
+        assert np.abs(a - b).max() <= float(allowed) * (1 + 1e-4) + 1e-4 * np.abs(a).max()
+    assert np.abs(value(held, x)).max() <= float(cls.reach) * (1 + 1e-4)
+
+
+def test_parameters_of_one_entry_are_counted(tmp_path):
+    net = mo.Network.mlp(np.ones((4, 3)), np.ones(4), np.ones((1, 4)), [0.5], activation="relu")
+    graph = load_as_written(mo.save(net, tmp_path / "a.onnx"))
+    assert mo.complexity(graph).cls.parameters == net.parameters == 21
+    module = nn.Sequential(nn.Conv1d(1, 2, 1), nn.PReLU(), nn.Flatten(), nn.Linear(8, 1))
+    counted = mo.complexity(mo.load(module, input_shape=(1, 4))).cls.parameters
+    assert counted == sum(p.numel() for p in module.parameters())
+
+
+def test_samples_fit_the_class():
+    _, graph, _ = made("residual")
+    with pytest.raises(mo.ShapeError, match=r"have shape \(5, 7\); the networks have 32 inputs"):
+        mo.complexity(graph, samples=mo.Samples(np.zeros((5, 7))))
+    with pytest.raises(ValueError, match=r"samples of size 3 \(inf norm\) exceed input_bound=1"):
+        mo.complexity(graph, samples=mo.Samples(np.full((5, 32), 3.0)))
+    assert mo.complexity(graph, samples=mo.Samples(np.zeros((5, 32)))).samples == 5
 
 
 def small(kind):

@@ -658,25 +658,37 @@ def complexity(
     else:
         limit = 1 if bound is None else bound
         cls = Class.of(net_or_widths, activation or "relu", limit, input_bound, norm)  # type: ignore[arg-type]
+    count, data = sampled(samples, cls.widths[0], cls.input_bound, norm)
+    chosen = net is not None and bound is None
+    return Complexity("bounded", cls, net, chosen, count, data, accuracy, delta)
+
+
+def sampled(
+    samples: int | Samples | None, inputs: int | None, bound: Fraction, norm: str
+) -> tuple[int | None, Array | None]:
+    """How many samples there are, and the samples where they were given.
+
+    Args:
+        inputs: how many entries each must have, where that is known. bound: of their size.
+
+    Raises:
+        ArgumentError: no such number, or a sample above the bound. ShapeError: other inputs.
+    """
     count, data = (len(samples.x), samples.x) if isinstance(samples, Samples) else (samples, None)
     if count is not None and (int(count) != count or count < 1):
         raise ArgumentError(
             Asked("samples", samples), ": a positive number of samples, or Samples(x)"
         )
     if data is not None:
-        if data.shape[1] != cls.widths[0]:
-            raise ShapeError(
-                f"samples have shape {data.shape}; the networks have {cls.widths[0]} inputs"
-            )
-        outside = _beyond(data, cls.input_bound, norm)
+        if inputs is not None and data.shape[1] != inputs:
+            raise ShapeError(f"samples have shape {data.shape}; the networks have {inputs} inputs")
+        outside = _beyond(data, bound, norm)
         if outside is not None:
-            limit = Asked("input_bound", cls.input_bound, f"{float(cls.input_bound):g}")
             raise ArgumentError(
-                f"samples of size {outside:.6g} ({norm} norm) exceed ", limit, "; raise it"
-            )
-    chosen = net is not None and bound is None
-    samples = None if count is None else int(count)
-    return Complexity("bounded", cls, net, chosen, samples, data, accuracy, delta)
+                f"samples of size {outside:.6g} ({norm} norm) exceed ",
+                Asked("input_bound", bound, f"{float(bound):g}"), "; raise it",
+            )  # fmt: skip
+    return None if count is None else int(count), data
 
 
 def _beyond(data: Array, bound: Fraction, norm: str) -> float | None:

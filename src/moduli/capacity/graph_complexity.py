@@ -9,12 +9,11 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, ClassVar
 
-from moduli.common.domains import Samples
 from moduli.common.graph import Graph
 from moduli.common.result import Result
 from moduli.kernel.errors import ArgumentError, Asked
 
-from .complexity_table import SCALES, Bound, needed, shell
+from .complexity_table import SCALES, Bound, needed, sampled, shell
 from .covering_numbers import holding, log, rational
 from .gap_bounds import Real, occam_gap, uniform_gap
 from .graph_covering import GraphClass
@@ -109,7 +108,7 @@ class GraphComplexity(Result):
         cls, reach = self.cls, self.cls.reach
         size = "not bounded" if reach is None else f"at most e^{log(reach):.4g}"
         rows = [
-            ("parameters", f"{cls.parameters} in {len(cls.bounds)} tensors"),
+            ("parameters", f"{cls.parameters} in {len(cls.bounds)} tensors{cls.held}"),
             ("inputs, outputs", f"at most {float(cls.input_bound):g}, {size} over the class"),
             (
                 "orders of units", f"e^{self.log_symmetries:.6g} of {len(cls.owned)} sets",
@@ -169,20 +168,23 @@ def complexity(
             Asked("accuracy", accuracy), ", ", Asked("delta", delta),
             ": accuracy is positive, delta between 0 and 1",
         )  # fmt: skip
-    count = len(samples.x) if isinstance(samples, Samples) else samples
-    if count is not None and (int(count) != count or count < 1):
-        raise ArgumentError(
-            Asked("samples", samples), ": a positive number of samples, or Samples(x)"
-        )
     limit = holding(input_bound)
     if limit <= 0:
         raise ArgumentError(Asked("input_bound", input_bound), ": a positive number")
     cls = GraphClass.of(graph.model, limit, graph.source.integers)
-    cls.sensitivities()  # which names a node that is in the way
+    _ = cls.sensitivities  # which names a node that is in the way
     if bound is not None:
         cls = cls.with_bounds(_given(cls, bound))
-    samples = None if count is None else int(count)
-    return GraphComplexity("bounded", graph, cls, bound is None, samples, accuracy, delta)
+    count, _ = sampled(samples, _entries(graph), limit, "inf")
+    return GraphComplexity("bounded", graph, cls, bound is None, count, accuracy, delta)
+
+
+def _entries(graph: Graph) -> int | None:
+    """Of one sample, where the graph has one input and says its shape."""
+    shapes = [graph.model.shapes.get(name) for name in graph.inputs]
+    sizes = [n for shape in shapes if shape for n in shape[1:] if isinstance(n, int)]
+    known = len(shapes) == 1 and shapes[0] is not None and len(sizes) == len(shapes[0]) - 1
+    return math.prod(sizes) if known else None
 
 
 def _given(cls: GraphClass, bound: Any) -> Mapping[str, Fraction]:

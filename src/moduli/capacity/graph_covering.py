@@ -31,7 +31,8 @@ a radius for weights and one for biases of each layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -63,6 +64,7 @@ from moduli.kernel.graph.slicewise import LOG_SOFTMAX, MAXIMA, SOFTMAX, SUM
 from .covering_numbers import FLOATS, log, log_multisets, rational, root
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 Way = tuple[str, Fraction]  # a value or tensor that is read, and c_i
 MOVES = (Broadcast, Concat, Lookup, Reshape, Take, Transpose)
 BITS = 192  # of numerators and denominators before they are rounded up
@@ -86,8 +88,8 @@ class GraphClass:
 
     Attributes:
         graph: operators and wiring. bounds: B_t of each stored tensor that is a parameter; a batch norm
-            has two, a scale and a shift for each channel, under the names of these tensors.
-        input_bound: B_x.
+            whose tensors nobody else reads has two, a scale and a shift for each channel, under these names.
+        input_bound: B_x. integers: inputs that hold integers.
 
     Raises:
         UnsupportedModel: a node of which no c_i are known; names it.
@@ -141,12 +143,13 @@ class GraphClass:
         sizes = [size for size in found if size is not None]
         return max(sizes) if len(sizes) == len(found) else None
 
+    @cached_property
     def sensitivities(self) -> dict[str, Fraction]:
         """K_t of each parameter."""
         moved = dict.fromkeys(self.graph.outputs, ONE)  # all outputs, in the sup norm
         ways = self._reached[1]
         for node in reversed(self.graph.nodes):
-            after = moved.get(node.output, Fraction(0))
+            after = sum((moved.get(name, Fraction(0)) for name in node.outputs), Fraction(0))
             if not after:
                 continue
             for name, factor in ways[node.output]:
@@ -185,7 +188,7 @@ class GraphClass:
         """Whether all stored tensors that units have a part in are parameters, or alike for all units."""
         for (name, axis), labels in part.units.places.items():
             array = self.graph.constants.get(name)
-            if array is None or name in self.bounds or name in self._norms:
+            if array is None or name in self.bounds or name in self._part_of_norms:
                 continue
             rows = np.moveaxis(array, axis, 0)[np.isin(labels, part.members)]
             if len(rows) and not all(np.array_equal(row, rows[0], equal_nan=True) for row in rows):
@@ -193,9 +196,21 @@ class GraphClass:
         return True
 
     @cached_property
-    def _norms(self) -> frozenset[str]:
-        """Means and variances of batch norms, which are part of their scales and shifts."""
-        return frozenset(name for node in _batch_norms(self.graph) for name in node.inputs[3:5])
+    def folded(self) -> frozenset[int]:
+        """Batch norms, by identity, that are a scale and a shift for each channel."""
+        return frozenset(id(node) for node in _folded_norms(self.graph))
+
+    @cached_property
+    def _part_of_norms(self) -> frozenset[str]:
+        """Means and variances that are part of scales and shifts."""
+        return frozenset(name for node in _folded_norms(self.graph) for name in node.inputs[3:5])
+
+    @property
+    def held(self) -> str:
+        """What of stored floats is no parameter, in words."""
+        names = self.graph.constants.keys() - self.bounds.keys() - self._part_of_norms
+        count = sum(self.graph.constants[name].dtype.kind == "f" for name in names)
+        return f"; {count} stored tensors are held fixed" if count else ""
 
     @property
     def log_group(self) -> float:
@@ -208,7 +223,7 @@ class GraphClass:
         """m_t, with delta_t = eps S_t / (S K_t)."""
         if eps <= 0:
             raise ValueError(f"accuracy {float(eps)!r}: a positive number is needed")
-        total, moved = self.parameters, self.sensitivities()
+        total, moved = self.parameters, self.sensitivities
         return {
             name: max(1, math.ceil(bound * total * moved[name] / (eps * self.sizes[name])))
             for name, bound in self.bounds.items()
@@ -247,16 +262,47 @@ class GraphClass:
         return replace(self)
 
     def with_bounds(self, bounds: Mapping[str, Fraction]) -> GraphClass:
-        return replace(self, bounds=dict(bounds))
+        """With other bounds of the same tensors; which units are sorted does not depend on them."""
+        found = replace(self, bounds=dict(bounds))
+        found.__dict__["owned"] = self.owned
+        return found
 
 
 # Parameters -----------------------------------------------------------------------------------------------------
 
 
-def _batch_norms(graph: GraphModel) -> Iterator[Node]:
+def _is_batch_norm(node: Node) -> bool:
+    return isinstance(node.op, PerUnit) and node.op.kind == "batchnorm"
+
+
+def _folded_norms(graph: GraphModel) -> list[Node]:
+    """Batch norms with four stored tensors that nobody else reads: a scale and a shift say all of them."""
+    times = Counter(name for node in graph.nodes for name in node.inputs)
+    return [
+        node for node in graph.nodes
+        if _is_batch_norm(node)
+        and all(name in graph.constants and times[name] == 1 for name in node.inputs[1:5])
+    ]  # fmt: skip
+
+
+def _held_fixed(graph: GraphModel) -> set[str]:
+    """Tensors that belong to the architecture: divisors, exponents, conditions, what pads or resizes, and
+    variances that others share; not where they are read in another way, too.
+    """
+    fixed, read = set[str](), set[str]()
     for node in graph.nodes:
-        if isinstance(node.op, PerUnit) and node.op.kind == "batchnorm":
-            yield node
+        op, own = node.op, set[str]()
+        if isinstance(op, Elementwise) and op.kind in ("div", "pow"):
+            own = {node.inputs[1]}
+        elif isinstance(op, Elementwise) and op.kind == "where":
+            own = {node.inputs[0]}
+        elif isinstance(op, Slicewise) and op.normalises is None:
+            own = set(node.inputs[1:])
+        elif _is_batch_norm(node):
+            own = {node.inputs[4]}
+        fixed |= own
+        read |= set(node.inputs) - own
+    return fixed - read
 
 
 def _size(array: Tensor) -> Fraction | None:
@@ -268,38 +314,39 @@ def _size(array: Tensor) -> Fraction | None:
 
 
 def _largest(graph: GraphModel) -> dict[str, Fraction]:
-    """B_t of all stored floats of more than one entry: numbers that stand alone belong to the
-    architecture, and so do tensors with entries that are no numbers, such as masks.
+    """B_t of all stored floats with an axis. Numbers without one belong to the architecture, and so do
+    tensors with entries that are no numbers, such as masks, and those that `_held_fixed` names.
     """
-    found = dict[str, Fraction]()
+    fixed, found = _held_fixed(graph), dict[str, Fraction]()
     for name, array in graph.constants.items():
-        size = _size(array) if array.size > 1 else None
+        size = _size(array) if array.ndim and name not in fixed else None
         if size is not None:
             found[name] = size or Fraction(1, 2**100)
-    for node in _batch_norms(graph):
-        if not all(name in graph.constants for name in node.inputs[1:5]):
-            continue
+    for node in _folded_norms(graph):
         for name in node.inputs[3:5]:
             found.pop(name, None)
-        scale, shift = _folded(graph, node)
-        found[node.inputs[1]], found[node.inputs[2]] = scale, shift
+        found[node.inputs[1]], found[node.inputs[2]] = _scale_and_shift(graph, node)
     return found
 
 
-def _folded(graph: GraphModel, node: Node) -> tuple[Fraction, Fraction]:
-    """The largest scale and shift of a batch norm, a = scale / sqrt(variance + epsilon) and shift -
-    a mean, rounded up.
-    """
+def _steepest(node: Node, variance: Tensor) -> Array:
+    """1 / sqrt(variance + epsilon), rounded up."""
     op = node.op
     assert isinstance(op, PerUnit)
+    square = np.asarray(variance, dtype=np.float64) + op.numbers[0]
+    if not (np.isfinite(square).all() and (square > 0).all()):
+        raise UnsupportedModel(f"node {node.name!r}: a variance with epsilon is not positive")
+    found: Array = (1 + 2.0**-48) / np.sqrt(square)
+    return found
+
+
+def _scale_and_shift(graph: GraphModel, node: Node) -> tuple[Fraction, Fraction]:
+    """The largest of a batch norm, a = scale / sqrt(variance + epsilon) and shift - a mean, rounded up."""
     scale, shift, mean, variance = (
         graph.constants[name].astype(np.float64) for name in node.inputs[1:5]
     )
-    square = variance + op.numbers[0]
-    if not (square > 0).all():
-        raise UnsupportedModel(f"node {node.name!r}: a variance with epsilon is not positive")
     with np.errstate(all="ignore"):
-        steep = np.abs(scale) / np.sqrt(square) * (1 + 2.0**-48)
+        steep = np.abs(scale) * _steepest(node, variance) * (1 + 2.0**-48)
         moved = (np.abs(shift) + steep * np.abs(mean)) * (1 + 2.0**-48)
     tops = float(steep.max(initial=0)), float(moved.max(initial=0))
     if not all(map(math.isfinite, tops)):
@@ -373,8 +420,10 @@ def _bounded(
     if isinstance(op, Size):
         return None, []
     if isinstance(op, Linear):
-        weight = cls.graph.shapes[names[1]] or ()
-        taps = math.prod(int(n) for n in weight) // max(1, int(weight[op.rows]))
+        weight = [n for n in cls.graph.shapes[names[1]] or () if isinstance(n, int)]
+        if not weight or len(weight) < len(cls.graph.shapes[names[1]] or ()):
+            raise _Unbounded
+        taps = math.prod(weight) // max(1, weight[op.rows])
         x, w = _known(sizes[names[0]]), _known(sizes[names[1]])
         ways = [(names[0], taps * w), (names[1], taps * x)]
         if len(names) == 2:
@@ -384,11 +433,8 @@ def _bounded(
         return _product(cls, names, sizes)
     if isinstance(op, Elementwise):
         return _of_entries(cls, op, names, sizes)
-    if isinstance(op, PerUnit):
-        if op.kind != "batchnorm" or not {*names[1:3]} <= cls.bounds.keys():
-            raise _Unbounded
-        x, scale, shift = (_known(sizes[name]) for name in names[:3])
-        return scale * x + shift, [(names[0], scale), (names[1], x), (names[2], ONE)]
+    if _is_batch_norm(node):
+        return _of_batch_norm(cls, node, sizes)
     if isinstance(op, Slicewise):
         return _of_slices(cls, op, node, sizes)
     if isinstance(op, MOVES):
@@ -401,6 +447,26 @@ def _bounded(
         )
         return top, [(name, ONE) for name in read]
     raise _Unbounded
+
+
+def _of_batch_norm(
+    cls: GraphClass, node: Node, sizes: Mapping[str, Fraction | None]
+) -> tuple[Fraction, list[Way]]:
+    """a x + c where it is folded, else scale (x - mean) / sqrt(variance + epsilon) + shift with a fixed
+    variance.
+    """
+    names = node.inputs
+    x, scale, shift = (_known(sizes[name]) for name in names[:3])
+    if id(node) in cls.folded:
+        return scale * x + shift, [(names[0], scale), (names[1], x), (names[2], ONE)]
+    mean = _known(sizes[names[3]])
+    variance = cls.graph.constants.get(names[4])
+    if variance is None or names[4] in cls.bounds:
+        raise _Unbounded
+    steep = Fraction(float(_steepest(node, variance).max(initial=0)))
+    by, centred = scale * steep, x + mean
+    ways = [(names[0], by), (names[1], steep * centred), (names[2], ONE), (names[3], by)]
+    return by * centred + shift, ways
 
 
 def _product(
