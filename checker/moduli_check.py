@@ -33,6 +33,7 @@ import re
 import struct
 import sys
 import zipfile
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def content(path: str, packed: bool = False) -> bytes:
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
             found = file.read(MAX_FILE + 1)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise Unreadable(f"{path}: {error}") from None
     if len(found) > MAX_FILE:
         raise Unreadable(f"{path}: more than {MAX_FILE} bytes")
@@ -310,6 +311,7 @@ def read_npz(data: bytes) -> Network:
                     arrays[name] = tensor(shape, body, types.get(kind, kind))
     except (
         zipfile.BadZipFile,
+        zlib.error,
         ValueError,
         NotImplementedError,
         RuntimeError,
@@ -519,6 +521,10 @@ def read_model(data: bytes) -> Model:
             opset = entry.get("version", 0)
     pairs = [onnx_tensor(part) for part in graph["stored"]]
     stored = dict(pairs)
+    if "" in stored:
+        raise Unreadable(
+            "a stored tensor without a name, which stands for inputs that are left out"
+        )
     if len(stored) < len(pairs) or sum(len(x.data) for x in stored.values()) > MAX_NUMBERS:
         raise Unreadable("a tensor is stored twice, or too much is stored")
     nodes = []
@@ -571,6 +577,8 @@ def onnx_chain(model: Model) -> Network:
             or (layers and layers[-1][2].kind == "softmax")
         ):
             raise Unreadable(f"{where} is no step of a chain")
+        if op != "Add" and node.inputs[0] != value:
+            raise Unreadable(f"{where} has the value in another place than the first")
         if op in ("Flatten", "Reshape"):
             flat = _flattened(op, at, rest, shape) and not layers
             if not flat:
@@ -945,20 +953,20 @@ def facts(s: Activation) -> Facts:
         )
     if s.kind in ("relu", "abs", "leaky_relu"):
         return _kink({"relu": ZERO, "abs": -ONE}.get(s.kind, number[0] if number else ZERO))
-    third, near = Fraction(1129, 1000), Fraction
+    third = Fraction(1129, 1000)
     return {
         "identity": Facts(ODD, ONE, slopes=(ONE, ONE), pieces=((-INF, INF, ONE, ZERO),), rising=True),
         "tanh": Facts(ODD, ONE, -ONE, ONE, rising=True, at_zero=ZERO),
         "sigmoid": Facts(HALVES, Fraction(1, 4), ZERO, ONE, rising=True, at_zero=HALF),
         "erf": Facts(ODD, third, -ONE, ONE, rising=True, at_zero=ZERO),
         "sin": Facts(ODD, ONE, -ONE, ONE, at_zero=ZERO),
-        "gelu": Facts(RAMP, third, valley=near("-0.7517915246935645"), at_zero=ZERO),
-        "gelu_tanh": Facts(RAMP, Fraction(113, 100), valley=near("-0.752461422071016"), at_zero=ZERO),
-        "silu": Facts(RAMP, Fraction(11, 10), valley=near("-1.2784645427610738"), at_zero=ZERO),
+        "gelu": Facts(RAMP, third, valley=Fraction("-0.7517915246935645"), at_zero=ZERO),
+        "gelu_tanh": Facts(RAMP, Fraction(113, 100), valley=Fraction("-0.752461422071016"), at_zero=ZERO),
+        "silu": Facts(RAMP, Fraction(11, 10), valley=Fraction("-1.2784645427610738"), at_zero=ZERO),
         "softplus": Facts(RAMP, ONE, ZERO, rising=True),
         "hardswish": Facts(RAMP, Fraction(3, 2), Fraction(-3, 8), valley=Fraction(-3, 2),
                            pieces=((-INF, -3.0, ZERO, ZERO), (3.0, INF, ONE, ZERO))),
-        "mish": Facts(None, Fraction(23, 20), valley=near("-1.1924312145154952"), at_zero=ZERO),
+        "mish": Facts(None, Fraction(23, 20), valley=Fraction("-1.1924312145154952"), at_zero=ZERO),
     }[s.kind]  # fmt: skip
 
 
@@ -2618,7 +2626,7 @@ def pairs(
         for (lo, hi), (p, q), (r, t), one, other in zip(
             ranges[:n], known[0][l], ranges[n:], alone, two, strict=True
         ):
-            shallow, steep = map(_float_slopes, mean_slopes(s, min(p, r), max(q, t)), (-1, 1))
+            shallow, steep = map(outward, mean_slopes(s, min(p, r), max(q, t)), (-1, 1))
             above, below = (
                 _above_kink(steep, shallow, lo, hi),
                 _above_kink(-shallow, -steep, lo, hi),
@@ -2636,10 +2644,6 @@ def pairs(
     for layer in layers:
         PREPARED.pop(id(layer), None)
     return found.ranges[-1][: len(a[-1].bias)]
-
-
-def _float_slopes(slope: Fraction, way: int) -> float:
-    return outward(slope, way)
 
 
 def _ends_of_slopes(shallow: float, steep: float, lo: float, hi: float) -> tuple[float, float]:
@@ -2893,7 +2897,7 @@ class Verdict(NamedTuple):
             else ""
         )
         return f"accepted: one function {slack} {where}{near}" + (
-            "; no fewer units have it" if self.minimal else ""
+            "; no fewer units have the function of the large network" if self.minimal else ""
         )
 
 
@@ -3055,9 +3059,10 @@ def rounded(state: State) -> list[tuple[list[list[float]], list[float]]]:
 
 # Graphs =========================================================================================================
 #
-# Of the operators of docs/format.md these are followed: layers and convolutions without groups, functions of one entry,
-# sums, differences and products, batch norms, pools and other functions of slices, reshapes and transposes. Of moves:
-# remove, and bypass of what changes nothing. Whatever else is there is not understood.
+# Of the operators of docs/format.md these are followed: layers, convolutions without groups or with one for each
+# channel, functions of one entry, sums, differences and products, batch norms, pools and other functions of slices,
+# reshapes and transposes. Of moves: remove, and bypass of what changes nothing. Whatever else is there is not
+# understood.
 
 
 @dataclass(frozen=True)
@@ -3548,13 +3553,6 @@ class Fact(NamedTuple):
 
 
 CONSTANT = "1"
-BOUNDED = {"tanh", "erf", "sigmoid"}
-LAWS = {
-    "linear": {"identity", "neg"},
-    "homogeneous": {"relu", "leaky_relu", "abs"},
-    "odd": {"tanh", "erf", "sin"},
-    "even": {"abs"},
-}
 
 
 def fact(key: Any, ratio: Fraction, low: Any = -INF, high: Any = INF) -> Fact:
@@ -4265,7 +4263,7 @@ def _restricted(
     return graph._replace(steps=tuple(steps), shapes=shapes, stored=stored), exactly
 
 
-def bypass(graph: Graph, ends: dict[str, Any], move: GraphMove) -> Graph:
+def bypass(graph: Graph, move: GraphMove) -> Graph:
     """The readers of a node read an input that it gives unchanged."""
     step = next((s for s in graph.steps if s.output == move.tensor), None)
     if step is None or move.tensor in graph.outputs:
@@ -4556,7 +4554,7 @@ def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
         for move in moves:
             try:
                 if move.kind == "bypass":
-                    left = bypass(left, ends, move).live()
+                    left = bypass(left, move).live()
                     continue
                 left, exactly = remove(left, ends, move)
             except Rejected as error:
@@ -4972,9 +4970,7 @@ def check(data: Any, small: Any, large: Any) -> Verdict:
     raise Rejected(f"schema {str(schema)[:40]!r} is not known")
 
 
-def require_demands(
-    found: Verdict, max_slack: float | None, on: Any, minimal: bool, inputs: int
-) -> None:
+def require_demands(found: Verdict, max_slack: float | None, on: Any, minimal: bool) -> None:
     """A claim that is weaker than what is asked for is rejected."""
     if max_slack is None and on is None and not minimal:
         return
@@ -4993,13 +4989,8 @@ def require_demands(
         )
     if found.box is not None and on is not None:
         demand(on != "all", "all inputs are demanded, and the certificate holds on a box")
-        asked = [end * inputs if len(end) == 1 else end for end in on]
-        demand(
-            all(len(end) == inputs for end in asked),
-            "the box that is demanded has another number of inputs",
-        )
         inside = all(
-            a <= p <= q <= b for a, p, q, b in zip(found.box[0], *asked, found.box[1], strict=True)
+            a <= p and q <= b for a, p, q, b in zip(found.box[0], *on, found.box[1], strict=True)
         )
         demand(inside, "the certificate holds on a smaller box than is demanded")
     if max_slack is not None:
@@ -5028,12 +5019,27 @@ def domain(words: str) -> Any:
         )
     except ValueError:
         low, high = [math.nan], [math.nan]
-    if (
-        not words.startswith("box:")
-        or not all(p <= q for p in low for q in high if len(low) == 1 or len(high) == 1)
-        or not all(map(finite, low + high))
-    ):
+    if not words.startswith("box:") or not all(map(finite, low + high)):
         raise argparse.ArgumentTypeError(f"{words}: write all, box:LO,HI or box:L1,L2;H1,H2")
+    return low, high
+
+
+class Asked(Exception):
+    """What is demanded makes no sense of these files."""
+
+
+def demanded(on: Any, large: Any) -> Any:
+    """Both ends of a box, one number for each input of a chain."""
+    if on in (None, "all"):
+        return on
+    count = large.inputs if isinstance(large, Network) else max(map(len, on))
+    low, high = (list(end) * count if len(end) == 1 else list(end) for end in on)
+    if not len(low) == len(high) == count:
+        raise Asked(
+            f"--on has ends of {len(on[0])} and {len(on[1])} numbers, the network {count} inputs"
+        )
+    if not all(p <= q for p, q in zip(low, high, strict=True)):
+        raise Asked("--on: an upper end lies below a lower one")
     return low, high
 
 
@@ -5051,9 +5057,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data = certificate(asked.certificate)
         small, large = load(asked.small), load(asked.large)
+        on = demanded(asked.on, large)
         found = check(data, small, large)
-        inputs = len(found.box[0]) if found.box else 0
-        require_demands(found, asked.max_slack, asked.on, asked.minimal, inputs)
+        require_demands(found, asked.max_slack, on, asked.minimal)
+    except Asked as error:
+        parser.error(str(error))
     except (Rejected, NotUnderstood, Unreadable) as error:
         code, word = {
             Rejected: (1, "rejected"),
@@ -5069,6 +5077,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError,
         LookupError,
         TypeError,
+        AttributeError,
+        AssertionError,
+        struct.error,
     ) as error:
         print(f"undecided: this cannot be followed ({type(error).__name__})", file=sys.stderr)
         return 3

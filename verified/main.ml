@@ -198,7 +198,10 @@ let domain source =
   let length = count source in
   several length (fun () ->
     let low = rational source in
-    (Some low, Some (rational source)))
+    let high = rational source in
+    let product a b = Integer.mul a.qnum b.qden in
+    if Integer.lt (product high low) (product low high) then unreadable "an empty range" source.at;
+    (Some low, Some high))
 
 let rec cuts source =
   let at = source.at in

@@ -4,6 +4,7 @@ own numbers with numbers of others.
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -33,6 +34,7 @@ from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
 from moduli.kernel.graph.model import GraphModel
+from moduli.kernel.slack import Slack
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "checker" / "moduli_check.py"
@@ -472,6 +474,12 @@ def test_exit_codes(written, tmp_path):
     assert "drop of 0" in said
 
 
+def chain_of(path):
+    """As the second checker reads it."""
+    found = second.load(str(path))
+    return found if isinstance(found, second.Network) else second.onnx_chain(found)
+
+
 @pytest.mark.parametrize("name", ["cert.json", "small.npz", "small.safetensors", "small.onnx"])
 def test_damaged_files_end_in_a_refusal(written, tmp_path, name):
     """Bytes changed, cut and repeated: whatever is accepted is the claim that was made."""
@@ -490,8 +498,79 @@ def test_damaged_files_end_in_a_refusal(written, tmp_path, name):
         place.write_bytes(bytes(data))
         small = written / "small.npz" if name == "cert.json" else place
         proof = place if name == "cert.json" else written / "cert.json"
-        counts[second.main([str(proof), str(small), str(written / "large.npz")])] += 1
+        code = second.main([str(proof), str(small), str(written / "large.npz")])
+        counts[code] += 1
+        if code == 0 and name == "cert.json":
+            assert json.loads(place.read_bytes()) == json.loads(whole)
+        elif code == 0:
+            assert chain_of(place) == chain_of(written / name)
     assert counts[1] + counts[4] >= 30
+
+
+def test_packed_files_that_are_damaged_cannot_be_read(written, tmp_path):
+    draw, whole = random.Random(3), gzip.compress((written / "cert.json").read_bytes(), mtime=0)
+    files = [str(written / "small.npz"), str(written / "large.npz")]
+    place = tmp_path / "cert.json.gz"
+    for _ in range(60):
+        data = bytearray(whole)
+        data[draw.randrange(10, len(data))] ^= 1 << draw.randrange(8)
+        place.write_bytes(bytes(data))
+        assert second.main([str(place), *files]) in (1, 4)
+
+
+SLOPES = """<ir_version: 8, opset_import: ["": 17]> g (float[1,2] x) => (float[1,1] y)
+<float[2,1] w = {1.0, 1.0}, float[1] b = {0.0}, float[1] c = {-0.5}, float[1,1] v = {1.0}, float low = {-1.0},
+float high = {1.0}, float[1] d = {0.0}> {
+a = Gemm(x, w, b)
+h = ACT
+y = Gemm(h, v, d) }"""
+
+
+@pytest.mark.parametrize(
+    ("good", "turned"),
+    [
+        ("PRelu(a, c)", "PRelu(c, a)"),
+        ("Clip(a, low, high)", "Clip(low, a, high)"),
+        ("Clip(a, low, high)", "Clip(low, high, a)"),
+    ],
+)
+def test_operands_in_another_order_are_another_function(good, turned):
+    def read(step):
+        model = parser.parse_model(SLOPES.replace("ACT", step))
+        return second.onnx_chain(second.read_model(model.SerializeToString()))
+
+    assert read(good).widths == [2, 1, 1]
+    with pytest.raises(second.Unreadable, match="in another place than the first"):
+        read(turned)
+
+
+def test_a_stored_tensor_stands_for_no_input_that_is_left_out():
+    model = parser.parse_model(SLOPES.replace("ACT", "Clip(a, low, high)"))
+    model.graph.initializer[4].name = model.graph.node[1].input[1] = ""
+    with pytest.raises(second.Unreadable, match="without a name"):
+        second.read_model(model.SerializeToString())
+
+
+def test_fewest_units_are_about_the_large_network():
+    """The small one may need fewer: its function is another one, up to the slack."""
+    outer = [[1.0, 1.0]], [0.0]
+    large = mo.Network.mlp([[1.0], [1.0 + 2**-30]], [0, 0], *outer, activation="tanh")
+    small = mo.Network.mlp([[1.0], [1.0]], [0, 0], *outer, activation="tanh")
+    claim = Certificate(large.digest, small.digest, (), (), Slack(4.0, 0.0), True)
+    claim.verify(small, large)
+    files = [second.network([(x.weight.tolist(), x.bias.tolist(), second.activation_of(str(x.activation)))
+                             for x in net.layers], "identity", 1) for net in (small, large)]  # fmt: skip
+    said = str(second.check(json.loads(json.dumps(claim.to_json())), *files))
+    assert said.endswith("no fewer units have the function of the large network")
+    assert mo.compress(small).network.units == 1
+
+
+@pytest.mark.parametrize("box", ["box:1,0;0,1", "box:0,0,0;1,1,1", "box:1;0"])
+def test_boxes_that_are_none_are_wrong_usage(written, box):
+    files = [str(written / name) for name in ("cert.json", "small.npz", "large.npz")]
+    with pytest.raises(SystemExit) as ended:
+        second.main([*files, "--on", box])
+    assert ended.value.code == 2
 
 
 def test_it_needs_nothing_but_python():

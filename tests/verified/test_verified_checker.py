@@ -322,6 +322,7 @@ def test_negative_bounds_are_rejected(judge):
         (b"cuts whole", b"cuts half"),
         (b"cuts whole", b"cuts halves 0 0 1 whole"),
         (b"domain 0", b"domain 1 0 1 1 1"),
+        (b"domain 0", b"domain 1 1 1 -1 1"),
         (b"output-map identity", b'output-map identity"'),
         (b"constant 0 1", b"constant 0 0"),
         (b"constant 0 1", b"constant 0 -1"),

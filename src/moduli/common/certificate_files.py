@@ -11,8 +11,6 @@ from moduli.kernel.graph.certificate import GraphCertificate
 
 from .files import content
 
-SCHEMA_WITHIN = 2**16  # bytes at the start of a certificate among which its schema is looked for
-
 
 def read_certificate(path: str | Path) -> Certificate | GraphCertificate:
     """The certificate in a file, packed or not.
@@ -22,7 +20,7 @@ def read_certificate(path: str | Path) -> Certificate | GraphCertificate:
         UnsupportedModel, OSError: see `content`.
     """
     text = content(path)
-    kind = GraphCertificate if GRAPH_SCHEMA.encode() in text[:SCHEMA_WITHIN] else Certificate
+    kind = GraphCertificate if GRAPH_SCHEMA.encode() in text else Certificate
     try:
         return kind.from_json(text)
     except CertificateRejected as error:
