@@ -62,6 +62,8 @@ def test_a_radius_too_large_is_refused():
         replace(found, network=found.network.with_flat(found.network.flat() + 1.0)).check()
     with pytest.raises(mo.CertificateRejected, match="scope"):
         replace(found, scope="global").check()
+    with pytest.raises(mo.CertificateRejected, match="another box"):
+        replace(found, on=mo.Box(-1e-3, 1e-3)).check()
     creases = found.creases
     fewer = replace(creases, claimed=(creases.claimed[0] - 1, *creases.claimed[1:]))
     with pytest.raises(mo.CertificateRejected, match="within"):
@@ -85,12 +87,15 @@ def test_a_network_at_the_edge_of_identifiable_ones_has_no_radius():
     net = found.network
     w, b = net.layers[0].weight, net.layers[0].bias
     dead = -(np.abs(w[0]).sum())  # largest pre-activation without bias, on [-1, 1]
-    for share in (0.0, 0.5, 0.9):
+    radii = list[float]()
+    for share in (0.0, 0.5, 0.9, 1 - 1e-5, 1 - 1e-6, 1 - 1e-7, 1 - 1e-8):
         bias = b.copy()
         bias[0] = b[0] + share * (dead - b[0])
         moved = mo.Network.mlp(w, bias, net.layers[1].weight, net.layers[1].bias, activation="relu")
         radius = crease_margins.radius(crease_points(moved, found.on, 200, 0, pieces=False))
         assert radius is None or radius < bias[0] - dead
+        radii += [] if radius is None else [radius]
+    assert max(radii) > 1e-9  # there is something to be wrong about
 
 
 def test_ranks_of_all_matrices_near_one():

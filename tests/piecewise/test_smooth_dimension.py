@@ -115,7 +115,8 @@ def test_forged_rows_are_refused():
     assert not replace(found, cells=twice).check()
     with pytest.raises(mo.CertificateRejected, match="outside the box"):
         replace(found, cells=replace(found.cells, points=points + 9.0)).check()
-    assert not replace(found, lower=18, upper=18, generic=18).check()
+    assert not replace(found, lower=18, upper=18).check()
+    assert not replace(found, lower=16, upper=16).check()
 
 
 def test_refusals():

@@ -27,7 +27,10 @@ a layer are moved only by the scalings of its own units and of those below, so a
 scalings vanish; then those of the shifts do, as r shows. So the rank is at most the count of these
 numbers less that of the groups. A run has q + 1 + 2 (k - 1) + 2 n' parameters, which q + 3 + 2 n'
 numbers replace, and k units, for which two groups stand: P - 2 (k - 2) - (N - k + 2) = P - N - (k -
-2) for one run, and so on for all. Where the rank of some network is larger it is so on an open set,
+2) for one run, and so on for all. (Where phi is constant, B = 0 and p = 0, on an open set: then
+nothing up to the last unit of that run moves the outputs, what is behind it has at most its own
+parameters less units, and what is in front has more parameters than units and lost directions.)
+Where the rank of some network is larger it is so on an open set,
 which meets the complement of the null set. QED
 (A chain n_0, 1, ..., 1, 1 of k > 1 hidden layers has P - N - (k - 2) = n_0 + 3.)
 

@@ -69,6 +69,8 @@ class IdentifiableParameters(Result):
             raise CertificateRejected("the scope is not that of the answer")
         if answer.network != self.network or self.creases.network != self.network:
             raise CertificateRejected("the proofs are about another network")
+        if answer.on != self.on or self.creases.box != self.on:
+            raise CertificateRejected("the proofs are about another box")
         answer.check()
         if self.radius is not None:
             self.creases.check()
@@ -200,6 +202,6 @@ def _deep(net: Network, creases: CreasePoints) -> Identifiability:
             return identifiability.identifiable(net, creases.box, found, SYSTEMS)
     if lower < most:
         return _not_seen(creases, lower)
-    found = Dimension("proved", most, most, most, creases)
+    found = Dimension("proved", most, most, creases)
     why = f"functional dimension {most}, parameters less hidden units"
     return Identifiability("proved", net, creases.box, "local", why, dimension=found)

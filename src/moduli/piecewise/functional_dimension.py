@@ -63,14 +63,13 @@ class Dimension(Result):
     """The functional dimension of a network on a box.
 
     Attributes:
-        lower, upper: proved. generic: parameters less hidden units, the most it can be. cells:
-            where it was computed: `Pieces`, an `Exploration`, `CreasePoints` or `SmoothPoints`.
+        lower, upper: proved. cells: where it was computed: `Pieces`, an `Exploration`, `CreasePoints` or
+            `SmoothPoints`.
         losses: what is lost, by kind and layer: (kind, layer, directions).
     """
 
     lower: int
     upper: int
-    generic: int
     cells: Any
     losses: tuple[tuple[str, int, int], ...] = ()
     seed: int = 0
@@ -85,6 +84,11 @@ class Dimension(Result):
     def network(self) -> Network:
         found: Network = self.cells.network
         return found
+
+    @property
+    def generic(self) -> int:
+        """Parameters less hidden units that can be scaled, the most it can be."""
+        return largest(self.network)
 
     @property
     def exact(self) -> bool:
@@ -117,9 +121,10 @@ class Dimension(Result):
         """
         ranks = (_below(self.cells, prime, self.seed) for prime in reversed(modular.PRIMES))
         below = self.cells.check() and any(rank >= self.lower for rank in ranks)
-        return below and (
-            self.upper >= self.generic or _upper(self.cells, self.upper)[0] <= self.upper
-        )
+        if self.upper >= self.generic:
+            return below
+        # what is lost beyond scaling is seen only where all cells are known
+        return below and self.cells.complete and _upper(self.cells, self.upper)[0] <= self.upper
 
     @property
     def statement(self) -> str:
@@ -191,7 +196,7 @@ def with_many_inputs(
     creases = crease_points(net, cells_sampled.accepted(net, on), budget, seed, progress)
     lower, most = creases.shown, creases.most
     status = "proved" if lower == most else "bounded"
-    found = Dimension(status, lower, most, most, creases, (), seed)
+    found = Dimension(status, lower, most, creases, (), seed)
     if lower == most or net.parameters > LARGE:
         return found
     other = dimension(cells_sampled.explore(net, on, budget, seed, progress), seed)
@@ -202,7 +207,7 @@ def with_smooth_units(net: Network, on: Domain, seed: int) -> Dimension:
     """From independent rows of derivatives at points; see `smooth_dimension`."""
     found, most = smooth_points(net, on, seed), largest(net)
     lower = found.cells
-    return Dimension("proved" if lower == most else "bounded", lower, most, most, found, (), seed)
+    return Dimension("proved" if lower == most else "bounded", lower, most, found, (), seed)
 
 
 def dimension(found: Any, seed: int) -> Dimension:
@@ -210,12 +215,10 @@ def dimension(found: Any, seed: int) -> Dimension:
     generic = largest(found.network)
     lower = _rank(found, modular.PRIMES[0], seed)
     upper, losses = generic, tuple[tuple[str, int, int], ...]()
-    if (
-        lower < generic and found.complete
-    ):  # what is lost beyond scaling is seen only where all cells are known
+    if lower < generic and found.complete:  # see `Dimension.check`
         upper, losses = _upper(found, lower)
     status = "proved" if lower == upper else "bounded"
-    return Dimension(status, lower, upper, generic, found, losses, seed)
+    return Dimension(status, lower, upper, found, losses, seed)
 
 
 # Jacobians ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ weights nothing is. Beyond, and for other activations, what is known are results
 | 4 | 8 | relu | .118857, equal weights, rows with sum 0 |
 | 5 | 10 | relu | .097113, equal weights, rows with sum 0 |
 | 3 | 3 | gelu, silu | .215983, that of ReLU, for ever longer rows: no best student |
-| 3 | 4 | gelu | at most .0606, with a unit of negative weight: no simplex |
+| 3 | 4 | gelu | at most .0607, with a unit of negative weight: no simplex |
 
 No number of ReLU units goes below the `floor`. Where s(0) is not 0 (sigmoid, softplus) one unit without
 weights is the constant, so S0 is trivial.
