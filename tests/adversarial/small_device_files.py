@@ -227,7 +227,7 @@ def _bend_h5(rng, file):
         text = file.attrs["model_config"]
         try:
             bent = bend(rng, json.loads(text)).decode(errors="replace").replace("\0", "")
-        except ValueError:
+        except (ValueError, RecursionError):  # of what was bent before, and nested deeply
             return
         if len(bent) < 60_000:  # of an attribute that lies in its header
             file.attrs["model_config"] = bent

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import shutil
+import warnings
 import zipfile
 
 import numpy as np
@@ -20,6 +21,7 @@ from moduli import Box, formats
 from moduli.api import check, compress
 from moduli.common import files
 from moduli.formats import load, load_box, save
+from moduli.formats.second_reading import confirm
 from moduli.kernel.errors import CertificateRejected, UnsupportedModel
 from moduli.kernel.network import Network
 
@@ -400,3 +402,11 @@ def test_arrays_that_are_no_box(tmp_path, arrays, said):
         load_box(tmp_path / "a.npz")
     assert said in str(caught.value)
     assert "a.npz" in str(caught.value)
+
+
+def test_infinite_outputs_are_compared_without_a_warning():
+    huge = Network.mlp([[1e308]], [0.0], [[1.0]], [0.0], activation="relu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = confirm(huge, huge, samples=(1,), unit=2.0**-53, by="itself")
+    assert said.startswith("agrees with itself")

@@ -82,12 +82,14 @@ def _compare(net: Network, rows: Array, run: Run, unit: float, by: str) -> int:
             f"but {by} gives {theirs.shape}"
         )
     theirs = theirs.reshape(ours.shape)
+    with np.errstate(invalid="ignore"):  # one infinity less another
+        gap = np.abs(ours - theirs)
     finite = (
         np.isfinite(theirs).all(axis=1)
         & np.isfinite(ours).all(axis=1)
         & np.isfinite(error).all(axis=1)
     )
-    far = np.argwhere(finite[:, None] & (np.abs(ours - theirs) > error))
+    far = np.argwhere(finite[:, None] & (gap > error))
     if len(far):
         row, output = far[0].tolist()
         raise UnsupportedModel(

@@ -119,14 +119,6 @@ class OnnxSource(Source):
         self.read_only = ", and ".join(reasons)
         return proto, arrays, rounded
 
-    def _has_integer_weights(self) -> bool:
-        return any(
-            isinstance(node.op, PerUnit)
-            and node.op.kind == "dequantise"
-            and np.ndim(self.model.constants.get(node.inputs[0], 0)) > 1
-            for node in self.model.nodes
-        )
-
     def _scales_weights(self, node: Any) -> bool:
         stored = self.model.constants.get(node.inputs[0])
         return node.op.kind == "dequantise" and stored is not None and stored.ndim > 1

@@ -248,6 +248,8 @@ def _of_one(work: _Work, node: Any, given: list[str]) -> None:
         "LeakyRelu": ("alpha",),
     }.get(kind, ())
     y, attributes = node.output[0], _plain(node, *names)
+    if attributes.get("ceil_mode") and attributes.get("count_include_pad"):
+        raise _Stays  # onnxruntime counts what is behind the end, too, where AveragePool does not
     x = work.real(_at(given, 0), f"{y}:x")
     work.result(work.add(kind, [x], work.fresh(f"{y}:{kind}"), **attributes), given[3:5], y)
 
