@@ -20,7 +20,7 @@ ALPHAS = (1.5, 1.75, 1.9, 2.0)
 def main(name: str, folder: str | None) -> None:
     told = load_data(name, folder)
     print(
-        "| alpha | n | seeds | squared error (most) | noise alone, certified | with this drift, certified | "
+        "| alpha | n | seeds | squared error (most) | noise alone, certified | were this drift fixed beforehand, certified | "
         "function | accuracy before, after | lr of the theorem |\n|---|---|---|---|---|---|---|---|---|"
     )
     for alpha in ALPHAS:

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 import moduli as mo
 from moduli.training.guarantees import (
@@ -209,7 +210,7 @@ def test_gaussian_noise_has_a_floor_in_closed_form():
     rows = np.square(np.random.default_rng(0).standard_normal((200_000, 8))).sum(axis=1)
     floor = mo.guaranteed_share((100, 8), 2.0, kind="iid").floor
     assert lost(rows, 0.5) == pytest.approx(floor, rel=0.01)
-    with pytest.raises(ValueError, match=r"Gaussian noise loses at least 0\.07"):
+    with pytest.raises(mo.Undecided, match=r"limit of many rows Gaussian noise loses about 0\.07"):
         mo.guaranteed_width(0.05, 2.0)
     assert mo.guaranteed_share((100, 8), 1.9).floor == 0
 
@@ -224,6 +225,36 @@ def test_widths_are_the_first_of_their_search(error, alpha, options):
     entries = rest.pop("entries", 1)
     assert float(mo.guaranteed_share((width, entries), alpha, **rest)) <= error
     assert float(mo.guaranteed_share((width - 1, entries), alpha, **rest)) > error
+
+
+def test_no_width_that_was_tried():
+    with pytest.raises(
+        mo.Undecided, match=r"error=0\.02: not certified at .* 4, \.\.\. and 1000000000"
+    ):
+        mo.guaranteed_width(0.02, 1.9)
+
+
+def test_a_probability_is_not_rounded_up():
+    assert (
+        "probability 0.99999999"
+        in mo.guaranteed_share((100, 1), 1.5, confidence=0.99999999).statement
+    )
+
+
+def test_gaussian_entries_and_isotropic_noise_are_one_law():
+    iid, isotropic = (
+        mo.guaranteed_share((500, 6), 2.0, kind=k).error for k in ("iid", "isotropic")
+    )
+    assert iid == isotropic
+
+
+@pytest.mark.parametrize("rows", [50, 5000])
+def test_levels_that_few_rows_exceed(rows):
+    """The binomial tail itself: few rows may be above a level that 1e-15 of the mass exceeds."""
+    high = np.array([1e-3, 1e-9, 1e-15, 1e-18])
+    law = _Law(1.0, high, high)
+    exact = [binom.sf(1, rows, h) for h in high]  # two rows above, so fewer than rows - 1 below
+    assert (_fails(law, rows, rows - 1) >= exact).all()
 
 
 def test_it_says_what_it_speaks_of():

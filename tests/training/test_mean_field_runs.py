@@ -68,6 +68,12 @@ def test_the_statement_holds_of_parameters_and_not_of_the_function():
     assert changes[1] > changes[0] / 2
 
 
+def test_truth_values_are_two_classes():
+    truth, numbers = (mean_field_run(X, y, 20, alpha=1.5) for y in (CLASSES > 0, (CLASSES > 0) * 1))
+    assert truth.measure == "accuracy"
+    assert np.array_equal(truth.theta, numbers.theta)
+
+
 def test_refusals():
     for options, said in (
         ({"alpha": 2.5}, "alpha="), ({"lr": 0.0}, "lr="), ({"time": math.inf}, "time="), ({"sigma": -1.0}, "sigma="),
@@ -75,5 +81,9 @@ def test_refusals():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             mean_field_run(X, CLASSES, 20, **{"alpha": 1.5, **options})
+    with pytest.raises(ValueError, match="width=0: at least one unit"):
+        mean_field_run(X, CLASSES, 0, alpha=1.5)
+    with pytest.raises(ValueError, match="holds -1; classes are numbered from 0"):
+        mean_field_run(X, CLASSES - 1, 20, alpha=1.5)
     with pytest.raises(mo.ShapeError, match="inputs have shape"):
         mean_field_run(X, CLASSES[:5], 20, alpha=1.5)

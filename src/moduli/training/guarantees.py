@@ -48,7 +48,7 @@ sum max(r_i - D, 0)^2: in Z, R becomes (sqrt(R) + D)^2 and max(sqrt(R) - D, 0)^2
 
 **Rounding.** Everything is computed in float64 with every value of a and b widened by 2^-30, and
 every probability too. NumPy's elementary functions are taken to be right within 2^-45 relatively (a
-test compares a and b with 40 digits); sums of at most 10^4 terms of one sign lose 2^-39.
+test compares a and b with 40 digits); sums of at most 10^5 terms of one sign lose 2^-36.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _law(kind: str, alpha: float, entries: int, width: int) -> _Law:
     if kind == "rows" or entries == 1:
         scaled = _Law(low * entries, *_squares(alpha, levels))
         return scaled
-    if kind == "iid":
+    if kind == "iid" and alpha < 2:  # independent Gaussian entries are isotropic
         return _times(_Law(low, *_squares(alpha, levels)), entries)
     spread = entries + 12 * math.sqrt(2 * entries) + 100
     first = entries * math.exp(-min(12 * math.sqrt(2 / entries), 20.0))
@@ -281,7 +281,7 @@ def _fails(law: _Law, width: int, gone: int) -> Array:
     p, share = 1 - law.high, (gone - 1) / width
     with np.errstate(all="ignore"):
         one = share * np.log(share / p) if share else np.zeros_like(p)
-        exponent = one + (1 - share) * np.log((1 - share) / (1 - p))
+        exponent = one + (1 - share) * np.log((1 - share) / law.high)
         bound = np.exp(-width * (exponent * (1 - WIDER) - 2.0**-49))
     return np.where((p > share) & np.isfinite(bound), bound, np.where(p >= 1, 0.0, 1.0))
 
@@ -334,8 +334,8 @@ class Guarantee(Result):
     Attributes:
         error: a bound of the relative squared error of keeping the larger rows, that holds with
             probability `confidence` over the noise. shape, alpha, noise, kept, drift, confidence:
-            what was asked. floor: what no width goes below (alpha = 2), or 0: a limit in closed
-            form, in float64.
+            what was asked. floor: what Gaussian noise (alpha = 2) loses in the limit of many rows,
+            in closed form, in float64; 0 for other noise.
     """
 
     error: float
@@ -355,7 +355,7 @@ class Guarantee(Result):
     def statement(self) -> str:
         return (
             f"keeping {100 * self.kept:g} % of {self.shape[0]} rows loses at most {above(self.error, 4)} of their squared "
-            f"norm, with probability {self.confidence:g}"
+            f"norm, with probability {self.confidence!r}"
         )
 
     def asked(self) -> list[tuple[str, str]]:
@@ -369,10 +369,10 @@ class Guarantee(Result):
         rows = [
             ("relative squared error", f"<= {above(self.error, 4)}"),
             ("relative error", f"<= {above(math.sqrt(self.error) * (1 + 1e-15), 4)}"),
-            ("probability", f">= {self.confidence:g}"),
+            ("probability", f">= {self.confidence!r}"),
         ]
         if self.floor:
-            rows.append(("at no width below", f"~ {self.floor:.4g}"))
+            rows.append(("in the limit of many rows", f"~ {self.floor:.4g}"))
         step = theorem_step(self.shape[0], self.alpha)
         rows.append(("lr of the theorem", f"at most {step:.2g} (from a summary)"))
         rows.append(("says nothing of", "the function: kept rows may differ from it by as much"))
@@ -447,8 +447,8 @@ def guaranteed_width(
         error: relative and squared. entries: of a row. The rest as for `guaranteed_share`.
 
     Raises:
-        ValueError: arguments that are none, or an error that Gaussian noise (alpha = 2) reaches at
-            no width. Undecided: more than 10^9 rows.
+        ValueError: arguments that are none. Undecided: no width is found up to 10^9 rows, or Gaussian
+            noise (alpha = 2) loses more than this error in the limit of many rows.
 
     >>> import moduli as mo
     >>> width = mo.guaranteed_width(0.05, 1.5)
@@ -458,9 +458,10 @@ def guaranteed_width(
     if not 0 < error < 1:
         raise ArgumentError(Asked("error", error), ": a share between 0 and 1")
     _asked((1, entries), alpha, kind, kept, drift, confidence)
-    if alpha == 2 and error <= _floor(kind, entries, 1 - kept):
-        raise ArgumentError(
-            Asked("error", error), f": Gaussian noise loses at least {_floor(kind, entries, 1 - kept):.4g} at every width"
+    floor = _floor(kind, entries, 1 - kept)
+    if alpha == 2 and error <= floor:
+        raise Undecided(
+            Asked("error", error), f": in the limit of many rows Gaussian noise loses about {floor:.4g}; no width is sought"
         )  # fmt: skip
     options: dict[str, Any] = {"kind": kind, "kept": kept, "drift": drift}
 
@@ -468,12 +469,13 @@ def guaranteed_width(
         shape = (width, entries)
         return guaranteed_share(shape, alpha, confidence=confidence, **options).error <= error
 
-    high = 1
+    low, high = 0, 1
     while not holds(high):
-        high *= 2
-        if high > WIDEST:
-            raise Undecided(f"no width up to {WIDEST} is certified to lose at most {error:g}")
-    low = high // 2
+        if high == WIDEST:
+            raise Undecided(
+                Asked("error", error), f": not certified at any of the widths tried, 1, 2, 4, ... and {WIDEST}"
+            )  # fmt: skip
+        low, high = high, min(2 * high, WIDEST)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -5,8 +5,9 @@ by width times the gradient of the loss.
 f(x) = 1/n sum_i c_i tanh(theta_i . x), c_i fixed, theta_i <- theta_i - lr n dL/dtheta_i
 + sigma lr^(1/alpha) X_i. The statement that is measured: at a fixed time t = lr * steps, how much of
 the squared norm do the smaller rows hold, as n grows? Beside it stand what it does not speak of (the
-change of the function, the score) and the certified bound of `guaranteed_share` for noise and a
-drift as large as that of the run.
+change of the function, the score) and the bound of `guaranteed_share` for a drift that is fixed
+beforehand at the size that this run had. Of the run itself that bound is no proof: its drift comes
+from the same draws as its noise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 
 from moduli.common.result import Result
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
+from moduli.kernel.exact_numbers import above
 
+from .experiments import ACCURACY, ERROR
 from .guarantees import guaranteed_share
 from .noise import check, stable_noise, theorem_step
 from .pruning import relative_change
@@ -40,8 +43,8 @@ class MeanFieldRun(Result):
             square, about their means. before, after: accuracy (classes) or mean square error
             (values), with all rows and with those kept; measure says which. drift: the largest norm
             of a row less its noise, in units of sigma time^(1/alpha). bound: what `guaranteed_share`
-            certifies (95 %) for drifts up to that one. theta: [width, in]; noise: the sum of its
-            noise.
+            certifies (95 %) for a drift fixed at that size beforehand; not proved of this run, whose
+            drift depends on its noise. theta: [width, in]; noise: the sum of its noise.
     """
 
     width: int
@@ -75,7 +78,7 @@ class MeanFieldRun(Result):
     def facts(self) -> list[tuple[str, str]]:
         return [
             ("relative squared error", f"{self.error:.4g}"),
-            ("... certified for such a drift", f"<= {self.bound:.4g}"),
+            ("... certified, were such a drift fixed beforehand", f"<= {above(self.bound, 4)}"),
             ("change of the function", f"{self.change:.4g}"),
             (f"{self.measure} before, after", f"{self.before:.4g}, {self.after:.4g}"),
             ("lr, and that of the theorem", f"{self.lr:g}, at most {self.theorem_lr:.2g}"),
@@ -130,8 +133,14 @@ def mean_field_run(
             raise ArgumentError(Asked(name, value), ": a positive number is needed")
     if not 0 <= kept <= 1:
         raise ArgumentError(Asked("kept", kept), ": a share from 0 to 1")
+    if width < 1:
+        raise ArgumentError(Asked("width", width), ": at least one unit")
     if targets.dtype.kind in "iub":
-        classes, targets = True, np.eye(int(targets.max()) + 1)[targets]
+        if targets.min() < 0:
+            raise ArgumentError(
+                Asked("y"), f"holds {targets.min()}; classes are numbered from 0 on"
+            )
+        classes, targets = True, np.eye(int(targets.max()) + 1)[targets.astype(np.intp)]
     targets = targets.reshape(len(points), -1).astype(np.float64)
     inputs, outputs = points.shape[1], targets.shape[1]
     start, batches, noisy = (
@@ -162,8 +171,9 @@ def mean_field_run(
 def _probabilities(outputs: Array, classes: bool) -> Array:
     if not classes:
         return outputs
-    raised = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    from scipy.special import softmax
+
+    return np.asarray(softmax(outputs, axis=1))
 
 
 def _measured(
@@ -182,7 +192,7 @@ def _measured(
         "estimated", width, of["alpha"], of["lr"], of["steps"], of["kept"],
         float(squares[gone].sum() / squares.sum()), relative_change(whole, rest),
         _score(whole, y, classes), _score(rest, y, classes),
-        "accuracy" if classes else "mean square error", drift,
+        ACCURACY if classes else ERROR, drift,
         float(guaranteed_share(theta.shape, of["alpha"], **asked)), theta, noise,
     )  # fmt: skip
 

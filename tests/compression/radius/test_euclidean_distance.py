@@ -158,3 +158,12 @@ def test_the_least_subspace_of_copies():
         [[1.0], [-1.0], [0.0], [2.0]], [0.5, -0.5, 3.0, 0.0], [[1.0, 1.0, 4.0, 0.0]], [0]
     )
     assert str(Subspace.through(net)) == "constant 2; free {0, -1} {3}"
+
+
+def test_squares_that_underflow_leave_a_gap():
+    tiny = 1e-170
+    net = mo.Network.mlp([[1.0], [1.0 + 0.0]], [0.0, tiny], [[1.0, 1.0]], [0.0])
+    found = rank_set((1, 2, 1), 1).distance(net)
+    assert found.lower <= found.upper == pytest.approx(tiny / 2**0.5)
+    assert not found.complete
+    assert "between" in found.statement

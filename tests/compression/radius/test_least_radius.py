@@ -139,3 +139,11 @@ def test_refusals():
         mo.radius_for(net, -1)
     assert float(mo.radius_for(net, 7)) == 0
     assert least_radius.radius_for(net, 0).upper == 1
+
+
+def test_the_least_subnormal_number():
+    tiny = 5e-324
+    net = mo.Network.mlp([[1.0], [1.0]], [0.0, tiny], [[1.0, 1.0]], [0.0])
+    found = mo.radius_for(net, 1)
+    assert found.upper == tiny
+    assert found.check()

@@ -230,3 +230,7 @@ def test_refusals():
         near.distance(
             mo.Network.mlp([[1.0], [2.0]], [0, 0], [[1.0, 1.0]], [0.0], activation="relu")
         )
+
+
+def test_a_number_of_components_beyond_what_python_prints():
+    assert "about 10^" in repr(rank_set((1, 2500, 1), 1200))

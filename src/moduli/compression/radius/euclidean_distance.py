@@ -45,7 +45,7 @@ from moduli.common.result import Result
 from moduli.compression.exact import reduce
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import ArgumentError, CertificateRejected, ShapeError
-from moduli.kernel.exact_numbers import Array, above
+from moduli.kernel.exact_numbers import Array, above, below, ceiling
 from moduli.kernel.network import Network
 from moduli.kernel.radius.compatibility import SignedBox
 
@@ -61,6 +61,7 @@ SWEEPS = 50  # over all units, from each start
 # within h + 2 such shares of the exact one. Underflow takes less than TINY of parameters of size 1.
 MARGIN = 2.0**-51
 TINY = 2.0**-960
+MEET = 1 - 1e-6  # bounds of which one is that share of the other are the same up to rounding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,14 +102,15 @@ class RankDistance(Result):
         most = above(self.upper, 6)
         if self.complete:
             return f"parameters that need at most {units} are {most} away, up to rounding"
-        return f"parameters that need at most {units} are between {self.lower:.4g} and {most} away"
+        least = below(self.lower, 4)
+        return f"parameters that need at most {units} are between {least} and {most} away"
 
     def asked(self) -> list[tuple[str, str]]:
         return [("network", repr(self.original)), ("hidden units", f"at most {self.rank}")]
 
     def facts(self) -> list[tuple[str, str]]:
-        lowest = f"{self.lower:.17g}" if self.complete else f"{self.lower:.6g}"
-        highest = f"{self.upper:.17g}" if self.complete else above(self.upper, 6)
+        digits = 17 if self.complete else 6
+        lowest, highest = below(self.lower, digits), above(self.upper, digits)
         return [
             ("distance", f"{lowest} <= . <= {highest}"),
             ("of all parameters", f"{float(np.linalg.norm(self.original.flat())):.6g}"),
@@ -157,10 +159,9 @@ def nearest_of_rank(
     subspace = best.subspace(widths)
     witness = subspace.nearest(net)
     upper = _root_up(squared_difference(net, witness))
-    lower = _unscaled(lower, problem.scale)
-    return RankDistance(
-        "bounded", net, rank, min(lower, upper), upper, witness, subspace, nodes, complete
-    )
+    lower = min(_unscaled(lower, problem.scale), upper)
+    complete = complete and lower >= upper * MEET  # squares may have underflowed
+    return RankDistance("bounded", net, rank, lower, upper, witness, subspace, nodes, complete)
 
 
 def _unscaled(lower: float, scale: float) -> float:
@@ -172,18 +173,13 @@ def _unscaled(lower: float, scale: float) -> float:
 
 
 def _root_up(square: Fraction) -> float:
-    """The least float whose square is at least a rational, or one near it."""
+    """A float at least the root of a rational, and hardly above it."""
     if not square:
         return 0.0
     shift = 2 * ((square.denominator.bit_length() - square.numerator.bit_length()) // 2 + 60)
     scaled = square * Fraction(2) ** shift
     root = math.isqrt(scaled.numerator // scaled.denominator) + 1
-    exact = Fraction(root) / Fraction(2) ** (shift // 2)
-    try:
-        guess = float(exact)
-    except OverflowError:
-        return math.inf
-    return guess if Fraction(guess) ** 2 >= square else math.nextafter(guess, math.inf)
+    return ceiling(Fraction(root) / Fraction(2) ** (shift // 2))
 
 
 class Groups(NamedTuple):

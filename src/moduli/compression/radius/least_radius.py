@@ -35,7 +35,7 @@ from moduli.common.result import Result
 from moduli.compression.exact import reduce
 from moduli.kernel.certificate import ball
 from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected, Undecided
-from moduli.kernel.exact_numbers import Array, ceiling, exact_sum, two_sum
+from moduli.kernel.exact_numbers import Array, above, below, ceiling, exact_sum, two_sum
 from moduli.kernel.network import Network
 from moduli.kernel.radius.compatibility import ParameterBall, SignedBox
 
@@ -101,8 +101,8 @@ class LeastRadius(Result):
         if self.upper == 0:
             return f"the function itself needs no more than {self.units} hidden units"
         if self.exact:
-            return f"parameters that need {units} are within radius {self.upper!r}, and none nearer"
-        ends = f"between {self.lower:.6g} and {self.upper:.6g} (raise the budget)"
+            return f"parameters that need {units} are within radius {self.upper!r}, and for no smaller float"
+        ends = f"between {below(self.lower, 6)} and {above(self.upper, 6)} (raise the budget)"
         return f"the least radius within which parameters need {units} is {ends}"
 
     def asked(self) -> list[tuple[str, str]]:
@@ -183,8 +183,6 @@ class _Bisection:
         if self.low > 0:
             below = reduce_within.rank(self.net, self.low, self.budget, self.executor)
         lower = 0.0 if below is None else math.nextafter(self.low, math.inf)
-        if below is None and math.nextafter(0.0, math.inf) == self.high:
-            lower = self.high
         status = "proved" if lower == self.high else "bounded"
         return LeastRadius(status, self.net, self.units, lower, self.high, at, below, self.nodes)
 

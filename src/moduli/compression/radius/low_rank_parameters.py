@@ -172,7 +172,7 @@ class RankSet:
 
     def __repr__(self) -> str:
         count = self.components
-        shown = str(count) if count < 10**9 else f"about 10^{len(str(count)) - 1}"
+        shown = str(count) if count < 10**9 else f"about 10^{math.log10(count):.0f}"
         return (
             f"RankSet(widths={self.widths}, rank={self.rank}): codimension {self.codimension}, "
             f"{shown} components"
